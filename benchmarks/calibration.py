@@ -39,6 +39,7 @@ from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.calibration import Alarms, ErrorSample, Score
 from jepa_runtime.commands.arguments import count
+from jepa_runtime.control.receding_horizon import State
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.imaging.conversion import Image
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
@@ -46,6 +47,7 @@ from jepa_runtime.sources.base import Frame
 from jepa_runtime.telemetry.environment import cpu, versions
 from jepa_runtime.util.output_files import write_json
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED
+from jepa_sim.closed_loop.robot import SimulatedRobot
 from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_camera import backgrounds
 from jepa_sim.worlds.two_rooms_geometry import Layouts, sample_positions
@@ -165,9 +167,9 @@ def wander(model: WorldModel, *, seed: int, before: int, after: int, change: Cha
             change(world)
         inference.add_action(stamp_ns, velocity)
         result = inference.process(Frame(world.look(), stamp_ns, "", index), time.perf_counter_ns())
-        told = inference.look_back(inference.with_surprise(result))
+        told = inference.update_calibration(inference.with_surprise(result))
         if told is not None:
-            judged += [] if told.judged is None else [(step, told.judged)]
+            judged += [] if told.error_sample is None else [(step, told.error_sample)]
             alarms += [(step, alarm.kind) for alarm in told.alarms if alarm.end_ns is None]
         world.drive(velocity, step_s)
     return _run(judged, alarms, model.manifest.horizon)
@@ -176,32 +178,27 @@ def wander(model: WorldModel, *, seed: int, before: int, after: int, change: Cha
 def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Change | None = None) -> Run:
     """Let the planner drive for ``before`` steps, let the ``change`` happen, and drive on: to :data:`GOALS`
     goals in each layout."""
-    # Only here: everything else runs without the ROS 2 workspace.
-    from piloting import Nodes
-
-    from jepa_runtime.control.receding_horizon import State
-
-    nodes, world = Nodes(model, RATE_HZ), Rooms(seed)
+    robot, world = SimulatedRobot(model, period_s=1 / RATE_HZ), Rooms(seed)
     per_step = round(model.manifest.io.step_s * RATE_HZ)
     judged, alarms = [], []
-    nodes.seek(world)
+    robot.set_goal(world.render_goal())
     goals, images = 1, 0
     for index in range((before + after) * per_step):
         step = index // per_step - before
         if change is not None and index == before * per_step:
             change(world)
-        known, begun = len(nodes.judged), nodes.alarms.copy()
-        command = nodes.see(world.look())
-        judged += [(step, one) for one in nodes.judged[known:]]
-        alarms += [(step, kind) for kind in (nodes.alarms - begun).elements()]
+        known, begun = len(robot.error_samples), robot.alarms.copy()
+        command = robot.step(world.look())
+        judged += [(step, one) for one in robot.error_samples[known:]]
+        alarms += [(step, kind) for kind in (robot.alarms - begun).elements()]
         world.drive(command, 1 / RATE_HZ)
         images += 1
-        if nodes.pilot.state is State.REACHED or images == world.task.max_steps * per_step:
+        if robot.state is State.REACHED or images == world.task.max_steps * per_step:
             if goals % GOALS:
                 world.move_goal()
             else:
-                nodes.begin(world)
-            nodes.seek(world)
+                robot.begin_episode(world)
+            robot.set_goal(world.render_goal())
             goals, images = goals + 1, 0
     return _run(judged, alarms, model.manifest.horizon)
 

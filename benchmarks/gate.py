@@ -34,7 +34,7 @@ from rich.progress import track
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import count
-from jepa_runtime.control.synchronous_controller import ControlConfig
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.gate.sequential_test import GOOD, WORSE, PairedTest, Verdict
@@ -42,7 +42,7 @@ from jepa_runtime.ota.gate.shadow_test import ShadowTest
 from jepa_runtime.ota.release import Budgets
 from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_means
 from jepa_runtime.util.proportions import wilson
-from jepa_sim.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_policy, run_episode
+from jepa_sim.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_driver, run_episode
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from jepa_sim.worlds import TwoRooms
 
@@ -265,7 +265,8 @@ def _same_encoder(one: WorldModel, other: WorldModel) -> bool:
 
 
 def _drive(model: WorldModel, number: int, episodes: int) -> list[int]:
-    world, driver = TwoRooms(seed=0), model_policy(model, ControlConfig())
+    world = TwoRooms(seed=0)
+    driver = model_driver(model, ControllerConfig(), world.task)
     return [
         int(run_episode(world, driver, seed=seed, step_s=model.manifest.io.step_s).outcome == "reached")
         for seed in episode_seeds((number,), episodes)

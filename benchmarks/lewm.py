@@ -54,12 +54,12 @@ from rich.table import Table
 
 from jepa_export.evaluation.compute_cost import parameters
 from jepa_export.targets.openvino import Sample
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.control.presets import preset
-from jepa_runtime.control.synchronous_controller import ControlConfig, search_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.energies import mean_squared
-from jepa_runtime.planning.planner import Plan, Planner
+from jepa_runtime.planning.planner import Plan, Planner, create_search
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.util.output_files import write_json
 from jepa_runtime.util.statistics import METHOD, format_ms, summarize
@@ -126,7 +126,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         judged = parity(predicts, world, settings, arguments.problems, arguments.limit)
     return {
         "candidates": [count, horizon, model.config.action_dim],
-        "iterations": settings.iterations,
+        "iterations": settings.iterations_per_step,
         "blocks": model.config.depth,
         "training_steps": arguments.training,
         "threads": arguments.threads,
@@ -180,7 +180,7 @@ def in_turns(
 
 def plan(
     predict: Predict,
-    settings: ControlConfig,
+    settings: ControllerConfig,
     latent: Floats32,
     goal: Floats32,
     seed: int,
@@ -188,12 +188,14 @@ def plan(
 ) -> Plan:
     """A plan from one latent [D] to another, from a cold start."""
     side = np.ones(10, np.float32)
-    search = search_of(settings.search, ActionLimits(low=-side, high=side), seed=seed)
-    planner = Planner(search, iterations=settings.iterations, budget_s=budget_s, reduction=settings.reduction)
+    search = create_search(settings.search, ActionLimits(low=-side, high=side), seed=seed)
+    planner = Planner(
+        search, iterations=settings.iterations_per_step, budget_s=budget_s, reduction=settings.reduction
+    )
     return planner.plan(lambda candidates: _energies(predict(latent, candidates), goal))
 
 
-def timed_plan(predict: Predict, world: World, settings: ControlConfig, seed: int) -> float:
+def timed_plan(predict: Predict, world: World, settings: ControllerConfig, seed: int) -> float:
     """Seconds of a plan."""
     start, goal = (world.see(place) for place in _problem(seed))
     began = time.perf_counter()
@@ -202,7 +204,7 @@ def timed_plan(predict: Predict, world: World, settings: ControlConfig, seed: in
 
 
 def parity(
-    predicts: Mapping[str, Predict], world: World, settings: ControlConfig, problems: int, budget_s: float
+    predicts: Mapping[str, Predict], world: World, settings: ControllerConfig, problems: int, budget_s: float
 ) -> dict[str, Any]:
     """What is left of the way to the goal by the plans of each: shares of the first distance in the world,
     and of the first energy as LeWM's predictor in fp32 sees it, means over the problems; and what those took

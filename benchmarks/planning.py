@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime.control.presets import PRESETS, preset
-from jepa_runtime.control.synchronous_controller import search_of
 from jepa_runtime.planning.action_limits import ActionLimits
+from jepa_runtime.planning.planner import create_search
 from jepa_runtime.telemetry.environment import cpu, versions
 from jepa_runtime.util.output_files import write_json
 from jepa_runtime.util.statistics import METHOD, summarize
@@ -45,7 +45,7 @@ def search_alone(name: str, iterations: int) -> dict[str, Any]:
     """Milliseconds of ask and tell in each of ``iterations``."""
     settings, size = preset(name).search, ACTION_SIZES[name]
     limits = ActionLimits(low=np.full(size, -1, np.float32), high=np.ones(size, np.float32))
-    search = search_of(settings, limits, seed=0)
+    search = create_search(settings, limits, seed=0)
     costs = np.random.default_rng(0).uniform(0, 1, (iterations, settings.num_samples)).astype(np.float32)
     spent_ms: dict[str, list[float]] = {"ask": [], "tell": []}
     for each in costs:

@@ -1,15 +1,14 @@
-"""How far the robot is commanded after its images go wrong, as the ROS nodes drive it: in virtual time, with
-the inference of the world model node and the planner of the planner node (see piloting.py), in the same
-episodes for each fault.
+"""How far the robot is commanded after its images become wrong, in simulated time.
 
-A fault begins after --after seconds of driving and lasts 15 s. The path is the integral of the commanded
-speed from then on. The node counts the publishers of the images: the row `counted` has that count, the other
-rows of two publishers do not. Without a fault: goals reached, and holds, each of them false.
+The world model and the controller are those of the ROS nodes; every fault has the same episodes. A fault
+begins after --after seconds of driving and lasts 15 s. The path is the integral of the commanded speed from
+then on. The node counts the publishers of the images: the row `counted` has that count, the other rows with
+two publishers do not. Without a fault: goals reached, and holds, all of which are false.
 
 With --nodes the installed nodes drive instead, in real time, with some of the faults.
 
-Exit status 1 if a path is longer than --limit, or fewer than --goal of the goals are reached without a
-fault."""
+Exit status 1 if a path is longer than --limit, or fewer than --goal of the goals are reached without a fault.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +27,20 @@ from typing import Any
 import numpy as np
 from faults import FAULTS, RATE_HZ, Fault, Sent
 from numpy.typing import NDArray
-from piloting import DEFAULTS, Nodes
+from piloting import drive_goals
 from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.commands.arguments import count, positive
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.control.receding_horizon import State
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.util.output_files import write_json
 from jepa_runtime.util.workers import end_with_parent
 from jepa_sim.closed_loop.episodes import Episode, episode_seeds
+from jepa_sim.closed_loop.robot import SimulatedRobot
 from jepa_sim.closed_loop.scores import Goals
 from jepa_sim.worlds import TwoRooms
 
@@ -60,8 +61,14 @@ NODES_FAULTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One episode with a fault: commanded path [m], time until a safety check first held the robot [s] (None:
-    never), how often one did, and whether the planner took the goal for reached."""
+    """One episode with a fault.
+
+    Attributes:
+        path_m: Commanded path.
+        held_after_s: Time until the robot was first held; None: never.
+        holds: Number of holds.
+        reached: Whether the planner considered the goal reached.
+    """
 
     path_m: float
     held_after_s: float | None
@@ -69,11 +76,11 @@ class Run:
     reached: bool
 
 
-def drive(nodes: Nodes, world: TwoRooms, seed: int, fault: Fault, after_s: float) -> Run:
-    """One episode in which a fault begins after so long."""
-    nodes.begin(world, seed)
-    nodes.seek(world)
-    began = sum(nodes.guard.counts.values())
+def drive(robot: Receiver, world: TwoRooms, seed: int, fault: Fault, after_s: float) -> Run:
+    """Run one episode in which a fault begins after ``after_s``."""
+    robot.begin_episode(world, seed)
+    robot.set_goal(world.render_goal())
+    began = sum(robot.stops.values())
     path_m, held_s, reached = 0.0, None, False
     for index in range(round((after_s + LASTS_S) * RATE_HZ)):
         image, passed_s = world.render(), index / RATE_HZ - after_s
@@ -82,26 +89,27 @@ def drive(nodes: Nodes, world: TwoRooms, seed: int, fault: Fault, after_s: float
             sent = [Sent(image)]
         else:
             sent = fault.sent(image)
-        commands = list(nodes.receive(sent))
+        commands = list(robot.receive(sent))
         for command, duration_s in commands:
             world.step(command, duration_s)
             path_m += float(np.linalg.norm(command)) * duration_s * (passed_s >= 0)
         if passed_s >= 0:
-            reached = reached or nodes.pilot.state is State.REACHED
-            if held_s is None and nodes.guard.holds:
+            reached = reached or robot.state is State.REACHED
+            if held_s is None and robot.controller.safety_monitor.holds:
                 held_s = passed_s
-    return Run(path_m, held_s, sum(nodes.guard.counts.values()) - began, reached)
+    return Run(path_m, held_s, sum(robot.stops.values()) - began, reached)
 
 
-class Receiver(Nodes):
-    """Nodes that may receive several images within a period."""
+class Receiver(SimulatedRobot):
+    """A robot that may receive several images within a period."""
 
     def receive(self, sent: Sequence[Sent]) -> Iterator[tuple[NDArray[np.float64], float]]:
-        """Commands, and how long each holds [s]."""
+        """Return the commands, and the duration of each [s]."""
         begins_ns, period_s = self._now_ns, 1 / RATE_HZ
         for index, each in enumerate(sent):
             self._now_ns = begins_ns + round((period_s + each.later_s) * 1e9)
-            command = self.look(each.image, behind_s=each.behind_s, publishers=each.publishers)
+            command = self.decide(each.image, delay_s=each.behind_s, image_publishers=each.publishers)
+            self.finish_image()
             ends_s = sent[index + 1].later_s if index + 1 < len(sent) else period_s
             yield command, max(ends_s - each.later_s, 0.0)
         self._now_ns = begins_ns + round(period_s * 1e9)
@@ -109,7 +117,7 @@ class Receiver(Nodes):
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one fault over all episodes."""
+    """Results of one fault over all episodes."""
 
     fault: str
     episodes: int
@@ -135,23 +143,27 @@ class Row:
 
 
 def with_fault(bundle: Path, name: str, seeds: Sequence[int], after_s: float) -> Row:
-    """One row, in a process of its own."""
+    """Return the row of one fault; runs in its own process."""
     with _model(bundle) as model:
         world = TwoRooms(seed=0)
-        runs = [drive(Receiver(model, RATE_HZ), world, seed, FAULTS[name](), after_s) for seed in seeds]
+        robots = (Receiver(model, period_s=1 / RATE_HZ) for _ in seeds)
+        runs = [
+            drive(robot, world, seed, FAULTS[name](), after_s)
+            for robot, seed in zip(robots, seeds, strict=True)
+        ]
     return Row.of(name, runs)
 
 
 def without_fault(bundle: Path, seeds: Sequence[int]) -> tuple[list[Episode], Counter[str], int]:
-    """The episodes, how often each check held the robot, and in how many episodes one did."""
+    """Return the episodes, the number of holds by cause, and the number of episodes with a hold."""
     driven, held_in = list[Episode](), 0
     with _model(bundle) as model:
-        world, nodes = TwoRooms(seed=0), Nodes(model, RATE_HZ)
+        world, robot = TwoRooms(seed=0), SimulatedRobot(model, period_s=1 / RATE_HZ)
         for seed in seeds:
-            before = nodes.guard.counts.total()
-            driven += nodes.drive(world, seed, 1)
-            held_in += nodes.guard.counts.total() > before
-    return driven, nodes.guard.counts, held_in
+            before = robot.stops.total()
+            driven += drive_goals(robot, world, seed, 1, RATE_HZ)
+            held_in += robot.stops.total() > before
+    return driven, robot.stops, held_in
 
 
 def _model(bundle: Path) -> WorldModel:
@@ -160,10 +172,10 @@ def _model(bundle: Path) -> WorldModel:
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The report.
+    """Return the report.
 
     Raises:
-        JepaRuntimeError: the bundle cannot be run.
+        JepaRuntimeError: The bundle cannot be run.
     """
     bundle = Bundle.open(arguments.bundle)
     if arguments.nodes:
@@ -190,7 +202,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             driven += episodes
             counts += holds
             held_in += held
-    hours = sum(each.steps for each in driven) / RATE_HZ / 3600
+    hours = bundle.manifest.io.step_s * sum(each.steps for each in driven) / 3600
     return _report(bundle, rows, arguments.limit) | {
         "without_fault": {
             "goals": asdict(Goals.of(driven)),
@@ -203,12 +215,12 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def measure_nodes(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The report of the installed nodes, one episode with each fault.
+    """Return the report of the installed nodes, one episode with each fault.
 
     Raises:
-        JepaRuntimeError: a node does not run.
+        JepaRuntimeError: A node does not run.
     """
-    # Only here: without it, virtual time needs no ROS 2.
+    # Imported here, so that simulated time needs no ROS 2.
     from peers.faulty_nodes import drive_nodes
 
     bundle, rows = Bundle.open(arguments.bundle), list[Row]()
@@ -224,7 +236,8 @@ def _report(bundle: Bundle, rows: Sequence[Row], limit_m: float) -> dict[str, An
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "bundle": {"id": bundle.manifest.model_id, "sha256": bundle.sha256},
         "parameters": {
-            name: DEFAULTS[name] for name in ("frozen_after_s", "surprise_window_s", "surprise_ratio")
+            name: getattr(ControllerConfig(), name)
+            for name in ("frozen_after_s", "surprise_window_s", "surprise_ratio")
         },
         "fault_lasts_s": LASTS_S,
         "limit_m": limit_m,
@@ -234,20 +247,20 @@ def _report(bundle: Bundle, rows: Sequence[Row], limit_m: float) -> dict[str, An
 
 
 def judge(report: dict[str, Any], limit_m: float, goal: float) -> list[str]:
-    """What falls short."""
+    """Return the limits that are missed."""
     failures = [
-        f"{row['fault']}: {row['longest_path_m']:.2f} m, more than {limit_m:g} m"
+        f"{row['fault']}: path of {row['longest_path_m']:.2f} m, limit {limit_m:g} m"
         for row in report["faults"]
         if row["longest_path_m"] > limit_m
     ]
     normal = report.get("without_fault")
     if normal and (rate := normal["goals"]["rate"]) < goal:
-        failures.append(f"without a fault {rate:.1%} of the goals are reached, fewer than {goal:.0%}")
+        failures.append(f"without a fault {rate:.1%} of the goals are reached, required {goal:.0%}")
     return failures
 
 
 def table(report: dict[str, Any]) -> Table:
-    """The report for people."""
+    """Return the report as a table."""
     shown = Table(title="Commanded path after the fault, within 15 s")
     for heading in (
         "fault",
@@ -265,7 +278,7 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the episodes; returns the exit status."""
+    """Run the episodes and return the exit status."""
     arguments, console = _parser().parse_args(argv), Console()
     try:
         report = measure(arguments, console)
@@ -296,18 +309,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], metavar="S")
     parser.add_argument(
-        "--episodes", type=count, default=2, help="with each fault for each seed (default: %(default)s)"
+        "--episodes",
+        type=count,
+        default=2,
+        help="episodes with each fault, for each seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--normal", type=count, default=100, help="without a fault for each seed (default: %(default)s)"
+        "--normal",
+        type=count,
+        default=100,
+        help="episodes without a fault, for each seed (default: %(default)s)",
     )
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), metavar="FAULT", help="only these")
-    parser.add_argument("--jobs", type=count, default=2, help="processes at a time (default: %(default)s)")
-    parser.add_argument("--after", type=positive, default=1.0, help="seconds before the fault (%(default)s)")
     parser.add_argument(
-        "--limit", type=positive, default=2.5, help="longest path in m (default: %(default)s)"
+        "--faults", nargs="+", choices=list(FAULTS), metavar="FAULT", help="faults (default: all)"
     )
-    parser.add_argument("--goal", type=float, default=0.95, help="share to be reached (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=2, help="parallel processes (default: %(default)s)")
+    parser.add_argument(
+        "--after", type=positive, default=1.0, help="seconds before the fault (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--limit", type=positive, default=2.5, help="longest allowed path in m (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--goal", type=float, default=0.95, help="required success rate (default: %(default)s)"
+    )
     parser.add_argument("--nodes", action="store_true", help="drive with the installed nodes, in real time")
     parser.add_argument("--json", type=Path, help="result file (default: results/safety.json)")
     return parser

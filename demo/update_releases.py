@@ -23,7 +23,7 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.config import Config
 from jepa_runtime.ota.provisioning import provision
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 
 ROOT = Path(__file__).resolve().parent.parent
 # No package, but what a worse model is belongs to the benchmark of the gate.
@@ -125,7 +125,7 @@ def _copy(bundle: Bundle, folder: Path, **fields: Any) -> Bundle:
 def _too_many(bundle: Bundle) -> int:
     """How many futures take this machine half as long again as the budget."""
     with WorldModel.open(bundle) as model:
-        actions, took_ms = fan(model.manifest, model.num_samples), []
+        actions, took_ms = default_candidates(model.manifest, model.num_samples), []
         model.encode(bundle.golden().frames[0])
         for _ in range(50):
             model.predict(actions)

@@ -25,7 +25,7 @@ from jepa_runtime import Bundle
 from jepa_runtime.bundle import Tolerance
 from jepa_runtime.commands.arguments import frame_size
 from jepa_runtime.imaging.conversion import fit
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 from jepa_runtime.telemetry.environment import peak_rss_mb
 
 # Frames before the counted ones of a round: caches and clocks were others' until then.
@@ -67,7 +67,9 @@ class Task:
         bundle = Bundle.open(known.bundle)
         width, height = known.size
         images = np.random.default_rng(0).integers(0, 256, (_DISTINCT, height, width, 3), np.uint8)
-        return cls(bundle, known.precision, known.threads, images, fan(bundle.manifest), options)
+        return cls(
+            bundle, known.precision, known.threads, images, default_candidates(bundle.manifest), options
+        )
 
     def graph(self, role: str, target: str) -> Path:
         """The file of a graph.

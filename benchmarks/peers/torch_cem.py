@@ -1,6 +1,8 @@
-"""A planner as most people write it: CEM in plain PyTorch, one Python loop over iterations and one over the
-horizon. It has the fp32 networks of a bundle of Two Rooms, and our settings. What it does not have is what a
-loop like this usually lacks: a way out for a robot that is stuck."""
+"""A typical planner in plain PyTorch: CEM with one Python loop over iterations and one over the horizon.
+
+It has the fp32 networks of a bundle of Two Rooms and the same settings, and makes one full plan per model
+step. It has neither safety checks nor a check for progress.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Encoder, Energy, Predictor
 from jepa_runtime.bundle import Bundle, Manifest
-from jepa_runtime.control.synchronous_controller import ControlConfig
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.errors import BundleError
 from jepa_runtime.planning.cem import CEMConfig
 from jepa_sim.closed_loop.episodes import Policy
@@ -25,17 +27,18 @@ _TOLERANCE = 1e-3
 
 
 class TorchCEM:
-    """A driver for :func:`jepa_sim.closed_loop.episodes.run_episode`.
+    """Begins episodes for a :class:`jepa_sim.closed_loop.episodes.Driver`.
 
     Args:
-        bundle: of Two Rooms, with an fp32 form.
-        config: its search must be CEM, its plan be made anew for every action.
+        bundle: Bundle of Two Rooms with an fp32 variant.
+        config: Settings; the search must be CEM.
+        threads: Threads of PyTorch.
 
     Raises:
-        BundleError: the networks with its weights do not compute its golden outputs.
+        BundleError: The networks with its weights do not reproduce its golden outputs.
     """
 
-    def __init__(self, bundle: Bundle, config: ControlConfig, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, config: ControllerConfig, *, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._manifest, self._config = bundle.manifest, config
         self._encoder = loaded(Encoder(), _graph(bundle, "encoder"))
@@ -52,7 +55,7 @@ class TorchCEM:
             latent = self._encode(frame)
             if float(self._energy(latent, goal)) <= self._manifest.goal_threshold:
                 return None
-            for _ in range(self._config.iterations):
+            for _ in range(self._config.iterations_per_step):
                 candidates = search.draw()
                 search.refit(candidates, self._costs(latent, goal, candidates))
             return search.next_action().numpy()
@@ -60,7 +63,7 @@ class TorchCEM:
         return decide
 
     def _costs(self, latent: Tensor, goal: Tensor, candidates: Tensor) -> Tensor:
-        """Energies summed along the way [K]."""
+        """Return the energies [K] summed over the steps."""
         scene = latent[:, SCENE].expand(len(candidates), -1)
         robot = latent[:, ROBOT].expand(len(candidates), -1)
         costs = torch.zeros(len(candidates))
@@ -87,11 +90,14 @@ class TorchCEM:
         ):
             error = float(np.abs(found.numpy() - expected).max())
             if not error <= _TOLERANCE:
-                raise BundleError(f"{bundle.path}: PyTorch computes other {name}, off by {error:.3g}")
+                raise BundleError(
+                    f"{bundle.path}: the {name} of PyTorch differ by {error:.3g} from the golden outputs",
+                    code="bundle.golden_mismatch",
+                )
 
 
 class _Search:
-    """What is drawn, and refitted to what was cheap."""
+    """The search distribution."""
 
     def __init__(self, config: CEMConfig, manifest: Manifest, seed: int) -> None:
         self._config, action = config, manifest.io.action
@@ -102,7 +108,7 @@ class _Search:
         self._std = (config.init_std * self._scale).expand_as(self._mean)
 
     def draw(self) -> Tensor:
-        """Candidates [K, H, A] within the limits, the first of them the plan itself."""
+        """Return candidates [K, H, A] within the limits; the first one is the plan itself."""
         config = self._config
         noise = torch.randn(config.num_samples, *self._mean.shape, generator=self._generator)
         held = round(config.num_samples * config.constant_fraction)
@@ -116,13 +122,13 @@ class _Search:
         return candidates
 
     def refit(self, candidates: Tensor, costs: Tensor) -> None:
-        """Fit mean and spread to the cheapest."""
+        """Fit mean and spread to the candidates of lowest cost."""
         elites = candidates[costs.topk(self._config.topk, largest=False).indices]
         self._mean = elites.mean(dim=0)
         self._std = torch.maximum(elites.std(dim=0, correction=0), self._config.min_std * self._scale)
 
     def next_action(self) -> Tensor:
-        """The plan's first action; what remains of it is where the next plan begins."""
+        """Return the first action of the plan; the next plan starts from the rest."""
         first = self._mean[0]
         self._mean = torch.cat([self._mean[1:], self._mean[-1:]])
         self._std = (self._config.init_std / 2 * self._scale).expand_as(self._mean)
@@ -130,8 +136,10 @@ class _Search:
 
 
 def loaded(module: nn.Module, path: Path) -> nn.Module:
-    """The module with the weights that the exporter wrote to ``path``: by name and, where it folded a weight
-    into another form or the module was renamed since, in the order of use."""
+    """Return the module with the weights of the ONNX file at ``path``.
+
+    Weights are assigned by name and, where the exporter folded or renamed one, in the order of use.
+    """
     graph = onnx.load(path).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     used: dict[str, Tensor] = {}
@@ -153,5 +161,7 @@ def _graph(bundle: Bundle, role: str) -> Path:
     variants = getattr(bundle.manifest.graphs, role)
     path = next((each.path for each in variants if each.target == "onnx"), None)
     if path is None:
-        raise BundleError(f"{bundle.path}: has no {role} as ONNX, from which PyTorch could take its weights")
+        raise BundleError(
+            f"{bundle.path}: no {role} as ONNX to load weights from", code="bundle.no_onnx_graph"
+        )
     return bundle.path / path

@@ -1,4 +1,4 @@
-"""``jepa-runtime drive``: does the model get there? Closed loop in a simulated world."""
+"""``jepa-runtime drive``: closed-loop evaluation in a simulated world."""
 
 from __future__ import annotations
 
@@ -31,44 +31,56 @@ def add_parser(subparsers: Any) -> None:
     """Add ``drive`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "drive",
-        help="closed loop in a simulated world: goals reached, per engine and precision",
-        description="Let a bundle drive in a simulated world. Every engine and precision has the same "
-        "episodes, whose seeds no training draws, and so have the baselines: acting at random and, where the "
-        "world knows it, going straight at the goal. An episode counts where the model itself holds the goal "
-        "to be reached and the robot truly is there.",
+        help="evaluate a bundle in a simulated world: goals reached by engine and precision",
+        description="Evaluate a bundle in closed loop in a simulated world, with the controller and the "
+        "safety "
+        "checks of the planner node. All engines, precisions and baselines have the same episodes, whose "
+        "seeds "
+        "no training uses. The baselines act at random and, if the world supports it, drive straight to the "
+        "goal. An episode counts if the model decides that the goal is reached and the robot is truly there.",
         epilog="Worlds: two_rooms, two_rooms_fixed, reacher (Gymnasium: pip install 'jepa-edge[worlds]'), "
-        f"those of installed packages (entry points of the group {GROUP}), and any module:attribute.",
+        f"worlds of installed packages (entry points of the group {GROUP}), and any module:attribute.",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--world", default="two_rooms", metavar="W", help="default: %(default)s")
+    parser.add_argument("--world", default="two_rooms", metavar="W", help="world (default: %(default)s)")
     parser.add_argument(
-        "--episodes", type=count, default=100, metavar="N", help="for each seed (default: %(default)s)"
+        "--episodes",
+        type=count,
+        default=100,
+        metavar="N",
+        help="episodes for each seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=_seed, nargs="+", default=list(SEEDS), metavar="S", help="default: 0 1 2"
+        "--seed", type=_seed, nargs="+", default=list(SEEDS), metavar="S", help="seeds (default: 0 1 2)"
     )
     parser.add_argument(
-        "--engine", nargs="+", default=["openvino:CPU"], metavar="E", help="default: openvino:CPU"
+        "--engine", nargs="+", default=["openvino:CPU"], metavar="E", help="engines (default: openvino:CPU)"
     )
     parser.add_argument(
-        "--precision", nargs="+", choices=get_args(Precision), help="default: all that an engine runs"
+        "--precision",
+        nargs="+",
+        choices=get_args(Precision),
+        help="precisions (default: all that an engine runs)",
     )
     parser.add_argument(
-        "--planner", choices=sorted(PRESETS), default="two_rooms", help="settings of the planner"
+        "--planner",
+        choices=sorted(PRESETS),
+        default="two_rooms",
+        help="planner preset (default: %(default)s)",
     )
     parser.add_argument(
-        "--threads", type=count, default=1, metavar="N", help="of each engine (default: %(default)s)"
+        "--threads", type=count, default=1, metavar="N", help="threads of each engine (default: %(default)s)"
     )
     parser.add_argument(
-        "--no-baselines", dest="baselines", action="store_false", help="leave the baselines out"
+        "--no-baselines", dest="baselines", action="store_false", help="leave out the baselines"
     )
     add_cache_argument(parser)
     parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
     add_json_argument(parser, "all figures")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and images")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page with charts and pictures there"
+        "--png", type=Path, metavar="FILE", help=f"write an image of the first {_FILMS} episodes"
     )
-    parser.add_argument("--png", type=Path, metavar="FILE", help=f"draw the first {_FILMS} episodes there")
     parser.set_defaults(run=run)
 
 
@@ -76,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, the model cannot act in this world, or an engine cannot run it.
+        JepaRuntimeError: The input is invalid, the model cannot act in this world, or an engine cannot run
+            it.
     """
     check_outputs(file_paths(args.json, args.html, args.png), args.bundle)
     plan = Plan(
@@ -95,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)
-    # A terminal that is gone takes no table, and must not take the files with it.
+    # The files are written even if the terminal is closed.
     try:
         write_each(
             (args.json, lambda: write_json(args.json, found.as_dict())),
@@ -109,11 +122,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(found: ClosedLoop, console: Console) -> None:
     if not found.trained:
-        console.print(f"[yellow]{escape(found.model)}: untrained, what it reaches means nothing[/]")
-    asked, used = found.plan.planner.search, found.planner.search
-    if asked != used:
+        console.print(f"[yellow]{escape(found.model)}: untrained, the results mean nothing[/]")
+    requested, used = found.plan.planner.search, found.planner.search
+    if requested != used:
         console.print(
-            f"planned over {used.horizon} steps, not {asked.horizon}: the model predicts no further",
+            f"planning horizon reduced from {requested.horizon} to {used.horizon} steps: the model "
+            f"predicts no more",
             style="yellow",
         )
     console.print(
@@ -121,9 +135,11 @@ def _show(found: ClosedLoop, console: Console) -> None:
     )
     first, *others = found.drives
     if others:
-        head = ("points more", "95 %", "only it", f"only {first}")
+        head = ("points", "95 %", "only it reached", f"only {first}")
         console.print(
-            _table(f"Against {first}, in the same episodes", ("", *head), difference_rows(found.differences))
+            _table(
+                f"Difference to {first} in the same episodes", ("", *head), difference_rows(found.differences)
+            )
         )
 
 

@@ -1,4 +1,4 @@
-"""Two Rooms as a source: the simulated robot wanders about, seen by its overhead camera."""
+"""Two Rooms as a source of frames: a simulated robot explores, seen by the overhead camera."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SPEED_CHANGE_PER_S = 1.0
 
 
 class TwoRoomsSource:
-    """Frames of a robot that explores smoothly, and the command it follows (velocity x, y in m/s).
+    """Frames of a robot that explores smoothly, and its commands (velocity x, y in m/s).
 
-    Every 12 s a new episode begins in another place: its images have another ``frame_id``, and its stamps
-    begin a second later, by which readers of recordings tell episodes apart.
+    Every 12 s a new episode begins in another place. Its frames have another ``frame_id`` and its stamps
+    begin a second later, so that readers of recordings can separate episodes.
 
     Args:
-        seed: everything that happens follows from it.
-        layout: ``random`` (another one in each episode) or ``fixed``.
-        rate_hz: of the camera; 30 if left out.
-        start_ns: stamp of the first frame (default: now).
+        seed: Seed of everything.
+        layout: ``random`` (a new one in each episode) or ``fixed``.
+        rate_hz: Frame rate; None: 30.
+        start_ns: Stamp of the first frame; None: now.
     """
 
     live = False
@@ -56,16 +56,16 @@ class TwoRoomsSource:
 
     @property
     def command(self) -> NDArray[np.float32] | None:
-        """The velocity [x, y] in m/s held from the last frame's stamp until the next."""
+        """Velocity [x, y] in m/s from the last frame's stamp until the next."""
         return self._velocity.astype(np.float32)
 
     @property
     def goal(self) -> Image | None:
-        """What the camera would see with the robot at this episode's goal."""
+        """Image of the robot at the goal of this episode."""
         return self._goal
 
     def frames(self) -> Iterator[Frame]:
-        """Frames without end."""
+        """Yield frames without end."""
         per_episode = max(1, round(_EPISODE_S / self._period_s))
         sequence = 0
         while True:
@@ -80,7 +80,7 @@ class TwoRoomsSource:
             sequence += 1
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Release nothing."""
 
     def _explore(self) -> None:
         noise = self._rng.standard_normal(2) * np.sqrt(self._period_s)

@@ -213,7 +213,7 @@ def test_a_new_goal_takes_the_place_of_the_one_before(stub: Stub, later_ns: int)
     first = stub.driving(image=goal_image(stamp_ns))
     second = stub.goal(image=goal_image(stamp_ns + later_ns))
     _, result = first.end(meanwhile=stub.image)
-    assert result.outcome == "aborted" and "another goal took its place" in result.reason
+    assert result.outcome == "aborted" and "replaced by another goal" in result.reason
     stub.commands.clear()
     stub.until(lambda: stub.commands and stub.commands[-1].linear.x > 0.1, "commands to the second")
     stub.energy = 0.5
@@ -239,7 +239,7 @@ def test_its_time_may_be_over(stub: Stub) -> None:
 
 def test_a_robot_that_does_not_get_nearer_is_stuck(stub: Stub) -> None:
     result = stub.ends(stub.driving(), "stuck", GoalStatus.STATUS_ABORTED)
-    assert "no nearer than 10" in result.reason
+    assert "an energy of 10" in result.reason
     assert any(status.state == PlannerStatus.STUCK for status in stub.statuses)
 
 

@@ -42,11 +42,11 @@ def test_a_robot_that_was_stopped_stands_until_it_is_given_another_goal(ros_grap
     drives(stub)
     words.publish(Bool(data=True))
     stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
-    stub.until(lambda: stub.says(1, "the robot stands: somebody has stopped it"), "WARN in the diagnostics")
+    stub.until(lambda: stub.says(1, "robot stopped: stop requested"), "WARN in the diagnostics")
     words.publish(Bool(data=False))
     stub.until(lambda: stub.statuses[-1].state == PlannerStatus.IDLE, "rest")
     rests(stub)
-    stub.until(lambda: stub.says(0, "idle: the latched goal is over"), "why, in the diagnostics")
+    stub.until(lambda: stub.says(0, "idle: the latched goal has expired"), "why, in the diagnostics")
     drives(stub)
 
 
@@ -56,7 +56,7 @@ def test_who_asked_for_a_goal_is_told_that_the_robot_was_stopped(ros_graph: Any)
     asked = stub.driving()
     words.publish(Bool(data=True))
     result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
-    assert result.reason == "somebody has stopped it"
+    assert result.reason == "stop requested"
     words.publish(Bool(data=False))
     stub.until(lambda: stub.goal_ns is None, "the goal given back")
     rests(stub)
@@ -72,7 +72,7 @@ def test_a_robot_is_stopped_where_nobody_says_any_more_that_it_is_not(ros_graph:
         stub.image()
 
     stub.goal_ns = now_ns()
-    stub.until(lambda: stub.says(1, "nobody has said within 0.5 s"), "that it is stopped until then")
+    stub.until(lambda: stub.says(1, "no stop message for 0.5 s"), "that it is stopped until then")
     ros_graph.until(lambda: stub.says(0, "idle"), "that it is not any more", meanwhile=go)
     stub.goal_ns = now_ns()
     driven = lambda: stub.commands[-1:] and stub.commands[-1].linear.x > 0.1  # noqa: E731

@@ -176,9 +176,9 @@ def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps
 
 def test_a_black_box_that_no_alarm_will_ever_fill_is_a_complaint() -> None:
     few = "9968 normal scores are too few"
-    (complaint,) = complaints_about(None, Mock(fault=""), no_alarms=few)
+    (complaint,) = complaints_about(None, Mock(fault=""), alarms_disabled_reason=few)
     assert complaint.startswith("black box: nothing will be written") and few in complaint
-    assert complaints_about(None, None, no_alarms=few) == []
+    assert complaints_about(None, None, alarms_disabled_reason=few) == []
 
 
 def test_bounds_and_coverage_stand_in_the_diagnostics() -> None:

@@ -18,7 +18,7 @@ class Served:
         self.model = model
         self.results: list[Result] = []
         self.errors: list[tuple[Exception, Frame | None]] = []
-        options.setdefault("on_judged", self._judged)
+        options.setdefault("on_calibration", self._judged)
         options.setdefault("on_error", lambda error, about: self.errors.append((error, about)))
         self.pipeline = Pipeline(lambda: model, on_result=on_result or self.results.append, **options)
 

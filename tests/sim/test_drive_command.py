@@ -26,7 +26,7 @@ def test_it_shows_every_form_and_baseline_and_writes_what_it_is_asked_for(
     assert main(["drive", str(toy_bundle), *BRIEF, *outputs]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("fp32", "fp16", "straight line", "random", "an open floor"))
-    assert "planned over 4 steps, not 8: the model predicts no further" in shown
+    assert "horizon reduced from 8 to 4 steps" in shown
     found = json.loads(figures.read_text())
     assert {score["episodes"] for score in found["scores"].values()} == {3}
     assert found["seeds"] == [0]
@@ -54,7 +54,7 @@ def test_engine_precision_planner_and_baselines_are_chosen(
     found = json.loads(out.read_text())
     assert list(found["scores"]) == ["fp16"] and found["threads"] == 2 and not found["differences"]
     assert found["planner"]["search"]["num_samples"] == 400 and found["planner"]["search"]["horizon"] == 2
-    assert "planned over" not in capsys.readouterr().out
+    assert "horizon reduced" not in capsys.readouterr().out
 
 
 def test_random_weights_drive_only_if_asked_and_it_is_said(
@@ -65,7 +65,7 @@ def test_random_weights_drive_only_if_asked_and_it_is_said(
     assert main(command) == 1
     assert "--allow-untrained" in capsys.readouterr().err
     assert main([*command, "--allow-untrained"]) == 0
-    assert "untrained, what it reaches means nothing" in " ".join(capsys.readouterr().out.split())
+    assert "untrained, the results mean nothing" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_model_of_another_robot_is_told_from_which_its_actions_differ(
@@ -77,13 +77,13 @@ def test_a_model_of_another_robot_is_told_from_which_its_actions_differ(
     assert main(["drive", str(tmp_path / "toy"), "--episodes", "1"]) == 1
     said = capsys.readouterr().err
     assert "cannot drive in Two Rooms, random layout" in said
-    assert "steering [m/s], throttle [m/s], there they are linear.x [m/s], linear.y [m/s]" in said
+    assert "steering [m/s], throttle [m/s], the world's are linear.x [m/s], linear.y [m/s]" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--world", "maze"], "no world is called 'maze'; there are: reacher, two_rooms, two_rooms_fixed"),
+        (["--world", "maze"], "unknown world 'maze': choose one of reacher, two_rooms, two_rooms_fixed"),
         (["--engine", "nowhere:CPU"], "nowhere"),
         (["--json", "/dev/null/f.json"], "/dev/null/f.json: cannot be written"),
     ],
@@ -115,4 +115,4 @@ def test_the_world_is_closed_even_where_the_model_cannot_act(
     monkeypatch.setattr(planes, "MappedPlane", lambda: made)
     assert main(["drive", str(toy_bundle), *BRIEF]) == 1
     assert made.closed
-    assert "holds an action" in capsys.readouterr().err
+    assert "not a multiple of the world's tick" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def compare(name: str, found: Outputs, expected: Outputs) -> Comparison:
     )
 
 
-def foresee(found: Outputs, clips: Clips) -> Foresight:
+def predict(found: Outputs, clips: Clips) -> Foresight:
     """Compare the futures of what was executed with what then was seen, through the same encoder."""
     size = clips.between.shape[1] + 1
     now, came = found.latents[:, size - 1 : size], found.latents[:, size:]

@@ -19,7 +19,7 @@ from jepa_export.evaluation.surprise_separation import separate
 from jepa_export.evaluation.two_rooms_clips import draw, drives
 from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.control.synchronous_controller import ControlConfig
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.errors import BackendError
 from jepa_runtime.model.compiled_graphs import graphs, runnable_precisions
 from jepa_runtime.model.world_model import WorldModel
@@ -29,10 +29,9 @@ from jepa_sim.closed_loop.episodes import (
     Driver,
     baselines,
     episode_seeds,
-    model_policy,
+    model_driver,
     run_episode,
 )
-from jepa_sim.closed_loop.run import fitted
 from jepa_sim.closed_loop.scores import Goals
 from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
@@ -276,8 +275,8 @@ def _costs(bundle: Bundle, form: _Form, notes: list[str]) -> dict[str, Cost]:
 
 def _drive(model: WorldModel, plan: Plan, episodes: int, tick: Callable[[], None]) -> Goals:
     manifest = model.manifest
-    config = fitted(ControlConfig(), manifest.horizon, model.num_samples)
-    return _goals(model_policy(model, config), plan, manifest.io.step_s, episodes, tick)
+    driver = model_driver(model, ControllerConfig(), TwoRooms(layout=plan.layout, seed=0).task)
+    return _goals(driver, plan, manifest.io.step_s, episodes, tick)
 
 
 def _baselines(plan: Plan, step_s: float, episodes: int, begin: Begin) -> dict[str, Goals]:

@@ -6,7 +6,13 @@ Pure: no clock is read, no file touched. Stamps and numbers come in, numbers go 
 from jepa_runtime.calibration.alarms import Alarm, Alarms
 from jepa_runtime.calibration.conformal import Bounds
 from jepa_runtime.calibration.coverage import Coverage, CoverageRate, clearly_below
-from jepa_runtime.calibration.monitor import Calibration, CalibrationMonitor, ErrorSample, score_of, trust_in
+from jepa_runtime.calibration.monitor import (
+    Calibration,
+    CalibrationMonitor,
+    ErrorSample,
+    create_monitor,
+    score_of,
+)
 from jepa_runtime.calibration.surprise import (
     ChangeDetector,
     Event,
@@ -34,10 +40,10 @@ __all__ = [
     "Score",
     "Threshold",
     "clearly_below",
+    "create_monitor",
     "highest_of_blocks",
     "remembered",
     "score",
     "score_of",
     "threshold_of",
-    "trust_in",
 ]

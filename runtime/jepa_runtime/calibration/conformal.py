@@ -135,7 +135,7 @@ class Bounds:
         rates: Floats = np.minimum(np.maximum(decayed, LEAST_RATE), self._most_rate)
         return rates
 
-    def take_over(self, other: Bounds) -> None:
+    def adopt_state(self, other: Bounds) -> None:
         """Go on from what ``other`` has learnt, if it was in the same latent space, with the same probability
         and over as many horizons; else nothing changes.
         """

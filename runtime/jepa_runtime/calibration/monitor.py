@@ -96,12 +96,12 @@ class CalibrationMonitor:
         tolerance_ns: by how much errors may be taken before a step is over; the next one ends none the
             earlier, so that they are not taken more often than once a step.
         latent_space: see :attr:`jepa_runtime.model.world_model.WorldModel.latent_space`.
-        alarms: None: scores are given, and no alarm, because of ``no_alarms``.
+        alarms: None: scores are given, and no alarm, because of ``alarms_disabled_reason``.
 
     Attributes:
         ages: how many steps ago was foreseen what the newest latent is compared with; the first is 1, the
             last H.
-        no_alarms: why no alarm is given; empty: they are.
+        alarms_disabled_reason: why no alarm is given; empty: they are.
 
     Raises:
         ValueError: a bound or the probability is out of range.
@@ -116,12 +116,12 @@ class CalibrationMonitor:
         tolerance_ns: int,
         latent_space: str,
         alarms: Alarms | None = None,
-        no_alarms: str = "",
+        alarms_disabled_reason: str = "",
     ) -> None:
         self._scale = np.asarray(start, np.float64)
         horizon = len(start)
         self.ages = _ages(horizon)
-        self.no_alarms = no_alarms
+        self.alarms_disabled_reason = alarms_disabled_reason
         self._bounds = Bounds(
             start,
             probability=probability,
@@ -205,12 +205,12 @@ class CalibrationMonitor:
             self._news += self._alarms.close(self._newest_ns)
         self._newest_ns = self._due_ns = self._spoilt_until_ns = None
 
-    def take_over(self, other: CalibrationMonitor) -> None:
+    def adopt_state(self, other: CalibrationMonitor) -> None:
         """Go on with what ``other``, of the model before this one, has learnt, where that means the same.
 
         How often its bounds held is no account of this one's; what it has not told yet is told here.
         """
-        self._bounds.take_over(other._bounds)
+        self._bounds.adopt_state(other._bounds)
         other.forget()
         self._news = list(other.news())
 
@@ -232,7 +232,7 @@ def _ages(horizon: int) -> tuple[int, ...]:
     return tuple(sorted({1, max(horizon // 2, 1), horizon}))
 
 
-def trust_in(
+def create_monitor(
     model: WorldModel, *, probability: float, tolerance_ns: int, false_alarm_every_s: float
 ) -> CalibrationMonitor:
     """What is there to begin with: the bounds of the model's bundle, and alarms if that says what is normal.
@@ -244,16 +244,16 @@ def trust_in(
         ValueError: the probability is out of range.
     """
     manifest, step_s = model.manifest, model.manifest.io.step_s
-    alarms, no_alarms, normal = None, "", manifest.normal_scores
+    alarms, alarms_disabled_reason, normal = None, "", manifest.normal_scores
     if normal is None:
-        no_alarms = "the bundle does not say what is normal (jepa-runtime calibrate)"
+        alarms_disabled_reason = "the bundle does not say what is normal (jepa-runtime calibrate)"
     else:
         try:
             alarms = Alarms(
                 normal.highest, block=normal.block, step_s=step_s, false_alarm_every_s=false_alarm_every_s
             )
         except (JepaRuntimeError, ValueError) as error:
-            no_alarms = str(error)
+            alarms_disabled_reason = str(error)
     return CalibrationMonitor(
         manifest.error_bounds,
         probability=probability,
@@ -261,5 +261,5 @@ def trust_in(
         tolerance_ns=tolerance_ns,
         latent_space=model.latent_space,
         alarms=alarms,
-        no_alarms=no_alarms,
+        alarms_disabled_reason=alarms_disabled_reason,
     )

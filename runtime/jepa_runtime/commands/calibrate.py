@@ -219,13 +219,13 @@ def _errors(
             np.fmin(executed[0], source.command, out=executed[0])
             np.fmax(executed[1], source.command, out=executed[1])
         result = inference.with_surprise(inference.process(frame, time.perf_counter_ns()))
-        judged = inference.look_back(result)
+        judged = inference.update_calibration(result)
         # The last command is held on; a robot that hears no more of them is not.
         guessed = manifest.takes_actions and unknown_ns is not None and frame.stamp_ns < unknown_ns + reach_ns
         if run and (guessed or result.reset is not None):
             yield run
             run = []
-        if not guessed and judged is not None and judged.judged is not None:
-            run.append(judged.judged.errors)
+        if not guessed and judged is not None and judged.error_sample is not None:
+            run.append(judged.error_sample.errors)
     if run:
         yield run

@@ -212,8 +212,10 @@ class _Run:
             if self._args.black_box is not None:
                 self._black_box = BlackBox(self._args.black_box, streams={"": Topics()})
                 self._black_box.set_model(pipeline.model)
-                if pipeline.no_alarms:
-                    self._console.print(f"no surprise will be found: {pipeline.no_alarms}", markup=False)
+                if pipeline.alarms_disabled_reason:
+                    self._console.print(
+                        f"no surprise will be found: {pipeline.alarms_disabled_reason}", markup=False
+                    )
             try:
                 self._feed(pipeline)
             except (SourceError, RecordingError) as error:
@@ -251,7 +253,7 @@ class _Run:
             pipeline = Pipeline(
                 self._follower.open if self._follower else lambda: self._open(self._args.bundle),
                 on_result=self._on_result,
-                on_judged=self._on_judged,
+                on_calibration=self._on_calibration,
                 on_error=self._on_error,
                 on_model=self._on_model,
                 deadline_ms=self._deadline_ms,
@@ -330,7 +332,7 @@ class _Run:
         for bag in self._bags():
             bag.add_result(result)
 
-    def _on_judged(self, result: Result) -> None:
+    def _on_calibration(self, result: Result) -> None:
         for bag in self._bags():
             bag.add_alarms(result)
 

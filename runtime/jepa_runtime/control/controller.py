@@ -1,219 +1,274 @@
-"""From futures to commands, within all that makes a robot safe: the seeker plans, the guard holds, and a
-goal that was asked for is followed to its end. Decided without ROS, clocks passed in; not for several threads
-at once."""
+"""The controller: from futures to safe commands.
+
+The planner searches, the safety monitor stops the robot, and a requested goal is followed to its end. The ROS
+node and the simulation use this same class. Without ROS; the caller passes the clock. Not thread-safe.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.control.goal_tracker import GoalTracker, Outcome
 from jepa_runtime.control.latched_goal import LatchedGoal
-from jepa_runtime.control.receding_horizon import Decision, Futures, RecedingHorizonPlanner, State
-from jepa_runtime.control.safety_monitor import TRIED_AGAIN, SafetyMonitor, StopCause
+from jepa_runtime.control.receding_horizon import Decision, PlannerInput, RecedingHorizonPlanner, State
+from jepa_runtime.control.safety_monitor import RETRIED, SafetyMonitor, StopCause
 from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.planner import create_search
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
 
-# States in which no command is wanted.
+# States in which there is no command.
 _AT_REST = (State.IDLE, State.REACHED)
-# Unconfirmed motion, as a proportion of what makes the robot stand, after which its direction is avoided, and
-# how much more there is before the next one is.
+# Unconfirmed motion, as a proportion of the stop limit, at which its direction is avoided, and the further
+# unconfirmed motion at which the next direction is.
 _BLOCKED, _BLOCKED_AGAIN = 0.4, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControllerModel:
-    """What a model brings: who plans with it, the limits of its actions, its step and its goal threshold.
+    """What the controller needs to know of the active model.
 
     Attributes:
-        per_step: an action is a change within one step, of which one is told a step.
+        planner: Plans with the model.
+        limits: Limits of its actions.
+        step_s: Duration of a model step.
+        goal_threshold: Energy at or below which a goal is reached.
+        per_step: An action is a change within one step and is sent once per step.
     """
 
-    seeker: RecedingHorizonPlanner
+    planner: RecedingHorizonPlanner
     limits: ActionLimits
     step_s: float
     goal_threshold: float
     per_step: bool
 
     @classmethod
-    def by_cem(
+    def from_config(
         cls,
-        chosen: Mapping[str, Any],
+        config: ControllerConfig,
         limits: ActionLimits,
         *,
-        num_samples: int,
-        horizon: int,
         step_s: float,
         goal_threshold: float,
-        per_step: bool,
+        per_step: bool = False,
     ) -> ControllerModel:
-        """One whose seeker searches by the cross-entropy method, with the parameters ``chosen`` of the
-        planner."""
-        topk = min(chosen["topk"], num_samples)
-        search = CEM(
-            CEMConfig(num_samples=num_samples, horizon=horizon, topk=topk),
-            limits,
-            seed=chosen["planner_seed"],
-        )
-        seeker = RecedingHorizonPlanner(
-            search,
+        """Return a model with the planner of ``config``, whose search must fit the model."""
+        planner = RecedingHorizonPlanner(
+            create_search(config.search, limits, seed=config.seed),
             step_s=step_s,
             goal_threshold=goal_threshold,
-            reached_after=chosen["reached_after"],
-            stuck_after_s=chosen["stuck_after_s"],
-            recovery_s=chosen["recovery_s"],
-            recovery_speed=chosen["recovery_speed"],
+            reached_after=config.reached_after,
+            stuck_after_s=config.stuck_after_s,
+            recovery_s=config.recovery_s,
+            recovery_speed=config.recovery_speed,
+            reduction=config.reduction,
+            discount=config.discount,
         )
         return cls(
-            seeker=seeker, limits=limits, step_s=step_s, goal_threshold=goal_threshold, per_step=per_step
+            planner=planner, limits=limits, step_s=step_s, goal_threshold=goal_threshold, per_step=per_step
         )
 
-    def approach(self, planned: NDArray[np.floating], passed_ns: int) -> NDArray[np.floating]:
-        """What may be told on the way to the action ``planned`` [A], so long after the image before."""
-        share = 1.0 if self.per_step else min(max(passed_ns / 1e9 / self.step_s, 0.0), 1.0)
-        return self.limits.approach(planned, self.seeker.told, share)
+    def approach(self, planned: NDArray[np.floating], elapsed_ns: int) -> NDArray[np.floating]:
+        """Return the command [A] that approaches ``planned`` within ``max_change``.
+
+        Args:
+            planned: Planned action [A].
+            elapsed_ns: Time since the previous image.
+        """
+        proportion = 1.0 if self.per_step else min(max(elapsed_ns / 1e9 / self.step_s, 0.0), 1.0)
+        return self.limits.approach(planned, self.planner.last_command, proportion)
 
 
 class Controller:
-    """Decides for every futures message whether the robot drives, and how.
+    """Decides from the futures of each image whether the robot moves, and how.
 
     Args:
-        guard: what makes the robot stand.
-        timeout_s: futures, or their image, that are older make it stand, as does an image whose stamp is
-            further ahead; may be set anew.
-        goal_timeout_s: a goal that is latched is over after so long, reached or not; 0: never.
-        stop_timeout_s: it is stopped when it has not heard for so long whether to stop; 0: the last word
-            holds until the next.
-        clock: monotonic seconds, the guard's.
+        safety_monitor: Stops the robot.
+        timeout_s: Age of futures, or of their image, at which the robot is stopped, as it is if the stamp of
+            an image is further in the future; may be changed.
+        goal_timeout_s: Time after which a latched goal expires, reached or not; 0: never.
+        stop_timeout_s: Time without a stop message after which the robot is stopped; 0: the last message is
+            valid until the next.
+        clock: Monotonic seconds, the same as that of the safety monitor.
 
     Attributes:
-        reach: the goal in work that somebody asked for; None: there is none.
-        state: of the last decision.
+        goal: The requested goal in progress; None: there is none.
+        state: State of the last decision.
     """
 
     def __init__(
         self,
-        guard: SafetyMonitor,
+        safety_monitor: SafetyMonitor,
         *,
         timeout_s: float,
         clock: Callable[[], float],
         goal_timeout_s: float = 0.0,
         stop_timeout_s: float = 0.0,
     ) -> None:
-        self.guard = guard
+        self.safety_monitor = safety_monitor
         self.timeout_s = timeout_s
-        self.reach: GoalTracker | None = None
+        self.goal: GoalTracker | None = None
         self.state = State.IDLE
         self._clock = clock
-        self._driver: ControllerModel | None = None
-        # When the newest futures came, and when their image was new.
+        self._model: ControllerModel | None = None
+        # Arrival of the newest futures, and time of their image.
         self._futures_s = self._image_s = clock()
-        # Whether the last decision is one that nothing stands against, and its plan is not forgotten.
-        self._may_be_told = False
-        # How much motion is unconfirmed when the direction in which the robot drives is next avoided.
+        # Whether the last decision permits motion and its plan is still valid.
+        self._is_decision_valid = False
+        # Unconfirmed motion at which the present direction is avoided next.
         self._blocked_at = _BLOCKED
-        # Stamp of the image before, and how long ago that was.
-        self._stamp_ns = self._passed_ns = 0
-        # What ended last, until another goal is sought: the world model may still have it, or take it late.
-        self._left_ns: int | None = None
-        self._latched = LatchedGoal(timeout_s=goal_timeout_s, clock=clock)
+        # Stamp of the previous image, and the time since then.
+        self._stamp_ns = self._elapsed_ns = 0
+        # Stamp of the goal that ended last, until another one is active: the world model may still have it,
+        # or receive it late.
+        self._ended_goal_ns: int | None = None
+        self._latched_goal = LatchedGoal(timeout_s=goal_timeout_s, clock=clock)
         self._stop_timeout_s = stop_timeout_s
-        # When somebody said last whether to stop.
-        self._heard_s = -math.inf
+        # Time of the last stop message.
+        self._stop_message_s = -math.inf
+
+    @classmethod
+    def from_config(cls, config: ControllerConfig, *, clock: Callable[[], float]) -> Controller:
+        """Return a controller with a safety monitor of its own; it has no model yet."""
+        monitor = SafetyMonitor(
+            surprise_window_s=config.surprise_window_s,
+            surprise_ratio=config.surprise_ratio,
+            frozen_after_s=config.frozen_after_s,
+            clock=clock,
+        )
+        return cls(
+            monitor,
+            timeout_s=config.futures_timeout_s,
+            goal_timeout_s=config.goal_timeout_s,
+            stop_timeout_s=config.stop_timeout_s,
+            clock=clock,
+        )
 
     @property
-    def may_drive(self) -> bool:
-        """Whether what the robot was told last may still hold."""
-        return self._may_be_told and not self.guard.holds
+    def may_move(self) -> bool:
+        """Whether the last command is still valid."""
+        return self._is_decision_valid and not self.safety_monitor.holds
 
     @property
     def iterations(self) -> int:
-        """Of the search, with the present model."""
-        return 0 if self._driver is None else self._driver.seeker.iterations
+        """Search iterations with the present model."""
+        return 0 if self._model is None else self._model.planner.iterations
 
-    def exchange(self, driver: ControllerModel | None, why: str = "") -> None:
-        """Another model serves: the plan is forgotten. None: it cannot be driven with, and ``why``."""
-        self._driver = driver
-        self.guard.motion.command(0.0)
-        self._latched.model_exchanged()
-        if driver is None:
-            self.guard.hold(StopCause.MODEL, why)
+    def set_model(self, model: ControllerModel | None, reason: str = "") -> None:
+        """Use another model and discard the plan.
+
+        Args:
+            model: The active model; None: it cannot be used.
+            reason: Why it cannot be used.
+        """
+        self._model = model
+        self.safety_monitor.motion.set_command(0.0)
+        self._latched_goal.model_changed()
+        if model is None:
+            self.safety_monitor.hold(StopCause.MODEL, reason)
             return
-        self.guard.release(StopCause.MODEL, *TRIED_AGAIN)
-        self.guard.step_s = driver.step_s
-        if self.reach is not None:
-            self.reach.judged_anew()
-        self._seek_as_asked()
+        self.safety_monitor.release(StopCause.MODEL, *RETRIED)
+        self.safety_monitor.step_s = model.step_s
+        if self.goal is not None:
+            self.goal.reset_energies()
+        self._apply_goal_threshold()
 
-    def begin(self, reach: GoalTracker) -> None:
-        """Drive to a goal, once the futures are about it; what was driven to before no longer counts."""
-        self.end(Outcome.ABORTED, "another goal took its place")
-        self.guard.release(*TRIED_AGAIN)
-        self.guard.trust()
-        self.reach, self._left_ns = reach, None
-        self._latched.another_is_asked()
-        self._seek_as_asked()
+    def start_goal(self, goal: GoalTracker) -> None:
+        """Drive to a requested goal as soon as the futures belong to it; the previous goal is aborted."""
+        self.end_goal(Outcome.ABORTED, "replaced by another goal")
+        self.safety_monitor.release(*RETRIED)
+        self.safety_monitor.allow_retry()
+        self.goal, self._ended_goal_ns = goal, None
+        self._latched_goal.goal_requested()
+        self._apply_goal_threshold()
         self._restart()
-        if StopCause.STOPPED in self.guard.holds:
-            self.end(Outcome.ABORTED, self.guard.holds[StopCause.STOPPED])
+        if StopCause.STOPPED in self.safety_monitor.holds:
+            self.end_goal(Outcome.ABORTED, self.safety_monitor.holds[StopCause.STOPPED])
 
-    def end(self, outcome: Outcome, reason: str) -> None:
-        """Leave the goal in work, if there is one: the robot is to stand."""
-        if self.reach is not None:
-            self.reach.finish(outcome, reason)
-            self._leave()
+    def end_goal(self, outcome: Outcome, reason: str) -> None:
+        """End the requested goal, if there is one, and stop the robot."""
+        if self.goal is not None:
+            self.goal.finish(outcome, reason)
+            self._clear_goal()
 
-    def hear(self, stop: bool, *, now_ns: int) -> None:
-        """Somebody says whether to stop, at ``now_ns`` by the clock of goals' stamps. All goals until the
-        next ``False`` are over for good: the robot must not set out by itself then."""
-        self.watch()
-        self._heard_s = self._clock()
+    def set_stop(self, stop: bool, *, now_ns: int) -> None:
+        """Take a stop message.
+
+        All goals until the next ``False`` end for good: the robot must not set out by itself then.
+
+        Args:
+            stop: Whether the robot must stand.
+            now_ns: The time, by the clock of the goals' stamps.
+        """
+        self.check_timeouts()
+        self._stop_message_s = self._clock()
         if stop:
-            self._stop("somebody has stopped it")
-        elif StopCause.STOPPED in self.guard.holds:
-            self.guard.release(StopCause.STOPPED)
-            self.guard.trust()
-            self._latched.released(now_ns)
+            self._stop("stop requested")
+        elif StopCause.STOPPED in self.safety_monitor.holds:
+            self.safety_monitor.release(StopCause.STOPPED)
+            self.safety_monitor.allow_retry()
+            self._latched_goal.released(now_ns)
 
-    def update(self, futures: Futures, *, age_s: float) -> Decision:
-        """Take in futures from an image of this age, and decide."""
+    def update(self, futures: PlannerInput, *, age_s: float) -> Decision:
+        """Take the futures of a new image and decide.
+
+        Args:
+            futures: The futures.
+            age_s: Age of their image.
+        """
         self._futures_s = self._image_s = self._clock()
-        self._passed_ns, self._stamp_ns = futures.stamp_ns - self._stamp_ns, futures.stamp_ns
-        self.guard.image(
+        self._elapsed_ns, self._stamp_ns = futures.stamp_ns - self._stamp_ns, futures.stamp_ns
+        self.safety_monitor.add_image(
             futures.current_energy,
             history_reset=futures.history_reset,
             publishers=futures.image_publishers,
         )
-        self.guard.release(StopCause.STALE)
+        self.safety_monitor.release(StopCause.STALE)
         if age_s > self.timeout_s:
-            self.guard.hold(StopCause.OLD, f"the image was {age_s:.2f} s old when its futures came")
+            self.safety_monitor.hold(
+                StopCause.OLD,
+                f"the image was {age_s:.2f} s old when its futures arrived (limit: {self.timeout_s:g} s)",
+            )
         elif age_s < -self.timeout_s:
-            ahead = f"the image's stamp was {-age_s:.2f} s ahead of this clock: its age cannot be told"
-            self.guard.hold(StopCause.OLD, ahead)
+            self.safety_monitor.hold(
+                StopCause.OLD,
+                f"the image's stamp is {-age_s:.2f} s ahead of this clock, so its age is unknown: "
+                "synchronize the clocks",
+            )
         else:
-            self.guard.release(StopCause.OLD)
+            self.safety_monitor.release(StopCause.OLD)
             self._image_s -= max(age_s, 0.0)
-        if self._passed_ns > self.timeout_s * 1e9:
-            # Nobody noticed so long a silence: time was set forward, and the plan is for another moment.
+        if self._elapsed_ns > self.timeout_s * 1e9:
+            # No timeout was noticed in between: the clock was set forward, and the plan is for another time.
             self._restart()
-        self.watch()
-        self._avoid_block()
+        self.check_timeouts()
+        self._avoid_blocked_direction()
         now_ns = futures.stamp_ns + round(age_s * 1e9)
-        decision = self._decide(self._without_past_goal(futures, now_ns))
-        if self.reach is not None and self.reach.end is not None:
-            self._leave()
+        decision = self._decide(self._without_expired_goal(futures, now_ns))
+        if self.goal is not None and self.goal.result is not None:
+            self._clear_goal()
             decision = Decision(decision.state, None, None)
-        self.state = decision.state
-        self._may_be_told = decision.command is not None or decision.state in _AT_REST
-        return decision
+        return self._note(decision)
 
-    def judge(
+    def refine(self, futures: PlannerInput) -> Decision:
+        """Take further futures of the same image, which answer the last candidates, and decide again.
+
+        For callers that evaluate candidates themselves and run several search iterations per image.
+
+        Args:
+            futures: The futures of the newest image, passed to :meth:`update` before.
+        """
+        model = self._model
+        if model is None or self.safety_monitor.blocks_planning:
+            return self._note(self._hold())
+        return self._note(self._check_command(model, model.planner.refine(futures)))
+
+    def add_surprise(
         self,
         surprising: bool,
         *,
@@ -221,139 +276,157 @@ class Controller:
         response: float = math.nan,
         discontinuous: bool = False,
     ) -> None:
-        """The newest image was compared with its prediction; see jepa_msgs/Surprise."""
-        driver = self._driver
-        known = driver is not None and executed.shape == driver.limits.low.shape
-        effort = driver.limits.effort(executed) if driver is not None and known else None
-        self.guard.judged(surprising, effort=effort, response=response, discontinuous=discontinuous)
+        """Add the comparison of the newest image with its prediction; see jepa_msgs/Surprise."""
+        model = self._model
+        is_known = model is not None and executed.shape == model.limits.low.shape
+        effort = model.limits.effort(executed) if model is not None and is_known else None
+        self.safety_monitor.add_surprise(
+            surprising, effort=effort, response=response, discontinuous=discontinuous
+        )
 
-    def told(self, action: NDArray[np.floating]) -> None:
-        """The robot is told ``action`` [A] from now on, as decided: where it changes only so fast, its plan
-        goes on from there."""
-        if self._driver is not None:
-            self._driver.seeker.told = np.asarray(action, np.float32)
-            self.guard.motion.command(self._driver.limits.effort(action))
-        if self._may_be_told:
-            self.guard.obeyed()
+    def set_command(self, action: NDArray[np.floating]) -> None:
+        """Note that ``action`` [A] was sent to the robot as decided; the plan continues from it."""
+        if self._model is not None:
+            self._model.planner.last_command = np.asarray(action, np.float32)
+            self.safety_monitor.motion.set_command(self._model.limits.effort(action))
+        if self._is_decision_valid:
+            self.safety_monitor.decision_executed()
 
-    def watch(self) -> None:
-        """Time goes by: notice silence, and goals whose time is over."""
+    def check_timeouts(self) -> None:
+        """Stop the robot if futures or stop messages are missing, and end goals whose time is over."""
         now_s = self._clock()
-        self.guard.watch()
+        self.safety_monitor.check_motion()
         age_s = now_s - self._image_s
         if age_s > self.timeout_s:
-            why = f"no futures for {now_s - self._futures_s:.2f} s"
+            reason = f"no futures for {now_s - self._futures_s:.2f} s"
             if self._image_s < self._futures_s:
-                why += f", and the image of the last is {age_s:.2f} s old"
-            self.guard.hold(StopCause.STALE, why)
+                reason += f", and the last image is {age_s:.2f} s old"
+            self.safety_monitor.hold(StopCause.STALE, reason)
             self._restart()
-        if self._stop_timeout_s and now_s - self._heard_s > self._stop_timeout_s:
-            self._stop(f"nobody has said within {self._stop_timeout_s:g} s that it is not to be stopped")
-        if self._latched.is_out_of_time:
-            self._latched.leave()
-            if self._latched.is_over:
+        if self._stop_timeout_s and now_s - self._stop_message_s > self._stop_timeout_s:
+            self._stop(f"no stop message for {self._stop_timeout_s:g} s (stop_timeout_s)")
+        if self._latched_goal.has_timed_out:
+            self._latched_goal.expire()
+            if self._latched_goal.is_expired:
                 self._restart()
-        if self.reach is not None:
-            lasting = self.guard.lasting(self.reach.terms.patience_s)
-            self.reach.watch(self._clock(), lasting)
-            if self.reach.end is not None:
-                self._leave()
+        if self.goal is not None:
+            reason = self.safety_monitor.held_longer_than(self.goal.config.patience_s)
+            self.goal.check_timeouts(self._clock(), reason)
+            if self.goal.result is not None:
+                self._clear_goal()
 
-    def fail(self, error: Exception) -> None:
-        """Something went wrong on the way to a decision."""
-        self.guard.hold(StopCause.FAULT, f"{type(error).__name__}: {error}")
+    def report_fault(self, error: Exception) -> None:
+        """Stop the robot because an error prevented a decision."""
+        self.safety_monitor.hold(StopCause.FAULT, f"{type(error).__name__}: {error}")
         self.state = State.HELD
         self._restart()
 
     def verdict(self) -> Verdict:
-        """For the diagnostics."""
+        """Return the verdict for the diagnostics."""
         level = Level.WARN if self.state is State.STUCK else Level.OK
-        over = ": the latched goal is over, until there is a newer one" if self._latched.is_over else ""
-        return self.guard.verdict(Verdict(level, self.state.name.lower() + over))
+        expired = ": the latched goal has expired, waiting for a new one"
+        message = self.state.name.lower() + (expired if self._latched_goal.is_expired else "")
+        return self.safety_monitor.verdict(Verdict(level, message))
 
-    def _decide(self, futures: Futures) -> Decision:
-        if futures.goal_stamp_ns not in (None, self._left_ns):
-            self._left_ns = None
-        driver, reach = self._driver, self.reach
-        if driver is None or self.guard.blocks:
-            return self._held()
-        others = futures.goal_asked if reach is None else not reach.concerns(futures.goal_stamp_ns)
-        if self._left_ns is not None or others:
+    def _note(self, decision: Decision) -> Decision:
+        self.state = decision.state
+        self._is_decision_valid = decision.command is not None or decision.state in _AT_REST
+        return decision
+
+    def _decide(self, futures: PlannerInput) -> Decision:
+        if futures.goal_stamp_ns not in (None, self._ended_goal_ns):
+            self._ended_goal_ns = None
+        model, goal = self._model, self.goal
+        if model is None or self.safety_monitor.blocks_planning:
+            return self._hold()
+        is_foreign = futures.goal_requested if goal is None else not goal.matches(futures.goal_stamp_ns)
+        if self._ended_goal_ns is not None or is_foreign:
             self._restart()
             return Decision(State.IDLE, None, None)
-        if futures.tell_nothing:
-            self.guard.hold(StopCause.FAULT, "the energies to the goal are not finite")
-            return self._held()
-        decision = driver.seeker.update(futures)
-        if decision.command is not None:
-            forbidden = driver.limits.forbids(decision.command, driver.seeker.executed)
-            if forbidden:
-                self.guard.hold(StopCause.FORBIDDEN, forbidden)
-                return self._held()
-            decision = replace(decision, command=driver.approach(decision.command, self._passed_ns))
-        elif decision.state is not State.REACHED and driver.seeker.is_unanswered:
-            reason = (
-                "no futures of the planner's candidates come within a step of the model "
-                f"({driver.step_s:g} s) and five images: is it too slow, or given those of others?"
+        if futures.is_unusable:
+            self.safety_monitor.hold(StopCause.FAULT, "the energies to the goal are not finite")
+            return self._hold()
+        decision = self._check_command(model, model.planner.update(futures))
+        if decision.state is State.HELD:
+            # The command is forbidden; its plan says nothing about the goal.
+            return decision
+        if decision.command is None and decision.state is not State.REACHED and model.planner.lacks_answers:
+            self.safety_monitor.hold(
+                StopCause.UNANSWERED,
+                "no futures of the planner's candidates arrived within a model step "
+                f"({model.step_s:g} s) and five images: the world model is too slow, or evaluates those of "
+                "another planner",
             )
-            self.guard.hold(StopCause.UNANSWERED, reason)
             decision = replace(decision, state=State.HELD)
-        if reach is not None:
-            reach.follow(
+        if goal is not None:
+            goal.update(
                 stamp_ns=futures.stamp_ns,
-                step_ns=round(driver.step_s * 1e9),
+                step_ns=round(model.step_s * 1e9),
                 energy=futures.current_energy,
-                stuck_count=driver.seeker.stuck_count,
+                stuck_count=model.planner.stuck_count,
                 reached=decision.state is State.REACHED,
             )
         return decision
 
-    def _without_past_goal(self, futures: Futures, now_ns: int) -> Futures:
-        """``futures``, whose latched goal is noted, or left out where it is over."""
-        waits = self.reach is not None and not self.reach.taken
-        if self._latched.see(futures, now_ns=now_ns, another_waits=waits):
-            self.guard.trust()
-        return replace(futures, goal_stamp_ns=None) if self._latched.is_over else futures
+    def _check_command(self, model: ControllerModel, decision: Decision) -> Decision:
+        """Hold a forbidden command; limit the change of an allowed one."""
+        if decision.command is None:
+            return decision
+        forbidden = model.limits.forbids(decision.command, model.planner.executed)
+        if forbidden:
+            self.safety_monitor.hold(StopCause.FORBIDDEN, forbidden)
+            return self._hold()
+        return replace(decision, command=model.approach(decision.command, self._elapsed_ns))
 
-    def _stop(self, why: str) -> None:
-        self.guard.hold(StopCause.STOPPED, why)
-        self.end(Outcome.ABORTED, why)
-        self._latched.stopped()
+    def _without_expired_goal(self, futures: PlannerInput, now_ns: int) -> PlannerInput:
+        """Note the latched goal of ``futures``, and remove it if it has expired."""
+        is_pending = self.goal is not None and not self.goal.has_futures
+        if self._latched_goal.update(futures, now_ns=now_ns, request_pending=is_pending):
+            self.safety_monitor.allow_retry()
+        return replace(futures, goal_stamp_ns=None) if self._latched_goal.is_expired else futures
+
+    def _stop(self, reason: str) -> None:
+        self.safety_monitor.hold(StopCause.STOPPED, reason)
+        self.end_goal(Outcome.ABORTED, reason)
+        self._latched_goal.stopped()
         self._restart()
 
-    def _avoid_block(self) -> None:
-        """Try other directions before motion that images do not show makes the robot stand."""
-        driver, unconfirmed = self._driver, self.guard.unconfirmed
-        if driver is None:
+    def _avoid_blocked_direction(self) -> None:
+        """Try other directions before motion that the images do not show stops the robot."""
+        model, unconfirmed = self._model, self.safety_monitor.unconfirmed_ratio
+        if model is None:
             return
         if unconfirmed < _BLOCKED:
             self._blocked_at = _BLOCKED
-            driver.seeker.confirm_motion()
-        elif unconfirmed >= self._blocked_at and np.any(driver.seeker.told):
-            driver.seeker.avoid(driver.seeker.told)
+            model.planner.confirm_motion()
+        elif unconfirmed >= self._blocked_at and np.any(model.planner.last_command):
+            model.planner.avoid(model.planner.last_command)
             self._blocked_at = unconfirmed + _BLOCKED_AGAIN
 
-    def _held(self) -> Decision:
+    def _hold(self) -> Decision:
         self._restart()
         return Decision(State.HELD, None, None)
 
     def _restart(self) -> None:
-        self._may_be_told = False
-        self.guard.motion.command(0.0)
-        if self._driver is not None:
-            seeker = self._driver.seeker
-            if self.guard.doubts_motion and self._blocked_at == _BLOCKED and np.any(seeker.told):
-                seeker.avoid(seeker.told)
-            seeker.restart()
+        """Discard the plan, since the robot was stopped."""
+        self._is_decision_valid = False
+        self.safety_monitor.motion.set_command(0.0)
+        if self._model is not None:
+            planner = self._model.planner
+            is_blocked = self.safety_monitor.doubts_motion and self._blocked_at == _BLOCKED
+            if is_blocked and np.any(planner.last_command):
+                planner.avoid(planner.last_command)
+            planner.restart()
 
-    def _leave(self) -> None:
-        """The goal in work has ended."""
-        reach, self.reach = self.reach, None
-        self._left_ns = None if reach is None else reach.terms.goal_ns
-        self._seek_as_asked()
+    def _clear_goal(self) -> None:
+        goal, self.goal = self.goal, None
+        self._ended_goal_ns = None if goal is None else goal.config.goal_ns
+        self._apply_goal_threshold()
         self._restart()
 
-    def _seek_as_asked(self) -> None:
-        if self._driver is not None:
-            asked = None if self.reach is None else self.reach.terms.threshold
-            self._driver.seeker.goal_threshold = self._driver.goal_threshold if asked is None else asked
+    def _apply_goal_threshold(self) -> None:
+        if self._model is not None:
+            requested = None if self.goal is None else self.goal.config.threshold
+            self._model.planner.goal_threshold = (
+                self._model.goal_threshold if requested is None else requested
+            )

@@ -1,4 +1,4 @@
-"""One goal from when it was accepted until it ends. Decided without ROS, clocks passed in."""
+"""The progress of one requested goal, from acceptance to its end. Without ROS; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jepa_runtime.util.compat import StrEnum
 
 
 class Outcome(StrEnum):
-    """As in jepa_msgs/action/ReachGoal."""
+    """Outcome of a goal, as in jepa_msgs/action/ReachGoal."""
 
     REACHED = "reached"
     STUCK = "stuck"
@@ -21,7 +21,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class End:
+class GoalResult:
     """How a goal ended, and why."""
 
     outcome: Outcome
@@ -30,14 +30,14 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class GoalConfig:
-    """What is asked, and how long it is tried.
+    """Limits of one goal.
 
     Attributes:
-        goal_ns: stamp by which the futures name the goal.
-        threshold: energy at or below which it is reached; None: the model's.
-        timeout_s: None: never over.
-        give_up_after: a robot that was stuck so often without getting nearer is stuck for good.
-        patience_s: whatever makes the robot stand for longer ends the goal.
+        goal_ns: Stamp that identifies the goal in the futures.
+        threshold: Energy at or below which it is reached; None: the model's.
+        timeout_s: Time after which it ends; None: never.
+        give_up_after: The goal ends as stuck once the robot was stuck this many times without progress.
+        patience_s: The goal is aborted once the robot has been stopped for longer than this.
     """
 
     goal_ns: int
@@ -48,112 +48,125 @@ class GoalConfig:
 
 
 class GoalTracker:
-    """How one goal goes. The first end is the end.
+    """Tracks one goal. Its first result is final.
 
     Args:
-        now_s: when it was accepted, by the clock of :meth:`watch`.
+        config: Limits of the goal.
+        now_s: When it was accepted, by the clock of :meth:`check_timeouts`.
 
     Attributes:
-        end: None while it is in work.
-        is_set: the world model was told to seek it, which is to be noted here. Futures before are about what
-            was sought until then, which may bear the same stamp.
-        replaced: it ended because somebody else set another goal.
-        energy, best_energy: to the goal, now and at best; NaN: not known.
-        steps: of the model, by the stamps of the images; where their clock jumped, none.
-        duration_s: since it was accepted.
+        result: None while the goal is in progress.
+        is_set: The world model has accepted the goal; set by the caller. Futures before that belong to the
+            previous goal, which may have the same stamp.
+        is_replaced: The goal ended because another one was set.
+        energy: Energy of the newest image; NaN: unknown.
+        best_energy: Lowest energy so far; NaN: unknown.
+        steps: Model steps so far, by the stamps of the images; jumps of their clock do not count.
+        duration_s: Time since the goal was accepted.
     """
 
-    def __init__(self, terms: GoalConfig, *, now_s: float) -> None:
-        self.terms = terms
-        self.end: End | None = None
+    def __init__(self, config: GoalConfig, *, now_s: float) -> None:
+        self.config = config
+        self.result: GoalResult | None = None
         self.is_set = False
-        self.replaced = False
+        self.is_replaced = False
         self._ended = threading.Event()
         self.energy = self.best_energy = math.nan
         self.steps = 0
         self.duration_s = 0.0
-        self._began_s = now_s
+        self._accepted_s = now_s
         self._newest_ns: int | None = None
-        self._passed_ns = 0
+        self._elapsed_ns = 0
         self._stuck_count = 0
 
     @property
-    def taken(self) -> bool:
-        """Whether futures to this goal have come."""
+    def has_futures(self) -> bool:
+        """Whether futures for this goal have arrived."""
         return self._newest_ns is not None
 
     def finish(self, outcome: Outcome, reason: str) -> bool:
-        """End it; False: it had ended before."""
-        if self.end is not None:
+        """End the goal; return False if it had ended before."""
+        if self.result is not None:
             return False
-        self.end = End(outcome, reason)
+        self.result = GoalResult(outcome, reason)
         self._ended.set()
         return True
 
-    def wait(self) -> End:
-        """Wait on another thread for its end."""
+    def wait(self) -> GoalResult:
+        """Wait for the result; for use in another thread."""
         self._ended.wait()
-        if self.end is None:
-            raise RuntimeError("a goal must have an end when it has ended")
-        return self.end
+        if self.result is None:
+            raise RuntimeError("the goal has ended without a result")
+        return self.result
 
-    def concerns(self, goal_ns: int | None) -> bool:
-        """Whether futures to this goal (None: to none) are about it. It ends where they no longer are."""
+    def matches(self, goal_ns: int | None) -> bool:
+        """Return whether futures with this goal stamp (None: no goal) belong to this goal.
+
+        If they no longer do, the goal ends.
+        """
         if not self.is_set:
             return False
-        if goal_ns == self.terms.goal_ns:
+        if goal_ns == self.config.goal_ns:
             return True
-        if self.taken:
-            self.replaced = goal_ns is not None
+        if self.has_futures:
+            self.is_replaced = goal_ns is not None
             self.finish(
-                Outcome.ABORTED, "another goal was set" if self.replaced else "the goal was taken back"
+                Outcome.ABORTED, "another goal was set" if self.is_replaced else "the goal was cleared"
             )
         return False
 
-    def follow(self, *, stamp_ns: int, step_ns: int, energy: float, stuck_count: int, reached: bool) -> None:
-        """What came of an image.
+    def update(self, *, stamp_ns: int, step_ns: int, energy: float, stuck_count: int, reached: bool) -> None:
+        """Add an image.
 
         Args:
-            energy: of the image to the goal.
-            stuck_count: how often the robot was stuck, of any goal.
-            reached: it is there.
+            stamp_ns: Stamp of the image.
+            step_ns: Duration of a model step.
+            energy: Energy of the image to the goal.
+            stuck_count: How often the robot has been stuck, with any goal.
+            reached: Whether the goal is reached.
         """
         if self._newest_ns is None:
             self._stuck_count = stuck_count
-        elif 0 < stamp_ns - self._newest_ns <= self.terms.patience_s * 1e9:
-            self._passed_ns += stamp_ns - self._newest_ns
+        elif 0 < stamp_ns - self._newest_ns <= self.config.patience_s * 1e9:
+            self._elapsed_ns += stamp_ns - self._newest_ns
         self._newest_ns = stamp_ns
         self.energy = energy
-        self.steps = self._passed_ns // step_ns
+        self.steps = self._elapsed_ns // step_ns
         best = math.inf if math.isnan(self.best_energy) else self.best_energy
         if energy < PROGRESS * best:
             self._stuck_count = stuck_count
         if energy < best:
             self.best_energy = energy
-        tries = stuck_count - self._stuck_count
+        attempts = stuck_count - self._stuck_count
         if reached:
             self.finish(Outcome.REACHED, f"the energy is {energy:.4g}")
-        elif tries >= self.terms.give_up_after:
+        elif attempts >= self.config.give_up_after:
             self.finish(
                 Outcome.STUCK,
-                f"it came no nearer than {self.best_energy:.4g} in {tries} attempts to plan anew",
+                f"no progress beyond an energy of {self.best_energy:.4g} in {attempts} attempts",
             )
 
-    def judged_anew(self) -> None:
-        """Another model judges from now on: its energies do not compare with those before."""
+    def reset_energies(self) -> None:
+        """Forget the energies, since those of another model are not comparable."""
         self.energy = self.best_energy = math.nan
 
-    def watch(self, now_s: float, lasting: str) -> None:
-        """Time goes by. ``lasting``: what has made the robot stand for longer than ``patience_s``; the time
-        before the goal was accepted does not count."""
-        self.duration_s = now_s - self._began_s
-        terms = self.terms
-        was_patient = self.duration_s > terms.patience_s
-        if terms.timeout_s is not None and self.duration_s > terms.timeout_s:
-            self.finish(Outcome.TIMEOUT, f"it was not reached within {terms.timeout_s:g} s")
-        elif was_patient and lasting:
-            self.finish(Outcome.ABORTED, lasting)
-        elif was_patient and not self.taken:
+    def check_timeouts(self, now_s: float, stopped_reason: str) -> None:
+        """End the goal if its time is over.
+
+        Args:
+            now_s: The time.
+            stopped_reason: Why the robot has been stopped for longer than ``patience_s``; empty: it has not.
+                Time before the goal was accepted does not count.
+        """
+        self.duration_s = now_s - self._accepted_s
+        config = self.config
+        is_impatient = self.duration_s > config.patience_s
+        if config.timeout_s is not None and self.duration_s > config.timeout_s:
+            self.finish(Outcome.TIMEOUT, f"not reached within {config.timeout_s:g} s")
+        elif is_impatient and stopped_reason:
+            self.finish(Outcome.ABORTED, stopped_reason)
+        elif is_impatient and not self.has_futures:
             self.finish(
-                Outcome.ABORTED, f"no futures to this goal came within {terms.patience_s:g} s: is it served?"
+                Outcome.ABORTED,
+                f"no futures for this goal arrived within {config.patience_s:g} s: does the world model run?",
             )

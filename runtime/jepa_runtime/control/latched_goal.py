@@ -1,84 +1,87 @@
-"""The goal that is latched on ``goal_image``: for how long a robot may drive to it."""
+"""The goal latched on ``goal_image``: for how long the robot may drive to it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from jepa_runtime.control.receding_horizon import Futures
+from jepa_runtime.control.receding_horizon import PlannerInput
 
 
 class LatchedGoal:
-    """The latched goal, known by its stamp. Once it is over it stays so, until there is one of another stamp:
-    a world model that starts anew takes the same image again, and the robot must not set out to it.
+    """The latched goal, identified by its stamp.
+
+    Once it has expired it stays so until a goal with another stamp is latched: a restarted world model
+    receives the same image again, and the robot must not set out for it.
 
     Args:
-        timeout_s: it is over after so long, reached or not; 0: never.
-        clock: monotonic seconds.
+        timeout_s: Time after which it expires, reached or not; 0: never.
+        clock: Monotonic seconds.
     """
 
     def __init__(self, *, timeout_s: float, clock: Callable[[], float]) -> None:
         self._timeout_s, self._clock = timeout_s, clock
         self._stamp_ns: int | None = None
         self._since_s = 0.0
-        # The stamp of the one that is over, and of the one that will be once another model serves.
-        self._over_ns: int | None = None
-        self._over_at_exchange_ns: int | None = None
-        # Whether the newest futures are about the latched goal.
-        self._is_sought = False
-        # Those stamped until then are over.
+        # Stamp of the expired goal, and of the one that expires once another model is active.
+        self._expired_ns: int | None = None
+        self._expires_with_model_ns: int | None = None
+        # Whether the newest futures belong to the latched goal.
+        self._is_active = False
+        # Goals with stamps up to this one have expired.
         self._stopped_until_ns = -math.inf
 
     @property
-    def is_over(self) -> bool:
-        """Whether the newest futures are about it, but the robot may not drive to it any more."""
-        return self._is_sought and self._stamp_ns == self._over_ns
+    def is_expired(self) -> bool:
+        """Whether the newest futures belong to the latched goal, but the robot may no longer drive to it."""
+        return self._is_active and self._stamp_ns == self._expired_ns
 
     @property
-    def is_out_of_time(self) -> bool:
-        """Whether it was latched longer ago than is allowed."""
+    def has_timed_out(self) -> bool:
+        """Whether it was latched longer ago than the timeout."""
         return self._timeout_s > 0 and self._clock() - self._since_s > self._timeout_s
 
-    def see(self, futures: Futures, *, now_ns: int, another_waits: bool) -> bool:
-        """Note which goal ``futures`` are about; whether it is another one than before.
+    def update(self, futures: PlannerInput, *, now_ns: int, request_pending: bool) -> bool:
+        """Note the goal of ``futures``; return whether it is a new one.
 
         Args:
-            now_ns: by the clock of stamps.
-            another_waits: a goal was asked for of which the world model has not heard yet: the latched one
-                was there before it.
+            futures: The newest futures.
+            now_ns: The time, by the clock of the stamps.
+            request_pending: A goal was requested that the world model does not have yet: the latched one is
+                older.
         """
         if self._stopped_until_ns < math.inf:
-            # A clock that was set back must not leave goals over that are yet to come.
+            # If the clock was set back, future goals must not count as expired.
             self._stopped_until_ns = min(self._stopped_until_ns, now_ns)
         stamp_ns = futures.goal_stamp_ns
-        self._is_sought = stamp_ns is not None and not futures.goal_asked
-        if stamp_ns is None or not self._is_sought or stamp_ns == self._over_ns:
+        self._is_active = stamp_ns is not None and not futures.goal_requested
+        if stamp_ns is None or not self._is_active or stamp_ns == self._expired_ns:
             return False
-        is_another = stamp_ns != self._stamp_ns
-        if is_another:
+        is_new = stamp_ns != self._stamp_ns
+        if is_new:
             self._stamp_ns, self._since_s = stamp_ns, self._clock()
-        self._over_ns, self._over_at_exchange_ns = None, stamp_ns if another_waits else None
+        self._expired_ns, self._expires_with_model_ns = None, stamp_ns if request_pending else None
         if stamp_ns <= self._stopped_until_ns:
-            self.leave()
-        return is_another and not self.is_over
+            self.expire()
+        return is_new and not self.is_expired
 
-    def another_is_asked(self) -> None:
-        """A goal was asked for: a model that serves later must not bring this one back."""
-        self._over_at_exchange_ns = self._stamp_ns
+    def goal_requested(self) -> None:
+        """Note that another goal was requested: a later model must not restore this one."""
+        self._expires_with_model_ns = self._stamp_ns
 
-    def model_exchanged(self) -> None:
-        """Another model serves, or the same one anew."""
-        self._over_ns = self._over_at_exchange_ns
+    def model_changed(self) -> None:
+        """Note that another model is active, or the same one after a restart."""
+        self._expired_ns = self._expires_with_model_ns
 
     def stopped(self) -> None:
-        """The robot is stopped: it is over, and so is each that is latched until :meth:`released`."""
+        """Expire it, and every goal that is latched until :meth:`released`."""
         self._stopped_until_ns = math.inf
-        self.leave()
+        self.expire()
 
     def released(self, now_ns: int) -> None:
-        """The robot is stopped no more, at ``now_ns`` by the clock of stamps."""
+        """Note that the robot is no longer stopped, at ``now_ns`` by the clock of the stamps."""
         self._stopped_until_ns = now_ns
 
-    def leave(self) -> None:
-        """It is over."""
-        self._over_ns = self._over_at_exchange_ns = self._stamp_ns
+    def expire(self) -> None:
+        """Expire it."""
+        self._expired_ns = self._expires_with_model_ns = self._stamp_ns

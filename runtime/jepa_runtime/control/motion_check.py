@@ -1,9 +1,9 @@
-"""Whether the images show the motion that is commanded. Decided without ROS, clocks passed in.
+"""Whether the images show the commanded motion. Without ROS; the caller passes the clock.
 
-A robot whose camera hangs sees nothing of its own motion, whatever the pictures look like: the last image
-with noise, the last images in turn, or half of a live one. So motion counts as unconfirmed until images show
-the change that the model predicts of it. Motion is measured in seconds at full effort; times the top speed
-that is a distance, which bounds how far a robot drives without seeing its motion.
+A frozen camera does not show the robot's motion, whatever its images look like: the last image with noise,
+the last images in turn, or half of a live one. So motion counts as unconfirmed until images show the change
+that the model predicts of it. Motion is measured in seconds at full effort; times the top speed that is a
+distance, which bounds how far a robot drives without seeing its motion.
 """
 
 from __future__ import annotations
@@ -11,34 +11,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-# A second of motion that images show as predicted takes this much off what is unconfirmed, less that second;
-# on probation less, so that half a picture that hangs is not enough.
+# A second of motion that images show as predicted reduces the unconfirmed motion by this much, less that
+# second. On probation the credit is smaller, so that half a frozen image is not enough.
 _CREDIT_S, _PROBATION_CREDIT_S = 3.0, 1.5
-# The most that one image says against the motion: the picture went back by several steps.
-_LEAST_RESPONSE = -3.0
+# Limit of what one image counts against the motion: the image went back by several steps.
+_MIN_RESPONSE = -3.0
 
 
 class MotionCheck:
-    """Adds up commanded motion, and takes off what images confirm.
+    """Integrates commanded motion and subtracts what images confirm.
 
     Args:
-        clock: monotonic seconds.
+        clock: Monotonic seconds.
 
     Attributes:
-        unconfirmed_s: seconds at full effort, at least 0.
-        shown_s: seconds at full effort that images have shown, net of those that they did not, since the last
-            probation began.
+        unconfirmed_s: Unconfirmed motion, seconds at full effort, at least 0.
+        shown_s: Motion that images have shown, less motion that they did not show, since the last probation
+            began; seconds at full effort.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.unconfirmed_s = 0.0
-        # The effort of the present command, since when it counts, and what was commanded since the last
-        # observation.
+        # Effort of the present command, since when it counts, and the motion since the last observation.
         self._effort, self._since_s, self._pending_s = 0.0, clock(), 0.0
         self._observed_s = clock()
-        # On probation: below what the unconfirmed motion does not fall, and how much shown motion ends it.
-        self._floor_s = self.shown_s = self._owed_s = 0.0
+        # On probation: lower bound of the unconfirmed motion, and the shown motion that ends the probation.
+        self._floor_s = self.shown_s = self._required_s = 0.0
 
     @property
     def is_moving(self) -> bool:
@@ -47,46 +46,46 @@ class MotionCheck:
 
     @property
     def total_s(self) -> float:
-        """What is unconfirmed now, with the motion that no image has been compared with yet."""
-        self._add_up()
+        """Unconfirmed motion now, including the motion that no image has been compared with yet."""
+        self._integrate()
         return self.unconfirmed_s + self._pending_s
 
-    def command(self, effort: float) -> None:
-        """From now on the robot is commanded to move with this ``effort`` (0: to stand, 1: the most)."""
-        self._add_up()
+    def set_command(self, effort: float) -> None:
+        """Set the effort of the present command (0: stand, 1: the maximum)."""
+        self._integrate()
         self._effort = effort
 
     def observe(self, effort: float, response: float) -> bool:
-        """An image was compared with the prediction.
+        """Add the comparison of an image with its prediction.
 
         Args:
-            effort: mean of what was executed in the step before; it replaces what was commanded since the
-                last observation, which others may have held back.
-            response: proportion of the predicted change that the image shows; NaN: no change is predicted.
+            effort: Mean effort executed in the previous step. It replaces the commanded effort since the last
+                observation, which another component may have limited.
+            response: Proportion of the predicted change that the image shows; NaN: no change is predicted.
 
         Returns:
-            Whether all motion is confirmed by now, and probation is over.
+            Whether all motion is confirmed and the probation is over.
         """
-        self._add_up()
+        self._integrate()
         now_s = self._clock()
-        passed_s, self._observed_s, self._pending_s = now_s - self._observed_s, now_s, 0.0
-        shown = 0.0 if math.isnan(response) else min(max(response, _LEAST_RESPONSE), 1.0)
-        moved_s = effort * passed_s
+        elapsed_s, self._observed_s, self._pending_s = now_s - self._observed_s, now_s, 0.0
+        shown = 0.0 if math.isnan(response) else min(max(response, _MIN_RESPONSE), 1.0)
+        moved_s = effort * elapsed_s
         self.shown_s = max(self.shown_s + moved_s * shown, 0.0)
-        if self.shown_s >= self._owed_s:
+        if self.shown_s >= self._required_s:
             self._floor_s = 0.0
         credit_s = _PROBATION_CREDIT_S if self._floor_s else _CREDIT_S
         self.unconfirmed_s = max(self.unconfirmed_s + moved_s * (1.0 - credit_s * shown), self._floor_s)
         return self.unconfirmed_s == 0.0 and shown > 0.0
 
     def begin_probation(self, allowance_s: float, limit_s: float) -> None:
-        """Leave at most ``allowance_s`` until ``limit_s``, until as much motion as that was shown."""
-        self._add_up()
+        """Allow ``allowance_s`` of unconfirmed motion until images have shown ``limit_s`` of motion."""
+        self._integrate()
         self._pending_s = self.shown_s = 0.0
-        self._owed_s = limit_s
+        self._required_s = limit_s
         self.unconfirmed_s = self._floor_s = max(limit_s - allowance_s, 0.0)
 
-    def _add_up(self) -> None:
+    def _integrate(self) -> None:
         now_s = self._clock()
         self._pending_s += self._effort * (now_s - self._since_s)
         self._since_s = now_s

@@ -1,10 +1,9 @@
-"""Seeking a goal with the futures that come in: one CEM iteration per image (real-time iteration), decided
-without ROS.
+"""Receding-horizon planning: one search iteration per image (real-time iteration).
 
-Every futures message that answers the last question updates the distribution, and a new question is asked.
-The first action of the mean is the command. As time passes the plan is shifted, one step each ``step_s``;
-with images that far apart, only if the newest did not judge it. Without answers it ends a step after its
-horizon: that long an answer may take.
+Futures that answer the last candidates update the search distribution, and new candidates are proposed. The
+first action of the mean is the command. As time passes the plan is shifted by one step every ``step_s``; with
+images a step or more apart, only if the newest image did not evaluate it. Without answers the plan ends one
+step after its horizon, which bounds the latency of an answer.
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.control.progress_checker import PROGRESS
-from jepa_runtime.planning.energies import plan_costs
+from jepa_runtime.control.goal_checker import GoalChecker
+from jepa_runtime.control.progress_checker import ProgressChecker
+from jepa_runtime.control.recovery import BlockedDirections, RecoveryMotion
+from jepa_runtime.planning.energies import ReductionName, plan_costs
 
-# Own candidates may still be under way when the next futures arrive; after this many without them they are
-# lost.
-_ANSWER_WITHIN = 5
-# A reached goal is left again only by a clear margin, so that noise does not set the robot in motion.
-_LEAVE_FACTOR = 2.0
-# A recovery motion is harmless where the energy to the goal is predicted to rise by at most this proportion.
-_HARMLESS = 0.1
+# Candidates may still be under evaluation when the next futures arrive. After this many images without an
+# answer they are lost.
+_MAX_IMAGES_WITHOUT_ANSWER = 5
 
 
 class State(IntEnum):
-    """As in jepa_msgs/PlannerStatus."""
+    """State of the planner, as in jepa_msgs/PlannerStatus."""
 
     IDLE = 0
     SEEKING = 1
@@ -40,7 +37,7 @@ class State(IntEnum):
 
 
 class Search(Protocol):
-    """A search distribution over action sequences (:class:`jepa_runtime.planning.cem.CEM`)."""
+    """A search distribution over action sequences, such as :class:`jepa_runtime.planning.cem.CEM`."""
 
     mean: NDArray[np.float32]
     executed: NDArray[np.float32] | None
@@ -53,24 +50,33 @@ class Search(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Futures:
-    """What a futures message says: the image's stamp, the goal's (None: no goal) and whether it was asked for
-    (else it is latched), the present energy, the energies [K, H] of the candidates, and the stamp of the
-    question they answer (0: nobody's); why the history was reset with the image, and how many publishers its
-    topic has (0: not known)."""
+class PlannerInput:
+    """The futures of one image, as far as the planner needs them.
+
+    Attributes:
+        stamp_ns: Stamp of the image.
+        goal_stamp_ns: Stamp of the goal; None: there is no goal.
+        current_energy: Energy of the image to the goal.
+        energies: Energies [K, H] of the candidates.
+        candidates_stamp_ns: Stamp of the image whose :attr:`Decision.candidates` were evaluated; 0: others
+            were.
+        goal_requested: The goal was set by a request; otherwise it is latched.
+        history_reset: Why the history was reset with this image; empty: it was not.
+        image_publishers: Publishers of the image topic; 0: unknown.
+    """
 
     stamp_ns: int
     goal_stamp_ns: int | None
     current_energy: float
     energies: NDArray[np.float32]
-    answer_to_ns: int
-    goal_asked: bool = False
+    candidates_stamp_ns: int
+    goal_requested: bool = False
     history_reset: str = ""
     image_publishers: int = 0
 
     @property
-    def tell_nothing(self) -> bool:
-        """Whether the energies to a goal are no numbers: the present one, or those of every candidate."""
+    def is_unusable(self) -> bool:
+        """Whether the energy of the image to its goal, or of every candidate, is not finite."""
         if self.goal_stamp_ns is None:
             return False
         return not (math.isfinite(self.current_energy) and np.isfinite(self.energies).all(axis=1).any())
@@ -78,34 +84,40 @@ class Futures:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do: the state, the action [A] to execute (None: stand), and candidates [K, H, A] to ask about
-    (None: the last question is still open)."""
+    """What the robot does next.
+
+    Attributes:
+        state: State of the planner.
+        command: Action [A] to execute; None: stand.
+        candidates: Candidates [K, H, A] to evaluate next; None: the last ones are still under evaluation.
+    """
 
     state: State
     command: NDArray[np.floating] | None
-    question: NDArray[np.floating] | None
+    candidates: NDArray[np.floating] | None
 
 
 class RecedingHorizonPlanner:
-    """Decides from one futures message to the next.
+    """Decides what to do from the futures of each image.
 
     Args:
-        search: the distribution; owned by the seeker from now on.
-        step_s: how long the model holds one action.
-        goal_threshold: energy at or below which the goal counts as reached.
-        reached_after: for so many images in a row.
-        stuck_after_s: without progress for this long the robot is stuck: it plans from scratch, after a
-            recovery motion. Time in which it was made to stand, had no plan, or recovered, does not count.
-        recovery_s: for how long it drives in one random direction in which the model predicts that the energy
-            to the goal hardly rises; 0: not at all.
-        recovery_speed: proportion of the limits at which it does.
+        search: The distribution; owned by the planner from now on.
+        step_s: Duration of a model step.
+        goal_threshold: Energy at or below which an image counts towards the goal.
+        reached_after: Consecutive such images after which the goal is reached.
+        stuck_after_s: Time without progress after which the robot is stuck. It then plans from scratch, after
+            a recovery motion. Time in which it was stopped, had no plan, or recovered does not count.
+        recovery_s: Duration of the recovery motion, a random direction in which the model predicts that the
+            energy to the goal hardly rises; 0: none.
+        recovery_speed: Proportion of the action limits used by the recovery motion.
+        reduction: How the energies of a candidate become its cost.
+        discount: Discount of the reduction.
 
     Attributes:
-        goal_threshold: as given; may be set anew.
-        told: [A], what the robot was told last, which is to be set: it may have been told less than was
-            decided.
-        iterations: of the search, since it was made.
-        stuck_count: how often the robot was stuck, since then.
+        last_command: Action [A] that was sent to the robot last. The caller sets it: it may differ from the
+            decision.
+        iterations: Search iterations so far.
+        stuck_count: How often the robot was stuck so far.
     """
 
     def __init__(
@@ -118,205 +130,177 @@ class RecedingHorizonPlanner:
         stuck_after_s: float,
         recovery_s: float,
         recovery_speed: float,
+        reduction: ReductionName = "sum",
+        discount: float = 0.99,
     ) -> None:
         self._search = search
         self._step_ns = round(step_s * 1e9)
-        self.goal_threshold = goal_threshold
-        self._reached_after = reached_after
-        self._stuck_after_ns, self._recovery_ns = round(stuck_after_s * 1e9), round(recovery_s * 1e9)
+        self._stuck_after_ns = round(stuck_after_s * 1e9)
         self._recovery_speed = recovery_speed
+        self._reduction, self._discount = reduction, discount
         self.iterations = self.stuck_count = 0
-        self._blocked: NDArray[np.floating] | None = None
-        self._way_around: NDArray[np.floating] | None = None
-        # Since images showed motion last, actions with a positive component along one of these are rejected.
-        self._normals: list[NDArray[np.floating]] = []
-        self._is_confirmed = True
-        self._newest_ns = self._recovery_until_ns = 0
+        self._goal_checker = GoalChecker(goal_threshold, images=reached_after)
+        self._progress_checker = ProgressChecker(self._stuck_after_ns)
+        self._recovery = RecoveryMotion(round(recovery_s * 1e9))
+        self._blocked = BlockedDirections(self._stuck_after_ns)
+        self._newest_ns = 0
         self._begin(None)
 
     @property
+    def goal_threshold(self) -> float:
+        """Energy at or below which an image counts towards the goal."""
+        return self._goal_checker.threshold
+
+    @goal_threshold.setter
+    def goal_threshold(self, threshold: float) -> None:
+        self._goal_checker.threshold = threshold
+
+    @property
     def executed(self) -> NDArray[np.float32] | None:
-        """[A], what the robot did in the step before, from where its next action may differ only so much."""
+        """Action [A] executed in the previous step, from which the next one may differ by ``max_change``."""
         return self._search.executed
 
     @property
-    def is_unanswered(self) -> bool:
-        """Whether there has been no plan for so long as a robot may be without progress."""
+    def lacks_answers(self) -> bool:
+        """Whether there has been no plan for longer than the robot may be without progress."""
         return self._planless_ns > self._stuck_after_ns
 
     def avoid(self, action: NDArray[np.floating]) -> None:
-        """Plan around ``action`` [A], which did not move the robot as predicted.
+        """Plan around the direction of ``action`` [A], which did not move the robot as predicted.
 
-        Until the robot has driven for ``stuck_after_s``, first actions that have more of it than of a
-        direction across it are rejected; of those directions, the one in which the model predicts the best
-        plan. Until :meth:`confirm_motion`, so are those that go across at less than half its speed, since a
-        slow motion is hard to see, and what was avoided before."""
-        if self._is_confirmed:
-            self._normals = []
-        self._blocked, self._blocked_ns = np.array(action, np.float32), self._stuck_after_ns
-        self._way_around, self._is_confirmed = None, False
+        See :meth:`BlockedDirections.add`.
+        """
+        self._blocked.add(action)
 
     def confirm_motion(self) -> None:
-        """Images show that the robot moves."""
-        self._is_confirmed = True
+        """Note that images show the robot's motion."""
+        self._blocked.confirm_motion()
 
     def restart(self) -> None:
-        """The robot was told to stand: forget the plan. One that is made to stand again and again, since it
-        pushes against what its model does not see, is stuck all the same."""
-        self._plan_anew(self._goal_ns)
+        """Discard the plan, since the robot was stopped.
 
-    def update(self, futures: Futures) -> Decision:
-        """Take in ``futures`` and decide."""
+        The progress so far is retained: a robot that is stopped again and again in front of an obstacle that
+        its model does not see becomes stuck.
+        """
+        self._discard_plan(self._goal_ns)
+
+    def update(self, futures: PlannerInput) -> Decision:
+        """Take the futures of a new image and decide."""
         if futures.goal_stamp_ns is None:
             self._begin(None)
             return Decision(State.IDLE, None, None)
-        # Where time was set back, moments noted before mean nothing.
+        # If the clock was set back, earlier stamps mean nothing.
         if futures.goal_stamp_ns != self._goal_ns or futures.stamp_ns < self._newest_ns:
             self._begin(futures.goal_stamp_ns)
-        passed_ns = futures.stamp_ns - self._newest_ns if self._newest_ns else 0
+        elapsed_ns = futures.stamp_ns - self._newest_ns if self._newest_ns else 0
         self._newest_ns = futures.stamp_ns
-        if self._is_reached(futures.current_energy):
+        was_reached = self._goal_checker.is_reached
+        if self._goal_checker.update(futures.current_energy):
+            self._state = State.REACHED
             return Decision(State.REACHED, None, None)
-        self._learn(futures, passed_ns)
-        self._note_progress(futures, passed_ns)
-        if self._recovery is not None and futures.stamp_ns < self._recovery_until_ns:
-            self._search.executed = self._recovery
-            return Decision(self._state, self._recovery, self._next_question(futures))
-        command = np.array(self._search.mean[0]) if futures.stamp_ns < self._planned_until_ns else None
-        return Decision(self._state, command, self._next_question(futures))
+        if was_reached:
+            self._begin(self._goal_ns)
+        self._learn_and_shift(futures, elapsed_ns)
+        self._check_progress(futures, elapsed_ns)
+        return self._decide(futures)
+
+    def refine(self, futures: PlannerInput) -> Decision:
+        """Take further futures of the same image, which answer the last candidates, and decide again."""
+        self._learn(futures)
+        return self._decide(futures)
 
     def _begin(self, goal_ns: int | None) -> None:
-        self._best, self._idle_ns = math.inf, 0
-        self._blocked = None
-        self._way_around = None
-        self._normals = []
-        self._is_confirmed = True
-        self._blocked_ns = 0
-        self._plan_anew(goal_ns)
+        self._progress_checker.reset()
+        self._blocked.reset()
+        self._discard_plan(goal_ns)
 
-    def _plan_anew(self, goal_ns: int | None) -> None:
-        self.told = self._search.executed = np.zeros_like(self._search.mean[0])
+    def _discard_plan(self, goal_ns: int | None) -> None:
+        self.last_command = self._search.executed = np.zeros_like(self._search.mean[0])
         self._search.reset()
         self._goal_ns = goal_ns
         self._state = State.SEEKING
-        self._near = 0
+        self._goal_checker.reset()
         self._planned_until_ns = self._planless_ns = 0
-        self._asked_ns, self._asked_count, self._unanswered = 0, 0, 0
+        # Stamp of the image with which candidates were proposed (0: none are under evaluation), their number,
+        # and how many images have come since.
+        self._proposed_ns, self._proposed_count, self._images_without_answer = 0, 0, 0
         self._plan_ns: int | None = None
-        self._question: NDArray[np.floating] | None = None
-        # Candidates for a recovery motion that were asked about, and the one that was chosen.
-        self._wants_recovery = False
-        self._ways: NDArray[np.float32] | None = None
-        self._recovery: NDArray[np.float32] | None = None
-        self._recovery_until_ns = self._newest_ns = 0
+        self._candidates: NDArray[np.floating] | None = None
+        self._recovery.reset()
+        self._newest_ns = 0
 
-    def _is_reached(self, energy: float) -> bool:
-        limit = self.goal_threshold * (_LEAVE_FACTOR if self._state is State.REACHED else 1.0)
-        self._near = self._near + 1 if energy <= limit else 0
-        if self._near >= self._reached_after:
-            self._state = State.REACHED
-        elif self._near == 0 and self._state is State.REACHED:
-            self._begin(self._goal_ns)
-        return self._state is State.REACHED
+    def _decide(self, futures: PlannerInput) -> Decision:
+        recovery_action = self._recovery.action(futures.stamp_ns)
+        if recovery_action is not None:
+            self._search.executed = recovery_action
+            return Decision(self._state, recovery_action, self._next_candidates(futures))
+        command = np.array(self._search.mean[0]) if futures.stamp_ns < self._planned_until_ns else None
+        return Decision(self._state, command, self._next_candidates(futures))
 
-    def _learn(self, futures: Futures, passed_ns: int) -> None:
+    def _learn_and_shift(self, futures: PlannerInput, elapsed_ns: int) -> None:
         if self._plan_ns is None:
             self._plan_ns = futures.stamp_ns
-        # An image that is a little early belongs to the step that it begins, as for the world model.
+        # An image that is slightly early belongs to the step that it begins, as in the world model.
         early_ns = self._step_ns // 8
         steps = (futures.stamp_ns - self._plan_ns + early_ns) // self._step_ns
-        answers = self._asked_ns != 0 and futures.answer_to_ns == self._asked_ns
-        learnt = answers and len(futures.energies) == self._asked_count
-        if learnt and self._ways is not None:
-            self._begin_recovery(futures, self._ways)
-            learnt = False
-        elif learnt:
-            self._search.tell(self._costs(futures.energies))
-            self._planned_until_ns = futures.stamp_ns + (len(self._search.mean) + 1) * self._step_ns
-            self._asked_ns = 0
-            self.iterations += 1
+        learned = self._learn(futures)
         if steps > 0:
-            # What an image judged begins with it. A fast camera's next one soon judges what a shift leaves;
-            # with a step between images, the action after it would be told.
-            begins = learnt and passed_ns + early_ns >= self._step_ns
-            self._search.shift(0 if begins else int(steps), executed=self.told)
+            # A plan that this image evaluated begins with it. With a fast camera the next image soon
+            # evaluates the shifted plan; with a step between images, the robot would execute the second
+            # action.
+            begins_here = learned and elapsed_ns + early_ns >= self._step_ns
+            self._search.shift(0 if begins_here else int(steps), executed=self.last_command)
             self._plan_ns += int(steps) * self._step_ns
-            # What was asked before the shift is no longer what the distribution is about.
-            self._asked_ns = 0
+            # Candidates proposed before the shift no longer belong to the distribution.
+            self._proposed_ns = 0
+
+    def _learn(self, futures: PlannerInput) -> bool:
+        """Take the answer to the last candidates; return whether it updated the search."""
+        answers = self._proposed_ns != 0 and futures.candidates_stamp_ns == self._proposed_ns
+        if not answers or len(futures.energies) != self._proposed_count:
+            return False
+        if self._recovery.awaits_futures:
+            self._proposed_ns = 0
+            if self._recovery.start(futures.energies, futures.current_energy, futures.stamp_ns):
+                self._progress_checker.grant(self._recovery.duration_ns)
+            return False
+        self._search.tell(self._costs(futures.energies))
+        self._planned_until_ns = futures.stamp_ns + (len(self._search.mean) + 1) * self._step_ns
+        self._proposed_ns = 0
+        self.iterations += 1
+        return True
 
     def _costs(self, energies: NDArray[np.float32]) -> NDArray[np.floating]:
-        costs = plan_costs(energies)
-        if self._blocked is None or self._question is None:
-            return costs
-        speed = np.linalg.norm(self._blocked)
-        forward, first = self._blocked / speed, self._question[:, 0]
-        if self._way_around is None:
-            self._way_around = _best_across(first, np.where(self._is_rejected(first), np.inf, costs), forward)
-            self._normals.append(forward - self._way_around)
-        rejected = self._is_rejected(first)
-        if self._way_around.any() and not self._is_confirmed:
-            rejected |= first @ self._way_around < speed / 2
-        return np.where(rejected, np.inf, costs)
+        costs = plan_costs(energies, self._reduction, discount=self._discount)
+        return costs if self._candidates is None else self._blocked.costs(costs, self._candidates[:, 0])
 
-    def _is_rejected(self, first: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Whether each of ``first`` [K, A] goes where the robot was blocked.
-
-        What is left is convex: the mean of allowed actions is allowed."""
-        normals = np.reshape(self._normals, (-1, first.shape[1]))
-        rejected: NDArray[np.bool_] = (first @ normals.T > 0).any(axis=1)
-        return rejected
-
-    def _note_progress(self, futures: Futures, passed_ns: int) -> None:
-        if futures.stamp_ns < max(self._planned_until_ns, self._recovery_until_ns):
-            self._idle_ns, self._planless_ns = self._idle_ns + passed_ns, 0
-            self._blocked_ns -= passed_ns
-            if self._blocked_ns <= 0:
-                self._blocked = None
+    def _check_progress(self, futures: PlannerInput, elapsed_ns: int) -> None:
+        if futures.stamp_ns < max(self._planned_until_ns, self._recovery.until_ns):
+            self._planless_ns = 0
+            self._progress_checker.add_time(elapsed_ns)
+            self._blocked.add_time(elapsed_ns)
         else:
-            self._planless_ns += passed_ns
-        if futures.current_energy < PROGRESS * self._best:
-            self._best, self._state = futures.current_energy, State.SEEKING
-            self._idle_ns = 0
-        elif self._idle_ns > self._stuck_after_ns:
-            self._search.executed = self.told
+            self._planless_ns += elapsed_ns
+        if self._progress_checker.makes_progress(futures.current_energy):
+            self._state = State.SEEKING
+        elif self._progress_checker.is_stuck(futures.current_energy):
+            self._search.executed = self.last_command
             self._search.reset()
-            self._state, self._planned_until_ns, self._asked_ns = State.STUCK, 0, 0
-            self._wants_recovery = self._recovery_ns > 0
+            self._state, self._planned_until_ns, self._proposed_ns = State.STUCK, 0, 0
+            self._recovery.request()
             self.stuck_count += 1
-            self._best, self._idle_ns = futures.current_energy, 0
 
-    def _begin_recovery(self, futures: Futures, ways: NDArray[np.float32]) -> None:
-        """Take the first of ``ways`` [K, H, A], which are random, that the model predicts to be harmless."""
-        self._wants_recovery, self._ways, self._asked_ns = False, None, 0
-        rises = futures.energies.max(axis=1) - futures.current_energy
-        harmless = np.flatnonzero(rises <= _HARMLESS * abs(futures.current_energy))
-        if len(harmless):
-            self._recovery = ways[harmless[0], 0]
-            self._recovery_until_ns = futures.stamp_ns + self._recovery_ns
-            self._idle_ns = -self._recovery_ns
-
-    def _next_question(self, futures: Futures) -> NDArray[np.floating] | None:
-        self._unanswered = self._unanswered + 1 if self._asked_ns else 0
-        if self._asked_ns and self._unanswered < _ANSWER_WITHIN:
+    def _next_candidates(self, futures: PlannerInput) -> NDArray[np.floating] | None:
+        self._images_without_answer = self._images_without_answer + 1 if self._proposed_ns else 0
+        if self._proposed_ns and self._images_without_answer < _MAX_IMAGES_WITHOUT_ANSWER:
             return None
-        self._ways = self._search.directions(self._recovery_speed) if self._wants_recovery else None
-        question = self._search.ask() if self._ways is None else self._ways
-        self._asked_ns, self._asked_count, self._unanswered = futures.stamp_ns, len(question), 0
-        self._question = question
-        return question
-
-
-def _best_across(
-    first: NDArray[np.floating], costs: NDArray[np.floating], forward: NDArray[np.floating]
-) -> NDArray[np.floating]:
-    """Return the unit vector [A] across ``forward`` to which the best of the ``first`` actions [K, A] tends
-    that go across more than forward; zeros if none does."""
-    along = first @ forward
-    across = first - along[:, None] * forward
-    sizes = np.linalg.norm(across, axis=1)
-    eligible = (sizes >= along) & (sizes > 1e-6) & np.isfinite(costs)
-    if not eligible.any():
-        return np.zeros_like(forward)
-    best = int(np.argmin(np.where(eligible, costs, np.inf)))
-    way: NDArray[np.floating] = across[best] / sizes[best]
-    return way
+        if self._recovery.is_requested:
+            candidates = self._search.directions(self._recovery_speed)
+            self._recovery.propose(candidates)
+        else:
+            candidates = self._search.ask()
+            self._recovery.propose(None)
+        self._proposed_ns, self._proposed_count = futures.stamp_ns, len(candidates)
+        self._images_without_answer = 0
+        self._candidates = candidates
+        return candidates

@@ -11,7 +11,7 @@ from jepa_runtime.planning.action_limits import ActionLimits
 _DIRECTION_SEED = 20
 
 
-def fan(manifest: Manifest, num_samples: int | None = None) -> NDArray[np.float32]:
+def default_candidates(manifest: Manifest, num_samples: int | None = None) -> NDArray[np.float32]:
     """Constant actions held over the whole horizon, float32 [K, H, A], within the model's box and norm.
 
     The first candidate is to do nothing (or what comes nearest to it inside the box). The others point in

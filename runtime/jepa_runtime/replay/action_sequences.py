@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 
 FAN, EXECUTED = "fan", "executed"
 FORMS = (
@@ -47,7 +47,7 @@ def sequences(spec: str, manifest: Manifest, *, horizon: int, num_samples: int) 
             beyond its limits, not finite, or more steps than it foresees.
     """
     if spec == FAN:
-        every = fan(manifest, num_samples)[:, :horizon]
+        every = default_candidates(manifest, num_samples)[:, :horizon]
         return [ActionSequence(f"{FAN} ({_told(actions[0])})", actions) for actions in every]
     path = Path(spec)
     named = path.name if path.suffix in _READERS else spec

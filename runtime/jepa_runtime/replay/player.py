@@ -46,7 +46,7 @@ class Player:
         self._pipeline = Pipeline(
             open_model,
             on_result=self._keep,
-            on_judged=self._keep,
+            on_calibration=self._keep,
             on_error=self._fail,
             candidates=self._candidates,
         )

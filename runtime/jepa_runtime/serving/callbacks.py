@@ -18,7 +18,7 @@ class Callbacks:
 
     on_result: Callable[[Result], None]
     on_futures: Callable[[Result], None] | None
-    on_judged: Callable[[Result], None] | None
+    on_calibration: Callable[[Result], None] | None
     on_error: Callable[[Exception, Frame | None], None] | None
 
     def deliver(self, callback: Callable[[Result], None] | None, result: Result, frame: Frame) -> bool:

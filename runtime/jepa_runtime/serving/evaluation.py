@@ -105,7 +105,7 @@ class EvaluationRequest:
             # What another model said of the first sequences does not compare with the rest.
             self._asked_of, self._standpoint = inference, None
             self._latents, self._energies, self._done = [], [], 0
-        self._standpoint = here = self._standpoint or inference.standpoint(self._stream)
+        self._standpoint = here = self._standpoint or inference.prediction_context(self._stream)
         if here is None:
             self._obstacle = (
                 "there is no history yet from which futures could start: are images served, and is it known "
@@ -116,7 +116,7 @@ class EvaluationRequest:
             raise JepaRuntimeError("there is no goal, so there are no energies: set one, or ask for latents")
         model = inference.model
         asked = self._actions[self._done : self._done + model.num_samples]
-        futures = inference.foresee(asked, here.context, here.goal)
+        futures = inference.predict(asked, here.context, here.goal)
         self._done += model.num_samples
         if self._wants_latents:
             self._latents.append(futures.latents)

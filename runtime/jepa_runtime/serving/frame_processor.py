@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.calibration import CalibrationMonitor, ErrorSample, trust_in
+from jepa_runtime.calibration import CalibrationMonitor, ErrorSample, create_monitor
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.model.world_model import Futures, WorldModel
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 from jepa_runtime.serving.goals import Goal, is_image
 from jepa_runtime.serving.history import Context, History, PastContext, Reset
 from jepa_runtime.serving.types import STAGES, Candidates, Result
@@ -84,13 +84,13 @@ class FrameProcessor:
         self.model = model
         self._terms = terms
         self._views = {stream: _View(self._new_history(), self._new_trust()) for stream in terms.streams}
-        self._fan = Candidates(fan(model.manifest, model.num_samples), "fan")
+        self._fan = Candidates(default_candidates(model.manifest, model.num_samples), "fan")
         self._warm_up()
 
     @property
-    def no_alarms(self) -> str:
+    def alarms_disabled_reason(self) -> str:
         """Why no alarm is ever given; empty: they are."""
-        return next(iter(self._views.values())).trust.no_alarms
+        return next(iter(self._views.values())).trust.alarms_disabled_reason
 
     def process(self, frame: Frame, submitted_ns: int) -> Result:
         """Encode, remember, predict, judge; all but the surprise.
@@ -118,7 +118,7 @@ class FrameProcessor:
         context = view.history.context()
         futures = calibration = None
         if context is not None:
-            futures = self.foresee(candidates.actions, context, view.goal)
+            futures = self.predict(candidates.actions, context, view.goal)
             calibration = view.trust.state(frame.stamp_ns)
             bounds = calibration.bounds[: futures.actions.shape[1]].astype(np.float32)
             futures = Futures(futures.latents, futures.actions, futures.energies, bounds)
@@ -156,7 +156,7 @@ class FrameProcessor:
             calibration=calibration,
         )
 
-    def foresee(
+    def predict(
         self, actions: NDArray[np.floating], context: Context, goal: NDArray[np.float32] | None
     ) -> Futures:
         """The futures of up to K action sequences [K', H', A] after ``context``.
@@ -185,7 +185,7 @@ class FrameProcessor:
             BackendError: the model gives no numbers.
         """
         view = self._views[result.stream]
-        known = view.history.hindsight(1)
+        known = view.history.past_context(1)
         if known is None:
             return result
         context = known.context
@@ -217,23 +217,23 @@ class FrameProcessor:
         jump = cv2.norm(newest, before, cv2.NORM_L2) / math.sqrt(newest.size)
         return jump > self.model.manifest.surprise_threshold + steps * predicted_change
 
-    def look_back(self, result: Result) -> Result | None:
+    def update_calibration(self, result: Result) -> Result | None:
         """The newest result :meth:`with_surprise`, and once a step with how surprising what came is over all
         horizons, which takes some rollouts, and with what alarms that gives; None where that tells nothing.
         """
         trust = self._views[result.stream].trust
         judged = self._judge(result) if trust.is_due(result.stamp_ns) else None
         alarms = trust.news()
-        return None if judged is None and not alarms else replace(result, judged=judged, alarms=alarms)
+        return None if judged is None and not alarms else replace(result, error_sample=judged, alarms=alarms)
 
     def _judge(self, result: Result) -> ErrorSample | None:
         """Compare what came with what would have been foreseen of what was executed."""
         view = self._views[result.stream]
         history, ages = view.history, view.trust.ages
-        last_step, known = history.hindsight(1), history.hindsight(ages[-1])
+        last_step, known = history.past_context(1), history.past_context(ages[-1])
         if result.surprise is None or last_step is None or known is None:
             return None
-        between = [each for age in ages[1:-1] if (each := history.hindsight(age)) is not None]
+        between = [each for age in ages[1:-1] if (each := history.past_context(age)) is not None]
         looked = [known, *between]
         foreseen = self.model.follow(
             [(each.context.latents, each.context.actions, each.actions) for each in looked]
@@ -261,7 +261,7 @@ class FrameProcessor:
         for view in self._views.values():
             view.history.add_action(stamp_ns, action)
 
-    def standpoint(self, stream: str) -> PredictionContext | None:
+    def prediction_context(self, stream: str) -> PredictionContext | None:
         """From where futures of ``stream`` start now; None: its history is not long enough."""
         view = self._views[stream]
         context = view.history.context()
@@ -270,7 +270,7 @@ class FrameProcessor:
         bounds = view.trust.bounds().astype(np.float32)
         return PredictionContext(context, bounds, view.goal, view.goal_stamp_ns)
 
-    def seek(self, stream: str, goal: Goal | None, stamp_ns: int) -> None:
+    def set_goal(self, stream: str, goal: Goal | None, stamp_ns: int) -> None:
         """Take a goal, and encode it if it is an image; without one that can be encoded there is none."""
         view = self._views[stream]
         # Energies to the old goal would mislead whoever set the new.
@@ -279,7 +279,7 @@ class FrameProcessor:
             view.goal = self.model.encode(goal) if is_image(goal) else goal.astype(np.float32, copy=False)
             view.goal_stamp_ns = stamp_ns
 
-    def speaks_like(self, other: FrameProcessor) -> bool:
+    def shares_latent_space(self, other: FrameProcessor) -> bool:
         """Whether the latents that ``other`` remembers mean the same here."""
         ours, theirs = self.model, other.model
         return (ours.latent_space, ours.manifest.history_size) == (
@@ -287,10 +287,10 @@ class FrameProcessor:
             theirs.manifest.history_size,
         )
 
-    def take_over(self, other: FrameProcessor) -> None:
+    def adopt_state(self, other: FrameProcessor) -> None:
         """Go on where ``other`` stopped, with what it remembers: all, where its latents mean the same here;
         else the actions."""
-        if self.speaks_like(other):
+        if self.shares_latent_space(other):
             self._views = other._views
             for view in self._views.values():
                 view.history.reach = self.model.manifest.horizon
@@ -303,7 +303,7 @@ class FrameProcessor:
         for stream, view in self._views.items():
             view.history.continue_actions(before[stream].history)
 
-    def check_exchangeable(self, other: FrameProcessor) -> None:
+    def check_compatible(self, other: FrameProcessor) -> None:
         """Check that whoever deals with ``other`` can deal with this model without noticing.
 
         Raises:
@@ -358,14 +358,14 @@ class FrameProcessor:
 
     def _new_trust(self, before: CalibrationMonitor | None = None) -> CalibrationMonitor:
         terms = self._terms
-        trust = trust_in(
+        trust = create_monitor(
             self.model,
             probability=terms.error_probability,
             tolerance_ns=self._tolerance_ns(),
             false_alarm_every_s=terms.false_alarm_every_s,
         )
         if before is not None:
-            trust.take_over(before)
+            trust.adopt_state(before)
         return trust
 
     def _warm_up(self) -> None:

@@ -197,10 +197,10 @@ class History:
 
         None while the history does not reach back that far.
         """
-        found = self.hindsight(1)
+        found = self.past_context(1)
         return None if found is None else (found.context, found.actions[0])
 
-    def hindsight(self, steps: int) -> PastContext | None:
+    def past_context(self, steps: int) -> PastContext | None:
         """What was known ``steps`` (1 to :attr:`reach`) before the newest latent, and what came since.
 
         None while the history does not reach back that far, or an action since is unknown.

@@ -52,7 +52,7 @@ class Pipeline:
             frame waits.
         on_futures: called there before it, with a result that has futures and as yet no surprise: for whoever
             must not wait until that is computed too.
-        on_judged: called there after it, once a step and where an alarm begins or ends, with the same result,
+        on_calibration: called after it, per step and when an alarm begins or ends, with the same result,
             judged: for those rollouts the next frame waits, not this result.
         deadline_ms: ``total`` above this counts as a miss; None: no deadline.
         on_error: called on the inference thread with what went wrong, and the frame if it was about one;
@@ -77,7 +77,7 @@ class Pipeline:
         *,
         on_result: Callable[[Result], None],
         on_futures: Callable[[Result], None] | None = None,
-        on_judged: Callable[[Result], None] | None = None,
+        on_calibration: Callable[[Result], None] | None = None,
         deadline_ms: float | None = None,
         on_error: Callable[[Exception, Frame | None], None] | None = None,
         candidates: Callable[[], Candidates | NDArray[np.float32] | None] | None = None,
@@ -89,7 +89,7 @@ class Pipeline:
         streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._listeners = Callbacks(on_result, on_futures, on_judged, on_error)
+        self._listeners = Callbacks(on_result, on_futures, on_calibration, on_error)
         self._on_model = on_model
         self._terms = ProcessingConfig(
             streams=tuple(streams),
@@ -123,13 +123,13 @@ class Pipeline:
         return self._host.inference.model
 
     @property
-    def no_alarms(self) -> str:
+    def alarms_disabled_reason(self) -> str:
         """Why the model that serves gives no alarms; empty: it does.
 
         Raises:
             JepaRuntimeError: the pipeline was not started.
         """
-        return self._host.inference.no_alarms
+        return self._host.inference.alarms_disabled_reason
 
     def start(self) -> None:
         """Start the inference thread and wait until the model is open and has run once.
@@ -178,7 +178,7 @@ class Pipeline:
             host = self._host_for(open_model, beside=True)
             host.open()
             try:
-                host.inference.check_exchangeable(self._host.inference)
+                host.inference.check_compatible(self._host.inference)
                 return self._hand_over(host)
             except BaseException:
                 host.close(_PATIENCE_S, beside=True)
@@ -331,11 +331,11 @@ class Pipeline:
         """Between two frames, let ``host`` serve."""
         self._host.take_turn(_PATIENCE_S)
         try:
-            kept = host.inference.speaks_like(self._host.inference)
+            kept = host.inference.shares_latent_space(self._host.inference)
             if self._on_model is not None:
                 self._on_model(host.inference.model, kept)
             # From here on nothing may fail: what the other one remembers is shared.
-            host.inference.take_over(self._host.inference)
+            host.inference.adopt_state(self._host.inference)
             if not kept:
                 self._goals.set_again()
         except BaseException:
@@ -367,9 +367,9 @@ class Pipeline:
                 delivered = listeners.deliver(listeners.on_futures, result, frame)
             result = inference.with_surprise(result)
             delivered = listeners.deliver(listeners.on_result, result, frame) and delivered
-            judged = inference.look_back(result)
+            judged = inference.update_calibration(result)
             if judged is not None:
-                delivered = listeners.deliver(listeners.on_judged, judged, frame) and delivered
+                delivered = listeners.deliver(listeners.on_calibration, judged, frame) and delivered
         except Exception as error:
             with self._progress:
                 tally.failed += 1
@@ -384,7 +384,7 @@ class Pipeline:
     def _take_goals(self, inference: FrameProcessor) -> None:
         for stream, goal, stamp_ns in self._goals.take(inference.model.latent_space):
             try:
-                inference.seek(stream, goal, stamp_ns)
+                inference.set_goal(stream, goal, stamp_ns)
             except Exception as error:
                 self._listeners.report(error, None)
 

@@ -55,7 +55,7 @@ class Result:
         device_ms: of ``encode`` and ``predict`` what the device's own clock says, where it has one.
         calibration: how far the futures can be trusted; None without futures.
         judged: how wrong what was foreseen was, over all horizons; None between two steps, while nothing was
-            foreseen over the whole horizon, and until that is computed (``on_judged`` of the pipeline).
+            foreseen over the whole horizon, and until that is computed (``on_calibration`` of the pipeline).
         alarms: those that begin or end with this frame; none until then.
     """
 
@@ -75,7 +75,7 @@ class Result:
     stream: str = ""
     device_ms: dict[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
-    judged: ErrorSample | None = None
+    error_sample: ErrorSample | None = None
     alarms: tuple[Alarm, ...] = ()
     executed: NDArray[np.float32] | None = None
     response: float = math.nan

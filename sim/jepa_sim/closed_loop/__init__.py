@@ -1,1 +1,1 @@
-"""Closed loop: a model drives in a simulated world, and what counts is whether it truly gets there."""
+"""Closed-loop evaluation: a model drives in a simulated world, and only goals that it truly reaches count."""

@@ -1,31 +1,53 @@
 """Episodes: who drives, and how one ends.
 
-An episode counts as reached when its driver stops by itself and the robot truly is at the goal. A model
-stops by its own energy, the baselines by the true distance. Starts and goals come from seeds that no training
-draws."""
+An episode counts as reached when its driver stops by itself and the robot is truly at the goal. A model stops
+by its own energy, the baselines by the true distance. Starts and goals come from seeds that no training uses.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from jepa_runtime.control.synchronous_controller import ControlConfig, SynchronousController
+from jepa_runtime.bundle import Manifest
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.model.world_model import WorldModel
-from jepa_sim.worlds.interface import Actions, HasStraightLine, Image, World
+from jepa_sim.closed_loop.robot import RobotPolicy
+from jepa_sim.worlds.interface import Actions, HasStraightLine, Image, Task, World
 
-# Training draws from numpy seed sequences of three numbers, evaluation from single large ones.
+# Training uses numpy seed sequences of three numbers, evaluation single large ones.
 HELD_OUT_SEED = 1_000_000_000
 SEEDS = (0, 1, 2)
 
 Outcome = Literal["reached", "wrong_place", "timeout"]
-# What the camera shows -> the next action [A], or None: the goal is held to be reached.
+# From an image to the next action [A], or None if the goal counts as reached.
 Policy = Callable[[Image], "Actions | None"]
-# One who drives: begins an episode in a world that was just reset, with the episode's seed.
-Driver = Callable[[World, int], Policy]
+
+
+@runtime_checkable
+class FinishesImages(Protocol):
+    """A policy with work to do after each action, which does not count as its latency."""
+
+    def finish_image(self) -> None:
+        """Do that work."""
+        ...
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Whoever drives.
+
+    Attributes:
+        begin: Returns the policy of an episode from the world, which was just reset, and the episode's seed.
+        images_per_step: Images, each with an action, per model step.
+    """
+
+    begin: Callable[[World, int], Policy]
+    images_per_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -33,87 +55,119 @@ class Episode:
     """How an episode went.
 
     Attributes:
-        seed: of the world and the driver.
-        outcome: reached; stopped in the wrong place; or never stopped.
-        steps: actions executed.
-        distance: to the goal in the end, in the world's unit.
-        plan_ms: what each decision took, from the frame to the action.
+        seed: Seed of the world and the driver.
+        outcome: Reached; stopped in the wrong place; or never stopped.
+        steps: Duration in model steps.
+        distance: Final distance to the goal, in the world's unit.
+        plan_ms: Time of each decision, from the image to the action.
     """
 
     seed: int
     outcome: Outcome
-    steps: int
+    steps: float
     distance: float
     plan_ms: tuple[float, ...]
 
 
 def episode_seeds(seeds: Sequence[int], episodes: int) -> list[int]:
-    """One seed for each of ``episodes`` episodes of each of ``seeds``."""
+    """Return the seeds of ``episodes`` episodes for each of ``seeds``."""
     return [HELD_OUT_SEED + seed * 1_000_000 + episode for seed in seeds for episode in range(episodes)]
 
 
 def run_episode(
     world: World, driver: Driver, *, seed: int, step_s: float, watch: Callable[[Image], None] = lambda _: None
 ) -> Episode:
-    """Drive until the policy stops, or for as many decisions as the task allows; ``watch`` is shown what the
-    policy sees.
+    """Drive until the policy stops or the steps that the task allows are over.
+
+    Args:
+        world: The world.
+        driver: The driver.
+        seed: Seed of the world and the driver.
+        step_s: Duration of a model step.
+        watch: Called with each image that the policy sees.
     """
     world.reset(seed)
-    task, decide = world.task, driver(world, seed)
+    task, decide = world.task, driver.begin(world, seed)
     outcome: Outcome = "timeout"
     plan_ms: list[float] = []
-    steps = 0
-    for _ in range(task.max_steps):
-        frame = world.render()
-        watch(frame)
+    actions = 0
+    for _ in range(task.max_steps * driver.images_per_step):
+        image = world.render()
+        watch(image)
         began = time.perf_counter()
-        action = decide(frame)
+        action = decide(image)
         plan_ms.append((time.perf_counter() - began) * 1e3)
+        if isinstance(decide, FinishesImages):
+            decide.finish_image()
         if action is None:
             outcome = "reached" if world.distance() <= task.tolerance else "wrong_place"
             break
-        world.step(action, step_s)
-        steps += 1
-    return Episode(seed, outcome, steps, world.distance(), tuple(plan_ms))
+        world.step(action, step_s / driver.images_per_step)
+        actions += 1
+    return Episode(seed, outcome, actions / driver.images_per_step, world.distance(), tuple(plan_ms))
 
 
-def model_policy(model: WorldModel, config: ControlConfig) -> Driver:
-    """The world model with receding-horizon control."""
+def model_driver(model: WorldModel, config: ControllerConfig, task: Task) -> Driver:
+    """Return the controller of the robot with this model, in a world with this task.
 
-    def begin(world: World, seed: int) -> Policy:
-        controller = SynchronousController(model, world.render_goal(), config, seed=seed)
-
-        def decide(frame: Image) -> Actions | None:
-            decision = controller.decide(frame)
-            return None if decision.reached else decision.action
-
-        return decide
-
-    return begin
-
-
-def straight_line(world: World, _seed: int) -> Policy:
-    """Baseline that knows where it and the goal are and goes straight there; it stops by the true distance.
-
-    Raises:
-        TypeError: the world knows no straight line.
+    Args:
+        model: The open world model.
+        config: Settings of the controller; the episode's seed replaces theirs.
+        task: What to do; see :func:`adapted`.
     """
-    if not isinstance(world, HasStraightLine):
-        raise TypeError(f"{world.task.name}: knows no straight line")
-    knowing, near = world, world.task.tolerance / 2
-    return lambda _frame: None if world.distance() < near else knowing.straight_line()
+    config = adapted(config, model.manifest, task)
+    return Driver(
+        lambda world, seed: RobotPolicy(model, world, replace(config, seed=seed)), config.images_per_step
+    )
 
 
-def random_actions(world: World, seed: int) -> Policy:
-    """Baseline that acts at random; it stops by the true distance."""
-    # Of the seed alone, worlds draw where to begin and where the goal is.
-    rng, task = np.random.default_rng((seed, 1)), world.task
-    return lambda _frame: None if world.distance() <= task.tolerance else rng.uniform(task.low, task.high)
+def adapted(config: ControllerConfig, manifest: Manifest, task: Task) -> ControllerConfig:
+    """Return ``config`` adapted to a model and a task.
+
+    The search is reduced to the horizon of the model. Images per model step are reduced to what the ticks of
+    the world allow, and to 1 if actions are not rates. The check for frozen images is off if images have no
+    sensor noise.
+    """
+    return replace(
+        config.fitted(horizon=manifest.horizon),
+        images_per_step=_images_per_step(config.images_per_step, manifest, task),
+        frozen_after_s=config.frozen_after_s if task.has_sensor_noise else 0.0,
+    )
+
+
+def straight_line() -> Driver:
+    """Return the baseline that drives straight to the known goal and stops by the true distance."""
+    return Driver(_straight_line)
+
+
+def random_actions() -> Driver:
+    """Return the baseline that acts at random and stops by the true distance."""
+    return Driver(_random_actions)
 
 
 def baselines(world: World) -> dict[str, Driver]:
-    """What needs no model, by name."""
-    straight: dict[str, Driver] = {}
-    if isinstance(world, HasStraightLine):
-        straight["straight_line"] = straight_line
-    return straight | {"random": random_actions}
+    """Return the drivers that need no model, by name."""
+    straight = {"straight_line": straight_line()} if isinstance(world, HasStraightLine) else {}
+    return straight | {"random": random_actions()}
+
+
+def _images_per_step(most: int, manifest: Manifest, task: Task) -> int:
+    if not all(unit.endswith("/s") for unit in manifest.io.action.units):
+        return 1
+    if task.tick_s is None:
+        return most
+    ticks = round(manifest.io.step_s / task.tick_s)
+    return max(count for count in range(1, most + 1) if ticks % count == 0)
+
+
+def _straight_line(world: World, _seed: int) -> Policy:
+    if not isinstance(world, HasStraightLine):
+        raise TypeError(f"{world.task.name}: the world has no straight_line method")
+    straight, near = world, world.task.tolerance / 2
+    return lambda _image: None if world.distance() < near else straight.straight_line()
+
+
+def _random_actions(world: World, seed: int) -> Policy:
+    # The world draws start and goal from the seed alone.
+    rng, task = np.random.default_rng((seed, 1)), world.task
+    return lambda _image: None if world.distance() <= task.tolerance else rng.uniform(task.low, task.high)

@@ -1,4 +1,4 @@
-"""What was driven as one self-contained HTML page, in the style of the other reports."""
+"""The results of a closed-loop evaluation as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from jepa_sim.closed_loop.film_strips import captions, strip
 from jepa_sim.closed_loop.run import ClosedLoop
 from jepa_sim.closed_loop.scores import Difference, Goals, PlanTime
 
-_COLOURS = 6
+_COLORS = 6
 _ROW = 30
-# Columns of words and figures, for a terminal and for the page alike.
-GOALS_HEAD = ("", "reached", "95 %", "of", "wrong place", "timeout", "steps", "plan p50 ms", "p95 ms")
+# Columns of the table in the terminal and on the page.
+GOALS_HEAD = (
+    "", "reached", "95 %", "episodes", "wrong place", "timeout", "steps", "decision p50 ms", "p95 ms",
+)  # fmt: skip
 
 
 def render(found: ClosedLoop) -> str:
-    """The page."""
+    """Return the page."""
     goals, times = found.goals, found.plan_times
-    untrained = "Random weights: what such a model reaches means nothing."
+    untrained = "Random weights: the results of an untrained model mean nothing."
     chart = figure(
         bars(goals),
         "The model stops by its own energy, the baselines by the true distance. Whiskers: 95 % (Wilson).",
@@ -33,15 +35,15 @@ def render(found: ClosedLoop) -> str:
         section("Goals reached", chart, numbers(GOALS_HEAD, goals_rows(goals, times))),
         _differences(found),
         _films(found),
-        section("What was driven, with what", facts(_subject(found))),
+        section("Configuration", facts(_subject(found))),
     ]
     episodes = next(iter(goals.values())).episodes
-    subtitle = f"{found.task.name} · {episodes} held-out episodes, the same for all"
+    subtitle = f"{found.task.name} · {episodes} held-out episodes, the same for all drivers"
     return page(f"Closed loop of {found.model}", subtitle, parts)
 
 
 def goals_rows(goals: Mapping[str, Goals], times: Mapping[str, PlanTime]) -> list[list[str]]:
-    """The rows under :data:`GOALS_HEAD`; steps are the mean of the episodes reached."""
+    """Return the rows of :data:`GOALS_HEAD`; steps are the mean over successful episodes."""
     return [
         [
             words(name),
@@ -59,7 +61,7 @@ def goals_rows(goals: Mapping[str, Goals], times: Mapping[str, PlanTime]) -> lis
 
 
 def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
-    """Name, difference, interval, episodes gained and lost."""
+    """Return rows of name, difference, interval, and episodes gained and lost."""
     return [
         [
             words(name),
@@ -73,7 +75,7 @@ def difference_rows(differences: Mapping[str, Difference]) -> list[list[str]]:
 
 
 def bars(goals: Mapping[str, Goals]) -> Html:
-    """Goals reached (%), with their intervals as whiskers."""
+    """Return a bar chart of goals reached (%), with their intervals as whiskers."""
     goals = {words(name): each for name, each in goals.items()}
     plot = Plot(width=1120, height=44 + _ROW * len(goals), left=190, right=60, top=8, bottom=36)
     parts = plot.quarters(100, "%", lines=True)
@@ -83,7 +85,7 @@ def bars(goals: Mapping[str, Goals]) -> Html:
         hint = f"{name}: {each.successes} of {each.episodes}"
         parts.append(text(plot.left - 10, y + 18, name, anchor="end", kind="strong"))
         parts.append(
-            rect(f"s{row % _COLOURS} fill", plot.x(0), y + 5, plot.x(each.rate) - plot.x(0), 18, hint)
+            rect(f"s{row % _COLORS} fill", plot.x(0), y + 5, plot.x(each.rate) - plot.x(0), 18, hint)
         )
         parts.append(line("whisker", low, y + 14, high, y + 14))
         parts += [line("whisker", end, y + 10, end, y + 18) for end in (low, high)]
@@ -105,11 +107,11 @@ def _differences(found: ClosedLoop) -> Html:
     first, *others = found.drives
     if not others:
         return Html("")
-    head = ("", f"points more than {first}", "95 %", "only it reached", f"only {first} reached")
+    head = ("", f"difference to {first} (points)", "95 %", "only it reached", f"only {first} reached")
     return section(
-        "In the same episodes",
+        "Paired differences",
         numbers(head, difference_rows(found.differences)),
-        note("Percentage points; intervals of paired shares by Newcombe (1998)."),
+        note("Percentage points in the same episodes; intervals of paired proportions by Newcombe (1998)."),
     )
 
 
@@ -128,7 +130,7 @@ def _films(found: ClosedLoop) -> Html:
         for caption, film in films.items()
     )
     return section(
-        "Some episodes", note("On the left the goal, then what the camera saw, start to end."), *drawn
+        "Sample episodes", note("The goal on the left, then camera images from start to end."), *drawn
     )
 
 
@@ -139,11 +141,12 @@ def _subject(found: ClosedLoop) -> dict[str, str]:
         "World": task.name,
         "Reached": f"within {task.tolerance:g} {task.unit} of the goal, in at most {task.max_steps} steps",
         "Episodes": f"{plan.episodes} for each of the seeds {', '.join(map(str, plan.seeds))}",
-        "Planner": f"{type(search).__name__.removesuffix('Config')}, {planner.iterations} iterations of "
-        f"{search.num_samples} candidates of {search.horizon} steps",
+        "Planner": f"{type(search).__name__.removesuffix('Config')}, {planner.iterations_per_step} "
+        f"iterations "
+        f"per step of {search.num_samples} candidates of {search.horizon} steps",
         "Engines": ", ".join(f"{name} {version}" for name, version in found.engines.items())
         + f", {plan.threads} thread{'s' * (plan.threads > 1)}",
-        "Processor": f"{machine['model']}, {machine['cores']} cores; load when it began: "
+        "Processor": f"{machine['model']}, {machine['cores']} cores; load average at the start: "
         f"{found.machine['load_average']:.1f}",
         **{name: str(version) for name, version in found.machine["versions"].items()},
     }

@@ -1,4 +1,4 @@
-"""The same episodes for every engine and precision of a bundle, in turns, and for what needs no model."""
+"""Closed-loop evaluation of all engines and precisions of a bundle, and of baselines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.control.synchronous_controller import ControlConfig
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.errors import BundleError, WorldError
 from jepa_runtime.model.compiled_graphs import runnable_precisions
 from jepa_runtime.model.world_model import WorldModel
@@ -25,39 +25,41 @@ from jepa_sim.closed_loop.episodes import (
     SEEDS,
     Driver,
     Episode,
+    adapted,
     baselines,
     episode_seeds,
-    model_policy,
+    model_driver,
     run_episode,
 )
 from jepa_sim.closed_loop.scores import Difference, Goals, PlanTime
 from jepa_sim.worlds.interface import Image, Task, World
 
-# Called after each episode with the driver's name and whether it got there.
+# Called after each episode with the driver's name and whether it reached the goal.
 Tick = Callable[[str, bool], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to drive.
+    """What to evaluate.
 
     Attributes:
-        engines: ``engine:DEVICE`` each.
-        precisions: of each engine; None: all that it can run.
-        seeds, episodes: so many episodes for each seed.
-        planner: settings, brought to what the model can predict (:func:`fitted`).
-        threads: of each engine.
-        cache_dir: see :class:`~jepa_runtime.backends.base.BackendOptions`.
-        baselines: drive them too.
-        films: of so many episodes, the first ones, all frames are kept.
-        allow_untrained: accept random weights.
+        engines: Engines, each as ``engine:DEVICE``.
+        precisions: Precisions of each engine; None: all that it can run.
+        seeds: Seeds of the episodes.
+        episodes: Episodes for each seed.
+        planner: Settings of the controller, reduced to what the model predicts.
+        threads: Threads of each engine.
+        cache_dir: Engine cache; see :class:`~jepa_runtime.backends.base.BackendOptions`.
+        baselines: Evaluate the baselines too.
+        films: Number of first episodes whose images are retained.
+        allow_untrained: Accept random weights.
     """
 
     engines: tuple[str, ...] = ("openvino:CPU",)
     precisions: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = SEEDS
     episodes: int = 100
-    planner: ControlConfig = field(default_factory=ControlConfig)
+    planner: ControllerConfig = field(default_factory=ControllerConfig)
     threads: int = 1
     cache_dir: Path | None = None
     baselines: bool = True
@@ -66,13 +68,13 @@ class Plan:
 
     @property
     def options(self) -> BackendOptions:
-        """Of each engine."""
+        """Options of each engine."""
         return BackendOptions(threads=self.threads, cache_dir=self.cache_dir)
 
 
 @dataclass(frozen=True)
 class Film:
-    """What the camera showed in one episode, and its goal."""
+    """The images of one episode, and its goal."""
 
     episode: Episode
     goal: Image
@@ -81,7 +83,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Drive:
-    """One driver's episodes, and the films of the first ones."""
+    """The episodes of one driver, and films of the first ones."""
 
     episodes: list[Episode]
     films: list[Film]
@@ -89,16 +91,19 @@ class Drive:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """What was driven, and how it went.
+    """Results of a closed-loop evaluation.
 
     Attributes:
-        model: identifier and version.
-        sha256: of the bundle's manifest.
-        engines: the name of each engine, and its version.
-        planner: as it planned.
-        machine: processor, versions, and the load average of the last minute before it began.
-        drives: by name of the driver: the forms of the model, with the first of which all are compared,
-            then what needs no model.
+        model: Identifier and version of the model.
+        sha256: Hash of the bundle's manifest.
+        trained: Whether the weights were trained.
+        task: Task of the world.
+        engines: Version of each engine, by its name.
+        plan: What was evaluated.
+        planner: Settings of the controller as used.
+        drives: Episodes by driver: the variants of the model, then the baselines. All are compared with the
+            first.
+        machine: Processor, versions, and the load average of the last minute before the start.
     """
 
     model: str
@@ -107,28 +112,28 @@ class ClosedLoop:
     task: Task
     engines: dict[str, str]
     plan: Plan
-    planner: ControlConfig
+    planner: ControllerConfig
     drives: dict[str, Drive]
     machine: dict[str, Any]
 
     @property
     def goals(self) -> dict[str, Goals]:
-        """Goals reached, by driver."""
+        """Goals reached by each driver."""
         return {name: Goals.of(drive.episodes) for name, drive in self.drives.items()}
 
     @property
     def plan_times(self) -> dict[str, PlanTime]:
-        """What decisions took, by driver."""
+        """Decision times of each driver."""
         return {name: PlanTime.of(drive.episodes) for name, drive in self.drives.items()}
 
     @property
     def differences(self) -> dict[str, Difference]:
-        """Every other driver against the first form, in the same episodes."""
+        """Differences between each other driver and the first one, in the same episodes."""
         (_, first), *others = self.drives.items()
         return {name: Difference.of(drive.episodes, first.episodes) for name, drive in others}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the results as JSON data."""
         times = self.plan_times
         return {
             "world": self.task.name,
@@ -160,29 +165,36 @@ def closed_loop(
     peers: Mapping[str, Driver] | None = None,
     tick: Tick = lambda _name, _reached: None,
 ) -> ClosedLoop:
-    """Drive. Every driver has the same episodes, and they take turns at each: what else the machine does
-    meets them all.
+    """Run the evaluation.
+
+    All drivers have the same episodes and take turns at each, so that other load on the machine affects all.
 
     Args:
-        peers: further drivers by name, compared with the model's.
+        bundle: The bundle.
+        world: The world.
+        plan: What to evaluate.
+        peers: Further drivers by name.
+        tick: Called after each episode.
 
     Raises:
-        WorldError: the model cannot act in this world.
-        BundleError: it has nothing for an engine or precision, or is untrained.
-        BackendError: an engine cannot run it.
+        WorldError: The model cannot act in this world.
+        BundleError: It has no graphs for an engine or precision, or is untrained.
+        BackendError: An engine cannot run it.
     """
     manifest = bundle.manifest
-    misfit = world.task.misfit(manifest)
-    if misfit is not None:
-        raise WorldError(f"{bundle.path} cannot drive in {world.task.name}: {misfit}")
-    planner = fitted(plan.planner, manifest.horizon)
+    mismatch = world.task.mismatch(manifest)
+    if mismatch is not None:
+        raise WorldError(
+            f"{bundle.path} cannot drive in {world.task.name}: {mismatch}", code="sim.model_mismatch"
+        )
+    planner = adapted(plan.planner, manifest, world.task)
     machine = {"cpu": cpu(), "versions": versions(), "load_average": os.getloadavg()[0]}
     with ExitStack() as opened:
         models = {
             name: opened.enter_context(_open(bundle, plan, engine, precision))
-            for name, (engine, precision) in _forms(bundle, plan).items()
+            for name, (engine, precision) in _variants(bundle, plan).items()
         }
-        drivers = {name: model_policy(model, planner) for name, model in models.items()}
+        drivers = {name: model_driver(model, planner, world.task) for name, model in models.items()}
         drivers.update(peers or {})
         drivers.update(baselines(world) if plan.baselines else {})
         drives = _drive_all(world, drivers, plan, manifest.io.step_s, tick)
@@ -200,25 +212,14 @@ def closed_loop(
     )
 
 
-def fitted(planner: ControlConfig, horizon: int, num_samples: int | None = None) -> ControlConfig:
-    """Settings for a model that predicts ``horizon`` steps and, if it is told, no more than ``num_samples``
-    candidates at once: what exceeds that is brought down to it."""
-    search = planner.search
-    samples = search.num_samples if num_samples is None else min(search.num_samples, num_samples)
-    search = replace(
-        search,
-        num_samples=samples,
-        topk=min(search.topk, samples),
-        keep_elites=min(search.keep_elites, samples - 1),
-        horizon=min(search.horizon, horizon),
-    )
-    return replace(planner, search=search, replan_every=min(planner.replan_every, search.horizon))
-
-
 @contextmanager
 def progress(total: int, console: Console) -> Iterator[Tick]:
-    """A bar of ``total`` episodes for each driver, which also counts the goals reached; silent where
-    ``console`` is no terminal."""
+    """Show a progress bar for each driver, with its goals reached.
+
+    Args:
+        total: Episodes of each driver.
+        console: Where to show it; nothing is shown if this is not a terminal.
+    """
     with Progress(
         TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[reached]} reached"), TimeRemainingColumn(),
@@ -236,21 +237,23 @@ def progress(total: int, console: Console) -> Iterator[Tick]:
         yield tick
 
 
-def _forms(bundle: Bundle, plan: Plan) -> dict[str, tuple[str, str]]:
-    """Engine and precision by name; fp32 first, where there is one. Precisions alone are names enough for one
-    engine."""
-    forms: list[tuple[str, str]] = []
+def _variants(bundle: Bundle, plan: Plan) -> dict[str, tuple[str, str]]:
+    """Return engine and precision by name, fp32 first. With one engine the name is the precision."""
+    variants: list[tuple[str, str]] = []
     for engine in plan.engines:
         backend = create_backend(engine, plan.options)
         precisions = plan.precisions or runnable_precisions(bundle.manifest, backend.targets)
         backend.close()
         if not precisions:
-            raise BundleError(f"{bundle.path}: has nothing that {engine} can run")
-        forms += [(engine, precision) for precision in precisions]
-    forms.sort(key=lambda form: form[1] != "fp32")
-    alone = len(plan.engines) == 1
+            raise BundleError(
+                f"{bundle.path}: no graphs that {engine} can run", code="bundle.no_graphs_for_engine"
+            )
+        variants += [(engine, precision) for precision in precisions]
+    variants.sort(key=lambda variant: variant[1] != "fp32")
+    is_single = len(plan.engines) == 1
     return {
-        precision if alone else f"{engine} {precision}": (engine, precision) for engine, precision in forms
+        precision if is_single else f"{engine} {precision}": (engine, precision)
+        for engine, precision in variants
     }
 
 
@@ -272,16 +275,16 @@ def _drive_all(
     for number, seed in enumerate(episode_seeds(plan.seeds, plan.episodes)):
         for name, driver in drivers.items():
             frames: list[Image] = []
-            kept = number < plan.films
+            is_filmed = number < plan.films
             episode = run_episode(
-                world, driver, seed=seed, step_s=step_s, watch=frames.append if kept else _look_away
+                world, driver, seed=seed, step_s=step_s, watch=frames.append if is_filmed else _discard
             )
             drives[name].episodes.append(episode)
-            if kept:
+            if is_filmed:
                 drives[name].films.append(Film(episode, world.render_goal(), frames))
             tick(name, episode.outcome == "reached")
     return drives
 
 
-def _look_away(_frame: Image) -> None:
-    """Nothing is kept."""
+def _discard(_frame: Image) -> None:
+    pass

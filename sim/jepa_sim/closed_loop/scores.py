@@ -1,5 +1,4 @@
-"""What episodes say together: shares with their intervals, and one driver against another in the same
-episodes."""
+"""Statistics of episodes: proportions with intervals, and paired differences between drivers."""
 
 from __future__ import annotations
 
@@ -16,8 +15,15 @@ from jepa_sim.closed_loop.episodes import Episode, Outcome
 
 @dataclass(frozen=True)
 class Goals:
-    """Goals reached in ``episodes`` episodes: the share and its 95 % interval (Wilson), the mean steps of
-    those reached (None: none was), and how many ended how.
+    """Goals reached.
+
+    Attributes:
+        episodes: Number of episodes.
+        successes: Number of goals reached.
+        rate: Their proportion.
+        interval: 95 % interval of the rate (Wilson).
+        mean_steps: Mean duration of the episodes that reached their goal, in model steps; None: none did.
+        outcomes: Number of episodes by outcome.
     """
 
     episodes: int
@@ -29,7 +35,7 @@ class Goals:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode]) -> Goals:
-        """Those of ``episodes``, one at least."""
+        """Return the statistics of at least one episode."""
         reached = [episode.steps for episode in episodes if episode.outcome == "reached"]
         counts = Counter(episode.outcome for episode in episodes)
         return cls(
@@ -44,7 +50,7 @@ class Goals:
 
 @dataclass(frozen=True)
 class PlanTime:
-    """Milliseconds from a frame to the action, over all decisions."""
+    """Milliseconds from an image to the action, over all decisions."""
 
     p50: float
     p95: float
@@ -52,19 +58,20 @@ class PlanTime:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode]) -> PlanTime:
-        """That of ``episodes``, one at least."""
-        spent = np.concatenate([episode.plan_ms for episode in episodes])
-        return cls(float(np.percentile(spent, 50)), float(np.percentile(spent, 95)), len(spent))
+        """Return the statistics of at least one episode."""
+        times = np.concatenate([episode.plan_ms for episode in episodes])
+        return cls(float(np.percentile(times, 50)), float(np.percentile(times, 95)), len(times))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One driver against another in the same episodes.
+    """Difference between two drivers in the same episodes.
 
     Attributes:
-        gained, lost: episodes that only the one, and only the other, reached.
-        rate: of the one less that of the other.
-        interval: 95 % of that (Newcombe, paired).
+        gained: Episodes that only the first driver reached.
+        lost: Episodes that only the second one reached.
+        rate: Success rate of the first minus that of the second.
+        interval: 95 % interval of the difference (Newcombe, paired).
     """
 
     gained: int
@@ -73,12 +80,12 @@ class Difference:
     interval: tuple[float, float]
 
     @classmethod
-    def of(cls, one: Sequence[Episode], other: Sequence[Episode]) -> Difference:
-        """Of drivers that had the same episodes in the same order."""
+    def of(cls, first: Sequence[Episode], second: Sequence[Episode]) -> Difference:
+        """Return the difference of drivers with the same episodes in the same order."""
         pairs = Counter(
-            (mine.outcome == "reached", theirs.outcome == "reached")
-            for mine, theirs in zip(one, other, strict=True)
+            (one.outcome == "reached", other.outcome == "reached")
+            for one, other in zip(first, second, strict=True)
         )
         gained, lost = pairs[True, False], pairs[False, True]
         interval = paired_difference(pairs[True, True], gained, lost, pairs[False, False])
-        return cls(gained, lost, (gained - lost) / len(one), interval)
+        return cls(gained, lost, (gained - lost) / len(first), interval)

@@ -1,6 +1,4 @@
-"""Simulated worlds: robots that move and cameras that see them, for demonstrations, training data and
-evaluation.
-"""
+"""Simulated worlds, each with a robot and a camera, for demonstrations, training data and evaluation."""
 
 from jepa_sim.worlds.interface import HasStraightLine, Task, World
 from jepa_sim.worlds.registry import make_world, worlds

@@ -1,4 +1,4 @@
-"""What a closed loop needs of a simulated world: a task, a camera, and an end that can be checked."""
+"""Interface of a simulated world: a task, a camera, and a goal that can be checked."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from jepa_runtime.util.units import normalize_unit
 
 Image = NDArray[np.uint8]
 Actions = NDArray[np.floating]
-# Of a step's length: what is left of a division of decimal numbers.
+# Tolerance of the ratio of a step and a tick, which are decimal numbers.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be done in a world.
+    """The task in a world.
 
     Attributes:
-        name: for people: the world, and what varies from episode to episode.
-        action_names, action_units: of the A components, as the bundles that fit name them.
-        low, high: [A], the least and the greatest action; others count as the nearest of these.
-        tolerance: distance at which the goal is reached.
-        unit: of distances.
-        max_steps: decisions, after which an episode has failed.
-        tick_s: an action is held for whole multiples of this; None: for any time.
+        name: Name for people: the world, and what varies from episode to episode.
+        action_names: Names of the A action components, as in the manifests of matching bundles.
+        action_units: Their units.
+        low: Lower action limits [A]; actions are clipped to them.
+        high: Upper action limits [A].
+        tolerance: Distance at which the goal is reached.
+        unit: Unit of distances.
+        max_steps: Model steps after which an episode has failed.
+        tick_s: An action is held for a multiple of this; None: for any time.
+        has_sensor_noise: Two images of the camera are never exactly equal. Otherwise the safety check for
+            frozen images is off.
 
     Raises:
-        ValueError: names, units and limits are not as many.
+        ValueError: Names, units and limits differ in number.
     """
 
     name: str
@@ -43,52 +47,60 @@ class Task:
     unit: str
     max_steps: int
     tick_s: float | None = None
+    has_sensor_noise: bool = False
 
     def __post_init__(self) -> None:
         sizes = [len(part) for part in (self.action_names, self.action_units, self.low, self.high)]
         if len(set(sizes)) != 1:
             raise ValueError(
-                "action_names, action_units, low and high must have a value for each component of an action, "
-                f"got {', '.join(map(str, sizes))}"
+                "action_names, action_units, low and high must have a value for each action component, got "
+                f"{', '.join(map(str, sizes))} values"
             )
 
-    def misfit(self, manifest: Manifest) -> str | None:
-        """Why a model cannot act here; None: it can."""
+    def mismatch(self, manifest: Manifest) -> str | None:
+        """Return why a model cannot act here, or None if it can."""
         action, step_s = manifest.io.action, manifest.io.step_s
-        same = list(map(normalize_unit, action.units)) == list(map(normalize_unit, self.action_units))
-        if action.names != self.action_names or not same:
-            theirs, ours = _named(action.names, action.units), _named(self.action_names, self.action_units)
-            return f"its actions are {theirs}, there they are {ours}"
-        for name, low, high, least, greatest in zip(
+        same_units = list(map(normalize_unit, action.units)) == list(map(normalize_unit, self.action_units))
+        if action.names != self.action_names or not same_units:
+            model, world = _named(action.names, action.units), _named(self.action_names, self.action_units)
+            return f"the model's actions are {model}, the world's are {world}"
+        for name, low, high, world_low, world_high in zip(
             action.names, action.low, action.high, self.low, self.high, strict=True
         ):
-            if low < least or high > greatest:
-                return f"its {name} goes from {low:g} to {high:g}, there from {least:g} to {greatest:g}"
+            if low < world_low or high > world_high:
+                return (
+                    f"the model's {name} ranges from {low:g} to {high:g}, the world's from {world_low:g} to "
+                    f"{world_high:g}"
+                )
         if self.tick_s is not None and abs(step_s / self.tick_s - round(step_s / self.tick_s)) > _ROUNDING:
-            return f"it holds an action for {step_s:g} s, there time goes on by {self.tick_s:g} s"
+            return (
+                f"the model's step of {step_s:g} s is not a multiple of the world's tick of {self.tick_s:g} s"
+            )
         return None
 
 
 @runtime_checkable
 class World(Protocol):
-    """One robot, one camera, one goal at a time. Everything that happens follows from the seed of the last
-    ``reset`` and the actions since."""
+    """One robot, one camera, one goal at a time.
+
+    Everything that happens follows from the seed of the last ``reset`` and the actions since.
+    """
 
     @property
     def task(self) -> Task:
-        """What is to be done here."""
+        """The task."""
         ...
 
     def reset(self, seed: int) -> None:
-        """Begin an episode: a start, and a goal elsewhere."""
+        """Begin an episode with a new start and goal."""
         ...
 
     def render(self) -> Image:
-        """What the camera sees now: uint8 [h, w, 3] RGB."""
+        """Return the camera image, uint8 [h, w, 3] RGB."""
         ...
 
     def render_goal(self) -> Image:
-        """What the camera would see at the goal: uint8 [h, w, 3] RGB."""
+        """Return the image that the camera would see at the goal, uint8 [h, w, 3] RGB."""
         ...
 
     def step(self, action: Actions, dt_s: float, /) -> None:
@@ -96,20 +108,20 @@ class World(Protocol):
         ...
 
     def distance(self) -> float:
-        """How far the goal truly is."""
+        """Return the true distance to the goal."""
         ...
 
     def close(self) -> None:
-        """Give back what is held open."""
+        """Release all resources."""
         ...
 
 
 @runtime_checkable
 class HasStraightLine(Protocol):
-    """A world in which one can go straight at the goal: a baseline that no model is needed for."""
+    """A world in which a baseline can drive straight to the goal."""
 
     def straight_line(self) -> Actions:
-        """The action [A] of one who knows where robot and goal are, and nothing of what lies between."""
+        """Return the action [A] straight to the goal, whatever lies between."""
         ...
 
 

@@ -1,7 +1,8 @@
-"""Worlds by name: ours, those that installed packages bring, and any ``module:attribute``.
+"""Worlds by name: built-in worlds, those of installed packages, and any ``module:attribute``.
 
-A package brings a world by an entry point of the group :data:`GROUP`, which names something that makes one
-when it is called without arguments."""
+A package adds a world by an entry point of the group :data:`GROUP`, which names a callable without arguments
+that returns the world.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from jepa_runtime.errors import WorldError
 from jepa_sim.worlds.interface import Task, World
 
 GROUP = "jepa_edge.worlds"
-OURS = {
+BUILT_IN = {
     "two_rooms": "jepa_sim.worlds.two_rooms_world:random_layouts",
     "two_rooms_fixed": "jepa_sim.worlds.two_rooms_world:fixed_layout",
     "reacher": "jepa_sim.worlds.reacher:Reacher",
@@ -20,38 +21,42 @@ _MEMBERS = {member for member in vars(World) if not member.startswith("_")}
 
 
 def worlds() -> dict[str, str]:
-    """All that can be named, and what makes them. Ours keep their names."""
-    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | OURS
+    """Return the callable of each world by name. Built-in names take precedence."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | BUILT_IN
 
 
 def make_world(name: str) -> World:
-    """The world of this name, or the one that ``module:attribute`` makes.
+    """Create the world of this name, or the one that ``module:attribute`` returns.
 
     Raises:
-        WorldError: there is none, it cannot be made here, or what was made is no world.
+        WorldError: There is no such world, it cannot be created here, or the result is not a world.
     """
     known = worlds()
     if ":" not in name and name not in known:
         raise WorldError(
-            f"no world is called {name!r}; there are: {', '.join(sorted(known))}; another one is given as "
-            "module:attribute"
+            f"unknown world {name!r}: choose one of {', '.join(sorted(known))}, or name another one as "
+            "module:attribute",
+            code="sim.unknown_world",
         )
     value = known.get(name, name)
     try:
-        made = EntryPoint(name, value, GROUP).load()()
+        world = EntryPoint(name, value, GROUP).load()()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise WorldError(
-            f"{name}: {value} cannot be loaded: {error}; it must be something that makes a world, in a "
-            "module that Python finds (PYTHONPATH)"
+            f"{name}: {value} cannot be loaded: {error}: it must be a callable that returns a world, in an "
+            "importable module (PYTHONPATH)",
+            code="sim.world_not_loadable",
         ) from error
-    if not isinstance(made, World):
-        missing = sorted(member for member in _MEMBERS if not hasattr(made, member))
+    if not isinstance(world, World):
+        missing = sorted(member for member in _MEMBERS if not hasattr(world, member))
         raise WorldError(
-            f"{name}: {value} makes {type(made).__name__}, which is no world: it has no {', '.join(missing)} "
-            "(see jepa_sim.worlds.World)"
+            f"{name}: {value} returns {type(world).__name__}, which is not a world: it lacks "
+            f"{', '.join(missing)} (see jepa_sim.worlds.World)",
+            code="sim.not_a_world",
         )
-    if not isinstance(made.task, Task):
+    if not isinstance(world.task, Task):
         raise WorldError(
-            f"{name}: the task of {value} must be a jepa_sim.worlds.Task, got {type(made.task).__name__}"
+            f"{name}: the task of {value} must be a jepa_sim.worlds.Task, got {type(world.task).__name__}",
+            code="sim.not_a_world",
         )
-    return made
+    return world

@@ -1,6 +1,4 @@
-"""What the overhead camera of Two Rooms sees: shaded floor and walls, a robot with a shadow, changing
-light, sensor noise.
-"""
+"""The overhead camera of Two Rooms: shaded floor and walls, a robot with a shadow, light, sensor noise."""
 
 from __future__ import annotations
 
@@ -24,8 +22,13 @@ Floats32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Light:
-    """Illumination of N frames: ``gain`` [N], ``slope`` [N, 2] (change from the centre to the right and
-    lower edge), ``tint`` [N, 3] (white balance); 1, 0 and 1 are neutral."""
+    """Illumination of N images.
+
+    Attributes:
+        gain: Brightness [N]; 1 is neutral.
+        slope: Change [N, 2] from the center to the right and lower edge; 0 is neutral.
+        tint: White balance [N, 3]; 1 is neutral.
+    """
 
     gain: Floats
     slope: Floats
@@ -33,7 +36,7 @@ class Light:
 
 
 def sample_light(rng: np.random.Generator, count: int) -> Light:
-    """Independent illuminations, from dim to bright, from any side, from warm to cold."""
+    """Return ``count`` independent illuminations: dim to bright, from any side, warm to cold."""
     warmth = rng.uniform(-0.06, 0.06, count)
     return Light(
         rng.uniform(0.75, 1.15, count),
@@ -43,7 +46,7 @@ def sample_light(rng: np.random.Generator, count: int) -> Light:
 
 
 def backgrounds(layouts: Layouts) -> Floats32:
-    """Floor and walls of each layout in neutral light, float32 [N, px, px, 3]."""
+    """Return floor and walls of each layout in neutral light, float32 [N, px, px, 3]."""
     low, high = (np.rint(corner * _PX_PER_M).astype(int) for corner in layouts.segments())
     border = round(BORDER_M * _PX_PER_M)
     rows, columns = np.mgrid[0:FRAME_PX, 0:FRAME_PX]
@@ -62,22 +65,27 @@ def backgrounds(layouts: Layouts) -> Floats32:
 
 
 class Camera:
-    """Renders robots into backgrounds. One instance holds a bank of sensor noise drawn from ``rng``."""
+    """Renders robots into backgrounds, with sensor noise drawn from ``rng`` in advance."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
         self._noise = (rng.standard_normal(1 << 20) * NOISE_STD).astype(np.float32)
 
     def render(self, background: Floats32, position: Floats, light: Light) -> Image:
-        """Frames uint8 [N, px, px, 3] (RGB) of robots at ``position`` [N, 2] metres over ``background``
-        [N, px, px, 3] (not changed)."""
+        """Return images uint8 [N, px, px, 3] (RGB).
+
+        Args:
+            background: Floor and walls [N, px, px, 3]; not changed.
+            position: Centers of the robots [N, 2] in meters.
+            light: Illumination.
+        """
         frames = background.copy()
         self._draw_robots(frames, position * _PX_PER_M)
         images = np.empty(frames.shape, np.uint8)
         gain, slope, tint = (part.astype(np.float32) for part in (light.gain, light.slope, light.tint))
         pixels = frames[0].size
         starts = self._rng.integers(0, len(self._noise) - pixels, len(frames))
-        # Frame by frame, and each as rows of interleaved colour: this stays in cache and has long inner
+        # One image at a time, as rows of interleaved colors: this stays in the cache and has long inner
         # loops.
         for index, start in enumerate(starts):
             frame = frames[index].reshape(FRAME_PX, -1)
@@ -89,12 +97,12 @@ class Camera:
         return images
 
     @staticmethod
-    def _draw_robots(frames: Floats32, centre: Floats) -> None:
-        base = np.rint(centre).astype(int)
+    def _draw_robots(frames: Floats32, center: Floats) -> None:
+        base = np.rint(center).astype(int)
         rows = np.clip(base[:, 1, None] + _PATCH, 0, FRAME_PX - 1)
         columns = np.clip(base[:, 0, None] + _PATCH, 0, FRAME_PX - 1)
-        dy = rows[:, :, None] + 0.5 - centre[:, 1, None, None]
-        dx = columns[:, None, :] + 0.5 - centre[:, 0, None, None]
+        dy = rows[:, :, None] + 0.5 - center[:, 1, None, None]
+        dx = columns[:, None, :] + 0.5 - center[:, 0, None, None]
         radius = ROBOT_RADIUS_M * _PX_PER_M
         disc = np.clip(radius + 0.5 - np.hypot(dx, dy), 0, 1)[..., None]
         shade = 0.35 * np.clip((radius + 2 - np.hypot(dx - 2, dy - 2)) / 2, 0, 1)[..., None]

@@ -1,8 +1,9 @@
-"""Two Rooms as geometry: where the wall and its door are, and how a round robot slides along them.
+"""Geometry of Two Rooms: the wall and its door, and how a round robot slides along them.
 
-Everything is batched over N independent layouts, so that a training set and a single robot share the same
-physics. The arena is a square of :data:`ARENA_M`; a straight wall with one door parts it into two rooms.
-Coordinates are metres, x to the right and y down, the origin at the top left corner."""
+Everything is batched over N independent layouts, so that training data and a single robot share the same
+physics. The arena is a square of :data:`ARENA_M`; a straight wall with one door divides it into two rooms.
+Coordinates are meters, x to the right and y down, with the origin at the top left corner.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +27,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layouts:
-    """N layouts. ``axis`` [N]: 0 if the wall is crossed along x, 1 if along y; ``wall`` [N] its centre on
-    that axis; ``door`` [N] the door's centre on the other axis (metres)."""
+    """N layouts.
+
+    Attributes:
+        axis: Axis [N] along which the wall is crossed: 0 for x, 1 for y.
+        wall: Center of the wall [N] on that axis, in meters.
+        door: Center of the door [N] on the other axis, in meters.
+    """
 
     axis: NDArray[np.int64]
     wall: Floats
@@ -37,15 +43,15 @@ class Layouts:
         return len(self.axis)
 
     def repeat(self, times: int) -> Layouts:
-        """Each layout ``times`` times in a row."""
+        """Return each layout ``times`` times in a row."""
         return Layouts(self.axis.repeat(times), self.wall.repeat(times), self.door.repeat(times))
 
     def side(self, position: Floats) -> NDArray[np.bool_]:
-        """Which room each ``position`` [N, 2] lies in."""
+        """Return in which room each ``position`` [N, 2] lies."""
         return position[np.arange(len(self)), self.axis] > self.wall
 
     def segments(self) -> tuple[Floats, Floats]:
-        """The two pieces of each wall as boxes: corners ``low`` and ``high``, both [N, 2 pieces, 2]."""
+        """Return the lower and upper corners of the two pieces of each wall, both [N, 2 pieces, 2]."""
         count, rows = len(self), np.arange(len(self))
         low, high = np.zeros((count, 2, 2)), np.full((count, 2, 2), ARENA_M)
         for piece in range(2):
@@ -57,9 +63,7 @@ class Layouts:
 
 
 def sample_layouts(rng: np.random.Generator, count: int, kind: LayoutKind) -> Layouts:
-    """``count`` layouts: always the same one (``fixed``), or wall, orientation and door anywhere
-    (``random``).
-    """
+    """Return ``count`` layouts: the fixed one, or random ones (wall, orientation and door)."""
     if kind == "fixed":
         return Layouts(np.zeros(count, np.int64), np.full(count, 2.0), np.full(count, 2.8))
     door_margin = BORDER_M + DOOR_M / 2
@@ -71,9 +75,7 @@ def sample_layouts(rng: np.random.Generator, count: int, kind: LayoutKind) -> La
 
 
 def clear_of_walls(layouts: Layouts, position: Floats) -> Floats:
-    """Push ``position`` [N, 2] out of walls and border by the shortest way: the robot slides along what it
-    touches.
-    """
+    """Return ``position`` [N, 2] pushed out of walls and border by the shortest way, so that robots slide."""
     low, high = layouts.segments()
     edge = BORDER_M + ROBOT_RADIUS_M
     moved: Floats = position.copy()
@@ -87,8 +89,9 @@ def clear_of_walls(layouts: Layouts, position: Floats) -> Floats:
 
 
 def drive(layouts: Layouts, position: Floats, velocity: Floats, duration_s: float) -> Floats:
-    """Positions [N, 2] after ``velocity`` [N, 2] (m/s) was held for ``duration_s``; speed is limited to the
-    robot's.
+    """Return the positions [N, 2] after ``velocity`` [N, 2] in m/s was held for ``duration_s``.
+
+    The speed is limited to :data:`MAX_SPEED_MPS`.
     """
     speed = np.linalg.norm(velocity, axis=1, keepdims=True)
     velocity = velocity * np.minimum(1.0, MAX_SPEED_MPS / np.maximum(speed, 1e-9))
@@ -99,7 +102,7 @@ def drive(layouts: Layouts, position: Floats, velocity: Floats, duration_s: floa
 
 
 def sample_positions(rng: np.random.Generator, layouts: Layouts) -> Floats:
-    """A free position [N, 2] in each layout, uniform over the floor where the robot fits."""
+    """Return a free position [N, 2] in each layout, uniform over the floor where the robot fits."""
     edge = BORDER_M + ROBOT_RADIUS_M
     position = rng.uniform(edge, ARENA_M - edge, (len(layouts), 2))
     low, high = layouts.segments()

@@ -1,7 +1,8 @@
 """Two Rooms: a mobile base in two rooms joined by a door, seen by an overhead camera.
 
-After the two-room world of eb_jepa and PLDM, made harder: RGB frames with shading, sensor noise and
-changing light, a robot that slides along walls, and a wall and a door that may be anywhere."""
+A harder version of the two-room world of eb_jepa and PLDM: RGB images with shading, sensor noise and changing
+light, a robot that slides along walls, and a wall and a door at any position.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +25,16 @@ from jepa_sim.worlds.two_rooms_geometry import (
 __all__ = ["ARENA_M", "MAX_SPEED_MPS", "TwoRooms"]
 
 MAX_STEPS = 80
-# In which a robot that goes straight would be at its goal, were it fast enough.
+# Time in which the straight-line action would reach the goal without a speed limit.
 _STRAIGHT_S = 0.2
 
 
 class TwoRooms:
-    """One robot, one camera, one goal at a time: a :class:`jepa_sim.worlds.interface.World`.
+    """Two Rooms as a :class:`jepa_sim.worlds.interface.World`.
 
     Args:
         layout: ``random`` (wall, orientation and door anywhere, new in each episode) or ``fixed``.
-        seed: every layout, start, goal, light and noise follows from it.
+        seed: Seed of layouts, starts, goals, light and noise.
     """
 
     tolerance_m = 0.2
@@ -44,7 +45,7 @@ class TwoRooms:
 
     @property
     def task(self) -> Task:
-        """To get from one room into the other."""
+        """Drive from one room into the other."""
         return Task(
             name=f"Two Rooms, {self.layout_name} layout, start and goal in different rooms",
             action_names=("linear.x", "linear.y"),
@@ -54,13 +55,14 @@ class TwoRooms:
             tolerance=self.tolerance_m,
             unit="m",
             max_steps=MAX_STEPS,
+            has_sensor_noise=True,
         )
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode: a new layout (if random), and a start and a goal in different rooms.
+        """Begin an episode with a new layout (if random), and a start and a goal in different rooms.
 
         Args:
-            seed: as if the world were made anew with it; None: go on with the random numbers at hand.
+            seed: Restart the random numbers from this seed; None: continue them.
         """
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -74,51 +76,51 @@ class TwoRooms:
         self.time_s = 0.0
 
     def move_goal(self) -> None:
-        """Put the goal somewhere in the room where the robot is not."""
+        """Move the goal to a random position in the other room."""
         self._goal = self._position
         while (self.layouts.side(self._goal) == self.layouts.side(self._position)).all():
             self._goal = sample_positions(self._rng, self.layouts)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Release nothing."""
 
     @property
     def position(self) -> Floats:
-        """The robot's centre [x, y] in metres."""
+        """Center of the robot [x, y] in meters."""
         position: Floats = self._position[0].copy()
         return position
 
     @property
     def goal(self) -> Floats:
-        """The goal [x, y] in metres."""
+        """Goal [x, y] in meters."""
         goal: Floats = self._goal[0].copy()
         return goal
 
     def step(self, velocity: NDArray[np.floating], dt_s: float) -> None:
-        """Hold ``velocity`` [x, y] in m/s for ``dt_s`` seconds; speed is limited to :data:`MAX_SPEED_MPS`."""
+        """Hold ``velocity`` [x, y] in m/s, limited to :data:`MAX_SPEED_MPS`, for ``dt_s`` seconds."""
         self._position = drive(self.layouts, self._position, np.asarray(velocity, float)[None], dt_s)
         self.time_s += dt_s
 
     def distance(self) -> float:
-        """Straight distance to the goal in metres."""
+        """Return the straight distance to the goal in meters."""
         return float(np.linalg.norm(self._position - self._goal))
 
     def reached(self) -> bool:
-        """Whether the robot really is at its goal, within :attr:`tolerance_m`."""
+        """Return whether the robot is truly within :attr:`tolerance_m` of its goal."""
         return self.distance() <= self.tolerance_m
 
     def straight_line(self) -> Floats:
-        """The velocity [x, y] in m/s that would lead straight to the goal; walls may be in the way."""
+        """Return the velocity [x, y] in m/s straight to the goal, through walls."""
         velocity: Floats = (self.goal - self.position) / _STRAIGHT_S
         return velocity
 
     def render(self) -> Image:
-        """What the camera sees now, uint8 [128, 128, 3] RGB."""
+        """Return the camera image, uint8 [128, 128, 3] RGB."""
         frame: Image = self._camera.render(self._background, self._position, self._light_now())[0]
         return frame
 
     def render_goal(self) -> Image:
-        """What the camera would see with the robot at the goal, in another light, uint8 [128, 128, 3] RGB."""
+        """Return the image of the robot at the goal, in another light, uint8 [128, 128, 3] RGB."""
         frame: Image = self._camera.render(self._background, self._goal, sample_light(self._rng, 1))[0]
         return frame
 
@@ -133,10 +135,10 @@ class TwoRooms:
 
 
 def random_layouts() -> TwoRooms:
-    """The world ``two_rooms``."""
+    """Create the world ``two_rooms``."""
     return TwoRooms(layout="random", seed=0)
 
 
 def fixed_layout() -> TwoRooms:
-    """The world ``two_rooms_fixed``."""
+    """Create the world ``two_rooms_fixed``."""
     return TwoRooms(layout="fixed", seed=0)

@@ -117,7 +117,7 @@ def test_bounds_rate_stops_decaying_at_its_floor() -> None:
 def test_bounds_rate_starts_again_with_another_model() -> None:
     first, second = make(1, start=1.0), make(1, start=1.0)
     held(first, gaussian(np.random.default_rng(4))[:1000, :1], 1)
-    second.take_over(first)
+    second.adopt_state(first)
     before = second.stated()
     second.update(np.array([1e3]), before)
     assert np.log(second.stated() / before) == pytest.approx(rate(1, 6) * PROBABILITY)
@@ -187,9 +187,9 @@ def test_an_error_that_did_not_arrive_changes_nothing() -> None:
 def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
     first, second = make(streams=3), make(streams=3)
     held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
-    second.take_over(first)
+    second.adopt_state(first)
     assert second.stated() == pytest.approx(first.stated())
-    second.take_over(Bounds([0.5, 1e-9, 0], probability=0.9, delays=[0] * 3, latent_space="a"))
+    second.adopt_state(Bounds([0.5, 1e-9, 0], probability=0.9, delays=[0] * 3, latent_space="a"))
     assert second.stated() == pytest.approx([0.5, 1.6e-3, math.inf]), "none below a thousandth of its start"
 
 
@@ -199,7 +199,7 @@ def test_what_was_learnt_of_something_else_is_not_taken_over(
 ) -> None:
     bounds = make(streams=2)
     other = Bounds([1.0] * horizons, probability=probability, delays=[0] * horizons, latent_space=space)
-    bounds.take_over(other)
+    bounds.adopt_state(other)
     assert bounds.stated() == pytest.approx([1.6, 1.6])
 
 

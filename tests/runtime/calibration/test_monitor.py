@@ -217,7 +217,7 @@ def test_another_model_goes_on_with_the_bounds_but_not_with_the_account() -> Non
     before, after = make(alarms=some_alarms()), make((7.0, 7.0, 7.0))
     live(before, [[9.0, 18.0, 36.0]] * 20)
     learnt = before.state(20 * STEP_NS).bounds
-    after.take_over(before)
+    after.adopt_state(before)
     stated = after.state(21 * STEP_NS)
     assert stated.bounds.tolist() == pytest.approx(learnt.tolist())
     assert stated.overall == (CoverageRate(0, 0),) * HORIZON
@@ -229,7 +229,7 @@ def test_another_model_goes_on_with_the_bounds_but_not_with_the_account() -> Non
 def test_what_was_learnt_in_another_latent_space_means_nothing() -> None:
     before, after = make(), make((7.0, 7.0, 7.0), latent_space="b")
     live(before, [[9.0, 18.0, 36.0]] * 20)
-    after.take_over(before)
+    after.adopt_state(before)
     assert after.state(0).bounds.tolist() == pytest.approx([7.0] * 3)
 
 

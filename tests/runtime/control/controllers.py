@@ -1,12 +1,12 @@
-"""A pilot to fly: its clock, and the futures that it is given."""
+"""A controller under test, with its clock and its futures."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from jepa_runtime.control import controller as piloting
+from jepa_runtime.control.controller import Controller, ControllerModel
 from jepa_runtime.control.goal_tracker import GoalConfig, GoalTracker, Outcome
-from jepa_runtime.control.receding_horizon import Futures, RecedingHorizonPlanner, State
+from jepa_runtime.control.receding_horizon import PlannerInput, RecedingHorizonPlanner, State
 from jepa_runtime.control.safety_monitor import SafetyMonitor
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
@@ -42,21 +42,21 @@ class Search(CEM):
 
 
 class World:
-    """A pilot, the clock it goes by, and the futures that it is given."""
+    """A controller, its clock and its futures."""
 
     def __init__(self, *, per_step: bool = False, frozen_after_s: float = 0.0, **timeouts: float) -> None:
         self.per_step = per_step
         self.now_s = 100.0
-        self.guard = SafetyMonitor(
+        self.monitor = SafetyMonitor(
             surprise_window_s=0.1, surprise_ratio=0.6, frozen_after_s=frozen_after_s, clock=self.clock
         )
-        self.pilot = piloting.Controller(self.guard, timeout_s=TIMEOUT_S, clock=self.clock, **timeouts)
+        self.controller = Controller(self.monitor, timeout_s=TIMEOUT_S, clock=self.clock, **timeouts)
         self.frame = 0
         self.energy = 10.0
         self.energies: np.ndarray | None = None
         self.sought: int | None = LATCHED_NS
         self.sought_by_service = False
-        self.asked_ns, self.question = 0, None
+        self.asked_ns, self.candidates = 0, None
         self.answers = True
         self.decision = None
         self.told = np.zeros(2)
@@ -72,11 +72,11 @@ class World:
         return 10**12 + self.frame * FRAME_NS
 
     def hear(self, *, stop: bool) -> None:
-        self.pilot.hear(stop, now_ns=self.now_ns)
+        self.controller.set_stop(stop, now_ns=self.now_ns)
 
     def exchange(self) -> None:
         self.search = Search(CEMConfig(num_samples=SAMPLES, horizon=HORIZON, topk=2), LIMITS, seed=0)
-        seeker = RecedingHorizonPlanner(
+        planner = RecedingHorizonPlanner(
             self.search,
             step_s=STEP_S,
             goal_threshold=1.0,
@@ -85,37 +85,37 @@ class World:
             recovery_s=0.6,
             recovery_speed=0.3,
         )
-        driver = piloting.ControllerModel(
-            seeker=seeker, limits=LIMITS, step_s=STEP_S, goal_threshold=1.0, per_step=self.per_step
+        model = ControllerModel(
+            planner=planner, limits=LIMITS, step_s=STEP_S, goal_threshold=1.0, per_step=self.per_step
         )
-        self.pilot.exchange(driver)
+        self.controller.set_model(model)
 
     def image(self, *, age_s: float = 0.01):
-        """Futures come, which answer the last question; the node catches what the pilot raises."""
+        """Pass futures that answer the last candidates; errors are reported as the node reports them."""
         self.now_s += FRAME_NS / 1e9
         self.frame += 1
         stamp_ns = self.now_ns
-        question = self.question
+        question = self.candidates
         energies = np.ones((SAMPLES, HORIZON)) if question is None else -np.cumsum(question[..., 0], axis=1)
-        futures = Futures(
+        futures = PlannerInput(
             stamp_ns=stamp_ns,
             goal_stamp_ns=self.sought,
             current_energy=self.energy,
             energies=energies.astype(np.float32) if self.energies is None else self.energies,
-            answer_to_ns=self.asked_ns if self.answers else 0,
-            goal_asked=self.sought_by_service
-            or any(r.is_set and r.terms.goal_ns == self.sought for r in self.reaches),
+            candidates_stamp_ns=self.asked_ns if self.answers else 0,
+            goal_requested=self.sought_by_service
+            or any(r.is_set and r.config.goal_ns == self.sought for r in self.reaches),
         )
         try:
-            self.decision = self.pilot.update(futures, age_s=age_s)
+            self.decision = self.controller.update(futures, age_s=age_s)
             self.told = self.obey(self.decision.command, stamp_ns)
         except RuntimeError as error:
-            self.pilot.fail(error)
+            self.controller.report_fault(error)
             self.decision = None
             return None
-        if self.decision.question is not None:
-            self.asked_ns, self.question = stamp_ns, self.decision.question
-        self.pilot.told(self.told)
+        if self.decision.candidates is not None:
+            self.asked_ns, self.candidates = stamp_ns, self.decision.candidates
+        self.controller.set_command(self.told)
         return self.decision
 
     def obey(self, command, stamp_ns):
@@ -127,10 +127,10 @@ class World:
             decision = self.image(**given)
         return decision
 
-    def begin(self, goal_ns: int = OTHER_NS, *, is_set: bool = True, **terms) -> GoalTracker:
-        given = {"threshold": None, "timeout_s": None, "give_up_after": 2, "patience_s": PATIENCE_S} | terms
+    def begin(self, goal_ns: int = OTHER_NS, *, is_set: bool = True, **config) -> GoalTracker:
+        given = {"threshold": None, "timeout_s": None, "give_up_after": 2, "patience_s": PATIENCE_S} | config
         reach = GoalTracker(GoalConfig(goal_ns=goal_ns, **given), now_s=self.now_s)
         reach.is_set = is_set
-        self.pilot.begin(reach)
+        self.controller.start_goal(reach)
         self.reaches.append(reach)
         return reach

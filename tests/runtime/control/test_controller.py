@@ -1,4 +1,4 @@
-"""The pilot drives only where it may: whatever comes, in whatever order."""
+"""The controller moves the robot only where it may, whatever comes in whatever order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.control.controller import ControllerModel
+from jepa_runtime.control.receding_horizon import PlannerInput
+from jepa_runtime.control.safety_monitor import StopCause
+from jepa_runtime.planning.cem import CEMConfig
 from tests.runtime.control.controllers import (
     FRAME_NS,
     HORIZON,
@@ -23,7 +28,6 @@ from tests.runtime.control.controllers import (
     Outcome,
     State,
     World,
-    piloting,
 )
 
 
@@ -33,21 +37,21 @@ def world():
 
 
 def test_the_latched_goal_is_driven_to(world):
-    assert world.pilot.verdict().message == "idle" and not world.pilot.may_drive
+    assert world.controller.verdict().message == "idle" and not world.controller.may_move
     decision = world.images()
-    assert decision.state is world.pilot.state is State.SEEKING and decision.command[0] > 0
-    assert world.pilot.iterations == 4, "one for each image after that on which was asked first"
-    assert world.pilot.may_drive and world.pilot.verdict().level is Level.OK
+    assert decision.state is world.controller.state is State.SEEKING and decision.command[0] > 0
+    assert world.controller.iterations == 4, "one for each image after that on which was asked first"
+    assert world.controller.may_move and world.controller.verdict().level is Level.OK
 
 
 def test_without_a_model_or_with_one_that_cannot_be_driven_with_the_robot_stands(world):
-    world.pilot.exchange(None, "its actions are colours")
+    world.controller.set_model(None, "its actions are colours")
     decision = world.images()
-    assert decision.command is None and decision.state is State.HELD and world.pilot.iterations == 0
-    assert world.pilot.verdict().message == "the robot stands: its actions are colours"
+    assert decision.command is None and decision.state is State.HELD and world.controller.iterations == 0
+    assert world.controller.verdict().message == "robot stopped: its actions are colours"
     reach = world.begin()
     world.sought = OTHER_NS
-    assert world.images().command is None and reach.end is None
+    assert world.images().command is None and reach.result is None
     world.exchange()
     assert world.images().command is not None
 
@@ -60,7 +64,7 @@ def test_an_asked_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
     assert world.images().command is not None
     world.energy = 0.5
     assert world.images(2).command is None
-    assert reach.end.outcome is Outcome.REACHED and world.pilot.reach is None
+    assert reach.result.outcome is Outcome.REACHED and world.controller.goal is None
 
 
 def test_the_steps_of_an_asked_goal_are_those_of_the_model_and_begin_with_its_futures(world):
@@ -76,8 +80,8 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
     world.begin()
     world.sought = OTHER_NS
     world.images()
-    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
-    assert not world.pilot.may_drive
+    world.controller.end_goal(Outcome.CANCELLED, "it was cancelled")
+    assert not world.controller.may_move
     assert world.images().command is None, "the world model has not yet given it back"
     world.sought = None
     assert world.images().state is State.IDLE
@@ -88,8 +92,8 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
 
 
 def test_futures_that_come_before_any_model_make_the_robot_stand(world):
-    world.pilot = type(world.pilot)(world.guard, timeout_s=TIMEOUT_S, clock=world.clock)
-    assert world.images().state is State.HELD and not world.guard.counts["fault"]
+    world.controller = type(world.controller)(world.monitor, timeout_s=TIMEOUT_S, clock=world.clock)
+    assert world.images().state is State.HELD and not world.monitor.counts["fault"]
 
 
 def test_after_a_goal_that_another_asked_for_the_plan_to_the_latched_one_is_made_anew(world):
@@ -105,10 +109,10 @@ def test_a_goal_that_is_latched_as_soon_as_an_asked_one_has_ended_is_driven_to(w
     world.begin()
     world.sought = OTHER_NS
     world.images()
-    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
-    assert not world.pilot.may_drive
+    world.controller.end_goal(Outcome.CANCELLED, "it was cancelled")
+    assert not world.controller.may_move
     world.sought = LATCHED_NS
-    assert world.images().command is not None and world.pilot.may_drive
+    assert world.images().command is not None and world.controller.may_move
 
 
 @pytest.mark.parametrize("new_has_none_at_first", [False, True])
@@ -124,7 +128,7 @@ def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_m
     world.sought = OTHER_NS
     world.images()
     if not in_work:
-        world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+        world.controller.end_goal(Outcome.CANCELLED, "it was cancelled")
         world.sought = None
         world.images()
     for _ in range(2):
@@ -134,7 +138,7 @@ def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_m
             world.images()
         world.sought = LATCHED_NS
         assert all(world.image().command is None for _ in range(8))
-        assert world.decision.state is State.IDLE and world.reaches[0].end is not None
+        assert world.decision.state is State.IDLE and world.reaches[0].result is not None
     world.sought = LATCHED_NS + 5
     assert world.images().command is not None
 
@@ -152,7 +156,7 @@ def test_what_was_latched_is_not_driven_to_either_where_the_asked_goal_is_sought
 def test_a_goal_that_is_latched_anew_is_driven_to_after_one_that_was_asked_for(world):
     world.images()
     world.begin()
-    world.pilot.end(Outcome.CANCELLED, "it was cancelled")
+    world.controller.end_goal(Outcome.CANCELLED, "it was cancelled")
     world.sought = None
     world.images()
     world.sought = LATCHED_NS
@@ -172,25 +176,25 @@ def test_a_goal_that_nobody_here_asked_for_is_not_driven_to(world):
 
 def test_a_new_goal_takes_the_place_of_the_one_before(world):
     first, second = world.begin(8), world.begin(9)
-    assert first.end.outcome is Outcome.ABORTED and "took its place" in first.end.reason
+    assert first.result.outcome is Outcome.ABORTED and "replaced by another goal" in first.result.reason
     world.sought = 9
-    assert world.images().command is not None and second.end is None
+    assert world.images().command is not None and second.result is None
 
 
 def test_what_was_told_before_a_goal_was_asked_for_no_longer_holds(world):
     world.images()
-    assert world.pilot.may_drive
+    assert world.controller.may_move
     world.begin(is_set=False)
-    assert not world.pilot.may_drive
+    assert not world.controller.may_move
     world.images()
-    assert world.pilot.may_drive, "to stand is what was decided"
+    assert world.controller.may_move, "to stand is what was decided"
 
 
 def test_an_asked_goal_has_its_own_threshold_and_the_next_has_the_models(world):
     world.sought, world.energy = OTHER_NS, 3.0
     reach = world.begin(threshold=4.0)
     world.images()
-    assert reach.end.outcome is Outcome.REACHED
+    assert reach.result.outcome is Outcome.REACHED
     world.sought = LATCHED_NS
     assert world.images().state is State.SEEKING
 
@@ -203,54 +207,44 @@ def test_a_new_goal_may_bear_the_stamp_of_the_one_whose_place_it_takes(world):
     assert world.images().command is None, "near the picture of the first"
     world.sought = None
     world.images()
-    assert second.end is None, "the first was given back"
+    assert second.result is None, "the first was given back"
     second.is_set = True
     world.sought, world.energy = OTHER_NS, 10.0
-    assert world.images().command is not None and second.end is None
+    assert world.images().command is not None and second.result is None
 
 
 def test_a_goal_that_was_reached_as_latched_is_judged_anew_when_it_is_asked_for(world):
     world.energy = 0.5
     assert world.images().state is State.REACHED
     reach = world.begin(LATCHED_NS, threshold=0.3)
-    assert world.images().state is State.SEEKING and reach.end is None
+    assert world.images().state is State.SEEKING and reach.result is None
     world.energy = 0.2
     world.images(2)
-    assert reach.end.outcome is Outcome.REACHED
+    assert reach.result.outcome is Outcome.REACHED
 
 
 def test_a_robot_that_cannot_get_nearer_is_stuck(world):
     world.sought = OTHER_NS
     reach = world.begin()
-    while reach.end is None:
+    while reach.result is None:
         decision = world.image()
-        assert world.pilot.verdict().level is (Level.WARN if decision.state is State.STUCK else Level.OK)
-    assert reach.end.outcome is Outcome.STUCK and decision.command is None
+        assert world.controller.verdict().level is (Level.WARN if decision.state is State.STUCK else Level.OK)
+    assert reach.result.outcome is Outcome.STUCK and decision.command is None
 
 
-def test_a_driver_has_the_planners_parameters(world):
-    # More elites than candidates are as many as there are.
-    chosen = {
-        "topk": 64,
-        "planner_seed": 0,
-        "reached_after": 3,
-        "stuck_after_s": 0.5,
-        "recovery_s": 0.6,
-        "recovery_speed": 0.3,
-    }
-    driver = piloting.ControllerModel.by_cem(
-        chosen,
-        LIMITS,
-        num_samples=SAMPLES,
-        horizon=HORIZON,
-        step_s=STEP_S,
-        goal_threshold=1.0,
-        per_step=False,
-    )
-    world.pilot.exchange(driver)
+def test_model_from_config_has_its_settings(world):
+    config = ControllerConfig(
+        search=CEMConfig(num_samples=64, topk=64, horizon=HORIZON),
+        reached_after=3,
+        stuck_after_s=0.5,
+        recovery_s=0.6,
+        recovery_speed=0.3,
+    ).fitted(horizon=HORIZON, num_samples=SAMPLES)
+    model = ControllerModel.from_config(config, LIMITS, step_s=STEP_S, goal_threshold=1.0)
+    world.controller.set_model(model)
     states = [world.image().state for _ in range(20)]
     assert states == [State.SEEKING] * 16 + [State.STUCK] * 4
-    assert world.decision.question is None or world.decision.question.shape == (SAMPLES, HORIZON, 2)
+    assert world.decision.candidates is None or world.decision.candidates.shape == (SAMPLES, HORIZON, 2)
     world.energy = 1.0
     assert [world.image().state is State.REACHED for _ in range(3)] == [False, False, True]
 
@@ -263,10 +257,54 @@ def test_an_exchange_of_the_model_begins_plans_anew(world):
     world.exchange()
     assert math.isnan(reach.best_energy), "energies of two models do not compare"
     assert world.image().command is None
-    assert world.images().command is not None and reach.end is None
+    assert world.images().command is not None and reach.result is None
     world.energy = 3.0
     world.images()
-    assert reach.end.outcome is Outcome.REACHED
+    assert reach.result.outcome is Outcome.REACHED
+
+
+def test_refine_runs_further_iterations_with_the_same_image(world):
+    world.images(2)
+    stamp_ns, iterations = world.now_ns, world.controller.iterations
+    decision = world.decision
+    for extra in range(1, 4):
+        futures = PlannerInput(
+            stamp_ns=stamp_ns,
+            goal_stamp_ns=LATCHED_NS,
+            current_energy=10.0,
+            energies=-np.cumsum(decision.candidates[..., 0], axis=1).astype(np.float32),
+            candidates_stamp_ns=stamp_ns,
+        )
+        decision = world.controller.refine(futures)
+        assert world.controller.iterations == iterations + extra
+        assert decision.state is State.SEEKING and decision.command[0] > 0
+        assert decision.candidates.shape == (SAMPLES, HORIZON, 2) and world.controller.may_move
+
+
+@pytest.mark.parametrize("unusable", [False, True])
+def test_refine_of_a_held_robot_gives_no_command(world, unusable):
+    world.images(2)
+    if unusable:
+        world.controller.set_model(None, "unusable")
+    else:
+        world.monitor.hold(StopCause.STOPPED, "stop requested")
+    futures = PlannerInput(
+        stamp_ns=world.now_ns, goal_stamp_ns=LATCHED_NS, current_energy=10.0,
+        energies=np.ones((SAMPLES, HORIZON), np.float32), candidates_stamp_ns=world.now_ns,
+    )  # fmt: skip
+    decision = world.controller.refine(futures)
+    assert decision.command is None and decision.state is State.HELD and not world.controller.may_move
+
+
+def test_refine_holds_a_forbidden_command(world):
+    world.images(2)
+    world.search.broken = "leaps"
+    futures = PlannerInput(
+        stamp_ns=world.now_ns, goal_stamp_ns=LATCHED_NS, current_energy=10.0,
+        energies=np.ones((SAMPLES, HORIZON), np.float32), candidates_stamp_ns=world.asked_ns,
+    )  # fmt: skip
+    decision = world.controller.refine(futures)
+    assert decision.command is None and StopCause.FORBIDDEN in world.monitor.holds
 
 
 class Driving(RuleBasedStateMachine):
@@ -288,9 +326,9 @@ class Driving(RuleBasedStateMachine):
         if decision is None or decision.command is None:
             return
         assert LIMITS.forbids(decision.command.astype(np.float32)) == ""
-        assert world.pilot.may_drive and world.sought is not None and age_s < TIMEOUT_S
-        reach = world.pilot.reach
-        assert reach is None or (reach.end is None and reach.terms.goal_ns == world.sought)
+        assert world.controller.may_move and world.sought is not None and age_s < TIMEOUT_S
+        reach = world.controller.goal
+        assert reach is None or (reach.result is None and reach.config.goal_ns == world.sought)
 
     @rule(goal=st.sampled_from([None, LATCHED_NS, 8, 9]))
     def the_world_model_seeks(self, goal: int | None) -> None:
@@ -301,11 +339,11 @@ class Driving(RuleBasedStateMachine):
         self.world.begin(goal, timeout_s=timeout_s)
 
     @rule()
-    @precondition(lambda self: self.world.pilot.reach is not None)
+    @precondition(lambda self: self.world.controller.goal is not None)
     def it_is_cancelled(self) -> None:
-        reach = self.world.pilot.reach
-        self.world.pilot.end(Outcome.CANCELLED, "")
-        assert reach is not None and reach.end is not None and not self.world.pilot.may_drive
+        reach = self.world.controller.goal
+        self.world.controller.end_goal(Outcome.CANCELLED, "")
+        assert reach is not None and reach.result is not None and not self.world.controller.may_move
 
     @rule(energy=st.sampled_from([0.5, 5.0, 10.0, math.nan]))
     def the_energy_is(self, energy: float) -> None:
@@ -318,33 +356,33 @@ class Driving(RuleBasedStateMachine):
     @rule(surprising=st.lists(st.booleans(), min_size=1, max_size=4))
     def surprises(self, surprising: list[bool]) -> None:
         for each in surprising:
-            self.world.guard.judged(each)
+            self.world.monitor.add_surprise(each)
 
     @rule(seconds=st.sampled_from([0.05, 0.6, 3.0]))
     def time_goes_by(self, seconds: float) -> None:
         self.world.now_s += seconds
-        self.world.pilot.watch()
-        assert seconds < TIMEOUT_S or not self.world.pilot.may_drive
+        self.world.controller.check_timeouts()
+        assert seconds < TIMEOUT_S or not self.world.controller.may_move
 
     @rule(usable=st.booleans())
     def the_model_is_exchanged(self, usable: bool) -> None:
         if usable:
             self.world.exchange()
         else:
-            self.world.pilot.exchange(None, "unusable")
-            assert not self.world.pilot.may_drive
+            self.world.controller.set_model(None, "unusable")
+            assert not self.world.controller.may_move
 
     @invariant()
     def no_more_than_the_newest_goal_is_in_work(self) -> None:
-        in_work = [reach for reach in self.world.reaches if reach.end is None]
-        assert in_work == ([] if self.world.pilot.reach is None else [self.world.pilot.reach])
+        in_work = [reach for reach in self.world.reaches if reach.result is None]
+        assert in_work == ([] if self.world.controller.goal is None else [self.world.controller.goal])
         assert in_work in ([], self.world.reaches[-1:])
 
     @invariant()
     def why_the_robot_stands_is_told(self) -> None:
-        verdict = self.world.pilot.verdict()
-        assert bool(self.world.guard.holds) == verdict.message.startswith("the robot stands: ")
-        assert verdict.level is not Level.OK or not self.world.guard.holds
+        verdict = self.world.controller.verdict()
+        assert bool(self.world.monitor.holds) == verdict.message.startswith("robot stopped: ")
+        assert verdict.level is not Level.OK or not self.world.monitor.holds
 
 
 Driving.TestCase.settings = settings(max_examples=60, stateful_step_count=30)

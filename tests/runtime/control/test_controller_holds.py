@@ -32,8 +32,8 @@ def world():
 def test_time_is_over_even_if_nothing_comes(world):
     reach = world.begin(timeout_s=0.3)
     world.now_s += 0.4
-    world.pilot.watch()
-    assert reach.end.outcome is Outcome.TIMEOUT and not world.pilot.may_drive
+    world.controller.check_timeouts()
+    assert reach.result.outcome is Outcome.TIMEOUT and not world.controller.may_move
 
 
 def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world):
@@ -41,34 +41,36 @@ def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world)
     reach = world.begin()
     world.images()
     world.now_s += TIMEOUT_S + 0.1
-    world.pilot.watch()
-    assert not world.pilot.may_drive and world.pilot.verdict().level is Level.STALE
-    assert reach.end is None
+    world.controller.check_timeouts()
+    assert not world.controller.may_move and world.controller.verdict().level is Level.STALE
+    assert reach.result is None
     world.now_s += PATIENCE_S + 0.1
-    world.pilot.watch()
-    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+    world.controller.check_timeouts()
+    assert reach.result.outcome is Outcome.ABORTED and "no futures for" in reach.result.reason
     world.sought = None
     world.images(1)
-    assert world.pilot.verdict().level is Level.OK
+    assert world.controller.verdict().level is Level.OK
 
 
 def test_a_goal_is_given_its_own_time_however_long_the_robot_has_stood_before(world):
     # As where the world model still loads.
     for _ in range(2):
         world.now_s += PATIENCE_S + 1.0
-        world.pilot.watch()
+        world.controller.check_timeouts()
     reach = world.begin()
     world.now_s += PATIENCE_S - 0.1
-    world.pilot.watch()
-    assert reach.end is None
+    world.controller.check_timeouts()
+    assert reach.result is None
     world.sought = OTHER_NS
-    assert world.images().command is not None and reach.end is None
+    assert world.images().command is not None and reach.result is None
 
 
 def test_old_images_make_the_robot_stand(world):
     world.images()
     assert world.image(age_s=0.6).command is None
-    assert world.pilot.verdict().level is Level.WARN and "0.60 s old" in world.pilot.verdict().message
+    assert (
+        world.controller.verdict().level is Level.WARN and "0.60 s old" in world.controller.verdict().message
+    )
     assert world.images().command is not None
 
 
@@ -76,10 +78,10 @@ def test_an_image_that_grows_too_old_makes_the_robot_stand_however_new_its_futur
     assert world.images(age_s=0.3).command is not None
     for passed_s, drives in ((TIMEOUT_S - 0.31, True), (0.02, False)):
         world.now_s += passed_s
-        world.pilot.watch()
-        assert world.pilot.may_drive is drives
-    assert "no futures for 0.21 s" in world.pilot.verdict().message
-    assert "0.51 s old" in world.pilot.verdict().message
+        world.controller.check_timeouts()
+        assert world.controller.may_move is drives
+    assert "no futures for 0.21 s" in world.controller.verdict().message
+    assert "0.51 s old" in world.controller.verdict().message
     assert world.images(age_s=0.3).command is not None
 
 
@@ -87,15 +89,18 @@ def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
     world.images()
     assert world.images(age_s=-0.3).command is not None, "clocks are never quite alike"
     assert world.image(age_s=-0.6).command is None
-    assert world.pilot.verdict().level is Level.WARN and "0.60 s ahead" in world.pilot.verdict().message
+    assert (
+        world.controller.verdict().level is Level.WARN
+        and "0.60 s ahead" in world.controller.verdict().message
+    )
     assert world.images().command is not None
 
 
 def test_an_image_that_is_ahead_of_the_clock_buys_no_time(world):
     assert world.images(age_s=-0.4).command is not None
     world.now_s += TIMEOUT_S + 0.01
-    world.pilot.watch()
-    assert not world.pilot.may_drive
+    world.controller.check_timeouts()
+    assert not world.controller.may_move
 
 
 def test_time_that_is_set_forward_between_two_images_has_not_passed_without_progress(world):
@@ -106,17 +111,17 @@ def test_time_that_is_set_forward_between_two_images_has_not_passed_without_prog
         world.frame += 10_000
         assert world.image().command is None, "nothing is known yet of what would be told now"
         assert world.images().state is State.SEEKING and world.decision.command is not None
-    assert reach.end is None and world.pilot.may_drive
+    assert reach.result is None and world.controller.may_move
 
 
 def test_images_that_never_come_in_time_end_an_asked_goal(world):
     world.sought = OTHER_NS
     reach = world.begin()
     for _ in range(5):
-        assert reach.end is None and world.image().command is None
+        assert reach.result is None and world.image().command is None
         world.now_s += TIMEOUT_S + 0.1
-        world.pilot.watch()
-    assert reach.end.outcome is Outcome.ABORTED and "no futures for" in reach.end.reason
+        world.controller.check_timeouts()
+    assert reach.result.outcome is Outcome.ABORTED and "no futures for" in reach.result.reason
 
 
 @pytest.mark.parametrize(("every", "ends"), [(2, True), (5, False)])
@@ -127,20 +132,20 @@ def test_a_check_that_comes_and_goes_ends_an_asked_goal_if_the_robot_never_drive
     for frame in range(90):
         world.energy *= 0.99
         commands += world.image(age_s=0.01 if frame % every else 0.6).command is not None
-    assert bool(commands) is not ends and (reach.end is not None) is ends
-    assert not ends or "s old when its futures came" in reach.end.reason
+    assert bool(commands) is not ends and (reach.result is not None) is ends
+    assert not ends or "s old when its futures arrived" in reach.result.reason
 
 
 def test_surprises_make_the_robot_stand_until_they_are_over(world):
     world.images()
     for _ in range(5):
         world.image()
-        world.guard.judged(True)
-    assert not world.pilot.may_drive
+        world.monitor.add_surprise(True)
+    assert not world.controller.may_move
     for _ in range(35):
         assert world.image().command is None, "for a second at least"
-        world.guard.judged(False)
-        if not world.guard.holds:
+        world.monitor.add_surprise(False)
+        if not world.monitor.holds:
             break
     assert world.images().command is not None
 
@@ -152,18 +157,18 @@ def test_a_forbidden_command_is_not_given_and_another_plan_is_tried(world, broke
     decisions = [world.image() for _ in range(8)]
     assert decisions[-1].command is None
     assert all(LIMITS.forbids(d.command) == "" for d in decisions if d.command is not None)
-    verdict = world.pilot.verdict()
+    verdict = world.controller.verdict()
     assert verdict.level is Level.ERROR and words in verdict.message
     world.search.broken = ""
-    assert world.images().command is not None and not world.guard.holds
+    assert world.images().command is not None and not world.monitor.holds
 
 
 def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
     world.images()
     world.search.broken = "fails"
     world.images()
-    assert world.pilot.state is State.HELD
-    assert not world.pilot.may_drive and "RuntimeError: no memory" in world.pilot.verdict().message
+    assert world.controller.state is State.HELD
+    assert not world.controller.may_move and "RuntimeError: no memory" in world.controller.verdict().message
     world.search.broken = ""
     assert world.images().command is not None
 
@@ -191,8 +196,8 @@ def test_commands_that_never_can_be_told_end_an_asked_goal(world):
     for _ in range(80):
         world.energy *= 0.99
         world.image()
-    assert reach.end.outcome is Outcome.ABORTED and "no room to publish" in reach.end.reason
-    assert world.guard.counts["fault"] == 1
+    assert reach.result.outcome is Outcome.ABORTED and "no room to publish" in reach.result.reason
+    assert world.monitor.counts["fault"] == 1
 
 
 @pytest.mark.parametrize("of", ["the image", "the candidates"])
@@ -204,11 +209,11 @@ def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
         world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
     # For longer than a robot without progress takes to drive any way.
     assert [decision for decision in (world.image() for _ in range(90)) if decision.command is not None] == []
-    assert not world.pilot.may_drive and "not finite" in world.pilot.verdict().message
+    assert not world.controller.may_move and "not finite" in world.controller.verdict().message
     world.sought = None
-    assert world.images().state is State.IDLE and not world.guard.holds, "there are none without a goal"
+    assert world.images().state is State.IDLE and not world.monitor.holds, "there are none without a goal"
     world.sought, world.energy, world.energies = LATCHED_NS, 10.0, None
-    assert world.images().command is not None and not world.guard.holds
+    assert world.images().command is not None and not world.monitor.holds
     world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
     world.energies[1] = 1.0
     assert world.images().command is not None, "of one candidate something is known"
@@ -219,20 +224,23 @@ def test_a_robot_whose_plans_nobody_judges_stands_and_says_so_until_somebody_doe
     reach = world.begin()
     decisions = [world.image() for _ in range(60)]
     assert all(decision.command is None for decision in decisions) and decisions[-1].state is State.HELD
-    verdict = world.pilot.verdict()
-    assert verdict.level is Level.WARN and "candidates come within a step" in verdict.message
+    verdict = world.controller.verdict()
+    assert verdict.level is Level.WARN and "candidates arrived within a model step" in verdict.message
     world.answers = True
-    assert world.images().command is not None and not world.guard.holds
+    assert world.images().command is not None and not world.monitor.holds
     world.answers = False
     world.images(150)
-    assert reach.end.outcome is Outcome.ABORTED and "candidates come within a step" in reach.end.reason
+    assert (
+        reach.result.outcome is Outcome.ABORTED
+        and "candidates arrived within a model step" in reach.result.reason
+    )
 
 
 def test_at_its_goal_a_robot_waits_for_no_plan(world):
     world.answers = False
     world.images(60)
     world.energy = 0.5
-    assert world.images().state is State.REACHED and world.pilot.verdict().level is Level.OK
+    assert world.images().state is State.REACHED and world.controller.verdict().level is Level.OK
 
 
 @pytest.mark.parametrize("sought", [None, OTHER_NS])
@@ -242,12 +250,12 @@ def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
     world.search.broken, world.sought = "", sought
     if sought is None:
         world.images()
-        assert world.pilot.verdict().level is Level.OK, "nothing is to be done"
+        assert world.controller.verdict().level is Level.OK, "nothing is to be done"
     world.now_s += PATIENCE_S + 1.0
     reach = world.begin()
-    assert not world.guard.holds, "nor is it told as the reason why the robot stands now"
+    assert not world.monitor.holds, "nor is it told as the reason why the robot stands now"
     world.sought = OTHER_NS
-    assert world.images().command is not None and reach.end is None
+    assert world.images().command is not None and reach.result is None
 
 
 @pytest.mark.parametrize("ways", [(1, 1), (1, 0), (0, 1)])
@@ -257,14 +265,14 @@ def test_images_that_repeat_while_it_is_driven_make_the_robot_stand_and_end_an_a
     world.sought = OTHER_NS
     reach = world.begin()
     world.images(25)
-    assert world.told.any() and world.pilot.verdict().level is Level.OK
+    assert world.told.any() and world.controller.verdict().level is Level.OK
     world.images(15)
-    assert not world.told.any() and world.pilot.verdict().level is Level.ERROR
-    while reach.end is None:
+    assert not world.told.any() and world.controller.verdict().level is Level.ERROR
+    while reach.result is None:
         world.image()
-    assert reach.end.outcome is Outcome.ABORTED
+    assert reach.result.outcome is Outcome.ABORTED
     assert reach.duration_s <= PATIENCE_S + 2.0, "to be let go between does not prolong it"
-    assert "does the camera hang" in reach.end.reason
+    assert "the camera is frozen" in reach.result.reason
 
 
 def test_a_robot_that_stood_in_a_silence_may_see_the_same_after_it():
@@ -273,8 +281,8 @@ def test_a_robot_that_stood_in_a_silence_may_see_the_same_after_it():
     assert world.told.any()
     for _ in range(100):
         world.now_s += 0.05
-        world.pilot.watch()
-    assert not world.pilot.may_drive
+        world.controller.check_timeouts()
+    assert not world.controller.may_move
     world.images()
     assert world.told.any()
 
@@ -288,7 +296,9 @@ class Seen(World):
         executed = np.array(self.told, np.float32)
         self.energy -= 1e-3
         decision = super().image(**given)
-        self.pilot.judge(False, executed=executed, response=self.response if executed.any() else np.nan)
+        self.controller.add_surprise(
+            False, executed=executed, response=self.response if executed.any() else np.nan
+        )
         return decision
 
     def drive(self, seconds):
@@ -322,7 +332,7 @@ def test_a_robot_that_did_not_move_as_commanded_tries_another_direction():
     world.drive(2.0)
     before, world.response = np.array(world.told), 0.0
     across = np.array([-before[1], before[0]])
-    while not world.guard.holds:
+    while not world.monitor.holds:
         world.image()
     world.response = 1.0
     while not world.told.any():
@@ -340,7 +350,7 @@ def test_a_blocked_robot_tries_another_direction_before_it_is_held():
         pushes = world.told @ wall > abs(world.told @ across)
         world.response = 0.0 if pushes else 1.0
         world.image()
-        assert not world.guard.holds
+        assert not world.monitor.holds
     assert world.told.any()
 
 
@@ -349,6 +359,6 @@ def test_an_image_that_shows_the_motion_lets_the_robot_drive_on():
     world.drive(2.0)
     world.response = 0.0
     world.drive(3.0)
-    assert world.guard.counts["frozen"]
+    assert world.monitor.counts["frozen"]
     world.response = 1.0
-    assert world.drive(5.0) > 1.0 and not world.guard.holds
+    assert world.drive(5.0) > 1.0 and not world.monitor.holds

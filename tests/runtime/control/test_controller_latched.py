@@ -22,17 +22,17 @@ def test_what_was_sought_before_somebody_stopped_the_robot_is_over(world, asked_
         world.sought = OTHER_NS
     assert world.images().command is not None
     world.hear(stop=True)
-    assert not world.pilot.may_drive and world.pilot.verdict().level is Level.WARN
-    assert world.images().command is None and world.pilot.state is State.HELD
-    assert [(reach.end.outcome, reach.end.reason) for reach in world.reaches] == [
-        (Outcome.ABORTED, "somebody has stopped it")
+    assert not world.controller.may_move and world.controller.verdict().level is Level.WARN
+    assert world.images().command is None and world.controller.state is State.HELD
+    assert [(reach.result.outcome, reach.result.reason) for reach in world.reaches] == [
+        (Outcome.ABORTED, "stop requested")
     ] * asked_for
     world.hear(stop=False)
     for _ in range(2):
-        assert world.images(20).command is None and world.pilot.state is State.IDLE
+        assert world.images(20).command is None and world.controller.state is State.IDLE
         world.exchange()
     world.sought = world.now_ns + 1
-    assert world.images().command is not None and world.pilot.verdict().level is Level.OK
+    assert world.images().command is not None and world.controller.verdict().level is Level.OK
 
 
 @pytest.mark.parametrize("sought", [LATCHED_NS, AHEAD_NS])
@@ -42,17 +42,17 @@ def test_a_stop_between_two_images_is_one(world, sought):
     world.hear(stop=True)
     world.hear(stop=False)
     assert world.images().command is None
-    assert world.pilot.verdict().message == "idle: the latched goal is over, until there is a newer one"
+    assert world.controller.verdict().message == "idle: the latched goal has expired, waiting for a new one"
     reach = world.begin()
     world.sought = OTHER_NS
-    assert world.images().command is not None and reach.end is None
+    assert world.images().command is not None and reach.result is None
 
 
 @pytest.mark.parametrize("sought", [8, AHEAD_NS])
 def test_goals_that_come_while_the_robot_is_stopped_are_over_too(world, sought):
     world.hear(stop=True)
     reach = world.begin()
-    assert reach.end.outcome is Outcome.ABORTED and world.pilot.reach is None
+    assert reach.result.outcome is Outcome.ABORTED and world.controller.goal is None
     world.images()
     world.sought = sought
     world.images()
@@ -68,7 +68,7 @@ def test_a_goal_that_no_image_was_about_before_the_robot_was_let_go_is_over_by_i
     world.hear(stop=False)
     world.sought = stamp_ns
     assert world.images(20).command is None
-    assert world.pilot.verdict().message == "idle: the latched goal is over, until there is a newer one"
+    assert world.controller.verdict().message == "idle: the latched goal has expired, waiting for a new one"
     world.sought = 10**12 + 1
     assert world.images().command is not None
 
@@ -92,15 +92,17 @@ def test_goals_without_a_stamp_are_driven_to_where_nobody_stopped_the_robot(worl
 
 def test_where_somebody_is_to_say_that_the_robot_is_not_stopped_silence_stops_it():
     world = World(stop_timeout_s=0.2)
-    assert world.images(20).command is None and "within 0.2 s" in world.pilot.verdict().message
+    assert (
+        world.images(20).command is None and "no stop message for 0.2 s" in world.controller.verdict().message
+    )
     world.hear(stop=False)
     world.sought = world.now_ns + 1
     assert world.images().command is not None
     world.now_s += 0.1
-    world.pilot.watch()
-    assert not world.pilot.may_drive, "none has come since"
+    world.controller.check_timeouts()
+    assert not world.controller.may_move, "none has come since"
     world.hear(stop=False)
-    assert world.images().command is None and world.pilot.state is State.IDLE
+    assert world.images().command is None and world.controller.state is State.IDLE
 
 
 def test_a_planner_that_starts_anew_where_somebody_speaks_drives_to_no_goal_from_before_the_first_word():
@@ -113,8 +115,8 @@ def test_a_latched_goal_is_over_when_its_time_is_until_there_is_another():
     world = World(goal_timeout_s=1.0)
     assert world.images(30).command is not None
     world.images(1)
-    assert world.image().command is None and world.pilot.state is State.IDLE
-    assert world.pilot.verdict().message == "idle: the latched goal is over, until there is a newer one"
+    assert world.image().command is None and world.controller.state is State.IDLE
+    assert world.controller.verdict().message == "idle: the latched goal has expired, waiting for a new one"
     for sought in (None, LATCHED_NS):
         world.sought = sought
         assert world.images(20).command is None, "whoever takes it again"
@@ -136,21 +138,21 @@ def test_a_goal_that_was_asked_for_has_the_time_that_was_asked_for():
     world.begin(timeout_s=3.0)
     world.sought = OTHER_NS
     world.images(60)
-    assert world.reaches[0].end is None
+    assert world.reaches[0].result is None
     world.images(40)
-    assert world.reaches[0].end is not None
+    assert world.reaches[0].result is not None
 
 
 def test_the_time_of_a_latched_goal_is_over_between_images_too():
     world = World(goal_timeout_s=1.0)
-    world.pilot.timeout_s = 60.0
+    world.controller.timeout_s = 60.0
     world.images(20)
     world.now_s += 0.5
-    world.pilot.watch()
-    assert not world.pilot.may_drive
+    world.controller.check_timeouts()
+    assert not world.controller.may_move
     world.begin()
     world.sought = OTHER_NS
     assert world.images().command is not None
     world.now_s += 0.5
-    world.pilot.watch()
-    assert world.pilot.may_drive, "it is not about what was latched before"
+    world.controller.check_timeouts()
+    assert world.controller.may_move, "it is not about what was latched before"

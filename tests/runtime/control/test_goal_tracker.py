@@ -18,15 +18,15 @@ GOAL_NS, STEP_NS = 7, 200_000_000
 
 
 def reach(timeout_s=None):
-    terms = GoalConfig(goal_ns=GOAL_NS, threshold=None, timeout_s=timeout_s, give_up_after=2, patience_s=2.0)
-    goal = GoalTracker(terms, now_s=100.0)
+    config = GoalConfig(goal_ns=GOAL_NS, threshold=None, timeout_s=timeout_s, give_up_after=2, patience_s=2.0)
+    goal = GoalTracker(config, now_s=100.0)
     goal.is_set = True
     return goal
 
 
 def follow(goal, step=0, *, energy=5.0, stuck_count=0, reached=False):
-    assert goal.concerns(GOAL_NS)
-    goal.follow(
+    assert goal.matches(GOAL_NS)
+    goal.update(
         stamp_ns=1_000_000_000 + round(step * STEP_NS),
         step_ns=STEP_NS,
         energy=energy,
@@ -41,7 +41,7 @@ def test_a_goal_is_followed_by_energy_and_steps():
     for step, energy in enumerate([5.0, 3.0, 4.0]):
         follow(goal, step, energy=energy)
         assert goal.steps == step
-    assert (goal.energy, goal.best_energy, goal.steps, goal.end) == (4.0, 3.0, 2, None)
+    assert (goal.energy, goal.best_energy, goal.steps, goal.result) == (4.0, 3.0, 2, None)
 
 
 def test_a_jump_of_the_clock_is_no_step_either_way():
@@ -54,82 +54,86 @@ def test_a_jump_of_the_clock_is_no_step_either_way():
 def test_it_ends_as_reached_when_the_seeker_says_so():
     goal = reach()
     follow(goal, energy=0.5, reached=True)
-    assert goal.end.outcome is Outcome.REACHED and "0.5" in goal.end.reason
+    assert goal.result.outcome is Outcome.REACHED and "0.5" in goal.result.reason
 
 
 def test_a_robot_that_was_stuck_too_often_without_getting_nearer_is_stuck():
     goal = reach()
     follow(goal, energy=5.0, stuck_count=10)
     follow(goal, energy=4.95, stuck_count=11)
-    assert goal.end is None
+    assert goal.result is None
     follow(goal, energy=6.0, stuck_count=12)
-    assert goal.end.outcome is Outcome.STUCK and "no nearer than 4.95" in goal.end.reason
+    assert goal.result.outcome is Outcome.STUCK and "an energy of 4.95" in goal.result.reason
 
 
 def test_getting_nearer_makes_up_for_having_been_stuck():
     goal = reach()
     for stuck_count, energy in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0]):
         follow(goal, energy=energy, stuck_count=stuck_count)
-    assert goal.end is None
+    assert goal.result is None
 
 
 def test_energies_that_are_no_numbers_are_no_progress():
     goal = reach()
     for stuck_count in (10, 11, 12):
-        assert goal.end is None
+        assert goal.result is None
         follow(goal, energy=math.nan, stuck_count=stuck_count)
-    assert goal.end.outcome is Outcome.STUCK
+    assert goal.result.outcome is Outcome.STUCK
 
 
 def test_its_time_counts_from_when_it_was_accepted():
     goal = reach(timeout_s=10.0)
     follow(goal)
-    goal.watch(109.0, "")
-    assert goal.end is None and goal.duration_s == 9.0
-    goal.watch(110.5, "")
-    assert goal.end.outcome is Outcome.TIMEOUT and "10 s" in goal.end.reason
+    goal.check_timeouts(109.0, "")
+    assert goal.result is None and goal.duration_s == 9.0
+    goal.check_timeouts(110.5, "")
+    assert goal.result.outcome is Outcome.TIMEOUT and "10 s" in goal.result.reason
 
 
 def test_what_makes_the_robot_stand_for_too_long_ends_it():
     goal = reach()
-    goal.watch(101.9, "no futures for 4.1 s")
-    assert goal.end is None, "for the most part before it was accepted"
-    goal.watch(102.1, "no futures for 4.3 s")
-    assert (goal.end.outcome, goal.end.reason) == (Outcome.ABORTED, "no futures for 4.3 s")
+    goal.check_timeouts(101.9, "no futures for 4.1 s")
+    assert goal.result is None, "for the most part before it was accepted"
+    goal.check_timeouts(102.1, "no futures for 4.3 s")
+    assert (goal.result.outcome, goal.result.reason) == (Outcome.ABORTED, "no futures for 4.3 s")
 
 
 def test_a_world_model_that_does_not_seek_it_ends_it():
     goal = reach()
-    assert not goal.concerns(None) and not goal.concerns(99), "futures to what was sought before"
-    goal.watch(102.5, "")
-    assert goal.end.outcome is Outcome.ABORTED and "no futures to this goal" in goal.end.reason
+    assert not goal.matches(None) and not goal.matches(99), "futures to what was sought before"
+    goal.check_timeouts(102.5, "")
+    assert goal.result.outcome is Outcome.ABORTED and "no futures for this goal" in goal.result.reason
 
 
 def test_futures_before_the_world_model_was_told_of_it_are_about_another_of_the_same_stamp():
     goal = reach()
     goal.is_set = False
-    assert not goal.concerns(GOAL_NS) and not goal.concerns(None) and not goal.replaced
+    assert not goal.matches(GOAL_NS) and not goal.matches(None) and not goal.is_replaced
     goal.is_set = True
-    assert goal.concerns(GOAL_NS) and goal.end is None
+    assert goal.matches(GOAL_NS) and goal.result is None
 
 
 @pytest.mark.parametrize(
     ("now_sought", "reason", "replaced"),
-    [(None, "the goal was taken back", False), (99, "another goal was set", True)],
+    [(None, "the goal was cleared", False), (99, "another goal was set", True)],
 )
 def test_it_ends_when_the_world_model_seeks_something_else(now_sought, reason, replaced):
     goal = reach()
     follow(goal)
-    assert not goal.concerns(now_sought)
-    assert goal.end.outcome is Outcome.ABORTED and goal.end.reason == reason and goal.replaced is replaced
+    assert not goal.matches(now_sought)
+    assert (
+        goal.result.outcome is Outcome.ABORTED
+        and goal.result.reason == reason
+        and goal.is_replaced is replaced
+    )
 
 
 def test_another_models_energies_do_not_compare():
     goal = reach()
     follow(goal, energy=1.0, stuck_count=5)
-    goal.judged_anew()
+    goal.reset_energies()
     follow(goal, energy=50.0, stuck_count=0)
-    assert goal.best_energy == 50.0 and goal.end is None
+    assert goal.best_energy == 50.0 and goal.result is None
 
 
 def test_who_waits_is_woken_by_the_end():
@@ -138,11 +142,11 @@ def test_who_waits_is_woken_by_the_end():
     waits.start()
     goal.finish(Outcome.CANCELLED, "it was cancelled")
     waits.join(5.0)
-    assert found == [goal.end]
+    assert found == [goal.result]
 
 
 @given(st.lists(st.sampled_from(list(Outcome)), min_size=1, max_size=5))
 def test_the_first_end_is_the_end(outcomes):
     goal = reach()
     assert [goal.finish(outcome, "") for outcome in outcomes] == [True] + [False] * (len(outcomes) - 1)
-    assert goal.end.outcome is outcomes[0]
+    assert goal.result.outcome is outcomes[0]

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.control.presets import PRESETS, preset
-from jepa_runtime.control.synchronous_controller import ControlConfig, search_of
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.mppi import MPPIConfig
-from jepa_runtime.planning.planner import Planner
+from jepa_runtime.planning.planner import Planner, create_search
+from tests.errors import code
 
 
 @pytest.mark.parametrize(
@@ -21,24 +22,29 @@ from jepa_runtime.planning.planner import Planner
     [
         (
             "vjepa2_ac",
-            {"iterations": 10, "energy": "l1", "reduction": "last_step", "replan_every": 1},
+            {"extra_iterations": 10, "energy": "l1", "reduction": "last_step", "images_per_step": 1},
             {"num_samples": 400, "horizon": 2, "topk": 10, "init_std": 1.0}
             | {"momentum_mean": 0.15, "momentum_std": 0.15},
         ),
         (
             "lewm",
-            {"iterations": 30, "energy": "mean_squared", "reduction": "last_step", "replan_every": 5},
+            {
+                "extra_iterations": 30,
+                "energy": "mean_squared",
+                "reduction": "last_step",
+                "images_per_step": 1,
+            },
             {"num_samples": 300, "horizon": 5, "topk": 30, "init_std": 1.0, "momentum_mean": 0.0},
         ),
         (
             "eb_jepa",
-            {"iterations": 20, "energy": "mean_squared", "reduction": "sum", "replan_every": 1},
+            {"extra_iterations": 20, "energy": "mean_squared", "reduction": "sum", "images_per_step": 1},
             {"num_samples": 200, "horizon": 90, "topk": 20, "temperature": 200.0, "refit_std": True}
             | {"init_std": pytest.approx(2 / 2.45)},
         ),
         (
             "two_rooms",
-            {"iterations": 6, "energy": None, "reduction": "sum", "patience": 8, "escape_steps": 3},
+            {"extra_iterations": 0, "energy": None, "reduction": "sum", "images_per_step": 6},
             {"num_samples": 64, "horizon": 8, "topk": 8, "init_std": 0.8, "min_std": 0.1},
         ),
     ],
@@ -54,7 +60,7 @@ def test_the_figures_are_those_of_the_source(
 @pytest.mark.parametrize("name", ["vjepa2_ac", "lewm", "eb_jepa"])
 def test_what_the_field_has_not_is_off(name: str) -> None:
     settings = preset(name)
-    assert settings.patience is None
+    assert settings.reached_after == 1 and settings.recovery_s == 0
     assert settings.search.constant_fraction == settings.search.min_std == settings.search.noise_beta == 0
 
 
@@ -66,8 +72,8 @@ def test_only_eb_jepa_plans_by_path_integrals() -> None:
 def test_each_comes_nearer_to_a_point_that_sums_of_actions_reach(name: str) -> None:
     settings = preset(name)
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
-    search = search_of(settings.search, limits, seed=0)
-    planner = Planner(search, iterations=settings.iterations, reduction=settings.reduction)
+    search = create_search(settings.search, limits, seed=0)
+    planner = Planner(search, iterations=settings.iterations_per_step, reduction=settings.reduction)
     target = np.float32([0.8, -0.6])
 
     def energies(actions: np.ndarray) -> np.ndarray:
@@ -83,18 +89,36 @@ def test_each_comes_nearer_to_a_point_that_sums_of_actions_reach(name: str) -> N
 def test_each_plan_of_the_field_begins_as_its_first_did(name: str) -> None:
     settings = preset(name)
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
-    search, fresh = (search_of(settings.search, limits, seed=seed) for seed in (0, 1))
-    planner = Planner(search, iterations=settings.iterations, reduction=settings.reduction)
+    search, fresh = (create_search(settings.search, limits, seed=seed) for seed in (0, 1))
+    planner = Planner(search, iterations=settings.iterations_per_step, reduction=settings.reduction)
     planner.plan(lambda actions: np.square(actions - np.float32([0.8, -0.6])).sum(axis=-1))
-    search.shift(settings.replan_every)
+    search.shift()
     np.testing.assert_array_equal(search.mean, fresh.mean)
     assert search.ask().std() == pytest.approx(fresh.ask().std(), rel=0.05)
 
 
-def test_ours_are_what_a_controller_does_without_another_word() -> None:
-    assert preset("two_rooms") == ControlConfig()
+def test_preset_two_rooms_has_the_defaults() -> None:
+    assert preset("two_rooms") == ControllerConfig()
 
 
-def test_a_name_that_is_none_is_told_with_those_there_are() -> None:
-    with pytest.raises(JepaRuntimeError, match="'dreamer'; there are: vjepa2_ac, lewm, eb_jepa, two_rooms"):
+def test_preset_unknown_name_raises_with_the_known_ones() -> None:
+    with pytest.raises(JepaRuntimeError, check=code("planner.unknown_preset")) as error:
         preset("dreamer")
+    assert all(name in str(error.value) for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"images_per_step": 0}, {"extra_iterations": -1}, {"reached_after": 0}, {"energy": "l3"}]
+)
+def test_controller_config_out_of_range_raises(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ControllerConfig(**wrong)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_controller_config_fitted_is_reduced_to_what_the_model_predicts(name: str) -> None:
+    usual = preset(name)
+    fitted = usual.fitted(horizon=3, num_samples=6)
+    assert fitted.search.horizon == min(3, usual.search.horizon)
+    assert fitted.search.num_samples == 6 and fitted.search.topk == 6
+    assert usual.fitted(horizon=1000) == usual

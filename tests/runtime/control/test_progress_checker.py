@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
 
 import pytest
 from hypothesis import given
@@ -11,39 +11,43 @@ from hypothesis import strategies as st
 from jepa_runtime.control.progress_checker import ProgressChecker
 
 
-def told(detector: ProgressChecker, *energies: float) -> list[bool]:
-    return [detector.is_stuck(energy) for energy in energies]
+def stuck(checker: ProgressChecker, *energies: float, period_ns: int = 1) -> list[bool]:
+    """Whether the robot is stuck at each of these energies, ``period_ns`` apart."""
+    found = []
+    for energy in energies:
+        checker.add_time(period_ns)
+        found.append(not checker.makes_progress(energy) and checker.is_stuck(energy))
+    return found
 
 
-def test_a_robot_without_progress_for_its_patience_is_stuck_and_begins_anew() -> None:
-    assert told(ProgressChecker(3), 1, 1, 1, 1, 1, 1, 1, 1) == [False, False, False, True] * 2
+def test_progress_checker_without_progress_is_stuck_after_the_allowance_and_starts_again() -> None:
+    assert stuck(ProgressChecker(2), 1, 1, 1, 1, 1, 1, 1) == [False, False, False, True, False, False, True]
 
 
-def test_progress_of_less_than_two_percent_is_none() -> None:
-    assert told(ProgressChecker(2), 1, 0.99, 0.985) == [False, False, True]
-    assert told(ProgressChecker(2), 1, 0.99, 0.97) == [False, False, False]
+def test_progress_checker_progress_below_two_percent_does_not_count() -> None:
+    assert stuck(ProgressChecker(1), 1, 0.99, 0.985) == [False, False, True]
+    assert stuck(ProgressChecker(1), 1, 0.99, 0.97) == [False, False, False]
 
 
-def test_a_new_goal_is_no_step_back() -> None:
-    detector = ProgressChecker(2)
-    told(detector, 0.1, 5)
-    detector.reset()
-    assert told(detector, 5, 5) == [False, False]
+def test_progress_checker_reset_forgets_the_best_energy() -> None:
+    checker = ProgressChecker(1)
+    stuck(checker, 0.1, 5)
+    checker.reset()
+    assert stuck(checker, 5, 5) == [False, False]
+
+
+def test_progress_checker_granted_time_does_not_count() -> None:
+    checker = ProgressChecker(1)
+    stuck(checker, 1, 1)
+    checker.grant(3)
+    assert stuck(checker, *[1] * 5) == [False, False, False, False, True]
 
 
 @given(st.lists(st.floats(0, 100), max_size=50))
-def test_without_patience_to_lose_a_robot_is_never_stuck(energies: list[float]) -> None:
-    assert not any(told(ProgressChecker(None), *energies))
+def test_progress_checker_without_driving_time_is_never_stuck(energies: list[float]) -> None:
+    assert not any(stuck(ProgressChecker(0), *energies, period_ns=0))
 
 
-@given(st.integers(1, 5), st.lists(st.floats(0, 100), max_size=50))
-def test_a_robot_is_stuck_at_most_once_in_its_patience_and_a_step(
-    patience: int, energies: list[float]
-) -> None:
-    stuck = [step for step, now in enumerate(told(ProgressChecker(patience), *energies)) if now]
-    assert all(later - earlier > patience for earlier, later in pairwise(stuck))
-
-
-@pytest.mark.parametrize("energy", [float("nan"), float("inf")])
-def test_energies_that_are_not_numbers_are_no_progress(energy: float) -> None:
-    assert told(ProgressChecker(2), energy, energy) == [False, True]
+@pytest.mark.parametrize("energy", [math.nan, math.inf])
+def test_progress_checker_energies_that_are_not_finite_are_no_progress(energy: float) -> None:
+    assert stuck(ProgressChecker(1), energy, energy) == [False, True]

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jepa_runtime.control import receding_horizon as seeking
+from jepa_runtime.control import receding_horizon as receding_horizon
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
 
-State = seeking.State
+State = receding_horizon.State
 
 
 STEP_NS = 200_000_000
@@ -60,67 +60,67 @@ def search():
 
 
 @pytest.fixture
-def seeker(search):
-    return seeking.RecedingHorizonPlanner(search, **CHOSEN)
+def planner(search):
+    return receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
 
 
 def futures(frame, *, goal=7, energy=10.0, answer_to=None):
-    return seeking.Futures(
+    return receding_horizon.PlannerInput(
         stamp_ns=START_NS + frame * FRAME_NS,
         goal_stamp_ns=goal,
         current_energy=energy,
         energies=np.array([[1.0, 2.0], [0.0, 1.0], [5.0, 5.0]]),
-        answer_to_ns=0 if answer_to is None else START_NS + answer_to * FRAME_NS,
+        candidates_stamp_ns=0 if answer_to is None else START_NS + answer_to * FRAME_NS,
     )
 
 
-def test_without_a_goal_the_robot_stands(seeker):
-    decision = seeker.update(futures(0, goal=None))
+def test_without_a_goal_the_robot_stands(planner):
+    decision = planner.update(futures(0, goal=None))
     assert decision.state is State.IDLE
-    assert decision.command is None and decision.question is None
+    assert decision.command is None and decision.candidates is None
 
 
-def test_a_goal_that_was_taken_back_and_comes_again_is_planned_anew(seeker):
-    seeker.update(futures(0))
-    assert seeker.update(futures(1, answer_to=0)).command is not None
-    assert seeker.update(futures(2, goal=None)).command is None
-    again = seeker.update(futures(3))
-    assert again.command is None and again.question is not None
+def test_a_goal_that_was_taken_back_and_comes_again_is_planned_anew(planner):
+    planner.update(futures(0))
+    assert planner.update(futures(1, answer_to=0)).command is not None
+    assert planner.update(futures(2, goal=None)).command is None
+    again = planner.update(futures(3))
+    assert again.command is None and again.candidates is not None
 
 
-def test_a_goal_is_asked_about_first_and_driven_to_once_answered(seeker, search):
-    first = seeker.update(futures(0))
-    assert first.state is State.SEEKING and first.command is None and first.question is not None
-    second = seeker.update(futures(1, answer_to=0))
+def test_a_goal_is_asked_about_first_and_driven_to_once_answered(planner, search):
+    first = planner.update(futures(0))
+    assert first.state is State.SEEKING and first.command is None and first.candidates is not None
+    second = planner.update(futures(1, answer_to=0))
     np.testing.assert_array_equal(search.costs, [3.0, 1.0, 10.0])
     np.testing.assert_array_equal(second.command, [0.5, -0.5])
-    assert second.question is not None
-    assert seeker.iterations == 1
+    assert second.candidates is not None
+    assert planner.iterations == 1
 
 
-def test_futures_of_other_candidates_teach_nothing(seeker, search):
-    seeker.update(futures(0))
-    decision = seeker.update(futures(1))
+def test_futures_of_other_candidates_teach_nothing(planner, search):
+    planner.update(futures(0))
+    decision = planner.update(futures(1))
     assert "tell" not in search.calls
-    assert decision.question is None
+    assert decision.candidates is None
 
 
-def test_a_question_that_is_lost_is_asked_again(seeker):
-    asked = [frame for frame in range(8) if seeker.update(futures(frame)).question is not None]
+def test_a_question_that_is_lost_is_asked_again(planner):
+    asked = [frame for frame in range(8) if planner.update(futures(frame)).candidates is not None]
     # At frame 6 a step is over, which is asked about in any case.
     assert asked == [0, 5, 6]
 
 
-def test_the_plan_is_shifted_as_time_passes(seeker, search):
+def test_the_plan_is_shifted_as_time_passes(planner, search):
     for frame in range(14):
-        seeker.update(futures(frame, answer_to=frame - 1))
+        planner.update(futures(frame, answer_to=frame - 1))
     assert search.calls.count("shift 1") == 2
 
 
-def test_images_a_little_early_or_late_shift_it_by_one_step_each(seeker, search):
+def test_images_a_little_early_or_late_shift_it_by_one_step_each(planner, search):
     for step in range(8):
         early_ns = -1_000_000 if step % 2 else 1_000_000
-        seeker.update(replace(futures(0), stamp_ns=START_NS + step * STEP_NS + early_ns))
+        planner.update(replace(futures(0), stamp_ns=START_NS + step * STEP_NS + early_ns))
     assert [call for call in search.calls if "shift" in call] == ["shift 1"] * 7
 
 
@@ -129,86 +129,88 @@ def test_the_first_action_of_what_an_image_judged_best_is_told_with_it(frame):
     """Of a fast camera, and of one with a step or two between its images."""
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
     search = CEM(CEMConfig(num_samples=3, horizon=3, topk=1), limits, seed=0)
-    seeker = seeking.RecedingHorizonPlanner(search, **CHOSEN)
-    question = seeker.update(futures(0)).question
-    command = seeker.update(futures(frame, answer_to=0)).command
+    planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
+    question = planner.update(futures(0)).candidates
+    command = planner.update(futures(frame, answer_to=0)).command
     np.testing.assert_array_equal(command, question[1, 0])
 
 
 @pytest.mark.parametrize(("early_ns", "shifts"), [(STEP_NS // 8, ["shift 1"]), (STEP_NS // 8 + 1, [])])
-def test_an_image_up_to_an_eighth_of_a_step_early_begins_the_step(seeker, search, early_ns, shifts):
-    seeker.update(futures(0))
-    seeker.update(replace(futures(0), stamp_ns=START_NS + STEP_NS - early_ns))
+def test_an_image_up_to_an_eighth_of_a_step_early_begins_the_step(planner, search, early_ns, shifts):
+    planner.update(futures(0))
+    planner.update(replace(futures(0), stamp_ns=START_NS + STEP_NS - early_ns))
     assert [call for call in search.calls if "shift" in call] == shifts
 
 
-def test_what_was_asked_before_a_shift_teaches_nothing(seeker, search):
-    seeker.update(futures(0))
-    assert seeker.update(futures(5, answer_to=0)).question is not None
-    assert seeker.update(futures(6)).question is not None and search.calls[-2:] == ["shift 1", "ask"]
-    seeker.update(futures(7, answer_to=5))
+def test_what_was_asked_before_a_shift_teaches_nothing(planner, search):
+    planner.update(futures(0))
+    assert planner.update(futures(5, answer_to=0)).candidates is not None
+    assert planner.update(futures(6)).candidates is not None and search.calls[-2:] == ["shift 1", "ask"]
+    planner.update(futures(7, answer_to=5))
     assert search.calls.count("tell") == 1
 
 
-def test_a_goal_is_reached_when_the_energy_stays_low(seeker):
-    states = [seeker.update(futures(frame, energy=1.1)).state for frame in range(4)]
+def test_a_goal_is_reached_when_the_energy_stays_low(planner):
+    states = [planner.update(futures(frame, energy=1.1)).state for frame in range(4)]
     assert states == [State.SEEKING] * 4
-    states = [seeker.update(futures(frame, energy=1.0)).state for frame in range(4, 8)]
+    states = [planner.update(futures(frame, energy=1.0)).state for frame in range(4, 8)]
     assert states == [State.SEEKING, State.SEEKING, State.REACHED, State.REACHED]
 
 
-def test_one_low_energy_is_not_enough(seeker):
+def test_one_low_energy_is_not_enough(planner):
     energies = [0.9, 0.9, 5.0, 0.9]
-    states = [seeker.update(futures(frame, energy=energy)).state for frame, energy in enumerate(energies)]
+    states = [planner.update(futures(frame, energy=energy)).state for frame, energy in enumerate(energies)]
     assert State.REACHED not in states
 
 
-def test_at_the_goal_the_robot_stands_and_is_not_moved_by_noise(seeker):
+def test_at_the_goal_the_robot_stands_and_is_not_moved_by_noise(planner):
     first, second, third = (
-        seeker.update(futures(frame, energy=0.9, answer_to=frame - 1)) for frame in range(3)
+        planner.update(futures(frame, energy=0.9, answer_to=frame - 1)) for frame in range(3)
     )
-    assert first.question is not None and second.command is not None, "it has a plan"
-    for decision in (third, seeker.update(futures(3, energy=1.5, answer_to=1))):
+    assert first.candidates is not None and second.command is not None, "it has a plan"
+    for decision in (third, planner.update(futures(3, energy=1.5, answer_to=1))):
         assert decision.state is State.REACHED
-        assert decision.command is None and decision.question is None
+        assert decision.command is None and decision.candidates is None
 
 
-def test_pushed_away_from_the_goal_it_is_sought_again(seeker):
+def test_pushed_away_from_the_goal_it_is_sought_again(planner):
     for frame in range(3):
-        seeker.update(futures(frame, energy=0.9))
-    assert seeker.update(futures(3, energy=9.0)).state is State.SEEKING
+        planner.update(futures(frame, energy=0.9))
+    assert planner.update(futures(3, energy=9.0)).state is State.SEEKING
 
 
-def test_a_new_goal_begins_a_new_search(seeker, search):
-    seeker.update(futures(0))
+def test_a_new_goal_begins_a_new_search(planner, search):
+    planner.update(futures(0))
     search.calls.clear()
-    assert seeker.update(futures(1, goal=8, answer_to=0)).command is None
+    assert planner.update(futures(1, goal=8, answer_to=0)).command is None
     assert search.calls == ["reset", "ask"]
 
 
 RECOVERY_FIRST, RECOVERY = 0.3 * np.array([1.0, 0.0]), 0.3 * np.array([0.0, 1.0])
 
 
-def drive(seeker, frames, *, first=0, **given):
+def drive(planner, frames, *, first=0, **given):
     """Each question is answered by the next futures."""
     asked, decisions = None, []
     for frame in range(first, first + frames):
-        decisions.append(seeker.update(futures(frame, answer_to=asked, **given)))
-        if decisions[-1].question is not None:
+        decisions.append(planner.update(futures(frame, answer_to=asked, **given)))
+        if decisions[-1].candidates is not None:
             asked = frame
     return decisions
 
 
-def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_to_be_harmless(seeker, search):
+def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_to_be_harmless(
+    planner, search
+):
     """Of the three directions the first leads away from the goal."""
-    seeker = seeking.RecedingHorizonPlanner(search, **CHOSEN)
+    planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
     decisions, asked = [], None
     for frame in range(90):
         given = futures(frame, answer_to=asked)
         if "directions" in search.calls:
             given = replace(given, energies=np.array([[10.0, 11.5], [10.0, 10.9], [10.0, 10.0]]))
-        decisions.append(seeker.update(given))
-        asked = frame if decisions[-1].question is not None else asked
+        decisions.append(planner.update(given))
+        asked = frame if decisions[-1].candidates is not None else asked
     stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
     assert decisions[stuck].command is None, "until the model was asked"
     told = [decision.command for decision in decisions[stuck + 1 :]]
@@ -217,132 +219,132 @@ def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_t
     assert search.calls.count("directions") == 1
 
 
-def test_where_no_direction_is_harmless_a_stuck_robot_plans_from_scratch_where_it_stands(seeker, search):
+def test_where_no_direction_is_harmless_a_stuck_robot_plans_from_scratch_where_it_stands(planner, search):
     asked, decisions = None, []
     for frame in range(90):
         given = futures(frame, answer_to=asked)
         if "directions" in search.calls:
             given = replace(given, energies=np.full((3, 2), 11.5))
-        decisions.append(seeker.update(given))
-        asked = frame if decisions[-1].question is not None else asked
+        decisions.append(planner.update(given))
+        asked = frame if decisions[-1].candidates is not None else asked
     assert decisions[-1].state is State.STUCK
     told = [decision.command for decision in decisions if decision.command is not None]
     assert all(np.array_equal(command, search.mean[0]) for command in told)
 
 
-def test_a_stuck_robot_recovers_from_what_it_was_told(seeker, search):
+def test_a_stuck_robot_recovers_from_what_it_was_told(planner, search):
     asked = None
     for frame in range(70):
-        decision = seeker.update(futures(frame, answer_to=asked))
-        asked = frame if decision.question is not None else asked
-        seeker.told = np.array([0.25, 0.0])
+        decision = planner.update(futures(frame, answer_to=asked))
+        asked = frame if decision.candidates is not None else asked
+        planner.last_command = np.array([0.25, 0.0])
     np.testing.assert_array_equal(search.recovers_from, [0.25, 0.0])
 
 
 def test_a_stuck_robot_without_a_recovery_motion_plans_from_scratch_where_it_stands(search):
-    seeker = seeking.RecedingHorizonPlanner(search, **CHOSEN | {"recovery_s": 0.0})
-    decisions = drive(seeker, 300)
+    planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN | {"recovery_s": 0.0})
+    decisions = drive(planner, 300)
     told = [decision.command for decision in decisions[1:] if decision.command is not None]
-    assert decisions[-1].state is State.STUCK and seeker.stuck_count == 299 - len(told) == 4
+    assert decisions[-1].state is State.STUCK and planner.stuck_count == 299 - len(told) == 4
     assert all(np.array_equal(command, search.mean[0]) for command in told)
     assert "directions" not in search.calls
 
 
-def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_while(seeker, search):
+def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_while(planner, search):
     asks = np.array([[[1.0, 0.0]] * 2, [[-1.0, 0.1]] * 2, [[0.0, 1.0]] * 2])
     search.ask = lambda: asks
-    drive(seeker, 2)
+    drive(planner, 2)
     assert np.isfinite(search.costs).all()
-    seeker.avoid(np.array([0.5, 0.0]))
-    seeker.confirm_motion()
-    seeker.restart()
-    drive(seeker, 4, first=10)
+    planner.avoid(np.array([0.5, 0.0]))
+    planner.confirm_motion()
+    planner.restart()
+    drive(planner, 4, first=10)
     np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, True])
-    drive(seeker, 80, first=14)
+    drive(planner, 80, first=14)
     assert np.isfinite(search.costs).all()
-    seeker.avoid(np.array([0.5, 0.0]))
-    drive(seeker, 4, first=100, goal=8)
+    planner.avoid(np.array([0.5, 0.0]))
+    drive(planner, 4, first=100, goal=8)
     assert np.isfinite(search.costs).all(), "another goal is sought in any direction"
 
 
-def test_avoid_keeps_the_better_side_of_a_blocked_direction(seeker, search):
+def test_avoid_keeps_the_better_side_of_a_blocked_direction(planner, search):
     search.ask = lambda: np.array([[[1.0, 0.5]] * 2, [[0.5, 1.0]] * 2, [[0.5, -1.0]] * 2])
-    drive(seeker, 2)
-    seeker.avoid(np.array([0.5, 0.0]))
-    drive(seeker, 4, first=10)
+    drive(planner, 2)
+    planner.avoid(np.array([0.5, 0.0]))
+    drive(planner, 4, first=10)
     np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, False])
 
 
-def test_avoid_rejects_slow_actions_until_images_show_motion(seeker, search):
+def test_avoid_rejects_slow_actions_until_images_show_motion(planner, search):
     search.ask = lambda: np.array([[[0.0, 0.4]] * 2, [[0.0, 0.6]] * 2, [[-1.0, 0.1]] * 2])
-    drive(seeker, 2)
-    seeker.avoid(np.array([1.0, 0.0]))
-    drive(seeker, 4, first=10)
+    drive(planner, 2)
+    planner.avoid(np.array([1.0, 0.0]))
+    drive(planner, 4, first=10)
     np.testing.assert_array_equal(np.isfinite(search.costs), [False, True, False])
-    seeker.confirm_motion()
-    drive(seeker, 8, first=14)
+    planner.confirm_motion()
+    drive(planner, 8, first=14)
     assert np.isfinite(search.costs).all()
 
 
-def test_avoid_where_every_candidate_goes_forward_rejects_all(seeker, search):
+def test_avoid_where_every_candidate_goes_forward_rejects_all(planner, search):
     search.ask = lambda: np.array([[[1.0, 0.5]] * 2, [[1.0, 0.0]] * 2, [[1.0, -0.5]] * 2])
-    drive(seeker, 2)
-    seeker.avoid(np.array([0.5, 0.0]))
-    drive(seeker, 4, first=10)
+    drive(planner, 2)
+    planner.avoid(np.array([0.5, 0.0]))
+    drive(planner, 4, first=10)
     assert not np.isfinite(search.costs).any()
 
 
-def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(seeker):
+def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(planner):
     for frame in range(90):
-        seeker.update(futures(frame, answer_to=frame - 1))
-    assert seeker.stuck_count == 1
+        planner.update(futures(frame, answer_to=frame - 1))
+    assert planner.stuck_count == 1
     for frame in range(90, 180):
-        seeker.update(futures(frame, goal=8, answer_to=frame - 1))
-    assert seeker.stuck_count == 2
+        planner.update(futures(frame, goal=8, answer_to=frame - 1))
+    assert planner.stuck_count == 2
 
 
-def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(seeker, search):
-    seeker.update(futures(0))
-    assert seeker.update(futures(1, answer_to=0)).command is not None
+def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(planner, search):
+    planner.update(futures(0))
+    assert planner.update(futures(1, answer_to=0)).command is not None
     search.executed = np.array([0.5, -0.5])
-    seeker.restart()
-    np.testing.assert_array_equal(seeker.executed, [0.0, 0.0])
-    decision = seeker.update(futures(2, answer_to=1))
-    assert decision.command is None and decision.question is not None
+    planner.restart()
+    np.testing.assert_array_equal(planner.executed, [0.0, 0.0])
+    decision = planner.update(futures(2, answer_to=1))
+    assert decision.command is None and decision.candidates is not None
 
 
-def test_a_recovery_motion_is_what_the_robot_executed(seeker):
-    assert drive(seeker, 66)[-1].state is State.STUCK
-    np.testing.assert_array_equal(seeker.executed, RECOVERY_FIRST)
+def test_a_recovery_motion_is_what_the_robot_executed(planner):
+    assert drive(planner, 66)[-1].state is State.STUCK
+    np.testing.assert_array_equal(planner.executed, RECOVERY_FIRST)
 
 
-def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(seeker, search):
+def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(planner, search):
     for frame in range(8):
-        seeker.update(futures(frame, answer_to=frame - 1))
-        seeker.told = np.array([0.1 * frame, 0.0])
+        planner.update(futures(frame, answer_to=frame - 1))
+        planner.last_command = np.array([0.1 * frame, 0.0])
     assert "shift 1" in search.calls
-    np.testing.assert_array_equal(seeker.executed, [0.1 * 5, 0.0])
+    np.testing.assert_array_equal(planner.executed, [0.1 * 5, 0.0])
 
 
-def test_the_threshold_of_a_goal_may_be_set(seeker):
-    seeker.goal_threshold = 20.0
-    assert [seeker.update(futures(frame)).state for frame in range(3)][-1] is State.REACHED
+def test_the_threshold_of_a_goal_may_be_set(planner):
+    planner.goal_threshold = 20.0
+    assert [planner.update(futures(frame)).state for frame in range(3)][-1] is State.REACHED
 
 
-def test_when_time_is_set_back_it_plans_from_scratch_and_recovers_no_more(seeker, search):
+def test_when_time_is_set_back_it_plans_from_scratch_and_recovers_no_more(planner, search):
     for frame in range(64):
-        decision = seeker.update(futures(frame, answer_to=frame - 1))
+        decision = planner.update(futures(frame, answer_to=frame - 1))
     assert decision.state is State.STUCK
     search.calls.clear()
     for frame in range(-1000, -998):
-        decision = seeker.update(futures(frame))
+        decision = planner.update(futures(frame))
         assert decision.state is State.SEEKING and decision.command is None
     assert search.calls.count("reset") == 1
 
 
-def test_two_images_of_one_stamp_are_no_time_set_back(seeker, search):
-    seeker.update(futures(0))
-    assert seeker.update(futures(0, answer_to=0)).command is not None
+def test_two_images_of_one_stamp_are_no_time_set_back(planner, search):
+    planner.update(futures(0))
+    assert planner.update(futures(0, answer_to=0)).command is not None
     assert search.calls.count("reset") == 2, "as it was made, and with the goal"
 
 
@@ -356,56 +358,58 @@ def test_two_images_of_one_stamp_are_no_time_set_back(seeker, search):
         (np.inf, [[1.0, 2.0], [3.0, 4.0]], True),
     ],
 )
-def test_futures_tell_nothing_of_a_goal_without_one_candidate_whose_energies_are_numbers(
+def test_futures_is_unusable_of_a_goal_without_one_candidate_whose_energies_are_numbers(
     energy, energies, nothing
 ):
     told = replace(futures(0, energy=energy), energies=np.array(energies))
-    assert told.tell_nothing is nothing
-    assert not replace(told, goal_stamp_ns=None).tell_nothing, "without a goal there are none"
+    assert told.is_unusable is nothing
+    assert not replace(told, goal_stamp_ns=None).is_unusable, "without a goal there are none"
 
 
-def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(seeker, search):
+def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(planner, search):
     """It pushes against what its model does not see; the surprise holds it, and it pushes again."""
     frame, states = 0, []
     for _ in range(3):
-        states += [decision.state for decision in drive(seeker, 30, first=frame)]
+        states += [decision.state for decision in drive(planner, 30, first=frame)]
         frame += 60
-        seeker.restart()
+        planner.restart()
     assert State.STUCK in states
 
 
-def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(seeker, search):
+def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(planner, search):
     for frame in (*range(5), *range(1000, 1005)):
         if frame == 1000:
-            seeker.restart()
-        assert seeker.update(futures(frame, answer_to=frame - 1)).state is State.SEEKING
+            planner.restart()
+        assert planner.update(futures(frame, answer_to=frame - 1)).state is State.SEEKING
     assert "directions" not in search.calls
 
 
-def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(seeker, search):
+def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(planner, search):
     """Each comes a step of the model too late."""
-    decisions = [seeker.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
+    decisions = [planner.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
     assert all(decision.command is None for decision in decisions) and "directions" not in search.calls
-    assert seeker.is_unanswered
-    asked = max(frame for frame in range(300) if decisions[frame].question is not None)
-    assert seeker.update(futures(300, answer_to=asked)).command is not None and not seeker.is_unanswered
+    assert planner.lacks_answers
+    asked = max(frame for frame in range(300) if decisions[frame].candidates is not None)
+    assert planner.update(futures(300, answer_to=asked)).command is not None and not planner.lacks_answers
 
 
-def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(seeker):
-    seeker.update(futures(0))
-    driven = [seeker.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
+def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(planner):
+    planner.update(futures(0))
+    driven = [planner.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
     assert driven == [True] * 19 + [False] * 10, "of two steps and one, from the image that was answered"
-    assert not seeker.is_unanswered, "not for long yet"
+    assert not planner.lacks_answers, "not for long yet"
 
 
 def test_a_short_plan_lasts_until_the_answer_to_the_next_question(search):
     """Two images come within its one step, and answers an image late: some go with a shift."""
     search.mean = search.mean[:1]
-    seeker = seeking.RecedingHorizonPlanner(search, **CHOSEN | {"step_s": 0.1, "stuck_after_s": 60.0})
+    planner = receding_horizon.RecedingHorizonPlanner(
+        search, **CHOSEN | {"step_s": 0.1, "stuck_after_s": 60.0}
+    )
     asked, driven = None, []
     for frame in range(0, 400, 2):
         answer_to = asked if asked is not None and frame - asked >= 4 else None
-        decision = seeker.update(futures(frame, answer_to=answer_to))
+        decision = planner.update(futures(frame, answer_to=answer_to))
         driven.append(decision.command is not None)
-        asked = frame if decision.question is not None else asked
+        asked = frame if decision.candidates is not None else asked
     assert all(driven[driven.index(True) :])

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from jepa_runtime.control import safety_monitor as guarding
+from jepa_runtime.control import safety_monitor as safety_monitor
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
 
-StopCause, SafetyMonitor = guarding.StopCause, guarding.SafetyMonitor
+StopCause, SafetyMonitor = safety_monitor.StopCause, safety_monitor.SafetyMonitor
 OTHERWISE = Verdict(Level.OK, "seeking")
 
 
@@ -28,7 +28,7 @@ def clock():
 
 
 @pytest.fixture
-def guard(clock):
+def monitor(clock):
     return SafetyMonitor(surprise_window_s=0.5, surprise_ratio=0.6, clock=clock)
 
 
@@ -40,43 +40,43 @@ RETRY_S = 1.1
 class Images:
     """Images come in each period, and are judged."""
 
-    def __init__(self, guard, clock) -> None:
-        self.guard, self.clock = guard, clock
+    def __init__(self, monitor, clock) -> None:
+        self.monitor, self.clock = monitor, clock
         self.energy = 100.0
-        guard.step_s = STEP_S
+        monitor.step_s = STEP_S
 
     def come(self, seconds, *, effort=1.0, response=1.0, surprising=False, energy=None, **image):
         """The seconds until a hold began; None: there was none. A held robot is commanded to stand."""
         discontinuous = image.pop("discontinuous", False)
         for index in range(round(seconds / PERIOD_S)):
-            commanded = 0.0 if self.guard.holds else effort
-            self.guard.motion.command(commanded)
+            commanded = 0.0 if self.monitor.holds else effort
+            self.monitor.motion.set_command(commanded)
             self.clock.now_s += PERIOD_S
             self.energy -= 0.001
-            before = set(self.guard.holds)
-            self.guard.image(self.energy if energy is None else energy(index), **image)
-            self.guard.judged(
+            before = set(self.monitor.holds)
+            self.monitor.add_image(self.energy if energy is None else energy(index), **image)
+            self.monitor.add_surprise(
                 surprising,
                 effort=commanded,
                 response=response if commanded else math.nan,
                 discontinuous=discontinuous,
             )
-            if set(self.guard.holds) - before:
+            if set(self.monitor.holds) - before:
                 return (index + 1) * PERIOD_S
         return None
 
 
 @pytest.fixture
 def images(clock):
-    guard = SafetyMonitor(
+    monitor = SafetyMonitor(
         surprise_window_s=0.5, surprise_ratio=0.6, frozen_after_s=FROZEN_AFTER_S, clock=clock
     )
-    return Images(guard, clock)
+    return Images(monitor, clock)
 
 
-def test_without_a_reason_the_robot_may_drive(guard):
-    assert not guard.holds and not guard.blocks and guard.why == ""
-    assert guard.verdict(OTHERWISE) == OTHERWISE
+def test_without_a_reason_the_robot_may_drive(monitor):
+    assert not monitor.holds and not monitor.blocks_planning and monitor.reason == ""
+    assert monitor.verdict(OTHERWISE) == OTHERWISE
 
 
 @pytest.mark.parametrize(
@@ -94,57 +94,57 @@ def test_without_a_reason_the_robot_may_drive(guard):
         ("UNANSWERED", Level.WARN),
     ],
 )
-def test_each_reason_has_its_level_and_its_words(guard, cause, level):
-    guard.hold(StopCause[cause], "because")
-    assert guard.verdict(OTHERWISE) == Verdict(level, "the robot stands: because")
-    guard.release(StopCause[cause])
-    assert guard.verdict(OTHERWISE) == OTHERWISE
+def test_each_reason_has_its_level_and_its_words(monitor, cause, level):
+    monitor.hold(StopCause[cause], "because")
+    assert monitor.verdict(OTHERWISE) == Verdict(level, "robot stopped: because")
+    monitor.release(StopCause[cause])
+    assert monitor.verdict(OTHERWISE) == OTHERWISE
 
 
-def test_of_several_reasons_the_gravest_is_told(guard):
-    guard.hold(StopCause.STALE, "silence")
-    guard.hold(StopCause.FAULT, "a fault")
-    assert guard.verdict(OTHERWISE).message == "the robot stands: a fault"
-    assert guard.why == "a fault"
+def test_of_several_reasons_the_gravest_is_told(monitor):
+    monitor.hold(StopCause.STALE, "silence")
+    monitor.hold(StopCause.FAULT, "a fault")
+    assert monitor.verdict(OTHERWISE).message == "robot stopped: a fault"
+    assert monitor.reason == "a fault"
 
 
-def test_a_reason_counts_once_and_lasts_from_its_beginning(guard, clock):
-    guard.hold(StopCause.OLD, "0.6 s old")
+def test_a_reason_counts_once_and_lasts_from_its_beginning(monitor, clock):
+    monitor.hold(StopCause.OLD, "0.6 s old")
     clock.now_s += 1.0
-    guard.hold(StopCause.OLD, "1.6 s old")
-    assert guard.counts == {"old": 1}
-    assert guard.lasting(0.9) == "1.6 s old" and guard.lasting(1.1) == ""
-    guard.release(StopCause.OLD)
-    assert guard.lasting(0.9) == ""
-    guard.hold(StopCause.OLD, "again")
-    assert guard.counts == {"old": 2}
+    monitor.hold(StopCause.OLD, "1.6 s old")
+    assert monitor.counts == {"old": 1}
+    assert monitor.held_longer_than(0.9) == "1.6 s old" and monitor.held_longer_than(1.1) == ""
+    monitor.release(StopCause.OLD)
+    assert monitor.held_longer_than(0.9) == ""
+    monitor.hold(StopCause.OLD, "again")
+    assert monitor.counts == {"old": 2}
 
 
-def test_reasons_that_come_and_go_last_until_the_robot_did_as_decided(guard, clock):
+def test_reasons_that_come_and_go_last_until_the_robot_did_as_decided(monitor, clock):
     for cause in (StopCause.OLD, StopCause.STALE):
-        guard.hold(cause, cause.label)
+        monitor.hold(cause, cause.label)
         clock.now_s += 1.0
-        guard.release(cause)
-    guard.hold(StopCause.OLD, "old again")
-    assert guard.lasting(1.9) == "old again"
-    guard.release(StopCause.OLD)
-    guard.obeyed()
-    guard.hold(StopCause.OLD, "old once more")
-    assert guard.lasting(0.0) == ""
+        monitor.release(cause)
+    monitor.hold(StopCause.OLD, "old again")
+    assert monitor.held_longer_than(1.9) == "old again"
+    monitor.release(StopCause.OLD)
+    monitor.decision_executed()
+    monitor.hold(StopCause.OLD, "old once more")
+    assert monitor.held_longer_than(0.0) == ""
 
 
-def test_what_only_another_plan_can_end_does_not_keep_from_planning(guard):
+def test_what_only_another_plan_can_end_does_not_keep_from_planning(monitor):
     for cause in (StopCause.FORBIDDEN, StopCause.FAULT):
-        guard.hold(cause, "because")
-    assert guard.holds and not guard.blocks
-    guard.hold(StopCause.OLD, "old")
-    assert guard.blocks
-    guard.obeyed()
-    assert guard.holds == {StopCause.OLD: "old"}, "and the other plan was found"
+        monitor.hold(cause, "because")
+    assert monitor.holds and not monitor.blocks_planning
+    monitor.hold(StopCause.OLD, "old")
+    assert monitor.blocks_planning
+    monitor.decision_executed()
+    assert monitor.holds == {StopCause.OLD: "old"}, "and the other plan was found"
 
 
 def test_motion_that_images_show_is_no_reason_however_long(images):
-    assert images.come(30.0) is None and images.guard.motion.unconfirmed_s == 0.0
+    assert images.come(30.0) is None and images.monitor.motion.unconfirmed_s == 0.0
 
 
 @pytest.mark.parametrize("effort", [1.0, 0.5, 0.25])
@@ -153,42 +153,42 @@ def test_motion_that_images_do_not_show_is_a_reason_after_so_long_at_full_effort
     images.come(5.0)
     after_s = images.come(20.0, effort=effort, response=response)
     assert FROZEN_AFTER_S / 2 <= after_s * effort <= FROZEN_AFTER_S + 0.2
-    assert "do not show" in images.guard.holds[StopCause.FROZEN] and images.guard.why
+    assert "do not show" in images.monitor.holds[StopCause.FROZEN] and images.monitor.reason
 
 
 def test_pictures_in_turn_that_show_as_much_motion_back_as_forth_are_a_reason(images):
     """A ring of buffers: most images show the motion, and one the way back."""
     images.come(5.0)
     driven_s, responses = 0.0, [1.0, 1.0, 1.0, -3.0]
-    while not images.guard.holds:
+    while not images.monitor.holds:
         images.come(PERIOD_S, response=responses[round(driven_s / PERIOD_S) % 4])
         driven_s += PERIOD_S
     assert driven_s <= 3 * FROZEN_AFTER_S
 
 
 def test_motion_that_nobody_judges_is_a_reason_too(images):
-    guard, clock = images.guard, images.clock
-    guard.motion.command(1.0)
+    monitor, clock = images.monitor, images.clock
+    monitor.motion.set_command(1.0)
     for _ in range(round(FROZEN_AFTER_S / PERIOD_S)):
         clock.now_s += PERIOD_S
         images.energy -= 1.0
-        guard.image(images.energy, history_reset="gap")
-        guard.watch()
-    assert not guard.holds.keys() - {StopCause.DISCONTINUOUS}
+        monitor.add_image(images.energy, history_reset="gap")
+        monitor.check_motion()
+    assert not monitor.holds.keys() - {StopCause.DISCONTINUOUS}
     clock.now_s += 2 * PERIOD_S
-    guard.watch()
-    assert StopCause.FROZEN in guard.holds
+    monitor.check_motion()
+    assert StopCause.FROZEN in monitor.holds
 
 
 def test_motion_that_others_hold_back_does_not_count(images):
     """A collision monitor stands between, and the world model hears what comes out of it."""
     for _ in range(200):
-        images.guard.motion.command(1.0)
+        images.monitor.motion.set_command(1.0)
         images.clock.now_s += PERIOD_S
         images.energy -= 1.0
-        images.guard.image(images.energy)
-        images.guard.judged(False, effort=0.0)
-    assert not images.guard.holds
+        images.monitor.add_image(images.energy)
+        images.monitor.add_surprise(False, effort=0.0)
+    assert not images.monitor.holds
 
 
 @pytest.mark.parametrize("size", range(1, 33))
@@ -197,15 +197,15 @@ def test_images_that_repeat_one_of_the_last_ones_are_a_reason(images, size):
     after_s = images.come(5.0, energy=lambda index: float(index % size))
     # The first round is new.
     assert after_s <= FROZEN_AFTER_S + size * PERIOD_S
-    assert "repeat earlier ones" in images.guard.holds[StopCause.FROZEN]
+    assert "repeat earlier ones exactly" in images.monitor.holds[StopCause.FROZEN]
 
 
 def test_an_image_that_repeats_another_confirms_nothing(images):
     images.come(5.0)
     images.come(PERIOD_S, energy=lambda index: 7.0)
-    unconfirmed_s = images.guard.motion.unconfirmed_s
+    unconfirmed_s = images.monitor.motion.unconfirmed_s
     images.come(PERIOD_S, energy=lambda index: 7.0)
-    assert images.guard.motion.unconfirmed_s == pytest.approx(unconfirmed_s + PERIOD_S)
+    assert images.monitor.motion.unconfirmed_s == pytest.approx(unconfirmed_s + PERIOD_S)
 
 
 def test_a_robot_that_stands_may_see_the_same_for_ever(images):
@@ -222,21 +222,21 @@ def test_to_stand_shows_nothing_and_each_attempt_is_short_until_somebody_wants_t
     first_s = images.come(20.0, response=0.0)
     blind_s, attempts_s = first_s, []
     for _ in range(200):
-        while images.guard.holds and len(attempts_s) < 10:
-            if images.come(RETRY_S, response=0.0, effort=0.0) is None and images.guard.holds:
+        while images.monitor.holds and len(attempts_s) < 10:
+            if images.come(RETRY_S, response=0.0, effort=0.0) is None and images.monitor.holds:
                 break
-        if images.guard.holds:
+        if images.monitor.holds:
             break
         attempts_s.append(images.come(20.0, response=0.0))
     assert len(attempts_s) == 1 and all(each <= 0.4 for each in attempts_s)
     assert blind_s + sum(attempts_s) <= 2 * FROZEN_AFTER_S
     images.come(60.0, effort=0.0, response=0.0)
-    assert StopCause.FROZEN in images.guard.holds, "however long it stands"
-    images.guard.trust()
-    assert not images.guard.holds
+    assert StopCause.FROZEN in images.monitor.holds, "however long it stands"
+    images.monitor.allow_retry()
+    assert not images.monitor.holds
     assert images.come(20.0, response=0.0) <= 0.4, "a goal is one more attempt"
     images.come(60.0, effort=0.0)
-    assert StopCause.FROZEN in images.guard.holds
+    assert StopCause.FROZEN in images.monitor.holds
 
 
 def test_motion_that_is_confirmed_gives_all_attempts_back(images):
@@ -244,8 +244,8 @@ def test_motion_that_is_confirmed_gives_all_attempts_back(images):
         images.come(5.0)
         assert images.come(20.0, response=0.0) > 0.9
         images.come(RETRY_S, effort=0.0)
-        assert not images.guard.holds
-    assert images.guard.counts["frozen"] == 5
+        assert not images.monitor.holds
+    assert images.monitor.counts["frozen"] == 5
 
 
 def test_a_camera_that_shows_the_motion_now_and_then_does_not_end_probation(images):
@@ -254,22 +254,22 @@ def test_a_camera_that_shows_the_motion_now_and_then_does_not_end_probation(imag
     for _ in range(20):
         images.come(0.5)
         images.come(0.5, response=0.0)
-    assert images.guard.counts["frozen"] == 2
+    assert images.monitor.counts["frozen"] == 2
     images.come(30.0, effort=0.0)
-    assert StopCause.FROZEN in images.guard.holds
+    assert StopCause.FROZEN in images.monitor.holds
 
 
 def test_holds_of_a_robot_whose_motion_is_not_confirmed_last_as_one(images):
     images.come(5.0)
     images.come(20.0, response=0.0)
     images.come(RETRY_S, effort=0.0)
-    images.guard.obeyed()
+    images.monitor.decision_executed()
     images.come(20.0, response=0.0)
-    assert "do not show" in images.guard.lasting(1.2)
-    images.guard.trust()
+    assert "do not show" in images.monitor.held_longer_than(1.2)
+    images.monitor.allow_retry()
     images.come(5.0)
-    images.guard.obeyed()
-    assert images.come(20.0, response=0.0) and images.guard.lasting(0.5) == ""
+    images.monitor.decision_executed()
+    assert images.come(20.0, response=0.0) and images.monitor.held_longer_than(0.5) == ""
 
 
 def test_without_a_limit_motion_is_not_compared_with_images(clock):
@@ -279,7 +279,7 @@ def test_without_a_limit_motion_is_not_compared_with_images(clock):
 
 @pytest.mark.parametrize("step_s", [0.2, 1.0])
 def test_a_model_of_long_steps_has_time_to_see_motion(images, step_s):
-    images.guard.step_s = step_s
+    images.monitor.step_s = step_s
     images.come(5.0)
     assert images.come(20.0, response=0.0) == pytest.approx(max(FROZEN_AFTER_S, 4 * step_s), abs=0.2)
 
@@ -289,14 +289,14 @@ def test_a_proportion_of_surprising_images_within_a_time_is_a_reason(images, eac
     images.come(5.0)
     for index in range(100):
         images.come(PERIOD_S, surprising=index % each == 0)
-    assert bool(images.guard.counts["surprise"]) is is_a_reason
+    assert bool(images.monitor.counts["surprise"]) is is_a_reason
 
 
 def test_a_surprise_that_is_over_lets_the_robot_go_and_it_is_to_show_its_motion_then(images):
     images.come(5.0)
     assert images.come(5.0, surprising=True) <= 0.6
     images.come(RETRY_S + 1.0, effort=0.0)
-    assert not images.guard.holds
+    assert not images.monitor.holds
     assert images.come(5.0, response=0.0) <= 0.4
 
 
@@ -308,7 +308,7 @@ def test_a_ratio_of_one_means_never(clock):
 def test_images_that_do_not_follow_on_those_before_are_a_reason(images):
     images.come(5.0)
     assert images.come(5.0, discontinuous=True) <= 4 * PERIOD_S
-    assert "several cameras" in images.guard.holds[StopCause.DISCONTINUOUS]
+    assert "several cameras" in images.monitor.holds[StopCause.DISCONTINUOUS]
 
 
 @pytest.mark.parametrize("reset", ["gap", "clock_backwards", "frame"])
@@ -316,7 +316,7 @@ def test_a_history_that_is_reset_again_and_again_is_a_reason(images, reset):
     images.come(5.0)
     assert images.come(5.0, history_reset=reset) <= 4 * PERIOD_S
     images.come(RETRY_S + 0.5, effort=0.0)
-    assert not images.guard.holds
+    assert not images.monitor.holds
 
 
 def test_one_wrong_image_and_a_model_that_was_exchanged_are_none(images):
@@ -324,22 +324,22 @@ def test_one_wrong_image_and_a_model_that_was_exchanged_are_none(images):
     for given in ({"discontinuous": True}, {"discontinuous": True}, {"history_reset": "model"}) * 2:
         images.come(PERIOD_S, **given)
         images.come(1.0)
-    assert not images.guard.counts
+    assert not images.monitor.counts
 
 
 def test_two_publishers_of_images_are_a_reason_for_as_long_as_there_are(images):
     images.come(5.0)
     assert images.come(5.0, publishers=2) == PERIOD_S
     images.come(10.0, publishers=2)
-    images.guard.trust()
-    assert StopCause.CAMERAS in images.guard.holds and "2 publishers" in images.guard.why
+    images.monitor.allow_retry()
+    assert StopCause.CAMERAS in images.monitor.holds and "2 publishers" in images.monitor.reason
     images.come(PERIOD_S, publishers=1)
-    assert not images.guard.holds
+    assert not images.monitor.holds
     assert images.come(5.0, response=0.0) <= 0.4, "which of them is left is to be shown"
 
 
 def test_unconfirmed_motion_is_a_proportion_of_what_holds_the_robot(images):
     images.come(2.0)
-    assert images.guard.unconfirmed == 0.0
+    assert images.monitor.unconfirmed_ratio == 0.0
     assert images.come(0.5, response=0.0) is None
-    assert images.guard.unconfirmed == pytest.approx(0.5)
+    assert images.monitor.unconfirmed_ratio == pytest.approx(0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 from tests.runtime.fakes import HORIZON, manifest
 
 
@@ -23,7 +23,7 @@ from tests.runtime.fakes import HORIZON, manifest
     ],
 )
 def test_every_candidate_is_constant_and_within_the_limits(count: int, limits: dict[str, object]) -> None:
-    actions = fan(manifest(**limits), count)
+    actions = default_candidates(manifest(**limits), count)
     assert actions.shape == (count, HORIZON, len(limits["low"]))
     assert actions.dtype == np.float32
     assert (actions == actions[:, :1]).all()
@@ -33,27 +33,27 @@ def test_every_candidate_is_constant_and_within_the_limits(count: int, limits: d
 
 
 def test_the_first_candidate_is_rest() -> None:
-    assert not fan(manifest(), 9)[0].any()
+    assert not default_candidates(manifest(), 9)[0].any()
 
 
 def test_rest_is_the_nearest_legal_action_where_zero_is_not() -> None:
-    slow = fan(manifest(low=(0.2, -1.0), high=(1.0, 1.0), max_norm=None), 9)
+    slow = default_candidates(manifest(low=(0.2, -1.0), high=(1.0, 1.0), max_norm=None), 9)
     np.testing.assert_allclose(slow[0, 0], [0.2, 0.0])
 
 
 def test_directions_go_all_the_way_round_at_several_sizes() -> None:
-    actions = fan(manifest(), 64)[1:, 0]
+    actions = default_candidates(manifest(), 64)[1:, 0]
     angles = np.sort(np.arctan2(actions[:, 1], actions[:, 0]))
     assert np.diff(np.append(angles, angles[0] + 2 * np.pi)).max() < 0.3
     assert len(np.unique(np.round(np.linalg.norm(actions, axis=1), 3))) == 3
 
 
 def test_a_norm_far_below_the_box_leaves_several_sizes() -> None:
-    norms = np.linalg.norm(fan(manifest(max_norm=0.3), 64)[1:, 0], axis=1)
+    norms = np.linalg.norm(default_candidates(manifest(max_norm=0.3), 64)[1:, 0], axis=1)
     np.testing.assert_allclose(np.unique(norms.round(4)), [0.1, 0.2, 0.3])
 
 
 def test_it_has_the_size_of_the_manifest_unless_told_otherwise() -> None:
-    assert len(fan(manifest())) == manifest().num_samples
+    assert len(default_candidates(manifest())) == manifest().num_samples
     with pytest.raises(ValueError, match="at least 1"):
-        fan(manifest(), 0)
+        default_candidates(manifest(), 0)

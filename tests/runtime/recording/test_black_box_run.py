@@ -52,7 +52,7 @@ def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
         for frame in source.frames():
             assert source.command is not None
             inference.add_action(frame.stamp_ns, source.command)
-            told = inference.look_back(inference.with_surprise(inference.process(frame, 0)))
+            told = inference.update_calibration(inference.with_surprise(inference.process(frame, 0)))
             alarms = () if told is None else told.alarms
             found += [(alarm.kind, frame.stamp_ns) for alarm in alarms if alarm.end_ns is None]
     source.close()

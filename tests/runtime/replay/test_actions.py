@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 from jepa_runtime.replay.action_sequences import ActionSequence, sequences
 from tests.runtime.fakes import HORIZON, manifest
 
@@ -44,7 +44,7 @@ def test_a_fan_is_that_of_the_runtime() -> None:
     found = read("fan", horizon=2)
     assert [sequence.label for sequence in found[:2]] == ["fan (0,0)", "fan (1,0)"]
     np.testing.assert_array_equal(
-        np.stack([sequence.actions for sequence in found]), fan(manifest(), 5)[:, :2]
+        np.stack([sequence.actions for sequence in found]), default_candidates(manifest(), 5)[:, :2]
     )
 
 

@@ -322,12 +322,12 @@ class Standing:
         latents = np.full((1, TOKENS, DIM), value, np.float32)
         self._context = Context(latents, np.zeros((0, 2), np.float32), int(value))
 
-    def standpoint(self, stream: str) -> Any:
+    def prediction_context(self, stream: str) -> Any:
         from jepa_runtime.serving.frame_processor import PredictionContext
 
         return PredictionContext(self._context, np.arange(HORIZON, dtype=np.float32), None, None)
 
-    def foresee(self, asked: np.ndarray, context: Any, goal: Any) -> Any:
+    def predict(self, asked: np.ndarray, context: Any, goal: Any) -> Any:
         return self.model.predict(asked, latents=context.latents, history_actions=context.actions, goal=goal)
 
 

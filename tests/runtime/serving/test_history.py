@@ -151,7 +151,7 @@ def test_hindsight_finds_the_past_of_what_it_takes_for_a_moment_whatever_the_rat
     history.add_action(0, np.array([1.0]))
     for frame in range(60):
         history.add_latent(round(frame * 1e9 / 23), latent(frame))
-    assert history.hindsight(8) is not None
+    assert history.past_context(8) is not None
 
 
 def test_hindsight_reaches_back_however_many_frames_and_commands_come() -> None:
@@ -162,7 +162,7 @@ def test_hindsight_reaches_back_however_many_frames_and_commands_come() -> None:
         history.add_action(now, np.array([float(millisecond % 2)]))
         if millisecond % 10 == 0:
             history.add_latent(now, latent(now / step_ns))
-    found = history.hindsight(8)
+    found = history.past_context(8)
     assert found is not None and history.context() is not None
     np.testing.assert_allclose(found.actions, 0.5, atol=0.01)
     for step, came in enumerate(found.arrived):
@@ -292,7 +292,7 @@ def reaching(steps: int, size: int = 1) -> History:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_in_hindsight_what_was_known_meets_what_was_done_and_what_came(size: int) -> None:
-    found = reaching(4, size).hindsight(4)
+    found = reaching(4, size).past_context(4)
     assert found is not None
     assert found.context.stamp_ns == 31 * STEP_NS // 2
     assert found.context.latents[:, 0, 0].tolist() == [31.0 - 2 * back for back in range(size - 1, -1, -1)]
@@ -301,12 +301,12 @@ def test_in_hindsight_what_was_known_meets_what_was_done_and_what_came(size: int
 
 
 def test_there_is_no_hindsight_beyond_the_reach_or_what_is_known() -> None:
-    assert reaching(4).hindsight(5) is None
+    assert reaching(4).past_context(5) is None
     unknown = History(1, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=2)
-    assert unknown.hindsight(1) is None
+    assert unknown.past_context(1) is None
     for frame in range(10):
         unknown.add_latent(frame * STEP_NS, latent(frame))
-    assert unknown.hindsight(2) is None, "nobody said what was executed"
+    assert unknown.past_context(2) is None, "nobody said what was executed"
 
 
 def test_in_hindsight_a_lost_frame_is_none() -> None:
@@ -314,7 +314,7 @@ def test_in_hindsight_a_lost_frame_is_none() -> None:
     history.add_action(0, np.array([1.0]))
     for step in (0, 1, 3):
         history.add_latent(step * STEP_NS, latent(step))
-    found = history.hindsight(3)
+    found = history.past_context(3)
     assert found is not None
     assert [came is None for came in found.arrived] == [False, True, False]
     assert found.actions.tolist() == [[1.0]] * 3

@@ -49,7 +49,9 @@ def test_futures_state_the_bounds_learnt_from_what_came() -> None:
     assert last.futures is not None
     np.testing.assert_allclose(last.futures.error_bounds, last.calibration.bounds.astype(np.float32))
     assert (last.calibration.bounds > np.array(start)).all()
-    *_, (now, judged) = ((at, result.judged) for at, result in enumerate(results) if result.judged)
+    *_, (now, judged) = (
+        (at, result.error_sample) for at, result in enumerate(results) if result.error_sample
+    )
     np.testing.assert_allclose(judged.errors, PER_STEP * SIZE * np.arange(1, HORIZON + 1))
     # What was foreseen a step ago is judged by what was stated then; what lies further back, a horizon ago.
     foreseen = [now - age * PER_STEP for age in (1, *[HORIZON] * (HORIZON - 1))]
@@ -60,7 +62,7 @@ def test_futures_state_the_bounds_learnt_from_what_came() -> None:
 def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
     with serve() as served:
         results = run(served, [7] * 61)
-    judged = [result.sequence for result in results if result.judged is not None]
+    judged = [result.sequence for result in results if result.error_sample is not None]
     assert judged == list(range(HORIZON * PER_STEP, 61, PER_STEP))
     share = results[-1].calibration.overall  # type: ignore[union-attr]
     assert [each.errors for each in share] == [len(judged) - 1] * HORIZON, "the last came after its futures"
@@ -79,7 +81,7 @@ def test_errors_are_taken_before_a_step_is_over_by_an_eighth_of_it_or_by_what_is
     with serve(tolerance_s=tolerance_s) as served:
         served.pipeline.add_action(stamps_ns[0], np.zeros(2, np.float32))
         served.feed(*(replace(frame(0), stamp_ns=stamp_ns) for stamp_ns in stamps_ns))
-    assert [result.judged is not None for result in served.results[HORIZON:]] == [True, judged]
+    assert [result.error_sample is not None for result in served.results[HORIZON:]] == [True, judged]
 
 
 def test_no_result_waits_until_it_is_judged() -> None:
@@ -95,7 +97,7 @@ def test_no_result_waits_until_it_is_judged() -> None:
             return super().follow(asked)
 
     with serve(
-        Model(), on_result=lambda _: order.append("result"), on_judged=lambda _: order.append("judged")
+        Model(), on_result=lambda _: order.append("result"), on_calibration=lambda _: order.append("judged")
     ) as served:
         run(served, [5] * (HORIZON * PER_STEP + 1))
     assert order[-4:] == ["futures", "result", "looked back", "judged"]
@@ -105,7 +107,7 @@ def test_no_result_waits_until_it_is_judged() -> None:
 def test_the_newest_latent_is_compared_with_what_was_foreseen_of_it_at_several_horizons() -> None:
     with serve() as served:
         results = run(served, [5] * 60 + [200] * 6)
-    judged = results[60].judged
+    judged = results[60].error_sample
     assert judged is not None and judged.score is not None
     ages, off = sorted({1, HORIZON // 2, HORIZON}), 195 * SIZE
     expected = [off if age in ages else 0.0 for age in range(1, HORIZON + 1)]
@@ -127,12 +129,12 @@ def test_the_bounds_hold_with_the_probability_asked_for() -> None:
 def test_nothing_is_judged_while_nobody_says_what_is_executed() -> None:
     with serve() as served:
         served.feed(*(frame(index) for index in range(60)))
-    assert all(result.judged is None and result.surprise is None for result in served.results)
+    assert all(result.error_sample is None and result.surprise is None for result in served.results)
 
 
 def test_a_jump_gives_an_alarm_that_ends() -> None:
     with serve(normal(FakeModel()), false_alarm_every_s=60.0) as served:
-        assert served.pipeline.no_alarms == ""
+        assert served.pipeline.alarms_disabled_reason == ""
         results = run(served, [5] * 60 + [200] * 100)
     told = [(result.sequence, alarm) for result in results for alarm in result.alarms]
     (begun_at, begun), (ended_at, ended) = told
@@ -153,11 +155,11 @@ def test_a_gap_ends_an_alarm_and_nothing_is_judged_across_it() -> None:
 
 def test_without_normal_data_no_alarm_is_given_and_why_is_told() -> None:
     with serve() as served:
-        assert "does not say what is normal" in served.pipeline.no_alarms
+        assert "does not say what is normal" in served.pipeline.alarms_disabled_reason
         results = run(served, [5] * 60 + [200] * 60)
     assert not any(result.alarms for result in results)
     with serve(normal(FakeModel()), false_alarm_every_s=1e6) as served:
-        assert "too few" in served.pipeline.no_alarms
+        assert "too few" in served.pipeline.alarms_disabled_reason
 
 
 def test_another_model_of_the_same_space_goes_on_with_what_was_learnt() -> None:
@@ -180,7 +182,7 @@ def test_another_model_that_looks_further_ahead_is_judged_over_its_own_horizon()
         assert served.pipeline.swap(lambda: other) is True
         served.model = other
         after = run(served, [5] * 60, first=60)
-    *_, judged = (result.judged for result in after if result.judged)
+    *_, judged = (result.error_sample for result in after if result.error_sample)
     assert judged.errors.tolist() == [0.0] * (HORIZON + 2)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jepa_sim.closed_loop.episodes import (
     HELD_OUT_SEED,
+    Driver,
     Outcome,
     Policy,
     baselines,
@@ -55,7 +56,7 @@ def test_an_episode_is_reached_where_the_driver_stops_and_truly_is_there(
     driver: object, outcome: Outcome, steps: int, distance: float
 ) -> None:
     began = time.perf_counter()
-    found = run_episode(Plane(), driver, seed=3, step_s=0.2)  # type: ignore[arg-type]
+    found = run_episode(Plane(), Driver(driver), seed=3, step_s=0.2)  # type: ignore[arg-type]
     took_ms = (time.perf_counter() - began) * 1e3
     assert (found.seed, found.outcome, found.steps) == (3, outcome, steps)
     assert found.distance == pytest.approx(distance, abs=1e-9)
@@ -70,7 +71,7 @@ def test_the_world_is_reset_with_the_episodes_seed_before_anyone_drives() -> Non
         at_begin.append((world.resets[-1], seed, seen.distance()))
         return lambda _frame: None
 
-    run_episode(world, note, seed=7, step_s=0.2)
+    run_episode(world, Driver(note), seed=7, step_s=0.2)
     assert at_begin == [(7, 7, pytest.approx(1.0))]
 
 
@@ -85,7 +86,7 @@ def test_the_watcher_sees_every_frame_that_was_decided_on() -> None:
 
         return decide
 
-    run_episode(Plane(), note, seed=0, step_s=0.2, watch=watched.append)
+    run_episode(Plane(), Driver(note), seed=0, step_s=0.2, watch=watched.append)
     assert len(watched) == 5
     np.testing.assert_array_equal(watched, decided)
     assert (np.diff([frame[0, 0, 0] for frame in watched]) > 0).all()
@@ -99,18 +100,18 @@ def test_every_episode_has_a_seed_of_its_own_far_from_those_of_training() -> Non
 def test_a_world_without_a_straight_line_has_one_baseline_less() -> None:
     assert list(baselines(Plane())) == ["random"]
     assert list(baselines(MappedPlane())) == ["straight_line", "random"]
-    with pytest.raises(TypeError, match="knows no straight line"):
-        straight_line(Plane(), 0)
+    with pytest.raises(TypeError, match="no straight_line method"):
+        straight_line().begin(Plane(), 0)
 
 
 def test_on_an_open_floor_the_straight_line_gets_there_and_stops() -> None:
-    found = run_episode(MappedPlane(max_steps=10), straight_line, seed=1, step_s=0.2)
+    found = run_episode(MappedPlane(max_steps=10), straight_line(), seed=1, step_s=0.2)
     assert found.outcome == "reached" and found.distance < 0.05
 
 
 def test_random_actions_keep_the_limits_and_follow_from_the_seed() -> None:
     def drawn(seed: int) -> np.ndarray:
-        policy, frame = random_actions(Plane(), seed), np.zeros((8, 8, 3), np.uint8)
+        policy, frame = random_actions().begin(Plane(), seed), np.zeros((8, 8, 3), np.uint8)
         return np.array([policy(frame) for _ in range(200)])
 
     first = drawn(4)
@@ -124,7 +125,7 @@ def test_random_actions_know_nothing_of_where_the_goal_is() -> None:
     world, frame, drawn = Plane(), np.zeros((8, 8, 3), np.uint8), []
     for seed in range(200):
         world.reset(seed)
-        action = random_actions(world, seed)(frame)
+        action = random_actions().begin(world, seed)(frame)
         assert action is not None
         drawn.append((np.arctan2(world.goal[1], world.goal[0]) % (2 * np.pi), action[0]))
     assert abs(np.corrcoef(np.array(drawn).T)[0, 1]) < 0.25

@@ -38,7 +38,7 @@ def test_the_page_shows_the_films_as_pictures_that_can_be_decoded() -> None:
     pictures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
     assert len(pictures) == 6
     assert decode(b64decode(pictures[0])).shape == strip(film(episode())).shape
-    assert "int8, episode 1: reached after 12 steps, 0.050 m from the goal" in page
+    assert "int8, episode 1: reached after 12.0 steps, 0.050 m from the goal" in page
     assert "<img" not in render(driven(films=False))
 
 

@@ -31,7 +31,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.gate import landlock, seccomp
 from jepa_runtime.ota.gate.latency_budget import Comparison, Floats, compare, cost_of
 from jepa_runtime.ota.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
-from jepa_runtime.planning.default_candidates import fan
+from jepa_runtime.planning.default_candidates import default_candidates
 from jepa_runtime.serving import realtime
 from jepa_runtime.telemetry.environment import peak_rss_mb
 
@@ -160,7 +160,9 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
         by_clock: time by the clock is the cost; otherwise it is so only where threads other than this one do
             the work.
     """
-    asked = [(one, one.bundle.golden().frames, fan(one.manifest, one.num_samples)) for one in models]
+    asked = [
+        (one, one.bundle.golden().frames, default_candidates(one.manifest, one.num_samples)) for one in models
+    ]
     took = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
 
     def run(which: int, count: int) -> Floats:

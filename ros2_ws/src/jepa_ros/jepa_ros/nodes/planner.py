@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,11 @@ from jepa_ros.planner.parameters import PARAMETERS
 from jepa_ros.planner.reach_action import ReachAction
 from jepa_ros.world_model import output_messages
 from jepa_runtime.bundle import manifest
+from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.control.controller import Controller, ControllerModel
-from jepa_runtime.control.receding_horizon import Decision, Futures, State
-from jepa_runtime.control.safety_monitor import SafetyMonitor
+from jepa_runtime.control.receding_horizon import Decision, PlannerInput, State
 from jepa_runtime.planning.action_limits import ActionLimits
+from jepa_runtime.planning.cem import CEMConfig
 from jepa_runtime.recording import messages
 from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_causes
 
@@ -66,19 +68,7 @@ class PlannerNode(Node):
         self._values = values(self, PARAMETERS)
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
-        guard = SafetyMonitor(
-            surprise_window_s=self._values["surprise_window_s"],
-            surprise_ratio=self._values["surprise_ratio"],
-            frozen_after_s=self._values["frozen_after_s"],
-            clock=time.monotonic,
-        )
-        self._pilot = Controller(
-            guard,
-            timeout_s=self._values["futures_timeout_s"],
-            goal_timeout_s=self._values["goal_timeout_s"],
-            stop_timeout_s=self._values["stop_timeout_s"],
-            clock=time.monotonic,
-        )
+        self._controller = Controller.from_config(_config(self._values), clock=time.monotonic)
         # Goals come and go on threads of their own.
         self._lock = threading.RLock()
         self._commands: CommandPublisher | None = None
@@ -93,7 +83,7 @@ class PlannerNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
         self._reaching = ReachAction(
             self,
-            self._pilot,
+            self._controller,
             lock=self._lock,
             stand=self._stand,
             chosen=self._values,
@@ -109,7 +99,7 @@ class PlannerNode(Node):
 
     def _take_parameters(self, changed: Mapping[str, Any]) -> None:
         with self._lock:
-            self._pilot.timeout_s = changed.get("futures_timeout_s", self._pilot.timeout_s)
+            self._controller.timeout_s = changed.get("futures_timeout_s", self._controller.timeout_s)
 
     def _on_model(self, info: ModelInfo) -> None:
         with self._lock:
@@ -120,9 +110,9 @@ class PlannerNode(Node):
                 driver = self._driver_of(info)
             except ValueError as error:
                 self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
-                self._pilot.exchange(None, f"cannot drive with {info.model_id}: {error}")
+                self._controller.set_model(None, f"cannot drive with {info.model_id}: {error}")
                 return
-            self._pilot.exchange(driver)
+            self._controller.set_model(driver)
         self.get_logger().info(
             f"planning with {info.model_id} {info.version}: {info.num_samples} x {info.horizon} steps"
         )
@@ -155,11 +145,14 @@ class PlannerNode(Node):
             max_norm=info.action_max_norm or None,
             max_change=share * (high - low) if share < 1 else None,
         )
-        return ControllerModel.by_cem(
-            self._values,
-            limits,
+        search = CEMConfig(
             num_samples=info.num_samples,
             horizon=info.horizon,
+            topk=min(self._values["topk"], info.num_samples),
+        )
+        return ControllerModel.from_config(
+            replace(_config(self._values), search=search),
+            limits,
             step_s=info.step_s,
             goal_threshold=info.goal_threshold,
             per_step=actions_of(info.action_names).per_step,
@@ -167,7 +160,7 @@ class PlannerNode(Node):
 
     def _on_surprise(self, message: Surprise) -> None:
         with self._lock:
-            self._pilot.judge(
+            self._controller.add_surprise(
                 message.surprising,
                 executed=np.asarray(message.executed, np.float32),
                 response=message.response,
@@ -176,7 +169,7 @@ class PlannerNode(Node):
 
     def _on_stop(self, word: Bool) -> None:
         with self._lock:
-            self._pilot.hear(word.data, now_ns=int(self.get_clock().now().nanoseconds))
+            self._controller.set_stop(word.data, now_ns=int(self.get_clock().now().nanoseconds))
         self._watch()
 
     def _on_futures(self, message: PredictedFutures) -> None:
@@ -189,7 +182,7 @@ class PlannerNode(Node):
             status = PlannerStatus(
                 header=message.header,
                 goal_stamp=message.goal_stamp,
-                state=int(self._pilot.state),
+                state=int(self._controller.state),
                 energy=message.current_energy,
                 e2e_ms=e2e_ms,
                 command=command,
@@ -199,21 +192,21 @@ class PlannerNode(Node):
 
     def _drive(self, message: PredictedFutures, e2e_ms: float) -> Twist:
         """Decide and obey; whatever goes wrong on the way, the robot stands."""
-        pilot = self._pilot
-        self._counts["old_futures"] += e2e_ms > pilot.timeout_s * 1e3
+        controller = self._controller
+        self._counts["old_futures"] += e2e_ms > controller.timeout_s * 1e3
         try:
-            return self._obey(pilot.update(_read(message, self._asked), age_s=e2e_ms / 1e3), message)
+            return self._obey(controller.update(_read(message, self._asked), age_s=e2e_ms / 1e3), message)
         except Exception as error:
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
             self._counts["faults"] += 1
-            pilot.fail(error)
+            controller.report_fault(error)
             self._stand()
             return Twist()
 
     def _obey(self, decision: Decision, message: PredictedFutures) -> Twist:
         self._counts[decision.state.name.lower()] += 1
-        if decision.question is not None:
-            asked = np.ascontiguousarray(decision.question, np.float32)
+        if decision.candidates is not None:
+            asked = np.ascontiguousarray(decision.candidates, np.float32)
             fields = {"actions": messages.tensor("actions", asked), "source": _SOURCE}
             self._asked = fill(ActionCandidates(header=message.header), fields)
             self._candidates.publish(self._asked)
@@ -223,14 +216,14 @@ class PlannerNode(Node):
             self._commands.stand()
         else:
             self._commands.send(decision.command, from_time(message.header.stamp))
-        self._pilot.told(self._commands.told)
+        self._controller.set_command(self._commands.told)
         return self._commands.twist(self._commands.told)
 
     def _watch(self) -> None:
         with self._lock:
-            self._pilot.watch()
-            stopped = not self._pilot.may_drive and self._stand()
-            why = self._pilot.guard.why
+            self._controller.check_timeouts()
+            stopped = not self._controller.may_move and self._stand()
+            why = self._controller.safety_monitor.reason
         if stopped:
             self.get_logger().warning(f"stopping the robot: {why or 'its goal has ended'}")
             self._counts["watchdog_stops"] += 1
@@ -244,7 +237,7 @@ class PlannerNode(Node):
 
     def _publish_diagnostics(self) -> None:
         with self._lock:
-            verdict = self._pilot.verdict()
+            verdict = self._controller.verdict()
             if self._commands is not None:
                 verdict = with_causes(verdict, self._commands.conflicts())
                 if self._commands.is_unheard():
@@ -252,10 +245,12 @@ class PlannerNode(Node):
                         Level.ERROR, "who listens to commands has not heard that the robot is to stand"
                     )
             figures = {
-                "state": self._pilot.state.name.lower(),
-                "goal": "asked for" if self._pilot.reach is not None else "as latched, if any",
-                "iterations": self._pilot.iterations,
-                **{f"stops/{cause}": count for cause, count in self._pilot.guard.counts.items()},
+                "state": self._controller.state.name.lower(),
+                "goal": "asked for" if self._controller.goal is not None else "as latched, if any",
+                "iterations": self._controller.iterations,
+                **{
+                    f"stops/{cause}": count for cause, count in self._controller.safety_monitor.counts.items()
+                },
                 **self._counts,
             }
         self._diagnostics.publish(
@@ -277,12 +272,20 @@ class PlannerNode(Node):
 
     def report(self) -> dict[str, Any]:
         """Counters since the start and every end-to-end sample [ms]."""
-        stops = {f"stops/{cause}": count for cause, count in self._pilot.guard.counts.items()}
+        stops = {f"stops/{cause}": count for cause, count in self._controller.safety_monitor.counts.items()}
         return {
-            "counters": {**self._counts, **stops, "iterations": self._pilot.iterations},
+            "counters": {**self._counts, **stops, "iterations": self._controller.iterations},
             "samples_ms": {"e2e": rounded(self._e2e.latest()["e2e_ms"])},
             "stamps_ns": self._e2e.latest()["stamp_ns"].tolist(),
         }
+
+
+def _config(chosen: Mapping[str, Any]) -> ControllerConfig:
+    """Return the settings of the controller; parameters have the names of its fields."""
+    names = {field.name for field in fields(ControllerConfig)}
+    return ControllerConfig(
+        seed=chosen["planner_seed"], **{name: chosen[name] for name in names & chosen.keys()}
+    )
 
 
 def _check(info: ModelInfo) -> None:
@@ -302,16 +305,16 @@ def _check(info: ModelInfo) -> None:
     check_units(names, info.action_units)
 
 
-def _read(message: PredictedFutures, asked: ActionCandidates) -> Futures:
+def _read(message: PredictedFutures, asked: ActionCandidates) -> PlannerInput:
     # Another planner asks by the same name, of the same images.
     own = message.candidates_source == _SOURCE and message.actions.data == asked.actions.data
-    return Futures(
+    return PlannerInput(
         stamp_ns=from_time(message.header.stamp),
         goal_stamp_ns=from_time(message.goal_stamp) if message.has_goal else None,
-        goal_asked=message.goal_asked,
+        goal_requested=message.goal_asked,
         current_energy=message.current_energy,
         energies=messages.array_of(message.energies),
-        answer_to_ns=from_time(message.candidates_stamp) if own else 0,
+        candidates_stamp_ns=from_time(message.candidates_stamp) if own else 0,
         history_reset=message.history_reset,
         image_publishers=message.image_publishers,
     )

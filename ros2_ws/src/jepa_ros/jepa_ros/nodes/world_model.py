@@ -201,7 +201,7 @@ class WorldModelNode(LifecycleNode):
             on_model=self._on_model,
             on_futures=self._on_futures,
             on_result=self._on_result,
-            on_judged=self._on_judged,
+            on_calibration=self._on_calibration,
             on_error=self._on_error,
             candidates=self._proposals.newest,
             deadline_ms=chosen["deadline_ms"],
@@ -216,8 +216,8 @@ class WorldModelNode(LifecycleNode):
         for setting in served.applied:
             if not setting.achieved:
                 self.get_logger().warning(f"{setting.name}: {setting}")
-        if served.pipeline.no_alarms:
-            self.get_logger().warning(f"no surprise will be found: {served.pipeline.no_alarms}")
+        if served.pipeline.alarms_disabled_reason:
+            self.get_logger().warning(f"no surprise will be found: {served.pipeline.alarms_disabled_reason}")
         return served
 
     def _describe(self, model: WorldModel) -> None:
@@ -316,7 +316,7 @@ class WorldModelNode(LifecycleNode):
         finally:
             camera.clock.finish(result)
 
-    def _on_judged(self, result: Result) -> None:
+    def _on_calibration(self, result: Result) -> None:
         if not self._active:
             return
         served = self._require_served()
@@ -353,9 +353,9 @@ class WorldModelNode(LifecycleNode):
         passed_over = self._served.model.passed_over if self._served else ()
         box = self._served.box if self._served else None
         of_node |= figures_of_box(box)
-        no_alarms = self._served.pipeline.no_alarms if self._served else ""
+        alarms_disabled_reason = self._served.pipeline.alarms_disabled_reason if self._served else ""
         if self._served is not None:
-            of_node["alarms"] = no_alarms or "given"
+            of_node["alarms"] = alarms_disabled_reason or "given"
         conflicts = self._actions.conflicts(self) if self._actions and self._active else []
         for camera in self._cameras.values():
             verdict, figures = camera.watch.verdict(
@@ -366,7 +366,9 @@ class WorldModelNode(LifecycleNode):
                 limits=self._values,
             )
             if self._active:
-                complaints = complaints_about(camera.watch.calibration, box, passed_over, no_alarms)
+                complaints = complaints_about(
+                    camera.watch.calibration, box, passed_over, alarms_disabled_reason
+                )
                 verdict = with_warnings(verdict, complaints)
                 verdict = with_causes(verdict, [*conflicts, *camera.rivals(self)])
             self._diagnostics.publish(

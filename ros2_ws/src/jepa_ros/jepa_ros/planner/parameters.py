@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from jepa_ros.common.parameters import REPORT_PATH, STAMPED, Parameter
+from jepa_runtime.control.config import ControllerConfig
+
+_DEFAULTS = ControllerConfig()
 
 PARAMETERS = (
     Parameter(
         name="topk",
-        default=8,
+        default=_DEFAULTS.search.topk,
         description="Best candidates from which the next distribution is made.",
         low=1,
         high=65536,
@@ -15,7 +18,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="planner_seed",
-        default=0,
+        default=_DEFAULTS.seed,
         description="The candidates drawn follow from it.",
         low=0,
         high=2**31 - 1,
@@ -23,7 +26,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="futures_timeout_s",
-        default=0.4,
+        default=_DEFAULTS.futures_timeout_s,
         description="The robot is stopped when the newest futures, or their image, are older than this [s]: "
         "more than the latency of futures and the time between two images.",
         low=0.02,
@@ -31,7 +34,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="surprise_window_s",
-        default=1.0,
+        default=_DEFAULTS.surprise_window_s,
         description="Length of the window in which surprising and discontinuous images are counted [s].",
         low=0.1,
         high=60.0,
@@ -39,7 +42,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="surprise_ratio",
-        default=0.8,
+        default=_DEFAULTS.surprise_ratio,
         description="Proportion of images in the window that surprise the model above which the robot is "
         "stopped; 1: it never is for that.",
         low=0.05,
@@ -48,7 +51,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="frozen_after_s",
-        default=0.8,
+        default=_DEFAULTS.frozen_after_s,
         description="Commanded motion that the images do not show before the robot is stopped, in seconds at "
         "full speed, and at least four steps of the model [s]; 0: it never is for that, nor for repeated "
         "images, which a simulator without noise sends.",
@@ -58,7 +61,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="max_change",
-        default=1.0,
+        default=_DEFAULTS.max_change,
         description="Greatest change of each component of the action within a step of the model, as a share "
         "of its range, and of velocities within less time as much less; 1: any.",
         low=0.001,
@@ -67,7 +70,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="reached_after",
-        default=3,
+        default=_DEFAULTS.reached_after,
         description="Images in a row below the goal threshold that make a goal reached.",
         low=1,
         high=1000,
@@ -75,7 +78,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="stuck_after_s",
-        default=2.0,
+        default=_DEFAULTS.stuck_after_s,
         description="Without progress for this long the status says STUCK, and the robot plans from scratch, "
         "after a recovery motion where there is one [s].",
         low=0.1,
@@ -84,7 +87,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="recovery_s",
-        default=0.0,
+        default=_DEFAULTS.recovery_s,
         description="Duration of the recovery motion of a stuck robot: slow, in a random direction in which "
         "the model predicts that the energy to the goal rises by at most 10 % [s]; 0: none.",
         low=0.0,
@@ -93,7 +96,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="recovery_speed",
-        default=0.3,
+        default=_DEFAULTS.recovery_speed,
         description="Proportion of the model's action limits at which the robot recovers.",
         low=0.01,
         high=1.0,
@@ -101,7 +104,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="goal_timeout_s",
-        default=60.0,
+        default=_DEFAULTS.goal_timeout_s,
         description="A latched goal is over after so long, reached or not, and stays so until one of another "
         "stamp is latched [s]; 0: it has no end.",
         low=0.0,
@@ -110,7 +113,7 @@ PARAMETERS = (
     ),
     Parameter(
         name="stop_timeout_s",
-        default=0.0,
+        default=_DEFAULTS.stop_timeout_s,
         description="The robot is stopped when no message has come on ~/stop for so long [s]; 0: the last "
         "message holds until the next.",
         low=0.0,

@@ -1,4 +1,4 @@
-"""The action ``~/reach_goal`` of the planner. Goals wait on threads of their own while the pilot drives."""
+"""The action ``~/reach_goal`` of the planner. Goals wait on their own threads while the controller drives."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ReachAction:
     """One goal is in work at a time: a new one takes its place, and it is aborted.
 
     Args:
-        pilot: drives to it.
-        lock: to be held whenever the pilot is touched.
+        controller: drives to it.
+        lock: to be held whenever the controller is used.
         stand: tells the robot to stand.
         chosen: the planner's parameters.
     """
@@ -45,13 +45,13 @@ class ReachAction:
     def __init__(
         self,
         owner: Node,
-        pilot: Controller,
+        controller: Controller,
         *,
         lock: threading.RLock,
         stand: Callable[[], Any],
         chosen: Mapping[str, Any],
     ) -> None:
-        self._pilot, self._lock, self._stand, self._chosen = pilot, lock, stand, chosen
+        self._controller, self._lock, self._stand, self._chosen = controller, lock, stand, chosen
         self._clock, self._log = owner.get_clock(), owner.get_logger()
         self._newest: tuple[Any, GoalTracker] | None = None
         self._asked_by: dict[bytes, GoalTracker] = {}
@@ -78,16 +78,16 @@ class ReachAction:
     def tell(self) -> None:
         """How the goal in work goes, for whoever asked for it."""
         with self._lock:
-            newest, pilot = self._newest, self._pilot
-            if newest is None or pilot.reach is not newest[1]:
+            newest, controller = self._newest, self._controller
+            if newest is None or controller.goal is not newest[1]:
                 return
             handle, reach = newest
             feedback = ReachGoal.Feedback(
                 energy=reach.energy,
                 best_energy=reach.best_energy,
                 steps=reach.steps,
-                state=int(pilot.state),
-                hold=pilot.guard.why,
+                state=int(controller.state),
+                hold=controller.safety_monitor.reason,
             )
         handle.publish_feedback(feedback)
 
@@ -95,7 +95,7 @@ class ReachAction:
         """End the goal in work, and answer no more."""
         with self._lock:
             self._closing = True
-            self._end(Outcome.ABORTED, "the planner stops", self._pilot.reach)
+            self._end(Outcome.ABORTED, "the planner stops", self._controller.goal)
         ends = time.monotonic() + 2 * _ANSWER_S
         while self._asked_by and time.monotonic() < ends:
             time.sleep(_SLICE_S)
@@ -118,9 +118,9 @@ class ReachAction:
     def _accept(self, handle: Any) -> None:
         with self._lock:
             reach = self._reach_of(handle)
-            if reach.end is None:
+            if reach.result is None:
                 self._newest = (handle, reach)
-                self._pilot.begin(reach)
+                self._controller.start_goal(reach)
                 self._stand()
                 if self._closing:
                     self._end(Outcome.ABORTED, "the planner stops", reach)
@@ -145,7 +145,7 @@ class ReachAction:
 
     def _carry_out(self, handle: Any) -> ReachGoal.Result:
         reach = self._asked_by[_id(handle)]
-        while reach.end is None:
+        while reach.result is None:
             if self._turn.acquire(timeout=_SLICE_S):
                 try:
                     self._have_sought(handle.request, reach)
@@ -183,9 +183,9 @@ class ReachAction:
 
     def _end(self, outcome: Outcome, reason: str, reach: GoalTracker | None) -> bool:
         """End ``reach``, and let the robot stand; False: it has ended. The lock is held."""
-        if reach is None or reach.end is not None or reach is not self._pilot.reach:
+        if reach is None or reach.result is not None or reach is not self._controller.goal:
             return False
-        self._pilot.end(outcome, reason)
+        self._controller.end_goal(outcome, reason)
         self._stand()
         return True
 
@@ -195,12 +195,12 @@ class ReachAction:
         """Have the world model seek the goal until it ends."""
         if self._seek(asked, reach):
             reach.wait()
-            if not reach.replaced:
+            if not reach.is_replaced:
                 self._give_back()
 
     def _seek(self, asked: ReachGoal.Goal, reach: GoalTracker) -> bool:
         """Whether the world model may have taken the goal; if that is not known, it has ended."""
-        stamp = to_time(reach.terms.goal_ns)
+        stamp = to_time(reach.config.goal_ns)
         try:
             self._ask(SetGoal.Request(stamp=stamp, image=asked.image, latent=asked.latent))
         except JepaRuntimeError as error:

@@ -42,13 +42,13 @@ def complaints_about(
     calibration: Calibration | None,
     box: BlackBox | None,
     passed_over: Sequence[str] = (),
-    no_alarms: str = "",
+    alarms_disabled_reason: str = "",
 ) -> list[str]:
     """What is not as it should be.
 
     Args:
         passed_over: why each engine that was preferred does not serve.
-        no_alarms: why no alarm can be given; empty: they can.
+        alarms_disabled_reason: why no alarm can be given; empty: they can.
     """
     found = [f"a preferred engine does not serve: {reason}" for reason in passed_over]
     if calibration is not None and calibration.short:
@@ -57,8 +57,10 @@ def complaints_about(
             f"error bounds hold less often than with {calibration.probability:g} at steps {steps}: what comes"
             " is not what it was"
         )
-    if box is not None and no_alarms:
-        found.append(f"black box: nothing will be written, as no alarm can be given: {no_alarms}")
+    if box is not None and alarms_disabled_reason:
+        found.append(
+            f"black box: nothing will be written, as no alarm can be given: {alarms_disabled_reason}"
+        )
     if box is not None and box.fault:
         found.append(f"black box: {box.fault}")
     return found

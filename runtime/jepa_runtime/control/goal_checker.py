@@ -1,0 +1,36 @@
+"""Whether the robot has reached its goal."""
+
+from __future__ import annotations
+
+# A reached goal is left only by a clear margin, so that noise does not set the robot in motion.
+_LEAVE_FACTOR = 2.0
+
+
+class GoalChecker:
+    """Decides from the energies of consecutive images whether the goal is reached.
+
+    Args:
+        threshold: Energy at or below which an image counts.
+        images: Consecutive images that must count.
+
+    Attributes:
+        threshold: As given; may be changed.
+        is_reached: Result of the last :meth:`update`.
+    """
+
+    def __init__(self, threshold: float, *, images: int) -> None:
+        self.threshold = threshold
+        self._images = images
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.is_reached = False
+        self._count = 0
+
+    def update(self, energy: float) -> bool:
+        """Add the energy of a new image and return whether the goal is reached."""
+        limit = self.threshold * (_LEAVE_FACTOR if self.is_reached else 1.0)
+        self._count = self._count + 1 if energy <= limit else 0
+        self.is_reached = self._count >= self._images
+        return self.is_reached
