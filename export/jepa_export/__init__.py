@@ -1,4 +1,4 @@
-"""Training, conversion and packing of jepa-edge models; needs torch. The robot does without."""
+"""Training, conversion, packaging and release of jepa-edge models, on a workstation with torch."""
 
-# It keeps OpenVINO and ONNX Runtime, which others here import before it, from reporting what they run.
+# Imported first: it keeps OpenVINO and ONNX Runtime, which modules below import, from sending telemetry.
 import jepa_runtime as jepa_runtime

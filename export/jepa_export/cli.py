@@ -1,4 +1,4 @@
-"""jepa-export: the workstation's command line."""
+"""Train, export and release world models for jepa-runtime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_export.commands import add_variant, atlas, distill, evaluate, number_types, release, train_predictor
-from jepa_export.commands.variant_options import add_forms, targets_of
+from jepa_export.commands.variant_options import add_variant_arguments, targets_of
 from jepa_export.errors import JepaExportError
 from jepa_runtime.commands.exit_status import status_of
 from jepa_runtime.commands.signals import interrupted_by_signals
@@ -20,13 +20,13 @@ _NEEDED = ("torch", "onnx", "nncf", "scipy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status, see :func:`~jepa_runtime.commands.exit_status.status_of`."""
+    """Run a command and return its exit status; see :func:`~jepa_runtime.commands.exit_status.status_of`."""
     make_streams_robust()
     arguments = _parser().parse_args(argv)
     missing = [name for name in arguments.needs if importlib.util.find_spec(name) is None]
     if missing:
         print(
-            f"jepa-export: {', '.join(missing)} not installed: pip install 'jepa-edge[export]'",
+            f"jepa-export: {', '.join(missing)} not installed: run pip install 'jepa-edge[export]'",
             file=sys.stderr,
         )
         return 1
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status_of(
             "jepa-export",
             lambda: int(arguments.run(arguments)),
-            stopped=f"stopped; {arguments.stopped}",
+            stopped=f"interrupted: {arguments.stopped}",
         )
 
 
@@ -42,24 +42,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jepa-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a model from scratch and write its bundle")
-    train.add_argument("world", choices=["two_rooms", "reacher"], help="where to learn")
+    train.add_argument("world", choices=["two_rooms", "reacher"], help="simulated world to train in")
     train.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
     )
-    train.add_argument("--seed", type=number_types.seed, default=0)
-    train.add_argument("--layout", choices=["fixed", "random"], help="of two_rooms (default: random)")
+    train.add_argument("--seed", type=number_types.seed, default=0, help="random seed (default: %(default)s)")
+    train.add_argument("--layout", choices=["fixed", "random"], help="layouts of two_rooms (default: random)")
     train.add_argument(
         "--episodes",
         type=number_types.count,
         default=100,
-        help="evaluation episodes for each of three seeds; 0: none",
+        help="closed-loop episodes for each of three seeds; 0: none (default: %(default)s)",
     )
     train.add_argument(
         "--distil",
         action="store_true",
-        help="train a large vision transformer first, and distil from it what the robot runs",
+        help="train a large vision transformer first, and distill it into the model for the robot",
     )
-    train.set_defaults(run=_train, needs=_NEEDED, stopped="the same command goes on from the last checkpoint")
+    train.set_defaults(run=_train, needs=_NEEDED, stopped="the same command resumes from the last checkpoint")
     _add_build(commands)
     distill.add_parser(commands)
     train_predictor.add_parser(commands)
@@ -71,54 +71,66 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_build(commands: Any) -> None:
-    build = commands.add_parser("build", help="write the bundle of a student, or of a teacher as it is")
+    build = commands.add_parser(
+        "build", help="write the bundle of a student with random weights, or of a published teacher"
+    )
     model = build.add_mutually_exclusive_group(required=True)
-    model.add_argument("--student", help="vit_ti, vit_s or vit_m")
-    model.add_argument("--teacher", metavar="NAME", help="vjepa2_1_vitb_384, vjepa2_vitl_256, …")
+    model.add_argument("--student", help="student: vit_ti, vit_s or vit_m")
+    model.add_argument(
+        "--teacher", metavar="NAME", help="teacher, such as vjepa2_1_vitb_384 or vjepa2_vitl_256"
+    )
     weights = build.add_mutually_exclusive_group(required=True)
     weights.add_argument(
         "--untrained",
         action="store_true",
-        help="random weights, for measuring speed; the runtime serves such a bundle only if told to",
+        help="use random weights, for measuring speed; the runtime serves such a bundle only with "
+        "--allow-untrained",
     )
     weights.add_argument(
-        "--checkpoint", metavar="FILE", help="a teacher's official file, a folder, or a name on the Hub"
+        "--checkpoint",
+        metavar="FILE",
+        help="weights of a teacher: the official file, a folder, or a name on the Hugging Face Hub",
     )
     build.add_argument("--out", type=Path, required=True, help="folder of the bundle")
-    add_forms(build)
+    add_variant_arguments(build)
     build.add_argument(
-        "--horizon", type=int, help="steps of a future (default: 8; of a teacher 4, of LeWM 5)"
+        "--horizon", type=int, help="predicted steps (default: 8; for a teacher 4, for LeWM 5)"
     )
-    build.add_argument("--seed", type=number_types.seed, default=0, help="of random weights (%(default)s)")
+    build.add_argument("--seed", type=number_types.seed, default=0, help="random seed (default: %(default)s)")
     build.add_argument(
         "--calibration",
         default="two_rooms",
         metavar="SOURCE",
-        help="real frames: two_rooms, a video, a folder of images or a bag; for LeWM "
-        "recordings with actions, as distill --data takes them (%(default)s)",
+        help="calibration frames: two_rooms, a video, a folder of images or a bag; for LeWM recordings with "
+        "actions, as for distill --data (default: %(default)s)",
     )
     student = build.add_argument_group("students")
     student.add_argument("--size", type=int, help="side of the frame in pixels (default: 224)")
     student.add_argument(
-        "--actions", type=int, help="components of an action, each in -1 … 1 (default: Two Rooms' velocities)"
+        "--actions",
+        type=int,
+        help="components of an action, each in -1 … 1 (default: the velocities of Two Rooms)",
     )
-    student.add_argument("--num-samples", type=int, help="futures at once (default: 64)")
-    student.add_argument("--history", type=int, help="frames the predictor sees (default: 3)")
+    student.add_argument("--num-samples", type=int, help="futures predicted at once (default: 64)")
+    student.add_argument("--history", type=int, help="frames in the history of the predictor (default: 3)")
     teacher = build.add_argument_group("teachers")
     teacher.add_argument(
         "--frames",
         type=int,
-        help="length of the clip that its predictor sees; each is encoded alone (default: 8)",
+        help="frames in the clip of the predictor, each encoded alone (default: 8)",
     )
-    teacher.add_argument("--depth", type=int, help="random weights: only so many blocks")
+    teacher.add_argument("--depth", type=int, help="number of blocks, for random weights only (default: all)")
     teacher.add_argument(
-        "--accept-non-commercial", action="store_true", default=None, help="build one that is so licensed"
+        "--accept-non-commercial",
+        action="store_true",
+        default=None,
+        help="accept weights whose license forbids commercial use",
     )
     build.set_defaults(run=_build, needs=_NEEDED, stopped="nothing was written")
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from jepa_export.commands.train import train_course
+    from jepa_export.commands.train import train_and_bundle
     from jepa_export.data.reacher_recordings import ReacherCourse
     from jepa_export.data.training_world import TrainingWorld
     from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
@@ -126,12 +138,15 @@ def _train(arguments: argparse.Namespace) -> int:
     course: TrainingWorld
     if arguments.world == "reacher":
         if arguments.layout or arguments.distil:
-            raise JepaExportError("--layout and --distil are for two_rooms: leave them out")
+            raise JepaExportError(
+                "--layout and --distil apply to two_rooms only: leave them out",
+                code="export.option_not_applicable",
+            )
         course, layout = ReacherCourse(), ""
     else:
         course = TwoRoomsCourse(arguments.layout or "random")
         layout = f" --layout {course.kind}"
-    return train_course(
+    return train_and_bundle(
         arguments.out,
         course,
         command=f"jepa-export train {arguments.world}{layout} --seed {arguments.seed}"
@@ -144,11 +159,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from jepa_export.bundling.variants import DEFAULT_TARGETS
-    from jepa_export.commands.build import Request, build
+    from jepa_export.commands.build import StudentRequest, build
     from jepa_export.commands.build_teacher import build_teacher
     from jepa_export.commands.teacher_request import TeacherRequest
 
-    given = {
+    common = {
         "out": arguments.out,
         "seed": arguments.seed,
         "calibration": arguments.calibration,
@@ -156,7 +171,7 @@ def _build(arguments: argparse.Namespace) -> int:
         "only": arguments.only,
     }
     if arguments.teacher is not None:
-        _refuse(arguments, "a student", "size", "actions", "num_samples", "history")
+        _reject_options(arguments, "a student", "size", "actions", "num_samples", "history")
         return build_teacher(
             TeacherRequest(
                 teacher=arguments.teacher,
@@ -165,28 +180,31 @@ def _build(arguments: argparse.Namespace) -> int:
                 frames=arguments.frames,
                 horizon=arguments.horizon,
                 accept_non_commercial=bool(arguments.accept_non_commercial),
-                **given,
+                **common,
             )
         )
-    _refuse(arguments, "a teacher", "checkpoint", "frames", "depth", "accept_non_commercial")
+    _reject_options(arguments, "a teacher", "checkpoint", "frames", "depth", "accept_non_commercial")
     return build(
-        Request(
+        StudentRequest(
             student=arguments.student,
             px=_or(arguments.size, 224),
             actions=arguments.actions,
             horizon=_or(arguments.horizon, 8),
             num_samples=_or(arguments.num_samples, 64),
             history_size=_or(arguments.history, 3),
-            **given,
+            **common,
         )
     )
 
 
-def _refuse(arguments: argparse.Namespace, whose: str, *options: str) -> None:
-    """Refuse options that would be ignored."""
+def _reject_options(arguments: argparse.Namespace, model: str, *options: str) -> None:
+    """Reject options that would be ignored."""
     for option in options:
         if getattr(arguments, option) is not None:
-            raise JepaExportError(f"--{option.replace('_', '-')} is for building {whose}: leave it out")
+            raise JepaExportError(
+                f"--{option.replace('_', '-')} applies to {model} only: leave it out",
+                code="export.option_not_applicable",
+            )
 
 
 def _or(value: int | None, default: int) -> int:

@@ -1,4 +1,4 @@
-"""The one exception root of jepa_export."""
+"""The root of all exceptions of jepa_export."""
 
 from jepa_runtime.errors import CodedError
 

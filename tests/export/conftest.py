@@ -71,10 +71,10 @@ def tiny_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> t
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a bundle, quantized for real; copy it before changing anything."""
-    from jepa_export.bundling.two_rooms_bundle import pack as two_rooms_bundle
+    from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
 
     folder = tmp_path_factory.mktemp("packed") / "bundle"
-    two_rooms_bundle(tiny_run[1], folder, model_id="tiny", version="0.0.1", command="a test")
+    write_two_rooms_bundle(tiny_run[1], folder, model_id="tiny", version="0.0.1", command="a test")
     return folder
 
 

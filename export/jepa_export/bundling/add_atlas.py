@@ -1,15 +1,14 @@
-"""An atlas for a bundle: which frames of a source are worth remembering, and the bundle with them in it."""
+"""Add an atlas to a bundle: reference frames of a source, so that latents can be shown as images."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jepa_export.bundling.staging import check_target, staged
+from jepa_export.bundling.staging import check_output, copy_files, staged
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.model.world_model import WorldModel
@@ -17,23 +16,27 @@ from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.factory import open_source
 from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, spread, thumbnail
 
-_MOST_BYTES = 1 << 31
+_MAX_BYTES = 1 << 31
 
 
 @dataclass(frozen=True)
-class Made:
-    """What an atlas is worth.
+class AtlasSummary:
+    """How well an atlas covers the frames it was selected from.
 
-    Of ``read`` frames of a source ``kept`` are remembered; no frame is further than ``radius`` from one of
-    them, half of them no further than ``usual``; ``explained`` of all movement lies in the plane of its map;
-    its file has ``bytes`` bytes.
+    Attributes:
+        num_read: Frames that were read.
+        num_frames: Frames in the atlas.
+        max_distance: Largest distance in latent space from a frame to the nearest frame of the atlas.
+        median_distance: Median of these distances.
+        explained_variance: Proportion of the latents' variance in the plane of the map.
+        bytes: Size of the file.
     """
 
-    read: int
-    kept: int
-    radius: float
-    usual: float
-    explained: float
+    num_read: int
+    num_frames: int
+    max_distance: float
+    median_distance: float
+    explained_variance: float
     bytes: int
 
 
@@ -45,32 +48,41 @@ def add_atlas(
     frames: int,
     read: int,
     px: int,
-    most_bytes: int,
+    max_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Made:
-    """Write to ``out`` a copy of ``bundle`` that remembers ``frames`` of the first ``read`` ones of
-    ``source``.
+) -> AtlasSummary:
+    """Write to ``out`` a copy of ``bundle`` with an atlas, which replaces an existing one.
 
-    Chosen are those that lie furthest apart (farthest-point sampling). An atlas that was there is replaced.
+    The frames of the atlas are chosen by farthest-point sampling in latent space.
 
     Args:
-        px: the longer side of their images.
-        most_bytes: a larger atlas is refused.
+        bundle: To copy.
+        source: Of the frames.
+        out: Folder of the new bundle.
+        frames: Number of frames in the atlas.
+        read: Number of frames of ``source`` to choose from.
+        px: Longer side of the stored images.
+        max_bytes: Size limit of the atlas.
+        progress: Called with the number of frames encoded, and of all.
 
     Raises:
-        JepaExportError: ``out`` is something else, lies in the bundle or cannot be written, the source has
-            too few frames, or the atlas is too large.
-        JepaRuntimeError: the source or the bundle cannot be read, or the model not run.
+        JepaExportError: ``out`` is not a bundle, lies in ``bundle`` or cannot be written; the source has too
+            few frames; or the atlas is too large.
+        JepaRuntimeError: The source or the bundle cannot be read, or the model cannot run.
     """
-    check_target(out)
+    check_output(out)
     if bundle.path.resolve() in out.resolve().parents:
-        raise JepaExportError(f"{out}: lies in {bundle.path}, which is copied: name a folder elsewhere")
-    latent_bytes = 2 * bundle.manifest.io.latent.tokens * bundle.manifest.io.latent.dim
-    read = min(read, _MOST_BYTES // latent_bytes)
-    if frames * latent_bytes > most_bytes:
         raise JepaExportError(
-            f"{frames} latents of {latent_bytes / 1e6:.2f} MB are more than {most_bytes / 1e6:g} MB: at most "
-            f"{most_bytes // latent_bytes} frames fit (--frames), or allow more (--max-mb)"
+            f"{out}: lies in {bundle.path}, which is copied: choose a folder elsewhere",
+            code="export.output_in_bundle",
+        )
+    latent_bytes = 2 * bundle.manifest.io.latent.tokens * bundle.manifest.io.latent.dim
+    read = min(read, _MAX_BYTES // latent_bytes)
+    if frames * latent_bytes > max_bytes:
+        raise JepaExportError(
+            f"{frames} latents of {latent_bytes / 1e6:.2f} MB exceed {max_bytes / 1e6:g} MB: at most "
+            f"{max_bytes // latent_bytes} frames fit (--frames), or allow more (--max-mb)",
+            code="export.atlas_too_large",
         )
     latents, images, stamps_ns = [], [], []
     with WorldModel.open(bundle, allow_untrained=True) as model:
@@ -80,29 +92,32 @@ def add_atlas(
             stamps_ns.append(frame.stamp_ns)
             progress(len(latents), read)
     if len(latents) < 2:
-        raise JepaExportError(f"{source}: {len(latents)} frames are too few for an atlas")
+        raise JepaExportError(
+            f"{source}: has {len(latents)} frames, an atlas needs at least 2", code="export.too_few_frames"
+        )
     known = np.stack(latents)
-    chosen, radius = spread(known, frames)
+    chosen, max_distance = spread(known, frames)
     period_ns = max(1.0, float(np.median(np.diff(stamps_ns))))
     lag = max(1, round(bundle.manifest.horizon * bundle.manifest.io.step_s * 1e9 / period_ns))
     atlas = Atlas.of(known, chosen, [images[index] for index in chosen], lag)
     content = atlas.to_bytes()
-    if len(content) > most_bytes:
+    if len(content) > max_bytes:
         raise JepaExportError(
-            f"the atlas takes {len(content) / 1e6:.1f} MB, {most_bytes / 1e6:g} are allowed: fewer frames "
-            "(--frames), smaller images (--px), or allow more (--max-mb)"
+            f"the atlas has {len(content) / 1e6:.1f} MB, more than the {max_bytes / 1e6:g} MB allowed: use "
+            "fewer frames (--frames) or smaller images (--px), or allow more (--max-mb)",
+            code="export.atlas_too_large",
         )
     with staged(out) as staging:
-        shutil.copytree(bundle.path, staging, dirs_exist_ok=True)
+        copy_files(bundle, staging)
         (staging / ATLAS_NAME).write_bytes(content)
         seal(staging, bundle.manifest)
-    _, away = atlas.nearest(known)
-    return Made(
-        read=len(known),
-        kept=len(chosen),
-        radius=radius,
-        usual=float(np.median(away)),
-        explained=float(atlas.embedding.explained.sum()),
+    _, distances = atlas.nearest(known)
+    return AtlasSummary(
+        num_read=len(known),
+        num_frames=len(chosen),
+        max_distance=max_distance,
+        median_distance=float(np.median(distances)),
+        explained_variance=float(atlas.embedding.explained.sum()),
         bytes=len(content),
     )
 

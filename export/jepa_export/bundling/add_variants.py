@@ -1,7 +1,8 @@
-"""More variants for a bundle that exists: for other devices, or in other precisions.
+"""Add variants for other devices or precisions to an existing bundle.
 
-They are made of the bundle's own fp32 ONNX graphs: neither the network nor the code that trained it is
-needed. What the bundle has stays as it is, byte for byte."""
+They are made from the fp32 ONNX graphs of the bundle; neither the network nor its training code is needed.
+The existing files stay unchanged, byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +15,22 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 
-from jepa_export.bundling.manifest_fields import (
-    STAND_INS,
-    Actions,
-    Settings,
-    golden_rows,
-    manifest_text,
-    prove,
+from jepa_export.bundling.builder import (
+    REFERENCE_ENGINES,
+    Progress,
+    build_bundle,
+    verify_golden_outputs,
 )
-from jepa_export.bundling.staging import commit, staged, write_report
-from jepa_export.bundling.student_bundle import TOLERANCES, calibration, rollouts
+from jepa_export.bundling.manifest_fields import ActionSpace, BundleSettings, manifest_text
+from jepa_export.bundling.staging import copy_files, source_commit
+from jepa_export.bundling.student_bundle import TOLERANCES, calibration_samples, rollout_samples
 from jepa_export.bundling.variants import (
-    Kind,
-    fixed_count,
-    kind_of,
+    VariantKey,
+    fixed_num_samples,
+    key_of,
     model_path,
-    write_first_step,
-    write_kinds,
+    write_npu_step,
+    write_variants,
 )
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler
@@ -42,15 +42,16 @@ from jepa_export.targets.openvino import (
     quantize_int8,
     quantize_transformer_int8,
 )
-from jepa_export.targets.vendor_compilers import ask_vendors
+from jepa_export.targets.vendor_compilers import run_vendor_compilers
 from jepa_runtime import WorldModel
-from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant, seal
+from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant
 from jepa_runtime.model.parity import cosines
 
-SOURCE: Kind = ("onnx", "fp32")
-_INT8: Kind = ("openvino", "int8")
-# An energy decides when to stop, and is small: one for each target, in the best precision that it has.
-_ENERGY: Mapping[str, Kind] = {
+SOURCE: VariantKey = ("onnx", "fp32")
+_INT8: VariantKey = ("openvino", "int8")
+# The energy decides when the robot stops, and its graph is small: one variant for each target, in the best
+# precision that the target supports.
+_ENERGY: Mapping[str, VariantKey] = {
     "openvino": ("openvino", "fp32"),
     "npu": ("npu", "fp16"),
     "tensorrt": ("tensorrt", "fp16"),
@@ -59,124 +60,137 @@ _ENERGY_SAMPLES = 8
 _Samples = dict[Role, list[Sample]]
 
 
-def check_addable(base: Bundle, kinds: Sequence[Kind], *, calibrated: bool) -> None:
-    """Refuse what :func:`add_variants` cannot add.
+def check_addable(base: Bundle, variants: Sequence[VariantKey], *, calibrated: bool) -> None:
+    """Check that :func:`add_variants` can add these variants.
 
     Args:
-        calibrated: whether there are frames to calibrate on.
+        base: The bundle to extend.
+        variants: To add.
+        calibrated: Whether calibration frames are available.
 
     Raises:
-        JepaExportError: ``base`` has no fp32 ONNX graphs, has one of ``kinds`` already, or one of them needs
-            frames to calibrate on.
+        JepaExportError: ``base`` has no fp32 ONNX graphs or already has one of ``variants``, or one of them
+            needs calibration frames.
     """
-    there = [kind_of(each) for each in base.manifest.graphs.encoder]
-    if SOURCE not in there:
+    existing = [key_of(each) for each in base.manifest.graphs.encoder]
+    if SOURCE not in existing:
         raise JepaExportError(
-            f"{base.path}: has no fp32 ONNX graphs, of which variants are made (it has {_names(there)}): "
-            "build it again with --target onnx as well; it was made by: "
-            f"{base.manifest.provenance.command}"
+            f"{base.path}: has no fp32 ONNX graphs to make variants from (it has {_names(existing)}): build "
+            f"it again with --target onnx as well; it was built by: {base.manifest.provenance.command}",
+            code="export.no_onnx_source",
         )
-    if present := [kind for kind in kinds if kind in there]:
+    if present := [key for key in variants if key in existing]:
         raise JepaExportError(
-            f"{base.path}: has {_names(present)} already: leave it out (--target and --precision choose)"
+            f"{base.path}: already has {_names(present)}: leave it out (--target and --precision select)",
+            code="export.variant_exists",
         )
-    needing = [kind for kind in kinds if kind[1] == "int8" and (kind[0] != "npu" or _INT8 not in there)]
-    if needing and not calibrated:
+    uncalibrated = [
+        key for key in variants if key[1] == "int8" and (key[0] != "npu" or _INT8 not in existing)
+    ]
+    if uncalibrated and not calibrated:
         raise JepaExportError(
-            f"{base.path}: {_names(needing)} must be calibrated: give --calibration SOURCE, frames such as "
-            "the robot will see (a video, a folder of images, a bag)"
+            f"{base.path}: {_names(uncalibrated)} must be calibrated: pass --calibration SOURCE with frames "
+            "like those of the robot (a video, a folder of images, a bag)",
+            code="export.calibration_needed",
         )
 
 
 def add_variants(
     base: Bundle,
     folder: Path,
-    kinds: Sequence[Kind],
+    variants: Sequence[VariantKey],
     *,
     frames: NDArray[np.uint8] | None,
     command: str,
-    progress: Callable[[str], None],
+    progress: Progress,
     version: str | None = None,
     compile_blobs: bool = True,
     seed: int = 0,
 ) -> Bundle:
-    """Write the bundle ``folder``: ``base``, and the variants ``kinds``.
+    """Write the bundle ``folder``: ``base`` with additional variants.
 
     INT8 and TensorRT variants are calibrated on ``frames`` and on actions that a planner proposes within the
-    bundle's limits. INT8 for NPUs is the bundle's INT8 for OpenVINO with fixed shapes, where there is one.
-    Each variant must reproduce the golden outputs, and on ``frames`` the outputs of the fp32 ONNX graphs,
-    within the bundle's tolerances; ONNX Runtime or OpenVINO computes it here, on the CPU.
+    bundle's limits. INT8 for NPUs is the bundle's INT8 for OpenVINO with fixed shapes, where that exists.
+    Each variant must reproduce the golden outputs, and the outputs of the fp32 ONNX graphs on ``frames``,
+    within the bundle's tolerances; ONNX Runtime or OpenVINO computes it on this CPU.
 
     Args:
-        base: opened, trained or not.
-        folder: must not exist.
-        kinds: of :data:`~jepa_export.bundling.variants.KINDS`, the preferred first; they come after those of
-        ``base``.
-        frames: uint8 [n, height, width, 3], ``step_s`` apart; None: the golden frames, which suffice for what
-            is not quantized.
-        command: for the provenance of the bundle.
-        progress: called with the next step in words.
-        version: of the new bundle; None: that of ``base``.
-        compile_blobs: whether NPU variants are compiled ahead of time, where the compiler is installed.
-        seed: of the actions to calibrate on.
+        base: Opened, trained or not.
+        folder: Must not exist.
+        variants: Of :data:`~jepa_export.bundling.variants.VARIANTS`, the preferred first; they follow those
+            of ``base``.
+        frames: uint8 [n, height, width, 3], ``step_s`` apart; None: the golden frames, which suffice for
+            variants that are not quantized.
+        command: For the provenance of the bundle.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
+        version: Of the new bundle; None: that of ``base``.
+        compile_blobs: Whether NPU variants are compiled ahead of time, where the compiler is installed.
+        seed: Of the actions to calibrate on.
 
     Raises:
-        JepaExportError: see :func:`check_addable`; ``folder`` exists or cannot be written; a variant cannot
-            be made, or does not compute what the fp32 graphs compute.
+        JepaExportError: See :func:`check_addable`; or ``folder`` exists or cannot be written; or a variant
+            cannot be made, or does not reproduce the fp32 graphs.
         BundleError: ``base`` was changed meanwhile, or the result is not a valid bundle.
     """
-    check_addable(base, kinds, calibrated=frames is not None)
+    check_addable(base, variants, calibrated=frames is not None)
     manifest = base.manifest
-    progress("whether the ONNX graphs reproduce the golden outputs")
-    golden_rows(base, *SOURCE)
-    shown = base.golden().frames if frames is None else frames
-    with staged(folder, replace=False) as staging:
-        _copy(base, staging)
-        progress(f"encoding {len(shown)} frames")
-        samples = _samples(base, shown, seed)
+    progress("verifying the ONNX graphs against the golden outputs")
+    verify_golden_outputs(base, *SOURCE)
+    used = base.golden().frames if frames is None else frames
+    with build_bundle(folder, progress, replace=False) as builder:
+        copy_files(base, builder.staging)
+        progress(f"encoding {len(used)} frames")
+        samples = _samples(base, used, seed)
         added: list[tuple[Role, Variant]] = []
         for role in ROLES:
-            wanted = _wanted(manifest, role, kinds)
-            added += [(role, _variant(role, kind)) for kind in wanted]
-            progress(f"{role}: {_names(wanted) or 'nothing to add'}")
-            if source := _of(manifest, role, SOURCE):
+            selected = _variants_of_role(manifest, role, variants)
+            added += [(role, _variant(role, key)) for key in selected]
+            progress(f"{role}: {_names(selected) or 'nothing to add'}")
+            if source := _find(manifest, role, SOURCE):
                 irs = {
-                    precision: _ir(manifest, staging, role, precision, samples[role])
+                    precision: _ir(manifest, builder.staging, role, precision, samples[role])
                     for precision in ("fp32", "int8")
                 }
-                shapes = _fixed_shapes(manifest, role)
-                write_kinds(staging / source.path, irs, samples[role], staging / role, wanted, shapes=shapes)
+                write_variants(
+                    builder.staging / source.path,
+                    irs,
+                    samples[role],
+                    builder.staging / role,
+                    selected,
+                    shapes=_fixed_shapes(manifest, role),
+                )
             else:
-                for kind in wanted:
-                    write_first_step(staging, kind)
+                for key in selected:
+                    write_npu_step(builder.staging, key)
         note = {
-            "variants": ["/".join(kind) for kind in kinds],
+            "variants": ["/".join(key) for key in variants],
             "command": command,
-            "commit": commit(),
-            "frames": len(shown),
+            "commit": source_commit(),
+            "frames": len(used),
         }
         report: dict[str, Any] = dict(base.report() or {})
         report["added"] = [*report.get("added", ()), note]
         fields = _fields(manifest, added, command, version)
-        bundle = prove(staging, fields, added, report, progress, compile_blobs=compile_blobs)
-        progress(f"whether each variant computes what fp32 computes on these {len(shown)} frames")
-        note["agreement"] = _agreement(bundle, kinds, shown, samples["predictor"])
-        write_report(staging, bundle.report() | {"added": report["added"]})
-        seal(staging, bundle.manifest)
+        bundle = builder.finish(fields, report, graphs=added, compile_blobs=compile_blobs)
+        progress(f"comparing each variant with fp32 on these {len(used)} frames")
+        note["agreement"] = _agreement(bundle, variants, used, samples["predictor"])
+        builder.write_report(bundle.report() | {"added": report["added"]})
+        builder.seal(bundle.manifest)
     return Bundle.open(folder)
 
 
 def add_blobs(base: Bundle, folder: Path, *, progress: Callable[[str], None]) -> Bundle:
-    """Write the bundle ``folder``: ``base``, and blobs for every platform of each of its NPU variants.
+    """Write the bundle ``folder``: ``base`` with blobs for every platform of each of its NPU variants.
 
-    A blob is for one OpenVINO release, the one installed here: blobs that ``base`` has are replaced.
+    Blobs are for one OpenVINO release, the one installed here; they replace the blobs of ``base``.
 
     Args:
-        folder: must not exist.
-        progress: called with the next step in words.
+        base: The bundle to extend.
+        folder: Must not exist.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
 
     Raises:
-        JepaExportError: ``base`` has no NPU variant, the compiler is not installed or refuses a graph, or
+        JepaExportError: ``base`` has no NPU variant, the compiler is not installed or rejects a graph, or
             ``folder`` exists or cannot be written.
         BundleError: ``base`` was changed meanwhile.
     """
@@ -184,75 +198,74 @@ def add_blobs(base: Bundle, folder: Path, *, progress: Callable[[str], None]) ->
         (role, each) for role in ROLES for each in base.manifest.graphs.variants(role) if each.target == "npu"
     ]
     if not graphs:
-        raise JepaExportError(f"{base.path}: has no NPU variant: add it first (jepa-export add-variant)")
+        raise JepaExportError(
+            f"{base.path}: has no NPU variant: add one first (jepa-export add-variant)",
+            code="export.no_npu_variant",
+        )
     npu_compiler.find()
-    with staged(folder, replace=False) as staging:
-        _copy(base, staging)
-        said = ask_vendors(staging, graphs, base.manifest.num_samples, progress)
-        if refused := [row for row in said["npu"]["graphs"] if "problem" in row]:
+    with build_bundle(folder, progress, replace=False) as builder:
+        copy_files(base, builder.staging)
+        results = run_vendor_compilers(builder.staging, graphs, base.manifest.num_samples, progress)
+        if rejected := [row for row in results["npu"]["graphs"] if "problem" in row]:
             raise JepaExportError(
-                f"the NPU compiler does not take the {refused[0]['graph']}: {refused[0]['problem']}; nothing "
-                "was written"
+                f"the NPU compiler rejects the {rejected[0]['graph']}: {rejected[0]['problem']}; nothing was "
+                "written",
+                code="target.npu_compilation_failed",
             )
-        write_report(staging, dict(base.report() or {}) | said)
-        seal(staging, base.manifest)
+        builder.write_report(dict(base.report() or {}) | results)
+        builder.seal(base.manifest)
     return Bundle.open(folder)
 
 
-def _copy(base: Bundle, staging: Path) -> None:
-    for record in base.manifest.files:
-        path = staging / record.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base.read(record.path))
-
-
-def _wanted(manifest: Manifest, role: Role, kinds: Sequence[Kind]) -> list[Kind]:
-    """The variants of one graph that ``kinds`` of the encoder ask for."""
+def _variants_of_role(manifest: Manifest, role: Role, variants: Sequence[VariantKey]) -> list[VariantKey]:
+    """Return the variants of one graph that go with these variants of the encoder."""
     if role == "energy":
-        there = {each.target for each in manifest.graphs.energy}
-        targets = dict.fromkeys(target for target, _ in kinds if there and target not in there)
+        existing = {each.target for each in manifest.graphs.energy}
+        targets = dict.fromkeys(target for target, _ in variants if existing and target not in existing)
         return [_ENERGY[target] for target in targets]
-    if role == "step" and not _of(manifest, role, SOURCE):
-        # Where shapes are fixed, the predictor serves no single candidate.
-        return [kind for kind in kinds if kind[0] == "npu" and manifest.num_samples > 1]
-    return list(kinds)
+    if role == "step" and not _find(manifest, role, SOURCE):
+        # With fixed shapes the predictor cannot serve a single candidate.
+        return [key for key in variants if key[0] == "npu" and manifest.num_samples > 1]
+    return list(variants)
 
 
-def _of(manifest: Manifest, role: Role, kind: Kind) -> Variant | None:
-    return next((each for each in manifest.graphs.variants(role) if kind_of(each) == kind), None)
+def _find(manifest: Manifest, role: Role, key: VariantKey) -> Variant | None:
+    return next((each for each in manifest.graphs.variants(role) if key_of(each) == key), None)
 
 
-def _variant(role: Role, kind: Kind) -> Variant:
-    return Variant(target=kind[0], precision=kind[1], path=model_path(role, kind))
+def _variant(role: Role, key: VariantKey) -> Variant:
+    return Variant(target=key[0], precision=key[1], path=model_path(role, key))
 
 
 def _ir(
     manifest: Manifest, folder: Path, role: Role, precision: str, samples: Sequence[Sample]
 ) -> Callable[[], ov.Model]:
-    """Makes one graph for OpenVINO: the one that the bundle has, else from ONNX."""
-    own = _of(manifest, role, _INT8 if precision == "int8" else ("openvino", "fp32"))
+    """Return a function that loads the bundle's OpenVINO graph, or else converts the ONNX graph."""
+    own = _find(manifest, role, _INT8 if precision == "int8" else ("openvino", "fp32"))
     if own is not None:
         path = folder / own.path
         return lambda: ov.Core().read_model(path)
-    source = _of(manifest, role, SOURCE)
+    source = _find(manifest, role, SOURCE)
     assert source is not None
     path = folder / source.path
     return lambda: convert(path) if precision == "fp32" else _quantize(role, convert(path), samples)
 
 
 def _quantize(role: Role, model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
-    """INT8 as this project's own models have it: a transformer throughout; of other predictors, whose errors
-    feed on themselves, only the weights."""
+    """Quantize as this project's own models are.
+
+    All of a transformer is quantized; of other predictors, whose errors accumulate, only the weights.
+    """
     if multiplies_activations(model):
         return quantize_transformer_int8(model, samples, extremes=role != "encoder")
     return quantize_int8(model, samples) if role == "encoder" else compress_int8(model)
 
 
 def _fixed_shapes(manifest: Manifest, role: Role) -> dict[str, tuple[int, ...]]:
-    """Of the inputs with a free axis, as :mod:`jepa_runtime.model.compiled_graphs` asks an NPU for them."""
+    """Return the shapes that :mod:`jepa_runtime.model.compiled_graphs` requests from an NPU."""
     latent = manifest.io.latent
     if role == "predictor":
-        return {"actions": (fixed_count(manifest.num_samples), manifest.horizon, manifest.action_size)}
+        return {"actions": (fixed_num_samples(manifest.num_samples), manifest.horizon, manifest.action_size)}
     if role == "step":
         return {"actions": (1, 1, manifest.action_size)}
     if role == "energy":
@@ -262,16 +275,17 @@ def _fixed_shapes(manifest: Manifest, role: Role) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
-    """Inputs of each graph: the frames, their latents, and actions as a planner proposes them."""
+    """Return inputs of each graph: the frames, their latents, and actions that a planner proposes."""
     manifest = base.manifest
     size = manifest.io.frame.height, manifest.io.frame.width, manifest.io.frame.channels
     if frames.dtype != np.uint8 or frames.shape[1:] != size:
         raise JepaExportError(
-            f"frames to calibrate on must be uint8 [n, {', '.join(map(str, size))}], got {frames.dtype} "
-            f"{list(frames.shape)}"
+            f"calibration frames must be uint8 [n, {', '.join(map(str, size))}], got {frames.dtype} "
+            f"{list(frames.shape)}",
+            code="export.invalid_frames",
         )
-    settings = Settings(
-        actions=Actions(**manifest.io.action.model_dump()),
+    settings = BundleSettings(
+        actions=ActionSpace(**manifest.io.action.model_dump()),
         history_size=manifest.history_size,
         horizon=manifest.horizon,
         num_samples=manifest.num_samples,
@@ -282,14 +296,14 @@ def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
     )
     with _open(base, SOURCE) as model:
         latents = np.stack([model.encode(frame) for frame in frames])
-    # A history may be longer than what there is.
-    film = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
-    followed = calibration(rollouts(torch.from_numpy(film)[None], settings, seed))
+    # The history may be longer than the frames: repeat them.
+    clip = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
+    predicted = calibration_samples(rollout_samples(torch.from_numpy(clip)[None], settings, seed))
     goals = latents[:: max(1, len(latents) // _ENERGY_SAMPLES)]
     return {
         "encoder": [{"frame": frame[None]} for frame in frames],
-        "predictor": followed["predictor"],
-        "step": followed["step"],
+        "predictor": predicted["predictor"],
+        "step": predicted["step"],
         "energy": [{"latents": latents, "goal": goal[None]} for goal in goals],
     }
 
@@ -301,37 +315,37 @@ def _fields(
     for role, variant in added:
         fields["graphs"][role].append(variant.model_dump())
         fields["golden"]["tolerances"].setdefault(variant.precision, TOLERANCES[variant.precision])
-    made = f"{fields['provenance']['command']}; {command}"
-    fields["provenance"]["command"] = manifest_text(made)
+    commands = f"{fields['provenance']['command']}; {command}"
+    fields["provenance"]["command"] = manifest_text(commands)
     fields["version"] = version or manifest.version
     return fields
 
 
-def _open(bundle: Bundle, kind: Kind) -> WorldModel:
-    target, precision = kind
+def _open(bundle: Bundle, key: VariantKey) -> WorldModel:
+    target, precision = key
     return WorldModel.open(
-        bundle, engine=STAND_INS[target], precision=precision, target=target, allow_untrained=True
+        bundle, engine=REFERENCE_ENGINES[target], precision=precision, target=target, allow_untrained=True
     )
 
 
 def _agreement(
-    bundle: Bundle, kinds: Sequence[Kind], frames: NDArray[np.uint8], asked: Sequence[Sample]
+    bundle: Bundle, variants: Sequence[VariantKey], frames: NDArray[np.uint8], rollouts: Sequence[Sample]
 ) -> list[dict[str, Any]]:
-    """How closely encoder and predictor of each variant follow the fp32 ONNX graphs on the same inputs.
+    """Compare encoder and predictor of each variant with the fp32 ONNX graphs on the same inputs.
 
     Raises:
-        JepaExportError: the mean cosine is below what the bundle's tolerance demands of the worst.
+        JepaExportError: The mean cosine is below the minimum cosine of the bundle's tolerance.
     """
 
-    def outputs(kind: Kind) -> dict[str, NDArray[np.float32]]:
-        with _open(bundle, kind) as model:
+    def outputs(key: VariantKey) -> dict[str, NDArray[np.float32]]:
+        with _open(bundle, key) as model:
             futures = [
                 model.predict(
                     each["actions"],
                     latents=each["history_latents"][0],
                     history_actions=each["history_actions"][0] if "history_actions" in each else None,
                 ).latents
-                for each in asked
+                for each in rollouts
             ]
             return {
                 "encoder": np.stack([model.encode(frame) for frame in frames]),
@@ -339,29 +353,29 @@ def _agreement(
             }
 
     reference, rows = outputs(SOURCE), []
-    for kind in kinds:
-        least = bundle.manifest.golden.tolerances[kind[1]].min_cosine
-        for graph, computed in outputs(kind).items():
+    for key in variants:
+        minimum = bundle.manifest.golden.tolerances[key[1]].min_cosine
+        for graph, computed in outputs(key).items():
             expected = reference[graph]
             found = cosines(computed.astype(np.float64), expected.astype(np.float64))
             row = {
                 "graph": graph,
-                "target": kind[0],
-                "precision": kind[1],
+                "target": key[0],
+                "precision": key[1],
                 "mean_cosine": float(found.mean()),
                 "min_cosine": float(found.min()),
                 "max_abs": float(np.abs(computed - expected).max()),
             }
-            # Not a number is refused as well.
-            if not row["mean_cosine"] >= least:
+            # Written so that NaN is rejected as well.
+            if not row["mean_cosine"] >= minimum:
                 raise JepaExportError(
-                    f"the {kind[1]} {graph} for {kind[0]} does not compute what fp32 computes on the "
-                    f"calibration frames: mean cosine {row['mean_cosine']:.4f}, at least {least:g} is "
-                    "required; nothing was written"
+                    f"the {key[1]} {graph} for {key[0]} does not reproduce fp32 on the calibration frames: "
+                    f"mean cosine {row['mean_cosine']:.4f}, required: {minimum:g}; nothing was written",
+                    code="export.parity_failed",
                 )
             rows.append(row)
     return rows
 
 
-def _names(kinds: Sequence[Kind]) -> str:
-    return ", ".join("/".join(kind) for kind in kinds)
+def _names(variants: Sequence[VariantKey]) -> str:
+    return ", ".join("/".join(key) for key in variants)

@@ -1,12 +1,13 @@
-"""A bundle of LeWM as it is: a plan begins from one frame, as its authors plan.
+"""The bundle of a published LeWM, unchanged; planning starts from one frame, as in the paper.
 
-An action of LeWM is all that the robot is told from one of its frames to the next, side by side (its frame
-skip), standardised over the data. Bundles take actions as recordings have them, in their units: the graph
-standardises. How many of a recording's actions make one of LeWM's follows from how many numbers both have."""
+An action of LeWM is the concatenation of all robot actions between two of its frames (its frame skip),
+standardized over the data. Bundles take actions in the units of the recordings, so the graph standardizes
+them. The frame skip follows from the size of an action of LeWM and of one in the recordings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
-    Actions,
-    Identity,
-    Measured,
-    Settings,
-    complete,
-    manifest,
-    write_golden,
+    ActionSpace,
+    BundleSettings,
+    MeasuredErrors,
+    ModelIdentity,
+    create_manifest,
 )
-from jepa_export.bundling.staging import staged
-from jepa_export.bundling.student_bundle import GOLDEN_CANDIDATES, TOLERANCES, candidates
+from jepa_export.bundling.student_bundle import GOLDEN_CANDIDATES, TOLERANCES, sample_candidates
 from jepa_export.bundling.student_graphs import write_graph
-from jepa_export.bundling.teacher_bundle import GOLDEN_FRAMES, measured_errors
-from jepa_export.bundling.variants import model_path, write_first_step
+from jepa_export.bundling.teacher_bundle import GOLDEN_FRAMES, measure_errors
 from jepa_export.data.action_statistics import ActionStatistics
-from jepa_export.data.action_statistics import measure as statistics
+from jepa_export.data.action_statistics import measure as measure_actions
 from jepa_export.data.clip_windows import Windows
 from jepa_export.data.recording import Recording
 from jepa_export.errors import JepaExportError
@@ -39,82 +37,92 @@ from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
 from jepa_runtime.bundle import Bundle
 
-# On so many walks a bundle is measured, and on so many of them INT8 is calibrated.
-WALKS, CALIBRATED_ON = 64, 8
+# Trajectories that errors are measured on, and how many of them INT8 is calibrated on.
+NUM_TRAJECTORIES, NUM_CALIBRATION = 64, 8
 Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Walks:
-    """n walks through recordings, of H steps.
+class Trajectories:
+    """n trajectories of H steps, cut from recordings.
 
     Attributes:
-        frames: uint8 [n, H + 1, px, px, 3], a step apart.
-        actions: [n, H, A] between them, in the units of the recordings.
-        told: of all actions of the recordings, of which A / len(told.names) make one here.
-        step_s: from frame to frame.
+        frames: uint8 [n, H + 1, px, px, 3], one step apart.
+        actions: [n, H, A] between the frames, in the units of the recordings.
+        statistics: Of all actions in the recordings; A / len(statistics.names) of them make one action here.
+        step_s: Time between two frames.
     """
 
     frames: NDArray[np.uint8]
     actions: Floats32
-    told: ActionStatistics
+    statistics: ActionStatistics
     step_s: float
 
     @property
-    def skip(self) -> int:
-        """How many actions of the recordings make one here."""
-        return self.actions.shape[-1] // len(self.told.names)
+    def frame_skip(self) -> int:
+        """The number of recorded actions in one action of LeWM."""
+        return self.actions.shape[-1] // len(self.statistics.names)
 
     @property
-    def limits(self) -> Actions:
-        """What a robot may be told: what it was told there."""
-        order = range(1, self.skip + 1)
-        return Actions(
-            names=tuple(f"{name}@{index}" for index in order for name in self.told.names),
-            units=self.told.units * self.skip,
-            low=self.told.low * self.skip,
-            high=self.told.high * self.skip,
+    def action_space(self) -> ActionSpace:
+        """The range of the recorded actions, which is what a robot may be commanded."""
+        order = range(1, self.frame_skip + 1)
+        return ActionSpace(
+            names=tuple(f"{name}@{index}" for index in order for name in self.statistics.names),
+            units=self.statistics.units * self.frame_skip,
+            low=self.statistics.low * self.frame_skip,
+            high=self.statistics.high * self.frame_skip,
             max_norm=None,
         )
 
     @property
-    def standard(self) -> tuple[Floats32, Floats32]:
+    def normalization(self) -> tuple[Floats32, Floats32]:
         """Mean and standard deviation [A] of an action; 1 where it never changes."""
-        parts = self.told.mean, [std or 1.0 for std in self.told.std]
-        mean, deviation = (np.tile(np.float32(part), self.skip) for part in parts)
+        parts = self.statistics.mean, [std or 1.0 for std in self.statistics.std]
+        mean, deviation = (np.tile(np.float32(part), self.frame_skip) for part in parts)
         return mean, deviation
 
 
-def walks_through(recordings: Sequence[Recording], *, action_dim: int, horizon: int) -> Walks:
-    """At most :data:`WALKS` walks, evenly spaced, at the rate of the longest recording.
+def sample_trajectories(recordings: Sequence[Recording], *, action_dim: int, horizon: int) -> Trajectories:
+    """Return at most :data:`NUM_TRAJECTORIES` evenly spaced trajectories, at the longest recording's rate.
+
+    Args:
+        recordings: With actions.
+        action_dim: Size of one action of LeWM.
+        horizon: H.
 
     Raises:
-        JepaExportError: the recordings have no actions, or such of which no whole number makes
-            ``action_dim`` numbers; or they are too short.
+        JepaExportError: The recordings have no actions, ``action_dim`` is not a multiple of their size, or
+            the recordings are too short.
     """
     longest = max(recordings, key=lambda recording: len(recording.stamps_ns))
     names = longest.action_names
     if names is None:
-        raise JepaExportError(f"{longest.name} has no actions, which LeWM needs: say which (?action=…)")
+        raise JepaExportError(
+            f"{longest.name} has no actions, which LeWM needs: name their topic (?action=…)",
+            code="export.no_actions",
+        )
     if action_dim % len(names):
         raise JepaExportError(
-            f"an action of this LeWM is {action_dim} numbers, one of {longest.name} {len(names)} "
-            f"({', '.join(names)}): choose those that it was trained with (?action=…)"
+            f"an action of this LeWM has {action_dim} components, one of {longest.name} has {len(names)} "
+            f"({', '.join(names)}): select those that it was trained with (?action=…)",
+            code="export.action_size_mismatch",
         )
     skip = action_dim // len(names)
     windows = Windows(recordings, frames=skip * horizon + 1, rate_hz=longest.rate_hz)
-    chosen = np.unique(np.linspace(0, len(windows) - 1, WALKS).astype(int))
+    chosen = np.unique(np.linspace(0, len(windows) - 1, NUM_TRAJECTORIES).astype(int))
     clips = [windows[int(index)] for index in chosen]
     between = [clip.actions[:-1].reshape(horizon, -1) for clip in clips if clip.actions is not None]
-    # Walks overlap: by those, what is done at the ends of a recording counts less than in its training.
-    told = statistics(Windows(recordings, frames=1, rate_hz=longest.rate_hz))
-    assert told is not None
+    # Measured on single actions: trajectories overlap, which would give the ends of a recording less weight
+    # than they had in training.
+    statistics = measure_actions(Windows(recordings, frames=1, rate_hz=longest.rate_hz))
+    assert statistics is not None
     frames = np.stack([clip.frames[::skip] for clip in clips])
-    return Walks(frames, np.stack(between), told, skip / longest.rate_hz)
+    return Trajectories(frames, np.stack(between), statistics, skip / longest.rate_hz)
 
 
-class FrameEncoder(nn.Module):
-    """One frame as cameras give it, uint8 [1, px, px, 3] -> its latent [1, 1, D]."""
+class LeWMFrameEncoder(nn.Module):
+    """The encoder for one camera frame: uint8 [1, px, px, 3] -> latent [1, 1, D]."""
 
     mean: Tensor
     std: Tensor
@@ -131,8 +139,8 @@ class FrameEncoder(nn.Module):
         return out
 
 
-class RawRollout(nn.Module):
-    """:class:`Rollout` of actions as the recordings have them, from one frame."""
+class UnnormalizedRollout(nn.Module):
+    """:class:`Rollout` from one frame, of actions in the units of the recordings."""
 
     mean: Tensor
     std: Tensor
@@ -144,72 +152,74 @@ class RawRollout(nn.Module):
         self.register_buffer("std", torch.from_numpy(std), persistent=False)
 
     def forward(self, history_latents: Tensor, actions: Tensor) -> Tensor:
-        """[1, 1, 1, D], [K, H, A] -> [K, H, 1, D]."""
+        """Predict from history_latents [1, 1, 1, D] and actions [K, H, A]: [K, H, 1, D]."""
         out: Tensor = self.rollout(history_latents, (actions - self.mean) / self.std)
         return out
 
 
 @torch.no_grad()
-def write_lewm(
+def write_lewm_bundle(
     model: LeWM,
-    walks: Walks,
+    trajectories: Trajectories,
     folder: Path,
-    settings: Settings,
-    identity: Identity,
+    settings: BundleSettings,
+    identity: ModelIdentity,
     *,
     seed: int,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> Bundle:
-    """Write the bundle ``folder`` (replaced if it exists).
+    """Write the bundle ``folder`` of a LeWM; an existing bundle is replaced.
 
     Args:
-        model: in evaluation mode.
-        seed: of the candidates that INT8 is calibrated on.
-        progress: told in words what comes next.
+        model: In evaluation mode.
+        trajectories: To calibrate and measure on.
+        folder: Destination.
+        settings: Of the bundle.
+        identity: Of the weights.
+        seed: Of the candidates that INT8 is calibrated on.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
-            does.
-        BundleError: what was made is not a valid bundle.
+        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
+        BundleError: The result is not a valid bundle.
     """
-    encoder, predictor = FrameEncoder(model), RawRollout(model, *walks.standard)
-    frames, kinds = torch.from_numpy(walks.frames), settings.variants
-    for name in walks.told.still:
-        progress(
-            f"the action {name} never changes in the recordings: robots will not be let change it either"
-        )
-    with staged(folder) as staging:
+    encoder, predictor = LeWMFrameEncoder(model), UnnormalizedRollout(model, *trajectories.normalization)
+    frames, variants = torch.from_numpy(trajectories.frames), settings.variants
+    for name in trajectories.statistics.still:
+        progress(f"the action {name} is constant in the recordings, so robots may not change it either")
+    with build_bundle(folder, progress) as builder:
         progress(f"encoding {frames.shape[0] * frames.shape[1]} frames")
-        latents = torch.stack([torch.cat([encoder(frame[None]) for frame in walk]) for walk in frames])
-        progress(f"predicting {len(frames)} walks, to measure the errors")
-        told = torch.from_numpy(walks.actions)
+        latents = torch.stack([torch.cat([encoder(frame[None]) for frame in each]) for each in frames])
+        progress(f"predicting {len(frames)} trajectories to measure errors")
+        actions = torch.from_numpy(trajectories.actions)
         predicted = torch.cat(
-            [predictor(each[None, :1], done[None]) for each, done in zip(latents, told, strict=True)]
+            [predictor(each[None, :1], done[None]) for each, done in zip(latents, actions, strict=True)]
         )
         measured = _measured(identity, predicted, latents)
-        spread = range(0, len(frames), max(1, len(frames) // CALIBRATED_ON))
-        progress(f"encoder: its graphs, calibrated on {len(spread)} frames")
-        shown = [{"frame": walks.frames[index, :1]} for index in spread]
-        write_graph(encoder, shown, "latent", staging / "encoder", kinds)
-        progress(f"predictor: the same, calibrated on {len(spread)} rollouts")
-        asked = [
+        selected = range(0, len(frames), max(1, len(frames) // NUM_CALIBRATION))
+        progress(f"encoder: writing graphs, calibrated on {len(selected)} frames")
+        encoder_samples = [{"frame": trajectories.frames[index, :1]} for index in selected]
+        write_graph(encoder, encoder_samples, "latent", builder.staging / "encoder", variants)
+        progress(f"predictor: writing graphs, calibrated on {len(selected)} rollouts")
+        rollouts = [
             {
                 "history_latents": latents[index, None, :1].numpy(),
-                "actions": candidates(settings, settings.num_samples, seed + index),
+                "actions": sample_candidates(settings, settings.num_samples, seed + index),
             }
-            for index in spread
+            for index in selected
         ]
-        write_graph(predictor, asked, "futures", staging / "predictor", kinds, free_axis=("actions",))
-        npu = [kind for kind in kinds if kind[0] == "npu"]
-        for kind in npu:
-            write_first_step(staging, kind)
+        folder_of_predictor = builder.staging / "predictor"
+        write_graph(predictor, rollouts, "futures", folder_of_predictor, variants, free_axis=("actions",))
+        steps = builder.write_npu_steps(variants)
         golden = latents[:GOLDEN_FRAMES, 0]
-        actions = torch.from_numpy(candidates(settings, GOLDEN_CANDIDATES, seed))
-        futures = torch.stack([predictor(latent[None, None], actions) for latent in golden])
-        write_golden(
-            staging, frames=frames[:GOLDEN_FRAMES, 0], latents=golden, actions=actions, futures=futures
+        candidates = torch.from_numpy(sample_candidates(settings, GOLDEN_CANDIDATES, seed))
+        builder.write_golden_outputs(
+            frames=frames[:GOLDEN_FRAMES, 0],
+            latents=golden,
+            actions=candidates,
+            futures=torch.stack([predictor(latent[None, None], candidates) for latent in golden]),
         )
-        fields = manifest(
+        fields = create_manifest(
             identity,
             settings,
             measured,
@@ -218,15 +228,12 @@ def write_lewm(
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,
         )
-        fields["graphs"]["step"] = [
-            {"target": target, "precision": precision, "path": model_path("step", (target, precision))}
-            for target, precision in npu
-        ]
-        complete(staging, fields, {}, progress)
+        fields["graphs"]["step"] = steps
+        builder.finish(fields, {})
     return Bundle.open(folder)
 
 
-def _measured(identity: Identity, predicted: Tensor, latents: Tensor) -> Measured:
+def _measured(identity: ModelIdentity, predicted: Tensor, latents: Tensor) -> MeasuredErrors:
     if not identity.trained:
-        return Measured.nothing(predicted.shape[1])
-    return measured_errors(predicted, latents[:, 1:], (latents[:, 1:] - latents[:, :-1]).flatten(0, 1))
+        return MeasuredErrors.zero(predicted.shape[1])
+    return measure_errors(predicted, latents[:, 1:], (latents[:, 1:] - latents[:, :-1]).flatten(0, 1))

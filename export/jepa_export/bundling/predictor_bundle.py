@@ -1,11 +1,11 @@
-"""A new predictor on the encoder of a bundle: of that bundle stays what latents and goals mean.
+"""The bundle of a new predictor on the encoder of an existing bundle, whose latents keep their meaning.
 
-Encoder and energy graph are taken over file by file, in every form, and so are their golden outputs: a robot
-can go on with the latents that it has, and planners with the energies they know."""
+Encoder and energy graphs are copied in every variant, with their golden outputs, so that a robot can keep the
+latents and goals it has stored, and planners see the same energies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jepa_export.bundling.manifest_fields import Actions, Identity, Measured, Settings, complete, manifest
-from jepa_export.bundling.staging import staged
-from jepa_export.bundling.student_bundle import TOLERANCES, calibration, golden_futures, rollouts
+from jepa_export.bundling.builder import BundleBuilder, Progress, build_bundle
+from jepa_export.bundling.manifest_fields import (
+    ActionSpace,
+    BundleSettings,
+    MeasuredErrors,
+    ModelIdentity,
+    create_manifest,
+)
+from jepa_export.bundling.student_bundle import (
+    TOLERANCES,
+    calibration_samples,
+    golden_futures,
+    rollout_samples,
+)
 from jepa_export.bundling.student_graphs import write_predictor, write_step
-from jepa_export.bundling.variants import Kind, kind_of, model_path
+from jepa_export.bundling.variants import VariantKey, key_of
 from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.errors import JepaExportError
-from jepa_export.quantization.accuracy_control import DEFAULT_LIMITS, Closeness, Control, Held
+from jepa_export.quantization.accuracy_control import (
+    DEFAULT_LIMITS,
+    AccuracyController,
+    CosineAgreement,
+    HeldOutSamples,
+)
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
 from jepa_export.targets.openvino import Sample, save
-from jepa_runtime.bundle import Bundle, GoldenOutputs, Role, Tolerance, seal
+from jepa_runtime.bundle import Bundle, GoldenOutputs, Tolerance
 from jepa_runtime.bundle.manifest import check_futures_size
 
-# Of the spread of all numbers: so little, one that never changes is taken to have.
-_LEAST_SPREAD = 1e-2
+# Lower limit of a component's standard deviation, as a fraction of that of all components.
+_MIN_RELATIVE_STD = 1e-2
 _UNIT_ATOL = 1e-2
 
 
-class _Standard(nn.Module):
-    """Numbers [..., n] in units of their spread, from their mean."""
+class _Standardize(nn.Module):
+    """Standardize components [..., n]."""
 
     def __init__(self, mean: Tensor, spread: Tensor) -> None:
         super().__init__()
@@ -50,14 +66,17 @@ class _Standard(nn.Module):
 
 
 class ScaledPredictor(Predictor):
-    """A predictor of latents that have a scale of their own: it reads them, and says what changes, in units
-    of how much each of their numbers varies in ``latents`` [N, T, D]."""
+    """A predictor for latents that are not of unit scale.
+
+    It standardizes its inputs, and scales the predicted change, by the standard deviation of each component
+    in ``latents`` [N, T, D].
+    """
 
     def __init__(self, config: PredictorConfig, latents: Tensor) -> None:
         super().__init__(config)
         flat = latents.flatten(1)
-        spread = flat.std(0).clamp_min(_LEAST_SPREAD * float(flat.std()))
-        self.embed = nn.Sequential(_Standard(flat.mean(0), spread), self.embed)
+        spread = flat.std(0).clamp_min(_MIN_RELATIVE_STD * float(flat.std()))
+        self.embed = nn.Sequential(_Standardize(flat.mean(0), spread), self.embed)
         self.register_buffer("spread", spread.unflatten(0, latents.shape[1:]))
 
     def _follow(self, latents: Tensor, tokens: Tensor) -> Tensor:
@@ -66,31 +85,33 @@ class ScaledPredictor(Predictor):
         return following
 
 
-def predictor_for(config: PredictorConfig, latents: Tensor) -> Predictor:
-    """A predictor of latents like ``latents`` [N, T, D]: of unit scale where all of these are."""
+def create_predictor(config: PredictorConfig, latents: Tensor) -> Predictor:
+    """Create a predictor for latents like ``latents`` [N, T, D], scaled unless these are of unit scale."""
     if torch.allclose(latents, unit_scale(latents), atol=_UNIT_ATOL):
         return Predictor(config)
     return ScaledPredictor(config, latents)
 
 
-def actions_for(found: Actions, bundle: Bundle) -> Actions:
-    """The actions of a bundle if those of the data are the same and within its limits: only then can one
-    model take the other's place while the robot drives. Else those of the data."""
-    stated = Actions(**bundle.manifest.io.action.model_dump())
+def select_action_space(found: ActionSpace, bundle: Bundle) -> ActionSpace:
+    """Return the action space of a bundle if the data stays within it, else that of the data.
+
+    Only with the same action space can one model be swapped for the other while the robot drives.
+    """
+    stated = ActionSpace(**bundle.manifest.io.action.model_dump())
     same = (found.names, found.units) == (stated.names, stated.units)
     margins = [
         margin
-        for low, high, least, most in zip(found.low, found.high, stated.low, stated.high, strict=False)
-        for margin in (low - least, most - high)
+        for low, high, minimum, maximum in zip(found.low, found.high, stated.low, stated.high, strict=False)
+        for margin in (low - minimum, maximum - high)
     ]
     return stated if same and min(margins) >= -1e-6 * max(stated.scale) else found
 
 
-def check_size(bundle: Bundle, *, history: int, horizon: int, num_samples: int) -> None:
-    """Refuse to train on latents of which so many futures do not fit.
+def check_latent_size(bundle: Bundle, *, history: int, horizon: int, num_samples: int) -> None:
+    """Check, before training, that this number of futures of the bundle's latents fits into memory limits.
 
     Raises:
-        JepaExportError: they do not.
+        JepaExportError: It does not.
     """
     sizes = bundle.manifest.model_copy(update={"history_size": history, "horizon": horizon})
     try:
@@ -98,130 +119,135 @@ def check_size(bundle: Bundle, *, history: int, horizon: int, num_samples: int) 
     except ValueError as error:
         latent = sizes.io.latent
         raise JepaExportError(
-            f"{bundle.path}: its latents ({latent.tokens} tokens of {latent.dim}) are too large for this: "
-            f"{error}: ask for a shorter --history or --horizon or fewer --num-samples, or train on the "
-            "teacher itself (--encoder NAME), whose tokens are averaged"
+            f"{bundle.path}: its latents ({latent.tokens} tokens of {latent.dim}) are too large: {error}: "
+            "choose a shorter --history or --horizon or fewer --num-samples, or train on the teacher itself "
+            "(--encoder NAME), whose tokens are averaged",
+            code="export.latents_too_large",
         ) from error
 
 
-def kinds_of(bundle: Bundle) -> tuple[Kind, ...]:
-    """The forms of its encoder, the preferred first."""
-    return tuple(map(kind_of, bundle.manifest.graphs.encoder))
+def encoder_variants(bundle: Bundle) -> tuple[VariantKey, ...]:
+    """Return the variants of a bundle's encoder, the preferred first."""
+    return tuple(map(key_of, bundle.manifest.graphs.encoder))
 
 
-def write_grafted(
+def write_predictor_bundle(
     base: Bundle,
     encoder: BundleEncoder,
     predictor: Predictor,
     clips: NDArray[np.uint8],
     folder: Path,
-    settings: Settings,
-    identity: Identity,
-    measured: Measured,
+    settings: BundleSettings,
+    identity: ModelIdentity,
+    measured: MeasuredErrors,
     *,
     seed: int,
-    progress: Callable[[str], None],
+    progress: Progress,
     report: dict[str, Any],
     held_out: NDArray[np.uint8] | None = None,
-    limits: Closeness = DEFAULT_LIMITS,
+    limits: CosineAgreement = DEFAULT_LIMITS,
     seen: bool = False,
 ) -> Bundle:
-    """Write the bundle ``folder`` (replaced if it exists) of the encoder of ``base`` and another predictor.
+    """Write the bundle ``folder`` with the encoder of ``base`` and another predictor.
+
+    An existing bundle is replaced.
 
     Args:
+        base: Bundle of the encoder.
+        encoder: The same encoder as a module.
+        predictor: New predictor.
         clips: uint8 [C, n, px, px, 3] to calibrate the predictor on, of at least ``history_size`` frames.
-        seed: of the actions to calibrate on.
-        progress: told in words what comes next.
-        report: for report.json, besides what is found here.
-        held_out, limits, seen: see :func:`~jepa_export.bundling.student_bundle.write_student`.
+        folder: Destination.
+        settings: Of the bundle.
+        identity: Of the weights.
+        measured: Error statistics.
+        seed: Of the actions to calibrate on.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
+        report: Content of report.json, extended by the results of the build.
+        held_out: See :func:`~jepa_export.bundling.student_bundle.write_student_bundle`.
+        limits: Likewise.
+        seen: Likewise.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
-            does.
-        BundleError: what was made is not a valid bundle, or ``base`` was changed meanwhile.
+        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
+        BundleError: The result is not a valid bundle, or ``base`` was changed meanwhile.
     """
     if base.manifest.graphs.energy:
         measured = replace(measured, goal_threshold=base.manifest.goal_threshold)
-    kinds, known, control = settings.variants, base.golden(), Control(limits, progress, seen=seen)
-    given = golden_futures(predictor, torch.tensor(known.latents), settings, seed)
-    # The base may have had a history, and this none.
-    fresh = {"history_actions": None} | {name: tensor.numpy() for name, tensor in given.items()}
-    golden = replace(known, **fresh)
+    variants, base_golden = settings.variants, base.golden()
+    controller = AccuracyController(limits, progress, seen=seen)
+    futures = golden_futures(predictor, torch.tensor(base_golden.latents), settings, seed)
+    # The base may have a history that this predictor has not.
+    replaced = {"history_actions": None} | {name: tensor.numpy() for name, tensor in futures.items()}
+    golden = replace(base_golden, **replaced)
 
-    def followed(films: NDArray[np.uint8], seed: int) -> dict[str, list[Sample]]:
+    def samples_of(films: NDArray[np.uint8], seed: int) -> dict[str, list[Sample]]:
         latents = torch.stack([encoder(torch.from_numpy(film)) for film in films])
-        return calibration(rollouts(latents, settings, seed))
+        return calibration_samples(rollout_samples(latents, settings, seed))
 
-    with staged(folder) as staging:
-        _take_over(base, "encoder", staging)
-        samples = followed(clips, seed)
-        unseen = {} if held_out is None else followed(held_out, seed + len(samples["step"]))
-        held = {role: Held(each, control) for role, each in unseen.items()}
-        progress(f"step: its graphs, calibrated on {len(samples['step'])} samples")
-        write_step(predictor, samples["step"], staging / "step", kinds, held=held.get("step"))
-        progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
-        write_predictor(
-            predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")
+    with build_bundle(folder, progress) as builder:
+        builder.copy_graph(base, "encoder")
+        samples = samples_of(clips, seed)
+        unseen = {} if held_out is None else samples_of(held_out, seed + len(samples["step"]))
+        controlled = {role: HeldOutSamples(each, controller) for role, each in unseen.items()}
+        progress(f"step: writing graphs, calibrated on {len(samples['step'])} samples")
+        write_step(
+            predictor, samples["step"], builder.staging / "step", variants, held_out=controlled.get("step")
         )
-        _write_golden(staging, replace(golden, energy=None))
+        progress(f"predictor: writing graphs, calibrated on {len(samples['predictor'])} rollouts")
+        write_predictor(
+            predictor,
+            samples["predictor"],
+            builder.staging / "predictor",
+            variants,
+            held_out=controlled.get("predictor"),
+        )
+        _save_golden(builder, replace(golden, energy=None))
         io = base.manifest.io
-        fields = manifest(
+        fields = create_manifest(
             identity,
             settings,
             measured,
             px=io.frame.height,
             latent=(io.latent.tokens, io.latent.dim),
             roles=("encoder", "predictor", "step"),
-            tolerances={precision: _tolerance(base, precision) for _, precision in kinds},
+            tolerances={precision: _tolerance(base, precision) for _, precision in variants},
         )
         fields["io"]["frame"] |= {"mean": list(io.frame.mean), "std": list(io.frame.std)}
-        complete(staging, fields, report | control.report(), progress)
+        builder.finish(fields, report | controller.report())
         if base.manifest.graphs.energy:
-            # Neither its graph nor what it computes has changed since the bundle was proved.
-            fields["graphs"]["energy"] = _take_over(base, "energy", staging)
-            for form in fields["graphs"]["energy"]:
-                known = base.manifest.golden.tolerances[form["precision"]]
-                fields["golden"]["tolerances"].setdefault(form["precision"], known.model_dump())
-            _fix_states(staging, fields)
-            _write_golden(staging, golden)
-            seal(staging, fields)
+            # Copied after the verification: neither the graph nor its outputs changed since ``base`` was
+            # built.
+            fields["graphs"]["energy"] = builder.copy_graph(base, "energy")
+            for entry in fields["graphs"]["energy"]:
+                tolerance = base.manifest.golden.tolerances[entry["precision"]]
+                fields["golden"]["tolerances"].setdefault(entry["precision"], tolerance.model_dump())
+            _reshape_npu_energy(builder.staging, fields)
+            _save_golden(builder, golden)
+            builder.seal(fields)
     return Bundle.open(folder)
 
 
-def _take_over(base: Bundle, role: Role, staging: Path) -> list[dict[str, str]]:
-    """Copy every form of a graph to where this bundle has it, and say where."""
-    forms = []
-    for each in base.manifest.graphs.variants(role):
-        where = model_path(role, kind_of(each))
-        for source in each.paths:
-            target = (staging / where).with_suffix(Path(source).suffix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(base.read(source))
-        forms.append({"target": each.target, "precision": each.precision, "path": where})
-    return forms
-
-
-def _fix_states(staging: Path, fields: dict[str, Any]) -> None:
-    """Give the energies for NPUs, whose shapes are fixed, the number of states of this bundle."""
+def _reshape_npu_energy(staging: Path, fields: dict[str, Any]) -> None:
+    """Reshape the energy graphs for NPUs, which have fixed shapes, to the number of states of this bundle."""
     latent = fields["io"]["latent"]
     shape = fields["num_samples"] * fields["horizon"], latent["tokens"], latent["dim"]
-    for form in fields["graphs"]["energy"]:
-        if form["target"] == "npu":
-            path = staging / form["path"]
+    for entry in fields["graphs"]["energy"]:
+        if entry["target"] == "npu":
+            path = staging / entry["path"]
             model = ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
-            save(static_ir(model, {"latents": shape}), path, halve=form["precision"] == "fp16")
+            save(static_ir(model, {"latents": shape}), path, halve=entry["precision"] == "fp16")
 
 
 def _tolerance(base: Bundle, precision: str) -> dict[str, float]:
-    """The wider of what the encoder and what the predictor need."""
+    """Return the wider of the tolerances of the encoder and the predictor."""
     tolerances: dict[str, Tolerance] = dict(base.manifest.golden.tolerances)
-    known, own = tolerances[precision], TOLERANCES[precision]
+    encoder, predictor = tolerances[precision], TOLERANCES[precision]
     return {
-        "min_cosine": min(known.min_cosine, own["min_cosine"]),
-        "max_abs": max(known.max_abs, own["max_abs"]),
+        "min_cosine": min(encoder.min_cosine, predictor["min_cosine"]),
+        "max_abs": max(encoder.max_abs, predictor["max_abs"]),
     }
 
 
-def _write_golden(folder: Path, golden: GoldenOutputs) -> None:
-    arrays = {name: array for name, array in vars(golden).items() if array is not None}
-    np.savez_compressed(folder / "golden.npz", **arrays)
+def _save_golden(builder: BundleBuilder, golden: GoldenOutputs) -> None:
+    builder.save_golden_arrays({name: array for name, array in vars(golden).items() if array is not None})

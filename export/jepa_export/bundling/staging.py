@@ -1,4 +1,4 @@
-"""What every writer of bundles needs: a folder that appears whole or not at all, and who made it."""
+"""Staging of a bundle: a folder that replaces its destination in one step, and what goes into it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import errno
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,66 +14,78 @@ from pathlib import Path
 from typing import Any
 
 from jepa_export.errors import JepaExportError
+from jepa_runtime.bundle import Bundle
 
-_FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's headers
-# What a system says that cannot exchange: an old kernel, or a file system without.
-_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# Reported by an old kernel, or a file system that cannot exchange names.
+_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
-def check_target(folder: Path) -> None:
-    """Refuse to replace what is not a bundle.
+def check_output(folder: Path) -> None:
+    """Check that ``folder`` is absent or a bundle that may be replaced.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle, lies below a file, or cannot be looked at.
+        JepaExportError: ``folder`` exists and is not a bundle, lies below a file, or cannot be examined.
     """
-    with nothing_half_written(folder):
+    with write_errors_reported(folder):
         file = next((parent for parent in folder.parents if parent.is_file()), None)
         if file is not None:
-            raise JepaExportError(f"{folder} cannot be made: {file} is a file: choose another --out")
+            raise JepaExportError(
+                f"{folder} cannot be created: {file} is a file: choose another --out",
+                code="export.output_below_file",
+            )
         if folder.exists() and not (folder / "manifest.json").exists():
-            raise JepaExportError(f"{folder} exists and is not a bundle: choose another --out, or remove it")
+            raise JepaExportError(
+                f"{folder} exists and is not a bundle: choose another --out, or remove it",
+                code="export.output_not_a_bundle",
+            )
 
 
 @contextmanager
-def nothing_half_written(out: Path) -> Iterator[None]:
-    """Say in our words that ``out`` cannot be written, as when the disk is full.
+def write_errors_reported(out: Path) -> Iterator[None]:
+    """Convert an OSError in the block, such as a full disk, to an error that names ``out``.
 
     Raises:
-        JepaExportError: it cannot.
+        JepaExportError: The block raised an OSError.
     """
     try:
         yield
     except OSError as error:
-        # Copying a folder gathers the errors of all files.
-        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
-        raise JepaExportError(f"{out} cannot be written: {reason}; nothing was written") from error
+        reason = error.strerror or error
+        raise JepaExportError(
+            f"{out} cannot be written: {reason}; nothing was written", code="export.write_failed"
+        ) from error
 
 
 def check_absent(folder: Path) -> None:
-    """Refuse to write where something is already.
+    """Check that nothing exists at ``folder``.
 
     Raises:
         JepaExportError: ``folder`` exists, lies below a file, or cannot be examined.
     """
-    check_target(folder)
+    check_output(folder)
     if folder.exists():
-        raise JepaExportError(f"{folder} exists and is not replaced: choose another --out")
+        raise JepaExportError(
+            f"{folder} exists and is not replaced: choose another --out", code="export.output_exists"
+        )
 
 
 @contextmanager
 def staged(folder: Path, *, replace: bool = True) -> Iterator[Path]:
-    """An empty folder beside ``folder``, which takes its place when the block ends without an error; until
-    then, and after an error, what was there stays. At every moment one of the two is there, but on a file
-    system that cannot exchange names.
+    """Yield an empty folder that replaces ``folder`` when the block ends without an error.
+
+    Until then, and after an error, ``folder`` stays as it was. One of the two exists at every moment, except
+    on a file system that cannot exchange names.
 
     Args:
-        replace: whether a bundle that is there may be replaced.
+        folder: Destination; the staging folder is created next to it.
+        replace: Whether an existing bundle may be replaced.
 
     Raises:
         JepaExportError: ``folder`` exists and may not be replaced, or cannot be written.
     """
-    (check_target if replace else check_absent)(folder)
-    with nothing_half_written(folder):
+    (check_output if replace else check_absent)(folder)
+    with write_errors_reported(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             staging = Path(temporary) / "bundle"
@@ -87,40 +98,52 @@ def staged(folder: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two names on one file system change places, at once (renameat2 of Linux).
+    """Exchange two names on one file system atomically (renameat2 of Linux).
 
     Raises:
-        OSError: they do not; where the system cannot do it, its number is ENOSYS, EINVAL or EOPNOTSUPP.
+        OSError: The names were not exchanged; ENOSYS, EINVAL or EOPNOTSUPP where the system cannot do it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if libc.renameat2(_FROM_HERE, os.fsencode(one), _FROM_HERE, os.fsencode(other), _EXCHANGE):
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _replace(old: Path, new: Path, aside: Path) -> None:
+def _replace(old: Path, new: Path, backup: Path) -> None:
     try:
         exchange(new, old)
         return
     except OSError as error:
-        if error.errno not in _CANNOT:
+        if error.errno not in _UNSUPPORTED:
             raise
-    old.rename(aside)
+    old.rename(backup)
     try:
         new.rename(old)
     except OSError:
-        aside.rename(old)
+        backup.rename(old)
         raise
 
 
+def copy_files(base: Bundle, staging: Path) -> None:
+    """Copy every file of a bundle, verified against its manifest.
+
+    Raises:
+        BundleError: A file of ``base`` is no longer what its manifest records.
+    """
+    for record in base.manifest.files:
+        path = staging / record.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base.read(record.path))
+
+
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write report.json; the bundle must be sealed again afterwards."""
+    """Write report.json; seal the bundle afterwards."""
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def commit() -> str:
-    """The commit that this was made from, or 'unknown' outside a repository."""
+def source_commit() -> str:
+    """Return the commit of this code, or ``unknown`` outside a repository."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

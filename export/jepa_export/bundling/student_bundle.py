@@ -1,9 +1,7 @@
-"""A bundle of a student: its graphs in the forms that are asked for, calibrated on real frames, and what they
-must compute."""
+"""The bundle of a student network, calibrated on recorded frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
-    Identity,
-    Measured,
-    Settings,
-    complete,
-    manifest,
-    write_golden,
+    BundleSettings,
+    MeasuredErrors,
+    ModelIdentity,
+    create_manifest,
 )
-from jepa_export.bundling.staging import staged
 from jepa_export.bundling.student_graphs import write_graph, write_predictor, write_step
-from jepa_export.quantization.accuracy_control import DEFAULT_LIMITS, Closeness, Control, Held
+from jepa_export.quantization.accuracy_control import (
+    DEFAULT_LIMITS,
+    AccuracyController,
+    CosineAgreement,
+    HeldOutSamples,
+)
 from jepa_export.students.family import Student
 from jepa_export.students.predictor import Predictor
 from jepa_export.targets.openvino import Sample
@@ -30,12 +31,12 @@ from jepa_runtime.bundle import Bundle, history_indices
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
 
-# Each gives a sample a step.
+# Rollouts to calibrate the predictor on; each yields one sample per step.
 ROLLOUTS = 8
-# Fewer, and a history read backwards would be the same.
+# With fewer, a history in reverse order would be the same.
 GOLDEN_FRAMES = 3
 GOLDEN_CANDIDATES = 4
-# Random weights amplify rounding more than trained ones: INT8 is checked for sanity, not for accuracy.
+# Random weights amplify rounding more than trained ones: INT8 is checked for gross errors, not for accuracy.
 TOLERANCES = {
     "fp32": {"min_cosine": 0.9999, "max_abs": 0.02},
     "fp16": {"min_cosine": 0.999, "max_abs": 0.2},
@@ -44,19 +45,26 @@ TOLERANCES = {
 }
 
 
-def write_untrained(
+def write_untrained_bundle(
     student: Student,
     frames: NDArray[np.uint8],
     folder: Path,
-    settings: Settings,
+    settings: BundleSettings,
     *,
     seed: int,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> Bundle:
-    """Write the bundle of a student with random weights, whose errors were not measured: see
-    :func:`write_student`. ``frames``: uint8 [n, px, px, 3] that follow each other.
+    """Write the bundle of a student with random weights and without measured errors.
+
+    Args:
+        student: Network.
+        frames: uint8 [n, px, px, 3], consecutive.
+        folder: See :func:`write_student_bundle`.
+        settings: Of the bundle.
+        seed: Of the actions to calibrate on.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
     """
-    identity = Identity(
+    identity = ModelIdentity(
         model_id=student.name,
         version="0.0.0-untrained",
         trained=False,
@@ -65,71 +73,85 @@ def write_untrained(
         data="none: random weights",
         teacher=None,
     )
-    nothing = Measured.nothing(settings.horizon)
-    return write_student(
-        student, frames[None], folder, settings, identity, nothing, seed=seed, progress=progress
+    measured = MeasuredErrors.zero(settings.horizon)
+    return write_student_bundle(
+        student, frames[None], folder, settings, identity, measured, seed=seed, progress=progress
     )
 
 
-def write_student(
+def write_student_bundle(
     student: Student,
     clips: NDArray[np.uint8],
     folder: Path,
-    settings: Settings,
-    identity: Identity,
-    measured: Measured,
+    settings: BundleSettings,
+    identity: ModelIdentity,
+    measured: MeasuredErrors,
     *,
     seed: int,
-    progress: Callable[[str], None],
+    progress: Progress,
     report: dict[str, Any] | None = None,
     held_out: NDArray[np.uint8] | None = None,
-    limits: Closeness = DEFAULT_LIMITS,
+    limits: CosineAgreement = DEFAULT_LIMITS,
     seen: bool = False,
 ) -> Bundle:
-    """Write the bundle ``folder`` (replaced if it exists) of a student.
+    """Write the bundle ``folder`` of a student; an existing bundle is replaced.
 
     Args:
-        clips: uint8 [C, n, px, px, 3] to calibrate on, of at least ``history_size`` frames each; at least
-            two frames.
-        seed: of the actions to calibrate on.
-        progress: told in words what comes next.
-        report: for report.json, besides what is found here.
-        held_out: clips like ``clips``, which nothing is calibrated on: on them INT8 is measured and held to
-            ``limits``, see :class:`~jepa_export.quantization.accuracy_control.Control`. None: INT8 is as it
-            comes.
-        seen: for want of others, ``held_out`` are among those calibrated on.
+        student: Network.
+        clips: uint8 [C, n, px, px, 3] to calibrate on, each of at least ``history_size`` and two frames.
+        folder: Destination.
+        settings: Of the bundle.
+        identity: Of the weights.
+        measured: Error statistics.
+        seed: Of the actions to calibrate on.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
+        report: Content of report.json, extended by the results of the build.
+        held_out: Clips like ``clips`` that are not calibrated on. INT8 is measured and controlled on them,
+            see :class:`~jepa_export.quantization.accuracy_control.AccuracyController`. None: no accuracy
+        control.
+        limits: Of INT8 on ``held_out``.
+        seen: Whether ``held_out`` is part of the calibration data, because there is no other.
 
     Raises:
-        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not compute what the network
-            does.
-        BundleError: what was made is not a valid bundle.
+        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
+        BundleError: The result is not a valid bundle.
     """
-    kinds, control = settings.variants, Control(limits, progress, seen=seen)
-    with staged(folder) as staging:
+    variants, controller = settings.variants, AccuracyController(limits, progress, seen=seen)
+    with build_bundle(folder, progress) as builder:
         progress("encoding the frames")
         samples = _samples(student, clips, settings, seed)
-        # The others have candidates of their own.
-        others = seed + len(samples["step"])
-        unseen = {} if held_out is None else _samples(student, held_out, settings, others)
-        held = {role: Held(each, control) for role, each in unseen.items()}
-        progress(f"encoder: its graphs, calibrated on {len(samples['encoder'])} frames")
+        # Held-out samples get other candidates.
+        held_out_seed = seed + len(samples["step"])
+        unseen = {} if held_out is None else _samples(student, held_out, settings, held_out_seed)
+        controlled = {role: HeldOutSamples(each, controller) for role, each in unseen.items()}
+        progress(f"encoder: writing graphs, calibrated on {len(samples['encoder'])} frames")
         write_graph(
             student.encoder,
             samples["encoder"],
             "latent",
-            staging / "encoder",
-            kinds,
-            held=held.get("encoder"),
+            builder.staging / "encoder",
+            variants,
+            held_out=controlled.get("encoder"),
         )
-        progress(f"step: the same, calibrated on {len(samples['step'])} samples")
-        write_step(student.predictor, samples["step"], staging / "step", kinds, held=held.get("step"))
-        progress(f"predictor: the same, calibrated on {len(samples['predictor'])} rollouts")
+        progress(f"step: writing graphs, calibrated on {len(samples['step'])} samples")
+        write_step(
+            student.predictor,
+            samples["step"],
+            builder.staging / "step",
+            variants,
+            held_out=controlled.get("step"),
+        )
+        progress(f"predictor: writing graphs, calibrated on {len(samples['predictor'])} rollouts")
         write_predictor(
-            student.predictor, samples["predictor"], staging / "predictor", kinds, held=held.get("predictor")
+            student.predictor,
+            samples["predictor"],
+            builder.staging / "predictor",
+            variants,
+            held_out=controlled.get("predictor"),
         )
-        _write_golden(student, clips.reshape(-1, *clips.shape[2:]), settings, staging, seed)
+        builder.write_golden_outputs(**_golden_outputs(student, clips, settings, seed))
         config = student.encoder.config
-        fields = manifest(
+        fields = create_manifest(
             identity,
             settings,
             measured,
@@ -138,27 +160,30 @@ def write_student(
             roles=("encoder", "predictor", "step"),
             tolerances=TOLERANCES,
         )
-        complete(staging, fields, (report or {}) | control.report(), progress)
+        builder.finish(fields, (report or {}) | controller.report())
     return Bundle.open(folder)
 
 
 def _samples(
-    student: Student, clips: NDArray[np.uint8], settings: Settings, seed: int
+    student: Student, clips: NDArray[np.uint8], settings: BundleSettings, seed: int
 ) -> dict[str, list[Sample]]:
-    """Inputs of each graph."""
-    followed = rollouts(torch.stack([_encode(student, clip) for clip in clips]), settings, seed)
+    """Return inputs of each graph."""
+    latents = torch.stack([_encode(student, clip) for clip in clips])
     return {
         "encoder": [{"frame": frame[None]} for clip in clips for frame in clip],
-        **calibration(followed),
+        **calibration_samples(rollout_samples(latents, settings, seed)),
     }
 
 
-def calibration(followed: list[Sample]) -> dict[str, list[Sample]]:
-    """Of :func:`rollouts`, what the predictor is calibrated on, and the step: that predicts the next frame
-    alone, from the action that is executed. (The first candidate is the plan, which has no action yet.)"""
+def calibration_samples(rollouts: list[Sample]) -> dict[str, list[Sample]]:
+    """Select the calibration samples of the predictor and the step graph from :func:`rollout_samples`.
+
+    The step graph predicts the next frame from the executed action; it gets the last candidate, because the
+    first is the mean of the plan, which is still zero.
+    """
     return {
-        "predictor": followed[:: max(1, len(followed) // ROLLOUTS)],
-        "step": [sample | {"actions": sample["actions"][-1:, :1]} for sample in followed],
+        "predictor": rollouts[:: max(1, len(rollouts) // ROLLOUTS)],
+        "step": [sample | {"actions": sample["actions"][-1:, :1]} for sample in rollouts],
     }
 
 
@@ -167,49 +192,62 @@ def _encode(student: Student, frames: NDArray[np.uint8]) -> Tensor:
     return torch.cat([student.encoder(torch.from_numpy(frame[None])) for frame in frames])
 
 
-def candidates(settings: Settings, count: int, seed: int) -> NDArray[np.float32]:
-    """Action sequences as the planner asks for them: [count, H, A]."""
+def sample_candidates(settings: BundleSettings, count: int, seed: int) -> NDArray[np.float32]:
+    """Return action sequences as the planner samples them: [count, H, A]."""
     actions = settings.actions
     low, high = (np.array(limit, np.float32) for limit in (actions.low, actions.high))
     limits = ActionLimits(low=low, high=high, max_norm=actions.max_norm)
     return CEM(CEMConfig(num_samples=count, horizon=settings.horizon, topk=1), limits, seed=seed).ask()
 
 
-def rollouts(latents: Tensor, settings: Settings, seed: int) -> list[Sample]:
-    """Inputs of the predictor: every history in the latents [C, n, T, D] of clips, and candidates of a
-    planner."""
+def rollout_samples(latents: Tensor, settings: BundleSettings, seed: int) -> list[Sample]:
+    """Return inputs of the predictor: every history in the latents of clips, with a planner's candidates.
+
+    Args:
+        latents: [C, n, T, D].
+        settings: Of the bundle.
+        seed: Of the candidates.
+    """
     size = settings.history_size
     samples: list[Sample] = []
     for history in latents.unfold(1, size, 1).movedim(-1, 2).flatten(0, 1):
-        own = seed + len(samples)
+        sample_seed = seed + len(samples)
         sample: Sample = {
             "history_latents": history[None].numpy(),
-            "actions": candidates(settings, settings.num_samples, own),
+            "actions": sample_candidates(settings, settings.num_samples, sample_seed),
         }
         if size > 1:
-            sample["history_actions"] = candidates(settings, size, own)[None, 1:, 0]
+            sample["history_actions"] = sample_candidates(settings, size, sample_seed)[None, 1:, 0]
         samples.append(sample)
     return samples
 
 
 @torch.no_grad()
-def golden_futures(predictor: Predictor, latents: Tensor, settings: Settings, seed: int) -> dict[str, Tensor]:
-    """Candidates, and the futures of each history of latents [n, T, D]: ``actions``, ``futures`` and, of a
-    longer history, ``history_actions`` of :class:`jepa_runtime.bundle.GoldenOutputs`."""
+def golden_futures(
+    predictor: Predictor, latents: Tensor, settings: BundleSettings, seed: int
+) -> dict[str, Tensor]:
+    """Return candidates, and the futures of each history in latents [n, T, D].
+
+    Returns:
+        ``actions``, ``futures`` and, with a history of several frames, ``history_actions``, see
+        :class:`jepa_runtime.bundle.GoldenOutputs`.
+    """
     size = settings.history_size
-    actions = torch.from_numpy(candidates(settings, GOLDEN_CANDIDATES, seed))
-    given = {"actions": actions}
+    actions = torch.from_numpy(sample_candidates(settings, GOLDEN_CANDIDATES, seed))
+    inputs = {"actions": actions}
     if size > 1:
-        given["history_actions"] = torch.from_numpy(candidates(settings, size, seed)[1:, 0])
-    past = given["history_actions"][None] if size > 1 else None
+        inputs["history_actions"] = torch.from_numpy(sample_candidates(settings, size, seed)[1:, 0])
+    history_actions = inputs["history_actions"][None] if size > 1 else None
     pasts = latents[torch.from_numpy(history_indices(len(latents), size))]
-    return given | {"futures": torch.stack([predictor(each[None], actions, past) for each in pasts])}
+    futures = torch.stack([predictor(each[None], actions, history_actions) for each in pasts])
+    return inputs | {"futures": futures}
 
 
-def _write_golden(
-    student: Student, frames: NDArray[np.uint8], settings: Settings, folder: Path, seed: int
-) -> None:
-    chosen = frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES]
-    latents = _encode(student, chosen)
-    given = golden_futures(student.predictor, latents, settings, seed)
-    write_golden(folder, frames=torch.from_numpy(chosen), latents=latents, **given)
+def _golden_outputs(
+    student: Student, clips: NDArray[np.uint8], settings: BundleSettings, seed: int
+) -> dict[str, Tensor]:
+    frames = clips.reshape(-1, *clips.shape[2:])
+    frames = frames[:: max(1, len(frames) // GOLDEN_FRAMES)][:GOLDEN_FRAMES]
+    latents = _encode(student, frames)
+    futures = golden_futures(student.predictor, latents, settings, seed)
+    return {"frames": torch.from_numpy(frames), "latents": latents, **futures}

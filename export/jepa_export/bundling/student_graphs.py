@@ -1,4 +1,4 @@
-"""The graphs of a student's bundle, in every form that is asked for."""
+"""The graphs of a student's bundle in every requested variant."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
-from jepa_export.bundling.variants import Kind, fixed_count, write_kinds
-from jepa_export.quantization.accuracy_control import Held
+from jepa_export.bundling.variants import VariantKey, fixed_num_samples, write_variants
+from jepa_export.quantization.accuracy_control import HeldOutSamples
 from jepa_export.students.predictor import WINDOW, Past, Predictor, Step
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
@@ -24,56 +24,69 @@ def write_graph(
     samples: Sequence[Sample],
     output: str,
     folder: Path,
-    kinds: Sequence[Kind],
+    variants: Sequence[VariantKey],
     *,
     free_axis: tuple[str, ...] = (),
-    held: Held | None = None,
+    held_out: HeldOutSamples | None = None,
     extremes: bool = False,
 ) -> None:
-    """Write ``module`` as it is, for any number of rows of what is named in ``free_axis`` (NPUs: that of
-    ``samples``); what is quantized is calibrated on ``samples`` (its inputs by name), and
-    held to fp32 on those of ``held`` (``extremes``: see
-    :func:`~jepa_export.targets.openvino.transformer_options`)."""
+    """Write ``module`` in every variant.
+
+    Args:
+        module: In evaluation mode.
+        samples: Inputs by name, on which quantization is calibrated.
+        output: Name of the output.
+        folder: Folder of the graph in the bundle.
+        variants: To write.
+        free_axis: Inputs whose first axis may have any length (for NPUs: that of ``samples``).
+        held_out: Samples on which the accuracy of INT8 is controlled.
+        extremes: See :func:`~jepa_export.targets.openvino.transformer_options`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the bundle's own files: elsewhere may be less room.
+    # Next to the bundle's own files, because other file systems may have less space.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         path = Path(scratch) / "model.onnx"
         export_onnx(module, _tensors(samples[0]), [output], path, free_axis=free_axis)
         shapes = {name: samples[0][name].shape for name in free_axis}
         irs = {
             "fp32": lambda: convert(path),
-            "int8": lambda: _int8(folder.name, convert(path), samples, held, extremes=extremes),
+            "int8": lambda: _int8(folder.name, convert(path), samples, held_out, extremes=extremes),
         }
-        write_kinds(path, irs, samples, folder, kinds, shapes=shapes)
+        write_variants(path, irs, samples, folder, variants, shapes=shapes)
 
 
 def write_step(
     predictor: Predictor,
     samples: Sequence[Sample],
     folder: Path,
-    kinds: Sequence[Kind],
+    variants: Sequence[VariantKey],
     *,
-    held: Held | None,
+    held_out: HeldOutSamples | None,
 ) -> None:
-    """Write the predictor for the next frame alone, as :func:`write_graph` does; each of ``samples`` has one
-    action."""
-    write_graph(predictor, samples, "futures", folder, kinds, held=held, extremes=True)
+    """Write the predictor for the next frame alone; see :func:`write_graph`. Each sample has one action."""
+    write_graph(predictor, samples, "futures", folder, variants, held_out=held_out, extremes=True)
 
 
 def write_predictor(
     predictor: Predictor,
     rollouts: Sequence[Sample],
     folder: Path,
-    kinds: Sequence[Kind],
+    variants: Sequence[VariantKey],
     *,
-    held: Held | None = None,
+    held_out: HeldOutSamples | None = None,
 ) -> None:
-    """Write the predictor for any number of candidates: flat as ONNX, with a loop for OpenVINO, and with the
-    loop for the candidates of ``rollouts`` for NPUs.
+    """Write the predictor for any number of candidates.
+
+    The ONNX graph is unrolled; OpenVINO's has a loop; NPUs get the loop with the number of candidates of
+    ``rollouts``.
 
     Args:
-        rollouts: inputs by name (history_latents, actions, history_actions where there are any); INT8 is
-            calibrated on all their steps, and held to fp32 on all steps of those of ``held``.
+        predictor: In evaluation mode.
+        rollouts: Inputs by name (history_latents, actions, and history_actions where the history has several
+            frames). INT8 is calibrated on all their steps.
+        folder: Folder of the graph in the bundle.
+        variants: To write.
+        held_out: Rollouts on whose steps the accuracy of INT8 is controlled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     example = _tensors(rollouts[0])
@@ -82,15 +95,20 @@ def write_predictor(
         path = Path(scratch) / "model.onnx"
         export_onnx(predictor, example, ["futures"], path, free_axis=("actions",))
         irs = {
-            "fp32": partial(_loop, predictor, rollouts, held, Path(scratch), quantize=False),
-            "int8": partial(_loop, predictor, rollouts, held, Path(scratch), quantize=True),
+            "fp32": partial(_loop, predictor, rollouts, held_out, Path(scratch), quantize=False),
+            "int8": partial(_loop, predictor, rollouts, held_out, Path(scratch), quantize=True),
         }
-        shapes = {"actions": (fixed_count(count), *rest)}
-        write_kinds(path, irs, rollouts, folder, kinds, shapes=shapes)
+        shapes = {"actions": (fixed_num_samples(count), *rest)}
+        write_variants(path, irs, rollouts, folder, variants, shapes=shapes)
 
 
 def _loop(
-    predictor: Predictor, rollouts: Sequence[Sample], held: Held | None, scratch: Path, *, quantize: bool
+    predictor: Predictor,
+    rollouts: Sequence[Sample],
+    held_out: HeldOutSamples | None,
+    scratch: Path,
+    *,
+    quantize: bool,
 ) -> ov.Model:
     frames = [f"frame_{index}" for index in range(WINDOW - 1)]
     steps_of = partial(_steps, predictor, frames)
@@ -98,24 +116,29 @@ def _loop(
     steps = [step for rollout in rollouts for step in steps_of(rollout)]
     past_path, step_path = scratch / "past.onnx", scratch / "step.onnx"
     export_onnx(Past(predictor), _tensors(pasts[0]), ["newest", *frames], past_path)
-    moving = ("latent", "action", *frames)
-    export_onnx(Step(predictor), _tensors(steps[0]), ["next", "made"], step_path, free_axis=moving)
+    free_axis = ("latent", "action", *frames)
+    export_onnx(Step(predictor), _tensors(steps[0]), ["next", "made"], step_path, free_axis=free_axis)
     past, step = convert(past_path), convert(step_path)
     known = min(rollouts[0]["history_latents"].shape[1], WINDOW) - 1
     if quantize:
-        # Without a history before the newest frame there is nothing in it to quantize.
+        # Without frames before the newest one, the graph of the history has nothing to quantize.
         if known:
-            past = _int8("predictor (history)", past, pasts, held and held.of(_past), extremes=True)
-        step = _int8("predictor (a step)", step, steps, held and held.of(steps_of))
+            past = _int8("predictor (history)", past, pasts, held_out and held_out.map(_past), extremes=True)
+        step = _int8("predictor (a step)", step, steps, held_out and held_out.map(steps_of), extremes=True)
     return loop(past, step, known=known, horizon=rollouts[0]["actions"].shape[1])
 
 
 def _int8(
-    graph: str, model: ov.Model, samples: Sequence[Sample], held: Held | None, *, extremes: bool = False
+    graph: str,
+    model: ov.Model,
+    samples: Sequence[Sample],
+    held_out: HeldOutSamples | None,
+    *,
+    extremes: bool = False,
 ) -> ov.Model:
-    if held is None:
+    if held_out is None:
         return quantize_transformer_int8(model, samples, extremes=extremes)
-    return held.control.quantize(graph, model, samples, held.samples, extremes=extremes)
+    return held_out.controller.quantize(graph, model, samples, held_out.samples, extremes=extremes)
 
 
 def _past(rollout: Sample) -> Iterator[Sample]:
@@ -124,7 +147,7 @@ def _past(rollout: Sample) -> Iterator[Sample]:
 
 @torch.no_grad()
 def _steps(predictor: Predictor, names: Sequence[str], rollout: Sample) -> Iterator[Sample]:
-    """The inputs of every step of a rollout."""
+    """Yield the inputs of every step of a rollout."""
     inputs = _tensors(rollout)
     actions = inputs.pop("actions")
     count, horizon = actions.shape[:2]
@@ -134,13 +157,13 @@ def _steps(predictor: Predictor, names: Sequence[str], rollout: Sample) -> Itera
         torch.from_numpy(absent_table(WINDOW, known, horizon)).split(WINDOW, dim=1)
     ):
         action = actions[:, index : index + 1]
-        given = {
+        step = {
             "latent": latent,
             "action": action,
             "absent": absent,
             **dict(zip(names, frames, strict=True)),
         }
-        yield {name: tensor.contiguous().numpy() for name, tensor in given.items()}
+        yield {name: tensor.contiguous().numpy() for name, tensor in step.items()}
         latent, made = Step(predictor)(latent, action, absent, *frames)
         frames = [*frames[1:], made]
 

@@ -1,4 +1,4 @@
-"""What a student kept of its teacher, as the report of its bundle tells."""
+"""How well a student reproduces its teacher, as recorded in the report of its bundle."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _KEY = "of_teacher"
 
 @dataclass(frozen=True)
 class TeacherRetention:
-    """Over ``clips`` clips, through the head that the student was trained with.
+    """Agreement of student and teacher over ``clips`` clips, through the head that the student trained with.
 
     Attributes:
-        teacher: its name.
-        clips: how many were compared.
-        held_out: it was not trained on them.
-        variance: the share of what varies from clip to clip in the teacher's tokens that the student tells
-            (R²: 1 less the squared error over the squared distance from each token's mean); knowing nothing
-            but those means would give 0. None: the clips do not differ.
-        cosine: with the teacher's tokens, mean.
+        teacher: Name of the teacher.
+        clips: Number of clips compared.
+        held_out: Whether the student was not trained on them.
+        variance: R² of the teacher's tokens: 1 minus the squared error divided by the squared distance from
+            each token's mean. Predicting the means gives 0. None: the clips do not differ.
+        cosine: Mean cosine with the teacher's tokens.
     """
 
     teacher: str
@@ -34,34 +33,34 @@ class TeacherRetention:
     cosine: float
 
     def tell(self, progress: Callable[[str], None]) -> None:
-        """Say it in a line, and warn where nothing was kept."""
-        share = "-" if self.variance is None else f"{self.variance:.0%}"
+        """Report it in one line, and warn if the student explains none of the variance."""
+        proportion = "-" if self.variance is None else f"{self.variance:.0%}"
         progress(
-            f"of what varies in the tokens of {self.teacher}, the student tells {share} (mean cosine "
-            f"{self.cosine:.3f}), in {self.clips} clips {self.where}"
+            f"explained variance of the tokens of {self.teacher}: {proportion} (mean cosine "
+            f"{self.cosine:.3f}) on {self.clips} clips, {self.where}"
         )
         if self.variance is not None and self.variance <= 0:
             _LOG.warning(
-                "the student tells no more of %s than the mean of its tokens: give it more recordings, train "
-                "it longer (--steps), or choose a larger one (--student)",
+                "the student explains no more of %s than the mean of its tokens: add recordings, train "
+                "longer (--steps), or choose a larger student (--student)",
                 self.teacher,
             )
 
     @property
     def where(self) -> str:
-        """Which clips they are."""
+        """Whether the clips were held out, in words."""
         return "held out" if self.held_out else "trained on"
 
     def as_report(self) -> dict[str, Any]:
-        """For report.json."""
+        """Return the entry for report.json."""
         return {_KEY: asdict(self)}
 
 
-def kept_of_teacher(bundle: Bundle) -> TeacherRetention | None:
-    """What the report of ``bundle`` tells of it; None where it tells nothing.
+def read_teacher_retention(bundle: Bundle) -> TeacherRetention | None:
+    """Return what the report of ``bundle`` records; None if it records nothing.
 
     Raises:
-        BundleError: the report is no longer what it was.
+        BundleError: The report is no longer what the manifest records.
     """
     report = bundle.report()
     found = report.get(_KEY) if isinstance(report, dict) else None

@@ -1,4 +1,4 @@
-"""The forms in which a bundle holds its graphs: which there are, and how each is made of an ONNX file."""
+"""The variants of a bundle's graphs (target and precision), and how each is made from an ONNX file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jepa_export.targets.openvino import Sample, save
 from jepa_export.targets.tensorrt import calibrate, to_fp16, to_int8
 from jepa_runtime.bundle.manifest import MODEL_SUFFIX, Precision, Target, Variant
 
-Kind = tuple[Target, Precision]
-"""For whom a form is, and how precise it is."""
+VariantKey = tuple[Target, Precision]
+"""What identifies a variant: the target and the precision."""
 
 # The preferred first. NPUs compute in fp16 what is not INT8.
-KINDS: tuple[Kind, ...] = (
+VARIANTS: tuple[VariantKey, ...] = (
     ("openvino", "int8"),
     ("openvino", "fp32"),
     ("onnx", "fp32"),
@@ -28,89 +28,97 @@ KINDS: tuple[Kind, ...] = (
     ("tensorrt", "int8"),
     ("tensorrt", "fp16"),
 )
-# Made where it is named and nowhere else: few CPUs have bf16.
-ON_REQUEST: tuple[Kind, ...] = (("openvino", "bf16"),)
+# Built only on request, since few CPUs support bf16.
+ON_REQUEST: tuple[VariantKey, ...] = (("openvino", "bf16"),)
 TARGETS: tuple[Target, ...] = ("onnx", "openvino", "npu", "tensorrt")
 DEFAULT_TARGETS: tuple[Target, ...] = ("onnx", "openvino")
-DEFAULT_KINDS = tuple(kind for kind in KINDS if kind[0] in DEFAULT_TARGETS)
-# For fewer candidates (but one) the runtime does not compile a predictor, see
+DEFAULT_VARIANTS = tuple(key for key in VARIANTS if key[0] in DEFAULT_TARGETS)
+# The runtime compiles a predictor for one candidate or for at least this many, see
 # jepa_runtime.model.compiled_graphs.
-_FEWEST_CANDIDATES = 16
+_MIN_CANDIDATES = 16
 
 
-def kinds_for(
-    targets: Sequence[str], only: str | None, *, offered: Sequence[Kind] = KINDS
-) -> tuple[Kind, ...]:
-    """Those of ``offered`` that are asked for: all of some targets, or ``only`` one (TARGET/PRECISION).
+def select_variants(
+    targets: Sequence[str], only: str | None, *, offered: Sequence[VariantKey] = VARIANTS
+) -> tuple[VariantKey, ...]:
+    """Return all variants of some targets, or one variant.
+
+    Args:
+        targets: Ignored where ``only`` is given.
+        only: One variant as TARGET/PRECISION.
+        offered: The variants to select from.
 
     Raises:
-        JepaExportError: there is no such form.
+        JepaExportError: There is no such variant.
     """
-    found = tuple(
-        kind for kind in offered if (kind[0] in targets if only is None else "/".join(kind) == only)
-    )
+    found = tuple(key for key in offered if (key[0] in targets if only is None else "/".join(key) == only))
     if not found:
-        names = ", ".join("/".join(kind) for kind in offered)
-        raise JepaExportError(f"--only must be one of {names}, got {only}")
+        names = ", ".join("/".join(key) for key in offered)
+        raise JepaExportError(f"--only must be one of {names}, got {only}", code="export.unknown_variant")
     return found
 
 
-def choose_kinds(targets: Sequence[str], precisions: Sequence[str] | None) -> tuple[Kind, ...]:
-    """Those of some targets, in some precisions (None: in each of :data:`KINDS`).
+def variants_for(targets: Sequence[str], precisions: Sequence[str] | None) -> tuple[VariantKey, ...]:
+    """Return the variants of some targets in some precisions (None: in each of :data:`VARIANTS`).
 
     Raises:
-        JepaExportError: a target comes in none of them.
+        JepaExportError: A target has none of these precisions.
     """
-    every = (*KINDS, *ON_REQUEST) if precisions else KINDS
-    found = tuple(kind for kind in every if kind[0] in targets and (not precisions or kind[1] in precisions))
+    every = (*VARIANTS, *ON_REQUEST) if precisions else VARIANTS
+    found = tuple(key for key in every if key[0] in targets and (not precisions or key[1] in precisions))
     for target in targets:
-        if all(kind[0] != target for kind in found):
-            offered = ", ".join(precision for name, precision in (*KINDS, *ON_REQUEST) if name == target)
-            raise JepaExportError(f"--target {target} has no such --precision: it comes in {offered}")
+        if all(key[0] != target for key in found):
+            offered = ", ".join(precision for name, precision in (*VARIANTS, *ON_REQUEST) if name == target)
+            raise JepaExportError(
+                f"--target {target} does not support this --precision: it supports {offered}",
+                code="export.unknown_variant",
+            )
     return found
 
 
-def kind_of(variant: Variant) -> Kind:
-    """For whom a variant of a bundle is, and how precise it is."""
+def key_of(variant: Variant) -> VariantKey:
+    """Return the target and precision of a variant in a manifest."""
     return variant.target, variant.precision
 
 
-def model_path(role: str, kind: Kind) -> str:
-    """Where a form of the graph ``role`` lies in its bundle."""
-    target, precision = kind
+def model_path(role: str, key: VariantKey) -> str:
+    """Return the path of a variant of the graph ``role`` in its bundle."""
+    target, precision = key
     return f"{role}/{target}/model_{precision}{MODEL_SUFFIX[target]}"
 
 
-def fixed_count(num_samples: int) -> int:
-    """For how many candidates a predictor of fixed shapes is made, so that the runtime can use it."""
-    return num_samples if num_samples == 1 else max(num_samples, _FEWEST_CANDIDATES)
+def fixed_num_samples(num_samples: int) -> int:
+    """Return the number of candidates for which a predictor of fixed shape is built."""
+    return num_samples if num_samples == 1 else max(num_samples, _MIN_CANDIDATES)
 
 
-def write_kinds(
+def write_variants(
     onnx_path: Path,
     irs: Mapping[str, Callable[[], ov.Model]],
     samples: Sequence[Sample],
     folder: Path,
-    kinds: Sequence[Kind],
+    variants: Sequence[VariantKey],
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Write the graph ``folder.name`` in every one of ``kinds``, and nothing else.
+    """Write the graph ``folder.name`` in each of ``variants``.
 
     Args:
-        onnx_path: the graph in fp32.
-        irs: by precision (fp32, int8), makes the same for OpenVINO; called only where it is needed.
-        samples: its inputs by name, on which TensorRT's forms are calibrated.
-        shapes: of the inputs with a free axis, for NPUs.
+        onnx_path: The graph in fp32.
+        irs: By precision (fp32, int8), a function that makes the OpenVINO IR; called only where needed.
+        samples: Inputs by name, on which the TensorRT variants are calibrated.
+        folder: Folder of the graph in the bundle.
+        variants: The variants to write.
+        shapes: For NPUs, shapes of the inputs with a free axis.
 
     Raises:
-        JepaExportError: a form cannot be made; the message says why.
+        JepaExportError: A variant cannot be made.
     """
     made: dict[str, ov.Model] = {}
     ranges: dict[str, float] = {}
-    for kind in kinds:
-        target, precision = kind
-        path = folder.parent / model_path(folder.name, kind)
+    for key in variants:
+        target, precision = key
+        path = folder.parent / model_path(folder.name, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         if target == "onnx":
             shutil.copyfile(onnx_path, path)
@@ -126,7 +134,7 @@ def write_kinds(
             save(ir, path, halve=precision == "fp16")
 
 
-def write_first_step(folder: Path, kind: Kind) -> None:
-    """Write the graph ``step`` of a bundle for NPUs, from its predictor of the same ``kind``."""
-    predictor = ov.Core().read_model(folder / model_path("predictor", kind))
-    save(first_step(predictor), folder / model_path("step", kind), halve=kind[1] == "fp16")
+def write_npu_step(folder: Path, key: VariantKey) -> None:
+    """Write the graph ``step`` of a bundle for NPUs, derived from the predictor of the same variant."""
+    predictor = ov.Core().read_model(folder / model_path("predictor", key))
+    save(first_step(predictor), folder / model_path("step", key), halve=key[1] == "fp16")

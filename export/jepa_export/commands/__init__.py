@@ -1,1 +1,1 @@
-"""What each command of jepa-export does."""
+"""The commands of jepa-export: arguments and output over library functions."""

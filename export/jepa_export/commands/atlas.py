@@ -1,4 +1,4 @@
-"""jepa-export atlas: frames that a bundle remembers, so that futures can be shown as pictures."""
+"""jepa-export atlas: reference frames in a bundle, so that predictions can be shown as images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ def add_parser(subparsers: Any) -> None:
     """Add ``atlas`` to the commands of jepa-export."""
     parser = subparsers.add_parser(
         "atlas",
-        help="give a bundle frames to remember, to show latents as pictures and on a map",
-        description="Encode frames of a source and write a copy of the bundle with an atlas: the latents and "
-        "small images of those frames that lie furthest apart (farthest-point sampling), and the plane in "
-        "which latents move most. Pictures then show a predicted latent as the most similar remembered "
-        "frame. The file is optional: runtimes that know nothing of it serve the bundle all the same.",
+        help="add reference frames to a bundle, to show latents as images and on a map",
+        description="Encode frames of a source and write a copy of the bundle with an atlas: latents and "
+        "thumbnails of frames chosen by farthest-point sampling, and the plane in which latents vary most. "
+        "Visualizations then show a predicted latent as the most similar frame of the atlas. The file is "
+        "optional: runtimes that do not support it ignore it.",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--source", required=True, metavar="S", help="as of `jepa-runtime run`")
+    parser.add_argument(
+        "--source", required=True, metavar="S", help="source of frames, as for `jepa-runtime run`"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the new bundle")
     parser.add_argument(
-        "--frames", type=int, default=400, metavar="N", help="frames to remember (%(default)s)"
+        "--frames", type=int, default=400, metavar="N", help="frames in the atlas (default: %(default)s)"
     )
     parser.add_argument(
-        "--read", type=int, default=4000, metavar="N", help="frames to choose from (%(default)s)"
+        "--read", type=int, default=4000, metavar="N", help="frames to choose from (default: %(default)s)"
     )
-    parser.add_argument("--px", type=int, default=128, help="longer side of their images (%(default)s)")
     parser.add_argument(
-        "--max-mb", type=float, default=64.0, metavar="MB", help="refuse a larger one (%(default)s)"
+        "--px", type=int, default=128, help="longer side of the thumbnails in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-mb",
+        type=float,
+        default=64.0,
+        metavar="MB",
+        help="size limit of the atlas (default: %(default)s)",
     )
     parser.set_defaults(run=_run, needs=(), stopped="nothing was written")
 
@@ -45,7 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("frames", "read", "px", "max_mb"):
         if not 0 < getattr(arguments, name) < math.inf:
             raise JepaExportError(
-                f"--{name.replace('_', '-')} must be a positive number, got {getattr(arguments, name)}"
+                f"--{name.replace('_', '-')} must be a positive number, got {getattr(arguments, name)}",
+                code="export.invalid_option",
             )
     console = Console()
     with progress_on(console) as progress:
@@ -57,14 +66,14 @@ def _run(arguments: argparse.Namespace) -> int:
             frames=arguments.frames,
             read=arguments.read,
             px=arguments.px,
-            most_bytes=round(1e6 * arguments.max_mb),
+            max_bytes=round(1e6 * arguments.max_mb),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     console.print(
-        f"{arguments.out}: {made.kept} of {made.read} frames, {made.bytes / 1e6:.2f} MB of at most "
-        f"{arguments.max_mb:g} MB\nno frame read is further than {made.radius:.3g} from a remembered "
-        f"one, half no further than {made.usual:.3g}\n{made.explained:.0%} of all movement lies in the plane "
-        "of the map",
+        f"{arguments.out}: {made.num_frames} of {made.num_read} frames, {made.bytes / 1e6:.2f} MB of at most "
+        f"{arguments.max_mb:g} MB\ndistance of the frames to the nearest frame of the atlas: at most "
+        f"{made.max_distance:.3g}, median {made.median_distance:.3g}\nthe map explains "
+        f"{made.explained_variance:.0%} of the variance",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""jepa-export build: a bundle of a student."""
+"""jepa-export build --student: the bundle of a student with random weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from jepa_export.bundling.manifest_fields import Actions, Settings
-from jepa_export.bundling.staging import check_target
-from jepa_export.bundling.student_bundle import write_untrained
-from jepa_export.bundling.variants import DEFAULT_TARGETS, Kind, kinds_for
+from jepa_export.bundling.manifest_fields import ActionSpace, BundleSettings
+from jepa_export.bundling.staging import check_output
+from jepa_export.bundling.student_bundle import write_untrained_bundle
+from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey, select_variants
 from jepa_export.data.two_rooms_recordings import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import of_network, parameters
@@ -29,10 +29,10 @@ from jepa_runtime.sources.factory import open_source
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
 
 CALIBRATION_FRAMES = 64
-FEWEST_FRAMES = 16
+MIN_CALIBRATION_FRAMES = 16
 DEFAULT_RATE_HZ = 30.0
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-TWO_ROOMS_ACTIONS = Actions(
+TWO_ROOMS_ACTIONS = ActionSpace(
     names=("linear.x", "linear.y"),
     units=("m/s", "m/s"),
     low=(-MAX_SPEED_MPS, -MAX_SPEED_MPS),
@@ -42,8 +42,8 @@ TWO_ROOMS_ACTIONS = Actions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asked for; ``actions`` None: those of Two Rooms."""
+class StudentRequest:
+    """The arguments of the command; ``actions`` None: those of Two Rooms."""
 
     student: str
     out: Path
@@ -59,114 +59,130 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command that makes the same bundle."""
+        """The command that builds the same bundle."""
         actions = "" if self.actions is None else f" --actions {self.actions}"
         calibration = shlex.quote(self.calibration)
         return (
             f"jepa-export build --student {self.student} --untrained --size {self.px}{actions} "
             f"--horizon {self.horizon} --num-samples {self.num_samples} --history {self.history_size} "
-            f"--seed {self.seed} --calibration {calibration}{forms(self.targets, self.only)}"
+            f"--seed {self.seed} --calibration {calibration}{variant_arguments(self.targets, self.only)}"
         )
 
 
-def build(request: Request) -> int:
-    """Write a bundle of an untrained student, saying first what it will cost.
+def build(request: StudentRequest) -> int:
+    """Print the cost of a student, and write its bundle with random weights.
 
     Raises:
-        JepaExportError: the request cannot be met; the message says why.
-        SourceError: the calibration source cannot be read.
+        JepaExportError: The bundle cannot be built.
+        SourceError: The calibration source cannot be read.
     """
     console = Console()
-    check_target(request.out)
+    check_output(request.out)
     _check(request)
-    kinds = kinds_for(request.targets, request.only)
+    variants = select_variants(request.targets, request.only)
     actions = TWO_ROOMS_ACTIONS if request.actions is None else _plain_actions(request.actions)
     student = create(request.student, px=request.px, action_scale=actions.scale, seed=request.seed)
     stir(student.predictor, request.seed)
     console.print(cost_table(student, request))
-    # The predictor lies there twice: for one step of one candidate too.
-    check_space(request.out, parameters(student.encoder, student.predictor, student.predictor), kinds)
-    frames = calibration_frames(request.calibration, (request.px, request.px))
-    settings = Settings(
+    # The predictor is stored twice: also as the graph for one step of one candidate.
+    weights = parameters(student.encoder, student.predictor, student.predictor)
+    check_disk_space(request.out, weights, variants)
+    frames = read_calibration_frames(request.calibration, (request.px, request.px))
+    settings = BundleSettings(
         actions=actions,
         history_size=request.history_size,
         horizon=request.horizon,
         num_samples=request.num_samples,
         step_s=STEP_S,
         rate_hz=DEFAULT_RATE_HZ,
-        variants=kinds,
+        variants=variants,
         command=request.command,
     )
-    write_untrained(student, frames, request.out, settings, seed=request.seed, progress=steps_on(console))
+    write_untrained_bundle(
+        student, frames, request.out, settings, seed=request.seed, progress=print_steps(console)
+    )
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def forms(targets: Sequence[str], only: str | None) -> str:
-    """The options that ask for these forms."""
+def variant_arguments(targets: Sequence[str], only: str | None) -> str:
+    """Return the options that select these variants."""
     if only is not None:
         return f" --only {only}"
     return "" if tuple(targets) == DEFAULT_TARGETS else "".join(f" --target {target}" for target in targets)
 
 
-def steps_on(console: Console) -> Callable[[str], None]:
-    """Prints what comes next, counted and timed."""
-    began, step = time.monotonic(), count(1)
+def print_steps(console: Console) -> Callable[[str], None]:
+    """Return a function that prints each step with its number and the elapsed time."""
+    start, step = time.monotonic(), count(1)
 
     def progress(what: str) -> None:
-        console.print(f"[{next(step)}] {time.monotonic() - began:5.1f} s  {what}", markup=False)
+        console.print(f"[{next(step)}] {time.monotonic() - start:5.1f} s  {what}", markup=False)
 
     return progress
 
 
-def check_space(out: Path, weights: int, kinds: Sequence[Kind]) -> None:
-    """Refuse to begin what does not fit on the disk: ``weights`` numbers in each of ``kinds``, and twice in
-    fp32 on the way.
+def check_disk_space(out: Path, weights: int, variants: Sequence[VariantKey]) -> None:
+    """Check that a bundle fits on the disk: its variants, and two temporary copies in fp32.
+
+    Args:
+        out: Folder of the bundle.
+        weights: Number of parameters.
+        variants: Of the bundle.
 
     Raises:
-        JepaExportError: there is less room.
+        JepaExportError: There is not enough free space.
     """
-    needed = weights * (2 * _BYTES["fp32"] + sum(_BYTES[precision] for _, precision in kinds))
-    there = next(parent for parent in out.absolute().parents if parent.exists())
-    if (free := shutil.disk_usage(there).free) < needed:
+    needed = weights * (2 * _BYTES["fp32"] + sum(_BYTES[precision] for _, precision in variants))
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    if (free := shutil.disk_usage(existing).free) < needed:
         raise JepaExportError(
-            f"{out}: building takes {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free: make room, "
-            "or choose another --out"
+            f"{out}: building needs {needed / 1e9:.2f} GB of disk space, {free / 1e9:.2f} GB are free: free "
+            "some space, or choose another --out",
+            code="export.disk_full",
         )
 
 
-def calibration_frames(
+def read_calibration_frames(
     source: str,
     size: tuple[int, int],
     *,
     step_s: float = STEP_S,
-    most: int = CALIBRATION_FRAMES,
-    fewest: int = FEWEST_FRAMES,
+    maximum: int = CALIBRATION_FRAMES,
+    minimum: int = MIN_CALIBRATION_FRAMES,
 ) -> NDArray[np.uint8]:
-    """Frames of a source, ``step_s`` apart, scaled to ``size`` (height, width): uint8 [n, height, width, 3].
+    """Read frames of a source: uint8 [n, height, width, 3].
+
+    Args:
+        source: As for `jepa-runtime run`.
+        size: Height and width to which frames are scaled.
+        step_s: Time between two frames.
+        maximum: Number of frames to read.
+        minimum: Number of frames that the source must have.
 
     Raises:
-        SourceError: there is no such source, or it cannot be read.
-        JepaExportError: it holds fewer than ``fewest`` such frames.
+        SourceError: The source does not exist or cannot be read.
+        JepaExportError: The source has fewer than ``minimum`` such frames.
     """
     opened = open_source(source)
     try:
         stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
         found = []
-        for frame in islice(opened.frames(), 0, most * stride, stride):
+        for frame in islice(opened.frames(), 0, maximum * stride, stride):
             found.append(np.empty((*size, 3), np.uint8))
             fit(frame.image, found[-1])
     finally:
         opened.close()
-    if len(found) < fewest:
+    if len(found) < minimum:
         raise JepaExportError(
-            f"{source}: {len(found)} frames a step apart, calibration takes at least {fewest}"
+            f"{source}: has {len(found)} frames one step apart, calibration needs at least {minimum}",
+            code="export.too_few_frames",
         )
     return np.stack(found)
 
 
-def cost_table(student: Student, request: Request) -> Table:
-    """Parameters, multiply-adds and size of both graphs."""
+def cost_table(student: Student, request: StudentRequest) -> Table:
+    """Return a table of the parameters, multiply-adds and size of both graphs."""
     table = Table("graph", "parameters", "multiply-adds", "MB fp32", "MB INT8", title=student.name)
     shape = (student.encoder.config.tokens, student.encoder.config.dim)
     width = len(student.predictor.config.action_scale)
@@ -192,7 +208,7 @@ def cost_table(student: Student, request: Request) -> Table:
     return table
 
 
-def _check(request: Request) -> None:
+def _check(request: StudentRequest) -> None:
     limits = {
         "--size": (request.px, 16, 4096),
         "--horizon": (request.horizon, 1, 32),
@@ -202,11 +218,13 @@ def _check(request: Request) -> None:
     }
     for option, (value, low, high) in limits.items():
         if not low <= value <= high:
-            raise JepaExportError(f"{option} must be between {low} and {high}, got {value}")
+            raise JepaExportError(
+                f"{option} must be between {low} and {high}, got {value}", code="export.invalid_option"
+            )
 
 
-def _plain_actions(size: int) -> Actions:
-    return Actions(
+def _plain_actions(size: int) -> ActionSpace:
+    return ActionSpace(
         names=tuple(f"action_{index}" for index in range(size)),
         units=("1",) * size,
         low=(-1.0,) * size,

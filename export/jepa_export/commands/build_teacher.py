@@ -1,4 +1,4 @@
-"""jepa-export build --teacher: a published model as it is."""
+"""jepa-export build --teacher: the bundle of a published model, unchanged."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from jepa_export.bundling.manifest_fields import NO_ACTIONS, Identity, Settings
-from jepa_export.bundling.staging import check_target
+from jepa_export.bundling.manifest_fields import NO_ACTIONS, BundleSettings, ModelIdentity
+from jepa_export.bundling.staging import check_output
 from jepa_export.bundling.teacher_bundle import (
-    OFFERED,
     STEP_S,
-    Costs,
-    check,
-    costs,
+    TEACHER_VARIANTS,
+    BundleCost,
+    bundle_cost,
+    check_teacher,
     frames_needed,
-    write_teacher,
+    write_teacher_bundle,
 )
-from jepa_export.bundling.variants import kinds_for
+from jepa_export.bundling.variants import select_variants
 from jepa_export.commands.build import (
     DEFAULT_RATE_HZ,
-    calibration_frames,
-    check_space,
-    steps_on,
+    check_disk_space,
+    print_steps,
+    read_calibration_frames,
 )
 from jepa_export.commands.build_lewm import build_lewm
 from jepa_export.commands.teacher_request import TeacherRequest
@@ -40,24 +40,27 @@ DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
 
 
 def build_teacher(request: TeacherRequest) -> int:
-    """Write the bundle of a teacher, saying first what it will cost.
+    """Print the cost of a teacher, and write its bundle.
 
     Raises:
-        JepaExportError: the request cannot be met; the message says why.
-        SourceError: the source of frames cannot be read.
+        JepaExportError: The bundle cannot be built.
+        SourceError: The source of frames cannot be read.
     """
     console = Console()
-    check_target(request.out)
+    check_output(request.out)
     if request.checkpoint is not None and request.depth is not None:
-        raise JepaExportError("--depth is for random weights: a checkpoint has all of its blocks")
+        raise JepaExportError(
+            "--depth is for random weights: a checkpoint has all of its blocks",
+            code="export.option_not_applicable",
+        )
     member = find(request.teacher)
     if isinstance(member.config, LeWMConfig):
         return build_lewm(request)
-    kinds = kinds_for(request.targets, request.only, offered=OFFERED)
+    variants = select_variants(request.targets, request.only, offered=TEACHER_VARIANTS)
     length = DEFAULT_FRAMES if request.frames is None else request.frames
     horizon = DEFAULT_HORIZON if request.horizon is None else request.horizon
     request = replace(request, frames=length, horizon=horizon)
-    config = check(
+    config = check_teacher(
         request.teacher,
         member,
         frames=length,
@@ -66,36 +69,38 @@ def build_teacher(request: TeacherRequest) -> int:
         accept_non_commercial=request.accept_non_commercial,
     )
     size = length // config.encoder.tubelet
-    cost = costs(config, size, horizon)
+    cost = bundle_cost(config, size, horizon)
     console.print(cost_table(request.teacher, cost, size, horizon))
     console.print(
-        f"memory, estimated: {cost.building_bytes / 1e9:.1f} GB while it is built, "
+        f"estimated memory: {cost.building_bytes / 1e9:.1f} GB for this build, "
         f"{cost.robot_bytes / 1e9:.1f} GB on the robot",
         highlight=False,
         soft_wrap=True,
     )
-    check_space(request.out, cost.weight_bytes // 4, kinds)
+    check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = frames_needed(config, size, horizon)
     square = config.encoder.px, config.encoder.px
-    frames = calibration_frames(request.calibration, square, step_s=STEP_S, most=needed, fewest=needed)
+    frames = read_calibration_frames(
+        request.calibration, square, step_s=STEP_S, maximum=needed, minimum=needed
+    )
     model, identity = _model(request, member, config)
-    settings = Settings(
+    settings = BundleSettings(
         actions=NO_ACTIONS,
         history_size=size,
         horizon=horizon,
         num_samples=1,
         step_s=STEP_S,
         rate_hz=DEFAULT_RATE_HZ,
-        variants=kinds,
+        variants=variants,
         command=request.command,
     )
-    write_teacher(model, frames, request.out, settings, identity, steps_on(console))
+    write_teacher_bundle(model, frames, request.out, settings, identity, print_steps(console))
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def cost_table(name: str, cost: Costs, history_size: int, horizon: int) -> Table:
-    """Parameters, multiply-adds and size of both graphs."""
+def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> Table:
+    """Return a table of the parameters, multiply-adds and size of both graphs."""
     table = Table("graph", "parameters", "multiply-adds", "MB fp32", title=name)
     graphs = {
         "encoder, one frame": cost.encoder,
@@ -111,41 +116,41 @@ def cost_table(name: str, cost: Costs, history_size: int, horizon: int) -> Table
     return table
 
 
-def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tuple[VJEPA2, Identity]:
-    """The network, and what its bundle says of it."""
+def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tuple[VJEPA2, ModelIdentity]:
+    """Return the network, and the entries of the manifest about it."""
     name = request.teacher
     licence = member.licence if member.commercial else f"{member.licence}: not for commercial use"
-    told = f"{name} ({member.family}), each frame encoded alone as a still clip, anticipating without actions"
+    summary = f"{name} ({member.family}), each frame encoded as a still clip, predicting without actions"
     if request.checkpoint is None:
         blocks = (config.encoder.depth, member.config.encoder.depth)
         part = "" if request.depth is None else ", {} of its {} blocks".format(*blocks)
-        identity = Identity(
+        identity = ModelIdentity(
             model_id=name.lower(),
             version="0.0.0-untrained",
             trained=False,
-            description=f"{told}{part}; random weights: its outputs mean nothing",
+            description=f"{summary}{part}; random weights: its outputs mean nothing",
             licence=licence,
             data="none: random weights",
             teacher=f"{name} ({member.family}), random weights{part}",
         )
-        return _random(config, request.seed), identity
+        return _random_weights(config, request.seed), identity
     teacher = read(name, request.checkpoint)
     assert isinstance(teacher.model, VJEPA2)
-    fitted = "and read back by a linear map " if config.output_space == "teacher" else ""
-    identity = Identity(
+    fitted = "and projected by a linear map " if config.output_space == "teacher" else ""
+    identity = ModelIdentity(
         model_id=name.lower(),
         version="1.0.0",
         trained=True,
-        description=f"{told}; errors measured {fitted}on few frames: measure them on your own",
+        description=f"{summary}; errors measured {fitted}on few frames: calibrate on your own data",
         licence=licence,
-        data=f"that of the teacher; errors {fitted}on frames of {Path(request.calibration).name}",
+        data=f"that of the teacher; errors measured {fitted}on frames of {Path(request.calibration).name}",
         teacher=teacher.provenance,
     )
     return teacher.model, identity
 
 
-def _random(config: VJEPA2Config, seed: int) -> VJEPA2:
-    """Random weights, also where training starts from zeros; torch's own random state is left alone."""
+def _random_weights(config: VJEPA2Config, seed: int) -> VJEPA2:
+    """Return a network with random weights, also for parameters that training starts from zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = config.build().eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""jepa-export distill: a student of a published teacher; and the options that train-predictor has too."""
+"""jepa-export distill: train a student of a published teacher. Shares options with train-predictor."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
-from jepa_export.commands.variant_options import add_forms, targets_of
+from jepa_export.commands.variant_options import add_variant_arguments, targets_of
 
 if TYPE_CHECKING:
     from jepa_export.distillation.distill import Progress
 
 NEEDED = ("torch", "onnx", "nncf", "scipy", "lightning_fabric")
-# Not of the recipe: what comes out does not follow from them.
-_LEFT_OUT = ("out", "cache", "tensorboard", "run", "needs", "stopped")
+# Arguments that do not affect the result, and are not part of the recorded command.
+_NOT_RECORDED = ("out", "cache", "tensorboard", "run", "needs", "stopped")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,100 +25,112 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "distill",
         help="train a student of a teacher on recordings, and write its bundle",
-        description="First the student's encoder learns to tell, frame by frame, what the teacher saw; then "
-        "a predictor learns what actions change, or what comes next where the data has none. The same "
-        "command goes on from the last checkpoint. On many GPUs: torchrun --no-python --nproc-per-node=N "
-        "jepa-export distill …",
+        description="Train the student's encoder to reproduce the teacher's features from single frames; "
+        "then train a predictor on frames and actions, or on frames alone if the data has no actions. The "
+        "same command resumes from the last checkpoint. On several GPUs: torchrun --no-python "
+        "--nproc-per-node=N jepa-export distill …",
     )
     parser.add_argument(
         "--teacher",
         required=True,
         metavar="NAME[=CHECKPOINT]",
-        help="such as vjepa2_vitl_256; its checkpoint is a file, a folder or a name on the Hugging Face Hub",
+        help="teacher, such as vjepa2_vitl_256; its checkpoint is a file, a folder or a name on the Hugging "
+        "Face Hub",
     )
     parser.add_argument(
         "--size",
         type=int,
-        help="side of the student's frame in pixels, and no more of it is shown to the teacher, scaled up "
-        "(default: the teacher's)",
+        help="side of the student's frame in pixels; the teacher sees the same frame, scaled up (default: "
+        "size of the teacher's frame)",
     )
-    parser.add_argument("--steps", type=int, default=20_000, help="of the encoder's training (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=20_000, help="training steps of the encoder (default: %(default)s)"
+    )
     parser.add_argument(
         "--quantization-aware",
         type=int,
         default=0,
         metavar="STEPS",
-        help="go on training the encoder with the numbers that INT8 can hold: the last resort where the "
-        "closed loop loses more than a point in INT8 (%(default)s)",
+        help="additional quantization-aware training steps of the encoder; use them only if INT8 costs more "
+        "than one percentage point of success rate in closed loop (default: %(default)s)",
     )
-    parser.add_argument("--student", default="vit_s", help="vit_ti, vit_s or vit_m (%(default)s)")
-    add_common(parser)
+    parser.add_argument("--student", default="vit_s", help="vit_ti, vit_s or vit_m (default: %(default)s)")
+    add_common_arguments(parser)
     parser.set_defaults(run=_run)
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both commands."""
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that distill and train-predictor share."""
 
-    def option(name: str, default: float, what: str) -> None:
-        parser.add_argument(name, type=type(default), default=default, help=f"{what} (%(default)s)")
+    def option(name: str, default: float, text: str) -> None:
+        parser.add_argument(name, type=type(default), default=default, help=f"{text} (default: %(default)s)")
 
-    def flag(name: str, what: str) -> None:
-        parser.add_argument(name, action="store_true", help=what)
+    def flag(name: str, text: str) -> None:
+        parser.add_argument(name, action="store_true", help=text)
 
     parser.add_argument(
         "--data",
         action="append",
         required=True,
         metavar="DATA",
-        help="a video, a bag, a folder of them, a LeRobot data set, or two_rooms; of a bag, or of a folder "
-        "of bags, with what are the actions: BAG?action=/cmd_vel:linear.x,angular.z; may be given again",
+        help="a video, a bag, a folder of them, a LeRobot data set, or two_rooms; for a bag or a folder of "
+        "bags, with the topic and fields of the actions: BAG?action=/cmd_vel:linear.x,angular.z; repeatable",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
     )
-    parser.add_argument("--cache", type=Path, help="folder for decoded frames (default: OUT/frames)")
-    flag("--untrained-teacher", "a teacher of random weights, to try the way through")
+    parser.add_argument("--cache", type=Path, help="cache folder for decoded frames (default: OUT/frames)")
+    flag("--untrained-teacher", "use a teacher with random weights, for a trial run")
     parser.add_argument("--depth", type=int, help="blocks of an untrained teacher (default: all)")
-    flag("--accept-non-commercial", "learn from weights that forbid commercial use; the bundle says so")
-    option("--clip", 4, "frames that a V-JEPA 2 teacher sees, the last of them the student's")
-    option("--rate", 5.0, "of clips and actions, in Hz: a step of the predictor takes 1 / RATE s")
-    option("--history", 3, "frames the predictor sees")
-    option("--horizon", 8, "steps of a future")
-    option("--num-samples", 64, "futures at once")
-    option("--batch", 64, "clips, over all processes")
-    option("--predictor-steps", 20_000, "of the predictor's training")
-    option("--learning-rate", 5e-4, "after the warm-up")
+    flag(
+        "--accept-non-commercial",
+        "accept weights whose license forbids commercial use, and record it in the bundle",
+    )
+    option("--clip", 4, "frames in the clip of a V-JEPA 2 teacher, of which the student sees the last")
+    option("--rate", 5.0, "rate of clips and actions in Hz: a step of the predictor takes 1 / RATE s")
+    option("--history", 3, "frames in the history of the predictor")
+    option("--horizon", 8, "predicted steps")
+    option("--num-samples", 64, "futures predicted at once")
+    option("--batch", 64, "batch size in clips, over all processes")
+    option("--predictor-steps", 20_000, "training steps of the predictor")
+    option("--learning-rate", 5e-4, "learning rate after the warm-up")
     parser.add_argument(
-        "--seed", type=number_types.seed, default=0, help="of weights and of the order of clips (%(default)s)"
+        "--seed",
+        type=number_types.seed,
+        default=0,
+        help="random seed of weights and of the order of clips (default: %(default)s)",
     )
     option(
         "--held-out",
         0.1,
-        "share of the recordings that is only measured on, each as a whole; of all weights, those with the "
-        "least loss there are kept; 0: none, and the last weights are kept",
+        "proportion of the recordings held out for validation, each as a whole; the weights with the lowest "
+        "validation loss are selected; 0: none, and the last weights are used",
     )
     option(
         "--int8-cosine",
         0.99,
-        "least mean cosine of INT8 with fp32 on held-out recordings (without any, on frames that it was "
-        "calibrated on), the worst five times as far from 1 at most: what hurts most stays in fp32 until it "
-        "holds, half an hour at worst; 0: INT8 as it comes",
+        "minimum of the mean cosine between INT8 and fp32 on held-out recordings (without any, on "
+        "calibration frames); the smallest cosine may be five times as far from 1; layers that lose most "
+        "stay in fp32 until the limit holds, which takes up to half an hour; 0: no limit",
     )
-    flag("--skip-bad", "leave out recordings that cannot be used, with a warning each")
+    flag("--skip-bad", "skip recordings that cannot be used, with a warning for each")
     parser.add_argument(
-        "--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="(%(default)s)"
+        "--precision",
+        choices=["32-true", "bf16-mixed"],
+        default="32-true",
+        help="training precision (default: %(default)s)",
     )
-    option("--checkpoint-every", 500, "steps")
-    option("--watch-every", 100, "steps between two looks at whether latents collapse")
-    option("--alarms", 5, "collapses in a row that end the training")
-    flag("--allow-collapse", "warn only")
+    option("--checkpoint-every", 500, "steps between two checkpoints")
+    option("--watch-every", 100, "steps between two checks for collapsed latents")
+    option("--alarms", 5, "consecutive checks with collapsed latents that end the training")
+    flag("--allow-collapse", "warn of collapsed latents without ending the training")
     flag("--tensorboard", "write TensorBoard events to OUT/events")
-    add_forms(parser)
-    parser.set_defaults(needs=NEEDED, stopped="the same command goes on from the last checkpoint")
+    add_variant_arguments(parser)
+    parser.set_defaults(needs=NEEDED, stopped="the same command resumes from the last checkpoint")
 
 
-def common(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
-    """The fields of :class:`~jepa_export.distillation.requests.Common`."""
+def common_fields(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Return the fields of :class:`~jepa_export.distillation.requests.Common`."""
     same = (
         "out cache history horizon num_samples batch predictor_steps learning_rate seed held_out skip_bad "
         "precision checkpoint_every watch_every accept_non_commercial untrained_teacher depth clip student "
@@ -131,28 +143,28 @@ def common(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
         "board": arguments.tensorboard,
         "targets": targets_of(arguments),
         "only": arguments.only,
-        "command": f"jepa-export {command} {_told(arguments)}",
+        "command": f"jepa-export {command} {_recorded(arguments)}",
     }
 
 
-def finish(work: Callable[[Progress], Path | None]) -> int:
-    """Do ``work`` and say what comes of it; returns the exit status."""
+def run_training(work: Callable[[Progress], Path | None]) -> int:
+    """Run ``work``, print its progress and the resulting bundle, and return the exit status."""
     from rich.console import Console
     from rich.logging import RichHandler
 
     console = Console()
     logging.getLogger("jepa_export").addHandler(RichHandler(console=console, show_path=False))
-    folder = work(lambda what: console.print(what, markup=False, highlight=False, soft_wrap=True))
+    folder = work(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     if folder is not None:
         console.print(f"bundle: {folder}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _told(arguments: argparse.Namespace) -> str:
-    """The options that make the same bundle."""
+def _recorded(arguments: argparse.Namespace) -> str:
+    """Return the options that produce the same bundle."""
     words: list[str] = []
     for name, value in vars(arguments).items():
-        if name in _LEFT_OUT or value is None or value is False:
+        if name in _NOT_RECORDED or value is None or value is False:
             continue
         for each in value if isinstance(value, list) else [value]:
             words += [f"--{name.replace('_', '-')}"] + ([] if each is True else [str(each)])
@@ -163,11 +175,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.distillation.distill import distill
     from jepa_export.distillation.requests import Distillation
 
-    asked = Distillation(
+    request = Distillation(
         teacher=arguments.teacher,
         px=arguments.size,
         steps=arguments.steps,
         quantization_aware=arguments.quantization_aware,
-        **common(arguments, "distill"),
+        **common_fields(arguments, "distill"),
     )
-    return finish(lambda progress: distill(asked, progress))
+    return run_training(lambda progress: distill(request, progress))

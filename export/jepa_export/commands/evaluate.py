@@ -1,4 +1,4 @@
-"""jepa-export evaluate: what the forms of a bundle are worth."""
+"""jepa-export evaluate: measure the variants of a bundle."""
 
 from __future__ import annotations
 
@@ -19,49 +19,59 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure a bundle: fidelity, drift, surprise, goals reached, work",
-        description="Measure every form of a bundle that this machine can run: how closely it follows the "
-        "fp32 form, what it foresees, whether surprise tells what cannot be, goals reached in closed loop, "
-        "size and multiply-adds.",
+        help="measure a bundle: fidelity, drift, surprise, success rate, compute",
+        description="Measure every variant of a bundle that this machine can run: agreement with the fp32 "
+        "variant, prediction errors, how well surprise detects impossible events, success rate in closed "
+        "loop, size and multiply-adds.",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument(
         "--data",
         action="append",
         metavar="DATA",
-        help="frames to compare on, such as the model will see: what distill takes (a video, a folder of "
-        "videos or bags, BAG.mcap?action=/cmd_vel:linear.x,angular.z, a LeRobot data set), of which "
-        "recordings that the model was trained on are left out; a folder of images, or a camera; may be "
-        "given again (default: two_rooms, held-out layouts)",
+        help="frames to compare on, like those of the robot: data as for distill (a video, a folder of "
+        "videos or bags, BAG.mcap?action=/cmd_vel:linear.x,angular.z, a LeRobot data set), without the "
+        "recordings that the model was trained on; a folder of images, or a camera; repeatable (default: "
+        "two_rooms, held-out layouts)",
     )
     parser.add_argument(
         "--cache",
         type=Path,
-        help="folder for decoded frames, all of up to N recordings, such as distill's OUT/frames, which has "
-        "them already (default: a temporary one)",
+        help="cache folder for the decoded frames of up to N recordings, such as OUT/frames of distill "
+        "(default: a temporary folder)",
     )
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out recordings that cannot be used, with a warning each",
+        help="skip recordings that cannot be used, with a warning for each",
     )
     parser.add_argument(
-        "--clips", type=int, default=128, metavar="N", help="and as many scenes of Two Rooms (%(default)s)"
+        "--clips",
+        type=int,
+        default=128,
+        metavar="N",
+        help="number of clips, and of scenes of Two Rooms (default: %(default)s)",
     )
     parser.add_argument(
         "--episodes",
         type=int,
         metavar="N",
-        help="in closed loop, for each of three seeds; 0: none (default: 100, of a trained Two Rooms model)",
+        help="closed-loop episodes for each of three seeds; 0: none (default: 100 for a trained Two Rooms "
+        "model)",
     )
-    parser.add_argument("--layout", choices=["fixed", "random"], default="random", help="of Two Rooms")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts there")
-    add_json_argument(parser, "all figures")
     parser.add_argument(
-        "--write", action="store_true", help="put the figures into the bundle's report, and seal it again"
+        "--layout",
+        choices=["fixed", "random"],
+        default="random",
+        help="layouts of Two Rooms (default: %(default)s)",
     )
-    parser.set_defaults(run=_run, needs=(), stopped="every file is whole: the old one, or the new one")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts to FILE")
+    add_json_argument(parser, "all results")
+    parser.add_argument(
+        "--write", action="store_true", help="add the results to the report of the bundle, and seal it again"
+    )
+    parser.set_defaults(run=_run, needs=(), stopped="every file is complete, in its old or its new version")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -84,8 +94,11 @@ def _run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle)
     outs = file_paths(arguments.json, arguments.html)
     check_outputs(outs, bundle.path, *(Path(split_spec(spec)[0]) for spec in data))
-    if arguments.write and not os.access(beside := bundle.path.resolve().parent, os.W_OK):
-        raise JepaExportError(f"{beside}: cannot be written: --write makes the bundle anew in there")
+    if arguments.write and not os.access(parent := bundle.path.resolve().parent, os.W_OK):
+        raise JepaExportError(
+            f"{parent}: cannot be written: --write needs write access to the folder that contains the bundle",
+            code="export.write_failed",
+        )
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     console = Console(stderr=arguments.json == STDOUT)
     with Progress(*columns, console=console) as progress:
@@ -95,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
             return lambda: progress.advance(task)
 
         found = evaluate(bundle, plan, begin=begin)
-    # A terminal that is gone takes no table, and must not take the files with it.
+    # Files are written first: printing fails if the terminal was closed.
     try:
         write_each(
             (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
@@ -103,8 +116,8 @@ def _run(arguments: argparse.Namespace) -> int:
             (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
         )
     finally:
-        on = f"measured on {found.clips} clips of {found.data}"
-        console.print(on, markup=False, highlight=False, soft_wrap=True)
+        summary = f"measured on {found.clips} clips of {found.data}"
+        console.print(summary, markup=False, highlight=False, soft_wrap=True)
         for sheet in sheets(found):
             console.print(_table(sheet))
         for line in missing(found):

@@ -1,40 +1,40 @@
-"""Numbers for ``type=`` of an argument; those of which nothing can be made are refused at once."""
+"""Argument types for numbers, with range checks."""
 
 from __future__ import annotations
 
 import argparse
 
-_MOST, _MOST_DAYS = 100_000, 36_500
+_MAX_COUNT, _MAX_DAYS = 100_000, 36_500
 
 
 def seed(text: str) -> int:
-    """What every generator of random numbers takes."""
+    """Parse a random seed of 32 bits."""
     value = int(text)
     _check(value, (1 << 32) - 1)
     return value
 
 
 def count(text: str) -> int:
-    """How many; none at all may be asked for."""
+    """Parse a number of items, which may be 0."""
     value = int(text)
-    _check(value, _MOST)
+    _check(value, _MAX_COUNT)
     return value
 
 
 def days(text: str) -> float:
-    """A time from now."""
+    """Parse a duration in days."""
     value = float(text)
-    _check(value, _MOST_DAYS)
+    _check(value, _MAX_DAYS)
     return value
 
 
 def percent(text: str) -> float:
-    """A part of the robots."""
+    """Parse a percentage."""
     value = float(text)
     _check(value, 100)
     return value
 
 
-def _check(value: float, most: int) -> None:
-    if not 0 <= value <= most:
-        raise argparse.ArgumentTypeError(f"must be between 0 and {most}, got {value}")
+def _check(value: float, maximum: int) -> None:
+    if not 0 <= value <= maximum:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {maximum}, got {value}")

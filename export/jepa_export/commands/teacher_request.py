@@ -1,4 +1,4 @@
-"""What jepa-export build --teacher is asked for."""
+"""The arguments of jepa-export build --teacher."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_export.commands.build import forms
+from jepa_export.commands.build import variant_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRequest:
-    """What the command line asked for. ``checkpoint`` None: random weights, ``depth`` blocks of them (None:
-    all); ``frames`` is the length of the clip; None: as usual for the teacher."""
+    """The arguments of the command.
+
+    Attributes:
+        teacher: Name of the teacher.
+        checkpoint: File, folder or name on the Hub; None: random weights.
+        depth: Blocks of a teacher with random weights; None: all.
+        out: Folder of the bundle.
+        frames: Length of the clip; None: the default of the teacher.
+        horizon: Predicted steps; None: the default of the teacher.
+        seed: Of random weights and candidates.
+        calibration: Source of frames.
+        targets: Of the variants.
+        only: One variant as TARGET/PRECISION; None: those of ``targets``.
+        accept_non_commercial: Whether a license that forbids commercial use is accepted.
+    """
 
     teacher: str
     checkpoint: str | None
@@ -28,7 +41,7 @@ class TeacherRequest:
 
     @property
     def command(self) -> str:
-        """The command that makes the same bundle; of a checkpoint on this machine the name alone."""
+        """The command that builds the same bundle; a local checkpoint appears by name, without its folder."""
         if self.checkpoint is None:
             weights = f"--untrained --seed {self.seed}" + (f" --depth {self.depth}" if self.depth else "")
         else:
@@ -36,8 +49,11 @@ class TeacherRequest:
             weights = f"--checkpoint {shlex.quote(local.name if local.exists() else self.checkpoint)}"
         accepted = " --accept-non-commercial" if self.accept_non_commercial else ""
         lengths = {"--frames": self.frames, "--horizon": self.horizon}
-        told = "".join(f" {option} {length}" for option, length in lengths.items() if length is not None)
+        lengths_given = "".join(
+            f" {option} {length}" for option, length in lengths.items() if length is not None
+        )
         return (
-            f"jepa-export build --teacher {self.teacher} {weights}{told} "
-            f"--calibration {shlex.quote(self.calibration)}{forms(self.targets, self.only)}{accepted}"
+            f"jepa-export build --teacher {self.teacher} {weights}{lengths_given} "
+            "--calibration "
+            f"{shlex.quote(self.calibration)}{variant_arguments(self.targets, self.only)}{accepted}"
         )

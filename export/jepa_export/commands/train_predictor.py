@@ -1,11 +1,11 @@
-"""jepa-export train-predictor: what a robot's own actions change, on any frozen encoder."""
+"""jepa-export train-predictor: train an action-conditioned predictor on a frozen encoder."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from jepa_export.commands.distill import add_common, common, finish
+from jepa_export.commands.distill import add_common_arguments, common_fields, run_training
 
 
 def add_parser(subparsers: Any) -> None:
@@ -13,22 +13,23 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train-predictor",
         help="train a predictor of your robot's actions on a frozen encoder, and write the bundle of both",
-        description="The encoder stays as it is; a predictor learns from frames and actions what comes next.",
+        description="Train a predictor on frames and actions. The encoder is not changed.",
     )
     parser.add_argument(
         "--encoder",
         required=True,
         metavar="FOLDER|BUNDLE|NAME[=CHECKPOINT]",
-        help="the --out of jepa-export distill; a bundle, whose encoder stays in every form; or a teacher, "
-        "whose tokens are averaged to at most 16",
+        help="output folder of jepa-export distill; or a bundle, whose encoder is kept in every variant; or "
+        "a teacher, whose tokens are averaged to at most 16",
     )
     parser.add_argument(
         "--student",
         default="vit_s",
-        help="whose predictor goes with the encoder of a bundle or a teacher (%(default)s)",
+        help="student whose predictor is trained on the encoder of a bundle or a teacher (default: "
+        "%(default)s)",
     )
-    add_common(parser)
-    parser.add_argument("--action-free", action="store_true", help="the data has no actions")
+    add_common_arguments(parser)
+    parser.add_argument("--action-free", action="store_true", help="train on data without actions")
     parser.set_defaults(run=_run)
 
 
@@ -36,9 +37,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.distillation.distill import train_predictor
     from jepa_export.distillation.requests import PostTraining
 
-    asked = PostTraining(
+    request = PostTraining(
         encoder=arguments.encoder,
         action_free=arguments.action_free,
-        **common(arguments, "train-predictor"),
+        **common_fields(arguments, "train-predictor"),
     )
-    return finish(lambda progress: train_predictor(asked, progress))
+    return run_training(lambda progress: train_predictor(request, progress))

@@ -1,24 +1,24 @@
-"""The options that say in which forms a bundle holds its graphs."""
+"""The options that select the variants of a bundle."""
 
 from __future__ import annotations
 
 import argparse
 
 
-def add_forms(parser: argparse.ArgumentParser) -> None:
-    """Add ``--target`` and ``--only``; see :func:`jepa_export.bundling.variants.kinds_for`."""
-    forms = parser.add_mutually_exclusive_group()
-    forms.add_argument(
+def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--target`` and ``--only``; see :func:`jepa_export.bundling.variants.select_variants`."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "--target",
         action="append",
         choices=["onnx", "openvino", "npu", "tensorrt"],
-        help="for what it is built; may be repeated (default: onnx and openvino)",
+        help="target of the bundle; repeatable (default: onnx and openvino)",
     )
-    forms.add_argument(
-        "--only", metavar="TARGET/PRECISION", help="one form, as a robot needs it, such as openvino/int8"
+    group.add_argument(
+        "--only", metavar="TARGET/PRECISION", help="the only variant of the bundle, such as openvino/int8"
     )
 
 
 def targets_of(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Those asked for; empty: none in particular."""
+    """Return the selected targets without duplicates; empty: the default."""
     return tuple(dict.fromkeys(arguments.target or ()))

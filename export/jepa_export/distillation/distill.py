@@ -17,24 +17,24 @@ from torch import nn
 
 from jepa_export.bundling.manifest_fields import (
     NO_ACTIONS,
-    Actions,
-    Identity,
-    Measured,
-    Settings,
-    besides_manifest,
-    check_fields,
-    manifest,
+    ActionSpace,
+    BundleSettings,
+    MeasuredErrors,
+    ModelIdentity,
+    create_manifest,
+    report_fields,
+    validate_manifest,
 )
 from jepa_export.bundling.predictor_bundle import (
-    actions_for,
-    check_size,
-    kinds_of,
-    predictor_for,
-    write_grafted,
+    check_latent_size,
+    create_predictor,
+    encoder_variants,
+    select_action_space,
+    write_predictor_bundle,
 )
-from jepa_export.bundling.staging import check_target
-from jepa_export.bundling.student_bundle import TOLERANCES, write_student
-from jepa_export.bundling.variants import DEFAULT_TARGETS, Kind, kinds_for
+from jepa_export.bundling.staging import check_output
+from jepa_export.bundling.student_bundle import TOLERANCES, write_student_bundle
+from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey, select_variants
 from jepa_export.data.action_statistics import measure as statistics
 from jepa_export.data.batches import Batches
 from jepa_export.data.clip_windows import Windows, check_alike
@@ -156,7 +156,7 @@ def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
         )
     actions = _actions(frames.train)
     if given.bundle:
-        actions = actions_for(actions, given.bundle)
+        actions = select_action_space(actions, given.bundle)
     work.check(given, actions, frames)
     predictor = _predictor(given, actions, frames.train, asked.seed)
     work.claim({"encoder": given.identity}, frames)
@@ -218,15 +218,15 @@ class _Work:
         seen = not self.data.held_out
         train(self.spread, stage, pair.train, held_out, asked.out, pace, seen=seen, board=asked.board)
 
-    def check(self, given: Given, actions: Actions, pair: DataSplit) -> None:
+    def check(self, given: Given, actions: ActionSpace, pair: DataSplit) -> None:
         """Refuse before the training what no bundle can be made of."""
         settings, about = self._told(given, actions, pair)
         config = given.encoder.config
-        check_fields(
-            manifest(
+        validate_manifest(
+            create_manifest(
                 about,
                 settings,
-                Measured.nothing(settings.horizon),
+                MeasuredErrors.zero(settings.horizon),
                 px=config.px,
                 latent=(config.tokens, config.dim),
                 roles=("encoder", "predictor", "step"),
@@ -234,10 +234,12 @@ class _Work:
             )
         )
 
-    def _told(self, given: Given, actions: Actions, pair: DataSplit) -> tuple[Settings, Identity]:
+    def _told(
+        self, given: Given, actions: ActionSpace, pair: DataSplit
+    ) -> tuple[BundleSettings, ModelIdentity]:
         """What the bundle's manifest says besides what is measured."""
         asked = self.asked
-        settings = Settings(
+        settings = BundleSettings(
             actions=actions,
             history_size=asked.history,
             horizon=asked.horizon,
@@ -247,7 +249,7 @@ class _Work:
             variants=self._kinds(given),
             command=asked.command,
         )
-        about = Identity(
+        about = ModelIdentity(
             model_id=given.name,
             version=given.version,
             trained=given.trained,
@@ -258,22 +260,22 @@ class _Work:
         )
         return settings, about
 
-    def _kinds(self, given: Given) -> tuple[Kind, ...]:
+    def _kinds(self, given: Given) -> tuple[VariantKey, ...]:
         asked = self.asked
         if given.bundle is None:
-            return kinds_for(asked.targets or DEFAULT_TARGETS, asked.only)
+            return select_variants(asked.targets or DEFAULT_TARGETS, asked.only)
         if asked.targets or asked.only:
             raise JepaExportError(
                 f"{given.bundle.path}: the predictor gets the variants that its encoder has: leave --target "
                 "and --only out; jepa-export add-variant adds further ones afterwards"
             )
-        return kinds_of(given.bundle)
+        return encoder_variants(given.bundle)
 
     def finish(
         self,
         given: Given,
         network: Predictor,
-        actions: Actions,
+        actions: ActionSpace,
         pair: DataSplit,
         progress: Progress,
         report: dict[str, Any],
@@ -290,7 +292,7 @@ class _Work:
         found = clip_metrics.measure(predictor.eval(), pair.held_out)
         found.tell("held out" if self.data.held_out else "trained on", progress)
         settings, about = self._told(given, actions, pair)
-        measured = Measured(
+        measured = MeasuredErrors(
             error_bounds=tuple(found.error_bounds),
             surprise_threshold=found.surprise_threshold,
             goal_threshold=found.goal_threshold,
@@ -300,7 +302,7 @@ class _Work:
             "held_out": bool(self.data.held_out),
             "recordings": [recording.name for recording in pair.held_out.used],
         }
-        report = report | {"open_loop": besides_manifest(found) | of}
+        report = report | {"open_loop": report_fields(found) | of}
         if given.trained_on is not None:
             report[TRAINED_ON] = sorted(given.trained_on.union(map(mark, self.data.train)))
         told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
@@ -309,12 +311,12 @@ class _Work:
             told["held_out"] = clip_metrics.calibration_clips(pair.held_out)
             told["seen"] = not self.data.held_out
         if given.bundle:
-            write_grafted(
+            write_predictor_bundle(
                 given.bundle, given.encoder, network.cpu(), clips, folder, settings, about, measured, **told
             )
         else:
             student = Student(given.name, given.encoder.cpu(), network.cpu())
-            write_student(student, clips, folder, settings, about, measured, **told)
+            write_student_bundle(student, clips, folder, settings, about, measured, **told)
         return folder
 
 
@@ -322,7 +324,7 @@ def _start(asked: Common) -> Fabric:
     asked.check()
     if asked.int8_cosine:
         limits_of(asked.int8_cosine)
-    check_target(asked.out / "bundle")
+    check_output(asked.out / "bundle")
     return fabric(asked.precision)
 
 
@@ -361,7 +363,9 @@ def _given(asked: PostTraining) -> Given:
             accept_non_commercial=asked.accept_non_commercial,
         )
         assert given.bundle is not None
-        check_size(given.bundle, history=asked.history, horizon=asked.horizon, num_samples=asked.num_samples)
+        check_latent_size(
+            given.bundle, history=asked.history, horizon=asked.horizon, num_samples=asked.num_samples
+        )
         return given
     if path.is_dir():
         return of_run(path)
@@ -379,7 +383,7 @@ def _teacher(spec: str, asked: Common) -> Teacher:
     )
 
 
-def _actions(windows: Windows) -> Actions:
+def _actions(windows: Windows) -> ActionSpace:
     """The range of the actions in the data; :data:`~jepa_export.bundling.manifest_fields.NO_ACTIONS` where
     there are none."""
     found = statistics(windows)
@@ -390,10 +394,10 @@ def _actions(windows: Windows) -> Actions:
             f"the action {found.still[0]} never changes in this data, nothing can be learnt of it: leave it "
             "out"
         )
-    return Actions(names=found.names, units=found.units, low=found.low, high=found.high, max_norm=None)
+    return ActionSpace(names=found.names, units=found.units, low=found.low, high=found.high, max_norm=None)
 
 
-def _predictor(given: Given, actions: Actions, windows: Windows, seed: int) -> Predictor:
+def _predictor(given: Given, actions: ActionSpace, windows: Windows, seed: int) -> Predictor:
     width, depth, heads = FAMILY[given.student].predictor
     config = PredictorConfig(
         width=width,
@@ -408,4 +412,4 @@ def _predictor(given: Given, actions: Actions, windows: Windows, seed: int) -> P
         if given.bundle is None:
             return Predictor(config)
         frames = clip_metrics.some_clips(windows, _WATCHED_CLIPS).frames
-        return predictor_for(config, given.encoder(torch.from_numpy(frames).flatten(0, 1)))
+        return create_predictor(config, given.encoder(torch.from_numpy(frames).flatten(0, 1)))

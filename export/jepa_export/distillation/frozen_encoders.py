@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_export.bundling.teacher_retention import TeacherRetention, kept_of_teacher
-from jepa_export.bundling.variants import KINDS
+from jepa_export.bundling.teacher_retention import TeacherRetention, read_teacher_retention
+from jepa_export.bundling.variants import VARIANTS
 from jepa_export.data.file_hash import file_hash
 from jepa_export.data.provenance_marks import trained_on
 from jepa_export.distillation.teacher_targets import Features
@@ -143,7 +143,7 @@ def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commerc
             "another encoder"
         )
     kinds = [(each.target, each.precision) for each in manifest.graphs.encoder]
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
+    if unknown := [kind for kind in kinds if kind not in VARIANTS]:
         raise JepaExportError(
             f"{folder}: has its encoder as {'/'.join(unknown[0])}, and no predictor can be made for that: "
             "build it again without"
@@ -168,7 +168,7 @@ def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commerc
         bundle=bundle,
         trained=manifest.trained,
         trained_on=trained_on(bundle),
-        kept=kept_of_teacher(bundle),
+        kept=read_teacher_retention(bundle),
     )
 
 
@@ -236,5 +236,5 @@ def of_run(folder: Path) -> Given:
         teacher=teacher,
         trained=not settings.get("untrained_teacher"),
         trained_on=None if finished is None else trained_on(finished),
-        kept=None if finished is None else kept_of_teacher(finished),
+        kept=None if finished is None else read_teacher_retention(finished),
     )

@@ -14,8 +14,8 @@ from jepa_runtime.bundle.manifest import HORIZON, STEP_S
 class Common:
     """What both commands are asked for. ``rate_hz``: of the clips, one frame a step; ``cache``: where decoded
     frames are kept (None: in ``out``); ``int8_cosine``: of INT8 with fp32, at least (0: whatever it is);
-    ``targets`` and ``only``: see :func:`~jepa_export.bundling.variants.kinds_for` (empty and None: as usual);
-    ``command``: for the bundle's provenance."""
+    ``targets`` and ``only``: see :func:`~jepa_export.bundling.variants.select_variants` (empty and None: as
+    usual); ``command``: for the bundle's provenance."""
 
     data: tuple[str, ...]
     out: Path

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_export.bundling.teacher_retention import kept_of_teacher
+from jepa_export.bundling.teacher_retention import read_teacher_retention
 from jepa_export.data.provenance_marks import trained_on
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips, golden_clips
@@ -176,7 +176,7 @@ def evaluate(
         clips=len(clips),
         frames=clips.frames.shape[0] * clips.frames.shape[1],
         futures=f"{manifest.num_samples} futures of {manifest.horizon} steps",
-        teacher=kept_of_teacher(bundle),
+        teacher=read_teacher_retention(bundle),
         seed=plan.seed,
         variants=variants,
         absent=absent,

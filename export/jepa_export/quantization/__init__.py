@@ -1,1 +1,1 @@
-"""Training that knows of INT8."""
+"""INT8 quantization: accuracy control after training, and quantization-aware training."""

@@ -1,4 +1,4 @@
-"""The maker of deltas; the format and its reader are :mod:`jepa_runtime.ota.transport.deltas`."""
+"""Create deltas between files, in the format of :mod:`jepa_runtime.ota.transport.deltas`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORTH = 0.6
 
 
 def make(base: bytes, target: bytes) -> bytes:
-    """The delta that makes ``target`` from ``base``."""
+    """Return the delta from ``base`` to ``target``."""
     difference = np.frombuffer(target, np.uint8).copy()
     common = min(len(base), len(target))
     difference[:common] -= np.frombuffer(base, np.uint8)[:common]
@@ -25,15 +25,15 @@ def make(base: bytes, target: bytes) -> bytes:
 
 
 def worth_it(delta: bytes, target: bytes) -> bool:
-    """Whether a delta is so much smaller than the file, compressed as well, that robots are offered it."""
+    """Return whether a delta is smaller than :data:`WORTH` times the compressed file."""
     return len(delta) < WORTH * len(zstandard.ZstdCompressor(level=LEVEL).compress(target))
 
 
 def prove(base: bytes, delta: bytes, target: bytes) -> None:
-    """Check that a robot's reader makes ``target`` of the other two.
+    """Check that the robot's reader reconstructs ``target`` from ``base`` and ``delta``.
 
     Raises:
-        UpdateError: it does not.
+        UpdateError: It does not.
     """
     with tempfile.TemporaryDirectory() as folder:
         old, change, out = (Path(folder, name) for name in ("base", "delta", "out"))

@@ -1,5 +1,8 @@
-"""Who may sign. A private key is a file that only its owner reads, with or without a passphrase, or is in a
-key service or a hardware module that a URI names. The public keys are in the signed metadata."""
+"""Signing keys.
+
+A private key is a file that only its owner can read, with or without a passphrase, or is in a key service or
+hardware module named by a URI. The public keys are part of the signed metadata.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +32,22 @@ _PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ID_LENGTH = 16
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 PASSPHRASE = "JEPA_EDGE_KEY_PASSPHRASE"
-# Needed a few times a year only.
+# Needed only a few times a year.
 OFFLINE_ROLES = ("root", "targets")
 
 
 def short_id(keyid: str) -> str:
-    """The part of a key's identifier that files and messages use."""
+    """Return the part of a key ID that file names and messages use."""
     return keyid[:_ID_LENGTH]
 
 
 @dataclass(frozen=True)
-class External:
-    """A private key that lies elsewhere.
+class ExternalKey:
+    """A private key outside the key folders.
 
     Attributes:
-        uri: how securesystemslib finds it, such as ``awskms:…``, ``gcpkms:…``, ``hsm:…`` or ``file2:PATH``.
-        public: a PEM file with the public key.
+        uri: For securesystemslib, such as ``awskms:…``, ``gcpkms:…``, ``hsm:…`` or ``file2:PATH``.
+        public: PEM file with the public key.
     """
 
     uri: str
@@ -52,11 +55,11 @@ class External:
 
 
 @dataclass(frozen=True)
-class Passphrases:
-    """Where the passphrases of private keys come from: a file, else the environment, else the terminal.
+class PassphraseSource:
+    """The source of passphrases: a file, else an environment variable, else the terminal.
 
     Attributes:
-        file: has the passphrase in its first line; None: no file.
+        file: Has the passphrase in its first line; None: no file.
     """
 
     file: Path | None = None
@@ -65,71 +68,81 @@ class Passphrases:
         """Return the passphrase of a key.
 
         Args:
-            path: the key's file, or for ``new`` its folder.
-            new: it is asked for twice at the terminal.
+            path: File of the key, or its folder if ``new``.
+            new: Whether the terminal prompts twice, to confirm a new passphrase.
 
         Raises:
-            JepaExportError: there is none, or the file cannot be read.
+            JepaExportError: There is no passphrase, or the file cannot be read.
         """
         if self.file is not None:
             try:
                 found = next(iter(self.file.read_text(encoding="utf-8").splitlines()), "")
             except (OSError, UnicodeDecodeError) as error:
-                raise JepaExportError(f"{self.file}: the passphrase cannot be read: {error}") from error
+                raise JepaExportError(
+                    f"{self.file}: the passphrase cannot be read: {error}",
+                    code="release.passphrase_unreadable",
+                ) from error
         else:
             found = os.environ.get(PASSPHRASE) or self._typed(path, new=new)
         if not found:
-            raise JepaExportError(f"{path}: the passphrase is empty: give another")
+            raise JepaExportError(
+                f"{path}: the passphrase is empty: choose another", code="release.passphrase_missing"
+            )
         return found.encode()
 
     def _typed(self, path: Path, *, new: bool) -> str:
         if not sys.stdin.isatty():
             raise JepaExportError(
-                f"{path}: needs a passphrase, and there is no terminal to ask at: give it by"
-                f" --passphrase-file or the environment variable {PASSPHRASE}"
+                f"{path}: needs a passphrase, and there is no terminal for a prompt: use --passphrase-file "
+                f"or the environment variable {PASSPHRASE}",
+                code="release.passphrase_missing",
             )
         try:
             found = getpass(f"Passphrase for {'new keys in ' if new else ''}{path}: ")
-            again = getpass("The same again: ") if new else found
+            again = getpass("Repeat the passphrase: ") if new else found
         except EOFError as error:
-            raise JepaExportError(f"{path}: no passphrase was given") from error
+            raise JepaExportError(
+                f"{path}: no passphrase was entered", code="release.passphrase_missing"
+            ) from error
         if again != found:
-            raise JepaExportError("the two passphrases differ: nothing was written")
+            raise JepaExportError(
+                "the two passphrases differ: nothing was written", code="release.passphrase_mismatch"
+            )
         return found
 
 
 class KeyRing:
-    """Folders of keys, ``ROLE.KEYID.pem`` (a private key) or ``ROLE.KEYID.uri`` (where it is).
+    """Folders of keys: ``ROLE.KEYID.pem`` (a private key) or ``ROLE.KEYID.uri`` (the URI of an external key).
 
-    A new key goes into the folder that holds other keys of its role; else, for root and targets, into
-    ``offline``; else into the first folder. That folder is made if it is missing.
+    A new key goes into the folder that has other keys of its role; else, for root and targets, into
+    ``offline``; else into the first folder. A missing folder is created.
 
     Args:
-        folders: all are searched, since the keys of several people may be on several disks.
-        offline: a folder for the keys of root and targets, which is searched too; None: there is no such one.
-        passphrases: of encrypted keys.
-        encrypt: whether new keys get a passphrase.
+        *folders: All are searched, because the keys of several people may be on several disks.
+        offline: Folder for the keys of root and targets, which is searched as well; None: no such folder.
+        passphrases: Of encrypted keys.
+        encrypt: Whether new keys are encrypted.
     """
 
     def __init__(
         self,
         *folders: Path,
         offline: Path | None = None,
-        passphrases: Passphrases | None = None,
+        passphrases: PassphraseSource | None = None,
         encrypt: bool = False,
     ) -> None:
         self.folders = folders if offline is None else (*folders, offline)
         self.offline = offline
-        self._passphrases = passphrases or Passphrases()
+        self._passphrases = passphrases or PassphraseSource()
         self._encrypt = encrypt
         self._opened: dict[str, Signer] = {}
         self._new: dict[Path, bytes] = {}
 
     def create(self, role: str) -> Key:
-        """Make a new ed25519 key for a role.
+        """Create an ed25519 key for a role.
 
         Raises:
-            JepaExportError: it cannot be written, or there is no passphrase for it.
+            JepaExportError: The key cannot be written, or there is no passphrase for it.
         """
         signer = CryptoSigner.generate_ed25519()
         content = signer.private_bytes
@@ -141,41 +154,43 @@ class KeyRing:
         self._opened[signer.public_key.keyid] = signer
         return signer.public_key
 
-    def adopt(self, role: str, external: External) -> Key:
-        """Take a key that lies elsewhere for a role, after it has signed something.
+    def adopt(self, role: str, external: ExternalKey) -> Key:
+        """Use an external key for a role, after a test signature.
 
         Raises:
-            JepaExportError: the public key cannot be read, or the private one does not sign for it.
+            JepaExportError: The public key cannot be read, or the private key does not sign for it.
         """
         try:
             key = SSlibKey.from_crypto(load_pem_public_key(external.public.read_bytes()))
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise JepaExportError(
-                f"{external.public}: no public key in PEM can be read there: {error}"
+                f"{external.public}: is not a public key in PEM format: {error}",
+                code="release.key_unusable",
             ) from error
         signer = _open(external.uri, key)
         try:
             key.verify_signature(signer.sign(b"jepa-edge"), b"jepa-edge")
         except Exception as error:
-            # What a signer raises is documented nowhere: securesystemslib says to expect anything.
+            # securesystemslib does not document which exceptions signers raise.
             raise JepaExportError(
-                f"{external.uri}: does not sign for {external.public}: {reason_of(error)}: check the PIN,"
-                " that the key may sign, and that the public key is its own"
+                f"{external.uri}: does not sign for {external.public}: {reason_of(error)}: check the PIN, "
+                "that the key may sign, and that the public key belongs to it",
+                code="release.signing_failed",
             ) from error
         self._write(role, key, "uri", external.uri.encode())
         return key
 
     def signer(self, key: Key) -> Signer | None:
-        """What signs with a key, or None if none of the folders has it.
+        """Return the signer of a key, or None if no folder has the key.
 
         Raises:
-            JepaExportError: it is there, but others may read it or it cannot be used.
+            JepaExportError: Other users can read the private key, or it cannot be used.
         """
         if key.keyid not in self._opened:
             found = (path for folder in self.folders for path in folder.glob(f"*.{short_id(key.keyid)}.*"))
             if (path := next(found, None)) is None:
                 return None
-            # Once only: a hardware module may ask for its PIN each time.
+            # Opened once: a hardware module may prompt for its PIN each time.
             self._opened[key.keyid] = self._from_file(path, key)
         return self._opened[key.keyid]
 
@@ -195,7 +210,9 @@ class KeyRing:
                 return _open(path.read_text(encoding="utf-8").strip(), key)
             if path.stat().st_mode & 0o077:
                 raise JepaExportError(
-                    f"{path}: others may read this private key: chmod 600 it, and rotate it if somebody did"
+                    f"{path}: other users can read this private key: run chmod 600, and rotate the key if it "
+                    "may have been copied",
+                    code="release.key_readable_by_others",
                 )
             content = path.read_bytes()
             passphrase = self._passphrases.of(path) if _ENCRYPTED in content else None
@@ -205,11 +222,15 @@ class KeyRing:
                 if passphrase is None:
                     raise
                 raise JepaExportError(
-                    f"{path}: the passphrase is wrong, or the file is damaged: try again, or restore a copy"
+                    f"{path}: the passphrase is wrong, or the file is damaged: try again, or restore a "
+                    "backup",
+                    code="release.key_unusable",
                 ) from error
             return CryptoSigner(private, cast("SSlibKey", key))
         except (OSError, TypeError, ValueError, UnsupportedAlgorithm, SigningError) as error:
-            raise JepaExportError(f"{path}: this private key cannot be used: {error}") from error
+            raise JepaExportError(
+                f"{path}: this private key cannot be used: {error}", code="release.key_unusable"
+            ) from error
 
     def _write(self, role: str, key: Key, kind: str, content: bytes) -> None:
         folder = self._folder_for(role)
@@ -221,22 +242,26 @@ class KeyRing:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise JepaExportError(f"{path}: the key cannot be written: {error.strerror}") from error
+            raise JepaExportError(
+                f"{path}: the key cannot be written: {error.strerror}", code="export.write_failed"
+            ) from error
         atomic_files.sync_folder(folder)
 
 
 def _open(uri: str, key: Key) -> Signer:
-    # A token wants its PIN for each signature: it is asked for once in a command.
-    asked = cache(lambda secret: getpass(f"{secret} of {uri}: "))
+    # A token needs its PIN for each signature: prompt once per command.
+    prompt = cache(lambda secret: getpass(f"{secret} of {uri}: "))
     try:
-        return Signer.from_priv_key_uri(uri, key, asked)
+        return Signer.from_priv_key_uri(uri, key, prompt)
     except Exception as error:
-        # As above: a file, a network, a smart card or a missing package may be what fails.
-        raise JepaExportError(f"{uri}: this key cannot be used: {reason_of(error)}") from error
+        # As above: a file, a network, a smart card or a missing package may fail.
+        raise JepaExportError(
+            f"{uri}: this key cannot be used: {reason_of(error)}", code="release.key_unusable"
+        ) from error
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says, or the error that it came from; its kind if none of them says anything."""
+    """Return the message of an error or of its cause; the name of its class if no message exists."""
     cause: BaseException | None = error
     while cause is not None:
         if text := str(cause).strip():

@@ -1,4 +1,4 @@
-"""Removes from a repository what no robot reads any more and no publisher needs."""
+"""Remove files from a repository that no robot and no publisher needs."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _NAME = re.compile(r"([0-9]+\..+\.json$|[0-9a-f]{64}\.)")
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What was removed: versions, for people, and files, with their size in bytes."""
+class PruneResult:
+    """What was removed: names of versions, and the number and size in bytes of files."""
 
     versions: list[str]
     files: int
     size: int
 
 
-def prune(repository: Repository, *, keep: int, after: timedelta) -> Pruned:
-    """Remove the files of old versions, and metadata and targets that newer ones have replaced.
+def prune(repository: Repository, *, keep: int, after: timedelta) -> PruneResult:
+    """Remove the files of old versions, and metadata and targets that were replaced.
 
-    Every root stays, since a robot that was away needs all that it has not seen.
+    All versions of root stay, because a robot that was offline needs each that it has not seen.
 
     Args:
-        keep: how many versions of each model in each channel keep their files.
-        after: files that are younger stay, since a robot may be reading what they belonged to.
+        repository: Opened for changes.
+        keep: Number of versions of each model in each channel whose files stay.
+        after: Younger files stay, because a robot may be reading them.
 
     Raises:
-        JepaExportError: a needed file is missing or damaged, a file cannot be removed, or too few keys are at
-            hand.
-        StorageError: the metadata cannot be written.
+        JepaExportError: A needed file is missing or damaged, a file cannot be removed, or too few keys are
+            available.
+        StorageError: The metadata cannot be written.
     """
     versions = prune_versions(repository, keep)
     needed = {*_metadata(repository), *_targets(repository)}
@@ -47,13 +48,15 @@ def prune(repository: Repository, *, keep: int, after: timedelta) -> Pruned:
                 if path.is_dir() and not path.is_symlink():
                     if not any(path.iterdir()):
                         path.rmdir()
-                elif _ours(path) and path not in needed and _changed_at(path) < before:
+                elif _is_replaceable(path) and path not in needed and _changed_at(path) < before:
                     size += path.lstat().st_size
                     files += 1
                     path.unlink()
             except OSError as error:
-                raise JepaExportError(f"{path}: cannot be removed: {error.strerror}") from error
-    return Pruned(versions, files, size)
+                raise JepaExportError(
+                    f"{path}: cannot be removed: {error.strerror}", code="release.remove_failed"
+                ) from error
+    return PruneResult(versions, files, size)
 
 
 def _metadata(repository: Repository) -> Iterator[Path]:
@@ -74,8 +77,8 @@ def _targets(repository: Repository) -> Iterator[Path]:
                     yield from map(repository.stored, files_of(repository, version.release).values())
 
 
-def _ours(path: Path) -> bool:
-    """Whether a file has a version or a hash in its name, as all that is ever replaced here."""
+def _is_replaceable(path: Path) -> bool:
+    """Return whether the file name has a version or a hash, as that of every file that can be replaced."""
     return _NAME.match(path.name) is not None
 
 

@@ -1,7 +1,7 @@
-"""Releases: a new one, how far it is rolled out, back to an old one, and those that are not to run any more.
+"""Releases: publish, roll out, downgrade, revoke.
 
-A channel has one pointer per model, ``latest.json``; next to the files of each version is a copy of the last
-pointer to it (:mod:`jepa_runtime.ota.release`), for fleets that order an earlier version.
+A channel has one pointer per model, ``latest.json``. Next to the files of each version is a copy of the last
+pointer to it (:mod:`jepa_runtime.ota.release`), for fleets that request an earlier version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.release import delta_maker as deltas
 from jepa_export.release.repository import Repository, channel_role
 from jepa_export.release.versions import (
-    Version,
+    ModelVersion,
     as_content,
     compact,
     files_of,
@@ -44,22 +44,22 @@ from jepa_runtime.ota.release import (
     told_of,
 )
 
-# Beside the versions of a model.
+# Next to the versions of a model.
 _DELTAS = "deltas"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """How a bundle is to be released.
+    """The terms of a release.
 
     Attributes:
-        channel: in which.
-        release_seq: above that of the release before; None: by one.
-        percent: of the robots that are to have it.
-        salt: chooses these; None: the model's name.
-        hardware_ids: the kinds of robot it is for.
-        budgets: those of :class:`jepa_runtime.ota.release.Budgets` that are not to have their default.
-        deltas: from how many earlier releases deltas are offered.
+        channel: Name of the channel.
+        release_seq: Sequence number, above that of the previous release; None: the next number.
+        percent: Of the robots to which the release is offered.
+        salt: Selects these robots; None: the name of the model.
+        hardware_ids: Types of robot.
+        budgets: Values of :class:`jepa_runtime.ota.release.Budgets` that differ from the default.
+        deltas: Number of earlier releases from which deltas are offered.
     """
 
     channel: str
@@ -74,70 +74,78 @@ class Terms:
 def check_bundle(
     bundle: Bundle, *, engine: str, allow_untrained: bool, accept_non_commercial: bool = False
 ) -> list[str]:
-    """Check that a bundle is fit to be released: trained, free to serve any purpose, and computing here what
-    it did at its export.
+    """Check that a bundle can be released: trained, commercially usable, and reproducing its golden outputs.
 
     Args:
-        engine: that computes it.
-        allow_untrained: random weights pass.
-        accept_non_commercial: a licence that forbids commercial use passes.
+        bundle: To release.
+        engine: To verify it with.
+        allow_untrained: Whether random weights are accepted.
+        accept_non_commercial: Whether a license that forbids commercial use is accepted.
 
     Returns:
-        The precisions that were checked.
+        The precisions that were verified.
 
     Raises:
-        JepaExportError: it is not.
-        BackendError: there is no such engine, or it cannot run the bundle.
+        JepaExportError: The bundle cannot be released.
+        BackendError: The engine does not exist, or cannot run the bundle.
     """
     if not bundle.manifest.trained and not allow_untrained:
         raise JepaExportError(
-            f"{bundle.path}: its weights are random, a robot would be driven by noise: train it, or say "
-            "--allow-untrained to measure speed"
+            f"{bundle.path}: its weights are random, a robot would be driven by noise: train it, or pass "
+            "--allow-untrained to measure speed",
+            code="release.untrained",
         )
     licence = bundle.manifest.licence
     if forbids_commerce(licence) and not accept_non_commercial:
         raise JepaExportError(
-            f"{bundle.path}: its licence ({licence}) forbids commercial use, on every robot that fetches it: "
-            "release another model, or say --accept-non-commercial"
+            f"{bundle.path}: its license ({licence}) forbids commercial use, on every robot that downloads "
+            "it: release another model, or pass --accept-non-commercial",
+            code="export.non_commercial",
         )
     backend = create_backend(engine)
     precisions = runnable_precisions(bundle.manifest, backend.targets)
     backend.close()
     if not precisions:
-        raise JepaExportError(f"{bundle.path}: has nothing that {engine} can run: name another --engine")
+        raise JepaExportError(
+            f"{bundle.path}: has no variant for {engine}: choose another --engine",
+            code="release.engine_unsupported",
+        )
     for precision in precisions:
         for parity in golden_parity(bundle, engine=engine, precision=precision):
             if not parity.ok:
                 raise JepaExportError(
                     f"{bundle.path}: {precision} {parity.graph} does not reproduce its golden outputs: "
-                    f"{parity.figures}: export it again (jepa-runtime verify shows all)"
+                    f"{parity.figures}: build it again (jepa-runtime verify lists all graphs)",
+                    code="export.parity_failed",
                 )
     return precisions
 
 
 def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
-    """Release a bundle: every file a target, deltas from earlier releases, and the pointer.
+    """Release a bundle: write its files as targets, deltas from earlier releases, and the pointer.
 
     Raises:
-        JepaExportError: the version is there already, the release does not follow the one before, or too few
-            keys are at hand.
-        TrustError: the terms make no valid release.
-        BundleError: the bundle was changed meanwhile.
-        StorageError: it cannot be written.
+        JepaExportError: The version exists already, the sequence number is not above the last one, or too few
+            keys are available.
+        TrustError: The terms do not form a valid release.
+        BundleError: The bundle was changed meanwhile.
+        StorageError: A file cannot be written.
     """
     manifest, channel = bundle.manifest, terms.channel
     folder = folder_of(channel, manifest.model_id, manifest.version)
     if manifest.version in read_history(repository, channel, manifest.model_id):
         raise JepaExportError(
-            f"{manifest.model_id} {manifest.version} is in channel {channel} already, and never changes: "
-            f"give the bundle another version (version in its {MANIFEST_NAME}), or release that one again "
-            "(downgrade)"
+            f"{manifest.model_id} {manifest.version} is already in channel {channel}, where a version never "
+            f"changes: give the bundle another version (version in its {MANIFEST_NAME}), or release that one "
+            "again (jepa-export release downgrade)",
+            code="release.version_exists",
         )
     previous = latest(repository, channel, manifest.model_id)
     if previous is not None and bundle.sha256 in previous.revoked_manifests:
         raise JepaExportError(
-            f"{bundle.path}: channel {channel} has revoked this bundle ({bundle.sha256}), and no robot will "
-            f"run it again: give it another version (version in its {MANIFEST_NAME})"
+            f"{bundle.path}: this bundle ({bundle.sha256}) was revoked in channel {channel}, and no robot "
+            f"will run it: give it another version (version in its {MANIFEST_NAME})",
+            code="release.revoked",
         )
     fields = {
         "schema_version": SCHEMA_VERSION,
@@ -159,7 +167,10 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
         repository.write(channel, f"{folder}/{record.path}", bundle.read(record.path))
     content = (bundle.path / MANIFEST_NAME).read_bytes()
     if hashlib.sha256(content).hexdigest() != bundle.sha256:
-        raise JepaExportError(f"{bundle.path / MANIFEST_NAME}: was changed meanwhile: publish again")
+        raise JepaExportError(
+            f"{bundle.path / MANIFEST_NAME}: was changed meanwhile: publish again",
+            code="release.bundle_changed",
+        )
     repository.write(channel, f"{folder}/{MANIFEST_NAME}", content)
     return _release(repository, channel, fields, terms.deltas)
 
@@ -167,21 +178,26 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
 def rollout(
     repository: Repository, channel: str, model_id: str, percent: float, *, shrink: bool = False
 ) -> Release:
-    """Offer the latest release to another part of the robots.
+    """Change the percentage of the robots to which the latest release is offered.
 
     Args:
-        shrink: whether this part may be smaller; who has the release already keeps it.
+        repository: Opened for changes.
+        channel: Name of the channel.
+        model_id: Of the model.
+        percent: Of the robots.
+        shrink: Whether the percentage may decrease; robots that have the release keep it.
 
     Raises:
-        JepaExportError: there is no release, the part would shrink, or too few keys are at hand.
-        TrustError: no such percentage.
-        StorageError: it cannot be written.
+        JepaExportError: There is no release, the percentage would decrease, or too few keys are available.
+        TrustError: The percentage is invalid.
+        StorageError: A file cannot be written.
     """
-    release = _must_have(repository, channel, model_id)
+    release = _require_latest(repository, channel, model_id)
     if percent < release.rollout.percent and not shrink:
         raise JepaExportError(
             f"release {release.release_seq} of {model_id} is offered to {release.rollout.percent:g} % of the "
-            "robots: to offer it to fewer takes nothing back from the others; say --shrink if that is meant"
+            "robots, and a smaller percentage does not remove it from the others: pass --shrink to continue",
+            code="release.rollout_shrinks",
         )
     changed = release.model_dump(mode="json")
     changed["rollout"]["percent"] = percent
@@ -189,46 +205,49 @@ def rollout(
 
 
 def revoke_manifest(repository: Repository, channel: str, model_id: str, manifest_sha256: str) -> Release:
-    """Revoke a bundle by the SHA-256 of its manifest, whether or not this repository has ever released it.
+    """Revoke a bundle by the SHA-256 of its manifest, whether or not this repository ever released it.
 
-    Robots of the channel that have it go back to the release before it, or replace it; none installs it or
-    goes back to it again.
+    Robots of the channel that run it roll back to the previous release, or replace it; none installs it or
+    rolls back to it again.
 
     Raises:
-        JepaExportError: it is the latest release, the channel has no release of the model, or too few keys
-            are at hand.
-        TrustError: that is no SHA-256.
-        StorageError: it cannot be written.
+        JepaExportError: It is the latest release, the channel has no release of the model, or too few keys
+            are available.
+        TrustError: The hash is not a SHA-256.
+        StorageError: A file cannot be written.
     """
-    release = _must_have(repository, channel, model_id)
+    release = _require_latest(repository, channel, model_id)
     if manifest_sha256 == release.manifest_sha256:
         raise JepaExportError(
-            f"{manifest_sha256} is {release.name} of {model_id}, the latest of channel {channel}: publish "
-            "another or downgrade first, then revoke it"
+            f"{manifest_sha256} is {release.name} of {model_id}, the latest release of channel {channel}: "
+            "publish another release or downgrade first, then revoke it",
+            code="release.revoking_latest",
         )
-    gone = sorted({*release.revoked_manifests, manifest_sha256})
-    return _point(repository, channel, release.model_dump(mode="json") | {"revoked_manifests": gone})
+    revoked = sorted({*release.revoked_manifests, manifest_sha256})
+    return _point(repository, channel, release.model_dump(mode="json") | {"revoked_manifests": revoked})
 
 
 def revoke(repository: Repository, channel: str, model_id: str, release_seq: int) -> Release:
-    """Let no robot run a release any more; those that do go back to what they know to be good.
+    """Revoke a release; robots that run it roll back to their last known good model.
 
     Raises:
-        JepaExportError: there is no such release, its version is the latest, or too few keys are at hand.
-        StorageError: it cannot be written.
+        JepaExportError: There is no such release, its version is the latest, or too few keys are available.
+        StorageError: A file cannot be written.
     """
-    release = _must_have(repository, channel, model_id)
+    release = _require_latest(repository, channel, model_id)
     versions = history(repository, channel, model_id)
     known = {seq for seqs in versions.values() for seq in seqs}
     if release_seq not in known:
         raise JepaExportError(
-            f"channel {channel} has no release {release_seq} of {model_id}: there are {_numbers(known)}"
+            f"channel {channel} has no release {release_seq} of {model_id}: it has {_numbers(known)}",
+            code="release.unknown_release",
         )
     if release_seq in versions[release.version]:
         raise JepaExportError(
             f"release {release_seq} of {model_id} is {release.version}, the latest of channel {channel}: "
-            "publish another or downgrade first, then revoke it; a bundle that somebody else released under "
-            "this number is revoked by the SHA-256 of its manifest (--manifest)"
+            "publish another release or downgrade first, then revoke it; a bundle that somebody else signed "
+            "under this number is revoked by the SHA-256 of its manifest (--manifest)",
+            code="release.revoking_latest",
         )
     revoked = sorted({*release.revoked, release_seq})
     return _point(repository, channel, release.model_dump(mode="json") | {"revoked": revoked})
@@ -243,33 +262,45 @@ def downgrade(
     percent: float = 100.0,
     count: int = 3,
 ) -> Release:
-    """Release an old version again, under a new number and on the terms it had.
+    """Release an old version again, with a new sequence number and the terms it had.
 
     Args:
-        count: from how many releases deltas are offered.
+        repository: Opened for changes.
+        channel: Name of the channel.
+        model_id: Of the model.
+        version: To release.
+        percent: Of the robots to which it is offered.
+        count: Number of earlier releases from which deltas are offered.
 
     Raises:
-        JepaExportError: there is no such version, it is the latest or was revoked, or too few keys are at
-            hand.
-        TrustError: no such percentage.
-        StorageError: it cannot be written.
+        JepaExportError: There is no such version, it is the latest or was revoked, or too few keys are
+            available.
+        TrustError: The percentage is invalid.
+        StorageError: A file cannot be written.
     """
-    release = _must_have(repository, channel, model_id)
+    release = _require_latest(repository, channel, model_id)
     versions = read_history(repository, channel, model_id)
     if version not in versions or version == release.version:
         others = ", ".join(sorted(set(versions) - {release.version})) or "none"
         raise JepaExportError(
-            f"{model_id} {version} is no earlier version of channel {channel}: there are {others}"
+            f"{model_id} {version} is not an earlier version in channel {channel}: it has {others}",
+            code="release.unknown_version",
         )
     earlier = versions[version]
     if (
         is_revoked(earlier.released_as, release)
         or earlier.release.manifest_sha256 in release.revoked_manifests
     ):
-        raise JepaExportError(f"{model_id} {version} was revoked, as release {_numbers(earlier.released_as)}")
+        raise JepaExportError(
+            f"{model_id} {version} was revoked as release {_numbers(earlier.released_as)}: publish another "
+            "version",
+            code="release.revoked",
+        )
     if earlier.pruned:
         raise JepaExportError(
-            f"{model_id} {version} was pruned, its files are gone: publish its bundle under another version"
+            f"{model_id} {version} was pruned, its files were removed: publish its bundle under another "
+            "version",
+            code="release.pruned",
         )
     fields = earlier.release.model_dump(mode="json") | {
         "release_seq": _next_seq(release, None),
@@ -281,27 +312,27 @@ def downgrade(
 
 
 def history(repository: Repository, channel: str, model_id: str) -> dict[str, list[int]]:
-    """The versions of a model that a channel has released, and the numbers of these releases.
+    """Return the versions of a model in a channel, each with the sequence numbers of its releases.
 
     Raises:
-        JepaExportError: there is no such channel, or its history is missing or damaged.
+        JepaExportError: There is no such channel, or its history is missing or damaged.
     """
     versions = read_history(repository, channel, model_id)
     return {name: list(version.released_as) for name, version in versions.items()}
 
 
 def is_revoked(numbers: Sequence[int], latest: Release) -> bool:
-    """Whether every release of a version was revoked.
+    """Return whether every release of a version was revoked.
 
     Args:
-        numbers: of these releases.
-        latest: of the channel.
+        numbers: Sequence numbers of these releases.
+        latest: Latest release of the channel.
     """
     return bool(numbers) and set(numbers) <= set(latest.revoked)
 
 
 def _release(repository: Repository, channel: str, fields: dict[str, Any], count: int) -> Release:
-    """Make a version that is there the latest release."""
+    """Make a version whose files exist the latest release."""
     offered, targets = _offer(repository, channel, _checked(fields), count)
     return _point(repository, channel, fields | {"deltas": offered}, targets)
 
@@ -312,21 +343,21 @@ def _point(
     fields: dict[str, Any],
     deltas: Mapping[str, TargetFile] = MappingProxyType({}),
 ) -> Release:
-    """Publish a pointer; ``deltas``: those of its release that are not listed yet."""
+    """Publish a pointer; ``deltas`` are those of its release that are not listed yet."""
     release = _checked(fields)
     changed = compact(repository, channel)
     versions = read_history(repository, channel, release.model_id)
-    gone = {
+    revoked = {
         version.release.manifest_sha256
         for version in versions.values()
         if is_revoked(version.released_as, release)
     }
-    gone |= {*release.revoked_manifests}
-    release = release.model_copy(update={"revoked_manifests": tuple(sorted(gone))})
+    revoked |= {*release.revoked_manifests}
+    release = release.model_copy(update={"revoked_manifests": tuple(sorted(revoked))})
     release = parse_release(as_content(release), "release")
-    before = versions.get(release.version)
-    numbers = {*(before.released_as if before is not None else ()), release.release_seq}
-    versions[release.version] = Version(released_as=tuple(sorted(numbers)), release=release)
+    previous = versions.get(release.version)
+    numbers = {*(previous.released_as if previous is not None else ()), release.release_seq}
+    versions[release.version] = ModelVersion(released_as=tuple(sorted(numbers)), release=release)
     superseded = repository.channel(channel).targets.get(history_path(channel, release.model_id))
     changed += store(repository, channel, release.model_id, versions, touched=release.version, deltas=deltas)
     repository.add(channel, pointer_path(channel, release.model_id), as_content(release))
@@ -334,7 +365,7 @@ def _point(
     newest = repository.stored(repository.channel(channel).targets[history_path(channel, release.model_id)])
     read = {newest} if superseded is None else {newest, repository.stored(superseded)}
     for path in set(newest.parent.glob(f"*.{newest.name.partition('.')[2]}")) - read:
-        # Each has the size of all releases, and only publishers read it.
+        # Each copy grows with the number of releases, and only publishers read it.
         path.unlink(missing_ok=True)
     return release
 
@@ -342,14 +373,14 @@ def _point(
 def _offer(
     repository: Repository, channel: str, release: Release, count: int
 ) -> tuple[list[dict[str, Any]], dict[str, TargetFile]]:
-    """Make deltas from the ``count`` latest of the other versions: each from a file at the same place."""
+    """Create deltas from the ``count`` latest of the other versions, between files of the same path."""
     versions = read_history(repository, channel, release.model_id)
-    others = [one for name, one in versions.items() if name != release.version and not one.pruned]
-    others.sort(key=lambda one: max(one.released_as), reverse=True)
+    others = [other for name, other in versions.items() if name != release.version and not other.pruned]
+    others.sort(key=lambda other: max(other.released_as), reverse=True)
     bases = [
-        {path.removeprefix(f"{one.release.folder}/"): target for path, target in files.items()}
-        for one in others[:count]
-        if (files := files_of(repository, one.release))
+        {path.removeprefix(f"{other.release.folder}/"): target for path, target in files.items()}
+        for other in others[:count]
+        if (files := files_of(repository, other.release))
     ]
     offered: dict[tuple[str, str], dict[str, Any]] = {}
     targets: dict[str, TargetFile] = {}
@@ -365,35 +396,40 @@ def _offer(
                 continue
             deltas.prove(start, delta, content)
             folder = folder_of(channel, release.model_id, _DELTAS)
-            where = f"{folder}/{release.version}/{_sha256(base)}/{_sha256(target)}"
-            targets[where] = repository.write(channel, where, delta)
+            delta_path = f"{folder}/{release.version}/{_sha256(base)}/{_sha256(target)}"
+            targets[delta_path] = repository.write(channel, delta_path, delta)
             offered[key] = {
                 "path": path,
                 "base_sha256": _sha256(base),
-                "target": where,
+                "target": delta_path,
                 "bytes": len(delta),
             }
     return list(offered.values()), targets
 
 
 def _checked(fields: dict[str, Any]) -> Release:
-    # The reader of robots judges: what is published is what they can read.
+    # Parsed by the robots' own reader, so that robots can read whatever is published.
     return parse_release(json.dumps(fields).encode(), "release")
 
 
-def _must_have(repository: Repository, channel: str, model_id: str) -> Release:
+def _require_latest(repository: Repository, channel: str, model_id: str) -> Release:
     release = latest(repository, channel, model_id)
     if release is None:
-        there = ", ".join(models(repository, channel)) or "none"
-        raise JepaExportError(f"channel {channel} has no model {model_id!r}: there are {there}")
+        known = ", ".join(models(repository, channel)) or "none"
+        raise JepaExportError(
+            f"channel {channel} has no model {model_id!r}: it has {known}", code="release.unknown_model"
+        )
     return release
 
 
-def _next_seq(previous: Release | None, asked: int | None) -> int:
+def _next_seq(previous: Release | None, requested: int | None) -> int:
     last = 0 if previous is None else previous.release_seq
-    if asked is not None and asked <= last:
-        raise JepaExportError(f"release {asked} does not follow {last}: robots would refuse it as a rollback")
-    return asked or last + 1
+    if requested is not None and requested <= last:
+        raise JepaExportError(
+            f"release {requested} does not follow {last}: robots would reject it as a rollback",
+            code="release.sequence_not_increasing",
+        )
+    return requested or last + 1
 
 
 def _sha256(target: TargetFile) -> str:

@@ -1,14 +1,14 @@
-"""A repository of releases as it lies on the disk: ``metadata/`` and ``targets/``, for any web server.
+"""A repository of releases on disk: ``metadata/`` and ``targets/``, for any web server.
 
 A channel is a role that lists what every robot reads at every change: one pointer per model. The files of a
-version are in a listing, a role that the channel delegates to and that a robot reads only to install that
-version. A snapshot can never drop a role, so a model has a fixed number of listings, and a new version takes
-the place of the oldest one.
+version are in a listing, a role to which the channel delegates and that a robot reads only to install that
+version. A snapshot can never drop a role, so a model has a fixed number of listings, and a new version
+replaces the oldest one.
 
-Only ``timestamp.json`` is ever replaced. All else has its version or its hash in its name, and a version that
-lies on the disk, if only because a publisher was stopped, is not used again: whatever a cache has kept stays
-right. Files are written in the order in which nothing that is listed is missing (targets, channels, snapshot,
-timestamp), each whole or not at all, so that a robot that reads in between sees the old state whole.
+Only ``timestamp.json`` is ever overwritten. All other files have their version or hash in their names, and a
+version number that exists on disk, even if only because a publisher was interrupted, is never used again:
+cached files stay valid. Files are written in an order in which everything listed exists (targets, channels,
+snapshot, timestamp), each atomically, so that a robot that reads meanwhile sees the complete old state.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ METADATA, TARGETS = "metadata", "targets"
 _PREFIX = "channel-"
 _DAYS = {"root": 365, "targets": 180, "snapshot": 14, "timestamp": 7, "channel-canary": 30}
 _CHANNEL_DAYS = 90
-_MOST_DAYS = 3650
-# Signed with the role that names the keys: the lifetime of a role's signatures in days, if not the default.
+_MAX_DAYS = 3650
+# Field of a delegation: the lifetime of the role's signatures in days, if not the default.
 _LIFETIME = "x-jepa-lifetime-days"
-# Signed with a listing's delegation: the version that it holds.
+# Field of a listing's delegation: the version whose files it lists.
 _VERSION = "x-jepa-version"
-# When nothing had expired yet.
+# A time before every expiry date.
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def channel_role(channel: str) -> str:
-    """The role that signs the releases of a channel."""
+    """Return the role that signs the releases of a channel."""
     return _PREFIX + channel
 
 
@@ -76,39 +76,42 @@ def default_days(role: str) -> int:
 
 
 def listed_version(entry: DelegatedRole) -> str:
-    """Return the version that a listing holds."""
+    """Return the version whose files a listing holds."""
     return str(entry.unrecognized_fields.get(_VERSION, ""))
 
 
 def check_lifetime(role: str, days: int) -> None:
-    """Check a number of days.
+    """Check the lifetime of a role.
 
     Raises:
-        JepaExportError: it is out of range.
+        JepaExportError: It is out of range.
     """
-    if not 1 <= days <= _MOST_DAYS:
-        raise JepaExportError(f"{role}: a lifetime of {days} days is out of range: give 1 to {_MOST_DAYS}")
+    if not 1 <= days <= _MAX_DAYS:
+        raise JepaExportError(
+            f"{role}: a lifetime of {days} days is out of range: choose 1 to {_MAX_DAYS}",
+            code="release.invalid_lifetime",
+        )
 
 
 def set_lifetime(entry: Role, days: int) -> None:
-    """Set how many days the next signatures of a role are valid."""
+    """Set the lifetime of the next signatures of a role."""
     entry.unrecognized_fields[_LIFETIME] = days
 
 
 def utc_now() -> datetime:
-    """The clock that signatures are dated by."""
+    """Return the current time, the default clock for signatures."""
     return datetime.now(timezone.utc)
 
 
 def read(folder: Path, at: datetime) -> dict[str, Signed]:
-    """All metadata of a repository, verified from its first root on, as robots do.
+    """Read all metadata of a repository, verified from the first root on, as robots do.
 
     Args:
-        folder: of the repository.
-        at: the time at which nothing may have expired.
+        folder: Of the repository.
+        at: Time at which nothing may have expired.
 
     Raises:
-        JepaExportError: something is missing, damaged, expired, or not signed as it must be.
+        JepaExportError: A file is missing, damaged, expired, or not correctly signed.
     """
     metadata = folder / METADATA
     try:
@@ -133,27 +136,32 @@ def read(folder: Path, at: datetime) -> dict[str, Signed]:
                 roles.append(role)
     except OSError as error:
         raise JepaExportError(
-            f"{error.filename}: cannot be read ({error.strerror}): name the folder of a repository, or make "
-            "one with jepa-export release init"
+            f"{error.filename}: cannot be read ({error.strerror}): pass the folder of a repository, or "
+            "create one with jepa-export release init",
+            code="release.repository_unreadable",
         ) from error
     except ExpiredMetadataError as error:
-        raise JepaExportError(f"{folder}: {error}: sign it anew with jepa-export release resign") from error
+        raise JepaExportError(
+            f"{folder}: {error}: sign it again with jepa-export release resign", code="release.expired"
+        ) from error
     except RepositoryError as error:
         raise JepaExportError(
-            f"{folder}: this is not what was signed: {error}: bring back a copy of {METADATA}/"
+            f"{folder}: the metadata does not match its signatures: {error}: restore {METADATA}/ from a "
+            "backup",
+            code="release.metadata_damaged",
         ) from error
     return {role: trusted[role] for role in ("root", "timestamp", "snapshot", "targets", *roles)}
 
 
 class Repository:
-    """What is signed, to be changed in memory and then committed.
+    """Signed metadata that is changed in memory and then committed.
 
     Args:
-        folder: of the repository.
-        keys: who may sign.
-        now: the clock.
-        signed: the metadata of each role.
-        before: the root that robots know; None: there is none yet.
+        folder: Of the repository.
+        keys: Available signing keys.
+        now: Clock.
+        signed: Metadata of each role.
+        before: Root that robots know; None: none was published.
     """
 
     def __init__(
@@ -172,27 +180,31 @@ class Repository:
     def opened(
         cls, folder: Path, keys: KeyRing, now: Callable[[], datetime] = utc_now
     ) -> Iterator[Repository]:
-        """Read a repository, and keep other publishers out of it until the end of the block. What has expired
-        can be opened: it is to be signed anew.
+        """Open a repository, and lock it against other publishers until the end of the block.
+
+        Expired metadata is accepted, so that it can be signed again.
 
         Raises:
-            JepaExportError: it cannot be read, or is not what was signed.
-            StorageError: another publisher is at work.
+            JepaExportError: The repository cannot be read, or does not match its signatures.
+            StorageError: Another publisher holds the lock.
         """
         if not (folder / METADATA).is_dir():
-            raise JepaExportError(f"{folder}: no repository: make one with jepa-export release init")
+            raise JepaExportError(
+                f"{folder}: is not a repository: create one with jepa-export release init",
+                code="release.repository_missing",
+            )
         with atomic_files.locked(folder / ".lock", purpose="jepa-export release"):
             signed = read(folder, LONG_AGO)
             yield cls(folder, keys, now, signed, cast(Root, signed["root"]))
 
     @property
     def root(self) -> Root:
-        """Who signs what."""
+        """The root metadata: the keys of the top-level roles."""
         return cast(Root, self.signed["root"])
 
     @property
     def targets(self) -> Targets:
-        """Who signs which channel."""
+        """The targets metadata: the keys of the channels."""
         return cast(Targets, self.signed["targets"])
 
     @property
@@ -202,32 +214,35 @@ class Repository:
 
     @property
     def expired(self) -> list[str]:
-        """The roles without which robots take nothing that have expired."""
+        """The expired top-level roles, without which robots accept no update."""
         return [role for role in sorted(self.root.roles) if self.signed[role].expires <= self.now()]
 
     def channel(self, name: str) -> Targets:
-        """What a channel lists.
+        """Return the metadata of a channel.
 
         Raises:
-            JepaExportError: there is no such channel.
+            JepaExportError: There is no such channel.
         """
         if name not in self.channels:
-            raise JepaExportError(f"{self.folder}: no channel {name!r}, there are {', '.join(self.channels)}")
+            raise JepaExportError(
+                f"{self.folder}: unknown channel {name!r}: it has {', '.join(self.channels)}",
+                code="release.unknown_channel",
+            )
         return cast(Targets, self.signed[channel_role(name)])
 
     def listings(self, channel: str) -> dict[str, DelegatedRole]:
-        """The roles of a channel that each list the files of one version, by name.
+        """Return the listings of a channel by role name.
 
         Raises:
-            JepaExportError: there is no such channel.
+            JepaExportError: There is no such channel.
         """
         return _delegated(self.channel(channel))
 
     def listed(self, channel: str) -> dict[str, TargetFile]:
-        """Everything that robots find in a channel, by path.
+        """Return all targets that robots find in a channel, by path.
 
         Raises:
-            JepaExportError: there is no such channel.
+            JepaExportError: There is no such channel.
         """
         found = dict(self.channel(channel).targets)
         for name, role in self.listings(channel).items():
@@ -236,16 +251,20 @@ class Repository:
         return found
 
     def listing(self, role: str) -> dict[str, TargetFile]:
-        """What a listing holds, by path."""
+        """Return the targets of a listing by path."""
         return cast(Targets, self.signed[role]).targets
 
     def set_listing(
         self, channel: str, role: str, version: str, targets: Mapping[str, TargetFile], paths: Sequence[str]
     ) -> None:
-        """Let a listing hold a version instead of what it held before; robots see it after :meth:`commit`.
+        """Replace the content of a listing by a version; robots see it after :meth:`commit`.
 
         Args:
-            paths: the patterns of the paths that robots look for in this listing.
+            channel: Name of the channel.
+            role: Name of the listing.
+            version: Whose files the listing will hold.
+            targets: The files by path.
+            paths: Patterns of the paths that robots look up in this listing.
         """
         listed = self.channel(channel)
         if listed.delegations is None or listed.delegations.roles is None:
@@ -256,7 +275,7 @@ class Repository:
         cast(Targets, self.signed.setdefault(role, Targets())).targets = dict(targets)
 
     def _share_keys(self, channel: str) -> None:
-        """Let the keys of a channel sign its listings, and no others."""
+        """Delegate the listings of a channel to the keys of the channel."""
         known = self.targets.get_delegated_role(channel_role(channel))
         delegations = self.channel(channel).delegations
         if delegations is None:
@@ -266,17 +285,17 @@ class Repository:
             entry.keyids, entry.threshold = list(known.keyids), known.threshold
 
     def lifetime(self, role: str) -> timedelta:
-        """How long a signature of a role is valid; a listing has the lifetime of its channel."""
+        """Return the lifetime of a role's signatures; a listing has that of its channel."""
         if role not in self.root.roles and role not in _delegated(self.targets):
             role = next(channel_role(name) for name in self.channels if role in self.listings(name))
         policy = self.delegator(role).get_delegated_role(role).unrecognized_fields.get(_LIFETIME)
         return timedelta(days=int(policy or default_days(role)))
 
     def delegator(self, role: str) -> Root | Targets:
-        """Whose metadata says which keys sign a role.
+        """Return the metadata that defines which keys sign a role.
 
         Raises:
-            JepaExportError: there is no such role.
+            JepaExportError: There is no such role.
         """
         if role in self.root.roles:
             return self.root
@@ -285,14 +304,16 @@ class Repository:
         for name in self.channels:
             if role in self.listings(name):
                 return self.channel(name)
-        there = sorted({*self.root.roles, *_delegated(self.targets)})
-        raise JepaExportError(f"{self.folder}: no role {role!r}, there are {', '.join(there)}")
+        known = sorted({*self.root.roles, *_delegated(self.targets)})
+        raise JepaExportError(
+            f"{self.folder}: unknown role {role!r}: it has {', '.join(known)}", code="release.unknown_role"
+        )
 
-    def at_hand(self, role: str) -> list[str]:
-        """The identifiers of those keys of a role that can sign here.
+    def available_keys(self, role: str) -> list[str]:
+        """Return the IDs of the keys of a role that can sign here.
 
         Raises:
-            JepaExportError: there is no such role, or a key is there and cannot be used.
+            JepaExportError: There is no such role, or a key exists but cannot be used.
         """
         delegator = self.delegator(role)
         known = delegator.get_delegated_role(role).keyids
@@ -302,25 +323,27 @@ class Repository:
         """Check that a role can be signed here.
 
         Raises:
-            JepaExportError: too few of its keys are at hand.
+            JepaExportError: Too few of its keys are available.
         """
-        known, at_hand = self.delegator(role).get_delegated_role(role), self.at_hand(role)
-        if len(at_hand) < known.threshold:
-            raise self._too_few(role, known.threshold, len(at_hand), set(known.keyids) - set(at_hand))
+        known, available = self.delegator(role).get_delegated_role(role), self.available_keys(role)
+        if len(available) < known.threshold:
+            missing = set(known.keyids) - set(available)
+            raise self._too_few(role, known.threshold, len(available), missing)
 
-    def _too_few(self, role: str, threshold: int, there: int, absent: Iterable[str]) -> JepaExportError:
+    def _too_few(self, role: str, threshold: int, available: int, missing: Iterable[str]) -> JepaExportError:
         folders = ", ".join(map(str, self.keys.folders))
         return JepaExportError(
-            f"{role} needs {threshold} signatures, {there} of its keys are in {folders}: name the folder "
-            f"that has another of {', '.join(map(short_id, absent))} too (--keys)"
+            f"{role} needs {threshold} signatures, and {available} of its keys are in {folders}: also pass "
+            f"the folder that has another of {', '.join(map(short_id, missing))} (--keys)",
+            code="release.too_few_keys",
         )
 
     def add(self, channel: str, path: str, content: bytes) -> None:
-        """Write a target, and list it in a channel itself; robots see it after :meth:`commit`.
+        """Write a target and list it in the channel itself; robots see it after :meth:`commit`.
 
         Raises:
-            JepaExportError: the channel may not list such a path.
-            StorageError: it cannot be written.
+            JepaExportError: The channel may not list this path.
+            StorageError: The file cannot be written.
         """
         self.channel(channel).targets[path] = self.write(channel, path, content)
 
@@ -328,13 +351,15 @@ class Repository:
         """Write a target without listing it.
 
         Raises:
-            JepaExportError: the channel may not list such a path.
-            StorageError: it cannot be written.
+            JepaExportError: The channel may not list this path.
+            StorageError: The file cannot be written.
         """
         self.channel(channel)
         if not _delegated(self.targets)[channel_role(channel)].is_delegated_path(path):
             raise JepaExportError(
-                f"{path}: lies deeper than a channel may list: give the bundle fewer folders in each other"
+                f"{path}: has more path components than a channel may list: use fewer nested folders in the "
+                "bundle",
+                code="release.path_too_deep",
             )
         target = TargetFile.from_data(path, content, ["sha256"])
         stored = self.stored(target)
@@ -343,32 +368,41 @@ class Repository:
         return target
 
     def content(self, target: TargetFile) -> bytes:
-        """What a target holds, verified.
+        """Return the verified content of a target.
 
         Raises:
-            JepaExportError: it is missing or damaged.
+            JepaExportError: The file is missing or damaged.
         """
         stored = self.stored(target)
         try:
             content = stored.read_bytes()
             target.verify_length_and_hashes(content)
         except OSError as error:
-            raise JepaExportError(f"{stored}: cannot be read: {error.strerror}") from error
+            raise JepaExportError(
+                f"{stored}: cannot be read: {error.strerror}: restore it from a backup",
+                code="release.target_unreadable",
+            ) from error
         except LengthOrHashMismatchError as error:
-            raise JepaExportError(f"{stored}: is not what was signed: bring back a copy of it") from error
+            raise JepaExportError(
+                f"{stored}: does not match its signed hash: restore it from a backup",
+                code="release.target_damaged",
+            ) from error
         return content
 
     def stored(self, target: TargetFile) -> Path:
-        """The file of a target."""
+        """Return the path of the file of a target."""
         return self.folder / TARGETS / target.get_prefixed_paths()[0]
 
     def commit(self, *changed: str) -> None:
-        """Sign the named roles anew, and those that list them; then write all, the listed before the listing.
+        """Sign roles and those that list them, and write all files, each after the files that it lists.
+
+        Args:
+            *changed: Names of the roles that were changed.
 
         Raises:
-            JepaExportError: too few keys are at hand, this clock is behind, or robots would not read a file;
-                nothing was written.
-            StorageError: a file cannot be written; robots still see the old state.
+            JepaExportError: Too few keys are available, the clock is behind, or a file is larger than robots
+                read; nothing was written.
+            StorageError: A file cannot be written; robots still see the old state.
         """
         roles, files = set(changed), []
         snapshot = cast(Snapshot, self.signed["snapshot"])
@@ -391,8 +425,10 @@ class Repository:
         for name, content in files:
             if len(content) > most_bytes(name):
                 raise JepaExportError(
-                    f"{name} would have {len(content)} bytes, and robots read {most_bytes(name)}: release "
-                    "into another channel (jepa-export release add-channel), or begin another repository"
+                    f"{name} would have {len(content)} bytes, and robots read at most {most_bytes(name)}: "
+                    "release into another channel (jepa-export release add-channel), or create another "
+                    "repository",
+                    code="release.metadata_too_large",
                 )
         for name, content in files:
             atomic_files.write(self.folder / METADATA / name, content)
@@ -404,10 +440,11 @@ class Repository:
         last = signed_at(self.signed["timestamp"])
         if last is not None and now < last:
             raise JepaExportError(
-                f"{self.folder}: was last signed at {last:%F %T} UTC, but this clock says {now:%F %T}: set "
-                "it, or, if it is right, that signature was made with a clock that was ahead: wait until "
-                "then, or, if that is far, end what robots know of the time with another key: jepa-export "
-                f"release rotate {self.folder} timestamp"
+                f"{self.folder}: was last signed at {last:%F %T} UTC, but the clock shows {now:%F %T}: "
+                "correct the clock; if it is correct, the last signature was made with a clock that was "
+                "ahead: wait until then, or reset the time that robots know with a new key: jepa-export "
+                f"release rotate {self.folder} timestamp",
+                code="release.clock_behind",
             )
         signed.version = self._next_version(role)
         signed.expires = now + self.lifetime(role)
@@ -426,7 +463,8 @@ class Repository:
                     why = reason_of(error.__cause__ or error)
                     raise JepaExportError(
                         f"{role}: key {short_id(keyid)} does not sign: {why}: check its PIN, and that its "
-                        "device or service can be reached"
+                        "device or service is reachable",
+                        code="release.signing_failed",
                     ) from error
         for delegator in delegators:
             result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)

@@ -1,4 +1,4 @@
-"""Whether everything that robots may ask for is there and as it was signed."""
+"""Verify that every file that robots may request exists and matches its signed hash."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from jepa_runtime.util.compat import file_sha256
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was checked, and what is wrong with it; ``size`` in bytes."""
+class CheckResult:
+    """The number and size in bytes of the checked files, and the problems found."""
 
     files: int
     size: int
@@ -29,32 +29,33 @@ class Finding:
     problems: list[str]
 
 
-def check(folder: Path, at: datetime) -> Finding:
-    """Verify metadata, the hash of every target, and that each pointer names a release that is whole.
+def check(folder: Path, at: datetime) -> CheckResult:
+    """Verify the metadata, the hash of every target, and that each latest release is complete.
 
     Raises:
-        JepaExportError: the metadata itself does not hold.
+        JepaExportError: The metadata itself is invalid.
     """
-    repository = look(folder, at)
+    repository = open_read_only(folder, at)
     listed = [target for name in repository.channels for target in repository.listed(name).values()]
     problems = [problem for target in listed if (problem := _damage(repository.stored(target), target))]
     pointers = [(name, model) for name in repository.channels for model in models(repository, name)]
     for channel, model in pointers:
         try:
-            problems += _gaps(repository, channel, model)
+            problems += _missing(repository, channel, model)
         except (JepaExportError, JepaRuntimeError) as error:
             problems.append(str(error))
-    return Finding(len(listed), sum(target.length for target in listed), len(pointers), problems)
+    return CheckResult(len(listed), sum(target.length for target in listed), len(pointers), problems)
 
 
-def look(folder: Path, at: datetime = LONG_AGO) -> Repository:
-    """A repository to be read only: without keys, beside a publisher that may be at work.
+def open_read_only(folder: Path, at: datetime = LONG_AGO) -> Repository:
+    """Open a repository without keys and without the lock of publishers.
 
     Args:
-        at: the time at which nothing may have expired.
+        folder: Of the repository.
+        at: Time at which nothing may have expired.
 
     Raises:
-        JepaExportError: its metadata does not hold.
+        JepaExportError: The metadata is invalid.
     """
     signed = read(folder, at)
     return Repository(folder, KeyRing(), utc_now, signed, cast(Root, signed["root"]))
@@ -64,22 +65,22 @@ def _damage(path: Path, target: TargetFile) -> str | None:
     try:
         found = file_sha256(path)
     except OSError as error:
-        return f"{path}: cannot be read ({error.strerror}): bring back a copy of it"
+        return f"{path}: cannot be read ({error.strerror}): restore it from a backup"
     if found != target.hashes["sha256"] or path.stat().st_size != target.length:
-        return f"{path}: is not what was signed: bring back a copy of it"
+        return f"{path}: does not match its signed hash: restore it from a backup"
     return None
 
 
-def _gaps(repository: Repository, channel: str, model: str) -> Iterator[str]:
-    """What a robot would miss that follows a pointer."""
+def _missing(repository: Repository, channel: str, model: str) -> Iterator[str]:
+    """Yield what a robot would miss that installs the latest release."""
     release, targets = latest(repository, channel, model), repository.listed(channel)
     if release is None:
-        yield f"channel {channel}: {model} has files but no pointer: publish it"
+        yield f"channel {channel}: {model} has files but no release: publish it"
         return
-    what = f"release {release.release_seq} of {model} in channel {channel}"
+    name = f"release {release.release_seq} of {model} in channel {channel}"
     manifest = targets.get(release.manifest_target)
     if manifest is None or manifest.hashes["sha256"] != release.manifest_sha256:
-        yield f"{what}: its manifest is not listed: publish another version"
+        yield f"{name}: its manifest is not listed: publish another version"
         return
     needed = {
         f"{release.folder}/{record.path}": record.sha256
@@ -87,7 +88,7 @@ def _gaps(repository: Repository, channel: str, model: str) -> Iterator[str]:
     }
     for path, sha256 in needed.items():
         if path not in targets or targets[path].hashes["sha256"] != sha256:
-            yield f"{what}: {path} is not listed as in its manifest: publish another version"
+            yield f"{name}: {path} is not listed as in its manifest: publish another version"
     for delta in release.deltas:
         if delta.target not in targets or targets[delta.target].length != delta.bytes:
-            yield f"{what}: its delta {delta.target} is not listed: publish another version"
+            yield f"{name}: its delta {delta.target} is not listed: publish another version"

@@ -1,4 +1,4 @@
-"""A repository as tables."""
+"""Tables of the roles and releases of a repository."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jepa_export.release.versions import latest, models, read_history
 
 
 def roles_table(repository: Repository) -> Table:
-    """Who signs what, and until when it counts."""
-    table = Table("role", "version", "expires", "in days", "sign", title="Roles", title_justify="left")
+    """Return the roles with their keys and expiry dates."""
+    table = Table("role", "version", "expires", "in days", "threshold", title="Roles", title_justify="left")
     table.add_column("keys", overflow="fold")
     for role in ("root", "targets", *map(channel_role, repository.channels), "snapshot", "timestamp"):
         signed, known = repository.signed[role], repository.delegator(role).get_delegated_role(role)
@@ -31,7 +31,7 @@ def roles_table(repository: Repository) -> Table:
 
 
 def releases_table(repository: Repository) -> Table:
-    """Every version of every channel; the latest release with its terms."""
+    """Return every version in every channel; the latest release with its terms."""
     table = Table("channel", "model", "version", "releases", "offered to", "for", "deltas", "")
     table.title, table.title_justify = "Releases", "left"
     for row in _rows(repository):
@@ -55,10 +55,10 @@ def _rows(repository: Repository) -> Iterator[tuple[str, ...]]:
                         "[green]latest[/]",
                     )
                 else:
-                    gone = release is not None and (
+                    revoked = release is not None and (
                         is_revoked(numbers, release)
                         or known.release.manifest_sha256 in release.revoked_manifests
                     )
-                    marks = [("[red]revoked[/]", gone), ("pruned", known.pruned)]
-                    terms = ("", "", "", " ".join(mark for mark, holds in marks if holds))
+                    marks = [("[red]revoked[/]", revoked), ("pruned", known.pruned)]
+                    terms = ("", "", "", " ".join(mark for mark, applies in marks if applies))
                 yield (channel, model, version, named, *terms)

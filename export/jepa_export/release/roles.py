@@ -1,7 +1,7 @@
-"""Who signs what: a new repository, new channels, new keys, and what expires signed anew.
+"""Roles and their keys: new repositories, new channels, key rotation, re-signing.
 
-The keys of root and targets are best kept on disks that are plugged in when they are needed; the channel's,
-the snapshot's and the timestamp's are needed for each release.
+Store the keys of root and targets on disks that are connected only when needed; the keys of channels,
+snapshot and timestamp are needed for each release.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Root, Snapshot, Targets, Timestamp
 
 from jepa_export.errors import JepaExportError
-from jepa_export.release.keys import External, KeyRing, short_id
+from jepa_export.release.keys import ExternalKey, KeyRing, short_id
 from jepa_export.release.repository import (
     METADATA,
     TARGETS,
@@ -31,30 +31,33 @@ from jepa_runtime.ota.trust.metadata import SIGNED_AT
 from jepa_runtime.util import atomic_files
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-# models/CHANNEL/MODEL_ID/latest.json has four segments; a star stands for one.
+# models/CHANNEL/MODEL_ID/latest.json has four path components; a star matches one.
 _SEGMENTS = range(4, 9)
 _RETIRING = "x-jepa-retiring"
-# Of a role: each is a file of its own, and listed in what every robot reads.
-_MOST_KEYS = 100
+# Limit for one role: each key is a file, and part of the metadata that every robot reads.
+_MAX_KEYS = 100
 
-Externals = Mapping[str, Sequence[External]]
+Externals = Mapping[str, Sequence[ExternalKey]]
+"""External keys by role."""
 
 
 @dataclass(frozen=True)
 class Quorum:
-    """How many of how many keys sign.
+    """The number of keys of a role, and how many of them must sign.
 
     Raises:
-        JepaExportError: this cannot be.
+        JepaExportError: The numbers are invalid.
     """
 
     threshold: int
     keys: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threshold <= self.keys <= _MOST_KEYS:
+        if not 1 <= self.threshold <= self.keys <= _MAX_KEYS:
             raise JepaExportError(
-                f"{self.threshold} of {self.keys} keys cannot sign: at least 1, at most all of {_MOST_KEYS}"
+                f"a threshold of {self.threshold} with {self.keys} keys is invalid: choose 1 to {_MAX_KEYS} "
+                "keys, and a threshold from 1 to the number of keys",
+                code="release.invalid_quorum",
             )
 
 
@@ -63,7 +66,7 @@ _ONE = Quorum(1, 1)
 
 @dataclass(frozen=True)
 class Policy:
-    """The quorum of each role; ``canary``: that of the channel of this name."""
+    """The quorum of each role; ``canary`` is that of the channel of this name."""
 
     root: Quorum = _ONE
     targets: Quorum = _ONE
@@ -71,7 +74,7 @@ class Policy:
     canary: Quorum = _ONE
 
     def of(self, role: str) -> Quorum:
-        """The quorum of a role."""
+        """Return the quorum of a role."""
         if role == channel_role("canary"):
             return self.canary
         return {"root": self.root, "targets": self.targets, "snapshot": _ONE, "timestamp": _ONE}.get(
@@ -96,31 +99,46 @@ def init(
     lifetimes: Mapping[str, int] = MappingProxyType({}),
     now: Callable[[], datetime] = utc_now,
 ) -> Repository:
-    """Make a repository without releases, and the keys that sign it.
+    """Create a repository without releases, and the keys that sign it.
 
     Args:
-        externals: keys that lie elsewhere, for each role; the others of its quorum are made.
-        lifetimes: how many days signatures of a role are valid, where the default is not wanted.
+        folder: Of the repository.
+        keys: Folders of keys.
+        channels: Names.
+        policy: Quorum of each role.
+        externals: External keys of each role; the other keys of its quorum are created.
+        lifetimes: Lifetime of signatures in days, for roles that differ from the default.
+        now: Clock.
 
     Raises:
-        JepaExportError: there is something already, the keys would lie where they are served, or a name or a
-            key is wrong.
-        StorageError: it cannot be written.
+        JepaExportError: The repository exists, the keys would be in the served folder, or a name or key is
+            invalid.
+        StorageError: A file cannot be written.
     """
     metadata = folder / METADATA
     if metadata.exists() and any(metadata.iterdir()):
         raise JepaExportError(
-            f"{metadata}: there is a repository, or what an interrupted init has left: choose another "
-            "folder, or remove this one"
+            f"{metadata}: contains a repository, or files of an interrupted init: choose another folder, or "
+            "remove this one",
+            code="release.repository_exists",
         )
     for private in keys.folders:
         if private.resolve().is_relative_to(folder.resolve()):
-            raise JepaExportError(f"{private}: lies in {folder}, which is served: keep keys outside (--keys)")
+            raise JepaExportError(
+                f"{private}: lies in {folder}, which is served: store keys outside (--keys)",
+                code="release.keys_in_repository",
+            )
     roles = ["root", "targets", "snapshot", "timestamp", *map(channel_role, channels)]
     if unknown := sorted(set(externals) - set(roles)):
-        raise JepaExportError(f"--signer {unknown[0]}: no such role, there are {', '.join(roles)}")
+        raise JepaExportError(
+            f"--signer {unknown[0]}: unknown role: choose one of {', '.join(roles)}",
+            code="release.unknown_role",
+        )
     if unknown := sorted(set(lifetimes) - set(roles)):
-        raise JepaExportError(f"--lifetime {unknown[0]}: no such role, there are {', '.join(roles)}")
+        raise JepaExportError(
+            f"--lifetime {unknown[0]}: unknown role: choose one of {', '.join(roles)}",
+            code="release.unknown_role",
+        )
     for role, days in lifetimes.items():
         check_lifetime(role, days)
     for name in channels:
@@ -143,12 +161,12 @@ def init(
     return repository
 
 
-def add_channel(repository: Repository, name: str, policy: Policy, externals: Sequence[External]) -> None:
+def add_channel(repository: Repository, name: str, policy: Policy, externals: Sequence[ExternalKey]) -> None:
     """Add a channel without releases.
 
     Raises:
-        JepaExportError: its name is wrong or taken, or too few keys are at hand.
-        StorageError: it cannot be written.
+        JepaExportError: The name is invalid or exists, or too few keys are available.
+        StorageError: A file cannot be written.
     """
     _check_channel(name, [*repository.channels, name])
     repository.require("targets")
@@ -157,40 +175,43 @@ def add_channel(repository: Repository, name: str, policy: Policy, externals: Se
 
 
 def rotate(
-    repository: Repository, role: str, *, retire: str | None = None, external: External | None = None
+    repository: Repository, role: str, *, retire: str | None = None, external: ExternalKey | None = None
 ) -> tuple[str, str]:
-    """Let a new key sign a role, and an old one no more. What a stopped rotation of the role has begun is
-    finished instead.
+    """Replace a key of a role by a new one, or finish an interrupted rotation of the role.
 
     Args:
-        retire: the first characters of the old key's identifier; None: the role has but one.
-        external: the new key, if it lies elsewhere; None: it is made.
+        repository: Opened for changes.
+        role: Name of the role.
+        retire: First characters of the ID of the old key; None: the role has only one key.
+        external: New key outside the key folders; None: a key is created.
 
     Returns:
-        The identifiers of the old and of the new key.
+        The IDs of the old and the new key.
 
     Raises:
-        JepaExportError: no such role or key, or too few keys are at hand.
-        StorageError: it cannot be written.
+        JepaExportError: There is no such role or key, or too few keys are available.
+        StorageError: A file cannot be written.
     """
     delegator = repository.delegator(role)
     channel = next((name for name in repository.channels if role in repository.listings(name)), None)
     if channel is not None:
         raise JepaExportError(
-            f"{role} is signed with the keys of its channel: rotate {channel_role(channel)}"
+            f"{role} is signed with the keys of its channel: rotate {channel_role(channel)}",
+            code="release.role_is_listing",
         )
     if role == "timestamp":
-        # What the old key said of the time ends with it, for robots too.
+        # The signing time ends with the old key, for robots as well.
         repository.signed[role].unrecognized_fields.pop(SIGNED_AT, None)
     known = delegator.get_delegated_role(role)
     if begun := known.unrecognized_fields.get(_RETIRING):
         return _finish_rotation(repository, role, str(begun))
     old = _chosen(role, known.keyids, retire)
-    at_hand = len(set(repository.at_hand(role)) - {old}) + 1
-    if at_hand < known.threshold:
+    available = len(set(repository.available_keys(role)) - {old}) + 1
+    if available < known.threshold:
         raise JepaExportError(
-            f"{role} needs {known.threshold} signatures, with a new key instead of {short_id(old)} there are "
-            f"{at_hand}: name the folders that have the other keys too (--keys)"
+            f"{role} needs {known.threshold} signatures, and with a new key instead of {short_id(old)} only "
+            f"{available} keys are available: also pass the folders that have the other keys (--keys)",
+            code="release.too_few_keys",
         )
     if role != "root":
         repository.require("root" if delegator is repository.root else "targets")
@@ -200,52 +221,57 @@ def rotate(
         delegator.revoke_key(old, role)
         repository.commit(*(("root",) if role == "root" else ("targets", *_with_listings(repository, role))))
         return old, key.keyid
-    # Root and what this role signs are two files, which cannot change at the same moment: in between, both
-    # keys count.
+    # Root and the metadata of this role are two files, which cannot change at the same moment: in between,
+    # both keys are valid.
     known.unrecognized_fields[_RETIRING] = old
     repository.commit("root")
     return _finish_rotation(repository, role, old)
 
 
 def resign(repository: Repository, within: timedelta | None = None) -> tuple[list[str], list[str]]:
-    """Sign anew what expires soon.
+    """Sign roles that expire soon.
 
     Args:
-        within: how soon; None: in less than a quarter of its lifetime.
+        repository: Opened for changes.
+        within: Remaining lifetime below which a role is signed; None: a quarter of its lifetime.
 
     Returns:
-        The roles that were signed, and those that are due but have too few keys at hand.
+        The roles that were signed, and those that expire soon but have too few keys available.
 
     Raises:
-        JepaExportError: snapshot or timestamp have too few keys at hand.
-        StorageError: it cannot be written.
+        JepaExportError: Too few keys of snapshot or timestamp are available.
+        StorageError: A file cannot be written.
     """
     now = repository.now()
-    due = [
+    expiring = [
         role
         for role, signed in sorted(repository.signed.items())
         if signed.expires - now <= (repository.lifetime(role) / 4 if within is None else within)
     ]
-    able = [
+    signable = [
         role
-        for role in due
-        if len(repository.at_hand(role)) >= repository.delegator(role).get_delegated_role(role).threshold
+        for role in expiring
+        if len(repository.available_keys(role))
+        >= repository.delegator(role).get_delegated_role(role).threshold
     ]
-    if able:
-        repository.commit(*able)
-    return able, [role for role in due if role not in able]
+    if signable:
+        repository.commit(*signable)
+    return signable, [role for role in expiring if role not in signable]
 
 
 def change_lifetime(repository: Repository, role: str, days: int) -> None:
-    """Let signatures of a role be valid for another number of days, and re-sign the role.
+    """Change the lifetime of a role's signatures, and re-sign the role.
 
     Raises:
-        JepaExportError: no such role or number, or too few keys are at hand.
-        StorageError: it cannot be written.
+        JepaExportError: The role or lifetime is invalid, or too few keys are available.
+        StorageError: A file cannot be written.
     """
     delegator = repository.delegator(role)
     if delegator is not repository.root and delegator is not repository.targets:
-        raise JepaExportError(f"{role} has the lifetime of its channel: change that")
+        raise JepaExportError(
+            f"{role} has the lifetime of its channel: change that of the channel",
+            code="release.role_is_listing",
+        )
     check_lifetime(role, days)
     set_lifetime(delegator.get_delegated_role(role), days)
     top = "root" if delegator is repository.root else "targets"
@@ -253,7 +279,7 @@ def change_lifetime(repository: Repository, role: str, days: int) -> None:
 
 
 def _with_listings(repository: Repository, role: str) -> list[str]:
-    """Return a role and, if it is a channel, the listings that its keys sign too."""
+    """Return a role and, if it is a channel, its listings, which have the same keys."""
     name = next((name for name in repository.channels if role == channel_role(name)), None)
     return [role] if name is None else [role, *repository.listings(name)]
 
@@ -271,17 +297,21 @@ def _chosen(role: str, keyids: Sequence[str], retire: str | None) -> str:
     found = [keyid for keyid in keyids if keyid.startswith(retire or "")]
     if len(found) != 1:
         named = ", ".join(map(short_id, keyids))
-        raise JepaExportError(f"{role} has the keys {named}: name the one to retire (--key)")
+        raise JepaExportError(
+            f"{role} has the keys {named}: choose the one to retire (--key)", code="release.key_ambiguous"
+        )
     return found[0]
 
 
 def _check_channel(name: str, channels: list[str]) -> None:
     if not _CHANNEL.fullmatch(name):
         raise JepaExportError(
-            f"channel {name!r}: a name has up to 64 of a-z, 0-9, - and _, the first no - or _"
+            f"invalid channel name {name!r}: use up to 64 characters of a-z, 0-9, - and _, beginning with a "
+            "letter or digit",
+            code="release.invalid_channel",
         )
     if channels.count(name) > 1:
-        raise JepaExportError(f"channel {name!r} is there already")
+        raise JepaExportError(f"channel {name!r} exists already", code="release.channel_exists")
 
 
 def _delegate(repository: Repository, name: str, policy: Policy, externals: Externals) -> None:
@@ -290,7 +320,8 @@ def _delegate(repository: Repository, name: str, policy: Policy, externals: Exte
     delegations = repository.targets.delegations
     if delegations is None or delegations.roles is None:
         raise JepaExportError(
-            f"{repository.folder}: its targets role delegates nothing: init made no such one"
+            f"{repository.folder}: its targets role has no delegations: it was not created by jepa-export",
+            code="release.no_delegations",
         )
     delegations.roles[role] = DelegatedRole(role, [], quorum.threshold, terminating=True, paths=paths)
     for key in _new_keys(repository.keys, role, quorum, externals):
@@ -301,6 +332,9 @@ def _delegate(repository: Repository, name: str, policy: Policy, externals: Exte
 def _new_keys(keys: KeyRing, role: str, quorum: Quorum, externals: Externals) -> list[Key]:
     given = externals.get(role, ())
     if len(given) > quorum.keys:
-        raise JepaExportError(f"--signer {role}: {len(given)} keys, {quorum.keys} are to sign it")
+        raise JepaExportError(
+            f"--signer {role}: {len(given)} keys, but the role has {quorum.keys}",
+            code="release.too_many_keys",
+        )
     adopted = [keys.adopt(role, external) for external in given]
     return adopted + [keys.create(role) for _ in range(quorum.keys - len(adopted))]

@@ -1,9 +1,9 @@
-"""The versions of a model in a channel: all that were released, and the few whose files robots find.
+"""The versions of a model in a channel: the history of all, and the files of those that robots can install.
 
-``history.json`` is a signed file for publishers: which numbers each version was released as, and the last
-pointer to it. Robots never read it. The files of the newest :data:`LISTED` versions are in listings
-(:mod:`jepa_export.release.repository`); those of an older version come back into one when it is released
-again, unless they were pruned.
+``history.json`` is a signed file for publishers: the sequence numbers of each version's releases, and the
+last pointer to it. Robots never read it. The files of the newest :data:`LISTED` versions are in listings
+(:mod:`jepa_export.release.repository`); those of an older version are listed again when it is released again,
+unless they were pruned.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from jepa_export.release.repository import Repository, channel_role, listed_vers
 from jepa_runtime.bundle import MANIFEST_NAME, parse_manifest
 from jepa_runtime.ota.release import POINTER_NAME, Release, parse_release, pointer_path, release_path
 
-# Each costs a robot about 400 bytes of metadata at every change of its channel.
+# Each adds about 400 bytes of metadata that a robot reads at every change of its channel.
 LISTED = 8
 _HISTORY_NAME = "history.json"
 _FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Version:
+class ModelVersion:
     """A version of a model.
 
     Attributes:
-        released_as: the numbers of its releases.
-        release: the last pointer to it.
-        pruned: its files were removed.
+        released_as: Sequence numbers of its releases.
+        release: Last pointer to it.
+        pruned: Whether its files were removed.
     """
 
     released_as: tuple[int, ...]
@@ -53,30 +53,30 @@ def history_path(channel: str, model_id: str) -> str:
 
 
 def models(repository: Repository, channel: str) -> list[str]:
-    """The models that a channel has.
+    """Return the models of a channel.
 
     Raises:
-        JepaExportError: there is no such channel.
+        JepaExportError: There is no such channel.
     """
     return sorted({path.split("/")[2] for path in repository.channel(channel).targets})
 
 
 def latest(repository: Repository, channel: str, model_id: str) -> Release | None:
-    """The latest release of a model in a channel, or None if it has none.
+    """Return the latest release of a model in a channel, or None if it has none.
 
     Raises:
-        JepaExportError: there is no such channel, or the pointer is missing or damaged.
-        TrustError: the pointer is no valid one.
+        JepaExportError: There is no such channel, or the pointer is missing or damaged.
+        TrustError: The pointer is invalid.
     """
     target = repository.channel(channel).targets.get(pointer_path(channel, model_id))
     return None if target is None else parse_release(repository.content(target), target.path)
 
 
-def read_history(repository: Repository, channel: str, model_id: str) -> dict[str, Version]:
-    """Return every version of a model that a channel has released.
+def read_history(repository: Repository, channel: str, model_id: str) -> dict[str, ModelVersion]:
+    """Return every version of a model that was released in a channel.
 
     Raises:
-        JepaExportError: there is no such channel, or the history is missing, damaged or of another format.
+        JepaExportError: There is no such channel, or the history is missing, damaged or of an unknown format.
     """
     target = repository.channel(channel).targets.get(history_path(channel, model_id))
     if target is None:
@@ -84,11 +84,12 @@ def read_history(repository: Repository, channel: str, model_id: str) -> dict[st
     content = json.loads(repository.content(target))
     if content["schema_version"] != _FORMAT:
         raise JepaExportError(
-            f"{target.path}: format version {content['schema_version']} is unknown, this jepa-export reads "
-            f"version {_FORMAT}: update jepa-edge"
+            f"{target.path}: unknown format version {content['schema_version']}, this jepa-export reads "
+            f"version {_FORMAT}: update jepa-edge",
+            code="release.unknown_format",
         )
     return {
-        name: Version(
+        name: ModelVersion(
             released_as=tuple(fields["released_as"]),
             release=_parsed(fields["release"]),
             pruned=fields["pruned"],
@@ -101,7 +102,7 @@ def store(
     repository: Repository,
     channel: str,
     model_id: str,
-    versions: Mapping[str, Version],
+    versions: Mapping[str, ModelVersion],
     *,
     touched: str = "",
     deltas: Mapping[str, TargetFile] = MappingProxyType({}),
@@ -109,27 +110,31 @@ def store(
     """Write the history of a model, and list the files of its newest versions.
 
     Args:
-        touched: the version whose last pointer is a new one.
-        deltas: its deltas that are not listed yet, by path.
+        repository: Opened for changes.
+        channel: Name of the channel.
+        model_id: Of the model.
+        versions: All versions by name.
+        touched: Version with a new pointer.
+        deltas: Its deltas that are not listed yet, by path.
 
     Returns:
         The listings that changed.
 
     Raises:
-        JepaExportError: a file is missing or damaged, or there is no such channel.
-        StorageError: a file cannot be written.
+        JepaExportError: A file is missing or damaged, or there is no such channel.
+        StorageError: A file cannot be written.
     """
     newest = sorted(versions, key=lambda name: max(versions[name].released_as), reverse=True)
-    wanted = [name for name in newest if not versions[name].pruned][:LISTED]
+    listed = [name for name in newest if not versions[name].pruned][:LISTED]
     roles = _listings(repository, channel, model_id)
-    holds = {listed_version(entry): role for role, entry in roles.items()}
-    free = [role for role, entry in roles.items() if listed_version(entry) not in wanted]
+    role_of = {listed_version(entry): role for role, entry in roles.items()}
+    free = [role for role, entry in roles.items() if listed_version(entry) not in listed]
     numbered = [listing_role(channel, model_id, number) for number in range(LISTED)]
     free += [role for role in numbered if role not in roles]
     known, changed = {**repository.listed(channel), **deltas}, []
-    for name in wanted:
-        if name not in holds or name == touched:
-            role = holds.get(name) or free.pop(0)
+    for name in listed:
+        if name not in role_of or name == touched:
+            role = role_of.get(name) or free.pop(0)
             _list(repository, channel, role, versions[name].release, known)
             changed.append(role)
     for role in free:
@@ -138,8 +143,8 @@ def store(
             changed.append(role)
     content: dict[str, Any] = {"schema_version": _FORMAT, "versions": {}}
     for name, version in versions.items():
-        # What was revoked is in the newest pointer; what is listed no more has no deltas.
-        stale = {"revoked": (), "revoked_manifests": ()} | ({} if name in wanted else {"deltas": ()})
+        # Revocations are in the latest pointer, and a version without a listing has no deltas.
+        stale = {"revoked": (), "revoked_manifests": ()} | ({} if name in listed else {"deltas": ()})
         release = version.release.model_copy(update=stale)
         content["versions"][name] = {
             "released_as": version.released_as,
@@ -151,38 +156,38 @@ def store(
 
 
 def compact(repository: Repository, channel: str) -> list[str]:
-    """Move what earlier versions of jepa-edge listed in a channel itself into histories and listings.
+    """Move files that earlier releases of jepa-edge listed in the channel itself into histories and listings.
 
     Returns:
         The listings that changed.
 
     Raises:
-        JepaExportError: as :func:`store`.
-        StorageError: as :func:`store`.
+        JepaExportError: See :func:`store`.
+        StorageError: See :func:`store`.
     """
     targets = repository.channel(channel).targets
-    elsewhere = [path for path in targets if path.split("/")[3] not in (POINTER_NAME, _HISTORY_NAME)]
-    if not elsewhere:
+    legacy = [path for path in targets if path.split("/")[3] not in (POINTER_NAME, _HISTORY_NAME)]
+    if not legacy:
         return []
     changed: list[str] = []
     for model_id in models(repository, channel):
         if history_path(channel, model_id) not in targets:
             versions = read_history(repository, channel, model_id)
             changed += store(repository, channel, model_id, versions)
-    for path in elsewhere:
+    for path in legacy:
         del targets[path]
     return changed
 
 
 def prune_versions(repository: Repository, keep: int) -> list[str]:
-    """Mark all versions but the ``keep`` newest of each model as pruned, and list them no more.
+    """Mark all versions except the ``keep`` newest of each model as pruned, and remove their listings.
 
     Returns:
-        What was pruned, for people; empty if nothing was.
+        The pruned versions, for messages.
 
     Raises:
-        JepaExportError: as :func:`store`, or too few keys are at hand.
-        StorageError: as :func:`store`.
+        JepaExportError: See :func:`store`; or too few keys are available.
+        StorageError: See :func:`store`.
     """
     pruned: list[str] = []
     changed: list[str] = []
@@ -193,11 +198,11 @@ def prune_versions(repository: Repository, keep: int) -> list[str]:
         for model_id in models(repository, channel):
             versions = read_history(repository, channel, model_id)
             newest = sorted(versions, key=lambda name: max(versions[name].released_as), reverse=True)
-            gone = [name for name in newest[keep:] if not versions[name].pruned]
-            if gone:
-                versions |= {name: replace(versions[name], pruned=True) for name in gone}
+            removed = [name for name in newest[keep:] if not versions[name].pruned]
+            if removed:
+                versions |= {name: replace(versions[name], pruned=True) for name in removed}
                 changed += [channel_role(channel), *store(repository, channel, model_id, versions)]
-                pruned += [f"{model_id} {name} in channel {channel}" for name in gone]
+                pruned += [f"{model_id} {name} in channel {channel}" for name in removed]
     if changed:
         repository.commit(*changed)
     return pruned
@@ -207,7 +212,7 @@ def files_of(repository: Repository, release: Release) -> dict[str, TargetFile]:
     """Return the files of a version by path, from its manifest.
 
     Raises:
-        JepaExportError: the manifest is missing or damaged.
+        JepaExportError: The manifest is missing or damaged.
     """
     path = release.manifest_target
     stored = repository.stored(TargetFile(0, {"sha256": release.manifest_sha256}, path))
@@ -215,17 +220,19 @@ def files_of(repository: Repository, release: Release) -> dict[str, TargetFile]:
         manifest = TargetFile(stored.stat().st_size, {"sha256": release.manifest_sha256}, path)
     except OSError as error:
         raise JepaExportError(
-            f"{stored}: cannot be read: {error.strerror}: bring back a copy of it"
+            f"{stored}: cannot be read: {error.strerror}: restore it from a backup",
+            code="release.target_unreadable",
         ) from error
     records = parse_manifest(repository.content(manifest), path).files
     listed = [
-        TargetFile(one.bytes, {"sha256": one.sha256}, f"{release.folder}/{one.path}") for one in records
+        TargetFile(record.bytes, {"sha256": record.sha256}, f"{release.folder}/{record.path}")
+        for record in records
     ]
     return {target.path: target for target in (*listed, manifest)}
 
 
 def as_content(release: Release) -> bytes:
-    """Return a pointer as it is published."""
+    """Return the published content of a pointer."""
     return json.dumps(release.model_dump(mode="json"), indent=1).encode()
 
 
@@ -238,7 +245,7 @@ def _listings(repository: Repository, channel: str, model_id: str) -> dict[str, 
 def _list(
     repository: Repository, channel: str, role: str, release: Release, known: Mapping[str, TargetFile]
 ) -> None:
-    """Let a listing hold a version."""
+    """Put the files of a version into a listing."""
     targets = files_of(repository, release)
     depths = sorted({path.removeprefix(release.folder).count("/") for path in targets})
     paths = [release.folder + "/*" * depth for depth in depths]
@@ -250,8 +257,8 @@ def _list(
     repository.set_listing(channel, role, release.version, targets, paths)
 
 
-def _earlier_history(repository: Repository, channel: str, model_id: str) -> dict[str, Version]:
-    """Return the history of a model of which an earlier jepa-edge listed all files in the channel itself."""
+def _earlier_history(repository: Repository, channel: str, model_id: str) -> dict[str, ModelVersion]:
+    """Return the history of a model whose files an earlier jepa-edge listed in the channel itself."""
     targets, newest = repository.channel(channel).targets, latest(repository, channel, model_id)
     versions = {}
     for path, target in targets.items():
@@ -271,7 +278,7 @@ def _earlier_history(repository: Repository, channel: str, model_id: str) -> dic
             fields = json.loads(target.custom["terms"])
             rollout = newest.rollout.model_dump(mode="json") | {"percent": 100.0}
             release = _parsed(fields | {"release_seq": max(numbers), "rollout": rollout})
-        versions[version] = Version(released_as=numbers, release=release)
+        versions[version] = ModelVersion(released_as=numbers, release=release)
     return versions
 
 

@@ -1,1 +1,1 @@
-"""Conversion to what engines read: ONNX, OpenVINO IR, networks of TensorRT, NPU blobs, CUDA kernels."""
+"""Conversion for inference engines: ONNX, OpenVINO IR, TensorRT networks, NPU blobs, CUDA kernels."""

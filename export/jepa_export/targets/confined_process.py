@@ -1,4 +1,4 @@
-"""Compilers of others run in a process of their own: they may hang, take all memory, or crash."""
+"""Vendor compilers run in a process with limits, because they may hang, exhaust memory, or crash."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from pathlib import Path
 
 from jepa_export.errors import JepaExportError
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a compilation may take: ``time_s`` of wall clock, and resident memory. (Rlimits do not serve: of
-    address space Wine and CUDA reserve much more than they use, and Wine's memory escapes RLIMIT_DATA.)"""
+class ProcessLimits:
+    """Limits of wall-clock time and resident memory.
+
+    Rlimits are unsuitable: Wine and CUDA reserve far more address space than they use, and Wine's memory is
+    not subject to RLIMIT_DATA.
+    """
 
     time_s: float = 900
     memory_bytes: int = 12 << 30
@@ -30,23 +33,26 @@ def run_confined(
     command: Sequence[str],
     *,
     folder: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     what: str,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Run ``command`` in ``folder`` within ``limits``; it and its process group end with this call.
+    """Run ``command`` in ``folder`` within ``limits``; its process group is killed when it returns.
 
     Args:
-        what: names it in messages.
-        environment: variables besides those of this process.
+        command: Program and arguments.
+        folder: Working directory.
+        limits: Of the process.
+        what: Name of the program in messages.
+        environment: Variables added to those of this process.
 
     Returns:
-        Its exit status, and what it printed (stdout and stderr together).
+        The exit status, and the output (stdout and stderr together).
 
     Raises:
-        JepaExportError: it cannot be started, exceeded a limit, or was ended by a signal.
+        JepaExportError: The program cannot be started, exceeded a limit, or was ended by a signal.
     """
-    # Not a pipe: what it leaves running would keep that open.
+    # Not a pipe, which a surviving child would keep open.
     with tempfile.TemporaryFile() as printed:
         try:
             process = subprocess.Popen(
@@ -59,7 +65,9 @@ def run_confined(
                 start_new_session=True,
             )
         except OSError as error:
-            raise JepaExportError(f"{what}: cannot start {command[0]}: {error}") from error
+            raise JepaExportError(
+                f"{what}: cannot start {command[0]}: {error}", code="target.compiler_not_started"
+            ) from error
         try:
             status = _wait(process, limits, what)
         finally:
@@ -67,25 +75,33 @@ def run_confined(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         printed.seek(0)
-        said = printed.read().decode(errors="replace").replace("\r", "")
+        output = printed.read().decode(errors="replace").replace("\r", "")
     if status < 0:
-        last = said.strip().splitlines()[-1:] or ["it said nothing"]
-        raise JepaExportError(f"{what}: ended by {signal.Signals(-status).name}: {last[0]}")
-    return status, said
+        last = output.strip().splitlines()[-1:] or ["it printed nothing"]
+        raise JepaExportError(
+            f"{what}: ended by {signal.Signals(-status).name}: {last[0]}", code="target.compiler_crashed"
+        )
+    return status, output
 
 
-def _wait(process: subprocess.Popen[bytes], limits: Limits, what: str) -> int:
-    """Its exit status, once it has ended by itself."""
+def _wait(process: subprocess.Popen[bytes], limits: ProcessLimits, what: str) -> int:
+    """Return the exit status."""
     end = time.monotonic() + limits.time_s
     while True:
         try:
-            return process.wait(min(_LOOK_S, max(0.0, end - time.monotonic())))
+            return process.wait(min(_POLL_S, max(0.0, end - time.monotonic())))
         except subprocess.TimeoutExpired:
             if time.monotonic() >= end:
-                raise JepaExportError(f"{what}: not done after {limits.time_s:g} s, given up") from None
+                raise JepaExportError(
+                    f"{what}: not finished after {limits.time_s:g} s, stopped",
+                    code="target.compiler_timeout",
+                ) from None
             if _resident_bytes(process.pid) > limits.memory_bytes:
                 allowed = f"{limits.memory_bytes / 1e9:.3g} GB"
-                raise JepaExportError(f"{what}: took more than {allowed} of memory, given up") from None
+                raise JepaExportError(
+                    f"{what}: used more than {allowed} of memory, stopped",
+                    code="target.compiler_out_of_memory",
+                ) from None
 
 
 def _resident_bytes(pid: int) -> int:

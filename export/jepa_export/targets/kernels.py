@@ -1,8 +1,9 @@
-"""The CUDA kernels of the runtime, compiled by nvcc for Jetsons into the file that a backend loads.
+"""Compile the CUDA kernels of the runtime with nvcc into the fatbin that the TensorRT backend loads.
 
-``python -m jepa_export.targets.kernels [FOLDER]`` does it, on the Jetson itself (JetPack has nvcc) or on any
-Linux with the extra ``cuda-build``; it needs no GPU. A driver loads what its own major release of CUDA or an
-earlier one compiled: for JetPack 6 (CUDA 12) compile on the Jetson."""
+Run ``python -m jepa_export.targets.kernels [FOLDER]`` on the Jetson itself (JetPack includes nvcc) or on any
+Linux with the extra ``cuda-build``; no GPU is needed. A driver loads only kernels compiled with its own or an
+earlier major release of CUDA: for JetPack 6 (CUDA 12), compile on the Jetson.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.confined_process import Limits, run_confined
+from jepa_export.targets.confined_process import ProcessLimits, run_confined
 from jepa_runtime.backends.tensorrt.kernels import FOLDERS, fatbin_name, source
 
-# Thor's has been renamed in CUDA 13.
+# CUDA 13 renamed the architecture of Thor.
 JETSONS = {"Jetson Orin": ("sm_87",), "Jetson Thor": ("sm_110", "sm_101")}
 _OLDEST_PTX = 80
 _STRICT = (
@@ -37,8 +38,8 @@ _USAGE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
-    """What one kernel takes of one GPU: registers a thread, and bytes of them that had to go to memory."""
+class KernelUsage:
+    """Resources of one kernel on one architecture: registers per thread, and bytes spilled to memory."""
 
     entry: str
     architecture: str
@@ -47,13 +48,13 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What a compiler can be asked for.
+class ArchitectureChoice:
+    """The architectures to compile for.
 
     Attributes:
-        architectures: of Jetsons that it knows.
-        ptx: what every other GPU from there on compiles when it loads the file.
-        left_out: a Jetson and why, one a line.
+        architectures: Those of Jetsons that the compiler supports.
+        ptx: Compute capability of the PTX, which any newer GPU compiles when it loads the file.
+        left_out: Unsupported Jetsons, each with the reason.
     """
 
     architectures: tuple[str, ...]
@@ -62,107 +63,120 @@ class Choice:
 
     @property
     def flags(self) -> list[str]:
-        """As nvcc takes them."""
+        """Arguments for nvcc."""
         numbers = [int(name.removeprefix("sm_")) for name in self.architectures]
         binary = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
         return [*binary, f"-gencode=arch=compute_{self.ptx},code=compute_{self.ptx}"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
-    """What was made: ``path``, by ``release`` of CUDA (``13.0``)."""
+class KernelBuild:
+    """A compiled file: its path, and the CUDA release (such as ``13.0``) of the compiler."""
 
     path: Path
     release: str
-    choice: Choice
-    usages: tuple[Usage, ...]
+    choice: ArchitectureChoice
+    usages: tuple[KernelUsage, ...]
 
 
 def find_nvcc() -> Path:
-    """The CUDA compiler: of CUDA_HOME, on the PATH, where JetPack puts it, or of the extra ``cuda-build``.
+    """Find the CUDA compiler: in CUDA_HOME, on the PATH, of JetPack, or of the extra ``cuda-build``.
 
     Raises:
-        JepaExportError: there is none; the message says what to install.
+        JepaExportError: It is not installed.
     """
     for candidate in _candidates():
         if os.access(candidate, os.X_OK):
             return candidate
     raise JepaExportError(
-        "nvcc is not here: on a Jetson apt-get install cuda-toolkit (of JetPack), elsewhere "
-        "pip install 'jepa-edge[cuda-build]'"
+        "nvcc is not installed: run apt-get install cuda-toolkit on a Jetson (from JetPack), elsewhere "
+        "pip install 'jepa-edge[cuda-build]'",
+        code="target.nvcc_missing",
     )
 
 
-def choose(codes: Iterable[str]) -> Choice:
-    """What of the architectures that a compiler lists (``sm_87``, …) is worth compiling for.
+def choose_architectures(codes: Iterable[str]) -> ArchitectureChoice:
+    """Choose from the architectures that a compiler lists (``sm_87``, …).
 
     Raises:
-        JepaExportError: it knows nothing that any of our GPUs runs.
+        JepaExportError: The compiler is too old for every supported GPU.
     """
     known = {int(code.removeprefix("sm_")) for code in codes if re.fullmatch(r"sm_\d+", code)}
     recent = [number for number in known if number >= _OLDEST_PTX]
     if not recent:
-        raise JepaExportError(f"nvcc compiles for nothing from sm_{_OLDEST_PTX} on: take CUDA 12 or later")
+        raise JepaExportError(
+            f"nvcc supports no architecture from sm_{_OLDEST_PTX} on: install CUDA 12 or later",
+            code="target.nvcc_unsupported",
+        )
     architectures, left_out = [], []
     for jetson, names in JETSONS.items():
         found = [name for name in names if int(name.removeprefix("sm_")) in known]
         architectures += found[:1]
         if not found:
-            left_out.append(f"{jetson}: this nvcc does not know {' or '.join(names)}")
-    return Choice(architectures=tuple(architectures), ptx=min(recent), left_out=tuple(left_out))
+            left_out.append(f"{jetson}: this nvcc does not support {' or '.join(names)}")
+    return ArchitectureChoice(architectures=tuple(architectures), ptx=min(recent), left_out=tuple(left_out))
 
 
-def usages(said: str) -> tuple[Usage, ...]:
-    """What ``ptxas -v`` said of each kernel."""
+def parse_usage(output: str) -> tuple[KernelUsage, ...]:
+    """Parse the resources of each kernel from the output of ``ptxas -v``."""
     return tuple(
-        Usage(
+        KernelUsage(
             entry=found["entry"],
             architecture=found["architecture"],
             registers=int(found["registers"]),
             spilled_bytes=int(found["spilled"]),
         )
-        for found in _USAGE.finditer(said)
+        for found in _USAGE.finditer(output)
     )
 
 
-def build(folder: Path, *, nvcc: Path | None = None, limits: Limits | None = None) -> Build:
-    """Compile the kernels into ``folder``, where the file appears whole or not at all.
+def compile_kernels(
+    folder: Path, *, nvcc: Path | None = None, limits: ProcessLimits | None = None
+) -> KernelBuild:
+    """Compile the kernels into ``folder``; the file is written completely or not at all.
 
     Args:
-        nvcc: default: what :func:`find_nvcc` finds.
+        folder: Destination.
+        nvcc: Path of the compiler; None: :func:`find_nvcc`.
+        limits: Of the compiler.
 
     Raises:
-        JepaExportError: there is no nvcc, it warns or fails, or the folder cannot be written to.
+        JepaExportError: nvcc is missing, warns or fails, or the folder cannot be written.
     """
-    nvcc, limits = nvcc or find_nvcc(), limits or Limits(time_s=120)
+    nvcc, limits = nvcc or find_nvcc(), limits or ProcessLimits(time_s=120)
     name = fatbin_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as made:
             scratch = Path(made)
-            version = _say(nvcc, ["--version"], scratch, limits)
+            version = _output(nvcc, ["--version"], scratch, limits)
             release = re.search(r"release (\d+\.\d+)", version)
             if release is None:
-                raise JepaExportError(f"{nvcc} is no nvcc: --version printed {version.strip()!r}")
-            choice = choose(_say(nvcc, ["--list-gpu-code"], scratch, limits).split())
-            # Names without folders, so that the file does not depend on where it was made.
+                raise JepaExportError(
+                    f"{nvcc} is not nvcc: --version printed {version.strip()!r}",
+                    code="target.nvcc_unsupported",
+                )
+            choice = choose_architectures(_output(nvcc, ["--list-gpu-code"], scratch, limits).split())
+            # Without folders in file names, the result does not depend on where it was compiled.
             (scratch / "preprocess.cu").write_bytes(source())
-            asked = ["-fatbin", *_STRICT, *choice.flags, "-o", name, "preprocess.cu"]
-            said = _say(nvcc, asked, scratch, limits)
+            arguments = ["-fatbin", *_STRICT, *choice.flags, "-o", name, "preprocess.cu"]
+            output = _output(nvcc, arguments, scratch, limits)
             os.replace(scratch / name, folder / name)
     except OSError as error:
-        raise JepaExportError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
-    return Build(path=folder / name, release=release[1], choice=choice, usages=usages(said))
+        raise JepaExportError(
+            f"{error.filename or folder}: cannot be written: {error.strerror}", code="export.write_failed"
+        ) from error
+    return KernelBuild(path=folder / name, release=release[1], choice=choice, usages=parse_usage(output))
 
 
-def describe(made: Build) -> str:
-    """What a user reads: the file, for which GPUs, what each kernel takes, and what was left out."""
+def describe(made: KernelBuild) -> str:
+    """Describe the file, the GPUs it is for, the resources of each kernel, and what was left out."""
     major = made.release.partition(".")[0]
-    binary = [*made.choice.architectures, f"PTX for others from sm_{made.choice.ptx} on"]
+    binary = [*made.choice.architectures, f"PTX for other GPUs from sm_{made.choice.ptx} on"]
     return "\n".join(
         [
             f"{made.path} ({made.path.stat().st_size} bytes)",
-            f"for {', '.join(binary)}; loads where the driver is of CUDA {major} or later",
+            f"for {', '.join(binary)}; requires a driver of CUDA {major} or later",
             *(
                 f"  {usage.architecture} {usage.entry}: {usage.registers} registers, "
                 f"{usage.spilled_bytes} bytes spilled"
@@ -184,19 +198,27 @@ def _candidates() -> Iterator[Path]:
             yield from sorted(Path(place).glob("cu*/bin/nvcc"))
 
 
-def _say(nvcc: Path, words: list[str], folder: Path, limits: Limits) -> str:
-    status, said = run_confined([str(nvcc), *words], folder=folder, limits=limits, what=str(nvcc))
+def _output(nvcc: Path, arguments: list[str], folder: Path, limits: ProcessLimits) -> str:
+    status, output = run_confined([str(nvcc), *arguments], folder=folder, limits=limits, what=str(nvcc))
     if status != 0:
-        raise JepaExportError(f"{nvcc} ended with status {status}: {said.strip()}")
-    return said
+        raise JepaExportError(
+            f"{nvcc} ended with status {status}: {output.strip()}", code="target.nvcc_failed"
+        )
+    return output
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=FOLDERS[0], help="for them (%(default)s)")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=FOLDERS[0],
+        help="folder of the compiled file (default: %(default)s)",
+    )
     try:
-        print(describe(build(parser.parse_args().folder)))
+        print(describe(compile_kernels(parser.parse_args().folder)))
     except JepaExportError as error:
         sys.exit(str(error))

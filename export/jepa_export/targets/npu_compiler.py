@@ -1,10 +1,11 @@
-"""Intel's NPU compiler on a machine without an NPU: where it is found, and one compilation with it.
+"""Intel's NPU compiler on a machine without an NPU.
 
-OpenVINO's NPU plugin loads the compiler as a library (NPU_COMPILER_TYPE=PLUGIN). Of the wheels on PyPI only
-those for Windows carry it (openvinotoolkit/openvino issue 36374), so that wheel, of the same release as the
-OpenVINO here, is unpacked into a cache, and a program of a few lines runs it under Wine.
+OpenVINO's NPU plugin loads the compiler as a library (NPU_COMPILER_TYPE=PLUGIN). Only the Windows wheels on
+PyPI contain it (openvinotoolkit/openvino issue 36374), so the wheel of the installed OpenVINO release is
+unpacked into a cache, and a small program runs it under Wine.
 
-``python -m jepa_export.targets.npu_compiler`` puts it there."""
+Install it with ``python -m jepa_export.targets.npu_compiler``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from pathlib import Path
 import openvino as ov
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.confined_process import Limits, run_confined
+from jepa_export.targets.confined_process import ProcessLimits, run_confined
 
 SYSTEM_PACKAGES = {"wine": "wine", "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64"}
 MODEL, BLOB, TRACE = "model.xml", "model.blob", "compileTimeScheduleTrace.json"
@@ -62,87 +63,97 @@ int main(int count, char **words) {
 
 
 @dataclass(frozen=True)
-class Compiler:
-    """The compiler of one OpenVINO release in its folder."""
+class NpuCompiler:
+    """The compiler of one OpenVINO release, in its folder."""
 
     folder: Path
     release: str
 
     @property
     def program(self) -> Path:
-        """What runs it, beside the libraries that it loads."""
+        """The program that runs the compiler, next to the libraries that it loads."""
         return self.folder / "openvino" / "libs" / "jepa_npu_compile.exe"
 
-    def compile(self, model_xml: Path, platform: str, folder: Path, limits: Limits) -> str:
+    def compile(self, model_xml: Path, platform: str, folder: Path, limits: ProcessLimits) -> str:
         """Compile an IR into ``folder``: :data:`BLOB` and the trace of its schedule, :data:`TRACE`.
 
+        Args:
+            model_xml: The IR; its .bin is next to it.
+            platform: Of :data:`jepa_export.targets.npu.PLATFORMS`.
+            folder: Working directory.
+            limits: Of the process.
+
         Returns:
-            What the blob requires of the machine that loads it, in OpenVINO's words
+            The blob's requirements on the machine that loads it, in OpenVINO's format
             (``meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;…]``).
 
         Raises:
-            JepaExportError: the compiler does not take the model, crashed, or exceeded a limit.
+            JepaExportError: The compiler rejects the model, crashed, or exceeded a limit.
         """
         what = f"{model_xml}: the NPU compiler of OpenVINO {self.release} for platform {platform}"
         shutil.copyfile(model_xml, folder / MODEL)
         shutil.copyfile(model_xml.with_suffix(".bin"), folder / Path(MODEL).with_suffix(".bin"))
-        # Names without folders: to the program the files are those of a Windows machine.
-        _, said = run_confined(
+        # Without folders in file names, because the program expects Windows paths.
+        _, output = run_confined(
             ["wine", str(self.program), MODEL, platform, BLOB, "enable-schedule-trace=true"],
             folder=folder,
             limits=limits,
             what=what,
             environment=_wine(self.folder),
         )
-        made = [line for line in said.splitlines() if line.startswith(_REQUIREMENTS)]
+        made = [line for line in output.splitlines() if line.startswith(_REQUIREMENTS)]
         if not made or not (folder / BLOB).is_file() or not (folder / TRACE).is_file():
-            raise JepaExportError(f"{what} {_reason(said)}")
+            raise JepaExportError(f"{what} {_reason(output)}", code="target.npu_compilation_failed")
         return made[0].removeprefix(_REQUIREMENTS)
 
 
-def find() -> Compiler:
-    """The compiler of the OpenVINO that is installed here.
+def find() -> NpuCompiler:
+    """Return the compiler of the installed OpenVINO release.
 
     Raises:
-        JepaExportError: it is not here; the message says how it gets here.
+        JepaExportError: It is not installed.
     """
     compiler, missing = _expected(), _missing_system_packages()
     if missing or not compiler.program.is_file():
         first = f"apt-get install {' '.join(missing)}, then " if missing else ""
         raise JepaExportError(
-            f"Intel's NPU compiler is not here: {first}python -m jepa_export.targets.npu_compiler (takes "
-            f"OpenVINO {compiler.release} for Windows from PyPI into {compiler.folder}, 1 GB)"
+            f"Intel's NPU compiler is not installed: run {first}python -m jepa_export.targets.npu_compiler "
+            f"(downloads OpenVINO {compiler.release} for Windows from PyPI into {compiler.folder}, 1 GB)",
+            code="target.npu_compiler_missing",
         )
     return compiler
 
 
-def install(progress: Callable[[str], None]) -> Compiler:
-    """Put the compiler into the cache, unless it is there: its wheel from PyPI, and the program that runs it.
+def install(progress: Callable[[str], None]) -> NpuCompiler:
+    """Install the compiler into the cache: its wheel from PyPI, and the program that runs it.
 
     Args:
-        progress: told in words what comes next.
+        progress: Called with each step in words.
 
     Raises:
-        JepaExportError: a system package is missing, or a step failed; the cache is as before.
+        JepaExportError: A system package is missing, or a step failed; the cache is unchanged.
     """
     compiler = _expected()
     if missing := _missing_system_packages():
-        raise JepaExportError(f"first: apt-get install {' '.join(missing)}")
+        raise JepaExportError(
+            f"Wine or MinGW is not installed: run apt-get install {' '.join(missing)}",
+            code="target.system_package_missing",
+        )
     if compiler.program.is_file():
         return compiler
     compiler.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=compiler.folder.parent) as scratch:
-        made = Compiler(Path(scratch) / "made", compiler.release)
-        progress(f"fetching OpenVINO {compiler.release} for Windows from PyPI")
+        made = NpuCompiler(Path(scratch) / "made", compiler.release)
+        progress(f"downloading OpenVINO {compiler.release} for Windows from PyPI")
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         windows = ["--platform=win_amd64", f"--python-version={version}", "--implementation=cp"]
         only = ["--quiet", "--no-deps", "--only-binary=:all:", f"--dest={scratch}"]
         _step([sys.executable, "-m", "pip", "download", *only, *windows, f"openvino=={compiler.release}"])
-        progress("unpacking it")
+        progress("unpacking the wheel")
         with zipfile.ZipFile(next(Path(scratch).glob("openvino-*.whl"))) as wheel:
             parts = ("openvino/libs/", "openvino/include/")
             wheel.extractall(made.folder, [name for name in wheel.namelist() if name.startswith(parts)])
-        progress("compiling the program that runs it")
+        progress("compiling the program that runs the compiler")
         source = Path(scratch) / "compile.c"
         source.write_text(_SOURCE, encoding="utf-8")
         headers, library = made.folder / "openvino/include", made.program.parent / "openvino_c.lib"
@@ -155,10 +166,10 @@ def install(progress: Callable[[str], None]) -> Compiler:
     return compiler
 
 
-def _expected() -> Compiler:
+def _expected() -> NpuCompiler:
     release = ov.get_version().partition("-")[0]
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Compiler(Path(cache) / "jepa-edge" / "npu" / release, release)
+    return NpuCompiler(Path(cache) / "jepa-edge" / "npu" / release, release)
 
 
 def _missing_system_packages() -> list[str]:
@@ -166,8 +177,7 @@ def _missing_system_packages() -> list[str]:
 
 
 def _wine(folder: Path) -> dict[str, str]:
-    """Variables for Wine: its files in ``folder``, no chatter, and nothing of .NET or HTML, which it would
-    offer to download."""
+    """Return variables for Wine: files in ``folder``, no debug output, no prompts to download .NET."""
     return {
         "WINEPREFIX": str(folder / "wine"),
         "XDG_RUNTIME_DIR": str(folder / "wine"),
@@ -186,13 +196,14 @@ def _step(command: list[str], environment: dict[str, str] | None = None) -> None
         check=False,
     )
     if done.returncode != 0:
-        raise JepaExportError(f"{command[0]} failed: {done.stderr.strip() or f'status {done.returncode}'}")
+        reason = done.stderr.strip() or f"status {done.returncode}"
+        raise JepaExportError(f"{command[0]} failed: {reason}", code="target.npu_compiler_install_failed")
 
 
-def _reason(said: str) -> str:
-    """What the program said from where it failed, in one line, without the places in OpenVINO's source."""
-    reason = re.sub(r"Exception from \S+:\d+:", "", said[max(0, said.find(_FAILED)) :])
-    return " ".join(reason.split()).replace(_FAILED, "failed ", 1) or "ended without a word"
+def _reason(output: str) -> str:
+    """Return the failure that the program printed, in one line, without locations in OpenVINO's source."""
+    reason = re.sub(r"Exception from \S+:\d+:", "", output[max(0, output.find(_FAILED)) :])
+    return " ".join(reason.split()).replace(_FAILED, "failed ", 1) or "ended without a message"
 
 
 if __name__ == "__main__":

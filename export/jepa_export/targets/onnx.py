@@ -1,4 +1,4 @@
-"""torch -> ONNX: one static graph each, but for the number of candidates, which the runtime fixes at load."""
+"""Export of torch modules to ONNX, as static graphs; only the number of candidates may stay free."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from torch import Tensor, nn
 from jepa_export.errors import JepaExportError
 
 OPSET = 18
-# Of a file: it is one message of protocol buffers.
+# Size limit of a file, which is one protocol buffers message.
 _MAX_BYTES = 2**31
 
 
 def check_size(name: str, weights: int) -> None:
-    """Whether a network of so many weights goes into a file.
+    """Check that a network fits into one ONNX file.
+
+    Args:
+        name: Of the network, for messages.
+        weights: Number of parameters.
 
     Raises:
-        JepaExportError: it does not.
+        JepaExportError: It does not fit.
     """
     if 4 * weights >= _MAX_BYTES:
         raise JepaExportError(
-            f"{name} cannot be built: its encoder takes {4 * weights / 1e9:.1f} GB, a file of ONNX holds at "
-            "most 2.1 GB, and a bundle keeps weights in no other: choose a smaller teacher"
+            f"{name} cannot be built: its encoder has {4 * weights / 1e9:.1f} GB, and an ONNX file, the only "
+            "place for weights in a bundle, has at most 2.1 GB: choose a smaller teacher",
+            code="target.model_too_large",
         )
 
 
@@ -41,18 +46,19 @@ def export_onnx(
     """Write ``module`` to ``path`` as one self-contained file.
 
     Args:
-        module: in evaluation mode; takes ``inputs`` in order.
-        inputs: examples by tensor name; their shapes become the graph's.
-        outputs: names by position.
-        free_axis: inputs whose first axis may have any length; the outputs' first axes follow.
+        module: In evaluation mode; called with ``inputs`` in order.
+        inputs: Examples by tensor name; their shapes become those of the graph.
+        outputs: Names by position.
+        path: Destination.
+        free_axis: Inputs whose first axis may have any length; the first axes of the outputs follow.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     axes = {name: {0: "count"} for name in (*free_axis, *outputs)} if free_axis else {}
     with warnings.catch_warnings():
-        # The tracing exporter is asked for by name: it keeps these graphs to the plain operators that every
-        # target has.
+        # The tracing exporter is chosen deliberately: its graphs use only operators that every target
+        # supports.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # Sizes are meant to become constants, and slices need not be folded.
+        # Sizes are supposed to become constants, and slices need not be folded.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", message="Constant folding")
         torch.onnx.export(

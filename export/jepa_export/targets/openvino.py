@@ -1,9 +1,10 @@
-"""ONNX -> OpenVINO IR, and INT8 by NNCF.
+"""Conversion of ONNX to OpenVINO IR, and INT8 quantization with NNCF.
 
-NNCF corrects biases, and holds INT8 to fp32, by what this machine computes. Where that cuts off sums of INT8
-products (:mod:`jepa_runtime.backends.cpu_int8`), weights use half of their range, with which it does not: of
-a ViT-S, the latents then have a cosine of 0.9993 with those of fp32; with the whole range 0.914, and 0.9998
-where nothing is cut off."""
+NNCF corrects biases and compares INT8 with fp32 on this CPU. Where the CPU saturates sums of INT8 products
+(:mod:`jepa_runtime.backends.cpu_int8`), weights use half of their range, which avoids saturation: the latents
+of a ViT-S then have a cosine of 0.9993 with those of fp32, with the whole range 0.914; on a CPU without
+saturation 0.9998.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +21,18 @@ from numpy.typing import NDArray
 from jepa_export.errors import JepaExportError
 from jepa_runtime.backends import cpu_int8
 
-# Read-outs of this size cost next to nothing, and their outputs are the latent itself: in INT8 they made the
-# robot token five times as wrong (0.24 instead of 0.05, where one step at top speed is 0.66).
+# Output layers of this size cost next to nothing, and their outputs are the latent itself: in INT8 the error
+# of the robot token was five times as large (0.24 instead of 0.05, where one step at top speed is 0.66).
 SMALL_WEIGHTS = 8192
 Sample = dict[str, NDArray[np.generic]]
 
 
 def convert(onnx_path: Path) -> ov.Model:
-    """The IR of an ONNX file, in fp32.
+    """Convert an ONNX file to an IR in fp32.
 
-    Inputs have their own name alone: where OpenVINO leaves out what comes first, as it does with a division
-    by 1, they would have the name of its output too, and go by that."""
+    Inputs get their own name only. Where OpenVINO removes the first operation, such as a division by 1, an
+    input would also get the name of its output, and be addressed by that.
+    """
     model = ov.convert_model(onnx_path)
     for port in model.inputs:
         port.get_tensor().set_names({port.get_node().get_friendly_name()})
@@ -38,11 +40,15 @@ def convert(onnx_path: Path) -> ov.Model:
 
 
 def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
-    """Post-training quantization by NNCF, calibrated on ``samples`` (real inputs by tensor name): symmetric
-    weights, asymmetric activations. Matrix products of fewer than :data:`SMALL_WEIGHTS`
-    weights stay in fp32.
+    """Quantize with NNCF after training: symmetric weights, asymmetric activations.
+
+    Matrix products with fewer than :data:`SMALL_WEIGHTS` weights stay in fp32.
+
+    Args:
+        model: In fp32.
+        samples: Recorded inputs by tensor name, to calibrate on.
     """
-    import nncf  # Takes seconds to load, and only what quantizes needs it.
+    import nncf  # Takes seconds to import, and only quantization needs it.
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     return nncf.quantize(
@@ -59,25 +65,32 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
 def quantize_transformer_int8(
     model: ov.Model, samples: Sequence[Sample], *, extremes: bool = False
 ) -> ov.Model:
-    """Post-training quantization of a transformer by NNCF, calibrated on ``samples`` (real inputs by tensor
-    name), see :func:`transformer_options`."""
+    """Quantize a transformer with NNCF after training; see :func:`transformer_options`.
+
+    Args:
+        model: In fp32.
+        samples: Recorded inputs by tensor name, to calibrate on.
+        extremes: See :func:`transformer_options`.
+    """
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     options = transformer_options(samples, extremes=extremes)
-    return with_whole_bytes(nncf.quantize(model, nncf.Dataset(samples), **options))
+    return with_full_byte_range(nncf.quantize(model, nncf.Dataset(samples), **options))
 
 
 def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) -> dict[str, Any]:
-    """How NNCF quantizes a transformer: weights and activations of matrix products in INT8; softmax,
-    normalisation and residual in fp32.
+    """Return NNCF's options for a transformer.
 
-    Asymmetric activations, for which OpenVINO 2026.4 has the faster products (a ViT-S takes a tenth less). No
-    SmoothQuant (Xiao et al. 2022): the factors that it leaves before some products cost the same again.
+    Weights and activations of matrix products are in INT8; softmax, normalization and residuals in fp32.
+    Activations are asymmetric, for which OpenVINO 2026.4 has the faster kernels (a ViT-S takes a tenth less
+    time). SmoothQuant (Xiao et al. 2022) is off: the multiplications that it inserts before some products
+    cost as much as they save.
 
     Args:
-        extremes: activations range over all samples, not over a mean one. So it has to be where a sample is
-            one action: the range of a mean action leaves out most.
+        samples: To calibrate on.
+        extremes: Whether the range of activations covers all samples instead of the mean sample. Necessary
+            where a sample is one action: the range of a mean action excludes most others.
     """
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -94,9 +107,11 @@ def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) ->
     }
 
 
-def with_whole_bytes(quantized: ov.Model) -> ov.Model:
-    """``quantized``, changed so that products of the bytes of a frame read each as it is. NNCF gives them the
-    range of a mean sample, and what is brighter is lost."""
+def with_full_byte_range(quantized: ov.Model) -> ov.Model:
+    """Set the range of products that read the bytes of a frame to 0 … 255; return the changed model.
+
+    NNCF sets the range of a mean sample, which would clip brighter pixels.
+    """
     for operation in quantized.get_ops():
         read = operation.input_value(0).get_node() if operation.get_type_name() == "FakeQuantize" else None
         if read and read.get_type_name() == "Convert" and read.get_input_element_type(0) == ov.Type.u8:
@@ -108,7 +123,7 @@ def with_whole_bytes(quantized: ov.Model) -> ov.Model:
 
 
 def multiplies_activations(model: ov.Model) -> bool:
-    """Whether a product has no constant factor, as in attention: a transformer."""
+    """Return whether a matrix product has no constant factor, as in the attention of a transformer."""
     varying: set[str] = set()
     for each in model.get_ordered_ops():
         sources = [port.get_node().get_name() in varying for port in each.input_values()]
@@ -120,9 +135,11 @@ def multiplies_activations(model: ov.Model) -> bool:
 
 
 def compress_int8(model: ov.Model) -> ov.Model:
-    """Weights in INT8 (symmetric, one scale per output), activations in fp32: for rollouts, whose errors
-    feed on themselves. Quantizing the activations of the demo's predictor too costs a third of a step at
-    top speed."""
+    """Compress weights to INT8 (symmetric, one scale per output), with activations in fp32.
+
+    For rollouts, whose errors accumulate: also quantizing the activations of the demo's predictor would cost
+    a third of a step at top speed.
+    """
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
@@ -146,16 +163,22 @@ def _small_products(model: ov.Model) -> list[str]:
 
 
 def save(model: ov.Model, path: Path, *, halve: bool = False) -> None:
-    """Write ``path`` (.xml) and its .bin; weights as they are, or (``halve``) in fp16.
+    """Write ``path`` (.xml) and its .bin.
+
+    Args:
+        model: To write.
+        path: Destination.
+        halve: Whether weights are stored in fp16.
 
     Raises:
-        JepaExportError: they cannot be written.
+        JepaExportError: The files cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         ov.save_model(model, path, compress_to_fp16=halve)
-    # OpenVINO says no more than that of a full disk.
+    # OpenVINO reports a full disk as a RuntimeError without details.
     except RuntimeError as error:
         raise JepaExportError(
-            f"{path.name} cannot be written ({error}): is the disk full? nothing was written"
+            f"{path.name} cannot be written ({error}): is the disk full? nothing was written",
+            code="export.write_failed",
         ) from error

@@ -1,9 +1,10 @@
-"""A rollout as one OpenVINO graph with a loop: weights, code and memory of one step, whatever the horizon.
+"""A rollout as one OpenVINO graph with a loop, which has the weights, code and memory of one step.
 
-Flat, a rollout of H steps is H copies of the step, and to the engine each has weights of its own: eight INT8
-steps of the ViT-S student took 2.4 s to compile and 250 MB, the loop a quarter of a second and 70 MB, at the
-same speed (64 candidates, OpenVINO 2026.4 on a CPU). Quantizers look at flat graphs only, so the step is
-quantized before it becomes the body of the loop (a TensorIterator)."""
+Unrolled, H steps are H copies of the step, each with its own weights in the engine: eight INT8 steps of the
+ViT-S student took 2.4 s and 250 MB to compile, the loop a quarter of a second and 70 MB, at the same speed
+(64 candidates, OpenVINO 2026.4 on a CPU). Quantizers do not look into loops, so the step is quantized before
+it becomes the body of the loop (a TensorIterator).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import openvino as ov
 import openvino.opset15 as ops
 from numpy.typing import NDArray
 
-# Added to the score of what is not there; the softmax makes it 0.
+# Added to the attention score of an absent frame; the softmax turns it into 0.
 _ABSENT = -1e4
 
 
@@ -22,11 +23,11 @@ def loop(past: ov.Model, step: ov.Model, *, known: int, horizon: int) -> ov.Mode
     """Join the two halves of a predictor (see :class:`jepa_export.students.predictor.Past` and ``Step``).
 
     Args:
-        past: inputs history_latents [1, W, T, D] and, where W is above 1, history_actions [1, W-1, A];
-            outputs the newest latent and n remembered frames, oldest first.
-        step: inputs latent [?, 1, T, D], action [?, 1, A], absent [1, n + 1, 1, 1] and the n remembered
-            frames; outputs the next latent and the frame to remember.
-        known: how many of the remembered frames exist before the first step; those before them are zeros.
+        past: Inputs history_latents [1, W, T, D] and, where W is above 1, history_actions [1, W-1, A];
+            outputs the newest latent and n cached frames, oldest first.
+        step: Inputs latent [?, 1, T, D], action [?, 1, A], absent [1, n + 1, 1, 1] and the n cached frames;
+            outputs the next latent and the frame to cache.
+        known: Number of cached frames that exist before the first step; earlier ones are zeros.
         horizon: H.
 
     Returns:
@@ -38,7 +39,7 @@ def loop(past: ov.Model, step: ov.Model, *, known: int, horizon: int) -> ov.Mode
     actions.output(0).get_tensor().set_names({"actions"})
     count = ops.gather(ops.shape_of(actions), ops.constant([0]), ops.constant(0))
     absent = ops.constant(absent_table(window, known, horizon))
-    newest, *remembered = [_repeated(result.input_value(0), count) for result in history.get_results()]
+    newest, *cached = [_repeated(result.input_value(0), count) for result in history.get_results()]
 
     latent, action, missing, *frames = body.get_parameters()
     following, made = body.get_results()
@@ -48,7 +49,7 @@ def loop(past: ov.Model, step: ov.Model, *, known: int, horizon: int) -> ov.Mode
     iterator.set_merged_input(latent, newest.output(0), following.output(0))
     iterator.set_sliced_input(action, actions.output(0), 0, 1, 1, -1, 1)
     iterator.set_sliced_input(missing, absent.output(0), 0, window, window, -1, 1)
-    for frame, first, after in zip(frames, remembered, [*shifted, made], strict=True):
+    for frame, first, after in zip(frames, cached, [*shifted, made], strict=True):
         iterator.set_merged_input(frame, first.output(0), after.output(0))
     futures = iterator.get_concatenated_slices(following.output(0), 0, 1, 1, -1, 1)
     futures.get_tensor().set_names({"futures"})
@@ -57,7 +58,7 @@ def loop(past: ov.Model, step: ov.Model, *, known: int, horizon: int) -> ov.Mode
 
 
 def absent_table(window: int, known: int, horizon: int) -> NDArray[np.float32]:
-    """What is added to the scores in each step, one after the other: [1, H * window, 1, 1]."""
+    """Return the terms added to the attention scores of all steps: [1, H * window, 1, 1]."""
     table = np.zeros((horizon, window), np.float32)
     for step in range(horizon):
         table[step, : max(0, window - 1 - known - step)] = _ABSENT
@@ -65,11 +66,11 @@ def absent_table(window: int, known: int, horizon: int) -> NDArray[np.float32]:
 
 
 def _repeated(one: ov.Output, count: ov.Node) -> ov.Node:
-    """[1, …] -> [count, …]"""
+    """Repeat [1, …] to [count, …]."""
     sizes = ops.constant(np.array(_sizes(one)[1:], np.int64))
     return ops.broadcast(one, ops.concat([count, sizes], 0))
 
 
 def _sizes(port: ov.Output) -> Sequence[int]:
-    """The shape, -1 where it is free."""
+    """Return the shape, with -1 for free axes."""
     return [size.get_length() if size.is_static else -1 for size in port.get_partial_shape()]

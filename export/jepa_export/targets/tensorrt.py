@@ -1,9 +1,10 @@
-"""ONNX for TensorRT: precision is written into the graph, since TensorRT 11 knows no other way (10: strongly
-typed networks), so that one file serves 10.3 to 11.
+"""ONNX graphs for TensorRT with explicit precision.
 
-What loses little and costs much, the products (MatMul, Gemm, Conv), is computed in fp16 or INT8; everything
-else, so LayerNorm, softmax and residual sums, stays in fp32, where fp16 has hurt transformers
-(NVIDIA/TensorRT issues 2564, 4723, 4742). Inputs and outputs keep their types."""
+TensorRT 11 takes precision only from the graph (TensorRT 10: strongly typed networks), so one file serves
+10.3 to 11. The matrix products (MatMul, Gemm, Conv), which cost most and lose little, compute in fp16 or
+INT8. Everything else, including LayerNorm, softmax and residual sums, stays in fp32, because fp16 there has
+broken transformers (NVIDIA/TensorRT issues 2564, 4723, 4742). Inputs and outputs keep their types.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +22,23 @@ from jepa_export.targets.openvino import SMALL_WEIGHTS, Sample
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 FP16_MAX = 65504.0
-# Real inputs may be larger than those of the calibration, and a sum is larger on the way than at its end.
+# Inputs may exceed those of the calibration, and partial sums may exceed the final sum.
 HEADROOM = 8
 INT8_MAX = 127
 
 Ranges = Mapping[str, float]
-"""The largest magnitude of a tensor, by its name."""
+"""The largest magnitude of each tensor, by name."""
 
 
 def calibrate(model: onnx.ModelProto, samples: Sequence[Sample]) -> dict[str, float]:
-    """The ranges of all that goes into and comes out of the products, over ``samples`` (real inputs by name).
+    """Return the ranges of the inputs and outputs of all matrix products.
+
+    Args:
+        model: In fp32.
+        samples: Recorded inputs by name.
 
     Raises:
-        JepaExportError: onnxruntime does not run the model on a sample.
+        JepaExportError: ONNX Runtime cannot run the model on a sample.
     """
     given = {port.name for port in model.graph.input}
     products = [node for node in model.graph.node if node.op_type in PRODUCTS]
@@ -56,48 +61,52 @@ def calibrate(model: onnx.ModelProto, samples: Sequence[Sample]) -> dict[str, fl
             found = dict(zip(sorted(watched), session.run(sorted(watched), dict(sample)), strict=True))
             for name, array in (found | sample).items():
                 largest = np.abs(array.astype(np.float64)).max()
-                # Unlike max, this keeps what is not a number.
+                # Unlike max(), np.maximum propagates NaN.
                 ranges[name] = float(np.maximum(ranges.get(name, 0.0), largest))
-    # Its exceptions have no common root of their own.
+    # ONNX Runtime's exceptions have no common base class.
     except Exception as error:
-        raise JepaExportError(f"onnxruntime cannot run the graph to calibrate it: {error}") from error
+        raise JepaExportError(
+            f"ONNX Runtime cannot run the graph to calibrate it: {error}", code="target.calibration_failed"
+        ) from error
     return ranges
 
 
 def to_fp16(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """Products in fp16, by explicit casts. One whose numbers come within a factor :data:`HEADROOM` of what
-    fp16 holds stays in fp32: nothing overflows in silence.
+    """Compute matrix products in fp16, by explicit casts.
+
+    A product whose values come within a factor :data:`HEADROOM` of the range of fp16 stays in fp32, so that
+    nothing overflows silently.
 
     Args:
-        model: in fp32.
-        ranges: see :func:`calibrate`.
+        model: In fp32.
+        ranges: See :func:`calibrate`.
 
     Raises:
-        JepaExportError: a range is missing or is not finite.
+        JepaExportError: A range is missing or not finite.
     """
-    return _Rewriting(model, ranges).finish(quantize=False)
+    return _GraphRewriter(model, ranges).finish(quantize=False)
 
 
 def to_int8(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """Products with weights in INT8, by explicit QuantizeLinear and DequantizeLinear: symmetric, weights with
-    a scale per output channel, what they are multiplied with by its range.
+    """Compute matrix products with weights in INT8, by explicit QuantizeLinear and DequantizeLinear.
 
-    In fp16, as by :func:`to_fp16`, stay products without weights (attention), those of fewer than
-    :data:`~jepa_export.targets.openvino.SMALL_WEIGHTS`, and the one that reads the frame's bytes, of which
-    symmetric INT8 would lose the last bit.
+    Quantization is symmetric, with one scale per output channel for weights and one for the other factor. In
+    fp16, as in :func:`to_fp16`, stay products without weights (attention), those with fewer than
+    :data:`~jepa_export.targets.openvino.SMALL_WEIGHTS`, and the product that reads the bytes of the frame,
+    which symmetric INT8 would reduce to 7 bits.
 
     Args:
-        model: in fp32.
-        ranges: see :func:`calibrate`.
+        model: In fp32.
+        ranges: See :func:`calibrate`.
 
     Raises:
-        JepaExportError: a range is missing or is not finite.
+        JepaExportError: A range is missing or not finite.
     """
-    return _Rewriting(model, ranges).finish(quantize=True)
+    return _GraphRewriter(model, ranges).finish(quantize=True)
 
 
-class _Rewriting:
-    """A model while it is written anew, node by node, with what is put between."""
+class _GraphRewriter:
+    """Rewrite a model node by node, inserting casts and quantization."""
 
     def __init__(self, model: onnx.ModelProto, ranges: Ranges) -> None:
         self._model, self._ranges = _copy(model), ranges
@@ -131,7 +140,7 @@ class _Rewriting:
         return self._model
 
     def _as_number(self, name: str) -> str:
-        """TensorRT takes bytes into a cast only, not even to move them (NVIDIA/TensorRT issue 3985)."""
+        """Cast bytes, because TensorRT accepts them in casts only (NVIDIA/TensorRT issue 3985)."""
         cast = f"{name}_float"
         return self._emit("Cast", [name], cast, to=TensorProto.FLOAT) if name in self._bytes else name
 
@@ -151,15 +160,20 @@ class _Rewriting:
         return max(self._range(name) for name in numbers) <= FP16_MAX / HEADROOM
 
     def _range(self, name: str) -> float:
-        """The largest magnitude; refused where it is not finite."""
+        """Return the largest magnitude of a tensor, which must be finite."""
         if name in self._constants:
             found = float(np.abs(self._constants[name]).max(initial=0.0))
         elif name in self._ranges:
             found = self._ranges[name]
         else:
-            raise JepaExportError(f"the ranges do not have {name}: calibrate this very graph")
+            raise JepaExportError(
+                f"the calibration has no range of {name}: calibrate this graph", code="target.range_missing"
+            )
         if not np.isfinite(found):
-            raise JepaExportError(f"{name} is not finite ({found}): nothing can be made of it")
+            raise JepaExportError(
+                f"{name} is not finite ({found}): check the weights and the calibration samples",
+                code="target.range_not_finite",
+            )
         return found
 
     def _halve(self, node: onnx.NodeProto) -> None:
@@ -204,7 +218,7 @@ class _Rewriting:
         return self._emit("DequantizeLinear", parts, f"{name}_dequantized", axis=axis)
 
     def _emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """A node, unless it is there already."""
+        """Add a node unless it exists already."""
         if output not in self._made:
             self._made.add(output)
             self._nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
@@ -218,7 +232,7 @@ class _Rewriting:
 
 
 def _constants(model: onnx.ModelProto) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-    """By name, and their names by further ones: torch repeats as Identity what it uses several times."""
+    """Return constants by name, and their names by alias; torch exports repeated uses as Identity nodes."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     aliases: dict[str, str] = {}
     for node in model.graph.node:
@@ -230,7 +244,7 @@ def _constants(model: onnx.ModelProto) -> tuple[dict[str, NDArray[np.generic]], 
 
 
 def _scale(largest: NDArray[np.float64]) -> NDArray[np.float32]:
-    """What one step of INT8 stands for; never 0, also of nothing but zeros."""
+    """Return the size of one INT8 step, which is positive even if all values are 0."""
     return np.maximum(largest / INT8_MAX, np.finfo(np.float32).tiny).astype(np.float32)
 
 

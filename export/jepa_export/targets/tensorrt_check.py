@@ -1,9 +1,10 @@
-"""NVIDIA's own ONNX parser and engine builder, on a machine without a GPU: what a robot does to build its
-engine (:mod:`jepa_runtime.backends.tensorrt.builder`), for a GPU that is not here.
+"""Check graphs with NVIDIA's ONNX parser and engine builder, on a machine without a GPU.
 
-TensorRT for RTX (extra ``tensorrt-check``) builds for a GPU that it is told, and its networks are strongly
-typed as those of TensorRT 11. It shows that a graph parses and builds. It says nothing of speed, and a Jetson
-builds its own engine with its own TensorRT."""
+The engine is built as on a robot (:mod:`jepa_runtime.backends.tensorrt.builder`). TensorRT for RTX (extra
+``tensorrt-check``) builds for a compute capability, and its networks are strongly typed like those of
+TensorRT 11. It shows that a graph parses and builds; it tells nothing about speed, and a Jetson builds its
+own engine with its own TensorRT.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import onnx
 
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.confined_process import Limits, run_confined
+from jepa_export.targets.confined_process import ProcessLimits, run_confined
 from jepa_runtime.backends import Graph
 from jepa_runtime.backends.tensorrt import builder
 from jepa_runtime.errors import BackendError
@@ -29,14 +30,14 @@ _REPORT = "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What became of one graph.
+    """The result of checking one graph.
 
     Attributes:
-        version: of TensorRT for RTX.
-        layers: that the parser made of it; 0 where it was not built.
-        engine_bytes: for compute capability 8.6; 0 where it was not built.
-        build_s: how long that took.
-        problems: what parser and builder said against it; empty if it was built.
+        version: Of TensorRT for RTX.
+        layers: Number of layers after parsing; 0 where no engine was built.
+        engine_bytes: Size for compute capability 8.6; 0 where no engine was built.
+        build_s: Duration of the build.
+        problems: Errors of parser and builder; empty if an engine was built.
     """
 
     version: str
@@ -52,38 +53,43 @@ class CheckReport:
 
 
 def missing() -> str | None:
-    """Why nothing can be checked here, and what mends it; None if it can."""
+    """Return what is not installed and how to install it; None if graphs can be checked."""
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     return f"{', '.join(absent)} not installed: pip install 'jepa-edge[tensorrt-check]'" if absent else None
 
 
-def check(path: Path, *, count: int = 64, limits: Limits | None = None) -> CheckReport:
-    """Parse an ONNX file and build an engine of it, in a process of its own.
+def check(path: Path, *, count: int = 64, limits: ProcessLimits | None = None) -> CheckReport:
+    """Parse an ONNX file and build an engine from it, in a separate process.
 
     Args:
-        count: the length of axes that the graph leaves free (candidates).
+        path: ONNX file.
+        count: Length of free axes (candidates).
+        limits: Of the process.
 
     Raises:
-        JepaExportError: TensorRT is not here, crashed or exceeded a limit.
+        JepaExportError: TensorRT is not installed, crashed or exceeded a limit.
     """
     if reason := missing():
-        raise JepaExportError(f"TensorRT cannot check {path}: {reason}")
+        raise JepaExportError(f"TensorRT cannot check {path}: {reason}", code="target.tensorrt_missing")
     with tempfile.TemporaryDirectory() as scratch:
-        status, said = run_confined(
+        status, output = run_confined(
             [sys.executable, "-m", __name__, str(path.resolve()), str(count)],
             folder=Path(scratch),
-            limits=limits or Limits(),
+            limits=limits or ProcessLimits(),
             what=f"{path}: TensorRT",
         )
         try:
             found = json.loads(Path(scratch, _REPORT).read_text(encoding="utf-8"))
         except OSError as error:
-            raise JepaExportError(f"{path}: TensorRT ended with status {status}: {said.strip()}") from error
+            raise JepaExportError(
+                f"{path}: TensorRT ended with status {status}: {output.strip()}",
+                code="target.tensorrt_failed",
+            ) from error
     return CheckReport(**found | {"problems": tuple(found["problems"])})
 
 
 def _check_here(path: str, count: int) -> CheckReport:
-    # The first brings the shared libraries that the second needs.
+    # The first loads the shared libraries that the second needs.
     _, trt = map(importlib.import_module, NEEDED)
     graph = Graph(Path(path).name, Path(path).read_bytes())
     shapes = {

@@ -1,4 +1,4 @@
-"""What the vendors' own compilers say of a bundle's graphs, where they are at hand: for its report.json."""
+"""Run the vendors' own compilers on the graphs of a bundle, where they are installed, for its report.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jepa_export.bundling.variants import fixed_count
+from jepa_export.bundling.variants import fixed_num_samples
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler, tensorrt_check
 from jepa_export.targets.npu import PLATFORMS, compile_blob
@@ -15,30 +15,33 @@ from jepa_runtime.bundle import Role, Variant
 from jepa_runtime.bundle.manifest import blob_path
 
 Row = dict[str, Any]
-Graph = tuple[Role, Variant]
-"""One variant of a bundle's graph."""
+GraphVariant = tuple[Role, Variant]
+"""One variant of one of the bundle's graphs."""
 _ESTIMATE = (
-    "ms as the cost model of Intel's NPU compiler expects them, not measured: they compare graphs, they "
-    "promise nothing"
+    "ms as estimated by the cost model of Intel's NPU compiler, not measured: useful to compare graphs only"
 )
-_BUILDER = "NVIDIA TensorRT for RTX, parsed and built for compute capability 8.6; a robot builds its own"
+_BUILDER = (
+    "NVIDIA TensorRT for RTX, parsed and built for compute capability 8.6; a robot builds its own engine"
+)
 
 
-def ask_vendors(
+def run_vendor_compilers(
     folder: Path,
-    graphs: Sequence[Graph],
+    graphs: Sequence[GraphVariant],
     num_samples: int,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Compile those of ``graphs`` that are for NPUs ahead of time, the blobs next to their IRs, and check
-    those for TensorRT.
+    """Compile graphs for NPUs ahead of time, and check graphs for TensorRT.
 
     Args:
-        progress: called with the next step in words, and with what is missing here and how to install it.
+        folder: Of the bundle; blobs are written next to their IRs.
+        graphs: Variants; those of other targets are ignored.
+        num_samples: Candidates of the bundle.
+        progress: Called with each step in words, and with how to install a missing compiler.
 
     Returns:
-        The report of each target, ``npu`` and ``tensorrt``, where ``graphs`` has them. A graph that a
-        compiler does not take is a row with a ``problem``.
+        The report of each target that ``graphs`` has, ``npu`` and ``tensorrt``. A graph that a compiler
+        rejects is a row with a ``problem``.
     """
     found: dict[str, Any] = {}
     if npu := [graph for graph in graphs if graph[1].target == "npu"]:
@@ -48,11 +51,11 @@ def ask_vendors(
     return found
 
 
-def _npu(folder: Path, graphs: Sequence[Graph], progress: Callable[[str], None]) -> list[Row]:
+def _npu(folder: Path, graphs: Sequence[GraphVariant], progress: Callable[[str], None]) -> list[Row]:
     try:
         npu_compiler.find()
     except JepaExportError as error:
-        progress(f"no blobs for NPUs, a robot compiles the IRs itself: {error}")
+        progress(f"no NPU blobs, a robot compiles the IRs itself: {error}")
         return []
     rows: list[Row] = []
     for role, variant in graphs:
@@ -65,35 +68,35 @@ def _npu(folder: Path, graphs: Sequence[Graph], progress: Callable[[str], None])
                 row["estimate"] = {key: round(value, 3) for key, value in asdict(schedule).items()}
             except JepaExportError as error:
                 row["problem"] = _without(folder, error)
-                progress(f"the NPU's compiler does not take it: {error}")
+                progress(f"the NPU compiler rejects it: {error}")
             rows.append(row)
     return rows
 
 
 def _tensorrt(
     folder: Path,
-    graphs: Sequence[Graph],
+    graphs: Sequence[GraphVariant],
     num_samples: int,
     progress: Callable[[str], None],
 ) -> list[Row]:
     if reason := tensorrt_check.missing():
-        progress(f"the graphs for TensorRT are not checked with NVIDIA's builder: {reason}")
+        progress(f"the TensorRT graphs are not checked with NVIDIA's builder: {reason}")
         return []
     rows: list[Row] = []
     for role, variant in graphs:
         progress(f"TensorRT: building the {variant.precision} {role}")
         row: Row = {"graph": role, "precision": variant.precision, "built": False}
         try:
-            report = tensorrt_check.check(folder / variant.path, count=fixed_count(num_samples))
+            report = tensorrt_check.check(folder / variant.path, count=fixed_num_samples(num_samples))
             row |= asdict(report) | {"built": report.built, "problems": list(report.problems)}
         except JepaExportError as error:
             row["problems"] = [_without(folder, error)]
         if not row["built"]:
-            progress(f"TensorRT does not take it: {'; '.join(row['problems'])}")
+            progress(f"TensorRT rejects it: {'; '.join(row['problems'])}")
         rows.append(row)
     return rows
 
 
 def _without(folder: Path, error: JepaExportError) -> str:
-    """Its message without the place of this machine at which the bundle is made."""
+    """Return the message without the path of the folder in which the bundle is built."""
     return str(error).replace(f"{folder}/", "")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from jepa_export.bundling.staging import nothing_half_written
+from jepa_export.bundling.staging import write_errors_reported
 from jepa_export.data.training_world import TrainingWorld
 from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_export.errors import JepaExportError
@@ -224,7 +224,7 @@ def _renderer() -> ProcessPoolExecutor:
 
 def _claim(folder: Path, settings: str) -> None:
     note = folder / "settings.txt"
-    with nothing_half_written(folder):
+    with write_errors_reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if note.exists() and note.read_text() != settings:
             raise JepaExportError(

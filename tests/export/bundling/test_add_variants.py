@@ -13,9 +13,9 @@ import onnx
 import openvino
 import pytest
 
-from jepa_export.bundling import add_variants as module
 from jepa_export.bundling.add_variants import add_blobs, add_variants
-from jepa_export.bundling.variants import Kind, model_path
+from jepa_export.bundling.builder import BundleBuilder
+from jepa_export.bundling.variants import VariantKey, model_path
 from jepa_export.cli import main
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler, tensorrt_check
@@ -25,9 +25,10 @@ from jepa_runtime.bundle import ROLES, seal
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.model.parity import golden_parity
 from tests.bundles import ACTIONS, HORIZON, SIZE, make_bundle
+from tests.errors import code
 
-NPU: tuple[Kind, ...] = (("npu", "int8"), ("npu", "fp16"))
-TENSORRT: tuple[Kind, ...] = (("tensorrt", "int8"), ("tensorrt", "fp16"))
+NPU: tuple[VariantKey, ...] = (("npu", "int8"), ("npu", "fp16"))
+TENSORRT: tuple[VariantKey, ...] = (("tensorrt", "int8"), ("tensorrt", "fp16"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def without_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the vendors' compilers say is tested in test_vendor_compilers.py, which takes minutes."""
 
     def absent() -> None:
-        raise JepaExportError("the compiler is not here: fetch it")
+        raise JepaExportError("not installed: install it", code="target.npu_compiler_missing")
 
     monkeypatch.setattr(npu_compiler, "find", absent)
     monkeypatch.setattr(tensorrt_check, "missing", lambda: "not installed: pip install it")
@@ -52,14 +53,14 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def kinds_in(bundle: Bundle, role: str) -> set[tuple[str, str]]:
+def variants_in(bundle: Bundle, role: str) -> set[tuple[str, str]]:
     return {(each.target, each.precision) for each in bundle.manifest.graphs.variants(role)}  # type: ignore[arg-type]
 
 
-def add(base: Bundle, out: Path, kinds: tuple[Kind, ...], **given: Any) -> Bundle:
+def add(base: Bundle, out: Path, variants: tuple[VariantKey, ...], **given: Any) -> Bundle:
     """With the golden frames where nothing else is given."""
     rest = {"frames": base.golden().frames, "command": "a test", "progress": lambda _: None}
-    return add_variants(base, out, kinds, **rest | given)
+    return add_variants(base, out, variants, **rest | given)
 
 
 def only(path: Path) -> list[str]:
@@ -73,9 +74,12 @@ def test_a_bundle_gets_variants_for_tensorrt_and_npus_and_keeps_what_it_has(
     asked = ["--target", "npu", "--target", "tensorrt", "--calibration", str(images), "--frames", "16"]
     assert main(["add-variant", str(base.path), *asked, "--bundle-version", "2.0.0", "--out", str(out)]) == 0
     made = Bundle.open(out)
-    assert kinds_in(made, "encoder") == kinds_in(base, "encoder") | set(NPU) | set(TENSORRT)
-    assert kinds_in(made, "step") == set(NPU)
-    assert kinds_in(made, "energy") == kinds_in(base, "energy") | {("npu", "fp16"), ("tensorrt", "fp16")}
+    assert variants_in(made, "encoder") == variants_in(base, "encoder") | set(NPU) | set(TENSORRT)
+    assert variants_in(made, "step") == set(NPU)
+    assert variants_in(made, "energy") == variants_in(base, "energy") | {
+        ("npu", "fp16"),
+        ("tensorrt", "fp16"),
+    }
     for record in base.manifest.files:
         if record.path != "report.json":
             assert made.read(record.path) == base.read(record.path)
@@ -94,7 +98,7 @@ def test_a_bundle_gets_variants_for_tensorrt_and_npus_and_keeps_what_it_has(
     assert rows == {(graph, *kind) for graph in ("encoder", "predictor") for kind in NPU + TENSORRT}
     assert {(row["target"], row["precision"]) for row in report["parity"]} == set(NPU) | set(TENSORRT)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "a robot compiles the IRs itself: the compiler is not here: fetch it" in printed
+    assert "a robot compiles the IRs itself: not installed: install it" in printed
     assert runtime(["info", str(out)]) == 0
     for engine in ("openvino:CPU", "onnxruntime:CPU"):
         assert runtime(["verify", str(out), "--engine", engine]) == 0, capsys.readouterr().err
@@ -102,7 +106,9 @@ def test_a_bundle_gets_variants_for_tensorrt_and_npus_and_keeps_what_it_has(
 
 @pytest.mark.parametrize("history_size", [1, 3])
 @pytest.mark.parametrize("kind", NPU + TENSORRT)
-def test_an_added_variant_computes_the_golden_outputs(kind: Kind, history_size: int, tmp_path: Path) -> None:
+def test_an_added_variant_computes_the_golden_outputs(
+    kind: VariantKey, history_size: int, tmp_path: Path
+) -> None:
     base = make_bundle(tmp_path / "toy", history_size=history_size)
     made = add(base, tmp_path / "new", (kind,))
     target, precision = kind
@@ -117,8 +123,8 @@ def test_an_added_variant_computes_the_golden_outputs(kind: Kind, history_size: 
 def test_a_bundle_with_steps_gets_them_for_every_target(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy", step=True, energy=False)
     made = add(base, tmp_path / "new", NPU + TENSORRT)
-    assert kinds_in(made, "step") == kinds_in(made, "predictor")
-    assert kinds_in(made, "energy") == set()
+    assert variants_in(made, "step") == variants_in(made, "predictor")
+    assert variants_in(made, "energy") == set()
 
 
 def test_int8_for_npus_has_the_weights_of_int8_for_openvino_and_needs_no_frames(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_int8_for_npus_has_the_weights_of_int8_for_openvino_and_needs_no_frames(
     on_cpu = add(base, tmp_path / "cpu", (("openvino", "int8"),))
     made = add(on_cpu, tmp_path / "npu", (("npu", "int8"),), frames=None)
 
-    def weights(kind: Kind) -> list[bytes]:
+    def weights(kind: VariantKey) -> list[bytes]:
         model = openvino.Core().read_model(made.path / model_path("encoder", kind))
         constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
         return sorted(op.get_data().tobytes() for op in constants if op.get_data().size > 8)
@@ -171,7 +177,7 @@ def test_a_predictor_whose_first_step_looks_ahead_gets_no_npu_variant(tmp_path: 
         ]
     )
     np.savez(base.path / "golden.npz", **arrays)
-    with pytest.raises(JepaExportError, match="fp16 step for npu does not compute what the network does"):
+    with pytest.raises(JepaExportError, check=code("export.parity_failed")):
         add(seal(base.path, fields), tmp_path / "new", (("npu", "fp16"),))
     assert only(tmp_path) == ["toy"]
 
@@ -181,7 +187,7 @@ def test_onnx_graphs_that_do_not_compute_the_golden_outputs_are_refused(tmp_path
     other = make_bundle(tmp_path / "other", seed=1)
     shutil.copy(other.path / "encoder/onnx/model.onnx", base.path / "encoder/onnx/model.onnx")
     wrong = seal(base.path, base.manifest)
-    with pytest.raises(JepaExportError, match="fp32 encoder for onnx does not compute"):
+    with pytest.raises(JepaExportError, check=code("export.parity_failed")):
         add(wrong, tmp_path / "new", TENSORRT)
     assert only(tmp_path) == ["other", "toy"]
 
@@ -189,10 +195,13 @@ def test_onnx_graphs_that_do_not_compute_the_golden_outputs_are_refused(tmp_path
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (["--target", "openvino", "--precision", "fp32"], "has openvino/fp32 already: leave it out"),
-        (["--target", "tensorrt"], "tensorrt/int8 must be calibrated: give --calibration SOURCE"),
+        (["--target", "openvino", "--precision", "fp32"], "already has openvino/fp32: leave it out"),
+        (["--target", "tensorrt"], "tensorrt/int8 must be calibrated: pass --calibration SOURCE"),
         (["--target", "npu"], "npu/int8 must be calibrated"),
-        (["--target", "tensorrt", "--precision", "fp32"], "no such --precision: it comes in int8, fp16"),
+        (
+            ["--target", "tensorrt", "--precision", "fp32"],
+            "does not support this --precision: it supports int8, fp16",
+        ),
         (["--target", "tensorrt", "--calibration", "/nowhere"], "/nowhere"),
         (["--target", "npu", "--precision", "fp16", "--bundle-version", "2"], "version"),
     ],
@@ -213,13 +222,13 @@ def test_a_bundle_without_onnx_graphs_is_refused_with_the_command_that_made_it(t
     for role in ROLES:
         fields["graphs"][role] = [each for each in fields["graphs"][role] if each["target"] != "onnx"]
         shutil.rmtree(base.path / role / "onnx", ignore_errors=True)
-    with pytest.raises(JepaExportError, match=r"no fp32 ONNX graphs.*it was made by: tests/bundles\.py"):
+    with pytest.raises(JepaExportError, check=code("export.no_onnx_source")):
         add(seal(base.path, fields), tmp_path / "new", NPU)
 
 
 def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
-    with pytest.raises(JepaExportError, match=r"must be uint8 \[n, 32, 32, 3\], got uint8 \[4, 16, 16, 3\]"):
+    with pytest.raises(JepaExportError, check=code("export.invalid_frames")):
         add(base, tmp_path / "new", TENSORRT, frames=np.zeros((4, 16, 16, 3), np.uint8))
 
 
@@ -231,13 +240,13 @@ def test_nothing_is_overwritten_not_even_what_appears_meanwhile(
     asked = ["--target", "tensorrt", "--precision", "fp16"]
     assert main(["add-variant", str(base.path), *asked, "--out", str(other.path)]) == 1
     assert f"{other.path} exists and is not replaced: choose another --out" in capsys.readouterr().err
-    real = module.prove
+    real = BundleBuilder.finish
 
     def slow(*given: Any, **named: Any) -> Bundle:
         shutil.copytree(other.path, out)
         return real(*given, **named)
 
-    monkeypatch.setattr(module, "prove", slow)
+    monkeypatch.setattr(BundleBuilder, "finish", slow)
     assert main(["add-variant", str(base.path), *asked, "--out", str(out)]) == 1
     assert f"{out} cannot be written: Directory not empty; nothing was written" in capsys.readouterr().err
     assert Bundle.open(out).sha256 == other.sha256
@@ -249,9 +258,9 @@ def test_blobs_are_refused_where_there_is_nothing_to_compile_or_no_compiler(
 ) -> None:
     base = make_bundle(tmp_path / "toy")
     assert main(["compile-npu", str(base.path), "--out", str(tmp_path / "new")]) == 1
-    assert "has no NPU variant: add it first (jepa-export add-variant)" in capsys.readouterr().err
+    assert "has no NPU variant: add one first (jepa-export add-variant)" in capsys.readouterr().err
     made = add(base, tmp_path / "npu", (("npu", "fp16"),))
-    with pytest.raises(JepaExportError, match="the compiler is not here: fetch it"):
+    with pytest.raises(JepaExportError, check=code("target.npu_compiler_missing")):
         add_blobs(made, tmp_path / "new", progress=print)
     assert only(tmp_path) == ["npu", "toy"]
 
@@ -259,7 +268,7 @@ def test_blobs_are_refused_where_there_is_nothing_to_compile_or_no_compiler(
 def test_added_variants_are_added_to(tmp_path: Path) -> None:
     first = add(make_bundle(tmp_path / "toy"), tmp_path / "first", (("npu", "fp16"),), frames=None)
     second = add(first, tmp_path / "second", (("npu", "int8"), ("tensorrt", "fp16")))
-    assert kinds_in(second, "step") == set(NPU)
+    assert variants_in(second, "step") == set(NPU)
     assert [note["variants"] for note in second.report()["added"]] == [
         ["npu/fp16"],
         ["npu/int8", "tensorrt/fp16"],

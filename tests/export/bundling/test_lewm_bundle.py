@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling.lewm_bundle import RawRollout, walks_through, write_lewm
-from jepa_export.bundling.manifest_fields import Identity, Settings
+from jepa_export.bundling.lewm_bundle import UnnormalizedRollout, sample_trajectories, write_lewm_bundle
+from jepa_export.bundling.manifest_fields import BundleSettings, ModelIdentity
 from jepa_export.cli import main
 from jepa_export.data.clip_windows import Windows
 from jepa_export.data.drawn_rooms import DrawnRecording
@@ -26,6 +26,7 @@ from jepa_export.teachers.normalization import normalised
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.model.parity import golden_parity
+from tests.errors import code
 from tests.export.teachers.tiny import ACTION_DIM, TINY, official
 
 HORIZON, PX = 3, 28
@@ -67,7 +68,7 @@ def test_for_npus_it_has_a_step_graph_and_can_be_opened(checkpoint: Path, tmp_pa
     folder = tmp_path / "bundle"
     arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jepa_export.bundling.manifest_fields.ask_vendors", lambda *_: {})
+        patch.setattr("jepa_export.bundling.builder.run_vendor_compilers", lambda *_: {})
         assert main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--out", str(folder)]) == 0
     bundle = Bundle.open(folder)
     for precision in ("int8", "fp16"):
@@ -82,15 +83,20 @@ def recordings(tmp_path: Path) -> tuple[Recording, ...]:
 
 
 def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Recording, ...]) -> None:
-    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
-    assert walks.skip == 2 and walks.step_s == pytest.approx(0.4)
-    assert walks.frames.shape[1:] == (HORIZON + 1, PX, PX, 3) and walks.actions.shape[1:] == (HORIZON, 4)
+    trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    assert trajectories.frame_skip == 2 and trajectories.step_s == pytest.approx(0.4)
+    assert trajectories.frames.shape[1:] == (HORIZON + 1, PX, PX, 3) and trajectories.actions.shape[1:] == (
+        HORIZON,
+        4,
+    )
     first = recordings[0]
-    np.testing.assert_array_equal(walks.frames[0], first.frames(np.arange(0, 2 * HORIZON + 1, 2)))
+    np.testing.assert_array_equal(trajectories.frames[0], first.frames(np.arange(0, 2 * HORIZON + 1, 2)))
     stamps = first.stamps_ns[: 2 * HORIZON + 1]
-    np.testing.assert_array_equal(walks.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:]))
-    assert walks.limits.names == ("linear.x@1", "linear.y@1", "linear.x@2", "linear.y@2")
-    assert walks.limits.units == ("m/s",) * 4
+    np.testing.assert_array_equal(
+        trajectories.actions[0].reshape(-1, 2), first.actions(stamps[:-1], stamps[1:])
+    )
+    assert trajectories.action_space.names == ("linear.x@1", "linear.y@1", "linear.x@2", "linear.y@2")
+    assert trajectories.action_space.units == ("m/s",) * 4
 
 
 def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
@@ -98,22 +104,22 @@ def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
 ) -> None:
     lone = DrawnRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
     lone.rate_hz = 0.0  # As of one that is stored.
-    walks = walks_through((lone, *recordings), action_dim=ACTION_DIM, horizon=HORIZON)
-    assert walks.step_s == pytest.approx(0.4)
+    trajectories = sample_trajectories((lone, *recordings), action_dim=ACTION_DIM, horizon=HORIZON)
+    assert trajectories.step_s == pytest.approx(0.4)
 
 
 def test_limits_and_standard_are_those_of_all_actions_each_once(
     recordings: tuple[Recording, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jepa_export.bundling.lewm_bundle.WALKS", 2)
-    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    monkeypatch.setattr("jepa_export.bundling.lewm_bundle.NUM_TRAJECTORIES", 2)
+    trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
     windows = Windows(recordings, frames=2 * HORIZON + 1, rate_hz=recordings[0].rate_hz)
-    assert len(walks.frames) == 2 < len(windows)
+    assert len(trajectories.frames) == 2 < len(windows)
     step_ns = round(1e9 / recordings[0].rate_hz)
     apart = np.concatenate([each.actions(each.stamps_ns, each.stamps_ns + step_ns) for each in recordings])
-    np.testing.assert_array_equal(walks.limits.low, np.tile(apart.min(axis=0), 2))
-    np.testing.assert_array_equal(walks.limits.high, np.tile(apart.max(axis=0), 2))
-    mean, std = (part[:2] for part in walks.standard)
+    np.testing.assert_array_equal(trajectories.action_space.low, np.tile(apart.min(axis=0), 2))
+    np.testing.assert_array_equal(trajectories.action_space.high, np.tile(apart.max(axis=0), 2))
+    mean, std = (part[:2] for part in trajectories.normalization)
     standardised = (apart - mean) / std
     np.testing.assert_allclose(
         [standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
@@ -123,8 +129,8 @@ def test_limits_and_standard_are_those_of_all_actions_each_once(
 def test_an_action_that_never_changes_is_told(
     model: LeWM, recordings: tuple[Recording, ...], tmp_path: Path
 ) -> None:
-    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
-    told = replace(walks.told, low=(0.0, -1.0), high=(0.0, 1.0))
+    trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    statistics = replace(trajectories.statistics, low=(0.0, -1.0), high=(0.0, 1.0))
     said: list[str] = []
 
     def stop(what: str) -> None:
@@ -132,27 +138,33 @@ def test_an_action_that_never_changes_is_told(
         if what.startswith("encoding"):
             raise KeyboardInterrupt
 
-    settings = Settings(
-        actions=walks.limits, history_size=1, horizon=HORIZON, num_samples=4, step_s=0.4, rate_hz=30.0,
-        variants=(), command="a test",
+    settings = BundleSettings(
+        actions=trajectories.action_space, history_size=1, horizon=HORIZON, num_samples=4, step_s=0.4,
+        rate_hz=30.0, variants=(), command="a test",
     )  # fmt: skip
-    identity = Identity(
+    identity = ModelIdentity(
         model_id="lewm", version="1.0.0", trained=True, description="", licence="", data="", teacher=None
     )
     with pytest.raises(KeyboardInterrupt):
-        write_lewm(
-            model, replace(walks, told=told), tmp_path / "x", settings, identity, seed=0, progress=stop
+        write_lewm_bundle(
+            model,
+            replace(trajectories, statistics=statistics),
+            tmp_path / "x",
+            settings,
+            identity,
+            seed=0,
+            progress=stop,
         )
-    assert "the action linear.x never changes" in said[0] and len(said) == 2
+    assert "the action linear.x is constant" in said[0] and len(said) == 2
 
 
 def test_recordings_without_fitting_actions_are_refused(recordings: tuple[Recording, ...]) -> None:
-    with pytest.raises(JepaExportError, match=r"this LeWM is 5 numbers, one of .* 2 \(linear.x, linear.y\)"):
-        walks_through(recordings, action_dim=5, horizon=HORIZON)
+    with pytest.raises(JepaExportError, check=code("export.action_size_mismatch")):
+        sample_trajectories(recordings, action_dim=5, horizon=HORIZON)
     for recording in recordings:
         recording.action_names = None
-    with pytest.raises(JepaExportError, match="has no actions, which LeWM needs"):
-        walks_through(recordings, action_dim=4, horizon=HORIZON)
+    with pytest.raises(JepaExportError, check=code("export.no_actions")):
+        sample_trajectories(recordings, action_dim=4, horizon=HORIZON)
 
 
 def test_the_manifest_says_what_it_is(built: Path) -> None:
@@ -171,14 +183,14 @@ def test_the_manifest_says_what_it_is(built: Path) -> None:
 def test_the_runtime_computes_what_lewm_does(
     built: Path, model: LeWM, recordings: tuple[Recording, ...], engine: str
 ) -> None:
-    walks = walks_through(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
-    latents = model(normalised(torch.from_numpy(walks.frames[0, :1]).float())[None])
-    actions = walks.actions[:20]
+    trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
+    latents = model(normalised(torch.from_numpy(trajectories.frames[0, :1]).float())[None])
+    actions = trajectories.actions[:20]
     with WorldModel.open(built, engine=engine, precision="fp32") as opened:
-        latent = opened.encode(walks.frames[0, 0])
+        latent = opened.encode(trajectories.frames[0, 0])
         futures = opened.predict(actions, latents=latent).latents
     np.testing.assert_allclose(latent, latents[0], atol=1e-4, rtol=0)
-    mean, std = (torch.from_numpy(part) for part in walks.standard)
+    mean, std = (torch.from_numpy(part) for part in trajectories.normalization)
     standardised = (torch.from_numpy(actions) - mean) / std
     expected = model.rollout(latents.expand(len(actions), -1, -1), standardised)
     np.testing.assert_allclose(futures[:, :, 0], expected, atol=1e-4, rtol=0)
@@ -187,7 +199,7 @@ def test_the_runtime_computes_what_lewm_does(
 def test_actions_are_standardised_in_the_graph(model: LeWM) -> None:
     mean, std = np.float32([1, 2, 3, 4]), np.float32([2, 2, 0.5, 1])
     latent, raw = torch.ones(1, 1, 1, 24), torch.ones(2, HORIZON, 4)
-    found = RawRollout(model, mean, std)(latent, raw)
+    found = UnnormalizedRollout(model, mean, std)(latent, raw)
     expected = model.rollout(
         latent[0].expand(2, -1, -1), (raw - torch.from_numpy(mean)) / torch.from_numpy(std)
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from jepa_export.bundling import staging
-from jepa_export.bundling.staging import check_target, exchange, staged
+from jepa_export.bundling.staging import check_output, exchange, staged
 from jepa_export.errors import JepaExportError
+from tests.errors import code
 
 MANIFEST = "manifest.json"
 KILLED = """
@@ -50,8 +51,8 @@ def cannot(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
-    with pytest.raises(JepaExportError, match="cannot be written: File name too long; nothing was written"):
-        check_target(tmp_path / ("x" * 300))
+    with pytest.raises(JepaExportError, check=code("export.write_failed")):
+        check_output(tmp_path / ("x" * 300))
 
 
 def replace(folder: Path) -> None:
@@ -105,14 +106,14 @@ def test_what_could_not_be_put_in_its_place_does_not_cost_the_old_bundle(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(JepaExportError, match="Input/output error"):
+    with pytest.raises(JepaExportError, check=code("export.write_failed")):
         replace(old)
     assert (old / MANIFEST).read_text() == "old" and list(old.parent.iterdir()) == [old]
 
 
 def test_other_errors_of_the_exchange_are_told(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cannot(errno.EACCES, monkeypatch)
-    with pytest.raises(JepaExportError, match="cannot be written: refused"):
+    with pytest.raises(JepaExportError, check=code("export.write_failed")):
         replace(old)
     assert (old / MANIFEST).read_text() == "old"
 
@@ -128,12 +129,12 @@ def test_two_names_change_places_or_neither_does(old: Path, tmp_path: Path) -> N
 
 
 def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(JepaExportError, match="exists and is not a bundle"):
+    with pytest.raises(JepaExportError, check=code("export.output_not_a_bundle")):
         replace(tmp_path)
 
 
 def test_a_disk_that_is_full_is_told_in_our_words(old: Path) -> None:
-    with pytest.raises(JepaExportError, match="bundle cannot be written: No space left"), staged(old):
+    with pytest.raises(JepaExportError, check=code("export.write_failed")), staged(old):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (old / MANIFEST).read_text() == "old"
     assert list(old.parent.iterdir()) == [old]

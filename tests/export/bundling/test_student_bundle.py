@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling.manifest_fields import Identity, Measured, Settings
-from jepa_export.bundling.student_bundle import rollouts, write_student
+from jepa_export.bundling.manifest_fields import BundleSettings, MeasuredErrors, ModelIdentity
+from jepa_export.bundling.student_bundle import rollouts, write_student_bundle
 from jepa_export.commands.build import TWO_ROOMS_ACTIONS
 from jepa_export.students.family import FAMILY, Sizes, create, stir
 from jepa_runtime import Bundle, WorldModel
@@ -32,7 +32,7 @@ def write(
     for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):
         layer.weight.data *= strength
     settings = told_to_be(precisions)
-    identity = Identity(
+    identity = ModelIdentity(
         model_id="tiny",
         version="1.0.0",
         trained=True,
@@ -41,16 +41,16 @@ def write(
         data="noise",
         teacher=None,
     )
-    measured = Measured(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=goal)
+    measured = MeasuredErrors(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=goal)
     said: list[str] = []
-    bundle = write_student(
+    bundle = write_student_bundle(
         student, noise(0)[None], folder, settings, identity, measured, seed=0, progress=said.append, **further
     )
     return bundle, said
 
 
-def told_to_be(precisions: tuple[str, ...] = ("int8",)) -> Settings:
-    return Settings(
+def told_to_be(precisions: tuple[str, ...] = ("int8",)) -> BundleSettings:
+    return BundleSettings(
         actions=TWO_ROOMS_ACTIONS,
         history_size=2,
         horizon=2,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from jepa_export.bundling import manifest_fields, teacher_bundle
-from jepa_export.bundling.teacher_bundle import check, costs
+from jepa_export.bundling.teacher_bundle import bundle_cost, check_teacher
 from jepa_export.cli import main
 from jepa_export.commands import build_teacher as command
 from jepa_export.commands.teacher_request import TeacherRequest
@@ -132,7 +132,7 @@ def test_of_a_distilled_teacher_it_is_told_how_well_predictions_are_read_back(bu
         assert "read_back" not in report
     else:
         assert report["read_back"]["explained"] <= 1 and "variance" in report["read_back"]["about"]
-        assert "read back by a linear map" in Bundle.open(built.folder).manifest.description
+        assert "projected by a linear map" in Bundle.open(built.folder).manifest.description
 
 
 def test_it_verifies_and_plays_a_source(built: Built, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_map_that_exists_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     predicted = torch.randn(8, 2, 9, 36, generator=generator)
     arrived = predicted @ torch.randn(36, 40, generator=generator) + 3
-    linear, report = teacher_bundle._read_back(config, predicted, arrived)
+    linear, report = teacher_bundle._fit_read_back(config, predicted, arrived)
     assert report["read_back"]["explained"] > 0.999
     torch.testing.assert_close(linear(predicted), arrived, atol=0.05, rtol=0)
 
@@ -168,21 +168,21 @@ def test_errors_are_those_of_the_predictions() -> None:
     latents = torch.arange(4.0)[:, None, None].expand(-1, 1, 4)
     predicted = torch.zeros(2, 2, 1, 4)
     arrived = torch.tensor([[1.0, 2.0], [1.0, 2.0]])[:, :, None, None].expand(-1, -1, 1, 4)
-    measured = teacher_bundle.measured_errors(predicted, arrived, latents[1:] - latents[:-1])
+    measured = teacher_bundle.measure_errors(predicted, arrived, latents[1:] - latents[:-1])
     assert measured.error_bounds == pytest.approx((2, 4))
     assert (measured.surprise_threshold, measured.goal_threshold) == (1, 1)
 
 
 def test_the_cost_told_before_is_that_of_the_graphs_built(built: Built) -> None:
     model = built.model
-    cost, found = costs(model.config, SIZE, HORIZON), of_bundle(Bundle.open(built.folder))
+    cost, found = bundle_cost(model.config, SIZE, HORIZON), of_bundle(Bundle.open(built.folder))
     assert cost.encoder.weights == sum(each.numel() for each in model.encoder.parameters())
     assert cost.encoder.multiply_adds == found["encoder"]
     assert cost.predictor.multiply_adds == found["predictor"]
 
 
 def test_of_real_teachers_it_is_known_before_a_weight_is_read() -> None:
-    cost = costs(find("vjepa2_vitl_256").config, 4, 4)
+    cost = bundle_cost(find("vjepa2_vitl_256").config, 4, 4)
     assert 300e6 < cost.encoder.weights < 306e6 and 20e6 < cost.predictor.weights < 25e6
     assert 1.3e9 < cost.robot_bytes < cost.building_bytes < 10e9
 
@@ -204,7 +204,7 @@ def test_random_weights_of_fewer_blocks_are_marked(
 
 
 def test_accelerators_are_given_it_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest_fields, "ask_vendors", lambda *_: {})
+    monkeypatch.setattr(manifest_fields, "run_vendor_compilers", lambda *_: {})
     folder = tmp_path / "bundle"
     arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]
     assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0
@@ -244,12 +244,12 @@ def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict
     ("arguments", "reason"),
     [
         (["--teacher", "vjepa3", "--untrained"], "no teacher is called 'vjepa3'; there are: vjepa2_vitl_256"),
-        (["--teacher", "ijepa", "--untrained"], "under CC-BY-NC-4.0, and nothing made of them may serve"),
-        (["--teacher", "ijepa", "--untrained", "--accept-non-commercial"], "cannot be built as it is"),
-        (["--teacher", "vjepa2_ac", "--untrained"], "does not anticipate without actions"),
+        (["--teacher", "ijepa", "--untrained"], "its license (CC-BY-NC-4.0) forbids commercial use"),
+        (["--teacher", "ijepa", "--untrained", "--accept-non-commercial"], "(I-JEPA) cannot be built"),
+        (["--teacher", "vjepa2_ac", "--untrained"], "does not predict without actions"),
         (["--teacher", "lewm", "--untrained", "--frames", "4"], "lewm plans from one frame"),
         (["--teacher", "lewm", "--untrained", "--horizon", "0"], "--horizon must be between 1 and 32, got 0"),
-        (["--teacher", "gift", "--untrained"], "say --accept-non-commercial"),
+        (["--teacher", "gift", "--untrained"], "pass --accept-non-commercial"),
         (["--teacher", "vjepa2", "--untrained", "--frames", "3"], "multiple of vjepa2's tubelet (2), got 3"),
         (["--teacher", "vjepa2", "--untrained", "--frames", "0"], "multiple of vjepa2's tubelet (2), got 0"),
         (["--teacher", "vjepa2", "--untrained", "--frames", "8"], "must stay within the 8 frames"),
@@ -258,11 +258,11 @@ def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict
         (["--teacher", "vjepa2", "--untrained", *CLIP, "--depth", "0"], "--depth must be between 1 and 2"),
         (["--teacher", "vjepa2", "--checkpoint", "x.pt", "--depth", "1"], "--depth is for random weights"),
         (["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP], "none.pt does not exist"),
-        (["--teacher", "vjepa2_vitg_256", "--untrained"], "its encoder takes 4.0 GB"),
+        (["--teacher", "vjepa2_vitg_256", "--untrained"], "its encoder has 4.0 GB"),
         (["--teacher", "vjepa2", "--untrained", "--only", "npu/int8"], "must be one of openvino/fp32"),
-        (["--teacher", "vjepa2", "--untrained", "--size", "64"], "--size is for building a student"),
-        (["--student", "vit_ti", "--untrained", "--frames", "4"], "--frames is for building a teacher"),
-        (["--student", "vit_ti", "--checkpoint", "x.pt"], "--checkpoint is for building a teacher"),
+        (["--teacher", "vjepa2", "--untrained", "--size", "64"], "--size applies to a student only"),
+        (["--student", "vit_ti", "--untrained", "--frames", "4"], "--frames applies to a teacher only"),
+        (["--student", "vit_ti", "--checkpoint", "x.pt"], "--checkpoint applies to a teacher only"),
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(
@@ -296,7 +296,7 @@ def test_no_room_is_said_before_a_weight_is_read(
     def full(*_: object) -> None:
         raise JepaExportError("no room")
 
-    monkeypatch.setattr(command, "check_space", full)
+    monkeypatch.setattr(command, "check_disk_space", full)
     monkeypatch.setattr(command, "read", None)
     arguments = ["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP, "--out", str(tmp_path / "x")]
     assert main(["build", *arguments]) == 1
@@ -305,4 +305,4 @@ def test_no_room_is_said_before_a_weight_is_read(
 
 @pytest.mark.parametrize("name", ["vjepa2_vitl_256", "vjepa2_1_vitb_384", "vjepa2_1_vitl_384"])
 def test_the_real_ones_fit(name: str) -> None:
-    assert check(name, find(name), frames=16, horizon=8) == find(name).config
+    assert check_teacher(name, find(name), frames=16, horizon=8) == find(name).config

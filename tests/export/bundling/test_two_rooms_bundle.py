@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from jepa_export.bundling import two_rooms_bundle as packing
-from jepa_export.bundling.two_rooms_bundle import pack
+from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
 from jepa_export.errors import JepaExportError
 from jepa_export.training.two_rooms_recipe import TrainedModel
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.model.parity import golden_parity
+from tests.errors import code
 
 NAMES = {"model_id": "tiny", "version": "0.0.1", "command": "a test"}
 
@@ -89,7 +90,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
     tiny_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="the disk is full"):
-        pack(tiny_run[1], tmp_path / "bundle", **NAMES)
+        write_two_rooms_bundle(tiny_run[1], tmp_path / "bundle", **NAMES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,7 +100,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bundle_as_it_was(
 ) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     with pytest.raises(RuntimeError, match="the disk is full"):
-        pack(tiny_run[1], folder, **NAMES)
+        write_two_rooms_bundle(tiny_run[1], folder, **NAMES)
     assert Bundle.open(folder).sha256 == Bundle.open(tiny_bundle).sha256
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -109,7 +110,7 @@ def test_an_old_bundle_gives_way_to_the_new_one(
     tiny_run: tuple[Path, TrainedModel], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    pack(tiny_run[1], folder, **(NAMES | {"version": "0.0.2"}))
+    write_two_rooms_bundle(tiny_run[1], folder, **(NAMES | {"version": "0.0.2"}))
     assert Bundle.open(folder).manifest.version == "0.0.2"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -126,10 +127,8 @@ def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
     exact = {"min_cosine": 1.0, "max_abs": 0.0}
     monkeypatch.setattr(packing, "TOLERANCES", packing.TOLERANCES | {precision: exact})
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    with pytest.raises(
-        JepaExportError, match=f"the {precision} encoder does not compute what the network does"
-    ):
-        pack(tiny_run[1], folder, **NAMES)
+    with pytest.raises(JepaExportError, check=code("export.parity_failed")):
+        write_two_rooms_bundle(tiny_run[1], folder, **NAMES)
     assert Bundle.open(folder).sha256 == Bundle.open(tiny_bundle).sha256
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -139,6 +138,6 @@ def test_a_folder_that_is_no_bundle_is_refused_and_left_alone(
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.txt").write_text("irreplaceable")
-    with pytest.raises(JepaExportError, match="is not a bundle: choose another"):
-        pack(tiny_run[1], tmp_path / "photos", **NAMES)
+    with pytest.raises(JepaExportError, check=code("export.output_not_a_bundle")):
+        write_two_rooms_bundle(tiny_run[1], tmp_path / "photos", **NAMES)
     assert (tmp_path / "photos" / "holiday.txt").read_text() == "irreplaceable"

@@ -65,8 +65,8 @@ def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise JepaExportError(REACHED)
 
     monkeypatch.setattr(distill, "train", stop)
-    monkeypatch.setattr(build, "write_untrained", stop)
-    monkeypatch.setattr(build_teacher, "write_teacher", stop)
+    monkeypatch.setattr(build, "write_untrained_bundle", stop)
+    monkeypatch.setattr(build_teacher, "write_teacher_bundle", stop)
     with families():
         yield
 
@@ -99,7 +99,7 @@ def test_keys_of_which_no_repository_is_made_are_refused_before_one_is_written(
     keys: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["release", "init", str(tmp_path / "repo"), "--root-keys", keys]) == 1
-    assert f"2 of {keys} keys cannot sign" in capsys.readouterr().err
+    assert f"a threshold of 2 with {keys} keys is invalid" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,7 @@ import torch
 from jepa_export.bundling import student_bundle
 from jepa_export.cli import main
 from jepa_export.commands import build as command
-from jepa_export.commands.build import Request, calibration_frames
+from jepa_export.commands.build import StudentRequest, read_calibration_frames
 from jepa_export.students.family import FAMILY, Sizes, create, stir
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.cli import main as runtime
@@ -119,9 +119,9 @@ def test_the_report_tells_how_closely_each_graph_reproduces_the_networks(built: 
         assert entry["max_abs"] < (1e-4 if precision == "fp32" else 2)
 
 
-def request_of(said: str) -> Request:
+def request_of(said: str) -> StudentRequest:
     """What the command line ``said`` asks of the builder."""
-    taken: list[Request] = []
+    taken: list[StudentRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build", lambda request: taken.append(request) or 0)
         assert main([*shlex.split(said)[1:], "--out", "x"]) == 0
@@ -190,7 +190,7 @@ def test_only_one_variant_leaves_nothing_of_the_others(tmp_path: Path) -> None:
 def test_of_a_film_every_frame_a_step_apart_is_taken(tmp_path: Path) -> None:
     for index in range(96):
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), np.full((40, 48, 3), index, np.uint8))
-    frames = calibration_frames(str(tmp_path), (32, 32))
+    frames = read_calibration_frames(str(tmp_path), (32, 32))
     # An image folder comes at 30 Hz, and a step takes 0.2 s.
     assert frames.shape == (16, 32, 32, 3)
     assert frames.mean(axis=(1, 2, 3)).tolist() == list(range(0, 96, 6))
@@ -245,7 +245,7 @@ def test_too_few_frames_to_calibrate_on_are_counted(
     for index in range(12):
         cv2.imwrite(str(film / f"{index}.png"), np.zeros((8, 8, 3), np.uint8))
     said = refused(["--calibration", str(film)], tmp_path / "vit_ti", capsys)
-    assert "2 frames a step apart, calibration takes at least 16" in said
+    assert "has 2 frames one step apart, calibration needs at least 16" in said
     assert list(tmp_path.iterdir()) == [film]
 
 
@@ -286,7 +286,7 @@ def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
     monkeypatch.setattr(student_bundle, "TOLERANCES", {"fp32": exact, "int8": exact})
     folder = Path(shutil.copytree(built.folder, tmp_path / "tiny"))
     said = refused([], folder, capsys)
-    assert "the int8 encoder for openvino does not compute what the network does" in said
+    assert "the int8 encoder for openvino does not reproduce the network's outputs" in said
     assert "nothing was written" in said
     assert Bundle.open(folder).sha256 == Bundle.open(built.folder).sha256
     assert list(tmp_path.iterdir()) == [folder]
@@ -319,7 +319,7 @@ def test_interrupted_in_the_middle_it_leaves_what_was_there(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.strip().endswith("jepa-export: stopped; nothing was written")
+    assert said.strip().endswith("jepa-export: interrupted: nothing was written")
     assert list(tmp_path.iterdir()) == [folder]
     assert Bundle.open(folder).sha256 == Bundle.open(built.folder).sha256
 

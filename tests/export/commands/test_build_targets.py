@@ -17,7 +17,13 @@ import openvino.opset15 as ops
 import pytest
 from onnx import TensorProto
 
-from jepa_export.bundling.variants import KINDS, fixed_count, kinds_for, model_path, write_kinds
+from jepa_export.bundling.variants import (
+    VARIANTS,
+    fixed_num_samples,
+    model_path,
+    select_variants,
+    write_variants,
+)
 from jepa_export.cli import main
 from jepa_export.commands import build as command
 from jepa_export.errors import JepaExportError
@@ -28,12 +34,13 @@ from jepa_export.targets.tensorrt_check import CheckReport
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.bundle import Variant
 from jepa_runtime.cli import main as runtime
+from tests.errors import code
 
 BUILD = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "3"]
 LEAN = ["--horizon", "2", "--history", "2", "--actions", "2"]
 TINY = Sizes(encoder=(64, 1, 2), predictor=(32, 1, 2), tokens=4, dim=16)
 ROLES = ("encoder", "predictor", "step")
-ELSEWHERE = [kind for kind in KINDS if kind[0] in ("npu", "tensorrt")]
+ELSEWHERE = [kind for kind in VARIANTS if kind[0] in ("npu", "tensorrt")]
 ESTIMATE = Schedule(total_ms=1.23456, dma_ms=1, dpu_ms=0.5, shave_ms=0.25, exposed_dma_ms=0.125)
 REFUSED = CheckReport(version="1.5", layers=0, engine_bytes=0, build_s=0.1, problems=("no such operator",))
 
@@ -53,12 +60,12 @@ def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
     said: list[str] = []
 
     def absent() -> None:
-        raise JepaExportError("the compiler is not here: fetch it")
+        raise JepaExportError("not installed: install it")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(npu_compiler, "find", absent)
         patch.setattr(tensorrt_check, "missing", lambda: "not installed: pip install it")
-        patch.setattr(command, "steps_on", lambda console: said.append)
+        patch.setattr(command, "print_steps", lambda console: said.append)
         assert main([*BUILD, *LEAN, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]) == 0
     return folder, "\n".join(said)
 
@@ -76,7 +83,7 @@ def test_without_a_compiler_it_says_how_to_get_it_and_builds_all_the_same(
     without_compilers: tuple[Path, str],
 ) -> None:
     folder, said = without_compilers
-    assert "a robot compiles the IRs itself: the compiler is not here: fetch it" in said
+    assert "a robot compiles the IRs itself: not installed: install it" in said
     assert "not checked with NVIDIA's builder: not installed: pip install it" in said
     report = Bundle.open(folder).report()
     assert report["npu"]["graphs"] == report["tensorrt"]["graphs"] == []
@@ -101,7 +108,7 @@ def test_of_a_graph_for_npus_every_shape_is_fixed(without_compilers: tuple[Path,
 
 @pytest.mark.parametrize(("num_samples", "count"), [(1, 1), (2, 16), (16, 16), (64, 64)])
 def test_shapes_are_those_the_runtime_asks_for(num_samples: int, count: int) -> None:
-    assert fixed_count(num_samples) == count
+    assert fixed_num_samples(num_samples) == count
 
 
 def test_in_a_graph_for_tensorrt_precision_is_written(without_compilers: tuple[Path, str]) -> None:
@@ -141,7 +148,7 @@ def test_blobs_lie_beside_their_graph_and_their_estimates_are_told(
     monkeypatch.setattr(npu_compiler, "find", lambda: None)
     monkeypatch.setattr(vendor_compilers, "compile_blob", lambda _, out, __: asked.append(out) or ESTIMATE)
     variant = Variant(target="npu", precision="int8", path=model_path("encoder", ("npu", "int8")))
-    found = vendor_compilers.ask_vendors(graphs, [("encoder", variant)], 64, print)
+    found = vendor_compilers.run_vendor_compilers(graphs, [("encoder", variant)], 64, print)
     names = [f"encoder/npu/model_int8_{platform}.blob" for platform in (3720, 4000, 5010)]
     assert [str(path.relative_to(graphs)) for path in asked] == names
     assert [row["platform"] for row in found["npu"]["graphs"]] == ["3720", "4000", "5010"]
@@ -157,15 +164,15 @@ def test_a_graph_that_a_compiler_refuses_is_told_of(graphs: Path, monkeypatch: p
     monkeypatch.setattr(vendor_compilers, "compile_blob", refuse)
     monkeypatch.setattr(tensorrt_check, "missing", lambda: None)
     monkeypatch.setattr(tensorrt_check, "check", lambda path, count: REFUSED)
-    kinds = kinds_for((), "npu/fp16") + kinds_for((), "tensorrt/fp16")
+    kinds = select_variants((), "npu/fp16") + select_variants((), "tensorrt/fp16")
     asked = [
         ("step", Variant(target=kind[0], precision="fp16", path=model_path("step", kind))) for kind in kinds
     ]
-    found = vendor_compilers.ask_vendors(graphs, asked, 64, said.append)
+    found = vendor_compilers.run_vendor_compilers(graphs, asked, 64, said.append)
     assert {row["problem"] for row in found["npu"]["graphs"]} == {"step/npu/model_fp16.xml: no"}
     (row,) = found["tensorrt"]["graphs"]
     assert (row["built"], row["problems"]) == (False, ["no such operator"])
-    assert any("does not take it: no such operator" in line for line in said)
+    assert any("rejects it: no such operator" in line for line in said)
     json.dumps(found)
 
 
@@ -175,7 +182,9 @@ def test_no_room_is_said_before_anything_is_made(
     usage = command.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(command.shutil, "disk_usage", lambda _: usage)
     assert main([*BUILD, "--out", str(tmp_path / "deep" / "tiny")]) == 1
-    assert "of disk, 0.00 GB are free: make room, or choose another --out" in capsys.readouterr().err
+    assert (
+        "of disk space, 0.00 GB are free: free some space, or choose another --out" in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,7 +215,7 @@ def test_a_disk_too_full_for_openvino_is_said_in_our_words(tmp_path: Path) -> No
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(JepaExportError, match=r"model_fp32\.xml cannot be written .*is the disk full"):
-            write_kinds(tmp_path / "x.onnx", {"fp32": lambda: model}, [], tmp_path / "step", KINDS[1:2])
+        with pytest.raises(JepaExportError, check=code("export.write_failed")):
+            write_variants(tmp_path / "x.onnx", {"fp32": lambda: model}, [], tmp_path / "step", VARIANTS[1:2])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -127,7 +127,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(train, "train", interrupted)
     assert main([*TRAIN, str(tmp_path)]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "resumes from the last checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("copied")

@@ -54,7 +54,7 @@ def test_from_an_empty_folder_to_a_downgrade(toy_bundle: Path, tmp_path: Path, c
     terms = ("--percent", 10, "--hardware", "orin_nx", "--latency-p99-ms", 20)
     assert run("publish", repo, toy_bundle, *of_stable, *terms) == 0
     said = capsys.readouterr().out
-    assert "whole, and computes here what it should in fp32, fp16" in said
+    assert "reproduces its golden outputs in fp32, fp16" in said
     assert "toy 1.2.3 is release 1 of channel stable, for 10 % of the robots (orin_nx)" in said
     assert run("rollout", repo, *of_stable, "--model", "toy", "--percent", 100) == 0
     assert "for 100 % of the robots" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_from_an_empty_folder_to_a_downgrade(toy_bundle: Path, tmp_path: Path, c
     release = Client(repo, robot).latest()
     assert release is not None and (release.release_seq, release.revoked) == (3, (2,))
     assert run("check", repo) == 0
-    assert "1 latest releases: all is as it was signed" in capsys.readouterr().out
+    assert "1 latest releases: no problems" in capsys.readouterr().out
 
 
 def test_a_non_commercial_model_is_published_only_if_told_to(
@@ -78,7 +78,7 @@ def test_a_non_commercial_model_is_published_only_if_told_to(
     seal(bundle.path, bundle.manifest.model_copy(update={"licence": "CC-BY-NC-4.0"}))
     publish = ("publish", repo, bundle.path, "--channel", "stable", "--keys", tmp_path / "keys")
     assert run(*publish) == 1
-    assert f"{bundle.path}: its licence (CC-BY-NC-4.0) forbids commercial use" in capsys.readouterr().err
+    assert f"{bundle.path}: its license (CC-BY-NC-4.0) forbids commercial use" in capsys.readouterr().err
     assert run(*publish, "--accept-non-commercial") == 0
     assert "toy 1.2.3 is release 1 of channel stable" in capsys.readouterr().out
 
@@ -92,7 +92,7 @@ def test_signing_on_the_command_line(published: Path, tmp_path: Path, capsys: Ou
     assert run("resign", published, *keys) == 0
     assert "nothing expires soon" in capsys.readouterr().out
     assert run("resign", published, *keys, "--within", 8) == 0
-    assert "timestamp 5 counts until" in capsys.readouterr().out
+    assert "timestamp 5 is valid until" in capsys.readouterr().out
     assert run("resign", published, "--keys", tmp_path / "none", "--within", 8) == 1
     assert "timestamp expire soon, but too few of their keys" in capsys.readouterr().err
     repository = opened(published)
@@ -128,12 +128,15 @@ def test_show_names_roles_and_releases(
     ("arguments", "reason"),
     [
         (("check", "{tmp}/nothing"), "1.root.json: cannot be read (No such file or directory)"),
-        (("show", "{tmp}/nothing"), "make one with jepa-export release init"),
-        (("resign", "{tmp}/nothing"), "no repository: make one with jepa-export release init"),
+        (("show", "{tmp}/nothing"), "create one with jepa-export release init"),
+        (("resign", "{tmp}/nothing"), "is not a repository: create one with jepa-export release init"),
         (("publish", "{repo}", "{tmp}/nothing", "--channel", "stable"), "not a bundle"),
-        (("init", "{repo}"), "there is a repository"),
-        (("init", "{tmp}/new", "--root-threshold", "0"), "0 of 3 keys cannot sign"),
-        (("init", "{tmp}/new", "--signer", "root", "ftp:1", "{tmp}/no.pem"), "no public key in PEM"),
+        (("init", "{repo}"), "contains a repository"),
+        (("init", "{tmp}/new", "--root-threshold", "0"), "a threshold of 0 with 3 keys is invalid"),
+        (
+            ("init", "{tmp}/new", "--signer", "root", "ftp:1", "{tmp}/no.pem"),
+            "is not a public key in PEM format",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -152,7 +155,7 @@ def test_check_names_what_robots_could_not_use(published: Path, capsys: Output) 
     lost.unlink()
     assert run("check", published) == 1
     said = capsys.readouterr().out
-    assert f"{damaged}: is not what was signed: bring back a copy of it" in said
+    assert f"{damaged}: does not match its signed hash: restore it from a backup" in said
     assert f"{lost}: cannot be read (No such file or directory)" in said
     assert "2 problems" in said
 
@@ -171,7 +174,7 @@ def test_check_follows_the_pointer(published: Path) -> None:
     del repository.channel("stable").targets["models/stable/toy/latest.json"]
     repository.commit("channel-stable")
     assert check(published, utc_now()).problems == [
-        "channel stable: toy has files but no pointer: publish it"
+        "channel stable: toy has files but no release: publish it"
     ]
 
 
@@ -181,7 +184,7 @@ def test_check_tells_when_something_has_expired(
     monkeypatch.setattr("jepa_export.release.repository.utc_now", lambda: utc_now() + timedelta(days=8))
     assert run("check", published) == 1
     said = capsys.readouterr().err
-    assert "timestamp.json is expired: sign it anew with jepa-export release resign" in said
+    assert "timestamp.json is expired: sign it again with jepa-export release resign" in said
 
 
 @pytest.mark.parametrize(("days", "expired"), [(170, None), (190, "targets"), (370, "root, targets")])
@@ -196,7 +199,7 @@ def test_who_publishes_what_no_robot_takes_is_told(
     assert run("rollout", repo, *of_toy, "--percent", 100) == (expired is not None)
     shown = capsys.readouterr()
     assert "toy 1.2.3 is release 1" in shown.out
-    assert (f"no robot takes it: {expired} expired: sign that anew" in shown.err) == (expired is not None)
+    assert (f"robots reject it, because {expired} expired" in shown.err) == (expired is not None)
     assert run("resign", repo) == 0
     assert run("rollout", repo, *of_toy, "--percent", 100) == 0
 
@@ -205,7 +208,7 @@ def test_check_refuses_metadata_that_was_exchanged(published: Path, capsys: Outp
     snapshot = published / "metadata" / "2.snapshot.json"
     snapshot.write_bytes(snapshot.read_bytes() + b" ")
     assert run("check", published) == 1
-    assert "this is not what was signed" in capsys.readouterr().err
+    assert "does not match its signatures" in capsys.readouterr().err
 
 
 def test_publishing_needs_no_torch() -> None:

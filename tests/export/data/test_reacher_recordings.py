@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_export.bundling.two_rooms_bundle import pack
+from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
 from jepa_export.cli import main
 from jepa_export.data.reacher_recordings import ReacherCourse
 from jepa_export.data.two_rooms_recordings import STEP_S
@@ -59,7 +59,7 @@ def test_a_trained_model_becomes_a_bundle_that_drives_there(course: ReacherCours
         representation_steps=2, layouts=4, dynamics_steps=4, grounding_steps=2, held_out_layouts=4
     )
     model = train(tmp_path / "run", seed=0, course=course, recipe=recipe)
-    pack(
+    write_two_rooms_bundle(
         model,
         tmp_path / "bundle",
         model_id="reacher",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling.teacher_retention import kept_of_teacher
+from jepa_export.bundling.teacher_retention import read_teacher_retention
 from jepa_export.cli import main
 from jepa_export.data import open_data as open_module
 from jepa_export.data.frame_store import Store
@@ -123,7 +123,7 @@ def test_a_predictor_that_foresees_no_more_than_that_nothing_moves_is_told(
     errors = {"rmse": [0.3, 0.2], "copy_last_rmse": [0.2, 0.4], "error_bounds": [1.0, 1.0]}
     found = ClipMetrics(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
     monkeypatch.setattr(run.clip_metrics, "measure", lambda *_: found)
-    monkeypatch.setattr(run, "write_student", lambda *_, **__: None)
+    monkeypatch.setattr(run, "write_student_bundle", lambda *_, **__: None)
     assert main([*DISTILL, "--out", str(tmp_path / "run")]) == 0
     assert (
         "in 9 clips held out, predictions are 1.50 x as far off as if nothing moved, 2 steps ahead 0.50 x"
@@ -145,7 +145,7 @@ def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
     assert all(-1.6 < low < 0 < high < 1.6 for low, high in limits)
     assert min(manifest.error_bounds) > 0 and manifest.surprise_threshold > 0
     assert bundle.report()["open_loop"]["held_out"] is True
-    kept = kept_of_teacher(bundle)
+    kept = read_teacher_retention(bundle)
     assert kept is not None and (kept.teacher, kept.held_out) == ("tiny_vjepa2", True)
     assert kept.variance is not None and kept.variance < 1 and -1 < kept.cosine < 1
     measured_on = bundle.report()["open_loop"]["recordings"]
@@ -192,7 +192,7 @@ def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_pat
     assert ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
     assert not ours.manifest.trained, "its encoder learnt random weights"
     assert ours.report()["trained_on"] == theirs.report()["trained_on"]
-    assert kept_of_teacher(ours) == kept_of_teacher(theirs) is not None
+    assert read_teacher_retention(ours) == read_teacher_retention(theirs) is not None
     file = "encoder/onnx/model_fp32.onnx"
     assert (ours.path / file).read_bytes() == (theirs.path / file).read_bytes()
     file = "predictor/onnx/model_fp32.onnx"
@@ -349,7 +349,7 @@ def told(share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     """What the bundle is to say, of a run without the training."""
     named: dict[str, Any] = {}
     monkeypatch.setattr(run._Work, "train", lambda *_: None)
-    monkeypatch.setattr(run, "write_student", lambda *_, **given: named.update(given))
+    monkeypatch.setattr(run, "write_student_bundle", lambda *_, **given: named.update(given))
     assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
     return named
 

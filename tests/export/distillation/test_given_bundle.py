@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling import manifest_fields
-from jepa_export.bundling.manifest_fields import Actions
-from jepa_export.bundling.predictor_bundle import ScaledPredictor, actions_for, predictor_for
+from jepa_export.bundling import builder
+from jepa_export.bundling.manifest_fields import ActionSpace
+from jepa_export.bundling.predictor_bundle import ScaledPredictor, create_predictor, select_action_space
 from jepa_export.bundling.staging import write_report
 from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_export.cli import main
@@ -44,7 +44,7 @@ def tiny() -> Iterator[None]:
 def without_compilers() -> Iterator[None]:
     """The shipped bundle has variants for NPUs and TensorRT; test_vendor_compilers.py has their compilers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest_fields, "ask_vendors", lambda *_: {})
+        patch.setattr(builder, "run_vendor_compilers", lambda *_: {})
         yield
 
 
@@ -109,7 +109,7 @@ def test_what_its_encoder_was_trained_on_stays_marked(
     seal(folder, Bundle.open(two_rooms_bundle).manifest)
     told: dict[str, Any] = {}
     monkeypatch.setattr(distill._Work, "train", lambda *_: None)
-    monkeypatch.setattr(distill, "write_grafted", lambda *_, **named: told.update(named))
+    monkeypatch.setattr(distill, "write_predictor_bundle", lambda *_, **named: told.update(named))
     assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
     marks = told["report"].get("trained_on")
     assert kept.items() <= told["report"].items()
@@ -199,7 +199,7 @@ def test_latents_keep_the_scale_that_they_have() -> None:
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([[0.1], [30.0]])
     latents = 5 + spread * torch.randn(64, 2, 8, generator=generator)
-    predictor = predictor_for(CONFIG, latents)
+    predictor = create_predictor(CONFIG, latents)
     assert isinstance(predictor, ScaledPredictor)
     actions = torch.zeros(3, 4, 1)
     with torch.no_grad():
@@ -209,26 +209,26 @@ def test_latents_keep_the_scale_that_they_have() -> None:
         torch.nn.init.normal_(predictor.out.weight, generator=generator)
         change = (predictor(latents[:1, None], actions)[:, 0] - latents[:1]).abs().mean((0, 2))
     assert 100 < change[1] / change[0] < 1000
-    assert type(predictor_for(CONFIG, unit_scale(latents))) is Predictor
+    assert type(create_predictor(CONFIG, unit_scale(latents))) is Predictor
 
 
 def test_what_never_changes_is_no_reason_for_infinity() -> None:
     latents = torch.randn(64, 2, 8)
     latents[:, 0, 0] = 3
     with torch.no_grad():
-        futures = predictor_for(CONFIG, latents)(latents[:1, None] + 1, torch.zeros(1, 1, 1))
+        futures = create_predictor(CONFIG, latents)(latents[:1, None] + 1, torch.zeros(1, 1, 1))
     assert bool(torch.isfinite(futures).all())
 
 
 def test_actions_are_those_of_the_bundle_while_the_data_stays_within(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
 
-    def data(low: float, names: tuple[str, ...] = ("linear.x", "linear.y")) -> Actions:
-        return Actions(names=names, units=("m/s", "m/s"), low=(low, -1), high=(1, 1), max_norm=None)
+    def data(low: float, names: tuple[str, ...] = ("linear.x", "linear.y")) -> ActionSpace:
+        return ActionSpace(names=names, units=("m/s", "m/s"), low=(low, -1), high=(1, 1), max_norm=None)
 
     stated = bundle.manifest.io.action
-    assert actions_for(data(-1), bundle) == Actions(**stated.model_dump())
-    assert actions_for(data(-1.3), bundle) == data(-1.3)
-    assert actions_for(data(-1, names=("linear.x", "angular.z")), bundle) == data(
+    assert select_action_space(data(-1), bundle) == ActionSpace(**stated.model_dump())
+    assert select_action_space(data(-1.3), bundle) == data(-1.3)
+    assert select_action_space(data(-1, names=("linear.x", "angular.z")), bundle) == data(
         -1, names=("linear.x", "angular.z")
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_export.bundling.teacher_retention import TeacherRetention, kept_of_teacher
+from jepa_export.bundling.teacher_retention import TeacherRetention, read_teacher_retention
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation import evaluate as run
 from jepa_export.evaluation.bundle_report import add_to_report
@@ -119,12 +119,13 @@ def test_what_a_student_kept_of_its_teacher_is_told_as_its_bundle_says(
 ) -> None:
     kept = TeacherRetention(teacher="vjepa2_vitl16", clips=64, held_out=True, variance=0.625, cosine=0.91)
     bundle = Bundle.open(shutil.copytree(two_rooms_bundle, tmp_path / "distilled"))
-    assert kept_of_teacher(bundle) is None
+    assert read_teacher_retention(bundle) is None
     told = add_to_report(bundle, kept.as_report())
     found = evaluate(told, Plan(clips=1, episodes=0))
     assert found.as_dict()["teacher"]["variance"] == 0.625
     assert sheets(found)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
-    assert kept_of_teacher(add_to_report(told, {"of_teacher": {"name": "from another version"}})) is None
+    other = add_to_report(told, {"of_teacher": {"name": "from another version"}})
+    assert read_teacher_retention(other) is None
 
 
 @pytest.fixture

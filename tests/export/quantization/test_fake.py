@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_export.quantization import fake_quantization
-from jepa_export.quantization.fake_quantization import FakeInt8, activations, weights
+from jepa_export.quantization.fake_quantization import FakeInt8, quantize_activations, quantize_weights
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.onnx import export_onnx
@@ -29,12 +29,12 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def test_the_bytes_of_an_image_are_held_exactly() -> None:
     pixels = torch.arange(256.0)
-    assert torch.equal(activations(pixels), pixels)
+    assert torch.equal(quantize_activations(pixels), pixels)
 
 
 def test_activations_have_256_values_between_the_least_and_the_largest() -> None:
     values = noise(100, 100) + 2
-    held = activations(values)
+    held = quantize_activations(values)
     assert len(held.unique()) <= 256
     step = (values.max() - values.min()) / 255
     assert (held - values).abs().max() < 1.01 * step
@@ -44,17 +44,17 @@ def test_activations_have_256_values_between_the_least_and_the_largest() -> None
 def test_each_output_has_weights_of_its_own_scale(
     most: int, distances: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fake_quantization.MOST in (127, 63)
-    monkeypatch.setattr(fake_quantization, "MOST", most)
+    assert fake_quantization.MAX_WEIGHT in (127, 63)
+    monkeypatch.setattr(fake_quantization, "MAX_WEIGHT", most)
     values = noise(3, 1000) * torch.tensor([[1.0], [100.0], [0.0]])
-    held = weights(values)
+    held = quantize_weights(values)
     for row, found in zip(values, held, strict=True):
         assert len(found.unique()) <= distances
         assert (found - row).abs().max() <= 0.501 * row.abs().max() / most
 
 
 def test_gradients_pass_as_if_nothing_had_been_rounded() -> None:
-    for rounded in (weights, activations):
+    for rounded in (quantize_weights, quantize_activations):
         values = noise(4, 8).requires_grad_()
         (rounded(values) * 3).sum().backward()
         assert torch.equal(values.grad, torch.full((4, 8), 3.0))

@@ -14,13 +14,14 @@ from securesystemslib.signer import CryptoSigner
 from jepa_export.cli import main
 from jepa_export.errors import JepaExportError
 from jepa_export.release import keys as keys_module
-from jepa_export.release.keys import PASSPHRASE, External, KeyRing
+from jepa_export.release.keys import PASSPHRASE, ExternalKey, KeyRing
 from jepa_export.release.publish import Terms, publish
 from jepa_export.release.repository import utc_now
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.ota import robot
 from jepa_runtime.ota.provisioning import provision
 from jepa_runtime.ota.state import State
+from tests.errors import code
 from tests.export.releases import Client, opened
 from tests.ota.robots import Clock, Gate, settings
 
@@ -69,7 +70,7 @@ def test_init_puts_root_behind_two_of_three_keys_in_a_folder_of_their_own(
     away = shutil.move(offline, tmp_path / "disk")
     assert run("publish", repo, toy_bundle, "--channel", "stable") == 0
     assert run("rotate", repo, "timestamp") == 1
-    assert "root needs 2 signatures, 0 of its keys are in" in capsys.readouterr().err
+    assert "root needs 2 signatures, and 0 of its keys are in" in capsys.readouterr().err
     assert run("rotate", repo, "timestamp", "--keys", tmp_path / "repo.keys", "--keys", away) == 0
     assert len(list((tmp_path / "repo.keys").glob("timestamp.*"))) == 2
     assert Client(repo, tmp_path / "robot").latest() is not None
@@ -113,7 +114,7 @@ def test_passphrase_comes_from_the_environment_or_the_terminal(
     monkeypatch.setattr(keys_module.sys.stdin, "isatty", lambda: False, raising=False)
     assert run(*resign) == 1
     said = capsys.readouterr().err
-    assert "needs a passphrase, and there is no terminal to ask at: give it by --passphrase-file or" in said
+    assert "needs a passphrase, and there is no terminal for a prompt: use --passphrase-file or" in said
     monkeypatch.setenv(PASSPHRASE, SECRET)
     assert run(*resign) == 0
     monkeypatch.delenv(PASSPHRASE)
@@ -171,8 +172,9 @@ def test_token_that_refuses_gives_its_reason(tmp_path: Path, monkeypatch: pytest
                 raise RuntimeError from error
 
     monkeypatch.setattr(keys_module, "_open", lambda *_: Signer())
-    with pytest.raises(JepaExportError, match=r"does not sign for .*: CKR_PIN_INCORRECT .*: check the PIN"):
-        KeyRing(tmp_path / "keys").adopt("timestamp", External("hsm:2", public))
+    with pytest.raises(JepaExportError, check=code("release.signing_failed")) as error:
+        KeyRing(tmp_path / "keys").adopt("timestamp", ExternalKey("hsm:2", public))
+    assert "CKR_PIN_INCORRECT" in str(error.value)
 
 
 def days_of(repo: Path, *roles: str) -> list[int]:
@@ -215,7 +217,7 @@ def test_lifetime_of_a_role_can_be_changed(tmp_path: Path, toy_bundle: Path, cap
     for role, days in (("timestamp", 45), ("channel-stable", 60), ("root", 700)):
         assert run("lifetime", repo, role, days) == 0
     assert days_of(repo, *roles) == [45, 60, 60, 700]
-    assert "timestamp counts until" in capsys.readouterr().out
+    assert "timestamp is valid until" in capsys.readouterr().out
     assert run("resign", repo, "--within", 46) == 0
     assert days_of(repo, *roles) == [45, 60, 60, 700]
     assert run("resign", repo) == 0
@@ -226,8 +228,11 @@ def test_lifetime_of_a_role_can_be_changed(tmp_path: Path, toy_bundle: Path, cap
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("init", "{tmp}/new", "--lifetime", "boss", "3"), "--lifetime boss: no such role, there are root"),
-        (("init", "{tmp}/new", "--lifetime", "root", "x"), "--lifetime: 'x' is no number of days"),
+        (
+            ("init", "{tmp}/new", "--lifetime", "boss", "3"),
+            "--lifetime boss: unknown role: choose one of root",
+        ),
+        (("init", "{tmp}/new", "--lifetime", "root", "x"), "--lifetime: 'x' is not a number of days"),
         (("init", "{tmp}/new", "--lifetime", "root", "0"), "root: a lifetime of 0 days is out of range"),
         (
             ("lifetime", "{tmp}/repo", "timestamp", "4000"),

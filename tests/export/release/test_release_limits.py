@@ -19,6 +19,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import TrustError
 from jepa_runtime.ota.release import Release
+from tests.errors import code
 from tests.export.releases import MODEL, Client, Robot, fetch, killed_after, new_repository, opened, variant
 
 STABLE = Terms(channel="stable")
@@ -93,8 +94,7 @@ def test_metadata_that_is_longer_than_robots_read_is_not_written(
     before = metadata(repo)
     most = len(before[f"1.{role}.json"])
     monkeypatch.setattr(f"jepa_runtime.ota.trust.metadata.{limit}", most)
-    why = rf"2\.{role}\.json would have \d+ bytes, and robots read {most}"
-    with pytest.raises(JepaExportError, match=why):
+    with pytest.raises(JepaExportError, check=code("release.metadata_too_large")):
         publish(opened(repo), bundles[0], STABLE)
     assert metadata(repo) == before
 
@@ -115,9 +115,9 @@ def test_a_pointer_that_is_longer_than_robots_read_is_not_written(
 def test_a_clock_that_is_behind_the_last_signature_signs_nothing(repo: Path, bundles: list[Bundle]) -> None:
     before = metadata(repo)
     behind = at(repo, utc_now() - DAY)
-    with pytest.raises(JepaExportError, match=r"was last signed at .* UTC, but this clock says .*: set it"):
+    with pytest.raises(JepaExportError, check=code("release.clock_behind")):
         publish(behind, bundles[0], STABLE)
-    with pytest.raises(JepaExportError, match="was last signed at"):
+    with pytest.raises(JepaExportError, check=code("release.clock_behind")):
         rotate(behind, "root")
     assert metadata(repo) == before
 
@@ -134,7 +134,7 @@ def test_a_signature_of_a_clock_that_was_ahead_ends_with_the_key_of_the_timestam
     with pytest.raises(TrustError, match="whoever signs had a clock that was ahead: ask them to rotate"):
         robots[0].refresh()
     for sign in (partial(resign, within=400 * DAY), partial(publish, bundle=bundles[1], terms=STABLE)):
-        with pytest.raises(JepaExportError, match=r"jepa-export release rotate .* timestamp"):
+        with pytest.raises(JepaExportError, check=code("release.clock_behind")):
             sign(opened(repo))
     if stopped:
         assert killed_after(1, monkeypatch, lambda: rotate(opened(repo), "timestamp"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.bundling.student_graphs import write_predictor
-from jepa_export.bundling.variants import DEFAULT_KINDS
+from jepa_export.bundling.variants import DEFAULT_VARIANTS
 from jepa_export.errors import JepaExportError
 from jepa_export.students.family import FAMILY, Student, create, stir
 from jepa_export.students.layers import unit_scale
@@ -308,7 +308,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     predictor = make_stirred(0)
     folder = tmp_path_factory.mktemp("predictor")
     drawn = [Inputs.draw(predictor.config, request.param, count=16, seed=seed) for seed in range(1, 5)]
-    write_predictor(predictor, [given.sample() for given in drawn], folder, DEFAULT_KINDS)
+    write_predictor(predictor, [given.sample() for given in drawn], folder, DEFAULT_VARIANTS)
     return Exported(predictor, request.param, folder)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from jepa_export.quantization.accuracy_control import Closeness, Control, Outcome
+from jepa_export.quantization.accuracy_control import AccuracyController, CosineAgreement, QuantizationResult
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.onnx import export_onnx
@@ -24,7 +24,7 @@ from jepa_runtime.model.parity import cosines
 
 SIZES = EncoderConfig(px=32, patch=16, width=32, depth=2, heads=2, tokens=3, dim=16)
 RUINED = "/blocks/blocks.0/mlp/mlp.2/MatMul"
-LIMITS = Closeness(worst=0.98, mean=0.995)
+LIMITS = CosineAgreement(worst=0.98, mean=0.995)
 
 
 class Scaled(nn.Module):
@@ -130,8 +130,8 @@ def test_what_is_brighter_than_most_frames_is_seen_as_in_fp32(healthy: ov.Model,
     rng = np.random.default_rng(0)
     dim: list[Sample] = [{"frame": rng.integers(0, 100, (1, 32, 32, 3), np.uint8)} for _ in range(16)]
     if controlled:
-        limits = Closeness(worst=0.9999, mean=0.99999)
-        made = Control(limits, lambda _: None).quantize("encoder", healthy, dim, dim[:2])
+        limits = CosineAgreement(worst=0.9999, mean=0.99999)
+        made = AccuracyController(limits, lambda _: None).quantize("encoder", healthy, dim, dim[:2])
     else:
         made = quantize_transformer_int8(healthy, dim)
     bright = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
@@ -141,25 +141,25 @@ def test_what_is_brighter_than_most_frames_is_seen_as_in_fp32(healthy: ov.Model,
 
 def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
-    control = Control(LIMITS, said.append)
+    control = AccuracyController(LIMITS, said.append)
     control.quantize("encoder", healthy, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert outcome.holds and outcome.in_fp32 == () and outcome.found == outcome.plain
     assert LIMITS.worst < outcome.found.worst <= outcome.found.mean < 1
-    assert said == [str(outcome)] and "encoder in INT8 on what was held out: cosine 0.99" in said[0]
+    assert said == [str(outcome)] and "encoder in INT8 on held-out samples: mean cosine 0.99" in said[0]
 
 
 def test_where_nothing_could_be_held_out_that_is_said(healthy: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
-    control = Control(LIMITS, said.append, seen=True)
+    control = AccuracyController(LIMITS, said.append, seen=True)
     control.quantize("encoder", healthy, frames[:16], frames[:16])
-    assert "encoder in INT8 on frames that it was calibrated on: cosine 0.99" in said[0]
+    assert "encoder in INT8 on calibration samples: mean cosine 0.99" in said[0]
     assert control.report()["int8"][0]["held_out"] is False
 
 
 def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
-    control = Control(LIMITS, said.append)
+    control = AccuracyController(LIMITS, said.append)
     made = control.quantize("encoder", hurt, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert outcome.plain.used(LIMITS) > 1 >= outcome.found.used(LIMITS) and outcome.holds
@@ -175,7 +175,7 @@ def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames:
 
 
 def test_a_signal_after_the_search_is_survived(hurt: ov.Model, frames: list[Sample]) -> None:
-    Control(LIMITS, lambda _: None).quantize("encoder", hurt, frames[:16], frames[16:])
+    AccuracyController(LIMITS, lambda _: None).quantize("encoder", hurt, frames[:16], frames[16:])
     received: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
     try:
@@ -188,20 +188,20 @@ def test_a_signal_after_the_search_is_survived(hurt: ov.Model, frames: list[Samp
 def test_what_no_layer_alone_can_mend_is_said(
     healthy: ov.Model, frames: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jepa_export.quantization.accuracy_control.MOST_GROUPS", 1)
+    monkeypatch.setattr("jepa_export.quantization.accuracy_control.MAX_GROUPS", 1)
     said: list[str] = []
-    control = Control(Closeness(worst=0.9999999, mean=0.9999999), said.append)
+    control = AccuracyController(CosineAgreement(worst=0.9999999, mean=0.9999999), said.append)
     control.quantize("encoder", healthy, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert not outcome.holds and not outcome.as_dict()["holds"]
-    assert "the limit is cosine 1.0000" in said[-1] and "--quantization-aware, or serve fp32" in said[-1]
+    assert "the limit is mean cosine 1.0000" in said[-1] and "--quantization-aware, or serve fp32" in said[-1]
 
 
 @pytest.mark.parametrize("graph", ["encoder", "step", "predictor (a step)"])
 def test_of_a_graph_that_misses_the_limit_is_said_what_helps(graph: str) -> None:
     """Training as in INT8 is the encoder's alone."""
-    far = Closeness(worst=0.5, mean=0.7)
-    outcome = Outcome(graph=graph, plain=far, found=far, limits=LIMITS, in_fp32=(), held_out=True)
+    far = CosineAgreement(worst=0.5, mean=0.7)
+    outcome = QuantizationResult(graph=graph, plain=far, found=far, limits=LIMITS, in_fp32=(), held_out=True)
     assert str(outcome).startswith(f"WARNING: {graph} in INT8") and str(outcome).endswith("serve fp32")
     assert ("--quantization-aware" in str(outcome)) == (graph == "encoder")
 
@@ -212,5 +212,5 @@ def test_of_a_graph_that_misses_the_limit_is_said_what_helps(graph: str) -> None
 def test_limits_are_as_far_used_up_as_the_further_of_worst_and_mean(
     worst: float, mean: float, used: float
 ) -> None:
-    limits = Closeness(worst=0.9, mean=0.99)
-    assert Closeness(worst=worst, mean=mean).used(limits) == pytest.approx(used)
+    limits = CosineAgreement(worst=0.9, mean=0.99)
+    assert CosineAgreement(worst=worst, mean=mean).used(limits) == pytest.approx(used)

@@ -19,7 +19,7 @@ from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.students.two_rooms_networks import Encoder as ConvolutionalEncoder
 from jepa_export.targets import tensorrt_check
-from jepa_export.targets.confined_process import Limits
+from jepa_export.targets.confined_process import ProcessLimits
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import SMALL_WEIGHTS, Sample
 from jepa_export.targets.tensorrt import (
@@ -30,6 +30,7 @@ from jepa_export.targets.tensorrt import (
     to_fp16,
     to_int8,
 )
+from tests.errors import code
 from tests.export.compilers import needs_tensorrt
 
 ENCODER = EncoderConfig(px=32, patch=16, width=96, depth=2, heads=2, tokens=3, dim=96)
@@ -209,7 +210,7 @@ def test_a_product_that_may_overflow_fp16_stays_in_fp32(largest: float) -> None:
 @pytest.mark.parametrize("convert", FORMS.values())
 def test_ranges_of_another_graph_are_refused(convert: Convert) -> None:
     model, _ = product(np.ones((1, SMALL_WEIGHTS)))
-    with pytest.raises(JepaExportError, match="calibrate this very graph"):
+    with pytest.raises(JepaExportError, check=code("target.range_missing")):
         convert(model, {"elsewhere": 1.0})
 
 
@@ -217,16 +218,16 @@ def test_ranges_of_another_graph_are_refused(convert: Convert) -> None:
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_what_is_not_finite_is_refused(value: float, convert: Convert) -> None:
     weights = np.ones((1, SMALL_WEIGHTS))
-    with pytest.raises(JepaExportError, match="x is not finite"):
+    with pytest.raises(JepaExportError, check=code("target.range_not_finite")):
         convert(*product(weights, samples=[{"x": np.full((1, 1), value, np.float32)}]))
     model, ranges = product(weights)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights * np.float32(value), "weights"))
-    with pytest.raises(JepaExportError, match="weights is not finite"):
+    with pytest.raises(JepaExportError, check=code("target.range_not_finite")):
         convert(model, ranges)
 
 
 def test_a_sample_that_the_graph_does_not_take_is_an_error_of_ours() -> None:
-    with pytest.raises(JepaExportError, match="cannot run the graph to calibrate it"):
+    with pytest.raises(JepaExportError, check=code("target.calibration_failed")):
         product(np.ones((2, 2)), samples=[{"x": np.ones((1, 3), np.float32)}])
 
 
@@ -275,13 +276,13 @@ def test_what_tensorrt_does_not_parse_is_said(tmp_path: Path) -> None:
 def test_a_check_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(product(np.ones((2, 2)))[0], path)
-    with pytest.raises(JepaExportError, match="not done after"):
-        tensorrt_check.check(path, limits=Limits(time_s=0.05))
+    with pytest.raises(JepaExportError, check=code("target.compiler_timeout")):
+        tensorrt_check.check(path, limits=ProcessLimits(time_s=0.05))
 
 
 def test_without_tensorrt_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt_check, "NEEDED", ("no_such_module",))
-    with pytest.raises(JepaExportError, match=r"pip install 'jepa-edge\[tensorrt-check\]'"):
+    with pytest.raises(JepaExportError, check=code("target.tensorrt_missing")):
         tensorrt_check.check(tmp_path / "model.onnx")

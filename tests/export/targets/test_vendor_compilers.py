@@ -11,7 +11,7 @@ import pytest
 
 from jepa_export.cli import main
 from jepa_export.targets.npu import PLATFORMS, Origin
-from jepa_export.targets.vendor_compilers import ask_vendors
+from jepa_export.targets.vendor_compilers import run_vendor_compilers
 from jepa_runtime import Bundle
 from jepa_runtime.bundle import ROLES
 from tests.export.compilers import needs_compiler, needs_tensorrt
@@ -41,7 +41,7 @@ def said(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -
     shipped, folder = bundles["two_rooms"], tmp_path_factory.mktemp("shipped") / "two_rooms"
     shutil.copytree(shipped.path, folder)
     graphs = [(role, variant) for role in ROLES for variant in shipped.manifest.graphs.variants(role)]
-    two_rooms = ask_vendors(folder, graphs, shipped.manifest.num_samples, print)
+    two_rooms = run_vendor_compilers(folder, graphs, shipped.manifest.num_samples, print)
     return {"two_rooms": two_rooms, "vit_s": bundles["vit_s"].report()}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_export.bundling.two_rooms_bundle import pack
+from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
 from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
 from jepa_export.training.two_rooms_recipe import train
 from jepa_runtime.bundle import Bundle
@@ -24,7 +24,7 @@ def test_the_fixed_layout_trains_within_ten_minutes_to_95_percent(tmp_path: Path
     model = train(tmp_path / "checkpoints", seed=0, course=TwoRoomsCourse("fixed"))
     spent_s = time.monotonic() - began
     bundle = tmp_path / "bundle"
-    pack(model, bundle, model_id="two_rooms_fixed", version="1.0.0", command="a test")
+    write_two_rooms_bundle(model, bundle, model_id="two_rooms_fixed", version="1.0.0", command="a test")
     plan = Plan(precisions=("fp32",), seeds=(0,), baselines=False)
     driven = closed_loop(Bundle.open(bundle), TwoRooms(layout="fixed", seed=0), plan)
     assert driven.goals["fp32"].rate >= 0.95

@@ -1,0 +1,189 @@
+"""The builder of bundles, which every recipe and command uses.
+
+A bundle is built in a staging folder next to its destination, always in the same order: graphs, golden
+outputs, manifest, verification of every variant against the golden outputs, the vendors' compilers, report,
+seal. The finished folder then replaces the destination in one step, or nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from jepa_export.bundling.staging import staged, write_report
+from jepa_export.bundling.variants import VariantKey, key_of, model_path, write_npu_step
+from jepa_export.errors import JepaExportError
+from jepa_export.targets.vendor_compilers import GraphVariant, run_vendor_compilers
+from jepa_runtime.bundle import ROLES, Bundle, Manifest, Precision, Role, Target, seal
+from jepa_runtime.model.parity import golden_parity
+
+Progress = Callable[[str], None]
+"""Called with a description of each step before it begins, and with warnings."""
+
+# A mean squared difference of latents at about unit scale; two camera images never differ by less.
+_STATIC_SCENE = 1e-6
+# The engine that computes the variants of each target on the workstation.
+REFERENCE_ENGINES: dict[Target, str] = {
+    "openvino": "openvino:CPU",
+    "onnx": "onnxruntime:CPU",
+    "npu": "openvino:CPU",
+    "tensorrt": "onnxruntime:CPU",
+}
+
+
+@contextmanager
+def build_bundle(folder: Path, progress: Progress, *, replace: bool = True) -> Iterator[BundleBuilder]:
+    """Build the bundle ``folder`` in the block; it appears when the block ends without an error.
+
+    Args:
+        folder: Destination.
+        progress: See :data:`Progress`.
+        replace: Whether an existing bundle may be replaced.
+
+    Raises:
+        JepaExportError: ``folder`` exists and may not be replaced, or cannot be written.
+    """
+    with staged(folder, replace=replace) as staging:
+        yield BundleBuilder(staging, progress)
+
+
+class BundleBuilder:
+    """Build one bundle; see :func:`build_bundle`.
+
+    Attributes:
+        staging: Folder that becomes the bundle. Graphs go into one folder for each role.
+    """
+
+    def __init__(self, staging: Path, progress: Progress) -> None:
+        self.staging, self._progress = staging, progress
+
+    def copy_graph(self, base: Bundle, role: Role) -> list[dict[str, str]]:
+        """Copy every variant of a graph from another bundle, and return the entries for the manifest.
+
+        Raises:
+            BundleError: A file of ``base`` is no longer what its manifest records.
+        """
+        entries = []
+        for variant in base.manifest.graphs.variants(role):
+            path = model_path(role, key_of(variant))
+            for source in variant.paths:
+                self._write(str(Path(path).with_suffix(Path(source).suffix)), base.read(source))
+            entries.append({"target": variant.target, "precision": variant.precision, "path": path})
+        return entries
+
+    def write_npu_steps(self, variants: Sequence[VariantKey]) -> list[dict[str, str]]:
+        """Derive the ``step`` graph of each NPU variant from its predictor; return the manifest entries."""
+        entries = []
+        for target, precision in variants:
+            if target == "npu":
+                write_npu_step(self.staging, (target, precision))
+                path = model_path("step", (target, precision))
+                entries.append({"target": str(target), "precision": str(precision), "path": path})
+        return entries
+
+    def write_golden_outputs(self, *, latents: Tensor, **others: Tensor) -> None:
+        """Write golden.npz, with the last of ``latents`` as the goal.
+
+        Args:
+            latents: [n, T, D].
+            **others: Named as in :class:`jepa_runtime.bundle.GoldenOutputs`.
+        """
+        tensors = others | {"latents": latents, "goal": latents[-1:]}
+        self.save_golden_arrays({name: tensor.numpy() for name, tensor in tensors.items()})
+
+    def save_golden_arrays(self, arrays: dict[str, Any]) -> None:
+        """Write golden.npz from arrays named as in :class:`jepa_runtime.bundle.GoldenOutputs`."""
+        np.savez_compressed(self.staging / "golden.npz", **arrays)
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Write report.json; seal the bundle afterwards."""
+        write_report(self.staging, report)
+
+    def seal(self, fields: dict[str, Any] | Manifest) -> Bundle:
+        """Write the manifest over the files that are there.
+
+        Raises:
+            BundleError: Files and fields do not form a valid bundle.
+        """
+        return seal(self.staging, fields)
+
+    def finish(
+        self,
+        fields: dict[str, Any] | Manifest,
+        report: dict[str, Any],
+        *,
+        graphs: Sequence[GraphVariant] | None = None,
+        compile_blobs: bool = True,
+    ) -> Bundle:
+        """Seal the bundle, verify it against its golden outputs, and run the vendors' compilers.
+
+        Args:
+            fields: Of the manifest, see :func:`~jepa_export.bundling.manifest_fields.create_manifest`.
+            report: Content of report.json, extended by the results of this method.
+            graphs: The variants to verify and compile; None: all that ``fields`` lists.
+            compile_blobs: Whether NPU variants are compiled ahead of time.
+
+        Raises:
+            JepaExportError: A variant does not reproduce the golden outputs.
+            BundleError: Files and fields do not form a valid bundle.
+        """
+        self._progress("verifying each graph against the golden outputs")
+        self.write_report(report)
+        bundle = self.seal(fields)
+        manifest = bundle.manifest
+        if graphs is None:
+            graphs = [(role, variant) for role in ROLES for variant in manifest.graphs.variants(role)]
+            if manifest.trained and manifest.goal_threshold < _STATIC_SCENE:
+                self._progress(
+                    "WARNING: in most of the measured clips nothing changes from one step to the next, so no "
+                    f"goal will count as reached (goal_threshold {manifest.goal_threshold:.2g}): use "
+                    "recordings in which the robot moves, and leave out those in which it stands still"
+                )
+        keys = [key_of(variant) for role, variant in graphs if role == "encoder"]
+        rows = [row for key in keys for row in verify_golden_outputs(bundle, *key)]
+        report = report | {"parity": [*report.get("parity", ()), *rows]}
+        compiled = [graph for graph in graphs if compile_blobs or graph[1].target != "npu"]
+        results = run_vendor_compilers(self.staging, compiled, manifest.num_samples, self._progress)
+        for target, result in results.items():
+            earlier = report.get(target, {"graphs": []})["graphs"]
+            report[target] = result | {"graphs": [*earlier, *result["graphs"]]}
+        self.write_report(report)
+        return self.seal(manifest)
+
+    def _write(self, path: str, content: bytes) -> None:
+        destination = self.staging / path
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        destination.write_bytes(content)
+
+
+def verify_golden_outputs(bundle: Bundle, target: Target, precision: Precision) -> list[dict[str, Any]]:
+    """Compare each graph of one variant with the golden outputs; return the rows for report.json.
+
+    Raises:
+        JepaExportError: A graph exceeds the tolerances of the bundle.
+    """
+    rows = []
+    engine = REFERENCE_ENGINES[target]
+    for found in golden_parity(bundle, engine=engine, precision=precision, target=target):
+        if not found.ok:
+            raise JepaExportError(
+                f"the {precision} {found.graph} for {target} does not reproduce the network's outputs: "
+                f"{found.figures}; nothing was written",
+                code="export.parity_failed",
+            )
+        rows.append(
+            {
+                "graph": found.graph,
+                "target": target,
+                "precision": precision,
+                "min_cosine": found.min_cosine,
+                "max_abs": found.max_abs,
+                "change_error": found.change_error,
+            }
+        )
+    return rows
