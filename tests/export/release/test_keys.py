@@ -55,8 +55,8 @@ def test_init_puts_root_behind_two_of_three_keys_in_a_folder_of_their_own(
     repo, offline = tmp_path / "repo", tmp_path / "repo.offline-keys"
     assert run("init", repo, "--channel", "stable") == 0
     said = capsys.readouterr().out
-    assert f"keys of root and targets are in {offline}: move each to a disk of its own" in said
-    assert "no key has a passphrase: --encrypt gives new ones one" in said
+    assert f"keys of root and targets are in {offline}: move each to a separate disk" in said
+    assert "keys are not encrypted: --encrypt encrypts new keys" in said
     names = {folder: sorted(p.name.partition(".")[0] for p in folder.iterdir())
              for folder in (tmp_path / "repo.keys", offline)}  # fmt: skip
     assert list(names.values()) == [
