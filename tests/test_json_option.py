@@ -53,7 +53,7 @@ def _with_json(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def test_all_commands_with_json_are_tested_here() -> None:
-    parsers = {"jepa-runtime": runtime.PROGRAM.parser(), "jepa-export": export._parser()}
+    parsers = {"jepa-runtime": runtime.PROGRAM.parser(), "jepa-export": export.PROGRAM.parser()}
     found = {name for program, parser in parsers.items() for name in _with_json(program, parser)}
     assert found == RUNS.keys() | LIKE_STATUS
 

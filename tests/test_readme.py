@@ -25,7 +25,7 @@ DOCUMENTS = [
 ]
 PARSERS = {
     "jepa-runtime": jepa_runtime.cli.PROGRAM.parse,
-    "jepa-export": lambda arguments: jepa_export.cli._parser().parse_args(arguments),
+    "jepa-export": jepa_export.cli.PROGRAM.parse,
 }
 
 

@@ -31,12 +31,12 @@ def check_output(folder: Path) -> None:
         file = next((parent for parent in folder.parents if parent.is_file()), None)
         if file is not None:
             raise JepaExportError(
-                f"{folder} cannot be created: {file} is a file: choose another --out",
+                f"{folder} cannot be created: {file} is a file: choose another --output",
                 code="export.output_below_file",
             )
         if folder.exists() and not (folder / "manifest.json").exists():
             raise JepaExportError(
-                f"{folder} exists and is not a bundle: choose another --out, or remove it",
+                f"{folder} exists and is not a bundle: choose another --output, or remove it",
                 code="export.output_not_a_bundle",
             )
 
@@ -66,7 +66,7 @@ def check_absent(folder: Path) -> None:
     check_output(folder)
     if folder.exists():
         raise JepaExportError(
-            f"{folder} exists and is not replaced: choose another --out", code="export.output_exists"
+            f"{folder} exists and is not replaced: choose another --output", code="export.output_exists"
         )
 
 

@@ -89,7 +89,7 @@ def write_two_rooms_bundle(
             trajectories=1,
             frames=4,
         ).frames.reshape(-1, FRAME_PX, FRAME_PX, 3)
-        _write_graphs(model, settings, frames, builder.staging, int8=int8)
+        _write_graphs(model, frames, builder.staging, settings=settings, int8=int8)
         golden_frames = frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES]
         builder.write_golden_outputs(**_golden_outputs(model, settings, golden_frames))
         standing = model.course.record(
@@ -130,7 +130,7 @@ def _settings(course: TrainingWorld, command: str, variants: tuple[VariantKey, .
 
 
 def _write_graphs(
-    model: TrainedModel, settings: BundleSettings, frames: Image, folder: Path, *, int8: bool
+    model: TrainedModel, frames: Image, folder: Path, *, settings: BundleSettings, int8: bool
 ) -> None:
     latents = _encode(model, frames)
     history = latents[:1, None]

@@ -7,12 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from jepa_export.commands.options import NOTHING_WRITTEN, add_output_argument
+
 
 def add_parser(subparsers: Any) -> None:
     """Add ``atlas`` to the commands of jepa-export."""
     parser = subparsers.add_parser(
         "atlas",
-        help="add reference frames to a bundle, to show latents as images and on a map",
         description="Encode frames of a source and write a copy of the bundle with an atlas: latents and "
         "thumbnails of frames chosen by farthest-point sampling, and the plane in which latents vary most. "
         "Visualizations then show a predicted latent as the most similar frame of the atlas. The file is "
@@ -22,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--source", required=True, metavar="S", help="source of frames, as for `jepa-runtime run`"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the new bundle")
+    add_output_argument(parser, "folder of the new bundle")
     parser.add_argument(
         "--frames", type=int, default=400, metavar="N", help="frames in the atlas (default: %(default)s)"
     )
@@ -39,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="MB",
         help="size limit of the atlas (default: %(default)s)",
     )
-    parser.set_defaults(run=_run, needs=(), stopped="nothing was written")
+    parser.set_defaults(run=_run, needs=(), stopped=NOTHING_WRITTEN)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -1,233 +1,139 @@
-"""jepa-export build --student: the bundle of a student with random weights."""
+"""jepa-export build: the bundle of a student with random weights, or of a published teacher."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import count, islice
-from pathlib import Path
+import argparse
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-
-from jepa_export.bundling.manifest_fields import ActionSpace, BundleSettings
-from jepa_export.bundling.staging import check_output
-from jepa_export.bundling.student_bundle import write_untrained_bundle
-from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey, select_variants
-from jepa_export.data.two_rooms_recordings import STEP_S
-from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.compute_cost import of_network, parameters
-from jepa_export.students.family import Student, create, stir
-from jepa_runtime.imaging.conversion import fit
-from jepa_runtime.sources.factory import open_source
-from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
-
-CALIBRATION_FRAMES = 64
-MIN_CALIBRATION_FRAMES = 16
-DEFAULT_RATE_HZ = 30.0
-_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-TWO_ROOMS_ACTIONS = ActionSpace(
-    names=("linear.x", "linear.y"),
-    units=("m/s", "m/s"),
-    low=(-MAX_SPEED_MPS, -MAX_SPEED_MPS),
-    high=(MAX_SPEED_MPS, MAX_SPEED_MPS),
-    max_norm=MAX_SPEED_MPS,
+from jepa_export.commands import number_types
+from jepa_export.commands.options import (
+    NOTHING_WRITTEN,
+    REQUIRED,
+    add_output_argument,
+    add_variant_arguments,
+    targets_of,
 )
+from jepa_runtime.commands.exit_status import UsageError
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudentRequest:
-    """The arguments of the command; ``actions`` None: those of Two Rooms."""
-
-    student: str
-    out: Path
-    px: int
-    actions: int | None
-    horizon: int
-    num_samples: int
-    history_size: int
-    seed: int
-    calibration: str
-    targets: tuple[str, ...]
-    only: str | None
-
-    @property
-    def command(self) -> str:
-        """The command that builds the same bundle."""
-        actions = "" if self.actions is None else f" --actions {self.actions}"
-        calibration = shlex.quote(self.calibration)
-        return (
-            f"jepa-export build --student {self.student} --untrained --size {self.px}{actions} "
-            f"--horizon {self.horizon} --num-samples {self.num_samples} --history {self.history_size} "
-            f"--seed {self.seed} --calibration {calibration}{variant_arguments(self.targets, self.only)}"
-        )
-
-
-def build(request: StudentRequest) -> int:
-    """Print the cost of a student, and write its bundle with random weights.
-
-    Raises:
-        JepaExportError: The bundle cannot be built.
-        SourceError: The calibration source cannot be read.
-    """
-    console = Console()
-    check_output(request.out)
-    _check(request)
-    variants = select_variants(request.targets, request.only)
-    actions = TWO_ROOMS_ACTIONS if request.actions is None else _plain_actions(request.actions)
-    student = create(request.student, px=request.px, action_scale=actions.scale, seed=request.seed)
-    stir(student.predictor, request.seed)
-    console.print(cost_table(student, request))
-    # The predictor is stored twice: also as the graph for one step of one candidate.
-    weights = parameters(student.encoder, student.predictor, student.predictor)
-    check_disk_space(request.out, weights, variants)
-    frames = read_calibration_frames(request.calibration, (request.px, request.px))
-    settings = BundleSettings(
-        actions=actions,
-        history_size=request.history_size,
-        horizon=request.horizon,
-        num_samples=request.num_samples,
-        step_s=STEP_S,
-        rate_hz=DEFAULT_RATE_HZ,
-        variants=variants,
-        command=request.command,
+def add_parser(subparsers: Any) -> None:
+    """Add ``build`` to the commands of jepa-export."""
+    parser = subparsers.add_parser(
+        "build",
+        description="Write the bundle of a student with random weights, for measuring speed, or of a "
+        "published teacher with its weights.",
     )
-    write_untrained_bundle(
-        student, frames, request.out, settings, seed=request.seed, progress=print_steps(console)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--student", metavar="NAME", help="student: vit_ti, vit_s or vit_m")
+    model.add_argument(
+        "--teacher", metavar="NAME", help="teacher, such as vjepa2_1_vitb_384 or vjepa2_vitl_256"
     )
-    console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
-    return 0
+    weights = parser.add_mutually_exclusive_group(required=True)
+    weights.add_argument(
+        "--untrained",
+        action="store_true",
+        help="use random weights, for measuring speed; the runtime serves such a bundle only with "
+        "--allow-untrained",
+    )
+    weights.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights of a teacher: the official file, a folder, or a name on the Hugging Face Hub",
+    )
+    add_output_argument(parser, "folder of the bundle")
+    add_variant_arguments(parser)
+    parser.add_argument(
+        "--horizon", type=int, metavar="N", help="predicted steps (default: 8; for a teacher 4, for LeWM 5)"
+    )
+    parser.add_argument(
+        "--seed", type=number_types.seed, default=0, help="random seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--calibration",
+        default="two_rooms",
+        metavar="SOURCE",
+        help="calibration frames: two_rooms, a video, a folder of images or a bag; for LeWM recordings with "
+        "actions, as for distill --data (default: %(default)s)",
+    )
+    student = parser.add_argument_group("options for students")
+    student.add_argument("--size", type=int, metavar="PX", help="side of the frame in pixels (default: 224)")
+    student.add_argument(
+        "--actions",
+        type=int,
+        metavar="N",
+        help="components of an action, each in -1 … 1 (default: the velocities of Two Rooms)",
+    )
+    student.add_argument(
+        "--num-samples", type=int, metavar="K", help="futures predicted at once (default: 64)"
+    )
+    student.add_argument(
+        "--history", type=int, metavar="N", help="frames in the history of the predictor (default: 3)"
+    )
+    teacher = parser.add_argument_group("options for teachers")
+    teacher.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="frames in the clip of the predictor, each encoded alone (default: 8)",
+    )
+    teacher.add_argument(
+        "--depth", type=int, metavar="N", help="number of blocks, for random weights only (default: all)"
+    )
+    teacher.add_argument(
+        "--accept-non-commercial",
+        action="store_true",
+        default=None,
+        help="accept weights whose license forbids commercial use",
+    )
+    parser.set_defaults(run=_run, needs=REQUIRED, stopped=NOTHING_WRITTEN)
 
 
-def variant_arguments(targets: Sequence[str], only: str | None) -> str:
-    """Return the options that select these variants."""
-    if only is not None:
-        return f" --only {only}"
-    return "" if tuple(targets) == DEFAULT_TARGETS else "".join(f" --target {target}" for target in targets)
+def _run(arguments: argparse.Namespace) -> int:
+    from jepa_export.bundling.variants import DEFAULT_TARGETS
+    from jepa_export.commands.build_student import StudentRequest, build_student
+    from jepa_export.commands.build_teacher import build_teacher
+    from jepa_export.commands.teacher_request import TeacherRequest
 
-
-def print_steps(console: Console) -> Callable[[str], None]:
-    """Return a function that prints each step with its number and the elapsed time."""
-    start, step = time.monotonic(), count(1)
-
-    def progress(what: str) -> None:
-        console.print(f"[{next(step)}] {time.monotonic() - start:5.1f} s  {what}", markup=False)
-
-    return progress
-
-
-def check_disk_space(out: Path, weights: int, variants: Sequence[VariantKey]) -> None:
-    """Check that a bundle fits on the disk: its variants, and two temporary copies in fp32.
-
-    Args:
-        out: Folder of the bundle.
-        weights: Number of parameters.
-        variants: Of the bundle.
-
-    Raises:
-        JepaExportError: There is not enough free space.
-    """
-    needed = weights * (2 * _BYTES["fp32"] + sum(_BYTES[precision] for _, precision in variants))
-    existing = next(parent for parent in out.absolute().parents if parent.exists())
-    if (free := shutil.disk_usage(existing).free) < needed:
-        raise JepaExportError(
-            f"{out}: building needs {needed / 1e9:.2f} GB of disk space, {free / 1e9:.2f} GB are free: free "
-            "some space, or choose another --out",
-            code="export.disk_full",
-        )
-
-
-def read_calibration_frames(
-    source: str,
-    size: tuple[int, int],
-    *,
-    step_s: float = STEP_S,
-    maximum: int = CALIBRATION_FRAMES,
-    minimum: int = MIN_CALIBRATION_FRAMES,
-) -> NDArray[np.uint8]:
-    """Read frames of a source: uint8 [n, height, width, 3].
-
-    Args:
-        source: As for `jepa-runtime run`.
-        size: Height and width to which frames are scaled.
-        step_s: Time between two frames.
-        maximum: Number of frames to read.
-        minimum: Number of frames that the source must have.
-
-    Raises:
-        SourceError: The source does not exist or cannot be read.
-        JepaExportError: The source has fewer than ``minimum`` such frames.
-    """
-    opened = open_source(source)
-    try:
-        stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
-        found = []
-        for frame in islice(opened.frames(), 0, maximum * stride, stride):
-            found.append(np.empty((*size, 3), np.uint8))
-            fit(frame.image, found[-1])
-    finally:
-        opened.close()
-    if len(found) < minimum:
-        raise JepaExportError(
-            f"{source}: has {len(found)} frames one step apart, calibration needs at least {minimum}",
-            code="export.too_few_frames",
-        )
-    return np.stack(found)
-
-
-def cost_table(student: Student, request: StudentRequest) -> Table:
-    """Return a table of the parameters, multiply-adds and size of both graphs."""
-    table = Table("graph", "parameters", "multiply-adds", "MB fp32", "MB INT8", title=student.name)
-    shape = (student.encoder.config.tokens, student.encoder.config.dim)
-    width = len(student.predictor.config.action_scale)
-    size, actions = request.history_size, torch.zeros(request.num_samples, request.horizon, width)
-    inputs = {
-        "encoder": (student.encoder, (torch.zeros(1, request.px, request.px, 3, dtype=torch.uint8),)),
-        f"predictor, {request.num_samples} futures of {request.horizon} steps": (
-            student.predictor,
-            (torch.zeros(1, size, *shape), actions, torch.zeros(1, size - 1, width) if size > 1 else None),
-        ),
+    common = {
+        "out": arguments.out,
+        "seed": arguments.seed,
+        "calibration": arguments.calibration,
+        "targets": targets_of(arguments) or DEFAULT_TARGETS,
+        "only": arguments.only,
     }
-    for name, (module, example) in inputs.items():
-        matrices = sum(each.numel() for each in module.parameters() if each.ndim == 2)
-        total = parameters(module)
-        quantized = matrices + 4 * (total - matrices)
-        table.add_row(
-            name,
-            f"{total / 1e6:.2f} M",
-            f"{of_network(module, *example) / 1e9:.2f} G",
-            f"{4 * total / 1e6:.1f}",
-            f"{quantized / 1e6:.1f}",
-        )
-    return table
-
-
-def _check(request: StudentRequest) -> None:
-    limits = {
-        "--size": (request.px, 16, 4096),
-        "--horizon": (request.horizon, 1, 32),
-        "--num-samples": (request.num_samples, 1, 4096),
-        "--history": (request.history_size, 1, 4),
-        "--actions": (1 if request.actions is None else request.actions, 1, 64),
-    }
-    for option, (value, low, high) in limits.items():
-        if not low <= value <= high:
-            raise JepaExportError(
-                f"{option} must be between {low} and {high}, got {value}", code="export.invalid_option"
+    if arguments.teacher is not None:
+        _reject(arguments, "a student", "size", "actions", "num_samples", "history")
+        return build_teacher(
+            TeacherRequest(
+                teacher=arguments.teacher,
+                checkpoint=arguments.checkpoint,
+                depth=arguments.depth,
+                frames=arguments.frames,
+                horizon=arguments.horizon,
+                accept_non_commercial=bool(arguments.accept_non_commercial),
+                **common,
             )
-
-
-def _plain_actions(size: int) -> ActionSpace:
-    return ActionSpace(
-        names=tuple(f"action_{index}" for index in range(size)),
-        units=("1",) * size,
-        low=(-1.0,) * size,
-        high=(1.0,) * size,
-        max_norm=None,
+        )
+    _reject(arguments, "a teacher", "checkpoint", "frames", "depth", "accept_non_commercial")
+    return build_student(
+        StudentRequest(
+            student=arguments.student,
+            px=_or(arguments.size, 224),
+            actions=arguments.actions,
+            horizon=_or(arguments.horizon, 8),
+            num_samples=_or(arguments.num_samples, 64),
+            history_size=_or(arguments.history, 3),
+            **common,
+        )
     )
+
+
+def _reject(arguments: argparse.Namespace, model: str, *options: str) -> None:
+    """Reject options that would be ignored."""
+    for option in options:
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} applies to {model} only")
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value

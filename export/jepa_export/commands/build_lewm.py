@@ -1,4 +1,4 @@
-"""jepa-export build --teacher lewm: the bundle of a LeWM, with the actions of recordings."""
+"""The work of jepa-export build --teacher lewm: the bundle of a LeWM, with the actions of recordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jepa_export.bundling.lewm_bundle import sample_trajectories, write_lewm_bun
 from jepa_export.bundling.manifest_fields import BundleSettings, ModelIdentity
 from jepa_export.bundling.staging import write_errors_reported
 from jepa_export.bundling.variants import select_variants
-from jepa_export.commands.build import DEFAULT_RATE_HZ, check_disk_space, print_steps
+from jepa_export.commands.build_student import DEFAULT_RATE_HZ, check_disk_space, print_steps
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.data.frame_store import Store
 from jepa_export.data.open_data import open_data

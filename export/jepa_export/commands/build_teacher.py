@@ -1,4 +1,4 @@
-"""jepa-export build --teacher: the bundle of a published model, unchanged."""
+"""The work of jepa-export build --teacher: the bundle of a published model, unchanged."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from jepa_export.bundling.teacher_bundle import (
     write_teacher_bundle,
 )
 from jepa_export.bundling.variants import select_variants
-from jepa_export.commands.build import (
+from jepa_export.commands.build_lewm import build_lewm
+from jepa_export.commands.build_student import (
     DEFAULT_RATE_HZ,
     check_disk_space,
     print_steps,
     read_calibration_frames,
 )
-from jepa_export.commands.build_lewm import build_lewm
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints import read

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
-from jepa_export.commands.variant_options import add_variant_arguments, targets_of
+from jepa_export.commands.options import (
+    REQUIRED,
+    RESUMES,
+    add_output_argument,
+    add_variant_arguments,
+    targets_of,
+)
 
 if TYPE_CHECKING:
     from jepa_export.distillation.distill import Progress
 
-NEEDED = ("torch", "onnx", "nncf", "scipy", "lightning_fabric")
 # Arguments that do not affect the result, and are not part of the recorded command.
-_NOT_RECORDED = ("out", "cache", "tensorboard", "run", "needs", "stopped")
+_NOT_RECORDED = (
+    *("out", "cache", "tensorboard", "run", "needs", "stopped"),
+    *("parser", "verbose", "quiet", "log_level"),
+)
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``distill`` to the commands of jepa-export."""
     parser = subparsers.add_parser(
         "distill",
-        help="train a student of a teacher on recordings, and write its bundle",
         description="Train the student's encoder to reproduce the teacher's features from single frames; "
         "then train a predictor on frames and actions, or on frames alone if the data has no actions. The "
         "same command resumes from the last checkpoint. On several GPUs: torchrun --no-python "
@@ -76,10 +82,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="a video, a bag, a folder of them, a LeRobot data set, or two_rooms; for a bag or a folder of "
         "bags, with the topic and fields of the actions: BAG?action=/cmd_vel:linear.x,angular.z; repeatable",
     )
+    add_output_argument(parser, "folder for checkpoints, losses and the bundle")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for checkpoints, losses and the bundle"
+        "--cache", type=Path, metavar="FOLDER", help="cache of decoded frames (default: OUTPUT/frames)"
     )
-    parser.add_argument("--cache", type=Path, help="cache folder for decoded frames (default: OUT/frames)")
     flag("--untrained-teacher", "use a teacher with random weights, for a trial run")
     parser.add_argument("--depth", type=int, help="blocks of an untrained teacher (default: all)")
     flag(
@@ -124,9 +130,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     option("--watch-every", 100, "steps between two checks for collapsed latents")
     option("--alarms", 5, "consecutive checks with collapsed latents that end the training")
     flag("--allow-collapse", "warn of collapsed latents without ending the training")
-    flag("--tensorboard", "write TensorBoard events to OUT/events")
+    flag("--tensorboard", "write TensorBoard events to OUTPUT/events")
     add_variant_arguments(parser)
-    parser.set_defaults(needs=NEEDED, stopped="the same command resumes from the last checkpoint")
+    parser.set_defaults(needs=(*REQUIRED, "lightning_fabric"), stopped=RESUMES)
 
 
 def common_fields(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
@@ -150,10 +156,8 @@ def common_fields(arguments: argparse.Namespace, command: str) -> dict[str, Any]
 def run_training(work: Callable[[Progress], Path | None]) -> int:
     """Run ``work``, print its progress and the resulting bundle, and return the exit status."""
     from rich.console import Console
-    from rich.logging import RichHandler
 
     console = Console()
-    logging.getLogger("jepa_export").addHandler(RichHandler(console=console, show_path=False))
     folder = work(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     if folder is not None:
         console.print(f"bundle: {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure a bundle: fidelity, drift, surprise, success rate, compute",
         description="Measure every variant of a bundle that this machine can run: agreement with the fp32 "
         "variant, prediction errors, how well surprise detects impossible events, success rate in closed "
         "loop, size and multiply-adds.",
@@ -37,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--cache",
         type=Path,
-        help="cache folder for the decoded frames of up to N recordings, such as OUT/frames of distill "
+        help="cache folder for the decoded frames of up to N recordings, such as OUTPUT/frames of distill "
         "(default: a temporary folder)",
     )
     parser.add_argument(
@@ -71,7 +70,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--write", action="store_true", help="add the results to the report of the bundle, and seal it again"
     )
-    parser.set_defaults(run=_run, needs=(), stopped="every file is complete, in its old or its new version")
+    parser.set_defaults(
+        run=_run, needs=(), stopped="interrupted: every file is complete, in its old or its new version"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_runtime.commands.arguments import count, positive
+from jepa_runtime.commands.exit_status import ExitStatus
 
 if TYPE_CHECKING:
     from jepa_export.release.keys import ExternalKey, KeyRing
@@ -27,7 +28,6 @@ def add_parser(subparsers: Any) -> None:
     """Add ``release`` and its actions to the commands of jepa-export."""
     release = subparsers.add_parser(
         "release",
-        help="publish signed model releases for robots",
         description="Manage a repository of signed releases (The Update Framework). Serve REPO/metadata and "
         "REPO/targets with any web server; store the keys outside of REPO.",
     )
@@ -53,7 +53,9 @@ def add_parser(subparsers: Any) -> None:
         ("check", _check, "verify all signatures, the hash of every file, and that each release is complete"),
         ("show", _show, "show roles, keys and releases"),
     ):
-        _command(commands, name, run, summary)
+        parser = _command(commands, name, run, summary)
+        if name == "check":
+            parser.epilog = "Exit status: 0 no problems, 1 error, 3 problems found."
 
 
 def _command(commands: Any, name: str, run: Callable[..., int], summary: str) -> argparse.ArgumentParser:
@@ -61,7 +63,7 @@ def _command(commands: Any, name: str, run: Callable[..., int], summary: str) ->
         name, help=summary, description=summary[0].upper() + summary[1:] + "."
     )
     parser.add_argument("repo", type=Path, metavar="REPO", help="folder of the repository")
-    parser.set_defaults(run=run, needs=(), stopped="robots see a complete state, the old or the new one")
+    parser.set_defaults(run=run, needs=(), stopped="interrupted: robots see a complete state, old or new")
     return parser
 
 
@@ -422,7 +424,7 @@ def _check(arguments: argparse.Namespace) -> int:
         _print(problem, style="red")
     verdict = f"{len(found.problems)} problems" if found.problems else "no problems"
     _print(f"{found.files} files, {found.size / 1e6:.1f} MB, {found.releases} latest releases: {verdict}")
-    return 1 if found.problems else 0
+    return ExitStatus.NEGATIVE if found.problems else ExitStatus.OK
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_export.commands.build import variant_arguments
+from jepa_export.commands.build_student import variant_arguments
 
 
 @dataclass(frozen=True, kw_only=True)

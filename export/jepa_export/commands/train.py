@@ -1,98 +1,67 @@
-"""jepa-export train: train a model in a simulated world, write its bundle, measure its success rate."""
+"""jepa-export train: train a model from scratch in a simulated world."""
 
 from __future__ import annotations
 
-from contextlib import closing
-from pathlib import Path
-from typing import Any
+import argparse
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from jepa_export.commands import number_types
+from jepa_export.commands.options import REQUIRED, RESUMES, add_output_argument
+from jepa_runtime.commands.exit_status import UsageError
 
-from jepa_export.bundling.manifest_fields import report_fields
-from jepa_export.bundling.staging import check_output
-from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
-from jepa_export.data.training_world import TrainingWorld
-from jepa_export.evaluation.bundle_report import add_to_report
-from jepa_export.evaluation.compute_cost import of_bundle
-from jepa_export.training.two_rooms_recipe import TEACHER_RECIPES, distil, train
-from jepa_runtime.bundle import Bundle
-from jepa_sim.closed_loop.run import Plan, closed_loop, progress
+if TYPE_CHECKING:
+    from jepa_export.data.training_world import TrainingWorld
 
 
-def train_and_bundle(
-    out: Path, course: TrainingWorld, *, command: str, seed: int, episodes: int, distilled: bool
-) -> int:
-    """Train in ``out``, write the bundle ``out``/bundle, and measure it in closed loop.
+def add_parser(subparsers: Any) -> None:
+    """Add ``train`` to the commands of jepa-export."""
+    parser = subparsers.add_parser(
+        "train",
+        description="Train a model from scratch in a simulated world, write its bundle, and measure its "
+        "success rate in closed loop. The same command resumes from the last checkpoint.",
+    )
+    parser.add_argument("world", choices=["two_rooms", "reacher"], help="simulated world to train in")
+    add_output_argument(parser, "folder for checkpoints, losses and the bundle")
+    parser.add_argument(
+        "--seed", type=number_types.seed, default=0, help="random seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--layout", choices=["fixed", "random"], help="layouts of two_rooms (default: random)"
+    )
+    parser.add_argument(
+        "--episodes",
+        type=number_types.count,
+        default=100,
+        metavar="N",
+        help="closed-loop episodes for each of three seeds; 0: none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--distil",
+        action="store_true",
+        help="train a large vision transformer first, and distill it into the model for the robot",
+    )
+    parser.set_defaults(run=_run, needs=REQUIRED, stopped=RESUMES)
 
-    Args:
-        out: Folder of checkpoints and bundles.
-        course: World to train in.
-        command: For the provenance of the bundle.
-        seed: Of weights and data.
-        episodes: For each of three seeds; 0: none.
-        distilled: Whether to train a teacher first, whose bundle is ``out``/teacher, and distill it.
-    """
-    console = Console()
-    folder, teacher_folder = out / "bundle", out / "teacher"
-    check_output(folder)
-    identity = {"version": "1.1.0", "command": command}
-    report: dict[str, Any] = {}
-    if distilled:
-        check_output(teacher_folder)
-        checkpoints = out / "teacher_checkpoints"
-        teacher = train(checkpoints, seed=seed, course=course, recipe=TEACHER_RECIPES[course.kind])
-        model = distil(teacher, checkpoints, out / "checkpoints", seed=seed)
-        teacher_id = f"{course.model_id}_teacher"
-        write_two_rooms_bundle(teacher, teacher_folder, model_id=teacher_id, int8=False, **identity)
-        report["teacher"] = _measured(Bundle.open(teacher_folder), course, episodes, baselines=False)
+
+def _run(arguments: argparse.Namespace) -> int:
+    from jepa_export.commands.train_world import train_and_bundle
+    from jepa_export.data.reacher_recordings import ReacherCourse
+    from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+
+    course: TrainingWorld
+    if arguments.world == "reacher":
+        if arguments.layout or arguments.distil:
+            raise UsageError("--layout and --distil apply to two_rooms only")
+        course, layout = ReacherCourse(), ""
     else:
-        model = train(out / "checkpoints", seed=seed, course=course)
-    name = "ViT of three blocks, trained by the same command" if distilled else None
-    metrics = write_two_rooms_bundle(model, folder, model_id=course.model_id, teacher=name, **identity)
-    bundle = Bundle.open(folder)
-    report |= {"open_loop": report_fields(metrics)} | _measured(bundle, course, episodes, baselines=True)
-    add_to_report(bundle, report)
-    for title, found in (("teacher", report.get("teacher", {})), (course.model_id, report)):
-        if "closed_loop" in found:
-            console.print(success_table(title, found["closed_loop"]))
-    if distilled:
-        console.print(compute_table(report))
-    console.print(f"bundle: {folder}")
-    return 0
-
-
-def success_table(title: str, closed_loop_report: dict[str, Any]) -> Table:
-    """Return a table of the closed-loop scores."""
-    table = Table("policy", "success", "95 % interval", "episodes", "steps", "plan p50 ms", title=title)
-    for name, score in closed_loop_report["scores"].items():
-        low, high = score["interval"]
-        table.add_row(
-            name,
-            f"{score['rate']:.1%}",
-            f"{low:.1%} … {high:.1%}",
-            str(score["episodes"]),
-            f"{score['mean_steps']:.1f}" if score["mean_steps"] is not None else "-",
-            f"{score['plan_ms_p50']:.1f}",
-        )
-    return table
-
-
-def compute_table(report: dict[str, Any]) -> Table:
-    """Return a table of the multiply-adds of teacher and student."""
-    table = Table("graph", "teacher", "student", "ratio", title="multiply-adds [M]")
-    teacher, student = report["teacher"]["multiply_adds"], report["multiply_adds"]
-    for role, count in teacher.items():
-        table.add_row(
-            role, f"{count / 1e6:.1f}", f"{student[role] / 1e6:.1f}", f"{count / student[role]:.1f}"
-        )
-    return table
-
-
-def _measured(bundle: Bundle, course: TrainingWorld, episodes: int, *, baselines: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"multiply_adds": of_bundle(bundle)}
-    if episodes:
-        plan = Plan(episodes=episodes, baselines=baselines)
-        with closing(course.world()) as world, progress(len(plan.seeds) * episodes, Console()) as tick:
-            found["closed_loop"] = closed_loop(bundle, world, plan, tick=tick).as_dict()
-    return found
+        course = TwoRoomsCourse(arguments.layout or "random")
+        layout = f" --layout {course.kind}"
+    return train_and_bundle(
+        arguments.out,
+        course,
+        command=f"jepa-export train {arguments.world}{layout} --seed {arguments.seed}"
+        + " --distil" * arguments.distil,
+        seed=arguments.seed,
+        episodes=arguments.episodes,
+        distilled=arguments.distil,
+    )

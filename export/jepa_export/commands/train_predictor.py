@@ -12,8 +12,8 @@ def add_parser(subparsers: Any) -> None:
     """Add ``train-predictor`` to the commands of jepa-export."""
     parser = subparsers.add_parser(
         "train-predictor",
-        help="train a predictor of your robot's actions on a frozen encoder, and write the bundle of both",
-        description="Train a predictor on frames and actions. The encoder is not changed.",
+        description="Train a predictor of your robot's actions on a frozen encoder, and write the bundle of "
+        "both. The same command resumes from the last checkpoint.",
     )
     parser.add_argument(
         "--encoder",

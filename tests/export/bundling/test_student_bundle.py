@@ -12,7 +12,7 @@ import torch
 
 from jepa_export.bundling.manifest_fields import BundleSettings, MeasuredErrors, ModelIdentity
 from jepa_export.bundling.student_bundle import rollouts, write_student_bundle
-from jepa_export.commands.build import TWO_ROOMS_ACTIONS
+from jepa_export.commands.build_student import TWO_ROOMS_ACTIONS
 from jepa_export.students.family import FAMILY, Sizes, create, stir
 from jepa_runtime import Bundle, WorldModel
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling import manifest_fields, teacher_bundle
+from jepa_export.bundling import builder, teacher_bundle
 from jepa_export.bundling.teacher_bundle import bundle_cost, check_teacher
 from jepa_export.cli import main
 from jepa_export.commands import build_teacher as command
@@ -204,7 +204,7 @@ def test_random_weights_of_fewer_blocks_are_marked(
 
 
 def test_accelerators_are_given_it_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest_fields, "run_vendor_compilers", lambda *_: {})
+    monkeypatch.setattr(builder, "run_vendor_compilers", lambda *_: {})
     folder = tmp_path / "bundle"
     arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]
     assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0
@@ -260,9 +260,6 @@ def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict
         (["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP], "none.pt does not exist"),
         (["--teacher", "vjepa2_vitg_256", "--untrained"], "its encoder has 4.0 GB"),
         (["--teacher", "vjepa2", "--untrained", "--only", "npu/int8"], "must be one of openvino/fp32"),
-        (["--teacher", "vjepa2", "--untrained", "--size", "64"], "--size applies to a student only"),
-        (["--student", "vit_ti", "--untrained", "--frames", "4"], "--frames applies to a teacher only"),
-        (["--student", "vit_ti", "--checkpoint", "x.pt"], "--checkpoint applies to a teacher only"),
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(
@@ -272,6 +269,23 @@ def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(
     said = capsys.readouterr().err
     assert reason in said and said.startswith("jepa-export: ") and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--teacher", "vjepa2", "--untrained", "--size", "64"], "--size applies to a student only"),
+        (["--student", "vit_ti", "--untrained", "--frames", "4"], "--frames applies to a teacher only"),
+        (["--student", "vit_ti", "--checkpoint", "x.pt"], "--checkpoint applies to a teacher only"),
+    ],
+)
+def test_build_with_an_option_for_the_other_model_is_a_usage_error(
+    arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["build", *arguments, "--out", str(tmp_path / "x")])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_teacher_is_refused_by_its_keys(

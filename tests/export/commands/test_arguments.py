@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jepa_export.cli import main
-from jepa_export.commands import build, build_teacher
+from jepa_export.commands import build_student, build_teacher
 from jepa_export.distillation import distill
 from jepa_export.errors import JepaExportError
 from tests.export.data.recordings import write_video
@@ -65,7 +65,7 @@ def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise JepaExportError(REACHED)
 
     monkeypatch.setattr(distill, "train", stop)
-    monkeypatch.setattr(build, "write_untrained_bundle", stop)
+    monkeypatch.setattr(build_student, "write_untrained_bundle", stop)
     monkeypatch.setattr(build_teacher, "write_teacher_bundle", stop)
     with families():
         yield

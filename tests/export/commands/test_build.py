@@ -21,8 +21,8 @@ import torch
 
 from jepa_export.bundling import student_bundle
 from jepa_export.cli import main
-from jepa_export.commands import build as command
-from jepa_export.commands.build import StudentRequest, read_calibration_frames
+from jepa_export.commands import build_student as command
+from jepa_export.commands.build_student import StudentRequest, read_calibration_frames
 from jepa_export.students.family import FAMILY, Sizes, create, stir
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.cli import main as runtime
@@ -123,7 +123,7 @@ def request_of(said: str) -> StudentRequest:
     """What the command line ``said`` asks of the builder."""
     taken: list[StudentRequest] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "build", lambda request: taken.append(request) or 0)
+        patch.setattr(command, "build_student", lambda request: taken.append(request) or 0)
         assert main([*shlex.split(said)[1:], "--out", "x"]) == 0
     return taken[0]
 

@@ -25,7 +25,7 @@ from jepa_export.bundling.variants import (
     write_variants,
 )
 from jepa_export.cli import main
-from jepa_export.commands import build as command
+from jepa_export.commands import build_student as command
 from jepa_export.errors import JepaExportError
 from jepa_export.students.family import FAMILY, Sizes
 from jepa_export.targets import npu_compiler, tensorrt_check, vendor_compilers

@@ -84,9 +84,9 @@ def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
 
 @pytest.fixture
 def train(needs_extra: None) -> ModuleType:
-    from jepa_export.commands import train
+    from jepa_export.commands import train_world
 
-    return train
+    return train_world
 
 
 def test_a_folder_of_another_run_ends_in_one_line_and_status_1(
@@ -96,7 +96,9 @@ def test_a_folder_of_another_run_ends_in_one_line_and_status_1(
     (tmp_path / "checkpoints" / "settings.txt").write_text("seed 7, layout fixed, Recipe()\n")
     assert main([*TRAIN, str(tmp_path), "--seed", "8"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("jepa-export: ") and "seed 7, layout fixed" in said and "another --out" in said
+    assert (
+        said.startswith("jepa-export: error: ") and "seed 7, layout fixed" in said and "another --out" in said
+    )
     assert "Traceback" not in said
 
 

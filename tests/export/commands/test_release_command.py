@@ -153,7 +153,7 @@ def test_check_names_what_robots_could_not_use(published: Path, capsys: Output) 
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     (lost,) = folder.glob("*.golden.npz")
     lost.unlink()
-    assert run("check", published) == 1
+    assert run("check", published) == 3
     said = capsys.readouterr().out
     assert f"{damaged}: does not match its signed hash: restore it from a backup" in said
     assert f"{lost}: cannot be read (No such file or directory)" in said

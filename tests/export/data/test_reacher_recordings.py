@@ -49,8 +49,10 @@ def test_an_arm_that_stands_does_not_move(course: ReacherCourse) -> None:
 
 @pytest.mark.parametrize("option", [["--layout", "fixed"], ["--distil"]])
 def test_what_only_two_rooms_knows_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "reacher", "--out", "x", *option]) == 1
-    assert "--layout and --distil are for two_rooms" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "reacher", "--out", "x", *option])
+    assert ended.value.code == 2
+    assert "--layout and --distil apply to two_rooms only" in capsys.readouterr().err
 
 
 @pytest.mark.slow

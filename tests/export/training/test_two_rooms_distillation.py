@@ -121,12 +121,12 @@ def test_one_command_leaves_teacher_and_student_scored_side_by_side(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from jepa_export.bundling import two_rooms_bundle
-    from jepa_export.commands import train
+    from jepa_export.commands import train_world
     from jepa_sim.worlds import two_rooms_world as worlds
 
     patches: list[tuple[ModuleType, str, Any]] = [
-        (train, "train", lambda *_, **__: teacher_run[1]),
-        (train, "distil", lambda *_, **__: student_run[1]),
+        (train_world, "train", lambda *_, **__: teacher_run[1]),
+        (train_world, "distil", lambda *_, **__: student_run[1]),
         (worlds, "MAX_STEPS", 1),
         # Networks of noise: INT8 may differ as it likes.
         (

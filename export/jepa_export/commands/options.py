@@ -1,8 +1,20 @@
-"""The options that select the variants of a bundle."""
+"""Options and defaults that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+# Packages without which a command cannot run; see jepa_export.cli.
+REQUIRED = ("torch", "onnx", "nncf", "scipy")
+# What a command prints after Ctrl-C.
+NOTHING_WRITTEN = "interrupted: nothing was written"
+RESUMES = "interrupted: the same command resumes from the last checkpoint"
+
+
+def add_output_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the required option ``--output``, stored as ``out``, with the help ``text``."""
+    parser.add_argument("-o", "--output", type=Path, required=True, dest="out", metavar="FOLDER", help=text)
 
 
 def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
