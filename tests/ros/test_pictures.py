@@ -143,7 +143,7 @@ def show(node: PicturesNode, count: int, tokens: int, dim: int, version: str = "
 
 def test_an_atlas_of_other_latents_is_left_aside(node: PicturesNode, monkeypatch: pytest.MonkeyPatch):
     other = RNG.standard_normal((8, 3, 5)).astype(np.float32)
-    node._atlas = Atlas.of(other, np.arange(8), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 8, 1)
+    node._atlas = Atlas.build(other, np.arange(8), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 8, 1)
     monkeypatch.setattr(node._outputs["map"], "get_subscription_count", lambda: 1)
     node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     show(node, 20, 2, 4)

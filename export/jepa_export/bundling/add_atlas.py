@@ -14,7 +14,7 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.factory import open_source
-from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, spread, thumbnail
+from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, sample_farthest_points, thumbnail
 
 _MAX_BYTES = 1 << 31
 
@@ -96,10 +96,10 @@ def add_atlas(
             f"{source}: has {len(latents)} frames, an atlas needs at least 2", code="export.too_few_frames"
         )
     known = np.stack(latents)
-    chosen, max_distance = spread(known, frames)
+    chosen, max_distance = sample_farthest_points(known, frames)
     period_ns = max(1.0, float(np.median(np.diff(stamps_ns))))
     lag = max(1, round(bundle.manifest.horizon * bundle.manifest.io.step_s * 1e9 / period_ns))
-    atlas = Atlas.of(known, chosen, [images[index] for index in chosen], lag)
+    atlas = Atlas.build(known, chosen, [images[index] for index in chosen], lag)
     content = atlas.to_bytes()
     if len(content) > max_bytes:
         raise JepaExportError(

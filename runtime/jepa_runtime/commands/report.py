@@ -103,4 +103,4 @@ def atlas_of(folder: Path, latent: tuple[int, ...]) -> Atlas | None:
             f"{folder}: its latents are {[spec.tokens, spec.dim]}, those of the bag {list(latent)}: name the "
             "bundle that was served"
         )
-    return Atlas.in_bundle(bundle)
+    return Atlas.from_bundle(bundle)

@@ -110,7 +110,7 @@ def _show_bag(args: argparse.Namespace) -> None:
         _show_figures(found, viewer)
         for stamp, jpeg in found.goals:
             viewer.goal(stamp, jpeg)
-        for index, frame in enumerate(found.pictured):
+        for index, frame in enumerate(found.frames_with_image):
             viewer.camera(int(found.stamps_ns[frame]), found.atlas.images[index])
         _show_futures(args, found, atlas or found.atlas, viewer)
 
@@ -120,20 +120,20 @@ def _show_figures(found: Run, viewer: RerunViewer) -> None:
     series |= {f"latency/{name}": points for name, points in found.latency_ms.items() if name != "predict"}
     for name, points in series.items():
         for second, value in zip(points.times_s, points.values, strict=True):
-            viewer.figure(name.replace(" ", "_"), float(value), found.start_ns + round(second * _NS))
+            viewer.scalar(name.replace(" ", "_"), float(value), found.start_ns + round(second * _NS))
 
 
 def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: RerunViewer) -> None:
     due_ns = 0
     with BagFile(args.bag) as bag:
         for _, _, message in bag.read([f"{found.prefix}/futures"]):
-            foreseen = Predictions.of_message(message)
+            foreseen = Predictions.from_message(message)
             if foreseen.stamp_ns < due_ns:
                 continue
             due_ns = foreseen.stamp_ns + round(_NS / args.rate)
             trail = trail_of(found, foreseen.stamp_ns)
             viewer.latent(foreseen.stamp_ns, trail, atlas)
-            viewer.foreseen(foreseen, trail[-1], atlas)
+            viewer.predictions(foreseen, trail[-1], atlas)
 
 
 def _show_live(args: argparse.Namespace) -> None:
@@ -190,7 +190,7 @@ class _Live:
         self.errors: deque[Exception] = deque(maxlen=1)
         self._viewer, self._every_ns, self._due_ns = viewer, round(_NS / shown_hz), 0
         self._step_s, self._threshold = manifest.io.step_s, manifest.surprise_threshold
-        self._atlas = Atlas.in_bundle(bundle)
+        self._atlas = Atlas.from_bundle(bundle)
         self._scrapbook = GrowingAtlas(max(1, round(manifest.horizon * manifest.io.step_s * shown_hz)))
         self._trail: deque[Any] = deque(maxlen=max(1, round(TRAIL_S * rate_hz)))
         # The pipeline keeps one frame waiting and one in work; a few more do no harm.
@@ -204,10 +204,10 @@ class _Live:
         """What came of a frame; called on the pipeline's thread."""
         stamp = result.stamp_ns
         self._trail.append(result.latent)
-        self._viewer.figure("latency/total", result.timings_ms["total"], stamp)
+        self._viewer.scalar("latency/total", result.timings_ms["total"], stamp)
         if result.surprise is not None:
-            self._viewer.figure("surprise/value", result.surprise, stamp)
-            self._viewer.figure("surprise/threshold", self._threshold, stamp)
+            self._viewer.scalar("surprise/value", result.surprise, stamp)
+            self._viewer.scalar("surprise/threshold", self._threshold, stamp)
         if stamp < self._due_ns:
             return
         self._due_ns = stamp + self._every_ns
@@ -216,8 +216,8 @@ class _Live:
             self._viewer.camera(stamp, thumbnail(image, _CAMERA_PX))
             self._scrapbook.add(result.latent, image)
         atlas = self._atlas or self._scrapbook.atlas()
-        foreseen = Predictions.of_result(result, self._step_s)
+        foreseen = Predictions.from_result(result, self._step_s)
         if atlas is not None:
             self._viewer.latent(stamp, np.stack(self._trail), atlas)
         if atlas is not None and foreseen is not None:
-            self._viewer.foreseen(foreseen, result.latent, atlas)
+            self._viewer.predictions(foreseen, result.latent, atlas)

@@ -44,9 +44,9 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    moment = max(run.moments, key=lambda each: each.worth)
+    moment = max(run.moments, key=lambda each: each.score)
     album = atlas or run.atlas
-    rows, steps = rows_of(moment), moment.foreseen.columns()
+    rows, steps = rows_of(moment), moment.predictions.columns()
     figure = plt.figure(
         figsize=(2.2 + 1.35 * (len(steps) + 1), 1.5 * len(rows) + 5.4), constrained_layout=True
     )
@@ -54,7 +54,7 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     strip, below = parts
     _draw_strip(strip, run, album, moment, steps)
     _draw_charts(below, run, album, moment)
-    seconds = (moment.foreseen.stamp_ns - run.start_ns) / 1e9
+    seconds = (moment.predictions.stamp_ns - run.start_ns) / 1e9
     which = "frame of this run" if atlas is None else "frame that the bundle remembers"
     figure.suptitle(
         f"Futures foreseen from one image, {seconds:.1f} s into {run.name}. Latents cannot be decoded:\n"
@@ -70,17 +70,19 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
 def _draw_strip(strip: Any, run: Run, album: Atlas, moment: Moment, steps: list[int]) -> None:
     rows = rows_of(moment)
     axes = strip.subplots(len(rows) + 1, len(steps) + 1, squeeze=False)
-    _show(axes[0, 0], run.picture(moment.frame), "the image")
+    _show(axes[0, 0], run.image(moment.frame), "the image")
     for column, step in enumerate(steps, start=1):
         _show(
-            axes[0, column], run.picture(int(moment.course[step])), f"+{moment.foreseen.ahead_s[step]:.1f} s"
+            axes[0, column],
+            run.image(int(moment.observed[step])),
+            f"+{moment.predictions.ahead_s[step]:.1f} s",
         )
     axes[0, 1].set_ylabel("what then came", fontsize=8)
-    goal = run.goal_at(moment.foreseen.stamp_ns)
+    goal = run.goal_at(moment.predictions.stamp_ns)
     for row, (name, index) in enumerate(rows, start=1):
         first = decode(goal) if goal is not None and row == 1 else None
         _show(axes[row, 0], first, "the goal" if first is not None else "")
-        found, _ = album.nearest(moment.foreseen.latents[index][steps])
+        found, _ = album.nearest(moment.predictions.latents[index][steps])
         for column, frame in enumerate(found, start=1):
             _show(axes[row, column], album.image(int(frame)), "")
         axes[row, 1].set_ylabel(f"foreseen:\n{name}", fontsize=8)
@@ -97,7 +99,7 @@ def _show(axes: Any, image: Image | None, title: str) -> None:
 
 
 def _draw_charts(figure: Any, run: Run, album: Atlas, moment: Moment) -> None:
-    foreseen = moment.foreseen
+    foreseen = moment.predictions
     plane, left, right = figure.subplots(1, 3)
     project = album.project
     start = project(run.latents[moment.frame])
@@ -106,7 +108,7 @@ def _draw_charts(figure: Any, run: Run, album: Atlas, moment: Moment) -> None:
     )
     plane.scatter(*project(album.latents).T, s=2, color="0.85")
     plane.plot(*paths.transpose(2, 1, 0), color="0.7", linewidth=0.5)
-    came = np.vstack([start, project(run.latents[moment.course])])
+    came = np.vstack([start, project(run.latents[moment.observed])])
     for (name, index), colour in zip(rows_of(moment), _COLOURS, strict=False):
         plane.plot(*paths[index].T, color=colour, marker=".", label=name.replace("\n", " "))
     plane.plot(*came.T, color="black", marker=".", label="what came")
@@ -128,11 +130,11 @@ def _draw_charts(figure: Any, run: Run, album: Atlas, moment: Moment) -> None:
 
 
 def _draw_errors(axes: Any, run: Run, moment: Moment) -> None:
-    foreseen = moment.foreseen
-    came = np.asarray(run.latents[moment.course], np.float32)
+    foreseen = moment.predictions
+    came = np.asarray(run.latents[moment.observed], np.float32)
     first = np.asarray(run.latents[moment.frame], np.float32)
-    if moment.alike is not None:
-        away = norms(np.asarray(foreseen.latents[moment.alike], np.float32) - came)
+    if moment.executed is not None:
+        away = norms(np.asarray(foreseen.latents[moment.executed], np.float32) - came)
         axes.plot(foreseen.ahead_s, away, color="tab:blue", label="nearest to what was driven")
     axes.plot(foreseen.ahead_s, norms(came - first), color="0.5", linestyle="--", label="if nothing moved")
     axes.plot(

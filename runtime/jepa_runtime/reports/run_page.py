@@ -52,8 +52,8 @@ def surprises(run: Run) -> list[float]:
 
 def rows_of(moment: Moment) -> list[tuple[str, int]]:
     """The candidates that are shown, each with what it is called."""
-    rows = [] if moment.alike is None else [("nearest to what\nwas driven", moment.alike)]
-    ends = moment.foreseen.ends
+    rows = [] if moment.executed is None else [("nearest to what\nwas driven", moment.executed)]
+    ends = moment.predictions.best_and_worst
     if ends is not None:
         rows += [("best candidate", ends[0]), ("worst candidate", ends[1])]
     return rows or [("first candidate", 0)]
@@ -80,8 +80,8 @@ def _headline(run: Run) -> Html:
 def _seen(run: Run) -> Html:
     shown = np.linspace(0, len(run.latents) - 1, min(_STRIP, len(run.latents))).astype(int)
     heads = [f"{(run.stamps_ns[frame] - run.start_ns) / 1e9:.1f} s" for frame in shown]
-    frames = [_uri(run.picture(int(frame))) for frame in shown]
-    colours = run.atlas.palette.colours(run.latents)
+    frames = [_uri(run.image(int(frame))) for frame in shown]
+    colours = run.atlas.token_colors.colors(run.latents)
     tiles = [_uri(_enlarged(tile(colours[frame]))) for frame in shown]
     strip = run_charts.film_strip(heads, [("camera", frames, ()), ("its latent", tiles, ())])
     about = (
@@ -98,9 +98,9 @@ def _seen(run: Run) -> Html:
 
 
 def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
-    foreseen, steps = moment.foreseen, moment.foreseen.columns()
+    foreseen, steps = moment.predictions, moment.predictions.columns()
     at_s = (foreseen.stamp_ns - run.start_ns) / 1e9
-    came = [_uri(run.picture(moment.frame)), *(_uri(run.picture(int(moment.course[step]))) for step in steps)]
+    came = [_uri(run.image(moment.frame)), *(_uri(run.image(int(moment.observed[step]))) for step in steps)]
     strips: list[tuple[str, Sequence[str | None], Sequence[str]]] = [("what came", came, ())]
     sought = run.goal_at(foreseen.stamp_ns)
     goal = None if sought is None else image_uri(sought)
@@ -117,7 +117,7 @@ def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
         about = f"Energy, the distance to the goal, of {len(foreseen.energies)} candidates."
         shown.append(figure(chart, about, title="Energy of each candidate", legend=list(chosen)))
     caption = "Below each foreseen image: how far its latent lies from what was predicted."
-    if moment.alike is not None:
+    if moment.executed is not None:
         caption += (
             f" The candidate nearest to what was driven differs from it by {moment.mismatch:.2g} in each "
             "component of an action, on average."
@@ -130,10 +130,10 @@ def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
 
 
 def _map(run: Run, album: Atlas, moment: Moment) -> Html:
-    foreseen = moment.foreseen
+    foreseen = moment.predictions
     paths = album.project(foreseen.latents)
     chosen = {name: paths[index] for name, index in _named(moment).items()}
-    chosen["what came"] = album.project(run.latents[moment.course])
+    chosen["what came"] = album.project(run.latents[moment.observed])
     svg = run_charts.plane(
         album.project(album.latents), paths, chosen, album.project(run.latents[moment.frame])
     )
@@ -146,8 +146,8 @@ def _map(run: Run, album: Atlas, moment: Moment) -> Html:
 
 
 def _named(moment: Moment) -> dict[str, int]:
-    named = {} if moment.alike is None else {"as driven": moment.alike}
-    ends = moment.foreseen.ends
+    named = {} if moment.executed is None else {"as driven": moment.executed}
+    ends = moment.predictions.best_and_worst
     return named if ends is None else named | {"best": ends[0], "worst": ends[1]}
 
 
@@ -167,7 +167,7 @@ def _held(errors: PredictionErrors, run: Run) -> Html | None:
     away, bounds = errors.distances, errors.bounds
     ahead = run.facts.step_s * np.arange(1, away.shape[1] + 1)
     usual, most = np.median(away, axis=0), np.quantile(away, 0.9, axis=0)
-    still, stated = np.median(errors.still, axis=0), np.median(bounds, axis=0)
+    still, stated = np.median(errors.persistence, axis=0), np.median(bounds, axis=0)
     chart = run_charts.held(ahead, usual, most, stated, still)
     times = (errors.stamps_ns - run.start_ns) / 1e9
     last = run_charts.over_time(
@@ -179,7 +179,7 @@ def _held(errors: PredictionErrors, run: Run) -> Html | None:
         for seconds, *values in zip(ahead, *columns_of, strict=True)
     ]
     about = (
-        f"Of {errors.looked_at} images looked at, {len(away)} had a candidate near to what was then driven "
+        f"Of {errors.examined} images looked at, {len(away)} had a candidate near to what was then driven "
         "(within a tenth of the range of actions, on average). The error is that candidate's, and so in part "
         "that its actions were others: it says less than the coverage that a calibration measures."
     )

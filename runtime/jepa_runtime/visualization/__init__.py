@@ -1,1 +1,1 @@
-"""Pictures of what a model thinks: remembered frames, a map of futures, reports, topics for viewers."""
+"""Visualize a model's latents and predictions: atlas of frames, map of futures, topics and live viewers."""

@@ -1,7 +1,7 @@
-"""An atlas: remembered latents with their images, so that a predicted latent can be shown as the most similar
-frame that was seen. Nothing can decode a JEPA's latent; this only looks one up, and says how far it is.
+"""An atlas of latents with their images, which shows a predicted latent as the most similar stored frame.
 
-A bundle may hold one as ``atlas.npz``, listed in its manifest like every file; one can also be made of a run.
+A JEPA has no decoder: the atlas is a nearest-neighbor lookup, and reports the distance to the frame it shows.
+A bundle may contain an atlas as ``atlas.npz``; an atlas can also be built from a run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from jepa_runtime.visualization.embedding import (
     Floats,
     Image,
     Latents,
-    Palette,
+    TokenColors,
     fit_embedding,
-    fit_palette,
+    fit_token_colors,
 )
 from jepa_runtime.visualization.frame_album import nearest
 
@@ -39,36 +39,39 @@ _JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Atlas:
-    """N remembered frames.
+    """N stored frames.
 
     Attributes:
         latents: float16 [N, T, D].
-        images: their pictures, as JPEG.
-        embedding: where latents lie on the map.
-        palette: how their tokens are coloured.
+        images: The images of the frames as JPEG.
+        embedding: Projects latents onto the map.
+        token_colors: Assigns colors to tokens.
     """
 
     latents: NDArray[np.float16]
     images: tuple[bytes, ...]
     embedding: Embedding
-    palette: Palette
+    token_colors: TokenColors
 
     @classmethod
-    def of(cls, latents: Latents, chosen: NDArray[np.intp], images: Sequence[bytes], lag: int) -> Atlas:
-        """Remember the frames ``chosen`` [n] of ``latents`` [N, T, D], with an image for each of those n.
+    def build(cls, latents: Latents, chosen: NDArray[np.intp], images: Sequence[bytes], lag: int) -> Atlas:
+        """Build an atlas from a sequence of frames.
 
-        Map and colours are fitted to all, in their order in time; ``lag``: see
-        :func:`~jepa_runtime.visualization.embedding.fit_embedding`.
+        Args:
+            latents: [N, T, D] of all frames in temporal order; map and colors are fitted to them.
+            chosen: [n], the indices of the frames to store.
+            images: The JPEG of each chosen frame.
+            lag: See :func:`~jepa_runtime.visualization.embedding.fit_embedding`.
         """
-        known = latents[chosen].astype(np.float16)
-        return cls(known, tuple(images), fit_embedding(latents, lag), fit_palette(latents))
+        stored = latents[chosen].astype(np.float16)
+        return cls(stored, tuple(images), fit_embedding(latents, lag), fit_token_colors(latents))
 
     @classmethod
-    def in_bundle(cls, bundle: Bundle) -> Atlas | None:
-        """The atlas of ``bundle``, or None if it has none.
+    def from_bundle(cls, bundle: Bundle) -> Atlas | None:
+        """Return the atlas of ``bundle``, or None if it has none.
 
         Raises:
-            BundleError: it is damaged, or of latents that are not the model's.
+            BundleError: The atlas is malformed, or its latents are not those of the model.
         """
         if all(record.path != ATLAS_NAME for record in bundle.manifest.files):
             return None
@@ -76,23 +79,26 @@ class Atlas:
         return read_atlas(bundle.read(ATLAS_NAME), (latent.tokens, latent.dim), f"{bundle.path / ATLAS_NAME}")
 
     def nearest(self, latents: Latents) -> tuple[NDArray[np.intp], Floats]:
-        """The remembered frame most similar to each of ``latents`` [..., T, D]: indices [...] and distances
-        [...] (the norm of the difference)."""
-        asked = np.asarray(latents, np.float32).reshape(-1, self._flat.shape[1])
-        found, away = nearest(self._flat, asked)
+        """Return the stored frame nearest to each of ``latents`` [..., T, D].
+
+        Returns:
+            Indices [...] and distances [...], the norms of the differences.
+        """
+        queries = np.asarray(latents, np.float32).reshape(-1, self._flat.shape[1])
+        indices, distances = nearest(self._flat, queries)
         shape = latents.shape[:-2]
-        return found.reshape(shape), away.reshape(shape)
+        return indices.reshape(shape), distances.reshape(shape)
 
     def project(self, latents: Latents) -> Floats:
-        """Places [..., 2] of ``latents`` [..., T, D] on the map."""
+        """Return the map coordinates [..., 2] of ``latents`` [..., T, D]."""
         return self.embedding.project(latents)
 
     def image(self, index: int) -> Image:
-        """The picture of a remembered frame, uint8 [h, w, 3] RGB."""
+        """Return the image of a stored frame, uint8 [h, w, 3] RGB."""
         return decode(self.images[index])
 
     def to_bytes(self) -> bytes:
-        """The content of ``atlas.npz``."""
+        """Return the content of ``atlas.npz``."""
         file = io.BytesIO()
         np.savez(
             file,
@@ -102,10 +108,10 @@ class Atlas:
             mean=self.embedding.mean,
             axes=self.embedding.axes,
             explained=self.embedding.explained,
-            token_mean=self.palette.mean,
-            token_axes=self.palette.axes,
-            low=self.palette.low,
-            high=self.palette.high,
+            token_mean=self.token_colors.mean,
+            token_axes=self.token_colors.axes,
+            low=self.token_colors.low,
+            high=self.token_colors.high,
         )
         return file.getvalue()
 
@@ -115,10 +121,15 @@ class Atlas:
 
 
 def read_atlas(data: bytes, latent: tuple[int, int], where: str) -> Atlas:
-    """Read ``atlas.npz`` of a model whose latents are ``latent`` = (T, D).
+    """Read the content of ``atlas.npz``.
+
+    Args:
+        data: The bytes of the file.
+        latent: The shape (T, D) of the model's latents.
+        where: The path, for error messages.
 
     Raises:
-        BundleError: an array is missing, of another type or shape, or its pictures are not whole.
+        BundleError: An array is missing or has a wrong type or shape, or the images are incomplete.
     """
     arrays = read_npz(data, where)
     tokens, dim = latent
@@ -130,53 +141,60 @@ def read_atlas(data: bytes, latent: tuple[int, int], where: str) -> Atlas:
     }  # fmt: skip
     if arrays.keys() != {"jpeg", *sizes}:
         raise BundleError(
-            f"{where}: is no atlas (it holds {', '.join(arrays)}): make it with jepa-export atlas"
+            f"{where} is not an atlas (it has the arrays {', '.join(arrays)}): create it with "
+            "jepa-export atlas",
+            code="bundle.atlas_invalid",
         )
     for name, shape in sizes.items():
         array = arrays[name]
-        kind = np.float16 if name == "latents" else np.int64 if name == "offsets" else np.float32
-        if array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+        dtype = np.float16 if name == "latents" else np.int64 if name == "offsets" else np.float32
+        if array.shape != shape or array.dtype != dtype or not np.isfinite(array).all():
             raise BundleError(
-                f"{where}: {name} must be finite {np.dtype(kind)} {list(shape)}, is {array.dtype} "
-                f"{list(array.shape)}: it was made for another model"
+                f"{where}: array {name} must be finite {np.dtype(dtype)} {list(shape)}, but is {array.dtype} "
+                f"{list(array.shape)}: create an atlas for this model with jepa-export atlas",
+                code="bundle.atlas_mismatch",
             )
     content, ends = arrays["jpeg"].tobytes(), [int(end) for end in arrays["offsets"]]
     if not count or ends != sorted(ends) or ends[0] != 0 or ends[-1] != len(content):
-        raise BundleError(f"{where}: its pictures do not fill it: make it again with jepa-export atlas")
-    pick = cast("dict[str, Floats]", arrays)
+        raise BundleError(
+            f"{where}: the offsets of the images do not match their bytes: create the atlas again with "
+            "jepa-export atlas",
+            code="bundle.atlas_invalid",
+        )
+    floats = cast("dict[str, Floats]", arrays)
     return Atlas(
         cast("NDArray[np.float16]", arrays["latents"]),
         tuple(content[start:end] for start, end in pairwise(ends)),
-        Embedding(pick["mean"], pick["axes"], pick["explained"]),
-        Palette(pick["token_mean"], pick["token_axes"], pick["low"], pick["high"]),
+        Embedding(floats["mean"], floats["axes"], floats["explained"]),
+        TokenColors(floats["token_mean"], floats["token_axes"], floats["low"], floats["high"]),
     )
 
 
-def spread(latents: Latents, count: int) -> tuple[NDArray[np.intp], float]:
-    """Choose frames so that few cover much: farthest-point sampling, from the one nearest to the mean on.
+def sample_farthest_points(latents: Latents, count: int) -> tuple[NDArray[np.intp], float]:
+    """Choose frames by farthest-point sampling, starting from the one nearest to the mean.
 
     Returns:
-        Indices of at most ``count`` different latents of [N, T, D], ascending; and the covering radius: no
-        latent is further than that from one of them.
+        Ascending indices of at most ``count`` distinct latents of [N, T, D]; and the covering radius, the
+        largest distance of any latent to the nearest chosen one.
     """
     flat = np.asarray(latents, np.float32).reshape(len(latents), -1)
     chosen = [int(np.square(flat - flat.mean(axis=0)).sum(axis=1).argmin())]
-    away = np.linalg.norm(flat - flat[chosen[0]], axis=1)
-    while len(chosen) < count and away.max() > 0:
-        chosen.append(int(away.argmax()))
-        away = np.minimum(away, np.linalg.norm(flat - flat[chosen[-1]], axis=1))
-    return np.sort(np.array(chosen)), float(away.max())
+    distances = np.linalg.norm(flat - flat[chosen[0]], axis=1)
+    while len(chosen) < count and distances.max() > 0:
+        chosen.append(int(distances.argmax()))
+        distances = np.minimum(distances, np.linalg.norm(flat - flat[chosen[-1]], axis=1))
+    return np.sort(np.array(chosen)), float(distances.max())
 
 
 def thumbnail(image: Image, px: int = THUMBNAIL_PX) -> bytes:
-    """``image`` (uint8 [h, w, 3] RGB) as a JPEG whose longer side has at most ``px`` pixels.
+    """Return ``image`` (uint8 [h, w, 3] RGB) as a JPEG whose longer side has at most ``px`` pixels.
 
     Raises:
-        FrameError: it has no pixels.
+        FrameError: The image has no pixels.
     """
     height, width = image.shape[:2]
-    share = px / max(height, width, 1)
-    if share < 1:
-        size = max(1, round(width * share)), max(1, round(height * share))
+    scale = px / max(height, width, 1)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
         image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     return to_jpeg(image, _JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""Which topics of a bag are those of one world model: found by their types, in any namespace."""
+"""Find the topics of one world model in a bag by their types, in any namespace."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ EPISODE_RESULT = "jepa_msgs/msg/EpisodeResult"
 
 @dataclass(frozen=True)
 class Topics:
-    """The names; None where the bag does not have them.
+    """The names of the topics, or None for those that the bag lacks.
 
-    ``prefix`` is what the names of the world model's results begin with, such as ``/world_model``, and
-    ``namespace`` what all names of its robot begin with, such as nothing.
+    Attributes:
+        prefix: Prefix of the world model's results, such as ``/world_model``.
+        namespace: Prefix of all topics of the robot; may be empty.
+        image: Camera images.
+        latent: Latent states.
+        info: Model information.
+        futures: Predicted futures.
+        surprise: Surprise values.
+        goal: Goal images.
+        command: Velocity commands.
+        planner: Planner status.
+        episodes: Episode results.
     """
 
     prefix: str
@@ -34,21 +44,23 @@ class Topics:
 
 
 def find_topics(bag: BagFile, *, node: str | None = None, image: str | None = None) -> Topics:
-    """Find them.
+    """Find the topics of a world model.
 
     Args:
-        node: the name of the world model (with a camera's prefix, if it has several); may be left out where
-            the bag has results of one only.
-        image: the topic of the camera; may be left out where there is only one.
+        bag: The bag.
+        node: The name of the world model, with the prefix of the camera if it has several; optional if the
+            bag has the results of only one.
+        image: The topic of the camera; optional if there is only one.
 
     Raises:
-        SourceError: something needed is not there, or there are several to choose from (they are listed).
+        SourceError: A required topic is missing, or there are several, which the message lists.
     """
     prefixes = [_parent(topic) for topic in bag.topics(messages.LATENT_STATE)]
     if not prefixes:
         raise SourceError(
-            f"{bag.path}: world model: nothing was recorded of one; `jepa-runtime record --source BAG …` "
-            f"plays images and commands through a model and records all; its topics: {bag.listed()}"
+            f"{bag.path} has no topics of a world model: run a model on its images and commands with "
+            f"`jepa-runtime record --source BAG …`; the bag has: {bag.listed()}",
+            code="source.topic_not_found",
         )
     prefix = _one(bag, prefixes, node, "world model", "--node")
     infos = [
@@ -56,15 +68,16 @@ def find_topics(bag: BagFile, *, node: str | None = None, image: str | None = No
     ]
     if not infos:
         raise SourceError(
-            f"{bag.path}: no model_info of {prefix} was recorded, which says what its numbers mean: record "
-            "that topic too (it is latched)"
+            f"{bag.path} has no model_info for {prefix}, which is needed to interpret its values: record "
+            "that topic, too (it is latched)",
+            code="source.topic_not_found",
         )
     namespace = _parent(_parent(infos[0]))
 
     def of_robot(type_name: str) -> str | None:
         return _first(bag.topics(type_name), namespace)
 
-    # Of several, the one that the nodes take by default for what is executed.
+    # Prefer the topic that the nodes use by default for executed commands.
     twists = bag.topics(messages.TWIST, messages.TWIST_STAMPED)
     commands = sorted(twists, key=lambda topic: topic != f"{namespace}/cmd_vel")
     goals = [topic for topic in bag.topics(messages.IMAGE) if topic.endswith("goal_image")]
@@ -97,13 +110,20 @@ def _first(topics: list[str], prefix: str) -> str | None:
     return next((topic for topic in topics if topic.startswith(f"{prefix}/")), None)
 
 
-def _one(bag: BagFile, found: list[str], asked: str | None, what: str, option: str) -> str:
-    chosen = found if asked is None else [topic for topic in found if topic == f"/{asked.strip('/')}"]
+def _one(bag: BagFile, found: list[str], requested: str | None, what: str, option: str) -> str:
+    chosen = found if requested is None else [topic for topic in found if topic == f"/{requested.strip('/')}"]
     if len(chosen) == 1:
         return chosen[0]
     listed = ", ".join(found)
-    if asked is not None:
-        raise SourceError(f"{bag.path}: there is no {what} {asked}; found: {listed or 'none'}")
+    if requested is not None:
+        raise SourceError(
+            f"{bag.path} has no {what} {requested}; found: {listed or 'none'}", code="source.topic_not_found"
+        )
     if found:
-        raise SourceError(f"{bag.path}: {what}: several, choose one with {option}: {listed}")
-    raise SourceError(f"{bag.path}: {what}: nothing was recorded of one")
+        raise SourceError(
+            f"{bag.path} has several topics of a {what}: choose one with {option}: {listed}",
+            code="source.topic_ambiguous",
+        )
+    raise SourceError(
+        f"{bag.path} has no topics of a {what}: record them, too", code="source.topic_not_found"
+    )

@@ -1,9 +1,8 @@
-"""Latents as places on a plane and as colours: principal components, fitted once and then kept.
+"""Map latents to points in a plane and to colors with principal components that are fitted once.
 
-The plane is spanned by how latents *move* within a stretch of time, not by how they differ from each other:
-over many scenes the greatest difference is which scene it is, and a map of that would show every future of
-one scene in one spot. Signs are fixed (the largest component of an axis is positive), so that equal latents
-give equal pictures.
+The plane is fitted to the *changes* of latents over a time interval, not to the latents: over many scenes,
+the largest differences are those between scenes, and such a map would show all futures of one scene in one
+spot. Signs are fixed (the largest component of an axis is positive), so that equal latents give equal images.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ Image = NDArray[np.uint8]
 Latents = NDArray[Any]
 """[..., T, D], of float16 or float32."""
 
-_MOST_ROWS = 1024
-# What moves further than this many usual moves has not moved: another scene began.
-_JUMP = 3.0
-_ENDS = (2.0, 98.0)
+_MAX_ROWS = 1024
+# Changes larger than this multiple of the median are changes of the scene, and are ignored.
+_SCENE_CHANGE = 3.0
+_PERCENTILES = (2.0, 98.0)
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Embedding:
     """A plane through the space of latents.
 
     Attributes:
-        mean: [T * D], the point that is its origin.
+        mean: [T * D], the origin.
         axes: [2, T * D], orthonormal.
-        explained: [2], the share of all movement that lies along each axis.
+        explained: [2], the fraction of the variance of all changes along each axis.
     """
 
     mean: Floats
@@ -40,20 +39,21 @@ class Embedding:
     explained: Floats
 
     def project(self, latents: Latents) -> Floats:
-        """Places [..., 2] of ``latents`` [..., T, D]."""
+        """Return the coordinates [..., 2] of ``latents`` [..., T, D]."""
         flat = np.asarray(latents, np.float32).reshape(*latents.shape[:-2], -1)
-        places: Floats = (flat - self.mean) @ self.axes.T
-        return places
+        points: Floats = (flat - self.mean) @ self.axes.T
+        return points
 
 
 @dataclass(frozen=True)
-class Palette:
-    """Colours of tokens: by how each differs from what is usual at its place.
+class TokenColors:
+    """Colors of tokens, by their deviation from the mean of their position.
 
     Attributes:
         mean: [T, D].
         axes: [3, D] for red, green and blue.
-        low, high: [3], what is darkest and what is brightest.
+        low: [3], the values of the darkest color.
+        high: [3], the values of the brightest color.
     """
 
     mean: Floats
@@ -61,48 +61,48 @@ class Palette:
     low: Floats
     high: Floats
 
-    def colours(self, latents: Latents) -> Image:
-        """RGB [..., T, 3] of ``latents`` [..., T, D]."""
-        places = (np.asarray(latents, np.float32) - self.mean) @ self.axes.T
-        shares = (places - self.low) / np.maximum(self.high - self.low, 1e-9)
-        colours: Image = (255.0 * np.clip(shares, 0.0, 1.0)).astype(np.uint8)
-        return colours
+    def colors(self, latents: Latents) -> Image:
+        """Return the RGB colors [..., T, 3] of ``latents`` [..., T, D]."""
+        points = (np.asarray(latents, np.float32) - self.mean) @ self.axes.T
+        fractions = (points - self.low) / np.maximum(self.high - self.low, 1e-9)
+        colors: Image = (255.0 * np.clip(fractions, 0.0, 1.0)).astype(np.uint8)
+        return colors
 
 
 def fit_embedding(latents: Latents, lag: int) -> Embedding:
-    """The plane in which ``latents`` [N, T, D], in their order in time, move most within ``lag`` frames."""
+    """Fit the plane in which ``latents`` [N, T, D], in temporal order, change most within ``lag`` frames."""
     flat = np.asarray(latents, np.float32).reshape(len(latents), -1)
     mean = flat.mean(axis=0)
     lag = max(1, min(lag, len(flat) // 2))
-    moves = flat[lag:] - flat[:-lag]
-    lengths = np.linalg.norm(moves, axis=1)
-    moves = moves[lengths <= _JUMP * np.median(lengths)] if len(moves) else flat - mean
-    axes, explained = _principal(moves, 2)
+    changes = flat[lag:] - flat[:-lag]
+    lengths = np.linalg.norm(changes, axis=1)
+    changes = changes[lengths <= _SCENE_CHANGE * np.median(lengths)] if len(changes) else flat - mean
+    axes, explained = _principal_axes(changes, 2)
     return Embedding(mean, axes, explained)
 
 
-def fit_palette(latents: Latents) -> Palette:
-    """Colours that tell the tokens of ``latents`` [N, T, D] apart."""
-    chosen = np.asarray(latents[:: -(-len(latents) // _MOST_ROWS)], np.float32)
+def fit_token_colors(latents: Latents) -> TokenColors:
+    """Fit colors that distinguish the tokens of ``latents`` [N, T, D]."""
+    chosen = np.asarray(latents[:: -(-len(latents) // _MAX_ROWS)], np.float32)
     mean = chosen.mean(axis=0)
     rows = (chosen - mean).reshape(-1, chosen.shape[-1])
-    axes, _ = _principal(rows, 3)
-    low, high = np.percentile(rows @ axes.T, _ENDS, axis=0).astype(np.float32)
-    return Palette(mean, axes, low, high)
+    axes, _ = _principal_axes(rows, 3)
+    low, high = np.percentile(rows @ axes.T, _PERCENTILES, axis=0).astype(np.float32)
+    return TokenColors(mean, axes, low, high)
 
 
-def _principal(rows: Floats, count: int) -> tuple[Floats, Floats]:
-    """The first ``count`` principal axes [count, F] of ``rows`` [N, F] about zero, and the share of each.
+def _principal_axes(rows: Floats, count: int) -> tuple[Floats, Floats]:
+    """Return the first ``count`` principal axes [count, F] of uncentered ``rows`` [N, F].
 
-    Axes that the rows do not have are zero.
+    Also returns the fraction of the variance along each. Axes beyond the rank of the rows are zero.
     """
-    chosen = rows[:: -(-len(rows) // _MOST_ROWS)]
+    chosen = rows[:: -(-len(rows) // _MAX_ROWS)]
     axes, explained = np.zeros((count, rows.shape[1]), np.float32), np.zeros(count, np.float32)
     _, sizes, found = np.linalg.svd(chosen, full_matrices=False)
-    there = min(count, int((sizes > 1e-6 * max(float(sizes[0]), 1e-30)).sum()))
-    axes[:there] = found[:there]
+    rank = min(count, int((sizes > 1e-6 * max(float(sizes[0]), 1e-30)).sum()))
+    axes[:rank] = found[:rank]
     axes *= np.sign(axes[np.arange(count), np.abs(axes).argmax(axis=1)])[:, None]
     total = float(np.square(sizes).sum())
     if total > 0:
-        explained[:there] = np.square(sizes[:there]) / total
+        explained[:rank] = np.square(sizes[:rank]) / total
     return axes, explained

@@ -1,4 +1,4 @@
-"""Frames that were seen, to show a latent by: it cannot be decoded, but the most similar frame is found."""
+"""An album of frames that shows a latent, which cannot be decoded, as the most similar frame."""
 
 from __future__ import annotations
 
@@ -23,32 +23,30 @@ class FrameAlbum:
         self._latents: list[Floats] = []
 
     def __len__(self) -> int:
-        """How many frames it has."""
+        """Return the number of frames."""
         return len(self._images)
 
     def add(self, image: Image, latent: Floats) -> None:
-        """Remember a frame (uint8 [h, w, 3] RGB) and its ``latent`` [T, D]."""
+        """Add a frame (uint8 [h, w, 3] RGB) and its ``latent`` [T, D]."""
         self._images.append(thumbnail(image))
         self._latents.append(latent.reshape(-1))
 
     def nearest(self, latents: Floats) -> tuple[list[Image], Floats]:
-        """The frames whose latents are nearest to ``latents`` [N, T, D], and how far they are [N]: norms over
-        tokens and dimensions.
-        """
-        best, distances = nearest(np.stack(self._latents), latents.reshape(len(latents), -1))
-        return [self._images[index] for index in best], distances
+        """Return the frames nearest to ``latents`` [N, T, D], and their distances [N] over T and D."""
+        indices, distances = nearest(np.stack(self._latents), latents.reshape(len(latents), -1))
+        return [self._images[index] for index in indices], distances
 
 
-def nearest(known: Floats, asked: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Which of ``known`` [N, F] is nearest to each of ``asked`` [M, F]: indices [M] and distances [M]."""
-    # |a - b|² without a difference of each pair, which would be the product of both sizes.
-    best = (np.square(known).sum(axis=1) - 2 * (asked @ known.T)).argmin(axis=1)
-    distances: Floats = np.linalg.norm(asked - known[best], axis=1)
-    return best, distances
+def nearest(points: Floats, queries: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Return the index of and the distance to the nearest of ``points`` [N, F] for each query [M, F]."""
+    # Expands |a - b|², so that no array of [M, N, F] is needed.
+    indices = (np.square(points).sum(axis=1) - 2 * (queries @ points.T)).argmin(axis=1)
+    distances: Floats = np.linalg.norm(queries - points[indices], axis=1)
+    return indices, distances
 
 
 def thumbnail(image: Image) -> Image:
-    """``image`` at a height of 88 pixels, or itself where it is smaller."""
+    """Return ``image`` scaled down to a height of 88 pixels."""
     height, width = image.shape[:2]
     if height <= _HEIGHT:
         return np.array(image)

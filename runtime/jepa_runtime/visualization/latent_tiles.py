@@ -1,4 +1,4 @@
-"""The tokens of one latent as a small image: in the square that they come from, if there is one."""
+"""Draw the tokens of one latent as a small image, in the square grid of their patches where there is one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 from jepa_runtime.visualization.embedding import Image
 
 
-def tile(colours: Image) -> Image:
-    """``colours`` [T, 3] as an image [h, w, 3], a pixel for each token: square where T is one, else as nearly
-    so as T divides, with more columns than rows."""
-    tokens = len(colours)
+def tile(colors: Image) -> Image:
+    """Return ``colors`` [T, 3] as an image [h, w, 3] with one pixel for each token.
+
+    The image is square if T is a square number, else as nearly square as the divisors of T allow, and wide.
+    """
+    tokens = len(colors)
     rows = next(rows for rows in range(math.isqrt(tokens), 0, -1) if tokens % rows == 0)
-    return np.ascontiguousarray(colours.reshape(rows, tokens // rows, 3))
+    return np.ascontiguousarray(colors.reshape(rows, tokens // rows, 3))

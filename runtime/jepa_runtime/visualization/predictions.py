@@ -1,4 +1,4 @@
-"""What was foreseen from one image, as data: from a message, or from the pipeline itself."""
+"""The predictions from one image, read from a message or from the pipeline."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jepa_runtime.visualization.embedding import Floats, Latents
 
 @dataclass(frozen=True)
 class Predictions:
-    """K futures of H steps, of one image.
+    """K predicted futures of H steps from one image.
 
     Attributes:
-        stamp_ns: of the image.
+        stamp_ns: The stamp of the image.
         latents: [K, H, T, D].
         actions: [K, H, A].
-        energies: [K, H] to the goal; None without one.
-        bounds: [H], how far a prediction is expected to lie from what comes, at most.
-        ahead_s: [H], when each step is, after the image.
-        current_energy: of the image itself; NaN without a goal.
-        predict_ms: what it took.
+        energies: [K, H], distances to the goal; None without a goal.
+        bounds: [H], the error bounds.
+        ahead_s: [H], the time of each step after the image.
+        current_energy: The energy of the image itself; NaN without a goal.
+        predict_ms: The duration of the prediction.
     """
 
     stamp_ns: int
@@ -38,11 +38,11 @@ class Predictions:
     predict_ms: float
 
     @classmethod
-    def of_message(cls, message: Any) -> Predictions:
-        """From a jepa_msgs/PredictedFutures of rclpy or rosbags.
+    def from_message(cls, message: Any) -> Predictions:
+        """Convert a jepa_msgs/PredictedFutures of rclpy or rosbags.
 
         Raises:
-            ValueError: an array in it is not whole.
+            ValueError: An array is incomplete.
         """
         return cls(
             stamp_ns=stamp_of(message),
@@ -56,8 +56,8 @@ class Predictions:
         )
 
     @classmethod
-    def of_result(cls, result: Result, step_s: float) -> Predictions | None:
-        """From the pipeline; None where nothing was predicted."""
+    def from_result(cls, result: Result, step_s: float) -> Predictions | None:
+        """Convert a result of the pipeline; return None if it has no futures."""
         futures = result.futures
         if futures is None:
             return None
@@ -73,35 +73,35 @@ class Predictions:
         )
 
     @property
-    def ends(self) -> tuple[int, int] | None:
-        """The best and the worst candidate, by the sum of their energies; None without a goal."""
+    def best_and_worst(self) -> tuple[int, int] | None:
+        """The candidates with the smallest and the largest sum of energies; None without a goal."""
         if self.energies is None or not self.energies.size:
             return None
         cost = self.energies.sum(axis=1)
         return int(cost.argmin()), int(cost.argmax())
 
-    def columns(self, most: int = 8) -> list[int]:
-        """Which of its steps are shown, from 0, at most so many."""
+    def columns(self, max_columns: int = 8) -> list[int]:
+        """Return the indices of at most ``max_columns`` evenly spaced steps, to be shown as columns."""
         steps = len(self.ahead_s)
-        return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, most))})
+        return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, max_columns))})
 
-    def alike(self, taken: Floats) -> tuple[int, float]:
-        """The candidate whose actions are nearest to those ``taken`` [H, A], and their mean difference."""
-        differences = np.abs(self.actions - taken).mean(axis=(1, 2))
+    def nearest_to(self, actions: Floats) -> tuple[int, float]:
+        """Return the candidate nearest to ``actions`` [H, A], and the mean absolute difference."""
+        differences = np.abs(self.actions - actions).mean(axis=(1, 2))
         index = int(differences.argmin())
         return index, float(differences[index])
 
 
 def check_finite(*arrays: NDArray[Any] | None) -> None:
-    """Check what a model computed.
+    """Check that all numbers are finite.
 
     Raises:
-        ValueError: some of it is no number.
+        ValueError: A number is NaN or infinite.
     """
     if not all(np.isfinite(array).all() for array in arrays if array is not None):
-        raise ValueError("some numbers are not finite: there the model computed none")
+        raise ValueError("some numbers are not finite: the model's output is invalid")
 
 
 def stamp_of(message: Any) -> int:
-    """The stamp in a message's header [ns]."""
+    """Return the stamp of a message's header in ns."""
     return from_time(message.header.stamp)

@@ -1,4 +1,4 @@
-"""A run in rerun: camera, latents, futures, map, energies, bounds, surprise, latency; live or as a file."""
+"""Log a run to Rerun, live or to a file: images, latents, futures, map, energies, bounds, surprise."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Latents
 from jepa_runtime.visualization.latent_tiles import tile
 from jepa_runtime.visualization.predictions import Predictions
-from jepa_runtime.visualization.topic_images import BEST, CAME, WORST, futures_image
+from jepa_runtime.visualization.topic_images import BEST, OBSERVED, WORST, futures_image
 
 TIMELINE = "time"
-# Where rerun's viewer listens unless it is told otherwise.
+# The default port of Rerun's viewer.
 _PORT = 9876
-_FAINT, _KNOWN = (190, 196, 205), (150, 160, 172)
+_FAINT, _ATLAS = (190, 196, 205), (150, 160, 172)
 
 
 class RerunViewer:
-    """Where things are logged, all at their image's stamp on the timeline ``time``.
+    """A context manager that logs to Rerun; all entries have their image's stamp on the timeline ``time``.
 
     Args:
-        save: the .rrd file to write; None: rerun's viewer is started and shows them.
+        save: The .rrd file to write, or None to start Rerun's viewer.
 
     Raises:
-        RecordingError: rerun is missing, its viewer cannot be started, or the file not written.
+        RecordingError: Rerun is not installed, its viewer cannot be started, or the file cannot be written.
     """
 
     def __init__(self, save: Path | None = None) -> None:
@@ -37,7 +37,9 @@ class RerunViewer:
             import rerun
             import rerun.blueprint as blueprint
         except ImportError as error:
-            raise RecordingError("the view takes rerun: pip install 'jepa-edge[rerun]'") from error
+            raise RecordingError(
+                "Rerun is not installed: pip install 'jepa-edge[rerun]'", code="recording.rerun_missing"
+            ) from error
         self._rr = rerun
         self._stream: Any = rerun.RecordingStream("jepa-edge")
         self._atlas: Atlas | None = None
@@ -49,9 +51,11 @@ class RerunViewer:
             else:
                 save.parent.mkdir(parents=True, exist_ok=True)
                 self._stream.save(save)
-        # rerun raises whatever its own engine told it.
+        # Rerun raises exceptions of many types.
         except Exception as error:
-            raise RecordingError(f"{save or 'viewer of rerun'}: cannot be opened: {error}") from error
+            raise RecordingError(
+                f"cannot open {save or 'the Rerun viewer'}: {error}", code="recording.rerun_unavailable"
+            ) from error
         self._stream.send_blueprint(_layout(blueprint))
 
     def __enter__(self) -> RerunViewer:
@@ -62,75 +66,77 @@ class RerunViewer:
         self._stream.disconnect()
 
     def camera(self, stamp_ns: int, jpeg: bytes) -> None:
-        """What the camera saw."""
-        self._log("camera", self._picture(jpeg), stamp_ns)
+        """Log a camera image."""
+        self._log("camera", self._encoded_image(jpeg), stamp_ns)
 
     def goal(self, stamp_ns: int, jpeg: bytes) -> None:
-        """What is sought."""
-        self._log("goal", self._picture(jpeg), stamp_ns)
+        """Log a goal image."""
+        self._log("goal", self._encoded_image(jpeg), stamp_ns)
 
     def latent(self, stamp_ns: int, trail: Latents, atlas: Atlas) -> None:
-        """The newest of ``trail`` [n, T, D] in colours and on the map, and the way there."""
-        self._remember(atlas)
-        colours = tile(atlas.palette.colours(trail[-1]))
-        self._log("latent", self._rr.Image(colours), stamp_ns)
-        places = _upwards(atlas.project(trail))
-        self._log("map/came", self._rr.LineStrips2D([places], colors=[CAME]), stamp_ns)
-        self._log("map/now", self._rr.Points2D(places[-1:], colors=[CAME], radii=[-4.0]), stamp_ns)
+        """Log the newest of ``trail`` [n, T, D] in colors, and all of it as a path on the map."""
+        self._log_atlas(atlas)
+        colors = tile(atlas.token_colors.colors(trail[-1]))
+        self._log("latent", self._rr.Image(colors), stamp_ns)
+        points = _flip_vertical(atlas.project(trail))
+        self._log("map/came", self._rr.LineStrips2D([points], colors=[OBSERVED]), stamp_ns)
+        self._log("map/now", self._rr.Points2D(points[-1:], colors=[OBSERVED], radii=[-4.0]), stamp_ns)
 
-    def foreseen(self, foreseen: Predictions, latent: Latents, atlas: Atlas) -> None:
-        """Futures from an image whose latent is ``latent`` [T, D]."""
-        self._remember(atlas)
-        rr, stamp = self._rr, foreseen.stamp_ns
+    def predictions(self, predictions: Predictions, latent: Latents, atlas: Atlas) -> None:
+        """Log the futures from an image whose latent is ``latent`` [T, D]."""
+        self._log_atlas(atlas)
+        rr, stamp = self._rr, predictions.stamp_ns
         start = atlas.project(latent)[None]
-        paths = [_upwards(np.vstack([start, path])) for path in atlas.project(foreseen.latents)]
+        paths = [_flip_vertical(np.vstack([start, path])) for path in atlas.project(predictions.latents)]
         self._log("map/futures", rr.LineStrips2D(paths, colors=[_FAINT]), stamp)
-        self._log("futures", self._picture(to_jpeg(futures_image(foreseen, atlas))), stamp)
-        self._log("bounds", rr.Scalars(foreseen.bounds), stamp)
-        self.figure("latency/predict", foreseen.predict_ms, stamp)
-        ends = foreseen.ends
-        if ends is not None and foreseen.energies is not None:
-            self._log("map/best", rr.LineStrips2D([paths[ends[0]]], colors=[BEST]), stamp)
-            self._log("map/worst", rr.LineStrips2D([paths[ends[1]]], colors=[WORST]), stamp)
-            self._log("energies", rr.BarChart(foreseen.energies.sum(axis=1)), stamp)
-            self.figure("energy/now", foreseen.current_energy, stamp)
-            self.figure("energy/best", float(foreseen.energies[ends[0], -1]), stamp)
+        self._log("futures", self._encoded_image(to_jpeg(futures_image(predictions, atlas))), stamp)
+        self._log("bounds", rr.Scalars(predictions.bounds), stamp)
+        self.scalar("latency/predict", predictions.predict_ms, stamp)
+        extremes = predictions.best_and_worst
+        if extremes is not None and predictions.energies is not None:
+            best, worst = extremes
+            self._log("map/best", rr.LineStrips2D([paths[best]], colors=[BEST]), stamp)
+            self._log("map/worst", rr.LineStrips2D([paths[worst]], colors=[WORST]), stamp)
+            self._log("energies", rr.BarChart(predictions.energies.sum(axis=1)), stamp)
+            self.scalar("energy/now", predictions.current_energy, stamp)
+            self.scalar("energy/best", float(predictions.energies[best, -1]), stamp)
 
-    def figure(self, name: str, value: float, stamp_ns: int) -> None:
-        """A number over time, such as ``surprise/value``."""
+    def scalar(self, name: str, value: float, stamp_ns: int) -> None:
+        """Log a number over time, such as ``surprise/value``."""
         self._log(name, self._rr.Scalars(value), stamp_ns)
 
-    def _remember(self, atlas: Atlas) -> None:
-        """What the map shows is drawn once for an atlas."""
+    def _log_atlas(self, atlas: Atlas) -> None:
+        """Log the points of an atlas once."""
         if atlas is not self._atlas:
             self._atlas = atlas
-            places = _upwards(atlas.project(atlas.latents))
+            points = _flip_vertical(atlas.project(atlas.latents))
             self._stream.log(
-                "map/known", self._rr.Points2D(places, colors=[_KNOWN], radii=[-1.5]), static=True
+                "map/known", self._rr.Points2D(points, colors=[_ATLAS], radii=[-1.5]), static=True
             )
 
-    def _picture(self, jpeg: bytes) -> Any:
+    def _encoded_image(self, jpeg: bytes) -> Any:
         return self._rr.EncodedImage(contents=jpeg, media_type="image/jpeg")
 
-    def _log(self, name: str, what: Any, stamp_ns: int) -> None:
+    def _log(self, name: str, content: Any, stamp_ns: int) -> None:
         self._stream.set_time(TIMELINE, timestamp=np.datetime64(stamp_ns, "ns"))
-        self._stream.log(name, what)
+        self._stream.log(name, content)
 
 
 def _check_listening() -> None:
-    """Check that the viewer is there: whoever logs for one that never was waits without end."""
+    """Check that the viewer accepts connections; logging to a missing viewer would block forever."""
     try:
         socket.create_connection(("127.0.0.1", _PORT), timeout=1).close()
     except OSError as error:
         raise RecordingError(
-            "it did not start, as on a machine without a screen: write a file with --save FILE.rrd, and open "
-            "that where there is one"
+            "it did not start, possibly because this machine has no screen: write a file with --save "
+            "FILE.rrd, and open it on another machine",
+            code="recording.rerun_unavailable",
         ) from error
 
 
-def _upwards(places: Any) -> Any:
-    """rerun's second axis points down, a map's up."""
-    return places * np.array([1.0, -1.0], np.float32)
+def _flip_vertical(points: Any) -> Any:
+    """Invert the second axis, which points down in Rerun and up on the map."""
+    return points * np.array([1.0, -1.0], np.float32)
 
 
 def _layout(blueprint: Any) -> Any:

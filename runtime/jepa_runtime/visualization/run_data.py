@@ -1,4 +1,4 @@
-"""One run, out of its bag: what was seen, what was foreseen at a few moments, and how well all that held."""
+"""Read one run from its bag: frames, predictions at a few moments, and prediction errors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from jepa_runtime.visualization.embedding import Image, Latents
 from jepa_runtime.visualization.prediction_errors import Moment, PredictionErrors, PredictionScorer
 from jepa_runtime.visualization.predictions import Predictions, check_finite, stamp_of
 
-_MOST_LATENT_BYTES = 1 << 29
-_MOST_PICTURES = 3000
+_MAX_LATENT_BYTES = 1 << 29
+_MAX_PICTURES = 3000
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Which model served, and what its numbers mean."""
+    """The model of the run, and what is needed to interpret its outputs."""
 
     model: str
     engine: str
@@ -42,7 +42,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Series:
-    """Something over time: ``times_s`` [n] after the first frame, ``values`` [n]."""
+    """A time series: ``times_s`` [n] after the first frame, ``values`` [n]."""
 
     times_s: NDArray[np.float64]
     values: NDArray[np.float64]
@@ -50,22 +50,27 @@ class Series:
 
 @dataclass(frozen=True)
 class Run:
-    """What a bag tells.
+    """The content of a bag.
 
     Attributes:
-        name, prefix, namespace: the bag, the world model in it, and what all names of its robot begin with.
-        start_ns: the stamp of the first frame.
-        stamps_ns: [N] of the frames; ``latents`` [N, T, D] of them.
-        pictured: [M], which of the frames have an image in the ``atlas``, in the same order.
-        atlas: made of this run.
-        frames: how many there were; N where no frame had to be left out.
-        goals: stamp and JPEG of each goal.
-        surprise, threshold: values and what they were held against.
-        energy: of the present to the goal.
-        latency_ms: by what was measured.
-        errors: how far predictions lay from what came.
-        moments: a few from which futures are shown.
-        outcomes: how episodes ended, and when [s].
+        name: The name of the bag.
+        prefix: The topic prefix of the world model.
+        namespace: The topic prefix of the robot.
+        facts: The model.
+        start_ns: The stamp of the first frame.
+        stamps_ns: [N] of the frames.
+        latents: [N, T, D] of the frames.
+        frames_with_image: [M], the frames that have an image in the ``atlas``, in the same order.
+        atlas: Built from this run.
+        frames: The number of recorded frames, which is larger than N if some were skipped.
+        goals: Stamp and JPEG of each goal.
+        surprise: Surprise values.
+        threshold: Surprise thresholds.
+        energy: The distance of the current state to the goal.
+        latency_ms: Latencies by stage.
+        errors: Prediction errors.
+        moments: A few moments whose futures are shown.
+        outcomes: Time in s and outcome of each episode.
     """
 
     name: str
@@ -75,7 +80,7 @@ class Run:
     start_ns: int
     stamps_ns: NDArray[np.int64]
     latents: Latents
-    pictured: NDArray[np.intp]
+    frames_with_image: NDArray[np.intp]
     atlas: Atlas
     frames: int
     goals: tuple[tuple[int, bytes], ...]
@@ -89,15 +94,15 @@ class Run:
 
     @property
     def duration_s(self) -> float:
-        """From the first frame to the last."""
+        """The time from the first frame to the last."""
         return float(self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9
 
-    def picture(self, frame: int) -> Image:
-        """The image of a frame, or of the nearest in time that has one."""
-        return self.atlas.image(int(np.abs(self.pictured - frame).argmin()))
+    def image(self, frame: int) -> Image:
+        """Return the image of a frame, or of the nearest frame that has one."""
+        return self.atlas.image(int(np.abs(self.frames_with_image - frame).argmin()))
 
     def goal_at(self, stamp_ns: int) -> bytes | None:
-        """The JPEG of what was sought at a moment; None where nothing had been."""
+        """Return the JPEG of the goal at a time, or None if there was none."""
         return next((jpeg for stamp, jpeg in reversed(self.goals) if stamp <= stamp_ns), None)
 
 
@@ -108,22 +113,24 @@ def read_run(
     image: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Run:
-    """Read a bag; it is gone through twice.
+    """Read a bag in two passes.
 
     Args:
-        node, image: see :func:`~jepa_runtime.visualization.bag_topics.find_topics`.
-        progress: told how many messages were read, and of how many.
+        path: The bag.
+        node: See :func:`~jepa_runtime.visualization.bag_topics.find_topics`.
+        image: See :func:`~jepa_runtime.visualization.bag_topics.find_topics`.
+        progress: Called with the number of messages read, and the total.
 
     Raises:
-        SourceError: it is no bag, is damaged, or lacks what a picture needs.
+        SourceError: The file is not a bag, is malformed, or lacks required topics.
     """
     with BagFile(path) as bag:
         topics = find_topics(bag, node=node, image=image)
-        return _Reading(bag, topics, progress).run()
+        return _RunReader(bag, topics, progress).run()
 
 
-class _Reading:
-    """First what is small (latents, commands, figures), then images and futures; of those some are kept."""
+class _RunReader:
+    """Reads latents, commands and scalars in the first pass, images and futures in the second."""
 
     def __init__(self, bag: BagFile, topics: Topics, progress: Callable[[int, int], None]) -> None:
         self._bag, self._topics, self._progress = bag, topics, progress
@@ -148,37 +155,41 @@ class _Reading:
         self._read_small()
         if self._info is None or len(self._latents) < 2:
             raise SourceError(
-                f"{self._bag.path}: {len(self._latents)} latents of {self._topics.prefix} are too few to draw"
+                f"{self._bag.path} has {len(self._latents)} latents of {self._topics.prefix}, at least 2 are "
+                "required: record a longer run",
+                code="source.run_too_short",
             )
         shapes = {latent.shape for latent in self._latents.values()}
         if len(shapes) > 1:
             listed = ", ".join(map(str, sorted(shapes)))
             raise SourceError(
-                f"{self._bag.path}: latents of several shapes, {listed}: the model was changed while it was "
-                "recorded"
+                f"{self._bag.path} has latents of several shapes ({listed}) because the model changed during "
+                "the recording: use a recording of a single model",
+                code="source.latent_shapes_differ",
             )
         facts = _facts(self._info)
         stamps = np.array(sorted(self._latents), np.int64)
         latents = np.stack([self._latents[stamp] for stamp in stamps])
-        judge = PredictionScorer(
+        scorer = PredictionScorer(
             stamps,
             latents,
-            commands=self._held_commands(facts.action_names),
+            commands=self._executed_commands(facts.action_names),
             step_s=facts.step_s,
             breaks=np.array(sorted(self._breaks), np.int64),
             tolerance=0.1 * facts.action_range,
             expected=self._count({self._topics.futures}),
         )
-        self._read_large(stamps, judge)
-        pictured = np.flatnonzero(np.isin(stamps, list(self._images)))
-        if not len(pictured):
+        self._read_large(stamps, scorer)
+        frames_with_image = np.flatnonzero(np.isin(stamps, list(self._images)))
+        if not len(frames_with_image):
             raise SourceError(
-                f"{self._bag.path}: no image of {self._topics.image} has the stamp of a latent of "
-                f"{self._topics.prefix}: choose its camera with --image"
+                f"{self._bag.path} has no image on {self._topics.image} with the stamp of a latent of "
+                f"{self._topics.prefix}: choose the model's camera with --image",
+                code="source.stamps_differ",
             )
         lag = max(1, round(facts.horizon * facts.step_s / max(float(np.median(np.diff(stamps))) / 1e9, 1e-3)))
-        images = [self._images[int(stamp)] for stamp in stamps[pictured]]
-        atlas = Atlas.of(latents, pictured, images, lag)
+        images = [self._images[int(stamp)] for stamp in stamps[frames_with_image]]
+        atlas = Atlas.build(latents, frames_with_image, images, lag)
         start = int(stamps[0])
         surprise, threshold, energy = (
             _since(start, self._points.pop(name, [])) for name in ("surprise", "threshold", "energy")
@@ -192,7 +203,7 @@ class _Reading:
             start_ns=start,
             stamps_ns=stamps,
             latents=latents,
-            pictured=pictured,
+            frames_with_image=frames_with_image,
             atlas=atlas,
             frames=self._frames,
             goals=tuple(self._goals),
@@ -200,8 +211,8 @@ class _Reading:
             threshold=threshold,
             energy=energy,
             latency_ms={name: series for name, series in latency.items() if series.values.any()},
-            errors=judge.errors(),
-            moments=judge.moments(),
+            errors=scorer.errors(),
+            moments=scorer.moments(),
             outcomes=tuple(((stamp - start) / 1e9, outcome) for stamp, outcome in self._outcomes),
         )
 
@@ -220,8 +231,8 @@ class _Reading:
             if topic == topics.latent:
                 latent = self._latent(message)
                 if not self._frames:
-                    every = 1 + self._count({topic}) * latent.nbytes // _MOST_LATENT_BYTES
-                self._take_latent(message, latent, keep=self._frames % every == 0)
+                    every = 1 + self._count({topic}) * latent.nbytes // _MAX_LATENT_BYTES
+                self._add_latent(message, latent, keep=self._frames % every == 0)
             elif topic == topics.info:
                 self._info = message
             elif topic == topics.surprise:
@@ -245,9 +256,12 @@ class _Reading:
             check_finite(latent)
             return latent
         except ValueError as error:
-            raise SourceError(f"{self._bag.path}: latent at {stamp_of(message)} ns: {error}") from error
+            raise SourceError(
+                f"{self._bag.path}: invalid latent at {stamp_of(message)} ns: {error}",
+                code="source.message_invalid",
+            ) from error
 
-    def _take_latent(self, message: Any, latent: Latents, *, keep: bool) -> None:
+    def _add_latent(self, message: Any, latent: Latents, *, keep: bool) -> None:
         stamp = stamp_of(message)
         self._frames += 1
         if message.history_reset and self._frames > 1:
@@ -256,8 +270,8 @@ class _Reading:
             self._latents[stamp] = latent
         self._points["encode"].append((stamp, message.encode_ms))
 
-    def _held_commands(self, names: tuple[str, ...]) -> Commands | None:
-        """The commands as the model's actions; None where the bag has none that are."""
+    def _executed_commands(self, names: tuple[str, ...]) -> Commands | None:
+        """Return the commands as actions of the model, or None if the bag has no matching commands."""
         if not self._commands:
             return None
         try:
@@ -269,8 +283,8 @@ class _Reading:
         except ValueError:
             return None
 
-    def _read_large(self, stamps: NDArray[np.int64], judge: PredictionScorer) -> None:
-        every = -(-len(stamps) // _MOST_PICTURES)
+    def _read_large(self, stamps: NDArray[np.int64], scorer: PredictionScorer) -> None:
+        every = -(-len(stamps) // _MAX_PICTURES)
         wanted = {int(stamp) for stamp in stamps[::every]}
         for topic, _, message in self._messages(self._large):
             stamp = stamp_of(message)
@@ -279,26 +293,30 @@ class _Reading:
                     self._images[stamp] = self._thumbnail(topic, message)
                 continue
             try:
-                foreseen = Predictions.of_message(message)
-                judge.add(foreseen)
+                predictions = Predictions.from_message(message)
+                scorer.add(predictions)
             except ValueError as error:
-                raise SourceError(f"{self._bag.path}: futures at {stamp} ns: {error}") from error
-            self._points["predict"].append((stamp, foreseen.predict_ms))
-            self._points["energy"].append((stamp, foreseen.current_energy))
+                raise SourceError(
+                    f"{self._bag.path}: invalid futures at {stamp} ns: {error}", code="source.message_invalid"
+                ) from error
+            self._points["predict"].append((stamp, predictions.predict_ms))
+            self._points["energy"].append((stamp, predictions.current_energy))
 
     def _thumbnail(self, topic: str, message: Any) -> bytes:
         try:
             return thumbnail(image_in(message))
         except FrameError as error:
-            raise SourceError(f"{self._bag.path}: an image of {topic}: {error}") from error
+            raise SourceError(
+                f"{self._bag.path}: invalid image on {topic}: {error}", code="source.image_invalid"
+            ) from error
 
 
 def _since(start_ns: int, points: list[tuple[int, float]]) -> Series:
-    """The finite ones of stamps [ns] with their values."""
+    """Return the series of the points, given as (stamp in ns, value), that are finite."""
     times = np.array([stamp_ns - start_ns for stamp_ns, _ in points]) / 1e9
     values = np.array([value for _, value in points], np.float64)
-    told = np.isfinite(values)
-    return Series(times[told], values[told])
+    is_finite = np.isfinite(values)
+    return Series(times[is_finite], values[is_finite])
 
 
 def _facts(info: Any) -> Facts:

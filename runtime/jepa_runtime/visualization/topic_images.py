@@ -1,4 +1,4 @@
-"""Pictures for topics, a few times a second: drawn with OpenCV, in the colours of the reports."""
+"""Draw images for topics a few times a second with OpenCV, in the colors of the reports."""
 
 from __future__ import annotations
 
@@ -14,86 +14,94 @@ from jepa_runtime.visualization.latent_tiles import tile
 from jepa_runtime.visualization.predictions import Predictions
 
 _INK, _SOFT, _PAPER, _FAINT = (28, 36, 48), (86, 98, 115), (255, 255, 255), (205, 211, 219)
-BEST, WORST, CAME = (26, 127, 75), (185, 58, 10), (36, 99, 201)
+BEST, WORST, OBSERVED = (26, 127, 75), (185, 58, 10), (36, 99, 201)
 _STEPS = 6
 _CELL, _GAP, _LEFT, _TOP = 96, 4, 92, 26
 
-Placing = Callable[[Floats], Floats]
+ToPixels = Callable[[Floats], Floats]
 
 
-def paint(trail: Latents, foreseen: Predictions, atlas: Atlas, seconds: float) -> dict[str, Image]:
-    """``latent``, ``futures`` and ``map``, where ``trail`` [n, T, D] came in the last ``seconds``."""
+def draw_images(trail: Latents, predictions: Predictions, atlas: Atlas, seconds: float) -> dict[str, Image]:
+    """Return the images ``latent``, ``futures`` and ``map``.
+
+    Args:
+        trail: [n, T, D], the latents of the last ``seconds``.
+        predictions: The futures from the newest image.
+        atlas: The frames that latents are shown as.
+        seconds: The duration of the trail.
+    """
     return {
         "latent": latent_image(trail, atlas, seconds),
-        "futures": futures_image(foreseen, atlas),
-        "map": map_image(trail[-max(1, len(trail) // 5) :], foreseen, atlas),
+        "futures": futures_image(predictions, atlas),
+        "map": map_image(trail[-max(1, len(trail) // 5) :], predictions, atlas),
     }
 
 
 def latent_image(latents: Latents, atlas: Atlas, seconds: float) -> Image:
-    """The newest of ``latents`` [n, T, D] in colours, and below it all of them over the last ``seconds``."""
-    colours = atlas.palette.colours(latents)
+    """Draw the newest of ``latents`` [n, T, D] in colors, and all of them over time below it."""
+    colors = atlas.token_colors.colors(latents)
     canvas = _blank(480, 300)
     _write(canvas, "latent", (12, 20))
-    _paste(canvas, tile(colours[-1]), (12, 32), (180, 132))
-    _write(canvas, f"last {seconds:.0f} s, a row for each of {colours.shape[1]} tokens", (12, 190))
-    _paste(canvas, np.ascontiguousarray(colours.transpose(1, 0, 2)), (12, 200), (456, 88))
+    _paste(canvas, tile(colors[-1]), (12, 32), (180, 132))
+    _write(canvas, f"last {seconds:.0f} s, one row per token ({colors.shape[1]})", (12, 190))
+    _paste(canvas, np.ascontiguousarray(colors.transpose(1, 0, 2)), (12, 200), (456, 88))
     return canvas
 
 
-def futures_image(foreseen: Predictions, atlas: Atlas) -> Image:
-    """The best and the worst candidate as most similar remembered frames; without a goal the first one."""
-    ends = foreseen.ends
-    rows = [("first", 0)] if ends is None else [("best", ends[0]), ("worst", ends[1])]
-    steps = foreseen.columns(_STEPS)
+def futures_image(predictions: Predictions, atlas: Atlas) -> Image:
+    """Draw the best and the worst candidate as their nearest frames; without a goal, the first candidate."""
+    extremes = predictions.best_and_worst
+    rows = [("first", 0)] if extremes is None else [("best", extremes[0]), ("worst", extremes[1])]
+    steps = predictions.columns(_STEPS)
     canvas = _blank(_LEFT + len(steps) * (_CELL + _GAP), _TOP + len(rows) * (_CELL + 20))
     for column, step in enumerate(steps):
-        _write(canvas, f"+{foreseen.ahead_s[step]:.1f} s", (_LEFT + column * (_CELL + _GAP) + 20, 18))
+        _write(canvas, f"+{predictions.ahead_s[step]:.1f} s", (_LEFT + column * (_CELL + _GAP) + 20, 18))
     for row, (name, index) in enumerate(rows):
         top = _TOP + row * (_CELL + 20)
         _write(canvas, name, (8, top + 18), _INK)
-        if foreseen.energies is not None and ends is not None:
-            _write(canvas, f"energy {foreseen.energies[index, -1]:.2g}", (8, top + 38), scale=0.36)
-        found, away = atlas.nearest(foreseen.latents[index][steps])
-        for column, frame in enumerate(found):
+        if predictions.energies is not None and extremes is not None:
+            _write(canvas, f"energy {predictions.energies[index, -1]:.2g}", (8, top + 38), scale=0.36)
+        frames, distances = atlas.nearest(predictions.latents[index][steps])
+        for column, frame in enumerate(frames):
             left = _LEFT + column * (_CELL + _GAP)
             _paste(canvas, atlas.image(int(frame)), (left, top), (_CELL, _CELL), smooth=True)
-            _write(canvas, f"{away[column]:.2f} away", (left + 14, top + _CELL + 13), scale=0.36)
+            _write(canvas, f"{distances[column]:.2f} away", (left + 14, top + _CELL + 13), scale=0.36)
     return canvas
 
 
-def map_image(trail: Latents, foreseen: Predictions, atlas: Atlas) -> Image:
-    """Where the latent has been lately (``trail`` [n, T, D]), and the candidates' paths from there."""
+def map_image(trail: Latents, predictions: Predictions, atlas: Atlas) -> Image:
+    """Draw the recent path of the latent (``trail`` [n, T, D]), and the predicted paths from its end."""
     canvas = _blank(480, 400)
-    known, came = atlas.project(atlas.latents), atlas.project(trail)
-    paths = atlas.project(foreseen.latents)
-    place = _frame(np.concatenate([known, came, paths.reshape(-1, 2)]), 480, 400)
-    for x, y in place(known):
+    stored, observed = atlas.project(atlas.latents), atlas.project(trail)
+    paths = atlas.project(predictions.latents)
+    to_pixels = _fit(np.concatenate([stored, observed, paths.reshape(-1, 2)]), 480, 400)
+    for x, y in to_pixels(stored):
         cv2.circle(canvas, (int(x), int(y)), 2, _FAINT, -1, cv2.LINE_AA)
     for path in paths:
-        _path(canvas, place(np.vstack([came[-1], path])), _FAINT)
-    ends = foreseen.ends
-    for index, colour in zip(ends or (), (BEST, WORST), strict=False):
-        _path(canvas, place(np.vstack([came[-1], paths[index]])), colour, 2)
-    _path(canvas, place(came), CAME, 2)
-    x, y = place(came[-1:])[0]
+        _path(canvas, to_pixels(np.vstack([observed[-1], path])), _FAINT)
+    extremes = predictions.best_and_worst
+    for index, color in zip(extremes or (), (BEST, WORST), strict=False):
+        _path(canvas, to_pixels(np.vstack([observed[-1], paths[index]])), color, 2)
+    _path(canvas, to_pixels(observed), OBSERVED, 2)
+    x, y = to_pixels(observed[-1:])[0]
     cv2.circle(canvas, (int(x), int(y)), 5, _INK, 2, cv2.LINE_AA)
-    labels = (("came", CAME), ("best", BEST), ("worst", WORST))
-    for row, (label, colour) in enumerate(labels[: 1 if ends is None else 3]):
-        _write(canvas, label, (12, 20 + 18 * row), colour)
+    labels = (("observed", OBSERVED), ("best", BEST), ("worst", WORST))
+    for row, (label, color) in enumerate(labels[: 1 if extremes is None else 3]):
+        _write(canvas, label, (12, 20 + 18 * row), color)
     return canvas
 
 
-def _frame(points: Floats, width: int, height: int) -> Placing:
+def _fit(points: Floats, width: int, height: int) -> ToPixels:
+    """Return the conversion of map coordinates to pixels that fits all ``points`` into an image."""
     low, high = points.min(axis=0), points.max(axis=0)
     scale = 0.88 * float((np.array([width, height]) / np.maximum(high - low, 1e-9)).min())
-    middle = (low + high) / 2
+    center = (low + high) / 2
 
-    def place(chosen: Floats) -> Floats:
-        found = (chosen - middle) * scale
-        return cast(Floats, np.stack([width / 2 + found[:, 0], height / 2 - found[:, 1]], axis=1))
+    def to_pixels(chosen: Floats) -> Floats:
+        offsets = (chosen - center) * scale
+        return cast(Floats, np.stack([width / 2 + offsets[:, 0], height / 2 - offsets[:, 1]], axis=1))
 
-    return place
+    return to_pixels
 
 
 def _blank(width: int, height: int) -> Image:
@@ -103,12 +111,14 @@ def _blank(width: int, height: int) -> Image:
 def _paste(
     canvas: Image, image: Image, corner: tuple[int, int], size: tuple[int, int], *, smooth: bool = False
 ) -> None:
-    """Put ``image`` at ``corner``, as large as ``size`` allows; pixels are stretched, pictures keep their
-    proportions."""
+    """Scale ``image`` to ``size`` and put it at ``corner``.
+
+    With ``smooth`` it is scaled as a photo and keeps its aspect ratio; otherwise its pixels are stretched.
+    """
     width, height = size
     if smooth:
-        share = min(width / image.shape[1], height / image.shape[0])
-        width, height = max(1, int(image.shape[1] * share)), max(1, int(image.shape[0] * share))
+        scale = min(width / image.shape[1], height / image.shape[0])
+        width, height = max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale))
     resized = cv2.resize(
         image, (width, height), interpolation=cv2.INTER_AREA if smooth else cv2.INTER_NEAREST
     )
@@ -116,10 +126,10 @@ def _paste(
 
 
 def _write(
-    canvas: Image, words: str, at: tuple[int, int], colour: Sequence[int] = _SOFT, *, scale: float = 0.45
+    canvas: Image, text: str, at: tuple[int, int], color: Sequence[int] = _SOFT, *, scale: float = 0.45
 ) -> None:
-    cv2.putText(canvas, words, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
 
 
-def _path(canvas: Image, points: Floats, colour: Sequence[int], width: int = 1) -> None:
-    cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, colour, width, cv2.LINE_AA)
+def _path(canvas: Image, points: Floats, color: Sequence[int], width: int = 1) -> None:
+    cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, color, width, cv2.LINE_AA)

@@ -30,7 +30,7 @@ def test_the_new_bundle_remembers_frames_and_the_old_one_is_as_it_was(
     said = capsys.readouterr().out
     assert "60 of 240 frames" in said and "MB of at most 64 MB" in said and "the map explains" in said
     assert Bundle.open(two_rooms_bundle).sha256 == before
-    atlas = Atlas.in_bundle(Bundle.open(tmp_path / "new"))
+    atlas = Atlas.from_bundle(Bundle.open(tmp_path / "new"))
     assert atlas is not None and len(atlas.images) == 60
     assert atlas.embedding.explained.sum() > 0.8, "a robot moves in two directions"
     with WorldModel.open(tmp_path / "new") as model:
@@ -43,8 +43,8 @@ def test_the_new_bundle_remembers_frames_and_the_old_one_is_as_it_was(
 def test_the_plane_of_the_map_is_that_of_a_horizon_of_the_source(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lags, of = [], Atlas.of
-    monkeypatch.setattr(Atlas, "of", lambda *given: lags.append(given[-1]) or of(*given))
+    lags, build = [], Atlas.build
+    monkeypatch.setattr(Atlas, "build", lambda *given: lags.append(given[-1]) or build(*given))
     monkeypatch.setattr(
         "jepa_export.bundling.add_atlas.open_source", lambda spec: open_source(spec, rate_hz=10)
     )
@@ -74,7 +74,7 @@ def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: P
     bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
     assert make(bundle, bundle, "--frames", "10") == 0
     assert make(bundle, bundle, "--frames", "20") == 0
-    atlas = Atlas.in_bundle(Bundle.open(bundle))
+    atlas = Atlas.from_bundle(Bundle.open(bundle))
     assert atlas is not None and len(atlas.images) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

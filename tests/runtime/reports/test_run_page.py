@@ -79,7 +79,7 @@ def test_times_are_rounded_once(run: Run) -> None:
 
 
 def test_frames_of_a_bundle_are_shown_and_said_to_be(run: Run) -> None:
-    atlas = Atlas.of(run.latents, np.arange(7), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 7, 2)
+    atlas = Atlas.build(run.latents, np.arange(7), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 7, 2)
     assert "the 7 frames that the bundle remembers" in render(run, atlas)
 
 

@@ -13,10 +13,11 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BundleError, FrameError
 from jepa_runtime.imaging.conversion import decode
-from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, read_atlas, spread, thumbnail
+from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, read_atlas, sample_farthest_points, thumbnail
 from jepa_runtime.visualization.embedding import fit_embedding
 from jepa_runtime.visualization.growing_atlas import GrowingAtlas
 from tests.bundles import DIM, TOKENS
+from tests.errors import code
 
 RNG = np.random.default_rng(0)
 
@@ -31,7 +32,7 @@ def picture(value: int) -> np.ndarray:
 
 def atlas(count: int = 20) -> Atlas:
     images = [thumbnail(picture(5 * index)) for index in range(count)]
-    return Atlas.of(latents(count), np.arange(count), images, 2)
+    return Atlas.build(latents(count), np.arange(count), images, 2)
 
 
 def test_the_nearest_frame_is_found_and_its_distance_told() -> None:
@@ -49,60 +50,62 @@ def test_what_is_written_is_read_back() -> None:
     np.testing.assert_array_equal(read.latents, made.latents)
     assert read.images == made.images
     np.testing.assert_array_equal(read.project(made.latents), made.project(made.latents))
-    np.testing.assert_array_equal(read.palette.colours(made.latents), made.palette.colours(made.latents))
+    np.testing.assert_array_equal(
+        read.token_colors.colors(made.latents), made.token_colors.colors(made.latents)
+    )
     assert made.to_bytes() == made.to_bytes(), "the same atlas has the same hash"
 
 
 def test_a_bundle_may_hold_one_and_opens_without(toy_bundle: Path, tmp_path: Path) -> None:
-    assert Atlas.in_bundle(Bundle.open(toy_bundle)) is None
+    assert Atlas.from_bundle(Bundle.open(toy_bundle)) is None
     copy = Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
     (copy / ATLAS_NAME).write_bytes(atlas().to_bytes())
     sealed = seal(copy, Bundle.open(toy_bundle).manifest)
     assert any(record.path == ATLAS_NAME for record in sealed.manifest.files)
-    found = Atlas.in_bundle(Bundle.open(copy))
+    found = Atlas.from_bundle(Bundle.open(copy))
     assert found is not None and len(found.images) == 20
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"latents": np.zeros((20, TOKENS, DIM), np.float32)}, "latents must be finite float16"),
-        ({"latents": np.array(0, np.float16)}, "latents must be finite"),
-        ({"latents": np.full((20, TOKENS, DIM), np.inf, np.float16)}, "latents must be finite"),
+        ({"latents": np.zeros((20, TOKENS, DIM), np.float32)}, "mismatch"),
+        ({"latents": np.array(0, np.float16)}, "mismatch"),
+        ({"latents": np.full((20, TOKENS, DIM), np.inf, np.float16)}, "mismatch"),
         (
             {"latents": np.zeros((0, TOKENS, DIM), np.float16), "offsets": np.zeros(1, np.int64)},
-            "do not fill",
+            "invalid",
         ),
-        ({"axes": np.zeros((2, 3), np.float32)}, "axes must be finite float32"),
-        ({"offsets": np.arange(21)[::-1].copy()}, "its pictures do not fill it"),
-        ({"more": np.zeros(1)}, "is no atlas"),
+        ({"axes": np.zeros((2, 3), np.float32)}, "mismatch"),
+        ({"offsets": np.arange(21)[::-1].copy()}, "invalid"),
+        ({"more": np.zeros(1)}, "invalid"),
     ],
 )
-def test_what_is_no_atlas_of_the_model_is_refused(change: dict[str, Any], reason: str) -> None:
+def test_read_atlas_of_another_model_or_malformed_is_an_error(change: dict[str, Any], reason: str) -> None:
     arrays = dict(np.load(io.BytesIO(atlas().to_bytes()))) | change
     file = io.BytesIO()
     np.savez(file, **arrays)
-    with pytest.raises(BundleError, match=reason):
+    with pytest.raises(BundleError, check=code(f"bundle.atlas_{reason}")):
         read_atlas(file.getvalue(), (TOKENS, DIM), "there")
 
 
 def test_few_frames_that_cover_much_are_those_far_apart() -> None:
     crowd = 0.01 * latents(100)
     crowd[50], crowd[51] = 10.0, -10.0
-    chosen, radius = spread(crowd, 3)
+    chosen, radius = sample_farthest_points(crowd, 3)
     assert {50, 51} < set(chosen.tolist())
     away = np.linalg.norm((crowd[:, None] - crowd[chosen]).reshape(100, 3, -1), axis=2).min(axis=1)
     assert radius == pytest.approx(away.max(), rel=1e-5)
 
 
 def test_equal_frames_are_remembered_once() -> None:
-    chosen, radius = spread(np.zeros((10, TOKENS, DIM), np.float32), 5)
+    chosen, radius = sample_farthest_points(np.zeros((10, TOKENS, DIM), np.float32), 5)
     assert len(chosen) == 1 and radius == 0
 
 
 def test_the_map_is_fitted_to_all_frames_and_not_to_those_remembered() -> None:
     every, chosen = latents(20), np.array([3, 11])
-    few = Atlas.of(every, chosen, [thumbnail(picture(0))] * 2, 2)
+    few = Atlas.build(every, chosen, [thumbnail(picture(0))] * 2, 2)
     np.testing.assert_array_equal(few.latents, every[chosen].astype(np.float16))
     np.testing.assert_array_equal(few.project(every), fit_embedding(every, 2).project(every))
 
@@ -115,7 +118,7 @@ def test_thumbnails_keep_proportions_and_are_never_enlarged() -> None:
 
 
 def test_a_scrapbook_stays_small_and_covers_what_came() -> None:
-    book, came = GrowingAtlas(2, most=40), latents(500).cumsum(axis=0)
+    book, came = GrowingAtlas(2, max_frames=40), latents(500).cumsum(axis=0)
     assert book.atlas() is None
     for index, latent in enumerate(came):
         book.add(latent, picture(index % 200))

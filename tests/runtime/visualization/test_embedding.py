@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jepa_runtime.visualization.embedding import fit_embedding, fit_palette
+from jepa_runtime.visualization.embedding import fit_embedding, fit_token_colors
 
 FLOATS = st.floats(-100, 100, width=32)
 
@@ -51,12 +51,12 @@ def test_any_leading_axes_are_kept() -> None:
     np.testing.assert_allclose(
         fitted.project(latents.reshape(4, 10, 2, 6)), fitted.project(latents).reshape(4, 10, 2), atol=1e-4
     )
-    assert fit_palette(latents).colours(latents.reshape(4, 10, 2, 6)).shape == (4, 10, 2, 3)
+    assert fit_token_colors(latents).colors(latents.reshape(4, 10, 2, 6)).shape == (4, 10, 2, 3)
 
 
 def test_tokens_are_coloured_by_how_they_differ_from_what_is_usual_at_their_place() -> None:
     latents = scenes(1, 60)
-    colours = fit_palette(latents).colours(latents)
+    colours = fit_token_colors(latents).colors(latents)
     assert colours.dtype == np.uint8
     assert np.ptp(colours[:, 0], axis=0).max() == 0, "the scene is always the same"
     assert np.ptp(colours[:, 1].astype(int), axis=0).max() > 200
@@ -70,4 +70,4 @@ def test_whatever_comes_gives_finite_places_and_colours(latents: np.ndarray) -> 
     fitted = fit_embedding(latents, 2)
     assert np.isfinite(fitted.project(latents)).all()
     assert 0 <= fitted.explained.sum() <= 1.001
-    assert fit_palette(latents).colours(latents).shape == (*latents.shape[:2], 3)
+    assert fit_token_colors(latents).colors(latents).shape == (*latents.shape[:2], 3)

@@ -15,7 +15,8 @@ from jepa_runtime.visualization.bag_overlay import add_pictures
 from jepa_runtime.visualization.latent_tiles import tile
 from jepa_runtime.visualization.predictions import Predictions
 from jepa_runtime.visualization.run_data import Run, read_run
-from jepa_runtime.visualization.topic_images import futures_image, map_image, paint
+from jepa_runtime.visualization.topic_images import draw_images, futures_image, map_image
+from tests.errors import code
 from tests.runtime.fakes import STEP_S
 from tests.runtime.recording.test_recording import by_mcap_ros2, by_rosbags
 from tests.runtime.visualization import runs
@@ -40,7 +41,7 @@ def content(path: Path) -> list[tuple[str, int, bytes]]:
 
 
 def foreseen(frame: int, *, goal: bool = True) -> Predictions:
-    found = Predictions.of_result(runs.result(frame, goal=goal), STEP_S)
+    found = Predictions.from_result(runs.result(frame, goal=goal), STEP_S)
     assert found is not None
     return found
 
@@ -71,9 +72,9 @@ def test_pictures_come_as_often_as_asked_with_the_stamp_of_their_image(
 
 
 def test_a_copy_onto_itself_and_of_what_is_no_mcap_is_refused(bag: Path, run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="is the bag itself"):
+    with pytest.raises(RecordingError, check=code("recording.output_is_input")):
         add_pictures(bag, run, run.atlas, bag, rate_hz=5)
-    with pytest.raises(RecordingError, match="only MCAP"):
+    with pytest.raises(RecordingError, check=code("recording.not_mcap")):
         add_pictures(tmp_path / "bag.db3", run, run.atlas, tmp_path / "copy.mcap", rate_hz=5)
 
 
@@ -81,13 +82,13 @@ def test_a_copy_that_fails_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -
     damaged = tmp_path / "damaged.mcap"
     whole = bag.read_bytes()
     damaged.write_bytes(whole[:3000] + bytes(200) + whole[3200:])
-    with pytest.raises(SourceError, match="damaged"):
+    with pytest.raises(SourceError, check=code("source.bag_damaged")):
         add_pictures(damaged, run, run.atlas, tmp_path / "copy.mcap", rate_hz=5)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.mcap"]
 
 
 def test_every_picture_is_an_image_of_some_content(run: Run) -> None:
-    painted = paint(run.latents[:20], foreseen(19), run.atlas, 10.0)
+    painted = draw_images(run.latents[:20], foreseen(19), run.atlas, 10.0)
     assert painted.keys() == {"latent", "futures", "map"}
     for image in painted.values():
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
@@ -119,7 +120,7 @@ def test_tokens_lie_in_the_square_they_come_from(tokens: int, shape: tuple[int, 
 def test_a_copy_that_cannot_take_its_name_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "copy.mcap"
     target.write_bytes(b"an older recording")
-    with pytest.raises(RecordingError, match=r"copy\.mcap: exists: .*name another file"):
+    with pytest.raises(RecordingError, check=code("recording.file_exists")):
         add_pictures(bag, run, run.atlas, target, rate_hz=5)
     assert [path.name for path in tmp_path.iterdir()] == ["copy.mcap"]
     assert target.read_bytes() == b"an older recording"
@@ -128,6 +129,6 @@ def test_a_copy_that_cannot_take_its_name_leaves_nothing(bag: Path, run: Run, tm
 def test_pictures_are_not_added_twice(bag: Path, run: Run, tmp_path: Path) -> None:
     once = tmp_path / "once.mcap"
     add_pictures(bag, run, run.atlas, once, rate_hz=5)
-    with pytest.raises(RecordingError, match="has pictures already, on topics of /pictures/"):
+    with pytest.raises(RecordingError, check=code("recording.images_exist")):
         add_pictures(once, read_run(once), run.atlas, tmp_path / "twice.mcap", rate_hz=5)
     assert [path.name for path in tmp_path.iterdir()] == ["once.mcap"]

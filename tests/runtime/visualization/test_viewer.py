@@ -19,6 +19,7 @@ from jepa_runtime.sources.base import Frame
 from jepa_runtime.visualization import rerun_viewer
 from jepa_runtime.visualization.rerun_viewer import RerunViewer
 from tests.bundles import HORIZON as TOY_HORIZON
+from tests.errors import code
 from tests.runtime.fakes import HORIZON
 from tests.runtime.visualization import runs
 
@@ -43,7 +44,7 @@ def scalars(rows: list[dict[str, Any]]) -> list[list[float]]:
 
 def test_without_rerun_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(RecordingError, match=r"pip install 'jepa-edge\[rerun\]'"):
+    with pytest.raises(RecordingError, check=code("recording.rerun_missing")):
         RerunViewer(tmp_path / "run.rrd")
 
 

@@ -30,7 +30,7 @@ from jepa_runtime.recording.messages import array_of, compressed_image
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.growing_atlas import GrowingAtlas
 from jepa_runtime.visualization.predictions import Predictions, check_finite, stamp_of
-from jepa_runtime.visualization.topic_images import paint
+from jepa_runtime.visualization.topic_images import draw_images
 
 PARAMETERS = (
     Parameter(
@@ -73,7 +73,7 @@ class PicturesNode(Node):
         chosen = values(self, PARAMETERS)
         self._period_s, self._trail_ns = 1.0 / chosen["pictures_hz"], round(chosen["trail_s"] * _NS)
         bundle = chosen["atlas_bundle"]
-        self._atlas: Atlas | None = Atlas.in_bundle(Bundle.open(bundle)) if bundle else None
+        self._atlas: Atlas | None = Atlas.from_bundle(Bundle.open(bundle)) if bundle else None
         self._fits = False
         self._served: tuple[str, str] | None = None
         self._scrapbook: GrowingAtlas | None = None
@@ -146,12 +146,12 @@ class PicturesNode(Node):
         atlas = self._atlas if self._fits else self._scrapbook.atlas()
         if atlas is None or not any(output.get_subscription_count() for output in self._outputs.values()):
             return
-        foreseen = Predictions.of_message(deserialize_message(self._futures, PredictedFutures))
+        foreseen = Predictions.from_message(deserialize_message(self._futures, PredictedFutures))
         self._futures = None
         trail = np.stack([latent for _, latent in self._trail])
         if foreseen.latents.shape[2:] != trail.shape[1:]:
             return
-        for name, image in paint(trail, foreseen, atlas, self._trail_ns / _NS).items():
+        for name, image in draw_images(trail, foreseen, atlas, self._trail_ns / _NS).items():
             shown = fill(CompressedImage(), compressed_image(image, foreseen.stamp_ns, ""))
             self._outputs[name].publish(shown)
         self._drawn += 1
