@@ -86,8 +86,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def command_page(module: str) -> str:
     """Describe a program: each of its commands with usage and options, as ``--help`` has them."""
-    cli = importlib.import_module(module)
-    parser = cli.PROGRAM.parser() if hasattr(cli, "PROGRAM") else cli._parser()
+    parser = importlib.import_module(module).PROGRAM.parser()
     lines = [f"# {parser.prog}", "", parser.description or "", ""]
     for command in _commands(parser):
         if command is not parser:
