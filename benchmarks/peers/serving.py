@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from jepa_runtime import Bundle
 from jepa_runtime.bundle import Tolerance
 from jepa_runtime.commands.arguments import frame_size
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.planning.default_candidates import default_candidates
 from jepa_runtime.telemetry.environment import peak_rss_mb
 
@@ -159,7 +159,7 @@ class InTurn:
     def _frame(self, image: NDArray[np.uint8]) -> tuple[float, ...]:
         """When it came and when each stage of it was done [s]."""
         began = time.perf_counter()
-        fit(image, self._fitted[0])
+        resize_into(image, self._fitted[0])
         fitted = time.perf_counter()
         latent = self._model.encode(self._fitted)
         encoded = time.perf_counter()

@@ -21,7 +21,7 @@ from jepa_ros.nodes.pictures import PicturesNode
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording import messages
 from jepa_runtime.visualization.atlas import Atlas, thumbnail
 
@@ -51,7 +51,7 @@ def test_pictures_of_what_is_foreseen_are_drawn(ros_graph, toy_bundle):
     )
     stamps = {(message.header.stamp.sec, message.header.stamp.nanosec) for message in futures}
     for drawn in shown.values():
-        picture = image_in(drawn[-1])
+        picture = image_from_message(drawn[-1])
         assert np.unique(picture.reshape(-1, 3), axis=0).shape[0] > 8
         stamp = drawn[0].header.stamp
         assert (stamp.sec, stamp.nanosec) in stamps, "a picture has the stamp of its image"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_export.data.two_rooms_recordings import STEP_S, record
-from jepa_runtime.imaging.conversion import Image, fit
+from jepa_runtime.imaging.conversion import Image, resize_into
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
@@ -46,7 +46,7 @@ class DrawnRecording:
         drawn = _draw(*self._drawn)[0][rows]
         frames = np.empty((len(rows), self.height, self.width, 3), np.uint8)
         for image, frame in zip(drawn, frames, strict=True):
-            fit(image, frame)
+            resize_into(image, frame)
         return frames
 
     def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:

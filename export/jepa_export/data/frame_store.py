@@ -2,7 +2,7 @@
 at known places, from any thread, in any order.
 
 A recording is kept in a folder named after a hash of its content and of the size, which appears whole or not
-at all. Frames are scaled as the robot's runtime scales them (:func:`jepa_runtime.imaging.conversion.fit`).
+at all. Frames are scaled as on the robot (:func:`jepa_runtime.imaging.conversion.resize_into`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jepa_export.data.recording import Origin
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging.conversion import Image, fit
+from jepa_runtime.imaging.conversion import Image, resize_into
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from jepa_runtime.util.atomic_files import sync_file, sync_folder
@@ -145,7 +145,7 @@ class Store:
                 )
             episode += last is not None and frame.frame_id != last.frame_id
             last, count = frame, count + 1
-            fit(frame.image, scaled)
+            resize_into(frame.image, scaled)
             file.write(scaled.data)
             yield frame.stamp_ns, episode
         if count == 0:

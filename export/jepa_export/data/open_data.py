@@ -19,7 +19,7 @@ from jepa_export.data.recording import Origin, Recording
 from jepa_export.data.video_recordings import SUFFIXES, VideoOrigin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.sources.factory import refuse_options, split_spec
+from jepa_runtime.sources.factory import check_options, split_spec
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
 _LOG = logging.getLogger(__name__)
@@ -163,13 +163,13 @@ def find(spec: str, store: Store) -> list[Origin] | list[Recording]:
     if not path.exists():
         raise JepaExportError(f"{name}: no such file or folder; --data is one of: {_FORMS}")
     if (path / INFO).is_file():
-        refuse_options(name, options, allowed=("camera", "action"))
+        check_options(name, options, allowed=("camera", "action"))
         return list(episodes(path, options))
     found = list(_recordings_in(path, options, set()))
     if not found:
         raise JepaExportError(f"{name}: neither a video nor a bag; --data is one of: {_FORMS}")
     allowed = _BAG_OPTIONS if any(isinstance(origin, BagOrigin) for origin in found) else ()
-    refuse_options(name, options, allowed=allowed)
+    check_options(name, options, allowed=allowed)
     return found
 
 
@@ -203,7 +203,7 @@ def _recordings_in(path: Path, options: Mapping[str, str], seen: set[str]) -> It
 
 
 def _two_rooms(options: Mapping[str, str], store: Store) -> list[Recording]:
-    refuse_options("two_rooms", options, allowed=("trajectories", "frames", "seed", "layout"))
+    check_options("two_rooms", options, allowed=("trajectories", "frames", "seed", "layout"))
     layouts: dict[str, LayoutKind] = {"random": "random", "fixed": "fixed"}
     layout = options.get("layout", "random")
     numbers = {"trajectories": "1000", "frames": "16", "seed": "0"} | options

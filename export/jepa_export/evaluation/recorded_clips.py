@@ -21,9 +21,9 @@ from jepa_export.data.recording import Origin, Recording
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.command_fields import misfit
+from jepa_runtime.sources.command_fields import action_mismatch
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
 from jepa_runtime.sources.image_folder import SUFFIXES
@@ -143,7 +143,7 @@ class _Played:
                     return
                 # Images need not be of one size.
                 scaled = np.empty(self._shape, np.uint8)
-                fit(frame.image, scaled)
+                resize_into(frame.image, scaled)
                 yield replace(frame, image=scaled)
 
 
@@ -160,7 +160,7 @@ def _check_length(recordings: Sequence[Recording], length: int, step_s: float) -
 def _check_actions(recording: Recording, manifest: Manifest) -> None:
     """Refuse commands whose numbers are not the model's, as far as their names and units tell."""
     names, units = recording.action_names, recording.action_units
-    reason = None if names is None or units is None else misfit(names, units, manifest.io.action)
+    reason = None if names is None or units is None else action_mismatch(names, units, manifest.io.action)
     if reason is not None:
         raise JepaExportError(
             f"{recording.name}: {reason} (?action=TOPIC:FIELD,FIELD; of a LeRobot data set "

@@ -11,7 +11,7 @@ import numpy as np
 from jepa_export.data.two_rooms_recordings import wander
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.imaging.conversion import Image, fit
+from jepa_runtime.imaging.conversion import Image, resize_into
 from jepa_runtime.sources.commands import Floats
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED
 from jepa_sim.worlds import TwoRooms
@@ -60,10 +60,10 @@ def draw(manifest: Manifest, *, layout: LayoutKind, count: int, seed: int) -> tu
     for index in range(count):
         world.reset()
         for step in range(size + horizon):
-            fit(world.render(), frames[index, step])
+            resize_into(world.render(), frames[index, step])
             if step == size:
-                fit(world.render_elsewhere(rng), came["teleport"][index])
-                fit(world.render_without_wall(), came["wall removed"][index])
+                resize_into(world.render_elsewhere(rng), came["teleport"][index])
+                resize_into(world.render_without_wall(), came["wall removed"][index])
             world.step(velocities[index, step], step_s)
     actions = velocities.astype(np.float32)
     name = f"Two Rooms, {layout} layouts never trained on"

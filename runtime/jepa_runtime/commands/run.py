@@ -49,7 +49,7 @@ from jepa_runtime.reports.latency_page import render
 from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame, Image, Source, check_commands
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
-from jepa_runtime.sources.playback import paced
+from jepa_runtime.sources.playback import paced_frames
 from jepa_runtime.util import systemd
 from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
 
@@ -271,7 +271,7 @@ class _Run:
         check_commands(self._source, pipeline.model.manifest)
         goal: Image | None = None
         with self._live() as refresh:
-            frames = paced(
+            frames = paced_frames(
                 self._source, rate_hz=self._rate_hz, duration_s=self._args.duration, stopping=self._stopping
             )
             for frame, late_ms in frames:

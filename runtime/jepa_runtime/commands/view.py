@@ -30,7 +30,7 @@ from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.sources.base import Source, check_commands
 from jepa_runtime.sources.factory import open_source, split_spec
-from jepa_runtime.sources.playback import paced
+from jepa_runtime.sources.playback import paced_frames
 from jepa_runtime.util.output_files import file_paths
 from jepa_runtime.visualization.atlas import Atlas, thumbnail
 from jepa_runtime.visualization.bag_overlay import TRAIL_S, trail_of
@@ -172,7 +172,7 @@ def _feed(
     stopping: Event,
 ) -> None:
     goal: Image | None = None
-    for frame, _ in paced(source, rate_hz=rate_hz, duration_s=duration_s, stopping=stopping):
+    for frame, _ in paced_frames(source, rate_hz=rate_hz, duration_s=duration_s, stopping=stopping):
         if source.goal is not goal:
             goal = source.goal
             pipeline.set_goal(goal, frame.stamp_ns)

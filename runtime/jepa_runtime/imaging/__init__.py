@@ -1,15 +1,25 @@
-"""Pixel formats and resizing: from what cameras send to what a model takes."""
+"""Image conversion: from the pixel formats of cameras to the input of a model."""
 
 from jepa_runtime.imaging.conversion import (
     Image,
     check_rgb,
+    data_uri,
     decode,
-    fit,
-    image_in,
-    image_uri,
+    image_from_message,
+    resize_into,
     to_jpeg,
     to_png,
     to_rgb,
 )
 
-__all__ = ["Image", "check_rgb", "decode", "fit", "image_in", "image_uri", "to_jpeg", "to_png", "to_rgb"]
+__all__ = [
+    "Image",
+    "check_rgb",
+    "data_uri",
+    "decode",
+    "image_from_message",
+    "resize_into",
+    "to_jpeg",
+    "to_png",
+    "to_rgb",
+]

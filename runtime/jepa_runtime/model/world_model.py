@@ -20,7 +20,7 @@ from jepa_runtime.backends.base import Backend, BackendOptions, ScalesImages, Se
 from jepa_runtime.backends.registry import alternatives, create_backend
 from jepa_runtime.bundle import Bundle, Manifest, Target
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
-from jepa_runtime.imaging.conversion import check_rgb, fit
+from jepa_runtime.imaging.conversion import check_rgb, resize_into
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
 from jepa_runtime.model.rollouts import Asked, Rollouts
 from jepa_runtime.util.opencv import cv2, load_opencv
@@ -222,7 +222,7 @@ class WorldModel:
 
         Args:
             frame: uint8 [h, w, 3] RGB of any size; scaled to the model's (see
-            :func:`jepa_runtime.imaging.conversion.fit`).
+            :func:`jepa_runtime.imaging.conversion.resize_into`).
 
         Returns:
             float32 [T, D], the caller's own.
@@ -233,7 +233,7 @@ class WorldModel:
         session = self._open_here().encoder
         began = time.perf_counter()
         if not self._is_scaled(frame):
-            fit(frame, session.inputs["frame"][0])
+            resize_into(frame, session.inputs["frame"][0])
         fitted = time.perf_counter()
         self._last = None
         self._last = session.run()["latent"][0]

@@ -17,12 +17,12 @@ from rosbags.interfaces import Connection
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
-from jepa_runtime.sources.bag import choose_images, read_frame
-from jepa_runtime.sources.bag_file import BagFile, is_goal
+from jepa_runtime.sources.bag import image_connections, read_frame
+from jepa_runtime.sources.bag_file import BagFile, is_goal_topic
 from jepa_runtime.sources.base import Frame, Image
-from jepa_runtime.sources.command_fields import CommandFields, misfit
+from jepa_runtime.sources.command_fields import CommandFields, action_mismatch
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands
 
@@ -110,9 +110,9 @@ class BagInputs:
         self._bag = BagFile(path)
         chosen = Topics() if topics is None else topics
         try:
-            self._images = choose_images(self._bag, chosen.image, option="--topic")
+            self._images = image_connections(self._bag, chosen.image, option="--topic")
             self._action = self._choose_action(chosen.action)
-            goals = self._choose(chosen.goal, is_goal, "goal images", "--goal")
+            goals = self._choose(chosen.goal, is_goal_topic, "goal images", "--goal")
             candidates = self._choose(chosen.candidates, _is_candidates, "candidates", "--candidates")
         except BaseException:
             self.close()
@@ -194,7 +194,7 @@ class BagInputs:
         if message.height == 0 or message.width == 0:
             return Goal(stamp_ns, None)
         try:
-            return Goal(stamp_ns, image_in(message))
+            return Goal(stamp_ns, image_from_message(message))
         except FrameError as error:
             raise SourceError(f"{self.path}: a goal on {connection.topic} cannot be used: {error}") from error
 
@@ -208,7 +208,7 @@ class BagInputs:
             raise SourceError(
                 f"{self.path}: no commands: no Twist on a topic cmd_vel; name the topic of the commands that "
                 f"the robot executed with --action TOPIC[:FIELD,FIELD], or go without with --action {NONE}; "
-                f"its topics: {self._bag.listed()}"
+                f"its topics: {self._bag.describe_topics()}"
             )
         if not listed and found[0].msgtype in _TWISTS:
             listed = ",".join(action.names)
@@ -219,10 +219,12 @@ class BagInputs:
     ) -> list[Connection]:
         if wanted == NONE:
             return []
-        among = self._bag.connections if wanted is None else self._bag.on({wanted})
+        among = self._bag.connections if wanted is None else self._bag.connections_on({wanted})
         fitting = [entry for entry in among if fits(entry)]
         if wanted is not None and not fitting:
-            raise SourceError(f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.listed()}")
+            raise SourceError(
+                f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.describe_topics()}"
+            )
         topics = sorted({entry.topic for entry in fitting})
         if len(topics) > 1:
             raise SourceError(
@@ -234,7 +236,7 @@ class BagInputs:
         return None if self._action is None else CommandTopic(self._bag, self._action, self._check)
 
     def _check(self, given: CommandFields) -> None:
-        reason = misfit(given.names, given.units, self._manifest.io.action)
+        reason = action_mismatch(given.names, given.units, self._manifest.io.action)
         if reason is not None:
             raise SourceError(f"{self.path}: {self._action}: {reason} (--action TOPIC:FIELD,FIELD)")
 

@@ -16,7 +16,7 @@ import numpy as np
 from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import messages
 from jepa_runtime.recording.run_recording import NODE
-from jepa_runtime.sources.bag_file import BagFile, stamp_of
+from jepa_runtime.sources.bag_file import BagFile, message_stamp_ns
 
 _NOT_THE_MODELS = {
     "sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed", "goal_asked"
@@ -87,7 +87,7 @@ def compare(first: Path, second: Path) -> Comparison:
         pairs = [(topic, _partner(theirs, topic, type_name)) for type_name, topic in named.items()]
         if not any(other for _, other in pairs):
             raise SourceError(
-                f"{second}: has no outputs of a model to compare with; its topics: {theirs.listed()}"
+                f"{second}: has no outputs of a model to compare with; its topics: {theirs.describe_topics()}"
             )
         topics = tuple(
             _compare(topic or other, _read(ours, topic), _read(theirs, other))
@@ -108,7 +108,7 @@ def _partner(bag: BagFile, topic: str, type_name: str) -> str:
 
 def _read(bag: BagFile, topic: str) -> Iterator[tuple[int, Values]]:
     for _, log_ns, message in bag.read({topic}):
-        yield stamp_of(message, log_ns), _values(message)
+        yield message_stamp_ns(message, log_ns), _values(message)
 
 
 def _values(message: Any) -> Values:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.imaging.conversion import image_uri, to_png
+from jepa_runtime.imaging.conversion import data_uri, to_png
 from jepa_runtime.reports.html import Html
 from jepa_runtime.reports.svg_plot import Plot, empty, nice, text
 from jepa_runtime.visualization.embedding import Floats, Image
@@ -64,7 +64,7 @@ def band(colours: Image, label: str, length_s: float) -> Html:
     x, y = plot.x(0), plot.y(1)
     shown = (
         f"<image x='{x:.1f}' y='{y:.1f}' width='{plot.x(1) - x:.1f}' height='{plot.y(0) - y:.1f}' "
-        f"href='{image_uri(png, 'png')}' preserveAspectRatio='none' "
+        f"href='{data_uri(png, 'png')}' preserveAspectRatio='none' "
         "style='image-rendering:pixelated'/>"
     )
     return plot.svg([shown, *plot.quarters(length_s, "s")], label)

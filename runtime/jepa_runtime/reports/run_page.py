@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jepa_runtime.imaging.conversion import image_uri, to_jpeg
+from jepa_runtime.imaging.conversion import data_uri, to_jpeg
 from jepa_runtime.reports import run_charts
 from jepa_runtime.reports.html import Html, block, card, facts, figure, note, numbers, page, section
 from jepa_runtime.util.opencv import cv2
@@ -103,7 +103,7 @@ def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
     came = [_uri(run.image(moment.frame)), *(_uri(run.image(int(moment.observed[step]))) for step in steps)]
     strips: list[tuple[str, Sequence[str | None], Sequence[str]]] = [("what came", came, ())]
     sought = run.goal_at(foreseen.stamp_ns)
-    goal = None if sought is None else image_uri(sought)
+    goal = None if sought is None else data_uri(sought)
     for row, (name, index) in enumerate(rows_of(moment)):
         found, away = album.nearest(foreseen.latents[index][steps])
         images = [_uri(album.image(int(frame))) for frame in found]
@@ -244,7 +244,7 @@ def _facts(run: Run, atlas: Atlas | None) -> dict[str, str]:
 
 
 def _uri(image: Image) -> str:
-    return image_uri(to_jpeg(image, 85))
+    return data_uri(to_jpeg(image, 85))
 
 
 def _enlarged(image: Image) -> Image:

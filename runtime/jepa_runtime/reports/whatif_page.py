@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.imaging.conversion import image_uri, to_jpeg
+from jepa_runtime.imaging.conversion import data_uri, to_jpeg
 from jepa_runtime.replay.action_sequences import EXECUTED
 from jepa_runtime.replay.whatif import Branch, WhatIf
 from jepa_runtime.reports.html import Html, block, card, figure, html, note, numbers, page, section
@@ -77,7 +77,7 @@ def _captioned(picture: Html, caption: str) -> Html:
 
 def _picture(image: Image, what: str) -> Html:
     height, width = image.shape[:2]
-    uri = image_uri(to_jpeg(image))
+    uri = data_uri(to_jpeg(image))
     return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{html(what)}'/>")
 
 

@@ -1,1 +1,1 @@
-"""Where frames come from: cameras, video files, image folders, recorded bags, simulated worlds."""
+"""Sources of frames: cameras, video files, image folders, recorded bags, simulated worlds."""

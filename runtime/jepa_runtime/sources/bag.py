@@ -1,4 +1,4 @@
-"""Images of a recorded ROS 2 bag (MCAP or SQLite), and the commands beside them, read without ROS."""
+"""Source of the images of a recorded ROS 2 bag (MCAP or SQLite), and of its commands, read without ROS."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rosbags.interfaces import Connection
 
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.imaging.conversion import image_in
-from jepa_runtime.sources.bag_file import IMAGE_TYPES, BagFile, is_camera, stamp_of
+from jepa_runtime.imaging.conversion import image_from_message
+from jepa_runtime.sources.bag_file import IMAGE_TYPES, BagFile, is_camera_topic, message_stamp_ns
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import MAX_AGE_S
@@ -22,22 +22,23 @@ _RATE_SAMPLES = 60
 
 
 class BagSource(PassiveSource):
-    """The images of one topic, with the stamps and frame ids they were recorded with.
+    """The images of one topic, with their recorded stamps and frame ids.
 
     Args:
-        path: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
-        topic: which image topic; may be left out where the bag has only one beside those of goals.
-        action: the topic of the commands that the robot executed, and which of its numbers are the action
-            (see :class:`~jepa_runtime.sources.command_topic.CommandTopic`). All of them are read when the bag
-            is opened. None: nothing is known about actions.
-        max_age_s: how long a command holds if no other follows.
+        path: An ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
+        topic: The image topic. It may be omitted if the bag has only one, topics of goals excluded.
+        action: The topic of the executed commands, and the fields that are the action (see
+            :class:`~jepa_runtime.sources.command_topic.CommandTopic`). All commands are read when the bag is
+            opened. None: actions are unknown.
+        max_age_s: How long a command is in force if no other follows.
 
     Attributes:
-        commands: the commands; None where no ``action`` was asked for.
+        commands: The commands; None without ``action``.
 
     Raises:
-        SourceError: not a bag, cut off, no images in it, or several topics to choose from (they are listed);
-            no such action, or one that is not made of the same finite numbers throughout.
+        SourceError: The path is not a bag, the bag is truncated, has no images, or has several image topics
+            (the message lists them); the action does not exist, or its numbers are not finite or change in
+            count.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class BagSource(PassiveSource):
         self._stamp_ns: int | None = None
         self._bag = BagFile(path)
         try:
-            self._connections = choose_images(self._bag, topic, option="?topic=NAME")
+            self._connections = image_connections(self._bag, topic, option="?topic=NAME")
             self.rate_hz = self._measure_rate()
             if action is not None:
                 self.commands = CommandTopic(self._bag, action).read_all(max_age_s)
@@ -62,7 +63,7 @@ class BagSource(PassiveSource):
 
     @property
     def command(self) -> NDArray[np.float32] | None:
-        """The command [A] executed from the last frame's stamp on: the last one at or before it."""
+        """The command [A] in force from the stamp of the last frame on."""
         if self.commands is None or self._stamp_ns is None:
             return None
         return self.commands.at(self._stamp_ns)
@@ -81,9 +82,10 @@ class BagSource(PassiveSource):
             yield frame
         if self.commands is not None and self._stamp_ns is not None and not known:
             raise SourceError(
-                f"{self.name}: at no image is it known what was executed: images until "
-                f"{self._stamp_ns / 1e9:.3f} s, commands from {self.commands.stamps_ns[0] / 1e9:.3f} s to "
-                f"{self.commands.stamps_ns[-1] / 1e9:.3f} s; were they stamped by different clocks?"
+                f"{self.name}: no image has a command in force: images until {self._stamp_ns / 1e9:.3f} s, "
+                f"commands from {self.commands.stamps_ns[0] / 1e9:.3f} s to "
+                f"{self.commands.stamps_ns[-1] / 1e9:.3f} s: check that both use the same clock",
+                code="source.commands_unmatched",
             )
 
     def close(self) -> None:
@@ -97,41 +99,52 @@ class BagSource(PassiveSource):
         return 1e9 / median(periods) if periods else None
 
 
-def choose_images(bag: BagFile, topic: str | None, *, option: str) -> list[Connection]:
-    """Where a bag has the images of one camera.
+def image_connections(bag: BagFile, topic: str | None, *, option: str) -> list[Connection]:
+    """Return the connections with the images of one camera.
 
     Args:
-        topic: of them; None: the only one.
-        option: by which the user names one.
+        bag: The bag.
+        topic: The topic; None: the only one.
+        option: The command-line option that selects the topic, for the message.
 
     Raises:
-        SourceError: there is no such topic, or several and none was named.
+        SourceError: The topic does not exist, or there are several and none was selected.
     """
-    cameras = [entry for entry in bag.connections if is_camera(entry)]
+    cameras = [entry for entry in bag.connections if is_camera_topic(entry)]
     topics = sorted({entry.topic for entry in cameras})
     if topic is None and len(topics) == 1:
         return cameras
-    # An image of a goal is shown too, to who asks for it by its name.
-    chosen = [entry for entry in bag.on({topic}) if entry.msgtype in IMAGE_TYPES]
+    # A topic of goals can be selected by name.
+    chosen = [entry for entry in bag.connections_on({topic}) if entry.msgtype in IMAGE_TYPES]
     if chosen:
         return chosen
     listed = ", ".join(topics)
     if topic is None and topics:
-        raise SourceError(f"{bag.path}: several image topics, choose one with {option}: {listed}")
+        raise SourceError(
+            f"{bag.path}: several image topics: {listed}: choose one with {option}",
+            code="source.topic_ambiguous",
+        )
     if topics:
-        raise SourceError(f"{bag.path}: no image on topic {topic}; image topics: {listed}")
-    raise SourceError(f"{bag.path}: no images in this bag; its topics: {bag.listed()}")
+        raise SourceError(
+            f"{bag.path}: no images on topic {topic}; image topics: {listed}", code="source.topic_not_found"
+        )
+    raise SourceError(
+        f"{bag.path}: no images in this bag; its topics: {bag.describe_topics()}",
+        code="source.topic_not_found",
+    )
 
 
 def read_frame(bag: BagFile, connection: Connection, log_ns: int, raw: bytes, sequence: int) -> Frame:
-    """The frame in a message of a bag.
+    """Return the frame in a message of a bag.
 
     Raises:
-        SourceError: it cannot be decoded.
+        SourceError: It cannot be decoded.
     """
     message = bag.deserialize(connection, raw, sequence)
     try:
-        image = image_in(message)
+        image = image_from_message(message)
     except FrameError as error:
-        raise SourceError(f"{bag.path}: image {sequence} cannot be used: {error}") from error
-    return Frame(image, stamp_of(message, log_ns), message.header.frame_id, sequence)
+        raise SourceError(
+            f"{bag.path}: image {sequence} cannot be used: {error}", code="source.image_invalid"
+        ) from error
+    return Frame(image, message_stamp_ns(message, log_ns), message.header.frame_id, sequence)

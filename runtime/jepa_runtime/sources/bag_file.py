@@ -1,4 +1,4 @@
-"""A recorded ROS 2 bag (MCAP or SQLite) as messages, read without ROS."""
+"""Access to the messages of a recorded ROS 2 bag (MCAP or SQLite), without ROS."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class BagFile:
     """An open bag: an ``.mcap`` or ``.db3`` file, or a rosbag2 folder.
 
     Raises:
-        SourceError: not there, not a bag, or cut off.
+        SourceError: The path does not exist, is not a bag, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise SourceError(f"{path}: no such file or folder")
+            raise SourceError(f"{path}: no such file or folder", code="source.not_found")
         self.path = path
         self._store = get_typestore(Stores.ROS2_JAZZY)
         try:
             self._reader = Reader(path)
             self._reader.open()
-        # The reader has no common root for what a damaged file makes it raise.
+        # The errors that the reader raises for damaged files have no common base class.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise SourceError(
-                f"{path}: not a readable bag ({reason}); a recording that was cut off must be repaired first "
-                "(mcap recover)"
+                f"{path}: not a readable bag ({reason}): repair a truncated recording with mcap recover",
+                code="source.bag_damaged",
             ) from error
 
     def __enter__(self) -> BagFile:
@@ -49,59 +49,65 @@ class BagFile:
 
     @property
     def connections(self) -> list[Connection]:
-        """The topics that have messages, several connections of one where several published it."""
+        """The connections that have messages; a topic with several publishers has several."""
         return [entry for entry in self._reader.connections if entry.msgcount]
 
-    def on(self, topics: Collection[str | None]) -> list[Connection]:
-        """The connections of these topics, with or without a slash before them; None: one that the bag does
-        not have."""
+    def connections_on(self, topics: Collection[str | None]) -> list[Connection]:
+        """Return the connections of these topics, with or without a leading slash; None is ignored."""
         names = {topic.lstrip("/") for topic in topics if topic is not None}
         return [entry for entry in self.connections if entry.topic.lstrip("/") in names]
 
     def topics(self, *type_names: str) -> list[str]:
-        """Topics that have messages of one of these types (``package/msg/Name``), in alphabetical order."""
+        """Return the sorted topics that have messages of one of these types (``package/msg/Name``)."""
         return sorted({entry.topic for entry in self.connections if entry.msgtype in type_names})
 
-    def listed(self) -> str:
-        """For people: every topic with its type."""
+    def describe_topics(self) -> str:
+        """Return every topic with its type, for messages."""
         entries = {f"{entry.topic} ({entry.msgtype})" for entry in self.connections}
         return ", ".join(sorted(entries)) or "none"
 
     def messages(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
-        """The messages of ``connections`` in the order in which they were recorded, each with the moment at
-        which it was [ns].
+        """Yield the messages of ``connections`` in recorded order, each with its recording time [ns].
 
         Raises:
-            SourceError: the bag is damaged there.
+            SourceError: The bag is damaged.
         """
         if not connections:
             return
         try:
             yield from self._reader.messages(connections)
         except Exception as error:
-            raise SourceError(f"{self.path}: the bag is damaged: {error}") from error
+            raise SourceError(
+                f"{self.path}: the bag is damaged: {error}", code="source.bag_damaged"
+            ) from error
 
     def read(self, topics: Collection[str | None]) -> Iterator[tuple[str, int, Any]]:
-        """Topic, time of recording [ns] and content of each message of ``topics``, in the order of recording.
+        """Yield topic, recording time [ns] and content of each message of ``topics``, in recorded order.
 
         Raises:
-            SourceError: the bag is damaged, or a message is not what its topic says.
+            SourceError: The bag is damaged, or a message is not of the type of its topic.
         """
-        for sequence, (connection, log_ns, raw) in enumerate(self.messages(self.on(topics))):
+        for sequence, (connection, log_ns, raw) in enumerate(self.messages(self.connections_on(topics))):
             yield connection.topic, log_ns, self.deserialize(connection, raw, sequence)
 
     def deserialize(self, connection: Connection, raw: bytes, sequence: int) -> Any:
-        """A message; ``sequence`` names it in errors.
+        """Deserialize a message.
+
+        Args:
+            connection: The connection of the message.
+            raw: The serialized message.
+            sequence: The number of the message, for errors.
 
         Raises:
-            SourceError: it is none of its topic's type, or nobody knows that.
+            SourceError: The message is not of the type of its topic, or that type is unknown.
         """
         try:
             self._learn_type(connection)
             return self._store.deserialize_cdr(raw, connection.msgtype)
         except Exception as error:
             raise SourceError(
-                f"{self.path}: message {sequence} is not a {connection.msgtype}: {error}"
+                f"{self.path}: message {sequence} is not a {connection.msgtype}: {error}",
+                code="source.message_invalid",
             ) from error
 
     def close(self) -> None:
@@ -110,8 +116,10 @@ class BagFile:
             self._reader.close()
 
     def _learn_type(self, connection: Connection) -> None:
-        """A type that ROS 2 does not have is learned from the bag, or is one of ours: bags of ROS 2 Humble
-        describe none."""
+        """Register a type that ROS 2 does not define, from the bag or, for ours, from this package.
+
+        Bags of ROS 2 Humble contain no definitions.
+        """
         known, name = self._store.fielddefs, connection.msgtype
         if name in known:
             return
@@ -121,17 +129,17 @@ class BagFile:
         self._store.register({name: fields for name, fields in types.items() if name not in known})
 
 
-def stamp_of(message: Any, log_ns: int) -> int:
-    """The stamp in a message's header [ns]; where there is none, when it was recorded."""
+def message_stamp_ns(message: Any, log_ns: int) -> int:
+    """Return the stamp in the header of a message [ns], or without one its recording time."""
     stamp = getattr(getattr(message, "header", None), "stamp", None)
     return log_ns if stamp is None else stamp.sec * 1_000_000_000 + stamp.nanosec or log_ns
 
 
-def is_camera(connection: Connection) -> bool:
-    """Whether a topic holds what a camera saw, and not what it should see."""
-    return connection.msgtype in IMAGE_TYPES and not is_goal(connection)
+def is_camera_topic(connection: Connection) -> bool:
+    """Return whether a topic holds camera images, and not images of goals."""
+    return connection.msgtype in IMAGE_TYPES and not is_goal_topic(connection)
 
 
-def is_goal(connection: Connection) -> bool:
-    """Whether a topic holds images of goals."""
+def is_goal_topic(connection: Connection) -> bool:
+    """Return whether a topic holds images of goals."""
     return connection.msgtype == RAW_IMAGE and connection.topic.rpartition("/")[2] == "goal_image"

@@ -1,4 +1,4 @@
-"""What a frame and a source of frames are."""
+"""The interfaces of frames and of sources of frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import SourceError
-from jepa_runtime.sources.command_fields import misfit
+from jepa_runtime.sources.command_fields import action_mismatch
 from jepa_runtime.sources.commands import Commands
 
 Image = NDArray[np.uint8]
@@ -19,12 +19,16 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image: uint8 [h, w, 3] RGB, the time at which it was taken, the view that it shows, its number at
-    its source (from 0), and the stream it belongs to in a pipeline that serves several.
+    """Represent one image of a source.
 
-    An image continues the one before only where both have the same ``frame_id``. A source announces a
-    discontinuity (another place, the start of a file that is played again) by another one: see
-    :func:`view_name`.
+    Attributes:
+        image: uint8 [h, w, 3] RGB.
+        stamp_ns: The time at which it was taken.
+        frame_id: The view that it shows. An image continues the previous one only if both have the same
+            ``frame_id``. A source announces a discontinuity (another place, the restart of a file) by another
+            ``frame_id``: see :func:`view_name`.
+        sequence: Its number at the source, from 0.
+        stream: The stream of a pipeline that serves several.
     """
 
     image: Image
@@ -35,22 +39,20 @@ class Frame:
 
 
 def view_name(frame_id: str, part: int) -> str:
-    """The ``frame_id`` of the images of a continuous ``part`` (from 0) of what a source shows: ``camera``,
-    ``camera#2``, ``camera#3``."""
+    """Return the ``frame_id`` of a continuous ``part`` (from 0) of a source, such as ``camera#2``."""
     return frame_id if part == 0 else f"{frame_id}#{part + 1}"
 
 
 class Source(Protocol):
-    """Frames in the order in which they were taken.
+    """Yield frames in the order in which they were taken.
 
     Attributes:
-        name: for people: which source this is.
-        rate_hz: the source's own rate, or None if it has none.
-        live: frames come when they come (a camera); otherwise whoever plays the source sets the pace.
-        commands: all that were recorded, with what their numbers are called; None where there are none.
-        command: the action [A] (SI units) being executed from the last frame's stamp on; None where nothing
-            is known.
-        goal: the image of a goal the source proposes; None where it does not.
+        name: The name of the source, for messages.
+        rate_hz: The rate of the source; None if it has none.
+        live: Whether the source determines when frames arrive (a camera); otherwise the caller does.
+        commands: All recorded commands with the names of their components; None if there are none.
+        command: The action [A] (SI units) in force from the stamp of the last frame on; None if unknown.
+        goal: The image of the goal that the source proposes; None if it proposes none.
     """
 
     name: str
@@ -65,47 +67,49 @@ class Source(Protocol):
     def goal(self) -> Image | None: ...
 
     def frames(self) -> Iterator[Frame]:
-        """The frames, once.
+        """Yield the frames, once.
 
         Raises:
-            SourceError: a frame could not be read, or the source ended before its time.
+            SourceError: A frame cannot be read, or the source ended early.
         """
         ...
 
     def close(self) -> None:
-        """Release the device or file. May be called again."""
+        """Release the device or file. Repeated calls have no effect."""
         ...
 
 
 class PassiveSource:
-    """What sources have in common that neither move a robot nor know its goal."""
+    """Base class of sources that neither move a robot nor know its goal."""
 
     live = False
     commands: Commands | None = None
 
     @property
     def command(self) -> NDArray[np.float32] | None:
-        """Nothing is known about actions."""
+        """None: actions are unknown."""
         return None
 
     @property
     def goal(self) -> Image | None:
-        """Nothing is known about goals."""
+        """None: goals are unknown."""
         return None
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no device or file is open."""
 
 
 def check_commands(source: Source, manifest: Manifest) -> None:
-    """Refuse recorded commands that are not the actions of a model.
+    """Check that recorded commands match the actions of a model.
 
     Raises:
-        SourceError: there are more or fewer of them, or they have another order or other units.
+        SourceError: Their number, order or units differ.
     """
     commands = source.commands
     if commands is None or not manifest.takes_actions:
         return
-    reason = misfit(commands.names, commands.units, manifest.io.action)
+    reason = action_mismatch(commands.names, commands.units, manifest.io.action)
     if reason is not None:
-        raise SourceError(f"{source.name}: {reason} (?action=TOPIC:FIELD,FIELD)")
+        raise SourceError(
+            f"{source.name}: {reason} (?action=TOPIC:FIELD,FIELD)", code="source.action_mismatch"
+        )

@@ -1,7 +1,7 @@
-"""Which numbers of a ROS 2 message are the action.
+"""Selection of the numbers of a ROS 2 message that are the action.
 
-A field is a path: ``linear.x``, ``data[2]``, ``pose.position.x``; one that leads to an array stands for all
-of it. Of a JointState, ``position.elbow`` is the joint called elbow, wherever it stands in the message.
+A field is a path: ``linear.x``, ``data[2]``, ``pose.position.x``; the path of an array stands for all its
+elements. In a JointState, ``position.elbow`` is the joint named elbow, at any index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "std_msgs/msg/Float64MultiArray": ("data",),
     _JOINTS: ("position",),
 }
-# Where the fields of a type begin, so that a Twist reads the same however it is wrapped.
+# The member at which the fields of a type begin, so that a Twist has the same fields in all messages.
 _ROOTS = {"geometry_msgs/msg/TwistStamped": "twist", "jepa_msgs/msg/PlannerStatus": "command"}
 _UNITS = {
     "linear": "m/s",
@@ -36,22 +36,22 @@ _UNITS = {
 }
 _TYPES_WITH_UNITS = {_JOINTS, "geometry_msgs/msg/Twist", *_ROOTS}
 UNKNOWN_UNIT = "unknown"
-# Units that say nothing of what is measured.
-_UNTOLD = {UNKNOWN_UNIT, "1"}
+# Units that do not identify the quantity.
+_UNSPECIFIC = {UNKNOWN_UNIT, "1"}
 _STEP = re.compile(r"(?:^|\.)([A-Za-z]\w*)|\[(\d+)\]")
 
 
 class CommandFields:
-    """Reads the action out of the messages of one topic; what it consists of follows from the first message.
+    """Extracts the action from the messages of one topic; the first message determines its components.
 
     Args:
-        type_name: of the messages (``package/msg/Name``).
-        fields: which, in their order; none: all of a Twist (also in a TwistStamped or in jepa's
-            PlannerStatus), of a Float32MultiArray or Float64MultiArray, or the positions of a JointState.
-        first: the first message.
+        type_name: The type of the messages (``package/msg/Name``).
+        fields: The fields, in order. Empty: all of a Twist (also in a TwistStamped or a PlannerStatus of
+            jepa_msgs), of a Float32MultiArray or Float64MultiArray, or the positions of a JointState.
+        first: The first message.
 
     Raises:
-        ValueError: there is no such field, or it is no number; of this type the fields must be named.
+        ValueError: A field does not exist or is not a number, or this type has no default fields.
     """
 
     def __init__(self, type_name: str, fields: Sequence[str], first: Any) -> None:
@@ -59,24 +59,24 @@ class CommandFields:
         chosen = tuple(fields) or _DEFAULT_FIELDS.get(type_name, ())
         if not chosen:
             raise ValueError(
-                f"which numbers of {type_name} are the action must be said: TOPIC:FIELD,FIELD with fields "
-                f"of {', '.join(_parts(first))}"
+                f"{type_name} has no default action fields: specify them as TOPIC:FIELD,FIELD, with fields "
+                f"of {', '.join(_members(first))}"
             )
         self._chosen = chosen
         self._sizes = [np.size(self._value(first, field)) for field in chosen]
         self.names = tuple(name for field in chosen for name in self._names(first, field))
         if not self.names or len(set(self.names)) != len(self.names):
             raise ValueError(
-                f"an action is made of one or more different numbers, got {', '.join(self.names) or 'none'}"
+                f"an action must have one or more distinct fields, got {', '.join(self.names) or 'none'}"
             )
         units = _UNITS if type_name in _TYPES_WITH_UNITS else {}
         self.units = tuple(units.get(name.split(".")[0], UNKNOWN_UNIT) for name in self.names)
 
     def read(self, message: Any) -> list[float]:
-        """The action [A] in a message.
+        """Return the action [A] in a message.
 
         Raises:
-            ValueError: it has no such field, or more or fewer numbers than the first one.
+            ValueError: A field does not exist, or has another number of elements than in the first message.
         """
         if self._type_name == _JOINTS:
             return [float(self._value(message, name)) for name in self.names]
@@ -84,7 +84,7 @@ class CommandFields:
         for field, size in zip(self._chosen, self._sizes, strict=True):
             value = self._value(message, field)
             if np.size(value) != size:
-                raise ValueError(f"{field} has {np.size(value)} numbers, the first message has {size}")
+                raise ValueError(f"{field} has {np.size(value)} numbers, in the first message {size}")
             values += np.ravel(value).tolist()
         return values
 
@@ -108,7 +108,7 @@ class CommandFields:
 
     def _joint(self, message: Any, kind: str, joint: str) -> Any:
         if joint not in message.name:
-            raise ValueError(f"there is no joint {joint}; joints: {', '.join(message.name) or 'none'}")
+            raise ValueError(f"no joint {joint}; joints: {', '.join(message.name) or 'none'}")
         values = _walk(message, kind, self._type_name)
         index = list(message.name).index(joint)
         if index >= len(values):
@@ -116,49 +116,49 @@ class CommandFields:
         return values[index]
 
 
-def misfit(names: Sequence[str], units: Sequence[str], action: ActionSpec) -> str | None:
-    """Why these numbers are not the action of a model, as far as names and units tell; None: they may be."""
+def action_mismatch(names: Sequence[str], units: Sequence[str], action: ActionSpec) -> str | None:
+    """Return why names and units contradict the action of a model; None if they do not."""
     pairs = zip(names, action.names, units, action.units, strict=False)
     if len(names) == len(action.names) and all(
-        (name == wanted or name not in action.names) and _agree(unit, meant)
-        for name, wanted, unit, meant in pairs
+        (name == expected or name not in action.names) and _agree(unit, expected_unit)
+        for name, expected, unit, expected_unit in pairs
     ):
         return None
     return (
-        f"its actions are {_listed(names, units)}; the model's actions are "
-        f"{_listed(action.names, action.units)}: name these"
+        f"its actions are {_describe(names, units)}; the model's actions are "
+        f"{_describe(action.names, action.units)}: select these"
     )
 
 
 def _agree(unit: str, other: str) -> bool:
     mine, theirs = ({normalize_unit(each) for each in units.split(" or ")} for units in (unit, other))
-    return bool(_UNTOLD & {unit, other} or mine & theirs)
+    return bool(_UNSPECIFIC & {unit, other} or mine & theirs)
 
 
-def _listed(names: Sequence[str], units: Sequence[str]) -> str:
+def _describe(names: Sequence[str], units: Sequence[str]) -> str:
     return ", ".join(
-        name if unit in _UNTOLD else f"{name} [{unit}]" for name, unit in zip(names, units, strict=True)
+        name if unit in _UNSPECIFIC else f"{name} [{unit}]" for name, unit in zip(names, units, strict=True)
     )
 
 
 def _walk(value: Any, path: str, type_name: str) -> Any:
     steps = list(_STEP.finditer(path))
     if "".join(step.group() for step in steps) != path:
-        raise ValueError(f"{path!r} is not a field; write it as linear.x or data[2]")
+        raise ValueError(f"{path!r} is not a field: write it as linear.x or data[2]")
     for step in steps:
         name, index = step.groups()
         if name is not None:
             if not hasattr(value, name):
-                listed = ", ".join(_parts(value)) or "no fields"
-                raise ValueError(f"{type_name} has no {path}: at {name} there are {listed}")
+                members = ", ".join(_members(value)) or "no fields"
+                raise ValueError(f"{type_name} has no {path}: the fields at {name} are {members}")
             value = getattr(value, name)
         elif not hasattr(value, "__len__") or int(index) >= len(value):
             size = len(value) if hasattr(value, "__len__") else "no"
-            raise ValueError(f"{type_name} has no {path}: there are {size} numbers")
+            raise ValueError(f"{type_name} has no {path}: it has {size} elements there")
         else:
             value = value[int(index)]
     return value
 
 
-def _parts(message: Any) -> list[str]:
+def _members(message: Any) -> list[str]:
     return [name for name in getattr(message, "__dataclass_fields__", ()) if not name.startswith("_")]

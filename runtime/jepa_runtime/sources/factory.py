@@ -1,4 +1,4 @@
-"""From what a user types to a source."""
+"""Creation of a source from its specification on the command line."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
 
     Args:
         spec: ``two_rooms``, a video file, a folder of images, ``/dev/videoN`` or a number, an ``.mcap`` file
-            or rosbag2 folder; options follow a question mark (``two_rooms?seed=3``,
+            or a rosbag2 folder; options follow a question mark (``two_rooms?seed=3``,
             ``bag.mcap?topic=/camera/image_raw&action=/cmd_vel:linear.x,angular.z``).
-        rate_hz: asked of sources that can choose their rate (camera, image folder, two_rooms).
+        rate_hz: The rate of sources that can choose it (camera, image folder, two_rooms).
 
     Raises:
-        SourceError: there is no such source, or it cannot be read.
+        SourceError: The source does not exist, or cannot be read.
     """
     if rate_hz is not None and not rate_hz > 0:
-        raise SourceError(f"the rate must be positive, got {rate_hz:g} Hz")
+        raise SourceError(f"the rate must be positive, got {rate_hz:g} Hz", code="source.option_invalid")
     name, options = split_spec(spec)
     if not name:
-        raise SourceError(f"no source is named: it is one of: {_FORMS}")
+        raise SourceError(f"no source is given: give one of: {_FORMS}", code="source.not_found")
     if name == "two_rooms":
         return _two_rooms(options, rate_hz)
     if is_camera(name):
         from jepa_runtime.sources.camera import CameraSource
 
-        refuse_options(name, options, allowed=())
+        check_options(name, options, allowed=())
         return CameraSource(name, rate_hz=rate_hz)
     path = Path(name)
     if not path.exists():
-        raise SourceError(f"{name}: no such file or folder; a source is one of: {_FORMS}")
+        raise SourceError(
+            f"{name}: no such file or folder; a source is one of: {_FORMS}", code="source.not_found"
+        )
     if path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").exists():
         return open_bag(path, options)
-    refuse_options(name, options, allowed=())
+    check_options(name, options, allowed=())
     if path.is_dir():
         from jepa_runtime.sources.image_folder import ImageFolderSource
 
@@ -63,7 +65,7 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
 
 
 def is_camera(name: str) -> bool:
-    """Whether this is the name of a camera."""
+    """Return whether ``name`` is that of a camera."""
     return re.fullmatch(r"\d+|/dev/video\d+", name) is not None
 
 
@@ -71,24 +73,26 @@ def open_bag(path: Path, options: Mapping[str, str]) -> BagSource:
     """Open a recorded bag with the options ``topic``, ``action`` and ``max_age_s``.
 
     Raises:
-        SourceError: another option, or the bag cannot be read so.
+        SourceError: An option is unknown or invalid, or the bag cannot be read.
     """
     from jepa_runtime.sources.bag import BagSource
     from jepa_runtime.sources.commands import MAX_AGE_S
 
-    refuse_options(str(path), options, allowed=("topic", "action", "max_age_s"))
+    check_options(str(path), options, allowed=("topic", "action", "max_age_s"))
     try:
         max_age_s = float(options.get("max_age_s", MAX_AGE_S))
     except ValueError:
-        raise SourceError(f"{path}: max_age_s must be a number, got {options['max_age_s']!r}") from None
+        raise SourceError(
+            f"{path}: max_age_s must be a number, got {options['max_age_s']!r}", code="source.option_invalid"
+        ) from None
     return BagSource(path, topic=options.get("topic"), action=options.get("action"), max_age_s=max_age_s)
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """What stands before the question mark, and the options after it.
+    """Split a specification at the question mark into the name and the options.
 
     Raises:
-        SourceError: the options do not read key=value[&key=value].
+        SourceError: The options are not of the form key=value[&key=value].
     """
     # A file may have a question mark in its name.
     if "?" not in spec or Path(spec).exists():
@@ -97,29 +101,38 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     try:
         return name, dict(parse_qsl(query, strict_parsing=True))
     except ValueError:
-        raise SourceError(f"{spec}: what follows the question mark must read key=value[&key=value]") from None
+        raise SourceError(
+            f"{spec}: write options as key=value[&key=value] after the question mark",
+            code="source.option_invalid",
+        ) from None
 
 
-def refuse_options(name: str, options: Mapping[str, str], *, allowed: tuple[str, ...]) -> None:
-    """Refuse what this kind of source does not know.
+def check_options(name: str, options: Mapping[str, str], *, allowed: tuple[str, ...]) -> None:
+    """Check that a source supports all its options.
 
     Raises:
-        SourceError: an option is not ``allowed``.
+        SourceError: An option is not ``allowed``.
     """
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         known = ", ".join(allowed) or "none"
-        raise SourceError(f"{name}: unknown option {', '.join(unknown)}; this kind of source knows: {known}")
+        raise SourceError(
+            f"{name}: unknown option {', '.join(unknown)}; options of this source: {known}",
+            code="source.option_invalid",
+        )
 
 
 def _two_rooms(options: dict[str, str], rate_hz: float | None) -> Source:
-
-    refuse_options("two_rooms", options, allowed=("seed", "layout"))
+    check_options("two_rooms", options, allowed=("seed", "layout"))
     seed, layout = options.get("seed", "0"), options.get("layout", "random")
     if not seed.isdecimal():
-        raise SourceError(f"two_rooms: seed must be a whole number >= 0, got {seed!r}")
+        raise SourceError(
+            f"two_rooms: seed must be an integer >= 0, got {seed!r}", code="source.option_invalid"
+        )
     if layout not in ("random", "fixed"):
-        raise SourceError(f"two_rooms: layout must be random or fixed, got {layout!r}")
+        raise SourceError(
+            f"two_rooms: layout must be random or fixed, got {layout!r}", code="source.option_invalid"
+        )
     source: Source = import_simulation("two_rooms_source").TwoRoomsSource(
         seed=int(seed), layout=layout, rate_hz=rate_hz
     )

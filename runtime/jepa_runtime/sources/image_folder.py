@@ -1,4 +1,4 @@
-"""A folder of images."""
+"""Source of the images of a folder."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ _DEFAULT_RATE_HZ = 30.0
 
 
 class ImageFolderSource(PassiveSource):
-    """The PNG and JPEG files of a folder in the order of their names, numbers counted as numbers (2 before
-    10).
+    """The PNG and JPEG files of a folder in natural order of their names (2 before 10).
 
     Args:
-        path: the folder.
-        rate_hz: of the stamps; 30 if left out.
-        start_ns: stamp of the first frame (default: now).
+        path: The folder.
+        rate_hz: The rate of the stamps (default: 30).
+        start_ns: The stamp of the first frame (default: now).
 
     Raises:
-        SourceError: no such folder, or no images in it.
+        SourceError: The folder does not exist, or has no images.
     """
 
     def __init__(self, path: Path, *, rate_hz: float | None = None, start_ns: int | None = None) -> None:
         if not path.is_dir():
-            raise SourceError(f"{path}: no such folder")
+            raise SourceError(f"{path}: no such folder", code="source.not_found")
         self.name = str(path)
         self.rate_hz: float | None = rate_hz or _DEFAULT_RATE_HZ
         self._period_ns = 1e9 / self.rate_hz
@@ -41,27 +40,28 @@ class ImageFolderSource(PassiveSource):
         self._files = sorted((entry for entry in files if entry.suffix.lower() in SUFFIXES), key=_natural)
         others = sorted(entry.name for entry in files if entry.suffix.lower() not in SUFFIXES)
         if not self._files:
-            raise SourceError(f"{path}: no PNG or JPEG image in this folder")
+            raise SourceError(f"{path}: no PNG or JPEG images in this folder", code="source.empty")
         if others:
             _LOG.warning(
-                "%s: %d files are not PNG or JPEG and are left out: %s",
+                "%s: skipped %d files that are not PNG or JPEG: %s",
                 path,
                 len(others),
                 ", ".join(others[:5]),
             )
 
     def frames(self) -> Iterator[Frame]:
-        """The images.
+        """Yield the images.
 
         Raises:
-            SourceError: one of them cannot be decoded.
+            SourceError: An image cannot be decoded.
         """
         for sequence, file in enumerate(self._files):
             try:
                 rgb = decode(file.read_bytes())
             except (OSError, FrameError) as error:
                 raise SourceError(
-                    f"{file}: not a readable image (damaged, cut off, or wrongly named)"
+                    f"{file}: not a readable image: it is damaged, truncated, or has the wrong suffix",
+                    code="source.image_invalid",
                 ) from error
             yield Frame(
                 rgb, self._start_ns + round(sequence * self._period_ns), Path(self.name).name, sequence

@@ -59,7 +59,7 @@ def add_pictures(bag: Path, run: Run, atlas: Atlas, target: Path, *, rate_hz: fl
             McapCopy(target) as copy,
         ):
             pictures = f"{run.namespace}/pictures/"
-            connections = decoder.on({futures})
+            connections = decoder.connections_on({futures})
             if any(topic.startswith(pictures) for topic in decoder.topics(messages.COMPRESSED_IMAGE)):
                 raise RecordingError(
                     f"{bag} already has images on topics below {pictures}: use the bag without them",

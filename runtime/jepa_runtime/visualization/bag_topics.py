@@ -59,7 +59,7 @@ def find_topics(bag: BagFile, *, node: str | None = None, image: str | None = No
     if not prefixes:
         raise SourceError(
             f"{bag.path} has no topics of a world model: run a model on its images and commands with "
-            f"`jepa-runtime record --source BAG …`; the bag has: {bag.listed()}",
+            f"`jepa-runtime record --source BAG …`; the bag has: {bag.describe_topics()}",
             code="source.topic_not_found",
         )
     prefix = _one(bag, prefixes, node, "world model", "--node")

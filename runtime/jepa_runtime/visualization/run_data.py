@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError, SourceError
-from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import array_of
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.sources.command_fields import CommandFields
@@ -217,7 +217,7 @@ class _RunReader:
         )
 
     def _count(self, topics: set[str | None]) -> int:
-        return sum(entry.msgcount for entry in self._bag.on(topics))
+        return sum(entry.msgcount for entry in self._bag.connections_on(topics))
 
     def _messages(self, topics: set[str | None]) -> Any:
         for topic, log_ns, message in self._bag.read(topics):
@@ -304,7 +304,7 @@ class _RunReader:
 
     def _thumbnail(self, topic: str, message: Any) -> bytes:
         try:
-            return thumbnail(image_in(message))
+            return thumbnail(image_from_message(message))
         except FrameError as error:
             raise SourceError(
                 f"{self._bag.path}: invalid image on {topic}: {error}", code="source.image_invalid"

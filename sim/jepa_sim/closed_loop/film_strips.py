@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.reports.html import words
 from jepa_runtime.util.opencv import cv2
 from jepa_sim.closed_loop.run import ClosedLoop, Film
@@ -25,7 +25,7 @@ def strip(film: Film) -> Image:
     for column, frame in enumerate([film.goal, *(film.frames[index] for index in chosen)]):
         left = column * (TILE_PX + _GAP_PX) + 2 * _GAP_PX * (column > 0)
         tile = np.empty((TILE_PX, TILE_PX, 3), np.uint8)
-        fit(frame, tile)
+        resize_into(frame, tile)
         picture[:, left : left + TILE_PX] = tile
     return picture
 

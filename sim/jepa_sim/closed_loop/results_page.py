@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from jepa_runtime.imaging.conversion import image_uri, to_png
+from jepa_runtime.imaging.conversion import data_uri, to_png
 from jepa_runtime.reports.html import Html, block, card, facts, figure, note, numbers, page, section, words
 from jepa_runtime.reports.svg_plot import Plot, line, rect, text
 from jepa_sim.closed_loop.film_strips import captions, strip
@@ -123,7 +123,7 @@ def _films(found: ClosedLoop) -> Html:
         figure(
             Html(
                 f"<img alt='{escape(caption, quote=True)}' style='max-width: 100%' "
-                f"src='{image_uri(to_png(strip(film)), 'png')}'/>"
+                f"src='{data_uri(to_png(strip(film)), 'png')}'/>"
             ),
             caption,
         )

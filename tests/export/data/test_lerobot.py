@@ -219,7 +219,7 @@ def test_what_a_data_set_says_wrongly_of_itself_is_named(
 
 def test_an_option_that_a_data_set_does_not_have_is_refused(tmp_path: Path, store: Store) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v2.1")
-    with pytest.raises(SourceError, match="unknown option topic; this kind of source knows: camera, action"):
+    with pytest.raises(SourceError, match="unknown option topic; options of this source: camera, action"):
         open_data([f"{folder}?topic=/left"], store, held_out=0)
 
 

@@ -114,13 +114,13 @@ def test_several_kinds_of_data_are_taken_together(tmp_path: Path, store: Store) 
     [
         ("missing", "missing: no such file or folder; --data is one of: a video, a folder"),
         ("{empty}", "neither a video nor a bag; --data is one of: a video"),
-        ("{film}?topic=/a", "unknown option topic; this kind of source knows: none"),
-        ("{film}?topic", "must read key=value"),
+        ("{film}?topic=/a", "unknown option topic; options of this source: none"),
+        ("{film}?topic", "write options as key=value"),
         ("two_rooms?frames=0", "two_rooms: frames must be a whole number, got '0'"),
         ("two_rooms?seed=x", "two_rooms: seed must be a whole number, got 'x'"),
         ("two_rooms?frames=²", "two_rooms: frames must be a whole number, got '²'"),
         ("two_rooms?layout=round", "layout must be random or fixed, got 'round'"),
-        ("two_rooms?episodes=3", "unknown option episodes; this kind of source knows: trajectories, frames"),
+        ("two_rooms?episodes=3", "unknown option episodes; options of this source: trajectories, frames"),
     ],
 )
 def test_a_mistake_is_answered_with_what_is_possible(

@@ -16,7 +16,7 @@ from jepa_export.data.file_hash import file_hash
 from jepa_export.data.frame_store import Store
 from jepa_export.data.video_recordings import VideoOrigin
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.sources.base import Frame
 from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
 
@@ -52,7 +52,7 @@ def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Pat
     recording = Store(tmp_path, height=96, width=96).prepare(VideoOrigin(bikes))
     image = next(iter(VideoOrigin(bikes).frames())).image
     expected = np.empty((96, 96, 3), np.uint8)
-    fit(image, expected)
+    resize_into(image, expected)
     np.testing.assert_array_equal(recording.frames(np.array([0]))[0], expected)
 
 

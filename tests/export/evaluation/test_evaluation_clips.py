@@ -120,7 +120,7 @@ def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> 
 def test_actions_that_are_not_the_models_are_refused(fields: str, manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 2) + f"?action=/cmd_vel:{fields}"
     with pytest.raises(
-        JepaExportError, match=r"the model's actions are linear\.x \[m/s\], linear\.y \[m/s\]: name"
+        JepaExportError, match=r"the model's actions are linear\.x \[m/s\], linear\.y \[m/s\]: select"
     ):
         recorded_clips([spec], manifest, count=2, seed=0)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jepa_runtime.backends.tensorrt.kernels import Launch, launch
 from jepa_runtime.backends.tensorrt.kernels.fatbin import PACKAGE
-from jepa_runtime.imaging.conversion import Image, fit
+from jepa_runtime.imaging.conversion import Image, resize_into
 
 Size = tuple[int, int]
 
@@ -17,7 +17,7 @@ Size = tuple[int, int]
 def oracle(image: Image, size: Size) -> Image:
     """The image in another size (height, width), as the CPU makes it."""
     made = np.empty((*size, 3), np.uint8)
-    fit(image, made)
+    resize_into(image, made)
     return made
 
 

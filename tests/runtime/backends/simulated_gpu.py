@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.tensorrt.kernels import Launch, fatbin_name
 from jepa_runtime.errors import BackendError
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 
 Work = Callable[[], None]
 BY_STREAM: weakref.WeakValueDictionary[int, SimulatedGpu] = weakref.WeakValueDictionary()
@@ -106,7 +106,7 @@ class SimulatedGpu:
         image, frame = self.at(int(job["image"])), self.at(int(job["frame"]))
         assert (job["height"] * job["factor"], job["width"] * job["factor"]) == image.shape[:2]
         assert (job["out_height"], job["out_width"]) == frame.shape[1:3]
-        self.enqueue(lambda: fit(image, frame[0]))
+        self.enqueue(lambda: resize_into(image, frame[0]))
 
     def record(self, work: Work) -> Work:
         self._check()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jepa_runtime.backends.tensorrt.kernels import fatbin_name, find_fatbin, launch
 from jepa_runtime.errors import BackendError, FrameError
-from jepa_runtime.imaging.pixel_formats import scaling
+from jepa_runtime.imaging.pixel_formats import plan_scaling
 from tests.runtime.backends.kernels import (
     Emulation,
     Size,
@@ -61,7 +61,7 @@ def test_what_cameras_send_is_scaled_as_the_cpu_does(emulation: Emulation, width
     found, expected = emulation.scaled(image, MODEL), oracle(image, MODEL)
     assert levels_apart(found, expected) <= 1
     # OpenCV interpolates with fractions of 1 / 2^11, which moves what lies near a half.
-    interpolated = not scaling(height, width, *MODEL).averaged
+    interpolated = not plan_scaling(height, width, *MODEL).averaged
     assert np.mean(found != expected) <= (0.15 if interpolated else 0.001)
 
 

@@ -21,7 +21,7 @@ from jepa_runtime.backends.tensorrt.backend import TensorRTSession
 from jepa_runtime.backends.tensorrt.kernels import fatbin_name
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError, DeviceLostError, FrameError
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.model.parity import golden_parity
 from tests.bundles import SIZE
 from tests.runtime.backends.simulated_gpu import SimulatedGpu
@@ -83,7 +83,7 @@ def test_the_gpu_scales_images_of_changing_sizes(
         image[:] = 0
         scaled = session.run()["latent"].copy()
         assert gpu_of(backend).launches[-1] == 1
-        fit(kept, session.inputs["frame"][0])
+        resize_into(kept, session.inputs["frame"][0])
         assert session.run()["latent"] == pytest.approx(scaled)
 
 

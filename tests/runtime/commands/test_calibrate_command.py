@@ -93,7 +93,7 @@ def test_commands_in_another_order_are_refused(
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     source = f"{bag}?action=/cmd_vel:linear.y,linear.x"
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 1
-    assert "the model's actions are linear.x [m/s], linear.y [m/s]: name these" in capsys.readouterr().err
+    assert "the model's actions are linear.x [m/s], linear.y [m/s]: select these" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [0.0, np.nan])
@@ -172,7 +172,7 @@ def test_commands_of_another_robot_are_refused(
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", f"{bag}?action=/cmd_vel") == 1
     said = capsys.readouterr().err
-    assert "angular.z [rad/s]; the model's actions are linear.x [m/s], linear.y [m/s]: name these" in said
+    assert "angular.z [rad/s]; the model's actions are linear.x [m/s], linear.y [m/s]: select these" in said
 
 
 def test_where_it_is_not_known_what_was_executed_nothing_is_learnt(

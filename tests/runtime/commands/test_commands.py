@@ -79,10 +79,10 @@ def test_the_last_command_at_or_before_a_moment_is_executed_unless_it_is_too_old
 @pytest.mark.parametrize(
     ("stamps", "values", "complaint"),
     [
-        ([], [], "there is no command"),
-        ([0, 1, 2], [0.0, np.nan, np.inf], "2 of 3 commands are not finite, first 1"),
-        ([0, 2, 1], [0.0, 0.0, 0.0], "go back after command 1 of 3"),
-        ([0, 1], [0.0], r"must be 2 times 1 numbers, got \[1, 1\]"),
+        ([], [], "there are no commands"),
+        ([0, 1, 2], [0.0, np.nan, np.inf], "2 of 3 commands are not finite, the first is 1"),
+        ([0, 2, 1], [0.0, 0.0, 0.0], "decrease after command 1 of 3"),
+        ([0, 1], [0.0], r"must be \[2, 1\], got \[1, 1\]"),
     ],
 )
 def test_what_is_no_course_of_commands_is_refused(
@@ -157,7 +157,7 @@ def test_images_stamped_by_another_clock_than_the_commands_are_no_drive_without_
     since_boot = [(2000 * S, *image(S)[1:]), (2001 * S, *image(2 * S)[1:])]
     path = write_bag(tmp_path / "bag.mcap", [*since_boot, twist(2000 * S, 1.0), twist(2001 * S, 2.0)])
     with pytest.raises(
-        SourceError, match=r"images until 2\.000 s, commands from 2000\.000 s .*different clocks"
+        SourceError, match=r"images until 2\.000 s, commands from 2000\.000 s .*the same clock"
     ):
         read(path, "cmd_vel:linear.x")
 
@@ -222,31 +222,31 @@ def test_the_planner_of_jepa_commands_when_it_says_so_and_not_when_the_image_was
     ("entries", "action", "complaint"),
     [
         ([], "/cmd_vel", "no commands on topic /cmd_vel; its topics: /image (sensor_msgs/msg/Image)"),
-        ([], "/image", "which numbers of sensor_msgs/msg/Image are the action must be said"),
+        ([], "/image", "sensor_msgs/msg/Image has no default action fields"),
         ([], "/image:encoding", "has no number encoding, only str"),
-        ([twist(S, 1)], "/cmd_vel:linear.w", "has no linear.w: at w there are x, y, z"),
+        ([twist(S, 1)], "/cmd_vel:linear.w", "has no linear.w: the fields at w are x, y, z"),
         ([twist(S, 1)], "/cmd_vel:linear", "has no number linear"),
-        ([twist(S, 1)], "/cmd_vel:linear..x", "'linear..x' is not a field; write it as linear.x or data[2]"),
-        ([twist(S, 1)], "/cmd_vel:linear.x,linear.x", "made of one or more different numbers"),
+        ([twist(S, 1)], "/cmd_vel:linear..x", "'linear..x' is not a field: write it as linear.x or data[2]"),
+        ([twist(S, 1)], "/cmd_vel:linear.x,linear.x", "must have one or more distinct fields"),
         ([twist(S, np.nan)], "/cmd_vel:linear.x", "topic /cmd_vel: 1 of 1 commands are not finite"),
-        ([floats(S)], "/effort", "made of one or more different numbers, got none"),
-        ([floats(S, 1, 2)], "/effort:data[2]", "has no data[2]: there are 2 numbers"),
+        ([floats(S)], "/effort", "must have one or more distinct fields, got none"),
+        ([floats(S, 1, 2)], "/effort:data[2]", "has no data[2]: it has 2 elements there"),
         (
             [floats(S, 1, 2), floats(S + 1, 1, 2, 3)],
             "/effort",
-            "command 1 on /effort: data has 3 numbers, the first message has 2",
+            "command 1 on /effort: data has 3 numbers, in the first message 2",
         ),
-        ([joints(S, hip=1)], "/joint_states:position.toe", "there is no joint toe; joints: hip"),
+        ([joints(S, hip=1)], "/joint_states:position.toe", "no joint toe; joints: hip"),
         ([joints(S, hip=1)], "/joint_states:effort.hip", "joint hip has no effort"),
         (
             [joints(S, hip=1), joints(S + 1, knee=1)],
             "/joint_states",
-            "command 1 on /joint_states: there is no joint",
+            "command 1 on /joint_states: no joint",
         ),
         (
             [twist_stamped(S, S + 5, 1), twist_stamped(S + 1, S, 1)],
             "/cmd_vel:linear.x",
-            "the stamps of commands go back after command 0",
+            "the stamps of commands decrease after command 0",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_wrong_action_is_answered_with_what_is_there(
     [
         ("max_age_s=x", "max_age_s must be a number, got 'x'"),
         ("action=/cmd_vel&max_age_s=-1", "max_age_s must lie in"),
-        ("axtion=/cmd_vel", "unknown option axtion; this kind of source knows: topic, action, max_age_s"),
+        ("axtion=/cmd_vel", "unknown option axtion; options of this source: topic, action, max_age_s"),
     ],
 )
 def test_wrong_options_of_a_bag_are_named(tmp_path: Path, options: str, complaint: str) -> None:

@@ -277,7 +277,7 @@ def test_what_was_measured_until_the_disk_was_full_is_kept(model: FakeModel, tmp
 def test_commands_that_are_not_the_models_end_the_run(model: FakeModel, tmp_path: Path, fields: str) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     wanted = (
-        r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: name these"
+        r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: select these"
     )
     with pytest.raises(SourceError, match=wanted):
         run("--source", f"{bag}?action=/cmd_vel{fields}", "--mcap", str(tmp_path / "run.mcap"))

@@ -1,4 +1,4 @@
-"""Images of every encoding become the same RGB; what is no image is refused with the reason."""
+"""Images of every encoding become the same RGB; invalid images raise errors with codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.conversion import decode, fit, to_rgb
+from jepa_runtime.imaging.conversion import decode, resize_into, to_rgb
+from tests.errors import code
 
 Image = NDArray[np.uint8]
 HEIGHT, WIDTH = 6, 8
@@ -110,7 +111,7 @@ def test_of_sixteen_bits_the_upper_eight_are_taken(encoding: str, pixel: tuple[i
     found = to_rgb(data, encoding, WIDTH, HEIGHT, step, big_endian=order == ">")
     assert (found == ((77, 77, 77) if encoding == "mono16" else (200, 120, 40))).all()
     out = np.empty((3, 4, 3), np.uint8)
-    fit(found, out)
+    resize_into(found, out)
     assert (out == found[:3, :4]).all()
 
 
@@ -142,26 +143,26 @@ def test_the_last_row_needs_no_padding(rgb: Image) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "expected"),
     [
-        ({"encoding": "nv24"}, "'nv24' is not supported; supported are rgb8, bgr8"),
-        ({"encoding": "16UC1"}, "is not supported"),
-        ({"width": 0}, "has no pixels"),
-        ({"height": 0}, "has no pixels"),
-        ({"height": HEIGHT + 1}, "needs 168 bytes, has 144"),
-        ({"step": 3}, "needs rows of 24 bytes, step is 3"),
-        ({"step": 0}, "step is 0"),
-        ({"step": 4096}, "needs 20504 bytes"),
-        ({"encoding": "yuv422", "width": 7}, "even width"),
-        ({"encoding": "nv12", "width": 7}, "even width"),
-        ({"encoding": "nv21", "height": 5}, "even height, has 5"),
-        ({"encoding": "nv12", "width": 24, "step": 24}, "needs 216 bytes, has 144"),
-        ({"data": b""}, "has 0"),
+        ({"encoding": "nv24"}, "frame.encoding_unsupported"),
+        ({"encoding": "16UC1"}, "frame.encoding_unsupported"),
+        ({"width": 0}, "frame.empty"),
+        ({"height": 0}, "frame.empty"),
+        ({"height": HEIGHT + 1}, "frame.too_short"),
+        ({"step": 3}, "frame.size_invalid"),
+        ({"step": 0}, "frame.size_invalid"),
+        ({"step": 4096}, "frame.too_short"),
+        ({"encoding": "yuv422", "width": 7}, "frame.size_invalid"),
+        ({"encoding": "nv12", "width": 7}, "frame.size_invalid"),
+        ({"encoding": "nv21", "height": 5}, "frame.size_invalid"),
+        ({"encoding": "nv12", "width": 24, "step": 24}, "frame.too_short"),
+        ({"data": b""}, "frame.too_short"),
     ],
 )
-def test_what_is_no_image_is_refused(rgb: Image, changed: dict[str, object], told: str) -> None:
+def test_to_rgb_rejects_an_invalid_image(rgb: Image, changed: dict[str, object], expected: str) -> None:
     good = {"data": rgb.tobytes(), "encoding": "rgb8", "width": WIDTH, "height": HEIGHT, "step": WIDTH * 3}
-    with pytest.raises(FrameError, match=told):
+    with pytest.raises(FrameError, check=code(expected)):
         to_rgb(**good | changed)
 
 
@@ -187,15 +188,15 @@ def test_a_pattern_of_filters_is_read_through_compression_too(suffix: str, depth
     assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3, "who compressed it read the pattern"
 
 
-def test_other_formats_and_damage_are_refused() -> None:
+def test_decode_rejects_other_formats_and_damaged_files() -> None:
     _, bitmap = cv2.imencode(".bmp", np.zeros((4, 4, 3), np.uint8))
-    for data, told in (
-        (bitmap.tobytes(), "neither JPEG nor PNG"),
-        (b"", "neither JPEG nor PNG"),
-        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "cannot be decoded"),
-        (b"\xff\xd8\xff" + b"x" * 50, "cannot be decoded"),
+    for data, expected in (
+        (bitmap.tobytes(), "frame.format_unsupported"),
+        (b"", "frame.format_unsupported"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "frame.damaged"),
+        (b"\xff\xd8\xff" + b"x" * 50, "frame.damaged"),
     ):
-        with pytest.raises(FrameError, match=told):
+        with pytest.raises(FrameError, check=code(expected)):
             decode(data)
 
 
@@ -206,20 +207,20 @@ def test_a_small_file_that_claims_a_huge_image_is_refused(kind: str, before: byt
     content = cv2.imencode(kind, np.zeros((16, 16), np.uint8))[1].tobytes()
     small, huge = (before + struct.pack(sides, side, side) for side in (16, 8193))
     assert small in content
-    with pytest.raises(FrameError, match="bytes claims more than 67108864 pixels"):
+    with pytest.raises(FrameError, check=code("frame.too_large")):
         decode(content.replace(small, huge))
 
 
 def test_an_image_of_the_right_size_is_copied_as_it_is(rgb: Image) -> None:
     out, before = np.empty_like(rgb), rgb.copy()
-    fit(rgb, out)
+    resize_into(rgb, out)
     assert np.array_equal(out, before) and np.array_equal(rgb, before) and not np.shares_memory(out, rgb)
 
 
 def test_shrinking_averages_areas() -> None:
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 200
     out = np.empty((16, 16, 3), np.uint8)
-    fit(np.repeat(checks[..., None].astype(np.uint8), 3, axis=2), out)
+    resize_into(np.repeat(checks[..., None].astype(np.uint8), 3, axis=2), out)
     assert np.abs(out.astype(int) - 100).max() <= 1
 
 
@@ -227,7 +228,7 @@ def test_shrinking_averages_areas() -> None:
 def test_stripes_too_fine_for_the_model_blur_into_grey(size: tuple[int, int]) -> None:
     stripes = np.broadcast_to((np.indices(size).sum(axis=0) % 2 * 200)[..., None], (*size, 3))
     out = np.empty((224, 224, 3), np.uint8)
-    fit(stripes.astype(np.uint8), out)
+    resize_into(stripes.astype(np.uint8), out)
     assert np.abs(out.astype(int) - 100).max() <= 25
     assert abs(float(out.mean()) - 100) <= 1
 
@@ -235,18 +236,18 @@ def test_stripes_too_fine_for_the_model_blur_into_grey(size: tuple[int, int]) ->
 @pytest.mark.parametrize("shape", [(4, 4, 3), (64, 8, 3), (480, 640, 3)])
 def test_any_size_is_fitted_in_place(shape: tuple[int, ...]) -> None:
     buffer = np.zeros((1, 16, 16, 3), np.uint8)
-    fit(np.full(shape, 120, np.uint8), buffer[0])
+    resize_into(np.full(shape, 120, np.uint8), buffer[0])
     assert (buffer == 120).all()
 
 
 def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
     out, expected = np.empty((4, 4, 3), np.uint8), np.empty((4, 4, 3), np.uint8)
     data, step = rows(rgb, 7)
-    fit(rgb, expected)
-    fit(to_rgb(data, "rgb8", WIDTH, HEIGHT, step), out)
+    resize_into(rgb, expected)
+    resize_into(to_rgb(data, "rgb8", WIDTH, HEIGHT, step), out)
     assert np.array_equal(out, expected)
-    fit(rgb[::-1, ::-1], out)
-    fit(rgb[::-1, ::-1].copy(), expected)
+    resize_into(rgb[::-1, ::-1], out)
+    resize_into(rgb[::-1, ::-1].copy(), expected)
     assert np.array_equal(out, expected)
 
 
@@ -262,14 +263,14 @@ def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
     ],
 )
 def test_a_frame_that_is_no_rgb_image_is_refused(image: Any) -> None:
-    with pytest.raises(FrameError, match="frame must be uint8"):
-        fit(image, np.empty((4, 4, 3), np.uint8))
+    with pytest.raises(FrameError, check=code("frame.not_rgb")):
+        resize_into(image, np.empty((4, 4, 3), np.uint8))
 
 
 def test_what_averages_leave_is_interpolated_if_it_is_less_than_halved() -> None:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     out = np.empty((224, 300, 3), np.uint8)
-    fit(image, out)
+    resize_into(image, out)
     halved = cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA)
     assert np.array_equal(out, cv2.resize(halved, (300, 224), interpolation=cv2.INTER_LINEAR))
 
@@ -278,6 +279,6 @@ def test_what_averages_leave_is_interpolated_if_it_is_less_than_halved() -> None
 def test_squares_of_pixels_are_averaged_whatever_the_sides(side: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3 * side, 4 * side, 3), np.uint8)
     out = np.empty((3, 4, 3), np.uint8)
-    fit(image, out)
+    resize_into(image, out)
     means = image.reshape(3, side, 4, side, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(out, means, atol=0.5)

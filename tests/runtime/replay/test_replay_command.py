@@ -269,7 +269,7 @@ def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: 
         (
             [*frames(3), twist(S, 0.0)],
             ("--action", "/cmd_vel:linear.x"),
-            "its actions are linear.x [m/s]; the model's actions are linear.x [m/s], linear.y [m/s]: name",
+            "its actions are linear.x [m/s]; the model's actions are linear.x [m/s], linear.y [m/s]: select",
         ),
         (
             [*frames(3), twist(S, 0.0)],
@@ -285,7 +285,7 @@ def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: 
         (
             [image(S, topic="/left"), image(S, topic="/right")],
             (),
-            "several image topics, choose one with --topic: /left, /right",
+            "several image topics: /left, /right: choose one with --topic",
         ),
         (frames(3), ("--action", "none", "--goal", "/aim"), "no goal images on topic /aim"),
         (frames(3), ("--action", "none", "--compare"), "has no outputs of a model to compare with"),

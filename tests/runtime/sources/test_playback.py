@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from threading import Event, Timer
 
 from jepa_runtime.sources.base import Frame, PassiveSource
-from jepa_runtime.sources.playback import paced
+from jepa_runtime.sources.playback import paced_frames
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from tests.runtime.fakes import frame
 
@@ -26,7 +26,7 @@ def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
     published = []
     source = TwoRoomsSource(rate_hz=10.0)
     for index, (_, late_ms) in enumerate(
-        paced(source, rate_hz=10.0, duration_s=1.0, stopping=Patient(), clock_ns=lambda: now["ns"])
+        paced_frames(source, rate_hz=10.0, duration_s=1.0, stopping=Patient(), clock_ns=lambda: now["ns"])
     ):
         published.append((now["ns"], late_ms))
         if index == 2:
@@ -41,7 +41,7 @@ def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
 def test_playing_that_waits_ends_when_asked_to() -> None:
     stopping, began_s = Event(), time.monotonic()
     Timer(0.1, stopping.set).start()
-    assert len(list(paced(TwoRoomsSource(), rate_hz=0.01, duration_s=None, stopping=stopping))) == 1
+    assert len(list(paced_frames(TwoRoomsSource(), rate_hz=0.01, duration_s=None, stopping=stopping))) == 1
     assert time.monotonic() - began_s < 50, "the next frame would be due after 100 s"
 
 
@@ -68,7 +68,7 @@ def played(takes_ns: int, *, live: bool, stop_at: int | None = None) -> list[tup
         if sequence == stop_at:
             stopping.set()
 
-    frames = paced(
+    frames = paced_frames(
         Camera(waited, live=live),
         rate_hz=10.0,
         duration_s=None,

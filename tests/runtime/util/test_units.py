@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jepa_runtime.bundle.manifest import ActionSpec
-from jepa_runtime.sources.command_fields import misfit
+from jepa_runtime.sources.command_fields import action_mismatch
 from jepa_runtime.util.units import normalize_unit
 
 
@@ -46,4 +46,4 @@ def test_other_units_are_others() -> None:
 @pytest.mark.parametrize(("unit", "fits"), [("radians/second", True), ("rad s^-1", True), ("deg/s", False)])
 def test_commands_are_the_actions_of_a_model_that_spells_their_units_otherwise(unit: str, fits: bool) -> None:
     action = ActionSpec(names=("w",), units=(unit,), low=(-1.0,), high=(1.0,), max_norm=None)
-    assert (misfit(["w"], ["rad/s or m/s"], action) is None) == fits
+    assert (action_mismatch(["w"], ["rad/s or m/s"], action) is None) == fits

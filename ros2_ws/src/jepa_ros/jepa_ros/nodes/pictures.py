@@ -25,7 +25,7 @@ from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
 from jepa_ros.common.spin import run
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import array_of, compressed_image
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.growing_atlas import GrowingAtlas
@@ -165,7 +165,7 @@ class PicturesNode(Node):
         self._images.clear()
         kind, cdr = images[found[0]]
         try:
-            scrapbook.add(found[1], image_in(deserialize_message(cdr, kind)))
+            scrapbook.add(found[1], image_from_message(deserialize_message(cdr, kind)))
         except FrameError as error:
             self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=5.0)
 

@@ -32,7 +32,7 @@ from jepa_ros.common import qos
 from jepa_ros.common.action_commands import Actions, actions_of
 from jepa_ros.common.conversions import to_image, to_time
 from jepa_runtime.errors import JepaRuntimeError, ProfileError, SourceError
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.sources.base import Frame, Source
 from jepa_runtime.sources.factory import open_source
 
@@ -152,7 +152,7 @@ class _Camera:
         if self._options.size is not None:
             width, height = self._options.size
             pixels = np.empty((height, width, 3), np.uint8)
-            fit(frame.image, pixels)
+            resize_into(frame.image, pixels)
         command: list[Any] = []
         if self._actions is not None:
             size, held = len(self._options.actions), source.command

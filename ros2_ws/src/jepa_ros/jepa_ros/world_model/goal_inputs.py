@@ -17,7 +17,7 @@ from jepa_ros.common.conversions import from_time
 from jepa_ros.world_model.camera_streams import CameraStream, camera_named
 from jepa_ros.world_model.model_opening import Served
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import array_of
 
 
@@ -90,5 +90,5 @@ class Goals:
         return response
 
     def _seek(self, camera: CameraStream, message: Image) -> None:
-        image = image_in(message) if message.height and message.width else None
+        image = image_from_message(message) if message.height and message.width else None
         self._served().pipeline.set_goal(image, from_time(message.header.stamp), camera.topic)

@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.world_model.image_intake import Intake
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.conversion import image_in
+from jepa_runtime.imaging.conversion import image_from_message
 
 # A camera that has sent no fit raw image for so long sends none.
 _RAW_IS_GONE_S = 1.0
@@ -56,7 +56,7 @@ class ImageReader:
         rgb: NDArray[np.uint8] | None = None
         if refusal is None:
             try:
-                rgb = image_in(message)
+                rgb = image_from_message(message)
                 refusal = self._intake.check_size(height=rgb.shape[0], width=rgb.shape[1])
             except FrameError as error:
                 refusal = self._intake.count("bad_image", str(error))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import Shape
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.pixel_formats import scaling
+from jepa_runtime.imaging.pixel_formats import plan_scaling
 
 ENTRY_POINT = "scale"
 
@@ -49,7 +49,7 @@ class Launch:
 
 
 def launch(image: int, size: Shape, frame: int, out_size: Shape) -> Launch:
-    """What makes the levels of ``imaging.fit``, within one.
+    """What makes the levels of ``imaging.resize_into``, within one.
 
     Args:
         image: where an image uint8 [h, w, 3] is, for the GPU.
@@ -61,7 +61,7 @@ def launch(image: int, size: Shape, frame: int, out_size: Shape) -> Launch:
         FrameError: the image is too large for the kernel, alone or beside this size.
     """
     (height, width), (out_height, out_width) = size, out_size
-    steps = scaling(height, width, out_height, out_width)
+    steps = plan_scaling(height, width, out_height, out_width)
     if max(*size, *out_size) > _MOST_SIDE or steps.factor > _MOST_FACTOR:
         raise FrameError(
             f"image of {width} x {height} is too large to be scaled to {out_width} x {out_height} on the "
