@@ -24,7 +24,7 @@ from jepa_export.data.two_rooms_recordings import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import of_network, parameters
 from jepa_export.students.family import Student, create, stir
-from jepa_runtime.imaging.conversion import fit
+from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.sources.factory import open_source
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
 
@@ -170,7 +170,7 @@ def read_calibration_frames(
         found = []
         for frame in islice(opened.frames(), 0, maximum * stride, stride):
             found.append(np.empty((*size, 3), np.uint8))
-            fit(frame.image, found[-1])
+            resize_into(frame.image, found[-1])
     finally:
         opened.close()
     if len(found) < minimum:
