@@ -161,7 +161,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
 
     workload = Workload.read("two_rooms", rate_hz=setting.rate_hz, size=SIZE)
     with LoadGenerator(open_model, workload, stopping=Event()) as load:
-        realtime.settle()
+        realtime.release_startup_memory()
         rate_hz = 0.7 * (describe(load.closed_loop(15.0)).achieved_hz or 0.0)
         ticks: list[float] = []
         # Images come as from a camera, which sends whatever the model is at.
@@ -170,7 +170,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
     refused = [str(each) for each in applied if not each.achieved]
     with scheduled(REALTIME.fifo_priority):
         alone = np.array(bare_infer(setting.bundle, setting.threads, rate_hz, seconds))
-    realtime.undo(REALTIME)
+    realtime.revert(REALTIME)
     return tailed(
         run, ticks[0] + due_frames(run), probe, alone, "; ".join([f"images at {rate_hz:.1f} Hz", *refused])
     )

@@ -235,7 +235,7 @@ def test_the_inference_thread_keeps_to_its_cores_and_what_is_not_permitted_is_to
     else:
         assert "LimitRTPRIO=5" in told["realtime/fifo_priority"]
         assert "LimitRTPRIO=5" in ros_graph.log("world_model").read_text()
-    assert told["realtime/keep_heap"] == "kept" or "glibc" in told["realtime/keep_heap"]
+    assert told["realtime/keep_heap"] == "retained" or "glibc" in told["realtime/keep_heap"]
     assert told["realtime/lock_memory"] == "locked" or "LimitMEMLOCK" in told["realtime/lock_memory"]
     assert ros_graph.stop("world_model") == 0
 

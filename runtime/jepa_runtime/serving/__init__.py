@@ -1,1 +1,1 @@
-"""The real-time loop: newest frame in, latent state and predicted futures out."""
+"""The real-time path: frames in, futures out, on one inference thread."""

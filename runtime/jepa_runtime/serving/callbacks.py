@@ -1,4 +1,4 @@
-"""Who is told what a pipeline does; what one of them raises is reported, and stops nobody else."""
+"""Callbacks of a pipeline. An error in one of them is reported and does not affect the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Callbacks:
     on_error: Callable[[Exception, Frame | None], None] | None
 
     def deliver(self, callback: Callable[[Result], None] | None, result: Result, frame: Frame) -> bool:
-        """Call ``callback``, one of these; False if it failed."""
+        """Call one of these callbacks; return False if it failed."""
         try:
             if callback is not None:
                 callback(result)
@@ -32,7 +32,7 @@ class Callbacks:
         return True
 
     def report(self, error: Exception, frame: Frame | None) -> None:
-        """Tell what went wrong, or log it where nobody wants to know."""
+        """Pass an error to ``on_error``, or log it if there is no such callback."""
         about = "" if frame is None else f" (frame {frame.sequence}, stamp {frame.stamp_ns} ns)"
         if self.on_error is None:
             _LOG.error("%s%s", error, about, exc_info=error)

@@ -1,7 +1,7 @@
-"""What others ask beside the frames: which futures would follow from action sequences of theirs.
+"""Requests to evaluate action sequences in addition to the frames.
 
-Frames come first. A question is worked on by the inference thread, one run of the predictor at a time, while
-no frame waits and none is due before that run would be over. Whoever asks says how long they can wait.
+Frames have priority. The inference thread works on a request, one run of the predictor at a time, while no
+frame waits and none is due before that run would end. Requests have a timeout.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from jepa_runtime.bundle.manifest import check_futures_size
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.frame_processor import FrameProcessor, PredictionContext
 
-_MOST_SEQUENCES = 65536
-# While there is no room for a question, it is looked for again after so long.
-_LOOK_AGAIN_S = 0.01
-# A run may take this much longer than the last one did.
+_MAX_SEQUENCES = 65536
+# Interval of attempts while frames leave no time for a request.
+_RETRY_S = 0.01
+# A run may take this much longer than the last one.
 _MARGIN = 1.25
-# What is kept with each frame of how long the last run took: one that took long must not be the last.
-_KEPT = 0.95
-# As many of the last frames of a stream tell how far apart they come.
+# Decay per frame of the duration of the last run, so that one slow run does not block all later ones.
+_DECAY = 0.95
+# Number of last frames of a stream that determine its period.
 _INTERVALS = 4
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What would follow from K action sequences of H steps.
+    """Futures of K action sequences of H steps.
 
     Attributes:
-        stamp_ns: of the image from which the futures start.
-        latents: float32 [K, H, T, D]; None where they were not asked for.
-        energies: float32 [K, H] to the goal; None without one.
-        current_energy, goal_stamp_ns: None without a goal.
+        stamp_ns: Stamp of the image from which the futures start.
+        latents: float32 [K, H, T, D]; None if they were not requested.
+        energies: Energies to the goal, float32 [K, H]; None without a goal.
+        current_energy: Energy of the image to the goal; None without a goal.
+        goal_stamp_ns: Stamp of the goal; None without a goal.
         error_bounds: float32 [H].
     """
 
@@ -54,69 +55,73 @@ class Evaluation:
 
 
 class EvaluationRequest:
-    """One question, and what is known of its answer. All its futures start from one image.
+    """One request and its partial result. All its futures start from one image.
 
     Args:
-        actions: [K, H', A], of any K, of the model with this manifest.
-        stream: whose image.
-        latents: whether they are wanted too.
+        manifest: Manifest of the model.
+        actions: Action sequences [K, H', A], for any K.
+        stream: Stream of the image.
+        latents: Whether latents are requested.
 
     Raises:
-        ValueError: the actions are no such sequences, or their latents would be too large.
+        ValueError: The actions are not such sequences, or their latents would be too large.
 
     Attributes:
-        answer: what whoever asked waits for.
-        begun: whether a part of it is known.
+        future: The result.
+        has_started: Whether a part of it is known.
     """
 
     def __init__(
         self, manifest: Manifest, actions: NDArray[np.floating], stream: str, *, latents: bool
     ) -> None:
-        asked = np.array(actions, np.float32)
-        horizon, size, most = manifest.horizon, manifest.action_size, manifest.io.action.max_plausible
-        fits = asked.ndim == 3 and 1 <= asked.shape[1] <= horizon and asked.shape[2] == size
-        if not fits or not 1 <= len(asked) <= _MOST_SEQUENCES or not (np.abs(asked) <= most).all():
+        sequences = np.array(actions, np.float32)
+        horizon, size, limit = manifest.horizon, manifest.action_size, manifest.io.action.max_plausible
+        fits = sequences.ndim == 3 and 1 <= sequences.shape[1] <= horizon and sequences.shape[2] == size
+        if not fits or not 1 <= len(sequences) <= _MAX_SEQUENCES or not (np.abs(sequences) <= limit).all():
             raise ValueError(
-                f"actions must be [1..{_MOST_SEQUENCES}, 1..{horizon}, {size}] finite numbers of at most "
-                f"{most:g}, got {list(asked.shape)}"
+                f"actions must be [1..{_MAX_SEQUENCES}, 1..{horizon}, {size}] finite numbers of at most "
+                f"{limit:g}, got {list(sequences.shape)}"
             )
         if latents:
-            check_futures_size(manifest, len(asked))
-        self.answer: Future[Evaluation] = Future()
-        self._actions, self._stream, self._wants_latents = asked, stream, latents
+            check_futures_size(manifest, len(sequences))
+        self.future: Future[Evaluation] = Future()
+        self._actions, self._stream, self._wants_latents = sequences, stream, latents
         self._obstacle = "the frames leave no time for it"
-        self._asked_of: FrameProcessor | None = None
-        self._standpoint: PredictionContext | None = None
+        self._processor: FrameProcessor | None = None
+        self._context: PredictionContext | None = None
         self._latents: list[NDArray[np.float32]] = []
         self._energies: list[NDArray[np.float32]] = []
         self._done = 0
 
     @property
-    def begun(self) -> bool:
+    def has_started(self) -> bool:
         return self._done > 0
 
-    def work(self, inference: FrameProcessor) -> Evaluation | None:
-        """Follow as many sequences as the model can in one run; the evaluation, once all are.
+    def run(self, processor: FrameProcessor) -> Evaluation | None:
+        """Predict as many sequences as the model can in one run; return the result once it is complete.
 
         Raises:
-            JepaRuntimeError: neither are latents wanted, nor is there a goal; or the model gives no numbers.
+            JepaRuntimeError: There is no goal and no latents are requested, or the model's outputs are not
+                finite.
         """
-        if self._asked_of is not inference:
-            # What another model said of the first sequences does not compare with the rest.
-            self._asked_of, self._standpoint = inference, None
+        if self._processor is not processor:
+            # Results of another model for the first sequences are not comparable with the rest.
+            self._processor, self._context = processor, None
             self._latents, self._energies, self._done = [], [], 0
-        self._standpoint = here = self._standpoint or inference.prediction_context(self._stream)
-        if here is None:
+        self._context = context = self._context or processor.prediction_context(self._stream)
+        if context is None:
             self._obstacle = (
-                "there is no history yet from which futures could start: are images served, and is it known "
-                "what the robot executes?"
+                "there is no history from which futures could start: are images received, and the executed "
+                "actions known?"
             )
             return None
-        if here.goal is None and not self._wants_latents:
-            raise JepaRuntimeError("there is no goal, so there are no energies: set one, or ask for latents")
-        model = inference.model
-        asked = self._actions[self._done : self._done + model.num_samples]
-        futures = inference.predict(asked, here.context, here.goal)
+        if context.goal is None and not self._wants_latents:
+            raise JepaRuntimeError(
+                "no goal, hence no energies: set a goal, or request latents", code="evaluation.no_goal"
+            )
+        model = processor.model
+        sequences = self._actions[self._done : self._done + model.num_samples]
+        futures = processor.predict(sequences, context.context, context.goal)
         self._done += model.num_samples
         if self._wants_latents:
             self._latents.append(futures.latents)
@@ -125,149 +130,157 @@ class EvaluationRequest:
         if self._done < len(self._actions):
             return None
         current_energy = None
-        if here.goal is not None:
-            current_energy = float(model.energy(here.context.latents[-1], here.goal))
+        if context.goal is not None:
+            current_energy = float(model.energy(context.context.latents[-1], context.goal))
         return Evaluation(
-            stamp_ns=here.context.stamp_ns,
+            stamp_ns=context.context.stamp_ns,
             latents=np.concatenate(self._latents) if self._wants_latents else None,
             energies=np.concatenate(self._energies) if self._energies else None,
             current_energy=current_energy,
-            goal_stamp_ns=here.goal_stamp_ns,
-            error_bounds=here.error_bounds[: self._actions.shape[1]],
+            goal_stamp_ns=context.goal_stamp_ns,
+            error_bounds=context.error_bounds[: self._actions.shape[1]],
         )
 
     def wait(self, timeout_s: float) -> Evaluation:
-        """The answer.
+        """Wait for the result.
 
         Raises:
-            JepaRuntimeError: there is none in time; or see :meth:`work`.
-            Exception: what the model raised.
+            JepaRuntimeError: It is not complete in time; or see :meth:`run`.
+            Exception: Any error of the model.
         """
         try:
-            return self.answer.result(timeout_s)
+            return self.future.result(timeout_s)
         except FutureTimeoutError:
-            if self.answer.cancel():
-                raise JepaRuntimeError(f"not evaluated within {timeout_s:g} s: {self._obstacle}") from None
-            return self.answer.result()
+            if self.future.cancel():
+                raise JepaRuntimeError(
+                    f"not evaluated within {timeout_s:g} s: {self._obstacle}", code="evaluation.timeout"
+                ) from None
+            return self.future.result()
 
-    def settle(self, outcome: Evaluation | Exception) -> None:
-        """Tell whoever asked, unless they have given up."""
-        if not self.answer.set_running_or_notify_cancel():
+    def complete(self, outcome: Evaluation | Exception) -> None:
+        """Set the result or the error, unless the request was canceled."""
+        if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, Exception):
-            self.answer.set_exception(outcome)
+            self.future.set_exception(outcome)
         else:
-            self.answer.set_result(outcome)
+            self.future.set_result(outcome)
 
 
 class EvaluationQueue:
-    """The questions that wait, the oldest first. Any thread may ask; the inference thread answers.
+    """Pending requests, oldest first. Any thread submits; the inference thread runs them.
 
     Args:
-        clock_ns: monotonic, as that of the moments given to :meth:`frame_came`.
-        limit: how many may wait.
+        clock_ns: Monotonic clock, the same as that of :meth:`add_frame`.
+        limit: Maximum number of pending requests.
     """
 
     def __init__(self, clock_ns: Callable[[], int], *, limit: int = 8) -> None:
         self._clock_ns = clock_ns
         self._limit = limit
         self._lock = Lock()
-        self._waiting: list[EvaluationRequest] = []
-        self._timetable = FrameTiming()
+        self._pending: list[EvaluationRequest] = []
+        self._frame_timing = FrameTiming()
         self._run_ns = 0.0
-        self._in_vain = False
-        self._refusal = ""
+        self._is_blocked = False
+        self._closed_reason = ""
 
-    def ask(self, question: EvaluationRequest) -> None:
-        """Let ``question`` wait for its turn.
+    def submit(self, request: EvaluationRequest) -> None:
+        """Add a request.
 
         Raises:
-            JepaRuntimeError: too many wait, or nobody answers any more.
+            JepaRuntimeError: Too many requests are pending, or the queue is closed.
         """
         with self._lock:
-            if self._refusal:
-                raise JepaRuntimeError(self._refusal)
-            if len(self._not_given_up()) >= self._limit:
-                raise JepaRuntimeError(f"{self._limit} evaluations wait already: ask again later")
-            self._waiting.append(question)
+            if self._closed_reason:
+                raise JepaRuntimeError(self._closed_reason, code="pipeline.stopped")
+            if len(self._without_canceled()) >= self._limit:
+                raise JepaRuntimeError(
+                    f"{self._limit} evaluations are already pending: try again later",
+                    code="evaluation.too_many_pending",
+                )
+            self._pending.append(request)
 
-    def frame_came(self, stream: str, moment_ns: int) -> None:
-        """The frame of ``stream`` that is served now came at ``moment_ns``."""
-        self._timetable.came(stream, moment_ns)
-        self._run_ns *= _KEPT
-        self._in_vain = False
+    def add_frame(self, stream: str, arrived_ns: int) -> None:
+        """Note the arrival of the frame of ``stream`` that is processed now."""
+        self._frame_timing.add(stream, arrived_ns)
+        self._run_ns *= _DECAY
+        self._is_blocked = False
 
-    def patience_s(self) -> float | None:
-        """How long to wait for a frame before :meth:`answer` is called; None: until one comes."""
+    def frame_timeout_s(self) -> float | None:
+        """Return how long to wait for a frame before :meth:`run_next`; None: until one arrives."""
         with self._lock:
-            if not self._not_given_up():
+            if not self._without_canceled():
                 return None
-        return _LOOK_AGAIN_S if self._in_vain else 0.0
+        return _RETRY_S if self._is_blocked else 0.0
 
-    def answer(self, inference: FrameProcessor) -> None:
-        """No frame waits: go on with the oldest question, unless a frame is due before that would be over."""
+    def run_next(self, processor: FrameProcessor) -> None:
+        """Continue the oldest request, unless a frame is due before that would end."""
         with self._lock:
-            waiting = self._not_given_up()
-        if not waiting:
+            pending = self._without_canceled()
+        if not pending:
             return
-        question, began_ns = waiting[0], self._clock_ns()
-        self._in_vain = not self._has_room(inference, began_ns)
-        if self._in_vain:
+        request, began_ns = pending[0], self._clock_ns()
+        self._is_blocked = not self._has_time(processor, began_ns)
+        if self._is_blocked:
             return
         outcome: Evaluation | Exception | None
         try:
-            outcome = question.work(inference)
+            outcome = request.run(processor)
         except Exception as error:
             outcome = error
-        if question.begun:
+        if request.has_started:
             self._run_ns = self._clock_ns() - began_ns
-        self._in_vain = outcome is None and not question.begun
+        self._is_blocked = outcome is None and not request.has_started
         with self._lock:
-            # Else it was refused meanwhile.
-            waits = any(each is question for each in self._waiting)
-            if self._in_vain:
-                # Others may be about a stream of which more is known.
-                self._waiting.sort(key=lambda each: each is question)
+            # False if the queue was closed meanwhile.
+            is_pending = any(each is request for each in self._pending)
+            if self._is_blocked:
+                # Other requests may be about a stream with a longer history.
+                self._pending.sort(key=lambda each: each is request)
             elif outcome is not None:
-                self._waiting = [each for each in self._waiting if each is not question]
-        if outcome is not None and waits:
-            question.settle(outcome)
+                self._pending = [each for each in self._pending if each is not request]
+        if outcome is not None and is_pending:
+            request.complete(outcome)
 
-    def refuse(self, why: str) -> None:
-        """Nobody will answer any more: tell those who wait, and who asks."""
+    def close(self, reason: str) -> None:
+        """Reject all pending and future requests."""
         with self._lock:
-            self._refusal = why
-            waiting, self._waiting = self._waiting, []
-        for question in waiting:
-            question.settle(JepaRuntimeError(why))
+            self._closed_reason = reason
+            pending, self._pending = self._pending, []
+        for request in pending:
+            request.complete(JepaRuntimeError(reason, code="pipeline.stopped"))
 
-    def _has_room(self, inference: FrameProcessor, now_ns: int) -> bool:
-        timings = inference.model.timings
+    def _has_time(self, processor: FrameProcessor, now_ns: int) -> bool:
+        timings = processor.model.timings
         run_ns = max(self._run_ns, 1e6 * (timings["predict"] + timings["energy"]))
-        due_ns = self._timetable.due_ns(now_ns)
+        due_ns = self._frame_timing.next_due_ns(now_ns)
         return due_ns is None or now_ns + _MARGIN * run_ns <= due_ns
 
-    def _not_given_up(self) -> list[EvaluationRequest]:
-        self._waiting = [question for question in self._waiting if not question.answer.cancelled()]
-        return self._waiting
+    def _without_canceled(self) -> list[EvaluationRequest]:
+        self._pending = [request for request in self._pending if not request.future.cancelled()]
+        return self._pending
 
 
 class FrameTiming:
-    """When frames are due: as long after the last of their stream as the closest of those before came one
-    after the other. A stream that missed its turn twice is not waited for."""
+    """Predicts when frames are due.
+
+    The period of a stream is the shortest interval of its last frames. A stream that is two periods late is
+    not expected any more.
+    """
 
     def __init__(self) -> None:
-        self._came: dict[str, deque[int]] = {}
+        self._arrivals: dict[str, deque[int]] = {}
 
-    def came(self, stream: str, moment_ns: int) -> None:
-        """A frame of ``stream`` came."""
-        self._came.setdefault(stream, deque(maxlen=_INTERVALS + 1)).append(moment_ns)
+    def add(self, stream: str, arrived_ns: int) -> None:
+        """Add the arrival of a frame of ``stream``."""
+        self._arrivals.setdefault(stream, deque(maxlen=_INTERVALS + 1)).append(arrived_ns)
 
-    def due_ns(self, now_ns: int) -> int | None:
-        """When the next frame is due, of whichever stream; it may be overdue. None: none is expected."""
-        dues = []
-        for moments in self._came.values():
-            period = min((after - before for before, after in pairwise(moments)), default=None)
-            if period is not None and now_ns <= moments[-1] + 2 * period:
-                dues.append(moments[-1] + period)
-        return min(dues, default=None)
+    def next_due_ns(self, now_ns: int) -> int | None:
+        """Return when the next frame of any stream is due, which may be past; None: none is expected."""
+        due_times = []
+        for arrivals in self._arrivals.values():
+            period = min((after - before for before, after in pairwise(arrivals)), default=None)
+            if period is not None and now_ns <= arrivals[-1] + 2 * period:
+                due_times.append(arrivals[-1] + period)
+        return min(due_times, default=None)

@@ -1,4 +1,4 @@
-"""A model at work: what is done with it for each frame, on the one thread to which it belongs."""
+"""Processing of each frame with one model, on the thread that owns it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from jepa_runtime.util.opencv import cv2
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessingConfig:
-    """How frames are to be processed; see :class:`~jepa_runtime.serving.pipeline.Pipeline`.
+    """Settings of the processing; see :class:`~jepa_runtime.serving.pipeline.Pipeline`.
 
     Raises:
-        ValueError: ``streams`` is empty, or names one twice; a probability or a time is out of range.
+        ValueError: ``streams`` is empty or has duplicates, or a probability or a time is out of range.
     """
 
     streams: tuple[str, ...] = ("",)
@@ -40,7 +40,7 @@ class ProcessingConfig:
 
     def __post_init__(self) -> None:
         if not self.streams or len(set(self.streams)) < len(self.streams):
-            raise ValueError(f"streams must be one name or several different ones, got {list(self.streams)}")
+            raise ValueError(f"streams must be one or more different names, got {list(self.streams)}")
         if not 0 < self.error_probability < 1:
             raise ValueError(f"error_probability must lie between 0 and 1, got {self.error_probability}")
         if not self.false_alarm_every_s > 0:
@@ -48,24 +48,30 @@ class ProcessingConfig:
 
 
 @dataclass(slots=True)
-class _View:
-    """What is known of one stream."""
+class _StreamState:
+    """State of one stream."""
 
     history: History
-    trust: CalibrationMonitor
-    # The newest latent and the one before, with their stamps: what is discontinuous shows there.
+    monitor: CalibrationMonitor
+    # The newest latent and the previous one with their stamps, to detect discontinuities.
     newest: tuple[int, NDArray[np.float32]] | None = None
     # frame_id and size of the newest image.
     source: tuple[str, tuple[int, ...]] | None = None
-    before: tuple[int, NDArray[np.float32]] | None = None
+    previous: tuple[int, NDArray[np.float32]] | None = None
     goal: NDArray[np.float32] | None = None
     goal_stamp_ns: int | None = None
 
 
 @dataclass(frozen=True)
 class PredictionContext:
-    """From where futures of a stream start: what was seen and done lately, the goal, if there is one, and the
-    error bounds [H] in force."""
+    """The state from which futures of a stream start.
+
+    Attributes:
+        context: Recent latents and actions.
+        error_bounds: Error bounds [H] in force.
+        goal: Latent of the goal; None: there is none.
+        goal_stamp_ns: Stamp of the goal.
+    """
 
     context: Context
     error_bounds: NDArray[np.float32]
@@ -74,64 +80,73 @@ class PredictionContext:
 
 
 class FrameProcessor:
-    """An open model with what it remembers of each stream. Made, used and closed on one thread.
+    """An open model with the state of each stream. Created, used and closed on one thread.
 
-    Every graph has run once when it is made: engines allocate on their first run, which no frame should have
-    to pay for.
+    The constructor runs every graph once, because engines allocate memory on their first run.
+
+    Args:
+        model: The open model.
+        config: Settings.
     """
 
-    def __init__(self, model: WorldModel, terms: ProcessingConfig) -> None:
+    def __init__(self, model: WorldModel, config: ProcessingConfig) -> None:
         self.model = model
-        self._terms = terms
-        self._views = {stream: _View(self._new_history(), self._new_trust()) for stream in terms.streams}
-        self._fan = Candidates(default_candidates(model.manifest, model.num_samples), "fan")
+        self._config = config
+        self._streams = {
+            stream: _StreamState(self._create_history(), self._create_monitor()) for stream in config.streams
+        }
+        self._default_candidates = Candidates(default_candidates(model.manifest, model.num_samples), "fan")
         self._warm_up()
 
     @property
     def alarms_disabled_reason(self) -> str:
-        """Why no alarm is ever given; empty: they are."""
-        return next(iter(self._views.values())).trust.alarms_disabled_reason
+        """Reason why alarms are disabled; empty: they are enabled."""
+        return next(iter(self._streams.values())).monitor.alarms_disabled_reason
 
     def process(self, frame: Frame, submitted_ns: int) -> Result:
-        """Encode, remember, predict, judge; all but the surprise.
+        """Encode a frame, add it to the history, and predict futures; everything but the surprise.
+
+        Args:
+            frame: The frame.
+            submitted_ns: When it was submitted, by the clock of the settings.
 
         Raises:
-            BackendError: the model gives no numbers.
+            BackendError: Outputs of the model are not finite.
         """
-        model, view, clock_ns = self.model, self._views[frame.stream], self._terms.clock_ns
+        model, state, clock_ns = self.model, self._streams[frame.stream], self._config.clock_ns
         timings = dict.fromkeys(STAGES, 0.0)
         timings["wait"] = (clock_ns() - submitted_ns) / 1e6
         latent = model.encode(frame.image)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
         if not are_finite(latent):
-            raise self._gives_no_numbers("latents")
+            raise self._not_finite("latents")
         latent.flags.writeable = False
         source = frame.frame_id, frame.image.shape
-        if view.source not in (None, source):
-            view.history.restart(Reset.FRAME)
-        view.source = source
-        reset = view.history.add_latent(frame.stamp_ns, latent)
-        view.before, view.newest = view.newest, (frame.stamp_ns, latent)
+        if state.source not in (None, source):
+            state.history.restart(Reset.FRAME)
+        state.source = source
+        reset = state.history.add_latent(frame.stamp_ns, latent)
+        state.previous, state.newest = state.newest, (frame.stamp_ns, latent)
         if reset is not None:
-            view.trust.forget()
+            state.monitor.forget()
         candidates = self._candidates()
-        context = view.history.context()
+        context = state.history.context()
         futures = calibration = None
         if context is not None:
-            futures = self.predict(candidates.actions, context, view.goal)
-            calibration = view.trust.state(frame.stamp_ns)
+            futures = self.predict(candidates.actions, context, state.goal)
+            calibration = state.monitor.state(frame.stamp_ns)
             bounds = calibration.bounds[: futures.actions.shape[1]].astype(np.float32)
             futures = Futures(futures.latents, futures.actions, futures.energies, bounds)
             timings["predict"] = model.timings["predict"]
-            timings["energy"] = 0.0 if view.goal is None else model.timings["energy"]
+            timings["energy"] = 0.0 if state.goal is None else model.timings["energy"]
         current_energy = None
-        if view.goal is not None:
-            current_energy = float(model.energy(latent, view.goal))
+        if state.goal is not None:
+            current_energy = float(model.energy(latent, state.goal))
             if not math.isfinite(current_energy):
-                raise self._gives_no_numbers("energies")
+                raise self._not_finite("energies")
             timings["energy"] += model.timings["energy"]
         timings["total"] = (clock_ns() - submitted_ns) / 1e6
-        deadline_ms = self._terms.deadline_ms
+        deadline_ms = self._config.deadline_ms
         return Result(
             stamp_ns=frame.stamp_ns,
             frame_id=frame.frame_id,
@@ -142,10 +157,10 @@ class FrameProcessor:
             reset=reset,
             surprise=None,
             surprising=False,
-            goal_stamp_ns=view.goal_stamp_ns,
+            goal_stamp_ns=state.goal_stamp_ns,
             current_energy=current_energy,
             timings_ms=timings,
-            # A model keeps the time of its last prediction, whichever frame that was of.
+            # The model reports the time of its last prediction, which may be that of an earlier frame.
             device_ms={
                 stage: took
                 for stage, took in model.device_timings.items()
@@ -159,128 +174,141 @@ class FrameProcessor:
     def predict(
         self, actions: NDArray[np.floating], context: Context, goal: NDArray[np.float32] | None
     ) -> Futures:
-        """The futures of up to K action sequences [K', H', A] after ``context``.
+        """Return the futures of action sequences after ``context``.
+
+        Args:
+            actions: Up to K action sequences [K', H', A].
+            context: Recent latents and actions.
+            goal: Latent of the goal; None: no energies.
 
         Raises:
-            ValueError: they are no such sequences.
-            BackendError: the model gives no numbers.
+            ValueError: They are not such sequences.
+            BackendError: Outputs of the model are not finite.
         """
         futures = self.model.predict(
             actions, latents=context.latents, history_actions=context.actions, goal=goal
         )
         latents, energies = futures.latents, futures.energies
-        # Energies without a graph of their own are of all numbers of the latents: they tell of them too.
-        learnt = bool(self.model.manifest.graphs.energy)
-        if (energies is None or learnt) and not are_finite(latents):
-            raise self._gives_no_numbers("futures")
+        # Energies without their own graph depend on all values of the latents, so checking them is enough.
+        has_energy_graph = bool(self.model.manifest.graphs.energy)
+        if (energies is None or has_energy_graph) and not are_finite(latents):
+            raise self._not_finite("futures")
         if energies is not None and not are_finite(energies):
-            raise self._gives_no_numbers("energies" if are_finite(latents) else "futures")
+            raise self._not_finite("energies" if are_finite(latents) else "futures")
         return futures
 
     def with_surprise(self, result: Result) -> Result:
-        """The same with the error of the prediction made one step ago, where there was one, and with how the
-        frame shows the executed actions.
+        """Return the result with the error of the prediction made one step ago, if there was one.
+
+        It also states how the frame shows the executed actions.
 
         Raises:
-            BackendError: the model gives no numbers.
+            BackendError: Outputs of the model are not finite.
         """
-        view = self._views[result.stream]
-        known = view.history.past_context(1)
-        if known is None:
+        state = self._streams[result.stream]
+        past = state.history.past_context(1)
+        if past is None:
             return result
-        context = known.context
-        began_ns = self._terms.clock_ns()
-        outcome = self.model.outcome(context.latents, context.actions, known.actions[0], result.latent)
+        context = past.context
+        began_ns = self._config.clock_ns()
+        outcome = self.model.outcome(context.latents, context.actions, past.actions[0], result.latent)
         if not math.isfinite(outcome.surprise):
-            raise self._gives_no_numbers("surprises")
-        result.timings_ms["surprise"] = (self._terms.clock_ns() - began_ns) / 1e6
+            raise self._not_finite("surprises")
+        result.timings_ms["surprise"] = (self._config.clock_ns() - began_ns) / 1e6
         manifest = self.model.manifest
-        visible = manifest.error_bounds[0] / math.sqrt(result.latent.size)
-        shown = outcome.predicted_change > visible
+        resolution = manifest.error_bounds[0] / math.sqrt(result.latent.size)
+        is_visible = outcome.predicted_change > resolution
         return replace(
             result,
             surprise=outcome.surprise,
             surprising=outcome.surprise > manifest.surprise_threshold,
-            executed=view.history.mean_magnitude(),
-            response=outcome.observed_change / outcome.predicted_change if shown else math.nan,
-            discontinuous=self._is_discontinuous(view, outcome.predicted_change),
+            executed=state.history.mean_magnitude(),
+            response=outcome.observed_change / outcome.predicted_change if is_visible else math.nan,
+            discontinuous=self._is_discontinuous(state, outcome.predicted_change),
         )
 
-    def _is_discontinuous(self, view: _View, predicted_change: float) -> bool:
-        """Whether the newest latent lies further from the one before than the prediction for one step, over
-        their distance in time, and the threshold of surprise explain. Images of two cameras in turn do, which
-        agree with the one a step before each."""
-        if view.before is None or view.newest is None:
+    def _is_discontinuous(self, state: _StreamState, predicted_change: float) -> bool:
+        """Return whether the newest latent is too far from the previous one.
+
+        The limit is the predicted change of a step, scaled by their distance in time, plus the surprise
+        threshold. Images of two cameras in turn exceed it, although each agrees with the image one step
+        before.
+        """
+        if state.previous is None or state.newest is None:
             return False
-        (before_ns, before), (newest_ns, newest) = view.before, view.newest
-        steps = max((newest_ns - before_ns) / 1e9 / self.model.manifest.io.step_s, 1.0)
-        jump = cv2.norm(newest, before, cv2.NORM_L2) / math.sqrt(newest.size)
+        (previous_ns, previous), (newest_ns, newest) = state.previous, state.newest
+        steps = max((newest_ns - previous_ns) / 1e9 / self.model.manifest.io.step_s, 1.0)
+        jump = cv2.norm(newest, previous, cv2.NORM_L2) / math.sqrt(newest.size)
         return jump > self.model.manifest.surprise_threshold + steps * predicted_change
 
     def update_calibration(self, result: Result) -> Result | None:
-        """The newest result :meth:`with_surprise`, and once a step with how surprising what came is over all
-        horizons, which takes some rollouts, and with what alarms that gives; None where that tells nothing.
-        """
-        trust = self._views[result.stream].trust
-        judged = self._judge(result) if trust.is_due(result.stamp_ns) else None
-        alarms = trust.news()
-        return None if judged is None and not alarms else replace(result, error_sample=judged, alarms=alarms)
+        """Return the newest result :meth:`with_surprise`, with prediction errors and alarms.
 
-    def _judge(self, result: Result) -> ErrorSample | None:
-        """Compare what came with what would have been foreseen of what was executed."""
-        view = self._views[result.stream]
-        history, ages = view.history, view.trust.ages
-        last_step, known = history.past_context(1), history.past_context(ages[-1])
-        if result.surprise is None or last_step is None or known is None:
+        Once per step the errors over all horizons are computed, which takes some rollouts.
+
+        Returns:
+            None if there are neither errors nor alarms.
+        """
+        monitor = self._streams[result.stream].monitor
+        sample = self._error_sample(result) if monitor.is_due(result.stamp_ns) else None
+        alarms = monitor.news()
+        return None if sample is None and not alarms else replace(result, error_sample=sample, alarms=alarms)
+
+    def _error_sample(self, result: Result) -> ErrorSample | None:
+        """Compare the latents that arrived with those predicted of the executed actions."""
+        state = self._streams[result.stream]
+        history, ages = state.history, state.monitor.ages
+        last_step, oldest = history.past_context(1), history.past_context(ages[-1])
+        if result.surprise is None or last_step is None or oldest is None:
             return None
-        between = [each for age in ages[1:-1] if (each := history.past_context(age)) is not None]
-        looked = [known, *between]
-        foreseen = self.model.follow(
-            [(each.context.latents, each.context.actions, each.actions) for each in looked]
+        between = [past for age in ages[1:-1] if (past := history.past_context(age)) is not None]
+        pasts = [oldest, *between]
+        predicted = self.model.follow(
+            [(past.context.latents, past.context.actions, past.actions) for past in pasts]
         )
-        errors, *nearer = (_errors(*pair) for pair in zip(foreseen, looked, strict=True))
-        from_ns = [known.context.stamp_ns] * ages[-1]
+        errors, *nearer = (_errors(*pair) for pair in zip(predicted, pasts, strict=True))
+        from_ns = [oldest.context.stamp_ns] * ages[-1]
         for age in ages[1:-1]:
             errors[age - 1] = np.nan
-        for each, found in zip(between, nearer, strict=True):
-            age = len(each.actions)
-            errors[age - 1], from_ns[age - 1] = found[-1], each.context.stamp_ns
+        for past, past_errors in zip(between, nearer, strict=True):
+            age = len(past.actions)
+            errors[age - 1], from_ns[age - 1] = past_errors[-1], past.context.stamp_ns
         errors[0] = result.surprise * math.sqrt(result.latent.size)
         from_ns[0] = last_step.context.stamp_ns
-        return view.trust.judge(result.stamp_ns, errors, from_ns)
+        return state.monitor.judge(result.stamp_ns, errors, from_ns)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """See :meth:`~jepa_runtime.serving.pipeline.Pipeline.add_action`.
 
         Raises:
-            ValueError: it is no action of this model.
+            ValueError: It is not an action of this model.
         """
-        most = self.model.manifest.io.action.max_plausible
-        if (np.abs(action) > most).any():
-            raise ValueError(f"action must be finite numbers of at most {most:g}, got {action.tolist()}")
-        for view in self._views.values():
-            view.history.add_action(stamp_ns, action)
+        limit = self.model.manifest.io.action.max_plausible
+        if (np.abs(action) > limit).any():
+            raise ValueError(f"action must be finite numbers of at most {limit:g}, got {action.tolist()}")
+        for state in self._streams.values():
+            state.history.add_action(stamp_ns, action)
 
     def prediction_context(self, stream: str) -> PredictionContext | None:
-        """From where futures of ``stream`` start now; None: its history is not long enough."""
-        view = self._views[stream]
-        context = view.history.context()
+        """Return the state from which futures of ``stream`` start; None: its history is not long enough."""
+        state = self._streams[stream]
+        context = state.history.context()
         if context is None:
             return None
-        bounds = view.trust.bounds().astype(np.float32)
-        return PredictionContext(context, bounds, view.goal, view.goal_stamp_ns)
+        bounds = state.monitor.bounds().astype(np.float32)
+        return PredictionContext(context, bounds, state.goal, state.goal_stamp_ns)
 
     def set_goal(self, stream: str, goal: Goal | None, stamp_ns: int) -> None:
-        """Take a goal, and encode it if it is an image; without one that can be encoded there is none."""
-        view = self._views[stream]
-        # Energies to the old goal would mislead whoever set the new.
-        view.goal = view.goal_stamp_ns = None
+        """Set a goal, and encode it if it is an image; if that fails there is no goal."""
+        state = self._streams[stream]
+        # Until the new goal is encoded there must be no energies to the old one.
+        state.goal = state.goal_stamp_ns = None
         if goal is not None:
-            view.goal = self.model.encode(goal) if is_image(goal) else goal.astype(np.float32, copy=False)
-            view.goal_stamp_ns = stamp_ns
+            state.goal = self.model.encode(goal) if is_image(goal) else goal.astype(np.float32, copy=False)
+            state.goal_stamp_ns = stamp_ns
 
     def shares_latent_space(self, other: FrameProcessor) -> bool:
-        """Whether the latents that ``other`` remembers mean the same here."""
+        """Return whether the latents of ``other`` are valid for this model."""
         ours, theirs = self.model, other.model
         return (ours.latent_space, ours.manifest.history_size) == (
             theirs.latent_space,
@@ -288,57 +316,58 @@ class FrameProcessor:
         )
 
     def adopt_state(self, other: FrameProcessor) -> None:
-        """Go on where ``other`` stopped, with what it remembers: all, where its latents mean the same here;
-        else the actions."""
+        """Continue with the state of ``other``: all of it in the same latent space, else the actions."""
         if self.shares_latent_space(other):
-            self._views = other._views
-            for view in self._views.values():
-                view.history.reach = self.model.manifest.horizon
-                view.trust = self._new_trust(view.trust)
+            self._streams = other._streams
+            for state in self._streams.values():
+                state.history.reach = self.model.manifest.horizon
+                state.monitor = self._create_monitor(state.monitor)
             return
-        before = other._views
-        self._views = {
-            stream: _View(self._new_history(), self._new_trust(before[stream].trust)) for stream in before
+        previous = other._streams
+        self._streams = {
+            stream: _StreamState(self._create_history(), self._create_monitor(previous[stream].monitor))
+            for stream in previous
         }
-        for stream, view in self._views.items():
-            view.history.continue_actions(before[stream].history)
+        for stream, state in self._streams.items():
+            state.history.adopt_actions(previous[stream].history)
 
     def check_compatible(self, other: FrameProcessor) -> None:
-        """Check that whoever deals with ``other`` can deal with this model without noticing.
+        """Check that this model can replace that of ``other`` without a restart.
 
         Raises:
-            BundleError: its actions are others.
+            BundleError: Its actions, their limits or its step differ.
         """
         theirs, ours = other.model.manifest.io, self.model.manifest.io
         if (ours.action, ours.step_s) != (theirs.action, theirs.step_s):
             raise BundleError(
-                f"{self.model.bundle.path}: has other actions, limits or steps than the model that serves: "
-                "start anew with it instead"
+                f"{self.model.bundle.path}: actions, limits or step differ from those of the active model: "
+                "restart with it instead of swapping",
+                code="bundle.incompatible_actions",
             )
 
     def close(self) -> None:
         """Close the model."""
         self.model.close()
 
-    def _gives_no_numbers(self, what: str) -> BackendError:
-        """Nothing is surprising, and no plan better than another, to who compares with NaN: such a frame must
-        not pass for a good one."""
+    def _not_finite(self, what: str) -> BackendError:
+        """Return the error for outputs with NaN, which would compare as neither surprising nor better."""
         model = self.model
         return BackendError(
-            f"{model.engine}:{model.device} ({model.precision}) gives {what} that are not finite: serve "
-            "another precision or engine (jepa-runtime verify)"
+            f"{model.engine}:{model.device} ({model.precision}): the {what} are not finite: use another "
+            "precision or engine (jepa-runtime verify)",
+            code="backend.output_not_finite",
         )
 
     def _candidates(self) -> Candidates:
-        proposed = None if self._terms.candidates is None else self._terms.candidates()
+        proposed = None if self._config.candidates is None else self._config.candidates()
         if proposed is None:
-            return self._fan
+            return self._default_candidates
         return proposed if isinstance(proposed, Candidates) else Candidates(proposed)
 
-    def _new_history(self) -> History:
+    def _create_history(self) -> History:
         manifest = self.model.manifest
-        step_s, terms = manifest.io.step_s, self._terms
-        max_gap_s = 2 * step_s if terms.max_gap_s is None else terms.max_gap_s
+        step_s, config = manifest.io.step_s, self._config
+        max_gap_s = 2 * step_s if config.max_gap_s is None else config.max_gap_s
         history = History(
             manifest.history_size,
             round(step_s * 1e9),
@@ -348,25 +377,25 @@ class FrameProcessor:
             reach=manifest.horizon,
         )
         if not manifest.takes_actions:
-            # Nobody has to say which one is executed.
+            # The only possible action is always executed.
             history.add_action(0, np.array(manifest.io.action.low))
         return history
 
     def _tolerance_ns(self) -> int:
-        asked_s = self._terms.tolerance_s
-        return round((self.model.manifest.io.step_s / 8 if asked_s is None else asked_s) * 1e9)
+        tolerance_s = self._config.tolerance_s
+        return round((self.model.manifest.io.step_s / 8 if tolerance_s is None else tolerance_s) * 1e9)
 
-    def _new_trust(self, before: CalibrationMonitor | None = None) -> CalibrationMonitor:
-        terms = self._terms
-        trust = create_monitor(
+    def _create_monitor(self, previous: CalibrationMonitor | None = None) -> CalibrationMonitor:
+        config = self._config
+        monitor = create_monitor(
             self.model,
-            probability=terms.error_probability,
+            probability=config.error_probability,
             tolerance_ns=self._tolerance_ns(),
-            false_alarm_every_s=terms.false_alarm_every_s,
+            false_alarm_every_s=config.false_alarm_every_s,
         )
-        if before is not None:
-            trust.adopt_state(before)
-        return trust
+        if previous is not None:
+            monitor.adopt_state(previous)
+        return monitor
 
     def _warm_up(self) -> None:
         model, manifest = self.model, self.model.manifest
@@ -374,18 +403,18 @@ class FrameProcessor:
         latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
         history = np.repeat(latent[None], manifest.history_size, axis=0)
         actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
-        model.predict(self._fan.actions, latents=history, history_actions=actions, goal=latent)
-        model.surprise(history, actions, self._fan.actions[0, 0], latent)
+        model.predict(self._default_candidates.actions, latents=history, history_actions=actions, goal=latent)
+        model.surprise(history, actions, self._default_candidates.actions[0, 0], latent)
         model.energy(latent, latent)
 
 
 def are_finite(numbers: NDArray[np.float32]) -> bool:
-    """Whether none of them (any shape) is NaN or infinite; in one pass, and without memory."""
-    # The sum of their magnitudes in double, which finite ones cannot overflow.
+    """Return whether all ``numbers`` (any shape) are finite, in one pass and without allocation."""
+    # The sum of magnitudes in double precision, which finite float32 cannot overflow.
     return math.isfinite(cv2.norm(numbers.reshape(1, -1), cv2.NORM_L1))
 
 
-def _errors(foreseen: NDArray[np.float32], known: PastContext) -> NDArray[np.float64]:
-    """Norms [h] of foreseen minus arrived latent, of what was executed; NaN where none arrived."""
-    arrived = zip(foreseen, known.arrived, strict=True)
-    return np.array([np.nan if came is None else np.linalg.norm(then - came) for then, came in arrived])
+def _errors(predicted: NDArray[np.float32], past: PastContext) -> NDArray[np.float64]:
+    """Return the norms [h] of predicted minus arrived latents; NaN where none arrived."""
+    pairs = zip(predicted, past.arrived, strict=True)
+    return np.array([np.nan if seen is None else np.linalg.norm(latent - seen) for latent, seen in pairs])

@@ -1,4 +1,4 @@
-"""What the streams of a pipeline are to seek."""
+"""The goals of the streams of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ Goal = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Goals:
-    """The newest goal of each stream, from whoever sets it to the inference thread that takes it. Any thread
-    may use it."""
+    """The newest goal of each stream, on its way to the inference thread. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        # With the stamp, and the latent space of what is a latent.
-        self._sought: dict[str, tuple[Goal | None, int, str]] = {}
-        self._waiting: set[str] = set()
+        # Goal, stamp, and the latent space of a latent (empty for an image).
+        self._goals: dict[str, tuple[Goal | None, int, str]] = {}
+        self._pending: set[str] = set()
 
     def set(self, stream: str, goal: NDArray[np.uint8] | None, stamp_ns: int) -> None:
-        """``stream`` is to seek what an image shows; None: nothing."""
+        """Set the goal image of ``stream``; None: no goal."""
         self._set(stream, goal, stamp_ns, "")
 
     def set_latent(self, stream: str, goal: Goal, stamp_ns: int, model: WorldModel) -> None:
-        """``stream`` is to seek a latent of ``model``, which means nothing to models of another latent space.
+        """Set a latent of ``model`` as the goal of ``stream``.
+
+        Models with another latent space drop it.
 
         Raises:
-            ValueError: it has another shape, or is not finite.
+            ValueError: It has another shape, or is not finite.
         """
         latent = model.manifest.io.latent
         if goal.shape != (latent.tokens, latent.dim) or not np.isfinite(goal).all():
@@ -42,30 +43,33 @@ class Goals:
         self._set(stream, goal, stamp_ns, model.latent_space)
 
     def set_again(self) -> None:
-        """What is sought is to be taken once more: by another model."""
+        """Return all goals from the next :meth:`take` again, for another model."""
         with self._lock:
-            self._waiting.update(self._sought)
+            self._pending.update(self._goals)
 
     def take(self, latent_space: str) -> list[tuple[str, Goal | None, int]]:
-        """Stream, goal and stamp of what was set since this was last called, for a model of this space. A
-        latent of another space is forgotten."""
+        """Return stream, goal and stamp of each goal that was set since the last call.
+
+        Args:
+            latent_space: Latent space of the model. A latent of another space is dropped.
+        """
         with self._lock:
             taken = []
-            while self._waiting:
-                stream = self._waiting.pop()
-                goal, stamp_ns, space = self._sought[stream]
+            while self._pending:
+                stream = self._pending.pop()
+                goal, stamp_ns, space = self._goals[stream]
                 if space not in ("", latent_space):
                     goal = None
-                    self._sought[stream] = (None, stamp_ns, "")
+                    self._goals[stream] = (None, stamp_ns, "")
                 taken.append((stream, goal, stamp_ns))
             return taken
 
     def _set(self, stream: str, goal: Goal | None, stamp_ns: int, space: str) -> None:
         with self._lock:
-            self._sought[stream] = (goal, stamp_ns, space)
-            self._waiting.add(stream)
+            self._goals[stream] = (goal, stamp_ns, space)
+            self._pending.add(stream)
 
 
 def is_image(goal: Goal) -> TypeGuard[NDArray[np.uint8]]:
-    """Whether it is to be encoded: else it is a latent of one model, and means nothing to others."""
+    """Return whether the goal is an image, to be encoded; else it is a latent of one model."""
     return goal.dtype == np.uint8

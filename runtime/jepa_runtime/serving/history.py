@@ -1,16 +1,16 @@
 """The last latents and the actions between them, aligned by time stamp.
 
-Pure: no clock is read, no lock is held; time is what the stamps say. One thread uses a :class:`History`.
+No clock and no lock is used: time is that of the stamps, and one thread uses a :class:`History`.
 
 Rules:
     1. An action is held from its stamp until the next one (zero-order hold). Between two latents the model is
-       given the time-weighted mean of what was held; where no action is known for a part of that time, there
-       is no mean.
+       given the time-weighted mean of the held actions; if the action is unknown for a part of that time,
+       there is no mean.
     2. Steps are found by time, not by counting frames: the latent one step ago is the one nearest to
        ``step_ns`` before the newest, within ``tolerance_ns``.
-    3. Frames further apart than ``max_gap_ns``, a stamp that goes backwards, or :meth:`History.restart`
-       reset the history, and :meth:`History.add_latent` says so. The last action is then still in force: only
-       when it began is not known any more.
+    3. Frames further apart than ``max_gap_ns``, a stamp that goes backwards, or :meth:`History.restart` reset
+       the history, and :meth:`History.add_latent` reports it. The last action then stays in force, with an
+       unknown start.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Evenly spaced where more come in the time that is looked back over.
+# Evenly spaced if more arrive within the time span of the history.
 _MAX_LATENTS = 512
 # Half a minute of commands at 1 kHz.
 _MAX_ACTIONS = 32768
 
 
 class Reset(Enum):
-    """Why a history started anew."""
+    """Why a history was reset."""
 
     FIRST = "first"
     GAP = "gap"
@@ -43,8 +43,12 @@ class Reset(Enum):
 
 @dataclass(frozen=True)
 class Context:
-    """What a predictor needs to know of the past: ``latents`` [W, T, D] oldest first, ``actions`` [W-1, A]
-    between them (SI units), and ``stamp_ns`` of the newest latent.
+    """The past that a predictor needs.
+
+    Attributes:
+        latents: [W, T, D], oldest first.
+        actions: Actions [W-1, A] between them in SI units.
+        stamp_ns: Stamp of the newest latent.
     """
 
     latents: Floats
@@ -54,12 +58,12 @@ class Context:
 
 @dataclass(frozen=True)
 class PastContext:
-    """What was known some steps ago, and what came since.
+    """The context some steps ago, and what has happened since.
 
     Attributes:
-        context: what was known.
-        actions: [h, A] means of what was executed in each step since.
-        arrived: the latent [T, D] after each step; None where no frame was near that moment.
+        context: The context then.
+        actions: Mean actions [h, A] executed in each step since.
+        arrived: Latent [T, D] after each step; None if no frame was near that time.
     """
 
     context: Context
@@ -71,15 +75,15 @@ class History:
     """Latents and actions of the last ``history_size`` steps.
 
     Args:
-        history_size: W, how many latents one step apart the model looks at (>= 1).
-        step_ns: how long the model holds one action.
-        action_size: A, the number of components of an action.
-        tolerance_ns: how far a latent may lie from the moment it is taken for (less than half a step).
-        max_gap_ns: frames further apart than this are not one sequence.
-        reach: how many steps :meth:`hindsight` can look back (>= 1); may be changed.
+        history_size: W, the number of latents one step apart that the model takes (>= 1).
+        step_ns: Duration of a model step.
+        action_size: A, the number of action components.
+        tolerance_ns: Largest distance of a latent from its nominal time (less than half a step).
+        max_gap_ns: Frames further apart than this do not form one sequence.
+        reach: Number of steps that :meth:`past_context` can look back (>= 1); may be changed.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -119,19 +123,19 @@ class History:
         self._latents: list[Floats] = []
         self._action_stamps: list[int] = []
         self._actions: list[Floats] = []
-        # At the stamp of each action, the integral over time [ns] of the actions before it, and of the
-        # magnitudes of their components [2A]: so a mean costs the same however many commands came.
+        # At the stamp of each action, the time integral [ns] of the previous actions and of the magnitudes of
+        # their components [2A], so that the cost of a mean does not depend on the number of commands.
         self._integrals: list[list[float]] = []
 
     def __len__(self) -> int:
-        """How many latents are held."""
+        """Return the number of latents."""
         return len(self._stamps)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
-        """``action`` [A] (SI units) is in force from ``stamp_ns`` on. It is copied.
+        """Add ``action`` [A] in SI units, which is in force from ``stamp_ns`` on. It is copied.
 
-        A stamp older than that of the last action means that time was set back: what was known of later times
-        is forgotten, because it belongs to another course of events.
+        A stamp older than that of the last action means that the clock was set back: later actions are
+        dropped.
 
         Raises:
             ValueError: ``action`` does not have ``action_size`` finite components.
@@ -141,32 +145,32 @@ class History:
             raise ValueError(
                 f"action must be {self.action_size} finite numbers, got {np.asarray(action).tolist()}"
             )
-        keep = bisect_left(self._action_stamps, stamp_ns)
-        self._forget_actions(slice(keep, None))
-        integral = self._integral(stamp_ns, keep - 1) if keep else [0.0] * 2 * self.action_size
+        count = bisect_left(self._action_stamps, stamp_ns)
+        self._drop_actions(slice(count, None))
+        integral = self._integral(stamp_ns, count - 1) if count else [0.0] * 2 * self.action_size
         self._action_stamps.append(stamp_ns)
         self._actions.append(held)
         self._integrals.append(integral)
-        self._forget_actions(slice(0, max(0, len(self._actions) - _MAX_ACTIONS)))
+        self._drop_actions(slice(0, max(0, len(self._actions) - _MAX_ACTIONS)))
 
-    def continue_actions(self, other: History) -> None:
-        """Take over the actions of ``other``, whose latents another model made: they mean nothing here."""
+    def adopt_actions(self, other: History) -> None:
+        """Copy the actions of ``other``, but not its latents, which belong to another model."""
         self._first = Reset.MODEL
         self._action_stamps = list(other._action_stamps)
         self._actions = list(other._actions)
         self._integrals = list(other._integrals)
 
     def restart(self, reason: Reset) -> None:
-        """Forget the latents: the next one is not of the same sequence, for this ``reason``."""
+        """Drop the latents: the next one begins a new sequence, for this ``reason``."""
         self._first = reason
         self._stamps.clear()
         self._latents.clear()
 
     def add_latent(self, stamp_ns: int, latent: Floats) -> Reset | None:
-        """The newest ``latent`` [T, D], seen at ``stamp_ns``; kept by reference.
+        """Add the newest ``latent`` [T, D], by reference.
 
         Returns:
-            Why the history started anew with it, or None if it went on.
+            Why the history was reset with it, or None.
         """
         reset = self._reason_to_reset(stamp_ns)
         if reset is not None:
@@ -175,47 +179,50 @@ class History:
             self._latents.clear()
         if reset is Reset.CLOCK_BACKWARDS:
             in_force = self._actions[-1:]
-            self._forget_actions(slice(None))
+            self._drop_actions(slice(None))
             for action in in_force:
                 self.add_action(stamp_ns, action)
         if self._stamps[-1:] == [stamp_ns] or self._newest_is_close():
             del self._stamps[-1], self._latents[-1]
         self._stamps.append(stamp_ns)
         self._latents.append(latent)
-        self._forget_before(stamp_ns - self._span_ns)
+        self._drop_before(stamp_ns - self._span_ns)
         return reset
 
     def context(self) -> Context | None:
-        """The newest latent and the W-1 before it, one step apart; None while the history does not reach back
-        that far, or an action between them is unknown.
+        """Return the newest latent and the W-1 before it, one step apart.
+
+        Returns:
+            None if the history is too short, or an action between them is unknown.
         """
         return self._context_at(len(self._stamps) - 1)
 
     def previous(self) -> tuple[Context, Floats] | None:
-        """What was known one step ago, and the mean action [A] since: from it the newest latent could be
-        predicted.
+        """Return the context one step ago and the mean action [A] since, which predict the newest latent.
 
-        None while the history does not reach back that far.
+        Returns:
+            None if the history is too short.
         """
-        found = self.past_context(1)
-        return None if found is None else (found.context, found.actions[0])
+        past = self.past_context(1)
+        return None if past is None else (past.context, past.actions[0])
 
     def past_context(self, steps: int) -> PastContext | None:
-        """What was known ``steps`` (1 to :attr:`reach`) before the newest latent, and what came since.
+        """Return the context ``steps`` (1 to :attr:`reach`) before the newest latent, and what followed.
 
-        None while the history does not reach back that far, or an action since is unknown.
+        Returns:
+            None if the history is too short, or an action since is unknown.
         """
         if not self._stamps:
             return None
         newest_ns = self._stamps[-1]
-        moments = [newest_ns - back * self.step_ns for back in range(steps, -1, -1)]
-        indices = [self._nearest(moment) for moment in moments]
+        times = [newest_ns - back * self.step_ns for back in range(steps, -1, -1)]
+        indices = [self._nearest(time_ns) for time_ns in times]
         context = None if indices[0] is None else self._context_at(indices[0])
         if context is None:
             return None
         edges = [
-            moment if index is None else self._stamps[index]
-            for moment, index in zip(moments, indices, strict=True)
+            time_ns if index is None else self._stamps[index]
+            for time_ns, index in zip(times, indices, strict=True)
         ]
         actions = np.empty((steps, self.action_size), np.float32)
         for row, (start, end) in enumerate(pairwise(edges)):
@@ -227,20 +234,25 @@ class History:
         return PastContext(context, actions, arrived)
 
     def mean_action(self, start_ns: int, end_ns: int) -> Floats | None:
-        """Time-weighted mean [A] of the actions held over [start, end); None where one is unknown."""
+        """Return the time-weighted mean [A] of the actions over [start, end); None if one is unknown."""
         means = self._means(start_ns, end_ns)
         return None if means is None else means[: self.action_size]
 
     def mean_magnitude(self) -> Floats | None:
-        """Time-weighted mean [A] of the magnitudes of the actions held in the last step; None where one is
-        unknown. Of actions to and fro the mean is near zero, and this is not."""
+        """Return the time-weighted mean [A] of the magnitudes of the actions in the last step.
+
+        Unlike the mean, it is not near zero for actions back and forth.
+
+        Returns:
+            None if an action is unknown.
+        """
         if not self._stamps:
             return None
         means = self._means(self._stamps[-1] - self.step_ns, self._stamps[-1])
         return None if means is None else means[self.action_size :]
 
     def _means(self, start_ns: int, end_ns: int) -> Floats | None:
-        """Of the actions held over [start, end), and of their magnitudes [2A]."""
+        """Return the means of the actions over [start, end) and of their magnitudes [2A]."""
         if self.action_size == 0:
             return self._no_actions.reshape(0)
         first = bisect_right(self._action_stamps, start_ns) - 1
@@ -255,7 +267,7 @@ class History:
         return np.array(means, np.float32)
 
     def _integral(self, stamp_ns: int, index: int) -> list[float]:
-        """Of what was held until ``stamp_ns``, when the action at ``index`` is in force."""
+        """Return the integral until ``stamp_ns``, when the action at ``index`` is in force."""
         held_ns, before = stamp_ns - self._action_stamps[index], self._integrals[index]
         action: list[float] = self._actions[index].tolist()
         held = [*action, *map(abs, action)]
@@ -263,12 +275,11 @@ class History:
 
     @property
     def _span_ns(self) -> int:
-        """How far is looked back: what is taken for a moment in the past may lie before it, and what came
-        before that likewise."""
+        """Time span of the history, with the tolerance at both ends."""
         return (self.history_size - 1 + self.reach) * self.step_ns + 2 * self.tolerance_ns
 
     def _newest_is_close(self) -> bool:
-        """Whether the newest latent can be spared once another comes."""
+        """Return whether the newest latent can be dropped once another arrives."""
         return len(self._stamps) > 1 and self._stamps[-1] - self._stamps[-2] < self._span_ns / _MAX_LATENTS
 
     def _reason_to_reset(self, stamp_ns: int) -> Reset | None:
@@ -279,7 +290,7 @@ class History:
         return Reset.GAP if stamp_ns - self._stamps[-1] > self.max_gap_ns else None
 
     def _nearest(self, stamp_ns: int) -> int | None:
-        """Index of the latent nearest to a moment not after the newest one."""
+        """Return the index of the latent nearest to a time not after the newest one."""
         best = bisect_left(self._stamps, stamp_ns)
         if best > 0 and stamp_ns - self._stamps[best - 1] <= self._stamps[best] - stamp_ns:
             best -= 1
@@ -309,12 +320,12 @@ class History:
             latents[row] = self._latents[index]
         return Context(latents, actions, stamp_ns)
 
-    def _forget_before(self, oldest_ns: int) -> None:
+    def _drop_before(self, oldest_ns: int) -> None:
         stale = bisect_left(self._stamps, oldest_ns)
         del self._stamps[:stale], self._latents[:stale]
-        # The action in force at that moment is still needed, those before it are not.
+        # The action in force at that time is still needed, earlier ones are not.
         stale = bisect_right(self._action_stamps, oldest_ns) - 1
-        self._forget_actions(slice(0, max(0, stale)))
+        self._drop_actions(slice(0, max(0, stale)))
 
-    def _forget_actions(self, which: slice) -> None:
+    def _drop_actions(self, which: slice) -> None:
         del self._action_stamps[which], self._actions[which], self._integrals[which]

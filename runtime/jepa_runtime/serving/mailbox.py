@@ -1,4 +1,4 @@
-"""A mailbox with one place per sender: whoever is late finds the newest item, not a queue of old ones."""
+"""A mailbox with one slot per sender: a slow reader finds the newest item, not a queue of old ones."""
 
 from __future__ import annotations
 
@@ -10,61 +10,65 @@ Item = TypeVar("Item")
 
 
 class Mailbox(Generic[Item]):
-    """Every place has depth 1, newest wins; an item that was replaced before anyone took it is counted. Any
-    thread may use it.
+    """Slots of depth 1 in which the newest item wins; replaced items are counted as dropped. Thread-safe.
 
-    Places are emptied in the order in which they were filled, and a newer item takes its place's turn over.
-    So an item waits for at most one item of every other place, however fast those are put. Taking the oldest
-    item first would not do: a fast sender, whose item is always young, would starve beside a slow one.
+    Slots are emptied in the order in which they were filled, and a newer item keeps the turn of its slot. So
+    an item waits for at most one item of every other slot, however fast those are filled. Taking the oldest
+    item first would starve a fast sender, whose item is always young, in favor of a slow one.
 
     Args:
-        places: their names.
+        slots: Names of the slots.
     """
 
-    def __init__(self, places: Iterable[str] = ("",)) -> None:
+    def __init__(self, slots: Iterable[str] = ("",)) -> None:
         self._condition = Condition(Lock())
-        # A dict gives keys in the order in which they came, and a new value leaves its key where it was.
+        # A dict yields keys in insertion order, and a new value leaves its key in place.
         self._items: dict[str, Item] = {}
-        self._received = dict.fromkeys(places, 0)
+        self._received = dict.fromkeys(slots, 0)
         self._dropped = dict.fromkeys(self._received, 0)
         self._woken = False
 
-    def counts(self, place: str = "") -> tuple[int, int]:
-        """How many items were put into ``place``, and how many of them were dropped."""
+    def counts(self, slot: str = "") -> tuple[int, int]:
+        """Return the number of items put into ``slot``, and the number of those dropped."""
         with self._condition:
-            return self._received[place], self._dropped[place]
+            return self._received[slot], self._dropped[slot]
 
     def accepted(self) -> int:
-        """How many items, of all places, were taken or still lie there."""
+        """Return the number of items in all slots that were taken or are still there."""
         with self._condition:
             return sum(self._received.values()) - sum(self._dropped.values())
 
-    def put(self, item: Item, place: str = "") -> None:
-        """Leave ``item``; an item still lying there is dropped.
+    def put(self, item: Item, slot: str = "") -> None:
+        """Put ``item`` into ``slot``; an item that is still there is dropped.
 
         Raises:
-            KeyError: there is no such place.
+            KeyError: There is no such slot.
         """
         with self._condition:
-            self._received[place] += 1
-            self._dropped[place] += place in self._items
-            self._items[place] = item
+            self._received[slot] += 1
+            self._dropped[slot] += slot in self._items
+            self._items[slot] = item
             self._condition.notify()
 
     def wake(self) -> None:
-        """Let the thread waiting in :meth:`take` (or the next that comes) return, with or without an item."""
+        """Make the thread waiting in :meth:`take`, or the next caller, return with or without an item."""
         with self._condition:
             self._woken = True
             self._condition.notify()
 
     def take(self, timeout_s: float | None = None) -> tuple[str, Item] | None:
-        """Wait for an item or a :meth:`wake`, for so long at most (None: for ever); the place that was filled
-        first, and what lies there.
+        """Wait for an item or a :meth:`wake`.
+
+        Args:
+            timeout_s: Maximum wait; None: no limit.
+
+        Returns:
+            The slot that was filled first, and its item; None if there is none.
         """
         with self._condition:
             self._condition.wait_for(lambda: self._items or self._woken, timeout_s)
             self._woken = False
             if not self._items:
                 return None
-            place = next(iter(self._items))
-            return place, self._items.pop(place)
+            slot = next(iter(self._items))
+            return slot, self._items.pop(slot)

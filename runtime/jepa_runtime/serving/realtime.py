@@ -1,8 +1,7 @@
-"""Real-time settings of this process: on which cores and with which priority the inference thread runs, and
-what the rest of the process may do to it.
+"""Real-time settings of this process: cores and priority of the inference thread, and memory.
 
-Nothing is applied silently and nothing fails: whoever calls learns of every setting whether it took effect
-and, if not, what to do. Linux alone is supported.
+No setting is applied silently and none fails: the caller is told of each whether it took effect and, if not,
+what to do. Only Linux is supported.
 """
 
 from __future__ import annotations
@@ -25,47 +24,48 @@ from pathlib import Path
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.util.opencv import cv2
 
-# From <sys/mman.h>. ONFAULT locks pages once they are touched: what engines reserve and never use stays free.
+# From <sys/mman.h>. ONFAULT locks pages once they are touched; memory that engines reserve but never use
+# stays free.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _MADV_DONTNEED, _MADV_COLLAPSE = 4, 25
 _HUGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-# Huge pages take memory that was never touched: as little as that.
-_DENSE = 0.9
+# A range is collapsed if this proportion of its pages is in use, to limit the additional memory.
+_MIN_PRESENT = 0.9
 # Bytes of /proc/self/pagemap for each page.
-_ENTRY = 8
-# A stretch in /proc/self/smaps: addresses, permissions, name, and what was written to of it.
+_PAGEMAP_ENTRY = 8
+# A mapping in /proc/self/smaps: addresses, permissions, name, and its anonymous memory.
 _AREA = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)\n(?:(?!Anonymous).*\n)+Anonymous: +(\d+)", re.M
 )
 # From <malloc.h>; 32 MiB is the largest threshold of mmap that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT = 32 << 20, 512 << 20
-# What glibc begins with.
-_GIVEN_BACK = 128 << 10, 128 << 10
-_heap_is_kept = False
-_OPENCV_CHOOSES = -1
-# Of a core: with less of it idle, what runs only then hardly runs at all.
-_SPARE = 0.25
+_RETAINING = 32 << 20, 512 << 20
+# The defaults of glibc.
+_DEFAULT = 128 << 10, 128 << 10
+_heap_is_retained = False
+_OPENCV_DEFAULT = -1
+# Idle cores below which SCHED_IDLE threads hardly run at all.
+_MIN_IDLE_CORES = 0.25
 
-# Before anything narrows it: the cores on which this process may run.
+# Cores on which this process may run, read before any setting reduces them.
 _AVAILABLE = frozenset(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealtimeSettings:
-    """What is wanted; the defaults change nothing.
+    """Requested settings; the defaults change nothing.
 
     Attributes:
-        cpu_affinity: cores of the inference thread and of the threads that its engine starts; the other
-            threads of the process keep to the remaining cores, if any remain.
-        fifo_priority: 1 to 99: SCHED_FIFO with that priority for those threads; 0: the usual scheduling.
-            OpenCV, whose own threads keep that, then computes on the thread that calls it.
-        lock_memory: keep every page that the process has touched in memory.
-        keep_heap: let the C library keep what is freed. By default it gives the memory of large arrays back
-            to the system, and each image then pays for its pages again, with hundreds of page faults.
+        cpu_affinity: Cores of the inference thread and of the threads that its engine starts. The other
+            threads of the process are moved to the remaining cores, if there are any.
+        fifo_priority: SCHED_FIFO priority (1 to 99) of those threads; 0: normal scheduling. OpenCV, whose
+            threads keep normal scheduling, then computes on the calling thread.
+        lock_memory: Lock every page that the process has touched.
+        keep_heap: Let the C library retain freed memory. By default it returns the memory of large arrays to
+            the system, and each image then causes hundreds of page faults.
 
     Raises:
-        JepaRuntimeError: a value is out of range.
+        JepaRuntimeError: A value is out of range.
     """
 
     cpu_affinity: tuple[int, ...] = ()
@@ -75,29 +75,42 @@ class RealtimeSettings:
 
     def __post_init__(self) -> None:
         if any(core < 0 for core in self.cpu_affinity):
-            raise JepaRuntimeError(f"cpu_affinity must be numbers of cores, got {list(self.cpu_affinity)}")
+            raise JepaRuntimeError(
+                f"cpu_affinity must be core numbers, got {list(self.cpu_affinity)}",
+                code="realtime.invalid_setting",
+            )
         if not 0 <= self.fifo_priority <= 99:
-            raise JepaRuntimeError(f"fifo_priority must be 0 (off) to 99, got {self.fifo_priority}")
+            raise JepaRuntimeError(
+                f"fifo_priority must be 0 (off) to 99, got {self.fifo_priority}",
+                code="realtime.invalid_setting",
+            )
 
 
 @dataclass(frozen=True)
-class Applied:
-    """What became of one setting: ``reason`` says why it was not ``achieved``, and what to do."""
+class AppliedSetting:
+    """Outcome of one setting.
+
+    Attributes:
+        name: Name of the setting.
+        value: The requested value.
+        achieved: Whether it took effect.
+        reason: Why it did not, and what to do.
+    """
 
     name: str
-    wanted: str
+    value: str
     achieved: bool
     reason: str = ""
 
     def __str__(self) -> str:
-        return self.wanted if self.achieved else f"not {self.wanted}: {self.reason}"
+        return self.value if self.achieved else f"not {self.value}: {self.reason}"
 
 
-def apply(settings: RealtimeSettings) -> list[Applied]:
-    """Apply what is wanted, and say what came of it.
+def apply(settings: RealtimeSettings) -> list[AppliedSetting]:
+    """Apply the settings and return the outcome of each.
 
     Call it on the inference thread before the engine is opened there: threads inherit cores and priority from
-    the one that starts them. No engine here pins threads itself.
+    the thread that starts them. No engine of this package pins threads itself.
     """
     applied = []
     if settings.cpu_affinity:
@@ -105,24 +118,26 @@ def apply(settings: RealtimeSettings) -> list[Applied]:
         applied.append(_applied("cpu_affinity", f"cores {_list(cores)}", _pin(set(cores))))
     if settings.fifo_priority:
         cv2.setNumThreads(1)
-        wanted = f"SCHED_FIFO {settings.fifo_priority}"
-        applied.append(_applied("fifo_priority", wanted, _schedule(settings.fifo_priority)))
+        value = f"SCHED_FIFO {settings.fifo_priority}"
+        applied.append(_applied("fifo_priority", value, _schedule(settings.fifo_priority)))
     if settings.lock_memory:
         applied.append(_applied("lock_memory", "locked", _lock_memory()))
     if settings.keep_heap:
-        applied.append(_applied("keep_heap", "kept", _keep_heap()))
+        applied.append(_applied("keep_heap", "retained", _retain_heap()))
     return applied
 
 
 def threads() -> set[int]:
-    """The threads of this process, as the system numbers them."""
+    """Return the native ids of the threads of this process."""
     return {int(name) for name in os.listdir("/proc/self/task")}
 
 
-def join(settings: RealtimeSettings, which: Iterable[int]) -> None:
-    """Let threads run as :func:`apply` lets the calling one: those of a model that was opened while another
-    served. What could not be applied then cannot be now."""
-    for thread in which:
+def apply_to_threads(settings: RealtimeSettings, thread_ids: Iterable[int]) -> None:
+    """Apply cores and priority to threads, such as those of a model opened in the background.
+
+    Settings that :func:`apply` could not apply are skipped.
+    """
+    for thread in thread_ids:
         with suppress(OSError):
             if settings.cpu_affinity:
                 os.sched_setaffinity(thread, settings.cpu_affinity)
@@ -131,54 +146,57 @@ def join(settings: RealtimeSettings, which: Iterable[int]) -> None:
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Let everything else come first meanwhile (SCHED_IDLE): the calling thread, those that start too; let
-    memory that is freed go back to the system, see :func:`_give_back`.
+def in_background() -> Iterator[None]:
+    """Run the calling thread, and those that it starts, with SCHED_IDLE meanwhile.
 
-    A thread of the weakest niceness would not do: whoever wakes up waits for the end of its time slice, 3 to
-    4 ms on Linux 6.18, while one that idles makes way at once. Where the system would not let them come back
-    (RLIMIT_NICE), their scheduling is left alone.
+    Freed memory is returned to the system, see :func:`_release_heap`.
 
-    Where the cores have no time left, what idles gets none: a thread that held the interpreter's lock then
-    kept those that serve waiting for up to 1.5 s. There they take an equal share instead (SCHED_OTHER).
+    The highest niceness would not suffice: a waking thread waits for the end of its time slice, 3 to 4 ms on
+    Linux 6.18, while a SCHED_IDLE thread is preempted at once. If the system does not permit a return to
+    normal scheduling (RLIMIT_NICE), scheduling is not changed.
+
+    On busy cores SCHED_IDLE threads do not run at all: one that held the interpreter lock then delayed the
+    serving threads by up to 1.5 s. There SCHED_OTHER is used instead.
     """
-    before, usual = threads(), (os.sched_getscheduler(0), os.sched_getparam(0))
-    policy = os.SCHED_IDLE if _idle_cores() >= _SPARE else os.SCHED_OTHER
-    comes_back = _may_come_back(policy, *usual)
-    if comes_back:
+    before, normal = threads(), (os.sched_getscheduler(0), os.sched_getparam(0))
+    policy = os.SCHED_IDLE if _idle_cores() >= _MIN_IDLE_CORES else os.SCHED_OTHER
+    can_return = _can_return(policy, *normal)
+    if can_return:
         os.sched_setscheduler(0, policy, os.sched_param(0))
     try:
-        with _give_back():
+        with _release_heap():
             yield
     finally:
-        for thread in {0} | (threads() - before) if comes_back else ():
+        for thread in {0} | (threads() - before) if can_return else ():
             with suppress(ProcessLookupError):
-                os.sched_setscheduler(thread, *usual)
+                os.sched_setscheduler(thread, *normal)
 
 
-def make_way() -> None:
-    """Let everything else come before the calling thread, and before those that it starts, from now on
-    (SCHED_IDLE)."""
+def stay_in_background() -> None:
+    """Run the calling thread, and those that it starts, with SCHED_IDLE from now on."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def undo(settings: RealtimeSettings) -> None:
-    """Give cores, locked memory and garbage collection back; the priority ends with its thread, and the heap
-    stays as it is."""
+def revert(settings: RealtimeSettings) -> None:
+    """Revert cores, locked memory and garbage collection.
+
+    The priority ends with its thread; the heap stays as it is.
+    """
     if settings.cpu_affinity:
         _pin_threads(threads(), _AVAILABLE)
     if settings.lock_memory:
         ctypes.CDLL(None).munlockall()
     if settings.fifo_priority:
-        cv2.setNumThreads(_OPENCV_CHOOSES)
+        cv2.setNumThreads(_OPENCV_DEFAULT)
     gc.unfreeze()
 
 
-def settle() -> None:
-    """Give back what opening the model took and serving does not need. Call it after the warm-up.
+def release_startup_memory() -> None:
+    """Release memory that was needed only to open the model. Call it after the warm-up.
 
-    What exists now also leaves the garbage collector's sight: a full collection then goes through what came
-    since, and not through every object of every module."""
+    Existing objects are also excluded from garbage collection, so that a full collection visits only newer
+    ones.
+    """
     gc.collect()
     gc.freeze()
     libc = ctypes.CDLL(None)
@@ -188,14 +206,13 @@ def settle() -> None:
 
 
 def release_files() -> None:
-    """Give back what is in memory of files and can be read from them again: files mapped to be read only, as
-    OpenVINO maps its cache, and code and constants of libraries.
+    """Release file-backed memory: read-only mappings, such as OpenVINO's cache, and libraries.
 
-    Of 113 MB of libraries, a node with a ViT-S takes 22 once it serves: the rest is Python's, OpenVINO's and
-    OpenCV's way to get there. What is used comes back page by page, from the system's cache of files as long
-    as that has room. Memory that is locked stays."""
+    Of 113 MB of libraries, a node with a ViT-S needs 22 MB once it serves; the rest is used at startup. Pages
+    in use return one by one, from the page cache if it has room. Locked memory stays.
+    """
     libc = ctypes.CDLL(None)
-    # Some kernels do not tell (CONFIG_PROC_PAGE_MONITOR): then all stays.
+    # Kernels without CONFIG_PROC_PAGE_MONITOR do not report mappings; then nothing is released.
     with suppress(OSError), _libraries() as libraries:
         for area in _areas():
             of_library = area.name in libraries and "w" not in area.permissions and not area.written_kb
@@ -204,36 +221,39 @@ def release_files() -> None:
                 libc.madvise(start, size, _MADV_DONTNEED)
 
 
-def join_pages() -> int:
-    """Let memory that is in use lie in huge pages, where the system joins pages when asked (Linux 6.1).
+def collapse_huge_pages() -> int:
+    """Collapse memory in use into huge pages (Linux 6.1 or later).
 
-    For every image an engine reads all weights, and the processor looks up where each page lies. Most systems
-    give huge pages to those alone who ask. It took 1 to 3 % off the time of a ViT-S encoder.
+    An engine reads all weights for every image, and most systems use huge pages only on request. This reduced
+    the time of a ViT-S encoder by 1 to 3 %.
 
     Returns:
-        How many huge pages there are now; 0 too where this process may not look at its own pages.
+        The number of huge pages; also 0 if this process may not read its page map.
     """
-    joined = 0
+    collapsed = 0
     with suppress(OSError), open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         huge = int(_HUGE_PAGE.read_text(encoding="utf-8"))
-        libc, held = ctypes.CDLL(None), huge // mmap.PAGESIZE
+        libc, pages = ctypes.CDLL(None), huge // mmap.PAGESIZE
         for area in _areas():
-            # Heaps and what engines map: memory that belongs to no file.
+            # Heaps and anonymous mappings of engines.
             if area.permissions != "rw-p" or area.name not in ("", "[heap]"):
                 continue
             for at in range(-(-area.start // huge) * huge, area.end - huge + 1, huge):
-                pagemap.seek(at // mmap.PAGESIZE * _ENTRY)
-                # The highest bit of an entry, the last of its bytes, says that the page is there.
-                there = sum(byte >> 7 for byte in pagemap.read(held * _ENTRY)[_ENTRY - 1 :: _ENTRY])
-                if there >= _DENSE * held:
+                pagemap.seek(at // mmap.PAGESIZE * _PAGEMAP_ENTRY)
+                # The highest bit of an entry, in its last byte, means that the page is present.
+                present = sum(
+                    byte >> 7
+                    for byte in pagemap.read(pages * _PAGEMAP_ENTRY)[_PAGEMAP_ENTRY - 1 :: _PAGEMAP_ENTRY]
+                )
+                if present >= _MIN_PRESENT * pages:
                     where = ctypes.c_void_p(at), ctypes.c_size_t(huge)
-                    joined += libc.madvise(*where, _MADV_COLLAPSE) == 0
-    return joined
+                    collapsed += libc.madvise(*where, _MADV_COLLAPSE) == 0
+    return collapsed
 
 
 @dataclass(frozen=True)
 class _Area:
-    """A stretch of this process's memory: of which file, and how much of it is not as in the file."""
+    """A memory mapping of this process: its file, and how much of it was written to."""
 
     start: int
     end: int
@@ -252,68 +272,66 @@ def _areas() -> list[_Area]:
 
 @contextmanager
 def _libraries() -> Iterator[set[str]]:
-    """The files of the libraries that this process has loaded. None is unloaded meanwhile: what lies at its
-    addresses next would not be a file's."""
-    held = {}
+    """Yield the files of all loaded libraries, and prevent that one is unloaded meanwhile."""
+    handles = {}
     try:
         for name in {area.name for area in _areas() if "x" in area.permissions and area.name[:1] == "/"}:
-            # Refused for what is no library.
+            # Fails for files that are not libraries.
             with suppress(OSError):
-                held[name] = ctypes.CDLL(name, mode=os.RTLD_NOLOAD)._handle
-        yield set(held)
+                handles[name] = ctypes.CDLL(name, mode=os.RTLD_NOLOAD)._handle
+        yield set(handles)
     finally:
-        for handle in held.values():
+        for handle in handles.values():
             _ctypes.dlclose(handle)
 
 
 def _idle_cores() -> float:
-    """How many of the calling thread's cores have nothing to do, in the mean of a tenth of a second."""
+    """Return the mean number of idle cores of the calling thread over 0.1 s."""
     began, idle = time.monotonic(), idle_s()
     time.sleep(0.1)
     return (idle_s() - idle) / (time.monotonic() - began)
 
 
 def idle_s() -> float:
-    """For how long the calling thread's cores have had nothing to do since the system started, all together.
+    """Return the total idle time of the calling thread's cores since the system started.
 
     Raises:
-        OSError: the system does not tell.
+        OSError: The system does not report it.
     """
     names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     lines = map(str.split, Path("/proc/stat").read_text(encoding="ascii").splitlines())
     return sum(int(line[4]) for line in lines if line[0] in names) / os.sysconf("SC_CLK_TCK")
 
 
-def _may_come_back(through: int, policy: int, parameter: os.sched_param) -> bool:
-    """Whether a thread may return to ``policy`` after it stepped back to another: one that ends with it
-    tries."""
+def _can_return(through: int, policy: int, parameter: os.sched_param) -> bool:
+    """Return whether a thread may return to ``policy`` from another one, by trying it on a new thread."""
 
-    def step_back() -> bool:
+    def try_return() -> bool:
         os.sched_setscheduler(0, through, os.sched_param(0))
         with suppress(PermissionError):
             os.sched_setscheduler(0, policy, parameter)
         return os.sched_getscheduler(0) == policy
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(step_back).result()
+        return pool.submit(try_return).result()
 
 
-def _applied(name: str, wanted: str, reason: str) -> Applied:
-    return Applied(name, wanted, not reason, reason)
+def _applied(name: str, value: str, reason: str) -> AppliedSetting:
+    return AppliedSetting(name, value, not reason, reason)
 
 
 def _pin(cores: set[int]) -> str:
-    """Why the calling thread is not on ``cores`` alone; empty if it is."""
+    """Return why the calling thread is not pinned to ``cores``; empty: it is."""
     missing = cores - _AVAILABLE
     if missing:
         return (
-            f"this process may use the cores {_list(_AVAILABLE)} and not {_list(missing)}: choose among"
-            " those, or widen its cpuset (AllowedCPUs= of systemd, --cpuset-cpus of docker, taskset)"
+            f"this process may use cores {_list(_AVAILABLE)} but not {_list(missing)}: choose other cores, or"
+            " extend its cpuset (AllowedCPUs= of systemd, --cpuset-cpus of docker, taskset)"
         )
     try:
         os.sched_setaffinity(0, cores)
     except OSError as error:
-        return f"the system refused it: {error.strerror}"
+        return f"the system call failed: {error.strerror}"
     rest = _AVAILABLE - cores
     if rest:
         own = threading.get_native_id()
@@ -322,24 +340,24 @@ def _pin(cores: set[int]) -> str:
 
 
 def _schedule(priority: int) -> str:
-    """Why the calling thread is not under SCHED_FIFO; empty if it is."""
+    """Return why the calling thread is not scheduled as SCHED_FIFO; empty: it is."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except PermissionError:
-        most = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+        limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
         return (
-            f"not permitted: this process may go up to priority {most}; give it LimitRTPRIO={priority}"
-            f" (systemd), ulimit -r {priority}, or the capability CAP_SYS_NICE (docker: --cap-add SYS_NICE)"
+            f"not permitted: the highest permitted priority is {limit}: set LimitRTPRIO={priority} (systemd),"
+            f" ulimit -r {priority}, or the capability CAP_SYS_NICE (docker: --cap-add SYS_NICE)"
         )
     return ""
 
 
 def _lock_memory() -> str:
-    """Why memory is not locked; empty if it is."""
+    """Return why memory is not locked; empty: it is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     unlimited = hard == resource.RLIM_INFINITY
-    # Below a limit locking may succeed now, and an allocation fail later. A limit of zero lets only those
-    # pass whom no limit binds (CAP_IPC_LOCK).
+    # With a limit, locking may succeed now and an allocation fail later. With a limit of zero only processes
+    # with CAP_IPC_LOCK succeed.
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY if unlimited else 0, hard))
     libc = ctypes.CDLL(None, use_errno=True)
     locked = libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
@@ -349,33 +367,35 @@ def _lock_memory() -> str:
     if locked:
         return ""
     return (
-        f"{error}; this process may lock {hard >> 10} KiB and must be allowed all: LimitMEMLOCK=infinity"
-        " (systemd), ulimit -l unlimited, or --ulimit memlock=-1 (docker)"
+        f"{error}: the limit is {hard >> 10} KiB and must be unlimited: set LimitMEMLOCK=infinity (systemd),"
+        " ulimit -l unlimited, or --ulimit memlock=-1 (docker)"
     )
 
 
-def _keep_heap() -> str:
-    """Why the heap is given back; empty if it is kept."""
+def _retain_heap() -> str:
+    """Return why the heap is not retained; empty: it is."""
     if not hasattr(ctypes.CDLL(None), "mallopt"):
-        return "this C library has no mallopt: it takes glibc"
-    if not _set_thresholds(_KEPT):
-        return "mallopt refused it: is another allocator preloaded?"
-    global _heap_is_kept
-    _heap_is_kept = True
+        return "this C library has no mallopt: glibc is required"
+    if not _set_thresholds(_RETAINING):
+        return "mallopt failed: is another allocator preloaded?"
+    global _heap_is_retained
+    _heap_is_retained = True
     return ""
 
 
 @contextmanager
-def _give_back() -> Iterator[None]:
-    """A heap that is kept is given back meanwhile: what models leave of it when they come and go is holes, of
-    which the next one fills too few (20 MB more after 50 of them)."""
-    if _heap_is_kept:
-        _set_thresholds(_GIVEN_BACK)
+def _release_heap() -> Iterator[None]:
+    """Return freed memory to the system meanwhile, even if the heap is retained.
+
+    Otherwise swapped models fragment the heap (20 MB more after 50 swaps).
+    """
+    if _heap_is_retained:
+        _set_thresholds(_DEFAULT)
     try:
         yield
     finally:
-        if _heap_is_kept:
-            _set_thresholds(_KEPT)
+        if _heap_is_retained:
+            _set_thresholds(_RETAINING)
 
 
 def _set_thresholds(thresholds: tuple[int, int]) -> bool:
@@ -384,9 +404,9 @@ def _set_thresholds(thresholds: tuple[int, int]) -> bool:
     return all([mallopt(name, size) for name, size in zip(names, thresholds, strict=True)])
 
 
-def _pin_threads(which: Iterable[int], cores: Iterable[int]) -> None:
-    for thread in which:
-        # A thread may end at any moment.
+def _pin_threads(thread_ids: Iterable[int], cores: Iterable[int]) -> None:
+    for thread in thread_ids:
+        # A thread may end at any time.
         with suppress(ProcessLookupError):
             os.sched_setaffinity(thread, cores)
 

@@ -1,4 +1,4 @@
-"""What goes into and comes out of the pipeline, as data."""
+"""Inputs and outputs of the pipeline."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ STAGES = ("wait", "preprocess", "encode", "predict", "energy", "surprise", "tota
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Action sequences to follow: ``actions`` [K, H, A] (SI units), who proposes them, and for which image's
-    stamp.
+    """Action sequences to evaluate.
+
+    Attributes:
+        actions: float32 [K, H, A] in SI units.
+        source: Name of the component that proposes them.
+        stamp_ns: Stamp of the image for which they are proposed.
     """
 
     actions: NDArray[np.float32]
@@ -29,34 +33,36 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came out of one frame.
+    """Result of one frame.
 
     Attributes:
-        stamp_ns, frame_id: the frame's own.
-        sequence: the frame's number at its source; a step of more than one shows frames lost on the way.
+        stamp_ns: Stamp of the frame.
+        frame_id: Frame id of the frame.
+        sequence: The frame's number at its source; a step of more than one shows lost frames.
         latent: [T, D], read-only: the history holds the same array.
-        futures: None while the history is not long enough to predict from.
-        candidates: what was followed; its source is ``fan`` when nobody proposed any.
-        reset: why the history started anew with this frame, or None.
-        surprise: error of the prediction made one step ago; None where there was none.
-        surprising: the surprise exceeds the model's threshold.
-        executed: [A], mean magnitude of the components of the actions executed in the step before; None where
-            there was no prediction.
-        response: of the change that the model predicts of those actions, the proportion that the frame shows
-            (1: as predicted, 0: none, negative: the opposite); NaN where the model predicts no change beyond
-            its error bound, and without a prediction.
-        discontinuous: the frame is further from the frame before than the prediction and the threshold of
-            surprise explain.
-        goal_stamp_ns, current_energy: of the goal sought, or None without one.
-        timings_ms: by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``, ``energy``;
-            ``total`` from :meth:`Pipeline.submit` until all but the surprise was there; ``surprise``.
+        futures: Predicted futures; None until the history is long enough.
+        candidates: The evaluated action sequences; their source is ``fan`` if none were proposed.
+        reset: Why the history was reset with this frame, or None.
+        surprise: Error of the prediction made one step ago; None if there was none.
+        surprising: The surprise exceeds the model's threshold.
+        goal_stamp_ns: Stamp of the goal; None without one.
+        current_energy: Energy of the frame to the goal; None without one.
+        timings_ms: Durations by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``,
+            ``energy``; ``total`` from :meth:`Pipeline.submit` until everything but the surprise is known;
+            ``surprise``.
         deadline_missed: ``total`` exceeded the deadline.
-        stream: which of the pipeline's streams the frame came from.
-        device_ms: of ``encode`` and ``predict`` what the device's own clock says, where it has one.
-        calibration: how far the futures can be trusted; None without futures.
-        judged: how wrong what was foreseen was, over all horizons; None between two steps, while nothing was
-            foreseen over the whole horizon, and until that is computed (``on_calibration`` of the pipeline).
-        alarms: those that begin or end with this frame; none until then.
+        stream: Stream of the frame.
+        device_ms: Durations of ``encode`` and ``predict`` by the device's own clock, if it has one.
+        calibration: Reliability of the futures; None without futures.
+        error_sample: Prediction errors over all horizons; None between two steps, until predictions over the
+            whole horizon exist, and until they are computed (``on_calibration`` of the pipeline).
+        alarms: Alarms that begin or end with this frame; empty until they are computed.
+        executed: Mean magnitude [A] of the actions executed in the previous step; None without a prediction.
+        response: Proportion of the change predicted of those actions that the frame shows (1: as predicted,
+            0: none, negative: the opposite); NaN if the predicted change is within the error bound, and
+            without a prediction.
+        discontinuous: The frame is further from the previous one than the prediction and the surprise
+            threshold explain.
     """
 
     stamp_ns: int
@@ -84,9 +90,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Stats:
-    """Counters since the start. A frame received is processed, dropped (a newer one came) or fails.
+    """Counters since the start.
 
-    ``longest_miss_run`` is that of one stream.
+    A received frame is processed, is dropped (a newer one arrived) or fails.
+
+    Attributes:
+        received: Frames received.
+        processed: Frames processed.
+        dropped: Frames dropped.
+        failed: Frames that failed.
+        callback_errors: Results whose callback raised.
+        deadline_misses: Frames over the deadline.
+        longest_miss_run: Most consecutive misses of one stream.
+        resets: Resets of the history, by reason.
     """
 
     received: int
@@ -99,8 +115,8 @@ class Stats:
     resets: dict[str, int]
 
 
-class Tally:
-    """Counts what becomes of the frames of one stream. It holds no lock."""
+class StreamCounters:
+    """Counters of one stream. Not thread-safe."""
 
     def __init__(self) -> None:
         self.failed = 0
@@ -110,11 +126,11 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        """How many frames were processed or failed."""
+        """Number of frames that were processed or failed."""
         return self._processed + self.failed
 
     def add(self, result: Result, *, delivered: bool) -> None:
-        """A frame was processed, and its result ``delivered`` unless the callback raised."""
+        """Count a processed frame; ``delivered`` is False if a callback raised."""
         self._processed += 1
         self._callback_errors += not delivered
         if result.reset is not None:
@@ -124,7 +140,7 @@ class Tally:
         self._longest_miss_run = max(self._longest_miss_run, self._miss_run)
 
     def stats(self, received: int, dropped: int) -> Stats:
-        """The counters now, with those of the mailbox."""
+        """Return the counters, including those of the mailbox."""
         return Stats(
             received=received,
             processed=self._processed,
@@ -137,16 +153,16 @@ class Tally:
         )
 
 
-def total(streams: Iterable[Stats]) -> Stats:
-    """The counters of several streams as one."""
-    each = list(streams)
+def sum_stats(streams: Iterable[Stats]) -> Stats:
+    """Return the counters of several streams together."""
+    all_stats = list(streams)
     return Stats(
-        received=sum(stats.received for stats in each),
-        processed=sum(stats.processed for stats in each),
-        dropped=sum(stats.dropped for stats in each),
-        failed=sum(stats.failed for stats in each),
-        callback_errors=sum(stats.callback_errors for stats in each),
-        deadline_misses=sum(stats.deadline_misses for stats in each),
-        longest_miss_run=max(stats.longest_miss_run for stats in each),
-        resets={reset.value: sum(stats.resets[reset.value] for stats in each) for reset in Reset},
+        received=sum(stats.received for stats in all_stats),
+        processed=sum(stats.processed for stats in all_stats),
+        dropped=sum(stats.dropped for stats in all_stats),
+        failed=sum(stats.failed for stats in all_stats),
+        callback_errors=sum(stats.callback_errors for stats in all_stats),
+        deadline_misses=sum(stats.deadline_misses for stats in all_stats),
+        longest_miss_run=max(stats.longest_miss_run for stats in all_stats),
+        resets={reset.value: sum(stats.resets[reset.value] for stats in all_stats) for reset in Reset},
     )

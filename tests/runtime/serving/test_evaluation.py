@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.evaluation import EvaluationQueue, EvaluationRequest, FrameTiming
 from jepa_runtime.serving.pipeline import Evaluation, Pipeline
+from tests.errors import code
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame, manifest
 from tests.runtime.served import serve
 
@@ -79,7 +80,7 @@ def test_energies_are_those_to_the_goal_and_latents_may_be_left_out() -> None:
 def test_without_a_goal_and_without_latents_there_is_nothing_to_tell() -> None:
     with serve() as served:
         served.feed(frame(0))
-        with pytest.raises(JepaRuntimeError, match="there is no goal"):
+        with pytest.raises(JepaRuntimeError, check=code("evaluation.no_goal")):
             served.pipeline.evaluate(actions(2), timeout_s=PATIENCE_S, latents=False)
         served.feed(frame(1))
     assert len(served.results) == 2
@@ -112,7 +113,7 @@ def test_latents_that_no_robot_can_hold_are_refused() -> None:
 
 def test_a_question_waits_for_the_first_image_and_says_so_when_none_comes() -> None:
     with serve() as served, ThreadPoolExecutor() as others:
-        with pytest.raises(JepaRuntimeError, match=r"within 0\.05 s: there is no history yet"):
+        with pytest.raises(JepaRuntimeError, match=r"within 0\.05 s: there is no history"):
             served.pipeline.evaluate(actions(2), timeout_s=0.05)
         waits = others.submit(served.pipeline.evaluate, actions(2), timeout_s=PATIENCE_S)
         time.sleep(0.05)
@@ -128,7 +129,7 @@ def test_a_stream_of_which_nothing_is_known_holds_up_no_other() -> None:
         assert served.pipeline.evaluate(actions(2), timeout_s=2.5, stream="left").stamp_ns
         with pytest.raises(JepaRuntimeError, match="no history"):
             waits.result(PATIENCE_S)
-        with pytest.raises(JepaRuntimeError, match="no stream 'up'"):
+        with pytest.raises(JepaRuntimeError, check=code("pipeline.unknown_stream")):
             served.pipeline.evaluate(actions(2), timeout_s=1.0, stream="up")
 
 
@@ -161,13 +162,13 @@ class Schedule:
         waits = []
         for _ in range(frames):
             waits.append(self.now - self._due)
-            self.questions.frame_came("", self._due)
+            self.questions.add_frame("", self._due)
             self.now += self._frame
             self._due += self._period
             while self.now < self._due:
-                patience_s = self.questions.patience_s()
+                patience_s = self.questions.frame_timeout_s()
                 if patience_s == 0.0:
-                    self.questions.answer(self._standing)  # type: ignore[arg-type]
+                    self.questions.run_next(self._standing)  # type: ignore[arg-type]
                 else:
                     waited = self._period if patience_s is None else round(patience_s * 1e9)
                     self.now = min(self.now + waited, self._due)
@@ -181,13 +182,13 @@ def test_no_frame_waits_for_a_question(period: int, share: float, run: int, coun
     schedule = Schedule(period=period * MS, frame=round(share * period * MS), run=run * MS)
     schedule.go(3)
     asked = EvaluationRequest(manifest(), actions(count), "", latents=True)  # type: ignore[arg-type]
-    schedule.questions.ask(asked)
+    schedule.questions.submit(asked)
     assert schedule.go(count) == [0] * count
     room = (1 - share) * period
     if run * 1.3 < room:
-        assert asked.answer.done(), "each gap has room for a run at least"
+        assert asked.future.done(), "each gap has room for a run at least"
     elif run > room:
-        assert not asked.begun
+        assert not asked.has_started
         with pytest.raises(JepaRuntimeError, match="the frames leave no time for it"):
             asked.wait(0.0)
 
@@ -206,27 +207,27 @@ def test_a_question_that_found_no_time_is_answered_when_the_camera_stops() -> No
     schedule = Schedule(period=40 * MS, frame=20 * MS, run=30 * MS)
     schedule.go(3)
     asked = question()
-    schedule.questions.ask(asked)
+    schedule.questions.submit(asked)
     schedule.go(3)
-    assert not asked.begun
-    while not asked.answer.done():
+    assert not asked.has_started
+    while not asked.future.done():
         assert schedule.now < 6 * 40 * MS + 100 * MS
         schedule.now += 10 * MS
-        schedule.questions.answer(schedule._standing)  # type: ignore[arg-type]
+        schedule.questions.run_next(schedule._standing)  # type: ignore[arg-type]
 
 
-def test_one_run_that_took_long_does_not_end_all_questions() -> None:
+def test_one_run_that_took_long_does_not_end_all_evaluations() -> None:
     schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
     schedule.go(3)
     schedule.run = 60 * MS
-    schedule.questions.ask(slow := question())
+    schedule.questions.submit(slow := question())
     schedule.go(2)
-    assert slow.answer.done()
+    assert slow.future.done()
     schedule.run = 10 * MS
     schedule._due = max(schedule._due, schedule.now)
-    schedule.questions.ask(asked := question())
+    schedule.questions.submit(asked := question())
     schedule.go(30)
-    assert asked.answer.done()
+    assert asked.future.done()
 
 
 def test_frames_and_a_question_of_many_runs_are_both_served() -> None:
@@ -245,9 +246,9 @@ def test_frames_and_a_question_of_many_runs_are_both_served() -> None:
 
 def test_the_inference_thread_sleeps_when_nobody_asks() -> None:
     asked = EvaluationQueue(time.perf_counter_ns)
-    assert asked.patience_s() is None
-    asked.ask(question())
-    assert asked.patience_s() == 0.0
+    assert asked.frame_timeout_s() is None
+    asked.submit(question())
+    assert asked.frame_timeout_s() == 0.0
 
 
 def test_what_is_refused_while_it_is_worked_on_is_answered_once() -> None:
@@ -255,13 +256,13 @@ def test_what_is_refused_while_it_is_worked_on_is_answered_once() -> None:
     predict = standing.model.predict
 
     def stopped_meanwhile(*given: Any, **named: Any) -> Any:
-        asked.refuse("stopped")
+        asked.close("stopped")
         return predict(*given, **named)
 
     standing.model.predict = stopped_meanwhile  # type: ignore[method-assign]
-    asked.ask(waits := question())
-    asked.answer(standing)  # type: ignore[arg-type]
-    with pytest.raises(JepaRuntimeError, match="stopped"):
+    asked.submit(waits := question())
+    asked.run_next(standing)  # type: ignore[arg-type]
+    with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
         waits.wait(0.0)
 
 
@@ -273,12 +274,12 @@ def test_no_more_wait_than_are_allowed_and_those_who_gave_up_do_not_count() -> N
     waiting = [question() for _ in range(2)]
     asked = EvaluationQueue(time.perf_counter_ns, limit=2)
     for each in waiting:
-        asked.ask(each)
-    with pytest.raises(JepaRuntimeError, match="2 evaluations wait already"):
-        asked.ask(question())
-    with pytest.raises(JepaRuntimeError, match=r"not evaluated within 0\.01 s"):
+        asked.submit(each)
+    with pytest.raises(JepaRuntimeError, check=code("evaluation.too_many_pending")):
+        asked.submit(question())
+    with pytest.raises(JepaRuntimeError, check=code("evaluation.timeout")):
         waiting[1].wait(0.01)
-    asked.ask(question())
+    asked.submit(question())
 
 
 def test_who_waits_when_the_pipeline_stops_is_told_and_who_asks_then_too() -> None:
@@ -286,14 +287,14 @@ def test_who_waits_when_the_pipeline_stops_is_told_and_who_asks_then_too() -> No
     pipeline.start()
     with ThreadPoolExecutor() as others:
         waits = others.submit(pipeline.evaluate, actions(2), timeout_s=60.0)
-        while not pipeline._questions._waiting:
+        while not pipeline._evaluations._pending:
             time.sleep(0.001)
         pipeline.stop()
         for ask in (
             lambda: waits.result(PATIENCE_S),
             lambda: pipeline.evaluate(actions(2), timeout_s=60.0),
         ):
-            with pytest.raises(JepaRuntimeError, match="the pipeline has stopped"):
+            with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
                 ask()
 
 
@@ -334,10 +335,10 @@ class Standing:
 def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
     first, second, asked = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
     one = EvaluationRequest(manifest(), asked, "", latents=True)  # type: ignore[arg-type]
-    assert one.work(first) is None  # type: ignore[arg-type]
-    assert one.work(second) is None, "it begins anew"  # type: ignore[arg-type]
+    assert one.run(first) is None  # type: ignore[arg-type]
+    assert one.run(second) is None, "it begins anew"  # type: ignore[arg-type]
     second._context = first._context
-    found = one.work(second)  # type: ignore[arg-type]
+    found = one.run(second)  # type: ignore[arg-type]
     assert isinstance(found, Evaluation) and found.stamp_ns == 2 and found.latents is not None
     assert found.error_bounds.tolist() == list(range(HORIZON)), "what was learnt, not what the bundle says"
     np.testing.assert_allclose(found.latents[:, 0, 0, 0], 2 + asked[:, 0, 0], rtol=1e-6)
@@ -352,9 +353,9 @@ def test_a_frame_is_expected_one_period_after_the_last(period: int, late: list[i
     moments = [number * period + jitter for number, jitter in enumerate(late)]
     timetable = FrameTiming()
     for moment in moments:
-        timetable.came("", moment)
+        timetable.add("", moment)
     now = moments[-1] + round(after * period)
-    due = timetable.due_ns(now)
+    due = timetable.next_due_ns(now)
     if after > 2.7:
         assert due is None, "a camera that has stopped is not waited for"
     elif after < 1.3:
@@ -365,9 +366,9 @@ def test_the_next_frame_is_that_of_whichever_stream_is_due_first() -> None:
     timetable = FrameTiming()
     for stream, moments in {"slow": (0, 100), "fast": (50, 80, 110), "new": (115,)}.items():
         for moment in moments:
-            timetable.came(stream, moment)
-    assert timetable.due_ns(120) == 140
-    assert timetable.due_ns(175) == 200
+            timetable.add(stream, moment)
+    assert timetable.next_due_ns(120) == 140
+    assert timetable.next_due_ns(175) == 200
 
 
 def test_an_exchange_does_not_wait_for_a_question_of_many_runs() -> None:

@@ -103,4 +103,4 @@ def test_nobody_can_change_what_the_history_remembers(inference: FrameProcessor)
     result = run(inference, [5] * 6)[-1]
     with pytest.raises(ValueError, match="read-only"):
         result.latent[:] = 1e6
-    assert result.latent is inference._views[""].history._latents[-1], "and it is not copied for that"
+    assert result.latent is inference._streams[""].history._latents[-1], "and it is not copied for that"

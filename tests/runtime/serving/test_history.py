@@ -356,7 +356,7 @@ def test_another_models_history_goes_on_with_the_actions_and_leaves_them_to_the_
     before, after = make(), make()
     before.add_action(0, np.array([1.0, 0.0]))
     before.add_action(100, np.array([3.0, 0.0]))
-    after.continue_actions(before)
+    after.adopt_actions(before)
     after.add_action(200, np.array([5.0, 0.0]))
     assert after.add_latent(300, latent(1)) is Reset.MODEL
     for history, mean in ((after, [3, 0]), (before, [7 / 3, 0])):

@@ -21,6 +21,7 @@ from jepa_runtime.serving.history import Reset
 from jepa_runtime.serving.pipeline import STAGES, Candidates, Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from jepa_sim.two_rooms_source import TwoRoomsSource
+from tests.errors import code
 from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel, frame
 from tests.runtime.served import serve
 
@@ -52,7 +53,7 @@ def test_start_raises_what_opening_the_model_raised() -> None:
 
 
 def test_a_pipeline_is_started_once() -> None:
-    with serve() as served, pytest.raises(JepaRuntimeError, match="make a new one"):
+    with serve() as served, pytest.raises(JepaRuntimeError, check=code("pipeline.already_started")):
         served.pipeline.start()
 
 
@@ -73,14 +74,14 @@ def test_what_was_stopped_before_it_was_started_opens_no_model() -> None:
 
     pipeline = Pipeline(open_model, on_result=lambda result: None)
     pipeline.stop()
-    with pytest.raises(JepaRuntimeError, match="has stopped: make a new one"):
+    with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
         pipeline.start()
     assert not opened
 
 
 def test_stop_does_not_wait_for_ever_for_a_model_that_hangs() -> None:
     with (
-        pytest.raises(JepaRuntimeError, match=r"did not end within 0\.05 s"),
+        pytest.raises(JepaRuntimeError, check=code("pipeline.thread_hangs")),
         serve(FakeModel(encode_s=0.5)) as served,
     ):
         served.pipeline.submit(frame(0))

@@ -17,6 +17,7 @@ from jepa_runtime.model.world_model import Futures
 from jepa_runtime.serving.frame_processor import are_finite
 from jepa_runtime.serving.history import Reset
 from jepa_runtime.serving.pipeline import Pipeline, Result
+from tests.errors import code
 from tests.runtime.fakes import DIM, HORIZON, STEP_S, TOKENS, FakeModel, frame
 from tests.runtime.served import Served, serve
 
@@ -238,7 +239,7 @@ def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprisi
         run(served, [1] * 20 + [9] + [1] * 20)
         assert served.pipeline.stats().failed == 1
     ((error, about),) = served.errors
-    assert f"gives {what.removeprefix('present ')} that are not finite" in str(error)
+    assert f"the {what.removeprefix('present ')} are not finite" in str(error)
     assert about is not None and about.sequence == 20
     assert len(served.results) == 40
     assert all(np.isfinite(result.surprise or 0) for result in served.results)
@@ -256,7 +257,7 @@ def test_energies_of_a_graph_of_their_own_do_not_vouch_for_the_futures() -> None
     with serve(model) as served:
         served.pipeline.set_goal(np.full((16, 16, 3), 5, np.uint8), 0)
         run(served, [1])
-    assert "gives futures that are not finite" in str(served.errors[0][0])
+    assert "the futures are not finite" in str(served.errors[0][0])
 
 
 @given(
@@ -283,6 +284,6 @@ def test_futures_that_are_no_numbers_answer_no_question_either() -> None:
 
     with serve(Broken()) as served:
         run(served, [1])
-        with pytest.raises(BackendError, match="futures that are not finite"):
+        with pytest.raises(BackendError, check=code("backend.output_not_finite")):
             served.pipeline.evaluate(np.full((1, 1, 2), 9.0), timeout_s=5.0)
     assert len(served.results) == 1

@@ -75,14 +75,14 @@ def inference():
 
 applied, mine, started = on_a_thread(inference)
 others = [sorted(os.sched_getaffinity(thread)) for thread in (os.getpid(), waiting.native_id)]
-realtime.undo(RealtimeSettings(cpu_affinity=(cores[-1],)))
+realtime.revert(RealtimeSettings(cpu_affinity=(cores[-1],)))
 undone = [sorted(os.sched_getaffinity(thread)) for thread in (os.getpid(), waiting.native_id)]
 stay.set()
 result = dict(cores=cores, applied=applied, mine=mine, started=started, others=others, undone=undone)
 """)
     *rest, last = result["cores"]
     assert result["applied"] == [
-        {"name": "cpu_affinity", "wanted": f"cores {last}", "achieved": True, "reason": ""}
+        {"name": "cpu_affinity", "value": f"cores {last}", "achieved": True, "reason": ""}
     ]
     assert result["mine"] == result["started"] == [last]
     assert result["others"] == [rest, rest]
@@ -96,7 +96,7 @@ later = threading.Thread(target=threading.Event().wait, daemon=True)
 later.start()
 settings = RealtimeSettings(cpu_affinity=(cores[-1],), fifo_priority=7)
 applied = on_a_thread(lambda: [each.achieved for each in realtime.apply(settings)])
-realtime.join(settings, [on_a_thread(own), later.native_id])
+realtime.apply_to_threads(settings, [on_a_thread(own), later.native_id])
 thread = later.native_id
 result = [applied, sorted(os.sched_getaffinity(thread)), os.sched_getscheduler(thread), cores[-1]]
 """)
@@ -144,7 +144,7 @@ limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 applied, locked = apply(lock_memory=True), locked_kb()
 kept = limits[1] == resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
 more = bytearray(64 << 20)
-realtime.undo(RealtimeSettings(lock_memory=True))
+realtime.revert(RealtimeSettings(lock_memory=True))
 result = [applied, locked, locked_kb(), kept]
 """)
     assert applied["achieved"] == (locked_kb > 1000)
@@ -181,7 +181,7 @@ given_back = faults_of_images()
 applied = apply(keep_heap=True)
 faults_of_images()
 kept = faults_of_images()
-with realtime.aside():
+with realtime.in_background():
     aside = faults_of_images()
 faults_of_images()
 result = [applied, given_back, kept, aside, faults_of_images()]
@@ -195,9 +195,9 @@ result = [applied, given_back, kept, aside, faults_of_images()]
 
 def test_what_exists_after_the_warm_up_is_no_longer_collected_until_that_is_undone() -> None:
     frozen, thawed = child("""
-realtime.settle()
+realtime.release_startup_memory()
 frozen = gc.get_freeze_count()
-realtime.undo(RealtimeSettings())
+realtime.revert(RealtimeSettings())
 result = [frozen, gc.get_freeze_count()]
 """)
     assert frozen > 1000 and thawed == 0
@@ -216,7 +216,7 @@ weights[:] = bytes(range(256)) * (64 << 12)
 reserved = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 reserved[:: 2 * mmap.PAGESIZE] = b"x" * (64 << 20 >> 13)
 before = anonymous("Rss"), anonymous("AnonHugePages")
-joined = realtime.join_pages()
+joined = realtime.collapse_huge_pages()
 same = weights[:] == bytes(range(256)) * (64 << 12)
 result = [before, joined, anonymous("Rss"), anonymous("AnonHugePages"), same]
 """
@@ -230,7 +230,7 @@ result = [before, joined, anonymous("Rss"), anonymous("AnonHugePages"), same]
 
 @needs_root
 def test_who_may_not_look_at_its_pages_goes_on_without_joining_them() -> None:
-    assert child("result = realtime.join_pages()", privileged=False) == 0
+    assert child("result = realtime.collapse_huge_pages()", privileged=False) == 0
 
 
 def test_files_that_were_read_once_leave_memory_and_can_be_read_again() -> None:
@@ -248,7 +248,7 @@ with tempfile.NamedTemporaryFile() as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     read = len(bytes(mapped))
     before = resident_kb(file.name)
-    realtime.settle()
+    realtime.release_startup_memory()
     result = [before, resident_kb(file.name), mapped[:] == b"w" * read]
 """
     before, after, same = child(code)
@@ -273,7 +273,7 @@ before = of_files()
 
 def test_code_that_only_the_start_needed_leaves_memory_and_all_goes_on() -> None:
     code = """
-realtime.settle()
+realtime.release_startup_memory()
 result = [before, of_files(), work() == worked]
 """
     before, after, same = child(_LIBRARIES + code)
@@ -298,7 +298,7 @@ def test_locked_memory_stays() -> None:
 applied, = apply(lock_memory=True)
 work()
 before = of_files()
-realtime.settle()
+realtime.release_startup_memory()
 result = [applied, before, of_files()]
 """
     applied, before, after = child(_LIBRARIES + code)
@@ -310,7 +310,7 @@ result = [applied, before, of_files()]
 @needs_root
 def test_who_lost_privileges_gives_back_what_it_may() -> None:
     code = """
-realtime.settle()
+realtime.release_startup_memory()
 result = work() == worked
 """
     assert child(_LIBRARIES + code, privileged=False)
@@ -324,7 +324,7 @@ count = cv2.getNumThreads
 result = [count()]
 realtime.apply(RealtimeSettings(fifo_priority=7))
 result.append(count())
-realtime.undo(RealtimeSettings(fifo_priority=7))
+realtime.revert(RealtimeSettings(fifo_priority=7))
 result.append(count())
 """
     )
@@ -342,7 +342,7 @@ ended = threading.Event()
 other = threading.Thread(target=ended.wait)
 
 def work():
-    with realtime.aside():
+    with realtime.in_background():
         other.start()
         during = [policy(own()), policy(other.native_id)]
     return during + [policy(own()), policy(other.native_id)]

@@ -18,6 +18,7 @@ from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving import realtime
 from jepa_runtime.serving.history import Reset
 from jepa_runtime.serving.pipeline import Pipeline, Result
+from tests.errors import code
 from tests.runtime.fakes import DIM, TOKENS, FakeModel, frame, manifest
 
 
@@ -81,7 +82,9 @@ def test_pages_are_joined_before_a_model_serves_and_not_while_another_does(
     first: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[str] = []
-    monkeypatch.setattr(realtime, "join_pages", lambda: joined.append(threading.current_thread().name))
+    monkeypatch.setattr(
+        realtime, "collapse_huge_pages", lambda: joined.append(threading.current_thread().name)
+    )
     stage = Stage(first)
     with stage.pipeline:
         assert joined == ["jepa-inference"]
@@ -214,7 +217,7 @@ def test_a_commit_closes_the_one_replaced_and_ends_the_way_back(stage: Stage, fi
     stage.pipeline.swap(Named)
     stage.pipeline.commit()
     assert first.closed
-    with pytest.raises(JepaRuntimeError, match="none to go back to"):
+    with pytest.raises(JepaRuntimeError, check=code("pipeline.no_rollback")):
         stage.pipeline.rollback()
 
 
@@ -230,7 +233,7 @@ def test_what_has_stopped_is_not_brought_back_to_life(stage: Stage) -> None:
     stage.pipeline.swap(Named)
     stage.pipeline.stop()
     for again in (lambda: stage.pipeline.swap(Named), stage.pipeline.rollback):
-        with pytest.raises(JepaRuntimeError, match="the pipeline has stopped"):
+        with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
             again()
     assert not any(thread.name == "jepa-inference" for thread in threading.enumerate())
 
@@ -259,7 +262,7 @@ BROKEN = [Broken()]
     ("open_model", "error", "message"),
     [
         (refuse, JepaRuntimeError, "no such bundle"),
-        (foreign, JepaRuntimeError, "other actions"),
+        (foreign, JepaRuntimeError, "differ from those of the active model"),
         (lambda: BROKEN[0], ValueError, "cannot run"),
     ],
 )

@@ -215,7 +215,7 @@ def run(
     interrupted = threading.Event()
 
     def compare() -> ShadowReport:
-        realtime.make_way()
+        realtime.stay_in_background()
         with open_current() as current, open_candidate() as candidate:
             check_commands(source, current.manifest)
             shadow = ShadowTest(current, candidate, test)

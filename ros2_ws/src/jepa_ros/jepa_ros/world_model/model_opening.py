@@ -57,7 +57,7 @@ class Served:
         self._before: set[int] | None = None
         self._opener = 0
         self._trials: TrialCounter | None = None
-        self.applied: list[realtime.Applied] = []
+        self.applied: list[realtime.AppliedSetting] = []
         self.pipeline = Pipeline(
             self._open,
             on_model=self._take_in,
@@ -72,11 +72,11 @@ class Served:
             self.pipeline.start()
         except Exception:
             self._close_box()
-            realtime.undo(self._settings)
+            realtime.revert(self._settings)
             raise
         if self.box is not None:
             self.box.set_model(self.model)
-        realtime.settle()
+        realtime.release_startup_memory()
 
     @property
     def model(self) -> WorldModel:
@@ -124,7 +124,7 @@ class Served:
             if self._trials is not None:
                 self._trials.close()
             self._close_box()
-        realtime.undo(self._settings)
+        realtime.revert(self._settings)
 
     def _close_box(self) -> None:
         if self.box is not None:
@@ -187,7 +187,7 @@ class Served:
             # Not while it was loading: it would have kept the model that serves from its cores. Python's
             # other threads are not the engine's: a recording that an alarm began, for one.
             others = {thread.native_id for thread in threading.enumerate()} - {self._opener}
-            realtime.join(self._settings, realtime.threads() - self._before - others)
+            realtime.apply_to_threads(self._settings, realtime.threads() - self._before - others)
         if self.box is not None:
             self.box.set_model(model)
         self._on_model(model, kept)
