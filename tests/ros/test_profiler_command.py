@@ -32,7 +32,7 @@ pytestmark = pytest.mark.ros
 
 RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
 SHORT = ["profile", "--source", "two_rooms", "--rate", "20", "--duration", "2"]
-MISSING = "closed, cold, idle, layers: not measured: there are no such passes over ROS 2"
+MISSING = "closed, cold, idle, layers: not measured: not available over ROS 2"
 
 
 def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
@@ -187,7 +187,7 @@ def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(
     assert jepa_runtime([*command, "--json", str(tmp_path / "p.json")]) == 0
     notes = read_profile(tmp_path / "p.json").notes
     assert MISSING in notes and not any("sweep" in note for note in notes)
-    assert any(note.startswith("parity: not measured: a node that runs already") for note in notes)
+    assert any(note.startswith("parity: not measured: the bundle of a running node") for note in notes)
 
 
 def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
@@ -214,7 +214,7 @@ def test_stopped_it_leaves_what_was_measured_and_no_process(
     assert profiling.returncode == 0, said
     found = read_profile(tmp_path / "p.json")
     assert found.run.latency_ms and any("stopped after" in note for note in found.notes)
-    assert "parity: not measured: it was stopped before" in found.notes
+    assert "parity: not measured: stopped before" in found.notes
     assert len(below) == 3 and not any(process.is_running() for process in below)
 
 

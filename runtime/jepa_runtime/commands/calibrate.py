@@ -1,4 +1,4 @@
-"""``jepa-runtime calibrate``: what is normal, learnt from a recording in which nothing is wrong."""
+"""``jepa-runtime calibrate``: learn error bounds and normal scores from recordings of normal operation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
 from jepa_runtime.calibration import highest_of_blocks, remembered, score_of
 from jepa_runtime.calibration.alarms import Alarms
-from jepa_runtime.commands.arguments import add_cache_argument, positive
+from jepa_runtime.commands.arguments import (
+    add_cache_argument,
+    add_engine_argument,
+    add_precision_argument,
+    add_untrained_argument,
+    positive,
+)
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
@@ -28,7 +34,7 @@ from jepa_runtime.sources.factory import open_source
 from jepa_runtime.util.output_files import check_writable
 
 _DIGITS = 6
-_TERMS = ProcessingConfig()
+_CONFIG = ProcessingConfig()
 
 Floats = NDArray[np.float64]
 
@@ -37,12 +43,10 @@ def add_parser(subparsers: Any) -> None:
     """Add ``calibrate`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "calibrate",
-        help="learn from a recording of normal operation what is surprising",
-        description="Play a source in which nothing is wrong through a model, as fast as it goes, and write "
-        "a copy of its bundle that says how far off predictions then are, and how surprising what comes: "
-        "robots start with these error bounds, and draw the thresholds of their alarms from the scores. For "
-        "one false alarm in ten minutes the recording must last half an hour at least, and hold the "
-        "commands.",
+        description="Run a model on recordings of normal operation, as fast as possible, and write a copy of "
+        "its bundle with the error bounds of predictions and the anomaly scores of these recordings. Robots "
+        "start with these bounds and derive their alarm thresholds from the scores. For one false alarm in "
+        "ten minutes, the recordings must last at least half an hour and contain the commands.",
     )
     parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
     parser.add_argument(
@@ -50,23 +54,26 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         required=True,
         metavar="S",
-        help="as of `jepa-runtime run`: BAG.mcap?action=/cmd_vel:…; may be given again",
+        help="a recording, as for `jepa-runtime run`, such as BAG.mcap?action=/cmd_vel:…; repeatable",
     )
     parser.add_argument(
         "--keep-bounds",
         action="store_true",
-        help="learn the alarms only: error bounds stay those of the bundle",
-    )
-    parser.add_argument("--duration", type=positive, metavar="S", help="seconds of each (default: all)")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new bundle")
-    parser.add_argument(
-        "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
+        help="keep the error bounds of the bundle and learn the scores only",
     )
     parser.add_argument(
-        "--precision", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)"
+        "--duration",
+        type=positive,
+        metavar="S",
+        help="use the first S seconds of each recording (default: all)",
     )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FOLDER", help="the new bundle; must not exist"
+    )
+    add_engine_argument(parser)
+    add_precision_argument(parser)
     add_cache_argument(parser)
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    add_untrained_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -74,14 +81,19 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, nothing to be learnt from it, or the new bundle cannot be written.
+        JepaRuntimeError: An input is invalid or too short, or the new bundle cannot be written.
     """
-    if args.out.exists():
-        raise JepaRuntimeError(f"{args.out}: exists: name a new folder")
+    if args.output.exists():
+        raise JepaRuntimeError(
+            f"{args.output}: already exists: choose a new folder", code="calibration.output_exists"
+        )
     bundle = Bundle.open(args.bundle)
-    if bundle.path.resolve() in Path(os.path.realpath(args.out)).parents:
-        raise JepaRuntimeError(f"{args.out}: lies in {args.bundle}, which is read: name a folder elsewhere")
-    check_writable(args.out)
+    if bundle.path.resolve() in Path(os.path.realpath(args.output)).parents:
+        raise JepaRuntimeError(
+            f"{args.output}: is inside the input bundle {args.bundle}: choose another folder",
+            code="calibration.output_in_bundle",
+        )
+    check_writable(args.output)
     horizon = bundle.manifest.horizon
     model = WorldModel.open(
         bundle,
@@ -91,85 +103,99 @@ def run(args: argparse.Namespace) -> int:
         options=BackendOptions(cache_dir=args.cache_dir),
         allow_untrained=args.allow_untrained,
     )
-    # Of what was executed, number by number: the least and the most.
-    executed = np.full((2, bundle.manifest.action_size), np.nan)
+    # Minimum and maximum of each component of the executed actions.
+    executed_range = np.full((2, bundle.manifest.action_size), np.nan)
     runs, played, specs = [], [], " ".join(args.source)
     with model, ExitStack() as stack:
-        # One that cannot be read is told before hours are played of another.
+        # All are opened first: an unreadable one must not fail after hours of another.
         sources = [stack.enter_context(closing(open_source(spec))) for spec in args.source]
         for source in sources:
-            found = _errors(model, source, args.duration, executed)
-            runs += [np.array(run) for run in found if len(run) >= horizon]
+            segments = _errors(model, source, args.duration, executed_range)
+            runs += [np.array(run) for run in segments if len(run) >= horizon]
             played.append(source.name if args.duration is None else f"{args.duration:g} s of {source.name}")
     if not runs:
         raise JepaRuntimeError(
-            f"{specs}: nothing could be compared: it needs commands (?action=…), and more than"
-            f" {2 * horizon} steps of {bundle.manifest.io.step_s:g} s without a gap"
+            f"{specs}: no prediction could be compared: a recording needs commands (?action=…) and more than"
+            f" {2 * horizon} steps of {bundle.manifest.io.step_s:g} s without a gap",
+            code="calibration.no_predictions",
         )
     bounds = np.array(bundle.manifest.error_bounds) if args.keep_bounds else _bounds(runs)
     if not (bounds > 0).all():
-        raise JepaRuntimeError(f"{specs}: nothing to learn: over some horizon no prediction was wrong")
+        raise JepaRuntimeError(
+            f"{specs}: the error of some step is zero throughout: bounds cannot be learned from it",
+            code="calibration.zero_error",
+        )
     scores = [_scores(run, bounds) for run in runs]
-    block = _block(scores, horizon, round(_TERMS.false_alarm_every_s / bundle.manifest.io.step_s))
+    block = _block(scores, horizon, round(_CONFIG.false_alarm_every_s / bundle.manifest.io.step_s))
     highest = np.concatenate([highest_of_blocks(run, block) for run in scores])
-    learnt: dict[str, Any] = {
+    learned: dict[str, Any] = {
         "normal_scores": {"data": ", ".join(played), "block": block, "highest": _rounded(highest)},
     }
     if not args.keep_bounds:
-        learnt["error_bounds"] = _rounded(bounds)
-    _write(bundle, learnt, args.out)
+        learned["error_bounds"] = _rounded(bounds)
+    _write(bundle, learned, args.output)
     print(
-        f"{args.out}: {len(highest)} blocks of {block} steps in {len(runs)} runs, half of them below"
-        f" {np.median(highest):.3g}, the highest {highest.max():.3g}"
+        f"{args.output}: {len(highest)} blocks of {block} steps in {len(runs)} runs; highest scores: median"
+        f" {np.median(highest):.3g}, maximum {highest.max():.3g}"
     )
     if remembered(scores, block):
-        print(f"Scores remember more than {block} steps: changes are told falsely more often than asked for")
-    for told in _still(bundle.manifest, *executed):
-        print(f"{told}: if the robot did more than that, other numbers than ?action=… names are its action")
+        print(
+            f"Scores are correlated over more than {block} steps: there will be more false alarms than "
+            "requested"
+        )
+    for component in _constant_components(bundle.manifest, *executed_range):
+        print(f"{component}: if the robot did move in it, ?action=… names the wrong fields")
     try:
         Alarms(
             _rounded(highest),
             block=block,
             step_s=bundle.manifest.io.step_s,
-            false_alarm_every_s=_TERMS.false_alarm_every_s,
+            false_alarm_every_s=_CONFIG.false_alarm_every_s,
         )
     except JepaRuntimeError as error:
-        print(f"With it no alarm is given: {error}")
+        print(f"Alarms are disabled with this bundle: {error}")
     return 0
 
 
-def _write(bundle: Bundle, learnt: dict[str, Any], out: Path) -> None:
-    """Write a copy of ``bundle`` that says what was ``learnt``.
+def _write(bundle: Bundle, learned: dict[str, Any], output: Path) -> None:
+    """Write a copy of ``bundle`` with the manifest fields ``learned``.
 
     Raises:
-        JepaRuntimeError: it cannot be written; what came to be called ``out`` meanwhile stays.
+        JepaRuntimeError: It cannot be written, or ``output`` was created meanwhile; that folder is untouched.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Half a bundle, or one that does not say what is normal, must not pass for the new one.
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-            made = shutil.copytree(bundle.path, Path(temporary) / "bundle")
-            seal(made, bundle.manifest.model_dump(mode="json") | learnt)
-            made.rename(out)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # A partial or unsealed copy must not be mistaken for the new bundle.
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+            copy = shutil.copytree(bundle.path, Path(temporary) / "bundle")
+            seal(copy, bundle.manifest.model_dump(mode="json") | learned)
+            copy.rename(output)
     except (OSError, shutil.Error) as error:
-        raise JepaRuntimeError(f"{out}: cannot be written: {error}") from error
+        raise JepaRuntimeError(
+            f"{output}: cannot be written: {error}", code="calibration.write_failed"
+        ) from error
 
 
 def _bounds(runs: list[Floats]) -> Floats:
-    """Of each horizon, what errors stay under with the probability that is stated; 0 where none came."""
-    came = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
-    return np.array([np.quantile(each, _TERMS.error_probability) if len(each) else 0 for each in came])
+    """Return the quantile of the errors of each step at the target coverage; 0 for a step without errors."""
+    observed = [errors[~np.isnan(errors)] for errors in np.concatenate(runs).T]
+    return np.array(
+        [np.quantile(errors, _CONFIG.error_probability) if len(errors) else 0 for errors in observed]
+    )
 
 
 def _scores(errors: Floats, bounds: Floats) -> Floats:
-    """Of a run of errors [n, H]."""
-    found = (score_of(row, bounds) for row in errors)
-    return np.array([score.value for score in found if score is not None])
+    """Return the anomaly scores of the errors [n, H] of a run."""
+    scores = (score_of(row, bounds) for row in errors)
+    return np.array([score.value for score in scores if score is not None])
 
 
 def _block(runs: list[Floats], horizon: int, every: int) -> int:
-    """How many scores are a block: as many horizons as they are not remembered beyond, up to a tenth of
-    ``every``, and more where a bundle could not hold so many blocks."""
+    """Return the number of scores in a block, a multiple of the horizon.
+
+    Blocks grow until scores are not correlated beyond one, up to a tenth of ``every`` steps, and further
+    while a bundle could not hold their number.
+    """
     block = horizon
     while sum(len(run) // block for run in runs) > MAX_BLOCKS or (
         block + horizon <= every // 10 and remembered(runs, block)
@@ -182,22 +208,24 @@ def _rounded(values: Floats) -> list[float]:
     return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 
-def _still(manifest: Manifest, least: Floats, most: Floats) -> Iterator[str]:
-    """Of each number of the action that could have changed and did not, what it was."""
+def _constant_components(manifest: Manifest, minimum: Floats, maximum: Floats) -> Iterator[str]:
+    """Describe each component of the action that could vary and was constant."""
     action = manifest.io.action
     for name, unit, low, high, first, last in zip(
-        action.names, action.units, action.low, action.high, least, most, strict=True
+        action.names, action.units, action.low, action.high, minimum, maximum, strict=True
     ):
         if low < high and first == last:
-            yield f"{name} was {first:g} {unit} all the time"
+            yield f"{name} was {first:g} {unit} throughout"
 
 
 def _errors(
-    model: WorldModel, source: Source, duration_s: float | None, executed: Floats
+    model: WorldModel, source: Source, duration_s: float | None, executed_range: Floats
 ) -> Iterator[list[Floats]]:
-    """The errors [H] of each step of each stretch of frames without a gap, in which it is known throughout
-    what was executed; the least and the most of that is left in ``executed`` [2, A]."""
-    inference, manifest = FrameProcessor(model, _TERMS), model.manifest
+    """Yield the errors [H] of each step, for each run of frames without a gap and with known actions.
+
+    ``executed_range`` [2, A] is updated with the minimum and maximum of the executed actions.
+    """
+    processor, manifest = FrameProcessor(model, _CONFIG), model.manifest
     check_commands(source, manifest)
     reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
     run: list[Floats] = []
@@ -211,21 +239,22 @@ def _errors(
             unknown_ns = frame.stamp_ns
         elif manifest.takes_actions:
             try:
-                inference.add_action(frame.stamp_ns, source.command)
+                processor.add_action(frame.stamp_ns, source.command)
             except ValueError as error:
                 raise SourceError(
-                    f"{source.name}: {error}; say which with ?action=TOPIC:FIELD,FIELD"
+                    f"{source.name}: {error}; select the fields with ?action=TOPIC:FIELD,FIELD",
+                    code="source.action_mismatch",
                 ) from error
-            np.fmin(executed[0], source.command, out=executed[0])
-            np.fmax(executed[1], source.command, out=executed[1])
-        result = inference.with_surprise(inference.process(frame, time.perf_counter_ns()))
-        judged = inference.update_calibration(result)
-        # The last command is held on; a robot that hears no more of them is not.
-        guessed = manifest.takes_actions and unknown_ns is not None and frame.stamp_ns < unknown_ns + reach_ns
-        if run and (guessed or result.reset is not None):
+            np.fmin(executed_range[0], source.command, out=executed_range[0])
+            np.fmax(executed_range[1], source.command, out=executed_range[1])
+        result = processor.with_surprise(processor.process(frame, time.perf_counter_ns()))
+        judged = processor.update_calibration(result)
+        # The processor holds the last command; a robot whose commands stop does not.
+        unknown = manifest.takes_actions and unknown_ns is not None and frame.stamp_ns < unknown_ns + reach_ns
+        if run and (unknown or result.reset is not None):
             yield run
             run = []
-        if not guessed and judged is not None and judged.error_sample is not None:
+        if not unknown and judged is not None and judged.error_sample is not None:
             run.append(judged.error_sample.errors)
     if run:
         yield run

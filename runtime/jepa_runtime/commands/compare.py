@@ -1,10 +1,9 @@
-"""``jepa-runtime compare``: is this profile worse than that one? Made to stand in a pipeline of checks."""
+"""``jepa-runtime compare``: compare latency profiles, for use in CI."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from jepa_runtime.commands.arguments import add_json_argument, open_console
-from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.commands.arguments import add_json_argument, open_console, text_output
+from jepa_runtime.commands.exit_status import ExitStatus, UsageError
+from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.comparison import Measure, Verdict, common_measure, compare, differences, label
 from jepa_runtime.profiling.comparison_table import Entry, cells, markdown, remarks
 from jepa_runtime.profiling.importers import read_results
@@ -24,7 +24,6 @@ from jepa_runtime.recording import check_outputs
 from jepa_runtime.util.output_files import STDOUT, file_paths, write_json, write_text
 from jepa_runtime.util.statistics import PERCENTILES
 
-_WORSE, _NOT_COMPARABLE = 1, 2
 _STYLES: dict[Verdict, str] = {"better": "green", "same": "green", "worse": "red", "not judged": "yellow"}
 
 
@@ -32,62 +31,61 @@ def add_parser(subparsers: Any) -> None:
     """Add ``compare`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "compare",
-        help="compare latency profiles: effect, interval, exit status",
-        description="Compare latency profiles with the first one. Worse is a percentile that rose by more "
-        "than --max-regression and whose interval lies above zero, a rise of lost frames or missed deadlines "
-        "whose interval lies above zero, or a graph that does not reproduce its golden outputs. A percentile "
-        "that rose by more and may have done so by chance is not judged. What changed between the runs and "
-        "not within them (a neighbour, heat) is in no interval: measure both again, in turns. Also reads "
-        "what trtexec --exportTimes and benchmark_app -json_stats write.",
-        epilog="Exit status: 0 better or the same, 1 worse, 2 not judged, not comparable or unreadable.",
+        description="Compare latency profiles with a baseline. A profile is worse if a percentile rose by "
+        "more than --max-regression and the confidence interval of the difference lies above zero, if the "
+        "rate of lost frames or missed deadlines rose and its interval lies above zero, or if a graph does "
+        "not reproduce its golden outputs. A percentile that rose by more, but whose interval includes "
+        "zero, is not judged. The intervals do not cover differences between runs, such as other load or "
+        "heat: measure both repeatedly, in turns. Also reads the output of trtexec --exportTimes and "
+        "benchmark_app -json_stats.",
+        epilog="Exit status: 0 better or the same, 1 not comparable or another error, 3 worse, 4 not judged.",
     )
     parser.add_argument(
-        "baseline", type=Path, metavar="BASELINE", help="the profile that others are held against"
+        "baseline", type=Path, metavar="BASELINE", help="the profile that others are compared with"
     )
-    parser.add_argument("others", type=Path, nargs="+", metavar="PROFILE", help="one or more others")
+    parser.add_argument("others", type=Path, nargs="+", metavar="PROFILE", help="the profiles to compare")
     parser.add_argument(
         "--max-regression",
         type=_percent,
         default=0.05,
         metavar="PERCENT",
-        help="by how much a percentile may rise (default: 5%%)",
+        help="largest accepted rise of a percentile (default: 5%%)",
     )
     parser.add_argument(
         "--quantile",
         choices=[label(name) for name in PERCENTILES],
         default="p99",
-        help="judged beside the median (default: %(default)s)",
+        help="the percentile to judge, in addition to the median (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-different",
         action="store_true",
-        help="compare even if machine, settings, engine, precision, load or source differ",
+        help="compare profiles of different machines, settings, engines, precisions, loads or sources",
     )
-    outputs = parser.add_mutually_exclusive_group()
-    outputs.add_argument(
-        "--markdown", metavar="FILE", help="write the table as Markdown; - for standard output"
+    parser.add_argument(
+        "--markdown",
+        type=text_output,
+        metavar="FILE",
+        help="write the table as Markdown to FILE, or to standard output if FILE is -",
     )
-    add_json_argument(parser, "everything")
+    add_json_argument(parser, "the comparison")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    try:
-        return _run(args)
-    except JepaRuntimeError as error:
-        print(f"jepa-runtime compare: {error}", file=sys.stderr)
-        return _NOT_COMPARABLE
+    """Run the command.
 
-
-def _run(args: argparse.Namespace) -> int:
+    Raises:
+        ProfileError: A profile cannot be read, or the profiles are not comparable.
+        JepaRuntimeError: A file cannot be written.
+    """
     if args.markdown == args.json == STDOUT:
-        raise ProfileError("--markdown - and --json - cannot both go to standard output: name a file")
+        raise UsageError("--markdown and --json cannot both write to standard output")
     paths = [args.baseline, *args.others]
     check_outputs(file_paths(args.markdown, args.json), *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
-        _refuse_unlike(paths, profiles)
+        _check_comparable(paths, profiles)
     measure = common_measure(profiles)
     entries = _entries(paths, profiles, measure, args)
     if args.markdown:
@@ -98,21 +96,22 @@ def _run(args: argparse.Namespace) -> int:
         _show(entries, measure)
     verdicts = {entry.comparison.verdict for entry in entries if entry.comparison is not None}
     if "worse" in verdicts:
-        return _WORSE
-    return _NOT_COMPARABLE if "not judged" in verdicts else 0
+        return ExitStatus.NEGATIVE
+    return ExitStatus.INCONCLUSIVE if "not judged" in verdicts else ExitStatus.OK
 
 
-def _refuse_unlike(paths: Sequence[Path], profiles: Sequence[Profile]) -> None:
-    unlike = [
+def _check_comparable(paths: Sequence[Path], profiles: Sequence[Profile]) -> None:
+    different = [
         f"{path}: {difference}"
         for path, profile in zip(paths[1:], profiles[1:], strict=True)
         for difference in differences(profiles[0], profile)
     ]
-    if unlike:
-        listed = "\n  ".join(unlike)
+    if different:
+        listed = "\n  ".join(different)
         raise ProfileError(
-            f"not measured under like conditions ({paths[0]} against the others); measure again under the "
-            f"same ones, or compare anyway with --allow-different:\n  {listed}"
+            f"{paths[0]} and the others were measured under different conditions; measure them under the "
+            f"same ones, or compare anyway with --allow-different:\n  {listed}",
+            code="profile.different_conditions",
         )
 
 
@@ -162,7 +161,7 @@ def _as_json(entries: Sequence[Entry], measure: Measure, args: argparse.Namespac
 
 
 def _show(entries: Sequence[Entry], measure: Measure) -> None:
-    """One column a file: as rows they would not fit a terminal."""
+    """Print a table with one column per profile: as rows they would not fit a terminal."""
     columns = [cells(entry, measure) for entry in entries]
     table = Table(title=f"{measure} in ms", title_justify="left")
     table.add_column("file")

@@ -1,44 +1,64 @@
-"""``jepa-runtime configs``: installs the system files of a robot, and takes them back."""
+"""``jepa-runtime configs``: install the system files of a robot, or remove them."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jepa_runtime.commands.arguments import add_json_argument
-from jepa_runtime.system_files.shipped import DEVICES
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
 
-_EPILOG = "Exit status: 0 done or nothing to do, 1 error, 3 (plan) there is something to do."
+from jepa_runtime.commands.arguments import add_json_argument
+from jepa_runtime.commands.exit_status import ExitStatus
+from jepa_runtime.errors import SystemFilesError
+from jepa_runtime.system_files import transaction
+from jepa_runtime.system_files.change_plan import TO_DO, Action, FileChange, next_steps
+from jepa_runtime.system_files.entries import File
+from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.transaction import Undone
+from jepa_runtime.util.output_files import STDOUT, write_json
+
+_EPILOG = "Exit status: 0 done, or nothing to do; 1 error; 3 `plan` found changes to make."
+_DEFAULT = DEVICES[:1]
+_HINT = (
+    f"only the files for every robot: --device adds {' or '.join(DEVICES[1:])} (together with --device "
+    "common)"
+)
+_STYLES = {Action.NEW: "green", Action.CHANGED: "yellow", Action.SAME: "dim"}
+_DIFFER = (Action.CHANGED, Action.CONFLICT)
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``configs`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "configs",
-        help="install the system files of a robot (units, limits, DDS, clocks), or take them back",
-        description="Install the system files that jepa-edge carries, all or none, or take them back to the "
-        "byte. Nothing is loaded or started: what is to be done for that is printed.",
+        description="Install the system files of jepa-edge (systemd units, limits, DDS, clocks), all or "
+        "none, or restore the previous state of the root. No unit is loaded or started: the commands for "
+        "that are printed.",
         epilog=_EPILOG,
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
-    plan = _add(actions, "plan", "show what would be installed")
-    apply = _add(actions, "apply", "install the files; what was there is kept for undo")
+    plan = _add(actions, "plan", "show the changes that apply would make")
+    apply = _add(actions, "apply", "install the files, and back up those that they replace")
     for action in (plan, apply):
         action.add_argument(
             "--device",
             action="append",
             choices=DEVICES,
-            help="which files; may be given again (default: common alone)",
+            help="files to install; repeatable (default: common)",
         )
-    undo = _add(actions, "undo", "make the root what it was before the first apply")
+    undo = _add(actions, "undo", "restore the root as it was before the first apply")
     for action in (apply, undo):
         action.add_argument(
             "--keep-changed",
             action="store_true",
-            help="leave files that were changed since they were installed as they are, instead of refusing; "
-            "undo then puts what was there before beside them, as NAME.before-jepa-edge",
+            help="keep files that were changed since they were installed, instead of failing; undo then "
+            "writes the previous content next to them, to NAME.before-jepa-edge",
         )
 
 
@@ -46,20 +66,22 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        SystemFilesError: it failed.
+        SystemFilesError: The files cannot be installed or restored.
     """
-    # Other commands start without what only this one needs.
-    from jepa_runtime.commands import configs_actions
+    if args.action != "plan" and os.path.samefile(args.root, "/") and os.geteuid() != 0:
+        raise SystemFilesError(
+            "/: only root may change it: run this with sudo, or choose another --root",
+            code="system_files.not_root",
+        )
+    return {"plan": _plan, "apply": _apply, "undo": _undo}[args.action](args, Console(highlight=False))
 
-    return configs_actions.run(args)
 
-
-def _add(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
+def _add(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=_EPILOG
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=_EPILOG
     )
     parser.add_argument(
-        "--root", type=_folder, default=Path("/"), metavar="DIR", help="the target (default: %(default)s)"
+        "--root", type=_folder, default=Path("/"), metavar="DIR", help="root folder (default: %(default)s)"
     )
     add_json_argument(parser, "the outcome")
     parser.set_defaults(run=run)
@@ -70,3 +92,76 @@ def _folder(text: str) -> Path:
     if not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
     return Path(text)
+
+
+def _plan(args: argparse.Namespace, console: Console) -> int:
+    changes = transaction.preview(args.root, shipped(args.device or _DEFAULT))
+    _show(args, console, changes)
+    unchanged = all(change.action is Action.SAME for change in changes)
+    return ExitStatus.OK if unchanged else ExitStatus.NEGATIVE
+
+
+def _apply(args: argparse.Namespace, console: Console) -> int:
+    files = shipped(args.device or _DEFAULT)
+    changes = transaction.apply(args.root, files, keep_changed=args.keep_changed)
+    _show(args, console, changes)
+    if args.json != STDOUT:
+        _show_next(console, _next(changes))
+    return ExitStatus.OK
+
+
+def _undo(args: argparse.Namespace, console: Console) -> int:
+    undone = transaction.undo(args.root, keep_changed=args.keep_changed)
+    steps = next_steps([*undone.restored, *undone.removed])
+    if args.json is not None:
+        write_json(args.json, {"root": str(args.root), **asdict(undone), "next": steps})
+    if args.json == STDOUT:
+        return ExitStatus.OK
+    for outcome, paths in asdict(undone).items():
+        for path in paths:
+            console.print(f"{outcome:9} {escape(path)}")
+    if undone == Undone():
+        console.print("nothing is installed")
+    _show_next(console, steps)
+    return ExitStatus.OK
+
+
+def _show(args: argparse.Namespace, console: Console, changes: Sequence[FileChange]) -> None:
+    if args.json is not None:
+        files = [_as_dict(change) for change in changes]
+        write_json(args.json, {"root": str(args.root), "files": files, "next": _next(changes)})
+    if args.json == STDOUT:
+        return
+    for change in changes:
+        style = _STYLES.get(change.action, "bold red")
+        why = f": {escape(change.reason)}" if change.reason else ""
+        console.print(f"[{style}]{change.action:9}[/] {escape(change.file.path)}{_modes(change)}{why}")
+        if args.action == "plan" and change.action in _DIFFER:
+            console.print(Syntax(change.diff(), "diff", background_color="default", word_wrap=True))
+    if args.device is None:
+        console.print(_HINT)
+
+
+def _as_dict(change: FileChange) -> dict[str, str]:
+    return {
+        "path": change.file.path,
+        "device": change.file.device,
+        "action": change.action,
+        "why": change.reason,
+        "diff": change.diff() if change.action in _DIFFER else "",
+    }
+
+
+def _modes(change: FileChange) -> str:
+    if not isinstance(change.found, File) or change.found.mode == change.file.mode:
+        return ""
+    return f" (mode {change.found.mode:04o} to {change.file.mode:04o})"
+
+
+def _next(changes: Sequence[FileChange]) -> list[str]:
+    return next_steps(change.file.path for change in changes if change.action in TO_DO)
+
+
+def _show_next(console: Console, steps: Sequence[str]) -> None:
+    if steps:
+        console.print("to apply this to the running system:", *steps, sep="\n    ")

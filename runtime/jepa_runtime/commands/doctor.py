@@ -1,15 +1,15 @@
-"""``jepa-runtime doctor``: what does this machine lack to run a model in real time?"""
+"""``jepa-runtime doctor``: check whether this machine can run a model in real time."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from jepa_runtime.commands.arguments import add_json_argument, open_console
+from jepa_runtime.commands.arguments import add_json_argument, open_console, text_output
+from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.doctor import (
     Diagnosis,
     Finding,
@@ -22,11 +22,9 @@ from jepa_runtime.doctor import (
     examine,
     fix_script,
 )
-from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_text
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_text
 
-_FAILED = 2
 _STYLES = {
     Severity.ERROR: "bold red",
     Severity.WARNING: "yellow",
@@ -40,61 +38,63 @@ def add_parser(subparsers: Any) -> None:
     """Add ``doctor`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "doctor",
-        help="tell what this machine lacks to run a model in real time, and how to mend it",
-        description="Tell what this machine lacks to run a model in real time: driver, firmware, devices, "
-        "libraries, power mode, clocks, heat, DDS buffers, limits, room, clock. Each finding has its "
-        "evidence and the command that mends it; nothing is changed. What cannot be told is unknown, not "
-        "wrong. Run it as the account that will run the model. Exit status 0: nothing is wrong, 1: there is "
-        "an error or a warning, 2: the doctor could not run.",
+        description="Check whether this machine can run a model in real time: drivers, firmware, devices, "
+        "libraries, power mode, clock rates, temperature, DDS buffers, limits, disk space, system time. "
+        "Each finding has its evidence and the command that fixes it; nothing is changed. What cannot be "
+        "determined is reported as unknown. Run it as the account that will run the model.",
+        epilog="Exit status: 0 no problem, 1 the checks could not run, 3 there is an error or a warning.",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="judge the machine for this bundle")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="the bundle that will run on this machine")
     add_json_argument(parser, "the findings")
     parser.add_argument(
         "--fix-script",
-        type=Path,
+        type=text_output,
         metavar="FILE",
-        help="write a shell script with all remedies, for you to read and run; it is not run",
+        help="write a shell script with all fixes to FILE (- for standard output), to review and run",
     )
     parser.add_argument(
         "--root",
         type=Path,
         default=Path("/"),
         metavar="DIR",
-        help="examine the files of another machine below DIR, such as its mounted disk; DIR.json may tell "
-        "what no file does (docs/doctor.md)",
+        help="check another machine whose files are below DIR, such as a mounted disk; DIR.json may provide "
+        "what is not in files (docs/doctor.md) (default: /)",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    try:
-        facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
-        read = file_paths(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
-        check_outputs(file_paths(args.fix_script, args.json), *read)
-        requirements = None if args.bundle is None else Requirements.from_bundle(args.bundle)
-        diagnosis = examine(System(args.root, facts), requirements)
-        if args.fix_script is not None:
-            write(args.fix_script, fix_script(diagnosis))
-        if args.json is not None:
-            write_text(args.json, as_json(diagnosis))
-    except JepaRuntimeError as error:
-        print(f"jepa-runtime doctor: {error}", file=sys.stderr)
-        return _FAILED
-    if args.json != STDOUT:
-        _show(diagnosis, verbose=args.verbose)
-    return 1 if diagnosis.problems else 0
+    """Run the command.
+
+    Raises:
+        DoctorError: The root or its recorded facts cannot be read.
+        JepaRuntimeError: The bundle is invalid, or a file cannot be written.
+    """
+    if args.fix_script == args.json == STDOUT:
+        raise UsageError("--fix-script and --json cannot both write to standard output")
+    facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
+    read = file_paths(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
+    check_outputs(file_paths(args.fix_script, args.json), *read)
+    requirements = None if args.bundle is None else Requirements.from_bundle(args.bundle)
+    diagnosis = examine(System(args.root, facts), requirements)
+    if args.fix_script is not None:
+        write_text(args.fix_script, fix_script(diagnosis).rstrip("\n"))
+    if args.json is not None:
+        write_text(args.json, as_json(diagnosis))
+    if STDOUT not in (args.json, args.fix_script):
+        _show(diagnosis, verbose=bool(args.verbose))
+    return ExitStatus.NEGATIVE if diagnosis.problems else ExitStatus.OK
 
 
 def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:
     console = open_console()
-    # Text takes what a machine's files say literally; a string might be markup.
+    # A string from a file may contain markup; Text is literal.
     console.print(Text(f"{diagnosis.machine.name} ({diagnosis.machine.architecture})", style="bold"))
     shown = [
         finding for finding in diagnosis.findings if verbose or finding.verdict.severity <= Severity.UNKNOWN
     ]
     for finding in shown:
-        console.print(_told(finding, verbose=verbose), soft_wrap=True, end="")
+        console.print(_finding_text(finding, verbose=verbose), soft_wrap=True, end="")
     counts = {level: 0 for level in Severity}
     for finding in diagnosis.findings:
         counts[finding.verdict.severity] += 1
@@ -103,14 +103,14 @@ def _show(diagnosis: Diagnosis, *, verbose: bool) -> None:
     )
 
 
-def _told(finding: Finding, *, verbose: bool) -> Text:
-    """One line each for what was found, for what tells it, and for what mends it, to be copied."""
+def _finding_text(finding: Finding, *, verbose: bool) -> Text:
+    """Return one line each for the finding, for its evidence, and for the commands that fix it."""
     verdict = finding.verdict
     text = Text("\n").append(f"{verdict.severity.name.lower()} {finding.check}", _STYLES[verdict.severity])
     text.append(f": {verdict.summary}\n")
     if verbose or verdict.severity <= Severity.WARNING:
-        for seen in verdict.evidence:
-            text.append(f"  {seen.source}: {seen.value}\n", "dim")
+        for evidence in verdict.evidence:
+            text.append(f"  {evidence.source}: {evidence.value}\n", "dim")
     for step in verdict.remedy:
         text.append(f"  {step}\n" if step.startswith("#") else f"  $ {step}\n", "bold")
     return text

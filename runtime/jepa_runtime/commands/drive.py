@@ -1,5 +1,4 @@
-"""``jepa-runtime drive``: closed loop in a simulated world, by the package :mod:`jepa_sim` where it is
-installed."""
+"""``jepa-runtime drive``: closed-loop evaluation, implemented by the optional package :mod:`jepa_sim`."""
 
 from __future__ import annotations
 
@@ -15,10 +14,9 @@ def add_parser(subparsers: Any) -> None:
     try:
         import_simulation("drive_command").add_parser(subparsers)
     except SourceError:
-        # No prefix: whatever arguments are given, the answer is that the package is missing.
+        # Without a prefix for options, any arguments lead to the error that the package is missing.
         parser = subparsers.add_parser(
             "drive",
-            help="closed loop in a simulated world (needs jepa-edge-sim)",
             prefix_chars="\0",
             add_help=False,
         )

@@ -1,4 +1,4 @@
-"""``jepa-runtime info``: what a bundle is."""
+"""``jepa-runtime info``: show the contents of a bundle."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
 from jepa_runtime.commands.arguments import add_json_argument, open_console
 from jepa_runtime.util.output_files import STDOUT, write_json
 
-# What does the work of a graph that a bundle may lack.
-_WITHOUT: dict[Role, str] = {"step": "none: the predictor", "energy": "none: mean squared difference"}
+# What replaces a graph that a bundle may lack.
+_WITHOUT: dict[Role, str] = {"step": "none (predictor)", "energy": "none (mean squared difference)"}
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``info`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
-        "info", help="show what a bundle is", description="Verify a bundle's files and show what it is."
+        "info", description="Check the files of a bundle and show what it contains."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     add_json_argument(parser, "the manifest and its hash")
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        BundleError: the bundle is not valid.
+        BundleError: The bundle is invalid.
     """
     bundle = Bundle.open(args.bundle)
     if args.json is not None:
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json == STDOUT:
         return 0
     title = f"{bundle.manifest.model_id} {bundle.manifest.version}"
-    # Without a frame, a hash is not broken over two lines.
+    # Without a box, a hash fits on one line.
     table = Table(box=None, show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _facts(bundle).items():
-        # Text takes what a bundle says literally; a string might be markup.
+        # A string from a bundle may contain markup; Text is literal.
         table.add_row(name, Text(value))
     open_console().print(table)
     return 0
@@ -56,19 +56,19 @@ def _facts(bundle: Bundle) -> dict[str, str]:
     frame, latent, action = manifest.io.frame, manifest.io.latent, manifest.io.action
     components = zip(action.names, action.low, action.high, action.units, strict=True)
     limits = ", ".join(f"{name} {low:g} to {high:g} {unit}" for name, low, high, unit in components)
-    norm = "" if action.max_norm is None else f", together at most {action.max_norm:g}"
+    norm = "" if action.max_norm is None else f", norm at most {action.max_norm:g}"
     origin = manifest.provenance
     return {
         "description": manifest.description,
         "release": str(manifest.release_seq),
-        "weights": "trained" if manifest.trained else "RANDOM: predictions mean nothing",
-        "licence": manifest.licence,
+        "weights": "trained" if manifest.trained else "RANDOM (predictions are meaningless)",
+        "license": manifest.licence,
         "data": origin.data,
         "teacher": origin.teacher or "none",
-        "made by": f"{origin.command} (commit {origin.commit})",
+        "created by": f"{origin.command} (commit {origin.commit})",
         "frame": f"{frame.height} x {frame.width} {frame.color} {frame.dtype} at {frame.rate_hz:g} Hz",
         "latent": f"{latent.tokens} tokens x {latent.dim} {latent.dtype}",
-        "actions": f"{limits}{norm}; each held {manifest.io.step_s:g} s",
+        "actions": f"{limits}{norm}; step {manifest.io.step_s:g} s",
         "history": f"{manifest.history_size} latent{'s' * (manifest.history_size > 1)}",
         "futures": f"{manifest.num_samples} x {manifest.horizon} steps",
         **{role: _variants(manifest, role) for role in ROLES},

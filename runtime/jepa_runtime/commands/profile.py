@@ -1,4 +1,4 @@
-"""``jepa-runtime profile``: how late a model is on this machine, and what the machine did meanwhile."""
+"""``jepa-runtime profile``: measure the latency of a model and the state of the machine meanwhile."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_cache_argument,
+    add_engine_argument,
     add_json_argument,
+    add_num_samples_argument,
+    add_precision_argument,
+    add_threads_argument,
+    add_untrained_argument,
+    binary_output,
     frame_size,
     open_console,
     positive,
     rate,
+    text_output,
 )
+from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.commands.profile_passes import PASSES, SWEEP_S, Passes
 from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.commands.signals import stop_on_signals
@@ -42,7 +50,7 @@ from jepa_runtime.telemetry import IDLE_S, Monitor, energy, measures_power
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.measurements import Environment
 from jepa_runtime.util.compat import python_module
-from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_text
 
 _POLL_S = 0.2
 
@@ -51,55 +59,65 @@ def add_parser(subparsers: Any) -> None:
     """Add ``profile`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "profile",
-        help="measure latency on this machine",
-        description="Measure latency on this machine. The main pass is an open loop: frames are due at a "
-        "fixed rate whatever the model does, and latency counts from the moment a frame was due. Further "
-        "passes: parity with the golden outputs, closed loop (the highest rate), a sweep of rates to the "
-        "knee, cold starts, the first frame after an idle gap, and the time of each layer.",
-        epilog="Exit status: 0 measured; 1 not, or over ROS 2 the world model died or fell silent meanwhile: "
-        "what was measured until then is written.",
+        description="Measure latency on this machine. The main pass is open loop: frames are scheduled at "
+        "a fixed rate, independently of the model, and latency counts from the scheduled time. Further "
+        "passes: parity with the golden outputs, closed loop (the highest rate), a sweep of rates up to "
+        "the knee, cold starts, the first frame after an idle gap, and the time of each layer.",
+        epilog="Exit status: 0 measured, 1 error. If the world model node died or stopped publishing, the "
+        "measurements until then are written.",
     )
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model bundle (not with --attach)")
     parser.add_argument(
-        "--source", default="two_rooms", metavar="S", help="as for run; read ahead (default: %(default)s)"
+        "--source",
+        default="two_rooms",
+        metavar="S",
+        help="the source, as for `jepa-runtime run`; frames are preloaded (default: %(default)s)",
     )
-    parser.add_argument("--size", type=frame_size, metavar="WxH", help="scale frames (default: as they come)")
-    parser.add_argument("--rate", type=rate, default=30.0, metavar="HZ", help="default: %(default)g")
     parser.add_argument(
-        "--duration", type=positive, default=60.0, metavar="S", help="of the main pass (default: %(default)g)"
+        "--size", type=frame_size, metavar="WxH", help="scale frames (default: as in the source)"
+    )
+    parser.add_argument(
+        "--rate", type=rate, default=30.0, metavar="HZ", help="frames per second (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--duration",
+        type=positive,
+        default=60.0,
+        metavar="S",
+        help="seconds of the main pass (default: %(default)g)",
     )
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
-    parser.add_argument("--futures", type=int, metavar="K", help="futures per frame (default: the bundle's)")
-    parser.add_argument(
-        "--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--precision", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)"
-    )
+    add_num_samples_argument(parser, "--futures")
+    add_engine_argument(parser)
+    add_precision_argument(parser)
+    add_threads_argument(parser)
     add_cache_argument(parser)
     parser.add_argument(
-        "--skip", type=_passes, default=(), metavar="PASS,…", help=f"leave out: {', '.join(PASSES)}, or all"
+        "--skip",
+        type=_passes,
+        default=(),
+        metavar="PASS,…",
+        help=f"passes to skip: {', '.join(PASSES)}, or all",
     )
-    add_json_argument(parser, "the profile, to compare it later,")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report there")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Perfetto trace there")
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    add_json_argument(parser, "the profile, for `jepa-runtime compare`,")
+    parser.add_argument(
+        "--html", type=text_output, metavar="FILE", help="write a report to FILE (- for standard output)"
+    )
+    parser.add_argument("--trace", type=binary_output, metavar="FILE", help="write a Perfetto trace to FILE")
+    add_untrained_argument(parser)
     ros = parser.add_argument_group(
-        "ROS 2", "the main pass and the sweep on a running graph, seen from another process"
+        "ROS 2", "measure the main pass and the sweep on a ROS 2 graph, from another process"
     )
-    ros.add_argument("--ros", action="store_true", help="publish frames to a world_model node of its own")
+    ros.add_argument("--ros", action="store_true", help="start a world_model node and publish frames to it")
     ros.add_argument(
         "--attach", metavar="NODE",
-        help="… or to this one, which runs already; its own are engine, precision, threads and futures",
+        help="publish frames to this running node, with its engine, precision, threads and futures",
     )  # fmt: skip
     ros.add_argument(
         "--ros-param", action="append", default=[], metavar="NAME:=VALUE",
-        help="a further parameter of the node that is started, such as cpu_affinity:=[1]",
+        help="parameter of the node that --ros starts, such as cpu_affinity:=[1]; repeatable",
     )  # fmt: skip
     ros.add_argument("--topic", metavar="T", help="topic of the images (default: camera/image_raw)")
     parser.set_defaults(run=run)
@@ -109,61 +127,64 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, the main pass could not be measured, or a file cannot be written.
+        UsageError: The options contradict each other.
+        JepaRuntimeError: An input is invalid, the main pass failed, or a file cannot be written.
     """
     if (args.bundle is None) == (args.attach is None):
-        raise ProfileError("give --bundle to start a model, or --attach to measure a node that runs")
+        raise UsageError("either --bundle or --attach is required")
     on_graph = args.ros or args.attach is not None
     if (args.topic or args.ros_param) and not on_graph:
-        raise ProfileError("--topic and --ros-param take --ros or --attach: without, no graph is measured")
+        raise UsageError("--topic and --ros-param require --ros or --attach")
+    if args.json == args.html == STDOUT:
+        raise UsageError("--json and --html cannot both write to standard output")
     outs = file_paths(args.json, args.html, args.trace)
     check_outputs(outs, Path(split_spec(args.source)[0]), *file_paths(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
-    console = open_console(stderr=args.json == STDOUT)
+    console = open_console(stderr=STDOUT in (args.json, args.html))
     with stop_on_signals() as stopping:
         if on_graph:
             profile, status = _from_ros(args, stopping, console)
         else:
             profile, status = _measure(args, stopping, console), 0
-    # A terminal that is gone takes no table, and must not take the files with it.
+    # The files are written first: printing to a closed terminal fails.
     try:
         write_each(
             (args.json, lambda: write_profile(profile, args.json)),
-            (args.html, lambda: write(args.html, render_profile(profile))),
+            (args.html, lambda: write_text(args.html, render_profile(profile))),
             (args.trace, lambda: write_trace(profile, args.trace)),
         )
     finally:
-        show(profile, console)
-    return int(status != 0)
+        show(profile, console, verbose=bool(args.verbose))
+    return ExitStatus.OK if status == 0 else ExitStatus.ERROR
 
 
 def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Profile:
     bundle = Bundle.open(args.bundle)
     workload = Workload.read(args.source, rate_hz=args.rate, size=args.size)
     open_model = partial(
-        WorldModel.open, bundle, engine=args.engine, precision=args.precision, num_samples=args.futures,
+        WorldModel.open, bundle, engine=args.engine, precision=args.precision, num_samples=args.num_samples,
         options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
         allow_untrained=args.allow_untrained,
     )  # fmt: skip
     with Steps(console) as steps:
-        steps.say("idle, to know what the machine takes by itself")
+        steps.say("idle power")
         with Monitor() as idle:
             if measures_power(idle.readings()):
                 stopping.wait(IDLE_S)
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
         with LoadGenerator(open_model, workload, stopping=stopping) as load:
             subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
-            with ExitStack() as watched:
-                busy = watched.enter_context(Monitor())
+            with ExitStack() as monitored:
+                busy = monitored.enter_context(Monitor())
                 main = load.open_loop(
                     args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate,
-                    tick=steps.live, over=watched.close,
+                    tick=steps.live, over=monitored.close,
                 )  # fmt: skip
-            # The frames that fill the history came before the run began.
+            # Readings before the run are of the frames that fill the history.
             readings = busy.readings(since_s=load.began_s)
             passes.under_load(load)
-        passes.by_themselves(bundle, subject)
+        passes.standalone(bundle, subject)
     return Profile(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"jepa-runtime {jepa_runtime.__version__}",
@@ -174,11 +195,11 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         readings=readings,
         energy=energy(idle.readings(), readings, frames=len(main.scheduled_s), duration_s=main.duration_s),
         notes=[
-            f"{len(workload.frames)} frames of {workload.name} were read ahead ({workload.read_ms:.2f} ms "
-            "each) and shown in turn; latency counts from the moment a frame was due",
+            f"{len(workload.frames)} frames of {workload.name} were preloaded ({workload.read_ms:.2f} ms "
+            "each) and played in a loop; latency counts from the scheduled time of a frame",
             *_stopped(main, args),
             *_without_futures(main, bundle),
-            *(f"preferred, but does not serve: {refused}" for refused in passed_over),
+            *(f"preferred, but not usable: {reason}" for reason in passed_over),
             *busy.notes(),
             *passes.notes,
         ],
@@ -187,8 +208,8 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
 
 
 def _stopped(run: Run, args: argparse.Namespace) -> list[str]:
-    sent, asked = len(due_frames(run)), count_frames(args.rate, args.duration)
-    return [f"stopped after {sent} of {asked} frames"] if sent < asked else []
+    sent, planned = len(due_frames(run)), count_frames(args.rate, args.duration)
+    return [f"stopped after {sent} of {planned} frames"] if sent < planned else []
 
 
 def _without_futures(run: Run, bundle: Bundle) -> list[str]:
@@ -197,8 +218,8 @@ def _without_futures(run: Run, bundle: Bundle) -> list[str]:
         return []
     step_s = bundle.manifest.io.step_s
     return [
-        f"futures in {predicted} of {frames} frames: the others had no image a step ({step_s:g} s) "
-        "before them"
+        f"futures in {predicted} of {frames} frames: the others were not one step ({step_s:g} s) after "
+        "another frame"
     ]
 
 
@@ -220,38 +241,50 @@ def _subject(args: argparse.Namespace, model: WorldModel, workload: Workload) ->
 
 
 def _environment(subject: Subject) -> Environment:
-    """Of this machine; what TensorRT says its GPU is (``10.3.0 on Orin``) is no version, but a condition."""
+    """Return the environment of this machine.
+
+    TensorRT's version names the GPU (``10.3.0 on Orin``), which becomes a setting.
+    """
     found = environment()
     _, _, gpu = (subject.engine_version or "").partition(" on ")
     return found.model_copy(update={"settings": found.settings | ({"gpu": gpu} if gpu else {})})
 
 
 def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tuple[Profile, int]:
-    """The main pass and the sweep by the profiler of jepa_ros, a program of its own, with its exit status:
-    this package knows no ROS. Parity is measured here afterwards, where the bundle is known."""
+    """Measure the main pass and the sweep with the profiler of jepa_ros, a separate program.
+
+    Parity is measured here afterwards, if the bundle is known.
+
+    Returns:
+        The profile, and the exit status of the profiler.
+    """
     if not all(map(find_spec, ("rclpy", "jepa_ros"))):
         raise ProfileError(
             "ROS 2 or its package jepa_ros is not found: source the workspace (. scripts/env.sh, or "
-            "ros2_ws/install/setup.bash)"
+            "ros2_ws/install/setup.bash)",
+            code="profile.ros_not_found",
         )
     bundle = Bundle.open(args.bundle) if args.bundle else None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
         status = _run_profiler(_profiler_command(args, out), stopping)
         if not out.exists():
-            raise ProfileError(f"the profiler of jepa_ros ended with status {status} and left no profile")
+            raise ProfileError(
+                f"the profiler of jepa_ros ended with status {status} and wrote no profile",
+                code="profile.ros_profiler_failed",
+            )
         profile = read_profile(out)
     notes = [*profile.notes]
     if args.attach is not None and "sweep" not in args.skip:
-        notes.append("sweep: not measured: a node that others use is not to be brought to its limit")
+        notes.append("sweep: not measured: a node in use must not be overloaded")
     if missing := [name for name in PASSES if name not in ("parity", "sweep", *args.skip)]:
-        notes.append(f"{', '.join(missing)}: not measured: there are no such passes over ROS 2")
+        notes.append(f"{', '.join(missing)}: not measured: not available over ROS 2")
     with Steps(console) as steps:
         passes = Passes({"parity"} - set(args.skip), steps, stopping, args.cache_dir)
         if bundle is not None:
-            passes.by_themselves(bundle, profile.subject)
+            passes.standalone(bundle, profile.subject)
         elif "parity" not in args.skip:
-            notes.append("parity: not measured: a node that runs already does not tell where its bundle is")
+            notes.append("parity: not measured: the bundle of a running node is unknown")
     return profile.model_copy(update={**passes.found, "notes": [*notes, *passes.notes]}), status
 
 
@@ -259,22 +292,25 @@ def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
     options = {
         "--bundle": args.bundle, "--source": args.source, "--rate": args.rate,
         "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--out": out,
-        "--futures": args.futures, "--cache-dir": args.cache_dir,
+        "--futures": args.num_samples, "--cache-dir": args.cache_dir,
         "--precision": args.precision, "--attach": args.attach, "--topic": args.topic,
         "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
     }  # fmt: skip
-    told = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     if args.attach is None and "sweep" not in args.skip:
-        told += ["--sweep", str(SWEEP_S)]
-    told += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
+        arguments += ["--sweep", str(SWEEP_S)]
+    arguments += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
     if args.allow_untrained:
-        told.append("--allow-untrained")
-    return [*python_module("jepa_ros.nodes.profiler"), *told]
+        arguments.append("--allow-untrained")
+    return [*python_module("jepa_ros.nodes.profiler"), *arguments]
 
 
 def _run_profiler(command: list[str], stopping: Event) -> int:
-    """Its exit status. At the first signal it keeps what was measured until then, at a second it ends at
-    once: in a session of its own it hears them from here alone, so that Ctrl-C is one and not two."""
+    """Run the profiler and return its exit status.
+
+    After the first signal it writes what it measured until then; a second one ends it at once. It runs in a
+    session of its own, so that Ctrl-C reaches it once, from here.
+    """
     with subprocess.Popen(command, start_new_session=True) as profiler:
         try:
             while profiler.poll() is None and not stopping.wait(_POLL_S):
@@ -290,5 +326,7 @@ def _passes(text: str) -> tuple[str, ...]:
     chosen = PASSES if text == "all" else tuple(text.split(","))
     unknown = [name for name in chosen if name not in PASSES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no pass {', '.join(unknown)}: there are {', '.join(PASSES)}")
+        raise argparse.ArgumentTypeError(
+            f"unknown pass {', '.join(unknown)}; the passes are {', '.join(PASSES)}"
+        )
     return chosen

@@ -1,6 +1,6 @@
-"""The passes of ``jepa-runtime profile`` beside the main one.
+"""The passes of ``jepa-runtime profile`` in addition to the main one.
 
-What one of them cannot measure becomes a note: it must not take with it what was measured before.
+A pass that fails becomes a note in the profile; it does not discard earlier measurements.
 """
 
 from __future__ import annotations
@@ -32,61 +32,63 @@ _COLD_STARTS = 3
 
 
 class Passes:
-    """Runs passes and keeps what they found.
+    """Runs passes and collects their results.
 
     Args:
-        asked: which, of :data:`PASSES`; the sweep takes the closed loop with it, which tells what to sweep.
-        steps: told what is being done.
-        stopping: set from elsewhere: the pass in work ends, and no other begins.
-        cache_dir: see :class:`~jepa_runtime.backends.base.BackendOptions`.
+        requested: Names from :data:`PASSES`. The sweep includes the closed loop, which determines its rates.
+        steps: Shows the current pass.
+        stopping: When it is set, the current pass ends and no other begins.
+        cache_dir: See :class:`~jepa_runtime.backends.base.BackendOptions`.
 
     Attributes:
-        found: fields of the profile.
+        found: Fields of the profile.
     """
 
-    def __init__(self, asked: Collection[str], steps: Steps, stopping: Event, cache_dir: Path | None) -> None:
+    def __init__(
+        self, requested: Collection[str], steps: Steps, stopping: Event, cache_dir: Path | None
+    ) -> None:
         self.found: dict[str, Any] = {}
-        self._asked = {*asked, "closed"} if "sweep" in asked else set(asked)
+        self._requested = {*requested, "closed"} if "sweep" in requested else set(requested)
         self._steps = steps
         self._stopping = stopping
         self._cache_dir = cache_dir
         self._failures: list[str] = []
-        self._left_out: list[str] = []
+        self._skipped: list[str] = []
 
     @property
     def notes(self) -> list[str]:
-        """What was asked for and not measured, and why."""
-        stopped = f"{', '.join(dict.fromkeys(self._left_out))}: not measured: it was stopped before"
-        return [*self._failures, *([stopped] if self._left_out else [])]
+        """Which requested passes were not measured, and why."""
+        stopped = f"{', '.join(dict.fromkeys(self._skipped))}: not measured: stopped before"
+        return [*self._failures, *([stopped] if self._skipped else [])]
 
     def under_load(self, load: LoadGenerator) -> None:
-        """Those that load the open pipeline in other ways."""
+        """Run the passes that use the running pipeline."""
         self._attempt("closed", partial(self._closed, load))
         self._attempt("sweep", partial(self._sweep, load))
         for gap_s, repetitions in _IDLE_GAPS:
-            what = f"idle gaps of {gap_s:g} s"
-            self._attempt("idle", partial(self._idle, load, gap_s, repetitions, what), what)
+            title = f"idle gaps of {gap_s:g} s"
+            self._attempt("idle", partial(self._idle, load, gap_s, repetitions, title), title)
 
-    def by_themselves(self, bundle: Bundle, subject: Subject) -> None:
-        """Those that open the model anew, as ``subject`` says that it served.
+    def standalone(self, bundle: Bundle, subject: Subject) -> None:
+        """Run the passes that open the model again, with the engine and precision of ``subject``.
 
         Raises:
-            ProfileError: the model computes NaN or infinity.
+            ProfileError: The model computes NaN or infinity.
         """
         self._parity(bundle, subject)
         self._attempt("cold", partial(self._cold, bundle, subject))
         self._attempt("layers", partial(self._layers, bundle, subject))
 
-    def _attempt(self, name: str, measure: Callable[[], None], what: str = "") -> None:
-        if name not in self._asked:
+    def _attempt(self, name: str, measure: Callable[[], None], title: str = "") -> None:
+        if name not in self._requested:
             return
         if self._stopping.is_set():
-            self._left_out.append(name)
+            self._skipped.append(name)
             return
         try:
             measure()
         except JepaRuntimeError as error:
-            self._failures.append(f"{what or name}: not measured: {error}")
+            self._failures.append(f"{title or name}: not measured: {error}")
 
     def _closed(self, load: LoadGenerator) -> None:
         self._steps.say("closed loop")
@@ -95,7 +97,9 @@ class Passes:
     def _sweep(self, load: LoadGenerator) -> None:
         closed = self.found.get("closed_loop")
         if closed is None:
-            raise ProfileError("the closed loop did not tell the highest rate")
+            raise ProfileError(
+                "the closed loop failed, so the highest rate is unknown", code="profile.no_closed_loop"
+            )
         fastest_hz = len(closed.scheduled_s) / closed.duration_s
         self.found["sweep"] = load.sweep(
             fastest_hz,
@@ -104,11 +108,11 @@ class Passes:
             ended=lambda why: self._failures.append(f"sweep: {why}"),
         )
 
-    def _idle(self, load: LoadGenerator, gap_s: float, repetitions: int, what: str) -> None:
-        self._steps.say(what)
+    def _idle(self, load: LoadGenerator, gap_s: float, repetitions: int, title: str) -> None:
+        self._steps.say(title)
         gap = load.idle_gap(gap_s, repetitions)
         if not gap.latency_ms:
-            raise ProfileError("it was stopped")
+            raise ProfileError("stopped", code="profile.stopped")
         self.found.setdefault("idle_gaps", []).append(gap)
 
     def _parity(self, bundle: Bundle, subject: Subject) -> None:
@@ -119,7 +123,7 @@ class Passes:
             measured.extend(
                 verification.golden_parity(
                     bundle,
-                    engine=_serving(subject),
+                    engine=_engine_spec(subject),
                     precision=subject.precision,
                     options=self._options(subject),
                 )
@@ -129,8 +133,9 @@ class Passes:
         for parity in measured:
             if math.isnan(parity.max_abs):
                 raise ProfileError(
-                    f"{bundle.path}: {parity.fault}: how fast it does so says nothing; see jepa-runtime "
-                    "verify"
+                    f"{bundle.path}: {parity.fault}: its latency would be meaningless; run `jepa-runtime "
+                    "verify`",
+                    code="profile.wrong_outputs",
                 )
         self.found["parity"] = [
             Parity(
@@ -142,7 +147,7 @@ class Passes:
 
     def _cold(self, bundle: Bundle, subject: Subject) -> None:
         start = cold_start.Start(
-            bundle=bundle.path, engine=_serving(subject), precision=subject.precision,
+            bundle=bundle.path, engine=_engine_spec(subject), precision=subject.precision,
             num_samples=subject.futures, threads=subject.threads, cache_dir=self._cache_dir,
         )  # fmt: skip
         tick = self._steps.counter("cold starts", len(cold_start.caches(start.engine)) * _COLD_STARTS)
@@ -152,7 +157,7 @@ class Passes:
 
     def _layers(self, bundle: Bundle, subject: Subject) -> None:
         self._steps.say("layers")
-        backend = create_backend(_serving(subject), self._options(subject))
+        backend = create_backend(_engine_spec(subject), self._options(subject))
         try:
             self.found["layers"] = [
                 Layer(
@@ -171,6 +176,6 @@ class Passes:
         return BackendOptions(threads=subject.threads, cache_dir=self._cache_dir)
 
 
-def _serving(subject: Subject) -> str:
-    """The engine that served, where several were allowed."""
+def _engine_spec(subject: Subject) -> str:
+    """Return the engine and device that were used, of those that were allowed."""
     return f"{subject.engine}:{subject.device}"

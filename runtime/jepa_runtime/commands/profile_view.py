@@ -1,4 +1,4 @@
-"""What ``jepa-runtime profile`` shows: how far it is, and the figures at the end."""
+"""The output of ``jepa-runtime profile``: progress, and the results at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jepa_runtime.util.statistics import format_ms
 
 
 class Steps:
-    """Progress on a terminal; silent elsewhere."""
+    """The progress of a profile on a terminal; silent elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._progress = progress_on(console)
@@ -33,25 +33,31 @@ class Steps:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def say(self, what: str) -> None:
-        """What is being done now, of unknown length."""
-        self._progress.reset(self._task, description=what, total=None)
+    def say(self, title: str) -> None:
+        """Show the current step, of unknown length."""
+        self._progress.reset(self._task, description=title, total=None)
 
-    def counter(self, what: str, total: int) -> Callable[[], None]:
-        """What is being done now; call what this returns after each of ``total`` parts."""
-        self._progress.reset(self._task, description=what, total=total)
+    def counter(self, title: str, total: int) -> Callable[[], None]:
+        """Show the current step; the returned function counts one of its ``total`` parts."""
+        self._progress.reset(self._task, description=title, total=total)
         return lambda: self._progress.advance(self._task)
 
     def live(self, snapshot: Snapshot) -> None:
-        """The main pass at this moment."""
+        """Show the state of the main pass."""
         recent = snapshot.recent
         p50, p99, longest = (format_ms(value) for value in (recent.p50, recent.p99, recent.max))
-        told = f"open loop: p50 {p50}, p99 {p99}, max {longest} ms"
-        self._progress.update(self._task, description=told, completed=snapshot.sent, total=snapshot.of)
+        title = f"open loop: p50 {p50}, p99 {p99}, max {longest} ms"
+        self._progress.update(self._task, description=title, completed=snapshot.sent, total=snapshot.of)
 
 
-def show(profile: Profile, console: Console) -> None:
-    """The figures of a profile as tables."""
+def show(profile: Profile, console: Console, *, verbose: bool = False) -> None:
+    """Print the results of a profile.
+
+    Args:
+        profile: The profile.
+        console: Where to print.
+        verbose: Print why each sensor is not available, not only which.
+    """
     run = describe(profile.run)
     subject = profile.subject
     console.print(_latencies(profile, run))
@@ -60,11 +66,11 @@ def show(profile: Profile, console: Console) -> None:
     for parity in profile.parity:
         verdict = "[green]ok[/]" if parity.ok else "[bold red]NOT within the bundle's tolerance[/]"
         console.print(
-            f"parity of the {parity.graph}: cosine {parity.mean_cosine:.6f} in the mean, "
-            f"{parity.worst_cosine:.6f} the worst: {verdict}"
+            f"parity of the {parity.graph}: cosine mean {parity.mean_cosine:.6f}, "
+            f"worst {parity.worst_cosine:.6f}: {verdict}"
         )
     _show_passes(profile, console)
-    _show_machine(profile.readings, profile.energy, console)
+    _show_machine(profile.readings, profile.energy, console, verbose=verbose)
     for name, reason in profile.run.absent.items():
         console.print(f"[dim]{name}: not measured: {escape(reason)}[/]")
     for note in profile.notes:
@@ -77,15 +83,15 @@ def show(profile: Profile, console: Console) -> None:
 
 def _latencies(profile: Profile, run: RunStatistics) -> Group:
     subject = profile.subject
-    rate = "as fast as it goes" if run.rate_hz is None else f"{run.rate_hz:g} Hz, open loop"
+    rate = "closed loop" if run.rate_hz is None else f"{run.rate_hz:g} Hz, open loop"
     model = f"{subject.model_id} {subject.model_version} {subject.precision}"
     work = f"{subject.futures} futures x {subject.horizon} steps"
     if subject.threads is not None:
         work += f", {subject.threads} thread{'s' * (subject.threads > 1)}"
     title = escape(f"{model} on {subject.engine} ({subject.device}), {work}; {rate}")
     caption = (
-        "response: of every frame due, until the first result at least as new; latency: of the frames "
-        "processed; peak age: of a result when the next replaced it"
+        "response: from the scheduled time of each frame to the first result of it or a newer one; latency: "
+        "of processed frames; peak age: of a result when the next one replaces it"
     )
     table = Table()
     table.add_column("ms", no_wrap=True)
@@ -97,12 +103,12 @@ def _latencies(profile: Profile, run: RunStatistics) -> Group:
     for name, measured in run.stages.items():
         _add(table, f"  {name}", measured)
         if name in run.device:
-            _add(table, "    by the device's clock", run.device[name])
+            _add(table, "    device clock", run.device[name])
     _add(table, "  residual", run.residual)
     table.add_section()
     _add(table, "peak age", run.peak_age)
     _add(table, "period jitter", run.period_jitter)
-    # A table breaks its own title and caption at its width, in a pipe too.
+    # A table wraps its own title and caption at its width, also in a pipe.
     return Group(f"[italic]{title}[/]", table, f"[dim]{caption}[/]")
 
 
@@ -112,39 +118,39 @@ def _add(table: Table, name: str, measured: Distribution) -> None:
 
 
 def _intervals(measured: Distribution) -> str:
-    told = [
+    intervals = [
         f"{label(name)} above {quantile.low:.2f}"
         if quantile.high is None
         else f"{label(name)} {quantile.low:.2f} to {quantile.high:.2f}"
         for name, quantile in measured.quantiles().items()
         if quantile.low is not None
     ]
-    return f"95 % intervals of the response: {', '.join(told) or 'too few samples'}"
+    return f"95 % confidence intervals of the response: {', '.join(intervals) or 'too few samples'}"
 
 
 def _counts(profile: Profile, run: RunStatistics) -> str:
-    told = [f"{run.processed} of {run.frames} frames processed, {run.dropped} dropped, {run.failed} failed"]
+    counts = [f"{run.processed} of {run.frames} frames processed, {run.dropped} dropped, {run.failed} failed"]
     if run.misses is not None:
-        told.append(f"{run.misses} later than {profile.run.deadline_ms:.4g} ms or never")
-        told.append(f"{run.longest_miss_run} of these in a row")
+        counts.append(f"{run.misses} missed the deadline of {profile.run.deadline_ms:.4g} ms")
+        counts.append(f"at most {run.longest_miss_run} in a row")
     if run.slack is not None and run.slack.p99.value is not None:
-        told.append(f"slack at p99 {run.slack.p99.value:.2f} ms")
+        counts.append(f"slack at p99 {run.slack.p99.value:.2f} ms")
     if run.achieved_hz is not None:
-        told.append(f"{run.achieved_hz:.2f} results a second")
-    return "; ".join(told)
+        counts.append(f"{run.achieved_hz:.2f} results per second")
+    return "; ".join(counts)
 
 
 def _show_passes(profile: Profile, console: Console) -> None:
     if profile.closed_loop is not None:
         closed = describe(profile.closed_loop)
         highest, p50 = closed.achieved_hz or 0, format_ms(closed.latency.p50.value)
-        console.print(f"closed loop: {highest:.1f} Hz at most, p50 {p50} ms ({closed.frames} frames)")
+        console.print(f"closed loop: {highest:.1f} Hz, p50 {p50} ms ({closed.frames} frames)")
     if profile.sweep is not None:
         points = ", ".join(
             f"{point.rate_hz:g} Hz {format_ms(point.p99_ms)}" for point in profile.sweep.points
         )
         knee_hz = profile.sweep.knee_hz
-        knee = "no rate was kept up with" if knee_hz is None else f"highest rate kept up with {knee_hz:g} Hz"
+        knee = "no sustained rate" if knee_hz is None else f"highest sustained rate {knee_hz:g} Hz"
         console.print(f"sweep: {knee} (p99 by rate: {points})")
     for start in profile.cold_starts:
         phases = ", ".join(
@@ -163,23 +169,29 @@ def _show_passes(profile: Profile, console: Console) -> None:
         layers = [layer for layer in profile.layers if layer.graph == graph]
         slowest = max(layers, key=lambda layer: layer.mean_ms)
         console.print(
-            f"{graph}: {len(layers)} operations, the slowest {escape(slowest.name)} ({slowest.kind}) "
-            f"{slowest.mean_ms:.3f} ms of {sum(layer.mean_ms for layer in layers):.3f} (counted)"
+            f"{graph}: {len(layers)} operations; slowest: {escape(slowest.name)} ({slowest.kind}) "
+            f"{slowest.mean_ms:.3f} ms of {sum(layer.mean_ms for layer in layers):.3f} ms"
         )
 
 
-def _show_machine(readings: list[Reading], energy: Energy | None, console: Console) -> None:
+def _show_machine(readings: list[Reading], energy: Energy | None, console: Console, *, verbose: bool) -> None:
     counts = [reading for reading in readings if reading.values and reading.unit == "count"]
     others = [reading for reading in readings if reading.values and reading.unit != "count"]
     means = [f"{each.name} {ms(sum(each.values) / len(each.values))} {each.unit}" for each in others]
-    console.print(escape("machine, means: " + ", ".join(means)))
-    console.print(escape("at the end: " + ", ".join(f"{each.name} {each.values[-1]:g}" for each in counts)))
+    console.print(escape("machine, mean values: " + ", ".join(means)))
+    console.print(
+        escape("machine, final counts: " + ", ".join(f"{each.name} {each.values[-1]:g}" for each in counts))
+    )
     absent: dict[str, list[str]] = {}
     for reading in readings:
         if reading.absent is not None:
             absent.setdefault(reading.absent, []).append(reading.name)
-    for reason, names in absent.items():
-        console.print(f"[dim]{', '.join(names)}: {escape(reason)}[/]")
+    if verbose:
+        for reason, names in absent.items():
+            console.print(f"[dim]{', '.join(names)}: {escape(reason)}[/]")
+    elif absent:
+        listed = ", ".join(name for names in absent.values() for name in names)
+        console.print(f"[dim]not available: {listed} (-v: why)[/]")
     if energy is not None:
         console.print(
             f"energy per frame: {energy.per_frame_j * 1e3:.1f} mJ above idle"

@@ -1,4 +1,4 @@
-"""``jepa-runtime replay``: a recording computed again, every frame, and whether the same comes out."""
+"""``jepa-runtime replay``: recompute the outputs of a recording, and compare them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from jepa_runtime.commands.arguments import (
     open_console,
     open_model,
 )
+from jepa_runtime.commands.exit_status import ExitStatus
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.model.world_model import WorldModel
@@ -31,24 +32,29 @@ from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.util.compat import file_sha256
 from jepa_runtime.util.output_files import STDOUT, file_paths, write_json
 
-_DIFFERENT = 1
-_MOST_FIELDS = 4
+_MAX_FIELDS = 4
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``replay`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "replay",
-        help="compute a recording again, bit for bit",
-        description="Process every frame of a bag in order, with its commands, goals and candidates at their "
-        "places, and write what the nodes would publish to another bag. The same bag, bundle, engine and "
-        "threads give the same file, byte for byte; times taken are left at 0.",
-        epilog="Exit status: 0; 1 after an error, or where --compare found a difference.",
+        description="Process every frame of a bag in order, with its commands, goals and candidates, and "
+        "write what the nodes would publish to another bag. The same bag, bundle, engine and number of "
+        "threads give the same file, byte for byte; durations are 0.",
+        epilog="Exit status: 0 done, 1 error, 3 --compare found a difference.",
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
     parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
     parser.add_argument(
-        "--mcap", required=True, type=mcap_file, metavar="OUT", help="write the outputs there"
+        "-o",
+        "--output",
+        "--mcap",
+        required=True,
+        type=mcap_file,
+        dest="mcap",
+        metavar="OUT",
+        help="the MCAP file to write",
     )
     add_topic_arguments(parser)
     add_model_arguments(parser)
@@ -59,55 +65,57 @@ def add_parser(subparsers: Any) -> None:
         help="type of the latents in the futures; the nodes publish float16 (default: %(default)s)",
     )
     parser.add_argument(
-        "--copy-inputs", action="store_true", help="write images, commands, goals and candidates too"
+        "--copy-inputs", action="store_true", help="also write images, commands, goals and candidates"
     )
     parser.add_argument(
         "--compare",
         nargs="?",
         const="",
         metavar="OTHER",
-        help="compare with the outputs in another bag (default: those in BAG itself)",
+        help="compare with the outputs in another bag, or in BAG itself if OTHER is left out",
     )
-    add_json_argument(parser, "what was done")
+    add_json_argument(parser, "a summary")
     parser.set_defaults(run=run)
 
 
 def add_topic_arguments(parser: argparse.ArgumentParser) -> None:
-    """What :func:`topics` reads."""
-    parser.add_argument("--topic", metavar="T", help="the images (default: the bag's only ones)")
+    """Add the options that :func:`topics` reads."""
+    parser.add_argument("--topic", metavar="T", help="topic of the images (default: the only one in the bag)")
     parser.add_argument(
         "--action",
         metavar="T",
-        help="the commands that the robot executed, and which of their fields are the action "
-        f"(T:linear.x,linear.y), or {NONE} (default: cmd_vel, the model's action names)",
+        help="topic of the executed commands, and their fields that are the action, such as "
+        f"cmd_vel:linear.x,linear.y, or {NONE} (default: cmd_vel and the model's action names)",
     )
     parser.add_argument(
-        "--goal", metavar="T", help=f"the goal images, or {NONE} (default: goal_image, where there is one)"
+        "--goal",
+        metavar="T",
+        help=f"topic of the goal images, or {NONE} (default: goal_image, if there is one)",
     )
     parser.add_argument(
         "--candidates",
         metavar="T",
-        help=f"what a planner proposed, or {NONE} (default: the bag's, where it has any)",
+        help=f"topic of a planner's candidates, or {NONE} (default: the one in the bag, if any)",
     )
 
 
 def topics(args: argparse.Namespace) -> Topics:
-    """The topics of a bag that the arguments name."""
+    """Return the topics that the arguments name."""
     return Topics(image=args.topic, action=args.action, goal=args.goal, candidates=args.candidates)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; see its epilog for the exit status.
+    """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, or something could not be computed or written.
+        JepaRuntimeError: An input is invalid, or the outputs cannot be computed or written.
     """
     console = open_console(stderr=args.json == STDOUT)
     outs = file_paths(args.mcap, args.json)
     check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
     bundle = Bundle.open(args.bundle)
     if args.compare:
-        # Before all is computed that is to be compared with it.
+        # Fail before the computation if it cannot be read.
         BagFile(Path(args.compare)).close()
     with (
         stop_on_signals() as stopping,
@@ -124,9 +132,9 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, _summary(args, model, replayed, comparison))
     _show(console, args.mcap, replayed)
     if comparison is None:
-        return 0
+        return ExitStatus.OK
     _show_comparison(console, comparison)
-    return 0 if comparison.same else _DIFFERENT
+    return ExitStatus.OK if comparison.same else ExitStatus.NEGATIVE
 
 
 def _summary(
@@ -169,22 +177,24 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 def _show(console: Console, out: Path, replayed: Replayed) -> None:
     resets = [f"{reason} {count}" for reason, count in replayed.resets.items() if reason != "first"]
-    broken = f"; history broken by {', '.join(resets)}" if resets else ""
+    broken = f"; history resets: {', '.join(resets)}" if resets else ""
     console.print(
         f"{replayed.frames} frames: {replayed.futures} with futures, {replayed.surprises} with surprise"
-        f"{broken}; in {out}",
+        f"{broken}; written to {out}",
         markup=False,
     )
     if replayed.refused:
         console.print(
-            f"{replayed.refused} inputs refused, as in service; the last: {replayed.last_refusal}",
+            f"{replayed.refused} inputs rejected, as by the nodes; the last: {replayed.last_refusal}",
             markup=False,
         )
 
 
 def _show_comparison(console: Console, comparison: Comparison) -> None:
     for name, (here, there) in comparison.models.items():
-        console.print(f"another model made it: {name} {there}, here {here}", markup=False, style="yellow")
+        console.print(
+            f"different model: {name} is {there} in the other bag, {here} here", markup=False, style="yellow"
+        )
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for column in ("equal", "different", "only here", "only there"):
@@ -195,18 +205,18 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for topic in comparison.topics:
         if topic.difference is not None:
-            console.print(f"{topic.topic}: first at {_told(topic.difference)}", markup=False)
+            console.print(f"{topic.topic}: first difference at {_describe(topic.difference)}", markup=False)
     if comparison.same:
         console.print("[green]equal, bit for bit[/]")
     elif any(topic.different for topic in comparison.topics):
         console.print("[red]different[/]")
     else:
-        console.print("[yellow]equal, bit for bit, but for what one side lacks[/]")
+        console.print("[yellow]equal, bit for bit, except for messages that one side lacks[/]")
 
 
-def _told(difference: Difference) -> str:
+def _describe(difference: Difference) -> str:
     fields = [
         name if largest is None else f"{name} by {largest:.3g}"
-        for name, largest in list(difference.fields.items())[:_MOST_FIELDS]
+        for name, largest in list(difference.fields.items())[:_MAX_FIELDS]
     ]
     return f"{difference.stamp_ns} ns: {', '.join(fields)}"

@@ -1,4 +1,4 @@
-"""``jepa-runtime report``: a run out of its bag, as a page, a picture, or a bag with pictures in it."""
+"""``jepa-runtime report``: show a recorded run as a page, a picture, or a bag with pictures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import open_console, progress_on, rate
+from jepa_runtime.commands.arguments import binary_output, open_console, progress_on, rate, text_output
+from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.run_figure import draw
 from jepa_runtime.reports.run_page import render
-from jepa_runtime.util.output_files import file_paths, write, write_each
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_text
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.bag_overlay import add_pictures
 from jepa_runtime.visualization.run_data import read_run
@@ -24,26 +25,34 @@ def add_parser(subparsers: Any) -> None:
     """Add ``report`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "report",
-        help="show a recorded run: what was seen, foreseen, and what then came",
-        description="Read the bag of a run (`jepa-runtime run --mcap`, the monitor node, ros2 bag) and show "
-        "what the model saw and foresaw, and what then came: as one HTML page, as a PNG, or as a copy of "
-        "the bag with pictures on topics for Foxglove. Predicted latents are shown as the most similar "
-        "remembered frame: of the bundle's atlas if it has one, else of the run.",
+        description="Read the bag of a run (`jepa-runtime run --mcap`, the monitor node, ros2 bag) and "
+        "show frames, predictions and what was observed later: as one HTML page, as a PNG, or as a copy of "
+        "the bag with pictures on topics for Foxglove. A predicted latent is shown as the most similar "
+        "known frame: of the bundle's atlas if it has one, else of the run.",
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="whose atlas to look latents up in")
-    parser.add_argument("--node", metavar="NAME", help="the world model, where the bag has several")
-    parser.add_argument("--image", metavar="TOPIC", help="its camera, where the bag has several")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the moment in which most happened")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the bundle whose atlas is used")
+    parser.add_argument("--node", metavar="NAME", help="the world model node, if the bag has several")
+    parser.add_argument("--image", metavar="TOPIC", help="its camera, if the bag has several")
     parser.add_argument(
-        "--mcap",
-        type=Path,
-        metavar="FILE",
-        help="copy the bag there, with pictures/latent/image, pictures/futures/image, pictures/map/image",
+        "--html", type=text_output, metavar="FILE", help="write an HTML page to FILE (- for standard output)"
     )
     parser.add_argument(
-        "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="pictures a second in it (%(default)s)"
+        "--png", type=binary_output, metavar="FILE", help="draw the most eventful moment of the run to FILE"
+    )
+    parser.add_argument(
+        "--mcap",
+        type=binary_output,
+        metavar="FILE",
+        help="copy the bag to FILE and add the topics pictures/latent/image, pictures/futures/image and "
+        "pictures/map/image",
+    )
+    parser.add_argument(
+        "--rate",
+        type=rate,
+        default=_RATE_HZ,
+        metavar="HZ",
+        help="pictures per second in the copy (default: %(default)g)",
     )
     parser.set_defaults(run=run)
 
@@ -52,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: nothing was asked for, the bag or the bundle cannot be read, or a file not written.
+        UsageError: No output was requested.
+        JepaRuntimeError: The bag or the bundle cannot be read, or a file cannot be written.
     """
     if not (args.html or args.png or args.mcap):
-        raise JepaRuntimeError("say what to write: --html FILE, --png FILE or --mcap FILE")
+        raise UsageError("at least one of --html, --png and --mcap is required")
     check_outputs(file_paths(args.html, args.png, args.mcap), args.bag, *file_paths(args.bundle))
-    console = open_console()
+    console = open_console(stderr=args.html == STDOUT)
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)
         found = read_run(
@@ -73,34 +83,35 @@ def run(args: argparse.Namespace) -> int:
             add_pictures(args.bag, found, atlas or found.atlas, args.mcap, rate_hz=args.rate)
 
         write_each(
-            (args.html, lambda: write(args.html, render(found, atlas))),
+            (args.html, lambda: write_text(args.html, render(found, atlas))),
             (args.png, lambda: draw(found, args.png, atlas)),
             (args.mcap, copy),
         )
-    whose = "the run" if atlas is None else "the bundle"
+    origin = "run" if atlas is None else "bundle"
     console.print(
-        f"{found.name}: {found.frames} frames in {found.duration_s:.1f} s, futures of {len(found.moments)} "
-        f"moments, remembered frames of {whose}",
+        f"{found.name}: {found.frames} frames in {found.duration_s:.1f} s, predictions at "
+        f"{len(found.moments)} moments, atlas of the {origin}",
         highlight=False,
         soft_wrap=True,
     )
-    for path in filter(None, (args.html, args.png, args.mcap)):
+    for path in file_paths(args.html, args.png, args.mcap):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     return 0
 
 
 def atlas_of(folder: Path, latent: tuple[int, ...]) -> Atlas | None:
-    """The atlas of the bundle in ``folder``; None if it has none.
+    """Return the atlas of the bundle in ``folder``, or None if it has none.
 
     Raises:
-        BundleError: the bundle is not valid.
-        JepaRuntimeError: its latents are not of the shape ``latent``.
+        BundleError: The bundle is invalid.
+        JepaRuntimeError: Its latents do not have the shape ``latent``.
     """
     bundle = Bundle.open(folder)
     spec = bundle.manifest.io.latent
     if (spec.tokens, spec.dim) != tuple(latent):
         raise JepaRuntimeError(
-            f"{folder}: its latents are {[spec.tokens, spec.dim]}, those of the bag {list(latent)}: name the "
-            "bundle that was served"
+            f"{folder}: its latents have shape {[spec.tokens, spec.dim]}, those of the bag {list(latent)}: "
+            "use the bundle that the run used",
+            code="report.latent_mismatch",
         )
     return Atlas.from_bundle(bundle)

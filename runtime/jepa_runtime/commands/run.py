@@ -1,9 +1,8 @@
-"""``jepa-runtime run``: play a source through a model in real time, show it, and keep what was measured."""
+"""``jepa-runtime run``: run a model on a source in real time, show it, and write the measurements."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,7 +25,9 @@ from jepa_runtime.commands.arguments import (
     open_model,
     positive,
     rate,
+    text_output,
 )
+from jepa_runtime.commands.exit_status import ExitStatus, UsageError, print_warning
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.commands.signals import stop_on_signals
@@ -51,7 +52,7 @@ from jepa_runtime.sources.base import Frame, Image, Source, check_commands
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
 from jepa_runtime.sources.playback import paced_frames
 from jepa_runtime.util import systemd
-from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_json, write_text
 
 if TYPE_CHECKING:
     from jepa_runtime.commands.run_robot import Follower
@@ -59,33 +60,36 @@ if TYPE_CHECKING:
 _DEFAULT_RATE_HZ = 30.0
 _REFRESH_S = 0.5
 _DRAIN_S = 5.0
-# Between two looks for a camera, and between two signs of life meanwhile.
-_FIRST_PAUSE_S, _MOST_PAUSE_S, _ALIVE_S = 1.0, 60.0, 10.0
+# Pauses between attempts to open a camera, and the period of watchdog notifications meanwhile.
+_FIRST_PAUSE_S, _MAX_PAUSE_S, _WATCHDOG_S = 1.0, 60.0, 10.0
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``run`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "run",
-        help="play a source through a model in real time",
-        description="Play a source through a model in real time: latents, predicted futures, energies and "
-        "surprise, with the latency of every stage. Frames are due at a fixed rate whatever the model does; "
-        "one that finds the last one still waiting replaces it, and the drop is counted.",
+        description="Run a model on a source in real time: latents, predicted futures, energies and "
+        "surprise, with the latency of each stage. Frames arrive at a fixed rate, independently of the "
+        "model. A frame that arrives while the previous one still waits replaces it, and a drop is counted.",
+        epilog="Exit status: 0 the source or the duration ended, or a signal stopped the run; 1 error. "
+        "Results until then are written in both cases.",
     )
     add_arguments(parser)
-    parser.add_argument("--mcap", type=mcap_file, metavar="FILE", help="record as `jepa-runtime record` does")
+    parser.add_argument(
+        "--mcap", type=mcap_file, metavar="FILE", help="also record the run, as `jepa-runtime record` does"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`run` reads, but where it records."""
+    """Add the options that :func:`run` reads, except for the recording."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--bundle", metavar="FOLDER", help="the model bundle")
     model.add_argument(
         "--robot",
         type=Path,
         metavar="DIR",
-        help="the folder of a robot (`jepa-runtime update provision`): serve what is current there; updates "
-        "exchange it in service, watch it and take it back if it fails",
+        help="the folder of a robot (`jepa-runtime update provision`): run its active model, which updates "
+        "swap while it runs, monitor, and roll back if it fails",
     )
     parser.add_argument(
         "--source",
@@ -95,45 +99,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z]",
     )
     parser.add_argument(
-        "--rate", type=rate, metavar="HZ", help="frames per second (default: the source's own, else 30)"
+        "--rate", type=rate, metavar="HZ", help="frames per second (default: the source's, else 30)"
     )
     parser.add_argument(
         "--duration", type=positive, metavar="S", help="seconds to run (default: until the source ends)"
     )
     parser.add_argument(
-        "--goal", metavar="IMAGE", help="a PNG or JPEG of the goal (default: the source's own, if it has one)"
+        "--goal", metavar="IMAGE", help="PNG or JPEG of the goal (default: the source's, if it has one)"
     )
     add_model_arguments(parser, first="the robot's, else")
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
     add_json_argument(parser, "the measurements")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a latency report there")
+    parser.add_argument(
+        "--html",
+        type=text_output,
+        metavar="FILE",
+        help="write a latency report to FILE (- for standard output)",
+    )
     parser.add_argument(
         "--jpeg",
         action="store_true",
-        help="record frames as JPEG: a fraction of the room, but not the pixels that the model saw, so a "
-        "replay gives other outputs",
+        help="record frames as JPEG: smaller, but lossy, so that a replay gives different outputs",
     )
     parser.add_argument(
         "--black-box",
         type=Path,
         metavar="DIR",
-        help="write the seconds around every surprise there, as bags that can be played again",
+        help="write the seconds around each surprise to bags in DIR",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; 0 when the source ended, the time was up, or a signal asked to stop.
+    """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, or the source or the recording failed; what was measured until then is
-            kept.
+        JepaRuntimeError: An input is invalid, or the source or the recording failed; the measurements until
+            then are written.
     """
+    if args.json == args.html == STDOUT:
+        raise UsageError("--json and --html cannot both write to standard output")
     read = [Path(split_spec(args.source)[0]), *file_paths(args.bundle, args.goal)]
     if args.robot is not None:
-        # Whoever runs a bundle need not wait until all of the updates is imported.
+        # Running a bundle does not need the update client, which is slow to import.
         from jepa_runtime.commands.run_robot import adopt
 
         read += adopt(args)
@@ -141,26 +151,28 @@ def run(args: argparse.Namespace) -> int:
     if args.black_box is not None:
         check_separate(args.black_box, *read)
         check_folder(args.black_box)
-    console = open_console(stderr=args.json == STDOUT)
+    console = open_console(stderr=STDOUT in (args.json, args.html))
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = _open_source(args, stopping)
         if source is None:
-            return 0
+            return ExitStatus.OK
         stack.enter_context(closing(source))
         goal = None if args.goal is None else _read_image(args.goal)
         return _Run(args, source, goal, stopping, console).play()
 
 
 def _open_source(args: argparse.Namespace, stopping: Event) -> Source | None:
-    """Open the source. The service of a robot waits for a camera that is not there, and looks for it less and
-    less often: a process that ends is started again each second, which takes a processor most of the time.
+    """Open the source.
+
+    A robot's service waits for a missing camera, with growing pauses: if the process ended, systemd would
+    restart it each second, which occupies a core most of the time.
 
     Returns:
-        The source; None: a signal asked to stop meanwhile.
+        The source, or None if a signal stopped the wait.
 
     Raises:
-        SourceError: it cannot be opened.
+        SourceError: The source cannot be opened.
     """
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -170,20 +182,20 @@ def _open_source(args: argparse.Namespace, stopping: Event) -> Source | None:
             name, _ = split_spec(args.source)
             if args.robot is None or not (systemd.is_service() and is_camera(name)):
                 raise
-            print(f"jepa-runtime run: {printable(str(error))}; next look in {pause_s:g} s", file=sys.stderr)
-        # Updates start after this service, and do not wait for a camera.
-        systemd.notify(f"READY=1\nSTATUS=waits for {name}")
-        ends = time.monotonic() + pause_s
-        while (left_s := ends - time.monotonic()) > 0:
+            print_warning("jepa-runtime", f"{printable(str(error))}; next attempt in {pause_s:g} s")
+        # The update service starts after this one, and must not wait for a camera.
+        systemd.notify(f"READY=1\nSTATUS=waiting for {name}")
+        end_s = time.monotonic() + pause_s
+        while (left_s := end_s - time.monotonic()) > 0:
             systemd.notify("WATCHDOG=1")
-            if stopping.wait(min(left_s, _ALIVE_S)):
+            if stopping.wait(min(left_s, _WATCHDOG_S)):
                 systemd.notify("STOPPING=1")
                 return None
-        pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
 
 class _Run:
-    """One run, from the open source to the files it leaves."""
+    """One run, from the opened source to the files written at its end."""
 
     def __init__(
         self, args: argparse.Namespace, source: Source, goal: Image | None, stopping: Event, console: Console
@@ -197,16 +209,16 @@ class _Run:
         self._black_box: BlackBox | None = None
         self._follower: Follower | None = None
         self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
-        self._knows_actions = False
+        self._actions_known = False
         self._last_error: str | None = None
         self._fatal: JepaRuntimeError | None = None
-        served = args.robot if args.bundle is None else args.bundle
-        self._title = f"{Path(served).name} on {Path(args.source.partition('?')[0]).name}"
+        model_folder = args.robot if args.bundle is None else args.bundle
+        self._title = f"{Path(model_folder).name} on {Path(args.source.partition('?')[0]).name}"
 
     def play(self) -> int:
         with self._serving() as pipeline:
             if pipeline is None:
-                return 0
+                return ExitStatus.OK
             if self._args.mcap is not None:
                 self._recording = RunRecording(self._args.mcap, pipeline.model, jpeg=self._args.jpeg)
             if self._args.black_box is not None:
@@ -214,7 +226,7 @@ class _Run:
                 self._black_box.set_model(pipeline.model)
                 if pipeline.alarms_disabled_reason:
                     self._console.print(
-                        f"no surprise will be found: {pipeline.alarms_disabled_reason}", markup=False
+                        f"surprise alarms are disabled: {pipeline.alarms_disabled_reason}", markup=False
                     )
             try:
                 self._feed(pipeline)
@@ -223,22 +235,27 @@ class _Run:
             pipeline.wait_idle(_DRAIN_S)
         summary = self._summary(pipeline)
         args, title = self._args, self._title
-        # Before anything is shown: a terminal that is gone must not take the files with it.
+        # The files are written first: printing to a closed terminal fails.
         try:
             write_each(
                 (args.json, lambda: write_json(args.json, summary)),
-                (args.html, lambda: write(args.html, render(html_report(title, self._collector, summary)))),
+                (args.html, lambda: write_text(args.html, self._report(title, summary))),
             )
         except JepaRuntimeError as error:
-            self._fatal = JepaRuntimeError(f"{self._fatal}; {error}") if self._fatal else error
+            if self._fatal is not None:
+                error = JepaRuntimeError(f"{self._fatal}; {error}", code=self._fatal.code)
+            self._fatal = error
         self._show(pipeline, summary)
         if self._fatal is not None:
             raise self._fatal
-        return 0
+        return ExitStatus.OK
+
+    def _report(self, title: str, summary: dict[str, Any]) -> str:
+        return render(html_report(title, self._collector, summary))
 
     @contextmanager
     def _serving(self) -> Iterator[Pipeline | None]:
-        """The pipeline, started; None: a signal asked to stop before there was a model to open."""
+        """Yield the started pipeline, or None if a signal stopped the wait for a model."""
         with ExitStack() as stack:
             stack.callback(self._close_recording)
             stack.callback(self._close_black_box)
@@ -276,15 +293,15 @@ class _Run:
             )
             for frame, late_ms in frames:
                 self._lateness_ms.append(late_ms)
-                wanted = self._source.goal if self._goal is None else self._goal
-                if wanted is not goal:
-                    goal = wanted
+                new_goal = self._source.goal if self._goal is None else self._goal
+                if new_goal is not goal:
+                    goal = new_goal
                     pipeline.set_goal(goal, frame.stamp_ns)
                     if self._recording is not None:
                         self._recording.add_goal(goal, frame.stamp_ns)
                 command = self._command(pipeline.model.manifest)
                 if command is not None:
-                    self._knows_actions = True
+                    self._actions_known = True
                     pipeline.add_action(frame.stamp_ns, command)
                 if self._black_box is not None:
                     self._black_box.add_frame(frame)
@@ -298,14 +315,15 @@ class _Run:
             self._lateness_ms.clear()
 
     def _command(self, manifest: Manifest) -> NDArray[np.float32] | None:
-        """What the robot executes now; None: it is not known, or is nothing to a model without actions."""
+        """Return the executed command, or None if it is unknown or the model takes no actions."""
         command, names = self._source.command, manifest.io.action.names
         if command is None or not manifest.takes_actions:
             return None
         if len(command) != len(names):
             raise SourceError(
-                f"{self._source.name}: commands have {len(command)} components, an action of the model has "
-                f"{len(names)} ({', '.join(names)}): say which (?action=TOPIC:FIELD,FIELD)"
+                f"{self._source.name}: commands have {len(command)} components, the model's actions have "
+                f"{len(names)} ({', '.join(names)}): select the fields with ?action=TOPIC:FIELD,FIELD",
+                code="source.action_mismatch",
             )
         return command
 
@@ -357,7 +375,7 @@ class _Run:
         if self._recording is None:
             return
         if not self._recording.frames:
-            # It would only be in the way of the next try.
+            # An empty file would block the next attempt.
             self._recording.discard()
             return
         try:
@@ -383,11 +401,12 @@ class _Run:
         )
 
     def _summary(self, pipeline: Pipeline) -> dict[str, Any]:
-        """The measurements."""
+        """Return the measurements."""
         stats = pipeline.stats()
         if stats.received and not stats.processed and self._fatal is None:
             self._fatal = JepaRuntimeError(
-                f"not one of {stats.received} frames was processed; last error: {self._last_error}"
+                f"none of {stats.received} frames was processed; last error: {self._last_error}",
+                code="source.no_frame_processed",
             )
         return summarize_run(
             self._collector,
@@ -402,26 +421,26 @@ class _Run:
 
     def _show(self, pipeline: Pipeline, summary: dict[str, Any]) -> None:
         self._console.print(final_table(self._title, summary))
-        lack = self._lack(pipeline.model.manifest, summary) if pipeline.stats().processed else None
-        if lack is not None:
-            self._console.print(lack, markup=False, style="yellow")
+        missing = self._missing(pipeline.model.manifest, summary) if pipeline.stats().processed else None
+        if missing is not None:
+            self._console.print(missing, markup=False, style="yellow")
         if self._last_error is not None and self._fatal is None:
             self._console.print(f"last error: {self._last_error}", markup=False)
 
-    def _lack(self, manifest: Manifest, summary: dict[str, Any]) -> str | None:
-        """What did not come of the run, and why."""
-        foresaw = "predict_ms" in summary
-        if manifest.takes_actions and not self._knows_actions and self._source.commands is None:
-            missing, names = "surprise" if foresaw else "futures", ",".join(manifest.io.action.names)
+    def _missing(self, manifest: Manifest, summary: dict[str, Any]) -> str | None:
+        """Return which outputs are missing and why, or None."""
+        predicted = "predict_ms" in summary
+        if manifest.takes_actions and not self._actions_known and self._source.commands is None:
+            missing, names = "surprise" if predicted else "futures", ",".join(manifest.io.action.names)
             return (
-                f"no {missing}: what was executed is not known; of a bag say which commands are the actions: "
+                f"no {missing}: the executed actions are unknown; for a bag, name the commands: "
                 f"?action=TOPIC:{names}"
             )
-        if foresaw:
+        if predicted:
             return None
         return (
-            f"no futures: no image had another a step ({manifest.io.step_s:g} s) before it, or what was "
-            "executed between them is not known"
+            f"no futures: no frame was one step ({manifest.io.step_s:g} s) after another, or the actions "
+            "executed between them are unknown"
         )
 
 
@@ -429,4 +448,6 @@ def _read_image(path: str) -> Image:
     try:
         return decode(Path(path).read_bytes())
     except (OSError, FrameError) as error:
-        raise SourceError(f"{path}: no such image, or not a readable PNG or JPEG") from error
+        raise SourceError(
+            f"{path}: no such image, or not a readable PNG or JPEG", code="source.goal_unreadable"
+        ) from error

@@ -1,4 +1,4 @@
-"""What ``jepa-runtime run`` leaves behind: the measurements as JSON data and as a report."""
+"""The measurements of ``jepa-runtime run``, as JSON data and as a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 
 
 def model_facts(model: WorldModel) -> dict[str, Any]:
-    """Which model computed, as JSON data."""
+    """Return the identity of a model as JSON data."""
     return {
         "id": model.manifest.model_id,
         "version": model.manifest.version,
@@ -36,7 +36,10 @@ def summarize_run(
     lateness_ms: Sequence[float],
     error: str | None,
 ) -> dict[str, Any]:
-    """The measurements as JSON data; times in ms by stage (``<stage>_ms``), None for too few samples."""
+    """Return the measurements as JSON data.
+
+    Times are in ms by stage (``<stage>_ms``); None stands for too few samples.
+    """
     surprise, surprising = collector.surprise()
     rate_hz = collector.rate_hz()
     times_s = collector.times_s
@@ -73,7 +76,7 @@ def summarize_run(
 
 
 def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Report:
-    """The measurements as a report."""
+    """Return the content of the latency report."""
     model, cpu = summary["model"], summary["cpu"]
     total = summary["total_ms"]
     misses, processed = summary["deadline_misses"], summary["frames_processed"]
@@ -89,7 +92,7 @@ def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Re
             ("frames per second", "-" if rate_hz is None else f"{rate_hz:.1f}"),
             ("p50, ms", format_ms(total["p50"])),
             ("p99, ms", format_ms(total["p99"])),
-            (f"later than {summary['deadline_ms']:g} ms", f"{misses} of {processed}"),
+            (f"deadline misses ({summary['deadline_ms']:g} ms)", f"{misses} of {processed}"),
             ("frames dropped", f"{summary['frames_dropped']} of {summary['frames_published']}"),
         ],
         facts={
@@ -99,7 +102,7 @@ def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Re
             "Futures": f"{summary['futures_per_frame']} per frame, {summary['horizon']} steps each",
             "Source": f"{summary['source']} at {summary['target_rate_hz']:g} Hz, open loop",
             "Processor": f"{cpu['model']}, {cpu['cores']} cores, {cpu['architecture']}",
-            "Memory": f"{summary['rss_mb']:g} MB at most",
+            "Memory": f"peak {summary['rss_mb']:g} MB",
             "Versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         },
         descriptions=STAGE_DESCRIPTIONS,

@@ -1,4 +1,4 @@
-"""What ``jepa-runtime run`` shows: a live panel while it runs, and a table at the end."""
+"""The output of ``jepa-runtime run``: a live panel during the run, and a table at its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jepa_runtime.util.statistics import Summary
 
 
 def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float) -> Panel:
-    """The panel of this moment; times are those of the last frames."""
+    """Return the panel of the current state; times are those of the last frames."""
     summaries, rate_hz = collector.recent()
     result = collector.latest
     facts = Table.grid(padding=(0, 2))
@@ -27,7 +27,10 @@ def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float
     )
     facts.add_row("dropped", str(stats.dropped), "failed", str(stats.failed))
     facts.add_row(
-        "late", f"{stats.deadline_misses} beyond {deadline_ms:.4g} ms", "history", _resets(stats.resets)
+        "deadline misses",
+        f"{stats.deadline_misses} ({deadline_ms:.4g} ms)",
+        "history resets",
+        _resets(stats.resets),
     )
     if result is not None:
         facts.add_row("surprise", _surprise(result), "energy", _energy(result))
@@ -35,7 +38,7 @@ def live_view(title: str, collector: Collector, stats: Stats, deadline_ms: float
 
 
 def final_table(title: str, summary: dict[str, Any]) -> Panel:
-    """The table at the end, from the summary that ``--json`` writes."""
+    """Return the table at the end, from the summary that ``--json`` writes."""
     stages = {
         name: Summary(**summary[f"{name}_ms"]) for name in STAGE_DESCRIPTIONS if f"{name}_ms" in summary
     }
@@ -45,10 +48,10 @@ def final_table(title: str, summary: dict[str, Any]) -> Panel:
     facts.add_row("dropped, failed", f"{summary['frames_dropped']}, {summary['frames_failed']}")
     facts.add_row("rate", "-" if rate_hz is None else f"{rate_hz:.2f} Hz")
     facts.add_row(
-        f"later than {summary['deadline_ms']:g} ms",
-        f"{summary['deadline_misses']} (longest run {summary['longest_miss_run']})",
+        f"deadline misses ({summary['deadline_ms']:g} ms)",
+        f"{summary['deadline_misses']} (longest sequence {summary['longest_miss_run']})",
     )
-    facts.add_row("history", _resets(summary["resets"]))
+    facts.add_row("history resets", _resets(summary["resets"]))
     surprise = summary["surprise"]
     if surprise["n"]:
         facts.add_row(
@@ -75,12 +78,12 @@ def _stage_table(summaries: dict[str, Summary]) -> Table:
 
 
 def _resets(resets: dict[str, int]) -> str:
-    told = [
+    counts = [
         f"{reason.replace('_', ' ')} {count}"
         for reason, count in resets.items()
         if count and reason != "first"
     ]
-    return "no break" if not told else "broken by " + ", ".join(told)
+    return ", ".join(counts) or "none"
 
 
 def _surprise(result: Result) -> str:

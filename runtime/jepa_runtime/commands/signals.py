@@ -10,40 +10,45 @@ from threading import Event
 from typing import Any
 
 
-class _Stopping(Event):
-    """One that a signal handler may set: it would wait for ever for the lock of an ordinary one where it
-    interrupts a ``wait`` that has it."""
+class _SignalEvent(Event):
+    """An event that a signal handler can set.
+
+    A handler that interrupts ``wait`` of an ordinary event would wait forever for the lock that ``wait``
+    holds.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._is_set = False
-        self._words: SimpleQueue[None] = SimpleQueue()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
 
     def is_set(self) -> bool:
         return self._is_set
 
     def set(self) -> None:
         self._is_set = True
-        self._words.put(None)
+        self._wakeups.put(None)
 
     def wait(self, timeout: float | None = None) -> bool:
         try:
-            self._words.get(timeout=None if timeout is None else max(timeout, 0.0))
+            self._wakeups.get(timeout=None if timeout is None else max(timeout, 0.0))
         except Empty:
             return self._is_set
-        # Others wait too.
-        self._words.put(None)
+        # For other threads that wait.
+        self._wakeups.put(None)
         return True
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Event]:
-    """An event that is set by SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP. A second SIGINT
-    or SIGTERM is handled as if nobody listened. After a SIGHUP every other one is ignored, at the end too:
-    when a terminal hangs up, the system sends one and the shell another, maybe while results are being
-    written."""
-    stopping = _Stopping()
-    with _kept(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as previous:
+    """Yield an event that SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP set.
+
+    A second SIGINT or SIGTERM has its previous handler. After a SIGHUP all further ones are ignored, also
+    after the block: when a terminal hangs up, the system sends one and the shell another, maybe while results
+    are being written.
+    """
+    stopping = _SignalEvent()
+    with _restored_handlers(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as previous:
 
         def stop(number: int, _: object) -> None:
             stopping.set()
@@ -58,16 +63,19 @@ def stop_on_signals() -> Iterator[Event]:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP unless it is ignored (``nohup``), interrupt as Ctrl-C does, by a KeyboardInterrupt
-    that has their number: what is half written is removed. A SIGTERM after the first was heard ends the
-    process at once; SIGHUP comes twice when a terminal hangs up, from the system and from the shell."""
-    with _kept(signal.SIGTERM, signal.SIGHUP) as previous:
+    """Raise KeyboardInterrupt with the signal number on SIGTERM and SIGHUP.
+
+    A SIGHUP that is ignored (``nohup``) stays ignored. Partial files are thus removed as after Ctrl-C. A
+    second SIGTERM ends the process at once. A second SIGHUP is ignored: when a terminal hangs up, the system
+    sends one and the shell another.
+    """
+    with _restored_handlers(signal.SIGTERM, signal.SIGHUP) as previous:
 
         def interrupt(number: int, _: object) -> None:
             if number == signal.SIGHUP:
                 previous[number] = signal.SIG_IGN
-            for each in previous:
-                signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else previous[each])
+            for other in previous:
+                signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else previous[other])
             raise KeyboardInterrupt(number)
 
         for number in previous:
@@ -76,13 +84,15 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _kept(*numbers: int) -> Iterator[dict[int, Any]]:
-    """The handlers of signals, which are theirs again at the end, as they then stand here; none of a SIGHUP
-    that is ignored."""
-    found = {number: signal.getsignal(number) for number in numbers}
+def _restored_handlers(*numbers: int) -> Iterator[dict[int, Any]]:
+    """Yield the handlers of signals, and set those that the dictionary contains after the block.
+
+    A SIGHUP that is ignored is left out.
+    """
+    current = {number: signal.getsignal(number) for number in numbers}
     previous = {
         number: handler
-        for number, handler in found.items()
+        for number, handler in current.items()
         if (number, handler) != (signal.SIGHUP, signal.SIG_IGN)
     }
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Terminal(io.FileIO):
-    """A terminal. Once it has hung up, what is written to it is lost, and writing is no error."""
+    """A terminal. Once it has hung up, writes are discarded without an error."""
 
     def write(self, data: Any) -> int:
         try:
@@ -21,8 +21,10 @@ class _Terminal(io.FileIO):
 
 
 def make_streams_robust() -> None:
-    """Let neither a character that their encoding lacks (it is written as ``\\u2026``) nor a terminal that
-    hangs up end the command."""
+    r"""Keep unencodable characters and terminals that hang up from ending the command.
+
+    A character that the encoding of the stream lacks is written as an escape, such as ``\u2026``.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""``jepa-runtime view``: a run in rerun, out of a bag or while it happens."""
+"""``jepa-runtime view``: show a run in Rerun, recorded or live."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     add_cache_argument,
+    add_engine_argument,
+    add_untrained_argument,
+    binary_output,
     open_console,
     positive,
     progress_on,
     rate,
 )
+from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.commands.report import atlas_of
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import JepaRuntimeError
@@ -50,29 +54,29 @@ def add_parser(subparsers: Any) -> None:
     """Add ``view`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "view",
-        help="show a run in rerun: from a bag, or live",
-        description="Show what a model sees and foresees in rerun (pip install 'jepa-edge[rerun]'): out of "
-        "the bag of a run, or live from a source; with --save into an .rrd file that rerun opens.",
+        description="Show the frames and predictions of a model in Rerun (pip install 'jepa-edge[rerun]'): "
+        "from the bag of a run, or live from a source. With --output, write them to an .rrd file.",
     )
     parser.add_argument(
         "bag", type=Path, nargs="?", metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder"
     )
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the bundle (of a bag: for its atlas)")
+    parser.add_argument("--source", metavar="S", help="live: the source, as for `jepa-runtime run`")
     parser.add_argument(
-        "--bundle", type=Path, metavar="FOLDER", help="the model; of a bag, whose atlas to use"
+        "--duration", type=positive, metavar="S", help="live: seconds to run (default: until the source ends)"
     )
-    parser.add_argument("--source", metavar="S", help="live: as of `jepa-runtime run`")
-    parser.add_argument(
-        "--duration", type=positive, metavar="S", help="live: seconds (default: until it ends)"
-    )
-    parser.add_argument("--engine", default="openvino:CPU", metavar="E", help="live: engine (%(default)s)")
+    add_engine_argument(parser)
     add_cache_argument(parser)
-    parser.add_argument("--allow-untrained", action="store_true", help="live: accept random weights")
-    parser.add_argument("--node", metavar="NAME", help="bag: the world model, where it has several")
-    parser.add_argument("--image", metavar="TOPIC", help="bag: its camera, where it has several")
+    add_untrained_argument(parser)
+    parser.add_argument("--node", metavar="NAME", help="bag: the world model node, if the bag has several")
+    parser.add_argument("--image", metavar="TOPIC", help="bag: its camera, if the bag has several")
     parser.add_argument(
-        "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="futures a second (%(default)s)"
+        "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="futures per second (default: %(default)g)"
     )
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write an .rrd file instead of showing it")
+    parser.add_argument(
+        "-o", "--output", "--save", type=binary_output, dest="save", metavar="FILE",
+        help="write an .rrd file instead of opening the viewer",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -80,12 +84,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: neither a bag nor a bundle with a source was named, something cannot be read, what
-            is read would be written over, or rerun is missing.
+        UsageError: Neither a bag nor a bundle with a source was given.
+        JepaRuntimeError: An input cannot be read or would be overwritten, or Rerun is not installed.
     """
     live = args.bundle is not None and args.source is not None
     if (args.bag is None) != live or (args.bag is not None and args.source is not None):
-        raise JepaRuntimeError("name either a bag, or --bundle FOLDER and --source S")
+        raise UsageError("either BAG, or --bundle and --source are required")
     shown = Path(split_spec(args.source)[0]) if live else args.bag
     check_outputs(file_paths(args.save), shown, *file_paths(args.bundle))
     if live:
@@ -101,10 +105,10 @@ def _show_bag(args: argparse.Namespace) -> None:
     with progress_on(open_console()) as progress:
         task = progress.add_task("reading", total=None)
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        found = read_run(args.bag, node=args.node, image=args.image, progress=told)
+        found = read_run(args.bag, node=args.node, image=args.image, progress=report)
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
     with RerunViewer(args.save) as viewer:
         _show_figures(found, viewer)
@@ -127,13 +131,13 @@ def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: Re
     due_ns = 0
     with BagFile(args.bag) as bag:
         for _, _, message in bag.read([f"{found.prefix}/futures"]):
-            foreseen = Predictions.from_message(message)
-            if foreseen.stamp_ns < due_ns:
+            predictions = Predictions.from_message(message)
+            if predictions.stamp_ns < due_ns:
                 continue
-            due_ns = foreseen.stamp_ns + round(_NS / args.rate)
-            trail = trail_of(found, foreseen.stamp_ns)
-            viewer.latent(foreseen.stamp_ns, trail, atlas)
-            viewer.predictions(foreseen, trail[-1], atlas)
+            due_ns = predictions.stamp_ns + round(_NS / args.rate)
+            trail = trail_of(found, predictions.stamp_ns)
+            viewer.latent(predictions.stamp_ns, trail, atlas)
+            viewer.predictions(predictions, trail[-1], atlas)
 
 
 def _show_live(args: argparse.Namespace) -> None:
@@ -160,13 +164,16 @@ def _show_live(args: argparse.Namespace) -> None:
         _feed(pipeline, source, shown.frame, rate_hz, args.duration, stopping)
         pipeline.wait_idle(_DRAIN_S)
         if not pipeline.stats().processed and shown.errors:
-            raise JepaRuntimeError(f"no frame was processed; the last error: {shown.errors[-1]}")
+            raise JepaRuntimeError(
+                f"{args.source}: no frame was processed; the last error: {shown.errors[-1]}",
+                code="source.no_frame_processed",
+            )
 
 
 def _feed(
     pipeline: Pipeline,
     source: Source,
-    note: Callable[[int, Image], None],
+    on_frame: Callable[[int, Image], None],
     rate_hz: float,
     duration_s: float | None,
     stopping: Event,
@@ -178,12 +185,19 @@ def _feed(
             pipeline.set_goal(goal, frame.stamp_ns)
         if source.command is not None:
             pipeline.add_action(frame.stamp_ns, source.command)
-        note(frame.stamp_ns, frame.image)
+        on_frame(frame.stamp_ns, frame.image)
         pipeline.submit(frame)
 
 
 class _Live:
-    """Shows results as they come; all but the figures at most so often."""
+    """Shows results as they arrive; all but the scalars at a limited rate.
+
+    Args:
+        viewer: The viewer.
+        bundle: The bundle of the model.
+        rate_hz: The rate of frames.
+        shown_hz: The highest rate of images and futures.
+    """
 
     def __init__(self, viewer: RerunViewer, bundle: Bundle, *, rate_hz: float, shown_hz: float) -> None:
         manifest = bundle.manifest
@@ -191,17 +205,17 @@ class _Live:
         self._viewer, self._every_ns, self._due_ns = viewer, round(_NS / shown_hz), 0
         self._step_s, self._threshold = manifest.io.step_s, manifest.surprise_threshold
         self._atlas = Atlas.from_bundle(bundle)
-        self._scrapbook = GrowingAtlas(max(1, round(manifest.horizon * manifest.io.step_s * shown_hz)))
+        self._growing_atlas = GrowingAtlas(max(1, round(manifest.horizon * manifest.io.step_s * shown_hz)))
         self._trail: deque[Any] = deque(maxlen=max(1, round(TRAIL_S * rate_hz)))
-        # The pipeline keeps one frame waiting and one in work; a few more do no harm.
+        # The pipeline holds one waiting frame and one in progress; a few more do no harm.
         self._images: deque[tuple[int, Image]] = deque(maxlen=8)
 
     def frame(self, stamp_ns: int, image: Image) -> None:
-        """A frame was sent to the model."""
+        """Store a frame that was sent to the model."""
         self._images.append((stamp_ns, image))
 
     def result(self, result: Result) -> None:
-        """What came of a frame; called on the pipeline's thread."""
+        """Show the result of a frame; called on the thread of the pipeline."""
         stamp = result.stamp_ns
         self._trail.append(result.latent)
         self._viewer.scalar("latency/total", result.timings_ms["total"], stamp)
@@ -214,10 +228,10 @@ class _Live:
         image = dict(self._images).get(stamp)
         if image is not None:
             self._viewer.camera(stamp, thumbnail(image, _CAMERA_PX))
-            self._scrapbook.add(result.latent, image)
-        atlas = self._atlas or self._scrapbook.atlas()
-        foreseen = Predictions.from_result(result, self._step_s)
+            self._growing_atlas.add(result.latent, image)
+        atlas = self._atlas or self._growing_atlas.atlas()
+        predictions = Predictions.from_result(result, self._step_s)
         if atlas is not None:
             self._viewer.latent(stamp, np.stack(self._trail), atlas)
-        if atlas is not None and foreseen is not None:
-            self._viewer.predictions(foreseen, result.latent, atlas)
+        if atlas is not None and predictions is not None:
+            self._viewer.predictions(predictions, result.latent, atlas)

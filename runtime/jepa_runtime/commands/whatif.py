@@ -1,4 +1,4 @@
-"""``jepa-runtime whatif``: what would have come of other actions, from a moment in a recording on."""
+"""``jepa-runtime whatif``: predict the outcome of other actions from a moment in a recording."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from jepa_runtime.commands.arguments import (
     open_console,
     open_model,
     positive,
+    text_output,
 )
+from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
@@ -35,19 +37,18 @@ from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
 from jepa_runtime.reports.whatif_page import ranked, render
-from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
+from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_json, write_text
 
-_MOST_ROWS = 12
+_MAX_ROWS = 12
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``whatif`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "whatif",
-        help="branch from a moment in a recording: other actions, other futures",
-        description="Play a recording up to a moment, with what the robot did, and predict from there what "
-        "would have come of other actions: energies to the goal, error bounds and, of the actions that were "
-        "executed, the error against what came.",
+        description="Play a recording up to a moment, with the executed actions, and predict from there "
+        "the outcome of other actions: energies to the goal, error bounds and, for the executed actions, "
+        "the error against the frames that followed.",
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
     parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
@@ -58,29 +59,33 @@ def add_parser(subparsers: Any) -> None:
         "--actions",
         action="append",
         metavar="SPEC",
-        help=f"{FORMS}; may be given several times, with = before a minus (default: {EXECUTED} and {FAN})",
+        help=f"{FORMS}; repeatable; write --actions=SPEC if it starts with a minus (default: {EXECUTED} and "
+        f"{FAN})",
     )
-    parser.add_argument(
-        "--horizon", type=int, metavar="H", help="steps to follow them for (default: the model's)"
-    )
+    parser.add_argument("--horizon", type=int, metavar="H", help="steps to predict (default: the model's)")
     parser.add_argument(
         "--goal-at",
         type=float,
         metavar="S",
-        help="seek what the image at that moment shows (default: the goal that the recording sought)",
+        help="use the image at this time as the goal (default: the goal in the recording)",
     )
     parser.add_argument(
         "--around",
         type=positive,
         default=30.0,
         metavar="S",
-        help="seconds of the recording before and after the moment that are looked at: for the futures' "
-        "pictures, and for bounds that are learnt (default: %(default)g)",
+        help="seconds of the recording to process before and after the moment, for the pictures and for "
+        "learned error bounds (default: %(default)g)",
     )
     add_topic_arguments(parser)
     add_model_arguments(parser)
-    add_json_argument(parser, "everything")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="show the futures as recorded frames there")
+    add_json_argument(parser, "the predictions")
+    parser.add_argument(
+        "--html",
+        type=text_output,
+        metavar="FILE",
+        help="write a page that shows the futures as recorded frames to FILE (- for standard output)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -88,10 +93,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: bad input, or something cannot be computed or written.
+        JepaRuntimeError: An input is invalid, or the result cannot be computed or written.
     """
-    console = open_console(stderr=args.json == STDOUT)
-    # Actions may be a file; what is none lies nowhere.
+    if args.json == args.html == STDOUT:
+        raise UsageError("--json and --html cannot both write to standard output")
+    console = open_console(stderr=STDOUT in (args.json, args.html))
+    # Actions may name a file.
     check_outputs(
         file_paths(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ())
     )
@@ -103,11 +110,11 @@ def run(args: argparse.Namespace) -> int:
         found, model = _branch(args, bundle, inputs, stopping, console)
     name = f"{model['id']} {model['version']}, {model['precision']} on {model['engine']}"
     title = f"What if: {args.bag.name} at {found.moment.time_s:.3f} s"
-    # A terminal that is gone takes no table, and must not take the files with it.
+    # The files are written first: printing to a closed terminal fails.
     try:
         write_each(
             (args.json, lambda: write_json(args.json, _as_json(args, found, model))),
-            (args.html, lambda: write(args.html, render(found, title=title, subtitle=name))),
+            (args.html, lambda: write_text(args.html, render(found, title=title, subtitle=name))),
         )
     finally:
         _show(console, found, bundle.manifest.io.action)
@@ -124,7 +131,7 @@ def _branch(
     commands = inputs.commands()
     specs = args.actions or ([FAN] if commands is None else [EXECUTED, FAN])
     chosen: list[ActionSequence] = []
-    # The fan takes the room that is left.
+    # The fan gets the candidates that are left.
     for spec in sorted(specs, key=lambda spec: bool(spec == FAN)):
         if spec == EXECUTED:
             chosen.append(ActionSequence(EXECUTED, executed(args.bag, commands, moment, manifest)))
@@ -173,7 +180,7 @@ def _numbers(values: Iterable[float]) -> list[float | None]:
 
 def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:
     energy = (
-        "no goal, so no energies: --goal-at S seeks what the image at S seconds shows"
+        "no goal and no energies: --goal-at S uses the image at S seconds as the goal"
         if found.current_energy is None
         else f"energy {found.current_energy:.4g}"
     )
@@ -181,7 +188,7 @@ def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:
     units = ", ".join(f"{name} [{unit}]" for name, unit in zip(action.names, action.units, strict=True))
     console.print(f"actions: {units}", markup=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
-    # The numbers are whole; a label that has no room beside them goes on below.
+    # Numbers are never wrapped; labels are.
     table.add_column("", overflow="fold")
     for step in range(len(found.moment.due)):
         table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right", no_wrap=True)
@@ -190,14 +197,14 @@ def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:
     _add(table, "", [("error bound", found.error_bounds), *errors])
     energies = [(entry.label, entry.energies) for entry in rows if entry.energies is not None]
     if energies:
-        _add(table, "energy to the goal", energies[:_MOST_ROWS])
+        _add(table, "energy to the goal", energies[:_MAX_ROWS])
     console.print(table)
-    if len(energies) > _MOST_ROWS:
-        console.print(f"and {len(energies) - _MOST_ROWS} more: --json has all")
+    if len(energies) > _MAX_ROWS:
+        console.print(f"and {len(energies) - _MAX_ROWS} more: --json lists all")
 
 
 def _add(table: Table, title: str, rows: Sequence[tuple[str, NDArray[np.floating]]]) -> None:
-    """Rows of one quantity, divided by a power of ten where its greatest number would take too much room."""
+    """Add rows of one quantity, divided by a power of ten if its largest number is too wide."""
     greatest = max(
         (abs(value) for _, values in rows for value in values if math.isfinite(value)), default=0.0
     )

@@ -117,4 +117,4 @@ def test_info_and_verify_show_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     }
     assert groups == {("int8", "predictor"): 32}
     assert main(["verify", str(folder)]) == 0
-    assert "int8, activations in groups of 32" in " ".join(capsys.readouterr().out.split())
+    assert "int8, predictor activations in groups of 32" in " ".join(capsys.readouterr().out.split())

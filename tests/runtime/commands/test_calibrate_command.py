@@ -1,4 +1,4 @@
-"""jepa-runtime calibrate: a bundle that says what is normal, from a recording."""
+"""``jepa-runtime calibrate``: error bounds and normal scores from recordings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.runtime.bags import image, twist, write_bag
 
 
 def calibrate(bundle: Path, out: Path, *more: str) -> int:
-    return main(["calibrate", "--bundle", str(bundle), "--out", str(out), *more])
+    return main(["calibrate", "--bundle", str(bundle), "--output", str(out), *more])
 
 
 def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
@@ -36,8 +36,8 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     learnt = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
     said = capsys.readouterr().out
-    assert "in 2 runs" in said and "all the time" not in said
-    assert "With it no alarm is given: " in said and "normal scores are too few" in said
+    assert "in 2 runs" in said and "throughout" not in said
+    assert "Alarms are disabled with this bundle: " in said and "normal scores are too few" in said
 
 
 def test_several_recordings_are_runs_of_one(
@@ -83,7 +83,7 @@ def test_a_recording_without_commands_is_refused(
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((16, 16, 3), np.uint8))
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", str(tmp_path)) == 1
-    assert "it needs commands" in capsys.readouterr().err
+    assert "[calibration.no_predictions]" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
@@ -107,7 +107,7 @@ def test_where_nothing_is_to_be_learnt_nothing_is_written(
     runs = [[np.array([1.0] * 7 + [error])] * 20]
     monkeypatch.setattr("jepa_runtime.commands.calibrate._errors", lambda *_: iter(runs))
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 1
-    assert "no prediction was wrong" in capsys.readouterr().err
+    assert "[calibration.zero_error]" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
@@ -125,14 +125,14 @@ def test_a_recording_of_more_blocks_than_a_bundle_may_hold_is_told_in_longer_one
 
 def test_nothing_is_written_over(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(two_rooms_bundle, two_rooms_bundle, "--source", "two_rooms") == 1
-    assert "exists" in capsys.readouterr().err
+    assert "[calibration.output_exists]" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_bundle_itself_is_refused(
     two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert calibrate(two_rooms_bundle, two_rooms_bundle / "new", "--source", "two_rooms") == 1
-    assert "which is read: name a folder elsewhere" in capsys.readouterr().err
+    assert "[calibration.output_in_bundle]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("circle", [False, True], ids=["below a file", "below links in a circle"])
@@ -162,7 +162,7 @@ def test_what_came_to_lie_there_while_the_recording_played_stays(
 
     monkeypatch.setattr("jepa_runtime.commands.calibrate._errors", play)
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 1
-    assert "new: cannot be written" in capsys.readouterr().err
+    assert "[calibration.write_failed]" in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == [other.parent, other]
 
 
@@ -196,7 +196,7 @@ def test_numbers_of_the_action_that_never_changed_are_told(
     source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 0
     said = capsys.readouterr().out
-    assert "linear.y was 0 m/s all the time: if the robot did more than that" in said
+    assert "linear.y was 0 m/s throughout" in said
     assert "linear.x was" not in said
 
 
@@ -245,4 +245,4 @@ def test_scores_that_remember_for_longer_than_a_block_may_last_are_told(
     )
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 0
     said = capsys.readouterr().out
-    assert "Scores remember more than" in said
+    assert "Scores are correlated over more than" in said

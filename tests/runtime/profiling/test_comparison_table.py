@@ -23,7 +23,7 @@ def test_markdown_is_a_table_with_a_row_for_each_file(
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for profile, path in zip((make_profile(), odd), files, strict=True):
         write_profile(profile, path)
-    assert main(["compare", *map(str, files), "--markdown", "-"]) == 1
+    assert main(["compare", *map(str, files), "--markdown", "-"]) == 3
     lines = capsys.readouterr().out.splitlines()
     header, rule, first, second = lines[:4]
     columns = [cell.strip() for cell in header.strip("|").split("|")]

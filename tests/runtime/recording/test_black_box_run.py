@@ -89,4 +89,4 @@ def test_a_model_that_gives_no_alarms_says_so(
     options = ["--source", "two_rooms", "--duration", "0.2", "--allow-untrained"]
     assert main(["run", "--bundle", str(toy_bundle), "--black-box", str(tmp_path / "kept"), *options]) == 0
     told = capsys.readouterr().out
-    assert "no surprise will be found" in told and "0 bags" in told
+    assert "surprise alarms are disabled" in told and "0 bags" in told

@@ -137,8 +137,8 @@ def test_another_model_is_named_and_its_first_difference_shown(
     make_bundle(tmp_path / "other", history_size=2, seed=1)
     options = ("--compare", "--json", str(tmp_path / "out.json"))
     status, said = run(recorded.bag, tmp_path / "out.mcap", *options, model=tmp_path / "other")
-    assert status == 1
-    assert "another model made it: sha256" in said and "different" in said
+    assert status == 3
+    assert "different model: sha256" in said and "different" in said
     comparison = json.loads((tmp_path / "out.json").read_text())["comparison"]
     assert list(comparison["models"]) == ["sha256"]
     latent = comparison["topics"][LATENT]
@@ -153,7 +153,7 @@ def test_jpeg_frames_give_other_outputs(bundle: Path, run: Replay, tmp_path: Pat
     source = ["--source", "two_rooms", "--rate", "10", "--duration", "0.5", "--jpeg"]
     assert main(["record", "--bundle", str(bundle), "--out", str(bag), *source]) == 0
     status, said = run(bag, tmp_path / "out.mcap", "--compare")
-    assert status == 1 and "latent by" in said
+    assert status == 3 and "latent by" in said
 
 
 def test_futures_in_half_precision_are_compared_in_half_precision(
@@ -234,7 +234,7 @@ def test_candidates_that_do_not_fit_are_refused_as_in_service(run: Replay, tmp_p
     entries = [twist(0, 0.0), candidates(S, S, steps=HORIZON + 1), *frames(5)]
     status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
     assert status == 0
-    assert "1 inputs refused, as in service; the last: candidates: actions must be [1..8, 4, 2]" in said
+    assert "1 inputs rejected, as by the nodes; the last: candidates: actions must be [1..8, 4, 2]" in said
 
 
 def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_fails(

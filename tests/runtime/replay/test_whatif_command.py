@@ -258,5 +258,5 @@ def test_components_are_told_with_their_units(run: WhatIf) -> None:
 
 def test_without_a_goal_it_is_told_how_to_name_one(run: WhatIf) -> None:
     status, said = run("--at", "1", "--goal", "none")
-    assert status == 0 and "no goal, so no energies: --goal-at S seeks what the image" in said
+    assert status == 0 and "no goal and no energies: --goal-at S uses the image" in said
     assert "fan" not in said and "executed: error" in said

@@ -54,7 +54,7 @@ def test_plan_apply_plan_undo(configs: Configs, root: Path) -> None:
     assert "new       etc/systemd/system/jepa-run.service" in planned.out
     assert "changed   etc/sysctl.d/60-jepa-dds.conf" in planned.out
     assert "-net.core.rmem_max = 1" in planned.out and "+net.core.rmem_max = 33554432" in planned.out
-    assert "only what every robot gets: --device adds jetson or intel_npu" in planned.out
+    assert "only the files for every robot: --device adds jetson or intel_npu" in planned.out
     applied = configs("apply", "--root", root)
     assert (applied.status, applied.err) == (0, "")
     assert "    systemctl daemon-reload\n" in applied.out and "    sysctl --system\n" in applied.out

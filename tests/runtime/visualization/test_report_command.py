@@ -23,14 +23,15 @@ def test_it_writes_all_that_is_asked_for(
     page, figure, copy = (tmp_path / name for name in ("run.html", "run.png", "copy.mcap"))
     assert main(["report", str(bag), "--html", str(page), "--png", str(figure), "--mcap", str(copy)]) == 0
     said = capsys.readouterr().out
-    assert "60 frames in 5.9 s, futures of 4 moments, remembered frames of the run" in said
+    assert "60 frames in 5.9 s, predictions at 4 moments, atlas of the run" in said
     assert page.read_text().startswith("<!DOCTYPE html>") and str(page) in said
     assert figure.stat().st_size > 10_000 and copy.stat().st_size > bag.stat().st_size
 
 
 def test_something_must_be_asked_for(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(bag)]) == 1
-    assert "say what to write: --html FILE, --png FILE or --mcap FILE" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(bag)])
+    assert "at least one of --html, --png and --mcap is required" in capsys.readouterr().err
 
 
 def test_a_bundle_of_other_latents_is_refused(
@@ -38,7 +39,7 @@ def test_a_bundle_of_other_latents_is_refused(
 ) -> None:
     command = ["report", str(bag), "--bundle", str(toy_bundle), "--html", str(tmp_path / "run.html")]
     assert main(command) == 1
-    assert "its latents are [2, 8], those of the bag [2, 4]" in capsys.readouterr().err
+    assert "shape [2, 8], those of the bag [2, 4]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ def test_a_viewer_that_does_not_start_is_not_waited_for(
     ],
 )
 def test_what_to_show_must_be_said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["view", *arguments]) == 1
-    assert "name either a bag, or --bundle FOLDER and --source S" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["view", *arguments])
+    assert "either BAG, or --bundle and --source are required" in capsys.readouterr().err
 
 
 def test_the_bag_is_not_written_over(
