@@ -1,13 +1,15 @@
-"""How the bounds of jepa_runtime.calibration came to be chosen: five ways of online conformal prediction on
-made-up errors, judged as they are used: an error arrives as many steps after its bound was stated as the
-horizon is long.
+"""Compare five methods of online conformal prediction on synthetic errors.
+
+jepa_runtime.calibration is based on the result. Methods are evaluated as they are used: an error arrives as
+many steps after its bound was stated as the horizon is long.
 
 Adaptive conformal inference (ACI; Gibbs & Candes 2021, step 0.005), its aggregated form (DtACI; Gibbs &
 Candes 2024), conformal PID control (Angelopoulos, Candes & Tibshirani 2023: quantile tracking with a step of
 a tenth of the largest recent error, and their integrator), and quantile tracking of the logarithm: with a
-fixed rate, and ours, with a rate that decays to the same value. The first three look at the last 256 errors.
-Every method starts with the bound that covers 90 % of the first 1000 errors, or with a third of it where the
-stream's name says so. Half-way through, errors become three times as large where the name says so."""
+fixed rate, and ours, with a rate that decays to the same value. The first three use the last 256 errors. Each
+method starts with the bound that covers 90 % of the first 1000 errors, or with a third of it if the name of
+the stream says so. Halfway through, errors triple if the name says so.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +33,16 @@ ALPHA = 0.1
 WINDOW = 256
 BURN_IN = 400
 SETTLED = 200
-# In errors: none; eight steps ahead, judged once a step as the runtime does; and judged with each image.
+# In errors: none; eight steps ahead, updated once per step as in the runtime; and updated with each image.
 DELAYS = (0, 8, 48)
-# Streams whose first bound is not the one that covers: this proportion of it.
+# Streams whose first bound is this proportion of the one that covers.
 STARTS = {"independent, start a third": 1 / 3, "autocorrelated, start a third": 1 / 3}
 
 Floats = NDArray[np.float64]
 
 
 class Method(Protocol):
-    """A way of stating bounds for many streams at once."""
+    """A method that states bounds for many streams at once."""
 
     def stated(self) -> Floats: ...
 
@@ -48,7 +50,7 @@ class Method(Protocol):
 
 
 class Aci:
-    """A quantile of the last errors, at a level that misses raise and hits lower."""
+    """Quantile of the last errors, at a level that misses raise and hits lower."""
 
     def __init__(self, start: Floats) -> None:
         self._start = start
@@ -68,7 +70,7 @@ class Aci:
         self._sorted = np.sort(self._errors, axis=0)
 
     def _quantile(self, level: Floats) -> Floats:
-        """Infinite where a level below what so few errors resolve asks for it."""
+        """Return the quantile; infinite if the level is below the resolution of the errors."""
         count = len(self._sorted)
         if count < 1 / ALPHA:
             return self._start
@@ -78,7 +80,7 @@ class Aci:
 
 
 class DtAci(Aci):
-    """Several ACI, weighted by how well their levels would have fitted (pinball loss)."""
+    """Several ACI experts, weighted by the pinball loss of their levels."""
 
     _STEPS = np.array([0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128])[:, None]
     _INTERVAL = 500
@@ -130,7 +132,7 @@ class Pid:
 
 
 class FixedRate:
-    """Quantile tracking of the logarithm with the rate to which ours decays."""
+    """Quantile tracking of the logarithm with the final rate of ours."""
 
     def __init__(self, start: Floats, delay: int) -> None:
         self._log = np.log(start)
@@ -145,7 +147,7 @@ class FixedRate:
 
 
 def streams(rng: np.random.Generator, steps: int, count: int) -> dict[str, Floats]:
-    """Errors [steps, count] of each kind."""
+    """Return the errors [steps, count] of each stream."""
     noise = rng.standard_normal((steps, count))
     for step in range(1, steps):
         noise[step] = 0.95 * noise[step - 1] + math.sqrt(1 - 0.95**2) * noise[step]
@@ -163,7 +165,7 @@ def streams(rng: np.random.Generator, steps: int, count: int) -> dict[str, Float
 
 
 def judge(method: Method, errors: Floats, delay: int) -> dict[str, float]:
-    """Shares of errors [steps, streams] within the bounds stated ``delay`` steps before they arrive."""
+    """Return the coverage of errors [steps, streams] by bounds stated ``delay`` steps before they arrive."""
     steps = len(errors)
     stated = [method.stated()] * delay
     for step, arrived in enumerate(errors):
@@ -189,7 +191,7 @@ def judge(method: Method, errors: Floats, delay: int) -> dict[str, float]:
 
 
 def methods(start: Floats, delay: int) -> dict[str, Method]:
-    """All of them, about to begin."""
+    """Return all methods in their initial state."""
     ours = Bounds(start.tolist(), probability=1 - ALPHA, delays=[delay] * len(start), latent_space="made up")
     return {
         "ours": ours,
@@ -201,12 +203,12 @@ def methods(start: Floats, delay: int) -> dict[str, Method]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate; returns the exit status."""
+    """Run the simulation and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=6000, help="of each stream (%(default)s)")
-    parser.add_argument("--streams", type=int, default=24, help="of each kind (%(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of each stream (default: %(default)s)")
+    parser.add_argument("--streams", type=int, default=24, help="streams of each kind (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "conformal.json")
     arguments = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []

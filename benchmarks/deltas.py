@@ -1,17 +1,18 @@
-"""What a delta saves: the traffic of an update, and the time it takes to make and to apply.
+"""Measure what a delta saves: the traffic of an update, and the time to make and to apply it.
 
-From --bundle to --to, such as the same model trained on; and to copies of it whose INT8 weights were changed:
-each weight gets Gaussian noise before it is rounded, of the size that changes so many of the weights, in one
-layer (the largest) or in all, and everything else stays as it is. Compared over all files that differ:
+Updates go from --bundle to --to, for example the same model after further training; and to copies of --bundle
+with changed INT8 weights: Gaussian noise is added before rounding, scaled so that the given proportion of the
+weights changes, in one layer (the largest) or in all; everything else stays the same. Compared over all files
+that differ:
 
     ours      same-layout difference modulo 256, zstd level 3 (jepa_export.release.delta_maker); applied by
-    the
-              robot's reader, which writes to the disk and checks the hash; a file for which that is not worth
-              it comes as it is, as robots get it
+              the robot's reader, which writes to the disk and checks the hash; a file for which a delta is
+              not worth it is transferred whole, as in an update
     full      the new files alone, zstd level 19; unpacked in memory
     bsdiff4   if it is installed (pip install bsdiff4); applied in memory
 
-Times are medians over --rounds."""
+Times are medians over --rounds.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ from jepa_runtime.telemetry.environment import cpu, versions
 from jepa_runtime.util.output_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-# Name, share of the weights that change, whether in the largest layer only.
+# Name, proportion of the weights that change, and whether only the largest layer changes.
 CASES = (
     ("one layer", 0.76, True),
     ("25 % of the weights", 0.25, False),
@@ -53,7 +54,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Method:
-    """A way to get from one file to another: ``pack(old, new)``, and back ``unpack(old, packed)``."""
+    """A delta format: ``pack(old, new)``, and ``unpack(old, packed)``."""
 
     name: str
     pack: Callable[[bytes, bytes], bytes]
@@ -62,7 +63,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Layer:
-    """The INT8 weights of one layer: where they lie."""
+    """Location of the INT8 weights of one layer."""
 
     path: str
     offset: int
@@ -71,7 +72,7 @@ class Layer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison and return the exit status."""
     arguments = _parser().parse_args(argv)
     console = Console()
     try:
@@ -85,13 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(folder: Path, to: Path | None, *, rounds: int, seed: int) -> dict[str, Any]:
-    """All cases, as the report that is written.
+    """Run all cases and return the report.
 
     Args:
-        to: what ``folder`` became by training; None: only synthetic variants are compared.
+        folder: The bundle.
+        to: The bundle after further training; None: only synthetic variants are compared.
+        rounds: Repetitions of each measurement.
+        seed: Seed of the noise.
 
     Raises:
-        JepaRuntimeError: the bundle cannot be used.
+        JepaRuntimeError: The bundle is not usable.
     """
     bundle, cases = Bundle.open(folder), []
     with tempfile.TemporaryDirectory() as name:
@@ -126,17 +130,17 @@ def compare(folder: Path, to: Path | None, *, rounds: int, seed: int) -> dict[st
 
 
 def noisy(bundle: Bundle, folder: Path, share: float, *, one_layer: bool, seed: int) -> Bundle:
-    """A copy of a bundle in which about ``share`` of the INT8 weights differ.
+    """Return a copy of a bundle in which about the proportion ``share`` of the INT8 weights differ.
 
     Raises:
-        JepaRuntimeError: it has no INT8 weights.
+        JepaRuntimeError: The bundle has no INT8 weights.
     """
     layers = list(int8_layers(bundle))
     if not layers:
-        raise JepaRuntimeError(f"{bundle.path}: has no INT8 weights for OpenVINO: name another --bundle")
+        raise JepaRuntimeError(f"{bundle.path}: no INT8 weights for OpenVINO; choose another --bundle")
     if one_layer:
         layers = [max(layers, key=lambda layer: layer.size)]
-    # A weight changes if its noise is rounded to something else than 0.
+    # A weight changes if its noise does not round to 0.
     deviation = 0.5 / NormalDist().inv_cdf(1 - share / 2)
     random = np.random.default_rng(seed)
     shutil.copytree(bundle.path, folder)
@@ -151,7 +155,7 @@ def noisy(bundle: Bundle, folder: Path, share: float, *, one_layer: bool, seed: 
 
 
 def int8_layers(bundle: Bundle) -> Iterator[Layer]:
-    """Every layer of the OpenVINO graphs whose weights are stored in INT8."""
+    """Yield the layers of the OpenVINO graphs whose weights are stored in INT8."""
     kinds: dict[str, type[np.integer[Any]]] = {"i8": np.int8, "u8": np.uint8}
     for role in ROLES:
         for variant in bundle.manifest.graphs.variants(role):
@@ -166,7 +170,7 @@ def int8_layers(bundle: Bundle) -> Iterator[Layer]:
 
 
 def differing(old: Bundle, new: Bundle) -> Iterator[tuple[bytes, bytes]]:
-    """The files that are not the same in both, as an update would fetch them."""
+    """Yield the files that differ between both, as an update downloads them."""
     before = {record.path: record.sha256 for record in old.manifest.files}
     for record in new.manifest.files:
         if before[record.path] != record.sha256:
@@ -174,14 +178,14 @@ def differing(old: Bundle, new: Bundle) -> Iterator[tuple[bytes, bytes]]:
 
 
 def changed_bytes(old: bytes, new: bytes) -> int:
-    """How many bytes of ``new`` are not those of ``old`` at the same place."""
+    """Return the number of bytes of ``new`` that differ from ``old`` at the same offset."""
     common = min(len(old), len(new))
     same = np.frombuffer(old, np.uint8, common) == np.frombuffer(new, np.uint8, common)
     return len(new) - int(np.count_nonzero(same))
 
 
 def methods(work: Path) -> Iterator[Method]:
-    """Those that can run here."""
+    """Yield the methods that are available on this machine."""
     work.mkdir(exist_ok=True)
 
     def applied(old: bytes, packed: bytes) -> bytes:
@@ -213,7 +217,7 @@ def methods(work: Path) -> Iterator[Method]:
 
 
 def measured(method: Method, pairs: list[tuple[bytes, bytes]], rounds: int) -> dict[str, float]:
-    """Size in bytes, and seconds to pack and to unpack all pairs."""
+    """Return the size in bytes, and the seconds to pack and to unpack all pairs."""
     pack_s, unpack_s, size = [], [], 0
     for _ in range(rounds):
         began = time.perf_counter()
@@ -224,12 +228,12 @@ def measured(method: Method, pairs: list[tuple[bytes, bytes]], rounds: int) -> d
         unpacked = [method.unpack(old, each) for (old, _), each in zip(pairs, packed, strict=True)]
         unpack_s.append(time.perf_counter() - began)
         if unpacked != [new for _, new in pairs]:
-            raise JepaRuntimeError(f"{method.name}: what it unpacks is not what it packed")
+            raise JepaRuntimeError(f"{method.name}: unpacking did not return the packed content")
     return {"bytes": size, "pack_s": round(median(pack_s), 4), "unpack_s": round(median(unpack_s), 4)}
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as a table."""
+    """Print the report as a table."""
     bundle = report["bundle"]
     table = Table(title=f"{bundle['id']} {bundle['version']} to variants of it", title_justify="left")
     for column in ("changed", "method"):
@@ -256,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
-    parser.add_argument("--to", type=Path, metavar="BUNDLE", help="what it became by training")
+    parser.add_argument("--to", type=Path, metavar="BUNDLE", help="the bundle after further training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "deltas.json")

@@ -1,4 +1,4 @@
-"""What may go wrong with the images of a camera while its driver sends on; see safety.py."""
+"""Camera faults while the driver continues to send images; used by safety.py."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sent:
-    """One image that the world model receives within a period: how long its stamp lies back, when in the
-    period it arrives, and how many publishers its topic has."""
+    """One image that the world model receives within a period.
+
+    Attributes:
+        behind_s: Age of its stamp.
+        later_s: Delay of its arrival within the period.
+        publishers: Number of publishers of its topic.
+    """
 
     image: Image
     behind_s: float = 0.0
@@ -28,13 +33,13 @@ class Sent:
 
 
 class Fault(Protocol):
-    """What the world model receives instead of the live image, period by period."""
+    """Replacement of the live images that the world model would receive, period by period."""
 
     def before(self, image: Image) -> None:
-        """Take note of a live image before the fault begins."""
+        """Record a live image before the fault begins."""
 
     def sent(self, image: Image) -> list[Sent]:
-        """What is received instead of a live image."""
+        """Return the images that are received instead of a live image."""
 
 
 @dataclass
@@ -42,10 +47,10 @@ class Ring:
     """The driver repeats its last buffers.
 
     Args:
-        size: number of buffers.
-        noise: amplitude of uniform noise added to each.
-        drift: per second by which the brightness of the pictures falls and rises.
-        jitter_s: standard deviation of the stamps.
+        size: Number of buffers.
+        noise: Amplitude of the uniform noise added to each.
+        drift: Angular frequency (rad/s) of the brightness of the images.
+        jitter_s: Standard deviation of the stamps.
     """
 
     size: int
@@ -74,7 +79,7 @@ class Ring:
 
 
 class Clock(Ring):
-    """One picture with a clock drawn over it: a small part changes with each image."""
+    """One image with a clock drawn over it: a small part changes with each image."""
 
     def sent(self, image: Image) -> list[Sent]:
         picture = self.picture()
@@ -84,10 +89,10 @@ class Clock(Ring):
 
 @dataclass
 class Half(Ring):
-    """Half of each image is not transferred any more: it shows the last picture.
+    """Half of each image is no longer transferred and shows the last image.
 
     Args:
-        part: which.
+        part: The half.
     """
 
     size: int = 1
@@ -109,11 +114,11 @@ class Half(Ring):
 
 @dataclass
 class Alternate(Ring):
-    """Live images and the last picture in turn.
+    """Live images and the last image in turn.
 
     Args:
-        live, frozen: how many of each in a row.
-        last: the frozen ones repeat the live image before them, not the picture at the beginning.
+        live, frozen: Number of consecutive images of each.
+        last: The frozen images repeat the previous live image, not the one from the beginning.
     """
 
     size: int = 1
@@ -135,10 +140,10 @@ class Others:
     """A second publisher sends images of another room on the same topic.
 
     Args:
-        own, other: how many images of each camera in a row.
-        together: both come in each period, the robot's own first.
-        behind_s: how far its stamps lie behind.
-        counted: the world model reports the number of publishers.
+        own, other: Number of consecutive images of each camera.
+        together: Both arrive in each period, the robot's own first.
+        behind_s: Age of the other camera's stamps.
+        counted: The world model reports the number of publishers.
     """
 
     own: int = 1
@@ -150,7 +155,7 @@ class Others:
     _turn: int = 0
 
     def before(self, image: Image) -> None:
-        """Nothing is remembered."""
+        """Record nothing."""
 
     def sent(self, image: Image) -> list[Sent]:
         publishers = 2 if self.counted else 1
@@ -172,7 +177,7 @@ class Wrong:
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def before(self, image: Image) -> None:
-        """Nothing is remembered."""
+        """Record nothing."""
 
     def sent(self, image: Image) -> list[Sent]:
         self._count += 1
@@ -183,7 +188,7 @@ class Wrong:
 
 @dataclass
 class Late:
-    """Images come late, with stamps as if they were new: a buffer has filled up."""
+    """Images arrive late with fresh stamps: a buffer has filled up."""
 
     images: int
     _waiting: list[Image] = field(default_factory=list)
@@ -198,7 +203,7 @@ class Late:
 
 @dataclass
 class Dark(Ring):
-    """The lens is covered: what is left is noise on black."""
+    """The lens is covered: only noise on black remains."""
 
     size: int = 1
     noise: int = 2
@@ -224,7 +229,7 @@ FAULTS: dict[str, Callable[[], Fault]] = {
     "two publishers, 5 ms behind": lambda: Others(together=True, behind_s=0.005),
     "two publishers, counted": lambda: Others(own=2, counted=True),
     "every second image wrong": Wrong,
-    # Invented against the checks themselves.
+    # Designed to defeat the checks.
     "ring of 12": lambda: Ring(12),
     "ring of 8, noise 3": lambda: Ring(8, noise=3),
     "ring of 30, noise 2": lambda: Ring(30, noise=2),

@@ -1,19 +1,21 @@
-"""How often the shadow gate lets a good candidate pass and stops a bad one, on Two Rooms.
+"""Measure how often the shadow gate accepts a good candidate and rejects a bad one, on Two Rooms.
 
-    itself       the model that serves, beside itself
-    int8         its INT8 form: as good, though not the same
-    retrain      the same recipe with another seed (--retrain): as good, in other latents
+    itself       the active model, compared with itself
+    int8         its INT8 variant: as good, but not identical
+    retrain      the same recipe with another seed (--retrain): as good, with other latents
     noise X      Gaussian noise on the predictor's weights, X times the root mean square of each matrix; a new
-                 draw in every trial
+                 sample in each trial
 
-Each candidate is compared with the fp32 form of --bundle in --trials comparisons on frames of their own, and
-drives --episodes closed-loop episodes for each of them, in the same worlds as all others: what it costs is
-measured, not assumed. Shares have Wilson's 95 % interval, the goals lost against those of `itself` that of a
-bootstrap over the trials. What a trial found is kept in --json at once; started again, it goes on from there.
+Each candidate is compared with the fp32 variant of --bundle in --trials comparisons on separate frames, and
+drives --episodes closed-loop episodes for each of them, in the same worlds as all others: its cost is
+measured, not assumed. Proportions have Wilson's 95 % interval, the goals lost compared with `itself` that of
+a bootstrap over the trials. Finished trials are written to --json at once; a restarted benchmark continues
+from there.
 
 Exit status 1 if a harmless candidate is not accepted, or a --costly one is, in more than alpha of the trials
-(the interval of the share lies above it), or if what was named harmless is shown to cost two points of the
-goals, or what was named costly is not; 2 if something could not be run."""
+(the interval of the proportion lies above alpha), or if a candidate named harmless is shown to cost two
+percentage points of the goals, or one named costly is not; 2 if something could not be run.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,14 @@ COST = 0.02
 
 @dataclass(frozen=True)
 class End:
-    """What one trial found of a candidate: why the test ended, after how many frames, the mean scores of both
-    models, and 1 for each goal that the candidate reached, else 0."""
+    """Result of one trial of a candidate.
+
+    Attributes:
+        reason: Why the test ended.
+        frames: Number of frames until then.
+        current, candidate: Mean scores of both models.
+        goals: 1 for each goal that the candidate reached, else 0.
+    """
 
     reason: str
     frames: int
@@ -68,8 +76,12 @@ Open = Callable[[int, ExitStack], WorldModel]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of candidate; ``harmless`` None: nothing is claimed; ``open``: that of a trial, closed by the
-    stack."""
+    """One kind of candidate.
+
+    Attributes:
+        harmless: Expected verdict; None: no claim.
+        open: Opens the candidate of a trial; the stack closes it.
+    """
 
     name: str
     harmless: bool | None
@@ -77,10 +89,10 @@ class Kind:
 
 
 class Once:
-    """An open model that computes once what several comparisons ask about one frame.
+    """An open model that computes once what several comparisons request for one frame.
 
     Args:
-        eyes: another with the same encoder, whose latents are taken.
+        eyes: Another model with the same encoder, whose latents are used.
     """
 
     def __init__(self, model: WorldModel, eyes: Once | None = None) -> None:
@@ -98,14 +110,14 @@ class Once:
         return self._seen[1]
 
     def surprise(self, *known: Any) -> float:
-        """See :meth:`WorldModel.surprise`; what arrived, the last of ``known``, tells the frame."""
+        """See :meth:`WorldModel.surprise`; the arrived latent, last of ``known``, identifies the frame."""
         if known[-1] is not self._judged[0]:
             self._judged = known[-1], self.model.surprise(*known)
         return self._judged[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the trials; returns the exit status."""
+    """Run the trials and return the exit status."""
     args = _parser().parse_args(argv)
     try:
         bundle = Bundle.open(args.bundle)
@@ -140,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def trial(
     number: int, current: WorldModel, kinds: Sequence[Kind], plan: dict[str, float], episodes: int
 ) -> dict[str, End]:
-    """Compare a candidate of each kind with the current model, all on the same frames, and let it drive."""
+    """Compare a candidate of each kind with the current model on the same frames, and let it drive."""
     with ExitStack() as stack:
         eyes, tests = Once(current), {kind.name: PairedTest(**plan) for kind in kinds}
         models = {kind.name: kind.open(number, stack) for kind in kinds}
@@ -167,7 +179,7 @@ def trial(
 
 
 def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
-    """What the first ``trials`` trials say of a kind of candidate."""
+    """Summarize the first ``trials`` trials of a kind of candidate."""
     ends, own = kept[kind.name][:trials], kept["itself"][:trials]
     reasons = [end.reason for end in ends]
     ratios = [end.candidate / end.current for end in ends]
@@ -191,7 +203,7 @@ def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
 
 
 def judge(found: dict[str, Any], alpha: float) -> list[str]:
-    """What is wrong with a row: verdicts that err too often, and names that do not hold."""
+    """Return what is wrong with a row: verdicts that err too often, and expectations that do not hold."""
     name, trials, accepted = found["name"], found["trials"], found["accepted"]
     if found["harmless"] is None:
         return []
@@ -211,24 +223,24 @@ def judge(found: dict[str, Any], alpha: float) -> list[str]:
 
 
 def load(path: Path, settings: dict[str, Any]) -> dict[str, list[End]]:
-    """What earlier runs with the same settings found, by kind.
+    """Return the trials of earlier runs with the same settings, by kind.
 
     Raises:
-        UpdateError: those in the file were others.
+        UpdateError: The file belongs to other settings.
     """
     if not path.exists():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
     known = content["settings"]
     if known != (settings if known["retrain"] else settings | {"retrain": None}):
-        raise UpdateError(f"{path}: is of other models or settings: remove it, or name another --json")
+        raise UpdateError(f"{path}: belongs to other models or settings; remove it or choose another --json")
     return {name: [End(*end) for end in ends] for name, ends in content["trials"].items()}
 
 
 def save(
     path: Path, settings: dict[str, Any], rows: list[dict[str, Any]], kept: dict[str, list[End]]
 ) -> None:
-    """Write what is known, whole or not at all."""
+    """Write the results atomically."""
     trials = {name: [astuple(end) for end in ends] for name, ends in kept.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
@@ -301,20 +313,27 @@ def _parser() -> argparse.ArgumentParser:
         "--retrain",
         type=Path,
         metavar="BUNDLE",
-        help="default: out/two_rooms_seed1 if it is there",
+        help="bundle of another seed (default: out/two_rooms_seed1 if it exists)",
     )
-    parser.add_argument("--trials", type=count, default=100, help="for each candidate (default: %(default)s)")
+    parser.add_argument(
+        "--trials", type=count, default=100, help="trials of each candidate (default: %(default)s)"
+    )
     parser.add_argument("--harmless", type=float, nargs="*", default=[0.01, 0.05], metavar="X")
     parser.add_argument(
-        "--between", type=float, nargs="*", default=[0.1, 0.2, 0.3], metavar="X", help="shown, and not judged"
+        "--between",
+        type=float,
+        nargs="*",
+        default=[0.1, 0.2, 0.3],
+        metavar="X",
+        help="noise levels without a claim",
     )
     parser.add_argument("--costly", type=float, nargs="*", default=[0.5, 0.7, 1.0], metavar="X")
     parser.add_argument(
-        "--episodes", type=int, default=3, help="in closed loop in each trial (default: %(default)s)"
+        "--episodes", type=int, default=3, help="closed-loop episodes in each trial (default: %(default)s)"
     )
     ratio = Budgets().max_error_ratio
-    parser.add_argument("--max-error-ratio", type=float, default=ratio, help="default: %(default)s")
-    parser.add_argument("--alpha", type=float, default=0.01, help="default: %(default)s")
+    parser.add_argument("--max-error-ratio", type=float, default=ratio, help="(default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.01, help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate.json")
     return parser
 

@@ -1,13 +1,13 @@
-"""How often the latency budget of the probe refuses a candidate that meets it, or passes one that does not,
-on a machine that does other work.
+"""Measure how often the latency probe errs on a machine under load.
 
-The candidate is the active model itself, or the same model with every frame 1.5 or 2 times as long (it
-computes on). The budget is 1.25 times the p99 of a frame before any load is added: the first meets it, the
-others do not. Load is 0, 1 or 2 processes that compute without end at the ordinary priority, each in a
-session of its own; the probe has the lowest priority. Each trial is a probe of its own, judged in three ways:
-as shipped, with the active model to compare with; without one; and by the p99 of the quietest round by the
-clock. Shares have Wilson's 95 % interval. Finished kinds are stored in --json at once; started again, it goes
-on from there."""
+The candidate is the active model itself, or the same model with each frame taking 1.5 or 2 times as long (it
+continues to compute). The budget is 1.25 times the p99 of a frame without load: the first candidate meets it,
+the others do not. Load is 0, 1 or 2 processes that compute constantly at normal priority, each in its own
+session; the probe has the lowest priority. Each trial is a separate probe, evaluated in three ways: as
+shipped, with the active model for comparison; without one; and by wall-clock p99 of the quietest round.
+Proportions have Wilson's 95 % interval. Finished cases are written to --json at once; a restarted benchmark
+continues from there.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from jepa_runtime.util.proportions import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTORS, HOGS, HEADROOM, AT_REST = (1.0, 1.5, 2.0), (0, 1, 2), 1.25, 5
-# A hog ends by itself, should the benchmark be killed.
+# A load process ends by itself if the benchmark is killed.
 _HOG = "import time\nends = time.monotonic() + 600\nwhile time.monotonic() < ends: pass"
 WAYS = ("compared", "alone", "clock")
 
 
 class Slower:
-    """A model that computes on after each call until it has taken ``factor`` times as much processor time."""
+    """A model that continues to compute after each call until it has taken ``factor`` times the CPU time."""
 
     def __init__(self, model: WorldModel, factor: float) -> None:
         self.bundle, self.manifest, self.num_samples = model.bundle, model.manifest, model.num_samples
@@ -74,7 +74,7 @@ class Slower:
 
 @contextmanager
 def hogs(number: int, spawner: ThreadPoolExecutor) -> Iterator[None]:
-    """Processes that compute without end, with the priority of the thread of ``spawner``."""
+    """Run processes that compute constantly, with the priority of the thread of ``spawner``."""
     start = partial(subprocess.Popen, [sys.executable, "-c", _HOG], start_new_session=True)
     running = [spawner.submit(start).result() for _ in range(number)]
     try:
@@ -88,8 +88,7 @@ def hogs(number: int, spawner: ThreadPoolExecutor) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one probe found, and how it is judged in each of :data:`WAYS`: True passes, False is refused, None
-    is undecided."""
+    """Result of one probe, with a verdict for each of :data:`WAYS`: passed, rejected, or undecided (None)."""
 
     cost_ms: float
     clock_ms: float
@@ -113,7 +112,7 @@ def trial(active: WorldModel, factor: float, budget_ms: float) -> Trial:
 
 
 def row(load: int, factor: float, trials: Sequence[Trial]) -> dict[str, Any]:
-    """What came of all trials of one kind."""
+    """Summarize all trials of one case."""
     ends: dict[str, Any] = {}
     for way in WAYS:
         verdicts = [one.verdicts[way] for one in trials]
@@ -140,12 +139,12 @@ def row(load: int, factor: float, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit status."""
+    """Run the benchmark and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
-    parser.add_argument("--trials", type=count, default=20, help="of each kind (%(default)s)")
+    parser.add_argument("--trials", type=count, default=20, help="trials of each case (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate_latency.json")
     arguments = parser.parse_args(argv)
     options = BackendOptions(threads=1)
@@ -153,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ThreadPoolExecutor(1) as spawner,
         WorldModel.open(Bundle.open(arguments.bundle), engine="openvino:CPU", options=options) as active,
     ):
-        # A priority is that of a thread: the spawner's, which has begun, stays the ordinary one.
+        # Priorities belong to threads: that of the spawner, which is already running, stays normal.
         spawner.submit(os.getpid).result()
         os.setpriority(os.PRIO_PROCESS, 0, 19)
         report = stored(arguments.json) or at_rest(active)
@@ -170,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def stored(path: Path) -> dict[str, Any] | None:
-    """The report of an earlier run; None: there is none."""
+    """Return the report of an earlier run, or None."""
     if not path.exists():
         return None
     report: dict[str, Any] = json.loads(path.read_bytes())
@@ -178,7 +177,7 @@ def stored(path: Path) -> dict[str, Any] | None:
 
 
 def at_rest(active: WorldModel) -> dict[str, Any]:
-    """A report without rows, with the budget that follows from the active model at rest."""
+    """Return a report without rows, with the budget derived from the active model without load."""
     costs = [cost_of(time_frames([active], by_clock=False).cost[0]).p99_ms for _ in range(AT_REST)]
     budget_ms = HEADROOM * float(np.median(costs))
     where = environment().model_dump()
@@ -186,7 +185,7 @@ def at_rest(active: WorldModel) -> dict[str, Any]:
 
 
 def told(found: dict[str, Any]) -> str:
-    """A row in words."""
+    """Return a row as text."""
     ends = "; ".join(
         f"{way}: {end['passed']} passed, {end['refused']} refused, {end['undecided']} undecided"
         for way, end in found["ends"].items()

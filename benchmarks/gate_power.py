@@ -1,10 +1,10 @@
-"""How often the test of the shadow gate errs as it is shipped: on made-up scores, simulated.
+"""Simulate how often the test of the shadow gate errs in its shipped configuration, on synthetic scores.
 
-The model that serves scores 0.2, and the difference to the candidate on one frame is Gaussian with a standard
-deviation of 0.1 and so much correlation from one frame to the next. The candidate is as good, as bad as is
-just allowed (accepting it is the false alarm of which there may be one in a hundred), or worse by as much
-again.
-Shares have Wilson's 95 % interval."""
+The active model scores 0.2; the difference to the candidate on one frame is Gaussian with a standard
+deviation of 0.1 and the given correlation between consecutive frames. The candidate is as good, exactly as
+bad as allowed (accepting it is the false alarm that may occur once in a hundred), or worse by the same amount
+again. Proportions have Wilson's 95 % interval.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CORRELATIONS = (0.0, 0.9, 0.98, 0.998)
 
 
 def shipped() -> PairedTest:
-    """The test of the gate, for a release that says nothing else."""
+    """Return the test of the gate, for a release without its own budgets."""
     allowed = Budgets().max_error_ratio
     assert allowed is not None
     return PairedTest(margin=allowed - 1)
@@ -44,7 +44,7 @@ def shipped() -> PairedTest:
 
 @dataclass(frozen=True)
 class Power:
-    """How a test ended in so many runs: accepted, shown to be too bad, or neither by its last frame."""
+    """Results of a test over ``runs`` runs: accepted, shown to be too bad, or neither by the last frame."""
 
     runs: int
     accepted: int
@@ -53,7 +53,7 @@ class Power:
     median_frames: float
 
     def interval(self, count: int) -> tuple[float, float]:
-        """The Wilson 95 % interval of the share ``count / runs``."""
+        """Return the Wilson 95 % interval of ``count / runs``."""
         return wilson(count, self.runs)
 
 
@@ -66,13 +66,15 @@ def power(
     seed: int,
     correlation: float,
 ) -> Power:
-    """Try a test on made-up scores.
+    """Run a test on synthetic scores.
 
     Args:
-        make: a new test for each run.
-        effect: how far the candidate's mean score lies above :data:`CURRENT`, the other model's.
-        sd: of their difference on one frame, which is Gaussian.
-        correlation: of that difference between one frame and the next (autoregressive, first order).
+        make: Creates a new test for each run.
+        effect: Difference of the candidate's mean score to :data:`CURRENT`, the other model's.
+        sd: Standard deviation of their difference on one frame, which is Gaussian.
+        runs: Number of runs.
+        seed: Seed of the scores.
+        correlation: Correlation of that difference between consecutive frames (first-order autoregressive).
     """
     ends: list[PairedTest] = []
     for run in range(runs):
@@ -92,7 +94,7 @@ def power(
 
 
 def simulate(case: tuple[float, tuple[str, float]], runs: int) -> dict[str, Any]:
-    """One row."""
+    """Return one row of the report."""
     correlation, (name, times) = case
     effect = times * shipped().margin * CURRENT
     found = power(shipped, effect=effect, sd=SD, runs=runs, seed=0, correlation=correlation)
@@ -101,11 +103,11 @@ def simulate(case: tuple[float, tuple[str, float]], runs: int) -> dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate; returns the exit status."""
+    """Run the simulation and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=400, help="of each case (%(default)s)")
+    parser.add_argument("--runs", type=int, default=400, help="runs of each case (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "gate_power.json")
     arguments = parser.parse_args(argv)
     cases = list(product(CORRELATIONS, EFFECTS.items()))

@@ -1,29 +1,30 @@
-"""Latency of jepa-edge and of the ways in which people run such a model: same bundle, same frames, one run.
+"""Compare the latency of jepa-edge with other ways to run such a model: same bundle, same frames, one run.
 
-Back to back, each in a process of its own, from a uint8 frame to its latent and all futures:
+Back to back, each in a separate process, from a uint8 frame to its latent and all futures:
 
     pipeline             jepa_runtime's pipeline
-    benchmark_app        OpenVINO's own tool on the same IRs; it scales no frames and keeps no history
-    openvino_in_turn     its Python API on the same IRs, one after the other
-    torch_eager          the modules that were exported, with the same weights; in INT8, quantized dynamically
-    torch_compile        those through torch.compile, default mode
-    torch_compile_frozen with frozen weights; in INT8, quantized by torchao
-    onnxruntime          a session for each graph, numpy arrays in and out; in INT8, of its own quantizer
+    benchmark_app        OpenVINO's own tool on the same IRs; it resizes no frames and has no history
+    openvino_in_turn     OpenVINO's Python API on the same IRs, one after the other
+    torch_eager          the exported modules with the same weights; INT8: dynamic quantization
+    torch_compile        the same through torch.compile, default mode
+    torch_compile_frozen with frozen weights; INT8: quantized by torchao
+    onnxruntime          a session for each graph, numpy arrays in and out; INT8: its own quantizer
 
-In INT8, fp32 and bf16, as far as each has it. On a processor without bf16 libraries emulate it: that is shown
-with a few frames of the first round, and says nothing of a processor with bf16.
+In INT8, fp32 and bf16, as far as each supports it. On a processor without bf16, libraries emulate it: this is
+shown for a few frames of the first round, and does not predict the latency of a processor with bf16.
 
-Over ROS 2, with images at --rate from a camera in another process, from the moment an image was due until its
-futures are in a third process, or for a dropped image those of a newer one:
+Over ROS 2, with images at --rate from a camera in another process, from the time an image was due until its
+futures arrive in a third process, or, for a dropped image, those of a newer one:
 
     node            the world_model node, measured by jepa_ros.nodes.profiler
-    plain_node      peers/plain_node.py, a node as most people write it
+    plain_node      peers/plain_node.py, a node as commonly written
     plain_node_dds  the same with the DDS profile of jepa_bringup
 
-All take turns in several rounds, every other one in reverse, so that whatever else the machine does hits all
-of them. Nothing is timed that does not reproduce the bundle's golden outputs.
+All take turns in several rounds, every other one in reverse order, so that other activity of the machine
+affects all of them. Nothing is timed that does not reproduce the bundle's golden outputs.
 
-Exit status 1 if a goal is missed (see goals), 2 if something could not be measured."""
+Exit status 1 if a goal is missed (see goals), 2 if something could not be measured.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +65,9 @@ ROWS = (
     "onnxruntime",
     "node", "plain_node", "plain_node_dds",
 )  # fmt: skip
-# Only where they are asked for.
+# Measured on request only.
 ALONE = ("encoder",)
-# Who does the same work as whom.
+# Rows that do the same work.
 PEERS = {
     "pipeline": ("torch_eager", "torch_compile", "torch_compile_frozen", "onnxruntime"),
     "node": ("plain_node", "plain_node_dds"),
@@ -75,11 +76,11 @@ ENCODE_LIMIT = 1.03
 
 
 def goals(rows: Sequence[dict[str, Any]], encode_limit: float) -> list[dict[str, Any]]:
-    """What is asked of jepa-edge, as far as these rows tell: each ``value`` is to be ``limit`` at most.
+    """Return the goals that these rows cover: each ``value`` must be at most ``limit``.
 
     - encode inside the pipeline takes at most ``encode_limit`` x benchmark_app's median, round by round;
     - the pipeline's median is below that of each library in the same precision;
-    - over ROS 2 the node's median and p99 are below the plain nodes', and no more images are dropped.
+    - over ROS 2 the node's median and p99 are below those of the plain nodes, and no more images are dropped.
     """
     found = {(row["row"], row["precision"]): row for row in rows}
     asked: list[dict[str, Any]] = []
@@ -109,7 +110,7 @@ def goals(rows: Sequence[dict[str, Any]], encode_limit: float) -> list[dict[str,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison and return the exit status."""
     arguments = parser().parse_args(argv)
     console = Console()
     if arguments.cores:
@@ -125,15 +126,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """All rounds, as the report that is written.
+    """Run all rounds and return the report.
 
     Raises:
-        JepaRuntimeError: the bundle cannot be run, or does not compute its golden outputs.
-        RowError, BenchmarkAppError: a row failed.
+        JepaRuntimeError: The bundle cannot be run, or does not reproduce its golden outputs.
+        RowError: A row failed.
+        BenchmarkAppError: benchmark_app failed.
     """
     bundle = Bundle.open(arguments.bundle or vit_s())
     offered = [entry.precision for entry in bundle.manifest.graphs.encoder if entry.target == "openvino"]
-    # Libraries compute in bf16 whatever the bundle has.
+    # Libraries compute in bf16 regardless of the bundle's variants.
     precisions = arguments.precision or list(dict.fromkeys([*offered, "bf16"]))
     with ExitStack() as stack:
         setting = Setting(
@@ -150,7 +152,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             row
             for precision in precisions
             for row in rows_of(setting, precision)
-            # Over ROS 2 in the precision that would serve.
+            # Over ROS 2 only in the precision that would be served.
             if row.name in arguments.rows and (precision == precisions[0] or not isinstance(row, GraphRow))
         ]
         progress = stack.enter_context(Progress(console=console))
@@ -190,15 +192,16 @@ def _check_parity(bundle: Bundle, precisions: Sequence[str], threads: int) -> No
         ):
             if not parity.ok:
                 raise RowError(
-                    f"{bundle.path}: the {parity.graph} in {precision} does not compute the golden outputs "
-                    "on this machine: how fast it does so says nothing; see jepa-runtime verify"
+                    f"{bundle.path}: the {parity.graph} in {precision} does not reproduce the golden "
+                    "outputs on "
+                    "this machine, so its latency is meaningless; see jepa-runtime verify"
                 )
 
 
 def _open(
     wanted: Sequence[Row], stack: ExitStack, progress: Progress
 ) -> tuple[list[Row], list[dict[str, str]]]:
-    """The rows that can be measured, which ``stack`` closes, and why the others cannot."""
+    """Return the rows that can be measured (``stack`` closes them), and the reasons for the others."""
     rows, absent = [], []
     task = progress.add_task("opening", total=len(wanted))
     for row in wanted:
@@ -228,7 +231,7 @@ def _measure(rows: Sequence[Row], rounds: int, progress: Progress) -> None:
 
 
 def _environment(rows: Sequence[Row]) -> dict[str, Any]:
-    """This machine and the versions that matter, with those that the nodes of ROS 2 told of themselves."""
+    """Return this machine and the relevant versions, including those that the ROS 2 nodes reported."""
     found = environment().model_dump()
     with suppress(PackageNotFoundError):
         found["versions"]["torch"] = version("torch")
@@ -239,7 +242,7 @@ def _environment(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as a table, and whether the goals were met."""
+    """Print the report as a table, and the goals."""
     bundle, environment_ = report["bundle"], report["environment"]
     title = (
         f"{bundle['id']} {bundle['version']}, {report['candidates']} futures of {report['horizon']} steps, "
@@ -284,29 +287,48 @@ def _told(quantile: dict[str, float | None]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Its options."""
+    """Return the parser of the options."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--bundle", type=Path, help="default: ViT-S with random weights, out/vit_s, built if it is missing")
-    add("--precision", nargs="+", choices=get_args(Precision), help="default: all that OpenVINO can run")
+    add(
+        "--bundle", type=Path, help="bundle (default: ViT-S with random weights, out/vit_s, built if missing)"
+    )
+    add(
+        "--precision",
+        nargs="+",
+        choices=get_args(Precision),
+        help="precisions (default: all that OpenVINO runs)",
+    )
     add(
         "--rows",
         nargs="+",
         choices=(*ROWS, *ALONE),
         default=ROWS,
         metavar="ROW",
-        help=f"of {', '.join(ROWS)}",
+        help=f"rows to measure: {', '.join(ROWS)}",
     )
     add("--threads", type=int, default=2)
     add("--cores", type=lambda text: {int(core) for core in text.split(",")}, metavar="0,1",
-        help="cores that all may use (default: all)")  # fmt: skip
+        help="cores that all rows may use (default: all)")  # fmt: skip
     add("--rounds", type=int, default=6)
-    add("--frames", type=int, default=120, help="counted in each round of a row without ROS")
-    add("--seconds", type=positive, default=20.0, help="of each round of a row with ROS")
-    add("--rate", type=positive, default=30.0, help="images per second over ROS")
-    add("--size", type=frame_size, default=(640, 480), metavar="WxH", help="of the frames")
-    add("--source", default="two_rooms", help="of the images over ROS")
-    add("--limit", type=float, default=ENCODE_LIMIT, help="of encode against benchmark_app (%(default)s)")
+    add(
+        "--frames", type=int, default=120, help="frames per round of a row without ROS (default: %(default)s)"
+    )
+    add(
+        "--seconds",
+        type=positive,
+        default=20.0,
+        help="duration of a round with ROS [s] (default: %(default)s)",
+    )
+    add("--rate", type=positive, default=30.0, help="images per second over ROS (default: %(default)s)")
+    add("--size", type=frame_size, default=(640, 480), metavar="WxH", help="frame size (default: 640x480)")
+    add("--source", default="two_rooms", help="source of the images over ROS (default: %(default)s)")
+    add(
+        "--limit",
+        type=float,
+        default=ENCODE_LIMIT,
+        help="limit of encode / benchmark_app (default: %(default)s)",
+    )
     add("--json", type=Path, default=result_file("latency"))
     return made
 

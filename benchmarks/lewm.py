@@ -1,23 +1,26 @@
-"""LeWM's own planning problem on this CPU: 300 candidates of 5 steps, 30 iterations, a predictor of its size.
+"""Measure LeWM's own planning problem on this CPU: 300 candidates of 5 steps, 30 iterations.
 
-All futures of one iteration, in ways that take turns on the same candidates:
+All futures of one iteration, in variants that take turns on the same candidates:
 
-    student int8, fp32 the predictor of a student with as many parameters as LeWM's: frames are told apart by
-                       how long ago they were, so what is known of one stays valid; as the runtime runs it
-    ours int8, fp32    LeWM's predictor, in jepa_export's rollout, which computes nothing twice, likewise
-    ours bf16          the same in bf16, which the runtime never chooses
+    student int8, fp32 the predictor of a student with as many parameters as LeWM's, run by the runtime:
+                       frames are distinguished by their age, so what was computed for one stays valid
+    ours int8, fp32    LeWM's predictor in jepa_export's rollout, which computes nothing twice, run by the
+                       runtime
+    ours bf16          the same in bf16, which the runtime never selects by itself
     loop …             the rollout as published, by OpenVINO, onnxruntime, torch.compile and torch, in fp32
-    products …         as many multiply-adds as ours in matrix products alone, of the same sizes, by OpenVINO:
-                       what is left of the time goes to everything else
+    products …         the same number of multiply-adds in matrix products alone, of the same sizes, by
+                       OpenVINO: the remaining time is spent on everything else
 
-Then whole plans from a cold start, and how good they are: plans for --problems problems of the made-up world
-that both predictors were trained in (peers/lewm_world.py; once, kept in out/), by each, and by LeWM's in fp32
-from another seed; the world tells where they end. A frame's encoding is not in the times. The student's are
-also made with no more than --limit seconds, whatever iterations those are enough for, as a robot would.
+Then complete plans from a cold start, and their quality: plans for --problems problems of the synthetic world
+that both predictors were trained in (peers/lewm_world.py; once, cached in out/), by each predictor, and by
+LeWM's in fp32 with another seed; the world gives the position they lead to. Times exclude the encoding of a
+frame. The student's plans are also made within --limit seconds, with as many iterations as that permits, as
+on a robot.
 
-Exit status 1 if a limit is missed: a plan in INT8 takes more than --limit seconds (what LeWM's authors report
-of a GPU), or INT8's plans leave more of the way to their goals than those of LeWM's predictor in fp32 by more
-than a hundredth of it; 2 if something cannot be measured."""
+Exit status 1 if a limit is missed: a plan in INT8 takes more than --limit seconds (the authors' figure for a
+GPU), or INT8 plans leave more of the distance to their goals than those of LeWM's predictor in fp32, by more
+than a hundredth of it; 2 if something cannot be measured.
+"""
 
 from __future__ import annotations
 
@@ -67,17 +70,17 @@ from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, INT8, FP32, OTHER_SEED = "student int8", "ours int8", "ours fp32", "ours fp32, another seed"
 ANYTIME = "student int8, as long as there is time"
-# INT8 is calibrated on so many rollouts of so many candidates.
+# INT8 calibration: number of rollouts, and of candidates in each.
 CALIBRATION = (8, 64)
 GPU_S, MOST_LOST = 0.98, 0.01
-# At the start of a problem, along an axis; five steps at most reach 2.
+# Largest initial distance along an axis; five steps reach at most 2.
 FURTHEST = 1.2
-# Products are multiplied with as many rows as a rollout's stages have on average: 9 pairs in 5 stages.
+# Average rows of a product in a rollout's stages: 9 pairs in 5 stages.
 PAIRS, STAGES = 9, 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit status."""
+    """Run the benchmark and return the exit status."""
     arguments = parser().parse_args(argv)
     try:
         report = measure(arguments)
@@ -90,10 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as the report that is written.
+    """Measure everything and return the report.
 
     Raises:
-        JepaRuntimeError, OSError: something cannot be run.
+        JepaRuntimeError: A model cannot be run.
+        OSError: A file cannot be read or written.
     """
     settings = preset("lewm")
     count, horizon = settings.search.num_samples, settings.search.horizon
@@ -130,7 +134,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "blocks": model.config.depth,
         "training_steps": arguments.training,
         "threads": arguments.threads,
-        # LeWM's without its projection and the encoder of its actions.
+        # LeWM's, without its projection and action encoder.
         "parameters": {
             "student": parameters(foretelling),
             "ours": parameters(model.blocks, model.norm) + model.pos_embed.numel(),
@@ -147,7 +151,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def calibration(world: World, horizon: int) -> Iterator[Sample]:
-    """Inputs of rollouts."""
+    """Yield inputs of rollouts for the calibration."""
     rng = np.random.default_rng(1)
     rollouts, count = CALIBRATION
     for _ in range(rollouts):
@@ -162,7 +166,7 @@ def in_turns(
     problem: Problem,
     arguments: argparse.Namespace,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each call; the first of each round is not counted."""
+    """Return the milliseconds of each call; the first call of each round is not counted."""
     places, actions = world.walk(np.random.default_rng(2), problem.count, problem.horizon)
     latent = world.see(places[0, 0])
     calls: dict[str, Call] = {name: partial(predict, latent, actions) for name, predict in predicts.items()}
@@ -186,7 +190,7 @@ def plan(
     seed: int,
     budget_s: float | None = None,
 ) -> Plan:
-    """A plan from one latent [D] to another, from a cold start."""
+    """Plan from one latent [D] to another, from a cold start."""
     side = np.ones(10, np.float32)
     search = create_search(settings.search, ActionLimits(low=-side, high=side), seed=seed)
     planner = Planner(
@@ -196,7 +200,7 @@ def plan(
 
 
 def timed_plan(predict: Predict, world: World, settings: ControllerConfig, seed: int) -> float:
-    """Seconds of a plan."""
+    """Return the seconds of a plan."""
     start, goal = (world.see(place) for place in _problem(seed))
     began = time.perf_counter()
     plan(predict, settings, start, goal, seed)
@@ -206,9 +210,11 @@ def timed_plan(predict: Predict, world: World, settings: ControllerConfig, seed:
 def parity(
     predicts: Mapping[str, Predict], world: World, settings: ControllerConfig, problems: int, budget_s: float
 ) -> dict[str, Any]:
-    """What is left of the way to the goal by the plans of each: shares of the first distance in the world,
-    and of the first energy as LeWM's predictor in fp32 sees it, means over the problems; and what those took
-    that had ``budget_s``."""
+    """Return how much of the distance to the goal the plans of each predictor leave.
+
+    Means over the problems, relative to the first distance in the world, and to the first energy as seen by
+    LeWM's predictor in fp32; and the time of the plans that were limited to ``budget_s``.
+    """
     makers: dict[str, tuple[Predict, int, float | None]]
     makers = {name: (predicts[name], 0, None) for name in (STUDENT, INT8, FP32)}
     makers[OTHER_SEED] = predicts[FP32], problems, None
@@ -245,7 +251,7 @@ def parity(
 
 
 def limits(plans_s: Mapping[str, Sequence[float]], judged: Mapping[str, Any], limit_s: float) -> list[Limit]:
-    """What is asked of INT8, of the student and of LeWM's predictor."""
+    """Return the limits of INT8 for the student and for LeWM's predictor."""
     left = {name: of["distance"]["mean"] for name, of in judged["left"].items()}
     asked = []
     for name, predictor in {STUDENT: "a student of its size", INT8: "LeWM's predictor"}.items():
@@ -273,7 +279,7 @@ def limits(plans_s: Mapping[str, Sequence[float]], judged: Mapping[str, Any], li
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as tables."""
+    """Print the report as tables."""
     table = Table(title="all futures of one iteration, ms", title_justify="left")
     for column in ("", "p50", "p95", "max", "n"):
         table.add_column(column, justify="right" if column else "left")
@@ -295,7 +301,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def _problem(number: int) -> tuple[Floats32, Floats32]:
-    """A start and a goal."""
+    """Return a start and a goal."""
     rng = np.random.default_rng([3, number])
     start = rng.uniform(-1, 1, 2).astype(np.float32)
     goal = np.clip(start + rng.uniform(-FURTHEST, FURTHEST, 2), -1, 1).astype(np.float32)
@@ -303,7 +309,7 @@ def _problem(number: int) -> tuple[Floats32, Floats32]:
 
 
 def _energies(futures: Floats32, goal: Floats32) -> Floats32:
-    """Of the last step alone, which is all that LeWM asks for: [K, H, D] -> [K]."""
+    """Return the energy of the last step, as in LeWM: [K, H, D] -> [K]."""
     return mean_squared(futures[:, -1:], goal[None])
 
 
@@ -314,19 +320,19 @@ def _environment() -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Its options."""
+    """Return the parser of the options."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), metavar="WAY",
-        help=f"beside {STUDENT}, {INT8} and {FP32}: of {', '.join(WAYS)}")  # fmt: skip
+        help=f"variants in addition to {STUDENT}, {INT8} and {FP32}: {', '.join(WAYS)}")  # fmt: skip
     add("--rounds", type=int, default=5)
-    add("--calls", type=int, default=4, help="counted in each round (default: %(default)s)")
-    add("--plans", type=int, default=5, help="that are timed (default: %(default)s)")
-    add("--problems", type=int, default=20, help="that INT8 is judged by (default: %(default)s)")
-    add("--training", type=int, default=100, help="steps of the predictor's training (default: %(default)s)")
+    add("--calls", type=int, default=4, help="calls counted in each round (default: %(default)s)")
+    add("--plans", type=int, default=5, help="timed plans (default: %(default)s)")
+    add("--problems", type=int, default=20, help="problems for the quality of plans (default: %(default)s)")
+    add("--training", type=int, default=100, help="training steps of the predictor (default: %(default)s)")
     add("--depth", type=int, help="blocks of the predictor (default: all)")
     add("--threads", type=int, default=2)
-    add("--limit", type=float, default=GPU_S, help="of a plan [s] (default: %(default)s)")
+    add("--limit", type=float, default=GPU_S, help="time limit of a plan [s] (default: %(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "lewm.json")
     return made
 

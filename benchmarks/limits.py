@@ -1,24 +1,26 @@
-"""The limits that the runtime is to keep with a ViT-S-class model, measured on this machine in one run.
+"""Check the runtime's limits with a ViT-S-class model, measured on this machine in one run.
 
     serving   over ROS 2 at --rate, the camera in another process, for --minutes: p99 of the response (from
-              when an image was due to its futures in a third process) within a period, no image dropped;
-              what is ours around the two inferences (decode to publish, with the history) at most 1.5 ms
-    memory    the node's resident memory after a minute of that at most 300 MB, also where it compiled its
-              models itself
-    tail      in one process at 70 % of the highest rate, under SCHED_FIFO: p99.9 of the response at most
-              1.5 x its median, no image dropped, as long as the machine is quiet (a probe tells, see
-              peers/quiet.py); beside it the same of all images, and, at that rate and so scheduled,
-              OpenVINO's infer() of the encoder with nothing of ours around it
-    neighbour over ROS 2 with another process that wants one core all the time, the inference threads under
-              SCHED_FIFO where that is permitted: images are dropped rather than queued, none is older than
-              two periods when its result is published
-    start     from starting the node's process to its first latent, compiled models kept: at most 2 s
+              the time an image was due to its futures in a third process) within a period, no image dropped;
+              our own stages around the two inferences (decode to publish, with the history) at most 1.5 ms
+    memory    the node's resident memory after a minute of that at most 300 MB, also if it compiled its models
+              itself
+    tail      in one process at 70 % of the highest rate, under SCHED_FIFO: p99.9 of the response at most 1.5
+              x its median, no image dropped, while the machine is quiet (determined by a probe, see
+              peers/quiet.py); for comparison the same of all images, and, at that rate and priority,
+              OpenVINO's infer() of the encoder alone
+    neighbour over ROS 2 with another process that uses one core constantly, the inference threads under
+              SCHED_FIFO where permitted: images are dropped rather than queued, none is older than two
+              periods when its result is published
+    start     from starting the node's process to its first latent, with cached compiled models: at most 2 s
     cameras   two cameras at half the rate each, one process: no image of either dropped
-    soak      serving, but for --soak-minutes; and memory, descriptors and latency do not grow
+    soak      serving for --soak-minutes; and memory, descriptors and latency do not grow
 
-Results of checks that were not run stay in the file, each with when and where it was measured.
+Results of checks that were not run are retained in the file, each with the time and machine of its
+measurement.
 
-Exit status 1 if a limit is missed, 2 if something could not be measured; the rest is, all the same."""
+Exit status 1 if a limit is missed, 2 if something could not be measured; the other checks are still run.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +71,13 @@ SIZE = (640, 480)
 OURS = ("decode", "preprocess", "energy", "message", "publish")
 THEIRS = ("transport", "encode", "predict", "delivery")
 PATIENCE_S = 60.0
-# As for a robot that lets its model go before everything else.
+# As on a robot that prefers its model to everything else.
 REALTIME = RealtimeSettings(fifo_priority=10, lock_memory=True, keep_heap=True)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all checks share."""
+    """Settings shared by all checks."""
 
     bundle: Path
     threads: int
@@ -84,20 +86,20 @@ class Setting:
 
     @property
     def period_ms(self) -> float:
-        """Between two images."""
+        """Return the time between two images."""
         return 1e3 / self.rate_hz
 
     def parameters(self, **further: Any) -> dict[str, Any]:
-        """Of the world_model node."""
+        """Return the parameters of the world_model node."""
         own = {"bundle": str(self.bundle), "cache_dir": str(self.scratch / "cache")}
         return {**own, "threads": self.threads, "allow_untrained": True, **further}
 
 
 def serve(setting: Setting, seconds: float, *parameters: str) -> Profile:
-    """A profile over ROS 2; ``parameters`` of the node as NAME:=VALUE.
+    """Return a profile over ROS 2; ``parameters`` are node parameters as NAME:=VALUE.
 
     Raises:
-        ProfileError: it could not be made.
+        ProfileError: The profiler failed.
     """
     out = setting.scratch / "profile.json"
     command = [
@@ -116,16 +118,16 @@ def serve(setting: Setting, seconds: float, *parameters: str) -> Profile:
 
 
 def serving(setting: Setting, minutes: float) -> list[Limit]:
-    """See the module."""
+    """Run the check ``serving``, see the module docstring."""
     return served(setting, serve(setting, 60 * minutes), minutes)
 
 
 def served(setting: Setting, profile: Profile, minutes: float) -> list[Limit]:
-    """What a profile of ``minutes`` is held to."""
+    """Return the limits for a profile of ``minutes``."""
     told = describe(profile.run)
     of = f"{told.frames} images in {minutes:g} min"
     medians = {stage: known(told.stages.get(stage), "p50", stage) for stage in (*OURS, *THEIRS)}
-    # The history is in what no stage accounts for.
+    # The history is part of the time that no stage accounts for.
     ours = sum(medians[stage] for stage in OURS) + known(told.residual, "p50", "the residual")
     p50, p99 = (known(told.response, name, "the response") for name in ("p50", "p99"))
     return [
@@ -138,7 +140,7 @@ def served(setting: Setting, profile: Profile, minutes: float) -> list[Limit]:
 
 
 def memory(setting: Setting) -> list[Limit]:
-    """See the module."""
+    """Run the check ``memory``, see the module docstring."""
     limits, alone = [], replace(setting, scratch=setting.scratch / "memory")
     alone.scratch.mkdir()
     of = f"a minute at {setting.rate_hz:g} Hz"
@@ -152,7 +154,7 @@ def memory(setting: Setting) -> list[Limit]:
 
 
 def tail(setting: Setting, seconds: float) -> list[Limit]:
-    """See the module."""
+    """Run the check ``tail``, see the module docstring."""
     options, applied = BackendOptions(threads=setting.threads), []
 
     def open_model() -> WorldModel:
@@ -164,7 +166,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
         realtime.release_startup_memory()
         rate_hz = 0.7 * (describe(load.closed_loop(15.0)).achieved_hz or 0.0)
         ticks: list[float] = []
-        # Images come as from a camera, which sends whatever the model is at.
+        # Images arrive as from a camera, which sends at any time.
         with Probe(os.sched_getaffinity(0)) as probe, scheduled(2 * REALTIME.fifo_priority):
             run = load.open_loop(rate_hz, seconds, tick=lambda _: ticks.append(time.perf_counter()))
     refused = [str(each) for each in applied if not each.achieved]
@@ -177,17 +179,23 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
 
 
 def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, of: str) -> list[Limit]:
-    """What a run at 70 % of the highest rate is held to, its images due at ``due_s`` (perf_counter), beside
-    times of a bare infer() [ms].
+    """Return the limits for a run at 70 % of the highest rate.
+
+    Args:
+        run: The run.
+        due_s: Times at which its images were due (perf_counter).
+        probe: Probe of the activity of the machine.
+        alone: Times of a bare infer() [ms].
+        of: Description of the samples.
 
     Raises:
-        ProfileError: for more than half of them the machine was not quiet, or they are too few.
+        ProfileError: The machine was busy for more than half of the images, or there are too few.
     """
     response, lost = responses(run), lost_frames(run)
     quiet = probe.quiet(due_s, due_s + response / 1e3)
     if quiet.mean() < 0.5:
         raise ProfileError(
-            f"the machine was quiet for only {quiet.mean():.0%} of the images: it tells no tail"
+            f"the machine was quiet for only {quiet.mean():.0%} of the images, too few for a tail"
         )
     of_all, of_quiet = f"{len(quiet)} {of}", f"{quiet.sum()} of {len(quiet)} {of}"
 
@@ -208,7 +216,7 @@ def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, of: str
 
 @contextmanager
 def scheduled(priority: int) -> Iterator[None]:
-    """The calling thread, and those it starts, under SCHED_FIFO, where that is permitted."""
+    """Run the calling thread, and those it starts, under SCHED_FIFO if permitted."""
     realtime.apply(RealtimeSettings(fifo_priority=priority))
     try:
         yield
@@ -217,7 +225,7 @@ def scheduled(priority: int) -> Iterator[None]:
 
 
 def neighbour(setting: Setting, seconds: float) -> list[Limit]:
-    """See the module."""
+    """Run the check ``neighbour``, see the module docstring."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         run = serve(setting, seconds, f"fifo_priority:={REALTIME.fifo_priority}").run
@@ -233,7 +241,7 @@ def neighbour(setting: Setting, seconds: float) -> list[Limit]:
 
 
 def start(setting: Setting, repetitions: int) -> list[Limit]:
-    """See the module."""
+    """Run the check ``start``, see the module docstring."""
     rclpy.init()
     node = rclpy.create_node("limits")
     latest_ns = 0
@@ -252,11 +260,11 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
                 remaps = {"image": "camera/image_raw"}
                 command = node_command("world_model", setting.parameters(), remaps)
                 with Child("world model", command, setting.scratch / "log") as model:
-                    # What the last process left on its way was seen before this one began.
+                    # Latents of the previous process that were still in transit have older stamps.
                     while latest_ns < began_ns:
                         rclpy.spin_once(node, timeout_sec=0.01)
                         if model.end or time.monotonic() - began > PATIENCE_S:
-                            raise ProfileError(f"no latent came: {model.end}{model.excerpt()}")
+                            raise ProfileError(f"no latent arrived: {model.end}{model.excerpt()}")
                     if repetition:
                         taken.append(time.monotonic() - began)
     finally:
@@ -270,7 +278,7 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
 
 
 def camera(setting: Setting, topic: str, rate_hz: float) -> Child:
-    """A camera in a process of its own."""
+    """Return a camera in a separate process."""
     name = topic.replace("/", "_")
     parameters = {"source": "two_rooms", "rate_hz": rate_hz, "loop": True}
     command = node_command("camera", parameters, {"camera/image_raw": topic, "__node": name})
@@ -278,7 +286,7 @@ def camera(setting: Setting, topic: str, rate_hz: float) -> Child:
 
 
 def cameras(setting: Setting, seconds: float) -> list[Limit]:
-    """See the module."""
+    """Run the check ``cameras``, see the module docstring."""
     topics = ["left/image_raw", "right/image_raw"]
     report = setting.scratch / "report.json"
     parameters = setting.parameters(cameras=topics, report_path=str(report))
@@ -295,15 +303,18 @@ def cameras(setting: Setting, seconds: float) -> list[Limit]:
     for topic in topics:
         counters = found[topic]["counters"]
         if counters["received"] < 0.5 * seconds * setting.rate_hz / 2:
-            raise ProfileError(f"of {topic} only {counters['received']} images came in {seconds:g} s")
+            raise ProfileError(f"{topic}: only {counters['received']} images arrived in {seconds:g} s")
         lost, of = counters["dropped"] + counters["failed"], f"{counters['received']} images"
         limits.append(Limit("cameras", f"{topic}: images dropped", lost, 0, "images", of))
     return limits
 
 
 def soak(setting: Setting, minutes: float) -> list[Limit]:
-    """See the module. Growth is the slope of a least-squares line over the run but its first tenth, times the
-    length. Within the noise is less than the interquartile range (latency), a descriptor, 3 MB."""
+    """Run the check ``soak``, see the module docstring.
+
+    Growth is the slope of a least-squares line over the run without its first tenth, times its length. Within
+    the noise is less than the interquartile range (latency), one descriptor, 3 MB.
+    """
     profile = serve(setting, 60 * minutes)
     run, due = profile.run, round(60 * minutes * setting.rate_hz)
     of = f"{len(run.scheduled_s)} of {due} images in {minutes:g} min"
@@ -320,7 +331,7 @@ def soak(setting: Setting, minutes: float) -> list[Limit]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; returns the exit status."""
+    """Run the checks and return the exit status."""
     arguments = _parser().parse_args(argv)
     console = Console()
     prepare_environment(alone=True)
@@ -348,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with console.status(f"measuring {name}"):
                     found += checks[name](setting)
             except (JepaRuntimeError, OSError, subprocess.TimeoutExpired) as error:
-                # It costs nothing of the rest.
+                # The other checks still run.
                 print(f"limits: {name}: {error}", file=sys.stderr)
                 failed = True
     if not found:
@@ -379,15 +390,15 @@ def _parser() -> argparse.ArgumentParser:
     names = ("serving", "memory", "tail", "neighbour", "start", "cameras", "soak")
     add(
         "--bundle", type=Path,
-        help="default: ViT-S in INT8 with random weights, out/vit_s_int8, built if it is missing",
+        help="bundle (default: ViT-S in INT8 with random weights, out/vit_s_int8, built if missing)",
     )  # fmt: skip
     add("--checks", nargs="+", choices=names, default=names[:-1], metavar="CHECK",
-        help=f"of {', '.join(names)} (default: all but soak)")  # fmt: skip
+        help=f"checks: {', '.join(names)} (default: all but soak)")  # fmt: skip
     add("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    add("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
-    add("--minutes", type=positive, default=10.0, help="of serving (%(default)s)")
-    add("--tail-seconds", type=positive, default=300.0, help="(%(default)s)")
-    add("--soak-minutes", type=positive, default=60.0, help="(%(default)s)")
+    add("--rate", type=positive, default=30.0, help="images per second (default: %(default)s)")
+    add("--minutes", type=positive, default=10.0, help="duration of serving [min] (default: %(default)s)")
+    add("--tail-seconds", type=positive, default=300.0, help="duration of tail [s] (default: %(default)s)")
+    add("--soak-minutes", type=positive, default=60.0, help="duration of soak [min] (default: %(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "limits.json")
     return parser
 

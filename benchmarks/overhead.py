@@ -1,22 +1,22 @@
-"""What the pipeline adds to inference: its encode and predict times against OpenVINO's own benchmark_app.
+"""Measure what the pipeline adds to inference: its encode and predict times against OpenVINO's benchmark_app.
 
-Both run the same IRs of the same bundle with the same threads, one stream, the latency hint's settings, f32
-for what is not quantized in the graph, one request at a time, and the predictor for the same number of
-candidates. They
-take turns in several rounds, each in a new process: where its memory happens to lie makes a process some
-percent faster or slower, and whatever else the machine does hits both. Compared are, over all rounds,
+Both run the same IRs of the same bundle with the same threads, one stream, the settings of the latency hint,
+f32 for what is not quantized in the graph, one request at a time, and the predictor for the same number of
+candidates. They take turns in several rounds, each in a new process: the memory layout makes a process some
+percent faster or slower, and other activity of the machine affects both. Compared over all rounds:
 
     median(encode) + median(predict)   of the pipeline's own clocks: inference and the copy of the result (for
-                                       predict the writing of the inputs too), one frame after the other;
-    joined                             benchmark_app on encoder and predictor joined into one graph: what
-                                       OpenVINO itself takes for a frame. Exit status 1 if the ratio to it is
+                                       predict also writing the inputs), one frame after the other;
+    joined                             benchmark_app on encoder and predictor joined into one graph:
+                                       OpenVINO's own time for a frame. Exit status 1 if the ratio to it is
                                        above --limit;
-    encode, predict                    benchmark_app on each graph alone. It repeats one graph with warm
-                                       caches, while a pipeline alternates between two: for information.
-    joined, defaults                   the joined graph with OpenVINO's own numbers (bf16 where the processor
-                                       has it, activations quantized at run time): for information.
+    encode, predict                    benchmark_app on each graph alone, with warm caches, while a pipeline
+                                       alternates between two graphs: for information.
+    joined, defaults                   the joined graph with OpenVINO's default precision (bf16 if the
+                                       processor has it, activations quantized at run time): for information.
 
-The default file of --json is named after the processor."""
+The default file of --json is named after the processor.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ JOINED, AT_DEFAULTS = "joined", "joined, defaults"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison and return the exit status."""
     arguments = _parser().parse_args(argv)
     console = Console()
     if arguments.cores:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, as the report that is written."""
+    """Run all rounds and return the report."""
     bundle = Bundle.open(arguments.bundle)
     manifest, frame = bundle.manifest, bundle.manifest.io.frame
     precision = arguments.precision or manifest.graphs.encoder[0].precision
@@ -88,7 +88,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         irs[JOINED] = irs[AT_DEFAULTS] = (join(manifest, irs, Path(folder) / "joined.xml"), {})
         for round_ in track(range(arguments.rounds), description="rounds"):
-            # Who goes first changes from round to round.
+            # The order alternates from round to round.
             for turn in ("ours", *peer) if round_ % 2 == 0 else (*peer, "ours"):
                 if turn == "ours":
                     for stage, values in pipeline_times(setting, precision).items():
@@ -129,7 +129,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def pipeline_times(setting: Setting, precision: str) -> dict[str, list[float]]:
-    """One round of the pipeline: milliseconds per frame and stage."""
+    """Run one round of the pipeline and return the milliseconds per frame by stage."""
     row = ServedRow("pipeline", "", precision, setting, script="pipeline.py")
     try:
         row.open()
@@ -140,7 +140,7 @@ def pipeline_times(setting: Setting, precision: str) -> dict[str, list[float]]:
 
 
 def join(manifest: Manifest, irs: dict[str, tuple[Path, dict[str, tuple[int, ...]]]], target: Path) -> Path:
-    """One IR of encoder and predictor: what the first gives is the history of the second."""
+    """Save one IR of encoder and predictor: the output of the first is the history of the second."""
     core = openvino.Core()
     encoder, predictor = (core.read_model(irs[stage][0]) for stage in STAGES)
     predictor.reshape({name: list(shape) for name, shape in irs["predict"][1].items()})
@@ -157,7 +157,7 @@ def join(manifest: Manifest, irs: dict[str, tuple[Path, dict[str, tuple[int, ...
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as a table."""
+    """Print the report as a table."""
     machine, peer = report["machine"], report["benchmark_app"]
     title = (
         f"{report['bundle']['id']} {report['bundle']['version']} {report['precision']}, "
@@ -189,7 +189,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     preprocess = report["pipeline_ms"]["preprocess"]["p50"]
     console.print(
         f"limit {report['limit']:.2f}; to the sum of the graphs alone {report['ratio_to_graphs_alone']:.3f}; "
-        f"beside it: preprocess {preprocess:.3f} ms (benchmark_app has none)"
+        f"preprocess takes another {preprocess:.3f} ms (benchmark_app has none)"
     )
     console.print(f"{machine['cpu']['model']}, {machine['cpu']['cores']} cores")
     console.print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
@@ -200,12 +200,14 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
-    parser.add_argument("--precision", choices=get_args(Precision), help="default: the bundle's first")
+    parser.add_argument("--precision", choices=get_args(Precision), help="(default: the bundle's first)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cores", type=lambda text: {int(core) for core in text.split(",")}, metavar="0,1",
                         help="cores that both may use (default: all)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--frames", type=int, default=400, help="of each side in each round")
+    parser.add_argument(
+        "--frames", type=int, default=400, help="frames of each side per round (default: 400)"
+    )
     parser.add_argument("--limit", type=float, default=1.10)
     parser.add_argument("--json", type=Path, default=result_file("overhead"))
     return parser

@@ -1,15 +1,16 @@
-"""The family of students at real size: what each member weighs, computes and takes, with random weights.
+"""Measure the family of students at full size, with random weights: size, compute and latency.
 
-For each: parameters, multiply-adds, bytes; milliseconds on this CPU in the ways of benchmarks/latency.py that
-need no ROS, which take turns; and what the cost model of Intel's NPU compiler expects, where that is at hand
-(an estimate, not a measurement). The middle member is held to:
+For each: parameters, multiply-adds, bytes; milliseconds on this CPU in the rows of benchmarks/latency.py that
+need no ROS, which take turns; and the estimate of the cost model of Intel's NPU compiler, if it is installed
+(not a measurement). Limits of the middle member:
 
-    encoder INT8    4.5 x as fast as torch eager in fp32; alone, as benchmark_app has it (in the pipeline the
-                    predictor takes its place in the caches), at most 1.03 x benchmark_app's own time
-    NPU 4000        at most 2.5 ms, as estimated
+    encoder INT8    4.5 x as fast as torch eager in fp32; alone, as in benchmark_app (in the pipeline the
+                    predictor replaces it in the caches), at most 1.03 x benchmark_app's own time
+    NPU 4000        at most 2.5 ms, estimated
     futures         64 of 8 steps in at most 10 ms
 
-Exit status 1 if one is missed, 2 if something could not be measured."""
+Exit status 1 if one is missed, 2 if something could not be measured.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +46,12 @@ FASTER, OVERHEAD, NPU_MS, FUTURES_MS = 4.5, 1.03, 2.5, 10.0
 
 
 def measure(name: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """One member.
+    """Measure one member.
 
     Raises:
-        JepaRuntimeError, RowError, BenchmarkAppError: it could not be built or measured.
+        JepaRuntimeError: The bundle could not be built or run.
+        RowError: A row could not be measured.
+        BenchmarkAppError: benchmark_app failed.
     """
     bundle = Bundle.open(student(f"{name}_npu", name, *FORMS))
     found = create(name, px=PX, action_scale=(1.0, 1.0), seed=0)
@@ -66,7 +69,7 @@ def measure(name: str, arguments: argparse.Namespace, console: Console) -> dict[
 
 
 def _weight(bundle: Bundle) -> dict[str, Any]:
-    """Multiply-adds of encoder and predictor, and their bytes in each precision that OpenVINO is given."""
+    """Return the multiply-adds of encoder and predictor, and their bytes in each OpenVINO precision."""
     backend = create_backend(ENGINE)
     count, size = {}, {}
     for precision in ("int8", "fp32"):
@@ -78,7 +81,7 @@ def _weight(bundle: Bundle) -> dict[str, Any]:
 
 
 def _estimates(npu: dict[str, Any] | None) -> dict[str, float]:
-    """Of the encoder in the faster of its precisions, by platform."""
+    """Return the estimates for the encoder in the faster of its precisions, by platform."""
     told = [row for row in npu["graphs"] if row["graph"] == "encoder" and "estimate" in row] if npu else []
     return {
         platform: min(row["estimate"]["total_ms"] for row in told if row["platform"] == platform)
@@ -87,7 +90,7 @@ def _estimates(npu: dict[str, Any] | None) -> dict[str, float]:
 
 
 def judge(member: dict[str, Any]) -> list[Limit]:
-    """The middle member against what is asked of it; what is not known is left out."""
+    """Return the limits of the middle member, as far as they are known."""
     found = {(row["row"], row["precision"]): row for row in member["latency"]["rows"]}
 
     ours, alone, app = (found[row, "int8"] for row in ("pipeline", "encoder", "benchmark_app"))
@@ -105,7 +108,7 @@ def judge(member: dict[str, Any]) -> list[Limit]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit status."""
+    """Run the benchmark and return the exit status."""
     arguments, console = _parser().parse_args(argv), Console()
     try:
         members = [measure(name, arguments, console) for name in FAMILY]
@@ -134,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--frames", type=int, default=60, help="counted in each round of a row")
+    parser.add_argument(
+        "--frames", type=int, default=60, help="frames per round of a row (default: %(default)s)"
+    )
     default = ROOT / "benchmarks" / "results" / "students.json"
     parser.add_argument("--json", type=Path, default=default)
     return parser

@@ -1,15 +1,16 @@
-"""Exchanges of the model in the running world_model node, under a stream of images.
+"""Swap models in the running world_model node under a stream of images, and measure the effect.
 
-A camera process publishes --rate images a second on an exact schedule, the node answers, and this process
-takes the futures; meanwhile it asks for --swaps exchanges to and fro between two bundles, by ~/swap_model and
-then ~/commit_model, with a --pause before each. An exchange lasts from the request of the first to the answer
-of the second. An image is of an exchange if it was due while one lasted or in the period before. Held to:
+A camera process publishes --rate images per second on an exact schedule, the node answers, and this process
+receives the futures; meanwhile it requests --swaps swaps between two bundles in turn, with ~/swap_model and
+then ~/commit_model, with a --pause before each. A swap lasts from the request of the first to the response of
+the second. An image belongs to a swap if it was due during one or in the period before. Limits:
 
-    lost      no image more is lost in exchanges than as many others lose
-    latency   p99 of the response in exchanges is at most 1.5 x that of the others
+    lost      no more images are lost during swaps than among the same number of others
+    latency   p99 of the response during swaps is at most 1.5 x that of the others
     growth    over the run the node grows by at most 3 MB and one descriptor (see limits.py, soak)
 
-Exit status 1 if one is missed, 2 if something could not be measured."""
+Exit status 1 if one is missed, 2 if something could not be measured.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NODE, TOPIC = "/world_model", "camera/image_raw"
 MAX_RATIO, MAX_GROWTH_MB, MAX_DESCRIPTORS = 1.5, 3.0, 1.0
 _PATIENCE_S = 60.0
-# For longer no exchange lasts on average.
+# Upper limit of the average duration of a swap.
 _LONG_S = 10.0
 _SETTLE_S = 2.0
 _LEAD_NS = 100_000_000
@@ -65,7 +66,7 @@ _LEAD_NS = 100_000_000
 
 @dataclass(frozen=True)
 class Measured:
-    """A run, what the node's process took, and when each exchange began and ended [s since the start]."""
+    """A run, the readings of the node's process, and begin and end of each swap [s since the start]."""
 
     run: Run
     readings: list[Reading]
@@ -73,15 +74,16 @@ class Measured:
 
 
 class Exchanges:
-    """Asks for one exchange after the other, while its node is spun.
+    """Requests one swap after the other while its node is spun.
 
     Args:
-        bundles: folders, in the order in which they are to serve; again from the first.
-        pause_s: before each.
+        node: Node of the service clients.
+        bundles: Folders in the order in which they become active, cyclically.
+        pause_s: Pause before each swap.
 
     Attributes:
-        spans_ns: when each began and ended, on CLOCK_MONOTONIC.
-        failure: why one was refused; empty: none was.
+        spans_ns: Begin and end of each swap, on CLOCK_MONOTONIC.
+        failure: Why a swap was rejected, or an empty string.
     """
 
     def __init__(self, node: Node, bundles: Sequence[Path], pause_s: float) -> None:
@@ -94,7 +96,7 @@ class Exchanges:
         self._commit = node.create_client(Trigger, f"{NODE}/commit_model")
 
     def go_on(self) -> None:
-        """Begin the next one if it is due."""
+        """Begin the next swap if it is due."""
         if time.monotonic() < self._due_s:
             return
         self._due_s, self._began_ns = math.inf, time.monotonic_ns()
@@ -116,7 +118,7 @@ class Exchanges:
 
 
 class Stream:
-    """The node, its camera and whoever listens; ``stack`` ends what was started here."""
+    """The node, its camera and the listener; ``stack`` stops what is started here."""
 
     def __init__(self, bundle: Path, args: argparse.Namespace, scratch: Path, stack: ExitStack) -> None:
         self._rate_hz = args.rate
@@ -133,9 +135,9 @@ class Stream:
         command = node_command("world_model", parameters, {"image": TOPIC})
         self._model = stack.enter_context(Child("world_model", command, scratch / "world_model.log"))
         self._running = [self._model]
-        self._until(lambda: self._listener.info, "no model serves")
+        self._until(lambda: self._listener.info, "no model became active")
         self._listener.listen(TOPIC)
-        # More images than can be needed: whoever closes the camera ends it.
+        # More images than needed: the camera is stopped early.
         self._most = round(args.rate * (args.swaps * (args.pause + _LONG_S) + _PATIENCE_S))
         camera = camera_command(
             source="two_rooms", topic=TOPIC, rate_hz=args.rate, frames=self._most, offset_ns=self._offset_ns,
@@ -144,14 +146,14 @@ class Stream:
         self._camera = stack.enter_context(Child("camera", camera, scratch / "camera.log", piped=True))
         self._running.append(self._camera)
         self._until(self._camera.said, "the camera has no images")
-        self._until(lambda: self._listener.answers["futures"], "no futures come")
+        self._until(lambda: self._listener.answers["futures"], "no futures arrived")
         self._rest(_SETTLE_S)
 
     def measure(self, bundles: Sequence[Path], swaps: int, pause_s: float) -> Measured:
-        """Exchange ``swaps`` times.
+        """Swap ``swaps`` times.
 
         Raises:
-            ProfileError: an exchange was refused, or something ended.
+            ProfileError: A swap was rejected, or a process ended.
         """
         start_ns = time.monotonic_ns() + round(1e9 / self._rate_hz) + _LEAD_NS
         ledger = self._listener.ledger = FrameLedger(
@@ -202,8 +204,7 @@ class Stream:
 
 
 def split(measured: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every image, in the order they were due: its response [ms], whether it was lost, whether it is of an
-    exchange."""
+    """Return response [ms], loss, and membership in a swap of each image, in due order."""
     run = measured.run
     due = np.sort(np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s]))
     inside = np.zeros(len(due), bool)
@@ -213,16 +214,18 @@ def split(measured: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
-    """What was found against what was asked, and the figures of both kinds of images.
+    """Return the results with their limits, and the statistics of both groups of images.
 
     Raises:
-        ProfileError: too few images carry no p99, or the node's process told nothing.
+        ProfileError: There are too few images for a p99, or the node's process returned no readings.
     """
     took, lost, inside = split(measured)
     swaps, images, others = len(measured.exchanges), int(inside.sum()), int((~inside).sum())
     during, between = distribution(took[inside]), distribution(took[~inside])
     if during.p99.value is None or between.p99.value is None:
-        raise ProfileError(f"{images} images of exchanges and {others} others carry no p99: more --swaps")
+        raise ProfileError(
+            f"{images} images during swaps and {others} others are too few for a p99; use more --swaps"
+        )
     ratios = resampled_quantiles(took[inside], 990, seed=0) / resampled_quantiles(took[~inside], 990, seed=1)
     low, high = interval(ratios)
     lost_inside, lost_between = int(lost[inside].sum()), int(lost[~inside].sum())
@@ -251,7 +254,7 @@ def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
 
 
 def _after_each(measured: Measured, name: str) -> list[float]:
-    """What a reading was at the end of each exchange."""
+    """Return a reading at the end of each swap."""
     found, ends = reading(measured.readings, name), [end for _, end in measured.exchanges]
     return np.interp(ends, found.times_s, found.values).round(2).tolist()
 
@@ -263,7 +266,7 @@ def _growth(measured: Measured, name: str, most: float, unit: str) -> Limit:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit status."""
+    """Run the benchmark and return the exit status."""
     args = _parser().parse_args(argv)
     console = Console()
     prepare_environment(alone=True)
@@ -306,12 +309,12 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--bundle", type=Path, default=ROOT / "models" / "two_rooms", help="serves first")
-    add("--other", type=Path, metavar="BUNDLE", help="default: the fp32 half of the first")
-    add("--swaps", type=int, default=200, help="(%(default)s)")
-    add("--pause", type=positive, default=2.0, help="between two exchanges [s] (%(default)s)")
+    add("--bundle", type=Path, default=ROOT / "models" / "two_rooms", help="bundle that is active first")
+    add("--other", type=Path, metavar="BUNDLE", help="other bundle (default: the fp32 variant of the first)")
+    add("--swaps", type=int, default=200, help="number of swaps (default: %(default)s)")
+    add("--pause", type=positive, default=2.0, help="pause between two swaps [s] (default: %(default)s)")
     add("--threads", type=int, default=1)
-    add("--rate", type=positive, default=30.0, help="images per second (%(default)s)")
+    add("--rate", type=positive, default=30.0, help="images per second (default: %(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "swaps.json")
     return parser
 

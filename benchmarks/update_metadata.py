@@ -1,11 +1,12 @@
-"""What one robot reads at each step of a rollout and at each new release, by the number of releases.
+"""Measure what one robot downloads at each step of a rollout and at each new release.
 
-A repository gets --releases versions of the bundle. Then the client of robots looks at it over HTTP, again
+A repository gets --releases versions of the bundle. Then the client of a robot checks it over HTTP, again
 after one more ``publish``, and after each of five ``rollout`` steps, as an update does: the signed metadata,
-the pointer, and for a new release its manifest. Bytes are those of the bodies that the server sent.
+the pointer, and for a new release its manifest. Bytes are those of the response bodies.
 
     plain   a server that does not compress (python -m http.server)
-    gzip    one that compresses JSON (nginx with gzip on)"""
+    gzip    one that compresses JSON (nginx with gzip on)
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ CHANNEL = "stable"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder, and counts the bytes of bodies."""
+    """HTTP server of a folder that counts the bytes of response bodies."""
 
     daemon_threads = True
 
@@ -58,7 +59,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with a file, or 404."""
+    """Request handler that returns a file, or 404."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -76,11 +77,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the request log."""
 
 
 class Robot:
-    """The client of a robot, with what it has stored."""
+    """The client of a robot, with its local state."""
 
     def __init__(self, repo: Path, home: Path, model_id: str, *, compresses: bool) -> None:
         self._root = (repo / "metadata" / "1.root.json").read_bytes()
@@ -88,7 +89,7 @@ class Robot:
         self.server = Server(repo, compresses=compresses)
 
     def look(self, *, installs: bool) -> int:
-        """Look for an update; returns the bytes that the server sent."""
+        """Check for an update and return the number of bytes that the server sent."""
         url, before = f"http://127.0.0.1:{self.server.server_port}", self.server.sent
         trust = RepositoryTrust(
             self._home,
@@ -106,7 +107,7 @@ class Robot:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the measurement; returns the exit status."""
+    """Run the benchmark and return the exit status."""
     arguments = _parser().parse_args(argv)
     try:
         report = measure(arguments.bundle, sorted(arguments.releases))
@@ -119,10 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(bundle: Path, numbers: Sequence[int]) -> dict[str, Any]:
-    """All numbers of releases, as the report that is written.
+    """Measure all numbers of releases and return the report.
 
     Raises:
-        JepaRuntimeError: the bundle cannot be used.
+        JepaRuntimeError: The bundle is not usable.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -154,7 +155,7 @@ def measure(bundle: Path, numbers: Sequence[int]) -> dict[str, Any]:
 
 
 def row(home: Path, repo: Path, keys: KeyRing, model_id: str, release: Any) -> dict[str, Any]:
-    """One more release, its rollout, and what a robot reads of each."""
+    """Publish one more release, roll it out, and return what a robot downloads of each."""
     robots = {
         name: Robot(repo, home / name, model_id, compresses=name == "gzip") for name in ("plain", "gzip")
     }
@@ -180,7 +181,7 @@ def row(home: Path, repo: Path, keys: KeyRing, model_id: str, release: Any) -> d
 
 @contextmanager
 def serving(robots: Any) -> Iterator[None]:
-    """Let each robot's server answer until the end of the block."""
+    """Run the server of each robot until the end of the block."""
     for robot in robots:
         threading.Thread(target=robot.server.serve_forever, daemon=True).start()
     try:
@@ -192,14 +193,14 @@ def serving(robots: Any) -> Iterator[None]:
 
 
 def empty_weights(repo: Path) -> None:
-    """Empty what no robot fetches here, to save the disk."""
+    """Empty the files that no robot downloads here, to save disk space."""
     for path in (repo / "targets").rglob("*"):
         if path.is_file() and path.suffix != ".json":
             path.write_bytes(b"")
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as a table."""
+    """Print the report as a table."""
     table = Table(title=f"bytes for one robot ({report['bundle']['files']} files a release)")
     table.add_column("releases", justify="right")
     names = [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.students.family import stir
+from jepa_export.students.family import randomize
 from tests.scripts import load
 
 planning, lewm = load("planning"), load("lewm")
@@ -52,7 +52,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.nn.init.normal_(model.blocks[0].modulation[1].weight, std=0.1)
-    stir(student, seed=0)
+    randomize(student, seed=0)
     samples = list(lewm.calibration(world, 5))[:1]
     yield ways.Problem(
         model=model, student=student, count=32, horizon=5, threads=1, samples=samples, folder=folder

@@ -131,7 +131,7 @@ def test_trials_go_on_where_they_were_stopped(
     assert [row["trials"] for row in json.loads(out.read_text())["rows"]] == [3, 3, 3]
     assert "noise 0.1" in capsys.readouterr().out
     assert gate.main([*arguments, "--episodes", "9"]) == 2
-    assert "of other models or settings" in capsys.readouterr().err
+    assert "belongs to other models or settings" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from jepa_export.students.predictor import WINDOW, Predictor, PredictorConfig
-from jepa_export.teachers.family import find, shallow
+from jepa_export.teachers.family import find_teacher, shallow
 from jepa_export.teachers.lewm import LeWM, LeWMConfig
-from jepa_export.training.stage import Stage, run_stage
+from jepa_export.training.stage import ModuleStage, run_stage
 
 Floats32 = NDArray[np.float32]
 # The longest displacement along an axis; the box is 2 wide.
@@ -63,7 +63,7 @@ class World:
         return np.stack(places, axis=1), actions
 
 
-class Training(Stage):
+class Training(ModuleStage):
     """LeWM's own loss, but for what keeps an encoder from collapsing: each of ``frames`` in a row foretells
     the next."""
 
@@ -88,7 +88,7 @@ def trained(steps: int, folder: Path, *, depth: int | None = None) -> tuple[LeWM
         folder: where the training is kept, and taken up again.
         depth: with so many blocks (None: all).
     """
-    config = find("lewm").config
+    config = find_teacher("lewm").config
     assert isinstance(config, LeWMConfig)
     config = config if depth is None else shallow(config, depth)
     world = World(config.encoder.width)

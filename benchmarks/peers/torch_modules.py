@@ -29,7 +29,7 @@ try:
     import torch
     import torch._inductor.config
 
-    from jepa_export.students.family import FAMILY, create, stir
+    from jepa_export.students.family import FAMILY, create, randomize
     from jepa_export.students.layers import Block, attend, merge_heads, split_heads
 except ImportError:
     torch = None
@@ -103,7 +103,7 @@ def _exported(task: Task) -> tuple[nn.Module, nn.Module]:
         action_scale=tuple(max(-low, high) for low, high in zip(action.low, action.high, strict=True)),
         seed=int(seed[1]),
     )
-    stir(student.predictor, int(seed[1]))
+    randomize(student.predictor, int(seed[1]))
     return student.encoder.eval(), student.predictor.eval()
 
 

@@ -13,34 +13,38 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+from jepa_export.data.two_rooms_recordings import TwoRoomsTrainingWorld
 from jepa_export.training import stage, two_rooms_recipe
 from jepa_export.training.two_rooms_recipe import Recipe, TrainedModel
 
-RECIPE = Recipe(representation_steps=4, layouts=4, dynamics_steps=6, grounding_steps=4, held_out_layouts=4)
+RECIPE = Recipe(
+    representation_steps=4, layouts=4, dynamics_steps=6, temporal_distance_steps=4, held_out_layouts=4
+)
 EVERY = 2
 
 
 def train_tiny(folder: Path, *, seed: int = 0) -> TrainedModel:
     """Train the tiny recipe with a checkpoint after every second step."""
 
-    def run_stage(which: stage.Stage, where: Path, **_: Any) -> None:
-        stage.run_stage(which, where, every=EVERY)
+    def run_stage(which: stage.ModuleStage, where: Path, **_: Any) -> None:
+        stage.run_stage(which, where, checkpoint_every=EVERY)
 
     with mock.patch.object(two_rooms_recipe, "run_stage", run_stage):
-        return two_rooms_recipe.train(folder, seed=seed, course=TwoRoomsCourse("random"), recipe=RECIPE)
+        return two_rooms_recipe.train(
+            folder, seed=seed, training_world=TwoRoomsTrainingWorld("random"), recipe=RECIPE
+        )
 
 
 def die_at(stage_name: str, at_step: int) -> None:
-    """From now on, ``stage_name`` does not survive its step ``at_step``."""
-    survive = stage.Stage.train_step
+    """Kill this process at ``at_step`` of ``stage_name``."""
+    train_step = stage.TrainingStage.train_step
 
-    def train_step(self: stage.Stage, step: int) -> dict[str, float]:
+    def killing_train_step(self: stage.TrainingStage, step: int) -> dict[str, float]:
         if (self.name, step) == (stage_name, at_step):
             os.kill(os.getpid(), signal.SIGKILL)
-        return survive(self, step)
+        return train_step(self, step)
 
-    stage.Stage.train_step = train_step
+    stage.TrainingStage.train_step = killing_train_step
 
 
 if __name__ == "__main__":

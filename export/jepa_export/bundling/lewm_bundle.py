@@ -185,7 +185,7 @@ def write_lewm_bundle(
     """
     encoder, predictor = LeWMFrameEncoder(model), UnnormalizedRollout(model, *trajectories.normalization)
     frames, variants = torch.from_numpy(trajectories.frames), settings.variants
-    for name in trajectories.statistics.still:
+    for name in trajectories.statistics.constant:
         progress(f"the action {name} is constant in the recordings, so robots may not change it either")
     with build_bundle(folder, progress) as builder:
         progress(f"encoding {frames.shape[0] * frames.shape[1]} frames")

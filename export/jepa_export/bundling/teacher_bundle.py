@@ -32,7 +32,7 @@ from jepa_export.bundling.manifest_fields import (
 )
 from jepa_export.bundling.variants import VARIANTS, VariantKey, write_variants
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.compute_cost import of_network, parameters
+from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.onnx import check_size, export_onnx
 from jepa_export.targets.openvino import Sample, convert
@@ -163,8 +163,8 @@ def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> Bundle
         predictor = AnticipationPredictor(model, history_size, horizon, read_back)
         known, actions = torch.zeros(1, history_size, tokens, width), torch.zeros(1, horizon, 1)
         frame = torch.zeros(1, encoder.px, encoder.px, 3, dtype=torch.uint8)
-        encode = of_network(StillFrameEncoder(model), frame)
-        predict = of_network(predictor, known, actions)
+        encode = network_multiply_adds(StillFrameEncoder(model), frame)
+        predict = network_multiply_adds(predictor, known, actions)
     return BundleCost(
         GraphCost(parameters(model.encoder), encode, _working_bytes(encoder, tokens)),
         GraphCost(parameters(model.predictor), predict, _working_bytes(config.predictor, steps * tokens)),
@@ -195,7 +195,7 @@ def check_teacher(
     """
     if not member.commercial and not accept_non_commercial:
         raise JepaExportError(
-            f"{name}: its license ({member.licence}) forbids commercial use, also of models derived from it: "
+            f"{name}: its license ({member.license}) forbids commercial use, also of models derived from it: "
             "choose another teacher, or pass --accept-non-commercial",
             code="export.non_commercial",
         )

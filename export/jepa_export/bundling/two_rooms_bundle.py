@@ -74,16 +74,16 @@ def write_two_rooms_bundle(
         model_id=model_id,
         version=version,
         trained=True,
-        description=model.course.description,
+        description=model.training_world.description,
         licence="Apache-2.0",
         data="simulated on the fly: frames and the actions between them, no labels",
         teacher=teacher,
     )
     variants = _INT8 * int8 + _FP32
-    settings = _settings(model.course, command, variants)
+    settings = _settings(model.training_world, command, variants)
     with build_bundle(folder, progress) as builder:
         metrics = measure(model.encoder, model.predictor, model.held_out, HORIZON)
-        frames = model.course.record(
+        frames = model.training_world.record(
             (0, _CALIBRATION_STREAM),
             layouts=CALIBRATION_FRAMES // 4,
             trajectories=1,
@@ -92,7 +92,7 @@ def write_two_rooms_bundle(
         _write_graphs(model, frames, builder.staging, settings=settings, int8=int8)
         golden_frames = frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES]
         builder.write_golden_outputs(**_golden_outputs(model, settings, golden_frames))
-        standing = model.course.record(
+        standing = model.training_world.record(
             (0, _STANDING_STREAM),
             layouts=256,
             trajectories=1,
@@ -110,14 +110,16 @@ def write_two_rooms_bundle(
     return metrics
 
 
-def _settings(course: TrainingWorld, command: str, variants: tuple[VariantKey, ...]) -> BundleSettings:
+def _settings(
+    training_world: TrainingWorld, command: str, variants: tuple[VariantKey, ...]
+) -> BundleSettings:
     return BundleSettings(
         actions=ActionSpace(
-            names=course.action_names,
-            units=course.action_units,
-            low=(-course.top_speed,) * 2,
-            high=(course.top_speed,) * 2,
-            max_norm=course.top_speed,
+            names=training_world.action_names,
+            units=training_world.action_units,
+            low=(-training_world.top_speed,) * 2,
+            high=(training_world.top_speed,) * 2,
+            max_norm=training_world.top_speed,
         ),
         history_size=1,
         horizon=HORIZON,

@@ -14,11 +14,11 @@ from jepa_export.bundling.staging import write_errors_reported
 from jepa_export.bundling.variants import select_variants
 from jepa_export.commands.build_student import DEFAULT_RATE_HZ, check_disk_space, print_steps
 from jepa_export.commands.teacher_request import TeacherRequest
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import open_data
 from jepa_export.distillation.teacher_targets import open_teacher
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.compute_cost import of_network, parameters
+from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
 from jepa_export.teachers.checkpoints import Teacher
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
@@ -63,7 +63,7 @@ def build_lewm(request: TeacherRequest) -> int:
         with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as cache:
             px = model.config.encoder.px
             source = TWO_ROOMS if request.calibration == "two_rooms" else request.calibration
-            data = open_data([source], Store(Path(cache), height=px, width=px), held_out=0)
+            data = open_data([source], FrameStore(Path(cache), height=px, width=px), held_out=0)
             trajectories = sample_trajectories(
                 data.train, action_dim=model.config.action_dim, horizon=horizon
             )
@@ -95,7 +95,7 @@ def _cost(name: str, model: LeWM, count: int, horizon: int) -> str:
     """Return the cost of one iteration of the planner, in words."""
     config = model.config
     inputs = torch.zeros(1, 1, 1, config.encoder.width), torch.zeros(1, horizon, config.action_dim)
-    multiply_adds = count * of_network(Rollout(model), *inputs)
+    multiply_adds = count * network_multiply_adds(Rollout(model), *inputs)
     return (
         f"{name}: {parameters(model) / 1e6:.1f} M parameters; {count} futures of {horizon} steps need "
         f"{multiply_adds / 1e9:.1f} G multiply-adds"
@@ -116,7 +116,7 @@ def _identity(request: TeacherRequest, teacher: Teacher) -> ModelIdentity:
             if trained
             else "random weights: its outputs mean nothing"
         ),
-        licence=teacher.member.licence,
+        licence=teacher.member.license,
         data=f"that of the teacher; actions standardized and errors measured on {source}"
         if trained
         else "none: random weights",

@@ -22,8 +22,8 @@ from jepa_export.bundling.student_bundle import write_untrained_bundle
 from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey, select_variants
 from jepa_export.data.two_rooms_recordings import STEP_S
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.compute_cost import of_network, parameters
-from jepa_export.students.family import Student, create, stir
+from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
+from jepa_export.students.family import Student, create, randomize
 from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.sources.factory import open_source
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
@@ -82,7 +82,7 @@ def build_student(request: StudentRequest) -> int:
     variants = select_variants(request.targets, request.only)
     actions = TWO_ROOMS_ACTIONS if request.actions is None else _plain_actions(request.actions)
     student = create(request.student, px=request.px, action_scale=actions.scale, seed=request.seed)
-    stir(student.predictor, request.seed)
+    randomize(student.predictor, request.seed)
     console.print(cost_table(student, request))
     # The predictor is stored twice: also as the graph for one step of one candidate.
     weights = parameters(student.encoder, student.predictor, student.predictor)
@@ -201,7 +201,7 @@ def cost_table(student: Student, request: StudentRequest) -> Table:
         table.add_row(
             name,
             f"{total / 1e6:.2f} M",
-            f"{of_network(module, *example) / 1e9:.2f} G",
+            f"{network_multiply_adds(module, *example) / 1e9:.2f} G",
             f"{4 * total / 1e6:.1f}",
             f"{quantized / 1e6:.1f}",
         )

@@ -32,7 +32,7 @@ from jepa_export.commands.build_student import (
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints import read
-from jepa_export.teachers.family import Member, find
+from jepa_export.teachers.family import Member, find_teacher
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
 
@@ -53,7 +53,7 @@ def build_teacher(request: TeacherRequest) -> int:
             "--depth is for random weights: a checkpoint has all of its blocks",
             code="export.option_not_applicable",
         )
-    member = find(request.teacher)
+    member = find_teacher(request.teacher)
     if isinstance(member.config, LeWMConfig):
         return build_lewm(request)
     variants = select_variants(request.targets, request.only, offered=TEACHER_VARIANTS)
@@ -119,7 +119,7 @@ def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> 
 def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tuple[VJEPA2, ModelIdentity]:
     """Return the network, and the entries of the manifest about it."""
     name = request.teacher
-    licence = member.licence if member.commercial else f"{member.licence}: not for commercial use"
+    licence = member.license if member.commercial else f"{member.license}: not for commercial use"
     summary = f"{name} ({member.family}), each frame encoded as a still clip, predicting without actions"
     if request.checkpoint is None:
         blocks = (config.encoder.depth, member.config.encoder.depth)

@@ -136,7 +136,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def common_fields(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Return the fields of :class:`~jepa_export.distillation.requests.Common`."""
+    """Return the fields of :class:`~jepa_export.distillation.requests.TrainingRequest`."""
     same = (
         "out cache history horizon num_samples batch predictor_steps learning_rate seed held_out skip_bad "
         "precision checkpoint_every watch_every accept_non_commercial untrained_teacher depth clip student "
@@ -145,8 +145,8 @@ def common_fields(arguments: argparse.Namespace, command: str) -> dict[str, Any]
     return {name: getattr(arguments, name) for name in same.split()} | {
         "data": tuple(arguments.data),
         "rate_hz": arguments.rate,
-        "alarms": None if arguments.allow_collapse else arguments.alarms,
-        "board": arguments.tensorboard,
+        "max_collapses": None if arguments.allow_collapse else arguments.alarms,
+        "tensorboard": arguments.tensorboard,
         "targets": targets_of(arguments),
         "only": arguments.only,
         "command": f"jepa-export {command} {_recorded(arguments)}",
@@ -177,9 +177,9 @@ def _recorded(arguments: argparse.Namespace) -> str:
 
 def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.distillation.distill import distill
-    from jepa_export.distillation.requests import Distillation
+    from jepa_export.distillation.requests import DistillationRequest
 
-    request = Distillation(
+    request = DistillationRequest(
         teacher=arguments.teacher,
         px=arguments.size,
         steps=arguments.steps,

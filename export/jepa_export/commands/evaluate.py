@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jepa_export.evaluation.figure_tables import Sheet
+    from jepa_export.evaluation.figure_tables import ResultTable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -81,9 +81,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from jepa_export.errors import JepaExportError
     from jepa_export.evaluation.bundle_report import add_to_report
-    from jepa_export.evaluation.evaluate import DEFAULT_DATA, Plan, evaluate
+    from jepa_export.evaluation.evaluate import DEFAULT_DATA, EvaluationPlan, evaluate
     from jepa_export.evaluation.evaluation_page import render
-    from jepa_export.evaluation.figure_tables import missing, sheets
+    from jepa_export.evaluation.figure_tables import missing, tables
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.recording import check_outputs
     from jepa_runtime.sources.factory import split_spec
@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
     data = tuple(arguments.data or DEFAULT_DATA)
-    plan = Plan(data=data, **{name: getattr(arguments, name) for name in names})
+    plan = EvaluationPlan(data=data, **{name: getattr(arguments, name) for name in names})
     bundle = Bundle.open(arguments.bundle)
     outs = file_paths(arguments.json, arguments.html)
     check_outputs(outs, bundle.path, *(Path(split_spec(spec)[0]) for spec in data))
@@ -119,22 +119,22 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         summary = f"measured on {found.clips} clips of {found.data}"
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
-        for sheet in sheets(found):
-            console.print(_table(sheet))
+        for result in tables(found):
+            console.print(_table(result))
         for line in missing(found):
             console.print(f"not measured: {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _table(sheet: Sheet) -> Table:
+def _table(result: ResultTable) -> Table:
     from rich.box import SIMPLE
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(sheet.title), title_justify="left", box=SIMPLE, padding=0)
-    for column, name in enumerate(sheet.head):
-        words = column < sheet.words
+    table = Table(title=escape(result.title), title_justify="left", box=SIMPLE, padding=0)
+    for column, name in enumerate(result.head):
+        words = column < result.text_columns
         table.add_column(name, justify="left" if words else "right", no_wrap=words)
-    for row in sheet.rows:
+    for row in result.rows:
         table.add_row(*map(escape, row))
     return table

@@ -45,20 +45,20 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.train_world import train_and_bundle
-    from jepa_export.data.reacher_recordings import ReacherCourse
-    from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+    from jepa_export.data.reacher_recordings import ReacherTrainingWorld
+    from jepa_export.data.two_rooms_recordings import TwoRoomsTrainingWorld
 
-    course: TrainingWorld
+    training_world: TrainingWorld
     if arguments.world == "reacher":
         if arguments.layout or arguments.distil:
             raise UsageError("--layout and --distil apply to two_rooms only")
-        course, layout = ReacherCourse(), ""
+        training_world, layout = ReacherTrainingWorld(), ""
     else:
-        course = TwoRoomsCourse(arguments.layout or "random")
-        layout = f" --layout {course.kind}"
+        training_world = TwoRoomsTrainingWorld(arguments.layout or "random")
+        layout = f" --layout {training_world.kind}"
     return train_and_bundle(
         arguments.out,
-        course,
+        training_world,
         command=f"jepa-export train {arguments.world}{layout} --seed {arguments.seed}"
         + " --distil" * arguments.distil,
         seed=arguments.seed,

@@ -35,9 +35,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.distillation.distill import train_predictor
-    from jepa_export.distillation.requests import PostTraining
+    from jepa_export.distillation.requests import PredictorRequest
 
-    request = PostTraining(
+    request = PredictorRequest(
         encoder=arguments.encoder,
         action_free=arguments.action_free,
         **common_fields(arguments, "train-predictor"),

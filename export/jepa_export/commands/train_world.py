@@ -14,20 +14,20 @@ from jepa_export.bundling.staging import check_output
 from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
 from jepa_export.data.training_world import TrainingWorld
 from jepa_export.evaluation.bundle_report import add_to_report
-from jepa_export.evaluation.compute_cost import of_bundle
-from jepa_export.training.two_rooms_recipe import TEACHER_RECIPES, distil, train
+from jepa_export.evaluation.compute_cost import bundle_multiply_adds
+from jepa_export.training.two_rooms_recipe import TEACHER_RECIPES, distill, train
 from jepa_runtime.bundle import Bundle
 from jepa_sim.closed_loop.run import Plan, closed_loop, progress
 
 
 def train_and_bundle(
-    out: Path, course: TrainingWorld, *, command: str, seed: int, episodes: int, distilled: bool
+    out: Path, training_world: TrainingWorld, *, command: str, seed: int, episodes: int, distilled: bool
 ) -> int:
     """Train in ``out``, write the bundle ``out``/bundle, and measure it in closed loop.
 
     Args:
         out: Folder of checkpoints and bundles.
-        course: World to train in.
+        training_world: World to train in.
         command: For the provenance of the bundle.
         seed: Of weights and data.
         episodes: For each of three seeds; 0: none.
@@ -41,19 +41,25 @@ def train_and_bundle(
     if distilled:
         check_output(teacher_folder)
         checkpoints = out / "teacher_checkpoints"
-        teacher = train(checkpoints, seed=seed, course=course, recipe=TEACHER_RECIPES[course.kind])
-        model = distil(teacher, checkpoints, out / "checkpoints", seed=seed)
-        teacher_id = f"{course.model_id}_teacher"
+        teacher = train(
+            checkpoints, seed=seed, training_world=training_world, recipe=TEACHER_RECIPES[training_world.kind]
+        )
+        model = distill(teacher, checkpoints, out / "checkpoints", seed=seed)
+        teacher_id = f"{training_world.model_id}_teacher"
         write_two_rooms_bundle(teacher, teacher_folder, model_id=teacher_id, int8=False, **identity)
-        report["teacher"] = _measured(Bundle.open(teacher_folder), course, episodes, baselines=False)
+        report["teacher"] = _measured(Bundle.open(teacher_folder), training_world, episodes, baselines=False)
     else:
-        model = train(out / "checkpoints", seed=seed, course=course)
+        model = train(out / "checkpoints", seed=seed, training_world=training_world)
     name = "ViT of three blocks, trained by the same command" if distilled else None
-    metrics = write_two_rooms_bundle(model, folder, model_id=course.model_id, teacher=name, **identity)
+    metrics = write_two_rooms_bundle(
+        model, folder, model_id=training_world.model_id, teacher=name, **identity
+    )
     bundle = Bundle.open(folder)
-    report |= {"open_loop": report_fields(metrics)} | _measured(bundle, course, episodes, baselines=True)
+    report |= {"open_loop": report_fields(metrics)} | _measured(
+        bundle, training_world, episodes, baselines=True
+    )
     add_to_report(bundle, report)
-    for title, found in (("teacher", report.get("teacher", {})), (course.model_id, report)):
+    for title, found in (("teacher", report.get("teacher", {})), (training_world.model_id, report)):
         if "closed_loop" in found:
             console.print(success_table(title, found["closed_loop"]))
     if distilled:
@@ -89,10 +95,15 @@ def compute_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _measured(bundle: Bundle, course: TrainingWorld, episodes: int, *, baselines: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"multiply_adds": of_bundle(bundle)}
+def _measured(
+    bundle: Bundle, training_world: TrainingWorld, episodes: int, *, baselines: bool
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"multiply_adds": bundle_multiply_adds(bundle)}
     if episodes:
         plan = Plan(episodes=episodes, baselines=baselines)
-        with closing(course.world()) as world, progress(len(plan.seeds) * episodes, Console()) as tick:
+        with (
+            closing(training_world.world()) as world,
+            progress(len(plan.seeds) * episodes, Console()) as tick,
+        ):
             found["closed_loop"] = closed_loop(bundle, world, plan, tick=tick).as_dict()
     return found

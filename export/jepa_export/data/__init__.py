@@ -1,1 +1,1 @@
-"""Sources of training data: frames and the actions between them."""
+"""Training data: recordings of frames and of the actions between them."""

@@ -1,4 +1,4 @@
-"""What the actions of some clips are like: for a bundle's limits, and for bringing them to one scale."""
+"""Statistics of the actions in clips, for the limits in a bundle and for scaling."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from jepa_export.data.clip_windows import Windows
 from jepa_export.data.recording import Recording
 from jepa_runtime.sources.commands import Floats
 
-# Between a unit and the next: degrees are 57 times radians.
-_FAR = 30
+# Ratio at which a value is suspected to have another unit: degrees are 57 times radians.
+_OUTLIER_RATIO = 30
 
 
 @dataclass(frozen=True)
 class ActionStatistics:
-    """Of the A components of an action, in their units: mean, standard deviation (0 where it never changes),
-    and the least and largest seen.
+    """Statistics of the A components of an action, in their units.
+
+    Attributes:
+        std: Standard deviation, 0 for a constant component.
+        low, high: Smallest and largest value in the data.
     """
 
     names: tuple[str, ...]
@@ -28,15 +31,13 @@ class ActionStatistics:
     high: tuple[float, ...]
 
     @property
-    def still(self) -> list[str]:
-        """The names of those that never change."""
+    def constant(self) -> list[str]:
+        """Return the names of the components that never change."""
         return [name for name, low, high in zip(self.names, self.low, self.high, strict=True) if low == high]
 
 
 def measure(windows: Windows) -> ActionStatistics | None:
-    """Statistics over all clips: what is rare in the data is part of its range too. No frame is read. None
-    where there are no actions.
-    """
+    """Return statistics over all clips, or None if they have no actions. No frame is read."""
     if windows.action_names is None or windows.action_units is None:
         return None
     size = len(windows.action_names)
@@ -44,7 +45,8 @@ def measure(windows: Windows) -> ActionStatistics | None:
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
     for actions in windows.actions():
         low, high = np.minimum(low, actions.min(axis=0)), np.maximum(high, actions.max(axis=0))
-        # Part by part, each about its own mean (Chan et al. 1983): they need not lie in memory at once.
+        # Combined part by part, each about its own mean (Chan et al. 1983), so that not all are in memory at
+        # once.
         own, more = actions.mean(axis=0, dtype=float), len(actions)
         squares += np.square(actions - own).sum(axis=0)
         squares += np.square(own - mean) * count * more / (count + more)
@@ -56,8 +58,10 @@ def measure(windows: Windows) -> ActionStatistics | None:
 
 
 def outliers(windows: Windows) -> list[str]:
-    """Recordings in which an action is far larger than in most, in words: it has another unit there, or is an
-    error, and yet the range of all actions follows from it. No frame is read."""
+    """Describe recordings in which an action is far larger than in most; no frame is read.
+
+    There it has another unit or is an error, and yet it determines the range of all actions.
+    """
     if windows.action_names is None:
         return []
     peaks = np.stack([_peak(recording) for recording in windows.used])
@@ -65,12 +69,12 @@ def outliers(windows: Windows) -> list[str]:
     return [
         f"{windows.action_names[part]} reaches {peaks[row, part]:g} in {windows.used[row].name}, "
         f"{usual[part]:g} in most recordings"
-        for row, part in np.argwhere((np.abs(peaks) > _FAR * usual) & (usual > 0))
+        for row, part in np.argwhere((np.abs(peaks) > _OUTLIER_RATIO * usual) & (usual > 0))
     ]
 
 
 def _peak(recording: Recording) -> Floats:
-    """The largest [A] of what was executed from one frame to the next."""
+    """Return the largest action [A] between two frames, by magnitude of each component."""
     begun = recording.stamps_ns[recording.known]
     actions = recording.actions(begun, begun + round(1e9 / recording.rate_hz))
     peak: Floats = actions[np.abs(actions).argmax(axis=0), np.arange(actions.shape[1])]

@@ -1,4 +1,4 @@
-"""Recorded ROS 2 bags: the images of one topic, and the commands on another."""
+"""Recorded ROS 2 bags: the images of one topic, and the commands of another."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from jepa_runtime.sources.factory import open_bag
 
 
 class BagOrigin:
-    """A bag, read by :class:`jepa_runtime.sources.bag.BagSource` with its options (``topic``, ``action``,
-    ``max_age_s``).
+    """A bag, read by :class:`jepa_runtime.sources.bag.BagSource`.
+
+    Args:
+        path: The bag.
+        options: ``topic``, ``action`` and ``max_age_s`` of the source.
     """
 
     def __init__(self, path: Path, options: Mapping[str, str]) -> None:
@@ -31,6 +34,6 @@ class BagOrigin:
             return source.commands
 
     def frames(self) -> Iterator[Frame]:
-        without = {key: value for key, value in self._options.items() if key == "topic"}
-        with closing(open_bag(self._path, without)) as source:
+        topic = {key: value for key, value in self._options.items() if key == "topic"}
+        with closing(open_bag(self._path, topic)) as source:
             yield from source.frames()

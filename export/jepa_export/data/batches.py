@@ -1,5 +1,7 @@
-"""Shuffled batches of clips. Which clips are in batch i follows from the seed and i alone: whoever was killed
-at step i goes on with exactly the batches that would have come, and a checkpoint need only hold i.
+"""Shuffled batches of clips.
+
+The clips in batch i follow from the seed and i alone: a run resumed at step i gets exactly the batches that
+it would have had, and a checkpoint only stores i.
 """
 
 from __future__ import annotations
@@ -29,22 +31,25 @@ class Batch:
 
 
 class Batches:
-    """Batches without end: each epoch goes once through all clips in an order of its own, less what does not
-    fill a batch.
+    """Endless batches: each epoch goes through all clips in its own order and drops an incomplete last batch.
 
     Args:
-        size: B, clips in a batch.
-        workers: threads that read ahead.
+        windows: The clips.
+        size: Clips per batch, B.
+        seed: Seed of the order.
+        workers: Threads that read ahead.
 
     Raises:
-        JepaExportError: there are fewer clips than that.
+        JepaExportError: There are fewer clips than that.
     """
 
     def __init__(self, windows: Windows, *, size: int, seed: int, workers: int = 2) -> None:
         if not 1 <= size <= len(windows):
             raise JepaExportError(
-                f"a batch of {size} clips cannot be drawn from {len(windows)}; "
-                "ask for smaller batches, or give more data"
+                f"a batch of {size} clips cannot be drawn from {len(windows)} clips; use a smaller batch or "
+                "more "
+                "data",
+                code="data.too_few_clips",
             )
         self.windows, self.size = windows, size
         self.per_epoch = len(windows) // size
@@ -54,16 +59,16 @@ class Batches:
         )
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """The numbers [B] of the clips in batch ``step`` (from 0)."""
+        """Return the indices [B] of the clips in batch ``step`` (from 0)."""
         epoch, place = divmod(step, self.per_epoch)
         chosen: NDArray[np.int64] = self._order(epoch)[place * self.size : (place + 1) * self.size]
         return chosen
 
     def batch(self, step: int) -> Batch:
-        """Batch ``step``, read now.
+        """Read batch ``step``.
 
         Raises:
-            JepaExportError: a frame cannot be read.
+            JepaExportError: A frame cannot be read.
         """
         clips = [self.windows[int(index)] for index in self.indices(step)]
         actions = [clip.actions for clip in clips if clip.actions is not None]
@@ -74,10 +79,10 @@ class Batches:
         )
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches ``start`` … ``stop - 1``, in order, read ahead on threads; a few wait in memory at a time.
+        """Yield batches ``start`` … ``stop - 1`` in order; threads read a few of them ahead.
 
         Raises:
-            JepaExportError: a frame cannot be read.
+            JepaExportError: A frame cannot be read.
         """
         with ThreadPoolExecutor(self._workers, "jepa-clips") as pool:
             yield from in_order(lambda step: pool.submit(self.batch, step), start, stop)

@@ -1,4 +1,4 @@
-"""Two Rooms as recordings that are drawn when they are looked at, and kept nowhere."""
+"""Recordings of Two Rooms that are rendered when they are read, and not stored."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from jepa_runtime.imaging.conversion import Image, resize_into
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
-# Apart from the seeds that the demo's own training draws.
+# Separates these seeds from those of the demo's own training.
 _PURPOSE = 7
 _NAMES, _UNITS = ("linear.x", "linear.y"), ("m/s", "m/s")
 _STEP_NS = round(STEP_S * 1e9)
 
 
-class DrawnRecording:
-    """One trajectory through a layout of its own; a frame each
-    :data:`~jepa_export.data.two_rooms_recordings.STEP_S`.
+class SimulatedRecording:
+    """One trajectory through its own layout, with a frame every :data:`STEP_S` seconds.
 
     Args:
-        seed, index: what happens follows from both.
-        frames: how many.
+        seed: Seed of the data set.
+        index: Number of the trajectory; what happens follows from both.
+        frames: Number of frames.
+        layout: Layout of the rooms.
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
     """
 
     def __init__(
@@ -40,28 +43,29 @@ class DrawnRecording:
         self.action_names: tuple[str, ...] | None = _NAMES
         self.action_units: tuple[str, ...] | None = _UNITS
         self.known = np.ones(frames, bool)
-        self._drawn = (seed, index, frames, layout)
+        self._arguments = (seed, index, frames, layout)
 
     def frames(self, rows: NDArray[np.integer]) -> Image:
-        drawn = _draw(*self._drawn)[0][rows]
+        rendered = _render(*self._arguments)[0][rows]
         frames = np.empty((len(rows), self.height, self.width, 3), np.uint8)
-        for image, frame in zip(drawn, frames, strict=True):
+        for image, frame in zip(rendered, frames, strict=True):
             resize_into(image, frame)
         return frames
 
     def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
-        return _commands(*self._drawn).mean(starts_ns, ends_ns)
+        return _commands(*self._arguments).mean(starts_ns, ends_ns)
 
 
 @lru_cache(maxsize=10_000)
 def _commands(seed: int, index: int, frames: int, layout: LayoutKind) -> Commands:
-    # Small, and read of all recordings again and again: no frame is drawn for them twice.
-    return _draw(seed, index, frames, layout)[1]
+    # Cached separately, as they are small and read for all recordings repeatedly: no frame is rendered twice
+    # for them.
+    return _render(seed, index, frames, layout)[1]
 
 
 @lru_cache(maxsize=32)
-def _draw(seed: int, index: int, frames: int, layout: LayoutKind) -> tuple[Image, Commands]:
-    # One more frame, so that the last one has an action too.
-    drawn = record((seed, _PURPOSE, index), layouts=1, trajectories=1, frames=frames + 1, kind=layout)
+def _render(seed: int, index: int, frames: int, layout: LayoutKind) -> tuple[Image, Commands]:
+    # One frame more, so that the last one has an action, too.
+    rendered = record((seed, _PURPOSE, index), layouts=1, trajectories=1, frames=frames + 1, kind=layout)
     stamps = np.arange(frames, dtype=np.int64) * _STEP_NS
-    return drawn.frames[0, 0, :frames], Commands(_NAMES, _UNITS, stamps, drawn.actions[0, 0])
+    return rendered.frames[0, 0, :frames], Commands(_NAMES, _UNITS, stamps, rendered.actions[0, 0])

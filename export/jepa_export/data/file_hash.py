@@ -11,12 +11,12 @@ from jepa_runtime.util.compat import file_sha256
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content; of a folder, that of the files in it and their names.
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder.
 
-    Read once a process, unless the file changes.
+    Cached in this process until the file changes.
 
     Raises:
-        JepaExportError: it is missing or cannot be read.
+        JepaExportError: The file is missing or cannot be read.
     """
     try:
         if path.is_dir():
@@ -25,7 +25,7 @@ def file_hash(path: Path) -> str:
             return hashlib.sha256("\n".join(listed).encode()).hexdigest()
         return _hash(path, *_version(path))
     except OSError as error:
-        raise JepaExportError(f"{path}: cannot be read: {error.strerror}") from error
+        raise JepaExportError(f"{path}: cannot be read: {error.strerror}", code="data.unreadable") from error
 
 
 def _version(path: Path) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Frames decoded once, scaled to what the model takes, and kept on disk: from then on a clip is a few reads
-at known places, from any thread, in any order.
+"""A disk cache of decoded frames at the size of the model; any thread can read any clip with a few reads.
 
-A recording is kept in a folder named after a hash of its content and of the size, which appears whole or not
-at all. Frames are scaled as on the robot (:func:`jepa_runtime.imaging.conversion.resize_into`).
+A recording is stored in a folder named after a hash of its content and the size; the folder appears
+atomically. Frames are resized as in the robot's runtime
+(:func:`jepa_runtime.imaging.conversion.resize_into`).
 """
 
 from __future__ import annotations
@@ -32,116 +32,129 @@ _FRAMES, _INDEX = "frames.rgb", "index.npy"
 
 
 class StoreError(JepaExportError):
-    """The store cannot be written or read, whatever the recording is like."""
+    """The frame store cannot be written or read, regardless of the recording."""
+
+    code = "data.store_unavailable"
 
 
-class Store:
-    """A folder of prepared recordings; several processes may share it.
+class FrameStore:
+    """A folder of decoded recordings; several processes may share it.
 
     Args:
-        folder: made if it is not there; may be removed at any time when nobody trains.
-        height, width: of the frames [pixels], which take height x width x 3 bytes each.
+        folder: Created if it does not exist; may be deleted whenever no training runs.
+        height: Height of the frames in pixels; a frame takes height x width x 3 bytes.
+        width: Width of the frames in pixels.
 
     Raises:
-        JepaExportError: the folder cannot be made, or frames of no size were asked for.
+        JepaExportError: The folder cannot be created, or the size is not positive.
     """
 
     def __init__(self, folder: Path, *, height: int, width: int) -> None:
         if height < 1 or width < 1:
-            raise JepaExportError(f"frames need a height and a width above 0, got {height} and {width}")
+            raise JepaExportError(
+                f"frame size: must be positive, got {height} x {width}", code="data.frame_size"
+            )
         self.folder, self.height, self.width = folder, height, width
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise JepaExportError(
-                f"{folder}: cannot be made: {error.strerror}; choose another --cache"
+                f"{folder}: cannot be created: {error.strerror}; choose another --cache",
+                code="data.store_unavailable",
             ) from error
 
-    def prepare(self, origin: Origin, stopped: Callable[[], bool] = lambda: False) -> StoredRecording:
-        """A recording, decoded now unless it already was.
+    def prepare(self, origin: Origin, cancelled: Callable[[], bool] = lambda: False) -> StoredRecording:
+        """Return a recording, decoding it first unless it is already stored.
 
         Args:
-            stopped: asked at every frame; once it says so, the recording is given up.
+            origin: The recording.
+            cancelled: Called at each frame; decoding is aborted once it returns True.
 
         Raises:
-            StoreError: the disk is full or damaged.
-            JepaExportError, JepaRuntimeError: it is damaged, its frames change their size or go back in time,
-                its commands are of another time, or it was given up.
+            StoreError: The disk is full or damaged.
+            JepaExportError: The recording is damaged, its frames change size or go back in time, its commands
+                are of another time, or decoding was cancelled.
+            JepaRuntimeError: The recording cannot be read.
         """
-        # The last part of the name: frames are kept at the rate at which they come.
+        # The last entry of the format: frames are stored at the rate of the recording.
         settings = [_FORMAT, origin.frames_key(), self.height, self.width, None]
-        kept = self.folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-        # Before the frames: a mistake in what was asked for is told at once.
+        stored = self.folder / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        # Before the frames, so that a mistake in the options is reported at once.
         commands = origin.commands()
-        with self._locked(kept):
-            index = self._index(kept)
+        with self._locked(stored):
+            index = self._index(stored)
             if index is None:
-                self._write(origin, kept, stopped)
-                index = self._index(kept)
+                self._write(origin, stored, cancelled)
+                index = self._index(stored)
         if index is None:
-            raise StoreError(f"{kept}: what was just written cannot be read: check the disk")
+            raise StoreError(
+                f"{stored}: cannot be read back after writing; check the disk", code="data.store_damaged"
+            )
         stamps, episodes = index
         if commands is not None and not commands.known(stamps).any():
             raise JepaExportError(
-                f"{origin.name}: at no frame is it known what was executed: frames from {_span(stamps)}, "
-                f"commands from {_span(commands.stamps_ns)}; were they stamped by different clocks?"
+                f"{origin.name}: no action is known at any frame: frames from {_span(stamps)}, commands from "
+                f"{_span(commands.stamps_ns)}; check whether both were stamped by the same clock",
+                code="data.no_actions",
             )
         size = self.height, self.width
-        return StoredRecording(origin, kept / _FRAMES, stamps, episodes.astype(np.int32), size, commands)
+        return StoredRecording(origin, stored / _FRAMES, stamps, episodes.astype(np.int32), size, commands)
 
     @contextmanager
-    def _locked(self, kept: Path) -> Iterator[None]:
-        """Alone with ``kept``: another process that prepares the same is waited for."""
-        with _told(self.folder), kept.with_suffix(".lock").open("w") as lock:
+    def _locked(self, stored: Path) -> Iterator[None]:
+        """Lock ``stored``, waiting for another process that decodes the same recording."""
+        with _convert_errors(self.folder), stored.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _index(self, kept: Path) -> NDArray[np.int64] | None:
-        """The stamps and the numbers of the episodes [2, N] of a recording; None where it is not whole."""
+    def _index(self, stored: Path) -> NDArray[np.int64] | None:
+        """Return the stamps and episode numbers [2, N] of a stored recording, or None if it is incomplete."""
         try:
-            index: NDArray[np.int64] = np.load(kept / _INDEX, allow_pickle=False)
-            size = (kept / _FRAMES).stat().st_size
+            index: NDArray[np.int64] = np.load(stored / _INDEX, allow_pickle=False)
+            size = (stored / _FRAMES).stat().st_size
         except (OSError, ValueError):
             return None
         count, rest = divmod(size, self.height * self.width * 3)
         return index if index.dtype == np.int64 and index.shape == (2, count) and not rest else None
 
-    def _write(self, origin: Origin, kept: Path, stopped: Callable[[], bool]) -> None:
-        partial = kept.with_suffix(".partial")
-        for old in (kept, partial):
+    def _write(self, origin: Origin, stored: Path, cancelled: Callable[[], bool]) -> None:
+        partial = stored.with_suffix(".partial")
+        for old in (stored, partial):
             shutil.rmtree(old, ignore_errors=True)
         try:
             partial.mkdir()
             with (partial / _FRAMES).open("wb") as file:
-                index = list(self._write_frames(origin, file, stopped))
+                index = list(self._write_frames(origin, file, cancelled))
             np.save(partial / _INDEX, np.array(index, np.int64).T)
             for name in (_FRAMES, _INDEX):
                 sync_file(partial / name)
-            partial.rename(kept)
+            partial.rename(stored)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         sync_folder(self.folder)
 
     def _write_frames(
-        self, origin: Origin, file: BinaryIO, stopped: Callable[[], bool]
+        self, origin: Origin, file: BinaryIO, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[int, int]]:
-        """Write the frames; yields the stamp and the number of the episode of each."""
+        """Write the frames, yielding the stamp and the episode number of each."""
         last: Frame | None = None
         count = episode = 0
         scaled = np.empty((self.height, self.width, 3), np.uint8)
         for frame in origin.frames():
-            if stopped():
-                raise JepaExportError(f"{origin.name}: given up while it was decoded")
+            if cancelled():
+                raise JepaExportError(f"{origin.name}: decoding was cancelled", code="data.cancelled")
             if last is not None and frame.image.shape != last.image.shape:
                 raise JepaExportError(
-                    f"{origin.name}: frame {count} is {_size(frame.image.shape)}, those before are "
-                    f"{_size(last.image.shape)}; split the recording there"
+                    f"{origin.name}: frame {count} is {_size(frame.image.shape)}, the previous ones are "
+                    f"{_size(last.image.shape)}; split the recording there",
+                    code="data.size_mismatch",
                 )
             if last is not None and frame.stamp_ns <= last.stamp_ns:
                 raise JepaExportError(
-                    f"{origin.name}: the stamps go back or stand still: frame {count} is at "
-                    f"{frame.stamp_ns} ns, the one before at {last.stamp_ns} ns; split the recording where "
-                    "the clock was set"
+                    f"{origin.name}: stamps do not increase: frame {count} is at {frame.stamp_ns} ns, the "
+                    "previous "
+                    f"one at {last.stamp_ns} ns; split the recording where the clock was set",
+                    code="data.stamps",
                 )
             episode += last is not None and frame.frame_id != last.frame_id
             last, count = frame, count + 1
@@ -149,11 +162,11 @@ class Store:
             file.write(scaled.data)
             yield frame.stamp_ns, episode
         if count == 0:
-            raise JepaExportError(f"{origin.name}: there is no frame in it; leave it out")
+            raise JepaExportError(f"{origin.name}: contains no frame; leave it out", code="data.no_frames")
 
 
 class StoredRecording:
-    """A :class:`~jepa_export.data.recording.Recording` in a :class:`Store`."""
+    """A :class:`~jepa_export.data.recording.Recording` in a :class:`FrameStore`."""
 
     def __init__(
         self,
@@ -174,11 +187,13 @@ class StoredRecording:
 
     def frames(self, rows: NDArray[np.integer]) -> Image:
         frames = np.empty((len(rows), self.height, self.width, 3), np.uint8)
-        with _told(self._file), self._file.open("rb", buffering=0) as file:
+        with _convert_errors(self._file), self._file.open("rb", buffering=0) as file:
             for frame, row in zip(frames, rows, strict=True):
-                # A read lets other threads run, which a memory map does not while it waits for the disk.
+                # A read releases the lock of the interpreter; waiting for the disk in a memory map would not.
                 if os.preadv(file.fileno(), [frame.data], int(row) * frame.nbytes) != frame.nbytes:
-                    raise JepaExportError(f"{self._file}: shorter than it was; remove {self._file.parent}")
+                    raise JepaExportError(
+                        f"{self._file}: truncated; remove {self._file.parent}", code="data.store_damaged"
+                    )
         return frames
 
     def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
@@ -187,12 +202,12 @@ class StoredRecording:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _convert_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path}: {error.strerror}; make room, or choose another --cache or --out"
+            f"{path}: {error.strerror}; free disk space, or choose another --cache or --out"
         ) from error
 
 

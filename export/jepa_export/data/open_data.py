@@ -1,4 +1,4 @@
-"""From what a user types to clips: to train on, and to hold out."""
+"""From the data that a user names to recordings, split into training and held-out recordings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Event
 
 from jepa_export.data.bag_recordings import BagOrigin
-from jepa_export.data.drawn_rooms import DrawnRecording
-from jepa_export.data.frame_store import Store, StoreError
+from jepa_export.data.drawn_rooms import SimulatedRecording
+from jepa_export.data.frame_store import FrameStore, StoreError
 from jepa_export.data.lerobot_recordings import INFO, episodes
 from jepa_export.data.provenance_marks import mark
 from jepa_export.data.recording import Origin, Recording
@@ -33,8 +33,8 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
-class Data:
-    """Recordings to train on and those held out, and what was wrong with those left out."""
+class TrainingData:
+    """Training recordings, held-out recordings, and the reasons for those that were skipped."""
 
     train: tuple[Recording, ...]
     held_out: tuple[Recording, ...]
@@ -43,57 +43,67 @@ class Data:
 
 def open_data(
     specs: Sequence[str],
-    store: Store,
+    store: FrameStore,
     *,
     held_out: float = 0.1,
     skip_bad: bool = False,
     workers: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
-) -> Data:
-    """Prepare recordings, several at once, and split them.
+) -> TrainingData:
+    """Prepare recordings concurrently and split them.
 
     Args:
-        specs: a video, a folder (searched with all below it for videos and bags), a bag, a LeRobot data set
-            or ``two_rooms``; options follow a question mark (see the error of a wrong one for all of them).
-        store: where decoded frames are kept; what is there already is not decoded again.
-        held_out: which share of the recordings is held out; a recording is on one side whole, and stays there
-            when others are added. Of few, where none falls to the share, one is held out all the same: it may
-            be trained on once there are more.
-        skip_bad: leave recordings that cannot be used out, with a warning each, instead of failing.
-        workers: threads (default: as many as processors).
-        progress: told in words what was done.
+        specs: A video, a folder (searched recursively for videos and bags), a bag, a LeRobot data set or
+            ``two_rooms``; options follow a question mark (the error for a wrong spec lists all of them).
+        store: Cache of decoded frames; recordings in it are not decoded again.
+        held_out: Proportion of recordings that are held out. A recording is on one side as a whole, and stays
+            there when others are added. If so few exist that none falls into the proportion, one is held out
+            nevertheless; it may become a training recording once there are more.
+        skip_bad: Skip unusable recordings with a warning instead of failing.
+        workers: Number of threads (default: the number of processors).
+        progress: Called with a message after each recording.
 
     Raises:
-        JepaExportError, JepaRuntimeError: there is no such thing, a recording cannot be used, or there are
-            too few to hold one out.
+        JepaExportError: A source does not exist, a recording is not usable, or there are too few to hold one
+            out.
+        JepaRuntimeError: A recording cannot be read.
     """
-    origins = [origin for spec in specs for origin in find(spec, store)]
+    origins = [origin for spec in specs for origin in find_recordings(spec, store)]
     recordings, skipped = prepare(origins, store, skip_bad=skip_bad, workers=workers, progress=progress)
     train, held = split(recordings, held_out)
-    return Data(train, held, tuple(skipped))
+    return TrainingData(train, held, tuple(skipped))
 
 
 def prepare(
     origins: Sequence[Origin | Recording],
-    store: Store,
+    store: FrameStore,
     *,
     skip_bad: bool = False,
     workers: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Recording], list[str]]:
-    """What was found as recordings, and what was wrong with those left out.
+    """Return the usable recordings, and the reasons for those that were skipped.
 
-    Args, Raises: as :func:`open_data`.
+    Args:
+        origins: Recordings to decode.
+        store: See :func:`open_data`, as the following.
+        skip_bad: Skip unusable recordings with a warning instead of failing.
+        workers: Number of threads.
+        progress: Called with a message after each recording.
+
+    Raises:
+        JepaExportError: A recording is not usable.
+        JepaRuntimeError: A recording cannot be read.
     """
     recordings: list[Recording] = []
     skipped: list[str] = []
-    stopped = Event()
+    cancelled = Event()
 
-    def prepared_or_why(origin: Origin | Recording) -> Recording | str:
-        if isinstance(origin, DrawnRecording):
+    def recording_or_reason(origin: Origin | Recording) -> Recording | str:
+        if isinstance(origin, SimulatedRecording):
             return origin
         try:
-            return store.prepare(origin, stopped.is_set)
+            return store.prepare(origin, cancelled.is_set)
         except (JepaExportError, JepaRuntimeError) as error:
             if not skip_bad or isinstance(error, StoreError):
                 raise
@@ -101,40 +111,48 @@ def prepare(
 
     pool = ThreadPoolExecutor(workers or os.cpu_count(), "jepa-decode")
     try:
-        for number, prepared in enumerate(pool.map(prepared_or_why, origins), 1):
+        for number, prepared in enumerate(pool.map(recording_or_reason, origins), 1):
             if isinstance(prepared, str):
-                _LOG.warning("left out: %s", prepared)
+                _LOG.warning("skipped recording: %s", prepared)
                 skipped.append(prepared)
             else:
                 recordings.append(prepared)
             progress(f"recording {number} of {len(origins)}: {origins[number - 1].name}")
     finally:
-        # An error, or Ctrl-C, is not to wait until the films at hand are decoded.
-        stopped.set()
+        # On an error or Ctrl-C, do not wait until the videos in progress are decoded.
+        cancelled.set()
         pool.shutdown(cancel_futures=True)
     if not recordings:
-        raise JepaExportError(f"none of {len(origins)} recordings can be used; the first: {skipped[0]}")
+        raise JepaExportError(
+            f"none of {len(origins)} recordings is usable; the first: {skipped[0]}", code="data.no_recordings"
+        )
     return recordings, skipped
 
 
 def split(
     recordings: Sequence[Recording], held_out: float
 ) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
-    """Those to train on, and those held out: by a hash of what was recorded, and so the same in every run, on
-    every machine, and for both copies of one recording. Neither side is left empty.
+    """Split recordings into training and held-out recordings by a hash of their content.
+
+    The split is the same in each run, on each machine, and for two copies of one recording. Neither side is
+    empty.
 
     Raises:
-        JepaExportError: the share is none, or there are too few different recordings for it.
+        JepaExportError: The proportion is out of range, or there are too few different recordings.
     """
     if not 0 <= held_out < 1:
-        raise JepaExportError(f"the share to hold out must lie in [0, 1), got {held_out:g}")
+        raise JepaExportError(
+            f"--held-out: must lie in [0, 1), got {held_out:g}", code="export.invalid_option"
+        )
     if held_out == 0:
         return tuple(recordings), ()
     places = {recording.identity: _place(recording) for recording in recordings}
     if len(places) < 2:
         raise JepaExportError(
-            f"{recordings[0].name} is the only recording: nothing can be held out of one; give more, "
-            "cut it in two, or hold out none (0)"
+            f"{recordings[0].name}: the only recording, so none can be held out; add recordings, cut it in "
+            "two, "
+            "or hold out none (--held-out 0)",
+            code="data.too_few_recordings",
         )
     ranked = sorted(places.values())
     bound = min(max(held_out, ranked[0]), ranked[-2])
@@ -144,53 +162,56 @@ def split(
 
 
 def _place(recording: Recording) -> float:
-    """Evenly spread over [0, 1)."""
+    """Return a number that is evenly distributed over [0, 1)."""
     return int(mark(recording), 16) / 2**48
 
 
-def find(spec: str, store: Store) -> list[Origin] | list[Recording]:
-    """The recordings that a user names, of which nothing is decoded yet.
+def find_recordings(spec: str, store: FrameStore) -> list[Origin] | list[Recording]:
+    """Return the recordings that a user named, not decoded yet.
 
     Raises:
-        JepaExportError, JepaRuntimeError: there is no such thing, or it has no such options.
+        JepaExportError: The source does not exist or contains no recording.
+        JepaRuntimeError: The source does not have these options.
     """
     name, options = split_spec(spec)
     if name == "two_rooms":
         return _two_rooms(options, store)
     if not name:
-        raise JepaExportError(f"no data is named; --data is one of: {_FORMS}")
+        raise JepaExportError(f"--data: empty; use {_FORMS}", code="data.not_found")
     path = Path(name)
     if not path.exists():
-        raise JepaExportError(f"{name}: no such file or folder; --data is one of: {_FORMS}")
+        raise JepaExportError(f"{name}: no such file or folder; use {_FORMS}", code="data.not_found")
     if (path / INFO).is_file():
         check_options(name, options, allowed=("camera", "action"))
         return list(episodes(path, options))
     found = list(_recordings_in(path, options, set()))
     if not found:
-        raise JepaExportError(f"{name}: neither a video nor a bag; --data is one of: {_FORMS}")
+        raise JepaExportError(f"{name}: neither a video nor a bag; use {_FORMS}", code="data.not_found")
     allowed = _BAG_OPTIONS if any(isinstance(origin, BagOrigin) for origin in found) else ()
     check_options(name, options, allowed=allowed)
     return found
 
 
 def holds_recordings(folder: Path) -> bool:
-    """Whether there is a data set, a video or a bag in it.
+    """Return whether ``folder`` contains a data set, a video or a bag.
 
     Raises:
-        JepaExportError: there is a data set below.
+        JepaExportError: A data set is below it.
     """
     return (folder / INFO).is_file() or any(_recordings_in(folder, {}, set()))
 
 
 def _recordings_in(path: Path, options: Mapping[str, str], seen: set[str]) -> Iterator[Origin]:
-    """Videos and bags, in the order of their names; what links lead to again (``seen``), once."""
+    """Yield videos and bags ordered by name, each once, even if links lead to it again (``seen``)."""
     if (real := os.path.realpath(path)) in seen:
         return
     seen.add(real)
     if (path / INFO).is_file():
         raise JepaExportError(
-            f"{path} is a LeRobot data set: name it by itself, as films alone it has neither actions nor "
-            "episodes"
+            f"{path}: a LeRobot data set, whose actions and episodes would be lost if its videos were read "
+            "alone; "
+            "name it directly",
+            code="data.nested_data_set",
         )
     if path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file():
         yield BagOrigin(path, options)
@@ -202,18 +223,23 @@ def _recordings_in(path: Path, options: Mapping[str, str], seen: set[str]) -> It
         yield VideoOrigin(path)
 
 
-def _two_rooms(options: Mapping[str, str], store: Store) -> list[Recording]:
+def _two_rooms(options: Mapping[str, str], store: FrameStore) -> list[Recording]:
     check_options("two_rooms", options, allowed=("trajectories", "frames", "seed", "layout"))
     layouts: dict[str, LayoutKind] = {"random": "random", "fixed": "fixed"}
     layout = options.get("layout", "random")
     numbers = {"trajectories": "1000", "frames": "16", "seed": "0"} | options
     for name in ("trajectories", "frames", "seed"):
         if not numbers[name].isdecimal() or (name != "seed" and int(numbers[name]) == 0):
-            raise JepaExportError(f"two_rooms: {name} must be a whole number, got {numbers[name]!r}")
+            raise JepaExportError(
+                f"two_rooms: {name} must be a whole number, got {numbers[name]!r}",
+                code="export.invalid_option",
+            )
     if layout not in layouts:
-        raise JepaExportError(f"two_rooms: layout must be random or fixed, got {layout!r}")
+        raise JepaExportError(
+            f"two_rooms: layout must be random or fixed, got {layout!r}", code="export.invalid_option"
+        )
     return [
-        DrawnRecording(
+        SimulatedRecording(
             int(numbers["seed"]),
             index,
             frames=int(numbers["frames"]),

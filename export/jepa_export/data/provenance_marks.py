@@ -1,4 +1,4 @@
-"""Which recordings a model was trained on: short marks of them, in the report of its bundle."""
+"""The recordings that a model was trained on, as short marks in the report of its bundle."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from hashlib import sha256
 from jepa_export.data.recording import Origin, Recording
 from jepa_runtime.bundle import Bundle
 
-# In report.json.
+# Key in report.json.
 TRAINED_ON = "trained_on"
 
 
 def mark(recorded: Origin | Recording) -> str:
-    """Twelve digits (base 16) that stand for what was recorded: two copies have the same.
+    """Return twelve hexadecimal digits that identify what was recorded; two copies have the same.
 
     Raises:
-        JepaExportError: a file is missing or cannot be read.
+        JepaExportError: A file is missing or cannot be read.
     """
     identity = recorded.identity if isinstance(recorded.identity, str) else recorded.identity()
     return sha256(identity.encode()).hexdigest()[:12]
 
 
 def trained_on(bundle: Bundle) -> frozenset[str] | None:
-    """The marks of the recordings that a bundle was trained on; None where its report does not say.
+    """Return the marks of the recordings that a bundle was trained on, or None if they are not listed.
 
     Raises:
-        BundleError: the report is no longer what it was.
+        BundleError: The report changed after the bundle was opened.
     """
     report = bundle.report()
     marks = report.get(TRAINED_ON) if isinstance(report, dict) else None

@@ -1,6 +1,7 @@
-"""Recordings of Gymnasium's Reacher, drawn on the fly: an arm that wanders, seen from above.
+"""Recordings of Gymnasium's Reacher, rendered on the fly: a wandering arm, seen from above.
 
-A layout there is the place of the ball: it means nothing to the arm, but it is in the picture."""
+A layout is the position of the ball, which is visible but does not affect the arm.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from jepa_sim.worlds.reacher import MAX_JOINT_RADPS, Reacher, fingertip, sample_
 
 
 @dataclass(frozen=True)
-class ReacherCourse:
-    """A :class:`jepa_export.data.training_world.TrainingWorld`, in steady light."""
+class ReacherTrainingWorld:
+    """Reacher as a :class:`jepa_export.data.training_world.TrainingWorld`, in constant light."""
 
     kind = "reacher"
     model_id = "reacher"
-    description = "Reacher-v5 of Gymnasium: an arm of two joints that are told speeds, seen from above"
+    description = "Reacher-v5 of Gymnasium: an arm with two velocity-controlled joints, seen from above"
     varies = True
     top_speed = MAX_JOINT_RADPS
     action_names = ("joint0.velocity", "joint1.velocity")
@@ -38,7 +39,7 @@ class ReacherCourse:
         standing: bool = False,
         pressing: float = 0.0,
     ) -> Recordings:
-        """Positions are the fingertip's. There are no walls to press against: all wander."""
+        """Record wandering arms; positions are those of the fingertip, and there are no walls."""
         del pressing
         rng, arm = np.random.default_rng(seed), _arm()
         runs = layouts * trajectories
@@ -62,5 +63,5 @@ class ReacherCourse:
 
 @lru_cache(maxsize=1)
 def _arm() -> Reacher:
-    """One for each process that draws: making it takes longer than an episode."""
+    """Return the arm of this process: creating one takes longer than an episode."""
     return Reacher()

@@ -1,4 +1,4 @@
-"""What a recording is: first as found (read once, from its first frame to its last), then as trained on."""
+"""Protocols of a recording: as a source that is decoded once, and as training data with random access."""
 
 from __future__ import annotations
 
@@ -14,60 +14,62 @@ from jepa_runtime.sources.commands import Commands, Floats, Stamps
 
 
 class Origin(Protocol):
-    """One recording as it is found: a video, a bag, an episode of a data set.
+    """One recording as a source: a video, a bag, an episode of a data set.
 
     Attributes:
-        name: for people: which recording this is.
+        name: Name for messages.
     """
 
     name: str
 
     def identity(self) -> str:
-        """A hash of what was recorded: two copies have the same, and go to the same side of a split.
+        """Return a hash of what was recorded: two copies have the same and fall on the same side of a split.
 
         Raises:
-            JepaExportError: a file is missing or cannot be read.
+            JepaExportError: A file is missing or cannot be read.
         """
         ...
 
     def frames_key(self) -> str:
-        """What the frames follow from: the content of the file, and which stream of it.
+        """Return a key that the frames follow from: the content of the file and the selected stream.
 
         Raises:
-            JepaExportError: a file is missing or cannot be read.
+            JepaExportError: A file is missing or cannot be read.
         """
         ...
 
     def frames(self) -> Iterator[Frame]:
-        """The frames, of any size. Another ``frame_id`` begins another episode (see :class:`Frame`).
+        """Yield the frames, of any size. Another ``frame_id`` begins another episode (see :class:`Frame`).
 
         Raises:
-            JepaExportError, JepaRuntimeError: the recording is damaged or ends early.
+            JepaExportError: The recording is damaged or ends early.
+            JepaRuntimeError: The recording cannot be read.
         """
         ...
 
     def commands(self) -> Commands | None:
-        """The commands that the robot executed; None where the recording has none.
+        """Return the commands that the robot executed, or None if the recording has none.
 
         Raises:
-            JepaExportError, JepaRuntimeError: they cannot be read, or are not what was asked for.
+            JepaExportError: The commands are damaged or do not match the options.
+            JepaRuntimeError: The commands cannot be read.
         """
         ...
 
 
 class Recording(Protocol):
-    """One recording to train on: any of its frames at any time, from any thread.
+    """One recording as training data: any frame at any time, from any thread.
 
     Attributes:
-        name: for people: which recording this is.
-        identity: see :meth:`Origin.identity`.
-        key: what its frames follow from: content, stream and size.
-        height, width: of the frames [pixels].
-        rate_hz: of the frames (the median).
-        stamps_ns: [N] of the frames, ascending.
-        episodes: [N] number of the episode of each frame, ascending; no clip spans two of them.
-        action_names, action_units: of the A components of an action; None where nothing is known of actions.
-        known: [N], at which frames it is known what was executed from there on.
+        name: Name for messages.
+        identity: See :meth:`Origin.identity`.
+        key: Key that the frames follow from: content, stream and size.
+        height, width: Size of the frames in pixels.
+        rate_hz: Frame rate (median).
+        stamps_ns: [N], ascending.
+        episodes: [N], episode number of each frame, ascending; no clip spans two episodes.
+        action_names, action_units: Of the A components of an action; None if the recording has no actions.
+        known: [N], whether the action from this frame on is known.
     """
 
     name: str
@@ -83,13 +85,13 @@ class Recording(Protocol):
     known: NDArray[np.bool_]
 
     def frames(self, rows: NDArray[np.integer]) -> Image:
-        """Frames uint8 [n, height, width, 3] at ``rows`` [n].
+        """Return the frames uint8 [n, height, width, 3] at ``rows`` [n].
 
         Raises:
-            JepaExportError: they cannot be read.
+            JepaExportError: They cannot be read.
         """
         ...
 
     def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
-        """Mean actions [n, A] executed over each [start, end), which begins where one is known."""
+        """Return the mean actions [n, A] over each interval [start, end); at each start one is known."""
         ...

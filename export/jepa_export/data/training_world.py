@@ -1,4 +1,4 @@
-"""A world as something to learn from: what :mod:`jepa_export.training` needs to know of it."""
+"""The interface of a world that models are trained on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jepa_sim.worlds import World
 
 
 class TrainingWorld(Protocol):
-    """Draws recordings, and says what they are of. It travels to another process.
+    """A world that renders recordings and describes them; it can be pickled.
 
     Attributes:
-        kind: by which recipes know it.
-        model_id, description: of the bundles.
-        varies: whether there is more than one layout to tell apart.
-        top_speed: greatest norm of an action, in ``action_units``.
+        kind: Key of its recipe.
+        model_id, description: For the bundle.
+        varies: There is more than one layout.
+        top_speed: Largest norm of an action, in ``action_units``.
     """
 
     kind: str
@@ -38,9 +38,9 @@ class TrainingWorld(Protocol):
         standing: bool = False,
         pressing: float = 0.0,
     ) -> Recordings:
-        """See :func:`jepa_export.data.two_rooms_recordings.record`."""
+        """Record trajectories, see :func:`jepa_export.data.two_rooms_recordings.record`."""
         ...
 
     def world(self) -> World:
-        """Where what was learnt is scored."""
+        """Return the world in which a trained model is evaluated."""
         ...

@@ -1,7 +1,8 @@
-"""Recordings of Two Rooms, drawn on the fly: robots that wander or press on, seen by the overhead camera.
+"""Recordings of Two Rooms, rendered on the fly: robots that wander or press on, seen by the overhead camera.
 
-Everything follows from one integer, so that a killed training run draws the same data when it is resumed.
-Held-out evaluation uses :class:`jepa_sim.worlds.TwoRooms` with seeds that are never drawn here."""
+Everything follows from one integer, so a resumed training run gets the same data. Held-out evaluation uses
+:class:`jepa_sim.worlds.TwoRooms` with seeds that are never used here.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +36,12 @@ _WILL = 1
 class Recordings:
     """G layouts with M trajectories of T frames each.
 
-    frames uint8 [G, M, T, 128, 128, 3]; actions float32 [G, M, T-1, 2] (each held for :data:`STEP_S`);
-    positions float32 [G, M, T, 2] (m) and layouts (of Two Rooms) are for evaluation only: no loss sees
-    them."""
+    Attributes:
+        frames: uint8 [G, M, T, 128, 128, 3].
+        actions: float32 [G, M, T-1, 2], each held for :data:`STEP_S`.
+        positions: float32 [G, M, T, 2] (m), for evaluation only: no loss uses them.
+        layouts: Layouts of Two Rooms, for evaluation only.
+    """
 
     frames: Image
     actions: NDArray[np.float32]
@@ -46,9 +50,7 @@ class Recordings:
 
 
 def wander(rng: np.random.Generator, count: int, steps: int, top_speed: float = MAX_SPEED_MPS) -> Floats:
-    """Exploration: velocities [count, steps, 2] that keep their heading for a while, at speeds uniform over
-    the disc.
-    """
+    """Return exploring velocities [count, steps, 2], uniform over the disc, with persistent headings."""
 
     def speeds() -> Floats:
         return top_speed * np.sqrt(rng.uniform(0, 1, count))
@@ -57,14 +59,14 @@ def wander(rng: np.random.Generator, count: int, steps: int, top_speed: float = 
     velocities = np.empty((count, steps, 2))
     for step in range(steps):
         velocities[:, step] = np.stack([np.cos(heading), np.sin(heading)], axis=1) * speed[:, None]
-        turned = rng.uniform(0, 2 * np.pi, count)
-        heading = np.where(rng.uniform(0, 1, count) < 0.15, turned, heading + rng.normal(0, 0.5, count))
+        new_heading = rng.uniform(0, 2 * np.pi, count)
+        heading = np.where(rng.uniform(0, 1, count) < 0.15, new_heading, heading + rng.normal(0, 0.5, count))
         speed = np.where(rng.uniform(0, 1, count) < 0.3, speeds(), speed)
     return velocities
 
 
 def _beyond(rng: np.random.Generator, rooms: Layouts, position: Floats) -> Floats:
-    """Places [N, 2] in the other room, as far from the door as a planner mistakes it."""
+    """Return positions [N, 2] in the other room, as far from the door as a planner misjudges it."""
     rows, across = np.arange(len(rooms)), np.where(rooms.side(position), -1, 1)
     place = np.empty((len(rooms), 2))
     place[rows, rooms.axis] = rooms.wall + across * rng.uniform(0.2, 0.8, len(rooms))
@@ -74,7 +76,7 @@ def _beyond(rng: np.random.Generator, rooms: Layouts, position: Floats) -> Float
 
 
 def _towards(rng: np.random.Generator, place: Floats, position: Floats) -> Floats:
-    """Velocities [N, 2] straight on, whatever lies between; about as steady as a planner's."""
+    """Return velocities [N, 2] straight to ``place``, through any wall; about as steady as a planner's."""
     ahead = place - position
     heading = np.arctan2(ahead[:, 1], ahead[:, 0]) + rng.normal(0, 0.4, len(ahead))
     speed = MAX_SPEED_MPS * rng.uniform(0.5, 1, len(ahead))
@@ -93,11 +95,13 @@ def record(
     standing: bool = False,
     pressing: float = 0.0,
 ) -> Recordings:
-    """Draw recordings. A share ``pressing`` of the robots makes for the other room, through the door or into
-    the wall beside it, as one does that plans by a model that takes the one for the other; the rest wander
-    about, or are ``standing``. In a share ``steady_light`` of the trajectories the light stays as it was at
-    their start; in the others every frame has a light of its own, which teaches the encoder to look through
-    it."""
+    """Record trajectories.
+
+    A proportion ``pressing`` of the robots drives towards the other room, through the door or into the wall
+    next to it, as a robot does whose model misjudges the door; the others wander, or do not move if
+    ``standing``. In a proportion ``steady_light`` of the trajectories the light is constant; in the others it
+    changes with each frame, which teaches the encoder to ignore it.
+    """
     rng = np.random.default_rng(seed)
     drawn = sample_layouts(rng, layouts, kind)
     background = backgrounds(drawn).repeat(trajectories, axis=0)
@@ -107,7 +111,7 @@ def record(
     images = np.empty((count, frames, *background.shape[1:]), np.uint8)
     positions = np.empty((count, frames, 2), np.float32)
     first, steady = sample_light(rng, count), rng.uniform(0, 1, count) < steady_light
-    # Of its own: those that wander are the same beside any share that presses.
+    # A separate generator: the wandering robots are the same for any proportion that presses.
     will = np.random.default_rng((*seed, _WILL))
     presses, place = will.uniform(0, 1, count) < pressing, _beyond(will, rooms, position)
     for index in range(frames):
@@ -116,8 +120,8 @@ def record(
         if index < frames - 1:
             arrived = np.linalg.norm(place - position, axis=1) < _ARRIVED_M
             place = np.where(arrived[:, None], _beyond(will, rooms, position), place)
-            on = _towards(will, place, position)
-            actions[:, index] = np.where(presses[:, None], on, actions[:, index])
+            ahead = _towards(will, place, position)
+            actions[:, index] = np.where(presses[:, None], ahead, actions[:, index])
             position = drive(rooms, position, actions[:, index], STEP_S)
     shape = (layouts, trajectories)
     return Recordings(
@@ -137,8 +141,8 @@ def _mixed(steady: NDArray[np.bool_], first: Light, fresh: Light) -> Light:
 
 
 @dataclass(frozen=True)
-class TwoRoomsCourse:
-    """Two Rooms with layouts of one kind: a :class:`jepa_export.data.training_world.TrainingWorld`."""
+class TwoRoomsTrainingWorld:
+    """Two Rooms with fixed or random layouts, as a :class:`jepa_export.data.training_world.TrainingWorld`."""
 
     kind: LayoutKind
     top_speed = MAX_SPEED_MPS
@@ -157,8 +161,8 @@ class TwoRoomsCourse:
     def varies(self) -> bool:
         return self.kind == "random"
 
-    def record(self, seed: tuple[int, ...], **asked: Any) -> Recordings:
-        return record(seed, kind=self.kind, **asked)
+    def record(self, seed: tuple[int, ...], **options: Any) -> Recordings:
+        return record(seed, kind=self.kind, **options)
 
     def world(self) -> TwoRooms:
         return TwoRooms(layout=self.kind, seed=0)

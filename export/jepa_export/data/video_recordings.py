@@ -1,5 +1,6 @@
-"""Video files, decoded by PyAV: with the stamps in the file, from any moment on, and AV1 too, in which
-LeRobot writes, and which the FFmpeg in OpenCV's wheels cannot decode.
+"""Video files, decoded by PyAV: with the stamps of the file, and from any time on.
+
+PyAV also decodes AV1, which LeRobot writes and the FFmpeg in OpenCV's wheels does not support.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from jepa_runtime.sources.base import Frame
 from jepa_runtime.sources.commands import Commands
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts"})
-# Containers estimate their number of frames from duration and rate; a real truncation loses more than this.
+# Containers estimate their number of frames from duration and rate; a real truncation exceeds these
+# tolerances.
 _COUNT_SLACK = 0.02
 _COUNT_SLACK_FRAMES = 3
 _EARLY_S = 1e-3
 
 
 class VideoOrigin:
-    """A video file; nothing is known of actions. Stamps begin at 0."""
+    """A video file without actions. Stamps begin at 0."""
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
@@ -50,24 +52,24 @@ class VideoOrigin:
 
 
 def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:
-    """The frames of a video from ``start_s`` on: stamp in the file [ns] and image.
+    """Yield the frames of a video from ``start_s`` on: stamp in the file [ns] and image.
 
     Raises:
         JepaExportError: PyAV is missing, or the file is not a video, has no frames, is damaged, or, read from
-            its beginning, ends clearly before the frame that it says is its last.
+            its beginning, ends well before its announced last frame.
     """
     av = _pyav()
     count = 0
     try:
         with _opened(av, path) as container:
             if not container.streams.video:
-                raise JepaExportError(f"{path}: there is no video in this file")
+                raise JepaExportError(f"{path}: contains no video stream", code="data.not_a_video")
             stream = container.streams.video[0]
             if start_s > 0:
-                # To the key frame before; what lies between is decoded and passed over.
+                # Seek to the previous key frame; frames in between are decoded and dropped.
                 container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
             announced = _announced(stream, container)
-            # A frame that begins just before has the stamp that was asked for, rounded.
+            # Stamps are rounded: a frame that begins just before may be the requested one.
             first_s = start_s - 0.5 / float(stream.average_rate or 1000) if start_s > 0 else None
             for frame in container.decode(stream):
                 stamp_s = _stamp_s(frame, path)
@@ -75,33 +77,41 @@ def decoded(path: Path, *, start_s: float = 0.0) -> Iterator[tuple[int, Image]]:
                     continue
                 if frame.is_corrupt:
                     raise JepaExportError(
-                        f"{path}: is damaged after {count} frames; copy it again, or leave it out"
+                        f"{path}: damaged after {count} frames; copy it again, or leave it out",
+                        code="data.video_damaged",
                     )
                 yield round(stamp_s * 1_000_000_000), _upright(frame)
                 count += 1
     except (av.FFmpegError, OSError) as error:
         raise JepaExportError(
-            f"{path}: cannot be decoded after {count} frames ({error.strerror}): it is no video, cut off, or "
-            "damaged; copy it again, or leave it out"
+            f"{path}: cannot be decoded after {count} frames ({error.strerror}): not a video, truncated, or "
+            "damaged; copy it again, or leave it out",
+            code="data.video_damaged",
         ) from error
     if count == 0:
-        raise JepaExportError(f"{path}: not one frame could be decoded from {start_s:g} s on")
+        raise JepaExportError(
+            f"{path}: no frame could be decoded from {start_s:g} s on; copy it again, or leave it out",
+            code="data.no_frames",
+        )
     if start_s == 0 and announced - count > max(_COUNT_SLACK_FRAMES, _COUNT_SLACK * announced):
         raise JepaExportError(
-            f"{path}: ended after {count} of {announced} frames: it is cut off or damaged; copy it again, or "
-            "leave it out"
+            f"{path}: ends after {count} of {announced} frames, truncated or damaged; copy it again, or "
+            "leave it "
+            "out",
+            code="data.video_truncated",
         )
 
 
 def stretch_hash(path: Path, start_s: float, end_s: float) -> str:
-    """What the frames of a video that begin from ``start_s`` until ``end_s`` follow from: it stays when
-    others are added behind. Nothing is decoded.
+    """Return a hash of the packets that the frames from ``start_s`` to ``end_s`` are decoded from.
+
+    It does not change when frames are appended to the file. Nothing is decoded.
 
     Raises:
-        JepaExportError: as of :func:`decoded`.
+        JepaExportError: See :func:`decoded`.
     """
     header, shown_s, keys, hashes = _packets(path, file_hash(path))
-    # A frame that begins just before has the stamp that was asked for, rounded.
+    # Stamps are rounded: a frame that begins just before may be the requested one.
     first = np.flatnonzero(keys & (shown_s <= start_s + _EARLY_S))[-1:].sum()
     after = np.flatnonzero(shown_s < end_s)[-1:].sum() + 1
     found = hashlib.sha256(header)
@@ -112,8 +122,7 @@ def stretch_hash(path: Path, start_s: float, end_s: float) -> str:
 
 @lru_cache(maxsize=4)
 def _packets(path: Path, content: str) -> tuple[bytes, NDArray[np.float64], NDArray[np.bool_], list[bytes]]:
-    """What all frames of a video are decoded with, and of its packets, as they come, when each is shown [s],
-    whether decoding can begin there, and a hash."""
+    """Return the codec header, and display time [s], key frame flag and hash of each packet."""
     del content
     av = _pyav()
     header, shown_s, keys, hashes = b"", [], [], []
@@ -128,26 +137,28 @@ def _packets(path: Path, content: str) -> tuple[bytes, NDArray[np.float64], NDAr
                         hashes.append(hashlib.sha256(packet).digest())
     except (av.FFmpegError, OSError) as error:
         raise JepaExportError(
-            f"{path}: cannot be read ({error.strerror}): it is no video, cut off, or damaged; copy it again, "
-            "or leave it out"
+            f"{path}: cannot be read ({error.strerror}): not a video, truncated, or damaged; copy it again, "
+            "or "
+            "leave it out",
+            code="data.video_damaged",
         ) from error
     return header, np.array(shown_s, float), np.array(keys, bool), hashes
 
 
 def _upright(frame: Any) -> Image:
-    """As it is shown: a telephone held upright films lying images, and says so."""
+    """Return the image as it is displayed: phones record rotated images and a rotation flag."""
     image: Image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     return np.ascontiguousarray(image)
 
 
 def _stamp_s(frame: Any, path: Path) -> Fraction:
     if frame.pts is None:
-        raise JepaExportError(f"{path}: its frames have no time stamps: re-encode it")
+        raise JepaExportError(f"{path}: its frames have no time stamps; re-encode it", code="data.stamps")
     return Fraction(frame.pts * frame.time_base)
 
 
 def _announced(stream: Any, container: Any) -> int:
-    """How many frames the file says it has: an estimate in some containers, 0 in others."""
+    """Return the number of frames that the file announces: an estimate in some containers, 0 in others."""
     if stream.frames:
         return int(stream.frames)
     if container.duration is None or stream.average_rate is None:
@@ -156,7 +167,7 @@ def _announced(stream: Any, container: Any) -> int:
 
 
 def _opened(av: Any, path: Path) -> Any:
-    # Metadata need not be UTF-8: PyAV 19 always reads it, earlier versions only when asked to.
+    # Metadata may not be UTF-8: PyAV 19 always ignores errors, earlier versions only with this option.
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
     return av.open(str(path), **lenient)
 
@@ -166,6 +177,6 @@ def _pyav() -> Any:
         import av
     except ImportError:
         raise JepaExportError(
-            "reading videos needs PyAV: pip install 'jepa-edge[export]' (package av)"
+            "videos: PyAV is not installed; run pip install 'jepa-edge[export]'", code="data.missing_package"
         ) from None
     return av

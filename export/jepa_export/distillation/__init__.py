@@ -1,1 +1,1 @@
-"""Distillation: a student learns what a published teacher sees, then how actions change it."""
+"""Distillation: a student learns the representation of a published teacher, then the effects of actions."""

@@ -1,4 +1,4 @@
-"""How well a student predicts on clips, what it kept of its teacher, and clips on which to calibrate it."""
+"""Prediction accuracy of a student on clips, its retention of the teacher, and calibration clips."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jepa_export.training.world_metrics import FALSE_ALARMS, QUANTILE
 
 _LOG = logging.getLogger(__name__)
 MEASURED_CLIPS = 256
-# A large teacher looks at each.
+# A large teacher encodes each of them.
 COMPARED_CLIPS = 64
 CALIBRATION_FRAMES = 64
 _SEED, _TINY = 0, 1e-12
@@ -29,12 +29,15 @@ _SEED, _TINY = 0, 1e-12
 
 @dataclass(frozen=True)
 class ClipMetrics:
-    """Lists run over prediction steps 1 … H, over ``clips`` clips.
+    """Prediction accuracy over ``clips`` clips; lists are over prediction steps 1 … H.
 
-    ``rmse``: of predicted against encoded latents; ``copy_last_rmse``: the same for a model that says nothing
-    changes; ``error_bounds``: the 90 % quantile of the norm of the difference; ``surprise_threshold``: the
-    one-step root mean squared error that 0.1 % of clips exceed; ``goal_threshold``: half the mean squared
-    difference that a step makes (median)."""
+    Attributes:
+        rmse: Root mean squared error of predicted against encoded latents.
+        copy_last_rmse: The same for a model that predicts no change.
+        error_bounds: 90 % quantile of the norm of the error.
+        surprise_threshold: One-step root mean squared error that 0.1 % of clips exceed.
+        goal_threshold: Half the mean squared change of a latent in one step (median).
+    """
 
     clips: int
     rmse: list[float]
@@ -43,58 +46,58 @@ class ClipMetrics:
     surprise_threshold: float
     goal_threshold: float
 
-    def tell(self, which: str, progress: Callable[[str], None]) -> None:
-        """Say how far off predictions are in clips ``which``, and warn where they are in vain."""
+    def report(self, which: str, progress: Callable[[str], None]) -> None:
+        """Report the error relative to predicting no change, in ``which`` clips; warn if it is no better."""
         pairs = zip(self.rmse, self.copy_last_rmse, strict=True)
-        shares = [error / max(change, _TINY) for error, change in pairs]
+        ratios = [error / max(change, _TINY) for error, change in pairs]
         progress(
-            f"in {self.clips} clips {which}, predictions are {shares[0]:.2f} x as far off as if nothing "
-            f"moved, {len(shares)} steps ahead {shares[-1]:.2f} x"
+            f"prediction error on {self.clips} {which} clips, relative to predicting no change: "
+            f"{ratios[0]:.2f} at step 1, {ratios[-1]:.2f} at step {len(ratios)}"
         )
-        if vain := sum(share >= 1 for share in shares):
+        if useless := sum(ratio >= 1 for ratio in ratios):
             _LOG.warning(
-                "it foresees no more than that nothing moves at %d of %d steps: train the predictor longer "
-                "(--predictor-steps), and see whether actions and --rate are right",
-                vain,
-                len(shares),
+                "predictions are no better than predicting no change at %d of %d steps: train the predictor "
+                "longer (--predictor-steps), and check the actions and --rate",
+                useless,
+                len(ratios),
             )
 
 
 @torch.no_grad()
-def kept(stage: EncoderStage, pair: DataSplit, teacher: str) -> TeacherRetention:
-    """Compare what ``stage`` tells with what its ``teacher`` (by this name) sees, in all clips that are held
-    out, or in :data:`COMPARED_CLIPS`.
+def measure_retention(stage: EncoderStage, split: DataSplit, teacher: str) -> TeacherRetention:
+    """Compare the tokens that ``stage`` reconstructs with those of ``teacher`` (its name).
+
+    All held-out clips are used, up to :data:`COMPARED_CLIPS`.
 
     Raises:
-        JepaExportError: a frame cannot be read.
+        JepaExportError: A frame cannot be read.
     """
     device = next(stage.parameters()).device
-    clips = min(COMPARED_CLIPS, len(pair.held_out))
+    clips = min(COMPARED_CLIPS, len(split.held_out))
     cosines, total, squares, missed = [], 0.0, 0.0, 0.0
-    for batch in Batches(pair.held_out, size=1, seed=_SEED).iterate(0, clips):
+    for batch in Batches(split.held_out, size=1, seed=_SEED).iterate(0, clips):
         frames, targets = stage.inputs(batch, device)
-        told = stage.head(stage.encoder(frames)).float()
-        cosines.append(functional.cosine_similarity(told, targets, dim=-1).mean().item())
+        reconstructed = stage.head(stage.encoder(frames)).float()
+        cosines.append(functional.cosine_similarity(reconstructed, targets, dim=-1).mean().item())
         total = total + targets.double()
         squares += targets.double().pow(2).sum().item()
-        missed += (told - targets).double().pow(2).sum().item()
-    varies = squares - (total / clips).pow(2).sum().item() * clips
+        missed += (reconstructed - targets).double().pow(2).sum().item()
+    variation = squares - (total / clips).pow(2).sum().item() * clips
     return TeacherRetention(
         teacher=teacher,
         clips=clips,
-        held_out=pair.held_out is not pair.train,
-        variance=1 - missed / varies if varies > _TINY * squares else None,
+        held_out=split.held_out is not split.train,
+        variance=1 - missed / variation if variation > _TINY * squares else None,
         cosine=sum(cosines) / clips,
     )
 
 
 @torch.no_grad()
 def measure(stage: PredictorStage, windows: Windows) -> ClipMetrics:
-    """Roll ``stage`` out over clips of ``windows``, all where there are no more than
-    :data:`MEASURED_CLIPS`.
+    """Evaluate the predictions of ``stage`` on clips of ``windows``, up to :data:`MEASURED_CLIPS`.
 
     Raises:
-        JepaExportError: a frame cannot be read.
+        JepaExportError: A frame cannot be read.
     """
     device = next(stage.parameters()).device
     batches = Batches(windows, size=1, seed=_SEED)
@@ -118,12 +121,12 @@ def measure(stage: PredictorStage, windows: Windows) -> ClipMetrics:
 
 
 def some_clips(windows: Windows, count: int) -> Batch:
-    """``count`` clips from anywhere, the same each time, or all where there are fewer."""
+    """Return ``count`` clips sampled with a fixed seed, or all clips if there are fewer."""
     return Batches(windows, size=min(count, len(windows)), seed=_SEED).batch(0)
 
 
 def calibration_clips(windows: Windows) -> NDArray[np.uint8]:
-    """Some clips of T frames, uint8 [C, T, px, px, 3]."""
+    """Return a sample of clips of T frames, uint8 [C, T, px, px, 3]."""
     length = len(windows[0].stamps_ns)
     return some_clips(windows, -(-CALIBRATION_FRAMES // length)).frames
 

@@ -1,4 +1,4 @@
-"""The alarm for latents that stop telling frames apart."""
+"""Detection of collapsed latents, which no longer distinguish frames."""
 
 from __future__ import annotations
 
@@ -10,68 +10,79 @@ from torch import Tensor
 
 from jepa_export.errors import JepaExportError
 
-# Below either, frames are hardly told apart: a latent's tokens have unit scale, and one direction is rank 1.
+# Below either, latents hardly distinguish frames: their tokens have unit scale, and a single direction has
+# rank 1.
 MIN_RANK = 1.5
 MIN_STD = 0.01
 
 
 @dataclass(frozen=True)
-class Variety:
-    """Of latents: ``rank``, over how many directions they spread; ``std``, the median over dimensions of
-    their standard deviation."""
+class LatentStatistics:
+    """Statistics of a set of latents.
+
+    Attributes:
+        rank: Effective number of directions that they span.
+        std: Median over dimensions of their standard deviation.
+    """
 
     rank: float
     std: float
 
     @property
     def collapsed(self) -> bool:
+        """Return whether the latents hardly distinguish frames."""
         return not (self.rank >= MIN_RANK and self.std >= MIN_STD)
 
 
-def variety(latents: Tensor) -> Variety:
-    """Of latents of N frames [N, ...].
+def latent_statistics(latents: Tensor) -> LatentStatistics:
+    """Return the statistics of the latents of N frames [N, ...].
 
-    The rank is RankMe (Garrido et al. 2023): the exponential of the entropy of the singular values, divided
-    by their sum. Latents are centred first, as the mean that all frames have in common tells none apart."""
+    The rank is RankMe (Garrido et al. 2023): the exponential of the entropy of the singular values divided by
+    their sum. Latents are centered first, as their common mean distinguishes no frames.
+    """
     flat = latents.detach().flatten(1).float().cpu()
     if not flat.isfinite().all():
-        return Variety(rank=math.nan, std=math.nan)
-    centred = flat - flat.mean(0)
-    values = torch.linalg.svdvals(centred)
-    shares = values / values.sum().clamp_min(1e-12) + 1e-7
-    return Variety(
-        rank=float(torch.exp(-(shares * shares.log()).sum())), std=float(flat.std(0, correction=0).median())
+        return LatentStatistics(rank=math.nan, std=math.nan)
+    centered = flat - flat.mean(0)
+    values = torch.linalg.svdvals(centered)
+    proportions = values / values.sum().clamp_min(1e-12) + 1e-7
+    return LatentStatistics(
+        rank=float(torch.exp(-(proportions * proportions.log()).sum())),
+        std=float(flat.std(0, correction=0).median()),
     )
 
 
-class Alarm:
-    """Counts collapses in a row. Pure: what is seen is passed in, what is to be said comes back.
+class CollapseAlarm:
+    """Counter of consecutive collapses.
 
     Args:
-        limit: at which count training ends; None: never.
-        count: of those before.
+        limit: Count at which training ends; None: never.
+        count: Consecutive collapses so far.
     """
 
     def __init__(self, limit: int | None, count: int = 0) -> None:
         self.limit, self.count = limit, count
 
-    def see(self, found: Variety, step: int) -> str | None:
-        """What to warn of, if anything.
+    def update(self, found: LatentStatistics, step: int) -> str | None:
+        """Return a warning if the latents collapsed at ``step``, else None.
 
         Raises:
-            JepaExportError: that often in a row.
+            JepaExportError: The limit of consecutive collapses is reached.
         """
         if not found.collapsed:
             self.count = 0
             return None
         self.count += 1
-        what = (
-            f"step {step}: the latents of held-out frames collapse: effective rank {found.rank:.2f} (at "
-            f"least {MIN_RANK:g}), standard deviation {found.std:.4f} (at least {MIN_STD:g})"
+        message = (
+            f"step {step}: the latents of held-out frames collapsed: effective rank {found.rank:.2f} "
+            "(minimum "
+            f"{MIN_RANK:g}), standard deviation {found.std:.4f} (minimum {MIN_STD:g})"
         )
         if self.limit is not None and self.count >= self.limit:
             raise JepaExportError(
-                f"{what}, {self.count} times in a row: lower the learning rate, give frames that differ "
-                "more, or go on all the same with --allow-collapse"
+                f"{message}, {self.count} times in a row; lower the learning rate, use more varied frames, "
+                "or "
+                "continue regardless with --allow-collapse",
+                code="training.collapse",
             )
-        return what
+        return message

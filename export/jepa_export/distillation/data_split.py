@@ -1,4 +1,4 @@
-"""Clips to train on, and those held out."""
+"""The split of clips into training and held-out clips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Clips to train on, and those held out: the same where no recording is."""
+    """Training clips and held-out clips; both are the same if nothing is held out."""
 
     train: Windows
     held_out: Windows
@@ -28,37 +28,40 @@ class DataSplit:
 
     @property
     def digest(self) -> str:
-        """Changes with either."""
+        """Return a hash of both sides."""
         return sha256(f"{self.train.digest} {self.held_out.digest}".encode()).hexdigest()[:16]
 
-    def tell(self, progress: Callable[[str], None]) -> None:
-        """Say what is learnt from and what is held out, and what is wrong with either."""
+    def report(self, progress: Callable[[str], None]) -> None:
+        """Report the clips of both sides, and warn about problems in them."""
         progress(str(self))
-        without = list(self.train.unused)
+        unused = list(self.train.unused)
         if self.held_out is not self.train:
-            progress(f"held out: {_listed(self.held_out.used)}")
-            without += self.held_out.unused
+            progress(f"held out: {_first_names(self.held_out.used)}")
+            unused += self.held_out.unused
         else:
             _LOG.warning(
-                "nothing is held out: no loss shows whether it learns these clips by heart, and the bundle's "
-                "error bounds are theirs"
+                "nothing is held out: overfitting will not show in any loss, and the error bounds of the "
+                "bundle "
+                "come from training clips"
             )
-        if without:
+        if unused:
             _LOG.warning(
-                "%d recordings are too short for a clip, or it is not known long enough what was executed; "
-                "the predictor learns nothing from them: %s",
-                len(without),
-                _listed(without),
+                "%d recordings are not used by the predictor, as they are shorter than a clip or their "
+                "actions "
+                "are not known for that long: %s",
+                len(unused),
+                _first_names(unused),
             )
         for outlier in outliers(self.train)[:_NAMED]:
             _LOG.warning(
-                "the action %s: look for another unit, or an error there; the bundle's limits of actions and "
-                "the scale at which it sees them follow from the largest",
+                "action %s: check its unit and its values; the largest one determines the action limits of "
+                "the "
+                "bundle and the scale of its actions",
                 outlier,
             )
 
 
-def _listed(recordings: Sequence[Recording]) -> str:
-    """The names of the first few."""
+def _first_names(recordings: Sequence[Recording]) -> str:
+    """Return the names of the first few recordings."""
     more = f" and {len(recordings) - _NAMED} more" if len(recordings) > _NAMED else ""
     return ", ".join(recording.name for recording in recordings[:_NAMED]) + more

@@ -1,4 +1,4 @@
-"""A whole run: data, teacher, the stages, and the bundle; or, on a given encoder, its second half."""
+"""Complete runs: distill a student and write its bundle, or train a predictor on a source encoder."""
 
 from __future__ import annotations
 
@@ -37,194 +37,233 @@ from jepa_export.bundling.student_bundle import TOLERANCES, write_student_bundle
 from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey, select_variants
 from jepa_export.data.action_statistics import measure as statistics
 from jepa_export.data.batches import Batches
-from jepa_export.data.clip_windows import Windows, check_alike
-from jepa_export.data.frame_store import Store
-from jepa_export.data.open_data import Data, open_data
+from jepa_export.data.clip_windows import Windows, check_compatible
+from jepa_export.data.frame_store import FrameStore
+from jepa_export.data.open_data import TrainingData, open_data
 from jepa_export.data.provenance_marks import TRAINED_ON, mark
 from jepa_export.distillation import clip_metrics
 from jepa_export.distillation.data_split import DataSplit
-from jepa_export.distillation.frozen_encoders import Given, of_bundle, of_run, of_teacher
-from jepa_export.distillation.requests import Common, Distillation, PostTraining
-from jepa_export.distillation.stages import EncoderStage, PredictorStage, QuantizationAwareStage, Stage
-from jepa_export.distillation.teacher_targets import Features, open_teacher
-from jepa_export.distillation.training_loop import Pace, fabric, train
+from jepa_export.distillation.frozen_encoders import (
+    FrozenEncoderSource,
+    from_bundle,
+    from_distillation,
+    from_teacher,
+)
+from jepa_export.distillation.requests import DistillationRequest, PredictorRequest, TrainingRequest
+from jepa_export.distillation.stage_training import StageSettings, start_fabric, train_stage
+from jepa_export.distillation.stages import (
+    DistillationStage,
+    EncoderStage,
+    PredictorStage,
+    QuantizationAwareStage,
+)
+from jepa_export.distillation.teacher_targets import TeacherFeatures, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.quantization.accuracy_control import limits_of
 from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.teachers.checkpoints.read import Teacher
-from jepa_export.training.checkpoint import alone, claim
+from jepa_export.training.checkpoint import claim_folder, lock_folder
 from jepa_runtime.bundle import MANIFEST_NAME
 
 _LOG = logging.getLogger(__name__)
-_TELL_EVERY_S = 5.0
-# At once, in memory: enough for a rank, whatever the batch.
+_PROGRESS_INTERVAL_S = 5.0
+# Held-out clips per evaluation, all in memory: enough for a rank estimate, for any batch size.
 _WATCHED_CLIPS = 32
-# A trained encoder is not to forget, only to settle where rounding does no harm.
+# Quantization-aware training must not change the encoder much, only settle it where rounding does no harm.
 _INT8_LEARNING_RATE = 0.1
 
 Progress = Callable[[str], None]
 
 
-def distill(asked: Distillation, progress: Progress) -> Path | None:
-    """Train a student of a teacher, and leave the bundle ``out``/bundle; what was done before is not done
-    again.
+def distill(request: DistillationRequest, progress: Progress) -> Path | None:
+    """Train a student of a teacher and write the bundle ``out``/bundle; completed work is not repeated.
 
     Returns:
         The bundle; None in all but the first of several processes.
 
     Raises:
-        JepaExportError, JepaRuntimeError: the message says what is wrong, where, and what to do.
+        JepaExportError: The request, the data, the teacher or a folder is not usable, or training failed.
+        JepaRuntimeError: The data cannot be read, or the finished bundle is not valid.
     """
-    _check_student(asked.student)
-    if asked.steps < 1:
-        raise JepaExportError(f"--steps must be at least 1, got {asked.steps}")
-    if asked.px is not None and not 16 <= asked.px <= 4096:
-        raise JepaExportError(f"--size must be between 16 and 4096, got {asked.px}")
-    if asked.quantization_aware < 0:
-        raise JepaExportError(f"--quantization-aware must be at least 0, got {asked.quantization_aware}")
-    spread = _start(asked)
-    teacher = _teacher(asked.teacher, asked)
-    features = Features(teacher, frames=asked.clip)
-    work = _prepare(asked, spread, asked.px or features.px, progress)
-    clips = work.windows(features.frames, actions=False)
-    frames = work.windows(asked.history + asked.horizon)
-    if spread.is_global_zero:
-        frames.tell(progress)
-    actions = _actions(frames.train)
-    if actions is NO_ACTIONS and spread.is_global_zero:
-        _LOG.warning(
-            "there are no actions in this data, so the model will not tell what they change; of a bag they "
-            "must be named (?action=TOPIC:FIELD,…)"
+    _check_student(request.student)
+    if request.steps < 1:
+        raise JepaExportError(
+            f"--steps: must be at least 1, got {request.steps}", code="export.invalid_option"
         )
-    student = create(asked.student, px=work.px, action_scale=actions.scale, seed=asked.seed)
-    work.claim(
+    if request.px is not None and not 16 <= request.px <= 4096:
+        raise JepaExportError(
+            f"--size: must be between 16 and 4096, got {request.px}", code="export.invalid_option"
+        )
+    if request.quantization_aware < 0:
+        raise JepaExportError(
+            f"--quantization-aware: must be at least 0, got {request.quantization_aware}",
+            code="export.invalid_option",
+        )
+    fabric = _start(request)
+    teacher = _teacher(request.teacher, request)
+    features = TeacherFeatures(teacher, frames=request.clip)
+    run = _prepare(request, fabric, request.px or features.px, progress)
+    clips = run.windows(features.frames, actions=False)
+    frames = run.windows(request.history + request.horizon)
+    if fabric.is_global_zero:
+        frames.report(progress)
+    actions = _actions(frames.train)
+    if actions is NO_ACTIONS and fabric.is_global_zero:
+        _LOG.warning(
+            "the data has no actions, so the model will not predict their effects; select the actions of a "
+            "bag "
+            "with ?action=TOPIC:FIELD,…"
+        )
+    student = create(request.student, px=run.px, action_scale=actions.scale, seed=request.seed)
+    run.claim(
         {
             "teacher": teacher.provenance,
             "weights": teacher.fingerprint,
-            "licence": teacher.member.licence,
-            "steps": asked.steps,
-            "clip": asked.clip,
+            "licence": teacher.member.license,
+            "steps": request.steps,
+            "clip": request.clip,
         }
-        | ({"untrained_teacher": True} if asked.untrained_teacher else {})
-        | ({"quantization_aware": asked.quantization_aware} if asked.quantization_aware else {}),
+        | ({"untrained_teacher": True} if request.untrained_teacher else {})
+        | ({"quantization_aware": request.quantization_aware} if request.quantization_aware else {}),
         clips,
         frames,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(asked.seed)
+        torch.manual_seed(request.seed)
         encoder = EncoderStage(student.encoder.train(), features)
-        aware = QuantizationAwareStage(encoder) if asked.quantization_aware else None
-    given = Given(
+        aware = QuantizationAwareStage(encoder) if request.quantization_aware else None
+    source = FrozenEncoderSource(
         encoder=student.encoder,
         student=student.name,
         identity="",
         name=student.name,
         description=f"{student.name} distilled from {teacher.name} ({teacher.weights})",
-        licence=teacher.member.licence,
+        license=teacher.member.license,
         teacher=teacher.provenance,
-        trained=not asked.untrained_teacher,
+        trained=not request.untrained_teacher,
     )
-    work.check(given, actions, frames)
-    work.train(encoder, clips, asked.steps)
+    run.check(source, actions, frames)
+    run.train(encoder, clips, request.steps)
     if aware is not None:
-        work.train(aware, clips, asked.quantization_aware, share=_INT8_LEARNING_RATE)
+        run.train(aware, clips, request.quantization_aware, rate_factor=_INT8_LEARNING_RATE)
     report = {}
-    if spread.is_global_zero:
-        kept = clip_metrics.kept(encoder.eval(), clips, teacher.name)
-        kept.tell(progress)
-        report = kept.as_report()
-    return work.finish(given, student.predictor, actions, frames, progress, report)
+    if fabric.is_global_zero:
+        retention = clip_metrics.measure_retention(encoder.eval(), clips, teacher.name)
+        retention.tell(progress)
+        report = retention.as_report()
+    return run.finish(source, student.predictor, actions, frames, progress, report)
 
 
-def train_predictor(asked: PostTraining, progress: Progress) -> Path | None:
-    """Train a predictor of actions on a frozen encoder, and leave the bundle ``out``/bundle.
+def train_predictor(request: PredictorRequest, progress: Progress) -> Path | None:
+    """Train an action-conditioned predictor on a frozen encoder and write the bundle ``out``/bundle.
 
-    Returns, Raises: as :func:`distill`.
+    Returns:
+        The bundle; None in all but the first of several processes.
+
+    Raises:
+        JepaExportError: The request, the data, the encoder or a folder is not usable, or training failed.
+        JepaRuntimeError: The data or a bundle cannot be read, or the finished bundle is not valid.
     """
-    _check_student(asked.student)
-    spread = _start(asked)
-    given = _given(asked)
-    work = _prepare(asked, spread, given.encoder.config.px, progress)
-    frames = work.windows(asked.history + asked.horizon)
-    if spread.is_global_zero:
-        frames.tell(progress)
-    if frames.train.action_names is None and not asked.action_free:
+    _check_student(request.student)
+    fabric = _start(request)
+    source = _encoder_source(request)
+    run = _prepare(request, fabric, source.encoder.config.px, progress)
+    frames = run.windows(request.history + request.horizon)
+    if fabric.is_global_zero:
+        frames.report(progress)
+    if frames.train.action_names is None and not request.action_free:
         raise JepaExportError(
-            f"{', '.join(asked.data)}: there are no actions in this data: name them (?action=TOPIC:FIELD,… "
-            "for bags), or train without with --action-free"
+            f"{', '.join(request.data)}: the data has no actions; select them (bags: "
+            "?action=TOPIC:FIELD,…), or "
+            "train without actions with --action-free",
+            code="data.no_actions",
         )
     actions = _actions(frames.train)
-    if given.bundle:
-        actions = select_action_space(actions, given.bundle)
-    work.check(given, actions, frames)
-    predictor = _predictor(given, actions, frames.train, asked.seed)
-    work.claim({"encoder": given.identity}, frames)
-    report = {} if given.kept is None else given.kept.as_report()
-    return work.finish(given, predictor, actions, frames, progress, report)
+    if source.bundle:
+        actions = select_action_space(actions, source.bundle)
+    run.check(source, actions, frames)
+    predictor = _predictor(source, actions, frames.train, request.seed)
+    run.claim({"encoder": source.identity}, frames)
+    report = {} if source.retention is None else source.retention.as_report()
+    return run.finish(source, predictor, actions, frames, progress, report)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A run under way."""
+class _Run:
+    """A run in progress."""
 
-    asked: Common
-    spread: Fabric
-    data: Data
+    request: TrainingRequest
+    fabric: Fabric
+    data: TrainingData
     px: int
 
     def windows(self, frames: int, *, actions: bool = True) -> DataSplit:
-        """Clips of so many frames, enough for a batch: no stage is to find that out after hours of another.
+        """Return clips of ``frames`` frames.
+
+        Checks early, not after hours of training, that there are enough for a batch.
 
         Raises:
-            JepaExportError: there are too few on a side, or the sides do not go together.
+            JepaExportError: A side of the split has too few, or the recordings are incompatible.
         """
-        asked, data = self.asked, self.data
-        check_alike([*data.train, *data.held_out])
-        of = partial(Windows, frames=frames, rate_hz=asked.rate_hz, actions=actions)
-        train = of(data.train)
-        Batches(train, size=asked.batch, seed=asked.seed)
+        request, data = self.request, self.data
+        check_compatible([*data.train, *data.held_out])
+        make_windows = partial(Windows, frames=frames, rate_hz=request.rate_hz, actions=actions)
+        train = make_windows(data.train)
+        Batches(train, size=request.batch, seed=request.seed)
         try:
-            held = of(data.held_out) if data.held_out else train
+            held_out = make_windows(data.held_out) if data.held_out else train
         except JepaExportError as error:
-            raise JepaExportError(f"held out (--held-out {asked.held_out:g}): {error}") from error
-        return DataSplit(train, held)
+            raise JepaExportError(
+                f"held-out recordings (--held-out {request.held_out:g}): {error}", code=error.code
+            ) from error
+        return DataSplit(train, held_out)
 
-    def claim(self, settings: dict[str, Any], *pairs: DataSplit) -> None:
-        """Take the folder for these settings, and those in common that losses, and which weights are kept,
-        follow from."""
-        asked = self.asked
+    def claim(self, settings: dict[str, Any], *splits: DataSplit) -> None:
+        """Reserve the output folder for the settings that losses and selected weights depend on."""
+        request = self.request
         names = ("student", "rate_hz", "history", "horizon", "batch", "predictor_steps", "learning_rate")
-        common = {name: getattr(asked, name) for name in (*names, "seed", "precision", "watch_every")}
-        found = {"data": [f"{pair} ({pair.digest})" for pair in pairs], "size": self.px}
-        claim(asked.out, settings | common | found, write=self.spread.is_global_zero)
-        if self.spread.is_global_zero:
-            alone(asked.out)
-        self.spread.barrier()
+        common = {name: getattr(request, name) for name in (*names, "seed", "precision", "watch_every")}
+        found = {"data": [f"{split} ({split.digest})" for split in splits], "size": self.px}
+        claim_folder(request.out, settings | common | found, write=self.fabric.is_global_zero)
+        if self.fabric.is_global_zero:
+            lock_folder(request.out)
+        self.fabric.barrier()
 
-    def train(self, stage: Stage, pair: DataSplit, steps: int, *, share: float = 1.0) -> None:
-        """Train a stage at this share of the learning rate."""
-        asked = self.asked
-        pace = Pace(
+    def train(
+        self, stage: DistillationStage, split: DataSplit, steps: int, *, rate_factor: float = 1.0
+    ) -> None:
+        """Train a stage with the learning rate multiplied by ``rate_factor``."""
+        request = self.request
+        settings = StageSettings(
             steps=steps,
-            batch=asked.batch,
-            learning_rate=share * asked.learning_rate,
-            seed=asked.seed,
-            checkpoint_every=asked.checkpoint_every,
-            watch_every=asked.watch_every,
-            alarms=asked.alarms,
+            batch=request.batch,
+            learning_rate=rate_factor * request.learning_rate,
+            seed=request.seed,
+            checkpoint_every=request.checkpoint_every,
+            watch_every=request.watch_every,
+            max_collapses=request.max_collapses,
         )
-        held_out = clip_metrics.some_clips(pair.held_out, _WATCHED_CLIPS)
-        seen = not self.data.held_out
-        train(self.spread, stage, pair.train, held_out, asked.out, pace, seen=seen, board=asked.board)
+        held_out = clip_metrics.some_clips(split.held_out, _WATCHED_CLIPS)
+        trained_on = not self.data.held_out
+        train_stage(
+            self.fabric,
+            stage,
+            split.train,
+            held_out,
+            request.out,
+            settings,
+            trained_on=trained_on,
+            tensorboard=request.tensorboard,
+        )
 
-    def check(self, given: Given, actions: ActionSpace, pair: DataSplit) -> None:
-        """Refuse before the training what no bundle can be made of."""
-        settings, about = self._told(given, actions, pair)
-        config = given.encoder.config
+    def check(self, source: FrozenEncoderSource, actions: ActionSpace, split: DataSplit) -> None:
+        """Check before training that a valid bundle can be made."""
+        settings, identity = self._manifest_fields(source, actions, split)
+        config = source.encoder.config
         validate_manifest(
             create_manifest(
-                about,
+                identity,
                 settings,
                 MeasuredErrors.zero(settings.horizon),
                 px=config.px,
@@ -234,182 +273,195 @@ class _Work:
             )
         )
 
-    def _told(
-        self, given: Given, actions: ActionSpace, pair: DataSplit
+    def _manifest_fields(
+        self, source: FrozenEncoderSource, actions: ActionSpace, split: DataSplit
     ) -> tuple[BundleSettings, ModelIdentity]:
-        """What the bundle's manifest says besides what is measured."""
-        asked = self.asked
+        """Return the fields of the manifest that are known before training."""
+        request = self.request
         settings = BundleSettings(
             actions=actions,
-            history_size=asked.history,
-            horizon=asked.horizon,
-            num_samples=asked.num_samples,
-            step_s=1 / asked.rate_hz,
-            rate_hz=pair.train.camera_hz,
-            variants=self._kinds(given),
-            command=asked.command,
+            history_size=request.history,
+            horizon=request.horizon,
+            num_samples=request.num_samples,
+            step_s=1 / request.rate_hz,
+            rate_hz=split.train.camera_hz,
+            variants=self._variants(source),
+            command=request.command,
         )
-        about = ModelIdentity(
-            model_id=given.name,
-            version=given.version,
-            trained=given.trained,
-            description=given.description,
-            licence=given.licence,
-            data=f"{pair}: {', '.join(asked.data)}",
-            teacher=given.teacher,
+        identity = ModelIdentity(
+            model_id=source.name,
+            version=source.version,
+            trained=source.trained,
+            description=source.description,
+            licence=source.license,
+            data=f"{split}: {', '.join(request.data)}",
+            teacher=source.teacher,
         )
-        return settings, about
+        return settings, identity
 
-    def _kinds(self, given: Given) -> tuple[VariantKey, ...]:
-        asked = self.asked
-        if given.bundle is None:
-            return select_variants(asked.targets or DEFAULT_TARGETS, asked.only)
-        if asked.targets or asked.only:
+    def _variants(self, source: FrozenEncoderSource) -> tuple[VariantKey, ...]:
+        request = self.request
+        if source.bundle is None:
+            return select_variants(request.targets or DEFAULT_TARGETS, request.only)
+        if request.targets or request.only:
             raise JepaExportError(
-                f"{given.bundle.path}: the predictor gets the variants that its encoder has: leave --target "
-                "and --only out; jepa-export add-variant adds further ones afterwards"
+                f"{source.bundle.path}: the predictor gets the variants of its encoder; omit --target and "
+                "--only, and add further variants afterwards with jepa-export add-variant",
+                code="export.option_not_applicable",
             )
-        return encoder_variants(given.bundle)
+        return encoder_variants(source.bundle)
 
     def finish(
         self,
-        given: Given,
+        source: FrozenEncoderSource,
         network: Predictor,
         actions: ActionSpace,
-        pair: DataSplit,
+        split: DataSplit,
         progress: Progress,
         report: dict[str, Any],
     ) -> Path | None:
-        """Train the predictor, and write the bundle, with what is to be in its ``report`` besides."""
-        asked, folder = self.asked, self.asked.out / "bundle"
-        if pair.train.action_names is None:
-            # Whatever it is told, the prediction is the same.
+        """Train the predictor and write the bundle; ``report`` is added to its report."""
+        request, folder = self.request, self.request.out / "bundle"
+        if split.train.action_names is None:
+            # The prediction does not depend on the action.
             nn.init.zeros_(network.embed_action[0].weight)
-        predictor = PredictorStage(network.train(), given.encoder, history=asked.history)
-        self.train(predictor, pair, asked.predictor_steps)
-        if not self.spread.is_global_zero:
+        predictor = PredictorStage(network.train(), source.encoder, history=request.history)
+        self.train(predictor, split, request.predictor_steps)
+        if not self.fabric.is_global_zero:
             return None
-        found = clip_metrics.measure(predictor.eval(), pair.held_out)
-        found.tell("held out" if self.data.held_out else "trained on", progress)
-        settings, about = self._told(given, actions, pair)
+        metrics = clip_metrics.measure(predictor.eval(), split.held_out)
+        metrics.report("held-out" if self.data.held_out else "training", progress)
+        settings, identity = self._manifest_fields(source, actions, split)
         measured = MeasuredErrors(
-            error_bounds=tuple(found.error_bounds),
-            surprise_threshold=found.surprise_threshold,
-            goal_threshold=found.goal_threshold,
+            error_bounds=tuple(metrics.error_bounds),
+            surprise_threshold=metrics.surprise_threshold,
+            goal_threshold=metrics.goal_threshold,
         )
-        clips = clip_metrics.calibration_clips(pair.train)
-        of = {
+        clips = clip_metrics.calibration_clips(split.train)
+        clip_source = {
             "held_out": bool(self.data.held_out),
-            "recordings": [recording.name for recording in pair.held_out.used],
+            "recordings": [recording.name for recording in split.held_out.used],
         }
-        report = report | {"open_loop": report_fields(found) | of}
-        if given.trained_on is not None:
-            report[TRAINED_ON] = sorted(given.trained_on.union(map(mark, self.data.train)))
-        told: dict[str, Any] = {"seed": asked.seed, "progress": progress, "report": report}
-        if asked.int8_cosine:
-            told["limits"] = limits_of(asked.int8_cosine)
-            told["held_out"] = clip_metrics.calibration_clips(pair.held_out)
-            told["seen"] = not self.data.held_out
-        if given.bundle:
+        report = report | {"open_loop": report_fields(metrics) | clip_source}
+        if source.trained_on is not None:
+            report[TRAINED_ON] = sorted(source.trained_on.union(map(mark, self.data.train)))
+        options: dict[str, Any] = {"seed": request.seed, "progress": progress, "report": report}
+        if request.int8_cosine:
+            options["limits"] = limits_of(request.int8_cosine)
+            options["held_out"] = clip_metrics.calibration_clips(split.held_out)
+            options["seen"] = not self.data.held_out
+        if source.bundle:
             write_predictor_bundle(
-                given.bundle, given.encoder, network.cpu(), clips, folder, settings, about, measured, **told
+                source.bundle,
+                source.encoder,
+                network.cpu(),
+                clips,
+                folder,
+                settings,
+                identity,
+                measured,
+                **options,
             )
         else:
-            student = Student(given.name, given.encoder.cpu(), network.cpu())
-            write_student_bundle(student, clips, folder, settings, about, measured, **told)
+            student = Student(source.name, source.encoder.cpu(), network.cpu())
+            write_student_bundle(student, clips, folder, settings, identity, measured, **options)
         return folder
 
 
-def _start(asked: Common) -> Fabric:
-    asked.check()
-    if asked.int8_cosine:
-        limits_of(asked.int8_cosine)
-    check_output(asked.out / "bundle")
-    return fabric(asked.precision)
+def _start(request: TrainingRequest) -> Fabric:
+    request.check()
+    if request.int8_cosine:
+        limits_of(request.int8_cosine)
+    check_output(request.out / "bundle")
+    return start_fabric(request.precision)
 
 
-def _prepare(asked: Common, spread: Fabric, px: int, progress: Progress) -> _Work:
-    told_s = -math.inf
+def _prepare(request: TrainingRequest, fabric: Fabric, px: int, progress: Progress) -> _Run:
+    reported_s = -math.inf
 
-    def now_and_then(what: str) -> None:
-        nonlocal told_s
-        if spread.is_global_zero and time.monotonic() - told_s > _TELL_EVERY_S:
-            told_s = time.monotonic()
+    def report_throttled(what: str) -> None:
+        nonlocal reported_s
+        if fabric.is_global_zero and time.monotonic() - reported_s > _PROGRESS_INTERVAL_S:
+            reported_s = time.monotonic()
             progress(what)
 
-    store = Store(asked.cache or asked.out / "frames", height=px, width=px)
+    store = FrameStore(request.cache or request.out / "frames", height=px, width=px)
     data = open_data(
-        asked.data,
+        request.data,
         store,
-        held_out=asked.held_out,
-        skip_bad=asked.skip_bad,
-        progress=now_and_then,
+        held_out=request.held_out,
+        skip_bad=request.skip_bad,
+        progress=report_throttled,
     )
-    return _Work(asked, spread, data, px)
+    return _Run(request, fabric, data, px)
 
 
 def _check_student(name: str) -> None:
     if name not in FAMILY:
-        raise JepaExportError(f"no student is called {name!r}; there are: {', '.join(FAMILY)}")
+        raise JepaExportError(
+            f"student {name!r}: unknown; choose one of {', '.join(FAMILY)}", code="student.unknown"
+        )
 
 
-def _given(asked: PostTraining) -> Given:
-    path = Path(asked.encoder).expanduser()
+def _encoder_source(request: PredictorRequest) -> FrozenEncoderSource:
+    path = Path(request.encoder).expanduser()
     if (path / MANIFEST_NAME).is_file():
-        given = of_bundle(
+        source = from_bundle(
             path,
-            student=asked.student,
-            untrained=asked.untrained_teacher,
-            accept_non_commercial=asked.accept_non_commercial,
+            student=request.student,
+            untrained=request.untrained_teacher,
+            accept_non_commercial=request.accept_non_commercial,
         )
-        assert given.bundle is not None
+        assert source.bundle is not None
         check_latent_size(
-            given.bundle, history=asked.history, horizon=asked.horizon, num_samples=asked.num_samples
+            source.bundle, history=request.history, horizon=request.horizon, num_samples=request.num_samples
         )
-        return given
+        return source
     if path.is_dir():
-        return of_run(path)
-    teacher = _teacher(asked.encoder, asked)
-    return of_teacher(teacher, clip=asked.clip, student=asked.student, trained=not asked.untrained_teacher)
+        return from_distillation(path)
+    teacher = _teacher(request.encoder, request)
+    return from_teacher(
+        teacher, clip=request.clip, student=request.student, trained=not request.untrained_teacher
+    )
 
 
-def _teacher(spec: str, asked: Common) -> Teacher:
+def _teacher(spec: str, request: TrainingRequest) -> Teacher:
     return open_teacher(
         spec,
-        untrained=asked.untrained_teacher,
-        depth=asked.depth,
-        seed=asked.seed,
-        accept_non_commercial=asked.accept_non_commercial,
+        untrained=request.untrained_teacher,
+        depth=request.depth,
+        seed=request.seed,
+        accept_non_commercial=request.accept_non_commercial,
     )
 
 
 def _actions(windows: Windows) -> ActionSpace:
-    """The range of the actions in the data; :data:`~jepa_export.bundling.manifest_fields.NO_ACTIONS` where
-    there are none."""
+    """Return the range of the actions in the data, or ``NO_ACTIONS`` if it has none."""
     found = statistics(windows)
     if found is None:
         return NO_ACTIONS
-    if found.still:
+    if found.constant:
         raise JepaExportError(
-            f"the action {found.still[0]} never changes in this data, nothing can be learnt of it: leave it "
-            "out"
+            f"the action {found.constant[0]}: constant in this data, so its effect cannot be learned; leave "
+            "it out",
+            code="data.constant_action",
         )
     return ActionSpace(names=found.names, units=found.units, low=found.low, high=found.high, max_norm=None)
 
 
-def _predictor(given: Given, actions: ActionSpace, windows: Windows, seed: int) -> Predictor:
-    width, depth, heads = FAMILY[given.student].predictor
+def _predictor(source: FrozenEncoderSource, actions: ActionSpace, windows: Windows, seed: int) -> Predictor:
+    width, depth, heads = FAMILY[source.student].predictor
     config = PredictorConfig(
         width=width,
         depth=depth,
         heads=heads,
-        tokens=given.encoder.config.tokens,
-        dim=given.encoder.config.dim,
+        tokens=source.encoder.config.tokens,
+        dim=source.encoder.config.dim,
         action_scale=actions.scale,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if given.bundle is None:
+        if source.bundle is None:
             return Predictor(config)
         frames = clip_metrics.some_clips(windows, _WATCHED_CLIPS).frames
-        return create_predictor(config, given.encoder(torch.from_numpy(frames).flatten(0, 1)))
+        return create_predictor(config, source.encoder(torch.from_numpy(frames).flatten(0, 1)))

@@ -14,7 +14,7 @@ from jepa_export.bundling.teacher_retention import TeacherRetention, read_teache
 from jepa_export.bundling.variants import VARIANTS
 from jepa_export.data.file_hash import file_hash
 from jepa_export.data.provenance_marks import trained_on
-from jepa_export.distillation.teacher_targets import Features
+from jepa_export.distillation.teacher_targets import TeacherFeatures
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import parameters
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, Encoder
@@ -22,19 +22,19 @@ from jepa_export.students.family import create
 from jepa_export.students.layers import unit_scale
 from jepa_export.targets.onnx import check_size
 from jepa_export.teachers.checkpoints.read import Teacher
-from jepa_export.teachers.license import forbids_commerce
+from jepa_export.teachers.license import forbids_commercial_use
 from jepa_export.training.checkpoint import SETTINGS, load
 from jepa_runtime import WorldModel
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 
-# Tokens along an edge of what is made of a whole teacher: a latent has at most 16.
+# Tokens along an edge of the pooled grid of a teacher: a latent has at most 16 tokens.
 _POOLED_SIDE = 4
 
 
 @dataclass(frozen=True)
 class FrozenConfig:
-    """Of an encoder that is not a student's: side of the frame in pixels, and the size of its latent."""
+    """Frame side in pixels and latent size of an encoder that is not a student's."""
 
     px: int
     tokens: int
@@ -42,11 +42,13 @@ class FrozenConfig:
 
 
 class PooledTeacher(nn.Module):
-    """A whole teacher as an encoder of single frames, its tokens averaged over squares of its grid: uint8 [N,
-    px, px, 3] -> [N, tokens, dim], each token of unit scale. Where the teacher reads clips, a frame is shown
-    as often as they are long."""
+    """A whole teacher as an encoder of single frames: uint8 [N, px, px, 3] -> [N, tokens, dim].
 
-    def __init__(self, features: Features) -> None:
+    Its tokens are averaged over squares of its grid and normalized to unit scale. For a teacher that reads
+    clips, the frame is repeated.
+    """
+
+    def __init__(self, features: TeacherFeatures) -> None:
         super().__init__()
         self.model, self._features = features.model, features
         self._side = max(side for side in range(1, _POOLED_SIDE + 1) if features.side % side == 0)
@@ -63,16 +65,17 @@ class PooledTeacher(nn.Module):
 
 
 class BundleEncoder(nn.Module):
-    """The fp32 encoder of a bundle, computed by the runtime: uint8 [N, px, px, 3] -> [N, tokens, dim], of
-    whatever scale. It has no weights in torch, and runs on the CPU wherever the frames are.
+    """The fp32 encoder of a bundle, run by the runtime: uint8 [N, px, px, 3] -> [N, tokens, dim].
+
+    It has no torch weights and runs on the CPU, on whichever device the frames are.
 
     Raises:
-        JepaRuntimeError: the bundle has none that runs here, or it was changed meanwhile.
+        JepaRuntimeError: The bundle has no encoder that runs here, or it changed after it was opened.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        # Of the predictor beside it nothing is asked, so it is compiled for as little as can be.
+        # The predictor of the bundle is not used, so it is compiled for a single candidate.
         self._model = WorldModel.open(
             bundle,
             precision="fp32",
@@ -93,111 +96,128 @@ FrozenEncoder = Encoder | PooledTeacher | BundleEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """An encoder, and what is to be told of it. ``student``: the member of the family whose predictor goes
-    with it; ``identity``: changes with its weights; ``bundle``: that it is of, and stays in; ``trained``:
-    neither its weights nor those that it was distilled from are random; ``trained_on``: marks of the
-    recordings that it learnt from here (None: not known); ``kept``: of its teacher (None: not known)."""
+class FrozenEncoderSource:
+    """An encoder and its origin.
+
+    Attributes:
+        student: Member of the family whose predictor sizes are used.
+        identity: String that changes with the weights.
+        bundle: Bundle that the encoder belongs to and stays in.
+        trained: Neither its weights nor those of its teacher are random.
+        trained_on: Marks of the recordings that it was trained on here (None: unknown).
+        retention: What the encoder retained of its teacher (None: unknown).
+    """
 
     encoder: FrozenEncoder
     student: str
     identity: str
     name: str
     description: str
-    licence: str
+    license: str
     teacher: str | None
     version: str = "1.0.0"
     bundle: Bundle | None = None
     trained: bool = True
     trained_on: frozenset[str] | None = frozenset()
-    kept: TeacherRetention | None = None
+    retention: TeacherRetention | None = None
 
 
-def of_bundle(folder: Path, *, student: str, untrained: bool, accept_non_commercial: bool) -> Given:
-    """The encoder of a bundle, whose predictor is replaced by one of ``student``'s sizes: the next minor
-    version of the same model.
+def from_bundle(
+    folder: Path, *, student: str, untrained: bool, accept_non_commercial: bool
+) -> FrozenEncoderSource:
+    """Return the encoder of a bundle, whose predictor is replaced: the next minor version of the same model.
 
     Args:
-        untrained: random weights are welcome.
-        accept_non_commercial: as are weights that forbid commercial use.
+        folder: The bundle.
+        student: Member of the family whose predictor sizes are used.
+        untrained: Accept random weights.
+        accept_non_commercial: Accept weights whose license forbids commercial use.
 
     Raises:
-        JepaExportError: it is not fit for that, or these are not.
-        JepaRuntimeError: it is not valid, or does not run here.
+        JepaExportError: The encoder does not meet these conditions, or no predictor can be trained on it.
+        JepaRuntimeError: The bundle is not valid, or does not run here.
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
     if not (manifest.trained or untrained):
         raise JepaExportError(
-            f"{folder}: its encoder has random weights: name a trained one, or say --untrained-teacher"
+            f"{folder}: the encoder has random weights; choose a trained one, or accept it with "
+            "--untrained-teacher",
+            code="teacher.untrained",
         )
-    if forbids_commerce(manifest.licence) and not accept_non_commercial:
+    if forbids_commercial_use(manifest.licence) and not accept_non_commercial:
         raise JepaExportError(
-            f"{folder}: its licence ({manifest.licence}) forbids commercial use, of what is made of it too: "
-            "choose another encoder, or say --accept-non-commercial"
+            f"{folder}: the license {manifest.licence} forbids commercial use, also of models made from it; "
+            "choose another encoder, or accept it with --accept-non-commercial",
+            code="export.non_commercial",
         )
     frame = manifest.io.frame
     if frame.height != frame.width:
         raise JepaExportError(
-            f"{folder}: its frames are {frame.width} x {frame.height}, data is read as squares only: choose "
-            "another encoder"
+            f"{folder}: frames are {frame.width} x {frame.height}, but training data is read as squares; "
+            "choose "
+            "another encoder",
+            code="bundle.frame_not_square",
         )
     kinds = [(each.target, each.precision) for each in manifest.graphs.encoder]
     if unknown := [kind for kind in kinds if kind not in VARIANTS]:
         raise JepaExportError(
-            f"{folder}: has its encoder as {'/'.join(unknown[0])}, and no predictor can be made for that: "
-            "build it again without"
+            f"{folder}: no predictor can be made for its encoder variant {'/'.join(unknown[0])}; rebuild the "
+            "bundle without it",
+            code="bundle.unsupported_variant",
         )
     if not {("openvino", "fp32"), ("onnx", "fp32")}.intersection(kinds):
         raise JepaExportError(
-            f"{folder}: has no fp32 encoder for OpenVINO or as ONNX, which a predictor is trained on: build "
-            "it again with one (--target)"
+            f"{folder}: no fp32 encoder for OpenVINO or ONNX Runtime, which training needs; rebuild the "
+            "bundle "
+            "with one (--target)",
+            code="bundle.no_fp32_encoder",
         )
     encoder = BundleEncoder(bundle)
     major, minor, _ = manifest.version.split(".", 2)
-    return Given(
+    return FrozenEncoderSource(
         encoder=encoder,
         student=student,
         identity=encoder.identity,
         name=manifest.model_id,
         description=f"the encoder of {manifest.model_id} {manifest.version} as it is, and a predictor of "
         f"{student}",
-        licence=manifest.licence,
+        license=manifest.licence,
         teacher=manifest.provenance.teacher,
         version=f"{major}.{int(minor) + 1}.0",
         bundle=bundle,
         trained=manifest.trained,
         trained_on=trained_on(bundle),
-        kept=read_teacher_retention(bundle),
+        retention=read_teacher_retention(bundle),
     )
 
 
-def of_teacher(teacher: Teacher, *, clip: int, student: str, trained: bool) -> Given:
-    """A whole teacher, whose predictor has the sizes of ``student``'s.
+def from_teacher(teacher: Teacher, *, clip: int, student: str, trained: bool) -> FrozenEncoderSource:
+    """Return a whole teacher as an encoder, for a predictor of ``student``'s sizes.
 
     Raises:
-        JepaExportError: the teacher reads no clips of ``clip`` frames, or is too large for a bundle.
+        JepaExportError: The teacher reads no clips of ``clip`` frames, or is too large for a bundle.
     """
-    features = Features(teacher, frames=clip)
+    features = TeacherFeatures(teacher, frames=clip)
     check_size(teacher.name, parameters(getattr(features.model, "encoder", features.model)))
-    return Given(
+    return FrozenEncoderSource(
         encoder=PooledTeacher(features),
         student=student,
         identity=f"{teacher.provenance}, clips of {clip}, {teacher.fingerprint}",
         name=teacher.name.lower(),
-        description=f"{teacher.name} as it is, its tokens averaged, and a predictor of {student}",
-        licence=teacher.member.licence,
+        description=f"{teacher.name} unchanged, its tokens averaged, and a predictor of {student}",
+        license=teacher.member.license,
         teacher=teacher.provenance,
         trained=trained,
     )
 
 
-def of_run(folder: Path) -> Given:
-    """The encoder that a distillation left in ``folder``.
+def from_distillation(folder: Path) -> FrozenEncoderSource:
+    """Return the encoder that a distillation left in ``folder``.
 
     Raises:
-        JepaExportError: there is none, or it is not finished.
-        JepaRuntimeError: its bundle is damaged.
+        JepaExportError: There is none, or its training is not finished.
+        JepaRuntimeError: The bundle of the distillation is damaged.
     """
     note = folder / SETTINGS
     try:
@@ -209,13 +229,16 @@ def of_run(folder: Path) -> Given:
             saved, steps = folder / "encoder_int8.pt", aware
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JepaExportError(
-            f"{folder} is not the folder of a distillation ({SETTINGS} is missing or damaged): --encoder "
-            "takes the --out of jepa-export distill, a bundle, or a teacher's name"
+            f"{folder}: not the folder of a distillation ({SETTINGS} is missing or damaged); --encoder "
+            "takes the "
+            "--out of jepa-export distill, a bundle, or the name of a teacher",
+            code="distillation.not_a_run",
         ) from error
     state = load(saved)
     if state.get("step") != steps:
         raise JepaExportError(
-            f"{saved}: trained for {state.get('step')} of {steps} steps: let jepa-export distill finish first"
+            f"{saved}: trained for {state.get('step')} of {steps} steps; finish jepa-export distill first",
+            code="distillation.unfinished",
         )
     encoder = create(name, px=px, action_scale=(1.0,), seed=0).encoder
     network = state.get("best", {}).get("network") or state["network"]
@@ -224,17 +247,19 @@ def of_run(folder: Path) -> Given:
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
-        raise JepaExportError(f"{saved} does not fit {name}: distil it again") from error
+        raise JepaExportError(
+            f"{saved}: the weights do not fit {name}; distill it again", code="distillation.weights_mismatch"
+        ) from error
     finished = Bundle.open(folder / "bundle") if (folder / "bundle").exists() else None
-    return Given(
+    return FrozenEncoderSource(
         encoder=encoder,
         student=name,
         identity=file_hash(saved),
         name=name,
         description=f"{name} distilled from {teacher.split(' ')[0]}",
-        licence=licence,
+        license=licence,
         teacher=teacher,
         trained=not settings.get("untrained_teacher"),
         trained_on=None if finished is None else trained_on(finished),
-        kept=None if finished is None else read_teacher_retention(finished),
+        retention=None if finished is None else read_teacher_retention(finished),
     )

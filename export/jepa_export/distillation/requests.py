@@ -1,4 +1,4 @@
-"""What distillation and post-training are asked for."""
+"""Requests for a distillation and for the training of a predictor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ from jepa_runtime.bundle.manifest import HORIZON, STEP_S
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """What both commands are asked for. ``rate_hz``: of the clips, one frame a step; ``cache``: where decoded
-    frames are kept (None: in ``out``); ``int8_cosine``: of INT8 with fp32, at least (0: whatever it is);
-    ``targets`` and ``only``: see :func:`~jepa_export.bundling.variants.select_variants` (empty and None: as
-    usual); ``command``: for the bundle's provenance."""
+class TrainingRequest:
+    """Options of both commands.
+
+    Attributes:
+        data: Sources of training data, as the user named them.
+        cache: Folder of decoded frames (None: in ``out``).
+        rate_hz: Frame rate of the clips: one frame per step.
+        watch_every: Steps between two evaluations of held-out clips.
+        max_collapses: Consecutive collapses after which training ends (None: never).
+        depth: Encoder blocks of a teacher with random weights (None: all).
+        int8_cosine: Lowest cosine of INT8 with fp32 that is accepted (0: any).
+        targets, only: See :func:`~jepa_export.bundling.variants.select_variants` (empty and None: the default
+            variants).
+        command: Command line, for the provenance in the bundle.
+    """
 
     data: tuple[str, ...]
     out: Path
@@ -33,8 +43,8 @@ class Common:
     precision: str
     checkpoint_every: int
     watch_every: int
-    alarms: int | None
-    board: bool
+    max_collapses: int | None
+    tensorboard: bool
     accept_non_commercial: bool
     untrained_teacher: bool
     depth: int | None
@@ -46,10 +56,10 @@ class Common:
     command: str
 
     def check(self) -> None:
-        """Refuse numbers of which nothing can be made.
+        """Check that all numbers are in range.
 
         Raises:
-            JepaExportError: one is out of range; the message names its option.
+            JepaExportError: One is not; the message names its option.
         """
         for option, value in {
             "--batch": self.batch,
@@ -59,29 +69,44 @@ class Common:
             "--num-samples": self.num_samples,
             "--checkpoint-every": self.checkpoint_every,
             "--watch-every": self.watch_every,
-            "--alarms": 1 if self.alarms is None else self.alarms,
+            "--alarms": 1 if self.max_collapses is None else self.max_collapses,
         }.items():
             if value < 1:
-                raise JepaExportError(f"{option} must be at least 1, got {value}")
+                raise JepaExportError(
+                    f"{option}: must be at least 1, got {value}", code="export.invalid_option"
+                )
         if max(self.history, self.horizon) > HORIZON[1]:
             raise JepaExportError(
-                f"--history and --horizon must be at most {HORIZON[1]}, got {self.history} and {self.horizon}"
+                f"--history and --horizon: must be at most {HORIZON[1]}, got {self.history} and "
+                f"{self.horizon}",
+                code="export.invalid_option",
             )
         slowest, fastest = 1 / STEP_S[1], 1 / STEP_S[0]
         if not slowest <= self.rate_hz <= fastest:
             raise JepaExportError(
-                f"--rate must be between {slowest:.2g} and {fastest:g}, got {self.rate_hz:g}"
+                f"--rate: must be between {slowest:.2g} and {fastest:g}, got {self.rate_hz:g}",
+                code="export.invalid_option",
             )
         if not 0 <= self.held_out < 1:
-            raise JepaExportError(f"--held-out must lie in [0, 1), got {self.held_out:g}")
+            raise JepaExportError(
+                f"--held-out: must lie in [0, 1), got {self.held_out:g}", code="export.invalid_option"
+            )
         if not 0 < self.learning_rate < math.inf:
-            raise JepaExportError(f"--learning-rate must be a positive number, got {self.learning_rate:g}")
+            raise JepaExportError(
+                f"--learning-rate: must be a positive number, got {self.learning_rate:g}",
+                code="export.invalid_option",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Common):
-    """``px``: side of the student's frame (None: the teacher's); ``quantization_aware``: further steps of the
-    encoder, as in INT8."""
+class DistillationRequest(TrainingRequest):
+    """Request to distill a student.
+
+    Attributes:
+        teacher: ``NAME`` or ``NAME=CHECKPOINT``.
+        px: Side of the student's frame in pixels (None: that of the teacher).
+        quantization_aware: Further steps of the encoder with emulated INT8.
+    """
 
     teacher: str
     px: int | None
@@ -90,9 +115,13 @@ class Distillation(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostTraining(Common):
-    """``encoder``: the folder of a distillation or of a bundle, or ``TEACHER[=CHECKPOINT]``; ``action_free``:
-    the data may be without actions."""
+class PredictorRequest(TrainingRequest):
+    """Request to train a predictor on a frozen encoder.
+
+    Attributes:
+        encoder: Folder of a distillation or of a bundle, or ``TEACHER[=CHECKPOINT]``.
+        action_free: Accept data without actions.
+    """
 
     encoder: str
     action_free: bool

@@ -1,8 +1,9 @@
-"""What is learnt in which order: first the encoder from the teacher, then the predictor on its latents.
+"""The stages of a distillation: the encoder learns from the teacher, then the predictor from latents.
 
-A stage is a network whose forward pass gives the terms of the loss, all means over the batch: the mean over
-several processes is then the loss of the whole batch. What needs no gradient is computed before, by
-:meth:`Stage.inputs`."""
+A stage is a network whose forward pass returns the terms of the loss, each a mean over the batch: the mean
+over several processes is then the loss of the whole batch. Inputs that need no gradient are computed before,
+by :meth:`DistillationStage.inputs`.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +15,41 @@ from torch.nn import functional
 
 from jepa_export.data.batches import Batch
 from jepa_export.distillation.frozen_encoders import FrozenEncoder
-from jepa_export.distillation.teacher_targets import Features
+from jepa_export.distillation.teacher_targets import TeacherFeatures
 from jepa_export.quantization.fake_quantization import FakeInt8
 from jepa_export.students.encoder import Encoder, TeacherHead
 from jepa_export.students.predictor import Predictor
 
 
-class Stage(nn.Module, ABC):
-    """See the module. ``reads`` names its inputs."""
+class DistillationStage(nn.Module, ABC):
+    """Network whose forward pass returns the terms of the loss; ``input_names`` names its inputs."""
 
     name: str
-    reads: tuple[str, ...]
+    input_names: tuple[str, ...]
 
     @abstractmethod
     def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-        """What the forward pass reads, of a batch or a part of one; called without gradients."""
+        """Return the inputs of the forward pass for a batch or a part of one; called without gradients."""
 
     @abstractmethod
-    def watched(self, *inputs: Tensor) -> Tensor:
-        """The latents that must not collapse, [N, T, D], of :meth:`inputs`; called without gradients."""
+    def monitored_latents(self, *inputs: Tensor) -> Tensor:
+        """Return the latents [N, T, D] that must not collapse, from :meth:`inputs`, without gradients."""
 
 
-class EncoderStage(Stage):
-    """The student's latent of a frame must tell what the teacher saw in it: through a head, the teacher's
-    tokens (smooth L1 and cosine distance). Targets do not move, and so cannot collapse."""
+class EncoderStage(DistillationStage):
+    """Training of an encoder: a head reconstructs the teacher's tokens from the student's latent.
+
+    The loss is smooth L1 and cosine distance. The targets are fixed and so cannot collapse.
+    """
 
     name = "encoder"
-    reads = ("frames", "targets")
+    input_names = ("frames", "targets")
 
-    def __init__(self, encoder: Encoder, features: Features) -> None:
+    def __init__(self, encoder: Encoder, features: TeacherFeatures) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = TeacherHead(encoder.config, teacher_side=features.side, teacher_dim=features.dim)
-        # Not one of this network's parts: it is neither trained nor saved.
+        # In a tuple, so that torch does not register it as a submodule: it is neither trained nor saved.
         self._features = (features,)
 
     def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
@@ -57,21 +60,20 @@ class EncoderStage(Stage):
         return self.terms(self.encoder(frames), targets)
 
     def terms(self, latents: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Of the loss, by what the head tells of ``latents``."""
-        told = self.head(latents).float()
+        """Return the terms of the loss for ``latents``."""
+        reconstructed = self.head(latents).float()
         return {
-            "smooth_l1": functional.smooth_l1_loss(told, targets),
-            "cosine": 1 - functional.cosine_similarity(told, targets, dim=-1).mean(),
+            "smooth_l1": functional.smooth_l1_loss(reconstructed, targets),
+            "cosine": 1 - functional.cosine_similarity(reconstructed, targets, dim=-1).mean(),
         }
 
-    def watched(self, *inputs: Tensor) -> Tensor:
+    def monitored_latents(self, *inputs: Tensor) -> Tensor:
         latents: Tensor = self.encoder(inputs[0])
         return latents
 
 
 class QuantizationAwareStage(EncoderStage):
-    """A trained encoder goes on learning from the same teacher, and computes with the numbers that INT8 can
-    hold."""
+    """Further training of a trained encoder with emulated INT8 arithmetic."""
 
     name = "encoder_int8"
 
@@ -85,13 +87,16 @@ class QuantizationAwareStage(EncoderStage):
         return self.terms(latents, targets)
 
 
-class PredictorStage(Stage):
-    """On latents of a frozen encoder, mean squared errors: each next frame from true ones (teacher-forced),
-    H steps from ``history`` true frames and its own predictions, and each next frame without being told the
-    action. Where the data has no actions, the action is one number that is always 0."""
+class PredictorStage(DistillationStage):
+    """Training of a predictor on latents of a frozen encoder, with three mean squared errors.
+
+    Each next frame from true frames (teacher forcing); H steps from ``history`` true frames and its own
+    predictions; and each next frame without the action. For data without actions, the action is one number
+    that is always 0.
+    """
 
     name = "predictor"
-    reads = ("latents", "actions")
+    input_names = ("latents", "actions")
 
     def __init__(self, predictor: Predictor, encoder: FrozenEncoder, *, history: int) -> None:
         super().__init__()
@@ -100,7 +105,7 @@ class PredictorStage(Stage):
         self._encoder = (encoder.eval().requires_grad_(False),)
 
     def get_extra_state(self) -> Tensor:
-        """What its weights were trained to see actions divided by, which they mean nothing without."""
+        """Return the divisors of the actions, which the weights depend on."""
         return self.predictor.action_scale
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -124,10 +129,10 @@ class PredictorStage(Stage):
         }
 
     def roll_out(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """What is predicted for all frames after the history, from the history and the actions alone."""
+        """Predict all frames after the history, from the history and the actions alone."""
         size = self._history
         futures: Tensor = self.predictor(latents[:, :size], actions[:, size - 1 : -1], actions[:, : size - 1])
         return futures
 
-    def watched(self, *inputs: Tensor) -> Tensor:
+    def monitored_latents(self, *inputs: Tensor) -> Tensor:
         return self.roll_out(*inputs)[:, -1]

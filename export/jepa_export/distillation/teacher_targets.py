@@ -1,4 +1,4 @@
-"""Teachers as givers of targets: what one sees in a frame, from it and from what came before."""
+"""Teachers as sources of distillation targets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.nn import functional
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
 from jepa_export.teachers.checkpoints.read import Teacher, read
-from jepa_export.teachers.family import find, shallow
+from jepa_export.teachers.family import find_teacher, shallow
 from jepa_export.teachers.lewm import LeWM
-from jepa_export.teachers.normalization import normalised
+from jepa_export.teachers.normalization import normalize
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
 from jepa_export.teachers.vjepa2_ac import VJEPA2AC
 
@@ -21,42 +21,54 @@ from jepa_export.teachers.vjepa2_ac import VJEPA2AC
 def open_teacher(
     spec: str, *, untrained: bool, depth: int | None, seed: int, accept_non_commercial: bool
 ) -> Teacher:
-    """The teacher ``NAME`` or ``NAME=CHECKPOINT``: without a checkpoint, the first of its published ones that
-    the Hugging Face Hub has.
+    """Return the teacher ``NAME`` or ``NAME=CHECKPOINT``.
+
+    Without a checkpoint, the first of its published ones on the Hugging Face Hub is used.
 
     Args:
-        untrained: random weights instead; ``depth``: then, how many blocks (None: all).
-        seed: of those weights.
-        accept_non_commercial: take weights too that forbid commercial use of what is learnt from them.
+        spec: ``NAME`` or ``NAME=CHECKPOINT``.
+        untrained: Use random weights instead.
+        depth: Encoder blocks of a teacher with random weights (None: all).
+        seed: Seed of random weights.
+        accept_non_commercial: Accept weights whose license forbids commercial use.
 
     Raises:
-        JepaExportError: there is no such teacher, its checkpoint cannot be read, its licence is not accepted,
+        JepaExportError: The teacher is unknown, its checkpoint cannot be read, its license is not accepted,
             or the arguments contradict each other.
     """
     name, _, source = spec.partition("=")
-    member = find(name)
+    member = find_teacher(name)
     if untrained:
         if source:
-            raise JepaExportError(f"--untrained-teacher and a checkpoint ({source}) exclude each other")
+            raise JepaExportError(
+                f"--untrained-teacher: cannot be combined with a checkpoint ({source})",
+                code="export.option_not_applicable",
+            )
         return _random(name, depth, seed)
     if depth is not None:
-        raise JepaExportError("--depth goes with --untrained-teacher only: published weights have their own")
+        raise JepaExportError(
+            "--depth: requires --untrained-teacher, as published weights have a fixed depth",
+            code="export.option_not_applicable",
+        )
     if not (member.commercial or accept_non_commercial):
         raise JepaExportError(
-            f"the weights of {name} are for non-commercial use only ({member.licence}), and so is what is "
-            "learnt from them: choose another teacher, or give --accept-non-commercial"
+            f"teacher {name}: its license {member.license} forbids commercial use of the weights and of "
+            "models "
+            "trained from them; choose another teacher, or accept it with --accept-non-commercial",
+            code="export.non_commercial",
         )
     on_hub = [place for place in member.published if "." not in place.rsplit("/", 1)[-1]]
     if not source and not on_hub:
         raise JepaExportError(
-            f"{name} is not on the Hugging Face Hub: fetch {', '.join(member.published)} from "
-            f"dl.fbaipublicfiles.com and give --teacher {name}=FILE"
+            f"teacher {name}: not on the Hugging Face Hub; download {', '.join(member.published)} from "
+            f"dl.fbaipublicfiles.com and pass --teacher {name}=FILE",
+            code="teacher.no_checkpoint",
         )
     return read(name, source or on_hub[0])
 
 
 def _random(name: str, depth: int | None, seed: int) -> Teacher:
-    member = find(name)
+    member = find_teacher(name)
     config = member.config if depth is None else shallow(member.config, depth)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -64,25 +76,25 @@ def _random(name: str, depth: int | None, seed: int) -> Teacher:
     blocks = f"{config.encoder.depth} of {member.config.encoder.depth} blocks"
     return Teacher(
         name=name,
-        member=replace(member, licence="Apache-2.0"),
+        member=replace(member, license="Apache-2.0"),
         model=model.eval().requires_grad_(False),
         weights="random weights",
         source=f"seed {seed}, {blocks}: not the published model",
     )
 
 
-class Features:
-    """What a teacher sees in the last frame of a clip: tokens [B, side * side, dim], each of unit scale, and
-    so is each level of V-JEPA 2.1 in them.
+class TeacherFeatures:
+    """The teacher's representation of the last frame of a clip: tokens [B, side * side, dim] of unit scale.
 
-    V-JEPA 2 looks both ways over its clip: the clip ends with the frame (with the ``tubelet`` that it
-    closes), so that nothing of a target comes from the future. The others look at the frame alone.
+    For V-JEPA 2.1, each level in a token has unit scale. V-JEPA 2 attends in both directions over its clip:
+    the clip ends with the frame (with the ``tubelet`` that it completes), so that targets contain nothing of
+    the future. The other teachers read the frame alone.
 
     Args:
-        frames: of a clip, for V-JEPA 2; else 1 is taken.
+        frames: Length of a clip for V-JEPA 2; the others use 1.
 
     Raises:
-        JepaExportError: the teacher reads no clips of that length.
+        JepaExportError: The teacher reads no clips of that length.
     """
 
     def __init__(self, teacher: Teacher, *, frames: int) -> None:
@@ -96,17 +108,19 @@ class Features:
             single = frames == 1 and encoder.images
             if not single and (frames % encoder.tubelet or not 0 < frames <= encoder.frames):
                 raise JepaExportError(
-                    f"--clip must be a multiple of {encoder.tubelet} up to {encoder.frames} for "
-                    f"{teacher.name}, got {frames}"
+                    f"--clip: must be a multiple of {encoder.tubelet} up to {encoder.frames} for "
+                    f"{teacher.name}, got {frames}",
+                    code="export.invalid_option",
                 )
 
-    def to(self, device: torch.device) -> Features:
+    def to(self, device: torch.device) -> TeacherFeatures:
+        """Move the teacher to ``device``."""
         self.model.to(device)
         return self
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 [B, T, h, w, 3], T at least ``frames``; scaled where the teacher reads another size."""
-        clips = normalised(frames[:, -self.frames :])
+        """Return the tokens of frames uint8 [B, T, h, w, 3], T at least ``frames``, resized if necessary."""
+        clips = normalize(frames[:, -self.frames :])
         if clips.shape[-1] != self.px:
             scaled = functional.interpolate(
                 clips.flatten(0, 1), size=(self.px, self.px), mode="bilinear", antialias=True
@@ -115,7 +129,7 @@ class Features:
         return self.of(clips)
 
     def of(self, clips: Tensor) -> Tensor:
-        """The same of clips [B, ``frames``, 3, px, px] that are normalised already."""
+        """Return the tokens of normalized clips [B, ``frames``, 3, px, px]."""
         if isinstance(self.model, VJEPA2):
             levels = self.model(clips)[:, -(self.side**2) :].split(self.model.config.encoder.width, dim=-1)
             return torch.cat([unit_scale(level) for level in levels], dim=-1)

@@ -1,1 +1,1 @@
-"""What a bundle is worth: what precision costs, what the model foresees, and the work that it takes."""
+"""Evaluation of a bundle: the cost of each precision, prediction accuracy, and compute cost."""

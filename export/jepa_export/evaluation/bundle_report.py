@@ -1,4 +1,4 @@
-"""What was found of a bundle, into it: report.json is one of its files, so it is sealed again."""
+"""Add results to the report of a bundle: report.json is one of its files, so the bundle is sealed again."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from jepa_runtime.util import atomic_files
 
 
 def add_to_report(bundle: Bundle, found: dict[str, Any]) -> Bundle:
-    """Put what was ``found`` into the report of ``bundle``; what else is in there stays, and so does the
-    manifest but for the report's hash. At every moment the folder holds the old bundle or the new one.
+    """Add ``found`` to the report of ``bundle``; the rest of the bundle does not change.
+
+    At each moment the folder holds either the old bundle or the new one.
 
     Raises:
-        JepaExportError: the report is not a table of names, or the bundle was changed meanwhile.
-        BundleError: it is no longer what it was.
-        StorageError: it cannot be written.
+        JepaExportError: The report is not a JSON object, or the bundle changed since it was opened.
+        BundleError: The bundle is no longer valid.
+        StorageError: The bundle cannot be written.
     """
     folder = bundle.path.resolve()
     current = Bundle.open(folder)
     if current.sha256 != bundle.sha256:
-        raise JepaExportError(f"{bundle.path}: was changed while it was evaluated: evaluate it again")
+        raise JepaExportError(
+            f"{bundle.path}: changed during its evaluation; evaluate it again", code="bundle.changed"
+        )
     report = current.report() or {}
     if not isinstance(report, dict):
         raise JepaExportError(
-            f"{bundle.path / 'report.json'}: is no object, so nothing can be added: export the model again"
+            f"{bundle.path / 'report.json'}: not a JSON object, so results cannot be added; export the "
+            "model again",
+            code="bundle.report_malformed",
         )
     with (
-        atomic_files.storage_errors(folder, "its evaluation cannot be written beside it"),
+        atomic_files.storage_errors(folder, "the evaluated bundle cannot be written next to it"),
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
     ):
         staging = Path(shutil.copytree(folder, Path(temporary) / "bundle"))

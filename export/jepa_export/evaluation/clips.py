@@ -1,4 +1,4 @@
-"""Clips to measure on: frames one step apart, and the action sequences that are followed from there."""
+"""Clips to evaluate on: frames one step apart, and the action sequences to predict from there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.sources.commands import Floats
 
-# Action sequences that are followed from each clip.
+# Action sequences predicted from each clip.
 CANDIDATES = 4
 
 
@@ -21,17 +21,17 @@ class Clips:
     """n clips. W is the model's history, H its horizon, C the number of candidates.
 
     Attributes:
-        name: for people: where they come from.
+        name: Description of their source, for messages.
         frames: uint8 [n, L, h, w, 3], one step apart; the first W are the history.
-        between: float32 [n, W-1, A], executed between these.
-        actions: float32 [n, C, H, A], to follow from there.
-        executed: whether ``actions[:, 0]`` were executed, and L = W + H: frame W + h (from 0) shows what step
-            h led to.
+        history_actions: float32 [n, W-1, A], executed between these.
+        actions: float32 [n, C, H, A], to predict from there.
+        executed: ``actions[:, 0]`` were executed, and L = W + H: frame W + h (from 0) shows the result of
+            step h.
     """
 
     name: str
     frames: Image
-    between: Floats
+    history_actions: Floats
     actions: Floats
     executed: bool
 
@@ -40,32 +40,38 @@ class Clips:
 
 
 def candidates(manifest: Manifest, count: int, seed: int) -> Floats:
-    """Action sequences as a planner asks for them: float32 [count, H, A]; the first one stands still."""
+    """Return action sequences as a planner samples them, float32 [count, H, A]; the first stands still."""
     config = CEMConfig(num_samples=count, horizon=manifest.horizon, topk=1)
     return CEM(config, ActionLimits.of(manifest), seed=seed).ask()
 
 
 def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manifest, seed: int) -> Clips:
-    """Clips of frames [n, L, h, w, 3] and, where they are known, the actions [n, >= L-1, A] between them."""
+    """Return clips of frames [n, L, h, w, 3] and, if known, the actions [n, >= L-1, A] between them."""
     past, count = manifest.history_size - 1, len(frames)
     actions = np.stack([candidates(manifest, CANDIDATES, seed + index) for index in range(count)])
-    between = np.zeros((count, past, manifest.action_size), np.float32)
+    history_actions = np.zeros((count, past, manifest.action_size), np.float32)
     if executed is not None:
-        between = executed[:, :past]
+        history_actions = executed[:, :past]
         actions[:, 0] = executed[:, past : past + manifest.horizon]
-    return Clips(name=name, frames=frames, between=between, actions=actions, executed=executed is not None)
+    return Clips(
+        name=name,
+        frames=frames,
+        history_actions=history_actions,
+        actions=actions,
+        executed=executed is not None,
+    )
 
 
 def golden_clips(golden: GoldenOutputs, manifest: Manifest) -> Clips:
-    """The bundle's golden inputs as clips."""
+    """Return the bundle's golden inputs as clips."""
     count, size = len(golden.frames), manifest.history_size
-    between = np.zeros((size - 1, manifest.action_size), np.float32)
+    history_actions = np.zeros((size - 1, manifest.action_size), np.float32)
     if golden.history_actions is not None:
-        between = golden.history_actions
+        history_actions = golden.history_actions
     return Clips(
         name=f"the bundle's {count} golden frames",
         frames=golden.frames[golden.history_indices(size)],
-        between=np.broadcast_to(between, (count, *between.shape)),
+        history_actions=np.broadcast_to(history_actions, (count, *history_actions.shape)),
         actions=np.broadcast_to(golden.actions, (count, *golden.actions.shape)),
         executed=False,
     )

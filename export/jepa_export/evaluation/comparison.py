@@ -1,4 +1,4 @@
-"""How far one computation lies from another, and predictions from what came."""
+"""Comparison of two computations of the same outputs, and of predictions with the outcome."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips
 from jepa_export.evaluation.reference_outputs import Outputs
-from jepa_export.evaluation.results import Comparison, Foresight
+from jepa_export.evaluation.results import Comparison, PredictionAccuracy
 from jepa_runtime.model.parity import cosines
 
-# Of 1 - cosine: four bins a decade. What lies outside counts in the first or last bin.
+# Bins of 1 - cosine: four per decade. Values outside count in the first or last bin.
 EDGES = np.logspace(-9, 0, 37)
 _TINY = 1e-12
 
@@ -19,16 +19,17 @@ Floats64 = NDArray[np.float64]
 
 
 def compare(name: str, found: Outputs, expected: Outputs) -> Comparison:
-    """Compare with what the reference ``name`` computes from the same clips.
+    """Compare outputs with those of the reference ``name`` for the same clips.
 
     Raises:
-        JepaExportError: its outputs have another shape.
+        JepaExportError: The outputs of the reference have another shape.
     """
     for ours, theirs in ((found.latents, expected.latents), (found.futures, expected.futures)):
         if ours.shape != theirs.shape:
             raise JepaExportError(
-                f"{name}: gives {list(theirs.shape)} where the bundle gives {list(ours.shape)}: compare with "
-                "a reference of the same tokens and dimensions"
+                f"reference {name}: outputs have shape {list(theirs.shape)}, those of the bundle "
+                f"{list(ours.shape)}; compare with a reference of the same tokens and dimensions",
+                code="evaluation.shape_mismatch",
             )
     latents, reference = (outputs.latents.astype(np.float64) for outputs in (found, expected))
     aligned = cosine(latents, reference)
@@ -46,23 +47,23 @@ def compare(name: str, found: Outputs, expected: Outputs) -> Comparison:
     )
 
 
-def predict(found: Outputs, clips: Clips) -> Foresight:
-    """Compare the futures of what was executed with what then was seen, through the same encoder."""
-    size = clips.between.shape[1] + 1
-    now, came = found.latents[:, size - 1 : size], found.latents[:, size:]
-    return Foresight(
-        drift=relative(found.futures[:, 0], came).mean(axis=0).tolist(),
-        standing_still=relative(now, came).mean(axis=0).tolist(),
+def compare_predictions(found: Outputs, clips: Clips) -> PredictionAccuracy:
+    """Compare the futures of executed actions with the latents of the frames that followed."""
+    size = clips.history_actions.shape[1] + 1
+    now, observed = found.latents[:, size - 1 : size], found.latents[:, size:]
+    return PredictionAccuracy(
+        drift=relative(found.futures[:, 0], observed).mean(axis=0).tolist(),
+        standing_still=relative(now, observed).mean(axis=0).tolist(),
     )
 
 
 def cosine(ours: Floats64, theirs: Floats64) -> Floats64:
-    """As :func:`jepa_runtime.model.parity.cosines`, without what rounding adds."""
+    """Return :func:`jepa_runtime.model.parity.cosines`, clipped to remove rounding errors."""
     return np.clip(cosines(ours, theirs), -1.0, 1.0)
 
 
 def relative(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Floats64:
-    """Norms [...] of the differences of latents [..., T, D], over the norms of ``theirs``."""
+    """Return the norms [...] of differences of latents [..., T, D], relative to those of ``theirs``."""
     difference, size = (
         np.linalg.norm(array.reshape(*array.shape[:-2], -1).astype(np.float64), axis=-1)
         for array in (ours - theirs, theirs)

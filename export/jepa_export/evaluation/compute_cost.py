@@ -1,4 +1,4 @@
-"""Parameters; multiply-adds: of a graph as the engine gets it, and before there is one, of the network."""
+"""Compute cost: parameters, and multiply-adds of exported graphs and of torch networks."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from jepa_runtime.bundle import ROLES, Bundle, Role
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Products that are not counted: nothing that this project exports has them.
+# Operations whose products are not counted: no graph exported by this project has them.
 _UNCOUNTED = ("Einsum", "LSTM", "GRU", "RNN", "DeformableConvolution", "If", "BinaryConvolution")
 
 
 def parameters(*modules: nn.Module) -> int:
-    """How many numbers they learn, together."""
-    return sum(learnt.numel() for module in modules for learnt in module.parameters())
+    """Return the total number of trainable parameters."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def multiply_adds(graph: Graph, shapes: Mapping[str, Shape]) -> int:
-    """Multiply-adds of all matrix products and convolutions in one call, loops with all their turns.
+    """Return the multiply-adds of all matrix products and convolutions in one call, loops included.
 
-    OpenVINO reads IR and ONNX alike (a Gemm becomes a MatMul); padding counts as if it were multiplied.
+    OpenVINO reads both IR and ONNX (a Gemm becomes a MatMul); padding counts as if it were multiplied.
 
     Args:
-        shapes: of every input whose own is not fixed.
+        graph: The exported graph.
+        shapes: Shapes of all inputs whose shape is not fixed.
 
     Raises:
-        JepaExportError: it cannot be read, or holds an operation whose products are not counted.
+        JepaExportError: The graph cannot be read, or contains an operation whose products are not counted.
     """
     try:
         model = ov.Core().read_model(graph.model, graph.weights or b"")
         model.reshape({name: list(shape) for name, shape in shapes.items()})
         return _count(model)
     except (RuntimeError, JepaExportError) as error:
-        raise JepaExportError(f"{graph.name}: its multiply-adds cannot be counted: {error}") from error
+        raise JepaExportError(
+            f"{graph.name}: multiply-adds cannot be counted: {error}", code="evaluation.uncounted"
+        ) from error
 
 
-def of_bundle(bundle: Bundle) -> dict[Role, int]:
-    """Multiply-adds of one call of each graph, in the form that the bundle prefers: predictor and energy for
-    all futures.
+def bundle_multiply_adds(bundle: Bundle) -> dict[Role, int]:
+    """Return the multiply-adds of one call of each graph, in the bundle's preferred variant.
+
+    Predictor and energy: for all futures.
 
     Raises:
-        JepaExportError: as for :func:`multiply_adds`.
-        BundleError: it was changed meanwhile.
+        JepaExportError: See :func:`multiply_adds`.
+        BundleError: The bundle changed since it was opened.
     """
     manifest, latent = bundle.manifest, bundle.manifest.io.latent
     free: dict[Role, dict[str, Shape]] = {
@@ -61,24 +65,24 @@ def of_bundle(bundle: Bundle) -> dict[Role, int]:
         for variant in manifest.graphs.variants(role)[:1]:
             model, *weights = (bundle.read(path) for path in variant.paths)
             graph = Graph(str(bundle.path / variant.path), model, weights[0] if weights else None)
-            # An NPU's graph has its shapes fixed.
+            # The shapes of an NPU graph are fixed.
             found[role] = multiply_adds(graph, {} if variant.target == "npu" else free.get(role, {}))
     return found
 
 
-def shown(count: int) -> str:
-    """A number of multiply-adds for people."""
+def format_multiply_adds(count: int) -> str:
+    """Return a number of multiply-adds as text."""
     scale, unit = (1e9, "G") if count >= 1e9 else (1e6, "M")
     return f"{count / scale:.4g} {unit}"
 
 
-def of_network(module: nn.Module, *inputs: Tensor | None) -> int:
-    """Multiply-adds of the matrix products of one call in torch; on its meta device nothing is computed."""
-    import torch  # Who measures bundles does without.
+def network_multiply_adds(module: nn.Module, *inputs: Tensor | None) -> int:
+    """Return the multiply-adds of the matrix products of one torch call (also on the meta device)."""
+    import torch  # Not needed to evaluate bundles.
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    # Products inside a fused attention are not counted everywhere.
+    # Products inside fused attention are not counted on all devices.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(*inputs)
     return int(counter.get_total_flops()) // 2
@@ -89,12 +93,14 @@ def _count(model: ov.Model) -> int:
     for operation in model.get_ops():
         kind = operation.get_type_name()
         if kind.startswith(_UNCOUNTED):
-            raise JepaExportError(f"it has the operation {kind}")
+            raise JepaExportError(f"operation {kind} is not supported", code="evaluation.uncounted")
         if kind in ("TensorIterator", "Loop"):
-            turns = operation.get_num_iterations()
-            if turns < 0:
-                raise JepaExportError("it has a loop without a fixed number of turns")
-            total += turns * _count(operation.get_function())
+            iterations = operation.get_num_iterations()
+            if iterations < 0:
+                raise JepaExportError(
+                    "it has a loop without a fixed number of iterations", code="evaluation.uncounted"
+                )
+            total += iterations * _count(operation.get_function())
         elif kind in _PRODUCTS:
             total += _PRODUCTS[kind](operation)
     return total
@@ -107,19 +113,19 @@ def _matmul(operation: Any) -> int:
 
 
 def _attention(operation: Any) -> int:
-    """Scores of queries [..., L, E] with keys [..., S, E], and their products with values [..., S, V]."""
+    """Count products of queries [..., L, E] with keys [..., S, E], and of scores with values [..., S, V]."""
     *batch, queries, values = operation.output(0).get_shape()
     keys, width = operation.input(1).get_shape()[-2:]
     return int(math.prod(batch) * queries * keys * (width + values))
 
 
 def _convolution(leading: int) -> Callable[[Any], int]:
-    """Each output is as many products as a filter has weights: those after the ``leading`` axes."""
+    """Return a counter: per output, one product for each filter weight (axes after ``leading``)."""
     return lambda operation: _size(operation.output(0)) * math.prod(operation.input(1).get_shape()[leading:])
 
 
 def _transposed(leading: int) -> Callable[[Any], int]:
-    """Each input goes into as many products."""
+    """Return a counter: per input, one product for each weight of a filter."""
     return lambda operation: _size(operation.input(0)) * math.prod(operation.input(1).get_shape()[leading:])
 
 

@@ -1,4 +1,4 @@
-"""The whole evaluation of a bundle: every form of it that this machine can run, on the same clips."""
+"""The complete evaluation of a bundle: each variant that this machine can run, on the same clips."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jepa_export.bundling.teacher_retention import read_teacher_retention
 from jepa_export.data.provenance_marks import trained_on
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips, golden_clips
-from jepa_export.evaluation.comparison import compare, foresee
+from jepa_export.evaluation.comparison import compare, compare_predictions
 from jepa_export.evaluation.compute_cost import multiply_adds
 from jepa_export.evaluation.recorded_clips import recorded_clips
-from jepa_export.evaluation.reference_outputs import Outputs, Reference, Served, compute, golden_outputs
+from jepa_export.evaluation.reference_outputs import Outputs, Reference, ServedModel, compute, golden_outputs
 from jepa_export.evaluation.results import Cost, Evaluation, Variant
 from jepa_export.evaluation.surprise_separation import separate
 from jepa_export.evaluation.two_rooms_clips import draw, drives
@@ -41,30 +41,30 @@ ENGINES = (
 )  # fmt: skip
 DEFAULT_DATA = ("two_rooms",)
 DEFAULT_CLIPS = 128
-# For each of three seeds.
+# Per seed; there are three seeds.
 DEFAULT_EPISODES = 100
 GOLDEN = "golden outputs"
 
-# Told what begins and of how many parts; gives what is to be called after each.
+# Called with the name of a task and its number of parts; returns a function to call after each part.
 Begin = Callable[[str, int], Callable[[], None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """What to measure.
 
     Attributes:
-        data: two_rooms (held out), or what :func:`~jepa_export.evaluation.recorded_clips.recorded_clips`
-        takes.
-        clips: how many of them, and how many scenes of Two Rooms.
-        cache: where decoded frames are kept (None: nowhere).
-        skip_bad: recordings that cannot be used are left out.
-        episodes: in closed loop, for each of three seeds; None: as many as make sense.
-        layout: of Two Rooms.
-        seed: everything that is drawn follows from it.
+        data: ``two_rooms`` (held out), or sources for
+            :func:`~jepa_export.evaluation.recorded_clips.recorded_clips`.
+        clips: Number of clips, and of scenes in Two Rooms.
+        cache: Folder of decoded frames (None: temporary).
+        skip_bad: Skip unusable recordings.
+        episodes: Closed-loop episodes for each of three seeds; None: as many as the model warrants.
+        layout: Layout of Two Rooms.
+        seed: Seed of everything that is sampled.
 
     Raises:
-        JepaExportError: a number is out of range.
+        JepaExportError: A number is out of range.
     """
 
     data: tuple[str, ...] = DEFAULT_DATA
@@ -83,11 +83,13 @@ class Plan:
         }
         for option, (value, low, high) in limits.items():
             if not low <= value <= high:
-                raise JepaExportError(f"{option} must be between {low} and {high}, got {value}")
+                raise JepaExportError(
+                    f"{option}: must be between {low} and {high}, got {value}", code="export.invalid_option"
+                )
 
 
 @dataclass(frozen=True)
-class _Form:
+class _EngineVariant:
     engine: str
     precision: str
 
@@ -101,47 +103,52 @@ class _Form:
 
 def evaluate(
     bundle: Bundle,
-    plan: Plan,
+    plan: EvaluationPlan,
     *,
     references: Sequence[Reference] = (),
     begin: Begin = lambda _what, _total: lambda: None,
 ) -> Evaluation:
-    """Measure every form of ``bundle`` that this machine can run. The same seed gives the same figures.
+    """Measure each variant of ``bundle`` that this machine can run. The same seed gives the same results.
 
     Args:
-        references: to compare with besides the bundle's own fp32: a teacher, a student's checkpoint.
+        bundle: The bundle.
+        plan: What to measure.
+        references: References in addition to the bundle's own fp32: a teacher, a student's checkpoint.
+        begin: Called at the beginning of each task, see :data:`Begin`.
 
     Raises:
-        JepaExportError: nothing of it runs here, an output is not finite, the clips cannot be had, or
-            closed-loop episodes were asked of a model that does not drive in Two Rooms.
-        JepaRuntimeError: the data or the bundle cannot be read.
+        JepaExportError: No variant runs here, an output is not finite, the clips are not available, or
+            closed-loop episodes were requested for a model that does not drive in Two Rooms.
+        JepaRuntimeError: The data or the bundle cannot be read.
     """
     manifest = bundle.manifest
     notes: list[str] = []
     episodes = _episodes(bundle, plan, notes)
-    forms, absent = _forms(bundle)
-    # What is wrong with the data is told first.
+    runnable, absent = _runnable(bundle)
+    # First, so that problems with the data are reported early.
     given = None if plan.data == DEFAULT_DATA else _recorded(bundle, plan, begin)
     drawn, scenes = draw(manifest, layout=plan.layout, count=plan.clips, seed=plan.seed)
     clips = drawn if given is None else given
     if given is None and not drives(manifest):
-        notes.append("what the robot of this model sees: name a recording of it (--data)")
+        notes.append("images of this model's own robot: name a recording of it (--data)")
     if not clips.executed:
-        notes.append(f"foresight: of {clips.name} it is not known what was executed (of a bag: ?action=)")
-    expected = _fp32(bundle, forms, clips, begin)
+        notes.append(
+            f"prediction accuracy: the executed actions of {clips.name} are unknown (bags: ?action=)"
+        )
+    expected = _fp32(bundle, runnable, clips, begin)
     golden = None if expected else bundle.golden()
     if golden is not None:
         notes.append(
-            "reference: no fp32 graph of the bundle runs here: compared with its golden outputs, of "
-            f"{len(golden.frames)} frames"
+            "reference: no fp32 graph of the bundle runs on this machine, so variants are compared with its "
+            f"golden outputs, of {len(golden.frames)} frames"
         )
     for reference in references:
         expected[reference.name] = compute(reference, clips, begin(reference.name, len(clips)))
 
-    def measure(form: _Form, model: WorldModel) -> Variant:
-        known, served = expected.get(form.name), Served(model, form.name)
-        to_encode, to_judge = len(clips) * (known is None), len(scenes.past) * drives(manifest)
-        tick = begin(form.name, to_encode + to_judge + len(SEEDS) * episodes)
+    def measure(form: _EngineVariant, model: WorldModel) -> Variant:
+        known, served = expected.get(form.name), ServedModel(model, form.name)
+        num_encode, num_scenes = len(clips) * (known is None), len(scenes.past) * drives(manifest)
+        tick = begin(form.name, num_encode + num_scenes + len(SEEDS) * episodes)
         found = compute(served, clips, tick) if known is None else known
         comparisons = [compare(name, found, theirs) for name, theirs in expected.items()]
         if golden is not None:
@@ -152,14 +159,14 @@ def evaluate(
             engine=f"{form.engine} {model.engine_version}",
             precision=form.precision,
             comparisons=comparisons,
-            foresight=foresee(found, clips) if clips.executed else None,
-            surprise=separate(model, form.name, scenes, seed=plan.seed, tick=tick) if to_judge else None,
+            foresight=compare_predictions(found, clips) if clips.executed else None,
+            surprise=separate(model, form.name, scenes, seed=plan.seed, tick=tick) if num_scenes else None,
             drive=_drive(model, plan, episodes, tick) if episodes else None,
             **_costs(bundle, form, notes),
         )
 
     variants = []
-    for form in forms:
+    for form in runnable:
         try:
             with form.open(bundle) as model:
                 variants.append(measure(form, model))
@@ -167,7 +174,9 @@ def evaluate(
             absent[form.name] = str(error)
     if not variants:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
-        raise JepaExportError(f"{bundle.path}: nothing of it runs here: {reasons}")
+        raise JepaExportError(
+            f"{bundle.path}: no variant runs on this machine: {reasons}", code="evaluation.nothing_runs"
+        )
     return Evaluation(
         model_id=manifest.model_id,
         version=manifest.version,
@@ -186,7 +195,7 @@ def evaluate(
     )
 
 
-def _recorded(bundle: Bundle, plan: Plan, begin: Begin) -> Clips:
+def _recorded(bundle: Bundle, plan: EvaluationPlan, begin: Begin) -> Clips:
     return recorded_clips(
         plan.data,
         bundle.manifest,
@@ -199,27 +208,32 @@ def _recorded(bundle: Bundle, plan: Plan, begin: Begin) -> Clips:
     )
 
 
-def _episodes(bundle: Bundle, plan: Plan, notes: list[str]) -> int:
-    """How many to drive for each seed; what is not measured and why goes to ``notes``."""
-    manifest, asked = bundle.manifest, plan.episodes
+def _episodes(bundle: Bundle, plan: EvaluationPlan, notes: list[str]) -> int:
+    """Return the number of episodes per seed; reasons for what is not measured are added to ``notes``."""
+    manifest, requested = bundle.manifest, plan.episodes
     if not drives(manifest):
         reason = (
             f"{bundle.path}: its actions ({', '.join(manifest.io.action.names)}) are not those of the robot "
-            "in Two Rooms"
+            "in "
+            "Two Rooms"
         )
-        if asked:
-            raise JepaExportError(f"{reason}, so it cannot be driven there: leave --episodes out")
+        if requested:
+            raise JepaExportError(
+                f"{reason}, so it cannot be driven there; omit --episodes", code="evaluation.not_drivable"
+            )
         notes.append(f"surprise at events, closed loop: {reason}")
         return 0
-    if asked is None and not manifest.trained:
-        notes.append("closed loop: random weights reach nothing; --episodes N drives all the same")
+    if requested is None and not manifest.trained:
+        notes.append(
+            "closed loop: a model with random weights reaches no goal; --episodes N runs it regardless"
+        )
         return 0
-    return DEFAULT_EPISODES if asked is None else asked
+    return DEFAULT_EPISODES if requested is None else requested
 
 
-def _forms(bundle: Bundle) -> tuple[list[_Form], dict[str, str]]:
-    """What the engines of this machine can run, and for the others why they cannot."""
-    forms: list[_Form] = []
+def _runnable(bundle: Bundle) -> tuple[list[_EngineVariant], dict[str, str]]:
+    """Return what the engines of this machine can run, and the reasons for the others."""
+    runnable: list[_EngineVariant] = []
     absent: dict[str, str] = {}
     targets: set[str] = set()
     for engine in ENGINES:
@@ -231,31 +245,33 @@ def _forms(bundle: Bundle) -> tuple[list[_Form], dict[str, str]]:
         precisions = runnable_precisions(bundle.manifest, backend.targets)
         targets.update(backend.targets)
         backend.close()
-        forms += [_Form(engine, precision) for precision in precisions]
+        runnable += [_EngineVariant(engine, precision) for precision in precisions]
         if not precisions:
             absent[engine] = "the bundle has no graph for it"
     for variant in bundle.manifest.graphs.encoder:
         if variant.target not in targets:
-            absent[f"{variant.target} {variant.precision}"] = "no engine of this machine runs it"
-    return forms, absent
+            absent[f"{variant.target} {variant.precision}"] = "no engine on this machine runs it"
+    return runnable, absent
 
 
-def _fp32(bundle: Bundle, forms: Sequence[_Form], clips: Clips, begin: Begin) -> dict[str, Outputs]:
-    """What the bundle computes in fp32, by the name of the form that computed it; empty if none can."""
-    candidates = [form for form in forms if form.precision == "fp32"]
-    # The engine that is not the usual one to serve first: then the two also judge each other.
+def _fp32(
+    bundle: Bundle, runnable: Sequence[_EngineVariant], clips: Clips, begin: Begin
+) -> dict[str, Outputs]:
+    """Return the fp32 outputs of the bundle by the name of their variant; empty if none runs."""
+    candidates = [form for form in runnable if form.precision == "fp32"]
+    # The less common serving engine first: then the two engines also verify each other.
     for form in sorted(candidates, key=lambda form: not form.engine.startswith("onnxruntime")):
         try:
             with form.open(bundle) as model:
                 name = f"{form.name}, the reference"
-                return {form.name: compute(Served(model, form.name), clips, begin(name, len(clips)))}
+                return {form.name: compute(ServedModel(model, form.name), clips, begin(name, len(clips)))}
         except BackendError:
-            continue  # Told when this form is measured.
+            continue  # Reported when this variant is measured.
     return {}
 
 
-def _costs(bundle: Bundle, form: _Form, notes: list[str]) -> dict[str, Cost]:
-    """Of the encoder for a frame, and of the predictor for all futures of a call."""
+def _costs(bundle: Bundle, form: _EngineVariant, notes: list[str]) -> dict[str, Cost]:
+    """Return the cost of the encoder for a frame, and of the predictor for all futures of a call."""
     manifest, backend = bundle.manifest, create_backend(form.engine)
     found = graphs(bundle, backend, form.precision, manifest.num_samples)
     backend.close()
@@ -273,20 +289,22 @@ def _costs(bundle: Bundle, form: _Form, notes: list[str]) -> dict[str, Cost]:
     return costs
 
 
-def _drive(model: WorldModel, plan: Plan, episodes: int, tick: Callable[[], None]) -> Goals:
+def _drive(model: WorldModel, plan: EvaluationPlan, episodes: int, tick: Callable[[], None]) -> Goals:
     manifest = model.manifest
     driver = model_driver(model, ControllerConfig(), TwoRooms(layout=plan.layout, seed=0).task)
     return _goals(driver, plan, manifest.io.step_s, episodes, tick)
 
 
-def _baselines(plan: Plan, step_s: float, episodes: int, begin: Begin) -> dict[str, Goals]:
+def _baselines(plan: EvaluationPlan, step_s: float, episodes: int, begin: Begin) -> dict[str, Goals]:
     return {
         name: _goals(driver, plan, step_s, episodes, begin(name, len(SEEDS) * episodes))
         for name, driver in baselines(TwoRooms(layout=plan.layout, seed=0)).items()
     }
 
 
-def _goals(driver: Driver, plan: Plan, step_s: float, episodes: int, tick: Callable[[], None]) -> Goals:
+def _goals(
+    driver: Driver, plan: EvaluationPlan, step_s: float, episodes: int, tick: Callable[[], None]
+) -> Goals:
     world, driven = TwoRooms(layout=plan.layout, seed=0), []
     for seed in episode_seeds([len(SEEDS) * plan.seed + seed for seed in SEEDS], episodes):
         driven.append(run_episode(world, driver, seed=seed, step_s=step_s))

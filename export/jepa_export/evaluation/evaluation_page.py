@@ -27,26 +27,26 @@ from jepa_sim.closed_loop.results_page import bars
 
 
 def render(found: Evaluation) -> str:
-    """The page."""
-    untrained = "Random weights: this shows what precision costs; what such a model foresees means nothing."
+    """Return the page."""
+    untrained = "Random weights: the cost of precision is meaningful, the accuracy of predictions is not."
     missing = figure_tables.missing(found)
     parts = [
         None if found.trained else note(untrained),
         _headline(found),
-        section("What was measured, on what", facts(_subject(found))),
+        section("Subject and data", facts(_subject(found))),
         _precision(found),
-        _foresight(found),
+        _predictions(found),
         _surprise(found),
         _goals(found),
-        section("Size and work", _table(figure_tables.costs(found))),
+        section("Size and compute", _table(figure_tables.costs(found))),
         section("Not measured", bullets(missing)) if missing else None,
     ]
     subtitle = f"{found.data} · {found.machine['cpu']['model']}"
     return page(f"Evaluation of {found.model_id} {found.version}", subtitle, [part for part in parts if part])
 
 
-def _table(sheet: figure_tables.Sheet) -> Html:
-    return numbers(sheet.head, sheet.rows, text_columns=sheet.words)
+def _table(table: figure_tables.ResultTable) -> Html:
+    return numbers(table.head, table.rows, text_columns=table.text_columns)
 
 
 def _headline(found: Evaluation) -> Html:
@@ -82,65 +82,72 @@ def _precision(found: Evaluation) -> Html:
         compared = {variant.name: variant.comparisons[index] for variant in found.variants}
         turned = figure(
             cosines({name: each.histogram for name, each in compared.items()}),
-            f"Tokens of the encoder by how far they turned from those of {first.reference}. The first bin "
-            "holds all that turned less.",
+            f"Tokens of the encoder by their deviation from those of {first.reference}. The first bin "
+            "includes "
+            "all smaller deviations.",
             title="1 - cosine of tokens",
             legend=list(compared),
         )
         drifted = figure(
             steps({name: each.drift for name, each in compared.items()}),
-            f"Distance of the futures from those of {first.reference}, of their norm; mean over clips and "
-            "candidates.",
+            f"Distance of the futures from those of {first.reference}, relative to their norm; mean over "
+            "clips "
+            "and candidates.",
             title="Drift of the futures",
             legend=list(compared),
         )
         parts.append(block("columns", [turned, drifted]))
-        for sheet in (figure_tables.fidelity(found, index), figure_tables.drift(found, index)):
-            parts += [Html(f"<h3>{html(sheet.title)}</h3>"), _table(sheet)]
-    return section("What precision costs", *parts)
+        for table in (figure_tables.fidelity(found, index), figure_tables.drift(found, index)):
+            parts += [Html(f"<h3>{html(table.title)}</h3>"), _table(table)]
+    return section("Cost of precision", *parts)
 
 
-def _foresight(found: Evaluation) -> Html | None:
-    told = [(variant.name, variant.foresight) for variant in found.variants if variant.foresight is not None]
-    if not told:
+def _predictions(found: Evaluation) -> Html | None:
+    measured = [
+        (variant.name, variant.foresight) for variant in found.variants if variant.foresight is not None
+    ]
+    if not measured:
         return None
-    series = {name: each.drift for name, each in told}
-    beside = series | {figure_tables.STILL: told[0][1].standing_still}
+    series = {name: each.drift for name, each in measured}
+    with_baseline = series | {figure_tables.NO_MOTION: measured[0][1].standing_still}
     charts = [
         figure(
             steps(each),
-            "Distance of predicted latents from those of what the camera then saw, of their norm.",
+            "Distance of predicted latents from those of the frames that followed, relative to their norm.",
             title=title,
             legend=list(each),
         )
-        for title, each in (("One form beside the other", series), ("Beside standing still", beside))
+        for title, each in (("Variants", series), ("Compared with no motion", with_baseline))
     ]
-    return section("What it foresees", block("columns", charts), _table(figure_tables.foresight(found)))
+    return section("Prediction accuracy", block("columns", charts), _table(figure_tables.predictions(found)))
 
 
 def _surprise(found: Evaluation) -> Html | None:
-    told = [(variant.name, variant.surprise) for variant in found.variants if variant.surprise is not None]
-    if not told:
+    measured = [
+        (variant.name, variant.surprise) for variant in found.variants if variant.surprise is not None
+    ]
+    if not measured:
         return None
-    first = told[0][1]
+    first = measured[0][1]
     charts = [
         figure(
-            curves({name: roc(*_scores(each.scores, event)) for name, each in told}),
-            "Upwards the events detected, to the right the false alarms, for every threshold.",
+            curves({name: roc(*_scores(each.scores, event)) for name, each in measured}),
+            "Detected events (vertical) over false alarms (horizontal), for every threshold.",
             title=event.capitalize(),
-            legend=[name for name, _ in told],
+            legend=[name for name, _ in measured],
         )
         for event in first.events
     ]
     return section(
-        "What surprises it",
+        "Surprise",
         block("columns", charts),
         _table(figure_tables.surprise(found)),
         note(
-            f"{len(first.scores['normal'])} scenes of Two Rooms, each with what normally comes and with what "
-            "cannot. Detected, false alarms: events and normal frames above the bundle's threshold, "
-            f"{first.threshold:.4g}. Intervals: bootstrap over scenes; where nothing overlaps they have no "
-            "width."
+            f"{len(first.scores['normal'])} scenes of Two Rooms, each with a normal and with impossible "
+            "outcomes. "
+            "Detected, false alarms: events and normal frames above the bundle's threshold, "
+            f"{first.threshold:.4g}. Intervals: bootstrap over scenes; their width is zero where the "
+            "distributions do not overlap."
         ),
     )
 
@@ -156,7 +163,8 @@ def _goals(found: Evaluation) -> Html | None:
     chart = figure(
         bars(driven),
         "Two Rooms, start and goal in different rooms. The model stops by its own energy, the baselines by "
-        "the true distance. Whiskers: 95 % (Wilson).",
+        "the "
+        "true distance. Whiskers: 95 % (Wilson).",
         wide=True,
     )
     return section("Goals reached", chart, _table(figure_tables.goals(found)))

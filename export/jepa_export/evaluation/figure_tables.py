@@ -1,38 +1,38 @@
-"""The figures of an evaluation as tables of words, for a terminal and for the page alike."""
+"""The results of an evaluation as tables of text, for the terminal and for the HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jepa_export.evaluation.compute_cost import shown
+from jepa_export.evaluation.compute_cost import format_multiply_adds
 from jepa_export.evaluation.results import Cost, Evaluation
 from jepa_sim.closed_loop.scores import Goals
 
-# The yardstick of foresight.
-STILL = "as if nothing moved"
+# The baseline of prediction accuracy.
+NO_MOTION = "no motion"
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table whose first ``words`` columns are text, the others figures."""
+class ResultTable:
+    """A table whose first ``text_columns`` columns are text, the others numbers."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    words: int = 1
+    text_columns: int = 1
 
 
-def sheets(found: Evaluation) -> list[Sheet]:
-    """All that were measured."""
-    each = range(len(found.variants[0].comparisons))
-    compared = [sheet(found, index) for index in each for sheet in (fidelity, drift)]
-    built = [teacher(found), *compared, foresight(found), surprise(found), goals(found), costs(found)]
-    return [sheet for sheet in built if sheet.rows]
+def tables(found: Evaluation) -> list[ResultTable]:
+    """Return the tables of everything that was measured."""
+    indices = range(len(found.variants[0].comparisons))
+    compared = [table(found, index) for index in indices for table in (fidelity, drift)]
+    built = [teacher(found), *compared, predictions(found), surprise(found), goals(found), costs(found)]
+    return [table for table in built if table.rows]
 
 
-def teacher(found: Evaluation) -> Sheet:
-    """What the student's encoder kept of it."""
+def teacher(found: Evaluation) -> ResultTable:
+    """Return what the student's encoder retained of its teacher."""
     rows = [
         [
             each.teacher,
@@ -44,12 +44,12 @@ def teacher(found: Evaluation) -> Sheet:
         for each in [found.teacher]
         if each is not None
     ]
-    head = ["teacher", "clips", "of its variance, %", "mean cosine", "clips compared"]
-    return Sheet("What the student tells of its teacher's tokens", head, rows, words=2)
+    head = ["teacher", "clips", "explained variance, %", "mean cosine", "clips compared"]
+    return ResultTable("Teacher tokens reconstructed from the student", head, rows, text_columns=2)
 
 
-def fidelity(found: Evaluation, which: int) -> Sheet:
-    """Of the latents, against one of the references."""
+def fidelity(found: Evaluation, which: int) -> ResultTable:
+    """Return the comparison of latents with those of one reference."""
     compared = [(variant.name, variant.comparisons[which]) for variant in found.variants]
     rows = [
         [
@@ -59,30 +59,32 @@ def fidelity(found: Evaluation, which: int) -> Sheet:
         ]
         for name, each in compared
     ]
-    head = ["form", "mean cosine", "worst token", "pooled", "largest error, %"]
-    return Sheet(f"Latents against {compared[0][1].reference}", head, rows)
+    head = ["variant", "mean cosine", "worst token", "pooled", "largest error, %"]
+    return ResultTable(f"Latents compared with {compared[0][1].reference}", head, rows)
 
 
-def drift(found: Evaluation, which: int) -> Sheet:
-    """Of the futures, from those of one of the references."""
+def drift(found: Evaluation, which: int) -> ResultTable:
+    """Return the comparison of futures with those of one reference."""
     compared = [(variant.name, variant.comparisons[which]) for variant in found.variants]
     rows = [[name, *map(_percent, each.drift), _percent(max(each.worst_drift))] for name, each in compared]
-    head = ["form, % by step", *map(str, range(1, len(rows[0]) - 1)), "worst"]
-    return Sheet(f"Drift of the futures from {compared[0][1].reference}", head, rows)
+    head = ["variant, % by step", *map(str, range(1, len(rows[0]) - 1)), "worst"]
+    return ResultTable(f"Drift of the futures from {compared[0][1].reference}", head, rows)
 
 
-def foresight(found: Evaluation) -> Sheet:
-    """Futures against what came."""
-    told = {variant.name: variant.foresight for variant in found.variants if variant.foresight is not None}
-    rows = [[name, *map(_percent, each.drift)] for name, each in told.items()]
-    for each in list(told.values())[:1]:
-        rows.append([STILL, *map(_percent, each.standing_still)])
-    head = ["form, % by step", *map(str, range(1, len(rows[0]) if rows else 1))]
-    return Sheet("Drift of the futures from what then was seen", head, rows)
+def predictions(found: Evaluation) -> ResultTable:
+    """Return the comparison of futures with the outcome."""
+    measured = {
+        variant.name: variant.foresight for variant in found.variants if variant.foresight is not None
+    }
+    rows = [[name, *map(_percent, each.drift)] for name, each in measured.items()]
+    for each in list(measured.values())[:1]:
+        rows.append([NO_MOTION, *map(_percent, each.standing_still)])
+    head = ["variant, % by step", *map(str, range(1, len(rows[0]) if rows else 1))]
+    return ResultTable("Drift of the futures from the outcome", head, rows)
 
 
-def surprise(found: Evaluation) -> Sheet:
-    """Events against normal frames."""
+def surprise(found: Evaluation) -> ResultTable:
+    """Return the comparison of surprise at events and at normal frames."""
     rows = [
         [
             variant.name,
@@ -96,12 +98,12 @@ def surprise(found: Evaluation) -> Sheet:
         if variant.surprise is not None
         for event, each in variant.surprise.events.items()
     ]
-    head = ["form", "event", "AUROC", "95 %", "detected", "false alarms"]
-    return Sheet("Surprise at what cannot be", head, rows, words=2)
+    head = ["variant", "event", "AUROC", "95 %", "detected", "false alarms"]
+    return ResultTable("Surprise at impossible events", head, rows, text_columns=2)
 
 
-def goals(found: Evaluation) -> Sheet:
-    """Closed loop."""
+def goals(found: Evaluation) -> ResultTable:
+    """Return the closed-loop results."""
     rows = [
         [
             name,
@@ -112,33 +114,35 @@ def goals(found: Evaluation) -> Sheet:
         ]
         for name, each in drives(found).items()
     ]
-    return Sheet("Goals reached in closed loop", ["", "reached", "95 %", "episodes", "mean steps"], rows)
+    return ResultTable(
+        "Goals reached in closed loop", ["", "reached", "95 %", "episodes", "mean steps"], rows
+    )
 
 
-def costs(found: Evaluation) -> Sheet:
-    """Size and work of both graphs."""
+def costs(found: Evaluation) -> ResultTable:
+    """Return size and compute of both graphs."""
     rows = [
         [
             variant.name,
             f"{variant.encoder.bytes / 1e3:,.0f}",
             f"{variant.predictor.bytes / 1e3:,.0f}",
-            _work(variant.encoder),
-            _work(variant.predictor),
+            _compute(variant.encoder),
+            _compute(variant.predictor),
         ]
         for variant in found.variants
     ]
-    head = ["form", "encoder kB", "predictor kB", "multiply-adds per frame", f"for {found.futures}"]
-    return Sheet("Size and work", head, rows)
+    head = ["variant", "encoder kB", "predictor kB", "multiply-adds per frame", f"for {found.futures}"]
+    return ResultTable("Size and compute", head, rows)
 
 
 def drives(found: Evaluation) -> dict[str, Goals]:
-    """Closed-loop scores by name, the baselines last."""
+    """Return the closed-loop results by name, the baselines last."""
     own = {variant.name: variant.drive for variant in found.variants if variant.drive is not None}
     return own | found.baselines
 
 
 def missing(found: Evaluation) -> list[str]:
-    """What was not measured, and why."""
+    """Return what was not measured, with reasons."""
     return [*(f"{name}: {reason}" for name, reason in found.absent.items()), *found.notes]
 
 
@@ -147,5 +151,5 @@ def _percent(value: float) -> str:
     return f"{percent:.2f}" if percent < 10 else f"{percent:.1f}"
 
 
-def _work(cost: Cost) -> str:
-    return "-" if cost.multiply_adds is None else shown(cost.multiply_adds)
+def _compute(cost: Cost) -> str:
+    return "-" if cost.multiply_adds is None else format_multiply_adds(cost.multiply_adds)

@@ -1,4 +1,4 @@
-"""What is compared with what: anything that encodes frames and follows actions."""
+"""References of an evaluation: anything that encodes frames and predicts from actions."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from jepa_runtime.sources.commands import Floats
 
 
 class Reference(Protocol):
-    """A form of the model to compare with: the graphs of the bundle, a student's checkpoint, a teacher. T and
-    D are those of the bundle: a teacher of another size brings its own map.
+    """A computation to compare with: the graphs of the bundle, a student's checkpoint, a teacher.
+
+    T and D are those of the bundle: a teacher of another size needs a projection.
 
     Attributes:
-        name: for people: what it is, and what computes it.
+        name: What it is and what computes it, for messages.
     """
 
     name: str
 
     def encode(self, frame: Image) -> Floats:
-        """The state [T, D] that a frame (uint8 [h, w, 3] at the model's size) shows."""
+        """Return the latent [T, D] of a frame (uint8 [h, w, 3] at the model's size)."""
         ...
 
-    def roll_out(self, latents: Floats, between: Floats, actions: Floats) -> Floats:
-        """The states [C, H, T, D] that ``actions`` [C, H, A] lead to after ``latents`` [W, T, D], between
-        which ``between`` [W-1, A] was executed."""
+    def roll_out(self, latents: Floats, history_actions: Floats, actions: Floats) -> Floats:
+        """Predict the latents [C, H, T, D] after ``latents`` [W, T, D] under ``actions`` [C, H, A].
+
+        ``history_actions`` [W-1, A] were executed between the latents.
+        """
         ...
 
 
-class Served:
+class ServedModel:
     """An open model, as the robot runs it."""
 
     def __init__(self, model: WorldModel, name: str) -> None:
@@ -46,50 +49,51 @@ class Served:
     def encode(self, frame: Image) -> Floats:
         return self.model.encode(frame)
 
-    def roll_out(self, latents: Floats, between: Floats, actions: Floats) -> Floats:
-        return self.model.predict(actions, latents=latents, history_actions=between).latents
+    def roll_out(self, latents: Floats, history_actions: Floats, actions: Floats) -> Floats:
+        return self.model.predict(actions, latents=latents, history_actions=history_actions).latents
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of n clips: latents [n, L, T, D] of their frames, futures [n, C, H, T, D] of their actions."""
+    """Outputs for n clips: latents [n, L, T, D] of their frames, futures [n, C, H, T, D] of their actions."""
 
     latents: Floats
     futures: Floats
 
 
 def compute(of: Reference, clips: Clips, tick: Callable[[], None] = lambda: None) -> Outputs:
-    """Encode every frame and follow every action sequence of ``clips``; ``tick`` is called after each clip.
+    """Encode all frames and predict all action sequences of ``clips``; ``tick`` is called after each clip.
 
     Raises:
-        JepaExportError: an output is not finite.
+        JepaExportError: An output is not finite.
     """
-    size = clips.between.shape[1] + 1
+    size = clips.history_actions.shape[1] + 1
     latents, futures = [], []
-    for number, (frames, between, actions) in enumerate(
-        zip(clips.frames, clips.between, clips.actions, strict=True)
+    for number, (frames, history_actions, actions) in enumerate(
+        zip(clips.frames, clips.history_actions, clips.actions, strict=True)
     ):
         latents.append(np.stack([of.encode(frame) for frame in frames]))
-        futures.append(of.roll_out(latents[-1][:size], between, actions))
-        for what, output in (("encoder", latents[-1]), ("predictor", futures[-1])):
-            check_finite(f"{of.name}: the {what}", output, f"clip {number} of {clips.name}")
+        futures.append(of.roll_out(latents[-1][:size], history_actions, actions))
+        for output_name, output in (("encoder", latents[-1]), ("predictor", futures[-1])):
+            check_finite(f"{of.name}: the {output_name}", output, f"clip {number} of {clips.name}")
         tick()
     return Outputs(np.stack(latents), np.stack(futures))
 
 
-def check_finite(who: str, output: NDArray[np.floating], where: str) -> None:
-    """Check that an output holds neither NaN nor infinity.
+def check_finite(what: str, output: NDArray[np.floating], where: str) -> None:
+    """Check that an output contains neither NaN nor infinity.
 
     Raises:
-        JepaExportError: it does.
+        JepaExportError: It does.
     """
     if not np.isfinite(output).all():
         raise JepaExportError(
-            f"{who} gives NaN or infinity on {where}: its figures would mean nothing; export it again, and "
-            "see jepa-runtime verify"
+            f"{what} returns NaN or infinity for {where}, so no result would be meaningful; export the model "
+            "again, and check it with jepa-runtime verify",
+            code="evaluation.not_finite",
         )
 
 
 def golden_outputs(golden: GoldenOutputs, clips: Clips) -> Outputs:
-    """The bundle's golden outputs, for its golden inputs as clips."""
+    """Return the bundle's golden outputs, for its golden inputs as clips."""
     return Outputs(golden.latents[golden.history_indices(clips.frames.shape[1])], golden.futures)

@@ -1,4 +1,4 @@
-"""What an evaluation found, as data. Lists run over prediction steps 1 … H unless they say otherwise."""
+"""The results of an evaluation as data. Lists are over prediction steps 1 … H unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_sim.closed_loop.scores import Goals
 
-# Only for drawing: too much for the report that a bundle carries.
+# For charts only: too large for the report in a bundle.
 _SAMPLES = frozenset({"histogram", "scores"})
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How closely a variant computes what a reference computes, on the same frames and actions.
+    """Agreement of a variant with a reference, on the same frames and actions.
 
     Attributes:
-        reference: its name.
-        mean_cosine, worst_cosine: of the tokens of all frames; a mean hides what a worst token shows.
-        pooled_cosine: mean over the frames, of the mean of their tokens.
-        max_relative_error: largest difference of two numbers of a latent, over the largest number.
-        drift: norm of the difference of two futures, over the norm of the reference's; mean.
-        worst_drift: the largest of these.
-        histogram: tokens by 1 - cosine, in the bins of :data:`jepa_export.evaluation.comparison.EDGES`.
+        reference: Name of the reference.
+        mean_cosine, worst_cosine: Over the tokens of all frames; a mean hides what the worst token shows.
+        pooled_cosine: Mean over the frames, of the mean of their tokens.
+        max_relative_error: Largest difference between two numbers of a latent, relative to the largest
+            number.
+        drift: Norm of the difference of two futures, relative to the norm of the reference's; mean.
+        worst_drift: The largest of these.
+        histogram: Tokens by 1 - cosine, in the bins of :data:`jepa_export.evaluation.comparison.EDGES`.
     """
 
     reference: str
@@ -37,9 +38,13 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Foresight:
-    """Futures against what the same encoder then saw: mean norm of the difference over the norm of what came;
-    ``standing_still``: the same, had nothing moved."""
+class PredictionAccuracy:
+    """Comparison of futures with the outcome, encoded by the same encoder.
+
+    Attributes:
+        drift: Norm of the difference, relative to the norm of the outcome; mean.
+        standing_still: The same for predicting no motion.
+    """
 
     drift: list[float]
     standing_still: list[float]
@@ -47,8 +52,13 @@ class Foresight:
 
 @dataclass(frozen=True)
 class Event:
-    """How well surprise tells an event from normal frames: area under the ROC curve and its 95 % interval
-    (None: too few scenes), and the share above the bundle's threshold."""
+    """Separation of an event from normal frames by surprise.
+
+    Attributes:
+        auroc: Area under the ROC curve.
+        interval: Its 95 % interval (None: too few scenes).
+        detected: Proportion above the bundle's threshold.
+    """
 
     auroc: float
     interval: tuple[float, float] | None
@@ -57,8 +67,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Surprise:
-    """``false_alarms``: share of normal frames above the bundle's ``threshold``; ``scores``: every surprise
-    by name of what came, the normal first."""
+    """Surprise at events and at normal frames.
+
+    Attributes:
+        threshold: The bundle's threshold.
+        false_alarms: Proportion of normal frames above it.
+        scores: All surprise values by outcome, the normal one first.
+    """
 
     threshold: float
     false_alarms: float
@@ -68,7 +83,7 @@ class Surprise:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one graph: bytes of its files, multiply-adds of its products in one call (None: see the notes)."""
+    """Cost of one graph: bytes of its files, and multiply-adds of one call (None: see the notes)."""
 
     bytes: int
     multiply_adds: int | None
@@ -76,13 +91,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Variant:
-    """What one engine computes in one precision."""
+    """Results of one engine in one precision."""
 
     name: str
     engine: str
     precision: str
     comparisons: list[Comparison]
-    foresight: Foresight | None
+    foresight: PredictionAccuracy | None
     surprise: Surprise | None
     drive: Goals | None
     encoder: Cost
@@ -91,15 +106,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found of a bundle.
+    """Results for a bundle.
 
     Attributes:
-        data: what the variants were compared on: ``clips`` clips, of ``frames`` frames together.
-        futures: how many of how many steps one call of the predictor gives.
-        teacher: what the student kept of it, as the bundle tells since it was distilled.
-        absent: what cannot run here, and why.
-        baselines: what needs no model, in the same episodes.
-        notes: what was not measured, and why.
+        data: Source of the ``clips`` clips, of ``frames`` frames in total.
+        futures: Number and length of the futures of one call of the predictor.
+        teacher: What the student retained of its teacher, as recorded in the bundle.
+        absent: What cannot run on this machine, with reasons.
+        baselines: Results of policies without a model, in the same episodes.
+        notes: What was not measured, with reasons.
     """
 
     model_id: str
@@ -118,9 +133,9 @@ class Evaluation:
     machine: dict[str, Any]
 
     def as_dict(self, *, samples: bool = True) -> dict[str, Any]:
-        """For JSON; without ``samples``, without the many numbers that only charts need."""
+        """Return the results for JSON; without ``samples``, the values that only charts need are omitted."""
 
-        def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        def select(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             return {key: value for key, value in pairs if samples or key not in _SAMPLES}
 
-        return asdict(self, dict_factory=kept)
+        return asdict(self, dict_factory=select)

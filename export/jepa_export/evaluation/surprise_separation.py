@@ -1,4 +1,4 @@
-"""Whether surprise tells what cannot be from what is merely new."""
+"""Whether surprise separates impossible events from normal ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Floats64 = NDArray[np.float64]
 def separate(
     model: WorldModel, name: str, scenes: Scenes, *, seed: int, tick: Callable[[], None]
 ) -> Surprise:
-    """How much an open model is surprised in each scene by what came, and by what cannot come.
+    """Measure the surprise of an open model at normal and at impossible outcomes of each scene.
 
     Raises:
-        JepaExportError: an output is not finite.
+        JepaExportError: An output is not finite.
     """
-    scores: dict[str, list[float]] = {event: [] for event in scenes.came}
+    scores: dict[str, list[float]] = {event: [] for event in scenes.outcomes}
     for index, (past, actions) in enumerate(zip(scenes.past, scenes.actions, strict=True)):
         known = np.stack([model.encode(frame) for frame in past])
-        for event, images in scenes.came.items():
+        for event, images in scenes.outcomes.items():
             arrived = model.encode(images[index])
             scores[event].append(model.surprise(known, actions[:-1], actions[-1], arrived))
         tick()
@@ -48,12 +48,12 @@ def separate(
 
 
 def auroc(normal: Floats64, event: Floats64, *, seed: int) -> tuple[float, tuple[float, float] | None]:
-    """Area under the ROC curve: the share of pairs in which the event [n] surprises more than the normal
-    frame [n], ties counting half (Hanley & McNeil 1982). Its 95 % interval is a percentile bootstrap that
-    draws scenes whole, because both frames of one share room and light; None for fewer than 20 of them.
+    """Return the area under the ROC curve and its 95 % interval.
 
-    Where nothing overlaps, the interval is [1, 1]: the scenes show no worse, which is not to say there is
-    none.
+    The area is the proportion of pairs in which the event [n] surprises more than the normal frame [n], ties
+    counting half (Hanley & McNeil 1982). The interval is a percentile bootstrap over scenes, because both
+    frames of a scene share room and light; None for fewer than 20 scenes. If the distributions do not
+    overlap, it is [1, 1]: the scenes show no lower value, which does not exclude one.
     """
     above = (event[:, None] > normal) + 0.5 * (event[:, None] == normal)
     count = len(normal)
@@ -64,7 +64,7 @@ def auroc(normal: Floats64, event: Floats64, *, seed: int) -> tuple[float, tuple
 
 
 def roc(normal: Floats64, event: Floats64) -> list[tuple[float, float]]:
-    """The ROC curve as points (false alarms, detected), for every threshold from the highest on."""
+    """Return the ROC curve as points (false alarms, detected), for all thresholds from the highest."""
     thresholds = np.unique(np.concatenate([normal, event]))[::-1]
     points = [(float((normal >= at).mean()), float((event >= at).mean())) for at in thresholds]
     return [(0.0, 0.0), *points]

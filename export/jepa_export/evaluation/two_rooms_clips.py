@@ -1,5 +1,6 @@
-"""Two Rooms as clips of layouts that no training draws, and in them what cannot be: a robot that is suddenly
-elsewhere, a wall that is suddenly gone.
+"""Clips of Two Rooms with layouts that no training uses, and impossible events in them.
+
+In these events the robot is suddenly elsewhere, or the wall is suddenly gone.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ from jepa_sim.worlds.two_rooms_camera import backgrounds
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind, Layouts, sample_positions
 
 ACTIONS = (("linear.x", "linear.y"), ("m/s", "m/s"))
-# Two steps at top speed: no robot gets there in one.
+# Two steps at top speed: no robot gets there in one step.
 TELEPORT_M = 0.5
-# Apart from the worlds in which episodes are driven.
+# Separates these worlds from those in which episodes are driven.
 _PURPOSE = 500_000_000
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """n times a history of W frames, an action, what came of it, and what cannot come of it.
+    """n histories of W frames with an action, its normal outcome, and impossible outcomes.
 
     Attributes:
         past: uint8 [n, W, h, w, 3].
         actions: float32 [n, W, A], executed from each of these frames until the next.
-        came: by name (``normal`` first), uint8 [n, h, w, 3] each, in the same light.
+        outcomes: By name (``normal`` first), uint8 [n, h, w, 3] each, in the same light.
     """
 
     past: Image
     actions: Floats
-    came: dict[str, Image]
+    outcomes: dict[str, Image]
 
 
 def drives(manifest: Manifest) -> bool:
-    """Whether the model's actions are those of the robot in Two Rooms."""
+    """Return whether the model's actions are those of the robot in Two Rooms."""
     return (manifest.io.action.names, manifest.io.action.units) == ACTIONS
 
 
 def draw(manifest: Manifest, *, layout: LayoutKind, count: int, seed: int) -> tuple[Clips, Scenes]:
-    """``count`` clips, and the scenes at their beginning. Another layout each, if it is ``random``.
+    """Return ``count`` clips, and the scenes at their beginning; ``random``: each with another layout.
 
-    Where the model's actions are others, the clips tell none, and there is nothing to be surprised at.
+    For a model with other actions, the clips have no actions, and the scenes are meaningless.
     """
     size, horizon, step_s = manifest.history_size, manifest.horizon, manifest.io.step_s
     rng = np.random.default_rng((HELD_OUT_SEED, _PURPOSE, seed))
@@ -56,26 +57,26 @@ def draw(manifest: Manifest, *, layout: LayoutKind, count: int, seed: int) -> tu
     velocities = wander(rng, count, size + horizon)
     shape = manifest.io.frame.height, manifest.io.frame.width, 3
     frames = np.empty((count, size + horizon, *shape), np.uint8)
-    came = {event: np.empty((count, *shape), np.uint8) for event in ("teleport", "wall removed")}
+    outcomes = {event: np.empty((count, *shape), np.uint8) for event in ("teleport", "wall removed")}
     for index in range(count):
         world.reset()
         for step in range(size + horizon):
             resize_into(world.render(), frames[index, step])
             if step == size:
-                resize_into(world.render_elsewhere(rng), came["teleport"][index])
-                resize_into(world.render_without_wall(), came["wall removed"][index])
+                resize_into(world.render_elsewhere(rng), outcomes["teleport"][index])
+                resize_into(world.render_without_wall(), outcomes["wall removed"][index])
             world.step(velocities[index, step], step_s)
     actions = velocities.astype(np.float32)
     name = f"Two Rooms, {layout} layouts never trained on"
     clips = clips_of(name, frames, actions if drives(manifest) else None, manifest, seed)
-    return clips, Scenes(frames[:, :size], actions[:, :size], {"normal": frames[:, size], **came})
+    return clips, Scenes(frames[:, :size], actions[:, :size], {"normal": frames[:, size], **outcomes})
 
 
 class _Rooms(TwoRooms):
-    """Two Rooms, able to show for one frame what cannot be."""
+    """Two Rooms that can render an impossible frame."""
 
     def render_elsewhere(self, rng: np.random.Generator) -> Image:
-        """What the camera would see with the robot anywhere at least :data:`TELEPORT_M` away."""
+        """Render the robot at a random position at least :data:`TELEPORT_M` away."""
         there = here = self._position
         while np.linalg.norm(there - here) < TELEPORT_M:
             there = sample_positions(rng, self.layouts)
@@ -83,9 +84,9 @@ class _Rooms(TwoRooms):
         return frame
 
     def render_without_wall(self) -> Image:
-        """What the camera would see without the wall between the rooms."""
+        """Render the rooms without the wall between them."""
         rooms = self.layouts
-        # Centred on the arena's edge, the wall hides in the border.
+        # Centered on the edge of the arena, the wall is hidden by the border.
         bare = backgrounds(Layouts(rooms.axis, np.zeros_like(rooms.wall), rooms.door))
         frame: Image = self._camera.render(bare, self._position, self._light_now())[0]
         return frame

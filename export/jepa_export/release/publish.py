@@ -30,7 +30,7 @@ from jepa_export.release.versions import (
     read_history,
     store,
 )
-from jepa_export.teachers.license import forbids_commerce
+from jepa_export.teachers.license import forbids_commercial_use
 from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.model.compiled_graphs import runnable_precisions
@@ -96,7 +96,7 @@ def check_bundle(
             code="release.untrained",
         )
     licence = bundle.manifest.licence
-    if forbids_commerce(licence) and not accept_non_commercial:
+    if forbids_commercial_use(licence) and not accept_non_commercial:
         raise JepaExportError(
             f"{bundle.path}: its license ({licence}) forbids commercial use, on every robot that downloads "
             "it: release another model, or pass --accept-non-commercial",

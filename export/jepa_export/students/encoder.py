@@ -1,8 +1,9 @@
-"""The streaming encoder: one frame becomes a few latent tokens, at the same cost for every frame.
+"""The streaming encoder: one frame becomes a few latent tokens, at the same cost for each frame.
 
 A plain pre-norm vision transformer (Dosovitskiy et al. 2021) reads the patches of one frame; learned queries
-then pool them into the latent (attentive pooling as in Lee et al. 2019, "Set Transformer"). What moved is
-left to the predictor, which sees the latents of several frames."""
+then pool them into the latent (attentive pooling as in Lee et al. 2019, "Set Transformer"). Motion is left to
+the predictor, which reads the latents of several frames.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +14,22 @@ from torch import Tensor, nn
 
 from jepa_export.students.layers import Block, CrossBlock, sincos_grid, unit_scale
 
-# Of ImageNet, in the 0 to 255 of the frame: what the published teachers were trained with.
+# ImageNet statistics in the range 0 to 255 of the frame: the published teachers were trained with them.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes. The frame is ``px`` x ``px``, a latent ``tokens`` x ``dim``; ``width``, ``depth`` and ``heads``
-    are those of the transformer.
+    """Sizes.
+
+    Attributes:
+        px: Side of the frame in pixels.
+        width, depth, heads: Sizes of the transformer.
+        tokens, dim: Shape of a latent.
 
     Raises:
-        ValueError: sizes that do not fit each other, or more than 16 tokens.
+        ValueError: The sizes are incompatible, or there are more than 16 tokens.
     """
 
     px: int
@@ -45,10 +50,11 @@ class EncoderConfig:
 
 
 class PatchEmbedding(nn.Module):
-    """uint8 [N, px, px, 3] -> [N, patches, width].
+    """Patch embedding: uint8 [N, px, px, 3] -> [N, patches, width].
 
-    A patch is a row of a matrix product, and the normalisation of the pixels is folded into its weights: the
-    product reads the frame's bytes, and INT8 represents them exactly."""
+    Patches are embedded by a matrix product, and the normalization of the pixels is folded into its weights:
+    the product reads the bytes of the frame, which INT8 represents exactly.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -67,7 +73,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """uint8 frames [N, px, px, 3] (RGB) -> latents [N, tokens, dim], each token of unit scale."""
+    """Encoder of uint8 frames [N, px, px, 3] (RGB) to latents [N, tokens, dim], each token of unit scale."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -85,8 +91,11 @@ class Encoder(nn.Module):
 
 
 class TeacherHead(nn.Module):
-    """From a latent back to the teacher's tokens, for training only: [N, tokens, dim] -> [N, side * side,
-    teacher_dim]. One query for every place of the teacher's grid reads from the latent."""
+    """Reconstruction of the teacher's tokens from a latent, for training only.
+
+    [N, tokens, dim] -> [N, side * side, teacher_dim]: one query per position of the teacher's grid reads the
+    latent.
+    """
 
     def __init__(self, config: EncoderConfig, *, teacher_side: int, teacher_dim: int) -> None:
         super().__init__()

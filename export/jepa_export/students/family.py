@@ -1,4 +1,4 @@
-"""The family of students: matched pairs of encoder and predictor, the smallest first."""
+"""The family of students: matched pairs of encoder and predictor, smallest first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jepa_export.students.predictor import ParallelBlock, Predictor, PredictorCo
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """One member: transformer sizes of both networks, and the latent between them."""
+    """Sizes of one member: transformers of both networks, and the latent between them."""
 
     encoder: tuple[int, int, int]
     """width, depth, heads"""
@@ -41,25 +41,28 @@ class Student:
 
 
 def create(name: str, *, px: int, action_scale: tuple[float, ...], seed: int) -> Student:
-    """A member of the family with fresh weights.
+    """Return a member of the family with untrained weights.
 
     Args:
-        px: side of the frame in pixels, a multiple of 16.
-        action_scale: the largest magnitude of each component of an action.
-        seed: of the weights; torch's own random state is left alone.
+        name: A name in :data:`FAMILY`.
+        px: Side of the frame in pixels, a multiple of 16.
+        action_scale: Largest magnitude of each action component.
+        seed: Seed of the weights; torch's global generator is not changed.
 
     Raises:
-        JepaExportError: there is no such member, or a size is not possible.
+        JepaExportError: The member is unknown, or a size is not possible.
     """
     if name not in FAMILY:
-        raise JepaExportError(f"no student is called {name!r}; there are: {', '.join(FAMILY)}")
+        raise JepaExportError(
+            f"student {name!r}: unknown; choose one of {', '.join(FAMILY)}", code="student.unknown"
+        )
     sizes = FAMILY[name]
     latent = {"tokens": sizes.tokens, "dim": sizes.dim}
     try:
         encoder = EncoderConfig(px=px, patch=16, **_transformer(sizes.encoder), **latent)
         predictor = PredictorConfig(**_transformer(sizes.predictor), **latent, action_scale=action_scale)
     except ValueError as error:
-        raise JepaExportError(f"student {name}: {error}") from error
+        raise JepaExportError(f"student {name}: {error}", code="student.sizes") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Student(name, Encoder(encoder).eval(), Predictor(predictor).eval())
@@ -69,9 +72,12 @@ def _transformer(sizes: tuple[int, int, int]) -> dict[str, int]:
     return dict(zip(("width", "depth", "heads"), sizes, strict=True))
 
 
-def stir(predictor: Predictor, seed: int) -> None:
-    """Random numbers where training starts from zeros, so that an untrained predictor computes as much as a
-    trained one: with zeros every future is the present."""
+def randomize(predictor: Predictor, seed: int) -> None:
+    """Set weights that training initializes to zero to random numbers.
+
+    With zeros each future equals the present, and an untrained predictor would compute less than a trained
+    one.
+    """
     generator = torch.Generator().manual_seed(seed)
     blocks = [block.modulation for block in predictor.blocks if isinstance(block, ParallelBlock)]
     for layer in (*blocks, predictor.out):

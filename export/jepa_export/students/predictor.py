@@ -1,14 +1,16 @@
 """The action-conditioned predictor: from the latents of a few frames and K action sequences to K futures.
 
-Every frame is one token of a causal transformer: its latent tokens side by side, projected to ``width``. The
-action that follows a frame modulates every block (AdaLN-zero, Peebles and Xie 2023, as in LeWM); the output
-is what must be added to the frame's latent to get the next. Attention and MLP of a block run in parallel on
-one normalisation (as in ViT-22B, Dehghani et al. 2023), which halves the modulations and shortens the graph.
+Each frame is one token of a causal transformer: its latent tokens concatenated and projected to ``width``.
+The action that follows a frame modulates each block (AdaLN-zero, Peebles and Xie 2023, as in LeWM); the
+output is the difference between the latent of the frame and that of the next. Attention and MLP of a block
+run in parallel after one normalization (as in ViT-22B, Dehghani et al. 2023), which halves the modulations
+and shortens the graph.
 
-A rollout computes the frames of the history once for all candidates, and every predicted frame once:
-keys and values are kept, so K candidates of H steps cost K * H frames whatever the history. Exported is
-either the whole rollout as one flat graph (:class:`Predictor`), or its two halves (:class:`Past` and
-:class:`Step`), from which a graph with a loop is made: it holds weights and code of one step, not of H."""
+A rollout computes the frames of the history once for all candidates, and each predicted frame once: keys and
+values are cached, so K candidates of H steps cost K * H frames for any history. The exported graph is either
+the whole rollout as one flat graph (:class:`Predictor`), or its two halves (:class:`Past` and :class:`Step`),
+from which a graph with a loop is made: it holds weights and code of one step instead of H.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,15 @@ Frame = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig:
-    """Sizes. A latent is ``tokens`` x ``dim``; ``width``, ``depth`` and ``heads`` are those of the
-    transformer. ``action_scale``: the largest magnitude of each component of an action (SI units), which the
-    predictor divides by.
+    """Sizes.
+
+    Attributes:
+        tokens, dim: Shape of a latent.
+        width, depth, heads: Sizes of the transformer.
+        action_scale: Largest magnitude of each action component (SI units), by which actions are divided.
 
     Raises:
-        ValueError: sizes that do not fit each other, or an action without components or scale.
+        ValueError: The sizes are incompatible, or ``action_scale`` is empty or not positive.
     """
 
     tokens: int
@@ -51,10 +56,11 @@ class PredictorConfig:
 
 
 class ParallelBlock(nn.Module):
-    """Windowed attention and MLP side by side on one modulated normalisation, a token a frame.
+    """Windowed attention and MLP in parallel after one modulated normalization, one token per frame.
 
-    ``lag_bias`` [WINDOW, heads] is what the scores gain for looking 0, 1, … frames back: the only thing that
-    tells frames apart, so what was computed for a frame stays valid however long the rollout gets."""
+    ``lag_bias`` [WINDOW, heads] is added to the scores of the frames 0, 1, … steps back. Frames are
+    distinguished by nothing else, so what was computed for a frame stays valid for any length of the rollout.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -70,8 +76,15 @@ class ParallelBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, tokens: Tensor, condition: Tensor) -> tuple[Tensor, list[Frame]]:
-        """A sequence of frames at once: [batch, n, width], conditions [batch or 1, n, CONDITION_DIM]. Also
-        returns the keys and values of each frame."""
+        """Process a sequence of frames at once.
+
+        Args:
+            tokens: [batch, n, width].
+            condition: [batch or 1, n, CONDITION_DIM].
+
+        Returns:
+            The tokens, and the keys and values of each frame.
+        """
         normed, gate, (query, key, value) = self._project(tokens, condition)
         bias = self._sequence_bias(tokens.shape[1])
         attended = merge_heads(attend(*(split_heads(part, self.heads) for part in (query, key, value)), bias))
@@ -81,12 +94,18 @@ class ParallelBlock(nn.Module):
     def step(
         self, tokens: Tensor, condition: Tensor, past: list[Frame], absent: Tensor | None = None
     ) -> tuple[Tensor, Frame]:
-        """One more frame of every candidate: [K or 1, 1, width], [K, 1, CONDITION_DIM]. ``past`` holds the
-        keys and values of the frames before, newest last, of batch 1 where candidates share them. ``absent``
-        [1, frames, 1, 1] is added to the scores of ``past`` and of the frame itself.
+        """Process one more frame of each candidate.
 
-        One query looks at a handful of keys: products and sums of vectors do that in an eighth of the time
-        of matrix products of that shape (OpenVINO 2026.4, 64 candidates)."""
+        One query attends to a few keys: products and sums of vectors take an eighth of the time of matrix
+            products of
+        that shape (OpenVINO 2026.4, 64 candidates).
+
+        Args:
+            tokens: [K or 1, 1, width].
+            condition: [K, 1, CONDITION_DIM].
+            past: Keys and values of the previous frames, newest last, of batch 1 if candidates share them.
+            absent: [1, frames, 1, 1], added to the scores of ``past`` and of the frame itself.
+        """
         normed, gate, (query, key, value) = self._project(tokens, condition)
         frames = [*past[1 - WINDOW :], (key, value)]
         query = self._heads(query) * (query.shape[-1] // self.heads) ** -0.5
@@ -114,7 +133,7 @@ class ParallelBlock(nn.Module):
         return tokens.unflatten(-1, (self.heads, -1))
 
     def _sequence_bias(self, frames: int) -> Tensor:
-        """[heads, frames, frames]: the bias by lag; minus infinity beyond the window and for the future."""
+        """Return the bias by lag, [heads, frames, frames]; minus infinity outside the causal window."""
         places = torch.arange(frames, device=self.lag_bias.device)
         lag = places[:, None] - places
         bias = self.lag_bias[lag.clamp(0, WINDOW - 1)].permute(2, 0, 1)
@@ -122,7 +141,7 @@ class ParallelBlock(nn.Module):
 
 
 class Predictor(nn.Module):
-    """See the module. T, D: ``tokens`` and ``dim`` of a latent; A: components of an action."""
+    """The predictor. T, D: ``tokens`` and ``dim`` of a latent; A: components of an action."""
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
@@ -143,11 +162,11 @@ class Predictor(nn.Module):
         self.register_buffer("action_scale", torch.tensor(config.action_scale), persistent=False)
 
     def next_latents(self, latents: Tensor, actions: Tensor | None) -> Tensor:
-        """For training: what follows each frame of a sequence, from it and those before it.
+        """Predict for training what follows each frame of a sequence, from it and the frames before it.
 
         Args:
             latents: [B, L, T, D].
-            actions: [B, L, A], each executed after its frame; None: not known (the action-free mode).
+            actions: [B, L, A], each executed after its frame; None: unknown (the action-free mode).
 
         Returns:
             [B, L, T, D], of unit scale.
@@ -160,18 +179,18 @@ class Predictor(nn.Module):
     def forward(
         self, history_latents: Tensor, actions: Tensor, history_actions: Tensor | None = None
     ) -> Tensor:
-        """The graph that is exported: K futures of H steps.
+        """Predict K futures of H steps; this is the exported graph.
 
         Args:
             history_latents: [1, W, T, D], oldest first.
             actions: [K, H, A] (SI units), the first executed after the newest latent.
-            history_actions: [1, W-1, A] between the latents; None where W is 1.
+            history_actions: [1, W-1, A], between the latents; None if W is 1.
 
         Returns:
             [K, H, T, D], of unit scale.
         """
         conditions = self.condition(actions, 0)
-        past = self.remember(history_latents[:, :-1], self.condition(history_actions, 0))
+        past = self.cache(history_latents[:, :-1], self.condition(history_actions, 0))
         latent, futures = history_latents[:, -1:], []
         for step in range(conditions.shape[1]):
             latent, made = self.step(latent, conditions[:, step : step + 1], past)
@@ -183,17 +202,21 @@ class Predictor(nn.Module):
     def step(
         self, latent: Tensor, condition: Tensor, past: list[list[Frame]], absent: Tensor | None = None
     ) -> tuple[Tensor, list[Frame]]:
-        """What follows ``latent`` [K or 1, 1, T, D] under ``condition`` [K, 1, CONDITION_DIM], and its keys
-        and values block by block; ``past`` and ``absent`` as for a block."""
+        """Predict what follows ``latent`` [K or 1, 1, T, D] under ``condition`` [K, 1, CONDITION_DIM].
+
+        ``past`` and ``absent``: see :meth:`ParallelBlock.step`.
+
+        Returns:
+            The next latent, and the keys and values of this frame in each block.
+        """
         tokens, frames = self.embed(latent.flatten(2)), []
         for block, before in zip(self.blocks, past, strict=True):
             tokens, made = block.step(tokens, condition, before, absent)
             frames.append(made)
         return self._follow(latent, tokens), frames
 
-    def remember(self, latents: Tensor, conditions: Tensor) -> list[list[Frame]]:
-        """Block by block the keys and values of the history but for its newest frame: common to all
-        candidates."""
+    def cache(self, latents: Tensor, conditions: Tensor) -> list[list[Frame]]:
+        """Return for each block the keys and values of all past frames, shared by all candidates."""
         if latents.shape[1] == 0:
             return [[] for _ in self.blocks]
         tokens, past = self.embed(latents.flatten(2)), []
@@ -203,8 +226,7 @@ class Predictor(nn.Module):
         return past
 
     def condition(self, actions: Tensor | None, frames: int) -> Tensor:
-        """What ``actions`` [B, n, A] tell the blocks: [B, n, CONDITION_DIM]; None: ``frames`` times that
-        none is known."""
+        """Return the conditions [B, n, CONDITION_DIM] of ``actions`` [B, n, A], or of unknown actions."""
         if actions is None:
             return self.no_action.expand(1, frames, CONDITION_DIM)
         condition: Tensor = self.embed_action(actions / self.action_scale)
@@ -216,18 +238,19 @@ class Predictor(nn.Module):
 
 
 class Past(nn.Module):
-    """What all candidates share: [1, W, T, D], [1, W-1, A] -> the newest latent [1, 1, T, D], and keys and
-    values of the WINDOW - 1 frames before it, frame by frame (block by block, key and value): [1, depth * 2,
-    width] each; zeros for frames that the history does not have."""
+    """The part of a rollout that all candidates share.
+
+    [1, W, T, D], [1, W-1, A] -> the newest latent [1, 1, T, D], and keys and values of the WINDOW - 1 frames
+    before it (for each block, key and value), [1, depth * 2, width] each; zeros for frames before the
+    history.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.predictor = predictor
 
     def forward(self, history_latents: Tensor, history_actions: Tensor | None = None) -> tuple[Tensor, ...]:
-        blocks = self.predictor.remember(
-            history_latents[:, :-1], self.predictor.condition(history_actions, 0)
-        )
+        blocks = self.predictor.cache(history_latents[:, :-1], self.predictor.condition(history_actions, 0))
         frames = [pack(list(frame)) for frame in zip(*blocks, strict=True)][1 - WINDOW :]
         config = self.predictor.config
         none = torch.zeros(1, 2 * config.depth, config.width)
@@ -235,9 +258,12 @@ class Past(nn.Module):
 
 
 class Step(nn.Module):
-    """One step of every candidate: [K, 1, T, D], [K, 1, A], ``absent`` [1, WINDOW, 1, 1] (see
-    :meth:`ParallelBlock.step`) and WINDOW - 1 frames as of :class:`Past`, [K, depth * 2, width] each -> the
-    next latent [K, 1, T, D] and the frame to remember."""
+    """One step of each candidate.
+
+    [K, 1, T, D], [K, 1, A], ``absent`` [1, WINDOW, 1, 1] (see :meth:`ParallelBlock.step`) and WINDOW - 1
+    frames as in :class:`Past`, [K, depth * 2, width] each -> the next latent [K, 1, T, D] and the frame to
+    cache.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -253,11 +279,11 @@ class Step(nn.Module):
 
 
 def pack(frames: list[Frame]) -> Tensor:
-    """Keys and values [K, 1, width] of each block, side by side."""
+    """Concatenate the keys and values [K, 1, width] of all blocks."""
     return torch.cat([part for frame in frames for part in frame], dim=1)
 
 
 def unpack(packed: Tensor) -> list[Frame]:
-    """The reverse of :func:`pack`."""
+    """Reverse :func:`pack`."""
     parts = packed.split(1, dim=1)
     return list(zip(parts[::2], parts[1::2], strict=True))

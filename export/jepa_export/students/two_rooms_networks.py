@@ -1,8 +1,9 @@
 """The demo's world model: a convolutional encoder, a residual predictor and a temporal-distance energy.
 
-A frame becomes two tokens of :data:`LATENT_DIM`: token :data:`SCENE` holds what stays (the layout), token
-:data:`ROBOT` what moves. The predictor copies the first and rolls the second forward; that keeps many
-futures affordable."""
+A frame becomes two tokens of :data:`LATENT_DIM`: token :data:`SCENE` represents what is static (the layout),
+token :data:`ROBOT` what moves. The predictor copies the first and rolls out the second, which makes many
+futures affordable.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ CHANNELS = 48
 
 
 def convolution(channels_in: int, channels_out: int, size: int, stride: int) -> nn.Sequential:
-    """A convolution with filters of ``size`` x ``size``, group normalisation and GELU."""
+    """Return a convolution with filters of ``size`` x ``size``, group normalization and GELU."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, size, stride, 1 if size == 3 else 0),
         nn.GroupNorm(8, channels_out),
@@ -31,21 +32,22 @@ def convolution(channels_in: int, channels_out: int, size: int, stride: int) -> 
 
 
 def stem() -> nn.Sequential:
-    """Normalised pixels [N, 3, 128, 128] -> a first map [N, CHANNELS, 16, 16]."""
+    """Return the first layers: normalized pixels [N, 3, 128, 128] -> a map [N, CHANNELS, 16, 16]."""
     return nn.Sequential(convolution(3, 24, 4, 4), convolution(24, CHANNELS, 3, 2))
 
 
 class Encoder(nn.Module):
-    """uint8 frames [N, 128, 128, 3] (RGB) -> latents [N, 2, dim].
+    """Encoder of uint8 frames [N, 128, 128, 3] (RGB) to latents [N, 2, dim].
 
-    The robot token is read both from a flattened feature map, which shows the robot to the loss within
-    minutes, and from keypoints (spatial soft-argmax, Finn et al. 2016), which then place it below a pixel.
-    Batch normalisation without affine at the end fixes the scale that the losses compare distances at.
+    The robot token is computed from a flattened feature map, through which the loss finds the robot within
+    minutes, and from keypoints (spatial soft-argmax, Finn et al. 2016), which then locate it with subpixel
+    accuracy. Batch normalization without affine parameters at the end fixes the scale of the distances in the
+    losses.
 
     Args:
-        trunk: normalised pixels [N, 3, 128, 128] -> the map [N, CHANNELS, 16, 16] that both tokens are read
-            from; None: convolutions.
-        affine: let the batch normalisation scale: of one that learns the latents of another.
+        trunk: Network from normalized pixels [N, 3, 128, 128] to the map [N, CHANNELS, 16, 16] that both
+            tokens are computed from; None: convolutions.
+        affine: Use affine batch normalization, for an encoder that learns the latents of another.
     """
 
     def __init__(self, trunk: nn.Module | None = None, *, affine: bool = False) -> None:
@@ -66,14 +68,14 @@ class Encoder(nn.Module):
             nn.Linear(128, dim),
             nn.BatchNorm1d(dim, affine=affine),
         )
-        centres = (torch.arange(16) + 0.5) / 4 - 2
-        grid = torch.stack([centres.repeat(16), centres.repeat_interleave(16)], dim=1)
+        centers = (torch.arange(16) + 0.5) / 4 - 2
+        grid = torch.stack([centers.repeat(16), centers.repeat_interleave(16)], dim=1)
         self.register_buffer("grid", grid, persistent=False)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
 
     def features(self, frame: Tensor) -> Tensor:
-        """The map that both tokens are read from: [N, 128, 128, 3] -> [N, CHANNELS, 16, 16]."""
+        """Return the map that both tokens are computed from: [N, 128, 128, 3] -> [N, CHANNELS, 16, 16]."""
         pixels = frame.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         out: Tensor = self.trunk((pixels.float() - self.mean) / self.std)
         return out
@@ -87,9 +89,7 @@ class Encoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """One step of :data:`ROBOT`: robot' = robot + MLP(robot, scene, action), action held for one
-    step.
-    """
+    """Predictor of the token :data:`ROBOT` one step ahead: robot' = robot + MLP(robot, scene, action)."""
 
     def __init__(self, dim: int = LATENT_DIM, width: int = 256, *, top_speed: float = MAX_SPEED_MPS) -> None:
         super().__init__()
@@ -104,8 +104,11 @@ class Predictor(nn.Module):
         nn.init.zeros_(last.bias)
 
     def rollout(self, scene: Tensor, robot: Tensor, actions: Tensor) -> Tensor:
-        """Robot tokens [N, H, dim] after each of ``actions`` [N, H, 2]; ``scene`` and ``robot`` are [N or
-        1, dim]. What the scene and the actions contribute is computed once for all steps."""
+        """Return the robot tokens [N, H, dim] after each of ``actions`` [N, H, 2].
+
+        The contributions of ``scene`` [N or 1, dim] and of the actions are computed once for all steps;
+        ``robot`` is [N or 1, dim].
+        """
         drive = self.from_scene(scene)[:, None] + self.from_action(actions / self.top_speed)
         steps = []
         for step in range(actions.shape[1]):
@@ -114,7 +117,7 @@ class Predictor(nn.Module):
         return torch.stack(steps, dim=1)
 
     def forward(self, history_latents: Tensor, actions: Tensor) -> Tensor:
-        """The graph that is exported: [1, 1, 2, dim] and [K, H, 2] -> futures [K, H, 2, dim]."""
+        """Predict futures [K, H, 2, dim] from [1, 1, 2, dim] and [K, H, 2]; this is the exported graph."""
         latent = history_latents[0]
         robot = self.rollout(latent[:, SCENE], latent[:, ROBOT], actions)
         scene = latent[:, None, SCENE].expand(robot.shape)
@@ -122,7 +125,7 @@ class Predictor(nn.Module):
 
 
 class InverseDynamics(nn.Module):
-    """The action (in units of the top speed) between two robot tokens [N, dim]; used in training only."""
+    """Estimate of the action (unit: top speed) between two robot tokens [N, dim], for training only."""
 
     def __init__(self, dim: int = LATENT_DIM) -> None:
         super().__init__()
@@ -134,9 +137,7 @@ class InverseDynamics(nn.Module):
 
 
 class Energy(nn.Module):
-    """Steps at top speed from a latent to a goal latent, around the wall: [N, 2, dim], [1 or N, 2, dim] ->
-    [N].
-    """
+    """Steps at top speed from a latent to a goal latent: [N, 2, dim], [1 or N, 2, dim] -> [N]."""
 
     def __init__(self, dim: int = LATENT_DIM, width: int = 192) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class Energy(nn.Module):
         )
 
     def between(self, scene: Tensor, robot: Tensor, goal_robot: Tensor) -> Tensor:
-        """[..., dim] each -> steps [...]."""
+        """Return the steps [...] between tokens [..., dim]."""
         steps: Tensor = self.net(torch.cat([scene, robot, goal_robot], dim=-1))
         return functional.softplus(steps[..., 0])
 

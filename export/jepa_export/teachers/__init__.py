@@ -1,3 +1,4 @@
-"""Published JEPAs in torch, numerically equal to their authors' code, to learn from and to compare with.
+"""Published JEPAs in torch, numerically equal to their authors' code, as teachers and references.
 
-:mod:`family` names them, :mod:`checkpoints` reads their published weights."""
+:mod:`family` lists them, :mod:`checkpoints` reads their published weights.
+"""

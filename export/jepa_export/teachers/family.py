@@ -1,4 +1,4 @@
-"""The published models by name: sizes, what they read, whose weights are used, and under which licence."""
+"""The published models by name: sizes, inputs, the weights that are used, and their licenses."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ Model = VJEPA2 | VJEPA2AC | LeWM | IJEPA
 class Member:
     """One published model.
 
-    ``weights`` is the encoder of an official file that its authors evaluate; ``published`` where the file is
-    found (under dl.fbaipublicfiles.com, or a name on the Hugging Face Hub).
+    Attributes:
+        weights: Encoder in the official file that its authors evaluate.
+        published: Locations of the file (below dl.fbaipublicfiles.com, or a name on the Hugging Face Hub).
     """
 
     family: Family
     config: Config
     weights: str
     published: tuple[str, ...]
-    licence: str = "MIT"
+    license: str = "MIT"
 
     @property
     def commercial(self) -> bool:
-        """Whether what is made from the weights may serve a commercial purpose."""
-        return "-NC-" not in self.licence
+        """Return whether models made from the weights may be used commercially."""
+        return "-NC-" not in self.license
 
 
 def _sizes(width: int, depth: int, heads: int, hidden: int | None = None) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _vjepa2(name: str, sizes: dict[str, Any], px: int) -> Member:
 
 
 def _vjepa2_1(name: str, sizes: dict[str, Any], taps: tuple[int, ...] | None = None) -> Member:
-    """``taps`` None: distilled from ViT-G, and predicting in its space."""
+    """Return a V-JEPA 2.1 model; without ``taps`` it was distilled from ViT-G and predicts in its space."""
     last = sizes["depth"] - 1
     return Member(
         family="V-JEPA 2.1",
@@ -93,7 +94,7 @@ def _ijepa(sizes: dict[str, Any], px: int, patch: int, depth: int, *published: s
         ),
         weights="target_encoder",
         published=published,
-        licence="CC-BY-NC-4.0",
+        license="CC-BY-NC-4.0",
     )
 
 
@@ -124,7 +125,7 @@ FAMILY: dict[str, Member] = {
             hidden=2048,
             projector=2048,
             history=3,
-            # Of Push-T: 5 actions of 2 numbers. A checkpoint's own is taken from it.
+            # Push-T: 5 actions of 2 numbers. For other checkpoints the size is read from the file.
             action_dim=10,
         ),
         weights="encoder",
@@ -147,25 +148,30 @@ FAMILY: dict[str, Member] = {
 }
 
 
-def find(name: str) -> Member:
-    """The model of this name.
+def find_teacher(name: str) -> Member:
+    """Return the model with this name.
 
     Raises:
-        JepaExportError: there is none.
+        JepaExportError: There is none.
     """
     if name not in FAMILY:
-        raise JepaExportError(f"no teacher is called {name!r}; there are: {', '.join(FAMILY)}")
+        raise JepaExportError(
+            f"teacher {name!r}: unknown; choose one of {', '.join(FAMILY)}", code="teacher.unknown"
+        )
     return FAMILY[name]
 
 
 def shallow(config: AnyConfig, depth: int) -> AnyConfig:
-    """The same model with ``depth`` blocks in its encoder, and no more in its predictor: for random weights.
+    """Return the same model with ``depth`` encoder blocks and at most as many predictor blocks.
 
     Raises:
-        JepaExportError: it has fewer.
+        JepaExportError: The model has fewer.
     """
     if not 1 <= depth <= config.encoder.depth:
-        raise JepaExportError(f"--depth must be between 1 and {config.encoder.depth}, got {depth}")
+        raise JepaExportError(
+            f"--depth: must be between 1 and {config.encoder.depth}, got {depth}",
+            code="export.invalid_option",
+        )
     if isinstance(config, LeWMConfig):
         return replace(config, encoder=replace(config.encoder, depth=depth), depth=min(config.depth, depth))
     if isinstance(config, IJEPAConfig):

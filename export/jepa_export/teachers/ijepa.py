@@ -1,4 +1,4 @@
-"""I-JEPA (Assran et al. 2023): images. Its weights are for non-commercial use only (CC-BY-NC 4.0)."""
+"""I-JEPA (Assran et al. 2023), for images. Its weights are for non-commercial use only (CC-BY-NC 4.0)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from jepa_export.teachers.vit import ViT, ViTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class IJEPAConfig:
-    """Sizes; ``predictor`` None: there is none, as in the ports to Hugging Face."""
+    """Sizes; ``predictor`` is None for a model without one, as in the ports to Hugging Face."""
 
     encoder: ViTConfig
     predictor: Sizes | None
 
     def build(self) -> IJEPA:
+        """Return the model with untrained weights."""
         return IJEPA(self)
 
 
 class Predictor(nn.Module):
-    """Tokens of the context -> tokens at other places of the same image."""
+    """Predictor from context tokens to tokens at other positions of the same image."""
 
     def __init__(self, encoder: ViTConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -35,11 +36,22 @@ class Predictor(nn.Module):
         self.proj = nn.Linear(sizes.width, encoder.width)
 
     def forward(self, context: Tensor, context_ids: Tensor, target_ids: Tensor) -> Tensor:
-        """Predictions [batch, m, width] at ``target_ids`` ([m] or [batch, m]) from the encoder's tokens
-        [batch, n, width] at ``context_ids`` ([n] or [batch, n])."""
-        places = self.pos_embed.expand(len(context), -1, -1)
+        """Predict the tokens at ``target_ids``.
+
+        Args:
+            context: Tokens of the encoder, [batch, n, width].
+            context_ids: Their positions, [n] or [batch, n].
+            target_ids: Positions to predict, [m] or [batch, m].
+
+        Returns:
+            [batch, m, width].
+        """
+        positions = self.pos_embed.expand(len(context), -1, -1)
         tokens = torch.cat(
-            [self.embed(context) + take(places, context_ids), self.mask_token + take(places, target_ids)],
+            [
+                self.embed(context) + take(positions, context_ids),
+                self.mask_token + take(positions, target_ids),
+            ],
             dim=1,
         )
         for block in self.blocks:
@@ -49,7 +61,7 @@ class Predictor(nn.Module):
 
 
 class IJEPA(nn.Module):
-    """A whole model; called, it encodes."""
+    """The complete model; calling it encodes images."""
 
     def __init__(self, config: IJEPAConfig) -> None:
         super().__init__()
@@ -58,6 +70,6 @@ class IJEPA(nn.Module):
         self.predictor = None if config.predictor is None else Predictor(config.encoder, config.predictor)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [batch, 3, px, px], normalised as :mod:`pixels` does it -> [batch, patches, width]."""
+        """Encode images [batch, 3, px, px] (see :mod:`normalization`) to [batch, patches, width]."""
         out: Tensor = self.encoder(images)
         return out

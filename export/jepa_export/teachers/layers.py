@@ -1,7 +1,8 @@
-"""What all teachers are built from: pre-norm transformer parts in operators every target has.
+"""Building blocks of all teachers: pre-norm transformer parts in operators that every target supports.
 
-Patches are rows of a matrix product (some targets fail on the convolution of the published code, which is
-the same sum), and positions are constant tables (:mod:`rope`)."""
+Patches are embedded by a matrix product (some targets fail on the convolution of the published code, which
+computes the same sum), and positions are constant tables (:mod:`rope`).
+"""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of a transformer; ``hidden`` is the width inside its MLPs.
+    """Sizes of a transformer; ``hidden`` is the width inside its MLPs.
 
     Raises:
-        JepaExportError: heads that do not fit the width, or of an odd size.
+        JepaExportError: The width is not divisible by the heads, or the size of a head is odd.
     """
 
     width: int
@@ -33,7 +34,8 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads):
             raise JepaExportError(
-                f"width must be a multiple of 2 x heads ({2 * self.heads}), got {self.width}"
+                f"width: must be a multiple of 2 x heads ({2 * self.heads}), got {self.width}",
+                code="teacher.sizes",
             )
 
     @property
@@ -42,7 +44,7 @@ class Sizes:
 
 
 class Attention(nn.Module):
-    """Self-attention of [batch, n, width]; ``mask`` is added to the scores."""
+    """Self-attention over [batch, n, width]; ``mask`` is added to the scores."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, GELU, Linear."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: [batch, n, width] -> the same."""
+    """Pre-norm transformer block: [batch, n, width] -> the same shape."""
 
     def __init__(self, sizes: Sizes, eps: float = EPS) -> None:
         super().__init__()
@@ -89,17 +91,19 @@ class Block(nn.Module):
 
 
 def blocks(sizes: Sizes, eps: float = EPS) -> nn.ModuleList:
-    """As many blocks as ``sizes`` is deep."""
+    """Return ``sizes.depth`` transformer blocks."""
     return nn.ModuleList(Block(sizes, eps) for _ in range(sizes.depth))
 
 
 class PatchEmbedding(nn.Module):
-    """[N, channels, px, px] -> [N, patches, width], patches row by row."""
+    """Patch embedding: [N, channels, px, px] -> [N, patches, width], row by row."""
 
     def __init__(self, channels: int, px: int, patch: int, width: int) -> None:
         super().__init__()
         if px < 1 or px % patch:
-            raise JepaExportError(f"px must be a multiple of the patch ({patch}), got {px}")
+            raise JepaExportError(
+                f"px: must be a multiple of the patch size ({patch}), got {px}", code="teacher.sizes"
+            )
         self.channels, self.side, self.patch = channels, px // patch, patch
         self.proj = nn.Linear(channels * patch**2, width)
 
@@ -111,22 +115,23 @@ class PatchEmbedding(nn.Module):
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """The tokens ``ids`` of [batch, n, dim]: [m], the same of every sample, or [batch, m]."""
+    """Select the tokens ``ids`` ([m], the same for each sample, or [batch, m]) from [batch, n, dim]."""
     if ids.ndim == 1:
         return tokens.index_select(1, ids)
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def check_shape(what: str, tensor: Tensor, *shape: int | str) -> None:
-    """Refuse ``tensor`` unless its shape is ``shape``, in which a name stands for any size.
+    """Check that ``tensor`` has this shape; a name in ``shape`` stands for any size.
 
     Raises:
-        JepaExportError: it is not.
+        JepaExportError: It does not.
     """
     fits = len(shape) == tensor.ndim and all(
         isinstance(size, str) or size == int(given) for size, given in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
         raise JepaExportError(
-            f"{what} must be [{', '.join(map(str, shape))}], got {[int(size) for size in tensor.shape]}"
+            f"{what}: must be [{', '.join(map(str, shape))}], got {[int(size) for size in tensor.shape]}",
+            code="teacher.shape",
         )

@@ -1,7 +1,8 @@
-"""LeWM (Maes et al. 2026): one token a frame, and a small causal predictor that every action modulates.
+"""LeWM (Maes et al. 2026): one token per frame, and a small causal predictor that is modulated by actions.
 
-An action here is all that is commanded from one frame to the next: ``frame skip`` actions of the robot side
-by side, each component standardised over the training data."""
+An action here is everything that is commanded between two frames: ``frame skip`` actions of the robot
+concatenated, each component standardized over the training data.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +20,15 @@ from jepa_export.teachers.vit import ViT, ViTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LeWMConfig:
-    """Sizes. The predictor looks ``history`` frames back and has heads of ``head_dim``, whatever its width;
-    ``projector`` is the width inside the projections of latents; ``mixed`` actions of ``action_dim`` numbers
-    are what their encoder begins with."""
+    """Sizes.
+
+    Attributes:
+        history: Frames that the predictor reads.
+        head_dim: Size of a head, independent of the width.
+        projector: Width inside the projections of latents.
+        action_dim: Numbers in an action.
+        mixed: Output size of the first layer of the action encoder.
+    """
 
     encoder: ViTConfig
     depth: int
@@ -34,11 +41,12 @@ class LeWMConfig:
     mixed: int = 10
 
     def build(self) -> LeWM:
+        """Return the model with untrained weights."""
         return LeWM(self)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with a normalisation of its own."""
+    """Causal self-attention with its own layer normalization."""
 
     def __init__(self, config: LeWMConfig) -> None:
         super().__init__()
@@ -55,7 +63,7 @@ class Attention(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """A transformer block that a condition shifts, scales and gates (AdaLN-zero, Peebles and Xie 2023)."""
+    """Transformer block that a condition shifts, scales and gates (AdaLN-zero, Peebles and Xie 2023)."""
 
     def __init__(self, config: LeWMConfig) -> None:
         super().__init__()
@@ -75,7 +83,7 @@ class ModulatedBlock(nn.Module):
 
 
 class Projection(nn.Module):
-    """[..., width] -> the same, through a hidden layer under batch normalisation."""
+    """MLP with batch normalization in its hidden layer: [..., width] -> the same shape."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -89,7 +97,7 @@ class Projection(nn.Module):
 
 
 class LeWM(nn.Module):
-    """The whole model; called, it encodes."""
+    """The complete model; calling it encodes frames."""
 
     mask: Tensor
 
@@ -111,26 +119,29 @@ class LeWM(nn.Module):
         self.register_buffer("mask", causal, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Frames [batch, T, 3, px, px], normalised as :mod:`pixels` does it -> latents [batch, T, width]."""
+        """Encode frames [batch, T, 3, px, px], normalized by :mod:`normalization`, to [batch, T, width]."""
         tokens = self.encoder(images.flatten(0, 1))[:, 0]
         out: Tensor = self.projector(tokens.unflatten(0, images.shape[:2]))
         return out
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """For each of at most ``history`` frames the latent of the next.
+        """Predict for each of at most ``history`` frames the latent of the next.
 
         Args:
             latents: [batch, T, width].
-            actions: from every frame to the next, [batch, T, action_dim].
+            actions: Actions from each frame to the next, [batch, T, action_dim].
 
         Raises:
-            JepaExportError: tensors of other shapes, or too many frames.
+            JepaExportError: A tensor has another shape, or there are too many frames.
         """
         frames = int(latents.shape[1])
         check_shape("latents", latents, "batch", frames, self.config.encoder.width)
         check_shape("actions", actions, "batch", frames, self.config.action_dim)
         if frames > self.config.history:
-            raise JepaExportError(f"the predictor reads at most {self.config.history} frames, got {frames}")
+            raise JepaExportError(
+                f"latents: the predictor reads at most {self.config.history} frames, got {frames}",
+                code="teacher.shape",
+            )
         tokens = latents + self.pos_embed[:, :frames]
         condition = self.action_encoder(self.mix(actions))
         for block in self.blocks:
@@ -139,9 +150,15 @@ class LeWM(nn.Module):
         return out
 
     def rollout(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """The latents that follow ``latents`` [batch, T, width] under ``actions`` [batch, T - 1 + H,
-        action_dim], of which the first T - 1 led from each of the known frames to the next: [batch, H,
-        width]."""
+        """Predict the latents that follow ``latents``.
+
+        Args:
+            latents: [batch, T, width].
+            actions: [batch, T - 1 + H, action_dim]; the first T - 1 lead from each known frame to the next.
+
+        Returns:
+            [batch, H, width].
+        """
         known = int(latents.shape[1])
         for end in range(known, int(actions.shape[1]) + 1):
             start = max(0, end - self.config.history)

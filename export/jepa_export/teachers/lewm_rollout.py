@@ -1,14 +1,14 @@
 """LeWM's rollout of many candidates as one flat graph that computes nothing twice.
 
-LeWM looks through a window of ``history`` frames, and where a frame stands in it counts: once the window has
-moved on, what was computed of a frame at its old place is of no use at its new one. So a rollout consists of
-pairs of a frame and a place. Each is computed once, all places of a frame in one go as soon as it is known:
-from one frame, five steps take 9 pairs; the published loop, which computes every window whole, takes 12.
+LeWM attends over a window of ``history`` frames, and the position of a frame in it matters: once the window
+has moved, what was computed for a frame at its old position cannot be reused. So a rollout consists of pairs
+of a frame and a position. Each is computed once, all positions of a frame together as soon as it is known:
+from one frame, five steps take 9 pairs; the published loop, which computes each window whole, takes 12.
 
-What nothing reads is left out: queries at place 0, from where a frame sees itself alone; and in the last
-block, all but keys and values of pairs that nothing is predicted from. Normalisations with weights of their
-own are folded into the products that follow or precede them. The results are those of
-:meth:`LeWM.rollout`, to rounding."""
+Unused values are omitted: queries at position 0, where a frame attends only to itself; and in the last block,
+everything but keys and values of pairs that nothing is predicted from. Affine normalizations are folded into
+the adjacent matrix products. The results equal those of :meth:`LeWM.rollout` up to rounding.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from jepa_export.teachers.lewm import LeWM, ModulatedBlock, Projection
 
-# Keys and values [1, K or 1, heads * head_dim] of a pair, by its frame and its place.
+# Keys and values [1, K or 1, heads * head_dim] of a pair, by its frame and its position.
 Memory = dict[tuple[int, int], tuple[Tensor, Tensor]]
 
 
 class Rollout(nn.Module):
-    """What the runtime asks of a predictor; tensors of candidates have K rows, what they share has one.
+    """The predictor graph that the runtime expects.
+
+    Tensors that differ between candidates have K rows, shared ones have one.
 
     Args:
-        model: in evaluation mode; it is left as it is.
+        model: A model in evaluation mode; it is not modified.
     """
 
     def __init__(self, model: LeWM) -> None:
@@ -43,12 +45,12 @@ class Rollout(nn.Module):
     def forward(
         self, history_latents: Tensor, actions: Tensor, history_actions: Tensor | None = None
     ) -> Tensor:
-        """K futures of H steps.
+        """Predict K futures of H steps.
 
         Args:
-            history_latents: [1, W, 1, D], oldest first; those beyond the model's own history are not read.
+            history_latents: [1, W, 1, D], oldest first; latents beyond the model's own history are not read.
             actions: [K, H, A], the first executed after the newest latent.
-            history_actions: [1, W-1, A] between the latents; None where W is 1.
+            history_actions: [1, W-1, A], between the latents; None if W is 1.
 
         Returns:
             [K, H, 1, D].
@@ -64,19 +66,19 @@ class Rollout(nn.Module):
             places = range(max(0, frame - last_window), min(frame, self.window - 1) + 1)
             tokens = latents[frame] + self.pos_embed[0, places.start : places.stop, None]
             for block, memory in zip(self.blocks, memories, strict=True):
-                wanted = places[-1:] if memory is memories[-1] else places
-                tokens = block(tokens, condition, memory, frame, places, wanted)
+                needed = places[-1:] if memory is memories[-1] else places
+                tokens = block(tokens, condition, memory, frame, places, needed)
             if frame >= known - 1:
                 latents.append(self.pred_proj(self.norm(tokens[-1])))
         return torch.stack(latents[known:], dim=1)[:, :, None]
 
     def _condition(self, actions: Tensor) -> tuple[Tensor, ...]:
-        """Step by step what ``actions`` [batch, n, A] tell the blocks, [batch, D] each."""
+        """Return the condition [batch, D] of each step of ``actions`` [batch, n, A]."""
         return silu(self.action_encoder(self.mix(actions))).unbind(1)
 
 
 class Block(nn.Module):
-    """One block, for one frame at several places."""
+    """One block, for one frame at several positions."""
 
     def __init__(self, block: ModulatedBlock) -> None:
         super().__init__()
@@ -84,25 +86,25 @@ class Block(nn.Module):
         self.heads, self.norm = attn.heads, block.norm
         self.modulation = block.modulation[1]
         self.attn_norm = nn.LayerNorm(attn.norm.normalized_shape, attn.norm.eps, elementwise_affine=False)
-        # Three products: splitting what one gives would be a copy.
+        # Three products: splitting the output of one product would be a copy.
         weights = attn.qkv.weight.chunk(3)
-        self.query, self.key, self.value = (_after(attn.norm, weight) for weight in weights)
+        self.query, self.key, self.value = (_fold_norm(attn.norm, weight) for weight in weights)
         self.proj, self.mlp = attn.proj, block.mlp
 
     def forward(
-        self, tokens: Tensor, condition: Tensor, memory: Memory, frame: int, places: range, wanted: range
+        self, tokens: Tensor, condition: Tensor, memory: Memory, frame: int, places: range, needed: range
     ) -> Tensor:
-        """Tokens [places, K or 1, D] of ``frame`` -> those at the ``wanted`` of them, the last ones."""
+        """Compute tokens [positions, K or 1, D] of ``frame``; return those at ``needed``, the last ones."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(condition).chunk(6, dim=-1)
         normed = self.attn_norm(self.norm(tokens) * (1 + scale) + shift)
-        keys, values = _apart(self.key(normed)), _apart(self.value(normed))
+        keys, values = _split_positions(self.key(normed)), _split_positions(self.value(normed))
         for place, key, value in zip(places, keys, values, strict=True):
             memory[frame, place] = key, value
-        tokens = tokens[-len(wanted) :]
-        looking = [place for place in wanted if place]
-        queries = _apart(self.query(normed[-len(looking) :])) if looking else ()
-        attended = [values[0]] if wanted[0] == 0 else []
-        for place, query in zip(looking, queries, strict=True):
+        tokens = tokens[-len(needed) :]
+        attending = [place for place in needed if place]
+        queries = _split_positions(self.query(normed[-len(attending) :])) if attending else ()
+        attended = [values[0]] if needed[0] == 0 else []
+        for place, query in zip(attending, queries, strict=True):
             seen = [memory[frame - place + earlier, earlier] for earlier in range(place + 1)]
             attended.append(self._attend(query, seen))
         tokens = tokens + gate * self.proj(torch.cat(attended))
@@ -110,9 +112,11 @@ class Block(nn.Module):
         return out
 
     def _attend(self, query: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """[1, K or 1, heads * head_dim] -> the same. One query looks at a handful of keys: sums and products
-        of vectors do that in a fraction of the time of matrix products and a softmax of that shape (OpenVINO
-        2026.4)."""
+        """Attend with one query [1, K or 1, heads * head_dim] to a few keys.
+
+        Sums and products of vectors take a fraction of the time of matrix products and a softmax of that
+        shape (OpenVINO 2026.4).
+        """
 
         def heads(part: Tensor) -> Tensor:
             return part.unflatten(-1, (self.heads, -1))
@@ -129,8 +133,8 @@ class Block(nn.Module):
         return (attended / total).flatten(-2)
 
 
-def _after(norm: nn.LayerNorm, weight: Tensor) -> nn.Linear:
-    """The product with ``weight`` of what ``norm`` would give, from what it gives without its own weights."""
+def _fold_norm(norm: nn.LayerNorm, weight: Tensor) -> nn.Linear:
+    """Return the product with ``weight`` after ``norm``, with the affine part of ``norm`` folded into it."""
     linear = nn.Linear(weight.shape[1], weight.shape[0])
     linear.weight = nn.Parameter(weight * norm.weight, requires_grad=False)
     linear.bias = nn.Parameter(weight @ norm.bias, requires_grad=False)
@@ -138,11 +142,11 @@ def _after(norm: nn.LayerNorm, weight: Tensor) -> nn.Linear:
 
 
 def _folded(projection: Projection) -> nn.Sequential:
-    """The same without the batch normalisation."""
+    """Return the projection with its batch normalization folded into the first layer."""
     first, norm, activation, second = copy.deepcopy(projection.net)
     return nn.Sequential(fuse_linear_bn_eval(first, norm), activation, second)
 
 
-def _apart(tokens: Tensor) -> tuple[Tensor, ...]:
-    """[places, …] -> [1, …] of each place. Where there is but one, to split would be a copy."""
+def _split_positions(tokens: Tensor) -> tuple[Tensor, ...]:
+    """Split [positions, …] into [1, …] each; a single position is not split, which would be a copy."""
     return tokens.split(1) if len(tokens) > 1 else (tokens,)

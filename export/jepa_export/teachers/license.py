@@ -1,4 +1,4 @@
-"""What a licence allows, as far as its name tells."""
+"""What a license permits, as far as its name indicates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import re
 _NON_COMMERCIAL = re.compile(r"\bNC\b|non[- ]?commercial|not for commercial", re.IGNORECASE)
 
 
-def forbids_commerce(licence: str) -> bool:
-    """Whether a licence (an SPDX identifier, or words) names itself non-commercial."""
-    return _NON_COMMERCIAL.search(licence) is not None
+def forbids_commercial_use(license: str) -> bool:
+    """Return whether a license (an SPDX identifier or a phrase) declares itself non-commercial."""
+    return _NON_COMMERCIAL.search(license) is not None

@@ -1,9 +1,10 @@
-"""Rotary positions in three axes (frame, row, column), as V-JEPA 2 has them, as constant tables.
+"""Rotary positions in three axes (frame, row, column), as in V-JEPA 2, as constant tables.
 
-Of a head's dimensions, three equal parts are rotated by a token's frame, row and column, in neighbouring
-pairs (Su et al. 2021, "RoFormer"); what remains is left alone. V-JEPA 2 gives the two dimensions of a pair
-different frequencies (its tables are tiled over the pairs); its weights were trained with that, so it stays.
-V-JEPA 2.1 gives both the same (its tables are interleaved)."""
+Three equal parts of a head's dimensions are rotated by a token's frame, row and column, in adjacent pairs (Su
+et al. 2021, "RoFormer"); the remaining dimensions are unchanged. V-JEPA 2 uses different frequencies for the
+two dimensions of a pair (its tables are tiled over the pairs); its weights were trained with that, so it is
+reproduced here. V-JEPA 2.1 uses the same frequency for both (its tables are interleaved).
+"""
 
 from __future__ import annotations
 
@@ -17,20 +18,23 @@ Pairing = Literal["tiled", "interleaved"]
 
 
 class Rotation(NamedTuple):
-    """Rows of the tables, [n, head_dim] or one set a sample, [batch, 1, n, head_dim]; ``partner`` [head_dim]
-    is the other dimension of each one's pair, and ``sin`` carries its sign."""
+    """Rows of the tables: [n, head_dim], or one set per sample, [batch, 1, n, head_dim].
+
+    Attributes:
+        partner: [head_dim], the other dimension of each dimension's pair; ``sin`` includes its sign.
+    """
 
     cos: Tensor
     sin: Tensor
     partner: Tensor
 
     def apply(self, heads: Tensor) -> Tensor:
-        """Rotates queries or keys [batch, heads, n, head_dim]."""
+        """Rotate queries or keys [batch, heads, n, head_dim]."""
         return heads * self.cos + heads.index_select(-1, self.partner) * self.sin
 
 
 class Rope(nn.Module):
-    """The tables of ``positions`` [n, 3] for heads of ``head_dim`` dimensions (even)."""
+    """Tables for ``positions`` [n, 3] and heads of ``head_dim`` (even) dimensions."""
 
     cos: Tensor
     sin: Tensor
@@ -53,20 +57,22 @@ class Rope(nn.Module):
         return len(self.cos)
 
     def first(self, count: int) -> Rotation:
-        """Of the first ``count`` tokens."""
+        """Return the rotation of the first ``count`` tokens."""
         return Rotation(self.cos[:count], self.sin[:count], self.partner)
 
     def at(self, ids: Tensor) -> Rotation:
-        """Of the tokens ``ids``, [n] or [batch, n]."""
+        """Return the rotation of the tokens ``ids``, [n] or [batch, n]."""
         cos, sin = (table[ids] if ids.ndim == 1 else table[ids][:, None] for table in (self.cos, self.sin))
         return Rotation(cos, sin, self.partner)
 
 
 def grid_positions(frames: int, side: int, span: int | None = None) -> Tensor:
-    """(frame, row, column) of every token of a clip, [frames * side * side, 3], frames outermost.
+    """Return (frame, row, column) of each token of a clip, [frames * side * side, 3], frames outermost.
 
     Args:
-        span: rows and columns are stretched to the range of a grid this wide (V-JEPA 2.1's encoder: 16).
+        frames: Number of frames.
+        side: Rows and columns of a frame.
+        span: Stretch rows and columns to the range of a grid of this width (V-JEPA 2.1's encoder: 16).
     """
     along = torch.arange(float(side))
     if span is not None:

@@ -1,4 +1,4 @@
-"""The vision transformer of single images (Dosovitskiy et al. 2021) with learned positions."""
+"""Vision transformer of single images (Dosovitskiy et al. 2021) with learned positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from jepa_export.teachers.layers import EPS, PatchEmbedding, Sizes, blocks, chec
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Sizes):
-    """Sizes. ``class_token``: a token of no place stands first. ``eps`` is that of the layer norms."""
+    """Sizes.
+
+    Attributes:
+        class_token: Prepend a token without a position.
+        eps: Epsilon of the layer normalizations.
+    """
 
     px: int
     patch: int
@@ -21,7 +26,7 @@ class ViTConfig(Sizes):
 
 
 class ViT(nn.Module):
-    """Images [batch, 3, px, px] -> tokens [batch, patches (+ 1), width], row by row."""
+    """Encoder of images [batch, 3, px, px] to tokens [batch, patches (+ 1), width], row by row."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -35,10 +40,10 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.eps)
 
     def forward(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
-        """All tokens of ``images``, or of those ``ids`` ([n] or [batch, n]) that alone are then looked at.
+        """Encode ``images``, or only their tokens ``ids`` ([n] or [batch, n]).
 
         Raises:
-            JepaExportError: images of another shape.
+            JepaExportError: The images have another shape.
         """
         check_shape("images", images, "batch", 3, self.config.px, self.config.px)
         tokens = self.patch_embed(images)

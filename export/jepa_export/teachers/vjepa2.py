@@ -1,11 +1,12 @@
 """V-JEPA 2 (Assran et al. 2025) and V-JEPA 2.1: encoder, predictor, and anticipation without actions.
 
-Both read clips of square frames, normalised as :mod:`pixels` does it. A clip becomes a token for every
-patch of every ``tubelet`` frames, frames outermost; the encoder looks both ways over its clip, so tokens of
-the past must never be taken from a clip that holds the future. 2.1 differs by settings alone: interleaved
-rotary pairs, stretched positions, a patch embedding of its own for single images, and a predictor whose
-output may lie in its teacher's space instead of the encoder's. That predictor's second output, for context
-tokens, serves training only and is left out."""
+Both read clips of square frames, normalized by :mod:`normalization`. A clip becomes one token for each patch
+of each ``tubelet`` frames, frames outermost; the encoder attends in both directions over its clip, so tokens
+of the past must never be taken from a clip that contains the future. 2.1 differs only by settings:
+interleaved rotary pairs, stretched positions, a separate patch embedding for single images, and a predictor
+whose output may lie in its teacher's space instead of the encoder's. That predictor's second output, for
+context tokens, is used in training only and omitted here.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +23,13 @@ from jepa_export.teachers.rope import Pairing, Rope, grid_positions
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Sizes):
-    """Of an encoder.
+    """Sizes of an encoder.
 
-    ``frames`` is the longest clip. ``span``: None, or the side of the grid that rows and columns are
-    stretched to. ``images``: there is a patch embedding for single images. ``taps``: the blocks whose
-    normalised outputs stand side by side in a token; the last block is one of them.
+    Attributes:
+        taps: Blocks whose normalized outputs are concatenated in a token; the last block is one of them.
+        frames: Length of the longest clip.
+        span: Side of the grid that rows and columns are stretched to (None: not stretched).
+        images: The encoder has a patch embedding for single images.
     """
 
     px: int
@@ -40,21 +43,24 @@ class EncoderConfig(Sizes):
 
     @property
     def side(self) -> int:
-        """Patches along an edge of a frame."""
+        """Return the number of patches along an edge of a frame."""
         return self.px // self.patch
 
     @property
     def output_dim(self) -> int:
+        """Return the width of a token."""
         return len(self.taps) * self.width
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig(Sizes):
-    """Of a predictor.
+    """Sizes of a predictor.
 
-    ``teacher_width``: None where predictions lie in the encoder's own space, else the width of the space of
-    the teacher that the encoder was distilled from. ``mask_index`` is the mask token used unless told
-    otherwise: 1, as in Meta's code. (In the published V-JEPA 2 only token 0 is reported to be trained.)
+    Attributes:
+        mask_index: Default mask token: 1, as in Meta's code. (In the published V-JEPA 2 only token 0 is
+            reported to be trained.)
+        teacher_width: Width of the space of the teacher that the encoder was distilled from, if predictions
+            lie in it (None: they lie in the encoder's own space).
     """
 
     mask_tokens: int
@@ -71,19 +77,21 @@ class VJEPA2Config:
 
     @property
     def output_space(self) -> Literal["encoder", "teacher"]:
-        """What predictions can be compared with: the encoder's output, or only the teacher's."""
+        """Return the space of predictions: the encoder's output, or only the teacher's."""
         return "encoder" if self.predictor.teacher_width is None else "teacher"
 
     @property
     def output_dim(self) -> int:
+        """Return the width of a predicted token."""
         return self.predictor.teacher_width or self.encoder.output_dim
 
     def build(self) -> VJEPA2:
+        """Return the model with untrained weights."""
         return VJEPA2(self)
 
 
 class Encoder(nn.Module):
-    """Clips [batch, T, 3, px, px] -> tokens [batch, T / tubelet * side * side, output_dim]."""
+    """Encoder of clips [batch, T, 3, px, px] to tokens [batch, T / tubelet * side * side, output_dim]."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -100,10 +108,10 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in config.taps)
 
     def forward(self, clips: Tensor, ids: Tensor | None = None) -> Tensor:
-        """All tokens of ``clips``, or of those ``ids`` ([n] or [batch, n]) that alone are then looked at.
+        """Encode ``clips``, or only their tokens ``ids`` ([n] or [batch, n]).
 
         Raises:
-            JepaExportError: clips of another shape or length.
+            JepaExportError: The clips have another shape or length.
         """
         tokens = self._embed(clips)
         rotation = self.rope.first(tokens.shape[1])
@@ -125,8 +133,9 @@ class Encoder(nn.Module):
             return image
         if frames % config.tubelet or not 0 < frames <= config.frames:
             raise JepaExportError(
-                f"clips must have a multiple of {config.tubelet} frames and at most {config.frames}, "
-                f"got {frames}: show a single image {config.tubelet} times"
+                f"clips: must have a multiple of {config.tubelet} frames and at most {config.frames}, got "
+                f"{frames}; repeat a single image {config.tubelet} times",
+                code="teacher.shape",
             )
         steps = frames // config.tubelet
         tubelets = clips.reshape(-1, 3 * config.tubelet, config.px, config.px)
@@ -136,7 +145,7 @@ class Encoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Tokens of the context -> tokens at other places of the same clip, or of its future."""
+    """Predictor from context tokens to tokens at other positions of the same clip, or of its future."""
 
     def __init__(self, config: VJEPA2Config) -> None:
         super().__init__()
@@ -152,7 +161,7 @@ class Predictor(nn.Module):
         if self.images:
             self.video_mod_embed = nn.Parameter(torch.zeros(1, 1, own.width))
             self.img_mod_embed = nn.Parameter(torch.zeros(1, 1, own.width))
-        # Not stretched, whatever the encoder's are: so it is in Meta's published models.
+        # Not stretched, independent of the encoder: as in Meta's published models.
         positions = grid_positions(encoder.frames // encoder.tubelet, encoder.side)
         self.rope = Rope(positions, own.head_dim, encoder.pairing)
         self.blocks = blocks(own)
@@ -168,18 +177,21 @@ class Predictor(nn.Module):
         mask_index: int | None = None,
         image: bool = False,
     ) -> Tensor:
-        """Predictions at ``target_ids``: [batch, m, output_dim].
+        """Predict the tokens at ``target_ids``.
 
         Args:
-            context: the encoder's tokens [batch, n, encoder output_dim].
-            context_ids: their places in the clip's grid, frames outermost; [n] or [batch, n].
-            target_ids: the places to predict, [m] or [batch, m], below ``len(rope)``.
-            mask_index: the mask token, counted round; None: the configured one.
-            image: the context is of a single image (2.1).
+            context: Tokens of the encoder, [batch, n, encoder output_dim].
+            context_ids: Their positions in the grid of the clip, frames outermost; [n] or [batch, n].
+            target_ids: Positions to predict, [m] or [batch, m], below ``len(rope)``.
+            mask_index: Mask token, modulo their number; None: the configured one.
+            image: The context is a single image (2.1).
+
+        Returns:
+            [batch, m, output_dim].
         """
         index = (self.mask_index if mask_index is None else mask_index) % len(self.mask_tokens)
-        asked = self.mask_tokens[index].expand(context.shape[0], target_ids.shape[-1], -1)
-        tokens = torch.cat([self.embed(context), asked], dim=1)
+        masks = self.mask_tokens[index].expand(context.shape[0], target_ids.shape[-1], -1)
+        tokens = torch.cat([self.embed(context), masks], dim=1)
         if self.images:
             tokens = tokens + (self.img_mod_embed if image else self.video_mod_embed)
         rotation = self.rope.at(torch.cat([context_ids, target_ids], dim=-1))
@@ -190,7 +202,7 @@ class Predictor(nn.Module):
 
 
 class FixedPredictor(nn.Module):
-    """A predictor for one context and one target, as it is exported: their places are constants."""
+    """Predictor for one context and one target, as it is exported: their positions are constants."""
 
     context_ids: Tensor
     target_ids: Tensor
@@ -207,7 +219,7 @@ class FixedPredictor(nn.Module):
 
 
 class VJEPA2(nn.Module):
-    """A whole model; called, it encodes."""
+    """The complete model; calling it encodes clips."""
 
     def __init__(self, config: VJEPA2Config) -> None:
         super().__init__()
@@ -216,7 +228,7 @@ class VJEPA2(nn.Module):
         self.predictor = Predictor(config)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """The tokens of normalised clips, as :class:`Encoder` gives them."""
+        """Return the tokens of normalized clips, see :class:`Encoder`."""
         out: Tensor = self.encoder(clips)
         return out
 
@@ -229,34 +241,38 @@ class VJEPA2(nn.Module):
         rounds: int = 1,
         mask_index: int | None = None,
     ) -> Tensor:
-        """What comes after a clip: mask tokens at future places (Meta's anticipation evaluation). To go
-        further, the oldest tokens make room for the prediction, and places do not advance.
+        """Predict what comes after a clip, from mask tokens (Meta's anticipation evaluation).
+
+        In further rounds, the predicted tokens replace the oldest ones, and positions do not advance.
 
         Args:
-            latents: all tokens of the clip, as the encoder gives them.
-            skip: steps of ``tubelet`` frames between the clip and what is predicted.
-            steps: how many of them are predicted at once.
-            rounds: how often.
-            mask_index: as of :class:`Predictor`.
+            latents: All tokens of the clip, as the encoder returns them.
+            skip: Steps of ``tubelet`` frames between the clip and the prediction.
+            steps: Steps predicted at once.
+            rounds: Number of predictions.
+            mask_index: See :class:`Predictor`.
 
         Returns:
             Tokens [batch, rounds * steps * side * side, output_dim].
 
         Raises:
-            JepaExportError: the future asked for lies beyond what the model was trained on, or would have to
-                be predicted from predictions in another space.
+            JepaExportError: The requested future is beyond what the model was trained on, or would have to be
+                predicted from predictions in another space.
         """
         count, per_step = int(latents.shape[1]), self.config.encoder.side**2
         first, ahead = count + skip * per_step, steps * per_step
         if first + ahead > len(self.predictor.rope):
             raise JepaExportError(
-                f"clip and prediction reach over {(first + ahead) // per_step} steps, the model over "
-                f"{len(self.predictor.rope) // per_step}: give it a shorter clip, or skip less"
+                f"anticipation: clip and prediction span {(first + ahead) // per_step} steps, the model "
+                f"{len(self.predictor.rope) // per_step}; use a shorter clip, or skip less",
+                code="teacher.horizon",
             )
         if rounds > 1 and self.config.output_space == "teacher":
             raise JepaExportError(
-                "this model predicts in its teacher's space and cannot read its own predictions: ask for "
-                "more steps instead of rounds"
+                "anticipation: this model predicts in its teacher's space and cannot read its own "
+                "predictions; "
+                "request more steps instead of rounds",
+                code="teacher.horizon",
             )
         places = torch.arange(first + ahead, device=latents.device)
         futures: list[Tensor] = []

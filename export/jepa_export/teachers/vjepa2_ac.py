@@ -1,9 +1,10 @@
-"""V-JEPA 2-AC (Assran et al. 2025): a frozen V-JEPA 2 encoder and a predictor that is told a robot's actions.
+"""V-JEPA 2-AC (Assran et al. 2025): a frozen V-JEPA 2 encoder and an action-conditioned predictor.
 
-Every frame is encoded alone, as a clip of itself twice, and its tokens brought to unit scale. The predictor
-reads frame by frame an action, the state of the arm and the tokens, sees no later frame, and gives for every
-frame the tokens of the next. The public weights were, their users report, trained with a miscomputed loss of
-two steps (jepa-wms)."""
+Each frame is encoded separately, as a clip that repeats it twice, and its tokens are normalized to unit
+scale. The predictor reads for each frame an action, the state of the arm and the tokens, attends to no later
+frame, and returns for each frame the tokens of the next. According to their users (jepa-wms), the public
+weights were trained with an incorrect two-step loss.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ from jepa_export.teachers.rope import Rope, grid_positions
 from jepa_export.teachers.vjepa2 import Encoder, EncoderConfig
 
 # Numbers in a state (x, y, z in m; roll, pitch, yaw in rad; gripper, 0 open to 1 closed) and in an action,
-# which is how they change until the next frame.
+# which is the change of the state until the next frame.
 STATE_DIM = 7
-# Before the tokens of a frame: its action and its state.
+# Tokens before those of a frame: its action and its state.
 _LEADING = 2
-# Added to a score, this leaves nothing of its softmax, and float16 can hold it.
+# Added to a score, this makes its softmax vanish, and float16 can represent it.
 _UNSEEN = -1e4
 
 
@@ -39,11 +40,12 @@ class VJEPA2ACConfig:
     frames: int = 8
 
     def build(self) -> VJEPA2AC:
+        """Return the model with untrained weights."""
         return VJEPA2AC(self)
 
 
 class ActionPredictor(nn.Module):
-    """Tokens, actions and states of T frames -> the tokens of the frame after each, before unit scale."""
+    """Predictor from tokens, actions and states of T frames to the tokens of the next (unnormalized)."""
 
     mask: Tensor
 
@@ -54,7 +56,7 @@ class ActionPredictor(nn.Module):
         self.embed = nn.Linear(dim, width)
         self.action_encoder = nn.Linear(STATE_DIM, width)
         self.state_encoder = nn.Linear(STATE_DIM, width)
-        # Actions and states stand at row and column 0 of their frame.
+        # Actions and states are at row and column 0 of their frame.
         leading = torch.zeros(config.frames, _LEADING, 3)
         leading[..., 0] = torch.arange(float(config.frames))[:, None]
         grid = grid_positions(config.frames, side).unflatten(0, (config.frames, -1))
@@ -68,17 +70,25 @@ class ActionPredictor(nn.Module):
         self.proj = nn.Linear(width, dim)
 
     def forward(self, latents: Tensor, actions: Tensor, states: Tensor) -> Tensor:
-        """[batch, T, patches, dim], twice [batch, T, 7] -> [batch, T, patches, dim].
+        """Predict the tokens [batch, T, patches, dim] of the frame after each.
+
+        Args:
+            latents: [batch, T, patches, dim].
+            actions: [batch, T, 7].
+            states: [batch, T, 7].
 
         Raises:
-            JepaExportError: tensors of other shapes, or more frames than ``frames``.
+            JepaExportError: A tensor has another shape, or there are more than ``frames`` frames.
         """
         frames = int(latents.shape[1])
         check_shape("latents", latents, "batch", frames, self.patches, self.dim)
         check_shape("actions", actions, "batch", frames, STATE_DIM)
         check_shape("states", states, "batch", frames, STATE_DIM)
         if frames > self.frames:
-            raise JepaExportError(f"the predictor reads at most {self.frames} frames, got {frames}")
+            raise JepaExportError(
+                f"latents: the predictor reads at most {self.frames} frames, got {frames}",
+                code="teacher.shape",
+            )
         leading = torch.stack([self.action_encoder(actions), self.state_encoder(states)], dim=2)
         tokens = torch.cat([leading, self.embed(latents)], dim=2).flatten(1, 2)
         count = frames * (_LEADING + self.patches)
@@ -91,7 +101,7 @@ class ActionPredictor(nn.Module):
 
 
 class VJEPA2AC(nn.Module):
-    """The whole model; called, it encodes."""
+    """The complete model; calling it encodes frames."""
 
     def __init__(self, config: VJEPA2ACConfig) -> None:
         super().__init__()
@@ -100,19 +110,22 @@ class VJEPA2AC(nn.Module):
         self.predictor = ActionPredictor(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Frames [batch, T, 3, px, px], normalised as :mod:`pixels` does it -> [batch, T, patches, dim]."""
+        """Encode frames [batch, T, 3, px, px] (see :mod:`normalization`) to [batch, T, patches, dim]."""
         frames = images.flatten(0, 1)[:, None].expand(-1, self.config.encoder.tubelet, -1, -1, -1)
         out: Tensor = unit_scale(self.encoder(frames)).unflatten(0, images.shape[:2])
         return out
 
     def predict(self, latents: Tensor, actions: Tensor, states: Tensor) -> Tensor:
-        """For every frame the tokens of the next, of unit scale; shapes as in :class:`ActionPredictor`."""
+        """Predict for each frame the tokens of the next, of unit scale; see :class:`ActionPredictor`."""
         return unit_scale(self.predictor(latents, actions, states))
 
 
 def next_state(state: NDArray[np.float64], action: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where ``action`` leads from ``state``, both [..., 7]: positions add up, rotations (about fixed axes x,
-    y, z, in this order) follow each other, and the gripper stays within 0 and 1."""
-    turned = Rotation.from_euler("xyz", action[..., 3:6]) * Rotation.from_euler("xyz", state[..., 3:6])
+    """Return the state that ``action`` leads to from ``state``, both [..., 7].
+
+    Positions add up, rotations (about the fixed axes x, y, z, in this order) are composed, and the gripper is
+    clipped to [0, 1].
+    """
+    rotation = Rotation.from_euler("xyz", action[..., 3:6]) * Rotation.from_euler("xyz", state[..., 3:6])
     gripper = (state[..., 6:] + action[..., 6:]).clip(0, 1)
-    return np.concatenate([state[..., :3] + action[..., :3], turned.as_euler("xyz"), gripper], axis=-1)
+    return np.concatenate([state[..., :3] + action[..., :3], rotation.as_euler("xyz"), gripper], axis=-1)

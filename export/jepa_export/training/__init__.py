@@ -1,1 +1,1 @@
-"""Training: stages that can be stopped, resumed to identical losses, and watched."""
+"""Training: stages that can be stopped, resumed with identical losses, and monitored."""

@@ -1,5 +1,4 @@
-"""What a run keeps on disk besides its tables: checkpoints, and the settings that its folder belongs to; and
-that no other process trains there meanwhile."""
+"""The folder of a training run: checkpoints, settings, and a lock against a second process."""
 
 from __future__ import annotations
 
@@ -14,15 +13,15 @@ import torch
 from jepa_export.errors import JepaExportError
 
 SETTINGS = "settings.json"
-# Of this process, by folder: one is let go when its file is closed.
+# Lock files of this process, by folder; closing the file releases the lock.
 _LOCKS: dict[Path, IO[bytes]] = {}
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint: whole, or not at all.
+    """Write a checkpoint atomically.
 
     Raises:
-        JepaExportError: it cannot be written.
+        JepaExportError: It cannot be written.
     """
     partial = path.with_suffix(".partial")
     try:
@@ -31,60 +30,71 @@ def save(state: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    # Torch's writer reports a full disk as an error of its own.
+    # Torch's writer raises RuntimeError when the disk is full.
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         raise JepaExportError(
-            f"{path}: cannot be written ({str(error).splitlines()[0]}): the checkpoint before it is kept; "
-            "make room, and the same command goes on from there"
+            f"{path}: cannot be written: {str(error).splitlines()[0]}; the previous checkpoint is intact: "
+            "free "
+            "disk space and run the same command again",
+            code="training.not_writable",
         ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What :func:`save` wrote.
+    """Read a checkpoint that :func:`save` wrote.
 
     Raises:
-        JepaExportError: it cannot be read.
+        JepaExportError: It cannot be read.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    # Strange bytes make the unpickler fail in any way.
+    # Damaged bytes make the unpickler raise any exception.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise JepaExportError(
-            f"{path}: no checkpoint, or a damaged one ({reason}): remove it to start this stage over"
+            f"{path}: not a checkpoint, or damaged: {reason}; remove it to start this stage over",
+            code="training.checkpoint_damaged",
         ) from error
     return state
 
 
-def alone(folder: Path) -> None:
+def lock_folder(folder: Path) -> None:
     """Keep other processes from training in ``folder`` until this one ends.
 
     Raises:
-        JepaExportError: one does, or it cannot be written.
+        JepaExportError: Another process trains there, or the folder cannot be written.
     """
-    if (place := folder.resolve()) in _LOCKS:
+    if (resolved := folder.resolve()) in _LOCKS:
         return
     try:
         file = (folder / ".lock").open("wb")
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise JepaExportError(
-            f"another process is training in {folder}: let it finish, stop it, or choose another --out"
+            f"{folder}: another process is training there; let it finish, stop it, or choose another --out",
+            code="training.folder_in_use",
         ) from error
     except OSError as error:
         raise JepaExportError(
-            f"{folder}: cannot be written: {error.strerror}: choose another --out"
+            f"{folder}: cannot be written: {error.strerror}; choose another --out",
+            code="training.not_writable",
         ) from error
-    _LOCKS[place] = file
+    _LOCKS[resolved] = file
 
 
-def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
-    """Refuse a folder that holds a run of other settings, among those that were known when it began; mark one
-    without as of these.
+def claim_folder(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
+    """Check that ``folder`` is new or belongs to a run with the same settings, and write them if it is new.
+
+    Only settings that existed when the run began are compared.
+
+    Args:
+        folder: Folder of the run.
+        settings: Settings of this run, as JSON values.
+        write: Write the settings (one of several processes does).
 
     Raises:
-        JepaExportError: it does, or cannot be written.
+        JepaExportError: The folder belongs to other settings, or cannot be written.
     """
     note = folder / SETTINGS
     text = json.dumps(settings, indent=2) + "\n"
@@ -98,7 +108,9 @@ def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
             return
         before = dict(json.loads(note.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise JepaExportError(f"{note}: cannot be read or written ({error}): choose another --out") from error
+        raise JepaExportError(
+            f"{note}: cannot be read or written: {error}; choose another --out", code="training.not_writable"
+        ) from error
     now = json.loads(text)
     differ = [
         f"{name} {before[name]!r} (now {now.get(name)!r})"
@@ -107,6 +119,7 @@ def claim(folder: Path, settings: dict[str, Any], *, write: bool) -> None:
     ]
     if differ:
         raise JepaExportError(
-            f"{folder} holds a run of other settings: {', '.join(differ)}; give the same, choose another "
-            "--out, or remove the folder to start over"
+            f"{folder}: holds a run with other settings: {', '.join(differ)}; use the same settings, choose "
+            "another --out, or remove the folder to start over",
+            code="training.settings_mismatch",
         )

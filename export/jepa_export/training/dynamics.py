@@ -7,19 +7,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Predictor
-from jepa_export.training.latent_library import Library
-from jepa_export.training.stage import Stage
+from jepa_export.training.latent_library import LatentLibrary
+from jepa_export.training.stage import ModuleStage
 
 HORIZON = 8
 BATCH = 256
 
 
-class DynamicsStage(Stage):
-    """Mean squared error of the predicted robot token over :data:`HORIZON` autoregressive steps."""
+class DynamicsStage(ModuleStage):
+    """Training on the mean squared error of the robot token over :data:`HORIZON` autoregressive steps."""
 
     name = "dynamics"
 
-    def __init__(self, library: Library, predictor: Predictor, *, steps: int) -> None:
+    def __init__(self, library: LatentLibrary, predictor: Predictor, *, steps: int) -> None:
         self.predictor = predictor
         super().__init__({"predictor": self.predictor}, steps=steps, learning_rate=2e-3, clip_norm=1.0)
         self._latents, self._actions = library.latents.flatten(0, 1), library.actions.flatten(0, 1)

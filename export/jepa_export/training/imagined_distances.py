@@ -1,11 +1,11 @@
-"""Distances in time, from imagined journeys.
+"""Temporal distances between latents, from imagined transitions.
 
-Straight distance between latents is blind to the wall, and a planner that follows it stops there. So
-distances are counted in steps: within each recorded layout the latents are the nodes of a graph; an edge
-joins two of them when the predictor, holding one action at top speed for up to a few steps, imagines
-arriving at the second from the first; the shortest path over that graph is how long it takes. Search on
-what was remembered, after Eysenbach et al. 2019 ("Search on the replay buffer"), with imagination for the
-edges. No position is used."""
+The straight distance between latents ignores the wall, and a planner that follows it stops there. So
+distances are counted in steps: the latents of a recorded layout are the nodes of a graph; an edge connects
+two of them if the predictor, with one action at top speed held for up to a few steps, arrives at the second
+from the first; the shortest path in this graph is the distance. This is search on a replay buffer (Eysenbach
+et al. 2019, "Search on the replay buffer") with predicted edges. No position is used.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
 from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Predictor
-from jepa_export.training.latent_library import Library
+from jepa_export.training.latent_library import LatentLibrary
 
 HEADINGS = 24
 STRIDE = 4
 ARRIVED = 0.55
 
 
-def latent_step(library: Library, top_speed: float) -> float:
-    """How far the robot token moves in one free step at top speed: the median over the faster recorded
-    steps.
-    """
+def latent_step(library: LatentLibrary, top_speed: float) -> float:
+    """Return how far the robot token moves per free step at top speed (median over fast steps)."""
     moved = (library.latents[:, :, 1:, ROBOT] - library.latents[:, :, :-1, ROBOT]).norm(dim=-1).flatten()
-    share = library.actions.norm(dim=-1).flatten() / top_speed
-    fast = share > 0.8
-    return float((moved[fast] / share[fast]).median())
+    relative_speed = library.actions.norm(dim=-1).flatten() / top_speed
+    fast = relative_speed > 0.8
+    return float((moved[fast] / relative_speed[fast]).median())
 
 
 @torch.no_grad()
 def steps_between(latents: Tensor, predictor: Predictor, unit: float) -> Tensor:
-    """Steps at top speed between all pairs of ``latents`` [N, 2, D] of one layout: [N, N], infinite where
-    no path leads.
+    """Return the number of steps at top speed between all pairs of ``latents`` [N, 2, D] of one layout.
+
+    Returns:
+        [N, N]; infinite where no path exists.
     """
     count, robot = len(latents), latents[:, ROBOT].contiguous()
     angle = torch.arange(HEADINGS) * (2 * math.pi / HEADINGS)
@@ -54,22 +54,22 @@ def steps_between(latents: Tensor, predictor: Predictor, unit: float) -> Tensor:
     for step in range(STRIDE):
         short = torch.cdist(arrived[:, step], robot).div_(unit).unflatten(0, (count, HEADINGS)).amin(dim=1)
         cost = torch.minimum(cost, torch.where(short < ARRIVED, short + step + 1, infinite))
-    # SciPy reads zero as "no edge": a tiny length keeps coinciding latents joined.
+    # SciPy reads zero as "no edge": a tiny length keeps coinciding latents connected.
     graph = torch.where(cost.isfinite(), cost + 1e-6, 0.0).numpy()
     return torch.from_numpy(shortest_path(graph, method="D").astype(np.float32))
 
 
-def all_journeys(library: Library, predictor: Predictor, cache: Path) -> Tensor:
-    """:func:`steps_between` for each layout of ``library``: float16 [L, N, N]; kept in ``cache``."""
+def load_or_compute_distances(library: LatentLibrary, predictor: Predictor, cache: Path) -> Tensor:
+    """Return :func:`steps_between` for each layout of ``library``, float16 [L, N, N], from ``cache``."""
     if cache.exists():
         return torch.from_numpy(np.load(cache, allow_pickle=False))
     unit = latent_step(library, predictor.top_speed)
     found = [
         steps_between(latents.flatten(0, 1), predictor, unit).half()
-        for latents in track(library.latents, description="      journeys")
+        for latents in track(library.latents, description="      distances")
     ]
-    journeys = torch.stack(found)
+    distances = torch.stack(found)
     partial = cache.with_suffix(".partial.npy")
-    np.save(partial, journeys.numpy())
+    np.save(partial, distances.numpy())
     partial.replace(cache)
-    return journeys
+    return distances

@@ -1,6 +1,4 @@
-"""A library of encoded recordings: what stages 2 and 3 learn from. Of the pixels only first frames are
-kept.
-"""
+"""A library of encoded recordings, the training data of stages 2 and 3; only first frames are stored."""
 
 from __future__ import annotations
 
@@ -19,25 +17,31 @@ from jepa_export.students.two_rooms_networks import Encoder
 from jepa_export.training.prefetch import in_order
 
 TRAJECTORIES, FRAMES = 16, 17
-# Of the robots; with wandering ones alone the predictor hardly learns what happens where planners err.
+# Proportion of robots that press on; from wandering ones alone the predictor hardly learns where planners
+# fail.
 PRESSING = 0.5
 _LAYOUTS_A_DRAW = 4
 
 
 @dataclass(frozen=True)
-class Library:
-    """L layouts, M trajectories, T frames: latents [L, M, T, 2, D], actions [L, M, T-1, 2], and the
-    first frame of each trajectory, uint8 [L, M, 128, 128, 3]."""
+class LatentLibrary:
+    """L layouts of M trajectories of T frames.
+
+    Attributes:
+        latents: [L, M, T, 2, D].
+        actions: [L, M, T-1, 2].
+        first_frames: First frame of each trajectory, uint8 [L, M, 128, 128, 3].
+    """
 
     latents: Tensor
     actions: Tensor
     first_frames: Tensor
 
 
-def read_library(path: Path) -> Library:
-    """What :func:`build_library` kept."""
+def read_library(path: Path) -> LatentLibrary:
+    """Read a library that :func:`build_library` wrote."""
     with np.load(path, allow_pickle=False) as stored:
-        return Library(*(torch.from_numpy(stored[field.name]) for field in fields(Library)))
+        return LatentLibrary(*(torch.from_numpy(stored[field.name]) for field in fields(LatentLibrary)))
 
 
 def build_library(
@@ -46,20 +50,18 @@ def build_library(
     stream: int,
     *,
     layouts: int,
-    course: TrainingWorld,
+    training_world: TrainingWorld,
     renderer: Executor,
     cache: Path,
-) -> Library:
-    """Record ``layouts`` layouts with random numbers of their own (``stream``) and encode them; kept in
-    ``cache``.
-    """
+) -> LatentLibrary:
+    """Record and encode ``layouts`` layouts, drawn from the random ``stream``; cached in ``cache``."""
     if cache.exists():
         return read_library(cache)
     draws = -(-layouts // _LAYOUTS_A_DRAW)
 
     def draw(index: int) -> Future[Recordings]:
         return renderer.submit(
-            course.record,
+            training_world.record,
             (seed, stream, index),
             layouts=_LAYOUTS_A_DRAW,
             trajectories=TRAJECTORIES,
@@ -73,10 +75,10 @@ def build_library(
         frames = torch.from_numpy(data.frames)
         with torch.no_grad():
             encoded = torch.cat([encoder(chunk) for chunk in frames.flatten(0, 2).split(68)])
-        made = (encoded.unflatten(0, frames.shape[:3]), data.actions, frames[:, :, 0].clone())
-        for part, value in zip(parts, made, strict=True):
+        columns = (encoded.unflatten(0, frames.shape[:3]), data.actions, frames[:, :, 0].clone())
+        for part, value in zip(parts, columns, strict=True):
             part.append(torch.as_tensor(value))
-    library = Library(*(torch.cat(part) for part in parts))
+    library = LatentLibrary(*(torch.cat(part) for part in parts))
     partial = cache.with_suffix(".partial.npz")
     np.savez(partial, **{field.name: getattr(library, field.name).numpy() for field in fields(library)})
     partial.replace(cache)

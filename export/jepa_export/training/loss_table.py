@@ -1,4 +1,4 @@
-"""The losses of a training: a row a step in a file that a resumed run continues, and on a progress bar."""
+"""The losses of a training run: a table that a resumed run continues, and a progress bar."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from rich.table import Column
 from jepa_export.errors import JepaExportError
 
 
-class Table:
-    """A CSV file that is added to; its first column is the step. Of a run that goes on with step ``start``,
-    what came after its checkpoint is dropped.
+class LossTable:
+    """CSV file to which rows are appended; its first column is the step.
+
+    Args:
+        start: First step of this run. Later rows of an interrupted run are dropped.
 
     Raises:
-        JepaExportError: it cannot be read or written.
+        JepaExportError: The file cannot be read or written.
     """
 
     def __init__(self, path: Path, start: int) -> None:
@@ -29,7 +31,7 @@ class Table:
             if start and path.exists():
                 with path.open(newline="") as file:
                     rows = list(csv.reader(file))
-                # The last row may have been cut off by a kill, in its first number even.
+                # A killed process may have written the last row partially, even its first number.
                 whole = [row for row in rows[1:] if len(row) == len(rows[0])]
                 rows = [*rows[:1], *(row for row in whole if int(row[0]) < start)]
             partial = path.with_suffix(".partial")
@@ -38,39 +40,46 @@ class Table:
             os.replace(partial, path)
             self._file = path.open("a", newline="")
         except (OSError, ValueError) as error:
-            raise JepaExportError(f"{path}: cannot be continued ({error}): choose another --out") from error
-        self._headed = bool(rows)
+            raise JepaExportError(
+                f"{path}: cannot be continued: {error}; choose another --out",
+                code="training.table_unreadable",
+            ) from error
+        self._has_header = bool(rows)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Append the row of ``step``."""
         writer = csv.writer(self._file)
-        with self._told():
-            if not self._headed:
+        with self._convert_errors():
+            if not self._has_header:
                 writer.writerow(["step", *values])
-                self._headed = True
+                self._has_header = True
             writer.writerow([step, *(repr(value) for value in values.values())])
 
     def flush(self) -> None:
-        with self._told():
+        """Write buffered rows to the file."""
+        with self._convert_errors():
             self._file.flush()
 
     def close(self) -> None:
-        # What is lost here is written again when the run goes on from its checkpoint.
+        """Close the file. Rows lost here are written again when the run resumes from its checkpoint."""
         with contextlib.suppress(OSError):
             self._file.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _convert_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise JepaExportError(
-                f"{self._path}: cannot be written ({error.strerror}): make room, and the same command goes "
-                "on from the last checkpoint"
+                f"{self._path}: cannot be written: {error.strerror}; free disk space and run the same "
+                "command "
+                "again, it resumes from the last checkpoint",
+                code="training.not_writable",
             ) from error
 
 
 def progress_bar() -> Progress:
-    """For tasks with a field ``losses``, which goes on below where there is no room beside the bar."""
+    """Return a progress bar for tasks with a field ``losses``, which wraps where the terminal is narrow."""
     return Progress(
         TextColumn("{task.description:>14}"),
         BarColumn(bar_width=12),
@@ -81,6 +90,6 @@ def progress_bar() -> Progress:
     )
 
 
-def told(losses: Mapping[str, float]) -> str:
-    """Beside the bar."""
+def format_losses(losses: Mapping[str, float]) -> str:
+    """Return losses as one short line."""
     return " ".join(f"{key} {value:.3g}" for key, value in losses.items())

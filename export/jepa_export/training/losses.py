@@ -11,22 +11,27 @@ from torch.nn import functional
 
 
 def contrast(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018, "Representation learning with contrastive predictive coding").
+    """Return InfoNCE of ``anchors`` and ``positives`` [N, D] against ``negatives`` [M, D].
 
-    anchors, positives [N, D]; negatives [M, D], as a queue of earlier batches (He et al. 2020, "Momentum
-    contrast")."""
+    InfoNCE: van den Oord et al. 2018, "Representation learning with contrastive predictive coding". The
+    negatives are a queue of earlier batches (He et al. 2020, "Momentum contrast").
+    """
     near = (anchors - positives).pow(2).sum(-1, keepdim=True)
     logits = -torch.cat([near, torch.cdist(anchors, negatives).pow(2)], dim=1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(anchors), dtype=torch.long))
 
 
 def predictive_contrast(predicted: Tensor, arrived: Tensor, temperature: float) -> Tensor:
-    """InfoNCE over time: each prediction must pick the latent that really came among all frames of the same
-    layout.
+    """Return InfoNCE over time: each prediction must identify its true latent among all frames of its layout.
 
-    predicted [G, M, H, D] for frames 1 … H of each trajectory; arrived [G, M, H+1, D]. Only what can be
-    predicted from the past and the action separates frames of one layout, so light and noise are left out
-    and the robot is found."""
+    Only what the past and the action predict separates the frames of one layout, so the loss ignores light
+    and noise and represents the robot.
+
+    Args:
+        predicted: [G, M, H, D] for frames 1 … H of each trajectory.
+        arrived: Latents of all frames, [G, M, H+1, D].
+        temperature: Divisor of the squared distances.
+    """
     groups, runs, steps, dim = predicted.shape
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(
@@ -38,14 +43,16 @@ def predictive_contrast(predicted: Tensor, arrived: Tensor, temperature: float) 
 
 
 def spread(latents: Tensor) -> Tensor:
-    """Hinge on the standard deviation of each dimension, at 1 (VICReg, Bardes et al. 2022). latents [N, D],
-    centred.
+    """Return the hinge at 1 on the standard deviation of each dimension (VICReg, Bardes et al. 2022).
+
+    Args:
+        latents: [N, D], centered.
     """
     return functional.relu(1 - (latents.pow(2).mean(0) + 1e-4).sqrt()).mean()
 
 
 def decorrelation(latents: Tensor) -> Tensor:
-    """Mean squared covariance between dimensions (VICReg). latents [N, D]."""
-    centred = latents - latents.mean(0)
-    covariance = centred.T @ centred / (len(latents) - 1)
+    """Return the mean squared covariance between the dimensions of ``latents`` [N, D] (VICReg)."""
+    centered = latents - latents.mean(0)
+    covariance = centered.T @ centered / (len(latents) - 1)
     return (covariance - torch.diag(torch.diag(covariance))).pow(2).sum() / latents.shape[1]

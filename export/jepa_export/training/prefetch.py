@@ -1,4 +1,4 @@
-"""Work drawn a little ahead of its use by another process, in order."""
+"""Results computed by another process or thread shortly before they are used, in order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ AHEAD = 3
 
 
 def in_order(submit: Callable[[int], Future[T]], start: int, stop: int) -> Iterator[T]:
-    """The results of ``submit(start)`` … ``submit(stop - 1)``, with at most :data:`AHEAD` of them waiting
-    in memory.
-    """
+    """Yield the results of ``submit(start)`` … ``submit(stop - 1)``, at most :data:`AHEAD` in memory."""
     pending: deque[Future[T]] = deque()
     for index in range(start, stop):
         pending.append(submit(index))

@@ -1,6 +1,4 @@
-"""Stage 1: the encoder, with a predictor and inverse dynamics beside it that give it something to be good
-for.
-"""
+"""Stage 1: the encoder, trained together with a predictor and an inverse dynamics model."""
 
 from __future__ import annotations
 
@@ -24,16 +22,19 @@ from jepa_export.students.two_rooms_networks import (
 )
 from jepa_export.training import losses
 from jepa_export.training.prefetch import in_order
-from jepa_export.training.stage import Stage
+from jepa_export.training.stage import ModuleStage
 
 LAYOUTS, TRAJECTORIES, FRAMES = 32, 2, 5
 QUEUE = 4096
 
 
-class RepresentationStage(Stage):
-    """Scene token: the same for all frames of a layout, apart from other layouts (InfoNCE against a queue).
-    Robot token: what comes next can be told from the action (predictive InfoNCE within a layout,
-    regression, inverse dynamics), spread and decorrelated within the layout."""
+class RepresentationStage(ModuleStage):
+    """Training of the scene token and the robot token.
+
+    Scene token: equal for all frames of a layout, different between layouts (InfoNCE against a queue). Robot
+    token: predictable from the action (predictive InfoNCE within a layout, regression, inverse dynamics),
+    spread and decorrelated within the layout.
+    """
 
     name = "representation"
 
@@ -43,7 +44,7 @@ class RepresentationStage(Stage):
         encoder: Encoder,
         predictor: Predictor,
         *,
-        course: TrainingWorld,
+        training_world: TrainingWorld,
         steps: int,
         renderer: Executor,
     ) -> None:
@@ -55,7 +56,7 @@ class RepresentationStage(Stage):
             "inverse": self.inverse,
         }
         super().__init__(modules, steps=steps, learning_rate=2e-3, clip_norm=2.0)
-        self._seed, self._course, self._renderer = seed, course, renderer
+        self._seed, self._course, self._renderer = seed, training_world, renderer
         self._queue = torch.randn(64, LATENT_DIM)
         self._batches: Iterator[Recordings] | None = None
 
@@ -88,8 +89,10 @@ class RepresentationStage(Stage):
         }
 
     def _scene_contrast(self, scene: Tensor, temperature: float) -> Tensor:
-        """Frames of another trajectory in the same layout attract, layouts of earlier batches repel. Where
-        there is but one layout there is nothing to tell apart."""
+        """Attract frames of another trajectory in the same layout and repel layouts of earlier batches.
+
+        With a single layout there is nothing to distinguish, and the loss is 0.
+        """
         if not self._course.varies:
             return scene.new_zeros(())
         other = scene.roll(1, dims=1)
@@ -98,7 +101,7 @@ class RepresentationStage(Stage):
         return loss
 
     def _temperature(self, step: int, final: float) -> float:
-        """From 0.5, where everything attracts, to ``final`` at half time, where centimetres count."""
+        """Anneal from 0.5, which attracts everything, to ``final`` at half time (centimeter resolution)."""
         return 0.5 * float((final / 0.5) ** min(1.0, 2 * step / self.steps))
 
     def _batch(self, step: int) -> Recordings:
@@ -111,5 +114,5 @@ class RepresentationStage(Stage):
         return next(self._batches)
 
 
-def _record(course: TrainingWorld, seed: int, step: int) -> Recordings:
-    return course.record((seed, 1, step), layouts=LAYOUTS, trajectories=TRAJECTORIES, frames=FRAMES)
+def _record(training_world: TrainingWorld, seed: int, step: int) -> Recordings:
+    return training_world.record((seed, 1, step), layouts=LAYOUTS, trajectories=TRAJECTORIES, frames=FRAMES)

@@ -1,10 +1,11 @@
-"""Stage 3: what the scene token is for. Scene head, predictor and energy learn together, from consequences.
+"""Stage 3: scene head, predictor and energy learn together from the consequences of actions.
 
-The scene token that contrast alone gives tells layouts apart but places the door only to about a tenth of a
-metre, and a robot that plans by it presses against the wall beside the door. Here it is read from live
-frames and must explain where the robot gets to (prediction over the whole horizon) and how long journeys
-take (the energy), which depends on the door. Robot tokens stay as they are: trunk and robot head are
-frozen."""
+Contrast alone gives a scene token that distinguishes layouts but locates the door only to about a tenth of a
+meter; a robot that plans with it presses against the wall next to the door. Here the scene token is computed
+from live frames and must explain where the robot arrives (prediction over the whole horizon) and how long
+paths take (the energy), which depends on the door. Robot tokens stay as they are: trunk and robot head are
+frozen.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +15,26 @@ from torch.nn import functional
 
 from jepa_export.students.two_rooms_networks import ROBOT, Encoder, Energy, Predictor
 from jepa_export.training.dynamics import HORIZON
-from jepa_export.training.latent_library import Library
-from jepa_export.training.stage import Stage
+from jepa_export.training.latent_library import LatentLibrary
+from jepa_export.training.stage import ModuleStage
 
 LAYOUTS, ROLLOUTS, PAIRS, DRAWS = 64, 4, 32, 8
 FARTHEST = 60.0
 
 
-class TemporalDistanceStage(Stage):
-    """Squared error of rollouts, plus the relative absolute error between the energy and the steps counted
-    on the graph of journeys (float16 [L, N, N])."""
+class TemporalDistanceStage(ModuleStage):
+    """Training on the squared error of rollouts and on temporal distances.
+
+    The second term is the relative absolute error between the energy and the number of steps in ``distances``
+    (float16 [L, N, N]), the shortest paths on the graph of imagined transitions.
+    """
 
     name = "grounding"
 
     def __init__(
         self,
-        library: Library,
-        journeys: Tensor,
+        library: LatentLibrary,
+        distances: Tensor,
         encoder: Encoder,
         predictor: Predictor,
         energy: Energy,
@@ -40,7 +44,7 @@ class TemporalDistanceStage(Stage):
         self.encoder, self.predictor, self.energy = encoder, predictor, energy
         modules = {"scene": encoder.scene, "predictor": predictor, "energy": self.energy}
         super().__init__(modules, steps=steps, learning_rate=1e-3, clip_norm=1.0)
-        self._library, self._journeys = library, journeys
+        self._library, self._journeys = library, distances
         self._robots = library.latents[..., ROBOT, :].contiguous()
         frames = library.first_frames
         with torch.no_grad():
@@ -51,8 +55,8 @@ class TemporalDistanceStage(Stage):
         layouts, runs = self._robots.shape[:2]
         where = torch.randint(0, layouts, (LAYOUTS,))
         features = self._seen[where, torch.randint(0, runs, (LAYOUTS,))]
-        # In evaluation mode: the normalisation stays as the other stages knew it, and one frame cannot see
-        # another.
+        # Evaluation mode: the batch statistics stay those of the previous stages, and frames do not affect
+        # each other.
         scene = self.encoder.scene.eval()(features)
         return {
             "prediction": 30.0 * self._prediction(where, scene.repeat_interleave(ROLLOUTS, 0)),
@@ -78,18 +82,19 @@ class TemporalDistanceStage(Stage):
         return (error / (1 + 0.1 * target) * known).sum() / known.sum().clamp(min=1)
 
 
-def ends(where: Tensor, nodes: Tensor, journeys: Tensor) -> tuple[Tensor, Tensor]:
-    """At which of ``nodes`` [L, N, D] journeys in the layouts ``where`` [P] begin and end: [P] each.
+def ends(where: Tensor, nodes: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices [P] into ``nodes`` [L, N, D] at which paths in layouts ``where`` [P] begin and end.
 
-    Chance draws hardly any by which a robot fails: it presses against the wall that its goal lies behind, and
-    stops beside it. So of eight ends, four are those of :data:`DRAWS` to which the way (``journeys``
-    [L, N, N], steps) is the longest for how near they lie; two are the nearest; one is the beginning itself,
-    and one is any."""
+    Uniform sampling rarely draws the pairs at which a robot fails: it presses against the wall in front of
+    its goal, and stops next to it. So of eight ends, four are those of :data:`DRAWS` candidates with the
+    longest path (``distances`` [L, N, N], steps) for their straight distance; two are the nearest; one is the
+    beginning itself; one is arbitrary.
+    """
     here = torch.randint(0, nodes.shape[1], where.shape)
     drawn = torch.randint(0, nodes.shape[1], (DRAWS, len(where)))
     apart = (nodes[where, here] - nodes[where, drawn]).norm(dim=-1)
-    journey = journeys[where, here, drawn].float()
-    longer = torch.where(journey < FARTHEST, journey, 0.0) / (1 + apart)
+    path_steps = distances[where, here, drawn].float()
+    longer = torch.where(path_steps < FARTHEST, path_steps, 0.0) / (1 + apart)
     chosen = torch.zeros_like(here)
     chosen[1::2], chosen[2::4] = longer.argmax(0)[1::2], apart.argmin(0)[2::4]
     there = drawn.gather(0, chosen[None])[0]

@@ -1,5 +1,7 @@
-"""Distillation in Two Rooms: small networks learn what large ones give. Nothing else is told to them, neither
-positions nor what truly came of an action."""
+"""Distillation in Two Rooms: small networks learn the outputs of large ones.
+
+They see neither positions nor the true consequences of actions.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ from torch.nn import functional
 from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Encoder, Energy, Predictor
 from jepa_export.training.dynamics import HORIZON
-from jepa_export.training.latent_library import Library
+from jepa_export.training.latent_library import LatentLibrary
 from jepa_export.training.prefetch import in_order
-from jepa_export.training.stage import Stage
+from jepa_export.training.stage import ModuleStage
 
 LAYOUTS, ROLLOUTS, PAIRS = 32, 8, 64
 
 
-class RepresentationDistillationStage(Stage):
-    """The encoder: mean squared error between its latents and the teacher's, of the same frames.
+class RepresentationDistillationStage(ModuleStage):
+    """Training of the encoder: mean squared error between its latents and the teacher's, of the same frames.
 
     Args:
-        draw: begins to record what a step shows; of it the frames alone are used.
+        draw: Submits the recording of the data of a step; only its frames are used.
     """
 
     name = "sight"
@@ -42,19 +44,21 @@ class RepresentationDistillationStage(Stage):
             self._batches = in_order(self._draw, step, self.steps)
         frames = torch.from_numpy(next(self._batches).frames).flatten(0, 2)
         with torch.no_grad():
-            wanted = self._teacher(frames)
-        error = (self.encoder.train()(frames) - wanted).pow(2).mean(dim=(0, 2))
+            targets = self._teacher(frames)
+        error = (self.encoder.train()(frames) - targets).pow(2).mean(dim=(0, 2))
         return {"scene": error[SCENE], "robot": error[ROBOT]}
 
 
-class DynamicsDistillationStage(Stage):
-    """Predictor and energy: mean squared error between their rollouts and the teacher's, and the relative
-    absolute error between the steps that both count. Half of the actions are recorded ones, half are held
-    throughout, as the planner proposes them.
+class DynamicsDistillationStage(ModuleStage):
+    """Training of predictor and energy.
+
+    Mean squared error between their rollouts and the teacher's, and the relative absolute error between their
+    temporal distances. Half of the action sequences are recorded, half are constant, as the planner proposes
+    them.
 
     Args:
-        teacher: its encoder, predictor and energy.
-        library: of the teacher; its robot tokens are where rollouts begin.
+        teacher: Encoder, predictor and energy of the teacher.
+        library: LatentLibrary of the teacher; rollouts begin at its robot tokens.
     """
 
     name = "imagination"
@@ -62,7 +66,7 @@ class DynamicsDistillationStage(Stage):
     def __init__(
         self,
         teacher: tuple[Encoder, Predictor, Energy],
-        library: Library,
+        library: LatentLibrary,
         predictor: Predictor,
         energy: Energy,
         *,
@@ -75,7 +79,7 @@ class DynamicsDistillationStage(Stage):
         frames = library.first_frames
         with torch.no_grad():
             latents = torch.cat([encoder(chunk) for chunk in frames.flatten(0, 1).split(64)])
-        # Of the library, scenes are those from before the grounding.
+        # The scene tokens in the library are from before the temporal-distance stage.
         self._scenes = latents[:, SCENE].unflatten(0, frames.shape[:2])
         self._robots = library.latents[..., ROBOT, :].flatten(1, 2)
         self._actions = library.actions.flatten(0, 1)
@@ -98,11 +102,11 @@ class DynamicsDistillationStage(Stage):
         actions = self._actions[chosen, start : start + HORIZON].clone()
         actions[::2] = actions[::2, :1]
         with torch.no_grad():
-            wanted = self._predictor.rollout(scene, robot.flatten(0, 1), actions)
-        return functional.mse_loss(self.predictor.rollout(scene, robot.flatten(0, 1), actions), wanted)
+            targets = self._predictor.rollout(scene, robot.flatten(0, 1), actions)
+        return functional.mse_loss(self.predictor.rollout(scene, robot.flatten(0, 1), actions), targets)
 
     def _distances(self, scene: Tensor, robot: Tensor, goal: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self._energy.between(scene, robot, goal)
-        error = (self.energy.between(scene, robot, goal) - wanted).abs()
-        return (error / (1 + 0.1 * wanted)).mean()
+            targets = self._energy.between(scene, robot, goal)
+        error = (self.energy.between(scene, robot, goal) - targets).abs()
+        return (error / (1 + 0.1 * targets)).mean()

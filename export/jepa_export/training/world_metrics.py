@@ -1,4 +1,4 @@
-"""How well a trained model knows the world, on recordings of layouts that it was never trained on."""
+"""Accuracy of a trained model on recordings of layouts that it was not trained on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ HALF_STEP = 0.5
 
 @dataclass(frozen=True)
 class WorldMetrics:
-    """Lists run over prediction steps 1 … H.
+    """Accuracy of predictions; lists are over prediction steps 1 … H.
 
-    ``error_m`` mean distance between the position read off the predicted latent and the true one;
-    ``copy_last_m`` the same for a model that says nothing moves; ``error_bounds`` the 90 % quantile of the
-    norm of predicted minus encoded latent; ``surprise_threshold`` the one-step root mean squared error
-    exceeded by 0.1 % of normal frames; ``probe_m`` the mean error of a linear map from the robot token to
-    the position."""
+    Attributes:
+        error_m: Mean distance between the position read from the predicted latent and the true one.
+        copy_last_m: The same for a model that predicts no motion.
+        error_bounds: 90 % quantile of the norm of predicted minus encoded latent.
+        surprise_threshold: One-step root mean squared error that 0.1 % of normal frames exceed.
+        probe_m: Mean error of a linear map from the robot token to the position.
+    """
 
     error_m: list[float]
     copy_last_m: list[float]
@@ -35,7 +37,7 @@ class WorldMetrics:
 
 @torch.no_grad()
 def measure(encoder: Encoder, predictor: Predictor, held_out: Recordings, horizon: int) -> WorldMetrics:
-    """Roll ``predictor`` out over the first ``horizon`` steps of every held-out trajectory."""
+    """Evaluate ``predictor`` over the first ``horizon`` steps of each held-out trajectory."""
     frames = torch.from_numpy(held_out.frames)
     encoded = torch.cat([encoder(run) for run in frames.flatten(0, 1)]).unflatten(0, frames.shape[:3])
     positions = torch.from_numpy(held_out.positions)
@@ -60,8 +62,10 @@ def measure(encoder: Encoder, predictor: Predictor, held_out: Recordings, horizo
 
 @torch.no_grad()
 def goal_threshold(encoder: Encoder, energy: Energy, standing: Recordings) -> float:
-    """The energy that counts as arrived: half a step at top speed, or what two images of one place, in two
-    lights, stay under in 98 % of ``standing``, if that is more.
+    """Return the energy below which a goal counts as reached.
+
+    It is half a step at top speed, or the energy that two images of one place in two lights stay below in 98
+    % of ``standing``, whichever is larger.
     """
     frames = torch.from_numpy(standing.frames).flatten(0, 1)
     here, there = (encoder(frames[:, index].contiguous()) for index in (0, 1))
@@ -69,7 +73,7 @@ def goal_threshold(encoder: Encoder, energy: Energy, standing: Recordings) -> fl
 
 
 class _PositionProbe:
-    """Least squares from robot token to position, fitted on one half of the layouts, judged on the other."""
+    """Least squares from robot token to position, fitted on half of the layouts, evaluated on the others."""
 
     def __init__(self, tokens: Tensor, positions: Tensor) -> None:
         half = len(tokens) // 2
@@ -77,7 +81,7 @@ class _PositionProbe:
         self.error_m = float((self.read(tokens[half:]) - positions[half:]).norm(dim=-1).mean())
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Positions [..., 2] in metres of robot tokens [..., D]."""
+        """Return the positions [..., 2] in meters of robot tokens [..., D]."""
         return (_affine(tokens) @ self._weights).reshape(*tokens.shape[:-1], 2)
 
 

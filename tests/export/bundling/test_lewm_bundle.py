@@ -14,15 +14,15 @@ from jepa_export.bundling.lewm_bundle import UnnormalizedRollout, sample_traject
 from jepa_export.bundling.manifest_fields import BundleSettings, ModelIdentity
 from jepa_export.cli import main
 from jepa_export.data.clip_windows import Windows
-from jepa_export.data.drawn_rooms import DrawnRecording
-from jepa_export.data.frame_store import Store
+from jepa_export.data.drawn_rooms import SimulatedRecording
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import open_data
 from jepa_export.data.recording import Recording
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints import read
 from jepa_export.teachers.family import FAMILY
 from jepa_export.teachers.lewm import LeWM
-from jepa_export.teachers.normalization import normalised
+from jepa_export.teachers.normalization import normalize
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.model.parity import golden_parity
@@ -78,7 +78,7 @@ def test_for_npus_it_has_a_step_graph_and_can_be_opened(checkpoint: Path, tmp_pa
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> tuple[Recording, ...]:
-    store = Store(tmp_path / "frames", height=PX, width=PX)
+    store = FrameStore(tmp_path / "frames", height=PX, width=PX)
     return open_data([SOURCE], store, held_out=0).train
 
 
@@ -102,7 +102,7 @@ def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Re
 def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
     recordings: tuple[Recording, ...],
 ) -> None:
-    lone = DrawnRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
+    lone = SimulatedRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
     lone.rate_hz = 0.0  # As of one that is stored.
     trajectories = sample_trajectories((lone, *recordings), action_dim=ACTION_DIM, horizon=HORIZON)
     assert trajectories.step_s == pytest.approx(0.4)
@@ -184,7 +184,7 @@ def test_the_runtime_computes_what_lewm_does(
     built: Path, model: LeWM, recordings: tuple[Recording, ...], engine: str
 ) -> None:
     trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
-    latents = model(normalised(torch.from_numpy(trajectories.frames[0, :1]).float())[None])
+    latents = model(normalize(torch.from_numpy(trajectories.frames[0, :1]).float())[None])
     actions = trajectories.actions[:20]
     with WorldModel.open(built, engine=engine, precision="fp32") as opened:
         latent = opened.encode(trajectories.frames[0, 0])

@@ -13,7 +13,7 @@ import torch
 from jepa_export.bundling.manifest_fields import BundleSettings, MeasuredErrors, ModelIdentity
 from jepa_export.bundling.student_bundle import rollouts, write_student_bundle
 from jepa_export.commands.build_student import TWO_ROOMS_ACTIONS
-from jepa_export.students.family import FAMILY, Sizes, create, stir
+from jepa_export.students.family import FAMILY, Sizes, create, randomize
 from jepa_runtime import Bundle, WorldModel
 
 GRAPHS = ["encoder", "step", "predictor (history)", "predictor (a step)"]
@@ -28,7 +28,7 @@ def write(
 ) -> tuple[Bundle, list[str]]:
     """A bundle for OpenVINO, and what was said; actions do so many times what they usually do."""
     student = create("tiny", px=32, action_scale=TWO_ROOMS_ACTIONS.scale, seed=0)
-    stir(student.predictor, 0)
+    randomize(student.predictor, 0)
     for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):
         layer.weight.data *= strength
     settings = told_to_be(precisions)

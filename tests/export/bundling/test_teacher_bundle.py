@@ -20,10 +20,10 @@ from jepa_export.cli import main
 from jepa_export.commands import build_teacher as command
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.compute_cost import of_bundle
+from jepa_export.evaluation.compute_cost import bundle_multiply_adds
 from jepa_export.teachers.checkpoints import read
-from jepa_export.teachers.family import FAMILY, find
-from jepa_export.teachers.normalization import normalised
+from jepa_export.teachers.family import FAMILY, find_teacher
+from jepa_export.teachers.normalization import normalize
 from jepa_export.teachers.vjepa2 import VJEPA2
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.cli import main as runtime
@@ -107,7 +107,7 @@ def test_the_manifest_says_what_it_is(built: Built) -> None:
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
 def test_the_runtime_computes_what_the_teacher_does(built: Built, engine: str) -> None:
     shown = frames(SIZE)
-    clips = normalised(torch.from_numpy(shown).float())[:, None].expand(-1, 2, -1, -1, -1)
+    clips = normalize(torch.from_numpy(shown).float())[:, None].expand(-1, 2, -1, -1, -1)
     latents = built.model(clips)
     with WorldModel.open(built.folder, engine=engine) as model:
         found = np.stack([model.encode(frame) for frame in shown])
@@ -175,14 +175,14 @@ def test_errors_are_those_of_the_predictions() -> None:
 
 def test_the_cost_told_before_is_that_of_the_graphs_built(built: Built) -> None:
     model = built.model
-    cost, found = bundle_cost(model.config, SIZE, HORIZON), of_bundle(Bundle.open(built.folder))
+    cost, found = bundle_cost(model.config, SIZE, HORIZON), bundle_multiply_adds(Bundle.open(built.folder))
     assert cost.encoder.weights == sum(each.numel() for each in model.encoder.parameters())
     assert cost.encoder.multiply_adds == found["encoder"]
     assert cost.predictor.multiply_adds == found["predictor"]
 
 
 def test_of_real_teachers_it_is_known_before_a_weight_is_read() -> None:
-    cost = bundle_cost(find("vjepa2_vitl_256").config, 4, 4)
+    cost = bundle_cost(find_teacher("vjepa2_vitl_256").config, 4, 4)
     assert 300e6 < cost.encoder.weights < 306e6 and 20e6 < cost.predictor.weights < 25e6
     assert 1.3e9 < cost.robot_bytes < cost.building_bytes < 10e9
 
@@ -243,7 +243,7 @@ def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--teacher", "vjepa3", "--untrained"], "no teacher is called 'vjepa3'; there are: vjepa2_vitl_256"),
+        (["--teacher", "vjepa3", "--untrained"], "teacher 'vjepa3': unknown"),
         (["--teacher", "ijepa", "--untrained"], "its license (CC-BY-NC-4.0) forbids commercial use"),
         (["--teacher", "ijepa", "--untrained", "--accept-non-commercial"], "(I-JEPA) cannot be built"),
         (["--teacher", "vjepa2_ac", "--untrained"], "does not predict without actions"),
@@ -319,4 +319,4 @@ def test_no_room_is_said_before_a_weight_is_read(
 
 @pytest.mark.parametrize("name", ["vjepa2_vitl_256", "vjepa2_1_vitb_384", "vjepa2_1_vitl_384"])
 def test_the_real_ones_fit(name: str) -> None:
-    assert check_teacher(name, find(name), frames=16, horizon=8) == find(name).config
+    assert check_teacher(name, find_teacher(name), frames=16, horizon=8) == find_teacher(name).config

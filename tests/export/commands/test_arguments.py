@@ -107,7 +107,7 @@ def test_what_is_wrong_with_the_share_to_hold_out_is_told_before_films_are_decod
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*DISTILL, "--held-out", "10", "--out", str(tmp_path / "run")]) == 1
-    assert "--held-out must lie in [0, 1), got 10" in capsys.readouterr().err
+    assert "--held-out: must lie in [0, 1), got 10" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -23,7 +23,7 @@ from jepa_export.bundling import student_bundle
 from jepa_export.cli import main
 from jepa_export.commands import build_student as command
 from jepa_export.commands.build_student import StudentRequest, read_calibration_frames
-from jepa_export.students.family import FAMILY, Sizes, create, stir
+from jepa_export.students.family import FAMILY, Sizes, create, randomize
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
@@ -157,7 +157,7 @@ def test_it_verifies_on_this_machine(built: Built, engine: str, capsys: pytest.C
 
 def test_the_runtime_computes_what_the_networks_compute(built: Built) -> None:
     student = create("tiny", px=32, action_scale=SCALE, seed=0)
-    stir(student.predictor, 0)
+    randomize(student.predictor, 0)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (3, 32, 32, 3), np.uint8)
     actions, between = (rng.uniform(-0.8, 0.8, shape).astype(np.float32) for shape in ((16, 8, 2), (2, 2)))
@@ -207,7 +207,7 @@ def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--student", "vit_xl"], "no student is called 'vit_xl'; there are: vit_ti"),
+        (["--student", "vit_xl"], "student 'vit_xl': unknown"),
         (["--size", "40"], "px must be a multiple of the patch (16), got 40"),
         (["--actions", "0"], "--actions must be between 1 and 64, got 0"),
         (["--actions", "65"], "--actions must be between 1 and 64, got 65"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from tests.export.data.recordings import SIZE
 
 
@@ -33,8 +33,8 @@ def carphone() -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache", height=SIZE[0], width=SIZE[1])
+def store(tmp_path: Path) -> FrameStore:
+    return FrameStore(tmp_path / "cache", height=SIZE[0], width=SIZE[1])
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 from jepa_export.data.bag_recordings import BagOrigin
 from jepa_export.data.clip_windows import Windows
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import open_data
 from jepa_runtime.errors import SourceError
 from jepa_runtime.sources.base import view_name
@@ -28,11 +28,13 @@ def write_drive(path: Path, *, frames: int = 10) -> Path:
     return write_bag(path, entries)
 
 
-def windows(spec: str, store: Store) -> Windows:
+def windows(spec: str, store: FrameStore) -> Windows:
     return Windows(open_data([spec], store, held_out=0).train, frames=2, rate_hz=10.0)
 
 
-def test_a_clip_of_a_bag_has_the_commands_that_led_from_frame_to_frame(tmp_path: Path, store: Store) -> None:
+def test_a_clip_of_a_bag_has_the_commands_that_led_from_frame_to_frame(
+    tmp_path: Path, store: FrameStore
+) -> None:
     clips = windows(f"{write_drive(tmp_path / 'a.mcap')}?{OPTIONS}", store)
     assert (clips.action_names, clips.action_units) == (("linear.x", "angular.z"), ("m/s", "rad/s"))
     assert len(clips) == 9
@@ -47,7 +49,7 @@ def test_a_clip_of_a_bag_has_the_commands_that_led_from_frame_to_frame(tmp_path:
     np.testing.assert_allclose(last[1], [9, -9])
 
 
-def test_bag_windows_another_frame_id_separates_clips(tmp_path: Path, store: Store) -> None:
+def test_bag_windows_another_frame_id_separates_clips(tmp_path: Path, store: FrameStore) -> None:
     entries = [
         image(S + index * 100 * MS, index, frame_id=view_name("front", index // 4)) for index in range(10)
     ]
@@ -56,13 +58,13 @@ def test_bag_windows_another_frame_id_separates_clips(tmp_path: Path, store: Sto
     assert starts == [0, 1, 2, 4, 5, 6, 8]
 
 
-def test_without_an_action_topic_a_bag_is_a_film(tmp_path: Path, store: Store) -> None:
+def test_without_an_action_topic_a_bag_is_a_film(tmp_path: Path, store: FrameStore) -> None:
     clips = windows(str(write_drive(tmp_path / "a.mcap")), store)
     assert clips.action_names is None
     assert clips[0].actions is None
 
 
-def test_the_choice_of_an_action_does_not_decode_the_images_again(tmp_path: Path, store: Store) -> None:
+def test_the_choice_of_an_action_does_not_decode_the_images_again(tmp_path: Path, store: FrameStore) -> None:
     path = write_drive(tmp_path / "a.mcap")
     keys = {windows(spec, store).recordings[0].key for spec in (str(path), f"{path}?{OPTIONS}")}
     assert len(keys) == 1
@@ -75,7 +77,7 @@ def test_two_copies_of_a_bag_are_the_same_recording_and_two_bags_are_not(tmp_pat
     assert told[0] == told[1] != BagOrigin(other, {}).identity()
 
 
-def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store: Store) -> None:
+def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store: FrameStore) -> None:
     entries = [image(S + index * 100 * MS, index) for index in range(20)]
     path = write_bag(tmp_path / "a.mcap", [*entries, twist(S + 300 * MS, 1.0)])
     clips = windows(f"{path}?{OPTIONS}", store)
@@ -83,7 +85,7 @@ def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store
     assert len(windows(f"{path}?{OPTIONS}&max_age_s=9", store)) == 16
 
 
-def test_of_several_cameras_one_is_chosen(tmp_path: Path, store: Store) -> None:
+def test_of_several_cameras_one_is_chosen(tmp_path: Path, store: FrameStore) -> None:
     pictures = [image(S + index * 100 * MS, value, topic=topic) for index in range(3) for topic, value in
                 (("/left", 10), ("/right", 20))]  # fmt: skip
     path = write_bag(tmp_path / "a.mcap", pictures)
@@ -106,20 +108,20 @@ def test_of_several_cameras_one_is_chosen(tmp_path: Path, store: Store) -> None:
     ],
 )
 def test_what_a_bag_does_not_have_is_answered_with_what_it_has(
-    tmp_path: Path, store: Store, options: str, complaint: str
+    tmp_path: Path, store: FrameStore, options: str, complaint: str
 ) -> None:
     with pytest.raises(SourceError, match=complaint):
         windows(f"{write_drive(tmp_path / 'a.mcap')}?{options}", store)
 
 
-def test_a_bag_cut_in_the_middle_is_refused(tmp_path: Path, store: Store) -> None:
+def test_a_bag_cut_in_the_middle_is_refused(tmp_path: Path, store: FrameStore) -> None:
     path = write_drive(tmp_path / "a.mcap")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SourceError, match=r"a\.mcap: not a readable bag .*: repair a truncated recording"):
         windows(f"{path}?{OPTIONS}", store)
 
 
-def test_commands_whose_stamps_go_back_are_refused(tmp_path: Path, store: Store) -> None:
+def test_commands_whose_stamps_go_back_are_refused(tmp_path: Path, store: FrameStore) -> None:
     entries = [image(S), twist_stamped(S, S + 5, 1.0), twist_stamped(S + 1, S, 1.0)]
     path = write_bag(tmp_path / "a.mcap", entries)
     with pytest.raises(SourceError, match=r"a\.mcap: topic /cmd_vel: the stamps of commands decrease"):

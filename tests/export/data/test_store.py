@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 
 from jepa_export.data.file_hash import file_hash
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.video_recordings import VideoOrigin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.sources.base import Frame
+from tests.errors import code
 from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
 
 MS = 1_000_000
 STAMPS = [index * 100 * MS for index in range(12)]
 
 
-def test_any_frames_of_a_recording_are_read_in_any_order(store: Store) -> None:
+def test_any_frames_of_a_recording_are_read_in_any_order(store: FrameStore) -> None:
     recording = store.prepare(Numbered(STAMPS))
     assert numbers_of(recording.frames(np.array([11, 0, 3, 3]))) == [11, 0, 3, 3]
     assert recording.stamps_ns.tolist() == STAMPS
@@ -32,31 +33,31 @@ def test_any_frames_of_a_recording_are_read_in_any_order(store: Store) -> None:
     assert recording.action_names is None and not recording.known.any()
 
 
-def test_a_recording_is_decoded_once(store: Store) -> None:
+def test_a_recording_is_decoded_once(store: FrameStore) -> None:
     origin = Numbered(STAMPS)
     store.prepare(origin)
-    recording = Store(store.folder, height=SIZE[0], width=SIZE[1]).prepare(origin)
+    recording = FrameStore(store.folder, height=SIZE[0], width=SIZE[1]).prepare(origin)
     assert origin.decoded == 12
     assert numbers_of(recording.frames(np.arange(12))) == list(range(12))
 
 
-def test_another_size_or_content_is_decoded_again(store: Store) -> None:
+def test_another_size_or_content_is_decoded_again(store: FrameStore) -> None:
     origin = Numbered(STAMPS)
-    keys = {Store(store.folder, height=height, width=64).prepare(origin).key for height in (48, 32)}
+    keys = {FrameStore(store.folder, height=height, width=64).prepare(origin).key for height in (48, 32)}
     keys.add(store.prepare(Numbered(STAMPS[:-1])).key)
     assert len(keys) == 3
 
 
 def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed (extra export)")
-    recording = Store(tmp_path, height=96, width=96).prepare(VideoOrigin(bikes))
+    recording = FrameStore(tmp_path, height=96, width=96).prepare(VideoOrigin(bikes))
     image = next(iter(VideoOrigin(bikes).frames())).image
     expected = np.empty((96, 96, 3), np.uint8)
     resize_into(image, expected)
     np.testing.assert_array_equal(recording.frames(np.array([0]))[0], expected)
 
 
-def test_commands_come_with_the_frames(store: Store) -> None:
+def test_commands_come_with_the_frames(store: FrameStore) -> None:
     recording = store.prepare(Numbered(STAMPS, speeds([150 * MS, 350 * MS], [1.0, 2.0])))
     assert (recording.action_names, recording.action_units) == (("linear.x",), ("m/s",))
     assert np.flatnonzero(recording.known).tolist() == [2, 3, 4, 5, 6, 7, 8]
@@ -64,33 +65,33 @@ def test_commands_come_with_the_frames(store: Store) -> None:
     np.testing.assert_allclose(recording.actions(start, start + 100 * MS), [[1.0], [1.5]])
 
 
-def test_commands_of_another_clock_are_told(store: Store) -> None:
+def test_commands_of_another_clock_are_told(store: FrameStore) -> None:
     with pytest.raises(
         JepaExportError,
-        match=r"frames from 0\.000 s to 1\.100 s, commands from 5000\.000 s to 5001\.000 s; .* clocks",
+        check=code("data.no_actions"),
     ):
         store.prepare(Numbered(STAMPS, speeds([5_000_000 * MS, 5_001_000 * MS], [1.0, 2.0])))
 
 
 @pytest.mark.parametrize(
-    ("origin", "complaint"),
+    ("origin", "expected"),
     [
-        (Numbered([]), "numbered: there is no frame in it"),
-        (Numbered([0, 2, 1]), "frame 2 is at 1 ns, the one before at 2 ns; split the recording"),
-        (Numbered([0, 1, 1]), "the stamps go back or stand still"),
-        (Numbered([0, 1], sizes=[(48, 64), (64, 48)]), "frame 1 is 48 x 64, those before are 64 x 48"),
+        (Numbered([]), "data.no_frames"),
+        (Numbered([0, 2, 1]), "data.stamps"),
+        (Numbered([0, 1, 1]), "data.stamps"),
+        (Numbered([0, 1], sizes=[(48, 64), (64, 48)]), "data.size_mismatch"),
     ],
 )
 def test_a_bad_recording_is_refused_and_nothing_of_it_is_kept(
-    store: Store, origin: Numbered, complaint: str
+    store: FrameStore, origin: Numbered, expected: str
 ) -> None:
-    with pytest.raises(JepaExportError, match=complaint):
+    with pytest.raises(JepaExportError, check=code(expected)):
         store.prepare(origin)
     assert [path for path in store.folder.iterdir() if path.suffix != ".lock"] == []
 
 
 @pytest.mark.parametrize("name", ["frames.rgb", "index.npy"])
-def test_what_a_crash_left_of_a_recording_is_made_again(store: Store, name: str) -> None:
+def test_what_a_crash_left_of_a_recording_is_made_again(store: FrameStore, name: str) -> None:
     origin = Numbered(STAMPS)
     file = store.folder / store.prepare(origin).key / name
     file.write_bytes(file.read_bytes()[:-10])
@@ -101,24 +102,24 @@ def test_what_a_crash_left_of_a_recording_is_made_again(store: Store, name: str)
 @pytest.mark.parametrize(
     "stamps", [np.int64(1), np.full(12, np.nan), np.zeros((12, 2), np.int64), np.zeros(12, np.int64)]
 )
-def test_stamps_that_are_none_are_made_again(store: Store, stamps: np.ndarray) -> None:
+def test_stamps_that_are_none_are_made_again(store: FrameStore, stamps: np.ndarray) -> None:
     origin = Numbered(STAMPS)
     np.save(store.folder / store.prepare(origin).key / "index.npy", stamps)
     np.testing.assert_array_equal(store.prepare(origin).stamps_ns, STAMPS)
 
 
-def test_a_file_that_shrinks_under_a_reader_is_an_error_and_no_crash(store: Store) -> None:
+def test_a_file_that_shrinks_under_a_reader_is_an_error_and_no_crash(store: FrameStore) -> None:
     recording = store.prepare(Numbered(STAMPS))
     os.truncate(store.folder / recording.key / "frames.rgb", 100)
-    with pytest.raises(JepaExportError, match="shorter than it was"):
+    with pytest.raises(JepaExportError, check=code("data.store_damaged")):
         recording.frames(np.array([0]))
 
 
-def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(store: Store) -> None:
+def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(store: FrameStore) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(JepaExportError, match=r"File too large; make room, or .* --cache or --out$"):
+        with pytest.raises(JepaExportError, check=code("data.store_unavailable")):
             store.prepare(Numbered(STAMPS))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -127,14 +128,14 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(store: Store) -
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(JepaExportError, match=r"cannot be made: .*; choose another --cache"):
-        Store(tmp_path / "file" / "cache", height=8, width=8)
+    with pytest.raises(JepaExportError, check=code("data.store_unavailable")):
+        FrameStore(tmp_path / "file" / "cache", height=8, width=8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 8), (8, 0)])
 def test_frames_of_no_size_are_refused(tmp_path: Path, height: int, width: int) -> None:
-    with pytest.raises(JepaExportError, match="frames need a height and a width above 0"):
-        Store(tmp_path, height=height, width=width)
+    with pytest.raises(JepaExportError, check=code("data.frame_size")):
+        FrameStore(tmp_path, height=height, width=width)
 
 
 def test_the_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_the_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> Non
     assert file_hash(folder) != whole
     (folder / "a").write_bytes(b"another")
     assert file_hash(folder / "a") != first
-    with pytest.raises(JepaExportError, match="missing: cannot be read: No such file"):
+    with pytest.raises(JepaExportError, check=code("data.unreadable")):
         file_hash(tmp_path / "missing")
 
 
@@ -161,7 +162,7 @@ class Dying(Numbered):
             yield frame
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(store: Store) -> None:
+def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(store: FrameStore) -> None:
     process = multiprocessing.get_context("fork").Process(target=store.prepare, args=(Dying(STAMPS),))
     process.start()
     process.join()
@@ -171,7 +172,7 @@ def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(store: Stor
     assert not list(store.folder.glob("*.partial"))
 
 
-def test_two_that_prepare_the_same_decode_it_once(store: Store) -> None:
+def test_two_that_prepare_the_same_decode_it_once(store: FrameStore) -> None:
     origin = Numbered(STAMPS)
     with ThreadPoolExecutor(4) as pool:
         recordings = list(pool.map(store.prepare, [origin] * 4))

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.video_recordings import VideoOrigin, decoded, stretch_hash
 from jepa_export.errors import JepaExportError
+from tests.errors import code
 from tests.export.data.recordings import numbers_of, write_video
 
 pytest.importorskip("av", reason="PyAV is not installed (extra export)")
@@ -58,11 +59,11 @@ def test_frames_that_do_not_come_regularly_keep_their_stamps(tmp_path: Path) -> 
     assert [frame.stamp_ns // 1_000_000 for frame in VideoOrigin(path).frames()] == [0, 100, 150, 400, 420]
 
 
-def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: Store) -> None:
+def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: FrameStore) -> None:
     small = write_video(tmp_path / "a.ts", range(5))
     large = write_video(tmp_path / "b.ts", range(5), size=(96, 128))
     small.write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(JepaExportError, match=r"a\.ts: frame 5 is 128 x 96, those before are 64 x 48"):
+    with pytest.raises(JepaExportError, check=code("data.size_mismatch")):
         store.prepare(VideoOrigin(small))
 
 
@@ -103,8 +104,9 @@ def test_a_film_cut_in_the_middle_is_refused(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, range(100), codec="mjpeg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     seen: list[int] = []
-    with pytest.raises(JepaExportError, match=rf"{name}: .* after \d+ .*frames.* cut off"):
+    with pytest.raises(JepaExportError, match=name) as error:
         seen.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
+    assert error.value.code in ("data.video_damaged", "data.video_truncated")
     assert 30 < len(seen) < 70
     assert all(later > earlier for earlier, later in pairwise(seen))
 
@@ -120,7 +122,7 @@ def test_a_film_whose_decoder_had_to_guess_is_refused(tmp_path: Path, bikes: Pat
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     seen: list[int] = []
-    with pytest.raises(JepaExportError, match=r"a\.mp4: is damaged after 137 frames"):
+    with pytest.raises(JepaExportError, check=code("data.video_damaged")):
         seen.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
     assert len(seen) == 137
 
@@ -129,20 +131,20 @@ def test_a_film_whose_decoder_had_to_guess_is_refused(tmp_path: Path, bikes: Pat
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    with pytest.raises(JepaExportError, match=r"a\.mp4: cannot be decoded after 0 frames"):
+    with pytest.raises(JepaExportError, check=code("data.video_damaged")):
         list(VideoOrigin(path).frames())
 
 
 def test_an_mp4_without_its_index_is_refused(tmp_path: Path, bikes: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(bikes.read_bytes()[:2000])
-    with pytest.raises(JepaExportError, match=r"a\.mp4: "):
+    with pytest.raises(JepaExportError, check=code("data.video_damaged")):
         list(VideoOrigin(path).frames())
 
 
 def test_nothing_after_the_end_is_an_error(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", range(5))
-    with pytest.raises(JepaExportError, match="not one frame could be decoded from 9 s on"):
+    with pytest.raises(JepaExportError, check=code("data.no_frames")):
         list(decoded(path, start_s=9.0))
 
 
@@ -156,5 +158,5 @@ def test_a_sound_without_pictures_is_refused(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(JepaExportError, match="there is no video in this file"):
+    with pytest.raises(JepaExportError, check=code("data.not_a_video")):
         list(VideoOrigin(path).frames())

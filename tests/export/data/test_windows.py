@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from jepa_export.data.action_statistics import measure, outliers
 from jepa_export.data.batches import Batches
 from jepa_export.data.clip_windows import Windows
-from jepa_export.data.drawn_rooms import DrawnRecording
-from jepa_export.data.frame_store import Store
+from jepa_export.data.drawn_rooms import SimulatedRecording
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.errors import JepaExportError
 from jepa_runtime.imaging.conversion import Image
 from jepa_runtime.sources.commands import Commands, Floats, Stamps
+from tests.errors import code
 from tests.export.data.recordings import SIZE, Numbered, numbers_of, speeds
 
 MS = 1_000_000
@@ -48,7 +49,7 @@ class InMemory:
         return self._commands.mean(starts_ns, ends_ns)
 
 
-def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(store: Store) -> None:
+def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(store: FrameStore) -> None:
     commands = speeds([stamp + 50 * MS for stamp in AT_10_HZ], [float(index) for index in range(30)])
     windows = Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=3, rate_hz=5.0)
     # The first frame came before the first command.
@@ -63,7 +64,7 @@ def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(sto
     np.testing.assert_allclose(clip.actions, [[5.0], [7.0], [9.0]])
 
 
-def test_clips_of_several_recordings_are_numbered_through_and_never_cross(store: Store) -> None:
+def test_clips_of_several_recordings_are_numbered_through_and_never_cross(store: FrameStore) -> None:
     recordings = [store.prepare(Numbered(AT_10_HZ[:length], name=str(length))) for length in (4, 2, 5)]
     windows = Windows(recordings, frames=3, rate_hz=10.0)
     assert [numbers_of(windows[index].frames)[0] for index in range(len(windows))] == [0, 1, 0, 1, 2]
@@ -73,7 +74,7 @@ def test_clips_of_several_recordings_are_numbered_through_and_never_cross(store:
             windows[index]
 
 
-def test_no_clip_goes_over_a_gap(store: Store) -> None:
+def test_no_clip_goes_over_a_gap(store: FrameStore) -> None:
     gone = {7, 8, 9}
     stamps = [stamp for index, stamp in enumerate(AT_10_HZ[:16]) if index not in gone]
     windows = Windows([store.prepare(Numbered(stamps))], frames=3, rate_hz=10.0)
@@ -81,7 +82,7 @@ def test_no_clip_goes_over_a_gap(store: Store) -> None:
     assert starts == [0, 1, 2, 3, 4, 10, 11, 12, 13]
 
 
-def test_a_stride_takes_every_nth_start(store: Store) -> None:
+def test_a_stride_takes_every_nth_start(store: FrameStore) -> None:
     windows = Windows([store.prepare(Numbered(AT_10_HZ))], frames=2, rate_hz=10.0, stride=7)
     assert [numbers_of(windows[index].frames)[0] for index in range(len(windows))] == [0, 7, 14, 21, 28]
 
@@ -123,7 +124,9 @@ def test_every_clip_is_aligned_and_no_whole_one_is_missing(
         np.testing.assert_array_equal(clip.actions, commands.mean(moments[:-1], moments[1:]))
 
 
-def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_missing(store: Store) -> None:
+def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_missing(
+    store: FrameStore,
+) -> None:
     stamps = [index * 50 * MS for index in range(41) if not 900 < index * 50 < 1200]
     windows = Windows([store.prepare(Numbered(stamps))], frames=2, rate_hz=1.0)
     starts_ms = [int(windows[index].stamps_ns[0]) // MS for index in range(len(windows))]
@@ -132,41 +135,37 @@ def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_miss
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "expected"),
     [
-        (
-            {"frames": 3, "rate_hz": 20.0},
-            "has 10 frames a second, clips of 20 Hz cannot be made of it: ask for a lower --rate, or leave "
-            "it out",
-        ),
-        ({"frames": 31, "rate_hz": 10.0}, "not one clip of 31 frames at 10 Hz in 1 recordings"),
-        ({"frames": 0, "rate_hz": 10.0}, "clips need at least one frame"),
-        ({"frames": 1, "rate_hz": 0.0}, "a positive rate"),
-        ({"frames": 1, "rate_hz": 1.0, "stride": 0}, "a stride of at least 1"),
+        ({"frames": 3, "rate_hz": 20.0}, "data.rate_too_high"),
+        ({"frames": 31, "rate_hz": 10.0}, "data.no_clip"),
+        ({"frames": 0, "rate_hz": 10.0}, "data.clip_shape"),
+        ({"frames": 1, "rate_hz": 0.0}, "data.clip_shape"),
+        ({"frames": 1, "rate_hz": 1.0, "stride": 0}, "data.clip_shape"),
     ],
 )
 def test_clips_that_cannot_be_made_are_an_error(
-    store: Store, arguments: dict[str, float], complaint: str
+    store: FrameStore, arguments: dict[str, float], expected: str
 ) -> None:
-    with pytest.raises(JepaExportError, match=complaint):
+    with pytest.raises(JepaExportError, check=code(expected)):
         Windows([store.prepare(Numbered(AT_10_HZ))], **arguments)  # type: ignore[arg-type]
 
 
-def test_recordings_that_do_not_fit_together_are_refused(store: Store, tmp_path: Path) -> None:
+def test_recordings_that_do_not_fit_together_are_refused(store: FrameStore, tmp_path: Path) -> None:
     plain = store.prepare(Numbered(AT_10_HZ))
     commanded = store.prepare(Numbered(AT_10_HZ, speeds([0], [1.0]), name="commanded"))
     other = Commands(("linear.x",), ("unknown",), np.array([0]), np.ones((1, 1)))
     unlike = store.prepare(Numbered(AT_10_HZ, other, name="unlike"))
-    smaller = Store(tmp_path, height=8, width=8).prepare(Numbered(AT_10_HZ))
-    with pytest.raises(JepaExportError, match=r"its actions are linear\.x \[m/s\], those of numbered none"):
+    smaller = FrameStore(tmp_path, height=8, width=8).prepare(Numbered(AT_10_HZ))
+    with pytest.raises(JepaExportError, check=code("data.action_mismatch")):
         Windows([plain, commanded], frames=2, rate_hz=10.0)
-    with pytest.raises(JepaExportError, match=r"unlike: its actions are linear\.x \[unknown\], those of c"):
+    with pytest.raises(JepaExportError, check=code("data.action_mismatch")):
         Windows([commanded, unlike], frames=2, rate_hz=10.0)
-    with pytest.raises(JepaExportError, match="frames of 8 x 8, those of numbered are 64 x 48"):
+    with pytest.raises(JepaExportError, check=code("data.size_mismatch")):
         Windows([plain, smaller], frames=2, rate_hz=10.0)
 
 
-def test_the_digest_changes_with_what_is_trained_on(store: Store) -> None:
+def test_the_digest_changes_with_what_is_trained_on(store: FrameStore) -> None:
     def digest(*names: str, frames: int = 2, rate_hz: float = 10.0) -> str:
         recordings = [store.prepare(Numbered(AT_10_HZ, name=name)) for name in names]
         return Windows(recordings, frames=frames, rate_hz=rate_hz).digest
@@ -182,7 +181,7 @@ def test_the_digest_changes_with_what_is_trained_on(store: Store) -> None:
     assert len(digests) == 5
 
 
-def test_the_digest_changes_with_what_is_known_of_actions(store: Store) -> None:
+def test_the_digest_changes_with_what_is_known_of_actions(store: FrameStore) -> None:
     digests = {
         Windows(
             [store.prepare(Numbered(AT_10_HZ, speeds([start * MS], [1.0])))], frames=2, rate_hz=10.0
@@ -192,7 +191,7 @@ def test_the_digest_changes_with_what_is_known_of_actions(store: Store) -> None:
     assert len(digests) == 2
 
 
-def test_the_digest_changes_with_what_was_executed(store: Store) -> None:
+def test_the_digest_changes_with_what_was_executed(store: FrameStore) -> None:
     def digest(*values: float) -> str:
         commands = speeds([0, 1500 * MS], list(values), max_age_s=10.0)
         return Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=2, rate_hz=10.0).digest
@@ -201,7 +200,7 @@ def test_the_digest_changes_with_what_was_executed(store: Store) -> None:
     assert len({digest(1.0, 2.0), digest(1.0, 2.5), digest(0.0, 2.0)}) == 3
 
 
-def test_the_cameras_rate_is_that_of_recordings_that_have_clips(store: Store) -> None:
+def test_the_cameras_rate_is_that_of_recordings_that_have_clips(store: FrameStore) -> None:
     recordings = [store.prepare(Numbered([0], name="aborted")), store.prepare(Numbered(AT_10_HZ))]
     assert Windows(recordings, frames=2, rate_hz=5.0).camera_hz == 10.0
 
@@ -237,7 +236,7 @@ def test_a_killed_training_goes_on_with_the_batches_that_would_have_come() -> No
     np.testing.assert_array_equal(Batches(ten_clips(), size=3, seed=1).batch(9).frames, whole[9])
 
 
-def test_batches_are_read_ahead_but_not_far(store: Store) -> None:
+def test_batches_are_read_ahead_but_not_far(store: FrameStore) -> None:
     class Counting(InMemory):
         read = 0
 
@@ -263,7 +262,7 @@ def test_a_batch_holds_frames_stamps_and_actions() -> None:
     np.testing.assert_array_equal(batch.actions[..., 0], batch.frames[..., 0, 0, 0])
 
 
-def test_an_error_while_reading_reaches_whoever_trains(store: Store) -> None:
+def test_an_error_while_reading_reaches_whoever_trains(store: FrameStore) -> None:
     recording = store.prepare(Numbered(AT_10_HZ))
     batches = Batches(Windows([recording], frames=2, rate_hz=10.0), size=2, seed=0)
     (store.folder / recording.key / "frames.rgb").unlink()
@@ -272,15 +271,15 @@ def test_an_error_while_reading_reaches_whoever_trains(store: Store) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(JepaExportError, match="a batch of 11 clips cannot be drawn from 10"):
+    with pytest.raises(JepaExportError, check=code("data.too_few_clips")):
         Batches(ten_clips(), size=11, seed=0)
 
 
 # ------------------------------------------------------------------ Two Rooms
 
 
-def rooms(index: int, *, frames: int = 6, size: int = 128) -> DrawnRecording:
-    return DrawnRecording(3, index, frames=frames, layout="random", height=size, width=size)
+def rooms(index: int, *, frames: int = 6, size: int = 128) -> SimulatedRecording:
+    return SimulatedRecording(3, index, frames=frames, layout="random", height=size, width=size)
 
 
 def test_two_rooms_are_drawn_when_looked_at_and_the_same_each_time() -> None:

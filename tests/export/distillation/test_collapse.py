@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_export.distillation.collapse import Alarm, Variety, variety
+from jepa_export.distillation.collapse import CollapseAlarm, LatentStatistics, latent_statistics
 from jepa_export.errors import JepaExportError
+from tests.errors import code
 
-GOOD, BAD = Variety(rank=5, std=0.5), Variety(rank=1, std=0.5)
+GOOD, BAD = LatentStatistics(rank=5, std=0.5), LatentStatistics(rank=1, std=0.5)
 
 
 @settings(max_examples=25)
@@ -19,37 +20,37 @@ def test_latents_that_spread_evenly_over_directions_have_as_high_a_rank(rank: in
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(24, rank, generator=generator))[0]
     signs = torch.cat([torch.eye(rank), -torch.eye(rank)])
-    found = variety(3 + (signs @ basis.T).unflatten(1, (4, 6)))
+    found = latent_statistics(3 + (signs @ basis.T).unflatten(1, (4, 6)))
     assert found.rank == pytest.approx(rank, rel=0.01)
     assert not found.collapsed
 
 
 def test_one_latent_for_all_frames_is_a_collapse() -> None:
-    assert variety(torch.randn(1, 4, 8).expand(32, -1, -1)).collapsed
+    assert latent_statistics(torch.randn(1, 4, 8).expand(32, -1, -1)).collapsed
 
 
 def test_small_noise_around_one_latent_is_a_collapse_in_spite_of_its_rank() -> None:
-    found = variety(torch.randn(1, 4, 8) + 1e-3 * torch.randn(32, 4, 8))
+    found = latent_statistics(torch.randn(1, 4, 8) + 1e-3 * torch.randn(32, 4, 8))
     assert found.rank > 10 and found.collapsed
 
 
 def test_frames_along_one_line_are_a_collapse_in_spite_of_their_spread() -> None:
-    found = variety(torch.linspace(-1, 1, 32)[:, None, None] * torch.randn(4, 8))
+    found = latent_statistics(torch.linspace(-1, 1, 32)[:, None, None] * torch.randn(4, 8))
     assert found.std > 0.1 and found.collapsed
 
 
 def test_numbers_that_are_none_are_a_collapse() -> None:
-    assert Variety(rank=float("nan"), std=0.5).collapsed
-    assert variety(torch.full((4, 2, 8), float("nan"))).collapsed
+    assert LatentStatistics(rank=float("nan"), std=0.5).collapsed
+    assert latent_statistics(torch.full((4, 2, 8), float("nan"))).collapsed
 
 
 @given(seen=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
 def test_training_ends_at_the_first_run_of_that_many_collapses(seen: list[bool], limit: int) -> None:
-    alarm, row, ended = Alarm(limit), 0, False
+    alarm, row, ended = CollapseAlarm(limit), 0, False
     for step, good in enumerate(seen):
         row = 0 if good else row + 1
         try:
-            assert (alarm.see(GOOD if good else BAD, step) is None) == good
+            assert (alarm.update(GOOD if good else BAD, step) is None) == good
         except JepaExportError as error:
             assert f"step {step}" in str(error) and "--allow-collapse" in str(error)
             ended = True
@@ -59,10 +60,10 @@ def test_training_ends_at_the_first_run_of_that_many_collapses(seen: list[bool],
 
 
 def test_without_a_limit_it_only_warns() -> None:
-    alarm = Alarm(None)
-    assert all(alarm.see(BAD, step) for step in range(100))
+    alarm = CollapseAlarm(None)
+    assert all(alarm.update(BAD, step) for step in range(100))
 
 
 def test_those_before_a_restart_count() -> None:
-    with pytest.raises(JepaExportError, match="3 times in a row"):
-        Alarm(3, count=2).see(BAD, 7)
+    with pytest.raises(JepaExportError, check=code("training.collapse")):
+        CollapseAlarm(3, count=2).update(BAD, 7)

@@ -13,9 +13,9 @@ import torch
 
 from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_export.data.clip_windows import Windows
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import open_data
-from jepa_export.distillation.clip_metrics import kept, measure
+from jepa_export.distillation.clip_metrics import measure, measure_retention
 from jepa_export.distillation.data_split import DataSplit
 from jepa_export.distillation.stages import PredictorStage
 from jepa_export.students.encoder import Encoder, EncoderConfig
@@ -23,7 +23,7 @@ from jepa_export.students.predictor import Predictor, PredictorConfig
 
 
 def clips(folder: Path, trajectories: int, frames: int) -> Windows:
-    store = Store(folder, height=32, width=32)
+    store = FrameStore(folder, height=32, width=32)
     data = open_data([f"two_rooms?trajectories={trajectories}&frames={frames}"], store, held_out=0)
     return Windows(data.train, frames=4, rate_hz=5)
 
@@ -52,13 +52,15 @@ def test_what_a_student_kept_is_the_share_of_what_varies_in_its_teacher(tmp_path
         ]
     )
     mean, pair = seen.mean(0, keepdim=True), DataSplit(clips(tmp_path, 1, 4), windows)
-    whole = kept(student(lambda tokens: tokens), pair, "some teacher")
+    whole = measure_retention(student(lambda tokens: tokens), pair, "some teacher")
     assert (whole.teacher, whole.held_out, whole.clips) == ("some teacher", True, len(windows))
     assert (whole.variance, whole.cosine) == (pytest.approx(1), pytest.approx(1))
-    assert kept(student(lambda tokens: mean), pair, "some teacher").variance == pytest.approx(0, abs=1e-6)
-    half = kept(student(lambda tokens: (tokens + mean) / 2), pair, "some teacher")
+    assert measure_retention(student(lambda tokens: mean), pair, "some teacher").variance == pytest.approx(
+        0, abs=1e-6
+    )
+    half = measure_retention(student(lambda tokens: (tokens + mean) / 2), pair, "some teacher")
     assert half.variance == pytest.approx(0.75, abs=1e-6) and half.cosine < 1
-    assert kept(student(lambda tokens: 2 * tokens), pair, "some teacher").variance < 0
+    assert measure_retention(student(lambda tokens: 2 * tokens), pair, "some teacher").variance < 0
 
 
 @pytest.mark.parametrize(("variance", "warns"), [(0.4, False), (-0.1, True), (None, False)])
@@ -66,14 +68,14 @@ def test_a_student_that_tells_no_more_than_the_mean_is_told(
     variance: float | None, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
-    TeacherRetention(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).tell(said.append)
+    TeacherRetention(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).report(said.append)
     assert "(mean cosine 0.800), in 9 clips held out" in said[0]
     assert ("no more of one than the mean" in caplog.text) is warns
 
 
 def test_of_clips_that_do_not_differ_there_is_no_share(tmp_path: Path) -> None:
     windows = clips(tmp_path, 1, 4)
-    found = kept(student(lambda tokens: tokens), DataSplit(windows, windows), "some teacher")
+    found = measure_retention(student(lambda tokens: tokens), DataSplit(windows, windows), "some teacher")
     assert (found.clips, found.held_out, found.variance) == (1, False, None)
 
 

@@ -182,15 +182,15 @@ def test_what_cannot_be_done_is_said_at_once(
         return " ".join(capsys.readouterr().err.split())
 
     random = changed(two_rooms_bundle, tmp_path / "random", trained=False)
-    assert "random: its encoder has random weights" in said(random)
+    assert "random: the encoder has random weights" in said(random)
     licensed = changed(two_rooms_bundle, tmp_path / "licensed", licence="CC-BY-NC-4.0")
-    assert "(CC-BY-NC-4.0) forbids commercial use" in said(licensed)
+    assert "the license CC-BY-NC-4.0 forbids commercial use" in said(licensed)
     assert "too large for this: num_samples x horizon" in said(two_rooms_bundle, "--num-samples", "5000000")
-    assert "has its encoder as openvino/fp16" in said(toy_bundle)
+    assert "encoder variant openvino/fp16" in said(toy_bundle)
     graphs = Bundle.open(two_rooms_bundle).manifest.graphs.model_dump(mode="json")
     quantized = {role: [form for form in graphs[role] if form["target"] == "openvino"] for role in graphs}
     lean = changed(two_rooms_bundle, tmp_path / "lean", graphs=quantized)
-    assert "lean: has no fp32 encoder for OpenVINO or as ONNX" in said(lean)
+    assert "lean: no fp32 encoder for OpenVINO or ONNX Runtime" in said(lean)
 
 
 def test_latents_keep_the_scale_that_they_have() -> None:

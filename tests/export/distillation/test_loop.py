@@ -18,22 +18,31 @@ from torch import Tensor, nn
 
 from jepa_export.data.batches import Batch
 from jepa_export.data.clip_windows import Windows
-from jepa_export.data.frame_store import Store
+from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import open_data
 from jepa_export.distillation.clip_metrics import some_clips
-from jepa_export.distillation.stages import Stage
-from jepa_export.distillation.training_loop import Pace, Share, fabric, schedule, train
+from jepa_export.distillation.stage_training import (
+    ShardedBatches,
+    StageSettings,
+    start_fabric,
+    train_stage,
+)
+from jepa_export.distillation.stages import DistillationStage
 from jepa_export.errors import JepaExportError
-from jepa_export.training.checkpoint import alone, claim, load, save
+from jepa_export.training.checkpoint import claim_folder, load, lock_folder, save
+from jepa_export.training.stage import cosine_decay, warmup
+from tests.errors import code
 
-PACE = Pace(steps=6, batch=4, learning_rate=0.01, seed=0, checkpoint_every=2, watch_every=3, alarms=2)
+PACE = StageSettings(
+    steps=6, batch=4, learning_rate=0.01, seed=0, checkpoint_every=2, watch_every=3, max_collapses=2
+)
 
 
-class Brightness(Stage):
+class Brightness(DistillationStage):
     """Learns how bright frames are; its loss is what the test wants from call ``bad`` on."""
 
     name = "brightness"
-    reads = ("few", "bright")
+    input_names = ("few", "bright")
 
     def __init__(self, *, bad: int | None = None, collapsed: bool = False, width: int = 3) -> None:
         super().__init__()
@@ -55,35 +64,35 @@ class Brightness(Stage):
         error = (self.line(few)[:, 0] - bright).pow(2).mean()
         return {"error": error * (float("nan") if broken else 1)}
 
-    def watched(self, *inputs: Tensor) -> Tensor:
+    def monitored_latents(self, *inputs: Tensor) -> Tensor:
         return inputs[0][:, :, None] * (0 if self._collapsed else 1)
 
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
-    store = Store(tmp_path_factory.mktemp("cache"), height=32, width=32)
+    store = FrameStore(tmp_path_factory.mktemp("cache"), height=32, width=32)
     data = open_data(["two_rooms?trajectories=8&frames=6"], store, held_out=0)
     return Windows(data.train, frames=2, rate_hz=5)
 
 
 @pytest.fixture(scope="module")
-def spread() -> Fabric:
-    return fabric("32-true")
+def fabric() -> Fabric:
+    return start_fabric("32-true")
 
 
 def go(
-    spread: Fabric,
+    fabric: Fabric,
     windows: Windows,
     folder: Path,
-    pace: Pace = PACE,
+    pace: StageSettings = PACE,
     *,
-    stage: Stage | None = None,
+    stage: DistillationStage | None = None,
     held_out: Batch | None = None,
-) -> Stage:
+) -> DistillationStage:
     folder.mkdir(exist_ok=True)
     stage = stage or Brightness()
     watched = held_out or some_clips(windows, 8)
-    train(spread, stage, windows, watched, folder, pace, seen=held_out is None, board=False)
+    train_stage(fabric, stage, windows, watched, folder, pace, trained_on=held_out is None, tensorboard=False)
     return stage
 
 
@@ -93,9 +102,9 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def test_every_step_leaves_a_row_and_every_look_at_latents_too(
-    spread: Fabric, windows: Windows, tmp_path: Path
+    fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
-    go(spread, windows, tmp_path)
+    go(fabric, windows, tmp_path)
     head, *losses = rows(tmp_path / "brightness.csv")
     assert head == ["step", "loss", "error"]
     assert [row[0] for row in losses] == [str(step) for step in range(6)]
@@ -105,11 +114,11 @@ def test_every_step_leaves_a_row_and_every_look_at_latents_too(
 
 
 def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
-    spread: Fabric, windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fabric: Fabric, windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held_out = some_clips(windows, 10)
     pace = replace(PACE, watch_every=1)
-    trained = go(spread, windows, tmp_path, pace, held_out=held_out)
+    trained = go(fabric, windows, tmp_path, pace, held_out=held_out)
     head, *found = rows(tmp_path / "brightness_held_out.csv")
     assert head == ["step", "loss", "error"] and [row[0] for row in found] == [str(step) for step in range(6)]
     last = load(tmp_path / "brightness.pt")["network"]
@@ -120,13 +129,13 @@ def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
     assert trained.sizes == {PACE.batch, 10 % PACE.batch}, "no more at a time than in a step"
     least = min(float(row[1]) for row in found)
     told = " ".join(capsys.readouterr().out.split())
-    assert f"held out {float(found[-1][1]):.3g} (least {least:.3g})" in told
+    assert f"held out {float(found[-1][1]):.3g} (lowest {least:.3g})" in told
 
 
 def test_where_nothing_is_held_out_no_loss_says_otherwise(
-    spread: Fabric, windows: Windows, tmp_path: Path
+    fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
-    stage = go(spread, windows, tmp_path)
+    stage = go(fabric, windows, tmp_path)
     assert not (tmp_path / "brightness_held_out.csv").exists()
     state = load(tmp_path / "brightness.pt")
     assert state["best"]["network"] is None
@@ -134,13 +143,13 @@ def test_where_nothing_is_held_out_no_loss_says_otherwise(
 
 
 def test_the_weights_that_were_best_on_what_is_held_out_are_left_whether_or_not_it_was_killed(
-    spread: Fabric, windows: Windows, tmp_path: Path
+    fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     # Frames turned into their negatives: what is learnt of the others does these no good.
     bright = some_clips(windows, 8)
     bright = replace(bright, frames=255 - bright.frames)
     pace = replace(PACE, watch_every=1, learning_rate=0.3)
-    whole = go(spread, windows, tmp_path / "whole", pace, held_out=bright)
+    whole = go(fabric, windows, tmp_path / "whole", pace, held_out=bright)
     losses = [float(row[1]) for row in rows(tmp_path / "whole" / "brightness_held_out.csv")[1:]]
     state = load(tmp_path / "whole" / "brightness.pt")
     assert losses[-1] > min(losses) == state["best"]["loss"]
@@ -148,84 +157,83 @@ def test_the_weights_that_were_best_on_what_is_held_out_are_left_whether_or_not_
     error = whole(*whole.inputs(bright, torch.device("cpu")))["error"].item()
     assert error == pytest.approx(min(losses), rel=1e-5)
     with pytest.raises(JepaExportError):
-        go(spread, windows, tmp_path / "cut", pace, stage=Brightness(bad=5), held_out=bright)
-    again = go(spread, windows, tmp_path / "cut", pace, held_out=bright)
+        go(fabric, windows, tmp_path / "cut", pace, stage=Brightness(bad=5), held_out=bright)
+    again = go(fabric, windows, tmp_path / "cut", pace, held_out=bright)
     assert torch.equal(again.line.weight, whole.line.weight)
     for name in ("brightness.csv", "brightness_held_out.csv", "brightness_variety.csv"):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
 
 
 def test_a_finished_stage_is_taken_up_without_another_step(
-    spread: Fabric, windows: Windows, tmp_path: Path
+    fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
-    done = go(spread, windows, tmp_path)
+    done = go(fabric, windows, tmp_path)
     before = (tmp_path / "brightness.csv").read_text()
-    again = go(spread, windows, tmp_path, stage=Brightness(bad=0))
+    again = go(fabric, windows, tmp_path, stage=Brightness(bad=0))
     assert torch.equal(again.line.weight, done.line.weight)
     assert (tmp_path / "brightness.csv").read_text() == before
 
 
-def test_a_row_that_a_kill_cut_off_is_written_again(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
-    go(spread, windows, tmp_path / "whole")
+def test_a_row_that_a_kill_cut_off_is_written_again(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(fabric, windows, tmp_path / "whole")
     with pytest.raises(JepaExportError):
-        go(spread, windows, tmp_path / "cut", stage=Brightness(bad=5))
+        go(fabric, windows, tmp_path / "cut", stage=Brightness(bad=5))
     table = tmp_path / "cut" / "brightness.csv"
     assert load(tmp_path / "cut" / "brightness.pt")["step"] == 4
     # Of step 10, say: its first digit is that of a step before.
     table.write_text(table.read_text() + "1")
-    go(spread, windows, tmp_path / "cut")
+    go(fabric, windows, tmp_path / "cut")
     assert table.read_text() == (tmp_path / "whole" / "brightness.csv").read_text()
 
 
 def test_a_loss_that_is_no_number_names_step_and_clips_and_keeps_the_checkpoint(
-    spread: Fabric, windows: Windows, tmp_path: Path
+    fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
-    clips = Share(windows, size=4, seed=0, rank=0, world=1).indices(3)
+    clips = ShardedBatches(windows, size=4, seed=0, rank=0, world_size=1).indices(3)
     with pytest.raises(JepaExportError) as caught:
-        go(spread, windows, tmp_path, stage=Brightness(bad=3))
+        go(fabric, windows, tmp_path, stage=Brightness(bad=3))
     told = str(caught.value)
-    assert "the loss of stage brightness is nan at step 3" in told
+    assert caught.value.code == "training.not_finite"
+    assert "stage brightness: the loss is nan at step 3" in told
     assert f"clips {', '.join(map(str, clips))}" in told and "--learning-rate" in told
     saved = load(tmp_path / "brightness.pt")
     assert saved["step"] == 2 and all(weights.isfinite().all() for weights in saved["network"].values())
 
 
 def test_weights_that_a_step_ruined_are_neither_kept_nor_taken_for_trained(
-    spread: Fabric, windows: Windows, tmp_path: Path
+    fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     pace = replace(PACE, steps=3, watch_every=1, checkpoint_every=1, learning_rate=1e30)
-    with pytest.raises(
-        JepaExportError, match=r"the held-out loss of stage brightness is (inf|nan) at step 0"
-    ):
-        go(spread, windows, tmp_path, pace)
+    with pytest.raises(JepaExportError, check=code("training.not_finite")):
+        go(fabric, windows, tmp_path, pace)
     assert not (tmp_path / "brightness.pt").exists()
 
 
 def test_latents_that_stay_collapsed_end_the_training(
-    spread: Fabric, windows: Windows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    fabric: Fabric, windows: Windows, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(JepaExportError, match=r"step 5: the latents .* collapse.* 2 times in a row"):
-        go(spread, windows, tmp_path, stage=Brightness(collapsed=True))
-    assert "stage brightness, step 2: the latents of held-out frames collapse" in caplog.text
+    with pytest.raises(JepaExportError, check=code("training.collapse")):
+        go(fabric, windows, tmp_path, stage=Brightness(collapsed=True))
+    assert "stage brightness, step 2: the latents of held-out frames collapsed" in caplog.text
 
 
-def test_collapse_can_be_allowed(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
-    go(spread, windows, tmp_path, replace(PACE, alarms=None), stage=Brightness(collapsed=True))
+def test_collapse_can_be_allowed(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(fabric, windows, tmp_path, replace(PACE, max_collapses=None), stage=Brightness(collapsed=True))
     assert load(tmp_path / "brightness.pt")["alarms"] == 2
 
 
-def test_a_checkpoint_of_another_network_is_refused(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
-    go(spread, windows, tmp_path)
-    with pytest.raises(JepaExportError, match=r"brightness\.pt is of other settings .*choose another --out"):
-        go(spread, windows, tmp_path, stage=Brightness(width=4))
+def test_a_checkpoint_of_another_network_is_refused(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(fabric, windows, tmp_path)
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        go(fabric, windows, tmp_path, stage=Brightness(width=4))
 
 
-def test_a_damaged_checkpoint_is_refused(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
-    go(spread, windows, tmp_path)
+def test_a_damaged_checkpoint_is_refused(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+    go(fabric, windows, tmp_path)
     content = (tmp_path / "brightness.pt").read_bytes()
     (tmp_path / "brightness.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(JepaExportError, match=r"brightness\.pt: no checkpoint, or a damaged one"):
-        go(spread, windows, tmp_path)
+    with pytest.raises(JepaExportError, check=code("training.checkpoint_damaged")):
+        go(fabric, windows, tmp_path)
 
 
 @contextmanager
@@ -242,68 +250,88 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_without_room_the_checkpoint_before_stays_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "stage.pt"
     save({"step": 1}, path)
-    with files_of_at_most(4096), pytest.raises(JepaExportError, match=r"cannot be written .*make room"):
+    with files_of_at_most(4096), pytest.raises(JepaExportError, check=code("training.not_writable")):
         save({"step": 2, "weights": torch.zeros(100_000)}, path)
     assert load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
-    claim(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
-    claim(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
-    with pytest.raises(JepaExportError, match=r"other settings: seed 0 \(now 1\); give the same"):
-        claim(tmp_path / "run", {"seed": 1, "data": ["a"]}, write=True)
+    claim_folder(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
+    claim_folder(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        claim_folder(tmp_path / "run", {"seed": 1, "data": ["a"]}, write=True)
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_a_setting_that_it_did_not_have(tmp_path: Path) -> None:
-    claim(tmp_path / "run", {"seed": 0}, write=True)
-    claim(tmp_path / "run", {"seed": 0, "watch_every": 100}, write=True)
-    with pytest.raises(JepaExportError, match="seed 0"):
-        claim(tmp_path / "run", {"watch_every": 100}, write=True)
+    claim_folder(tmp_path / "run", {"seed": 0}, write=True)
+    claim_folder(tmp_path / "run", {"seed": 0, "watch_every": 100}, write=True)
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        claim_folder(tmp_path / "run", {"watch_every": 100}, write=True)
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     program = (
-        "import pathlib, sys; from jepa_export.training.checkpoint import alone;"
-        "alone(pathlib.Path(sys.argv[1])); print('alone', flush=True); sys.stdin.read()"
+        "import pathlib, sys; from jepa_export.training.checkpoint import lock_folder;"
+        "lock_folder(pathlib.Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"alone\n"
-        with pytest.raises(JepaExportError, match="another process is training in"):
-            alone(tmp_path)
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+        with pytest.raises(JepaExportError, check=code("training.folder_in_use")):
+            lock_folder(tmp_path)
         other.kill()
-    alone(tmp_path)
-    alone(tmp_path)
+    lock_folder(tmp_path)
+    lock_folder(tmp_path)
 
 
 def test_a_batch_is_shared_out_without_rest_and_without_overlap(windows: Windows) -> None:
-    whole = Share(windows, size=8, seed=3, rank=0, world=1).indices(2)
-    shares = [Share(windows, size=8, seed=3, rank=rank, world=4).indices(2) for rank in range(4)]
+    whole = ShardedBatches(windows, size=8, seed=3, rank=0, world_size=1).indices(2)
+    shares = [
+        ShardedBatches(windows, size=8, seed=3, rank=rank, world_size=4).indices(2) for rank in range(4)
+    ]
     assert sorted(clip for share in shares for clip in share) == sorted(whole)
-    with pytest.raises(JepaExportError, match="--batch must be a multiple of the 3 processes, got 8"):
-        Share(windows, size=8, seed=3, rank=0, world=3)
+    with pytest.raises(JepaExportError, check=code("data.batch_size")):
+        ShardedBatches(windows, size=8, seed=3, rank=0, world_size=3)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
-    rates = [schedule(step, 1000) for step in (0, 99, 500, 999)]
+    rates = [warmup(step, 100) * cosine_decay(step, 1000) for step in (0, 99, 500, 999)]
     assert rates == pytest.approx([0.01, 0.976, 0.505, 0.01], abs=2e-3)
-    assert schedule(0, 6) == 1
+    assert warmup(0, 0) * cosine_decay(0, 6) == 1
 
 
 def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
-    spread: Fabric, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fabric: Fabric, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(JepaExportError, match="pip install tensorboard"):
-        train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, seen=False, board=True)
+    with pytest.raises(JepaExportError, check=code("training.missing_package")):
+        train_stage(
+            fabric,
+            Brightness(),
+            windows,
+            some_clips(windows, 8),
+            tmp_path,
+            PACE,
+            trained_on=False,
+            tensorboard=True,
+        )
 
 
-def test_tensorboard_gets_every_number(spread: Fabric, windows: Windows, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_number(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(spread, Brightness(), windows, some_clips(windows, 8), tmp_path, PACE, seen=False, board=True)
+    train_stage(
+        fabric,
+        Brightness(),
+        windows,
+        some_clips(windows, 8),
+        tmp_path,
+        PACE,
+        trained_on=False,
+        tensorboard=True,
+    )
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     assert set(events.Tags()["scalars"]) == {
         f"brightness/{name}" for name in ("loss", "error", "rank", "std", "held_out_loss", "held_out_error")
@@ -312,8 +340,8 @@ def test_tensorboard_gets_every_number(spread: Fabric, windows: Windows, tmp_pat
 
 
 def test_half_precision_keeps_weights_and_losses_in_full(windows: Windows, tmp_path: Path) -> None:
-    stage = go(fabric("bf16-mixed"), windows, tmp_path)
-    go(fabric("32-true"), windows, tmp_path / "full")
+    stage = go(start_fabric("bf16-mixed"), windows, tmp_path)
+    go(start_fabric("32-true"), windows, tmp_path / "full")
     assert stage.line.weight.dtype == torch.float32
     pairs = zip(rows(tmp_path / "brightness.csv"), rows(tmp_path / "full" / "brightness.csv"), strict=True)
     ours, theirs = ([float(row[1]) for row in table[1:]] for table in zip(*pairs, strict=True))

@@ -77,7 +77,7 @@ def test_a_recording_whose_actions_have_another_unit_is_named_before_the_trainin
     arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--num-samples", "70000"]
     with families():
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
-    told = f"the action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
+    told = f"action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
     assert told in caplog.text
 
 
@@ -91,7 +91,9 @@ def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions
         write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
     clips: dict[str, int] = {}
 
-    def count(_: object, stage: distill.Stage, windows: Windows, *rest: Any, **named: Any) -> None:
+    def count(
+        _: object, stage: distill.DistillationStage, windows: Windows, *rest: Any, **named: Any
+    ) -> None:
         clips[stage.name] = len(windows)
         if stage.name == "predictor":
             raise JepaExportError("enough")

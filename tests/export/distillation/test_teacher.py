@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from jepa_export.distillation.frozen_encoders import PooledTeacher
-from jepa_export.distillation.teacher_targets import Features, open_teacher
+from jepa_export.distillation.teacher_targets import TeacherFeatures, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
 from jepa_export.teachers.checkpoints.read import Teacher
-from jepa_export.teachers.normalization import normalised
+from jepa_export.teachers.normalization import normalize
+from tests.errors import code
 from tests.export.distillation.tiny import families
 
 NAMES = ("vjepa2", "vjepa2_1", "vjepa2_1_levels", "vjepa2_ac", "lewm", "ijepa")
@@ -36,7 +37,7 @@ def frames(count: int, px: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_teacher_gives_tokens_of_unit_scale_for_its_grid(name: str) -> None:
-    features = Features(teacher(f"tiny_{name}"), frames=2)
+    features = TeacherFeatures(teacher(f"tiny_{name}"), frames=2)
     found = features(frames(3, features.px))
     assert found.shape == (2, features.side**2, features.dim)
     torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
@@ -44,7 +45,7 @@ def test_every_teacher_gives_tokens_of_unit_scale_for_its_grid(name: str) -> Non
 
 def test_each_level_of_a_teacher_weighs_the_same() -> None:
     """V-JEPA 2.1 learns from its levels normalised one by one (``forward_target`` of its training)."""
-    features = Features(teacher("tiny_vjepa2_1_levels"), frames=2)
+    features = TeacherFeatures(teacher("tiny_vjepa2_1_levels"), frames=2)
     norms = features.model.encoder.norms
     for size, norm in enumerate(norms, 1):
         norm.weight.fill_(float(size**2))
@@ -53,10 +54,10 @@ def test_each_level_of_a_teacher_weighs_the_same() -> None:
 
 
 def test_a_target_is_what_a_clip_that_ends_with_the_frame_holds_of_it() -> None:
-    features = Features(teacher("tiny_vjepa2"), frames=4)
+    features = TeacherFeatures(teacher("tiny_vjepa2"), frames=4)
     clip = frames(6, features.px)
     with torch.no_grad():
-        tokens = features.model.encoder(normalised(clip[:, 2:]))
+        tokens = features.model.encoder(normalize(clip[:, 2:]))
     torch.testing.assert_close(features(clip), unit_scale(tokens[:, features.side**2 :]))
     longer = torch.cat([frames(6, features.px).flip(0)[:, :2], clip[:, 2:]], dim=1)
     torch.testing.assert_close(features(longer), features(clip))
@@ -65,7 +66,7 @@ def test_a_target_is_what_a_clip_that_ends_with_the_frame_holds_of_it() -> None:
 
 
 def test_frames_of_another_size_are_scaled() -> None:
-    features = Features(teacher("tiny_vjepa2"), frames=2)
+    features = TeacherFeatures(teacher("tiny_vjepa2"), frames=2)
     grey = torch.full((1, 2, 20, 20, 3), 90, dtype=torch.uint8)
     exact = torch.full((1, 2, features.px, features.px, 3), 90, dtype=torch.uint8)
     torch.testing.assert_close(features(grey), features(exact), atol=1e-4, rtol=0)
@@ -73,7 +74,7 @@ def test_frames_of_another_size_are_scaled() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_an_encoder_a_teacher_has_at_most_16_tokens(name: str) -> None:
-    features = Features(teacher(f"tiny_{name}"), frames=2)
+    features = TeacherFeatures(teacher(f"tiny_{name}"), frames=2)
     encoder = PooledTeacher(features)
     latents = encoder(frames(1, features.px)[:, 0])
     assert latents.shape == (2, encoder.config.tokens, encoder.config.dim)
@@ -84,35 +85,39 @@ def test_as_an_encoder_a_teacher_has_at_most_16_tokens(name: str) -> None:
 def test_random_weights_follow_from_the_seed_and_are_told() -> None:
     one, same, other = (teacher("tiny_vjepa2", depth=1, seed=seed) for seed in (0, 0, 1))
     clip = frames(2, 48)
-    features = [Features(each, frames=2)(clip) for each in (one, same, other)]
+    features = [TeacherFeatures(each, frames=2)(clip) for each in (one, same, other)]
     assert torch.equal(features[0], features[1]) and not torch.allclose(features[0], features[2])
     assert "random weights" in one.provenance and "1 of 2 blocks: not the published" in one.provenance
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "said"),
+    ("name", "changed", "expected"),
     [
-        ("nobody", {}, "no teacher is called 'nobody'"),
-        ("tiny_vjepa2", {"depth": 0}, "--depth must be between 1 and 2, got 0"),
-        ("tiny_vjepa2", {"depth": 3}, "--depth must be between 1 and 2, got 3"),
-        ("tiny_vjepa2=file.pt", {}, "exclude each other"),
-        ("tiny_vjepa2=file.pt", {"untrained": False, "depth": 1}, "--depth goes with --untrained-teacher"),
-        ("tiny_ijepa=x.pt", {"untrained": False}, "non-commercial use only.*--accept-non-commercial"),
-        ("tiny_ijepa=x.pt", {"untrained": False, "accept_non_commercial": True}, "x.pt does not exist"),
-        ("vjepa2_ac_vitg_256", {"untrained": False}, "not on the Hugging Face Hub: fetch vjepa2/vjepa2-ac"),
+        ("nobody", {}, "teacher.unknown"),
+        ("tiny_vjepa2", {"depth": 0}, "export.invalid_option"),
+        ("tiny_vjepa2", {"depth": 3}, "export.invalid_option"),
+        ("tiny_vjepa2=file.pt", {}, "export.option_not_applicable"),
+        ("tiny_vjepa2=file.pt", {"untrained": False, "depth": 1}, "export.option_not_applicable"),
+        ("tiny_ijepa=x.pt", {"untrained": False}, "export.non_commercial"),
+        (
+            "tiny_ijepa=x.pt",
+            {"untrained": False, "accept_non_commercial": True},
+            "teacher.checkpoint_not_found",
+        ),
+        ("vjepa2_ac_vitg_256", {"untrained": False}, "teacher.no_checkpoint"),
     ],
 )
-def test_what_cannot_be_a_teacher_is_said(name: str, changed: dict[str, object], said: str) -> None:
-    with pytest.raises(JepaExportError, match=said):
+def test_what_cannot_be_a_teacher_is_said(name: str, changed: dict[str, object], expected: str) -> None:
+    with pytest.raises(JepaExportError, check=code(expected)):
         teacher(name, **changed)
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 10])
 def test_clips_that_the_teacher_does_not_read_are_refused(length: int) -> None:
-    with pytest.raises(JepaExportError, match=f"--clip must be a multiple of 2 up to 8 .*, got {length}"):
-        Features(teacher("tiny_vjepa2"), frames=length)
+    with pytest.raises(JepaExportError, check=code("export.invalid_option")):
+        TeacherFeatures(teacher("tiny_vjepa2"), frames=length)
 
 
 def test_a_single_image_will_do_where_the_teacher_reads_images() -> None:
-    features = Features(teacher("tiny_vjepa2_1"), frames=1)
+    features = TeacherFeatures(teacher("tiny_vjepa2_1"), frames=1)
     assert features(frames(1, features.px)).shape == (2, features.side**2, features.dim)

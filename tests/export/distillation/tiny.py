@@ -11,13 +11,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest import mock
 
-from jepa_export.distillation import distill, training_loop
+from jepa_export.distillation import distill
 from jepa_export.students import family as students
 from jepa_export.students.family import Sizes
 from jepa_export.teachers import family as teachers
+from jepa_export.training.stage import TrainingStage
 from tests.export.teachers.tiny import TINY as TEACHERS
 
 STUDENT = Sizes(encoder=(32, 1, 2), predictor=(16, 1, 2), tokens=2, dim=8)
@@ -38,19 +38,15 @@ def families() -> Iterator[None]:
 
 
 def die_at(stage: str, step: int) -> None:
-    """From now on, ``stage`` does not survive its step ``step``."""
-    train, rate, under_way = distill.train, training_loop.schedule, [""]
+    """Kill this process at ``step`` of ``stage``."""
+    train_step = TrainingStage.train_step
 
-    def watched_train(spread: Any, which: Any, *rest: Any, **named: Any) -> None:
-        under_way[0] = which.name
-        train(spread, which, *rest, **named)
-
-    def watched_rate(at: int, steps: int) -> float:
-        if (under_way[0], at) == (stage, step):
+    def killing_train_step(self: TrainingStage, at: int) -> dict[str, float]:
+        if (self.name, at) == (stage, step):
             os.kill(os.getpid(), signal.SIGKILL)
-        return rate(at, steps)
+        return train_step(self, at)
 
-    distill.train, training_loop.schedule = watched_train, watched_rate
+    TrainingStage.train_step = killing_train_step
 
 
 def _end(*_: object) -> None:

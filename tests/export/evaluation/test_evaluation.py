@@ -14,8 +14,8 @@ from jepa_export.bundling.teacher_retention import TeacherRetention, read_teache
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation import evaluate as run
 from jepa_export.evaluation.bundle_report import add_to_report
-from jepa_export.evaluation.evaluate import GOLDEN, Plan, evaluate
-from jepa_export.evaluation.figure_tables import sheets
+from jepa_export.evaluation.evaluate import GOLDEN, EvaluationPlan, evaluate
+from jepa_export.evaluation.figure_tables import tables
 from jepa_export.evaluation.results import Evaluation
 from jepa_runtime.backends import registry
 from jepa_runtime.bundle import Bundle, seal
@@ -24,8 +24,9 @@ from jepa_runtime.imaging.conversion import Image
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.sources.commands import Floats
 from tests.bundles import make_bundle
+from tests.errors import code
 
-PLAN = Plan(clips=20, episodes=1, seed=5)
+PLAN = EvaluationPlan(clips=20, episodes=1, seed=5)
 NAMES = ["openvino:CPU int8", "openvino:CPU fp32", "onnxruntime:CPU fp32"]
 
 
@@ -101,7 +102,7 @@ def test_progress_ends_where_it_said_that_it_would(found: Evaluation, told: dict
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     first, again, other = (
-        evaluate(bundle, Plan(clips=2, episodes=0, seed=seed)).as_dict() for seed in (1, 1, 2)
+        evaluate(bundle, EvaluationPlan(clips=2, episodes=0, seed=seed)).as_dict() for seed in (1, 1, 2)
     )
     assert first == again
     assert first["variants"] != other["variants"]
@@ -121,11 +122,12 @@ def test_what_a_student_kept_of_its_teacher_is_told_as_its_bundle_says(
     bundle = Bundle.open(shutil.copytree(two_rooms_bundle, tmp_path / "distilled"))
     assert read_teacher_retention(bundle) is None
     told = add_to_report(bundle, kept.as_report())
-    found = evaluate(told, Plan(clips=1, episodes=0))
+    found = evaluate(told, EvaluationPlan(clips=1, episodes=0))
     assert found.as_dict()["teacher"]["variance"] == 0.625
-    assert sheets(found)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
-    other = add_to_report(told, {"of_teacher": {"name": "from another version"}})
-    assert read_teacher_retention(other) is None
+    assert tables(found)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
+    assert (
+        read_teacher_retention(add_to_report(told, {"of_teacher": {"name": "from another version"}})) is None
+    )
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def test_without_an_fp32_graph_the_golden_outputs_are_the_reference(robots_form: Bundle) -> None:
-    found = evaluate(robots_form, Plan(clips=2, episodes=0))
+    found = evaluate(robots_form, EvaluationPlan(clips=2, episodes=0))
     (variant,) = found.variants
     (comparison,) = variant.comparisons
     assert comparison.reference == GOLDEN and 0.99 < comparison.worst_cosine < 1
@@ -163,14 +165,14 @@ class Checkpoint:
     def encode(self, frame: Image) -> Floats:
         return self._model.encode(frame) * np.float32(1.01)
 
-    def roll_out(self, latents: Floats, between: Floats, actions: Floats) -> Floats:
-        return self._model.predict(actions, latents=latents, history_actions=between).latents
+    def roll_out(self, latents: Floats, history_actions: Floats, actions: Floats) -> Floats:
+        return self._model.predict(actions, latents=latents, history_actions=history_actions).latents
 
 
 def test_a_checkpoint_given_is_one_more_reference(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     with WorldModel.open(bundle, precision="fp32") as model:
-        found = evaluate(bundle, Plan(clips=2, episodes=0), references=[Checkpoint(model)])
+        found = evaluate(bundle, EvaluationPlan(clips=2, episodes=0), references=[Checkpoint(model)])
     for variant in found.variants:
         assert [each.reference for each in variant.comparisons] == [NAMES[2], "checkpoint 7"]
     fp32 = found.variants[1].comparisons[1]
@@ -186,7 +188,7 @@ def test_an_engine_that_is_not_installed_is_told_and_the_others_are_measured(
 
     engine = registry._ENGINES["onnxruntime"]
     monkeypatch.setitem(registry._ENGINES, "onnxruntime", replace(engine, create=missing))
-    found = evaluate(Bundle.open(two_rooms_bundle), Plan(clips=2, episodes=0))
+    found = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=2, episodes=0))
     assert "No module named 'onnxruntime'" in found.absent["onnxruntime:CPU"]
     assert found.variants[0].comparisons[0].reference == "openvino:CPU fp32"
 
@@ -195,8 +197,8 @@ def test_forms_for_devices_that_no_engine_here_serves_are_told(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "ENGINES", ("openvino:NPU", "onnxruntime:CPU"))
-    found = evaluate(Bundle.open(two_rooms_bundle), Plan(clips=1, episodes=0))
-    assert found.absent["openvino int8"] == "no engine of this machine runs it"
+    found = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=1, episodes=0))
+    assert found.absent["openvino int8"] == "no engine on this machine runs it"
 
 
 def test_a_bundle_of_which_nothing_runs_here_says_why(
@@ -206,8 +208,8 @@ def test_a_bundle_of_which_nothing_runs_here_says_why(
         raise BackendError("no such instruction")
 
     monkeypatch.setattr(run.WorldModel, "open", fails)
-    with pytest.raises(JepaExportError, match=r"nothing of it runs here: .*no such instruction"):
-        evaluate(robots_form, Plan(clips=1, episodes=0))
+    with pytest.raises(JepaExportError, check=code("evaluation.nothing_runs")):
+        evaluate(robots_form, EvaluationPlan(clips=1, episodes=0))
 
 
 def test_nan_ends_it_with_the_form_and_the_graph(
@@ -219,10 +221,8 @@ def test_nan_ends_it_with_the_form_and_the_graph(
         return encode(self, frame) * np.float32("nan" if self.precision == "int8" else 1)
 
     monkeypatch.setattr(WorldModel, "encode", broken)
-    with pytest.raises(
-        JepaExportError, match="openvino:CPU int8: the encoder gives NaN or infinity on clip 0"
-    ):
-        evaluate(Bundle.open(two_rooms_bundle), Plan(clips=1, episodes=0))
+    with pytest.raises(JepaExportError, check=code("evaluation.not_finite")):
+        evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=1, episodes=0))
 
 
 def test_a_model_of_another_robot_is_compared_on_the_same_frames_but_not_driven(tmp_path: Path) -> None:
@@ -230,35 +230,32 @@ def test_a_model_of_another_robot_is_compared_on_the_same_frames_but_not_driven(
     fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
     fields["io"]["action"]["names"] = ["steering", "throttle"]
     bundle = seal(tmp_path / "toy", fields)
-    found = evaluate(bundle, Plan(clips=2))
+    found = evaluate(bundle, EvaluationPlan(clips=2))
     for variant in found.variants:
         assert variant.foresight is None and variant.surprise is None and variant.drive is None
         assert variant.comparisons[0].worst_cosine > 0.99
     assert any("(steering, throttle) are not those of the robot in Two Rooms" in note for note in found.notes)
-    with pytest.raises(JepaExportError, match="cannot be driven there: leave --episodes out"):
-        evaluate(bundle, Plan(clips=2, episodes=1))
+    with pytest.raises(JepaExportError, check=code("evaluation.not_drivable")):
+        evaluate(bundle, EvaluationPlan(clips=2, episodes=1))
 
 
 def test_random_weights_are_driven_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ENGINES", ("openvino:CPU",))
     bundle = make_bundle(tmp_path / "toy", trained=False)
-    found = evaluate(bundle, Plan(clips=1))
-    assert not found.baselines and any("random weights reach nothing" in note for note in found.notes)
-    asked = evaluate(bundle, Plan(clips=1, episodes=1))
+    found = evaluate(bundle, EvaluationPlan(clips=1))
+    assert not found.baselines and any("random weights reaches no goal" in note for note in found.notes)
+    asked = evaluate(bundle, EvaluationPlan(clips=1, episodes=1))
     assert all(variant.drive and variant.drive.episodes == 3 for variant in asked.variants)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        ({"clips": 0}, "--clips must be between 1 and 100000, got 0"),
-        ({"episodes": -1}, "--episodes must be between 0"),
-        ({"seed": -1}, "--seed must be between 0"),
-    ],
+    ("wrong", "option"),
+    [({"clips": 0}, "--clips"), ({"episodes": -1}, "--episodes"), ({"seed": -1}, "--seed")],
 )
-def test_numbers_out_of_range_are_refused(wrong: dict[str, int], reason: str) -> None:
-    with pytest.raises(JepaExportError, match=reason):
-        Plan(**wrong)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int], option: str) -> None:
+    with pytest.raises(JepaExportError, check=code("export.invalid_option")) as error:
+        EvaluationPlan(**wrong)
+    assert option in str(error.value)
 
 
 def test_nothing_here_needs_torch() -> None:

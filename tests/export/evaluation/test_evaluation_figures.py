@@ -10,9 +10,10 @@ from hypothesis.extra.numpy import arrays
 
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips
-from jepa_export.evaluation.comparison import EDGES, compare, cosine, foresee, relative
+from jepa_export.evaluation.comparison import EDGES, compare, compare_predictions, cosine, relative
 from jepa_export.evaluation.reference_outputs import Outputs
 from jepa_export.evaluation.surprise_separation import auroc, roc
+from tests.errors import code
 
 N, LENGTH, W, H, C, T, D = 5, 5, 2, 3, 2, 4, 8
 
@@ -29,7 +30,7 @@ def clips(frames: int = LENGTH) -> Clips:
     return Clips(
         name="noise",
         frames=np.zeros((N, frames, 2, 2, 3), np.uint8),
-        between=np.zeros((N, W - 1, 2), np.float32),
+        history_actions=np.zeros((N, W - 1, 2), np.float32),
         actions=np.zeros((N, C, H, 2), np.float32),
         executed=True,
     )
@@ -76,7 +77,7 @@ def test_foresight_compares_with_what_came_and_with_standing_still() -> None:
     found = outputs()
     found.futures[:, 0] = found.latents[:, W:]
     found.futures[:, 0, 2] *= 1.2
-    told = foresee(found, clips())
+    told = compare_predictions(found, clips())
     assert told.drift == pytest.approx([0, 0, 0.2], abs=1e-6)
     now = found.latents[:, W - 1]
     still = [np.mean(relative(now, found.latents[:, W + step])) for step in range(H)]
@@ -85,7 +86,7 @@ def test_foresight_compares_with_what_came_and_with_standing_still() -> None:
 
 def test_a_reference_of_another_size_is_refused() -> None:
     larger = Outputs(np.zeros((N, LENGTH, T, 2 * D), np.float32), outputs().futures)
-    with pytest.raises(JepaExportError, match=r"teacher: gives \[5, 5, 4, 16\] where the bundle gives"):
+    with pytest.raises(JepaExportError, check=code("evaluation.shape_mismatch")):
         compare("teacher", outputs(), larger)
 
 

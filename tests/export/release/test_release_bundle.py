@@ -9,7 +9,7 @@ import pytest
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.publish import check_bundle
-from jepa_export.teachers.license import forbids_commerce
+from jepa_export.teachers.license import forbids_commercial_use
 from jepa_runtime.bundle import Bundle, seal
 from tests.bundles import make_bundle, manifest_fields
 from tests.errors import code
@@ -63,7 +63,7 @@ def test_what_forbids_commercial_use_is_released_only_if_told_to(
     "licence", ["Apache-2.0", "MIT", "CC-BY-4.0", "Apache-2.0, of ACME Inc", "CERN-OHL-S"]
 )
 def test_other_licences_are_not_taken_for_non_commercial(licence: str) -> None:
-    assert not forbids_commerce(licence)
+    assert not forbids_commercial_use(licence)
 
 
 def test_a_model_that_computes_something_else_is_not_released(first: Bundle, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from jepa_export.students.encoder import (
     TeacherHead,
 )
 from jepa_export.students.family import create
+from tests.errors import code
 
 ENCODER = EncoderConfig(px=32, patch=16, width=32, depth=1, heads=2, tokens=3, dim=16)
 SCALE = (1.25, 1.25)
@@ -87,7 +88,7 @@ def test_a_wrong_size_of_the_encoder_is_named(changed: dict[str, int], reason: s
 
 @pytest.mark.parametrize("px", [0, -16])
 def test_a_frame_without_pixels_is_refused(px: int) -> None:
-    with pytest.raises(JepaExportError, match="px"):
+    with pytest.raises(JepaExportError, check=code("student.sizes")):
         create("vit_ti", px=px, action_scale=SCALE, seed=0).encoder(
             torch.zeros(1, px, px, 3, dtype=torch.uint8)
         )

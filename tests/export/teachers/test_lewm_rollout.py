@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jepa_export.evaluation.compute_cost import of_network
+from jepa_export.evaluation.compute_cost import network_multiply_adds
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import convert, quantize_transformer_int8, save
 from jepa_export.teachers.checkpoints import Teacher
@@ -77,7 +77,7 @@ def test_a_pair_of_frame_and_place_is_computed_once(model: LeWM) -> None:
     each_step = 6 * config.depth * width**2 + 2 * width * config.projector
     each_step += config.action_dim * config.mixed + 4 * config.mixed * width + 4 * width**2
     expected = (config.depth - 1) * first + last + 5 * each_step
-    assert of_network(Rollout(model), *asked(1, 5, count=1).values()) == expected
+    assert network_multiply_adds(Rollout(model), *asked(1, 5, count=1).values()) == expected
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.checkpoints import read
-from jepa_export.teachers.checkpoints.layouts import recognise
+from jepa_export.teachers.checkpoints.layouts import recognize
 from jepa_export.teachers.family import FAMILY
 from tests.export.teachers.tiny import PRED_WIDTH, PX, SIDE, WIDTH, draw, seeded, shapes_of
 
@@ -114,7 +114,7 @@ def test_names_of_either_generation_of_transformers_are_known(ijepa: nn.Module) 
     old = old_names(new)
     assert "encoder.layer.1.attention.attention.key.bias" in old
     assert "layers.1.attention.k_proj.bias" in new
-    one, other = (recognise(state, "a test").weights("", levels=1) for state in (new, old))
+    one, other = (recognize(state, "a test").weights("", levels=1) for state in (new, old))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -123,8 +123,9 @@ def test_names_of_either_generation_of_transformers_are_known(ijepa: nn.Module) 
 def test_a_folder_that_is_not_whole_is_refused(vjepa2: nn.Module, tmp_path: Path, gone: str) -> None:
     vjepa2.save_pretrained(tmp_path, max_shard_size="40KB")
     next(file for file in tmp_path.iterdir() if gone in file.name).unlink()
-    with pytest.raises(JepaExportError, match=r"lacks model-00002|must hold one file of weights"):
+    with pytest.raises(JepaExportError) as error:
         read("vjepa2", tmp_path)
+    assert error.value.code in ("teacher.checkpoint_damaged", "teacher.checkpoint_ambiguous")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_at_full_size_every_weight_has_its_place(name: str, config: dict[str, in
         else:
             port = transformers.IJepaModel(transformers.IJepaConfig(**config), add_pooling_layer=False)
         ours = family.config.build()
-    weights = shapes_of(recognise(dict(port.state_dict()), "the Hub").weights("", levels=1))
+    weights = shapes_of(recognize(dict(port.state_dict()), "the Hub").weights("", levels=1))
     expected = shapes_of(ours.state_dict())
     assert weights == {key: shape for key, shape in expected.items() if key in weights}
     assert all(key.startswith("predictor.") for key in expected.keys() - weights.keys())

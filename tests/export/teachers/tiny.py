@@ -95,7 +95,7 @@ TINY = {
         ),
         weights="target_encoder",
         published=(),
-        licence="CC-BY-NC-4.0",
+        license="CC-BY-NC-4.0",
     ),
 }
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from jepa_export.students.two_rooms_networks import Predictor
-from jepa_export.training.imagined_distances import all_journeys, latent_step, steps_between
-from jepa_export.training.latent_library import Library
+from jepa_export.training.imagined_distances import latent_step, load_or_compute_distances, steps_between
+from jepa_export.training.latent_library import LatentLibrary
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
 
 UNIT = 0.7
@@ -93,7 +93,7 @@ def test_where_no_path_leads_it_is_infinite() -> None:
     assert torch.isinf(steps[2, :2]).all() and torch.isinf(steps[:2, 2]).all()
 
 
-def library(layouts: int = 2) -> Library:
+def library(layouts: int = 2) -> LatentLibrary:
     """Robots that move by their actions, and every fifth step against a wall."""
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 2 * np.pi, (layouts, 3, 10))
@@ -103,7 +103,7 @@ def library(layouts: int = 2) -> Library:
     free[:, :, ::5] = 0
     robot = np.concatenate([np.zeros((layouts, 3, 1, 2)), np.cumsum(free, axis=2)], axis=2) * UNIT
     tokens = np.stack([np.zeros_like(robot), robot], axis=3)
-    return Library(
+    return LatentLibrary(
         torch.from_numpy(tokens).float(),
         torch.from_numpy(moves * MAX_SPEED_MPS).float(),
         torch.zeros(layouts, 3, 1),
@@ -116,7 +116,7 @@ def test_the_unit_is_a_free_step_at_top_speed() -> None:
 
 def test_journeys_of_all_layouts_are_kept_and_read_back(tmp_path: Path) -> None:
     recorded, cache = library(), tmp_path / "journeys.npy"
-    found = all_journeys(recorded, Plane(), cache)
+    found = load_or_compute_distances(recorded, Plane(), cache)
     assert found.shape == (2, 33, 33) and found.dtype == torch.float16
     expected = steps_between(
         recorded.latents[1].flatten(0, 1), Plane(), latent_step(recorded, MAX_SPEED_MPS)
@@ -124,4 +124,4 @@ def test_journeys_of_all_layouts_are_kept_and_read_back(tmp_path: Path) -> None:
     assert torch.equal(found[1], expected)
     assert [path.name for path in tmp_path.iterdir()] == ["journeys.npy"]
     unused: Predictor = None  # type: ignore[assignment]
-    assert torch.equal(all_journeys(recorded, unused, cache), found)
+    assert torch.equal(load_or_compute_distances(recorded, unused, cache), found)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from jepa_export.errors import JepaExportError
-from jepa_export.training.loss_table import Table, progress_bar, told
+from jepa_export.training.loss_table import LossTable, format_losses, progress_bar
+from tests.errors import code
 
 
 def rows(path: Path) -> list[str]:
@@ -19,11 +20,11 @@ def rows(path: Path) -> list[str]:
 
 def test_a_run_goes_on_after_the_last_row_before_its_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "losses.csv"
-    table = Table(path, 0)
+    table = LossTable(path, 0)
     for step in range(3):
         table.write(step, {"loss": step / 2})
     table.close()
-    again = Table(path, 2)
+    again = LossTable(path, 2)
     again.write(2, {"loss": 9.0})
     again.close()
     assert rows(path) == ["step,loss", "0,0.0", "1,0.5", "2,9.0"]
@@ -33,7 +34,7 @@ def test_a_run_goes_on_after_the_last_row_before_its_checkpoint(tmp_path: Path) 
 def test_a_run_goes_on_whatever_little_is_there(tmp_path: Path, left: str) -> None:
     path = tmp_path / "losses.csv"
     path.write_text(left)
-    table = Table(path, 50)
+    table = LossTable(path, 50)
     table.write(100, {"loss": 1.0})
     table.close()
     assert rows(path)[0] == "step,loss" and rows(path)[-1] == "100,1.0"
@@ -41,9 +42,9 @@ def test_a_run_goes_on_whatever_little_is_there(tmp_path: Path, left: str) -> No
 
 @pytest.mark.parametrize("count", [1, 2000])
 def test_a_full_disk_is_told_wherever_it_is_found_out(tmp_path: Path, count: int) -> None:
-    table = Table(tmp_path / "losses.csv", 0)
+    table = LossTable(tmp_path / "losses.csv", 0)
     table._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
-    with pytest.raises(JepaExportError, match=r"losses\.csv: cannot be written \(No space left on device"):
+    with pytest.raises(JepaExportError, check=code("training.not_writable")):
         for step in range(count):
             table.write(step, {"loss": 0.1})
         table.flush()
@@ -53,7 +54,7 @@ def test_a_full_disk_is_told_wherever_it_is_found_out(tmp_path: Path, count: int
 def test_the_bar_is_whole_on_a_terminal_of_80_columns() -> None:
     progress, console = progress_bar(), Console(width=80, file=StringIO(), record=True)
     losses = {"loss": 5.08e-06, "next": 2.98e-07, "rollout": 4.5e-06, "free": 2.84e-07, "inverse": 0.0123}
-    progress.add_task("predictor", total=20000, completed=12345, losses=told(losses))
+    progress.add_task("predictor", total=20000, completed=12345, losses=format_losses(losses))
     console.print(progress.get_renderable())
     shown = console.export_text()
     assert "12345/20000" in shown and "…" not in shown

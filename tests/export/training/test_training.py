@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+from jepa_export.data.two_rooms_recordings import TwoRoomsTrainingWorld
 from jepa_export.errors import JepaExportError
 from jepa_export.students.two_rooms_networks import Encoder, Predictor
 from jepa_export.training import two_rooms_recipe
 from jepa_export.training.prefetch import AHEAD, in_order
 from jepa_export.training.representation import RepresentationStage
-from jepa_export.training.stage import Stage, run_stage
+from jepa_export.training.stage import ModuleStage, TrainingStage, run_stage
 from jepa_export.training.two_rooms_recipe import Recipe, TrainedModel
+from tests.errors import code
 
 ROOT = Path(__file__).resolve().parents[3]
 STAGES = ("representation", "dynamics", "grounding")
@@ -116,7 +117,7 @@ def test_a_finished_run_is_taken_up_without_training_anything(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Stage, "train_step", refuse)
+    monkeypatch.setattr(TrainingStage, "train_step", refuse)
     again = train_tiny(tiny_run[0])
     assert_identical(again.energy.state_dict(), tiny_run[1].energy.state_dict(), "energy")
     np.testing.assert_array_equal(again.held_out.frames, tiny_run[1].held_out.frames)
@@ -127,18 +128,20 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(
 ) -> None:
     folder = tiny_run[0]
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with pytest.raises(
-        JepaExportError, match=r"other settings \(seed 0, layout random.*seed 1.*another --out"
-    ):
-        two_rooms_recipe.train(folder, seed=1, course=TwoRoomsCourse("random"), recipe=tiny_recipe)
-    with pytest.raises(JepaExportError, match="other settings"):
-        two_rooms_recipe.train(folder, seed=0, course=TwoRoomsCourse("fixed"), recipe=tiny_recipe)
-    with pytest.raises(JepaExportError, match="other settings"):
-        two_rooms_recipe.train(folder, seed=0, course=TwoRoomsCourse("random"))
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        two_rooms_recipe.train(
+            folder, seed=1, training_world=TwoRoomsTrainingWorld("random"), recipe=tiny_recipe
+        )
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        two_rooms_recipe.train(
+            folder, seed=0, training_world=TwoRoomsTrainingWorld("fixed"), recipe=tiny_recipe
+        )
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        two_rooms_recipe.train(folder, seed=0, training_world=TwoRoomsTrainingWorld("random"))
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-class Line(Stage):
+class Line(ModuleStage):
     """Fits a line to noise; its loss is what the test wants from step ``bad`` on."""
 
     name = "line"
@@ -158,8 +161,8 @@ class Line(Stage):
 def test_a_loss_that_diverges_is_reported_with_stage_and_step_and_keeps_the_checkpoint(
     tmp_path: Path, value: float
 ) -> None:
-    with pytest.raises(JepaExportError, match=rf"stage line: the loss is {value} at step 5"):
-        run_stage(Line(bad=5, value=value), tmp_path, every=2)
+    with pytest.raises(JepaExportError, check=code("training.not_finite")):
+        run_stage(Line(bad=5, value=value), tmp_path, checkpoint_every=2)
     saved = torch.load(tmp_path / "line.pt", weights_only=True)
     assert saved["step"] == 4
     assert all(torch.isfinite(weights).all() for weights in saved["modules"].values())
@@ -171,14 +174,14 @@ def test_a_gradient_that_is_no_number_is_reported_before_it_reaches_the_weights(
             # The root of nothing: a loss of 0, whose slope is infinite.
             return super().losses(step) | {"root": (0 * self.line.weight).sum().abs().sqrt()}
 
-    with pytest.raises(JepaExportError, match="stage line: the gradient is nan at step 0"):
+    with pytest.raises(JepaExportError, check=code("training.not_finite")):
         run_stage(Rooted(), tmp_path)
     assert not (tmp_path / "line.pt").exists()
 
 
 def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
     run_stage(Line(), tmp_path)
-    with pytest.raises(JepaExportError, match=r"line\.pt was written by a run of 6 steps, this one has 7"):
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
         run_stage(Line(steps=7), tmp_path)
 
 
@@ -194,7 +197,12 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
 def test_with_one_layout_there_is_no_scene_to_tell_apart() -> None:
     with ThreadPoolExecutor(1) as renderer:
         stage = RepresentationStage(
-            0, Encoder(), Predictor(), course=TwoRoomsCourse("fixed"), steps=1, renderer=renderer
+            0,
+            Encoder(),
+            Predictor(),
+            training_world=TwoRoomsTrainingWorld("fixed"),
+            steps=1,
+            renderer=renderer,
         )
         values = stage.train_step(0)
     assert values["scene"] == 0.0

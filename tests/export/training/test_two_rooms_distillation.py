@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jepa_export.cli import main
-from jepa_export.data.two_rooms_recordings import Recordings, TwoRoomsCourse, record
+from jepa_export.data.two_rooms_recordings import Recordings, TwoRoomsTrainingWorld, record
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers import two_rooms_teacher as teacher
 from jepa_export.training import two_rooms_recipe
@@ -23,12 +23,13 @@ from jepa_export.training.two_rooms_distillation import (
     DynamicsDistillationStage,
     RepresentationDistillationStage,
 )
-from jepa_export.training.two_rooms_recipe import STUDENT, TEACHER, Imitation, Recipe, TrainedModel
+from jepa_export.training.two_rooms_recipe import STUDENT, TEACHER, DistillationRecipe, Recipe, TrainedModel
 from jepa_runtime.bundle import Bundle
+from tests.errors import code
 
 pytestmark = pytest.mark.timeout(300)
 
-TINY = Imitation(sight_steps=2, imagination_steps=4)
+TINY = DistillationRecipe(representation_steps=2, dynamics_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,9 @@ def teacher_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -
     """A teacher that learned next to nothing, and where its library is."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
     recipe = replace(tiny_recipe, representation_steps=2, teacher=True)
-    return folder, two_rooms_recipe.train(folder, seed=0, course=TwoRoomsCourse("random"), recipe=recipe)
+    return folder, two_rooms_recipe.train(
+        folder, seed=0, training_world=TwoRoomsTrainingWorld("random"), recipe=recipe
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def student_run(
     teacher_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, TrainedModel]:
     folder = tmp_path_factory.mktemp("student") / "run"
-    return folder, two_rooms_recipe.distil(teacher_run[1], teacher_run[0], folder, seed=0, imitation=TINY)
+    return folder, two_rooms_recipe.distill(teacher_run[1], teacher_run[0], folder, seed=0, recipe=TINY)
 
 
 def few(step: int) -> Future[Recordings]:
@@ -68,7 +71,7 @@ def test_the_encoder_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
 def test_the_teacher_learns_in_bf16_where_the_processor_has_it(
     has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "multiplies_bf16", lambda: has_bf16)
+    monkeypatch.setattr(teacher, "supports_bf16", lambda: has_bf16)
     trunk, seen = teacher.ViTTrunk(), []
     trunk.blocks[0].mlp.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
     for training in (True, False):
@@ -84,7 +87,7 @@ def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
     whole = teacher.encoder, teacher.predictor, teacher.energy
     library = read_library(folder / two_rooms_recipe.LIBRARY)
     stage = DynamicsDistillationStage(
-        whole, library, STUDENT.predictor(teacher.course.top_speed), STUDENT.energy(), steps=150
+        whole, library, STUDENT.predictor(teacher.training_world.top_speed), STUDENT.energy(), steps=150
     )
     run_stage(stage, tmp_path)
     rows = [row.split(",") for row in (tmp_path / "imagination.csv").read_text().splitlines()]
@@ -96,8 +99,8 @@ def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
 def test_what_is_distilled_again_repeats_to_the_last_bit(
     teacher_run: tuple[Path, TrainedModel], student_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
-    again = two_rooms_recipe.distil(teacher_run[1], teacher_run[0], tmp_path, seed=0, imitation=TINY)
-    taken_up = two_rooms_recipe.distil(teacher_run[1], teacher_run[0], student_run[0], seed=0, imitation=TINY)
+    again = two_rooms_recipe.distill(teacher_run[1], teacher_run[0], tmp_path, seed=0, recipe=TINY)
+    taken_up = two_rooms_recipe.distill(teacher_run[1], teacher_run[0], student_run[0], seed=0, recipe=TINY)
     for model in (again, taken_up):
         for name in ("encoder", "predictor", "energy"):
             ours, theirs = getattr(model, name).state_dict(), getattr(student_run[1], name).state_dict()
@@ -108,8 +111,8 @@ def test_what_is_distilled_again_repeats_to_the_last_bit(
 def test_a_distillation_of_other_settings_is_refused(
     teacher_run: tuple[Path, TrainedModel], student_run: tuple[Path, TrainedModel]
 ) -> None:
-    with pytest.raises(JepaExportError, match="other settings"):
-        two_rooms_recipe.distil(teacher_run[1], teacher_run[0], student_run[0], seed=1, imitation=TINY)
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        two_rooms_recipe.distill(teacher_run[1], teacher_run[0], student_run[0], seed=1, recipe=TINY)
 
 
 @pytest.mark.slow
@@ -126,7 +129,7 @@ def test_one_command_leaves_teacher_and_student_scored_side_by_side(
 
     patches: list[tuple[ModuleType, str, Any]] = [
         (train_world, "train", lambda *_, **__: teacher_run[1]),
-        (train_world, "distil", lambda *_, **__: student_run[1]),
+        (train_world, "distill", lambda *_, **__: student_run[1]),
         (worlds, "MAX_STEPS", 1),
         # Networks of noise: INT8 may differ as it likes.
         (

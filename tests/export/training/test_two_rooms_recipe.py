@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_export.bundling.two_rooms_bundle import write_two_rooms_bundle
-from jepa_export.data.two_rooms_recordings import TwoRoomsCourse
+from jepa_export.data.two_rooms_recordings import TwoRoomsTrainingWorld
 from jepa_export.training.two_rooms_recipe import train
 from jepa_runtime.bundle import Bundle
 from jepa_sim.closed_loop.run import Plan, closed_loop
@@ -21,7 +21,7 @@ BUDGET_S = 600
 @pytest.mark.timeout(3 * BUDGET_S)
 def test_the_fixed_layout_trains_within_ten_minutes_to_95_percent(tmp_path: Path) -> None:
     began = time.monotonic()
-    model = train(tmp_path / "checkpoints", seed=0, course=TwoRoomsCourse("fixed"))
+    model = train(tmp_path / "checkpoints", seed=0, training_world=TwoRoomsTrainingWorld("fixed"))
     spent_s = time.monotonic() - began
     bundle = tmp_path / "bundle"
     write_two_rooms_bundle(model, bundle, model_id="two_rooms_fixed", version="1.0.0", command="a test")

@@ -1,5 +1,4 @@
-"""Published weights: files (:mod:`files`), whose they are and under which names (:mod:`layouts`), and the
-model they make (:mod:`read`)."""
+"""Published weights: :mod:`files`, their :mod:`layouts`, and how to :mod:`read` a model from them."""
 
 from jepa_export.teachers.checkpoints.read import Teacher, read
 

@@ -1,8 +1,9 @@
-"""Whose checkpoint it is, seen by its names, and its weights under the names of this package.
+"""Recognition of a checkpoint by its weight names, and conversion to the names of this package.
 
-Known are Meta's files (networks by name, under which `module.backbone.` may stand before every weight), the
-ports to Hugging Face (queries, keys and values apart), and LeWM's state dicts (its encoder is a port, in the
-names of transformers before or after version 5)."""
+Supported are Meta's files (networks by name, whose weights may have the prefix `module.backbone.`), the ports
+to Hugging Face (separate queries, keys and values), and LeWM's state dicts (its encoder is a port, with the
+names of transformers before or after version 5).
+"""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from jepa_export.errors import JepaExportError
 from jepa_export.teachers.family import Family
 
 Tensors = dict[str, Tensor]
-# A pattern at a name's start, and what takes its place; None: the weight is not used.
+# Patterns at the beginning of a name, and their replacements; None: the weight is not used.
 Rules = Sequence[tuple[str, str | None]]
 Origin = Literal["Meta", "Hugging Face", "LeWM"]
 
 _VJEPA2_ENCODER: Rules = [
-    # Kept in files from before rotary positions, and unused since.
+    # Left in files from before rotary positions, and unused since.
     (r"pos_embed$", None),
     (r"norm\.", "norms.0."),
 ]
@@ -71,7 +72,7 @@ _LEWM: Rules = [
     (_LEWM_BLOCK + r"adaLN_modulation\.", r"blocks.\1.modulation."),
     (_LEWM_BLOCK + r"attn\.to_qkv\.", r"blocks.\1.attn.qkv."),
     (_LEWM_BLOCK + r"attn\.to_out\.0\.", r"blocks.\1.attn.proj."),
-    # A dropout stood in between.
+    # The index skips a dropout layer.
     (_LEWM_BLOCK + r"mlp\.net\.4\.", r"blocks.\1.mlp.3."),
     (_LEWM_BLOCK + r"mlp\.net\.", r"blocks.\1.mlp."),
     (_LEWM_BLOCK, r"blocks.\1."),
@@ -82,7 +83,7 @@ _LEWM: Rules = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A recognised checkpoint: its family, in whose form it is, and what it holds."""
+    """A recognized checkpoint: its family, its format, and its contents."""
 
     family: Family
     origin: Origin
@@ -90,14 +91,14 @@ class Checkpoint:
     where: str
 
     def weights(self, encoder: str, *, levels: int) -> Tensors:
-        """All weights of the model, under the names of this package.
+        """Return all weights of the model, under the names of this package.
 
         Args:
-            encoder: which encoder of an official file.
-            levels: how many normalised outputs the model's encoder has (V-JEPA 2.1).
+            encoder: Name of the encoder in an official file.
+            levels: Number of normalized outputs of the model's encoder (V-JEPA 2.1).
 
         Raises:
-            JepaExportError: there is no such encoder in it.
+            JepaExportError: The file has no such encoder.
         """
         if self.origin == "LeWM":
             flat = _flat(self.content)
@@ -114,7 +115,8 @@ class Checkpoint:
         networks = _networks(self.content)
         if encoder not in networks:
             raise JepaExportError(
-                f"{self.where} has no {encoder}; it holds {', '.join(networks)}: ask for another encoder"
+                f"{self.where}: no encoder {encoder}; choose one of {', '.join(networks)}",
+                code="teacher.unknown_encoder",
             )
         if self.family == "I-JEPA":
             rules: tuple[Rules, Rules] = [], [(r"predictor_", "")]
@@ -128,11 +130,11 @@ class Checkpoint:
         )
 
 
-def recognise(content: Mapping[str, Any], where: str) -> Checkpoint:
-    """Whose checkpoint ``content`` is.
+def recognize(content: Mapping[str, Any], where: str) -> Checkpoint:
+    """Recognize the checkpoint with this ``content``.
 
     Raises:
-        JepaExportError: nobody's that is known here.
+        JepaExportError: It is of no known teacher.
     """
     found: tuple[Family, Origin] | None = None
     networks, flat = _networks(content), _flat(content)
@@ -154,27 +156,30 @@ def recognise(content: Mapping[str, Any], where: str) -> Checkpoint:
     if found is None:
         names = list(networks or flat or content)
         raise JepaExportError(
-            f"{where} is of no known teacher; it holds {', '.join(map(str, names[:3])) or 'nothing'}"
-            f"{', …' if len(names) > 3 else ''}: give an official checkpoint"
+            f"{where}: not the checkpoint of a known teacher; it contains "
+            f"{', '.join(map(str, names[:3])) or 'nothing'}{', …' if len(names) > 3 else ''}; use an "
+            "official "
+            "checkpoint",
+            code="teacher.checkpoint_unknown",
         )
     return Checkpoint(*found, content, where)
 
 
 def _levels(levels: int) -> Rules:
-    """V-JEPA 2.1 normalises at four depths; a model that reads the last alone ignores the other three."""
+    """Return the rules for V-JEPA 2.1's four normalizations; a model with one level uses the last."""
     if levels == 1:
         return [(r"norms_block\.[0-2]\.", None), (r"norms_block\.3\.", "norms.0.")]
     return [(r"norms_block\.", "norms.")]
 
 
 def _tensors(values: Mapping[str, Any], *prefixes: str) -> Tensors:
-    """The tensors among ``values``, without the prefixes that wrappers leave on their names."""
+    """Return the tensors among ``values``, without the prefixes that wrappers add to their names."""
     strip = re.compile(f"^(?:{'|'.join(map(re.escape, prefixes))})+")
     return {strip.sub("", str(name)): value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _networks(content: Mapping[str, Any]) -> dict[str, Tensors]:
-    """Networks by name, in a file that holds several."""
+    """Return the networks by name, of a file that contains several."""
     found = {
         str(name): _tensors(values, "module.", "backbone.")
         for name, values in content.items()
@@ -184,7 +189,7 @@ def _networks(content: Mapping[str, Any]) -> dict[str, Tensors]:
 
 
 def _flat(content: Mapping[str, Any]) -> Tensors:
-    """The one network of a file, which trainers put under ``state_dict``."""
+    """Return the network of a file that contains one, possibly under ``state_dict``."""
     inner = content.get("state_dict", content)
     return _tensors(inner if isinstance(inner, Mapping) else content, "model.")
 
@@ -194,7 +199,7 @@ def _under(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def _renamed(tensors: Tensors, rules: Rules) -> Tensors:
-    """``tensors`` under their names here, and in the shapes that go with them."""
+    """Return ``tensors`` under the names of this package, and in its shapes."""
     named: Tensors = {}
     for name, tensor in tensors.items():
         for pattern, replacement in rules:
@@ -207,15 +212,15 @@ def _renamed(tensors: Tensors, rules: Rules) -> Tensors:
 
 
 def _reshaped(name: str, tensor: Tensor) -> Tensor:
-    """A convolution over patches as a matrix: its rows run over frames, then colours, rows and columns."""
+    """Return a patch convolution as a matrix: its rows run over frames, then colors, rows and columns."""
     if re.match(r"patch_embed(_img)?\.proj\.weight$", name):
         return (tensor.transpose(1, 2) if tensor.ndim == 5 else tensor).flatten(1)
-    # A convolution over single places.
+    # A convolution of kernel size 1.
     return tensor.flatten(1) if name == "mix.weight" else tensor
 
 
 def _stacked(tensors: Tensors) -> Tensors:
-    """What is one weight here and several there: queries, keys and values; mask tokens."""
+    """Merge what is one weight in this package: queries, keys and values; mask tokens."""
     out: Tensors = {}
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
