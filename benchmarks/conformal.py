@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Bounds
-from jepa_runtime.calibration.conformal import LEAST_RATE
+from jepa_runtime.calibration.conformal import MIN_RATE
 from jepa_runtime.telemetry.environment import cpu, versions
 from jepa_runtime.util.output_files import write_json
 
@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 class Method(Protocol):
     """A method that states bounds for many streams at once."""
 
-    def stated(self) -> Floats: ...
+    def current(self) -> Floats: ...
 
     def update(self, errors: Floats, stated: Floats) -> None: ...
 
@@ -58,7 +58,7 @@ class Aci:
         self._errors = np.zeros((0, len(start)))
         self._sorted = self._errors
 
-    def stated(self) -> Floats:
+    def current(self) -> Floats:
         return self._quantile(self._level)
 
     def update(self, errors: Floats, stated: Floats) -> None:
@@ -94,7 +94,7 @@ class DtAci(Aci):
         spread = (1 - ALPHA) ** 2 * ALPHA**3 + ALPHA**2 * (1 - ALPHA) ** 3
         self._rate = math.sqrt(3 / self._INTERVAL * (math.log(experts * self._INTERVAL) + 2) / spread)
 
-    def stated(self) -> Floats:
+    def current(self) -> Floats:
         return self._quantile((self._weights * self._levels).sum(axis=0))
 
     def update(self, errors: Floats, stated: Floats) -> None:
@@ -117,7 +117,7 @@ class Pid:
         self._errors = np.tile(start, (WINDOW, 1))
         self._seen = 0
 
-    def stated(self) -> Floats:
+    def current(self) -> Floats:
         count = self._seen + 2
         angle = self._sum * math.log(count) / (self._SATURATION * count)
         integral = np.tan(np.clip(angle, -1.57, 1.57)) * self._errors.max(axis=0)
@@ -136,9 +136,9 @@ class FixedRate:
 
     def __init__(self, start: Floats, delay: int) -> None:
         self._log = np.log(start)
-        self._rate = min(LEAST_RATE, 1 / max(delay, 1))
+        self._rate = min(MIN_RATE, 1 / max(delay, 1))
 
-    def stated(self) -> Floats:
+    def current(self) -> Floats:
         bounds: Floats = np.exp(self._log)
         return bounds
 
@@ -167,9 +167,9 @@ def streams(rng: np.random.Generator, steps: int, count: int) -> dict[str, Float
 def judge(method: Method, errors: Floats, delay: int) -> dict[str, float]:
     """Return the coverage of errors [steps, streams] by bounds stated ``delay`` steps before they arrive."""
     steps = len(errors)
-    stated = [method.stated()] * delay
+    stated = [method.current()] * delay
     for step, arrived in enumerate(errors):
-        stated.append(method.stated())
+        stated.append(method.current())
         method.update(arrived, stated[step])
     bounds = np.stack(stated[:steps])
     within, half = errors <= bounds, steps // 2

@@ -33,7 +33,7 @@ def report(path_m: float, rate: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("path_m", "rate", "words"),
-    [(2.5, 0.95, []), (2.51, 0.95, ["ring of 2: 2.51 m"]), (2.0, 0.94, ["94.0% of the goals"])],
+    [(2.5, 0.95, []), (2.51, 0.95, ["ring of 2: path of 2.51 m"]), (2.0, 0.94, ["94.0% of the goals"])],
 )
 def test_what_falls_short_is_reported(path_m: float, rate: float, words: list[str]) -> None:
     failures = safety.judge(report(path_m, rate), 2.5, 0.95)
@@ -117,6 +117,6 @@ def test_a_second_publisher_behind_has_older_stamps() -> None:
 def test_a_robot_is_held_within_the_limit(two_rooms_bundle: Path, name: str) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
-        nodes = safety.Receiver(model, faults.RATE_HZ)
-        run = safety.drive(nodes, TwoRooms(seed=0), 4, faults.FAULTS[name](), 0.7)
+        robot = safety.Receiver(model, period_s=1 / faults.RATE_HZ)
+        run = safety.drive(robot, TwoRooms(seed=0), 4, faults.FAULTS[name](), 0.7)
     assert run.held_after_s is not None and 0 < run.path_m <= 2.5

@@ -1,17 +1,17 @@
-"""Error bounds while the planner drives, with the classes of the nodes in virtual time."""
+"""Error bounds while the planner drives, with the classes of the nodes in simulated time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.calibration import Calibration, clearly_below
+from jepa_sim.closed_loop.robot import SimulatedRobot
 from jepa_sim.worlds import TwoRooms
-from tests.scripts import load, skip_without_ros
+from tests.scripts import skip_without_ros
 
 pytestmark = pytest.mark.ros
 
@@ -26,41 +26,41 @@ def model(two_rooms_bundle: Path) -> Iterator[WorldModel]:
         yield opened
 
 
-def demo(model: WorldModel, seed: int, *, announced: bool) -> tuple[Any, list[Calibration]]:
+def demo(model: WorldModel, seed: int, *, announced: bool) -> tuple[SimulatedRobot, list[Calibration]]:
     """Drive as in the demo: each goal that is reached ends an episode, and the next begins in another place.
-    The nodes, and what was stated at each second."""
-    nodes, world = load("piloting").Nodes(model, RATE_HZ), TwoRooms(seed=seed)
+    Return the robot, and the calibration of each second."""
+    robot, world = SimulatedRobot(model, period_s=1 / RATE_HZ), TwoRooms(seed=seed)
     stated = []
-    nodes.seek(world)
+    robot.set_goal(world.render_goal())
     for image in range(SECONDS * RATE_HZ):
-        command = nodes.see(world.render())
+        command = robot.step(world.render())
         if image % RATE_HZ == RATE_HZ - 1:
-            stated.append(nodes.calibration)
-        if nodes.pilot.state.name == "REACHED" or world.time_s > EPISODE_S:
+            stated.append(robot.calibration)
+        if robot.state.name == "REACHED" or world.time_s > EPISODE_S:
             if announced:
-                nodes.begin(world)
+                robot.begin_episode(world)
             else:
                 world.reset()
-            nodes.seek(world)
+            robot.set_goal(world.render_goal())
         else:
             world.step(command, 1 / RATE_HZ)
-    return nodes, stated
+    return robot, stated
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_driving_with_announced_episodes_bounds_hold_and_nothing_warns(model: WorldModel, seed: int) -> None:
-    nodes, stated = demo(model, seed, announced=True)
-    assert [each.short for each in stated] == [()] * SECONDS
-    assert not nodes.alarms
+    robot, stated = demo(model, seed, announced=True)
+    assert [each.undercovered for each in stated] == [()] * SECONDS
+    assert not robot.alarms
     last = stated[-1]
     assert min(share.errors for share in last.overall) > 60
-    assert not any(clearly_below(share, 0.9, alike=8) for share in last.overall)
+    assert not any(clearly_below(share, 0.9, correlated=8) for share in last.overall)
     # Bounds that hold because they are far too wide are of no use: jumps make them thirty times as wide.
     assert (last.bounds < 2 * model.manifest.error_bounds[-1]).all()
 
 
 def test_driving_with_unannounced_episodes_is_noticed(model: WorldModel) -> None:
     """The monitor has the power to notice bounds that do not hold."""
-    nodes, stated = demo(model, 0, announced=False)
-    assert sum(bool(each.short) for each in stated) > SECONDS / 2
-    assert nodes.alarms["surprise"] >= 1
+    robot, stated = demo(model, 0, announced=False)
+    assert sum(bool(each.undercovered) for each in stated) > SECONDS / 2
+    assert robot.alarms["surprise"] >= 1

@@ -1,6 +1,6 @@
-"""How far predicted futures can be trusted, learnt from what then came: bounds, coverage, surprise.
+"""Reliability of predicted futures, learned from the latents that then arrive: bounds, coverage, surprise.
 
-Pure: no clock is read, no file touched. Stamps and numbers come in, numbers go out.
+No clock and no file is used: stamps and numbers in, numbers out.
 """
 
 from jepa_runtime.calibration.alarms import Alarm, Alarms
@@ -19,8 +19,8 @@ from jepa_runtime.calibration.surprise import (
     EventDetector,
     Score,
     Threshold,
-    highest_of_blocks,
-    remembered,
+    block_maxima,
+    is_correlated,
     score,
     threshold_of,
 )
@@ -39,10 +39,10 @@ __all__ = [
     "EventDetector",
     "Score",
     "Threshold",
+    "block_maxima",
     "clearly_below",
     "create_monitor",
-    "highest_of_blocks",
-    "remembered",
+    "is_correlated",
     "score",
     "score_of",
     "threshold_of",

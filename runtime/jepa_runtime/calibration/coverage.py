@@ -1,4 +1,4 @@
-"""How often errors really lay within the bounds that were stated for them."""
+"""Observed coverage: the proportion of errors within the bounds that were stated for them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from jepa_runtime.util.proportions import wilson
 
 @dataclass(frozen=True)
 class CoverageRate:
-    """How many of ``errors`` lay within their bounds."""
+    """Number of ``errors`` and of those ``within`` their bounds."""
 
     within: int
     errors: int
 
     @property
     def value(self) -> float | None:
-        """The share; None before the first error."""
+        """The proportion; None before the first error."""
         return self.within / self.errors if self.errors else None
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval; [0, 1] before the first error.
+        """Return Wilson's 95 % interval; [0, 1] before the first error.
 
-        It holds for independent errors. Those of overlapping predictions are alike, and the true interval is
-        wider: about as if there were only one error a horizon's length.
+        It is valid for independent errors. Those of overlapping predictions are correlated, and the true
+        interval is wider: approximately that of one error per horizon length.
         """
         return wilson(self.within, self.errors) if self.errors else (0.0, 1.0)
 
 
 class Coverage:
-    """Of each of ``horizons`` horizons, the share within the bound: over all errors, and over the last
-    ``window``.
+    """Coverage of each horizon, over all errors and over the last ones.
+
+    Args:
+        horizons: Number of horizons.
+        window: Number of last errors.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, horizons: int, *, window: int) -> None:
@@ -48,29 +51,33 @@ class Coverage:
 
     def update(self, errors: NDArray[np.float64], stated: NDArray[np.float64]) -> None:
         """Count ``errors`` [H] (NaN where none arrived) against the bounds ``stated`` [H] with them."""
-        came = np.flatnonzero(~np.isnan(errors))
-        within = errors[came] <= stated[came]
-        self._last[came, self._errors[came] % self._last.shape[1]] = within
-        self._errors[came] += 1
-        self._within[came] += within
+        arrived = np.flatnonzero(~np.isnan(errors))
+        within = errors[arrived] <= stated[arrived]
+        self._last[arrived, self._errors[arrived] % self._last.shape[1]] = within
+        self._errors[arrived] += 1
+        self._within[arrived] += within
 
     def overall(self) -> tuple[CoverageRate, ...]:
-        """One share a horizon, of all errors."""
+        """Return the coverage of each horizon over all errors."""
         return tuple(CoverageRate(int(a), int(b)) for a, b in zip(self._within, self._errors, strict=True))
 
     def recent(self) -> tuple[CoverageRate, ...]:
-        """One share a horizon, of the last ``window`` errors."""
+        """Return the coverage of each horizon over the last ``window`` errors."""
         counts = np.minimum(self._errors, self._last.shape[1])
         return tuple(CoverageRate(int(row.sum()), int(n)) for row, n in zip(self._last, counts, strict=True))
 
 
-def clearly_below(share: CoverageRate, probability: float, *, alike: int) -> bool:
-    """Whether a share is below ``probability`` by more than chance explains (Wilson's 95 % interval) where
-    only one error in ``alike`` is independent of the others.
+def clearly_below(coverage: CoverageRate, probability: float, *, correlated: int) -> bool:
+    """Return whether the coverage is significantly below ``probability`` (Wilson's 95 % interval).
+
+    Args:
+        coverage: The observed coverage.
+        probability: The target coverage.
+        correlated: Number of consecutive errors that count as one independent error.
     """
-    errors = share.errors // alike
+    errors = coverage.errors // correlated
     if not errors:
         return False
-    # Rounded up, so that a share that is not below is never clearly so.
-    within = -(-share.within * errors // share.errors)
+    # Rounded up, so that a coverage that is not below is never significantly so.
+    within = -(-coverage.within * errors // coverage.errors)
     return wilson(within, errors)[1] < probability

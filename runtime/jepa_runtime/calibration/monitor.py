@@ -1,24 +1,23 @@
-"""How far the futures of one camera can be trusted: bounds learnt from what came, how often they held, and
-alarms.
+"""Reliability of the futures of one camera: learned bounds, their coverage, and alarms.
 
 Rules:
-    1. Once a step the errors are taken of what would have been foreseen of the actions that were really
-       executed. Candidates are hardly ever what is executed: a planner changes its mind with each image. The
-       newest latent is compared with what was foreseen of it one step, half a horizon and a horizon ago; the
-       horizons between are judged by the latents before it, from a horizon ago.
-    2. An error is judged by the bound that was stated with the futures of the same image.
-    3. The bounds stated are those learnt until then; those of the bundle are where they start from. Scores
-       are of the newest latent, in units of the bundle's own bounds: what lasts must not become usual.
-    4. Where the history is reset, everything that waits to be judged is dropped; what was learnt stays.
-    5. A discontinuity that nobody announced (the robot was carried, the camera was turned) spoils every
-       prediction from before it: for one horizon, errors are those of the discontinuity and not of the
-       model. So during the first horizon of a surprise alarm, errors whose score is above its threshold do
-       not teach the bounds: learning them would widen all bounds for conditions that have passed. They count
-       as misses in the coverage, because the bounds did not hold. A change of conditions lasts longer than a
-       horizon: from then on it teaches the bounds, whether or not the alarm is still on. This is done at most
-       once in as many errors as normal data have at most one surprise in: surprises that are more frequent
-       are conditions of their own, and teach. The proportion of misses in the long run grows by no more than
-       a horizon over that number (8 in 3000 with a step of 0.2 s and one false alarm in ten minutes).
+    1. Once per step the model predicts what the actions really executed lead to, and the errors are computed.
+       The candidates are hardly ever executed, because a planner updates its plan with each image. The newest
+       latent is compared with its prediction one step, half a horizon and a horizon ago; the horizons between
+       are compared by earlier latents, from a horizon ago.
+    2. An error is compared with the bound that was stated with the futures of the same image. 3. The stated
+    bounds are those learned so far, starting from those of the bundle. Scores concern the newest
+       latent, in units of the bundle's own bounds, so that a lasting change does not become normal.
+    4. If the history is reset, pending comparisons are dropped; the learned bounds stay.
+    5. An unannounced discontinuity (the robot was carried, the camera was turned) invalidates every earlier
+       prediction: for one horizon, errors are those of the discontinuity and not of the model. So during the
+       first horizon of a surprise alarm, errors whose score is above its threshold do not change the bounds:
+       they would widen all bounds for conditions that have passed. They count as misses in the coverage,
+       because they exceeded the bounds. A change of conditions lasts longer than a horizon: from then on it
+       changes the bounds, whether or not the alarm is still in progress. This happens at most once in the
+       number of errors in which normal data have at most one surprise: more frequent surprises are conditions
+       of their own and change the bounds. The long-run proportion of misses grows by at most a horizon over
+       that number (8 in 3000 with a step of 0.2 s and one false alarm in ten minutes).
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ from jepa_runtime.model.world_model import WorldModel
 
 Floats = NDArray[np.float64]
 
-# Errors of each horizon: a minute at a step of 0.2 s.
+# Number of errors of each horizon: a minute at a step of 0.2 s.
 RECENT = 300
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What can be said of futures when they are made.
+    """Reliability of futures at the time of their prediction.
 
     Attributes:
-        probability: that the errors of their latents lie within the bounds.
-        bounds: [H] norms; infinite where no error was ever seen and the bundle knows none.
-        overall, recent: of each horizon, how many errors lay within the bounds stated for them: of all of
-            this model, and of the last :data:`RECENT`.
+        probability: Target coverage of the bounds.
+        bounds: Bounds of the error norms [H]; infinite where no error has arrived and the bundle states none.
+        overall: Coverage of each horizon over all errors of this model.
+        recent: Coverage of each horizon over the last :data:`RECENT` errors.
     """
 
     probability: float
@@ -59,26 +58,26 @@ class Calibration:
     recent: tuple[CoverageRate, ...]
 
     @property
-    def short(self) -> tuple[int, ...]:
-        """The horizons [steps] whose recent coverage is clearly below the probability.
+    def undercovered(self) -> tuple[int, ...]:
+        """Horizons [steps] whose recent coverage is significantly below the target.
 
-        Errors of predictions that overlap are alike: they count as one a horizon.
+        Errors of overlapping predictions are correlated and count as one per horizon.
         """
         return tuple(
             row + 1
-            for row, share in enumerate(self.recent)
-            if clearly_below(share, self.probability, alike=len(self.recent))
+            for row, coverage in enumerate(self.recent)
+            if clearly_below(coverage, self.probability, correlated=len(self.recent))
         )
 
 
 @dataclass(frozen=True)
 class ErrorSample:
-    """How wrong what was foreseen was, once a step.
+    """Prediction errors, once per step.
 
     Attributes:
-        errors: [H] norms of foreseen minus arrived latent; NaN where nothing was foreseen, or came.
-        stated: [H] bounds stated with the futures of the same images; NaN where there were none.
-        score: how surprising that is; None where nothing can be compared.
+        errors: Norms [H] of predicted minus arrived latent; NaN where one of them is missing.
+        stated: Bounds [H] stated with the futures of the same images; NaN where there were none.
+        score: Surprise score; None if nothing can be compared.
     """
 
     errors: Floats
@@ -87,24 +86,24 @@ class ErrorSample:
 
 
 class CalibrationMonitor:
-    """Of one stream, over one model.
+    """Calibration of one stream with one model.
 
     Args:
-        start: [H] bounds of the bundle; zero: it knows none.
-        probability: that the bounds hold with.
-        step_ns: how long the model holds one action.
-        tolerance_ns: by how much errors may be taken before a step is over; the next one ends none the
-            earlier, so that they are not taken more often than once a step.
-        latent_space: see :attr:`jepa_runtime.model.world_model.WorldModel.latent_space`.
-        alarms: None: scores are given, and no alarm, because of ``alarms_disabled_reason``.
+        start: Bounds [H] of the bundle; zero: it states none.
+        probability: Target coverage of the bounds.
+        step_ns: Duration of a model step.
+        tolerance_ns: Time by which errors may be computed before a step is over. The next step does not end
+            earlier for it, so that the mean interval is one step.
+        latent_space: See :attr:`jepa_runtime.model.world_model.WorldModel.latent_space`.
+        alarms: None: there are scores but no alarms, because of ``alarms_disabled_reason``.
+        alarms_disabled_reason: Reason why alarms are disabled; empty: they are enabled.
 
     Attributes:
-        ages: how many steps ago was foreseen what the newest latent is compared with; the first is 1, the
-            last H.
-        alarms_disabled_reason: why no alarm is given; empty: they are.
+        ages: Steps since the predictions with which the newest latent is compared; the first is 1, the last
+            H.
 
     Raises:
-        ValueError: a bound or the probability is out of range.
+        ValueError: A bound or the probability is out of range.
     """
 
     def __init__(
@@ -129,98 +128,99 @@ class CalibrationMonitor:
             latent_space=latent_space,
         )
         self._coverage = Coverage(horizon, window=RECENT)
-        self._shares = self._coverage.overall(), self._coverage.recent()
+        self._coverages = self._coverage.overall(), self._coverage.recent()
         self._stated: dict[int, Floats] = {}
-        self._remember_ns = (horizon + 1) * step_ns
+        self._memory_ns = (horizon + 1) * step_ns
         self._step_ns, self._tolerance_ns = step_ns, tolerance_ns
         self._newest_ns: int | None = None
         self._due_ns: int | None = None
         self._alarms = alarms
-        # Errors until the next discontinuity may be left out, and until when the last one spoils them.
-        self._until_next = 0
-        self._spoilt_until_ns: int | None = None
-        self._news: list[Alarm] = []
+        # Errors until the next discontinuity may be excluded, and the end of the last one.
+        self._errors_until_next = 0
+        self._excluded_until_ns: int | None = None
+        self._new_alarms: list[Alarm] = []
 
     def bounds(self) -> Floats:
-        """The bounds [H] in force now; nothing is judged by them."""
-        return self._bounds.stated()
+        """Return the bounds [H] in force."""
+        return self._bounds.current()
 
     def state(self, stamp_ns: int) -> Calibration:
-        """What is said of the futures made from the image of ``stamp_ns``; they are judged by it."""
-        bounds = self._bounds.stated()
+        """Return the reliability of the futures of the image with ``stamp_ns``, and store their bounds."""
+        bounds = self._bounds.current()
         self._stated[stamp_ns] = bounds
-        oldest_ns = stamp_ns - self._remember_ns
+        oldest_ns = stamp_ns - self._memory_ns
         while (stale := next(iter(self._stated))) < oldest_ns:
             del self._stated[stale]
-        return Calibration(self._bounds.probability, bounds, *self._shares)
+        return Calibration(self._bounds.probability, bounds, *self._coverages)
 
     def is_due(self, stamp_ns: int) -> bool:
-        """Whether a step is over since the last errors."""
+        """Return whether a step is over since the last errors."""
         return self._due_ns is None or stamp_ns >= self._due_ns - self._tolerance_ns
 
-    def judge(self, stamp_ns: int, errors: Floats, foreseen_ns: Sequence[int]) -> ErrorSample:
-        """Learn from the errors of what came until the image of ``stamp_ns``.
+    def add_errors(self, stamp_ns: int, errors: Floats, predicted_ns: Sequence[int]) -> ErrorSample:
+        """Learn from prediction errors.
 
         Args:
-            errors: [H] norms of foreseen minus arrived latent; NaN where nothing was foreseen, or came.
-            foreseen_ns: [H] stamps of the images from which it was foreseen.
+            stamp_ns: Stamp of the newest image.
+            errors: Norms [H] of predicted minus arrived latent; NaN where one of them is missing.
+            predicted_ns: Stamps [H] of the images from which they were predicted.
         """
         self._newest_ns = stamp_ns
         due_ns = stamp_ns if self._due_ns is None else max(self._due_ns, stamp_ns - self._tolerance_ns)
         self._due_ns = due_ns + self._step_ns
-        nothing = np.full(len(errors), np.nan)
-        stated = np.array([self._stated.get(at, nothing)[row] for row, at in enumerate(foreseen_ns)])
-        judged = np.where(np.isfinite(errors) & ~np.isnan(stated), errors, np.nan)
-        # A bound that was not known yet promised nothing.
-        self._coverage.update(np.where(np.isfinite(stated), judged, np.nan), stated)
-        self._shares = self._coverage.overall(), self._coverage.recent()
-        found = score_of(errors, self._scale)
+        unknown = np.full(len(errors), np.nan)
+        stated = np.array([self._stated.get(at, unknown)[row] for row, at in enumerate(predicted_ns)])
+        counted = np.where(np.isfinite(errors) & ~np.isnan(stated), errors, np.nan)
+        # An infinite bound states nothing.
+        self._coverage.update(np.where(np.isfinite(stated), counted, np.nan), stated)
+        self._coverages = self._coverage.overall(), self._coverage.recent()
+        newest_score = score_of(errors, self._scale)
         if self._alarms is not None:
-            self._news += self._alarms.update(stamp_ns, found)
-        if not self._spans_discontinuity(stamp_ns, found):
-            self._bounds.update(judged, stated)
-        return ErrorSample(errors, stated, found)
+            self._new_alarms += self._alarms.update(stamp_ns, newest_score)
+        if not self._spans_discontinuity(stamp_ns, newest_score):
+            self._bounds.update(counted, stated)
+        return ErrorSample(errors, stated, newest_score)
 
-    def _spans_discontinuity(self, stamp_ns: int, found: Score | None) -> bool:
-        """Whether these errors may be those of a discontinuity (rule 5 of the module)."""
+    def _spans_discontinuity(self, stamp_ns: int, newest_score: Score | None) -> bool:
+        """Return whether these errors may be those of a discontinuity (rule 5 of the module)."""
         if self._alarms is None:
             return False
-        self._until_next -= 1
+        self._errors_until_next -= 1
         event = self._alarms.surprise
-        if event is not None and event.start_ns == stamp_ns and self._until_next <= 0:
-            self._until_next = self._alarms.every
-            self._spoilt_until_ns = stamp_ns + len(self._scale) * self._step_ns
-        surprising = found is not None and self._alarms.is_surprising(found)
-        return surprising and self._spoilt_until_ns is not None and stamp_ns < self._spoilt_until_ns
+        if event is not None and event.start_ns == stamp_ns and self._errors_until_next <= 0:
+            self._errors_until_next = self._alarms.every
+            self._excluded_until_ns = stamp_ns + len(self._scale) * self._step_ns
+        is_surprising = newest_score is not None and self._alarms.is_surprising(newest_score)
+        return is_surprising and self._excluded_until_ns is not None and stamp_ns < self._excluded_until_ns
 
-    def news(self) -> tuple[Alarm, ...]:
-        """The alarms that began or ended since this was asked last."""
-        news, self._news = tuple(self._news), []
-        return news
+    def take_alarms(self) -> tuple[Alarm, ...]:
+        """Return the alarms that began or ended since the last call."""
+        alarms, self._new_alarms = tuple(self._new_alarms), []
+        return alarms
 
-    def forget(self) -> None:
-        """What comes is no continuation of what was: nothing that waits can be judged, no alarm goes on."""
+    def reset(self) -> None:
+        """Drop pending comparisons and end alarms, because the images are not continuous."""
         self._stated.clear()
         if self._alarms is not None and self._newest_ns is not None:
-            self._news += self._alarms.close(self._newest_ns)
-        self._newest_ns = self._due_ns = self._spoilt_until_ns = None
+            self._new_alarms += self._alarms.close(self._newest_ns)
+        self._newest_ns = self._due_ns = self._excluded_until_ns = None
 
     def adopt_state(self, other: CalibrationMonitor) -> None:
-        """Go on with what ``other``, of the model before this one, has learnt, where that means the same.
+        """Continue with the bounds of ``other``, of the previous model, if they are comparable.
 
-        How often its bounds held is no account of this one's; what it has not told yet is told here.
+        Its coverage is not continued; alarms that it has not returned yet are returned here.
         """
         self._bounds.adopt_state(other._bounds)
-        other.forget()
-        self._news = list(other.news())
+        other.reset()
+        self._new_alarms = list(other.take_alarms())
 
 
 def score_of(errors: Floats, scale: Floats) -> Score | None:
-    """How surprising the newest latent is.
+    """Return the surprise score of the newest latent.
 
     Args:
-        errors: [H] as of :class:`ErrorSample`.
-        scale: [H] bounds of a bundle.
+        errors: Errors [H] as in :class:`ErrorSample`.
+        scale: Bounds [H] of a bundle.
     """
     rows = np.array(_ages(len(errors))) - 1
     newest = np.full(len(errors), np.nan)
@@ -235,18 +235,21 @@ def _ages(horizon: int) -> tuple[int, ...]:
 def create_monitor(
     model: WorldModel, *, probability: float, tolerance_ns: int, false_alarm_every_s: float
 ) -> CalibrationMonitor:
-    """What is there to begin with: the bounds of the model's bundle, and alarms if that says what is normal.
+    """Create the monitor of a model, with the bounds of its bundle, and alarms if that has normal data.
 
     Args:
-        tolerance_ns: see :class:`CalibrationMonitor`.
+        model: The open model.
+        probability: Target coverage of the bounds.
+        tolerance_ns: See :class:`CalibrationMonitor`.
+        false_alarm_every_s: See :class:`Alarms`.
 
     Raises:
-        ValueError: the probability is out of range.
+        ValueError: The probability is out of range.
     """
     manifest, step_s = model.manifest, model.manifest.io.step_s
     alarms, alarms_disabled_reason, normal = None, "", manifest.normal_scores
     if normal is None:
-        alarms_disabled_reason = "the bundle does not say what is normal (jepa-runtime calibrate)"
+        alarms_disabled_reason = "the bundle has no normal data: add them with jepa-runtime calibrate"
     else:
         try:
             alarms = Alarms(

@@ -1,13 +1,13 @@
-"""How surprising what came is, with a stated rate of false alarms.
+"""Surprise detection with a stated rate of false alarms.
 
-Scores that follow one another are alike. So the unit of everything here is a block of scores, longer than
-they remember; a block is judged by its highest score. Blocks of normal data are taken to be exchangeable with
-those to come while nothing is wrong, and those that do not touch to be independent: nothing else is assumed
-of how scores are distributed.
+Consecutive scores are correlated. So the unit of everything here is a block of scores, longer than their
+correlation, represented by its maximum. Blocks of normal data are assumed to be exchangeable with future ones
+while nothing is wrong, and blocks that are not adjacent to be independent; the distribution of scores is
+arbitrary.
 
-What passes (a push, a thing that moved by itself) raises a few scores far: :class:`EventDetector`. What lasts
-may raise all of them a little: :class:`ChangeDetector`. Bounds that adapt take a lasting change in; for the
-second, scale errors by bounds that stand still, those of the bundle.
+A transient event (a push, an object that moves by itself) raises a few scores far: :class:`EventDetector`. A
+lasting change may raise all of them slightly: :class:`ChangeDetector`. Adaptive bounds absorb a lasting
+change; for the change detector, scale errors by fixed bounds, those of the bundle.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from jepa_runtime.util.proportions import binomial_tail
 
 Floats = NDArray[np.float64]
 
-# The share of high blocks after a change that the detector bets on.
+# Proportion of high blocks after a change that the detector bets on.
 _CHANGED = 0.5
-# Memory shows in how high blocks follow one another: the share of high ones, and of chance findings.
-_HIGH, _CHANCE = 0.1, 0.01
+# Test for correlation of blocks: the proportion of blocks that count as high, and the significance level.
+_HIGH, _SIGNIFICANCE = 0.1, 0.01
 
 
 @dataclass(frozen=True)
 class Score:
-    """How surprising what came is.
+    """Surprise score of a latent.
 
     Attributes:
-        value: mean of the errors, in units of their bounds.
-        horizon: how many steps before was foreseen what lay furthest off (>= 1).
+        value: Mean of the errors, in units of their bounds.
+        horizon: Horizon of the largest error, in steps (>= 1).
     """
 
     value: float
@@ -45,14 +45,14 @@ class Score:
 
 
 def score(errors: Floats, bounds: Floats) -> Score | None:
-    """Over all horizons at which something had been foreseen.
+    """Return the score over all horizons with a prediction.
 
     Args:
-        errors: [H] norms; NaN where nothing was foreseen.
-        bounds: [H] the scale of each; horizons without a finite, positive one are left out.
+        errors: Norms [H]; NaN where there was no prediction.
+        bounds: Scale [H] of each; horizons without a finite, positive one are excluded.
 
     Returns:
-        None where nothing is left.
+        None if no horizon is left.
     """
     usable = np.isfinite(errors) & np.isfinite(bounds) & (bounds > 0)
     if not usable.any():
@@ -63,14 +63,14 @@ def score(errors: Floats, bounds: Floats) -> Score | None:
 
 @dataclass(frozen=True)
 class Threshold:
-    """What normal scores exceed seldom.
+    """A threshold that normal scores rarely exceed.
 
     Attributes:
-        value: the threshold.
-        block: scores in a block.
-        every: with ``confidence``, on average at most one block in so many scores holds one above ``value``.
-        confidence: how sure that is, over normal data that might have been drawn.
-        blocks: of normal data, it rests on.
+        value: The threshold.
+        block: Scores in a block.
+        every: Number of scores in which, with ``confidence``, at most one block exceeds ``value`` on average.
+        confidence: Confidence level over possible samples of normal data.
+        blocks: Number of blocks of normal data behind it.
     """
 
     value: float
@@ -80,87 +80,91 @@ class Threshold:
     blocks: int
 
     @property
-    def share(self) -> float:
-        """Of normal blocks, at most so many hold a score above :attr:`value`."""
+    def rate(self) -> float:
+        """Maximum proportion of normal blocks that exceed :attr:`value`."""
         return self.block / self.every
 
 
-def highest_of_blocks(normal: Floats, block: int) -> Floats:
-    """Of scores [n] in the order they came, the highest of each ``block``; an incomplete last one is left
-    out.
+def block_maxima(normal: Floats, block: int) -> Floats:
+    """Return the maximum of each ``block`` of consecutive scores [n]; an incomplete last block is dropped.
 
     Raises:
-        ValueError: they are not finite numbers, or a block is none.
+        ValueError: The scores are not finite, or ``block`` is less than 1.
     """
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
     if normal.ndim != 1 or not np.isfinite(normal).all():
         raise ValueError(f"normal must be [n] finite scores, got {list(normal.shape)}")
     blocks = len(normal) // block
-    highest: Floats = normal[: blocks * block].reshape(blocks, block).max(axis=1)
-    return highest
+    maxima: Floats = normal[: blocks * block].reshape(blocks, block).max(axis=1)
+    return maxima
 
 
-def remembered(runs: Sequence[Floats], block: int) -> bool:
-    """Whether scores remember for longer than a ``block``: high blocks come two blocks after high ones more
-    often than by chance, a tenth being high. In data in which nothing is remembered, one in a hundred times.
+def is_correlated(runs: Sequence[Floats], block: int) -> bool:
+    """Return whether scores are correlated over more than a ``block``.
+
+    They are if high blocks (the highest tenth) follow two blocks after high ones more often than by chance,
+    with a false positive rate of 1 %.
 
     Args:
-        runs: scores [n] in the order they came, run by run.
+        runs: Consecutive scores [n] of each run.
+        block: Scores in a block.
     """
-    highest = [highest_of_blocks(run, block) for run in runs]
-    level = np.quantile(np.concatenate(highest), 1 - _HIGH)
-    high = [each > level for each in highest]
-    share = float(np.concatenate(high).mean())
+    maxima = [block_maxima(run, block) for run in runs]
+    level = np.quantile(np.concatenate(maxima), 1 - _HIGH)
+    high = [each > level for each in maxima]
+    rate = float(np.concatenate(high).mean())
     pairs = sum(max(0, len(each) - 2) for each in high)
     both = sum(int((each[2:] & each[:-2]).sum()) for each in high)
-    return binomial_tail(both, pairs, share * share) < _CHANCE
+    return binomial_tail(both, pairs, rate * rate) < _SIGNIFICANCE
 
 
 def threshold_of(highest: Floats, *, block: int, every: int, confidence: float = 0.95) -> Threshold:
-    """The lowest threshold that normal data allow: an order statistic of the highest scores of their blocks.
+    """Return the lowest threshold that normal data permit: an order statistic of their block maxima.
 
-    Above the j-th highest of m blocks lies a share of all normal blocks that is distributed as Beta(j, m + 1
-    - j), however scores are (Wilks, "Determination of sample sizes for setting tolerance limits", 1941).
-    The largest j is taken for which this is at most ``block / every`` with ``confidence``. Nothing is
-    extrapolated beyond what was seen.
+    The proportion of normal blocks above the j-th highest of m blocks is distributed as Beta(j, m + 1 - j)
+    for any distribution of scores (Wilks, "Determination of sample sizes for setting tolerance limits",
+    1941). The largest j is used for which it is at most ``block / every`` with ``confidence``. Nothing is
+    extrapolated beyond the data.
 
     Args:
-        highest: [m] see :func:`highest_of_blocks`, while nothing was wrong.
-        block: longer than scores remember what was before: at least the horizon, because predictions that
-            overlap err together.
-        every: at most one false alarm in so many scores: 18000 is one in 10 minutes at 30 Hz.
-        confidence: that the rate holds.
+        highest: Block maxima [m] of normal data, see :func:`block_maxima`.
+        block: Scores in a block, longer than their correlation: at least the horizon, because errors of
+            overlapping predictions are correlated.
+        every: Number of scores in which there is at most one false alarm on average: 18000 is one in 10
+            minutes at 30 Hz.
+        confidence: Confidence level of the rate.
 
     Raises:
-        ValueError: an argument is out of range.
-        JepaRuntimeError: so rare an alarm cannot be stated from so little data.
+        ValueError: An argument is out of range.
+        JepaRuntimeError: There are too few normal data for this rate.
     """
     if block < 1 or every <= block:
         raise ValueError(f"block must be at least 1 and every above it, got {block} and {every}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    blocks, share = len(highest), block / every
-    least = math.ceil(math.log(1 - confidence) / math.log1p(-share))
-    if blocks < least:
+    blocks, rate = len(highest), block / every
+    needed = math.ceil(math.log(1 - confidence) / math.log1p(-rate))
+    if blocks < needed:
         raise JepaRuntimeError(
-            f"{blocks * block} normal scores are too few to state one false alarm in {every} with a "
-            f"confidence of {confidence:.0%}: record at least {least * block}, or allow alarms more often"
+            f"{blocks * block} normal scores are too few for one false alarm in {every} with a confidence of "
+            f"{confidence:.0%}: record at least {needed * block}, or allow more frequent false alarms",
+            code="calibration.too_few_scores",
         )
     ranks = range(1, blocks + 1)
-    rank = bisect_left(ranks, True, key=lambda rank: binomial_tail(rank, blocks, share) < confidence)
+    rank = bisect_left(ranks, True, key=lambda rank: binomial_tail(rank, blocks, rate) < confidence)
     return Threshold(float(np.sort(highest)[-rank]), block, every, confidence, blocks)
 
 
 @dataclass(frozen=True)
 class Event:
-    """A stretch of surprising latents.
+    """A period of surprising latents.
 
     Attributes:
-        start_ns: stamp of the first.
-        peak_ns: stamp of the most surprising.
-        horizon: how many steps before was foreseen what lay furthest off then.
-        score: how surprising that one was.
+        start_ns: Stamp of the first one.
+        peak_ns: Stamp of the one with the highest score.
+        horizon: Horizon of its largest error, in steps.
+        score: Its score.
     """
 
     start_ns: int
@@ -170,28 +174,30 @@ class Event:
 
 
 class EventDetector:
-    """Joins scores above a threshold to events, one event where less than a block lies between them: so there
-    are no more events than blocks with a score above it, and their rate is the threshold's.
+    """Groups scores above a threshold into events.
+
+    Scores less than a block apart belong to one event. So there are no more events than blocks above the
+    threshold, and their rate is at most that of the threshold.
     """
 
     def __init__(self, threshold: Threshold) -> None:
         self.threshold = threshold
-        self._quiet = 0
+        self._below = 0
         self._current: Event | None = None
 
     @property
     def current(self) -> Event | None:
-        """What goes on now."""
+        """The event in progress, or None."""
         return self._current
 
     def update(self, stamp_ns: int, score: Score | None) -> Event | None:
-        """The next score; None where there was nothing to compare with.
+        """Add the next score; None if there is nothing to compare.
 
         Returns:
-            The event that is over with it, if one is.
+            The event that ends with it, or None.
         """
         if score is not None and score.value > self.threshold.value:
-            self._quiet = 0
+            self._below = 0
             if self._current is None:
                 self._current = Event(stamp_ns, stamp_ns, score.horizon, score.value)
             elif score.value > self._current.score:
@@ -199,38 +205,39 @@ class EventDetector:
                     self._current, peak_ns=stamp_ns, horizon=score.horizon, score=score.value
                 )
             return None
-        self._quiet += 1
-        return self.close() if self._quiet >= self.threshold.block else None
+        self._below += 1
+        return self.close() if self._below >= self.threshold.block else None
 
     def close(self) -> Event | None:
-        """End what goes on, because what comes is not its continuation; it is returned."""
-        over, self._current = self._current, None
-        return over
+        """End the event in progress, because the next scores do not continue it, and return it."""
+        ended, self._current = self._current, None
+        return ended
 
 
 class ChangeDetector:
-    """Whether high scores have become more frequent: the Shiryaev-Roberts procedure on bets.
+    """Detects that high scores have become more frequent: the Shiryaev-Roberts procedure on bets.
 
-    Each block that holds a score above ``threshold`` multiplies a stake by 0.5 / p, each other by 0.5 / (1 -
-    p), where p is the threshold's share; before each, a new stake of one is added. While a block is high with
-    a chance of at most p, whatever came before, the factor is one on average or less, and stakes of n alarm
-    after n blocks on average or more (Shin, Ramdas & Rinaldo, "E-detectors", 2024; Roberts, "A comparison of
-    some control chart procedures", 1966). Every second block is left out: neighbours are alike at their
-    border, which would make alarms more frequent than stated.
+    Each block with a score above ``threshold`` multiplies a stake by 0.5 / p, each other block by 0.5 / (1 -
+    p), where p is the threshold's rate; before each block, a new stake of one is added. While a block is high
+    with a probability of at most p, given its past, the factor is at most one on average, and a limit of n
+    raises an alarm after at least n blocks on average (Shin, Ramdas & Rinaldo, "E-detectors", 2024; Roberts,
+    "A comparison of some control chart procedures", 1966). Every second block is skipped: adjacent blocks are
+    correlated at their border, which would make alarms more frequent than stated.
 
     Args:
-        threshold: one that normal blocks exceed now and then, such as every tenth.
-        average_run: scores, on average, until a false alarm; at least.
+        threshold: A threshold that normal blocks exceed occasionally, such as every tenth.
+        average_run: Minimum mean number of scores until a false alarm.
 
     Raises:
-        ValueError: half of normal blocks may exceed the threshold, or ``average_run`` is below two blocks.
+        ValueError: Half of the normal blocks may exceed the threshold, or ``average_run`` is below two
+            blocks.
     """
 
     def __init__(self, threshold: Threshold, *, average_run: int) -> None:
-        if threshold.share >= _CHANGED:
+        if threshold.rate >= _CHANGED:
             raise ValueError(
-                f"normal blocks must exceed the threshold in less than {_CHANGED:.0%}, may in "
-                f"{threshold.share:.0%}"
+                f"less than {_CHANGED:.0%} of the normal blocks may exceed the threshold, got "
+                f"{threshold.rate:.0%}"
             )
         if average_run < 2 * threshold.block:
             raise ValueError(
@@ -239,27 +246,27 @@ class ChangeDetector:
         self.threshold = threshold
         self._limit = average_run / (2 * threshold.block)
         self._statistic = 0.0
-        self._seen = 0
-        self._high = False
+        self._count = 0
+        self._is_high = False
 
     def update(self, score: Score | None) -> bool:
-        """The next score; None where there was nothing to compare with, which counts for nothing.
+        """Add the next score; None, if there is nothing to compare, has no effect.
 
         Returns:
-            Whether a change shows; the detector then starts anew.
+            Whether a change is detected; the detector then restarts.
         """
         if score is None:
             return False
-        block, share = self.threshold.block, self.threshold.share
-        if self._seen >= block:
-            self._high = self._high or score.value > self.threshold.value
-        self._seen += 1
-        if self._seen < 2 * block:
+        block, rate = self.threshold.block, self.threshold.rate
+        if self._count >= block:
+            self._is_high = self._is_high or score.value > self.threshold.value
+        self._count += 1
+        if self._count < 2 * block:
             return False
-        factor = _CHANGED / share if self._high else (1 - _CHANGED) / (1 - share)
+        factor = _CHANGED / rate if self._is_high else (1 - _CHANGED) / (1 - rate)
         self._statistic = (self._statistic + 1) * factor
-        self._seen, self._high = 0, False
-        changed = self._statistic >= self._limit
-        if changed:
+        self._count, self._is_high = 0, False
+        is_detected = self._statistic >= self._limit
+        if is_detected:
             self._statistic = 0.0
-        return changed
+        return is_detected

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
-from jepa_runtime.calibration import highest_of_blocks, remembered, score_of
+from jepa_runtime.calibration import block_maxima, is_correlated, score_of
 from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import (
     add_cache_argument,
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         )
     scores = [_scores(run, bounds) for run in runs]
     block = _block(scores, horizon, round(_CONFIG.false_alarm_every_s / bundle.manifest.io.step_s))
-    highest = np.concatenate([highest_of_blocks(run, block) for run in scores])
+    highest = np.concatenate([block_maxima(run, block) for run in scores])
     learned: dict[str, Any] = {
         "normal_scores": {"data": ", ".join(played), "block": block, "highest": _rounded(highest)},
     }
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         f"{args.output}: {len(highest)} blocks of {block} steps in {len(runs)} runs; highest scores: median"
         f" {np.median(highest):.3g}, maximum {highest.max():.3g}"
     )
-    if remembered(scores, block):
+    if is_correlated(scores, block):
         print(
             f"Scores are correlated over more than {block} steps: there will be more false alarms than "
             "requested"
@@ -198,7 +198,7 @@ def _block(runs: list[Floats], horizon: int, every: int) -> int:
     """
     block = horizon
     while sum(len(run) // block for run in runs) > MAX_BLOCKS or (
-        block + horizon <= every // 10 and remembered(runs, block)
+        block + horizon <= every // 10 and is_correlated(runs, block)
     ):
         block += horizon
     return block

@@ -128,7 +128,7 @@ class FrameProcessor:
         reset = state.history.add_latent(frame.stamp_ns, latent)
         state.previous, state.newest = state.newest, (frame.stamp_ns, latent)
         if reset is not None:
-            state.monitor.forget()
+            state.monitor.reset()
         candidates = self._candidates()
         context = state.history.context()
         futures = calibration = None
@@ -251,7 +251,7 @@ class FrameProcessor:
         """
         monitor = self._streams[result.stream].monitor
         sample = self._error_sample(result) if monitor.is_due(result.stamp_ns) else None
-        alarms = monitor.news()
+        alarms = monitor.take_alarms()
         return None if sample is None and not alarms else replace(result, error_sample=sample, alarms=alarms)
 
     def _error_sample(self, result: Result) -> ErrorSample | None:
@@ -275,7 +275,7 @@ class FrameProcessor:
             errors[age - 1], from_ns[age - 1] = past_errors[-1], past.context.stamp_ns
         errors[0] = result.surprise * math.sqrt(result.latent.size)
         from_ns[0] = last_step.context.stamp_ns
-        return state.monitor.judge(result.stamp_ns, errors, from_ns)
+        return state.monitor.add_errors(result.stamp_ns, errors, from_ns)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """See :meth:`~jepa_runtime.serving.pipeline.Pipeline.add_action`.

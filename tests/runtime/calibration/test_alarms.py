@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_runtime.calibration import Alarm, Alarms, Score, highest_of_blocks
+from jepa_runtime.calibration import Alarm, Alarms, Score, block_maxima
 from jepa_runtime.errors import JepaRuntimeError
+from tests.errors import code
 
 BLOCK, STEP_S, EVERY_S = 4, 0.2, 60.0
 NORMAL = np.random.default_rng(0).exponential(size=40_000)
 
 
 def make(every_s: float = EVERY_S) -> Alarms:
-    return Alarms(highest_of_blocks(NORMAL, BLOCK), block=BLOCK, step_s=STEP_S, false_alarm_every_s=every_s)
+    return Alarms(block_maxima(NORMAL, BLOCK), block=BLOCK, step_s=STEP_S, false_alarm_every_s=every_s)
 
 
 def watched(alarms: Alarms, scores: list[float | None], first: int = 0) -> list[Alarm]:
@@ -77,7 +78,7 @@ def test_every_alarm_that_begins_ends_before_the_next_of_its_kind(
 
 
 def test_alarms_rarer_than_the_normal_data_allow_are_refused() -> None:
-    with pytest.raises(JepaRuntimeError, match="record at least"):
+    with pytest.raises(JepaRuntimeError, check=code("calibration.too_few_scores")):
         make(every_s=1e6)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.calibration import Bounds
-from jepa_runtime.calibration.conformal import DECAY, FIRST_RATE, LEAST_RATE
+from jepa_runtime.calibration.conformal import DECAY, FIRST_RATE, MIN_RATE
 
 STREAMS = 50  # Each takes the place of a horizon: so many are run at once.
 STEPS = 4000
@@ -43,15 +43,15 @@ def make(streams: int = STREAMS, delay: int = 6, start: float = 1.6) -> Bounds:
 
 def rate(count: int, delay: int) -> float:
     """Of the ``count``-th error."""
-    return min(max(FIRST_RATE * count**-DECAY, LEAST_RATE), 1 / max(delay, 1))
+    return min(max(FIRST_RATE * count**-DECAY, MIN_RATE), 1 / max(delay, 1))
 
 
 def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
     """Whether each error [steps, streams] lay within the bound stated ``delay`` steps before it arrived."""
-    stated = [bounds.stated()] * delay
+    stated = [bounds.current()] * delay
     within = np.empty(errors.shape, bool)
     for step, arrived in enumerate(errors):
-        stated.append(bounds.stated())
+        stated.append(bounds.current())
         within[step] = arrived <= stated[step]
         bounds.update(arrived, stated[step])
     return within
@@ -102,25 +102,25 @@ def test_the_share_of_misses_is_bounded_for_any_errors(
 def test_bounds_four_misses_from_the_start_widen_3_times() -> None:
     bounds = make(1, delay=1, start=1.0)
     for _ in range(4):
-        bounds.update(np.array([9.0]), bounds.stated())
-    assert 3.0 < bounds.stated()[0] < 3.5
+        bounds.update(np.array([9.0]), bounds.current())
+    assert 3.0 < bounds.current()[0] < 3.5
 
 
 def test_bounds_rate_stops_decaying_at_its_floor() -> None:
     bounds = make(1, delay=1, start=1.0)
     held(bounds, gaussian(np.random.default_rng(4))[:1000, :1], 1)
-    before = bounds.stated()
+    before = bounds.current()
     bounds.update(np.array([9.0]), before)
-    assert np.log(bounds.stated() / before) == pytest.approx(LEAST_RATE * PROBABILITY)
+    assert np.log(bounds.current() / before) == pytest.approx(MIN_RATE * PROBABILITY)
 
 
 def test_bounds_rate_starts_again_with_another_model() -> None:
     first, second = make(1, start=1.0), make(1, start=1.0)
     held(first, gaussian(np.random.default_rng(4))[:1000, :1], 1)
     second.adopt_state(first)
-    before = second.stated()
+    before = second.current()
     second.update(np.array([1e3]), before)
-    assert np.log(second.stated() / before) == pytest.approx(rate(1, 6) * PROBABILITY)
+    assert np.log(second.current() / before) == pytest.approx(rate(1, 6) * PROBABILITY)
 
 
 @pytest.mark.parametrize("delay", [0, 8])
@@ -136,50 +136,50 @@ def test_bounds_that_start_a_third_too_small_hold_within_100_errors(delay: int) 
 def test_bounds_stay_positive_and_finite(errors: list[float]) -> None:
     bounds = make(streams=1, start=0.5)
     for error in errors:
-        bounds.update(np.array([error]), bounds.stated())
-    assert 0 < bounds.stated()[0] < math.inf
+        bounds.update(np.array([error]), bounds.current())
+    assert 0 < bounds.current()[0] < math.inf
 
 
 def test_a_robot_that_stood_all_night_recovers_as_fast_as_from_a_thousandth_of_its_start() -> None:
     bounds = make(streams=1, start=0.5)
     for _ in range(20_000):
-        bounds.update(np.zeros(1), bounds.stated())
-    assert bounds.stated()[0] == pytest.approx(0.5e-3)
+        bounds.update(np.zeros(1), bounds.current())
+    assert bounds.current()[0] == pytest.approx(0.5e-3)
 
 
 def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() -> None:
     bounds = Bounds([0.0, 0.5], probability=0.9, delays=[0, 0], latent_space="a")
-    stated = bounds.stated()
+    stated = bounds.current()
     assert stated.tolist() == [math.inf, pytest.approx(0.5)]
     bounds.update(np.array([0.2, math.nan]), stated)
-    assert bounds.stated() == pytest.approx([0.2, 0.5])
+    assert bounds.current() == pytest.approx([0.2, 0.5])
 
 
 def test_an_error_of_zero_tells_no_bound() -> None:
     bounds = Bounds([0.0], probability=0.9, delays=[0], latent_space="a")
-    bounds.update(np.zeros(1), bounds.stated())
-    assert bounds.stated().tolist() == [math.inf]
+    bounds.update(np.zeros(1), bounds.current())
+    assert bounds.current().tolist() == [math.inf]
 
 
 @pytest.mark.parametrize("delay", [1, 20, 100, 1000])
 def test_while_it_waits_for_the_first_error_a_bound_grows_by_a_factor_e_at_most(delay: int) -> None:
     bounds = make(1, delay, start=1.0)
-    stated = bounds.stated()
+    stated = bounds.current()
     for _ in range(delay):
         bounds.update(np.array([9.0]), stated)
-    assert 1.0 < bounds.stated()[0] <= math.e
+    assert 1.0 < bounds.current()[0] <= math.e
 
 
 def test_an_error_as_large_as_its_bound_lies_within_it() -> None:
     bounds = make(1, start=1.0)
     bounds.update(np.array([1.0]), np.array([1.0]))
-    assert bounds.stated()[0] < 1.0
+    assert bounds.current()[0] < 1.0
 
 
 def test_an_error_that_did_not_arrive_changes_nothing() -> None:
     bounds = make(streams=2)
-    bounds.update(np.array([math.nan, 9.0]), bounds.stated())
-    stated = bounds.stated()
+    bounds.update(np.array([math.nan, 9.0]), bounds.current())
+    stated = bounds.current()
     assert stated[0] == pytest.approx(1.6)
     assert stated[1] > 1.6
 
@@ -188,9 +188,9 @@ def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
     first, second = make(streams=3), make(streams=3)
     held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
     second.adopt_state(first)
-    assert second.stated() == pytest.approx(first.stated())
+    assert second.current() == pytest.approx(first.current())
     second.adopt_state(Bounds([0.5, 1e-9, 0], probability=0.9, delays=[0] * 3, latent_space="a"))
-    assert second.stated() == pytest.approx([0.5, 1.6e-3, math.inf]), "none below a thousandth of its start"
+    assert second.current() == pytest.approx([0.5, 1.6e-3, math.inf]), "none below a thousandth of its start"
 
 
 @pytest.mark.parametrize(("space", "probability", "horizons"), [("b", 0.9, 2), ("a", 0.8, 2), ("a", 0.9, 3)])
@@ -200,7 +200,7 @@ def test_what_was_learnt_of_something_else_is_not_taken_over(
     bounds = make(streams=2)
     other = Bounds([1.0] * horizons, probability=probability, delays=[0] * horizons, latent_space=space)
     bounds.adopt_state(other)
-    assert bounds.stated() == pytest.approx([1.6, 1.6])
+    assert bounds.current() == pytest.approx([1.6, 1.6])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_arguments_out_of_range_are_named(
 def test_an_error_that_is_no_norm_is_refused(error: float) -> None:
     bounds = make(streams=1)
     with pytest.raises(ValueError, match="finite and not negative"):
-        bounds.update(np.array([error]), bounds.stated())
+        bounds.update(np.array([error]), bounds.current())
 
 
 @pytest.mark.parametrize(("errors", "stated"), [(1, 2), (2, 1), (3, 3)])

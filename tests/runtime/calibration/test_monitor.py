@@ -37,7 +37,7 @@ def live(trust: CalibrationMonitor, errors: list[list[float]], first: int = 0) -
     for step, row in enumerate(errors, start=first):
         stamp_ns = step * STEP_NS
         near, far = stamp_ns - STEP_NS, stamp_ns - HORIZON * STEP_NS
-        trust.judge(stamp_ns, np.array(row), [near, far, far])
+        trust.add_errors(stamp_ns, np.array(row), [near, far, far])
         trust.state(stamp_ns)
 
 
@@ -51,7 +51,7 @@ def test_the_bounds_of_the_bundle_are_stated_first() -> None:
 def test_an_error_is_judged_by_the_bound_that_was_stated_for_its_own_image() -> None:
     trust = make()
     trust.state(0)
-    judged = trust.judge(STEP_NS, np.array([1.5, math.nan, math.nan]), [0, -400, -400])
+    judged = trust.add_errors(STEP_NS, np.array([1.5, math.nan, math.nan]), [0, -400, -400])
     assert judged.stated.tolist()[0] == 1.0 and np.isnan(judged.stated[1:]).all()
     assert trust.state(STEP_NS).overall[0] == CoverageRate(0, 1)
     assert trust.state(STEP_NS).bounds[0] > 1.0, "it was missed"
@@ -59,7 +59,7 @@ def test_an_error_is_judged_by_the_bound_that_was_stated_for_its_own_image() -> 
 
 def test_what_was_not_stated_is_not_judged_but_scored() -> None:
     trust = make()
-    judged = trust.judge(STEP_NS, np.array([1.0, 2.0, 4.0]), [0, -400, -400])
+    judged = trust.add_errors(STEP_NS, np.array([1.0, 2.0, 4.0]), [0, -400, -400])
     assert judged.score is not None and judged.score.value == 1.0
     assert trust.state(STEP_NS).overall == (CoverageRate(0, 0),) * HORIZON
 
@@ -77,7 +77,7 @@ def test_bounds_cover_what_is_stated_whatever_the_errors_are_scaled_by() -> None
 def test_an_unknown_bound_is_infinite_and_promises_nothing_until_an_error_came() -> None:
     trust = make((0.0, 0.0, 0.0))
     assert np.isinf(trust.state(0).bounds).all()
-    trust.judge(STEP_NS, np.array([0.5, math.nan, math.nan]), [0, -400, -400])
+    trust.add_errors(STEP_NS, np.array([0.5, math.nan, math.nan]), [0, -400, -400])
     stated = trust.state(STEP_NS)
     assert stated.bounds[0] == pytest.approx(0.5) and np.isinf(stated.bounds[1])
     assert stated.overall[0].errors == 0
@@ -102,7 +102,7 @@ def test_the_newest_latent_is_compared_with_a_step_half_a_horizon_and_a_horizon_
 def test_errors_are_taken_once_a_step() -> None:
     trust = make()
     assert trust.is_due(0)
-    trust.judge(0, np.ones(HORIZON), [-200, -600, -600])
+    trust.add_errors(0, np.ones(HORIZON), [-200, -600, -600])
     assert not trust.is_due(STEP_NS - TOLERANCE_NS - 1)
     assert trust.is_due(STEP_NS - TOLERANCE_NS)
 
@@ -112,7 +112,7 @@ def test_errors_are_not_taken_more_often_than_once_a_step_however_frames_come(fr
     trust, taken, steps = make(), 0, 500
     for stamp_ns in range(0, steps * STEP_NS, frame_ns):
         if trust.is_due(stamp_ns):
-            trust.judge(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
+            trust.add_errors(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
             taken += 1
     assert 0.75 * steps < taken <= steps + 1
 
@@ -120,7 +120,7 @@ def test_errors_are_not_taken_more_often_than_once_a_step_however_frames_come(fr
 def test_after_a_pause_errors_are_taken_once_a_step_again() -> None:
     trust = make()
     for stamp_ns in (0, 10 * STEP_NS):
-        trust.judge(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
+        trust.add_errors(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
     assert not trust.is_due(11 * STEP_NS - 2 * TOLERANCE_NS - 1) and trust.is_due(11 * STEP_NS)
 
 
@@ -135,9 +135,9 @@ def test_where_the_history_starts_anew_what_waits_is_not_judged_and_what_was_lea
     trust = make()
     live(trust, [[9.0, 9.0, 9.0]] * 20)
     learnt = trust.state(20 * STEP_NS).bounds
-    trust.forget()
+    trust.reset()
     assert trust.is_due(0), "time may have been set back"
-    judged = trust.judge(21 * STEP_NS, np.ones(HORIZON), [20 * STEP_NS, 18 * STEP_NS, 18 * STEP_NS])
+    judged = trust.add_errors(21 * STEP_NS, np.ones(HORIZON), [20 * STEP_NS, 18 * STEP_NS, 18 * STEP_NS])
     assert np.isnan(judged.stated).all()
     assert trust.state(21 * STEP_NS).bounds.tolist() == learnt.tolist()
 
@@ -145,12 +145,12 @@ def test_where_the_history_starts_anew_what_waits_is_not_judged_and_what_was_lea
 def test_an_alarm_ends_where_the_history_starts_anew() -> None:
     trust = make(alarms=some_alarms())
     live(trust, [[1.0, 2.0, 4.0]] * 5 + [[9.0, 18.0, 36.0]] * 2)
-    (begun,) = trust.news()
+    (begun,) = trust.take_alarms()
     assert (begun.kind, begun.end_ns, begun.event.start_ns) == ("surprise", None, 5 * STEP_NS)
-    trust.forget()
-    (ended,) = trust.news()
+    trust.reset()
+    (ended,) = trust.take_alarms()
     assert (ended.kind, ended.end_ns, ended.event.score) == ("surprise", 6 * STEP_NS, 9.0)
-    assert trust.news() == ()
+    assert trust.take_alarms() == ()
 
 
 def usual(rng: np.random.Generator, steps: int) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_trust_unannounced_jump_counts_as_missed_and_does_not_widen_bounds() -> 
     missed = [later.errors - later.within - (now.errors - now.within) for now, later in
               zip(counted, trust.state(303 * STEP_NS).overall, strict=True)]  # fmt: skip
     assert missed == [1, 2, 3]
-    (begun,) = trust.news()
+    (begun,) = trust.take_alarms()
     assert begun.kind == "surprise" and begun.event.start_ns == 300 * STEP_NS
     live(trust, after.tolist(), first=303)
     assert (trust.bounds() < 2 * learnt).all(), "nothing of the jump is learnt late"
@@ -185,9 +185,9 @@ def test_trust_lasting_change_widens_bounds_while_the_alarm_is_on(factor: float)
     rng = np.random.default_rng(2)
     trust = make(alarms=some_alarms())
     live(trust, usual(rng, 300).tolist())
-    trust.news()
+    trust.take_alarms()
     live(trust, (factor * usual(rng, 400)).tolist(), first=300)
-    kinds = [(alarm.kind, alarm.end_ns) for alarm in trust.news()]
+    kinds = [(alarm.kind, alarm.end_ns) for alarm in trust.take_alarms()]
     assert kinds[0] == ("surprise", None) and ("surprise", 700 * STEP_NS) not in kinds
     assert (trust.bounds() > 0.5 * factor * np.array(START)).all()
     live(trust, (factor * usual(rng, 300)).tolist(), first=700)
@@ -201,7 +201,7 @@ def test_trust_jumps_more_frequent_than_false_alarms_teach_the_bounds() -> None:
     rows = usual(np.random.default_rng(3), 1200)
     rows[::6] = 5 * np.array(START)
     live(trust, rows.tolist())
-    begun = [alarm for alarm in trust.news() if alarm.kind == "surprise" and alarm.end_ns is None]
+    begun = [alarm for alarm in trust.take_alarms() if alarm.kind == "surprise" and alarm.end_ns is None]
     assert len(begun) == 200
     for share in trust.state(1200 * STEP_NS).recent:
         assert share.value == pytest.approx(0.9, abs=0.03)
@@ -221,7 +221,7 @@ def test_another_model_goes_on_with_the_bounds_but_not_with_the_account() -> Non
     stated = after.state(21 * STEP_NS)
     assert stated.bounds.tolist() == pytest.approx(learnt.tolist())
     assert stated.overall == (CoverageRate(0, 0),) * HORIZON
-    news = after.news()
+    news = after.take_alarms()
     begun = {alarm.kind for alarm in news if alarm.end_ns is None}
     assert {alarm.kind for alarm in news if alarm.end_ns is not None} == begun == {"surprise", "change"}
 
@@ -236,9 +236,9 @@ def test_what_was_learnt_in_another_latent_space_means_nothing() -> None:
 def test_coverage_clearly_below_is_told_by_its_horizon() -> None:
     trust = make()
     live(trust, [[0.1, 0.1, 0.1]] * 300)
-    assert trust.state(300 * STEP_NS).short == ()
+    assert trust.state(300 * STEP_NS).undercovered == ()
     live(trust, [[0.1, 0.1, 1e9]] * 60, first=301)
-    assert trust.state(361 * STEP_NS).short == (3,)
+    assert trust.state(361 * STEP_NS).undercovered == (3,)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_coverage_clearly_below_is_told_by_its_horizon() -> None:
     ],
 )
 def test_neighbours_that_are_alike_prove_less(share: CoverageRate, alike: int, below: bool) -> None:
-    assert clearly_below(share, 0.9, alike=alike) is below
+    assert clearly_below(share, 0.9, correlated=alike) is below
 
 
 @pytest.mark.parametrize(
@@ -263,4 +263,4 @@ def test_neighbours_that_are_alike_prove_less(share: CoverageRate, alike: int, b
 def test_a_share_above_what_is_stated_is_never_below_it_however_few_errors_count(
     share: CoverageRate, probability: float
 ) -> None:
-    assert not clearly_below(share, probability, alike=8)
+    assert not clearly_below(share, probability, correlated=8)

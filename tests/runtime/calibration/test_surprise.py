@@ -14,8 +14,8 @@ from jepa_runtime.calibration import (
     EventDetector,
     Score,
     Threshold,
-    highest_of_blocks,
-    remembered,
+    block_maxima,
+    is_correlated,
     score,
     threshold_of,
 )
@@ -34,7 +34,7 @@ def normal_scores(count: int, seed: int) -> np.ndarray:
 
 
 def normal_threshold(normal: np.ndarray, *, block: int, **asked: Any) -> Threshold:
-    return threshold_of(highest_of_blocks(normal, block), block=block, **asked)
+    return threshold_of(block_maxima(normal, block), block=block, **asked)
 
 
 def some_threshold(value: float = 1.0, *, block: int = 3, every: int = 30) -> Threshold:
@@ -72,14 +72,14 @@ def test_false_alarms_come_no_more_often_than_stated_over_a_million_normal_score
 
 def test_what_scores_remember_is_told_from_blocks_that_do_not_touch() -> None:
     normal = [normal_scores(10_000, seed) for seed in range(3)]
-    assert remembered(normal, MEMORY // 4)
-    assert not remembered(normal, MEMORY)
-    assert not remembered([np.ones(1000)], 1) and not remembered([np.arange(3.0)], 1)
+    assert is_correlated(normal, MEMORY // 4)
+    assert not is_correlated(normal, MEMORY)
+    assert not is_correlated([np.ones(1000)], 1) and not is_correlated([np.arange(3.0)], 1)
 
 
 def test_scores_that_remember_nothing_are_hardly_ever_said_to_remember() -> None:
     rng = np.random.default_rng(4)
-    assert sum(remembered([rng.exponential(size=1000)], 5) for _ in range(300)) <= 8
+    assert sum(is_correlated([rng.exponential(size=1000)], 5) for _ in range(300)) <= 8
 
 
 def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() -> None:
@@ -90,7 +90,7 @@ def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() ->
         normal = np.random.default_rng(seed).exponential(size=20 * every)
         threshold = normal_threshold(normal, block=block, every=every, confidence=0.9)
         above = 1 - (1 - math.exp(-threshold.value)) ** block
-        kept += above <= threshold.share
+        kept += above <= threshold.rate
     # Three standard deviations of a share of 0.9, and an order statistic that cannot meet it exactly.
     assert 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials) <= kept / trials < 0.999
 

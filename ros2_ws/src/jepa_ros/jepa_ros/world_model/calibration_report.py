@@ -51,8 +51,8 @@ def complaints_about(
         alarms_disabled_reason: why no alarm can be given; empty: they can.
     """
     found = [f"a preferred engine does not serve: {reason}" for reason in passed_over]
-    if calibration is not None and calibration.short:
-        steps = ", ".join(map(str, calibration.short))
+    if calibration is not None and calibration.undercovered:
+        steps = ", ".join(map(str, calibration.undercovered))
         found.append(
             f"error bounds hold less often than with {calibration.probability:g} at steps {steps}: what comes"
             " is not what it was"
