@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jepa_export.bundling.manifest_fields import BundleSettings, MeasuredErrors, ModelIdentity
-from jepa_export.bundling.student_bundle import rollouts, write_student_bundle
+from jepa_export.bundling.student_bundle import rollout_samples, write_student_bundle
 from jepa_export.commands.build_student import TWO_ROOMS_ACTIONS
 from jepa_export.students.family import FAMILY, Sizes, create, randomize
 from jepa_runtime import Bundle, WorldModel
@@ -74,8 +74,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_history_to_calibrate_on_crosses_from_one_clip_to_another() -> None:
     latents = torch.arange(15.0).reshape(3, 5, 1, 1)
-    found = [sample["history_latents"].flatten().tolist() for sample in rollouts(latents, told_to_be(), 0)]
-    assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
+    found = [sample["history_latents"].flatten().tolist() for sample in rollout_samples(latents, told_to_be(),
+    0)] assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_one_signature_of_two_publishes_nothing(tmp_path: Path, bundle: Bundle) 
     with pytest.raises(JepaExportError) as refused:
         publish(opened(repo), bundle, STABLE)
     said = str(refused.value)
-    assert "channel-stable needs 2 signatures, 1 of its keys are in" in said
+    assert "channel-stable needs 2 signatures, and 1 of its keys are in" in said
     assert short_id(second) in said and short_id(first) not in said
     client = Client(repo, tmp_path / "robot")
     assert client.latest() is None

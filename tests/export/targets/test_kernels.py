@@ -93,7 +93,7 @@ def test_the_newest_name_of_thor_is_taken() -> None:
 def test_a_compiler_that_does_not_know_thor_makes_the_rest_and_says_so() -> None:
     choice = choose_architectures(["sm_50", "sm_80", "sm_87", "sm_90", "sm_90a"])
     assert choice.architectures == ("sm_87",) and choice.ptx == 80
-    assert choice.left_out == ("Jetson Thor: this nvcc does not know sm_110 or sm_101",)
+    assert choice.left_out == ("Jetson Thor: this nvcc does not support sm_110 or sm_101",)
     assert choice.flags == [
         "-gencode=arch=compute_87,code=sm_87",
         "-gencode=arch=compute_80,code=compute_80",
