@@ -32,12 +32,12 @@ class TeacherRetention:
     variance: float | None
     cosine: float
 
-    def tell(self, progress: Callable[[str], None]) -> None:
+    def report(self, progress: Callable[[str], None]) -> None:
         """Report it in one line, and warn if the student explains none of the variance."""
         proportion = "-" if self.variance is None else f"{self.variance:.0%}"
         progress(
             f"explained variance of the tokens of {self.teacher}: {proportion} (mean cosine "
-            f"{self.cosine:.3f}) on {self.clips} clips, {self.where}"
+            f"{self.cosine:.3f}) on {self.clips} clips, {self.clip_set}"
         )
         if self.variance is not None and self.variance <= 0:
             _LOG.warning(
@@ -47,7 +47,7 @@ class TeacherRetention:
             )
 
     @property
-    def where(self) -> str:
+    def clip_set(self) -> str:
         """Whether the clips were held out, in words."""
         return "held out" if self.held_out else "trained on"
 

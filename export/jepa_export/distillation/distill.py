@@ -150,7 +150,7 @@ def distill(request: DistillationRequest, progress: Progress) -> Path | None:
     report = {}
     if fabric.is_global_zero:
         retention = clip_metrics.measure_retention(encoder.eval(), clips, teacher.name)
-        retention.tell(progress)
+        retention.report(progress)
         report = retention.as_report()
     return run.finish(source, student.predictor, actions, frames, progress, report)
 

@@ -36,7 +36,7 @@ def teacher(found: Evaluation) -> ResultTable:
     rows = [
         [
             each.teacher,
-            each.where,
+            each.clip_set,
             "-" if each.variance is None else _percent(each.variance),
             f"{each.cosine:.4f}",
             f"{each.clips}",

@@ -74,8 +74,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_history_to_calibrate_on_crosses_from_one_clip_to_another() -> None:
     latents = torch.arange(15.0).reshape(3, 5, 1, 1)
-    found = [sample["history_latents"].flatten().tolist() for sample in rollout_samples(latents, told_to_be(),
-    0)] assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
+    samples = rollout_samples(latents, told_to_be(), 0)
+    found = [sample["history_latents"].flatten().tolist() for sample in samples]
+    assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
 
 
 @pytest.mark.slow

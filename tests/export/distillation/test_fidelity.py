@@ -69,7 +69,7 @@ def test_a_student_that_tells_no_more_than_the_mean_is_told(
 ) -> None:
     said: list[str] = []
     TeacherRetention(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).report(said.append)
-    assert "(mean cosine 0.800), in 9 clips held out" in said[0]
+    assert "(mean cosine 0.800) on 9 clips, held out" in said[0]
     assert ("no more of one than the mean" in caplog.text) is warns
 
 
