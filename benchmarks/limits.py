@@ -60,7 +60,13 @@ from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.load_generator import LoadGenerator, Workload
 from jepa_runtime.profiling.profile import Profile, Run, read_profile
-from jepa_runtime.profiling.run_statistics import describe, distribution, due_frames, lost_frames, responses
+from jepa_runtime.profiling.run_statistics import (
+    describe,
+    distribution,
+    lost_frames,
+    responses,
+    scheduled_frames,
+)
 from jepa_runtime.serving import realtime
 from jepa_runtime.serving.realtime import RealtimeSettings
 from jepa_runtime.telemetry.environment import environment
@@ -174,7 +180,11 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
         alone = np.array(bare_infer(setting.bundle, setting.threads, rate_hz, seconds))
     realtime.revert(REALTIME)
     return tailed(
-        run, ticks[0] + due_frames(run), probe, alone, "; ".join([f"images at {rate_hz:.1f} Hz", *refused])
+        run,
+        ticks[0] + scheduled_frames(run),
+        probe,
+        alone,
+        "; ".join([f"images at {rate_hz:.1f} Hz", *refused]),
     )
 
 

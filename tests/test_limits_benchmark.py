@@ -54,7 +54,7 @@ def test_images_dropped_count_in_the_tail_as_long_as_the_machine_was_quiet(
             "failed_s": [],
         }
     )
-    due_s = 7.0 + limits.due_frames(stalled)
+    due_s = 7.0 + limits.scheduled_frames(stalled)
     found = {
         each.what: each for each in limits.tailed(stalled, due_s, Quiet(disturbed), np.ones(100), "images")
     }
@@ -70,7 +70,7 @@ def test_images_dropped_count_in_the_tail_as_long_as_the_machine_was_quiet(
 def test_a_machine_that_is_never_quiet_tells_no_tail(limits: ModuleType) -> None:
     run = make_run(frames=2000)
     with pytest.raises(ProfileError, match="quiet for only 45% of the images"):
-        limits.tailed(run, limits.due_frames(run), Quiet(slice(1100)), np.ones(100), "images")
+        limits.tailed(run, limits.scheduled_frames(run), Quiet(slice(1100)), np.ones(100), "images")
 
 
 @pytest.mark.ros

@@ -99,7 +99,7 @@ def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: 
     found = read_profile(tmp_path / "p.json")
     assert len(found.run.scheduled_s) == 40
     assert found.sweep is not None and len(found.sweep.points) == 1
-    assert "sweep: it was stopped: the knee may be higher" in found.notes
+    assert "sweep: stopped: the knee may be higher" in found.notes
 
 
 @pytest.mark.parametrize(

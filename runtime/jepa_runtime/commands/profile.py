@@ -42,7 +42,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.load_generator import LoadGenerator, Workload, count_frames
 from jepa_runtime.profiling.perfetto_trace import import_perfetto, write_trace
 from jepa_runtime.profiling.profile import Profile, Run, Subject, read_profile, write_profile
-from jepa_runtime.profiling.run_statistics import due_frames, gone_through
+from jepa_runtime.profiling.run_statistics import scheduled_frames, stage_times
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.profile_page import render_profile
 from jepa_runtime.sources.factory import split_spec
@@ -179,7 +179,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
                 busy = monitored.enter_context(Monitor())
                 main = load.open_loop(
                     args.rate, args.duration, deadline_ms=args.deadline_ms or 1e3 / args.rate,
-                    tick=steps.live, over=monitored.close,
+                    tick=steps.live, on_last_result=monitored.close,
                 )  # fmt: skip
             # Readings before the run are of the frames that fill the history.
             readings = busy.readings(since_s=load.began_s)
@@ -208,12 +208,12 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
 
 
 def _stopped(run: Run, args: argparse.Namespace) -> list[str]:
-    sent, planned = len(due_frames(run)), count_frames(args.rate, args.duration)
+    sent, planned = len(scheduled_frames(run)), count_frames(args.rate, args.duration)
     return [f"stopped after {sent} of {planned} frames"] if sent < planned else []
 
 
 def _without_futures(run: Run, bundle: Bundle) -> list[str]:
-    frames, predicted = len(run.scheduled_s), len(gone_through(run, "predict"))
+    frames, predicted = len(run.scheduled_s), len(stage_times(run, "predict"))
     if predicted == frames:
         return []
     step_s = bundle.manifest.io.step_s

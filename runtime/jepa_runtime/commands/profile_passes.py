@@ -105,7 +105,7 @@ class Passes:
             fastest_hz,
             SWEEP_S,
             tick=lambda rate_hz: self._steps.say(f"sweep: {rate_hz:g} Hz"),
-            ended=lambda why: self._failures.append(f"sweep: {why}"),
+            on_early_end=lambda why: self._failures.append(f"sweep: {why}"),
         )
 
     def _idle(self, load: LoadGenerator, gap_s: float, repetitions: int, title: str) -> None:
@@ -150,7 +150,7 @@ class Passes:
             bundle=bundle.path, engine=_engine_spec(subject), precision=subject.precision,
             num_samples=subject.futures, threads=subject.threads, cache_dir=self._cache_dir,
         )  # fmt: skip
-        tick = self._steps.counter("cold starts", len(cold_start.caches(start.engine)) * _COLD_STARTS)
+        tick = self._steps.counter("cold starts", len(cold_start.cache_states(start.engine)) * _COLD_STARTS)
         self.found["cold_starts"] = cold_start.measure(
             start, stopping=self._stopping, repetitions=_COLD_STARTS, tick=tick
         )

@@ -41,7 +41,7 @@ from jepa_runtime.errors import (
 )
 from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.profiling.collector import MOST_SAMPLES, Collector
+from jepa_runtime.profiling.collector import MAX_SAMPLES, Collector
 from jepa_runtime.recording import check_outputs, check_separate
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
@@ -208,7 +208,7 @@ class _Run:
         self._recording: RunRecording | None = None
         self._black_box: BlackBox | None = None
         self._follower: Follower | None = None
-        self._lateness_ms: deque[float] = deque(maxlen=MOST_SAMPLES)
+        self._lateness_ms: deque[float] = deque(maxlen=MAX_SAMPLES)
         self._actions_known = False
         self._last_error: str | None = None
         self._fatal: JepaRuntimeError | None = None

@@ -1,1 +1,1 @@
-"""Measuring: statistics of samples, what was measured on, and a report that a customer can be shown."""
+"""Latency profiles: load generation, statistics, comparison, import and export."""

@@ -1,7 +1,7 @@
-"""From nothing to the first futures, phase by phase, each repetition in a process of its own.
+"""Cold start: the time from process start to the first futures, by phase.
 
-``python -m jepa_runtime.profiling.cold_start`` is that process: what it is told comes as JSON in its one
-argument, what it measured goes as JSON to standard output.
+Each repetition runs ``python -m jepa_runtime.profiling.cold_start`` in a new process. The process takes its
+configuration as JSON in one argument and writes its measurements as JSON to standard output.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from jepa_runtime.util.compat import python_module
 
 _TOTAL = ("import", "open", "compile", "first_encode", "first_predict")
 _STEADY_RUNS = 20
-_PATIENCE_S = 600.0
+_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What is to be started: see :meth:`jepa_runtime.WorldModel.open`.
+    """The model to start, see :meth:`jepa_runtime.WorldModel.open`.
 
     Attributes:
-        cache_dir: of an engine that takes minutes to build, where it was built into.
+        cache_dir: The folder with the built engines, for an engine that must be built in advance.
     """
 
     bundle: Path
@@ -50,86 +50,96 @@ class Start:
     cache_dir: Path | None = None
 
 
-def caches(engine: str) -> tuple[Literal["miss", "hit"], ...]:
-    """With what caches there is something to measure: an engine that takes minutes to build is there, or its
-    start is no start."""
+def cache_states(engine: str) -> tuple[Literal["miss", "hit"], ...]:
+    """Return the cache states to measure; an engine that must be built in advance only has ``hit``."""
     return ("hit",) if takes_building(engine) else ("miss", "hit")
 
 
 def measure(
     start: Start, *, stopping: Event, repetitions: int = 3, tick: Callable[[], None] = lambda: None
 ) -> list[ColdStart]:
-    """Start ``repetitions`` times with each cache of :func:`caches`: of compiled models, empty and full.
+    """Measure cold starts with an empty and a full cache of compiled models.
 
     Args:
-        stopping: set from elsewhere to end after the start in work; those before it are kept.
-        tick: called after each start.
+        start: The model to start.
+        stopping: When it is set, the measurement ends after the current start.
+        repetitions: Number of starts for each state of :func:`cache_states`.
+        tick: Called after each start.
 
     Raises:
-        ProfileError: a process failed; the message is its own.
+        ProfileError: A process failed; the message contains its error.
     """
-    found: dict[Literal["miss", "hit"], list[dict[str, float]]] = {kind: [] for kind in caches(start.engine)}
+    states: dict[Literal["miss", "hit"], list[dict[str, float]]] = {
+        state: [] for state in cache_states(start.engine)
+    }
     with tempfile.TemporaryDirectory() as folder:
-        for repetition, kind in product(range(repetitions), found):
+        for repetition, state in product(range(repetitions), states):
             if stopping.is_set():
                 break
             cache = start.cache_dir if takes_building(start.engine) else Path(folder) / str(repetition)
-            found[kind].append(_run(start, cache))
+            states[state].append(_run(start, cache))
             tick()
     return [
         ColdStart(
-            cache=kind,
+            cache=state,
             phases_ms={name: [round(run[name], 3) for run in runs] for name in runs[0]},
             total_ms=[round(sum(run[name] for name in _TOTAL), 3) for run in runs],
         )
-        for kind, runs in found.items()
+        for state, runs in states.items()
         if runs
     ]
 
 
 def _run(start: Start, cache: Path | None) -> dict[str, float]:
-    told = asdict(start) | {"cache_dir": cache, "spawned_ns": time.perf_counter_ns()}
+    config = asdict(start) | {"cache_dir": cache, "spawned_ns": time.perf_counter_ns()}
     try:
-        # A session of its own: Ctrl-C is for the one who measures, who lets a start come to its end.
+        # In a session of its own, so that Ctrl-C does not end the start in progress.
         done = subprocess.run(
-            [*python_module(__name__), json.dumps(told, default=str)],
-            capture_output=True, text=True, check=False, timeout=_PATIENCE_S, start_new_session=True,
+            [*python_module(__name__), json.dumps(config, default=str)],
+            capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise ProfileError(f"a cold start had not ended after {_PATIENCE_S:g} s: the engine hangs") from None
+        raise ProfileError(
+            f"{start.bundle}: a cold start took longer than {_TIMEOUT_S:g} s: the engine {start.engine} "
+            "hangs",
+            code="profile.timeout",
+        ) from None
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise ProfileError(f"the cold start failed in its own process: {reason}")
+        raise ProfileError(f"{start.bundle}: a cold start failed: {reason}", code="profile.cold_start_failed")
     phases: dict[str, float] = json.loads(done.stdout)
     return phases
 
 
-def _phases(told: dict[str, Any], imported_ns: int) -> dict[str, float]:
-    """The phases in this process, ms. The clock is the system's monotonic one, the same in all processes."""
-    phases = {"import": (imported_ns - told["spawned_ns"]) / 1e6}
+def _phases(config: dict[str, Any], imported_ns: int) -> dict[str, float]:
+    """Measure the phases in this process [ms].
+
+    The clock is the monotonic one of the system, which all processes share.
+    """
+    phases = {"import": (imported_ns - config["spawned_ns"]) / 1e6}
     last_ns = imported_ns
 
-    def note(phase: str) -> None:
+    def end_phase(phase: str) -> None:
         nonlocal last_ns
         now_ns = time.perf_counter_ns()
         phases[phase], last_ns = (now_ns - last_ns) / 1e6, now_ns
 
-    bundle = Bundle.open(told["bundle"])
-    note("open")
-    cache = told["cache_dir"]
-    options = BackendOptions(threads=told["threads"], cache_dir=None if cache is None else Path(cache))
+    bundle = Bundle.open(config["bundle"])
+    end_phase("open")
+    cache = config["cache_dir"]
+    options = BackendOptions(threads=config["threads"], cache_dir=None if cache is None else Path(cache))
     with WorldModel.open(
-        bundle, engine=told["engine"], precision=told["precision"], num_samples=told["num_samples"],
+        bundle, engine=config["engine"], precision=config["precision"], num_samples=config["num_samples"],
         options=options, allow_untrained=True,
     ) as model:  # fmt: skip
-        note("compile")
+        end_phase("compile")
         frame, manifest = bundle.manifest.io.frame, bundle.manifest
         image = np.zeros((frame.height, frame.width, 3), np.uint8)
         actions = np.zeros((model.num_samples, manifest.horizon, manifest.action_size), np.float32)
         model.encode(image)
-        note("first_encode")
+        end_phase("first_encode")
         model.predict(actions)
-        note("first_predict")
+        end_phase("first_predict")
         steady: dict[str, list[float]] = {"encode": [], "predict": []}
         for _ in range(_STEADY_RUNS):
             model.encode(image)

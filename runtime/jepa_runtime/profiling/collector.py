@@ -1,4 +1,4 @@
-"""Collects what a run measured."""
+"""The measurements of a run, collected while it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jepa_runtime.serving.pipeline import STAGES, Result
 from jepa_runtime.util.statistics import Summary, summarize
 
 _RECENT = 300
-MOST_SAMPLES = 500_000
+MAX_SAMPLES = 500_000
 
 STAGE_DESCRIPTIONS = {
     "total": "total (frame submitted to result)",
@@ -26,18 +26,19 @@ STAGE_DESCRIPTIONS = {
 
 
 class Collector:
-    """Stage times and surprises of every result. Results come on one thread, readers may be on another.
+    """Collects stage times and surprises. Results come from one thread; readers may use another.
 
-    Memory grows by about 80 bytes per frame, 9 MB per hour at 30 Hz, until ``most`` are kept.
+    Memory grows by about 80 bytes per frame, 9 MB per hour at 30 Hz, up to ``max_samples`` frames.
 
     Args:
-        most: so many of the latest samples are kept, of each stage.
+        clock_ns: The clock.
+        max_samples: Number of latest samples to retain of each stage.
     """
 
     def __init__(
-        self, clock_ns: Callable[[], int] = time.perf_counter_ns, *, most: int = MOST_SAMPLES
+        self, clock_ns: Callable[[], int] = time.perf_counter_ns, *, max_samples: int = MAX_SAMPLES
     ) -> None:
-        self._clock_ns, self._most = clock_ns, most
+        self._clock_ns, self._max_samples = clock_ns, max_samples
         self._lock = Lock()
         self._start_ns: int | None = None
         self._stages = {stage: array("d") for stage in ("total", *STAGES)}
@@ -47,25 +48,29 @@ class Collector:
         self._latest: Result | None = None
 
     def add(self, result: Result) -> None:
-        """Take note of ``result``; stages that it did not go through are not counted as zero."""
+        """Add a result; stages that it skipped do not count as zero."""
         now_ns = self._clock_ns()
         with self._lock:
             if self._start_ns is None:
                 self._start_ns = now_ns
             self._times_s.append((now_ns - self._start_ns) / 1e9)
-            came = {"predict": result.futures, "energy": result.current_energy, "surprise": result.surprise}
+            outputs = {
+                "predict": result.futures,
+                "energy": result.current_energy,
+                "surprise": result.surprise,
+            }
             for stage, samples in self._stages.items():
-                if came.get(stage, result) is not None:
+                if outputs.get(stage, result) is not None:
                     samples.append(result.timings_ms[stage])
             if result.surprise is not None:
                 self._surprises.append(result.surprise)
                 self._surprising.append(result.surprising)
             self._latest = result
             series: list[array[Any]] = [self._times_s, self._surprises, self._surprising]
-            for kept in (*series, *self._stages.values()):
-                if len(kept) > self._most:
-                    # Seldom, since it moves all the others.
-                    del kept[: self._most // 10 + 1]
+            for samples in (*series, *self._stages.values()):
+                if len(samples) > self._max_samples:
+                    # A tenth at a time, because deletion moves all other samples.
+                    del samples[: self._max_samples // 10 + 1]
 
     @property
     def latest(self) -> Result | None:
@@ -75,12 +80,12 @@ class Collector:
 
     @property
     def times_s(self) -> list[float]:
-        """When each result came, seconds after the first."""
+        """The time of each result in seconds after the first."""
         with self._lock:
             return self._times_s.tolist()
 
     def stages_ms(self) -> dict[str, list[float]]:
-        """All samples by stage, ``total`` first; stages that never ran are left out."""
+        """Return all samples by stage, ``total`` first, without stages that never ran."""
         with self._lock:
             return {
                 stage: samples.tolist()
@@ -89,19 +94,19 @@ class Collector:
             }
 
     def recent(self) -> tuple[dict[str, Summary], float | None]:
-        """Summaries of the last samples by stage, and their rate in Hz."""
+        """Return summaries of the last samples by stage, and their rate in Hz."""
         with self._lock:
             stages = {name: samples[-_RECENT:] for name, samples in self._stages.items() if len(samples)}
             times = self._times_s[-_RECENT:]
         return {name: summarize(samples) for name, samples in stages.items()}, _rate(times)
 
     def rate_hz(self) -> float | None:
-        """Results per second, of those that are kept; None where all came at once, as one alone does."""
+        """Return the rate of the retained results, or None if it is undefined."""
         with self._lock:
             return _rate(self._times_s)
 
     def surprise(self) -> tuple[Summary, int]:
-        """Summary of the surprises, and how many exceeded the threshold."""
+        """Return the summary of the surprises, and how many exceeded the threshold."""
         with self._lock:
             return summarize(self._surprises), sum(self._surprising)
 

@@ -1,24 +1,24 @@
-"""Whether one profile is worse than another: effects with intervals, and a verdict that a script can act on.
+"""Comparison of two profiles: effects with confidence intervals, and a verdict for scripts.
 
-Compared are the median and one chosen percentile of the response (of the latency, where a profile has no
-rate): the ratio of the two runs' percentiles, each drawn by itself (see
-:mod:`jepa_runtime.util.bootstrap`), less one. Shares of frames lost and of deadlines missed are compared
-by their difference, drawn as that of means, because both come in bursts that a test of independent frames
-would take for evidence. The verdict is
+The median and one chosen percentile of the response (of the latency, if a profile has no rate) are compared
+by the ratio of the two runs' percentiles minus one, each resampled independently (see
+:mod:`jepa_runtime.util.bootstrap`). The proportions of lost frames and of missed deadlines are compared by
+their difference, with resampled means: both occur in bursts, which a test of independent frames would take
+for evidence. The verdict is
 
-- ``worse`` if a percentile rose by more than is allowed and its interval lies above zero; if the interval
-  of the rise in lost frames or missed deadlines lies above zero; or if a graph of the other profile does not
+- ``worse`` if a percentile rose by more than the limit and its interval lies above zero; if the interval of
+  the rise in lost frames or missed deadlines lies above zero; or if a graph of the other profile does not
   reproduce its golden outputs;
-- ``not judged`` if the samples do not carry one of the percentiles or do not bound it, or if one rose by more
-  than is allowed and its interval reaches down to zero: a rare stall is not passed for being rare;
+- ``not judged`` if there are too few samples for one of the percentiles or its interval, or if one rose by
+  more than the limit and its interval includes zero: a rare stall is not accepted because it is rare;
 - ``better`` if the interval of a percentile lies below zero, else ``same``.
 
-In simulated pairs of equal runs of 20 s to 3 min at 30 Hz the verdict was ``worse`` in 0 or 1 of a hundred
-where frames are alike for up to half a second or stall for 0.3 s every 6 s, and in 0 to 11 where they are
-alike for seconds or stall for 2 s every 20 s; where the other run was a tenth slower, in 91 to 100. Losses,
-alone and in bursts, raised an alarm in 0 to 6 of a hundred equal ones. What changed between two runs and not
-within them (a neighbour, heat) is in no interval: of six runs of one model on cores that others share, 12 of
-the 30 pairs were told to be worse.
+In simulated pairs of equal runs of 20 s to 3 min at 30 Hz, the verdict was ``worse`` in 0 or 1 of 100 pairs
+if frames are correlated over up to half a second or stall for 0.3 s every 6 s, and in 0 to 11 if they are
+correlated over seconds or stall for 2 s every 20 s; in 91 to 100 if the other run was 10 % slower. Lost
+frames, single and in bursts, caused the verdict in 0 to 6 of 100 equal pairs. The intervals do not cover
+differences between runs, such as other load or heat: of six runs of one model on shared cores, 12 of the 30
+pairs were reported as worse.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.profile import PASSED_BY, Profile
+from jepa_runtime.profiling.profile import OPTIONAL_STAGES, Profile
 from jepa_runtime.profiling.run_statistics import (
     Distribution,
     distribution,
-    gone_through,
     late_frames,
     lost_frames,
     responses,
+    stage_times,
 )
 from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_means, resampled_quantiles
 from jepa_runtime.util.statistics import PERCENTILES, PercentileName, nearest_rank
@@ -50,7 +50,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Change:
-    """An effect and its 95 % interval: relative to the baseline for times, a difference for shares."""
+    """An effect and its 95 % interval: relative to the baseline for times, a difference for proportions."""
 
     point: float
     low: float
@@ -59,15 +59,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One profile against the baseline.
+    """One profile compared with the baseline.
 
     Attributes:
-        verdict: see the module.
-        reasons: for ``worse`` and ``not judged``.
-        differences: what was unlike, so that a change may not be the model's.
-        times: relative change by percentile; those that could not be judged are missing.
-        lost: change of the share of frames dropped or failed; None: too few frames.
-        missed: change of the share of deadlines missed; None: no or another deadline, or too few frames.
+        verdict: See the module.
+        reasons: The reasons for ``worse`` and ``not judged``.
+        differences: Conditions that differ, so that a change may have another cause than the model.
+        times: Relative change by percentile, without those that could not be judged.
+        lost: Change of the proportion of dropped or failed frames; None for too few frames.
+        missed: Change of the proportion of missed deadlines; None for too few frames, or without a common
+            deadline.
     """
 
     verdict: Verdict
@@ -79,23 +80,23 @@ class Comparison:
 
 
 def label(name: PercentileName) -> str:
-    """As people write it: ``p99.9``."""
+    """Return the usual notation of a percentile, such as ``p99.9``."""
     return "p99.9" if name == "p999" else name
 
 
 def common_measure(profiles: Iterable[Profile]) -> Measure:
-    """The response where every profile has one, which takes a rate; else the latency."""
+    """Return ``response`` if every profile has a rate, else ``latency``."""
     return "response" if all(profile.run.rate_hz is not None for profile in profiles) else "latency"
 
 
 def differences(baseline: Profile, other: Profile) -> tuple[str, ...]:
-    """What must be alike for a change to be the model's, and is not.
+    """Return the conditions that differ.
 
-    Versions of model and engine are not among it: to compare them is the purpose.
+    Versions of model and engine are no conditions: comparing them is the purpose.
     """
     ours, theirs = _conditions(baseline), _conditions(other)
     return tuple(
-        f"{name}: {ours.get(name) or 'not told'} against {theirs.get(name) or 'not told'}"
+        f"{name}: {ours.get(name) or 'unknown'} against {theirs.get(name) or 'unknown'}"
         for name in (ours | theirs)
         if ours.get(name) != theirs.get(name)
     )
@@ -104,12 +105,14 @@ def differences(baseline: Profile, other: Profile) -> tuple[str, ...]:
 def compare(
     baseline: Profile, other: Profile, *, measure: Measure, percentile: PercentileName, max_regression: float
 ) -> Comparison:
-    """Judge ``other`` against ``baseline``.
+    """Compare ``other`` with ``baseline``.
 
     Args:
-        measure: see :func:`common_measure`.
-        percentile: the one that is judged beside the median.
-        max_regression: by how much a percentile may rise, as a share: 0.05 is 5 %.
+        baseline: The reference.
+        other: The profile to judge.
+        measure: See :func:`common_measure`.
+        percentile: The percentile to judge in addition to the median.
+        max_regression: Largest accepted rise of a percentile, as a proportion: 0.05 is 5 %.
     """
     names: tuple[PercentileName, ...] = tuple(dict.fromkeys(("p50", percentile)))
     before, after = _series(baseline, measure), _series(other, measure)
@@ -120,9 +123,9 @@ def compare(
         for name in names
         if _is_bounded(old, name) and _is_bounded(new, name)
     }
-    lost = _share_change(lost_frames(baseline.run), lost_frames(other.run))
+    lost = _proportion_change(lost_frames(baseline.run), lost_frames(other.run))
     same_deadline = baseline.run.deadline_ms == other.run.deadline_ms
-    missed = _share_change(late_frames(baseline.run), late_frames(other.run)) if same_deadline else None
+    missed = _proportion_change(late_frames(baseline.run), late_frames(other.run)) if same_deadline else None
     worse = [
         *_regressions(times, {"lost frames": lost, "missed deadlines": missed}, max_regression),
         *(
@@ -131,7 +134,7 @@ def compare(
             if not parity.ok
         ),
     ]
-    unjudged = [*unbounded, *_by_chance(times, max_regression)]
+    unjudged = [*unbounded, *_insignificant(times, max_regression)]
     verdict: Verdict = "same"
     if worse:
         verdict = "worse"
@@ -150,7 +153,7 @@ def compare(
 
 
 def _regressions(
-    times: dict[PercentileName, Change], shares: dict[str, Change | None], max_regression: float
+    times: dict[PercentileName, Change], proportions: dict[str, Change | None], max_regression: float
 ) -> list[str]:
     slower = [
         f"{label(name)} rose by {change.point:.1%}, more than {max_regression:.1%}"
@@ -158,15 +161,16 @@ def _regressions(
         if change.point > max_regression and change.low > 0
     ]
     return slower + [
-        f"{what} rose by {change.point:.2%} of the frames"
-        for what, change in shares.items()
+        f"{name} rose by {change.point:.2%} of the frames"
+        for name, change in proportions.items()
         if change is not None and change.low > 0
     ]
 
 
-def _by_chance(times: dict[PercentileName, Change], max_regression: float) -> list[str]:
+def _insignificant(times: dict[PercentileName, Change], max_regression: float) -> list[str]:
     return [
-        f"too few samples to tell a rise of {label(name)} by {change.point:.1%} from chance; measure longer"
+        f"too few samples to distinguish a rise of {label(name)} by {change.point:.1%} from chance; measure "
+        "longer"
         for name, change in times.items()
         if change.point > max_regression and change.low <= 0
     ]
@@ -191,14 +195,14 @@ def _conditions(profile: Profile) -> dict[str, str]:
         "rate": run.rate_hz and f"{run.rate_hz:g} Hz",
         "deadline": run.deadline_ms and f"{run.deadline_ms:g} ms",
     }
-    told = {name: str(value) for name, value in facts.items() if value is not None}
+    conditions = {name: str(value) for name, value in facts.items() if value is not None}
     frames = len(run.scheduled_s)
     if frames:
-        told |= {
-            f"{stage} in most frames": "yes" if 2 * len(gone_through(run, stage)) > frames else "no"
-            for stage in PASSED_BY
+        conditions |= {
+            f"{stage} in most frames": "yes" if 2 * len(stage_times(run, stage)) > frames else "no"
+            for stage in OPTIONAL_STAGES
         }
-    return told | {f"setting {name}": value for name, value in environment.settings.items()}
+    return conditions | {f"setting {name}": value for name, value in environment.settings.items()}
 
 
 def _series(profile: Profile, measure: Measure) -> _Floats:
@@ -206,12 +210,12 @@ def _series(profile: Profile, measure: Measure) -> _Floats:
     return responses(run) if measure == "response" else np.asarray(run.latency_ms, np.float64)
 
 
-def _unbounded(samples: Distribution, whose: str, names: Iterable[PercentileName]) -> list[str]:
+def _unbounded(samples: Distribution, owner: str, names: Iterable[PercentileName]) -> list[str]:
     if not samples.n:
-        return [f"{whose} holds no samples, and without them there is no interval"]
+        return [f"{owner} contains no samples"]
     return [
-        f"{label(name)} of {whose}: {samples.n} samples do not carry it with an interval; "
-        "measure longer or choose a lower percentile"
+        f"{label(name)} of {owner}: {samples.n} samples are too few for its interval; measure longer or "
+        "choose a lower percentile"
         for name in names
         if not _is_bounded(samples, name)
     ]
@@ -229,7 +233,7 @@ def _relative_change(before: _Floats, after: _Floats, permille: int) -> Change:
     return Change(new / old - 1, *interval(ratios - 1))
 
 
-def _share_change(before: NDArray[np.bool_] | None, after: NDArray[np.bool_] | None) -> Change | None:
+def _proportion_change(before: NDArray[np.bool_] | None, after: NDArray[np.bool_] | None) -> Change | None:
     if before is None or after is None or min(len(before), len(after)) < MIN_SAMPLES:
         return None
     old, new = before.astype(np.float64), after.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Profiles beside one another: the cells of a table, and that table as Markdown for a pull request."""
+"""The table of a comparison of profiles: its cells, and the table as Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEXT = ("file", "model", "engine", "precision", "change", "verdict")
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a comparison. ``comparison`` is None for the baseline."""
+    """One profile of a comparison; ``comparison`` is None for the baseline."""
 
     name: str
     profile: Profile
@@ -25,12 +25,12 @@ class Entry:
     comparison: Comparison | None
 
     def times(self, measure: Measure) -> Distribution:
-        """What of its times is compared."""
+        """Return the distribution that is compared."""
         return self.statistics.response if measure == "response" else self.statistics.latency
 
 
 def cells(entry: Entry, measure: Measure) -> dict[str, str]:
-    """The cells of a file by column; a dash where there is nothing. Times are milliseconds."""
+    """Return the cells of a profile by column. Times are in ms; a dash stands for a missing value."""
     subject, statistics, times = entry.profile.subject, entry.statistics, entry.times(measure)
     changes = {} if entry.comparison is None else entry.comparison.times
     sha = subject.sha256 and f"({subject.sha256[:8]})"
@@ -42,8 +42,8 @@ def cells(entry: Entry, measure: Measure) -> dict[str, str]:
         "n": str(times.n),
         **{label(name): _quantile(quantile) for name, quantile in times.quantiles().items()},
         "max": format_ms(times.max),
-        "misses": _share(statistics.misses, statistics.frames),
-        "drops": _share(statistics.dropped + statistics.failed, statistics.frames),
+        "misses": _proportion(statistics.misses, statistics.frames),
+        "drops": _proportion(statistics.dropped + statistics.failed, statistics.frames),
         "parity": _parity(entry.profile),
         "change": "; ".join(f"{label(name)} {_change(change)}" for name, change in changes.items()) or "-",
         "verdict": "baseline" if entry.comparison is None else entry.comparison.verdict,
@@ -51,27 +51,29 @@ def cells(entry: Entry, measure: Measure) -> dict[str, str]:
 
 
 def remarks(entries: Sequence[Entry], measure: Measure) -> list[str]:
-    """What must be said below the table: reasons, differences, methods."""
-    said = []
+    """Return the remarks below the table: reasons, differences, methods."""
+    lines = []
     for entry in entries:
         if entry.comparison is not None:
-            said += [f"{entry.name}: {reason}" for reason in entry.comparison.reasons]
-            said += [f"{entry.name}: unlike the baseline: {what}" for what in entry.comparison.differences]
-    what = (
-        "response in ms: from the moment a frame was due until a result at least as new, of every frame"
+            lines += [f"{entry.name}: {reason}" for reason in entry.comparison.reasons]
+            lines += [
+                f"{entry.name}: differs from the baseline: {item}" for item in entry.comparison.differences
+            ]
+    definition = (
+        "response in ms: from the scheduled time of each frame to the first result of it or a newer one"
         if measure == "response"
-        else "latency in ms, of the frames that were processed"
+        else "latency in ms, of processed frames"
     )
     return [
-        *said,
-        what,
+        *lines,
+        definition,
         f"percentiles: {PERCENTILES}",
-        f"in brackets: {INTERVALS}; an open end is not bounded",
+        f"in brackets: {INTERVALS}; an open end is unbounded",
     ]
 
 
 def markdown(entries: Sequence[Entry], measure: Measure) -> str:
-    """A GitHub-flavoured table, one row a file, and the remarks."""
+    """Return a table in GitHub-flavored Markdown, with one row per profile, and the remarks."""
     rows = [cells(entry, measure) for entry in entries]
     header = list(rows[0])
     lines = [
@@ -99,7 +101,7 @@ def _quantile(quantile: Quantile) -> str:
     return f"{format_ms(quantile.value)} [{format_ms(quantile.low)}, {high}]"
 
 
-def _share(count: int | None, frames: int) -> str:
+def _proportion(count: int | None, frames: int) -> str:
     if count is None:
         return "-"
     return f"{count} ({count / frames:.2%})" if count else "0"
@@ -118,7 +120,7 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text from a file must neither end a cell nor start markup."""
+    """Escape text from a file, so that it neither ends a cell nor starts markup."""
     for character in "\\`*_<>|[]":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

@@ -1,7 +1,7 @@
-"""Results of other tools as profiles, so that they stand in the same table as ours.
+"""Import of results of trtexec and benchmark_app as profiles, to compare them with ours.
 
-What such a file does not tell (the processor, the precision, how a frame came) is absent in the profile, and
-its notes say what the tool's figures mean. ``created`` is when the file was last written.
+Values that such a file lacks (processor, precision, source) are absent in the profile; its notes explain the
+tool's numbers. ``created`` is the modification time of the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jepa_runtime.util.strict_json import describe
 class _Query(BaseModel):
     """One entry of trtexec's ``--exportTimes`` (exportJSONTrace in TensorRT's sampleReporting.cpp).
 
-    TensorRT 7 says In and Out where 8 to 11 say H2d and D2h.
+    TensorRT 7 uses In and Out for H2d and D2h of versions 8 to 11.
     """
 
     model_config = ConfigDict(allow_inf_nan=False, strict=True)
@@ -58,10 +58,12 @@ _PERCENTILE_KEY = re.compile(r"latency \((\d{1,2}) percentile\) \(ms\)")
 
 
 def read_results(path: Path) -> Profile:
-    """Read a profile, trtexec's ``--exportTimes`` file or benchmark_app's JSON report: content tells which.
+    """Read a profile, a ``trtexec --exportTimes`` file or a benchmark_app JSON report.
+
+    The content determines the format.
 
     Raises:
-        ProfileError: it cannot be read, or is none of them.
+        ProfileError: The file cannot be read, or has none of these formats.
     """
     content = read_measurement(path)
     if content.lstrip().startswith(b"["):
@@ -72,16 +74,18 @@ def read_results(path: Path) -> Profile:
 
 
 def _import_trtexec(path: Path, content: bytes) -> Profile:
-    """What ``trtexec --exportTimes=FILE`` wrote (TensorRT 7 to 11)."""
+    """Import the output of ``trtexec --exportTimes=FILE`` (TensorRT 7 to 11)."""
     try:
         queries = _QUERIES.validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a file of trtexec --exportTimes: {describe(error)}") from error
+        raise ProfileError(
+            f"{path}: not a file of trtexec --exportTimes: {describe(error)}", code="profile.malformed"
+        ) from error
     begin = min(query.start for query in queries)
     notes = [
-        "closed loop: the next query is enqueued as soon as possible, not when a frame is due",
-        "latency is copy in + compute + copy out by the device's clock; enqueueing and waiting are not in it",
-        "trtexec before TensorRT 8.5 writes its warm-up too",
+        "closed loop: the next query is enqueued as soon as possible, not at a scheduled time",
+        "latency is copy in + compute + copy out by the device's clock, without enqueueing and waiting",
+        "trtexec before TensorRT 8.5 includes its warm-up",
     ]
     if not any(query.h2d or query.d2h for query in queries):
         notes.append("measured without copies (--noDataTransfers, the default of TensorRT 11)")
@@ -105,21 +109,28 @@ def _import_trtexec(path: Path, content: bytes) -> Profile:
 
 
 def _import_benchmark_app(path: Path, content: bytes) -> Profile:
-    """What OpenVINO's ``benchmark_app -report_type no_counters -json_stats`` wrote (Python or C++).
+    """Import the output of ``benchmark_app -report_type no_counters -json_stats`` (Python or C++).
 
-    It holds no samples: percentiles are as told, without intervals.
+    It contains no samples: percentiles are as reported, without intervals.
     """
     try:
         report = _Report.model_validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a JSON report of benchmark_app: {describe(error)}") from error
+        raise ProfileError(
+            f"{path}: not a JSON report of benchmark_app: {describe(error)}", code="profile.malformed"
+        ) from error
     options, setup = report.cmd_options or {}, report.configuration_setup or {}
     if "error" in report.execution_results:
-        raise ProfileError(f"{path}: benchmark_app failed: {report.execution_results['error']}")
+        raise ProfileError(
+            f"{path}: benchmark_app failed: {report.execution_results['error']}", code="profile.tool_failed"
+        )
     duration_ms = _number(report.execution_results, "total execution time (ms)", "execution_time")
-    told, notes = _told(report.execution_results)
-    if told is None or duration_ms is None or duration_ms < 0:
-        raise ProfileError(f"{path}: a JSON report of benchmark_app without iterations or execution time")
+    summary, notes = _summary(report.execution_results)
+    if summary is None or duration_ms is None or duration_ms < 0:
+        raise ProfileError(
+            f"{path}: a JSON report of benchmark_app without iterations or execution time",
+            code="profile.malformed",
+        )
     threads = _number(options, "-nthreads", "--number_threads", "nthreads")
     return _profile(
         path,
@@ -138,18 +149,18 @@ def _import_benchmark_app(path: Path, content: bytes) -> Profile:
             scheduled_s=[],
             latency_ms=[],
             stages_ms={},
-            told=told,
+            told=summary,
         ),
         notes=[
             "closed loop; latency is that of one graph's inference request",
-            "summed up without samples, so without intervals; by the Python benchmark_app to 0.01 ms",
+            "a summary without samples and intervals; rounded to 0.01 ms by the Python benchmark_app",
             *notes,
         ],
     )
 
 
-def _told(results: dict[str, Any]) -> tuple[ReportedLatencies | None, list[str]]:
-    """The summary, None without a count, and what of the results has no place in it."""
+def _summary(results: dict[str, Any]) -> tuple[ReportedLatencies | None, list[str]]:
+    """Return the summary (None without a count), and notes with the results that do not fit into it."""
     count = _number(results, "total number of iterations", "iterations_num")
     percent, value = _percentile(results)
     name = next((name for name, permille in PERCENTILES.items() if permille == 10 * percent), None)
@@ -167,14 +178,14 @@ def _told(results: dict[str, Any]) -> tuple[ReportedLatencies | None, list[str]]
         notes.append(f"{percent:g} % of the inferences took at most {value:g} ms")
     if count is None or count < 1:
         return None, notes
-    told = ReportedLatencies(
+    summary = ReportedLatencies(
         n=int(count),
         quantiles_ms={} if value is None or name is None else {name: value},
         mean_ms=_number(results, "avg latency", "latency_avg"),
         min_ms=_number(results, "min latency", "latency_min"),
         max_ms=_number(results, "max latency", "latency_max"),
     )
-    return told, notes
+    return summary, notes
 
 
 def _profile(
@@ -192,7 +203,7 @@ def _profile(
 
 
 def _percentile(results: dict[str, Any]) -> tuple[float, float | None]:
-    """Which percentile was told, in percent, and its value in ms."""
+    """Return the reported percentile in percent, and its value in ms."""
     for key in results:
         if match := _PERCENTILE_KEY.fullmatch(key):
             return float(match[1]), _number(results, key)

@@ -1,7 +1,7 @@
-"""A profile's run as a Perfetto trace: frames with their stages, what was lost, and the machine's readings.
+"""The run of a profile as a Perfetto trace: frames with their stages, lost frames, and sensor readings.
 
-It opens in the Perfetto UI. Events are track events (https://perfetto.dev/docs/reference/synthetic-track-event);
-time stamps are nanoseconds since the start of the run, or since the first reading if that came before.
+The trace opens in the Perfetto UI. Events are track events (https://perfetto.dev/docs/reference/synthetic-track-event);
+timestamps are nanoseconds since the start of the run, or since the first reading if that is earlier.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.profile import PASSED_BY, Profile, Run, stage_order
+from jepa_runtime.profiling.profile import OPTIONAL_STAGES, Profile, Run, stage_order
 from jepa_runtime.util.output_files import write
 
 _SEQUENCE = 1
@@ -21,10 +21,10 @@ _PID = 1
 
 
 def import_perfetto(path: Path) -> tuple[Any, Any]:
-    """What writing a trace to ``path`` takes: the modules of the messages and of their builder.
+    """Return the modules of the messages and of their builder, for a trace to ``path``.
 
     Raises:
-        ProfileError: the perfetto package is missing.
+        ProfileError: The perfetto package is not installed.
     """
     try:
         return (
@@ -33,30 +33,30 @@ def import_perfetto(path: Path) -> tuple[Any, Any]:
         )
     except ImportError as error:
         raise ProfileError(
-            f"{path}: a trace takes the perfetto package: pip install 'jepa-edge[viz]'"
+            f"{path}: a trace needs the package perfetto: pip install 'jepa-edge[viz]'",
+            code="profile.perfetto_missing",
         ) from error
 
 
 def write_trace(profile: Profile, path: Path) -> None:
-    """Write the run of ``profile`` as a Perfetto trace (protobuf); folders are made.
+    """Write the run of ``profile`` as a Perfetto trace (protobuf); missing folders are created.
 
-    A frame is a slice from the moment it was due to its result; frames that overlap lie on lanes of their
-    own. The stages that it went through are slices inside it, one after another in the order of ``STAGES``: a
-    profile tells how long each took, not when it began. What they leave of the frame, at its end, is the
-    residual.
+    A frame is a slice from its scheduled time to its result; overlapping frames are on separate lanes. Its
+    stages are slices inside it, in the order of ``STAGES``: a profile contains the duration of each, not its
+    start. The rest of the frame, at its end, is the residual.
 
     Raises:
-        ProfileError: the perfetto package is missing.
-        JepaRuntimeError: the file cannot be written.
+        ProfileError: The perfetto package is not installed.
+        JepaRuntimeError: The file cannot be written.
     """
     protos, builders = import_perfetto(path)
-    made = BytesIO()
-    _Trace(builders.StreamingTraceProtoBuilder(made), protos.TrackEvent, profile).write()
-    write(path, made.getvalue())
+    trace = BytesIO()
+    _Trace(builders.StreamingTraceProtoBuilder(trace), protos.TrackEvent, profile).write()
+    write(path, trace.getvalue())
 
 
 class _Trace:
-    """Writes packets; tracks are numbered as they are made, the process being the first."""
+    """Writes packets. Tracks are numbered in the order of their creation; the process is the first."""
 
     def __init__(self, builder: Any, event: Any, profile: Profile) -> None:
         starts = [moment for reading in profile.readings for moment in reading.times_s[:1]]
@@ -78,7 +78,7 @@ class _Trace:
         self._write_instants("failed", run.failed_s)
         if run.deadline_ms is not None:
             pairs = zip(run.scheduled_s, run.latency_ms, strict=True)
-            late = [due + run.deadline_ms / 1000 for due, latency in pairs if latency > run.deadline_ms]
+            late = [start + run.deadline_ms / 1000 for start, latency in pairs if latency > run.deadline_ms]
             self._write_instants("deadline missed", late)
         for reading in self._profile.readings:
             if reading.values:
@@ -92,22 +92,22 @@ class _Trace:
         for index, lane, begin, end in self._lanes(run):
             if lane == len(lanes):
                 lanes.append(self._track("frames"))
-            took = run.latency_ms[index]
-            residual = took - sum(run.stages_ms[name][index] for name in names)
-            details = {"frame": float(index), "latency_ms": took, "residual_ms": residual}
+            latency_ms = run.latency_ms[index]
+            residual = latency_ms - sum(run.stages_ms[name][index] for name in names)
+            details = {"frame": float(index), "latency_ms": latency_ms, "residual_ms": residual}
             self._write(self._event.TYPE_SLICE_BEGIN, lanes[lane], begin, name="frame", details=details)
             at = begin
             for name in names:
-                if name in PASSED_BY and not run.stages_ms[name][index]:
+                if name in OPTIONAL_STAGES and not run.stages_ms[name][index]:
                     continue
                 self._write(self._event.TYPE_SLICE_BEGIN, lanes[lane], at, name=name)
-                # Stages are rounded one by one: their sum may pass the end of the frame by a hair.
+                # Stages are rounded separately: their sum may slightly exceed the frame.
                 at = min(at + max(round(run.stages_ms[name][index] * 1e6), 0), end)
                 self._write(self._event.TYPE_SLICE_END, lanes[lane], at)
             self._write(self._event.TYPE_SLICE_END, lanes[lane], end)
 
     def _lanes(self, run: Run) -> Iterator[tuple[int, int, int, int]]:
-        """Index, lane, begin and end (ns) of every frame; the lane is the first on which all have ended."""
+        """Yield index, lane, begin and end [ns] of each frame; the lane is the first free one."""
         ends: list[int] = []
         for index in sorted(range(len(run.scheduled_s)), key=run.scheduled_s.__getitem__):
             begin = self._ns(run.scheduled_s[index])
@@ -123,7 +123,10 @@ class _Trace:
                 self._write(self._event.TYPE_INSTANT, track, self._ns(moment), name=name)
 
     def _track(self, name: str, *, unit: str | None = None) -> int:
-        """A new track of the process; one with a unit is a counter. Lanes of one name are shown as one."""
+        """Add a track to the process and return its number.
+
+        A track with a unit is a counter. Tracks of the same name are shown together.
+        """
         packet = self._builder.create_packet()
         track = self._add_track(packet)
         track.parent_uuid = 1

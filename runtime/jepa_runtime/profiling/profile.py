@@ -1,9 +1,9 @@
-"""What was measured, as data: the JSON that ``jepa-runtime profile`` writes and ``compare`` reads.
+"""The data of a profile: the JSON that ``jepa-runtime profile`` writes and ``compare`` reads.
 
-Samples are kept, not only their summaries: whoever reads a profile can compute other statistics, and
-comparisons need the samples. What could not be measured is there too, with the reason.
+A profile contains all samples, not only their summaries: comparisons need them, and readers can compute other
+statistics. It also lists what could not be measured, with the reason.
 
-Times are milliseconds unless a name says otherwise; moments are seconds since the start of their run.
+Times are in ms unless a name says otherwise; moments are in s since the start of their run.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from jepa_runtime.util.strict_json import describe
 
 _MAX_BYTES = 1 << 28
 
-# How a frame spends its time, in order. ``receive``: from the scheduled moment until the frame was at hand;
-# ``wait``: in the mailbox; only where messages are sent: ``transport`` of the image to the model's process,
-# ``message``, ``publish``, and ``delivery`` of the result to the process that measures.
+# The stages of a frame, in order. ``receive``: from the scheduled time until the frame arrived; ``wait``: in
+# the mailbox; with messages also ``transport`` of the image to the process of the model, ``message``,
+# ``publish``, and ``delivery`` of the result to the measuring process.
 STAGES = (
     "receive", "transport", "decode", "wait", "preprocess", "copy", "encode", "predict", "energy", "surprise",
     "message", "publish", "delivery",
 )  # fmt: skip
 
-# Stages that not every frame goes through, nor every run of trtexec: zero in those that one did not.
-PASSED_BY = ("predict", "energy", "surprise", "h2d", "d2h")
+# Stages that some frames, or runs of trtexec, skip: zero in those.
+OPTIONAL_STAGES = ("predict", "energy", "surprise", "h2d", "d2h")
 
 
 def stage_order(names: Iterable[str]) -> list[str]:
-    """``names`` in the order of :data:`STAGES`; others after them."""
+    """Return ``names`` in the order of :data:`STAGES`, others after them."""
     return sorted(names, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
 
 
-def why_no_copy(engine: str, device: str) -> str:
-    """Why the stage ``copy`` has no time of its own: what the engine does instead."""
+def copy_absent_reason(engine: str, device: str) -> str:
+    """Return why the stage ``copy`` is not measured separately with this engine."""
     if device == "CPU":
         return "preprocessing writes into the engine's own input buffer"
     if engine.startswith("tensorrt"):
         return "uploads and downloads are part of encode and predict: one CUDA graph each"
-    return f"{engine} brings inputs to the {device} and outputs back inside encode and predict"
+    return f"{engine} transfers inputs and outputs of the {device} during encode and predict"
 
 
 Kind = Literal["pipeline", "ros", "trtexec", "benchmark_app"]
@@ -62,7 +62,7 @@ class _Model(BaseModel):
 
 
 class Subject(_Model):
-    """What was measured: the model as served, and what it was fed. None: does not apply, or is not known."""
+    """The measured model and its input. None: not applicable, or unknown."""
 
     model_id: str | None = None
     model_version: str | None = None
@@ -75,11 +75,11 @@ class Subject(_Model):
     futures: int | None = None
     horizon: int | None = None
     source: str | None = None
-    frame_size: tuple[int, int] | None = None  # width, height of the frames that came
+    frame_size: tuple[int, int] | None = None  # width, height of the input frames
 
 
 class ReportedLatencies(_Model):
-    """Latencies (ms) as summed up by a tool that keeps no samples. What is missing it did not tell."""
+    """Latencies [ms] as summarized by a tool without samples. None: not reported."""
 
     n: Annotated[int, Field(gt=0)]
     quantiles_ms: dict[Literal["p50", "p90", "p95", "p99", "p999"], float]
@@ -89,23 +89,23 @@ class ReportedLatencies(_Model):
 
 
 class Run(_Model):
-    """One pass over a source at a fixed rate (open loop) or as fast as it goes (``rate_hz`` None).
+    """One pass over a source at a fixed rate (open loop) or at the highest rate (closed loop).
 
-    The lists of one length, one entry for each frame that was processed, in order:
+    ``scheduled_s``, ``latency_ms`` and the lists of stages have one entry for each processed frame, in order.
 
     Attributes:
-        rate_hz: frames were due at this rate whatever became of those before.
-        deadline_ms: results later than this count as misses.
-        duration_s: from the first scheduled moment to the last result.
-        scheduled_s: when the frame was due.
-        latency_ms: from then to its result.
-        stages_ms: what it did in that time, by stage (see :data:`STAGES`, :data:`PASSED_BY`). What is
-            missing of ``latency_ms`` is the residual.
-        dropped_s: when frames were due that a newer one replaced.
-        failed_s: when frames were due whose processing failed.
-        absent: stages that were not measured, and why.
-        device_ms: of some stages, what the device's own clock says; zero where it told nothing.
-        told: instead of samples, in an imported profile.
+        rate_hz: Rate of the schedule, which is independent of the results; None in closed loop.
+        deadline_ms: Later results count as deadline misses.
+        duration_s: From the first scheduled time to the last result.
+        scheduled_s: Scheduled time of each frame.
+        latency_ms: From the scheduled time to the result.
+        stages_ms: Duration of each stage (see :data:`STAGES`, :data:`OPTIONAL_STAGES`). The rest of
+            ``latency_ms`` is the residual.
+        dropped_s: Scheduled times of frames that a newer one replaced.
+        failed_s: Scheduled times of frames whose processing failed.
+        absent: Stages that were not measured, and why.
+        device_ms: Duration of some stages by the device's clock; zero where it reported none.
+        told: Summary instead of samples, in an imported profile.
     """
 
     rate_hz: Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE)] | None
@@ -128,12 +128,12 @@ class Run(_Model):
             if len(values) != count:
                 raise ValueError(f"{name} must have one entry per frame ({count}), got {len(values)}")
         if self.told is not None and count:
-            raise ValueError(f"told must be None where there are samples ({count})")
+            raise ValueError(f"told must be null if there are samples ({count})")
         return self
 
 
 class SweepPoint(_Model):
-    """What became of a rate: a run of some seconds, summed up."""
+    """The summary of a run of some seconds at one rate."""
 
     rate_hz: float
     frames: int
@@ -145,8 +145,13 @@ class SweepPoint(_Model):
 
 
 class Sweep(_Model):
-    """Rising rates until frames are dropped or deadlines missed. ``knee_hz``: the highest that was kept up
-    with (at most ``max_late`` of the frames dropped or later than one period); None: none was."""
+    """Rising rates until frames are dropped or deadlines missed.
+
+    Attributes:
+        points: The rates.
+        max_late: Largest proportion of frames that are dropped or later than one period at a sustained rate.
+        knee_hz: The highest sustained rate, or None.
+    """
 
     points: list[SweepPoint]
     max_late: float
@@ -154,10 +159,13 @@ class Sweep(_Model):
 
 
 class ColdStart(_Model):
-    """From nothing to steady, each phase in fresh processes: one entry per repetition.
+    """Starts of new processes, one entry per repetition.
 
-    ``phases_ms``: import, open (read and verify), compile, first_encode, first_predict, then steady_encode
-    and steady_predict (what they take once warm). ``cache``: of compiled models: none, miss or hit.
+    Attributes:
+        cache: State of the cache of compiled models.
+        phases_ms: import, open (read and verify), compile, first_encode, first_predict, and for comparison
+            the steady state: steady_encode, steady_predict.
+        total_ms: From the start of the process to the first futures.
     """
 
     cache: Literal["none", "miss", "hit"]
@@ -166,15 +174,14 @@ class ColdStart(_Model):
 
 
 class IdleGap(_Model):
-    """Latency of the first frame after the pipeline stood idle for ``gap_s``: from submitting it to its
-    result, surprise included."""
+    """Latency of the first frame after the pipeline was idle for ``gap_s``, from submission to result."""
 
     gap_s: float
     latency_ms: Milliseconds
 
 
 class Parity(_Model):
-    """How closely one graph reproduces the bundle's golden outputs on this machine."""
+    """Deviation of one graph from the bundle's golden outputs on this machine."""
 
     graph: str
     mean_cosine: float
@@ -184,7 +191,7 @@ class Parity(_Model):
 
 
 class Layer(_Model):
-    """One operation of a graph, from a pass of its own: counting slows the graph down."""
+    """One operation of a graph, measured in a separate pass, because profiling slows the graph down."""
 
     graph: str
     name: str
@@ -194,7 +201,7 @@ class Layer(_Model):
 
 
 class Profile(_Model):
-    """Everything that was measured in one call. ``notes``: what a reader must know to judge it."""
+    """All measurements of one call. ``notes`` are for readers."""
 
     model_config = ConfigDict(title="jepa-edge latency profile, version 1", frozen=True, extra="forbid")
 
@@ -217,44 +224,50 @@ class Profile(_Model):
 
 
 def write_profile(profile: Profile, target: str | Path) -> None:
-    """Write a profile as JSON to a file, or to standard output if ``target`` is ``-``; folders are made.
+    """Write a profile as JSON to a file, or to standard output if ``target`` is ``-``.
+
+    Missing folders are created.
 
     Raises:
-        JepaRuntimeError: it cannot be written there.
+        JepaRuntimeError: The file cannot be written.
     """
     write_text(target, profile.model_dump_json())
 
 
 def read_profile(path: Path) -> Profile:
-    """Read a profile back.
+    """Read a profile.
 
     Raises:
-        ProfileError: it cannot be read, is of another version, or is not a profile.
+        ProfileError: The file cannot be read, has another version, or is not a profile.
     """
     return parse_profile(path, read_measurement(path))
 
 
 def parse_profile(path: Path, content: bytes) -> Profile:
-    """The profile that a file holds.
+    """Parse the content of a file as a profile.
 
     Raises:
-        ProfileError: it is of another version, or is not a profile.
+        ProfileError: The content has another version, or is not a profile.
     """
     try:
         return Profile.model_validate_json(content)
     except ValidationError as error:
-        raise ProfileError(f"{path}: not a jepa-edge profile of version 1: {describe(error)}") from error
+        raise ProfileError(
+            f"{path}: not a jepa-edge profile of version 1: {describe(error)}", code="profile.malformed"
+        ) from error
 
 
 def read_measurement(path: Path) -> bytes:
-    """What a file holds, of whatever tool.
+    """Read the content of a file with measurements of any tool.
 
     Raises:
-        ProfileError: it cannot be read, or is larger than any measurement.
+        ProfileError: The file cannot be read, or is too large.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ProfileError(f"{path}: larger than {_MAX_BYTES >> 20} MiB: no results of a measurement")
+            raise ProfileError(
+                f"{path}: larger than {_MAX_BYTES >> 20} MiB: not a profile", code="profile.too_large"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}", code="profile.unreadable") from error

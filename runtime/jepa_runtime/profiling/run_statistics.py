@@ -1,4 +1,4 @@
-"""Everything that reports, terminal and comparisons say about a run, computed once from its samples."""
+"""Statistics of a run, for reports, the terminal and comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.profile import PASSED_BY, ReportedLatencies, Run
+from jepa_runtime.profiling.profile import OPTIONAL_STAGES, ReportedLatencies, Run
 from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_quantiles
 from jepa_runtime.util.statistics import PERCENTILES, PercentileName, is_supported, percentile, sort_samples
 
@@ -20,9 +20,9 @@ class Quantile:
     """A percentile and its 95 % interval.
 
     Attributes:
-        value: None: too few samples to carry it.
-        low, high: the ends of the interval. None: too few samples for it, or they do not bound the
-            percentile on this side (the interval would end at the largest sample).
+        value: None for too few samples.
+        low, high: The ends of the interval. None for too few samples, or if they do not bound the percentile
+            on this side (the interval would end at the largest sample).
     """
 
     value: float | None
@@ -32,7 +32,7 @@ class Quantile:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Percentiles with intervals, of ``n`` samples. Units are those of the samples."""
+    """Percentiles with intervals of ``n`` samples, in the unit of the samples."""
 
     n: int
     p50: Quantile
@@ -44,37 +44,37 @@ class Distribution:
     max: float | None
 
     def quantiles(self) -> dict[PercentileName, Quantile]:
-        """The percentiles by name: p50, p90, p95, p99, p999."""
+        """Return the percentiles by name: p50, p90, p95, p99, p999."""
         return {"p50": self.p50, "p90": self.p90, "p95": self.p95, "p99": self.p99, "p999": self.p999}
 
 
 @dataclass(frozen=True)
 class RunStatistics:
-    """What became of the frames of a run. Times are milliseconds.
+    """Statistics of the frames of a run. Times are in ms.
 
     Attributes:
-        rate_hz: frames were due at this rate; None: as fast as it went.
-        frames: that were due; processed, dropped and failed ones together.
-        latency: of the processed frames: from the scheduled moment to the result, which is the age of the
-            data when its result was published.
-        response: of all frames: see :func:`responses`. It shows a stall that latency, which skips dropped
-            frames, does not.
-        stages: of the processed frames that went through it, by stage.
-        device: of some stages, by the device's own clock.
-        residual: of the processed frames: latency less the sum of the stages. Empty without stages.
-        residual_share: mean of the residual over the mean latency.
-        misses: frames whose result came after the deadline, or never; None: not known, or no deadline.
-        longest_miss_run: the most of those in a row, as they were due.
-        slack: deadline less latency, by the percentile of the latency: ``p99`` is what 99 % of the processed
-            frames had left at least, ``max`` what the slowest had left. None: no deadline.
-        period_jitter: absolute deviation of the time between results from the nominal period (period jitter
+        rate_hz: Rate of the schedule; None in closed loop.
+        frames: Number of scheduled frames: processed, dropped and failed.
+        latency: Of processed frames: from the scheduled time to the result, which is the age of the data when
+            its result is published.
+        response: Of all frames, see :func:`responses`. It shows stalls, which latency hides because it skips
+            dropped frames.
+        stages: Of the processed frames that did not skip the stage, by stage.
+        device: Of some stages, by the device's clock.
+        residual: Of processed frames: latency minus the sum of the stages. Empty without stages.
+        residual_share: Mean residual divided by the mean latency.
+        misses: Number of frames without a result before the deadline; None if unknown or without a deadline.
+        longest_miss_run: The longest sequence of those, in the order of the schedule.
+        slack: Deadline minus latency, by the percentile of the latency: ``p99`` is the least slack of 99 % of
+            the processed frames, ``max`` that of the slowest. None without a deadline.
+        period_jitter: Absolute deviation of the time between results from the nominal period (period jitter
             of JEDEC JESD65B; a dropped frame counts as one period). Empty without a rate.
-        period_jitter_rms: root mean square of that deviation.
-        peak_age: age of the newest result's data just before the next replaced it (peak age of information:
+        period_jitter_rms: Root mean square of that deviation.
+        peak_age: Age of the newest result's data when the next one replaces it (peak age of information:
             Costa, Codreanu & Ephremides, "On the age of information in status update systems with packet
             management", 2016).
-        achieved_hz: results per second between the first and the last.
-        over_two_periods: how many peak ages were above two periods; None without a rate.
+        achieved_hz: Results per second between the first and the last.
+        over_two_periods: Number of peak ages above two periods; None without a rate.
     """
 
     rate_hz: float | None
@@ -99,10 +99,10 @@ class RunStatistics:
 
 
 def distribution(samples: Sequence[float] | _Floats) -> Distribution:
-    """Percentiles, intervals, mean and maximum of ``samples``, given in the order they were taken.
+    """Return percentiles, intervals, mean and maximum of ``samples`` in their order in time.
 
     Raises:
-        ValueError: a sample is NaN.
+        ValueError: A sample is NaN.
     """
     values = np.asarray(samples, np.float64)
     ordered = sort_samples(values)
@@ -124,15 +124,15 @@ def distribution(samples: Sequence[float] | _Floats) -> Distribution:
 
 
 def describe(run: Run) -> RunStatistics:
-    """Statistics of ``run``. Samples that do not exist give empty distributions, never zeros."""
-    due, latency = np.asarray(run.scheduled_s, np.float64), np.asarray(run.latency_ms, np.float64)
-    total = distribution(latency) if run.told is None else _as_told(run.told)
+    """Return the statistics of ``run``. Missing samples give empty distributions, never zeros."""
+    scheduled, latency = np.asarray(run.scheduled_s, np.float64), np.asarray(run.latency_ms, np.float64)
+    total = distribution(latency) if run.told is None else _from_summary(run.told)
     residual = latency - np.sum(list(run.stages_ms.values()), axis=0) if run.stages_ms else np.empty(0)
-    left = distribution(residual)
-    share = left.mean / total.mean if left.mean is not None and total.mean else None
-    ages = _peak_ages(due, latency)
-    between = np.diff(np.sort(due * 1000 + latency))
-    jitter = np.abs(between - 1000 / run.rate_hz) if run.rate_hz else np.empty(0)
+    rest = distribution(residual)
+    share = rest.mean / total.mean if rest.mean is not None and total.mean else None
+    ages = _peak_ages(scheduled, latency)
+    intervals = np.diff(np.sort(scheduled * 1000 + latency))
+    jitter = np.abs(intervals - 1000 / run.rate_hz) if run.rate_hz else np.empty(0)
     late = late_frames(run)
     return RunStatistics(
         rate_hz=run.rate_hz,
@@ -142,9 +142,9 @@ def describe(run: Run) -> RunStatistics:
         failed=len(run.failed_s),
         latency=total,
         response=distribution(responses(run)),
-        stages={name: distribution(gone_through(run, name)) for name in run.stages_ms},
+        stages={name: distribution(stage_times(run, name)) for name in run.stages_ms},
         device={name: distribution(device_times(run, name)) for name in run.device_ms},
-        residual=left,
+        residual=rest,
         residual_share=share,
         misses=None if late is None else int(late.sum()),
         longest_miss_run=None if late is None else _longest_run(late),
@@ -152,52 +152,52 @@ def describe(run: Run) -> RunStatistics:
         period_jitter=distribution(jitter),
         period_jitter_rms=float(np.sqrt(np.mean(jitter**2))) if len(jitter) else None,
         peak_age=distribution(ages),
-        achieved_hz=1000 / float(between.mean()) if len(between) and between.sum() > 0 else None,
+        achieved_hz=1000 / float(intervals.mean()) if len(intervals) and intervals.sum() > 0 else None,
         over_two_periods=None if run.rate_hz is None else int((ages > 2000 / run.rate_hz).sum()),
     )
 
 
-def gone_through(run: Run, stage: str) -> _Floats:
-    """What a stage took (ms), of the processed frames that went through it."""
+def stage_times(run: Run, stage: str) -> _Floats:
+    """Return the durations [ms] of a stage, of the processed frames that did not skip it."""
     samples = np.asarray(run.stages_ms.get(stage, ()), np.float64)
-    return samples[samples > 0] if stage in PASSED_BY else samples
+    return samples[samples > 0] if stage in OPTIONAL_STAGES else samples
 
 
 def device_times(run: Run, stage: str) -> _Floats:
-    """What a stage took by the device's own clock (ms), of the processed frames of which it told."""
+    """Return the durations [ms] of a stage by the device's clock, where it reported them."""
     samples = np.asarray(run.device_ms.get(stage, ()), np.float64)
     return samples[samples > 0]
 
 
-def due_frames(run: Run) -> _Floats:
-    """When each frame was due, in that order [s since the start of the run], whatever became of it."""
+def scheduled_frames(run: Run) -> _Floats:
+    """Return the scheduled times of all frames, sorted [s since the start of the run]."""
     return np.sort(np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s]))
 
 
 def responses(run: Run) -> _Floats:
-    """Time (ms) from the moment each frame was due until the first result of a frame at least as new.
+    """Return the time [ms] from each frame's schedule to the first result of it or a newer frame.
 
-    Every frame that was due has one, in that order, whatever became of it: with a mailbox that keeps only the
-    newest frame, a server that stalls answers few frames late and drops the others, so that the latencies of
-    its results hide the stall (coordinated omission: Tene, "How not to measure latency", 2013). For frames
-    that nothing ever answered, the end of the run counts, at the earliest one period after the last frame
-    was due: their response is at least that.
+    Every scheduled frame has one, in order, also if it was dropped or failed. With a mailbox that holds only
+    the newest frame, a server that stalls processes few frames late and drops the others, so that the
+    latencies of its results hide the stall (coordinated omission: Tene, "How not to measure latency", 2013).
+    Frames without a later result count up to the end of the run, at the earliest one period after the last
+    scheduled frame: their response is at least that.
     """
     order = np.argsort(run.scheduled_s, kind="stable")
-    answered = np.asarray(run.scheduled_s, np.float64)[order]
-    results = answered + np.asarray(run.latency_ms, np.float64)[order] / 1000
-    due = due_frames(run)
+    processed = np.asarray(run.scheduled_s, np.float64)[order]
+    results = processed + np.asarray(run.latency_ms, np.float64)[order] / 1000
+    scheduled = scheduled_frames(run)
     period = 1 / run.rate_hz if run.rate_hz else 0.0
-    end = max(run.duration_s, due[-1] + period) if len(due) else run.duration_s
-    # The first result of frame i or any after it; results may overtake one another.
+    end = max(run.duration_s, scheduled[-1] + period) if len(scheduled) else run.duration_s
+    # The first result of frame i or a later one; results may be out of order.
     first = np.minimum.accumulate(np.append(results, end)[::-1])[::-1]
-    return np.asarray((first[np.searchsorted(answered, due)] - due) * 1000, np.float64)
+    return np.asarray((first[np.searchsorted(processed, scheduled)] - scheduled) * 1000, np.float64)
 
 
 def late_frames(run: Run) -> NDArray[np.bool_] | None:
-    """Of every frame, in the order they were due: did its result miss the deadline or never come?
+    """Return for each frame, in the order of the schedule, whether it had no result before the deadline.
 
-    None: the run has no deadline, or no samples but what a tool told.
+    None if the run has no deadline, or a summary instead of samples.
     """
     if run.deadline_ms is None or run.told is not None:
         return None
@@ -205,14 +205,14 @@ def late_frames(run: Run) -> NDArray[np.bool_] | None:
 
 
 def lost_frames(run: Run) -> NDArray[np.bool_]:
-    """Of every frame, in the order they were due: was it dropped, or did it fail?"""
+    """Return for each frame, in the order of the schedule, whether it was dropped or failed."""
     return _in_order(run, np.zeros(len(run.scheduled_s), bool))
 
 
 def _in_order(run: Run, processed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    due = np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s])
+    scheduled = np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s])
     lost = np.ones(len(run.dropped_s) + len(run.failed_s), bool)
-    return np.asarray(np.concatenate([processed, lost])[np.argsort(due, kind="stable")], bool)
+    return np.asarray(np.concatenate([processed, lost])[np.argsort(scheduled, kind="stable")], bool)
 
 
 def _longest_run(flags: NDArray[np.bool_]) -> int:
@@ -220,21 +220,23 @@ def _longest_run(flags: NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def _peak_ages(due_s: _Floats, latency_ms: _Floats) -> _Floats:
-    results = due_s * 1000 + latency_ms
+def _peak_ages(scheduled_s: _Floats, latency_ms: _Floats) -> _Floats:
+    results = scheduled_s * 1000 + latency_ms
     order = np.argsort(results, kind="stable")
-    due, results = due_s[order] * 1000, results[order]
-    newer = np.ones(len(due), bool)
-    newer[1:] = due[1:] > np.maximum.accumulate(due)[:-1]
-    return np.asarray(results[newer][1:] - due[newer][:-1], np.float64)
+    scheduled, results = scheduled_s[order] * 1000, results[order]
+    newer = np.ones(len(scheduled), bool)
+    newer[1:] = scheduled[1:] > np.maximum.accumulate(scheduled)[:-1]
+    return np.asarray(results[newer][1:] - scheduled[newer][:-1], np.float64)
 
 
-def _as_told(told: ReportedLatencies) -> Distribution:
+def _from_summary(summary: ReportedLatencies) -> Distribution:
     quantiles = {
-        name: Quantile(told.quantiles_ms.get(name) if is_supported(told.n, permille) else None, None, None)
+        name: Quantile(
+            summary.quantiles_ms.get(name) if is_supported(summary.n, permille) else None, None, None
+        )
         for name, permille in PERCENTILES.items()
     }
-    return Distribution(n=told.n, mean=told.mean_ms, max=told.max_ms, **quantiles)
+    return Distribution(n=summary.n, mean=summary.mean_ms, max=summary.max_ms, **quantiles)
 
 
 def _slack(latency: Distribution, deadline_ms: float) -> Distribution:

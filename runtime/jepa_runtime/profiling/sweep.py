@@ -1,4 +1,4 @@
-"""Rising rates, each for some seconds, until most frames come late: the knee lies before."""
+"""A sweep of rising rates that finds the highest sustained one, the knee."""
 
 from __future__ import annotations
 
@@ -17,42 +17,44 @@ def sweep(
     rates_hz: Iterable[float],
     stopping: Event,
     *,
-    ended: Callable[[str], None] = lambda _: None,
+    on_early_end: Callable[[str], None] = lambda _: None,
 ) -> Sweep:
-    """Open-loop passes, by ``measure``, at rising rates until most frames come late.
+    """Measure rising rates in open loop until most frames are late.
 
     Args:
-        stopping: set from elsewhere to end it: the rates that were measured to their end are kept.
-        ended: told why it ended before its last rate, because it was stopped or a rate failed.
+        measure: Runs an open-loop pass at a rate [Hz].
+        rates_hz: The rates.
+        stopping: When it is set, the sweep ends; rates that are complete count.
+        on_early_end: Called with the reason if the sweep ends before its last rate.
 
     Raises:
-        ProfileError: the first rate failed, or it was stopped at that.
+        ProfileError: The sweep failed or was stopped at its first rate.
     """
     points: list[SweepPoint] = []
     knee_hz: float | None = None
     for rate_hz in rates_hz:
-        why = ""
+        reason = ""
         try:
             run = measure(rate_hz)
         except ProfileError as error:
-            why = f"{rate_hz:g} Hz could not be measured: {error}"
+            reason = f"{rate_hz:g} Hz could not be measured: {error}"
         if stopping.is_set():
-            why = "it was stopped: the knee may be higher" if points else "it was stopped at its first rate"
-        if why and not points:
-            raise ProfileError(why)
-        if why:
-            ended(why)
+            reason = "stopped: the knee may be higher" if points else "stopped at its first rate"
+        if reason and not points:
+            raise ProfileError(reason, code="profile.sweep_failed")
+        if reason:
+            on_early_end(reason)
             break
         late = int((responses(run) > 1e3 / rate_hz).sum())
-        told = describe(run).response
+        response = describe(run).response
         points.append(
             SweepPoint(
-                rate_hz=rate_hz, frames=told.n, dropped=len(run.dropped_s), misses=late,
-                p50_ms=told.p50.value, p99_ms=told.p99.value, max_ms=told.max,
+                rate_hz=rate_hz, frames=response.n, dropped=len(run.dropped_s), misses=late,
+                p50_ms=response.p50.value, p99_ms=response.p99.value, max_ms=response.max,
             )
         )  # fmt: skip
-        if late <= _MAX_LATE * told.n:
+        if late <= _MAX_LATE * response.n:
             knee_hz = rate_hz
-        elif late > 0.5 * told.n:
+        elif late > 0.5 * response.n:
             break
     return Sweep(points=points, max_late=_MAX_LATE, knee_hz=knee_hz)

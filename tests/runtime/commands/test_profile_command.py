@@ -27,7 +27,7 @@ from jepa_runtime.errors import BackendError
 from jepa_runtime.model.parity import Parity
 from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.load_generator import LoadGenerator
-from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, read_profile, why_no_copy
+from jepa_runtime.profiling.profile import ColdStart, Profile, Sweep, copy_absent_reason, read_profile
 from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.telemetry import Monitor
 from jepa_runtime.telemetry.measurements import Reading
@@ -211,9 +211,9 @@ def test_frames_without_futures_are_counted_and_the_reason_is_told(
     assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json")]) == 0
     profile = read_profile(tmp_path / "p.json")
     assert "predict" not in profile.run.stages_ms
-    assert "multiples of 5 Hz fit" in profile.run.absent["predict"]
+    assert "use a multiple of 5 Hz" in profile.run.absent["predict"]
     assert any(note.startswith("futures in 0 of 10 frames: ") for note in profile.notes)
-    assert "predict: not measured: no image had another a step" in capsys.readouterr().out
+    assert "predict: not measured: no frame was one step" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -394,10 +394,10 @@ def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> No
     ("engine", "device", "reason"),
     [
         ("openvino", "CPU", "the engine's own input buffer"),
-        ("openvino", "NPU", "openvino brings inputs to the NPU"),
+        ("openvino", "NPU", "openvino transfers inputs and outputs of the NPU"),
         ("tensorrt", "0", "one CUDA graph"),
         ("tensorrt_rtx", "0", "one CUDA graph"),
     ],
 )
 def test_why_no_copy_is_timed_is_told_by_what_the_engine_does(engine: str, device: str, reason: str) -> None:
-    assert reason in why_no_copy(engine, device)
+    assert reason in copy_absent_reason(engine, device)

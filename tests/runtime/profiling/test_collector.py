@@ -11,7 +11,7 @@ from tests.runtime.recording.test_recording import result
 
 
 def test_the_latest_samples_are_kept_and_no_more() -> None:
-    collector = Collector(most=100)
+    collector = Collector(max_samples=100)
     for number in range(1, 251):
         each = result()
         collector.add(replace(each, timings_ms={**each.timings_ms, "total": float(number)}))

@@ -106,7 +106,9 @@ def test_a_rise_beyond_what_is_allowed_that_may_be_chance_is_not_passed(saved: A
     found = judged(baseline, stalled)
     assert found.times["p50"].high < 0 and found.times["p99"].point > 1 and found.times["p99"].low < 0
     assert found.verdict == "not judged"
-    assert found.reasons == ("too few samples to tell a rise of p99 by 148.9% from chance; measure longer",)
+    assert found.reasons == (
+        "too few samples to distinguish a rise of p99 by 148.9% from chance; measure longer",
+    )
     assert judged(baseline, stalled, max_regression=3).verdict == "better"
     assert main(["compare", saved("a.json", baseline), saved("b.json", stalled)]) == 4
 
@@ -218,10 +220,10 @@ def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (with_subject(make_profile(), threads=None), "threads: 1 against not told"),
-        (with_subject(make_profile(), frame_size=None), "frame size: 640 x 480 against not told"),
-        (with_run(make_profile(), rate_hz=None), "rate: 30 Hz against not told"),
-        (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against not told"),
+        (with_subject(make_profile(), threads=None), "threads: 1 against unknown"),
+        (with_subject(make_profile(), frame_size=None), "frame size: 640 x 480 against unknown"),
+        (with_run(make_profile(), rate_hz=None), "rate: 30 Hz against unknown"),
+        (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against unknown"),
     ],
 )
 def test_what_one_profile_does_not_tell_is_unlike(other: Profile, said: str) -> None:
@@ -255,7 +257,7 @@ def test_unlike_conditions_are_refused_with_all_differences_unless_allowed(
     assert "cores: 2 against 8" in said.err and "precision: int8 against fp32" in said.err
     assert "--allow-different" in said.err and said.out == ""
     assert main(["compare", *files, "--allow-different"]) == 0
-    assert "unlike the baseline: cores: 2 against 8" in capsys.readouterr().out.replace("\n", " ")
+    assert "differs from the baseline: cores: 2 against 8" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_too_few_samples_for_the_percentile_are_not_comparable(
@@ -282,7 +284,7 @@ def test_without_samples_nothing_is_judged() -> None:
     empty = with_run(make_profile(), rate_hz=None, scheduled_s=[], latency_ms=[], stages_ms={})
     found = judged(make_profile(), empty)
     assert (found.verdict, found.times) == ("not judged", {})
-    assert found.reasons == ("the other profile holds no samples, and without them there is no interval",)
+    assert found.reasons == ("the other profile contains no samples",)
 
 
 def test_what_cannot_be_read_is_not_comparable(

@@ -85,6 +85,6 @@ def test_the_cells_of_a_changed_profile_tell_by_how_much_and_which_graph_is_wron
     good = profile.model_copy(update={"parity": [each.model_copy(update={"ok": True}) for each in parity]})
     assert cells(replace(entry, profile=good), "response")["parity"] == "ok, worst cosine 0.2500"
     said = remarks([replace(entry, comparison=None), entry], "latency")
-    assert said[:2] == ["b.json: slower", "b.json: unlike the baseline: CPU: a against b"]
+    assert said[:2] == ["b.json: slower", "b.json: differs from the baseline: CPU: a against b"]
     assert "latency in ms" in said[2] and len(said) == 5
     assert "response in ms" in remarks([entry], "response")[2]

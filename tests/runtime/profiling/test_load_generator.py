@@ -19,6 +19,7 @@ from jepa_runtime.profiling.profile import Run
 from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.serving.pipeline import Pipeline
 from jepa_runtime.sources.base import Frame
+from tests.errors import code
 from tests.runtime.fakes import FakeModel
 
 FRAMES = Workload("fake", [np.full((8, 8, 3), value, np.uint8) for value in range(3)], 0.0)
@@ -73,7 +74,7 @@ def test_the_devices_clock_tells_nothing_of_a_prediction_that_a_frame_did_not_ha
     # At 7.5 Hz no frame has another a step before it.
     with load(Clocked) as loaded:
         alone = loaded.open_loop(7.5, 0.8)
-        together = undisturbed(lambda: loaded.open_loop(50, 0.2, in_step=True))
+        together = undisturbed(lambda: loaded.open_loop(50, 0.2, align_stamps=True))
     assert set(alone.device_ms) == {"encode"}
     assert together.device_ms["predict"] == [0.25] * len(together.latency_ms)
 
@@ -204,13 +205,13 @@ def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_prediction
     assert len(run.scheduled_s) == 5
     for stage in ("predict", "surprise"):
         assert stage not in run.stages_ms
-        assert run.absent[stage] == "no image had another a step (0.2 s) before it: multiples of 5 Hz fit"
+        assert run.absent[stage] == "no frame was one step (0.2 s) after another: use a multiple of 5 Hz"
 
 
 @pytest.mark.parametrize("rate_hz", [3.0, 12.5, 28.0, 50.0])
 def test_in_step_every_image_is_predicted_from_whatever_the_rate(rate_hz: float) -> None:
     with load(lambda: FakeModel(history_size=2)) as loaded:
-        run = undisturbed(lambda: loaded.open_loop(rate_hz, 0.4, in_step=True))
+        run = undisturbed(lambda: loaded.open_loop(rate_hz, 0.4, align_stamps=True))
     assert min(run.stages_ms["predict"]) > 0 and run.stages_ms["surprise"][-1] > 0
 
 
@@ -270,8 +271,10 @@ def test_the_knee_is_the_highest_rate_at_which_one_frame_in_a_hundred_was_late_o
 ) -> None:
     lost = {25.0: 0, 50.0: 2, 60.0: 3, 70.0: 2, 80.0: 60, 90.0: 101}
 
-    def measured(_: LoadGenerator, rate_hz: float, *__: object, deadline_ms: float, in_step: bool) -> Run:
-        assert deadline_ms == 1e3 / rate_hz and in_step
+    def measured(
+        _: LoadGenerator, rate_hz: float, *__: object, deadline_ms: float, align_stamps: bool
+    ) -> Run:
+        assert deadline_ms == 1e3 / rate_hz and align_stamps
         due, few = (np.arange(200) / rate_hz).tolist(), lost[rate_hz]
         latency_ms = [1.0 + 0.01 * number for number in range(200 - few)]
         return Run(
@@ -301,9 +304,10 @@ def test_a_rate_that_cannot_be_measured_ends_a_sweep_and_takes_none_with_it(
 
     monkeypatch.setattr(LoadGenerator, "open_loop", failing)
     with load(FakeModel) as loaded:
-        sweep = loaded.sweep(100, 0.2, ended=ended.append)
-        with pytest.raises(ProfileError, match=r"^40 Hz could not be measured: the engine hangs"):
+        sweep = loaded.sweep(100, 0.2, on_early_end=ended.append)
+        with pytest.raises(ProfileError, check=code("profile.sweep_failed")) as caught:
             loaded.sweep(160, 0.2)
+    assert "40 Hz" in str(caught.value) and "the engine hangs" in str(caught.value)
     assert [point.rate_hz for point in sweep.points] == [25.0]
     assert ended == ["50 Hz could not be measured: the engine hangs"]
 
@@ -326,7 +330,7 @@ def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
 
 def test_a_sweep_that_is_stopped_at_its_first_rate_has_measured_nothing() -> None:
     stopping = Event()
-    with load(FakeModel, stopping) as loaded, pytest.raises(ProfileError, match="stopped at its first rate"):
+    with load(FakeModel, stopping) as loaded, pytest.raises(ProfileError, check=code("profile.sweep_failed")):
         loaded.sweep(200, 0.2, tick=lambda _: stopping.set())
 
 

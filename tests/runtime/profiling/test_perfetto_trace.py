@@ -15,6 +15,7 @@ from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.perfetto_trace import write_trace
 from jepa_runtime.profiling.profile import Profile, Run, stage_order
 from jepa_runtime.telemetry.measurements import Reading
+from tests.errors import code
 from tests.runtime.profiles import make_profile, make_run
 
 PROTOS = "perfetto.protos.perfetto.trace.perfetto_trace_pb2"
@@ -176,7 +177,7 @@ def test_without_the_package_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, PROTOS, None)
-    with pytest.raises(ProfileError, match=r"pip install 'jepa-edge\[viz\]'"):
+    with pytest.raises(ProfileError, check=code("profile.perfetto_missing")):
         write_trace(make_profile(frames=10), tmp_path / "run.pftrace")
     assert not list(tmp_path.iterdir())
 

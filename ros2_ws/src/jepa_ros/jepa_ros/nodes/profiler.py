@@ -333,7 +333,9 @@ class Profiler:
             if failure or self._stopping.is_set():
                 raise ProfileError(failure or "it was stopped before")
             rates_hz = sweep_rates(profile.run, info.step_s)
-            found = sweep(measure, rates_hz, self._stopping, ended=lambda why: notes.append(f"sweep: {why}"))
+            found = sweep(
+                measure, rates_hz, self._stopping, on_early_end=lambda why: notes.append(f"sweep: {why}")
+            )
         except ProfileError as error:
             notes.append(f"sweep: not measured: {error}")
         return profile.model_copy(update={"sweep": found, "notes": notes}), failure

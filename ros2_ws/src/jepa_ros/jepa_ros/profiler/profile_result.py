@@ -18,7 +18,7 @@ from jepa_ros.profiler.options import node_parameters
 from jepa_ros.profiler.processes import dds_profile
 from jepa_runtime import __version__
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.profile import Profile, Run, Subject, why_no_copy
+from jepa_runtime.profiling.profile import Profile, Run, Subject, copy_absent_reason
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.measurements import Energy, Environment, Reading
 
@@ -65,7 +65,9 @@ def profile_of(
         kind="ros",
         subject=subject,
         environment=measured_on,
-        run=run.model_copy(update={"absent": run.absent | {"copy": why_no_copy(info.engine, info.device)}}),
+        run=run.model_copy(
+            update={"absent": run.absent | {"copy": copy_absent_reason(info.engine, info.device)}}
+        ),
         readings=list(readings),
         energy=energy,
         notes=list(notes),

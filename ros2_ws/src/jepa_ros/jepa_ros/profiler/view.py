@@ -13,7 +13,7 @@ from rich.text import Text
 
 from jepa_ros.profiler.frame_ledger import FrameLedger
 from jepa_runtime.profiling.profile import Profile, stage_order
-from jepa_runtime.profiling.run_statistics import device_times, gone_through, late_frames
+from jepa_runtime.profiling.run_statistics import device_times, late_frames, stage_times
 from jepa_runtime.util.statistics import format_ms, summarize
 
 _PERIOD_S = 1.0
@@ -87,7 +87,7 @@ def _stages(profile: Profile) -> Table:
     run = profile.run
     rows = {"end to end": summarize(run.latency_ms)}
     for name in stage_order(run.stages_ms):
-        rows[name] = summarize(gone_through(run, name))
+        rows[name] = summarize(stage_times(run, name))
         if name in run.device_ms:
             rows[f"{name}, by the device's clock"] = summarize(device_times(run, name))
     rows["residual"] = summarize(_residual(run.latency_ms, list(run.stages_ms.values())))
