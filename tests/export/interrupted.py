@@ -1,8 +1,9 @@
-"""Trains the tiny recipe, and kills itself where it is told to.
+"""Train the tiny recipe, and kill this process at a given step.
 
     python -m tests.export.interrupted FOLDER [STAGE STEP]
 
-No cleaning up happens on SIGKILL, as after a power cut."""
+SIGKILL prevents all cleanup, as a power cut does.
+"""
 
 from __future__ import annotations
 

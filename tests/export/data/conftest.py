@@ -1,4 +1,4 @@
-"""Where the tests of data find real videos, and keep decoded frames."""
+"""Real videos and a frame store for the tests of data."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _film(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def bikes() -> Path:
-    """A real film of 250 frames, 640 x 272, 25 Hz."""
+    """Return a real video of 250 frames, 640 x 272, 25 Hz."""
     return _film("bikes.mp4")
 
 
 @pytest.fixture(scope="session")
 def carphone() -> Path:
-    """A real film of 120 frames, 176 x 144."""
+    """Return a real video of 120 frames, 176 x 144."""
     return _film("carphone_pristine.mp4")
 
 
@@ -39,6 +39,6 @@ def store(tmp_path: Path) -> FrameStore:
 
 @pytest.fixture(autouse=True)
 def usual_scheduling() -> Iterator[None]:
-    """SVT-AV1, with which tests write videos, leaves the thread that opened it under SCHED_FIFO."""
+    """SVT-AV1, which tests write videos with, leaves the thread that opened it under SCHED_FIFO."""
     yield
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""Recordings for tests: frames that bear their number, in real videos and LeRobot data sets."""
+"""Recordings for tests: frames that encode their number, in real videos and LeRobot data sets."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _MS = Fraction(1, 1000)
 
 
 def numbered(number: int, size: tuple[int, int] = SIZE) -> Image:
-    """An image of eight bars, black or white, that survive a video codec."""
+    """Return an image of eight black or white bars, which survive a video codec."""
     bars = np.array([255 * (number >> bit & 1) for bit in range(_BITS)], np.uint8)
     return np.broadcast_to(bars.repeat(size[1] // _BITS)[None, :, None], (*size, 3)).copy()
 
 
 def numbers_of(frames: Sequence[Image] | Image) -> list[int]:
-    """The numbers that images bear."""
+    """Return the numbers that images encode."""
     bars = [frame.mean(axis=(0, 2)).reshape(_BITS, -1).mean(axis=1) for frame in frames]
     return [sum(1 << bit for bit, bar in enumerate(of_frame) if bar > 127) for of_frame in bars]
 
@@ -46,7 +46,7 @@ def write_video(
     stamps_ms: Sequence[int] | None = None,
     size: tuple[int, int] = SIZE,
 ) -> Path:
-    """A video of numbered frames at 10 Hz, or at ``stamps_ms``."""
+    """Write a video of numbered frames at 10 Hz, or at ``stamps_ms``."""
     av = pytest.importorskip("av", reason="PyAV is not installed (extra export)")
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -65,7 +65,7 @@ def write_video(
 
 
 class Numbered:
-    """An origin in memory: numbered frames at given stamps, of given sizes."""
+    """An origin in memory: numbered frames with given stamps and sizes."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Numbered:
 
 
 def speeds(stamps_ns: Sequence[int], values: Sequence[float], **more: float) -> Commands:
-    """Commands of one component."""
+    """Return commands of one component."""
     return Commands(("linear.x",), ("m/s",), np.array(stamps_ns), np.array(values)[:, None], **more)
 
 
@@ -104,12 +104,12 @@ def speeds(stamps_ns: Sequence[int], values: Sequence[float], **more: float) -> 
 
 
 def actions_of(episode: int, length: int) -> np.ndarray:
-    """The actions [length, 2] in the data sets below: the episode, and the number of the frame."""
+    """Return the actions [length, 2] of the data sets below: the episode, and the number of the frame."""
     return np.stack([np.full(length, episode), np.arange(length)], axis=1).astype(np.float32)
 
 
 def frame_numbers(episode: int, length: int) -> list[int]:
-    """What the frames of an episode bear."""
+    """Return the numbers that the frames of an episode encode."""
     return [(20 * episode + index) % 256 for index in range(length)]
 
 
@@ -122,7 +122,7 @@ def write_lerobot(
     images: bool = False,
     names: Any = None,
 ) -> Path:
-    """A data set of episodes of ``lengths`` frames, format v2.x or v3.0, images in videos or the table."""
+    """Write episodes of ``lengths`` frames, format v2.x or v3.0, with images in videos or in the table."""
     features: dict[str, Any] = {
         CAMERA: {
             "dtype": "image" if images else "video",
@@ -174,7 +174,7 @@ def _write_v2(folder: Path, lengths: Sequence[int], codec: str, images: bool) ->
 
 
 def _write_v3(folder: Path, lengths: Sequence[int], codec: str, images: bool) -> None:
-    """All episodes in one file of each kind."""
+    """Write all episodes into one file of each kind."""
     rows, entries, numbers = [], [], []
     for episode, length in enumerate(lengths):
         start = len(numbers)
@@ -207,13 +207,13 @@ def _write_v3(folder: Path, lengths: Sequence[int], codec: str, images: bool) ->
 
 @cache
 def _film(numbers: tuple[int, ...], codec: str) -> bytes:
-    """A video of numbered frames, the same bytes each time: an encoder may compute others the next time."""
+    """Return a video of numbered frames, always the same bytes: an encoder may not be deterministic."""
     with tempfile.TemporaryDirectory() as folder:
         return write_video(Path(folder) / "film.mp4", numbers, codec=codec).read_bytes()
 
 
 def _join(films: Sequence[bytes], path: Path) -> None:
-    """One film behind the other, as they were encoded."""
+    """Concatenate videos without re-encoding."""
     av = pytest.importorskip("av", reason="PyAV is not installed (extra export)")
     path.parent.mkdir(parents=True, exist_ok=True)
     begins, stream = Fraction(0), None

@@ -22,7 +22,7 @@ OPTIONS = "action=/cmd_vel:linear.x,angular.z"
 
 
 def write_drive(path: Path, *, frames: int = 10) -> Path:
-    """Images at 10 Hz and a command 20 ms before each."""
+    """Write images at 10 Hz and a command 20 ms before each."""
     entries = [image(S + index * 100 * MS, index) for index in range(frames)]
     entries += [twist(S + index * 100 * MS - 20 * MS, float(index), turn=-index) for index in range(frames)]
     return write_bag(path, entries)

@@ -149,7 +149,7 @@ def empty_features(info: dict[str, Any]) -> None:
 
 
 def feature(**told: Any) -> Callable[[dict[str, Any]], None]:
-    """A change of what is said of ``action``."""
+    """Return a change of the description of ``action``."""
     return lambda info: info["features"]["action"].update(told)
 
 

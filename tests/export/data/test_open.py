@@ -1,4 +1,4 @@
-"""From what a user types to recordings, and which of them are held out."""
+"""From the data that a user names to recordings, and which of them are held out."""
 
 from __future__ import annotations
 

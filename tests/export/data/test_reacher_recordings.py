@@ -1,4 +1,4 @@
-"""The reacher goes through the same recipe as Two Rooms."""
+"""The reacher is trained with the recipe of Two Rooms."""
 
 from __future__ import annotations
 

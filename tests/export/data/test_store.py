@@ -1,4 +1,4 @@
-"""Frames are decoded once, and what is kept of them is whole or not there."""
+"""Frames are decoded once, and the stored recording is complete or absent."""
 
 from __future__ import annotations
 

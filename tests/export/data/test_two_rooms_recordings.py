@@ -1,4 +1,4 @@
-"""Recordings follow from their seed, and say truly what happened."""
+"""Recordings follow from their seed, and are consistent with the simulation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_frames_show_the_robot_at_its_position() -> None:
 
 def test_trajectories_of_one_layout_share_its_walls() -> None:
     frames = recordings(steady_light=1.0).frames.astype(int)
-    # The robots cover little of a frame, and light changes it smoothly; walls elsewhere would change much.
+    # Robots cover little of a frame, and light changes it smoothly; other walls would change much.
     dark = frames.max(axis=-1) < frames.max(axis=-1).mean(axis=(-1, -2), keepdims=True) * 0.82
     within = (dark[:, 0, 0] != dark[:, 1, 0]).mean()
     across = (dark[0, 0, 0] != dark[1, 0, 0]).mean()

@@ -1,4 +1,4 @@
-"""Video files: real ones, of many kinds, whole and damaged."""
+"""Video files: real ones in many formats, complete and damaged."""
 
 from __future__ import annotations
 

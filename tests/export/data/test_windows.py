@@ -1,4 +1,4 @@
-"""Clips: the right frames, with what was executed between them; batches that follow from seed and step."""
+"""Clips contain the right frames and actions; batches follow from seed and step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class InMemory:
 def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(store: FrameStore) -> None:
     commands = speeds([stamp + 50 * MS for stamp in AT_10_HZ], [float(index) for index in range(30)])
     windows = Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=3, rate_hz=5.0)
-    # The first frame came before the first command.
+    # The first frame was recorded before the first command.
     assert len(windows) == 30 - 4 - 1
     clip = windows[4]
     assert clip.frames.shape == (3, *SIZE, 3)
@@ -130,7 +130,7 @@ def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_miss
     stamps = [index * 50 * MS for index in range(41) if not 900 < index * 50 < 1200]
     windows = Windows([store.prepare(Numbered(stamps))], frames=2, rate_hz=1.0)
     starts_ms = [int(windows[index].stamps_ns[0]) // MS for index in range(len(windows))]
-    # 1000 ms after the first frames nothing was seen within 50 ms.
+    # No frame within 50 ms is 1000 ms after the first frames.
     assert starts_ms == list(range(150, 901, 50))
 
 
@@ -347,7 +347,7 @@ def test_what_is_rare_in_the_data_is_in_its_range() -> None:
     ],
 )
 def test_a_recording_of_another_magnitude_is_named(values: list[float], told: list[str]) -> None:
-    """Millimetres among metres, or one number that a cable made."""
+    """Millimeters among meters, or one value from a bad cable."""
     stamps = np.arange(50) * 100 * MS
     recordings = []
     for number, value in enumerate(values):

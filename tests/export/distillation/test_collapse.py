@@ -1,4 +1,4 @@
-"""Collapse of latents: seen where frames are no longer told apart, and nowhere else."""
+"""Collapse is detected if and only if latents no longer distinguish frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""jepa-export distill and train-predictor, from recordings to a bundle that the runtime plays."""
+"""jepa-export distill and train-predictor, from recordings to a bundle that the runtime runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to its end, on Two Rooms."""
+    """Return a finished run on Two Rooms."""
     out = tmp_path_factory.mktemp("distilled") / "run"
     assert main([*DISTILL, "--out", str(out)]) == 0
     return out
@@ -104,7 +104,7 @@ def test_what_is_learnt_from_is_told_and_so_is_what_holds_no_clip(
         write_video(tmp_path / f"films/{name}.mp4", range(length))
     monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
     films = ["--data", str(tmp_path / "films"), "--rate", "10"]
-    # Refused after the data was read.
+    # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *films, *SHAPE, *PACE, "--num-samples", "70000"]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
     told = " ".join(capsys.readouterr().out.split())
@@ -262,7 +262,7 @@ def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
             futures = model.predict(
                 actions, latents=latents, history_actions=np.zeros((1, 1), np.float32)
             ).latents
-            # Nothing is known of actions in films, and so they change nothing.
+            # Videos have no actions, so actions have no effect.
             np.testing.assert_array_equal(futures[0], futures[1])
 
 
@@ -339,13 +339,13 @@ def test_where_the_data_has_no_actions_this_is_told_before_the_training(
 
 @pytest.fixture(params=["0", "0.2"])
 def share(request: pytest.FixtureRequest) -> str:
-    """Of the recordings, to be held out."""
+    """Return the proportion of held-out recordings."""
     return str(request.param)
 
 
 @pytest.fixture
 def told(share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the bundle is to say, of a run without the training."""
+    """Return the fields of the bundle, from a run without training."""
     named: dict[str, Any] = {}
     monkeypatch.setattr(run._Run, "train", lambda *_: None)
     monkeypatch.setattr(run, "write_student_bundle", lambda *_, **given: named.update(given))
@@ -401,7 +401,7 @@ def test_a_folder_of_other_settings_or_data_is_refused(
 def test_a_student_half_trained_does_not_go_on_with_targets_that_are_computed_otherwise(
     changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an update of jepa-edge: of what the user says, nothing is another."""
+    """As after an update of jepa-edge: the user's settings do not change."""
 
     train_step = TrainingStage.train_step
 

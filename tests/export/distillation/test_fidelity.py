@@ -1,4 +1,4 @@
-"""What a bundle says of its errors, and of its teacher, is true of all clips that were held out."""
+"""The errors and the teacher retention in a bundle cover all held-out clips."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clips(folder: Path, trajectories: int, frames: int) -> Windows:
 
 
 def student(tells: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A stage whose teacher sees some colours of the last frame, of which the student ``tells``."""
+    """A stage whose teacher returns some colors of the last frame, which the student changes by ``tells``."""
 
     def inputs(batch: Any, _device: Any) -> tuple[torch.Tensor, torch.Tensor]:
         frames = torch.from_numpy(batch.frames)[:, -1].float() / 255

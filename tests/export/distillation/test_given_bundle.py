@@ -1,4 +1,4 @@
-"""jepa-export train-predictor on the encoder of a bundle, which stays as it is."""
+"""jepa-export train-predictor on the encoder of a bundle, which does not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jepa_runtime.cli import main as runtime
 from jepa_runtime.serving.pipeline import Pipeline
 from tests.export.distillation.tiny import DATA, PACE, families
 
-# The bundle has six variants, each of which is made and checked.
+# The bundle has six variants, each of which is built and checked.
 pytestmark = pytest.mark.timeout(400)
 SHAPE = ["--history", "1", "--horizon", "2", "--num-samples", "16", "--batch", "4"]
 TRAIN = ["train-predictor", "--student", "tiny", *SHAPE, *PACE[2:], "--allow-collapse", *DATA]
@@ -42,7 +42,7 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_compilers() -> Iterator[None]:
-    """The shipped bundle has variants for NPUs and TensorRT; test_vendor_compilers.py has their compilers."""
+    """The shipped bundle has NPU and TensorRT variants; test_vendor_compilers.py tests their compilers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "run_vendor_compilers", lambda *_: {})
         yield
@@ -50,14 +50,14 @@ def without_compilers() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def post_trained(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two Rooms' encoder with a predictor that is trained here."""
+    """Return Two Rooms' encoder with a predictor trained here."""
     out = tmp_path_factory.mktemp("post_trained") / "run"
     assert main([*TRAIN, "--encoder", str(two_rooms_bundle), "--out", str(out)]) == 0
     return out / "bundle"
 
 
 def changed(source: Path, folder: Path, **fields: Any) -> Path:
-    """A copy of a bundle with other fields."""
+    """Return a copy of a bundle with changed fields."""
     shutil.copytree(source, folder)
     seal(folder, Bundle.open(folder).manifest.model_dump(mode="json") | fields)
     return folder
@@ -100,7 +100,7 @@ def test_it_is_the_next_version_of_the_same_model_and_verifies(post_trained: Pat
 def test_what_its_encoder_was_trained_on_stays_marked(
     earlier: list[str] | None, two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where that is not known, nothing is marked: the predictor's recordings are not all."""
+    """If the encoder's recordings are unknown, none are marked: those of the predictor are not all."""
     folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "earlier"))
     kept = TeacherRetention(
         teacher="a teacher", clips=64, held_out=True, variance=0.5, cosine=0.9
@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_said_at_once(
 
 
 def test_latents_keep_the_scale_that_they_have() -> None:
-    # The predictor's own first weights too.
+    # The predictor's initial weights, too.
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([[0.1], [30.0]])
@@ -203,7 +203,7 @@ def test_latents_keep_the_scale_that_they_have() -> None:
     assert isinstance(predictor, ScaledPredictor)
     actions = torch.zeros(3, 4, 1)
     with torch.no_grad():
-        # Before it has learnt anything, what is stays.
+        # Before training, the prediction equals the present.
         futures = predictor(latents[:1, None], actions)
         torch.testing.assert_close(futures, latents[:1, None].expand(3, 4, 2, 8))
         torch.nn.init.normal_(predictor.out.weight, generator=generator)

@@ -1,4 +1,4 @@
-"""The loop of a stage: what it leaves on disk, and how it ends where it cannot go on."""
+"""The training of a distillation stage: its files, and how it ends if it cannot continue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PACE = StageSettings(
 
 
 class Brightness(DistillationStage):
-    """Learns how bright frames are; its loss is what the test wants from call ``bad`` on."""
+    """Learns the brightness of frames; its loss is NaN from call ``bad`` on."""
 
     name = "brightness"
     input_names = ("few", "bright")
@@ -145,7 +145,7 @@ def test_where_nothing_is_held_out_no_loss_says_otherwise(
 def test_the_weights_that_were_best_on_what_is_held_out_are_left_whether_or_not_it_was_killed(
     fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
-    # Frames turned into their negatives: what is learnt of the others does these no good.
+    # Inverted frames: what is learned from the others increases their loss.
     bright = some_clips(windows, 8)
     bright = replace(bright, frames=255 - bright.frames)
     pace = replace(PACE, watch_every=1, learning_rate=0.3)
@@ -180,7 +180,7 @@ def test_a_row_that_a_kill_cut_off_is_written_again(fabric: Fabric, windows: Win
         go(fabric, windows, tmp_path / "cut", stage=Brightness(bad=5))
     table = tmp_path / "cut" / "brightness.csv"
     assert load(tmp_path / "cut" / "brightness.pt")["step"] == 4
-    # Of step 10, say: its first digit is that of a step before.
+    # The first digit of step 10, say: it is also that of an earlier step.
     table.write_text(table.read_text() + "1")
     go(fabric, windows, tmp_path / "cut")
     assert table.read_text() == (tmp_path / "whole" / "brightness.csv").read_text()
@@ -238,7 +238,7 @@ def test_a_damaged_checkpoint_is_refused(fabric: Fabric, windows: Windows, tmp_p
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """The kernel refuses to let files grow further, as a full disk does."""
+    """Make the kernel refuse to let files grow further, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""Distilling in processes: two of them, and one that is killed, end up where one does undisturbed."""
+"""Distillation in two processes, and in one that is killed, gives the results of one undisturbed process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 STAGES = ("encoder", "encoder_int8", "predictor")
 MODULE = "tests.export.distillation.tiny"
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-# Losses of step 2 and 3 are lost, those of 0 and 1 lie in a checkpoint.
+# Losses of steps 2 and 3 are lost, those of 0 and 1 are in a checkpoint.
 KILLS = (("encoder", 3), ("encoder", 5), ("encoder_int8", 3), ("predictor", 3))
 
 
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(undisturbed: Path, 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path) -> None:
-    # As in INT8, the last bit of a sum can decide how a number is rounded.
+    # As in INT8, the last bit of a sum can decide how a value is rounded.
     for name, through in (("one", ()), ("two", tuple(TORCHRUN))):
         done = start(tmp_path / name, through=through, aware="0")
         assert done.returncode == 0, done.stdout + done.stderr

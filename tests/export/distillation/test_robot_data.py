@@ -1,4 +1,4 @@
-"""jepa-export distill on what robots record: a bag of ROS 2, and a LeRobot data set."""
+"""jepa-export distill on robot recordings: a ROS 2 bag, and a LeRobot data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ S = 1_000 * MS
 
 
 def bag(folder: Path) -> str:
-    """Images at 10 Hz, a command 20 ms before each."""
+    """Write images at 10 Hz, and a command 20 ms before each."""
     paths = []
     for drive in range(3):
         entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
@@ -65,7 +65,7 @@ def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
 def test_a_recording_whose_actions_have_another_unit_is_named_before_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One drive of five in mm/s: the planner would be let ask for 500 m/s."""
+    """With one drive of five in mm/s, the planner could request 500 m/s."""
     for drive in range(5):
         entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
         unit = 1000 if drive == 3 else 1
@@ -73,7 +73,7 @@ def test_a_recording_whose_actions_have_another_unit_is_named_before_the_trainin
         write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
     monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
     data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x", "--rate", "10"]
-    # Refused after the data was read.
+    # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--num-samples", "70000"]
     with families():
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
@@ -84,7 +84,7 @@ def test_a_recording_whose_actions_have_another_unit_is_named_before_the_trainin
 def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commands end after 4 of 12 frames, as where a robot is driven now and then."""
+    """Commands end after 4 of 12 frames, as on a robot that drives intermittently."""
     for drive in range(3):
         entries = [image(S + index * 100 * MS, 20 * drive + index) for index in range(12)]
         entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * index) for index in range(4)]
@@ -103,5 +103,5 @@ def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions
     with families():
         arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE]
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
-    # Of each of two drives: clips of 2 frames out of 12, and of 4 out of the 5 whose actions are known.
+    # From each of two drives: clips of 2 frames out of 12, and of 4 out of the 5 with known actions.
     assert clips == {"encoder": 2 * 11, "predictor": 2 * 2}

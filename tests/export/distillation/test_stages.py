@@ -1,4 +1,4 @@
-"""What a stage keeps besides its weights, and where it computes."""
+"""The extra state of a stage, and its device."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_predictor_of_an_unknown_scale_is_refused() -> None:
 
 @pytest.mark.parametrize("history", [1, 3])
 def test_a_predictor_is_trained_on_the_device_of_its_weights(history: int) -> None:
-    """Meta tensors hold no numbers, and go with those of no other device."""
+    """Meta tensors have no values, and cannot be combined with tensors of another device."""
     predictor = PredictorStage(Predictor(PREDICTOR), Encoder(ENCODER), history=history).to("meta")
     terms = predictor(torch.zeros(2, 6, 2, 8, device="meta"), torch.zeros(2, 6, 2, device="meta"))
     assert {term.device.type for term in terms.values()} == {"meta"}

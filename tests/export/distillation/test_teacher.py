@@ -1,4 +1,4 @@
-"""What teachers give as targets, and which of them are given at all."""
+"""Targets of teachers, and which teachers are accepted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_teacher_gives_tokens_of_unit_scale_for_its_grid(name: str) -> Non
 
 
 def test_each_level_of_a_teacher_weighs_the_same() -> None:
-    """V-JEPA 2.1 learns from its levels normalised one by one (``forward_target`` of its training)."""
+    """V-JEPA 2.1 is trained on levels that are normalized separately (``forward_target`` of its training)."""
     features = TeacherFeatures(teacher("tiny_vjepa2_1_levels"), frames=2)
     norms = features.model.encoder.norms
     for size, norm in enumerate(norms, 1):

@@ -1,8 +1,9 @@
-"""Runs jepa-export with a teacher and a student that are trained in seconds, as a process that tests start.
+"""Run jepa-export with a teacher and a student that train in seconds, in a separate process.
 
     python -m tests.export.distillation.tiny [--die STAGE STEP] [--no-bundle] ARGUMENTS …
 
-No cleaning up happens on SIGKILL, as after a power cut."""
+SIGKILL prevents all cleanup, as a power cut does.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from jepa_export.training.stage import TrainingStage
 from tests.export.teachers.tiny import TINY as TEACHERS
 
 STUDENT = Sizes(encoder=(32, 1, 2), predictor=(16, 1, 2), tokens=2, dim=8)
-# Two Rooms as a tiny V-JEPA 2 sees it; both stages.
+# Two Rooms for a tiny V-JEPA 2; both stages.
 DATA = ["--data", "two_rooms?trajectories=12&frames=10"]
 SHAPE = ["--clip", "2", "--history", "2", "--horizon", "2", "--num-samples", "16", "--batch", "4"]
 PACE = ["--steps", "6", "--predictor-steps", "6", "--checkpoint-every", "2", "--watch-every", "2"]
@@ -31,7 +32,7 @@ DISTILL = ["distill", *TEACHER, "--student", "tiny", *DATA, *SHAPE, *PACE, "--al
 
 @contextmanager
 def families() -> Iterator[None]:
-    """The tiny models are members of their families."""
+    """Register the tiny models in their families."""
     named = {f"tiny_{name}": member for name, member in TEACHERS.items()}
     with mock.patch.dict(students.FAMILY, {"tiny": STUDENT}), mock.patch.dict(teachers.FAMILY, named):
         yield

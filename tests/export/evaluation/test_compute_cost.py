@@ -1,4 +1,4 @@
-"""Multiply-adds are those that pencil and paper give."""
+"""Multiply-adds equal those calculated by hand."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_of_a_bundle_for_all_candidates_and_steps(toy_bundle: Path, engine: str,
     backend.close()
     costs = {role: multiply_adds(graph, shapes) for role, (graph, shapes) in found.items()}
     assert costs["encoder"] == SIZE * SIZE * 3 * FLAT
-    # The first step is from the one history, the others from each candidate's own state.
+    # The first step starts from the single history, the others from the state of each candidate.
     steps = (1 + 16 * (HORIZON - 1)) * FLAT * FLAT
     assert costs["predictor"] == FLAT * FLAT + 16 * HORIZON * ACTIONS * FLAT + steps
 

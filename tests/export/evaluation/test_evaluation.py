@@ -1,4 +1,4 @@
-"""An evaluation measures every form that runs here, says what does not, and finds what is wrong."""
+"""An evaluation measures each variant that runs, reports the others, and detects errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = ["openvino:CPU int8", "openvino:CPU fp32", "onnxruntime:CPU fp32"]
 
 @pytest.fixture(scope="module", autouse=True)
 def brief() -> object:
-    """Episodes end after a few steps."""
+    """End episodes after a few steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 12)
         yield
@@ -40,7 +40,7 @@ def brief() -> object:
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, list[int]]:
-    """What began, of how many parts, and how many were done."""
+    """Record each task, its number of parts, and the number of finished ones."""
     return {}
 
 
@@ -132,7 +132,7 @@ def test_what_a_student_kept_of_its_teacher_is_told_as_its_bundle_says(
 
 @pytest.fixture
 def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
-    """The bundle as a robot has it: INT8 alone."""
+    """Return the bundle of a robot: INT8 only."""
     folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "int8"))
     fields = Bundle.open(folder).manifest.model_dump(mode="json")
     for role in ("encoder", "predictor", "energy"):
@@ -155,7 +155,7 @@ def test_without_an_fp32_graph_the_golden_outputs_are_the_reference(robots_form:
 
 
 class Checkpoint:
-    """Stands for a student before its export: the reference of the bundle, a little off."""
+    """A stand-in for a student before its export: the reference of the bundle, slightly changed."""
 
     name = "checkpoint 7"
 

@@ -1,4 +1,4 @@
-"""Clips are a step apart, know what was executed where that can be known, and show what they say."""
+"""Clips are a step apart, and have the executed actions if these are known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEP_NS = 200_000_000
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """W = 2, H = 4, frames of 32 x 32, actions linear.x and linear.y."""
+    """Return the manifest of W = 2, H = 4, frames of 32 x 32, actions linear.x and linear.y."""
     return make_bundle(tmp_path_factory.mktemp("clips") / "toy", history_size=2).manifest
 
 
@@ -35,7 +35,7 @@ def film(folder: Path, count: int) -> str:
 
 
 def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
-    """Images at 30 Hz whose grey counts them, and commands whose speed grows by 0.01 with each image."""
+    """Write images at 30 Hz whose gray level counts them, and commands that grow by 0.01 with each image."""
     entries: list[Entry] = []
     for index in range(round(30 * seconds)):
         stamp = 10**9 + round(index * 1e9 / 30)
@@ -63,7 +63,7 @@ def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
     assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
     greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert (np.diff(greys, axis=1) == 6).all()
-    # Six commands are held in turn history_actions two frames.
+    # Six commands are held one after the other between two frames.
     means = 0.01 * (greys[:, :-1] + 2.5)
     executed = np.concatenate([found.history_actions, found.actions[:, 0]], axis=1)
     np.testing.assert_allclose(executed[..., 0], means, atol=1e-3)
@@ -73,7 +73,7 @@ def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
 def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    """Four commands an image: one in force at the image, three that are not."""
+    """Four commands per image: one active at the image, three that are not."""
     entries = [image(10**9 + index * STEP_NS, index) for index in range(12)]
     entries += [twist(10**9 + index * STEP_NS // 4, 0.1 * (index % 4)) for index in range(48)]
     spec = f"{write_bag(tmp_path / 'drive.mcap', entries)}?action=/cmd_vel:linear.x,linear.y"
@@ -152,7 +152,7 @@ def scenes(two_rooms_bundle: Path) -> Scenes:
 
 
 def robot(frame: np.ndarray) -> np.ndarray:
-    """Where the frame is red, in metres of a 4 m arena."""
+    """Return where the frame is red, in meters of a 4 m arena."""
     red = frame[..., 0].astype(int) - frame[..., 1] > 60
     return np.argwhere(red).mean(axis=0) * 4.0 / len(frame)
 

@@ -1,4 +1,4 @@
-"""The figures themselves: what they are on computations whose distance is known."""
+"""Metrics of computations whose difference is known."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_area_is_the_share_of_pairs_and_the_area_under_the_curve(
 
 
 def test_the_interval_holds_the_true_area_about_as_often_as_it_says() -> None:
-    # Of two unit Gaussians a standard deviation apart: Phi(1 / sqrt(2)).
+    # Two unit Gaussians one standard deviation apart: Phi(1 / sqrt(2)).
     rng, held = np.random.default_rng(0), 0
     for seed in range(100):
         _, interval = auroc(rng.standard_normal(100), rng.standard_normal(100) + 1, seed=seed)

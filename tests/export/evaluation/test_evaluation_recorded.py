@@ -1,4 +1,4 @@
-"""What was recorded is measured on in all forms that are trained on, over all of it, and where not learnt."""
+"""Evaluation on recordings: all sources of training, over their whole duration, and not trained on."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NAMES = ["linear.x", "linear.y"]
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """W = 2, H = 4, steps of 0.2 s, actions linear.x and linear.y."""
+    """Return the manifest of W = 2, H = 4, steps of 0.2 s, actions linear.x and linear.y."""
     return make_bundle(tmp_path_factory.mktemp("recorded") / "toy", history_size=2).manifest
 
 
 def lerobot(folder: Path, episodes: int = 4) -> str:
-    """Episodes of 20 to 23 frames at 10 Hz; an action is the episode, and the number of the frame."""
+    """Write episodes of 20 to 23 frames at 10 Hz; an action is the episode, and the number of the frame."""
     lengths = range(20, 20 + episodes)
     return str(write_lerobot(folder / "set", lengths, version="v3.0", names=NAMES))
 
@@ -66,7 +66,7 @@ def test_of_a_lerobot_data_set_all_episodes_are_looked_at_from_beginning_to_end(
     found = recorded_clips([str(folder)], manifest, count=12, seed=0)
     assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
     assert sorted(set(episodes_of(found))) == [0, 1, 2]
-    # Two frames of the recording a step: of the last but one and the last before the clip's last frame.
+    # Two frames of the recording per step: of the second to last and the last before the clip's last frame.
     assert found.history_actions[0, 0, 1] == pytest.approx(0.5) and found.actions[
         -1, 0, -1, 1
     ] == pytest.approx(22.5)
@@ -124,7 +124,7 @@ def test_images_need_not_be_of_one_size(manifest: Manifest, tmp_path: Path) -> N
 
 
 class Camera(PassiveSource):
-    """Frames at 30 Hz without end, whose grey counts them."""
+    """Endless frames at 30 Hz, whose gray level counts them."""
 
     name, rate_hz, live = "/dev/video0", 30.0, True
 
@@ -138,7 +138,7 @@ def test_of_a_camera_as_long_is_looked_at_as_clips_take(
 ) -> None:
     monkeypatch.setattr(recorded, "open_source", lambda *_, **__: Camera())
     found = recorded_clips(["/dev/video0"], manifest, count=2, seed=0)
-    # Two clips of at most six frames, which are six of the camera's apart.
+    # Two clips of at most six frames, six camera frames apart.
     greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert greys.tolist() == [[0, 6], [65, 71]]
     assert found.name == "/dev/video0" and not found.executed

@@ -1,4 +1,4 @@
-"""The students' encoder: frames become tokens of unit scale, each frame by itself."""
+"""The students' encoder: frames become tokens of unit scale, each frame separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The students: frame by frame or all at once, in torch or as OpenVINO's loop, the same comes out."""
+"""Students give the same results frame by frame or all at once, in torch or as OpenVINO's loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HISTORIES = range(1, WINDOW + 1)
 
 
 def make(config: PredictorConfig, seed: int = 0) -> Predictor:
-    """A predictor none of whose parameters is zero."""
+    """Return a predictor none of whose parameters is zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Predictor(config).eval().requires_grad_(False)
@@ -53,7 +53,7 @@ def predictor() -> Predictor:
 
 @dataclass(frozen=True)
 class Inputs:
-    """``history`` [1, W, T, D], ``actions`` [K, H, A], ``between`` [1, W-1, A] or None where W is 1."""
+    """``history`` [1, W, T, D], ``actions`` [K, H, A], ``between`` [1, W-1, A] or None if W is 1."""
 
     history: Tensor
     actions: Tensor
@@ -73,19 +73,19 @@ class Inputs:
         return cls(history, act(count, horizon), act(1, size - 1) if size > 1 else None)
 
     def sample(self) -> Sample:
-        """As graphs take them."""
+        """Return the inputs of the graph."""
         given = {"history_latents": self.history, "actions": self.actions, "history_actions": self.between}
         return {name: tensor.numpy() for name, tensor in given.items() if tensor is not None}
 
     def executed(self) -> Tensor:
-        """The actions after each frame, those of the history first: [K, W-1+H, A]."""
+        """Return the actions after each frame, those of the history first: [K, W-1+H, A]."""
         if self.between is None:
             return self.actions
         return torch.cat([self.between.expand(len(self.actions), -1, -1), self.actions], dim=1)
 
 
 def step_through(predictor: Predictor, history: Tensor, actions: Tensor, horizon: int) -> Tensor:
-    """Futures by sequence mode: each frame is predicted from the whole sequence and appended to it."""
+    """Return futures by sequence mode: each frame is predicted from the whole sequence and appended to it."""
     sequence = history.expand(len(actions), -1, -1, -1)
     for _ in range(horizon):
         following = predictor.next_latents(sequence, actions[:, : sequence.shape[1]])[:, -1:]
@@ -172,7 +172,7 @@ def test_past_and_steps_are_the_flat_rollout(predictor: Predictor, size: int, fi
     )
     missing = WINDOW - size
     assert not any(frame.any() for frame in frames[:missing])
-    # Whatever lies where no frame is yet, the table keeps it from being looked at.
+    # The values of absent frames do not matter: the table masks them.
     frames[:missing] = [torch.full_like(frame, filler) for frame in frames[:missing]]
     futures = []
     for step, absent in enumerate(
@@ -290,7 +290,7 @@ class Exported:
     folder: Path
 
     def run(self, engine: str, graph: str, given: Inputs) -> Tensor:
-        """Futures as a robot computes them."""
+        """Return futures as a robot computes them."""
         backend = create_backend(engine)
         sample = given.sample()
         session = backend.load(

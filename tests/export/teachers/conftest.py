@@ -1,4 +1,4 @@
-"""Small teachers in the registry, and checkpoints of them on disk."""
+"""Small teachers in the registry, and their checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Where torch is missing, the tests are skipped, and this is imported all the same.
+# If torch is missing, the tests are skipped, but this file is still imported.
 if TYPE_CHECKING:
     from jepa_export.teachers.checkpoints import Teacher
 
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    """The small teachers can be asked for by name."""
+    """Register the small teachers by name."""
     import torch
 
     from jepa_export.teachers.family import FAMILY
@@ -29,7 +29,7 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a checkpoint as torch does and gives its path."""
+    """Return a function that writes a checkpoint as torch does and returns its path."""
     import torch
 
     def save(content: object, name: str = "official.pt") -> Path:
@@ -41,7 +41,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def teacher(saved: Callable[..., Path]) -> Callable[[str], Teacher]:
-    """The small teacher of a family, read from a file in its official form."""
+    """Return a function that reads the small teacher of a family from a file in its official format."""
     from jepa_export.teachers.checkpoints import read
     from tests.export.teachers.tiny import official
 

@@ -1,9 +1,10 @@
-"""Makes the golden files from copies of the official code, which are not part of this repository:
+"""Create the golden files from copies of the official code, which are not part of this repository.
 
     python tests/export/teachers/make_golden.py --vjepa2 DIR --ijepa DIR --stable-worldmodel DIR
 
 DIRs are checkouts of facebookresearch/vjepa2 (with V-JEPA 2.1), facebookresearch/ijepa and
-galilai-group/stable-worldmodel (LeWM). Needs transformers, einops and tqdm."""
+galilai-group/stable-worldmodel (LeWM). Needs transformers, einops and tqdm.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     folders = parser.parse_args()
     torch.set_grad_enabled(False)
-    # Wanted by the official code for training alone, or of a torch of its time.
+    # Needed by the official code for training only, or from an older torch.
     stub = types.ModuleType("timm.models.layers")
     stub.drop_path = None  # type: ignore[attr-defined]
     for name in ("timm", "timm.models"):
@@ -55,7 +56,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _on_path(folder: Path) -> Any:
-    """Modules of ``folder``, which another checkout may have under the same names."""
+    """Import modules of ``folder``, which another checkout may have under the same names."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder.resolve()))
     yield
@@ -122,7 +123,7 @@ def vjepa2() -> None:
     clips = tiny.draw(2, tiny.FRAMES, 3, tiny.PX, tiny.PX).transpose(1, 2)
     context, target = _ids(tiny.CONTEXT), _ids(tiny.TARGET)
     masked = encoder(clips, masks=[context])
-    # The places of the second sample are its own.
+    # The second sample has other positions.
     mixed = torch.tensor([tiny.CONTEXT, [2, 8, 9, 13, 15]]), torch.tensor([tiny.TARGET, [1, 12, 7]])
     anticipate = evaluation.AnticipativeWrapper(
         encoder, predictor, frames_per_second=4, crop_size=tiny.PX, num_steps=2, no_encoder=True
@@ -185,7 +186,7 @@ def vjepa2_ac() -> None:
         seed=1,
     )
     images = tiny.draw(1, 3, 3, tiny.PX, tiny.PX)
-    # Its notebook's class takes any transform: this one gives the frames [3, T, px, px] as they are.
+    # The class in its notebook takes any transform: this one returns the frames [3, T, px, px] unchanged.
     world = importlib.import_module("utils.world_model_wrapper").WorldModel(
         encoder, predictor, tiny.SIDE**2, lambda _: images[0].transpose(0, 1), device="cpu"
     )
@@ -266,7 +267,7 @@ def lewm(folder: Path) -> None:
 
 
 def _loaded(path: Path) -> ModuleType:
-    """A module by its file: its package wants more than it does."""
+    """Load a module by its file, without the imports of its package."""
     spec = importlib.util.spec_from_file_location(f"official_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

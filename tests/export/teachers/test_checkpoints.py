@@ -1,4 +1,4 @@
-"""A checkpoint is read whole and told where it comes from, or refused with the reason."""
+"""A checkpoint is read completely with its origin, or rejected with the reason."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_lewms_folder_holds_its_weights_and_gives_the_size_of_its_actions(
 
 
 class Code:
-    """What a pickle could hold besides tensors."""
+    """An object that a pickle could contain besides tensors."""
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -1,4 +1,4 @@
-"""Teachers as ONNX: plain operators, and the numbers of torch."""
+"""Teachers as ONNX: plain operators, and the outputs of torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.export.teachers.tiny import ACTION_DIM, CONTEXT, FRAMES, PX, SIDE, TA
 
 onnxruntime = pytest.importorskip("onnxruntime")
 Read = Callable[[str], Teacher]
-# What every target has: no convolution, no sorting.
+# Operators of every target: no convolution, no sorting.
 PLAIN = {
     *("Add", "Sub", "Mul", "Div", "Erf", "Sigmoid", "MatMul", "Gemm", "Softmax"),
     *("LayerNormalization", "BatchNormalization"),
@@ -29,7 +29,7 @@ PLAIN = {
 def check(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     export_onnx(module, inputs, ["out"], path)
     options = onnxruntime.SessionOptions()
-    # Folds constants, as every target does, and writes down what is left to compute.
+    # Fold constants, as every target does, and list the remaining operators.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path.with_suffix(".folded"))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -63,7 +63,7 @@ def test_the_action_predictor_is_exported(teacher: Read, tmp_path: Path) -> None
 
 
 class LeWMStep(nn.Module):
-    """LeWM's predictor as a module of its own."""
+    """LeWM's predictor as a separate module."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

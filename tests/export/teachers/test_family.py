@@ -1,4 +1,4 @@
-"""The published models: sizes, settings, and what they read."""
+"""The published models: sizes, settings, and inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jepa_export.teachers.vjepa2 import VJEPA2Config
 from tests.errors import code
 from tests.export.teachers.tiny import TINY, draw
 
-# Parameters of the encoders in millions, as published.
+# Encoder parameters in millions, as published.
 PUBLISHED = {
     "vjepa2_vitl_256": 300,
     "vjepa2_vith_256": 600,
@@ -71,7 +71,7 @@ def test_the_score_of_two_tokens_depends_on_how_far_apart_they_are() -> None:
         turned = (rope.at(torch.tensor([at])).apply(head) for at, head in ((one, query), (other, key)))
         return float(torch.mul(*turned).sum())
 
-    # Of a grid 4 wide: one step in time, down and to the right, from wherever.
+    # On a grid of width 4: one step in time, down and to the right, from any position.
     assert score(0, 21) == pytest.approx(score(16, 37), abs=1e-5)
     assert score(0, 21) == pytest.approx(score(6, 27), abs=1e-5)
     assert score(0, 21) != pytest.approx(score(0, 22), abs=1e-3)

@@ -1,4 +1,4 @@
-"""LeWM's rollout as one graph computes what its own loop does, of any history, and less often."""
+"""LeWM's rollout as one graph equals its own loop for any history, with fewer computations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Inputs = dict[str, Tensor]
 def model(teacher: Callable[[str], Teacher]) -> LeWM:
     found = teacher("lewm").model
     assert isinstance(found, LeWM)
-    # Untrained places are all alike.
+    # Untrained positions are all equal.
     found.pos_embed.copy_(draw(*found.pos_embed.shape, seed=9))
     return found
 
@@ -70,8 +70,8 @@ def test_a_pair_of_frame_and_place_is_computed_once(model: LeWM) -> None:
     config = model.config
     width, inner = config.encoder.width, config.heads * config.head_dim
     product, mlp = width * inner, 2 * width * config.hidden
-    # From one frame, five steps: nine pairs, six of which look back; in the last block five predict, of which
-    # four look back. Attention itself computes no matrix products.
+    # From one frame, five steps: nine pairs, six of which attend to earlier ones; in the last block five
+    # predict, of which four attend to earlier ones. Attention itself computes no matrix products.
     first = 9 * (3 * product + mlp) + 6 * product
     last = 9 * 2 * product + 5 * (product + mlp) + 4 * product
     each_step = 6 * config.depth * width**2 + 2 * width * config.projector

@@ -1,4 +1,4 @@
-"""What the official code computed from the same weights, read from its checkpoints, is computed here."""
+"""Teachers reproduce the outputs of the official code from the same checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ports to Hugging Face: folders that transformers writes are read, and compute what it computes."""
+"""The ports to Hugging Face: folders written by transformers are read, with the same outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.export.teachers.tiny import PRED_WIDTH, PX, SIDE, WIDTH, draw, seeded
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra dev)")
 CLIPS = draw(2, 4, 3, PX, PX)
-# transformers before version 5 called the layers of its vision transformers so, and so the Hub still does.
+# Layer names of transformers before version 5, which the Hub still uses.
 OLD_NAMES = [
     (r"\blayers\.(\d+)\.attention\.q_proj\.", r"encoder.layer.\1.attention.attention.query."),
     (r"\blayers\.(\d+)\.attention\.k_proj\.", r"encoder.layer.\1.attention.attention.key."),
@@ -31,7 +31,7 @@ OLD_NAMES = [
 
 def close(actual: Tensor, expected: Tensor) -> None:
     assert expected.std() > 0.1
-    # fp32 sums of another length of vector instructions differ by as much.
+    # fp32 sums with another vector length differ by this much.
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
 
@@ -109,7 +109,7 @@ def test_i_jepa_reads_what_transformers_writes(ijepa: nn.Module, tmp_path: Path)
 
 
 def test_names_of_either_generation_of_transformers_are_known(ijepa: nn.Module) -> None:
-    # What it writes may be of either, so both are made here.
+    # The installed version writes one of both, so both are created here.
     new = dict(ijepa.state_dict())
     old = old_names(new)
     assert "encoder.layer.1.attention.attention.key.bias" in old

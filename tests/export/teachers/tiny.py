@@ -1,7 +1,8 @@
 """Small teachers of every family, and weights and inputs that follow from a seed.
 
-The golden files hold what the official code computed from these weights and inputs; neither is kept there, as
-numpy promises that ``RandomState`` will always draw the same numbers."""
+The golden files contain the outputs of the official code for these weights and inputs. Neither is stored, as
+numpy guarantees that ``RandomState`` always generates the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from jepa_export.teachers.vjepa2_ac import VJEPA2ACConfig
 
 GOLDEN = Path(__file__).with_name("golden")
 PX, SIDE, FRAMES = 48, 3, 4
-# A head of 20 is rotated in three parts of 6, one of 14 in parts of 4: both have a rest.
+# A head of 20 is rotated in three parts of 6, one of 14 in parts of 4: both have a remainder.
 WIDTH, PRED_WIDTH, TEACHER_WIDTH = 40, 28, 36
 CONTEXT, TARGET = [0, 4, 5, 11, 17], [3, 10, 16]
 ACTION_DIM, HISTORY = 4, 3
@@ -101,7 +102,7 @@ TINY = {
 
 
 def seeded(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
-    """Weights large enough that every part of a network shows in what comes out."""
+    """Set weights large enough that each part of a network affects the output."""
     random = np.random.RandomState(seed)
     return {name: torch.from_numpy(_weight(random, name, tuple(shapes[name]))) for name in sorted(shapes)}
 
@@ -119,7 +120,7 @@ def _weight(random: np.random.RandomState, name: str, shape: tuple[int, ...]) ->
 
 
 def draw(*shape: int, seed: int = 1) -> Tensor:
-    """An input."""
+    """Return an input."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
 
 
@@ -128,14 +129,14 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 
 def golden(case: str) -> tuple[dict[str, dict[str, list[int]]], dict[str, Tensor]]:
-    """Of the official code: names and shapes of the weights by network, and what it computed."""
+    """Return names and shapes of the official weights by network, and the official outputs."""
     with np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as arrays:
         outputs = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "shapes"}
         return json.loads(str(arrays["shapes"])), outputs
 
 
 def official(case: str) -> dict[str, Any]:
-    """A checkpoint in the form of the official one."""
+    """Return a checkpoint in the official format."""
     networks = golden(case)[0]
     if case == "lewm":
         return dict(seeded(networks["model"]))

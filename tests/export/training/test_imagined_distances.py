@@ -1,4 +1,4 @@
-"""Steps between latents lead around a wall that the predictor cannot imagine crossing."""
+"""Temporal distances lead around a wall that the predictor does not cross."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def in_wall(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Plane(Predictor):
-    """The latent is a point of the plane. A wall stands at x = 0, open above y = :data:`DOOR_FROM`."""
+    """A latent is a point in the plane. A wall is at x = 0, open above y = :data:`DOOR_FROM`."""
 
     def __init__(self, *, wall: bool = True) -> None:
         super().__init__(dim=2)
@@ -94,7 +94,7 @@ def test_where_no_path_leads_it_is_infinite() -> None:
 
 
 def library(layouts: int = 2) -> LatentLibrary:
-    """Robots that move by their actions, and every fifth step against a wall."""
+    """Return robots that move by their actions, every fifth step against a wall."""
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 2 * np.pi, (layouts, 3, 10))
     share = rng.uniform(0.2, 1.0, (layouts, 3, 10, 1))

@@ -1,4 +1,4 @@
-"""Losses on disk, what a resumed run continues, and beside a bar."""
+"""The table of losses on disk, its continuation in a resumed run, and the progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each loss against its formula written out in loops."""
+"""Each loss compared with its formula written as loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def squared(one: Tensor, other: Tensor) -> float:
 
 
 def nats(scores: list[float], right: int) -> float:
-    """Cross-entropy of picking number ``right`` by these scores."""
+    """Return the cross-entropy of selecting ``right`` by these scores."""
     top = max(scores)
     return top + math.log(sum(math.exp(score - top) for score in scores)) - scores[right]
 

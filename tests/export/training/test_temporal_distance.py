@@ -1,4 +1,4 @@
-"""Where the journeys end that the energy learns from."""
+"""Which pairs of latents the energy is trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from jepa_export.training.temporal_distance import ends
 
-# Ten places in a row, a step apart, and a wall in the middle that takes forty steps to go round.
+# Ten positions in a row, one step apart, and a wall in the middle with a detour of forty steps.
 PLACES = torch.arange(10.0)
 APART = (PLACES[:, None] - PLACES).abs()
 ACROSS = (PLACES[:, None] < 5) != (PLACES < 5)

@@ -1,4 +1,4 @@
-"""Training: a run that was killed anywhere goes on as if nothing had happened."""
+"""Training: a run that was killed at any step resumes with identical results."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.errors import code
 
 ROOT = Path(__file__).resolve().parents[3]
 STAGES = ("representation", "dynamics", "grounding")
-# Twice at the same place: the second run dies before it reaches a checkpoint of its own.
+# Twice at the same step: the second run is killed before its own first checkpoint.
 KILLS = [("representation", 3), ("representation", 3), ("dynamics", 3), ("grounding", 3)]
 
 
 def run_until_killed(folder: Path, stage: str, step: int) -> None:
-    """Train in a process of its own, which dies at ``step`` of ``stage`` and must leave none behind."""
+    """Train in a process that is killed at ``step`` of ``stage`` and must leave no children behind."""
     command = [sys.executable, "-m", "tests.export.interrupted", str(folder), stage, str(step)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, text=True, **pipes)
@@ -142,7 +142,7 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(
 
 
 class Line(ModuleStage):
-    """Fits a line to noise; its loss is what the test wants from step ``bad`` on."""
+    """Fits a line to noise; its loss is multiplied by ``value`` from step ``bad`` on."""
 
     name = "line"
 
@@ -171,7 +171,7 @@ def test_a_loss_that_diverges_is_reported_with_stage_and_step_and_keeps_the_chec
 def test_a_gradient_that_is_no_number_is_reported_before_it_reaches_the_weights(tmp_path: Path) -> None:
     class Rooted(Line):
         def losses(self, step: int) -> dict[str, Tensor]:
-            # The root of nothing: a loss of 0, whose slope is infinite.
+            # The square root of zero: a loss of 0 with an infinite gradient.
             return super().losses(step) | {"root": (0 * self.line.weight).sum().abs().sqrt()}
 
     with pytest.raises(JepaExportError, check=code("training.not_finite")):

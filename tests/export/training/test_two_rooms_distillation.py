@@ -1,4 +1,4 @@
-"""Two Rooms distilled: a large teacher, small networks that learn from it alone."""
+"""Distillation in Two Rooms: small networks learn from a large teacher alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = DistillationRecipe(representation_steps=2, dynamics_steps=4)
 
 @pytest.fixture(scope="module")
 def teacher_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainedModel]:
-    """A teacher that learned next to nothing, and where its library is."""
+    """Return a barely trained teacher, and the folder of its library."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
     recipe = replace(tiny_recipe, representation_steps=2, teacher=True)
     return folder, two_rooms_recipe.train(
@@ -131,7 +131,7 @@ def test_one_command_leaves_teacher_and_student_scored_side_by_side(
         (train_world, "train", lambda *_, **__: teacher_run[1]),
         (train_world, "distill", lambda *_, **__: student_run[1]),
         (worlds, "MAX_STEPS", 1),
-        # Networks of noise: INT8 may differ as it likes.
+        # Untrained networks: INT8 may differ by any amount.
         (
             two_rooms_bundle,
             "TOLERANCES",

@@ -1,4 +1,4 @@
-"""The recipe of the fixed layout, as anyone can watch it: from nothing to doors found, within ten minutes."""
+"""Training from scratch with the fixed layout reaches doors within ten minutes."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_the_fixed_layout_trains_within_ten_minutes_to_95_percent(tmp_path: Path
     plan = Plan(precisions=("fp32",), seeds=(0,), baselines=False)
     driven = closed_loop(Bundle.open(bundle), TwoRooms(layout="fixed", seed=0), plan)
     assert driven.goals["fp32"].rate >= 0.95
-    # Two cores: one learns, one renders.
+    # Two cores: one trains, one renders.
     assert spent_s <= BUDGET_S, f"reached the goal, but training took {spent_s:.0f} s"
