@@ -1,8 +1,7 @@
-"""What the reports are made of: one self-contained HTML page. No scripts, nothing external, light and dark.
+"""Building blocks of self-contained HTML reports: no scripts, no external resources, light and dark.
 
-Text is escaped wherever it is not :class:`Html` already, so a name from a profile cannot become markup. The
-page also forbids the browser to run anything, and to load but the images that are part of it
-(Content-Security-Policy).
+Text that is not :class:`Html` is escaped, so that a name from a profile cannot become markup. The page's
+Content-Security-Policy forbids scripts, and all resources except for embedded images.
 """
 
 from __future__ import annotations
@@ -96,21 +95,21 @@ text.alert { fill: var(--alert); }
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is markup."""
 
 
 def html(value: str) -> Html:
-    """``value`` as markup: escaped, unless it is markup."""
+    """Return ``value`` as markup, escaped unless it is markup."""
     return value if isinstance(value, Html) else Html(escape(value))
 
 
 def join(parts: Iterable[str]) -> Html:
-    """The parts one after another, each as markup."""
+    """Concatenate the parts as markup."""
     return Html("".join(html(part) for part in parts))
 
 
 def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
-    """The whole document."""
+    """Return the document."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'/>"
@@ -124,48 +123,48 @@ def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
 
 
 def section(title: str, *parts: str) -> Html:
-    """A heading and what stands under it."""
+    """Return a section with a heading."""
     return Html(f"<section><h2>{html(title)}</h2>{join(parts)}</section>")
 
 
 def note(text: str) -> Html:
-    """A remark in small print."""
+    """Return a remark in small print."""
     return Html(f"<p class='note'>{html(text)}</p>")
 
 
 def bullets(items: Iterable[str]) -> Html:
-    """A list."""
+    """Return a bulleted list."""
     return Html(f"<ul>{join(Html(f'<li>{html(item)}</li>') for item in items)}</ul>")
 
 
 def card(label: str, value: str, remark: str = "", *, kind: str = "") -> Html:
-    """A figure that matters. ``kind``: ``main`` or ``alert``."""
+    """Return a card with a key figure; ``kind`` is ``main``, ``alert`` or empty."""
     small = f"<small>{html(remark)}</small>" if remark else ""
     return Html(f"<div class='card {kind}'><span>{html(label)}</span><b>{html(value)}</b>{small}</div>")
 
 
 def block(kind: str, parts: Iterable[str]) -> Html:
-    """Parts side by side: ``cards``, ``columns`` or ``readings``."""
+    """Return parts side by side; ``kind`` is ``cards``, ``columns`` or ``readings``."""
     return Html(f"<div class='{kind}'>{join(parts)}</div>")
 
 
 def figure(
     svg: Html, caption: str, *, title: str = "", legend: Sequence[str] = (), wide: bool = False
 ) -> Html:
-    """A chart with its caption. ``legend``: the names of its series, in the order of their colours."""
+    """Return a chart with its caption; ``legend`` names its series in the order of their colors."""
     heading = f"<b>{html(title)}</b>" if title else ""
     entries = join(
         Html(f"<li><i class='s{index}'></i>{html(name)}</li>") for index, name in enumerate(legend)
     )
-    colours = f"<ul class='legend'>{entries}</ul>" if legend else ""
+    colors = f"<ul class='legend'>{entries}</ul>" if legend else ""
     return Html(
-        f"<figure>{heading}<div class='scroll {'wide' if wide else ''}'>{svg}</div>{colours}"
+        f"<figure>{heading}<div class='scroll {'wide' if wide else ''}'>{svg}</div>{colors}"
         f"<figcaption>{html(caption)}</figcaption></figure>"
     )
 
 
 def numbers(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> Html:
-    """A table of figures; its first ``text_columns`` columns are text."""
+    """Return a table of numbers; its first ``text_columns`` columns are text."""
 
     def row(cells: Sequence[str], tag: str) -> Html:
         kinds = [" class='text'" if column < text_columns else "" for column in range(len(cells))]
@@ -180,7 +179,7 @@ def numbers(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns:
 
 
 def facts(items: Mapping[str, str]) -> Html:
-    """A table of names and values; nothing if there are none."""
+    """Return a table of names and values, or nothing if there are none."""
     if not items:
         return Html("")
     rows = join(
@@ -191,12 +190,12 @@ def facts(items: Mapping[str, str]) -> Html:
 
 
 def words(name: str) -> str:
-    """A name of the program for reading: ``straight_line`` as straight line."""
+    """Return an identifier as words: ``straight_line`` as straight line."""
     return name.replace("_", " ")
 
 
 def ms(value: float | None) -> str:
-    """A time in ms for reading: as many decimals as matter; a dash where there is none."""
+    """Format a time in ms with a suitable number of decimals; a dash stands for None."""
     if value is None:
         return "-"
     size = abs(value)
@@ -204,5 +203,5 @@ def ms(value: float | None) -> str:
 
 
 def with_unit(value: float | None) -> str:
-    """As :func:`ms`, with its unit."""
+    """Format a time as :func:`ms` does, with the unit."""
     return "-" if value is None else f"{ms(value)} ms"

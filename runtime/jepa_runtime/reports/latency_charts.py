@@ -1,4 +1,4 @@
-"""Charts of latencies: how often each occurred, over time, and the tail."""
+"""Charts of latencies: histogram, timeline and tail."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TAIL_TICKS = ((0.0, "0"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p
 
 
 def histogram(samples: Sequence[float], deadline_ms: float | None) -> Html:
-    """How often each latency (ms) occurred; bars beyond the deadline are marked."""
+    """Draw a histogram of latencies [ms]; bars beyond the deadline are marked."""
     values = np.asarray(samples, np.float64)
     if not len(values):
         return empty()
     plot = Plot()
-    # A single outlier must not squeeze everything else into one bar: it is told in words.
+    # A single outlier must not compress everything else into one bar: it becomes a label.
     usual = min(float(values.max()), 2.5 * float(np.quantile(values, 0.99)))
     upper = nice(max(usual, deadline_ms or 0.0) * 1.02)
     beyond = int((values > upper).sum())
@@ -38,8 +38,8 @@ def histogram(samples: Sequence[float], deadline_ms: float | None) -> Html:
             hint = f"{left:.2f} to {right:.2f} ms: {count}"
             parts.append(rect("late" if late else "s0 fill", x, y, width, plot.y(0) - y, hint))
     if beyond:
-        told = f"{beyond} more, up to {values.max():.1f} ms →"
-        parts.append(text(plot.x(1), plot.y(0) - 14, told, anchor="end", kind="alert"))
+        label = f"{beyond} more, up to {values.max():.1f} ms →"
+        parts.append(text(plot.x(1), plot.y(0) - 14, label, anchor="end", kind="alert"))
     if deadline_ms is not None:
         x = plot.x(deadline_ms / upper)
         anchor, shift = ("end", -5) if deadline_ms > upper / 2 else ("start", 5)
@@ -55,9 +55,13 @@ def timeline(
     deadline_ms: float | None,
     lost_s: Mapping[str, Sequence[float]] | None = None,
 ) -> Html:
-    """Latency (ms) over time (s). Samples that share a column are drawn as their span.
+    """Draw latency [ms] over time [s]; samples in the same column are drawn as their range.
 
-    ``lost_s``: when frames came to nothing, by what became of them; a row of marks above the latencies each.
+    Args:
+        times_s: Times of the samples.
+        samples: Latencies.
+        deadline_ms: The deadline, or None.
+        lost_s: Times of frames without a result by reason; each reason is a row of marks above the latencies.
     """
     rows = {name: np.asarray(moments, np.float64) for name, moments in (lost_s or {}).items() if len(moments)}
     times, values = np.asarray(times_s, np.float64), np.asarray(samples, np.float64)
@@ -92,7 +96,7 @@ def timeline(
     if deadline_ms is not None:
         parts += plot.deadline(deadline_ms / upper, f"deadline {deadline_ms:.4g} ms")
     lost = "".join(f", {len(moments)} {name}" for name, moments in rows.items())
-    return plot.svg(parts, f"Time line of {len(values)} latencies{lost}")
+    return plot.svg(parts, f"Timeline of {len(values)} latencies{lost}")
 
 
 def tail(
@@ -100,14 +104,14 @@ def tail(
     deadline_ms: float | None,
     intervals: Sequence[tuple[float, float, float]] = (),
 ) -> Html:
-    """Empirical distributions with the tail stretched: ms over the share of samples that were faster.
+    """Draw empirical distributions with a stretched tail: ms over the proportion of faster samples.
 
-    The axis is -log10(1 - share): as much room for the last 1 % as for the last 10 %, up to the one sample
-    that is the maximum.
+    The axis is -log10(1 - proportion): the last 1 % is as wide as the last 10 %, up to the maximum.
 
     Args:
-        series: samples in ms by name; the first has the first colour.
-        intervals: (share, low, high), drawn as whiskers on the first series.
+        series: Samples in ms by name; the first has the first color.
+        deadline_ms: The deadline, or None.
+        intervals: (proportion, low, high), drawn as whiskers on the first series.
     """
     ordered = {
         name: np.sort(np.asarray(samples, np.float64)) for name, samples in series.items() if len(samples)

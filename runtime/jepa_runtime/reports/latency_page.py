@@ -1,4 +1,4 @@
-"""The latency report of a run: headline, distribution, time line and stages on one self-contained page."""
+"""The latency report of a run: headline, distribution, timeline and stages on a self-contained page."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jepa_runtime.util.statistics import METHOD, summarize
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows.
+    """The content of a report.
 
     Attributes:
-        title, subtitle: its heading.
-        stages: samples in ms by stage, in the order of the table.
-        main: the key in ``stages`` that histogram and time line show.
-        times_s: when each sample of ``main`` was taken, seconds since the start.
-        deadline_ms: drawn into both figures; None: there is none.
-        headline: what matters most, as (label, value).
-        facts: what was measured, on what: name and value.
-        descriptions: what a stage means, by key of ``stages``.
+        title, subtitle: The heading.
+        stages: Samples in ms by stage, in the order of the table.
+        main: The stage that histogram and timeline show.
+        times_s: Time of each sample of ``main`` in seconds since the start.
+        deadline_ms: The deadline in both figures, or None.
+        headline: Key figures as (label, value).
+        facts: Model and environment by name.
+        descriptions: Descriptions of stages by name.
     """
 
     title: str
@@ -46,9 +46,9 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The page."""
+    """Return the page."""
     samples, deadline_ms = report.stages[report.main], report.deadline_ms
-    what = report.descriptions.get(report.main, report.main)
+    description = report.descriptions.get(report.main, report.main)
     rows = [
         [report.descriptions.get(name, name), *summarize(values).cells()]
         for name, values in report.stages.items()
@@ -59,23 +59,23 @@ def render(report: Report) -> str:
             "Distribution",
             block(
                 "columns",
-                [figure(histogram(samples, deadline_ms), f"Frames by {what}, in milliseconds.")],
+                [figure(histogram(samples, deadline_ms), f"Number of frames by {description}, in ms.")],
             ),
         ),
         section(
             "Over time",
             figure(
                 timeline(report.times_s, samples, deadline_ms),
-                "The same frames in the order they came; where several share a column, it spans from their "
-                "least to their greatest, so that no outlier is lost.",
+                "The same frames over time. A column with several frames spans from their minimum to their "
+                "maximum, so that no outlier is lost.",
                 wide=True,
             ),
         ),
         section(
             "Stages",
             numbers(["Stage", "p50", "p95", "p99", "max", "n"], rows),
-            note(f"Milliseconds. Percentiles: {METHOD}. A dash: too few samples."),
+            note(f"Times in ms. Percentiles: {METHOD}. A dash stands for too few samples."),
         ),
-        section("Measured on", facts(report.facts)),
+        section("Model and environment", facts(report.facts)),
     ]
     return page(report.title, report.subtitle, sections)

@@ -1,4 +1,4 @@
-"""Charts of what a profile holds besides latencies: stages, rates, cold start, idle gaps, readings."""
+"""Charts of a profile besides latencies: stages, rates, cold start, idle gaps, sensor readings."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ CACHES = {"none": "no cache", "miss": "cache miss", "hit": "cache hit"}
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a waterfall, in ms: where it starts, and its percentiles counted from there."""
+    """One row of a waterfall [ms]: its start, and its percentiles relative to it."""
 
     name: str
     start: float
     p50: float | None
     p99: float | None
-    colour: int
+    color: int
 
 
 def waterfall(bars: Sequence[Bar]) -> Html:
-    """A row each: p50 as a bar, from there to p99 a whisker."""
+    """Draw one row per stage: p50 as a bar, with a whisker to p99."""
     if not bars:
         return empty()
     plot = Plot(width=1120, height=44 + _ROW * len(bars), left=130, right=80, top=8, bottom=36)
@@ -46,19 +46,19 @@ def waterfall(bars: Sequence[Bar]) -> Html:
         x, end = plot.x(bar.start / upper), plot.x((bar.start + bar.p50) / upper)
         last = end
         hint = f"{bar.name}: {ms(bar.p50)} ms"
-        parts.append(rect(f"s{bar.colour} fill", x, y + 4, max(end - x, 1.0), _ROW - 10, hint))
+        parts.append(rect(f"s{bar.color} fill", x, y + 4, max(end - x, 1.0), _ROW - 10, hint))
         if bar.p99 is not None:
             last = max(plot.x((bar.start + bar.p99) / upper), end)
             middle = y + _ROW / 2 - 1
             parts.append(line("whisker", end, middle, last, middle))
             parts.append(line("whisker", last, middle - 4, last, middle + 4))
         parts.append(text(last + 6, y + 16, ms(bar.p50)))
-    told = ", ".join(f"{bar.name} {with_unit(bar.p50)}" for bar in bars)
-    return plot.svg(parts, f"Stages of a frame: {told}")
+    summary = ", ".join(f"{bar.name} {with_unit(bar.p50)}" for bar in bars)
+    return plot.svg(parts, f"Stages of a frame: {summary}")
 
 
 def sweep(measured: Sweep) -> Html:
-    """p50 and p99 (ms) over the rate (Hz), with the period as the limit and the knee."""
+    """Draw p50 and p99 [ms] over the rate [Hz], with the period as a limit, and the knee."""
     series = [
         [(point.rate_hz, point.p50_ms) for point in measured.points if point.p50_ms is not None],
         [(point.rate_hz, point.p99_ms) for point in measured.points if point.p99_ms is not None],
@@ -90,7 +90,7 @@ def sweep(measured: Sweep) -> Html:
 
 
 def cold_start(starts: Sequence[ColdStart], phases: Sequence[str]) -> Html:
-    """A bar for each state of the cache, of the medians (ms) of ``phases`` one after another."""
+    """Draw one bar per cache state, with the medians [ms] of ``phases`` in sequence."""
     rows = [(start, [median(start.phases_ms.get(phase) or [0.0]) for phase in phases]) for start in starts]
     upper = nice(max((sum(times) for _, times in rows), default=0.0) * 1.02)
     plot = Plot(height=44 + 2 * _ROW * len(rows), left=104, right=64, top=8, bottom=36)
@@ -98,14 +98,14 @@ def cold_start(starts: Sequence[ColdStart], phases: Sequence[str]) -> Html:
     for row, (start, times) in enumerate(rows):
         y, begin = plot.top + 2 * _ROW * row, 0.0
         parts.append(text(plot.left - 10, y + _ROW + 3, CACHES[start.cache], anchor="end", kind="strong"))
-        for index, (phase, took) in enumerate(zip(phases, times, strict=True)):
-            x, end = plot.x(begin / upper), plot.x((begin + took) / upper)
-            hint = f"{phase}: {ms(took)} ms"
+        for index, (phase, duration) in enumerate(zip(phases, times, strict=True)):
+            x, end = plot.x(begin / upper), plot.x((begin + duration) / upper)
+            hint = f"{phase}: {ms(duration)} ms"
             parts.append(rect(f"s{index % 6} fill", x, y + 10, end - x, 2 * _ROW - 20, hint))
-            begin += took
+            begin += duration
         parts.append(text(plot.x(begin / upper) + 6, y + _ROW + 3, ms(_total(start))))
-    told = ", ".join(f"{CACHES[start.cache]} {with_unit(_total(start))}" for start in starts)
-    return plot.svg(parts, f"Phases of a cold start: {told}")
+    summary = ", ".join(f"{CACHES[start.cache]} {with_unit(_total(start))}" for start in starts)
+    return plot.svg(parts, f"Phases of a cold start: {summary}")
 
 
 def _total(start: ColdStart) -> float | None:
@@ -113,7 +113,7 @@ def _total(start: ColdStart) -> float | None:
 
 
 def idle_gaps(gaps: Sequence[IdleGap]) -> Html:
-    """Every latency (ms) after each length of standing idle, and their median."""
+    """Draw the latencies [ms] after each idle gap, and their median."""
     shown = [gap for gap in gaps if gap.latency_ms]
     if not shown:
         return empty()
@@ -130,19 +130,19 @@ def idle_gaps(gaps: Sequence[IdleGap]) -> Html:
         y = plot.y(middle / upper)
         parts.append(line("whisker", x - 16, y, x + 16, y))
         parts.append(text(x + 22, y + 4, f"{middle:.3g}", kind="strong"))
-    told = ", ".join(f"{median(gap.latency_ms):.3g} ms after {gap.gap_s:g} s" for gap in shown)
-    return plot.svg(parts, f"Latency after standing idle, medians: {told}")
+    summary = ", ".join(f"{median(gap.latency_ms):.3g} ms after {gap.gap_s:g} s" for gap in shown)
+    return plot.svg(parts, f"Latency after an idle gap, medians: {summary}")
 
 
 def reading(measured: Reading) -> Html:
-    """A small chart of one quantity over time. A percentage spans 0 to 100, others their own range."""
+    """Draw a small chart of one quantity over time; percentages span 0 to 100, others their range."""
     times, values = np.asarray(measured.times_s, np.float64), np.asarray(measured.values, np.float64)
     if not len(values):
         return empty()
     plot = Plot(width=280, height=96, left=8, right=8, top=8, bottom=22)
     low, high = (0.0, 100.0) if measured.unit == "%" else (float(values.min()), float(values.max()))
-    room = (high - low) or 1.0
-    low, high = (low, high) if measured.unit == "%" else (low - room * 0.15, high + room * 0.15)
+    span = (high - low) or 1.0
+    low, high = (low, high) if measured.unit == "%" else (low - span * 0.15, high + span * 0.15)
     begin, length = float(times.min()), float(np.ptp(times)) or 1.0
     parts = [line("axis", plot.left, plot.y(0), plot.width - plot.right, plot.y(0))]
     points = [
@@ -158,10 +158,10 @@ def reading(measured: Reading) -> Html:
 
 
 def _extremes(times: np.ndarray, values: np.ndarray, length: float) -> list[int]:
-    """Which samples to draw: of each column the least and the greatest, so that no peak is lost."""
+    """Return the samples to draw: minimum and maximum of each column, so that no peak is lost."""
     columns = np.minimum((times / length * _SPARK_COLUMNS).astype(int), _SPARK_COLUMNS - 1)
     chosen: set[int] = set()
     for column in np.unique(columns):
-        here = np.flatnonzero(columns == column)
-        chosen |= {int(here[np.argmin(values[here])]), int(here[np.argmax(values[here])])}
+        indices = np.flatnonzero(columns == column)
+        chosen |= {int(indices[np.argmin(values[indices])]), int(indices[np.argmax(values[indices])])}
     return sorted(chosen)

@@ -1,4 +1,4 @@
-"""Charts of a run as SVG, in the style of the reports: film strips, lines over time, futures, the map."""
+"""SVG charts of a run: film strips, time series, candidates, and the map of futures."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FAINT = "whisker faint"
 
 
 def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None], Sequence[str]]]) -> Html:
-    """Rows of images with their labels.
+    """Draw rows of images with labels.
 
     Args:
-        heads: what stands above each column.
-        rows: label (lines apart by newlines), images as URIs (None: an empty place), and what stands below
-            each of them (or nothing).
+        heads: Labels above the columns.
+        rows: Label (may have several lines), images as URIs (None: an empty cell), and captions below the
+            images (or none).
     """
     width = max(1120, _LABEL + len(heads) * (_CELL + _GAP))
     parts = [
@@ -55,10 +55,10 @@ def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | No
     )
 
 
-def band(colours: Image, label: str, length_s: float) -> Html:
-    """Colours [n, T, 3] over time, one row a token."""
-    columns = np.linspace(0, len(colours) - 1, min(len(colours), 800)).astype(int)
-    pixels = colours[columns].transpose(1, 0, 2)
+def band(colors: Image, label: str, length_s: float) -> Html:
+    """Draw colors [n, T, 3] over time, one row per token."""
+    columns = np.linspace(0, len(colors) - 1, min(len(colors), 800)).astype(int)
+    pixels = colors[columns].transpose(1, 0, 2)
     png = to_png(np.ascontiguousarray(pixels))
     plot = Plot(width=1120, height=44 + max(48, min(8 * pixels.shape[0], 160)), left=100, top=6)
     x, y = plot.x(0), plot.y(1)
@@ -79,33 +79,37 @@ def over_time(
     marks: Mapping[str, Sequence[float]] | None = None,
     alert: bool = True,
 ) -> Html:
-    """Lines over time: (times in s, values) by name, the highest value of each moment.
+    """Draw lines over time, with the highest value of each column.
 
     Args:
-        limit: drawn dashed, where it is finite; a point above it is what matters.
-        marks: moments by name, a row of marks each above the lines; ``alert``: they are bad news.
+        series: (times in s, values) by name.
+        length_s: Length of the time axis.
+        unit: Unit of the values.
+        limit: Drawn dashed where it is finite.
+        marks: Times by name; each name is a row of marks above the lines.
+        alert: Draw the marks in the alert color.
     """
-    told = {name: points for name, points in series.items() if len(points[0])}
-    if not told:
+    drawn = {name: points for name, points in series.items() if len(points[0])}
+    if not drawn:
         return empty()
     rows = {name: moments for name, moments in (marks or {}).items() if len(moments)}
     plot = Plot(width=1120, height=240 + 20 * len(rows), left=100, top=26 + 20 * len(rows))
-    highest = max(float(values.max()) for _, values in told.values())
+    highest = max(float(values.max()) for _, values in drawn.values())
     if limit is not None and len(limit[1]):
         highest = max(highest, float(limit[1].max(where=np.isfinite(limit[1]), initial=0.0)))
     top = nice(1.02 * highest)
     parts = [*plot.values(top, unit), *plot.quarters(length_s, "s")]
-    for index, (times, values) in enumerate(told.values()):
+    for index, (times, values) in enumerate(drawn.values()):
         parts.append(plot.polyline(_outline(times, values, length_s, top), f"s{index} stroke"))
     if limit is not None and len(limit[0]):
         parts.append(plot.polyline(_outline(*limit, length_s, top), "limit"))
     shares = {name: [min(moment / length_s, 1.0) for moment in moments] for name, moments in rows.items()}
     parts += plot.marks(shares, alert=alert)
-    return plot.svg(parts, f"{', '.join(told)} over time")
+    return plot.svg(parts, f"{', '.join(drawn)} over time")
 
 
 def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) -> Html:
-    """The energy of each candidate [K, H] over the time ahead, those ``chosen`` in colours."""
+    """Draw the energy of each candidate [K, H] over the prediction time, with ``chosen`` ones in color."""
     plot = Plot()
     every = [*curves, *chosen.values()]
     top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
@@ -120,18 +124,24 @@ def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) ->
 
 
 def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats) -> Html:
-    """The map: ``known`` places [N, 2], the ``paths`` [K, H, 2] of all candidates, those ``chosen`` [H, 2] in
-    colours, all from ``start`` [2]."""
+    """Draw the map of futures.
+
+    Args:
+        known: Positions [N, 2] of known frames.
+        paths: Paths [K, H, 2] of all candidates.
+        chosen: Paths [H, 2] to draw in color, by name.
+        start: The common start [2].
+    """
     plot = Plot(height=400, left=10, right=10, top=10, bottom=10)
     every = np.concatenate([known, paths.reshape(-1, 2), start[None], *chosen.values()])
     low, high = every.min(axis=0), every.max(axis=0)
-    room = np.array([plot.x(1) - plot.x(0), plot.y(0) - plot.y(1)])
-    # One scale for both directions: on a map distances mean something.
-    scale = 0.94 * float((room / np.maximum(high - low, 1e-9)).min())
+    size = np.array([plot.x(1) - plot.x(0), plot.y(0) - plot.y(1)])
+    # One scale for both directions, so that distances are comparable.
+    scale = 0.94 * float((size / np.maximum(high - low, 1e-9)).min())
     middle = (low + high) / 2
 
     def shares(points: Floats) -> Points:
-        found: Points = 0.5 + (points - middle) * scale / room
+        found: Points = 0.5 + (points - middle) * scale / size
         return found
 
     def dot(place: Points, look: str, radius: int) -> str:
@@ -147,11 +157,20 @@ def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Flo
     return plot.svg(parts, f"Map of futures: {', '.join(chosen)}")
 
 
-def held(ahead_s: Points, usual: Points, most: Points, bounds: Points, still: Points) -> Html:
-    """Distances over the time ahead [H]: the median and the 90 % quantile of those that came, what had been
-    stated, and the median for who says that nothing moves."""
+def prediction_errors(
+    ahead_s: Points, medians: Points, quantiles: Points, bounds: Points, persistence: Points
+) -> Html:
+    """Draw prediction errors over the prediction time [H].
+
+    Args:
+        ahead_s: Prediction times.
+        medians: Median errors.
+        quantiles: 90 % quantiles of the errors.
+        bounds: Published error bounds.
+        persistence: Median errors of the prediction that nothing moves.
+    """
     plot = Plot(left=84)
-    every = np.array([usual, most, still, bounds])
+    every = np.array([medians, quantiles, persistence, bounds])
     top = nice(1.05 * float(every[np.isfinite(every)].max()))
     parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
     for curve, kind in zip(every, ("s0 stroke", "s1 stroke", "s2 stroke", "limit"), strict=True):
@@ -160,7 +179,7 @@ def held(ahead_s: Points, usual: Points, most: Points, bounds: Points, still: Po
 
 
 def _outline(times: Points, values: Points, length_s: float, top: float) -> list[tuple[float, float]]:
-    """The highest value of each column of a chart, as shares."""
+    """Return the highest value of each column of a chart, as fractions."""
     columns = np.clip(times / max(length_s, 1e-9) * _COLUMNS, 0, _COLUMNS - 1).astype(int)
     highest = np.full(_COLUMNS, -np.inf)
     np.maximum.at(highest, columns, values)

@@ -1,4 +1,4 @@
-"""A branch of a recording as a page: each future as recorded frames, beside what came."""
+"""A what-if branch of a recording as a page: each future as recorded frames, next to the observed ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jepa_runtime.reports.html import Html, block, card, figure, html, note, num
 from jepa_runtime.reports.svg_plot import Plot, nice
 from jepa_runtime.sources.base import Image
 
-# As many as a page has colours for.
-_MOST_SHOWN = 6
+# The number of colors of a page.
+_MAX_SHOWN = 6
 
 
 def ranked(branches: Sequence[Branch]) -> list[Branch]:
-    """What was executed first, the others by their energy at the end, where there is a goal."""
+    """Sort branches: the executed one first, the others by final energy if there is a goal."""
     others = [branch for branch in branches if branch.label != EXECUTED]
     if others and others[0].energies is not None:
         others.sort(key=lambda branch: 0.0 if branch.energies is None else float(branch.energies[-1]))
@@ -27,29 +27,29 @@ def ranked(branches: Sequence[Branch]) -> list[Branch]:
 
 
 def render(found: WhatIf, *, title: str, subtitle: str) -> str:
-    """The page; it needs nothing but itself."""
-    shown = ranked(found.branches)[:_MOST_SHOWN]
-    left = len(found.branches) - len(shown)
+    """Return the page."""
+    shown = ranked(found.branches)[:_MAX_SHOWN]
+    hidden = len(found.branches) - len(shown)
     energy = "-" if found.current_energy is None else f"{found.current_energy:.4g}"
     cards = [card("moment", f"{found.moment.time_s:.3f} s", f"stamp {found.moment.stamp_ns} ns", kind="main")]
-    cards.append(card("energy to the goal there", energy, "" if found.goal is not None else "no goal"))
+    cards.append(card("energy to the goal", energy, "" if found.goal is not None else "no goal"))
     cards.append(card("futures", str(len(found.branches)), f"{len(found.moment.due)} steps each"))
     parts = [
         block("cards", cards),
         section(
-            "What came, and what would have come",
+            "Observed and predicted",
             _strip(found, shown),
             note(
-                "Latents cannot be decoded. A future is shown as the frame, of "
-                f"{found.album} recorded around the moment, whose latent is most similar to it; the number "
-                "is how far that is (norm), which tells how well the recording can show it."
-                + (f" {left} more futures are not shown." if left > 0 else "")
+                "Latents cannot be decoded. A predicted latent is shown as the most similar of the "
+                f"{found.album} frames recorded around the moment; the number is the distance (norm) of "
+                "their latents, which indicates how well the frame represents it."
+                + (f" {hidden} more futures are not shown." if hidden > 0 else "")
             ),
         ),
     ]
     charts = _charts(found, shown)
     if charts:
-        parts.append(section("Figures", block("columns", charts)))
+        parts.append(section("Energies and errors", block("columns", charts)))
     return page(title, subtitle, parts)
 
 
@@ -57,7 +57,7 @@ def _strip(found: WhatIf, shown: Sequence[Branch]) -> Html:
     ahead = [f"+{(step + 1) * found.step_s:g} s" for step in range(len(found.came))]
     start = _picture(found.image, "the image at the moment")
     goal = Html("") if found.goal is None else _captioned(_picture(found.goal, "the goal"), "the goal")
-    rows: list[list[str]] = [["what then came", start, *(_came(image) for image in found.came)]]
+    rows: list[list[str]] = [["observed", start, *(_observed(image) for image in found.came)]]
     for index, branch in enumerate(shown):
         cells = [
             _captioned(_picture(image, f"{branch.label}, step {step + 1}"), f"{distance:.3g}")
@@ -67,18 +67,18 @@ def _strip(found: WhatIf, shown: Sequence[Branch]) -> Html:
     return numbers(["", "at the moment", *ahead], rows)
 
 
-def _came(image: Image | None) -> Html:
-    return Html("no image") if image is None else _picture(image, "what came")
+def _observed(image: Image | None) -> Html:
+    return Html("no image") if image is None else _picture(image, "the observed frame")
 
 
 def _captioned(picture: Html, caption: str) -> Html:
     return Html(f"{picture}<small>{html(caption)}</small>")
 
 
-def _picture(image: Image, what: str) -> Html:
+def _picture(image: Image, description: str) -> Html:
     height, width = image.shape[:2]
     uri = data_uri(to_jpeg(image))
-    return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{html(what)}'/>")
+    return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{html(description)}'/>")
 
 
 def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:
@@ -94,8 +94,8 @@ def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:
             charts.append(
                 figure(
                     _lines(lines, found.step_s, "norm"),
-                    "What was predicted for the actions that were executed, against what came; the bound is "
-                    "stated for 90 % of such errors.",
+                    "Error of the prediction for the executed actions against the observed frames; the "
+                    "target coverage of the bound is 90 %.",
                     title="Error of the prediction",
                     legend=["error", "bound"],
                 )

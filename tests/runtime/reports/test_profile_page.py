@@ -121,9 +121,9 @@ def test_the_headline_is_the_response_as_described() -> None:
     ):
         assert shown[f"Response {label}"][0] == f"{ms(quantile.value)} ms"
         assert ms(quantile.low) in shown[f"Response {label}"][1]
-    assert shown["Deadline missed"][0] == f"{run.misses} of 1800"
+    assert shown["Deadline misses"][0] == f"{run.misses} of 1800"
     assert shown["Frames dropped"] == ("3 of 1800", "and 1 failed")
-    assert shown["Results"] == (f"{run.achieved_hz:.4g} Hz", "30 Hz were due")
+    assert shown["Results"] == (f"{run.achieved_hz:.4g} Hz", "scheduled: 30 Hz")
     assert shown["Parity"] == ("0.99800", "worst cosine; within tolerance")
 
 
@@ -149,7 +149,7 @@ def test_latency_and_parity_stand_together() -> None:
     bad = Parity(graph="predictor", mean_cosine=0.9, worst_cosine=0.5, max_abs=1.0, ok=False)
     page = parse(make_profile(parity=[*make_profile().parity, bad]))
     together = rows(sections(page)["Latency and parity"])
-    assert together["response, every frame that was due"][-1] == "1800"
+    assert together["response, all scheduled frames"][-1] == "1800"
     assert together["encoder"] == ["within tolerance", "0.999900", "0.998000", "0.02"]
     assert together["predictor"][0] == "outside tolerance"
     assert cards(page)["Parity"] == ("0.50000", "worst cosine; outside tolerance")
@@ -157,7 +157,7 @@ def test_latency_and_parity_stand_together() -> None:
 
 def test_percentiles_that_the_frames_do_not_carry_are_dashes() -> None:
     page = parse(minimal(make_run(frames=50)))
-    assert cards(page)["Response p99"] == ("-", "50 frames do not carry it")
+    assert cards(page)["Response p99"] == ("-", "too few frames (50)")
     assert cards(page)["Parity"] == ("-", "not measured")
     assert rows(sections(page)["Stages"])["encode"][3:5] == ["-", "-"]
 
@@ -191,7 +191,7 @@ def test_the_waterfall_begins_each_stage_where_the_one_before_ends() -> None:
 def test_what_was_not_measured_is_left_out() -> None:
     assert set(sections(parse(minimal(make_run(frames=200))))) == {
         "Latency and parity",
-        "What was measured, on what",
+        "Measurement",
         "Distribution",
         "Over time",
         "Stages",
@@ -201,12 +201,12 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 def test_rates_cold_start_and_machine_are_told() -> None:
     page = sections(parse(make_profile()))
-    assert rows(page["How fast it can go"])["40 Hz"] == ["400", "40", "60", "16.00", "23.00", "56.00"]
-    assert "The knee, 30 Hz" in words(page["How fast it can go"])
-    assert "Highest rate, closed loop" in cards(page["How fast it can go"])
+    assert rows(page["Throughput"])["40 Hz"] == ["400", "40", "60", "16.00", "23.00", "56.00"]
+    assert "The knee, 30 Hz" in words(page["Throughput"])
+    assert "Highest rate, closed loop" in cards(page["Throughput"])
     assert rows(page["Cold start and idle"])["first encode"] == ["9.25"]
     assert rows(page["Cold start and idle"])["total"] == ["1,340"]
-    machine = words(page["What the machine did"])
+    machine = words(page["Machine"])
     assert "package power: no RAPL counters in /sys/class/powercap" in machine
     assert "not measured: the machine has no power sensor" in machine
     assert "mean 250 MB, 250 to 250" in machine
@@ -214,14 +214,14 @@ def test_rates_cold_start_and_machine_are_told() -> None:
 
 def test_what_was_read_just_before_the_run_stands_at_its_beginning() -> None:
     early = Reading(name="rss", unit="MB", times_s=[-0.1, 4.9], values=[1.0, 2.0])
-    told = words(sections(parse(make_profile(readings=[early])))["What the machine did"])
+    told = words(sections(parse(make_profile(readings=[early])))["Machine"])
     assert "5 s" in told and "-0 s" not in told
 
 
 def test_a_sweep_without_a_knee_says_so() -> None:
     points = make_profile().sweep.points[-1:]
     page = parse(make_profile(sweep=Sweep(points=points, max_late=0.01, knee_hz=None)))
-    assert "No rate was kept up with: more than 1 %" in words(sections(page)["How fast it can go"])
+    assert "No sustained rate: more than 1 %" in words(sections(page)["Throughput"])
 
 
 def test_by_how_much_medians_miss_the_median_of_the_whole_is_told() -> None:
@@ -234,7 +234,9 @@ def test_by_how_much_medians_miss_the_median_of_the_whole_is_told() -> None:
     kept = {"scheduled_s": run.scheduled_s[:3], "latency_ms": [9.0] * 3, "stages_ms": stages}
     page = parse(make_profile(run=run.model_copy(update=kept | {"device_ms": {}})))
     told = words(sections(page)["Stages"])
-    assert "Medians do not add up to the median of the whole: these give 3.00 ms of 9.00 ms." in told
+    assert (
+        "Medians do not add up to the median of the whole: their sum is 3.00 ms, the median 9.00 ms." in told
+    )
 
 
 def test_the_slowest_layers_come_first_and_the_others_are_folded() -> None:
@@ -304,7 +306,7 @@ def test_an_imported_summary_claims_neither_drops_nor_samples() -> None:
     page = parse(told())
     shown = cards(page)
     assert shown["Latency p50"] == ("4.25 ms", "")
-    assert shown["Latency p99"] == ("-", "not told")
+    assert shown["Latency p99"] == ("-", "not reported")
     assert "Frames dropped" not in shown
     assert {"Distribution", "Over time", "Stages"}.isdisjoint(sections(page))
     assert "summary without samples" in words(page)
@@ -315,7 +317,7 @@ def test_a_closed_loop_is_not_passed_off_as_latency_at_a_rate() -> None:
     run = make_run(frames=200).model_copy(update={"rate_hz": None, "deadline_ms": None})
     page = parse(minimal(run))
     assert "Response p50" not in cards(page)
-    assert "these are not latencies at a rate" in words(page)
+    assert "these are not latencies at a fixed rate" in words(page)
 
 
 @settings(max_examples=40)

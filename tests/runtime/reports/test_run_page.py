@@ -17,6 +17,7 @@ from jepa_runtime.reports.run_figure import draw
 from jepa_runtime.reports.run_page import render, surprises
 from jepa_runtime.visualization.atlas import Atlas, thumbnail
 from jepa_runtime.visualization.run_data import Run, Series, read_run
+from tests.errors import code
 from tests.runtime.bags import write_bag
 from tests.runtime.reports.test_report_in_browser import DESK, PHONE, Browser, browser
 from tests.runtime.visualization import runs
@@ -31,16 +32,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run: Run) -> None:
     page = render(run)
-    for part in ("What was seen", "Map of futures", "Energy of each candidate", "Surprise", "1 of 1"):
+    for part in ("Observations", "Map of futures", "Energy of each candidate", "Surprise", "1 of 1"):
         assert part in page
     for part in (
-        "Errors against their bounds",
+        "Prediction errors and their bounds",
         "image to futures in the planner",
         "best candidate",
         "fake 1.2.3",
     ):
         assert part in page
-    assert page.count("Futures foreseen") == 4
+    assert page.count("Futures predicted") == 4
     assert not re.search(r"<script|https?:|@import|url\(", page)
     assert "the 60 frames of this run" in page
 
@@ -80,7 +81,7 @@ def test_times_are_rounded_once(run: Run) -> None:
 
 def test_frames_of_a_bundle_are_shown_and_said_to_be(run: Run) -> None:
     atlas = Atlas.build(run.latents, np.arange(7), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 7, 2)
-    assert "the 7 frames that the bundle remembers" in render(run, atlas)
+    assert "the 7 frames of the bundle&#x27;s atlas" in render(run, atlas)
 
 
 def test_a_name_cannot_become_markup(run: Run) -> None:
@@ -92,8 +93,8 @@ def test_a_name_cannot_become_markup(run: Run) -> None:
 def test_a_run_of_little_is_still_a_page(tmp_path: Path) -> None:
     few = [entry for entry in runs.entries(goal=False) if entry[1].endswith(("latent", "info", "image_raw"))]
     page = render(read_run(write_bag(tmp_path / "run.mcap", few)))
-    assert "What was seen" in page
-    for absent in ("Futures foreseen", "Surprise", "Errors against", "Distance to the goal"):
+    assert "Observations" in page
+    for absent in ("Futures predicted", "Surprise", "Prediction errors", "Distance to the goal"):
         assert absent not in page
 
 
@@ -125,12 +126,12 @@ def test_without_matplotlib_it_says_what_to_install(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(RecordingError, match=r"pip install 'jepa-edge\[viz\]'"):
+    with pytest.raises(RecordingError, check=code("report.matplotlib_missing")):
         draw(run, tmp_path / "futures.png")
 
 
 def test_nothing_foreseen_to_its_end_is_nothing_to_draw(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="no future of it was seen through"):
+    with pytest.raises(RecordingError, check=code("report.no_predictions")):
         draw(dataclasses.replace(run, moments=()), tmp_path / "futures.png")
 
 
