@@ -148,8 +148,8 @@ def _summary(
         "futures": replayed.futures,
         "surprises": replayed.surprises,
         "resets": replayed.resets,
-        "refused": replayed.refused,
-        "last_refusal": replayed.last_refusal,
+        "refused": replayed.rejected,
+        "last_refusal": replayed.last_rejection,
         "threads": args.threads,
         "model": model_facts(model),
         "comparison": None if comparison is None else _comparison(comparison),
@@ -183,9 +183,9 @@ def _show(console: Console, out: Path, replayed: Replayed) -> None:
         f"{broken}; written to {out}",
         markup=False,
     )
-    if replayed.refused:
+    if replayed.rejected:
         console.print(
-            f"{replayed.refused} inputs rejected, as by the nodes; the last: {replayed.last_refusal}",
+            f"{replayed.rejected} inputs rejected, as by the nodes; the last: {replayed.last_rejection}",
             markup=False,
         )
 

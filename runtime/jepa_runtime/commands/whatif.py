@@ -154,13 +154,13 @@ def _as_json(args: argparse.Namespace, found: WhatIf, model: dict[str, Any]) -> 
         "stamp_ns": found.moment.stamp_ns,
         "image": found.moment.index,
         "step_s": found.step_s,
-        "horizon": len(found.moment.due),
+        "horizon": len(found.moment.step_images),
         "model": model,
         "goal": found.goal is not None,
         "current_energy": found.current_energy,
         "error_bounds": _numbers(found.error_bounds),
-        "came": [image is not None for image in found.came],
-        "frames_looked_through": found.album,
+        "came": [image is not None for image in found.arrived],
+        "frames_looked_through": found.album_size,
         "branches": [
             {
                 "label": entry.label,
@@ -190,7 +190,7 @@ def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     # Numbers are never wrapped; labels are.
     table.add_column("", overflow="fold")
-    for step in range(len(found.moment.due)):
+    for step in range(len(found.moment.step_images)):
         table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right", no_wrap=True)
     rows = ranked(found.branches)
     errors = [(f"{entry.label}: error", entry.errors) for entry in rows if entry.errors is not None]

@@ -1,1 +1,1 @@
-"""From predicted futures to actions: energies, searches within limits, plans, receding-horizon control."""
+"""Search for action sequences: CEM and MPPI, energies and costs, action limits, default candidates."""

@@ -1,7 +1,8 @@
 """The cross-entropy method over action sequences.
 
-Source: Rubinstein and Kroese, "The Cross-Entropy Method" (2004), in the form world-model planners use it:
-refitted to the ``topk`` cheapest candidates, warm-started from step to step."""
+Source: Rubinstein and Kroese, "The Cross-Entropy Method" (2004), as world-model planners use it: refitted to
+the ``topk`` candidates of lowest cost, warm-started from step to step.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ from jepa_runtime.planning.search import Search, SearchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CEMConfig(SearchConfig):
-    """Settings.
+    """Settings of the cross-entropy method.
 
     Attributes:
-        momentum_mean, momentum_std: share of the old mean and spread that the new ones keep.
+        momentum_mean: Weight of the old mean in the new one.
+        momentum_std: Weight of the old spread in the new one.
     """
 
     momentum_mean: float = 0.0

@@ -1,4 +1,4 @@
-"""Candidates to follow when nobody proposes any: a fan of constant actions in all directions."""
+"""Default candidates if none are proposed: constant actions in all directions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ _DIRECTION_SEED = 20
 
 
 def default_candidates(manifest: Manifest, num_samples: int | None = None) -> NDArray[np.float32]:
-    """Constant actions held over the whole horizon, float32 [K, H, A], within the model's box and norm.
+    """Return constant actions over the whole horizon, float32 [K, H, A], within the model's box and norm.
 
-    The first candidate is to do nothing (or what comes nearest to it inside the box). The others point in
-    directions spread evenly over the circle (A = 2), both ways (A = 1) or over the sphere (A > 2), at full,
-    two-thirds and one-third size if K leaves room for that.
+    The first candidate is to stand (or the nearest action inside the box). The others are spread evenly over
+    the circle (A = 2), both directions (A = 1) or the sphere (A > 2), at full, two-thirds and one-third size
+    if K permits.
 
     Args:
-        manifest: whose ``io.action`` and ``horizon`` to obey.
-        num_samples: K; the manifest's own number if left out.
+        manifest: Manifest with action limits and horizon.
+        num_samples: K; None: the manifest's.
+
+    Raises:
+        ValueError: ``num_samples`` is less than 1.
     """
     count = manifest.num_samples if num_samples is None else num_samples
     if count < 1:
@@ -30,8 +33,8 @@ def default_candidates(manifest: Manifest, num_samples: int | None = None) -> ND
     sizes = (1.0, 2 / 3, 1 / 3) if count > 12 else (1.0,)
     chosen = [rest[None]]
     for ring, size in enumerate(sizes):
-        share = (count - sum(map(len, chosen))) // (len(sizes) - ring)
-        directions = _directions(len(rest), share, ring).astype(np.float32)
+        per_ring = (count - sum(map(len, chosen))) // (len(sizes) - ring)
+        directions = _directions(len(rest), per_ring, ring).astype(np.float32)
         reach = np.where(directions > 0, limits.high - rest, rest - limits.low)
         furthest = limits.clip(rest + directions * reach)
         chosen.append(rest + size * (furthest - rest))
@@ -40,7 +43,7 @@ def default_candidates(manifest: Manifest, num_samples: int | None = None) -> ND
 
 
 def _directions(size: int, count: int, ring: int) -> NDArray[np.float64]:
-    """``count`` unit vectors [count, size]; rings are turned so that they do not line up."""
+    """Return ``count`` unit vectors [count, size]; rings are rotated against each other."""
     if size == 1:
         return np.where(np.arange(count) % 2 == 0, 1.0, -1.0)[:, None] * np.linspace(1.0, 0.5, count)[:, None]
     if size == 2:

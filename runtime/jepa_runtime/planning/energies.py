@@ -1,8 +1,9 @@
-"""How far predicted futures are from a goal: energies along the way, and what they cost together.
+"""Energies of predicted futures to a goal, and the cost of a candidate.
 
-An energy compares latents [..., T, D] with a goal [T, D]; an image of the goal is encoded by the caller. A
-bundle may have learned an energy of its own (:meth:`jepa_runtime.model.world_model.WorldModel.energy`). A
-reduction makes one cost of the H energies of each candidate."""
+An energy compares latents [..., T, D] with a goal [T, D]; the caller encodes a goal image. A bundle may have
+a learned energy (:meth:`jepa_runtime.model.world_model.WorldModel.energy`). A reduction turns the H energies
+of a candidate into one cost.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ ReductionName = Literal["last_step", "sum", "discounted", "min"]
 
 
 def l1(latents: Floats32, goal: Floats32) -> Floats32:
-    """Mean absolute difference over tokens and dimensions [...].
+    """Return the mean absolute difference over tokens and dimensions [...].
 
     Source: V-JEPA 2-AC (Assran et al. 2025), ``l1`` of its notebooks/utils/mpc_utils.py.
     """
@@ -28,15 +29,15 @@ def l1(latents: Floats32, goal: Floats32) -> Floats32:
 
 
 def l2(latents: Floats32, goal: Floats32) -> Floats32:
-    """Euclidean distance of all tokens and dimensions together [...]."""
+    """Return the Euclidean distance over all tokens and dimensions [...]."""
     energies: Floats32 = np.sqrt(_sum_of_squares(latents - goal))
     return energies
 
 
 def mean_squared(latents: Floats32, goal: Floats32) -> Floats32:
-    """Mean squared difference over tokens and dimensions [...].
+    """Return the mean squared difference over tokens and dimensions [...].
 
-    Source: LeWM (Maes et al. 2026), ``criterion`` of its jepa.py, which sums instead: of one latent size the
+    Source: LeWM (Maes et al. 2026), ``criterion`` of its jepa.py, which sums instead; for one latent size the
     order is the same. eb_jepa, ``ReprTargetDistMPCObjective`` of its eb_jepa/planning.py.
     """
     energies: Floats32 = _sum_of_squares(latents - goal) / np.float32(goal.size)
@@ -44,8 +45,9 @@ def mean_squared(latents: Floats32, goal: Floats32) -> Floats32:
 
 
 def cosine(latents: Floats32, goal: Floats32) -> Floats32:
-    """One minus the cosine between each token and the goal's, mean over tokens [...]: 0 … 2. A token of
-    length zero has no direction, and counts as orthogonal.
+    """Return one minus the cosine between each token and the goal's, mean over tokens [...]: 0 … 2.
+
+    A token of length zero counts as orthogonal.
     """
     products = np.einsum("...td,td->...t", latents, goal)
     lengths = np.linalg.norm(latents, axis=-1) * np.linalg.norm(goal, axis=-1)
@@ -63,17 +65,18 @@ ENERGIES: dict[EnergyName, Callable[[Floats32, Floats32], Floats32]] = {
 
 
 def plan_costs(energies: Floats32, reduction: ReductionName = "sum", *, discount: float = 0.99) -> Floats32:
-    """Costs [K] of candidates from the energies [K, H] along them.
+    """Return the costs [K] of candidates.
 
     Args:
-        reduction: ``last_step`` asks only where a candidate ends (V-JEPA 2-AC; LeWM). ``sum`` prefers to
-            arrive early and to stay (eb_jepa with ``sum_all_diffs``; ours). ``discounted`` is the sum of
-            ``discount ** h`` times the energy of step h = 0 … H-1, for models that are wrong further out.
-            ``min`` asks how near a candidate ever comes, and lets it pass by.
-        discount: of ``discounted``.
+        energies: Energies [K, H] of the candidates.
+        reduction: ``last_step``: the last energy only (V-JEPA 2-AC; LeWM). ``sum``: prefers to arrive early
+            and to stay (eb_jepa with ``sum_all_diffs``; the default). ``discounted``: the sum of ``discount
+            ** h`` times the energy of step h = 0 … H-1, for models with larger errors further ahead. ``min``:
+            the lowest energy, even if the candidate passes by.
+        discount: Discount of ``discounted``.
 
     Raises:
-        ValueError: there is no such reduction.
+        ValueError: There is no such reduction.
     """
     costs: Floats32
     match reduction:

@@ -1,7 +1,8 @@
-"""Model predictive path integral control over action sequences: every elite counts, the cheaper the more.
+"""Model predictive path integral control over action sequences: elites weighted by their cost.
 
 Source: Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning" (2017), without
-its cost of control; with elites and, if asked for, a refitted spread as in TD-MPC (Hansen et al. 2022)."""
+its control cost; with elites and an optional refitted spread as in TD-MPC (Hansen et al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from jepa_runtime.planning.search import Search, SearchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MPPIConfig(SearchConfig):
-    """Settings; ``topk`` is usually all of ``num_samples``, or a tenth of them.
+    """Settings of MPPI; ``topk`` is usually all of ``num_samples``, or a tenth.
 
     Attributes:
-        temperature: lambda, in the unit of the costs. The lower, the more the cheapest counts alone. Some
-            implementations name its inverse so.
-        refit_std: fit the spread to the weighted elites too; without it stays as it was.
+        temperature: Lambda, in the unit of the costs. A lower value gives the lowest cost more weight. Some
+            implementations use this name for its inverse.
+        refit_std: Fit the spread to the weighted elites too; otherwise it does not change.
     """
 
     topk: int = 64
@@ -46,7 +47,7 @@ class MPPI(Search[MPPIConfig]):
 
 
 def path_weights(costs: NDArray[np.floating], temperature: float) -> Floats32:
-    """Weights [K] of candidates of ``costs`` [K]: exp(-(cost - least) / temperature), together 1."""
+    """Return the normalized weights [K] exp(-(cost - lowest) / temperature) of ``costs`` [K]."""
     weights = np.exp(-(costs - costs.min()) / temperature)
-    normalised: Floats32 = (weights / weights.sum()).astype(np.float32)
-    return normalised
+    normalized: Floats32 = (weights / weights.sum()).astype(np.float32)
+    return normalized

@@ -1,4 +1,4 @@
-"""One plan: ask, predict, tell, as often as the time allows."""
+"""One complete plan: search iterations until a count or a time budget is used up."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Rollout = Callable[[Floats32], Floats32]
 
 @dataclass(frozen=True)
 class Plan:
-    """What was found.
+    """Result of a plan.
 
     Attributes:
-        mean: [H, A], what the search holds now: what planners of the field execute.
-        best: [H, A], the cheapest candidate that was predicted (the mean, where no cost was a number).
-        cost: of the best; infinite, where no cost was a number.
-        iterations: how many were made.
+        mean: Mean of the search [H, A], which published planners execute.
+        best: Candidate [H, A] of lowest cost; the mean if no cost was finite.
+        cost: Cost of the best; infinite if no cost was finite.
+        iterations: Number of iterations.
     """
 
     mean: Floats32
@@ -38,15 +38,16 @@ class Plan:
 
 
 class Planner:
-    """Runs a search against a rollout.
+    """Runs a search with a rollout.
 
     Args:
-        search: carries the plan from one call to the next; ``search.shift`` when actions were executed.
-        iterations: at most.
-        budget_s: no iteration begins that would end later, if it took as long as the longest of the plan so
-            far; the first always does. None: no budget.
-        reduction, discount: what makes costs of energies, see :func:`plan_costs`.
-        clock: seconds.
+        search: Carries the plan from one call to the next; call ``search.shift`` after executing actions.
+        iterations: Maximum number of iterations.
+        budget_s: Time budget: an iteration does not begin if it would end later, assuming the longest
+            duration so far; the first always begins. None: no budget.
+        reduction: How energies become costs, see :func:`plan_costs`.
+        discount: Discount of the reduction.
+        clock: Seconds.
 
     Raises:
         ValueError: ``iterations`` or ``budget_s`` is out of range.
@@ -72,14 +73,17 @@ class Planner:
         self._clock = clock
 
     def plan(self, rollout: Rollout) -> Plan:
-        """Search on from where the search stands.
+        """Continue the search and return the plan.
+
+        Args:
+            rollout: Returns energies [K, H] or costs [K] of candidates [K, H, A].
 
         Raises:
-            ValueError: ``rollout`` does not give one row of energies, or one cost, for each candidate.
+            ValueError: ``rollout`` does not return one row of energies, or one cost, for each candidate.
         """
         ends = self._clock()
         until, longest_s = ends + self._budget_s, 0.0
-        best, least, done = self.search.mean, math.inf, 0
+        best, lowest, done = self.search.mean, math.inf, 0
         while done < self._iterations and (done == 0 or ends + longest_s <= until):
             began = ends
             candidates = self.search.ask()
@@ -88,14 +92,14 @@ class Planner:
                 costs = plan_costs(costs, self._reduction, discount=self._discount)
             self.search.tell(costs)
             done += 1
-            known = np.where(np.isfinite(costs), costs, np.inf)
-            cheapest = int(np.argmin(known))
-            if known[cheapest] < least:
-                best, least = candidates[cheapest], float(known[cheapest])
+            finite = np.where(np.isfinite(costs), costs, np.inf)
+            index = int(np.argmin(finite))
+            if finite[index] < lowest:
+                best, lowest = candidates[index], float(finite[index])
             ends = self._clock()
             longest_s = max(longest_s, ends - began)
-        best = best if least < math.inf else self.search.mean
-        return Plan(self.search.mean.copy(), best.copy(), least, done)
+        best = best if lowest < math.inf else self.search.mean
+        return Plan(self.search.mean.copy(), best.copy(), lowest, done)
 
 
 def create_search(config: CEMConfig | MPPIConfig, limits: ActionLimits, *, seed: int) -> CEM | MPPI:

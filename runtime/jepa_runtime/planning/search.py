@@ -1,6 +1,8 @@
-"""What searches over action sequences have in common, as ask and tell: whoever predicts the futures stays
-outside. A diagonal Gaussian over the actions of every step gives candidates, and is refitted to what they
-cost."""
+"""Base of searches over action sequences, with an ask/tell interface: the caller predicts the futures.
+
+Candidates are drawn from a diagonal Gaussian over the actions of every step, which is refitted to their
+costs.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,16 @@ class SearchConfig:
     Attributes:
         num_samples: K, candidates per iteration.
         horizon: H.
-        topk: how many of the cheapest candidates (the elites) count.
-        init_std, min_std: of the first iteration, and of every later one at least.
-        constant_fraction: of the candidates hold one action over the whole horizon, drawn about the least
-            that is allowed, which finds the way around a wall that independent steps average out.
-        noise_beta: power of the noise falls with frequency as 1/f^beta along the horizon; 0 is white. Above
-            it, candidates go further in one direction (iCEM, Pinneri et al. 2020).
-        keep_elites: so many of the last elites are candidates again (iCEM).
-        warm_start: the next plan begins from this one, moved on, with half the spread; without it, as the
-            first did, from zero with all of it. The word is that of stable-worldmodel.
+        topk: Number of candidates of lowest cost (elites) that count.
+        init_std: Standard deviation of the first iteration.
+        min_std: Minimum standard deviation of later iterations.
+        constant_fraction: Proportion of candidates that hold one action over the whole horizon, drawn around
+            the smallest allowed action. They find a path around a wall, which independent steps average out.
+        noise_beta: The noise power falls with frequency as 1/f^beta along the horizon; 0 is white. With
+            higher values, candidates go further in one direction (iCEM, Pinneri et al. 2020).
+        keep_elites: Number of the last elites that are candidates again (iCEM).
+        warm_start: The next plan starts from the shifted one with half the spread; otherwise from zero with
+            the full spread. The name is that of stable-worldmodel.
     """
 
     num_samples: int = 64
@@ -55,7 +58,7 @@ class SearchConfig:
             raise ValueError(f"constant_fraction must be between 0 and 1, got {self.constant_fraction}")
         if not 0 <= self.keep_elites <= min(self.topk, self.num_samples - 1):
             raise ValueError(
-                f"keep_elites must be between 0 and topk ({self.topk}), and leave room for the plan, got "
+                f"keep_elites must be between 0 and topk ({self.topk}) and below num_samples, got "
                 f"{self.keep_elites}"
             )
 
@@ -64,16 +67,16 @@ Config = TypeVar("Config", bound=SearchConfig)
 
 
 class Search(ABC, Generic[Config]):
-    """Searches the action sequence of least cost.
+    """Searches for the action sequence of lowest cost.
 
-    ``ask`` gives candidates [K, H, A], ``tell`` takes their costs [K], ``mean`` [H, A] is the plan. The
-    first candidate is always the plan itself, so that a good plan is never lost to chance. Everything that is
-    drawn comes from one generator: the same seed and costs give the same plan.
+    ``ask`` returns candidates [K, H, A], ``tell`` takes their costs [K], and ``mean`` [H, A] is the plan. The
+    first candidate is always the plan itself, so that a good plan is not lost by chance. All random numbers
+    come from one generator: the same seed and costs give the same plan.
 
     Attributes:
-        mean: the plan, within the limits.
-        executed: [A], what the robot did last, from where ``limits.max_change`` counts; ``shift`` keeps it.
-            Set it where the robot did something else. None: unknown.
+        mean: The plan, within the limits.
+        executed: Last executed action [A], from which ``limits.max_change`` counts; updated by ``shift``. Set
+            it if the robot executed another one. None: unknown.
     """
 
     def __init__(self, config: Config, limits: ActionLimits, *, seed: int) -> None:
@@ -82,83 +85,77 @@ class Search(ABC, Generic[Config]):
         self.executed: Floats32 | None = None
         self._rng = np.random.default_rng(seed)
         self._scale: Floats32 = ((limits.high - limits.low) / 2).astype(np.float32)
-        self._colour = colouring(config.horizon, config.noise_beta) if config.noise_beta else None
+        self._noise_matrix = noise_matrix(config.horizon, config.noise_beta) if config.noise_beta else None
         self.reset()
 
     def reset(self) -> None:
-        """Forget the plan: zero mean, widest spread."""
+        """Discard the plan: zero mean, full spread."""
         size = (self.config.horizon, len(self.limits.low))
         self.mean: Floats32 = self.limits.clip(np.zeros(size, np.float32), self.executed)
         self._std = np.full(size, self.config.init_std, np.float32) * self._scale
-        self._kept: Floats32 = np.empty((0, *size), np.float32)
-        self._asked: Floats32 | None = None
+        self._elites: Floats32 = np.empty((0, *size), np.float32)
+        self._candidates: Floats32 | None = None
 
     def ask(self) -> Floats32:
-        """Candidates float32 [K, H, A] inside the limits."""
+        """Return candidates float32 [K, H, A] within the limits."""
         count, (steps, width) = self.config.num_samples, self.mean.shape
         noise = self._rng.standard_normal((count, steps, width), dtype=np.float32)
-        if self._colour is not None:
-            noise = np.matmul(self._colour, noise)
+        if self._noise_matrix is not None:
+            noise = np.matmul(self._noise_matrix, noise)
         constant = round(count * self.config.constant_fraction)
         samples: Floats32 = self.mean + noise * self._std
-        held = noise[count - constant :, :1] * self.config.init_std * self._scale
-        samples[count - constant :] = self.limits.clip(np.zeros((1, width), np.float32)) + held
+        constants = noise[count - constant :, :1] * self.config.init_std * self._scale
+        samples[count - constant :] = self.limits.clip(np.zeros((1, width), np.float32)) + constants
         samples[0] = self.mean
-        samples[1 : 1 + len(self._kept)] = self._kept
-        self._asked = self.limits.clip(samples, self.executed)
-        return self._asked
+        samples[1 : 1 + len(self._elites)] = self._elites
+        self._candidates = self.limits.clip(samples, self.executed)
+        return self._candidates
 
     def tell(self, costs: NDArray[np.floating]) -> None:
-        """Refit to what the candidates last asked for cost; ``costs`` [K]. One that costs no finite number is
-        no elite: of it nothing is known. Where none does, the plan stays.
+        """Refit to the costs [K] of the last candidates.
+
+        Candidates without a finite cost are no elites; if no cost is finite, the plan does not change.
 
         Raises:
-            ValueError: there is not one cost for each of them.
+            ValueError: The number of costs is wrong, or there are no candidates.
         """
-        if self._asked is None or costs.shape != (self.config.num_samples,):
+        if self._candidates is None or costs.shape != (self.config.num_samples,):
             raise ValueError(
                 f"tell needs one cost for each of the {self.config.num_samples} candidates of the last "
                 f"ask, got {costs.shape}"
             )
         order = np.argsort(costs, kind="stable")
         order = order[np.isfinite(costs[order])][: self.config.topk]
-        elites = self._asked[order]
+        elites = self._candidates[order]
         if len(elites):
             self._refit(elites, costs[order])
-        # Of allowed elites the mean is allowed, but for rounding and for what of it comes from before.
+        # The mean of allowed elites is allowed, except for rounding and momentum.
         self.mean = self.limits.clip(self.mean, self.executed)
-        self._kept = elites[: self.config.keep_elites]
-        self._asked = None
-
-    def escape(self) -> Floats32:
-        """One action [A] in any direction, as large as the limits allow, to get away from where the plan is
-        wrong about the world; the plan is forgotten.
-        """
-        self.reset()
-        direction = self._rng.standard_normal(len(self._scale), dtype=np.float32)
-        direction /= max(float(np.abs(direction).max()), 1e-9)
-        action = (self.limits.low + self.limits.high) / 2 + direction * self._scale
-        escaping: Floats32 = self.limits.clip(action[None], self.executed)[0]
-        return escaping
+        self._elites = elites[: self.config.keep_elites]
+        self._candidates = None
 
     def directions(self, speed: float) -> Floats32:
-        """Constant actions [K, H, A] in random directions, within the limits and at most this proportion of
-        what the box allows. The plan is forgotten.
+        """Return constant actions [K, H, A] in random directions, and discard the plan.
+
+        Args:
+            speed: Size of the actions, as a proportion of the box.
         """
         self.reset()
         count, (steps, width) = self.config.num_samples, self.mean.shape
-        ways = self._rng.standard_normal((count, 1, width), dtype=np.float32)
-        ways /= np.maximum(np.abs(ways).max(axis=-1, keepdims=True), np.float32(1e-9))
+        vectors = self._rng.standard_normal((count, 1, width), dtype=np.float32)
+        vectors /= np.maximum(np.abs(vectors).max(axis=-1, keepdims=True), np.float32(1e-9))
         return self.limits.clip(
-            np.repeat(ways * self._scale * np.float32(speed), steps, axis=1), self.executed
+            np.repeat(vectors * self._scale * np.float32(speed), steps, axis=1), self.executed
         )
 
     def shift(self, steps: int = 1, *, executed: Floats32 | None = None) -> None:
-        """Time went on by ``steps``: drop the actions done, hold the last one, and widen the search again; or
-        begin anew, without ``warm_start``.
+        """Advance the plan by ``steps``: drop those actions, hold the last one, and widen the search.
+
+        Without ``warm_start`` the plan is discarded instead.
 
         Args:
-            executed: [A], what the robot did last; None: as planned.
+            steps: Number of steps.
+            executed: Last executed action [A]; None: as planned.
         """
         steps = min(steps, self.config.horizon)
         if executed is not None:
@@ -169,13 +166,13 @@ class Search(ABC, Generic[Config]):
             self.reset()
             return
         self.mean = self.limits.clip(_shifted(self.mean, steps), self.executed)
-        self._kept = _shifted(self._kept, steps)
+        self._elites = _shifted(self._elites, steps)
         self._std = np.full(self.mean.shape, self.config.init_std / 2, np.float32) * self._scale
-        self._asked = None
+        self._candidates = None
 
     @abstractmethod
     def _refit(self, elites: Floats32, costs: NDArray[np.floating]) -> None:
-        """Fit mean and spread to ``elites`` [n, H, A] (1 to topk), the cheapest first, of ``costs`` [n]."""
+        """Fit mean and spread to ``elites`` [n, H, A] (1 to topk) with ``costs`` [n], lowest first."""
 
     def _floor(self, std: Floats32) -> Floats32:
         floored: Floats32 = np.maximum(std, self.config.min_std * self._scale).astype(np.float32)
@@ -183,21 +180,22 @@ class Search(ABC, Generic[Config]):
 
 
 def _shifted(actions: Floats32, steps: int) -> Floats32:
-    """``actions`` [..., H, A] without the first ``steps``, the last one held for as long."""
-    held = np.repeat(actions[..., -1:, :], steps, axis=-2)
-    following: Floats32 = np.concatenate([actions[..., steps:, :], held], axis=-2)
+    """Return ``actions`` [..., H, A] without the first ``steps``; the last action is held instead."""
+    tail = np.repeat(actions[..., -1:, :], steps, axis=-2)
+    following: Floats32 = np.concatenate([actions[..., steps:, :], tail], axis=-2)
     return following
 
 
-def colouring(horizon: int, beta: float) -> Floats32:
-    """The matrix [H, H] that makes noise of power 1/f^beta of white noise, of variance 1 as before.
+def noise_matrix(horizon: int, beta: float) -> Floats32:
+    """Return the matrix [H, H] that turns white noise into noise of power 1/f^beta and variance 1.
 
-    Frequency 0 is given the power of the lowest above it. Source: Timmer and König, "On generating power law
-    noise" (1995)."""
+    Frequency 0 has the power of the lowest frequency above it. Source: Timmer and König, "On generating power
+    law noise" (1995).
+    """
     frequencies = np.fft.rfftfreq(horizon)
     frequencies[0] = 1 / horizon
     spectrum = np.fft.rfft(np.eye(horizon), axis=0) * frequencies[:, None] ** (-beta / 2)
     matrix = np.fft.irfft(spectrum, n=horizon, axis=0)
-    # The matrix is circulant: all its rows have one length, which is the noise's standard deviation.
-    coloured: Floats32 = (matrix / np.linalg.norm(matrix[0])).astype(np.float32)
-    return coloured
+    # The matrix is circulant: all rows have the same length, the standard deviation of the noise.
+    normalized: Floats32 = (matrix / np.linalg.norm(matrix[0])).astype(np.float32)
+    return normalized

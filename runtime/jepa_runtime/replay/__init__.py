@@ -1,1 +1,1 @@
-"""Recordings computed again: the same outputs from the same bag, and other futures from a moment in it."""
+"""Recorded inputs through a model: replay, comparison of outputs, and what-if."""

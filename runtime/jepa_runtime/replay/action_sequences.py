@@ -1,4 +1,4 @@
-"""From what a user types to action sequences that a model can follow."""
+"""Action sequences as users write them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jepa_runtime.planning.default_candidates import default_candidates
 FAN, EXECUTED = "fan", "executed"
 FORMS = (
     f"{EXECUTED}, {FAN}, 0.5,0;0.5,0 (steps between semicolons), or a file: .npy or .json of [K, H, A] or "
-    "[H, A], .csv of one line a step"
+    "[H, A], .csv with one line per step"
 )
 
 Floats = NDArray[np.float32]
@@ -26,45 +26,48 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ActionSequence:
-    """``actions`` [H, A] (SI units), and what they are called."""
+    """Actions [H, A] in SI units, with a label."""
 
     label: str
     actions: Floats
 
 
 def sequences(spec: str, manifest: Manifest, *, horizon: int, num_samples: int) -> list[ActionSequence]:
-    """The action sequences that ``spec`` stands for, ``horizon`` steps each.
+    """Return the action sequences of ``spec``, each with ``horizon`` steps.
 
-    The last action of a shorter one is held until the end.
+    The last action of a shorter sequence is held until the end.
 
     Args:
-        spec: one of :data:`FORMS` but ``executed``, which a recording alone knows.
-        horizon: at most the model's.
-        num_samples: of the fan.
+        spec: One of :data:`FORMS` except ``executed``, which needs a recording.
+        manifest: Manifest of the model.
+        horizon: Number of steps, at most the model's horizon.
+        num_samples: Number of default candidates (``fan``).
 
     Raises:
-        JepaRuntimeError: it stands for none, or for what this model cannot follow: actions of another size,
-            beyond its limits, not finite, or more steps than it foresees.
+        JepaRuntimeError: It is not one of these, or the model cannot evaluate it: actions of another size,
+            beyond its limits or not finite, or too many steps.
     """
     if spec == FAN:
-        every = default_candidates(manifest, num_samples)[:, :horizon]
-        return [ActionSequence(f"{FAN} ({_told(actions[0])})", actions) for actions in every]
+        candidates = default_candidates(manifest, num_samples)[:, :horizon]
+        return [ActionSequence(f"{FAN} ({_formatted(actions[0])})", actions) for actions in candidates]
     path = Path(spec)
-    named = path.name if path.suffix in _READERS else spec
+    label = path.name if path.suffix in _READERS else spec
     raw = _read_file(path) if path.suffix in _READERS else _parse(spec)
     try:
         given = np.array(raw, np.float32)
     except (ValueError, TypeError, OverflowError) as error:
-        raise JepaRuntimeError(f"{spec}: not an array of numbers: {error}") from error
+        raise JepaRuntimeError(
+            f"{spec}: not an array of numbers: {error}", code="replay.invalid_actions"
+        ) from error
     given = given[None] if given.ndim == 2 else given
     _check(spec, given, manifest, horizon)
-    held = np.repeat(given[:, -1:], horizon - given.shape[1], axis=1)
-    every = np.concatenate([given, held], axis=1)
-    names = [named] if len(every) == 1 else [f"{named} {index}" for index in range(len(every))]
-    return [ActionSequence(name, actions) for name, actions in zip(names, every, strict=True)]
+    tail = np.repeat(given[:, -1:], horizon - given.shape[1], axis=1)
+    padded = np.concatenate([given, tail], axis=1)
+    labels = [label] if len(padded) == 1 else [f"{label} {index}" for index in range(len(padded))]
+    return [ActionSequence(name, actions) for name, actions in zip(labels, padded, strict=True)]
 
 
-def _told(action: Floats) -> str:
+def _formatted(action: Floats) -> str:
     return ",".join(f"{round(float(component), 2) + 0.0:g}" for component in action)
 
 
@@ -72,19 +75,24 @@ def _check(spec: str, given: Floats, manifest: Manifest, horizon: int) -> None:
     action = manifest.io.action
     size = len(action.names)
     if given.ndim != 3 or 0 in given.shape:
-        raise JepaRuntimeError(f"{spec}: must be [K, H, {size}] or [H, {size}], got {list(given.shape)}")
+        raise JepaRuntimeError(
+            f"{spec}: must be [K, H, {size}] or [H, {size}], got {list(given.shape)}",
+            code="replay.invalid_actions",
+        )
     if given.shape[2] != size:
         raise JepaRuntimeError(
-            f"{spec}: an action of the model has {size} components ({', '.join(action.names)}), these have "
-            f"{given.shape[2]}"
+            f"{spec}: an action of the model has {size} components ({', '.join(action.names)}), got "
+            f"{given.shape[2]}",
+            code="replay.invalid_actions",
         )
     if given.shape[1] > horizon:
         raise JepaRuntimeError(
-            f"{spec}: {given.shape[1]} steps are more than the {horizon} asked for; the model foresees "
-            f"{manifest.horizon} of {manifest.io.step_s:g} s"
+            f"{spec}: {given.shape[1]} steps are more than the horizon of {horizon}; the model predicts "
+            f"{manifest.horizon} steps of {manifest.io.step_s:g} s",
+            code="replay.too_many_steps",
         )
     if not np.isfinite(given).all():
-        raise JepaRuntimeError(f"{spec}: holds numbers that are not finite")
+        raise JepaRuntimeError(f"{spec}: contains numbers that are not finite", code="replay.invalid_actions")
     limits = ActionLimits.of(manifest)
     beyond = np.argwhere((limits.clip(given) != given).any(axis=2))
     if len(beyond):
@@ -95,8 +103,9 @@ def _check(spec: str, given: Floats, manifest: Manifest, horizon: int) -> None:
             for name, low, high in zip(action.names, action.low, action.high, strict=True)
         )
         raise JepaRuntimeError(
-            f"{spec}: step {step} of sequence {sequence}, {given[sequence, step].tolist()}, is beyond what "
-            f"the model knows: {box}{norm}"
+            f"{spec}: step {step} of sequence {sequence}, {given[sequence, step].tolist()}, is beyond the "
+            f"limits of the model: {box}{norm}",
+            code="replay.actions_beyond_limits",
         )
 
 
@@ -104,7 +113,10 @@ def _parse(spec: str) -> list[list[float]]:
     try:
         return [[float(number) for number in step.split(",")] for step in spec.split(";")]
     except ValueError as error:
-        raise JepaRuntimeError(f"{spec!r} are no actions ({error}); they are one of: {FORMS}") from None
+        raise JepaRuntimeError(
+            f"{spec!r} is not a sequence of actions ({error}): use one of: {FORMS}",
+            code="replay.invalid_actions",
+        ) from None
 
 
 def _read_file(path: Path) -> object:
@@ -112,7 +124,9 @@ def _read_file(path: Path) -> object:
         return _READERS[path.suffix](path)
     except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise JepaRuntimeError(f"{path}: cannot be read as actions: {reason}") from error
+        raise JepaRuntimeError(
+            f"{path}: cannot be read as actions: {reason}", code="replay.unreadable_actions"
+        ) from error
 
 
 def _read_csv(path: Path) -> list[list[float]]:

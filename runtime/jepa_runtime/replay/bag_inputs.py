@@ -1,4 +1,4 @@
-"""What a model was given while a bag was recorded: images, commands, goals and candidates, in their order."""
+"""The inputs of a model in a bag, in order: images, commands, goals and candidates."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _TWISTS = {TWIST, TWIST_STAMPED}
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """Where a bag has what the model was given; None: the only such topic, ``none``: nothing of the kind.
+    """Topics of the inputs; None: the only such topic, ``none``: no input of this kind.
 
     Attributes:
-        image: the camera's.
-        action: the commands', and which of their numbers are the action (``/cmd_vel:linear.x,angular.z``);
-            None: the only Twist called ``cmd_vel``. Of a Twist the model's action names say which numbers.
-        goal: of goal images; None: the only one called ``goal_image``.
-        candidates: of jepa_msgs/ActionCandidates.
+        image: Topic of the camera.
+        action: Topic of the commands, and the fields that form the action (``/cmd_vel:linear.x,angular.z``);
+            None: the only Twist named ``cmd_vel``. The fields of a Twist default to the model's action names.
+        goal: Topic of goal images; None: the only one named ``goal_image``.
+        candidates: Topic of jepa_msgs/ActionCandidates.
     """
 
     image: str | None = None
@@ -50,7 +50,7 @@ class Topics:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``action`` [A] (SI units) is executed from ``stamp_ns`` on."""
+    """An action [A] in SI units, executed from ``stamp_ns`` on."""
 
     stamp_ns: int
     action: NDArray[np.float32]
@@ -58,7 +58,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is sought, uint8 [h, w, 3] RGB; None: nothing."""
+    """A goal image, uint8 [h, w, 3] RGB; None: no goal."""
 
     stamp_ns: int
     image: Image | None
@@ -76,7 +76,7 @@ Content = Frame | Command | Goal | Proposal
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One message: what it says, and as it lies in the bag."""
+    """One message: its content, and its raw form in the bag."""
 
     content: Content
     log_ns: int
@@ -86,7 +86,7 @@ class Input:
 
 
 class _Kind(IntEnum):
-    """What was recorded at the same time as an image was there before it."""
+    """Order of messages with the same log time: everything precedes the image."""
 
     GOAL = 0
     CANDIDATES = 1
@@ -98,10 +98,10 @@ class BagInputs:
     """The inputs in a bag, for one model.
 
     Attributes:
-        count: how many images there are.
+        count: Number of images.
 
     Raises:
-        SourceError: not a bag, cut off; or a topic is missing, or is one of several and was not named.
+        SourceError: The file is not a bag or is truncated, a topic is missing, or the choice is ambiguous.
     """
 
     def __init__(self, path: Path, manifest: Manifest, topics: Topics | None = None) -> None:
@@ -129,30 +129,30 @@ class BagInputs:
         self._connections = [entry for entries in by_kind.values() for entry in entries]
 
     def stamps_ns(self) -> NDArray[np.int64]:
-        """The stamp of each image, in the order of recording; no image is decoded.
+        """Return the stamp of each image in recording order, without decoding images.
 
         Raises:
-            SourceError: the bag is damaged.
+            SourceError: The bag is damaged.
         """
         return np.array([_stamp(raw, log_ns) for _, log_ns, raw in self._bag.messages(self._images)])
 
     def commands(self) -> Commands | None:
-        """All commands over time; None where there are none.
+        """Return all commands over time; None if there are none.
 
         Raises:
-            SourceError: they are not commands of this model.
+            SourceError: They are not commands of this model.
         """
         commands = self._commands()
         return None if commands is None else commands.read_all()
 
     def read(self, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Input]:
-        """Everything in the order of recording.
+        """Yield all inputs in recording order.
 
         Args:
-            wanted: whether to give image number ``index`` (from 0); others are not decoded.
+            wanted: Whether to yield image number ``index`` (from 0); others are not decoded.
 
         Raises:
-            SourceError: a message cannot be read, or is no command of this model.
+            SourceError: A message cannot be read, or is not a command of this model.
         """
         commands = self._commands()
         index = -1
@@ -174,15 +174,15 @@ class BagInputs:
                 yield Input(content, log_ns, connection.topic, connection.msgtype, raw)
 
     def frame(self, index: int) -> Frame:
-        """Image number ``index``.
+        """Return image number ``index``.
 
         Raises:
-            SourceError: it cannot be decoded.
+            SourceError: It does not exist or cannot be decoded.
         """
         for number, (connection, log_ns, raw) in enumerate(self._bag.messages(self._images)):
             if number == index:
                 return read_frame(self._bag, connection, log_ns, raw, index)
-        raise SourceError(f"{self.path}: has no image {index}")
+        raise SourceError(f"{self.path}: no image {index}", code="replay.no_such_image")
 
     def close(self) -> None:
         """Close the file. May be called again."""
@@ -196,7 +196,9 @@ class BagInputs:
         try:
             return Goal(stamp_ns, image_from_message(message))
         except FrameError as error:
-            raise SourceError(f"{self.path}: a goal on {connection.topic} cannot be used: {error}") from error
+            raise SourceError(
+                f"{self.path}: unusable goal on {connection.topic}: {error}", code="replay.unusable_goal"
+            ) from error
 
     def _choose_action(self, wanted: str | None) -> str | None:
         action = self._manifest.io.action
@@ -206,9 +208,11 @@ class BagInputs:
             return None
         if not found:
             raise SourceError(
-                f"{self.path}: no commands: no Twist on a topic cmd_vel; name the topic of the commands that "
-                f"the robot executed with --action TOPIC[:FIELD,FIELD], or go without with --action {NONE}; "
-                f"its topics: {self._bag.describe_topics()}"
+                f"{self.path}: no commands: there is no Twist on a topic cmd_vel: name the topic of the "
+                f"executed "
+                f"commands with --action TOPIC[:FIELD,FIELD], or use --action {NONE}; its topics: "
+                f"{self._bag.describe_topics()}",
+                code="replay.no_commands",
             )
         if not listed and found[0].msgtype in _TWISTS:
             listed = ",".join(action.names)
@@ -223,12 +227,14 @@ class BagInputs:
         fitting = [entry for entry in among if fits(entry)]
         if wanted is not None and not fitting:
             raise SourceError(
-                f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.describe_topics()}"
+                f"{self.path}: no {what} on topic {wanted}; its topics: {self._bag.describe_topics()}",
+                code="replay.no_such_topic",
             )
         topics = sorted({entry.topic for entry in fitting})
         if len(topics) > 1:
             raise SourceError(
-                f"{self.path}: several topics with {what}, choose one with {option}: {', '.join(topics)}"
+                f"{self.path}: several topics with {what}: choose one with {option}: {', '.join(topics)}",
+                code="replay.ambiguous_topic",
             )
         return fitting
 
@@ -238,7 +244,10 @@ class BagInputs:
     def _check(self, given: CommandFields) -> None:
         reason = action_mismatch(given.names, given.units, self._manifest.io.action)
         if reason is not None:
-            raise SourceError(f"{self.path}: {self._action}: {reason} (--action TOPIC:FIELD,FIELD)")
+            raise SourceError(
+                f"{self.path}: {self._action}: {reason} (--action TOPIC:FIELD,FIELD)",
+                code="replay.action_mismatch",
+            )
 
 
 def _is_anything(_: Connection) -> bool:
@@ -254,6 +263,6 @@ def _is_cmd_vel(connection: Connection) -> bool:
 
 
 def _stamp(raw: bytes, log_ns: int) -> int:
-    """The stamp with which every image message begins, after four bytes that tell the order of the others."""
+    """Return the stamp at the start of every image message, after four bytes that state the byte order."""
     sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return int(sec) * 1_000_000_000 + int(nanosec) or log_ns

@@ -1,7 +1,7 @@
-"""Two bags with outputs of a model: which of their messages say the same, and where they differ first.
+"""Comparison of the model outputs in two bags: which messages are equal, and where they first differ.
 
-What a model computed is compared to the bit. What is not the model's is not: how long it took, and how frames
-were counted. Latents that one side keeps as float16 are compared as such.
+Values computed by the model are compared bit for bit. Durations and frame counters are not compared. Latents
+that one side stores as float16 are compared as float16.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jepa_runtime.recording import messages
 from jepa_runtime.recording.run_recording import NODE
 from jepa_runtime.sources.bag_file import BagFile, message_stamp_ns
 
-_NOT_THE_MODELS = {
+_IGNORED_FIELDS = {
     "sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed", "goal_asked"
 }  # fmt: skip
 _ALWAYS_COMPARED = (
@@ -27,7 +27,7 @@ _ALWAYS_COMPARED = (
     messages.SURPRISE,
     messages.SURPRISE_EVENT,
 )
-_NOT_COMPARED = {messages.MODEL_INFO, messages.ACTION_CANDIDATES}
+_IGNORED_TYPES = {messages.MODEL_INFO, messages.ACTION_CANDIDATES}
 _MODEL = ("model_id", "version", "sha256", "engine", "device", "precision", "num_samples")
 
 Values = dict[str, Any]
@@ -35,7 +35,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two messages of one stamp differ: by field, the largest difference; None where that is none."""
+    """Difference of two messages with one stamp: the largest by field; None if it is not a number."""
 
     stamp_ns: int
     fields: dict[str, float | None]
@@ -43,7 +43,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class TopicComparison:
-    """One topic: how many messages are equal, differ, or have none of their stamp on the other side."""
+    """Number of messages of a topic that are equal, differ, or exist on one side only."""
 
     topic: str
     equal: int
@@ -54,13 +54,18 @@ class TopicComparison:
 
     @property
     def same(self) -> bool:
-        """Whether both sides say the same."""
+        """Whether both sides are equal."""
         return not (self.different or self.only_first or self.only_second)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two bags. ``models``: in what the models differ that made them."""
+    """Comparison of two bags.
+
+    Attributes:
+        models: Properties in which the models differ.
+        topics: Comparison of each topic.
+    """
 
     models: dict[str, tuple[Any, Any]]
     topics: tuple[TopicComparison, ...]
@@ -72,22 +77,24 @@ class Comparison:
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """Compare the outputs in ``first``, which a replay wrote, with those in ``second``.
+    """Compare the outputs in ``first``, written by a replay, with those in ``second``.
 
-    A topic of the second bag may have another name where only one is of its type: of a node in a namespace.
+    A topic of the second bag may have another name if it is the only one of its type, as with a node in a
+    namespace.
 
     Raises:
-        SourceError: a bag cannot be read, or the second has no outputs, or those of several cameras.
+        SourceError: A bag cannot be read, or the second has no outputs or those of several cameras.
     """
     with BagFile(first) as ours, BagFile(second) as theirs:
         named = dict.fromkeys(_ALWAYS_COMPARED, "")
         for entry in ours.connections:
-            if entry.topic.startswith(f"{NODE}/") and entry.msgtype not in _NOT_COMPARED:
+            if entry.topic.startswith(f"{NODE}/") and entry.msgtype not in _IGNORED_TYPES:
                 named[entry.msgtype] = entry.topic
         pairs = [(topic, _partner(theirs, topic, type_name)) for type_name, topic in named.items()]
         if not any(other for _, other in pairs):
             raise SourceError(
-                f"{second}: has no outputs of a model to compare with; its topics: {theirs.describe_topics()}"
+                f"{second}: no model outputs to compare with; its topics: {theirs.describe_topics()}",
+                code="replay.no_outputs",
             )
         topics = tuple(
             _compare(topic or other, _read(ours, topic), _read(theirs, other))
@@ -102,7 +109,9 @@ def _partner(bag: BagFile, topic: str, type_name: str) -> str:
     if topic in topics:
         return topic
     if len(topics) > 1:
-        raise SourceError(f"{bag.path}: several topics of {type_name}: {', '.join(topics)}")
+        raise SourceError(
+            f"{bag.path}: several topics of {type_name}: {', '.join(topics)}", code="replay.ambiguous_topic"
+        )
     return next(iter(topics), "")
 
 
@@ -112,19 +121,19 @@ def _read(bag: BagFile, topic: str) -> Iterator[tuple[int, Values]]:
 
 
 def _values(message: Any) -> Values:
-    """The leaves of a message by their paths, arrays as such."""
+    """Return the leaves of a message by path; arrays are leaves."""
     if message.__msgtype__ == "jepa_msgs/msg/Tensor":
         return {"": messages.array_of(message)}
-    found: Values = {}
+    values: Values = {}
     for name in message.__dataclass_fields__:
-        if name.startswith("_") or name in _NOT_THE_MODELS:
+        if name.startswith("_") or name in _IGNORED_FIELDS:
             continue
         value = getattr(message, name)
         if hasattr(value, "__msgtype__"):
-            found |= {f"{name}.{path}".rstrip("."): leaf for path, leaf in _values(value).items()}
+            values |= {f"{name}.{path}".rstrip("."): leaf for path, leaf in _values(value).items()}
         else:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _compare(

@@ -1,4 +1,4 @@
-"""A pipeline that is given recorded inputs one after the other: the code that serves, without the hurry."""
+"""A pipeline that processes recorded inputs one by one, with the code of live operation."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from jepa_runtime.replay.bag_inputs import Command, Goal, Input, Proposal
 from jepa_runtime.serving.pipeline import Candidates, Pipeline, Result
 from jepa_runtime.sources.base import Frame
 
-# An engine may compile something on a frame of a new size, and a machine may swap: but it does not hang.
-_PATIENCE_S = 120.0
+# Long enough for an engine that compiles for a new frame size, and for a swapping system.
+_TIMEOUT_S = 120.0
 
 
 class Player:
-    """Feeds a pipeline, and waits for the result of each frame before anything else is given to it.
+    """Feeds a pipeline, and waits for the result of each frame before the next input.
 
-    Nothing is dropped, and no clock but that of the recording is looked at: what comes out follows from the
-    inputs, the model and its engine alone. Times taken are left out of the results.
-
-    Attributes:
-        refused: candidates, commands and goals that the model could not use, as in service; the last reason.
+    Nothing is dropped, and only the clock of the recording is used: the outputs depend on the inputs, the
+    model and its engine alone. Results contain no durations.
 
     Args:
-        open_model: called on the inference thread.
+        open_model: Called on the inference thread.
+
+    Attributes:
+        rejected: Number of candidates, commands and goals that the model could not use.
+        last_rejection: Why the last one was rejected.
 
     Raises:
-        JepaRuntimeError: the model cannot be opened.
+        JepaRuntimeError: The model cannot be opened.
     """
 
     def __init__(self, open_model: Callable[[], WorldModel]) -> None:
-        self.refused = 0
-        self.last_refusal = ""
+        self.rejected = 0
+        self.last_rejection = ""
         self._now_ns = 0
         self._proposals = CandidateProposals(clock=lambda: self._now_ns / 1e9)
-        self._instead: Candidates | None = None
+        self._override: Candidates | None = None
         self._result: Result | None = None
         self._error: Exception | None = None
         self._pipeline = Pipeline(
             open_model,
-            on_result=self._keep,
-            on_calibration=self._keep,
+            on_result=self._store,
+            on_calibration=self._store,
             on_error=self._fail,
             candidates=self._candidates,
         )
@@ -55,7 +56,7 @@ class Player:
 
     @property
     def model(self) -> WorldModel:
-        """To read what it is."""
+        """The open model, to read its properties."""
         return self._pipeline.model
 
     def __enter__(self) -> Player:
@@ -64,49 +65,53 @@ class Player:
     def __exit__(self, *_: object) -> None:
         self._pipeline.stop()
 
-    def feed(self, entry: Input, instead: Candidates | None = None) -> Result | None:
-        """Give the model the next input.
+    def feed(self, entry: Input, candidates: Candidates | None = None) -> Result | None:
+        """Pass the next input to the model.
 
         Args:
-            instead: candidates to follow from this frame, whatever was proposed.
+            entry: The input.
+            candidates: Candidates to evaluate with this frame instead of the proposed ones.
 
         Returns:
-            What came of a frame; None for anything else.
+            The result of a frame; None for other inputs.
 
         Raises:
-            JepaRuntimeError: the frame failed.
+            JepaRuntimeError: The frame failed.
         """
         self._now_ns = entry.log_ns
         content = entry.content
         if isinstance(content, Frame):
-            self._instead = instead
+            self._override = candidates
             return self._process(content)
         if isinstance(content, Command):
             self._pipeline.add_action(content.stamp_ns, content.action)
         elif isinstance(content, Goal):
-            self.seek(content.image, content.stamp_ns)
+            self.set_goal(content.image, content.stamp_ns)
         else:
             self._offer(content)
         return None
 
-    def seek(self, image: NDArray[np.uint8] | None, stamp_ns: int) -> None:
-        """Seek what an image shows, from the next frame on."""
+    def set_goal(self, image: NDArray[np.uint8] | None, stamp_ns: int) -> None:
+        """Set the goal image from the next frame on; None: no goal."""
         self._pipeline.set_goal(image, stamp_ns)
 
     def _offer(self, proposal: Proposal) -> None:
         reason = self._proposals.offer(proposal.message)
         if reason:
-            self._refuse(f"candidates: {reason}")
+            self._reject(f"candidates: {reason}")
 
     def _process(self, frame: Frame) -> Result:
         self._result = None
         self._pipeline.submit(frame)
-        if not self._pipeline.wait_idle(_PATIENCE_S):
+        if not self._pipeline.wait_idle(_TIMEOUT_S):
             raise JepaRuntimeError(
-                f"frame {frame.sequence} took more than {_PATIENCE_S:g} s: the model hangs"
+                f"frame {frame.sequence} took more than {_TIMEOUT_S:g} s: the model hangs",
+                code="replay.frame_timeout",
             )
         if self._error is not None or self._result is None:
-            raise JepaRuntimeError(f"frame {frame.sequence} failed: {self._error}") from self._error
+            raise JepaRuntimeError(
+                f"frame {frame.sequence} failed: {self._error}", code="replay.frame_failed"
+            ) from self._error
         return replace(
             self._result,
             timings_ms=dict.fromkeys(self._result.timings_ms, 0.0),
@@ -114,20 +119,20 @@ class Player:
             deadline_missed=False,
         )
 
-    # --- on the inference thread, while the one that feeds waits
+    # --- on the inference thread, while the caller of feed waits
 
     def _candidates(self) -> Candidates | None:
-        return self._proposals.newest() if self._instead is None else self._instead
+        return self._proposals.newest() if self._override is None else self._override
 
-    def _keep(self, result: Result) -> None:
+    def _store(self, result: Result) -> None:
         self._result = result
 
     def _fail(self, error: Exception, frame: Frame | None) -> None:
         if frame is None:
-            self._refuse(str(error))
+            self._reject(str(error))
         else:
             self._error = error
 
-    def _refuse(self, reason: str) -> None:
-        self.refused += 1
-        self.last_refusal = reason
+    def _reject(self, reason: str) -> None:
+        self.rejected += 1
+        self.last_rejection = reason

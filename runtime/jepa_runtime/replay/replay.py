@@ -1,4 +1,4 @@
-"""Bag in, bag out: what a model makes of the inputs in a recording."""
+"""Replay: the outputs of a model for the inputs of a recording."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from jepa_runtime.sources.base import Frame
 
 @dataclass(frozen=True)
 class Replayed:
-    """What was computed.
+    """Statistics of a replay.
 
     Attributes:
-        frames, futures, surprises: how many frames there were, and how many of them gave futures and a
-            surprise.
-        resets: how often the history started anew, by reason.
-        refused: inputs that the model could not use, and why the last one.
+        frames: Number of frames.
+        futures: Number of frames with futures.
+        surprises: Number of frames with a surprise.
+        resets: Number of resets of the history, by reason.
+        rejected: Number of inputs that the model could not use.
+        last_rejection: Why the last one was rejected.
     """
 
     frames: int
     futures: int
     surprises: int
     resets: dict[str, int]
-    refused: int
-    last_refusal: str
+    rejected: int
+    last_rejection: str
 
 
 def replay(
@@ -41,16 +43,18 @@ def replay(
     copy_inputs: bool = False,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Replayed:
-    """Process every frame of a bag, in order, and write what the nodes would publish, logged when it was.
+    """Process every frame of a bag in order and write the outputs with the log times of the inputs.
 
     Args:
-        out: the bag to write; it appears when it is complete.
-        half: keep the latents of futures as float16, as the nodes publish them by default.
-        copy_inputs: write what was read from the bag too.
-        on_frame: called after each frame; what it raises ends the replay.
+        inputs: The inputs.
+        player: The model.
+        out: Bag to write; it appears when it is complete.
+        half: Write the latents of futures as float16, as the nodes publish them by default.
+        copy_inputs: Write the inputs too.
+        on_frame: Called after each frame; an exception ends the replay.
 
     Raises:
-        JepaRuntimeError: something could not be read, computed or written; there is no ``out`` then.
+        JepaRuntimeError: Reading, computing or writing failed; ``out`` is not created.
     """
     recording = RunRecording(out, player.model, half=half)
     counts, resets = Counter[str](), Counter[str]()
@@ -80,6 +84,6 @@ def replay(
         counts["futures"],
         counts["surprises"],
         dict(resets),
-        player.refused,
-        player.last_refusal,
+        player.rejected,
+        player.last_rejection,
     )

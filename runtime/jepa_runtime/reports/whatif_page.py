@@ -33,7 +33,7 @@ def render(found: WhatIf, *, title: str, subtitle: str) -> str:
     energy = "-" if found.current_energy is None else f"{found.current_energy:.4g}"
     cards = [card("moment", f"{found.moment.time_s:.3f} s", f"stamp {found.moment.stamp_ns} ns", kind="main")]
     cards.append(card("energy to the goal", energy, "" if found.goal is not None else "no goal"))
-    cards.append(card("futures", str(len(found.branches)), f"{len(found.moment.due)} steps each"))
+    cards.append(card("futures", str(len(found.branches)), f"{len(found.moment.step_images)} steps each"))
     parts = [
         block("cards", cards),
         section(
@@ -41,7 +41,7 @@ def render(found: WhatIf, *, title: str, subtitle: str) -> str:
             _strip(found, shown),
             note(
                 "Latents cannot be decoded. A predicted latent is shown as the most similar of the "
-                f"{found.album} frames recorded around the moment; the number is the distance (norm) of "
+                f"{found.album_size} frames recorded around the moment; the number is the distance (norm) of "
                 "their latents, which indicates how well the frame represents it."
                 + (f" {hidden} more futures are not shown." if hidden > 0 else "")
             ),
@@ -54,10 +54,10 @@ def render(found: WhatIf, *, title: str, subtitle: str) -> str:
 
 
 def _strip(found: WhatIf, shown: Sequence[Branch]) -> Html:
-    ahead = [f"+{(step + 1) * found.step_s:g} s" for step in range(len(found.came))]
+    ahead = [f"+{(step + 1) * found.step_s:g} s" for step in range(len(found.arrived))]
     start = _picture(found.image, "the image at the moment")
     goal = Html("") if found.goal is None else _captioned(_picture(found.goal, "the goal"), "the goal")
-    rows: list[list[str]] = [["observed", start, *(_observed(image) for image in found.came)]]
+    rows: list[list[str]] = [["observed", start, *(_observed(image) for image in found.arrived)]]
     for index, branch in enumerate(shown):
         cells = [
             _captioned(_picture(image, f"{branch.label}, step {step + 1}"), f"{distance:.3g}")

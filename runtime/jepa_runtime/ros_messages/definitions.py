@@ -1,6 +1,4 @@
-"""Message definitions: the standard ones of ROS 2 Jazzy, and jepa_msgs from the files that ROS itself builds
-from.
-"""
+"""Message definitions of ROS 2 Jazzy, and of jepa_msgs from the files of its ROS package."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from jepa_runtime.errors import RecordingError
 
 @cache
 def typestore() -> Typestore:
-    """Every message type that a recording may hold. Shared: do not register types in it."""
+    """Return the store of all message types of recordings. It is shared: do not register types in it."""
     store = get_typestore(Stores.ROS2_JAZZY)
     for file in files("jepa_runtime.ros_messages.msg").iterdir():
         if file.name.endswith(".msg"):
@@ -29,11 +27,10 @@ def typestore() -> Typestore:
 
 @cache
 def definition(type_name: str) -> str:
-    """The definition of ``type_name`` (``package/msg/Name``) and of all it refers to, as schema encoding
-    ``ros2msg``.
+    """Return the ``ros2msg`` definition of ``type_name`` (``package/msg/Name``) and its dependencies.
 
     Raises:
-        RecordingError: the type is unknown.
+        RecordingError: The type is unknown.
     """
     _require(type_name)
     return typestore().generate_msgdef(type_name, ros_version=2)[0]
@@ -41,20 +38,22 @@ def definition(type_name: str) -> str:
 
 @cache
 def type_hash(type_name: str) -> str:
-    """The hash (RIHS01) by which ROS 2 tells versions of a type apart.
+    """Return the hash (RIHS01) that identifies the version of a type in ROS 2.
 
     Raises:
-        RecordingError: the type is unknown.
+        RecordingError: The type is unknown.
     """
     _require(type_name)
     return typestore().hash_rihs01(type_name)
 
 
 def prepare(*type_names: str) -> None:
-    """Generate now what serialising these types needs: 5 to 15 ms a type that would delay the first message.
+    """Generate the serialization code of these types now.
+
+    Otherwise it delays the first message by 5 to 15 ms per type.
 
     Raises:
-        RecordingError: a type is unknown.
+        RecordingError: A type is unknown.
     """
     for type_name in type_names:
         _require(type_name)
@@ -62,18 +61,18 @@ def prepare(*type_names: str) -> None:
 
 
 def build(type_name: str, fields: Mapping[str, Any]) -> Any:
-    """A message of rosbags from plain ``fields``; nested messages are mappings, lists of messages lists of
-    mappings.
+    """Return a rosbags message from plain ``fields``; nested messages are mappings.
 
     Raises:
-        RecordingError: the type is unknown, or ``fields`` are not exactly the type's.
+        RecordingError: The type is unknown, or ``fields`` differ from its fields.
     """
     _require(type_name)
     store = typestore()
     described = {name: description for name, description in store.fielddefs[type_name][1]}
     if described.keys() != fields.keys():
         raise RecordingError(
-            f"{type_name} has the fields {', '.join(described)}; given were {', '.join(fields) or 'none'}"
+            f"{type_name} has the fields {', '.join(described)}, got {', '.join(fields) or 'none'}",
+            code="recording.message_fields",
         )
     return store.types[type_name](**{name: _value(described[name], value) for name, value in fields.items()})
 
@@ -90,5 +89,6 @@ def _value(description: Any, value: Any) -> Any:
 def _require(type_name: str) -> None:
     if type_name not in typestore().fielddefs:
         raise RecordingError(
-            f"message type {type_name} is unknown; known are those of ROS 2 Jazzy and jepa_msgs"
+            f"unknown message type {type_name}: known are those of ROS 2 Jazzy and jepa_msgs",
+            code="recording.unknown_message_type",
         )

@@ -154,7 +154,7 @@ def test_of_a_last_action_beyond_the_limits_the_nearest_allowed_counts() -> None
         ({"max_change": f32(0.1)}, "max_change must be 2 numbers above 0"),
         ({"max_change": f32(0.1, 0)}, "max_change must be 2 numbers above 0"),
         ({"max_norm": 1.0, "norm_components": (2,)}, r"norm_components must be within 0 … 1"),
-        ({"low": f32(0.5, -1), "max_norm": 0.4}, r"least action in the box \(0.5\), got 0.4"),
+        ({"low": f32(0.5, -1), "max_norm": 0.4}, r"smallest action in the box \(0.5\), got 0.4"),
         ({"max_norm": -0.1}, "max_norm must be at least"),
         ({"max_norm": float("nan")}, "max_norm must be at least"),
     ],
@@ -175,9 +175,9 @@ def test_what_was_brought_inside_is_not_forbidden(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("action", "previous", "why"),
     [
-        (f32(1.0, 0.1), None, "beyond the limits, which allow [0.5"),
+        (f32(1.0, 0.1), None, "beyond the limits; the nearest allowed is [0.5"),
         (f32(0.5, 0.5), None, "beyond the limits"),
-        (f32(0.5, 0.0), f32(0.0, 0.0), "which allow [0.25"),
+        (f32(0.5, 0.0), f32(0.0, 0.0), "the nearest allowed is [0.25"),
         (f32(np.nan, 0.0), None, "is not finite"),
         (f32(0.0, np.inf), None, "is not finite"),
     ],

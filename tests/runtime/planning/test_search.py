@@ -8,7 +8,7 @@ import pytest
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
 from jepa_runtime.planning.mppi import MPPI, MPPIConfig
-from jepa_runtime.planning.search import Search, SearchConfig, colouring
+from jepa_runtime.planning.search import Search, SearchConfig, noise_matrix
 
 HORIZON = 6
 
@@ -31,19 +31,19 @@ def costs_of(actions: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("beta", [0.5, 2.0, 4.0])
 def test_coloured_noise_has_variance_1_at_every_step(beta: float) -> None:
-    matrix = colouring(HORIZON, beta)
+    matrix = noise_matrix(HORIZON, beta)
     np.testing.assert_allclose((matrix @ matrix.T).diagonal(), np.ones(HORIZON), rtol=1e-5)
 
 
 def test_the_power_of_coloured_noise_falls_with_the_frequency_as_asked_for() -> None:
-    gains = np.abs(np.fft.rfft(colouring(16, 2.0)[:, 0]))
+    gains = np.abs(np.fft.rfft(noise_matrix(16, 2.0)[:, 0]))
     power = np.square(gains[1:])
     np.testing.assert_allclose(power, power[0] / np.arange(1, 9) ** 2.0, rtol=1e-4)
 
 
 def test_without_colour_and_in_a_single_step_noise_stays_white() -> None:
-    np.testing.assert_allclose(colouring(HORIZON, 0.0), np.eye(HORIZON), atol=1e-6)
-    np.testing.assert_allclose(colouring(1, 2.0), [[1]])
+    np.testing.assert_allclose(noise_matrix(HORIZON, 0.0), np.eye(HORIZON), atol=1e-6)
+    np.testing.assert_allclose(noise_matrix(1, 2.0), [[1]])
 
 
 def test_coloured_candidates_go_further_in_one_direction() -> None:
@@ -61,7 +61,7 @@ def test_held_actions_differ_where_the_box_does_not_hold_zero() -> None:
         assert (held > box.low).any(axis=1).sum() >= 8
 
 
-def test_elites_that_are_kept_are_candidates_again_after_the_plan() -> None:
+def test_elites_that_are_elites_are_candidates_again_after_the_plan() -> None:
     for search in both(keep_elites=3):
         asked = search.ask()
         costs = costs_of(asked)
@@ -69,7 +69,7 @@ def test_elites_that_are_kept_are_candidates_again_after_the_plan() -> None:
         np.testing.assert_array_equal(search.ask()[1:4], asked[np.argsort(costs, kind="stable")[:3]])
 
 
-def test_time_goes_on_for_kept_elites_as_for_the_plan() -> None:
+def test_time_goes_on_for_elites_elites_as_for_the_plan() -> None:
     for search in both(keep_elites=3):
         asked = search.ask()
         costs = costs_of(asked)
@@ -126,17 +126,6 @@ def test_without_a_warm_start_what_was_executed_is_known_all_the_same() -> None:
         assert np.abs(search.ask()[:, 0] - done).max() <= 0.1 + 1e-6
 
 
-def test_an_escape_changes_no_faster_than_the_robot_can() -> None:
-    for search in both(max_change=0.1):
-        search.executed = np.zeros(2, np.float32)
-        assert np.abs(search.escape()).max() == pytest.approx(0.1)
-
-
-def test_an_escape_goes_as_far_as_the_limits_allow() -> None:
-    for search in both():
-        assert [np.abs(search.escape()).max() for _ in range(20)] == [1.0] * 20
-
-
 @pytest.mark.parametrize("further", [0.25, 8.0])
 def test_a_robot_that_can_do_more_is_planned_for_as_much_further(further: float) -> None:
     """Spreads are fractions of half the range."""
@@ -153,7 +142,7 @@ def test_a_robot_that_can_do_more_is_planned_for_as_much_further(further: float)
                 found.append(search.ask() / scale)
                 search.tell(costs_of(found[-1]))
             search.shift()
-            found += [search.ask() / scale, search.escape() / scale]
+            found += [search.ask() / scale, search.directions(1.0) / scale]
         return found
 
     for usual, more in zip(candidates(1.0), candidates(further), strict=True):
@@ -178,7 +167,7 @@ def test_equal_seeds_search_alike() -> None:
         ({"noise_beta": float("inf")}, "noise_beta must be at least 0 and finite, got inf"),
         ({"constant_fraction": 1.5}, "constant_fraction must be between 0 and 1"),
         ({"keep_elites": 9}, r"keep_elites must be between 0 and topk \(8\)"),
-        ({"keep_elites": 8, "num_samples": 8}, "leave room for the plan"),
+        ({"keep_elites": 8, "num_samples": 8}, "below num_samples"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float], reason: str) -> None:

@@ -30,12 +30,12 @@ def make_whatif(*branches: Branch, goal: bool = True) -> WhatIf:
         moment=Moment(10, 10**18, 1.0, (12, 14, 16, None), 0, 20),
         step_s=0.2,
         image=picture(1),
-        came=(picture(2), picture(3), picture(4), None),
+        arrived=(picture(2), picture(3), picture(4), None),
         goal=picture(5) if goal else None,
         current_energy=0.5 if goal else None,
         error_bounds=np.array([0.1, 0.2, 0.3, 0.4], np.float32),
         branches=branches,
-        album=21,
+        album_size=21,
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.default_candidates import default_candidates
 from jepa_runtime.replay.action_sequences import ActionSequence, sequences
+from tests.errors import code
 from tests.runtime.fakes import HORIZON, manifest
 
 # Both components together stay within the model's norm of 1.
@@ -63,27 +64,30 @@ def test_files_hold_one_sequence_or_several(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "complaint"),
+    ("spec", "reason"),
     [
-        ("0.5", "an action of the model has 2 components (linear.x, linear.y), these have 1"),
-        ("0,0;0,0;0,0;0,0", "4 steps are more than the 3 asked for; the model foresees 3 of 0.2 s"),
-        (
-            "0,0;0,0.5;0.5,-1.5",
-            "step 2 of sequence 0, [0.5, -1.5], is beyond what the model knows: linear.x -1",
-        ),
-        ("0.9,0.9", "norm at most 1"),
-        ("0,nan", "holds numbers that are not finite"),
-        ("0,1e400", "holds numbers that are not finite"),
-        ("0,0;0", "not an array of numbers"),
-        ("left,right", "'left,right' are no actions"),
-        ("", "are no actions"),
-        ("missing.npy", "missing.npy: cannot be read as actions: No such file or directory"),
+        ("0.5", "replay.invalid_actions"),
+        ("0,0;0,0;0,0;0,0", "replay.too_many_steps"),
+        ("0,0;0,0.5;0.5,-1.5", "replay.actions_beyond_limits"),
+        ("0.9,0.9", "replay.actions_beyond_limits"),
+        ("0,nan", "replay.invalid_actions"),
+        ("0,1e400", "replay.invalid_actions"),
+        ("0,0;0", "replay.invalid_actions"),
+        ("left,right", "replay.invalid_actions"),
+        ("", "replay.invalid_actions"),
+        ("missing.npy", "replay.unreadable_actions"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(spec: str, complaint: str) -> None:
-    with pytest.raises(JepaRuntimeError) as caught:
+def test_sequences_that_the_model_cannot_evaluate_raise(spec: str, reason: str) -> None:
+    with pytest.raises(JepaRuntimeError, check=code(reason)) as caught:
         read(spec)
-    assert complaint in str(caught.value)
+    assert spec in str(caught.value)
+
+
+def test_sequences_beyond_the_limits_name_the_step() -> None:
+    with pytest.raises(JepaRuntimeError) as caught:
+        read("0,0;0,0.5;0.5,-1.5")
+    assert "step 2 of sequence 0, [0.5, -1.5]" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -108,5 +112,5 @@ def test_files_that_hold_no_actions_are_refused(tmp_path: Path, name: str, conte
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(JepaRuntimeError, match="cannot be read as actions"):
+    with pytest.raises(JepaRuntimeError, check=code("replay.unreadable_actions")):
         read(str(tmp_path / "a.npy"))

@@ -243,7 +243,7 @@ def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_f
     entries = [twist(0, 0.0), candidates(S, S, value=1e38), *frames(5)]
     status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
     assert status == 0
-    assert "the last: candidates: actions must be finite numbers of at most " in said
+    assert "the last: candidates: actions must be finite and at most " in said
 
 
 def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: 
 @pytest.mark.parametrize(
     ("entries", "options", "complaint"),
     [
-        (frames(3), (), "no commands: no Twist on a topic cmd_vel; name the topic"),
+        (frames(3), (), "no commands: there is no Twist on a topic cmd_vel: name the topic"),
         (frames(3), ("--action", "/joints"), "no commands on topic /joints; its topics: /image"),
         (
             [*frames(3), twist(S, 0.0)],
@@ -288,7 +288,7 @@ def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: 
             "several image topics: /left, /right: choose one with --topic",
         ),
         (frames(3), ("--action", "none", "--goal", "/aim"), "no goal images on topic /aim"),
-        (frames(3), ("--action", "none", "--compare"), "has no outputs of a model to compare with"),
+        (frames(3), ("--action", "none", "--compare"), "no model outputs to compare with"),
         (frames(3), ("--action", "none", "--engine", "abacus:CPU"), "abacus"),
     ],
 )

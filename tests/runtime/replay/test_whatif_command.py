@@ -143,27 +143,27 @@ def test_the_page_shows_each_future_as_frames_and_needs_nothing_else(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--at", "2.5"), "drive.mcap: has no moment 2.5 s: its 20 images span 0 to 1.900 s"),
-        (("--at", "1", "--goal-at", "9"), "has no moment 9 s"),
-        (("--at", "1", "--horizon", "5"), "a horizon of 5 steps: toy 1.2.3 foresees 1 to 4 of 0.2 s"),
-        (("--at", "1", "--actions", "0,0;" * 4 + "0,0"), "5 steps are more than the 4 asked for"),
-        (("--at", "1", "--actions", "0,0,0"), "2 components (linear.x, linear.y), these have 3"),
-        (("--at", "1", "--actions", "9,0"), "beyond what the model knows: linear.x -1.25 to 1.25"),
-        (("--at", "1", "--action", "none", "--actions", "executed"), "not known without commands"),
+        (("--at", "2.5"), "drive.mcap: no moment 2.5 s: its 20 images span 0 to 1.900 s"),
+        (("--at", "1", "--goal-at", "9"), "[replay.no_such_moment]"),
+        (("--at", "1", "--horizon", "5"), "[replay.horizon_out_of_range]"),
+        (("--at", "1", "--actions", "0,0;" * 4 + "0,0"), "[replay.too_many_steps]"),
+        (("--at", "1", "--actions", "0,0,0"), "2 components (linear.x, linear.y), got 3"),
+        (("--at", "1", "--actions", "9,0"), "[replay.actions_beyond_limits]"),
+        (("--at", "1", "--action", "none", "--actions", "executed"), "[replay.no_commands]"),
         (
             (
                 "--at",
                 "1.9",
             ),
-            "what was executed is not known from 0.6 s after the moment on",
+            "the executed actions are unknown from 0.6 s after the moment on",
         ),
         (
             ("--at", "0", "--actions", "0,0"),
-            "at 0.000 s nothing can be predicted: the model looks back 0.2 s",
+            "[replay.history_too_short]",
         ),
         (
             ("--at", "1", *["--actions", "0,0"] * 9),
-            "9 action sequences are more than the 8 that the model was opened for",
+            "[replay.too_many_sequences]",
         ),
         (("--at", "1", "--actions", "0,0", "--html", "/dev/null/x"), "/dev/null/x: cannot be written"),
     ],
