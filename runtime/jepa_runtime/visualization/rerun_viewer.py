@@ -13,13 +13,14 @@ from jepa_runtime.imaging.conversion import to_jpeg
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Latents
 from jepa_runtime.visualization.latent_tiles import tile
+from jepa_runtime.visualization.palette import BASELINE, BEST, FAINT, OBSERVED, WORST
 from jepa_runtime.visualization.predictions import Predictions
-from jepa_runtime.visualization.topic_images import BEST, OBSERVED, WORST, futures_image
+from jepa_runtime.visualization.topic_images import futures_image
 
 TIMELINE = "time"
 # The default port of Rerun's viewer.
 _PORT = 9876
-_FAINT, _ATLAS = (190, 196, 205), (150, 160, 172)
+_FAINT, _ATLAS = FAINT.rgb_on_dark, BASELINE.rgb_on_dark
 
 
 class RerunViewer:
@@ -79,8 +80,10 @@ class RerunViewer:
         colors = tile(atlas.token_colors.colors(trail[-1]))
         self._log("latent", self._rr.Image(colors), stamp_ns)
         points = _flip_vertical(atlas.project(trail))
-        self._log("map/came", self._rr.LineStrips2D([points], colors=[OBSERVED]), stamp_ns)
-        self._log("map/now", self._rr.Points2D(points[-1:], colors=[OBSERVED], radii=[-4.0]), stamp_ns)
+        self._log("map/came", self._rr.LineStrips2D([points], colors=[OBSERVED.rgb_on_dark]), stamp_ns)
+        self._log(
+            "map/now", self._rr.Points2D(points[-1:], colors=[OBSERVED.rgb_on_dark], radii=[-4.0]), stamp_ns
+        )
 
     def predictions(self, predictions: Predictions, latent: Latents, atlas: Atlas) -> None:
         """Log the futures from an image whose latent is ``latent`` [T, D]."""
@@ -95,8 +98,8 @@ class RerunViewer:
         extremes = predictions.best_and_worst
         if extremes is not None and predictions.energies is not None:
             best, worst = extremes
-            self._log("map/best", rr.LineStrips2D([paths[best]], colors=[BEST]), stamp)
-            self._log("map/worst", rr.LineStrips2D([paths[worst]], colors=[WORST]), stamp)
+            self._log("map/best", rr.LineStrips2D([paths[best]], colors=[BEST.rgb_on_dark]), stamp)
+            self._log("map/worst", rr.LineStrips2D([paths[worst]], colors=[WORST.rgb_on_dark]), stamp)
             self._log("energies", rr.BarChart(predictions.energies.sum(axis=1)), stamp)
             self.scalar("energy/now", predictions.current_energy, stamp)
             self.scalar("energy/best", float(predictions.energies[best, -1]), stamp)

@@ -11,10 +11,10 @@ from jepa_runtime.util.opencv import cv2
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Floats, Image, Latents
 from jepa_runtime.visualization.latent_tiles import tile
+from jepa_runtime.visualization.palette import BEST, FAINT, OBSERVED, PAPER, SECONDARY_TEXT, TEXT, WORST
 from jepa_runtime.visualization.predictions import Predictions
 
-_INK, _SOFT, _PAPER, _FAINT = (28, 36, 48), (86, 98, 115), (255, 255, 255), (205, 211, 219)
-BEST, WORST, OBSERVED = (26, 127, 75), (185, 58, 10), (36, 99, 201)
+_INK, _SOFT, _PAPER, _FAINT = TEXT.rgb, SECONDARY_TEXT.rgb, PAPER.rgb, FAINT.rgb
 _STEPS = 6
 _CELL, _GAP, _LEFT, _TOP = 96, 4, 92, 26
 
@@ -81,13 +81,15 @@ def map_image(trail: Latents, predictions: Predictions, atlas: Atlas) -> Image:
         _path(canvas, to_pixels(np.vstack([observed[-1], path])), _FAINT)
     extremes = predictions.best_and_worst
     for index, color in zip(extremes or (), (BEST, WORST), strict=False):
-        _path(canvas, to_pixels(np.vstack([observed[-1], paths[index]])), color, 2)
-    _path(canvas, to_pixels(observed), OBSERVED, 2)
+        _path(canvas, to_pixels(np.vstack([observed[-1], paths[index]])), color.rgb, 2)
+    _path(canvas, to_pixels(observed), OBSERVED.rgb, 2)
     x, y = to_pixels(observed[-1:])[0]
     cv2.circle(canvas, (int(x), int(y)), 5, _INK, 2, cv2.LINE_AA)
     labels = (("observed", OBSERVED), ("best", BEST), ("worst", WORST))
     for row, (label, color) in enumerate(labels[: 1 if extremes is None else 3]):
-        _write(canvas, label, (12, 20 + 18 * row), color)
+        _write(canvas, label, (12, 20 + 18 * row), color.rgb)
+    across, upward = atlas.embedding.explained
+    _write(canvas, f"axes: {across:.0%} (right) and {upward:.0%} (up) of all changes", (12, 390), scale=0.36)
     return canvas
 
 
