@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_package_prefix
-from jepa_ros.profiler.processes import another_domain
+from jepa_ros.profiler.processes import choose_domain
 
 STOP_TIMEOUT_S = 10.0
 
@@ -116,7 +116,7 @@ def own_graph() -> dict[str, str]:
     """The environment of nodes on a graph of their own."""
     chosen = dict(os.environ)
     # And on this machine only: the demo must not drive somebody's robot.
-    chosen["ROS_DOMAIN_ID"] = another_domain()
+    chosen["ROS_DOMAIN_ID"] = choose_domain()
     chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Small matrices only: more threads would compete with the inference thread.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

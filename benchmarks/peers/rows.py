@@ -294,10 +294,10 @@ class GraphRow(Row):
         if probe.returncode:
             said = probe.stderr.strip().splitlines()[-1:]
             raise AbsentRowError(f"ROS 2 and the workspace are not on the paths (. scripts/env.sh): {said}")
-        from jepa_ros.profiler.processes import another_domain
+        from jepa_ros.profiler.processes import choose_domain
 
         # A graph of its own, on this machine only.
-        self._environment["ROS_DOMAIN_ID"] = another_domain()
+        self._environment["ROS_DOMAIN_ID"] = choose_domain()
 
     def measure(self) -> None:
         setting, out = self.setting, self.setting.scratch / f"{self.name}.json"

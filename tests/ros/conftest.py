@@ -38,7 +38,7 @@ def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
     processes = pytest.importorskip("jepa_ros.profiler.processes", reason="no workspace on the paths")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    rclpy.init(domain_id=int(processes.another_domain()))
+    rclpy.init(domain_id=int(processes.choose_domain()))
     node = rclpy.create_node("owner")
     yield node
     node.destroy_node()

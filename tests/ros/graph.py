@@ -16,7 +16,7 @@ from typing import Any
 
 import rclpy
 from ament_index_python.packages import get_package_prefix
-from jepa_ros.profiler.processes import another_domain
+from jepa_ros.profiler.processes import choose_domain
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
@@ -44,10 +44,10 @@ class Graph:
         self.folder = folder
         # Neither this graph nor its nodes are to meet others on the network.
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        self._domain = domain or int(another_domain())
+        self.domain = domain or int(choose_domain())
         self._context = Context()
         arguments = ["--ros-args", "--enclave", "/observer"]
-        rclpy.init(args=arguments, context=self._context, domain_id=self._domain)
+        rclpy.init(args=arguments, context=self._context, domain_id=self.domain)
         self.observer = rclpy.create_node("observer", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.observer)
@@ -71,7 +71,7 @@ class Graph:
         for name, value in given.items():
             text = json.dumps(str(value) if isinstance(value, Path) else value)
             command += ["-p", f"{name}:={text}"]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(self._domain), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         with self.log(called).open("ab") as log:
             self.processes[called] = subprocess.Popen(
                 command, env=environment, **{"stdout": log, "stderr": log} | process

@@ -14,7 +14,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from jepa_msgs.action import ReachGoal
 from jepa_msgs.msg import ModelInfo
-from jepa_ros.common.action_commands import PoseDeltas
+from jepa_ros.common.action_commands import PoseDeltaCommands
 from jepa_ros.common.conversions import TwistActions
 
 from tests.ros.goals import goal_image
@@ -65,7 +65,7 @@ class Wire(Publisher):
         super().__init__()
         self._case, names = case, case.told.action_names
         self._per_step = "x" in names
-        self._read = PoseDeltas(names).read if self._per_step else TwistActions(names).from_twist
+        self._read = PoseDeltaCommands(names).read if self._per_step else TwistActions(names).from_twist
         self.action = np.zeros(len(names), np.float32)
         # Of the image of the last one that was to move it.
         self.stamp_ns, self.publish = -(10**18), self._take

@@ -107,7 +107,7 @@ def test_an_update_goes_live_across_two_accounts(
         ]
         environment = os.environ | {
             "HOME": str(logs),
-            "ROS_DOMAIN_ID": str(shared_graph._domain),
+            "ROS_DOMAIN_ID": str(shared_graph.domain),
             "ROS_LOG_DIR": str(logs),
             # With LOCALHOST, Fast DDS finds other nodes by its shared memory only.
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",

@@ -34,20 +34,20 @@ class Ears:
 
 @pytest.mark.parametrize("stamped", [False, True])
 def test_velocities_are_fields_of_a_twist(stamped):
-    told = actions.actions_of(["angular.z", "linear.x"], stamped=stamped)
+    told = actions.create_action_commands(["angular.z", "linear.x"], stamped=stamped)
     (message,) = told.messages(np.array([0.5, -1.0]), HEADER)
     assert not stamped or message.header == HEADER
     twist = message.twist if stamped else message
     assert isinstance(twist, Twist) and (twist.angular.z, twist.linear.x) == (0.5, -1.0)
     assert not told.per_step
     ears, executed = Ears(), []
-    told.listen(ears, executed.append)
+    told.subscribe(ears, executed.append)
     ears.heard["cmd_vel"](message)
     np.testing.assert_array_equal(executed, [[0.5, -1.0]])
 
 
 def test_pose_deltas_are_a_pose_and_a_gripper():
-    told = actions.actions_of(actions.POSE_DELTA)
+    told = actions.create_action_commands(actions.POSE_DELTA)
     delta = np.array([0.01, -0.02, 0.03, 0.1, 0.0, 0.0, 0.4], np.float32)
     gripper, pose = told.messages(delta, HEADER)
     assert isinstance(gripper, Float64) and gripper.data == pytest.approx(0.4)
@@ -60,11 +60,11 @@ def test_pose_deltas_are_a_pose_and_a_gripper():
 
 
 def test_what_is_told_of_pose_deltas_is_heard_with_the_gripper_before_it():
-    told = actions.actions_of(actions.POSE_DELTA)
+    told = actions.create_action_commands(actions.POSE_DELTA)
     delta = np.array([0.01, -0.02, 0.03, 0.1, -0.2, 0.3, 0.4], np.float32)
     gripper, pose = told.messages(delta, HEADER)
     ears, executed = Ears(), []
-    actions.actions_of(actions.POSE_DELTA).listen(ears, executed.append)
+    actions.create_action_commands(actions.POSE_DELTA).subscribe(ears, executed.append)
     ears.heard["gripper_delta"](gripper)
     assert not executed
     ears.heard["pose_delta"](pose)
@@ -72,12 +72,14 @@ def test_what_is_told_of_pose_deltas_is_heard_with_the_gripper_before_it():
 
 
 def test_a_model_may_have_some_of_them_in_any_order_and_the_others_are_zero():
-    told = actions.actions_of(["yaw", "x"])
+    told = actions.create_action_commands(["yaw", "x"])
     delta = np.array([0.2, 0.01])
     (pose,) = told.messages(delta, HEADER)
     np.testing.assert_allclose(told.read(pose), delta, atol=1e-7)
     whole = [0.01, 0, 0, 0, 0, 0.2]
-    np.testing.assert_allclose(actions.actions_of(actions.POSE_DELTA[:6]).read(pose), whole, atol=1e-7)
+    np.testing.assert_allclose(
+        actions.create_action_commands(actions.POSE_DELTA[:6]).read(pose), whole, atol=1e-7
+    )
     twist = told.twist(delta)
     np.testing.assert_allclose(
         [getattr(part, axis) for part in (twist.linear, twist.angular) for axis in "xyz"], whole
@@ -86,13 +88,13 @@ def test_a_model_may_have_some_of_them_in_any_order_and_the_others_are_zero():
 
 def test_other_names_are_refused_and_what_there_is_is_told():
     with pytest.raises(ValueError, match=r"wheel.*geometry_msgs/Twist.*pose deltas \(x, y, z"):
-        actions.actions_of(["wheel", "x"])
+        actions.create_action_commands(["wheel", "x"])
 
 
 def test_angles_are_a_rotation_about_fixed_axes():
     transform = pytest.importorskip("scipy.spatial.transform", reason="scipy is not installed (extra export)")
     roll, pitch, yaw = 0.3, -0.8, 2.1
-    q = actions.quaternion_of(roll, pitch, yaw)
+    q = actions.quaternion_from_euler(roll, pitch, yaw)
     expected = transform.Rotation.from_euler("xyz", [roll, pitch, yaw])
     np.testing.assert_allclose(
         transform.Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix(), expected.as_matrix(), atol=1e-9
@@ -101,17 +103,17 @@ def test_angles_are_a_rotation_about_fixed_axes():
 
 @given(angle, angle, angle)
 def test_angles_of_a_rotation_come_back(roll, pitch, yaw):
-    found = actions.angles_of(actions.quaternion_of(roll, pitch, yaw))
+    found = actions.euler_from_quaternion(actions.quaternion_from_euler(roll, pitch, yaw))
     np.testing.assert_allclose(found, [roll, pitch, yaw], atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1e-200, 0.5, 1e200])
 def test_a_quaternion_of_another_length_is_the_same_rotation(length):
-    one = actions.quaternion_of(0.3, -0.2, 0.1)
+    one = actions.quaternion_from_euler(0.3, -0.2, 0.1)
     other = Quaternion(w=length * one.w, x=length * one.x, y=length * one.y, z=length * one.z)
-    np.testing.assert_allclose(actions.angles_of(other), [0.3, -0.2, 0.1])
+    np.testing.assert_allclose(actions.euler_from_quaternion(other), [0.3, -0.2, 0.1])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_of_numbers_that_are_not_finite_no_angle_is(number):
-    assert np.isnan(actions.angles_of(Quaternion(w=1.0, x=number))).all()
+    assert np.isnan(actions.euler_from_quaternion(Quaternion(w=1.0, x=number))).all()

@@ -13,9 +13,9 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 import rclpy
 from jepa_msgs.srv import EvaluateActions
-from jepa_ros.common.answering import Answering
+from jepa_ros.common.background_services import BackgroundServices
 from jepa_ros.update.services import UpdateServices
-from jepa_ros.world_model.evaluation_service import Evaluations
+from jepa_ros.world_model.evaluation_service import EvaluationService
 from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 
@@ -33,9 +33,9 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
             raise RuntimeError("the cancellation came in between")
         return response
 
-    answering = Answering(owner, "services", SingleThreadedExecutor())
-    answering.serve(Trigger, "~/ask", answer)
-    answering.start()
+    services = BackgroundServices(owner, "services", SingleThreadedExecutor())
+    services.add_service(Trigger, "~/ask", answer)
+    services.start()
     client = owner.create_client(Trigger, "owner/ask")
     assert client.wait_for_service(10.0)
     client.call_async(Trigger.Request())
@@ -45,7 +45,7 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
     asked = client.call_async(Trigger.Request())
     rclpy.spin_until_future_complete(owner, asked, timeout_sec=10.0)
     assert asked.done()
-    answering.stop()
+    services.stop()
     assert "the cancellation came in between" in capfd.readouterr().err
 
 
@@ -64,10 +64,10 @@ def test_every_failure_is_answered_whatever_failed_before(owner: Any, tmp_path: 
     if service is Trigger:
         name, opened = (
             "owner/rollback",
-            UpdateServices(owner, tmp_path, pytest.fail, rollback=fail, changed=pytest.fail),
+            UpdateServices(owner, tmp_path, pytest.fail, rollback=fail, on_change=pytest.fail),
         )
     else:
-        name, opened = "owner/evaluate_actions", Evaluations(owner, fail, dict, lambda: "float16")
+        name, opened = "owner/evaluate_actions", EvaluationService(owner, fail, dict, lambda: "float16")
     client = owner.create_client(service, name)
     assert client.wait_for_service(10.0)
     heard = []

@@ -10,6 +10,7 @@ import pytest
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.pipeline import STAGES, Stats
 from jepa_runtime.telemetry import diagnostics
+from tests.errors import code
 
 Health, Level, Limits, assess = diagnostics.Health, diagnostics.Level, diagnostics.Limits, diagnostics.assess
 
@@ -43,18 +44,18 @@ def test_a_run_of_misses_is_an_error():
 def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing = Stats(*[0] * 7, resets={})
-    watch = serving.StreamWatch(nothing, clock=lambda: 0.0)
+    watch = serving.StreamMonitor(nothing, clock=lambda: 0.0)
 
     def told(*missed):
         for late in missed:
             times = dict.fromkeys(STAGES, 1.0)
-            watch.result_came(
+            watch.on_result(
                 SimpleNamespace(
                     futures=None, surprise=None, calibration=None, deadline_missed=late, timings_ms=times
                 )
             )
         given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
-        watch.frame_came()
+        watch.on_frame()
         return watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)[0].level
 
     assert told(*[True] * 20, *[False] * 10) is Level.ERROR
@@ -89,15 +90,15 @@ def test_stamps_by_another_clock_than_that_of_the_commands_are_a_warning(age_s, 
 def test_how_long_an_image_had_none_counts_from_the_first_that_had_not(what, figure):
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing, now = Stats(*[0] * 7, resets={}), [0.0]
-    watch = serving.StreamWatch(nothing, clock=lambda: now[0])
+    watch = serving.StreamMonitor(nothing, clock=lambda: now[0])
     times = dict.fromkeys(STAGES, 1.0)
     given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
 
     def since(at_s, found):
         now[0] = at_s
-        watch.frame_came()
+        watch.on_frame()
         fields = {"futures": object(), "surprise": 1.0, "calibration": None, "deadline_missed": False}
-        watch.result_came(SimpleNamespace(**fields | {what: found}, timings_ms=times))
+        watch.on_result(SimpleNamespace(**fields | {what: found}, timings_ms=times))
         _, figures = watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)
         return figures[figure]
 
@@ -187,9 +188,9 @@ def test_a_stream_of_nothing_but_refused_frames_is_an_error():
 
 def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
-    (alone,) = serving.cameras_of(["image"]).values()
+    (alone,) = serving.create_camera_streams(["image"]).values()
     assert (alone.prefix, alone.goal_topic, alone.label) == ("~", "goal_image", "inference")
-    front = serving.cameras_of(["front/image_raw", "rear"])["front/image_raw"]
+    front = serving.create_camera_streams(["front/image_raw", "rear"])["front/image_raw"]
     assert front.prefix == "~/front/image_raw"
     assert front.goal_topic == "front/image_raw/goal_image"
     assert front.label == "inference front/image_raw"
@@ -198,8 +199,8 @@ def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
 @pytest.mark.parametrize("topics", [[], ["front", "front"], ["/front"], ["front/"], ["9"], ["a b"], [""]])
 def test_cameras_need_names_that_are_relative_topics_and_different(topics):
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
-    with pytest.raises(JepaRuntimeError, match="cameras"):
-        serving.cameras_of(topics)
+    with pytest.raises(JepaRuntimeError, check=code("node.invalid_parameter")):
+        serving.create_camera_streams(topics)
 
 
 def test_drops_beyond_a_tenth_are_a_warning():

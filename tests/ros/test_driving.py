@@ -12,7 +12,7 @@ driving = pytest.importorskip(
     "jepa_ros.planner.command_publisher", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from builtin_interfaces.msg import Time  # noqa: E402
-from jepa_ros.common.action_commands import actions_of  # noqa: E402
+from jepa_ros.common.action_commands import create_action_commands  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -74,7 +74,7 @@ def clock(monkeypatch):
 
 
 def commands(*names, stamped=False):
-    node, told = Node(), actions_of(names, stamped=stamped)
+    node, told = Node(), create_action_commands(names, stamped=stamped)
     made = driving.CommandPublisher(node, told, size=len(names), step_s=0.2, frame_id="base_link")
     return made, node.publisher
 
@@ -84,47 +84,47 @@ def test_velocities_are_told_for_each_image_and_to_stand_for_half_a_second(clock
     told, publisher = commands("linear.x")
     for stamp_ns in (0, 33_000_000, 66_000_000):
         told.send(np.array([0.5]), stamp_ns)
-    assert told.stand()
+    assert told.stop()
     for _ in range(40):
         clock.now_s += 0.05
-        assert not told.stand()
+        assert not told.stop()
     assert [message.linear.x for message in publisher.sent] == [0.5, 0.5, 0.5] + [0.0] * 11
     told.send(np.array([0.5]), 99_000_000)
-    assert told.stand() and publisher.sent[-1].linear.x == 0.0
+    assert told.stop() and publisher.sent[-1].linear.x == 0.0
 
 
 def test_a_stamped_velocity_bears_the_time_at_which_it_was_told():
     told, publisher = commands("linear.x", stamped=True)
     told.send(np.array([0.5]), 33_000_000)
-    told.stand()
+    told.stop()
     assert [message.twist.linear.x for message in publisher.sent] == [0.5, 0.0]
     assert [message.header for message in publisher.sent] == [Header(stamp=NOW, frame_id="base_link")] * 2
 
 
 def test_what_another_process_told_before_is_not_known_so_the_robot_is_told_to_stand(clock):
     told, publisher = commands("linear.x")
-    assert not told.stand()
+    assert not told.stop()
     clock.now_s += 1.0
-    assert not told.stand()
+    assert not told.stop()
     assert [message.linear.x for message in publisher.sent] == [0.0]
 
 
 def test_who_listens_later_is_told_to_stand_too_but_not_while_the_robot_drives(clock):
     told, publisher = commands("linear.x")
     publisher.listeners = 0
-    told.stand()
+    told.stop()
     clock.now_s += 1.0
     publisher.listeners = 1
-    assert not told.stand()
+    assert not told.stop()
     assert len(publisher.sent) == 2
     told.send(np.array([0.5]), 0)
     publisher.listeners = 2
     told.send(np.array([0.5]), 1)
-    assert told.stand()
+    assert told.stop()
     clock.now_s += 1.0
-    assert not told.stand()
+    assert not told.stop()
     publisher.listeners = 1
-    told.stand()
+    told.stop()
     assert [message.linear.x for message in publisher.sent] == [0.0, 0.0, 0.5, 0.5, 0.0]
 
 
@@ -158,27 +158,27 @@ def test_after_an_image_that_is_clearly_late_the_next_step_has_its_full_length()
 
 def test_what_the_robot_does_is_what_it_was_told_last():
     told, _ = commands("x", "yaw")
-    np.testing.assert_array_equal(told.told, [0, 0])
+    np.testing.assert_array_equal(told.last_command, [0, 0])
     told.send(np.array([0.01, 0.1]), 0)
     told.send(np.array([0.02, 0.2]), STEP_NS // 2)
-    np.testing.assert_array_equal(told.told, [0.01, 0.1])
-    told.stand()
-    np.testing.assert_array_equal(told.told, [0, 0])
+    np.testing.assert_array_equal(told.last_command, [0.01, 0.1])
+    told.stop()
+    np.testing.assert_array_equal(told.last_command, [0, 0])
     told.send(np.array([0.03, 0.3]), STEP_NS)
-    np.testing.assert_array_equal(told.told, [0.03, 0.3])
+    np.testing.assert_array_equal(told.last_command, [0.03, 0.3])
 
 
 def test_it_is_known_that_somebody_did_not_hear_of_it(clock):
     told, publisher = commands("linear.x")
     publisher.acknowledged = False
     told.send(np.array([0.5]), 0)
-    assert not told.is_unheard()
-    told.stand()
-    assert not told.is_unheard(), "it takes its time"
+    assert not told.stop_unacknowledged()
+    told.stop()
+    assert not told.stop_unacknowledged(), "it takes its time"
     clock.now_s += 6.0
-    assert told.is_unheard() and publisher.patience_s == 0.0, "images are not to wait for it"
+    assert told.stop_unacknowledged() and publisher.patience_s == 0.0, "images are not to wait for it"
     publisher.acknowledged = True
-    assert not told.is_unheard()
+    assert not told.stop_unacknowledged()
 
 
 def test_the_last_word_is_to_stand_whatever_came_before():
@@ -199,19 +199,19 @@ def test_of_an_arm_and_its_gripper_both_are_to_hear_of_it(clock):
     told, _ = commands("x", "gripper")
     told.publishers[0] = gripper = Publisher()
     gripper.acknowledged = False
-    told.stand()
+    told.stop()
     clock.now_s += 6.0
-    assert told.is_unheard()
+    assert told.stop_unacknowledged()
 
 
 def test_of_an_action_that_could_not_be_told_whole_the_robot_is_told_to_stand():
     told, publisher = commands("x", "gripper")
-    told.stand()
+    told.stop()
     publisher.publish = Mock(side_effect=[None, RuntimeError("no room to publish")])
     with pytest.raises(RuntimeError):
         told.send(np.array([0.05, 0.5]), 0)
     publisher.publish = publisher.sent.append
-    assert told.stand() and publisher.sent[-2].data == 0.0
+    assert told.stop() and publisher.sent[-2].data == 0.0
 
 
 def test_where_to_stand_could_not_be_told_it_is_told_the_next_time():
@@ -219,7 +219,7 @@ def test_where_to_stand_could_not_be_told_it_is_told_the_next_time():
     told.send(np.array([0.5]), 0)
     publisher.publish = Mock(side_effect=RuntimeError("no room to publish"))
     with pytest.raises(RuntimeError):
-        told.stand()
+        told.stop()
     publisher.publish = publisher.sent.append
-    assert told.stand() and not told.stand()
+    assert told.stop() and not told.stop()
     assert [message.linear.x for message in publisher.sent] == [0.5, 0.0, 0.0]

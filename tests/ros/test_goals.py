@@ -13,7 +13,7 @@ goals = pytest.importorskip(
 from jepa_msgs.msg import Tensor  # noqa: E402
 from jepa_msgs.srv import SetGoal  # noqa: E402
 from jepa_ros.common.conversions import fill, to_image, to_time  # noqa: E402
-from jepa_ros.world_model.camera_streams import cameras_of  # noqa: E402
+from jepa_ros.world_model.camera_streams import create_camera_streams  # noqa: E402
 
 from jepa_runtime.errors import JepaRuntimeError  # noqa: E402
 from jepa_runtime.recording import messages  # noqa: E402
@@ -27,9 +27,9 @@ class Owner:
     def __init__(self) -> None:
         self.sought = None
         self.refused = set()
-        self.cameras = cameras_of(["image"])
+        self.cameras = create_camera_streams(["image"])
         served = SimpleNamespace(pipeline=self)
-        self.goals = goals.Goals(self, lambda: served, lambda: self.cameras)
+        self.goals = goals.GoalInputs(self, lambda: served, lambda: self.cameras)
 
     def get_logger(self):
         return SimpleNamespace(error=lambda words: None)
@@ -54,7 +54,7 @@ class Owner:
 
     @property
     def is_asked(self):
-        return self.goals.is_asked(self.cameras["image"], self.sought)
+        return self.goals.is_requested(self.cameras["image"], self.sought)
 
 
 def picture(stamp_ns, **fields):

@@ -16,18 +16,18 @@ pytestmark = pytest.mark.ros
 HANGING = """
 import ctypes, sys, threading
 from rclpy.node import Node
-from jepa_ros.common.spin import every, run
+from jepa_ros.common.spin import create_steady_timer, run
 
 class Hanging(Node):
     def __init__(self):
         super().__init__("hanging")
         self.finished, self.failure = threading.Event(), ""
-        every(self, 0.1, self.hang) if sys.argv[1] == "later" else self.hang()
+        create_steady_timer(self, 0.1, self.hang) if sys.argv[1] == "later" else self.hang()
 
     def hang(self):
         ctypes.PyDLL(None).sleep(60)
 
-run(Hanging, hang_s=1.5)
+run(Hanging, hang_timeout_s=1.5)
 """
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 intake = pytest.importorskip(
-    "jepa_ros.world_model.image_intake", reason="the workspace is not on the paths: . scripts/env.sh"
+    "jepa_ros.world_model.image_validator", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 
 pytestmark = pytest.mark.ros
@@ -27,46 +27,46 @@ GOOD = {"height": 4, "width": 6, "data_bytes": 72, "sec": 5, "nanosec": 0}
     ],
 )
 def test_a_bad_frame_is_refused_and_counted(change, reason):
-    gate = intake.Intake()
-    refusal = gate.check(**{**GOOD, **change})
+    gate = intake.ImageValidator()
+    refusal = gate.check_header(**{**GOOD, **change})
     assert refusal is not None and refusal.reason == reason
-    assert gate.refused == {reason: 1}
+    assert gate.rejected == {reason: 1}
 
 
 @pytest.mark.parametrize("stamp", [{}, {"sec": 0, "nanosec": 1}, {"nanosec": 999_999_999}])
 def test_a_good_frame_is_accepted(stamp):
-    gate = intake.Intake()
-    assert gate.check(**GOOD | stamp) is None
-    assert not gate.refused
+    gate = intake.ImageValidator()
+    assert gate.check_header(**GOOD | stamp) is None
+    assert not gate.rejected
 
 
 def test_a_frame_of_another_size_is_refused_and_the_stream_goes_on():
-    gate = intake.Intake()
+    gate = intake.ImageValidator()
     assert gate.check_size(height=480, width=640) is None
     assert gate.check_size(height=240, width=320) is not None
     assert gate.check_size(height=480, width=640) is None
-    assert gate.refused == {"size_changed": 1}
+    assert gate.rejected == {"size_changed": 1}
 
 
 def test_a_size_that_lasts_becomes_the_streams():
-    gate = intake.Intake()
+    gate = intake.ImageValidator()
     gate.check_size(height=480, width=640)
-    refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_AFTER)]
+    refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_FRAMES)]
     assert all(refused[:-1]) and refused[-1] is None
     assert gate.check_size(height=240, width=320) is None
     assert gate.check_size(height=480, width=640) is not None, "which is another one now"
 
 
 def test_a_size_that_comes_and_goes_lasts_from_when_it_last_came():
-    gate = intake.Intake()
+    gate = intake.ImageValidator()
     for height, width in [(480, 640), (240, 320), (480, 640)]:
         gate.check_size(height=height, width=width)
-    refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_AFTER)]
+    refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_FRAMES)]
     assert all(refused[:-1]) and refused[-1] is None
 
 
 def test_sizes_that_alternate_never_become_the_streams():
-    gate = intake.Intake()
+    gate = intake.ImageValidator()
     gate.check_size(height=480, width=640)
     sizes = [(240, 320), (120, 160)] * 10
     assert all(gate.check_size(height=height, width=width) for height, width in sizes)
@@ -83,13 +83,13 @@ def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
     unknown = images.Image(height=2, width=2, step=6, encoding="smell", data=bytes(12))
     raw.header.stamp.sec = unknown.header.stamp.sec = 5
     compressed = images.CompressedImage()
-    assert reader.read(unknown) is None and reader.wants(compressed), "as long as there are no fit others"
+    assert reader.read(unknown) is None and reader.needs(compressed), "as long as there are no fit others"
     for _ in range(30):
         now_s[0] += 0.033
-        assert reader.wants(raw) and reader.read(raw)[1, 1].tolist() == [11, 12, 13]
-        assert not reader.wants(compressed)
+        assert reader.needs(raw) and reader.read(raw)[1, 1].tolist() == [11, 12, 13]
+        assert not reader.needs(compressed)
     now_s[0] += 1.1
-    assert reader.wants(compressed)
+    assert reader.needs(compressed)
 
 
 def test_compressed_images_alone_are_all_taken_but_what_is_none():
@@ -99,12 +99,12 @@ def test_compressed_images_alone_are_all_taken_but_what_is_none():
     def read(data, sec=5):
         message = images.CompressedImage(data=data)
         message.header.stamp.sec = sec
-        return reader.read(message) if reader.wants(message) else None
+        return reader.read(message) if reader.needs(message) else None
 
     png, larger = (cv2.imencode(".png", np.full((2, width, 3), 7, np.uint8))[1].tobytes() for width in (3, 4))
     for _ in range(3):
         np.testing.assert_array_equal(read(png), np.full((2, 3, 3), 7))
-    assert (reader.accepted, reader.refused, reader.last) == (3, {}, "")
+    assert (reader.accepted, reader.rejected, reader.last_rejection) == (3, {}, "")
     assert read(b"") is read(png, sec=0) is read(larger) is read(b"none") is None
-    assert reader.refused == dict.fromkeys(("zero_size", "bad_stamp", "size_changed", "bad_image"), 1)
-    assert reader.accepted == 3 and reader.last.startswith("bad_image: ")
+    assert reader.rejected == dict.fromkeys(("zero_size", "bad_stamp", "size_changed", "bad_image"), 1)
+    assert reader.accepted == 3 and reader.last_rejection.startswith("bad_image: ")

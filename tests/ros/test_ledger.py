@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_ros.profiler.frame_ledger import FrameLedger, Inside
+from jepa_ros.profiler.frame_ledger import FrameLedger, NodeTimes
 from jepa_ros.profiler.view import summary
 from rich.console import Console
 
@@ -26,17 +26,17 @@ def ledger(frames: int = 3) -> FrameLedger:
     return FrameLedger(start_ns=START, rate_hz=100.0, offset_ns=OFFSET, frames=frames)
 
 
-def inside(due_ns: int, **changes) -> Inside:
+def node_times(due_ns: int, **changes) -> NodeTimes:
     """Received 1 ms after it was due, its first result handed over 10 ms later."""
     given = {"received_ns": due_ns + MS, "published_ns": due_ns + 11 * MS, "stages_ms": STAGES}
-    return Inside(**(given | changes))
+    return NodeTimes(**(given | changes))
 
 
 def answer(book: FrameLedger, index: int, after_ns: int = 12 * MS, **changes) -> None:
     """Everything that is known of an image whose futures came ``after_ns`` it was due."""
     due = book.due_ns(index)
     book.add_sent(index, due + MS // 2)
-    book.add_inside(due + OFFSET, inside(due, **changes))
+    book.add_node_times(due + OFFSET, node_times(due, **changes))
     book.add_futures(due + OFFSET, due + after_ns)
 
 
@@ -50,7 +50,7 @@ class TestLedger:
         assert stages["receive"] == 0.5 and stages["transport"] == 0.5 and stages["delivery"] == 1.0
         assert sum(stages.values()) == pytest.approx(0.5 + 0.5 + sum(STAGES.values()) + 1.0)
         assert "energy" not in stages and "no goal" in run.absent["energy"]
-        assert "once the futures are sent" in run.absent["surprise"]
+        assert "after the futures are sent" in run.absent["surprise"]
 
     def test_a_result_that_is_here_before_the_call_to_publish_returns_is_not_counted_twice(self):
         book = ledger(1)
@@ -76,15 +76,15 @@ class TestLedger:
         rows = [line.strip("│ ").split("  ") for line in capsys.readouterr().out.splitlines()]
         shown = {cells[0]: cells[-1].strip() for cells in rows}
         assert (shown["encode"], shown["predict"], shown["later than 100 ms or never"]) == ("2", "1", "1")
-        assert (shown["encode, by the device's clock"], shown["predict, by the device's clock"]) == ("2", "1")
+        assert (shown["encode, device clock"], shown["predict, device clock"]) == ("2", "1")
 
     def test_images_without_a_result_were_dropped_or_failed_and_those_never_sent_do_not_count(self):
         book = ledger(5)
         answer(book, 0)
         book.add_sent(1, book.due_ns(1))
         book.add_sent(2, book.due_ns(2))
-        failed = inside(book.due_ns(2), published_ns=None, stages_ms={}, error="engine gone")
-        book.add_inside(book.due_ns(2) + OFFSET, failed)
+        failed = node_times(book.due_ns(2), published_ns=None, stages_ms={}, error="engine gone")
+        book.add_node_times(book.due_ns(2) + OFFSET, failed)
         run = book.run(10.0)
         assert (run.scheduled_s, run.dropped_s, run.failed_s) == ([0.0], [0.01], [0.02])
         assert any("engine gone" in note for note in book.notes())
@@ -94,7 +94,7 @@ class TestLedger:
         book.add_sent(0, START)
         book.add_latent(START + OFFSET, START + 9 * MS)
         assert not book.run(10.0).latency_ms, "futures may still come"
-        book.add_inside(START + OFFSET, inside(START, stages_ms=STAGES | {"predict": 0.0}))
+        book.add_node_times(START + OFFSET, node_times(START, stages_ms=STAGES | {"predict": 0.0}))
         assert book.run(10.0).latency_ms == [9.0]
         assert any("1 images gave a latent" in note for note in book.notes())
 
@@ -125,7 +125,9 @@ class TestLedger:
             if fate == "answered":
                 answer(book, index, after_ns=10 * MS + delay_ns)
             if fate == "failed":
-                book.add_inside(due + OFFSET, inside(due, published_ns=None, stages_ms={}, error="no"))
+                book.add_node_times(
+                    due + OFFSET, node_times(due, published_ns=None, stages_ms={}, error="no")
+                )
         run = book.run(10.0)
         counts = [len(run.scheduled_s), len(run.dropped_s), len(run.failed_s)]
         assert counts == [fates.count(fate) for fate in ("answered", "dropped", "failed")]

@@ -173,7 +173,8 @@ def test_the_planners_last_word_is_to_stand(planner, number):
 
 def test_a_node_under_nohup_outlives_its_terminal():
     code = "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-    code += "from jepa_ros.start import when_to_end; when_to_end(lambda *_: os._exit(1)); "
+    code += "from jepa_ros.start import handle_termination_signals; "
+    code += "handle_termination_signals(lambda *_: os._exit(1)); "
     code += "os.kill(os.getpid(), signal.SIGHUP); print('lives')"
     assert subprocess.check_output([sys.executable, "-c", code]) == b"lives\n"
 
@@ -312,11 +313,19 @@ def test_live_images_bear_the_time_of_the_graph_when_they_were_taken(owner, monk
     device = Mock(frames=lambda: iter(()))
     monkeypatch.setattr("jepa_ros.nodes.camera.open_source", lambda *_, **__: device)
     monkeypatch.setattr(time, "time_ns", lambda: 5_000_000_000)
+    create_publisher = CameraNode.create_publisher
+    images = Mock()
+    monkeypatch.setattr(
+        CameraNode,
+        "create_publisher",
+        lambda self, kind, *given, **options: (
+            images if kind is Image else create_publisher(self, kind, *given, **options)
+        ),
+    )
     node = CameraNode()
     monkeypatch.setattr(node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=clock_ns)))
-    monkeypatch.setattr(node, "_images", Mock())
-    node._publish(Frame(np.zeros((8, 8, 3), np.uint8), 4_000_000_000, "eye", 0), live=True)
-    published = node._images.publish.call_args.args[0]
+    node.publish(Frame(np.zeros((8, 8, 3), np.uint8), 4_000_000_000, "eye", 0), live=True)
+    published = images.publish.call_args.args[0]
     assert from_time(published.header.stamp) == stamp_ns
     node.stop()
     node.destroy_node()
@@ -324,9 +333,9 @@ def test_live_images_bear_the_time_of_the_graph_when_they_were_taken(owner, monk
 
 def test_a_model_that_lost_its_device_ends_its_node(owner):
     node = WorldModelNode()
-    node._on_error(BackendError("a frame failed"), None)
+    node.on_inference_error(BackendError("a frame failed"), None)
     assert not node.finished.is_set()
-    node._on_error(DeviceLostError("the GPU failed"), None)
+    node.on_inference_error(DeviceLostError("the GPU failed"), None)
     assert node.finished.is_set() and node.failure == "the GPU failed"
     node.stop()
     node.destroy_node()
@@ -343,7 +352,7 @@ def test_arguments_that_ros_does_not_take_are_told_in_a_line(ros_graph):
     command = [executable("planner"), "--ros-args", "--params-file", str(ros_graph.folder / "none.yaml")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     said = ended.stderr.splitlines()[-1]
-    assert said.startswith("error: ROS 2 does not start: ") and "none.yaml" in said
+    assert said.startswith("error: ROS 2 failed to start: ") and "none.yaml" in said
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
 
 

@@ -22,9 +22,9 @@ from tests.ota.robots import Site, variant  # noqa: E402
 pytestmark = pytest.mark.ros
 
 
-def serving(bundle: Path) -> opening.Served:
+def serving(bundle: Path) -> opening.ServingSession:
     chosen = {each.name: each.default for each in PARAMETERS}
-    return opening.Served(
+    return opening.ServingSession(
         chosen | {"bundle": str(bundle), "lock_memory": False},
         on_model=lambda model, kept: None,
         on_result=lambda result: None,

@@ -97,5 +97,5 @@ def test_a_result_without_futures_gives_none():
 
 def half(values):
     out = np.full(values.shape, 7, np.float16)
-    outputs.to_half(values, out)
+    outputs.to_float16(values, out)
     return out

@@ -1,4 +1,4 @@
-"""Parameters as nodes declare them."""
+"""Parameters as nodes declare_parameters them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.ros
 
 
 def test_what_is_taken_after_the_start_is_told_and_what_is_refused_is_not(owner: Any) -> None:
-    from jepa_ros.common.parameters import Parameter, declare
+    from jepa_ros.common.parameters import Parameter, declare_parameters
     from rclpy.parameter import Parameter as RosParameter
 
     told: list[Mapping[str, Any]] = []
@@ -21,7 +21,7 @@ def test_what_is_taken_after_the_start_is_told_and_what_is_refused_is_not(owner:
         Parameter(name="rate_hz", default=30.0, description="Rate [Hz].", low=0.1, high=100.0),
         Parameter(name="view", default="auto", description="View.", choices=("auto", "none")),
     ]
-    declare(owner, names, changed=told.append)
+    declare_parameters(owner, names, on_change=told.append)
     set_together = owner.set_parameters_atomically
     rate, view = RosParameter("rate_hz", value=5.0), RosParameter("view", value="none")
     assert set_together([rate, view]).successful

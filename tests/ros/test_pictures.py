@@ -135,17 +135,17 @@ def show(node: PicturesNode, count: int, tokens: int, dim: int, version: str = "
     """Frames of one model and the futures of the last of them."""
     for _ in range(count):
         seen, latent, futures = of_one_moment(tokens, dim, version)
-        node._taking(Image)(serialize_message(seen))
-        node._on_latent(latent)
-        node._on_futures(serialize_message(futures))
-        node._draw()
+        node.image_callback(Image)(serialize_message(seen))
+        node.on_latent(latent)
+        node.on_futures(serialize_message(futures))
+        node.draw()
 
 
 def test_an_atlas_of_other_latents_is_left_aside(node: PicturesNode, monkeypatch: pytest.MonkeyPatch):
     other = RNG.standard_normal((8, 3, 5)).astype(np.float32)
-    node._atlas = Atlas.build(other, np.arange(8), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 8, 1)
-    monkeypatch.setattr(node._outputs["map"], "get_subscription_count", lambda: 1)
-    node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
+    node.atlas = Atlas.build(other, np.arange(8), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 8, 1)
+    monkeypatch.setattr(node.outputs["map"], "get_subscription_count", lambda: 1)
+    node.on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     show(node, 20, 2, 4)
     assert 0 < node.report()["drawn"] < 20, "a map takes some frames of the run to be drawn from"
 
@@ -153,22 +153,22 @@ def test_an_atlas_of_other_latents_is_left_aside(node: PicturesNode, monkeypatch
 def test_latents_that_come_before_their_model_was_told_do_no_harm(
     node: PicturesNode, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(node._outputs["map"], "get_subscription_count", lambda: 1)
-    node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
+    monkeypatch.setattr(node.outputs["map"], "get_subscription_count", lambda: 1)
+    node.on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     show(node, 20, 2, 4)
     drawn = node.report()["drawn"]
     show(node, 2, 3, 5, version="2")
     assert node.report()["drawn"] == drawn
-    node._on_model(ModelInfo(model_id="one", version="2", tokens=3, dim=5, horizon=1, step_s=0.1))
+    node.on_model(ModelInfo(model_id="one", version="2", tokens=3, dim=5, horizon=1, step_s=0.1))
     show(node, 20, 3, 5, version="2")
     assert node.report()["drawn"] > drawn
 
 
 def test_latents_of_a_moment_that_stands_still_do_not_pile_up(node: PicturesNode):
     """As those of a camera that goes on while /clock is paused, and then begins anew."""
-    node._on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
+    node.on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     for sec in (5, *[7] * 20, 6):
         _, latent, _ = of_one_moment(2, 4)
         latent.header.stamp.sec, latent.header.stamp.nanosec = sec, 0
-        node._on_latent(latent)
-    assert [stamp_ns for stamp_ns, _ in node._trail] == [5 * 10**9, 6 * 10**9]
+        node.on_latent(latent)
+    assert [stamp_ns for stamp_ns, _ in node.trail] == [5 * 10**9, 6 * 10**9]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from jepa_msgs.msg import PlannerStatus, Tensor
-from jepa_ros.nodes.planner import PlannerNode
+from jepa_msgs.msg import ActionCandidates, PlannerStatus, Tensor
+from jepa_ros.nodes import planner as planner_node
+from jepa_ros.nodes.planner import PlannerNode, create_controller_model
+from jepa_ros.planner.parameters import PARAMETERS
 from rclpy.parameter import Parameter
 
 from tests.ros.test_driving import Publisher
@@ -27,18 +31,26 @@ class Planner:
     """The node with a model, the time of its graph, and what it publishes."""
 
     def __init__(self, monkeypatch) -> None:
-        self.node = PlannerNode()
-        self.now_ns = 10**18
+        self.now_ns, self.skipped_s = 10**18, 0.0
         self.commands, self.questions, self.statuses, self.diagnostics = (Publisher() for _ in range(4))
-        for name, replacement in {
-            "create_publisher": lambda *_: self.commands,
-            "get_clock": lambda: Mock(now=lambda: Mock(nanoseconds=self.now_ns)),
-            "_candidates": self.questions,
-            "_statuses": self.statuses,
-            "_diagnostics": self.diagnostics,
-        }.items():
-            monkeypatch.setattr(self.node, name, replacement)
-        self.node._on_model(model_info())
+        fakes = {
+            Twist: self.commands,
+            ActionCandidates: self.questions,
+            PlannerStatus: self.statuses,
+            DiagnosticArray: self.diagnostics,
+        }
+        create_publisher = PlannerNode.create_publisher
+
+        def create(node, kind, *given, **options):
+            return fakes.get(kind) or create_publisher(node, kind, *given, **options)
+
+        monkeypatch.setattr(PlannerNode, "create_publisher", create)
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + self.skipped_s)
+        monkeypatch.setattr(planner_node, "time", clock)
+        self.node = PlannerNode()
+        monkeypatch.setattr(self.node, "destroy_publisher", lambda _: None)
+        monkeypatch.setattr(self.node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=self.now_ns)))
+        self.node.on_model(model_info())
 
     def image(self, *, age_s: float = 0.0, source: str = "cem", by_another: bool = False) -> float:
         """Futures of an image that answer the last question; the velocity to the right that is told then."""
@@ -48,7 +60,7 @@ class Planner:
         message.candidates_source = source
         if by_another:
             message.actions = Tensor(data=message.actions.data[::-1])
-        self.node._on_futures(message)
+        self.node.on_futures(message)
         return self.commands.sent[-1].linear.x
 
     def drives(self, **given) -> bool:
@@ -64,40 +76,39 @@ def planner(owner, monkeypatch):
     made.node.destroy_node()
 
 
-def test_the_limits_are_those_of_the_model_and_of_the_greatest_change(planner, monkeypatch):
-    monkeypatch.setitem(planner.node._values, "max_change", 0.25)
+def test_the_limits_are_those_of_the_model_and_of_the_greatest_change():
+    values = {parameter.name: parameter.default for parameter in PARAMETERS}
     info = model_info()
     info.action_low, info.action_max_norm, info.goal_threshold, info.step_s = [-0.5, -1.0], 0.75, 1.5, 0.4
-    driver = planner.node._driver_of(info)
+    driver = create_controller_model(info, values | {"max_change": 0.25})
     np.testing.assert_array_equal(driver.limits.low, [-0.5, -1.0])
     np.testing.assert_array_equal(driver.limits.high, [1.0, 1.0])
     np.testing.assert_array_equal(driver.limits.max_change, [0.375, 0.5])
     assert (driver.limits.max_norm, driver.goal_threshold) == (0.75, 1.5)
     assert driver.step_s == pytest.approx(0.4) and not driver.per_step
-    monkeypatch.setitem(planner.node._values, "max_change", 1.0)
     info.action_max_norm, info.action_names = 0.0, ["x", "y"]
-    driver = planner.node._driver_of(info)
+    driver = create_controller_model(info, values | {"max_change": 1.0})
     assert driver.limits.max_norm is driver.limits.max_change is None and driver.per_step
 
 
 def test_another_model_makes_the_robot_stand_before_futures_of_it_come(planner):
     assert planner.drives()
-    before = planner.node._commands
-    planner.node._on_model(model_info())
+    before = planner.node.command_publisher
+    planner.node.on_model(model_info())
     assert planner.commands.sent[-1] == Twist()
-    assert planner.node._commands is before and planner.drives(), "it is told as before"
+    assert planner.node.command_publisher is before and planner.drives(), "it is told as before"
 
 
 @pytest.mark.parametrize(("field", "value"), [("step_s", 0.4), ("action_names", ["linear.y", "linear.x"])])
 def test_with_other_actions_who_told_the_robot_before_has_told_it_to_stand(planner, field, value):
     assert planner.drives()
-    before = planner.node._commands
+    before = planner.node.command_publisher
     before.close = Mock()
     info = model_info()
     setattr(info, field, value)
-    planner.node._on_model(info)
+    planner.node.on_model(info)
     before.close.assert_called_once_with()
-    assert planner.node._commands is not before
+    assert planner.node.command_publisher is not before
 
 
 @pytest.mark.parametrize(
@@ -121,12 +132,12 @@ def test_what_no_model_is_cannot_be_driven_with_and_the_robot_stands(planner, fi
     assert planner.drives()
     info = model_info()
     setattr(info, field, value)
-    planner.node._on_model(info)
+    planner.node.on_model(info)
     assert planner.commands.sent[-1] == Twist() and not planner.drives()
-    planner.node._publish_diagnostics()
+    planner.node.publish_diagnostics()
     status = planner.diagnostics.sent[-1].status[0]
     assert status.level == bytes([2]) and f"cannot drive with stub: {field} must be" in status.message
-    planner.node._on_model(model_info())
+    planner.node.on_model(model_info())
     assert planner.drives()
 
 
@@ -146,15 +157,14 @@ def test_images_are_as_old_as_the_time_of_the_graph_says_and_the_timeout_holds_o
     assert planner.node.report()["counters"]["old_futures"] == 1
 
 
-def test_a_shorter_timeout_holds_although_no_more_futures_come(planner, monkeypatch):
+def test_a_shorter_timeout_holds_although_no_more_futures_come(planner):
     planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
     assert planner.drives()
-    later_s = time.monotonic() + 1.0
-    monkeypatch.setattr(planner.node._pilot, "_clock", lambda: later_s)
-    planner.node._watch()
+    planner.skipped_s = 1.0
+    planner.node.watch()
     assert planner.commands.sent[-1].linear.x > 0
     planner.node.set_parameters([Parameter("futures_timeout_s", value=0.5)])
-    planner.node._watch()
+    planner.node.watch()
     assert planner.commands.sent[-1] == Twist()
     assert planner.statuses.sent[-1].state == PlannerStatus.HELD
     assert planner.node.report()["counters"]["watchdog_stops"] == 1
@@ -163,25 +173,27 @@ def test_a_shorter_timeout_holds_although_no_more_futures_come(planner, monkeypa
 def test_what_fails_makes_the_robot_stand_and_is_told(planner, monkeypatch):
     assert planner.drives()
     with monkeypatch.context() as broken:
-        broken.setattr(planner.node._pilot, "update", Mock(side_effect=RuntimeError("no memory")))
+        broken.setattr(planner.node.controller, "update", Mock(side_effect=RuntimeError("no memory")))
         assert planner.image() == 0
         status = planner.statuses.sent[-1]
         assert (status.state, status.command) == (PlannerStatus.HELD, Twist())
-        assert not planner.node._pilot.may_drive and planner.node.report()["counters"]["faults"] == 1
+        assert not planner.node.controller.may_move and planner.node.report()["counters"]["faults"] == 1
     assert planner.drives()
 
 
-def test_plans_go_on_from_what_the_robot_was_told(planner):
+def test_plans_go_on_from_what_the_robot_was_told(planner, monkeypatch):
+    told = Mock(wraps=planner.node.controller.set_command)
+    monkeypatch.setattr(planner.node.controller, "set_command", told)
     assert planner.drives()
     sent = planner.commands.sent[-1]
     assert planner.statuses.sent[-1].command == sent
-    np.testing.assert_allclose(
-        planner.node._pilot._driver.seeker.told, [sent.linear.x, sent.linear.y], rtol=1e-6
-    )
+    np.testing.assert_allclose(told.call_args.args[0], [sent.linear.x, sent.linear.y], rtol=1e-6)
 
 
 def test_who_listens_and_has_not_heard_that_the_robot_is_to_stand_is_an_error(planner, monkeypatch):
     for unheard, level in ((False, 0), (True, 2)):
-        monkeypatch.setattr(planner.node._commands, "is_unheard", lambda unheard=unheard: unheard)
-        planner.node._publish_diagnostics()
+        monkeypatch.setattr(
+            planner.node.command_publisher, "stop_unacknowledged", lambda unheard=unheard: unheard
+        )
+        planner.node.publish_diagnostics()
         assert planner.diagnostics.sent[-1].status[0].level == bytes([level])

@@ -26,6 +26,7 @@ from jepa_runtime.cli import main as jepa_runtime
 from jepa_runtime.commands import profile as profile_command
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import read_profile
+from tests.errors import code
 from tests.runtime.profiles import make_profile
 
 pytestmark = pytest.mark.ros
@@ -131,7 +132,7 @@ def test_the_rates_of_a_sweep_fit_what_an_image_takes_and_the_steps_of_the_model
 def test_without_stage_times_there_are_no_rates_to_sweep() -> None:
     run = make_profile(frames=3).run
     for stages in ({}, {"receive": [1.0] * 3}, {"encode": [0.0] * 3}):
-        with pytest.raises(ProfileError, match="told no stage times"):
+        with pytest.raises(ProfileError, check=code("profile.no_stage_times")):
             sweep_rates(run.model_copy(update={"stages_ms": stages}), 0.2)
 
 
@@ -154,7 +155,7 @@ def test_a_node_that_dies_in_the_sweep_leaves_what_was_measured_before(
 def test_a_node_that_others_use_is_not_swept(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--attach", "/world_model", "--source", "two_rooms", "--out", "o", "--sweep", "4"])
-    assert "--sweep is for a world model that is started" in capsys.readouterr().err
+    assert "--sweep requires a started world model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["max_mis_run:=50", "max_miss_run=50", "precision:=int8"])
@@ -174,7 +175,7 @@ def test_what_is_no_name_of_ros_is_refused(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse([f"{option}={name}", "--source", "two_rooms", "--out", "o"])
-    assert f"{option}: must be a name of ROS 2, such as /robot/world_model" in capsys.readouterr().err
+    assert f"{option}: must be a ROS 2 name such as /robot/world_model" in capsys.readouterr().err
 
 
 def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(

@@ -16,7 +16,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from geometry_msgs.msg import PoseStamped, Twist
 from jepa_ros.common import qos
-from jepa_ros.profiler.processes import another_domain, camera_command, prepare_environment
+from jepa_ros.profiler.processes import camera_command, choose_domain, prepare_environment
 from sensor_msgs.msg import Image
 
 from jepa_runtime.bundle import Bundle, seal
@@ -65,7 +65,7 @@ def test_a_graph_of_its_own_is_none_in_which_a_node_of_this_machine_is(
 ) -> None:
     taken = ros_graph.observer.context.get_domain_id()
     monkeypatch.setenv("ROS_DOMAIN_ID", "0")
-    assert str(taken) not in {another_domain() for _ in range(2000)}
+    assert str(taken) not in {choose_domain() for _ in range(2000)}
 
 
 def test_a_base_on_the_domain_of_the_shell_hears_no_command(

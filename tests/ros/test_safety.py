@@ -19,12 +19,14 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 import rclpy
 from builtin_interfaces.msg import Time
-from jepa_msgs.msg import ModelInfo, PredictedFutures, Surprise
+from diagnostic_msgs.msg import DiagnosticArray
+from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise
 from jepa_ros.common import parameters
 from jepa_ros.common.conversions import fill, to_time
 from jepa_ros.nodes import planner
 from jepa_ros.planner import command_publisher, reach_action
-from jepa_ros.profiler.processes import another_domain
+from jepa_ros.profiler.processes import choose_domain
+from rclpy.parameter import Parameter
 from std_msgs.msg import Bool
 
 from jepa_runtime.planning.action_limits import ActionLimits
@@ -83,20 +85,28 @@ class Safety(RuleBasedStateMachine):
         for module in (planner, reach_action, command_publisher):
             self._patches.setattr(module, "time", fake)
         chosen = CHOSEN | {"stop_timeout_s": self.stop_timeout_s}
-        self._patches.setattr(planner, "values", lambda *given: parameters.values(*given) | chosen)
-        self.node = planner.PlannerNode()
+        self._patches.setattr(
+            planner, "parameter_values", lambda *given: parameters.parameter_values(*given) | chosen
+        )
+        self.candidates = Publisher()
+        fakes = {ActionCandidates: self.candidates, PlannerStatus: Publisher(), DiagnosticArray: Publisher()}
+        create_publisher = planner.PlannerNode.create_publisher
+
+        def create(node: Any, kind: type, *given: Any, **options: Any) -> Any:
+            return fakes.get(kind) or create_publisher(node, kind, *given, **options)
+
+        with pytest.MonkeyPatch.context() as while_created:
+            while_created.setattr(planner.PlannerNode, "create_publisher", create)
+            while_created.setattr(planner.PlannerNode, "get_logger", Mock())
+            self.node = planner.PlannerNode()
         self.wires: list[Wire] = []
         for name, replacement in {
             "create_publisher": lambda *_: self.wires.append(Wire(self)) or self.wires[-1],
             "destroy_publisher": lambda _: None,
             "get_clock": lambda: Mock(now=lambda: Mock(nanoseconds=self.ros_ns(), to_msg=Time)),
             "get_logger": Mock(),
-            "_candidates": Publisher(),
-            "_statuses": Publisher(),
-            "_diagnostics": Publisher(),
         }.items():
             self._patches.setattr(self.node, name, replacement)
-        self._patches.setattr(self.node._reaching, "_log", Mock())
         self.ended, self.deaf = False, 0
         self.violations: list[str] = []
         # What model_info said last, and the model that may be driven with.
@@ -149,7 +159,7 @@ class Safety(RuleBasedStateMachine):
 
     @property
     def reach_is_open(self) -> bool:
-        return self.handle is not None and self.handle.reach.end is None
+        return self.handle is not None and self.handle.reach.result is None
 
     def why_to_stand(self) -> str:
         """Every reason there is, by what was said and by the clocks; empty: none."""
@@ -221,7 +231,7 @@ class Safety(RuleBasedStateMachine):
         while self.ticked_s + PERIOD_S <= ends_s and not self.ended:
             self.ticked_s += PERIOD_S
             self.pass_until(max(self.now_s, self.ticked_s))
-            self.call(self.node._watch)
+            self.call(self.node.watch)
             self.a_robot_that_is_to_stand_was_told_so_within_a_period()
         self.pass_until(ends_s)
 
@@ -307,7 +317,7 @@ class Safety(RuleBasedStateMachine):
         if self.sought is not None:
             message.goal_stamp, message.goal_asked = to_time(self.sought[0]), self.sought[1]
         energies = np.ones(shape, np.float32)
-        questions = self.node._candidates.sent
+        questions = self.candidates.sent
         if answers != "nobody's" and questions:
             asked = questions[-1]
             message.candidates_source = asked.source if answers == "ours" else "another"
@@ -330,7 +340,7 @@ class Safety(RuleBasedStateMachine):
             if self.stopped or self.silent:
                 self.over_ns = self.latched_ns
         self.call(
-            self.node._on_futures,
+            self.node.on_futures,
             fill(message, {"energies": messages.tensor("e", energies + np.float32(bad))}),
         )
         if is_judged and not self.ended:
@@ -348,7 +358,7 @@ class Safety(RuleBasedStateMachine):
         if discontinuous:
             self.is_broken()
         surprise = Surprise(surprising=surprising, response=response, discontinuous=discontinuous)
-        self.call(self.node._on_surprise, fill(surprise, {"executed": np.asarray(executed, np.float32)}))
+        self.call(self.node.on_surprise, fill(surprise, {"executed": np.asarray(executed, np.float32)}))
 
     def is_broken(self) -> None:
         self.breaks.append(self.now_s)
@@ -386,23 +396,23 @@ class Safety(RuleBasedStateMachine):
     def a_goal_is_asked_for(self, stamp: int | None, timeout_s: float) -> None:
         self.asked += 1
         handle = Handle(self.asked, stamp or self.stamps[-1], timeout_s, self.now_s)
-        handle.reach = self.node._reaching._reach_of(handle)
+        handle.reach = self.node.reach_goal.tracker_of(handle)
         self.handle = None if self.stopped or self.silent else handle
         self.is_let_drive()
-        self.beside(self.node._reaching._accept, handle)
+        self.beside(self.node.reach_goal.on_accepted, handle)
 
-    @precondition(lambda self: not self.ended and self.node._pilot.reach is not None)
+    @precondition(lambda self: not self.ended and self.node.controller.goal is not None)
     @rule()
     def the_world_model_takes_it(self) -> None:
-        reach = self.node._pilot.reach
+        reach = self.node.controller.goal
         reach.is_set = True
-        self.sought = (reach.terms.goal_ns, True)
+        self.sought = (reach.config.goal_ns, True)
 
     @precondition(lambda self: not self.ended and self.handle is not None)
     @rule()
     def it_is_cancelled(self) -> None:
         handle, self.handle = self.handle, None
-        self.beside(self.node._reaching._cancel, handle)
+        self.beside(self.node.reach_goal.on_cancel, handle)
 
     def beside(self, act: Any, handle: Handle) -> None:
         """A callback of the goals' executor, which goes on whatever is raised: what was not sent then is sent
@@ -421,7 +431,7 @@ class Safety(RuleBasedStateMachine):
         self.stopped, self.heard_s = stop, self.now_s
         if stop:
             self.handle, self.over_ns = None, self.latched_ns
-        self.call(self.node._on_stop, Bool(data=stop))
+        self.call(self.node.on_stop, Bool(data=stop))
 
     @precondition(lambda self: not self.ended)
     @rule(info=st.sampled_from([*MODELS, *MODELS, *MODELS, *NO_MODELS]))
@@ -436,14 +446,14 @@ class Safety(RuleBasedStateMachine):
                 max_norm=info.action_max_norm or None,
                 max_change=MAX_CHANGE * (high - low),
             )
-        self.call(self.node._on_model, info)
+        self.call(self.node.on_model, info)
         assert self.ended or not self.moving
 
     @precondition(lambda self: not self.ended)
     @rule(timeout_s=st.sampled_from([0.1, 0.5, 60.0]))
     def the_timeout_is_set(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.node._take_parameters({"futures_timeout_s": timeout_s})
+        self.node.set_parameters([Parameter("futures_timeout_s", value=timeout_s)])
         self.advance(PERIOD_S)
 
     @rule(energy=st.sampled_from([0.5, 5.0, 10.0]))
@@ -462,11 +472,10 @@ class Safety(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule()
     def it_is_diagnosed(self) -> None:
-        self.node._publish_diagnostics()
+        self.node.publish_diagnostics()
 
     def it_ends(self) -> None:
         self.deaf, self.ended = 0, True
-        self.node._reaching._asked_by.clear()
         self.node.stop()
 
 
@@ -486,6 +495,6 @@ TestSafety, TestSafetyBySilence = Safety.TestCase, SafetyBySilence.TestCase
 def context():
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        rclpy.init(domain_id=int(another_domain()))
+        rclpy.init(domain_id=int(choose_domain()))
         yield
         rclpy.shutdown()

@@ -15,6 +15,7 @@ serving = pytest.importorskip(
     "jepa_ros.world_model.camera_streams", reason="the workspace is not on the paths: . scripts/env.sh"
 )
 from jepa_runtime.telemetry.diagnostics import Level, Verdict  # noqa: E402
+from tests.errors import code  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -28,14 +29,14 @@ class Served:
 
     def __init__(self) -> None:
         self.now_s = 50.0
-        self.watch = serving.StreamWatch(BASE, clock=lambda: self.now_s)
+        self.watch = serving.StreamMonitor(BASE, clock=lambda: self.now_s)
 
     def result(
         self, total_ms: float = 1.0, calibration: Calibration | None = None, surprise: float | None = 1.0
     ) -> None:
         times = dict.fromkeys(STAGES, 1.0) | {"total": total_ms}
-        self.watch.frame_came()
-        self.watch.result_came(
+        self.watch.on_frame()
+        self.watch.on_result(
             SimpleNamespace(
                 futures=object(),
                 surprise=surprise,
@@ -62,7 +63,7 @@ def test_figures_count_from_the_activation_and_ages_from_the_last_image(served):
     served.now_s = 51.0
     served.result(total_ms=12.3456)
     served.now_s = 51.25
-    served.watch.frame_came()
+    served.watch.on_frame()
     served.now_s = 51.75
     _, figures = served.verdict(bad_frames={"bad_stamp": 3, "zero_size": 1})
     assert (figures["active_for_s"], figures["frame_age_s"], figures["result_age_s"]) == (1.75, 0.5, 0.75)
@@ -74,7 +75,7 @@ def test_figures_count_from_the_activation_and_ages_from_the_last_image(served):
 
 
 def test_what_an_earlier_verdict_told_is_not_told_again(served):
-    served.watch.error_came(JepaRuntimeError("engine gone"))
+    served.watch.on_error(JepaRuntimeError("engine gone"))
     served.result()
     told = [served.verdict(bad_frames={"bad_stamp": 1})[0].message for _ in range(2)]
     assert told == ["103 frames failed: engine gone", "running"]
@@ -82,7 +83,7 @@ def test_what_an_earlier_verdict_told_is_not_told_again(served):
 
 def test_what_went_wrong_beside_the_frames_is_a_warning_once(served):
     served.result()
-    served.watch.error_came(JepaRuntimeError("the goal cannot be encoded"))
+    served.watch.on_error(JepaRuntimeError("the goal cannot be encoded"))
     told = [served.verdict(stats=BASE)[0] for _ in range(2)]
     assert told == [Verdict(Level.WARN, "the goal cannot be encoded"), Verdict(Level.OK, "running")]
 
@@ -98,7 +99,7 @@ def test_the_last_known_bounds_stay_in_the_figures_where_a_result_has_none(serve
         calibration=Calibration(0.9, np.array([0.25]), (CoverageRate(1, 2),), (CoverageRate(1, 2),))
     )
     served.result()
-    assert served.verdict()[1]["error_bounds/step_1"].startswith("0.25, held for 0.500 of the last 2")
+    assert served.verdict()[1]["error_bounds/step_1"].startswith("0.25, coverage 0.500 over the last 2")
 
 
 def test_how_long_images_could_not_be_judged_counts_from_the_end_of_a_silence(served):
@@ -130,9 +131,9 @@ def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served
 
 
 def test_a_new_activation_forgets_what_came_before():
-    (camera,) = serving.cameras_of(["image"]).values()
-    camera.reader.refused["bad_stamp"] += 1
-    camera.watch.final = NOW
+    (camera,) = serving.create_camera_streams(["image"]).values()
+    camera.reader.rejected["bad_stamp"] += 1
+    camera.monitor.final = NOW
     assert camera.report()["bad_frames"] == {"bad_stamp": 1}
     camera.begin(BASE)
     assert camera.report() == {
@@ -141,14 +142,14 @@ def test_a_new_activation_forgets_what_came_before():
         "samples_ms": {},
         "error_bounds": None,
     }
-    camera.watch.final = NOW
+    camera.monitor.final = NOW
     assert camera.report()["counters"]["received"] == 100
 
 
 def test_a_camera_must_be_named_where_there_are_several():
-    one, two = serving.cameras_of(["image"]), serving.cameras_of(["front", "rear"])
-    assert serving.camera_named(one, "") is serving.camera_named(one, "image") is one["image"]
-    assert serving.camera_named(two, "rear") is two["rear"]
+    one, two = serving.create_camera_streams(["image"]), serving.create_camera_streams(["front", "rear"])
+    assert serving.find_camera(one, "") is serving.find_camera(one, "image") is one["image"]
+    assert serving.find_camera(two, "rear") is two["rear"]
     for cameras, name in ((one, "rear"), (two, ""), (two, "image")):
-        with pytest.raises(JepaRuntimeError, match=f"camera must be one of {', '.join(cameras)}, got"):
-            serving.camera_named(cameras, name)
+        with pytest.raises(JepaRuntimeError, check=code("node.unknown_camera")):
+            serving.find_camera(cameras, name)

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from jepa_msgs.msg import LatentState, PredictedFutures, StageTimes
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import from_time
-from jepa_ros.world_model.stage_times import StageClock
+from jepa_ros.world_model.stage_times import StageTimer
 from sensor_msgs.msg import Image
 
 from jepa_runtime.sources.base import Frame
@@ -41,9 +41,9 @@ class Publisher:
 @pytest.mark.parametrize("subscribers", [0, 1])
 def test_stage_times_are_sent_only_to_those_who_listen(subscribers):
     publisher = Publisher(subscribers)
-    clock = StageClock({StageTimes: publisher})
+    clock = StageTimer({StageTimes: publisher})
     for stamp in (1, 2):
-        clock.arrived(stamp, time.time_ns())
+        clock.frame_arrived(stamp, time.time_ns())
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 2, "eye", 1)
     clock.fail(frame, ValueError("engine gone"))
     assert [(from_time(message.header.stamp), message.error) for message in publisher.sent] == [
@@ -53,7 +53,7 @@ def test_stage_times_are_sent_only_to_those_who_listen(subscribers):
 
 def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not_told():
     publishers = {StageTimes: Publisher(1), PredictedFutures: Publisher(1), LatentState: Publisher(1)}
-    clock = StageClock(publishers)
+    clock = StageTimer(publishers)
     result = SimpleNamespace(
         stamp_ns=7,
         frame_id="eye",
@@ -62,9 +62,9 @@ def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not
         device_ms={"encode": 1.5},
     )
     for _ in range(2):
-        clock.arrived(7, time.time_ns())
-        clock.send(PredictedFutures, lambda: time.sleep(0.02))
-        clock.send(LatentState, lambda: time.sleep(0.05))
+        clock.frame_arrived(7, time.time_ns())
+        clock.publish(PredictedFutures, lambda: time.sleep(0.02))
+        clock.publish(LatentState, lambda: time.sleep(0.05))
         clock.finish(result)
     told = publishers[StageTimes].sent
     assert len(told) == 2 and len(publishers[LatentState].sent) == 2

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_ros.common.spin import every
+from jepa_ros.common.spin import create_steady_timer
 from jepa_ros.nodes.pictures import PicturesNode
 
 pytestmark = pytest.mark.ros
@@ -26,7 +26,7 @@ def takes(call: Callable[..., Any]) -> list[str]:
 
 def test_a_timer_takes_nothing_even_where_what_it_calls_has_no_signature() -> None:
     node = Mock()
-    every(node, 1.0, partial(faulthandler.dump_traceback_later, 9.0))
+    create_steady_timer(node, 1.0, partial(faulthandler.dump_traceback_later, 9.0))
     (_, call), _ = node.create_timer.call_args
     assert takes(call) == []
 
@@ -38,8 +38,8 @@ def test_what_leaves_out_what_cannot_be_drawn_takes_what_is_drawn() -> None:
         taken.append(message)
         raise ValueError("no number")
 
-    assert takes(PicturesNode._while_fit(node, lambda: None)) == []
-    wrapped = PicturesNode._while_fit(node, draw)
+    assert takes(PicturesNode.skip_errors(node, lambda: None)) == []
+    wrapped = PicturesNode.skip_errors(node, draw)
     wrapped("of this")
     assert takes(wrapped) == ["message"] and taken == ["of this"]
     assert "no number" in node.get_logger().warning.call_args.args[0]

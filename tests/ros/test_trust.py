@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from jepa_msgs.msg import PredictedFutures, SurpriseEvent
 from jepa_ros.common.conversions import from_time, to_image
-from jepa_ros.world_model.calibration_report import complaints_about, figures_of
+from jepa_ros.world_model.calibration_report import calibration_values, degradation_warnings
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -93,8 +93,8 @@ def test_an_unannounced_jump_raises_an_alarm_and_a_bag_and_an_announced_one_does
     assert len(told.error_coverage) == len(told.errors_seen) == len(told.error_bounds)
     assert min(told.errors_seen) > 5 and np.isfinite(told.error_coverage).all()
     graph.until(lambda: values(diagnostics).get("black_box/written") == "1", "the bag in the diagnostics")
-    assert "held for" in values(diagnostics)["error_bounds/step_8"]
-    assert values(diagnostics)["alarms"] == "given"
+    assert "coverage" in values(diagnostics)["error_bounds/step_8"]
+    assert values(diagnostics)["alarms"] == "enabled"
 
     (bag,) = bags.glob("*.mcap")
     source = BagSource(bag, action="/cmd_vel:linear.x,linear.y")
@@ -146,7 +146,9 @@ def test_a_node_that_is_not_active_says_that_and_not_what_was_wrong_while_it_was
     def said() -> str:
         return str(told[-1].status[0].message) if told else ""
 
-    ros_graph.until(lambda: said().startswith("error bounds hold less"), "a toy's bounds", meanwhile=look)
+    ros_graph.until(
+        lambda: said().startswith("prediction error bounds are below"), "a toy's bounds", meanwhile=look
+    )
     for transition, state in (
         (Transition.TRANSITION_DEACTIVATE, "not active"),
         (Transition.TRANSITION_CLEANUP, "not configured"),
@@ -162,26 +164,30 @@ def calibration(*recent: CoverageRate) -> Calibration:
 
 
 def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps_beside_an_engine() -> None:
-    (complaint,) = complaints_about(calibration(CoverageRate(270, 300), CoverageRate(150, 300)), None)
-    assert "0.9 at steps 2" in complaint
+    (complaint,) = degradation_warnings(calibration(CoverageRate(270, 300), CoverageRate(150, 300)), None)
+    assert "0.9 coverage at steps 2" in complaint
     assert with_warnings(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
     worse = Verdict(Level.ERROR, "stalled")
     assert with_warnings(worse, [complaint]) is worse
-    engine, bounds = complaints_about(
+    engine, bounds = degradation_warnings(
         calibration(CoverageRate(150, 300)), None, ["openvino:NPU: no such device"]
     )
     assert "openvino:NPU: no such device" in engine and "at steps 1" in bounds
-    assert complaints_about(calibration(CoverageRate(270, 300)), None) == complaints_about(None, None) == []
+    assert (
+        degradation_warnings(calibration(CoverageRate(270, 300)), None)
+        == degradation_warnings(None, None)
+        == []
+    )
 
 
 def test_a_black_box_that_no_alarm_will_ever_fill_is_a_complaint() -> None:
     few = "9968 normal scores are too few"
-    (complaint,) = complaints_about(None, Mock(fault=""), alarms_disabled_reason=few)
-    assert complaint.startswith("black box: nothing will be written") and few in complaint
-    assert complaints_about(None, None, alarms_disabled_reason=few) == []
+    (complaint,) = degradation_warnings(None, Mock(fault=""), alarms_disabled_reason=few)
+    assert complaint.startswith("black box: disabled") and few in complaint
+    assert degradation_warnings(None, None, alarms_disabled_reason=few) == []
 
 
 def test_bounds_and_coverage_stand_in_the_diagnostics() -> None:
-    figures = figures_of(calibration(CoverageRate(0, 0), CoverageRate(150, 200)))
-    assert figures["error_bounds/step_1"] == "0.25, not judged yet"
-    assert "0.750 of the last 200" in figures["error_bounds/step_2"]
+    figures = calibration_values(calibration(CoverageRate(0, 0), CoverageRate(150, 200)))
+    assert figures["error_bounds/step_1"] == "0.25, no errors observed yet"
+    assert "coverage 0.750 over the last 200" in figures["error_bounds/step_2"]

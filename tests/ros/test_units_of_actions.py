@@ -32,7 +32,7 @@ pytestmark = pytest.mark.ros
     ],
 )
 def test_units_of_ros_are_taken_however_they_are_spelled(names: list[str], units: list[str]) -> None:
-    actions.check_units(names, units)
+    actions.validate_action_units(names, units)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_units_of_ros_are_taken_however_they_are_spelled(names: list[str], units
 )
 def test_other_units_are_refused_with_what_to_do(names: list[str], units: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        actions.check_units(names, units)
+        actions.validate_action_units(names, units)
 
 
 def in_degrees(bundle: Path, folder: Path) -> Path:

@@ -25,13 +25,13 @@ pytestmark = pytest.mark.ros
 class Endless:
     """A worker whose updates do not end before it stops."""
 
-    free = True
+    accepts_requests = True
 
     def __init__(self) -> None:
         self.began = threading.Event()
         self._asked: Request | None = None
 
-    def ask(self, request: Request) -> bool:
+    def submit(self, request: Request) -> bool:
         self._asked = request
         self.began.set()
         return True
@@ -58,7 +58,7 @@ def test_whoever_waits_for_an_update_hears_that_the_manager_stops(
         assert future.done(), "nothing was heard"
         return future.result()
 
-    doors = UpdateServices(owner, tmp_path, worker, rollback=pytest.fail, changed=pytest.fail)
+    doors = UpdateServices(owner, tmp_path, worker, rollback=pytest.fail, on_change=pytest.fail)
     client = ActionClient(asker, UpdateModel, "owner/update")
     assert client.wait_for_server(10.0)
     heard = until(client.send_goal_async(UpdateModel.Goal())).get_result_async()
@@ -66,6 +66,9 @@ def test_whoever_waits_for_an_update_hears_that_the_manager_stops(
     worker.stop()
     doors.close()
     told = until(heard)
-    assert (told.status, told.result.reason) == (GoalStatus.STATUS_ABORTED, "the update manager stops")
+    assert (told.status, told.result.reason) == (
+        GoalStatus.STATUS_ABORTED,
+        "the update manager is shutting down",
+    )
     client.destroy()
     asker.destroy_node()

@@ -19,8 +19,8 @@ from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3
 from jepa_msgs.msg import ModelInfo
 from jepa_msgs.srv import SwapModel
 from jepa_ros.common.conversions import to_image
-from jepa_ros.update.health_watch import HealthWatch, SafeWord
-from jepa_ros.update.serving_node import NodeServing
+from jepa_ros.update.health_watch import NodeHealthMonitor, SwitchPermission
+from jepa_ros.update.serving_node import ServingNodeClient
 from jepa_ros.update.topic_source import TopicSource
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
@@ -28,6 +28,7 @@ from std_srvs.srv import Trigger
 
 from jepa_runtime.errors import ReleaseRejectedError, SourceError, UpdateError
 from jepa_runtime.ota.state import State
+from tests.errors import code
 from tests.ota.robots import variant
 
 pytestmark = pytest.mark.ros
@@ -75,7 +76,7 @@ class Owner:
 
 
 class Served:
-    """A node that serves the first of three bundles, seen through :class:`NodeServing`."""
+    """A node that serves the first of three bundles, seen through :class:`ServingNodeClient`."""
 
     def __init__(self, folder: Path, bundles: list[Any], *, there: bool = True) -> None:
         (folder / "good").symlink_to(bundles[0].path)
@@ -83,20 +84,20 @@ class Served:
         self.held: Any = None
         self.owner = Owner(swap_model=self.swap, rollback_model=self.rollback, commit_model=self.commit)
         self.seconds = 0.0
-        self.watch = HealthWatch(NODE, silent_after_s=5.0, clock=lambda: self.seconds)
-        self.serving = NodeServing(
+        self.watch = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=lambda: self.seconds)
+        self.serving = ServingNodeClient(
             self.owner,
             NODE,
             good=folder / "good",
-            safe=SafeWord(required=False, timeout_s=1.0),
-            watch=self.watch,
+            permission=SwitchPermission(required=False, timeout_s=1.0),
+            monitor=self.watch,
             discovery_s=0.1,
-            answer_s=0.1,
+            response_timeout_s=0.1,
             budget_ms=None,
             stopping=threading.Event(),
         )
         if there:
-            self.watch.diagnosed(STATUS, 0, "running", {})
+            self.watch.on_diagnostics(STATUS, 0, "running", {})
             self.serve(bundles[0].sha256)
 
     def serve(self, sha256: str) -> None:
@@ -105,14 +106,14 @@ class Served:
     def swap(self, request: SwapModel.Request) -> SwapModel.Response:
         if self.refusal:
             return SwapModel.Response(message=self.refusal)
-        self.held = self.watch.serves
+        self.held = self.watch.active_sha256
         self.serve(next(one.sha256 for one in self.bundles if str(one.path) == request.bundle))
         return SwapModel.Response(success=True)
 
     def rollback(self, _: Trigger.Request) -> Trigger.Response:
         if self.held is None:
             return Trigger.Response(message="there is none to go back to")
-        held, self.held = self.held, self.watch.serves
+        held, self.held = self.held, self.watch.active_sha256
         self.serve(held)
         return Trigger.Response(success=True)
 
@@ -144,7 +145,7 @@ def test_the_way_back_opens_nothing_while_the_node_holds_what_served(served: Ser
     served.serving.swap(new.path)
     assert served.serving.health().serves == new.sha256
     served.serving.swap(old.path)
-    assert served.watch.serves == old.sha256
+    assert served.watch.active_sha256 == old.sha256
     assert served.asked == [SwapModel.Request, Trigger.Request]
 
 
@@ -153,7 +154,7 @@ def test_the_way_back_is_a_swap_where_the_node_holds_nothing(served: Served) -> 
     served.serving.swap(new.path)
     served.held = None
     served.serving.swap(old.path)
-    assert served.watch.serves == old.sha256
+    assert served.watch.active_sha256 == old.sha256
     assert served.asked == [SwapModel.Request, Trigger.Request, SwapModel.Request]
 
 
@@ -166,15 +167,15 @@ def test_a_node_that_is_gone_is_an_error_though_the_link_good_is_too(served: Ser
     """As where what the link led to was damaged, and was fetched again."""
     (tmp_path / "good").unlink()
     served.gone()
-    with pytest.raises(UpdateError, match="is gone, or not active"):
+    with pytest.raises(UpdateError, check=code("serving.unavailable")):
         served.serving.swap(served.bundles[1].path)
 
 
 def test_what_the_node_refuses_is_refused(served: Served) -> None:
     served.refusal = "its actions are others"
-    with pytest.raises(ReleaseRejectedError, match="its actions are others"):
+    with pytest.raises(ReleaseRejectedError, check=code("serving.swap_rejected")):
         served.serving.swap(served.bundles[1].path)
-    assert served.watch.serves == served.bundles[0].sha256
+    assert served.watch.active_sha256 == served.bundles[0].sha256
 
 
 def test_a_swap_that_nobody_saw_the_end_of_is_made_sure_of(served: Served) -> None:
@@ -182,13 +183,13 @@ def test_a_swap_that_nobody_saw_the_end_of_is_made_sure_of(served: Served) -> No
     old, new = served.bundles[:2]
     served.owner.answers["swap_model"] = lambda request: pytest.fail("nobody waits for it")
     served.owner.late = True
-    with pytest.raises(UpdateError, match="did not answer"):
+    with pytest.raises(UpdateError, check=code("serving.no_response")):
         served.serving.swap(new.path)
     served.owner.late = False
     served.owner.answers["swap_model"] = served.swap
     served.serve(new.sha256)
     served.serving.swap(old.path)
-    assert served.watch.serves == old.sha256
+    assert served.watch.active_sha256 == old.sha256
     served.serving.swap(old.path)
     assert len(served.asked) == 2, "now it is known"
 
@@ -199,23 +200,23 @@ def test_a_node_disagrees_that_serves_something_else_for_a_while(
     old, new = served.bundles[:2]
     seconds = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: seconds)
-    assert not served.serving.disagrees(old.sha256)
-    assert not served.serving.disagrees(new.sha256)
+    assert not served.serving.needs_correction(old.sha256)
+    assert not served.serving.needs_correction(new.sha256)
     seconds += 11.0
-    assert served.serving.disagrees(new.sha256)
-    assert not served.serving.disagrees(new.sha256), "not at once again"
+    assert served.serving.needs_correction(new.sha256)
+    assert not served.serving.needs_correction(new.sha256), "not at once again"
     seconds += 11.0
     served.gone()
-    assert not served.serving.disagrees(new.sha256)
+    assert not served.serving.needs_correction(new.sha256)
 
 
 def test_the_model_replaced_is_given_up_at_the_end_of_an_update_that_switched(served: Served) -> None:
-    served.serving.settle(State(result="refused"))
+    served.serving.commit(State(result="refused"))
     assert served.asked == []
     served.serving.swap(served.bundles[1].path)
-    served.serving.settle(State(result="refused"))
+    served.serving.commit(State(result="refused"))
     assert served.held is None and served.asked[1:] == [Trigger.Request]
-    served.serving.settle(State(result="updated"))
+    served.serving.commit(State(result="updated"))
     assert served.asked[2:] == [Trigger.Request]
 
 
@@ -223,7 +224,7 @@ def test_a_node_that_is_gone_takes_no_new_model_and_needs_none_for_the_way_back(
     served.gone()
     assert not served.serving.health().may_switch
     assert "is gone" in served.serving.health().failure
-    with pytest.raises(UpdateError, match="is gone"):
+    with pytest.raises(UpdateError, check=code("serving.unavailable")):
         served.serving.swap(served.bundles[1].path)
     served.serving.swap(served.bundles[0].path)
     assert served.asked == []
@@ -247,7 +248,7 @@ def source(
     commands: str = "/cmd_vel",
     names: tuple[str, ...] = ("linear.x", "linear.y"),
     duration_s: float = 60.0,
-    patience_s: float = 0.05,
+    timeout_s: float = 0.05,
     stamped: bool = False,
 ) -> TopicSource:
     return TopicSource(
@@ -256,7 +257,7 @@ def source(
         commands=commands,
         action_names=names,
         stamped=stamped,
-        patience_s=patience_s,
+        timeout_s=timeout_s,
         duration_s=duration_s,
     )
 
@@ -317,7 +318,7 @@ def test_frames_that_are_not_taken_give_way_to_newer_ones() -> None:
 
 def test_an_image_is_waited_for() -> None:
     owner = Owner()
-    iterator = source(owner, patience_s=10.0).frames()
+    iterator = source(owner, timeout_s=10.0).frames()
     owner.heard[Image, "/image"](image(NS))
     later = threading.Timer(0.05, owner.heard[Image, "/image"], (image(2 * NS),))
     later.start()
@@ -329,8 +330,9 @@ def test_a_topic_without_images_fails_and_says_so() -> None:
     owner = Owner()
     frames = source(owner)
     owner.heard[Image, "/image"](Image())
-    with pytest.raises(SourceError, match=r"/image: no usable image came for 0\.05 s \(zero_size"):
+    with pytest.raises(SourceError, check=code("source.no_frames")) as failed:
         next(frames.frames())
+    assert "zero_size" in str(failed.value)
     frames.close()
     frames.close()
     assert not owner.heard

@@ -17,7 +17,7 @@ pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths
 from jepa_msgs.msg import ModelInfo
 from jepa_ros.common.conversions import from_time
 from jepa_ros.update import status_messages
-from jepa_ros.update.action_feedback import Feedback
+from jepa_ros.update.action_feedback import UpdateFeedback
 from jepa_ros.update.parameters import PARAMETERS
 
 from jepa_runtime.ota.gate.sequential_test import Summary, Verdict
@@ -36,14 +36,14 @@ ROOM = 1 << 40
 
 
 def judged(
-    state: State, *, info: ModelInfo | None = None, looks: bool = True, free_bytes: int = ROOM, **fields: Any
+    state: State, *, info: ModelInfo | None = None, polls: bool = True, free_bytes: int = ROOM, **fields: Any
 ) -> Any:
     verdict, figures = status_messages.verdict(
         state,
         settings(**fields),
         [state.alarm] if state.alarm else [],
         info=info,
-        looks=looks,
+        polls=polls,
         now=NOW,
         free_bytes=free_bytes,
     )
@@ -67,7 +67,7 @@ def judged(
             "last reached 10800 s ago: no route",
         ),
         (State(result="failed", reason="no route"), Level.WARN, "never reached: no route"),
-        (replace(WELL, signed_at=NOW + timedelta(days=1)), Level.WARN, "this clock is behind"),
+        (replace(WELL, signed_at=NOW + timedelta(days=1)), Level.WARN, "the system clock is behind"),
     ],
 )
 def test_diagnostics_say_how_updates_stand(state: State, level: Level, words: str) -> None:
@@ -76,7 +76,7 @@ def test_diagnostics_say_how_updates_stand(state: State, level: Level, words: st
 
 
 def test_a_robot_that_only_looks_when_asked_has_no_old_metadata_to_warn_of() -> None:
-    assert judged(replace(WELL, checked_at=NOW - timedelta(days=30)), looks=False).level is Level.OK
+    assert judged(replace(WELL, checked_at=NOW - timedelta(days=30)), polls=False).level is Level.OK
 
 
 def test_a_node_that_serves_something_else_is_a_warning_between_updates() -> None:
@@ -111,8 +111,8 @@ def test_a_gate_that_tries_candidates_otherwise_than_they_will_serve_is_a_warnin
 
 def test_a_full_disk_is_a_warning() -> None:
     verdict = judged(WELL, free_bytes=1 << 20)
-    assert verdict.level is Level.WARN and verdict.message.startswith("1 MB are free")
-    assert "no release can be fetched" in verdict.message
+    assert verdict.level is Level.WARN and verdict.message.startswith("disk space is too low")
+    assert "1 MB free" in verdict.message
 
 
 def test_when_the_repository_was_last_reached_is_told() -> None:
@@ -132,12 +132,12 @@ def test_what_awaits_approval_is_told() -> None:
 def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None:
     sent: list[tuple[str, int, float]] = []
     clock = Clock()
-    feedback = Feedback(
+    feedback = UpdateFeedback(
         lambda told: sent.append((told.state, told.bytes_done, told.bytes_per_s)), clock.monotonic
     )
-    feedback.entered(State(phase=Phase.DOWNLOAD, work=WORK), "")
+    feedback.on_state(State(phase=Phase.DOWNLOAD, work=WORK), "")
     for done in range(0, 1001, 5):
-        feedback.fetched(done, 1000)
+        feedback.on_download(done, 1000)
         clock.sleep(0.01)
     assert sent[0] == ("download", 0, 0.0)
     assert sent[-1][:2] == ("download", 1000) and sent[-1][2] == pytest.approx(500.0)
@@ -146,18 +146,18 @@ def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None
 
 def test_feedback_of_one_update_does_not_stay_for_the_next() -> None:
     sent: list[float] = []
-    feedback = Feedback(lambda told: sent.append(told.shadow_error_ratio))
+    feedback = UpdateFeedback(lambda told: sent.append(told.shadow_error_ratio))
     known = Summary(60, 0.2, 0.3, -0.1, 0.2)
-    feedback.compared(ShadowReport(Verdict.CONTINUE, "", known, 90, 80, 60))
+    feedback.on_comparison(ShadowReport(Verdict.CONTINUE, "", known, 90, 80, 60))
     assert sent[-1] == pytest.approx(1.5)
-    feedback.entered(State(phase=Phase.CHECK), "")
+    feedback.on_state(State(phase=Phase.CHECK), "")
     assert math.isnan(sent[-1])
 
 
 def test_a_comparison_of_which_nothing_is_known_yet_can_be_told() -> None:
     sent: list[float] = []
     nothing = Summary(0, math.nan, math.nan, -math.inf, math.inf)
-    Feedback(lambda told: sent.append(told.shadow_error_ratio)).compared(
+    UpdateFeedback(lambda told: sent.append(told.shadow_error_ratio)).on_comparison(
         ShadowReport(Verdict.CONTINUE, "", nothing, 1, 0, 0)
     )
     assert math.isnan(sent[-1])

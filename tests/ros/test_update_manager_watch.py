@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths: . scripts/env.sh")
 
-from jepa_ros.update.health_watch import HealthWatch, SafeWord
+from jepa_ros.update.health_watch import NodeHealthMonitor, SwitchPermission
 
 from tests.ota.robots import Clock
 
@@ -25,12 +25,12 @@ class Watched:
     def __init__(self, budget_ms: float | None = 10.0) -> None:
         self.clock = Clock()
         self.clock.sleep(100.0)
-        self.watch = HealthWatch(NODE, silent_after_s=5.0, clock=self.clock.monotonic)
+        self.watch = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=self.clock.monotonic)
         self.say()
         self.watch.begin(budget_ms)
 
     def say(self, level: int = 0, message: str = "running", **values: str) -> None:
-        self.watch.diagnosed(STATUS, level, message, {"pid": "7", "frame_age_s": "0.01"} | values)
+        self.watch.on_diagnostics(STATUS, level, message, {"pid": "7", "frame_age_s": "0.01"} | values)
 
     def second(self, **values: Any) -> None:
         self.clock.sleep(1.0)
@@ -81,18 +81,18 @@ def test_latents_are_not_missed_before_their_topic_was_found() -> None:
         watched.clock.sleep(1.0)
         watched.say()
     assert watched.failure == ""
-    watched.watch.listen()
+    watched.watch.expect_latents()
     for _ in range(6):
         watched.clock.sleep(1.0)
         watched.say()
-    assert watched.failure == "images come, but no latent for 5 s"
+    assert watched.failure == "images arrive, but no latent for 5 s"
 
 
 @pytest.mark.parametrize("phase_s", [0.05, 0.5, 0.95])
 @pytest.mark.parametrize("pause_s", [3, 4, 6, 60])
 def test_a_camera_that_pauses_condemns_nobody(phase_s: float, pause_s: int) -> None:
     watched = Watched()
-    watched.watch.listen()
+    watched.watch.expect_latents()
     watched.second()
     for age in range(pause_s):
         watched.clock.sleep(phase_s if age == 0 else 1.0)
@@ -160,26 +160,26 @@ def test_a_model_that_computed_next_to_nothing_was_idle() -> None:
 
 
 def test_a_node_of_which_nothing_was_heard_yet_is_not_there() -> None:
-    unheard, heard = HealthWatch(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
-    assert (unheard.there, unheard.seen, unheard.serves) == (False, False, "")
-    assert (heard.there, heard.seen) == (True, True)
+    unheard, heard = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
+    assert (unheard.is_alive, unheard.was_seen, unheard.active_sha256) == (False, False, "")
+    assert (heard.is_alive, heard.was_seen) == (True, True)
 
 
 def test_a_node_that_says_nothing_is_gone() -> None:
     watched = Watched()
     watched.clock.sleep(5.1)
-    assert not watched.watch.there and watched.failure == f"{NODE} is gone: nothing was heard of it for 5 s"
+    assert not watched.watch.is_alive and watched.failure == f"{NODE} is gone: no diagnostics for 5 s"
 
 
 def test_a_node_that_was_started_again_has_failed() -> None:
     watched = Watched()
     watched.second(pid="8")
-    assert "started again" in watched.failure
+    assert "restarted" in watched.failure
 
 
 def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_images_is_not() -> None:
     watched = Watched()
-    watched.watch.listen()
+    watched.watch.expect_latents()
     for _ in range(9):
         watched.clock.sleep(1.0)
         watched.say(frame_age_s="9.0")
@@ -189,7 +189,7 @@ def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_i
     for _ in range(7):
         watched.clock.sleep(1.0)
         watched.say()
-    assert watched.failure == "images come, but no latent for 5 s"
+    assert watched.failure == "images arrive, but no latent for 5 s"
 
 
 def test_late_frames_are_a_failure_once_it_is_no_chance() -> None:
@@ -212,22 +212,22 @@ def test_without_a_budget_no_frame_is_late() -> None:
 def test_a_word_holds_for_a_while_and_the_last_one_counts() -> None:
     clock = Clock()
     clock.sleep(100.0)
-    word = SafeWord(required=True, timeout_s=1.0, clock=clock.monotonic)
-    assert not word.safe
-    word.say(True)
+    word = SwitchPermission(required=True, timeout_s=1.0, clock=clock.monotonic)
+    assert not word.granted
+    word.set(True)
     clock.sleep(1.0)
-    assert word.safe
+    assert word.granted
     clock.sleep(0.1)
-    assert not word.safe
-    word.say(True)
-    word.say(False)
-    assert not word.safe
+    assert not word.granted
+    word.set(True)
+    word.set(False)
+    assert not word.granted
 
 
 def test_a_word_may_hold_until_the_next_one_or_not_be_needed() -> None:
     clock = Clock()
-    word = SafeWord(required=True, timeout_s=0.0, clock=clock.monotonic)
-    word.say(True)
+    word = SwitchPermission(required=True, timeout_s=0.0, clock=clock.monotonic)
+    word.set(True)
     clock.sleep(1e6)
-    assert word.safe
-    assert SafeWord(required=False, timeout_s=1.0).safe
+    assert word.granted
+    assert SwitchPermission(required=False, timeout_s=1.0).granted

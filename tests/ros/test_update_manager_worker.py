@@ -67,7 +67,7 @@ class AtWork:
 
     def ask(self, **what: Any) -> Request:
         request = Request(**what)
-        assert self.worker.ask(request)
+        assert self.worker.submit(request)
         return request
 
     def until_opened(self, times: int) -> None:
@@ -103,19 +103,19 @@ def test_what_is_asked_for_is_done_as_asked_whatever_was_asked_for_before(at_wor
     assert request.done.wait(10) and request.state == work.client.state
     told = {"source": Path("/stick"), "again": True, "any_interface": False, "begin": True}
     assert work.client.opened[1:] == [told]
-    assert work.worker.free
+    assert work.worker.accepts_requests
 
 
 def test_one_thing_is_asked_for_at_a_time(at_work: Any) -> None:
     work = at_work()
     work.ask()
-    assert not work.worker.free and not work.worker.ask(Request())
+    assert not work.worker.accepts_requests and not work.worker.submit(Request())
 
 
 def test_the_robots_own_update_answers_whoever_asks_for_an_ordinary_one(at_work: Any) -> None:
     work = at_work(poll_s=3600.0)
     work.until_opened(1)
-    assert not work.worker.ask(Request(look=True)), "an update is in work"
+    assert not work.worker.submit(Request(check_only=True)), "an update is in work"
     request = work.ask()
     work.client.let_go.set()
     assert request.done.wait(10) and request.state == work.client.state
@@ -138,11 +138,11 @@ def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any, w
     work = at_work()
     request = work.ask()
     work.until_opened(1)
-    work.worker.hurry()
+    work.worker.wake()
     time.sleep(0.1)
     assert len(work.client.opened) == 1, "it does not wait for the robot"
-    work.worker.follow(waits)
-    work.worker.hurry()
+    work.worker.on_state(waits)
+    work.worker.wake()
     work.until_opened(2)
     work.client.let_go.set()
     assert request.done.wait(10)
@@ -150,7 +150,7 @@ def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any, w
 
 
 def test_a_look_tells_what_is_offered(at_work: Any) -> None:
-    request = at_work().ask(look=True)
+    request = at_work().ask(check_only=True)
     assert request.done.wait(10) and request.offered == WORK.release
 
 
@@ -171,7 +171,7 @@ def test_who_waits_is_told_when_the_worker_stops(at_work: Any) -> None:
     work.until_opened(1)
     work.close()
     assert request.done.is_set() and request.state is None
-    assert not work.worker.ask(Request())
+    assert not work.worker.submit(Request())
 
 
 def test_a_worker_that_failed_answers_who_waits_and_is_asked_no_more(tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def test_a_worker_that_failed_answers_who_waits_and_is_asked_no_more(tmp_path: P
         raise RuntimeError("no memory")
 
     worker = Worker(broken, poll_s=lambda: None, root=tmp_path, log=lambda line: None)
-    assert worker.ask(request := Request())
+    assert worker.submit(request := Request())
     with pytest.raises(RuntimeError, match="no memory"):
         worker.run()
     assert request.done.is_set() and request.state is None
-    assert not worker.ask(Request())
+    assert not worker.submit(Request())
 
 
 def test_where_a_fleet_orders_the_robot_does_its_rounds_and_a_person_may_still_ask(at_work: Any) -> None:

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.ros
 
 def told() -> view.GraphSnapshot:
     picture = view.GraphSnapshot()
-    picture.model_is(ModelInfo(model_id="mine [/red]", version="[1"))
-    picture.plans(PlannerStatus(state=PlannerStatus.SEEKING, e2e_ms=7.0, energy=2.0))
-    picture.plans(PlannerStatus(state=200, e2e_ms=math.nan, energy=math.inf))
-    picture.ended(EpisodeResult(index=3, outcome="reached [/]", duration_s=1.0))
+    picture.set_model(ModelInfo(model_id="mine [/red]", version="[1"))
+    picture.add_planner_status(PlannerStatus(state=PlannerStatus.SEEKING, e2e_ms=7.0, energy=2.0))
+    picture.add_planner_status(PlannerStatus(state=200, e2e_ms=math.nan, energy=math.inf))
+    picture.add_episode(EpisodeResult(index=3, outcome="reached [/]", duration_s=1.0))
     picture.elapsed_s = 9.0
     return picture
 
@@ -35,9 +35,9 @@ def test_a_line_tells_of_a_planner_by_others(capsys: pytest.CaptureFixture[str])
 
 def test_nothing_that_is_told_steers_the_terminal() -> None:
     picture = told()
-    picture.model_is(ModelInfo(model_id="\x1b[2K"))
-    picture.ended(EpisodeResult(outcome="\x1b]0;"))
-    picture.diagnosed(DiagnosticStatus(level=DiagnosticStatus.ERROR, name="\r", message="\x9b1A"))
+    picture.set_model(ModelInfo(model_id="\x1b[2K"))
+    picture.add_episode(EpisodeResult(outcome="\x1b]0;"))
+    picture.set_diagnostics(DiagnosticStatus(level=DiagnosticStatus.ERROR, name="\r", message="\x9b1A"))
     assert "ERROR: \\x9b1A" in picture.line()
     assert picture.model.startswith("\\x1b[2K") and picture.health["\\r"]
     assert picture.episodes[-1].startswith("0: \\x1b]0;")

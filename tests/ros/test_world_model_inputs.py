@@ -166,8 +166,8 @@ def test_what_the_robot_does_is_known_from_the_time_of_the_graph_on(owner, monke
     served, action = Mock(), np.array([0.5, -1.0], np.float32)
     with monkeypatch.context() as patched:
         patched.setattr(node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=7)))
-        patched.setattr(node, "_served", served)
-        node._on_action(action)
+        patched.setattr(node, "session", served)
+        node.on_action(action)
     served.add_action.assert_called_once_with(7, action)
     node.stop()
     node.destroy_node()

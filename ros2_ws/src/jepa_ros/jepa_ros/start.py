@@ -1,4 +1,4 @@
-"""The commands of the nodes."""
+"""Entry points of the node executables."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from collections.abc import Callable
 from typing import Any
 
 
-def when_to_end(handle: Any) -> None:
-    """Have ``handle`` take SIGINT, SIGTERM and, as where a connection to the robot breaks off, SIGHUP, unless
-    that is ignored (``nohup``)."""
-    ends = [signal.SIGINT, signal.SIGTERM]
+def handle_termination_signals(handler: Any) -> None:
+    """Install ``handler`` for SIGINT, SIGTERM and SIGHUP.
+
+    SIGHUP, which is sent when the connection to the robot is lost, is left alone if it is ignored
+    (``nohup``).
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        ends.append(signal.SIGHUP)
-    for number in ends:
-        signal.signal(number, handle)
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, handler)
 
 
 def _command(node: str) -> Callable[[], None]:
-    """Runs ``node``. A signal ends it as cleanly as later while its modules are still being read, which takes
-    seconds on a small computer: nothing is open then."""
+    """Return the entry point of ``node``.
+
+    A signal also ends the process cleanly during the import of its modules, which takes seconds on a small
+    computer: no resource is open yet.
+    """
 
     def command() -> None:
-        when_to_end(lambda *_: os._exit(0))
+        handle_termination_signals(lambda *_: os._exit(0))
         importlib.import_module(f"jepa_ros.nodes.{node}").main()
 
     return command

@@ -1,1 +1,1 @@
-"""Building blocks shared by several nodes: parameters, QoS, conversions, process life cycle."""
+"""Building blocks that several nodes share: parameters, QoS profiles, conversions, process life cycle."""

@@ -1,7 +1,7 @@
-"""Between messages and arrays.
+"""Conversions between messages and arrays.
 
-Array fields are filled from ``array.array``: assigning bytes is refused where rclpy checks field types, and
-assigning an ndarray or a list is up to a thousand times slower.
+Array fields are filled from ``array.array``: rclpy rejects bytes where it checks field types, and assigning
+an ndarray or a list is up to a thousand times slower.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from jepa_runtime.recording import messages
 Message = TypeVar("Message")
 
 _NS_PER_S = 1_000_000_000
-# By the types themselves: to ask one for its name takes longer than all the rest.
+# Keyed by the type itself: looking up its name takes longer than everything else.
 _TYPE_CODES = {np.dtype(code): code for code in "BIQqfd"}
 
 
 def fill(message: Message, fields: messages.Fields) -> Message:
-    """Assign ``fields`` (nested, see :mod:`jepa_runtime.recording.messages`) to ``message`` and
-    return it."""
+    """Assign nested ``fields`` (see :mod:`jepa_runtime.recording.messages`) to ``message`` and return it."""
     for name, value in fields.items():
         if isinstance(value, dict):
             fill(getattr(message, name), value)
@@ -36,15 +35,17 @@ def fill(message: Message, fields: messages.Fields) -> Message:
 
 
 def to_array_field(values: NDArray[Any]) -> array.array[Any]:
-    """``values``, flattened, as what an array field of the same element type takes without a copy per
-    element."""
+    """Return ``values``, flattened, as an array that a field of the same element type accepts.
+
+    No copy is made per element.
+    """
     field = array.array(_TYPE_CODES[values.dtype])
     field.frombytes(values.ravel().view(np.uint8))
     return field
 
 
 def to_image(rgb: NDArray[np.uint8], *, stamp_ns: int, frame_id: str) -> Image:
-    """An rgb8 Image of ``rgb`` [h, w, 3]."""
+    """Return an rgb8 Image of ``rgb`` [h, w, 3]."""
     height, width, _ = rgb.shape
     fields = {
         "header": messages.header(stamp_ns, frame_id),
@@ -58,23 +59,23 @@ def to_image(rgb: NDArray[np.uint8], *, stamp_ns: int, frame_id: str) -> Image:
 
 
 def to_time(stamp_ns: int) -> Time:
-    """A Time message of ``stamp_ns``."""
+    """Return ``stamp_ns`` as a Time message."""
     return Time(sec=stamp_ns // _NS_PER_S, nanosec=stamp_ns % _NS_PER_S)
 
 
 def from_time(message: Time) -> int:
-    """Nanoseconds of a Time message."""
+    """Return a Time message in nanoseconds."""
     return messages.from_time(message)
 
 
 class TwistActions:
-    """Which fields of a Twist make up a model's action.
+    """Map the action of a model to fields of a Twist.
 
     Args:
-        names: the model's action names, each a path in geometry_msgs/Twist such as ``linear.x``.
+        names: Action names of the model, each a path in geometry_msgs/Twist such as ``linear.x``.
 
     Raises:
-        ValueError: a name is not a field of Twist.
+        ValueError: A name is not a field of Twist.
     """
 
     def __init__(self, names: list[str] | tuple[str, ...]) -> None:
@@ -87,13 +88,13 @@ class TwistActions:
         self._paths = [tuple(name.split(".")) for name in names]
 
     def from_twist(self, message: Twist) -> NDArray[np.float32]:
-        """The action [A] in ``message``."""
+        """Return the action [A] in ``message``."""
         return np.array(
             [getattr(getattr(message, part), axis) for part, axis in self._paths], dtype=np.float32
         )
 
     def to_twist(self, action: NDArray[Any]) -> Twist:
-        """A Twist with ``action`` [A] in its fields and zero elsewhere."""
+        """Return a Twist with ``action`` [A] in its fields and zero elsewhere."""
         message = Twist()
         for (part, axis), value in zip(self._paths, action, strict=True):
             setattr(getattr(message, part), axis, float(value))

@@ -1,4 +1,4 @@
-"""Lifecycle transitions whose failures are seen, and that are answered whatever is asked for."""
+"""Lifecycle transitions that report their failures, and replies to invalid transition requests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from jepa_runtime.errors import JepaRuntimeError
 
 
-class Reporting(Protocol):
-    """A lifecycle node that tells in its diagnostics what a transition failed on."""
+class ReportingNode(Protocol):
+    """Represent a lifecycle node that reports the reason for a failed transition in its diagnostics."""
 
     fault: str
 
@@ -22,13 +22,15 @@ class Reporting(Protocol):
     def publish_diagnostics(self) -> None: ...
 
 
-Node = TypeVar("Node", bound=Reporting)
+Node = TypeVar("Node", bound=ReportingNode)
 Transition = Callable[[Node, LifecycleState], TransitionCallbackReturn]
 
 
-def reported(transition: Transition[Node]) -> Transition[Node]:
-    """rclpy swallows what a transition raises: log it, keep it for the diagnostics, and say that it
-    failed."""
+def report_failures(transition: Transition[Node]) -> Transition[Node]:
+    """Wrap a transition so that an exception is logged, shown in the diagnostics and returned as a failure.
+
+    rclpy discards exceptions of transition callbacks.
+    """
 
     @functools.wraps(transition)
     def reporting(self: Node, state: LifecycleState) -> TransitionCallbackReturn:
@@ -44,7 +46,7 @@ def reported(transition: Transition[Node]) -> Transition[Node]:
             )
             self.get_logger().error(traceback.format_exc())
         else:
-            # The error handler's success is no news about what failed before it.
+            # The success of the error handler does not clear the failure before it.
             self.fault = self.fault if name == "error" else ""
         if answer != TransitionCallbackReturn.SUCCESS:
             self.get_logger().error(self.fault)
@@ -54,9 +56,11 @@ def reported(transition: Transition[Node]) -> Transition[Node]:
     return reporting
 
 
-def answer_impossible(node: Any) -> None:
-    """rclpy raises out of spin when a client asks ``node`` for a transition that its present state does not
-    have."""
+def reject_invalid_transitions(node: Any) -> None:
+    """Reply with a failure when a client requests a transition that the state of ``node`` does not have.
+
+    rclpy raises out of ``spin`` instead.
+    """
     change_state = node._service_change_state.callback
 
     def answering(request: Any, response: Any) -> Any:
@@ -64,7 +68,7 @@ def answer_impossible(node: Any) -> None:
             return change_state(request, response)
         except Exception as error:
             node.get_logger().error(
-                f"transition {request.transition.id} {request.transition.label} refused: {error}"
+                f"transition {request.transition.id} {request.transition.label} rejected: {error}"
             )
             response.success = False
             return response

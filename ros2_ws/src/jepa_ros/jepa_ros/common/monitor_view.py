@@ -1,4 +1,4 @@
-"""What the monitor shows: one picture of the whole graph, as a table in a terminal or as one plain line."""
+"""Terminal views of the monitor node: a table that is redrawn in place, or one line per period."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jepa_runtime.util.statistics import format_ms, summarize
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LEVELS = ("OK", "WARN", "ERROR", "STALE")
-_COLOURS = ("green", "yellow", "red", "magenta")
+_COLORS = ("green", "yellow", "red", "magenta")
 _STATES = ("idle", "seeking", "reached", "stuck", "held")
 
 
 @dataclass
 class GraphSnapshot:
-    """The latest of everything; latencies and energies over the last few seconds."""
+    """Hold the latest state of the graph, and the latencies and energies of the last few seconds."""
 
     model: str = "no model yet"
     elapsed_s: float = 0.0
@@ -35,37 +35,37 @@ class GraphSnapshot:
     episodes: list[str] = field(default_factory=list)
     recorded: str = ""
 
-    def model_is(self, info: ModelInfo) -> None:
-        """Which model serves."""
+    def set_model(self, info: ModelInfo) -> None:
+        """Set the active model."""
         self.model = printable(
             f"{info.model_id} {info.version}, {info.precision} on {info.engine}:{info.device}:"
             f" {info.num_samples} futures of {info.horizon} steps, {info.step_s:g} s each"
         )
 
-    def plans(self, status: PlannerStatus) -> None:
-        """What a planner does, ours or another."""
+    def add_planner_status(self, status: PlannerStatus) -> None:
+        """Add a status of any planner, including states that this version does not know."""
         known = status.state < len(_STATES)
         self.state = _STATES[status.state] if known else f"state {status.state}"
         for values, value in ((self.e2e_ms, status.e2e_ms), (self.energies, status.energy)):
             if math.isfinite(value):
                 values.append(value)
 
-    def surprises(self, surprise: Surprise) -> None:
-        """What came against what was foreseen."""
+    def set_surprise(self, surprise: Surprise) -> None:
+        """Set the latest surprise."""
         mark = "  SURPRISED" if surprise.surprising else ""
         self.surprise = f"{surprise.value:.3f} (threshold {surprise.threshold:.3f}){mark}"
 
-    def ended(self, result: EpisodeResult) -> None:
-        """An episode."""
+    def add_episode(self, result: EpisodeResult) -> None:
+        """Add the result of an episode."""
         ending = f"after {result.duration_s:.1f} s, {result.distance_m:.2f} m from the goal"
         self.episodes.append(printable(f"{result.index}: {result.outcome} {ending}"))
 
-    def diagnosed(self, status: DiagnosticStatus) -> None:
-        """How a node does."""
+    def set_diagnostics(self, status: DiagnosticStatus) -> None:
+        """Set the diagnostics of a node."""
         self.health[printable(status.name)] = min(status.level[0], 3), printable(status.message)
 
     def line(self) -> str:
-        """Everything that matters, in one line."""
+        """Return a summary in one line."""
         e2e = summarize(self.e2e_ms)
         worst = max(self.health.items(), key=lambda item: item[1][0], default=("", (0, "no diagnostics yet")))
         reached = sum("reached" in episode for episode in self.episodes)
@@ -75,12 +75,12 @@ class GraphSnapshot:
         return f"[{self.elapsed_s:5.1f} s] {rates}  {latency}  {goals}  {_LEVELS[worst[1][0]]}: {worst[1][1]}"
 
     def rate(self, ending: str) -> float:
-        """Messages per second on the topics whose name ends like this."""
+        """Return the message rate [Hz] on the topics whose names end with ``ending``."""
         return sum(rate for topic, rate in self.rates_hz.items() if topic.endswith(ending))
 
 
 def sparkline(values: deque[float]) -> str:
-    """``values`` as a row of bars, lowest to highest."""
+    """Return ``values`` as a row of bars, scaled from the lowest to the highest."""
     if not values:
         return ""
     low, span = min(values), (max(values) - min(values)) or 1.0
@@ -88,7 +88,7 @@ def sparkline(values: deque[float]) -> str:
 
 
 class Terminal:
-    """The picture drawn anew in place."""
+    """Redraw the snapshot in place."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -98,7 +98,7 @@ class Terminal:
         self._live.start()
 
     def show(self, picture: GraphSnapshot) -> None:
-        """Draw."""
+        """Draw a snapshot."""
         from rich.panel import Panel
         from rich.table import Table
         from rich.text import Text
@@ -114,9 +114,9 @@ class Terminal:
         )
         grid.add_row("planner", f"{picture.state}  energy {sparkline(picture.energies)}")
         grid.add_row("surprise", picture.surprise)
-        grid.add_row("episodes", Text("\n".join(picture.episodes[-5:]) or "first one under way"))
+        grid.add_row("episodes", Text("\n".join(picture.episodes[-5:]) or "first one in progress"))
         for name, (level, message) in sorted(picture.health.items()):
-            grid.add_row(Text(name), Text(f"{_LEVELS[level]} {message}", style=_COLOURS[level]))
+            grid.add_row(Text(name), Text(f"{_LEVELS[level]} {message}", style=_COLORS[level]))
         if picture.recorded:
             grid.add_row("recording", Text(picture.recorded))
         self._live.update(
@@ -124,23 +124,23 @@ class Terminal:
         )
 
     def close(self) -> None:
-        """Leave the last picture standing, if the terminal still is."""
+        """Leave the last view on the screen. A closed terminal is no error."""
         with suppress(OSError):
             self._live.stop()
 
 
 class PlainLines:
-    """The picture as a line now and then, for logs."""
+    """Print the snapshot as one line per period, for logs."""
 
     def __init__(self, period_s: float) -> None:
         self._period_s = period_s
         self._next_s = period_s
 
     def show(self, picture: GraphSnapshot) -> None:
-        """Print a line if it is time."""
+        """Print a line if the period has passed."""
         if picture.elapsed_s >= self._next_s:
             self._next_s += self._period_s
             print(picture.line(), flush=True)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is open."""

@@ -1,4 +1,4 @@
-"""Node parameters as data: described, ranged and checked, with a reason for every refusal."""
+"""Declaration and validation of node parameters."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter of a node.
+    """Describe one parameter of a node.
 
-    Args:
-        name, default: as in the YAML file; the type of the default is the type of the parameter.
-        description: one sentence with the unit.
-        low, high: inclusive limits of a number, or of each number of an array.
-        choices: the only values a string may take.
-        read_only: set at start, never after.
-        when_unconfigured: changes are refused once a lifecycle node is configured.
+    Attributes:
+        name: Name as in the YAML file.
+        default: Default value. Its type is the type of the parameter.
+        description: Text that ``ros2 param describe`` prints, with the unit.
+        low: Inclusive lower limit of a number, or of each number of an array.
+        high: Inclusive upper limit.
+        choices: The only values that a string may take.
+        read_only: Whether the value is fixed after the start.
+        when_unconfigured: Whether changes are rejected once the lifecycle node is configured.
     """
 
     name: str
@@ -46,14 +48,14 @@ class Parameter:
     when_unconfigured: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
-        """What ``ros2 param describe`` shows."""
+        """Return the descriptor that ``ros2 param describe`` prints."""
         constraints = []
         if self.choices:
             constraints.append("one of: " + ", ".join(self.choices))
         if self.when_unconfigured:
             constraints.append("can be changed only while the node is unconfigured")
         if isinstance(self.default, tuple) and self.low is not None:
-            # ROS 2 has no ranges for arrays: :meth:`refusal` checks them.
+            # ROS 2 has no ranges for arrays: :meth:`validate` checks them.
             constraints.append(f"each from {self.low} to {self.high}")
         described = ParameterDescriptor(
             name=self.name,
@@ -70,10 +72,10 @@ class Parameter:
                 ]
         return described
 
-    def refusal(self, value: Any) -> str:
-        """Why ``value`` cannot be taken; empty if it can."""
+    def validate(self, value: Any) -> str:
+        """Return why ``value`` is invalid, or an empty string."""
         if value is None:
-            return f"{self.name} has no value, or an empty list: leave it out for its default"
+            return f"{self.name} has no value or is an empty list: omit it to use the default"
         if self.choices and value not in self.choices:
             return f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}"
         if isinstance(value, float) and not math.isfinite(value):
@@ -88,34 +90,36 @@ class Parameter:
 REPORT_PATH = Parameter(
     name="report_path",
     default="",
-    description="File to which the node writes its counters as JSON when it stops; empty: none.",
+    description="File to which the node writes its counters as JSON when it stops. Empty: no file.",
     read_only=True,
 )
 
-STAMPED = Parameter(
+STAMPED_CMD_VEL = Parameter(
     name="enable_stamped_cmd_vel",
     default=False,
-    description="cmd_vel is a geometry_msgs/TwistStamped, not a Twist (nav2's parameter of this name).",
+    description="Whether cmd_vel is a geometry_msgs/TwistStamped instead of a Twist, as in nav2.",
     read_only=True,
 )
 
 
-def declare(
+def declare_parameters(
     node: Node,
     parameters: Sequence[Parameter],
     *,
-    configured: Callable[[], bool] = lambda: False,
-    changed: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    is_configured: Callable[[], bool] = lambda: False,
+    on_change: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> None:
-    """Declare ``parameters`` on ``node`` and refuse unfit values, at start and later.
+    """Declare ``parameters`` on ``node`` and reject invalid values at startup and later.
 
     Args:
-        configured: tells whether parameters marked ``when_unconfigured`` are in use.
-        changed: is told by name what is taken later (rclpy calls back for that from Iron on).
+        node: Node that owns the parameters.
+        parameters: Parameters to declare.
+        is_configured: Returns whether parameters marked ``when_unconfigured`` are in use.
+        on_change: Receives accepted changes by name (rclpy has a callback for that only from Iron on).
 
     Raises:
-        rclpy.exceptions.InvalidParameterValueException: a value given at start is out of range or unfit.
-        JepaRuntimeError: the report could not be written.
+        rclpy.exceptions.InvalidParameterValueException: An initial value is out of range or invalid.
+        JepaRuntimeError: The report file cannot be written.
     """
     known = {parameter.name: parameter for parameter in parameters}
 
@@ -124,15 +128,15 @@ def declare(
             parameter = known.get(change.name)
             if parameter is None:
                 continue
-            reason = parameter.refusal(change.value)
-            if not reason and parameter.when_unconfigured and configured():
+            reason = parameter.validate(change.value)
+            if not reason and parameter.when_unconfigured and is_configured():
                 reason = (
-                    f"{change.name} can be changed only while the node is unconfigured: clean it up first"
+                    f"{change.name} can be changed only while the node is unconfigured: call cleanup first"
                 )
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
         if node.has_parameter(parameters[-1].name):
-            changed({change.name: change.value for change in changes if change.name in known})
+            on_change({change.name: change.value for change in changes if change.name in known})
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
@@ -142,42 +146,47 @@ def declare(
         check_writable(Path(report))
 
 
-def values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    """The present values by name."""
+def parameter_values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """Return the current values by name."""
     return {parameter.name: node.get_parameter(parameter.name).value for parameter in parameters}
 
 
 def require_name(name: str, parameter: str) -> None:
-    """Check the name of a topic or a node that a parameter gives.
+    """Validate the name of a topic or a node that a parameter contains.
 
     Raises:
-        JepaRuntimeError: it is none, or that of compressed images.
+        JepaRuntimeError: The name is invalid, or names a topic of compressed images.
     """
     _require_raw(name, parameter)
     try:
         validate_topic_name(name)
     except InvalidTopicNameException as error:
-        # Below the reason it draws where the name is wrong.
+        # The following lines of the message mark the position of the error.
         reason = str(error).splitlines()[0].rstrip(":")
-        raise JepaRuntimeError(f"parameter {parameter}: {name!r}: {reason}") from error
+        raise JepaRuntimeError(
+            f"parameter {parameter}: invalid name {name!r}: {reason}", code="node.invalid_parameter"
+        ) from error
 
 
 def require_relative(topic: str, parameter: str) -> None:
-    """Check a topic that a parameter names.
+    """Validate a relative topic name that a parameter contains.
 
     Raises:
-        JepaRuntimeError: it is not a relative name, or that of compressed images.
+        JepaRuntimeError: The name is not relative, or names a topic of compressed images.
     """
     _require_raw(topic, parameter)
     if not _RELATIVE_TOPIC.fullmatch(topic):
         raise JepaRuntimeError(
-            f"parameter {parameter}: {topic!r} is not a relative topic name such as front/image_raw; remap it"
-            " to reach another namespace"
+            f"parameter {parameter}: {topic!r} is not a relative topic name such as front/image_raw. Use a"
+            " remapping to reach another namespace",
+            code="node.invalid_parameter",
         )
 
 
 def _require_raw(topic: str, parameter: str) -> None:
     if topic != (raw := topic.removesuffix("/compressed")):
         raise JepaRuntimeError(
-            f"parameter {parameter}: {topic!r} has compressed images; name {raw!r}: they are heard with it"
+            f"parameter {parameter}: {topic!r} is a topic of compressed images. Set it to {raw!r}: the node"
+            " subscribes to both",
+            code="node.invalid_parameter",
         )

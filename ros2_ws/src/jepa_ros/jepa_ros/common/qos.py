@@ -1,4 +1,4 @@
-"""The quality of service of every topic, in one place (REP-2003 for the classes used)."""
+"""Quality of service profiles of all topics (classes as in REP 2003)."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-# Images: the newest matters, a lost one does not.
+# Images: only the newest matters, and loss is acceptable.
 SENSOR = qos_profile_sensor_data
 
-# Results and commands: every one should arrive, late ones are worthless.
+# Results and commands: each one should arrive, and a late one is useless.
 RESULT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 
-# What is true until replaced: the model, the goal. Who comes late still learns it.
+# State that is valid until replaced, such as the model or the goal. Late subscribers receive it.
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 
-# What happened: who comes late still learns the last of it.
+# Events: late subscribers receive the most recent ones.
 EVENTS = QoSProfile(
     depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 
 
-def hear_all(node: Node, kind: type, topic: str, heard: Callable[[Any], None]) -> None:
-    """Subscribe to all that publish on ``topic``, whatever they offer, and to what was latched before. A
-    message may be heard several times, and the last one of a publisher is heard last."""
+def subscribe_any_qos(node: Node, message_type: type, topic: str, callback: Callable[[Any], None]) -> None:
+    """Subscribe to all publishers on ``topic``, whatever QoS they offer, including latched messages.
+
+    ``callback`` may receive a message several times, and receives the last message of a publisher last.
+    """
     for profile in (LATCHED, RESULT, SENSOR):
-        # Each of the three hears some that another cannot, which would warn of them.
-        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-        node.create_subscription(kind, topic, heard, profile, event_callbacks=quiet)
+        # Each of the three is incompatible with some publishers and would log a warning.
+        no_warnings = SubscriptionEventCallbacks(use_default_callbacks=False)
+        node.create_subscription(message_type, topic, callback, profile, event_callbacks=no_warnings)

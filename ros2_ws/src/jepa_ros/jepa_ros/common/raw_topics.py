@@ -1,4 +1,4 @@
-"""Topics as they come: found by discovery, taken without being deserialised, as cheap as recording can be."""
+"""Discovered topics whose messages are received in serialized form, at the cost of a recorder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-# Encapsulation (4 bytes, the second tells the byte order), then the header's stamp: int32 seconds, uint32
-# nanoseconds.
+# Encapsulation header (4 bytes, the second is the byte order), then the stamp of the message header: int32
+# seconds, uint32 nanoseconds.
 _STAMP_AT = 4
 _DEPTH = 100
 
-Offer = tuple[ReliabilityPolicy, DurabilityPolicy]
+OfferedQos = tuple[ReliabilityPolicy, DurabilityPolicy]
 
 
 def message_class(type_name: str) -> type[Any]:
-    """The Python class of ``package/msg/Name``.
+    """Return the Python class of ``package/msg/Name``.
 
     Raises:
-        ImportError, AttributeError: the package is not installed here.
+        ImportError: The package is not installed.
+        AttributeError: The package has no such message.
     """
     package, kind, name = type_name.split("/")
     found: type[Any] = getattr(importlib.import_module(f"{package}.{kind}"), name)
@@ -30,25 +31,25 @@ def message_class(type_name: str) -> type[Any]:
 
 
 def begins_with_header(message: type[Any]) -> bool:
-    """Whether a std_msgs/Header is the first field."""
+    """Return whether the first field is a std_msgs/Header."""
     fields: dict[str, str] = message.get_fields_and_field_types()
     return next(iter(fields.values()), "") == "std_msgs/Header"
 
 
 def stamp_ns(cdr: bytes) -> int:
-    """The header's stamp in a serialised message that begins with one."""
+    """Return the header stamp [ns] of a serialized message that begins with a header."""
     order = "<" if cdr[1] & 1 else ">"
     sec, nanosec = struct.unpack_from(f"{order}iI", cdr, _STAMP_AT)
     return int(sec) * 1_000_000_000 + int(nanosec)
 
 
-def offers(publishers: Iterable[TopicEndpointInfo]) -> set[Offer]:
-    """The distinct offers of ``publishers``: what of its quality of service a subscription has to match."""
+def offered_qos(publishers: Iterable[TopicEndpointInfo]) -> set[OfferedQos]:
+    """Return the distinct reliability and durability offers that a subscription has to match."""
     return {(info.qos_profile.reliability, info.qos_profile.durability) for info in publishers}
 
 
-def matching_qos(offered: Collection[Offer]) -> QoSProfile:
-    """The strictest quality of service with which a subscription hears all who made these offers."""
+def matching_qos(offered: Collection[OfferedQos]) -> QoSProfile:
+    """Return the strictest profile of a subscription that is compatible with all offers."""
     reliable = all(reliability == ReliabilityPolicy.RELIABLE for reliability, _ in offered)
     latched = all(durability == DurabilityPolicy.TRANSIENT_LOCAL for _, durability in offered)
     return QoSProfile(

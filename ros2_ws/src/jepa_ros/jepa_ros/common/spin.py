@@ -1,6 +1,6 @@
-"""The life of a node's process: start, spin until told to stop, stop cleanly, in every case.
+"""Life cycle of a node's process: start, spin until a signal arrives, clean shutdown in all cases.
 
-rclpy's own signal handling raises out of ``spin`` now and then under traffic; here signals only set an event.
+rclpy's own signal handling occasionally raises out of ``spin`` under traffic. Here signals only set an event.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
-from jepa_ros.start import when_to_end
+from jepa_ros.start import handle_termination_signals
 from jepa_runtime.commands.standard_streams import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.telemetry.environment import peak_rss_mb
@@ -37,90 +37,102 @@ except ImportError:
     EventsExecutor = None
 
 POLL_S = 0.1
-# Fast DDS may never return from a call once a process that listened was killed (eProsima/Fast-DDS#6485).
+# A call into Fast DDS may never return after a subscribed process was killed (eProsima/Fast-DDS#6485).
 HANG_S = 120.0
 _STDERR = 2
-# How long a thread that waits for the interpreter leaves it to the one that has it. Python's default of 5 ms
-# is a sixth of a frame at 30 Hz.
+# How long a thread waits for the interpreter lock before the holder is asked to release it. Python's default
+# of 5 ms is a sixth of a frame at 30 Hz.
 SWITCH_INTERVAL_S = 2e-4
-# Of others, people need to see where they come from.
-_EXPLAINED = (JepaRuntimeError, InvalidParameterValueException, InvalidParameterTypeException)
+# Errors whose message suffices. All others are printed with a traceback.
+_WITHOUT_TRACEBACK = (JepaRuntimeError, InvalidParameterValueException, InvalidParameterTypeException)
 
 
 class Runnable(Protocol):
-    """A node that can be run by :func:`run`."""
+    """Represent a node that :func:`run` can run."""
 
     finished: threading.Event
     failure: str
 
     def stop(self) -> None:
-        """Leave the robot safe and release threads, devices and files; called once."""
+        """Leave the robot safe and release threads, devices and files. Called once."""
 
     def report(self) -> dict[str, Any]:
-        """Counters for the report."""
+        """Return the counters for the report."""
 
 
-def every(node: Node, period_s: float, call: Callable[[], None]) -> Timer:
-    """Call by the time that passes, whatever /clock says: who watches for silence has to notice when that
-    stops."""
+def create_steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
+    """Create a timer on the steady clock, independent of /clock.
+
+    A check for silence must also notice that /clock stops.
+    """
 
     def tick() -> None:
-        # Since Kilted executors ask for a signature, which not all that can be called has.
-        call()
+        # Since Kilted, executors inspect the signature of a callback, which not every callable has.
+        callback()
 
     return node.create_timer(period_s, tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def run(
-    create: Callable[[], Runnable], args: Sequence[str] | None = None, *, hang_s: float | None = HANG_S
+    create_node: Callable[[], Runnable],
+    args: Sequence[str] | None = None,
+    *,
+    hang_timeout_s: float | None = HANG_S,
 ) -> int:
-    """Run the node that ``create`` makes until a signal or its ``finished`` event; return the exit code.
+    """Run a node until a signal arrives or its ``finished`` event is set, and return the exit code.
 
-    0 after a clean stop; 1 after an error, which was printed: arguments that ROS 2 does not take, a wrong
-    parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set by the node.
+    The exit code is 0 after a clean stop, and 1 after an error, which is printed: arguments that ROS 2
+    rejects, an invalid parameter, a :class:`JepaRuntimeError`, an exception in a callback, or ``failure`` set
+    by the node.
 
     Args:
-        hang_s: the process ends, with 1, and tells where it hung, when ``create`` or callbacks take so long:
-            then no signal ends it. None: it is left alone.
+        create_node: Creates the node.
+        args: Arguments for ROS 2. None: those of the process.
+        hang_timeout_s: When ``create_node`` or a callback takes longer, the process prints where it hangs and
+            exits with 1, since no signal can end it. None: no limit.
     """
     make_streams_robust()
     stop = threading.Event()
-    when_to_end(lambda *_: stop.set())
+    handle_termination_signals(lambda *_: stop.set())
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
-        print(f"error: ROS 2 does not start: {error}", file=sys.stderr, flush=True)
+        print(f"error: ROS 2 failed to start: {error}", file=sys.stderr, flush=True)
         return 1
     node, code = None, 0
     try:
-        if hang_s is None:
-            node = create()
+        if hang_timeout_s is None:
+            node = create_node()
         else:
-            pulse = partial(faulthandler.dump_traceback_later, hang_s, exit=True, file=_STDERR)
-            pulse()
-            node = create()
-            # Rarely: each time it starts a thread.
-            every(node, hang_s / 8, pulse)
+            restart_watchdog = partial(
+                faulthandler.dump_traceback_later, hang_timeout_s, exit=True, file=_STDERR
+            )
+            restart_watchdog()
+            node = create_node()
+            # Not more often, since each call starts a thread.
+            create_steady_timer(node, hang_timeout_s / 8, restart_watchdog)
         _spin(node, stop)
         if node.failure:
             print(f"error: {node.failure}", file=sys.stderr, flush=True)
             code = 1
     except Exception as error:
-        _tell(error)
+        _print_error(error)
         code = 1
     finally:
         code |= _close(node)
         faulthandler.cancel_dump_traceback_later()
-        # The interpreter resets handlers while it ends: a second signal (launch repeats Ctrl-C) would kill it
-        # there.
-        when_to_end(signal.SIG_IGN)
+        # The interpreter resets signal handlers while it exits: a second signal (launch repeats Ctrl-C) would
+        # kill the process there.
+        handle_termination_signals(signal.SIG_IGN)
     return code
 
 
 def create_executor() -> Executor:
-    """An executor on one thread: rclpy's EventsExecutor where it has one, else the usual one, which builds a
-    new wait set in Python for every message. On two cores with a ViT-S at 30 Hz the first took 3 ms off the
-    median from image to futures, and 25 ms off the 99th percentile."""
+    """Return a single-threaded executor: rclpy's EventsExecutor where available.
+
+    The SingleThreadedExecutor builds a new wait set in Python for every message. On two cores with a ViT-S at
+    30 Hz, the EventsExecutor reduced the latency from image to futures by 3 ms (median) and 25 ms (p99).
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     return SingleThreadedExecutor() if EventsExecutor is None else EventsExecutor()
 
@@ -137,7 +149,7 @@ def _spin(node: Any, stop: threading.Event) -> None:
 
 
 def _close(node: Any) -> int:
-    """Stop and destroy ``node``; each step is taken even if the one before failed."""
+    """Stop and destroy ``node``. Each step runs even if an earlier one failed."""
     code = 0
     steps: list[Callable[[], Any]] = []
     if node is not None:
@@ -146,15 +158,15 @@ def _close(node: Any) -> int:
         try:
             step()
         except Exception as error:
-            _tell(error)
+            _print_error(error)
             code = 1
     return code
 
 
-def _tell(error: Exception) -> None:
-    """On standard error, unless its terminal is gone."""
+def _print_error(error: Exception) -> None:
+    """Print ``error`` on standard error, unless its terminal is closed."""
     with suppress(OSError):
-        if isinstance(error, _EXPLAINED):
+        if isinstance(error, _WITHOUT_TRACEBACK):
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
             traceback.print_exception(error)
@@ -164,5 +176,5 @@ def _write_report(node: Any) -> None:
     path = node.get_parameter("report_path").value
     if not path:
         return
-    whole = {"node": node.get_fully_qualified_name(), "rss_mb": round(peak_rss_mb(), 1), **node.report()}
-    write(Path(path), json.dumps(whole))
+    report = {"node": node.get_fully_qualified_name(), "rss_mb": round(peak_rss_mb(), 1), **node.report()}
+    write(Path(path), json.dumps(report))

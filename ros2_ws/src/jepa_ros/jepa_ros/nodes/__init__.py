@@ -1,2 +1,4 @@
-"""One module per executable. Nodes have ``PARAMETERS``, their class and ``main``; ``profiler`` is a command
-with options."""
+"""Node executables, one module each, with ``PARAMETERS``, a node class and ``main``.
+
+``profiler`` is a command with options instead.
+"""

@@ -1,5 +1,4 @@
-"""Any source of :mod:`jepa_runtime.sources` as a camera: V4L2 device, video file, folder of images, recorded
-bag."""
+"""Publishes the images of any source of :mod:`jepa_runtime.sources`: camera, video, image folder or bag."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from sensor_msgs.msg import Image
 
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import to_image
-from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
-from jepa_ros.common.spin import every, run
+from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameters, parameter_values
+from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.world_model import output_messages
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.sources.base import Frame, Source, view_name
@@ -27,13 +26,15 @@ PARAMETERS = (
     Parameter(
         name="source",
         default="/dev/video0",
-        description="/dev/videoN, a video file, a folder of images, or a bag (FILE.mcap?topic=/name).",
+        description="Source of the images: /dev/videoN, a video file, a folder of images, or a bag "
+        "(FILE.mcap?topic=/name).",
         read_only=True,
     ),
     Parameter(
         name="rate_hz",
         default=30.0,
-        description="Images per second asked of a camera or a folder; files play at their own rate [Hz].",
+        description="Images per second requested from a camera or read from a folder; other files play at "
+        "their own rate [Hz].",
         low=0.1,
         high=1000.0,
         read_only=True,
@@ -41,20 +42,20 @@ PARAMETERS = (
     Parameter(
         name="frame_id",
         default="camera",
-        description="frame_id of the images; where a file is played again, it has #2, #3 after it.",
+        description="frame_id of the images. Each repetition of a file appends #2, #3 and so on.",
         read_only=True,
     ),
     Parameter(
         name="loop",
         default=False,
-        description="Play a file again from its start when it ends. Each pass has a frame_id of its own, so "
-        "that nothing is predicted from its end into its start.",
+        description="Whether to repeat a file. Each pass has its own frame_id, so that nothing is predicted "
+        "from its end to its start.",
         read_only=True,
     ),
     Parameter(
         name="stale_after_s",
         default=1.0,
-        description="Without an image for this long diagnostics say STALE [s].",
+        description="Time without an image after which the diagnostics report STALE [s].",
         low=0.05,
         high=3600.0,
     ),
@@ -63,22 +64,24 @@ PARAMETERS = (
 
 
 class CameraNode(Node):
-    """Publishes what a source sees. A thread of its own waits for the device, so that the node can always be
-    stopped."""
+    """Publish the images of a source.
+
+    A separate thread waits for the device, so that the node can always be stopped.
+    """
 
     def __init__(self) -> None:
         super().__init__("camera")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS)
-        self._values = values(self, PARAMETERS)
+        declare_parameters(self, PARAMETERS)
+        self._values = parameter_values(self, PARAMETERS)
         self._published = self._passes = 0
         self._frame_at = self._began = time.monotonic()
         self._stopping = threading.Event()
         self._source = self._open()
         self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
-        every(self, 1.0, self._publish_diagnostics)
+        create_steady_timer(self, 1.0, self._publish_diagnostics)
         self._thread = threading.Thread(target=self._play, name="jepa-camera", daemon=True)
         self._thread.start()
         self.get_logger().info(f"playing {self._source.name}")
@@ -101,7 +104,7 @@ class CameraNode(Node):
         self.finished.set()
 
     def _play_once(self) -> int:
-        """Publish the source's frames at their own pace; return how many there were."""
+        """Publish the frames of the source at their rate and return their number."""
         source, count = self._source, 0
         began = first_ns = None
         try:
@@ -113,17 +116,18 @@ class CameraNode(Node):
                     self._stopping.wait(max(0.0, due - time.monotonic()))
                 if self._stopping.is_set():
                     break
-                self._publish(frame, live=source.live)
+                self.publish(frame, live=source.live)
                 count += 1
         finally:
             source.close()
         if count == 0 and not self._stopping.is_set():
-            raise SourceError(f"{source.name}: it has no frames")
+            raise SourceError(f"{source.name}: contains no frames", code="source.no_frames")
         return count
 
-    def _publish(self, frame: Frame, *, live: bool) -> None:
-        # The time of the graph need not be the wall clock's. What is played back is seen now: stamps of the
-        # past would look like a camera that hangs.
+    def publish(self, frame: Frame, *, live: bool) -> None:
+        """Publish an image."""
+        # The clock of the graph may differ from the wall clock. Recorded frames are stamped with the current
+        # time: old stamps would look like a camera that hangs.
         age_ns = time.time_ns() - frame.stamp_ns if live else 0
         stamp_ns = max(0, int(self.get_clock().now().nanoseconds) - age_ns)
         view = view_name(self._values["frame_id"], self._passes)
@@ -146,12 +150,12 @@ class CameraNode(Node):
         self._diagnostics.publish(message)
 
     def stop(self) -> None:
-        """End the thread; a device that hangs is left to the end of the process."""
+        """End the thread. A device that hangs is closed when the process exits."""
         self._stopping.set()
         self._thread.join(2.0)
 
     def report(self) -> dict[str, Any]:
-        """Counters since the start."""
+        """Return counters since the start."""
         return {"frames_published": self._published, "duration_s": self._frame_at - self._began}
 
 

@@ -1,7 +1,7 @@
-"""Shows the graph live in the terminal and records every topic into an MCAP file.
+"""Displays the graph in the terminal and records every topic into an MCAP file.
 
-Messages are taken raw: they are written as they came, and only the few small ones that are shown are
-deserialised.
+Messages are received in serialized form and recorded as they are. Only the few small ones that are displayed
+are deserialized.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rclpy.subscription import Subscription
 
 from jepa_ros.common import raw_topics
 from jepa_ros.common.monitor_view import GraphSnapshot, PlainLines, Terminal
-from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
-from jepa_ros.common.sample_window import SampleWindow, rounded
-from jepa_ros.common.spin import every, run
+from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameters, parameter_values
+from jepa_ros.common.sample_window import SampleWindow, round_ms
+from jepa_ros.common.spin import create_steady_timer, run
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording import McapRecorder
 
@@ -32,13 +32,14 @@ PARAMETERS = (
     Parameter(
         name="mcap",
         default="",
-        description="MCAP file that takes all topics, and is not there yet; empty: none.",
+        description="New MCAP file that receives all topics. Empty: no recording.",
         read_only=True,
     ),
     Parameter(
         name="view",
         default="auto",
-        description="live (drawn in place), lines, none; auto: live on a terminal, otherwise lines.",
+        description="Display: live (redrawn in place), lines or none. auto: live on a terminal, otherwise "
+        "lines.",
         choices=("auto", "live", "lines", "none"),
         read_only=True,
     ),
@@ -58,39 +59,39 @@ _VIEW_PERIOD_S = 0.5
 
 
 class MonitorNode(Node):
-    """Listens to everything and changes nothing. See ros2_ws/README.md."""
+    """Subscribe to all topics without changing anything. See ros2_ws/README.md."""
 
     def __init__(self) -> None:
         super().__init__("monitor")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS)
-        chosen = values(self, PARAMETERS)
-        self._recorder = McapRecorder(chosen["mcap"]) if chosen["mcap"] else None
-        # By topic: what its publishers have offered so far, and who hears it.
-        self._offered: defaultdict[str, set[raw_topics.Offer]] = defaultdict(set)
-        self._heard: dict[str, Subscription] = {}
+        declare_parameters(self, PARAMETERS)
+        values = parameter_values(self, PARAMETERS)
+        self._recorder = McapRecorder(values["mcap"]) if values["mcap"] else None
+        # By topic: what its publishers have offered so far, and the subscription.
+        self._offered: defaultdict[str, set[raw_topics.OfferedQos]] = defaultdict(set)
+        self._topic_subscriptions: dict[str, Subscription] = {}
         self._counts: Counter[str] = Counter()
-        self._counted: Counter[str] = Counter()
+        self._previous_counts: Counter[str] = Counter()
         self._latency_ms: dict[str, SampleWindow] = {}
-        self._picture = GraphSnapshot(recorded=chosen["mcap"])
+        self._snapshot = GraphSnapshot(recorded=values["mcap"])
         self._began = self._drawn_at = time.monotonic()
-        self._view = self._open_view(chosen["view"], chosen["line_period_s"])
+        self._view = self._open_view(values["view"], values["line_period_s"])
         self._readers: dict[type[Any], Callable[[Any], None]] = {
-            ModelInfo: self._picture.model_is,
-            PlannerStatus: self._picture.plans,
-            Surprise: self._picture.surprises,
-            EpisodeResult: self._picture.ended,
-            DiagnosticArray: self._read_diagnostics,
+            ModelInfo: self._snapshot.set_model,
+            PlannerStatus: self._snapshot.add_planner_status,
+            Surprise: self._snapshot.set_surprise,
+            EpisodeResult: self._snapshot.add_episode,
+            DiagnosticArray: self._on_diagnostics,
         }
         self._discover()
-        every(self, _DISCOVERY_PERIOD_S, self._discover)
-        every(self, _VIEW_PERIOD_S, self._draw)
+        create_steady_timer(self, _DISCOVERY_PERIOD_S, self._discover)
+        create_steady_timer(self, _VIEW_PERIOD_S, self._draw)
 
-    def _open_view(self, kind: str, line_period_s: float) -> Terminal | PlainLines | None:
-        if kind == "none":
+    def _open_view(self, view: str, line_period_s: float) -> Terminal | PlainLines | None:
+        if view == "none":
             return None
-        if kind == "live" or (kind == "auto" and sys.stdout.isatty()):
+        if view == "live" or (view == "auto" and sys.stdout.isatty()):
             return Terminal()
         return PlainLines(line_period_s)
 
@@ -101,39 +102,44 @@ class MonitorNode(Node):
             if "/msg/" not in types[0]:
                 continue
             offered = self._offered[topic]
-            offers = raw_topics.offers(self.get_publishers_info_by_topic(topic))
-            if not offers <= offered:
-                offered |= offers
-                self._listen(topic, types[0], raw_topics.matching_qos(offered))
+            new = raw_topics.offered_qos(self.get_publishers_info_by_topic(topic))
+            if not new <= offered:
+                offered |= new
+                self.subscribe(topic, types[0], raw_topics.matching_qos(offered))
 
-    def _listen(self, topic: str, type_name: str, profile: Any) -> None:
+    def subscribe(self, topic: str, type_name: str, profile: Any) -> None:
+        """Subscribe to a topic, in place of an earlier subscription to it."""
         try:
             message = raw_topics.message_class(type_name)
             stamped = raw_topics.begins_with_header(message)
-        # Whoever publishes names the type, and importing what is called so may raise anything.
+        # The publisher chooses the type name, and importing a module of that name may raise anything.
         except Exception:
-            self.get_logger().warning(f"{topic} is left out: {type_name} is not installed here")
+            self.get_logger().warning(f"topic {topic} skipped: {type_name} is not installed")
             return
         ages_ms = None
         if stamped:
             ages_ms = self._latency_ms.setdefault(topic, SampleWindow(np.float32))
         reader = self._readers.get(message)
 
-        def take(cdr: bytes) -> None:
+        def on_message(cdr: bytes) -> None:
             now_ns = int(self.get_clock().now().nanoseconds)
             self._record(topic, type_name, cdr, now_ns)
-            # Whatever others publish, in another version of its type for instance, ends no recording.
+            # An invalid message, for example of another version of its type, must not end the recording.
             try:
                 if ages_ms is not None:
                     ages_ms.add((now_ns - raw_topics.stamp_ns(cdr)) / 1e6)
                 if reader is not None:
                     reader(deserialize_message(cdr, message))
             except Exception as error:
-                self.get_logger().warning(f"{topic} cannot be read: {error}", throttle_duration_sec=5.0)
+                self.get_logger().warning(
+                    f"invalid message on topic {topic}: {error}", throttle_duration_sec=5.0
+                )
 
-        if topic in self._heard:
-            self.destroy_subscription(self._heard[topic])
-        self._heard[topic] = self.create_subscription(message, topic, take, profile, raw=True)
+        if topic in self._topic_subscriptions:
+            self.destroy_subscription(self._topic_subscriptions[topic])
+        self._topic_subscriptions[topic] = self.create_subscription(
+            message, topic, on_message, profile, raw=True
+        )
 
     def _record(self, topic: str, type_name: str, cdr: bytes, now_ns: int) -> None:
         self._counts[topic] += 1
@@ -145,35 +151,35 @@ class MonitorNode(Node):
             self.failure = str(error)
             self.finished.set()
 
-    # --- what is shown
+    # --- display
 
-    def _read_diagnostics(self, message: DiagnosticArray) -> None:
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            self._picture.diagnosed(status)
+            self._snapshot.set_diagnostics(status)
 
     def _draw(self) -> None:
         if self._view is None:
             return
         now = time.monotonic()
         elapsed, self._drawn_at = now - self._drawn_at, now
-        grown = self._counts - self._counted
-        self._counted = self._counts.copy()
+        new = self._counts - self._previous_counts
+        self._previous_counts = self._counts.copy()
         for topic in self._counts:
-            fresh, old = grown[topic] / elapsed, self._picture.rates_hz.get(topic, 0.0)
-            self._picture.rates_hz[topic] = 0.5 * old + 0.5 * fresh
-        self._picture.elapsed_s = now - self._began
-        self._view.show(self._picture)
+            rate, previous = new[topic] / elapsed, self._snapshot.rates_hz.get(topic, 0.0)
+            self._snapshot.rates_hz[topic] = 0.5 * previous + 0.5 * rate
+        self._snapshot.elapsed_s = now - self._began
+        self._view.show(self._snapshot)
 
     def stop(self) -> None:
-        """Complete the recording."""
+        """Close the recording."""
         if self._view is not None:
             self._view.close()
         if self._recorder is not None:
             self._recorder.close()
 
     def report(self) -> dict[str, Any]:
-        """Messages by topic and the age of each stamped message on arrival [ms]."""
-        samples = {topic: rounded(ages.latest()) for topic, ages in self._latency_ms.items()}
+        """Return the number of messages by topic and the age of each stamped message on arrival [ms]."""
+        samples = {topic: round_ms(ages.latest()) for topic, ages in self._latency_ms.items()}
         return {"messages": dict(self._counts), "samples_ms": samples}
 
 

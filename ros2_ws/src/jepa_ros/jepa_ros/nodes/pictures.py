@@ -1,7 +1,7 @@
-"""What the model sees and foresees as images, for viewers that show images but know nothing of latents.
+"""Renders latents and predicted futures as images, for viewers that display only images.
 
-A process of its own: drawing takes the time of whoever draws, and inference must not wait for it. Of images
-and futures only the few that are drawn are deserialised, and nothing is drawn while nobody looks.
+It runs in its own process so that rendering does not delay inference. Images and futures are deserialized
+only if they are rendered, and nothing is rendered without a subscriber.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.common import qos, raw_topics
 from jepa_ros.common.conversions import fill
-from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare, values
+from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameters, parameter_values
 from jepa_ros.common.spin import run
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
@@ -36,7 +36,7 @@ PARAMETERS = (
     Parameter(
         name="pictures_hz",
         default=2.0,
-        description="Pictures drawn per second [Hz].",
+        description="Rendered images per second [Hz].",
         low=0.1,
         high=30.0,
         read_only=True,
@@ -44,7 +44,7 @@ PARAMETERS = (
     Parameter(
         name="trail_s",
         default=10.0,
-        description="How far back pictures reach [s].",
+        description="Time span of past latents in the images [s].",
         low=0.5,
         high=600.0,
         read_only=True,
@@ -52,128 +52,144 @@ PARAMETERS = (
     Parameter(
         name="atlas_bundle",
         default="",
-        description="Bundle whose atlas is shown; empty, or one without: frames of this run are remembered.",
+        description="Bundle whose atlas is used. Empty, or a bundle without one: frames of this run are "
+        "used.",
         read_only=True,
     ),
     REPORT_PATH,
 )
 _NS = 1_000_000_000
-# The latent of an image comes while later ones are on their way.
+# The latent of an image arrives after later images.
 _IMAGES = 16
 
 
 class PicturesNode(Node):
-    """Draws at a low rate. See ros2_ws/README.md for its topics and parameters."""
+    """Render latents and futures at a low rate. ros2_ws/README.md lists its topics and parameters.
+
+    Attributes:
+        atlas: Atlas of the parameter atlas_bundle, or None.
+        outputs: Publishers by picture: latent, futures, map.
+        trail: Stamps [ns] and latents of the last trail_s, oldest first.
+    """
 
     def __init__(self) -> None:
         super().__init__("pictures")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS)
-        chosen = values(self, PARAMETERS)
-        self._period_s, self._trail_ns = 1.0 / chosen["pictures_hz"], round(chosen["trail_s"] * _NS)
-        bundle = chosen["atlas_bundle"]
-        self._atlas: Atlas | None = Atlas.from_bundle(Bundle.open(bundle)) if bundle else None
-        self._fits = False
-        self._served: tuple[str, str] | None = None
-        self._scrapbook: GrowingAtlas | None = None
-        self._trail: deque[tuple[int, Any]] = deque()
+        declare_parameters(self, PARAMETERS)
+        values = parameter_values(self, PARAMETERS)
+        self._period_s, self._trail_ns = 1.0 / values["pictures_hz"], round(values["trail_s"] * _NS)
+        bundle = values["atlas_bundle"]
+        self.atlas: Atlas | None = Atlas.from_bundle(Bundle.open(bundle)) if bundle else None
+        self._atlas_fits = False
+        self._active_model: tuple[str, str] | None = None
+        self._growing_atlas: GrowingAtlas | None = None
+        self.trail: deque[tuple[int, Any]] = deque()
         self._images: deque[tuple[int, type[Any], bytes]] = deque(maxlen=_IMAGES)
         self._futures: bytes | None = None
         self._drawn = 0
-        self._outputs = {
+        self.outputs = {
             name: self.create_publisher(CompressedImage, f"~/{name}/image", qos.RESULT)
             for name in ("latent", "futures", "map")
         }
-        subscribe, fit = self.create_subscription, self._while_fit
-        subscribe(ModelInfo, "world_model/model_info", fit(self._on_model), qos.LATCHED)
-        subscribe(LatentState, "world_model/latent", fit(self._on_latent), qos.RESULT)
-        subscribe(PredictedFutures, "world_model/futures", self._on_futures, qos.RESULT, raw=True)
-        for kind, topic in ((Image, "image"), (CompressedImage, "image/compressed")):
-            subscribe(kind, topic, fit(self._taking(kind)), qos.SENSOR, raw=True)
-        self.create_timer(self._period_s, fit(self._draw))
-
-    def _while_fit(self, take: Callable[..., None]) -> Callable[..., None]:
-        """What cannot be read or drawn, such as what is no number, is told and left out."""
-
-        # Executors look at what a callback can take.
-        @wraps(take)
-        def taking(*message: Any) -> None:
-            try:
-                take(*message)
-            except Exception as error:
-                self.get_logger().warning(f"left out: {error}", throttle_duration_sec=5.0)
-
-        return taking
-
-    def _taking(self, kind: type[Any]) -> Any:
-        return lambda cdr: self._images.append((raw_topics.stamp_ns(cdr), kind, cdr))
-
-    def _on_model(self, info: ModelInfo) -> None:
-        """Another model may see otherwise: what was remembered of the last one is forgotten."""
-        self._scrapbook = GrowingAtlas(max(1, round(info.horizon * info.step_s / self._period_s)))
-        self._served = info.model_id, info.version
-        self._fits = self._atlas is not None and self._atlas.latents.shape[1:] == (info.tokens, info.dim)
-        if self._atlas is not None and not self._fits:
-            self.get_logger().warning(
-                f"atlas_bundle remembers latents of {list(self._atlas.latents.shape[1:])}, those of "
-                f"{info.model_id} {info.version} are {[info.tokens, info.dim]}: frames of this run are shown"
+        subscribe, skip_errors = self.create_subscription, self.skip_errors
+        subscribe(ModelInfo, "world_model/model_info", skip_errors(self.on_model), qos.LATCHED)
+        subscribe(LatentState, "world_model/latent", skip_errors(self.on_latent), qos.RESULT)
+        subscribe(PredictedFutures, "world_model/futures", self.on_futures, qos.RESULT, raw=True)
+        for message_type, topic in ((Image, "image"), (CompressedImage, "image/compressed")):
+            subscribe(
+                message_type, topic, skip_errors(self.image_callback(message_type)), qos.SENSOR, raw=True
             )
-        self._trail.clear()
+        self.create_timer(self._period_s, skip_errors(self.draw))
+
+    def skip_errors(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """Wrap ``callback`` to log and skip input that cannot be read or rendered, such as NaN."""
+
+        # Executors inspect the signature of a callback.
+        @wraps(callback)
+        def call(*message: Any) -> None:
+            try:
+                callback(*message)
+            except Exception as error:
+                self.get_logger().warning(f"input skipped: {error}", throttle_duration_sec=5.0)
+
+        return call
+
+    def image_callback(self, message_type: type[Any]) -> Any:
+        """Return a callback that stores serialized images of this type."""
+        return lambda cdr: self._images.append((raw_topics.stamp_ns(cdr), message_type, cdr))
+
+    def on_model(self, info: ModelInfo) -> None:
+        """Reset the stored latents, since those of another model are not comparable."""
+        self._growing_atlas = GrowingAtlas(max(1, round(info.horizon * info.step_s / self._period_s)))
+        self._active_model = info.model_id, info.version
+        self._atlas_fits = self.atlas is not None and self.atlas.latents.shape[1:] == (
+            info.tokens,
+            info.dim,
+        )
+        if self.atlas is not None and not self._atlas_fits:
+            self.get_logger().warning(
+                f"atlas_bundle has latents of shape {list(self.atlas.latents.shape[1:])}, but "
+                f"{info.model_id} {info.version} has {[info.tokens, info.dim]}: using frames of this run"
+            )
+        self.trail.clear()
         self._futures = None
 
-    def _on_latent(self, message: LatentState) -> None:
-        # Topics overtake each other: this may be of the model before, or of one that is yet to be told.
-        if (message.model_id, message.model_version) != self._served:
+    def on_latent(self, message: LatentState) -> None:
+        """Append a latent to the trail."""
+        # Topics are not ordered: the latent may be of the previous model, or of one not yet announced.
+        if (message.model_id, message.model_version) != self._active_model:
             return
         stamp, latent = stamp_of(message), array_of(message.latent)
         check_finite(latent)
         if message.history_reset:
-            self._trail.clear()
-        while self._trail and self._trail[-1][0] >= stamp:
-            self._trail.pop()
-        self._trail.append((stamp, latent))
-        while self._trail[0][0] < stamp - self._trail_ns:
-            self._trail.popleft()
+            self.trail.clear()
+        while self.trail and self.trail[-1][0] >= stamp:
+            self.trail.pop()
+        self.trail.append((stamp, latent))
+        while self.trail[0][0] < stamp - self._trail_ns:
+            self.trail.popleft()
 
-    def _on_futures(self, cdr: bytes) -> None:
+    def on_futures(self, cdr: bytes) -> None:
+        """Store the serialized futures until the next picture."""
         self._futures = cdr
 
-    def _draw(self) -> None:
-        if self._futures is None or self._scrapbook is None or not self._trail:
+    def draw(self) -> None:
+        """Render and publish the pictures, if anything is new and there is a subscriber."""
+        if self._futures is None or self._growing_atlas is None or not self.trail:
             return
-        self._remember(self._scrapbook)
-        atlas = self._atlas if self._fits else self._scrapbook.atlas()
-        if atlas is None or not any(output.get_subscription_count() for output in self._outputs.values()):
+        self._add_to_atlas(self._growing_atlas)
+        atlas = self.atlas if self._atlas_fits else self._growing_atlas.atlas()
+        if atlas is None or not any(output.get_subscription_count() for output in self.outputs.values()):
             return
-        foreseen = Predictions.from_message(deserialize_message(self._futures, PredictedFutures))
+        predictions = Predictions.from_message(deserialize_message(self._futures, PredictedFutures))
         self._futures = None
-        trail = np.stack([latent for _, latent in self._trail])
-        if foreseen.latents.shape[2:] != trail.shape[1:]:
+        trail = np.stack([latent for _, latent in self.trail])
+        if predictions.latents.shape[2:] != trail.shape[1:]:
             return
-        for name, image in draw_images(trail, foreseen, atlas, self._trail_ns / _NS).items():
-            shown = fill(CompressedImage(), compressed_image(image, foreseen.stamp_ns, ""))
-            self._outputs[name].publish(shown)
+        for name, image in draw_images(trail, predictions, atlas, self._trail_ns / _NS).items():
+            message = fill(CompressedImage(), compressed_image(image, predictions.stamp_ns, ""))
+            self.outputs[name].publish(message)
         self._drawn += 1
 
-    def _remember(self, scrapbook: GrowingAtlas) -> None:
-        """Put the newest latent whose image is here into the scrapbook."""
-        images = {stamp: (kind, cdr) for stamp, kind, cdr in self._images}
-        found = next((entry for entry in reversed(self._trail) if entry[0] in images), None)
+    def _add_to_atlas(self, atlas: GrowingAtlas) -> None:
+        """Add the newest latent whose image has arrived."""
+        images = {stamp: (message_type, cdr) for stamp, message_type, cdr in self._images}
+        found = next((entry for entry in reversed(self.trail) if entry[0] in images), None)
         if found is None:
             return
         self._images.clear()
-        kind, cdr = images[found[0]]
+        message_type, cdr = images[found[0]]
         try:
-            scrapbook.add(found[1], image_from_message(deserialize_message(cdr, kind)))
+            atlas.add(found[1], image_from_message(deserialize_message(cdr, message_type)))
         except FrameError as error:
-            self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=5.0)
+            self.get_logger().warning(f"image rejected: {error}", throttle_duration_sec=5.0)
 
     def stop(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
     def report(self) -> dict[str, Any]:
-        """How often pictures were drawn."""
+        """Return the number of rendered updates."""
         return {"drawn": self._drawn}
 
 

@@ -1,9 +1,9 @@
-"""Drives to a goal by the world model's futures: to the latched goal image, or to what ``~/reach_goal`` asks.
+"""Drives to a goal with the world model's futures: a latched goal image, or a goal of ``~/reach_goal``.
 
-Safe by default: the robot is commanded to stand when somebody says so on ``~/stop``, when futures stop
-coming or are old, when images do not show its motion, surprise the model, repeat or come from several
-cameras, when a command is not allowed, when the model is exchanged, when something fails here, when there is
-no goal, when the goal is reached or its time is over and when the node stops.
+Safe by default: the robot is commanded to stop when ``~/stop`` says so, when futures are missing or old, when
+images do not show its motion, surprise the model, repeat or come from several cameras, when a command is not
+allowed, when the model is swapped, when an error occurs in this node, when there is no goal, when the goal is
+reached or has timed out, and when the node shuts down.
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ from rclpy.node import Node
 from std_msgs.msg import Bool, Header
 
 from jepa_ros.common import qos
-from jepa_ros.common.action_commands import actions_of, check_units
+from jepa_ros.common.action_commands import create_action_commands, validate_action_units
 from jepa_ros.common.conversions import fill, from_time
-from jepa_ros.common.parameters import STAMPED, declare, require_relative, values
-from jepa_ros.common.sample_window import SampleWindow, rounded
-from jepa_ros.common.spin import every, run
+from jepa_ros.common.parameters import (
+    STAMPED_CMD_VEL,
+    declare_parameters,
+    parameter_values,
+    require_relative,
+)
+from jepa_ros.common.sample_window import SampleWindow, round_ms
+from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.planner.command_publisher import CommandPublisher
 from jepa_ros.planner.parameters import PARAMETERS
-from jepa_ros.planner.reach_action import ReachAction
+from jepa_ros.planner.reach_action import ReachGoalServer
 from jepa_ros.world_model import output_messages
 from jepa_runtime.bundle import manifest
 from jepa_runtime.control.config import ControllerConfig
@@ -45,7 +50,7 @@ from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_causes
 
 _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
-_RESPONSE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
+_E2E_SAMPLE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
 _SOURCE = "cem"
 _BOUNDS = {
     "step_s": manifest.STEP_S,
@@ -58,121 +63,108 @@ _BOUNDS = {
 
 
 class PlannerNode(Node):
-    """Asks about candidates, learns from their futures, commands the first action. See ros2_ws/README.md."""
+    """Plan on the world model's futures and command the robot. See ros2_ws/README.md.
+
+    Attributes:
+        controller: Decides what to command.
+        command_publisher: Commands of the robot, or None before the first usable model.
+        reach_goal: Server of the action ``~/reach_goal``.
+    """
 
     def __init__(self) -> None:
         super().__init__("planner")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS, changed=self._take_parameters)
-        self._values = values(self, PARAMETERS)
+        declare_parameters(self, PARAMETERS, on_change=self._on_parameters)
+        self._values = parameter_values(self, PARAMETERS)
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
-        self._controller = Controller.from_config(_config(self._values), clock=time.monotonic)
-        # Goals come and go on threads of their own.
+        self.controller = Controller.from_config(controller_config(self._values), clock=time.monotonic)
+        # The action server runs on other threads.
         self._lock = threading.RLock()
-        self._commands: CommandPublisher | None = None
-        self._told_by: tuple[Any, ...] = ()
-        # The candidates whose futures were asked for last.
-        self._asked = ActionCandidates()
+        self.command_publisher: CommandPublisher | None = None
+        self._commands_key: tuple[Any, ...] = ()
+        # The last published candidates.
+        self._requested = ActionCandidates()
         self._counts: Counter[str] = Counter()
-        # Stamp of the image [ns] and time from there to here [ms].
-        self._e2e = SampleWindow(_RESPONSE)
+        self._e2e = SampleWindow(_E2E_SAMPLE)
         self._candidates = self.create_publisher(ActionCandidates, "world_model/candidates", qos.RESULT)
         self._statuses = self.create_publisher(PlannerStatus, "~/status", qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
-        self._reaching = ReachAction(
+        self.reach_goal = ReachGoalServer(
             self,
-            self._controller,
+            self.controller,
             lock=self._lock,
-            stand=self._stand,
-            chosen=self._values,
+            stop_robot=self._stop_robot,
+            parameters=self._values,
         )
-        self.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
-        # Of one of several cameras the topics bear the name.
-        of_camera = "/".join(filter(None, ("world_model", self._values["camera"])))
-        self.create_subscription(PredictedFutures, f"{of_camera}/futures", self._on_futures, qos.RESULT)
-        self.create_subscription(Surprise, f"{of_camera}/surprise", self._on_surprise, qos.RESULT)
-        qos.hear_all(self, Bool, "~/stop", self._on_stop)
-        every(self, _WATCHDOG_PERIOD_S, self._watch)
-        every(self, _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self.create_subscription(ModelInfo, "world_model/model_info", self.on_model, qos.LATCHED)
+        # With several cameras the result topics contain the camera name.
+        prefix = "/".join(filter(None, ("world_model", self._values["camera"])))
+        self.create_subscription(PredictedFutures, f"{prefix}/futures", self.on_futures, qos.RESULT)
+        self.create_subscription(Surprise, f"{prefix}/surprise", self.on_surprise, qos.RESULT)
+        qos.subscribe_any_qos(self, Bool, "~/stop", self.on_stop)
+        create_steady_timer(self, _WATCHDOG_PERIOD_S, self.watch)
+        create_steady_timer(self, _DIAGNOSTICS_PERIOD_S, self.publish_diagnostics)
 
-    def _take_parameters(self, changed: Mapping[str, Any]) -> None:
+    def _on_parameters(self, changed: Mapping[str, Any]) -> None:
         with self._lock:
-            self._controller.timeout_s = changed.get("futures_timeout_s", self._controller.timeout_s)
+            self.controller.timeout_s = changed.get("futures_timeout_s", self.controller.timeout_s)
 
-    def _on_model(self, info: ModelInfo) -> None:
+    def on_model(self, info: ModelInfo) -> None:
+        """Use a new model; the robot stops until there is a plan by it."""
         with self._lock:
-            self._stand()
+            self._stop_robot()
             try:
-                _check(info)
-                self._take_commands(info)
-                driver = self._driver_of(info)
+                _validate(info)
+                self._create_command_publisher(info)
+                model = create_controller_model(info, self._values)
             except ValueError as error:
                 self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
-                self._controller.set_model(None, f"cannot drive with {info.model_id}: {error}")
+                self.controller.set_model(None, f"cannot drive with {info.model_id}: {error}")
                 return
-            self._controller.set_model(driver)
+            self.controller.set_model(model)
         self.get_logger().info(
             f"planning with {info.model_id} {info.version}: {info.num_samples} x {info.horizon} steps"
         )
 
-    def _take_commands(self, info: ModelInfo) -> None:
-        """The robot is told as before, unless actions with other names are to be told."""
-        told_by = (*info.action_names, info.step_s)
-        if self._commands is not None and told_by == self._told_by:
+    def _create_command_publisher(self, info: ModelInfo) -> None:
+        """Replace the command publisher if the action names or the step have changed."""
+        key = (*info.action_names, info.step_s)
+        if self.command_publisher is not None and key == self._commands_key:
             return
-        actions = actions_of(info.action_names, stamped=self._values[STAMPED.name])
-        if self._commands is not None:
-            self._commands.close()
-            for publisher in self._commands.publishers:
+        commands = create_action_commands(info.action_names, stamped=self._values[STAMPED_CMD_VEL.name])
+        if self.command_publisher is not None:
+            self.command_publisher.close()
+            for publisher in self.command_publisher.publishers:
                 self.destroy_publisher(publisher)
-        self._told_by = told_by
-        self._commands = CommandPublisher(
+        self._commands_key = key
+        self.command_publisher = CommandPublisher(
             self,
-            actions,
+            commands,
             size=len(info.action_names),
             step_s=info.step_s,
             frame_id=self._values["action_frame"],
         )
 
-    def _driver_of(self, info: ModelInfo) -> ControllerModel:
-        low, high = np.array(info.action_low, np.float32), np.array(info.action_high, np.float32)
-        share = self._values["max_change"]
-        limits = ActionLimits(
-            low=low,
-            high=high,
-            max_norm=info.action_max_norm or None,
-            max_change=share * (high - low) if share < 1 else None,
-        )
-        search = CEMConfig(
-            num_samples=info.num_samples,
-            horizon=info.horizon,
-            topk=min(self._values["topk"], info.num_samples),
-        )
-        return ControllerModel.from_config(
-            replace(_config(self._values), search=search),
-            limits,
-            step_s=info.step_s,
-            goal_threshold=info.goal_threshold,
-            per_step=actions_of(info.action_names).per_step,
-        )
-
-    def _on_surprise(self, message: Surprise) -> None:
+    def on_surprise(self, message: Surprise) -> None:
+        """Check whether the image shows the commanded motion."""
         with self._lock:
-            self._controller.add_surprise(
+            self.controller.add_surprise(
                 message.surprising,
                 executed=np.asarray(message.executed, np.float32),
                 response=message.response,
                 discontinuous=message.discontinuous,
             )
 
-    def _on_stop(self, word: Bool) -> None:
+    def on_stop(self, message: Bool) -> None:
+        """Stop the robot, or allow it to drive again."""
         with self._lock:
-            self._controller.set_stop(word.data, now_ns=int(self.get_clock().now().nanoseconds))
-        self._watch()
+            self.controller.set_stop(message.data, now_ns=int(self.get_clock().now().nanoseconds))
+        self.watch()
 
-    def _on_futures(self, message: PredictedFutures) -> None:
+    def on_futures(self, message: PredictedFutures) -> None:
+        """Plan on the futures of an image and command the robot."""
         stamp_ns = from_time(message.header.stamp)
         e2e_ms = (int(self.get_clock().now().nanoseconds) - stamp_ns) / 1e6
         self._e2e.add((stamp_ns, e2e_ms))
@@ -182,75 +174,76 @@ class PlannerNode(Node):
             status = PlannerStatus(
                 header=message.header,
                 goal_stamp=message.goal_stamp,
-                state=int(self._controller.state),
+                state=int(self.controller.state),
                 energy=message.current_energy,
                 e2e_ms=e2e_ms,
                 command=command,
             )
         self._statuses.publish(status)
-        self._reaching.tell()
+        self.reach_goal.publish_feedback()
 
     def _drive(self, message: PredictedFutures, e2e_ms: float) -> Twist:
-        """Decide and obey; whatever goes wrong on the way, the robot stands."""
-        controller = self._controller
+        """Decide and execute the decision. On any error the robot is stopped."""
+        controller = self.controller
         self._counts["old_futures"] += e2e_ms > controller.timeout_s * 1e3
         try:
-            return self._obey(controller.update(_read(message, self._asked), age_s=e2e_ms / 1e3), message)
+            futures = _read_futures(message, self._requested)
+            return self._execute(controller.update(futures, age_s=e2e_ms / 1e3), message)
         except Exception as error:
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
             self._counts["faults"] += 1
             controller.report_fault(error)
-            self._stand()
+            self._stop_robot()
             return Twist()
 
-    def _obey(self, decision: Decision, message: PredictedFutures) -> Twist:
+    def _execute(self, decision: Decision, message: PredictedFutures) -> Twist:
         self._counts[decision.state.name.lower()] += 1
         if decision.candidates is not None:
-            asked = np.ascontiguousarray(decision.candidates, np.float32)
-            fields = {"actions": messages.tensor("actions", asked), "source": _SOURCE}
-            self._asked = fill(ActionCandidates(header=message.header), fields)
-            self._candidates.publish(self._asked)
-        if self._commands is None:
+            candidates = np.ascontiguousarray(decision.candidates, np.float32)
+            fields = {"actions": messages.tensor("actions", candidates), "source": _SOURCE}
+            self._requested = fill(ActionCandidates(header=message.header), fields)
+            self._candidates.publish(self._requested)
+        if self.command_publisher is None:
             return Twist()
         if decision.command is None:
-            self._commands.stand()
+            self.command_publisher.stop()
         else:
-            self._commands.send(decision.command, from_time(message.header.stamp))
-        self._controller.set_command(self._commands.told)
-        return self._commands.twist(self._commands.told)
+            self.command_publisher.send(decision.command, from_time(message.header.stamp))
+        self.controller.set_command(self.command_publisher.last_command)
+        return self.command_publisher.twist(self.command_publisher.last_command)
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Stop the robot if the data is stale; called periodically."""
         with self._lock:
-            self._controller.check_timeouts()
-            stopped = not self._controller.may_move and self._stand()
-            why = self._controller.safety_monitor.reason
+            self.controller.check_timeouts()
+            stopped = not self.controller.may_move and self._stop_robot()
+            reason = self.controller.safety_monitor.reason
         if stopped:
-            self.get_logger().warning(f"stopping the robot: {why or 'its goal has ended'}")
+            self.get_logger().warning(f"robot stopped: {reason or 'its goal has ended'}")
             self._counts["watchdog_stops"] += 1
-            state = State.HELD if why else State.IDLE
+            state = State.HELD if reason else State.IDLE
             self._statuses.publish(PlannerStatus(header=Header(), state=int(state), energy=float("nan")))
-        self._reaching.tell()
+        self.reach_goal.publish_feedback()
 
-    def _stand(self) -> bool:
-        """Tell the robot to stand; whether it was told to move before."""
-        return self._commands is not None and self._commands.stand()
+    def _stop_robot(self) -> bool:
+        """Command the robot to stop; return whether it was commanded to move before."""
+        return self.command_publisher is not None and self.command_publisher.stop()
 
-    def _publish_diagnostics(self) -> None:
+    def publish_diagnostics(self) -> None:
+        """Publish the verdict of the controller; called every second."""
         with self._lock:
-            verdict = self._controller.verdict()
-            if self._commands is not None:
-                verdict = with_causes(verdict, self._commands.conflicts())
-                if self._commands.is_unheard():
+            verdict = self.controller.verdict()
+            if self.command_publisher is not None:
+                verdict = with_causes(verdict, self.command_publisher.conflicts())
+                if self.command_publisher.stop_unacknowledged():
                     verdict = Verdict(
-                        Level.ERROR, "who listens to commands has not heard that the robot is to stand"
+                        Level.ERROR, "a subscriber of the commands has not acknowledged the stop"
                     )
-            figures = {
-                "state": self._controller.state.name.lower(),
-                "goal": "asked for" if self._controller.goal is not None else "as latched, if any",
-                "iterations": self._controller.iterations,
-                **{
-                    f"stops/{cause}": count for cause, count in self._controller.safety_monitor.counts.items()
-                },
+            values = {
+                "state": self.controller.state.name.lower(),
+                "goal": "reach_goal action" if self.controller.goal is not None else "latched image, if any",
+                "iterations": self.controller.iterations,
+                **{f"stops/{cause}": count for cause, count in self.controller.safety_monitor.counts.items()},
                 **self._counts,
             }
         self._diagnostics.publish(
@@ -258,41 +251,65 @@ class PlannerNode(Node):
                 verdict,
                 name=f"{self.get_fully_qualified_name()[1:]}: driving",
                 hardware_id="",
-                values=figures,
+                values=values,
                 stamp_ns=int(self.get_clock().now().nanoseconds),
             )
         )
 
     def stop(self) -> None:
-        """Leave the robot standing: the last word is zero, and it has arrived before the node goes."""
+        """Stop the robot and wait until the command has been delivered."""
         with self._lock:
-            if self._commands is not None:
-                self._commands.close()
-        self._reaching.close()
+            if self.command_publisher is not None:
+                self.command_publisher.close()
+        self.reach_goal.close()
 
     def report(self) -> dict[str, Any]:
-        """Counters since the start and every end-to-end sample [ms]."""
-        stops = {f"stops/{cause}": count for cause, count in self._controller.safety_monitor.counts.items()}
+        """Return counters since the start and every end-to-end sample [ms]."""
+        stops = {f"stops/{cause}": count for cause, count in self.controller.safety_monitor.counts.items()}
         return {
-            "counters": {**self._counts, **stops, "iterations": self._controller.iterations},
-            "samples_ms": {"e2e": rounded(self._e2e.latest()["e2e_ms"])},
+            "counters": {**self._counts, **stops, "iterations": self.controller.iterations},
+            "samples_ms": {"e2e": round_ms(self._e2e.latest()["e2e_ms"])},
             "stamps_ns": self._e2e.latest()["stamp_ns"].tolist(),
         }
 
 
-def _config(chosen: Mapping[str, Any]) -> ControllerConfig:
+def controller_config(parameters: Mapping[str, Any]) -> ControllerConfig:
     """Return the settings of the controller; parameters have the names of its fields."""
     names = {field.name for field in fields(ControllerConfig)}
     return ControllerConfig(
-        seed=chosen["planner_seed"], **{name: chosen[name] for name in names & chosen.keys()}
+        seed=parameters["planner_seed"], **{name: parameters[name] for name in names & parameters.keys()}
     )
 
 
-def _check(info: ModelInfo) -> None:
-    """Whoever publishes may say anything.
+def create_controller_model(info: ModelInfo, parameters: Mapping[str, Any]) -> ControllerModel:
+    """Return the limits and the planner of a model, from its description and the node's parameters."""
+    low, high = np.array(info.action_low, np.float32), np.array(info.action_high, np.float32)
+    max_change = parameters["max_change"]
+    limits = ActionLimits(
+        low=low,
+        high=high,
+        max_norm=info.action_max_norm or None,
+        max_change=max_change * (high - low) if max_change < 1 else None,
+    )
+    search = CEMConfig(
+        num_samples=info.num_samples,
+        horizon=info.horizon,
+        topk=min(parameters["topk"], info.num_samples),
+    )
+    return ControllerModel.from_config(
+        replace(controller_config(parameters), search=search),
+        limits,
+        step_s=info.step_s,
+        goal_threshold=info.goal_threshold,
+        per_step=create_action_commands(info.action_names).per_step,
+    )
+
+
+def _validate(info: ModelInfo) -> None:
+    """Validate a model description, which any node may publish.
 
     Raises:
-        ValueError: no model is so.
+        ValueError: A value is out of range or inconsistent.
     """
     for name, (low, high) in _BOUNDS.items():
         for value in np.atleast_1d(getattr(info, name)):
@@ -300,14 +317,14 @@ def _check(info: ModelInfo) -> None:
                 raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value:g}")
     names, size = info.action_names, len(info.action_low)
     if not (0 < len(set(names)) == len(names) == size):
-        raise ValueError(f"action_names must be one for each of {size} components of an action, got {names}")
-    actions_of(names)
-    check_units(names, info.action_units)
+        raise ValueError(f"action_names must have one unique name for each of {size} components, got {names}")
+    create_action_commands(names)
+    validate_action_units(names, info.action_units)
 
 
-def _read(message: PredictedFutures, asked: ActionCandidates) -> PlannerInput:
-    # Another planner asks by the same name, of the same images.
-    own = message.candidates_source == _SOURCE and message.actions.data == asked.actions.data
+def _read_futures(message: PredictedFutures, requested: ActionCandidates) -> PlannerInput:
+    # Another planner may use the same source name and the same images.
+    own = message.candidates_source == _SOURCE and message.actions.data == requested.actions.data
     return PlannerInput(
         stamp_ns=from_time(message.header.stamp),
         goal_stamp_ns=from_time(message.goal_stamp) if message.has_goal else None,

@@ -1,10 +1,10 @@
-"""Latency of the world model on a running graph, seen from another process.
+"""Measures the latency of the world model on a running graph from another process.
 
-A camera process publishes images on an exact schedule, the world model answers, and this process receives the
-futures: three processes, as on a robot. An image's latency counts from the moment it was due to the moment
-its futures were here, deserialised. Its stages adjoin each other: ``receive`` (the camera was late),
-``transport`` (from the camera's call of publish to the callback in the node), the stages that the node tells
-in ~/stage_times, and ``delivery`` (from the node's publish to the callback here).
+A camera process publishes images on an exact schedule, the world model processes them, and this process
+receives the futures: three processes, as on a robot. The latency of an image is the time from when it was due
+to when its futures were received and deserialized here. Its stages are adjacent: ``receive`` (delay of the
+camera), ``transport`` (from the publish call of the camera to the callback in the node), the stages in
+~/stage_times, and ``delivery`` (from the publish call of the node to the callback here).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from jepa_ros.profiler.frame_ledger import FrameLedger
 from jepa_ros.profiler.listener import Listener
 from jepa_ros.profiler.options import node_parameters, parse
 from jepa_ros.profiler.processes import Child, camera_command, node_command, prepare_environment
-from jepa_ros.profiler.profile_result import profile_of, sweep_rates
+from jepa_ros.profiler.profile_result import create_profile, sweep_rates
 from jepa_ros.profiler.view import View, summary
-from jepa_ros.start import when_to_end
+from jepa_ros.start import handle_termination_signals
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.profile import Profile, Run, Sweep, write_profile
 from jepa_runtime.profiling.sweep import sweep
@@ -48,22 +48,22 @@ T = TypeVar("T")
 _NODE = "/world_model"
 _LOAD_TIMEOUT_S = 120.0
 _DISCOVERY_S = 3.0
-_ANSWER_TIMEOUT_S = 2 * _DISCOVERY_S
+_RESPONSE_TIMEOUT_S = 2 * _DISCOVERY_S
 _FIRST_RESULT_TIMEOUT_S = 30.0
 _WARM_UP_S = 1.0
-# Without another result for this long none will come.
+# Without a result for this long, no more results are expected.
 _SILENCE_S = 2.0
-# From the word to start until the first image is due.
+# From sending the schedule until its first image is due.
 _LEAD_NS = 100_000_000
-# The system's clock is slewed all the time; more than this is a step.
-_MOVED_MS = 1.0
+# The system clock is slewed all the time. A larger change is a step.
+_CLOCK_STEP_MS = 1.0
 _POLL_S = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of ``ros2 run jepa_ros profiler``; 0 if the run was measured, 1 after an error."""
+    """Run ``ros2 run jepa_ros profiler``; return 0 if the run was measured, 1 after an error."""
     options = parse(arguments)
-    prepare_environment(alone=options.attach is None)
+    prepare_environment(isolated=options.attach is None)
     with _stop_on_signals() as stopping:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Profiler:
-    """One measurement. ``stack`` ends what was started here, whatever happens."""
+    """Run one measurement. ``stack`` stops everything that was started here in all cases."""
 
     def __init__(self, options: argparse.Namespace, stopping: threading.Event, stack: ExitStack) -> None:
         self._options = options
@@ -87,11 +87,12 @@ class Profiler:
         self._stack = stack
         self._logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-profiler-")))
         self._frames = max(1, round(options.duration * options.rate))
-        self._usual_ms = 0.0  # of a run before
-        # Moments are read from the clock that nobody sets, and only the stamps are the system's.
+        # Largest latency of the previous run [ms].
+        self._previous_latency_ms = 0.0
+        # Times are read from CLOCK_MONOTONIC, which is never set. Only the stamps use the system clock.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self._listener = Listener(options.attach or _NODE)
-        self._listens_since = time.monotonic()
+        self._created_at = time.monotonic()
         self._executor = create_executor()
         self._executor.add_node(self._listener)
         stack.callback(self._listener.destroy_node)
@@ -100,12 +101,12 @@ class Profiler:
         self._console = Console()
 
     def measure(self) -> str:
-        """Measure, write the profile, show it; what went wrong, or nothing."""
-        _make_folder(self._options.out)
+        """Measure, write and show the profile; return why it failed, or an empty string."""
+        _create_folder(self._options.out)
         info, pid = self._await_server()
         if self._server is not None:
-            self._check_alone()
-        self._listener.listen(self._options.topic)
+            self._require_isolated()
+        self._listener.subscribe_results(self._options.topic)
         camera, size, distinct = self._start_camera(info)
         self._warm_up(camera)
         options = self._options
@@ -115,10 +116,13 @@ class Profiler:
         run = ledger.run(self._options.deadline_ms)
         readings = monitor.readings(since_s=ledger.start_ns / 1e9)
         if self._stopping.is_set() and not run.latency_ms:
-            raise ProfileError("stopped before anything was measured")
+            raise ProfileError("stopped before anything was measured", code="profile.stopped")
         if not run.latency_ms:
-            raise ProfileError(failure or f"none of {ledger.sent} images gave a result{self._server_log()}")
-        profile = profile_of(
+            raise ProfileError(
+                failure or f"none of {ledger.sent} images had a result{self._server_log()}",
+                code="profile.no_results",
+            )
+        profile = create_profile(
             options,
             info=info,
             run=run,
@@ -129,7 +133,7 @@ class Profiler:
         )
         write_profile(profile, options.out)
         if options.sweep:
-            profile, failure = self._swept(camera, profile, info, failure)
+            profile, failure = self._sweep(camera, profile, info, failure)
             write_profile(profile, options.out)
         camera.stop()
         if not options.quiet:
@@ -137,7 +141,7 @@ class Profiler:
             self._console.print(f"profile: {options.out}", markup=False, highlight=False)
         return failure
 
-    # --- before
+    # --- setup
 
     def _start_server(self) -> Child:
         remaps = {"image": self._options.topic}
@@ -145,45 +149,48 @@ class Profiler:
         return self._stack.enter_context(Child("world_model", command, self._logs / "world_model.log"))
 
     def _await_server(self) -> tuple[ModelInfo, int]:
-        """What the world model serves, and its process."""
+        """Return the description of the active model and the process ID of its node."""
         name, listener = self._options.attach or _NODE, self._listener
-        timeout_s = _ANSWER_TIMEOUT_S if self._server is None else _LOAD_TIMEOUT_S
-        info = self._until(
+        timeout_s = _RESPONSE_TIMEOUT_S if self._server is None else _LOAD_TIMEOUT_S
+        info = self._wait(
             lambda: listener.info,
             timeout_s,
-            lambda: f"{name}: no active world model of this name; {listener.seen()}",
+            lambda: f"{name}: no active world model with this name; {listener.describe_world_models()}",
         )
-        pid = self._until(
+        pid = self._wait(
             lambda: listener.pid if self._server is None else self._server.process.pid,
-            _ANSWER_TIMEOUT_S,
+            _RESPONSE_TIMEOUT_S,
             lambda: (
-                f"{name}: its diagnostics name no process of this host, and moments of two hosts "
-                "cannot be compared: run the profiler where the world model runs"
+                f"{name}: its diagnostics name no process of this host, and times of two hosts cannot be "
+                "compared: run the profiler on the host of the world model"
             ),
         )
         return info, pid
 
-    def _check_alone(self) -> None:
-        """Commands are published next: nobody may be there who could obey them.
+    def _require_isolated(self) -> None:
+        """Check that no other node could execute the commands that will be published.
 
         Raises:
-            ProfileError: another node is on this graph.
+            ProfileError: Another node is on this graph.
         """
-        self._rest(self._listens_since + _DISCOVERY_S - time.monotonic())
-        if others := self._listener.others():
+        self._spin_for(self._created_at + _DISCOVERY_S - time.monotonic())
+        if others := self._listener.other_nodes():
             raise ProfileError(
-                f"the graph of ROS_DOMAIN_ID {self._listener.context.get_domain_id()} is not the profiler's "
-                f"own: {', '.join(others)} could obey the commands that go with the images; try again: "
-                "each run takes a domain at random"
+                f"the graph of ROS_DOMAIN_ID {self._listener.context.get_domain_id()} has other nodes, which "
+                f"could execute the published commands: {', '.join(others)}. Try again: each run uses a "
+                "random domain",
+                code="profile.not_isolated",
             )
 
     def _start_camera(self, info: ModelInfo) -> tuple[Child, tuple[int, int], int]:
-        """The camera once it is ready, the size of its images, and how many distinct ones it has."""
+        """Return the camera once it is ready, the size of its images and the number of distinct ones."""
         options = self._options
         others = self._listener.count_publishers(self._listener.resolve_topic_name(options.topic))
         if others:
             raise ProfileError(
-                f"{options.topic}: {others} other publishers of images; stop them, or choose another --topic"
+                f"topic {options.topic} has {others} other image publishers: stop them, or choose another "
+                "topic with --topic",
+                code="profile.duplicate_publishers",
             )
         takes_actions = info.action_low != info.action_high
         command = camera_command(
@@ -193,74 +200,77 @@ class Profiler:
             frames=self._frames,
             offset_ns=self._offset_ns,
             size=options.size,
-            # Commands to a graph that is not our own could move a robot.
+            # On a shared graph, commands could move a robot.
             actions=info.action_names if takes_actions and self._server is not None else [],
         )
         camera = self._stack.enter_context(Child("camera", command, self._logs / "camera.log", piped=True))
-        said = self._until(
-            camera.said, _LOAD_TIMEOUT_S, lambda: f"{options.source}: it took too long to read", camera
+        ready_messages = self._wait(
+            camera.read_messages, _LOAD_TIMEOUT_S, lambda: f"{options.source}: reading timed out", camera
         )
-        ready = said[0]["ready"]
+        ready = ready_messages[0]["ready"]
         width, height = ready["size"]
         return camera, (width, height), ready["distinct"]
 
     def _warm_up(self, camera: Child) -> None:
-        """Until the whole path answers, and caches and allocators have seen it for a while."""
-        answers = self._listener.answers
+        """Wait until results arrive, and let caches and allocators settle."""
+        counts = self._listener.message_counts
         began = time.monotonic()
-        self._until(
-            lambda: answers["stage_times"] and (answers["futures"] or answers["latent"]),
+        self._wait(
+            lambda: counts["stage_times"] and (counts["futures"] or counts["latent"]),
             _FIRST_RESULT_TIMEOUT_S + 1 / self._options.rate,
-            lambda: f"images are published on {self._options.topic}, but {self._unanswered()}",
+            lambda: f"images are published on {self._options.topic}, but {self._missing_results()}",
             camera,
         )
-        self._rest(began + _WARM_UP_S - time.monotonic())
+        self._spin_for(began + _WARM_UP_S - time.monotonic())
 
-    def _unanswered(self) -> str:
-        missing = [name for name in ("latent", "stage_times") if not self._listener.answers[name]]
+    def _missing_results(self) -> str:
+        missing = [name for name in ("latent", "stage_times") if not self._listener.message_counts[name]]
         verdict = self._listener.verdict
-        said = f" (its diagnostics say {verdict})" if verdict else ""
-        return f"nothing came on {' and '.join(missing)} of the world model{said}{self._server_log()}"
+        diagnostics = f" (diagnostics: {verdict})" if verdict else ""
+        topics = " and ".join(missing)
+        return f"nothing was received on {topics} of the world model{diagnostics}{self._server_log()}"
 
-    def _until(
+    def _wait(
         self,
         condition: Callable[[], T | None],
         timeout_s: float,
         explain: Callable[[], str],
         camera: Child | None = None,
     ) -> T:
-        """Spin until ``condition`` returns something true, and return that.
+        """Spin until ``condition`` returns a true value, and return it.
 
         Raises:
-            ProfileError: it did not in time, a process has ended, or a signal asked to stop.
+            ProfileError: The time is over, a process has exited, or a signal was received.
         """
         deadline = time.monotonic() + timeout_s
-        while not (found := condition()):
+        while not (value := condition()):
             for child in (self._server, camera):
-                if child is not None and child.end:
-                    raise ProfileError(f"{child.end}{child.excerpt()}")
+                if child is not None and child.exit_message:
+                    raise ProfileError(
+                        f"{child.exit_message}{child.log_excerpt()}", code="profile.process_exited"
+                    )
             if self._stopping.is_set():
-                raise ProfileError("stopped before anything was measured")
+                raise ProfileError("stopped before anything was measured", code="profile.stopped")
             if time.monotonic() > deadline:
-                raise ProfileError(explain())
+                raise ProfileError(explain(), code="profile.timeout")
             self._executor.spin_once(timeout_sec=_POLL_S)
-        return found
+        return value
 
-    def _rest(self, duration_s: float) -> None:
-        """Handle what comes for a while, at most until a signal."""
+    def _spin_for(self, duration_s: float) -> None:
+        """Process messages for a while, or until a signal arrives."""
         end = time.monotonic() + duration_s
         while time.monotonic() < end and not self._stopping.is_set():
             self._executor.spin_once(timeout_sec=_POLL_S)
 
     def _server_log(self) -> str:
-        return "" if self._server is None else self._server.excerpt()
+        return "" if self._server is None else self._server.log_excerpt()
 
     # --- the run
 
     def _run(
         self, camera: Child, rate_hz: float, duration_s: float, title: str, *, lead: int = 0
     ) -> tuple[FrameLedger, str]:
-        """Everything the schedule asks for, or until a signal; what went wrong, or nothing."""
+        """Run a schedule, or until a signal arrives; return why it failed, or an empty string."""
         listener = self._listener
         schedule = Schedule(
             start_ns=time.monotonic_ns() + round((lead + 1) * 1e9 / rate_hz) + _LEAD_NS,
@@ -273,51 +283,56 @@ class Profiler:
         )
         failure = ""
         self._console.print(f"measuring {duration_s:g} s: {title}", markup=False, highlight=False)
-        # A collection of everything that was imported would hold up an answer.
+        # A garbage collection over all imported modules would delay a result.
         gc.freeze()
-        camera.tell(asdict(schedule))
+        camera.send(asdict(schedule))
         with View(title, duration_s, self._console) as view:
-            while not self._stopping.is_set() and not self._over(camera, ledger):
+            while not self._stopping.is_set() and not self._is_over(camera, ledger):
                 self._executor.spin_once(timeout_sec=_POLL_S)
-                for index, moment_ns in camera.said():
-                    ledger.add_sent(index, moment_ns)
-                failure = failure or self._trouble(camera, ledger)
+                for index, time_ns in camera.read_messages():
+                    ledger.add_sent(index, time_ns)
+                failure = failure or self._failure(camera, ledger)
                 view.show(ledger, failure or listener.verdict)
-        return ledger, failure or self._trouble(camera, ledger)
+        return ledger, failure or self._failure(camera, ledger)
 
-    def _over(self, camera: Child, ledger: FrameLedger) -> bool:
-        """Whether no more images are published and no more answers can be expected."""
+    def _is_over(self, camera: Child, ledger: FrameLedger) -> bool:
+        """Return whether no more images are published and no more results are expected."""
         if ledger.sent < ledger.frames and not camera.process.poll():
             return False
-        return ledger.idle or self._silent_s(ledger) > self._patience_s(ledger)
+        return ledger.idle or self._silent_s(ledger) > self._max_silence_s(ledger)
 
-    def _trouble(self, camera: Child, ledger: FrameLedger) -> str:
+    def _failure(self, camera: Child, ledger: FrameLedger) -> str:
         elapsed_s = (time.monotonic_ns() - ledger.start_ns) / 1e9
-        if self._server is not None and self._server.end:
-            return f"{self._server.end} after {elapsed_s:.1f} s: images from then on were dropped"
+        if self._server is not None and self._server.exit_message:
+            return f"{self._server.exit_message} after {elapsed_s:.1f} s: all later images were dropped"
         if camera.process.poll():
-            return f"{camera.end} after {ledger.sent} of {ledger.frames} images{camera.excerpt()}"
+            return (
+                f"{camera.exit_message} after {ledger.sent} of {ledger.frames} images{camera.log_excerpt()}"
+            )
         silent_s = self._silent_s(ledger)
-        if 0 < ledger.sent < ledger.frames and silent_s > 1 / ledger.rate_hz + self._patience_s(ledger):
-            return f"the world model fell silent after {elapsed_s - silent_s:.1f} s"
+        if 0 < ledger.sent < ledger.frames and silent_s > 1 / ledger.rate_hz + self._max_silence_s(ledger):
+            return f"the world model stopped to respond after {elapsed_s - silent_s:.1f} s"
         return ""
 
-    def _patience_s(self, ledger: FrameLedger) -> float:
-        """A world model that has been silent for longer has no more to say."""
-        return max(_SILENCE_S, 3 * max(ledger.recent_ms, default=self._usual_ms) / 1e3)
+    def _max_silence_s(self, ledger: FrameLedger) -> float:
+        """Return the silence after which no more results are expected."""
+        return max(_SILENCE_S, 3 * max(ledger.recent_ms, default=self._previous_latency_ms) / 1e3)
 
     def _silent_s(self, ledger: FrameLedger) -> float:
-        """For how long nothing came although something could have."""
-        since_ns = max(self._listener.answered_ns, ledger.start_ns)
+        """Return for how long no message arrived although one could have."""
+        since_ns = max(self._listener.last_message_ns, ledger.start_ns)
         if ledger.sent == ledger.frames:
             since_ns = max(since_ns, ledger.due_ns(ledger.frames - 1))
         return (time.monotonic_ns() - since_ns) / 1e9
 
-    def _swept(self, camera: Child, profile: Profile, info: ModelInfo, failure: str) -> tuple[Profile, str]:
-        """The profile with rising rates to the knee, or a note of why there are none; and ``failure``, or
-        what went wrong meanwhile."""
+    def _sweep(self, camera: Child, profile: Profile, info: ModelInfo, failure: str) -> tuple[Profile, str]:
+        """Add a sweep of rising rates to the profile, or a note why there is none.
+
+        Returns:
+            The profile, and why measuring failed before or during the sweep.
+        """
         notes = list(profile.notes)
-        self._usual_ms = max(profile.run.latency_ms)
+        self._previous_latency_ms = max(profile.run.latency_ms)
 
         def measure(rate_hz: float) -> Run:
             nonlocal failure
@@ -325,68 +340,70 @@ class Profiler:
             title, seconds = f"sweep at {rate_hz:g} Hz", self._options.sweep
             ledger, failure = self._run(camera, rate_hz, seconds, title, lead=lead)
             if failure:
-                raise ProfileError(failure)
+                raise ProfileError(failure, code="profile.run_failed")
             return ledger.run(1e3 / rate_hz)
 
-        found: Sweep | None = None
+        result: Sweep | None = None
         try:
             if failure or self._stopping.is_set():
-                raise ProfileError(failure or "it was stopped before")
+                raise ProfileError(failure or "stopped before the sweep", code="profile.stopped")
             rates_hz = sweep_rates(profile.run, info.step_s)
-            found = sweep(
+            result = sweep(
                 measure, rates_hz, self._stopping, on_early_end=lambda why: notes.append(f"sweep: {why}")
             )
         except ProfileError as error:
             notes.append(f"sweep: not measured: {error}")
-        return profile.model_copy(update={"sweep": found, "notes": notes}), failure
+        return profile.model_copy(update={"sweep": result, "notes": notes}), failure
 
     def _energy(self, run: Run, busy: Sequence[Reading]) -> Energy:
-        """Of an image, if the machine tells power: then it is watched for a moment while nothing is done."""
+        """Return the energy per image, if the machine reports power, after measuring the idle power."""
         idle: Sequence[Reading] = ()
         if measures_power(busy):
             with Monitor() as monitor:
-                self._rest(IDLE_S)
+                self._spin_for(IDLE_S)
             idle = monitor.readings()
         return energy(idle, busy, frames=len(run.latency_ms), duration_s=run.duration_s)
 
     def _notes(self, ledger: FrameLedger, distinct: int, failure: str) -> list[str]:
-        moved_ms = (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e6
-        known = {
+        step_ms = (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e6
+        notes = {
             failure: bool(failure),
             f"stopped after {ledger.sent} of {ledger.frames} images": self._stopping.is_set(),
-            f"the {distinct} images that were read ahead were repeated": distinct < ledger.sent,
-            f"the system's clock was moved by {moved_ms:.1f} ms; moments are not read from it": (
-                abs(moved_ms) > _MOVED_MS
+            f"the {distinct} preloaded images were repeated": distinct < ledger.sent,
+            f"the system clock was stepped by {step_ms:.1f} ms; the measured times do not depend on it": (
+                abs(step_ms) > _CLOCK_STEP_MS
             ),
-            "measured on a graph that others share": self._server is None,
-            f"the last diagnostics were {self._listener.verdict}": bool(self._listener.verdict),
+            "measured on a graph with other nodes": self._server is None,
+            f"last diagnostics: {self._listener.verdict}": bool(self._listener.verdict),
         }
-        return [*(note for note, holds in known.items() if holds), *ledger.notes()]
+        return [*(note for note, applies in notes.items() if applies), *ledger.notes()]
 
 
-def _make_folder(path: Path) -> None:
-    """Before the run: who has waited an hour should not learn then that there was nowhere to write."""
+def _create_folder(path: Path) -> None:
+    """Create the output folder before the run, so that a long measurement is not lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+        raise ProfileError(
+            f"{path}: cannot be written: {error.strerror}", code="profile.not_writable"
+        ) from error
 
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that a signal to end sets; a second one ends the process as if nobody listened."""
+    """Yield an event that a termination signal sets. A second signal ends the process with its default."""
     stopping = threading.Event()
 
     def stop(number: int, _: object) -> None:
         stopping.set()
         signal.signal(number, signal.default_int_handler)
 
-    when_to_end(stop)
+    handle_termination_signals(stop)
     try:
         yield stopping
     finally:
-        # What is left to do is to end: launch repeats Ctrl-C, and a second one would kill it there.
-        when_to_end(signal.SIG_IGN)
+        # Only cleanup remains: launch repeats Ctrl-C, and a second one would kill the process there.
+        handle_termination_signals(signal.SIG_IGN)
 
 
 if __name__ == "__main__":

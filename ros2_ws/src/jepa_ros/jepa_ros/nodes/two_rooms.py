@@ -1,9 +1,9 @@
-"""A simulated robot in two rooms, seen by an overhead camera: images out, velocity commands in.
+"""A simulated robot in two rooms with an overhead camera: images out, velocity commands in.
 
-The physics advances by one camera period per image with the last command; without fresh commands the robot
-stands. An episode ends when the planner says that it has arrived at the present goal, or when its time is
-over. The next one begins in another place: its images have another frame_id, so that nothing is predicted
-from one episode into the next.
+The simulation advances by one camera period per image with the last command. Without recent commands the
+robot stands still. An episode ends when the planner reports that the current goal is reached, or at its
+timeout. The next one starts elsewhere with a new frame_id, so that nothing is predicted from one episode into
+the next.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from jepa_ros.common import qos
-from jepa_ros.common.action_commands import Velocities
+from jepa_ros.common.action_commands import VelocityCommands
 from jepa_ros.common.conversions import from_time, to_image, to_time
-from jepa_ros.common.parameters import REPORT_PATH, STAMPED, Parameter, declare, values
+from jepa_ros.common.parameters import (
+    REPORT_PATH,
+    STAMPED_CMD_VEL,
+    Parameter,
+    declare_parameters,
+    parameter_values,
+)
 from jepa_ros.common.spin import run
 from jepa_runtime.sources.base import view_name
 from jepa_sim.worlds.two_rooms_world import TwoRooms
@@ -32,14 +38,15 @@ PARAMETERS = (
     Parameter(
         name="layout",
         default="random",
-        description="random: wall and door anywhere, new in each episode; fixed: always the same.",
+        description="Layout of the rooms. random: new positions of wall and door in each episode; fixed: "
+        "always the same.",
         choices=("random", "fixed"),
         read_only=True,
     ),
     Parameter(
         name="seed",
         default=0,
-        description="Every layout, start, goal and light follows from it.",
+        description="Seed of all layouts, start positions, goals and lights.",
         low=0,
         high=2**31 - 1,
         read_only=True,
@@ -47,7 +54,7 @@ PARAMETERS = (
     Parameter(
         name="rate_hz",
         default=30.0,
-        description="Images per second [Hz].",
+        description="Image rate [Hz].",
         low=0.1,
         high=1000.0,
         read_only=True,
@@ -55,27 +62,27 @@ PARAMETERS = (
     Parameter(
         name="frame_id",
         default="camera",
-        description="frame_id of the images of the first episode; those of the next have #2, #3 after it.",
+        description="frame_id of the images of the first episode. Later episodes append #2, #3 and so on.",
         read_only=True,
     ),
     Parameter(
         name="command_timeout_s",
         default=0.5,
-        description="The robot stands when the last command is older than this [s].",
+        description="Maximum age of a command before the robot stops [s].",
         low=0.01,
         high=60.0,
     ),
     Parameter(
         name="episode_timeout_s",
         default=20.0,
-        description="An episode that lasts longer has failed [s].",
+        description="Duration after which an episode counts as failed [s].",
         low=0.1,
         high=3600.0,
     ),
     Parameter(
         name="min_subscribers",
         default=0,
-        description="Images are published once this many subscribers have been matched.",
+        description="Number of image subscribers to wait for before the first image.",
         low=0,
         high=100,
         read_only=True,
@@ -83,31 +90,31 @@ PARAMETERS = (
     Parameter(
         name="duration_s",
         default=0.0,
-        description="The node ends after images for this long; 0: never [s].",
+        description="Duration of the images after which the node exits [s]. 0: no limit.",
         low=0.0,
         high=1e6,
         read_only=True,
     ),
-    STAMPED,
+    STAMPED_CMD_VEL,
     REPORT_PATH,
 )
 
 
 class TwoRoomsNode(Node):
-    """The world and its camera. See ros2_ws/README.md for its topics and parameters."""
+    """Publish the camera images of the simulation. ros2_ws/README.md lists its topics and parameters."""
 
     def __init__(self) -> None:
         super().__init__("two_rooms")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS)
-        chosen = values(self, PARAMETERS)
-        self._frame_id: str = chosen["frame_id"]
+        declare_parameters(self, PARAMETERS)
+        values = parameter_values(self, PARAMETERS)
+        self._frame_id: str = values["frame_id"]
         self._view = view_name(self._frame_id, 0)
-        self._period_s = 1.0 / chosen["rate_hz"]
-        self._min_subscribers: int = chosen["min_subscribers"]
-        self._last_image: float = chosen["duration_s"] * chosen["rate_hz"] or float("inf")
-        self._world = TwoRooms(layout=chosen["layout"], seed=chosen["seed"])
+        self._period_s = 1.0 / values["rate_hz"]
+        self._min_subscribers: int = values["min_subscribers"]
+        self._last_image: float = values["duration_s"] * values["rate_hz"] or float("inf")
+        self._world = TwoRooms(layout=values["layout"], seed=values["seed"])
         self._command: NDArray[np.float64] = np.zeros(2)
         self._command_at = -float("inf")
         self._published = self._episodes = self._successes = 0
@@ -115,12 +122,12 @@ class TwoRoomsNode(Node):
         self._images = self.create_publisher(Image, "camera/image_raw", qos.SENSOR)
         self._goals = self.create_publisher(Image, "goal_image", qos.LATCHED)
         self._results = self.create_publisher(EpisodeResult, "episode", qos.RESULT)
-        commands = Velocities(("linear.x", "linear.y"), stamped=chosen[STAMPED.name])
-        commands.listen(self, self._on_command)
+        commands = VelocityCommands(("linear.x", "linear.y"), stamped=values[STAMPED_CMD_VEL.name])
+        commands.subscribe(self, self._on_command)
         self.create_subscription(PlannerStatus, "planner/status", self._on_status, qos.RESULT)
         self._announce_goal()
         self.create_timer(self._period_s, self._tick)
-        self.get_logger().info(f"two rooms, {chosen['layout']} layout, {chosen['rate_hz']:g} Hz")
+        self.get_logger().info(f"two rooms, {values['layout']} layout, {values['rate_hz']:g} Hz")
 
     def _tick(self) -> None:
         if self._published == 0 and self._images.get_subscription_count() < self._min_subscribers:
@@ -173,10 +180,10 @@ class TwoRoomsNode(Node):
         self._goals.publish(to_image(self._world.render_goal(), stamp_ns=self._goal_ns, frame_id=self._view))
 
     def stop(self) -> None:
-        """Nothing moves once the images stop."""
+        """Do nothing: the simulation stops with the images."""
 
     def report(self) -> dict[str, Any]:
-        """Counters since the start; an episode that was not over does not count."""
+        """Return counters since the start, without the episode in progress."""
         return {
             "frames_published": self._published,
             "duration_s": (self._last_ns - self._first_ns) / 1e9,

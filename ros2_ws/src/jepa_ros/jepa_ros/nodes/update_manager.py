@@ -1,7 +1,7 @@
-"""Brings models to the robot: signed, tried, compared on its own frames, switched to between two images of
-the world_model node, watched there, and taken back if they fail.
+"""Updates the model of a robot: verifies, tests and compares a release, swaps it in, monitors it, rolls back.
 
-A process of its own: whatever happens to it, the node that serves serves on.
+The comparison runs on the robot's own frames, and the swap happens between two images of the world_model
+node. The manager is a separate process, so that no failure here interrupts the active model.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rclpy.node import Node
 from std_msgs.msg import Bool
 
 from jepa_ros.common import qos
-from jepa_ros.common.parameters import STAMPED, declare, require_name, values
-from jepa_ros.common.spin import every, run
+from jepa_ros.common.parameters import STAMPED_CMD_VEL, declare_parameters, parameter_values, require_name
+from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.update import status_messages
-from jepa_ros.update.action_feedback import Feedback
-from jepa_ros.update.health_watch import HealthWatch, SafeWord
+from jepa_ros.update.action_feedback import UpdateFeedback
+from jepa_ros.update.health_watch import NodeHealthMonitor, SwitchPermission
 from jepa_ros.update.parameters import PARAMETERS
 from jepa_ros.update.services import UpdateServices
-from jepa_ros.update.serving_node import NodeServing
+from jepa_ros.update.serving_node import ServingNodeClient
 from jepa_ros.update.topic_source import TopicSource
 from jepa_ros.update.worker import Worker
 from jepa_ros.world_model import output_messages
@@ -49,189 +49,197 @@ Tell = Callable[[State, str], None]
 
 
 class UpdateManagerNode(Node):
-    """Updates the model of one robot. See ros2_ws/README.md for its topics, services and parameters."""
+    """Update the model of one robot. ros2_ws/README.md lists its topics, services and parameters."""
 
     def __init__(self) -> None:
         super().__init__("update_manager")
         self.finished = threading.Event()
         self.failure = ""
-        declare(self, PARAMETERS)
-        chosen = self._chosen = values(self, PARAMETERS)
-        if not chosen["root"]:
-            raise JepaRuntimeError("parameter root is empty: set it to the folder of a robot")
+        declare_parameters(self, PARAMETERS)
+        values = self._values = parameter_values(self, PARAMETERS)
+        if not values["root"]:
+            raise JepaRuntimeError(
+                "parameter root is empty: set it to the folder of a robot", code="node.invalid_parameter"
+            )
         for parameter in ("world_model", "image_topic", "action_topic"):
-            if chosen[parameter] or parameter == "world_model":
-                require_name(chosen[parameter], parameter)
-        self._root = Path(chosen["root"]).absolute()
+            if values[parameter] or parameter == "world_model":
+                require_name(values[parameter], parameter)
+        self._root = Path(values["root"]).absolute()
         self._settings = config.load(self._root / robot.CONFIG)
-        self._kept = state.load(self._root / robot.STATE)
-        self._ended: Counter[str] = Counter()
+        self._state = state.load(self._root / robot.STATE)
+        self._results: Counter[str] = Counter()
         self._events = self.create_publisher(UpdateEvent, "~/events", qos.EVENTS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
-        self._safe = SafeWord(required=chosen["require_safe"], timeout_s=chosen["safe_timeout_s"])
-        # Whoever says it once, latched, and whoever says it again and again.
+        self._permission = SwitchPermission(
+            required=values["require_safe"], timeout_s=values["safe_timeout_s"]
+        )
+        # Publishers may latch the permission or repeat it.
         for profile in (qos.LATCHED, qos.RESULT):
-            self.create_subscription(Bool, "~/safe_to_switch", self._on_safe, profile)
+            self.create_subscription(Bool, "~/safe_to_switch", self._on_safe_to_switch, profile)
         self._worker = Worker(
-            self._opened,
+            self._open_client,
             poll_s=self._poll_s,
             root=self._root,
             log=self._log,
-            rest=self._agree,
+            on_idle=self._correct_active_model,
             fleet=self._fleet(),
         )
-        self._serving = self._serve()
-        self._feedback = Feedback(lambda feedback: self._doors.tell(feedback))
-        self._told = ("", "", "", "")
-        self._announce(self._kept, self._kept.reason)
-        self._doors = UpdateServices(
-            self, self._root, self._worker, rollback=self._rollback, changed=self._change
+        self._serving = self._create_serving_client()
+        self._feedback = UpdateFeedback(lambda feedback: self._update_services.publish_feedback(feedback))
+        self._last_event = ("", "", "", "")
+        self._publish_event(self._state, self._state.reason)
+        self._update_services = UpdateServices(
+            self, self._root, self._worker, rollback=self._rollback, on_change=self._on_operator_change
         )
-        every(self, 1.0, self._look)
-        self._thread = threading.Thread(target=self._work, name="jepa-updates")
+        create_steady_timer(self, 1.0, self._publish_diagnostics)
+        self._thread = threading.Thread(target=self._run_worker, name="jepa-updates")
         self._thread.start()
 
-    def _serve(self) -> NodeServing:
-        chosen = self._chosen
-        name = expand_topic_name(chosen["world_model"], self.get_name(), self.get_namespace())
-        return NodeServing(
+    def _create_serving_client(self) -> ServingNodeClient:
+        values = self._values
+        name = expand_topic_name(values["world_model"], self.get_name(), self.get_namespace())
+        return ServingNodeClient(
             self,
             name,
             good=self._root / "good",
-            safe=self._safe,
-            watch=HealthWatch(name, silent_after_s=chosen["silent_after_s"]),
-            discovery_s=chosen["discovery_s"],
-            answer_s=chosen["answer_timeout_s"],
-            budget_ms=chosen["latency_p99_ms"] or None,
+            permission=self._permission,
+            monitor=NodeHealthMonitor(name, silent_after_s=values["silent_after_s"]),
+            discovery_s=values["discovery_s"],
+            response_timeout_s=values["answer_timeout_s"],
+            budget_ms=values["latency_p99_ms"] or None,
             stopping=self._worker.stopping,
         )
 
     def _fleet(self) -> HawkbitAgent | None:
-        ordered = self._settings.hawkbit is not None
-        return HawkbitAgent(self._root, self._opened, log=self._log) if ordered else None
+        configured = self._settings.hawkbit is not None
+        return HawkbitAgent(self._root, self._open_client, log=self._log) if configured else None
 
     def _log(self, line: str) -> None:
         self.get_logger().info(line)
 
-    # --- the thread that updates
+    # --- the update thread
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
         try:
             self._worker.run()
         except Exception as error:
             self.get_logger().error(traceback.format_exc())
-            self.failure = f"updating failed: {type(error).__name__}: {error}"
+            self.failure = f"update thread failed: {type(error).__name__}: {error}"
         finally:
             self.finished.set()
 
-    def _opened(
-        self, *, tell: Tell = robot.nothing, progress: Progress = robot.nothing, **asked: Any
+    def _open_client(
+        self, *, tell: Tell = robot.nothing, progress: Progress = robot.nothing, **options: Any
     ) -> AbstractContextManager[Client]:
-        """The client; a fleet's round is told as well."""
+        """Open the client. The callbacks of a fleet agent are called in addition to those of this node."""
 
         def enter(entered: State, reason: str) -> None:
-            self._enter(entered, reason)
+            self._on_state(entered, reason)
             tell(entered, reason)
 
         def fetched(done: int, total: int) -> None:
-            self._feedback.fetched(done, total)
+            self._feedback.on_download(done, total)
             progress(done, total)
 
         return robot.open_client(
             self._root,
             serving=self._serving,
-            frames=self._open_frames if self._chosen["image_topic"] else None,
-            report=self._report_end,
+            frames=self._open_frames if self._values["image_topic"] else None,
+            report=self._on_update_ended,
             progress=fetched,
-            compared=self._feedback.compared,
+            compared=self._feedback.on_comparison,
             tell=enter,
-            **asked,
+            **options,
         )
 
     def _open_frames(self) -> TopicSource:
-        store, chosen = SlotStore(self._root), self._chosen
-        serves = store.current()
-        if serves is None:
-            raise SourceError(f"{self._root / 'current'}: nothing serves that could be compared with")
+        store, values = SlotStore(self._root), self._values
+        active = store.current()
+        if active is None:
+            raise SourceError(
+                f"{self._root / 'current'}: there is no active model to compare with", code="source.no_model"
+            )
         try:
             return TopicSource(
                 self,
-                images=chosen["image_topic"],
-                commands=chosen["action_topic"],
-                action_names=store.manifest(serves).io.action.names,
-                stamped=chosen[STAMPED.name],
-                patience_s=chosen["frames_timeout_s"],
-                duration_s=chosen["compare_for_s"],
+                images=values["image_topic"],
+                commands=values["action_topic"],
+                action_names=store.manifest(active).io.action.names,
+                stamped=values[STAMPED_CMD_VEL.name],
+                timeout_s=values["frames_timeout_s"],
+                duration_s=values["compare_for_s"],
             )
         except ValueError as error:
-            raise SourceError(f"commands of the robot: {error}") from error
+            raise SourceError(f"commands of the robot: {error}", code="source.unsupported_actions") from error
 
     def _poll_s(self) -> float | None:
-        """An update in work is carried to its end whoever began it."""
-        wanted = self.get_parameter("auto").value or self._kept.phase is not Phase.IDLE
-        return daemon.pause_s(self._kept, self._settings.poll_s) if wanted else None
+        """Return the poll interval [s], also without ``auto`` while an update is in progress."""
+        enabled = self.get_parameter("auto").value or self._state.phase is not Phase.IDLE
+        return daemon.pause_s(self._state, self._settings.poll_s) if enabled else None
 
     def _rollback(self, reason: str) -> State:
-        kept = operator_requests.rollback(self._root, reason, serving=self._serving)
-        self._serving.settle(kept)
-        return kept
+        saved = operator_requests.rollback(self._root, reason, serving=self._serving)
+        self._serving.commit(saved)
+        return saved
 
-    def _agree(self) -> None:
-        """Nothing is in work: the node serves what the robot's folder says, whoever decided that. The command
-        line cannot tell it, and a swap may end after nobody waits for it any more."""
-        settled = _settled(self._kept)
-        if settled is None or not self._serving.disagrees(settled.manifest_sha256):
+    def _correct_active_model(self) -> None:
+        """Make the node serve the model that the robot's folder states, while no update is in progress.
+
+        They differ after a command-line operation, or after a swap that ended later than its timeout.
+        """
+        expected = _expected_model(self._state)
+        if expected is None or not self._serving.needs_correction(expected.manifest_sha256):
             return
         try:
             with atomic_files.locked(self._root / robot.LOCK, purpose="the update manager", wait_s=0.0):
-                kept = state.load(self._root / robot.STATE)
-                if settled == _settled(kept):
-                    self._log(f"the node serves something else: it is to serve {settled.version}")
-                    self._serving.swap(SlotStore(self._root).folder(settled.manifest_sha256))
-                    self._serving.settle(kept)
+                saved = state.load(self._root / robot.STATE)
+                if expected == _expected_model(saved):
+                    self._log(f"the node serves another model: switching to {expected.version}")
+                    self._serving.swap(SlotStore(self._root).folder(expected.manifest_sha256))
+                    self._serving.commit(saved)
         except (JepaRuntimeError, OSError) as error:
-            self.get_logger().warning(f"the node serves something else than it should: {error}")
+            self.get_logger().warning(f"the node serves another model than expected: {error}")
 
-    def _report_end(self, ended: State) -> None:
-        self._ended[ended.result] += 1
-        self._serving.settle(ended)
+    def _on_update_ended(self, ended: State) -> None:
+        self._results[ended.result] += 1
+        self._serving.commit(ended)
 
-    # --- what is told
+    # --- outputs
 
-    def _enter(self, entered: State, reason: str) -> None:
-        """A state was entered, and kept."""
+    def _on_state(self, entered: State, reason: str) -> None:
+        """Report a state that was entered and saved."""
         if entered.phase is Phase.IDLE:
             reason = reason or entered.reason
-        self._kept = entered
-        self._worker.follow(entered)
-        self._serving.follow(entered)
-        self._feedback.entered(entered, reason)
-        self._announce(entered, reason)
+        self._state = entered
+        self._worker.on_state(entered)
+        self._serving.on_state(entered)
+        self._feedback.on_state(entered, reason)
+        self._publish_event(entered, reason)
 
-    def _change(self, kept: State) -> None:
-        """Somebody changed what was kept; where an update goes on, it tells by itself."""
-        if kept.phase is Phase.IDLE:
-            self._enter(kept, kept.reason)
+    def _on_operator_change(self, saved: State) -> None:
+        """Report a change by an operator. An update in progress reports it by itself."""
+        if saved.phase is Phase.IDLE:
+            self._on_state(saved, saved.reason)
 
-    def _announce(self, entered: State, reason: str) -> None:
+    def _publish_event(self, entered: State, reason: str) -> None:
         event = status_messages.event(entered, reason, stamp_ns=self.get_clock().now().nanoseconds)
-        told = (event.state, event.reason, event.release.sha256, event.result)
-        if told != self._told:
-            self._told = told
+        key = (event.state, event.reason, event.release.sha256, event.result)
+        if key != self._last_event:
+            self._last_event = key
             self._events.publish(event)
 
-    def _look(self) -> None:
-        """How updates stand, from the disk: others change it too."""
-        now, figures = robot.utc_now(), {}
+    def _publish_diagnostics(self) -> None:
+        """Publish the state on disk, which other processes change too."""
+        now, values = robot.utc_now(), {}
         try:
             self._settings = config.load(self._root / robot.CONFIG)
-            self._kept = state.load(self._root / robot.STATE)
-            verdict, figures = status_messages.verdict(
-                self._kept,
+            self._state = state.load(self._root / robot.STATE)
+            verdict, values = status_messages.verdict(
+                self._state,
                 self._settings,
-                alarms(self._root, self._kept),
+                alarms(self._root, self._state),
                 info=self._serving.info,
-                looks=bool(self.get_parameter("auto").value),
+                polls=bool(self.get_parameter("auto").value),
                 now=now,
                 free_bytes=shutil.disk_usage(self._root).free,
             )
@@ -242,38 +250,38 @@ class UpdateManagerNode(Node):
                 verdict,
                 name=f"{self.get_fully_qualified_name()[1:]}: updates",
                 hardware_id=self._settings.device_id,
-                values=figures,
+                values=values,
                 stamp_ns=self.get_clock().now().nanoseconds,
             )
         )
 
-    def _on_safe(self, word: Bool) -> None:
-        was_safe = self._safe.safe
-        self._safe.say(word.data)
-        awaits_approval = status_messages.status(self._kept, self._settings).awaits_approval
-        if word.data and not was_safe and self._serving.serves and not awaits_approval:
-            self._worker.hurry()
+    def _on_safe_to_switch(self, message: Bool) -> None:
+        was_granted = self._permission.granted
+        self._permission.set(message.data)
+        awaits_approval = status_messages.status(self._state, self._settings).awaits_approval
+        if message.data and not was_granted and self._serving.active_sha256 and not awaits_approval:
+            self._worker.wake()
 
-    # --- the end
+    # --- shutdown
 
     def report(self) -> dict[str, Any]:
-        """How updates ended while this node ran, and what serves."""
-        serves = self._kept.current
-        return {"ended": dict(self._ended), "serves": "" if serves is None else serves.version}
+        """Return the results of updates since the start, and the version of the active model."""
+        active = self._state.current
+        return {"ended": dict(self._results), "serves": "" if active is None else active.version}
 
     def stop(self) -> None:
-        """Leave an update in work to the next start, at a moment at which nothing is half done."""
+        """Interrupt an update in progress at a safe point. It resumes at the next start."""
         self._worker.stopping.set()
         self._thread.join()
-        self._doors.close()
+        self._update_services.close()
 
 
-def _settled(kept: State) -> Installed | None:
-    """What the node is to serve: nothing is in work, nor is a way back still to be gone."""
-    return kept.current if kept.phase is Phase.IDLE and not kept.owes_way_back else None
+def _expected_model(saved: State) -> Installed | None:
+    """Return the model that the node should serve, or None during an update or a pending rollback."""
+    return saved.current if saved.phase is Phase.IDLE and not saved.owes_way_back else None
 
 
 def main() -> None:
     """Entry point of ``ros2 run jepa_ros update_manager``."""
-    # The thread that updates is watched already, and a process has one watch.
-    sys.exit(run(UpdateManagerNode, hang_s=None))
+    # The worker has a watchdog of its own, and a process has only one.
+    sys.exit(run(UpdateManagerNode, hang_timeout_s=None))

@@ -1,8 +1,8 @@
-"""The world model as a lifecycle node: images of its cameras in, latent states and predicted futures out.
+"""The world model as a lifecycle node: camera images in, latent states and predicted futures out.
 
-``configure`` loads the model, ``activate`` starts to listen and publish. The model lives on the pipeline's
-inference thread, which also publishes; the callbacks here only check, convert and hand over. Services
-exchange the model while it serves.
+``configure`` loads the model, ``activate`` starts to subscribe and publish. The model runs on the pipeline's
+inference thread, which also publishes. The callbacks here only validate, convert and hand over. Services swap
+the model during operation.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.common import qos
-from jepa_ros.common.action_commands import Actions, actions_of
+from jepa_ros.common.action_commands import ActionCommands, create_action_commands
 from jepa_ros.common.conversions import from_time
-from jepa_ros.common.lifecycle_transitions import answer_impossible, reported
-from jepa_ros.common.parameters import STAMPED, declare, values
-from jepa_ros.common.spin import every, run
+from jepa_ros.common.lifecycle_transitions import reject_invalid_transitions, report_failures
+from jepa_ros.common.parameters import STAMPED_CMD_VEL, declare_parameters, parameter_values
+from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.world_model import output_messages
-from jepa_ros.world_model.calibration_report import complaints_about, figures_of_box
-from jepa_ros.world_model.camera_streams import CameraStream, cameras_of
-from jepa_ros.world_model.evaluation_service import Evaluations
-from jepa_ros.world_model.goal_inputs import Goals
-from jepa_ros.world_model.model_opening import Served
+from jepa_ros.world_model.calibration_report import black_box_values, degradation_warnings
+from jepa_ros.world_model.camera_streams import CameraStream, create_camera_streams
+from jepa_ros.world_model.evaluation_service import EvaluationService
+from jepa_ros.world_model.goal_inputs import GoalInputs
+from jepa_ros.world_model.model_opening import ServingSession
 from jepa_ros.world_model.model_services import ModelServices
 from jepa_ros.world_model.parameters import PARAMETERS
-from jepa_ros.world_model.stage_times import StageClock
+from jepa_ros.world_model.stage_times import StageTimer
 from jepa_runtime.errors import DeviceLostError, JepaRuntimeError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording.black_box import Topics
@@ -53,45 +53,54 @@ from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.telemetry.diagnostics import with_causes, with_warnings
 
-# Opening a model takes less: nobody is answered meanwhile.
-_OPENING_S = 900.0
-# A second camera on the topic of the images is reported to the planner so soon.
+# Upper limit for opening a model, during which no callback runs.
+_HANG_TIMEOUT_S = 900.0
+# How soon the planner learns of a second publisher on the image topic.
 _COUNT_PERIOD_S = 0.2
 
 
 class WorldModelNode(LifecycleNode):
-    """Serves one model bundle. See ros2_ws/README.md for its topics and parameters."""
+    """Serve one model bundle. ros2_ws/README.md lists its topics and parameters.
+
+    Attributes:
+        session: Pipeline of the configured node, or None.
+    """
 
     def __init__(self) -> None:
         super().__init__("world_model")
         self.finished = threading.Event()
         self.failure = ""
         self.fault = ""
-        self._served: Served | None = None
+        self.session: ServingSession | None = None
         self._info: ModelInfo | None = None
         self._active = False
-        # None: no model is loaded, or it takes no actions, and no commands are heard.
-        self._actions: Actions | None = None
+        # None if no model is loaded, or if it takes no actions and commands are ignored.
+        self._commands: ActionCommands | None = None
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._proposals = CandidateProposals()
         self._values: dict[str, Any] = {}
-        declare(self, PARAMETERS, configured=lambda: self._served is not None, changed=self._take_parameters)
-        self._take_parameters(values(self, PARAMETERS))
-        self._cameras = cameras_of(self._values["cameras"])
+        declare_parameters(
+            self,
+            PARAMETERS,
+            is_configured=lambda: self.session is not None,
+            on_change=self._set_parameters,
+        )
+        self._set_parameters(parameter_values(self, PARAMETERS))
+        self._cameras = create_camera_streams(self._values["cameras"])
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
-        every(self, 1.0, self.publish_diagnostics)
-        every(self, _COUNT_PERIOD_S, self._count_publishers)
-        answer_impossible(self)
-        self._model_services = ModelServices(self, self._require_served)
-        self._goals = Goals(self, self._require_served, lambda: self._cameras)
-        self._evaluations = Evaluations(
-            self, self._require_served, lambda: self._cameras, lambda: self._values["futures_dtype"]
+        create_steady_timer(self, 1.0, self.publish_diagnostics)
+        create_steady_timer(self, _COUNT_PERIOD_S, self._count_publishers)
+        reject_invalid_transitions(self)
+        self._model_services = ModelServices(self, self._require_session)
+        self._goals = GoalInputs(self, self._require_session, lambda: self._cameras)
+        self._evaluations = EvaluationService(
+            self, self._require_session, lambda: self._cameras, lambda: self._values["futures_dtype"]
         )
         if self._values["autostart"]:
-            self._start_timer = every(self, 0.0, self._autostart)
+            self._start_timer = create_steady_timer(self, 0.0, self._autostart)
 
-    def _take_parameters(self, changed: Mapping[str, Any]) -> None:
+    def _set_parameters(self, changed: Mapping[str, Any]) -> None:
         self._values = {**self._values, **changed}
         self._proposals.timeout_s = self._values["candidates_timeout_s"]
 
@@ -105,17 +114,17 @@ class WorldModelNode(LifecycleNode):
 
     # --- lifecycle
 
-    @reported
+    @report_failures
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model on the inference thread; publishers exist afterwards and are silent."""
-        chosen = self._values
-        self._cameras = cameras_of(chosen["cameras"])
-        self._served = self._serve(chosen)
-        model = self._served.model
+        """Load the model on the inference thread and create inactive publishers."""
+        values = self._values
+        self._cameras = create_camera_streams(values["cameras"])
+        self.session = self._start_session(values)
+        model = self.session.model
         manifest = model.manifest
-        names, stamped = manifest.io.action.names, chosen[STAMPED.name]
-        self._actions = actions_of(names, stamped=stamped) if manifest.takes_actions else None
-        self._describe(model)
+        names, stamped = manifest.io.action.names, values[STAMPED_CMD_VEL.name]
+        self._commands = create_action_commands(names, stamped=stamped) if manifest.takes_actions else None
+        self._set_model_info(model)
         self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
         for camera in self._cameras.values():
             camera.outputs = {
@@ -128,83 +137,83 @@ class WorldModelNode(LifecycleNode):
                     (StageTimes, "stage_times"),
                 )
             }
-            camera.clock = StageClock(camera.outputs)
-        self._goals.listen()
+            camera.timer = StageTimer(camera.outputs)
+        self._goals.subscribe()
         return super().on_configure(state)
 
-    @reported
+    @report_failures
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen and publish."""
-        answer = super().on_activate(state)
+        """Start to subscribe and publish."""
+        result = super().on_activate(state)
         for camera in self._cameras.values():
-            camera.begin(self._require_served().pipeline.stats(camera.topic))
+            camera.begin(self._require_session().pipeline.stats(camera.topic))
         self._active = True
-        subscribe, only = self.create_subscription, self._while_active
+        subscribe, when_active = self.create_subscription, self._while_active
         self._inputs = [
-            *(self._actions.listen(self, only(self._on_action)) if self._actions else ()),
-            subscribe(ActionCandidates, "~/candidates", only(self._on_candidates), qos.RESULT),
+            *(self._commands.subscribe(self, when_active(self.on_action)) if self._commands else ()),
+            subscribe(ActionCandidates, "~/candidates", when_active(self._on_candidates), qos.RESULT),
         ]
         for camera in self._cameras.values():
-            on_image = only(functools.partial(self._on_image, camera))
+            on_image = when_active(functools.partial(self._on_image, camera))
             self._inputs += [
                 subscribe(Image, camera.topic, on_image, qos.SENSOR),
                 subscribe(CompressedImage, f"{camera.topic}/compressed", on_image, qos.SENSOR),
             ]
         self._model_info.publish(self._info)
-        return answer
+        return result
 
-    @reported
+    @report_failures
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening and publishing; the model stays loaded."""
-        self._stop_listening()
+        """Stop to subscribe and publish. The model stays loaded."""
+        self._unsubscribe()
         return super().on_deactivate(state)
 
-    @reported
+    @report_failures
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the model."""
         self._release()
         return super().on_cleanup(state)
 
-    @reported
+    @report_failures
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the model for good."""
         self._release()
         return super().on_shutdown(state)
 
-    @reported
+    @report_failures
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close what is open, so that the node can be configured again."""
+        """Close all resources so that the node can be configured again."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
-    def _stop_listening(self) -> None:
+    def _unsubscribe(self) -> None:
         self._active = False
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
 
     def _release(self) -> None:
-        self._stop_listening()
-        self._goals.forget()
-        served, self._served = self._served, None
+        self._unsubscribe()
+        self._goals.close()
+        session, self.session = self.session, None
         try:
-            if served is not None:
-                served.stop()
+            if session is not None:
+                session.stop()
         finally:
             for publisher in self._outputs:
                 self.destroy_lifecycle_publisher(publisher)
             self._outputs = []
 
-    def _serve(self, chosen: dict[str, Any]) -> Served:
-        served = Served(
-            chosen,
+    def _start_session(self, values: dict[str, Any]) -> ServingSession:
+        session = ServingSession(
+            values,
             on_model=self._on_model,
             on_futures=self._on_futures,
             on_result=self._on_result,
             on_calibration=self._on_calibration,
-            on_error=self._on_error,
+            on_error=self.on_inference_error,
             candidates=self._proposals.newest,
-            deadline_ms=chosen["deadline_ms"],
+            deadline_ms=values["deadline_ms"],
             topics={
                 topic: Topics(
                     self.resolve_topic_name(topic),
@@ -213,15 +222,15 @@ class WorldModelNode(LifecycleNode):
                 for topic, camera in self._cameras.items()
             },
         )
-        for setting in served.applied:
+        for setting in session.applied:
             if not setting.achieved:
                 self.get_logger().warning(f"{setting.name}: {setting}")
-        if served.pipeline.alarms_disabled_reason:
-            self.get_logger().warning(f"no surprise will be found: {served.pipeline.alarms_disabled_reason}")
-        return served
+        if session.pipeline.alarms_disabled_reason:
+            self.get_logger().warning(f"alarms are disabled: {session.pipeline.alarms_disabled_reason}")
+        return session
 
-    def _describe(self, model: WorldModel) -> None:
-        """Tell, and have the candidates judged by, what ``model`` is."""
+    def _set_model_info(self, model: WorldModel) -> None:
+        """Log ``model`` and validate candidates against it."""
         info = self._info = output_messages.model_info(model, stamp_ns=self._now_ns())
         self._proposals.expect(model)
         self.get_logger().info(
@@ -229,37 +238,40 @@ class WorldModelNode(LifecycleNode):
             f" {info.num_samples} futures of {info.horizon} steps"
         )
         for reason in model.passed_over:
-            self.get_logger().warning(f"a preferred engine does not serve: {reason}")
+            self.get_logger().warning(f"preferred engine not used: {reason}")
 
-    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
-        self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
+    def _publisher(self, message_type: type, topic: str, profile: Any) -> Any:
+        self._outputs.append(self.create_lifecycle_publisher(message_type, topic, profile))
         return self._outputs[-1]
 
-    def _require_served(self) -> Served:
-        if self._served is None:
-            raise JepaRuntimeError("the node is not configured: configure it first")
-        return self._served
+    def _require_session(self) -> ServingSession:
+        if self.session is None:
+            raise JepaRuntimeError(
+                "the node is not configured: configure it first", code="node.not_configured"
+            )
+        return self.session
 
-    # --- messages in
+    # --- inputs
 
-    def _while_active(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
-        """What waits in the executor when a subscription is destroyed still comes: it is left out."""
+    def _while_active(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Wrap ``callback`` to ignore messages that were queued before their subscription was destroyed."""
 
-        def taking(message: Any) -> None:
+        def call(message: Any) -> None:
             if self._active:
-                take(message)
+                callback(message)
 
-        return taking
+        return call
 
     def _on_image(self, camera: CameraStream, message: Image | CompressedImage) -> None:
         received_ns = time.time_ns()
-        if not camera.reader.wants(message):
+        if not camera.reader.needs(message):
             return
-        camera.watch.frame_came()
+        camera.monitor.on_frame()
         image = camera.reader.read(message)
         if image is None:
             self.get_logger().warning(
-                f"frame of {camera.topic} refused: {camera.reader.last}", throttle_duration_sec=5.0
+                f"frame of {camera.topic} rejected: {camera.reader.last_rejection}",
+                throttle_duration_sec=5.0,
             )
             return
         frame = Frame(
@@ -269,75 +281,77 @@ class WorldModelNode(LifecycleNode):
             sequence=camera.reader.accepted,
             stream=camera.topic,
         )
-        camera.watch.frame_is_fit((self._now_ns() - frame.stamp_ns) / 1e9)
-        camera.clock.arrived(frame.stamp_ns, received_ns)
-        self._require_served().submit(frame)
+        camera.monitor.on_accepted_frame((self._now_ns() - frame.stamp_ns) / 1e9)
+        camera.timer.frame_arrived(frame.stamp_ns, received_ns)
+        self._require_session().submit(frame)
 
     def _count_publishers(self) -> None:
         if self._active:
             for camera in self._cameras.values():
                 camera.count_publishers(self)
 
-    def _on_action(self, action: NDArray[np.float32]) -> None:
-        self._require_served().add_action(self._now_ns(), action)
+    def on_action(self, action: NDArray[np.float32]) -> None:
+        """Record an executed action, stamped with the time of the graph."""
+        self._require_session().add_action(self._now_ns(), action)
 
     def _on_candidates(self, message: ActionCandidates) -> None:
-        refusal = self._proposals.offer(message)
-        if refusal:
-            self.get_logger().warning(f"candidates refused: {refusal}", throttle_duration_sec=5.0)
+        rejection = self._proposals.offer(message)
+        if rejection:
+            self.get_logger().warning(f"candidates rejected: {rejection}", throttle_duration_sec=5.0)
 
-    # --- results out, on the inference thread
+    # --- outputs, on the inference thread
 
     def _on_futures(self, result: Result) -> None:
         if self._active:
-            camera, model = self._cameras[result.stream], self._require_served().model
+            camera, model = self._cameras[result.stream], self._require_session().model
             dtype = self._values["futures_dtype"]
-            asked = self._goals.is_asked(camera, result.goal_stamp_ns)
-            camera.clock.send(
+            requested = self._goals.is_requested(camera, result.goal_stamp_ns)
+            camera.timer.publish(
                 PredictedFutures,
                 lambda: camera.futures.write(
-                    result, model, dtype, goal_asked=asked, image_publishers=camera.publishers
+                    result, model, dtype, goal_asked=requested, image_publishers=camera.publishers
                 ),
             )
 
     def _on_result(self, result: Result) -> None:
         camera = self._cameras[result.stream]
-        camera.watch.result_came(result)
+        camera.monitor.on_result(result)
         if not self._active:
             return
-        served = self._require_served()
-        model = served.model
-        if served.box is not None:
-            served.box.add_result(result)
+        session = self._require_session()
+        model = session.model
+        if session.box is not None:
+            session.box.add_result(result)
         try:
-            camera.clock.send(LatentState, lambda: output_messages.latent_state(result, model))
+            camera.timer.publish(LatentState, lambda: output_messages.latent_state(result, model))
             if result.surprise is not None:
-                camera.clock.send(Surprise, lambda: output_messages.surprise(result, model))
+                camera.timer.publish(Surprise, lambda: output_messages.surprise(result, model))
         finally:
-            camera.clock.finish(result)
+            camera.timer.finish(result)
 
     def _on_calibration(self, result: Result) -> None:
         if not self._active:
             return
-        served = self._require_served()
-        if served.box is not None:
-            served.box.add_alarms(result)
+        session = self._require_session()
+        if session.box is not None:
+            session.box.add_alarms(result)
         events = self._cameras[result.stream].outputs[SurpriseEvent]
         for alarm in result.alarms:
-            events.publish(output_messages.surprise_event(alarm, result, served.model))
+            events.publish(output_messages.surprise_event(alarm, result, session.model))
 
-    def _on_model(self, model: WorldModel, kept: bool) -> None:
-        """Another model is about to serve: called between two frames."""
-        self._describe(model)
+    def _on_model(self, model: WorldModel, history_kept: bool) -> None:
+        """Publish the model that becomes active; called between two frames."""
+        self._set_model_info(model)
         self._model_info.publish(self._info)
 
-    def _on_error(self, error: Exception, frame: Frame | None) -> None:
+    def on_inference_error(self, error: Exception, frame: Frame | None) -> None:
+        """Report an error of ``frame``, or of the pipeline; a lost device ends the node."""
         where = f"inference of {frame.stream}" if frame else "pipeline"
         self.get_logger().error(f"{where}: {error}", throttle_duration_sec=5.0)
         for camera in [self._cameras[frame.stream]] if frame else self._cameras.values():
-            camera.watch.error_came(error)
+            camera.monitor.on_error(error)
         if frame is not None and self._active:
-            self._cameras[frame.stream].clock.fail(frame, error)
+            self._cameras[frame.stream].timer.fail(frame, error)
         if isinstance(error, DeviceLostError):
             self.failure = str(error)
             self.finished.set()
@@ -345,48 +359,49 @@ class WorldModelNode(LifecycleNode):
     # --- reports
 
     def publish_diagnostics(self) -> None:
-        """Publish the present verdict on each camera; called every second and after each transition."""
+        """Publish the current verdict on each camera; called every second and after each transition."""
         hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
-        of_node = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
-        applied = self._served.applied if self._served else []
-        of_node |= {f"realtime/{setting.name}": str(setting) for setting in applied}
-        passed_over = self._served.model.passed_over if self._served else ()
-        box = self._served.box if self._served else None
-        of_node |= figures_of_box(box)
-        alarms_disabled_reason = self._served.pipeline.alarms_disabled_reason if self._served else ""
-        if self._served is not None:
-            of_node["alarms"] = alarms_disabled_reason or "given"
-        conflicts = self._actions.conflicts(self) if self._actions and self._active else []
+        session = self.session
+        node_values = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
+        applied = session.applied if session else []
+        node_values |= {f"realtime/{setting.name}": str(setting) for setting in applied}
+        passed_over = session.model.passed_over if session else ()
+        box = session.box if session else None
+        node_values |= black_box_values(box)
+        alarms_disabled_reason = session.pipeline.alarms_disabled_reason if session else ""
+        if session is not None:
+            node_values["alarms"] = alarms_disabled_reason or "enabled"
+        conflicts = self._commands.conflicts(self) if self._commands and self._active else []
         for camera in self._cameras.values():
-            verdict, figures = camera.watch.verdict(
-                stats=self._served.pipeline.stats(camera.topic) if self._served else None,
-                bad_frames=dict(camera.reader.refused),
+            verdict, values = camera.monitor.verdict(
+                stats=session.pipeline.stats(camera.topic) if session else None,
+                bad_frames=dict(camera.reader.rejected),
                 active=self._active,
                 fault=self.fault,
                 limits=self._values,
             )
             if self._active:
-                complaints = complaints_about(
-                    camera.watch.calibration, box, passed_over, alarms_disabled_reason
+                warnings = degradation_warnings(
+                    camera.monitor.calibration, box, passed_over, alarms_disabled_reason
                 )
-                verdict = with_warnings(verdict, complaints)
-                verdict = with_causes(verdict, [*conflicts, *camera.rivals(self)])
+                verdict = with_warnings(verdict, warnings)
+                verdict = with_causes(verdict, [*conflicts, *camera.duplicate_publishers(self)])
             self._diagnostics.publish(
                 output_messages.diagnostics(
                     verdict,
                     name=f"{self.get_fully_qualified_name()[1:]}: {camera.label}",
                     hardware_id=hardware,
-                    values=figures | of_node,
+                    values=values | node_values,
                     stamp_ns=self._now_ns(),
                 )
             )
 
     def report(self) -> dict[str, Any]:
-        """Counters and clocks since the last activation; with several cameras under the topic of each."""
+        """Return counters and stage times since the last activation, by image topic if there are several."""
         info = self._info
         cameras = {camera.topic: camera.report() for camera in self._cameras.values()}
-        told = ("version", "sha256", "engine", "device", "precision")
-        model = {} if info is None else {"id": info.model_id} | {name: getattr(info, name) for name in told}
+        fields = ("version", "sha256", "engine", "device", "precision")
+        model = {} if info is None else {"id": info.model_id} | {name: getattr(info, name) for name in fields}
         return {
             "model": model,
             "futures_per_frame": 0 if info is None else info.num_samples,
@@ -396,11 +411,11 @@ class WorldModelNode(LifecycleNode):
         }
 
     def stop(self) -> None:
-        """Close the model, whatever state the node is in."""
+        """Close the model in any lifecycle state."""
         self._model_services.close()
-        if self._served is not None:
+        if self.session is not None:
             for camera in self._cameras.values():
-                camera.watch.final = self._served.pipeline.stats(camera.topic)
+                camera.monitor.final = self.session.pipeline.stats(camera.topic)
         self._release()
         self._evaluations.close()
 
@@ -410,4 +425,4 @@ class WorldModelNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of ``ros2 run jepa_ros world_model``."""
-    sys.exit(run(WorldModelNode, hang_s=_OPENING_S))
+    sys.exit(run(WorldModelNode, hang_timeout_s=_HANG_TIMEOUT_S))

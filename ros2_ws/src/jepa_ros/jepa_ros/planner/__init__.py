@@ -1,1 +1,1 @@
-"""The parts of the planner node: the search for a plan, what makes the robot stand, goals, and commands."""
+"""Components of the planner node: parameters, the ReachGoal action and the command publisher."""

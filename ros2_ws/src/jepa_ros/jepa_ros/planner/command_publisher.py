@@ -1,4 +1,4 @@
-"""What the planner tells the robot. Its last word is to stand, and whether that has arrived is known."""
+"""Commands of the planner to the robot, including a stop whose delivery is monitored."""
 
 from __future__ import annotations
 
@@ -13,115 +13,126 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from jepa_ros.common.action_commands import Actions
+from jepa_ros.common.action_commands import ActionCommands
 from jepa_ros.common.conversions import to_time
-from jepa_ros.common.duplicate_publishers import rivals
+from jepa_ros.common.duplicate_publishers import duplicate_publishers
 
-_LAST_WORD_S = 0.5
-# A command to stand is repeated for so long: best-effort listeners may lose one.
+_FINAL_STOP_TIMEOUT_S = 0.5
+# The stop command is repeated for this long, since a best-effort subscriber may lose a message.
 _REPEAT_S, _REPEAT_PERIOD_S = 0.5, 0.05
-# Middleware that asks for acknowledgements every few seconds is to have asked once.
-_UNHEARD_AFTER_S = 5.0
+# Long enough for a middleware that requests acknowledgements only every few seconds.
+_UNACKNOWLEDGED_AFTER_S = 5.0
 
 
 class CommandPublisher:
-    """The commands of one robot, as one kind of action tells them.
+    """Publish the commands of one robot.
 
     Args:
-        size: A, the components of an action.
-        step_s: of the model.
-        frame_id: of the frame in which they are.
+        node: Node that owns the publishers.
+        commands: Conversion of actions to messages.
+        size: Number of action components A.
+        step_s: Step of the model [s].
+        frame_id: frame_id of the commands.
 
     Attributes:
-        publishers: made on ``node``, for whoever takes them back.
-        told: [A], what it was told last.
+        publishers: Publishers, for the owner to destroy.
+        last_command: Last commanded action [A].
     """
 
-    def __init__(self, node: Node, actions: Actions, *, size: int, step_s: float, frame_id: str) -> None:
-        self._node, self._actions = node, actions
-        self.publishers = actions.publishers(node)
-        self._rest = np.zeros(size)
-        self._step_ns = round(step_s * 1e9) if actions.per_step else 0
-        # By which images are off that are a step apart, as for the world model.
+    def __init__(
+        self, node: Node, commands: ActionCommands, *, size: int, step_s: float, frame_id: str
+    ) -> None:
+        self._node, self._commands = node, commands
+        self.publishers = commands.create_publishers(node)
+        self._zero = np.zeros(size)
+        self._step_ns = round(step_s * 1e9) if commands.per_step else 0
+        # Jitter of images that are one step apart, as in the world model.
         self._tolerance_ns = self._step_ns // 8
         self._frame_id = frame_id
-        self.told: NDArray[np.floating] = self._rest
-        # Of the last action: the stamp of its image, and when it is done.
-        self._sent_ns = self._due_ns = 0
-        # None: what it was told by others before is not known.
+        self.last_command: NDArray[np.floating] = self._zero
+        # Stamp of the image of the last action, and the time at which that action is complete.
+        self._sent_ns = self._complete_ns = 0
+        # None: unknown, since another node may have commanded the robot before.
         self._moving: bool | None = None
-        # Until when the command to stand is repeated.
         self._repeat_until_s = -math.inf
-        # When it was told to stand, while not all who listen have acknowledged that.
-        self._unheard_since_s: float | None = None
-        self._listeners = 0
+        # Time of the stop command, while a subscriber has not acknowledged it.
+        self._unacknowledged_since_s: float | None = None
+        self._subscribers = 0
 
     def send(self, action: NDArray[np.floating], stamp_ns: int) -> None:
-        """Tell ``action`` [A], planned on the image of this stamp, unless the last is still to be done."""
-        # Where time was set back, moments noted before mean nothing.
-        due_ns = self._due_ns if stamp_ns >= self._sent_ns else stamp_ns
-        if stamp_ns < due_ns - self._tolerance_ns:
+        """Publish ``action`` [A], planned on the image with this stamp, unless the last is in progress."""
+        # If the clock was set back, the recorded times are invalid.
+        complete_ns = self._complete_ns if stamp_ns >= self._sent_ns else stamp_ns
+        if stamp_ns < complete_ns - self._tolerance_ns:
             return
-        # Before it is published: where that fails, a part of it may have been heard.
+        # Before publishing: if that fails, a part of the command may have been received.
         self._moving, self._repeat_until_s = True, -math.inf
         self._publish(action, stamp_ns)
-        self.told, self._unheard_since_s = action, None
-        # Images are a little early and a little late, and there is one action for each step all the same.
-        begins_ns = due_ns if stamp_ns <= due_ns + self._tolerance_ns else stamp_ns
-        self._sent_ns, self._due_ns = stamp_ns, begins_ns + self._step_ns
+        self.last_command, self._unacknowledged_since_s = action, None
+        # Jitter of the images must not change the rate of one action per step.
+        begins_ns = complete_ns if stamp_ns <= complete_ns + self._tolerance_ns else stamp_ns
+        self._sent_ns, self._complete_ns = stamp_ns, begins_ns + self._step_ns
 
     def conflicts(self) -> list[str]:
-        """That others command the robot too, and see
-        :meth:`~jepa_ros.common.action_commands.Actions.conflicts`."""
+        """Return a warning for each other publisher of commands and for each message type conflict."""
         topics = [publisher.topic_name for publisher in self.publishers]
-        others = rivals(self._node, topics, "who commands the robot beside this planner?")
-        return self._actions.conflicts(self._node) + others
+        others = duplicate_publishers(self._node, topics, "another node commands the robot too")
+        return self._commands.conflicts(self._node) + others
 
     def twist(self, action: NDArray[np.floating]) -> Twist:
-        """``action`` [A] for people."""
-        return self._actions.twist(action)
+        """Return ``action`` [A] as a Twist for display."""
+        return self._commands.twist(action)
 
-    def stand(self) -> bool:
-        """Command the robot to stand, and every new listener, for half a second, as often as this is called:
-        what else may command it is not to be overruled for ever. Whether it was commanded to move before."""
-        listeners = sum(publisher.get_subscription_count() for publisher in self.publishers)
-        moved, joined = self._moving, listeners > self._listeners
+    def stop(self) -> bool:
+        """Command the robot to stop, and repeat it for half a second over successive calls.
+
+        The repetition starts again for a new subscriber. It is limited so that it does not override other
+        command sources for ever.
+
+        Returns:
+            Whether the robot was commanded to move before.
+        """
+        subscribers = sum(publisher.get_subscription_count() for publisher in self.publishers)
+        moved, joined = self._moving, subscribers > self._subscribers
         now_s = time.monotonic()
         begins = moved is not False or joined
         if begins or now_s < self._repeat_until_s:
-            self._publish(self._rest, 0)
+            self._publish(self._zero, 0)
         if begins:
             self._repeat_until_s = now_s + _REPEAT_S
-            self.told, self._unheard_since_s = self._rest, now_s
-        self._listeners, self._moving = listeners, False
+            self.last_command, self._unacknowledged_since_s = self._zero, now_s
+        self._subscribers, self._moving = subscribers, False
         return moved is True
 
-    def is_unheard(self) -> bool:
-        """Whether somebody who listens has not acknowledged that for too long; until then the
-        middleware repeats it."""
-        since_s = self._unheard_since_s
+    def stop_unacknowledged(self) -> bool:
+        """Return whether a subscriber has not acknowledged the stop for too long.
+
+        The middleware repeats it until then.
+        """
+        since_s = self._unacknowledged_since_s
         if since_s is not None and self._is_acknowledged(0.0):
-            self._unheard_since_s = since_s = None
-        return since_s is not None and time.monotonic() - since_s > _UNHEARD_AFTER_S
+            self._unacknowledged_since_s = since_s = None
+        return since_s is not None and time.monotonic() - since_s > _UNACKNOWLEDGED_AFTER_S
 
     def close(self) -> None:
-        """Command the robot to stand, for the last time; whoever acknowledges commands has it when this
-        returns. A robot that moved is commanded so for half a second."""
+        """Command the robot to stop for the last time.
+
+        Reliable subscribers have received it when this returns. If the robot was moving, the command is
+        repeated for half a second.
+        """
         repeats = round(_REPEAT_S / _REPEAT_PERIOD_S) if self._moving else 0
-        self._publish(self._rest, 0)
+        self._publish(self._zero, 0)
         for _ in range(repeats):
             time.sleep(_REPEAT_PERIOD_S)
-            self._publish(self._rest, 0)
-        self._is_acknowledged(_LAST_WORD_S)
+            self._publish(self._zero, 0)
+        self._is_acknowledged(_FINAL_STOP_TIMEOUT_S)
 
-    def _is_acknowledged(self, patience_s: float) -> bool:
-        return all(
-            publisher.wait_for_all_acked(Duration(seconds=patience_s)) for publisher in self.publishers
-        )
+    def _is_acknowledged(self, timeout_s: float) -> bool:
+        return all(publisher.wait_for_all_acked(Duration(seconds=timeout_s)) for publisher in self.publishers)
 
     def _publish(self, action: NDArray[Any], stamp_ns: int) -> None:
-        # Bases stop where a velocity was told too long ago; a change of pose belongs to its image.
-        stamp = to_time(stamp_ns) if self._actions.per_step else self._node.get_clock().now().to_msg()
+        # A base stops if the stamp of a velocity is too old. A pose delta belongs to its image.
+        stamp = to_time(stamp_ns) if self._commands.per_step else self._node.get_clock().now().to_msg()
         header = Header(stamp=stamp, frame_id=self._frame_id)
-        for publisher, message in zip(self.publishers, self._actions.messages(action, header), strict=True):
+        for publisher, message in zip(self.publishers, self._commands.messages(action, header), strict=True):
             publisher.publish(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jepa_ros.common.parameters import REPORT_PATH, STAMPED, Parameter
+from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
 from jepa_runtime.control.config import ControllerConfig
 
 _DEFAULTS = ControllerConfig()
@@ -11,7 +11,7 @@ PARAMETERS = (
     Parameter(
         name="topk",
         default=_DEFAULTS.search.topk,
-        description="Best candidates from which the next distribution is made.",
+        description="Number of best candidates from which the next sampling distribution is computed.",
         low=1,
         high=65536,
         read_only=True,
@@ -19,7 +19,7 @@ PARAMETERS = (
     Parameter(
         name="planner_seed",
         default=_DEFAULTS.seed,
-        description="The candidates drawn follow from it.",
+        description="Seed of the random candidates.",
         low=0,
         high=2**31 - 1,
         read_only=True,
@@ -27,8 +27,8 @@ PARAMETERS = (
     Parameter(
         name="futures_timeout_s",
         default=_DEFAULTS.futures_timeout_s,
-        description="The robot is stopped when the newest futures, or their image, are older than this [s]: "
-        "more than the latency of futures and the time between two images.",
+        description="Maximum age of the futures and of their image before the robot is stopped [s]. It must "
+        "exceed the latency of the futures plus the image period.",
         low=0.02,
         high=60.0,
     ),
@@ -43,8 +43,8 @@ PARAMETERS = (
     Parameter(
         name="surprise_ratio",
         default=_DEFAULTS.surprise_ratio,
-        description="Proportion of images in the window that surprise the model above which the robot is "
-        "stopped; 1: it never is for that.",
+        description="Proportion of surprising images in the window above which the robot is stopped. 1: "
+        "check disabled.",
         low=0.05,
         high=1.0,
         read_only=True,
@@ -52,9 +52,9 @@ PARAMETERS = (
     Parameter(
         name="frozen_after_s",
         default=_DEFAULTS.frozen_after_s,
-        description="Commanded motion that the images do not show before the robot is stopped, in seconds at "
-        "full speed, and at least four steps of the model [s]; 0: it never is for that, nor for repeated "
-        "images, which a simulator without noise sends.",
+        description="Commanded motion that the images do not show before the robot is stopped [s at full "
+        "speed, at least four model steps]. 0: this check and the check for repeated images, which a "
+        "simulator without noise sends, are disabled.",
         low=0.0,
         high=3600.0,
         read_only=True,
@@ -62,8 +62,8 @@ PARAMETERS = (
     Parameter(
         name="max_change",
         default=_DEFAULTS.max_change,
-        description="Greatest change of each component of the action within a step of the model, as a share "
-        "of its range, and of velocities within less time as much less; 1: any.",
+        description="Maximum change of each action component per model step, as a proportion of its range. "
+        "Velocities are limited in proportion to the elapsed time. 1: no limit.",
         low=0.001,
         high=1.0,
         read_only=True,
@@ -71,7 +71,7 @@ PARAMETERS = (
     Parameter(
         name="reached_after",
         default=_DEFAULTS.reached_after,
-        description="Images in a row below the goal threshold that make a goal reached.",
+        description="Number of consecutive images below the goal threshold before a goal counts as reached.",
         low=1,
         high=1000,
         read_only=True,
@@ -79,8 +79,8 @@ PARAMETERS = (
     Parameter(
         name="stuck_after_s",
         default=_DEFAULTS.stuck_after_s,
-        description="Without progress for this long the status says STUCK, and the robot plans from scratch, "
-        "after a recovery motion where there is one [s].",
+        description="Time without progress before the status becomes STUCK and the planner plans from "
+        "scratch, after a recovery motion if enabled [s].",
         low=0.1,
         high=3600.0,
         read_only=True,
@@ -88,8 +88,8 @@ PARAMETERS = (
     Parameter(
         name="recovery_s",
         default=_DEFAULTS.recovery_s,
-        description="Duration of the recovery motion of a stuck robot: slow, in a random direction in which "
-        "the model predicts that the energy to the goal rises by at most 10 % [s]; 0: none.",
+        description="Duration of the recovery motion of a stuck robot [s]. The motion is slow, in a random "
+        "direction for which the model predicts at most 10 % more energy to the goal. 0: disabled.",
         low=0.0,
         high=60.0,
         read_only=True,
@@ -97,7 +97,7 @@ PARAMETERS = (
     Parameter(
         name="recovery_speed",
         default=_DEFAULTS.recovery_speed,
-        description="Proportion of the model's action limits at which the robot recovers.",
+        description="Speed of the recovery motion, as a proportion of the model's action limits.",
         low=0.01,
         high=1.0,
         read_only=True,
@@ -105,8 +105,8 @@ PARAMETERS = (
     Parameter(
         name="goal_timeout_s",
         default=_DEFAULTS.goal_timeout_s,
-        description="A latched goal is over after so long, reached or not, and stays so until one of another "
-        "stamp is latched [s]; 0: it has no end.",
+        description="Time after which a latched goal ends, reached or not, until a goal with another stamp "
+        "is latched [s]. 0: no timeout.",
         low=0.0,
         high=86400.0,
         read_only=True,
@@ -114,8 +114,8 @@ PARAMETERS = (
     Parameter(
         name="stop_timeout_s",
         default=_DEFAULTS.stop_timeout_s,
-        description="The robot is stopped when no message has come on ~/stop for so long [s]; 0: the last "
-        "message holds until the next.",
+        description="Maximum time between messages on ~/stop before the robot is stopped [s]. 0: the last "
+        "message stays in force.",
         low=0.0,
         high=60.0,
         read_only=True,
@@ -123,7 +123,8 @@ PARAMETERS = (
     Parameter(
         name="give_up_after",
         default=3,
-        description="A goal of ~/reach_goal ends as stuck when the robot was so often, and came no nearer.",
+        description="Number of times the robot may be stuck without coming nearer before a ~/reach_goal "
+        "goal ends as stuck.",
         low=1,
         high=1000,
         read_only=True,
@@ -131,7 +132,8 @@ PARAMETERS = (
     Parameter(
         name="patience_s",
         default=5.0,
-        description="A goal of ~/reach_goal is aborted when a safety check lets the robot stand so long [s].",
+        description="Maximum time for which safety checks may stop the robot before a ~/reach_goal goal is "
+        "aborted [s].",
         low=0.1,
         high=3600.0,
         read_only=True,
@@ -139,16 +141,16 @@ PARAMETERS = (
     Parameter(
         name="camera",
         default="",
-        description="Image topic of the camera to drive by, as in the world model's cameras; empty: its only "
-        "one.",
+        description="Image topic of the camera to drive by, as in the world model's parameter cameras. "
+        "Empty: its only camera.",
         read_only=True,
     ),
     Parameter(
         name="action_frame",
         default="base_link",
-        description="frame_id of pose deltas, and of velocities that have one.",
+        description="frame_id of pose deltas and of stamped velocities.",
         read_only=True,
     ),
-    STAMPED,
+    STAMPED_CMD_VEL,
     REPORT_PATH,
 )

@@ -1,2 +1,1 @@
-"""Latency on the running graph, seen from outside: a camera, the world model and the profiler, a process
-each."""
+"""Latency on the running graph, measured by a camera process and the profiler around the world model."""

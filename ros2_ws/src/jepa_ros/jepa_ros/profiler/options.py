@@ -1,4 +1,4 @@
-"""What the profiler is told: its arguments, and the parameters that they give the world model."""
+"""Command-line options of the profiler, and the parameters of the world model that it starts."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from rclpy.validate_topic_name import validate_topic_name
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_runtime.commands.arguments import frame_size, positive, rate
 
-# ROS takes any other for granted.
-_KNOWN = tuple(parameter.name for parameter in PARAMETERS)
+# ROS would accept any other name.
+_NODE_PARAMETERS = tuple(parameter.name for parameter in PARAMETERS)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of :mod:`jepa_ros.nodes.profiler`; those of the process if None."""
-    description = "Latency of the world model on a running graph, seen from another process."
+    """Parse the arguments of :mod:`jepa_ros.nodes.profiler`, by default those of the process."""
+    description = "Measure the latency of the world model on a running graph from another process."
     parser = argparse.ArgumentParser(prog="profiler", description=description)
     add = parser.add_argument
     add("--bundle", type=Path, metavar="FOLDER", help="start a world model with this bundle")
-    add("--attach", type=_name, metavar="/NODE", help="measure a world model that runs already instead")
+    add("--attach", type=_name, metavar="/NODE", help="measure a running world model instead")
     add("--source", required=True, metavar="S", help="two_rooms, a video, a folder of images, or a bag")
     add("--rate", type=rate, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
-    add("--duration", type=positive, default=60.0, metavar="S", help="seconds (default: %(default)g)")
+    add("--duration", type=positive, default=60.0, metavar="S", help="duration [s] (default: %(default)g)")
     add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
     add("--topic", type=_name, default="camera/image_raw", help="topic of the images (default: %(default)s)")
     add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
     add("--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)")
     add("--precision", default="", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)")
     add("--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)")
-    add("--cache-dir", default="", metavar="DIR", help="keep compiled models there")
-    add("--deadline-ms", type=positive, metavar="MS", help="deadline per image (default: one period)")
+    add("--cache-dir", default="", metavar="DIR", help="cache of compiled models (default: none)")
+    add("--deadline-ms", type=positive, metavar="MS", help="deadline per image [ms] (default: one period)")
     add(
         "--param",
         type=_parameter,
         action="append",
         default=[],
         metavar="NAME:=VALUE",
-        help="a further parameter of the world model that is started, such as cpu_affinity:=[1]",
+        help="further parameter of the started world model, for example cpu_affinity:=[1]",
     )
-    add("--sweep", type=positive, metavar="S", help="then rising rates to the knee, each for so many seconds")
+    add("--sweep", type=positive, metavar="S", help="then sweep rising rates up to the knee, S seconds each")
     add("--quiet", action="store_true", help="show progress only")
-    add("--allow-untrained", action="store_true", help="accept a bundle of random weights")
-    add("--out", type=Path, required=True, metavar="FILE", help="write the profile there, as JSON")
+    add("--allow-untrained", action="store_true", help="accept a bundle with untrained weights")
+    add("--out", type=Path, required=True, metavar="FILE", help="output file of the profile (JSON)")
     options = parser.parse_args(arguments)
     if (options.bundle is None) == (options.attach is None):
-        parser.error("give --bundle to start a world model, or --attach to measure one that runs")
+        parser.error("give --bundle to start a world model, or --attach to measure a running one")
     if options.attach and options.param:
-        parser.error("--param is for a world model that is started; of one that runs set it with ros2 param")
+        parser.error("--param applies to a started world model; use ros2 param for a running one")
     if options.attach and options.sweep:
         parser.error(
-            "--sweep is for a world model that is started: one that runs could not keep up for others"
+            "--sweep requires a started world model: overloading a running one would affect its other users"
         )
     options.deadline_ms = options.deadline_ms or 1000.0 / options.rate
     return options
 
 
 def node_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Of the world model that is started; what ``--param`` says goes before the other arguments."""
+    """Return the parameters of the world model to start. ``--param`` overrides the other options."""
     return {
         "bundle": str(options.bundle.resolve()),
         "engine": options.engine,
@@ -81,7 +81,7 @@ def _name(text: str) -> str:
         validate_topic_name(text)
     except InvalidTopicNameException as error:
         raise argparse.ArgumentTypeError(
-            f"must be a name of ROS 2, such as /robot/world_model, got {text}"
+            f"must be a ROS 2 name such as /robot/world_model, got {text}"
         ) from error
     return text
 
@@ -89,10 +89,10 @@ def _name(text: str) -> str:
 def _parameter(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition(":=")
     try:
-        if separator and name in _KNOWN:
+        if separator and name in _NODE_PARAMETERS:
             return name, json.loads(value)
     except json.JSONDecodeError:
         pass
     raise argparse.ArgumentTypeError(
-        f"must read NAME:=VALUE with a value in JSON and NAME one of {', '.join(_KNOWN)}, got {text}"
+        f"must be NAME:=VALUE with a JSON value and NAME one of {', '.join(_NODE_PARAMETERS)}, got {text}"
     )

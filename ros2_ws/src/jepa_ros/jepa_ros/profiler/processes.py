@@ -1,4 +1,4 @@
-"""The other processes of a profile: started with a log each, and stopped in every case."""
+"""Child processes of a profile, each with a log, stopped in all cases."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SEND_IMAGES = ("camera", "two_rooms", "pictures")
 _PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
-def another_domain() -> str:
-    """A domain, but not the one that the shell names: that is where the robot is.
+def choose_domain() -> str:
+    """Return a random ROS domain other than the one in the environment, which is the robot's.
 
-    Nor one in which a node of this machine is, as long as there are others: each domain has the 250 UDP ports
-    from 7400 + 250 times its number on (DDSI-RTPS 2.5, 9.6.2).
+    Domains with a node on this machine are avoided if possible: each domain has the 250 UDP ports from 7400 +
+    250 times its number on (DDSI-RTPS 2.5, 9.6.2).
     """
     inherited = os.environ.get("ROS_DOMAIN_ID", "").lstrip("0")
     domains = [domain for domain in range(1, 101) if str(domain) != inherited]
@@ -39,7 +39,7 @@ def another_domain() -> str:
 
 
 def _udp_ports() -> list[int]:
-    """Those that are bound on this machine; none where it does not tell."""
+    """Return the bound UDP ports of this machine, or none if they are unknown."""
     try:
         _, *sockets = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -47,14 +47,14 @@ def _udp_ports() -> list[int]:
     return [int(socket.split()[1].rpartition(":")[2], 16) for socket in sockets]
 
 
-def prepare_environment(*, alone: bool) -> None:
-    """Choose the transport of this process and those it starts; before the first node is made.
+def prepare_environment(*, isolated: bool) -> None:
+    """Set up the transport of this process and its children, before the first node is created.
 
     Args:
-        alone: with a graph of its own, on this machine only: what is profiled must not drive a robot.
+        isolated: Whether to use a graph of its own on this machine, so that no robot receives the commands.
     """
-    if alone:
-        os.environ["ROS_DOMAIN_ID"] = another_domain()
+    if isolated:
+        os.environ["ROS_DOMAIN_ID"] = choose_domain()
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     try:
         profile = Path(get_package_share_directory("jepa_bringup")) / "config" / "fastdds.xml"
@@ -65,7 +65,7 @@ def prepare_environment(*, alone: bool) -> None:
 
 
 def dds_profile() -> str:
-    """The file that Fast DDS is set up with, told by its name and content; ``none`` without one."""
+    """Return the name and hash of the Fast DDS profile, or ``none``."""
     path = next((Path(os.environ[name]) for name in _PROFILES if os.environ.get(name)), None)
     if path is None or not path.is_file():
         return "none"
@@ -73,16 +73,19 @@ def dds_profile() -> str:
 
 
 def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, str]) -> list[str]:
-    """How to start a node of jepa_ros.
+    """Return the command that starts a node of jepa_ros.
 
     Raises:
-        ProfileError: the package is not on the paths.
+        ProfileError: The package is not found.
     """
     try:
         executable = Path(get_package_prefix("jepa_ros")) / "lib" / "jepa_ros" / node
     except PackageNotFoundError as error:
-        raise ProfileError(f"the ROS 2 workspace is not on the paths: . scripts/env.sh ({error})") from error
-    command = [*_as_launched(node), str(executable), "--ros-args"]
+        raise ProfileError(
+            f"the ROS 2 workspace is not in the environment: run `. scripts/env.sh` ({error})",
+            code="profile.no_workspace",
+        ) from error
+    command = [*_launch_environment(node), str(executable), "--ros-args"]
     for name, target in remaps.items():
         command += ["-r", f"{name}:={target}"]
     for name, value in parameters.items():
@@ -90,12 +93,12 @@ def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, 
     return command
 
 
-def _as_launched(node: str) -> list[str]:
-    """The profile that the launch files give to nodes which send no images, in place of our own other one."""
-    ours = Path(os.environ.get(_PROFILES[0], ""))
-    if node in _SEND_IMAGES or ours.name != "fastdds.xml" or ours.parent.parent.name != "jepa_bringup":
+def _launch_environment(node: str) -> list[str]:
+    """Return a prefix that sets the DDS profile which the launch files give to nodes without images."""
+    current = Path(os.environ.get(_PROFILES[0], ""))
+    if node in _SEND_IMAGES or current.name != "fastdds.xml" or current.parent.parent.name != "jepa_bringup":
         return []
-    return ["env", *(f"{name}={ours.with_name('fastdds_results.xml')}" for name in _PROFILES)]
+    return ["env", *(f"{name}={current.with_name('fastdds_results.xml')}" for name in _PROFILES)]
 
 
 def camera_command(
@@ -108,7 +111,7 @@ def camera_command(
     size: tuple[int, int] | None,
     actions: Sequence[str],
 ) -> list[str]:
-    """How to start :mod:`jepa_ros.profiler.camera`."""
+    """Return the command that starts :mod:`jepa_ros.profiler.camera`."""
     command = [*python_module("jepa_ros.profiler.camera"), "--source", source, "--topic", topic]
     command += ["--rate", repr(rate_hz), "--frames", str(frames), "--offset-ns", str(offset_ns)]
     if size is not None:
@@ -119,20 +122,21 @@ def camera_command(
 
 
 class Child:
-    """A process in a session of its own: Ctrl-C reaches the profiler alone, which stops its children.
+    """Represent a child process in its own session, so that Ctrl-C reaches only the profiler, which stops it.
 
     Args:
-        name: for people.
-        command: its arguments.
-        log: file for what it says on standard error, and on standard output unless that is ``piped``.
-        piped: its standard input and output are pipes; closing the input tells it to end, SIGINT others.
+        name: Name for messages.
+        command: Command line.
+        log: File for standard error, and for standard output unless ``piped``.
+        piped: Whether standard input and output are pipes. Such a process ends when its input is closed,
+            others on SIGINT.
     """
 
     def __init__(self, name: str, command: Sequence[str], log: Path, *, piped: bool = False) -> None:
         self.name = name
         self._log = log
         self._piped = piped
-        self._asked_to_stop = False
+        self._stopped = False
         with log.open("wb") as sink:
             self.process = subprocess.Popen(
                 command,
@@ -146,32 +150,32 @@ class Child:
             os.set_blocking(self.process.stdout.fileno(), False)
 
     @property
-    def end(self) -> str:
-        """How it ended, if it did so by itself; empty: it runs, or it was stopped."""
+    def exit_message(self) -> str:
+        """How the process exited by itself, or an empty string."""
         code = self.process.poll()
-        return "" if code is None or self._asked_to_stop else f"{self.name} ended with exit code {code}"
+        return "" if code is None or self._stopped else f"{self.name} ended with exit code {code}"
 
-    def said(self) -> list[Any]:
-        """The lines of JSON that have come through the pipe since the last call."""
+    def read_messages(self) -> list[Any]:
+        """Return the JSON lines that have arrived since the last call."""
         if self.process.stdout is None:
             return []
         *lines, self._unread = (self._unread + (self.process.stdout.read() or b"")).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def tell(self, what: Any) -> None:
-        """Send a line of JSON through the pipe; a process that has ended hears nothing."""
+    def send(self, message: Any) -> None:
+        """Send a JSON line, unless the process has exited."""
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):
-                os.write(self.process.stdin.fileno(), json.dumps(what).encode() + b"\n")
+                os.write(self.process.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
-    def excerpt(self) -> str:
-        """The last lines of its log, for an error message."""
+    def log_excerpt(self) -> str:
+        """Return the last lines of the log, for an error message."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_EXCERPT_LINES:]
         return "".join(f"\n  {self.name}: {line}" for line in lines)
 
     def stop(self) -> None:
-        """End it, by force if it does not obey."""
-        self._asked_to_stop |= self.process.poll() is None
+        """Stop the process, by SIGKILL if it does not exit in time."""
+        self._stopped |= self.process.poll() is None
         if self._piped and self.process.stdin is not None:
             self.process.stdin.close()
         elif self.process.poll() is None:

@@ -1,4 +1,4 @@
-"""From what was measured to the profile that is written."""
+"""Conversion of the measurements to a profile."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from jepa_runtime.profiling.profile import Profile, Run, Subject, copy_absent_re
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.telemetry.measurements import Energy, Environment, Reading
 
-# What passes before an image comes to the inference thread, or after.
+# Stages before and after the inference thread.
 _OUTSIDE = ("receive", "transport", "decode", "wait", "delivery")
-# Of so many images a step one is near enough to any moment: the node's tolerance is an eighth of a step.
-_ANY_FITS = 4.0
+# With this many images per step, an image is close enough to any time: the tolerance of the node is an eighth
+# of a step.
+_MIN_FRAMES_PER_STEP = 4.0
 _RATES = 8
-# Of the node's parameters those that a profile tells as its subject.
+# Parameters of the node that the profile lists in its subject.
 _IN_SUBJECT = ("bundle", "engine", "precision", "num_samples", "threads")
 
 
-def profile_of(
+def create_profile(
     options: argparse.Namespace,
     *,
     info: ModelInfo,
@@ -41,7 +42,7 @@ def profile_of(
     frame_size: tuple[int, int],
     notes: Sequence[str],
 ) -> Profile:
-    """The profile of a run that :mod:`jepa_ros.nodes.profiler` made with ``options``."""
+    """Return the profile of a run of :mod:`jepa_ros.nodes.profiler`."""
     measured_on = _environment(options)
     attached = options.attach is not None
     subject = Subject(
@@ -49,7 +50,7 @@ def profile_of(
         model_version=info.version,
         sha256=info.sha256,
         engine=info.engine,
-        # A node that was started elsewhere may have another engine than what is installed here.
+        # The engine of a node that was started elsewhere may differ from the one installed here.
         engine_version=None if attached else measured_on.versions.get(info.engine),
         device=info.device,
         precision=info.precision,
@@ -75,29 +76,32 @@ def profile_of(
 
 
 def sweep_rates(run: Run, step_s: float) -> list[float]:
-    """Rates to sweep [Hz], rising: from that of ``run``, or half of what could be done one image after the
-    other if that is less, to a little more than what the node's inference thread could do by itself.
+    """Return increasing rates to sweep [Hz].
 
-    Images are stamped with the moment at which they were due. At low rates those fit only of which a step of
-    the model holds a whole number: else images have none a step before them, and no futures.
+    They range from the rate of ``run``, or half the sequential rate if that is lower, to slightly above the
+    limit of the node's inference thread. Images are stamped with the time at which they were due. A low rate
+    must give a whole number of images per model step: otherwise no image has another one a step before it,
+    and there are no futures.
 
     Raises:
-        ProfileError: the node told no stage times.
+        ProfileError: The node reported no stage times.
     """
     latency_ms = np.array(run.latency_ms)
     stages = {name: np.array(values) for name, values in run.stages_ms.items() if name not in _OUTSIDE}
     thread_ms = sum(stages.values(), np.zeros(len(latency_ms)))
-    # An image without futures takes less.
-    told = thread_ms > 0
-    if (predicted := told & (stages.get("predict", thread_ms) > 0)).any():
-        told = predicted
-    if not told.any():
-        raise ProfileError("the node told no stage times, by which rates are chosen")
-    lowest_hz = min(run.rate_hz or np.inf, 0.5e3 / np.median(latency_ms[told]))
-    rates_hz = np.geomspace(lowest_hz, 1.1e3 / np.median(thread_ms[told]), _RATES)
-    in_step = np.maximum(1, np.round(rates_hz * step_s)) / step_s
-    chosen = np.where(rates_hz * step_s < _ANY_FITS, in_step, np.round(rates_hz, 1))
-    return sorted(set(chosen.tolist()))
+    # Images without futures take less time.
+    reported = thread_ms > 0
+    if (predicted := reported & (stages.get("predict", thread_ms) > 0)).any():
+        reported = predicted
+    if not reported.any():
+        raise ProfileError(
+            "the node reported no stage times, which determine the rates", code="profile.no_stage_times"
+        )
+    lowest_hz = min(run.rate_hz or np.inf, 0.5e3 / np.median(latency_ms[reported]))
+    rates_hz = np.geomspace(lowest_hz, 1.1e3 / np.median(thread_ms[reported]), _RATES)
+    whole_frames = np.maximum(1, np.round(rates_hz * step_s)) / step_s
+    rates_hz = np.where(rates_hz * step_s < _MIN_FRAMES_PER_STEP, whole_frames, np.round(rates_hz, 1))
+    return sorted(set(rates_hz.tolist()))
 
 
 def _environment(options: argparse.Namespace) -> Environment:

@@ -1,4 +1,4 @@
-"""What the profiler shows: a panel while it runs, a table at the end."""
+"""Terminal output of the profiler: a panel during the run, a table at the end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LONGEST_S = 5.0
 
 
 class View:
-    """The run as it goes, on a terminal only.
+    """Show the progress of a run, only on a terminal.
 
-    Drawing takes milliseconds in the process that measures, so it is done while no image is under way; where
-    one always is, the model is overloaded, and drawing now and then changes nothing.
+    Redrawing takes milliseconds in the measuring process, so it waits until no image is in progress. If one
+    always is, the model is overloaded, and an occasional redraw makes no difference.
     """
 
     def __init__(self, title: str, duration_s: float, console: Console) -> None:
@@ -36,7 +36,7 @@ class View:
         self._drawn_at = time.monotonic()
 
     def show(self, ledger: FrameLedger, warning: str) -> None:
-        """Draw if it is time and disturbs nobody."""
+        """Redraw if the period has passed and no image is in progress."""
         since_s = time.monotonic() - self._drawn_at
         if self._live is None or since_s < (_PERIOD_S if ledger.idle else _LONGEST_S):
             return
@@ -48,7 +48,7 @@ class View:
         grid.add_row(
             "end to end",
             f"p50 {format_ms(latency.p50)} · p99 {format_ms(latency.p99)} · max {format_ms(latency.max)} ms"
-            f" (the last {latency.n})",
+            f" (last {latency.n})",
         )
         if warning:
             grid.add_row("world_model", Text(warning, style="bold red"))
@@ -65,7 +65,7 @@ class View:
 
 
 def summary(profile: Profile) -> Panel:
-    """What was measured."""
+    """Return a summary of the profile."""
     run = profile.run
     facts = Table.grid(padding=(0, 2))
     frames = len(run.scheduled_s) + len(run.dropped_s) + len(run.failed_s)
@@ -78,7 +78,7 @@ def summary(profile: Profile) -> Panel:
     facts.add_row("model", f"{subject.model_id} {subject.model_version}, {engine}")
     if profile.sweep is not None:
         knee_hz = profile.sweep.knee_hz
-        facts.add_row("highest rate kept up with", "none" if knee_hz is None else f"{knee_hz:g} Hz")
+        facts.add_row("highest sustained rate", "none" if knee_hz is None else f"{knee_hz:g} Hz")
     parts = [facts, _stages(profile), *(Text(f"note: {note}") for note in profile.notes)]
     return Panel(Group(*parts), title="from scheduled image to futures received", expand=False)
 
@@ -89,7 +89,7 @@ def _stages(profile: Profile) -> Table:
     for name in stage_order(run.stages_ms):
         rows[name] = summarize(stage_times(run, name))
         if name in run.device_ms:
-            rows[f"{name}, by the device's clock"] = summarize(device_times(run, name))
+            rows[f"{name}, device clock"] = summarize(device_times(run, name))
     rows["residual"] = summarize(_residual(run.latency_ms, list(run.stages_ms.values())))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("ms")

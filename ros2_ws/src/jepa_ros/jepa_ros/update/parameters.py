@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from jepa_ros.common.parameters import REPORT_PATH, STAMPED, Parameter
+from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
 
 PARAMETERS = (
     Parameter(
         name="root",
         default="",
-        description="Folder of the robot, as `jepa-runtime update provision` sets it up.",
+        description="Folder of the robot, created by `jepa-runtime update provision`.",
         read_only=True,
     ),
     Parameter(
         name="world_model",
         default="world_model",
-        description="The node that serves.",
+        description="Name of the world_model node to update.",
         read_only=True,
     ),
     Parameter(
         name="auto",
         default=True,
-        description="Look for updates every poll_s of config.json; false: only when asked to.",
+        description="Whether to look for updates every poll_s (config.json). false: only on request.",
     ),
     Parameter(
         name="image_topic",
         default="",
-        description="Images on which a candidate is compared with what serves; empty: the source that "
-        "config.json names.",
+        description="Image topic on which a candidate is compared with the active model. Empty: the source "
+        "in config.json.",
         read_only=True,
     ),
     Parameter(
         name="action_topic",
         default="",
-        description="Commands that the robot executes meanwhile; empty: cmd_vel, or pose_delta of an arm.",
+        description="Topic of the commands that the robot executes during the comparison. Empty: cmd_vel, "
+        "or pose_delta for an arm.",
         read_only=True,
     ),
-    STAMPED,
+    STAMPED_CMD_VEL,
     Parameter(
         name="frames_timeout_s",
         default=10.0,
-        description="Without an image for so long a comparison fails [s].",
+        description="Time without an image after which a comparison fails [s].",
         low=0.1,
         high=600.0,
         read_only=True,
@@ -47,7 +48,8 @@ PARAMETERS = (
     Parameter(
         name="compare_for_s",
         default=900.0,
-        description="A comparison that knows nothing after so long fails, as where the robot stands [s].",
+        description="Maximum duration of a comparison [s]. Without a decision by then, for example because "
+        "the robot stands still, it fails.",
         low=1.0,
         high=86400.0,
         read_only=True,
@@ -55,13 +57,13 @@ PARAMETERS = (
     Parameter(
         name="require_safe",
         default=False,
-        description="Switch only while ~/safe_to_switch says that it is safe.",
+        description="Whether to switch models only while ~/safe_to_switch is true.",
         read_only=True,
     ),
     Parameter(
         name="safe_timeout_s",
         default=1.0,
-        description="For how long a word on ~/safe_to_switch holds [s]; 0: until the next one.",
+        description="Validity of a message on ~/safe_to_switch [s]. 0: until the next message.",
         low=0.0,
         high=3600.0,
         read_only=True,
@@ -69,8 +71,8 @@ PARAMETERS = (
     Parameter(
         name="latency_p99_ms",
         default=0.0,
-        description="99 of 100 frames of a new model take at most this to encode and predict while it is "
-        "observed [ms]; 0: what its release says.",
+        description="Budget of the p99 time to encode and predict a frame while a new model is observed "
+        "[ms]. 0: the budget in its release.",
         low=0.0,
         high=60000.0,
         read_only=True,
@@ -78,8 +80,8 @@ PARAMETERS = (
     Parameter(
         name="silent_after_s",
         default=5.0,
-        description="Without diagnostics of the node that serves for so long it is gone, and without a "
-        "latent while images come a new model has failed [s].",
+        description="Time without diagnostics after which the world_model node counts as gone, and time "
+        "without a latent while images arrive after which a new model has failed [s].",
         low=1.5,
         high=600.0,
         read_only=True,
@@ -87,7 +89,7 @@ PARAMETERS = (
     Parameter(
         name="discovery_s",
         default=30.0,
-        description="How long to wait for the node that serves, at the start and where it is gone [s].",
+        description="Time to wait for the world_model node at startup and after it is gone [s].",
         low=0.1,
         high=120.0,
         read_only=True,
@@ -95,7 +97,7 @@ PARAMETERS = (
     Parameter(
         name="answer_timeout_s",
         default=60.0,
-        description="How long to wait until the node that serves has exchanged its model [s].",
+        description="Time to wait until the world_model node has swapped its model [s].",
         low=0.1,
         high=200.0,
         read_only=True,

@@ -1,5 +1,8 @@
-"""What may be asked of the manager: its services and its action. They are answered on threads of their own,
-since most of them wait: for the end of an update, or until one in work can be left for a moment."""
+"""Services and the action of the update_manager node.
+
+They run on threads of their own, since most of them wait: for the end of an update, or until the one in
+progress can be interrupted.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,21 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
-from jepa_ros.common.answering import Answering
+from jepa_ros.common.background_services import BackgroundServices
 from jepa_ros.update import status_messages
 from jepa_ros.update.worker import Request, Worker
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.ota import config, operator_requests, robot, state
 from jepa_runtime.ota.state import State, Work
 
-# One waits with the goal, the others with whoever asks meanwhile.
+# One thread waits with the goal, the others serve further requests.
 _THREADS = 8
-_PATIENCE_S, _SLICE_S, _SENDING_S = 5.0, 0.02, 0.2
+_TIMEOUT_S, _POLL_S, _SENDING_S = 5.0, 0.02, 0.2
 
 
 @dataclass(eq=False)
 class Goal:
-    """The goal in work, and whether it is about to be cancelled."""
+    """Represent the goal in progress, and whether it is being cancelled."""
 
     handle: Any
     request: Request
@@ -38,13 +41,14 @@ class Goal:
 
 
 class UpdateServices:
-    """The services and the action of ``owner``.
+    """Serve the services and the action of ``owner``.
 
     Args:
-        root: the robot's folder.
-        worker: updates.
-        rollback: goes back; gives what was kept.
-        changed: is told what was kept after somebody changed it.
+        owner: The update_manager node.
+        root: Folder of the robot.
+        worker: Runs the updates.
+        rollback: Rolls back; returns the saved state.
+        on_change: Receives the saved state after an operator changed it.
     """
 
     def __init__(
@@ -54,65 +58,65 @@ class UpdateServices:
         worker: Worker,
         *,
         rollback: Callable[[str], State],
-        changed: Callable[[State], None],
+        on_change: Callable[[State], None],
     ) -> None:
         self._root, self._worker = root, worker
-        self._rollback, self._changed = rollback, changed
+        self._roll_back_model, self._on_change = rollback, on_change
         self._log = owner.get_logger()
         self._goal: Goal | None = None
         self._newest = UpdateModel.Feedback()
-        self._answering = Answering(owner, "doors", MultiThreadedExecutor(_THREADS))
-        for kind, service, answer in (
+        self._services = BackgroundServices(owner, "services", MultiThreadedExecutor(_THREADS))
+        for service_type, service, callback in (
             (CheckUpdate, "check", self._check),
             (Trigger, "approve", self._approve),
-            (Trigger, "rollback", self._go_back),
+            (Trigger, "rollback", self._rollback),
             (SetBool, "pin", self._pin),
             (GetUpdateStatus, "status", self._status),
         ):
-            self._answering.serve(kind, f"~/{service}", answer)
-        self._answering.act(
+            self._services.add_service(service_type, f"~/{service}", callback)
+        self._services.add_action(
             UpdateModel,
             "~/update",
-            execute_callback=self._carry_out,
-            goal_callback=self._take_goal,
-            cancel_callback=self._cancel,
+            execute_callback=self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
         )
-        self._answering.start()
+        self._services.start()
 
-    def tell(self, feedback: UpdateModel.Feedback) -> None:
-        """How the update in work goes, for whoever asked for it."""
+    def publish_feedback(self, feedback: UpdateModel.Feedback) -> None:
+        """Publish the feedback of the update in progress."""
         self._newest, goal = feedback, self._goal
         if goal is not None:
             goal.handle.publish_feedback(feedback)
 
     def close(self) -> None:
-        """Answer no more, once whoever waits for the goal in work has heard of it; the worker has stopped."""
-        ends = time.monotonic() + _PATIENCE_S
-        while self._goal is not None and time.monotonic() < ends:
-            time.sleep(_SLICE_S)
-        # What the callback returns is still to be sent.
+        """Stop to serve, once the client of the goal has its result. The worker has stopped before."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while self._goal is not None and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        # rclpy sends the result after the callback has returned.
         time.sleep(_SENDING_S)
-        self._answering.stop()
+        self._services.stop()
 
     # --- the action
 
-    def _take_goal(self, _: UpdateModel.Goal) -> GoalResponse:
-        return GoalResponse.ACCEPT if self._worker.free else GoalResponse.REJECT
+    def _on_goal(self, _: UpdateModel.Goal) -> GoalResponse:
+        return GoalResponse.ACCEPT if self._worker.accepts_requests else GoalResponse.REJECT
 
-    def _carry_out(self, handle: Any) -> UpdateModel.Result:
-        asked = handle.request
+    def _execute(self, handle: Any) -> UpdateModel.Result:
+        options = handle.request
         request = Request(
-            source=Path(asked.source) if asked.source else None,
-            again=asked.again,
-            any_interface=asked.any_interface,
+            source=Path(options.source) if options.source else None,
+            again=options.again,
+            any_interface=options.any_interface,
         )
         goal = Goal(handle, request)
-        if not self._worker.ask(request):
+        if not self._worker.submit(request):
             handle.abort()
-            return UpdateModel.Result(result="failed", reason="another goal is in work")
+            return UpdateModel.Result(result="failed", reason="another goal is in progress")
         self._goal = goal
         if self._newest.state not in ("", "idle"):
-            # It joins an update that is in work.
+            # The goal joins an update in progress.
             handle.publish_feedback(self._newest)
         request.done.wait()
         self._goal = None
@@ -123,41 +127,47 @@ class UpdateServices:
         else:
             handle.abort()
         if request.state is None:
-            return UpdateModel.Result(result="failed", reason=request.error or "the update manager stops")
+            return UpdateModel.Result(
+                result="failed", reason=request.error or "the update manager is shutting down"
+            )
         return status_messages.result(request.state)
 
-    def _cancel(self, handle: Any) -> CancelResponse:
+    def _on_cancel(self, handle: Any) -> CancelResponse:
         goal = self._goal
         if goal is None or goal.handle != handle:
             return CancelResponse.REJECT
         goal.cancelling = True
         if not self._worker.withdraw(goal.request):
             try:
-                self._changed(operator_requests.cancel(self._root, "it was cancelled"))
+                self._on_change(operator_requests.cancel(self._root, "it was cancelled"))
             except UpdateError as error:
                 goal.cancelling = False
-                self._log.warning(f"not cancelled: {error}")
+                self._log.warning(f"cancellation rejected: {error}")
                 return CancelResponse.REJECT
         return CancelResponse.ACCEPT
 
     @staticmethod
     def _is_cancelled(goal: Goal) -> bool:
-        """rclpy takes note of a cancellation a moment after it was accepted here."""
-        ends = time.monotonic() + _PATIENCE_S
-        while goal.cancelling and not goal.handle.is_cancel_requested and time.monotonic() < ends:
-            time.sleep(_SLICE_S)
+        """Return whether the goal was cancelled, which rclpy records shortly after it was accepted."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while goal.cancelling and not goal.handle.is_cancel_requested and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
         return bool(goal.handle.is_cancel_requested)
 
     # --- the services
 
     def _check(self, _: Any, response: Any) -> Any:
         def check() -> str:
-            request = Request(look=True)
-            if not self._worker.ask(request):
-                raise UpdateError("an update is in work: ~/status says how it goes")
+            request = Request(check_only=True)
+            if not self._worker.submit(request):
+                raise UpdateError(
+                    "an update is in progress: call ~/status for its state", code="update.in_progress"
+                )
             request.done.wait()
             if request.state is None:
-                raise UpdateError(request.error or "the update manager stops")
+                raise UpdateError(
+                    request.error or "the update manager is shutting down", code="update.check_failed"
+                )
             if request.offered is not None:
                 channel = config.load(self._root / robot.CONFIG).channel
                 response.offered = status_messages.release(
@@ -165,49 +175,49 @@ class UpdateServices:
                 )
             return request.state.reason
 
-        return self._answer("check", check, response)
+        return self._respond("check", check, response)
 
     def _approve(self, _: Any, response: Any) -> Any:
         def approve() -> str:
-            self._changed(operator_requests.approve(self._root))
-            return "it may be switched to"
+            self._on_change(operator_requests.approve(self._root))
+            return "approved: the robot may switch to the candidate"
 
-        return self._answer("approve", approve, response)
+        return self._respond("approve", approve, response)
 
-    def _go_back(self, _: Any, response: Any) -> Any:
+    def _rollback(self, _: Any, response: Any) -> Any:
         def rollback() -> str:
-            kept = self._rollback("by hand")
-            self._changed(kept)
-            if kept.alarm:
-                raise UpdateError(kept.alarm)
-            return f"{status_messages.name(kept.current)} serves"
+            saved = self._roll_back_model("by hand")
+            self._on_change(saved)
+            if saved.alarm:
+                raise UpdateError(saved.alarm, code="update.rollback_failed")
+            return f"active model: {status_messages.name(saved.current)}"
 
-        return self._answer("rollback", rollback, response)
+        return self._respond("rollback", rollback, response)
 
     def _pin(self, request: Any, response: Any) -> Any:
         def pin() -> str:
-            self._changed(operator_requests.pin(self._root, pinned=request.data))
-            return "pinned" if request.data else "takes updates"
+            self._on_change(operator_requests.pin(self._root, pinned=request.data))
+            return "updates are disabled" if request.data else "updates are enabled"
 
-        return self._answer("pin", pin, response)
+        return self._respond("pin", pin, response)
 
     def _status(self, _: Any, response: Any) -> Any:
         def status() -> str:
-            settings, kept = config.load(self._root / robot.CONFIG), state.load(self._root / robot.STATE)
-            response.status = status_messages.status(kept, settings)
-            return kept.reason
+            settings, saved = config.load(self._root / robot.CONFIG), state.load(self._root / robot.STATE)
+            response.status = status_messages.status(saved, settings)
+            return saved.reason
 
-        return self._answer("status", status, response)
+        return self._respond("status", status, response)
 
-    def _answer(self, what: str, act: Callable[[], str], response: Any) -> Any:
-        # Whatever is raised must not end the thread that answers.
+    def _respond(self, operation: str, run: Callable[[], str], response: Any) -> Any:
+        # No exception may end the serving thread.
         try:
-            response.message = act()
+            response.message = run()
             response.success = True
         except JepaRuntimeError as error:
             response.message = str(error)
-            self._log.warning(f"{what} refused: {error}")
+            self._log.warning(f"{operation} rejected: {error}")
         except Exception as error:
             response.message = str(error)
-            self._log.error(f"{what} refused: {error}")
+            self._log.error(f"{operation} failed: {error}")
         return response

@@ -1,5 +1,4 @@
-"""The node that serves, as an update needs it: exchanged and taken back by its services, watched by its
-topics."""
+"""Client of the world_model node for updates: swaps models by its services and monitors its topics."""
 
 from __future__ import annotations
 
@@ -18,41 +17,41 @@ from std_srvs.srv import Trigger
 
 from jepa_ros.common import qos
 from jepa_ros.common.raw_topics import message_class
-from jepa_ros.update.health_watch import HealthWatch, SafeWord
+from jepa_ros.update.health_watch import NodeHealthMonitor, SwitchPermission
 from jepa_runtime.bundle import MANIFEST_NAME
 from jepa_runtime.errors import ReleaseRejectedError, UpdateError
 from jepa_runtime.ota.health.serving_interface import Health
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.recording.messages import array_of
 
-_SLICE_S = 0.05
-# From the answer of a swap to the latched word that follows it.
-_WORD_S = 5.0
-# A node that serves something else is left alone for this long: it may be about to say otherwise. After each
-# attempt to change that, for twice as long as before.
-_AGREE_S, _MOST_AGREE_S = 10.0, 3600.0
+_POLL_S = 0.05
+# From the response of a swap to the latched model_info that follows it.
+_MODEL_INFO_TIMEOUT_S = 5.0
+# How long the node may serve another model before it is corrected: it may be about to report the right one.
+# The delay doubles after each attempt.
+_CORRECT_AFTER_S, _MAX_CORRECT_AFTER_S = 10.0, 3600.0
 _SURPRISE = "jepa_msgs/msg/Surprise"
 _LATENT = "jepa_msgs/msg/LatentState"
-_LISTENED = (_LATENT, _SURPRISE, "jepa_msgs/msg/StageTimes")
+_OBSERVED = (_LATENT, _SURPRISE, "jepa_msgs/msg/StageTimes")
 _COMPARES = (Phase.SHADOW, Phase.ARMED, Phase.SWITCH)
 
 
-class NodeServing:
-    """A world_model node, for whoever updates (:class:`jepa_runtime.ota.health.serving_interface.Serving`).
+class ServingNodeClient:
+    """Control a world_model node (:class:`jepa_runtime.ota.health.serving_interface.Serving`).
 
-    Its large topics are listened to only while a new model is observed. Call it from any thread but the one
-    that spins ``owner``.
+    Its large topics are subscribed to only while a new model is observed. Call the methods from any thread
+    except the one that spins ``owner``.
 
     Args:
-        owner: subscribes and calls.
-        name: of the node that serves, whole.
-        good: the link to what is gone back to.
-        safe: says when the robot may switch.
-        watch: sees how it goes.
-        discovery_s: how long to wait for the node, at the start and where it is gone.
-        answer_s: how long to wait for the answer of a service: loading a model takes a second or more.
-        budget_ms: of encode and predict, instead of the release's.
-        stopping: ends every wait when set.
+        owner: Node for subscriptions and clients.
+        name: Fully qualified name of the world_model node.
+        good: Link to the last known good model.
+        permission: Permission of the robot to switch.
+        monitor: Health monitor of the node.
+        discovery_s: Time to wait for the node at startup and after it is gone [s].
+        response_timeout_s: Time to wait for a service response [s]. Loading a model takes a second or more.
+        budget_ms: Budget to encode and predict [ms], instead of the one in the release.
+        stopping: Ends every wait when set.
     """
 
     def __init__(
@@ -61,183 +60,204 @@ class NodeServing:
         name: str,
         *,
         good: Path,
-        safe: SafeWord,
-        watch: HealthWatch,
+        permission: SwitchPermission,
+        monitor: NodeHealthMonitor,
         discovery_s: float,
-        answer_s: float,
+        response_timeout_s: float,
         budget_ms: float | None,
         stopping: threading.Event,
     ) -> None:
         self._owner, self._name, self._good = owner, name, good
-        self._safe, self._watch = safe, watch
-        self._discovery_s, self._answer_s, self._budget_ms = discovery_s, answer_s, budget_ms
-        self._stopping = stopping
-        self._known_by = time.monotonic() + discovery_s
+        self._permission, self._monitor = permission, monitor
+        self._discovery_s, self._response_timeout_s = discovery_s, response_timeout_s
+        self._budget_ms, self._stopping = budget_ms, stopping
+        self._discovered_by = time.monotonic() + discovery_s
         self._info: ModelInfo | None = None
-        # What the node keeps open for ~/rollback_model, as far as this process knows.
-        self._held = ""
-        # Whether it may still be at work on a swap of which nobody waited for the end.
-        self._unanswered = False
-        self._agreed_at, self._agree_s = time.monotonic(), _AGREE_S
+        # The model that the node keeps open for ~/rollback_model, as far as this process knows.
+        self._previous = ""
+        # Whether the node may still be processing a swap whose response was not awaited.
+        self._swap_pending = False
+        self._agreed_at, self._correct_after_s = time.monotonic(), _CORRECT_AFTER_S
         self._observes = self._compares = False
-        self._listening: dict[str, Any] = {}
+        self._subscriptions: dict[str, Any] = {}
         owner.create_subscription(ModelInfo, f"{name}/model_info", self._on_model, qos.LATCHED)
         owner.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RESULT)
         self._swap = owner.create_client(SwapModel, f"{name}/swap_model")
         self._rollback = owner.create_client(Trigger, f"{name}/rollback_model")
         self._commit = owner.create_client(Trigger, f"{name}/commit_model")
 
-    # --- what an update asks for
+    # --- interface of an update
 
     def swap(self, folder: Path) -> None:
-        """Let the node serve ``folder``. Where there never was one, the serving process starts from the link
-        ``current``; the same holds for the way back where it is gone.
+        """Make the node serve ``folder``.
+
+        If there never was such a node, nothing is done: the serving process starts from the link ``current``.
+        The same applies to a rollback while the node is gone.
 
         Raises:
-            ReleaseRejectedError: the node refuses it.
-            UpdateError: the node is gone, serves nothing or does not answer.
+            ReleaseRejectedError: The node rejects the model.
+            UpdateError: The node is gone, inactive or does not respond.
         """
-        if not self._was_there():
+        if not self._was_discovered():
             return
-        if not self._wait(lambda: bool(self.serves), self._discovery_s):
+        if not self._wait(lambda: bool(self.active_sha256), self._discovery_s):
             if self._good.exists() and folder.samefile(self._good):
                 return
-            raise UpdateError(f"{self._name} is gone, or not active: start it, or activate it")
-        wanted, before = _sha256(folder), self._watch.serves
-        if wanted == before and not self._unanswered:
-            return
-        if wanted == self._held and self._ask(self._rollback, Trigger.Request()).success:
-            self._held = before
-            if self._wait(lambda: self._watch.serves == wanted, _WORD_S):
-                return
-        # Until it answers, what it keeps open is not known either.
-        self._unanswered, self._held = True, ""
-        answer = self._ask(self._swap, SwapModel.Request(bundle=str(folder)))
-        self._unanswered = False
-        if not answer.success:
-            raise ReleaseRejectedError(f"{self._name} refuses {folder}: {answer.message}")
-        self._held = before
-        if not self._wait(lambda: self._watch.serves == wanted, _WORD_S):
             raise UpdateError(
-                f"{self._name} answered that {folder} serves, but its model_info does not say so: activate it"
+                f"{self._name} is gone or not active: start or activate it", code="serving.unavailable"
+            )
+        wanted, before = _sha256(folder), self._monitor.active_sha256
+        if wanted == before and not self._swap_pending:
+            return
+        if wanted == self._previous and self._call(self._rollback, Trigger.Request()).success:
+            self._previous = before
+            if self._wait(lambda: self._monitor.active_sha256 == wanted, _MODEL_INFO_TIMEOUT_S):
+                return
+        # Until the response arrives, the model that the node keeps open is unknown too.
+        self._swap_pending, self._previous = True, ""
+        response = self._call(self._swap, SwapModel.Request(bundle=str(folder)))
+        self._swap_pending = False
+        if not response.success:
+            raise ReleaseRejectedError(
+                f"{self._name} rejected {folder}: {response.message}", code="serving.swap_rejected"
+            )
+        self._previous = before
+        if not self._wait(lambda: self._monitor.active_sha256 == wanted, _MODEL_INFO_TIMEOUT_S):
+            raise UpdateError(
+                f"{self._name} confirmed the swap to {folder}, but its model_info does not report it: "
+                "activate the node",
+                code="serving.not_active",
             )
 
     def health(self) -> Health:
-        """How it goes; whether the robot can switch is asked of the robot, and needs a node that serves."""
-        if not self._was_there():
-            return Health(may_switch=self._safe.safe)
-        self._listen()
+        """Return the health of the node. Without a node, only the permission to switch is reported."""
+        if not self._was_discovered():
+            return Health(may_switch=self._permission.granted)
+        self._subscribe()
         return Health(
-            serves=self._watch.serves,
-            failure=self._watch.failure(),
-            may_switch=self._safe.safe and bool(self.serves),
-            idle=self._observes and self._watch.idle,
+            serves=self._monitor.active_sha256,
+            failure=self._monitor.failure(),
+            may_switch=self._permission.granted and bool(self.active_sha256),
+            idle=self._observes and self._monitor.idle,
         )
 
-    def disagrees(self, sha256: str) -> bool:
-        """Whether the node has served something other than ``sha256`` for a while, though nothing is in work,
-        and may take another model now. True once in a while."""
-        now, serves = time.monotonic(), self.serves
-        if not serves or (serves == sha256 and not self._unanswered):
-            self._agreed_at, self._agree_s = now, _AGREE_S
+    def needs_correction(self, sha256: str) -> bool:
+        """Return whether the node has served a model other than ``sha256`` for a while and may switch now.
+
+        Call it while no update is in progress. It returns True once per delay.
+        """
+        now, active = time.monotonic(), self.active_sha256
+        if not active or (active == sha256 and not self._swap_pending):
+            self._agreed_at, self._correct_after_s = now, _CORRECT_AFTER_S
             return False
-        if now - self._agreed_at < self._agree_s or not self._safe.safe:
+        if now - self._agreed_at < self._correct_after_s or not self._permission.granted:
             return False
-        self._agreed_at, self._agree_s = now, min(2 * self._agree_s, _MOST_AGREE_S)
+        self._agreed_at = now
+        self._correct_after_s = min(2 * self._correct_after_s, _MAX_CORRECT_AFTER_S)
         return True
 
     @property
-    def serves(self) -> str:
-        """The SHA-256 of the manifest of what serves; empty: the node is gone, or has not said so."""
-        return self._watch.serves if self._watch.there else ""
+    def active_sha256(self) -> str:
+        """SHA-256 of the active model's manifest, or an empty string if the node is gone or unknown."""
+        return self._monitor.active_sha256 if self._monitor.is_alive else ""
 
     @property
     def info(self) -> ModelInfo | None:
-        """What the node says that it serves; None: it is gone, or has not said so."""
-        return self._info if self.serves else None
+        """Description of the active model, or None if the node is gone or unknown."""
+        return self._info if self.active_sha256 else None
 
-    # --- what the manager tells
+    # --- interface of the manager
 
-    def follow(self, state: State) -> None:
-        """A state was entered: a new model is watched closely while it is observed, and what serves by its
-        surprise while that is compared with."""
+    def on_state(self, state: State) -> None:
+        """Record that a state was entered.
+
+        A new model is monitored closely while it is observed, and the active model by its surprise while a
+        candidate is compared with it.
+        """
         self._agreed_at = time.monotonic()
         observes, compares = state.phase is Phase.OBSERVE, state.phase in _COMPARES
         if compares and not self._compares:
-            self._watch.compare()
+            self._monitor.compare()
         if observes and not self._observes and state.work is not None:
-            self._watch.begin(self._budget_ms or state.work.release.budgets.latency_p99_ms)
+            self._monitor.begin(self._budget_ms or state.work.release.budgets.latency_p99_ms)
         self._observes, self._compares = observes, compares
-        self._listen()
-        for topic in [] if observes or compares else list(self._listening):
+        self._subscribe()
+        for topic in [] if observes or compares else list(self._subscriptions):
             # Another thread may be here too.
-            if (subscription := self._listening.pop(topic, None)) is not None:
+            if (subscription := self._subscriptions.pop(topic, None)) is not None:
                 self._owner.destroy_subscription(subscription)
 
-    def settle(self, ended: State) -> None:
-        """An update has ended: the node need not keep what it served before."""
-        if not self._watch.there or not (self._held or ended.result == "updated"):
+    def commit(self, ended: State) -> None:
+        """Let the node close its previous model after an update has ended."""
+        if not self._monitor.is_alive or not (self._previous or ended.result == "updated"):
             return
-        self._held = ""
+        self._previous = ""
         try:
-            self._ask(self._commit, Trigger.Request())
+            self._call(self._commit, Trigger.Request())
         except UpdateError as error:
-            self._owner.get_logger().warning(f"the model that was replaced stays open: {error}")
+            self._owner.get_logger().warning(f"the replaced model stays open: {error}")
 
-    def _listen(self) -> None:
-        """Discovery takes its time: what it has found by now."""
-        wanted = _LISTENED if self._observes else (_SURPRISE,) if self._compares else ()
+    def _subscribe(self) -> None:
+        """Subscribe to the topics discovered so far."""
+        wanted = _OBSERVED if self._observes else (_SURPRISE,) if self._compares else ()
         for topic, types in self._owner.get_topic_names_and_types() if wanted else ():
-            if topic.startswith(f"{self._name}/") and types[0] in wanted and topic not in self._listening:
-                self._listening[topic] = self._owner.create_subscription(
+            if topic.startswith(f"{self._name}/") and types[0] in wanted and topic not in self._subscriptions:
+                self._subscriptions[topic] = self._owner.create_subscription(
                     message_class(types[0]), topic, self._on_result, qos.RESULT
                 )
                 if types[0] == _LATENT:
-                    self._watch.listen()
+                    self._monitor.expect_latents()
 
-    # --- the node's messages, on the executor's thread
+    # --- messages of the node, on the executor's thread
 
     def _on_model(self, info: ModelInfo) -> None:
-        self._info, self._watch.serves = info, info.sha256
+        self._info, self._monitor.active_sha256 = info, info.sha256
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name.startswith(f"{self._name[1:]}: "):
                 values = {pair.key: pair.value for pair in status.values}
-                self._watch.diagnosed(status.name, status.level[0], status.message, values)
+                self._monitor.on_diagnostics(status.name, status.level[0], status.message, values)
 
     def _on_result(self, message: LatentState | Surprise | StageTimes) -> None:
         try:
             if isinstance(message, LatentState):
-                self._watch.latent(array_of(message.latent))
+                self._monitor.latent(array_of(message.latent))
             elif isinstance(message, Surprise):
-                self._watch.surprise(message.value, message.surprising)
+                self._monitor.surprise(message.value, message.surprising)
             elif not message.error:
                 stages = dict(zip(message.names, message.milliseconds, strict=True))
-                self._watch.timed(stages.get("encode", 0.0) + stages.get("predict", 0.0))
+                self._monitor.timed(stages.get("encode", 0.0) + stages.get("predict", 0.0))
         except ValueError as error:
-            self._watch.find(f"its {type(message).__name__} cannot be read: {error}")
+            self._monitor.find(f"invalid {type(message).__name__} message: {error}")
 
     # --- waiting
 
-    def _was_there(self) -> bool:
-        """Whether there is, or ever was, such a node. At the start it gets time to be found."""
-        return self._wait(lambda: bool(self.serves), self._known_by - time.monotonic()) or self._watch.seen
+    def _was_discovered(self) -> bool:
+        """Return whether such a node exists or existed. At startup, wait for its discovery."""
+        remaining_s = self._discovered_by - time.monotonic()
+        return self._wait(lambda: bool(self.active_sha256), remaining_s) or self._monitor.was_seen
 
-    def _ask(self, client: Any, request: Any) -> Any:
+    def _call(self, client: Any, request: Any) -> Any:
         if not self._wait(client.service_is_ready, self._discovery_s):
-            raise UpdateError(f"{client.srv_name} is not there: is {self._name} alive?")
+            raise UpdateError(
+                f"service {client.srv_name} is not available: check that {self._name} is running",
+                code="serving.unavailable",
+            )
         future = client.call_async(request)
-        self._wait(lambda: future.done() or not self._watch.there, self._answer_s)
+        self._wait(lambda: future.done() or not self._monitor.is_alive, self._response_timeout_s)
         if not future.done():
             client.remove_pending_request(future)
-            raise UpdateError(f"{client.srv_name} did not answer: is {self._name} alive?")
+            raise UpdateError(
+                f"service {client.srv_name} did not respond: check that {self._name} is running",
+                code="serving.no_response",
+            )
         return future.result()
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        ends = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while not condition():
-            if time.monotonic() >= ends or self._stopping.wait(_SLICE_S):
+            if time.monotonic() >= deadline or self._stopping.wait(_POLL_S):
                 return condition()
         return True
 

@@ -1,4 +1,4 @@
-"""How updates stand, as messages, and whether that is well. Pure."""
+"""Messages and diagnostics of the update state."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jepa_runtime.ota.config import Config
 from jepa_runtime.ota.state import Installed, Phase, State
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
 
-# So many looks at the repository may fail before somebody should know.
-_POLLS = 2
+# Intervals without a successful check of the repository after which the diagnostics warn.
+_MAX_MISSED_POLLS = 2
 
 
 def release(installed: Installed | None) -> ModelRelease:
-    """What lies in a slot, or nothing."""
+    """Return the message of an installed release, or an empty one for None."""
     if installed is None:
         return ModelRelease()
     return ModelRelease(
@@ -35,7 +35,7 @@ def release(installed: Installed | None) -> ModelRelease:
 
 
 def event(state: State, reason: str, *, stamp_ns: int) -> UpdateEvent:
-    """A state was entered."""
+    """Return the event of a state that was entered."""
     return UpdateEvent(
         header=Header(stamp=to_time(stamp_ns)),
         state=str(state.phase),
@@ -47,7 +47,7 @@ def event(state: State, reason: str, *, stamp_ns: int) -> UpdateEvent:
 
 
 def status(state: State, settings: Config) -> UpdateStatus:
-    """How it stands."""
+    """Return the current update status."""
     candidate = _candidate(state)
     waits = settings.approval and state.phase is Phase.ARMED and candidate is not None
     return UpdateStatus(
@@ -65,7 +65,7 @@ def status(state: State, settings: Config) -> UpdateStatus:
 
 
 def result(state: State) -> UpdateModel.Result:
-    """How an update ended."""
+    """Return the result of an update that has ended."""
     current = release(state.current)
     return UpdateModel.Result(
         result=state.result,
@@ -82,20 +82,23 @@ def verdict(
     alarms: Sequence[str],
     *,
     info: ModelInfo | None,
-    looks: bool,
+    polls: bool,
     now: datetime,
     free_bytes: int,
 ) -> tuple[Verdict, dict[str, Any]]:
-    """Whether updates are well, and the figures that this rests on.
+    """Return the verdict on updates and the values behind it.
 
     Args:
-        alarms: what needs a person.
-        info: what the node says that it serves; None: it is gone, or has not said so.
-        looks: whether the robot looks for updates by itself.
-        free_bytes: on its disk.
+        state: Saved update state.
+        settings: Contents of config.json.
+        alarms: Conditions that require an operator.
+        info: Description of the active model, or None if the node is gone or unknown.
+        polls: Whether the robot looks for updates periodically.
+        now: Current time.
+        free_bytes: Free space on its disk.
     """
     checked_s = None if state.checked_at is None else (now - state.checked_at).total_seconds()
-    figures = {
+    values = {
         "state": state.phase,
         "result": state.result,
         "reason": state.reason,
@@ -110,44 +113,44 @@ def verdict(
         "free_mb": round(free_bytes / 1e6),
     }
     if alarms:
-        return Verdict(Level.ERROR, "; ".join(alarms)), figures
+        return Verdict(Level.ERROR, "; ".join(alarms)), values
     if free_bytes < settings.fetch.free_bytes:
         return Verdict(
             Level.WARN,
-            f"{free_bytes / 1e6:.0f} MB are free, {settings.fetch.free_bytes / 1e6:.0f} MB are to stay free: "
-            "no release can be fetched",
-        ), figures
+            f"disk space is too low to download a release: {free_bytes / 1e6:.0f} MB free,"
+            f" {settings.fetch.free_bytes / 1e6:.0f} MB required",
+        ), values
     if state.signed_at is not None and now < state.signed_at:
         return Verdict(
             Level.WARN,
-            f"this clock is behind what was signed at {state.signed_at:%Y-%m-%d %H:%M} UTC: set it",
-        ), figures
+            f"the system clock is behind the signature time {state.signed_at:%Y-%m-%d %H:%M} UTC: set it",
+        ), values
     if state.phase is Phase.IDLE and info is not None and info.sha256 != release(state.current).sha256:
-        return Verdict(Level.WARN, f"the node serves {info.sha256[:12]}, not {name(state.current)}"), figures
-    if looks and checked_s is None and state.result == "failed":
-        return Verdict(Level.WARN, f"the repository was never reached: {state.reason}"), figures
-    if looks and checked_s is not None and checked_s > _POLLS * settings.poll_s:
+        return Verdict(Level.WARN, f"the node serves {info.sha256[:12]}, not {name(state.current)}"), values
+    if polls and checked_s is None and state.result == "failed":
+        return Verdict(Level.WARN, f"the repository was never reached: {state.reason}"), values
+    if polls and checked_s is not None and checked_s > _MAX_MISSED_POLLS * settings.poll_s:
         why = f": {state.reason}" if state.result == "failed" else ""
-        return Verdict(Level.WARN, f"the repository was last reached {checked_s:.0f} s ago{why}"), figures
-    if info is not None and (other := _tried_otherwise(info, settings)):
-        return Verdict(Level.WARN, other), figures
-    return Verdict(Level.OK, str(state.phase)), figures
+        return Verdict(Level.WARN, f"the repository was last reached {checked_s:.0f} s ago{why}"), values
+    if info is not None and (mismatch := _engine_mismatch(info, settings)):
+        return Verdict(Level.WARN, mismatch), values
+    return Verdict(Level.OK, str(state.phase)), values
 
 
-def _tried_otherwise(info: ModelInfo, settings: Config) -> str:
-    """What a gate says on one engine holds for that engine."""
-    by, precisions = f"{info.engine}:{info.device}", (None, info.precision)
+def _engine_mismatch(info: ModelInfo, settings: Config) -> str:
+    """Return a warning if candidates are tested on another engine than the node's, or an empty string."""
+    engine, precisions = f"{info.engine}:{info.device}", (None, info.precision)
     if (info.engine, info.device) == name_and_device(settings.engine) and settings.precision in precisions:
         return ""
-    tried = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
+    tested = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
     return (
-        f"the node serves on {by} in {info.precision}, but candidates are tried on {tried}: let config.json"
-        " and the parameters of the node agree"
+        f"the node serves on {engine} in {info.precision}, but candidates are tested on {tested}: set the "
+        "same engine and precision in config.json and in the parameters of the node"
     )
 
 
 def name(installed: Installed | None) -> str:
-    """What lies in a slot, for people."""
+    """Return a readable name of an installed release."""
     if installed is None:
         return "none"
     return f"{installed.model_id} {installed.version} ({installed.release_seq})"

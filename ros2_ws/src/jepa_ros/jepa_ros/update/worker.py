@@ -1,4 +1,4 @@
-"""The thread that updates: by itself, every now and then, and when somebody asks."""
+"""The update thread: periodic checks for updates, and requests of operators."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ _TICK_S = 0.2
 
 @dataclass(eq=False)
 class Request:
-    """What somebody asks for.
+    """Represent a request to the worker.
 
     Attributes:
-        look: whether there is an update, without installing it.
-        source, again, any_interface: see :func:`jepa_runtime.ota.robot.open_client`.
-        state: how it ended; None: it did not.
-        error: why not; empty, if the node stops.
-        offered: what was found by a look.
-        done: set at the end.
+        check_only: Whether to only look for an update, without installing it.
+        source: See :func:`jepa_runtime.ota.robot.open_client`, as for the next two.
+        again: Whether to include releases that were rejected earlier.
+        any_interface: Whether to accept other actions, limits or steps.
+        state: Final state, or None if the request has not completed.
+        error: Why it failed. Empty if the node shuts down.
+        offered: Release found by a check.
+        done: Set at the end.
     """
 
-    look: bool = False
+    check_only: bool = False
     source: Path | None = None
     again: bool = False
     any_interface: bool = False
@@ -42,161 +44,167 @@ class Request:
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def ordinary(self) -> bool:
-        """Whether it is what the robot does by itself."""
-        return not (self.look or self.source or self.again or self.any_interface)
+    def is_default(self) -> bool:
+        """Whether the request equals a periodic update."""
+        return not (self.check_only or self.source or self.again or self.any_interface)
 
 
 class Worker:
-    """Does one thing at a time; what is asked for in between comes first. An update that the robot began by
-    itself answers whoever asks for an ordinary one meanwhile.
+    """Process one request at a time, and periodic updates in between.
+
+    A periodic update in progress also completes a default request that arrives meanwhile.
 
     Args:
-        opened: gives the client; takes ``alive``, ``source``, ``again`` and ``any_interface``.
-        poll_s: the pause between two looks by itself in seconds, with its jitter; None:
-            it does not look by itself now.
-        root: the robot's folder.
-        log: takes lines.
-        rest: is called every now and then while there is nothing to do.
-        fleet: what the robot does by itself where others order its updates, such as
-            :class:`jepa_runtime.ota.hawkbit.agent.HawkbitAgent`; gives the pause until it is done again.
+        open_client: Opens the client; takes ``alive``, ``source``, ``again`` and ``any_interface``.
+        poll_s: Returns the interval of periodic updates without jitter [s], or None if they are disabled.
+        root: Folder of the robot.
+        log: Receives log lines.
+        on_idle: Called periodically while there is nothing to do.
+        fleet: Replaces the periodic update if a fleet server manages the robot, for example
+            :class:`jepa_runtime.ota.hawkbit.agent.HawkbitAgent`. Returns the pause until the next call [s].
     """
 
     def __init__(
         self,
-        opened: Callable[..., AbstractContextManager[Client]],
+        open_client: Callable[..., AbstractContextManager[Client]],
         *,
         poll_s: Callable[[], float | None],
         root: Path,
         log: Callable[[str], None],
-        rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
         fleet: Callable[[daemon.Alive], float] | None = None,
     ) -> None:
-        self._opened, self._poll_s, self._root, self._log, self._fleet = opened, poll_s, root, log, fleet
-        self._rest = rest
+        self._open_client, self._poll_s, self._root = open_client, poll_s, root
+        self._log, self._fleet, self._on_idle = log, fleet, on_idle
         self.stopping = threading.Event()
-        self._waits, self._hurry = False, threading.Event()
+        self._waits, self._wake = False, threading.Event()
         self._lock = threading.Lock()
-        self._asked: Request | None = None
-        self._own: Request | None = None
-        self._at: Request | None = None
-        self._looked_at = -float("inf")
-        self._jitter, self._failed = 1.0, 0
+        self._requested: Request | None = None
+        self._periodic: Request | None = None
+        self._current: Request | None = None
+        self._updated_at = -float("inf")
+        self._jitter, self._failures = 1.0, 0
         self._fleet_pause_s = 0.0
         self._update: Callable[[daemon.Alive], State] | None = None
 
     def run(self) -> None:
-        """Work until :attr:`stopping` is set; then an update in work goes on at the next start."""
+        """Run until :attr:`stopping` is set. An update in progress resumes at the next start."""
         try:
             daemon.run(self._round, stopping=self.stopping, log=self._log, root=self._root)
         finally:
             with self._lock:
-                asked, self._asked = self._asked, None
+                request, self._requested = self._requested, None
                 self.stopping.set()
-            if asked is not None:
-                asked.done.set()
+            if request is not None:
+                request.done.set()
 
     @property
-    def free(self) -> bool:
-        """Whether a request would be taken."""
-        return self._asked is None and not self.stopping.is_set()
+    def accepts_requests(self) -> bool:
+        """Whether a request would be accepted."""
+        return self._requested is None and not self.stopping.is_set()
 
-    def ask(self, request: Request) -> bool:
-        """Take a request, unless there is one already, or the worker stops."""
+    def submit(self, request: Request) -> bool:
+        """Accept a request unless another one is pending or the worker stops."""
         with self._lock:
-            if not self.free or (request.look and self._own):
+            if not self.accepts_requests or (request.check_only and self._periodic):
                 return False
-            self._asked = request
+            self._requested = request
             return True
 
     def withdraw(self, request: Request) -> bool:
-        """Forget a request whose turn has not come; whether it could be."""
+        """Remove a request that has not started; return whether that was possible."""
         with self._lock:
-            if self._asked is not request or self._at is request or (self._own and self._joins(request)):
+            if (
+                self._requested is not request
+                or self._current is request
+                or (self._periodic and self._completes(request))
+            ):
                 return False
-            self._asked = None
-        request.error = "it was withdrawn before it began"
+            self._requested = None
+        request.error = "it was withdrawn before it started"
         request.done.set()
         return True
 
-    def hurry(self) -> None:
-        """The robot may switch: an update, or a way back, that waits for that need not wait until it would
-        look again."""
+    def wake(self) -> None:
+        """Continue an update or rollback that waits for the permission to switch, without its usual delay."""
         if self._waits:
-            self._hurry.set()
+            self._wake.set()
 
-    def follow(self, state: State) -> None:
-        """A state was entered."""
+    def on_state(self, state: State) -> None:
+        """Record that a state was entered."""
         self._waits = state.phase is Phase.ARMED or state.waits_to_go_back
 
     def _round(self, alive: daemon.Alive) -> float:
         request = self._next()
         if request is None:
-            self._rest()
+            self._on_idle()
             return _TICK_S
 
-        def alive_or_hurried() -> None:
+        def alive_or_woken() -> None:
             alive()
-            if self._hurry.is_set():
-                self._hurry.clear()
+            if self._wake.is_set():
+                self._wake.clear()
                 raise daemon.Yield
 
         try:
-            if self._fleet is not None and request is self._own:
-                self._fleet_pause_s = self._fleet(alive_or_hurried)
+            if self._fleet is not None and request is self._periodic:
+                self._fleet_pause_s = self._fleet(alive_or_woken)
             else:
-                request.state = self._do(request, alive_or_hurried)
+                request.state = self._process(request, alive_or_woken)
         except UpdateError as error:
             request.error = str(error)
             self._log(f"error: {error}")
         self._end(request)
         return 0.0
 
-    def _do(self, request: Request, alive: daemon.Alive) -> State:
-        opened = partial(
-            self._opened, source=request.source, again=request.again, any_interface=request.any_interface
+    def _process(self, request: Request, alive: daemon.Alive) -> State:
+        open_client = partial(
+            self._open_client,
+            source=request.source,
+            again=request.again,
+            any_interface=request.any_interface,
         )
-        if request.look:
-            with opened(alive=alive) as client:
+        if request.check_only:
+            with open_client(alive=alive) as client:
                 request.offered = client.check()
                 return client.state
-        # Of as many calls as it has to yield.
-        self._update = self._update or daemon.carrying(opened)
+        # One update may take several calls, since it yields.
+        self._update = self._update or daemon.carrying(open_client)
         return self._update(alive)
 
     def _next(self) -> Request | None:
         with self._lock:
-            if self._own is None and self._asked is None and self._is_due():
-                self._own = Request()
-            self._at = self._own or self._asked
-            return self._at
+            if self._periodic is None and self._requested is None and self._is_due():
+                self._periodic = Request()
+            self._current = self._periodic or self._requested
+            return self._current
 
     def _is_due(self) -> bool:
         poll_s = self._poll_s()
         if poll_s is None:
             return False
-        pause_s = min(poll_s, daemon.retry_s(self._failed)) * self._jitter
+        pause_s = min(poll_s, daemon.retry_s(self._failures)) * self._jitter
         if self._fleet is not None:
             pause_s = self._fleet_pause_s
-        return time.monotonic() - self._looked_at >= pause_s
+        return time.monotonic() - self._updated_at >= pause_s
 
-    def _joins(self, request: Request) -> bool:
-        """Whether what the robot does by itself answers a request."""
-        return request.ordinary and self._fleet is None
+    def _completes(self, request: Request) -> bool:
+        """Return whether a periodic update also completes ``request``."""
+        return request.is_default and self._fleet is None
 
     def _end(self, request: Request) -> None:
         self._update = None
         with self._lock:
-            asked, self._own, self._at = self._asked, None, None
-            if asked is not request and not (asked is not None and self._joins(asked)):
-                asked = None
+            requested, self._periodic, self._current = self._requested, None, None
+            if requested is not request and not (requested is not None and self._completes(requested)):
+                requested = None
             else:
-                self._asked = None
-            if not request.look:
-                self._looked_at = time.monotonic()
+                self._requested = None
+            if not request.check_only:
+                self._updated_at = time.monotonic()
                 self._jitter = daemon.jitter()
-                look_failed = request.error or (request.state is not None and request.state.failed_looks)
-                self._failed = self._failed + 1 if look_failed else 0
-        if asked is not None:
-            asked.state, asked.error = request.state, request.error
-            asked.done.set()
+                failed = request.error or (request.state is not None and request.state.failed_looks)
+                self._failures = self._failures + 1 if failed else 0
+        if requested is not None:
+            requested.state, requested.error = request.state, request.error
+            requested.done.set()

@@ -1,1 +1,1 @@
-"""The parts of the world_model node."""
+"""Components of the world_model node."""

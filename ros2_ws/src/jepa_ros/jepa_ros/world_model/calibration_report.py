@@ -1,5 +1,4 @@
-"""How far futures can be trusted, which engines do not serve, and what the black box does, in the words of
-the diagnostics."""
+"""Diagnostics of the error bounds, the engines that were not used, and the black box."""
 
 from __future__ import annotations
 
@@ -12,60 +11,59 @@ from jepa_runtime.calibration import Calibration
 from jepa_runtime.recording.black_box import BlackBox
 
 
-def figures_of(calibration: Calibration) -> dict[str, Any]:
-    """Of each horizon its bound, and how often bounds held."""
-    found: dict[str, Any] = {"error_bounds/probability": calibration.probability}
+def calibration_values(calibration: Calibration) -> dict[str, Any]:
+    """Return the error bound of each horizon and its observed coverage, for the diagnostics."""
+    values: dict[str, Any] = {"error_bounds/probability": calibration.probability}
     rows = zip(calibration.bounds, calibration.recent, calibration.overall, strict=True)
     for step, (bound, recent, overall) in enumerate(rows, start=1):
         if recent.value is None:
-            found[f"error_bounds/step_{step}"] = f"{bound:.4g}, not judged yet"
+            values[f"error_bounds/step_{step}"] = f"{bound:.4g}, no errors observed yet"
             continue
-        found[f"error_bounds/step_{step}"] = (
-            f"{bound:.4g}, held for {recent.value:.3f} of the last {recent.errors} errors and for"
-            f" {overall.value:.3f} of {overall.errors}"
+        values[f"error_bounds/step_{step}"] = (
+            f"{bound:.4g}, coverage {recent.value:.3f} over the last {recent.errors} errors,"
+            f" {overall.value:.3f} over {overall.errors}"
         )
-    return found
+    return values
 
 
-def report_of(calibration: Calibration) -> dict[str, Any]:
-    """For each horizon, from one step on: the bound (None: no error is known), and how many of the errors lay
-    within the bounds stated for them."""
+def calibration_report(calibration: Calibration) -> dict[str, Any]:
+    """Return the bounds (None: no errors yet) and the number of errors within them, by horizon in steps."""
     return {
         "probability": calibration.probability,
         "bounds": [float(f"{bound:.6g}") if np.isfinite(bound) else None for bound in calibration.bounds],
-        "within": [share.within for share in calibration.overall],
-        "errors": [share.errors for share in calibration.overall],
+        "within": [coverage.within for coverage in calibration.overall],
+        "errors": [coverage.errors for coverage in calibration.overall],
     }
 
 
-def complaints_about(
+def degradation_warnings(
     calibration: Calibration | None,
     box: BlackBox | None,
     passed_over: Sequence[str] = (),
     alarms_disabled_reason: str = "",
 ) -> list[str]:
-    """What is not as it should be.
+    """Return a warning for each degraded function.
 
     Args:
-        passed_over: why each engine that was preferred does not serve.
-        alarms_disabled_reason: why no alarm can be given; empty: they can.
+        calibration: Current error bounds.
+        box: Black box.
+        passed_over: Why each preferred engine is not used.
+        alarms_disabled_reason: Why alarms are disabled, or an empty string.
     """
-    found = [f"a preferred engine does not serve: {reason}" for reason in passed_over]
+    warnings = [f"preferred engine not used: {reason}" for reason in passed_over]
     if calibration is not None and calibration.undercovered:
         steps = ", ".join(map(str, calibration.undercovered))
-        found.append(
-            f"error bounds hold less often than with {calibration.probability:g} at steps {steps}: what comes"
-            " is not what it was"
+        warnings.append(
+            f"prediction error bounds are below their {calibration.probability:.4g} coverage at steps"
+            f" {steps}: the robot sees conditions it was not calibrated for"
         )
     if box is not None and alarms_disabled_reason:
-        found.append(
-            f"black box: nothing will be written, as no alarm can be given: {alarms_disabled_reason}"
-        )
+        warnings.append(f"black box: disabled, since no alarm can be raised: {alarms_disabled_reason}")
     if box is not None and box.fault:
-        found.append(f"black box: {box.fault}")
-    return found
+        warnings.append(f"black box: {box.fault}")
+    return warnings
 
 
-def figures_of_box(box: BlackBox | None) -> dict[str, Any]:
-    """What the black box has done."""
+def black_box_values(box: BlackBox | None) -> dict[str, Any]:
+    """Return the counters of the black box."""
     return {} if box is None else {"black_box/written": box.written, "black_box/dropped": box.dropped}

@@ -1,5 +1,4 @@
-"""What the world_model node knows about its cameras and how it serves them: ages, counters and clocks, for
-diagnostics and the report."""
+"""State of each camera of the world_model node: ages, counters and stage times."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ import numpy as np
 from jepa_msgs.msg import LatentState
 from rclpy.node import Node
 
-from jepa_ros.common.duplicate_publishers import rivals
+from jepa_ros.common.duplicate_publishers import duplicate_publishers
 from jepa_ros.common.parameters import require_relative
-from jepa_ros.common.sample_window import SampleWindow, rounded
-from jepa_ros.world_model.calibration_report import figures_of, report_of
+from jepa_ros.common.sample_window import SampleWindow, round_ms
+from jepa_ros.world_model.calibration_report import calibration_report, calibration_values
 from jepa_ros.world_model.image_reader import ImageReader
 from jepa_ros.world_model.output_messages import FuturesWriter
-from jepa_ros.world_model.stage_times import StageClock
+from jepa_ros.world_model.stage_times import StageTimer
 from jepa_runtime.calibration import Calibration
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.pipeline import STAGES, Result, Stats
@@ -28,11 +27,12 @@ _TIMES = np.dtype([(stage, np.float32) for stage in STAGES])
 _NEVER = float("inf")
 
 
-class StreamWatch:
-    """Watches how one camera is served in one activation of the node.
+class StreamMonitor:
+    """Monitor the results of one camera during one activation of the node.
 
     Args:
-        base: the counters of its stream at activation; they count from the pipeline's start.
+        base: Counters of the stream at activation. The pipeline counts from its own start.
+        clock: Monotonic clock [s].
     """
 
     def __init__(self, base: Stats | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,37 +44,37 @@ class StreamWatch:
         self._frame_at = self._result_at = -_NEVER
         self._stamp_age_s = 0.0
         self._errors, self._last_error = 0, ""
-        # Since when images have come without futures, and since when without surprise; None: the last had it.
-        self._unforeseen_at: float | None = None
-        self._unjudged_at: float | None = None
-        # Of late results, now and at most since the last verdict.
+        # Since when images have had no futures, and no surprise. None: the last image had it.
+        self._without_futures_at: float | None = None
+        self._without_surprise_at: float | None = None
+        # Consecutive late results: now, and the maximum since the last verdict.
         self._miss_run = self._longest = 0
         self._before: Health | None = None
         self._samples_ms = SampleWindow(_TIMES)
 
-    def frame_came(self) -> None:
-        """An image arrived, fit or not."""
+    def on_frame(self) -> None:
+        """Record that an image arrived, valid or not."""
         self._frame_at = self._clock()
 
-    def frame_is_fit(self, stamp_age_s: float) -> None:
-        """It is going to be processed; so old is its stamp."""
+    def on_accepted_frame(self, stamp_age_s: float) -> None:
+        """Record the stamp age of an image that will be processed."""
         self._stamp_age_s = stamp_age_s
 
-    def error_came(self, error: Exception) -> None:
-        """Something went wrong, with an image or beside them."""
+    def on_error(self, error: Exception) -> None:
+        """Record an error, of an image or unrelated to images."""
         self._errors, self._last_error = self._errors + 1, str(error) or type(error).__name__
 
-    def result_came(self, result: Result) -> None:
-        """An image was processed."""
+    def on_result(self, result: Result) -> None:
+        """Record a processed image."""
         self._result_at = self._clock()
         if result.futures is not None:
-            self._unforeseen_at = None
-        elif self._unforeseen_at is None:
-            self._unforeseen_at = self._result_at
+            self._without_futures_at = None
+        elif self._without_futures_at is None:
+            self._without_futures_at = self._result_at
         if result.surprise is not None:
-            self._unjudged_at = None
-        elif self._unjudged_at is None:
-            self._unjudged_at = self._result_at
+            self._without_surprise_at = None
+        elif self._without_surprise_at is None:
+            self._without_surprise_at = self._result_at
         self.calibration = result.calibration or self.calibration
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
         self._longest = max(self._longest, self._miss_run)
@@ -89,7 +89,7 @@ class StreamWatch:
         fault: str,
         limits: Mapping[str, Any],
     ) -> tuple[Verdict, dict[str, Any]]:
-        """The verdict on the time since the last call, and the figures it rests on."""
+        """Return the verdict on the time since the last call, and the values behind it."""
         if fault:
             return Verdict(Level.ERROR, fault), {}
         if not active or stats is None:
@@ -97,16 +97,16 @@ class StreamWatch:
         now = self._health(stats, bad_frames)
         self._longest = self._miss_run
         if now.frame_age_s > limits["stale_after_s"]:
-            # After a silence a history begins anew.
-            self._unforeseen_at = self._unjudged_at = None
+            # After a gap the history starts from scratch.
+            self._without_futures_at = self._without_surprise_at = None
         before = self._before or Health(active_for_s=0.0, frame_age_s=_NEVER, result_age_s=_NEVER)
         self._before = now
-        figures = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
-        figures |= {f"bad_frames/{reason}": count for reason, count in bad_frames.items()}
+        values = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
+        values |= {f"bad_frames/{reason}": count for reason, count in bad_frames.items()}
         if self.calibration is not None:
-            figures |= figures_of(self.calibration)
+            values |= calibration_values(self.calibration)
         if (sample := self._samples_ms.last()) is not None:
-            figures |= {f"{stage}_ms": round(float(sample[stage]), 3) for stage in STAGES}
+            values |= {f"{stage}_ms": round(float(sample[stage]), 3) for stage in STAGES}
         return assess(
             now,
             before,
@@ -115,31 +115,29 @@ class StreamWatch:
                 max_miss_run=limits["max_miss_run"],
                 stale_after_s=limits["stale_after_s"],
             ),
-        ), figures
+        ), values
 
     def report(self) -> dict[str, Any]:
-        """Counters, every sample of the stage clocks [ms], and how often error bounds held; None: nothing
-        was predicted."""
-        found = self._samples_ms.latest()
-        samples = {stage: rounded(found[stage]) for stage in STAGES} if len(found) else {}
+        """Return the counters, all samples of the stage times [ms], and the coverage of the error bounds."""
+        latest = self._samples_ms.latest()
+        samples = {stage: round_ms(latest[stage]) for stage in STAGES} if len(latest) else {}
         counters = {} if self.final is None else self._since_base(self.final)
-        known = self.calibration
         return {
             "counters": counters,
             "samples_ms": samples,
-            "error_bounds": None if known is None else report_of(known),
+            "error_bounds": None if self.calibration is None else calibration_report(self.calibration),
         }
 
     def _health(self, stats: Stats, bad_frames: dict[str, int]) -> Health:
-        # Set on the inference thread.
-        unforeseen_at, unjudged_at = self._unforeseen_at, self._unjudged_at
-        moment, since = self._clock(), self._since_base(stats)
+        # The inference thread sets these.
+        no_futures_at, no_surprise_at = self._without_futures_at, self._without_surprise_at
+        now, since = self._clock(), self._since_base(stats)
         return Health(
-            active_for_s=round(moment - self._began, 3),
-            frame_age_s=round(moment - self._frame_at, 3),
-            result_age_s=round(moment - self._result_at, 3),
-            unforeseen_s=0.0 if unforeseen_at is None else round(moment - unforeseen_at, 3),
-            unjudged_s=0.0 if unjudged_at is None else round(moment - unjudged_at, 3),
+            active_for_s=round(now - self._began, 3),
+            frame_age_s=round(now - self._frame_at, 3),
+            result_age_s=round(now - self._result_at, 3),
+            unforeseen_s=0.0 if no_futures_at is None else round(now - no_futures_at, 3),
+            unjudged_s=0.0 if no_surprise_at is None else round(now - no_surprise_at, 3),
             stamp_age_s=round(self._stamp_age_s, 3),
             received=since["received"] + sum(bad_frames.values()),
             processed=since["processed"],
@@ -162,24 +160,25 @@ class StreamWatch:
 
 
 class CameraStream:
-    """One camera of the node: where its images come from, how they are read, what is published about them.
+    """Represent one camera of the node: its topics, reader, publishers and monitor.
 
     Args:
-        topic: of its images; it names the camera's stream in the pipeline too.
-        alone: the node has no other camera: its topics are not told apart by its name.
+        topic: Topic of its images. It is also the name of the camera's stream in the pipeline.
+        alone: Whether the node has no other camera, so that result topics need no camera name.
 
     Attributes:
-        goal_topic: of the images of its goal.
-        prefix: of the topics of its results.
-        label: its name in the diagnostics.
-        outputs: its publishers by type of message.
-        futures: makes the largest of these messages.
-        clock: where the time of its images goes.
-        publishers: on the topic of its images; 0: not counted yet.
-        reader, watch: how its images are read and served in this activation.
+        goal_topic: Topic of its goal images.
+        prefix: Prefix of its result topics.
+        label: Name in the diagnostics.
+        outputs: Publishers by message type.
+        futures: Writer of PredictedFutures.
+        timer: Stage times of its images.
+        publishers: Number of publishers on the image topic; 0 before the first count.
+        reader: Reader of its images in this activation.
+        monitor: Monitor of its results in this activation.
     """
 
-    clock: StageClock
+    timer: StageTimer
 
     def __init__(self, topic: str, *, alone: bool) -> None:
         self.topic = topic
@@ -192,52 +191,56 @@ class CameraStream:
         self.begin(None)
 
     def begin(self, base: Stats | None) -> None:
-        """A new activation: forget what came before; ``base`` are the stream's counters now."""
+        """Reset the state for a new activation; ``base`` are the current counters of the stream."""
         self.reader = ImageReader()
-        self.watch = StreamWatch(base)
+        self.monitor = StreamMonitor(base)
 
     def count_publishers(self, node: Node) -> None:
-        """Count who sends its images. A driver sends them raw and compressed."""
+        """Count the publishers of its images. A driver publishes raw and compressed images."""
         self.publishers = max(node.count_publishers(topic) for topic in self._image_topics(node))
 
     def _image_topics(self, node: Node) -> list[str]:
         return [node.resolve_topic_name(topic) for topic in (self.topic, f"{self.topic}/compressed")]
 
-    def rivals(self, node: Node) -> list[str]:
-        """Who else sends its images, or tells of them as ``node`` does, which is active."""
+    def duplicate_publishers(self, node: Node) -> list[str]:
+        """Return warnings about other publishers of its images, or of the results of the active ``node``."""
+        latent_topic = self.outputs[LatentState].topic_name
         return [
-            *rivals(node, self._image_topics(node), "which is the camera?"),
-            *rivals(node, [self.outputs[LatentState].topic_name], "who serves by the name of this node?"),
+            *duplicate_publishers(node, self._image_topics(node), "run one camera driver per topic"),
+            *duplicate_publishers(node, [latent_topic], "another node has the name of this node"),
         ]
 
     def report(self) -> dict[str, Any]:
-        """Counters and clocks of this activation."""
-        return {"bad_frames": dict(self.reader.refused), **self.watch.report()}
+        """Return the counters and stage times of this activation."""
+        return {"bad_frames": dict(self.reader.rejected), **self.monitor.report()}
 
 
-def cameras_of(topics: Sequence[str]) -> dict[str, CameraStream]:
-    """The cameras of a node by their topics.
+def create_camera_streams(topics: Sequence[str]) -> dict[str, CameraStream]:
+    """Return the cameras of a node by topic.
 
     Raises:
-        JepaRuntimeError: there is none, a topic is not a relative name, or two are the same.
+        JepaRuntimeError: There is no topic, a topic is not a relative name, or two are the same.
     """
     if not topics or len(set(topics)) < len(topics):
         raise JepaRuntimeError(
-            f"parameter cameras must name at least one topic, each once, got {list(topics)}"
+            f"parameter cameras must contain at least one topic and no duplicates, got {list(topics)}",
+            code="node.invalid_parameter",
         )
     for topic in topics:
         require_relative(topic, "cameras")
     return {topic: CameraStream(topic, alone=len(topics) == 1) for topic in topics}
 
 
-def camera_named(cameras: Mapping[str, CameraStream], topic: str) -> CameraStream:
-    """The camera whose images come on ``topic``; empty: the only one.
+def find_camera(cameras: Mapping[str, CameraStream], topic: str) -> CameraStream:
+    """Return the camera with the image topic ``topic``, or the only one if ``topic`` is empty.
 
     Raises:
-        JepaRuntimeError: there is none, or there are several to choose from.
+        JepaRuntimeError: There is no such camera, or ``topic`` is empty and there are several.
     """
     if not topic and len(cameras) == 1:
         return next(iter(cameras.values()))
     if topic not in cameras:
-        raise JepaRuntimeError(f"camera must be one of {', '.join(cameras)}, got {topic!r}")
+        raise JepaRuntimeError(
+            f"camera must be one of {', '.join(cameras)}, got {topic!r}", code="node.unknown_camera"
+        )
     return cameras[topic]

@@ -1,5 +1,7 @@
-"""Services that exchange the model of a node. They are answered on a thread of their own: loading a model
-takes a second or more, and images must be taken meanwhile."""
+"""Services that swap the model of a node.
+
+They run on their own thread: loading a model takes a second or more, and images must be received meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -11,62 +13,66 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from jepa_ros.common.answering import Answering
-from jepa_ros.world_model.model_opening import Served
+from jepa_ros.common.background_services import BackgroundServices
+from jepa_ros.world_model.model_opening import ServingSession
 
 
 class ModelServices:
-    """``~/swap_model``, ``~/rollback_model`` and ``~/commit_model`` of ``owner``.
+    """Serve ``~/swap_model``, ``~/rollback_model`` and ``~/commit_model`` of ``owner``.
 
     Args:
-        served: what is served now; raises JepaRuntimeError while nothing is.
+        owner: The world_model node.
+        session: Returns the current session; raises JepaRuntimeError if the node is not configured.
     """
 
-    def __init__(self, owner: Node, served: Callable[[], Served]) -> None:
-        self._served = served
+    def __init__(self, owner: Node, session: Callable[[], ServingSession]) -> None:
+        self._session = session
         self._log = owner.get_logger()
         self._closing = False
-        self._answering = Answering(owner, "models", SingleThreadedExecutor())
-        self._answering.serve(SwapModel, "~/swap_model", self._swap)
-        self._answering.serve(Trigger, "~/rollback_model", self._rollback)
-        self._answering.serve(Trigger, "~/commit_model", self._commit)
-        self._answering.start()
+        self._services = BackgroundServices(owner, "models", SingleThreadedExecutor())
+        self._services.add_service(SwapModel, "~/swap_model", self._swap)
+        self._services.add_service(Trigger, "~/rollback_model", self._rollback)
+        self._services.add_service(Trigger, "~/commit_model", self._commit)
+        self._services.start()
 
     def close(self) -> None:
-        """Answer no more. A model that is being opened is given up without an answer, as where the node is
-        killed: whoever asked is not to take that for a refusal of the model."""
+        """Stop to serve.
+
+        A swap in progress is cancelled without a response, as if the node had been killed, so that the client
+        does not mistake it for a rejection of the model.
+        """
         self._closing = True
-        self._answering.stop()
+        self._services.stop()
 
     def _swap(self, request: Any, response: Any) -> Any:
         def swap() -> str:
-            response.history_kept = self._served().swap(request.bundle, self._go_on)
-            return f"{request.bundle} serves"
+            response.history_kept = self._session().swap(request.bundle, self._check_cancelled)
+            return f"active model: {request.bundle}"
 
-        return self._answer("swap", swap, response)
+        return self._respond("swap", swap, response)
 
     def _rollback(self, _: Any, response: Any) -> Any:
         def rollback() -> str:
-            self._served().pipeline.rollback()
-            return f"{self._served().model.bundle.path} serves again"
+            self._session().pipeline.rollback()
+            return f"active model after rollback: {self._session().model.bundle.path}"
 
-        return self._answer("rollback", rollback, response)
+        return self._respond("rollback", rollback, response)
 
     def _commit(self, _: Any, response: Any) -> Any:
         def commit() -> str:
-            self._served().pipeline.commit()
-            return f"{self._served().model.bundle.path} stays"
+            self._session().pipeline.commit()
+            return f"model committed: {self._session().model.bundle.path}"
 
-        return self._answer("commit", commit, response)
+        return self._respond("commit", commit, response)
 
-    def _go_on(self) -> None:
+    def _check_cancelled(self) -> None:
         if self._closing:
             raise ExternalShutdownException
 
-    def _answer(self, what: str, act: Callable[[], str], response: Any) -> Any:
-        # Whatever opening a model raises: it must not end the thread, and the old model serves on.
+    def _respond(self, operation: str, run: Callable[[], str], response: Any) -> Any:
+        # No exception from opening a model may end the thread. The previous model stays active.
         try:
-            response.message = act()
+            response.message = run()
             response.success = True
             self._log.info(response.message)
         except ExternalShutdownException:
@@ -74,5 +80,5 @@ class ModelServices:
         except Exception as error:
             response.message = str(error)
             response.success = False
-            self._log.error(f"{what} refused: {error}")
+            self._log.error(f"{operation} failed: {error}")
         return response

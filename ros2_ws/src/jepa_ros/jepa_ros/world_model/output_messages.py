@@ -1,4 +1,4 @@
-"""From a result of the pipeline to the messages that carry it."""
+"""Conversion of pipeline results to messages."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from jepa_runtime.util.opencv import cv2
 
 
 def model_info(model: WorldModel, *, stamp_ns: int) -> ModelInfo:
-    """Which model serves, on which engine."""
+    """Return the description of the active model and its engine."""
     return fill(ModelInfo(), messages.model_info(model, stamp_ns))
 
 
 class FuturesWriter:
-    """Makes PredictedFutures: the same message each time, to be published before the next is made. Its
-    latents, a megabyte that would else be made and copied anew for every image, are written where they are.
+    """Write PredictedFutures into one reusable message, which must be published before the next is written.
+
+    The latents take a megabyte. Writing them in place avoids an allocation and a copy for every image.
     """
 
     def __init__(self) -> None:
@@ -42,10 +43,17 @@ class FuturesWriter:
         goal_asked: bool = False,
         image_publishers: int = 0,
     ) -> PredictedFutures:
-        """What was predicted, the latents as ``dtype``; the rest: see the message.
+        """Return the message of a result.
+
+        Args:
+            result: Result with futures.
+            model: Model that predicted them.
+            dtype: Type of the latents, float16 or float32.
+            goal_asked: Whether the goal was set through ``~/set_goal``.
+            image_publishers: Number of publishers on the image topic; 0 if unknown.
 
         Raises:
-            ValueError: nothing was.
+            ValueError: The result has no futures.
         """
         fields = messages.predicted_futures(result, model, image_publishers=image_publishers)
         if fields is None or result.futures is None:
@@ -55,32 +63,32 @@ class FuturesWriter:
             latents, tensor = result.futures.latents, self._message.latents
             if len(tensor.data) != 2 * latents.size:
                 tensor.data = array.array("B", bytes(2 * latents.size))
-            # What is assigned to a field is copied; the array that the field has is not.
+            # Assigning to the field would copy; its array is written in place.
             converted = np.frombuffer(tensor.data, np.float16).reshape(latents.shape)
-            to_half(latents, converted)
+            to_float16(latents, converted)
             fields["latents"]["dtype"] = messages.DTYPE_CODES["float16"]
             del fields["latents"]["data"]
         return fill(self._message, fields)
 
 
 def latent_state(result: Result, model: WorldModel) -> LatentState:
-    """What was seen."""
+    """Return the latent of the image."""
     return fill(LatentState(), messages.latent_state(result, model))
 
 
 def surprise(result: Result, model: WorldModel) -> Surprise | None:
-    """How far what was seen is from what was predicted; None: nothing was predicted for this moment."""
+    """Return the prediction error of the image, or None if nothing was predicted for its time."""
     fields = messages.surprise(result, model)
     return None if fields is None else fill(Surprise(), fields)
 
 
 def surprise_event(alarm: Alarm, result: Result, model: WorldModel) -> SurpriseEvent:
-    """That something goes wrong, or no longer does."""
+    """Return the begin or the end of an anomaly."""
     return fill(SurpriseEvent(), messages.surprise_event(alarm, result, model))
 
 
-def to_half(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
-    """``values`` in float16, rounded to the nearest as numpy does, in an eighth of its time (OpenCV 5)."""
+def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
+    """Convert ``values``, rounded to nearest as in NumPy, in an eighth of NumPy's time (OpenCV 5)."""
     flat, target = values.reshape(1, -1), out.reshape(1, -1)
     try:
         cv2.add(flat, 0.0, dst=target, dtype=cv2.CV_16F)
@@ -92,7 +100,7 @@ def to_half(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
 def diagnostics(
     verdict: Verdict, *, name: str, hardware_id: str, values: dict[str, Any], stamp_ns: int
 ) -> DiagnosticArray:
-    """One status with its values as text."""
+    """Return a diagnostic status with its values as text."""
     status = DiagnosticStatus(
         level=bytes([verdict.level]),
         name=name,

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from jepa_ros.common.parameters import REPORT_PATH, STAMPED, Parameter
+from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
 
 PARAMETERS = (
     Parameter(name="bundle", default="", description="Folder of the model bundle.", when_unconfigured=True),
     Parameter(
         name="engine",
         default="openvino:CPU",
-        description="Engine and device that run the model; several, the preferred first, if one may take the "
-        "other's place: openvino:NPU,openvino:CPU.",
+        description="Engine and device that run the model. A comma-separated list gives alternatives, the "
+        "preferred one first: openvino:NPU,openvino:CPU.",
         when_unconfigured=True,
     ),
     Parameter(
         name="precision",
         default="",
-        description="int8, fp16, bf16 or fp32; empty: the first of the bundle that the engine can run.",
+        description="Precision of the model variant. Empty: the first one in the bundle that the engine can "
+        "run.",
         choices=("", "int8", "fp16", "bf16", "fp32"),
         when_unconfigured=True,
     ),
     Parameter(
         name="num_samples",
         default=0,
-        description="Candidate action sequences followed per image; 0: as many as the bundle says.",
+        description="Number of candidate action sequences predicted per image. 0: the bundle's default.",
         low=0,
         high=65536,
         when_unconfigured=True,
@@ -31,7 +32,7 @@ PARAMETERS = (
     Parameter(
         name="threads",
         default=1,
-        description="Threads of the inference engine.",
+        description="Number of threads of the inference engine.",
         low=1,
         high=256,
         when_unconfigured=True,
@@ -39,25 +40,25 @@ PARAMETERS = (
     Parameter(
         name="cache_dir",
         default="",
-        description="Folder for compiled models, so that the next start is quicker; empty: none.",
+        description="Folder of the cache of compiled models, for a faster start. Empty: no cache.",
         when_unconfigured=True,
     ),
     Parameter(
         name="allow_untrained",
         default=False,
-        description="Accept a bundle whose weights were never trained (for tests).",
+        description="Whether to accept a bundle with untrained weights (for tests).",
         when_unconfigured=True,
     ),
     Parameter(
         name="cameras",
         default=("image",),
-        description="Image topics, one per camera; with more than one each has its own ~/NAME/… topics.",
+        description="Image topics, one per camera. With several cameras the result topics are ~/NAME/….",
         when_unconfigured=True,
     ),
     Parameter(
         name="cpu_affinity",
         default=(-1,),
-        description="Cores of the inference thread, the other threads keep to the rest; -1: any.",
+        description="CPU cores of the inference thread; other threads use the remaining cores. -1: any core.",
         low=-1,
         high=1023,
         when_unconfigured=True,
@@ -65,7 +66,7 @@ PARAMETERS = (
     Parameter(
         name="fifo_priority",
         default=0,
-        description="Priority of the inference thread under SCHED_FIFO; 0: the usual scheduling.",
+        description="SCHED_FIFO priority of the inference thread. 0: default scheduling.",
         low=0,
         high=99,
         when_unconfigured=True,
@@ -73,13 +74,14 @@ PARAMETERS = (
     Parameter(
         name="lock_memory",
         default=False,
-        description="Keep the memory of the process from being paged out.",
+        description="Whether to lock the memory of the process so that it is never paged out.",
         when_unconfigured=True,
     ),
     Parameter(
         name="deadline_ms",
         default=33.0,
-        description="Budget from an image's arrival to its result [ms]; later ones are counted and reported.",
+        description="Latency budget from the arrival of an image to its result [ms]. Later results are "
+        "counted and reported.",
         low=0.1,
         high=60000.0,
         when_unconfigured=True,
@@ -87,28 +89,30 @@ PARAMETERS = (
     Parameter(
         name="max_miss_run",
         default=10,
-        description="Consecutive results over the budget after which diagnostics say ERROR.",
+        description="Number of consecutive late results after which the diagnostics report ERROR.",
         low=1,
         high=100000,
     ),
     Parameter(
         name="stale_after_s",
         default=1.0,
-        description="Without an image for this long diagnostics say STALE, without a result ERROR [s].",
+        description="Time without an image after which the diagnostics report STALE, or ERROR if images "
+        "arrive but no results [s].",
         low=0.05,
         high=3600.0,
     ),
     Parameter(
         name="candidates_timeout_s",
         default=1.0,
-        description="Candidates older than this are no longer followed, a fan of constant actions is [s].",
+        description="Maximum age of action candidates [s]. After it, a fan of constant actions is predicted "
+        "instead.",
         low=0.05,
         high=3600.0,
     ),
     Parameter(
         name="error_probability",
         default=0.9,
-        description="That the error bounds in ~/futures hold with.",
+        description="Target coverage of the error bounds in ~/futures [0, 1].",
         low=0.5,
         high=0.999,
         when_unconfigured=True,
@@ -116,8 +120,8 @@ PARAMETERS = (
     Parameter(
         name="false_alarm_every_s",
         default=600.0,
-        description="While nothing is wrong ~/events tell at most one surprise in so many seconds, and one "
-        "change [s].",
+        description="Minimum mean time between false alarms on ~/events under normal conditions, for "
+        "surprise and for change [s].",
         low=1.0,
         high=1e6,
         when_unconfigured=True,
@@ -125,13 +129,14 @@ PARAMETERS = (
     Parameter(
         name="black_box_dir",
         default="",
-        description="Folder for bags of what was seen and commanded around each surprise; empty: none.",
+        description="Folder for recordings of images and commands around each surprise. Empty: no "
+        "recordings.",
         when_unconfigured=True,
     ),
     Parameter(
         name="black_box_before_s",
         default=10.0,
-        description="How much of the time before a surprise such a bag holds [s].",
+        description="Recorded time before a surprise [s].",
         low=0.1,
         high=600.0,
         when_unconfigured=True,
@@ -139,7 +144,7 @@ PARAMETERS = (
     Parameter(
         name="black_box_after_s",
         default=5.0,
-        description="How much of the time after the beginning of a surprise such a bag holds [s].",
+        description="Recorded time after the beginning of a surprise [s].",
         low=0.1,
         high=600.0,
         when_unconfigured=True,
@@ -147,7 +152,7 @@ PARAMETERS = (
     Parameter(
         name="black_box_max_bytes",
         default=1 << 30,
-        description="All these bags together take at most so much, the oldest give way [bytes].",
+        description="Maximum total size of the recordings [bytes]. The oldest ones are deleted.",
         low=1 << 20,
         high=1 << 50,
         when_unconfigured=True,
@@ -155,15 +160,16 @@ PARAMETERS = (
     Parameter(
         name="futures_dtype",
         default="float16",
-        description="Type of the latents in ~/futures.",
+        description="Data type of the latents in ~/futures.",
         choices=("float16", "float32"),
     ),
     Parameter(
         name="autostart",
         default=True,
-        description="Configure and activate at start; if that fails the node exits with an error.",
+        description="Whether to configure and activate at startup. If that fails, the node exits with an "
+        "error.",
         read_only=True,
     ),
-    STAMPED,
+    STAMPED_CMD_VEL,
     REPORT_PATH,
 )

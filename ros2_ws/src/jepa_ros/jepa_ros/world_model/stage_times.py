@@ -1,4 +1,4 @@
-"""Where the time of an image goes inside the node, for whoever listens to ``~/stage_times``."""
+"""Duration of each processing stage of an image inside the node, published on ``~/stage_times``."""
 
 from __future__ import annotations
 
@@ -19,53 +19,58 @@ from jepa_runtime.sources.base import Frame
 _MAX_WAITING = 256
 
 
-class StageClock:
-    """Follows the images of one camera from their callback to their first result.
+class StageTimer:
+    """Time the images of one camera from their callback to their first result.
 
-    Images arrive on the executor's thread; the rest is done on the inference thread.
+    Images arrive on the executor's thread. Everything else runs on the inference thread.
 
     Args:
-        publishers: by type of message; that of StageTimes tells nothing while nobody subscribes to it.
+        publishers: Publishers by message type. StageTimes are published only while there is a subscriber.
     """
 
     def __init__(self, publishers: Mapping[type, Any]) -> None:
         self._publishers = publishers
-        # Stamp, beginning of the callback, duration of decoding; bounded, for images may be dropped.
+        # Stamp, start of the callback, duration of decoding. Bounded, since images may be dropped.
         self._arrivals: deque[tuple[int, int, int]] = deque(maxlen=_MAX_WAITING)
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._published_ns = 0
-        self._sending_ms: dict[str, float] = {}
+        self._publish_ms: dict[str, float] = {}
 
-    def arrived(self, stamp_ns: int, received_ns: int) -> None:
-        """An image is decoded whose callback began at ``received_ns`` (the system's clock)."""
+    def frame_arrived(self, stamp_ns: int, received_ns: int) -> None:
+        """Add a decoded image whose callback began at ``received_ns`` (system clock)."""
         self._arrivals.append((stamp_ns, received_ns, time.time_ns() - received_ns))
 
-    def send(self, kind: type, make: Callable[[], Any]) -> None:
-        """Publish what ``make`` makes, a message of ``kind``; the first one of each image is timed."""
+    def publish(self, message_type: type, create_message: Callable[[], Any]) -> None:
+        """Create and publish a message. The first one of each image is timed."""
         began_ns = time.perf_counter_ns()
-        message = make()
-        made_ns = time.perf_counter_ns()
-        self._publishers[kind].publish(message)
+        message = create_message()
+        created_ns = time.perf_counter_ns()
+        self._publishers[message_type].publish(message)
         if not self._published_ns:
             ended_ns, self._published_ns = time.perf_counter_ns(), time.time_ns()
-            self._sending_ms = {"message": (made_ns - began_ns) / 1e6, "publish": (ended_ns - made_ns) / 1e6}
+            self._publish_ms = {
+                "message": (created_ns - began_ns) / 1e6,
+                "publish": (ended_ns - created_ns) / 1e6,
+            }
 
     def finish(self, result: Result) -> None:
-        """All messages about an image are sent: tell where its time went until the first one was."""
-        # Where futures were sent first, the surprise came after them.
+        """Publish the stage times up to the first message, after all messages of the image are sent."""
+        # If futures were sent first, the surprise was computed after them.
         later = {"total", "surprise"} if result.futures is not None else {"total"}
         stages_ms = {name: value for name, value in result.timings_ms.items() if name not in later}
-        self._tell(result, to_time(self._published_ns), stages_ms | self._sending_ms, result.device_ms)
-        self._begin()
+        self._publish_times(
+            result, to_time(self._published_ns), stages_ms | self._publish_ms, result.device_ms
+        )
+        self._reset()
 
     def fail(self, frame: Frame, error: Exception) -> None:
-        """Say that ``frame`` gives no result."""
-        self._tell(frame, Time(), {}, {}, str(error) or type(error).__name__)
-        self._begin()
+        """Publish that ``frame`` has no result."""
+        self._publish_times(frame, Time(), {}, {}, str(error) or type(error).__name__)
+        self._reset()
 
-    def _tell(
+    def _publish_times(
         self,
         about: Result | Frame,
         published: Time,
@@ -92,7 +97,7 @@ class StageClock:
         )
 
     def _arrival(self, stamp_ns: int) -> tuple[int, int]:
-        """When the image arrived and how long it took to decode; those before it were dropped."""
+        """Return when the image arrived and how long decoding took; earlier images were dropped."""
         while self._arrivals:
             stamp, received_ns, decode_ns = self._arrivals.popleft()
             if stamp == stamp_ns:

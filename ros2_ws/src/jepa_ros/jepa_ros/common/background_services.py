@@ -1,4 +1,4 @@
-"""Services and actions that take their time, answered beside a node: what it takes in goes on meanwhile."""
+"""Services and actions with slow callbacks, run on threads of their own so that the node stays responsive."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 
 
-class Answering:
-    """A node of its own, spun on a thread of its own, with services and actions of ``owner``, by names that
-    it resolves. All are made before :meth:`start`.
+class BackgroundServices:
+    """Serve services and actions of ``owner`` from a helper node that spins on its own thread.
+
+    Create all services and actions before :meth:`start`.
 
     Args:
-        owner: whose they are.
-        name: of what is answered, for the node and the thread.
-        executor: that spins it.
+        owner: Node whose name and remappings resolve the names.
+        name: Suffix of the helper node's name, and of the thread's.
+        executor: Executor of the helper node.
 
     Attributes:
-        node, group: on and in which to make what is needed for an answer.
+        node: Helper node, for clients that the callbacks need.
+        group: Callback group for these clients.
     """
 
     def __init__(self, owner: Node, name: str, executor: Executor) -> None:
-        # Remappings of the process are for the owner: its name must not become that of this node.
+        # The remappings of the process apply to the owner: its name must not become that of this node.
         self.node = rclpy.create_node(
             f"{owner.get_name()}_{name}",
             namespace=owner.get_namespace(),
@@ -41,23 +43,25 @@ class Answering:
         self._actions: list[ActionServer] = []
         self._thread = threading.Thread(target=self._spin, name=f"jepa-{name}", daemon=True)
 
-    def serve(self, kind: type, name: str, answer: Callable[[Any, Any], Any]) -> None:
-        """Make a service."""
-        whole = self._owner.resolve_service_name(name)
-        self.node.create_service(kind, whole, answer, callback_group=self.group)
+    def add_service(self, service_type: type, name: str, callback: Callable[[Any, Any], Any]) -> None:
+        """Create a service."""
+        resolved = self._owner.resolve_service_name(name)
+        self.node.create_service(service_type, resolved, callback, callback_group=self.group)
 
-    def act(self, kind: type, name: str, **options: Any) -> None:
-        """Make an action; ``options`` are those of :class:`rclpy.action.ActionServer`."""
-        whole = self._owner.resolve_service_name(name)
-        self._actions.append(ActionServer(self.node, kind, whole, callback_group=self.group, **options))
+    def add_action(self, action_type: type, name: str, **options: Any) -> None:
+        """Create an action server; ``options`` are those of :class:`rclpy.action.ActionServer`."""
+        resolved = self._owner.resolve_service_name(name)
+        self._actions.append(
+            ActionServer(self.node, action_type, resolved, callback_group=self.group, **options)
+        )
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start to serve."""
         self._executor.add_node(self.node)
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more, for good."""
+        """Stop for good."""
         self._executor.shutdown()
         self._thread.join()
         for action in self._actions:
@@ -65,7 +69,7 @@ class Answering:
         self.node.destroy_node()
 
     def _spin(self) -> None:
-        """Whatever is raised, by rclpy itself too, must not leave the owner without its services."""
+        # No exception, including those of rclpy itself, may leave the owner without its services.
         while True:
             try:
                 self._executor.spin()
