@@ -32,7 +32,7 @@ def load_keystore() -> ModuleType:
 
 def granted(enclave: str, **arguments: str) -> dict[str, Access]:
     """What each node of an enclave may do, where it is launched with these arguments."""
-    policy = load_keystore().policy_of(POLICIES / f"{enclave}.policy.xml", **arguments)
+    policy = load_keystore().load_policy(POLICIES / f"{enclave}.policy.xml", **arguments)
     found: dict[str, Access] = defaultdict(set)
     for profile in policy.iter("profile"):
         namespace, node = profile.attrib["ns"].rstrip("/"), profile.attrib["node"]

@@ -1,5 +1,4 @@
-"""Two Rooms: a simulated robot that finds its way to goal images by predicted futures. Takes nav2's
-arguments."""
+"""Two Rooms: a simulated robot that drives to goal images with predicted futures. Takes nav2's arguments."""
 
 import os
 
@@ -16,35 +15,39 @@ SHARE = get_package_share_directory("jepa_bringup")
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
-    ("use_sim_time", "false", "Take the time from /clock."),
-    ("autostart", "true", "Configure and activate the world model at start."),
+    ("use_sim_time", "false", "Whether to use the time from /clock."),
+    ("autostart", "true", "Whether to configure and activate the world model at startup."),
     (
         "params_file",
         os.path.join(SHARE, "config", "jepa.yaml"),
         "YAML file with the parameters of all nodes.",
     ),
-    ("use_respawn", "false", "Start a node again when it has ended."),
+    ("use_respawn", "false", "Whether to restart a node that has exited."),
     ("log_level", "info", "Log level of all nodes."),
-    ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
-    ("bundle", "", "Folder of the model bundle; empty: the one in params_file."),
-    ("planner", "true", "Start the planner, which drives to goals."),
-    ("mcap", "", "Record all topics into this MCAP file; empty: do not record."),
+    (
+        "keystore",
+        "",
+        "Keystore of the nodes; they ignore nodes without keys. Empty: as set by ROS_SECURITY_*.",
+    ),
+    ("bundle", "", "Folder of the model bundle. Empty: the one in params_file."),
+    ("planner", "true", "Whether to start the planner, which drives to goals."),
+    ("mcap", "", "New MCAP file that receives all topics. Empty: no recording."),
 )
 
 
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    arguments = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
-    file = ParameterFile(given["params_file"], allow_substs=True)
+    file = ParameterFile(arguments["params_file"], allow_substs=True)
     config = os.path.join(SHARE, "config")
-    sends_images = {
+    image_profile = {
         name: os.path.join(config, "fastdds.xml")
         for name, profile in context.environment.items()
         if profile == os.path.join(config, "fastdds_results.xml")
     }
     nodes = {
-        "two_rooms": ([file], sends_images),
-        "monitor": ([file, {"mcap": given["mcap"]}], {}),
+        "two_rooms": ([file], image_profile),
+        "monitor": ([file, {"mcap": arguments["mcap"]}], {}),
     }
     return [
         Node(
@@ -52,20 +55,26 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             executable=name,
             name=name,
             output="screen",
-            respawn=get_typed_value(given["use_respawn"], bool),
+            respawn=get_typed_value(arguments["use_respawn"], bool),
             respawn_delay=2.0,
-            arguments=["--ros-args", "--log-level", given["log_level"], "--enclave", f"{namespace}/{name}"],
-            parameters=chosen,
+            arguments=[
+                "--ros-args",
+                "--log-level",
+                arguments["log_level"],
+                "--enclave",
+                f"{namespace}/{name}",
+            ],
+            parameters=parameters,
             additional_env=environment,
         )
-        for name, (chosen, environment) in nodes.items()
+        for name, (parameters, environment) in nodes.items()
     ]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments and start the world model, the planner, the robot and the monitor."""
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
-    passed_on = [(name, LaunchConfiguration(name)) for name, _, _ in ARGUMENTS if name != "mcap"]
+    forwarded = [(name, LaunchConfiguration(name)) for name, _, _ in ARGUMENTS if name != "mcap"]
     world_model = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "world_model.launch.py"))
     return LaunchDescription(
         [
@@ -73,7 +82,7 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=value, description=text)
                 for name, value, text in ARGUMENTS
             ),
-            IncludeLaunchDescription(world_model, launch_arguments=passed_on),
+            IncludeLaunchDescription(world_model, launch_arguments=forwarded),
             GroupAction(
                 [
                     PushRosNamespace(LaunchConfiguration("namespace")),

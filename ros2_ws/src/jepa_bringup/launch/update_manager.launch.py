@@ -1,4 +1,4 @@
-"""The update manager of a robot, beside a world model that runs already. Takes nav2's arguments."""
+"""The update manager of a robot with a running world model. Takes nav2's arguments."""
 
 import os
 
@@ -15,54 +15,58 @@ SHARE = get_package_share_directory("jepa_bringup")
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
-    ("use_sim_time", "false", "Take the time from /clock."),
-    ("autostart", "true", "Look for updates by itself; false: only when asked to."),
+    ("use_sim_time", "false", "Whether to use the time from /clock."),
+    ("autostart", "true", "Whether to look for updates periodically. false: only on request."),
     (
         "params_file",
         os.path.join(SHARE, "config", "jepa.yaml"),
         "YAML file with the parameters of all nodes.",
     ),
-    ("use_respawn", "false", "Start a node again when it has ended."),
+    ("use_respawn", "false", "Whether to restart a node that has exited."),
     ("log_level", "info", "Log level of all nodes."),
-    ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
+    (
+        "keystore",
+        "",
+        "Keystore of the nodes; they ignore nodes without keys. Empty: as set by ROS_SECURITY_*.",
+    ),
     (
         "update_root",
         "",
-        "Folder of the robot; empty: the one in params_file.",
+        "Folder of the robot. Empty: the one in params_file.",
     ),
-    ("image_topic", "", "Images on which candidates are compared; empty: as config.json says."),
+    ("image_topic", "", "Image topic on which candidates are compared. Empty: the source in config.json."),
     ("cmd_vel_topic", "cmd_vel", "Topic of the velocities that the robot executes."),
 )
 
 
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    arguments = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
-    chosen: dict[str, bool | str] = {"auto": get_typed_value(given["autostart"], bool)}
+    parameters: dict[str, bool | str] = {"auto": get_typed_value(arguments["autostart"], bool)}
     for parameter, argument in (("root", "update_root"), ("image_topic", "image_topic")):
-        if given[argument]:
-            chosen[parameter] = given[argument]
+        if arguments[argument]:
+            parameters[parameter] = arguments[argument]
     return [
         Node(
             package="jepa_ros",
             executable="update_manager",
             name="update_manager",
             output="screen",
-            respawn=get_typed_value(given["use_respawn"], bool),
+            respawn=get_typed_value(arguments["use_respawn"], bool),
             respawn_delay=2.0,
-            # The node that serves comes first.
+            # The world model has priority.
             prefix="nice -n 10",
-            # A server that says nothing is waited for, and the serving process, during a swap.
+            # Shutdown may wait for an unresponsive server, or for the world model during a swap.
             sigterm_timeout="60",
             arguments=[
                 "--ros-args",
                 "--log-level",
-                given["log_level"],
+                arguments["log_level"],
                 "--enclave",
                 f"{namespace}/update_manager",
             ],
-            parameters=[ParameterFile(given["params_file"], allow_substs=True), chosen],
-            remappings=[("cmd_vel", given["cmd_vel_topic"])],
+            parameters=[ParameterFile(arguments["params_file"], allow_substs=True), parameters],
+            remappings=[("cmd_vel", arguments["cmd_vel_topic"])],
         )
     ]
 

@@ -1,5 +1,7 @@
-"""The world model of a robot, a camera if a source is named, the planner if it is asked for, and the update
-manager if its folder is named. Takes nav2's arguments."""
+"""The world model of a robot, and optionally a camera, the planner and the update manager.
+
+Takes nav2's arguments.
+"""
 
 import os
 
@@ -17,83 +19,90 @@ CONFIG = os.path.join(SHARE, "config")
 
 ARGUMENTS = (
     ("namespace", "", "Namespace of all nodes and topics."),
-    ("use_sim_time", "false", "Take the time from /clock."),
-    ("autostart", "true", "Configure and activate the world model at start."),
+    ("use_sim_time", "false", "Whether to use the time from /clock."),
+    ("autostart", "true", "Whether to configure and activate the world model at startup."),
     ("params_file", os.path.join(CONFIG, "jepa.yaml"), "YAML file with the parameters of all nodes."),
-    ("use_respawn", "false", "Start a node again when it has ended."),
+    ("use_respawn", "false", "Whether to restart a node that has exited."),
     ("log_level", "info", "Log level of all nodes."),
-    ("keystore", "", "Keystore of the nodes, which hear nobody without keys; empty: as ROS_SECURITY_* say."),
-    ("bundle", "", "Folder of the model bundle; empty: the one in update_root, or in params_file."),
+    (
+        "keystore",
+        "",
+        "Keystore of the nodes; they ignore nodes without keys. Empty: as set by ROS_SECURITY_*.",
+    ),
+    ("bundle", "", "Folder of the model bundle. Empty: the one in update_root or in params_file."),
     ("image_topic", "camera/image_raw", "Topic of the images."),
     ("cmd_vel_topic", "cmd_vel", "Topic of the velocities that the robot executes."),
     (
         "planner_cmd_vel_topic",
         "",
-        "Topic of the planner's velocities, where a mux or a collision monitor passes them on; empty: "
+        "Topic of the planner's velocities, if a mux or a collision monitor forwards them. Empty: "
         "cmd_vel_topic.",
     ),
-    ("source", "", "Start a camera with this source (device, video, folder, bag); empty: no camera."),
-    ("planner", "false", "Start the planner, which drives to goals."),
-    ("update_root", "", "Start the update manager for the robot in this folder; empty: no updates."),
+    ("source", "", "Source of a camera to start (device, video, folder or bag). Empty: no camera."),
+    ("planner", "false", "Whether to start the planner, which drives to goals."),
+    ("update_root", "", "Folder of the robot, to start the update manager. Empty: no updates."),
 )
-PASSED_ON = (
+FORWARDED = (
     "namespace", "use_sim_time", "autostart", "params_file", "use_respawn", "log_level", "keystore",
     "update_root", "image_topic", "cmd_vel_topic",
 )  # fmt: skip
 
 
 def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    launch_arguments = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     common = {
         "package": "jepa_ros",
         "output": "screen",
-        "respawn": get_typed_value(given["use_respawn"], bool),
+        "respawn": get_typed_value(launch_arguments["use_respawn"], bool),
         "respawn_delay": 2.0,
     }
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
-    arguments = ["--ros-args", "--log-level", given["log_level"], "--enclave"]
-    file = ParameterFile(given["params_file"], allow_substs=True)
-    chosen: dict[str, bool | str] = {"autostart": get_typed_value(given["autostart"], bool)}
-    if given["update_root"]:
-        chosen["bundle"] = os.path.join(given["update_root"], "current")
-    if given["bundle"]:
-        chosen["bundle"] = given["bundle"]
-    sends_images = {
+    arguments = ["--ros-args", "--log-level", launch_arguments["log_level"], "--enclave"]
+    file = ParameterFile(launch_arguments["params_file"], allow_substs=True)
+    parameters: dict[str, bool | str] = {"autostart": get_typed_value(launch_arguments["autostart"], bool)}
+    if launch_arguments["update_root"]:
+        parameters["bundle"] = os.path.join(launch_arguments["update_root"], "current")
+    if launch_arguments["bundle"]:
+        parameters["bundle"] = launch_arguments["bundle"]
+    image_profile = {
         name: os.path.join(CONFIG, "fastdds.xml")
         for name, profile in context.environment.items()
         if profile == os.path.join(CONFIG, "fastdds_results.xml")
     }
-    image = given["image_topic"]
+    image = launch_arguments["image_topic"]
     if image != (raw := image.removesuffix("/compressed")):
-        raise ValueError(f"image_topic:={image} has compressed images; name {raw}: they are heard with it")
-    # Not a LifecycleNode: for that launch makes a node of its own, and that would need keys too.
+        raise ValueError(
+            f"image_topic:={image} is a topic of compressed images. Set it to {raw}: the node subscribes to "
+            "both"
+        )
+    # Not a LifecycleNode: launch would create a node for it, which would need keys too.
     nodes: list[LaunchDescriptionEntity] = [
         Node(
             **common,
             executable="world_model",
             name="world_model",
             arguments=[*arguments, f"{namespace}/world_model"],
-            parameters=[file, chosen],
+            parameters=[file, parameters],
             remappings=[
                 ("image", image),
                 ("image/compressed", f"{image}/compressed"),
-                ("cmd_vel", given["cmd_vel_topic"]),
+                ("cmd_vel", launch_arguments["cmd_vel_topic"]),
             ],
         )
     ]
-    if given["source"]:
+    if launch_arguments["source"]:
         nodes.append(
             Node(
                 **common,
                 executable="camera",
                 name="camera",
-                additional_env=sends_images,
+                additional_env=image_profile,
                 arguments=[*arguments, f"{namespace}/camera"],
-                parameters=[file, {"source": given["source"]}],
+                parameters=[file, {"source": launch_arguments["source"]}],
                 remappings=[("camera/image_raw", image)],
             )
         )
-    if get_typed_value(given["planner"], bool):
+    if get_typed_value(launch_arguments["planner"], bool):
         nodes.append(
             Node(
                 **common,
@@ -101,7 +110,12 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 name="planner",
                 arguments=[*arguments, f"{namespace}/planner"],
                 parameters=[file],
-                remappings=[("cmd_vel", given["planner_cmd_vel_topic"] or given["cmd_vel_topic"])],
+                remappings=[
+                    (
+                        "cmd_vel",
+                        launch_arguments["planner_cmd_vel_topic"] or launch_arguments["cmd_vel_topic"],
+                    )
+                ],
             )
         )
     return nodes
@@ -110,8 +124,8 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def _update_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if not LaunchConfiguration("update_root").perform(context):
         return []
-    given = [(name, LaunchConfiguration(name)) for name in PASSED_ON]
-    return [IncludeLaunchDescription(_source("update_manager"), launch_arguments=given)]
+    forwarded = [(name, LaunchConfiguration(name)) for name in FORWARDED]
+    return [IncludeLaunchDescription(_source("update_manager"), launch_arguments=forwarded)]
 
 
 def _source(name: str) -> PythonLaunchDescriptionSource:

@@ -1,7 +1,7 @@
-"""Keys, certificates and signed permissions for all nodes of one robot, from the policies beside this file.
+"""Create keys, certificates and signed permissions for all nodes of a robot from the policies in this folder.
 
-The enclave of a node is its full name. Run it again after a policy was changed: keys stay, permissions are
-signed anew. See docs/security.md.
+The enclave of a node is its fully qualified name. Run it again after changing a policy: keys are retained,
+and permissions are signed again. See docs/security.md.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ IMAGE_TOPIC = "camera/image_raw"
 
 _NEXT = """
 {keystore}: {count} enclaves on domain {domain}
-  The robot gets everything but private/, which signs what is believed there:
+  Copy everything except private/, which signs the permissions, to the robot:
     rsync -a --exclude private {keystore}/ robot:/etc/jepa/keystore/
     ros2 launch jepa_bringup world_model.launch.py keystore:=/etc/jepa/keystore …
-  To change the keys, or shut out one that was lost, make a new keystore, copy it, start all nodes again."""
+  To change the keys or revoke a lost one, create a new keystore, copy it and restart all nodes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; 0 if every enclave is there, 1 after an error."""
+    """Run the command; return 0 if every enclave exists, 1 after an error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("keystore", type=Path, help="folder, made if there is none")
-    parser.add_argument("--namespace", default="", help="of the launch files (default: none)")
+    parser.add_argument("keystore", type=Path, help="folder of the keystore, created if missing")
     parser.add_argument(
-        "--image-topic", default=IMAGE_TOPIC, help="of the launch files (default: %(default)s)"
+        "--namespace", default="", help="namespace argument of the launch files (default: none)"
+    )
+    parser.add_argument(
+        "--image-topic",
+        default=IMAGE_TOPIC,
+        help="image_topic argument of the launch files (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -45,18 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def create(folder: Path, namespace: str = "", image_topic: str = IMAGE_TOPIC) -> int:
-    """Make the keystore if there is none, and every enclave with its permissions; how many there are.
+    """Create the keystore if missing, and all enclaves with their permissions; return their number.
 
     Raises:
         ImportError: sros2 is not installed.
-        OSError: the folder cannot be written.
-        ValueError: the namespace is not valid.
+        OSError: The folder cannot be written.
+        ValueError: The namespace is invalid.
     """
     try:
         from sros2 import errors, keystore
     except ImportError as error:
         raise ImportError(f"{error}: install sros2 (apt install ros-$ROS_DISTRO-sros2)") from error
-    # sros2 leaves to the umask who may read a private key.
+    # sros2 does not restrict the permissions of private keys.
     before = os.umask(0o077)
     paths = sorted(POLICIES.glob("*.policy.xml"))
     try:
@@ -64,7 +68,7 @@ def create(folder: Path, namespace: str = "", image_topic: str = IMAGE_TOPIC) ->
             keystore.create_keystore(folder)
         with tempfile.TemporaryDirectory() as scratch:
             for path in paths:
-                policy = policy_of(path, namespace, image_topic)
+                policy = load_policy(path, namespace, image_topic)
                 enclave = policy.find("enclaves/enclave").attrib["path"]
                 placed = Path(scratch) / path.name
                 ElementTree.ElementTree(policy).write(placed, encoding="utf-8")
@@ -77,8 +81,8 @@ def create(folder: Path, namespace: str = "", image_topic: str = IMAGE_TOPIC) ->
     return len(paths)
 
 
-def policy_of(path: Path, namespace: str = "", image_topic: str = IMAGE_TOPIC) -> ElementTree.Element:
-    """The policy in ``path`` for nodes that are launched with these arguments."""
+def load_policy(path: Path, namespace: str = "", image_topic: str = IMAGE_TOPIC) -> ElementTree.Element:
+    """Return the policy in ``path`` for nodes launched with these arguments."""
     policy = ElementTree.parse(path).getroot()
     ElementInclude.include(policy, base_url=str(path))
     prefix = f"/{namespace.strip('/')}".rstrip("/")
