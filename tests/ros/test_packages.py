@@ -1,4 +1,4 @@
-"""What is shipped beside the nodes: parameter file, tables in the README, launch files, DDS profile."""
+"""Files shipped with the nodes: parameter file, tables in the README, launch files, DDS profiles."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ def test_the_readme_describes_every_parameter(node):
     text = (WORKSPACE / "README.md").read_text(encoding="utf-8")
     section = re.search(rf"^### {node}$(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None
-    described = set(re.findall(r"^\| `(\w+)` \|", section[1], re.MULTILINE))
-    assert described | {"report_path"} == {parameter.name for parameter in parameters(node)}
+    described = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", section[1], re.MULTILINE))
+    expected = {parameter.name: parameter.description for parameter in parameters(node)}
+    del expected["report_path"]
+    assert described == expected
 
 
 def test_parameters_say_what_they_are():
