@@ -48,7 +48,6 @@ class Planner:
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + self.skipped_s)
         monkeypatch.setattr(planner_node, "time", clock)
         self.node = PlannerNode()
-        monkeypatch.setattr(self.node, "destroy_publisher", lambda _: None)
         monkeypatch.setattr(self.node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=self.now_ns)))
         self.node.on_model(model_info())
 

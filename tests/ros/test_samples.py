@@ -26,7 +26,7 @@ def test_a_row_has_its_fields() -> None:
     kept = samples.SampleWindow([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
     kept.add((1_800_000_000_000_000_001, 12.34567))
     assert kept.latest()["stamp_ns"].tolist() == [1_800_000_000_000_000_001]
-    assert samples.rounded(kept.latest()["e2e_ms"]) == [12.346]
+    assert samples.round_ms(kept.latest()["e2e_ms"]) == [12.346]
 
 
 def test_whatever_comes_takes_no_more_memory() -> None:
