@@ -273,8 +273,10 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
                     # Latents of the previous process that were still in transit have older stamps.
                     while latest_ns < began_ns:
                         rclpy.spin_once(node, timeout_sec=0.01)
-                        if model.end or time.monotonic() - began > PATIENCE_S:
-                            raise ProfileError(f"no latent arrived: {model.end}{model.excerpt()}")
+                        if model.exit_message or time.monotonic() - began > PATIENCE_S:
+                            raise ProfileError(
+                                f"no latent arrived: {model.exit_message}{model.log_excerpt()}"
+                            )
                     if repetition:
                         taken.append(time.monotonic() - began)
     finally:
@@ -306,8 +308,8 @@ def cameras(setting: Setting, seconds: float) -> list[Limit]:
             for topic in topics:
                 stack.enter_context(camera(setting, topic, setting.rate_hz / 2))
             time.sleep(seconds)
-        if model.end:
-            raise ProfileError(f"{model.end}{model.excerpt()}")
+        if model.exit_message:
+            raise ProfileError(f"{model.exit_message}{model.log_excerpt()}")
     found = json.loads(report.read_text(encoding="utf-8"))["cameras"]
     limits = []
     for topic in topics:
@@ -344,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks and return the exit status."""
     arguments = _parser().parse_args(argv)
     console = Console()
-    prepare_environment(alone=True)
+    prepare_environment(isolated=True)
     checks: dict[str, Callable[[Setting], list[Limit]]] = {
         "serving": lambda setting: serving(setting, arguments.minutes),
         "memory": memory,

@@ -136,7 +136,7 @@ class Stream:
         self._model = stack.enter_context(Child("world_model", command, scratch / "world_model.log"))
         self._running = [self._model]
         self._until(lambda: self._listener.info, "no model became active")
-        self._listener.listen(TOPIC)
+        self._listener.subscribe_results(TOPIC)
         # More images than needed: the camera is stopped early.
         self._most = round(args.rate * (args.swaps * (args.pause + _LONG_S) + _PATIENCE_S))
         camera = camera_command(
@@ -146,7 +146,7 @@ class Stream:
         self._camera = stack.enter_context(Child("camera", camera, scratch / "camera.log", piped=True))
         self._running.append(self._camera)
         self._until(self._camera.said, "the camera has no images")
-        self._until(lambda: self._listener.answers["futures"], "no futures arrived")
+        self._until(lambda: self._listener.message_counts["futures"], "no futures arrived")
         self._rest(_SETTLE_S)
 
     def measure(self, bundles: Sequence[Path], swaps: int, pause_s: float) -> Measured:
@@ -161,7 +161,7 @@ class Stream:
         )
         exchanges = Exchanges(self._listener, bundles, pause_s)
         gc.freeze()
-        self._camera.tell({"start_ns": start_ns})
+        self._camera.send({"start_ns": start_ns})
         with Monitor(pid=self._model.process.pid) as monitor, Progress(transient=True) as progress:
             task = progress.add_task("exchanges", total=swaps)
             while len(exchanges.spans_ns) < swaps:
@@ -170,7 +170,7 @@ class Stream:
                 self._note_sent(ledger)
                 progress.update(task, completed=len(exchanges.spans_ns))
                 if exchanges.failure:
-                    raise ProfileError(exchanges.failure + self._model.excerpt())
+                    raise ProfileError(exchanges.failure + self._model.log_excerpt())
             self._rest(pause_s)
             self._note_sent(ledger)
         self._running.remove(self._camera)
@@ -181,14 +181,14 @@ class Stream:
         return Measured(ledger.run(1e3 / self._rate_hz), monitor.readings(), spans)
 
     def _note_sent(self, ledger: FrameLedger) -> None:
-        for index, moment_ns in self._camera.said():
+        for index, moment_ns in self._camera.read_messages():
             ledger.add_sent(index, moment_ns)
 
     def _until(self, condition: Callable[[], Any], fault: str) -> None:
         end = time.monotonic() + _PATIENCE_S
         while not condition():
             if time.monotonic() > end:
-                raise ProfileError(f"{fault} within {_PATIENCE_S:g} s{self._model.excerpt()}")
+                raise ProfileError(f"{fault} within {_PATIENCE_S:g} s{self._model.log_excerpt()}")
             self._spin_once()
 
     def _rest(self, seconds: float) -> None:
@@ -198,8 +198,8 @@ class Stream:
 
     def _spin_once(self) -> None:
         for child in self._running:
-            if child.end:
-                raise ProfileError(f"{child.end}{child.excerpt()}")
+            if child.exit_message:
+                raise ProfileError(f"{child.exit_message}{child.log_excerpt()}")
         self._executor.spin_once(timeout_sec=0.02)
 
 
@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return the exit status."""
     args = _parser().parse_args(argv)
     console = Console()
-    prepare_environment(alone=True)
+    prepare_environment(isolated=True)
     rclpy.init(args=[])
     try:
         with ExitStack() as stack:

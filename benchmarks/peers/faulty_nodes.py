@@ -87,7 +87,7 @@ def drive_nodes(bundle: Path, fault: Fault, lasts_s: float) -> tuple[float, floa
     Raises:
         JepaRuntimeError: a node does not run.
     """
-    prepare_environment(alone=True)
+    prepare_environment(isolated=True)
     rclpy.init(args=[])
     with ExitStack() as stack:
         stack.callback(rclpy.try_shutdown)
@@ -110,12 +110,14 @@ def drive_nodes(bundle: Path, fault: Fault, lasts_s: float) -> tuple[float, floa
             while not condition() and time.monotonic() < ends_s:
                 executor.spin_once(timeout_sec=0.02)
                 for child in children:
-                    if child.end:
-                        raise JepaRuntimeError(f"{child.end}{child.excerpt()}")
+                    if child.exit_message:
+                        raise JepaRuntimeError(f"{child.exit_message}{child.log_excerpt()}")
             return bool(condition())
 
         if not until(lambda: any(speed for _, speed in driver.commands), _START_S):
-            raise JepaRuntimeError(f"the robot was not driven within {_START_S:g} s{children[1].excerpt()}")
+            raise JepaRuntimeError(
+                f"the robot was not driven within {_START_S:g} s{children[1].log_excerpt()}"
+            )
         until(lambda: False, 0.5)
         driver.fail()
         began_s = time.monotonic()

@@ -96,7 +96,7 @@ class _Graph:
             start_ns=start_ns, rate_hz=rate_hz, offset_ns=self._offset_ns, frames=self._frames
         )
         gc.freeze()
-        self._camera.tell({"start_ns": start_ns})
+        self._camera.send({"start_ns": start_ns})
         with Monitor(pid=self._node.process.pid) as monitor:
             self._spin(lambda: self._over(ledger))
         return Profile(
@@ -110,7 +110,7 @@ class _Graph:
         )
 
     def _over(self, ledger: FrameLedger) -> bool:
-        for index, moment_ns in self._camera.said():
+        for index, moment_ns in self._camera.read_messages():
             ledger.add_sent(index, moment_ns)
         if ledger.sent < self._frames:
             return False
@@ -121,13 +121,13 @@ class _Graph:
         end = time.monotonic() + _PATIENCE_S
         self._spin(lambda: condition() or time.monotonic() > end)
         if time.monotonic() > end:
-            raise ProfileError(f"the plain node {fault} within {_PATIENCE_S:g} s{self._node.excerpt()}")
+            raise ProfileError(f"the plain node {fault} within {_PATIENCE_S:g} s{self._node.log_excerpt()}")
 
     def _spin(self, over: Callable[[], Any]) -> None:
         while not over():
             for child in self._running:
                 if child.process.poll():
-                    raise ProfileError(f"{child.end}{child.excerpt()}")
+                    raise ProfileError(f"{child.exit_message}{child.log_excerpt()}")
             self._executor.spin_once(timeout_sec=_POLL_S)
 
 

@@ -52,7 +52,7 @@ def test_trajectories_are_scored_beside_a_driving_robot(ros_graph: Any, two_room
 def test_without_a_world_model_it_says_so(ros_graph: Any) -> None:
     example = start(ros_graph, "score_trajectories.py", "--service", "/nobody/evaluate_actions")
     said, _ = example.communicate(timeout=60)
-    assert example.returncode == 1 and "there is no service /nobody/evaluate_actions" in said
+    assert example.returncode == 1 and "/nobody/evaluate_actions is not available" in said
 
 
 def test_each_fits_on_a_page() -> None:

@@ -34,7 +34,7 @@ def serving(bundle: Path) -> opening.ServingSession:
 
 def test_threads_of_others_that_begin_while_a_model_is_exchanged_do_not_join_it(toy_bundle, monkeypatch):
     joined, let_go, others = set(), threading.Event(), []
-    monkeypatch.setattr(realtime, "join", lambda settings, which: joined.update(which))
+    monkeypatch.setattr(realtime, "apply_to_threads", lambda settings, which: joined.update(which))
 
     def another_begins():
         others.append(threading.Thread(target=let_go.wait))

@@ -178,7 +178,7 @@ def test_what_is_neither_true_nor_false_starts_nothing(name, argument):
 
 
 def test_the_images_are_named_by_the_topic_of_the_raw_ones():
-    with pytest.raises(ValueError, match="image_topic:=front/compressed has compressed images; name front:"):
+    with pytest.raises(ValueError, match="image_topic:=front/compressed is a topic of compressed images"):
         launched("world_model", image_topic="front/compressed")
 
 

@@ -107,7 +107,7 @@ def test_a_world_model_that_runs_already_is_measured_and_left_running(ros_graph,
     assert frames(found) == 40 and found.run.latency_ms
     assert found.subject.model_id and found.subject.threads is None
     wrong = refused(tmp_path / "q.json", *options, "--topic", "camera/other", **domain)
-    assert "camera/other: nobody subscribes" in wrong and "/image" in wrong
+    assert "camera/other has no subscriber" in wrong and "/image" in wrong
     other = refused(tmp_path / "q.json", "--attach", "/eye", *options[2:], **domain)
     assert "/eye" in other and "/world_model" in other
     assert ros_graph.stop("world_model") == 0

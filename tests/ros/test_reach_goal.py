@@ -286,7 +286,7 @@ def test_without_a_world_model_a_goal_is_aborted(ros_graph: Any) -> None:
     ros_graph.start("planner")
     _, result = Goal(ros_graph, client(ros_graph), image=goal_image(now_ns())).end()
     assert result.outcome == "aborted"
-    assert "no futures for" in result.reason or "there is no service" in result.reason
+    assert "no futures for" in result.reason or "is not available" in result.reason
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_the_planner_that_stops_ends_its_goal_and_leaves_the_robot_standing(ros_
     assert process.returncode == 0, stub.graph.log("planner").read_text()
     assert stub.commands[-1] == Twist() and stub.goal_ns is None
     _, result = asked.end()
-    assert result.outcome == "aborted" and result.reason == "the planner stops"
+    assert result.outcome == "aborted" and result.reason == "the planner is shutting down"
 
 
 def test_the_planner_does_not_keep_the_images_of_goals_that_have_ended(ros_graph: Any) -> None:

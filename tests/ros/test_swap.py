@@ -81,4 +81,4 @@ def test_a_node_that_is_told_to_end_gives_up_the_model_that_it_opens_and_does_no
     ros_graph.spin_for(0.2)
     assert not answer.done()
     said = ros_graph.log("world_model").read_text()
-    assert "serves" not in said and "refused" not in said and "Traceback" not in said
+    assert "active model" not in said and "swap failed" not in said and "Traceback" not in said

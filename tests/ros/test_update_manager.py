@@ -184,7 +184,7 @@ def test_what_is_observed_is_taken_back_by_hand_without_opening_anything(fleet: 
         status, result = update.end()
         assert (status, result.result, result.reason) == (GoalStatus.STATUS_ABORTED, "refused", "by hand")
         assert fleet.serves == before
-        assert "serves again" in fleet.graph.log("world_model").read_text()
+        assert "active model after rollback" in fleet.graph.log("world_model").read_text()
     finally:
         fleet.configure()
 

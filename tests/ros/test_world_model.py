@@ -207,7 +207,7 @@ def test_two_cameras_are_served_side_by_side_and_a_gap_of_one_is_none_of_the_oth
     ("camera", "told"),
     [
         ("/rear", "'/rear' is not a relative topic name"),
-        ("front/compressed", "parameter cameras: 'front/compressed' has compressed images; name 'front'"),
+        ("front/compressed", "parameter cameras: 'front/compressed' is a topic of compressed images"),
     ],
 )
 def test_the_cameras_need_relative_topics_of_raw_images(ros_graph, toy_bundle, camera, told):
