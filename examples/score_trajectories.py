@@ -38,8 +38,7 @@ if response is None or not response.success:
 
 ends = array_of(response.energies)[:, -1]
 best = int(ends.argmin())
-print(
-    f"current energy {response.current_energy:.4f}; trajectory {best} of {len(ends)} ends lowest, at {ends[best]:.4f}:"
-)
+print(f"current energy {response.current_energy:.4f}")
+print(f"best of {len(ends)} trajectories: {best}, final energy {ends[best]:.4f}:")
 print(np.round(trajectories[best], 2).tolist())
 rclpy.shutdown()

@@ -43,7 +43,9 @@ def test_trajectories_are_scored_beside_a_driving_robot(ros_graph: Any, two_room
     example = start(ros_graph, "score_trajectories.py", "--count", "150")
     said, _ = example.communicate(timeout=60)
     assert example.returncode == 0, said
-    found = re.search(r"now ([\d.]+); trajectory (\d+) of 150 ends nearest, at ([\d.]+):\n\[\[", said)
+    found = re.search(
+        r"current energy ([\d.]+)\nbest of 150 trajectories: (\d+), final energy ([\d.]+):\n\[\[", said
+    )
     assert found is not None, said
     assert int(found[2]) < 150
 
