@@ -53,7 +53,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Tests use OpenVINO beside our backend too; what it leaves would end the next that sends a signal."""
-    with signal_stack.kept():
+    with signal_stack.preserved():
         return (yield)
 
 

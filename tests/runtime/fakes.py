@@ -101,12 +101,12 @@ class FakeModel:
             error_bounds=np.arange(1, HORIZON + 1, dtype=np.float32),
         )
 
-    def follow(self, asked: list[tuple[NDArray[np.float32], ...]]) -> list[NDArray[np.float32]]:
+    def predict_each(self, requests: list[tuple[NDArray[np.float32], ...]]) -> list[NDArray[np.float32]]:
         return [
             FakeModel.predict(self, actions[None], latents=latents, history_actions=history_actions).latents[
                 0
             ]
-            for latents, history_actions, actions in asked
+            for latents, history_actions, actions in requests
         ]
 
     def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:

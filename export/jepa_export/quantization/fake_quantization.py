@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from jepa_runtime.backends import cpu_int8
 
 # The largest quantized weight on this CPU.
-MAX_WEIGHT = 63 if cpu_int8.cut_off_here() else 127
+MAX_WEIGHT = 63 if cpu_int8.saturates_here() else 127
 _MIN_SCALE = 1e-12
 
 

@@ -149,7 +149,7 @@ def compress_int8(model: ov.Model) -> ov.Model:
 def _overflow_fix() -> Any:
     from nncf.quantization.advanced_parameters import OverflowFix
 
-    return OverflowFix.ENABLE if cpu_int8.cut_off_here() else None
+    return OverflowFix.ENABLE if cpu_int8.saturates_here() else None
 
 
 def _small_products(model: ov.Model) -> list[str]:

@@ -1,11 +1,15 @@
-"""What an engine must offer. A backend and its sessions are created, used and closed on one thread."""
+"""The protocol of inference engines.
+
+A backend and its sessions are created, used and closed on one thread.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,22 +19,22 @@ from jepa_runtime.errors import BackendError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
-_MOST_THREADS = 1024
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How an engine is to run.
+    """Represent the options of a backend.
 
     Attributes:
-        threads: for one inference, at most 1024; None leaves it to the engine.
-        cache_dir: where compiled models are kept, so that the next start is quicker; None: nowhere.
-            Onnxruntime keeps none.
-        build: None: engines that take minutes to build (TensorRT) must be there. Else they are built where
-            they are not, and this is told, on any thread, the graph, a phase of the work, its steps done and
-            all of them; False ends it.
-        between: called while a model is loaded, before each part of the work: who loads one beside another
-            that serves waits there until it does no harm.
+        threads: Threads of one inference, at most 1024; None: chosen by the engine.
+        cache_dir: The folder for compiled models, which makes later starts faster; None: no cache.
+            ONNX Runtime has no cache.
+        build: None: engines that take minutes to build (TensorRT) must have been built. Otherwise missing
+            engines are built; the function is called, on any thread, with the graph, the phase, the number
+            of finished steps and of all steps. It returns False to stop the build.
+        between: Called before each step of loading a model. A caller that loads a model while another serves
+            can wait here.
     """
 
     threads: int | None = 1
@@ -39,24 +43,62 @@ class BackendOptions:
     between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
-            raise BackendError(f"threads must be at least 1 and at most {_MOST_THREADS}, got {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
+            raise BackendError(
+                f"threads must be from 1 to {_MAX_THREADS}, got {self.threads}", code="backend.option_invalid"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Declare an engine: everything that the rest of the program must know about it.
+
+    Attributes:
+        name: The name before the colon in ``openvino:CPU``. An entry point has the same name.
+        description: One line, for lists of engines.
+        create: Opens the engine on a device. It imports the libraries of the engine.
+        devices: For each target of graphs that the engine runs (see
+            :class:`~jepa_runtime.bundle.manifest.Variant`) the device on which its variants are verified, the
+            engine's own targets first.
+        default_device: The device if none is given.
+        modules: Python modules that the engine imports.
+        install: How to install them.
+        requires_build: Whether the engine runs only what ``jepa-runtime build-engine`` has built.
+        transfers: How inputs get to the device and outputs back, for reports; empty: inside encode and
+            predict.
+    """
+
+    name: str
+    description: str
+    create: Callable[[str, BackendOptions], Backend] = field(repr=False)
+    devices: Mapping[str, str]
+    default_device: str = "CPU"
+    modules: tuple[str, ...] = ()
+    install: str = ""
+    requires_build: bool = False
+    transfers: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the modules of the engine are installed. Its device may still be missing."""
+        return all(find_spec(module) is not None for module in self.modules)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph in memory: the very bytes that were verified are those that the engine loads.
+    """Represent a graph in memory: the engine loads the bytes that were verified.
 
     Attributes:
-        name: how errors call it.
-        model: the ``.xml`` or ``.onnx``.
-        weights: the ``.bin`` of an ``.xml``, else None.
-        precision: int8, fp16, bf16 or fp32, or None if unknown. On a CPU, what the graph itself does not
-            quantize is computed in bf16 if this is bf16, else in fp32. On any device, fp32 is computed in
+        name: The name in error messages.
+        model: The ``.xml`` or ``.onnx`` file.
+        weights: The ``.bin`` file of an ``.xml``, else None.
+        precision: int8, fp16, bf16 or fp32; None if unknown. On a CPU, operations that the graph does not
+            quantize are computed in bf16 if this is bf16, else in fp32. On any device, fp32 is computed in
             fp32.
-        dynamic_quantization_group_size: the exception, see :class:`~jepa_runtime.bundle.manifest.Variant`.
-        blob: gives what was compiled ahead of time for a platform of an NPU, and what that came from
-            (:class:`~jepa_runtime.backends.openvino.npu.Origin`); None if nothing was.
+        dynamic_quantization_group_size: The exception to this, see
+            :class:`~jepa_runtime.bundle.manifest.Variant`.
+        blob: Returns what was compiled ahead of time for an NPU platform, and its metadata
+            (:class:`~jepa_runtime.backends.openvino.npu.Origin`); None if there is none.
     """
 
     name: str
@@ -68,28 +110,30 @@ class Graph:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the model, then the weights."""
+        """The SHA-256 of the model followed by the weights."""
         digest = hashlib.sha256(self.model)
         digest.update(self.weights or b"")
         return digest.hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> Graph:
-        """A graph from files that are trusted (one's own export, not a bundle).
+        """Read a graph from trusted files (your own export, not a bundle).
 
         Raises:
-            BackendError: a file cannot be read.
+            BackendError: A file cannot be read.
         """
         try:
             weights = path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else None
             return cls(str(path), path.read_bytes(), weights)
         except OSError as error:
-            raise BackendError(f"{error.filename}: cannot be read: {error.strerror}") from error
+            raise BackendError(
+                f"{error.filename}: cannot be read: {error.strerror}", code="backend.graph_unreadable"
+            ) from error
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One operation as the engine executed it, and its mean time in a run (ms)."""
+    """Represent one operation as the engine executed it, and its mean time per run (ms)."""
 
     name: str
     kind: str
@@ -98,83 +142,84 @@ class LayerTime:
 
 
 class Session(Protocol):
-    """A graph of fixed shapes, ready to run."""
+    """A graph compiled for fixed shapes."""
 
     @property
     def inputs(self) -> Mapping[str, Array]:
-        """The engine's own input buffers, to be written in place."""
+        """The input buffers of the engine, to be written in place."""
 
     @property
     def outputs(self) -> Mapping[str, Array]:
-        """The engine's own output buffers, overwritten by each run."""
+        """The output buffers of the engine, overwritten by each run."""
 
     def run(self) -> Mapping[str, Array]:
         """Compute ``outputs`` from ``inputs``.
 
         Raises:
-            BackendError: the engine failed. It is a DeviceLostError where no later call can succeed.
+            BackendError: The engine failed. It is a DeviceLostError if no later call can succeed.
         """
 
     def close(self) -> None:
-        """Give everything back; the buffers must not be used any more. May be called again."""
+        """Release all resources; the buffers become invalid. Repeated calls have no effect."""
 
 
 @dataclass(frozen=True)
-class DevicePart:
-    """Buffers of a part of a session's rows; of what all rows share each part has a copy."""
+class SessionPart:
+    """Represent the buffers of a part of the rows, with a copy of the inputs that all rows share."""
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
 
 
 @runtime_checkable
-class Divided(Protocol):
-    """A session whose rows are computed in parts side by side; each may be given inputs of its own."""
+class PartitionedSession(Protocol):
+    """A session that computes its rows in parallel parts, each of which can have its own inputs."""
 
-    parts: tuple[DevicePart, ...]
+    parts: tuple[SessionPart, ...]
 
     def run_parts(self, count: int) -> None:
         """Compute the outputs of the first ``count`` parts from their inputs.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: The engine failed.
         """
 
 
 @runtime_checkable
-class TimesItself(Protocol):
-    """A session of a device with a clock of its own."""
+class TimedSession(Protocol):
+    """A session on a device with its own clock."""
 
     @property
     def device_ms(self) -> float:
-        """How long the device had the last run, copies of inputs and outputs included."""
+        """The time of the last run on the device, including copies of inputs and outputs."""
 
 
 @runtime_checkable
-class ScalesImages(Protocol):
-    """A session that can bring images to the size of its input ``frame`` itself."""
+class ScalingSession(Protocol):
+    """A session that can resize images to its input ``frame`` on the device."""
 
     def scale(self, image: Array) -> bool:
-        """Take the next run's ``frame`` from an image.
+        """Use an image as the ``frame`` of the next run.
 
         Args:
-            image: uint8 [h, w, 3] RGB; read before this returns.
+            image: uint8 [h, w, 3] RGB; it is read before this returns.
 
         Returns:
-            False: it cannot do it; ``inputs["frame"]`` is to be written.
+            False if the session cannot resize it; then write ``inputs["frame"]``.
         """
 
 
 @runtime_checkable
-class Links(Protocol):
-    """A session that can work on what another one left on the device."""
+class LinkableSession(Protocol):
+    """A session that can read an output of another session on the device."""
 
     def link(self, name: str, source: Session, output: str) -> Session | None:
-        """A further session of the same graph whose input ``name`` is an ``output`` of another session, where
-        it lies: it does not go to the host and back. It must be closed before ``source``.
+        """Return another session of the same graph that reads input ``name`` from ``output`` of ``source``.
+
+        The data stays on the device. Close the new session before ``source``.
 
         Returns:
-            None: these two hold other numbers of bytes, or not on this device.
+            None if the sizes differ, or the two are not on the same device.
         """
 
 
@@ -183,63 +228,66 @@ class Backend(Protocol):
 
     @property
     def engine(self) -> str:
-        """Its name, as in ``openvino:CPU`` before the colon."""
+        """The name of the engine, before the colon in ``openvino:CPU``."""
 
     @property
     def device(self) -> str:
-        """The device that serves."""
+        """The device in use."""
 
     @property
     def version(self) -> str:
-        """The engine's version."""
+        """The version of the engine."""
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The kinds of graph that it runs, the preferred first."""
+        """The targets of graphs that it runs, the preferred first."""
 
     def load(self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()) -> Session:
-        """Compile a graph for the given shape of each input.
+        """Compile a graph.
 
         Args:
-            rows: inputs whose first axis counts rows that know nothing of each other; that of every output
-                counts the same rows. A backend may share them out among its threads.
+            graph: The graph, or the path of its file.
+            shapes: The shape of each input.
+            rows: Inputs whose first axis enumerates independent rows; the first axis of every output
+                enumerates the same rows. A backend may distribute them among its threads.
 
         Raises:
-            BackendError: the graph is damaged, its inputs are others, or it does not take these shapes.
+            BackendError: The graph is damaged, has other inputs, or does not accept these shapes.
         """
 
     def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
-        """Time of each operation over ``runs`` runs on zeros. Counting slows the graph down: the sum is more
-        than a run takes.
+        """Measure the time of each operation over ``runs`` runs on zeros.
+
+        Profiling slows the graph down: the sum exceeds the time of a normal run.
 
         Raises:
-            BackendError: as for :meth:`load`.
+            BackendError: See :meth:`load`.
         """
 
     def close(self) -> None:
-        """Give everything back. May be called again."""
+        """Release all resources. Repeated calls have no effect."""
 
 
-def check_inputs(graph: str, offered: Iterable[str], asked: Mapping[str, Shape]) -> None:
+def check_inputs(graph: str, offered: Iterable[str], requested: Mapping[str, Shape]) -> None:
     """Check that a graph has exactly the inputs for which shapes are given.
 
     Raises:
-        BackendError: it has others.
+        BackendError: It has others.
     """
     names = list(offered)
-    if set(names) != asked.keys():
+    if set(names) != requested.keys():
         raise BackendError(
-            f"{graph}: has the inputs {', '.join(sorted(names))}; asked for were {', '.join(sorted(asked))}: "
-            "the manifest does not fit the graph, export the model again"
+            f"{graph}: has the inputs {', '.join(sorted(names))}, expected "
+            f"{', '.join(sorted(requested))}: the manifest does not match the graph, export the model again",
+            code="backend.graph_mismatch",
         )
 
 
 def first_line(error: BaseException) -> str:
-    """What an engine said, without the lines of its source code that it likes to add; a line that ends with a
-    colon goes on in the next."""
+    """Return the first line of an error without source locations; a line ending in a colon is continued."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from src", "Check '"))]
-    first, *others = told or lines or [type(error).__name__]
+    relevant = [line for line in lines if not line.startswith(("Exception from src", "Check '"))]
+    first, *others = relevant or lines or [type(error).__name__]
     while first.endswith(":") and others:
         first = f"{first} {others.pop(0)}"
     return first

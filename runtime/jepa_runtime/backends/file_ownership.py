@@ -1,4 +1,4 @@
-"""The accounts from which compiled models are taken: they are code."""
+"""Ownership checks of compiled models: they are code, so only trusted accounts may write them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from collections.abc import Collection
 
 
 def is_own(found: os.stat_result, *, owners: Collection[int] = ()) -> bool:
-    """Whether nobody else can write a file, or exchange what this account has put into a folder: in a sticky
-    one they cannot. A group that this account has to itself may write (umask 002).
+    """Return whether no other account can write a file, or replace files of this account in a folder.
+
+    In a sticky folder other accounts cannot. The private group of this account may write (umask 002).
 
     Args:
-        owners: accounts that are trusted as well.
+        found: The status of the file or folder.
+        owners: Other trusted accounts.
     """
     others = stat.S_IWOTH if _is_private(found.st_gid) else stat.S_IWOTH | stat.S_IWGRP
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
@@ -22,7 +24,7 @@ def is_own(found: os.stat_result, *, owners: Collection[int] = ()) -> bool:
 
 
 def _is_private(gid: int) -> bool:
-    """Whether a group is of this account's name, and has no other members."""
+    """Return whether a group has the name of this account and no other members."""
     try:
         account, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
     except KeyError:

@@ -1,143 +1,138 @@
-"""From ``engine:device`` to a backend. An engine whose library is missing says what to install."""
+"""The registry of engines: those of this package, and those that other packages declare by entry points.
+
+An engine of this package is a folder next to this file with a tuple ``ENGINES``. An engine of another
+package is an entry point of the group ``jepa_runtime.backends``, which refers to an :class:`Engine` of the
+same name::
+
+    [project.entry-points."jepa_runtime.backends"]
+    toy = "toy_engine:ENGINE"
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
+import logging
+import pkgutil
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 
-from jepa_runtime.backends.base import Backend, BackendOptions
+import jepa_runtime.backends
+from jepa_runtime.backends.base import Backend, BackendOptions, Engine
 from jepa_runtime.errors import BackendError
 
-# One artefact serves from here on: networks strongly typed, precision written into the graph.
-LEAST_TENSORRT = (10, 3)
+ENTRY_POINTS = "jepa_runtime.backends"
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Engine:
-    libraries: tuple[str, ...]
-    install: str
-    create: Callable[[str, BackendOptions], Backend]
-    device: str = "CPU"
-    builds: bool = False
-
-    @property
-    def installed(self) -> bool:
-        return all(find_spec(library) is not None for library in self.libraries)
+def engines() -> list[Engine]:
+    """Return all engines, whether their libraries are installed or not. Broken plugins are logged."""
+    found = dict(_built_in())
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            found.setdefault(entry.name, _load(entry))
+        except BackendError as error:
+            _LOG.warning("%s", error)
+    return list(found.values())
 
 
-def _openvino(device: str, options: BackendOptions) -> Backend:
-    if device.startswith("NPU"):
-        from jepa_runtime.backends.openvino.npu import NpuBackend
+def find_engine(name: str) -> Engine | None:
+    """Return the engine of this name, or None if there is none.
 
-        return NpuBackend(device, options)
-    from jepa_runtime.backends.openvino.backend import OpenVINOBackend
-
-    return OpenVINOBackend(device, options)
-
-
-def _onnxruntime(device: str, options: BackendOptions) -> Backend:
-    from jepa_runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(device, options)
+    Raises:
+        BackendError: The package that declares it is broken.
+    """
+    if name in _built_in():
+        return _built_in()[name]
+    return next((_load(entry) for entry in entry_points(group=ENTRY_POINTS, name=name)), None)
 
 
-def _tensorrt(device: str, options: BackendOptions) -> Backend:
-    import tensorrt
-
-    from jepa_runtime.backends.tensorrt.backend import TensorRTBackend
-    from jepa_runtime.backends.tensorrt.cuda import Cuda
-
-    if tuple(map(int, tensorrt.__version__.split(".")[:2])) < LEAST_TENSORRT:
-        least = "{}.{}".format(*LEAST_TENSORRT)
-        raise BackendError(
-            f"TensorRT {tensorrt.__version__} is too old: {least} or later is needed (JetPack 6.1 or later)"
-        )
-    return TensorRTBackend("tensorrt", tensorrt, Cuda, device, options)
+def engines_for(target: str) -> list[tuple[Engine, str]]:
+    """Return the engines that verify variants for a target, each with its device, the most specific first."""
+    found = [engine for engine in engines() if target in engine.devices]
+    found.sort(key=lambda engine: list(engine.devices).index(target))
+    return [(engine, engine.devices[target]) for engine in found]
 
 
-def _tensorrt_rtx(device: str, options: BackendOptions) -> Backend:
-    # Brings the shared libraries that the other needs.
-    import tensorrt_rtx_libs  # noqa: F401  # isort: skip
-    import tensorrt_rtx_bindings
-
-    from jepa_runtime.backends.tensorrt.backend import TensorRTBackend
-    from jepa_runtime.backends.tensorrt.cuda import Cuda
-
-    return TensorRTBackend("tensorrt_rtx", tensorrt_rtx_bindings, Cuda, device, options)
-
-
-_ENGINES = {
-    "openvino": _Engine(("openvino",), "pip install jepa-edge", _openvino),
-    "onnxruntime": _Engine(("onnxruntime",), "pip install 'jepa-edge[onnxruntime]'", _onnxruntime),
-    "tensorrt": _Engine(
-        ("tensorrt", "pycuda"),
-        "TensorRT by JetPack (sudo apt install python3-libnvinfer, and a venv with --system-site-packages), "
-        "then pip install 'jepa-edge[jetson]'",
-        _tensorrt,
-        device="0",
-        builds=True,
-    ),
-    "tensorrt_rtx": _Engine(
-        ("tensorrt_rtx_libs", "tensorrt_rtx_bindings", "pycuda"),
-        "pip install 'jepa-edge[jetson,tensorrt-check]'",
-        _tensorrt_rtx,
-        device="0",
-        builds=True,
-    ),
-}
-
-
-def name_and_device(engine: str) -> tuple[str, str]:
-    """What ``engine`` says (see :func:`create_backend`), whether there is such an engine or not."""
+def split_engine(engine: str) -> tuple[str, str]:
+    """Split ``name:DEVICE``, with the default device if none is given. The engine need not exist."""
     name, _, device = engine.partition(":")
-    return name, device or (_ENGINES[name].device if name in _ENGINES else "CPU")
+    declared = find_engine(name)
+    return name, device or ("CPU" if declared is None else declared.default_device)
 
 
-def is_installed(engine: str) -> bool:
-    """Whether the libraries of an engine are installed; its device may be missing all the same."""
-    name, _ = name_and_device(engine)
-    return name in _ENGINES and _ENGINES[name].installed
-
-
-def takes_building(engine: str) -> bool:
-    """Whether an engine runs only what ``jepa-runtime build-engine`` has built."""
-    name, _ = name_and_device(engine)
-    return name in _ENGINES and _ENGINES[name].builds
-
-
-def alternatives(engine: str) -> list[str]:
-    """The engines that ``engine`` lists (``openvino:NPU,openvino:CPU``), the preferred first."""
+def split_alternatives(engine: str) -> list[str]:
+    """Split a list of engines (``openvino:NPU,openvino:CPU``), the preferred first."""
     return [part.strip() for part in engine.split(",")]
 
 
+def requires_build(engine: str) -> bool:
+    """Return whether an engine runs only what ``jepa-runtime build-engine`` has built."""
+    declared = find_engine(engine.partition(":")[0])
+    return declared is not None and declared.requires_build
+
+
 def create_backend(engine: str, options: BackendOptions | None = None) -> Backend:
-    """The backend that ``engine`` names; no other one takes its place.
+    """Open an engine on a device; no other engine is used instead.
 
     Args:
-        engine: ``name:DEVICE``, for instance ``openvino:CPU``; the device may be left out and is then the
-            CPU, or the first GPU.
-        options: how it is to run.
+        engine: ``name:DEVICE``, for instance ``openvino:CPU``. Without a device, the default device of the
+            engine is used.
+        options: The options of the backend.
 
     Raises:
-        BackendError: no such engine or device, or its library is not installed; the message lists what exists
-            and what to install.
+        BackendError: The engine or device does not exist, or its library is not installed. The message lists
+            the engines and what to install.
     """
-    if len(alternatives(engine)) > 1:
-        raise BackendError(f"{engine}: names several engines: name one")
-    name, device = name_and_device(engine)
-    if name not in _ENGINES:
-        raise BackendError(f"engine {engine!r} is unknown; there are: {_overview()}")
-    chosen = _ENGINES[name]
+    if len(split_alternatives(engine)) > 1:
+        raise BackendError(f"{engine}: several engines are given: give one", code="backend.several_engines")
+    name, device = split_engine(engine)
+    declared = find_engine(name)
+    if declared is None:
+        raise BackendError(
+            f"unknown engine {engine!r}; engines: {_overview()}", code="backend.engine_unknown"
+        )
     try:
-        return chosen.create(device, options or BackendOptions())
+        return declared.create(device, options or BackendOptions())
     except ImportError as error:
         raise BackendError(
-            f"engine {name} cannot be used: {error}. Install it: {chosen.install}. Engines: {_overview()}"
+            f"engine {name} is not installed: {error}: {declared.install or 'install its package again'}. "
+            f"Engines: {_overview()}",
+            code="backend.engine_not_installed",
         ) from error
+
+
+@cache
+def _built_in() -> dict[str, Engine]:
+    found: dict[str, Engine] = {}
+    for module in pkgutil.iter_modules(jepa_runtime.backends.__path__):
+        if module.ispkg:
+            declared = import_module(f"{jepa_runtime.backends.__name__}.{module.name}").ENGINES
+            found |= {engine.name: engine for engine in declared}
+    return found
+
+
+@cache
+def _load(entry: EntryPoint) -> Engine:
+    package = entry.dist.name if entry.dist is not None else entry.value
+    try:
+        engine = entry.load()
+    # A plugin can raise anything while it is imported.
+    except Exception as error:
+        raise BackendError(
+            f"engine {entry.name} of the package {package} cannot be loaded: {error}: update or remove the "
+            "package",
+            code="backend.plugin_invalid",
+        ) from error
+    if not isinstance(engine, Engine) or engine.name != entry.name:
+        raise BackendError(
+            f"engine {entry.name} of the package {package}: {entry.value} is not an Engine of this name: "
+            "update or remove the package",
+            code="backend.plugin_invalid",
+        )
+    return engine
 
 
 def _overview() -> str:
     return ", ".join(
-        f"{name} ({'installed' if engine.installed else engine.install})" for name, engine in _ENGINES.items()
+        f"{engine.name} ({'installed' if engine.is_installed else engine.install})" for engine in engines()
     )

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import alternatives, takes_building
+from jepa_runtime.backends.registry import requires_build, split_alternatives
 from jepa_runtime.backends.tensorrt.engine_store import engine_folders
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import add_json_argument, open_console, progress_on
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     console = open_console(stderr=args.json == STDOUT)
     began = time.monotonic()
     _adopt(args)
-    if not takes_building(args.engine):
+    if not requires_build(args.engine):
         if args.json is not None:
             nothing = {"bundle": str(args.bundle), "engine": args.engine, "built": [], "ok": True}
             write_json(args.json, nothing)
@@ -132,7 +132,7 @@ def _adopt(args: argparse.Namespace) -> None:
         args.bundle = args.robot / ("good" if (args.robot / "good").exists() else "current")
         args.engine, args.precision = args.engine or settings.engine, args.precision or settings.precision
     args.engine = args.engine or "tensorrt"
-    if len(alternatives(args.engine)) > 1:
+    if len(split_alternatives(args.engine)) > 1:
         raise JepaRuntimeError(f"{args.engine}: name the one engine that is to be built")
 
 

@@ -174,7 +174,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
                 stopping.wait(IDLE_S)
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
         with LoadGenerator(open_model, workload, stopping=stopping) as load:
-            subject, passed_over = _subject(args, load.model, workload), load.model.passed_over
+            subject, skipped_engines = _subject(args, load.model, workload), load.model.skipped_engines
             with ExitStack() as monitored:
                 busy = monitored.enter_context(Monitor())
                 main = load.open_loop(
@@ -199,7 +199,7 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
             "each) and played in a loop; latency counts from the scheduled time of a frame",
             *_stopped(main, args),
             *_without_futures(main, bundle),
-            *(f"preferred, but not usable: {reason}" for reason in passed_over),
+            *(f"preferred, but not usable: {reason}" for reason in skipped_engines),
             *busy.notes(),
             *passes.notes,
         ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,25 @@ from jepa_runtime.imaging.pixel_formats import ENCODINGS, RawLayout, plan_scalin
 from jepa_runtime.util.opencv import cv2
 
 Image = NDArray[np.uint8]
+
+
+class SupportsArray(Protocol):
+    """An object that NumPy converts by ``__array__``, such as a torch tensor."""
+
+    def __array__(self) -> NDArray[Any]:
+        """Return the object as an array."""
+
+
+class SupportsArrayInterface(Protocol):
+    """An object that NumPy converts by ``__array_interface__``, such as a PIL image."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """The description of the array."""
+
+
+ImageLike = Image | SupportsArray | SupportsArrayInterface
+
 
 # The first bytes of a JPEG and of a PNG, and where the file states the two sides of the image.
 _SIDES = {
@@ -138,6 +157,24 @@ def to_png(image: Image) -> bytes:
 def data_uri(data: bytes, kind: str = "jpeg") -> str:
     """Return an image file as a data URI, for a page."""
     return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
+def as_array(image: Any) -> Any:
+    """Convert an object that supports the array protocols of NumPy; other objects are returned unchanged.
+
+    Raises:
+        FrameError: The object cannot be converted, such as a torch tensor on a GPU.
+    """
+    if isinstance(image, np.ndarray) or not (
+        hasattr(image, "__array__") or hasattr(image, "__array_interface__")
+    ):
+        return image
+    try:
+        return np.asarray(image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FrameError(
+            f"{type(image).__name__} cannot be converted to an array: {error}", code="frame.not_rgb"
+        ) from error
 
 
 def check_rgb(image: Image) -> None:

@@ -1,4 +1,4 @@
-"""The sessions that serve a bundle: which variant of each graph, compiled for which shapes."""
+"""The sessions of a bundle: selection of a variant of each graph, and compilation for fixed shapes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jepa_runtime.backends.base import Array, Backend, Graph, Links, Session, Shape
+from jepa_runtime.backends.base import Array, Backend, Graph, LinkableSession, Session, Shape
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Target, Variant
 from jepa_runtime.bundle.manifest import blob_metadata_path, blob_path, check_futures_size
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
 _Tensors = dict[str, tuple[Shape, type[np.generic]]]
-# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates; 1, and 9
-# and more, are fine. A few idle candidates cost next to nothing.
-_FEWEST_CANDIDATES = 16
+# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates, but not
+# for 1, or for 9 and more. A few unused candidates cost almost nothing.
+_MIN_CANDIDATES = 16
 
 
 @dataclass(frozen=True)
 class CompiledGraphs:
-    """The sessions of one open model.
+    """Represent the sessions of one open model.
 
-    ``predict_one`` follows one candidate, for one step if there is a graph for that, and ``energy_one``
-    judges one state; both are sessions of their own where that costs less. ``energy_of_futures`` judges what
-    the predictor left on the device, where the engine can do that. ``encoder_sha256`` is of the encoder's
-    files. ``variants``: which one of each graph was compiled.
+    Attributes:
+        precision: The precision.
+        variants: The compiled variant of each graph.
+        encoder_sha256: The hash of the encoder's files.
+        encoder: Encodes one frame.
+        predictor: Predicts K candidates over H steps.
+        predict_one: Predicts one candidate, over one step if there is a step graph. It is a separate session
+            if that is cheaper.
+        energy: Computes the energies of K x H states; None if the bundle has no energy graph.
+        energy_one: Computes the energy of one state; a separate session if that is cheaper.
+        energy_of_futures: Computes the energies of the predictor's output on the device; None if the engine
+            cannot.
     """
 
     precision: str
@@ -41,7 +49,7 @@ class CompiledGraphs:
     energy_of_futures: Session | None
 
     def close(self) -> None:
-        """Close all."""
+        """Close all sessions."""
         energies = self.energy_of_futures, self.energy, self.energy_one
         for session in (*energies, self.predict_one, self.predictor, self.encoder):
             if session is not None:
@@ -49,9 +57,11 @@ class CompiledGraphs:
 
 
 def runnable_precisions(manifest: Manifest, targets: Sequence[str]) -> list[str]:
-    """The precisions in which an engine that runs ``targets`` runs the model unless another is named: those
-    of the target that it prefers first, each target's in the bundle's order. bf16, which few CPUs have, must
-    be named."""
+    """Return the precisions that an engine for ``targets`` can run, in order of preference.
+
+    Those of the preferred target are first, each in the order of the bundle. bf16, which few CPUs support, is
+    used only if it is requested.
+    """
     return [precision for precision in _offered(manifest, targets) if precision != "bf16"]
 
 
@@ -72,13 +82,15 @@ def open_sessions(
     """Compile the graphs of a bundle.
 
     Args:
+        bundle: The bundle.
+        backend: The engine on its device.
         precision: int8, fp16, bf16 or fp32; None: the first that the backend can run.
         num_samples: K of the predictor.
-        target: use the variants for this target only, whatever the backend prefers.
+        target: Use only the variants for this target, regardless of the preference of the backend.
 
     Raises:
-        BundleError: the bundle has nothing for this backend in this precision.
-        BackendError: the graphs cannot be run, or are not what the manifest says.
+        BundleError: The bundle has no variant for this backend in this precision.
+        BackendError: The graphs cannot be run, or contradict the manifest.
         JepaRuntimeError: ``num_samples`` is out of range.
     """
     manifest = bundle.manifest
@@ -105,7 +117,9 @@ def open_sessions(
         if "energy" in chosen.variants:
             energy, *singly = load("energy", *chosen.sizes["energy"])
             energy_one = singly[0] if singly else energy
-            if isinstance(energy, Links) and (of_futures := energy.link("latents", predictor, "futures")):
+            if isinstance(energy, LinkableSession) and (
+                of_futures := energy.link("latents", predictor, "futures")
+            ):
                 opened.callback(of_futures.close)
         encoder_sha256 = _sha256(manifest, chosen.variants["encoder"])
         opened.pop_all()
@@ -125,10 +139,10 @@ def open_sessions(
 def graphs(
     bundle: Bundle, backend: Backend, precision: str, num_samples: int
 ) -> dict[Role, tuple[Graph, dict[str, Shape]]]:
-    """Encoder and predictor with the shapes of their inputs, as :func:`open_sessions` compiles them.
+    """Return encoder and predictor with the shapes of their inputs, as :func:`open_sessions` compiles them.
 
     Raises:
-        BundleError: the bundle has nothing for this backend in this precision, or was changed meanwhile.
+        BundleError: The bundle has no variant for this backend in this precision, or was changed.
         JepaRuntimeError: ``num_samples`` is out of range.
     """
     chosen = _choose(bundle, backend, precision, num_samples, None)
@@ -143,8 +157,10 @@ def graphs(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The variant of each graph that is there, and the sizes for which each is compiled: the K of the
-    predictor and the step, the N of the energy."""
+    """Represent the chosen variant of each graph, and the sizes for which it is compiled.
+
+    Sizes are the K of predictor and step, and the N of the energy.
+    """
 
     precision: str
     variants: dict[Role, Variant]
@@ -163,19 +179,20 @@ def _choose(
         if role == "step":
             predictor = variants["predictor"]
             offered = [each for each in offered if _kind(each) == _kind(predictor)]
-        # An energy graph need not come in every precision; it is small, and what it is given counts.
+        # An energy graph need not exist in every precision: it is small, and its input matters more.
         fitting = [variant for variant in offered if variant.precision == precision] or offered
         if fitting:
             variants[role] = min(fitting, key=lambda variant: targets.index(variant.target))
-    # Fixed shapes are those of the bundle's own number: the candidates that are not needed are ignored.
+    # Fixed shapes are for the num_samples of the bundle; unused candidates are ignored.
     fixed = {role: variant.target == "npu" for role, variant in variants.items()}
-    most = _candidates(manifest.num_samples)
-    if fixed["predictor"] and num_samples > most:
+    limit = _candidates(manifest.num_samples)
+    if fixed["predictor"] and num_samples > limit:
         raise BundleError(
-            f"{bundle.path}: its predictor for npu has fixed shapes, for {most} candidates, and "
-            f"{num_samples} were requested: request at most {most}"
+            f"{bundle.path}: its predictor for npu has fixed shapes, for {limit} candidates, and "
+            f"{num_samples} were requested: request at most {limit}",
+            code="bundle.variant_missing",
         )
-    count = most if fixed["predictor"] else _candidates(num_samples)
+    count = limit if fixed["predictor"] else _candidates(num_samples)
     sizes: dict[Role, list[int]] = {
         "encoder": [1],
         "predictor": [count] if count == 1 or "step" in variants else [1, count],
@@ -192,27 +209,32 @@ def _kind(variant: Variant) -> tuple[str, str]:
 
 
 def _candidates(num_samples: int) -> int:
-    """For how many candidates a predictor is compiled that is asked for ``num_samples``."""
-    return num_samples if num_samples == 1 else max(num_samples, _FEWEST_CANDIDATES)
+    """Return the number of candidates for which a predictor is compiled."""
+    return num_samples if num_samples == 1 else max(num_samples, _MIN_CANDIDATES)
 
 
 def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
     if num_samples < 1:
-        raise JepaRuntimeError(f"num_samples must be at least 1, got {num_samples}")
+        raise JepaRuntimeError(
+            f"num_samples must be at least 1, got {num_samples}", code="model.num_samples_invalid"
+        )
     try:
         check_futures_size(bundle.manifest, num_samples)
     except ValueError as error:
-        raise JepaRuntimeError(f"{bundle.path}: {error}: ask for fewer samples") from error
+        raise JepaRuntimeError(
+            f"{bundle.path}: {error}: request fewer samples", code="model.num_samples_invalid"
+        ) from error
 
 
 def _choose_precision(bundle: Bundle, backend: Backend, targets: Sequence[str], precision: str | None) -> str:
     chosen = precision or next(iter(runnable_precisions(bundle.manifest, targets)), None)
     if chosen is None or chosen not in _offered(bundle.manifest, targets):
         kinds = ", ".join(entry.label for entry in bundle.manifest.graphs.encoder)
-        wanted = f" in {precision}" if precision else ""
+        requested = f" in {precision}" if precision else ""
         raise BundleError(
-            f"{bundle.path}: has nothing that {backend.engine} can run{wanted}; it has: {kinds}; "
-            f"{backend.engine} runs graphs for: {', '.join(targets)}"
+            f"{bundle.path}: no variant that {backend.engine} can run{requested}; the bundle has: {kinds}; "
+            f"{backend.engine} runs variants for: {', '.join(targets)}",
+            code="bundle.variant_missing",
         )
     return chosen
 
@@ -243,7 +265,7 @@ def _graph(bundle: Bundle, variant: Variant) -> Graph:
 
 
 def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tensors]:
-    """Inputs and outputs of a graph; ``size`` is the K of the predictor and the N of the energy."""
+    """Return inputs and outputs of a graph; ``size`` is the K of the predictor or the N of the energy."""
     frame, latent = manifest.io.frame, (manifest.io.latent.tokens, manifest.io.latent.dim)
     history_size, horizon, actions = manifest.history_size, manifest.horizon, manifest.action_size
     if role == "encoder":
@@ -271,11 +293,13 @@ def _check_tensors(graph: str, kind: str, found: Mapping[str, Array], expected: 
     for name, (shape, dtype) in expected.items():
         if name not in found:
             raise BackendError(
-                f"{graph}: has no {kind} {name}, only {', '.join(found)}: export the model again"
+                f"{graph}: has no {kind} {name}, only {', '.join(found)}: export the model again",
+                code="backend.graph_mismatch",
             )
         array = found[name]
         if array.shape != shape or array.dtype != dtype:
             raise BackendError(
-                f"{graph}: {kind} {name} is {array.dtype} {list(array.shape)}, the manifest makes it "
-                f"{np.dtype(dtype)} {list(shape)}: export the model again"
+                f"{graph}: {kind} {name} is {array.dtype} {list(array.shape)}, expected by the manifest is "
+                f"{np.dtype(dtype)} {list(shape)}: export the model again",
+                code="backend.graph_mismatch",
             )

@@ -1,6 +1,4 @@
-"""Whether a model computes on this machine what it computed when it was exported: parity with the golden
-outputs.
-"""
+"""Golden parity: verification that a model computes the same on this machine as when it was exported."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import create_backend, is_installed, takes_building
+from jepa_runtime.backends.registry import create_backend, engines_for, requires_build
 from jepa_runtime.bundle import Bundle, GoldenOutputs, Role, Target, Tolerance
 from jepa_runtime.errors import (
     BackendError,
@@ -25,41 +24,32 @@ from jepa_runtime.errors import (
 from jepa_runtime.model.world_model import Futures, WorldModel
 from jepa_runtime.util.opencv import load_opencv
 
-# Greatest error of the change that actions make, as a share of it; a model that ignores actions has 1.
-MOST_CHANGE_ERROR = 0.8
-# Of the futures: what changes less drowns in rounding. (At random weights actions change 0.3 % in a step, and
-# INT8 is off by up to all of that.)
-_LEAST_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 1e-2, "int8": 1e-2}
+# The largest relative error of the change that actions cause; a model that ignores actions has 1.
+MAX_CHANGE_ERROR = 0.8
+# Relative to the futures: smaller changes are below rounding. (With random weights, actions change 0.3 % in a
+# step, and INT8 has errors of the same size.)
+_MIN_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 1e-2, "int8": 1e-2}
 _TINY = 1e-12
-# A graph, what it computes and what it should.
+# A graph, its outputs, and the reference outputs.
 _Compared = tuple[Role, NDArray[np.float32], NDArray[np.float32]]
-# The engines that run the variants for a target; the first that is usable here checks them.
-_ENGINES: dict[Target, tuple[str, ...]] = {
-    "openvino": ("openvino:CPU",),
-    "onnx": ("onnxruntime:CPU", "openvino:CPU"),
-    "npu": ("openvino:NPU",),
-    "tensorrt": ("tensorrt", "tensorrt_rtx"),
-}
-# Reads the graphs for devices that are not here.
-_STAND_IN = "openvino:CPU"
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How closely one graph reproduces its reference.
+    """Represent how closely one graph reproduces its reference outputs.
 
     Attributes:
         graph: encoder, predictor, step or energy.
-        precision: that was asked for.
-        dynamic_quantization_group_size: of the variant, see :class:`~jepa_runtime.bundle.manifest.Variant`.
-        mean_cosine: over all vectors; NaN if an output is not finite.
-        min_cosine: cosine of the worst vector (a token, or all energies together); NaN if an output is not
-        finite.
-        max_abs: the largest difference of two numbers; NaN if an output is not finite.
-        tolerance: what the bundle allows.
-        change_error: of a graph that follows actions: how far off is what they change (the norm of the
-            difference, as a share of the reference's; NaN if an output is not finite). None where they change
-            next to nothing.
+        precision: The requested precision.
+        mean_cosine: The mean over all vectors; NaN if an output is not finite.
+        min_cosine: The cosine of the worst vector (a token, or all energies together); NaN if an output is
+            not finite.
+        max_abs: The largest difference of two numbers; NaN if an output is not finite.
+        tolerance: The tolerance of the bundle.
+        change_error: For graphs that take actions: the relative error of the change that actions cause (the
+            norm of the difference, divided by that of the reference; NaN if an output is not finite). None if
+            actions change almost nothing.
+        dynamic_quantization_group_size: See :class:`~jepa_runtime.bundle.manifest.Variant`.
     """
 
     graph: str
@@ -73,18 +63,20 @@ class Parity:
 
     @property
     def ok(self) -> bool:
-        """Whether it is within the tolerance, and follows actions."""
-        follows = self.change_error is None or self.change_error <= MOST_CHANGE_ERROR
+        """Whether the graph is within the tolerance, and depends on actions as the reference does."""
+        follows = self.change_error is None or self.change_error <= MAX_CHANGE_ERROR
         return follows and (
             self.min_cosine >= self.tolerance.min_cosine and self.max_abs <= self.tolerance.max_abs
         )
 
     @property
     def figures(self) -> str:
-        """What was found and what is allowed, for messages."""
+        """The measured and the allowed deviations, for messages."""
         changes = ""
         if self.change_error is not None:
-            changes = f", change by actions off by {self.change_error:.4g} (at most {MOST_CHANGE_ERROR:g})"
+            changes = (
+                f", error of the change by actions {self.change_error:.4g} (at most {MAX_CHANGE_ERROR:g})"
+            )
         return (
             f"worst cosine {self.min_cosine:.6f} (at least {self.tolerance.min_cosine:g}), "
             f"largest difference {self.max_abs:.4g} (at most {self.tolerance.max_abs:g}){changes}"
@@ -92,14 +84,14 @@ class Parity:
 
     @property
     def fault(self) -> str:
-        """Why it is not :attr:`ok`, for messages."""
+        """The reason why :attr:`ok` is False, for messages."""
         what = f"{self.precision} {self.graph}"
         if math.isnan(self.max_abs):
             return f"{what} computes NaN or infinity on this machine"
         return f"{what} does not reproduce its golden outputs on this machine: {self.figures}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which knows no NaN: null instead."""
+        """Return the fields for JSON, with null for NaN."""
         finite = not math.isnan(self.max_abs)
         return {
             "graph": self.graph,
@@ -115,14 +107,16 @@ class Parity:
 
 @dataclass(frozen=True)
 class VariantCheck:
-    """What was found of one variant of a model: its graphs for one target in one precision.
+    """Represent the verification of one variant of a model: its graphs for one target in one precision.
 
     Attributes:
-        target, precision: of the variant.
-        engine, engine_version: that ran its graphs; None: none did.
-        unchecked: why the variant was not checked on a device that it is made for; empty: it was.
-        fault: why the variant cannot be used; empty if nothing is wrong with it.
-        parities: of its graphs.
+        target: The target of the variant.
+        precision: The precision of the variant.
+        engine: The engine that ran its graphs; None if none did.
+        engine_version: The version of that engine.
+        unchecked: The reason why the variant was not verified on its own device; empty if it was.
+        fault: The reason why the variant cannot be used; empty if it can.
+        parities: The results of its graphs.
     """
 
     target: Target
@@ -139,7 +133,7 @@ class VariantCheck:
         return "failed" if self.fault else "not checked" if self.unchecked else "checked"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {
             "target": self.target,
             "precision": self.precision,
@@ -157,20 +151,20 @@ def check_variants(
     precision: str | None = None,
     options: BackendOptions | None = None,
 ) -> list[VariantCheck]:
-    """Check each variant of a bundle by golden parity, on a device that it is made for.
+    """Verify each variant of a bundle by golden parity, on its own device.
 
-    Where this machine has no such device, OpenVINO opens and runs the graphs on the CPU. This finds graphs
-    that cannot be opened; what the device computes stays unchecked.
+    If this machine has no such device, the default engine opens and runs the graphs on the CPU. This detects
+    graphs that cannot be opened; the results of the device remain unverified.
 
     Args:
-        bundle: trained or not.
-        engine: check the variants that this engine serves, and no other; None: all.
-        precision: check this precision only; None: all.
-        options: of all engines.
+        bundle: The bundle, trained or not.
+        engine: Verify only the variants that this engine uses; None: all.
+        precision: Verify only this precision; None: all.
+        options: The options of all engines.
 
     Raises:
-        BackendError: there is no such engine or device.
-        BundleError: the bundle has nothing for this engine and precision.
+        BackendError: The engine or device does not exist.
+        BundleError: The bundle has no variant for this engine and precision.
         JepaRuntimeError: OpenCV cannot be imported.
     """
     load_opencv()
@@ -185,12 +179,15 @@ def check_variants(
         offered = ", ".join(f"{kind} for {target}" for target, kind in kinds)
         by = engine or "an engine"
         within = "" if precision is None else f" in {precision}"
-        raise BundleError(f"{bundle.path}: has nothing that {by} can run{within}; it has: {offered}")
+        raise BundleError(
+            f"{bundle.path}: no variant that {by} can run{within}; the bundle has: {offered}",
+            code="bundle.variant_missing",
+        )
     found = []
     for target, kind in kinds:
         if (target, kind) not in wanted:
             other = precision is not None and kind != precision
-            why = f"only {precision} was requested" if other else f"{engine} does not serve it"
+            why = f"only {precision} was requested" if other else f"{engine} does not use it"
             found.append(VariantCheck(target, kind, unchecked=why))
         elif engine is not None:
             found.append(_check(bundle, VariantCheck(target, kind, engine), options))
@@ -202,7 +199,7 @@ def check_variants(
 def _served(
     kinds: Sequence[tuple[Target, str]], engine: str, options: BackendOptions | None
 ) -> list[tuple[Target, str]]:
-    """Of variants for several targets in one precision, an engine serves one."""
+    """Return the variants that an engine uses: in each precision, the one for its preferred target."""
     with closing(create_backend(engine, options)) as backend:
         order = backend.targets
     best: dict[str, Target] = {}
@@ -217,8 +214,9 @@ def _check_on_its_device(
     bundle: Bundle, target: Target, precision: str, options: BackendOptions | None
 ) -> VariantCheck:
     missing = []
-    for engine in _ENGINES[target]:
-        if not is_installed(engine):
+    for declared, device in engines_for(target):
+        engine = f"{declared.name}:{device}"
+        if not declared.is_installed:
             missing.append(f"{engine} is not installed")
             continue
         try:
@@ -227,17 +225,17 @@ def _check_on_its_device(
             missing.append(str(error))
             continue
         checked = _check(bundle, VariantCheck(target, precision, engine), options)
-        # An engine that was not built yet is no fault of the variant.
-        if not (checked.fault and not checked.parities and takes_building(engine)):
+        # An engine that was not built yet is not a fault of the variant.
+        if not (checked.fault and not checked.parities and requires_build(engine)):
             return checked
         missing.append(checked.fault)
-    found = VariantCheck(target, precision, _STAND_IN, unchecked="; ".join(missing))
+    found = VariantCheck(target, precision, DEFAULT_ENGINE, unchecked="; ".join(missing))
     return _check(bundle, found, options)
 
 
 def _check(bundle: Bundle, variant: VariantCheck, options: BackendOptions | None) -> VariantCheck:
     """Run the graphs of one variant on its engine."""
-    engine = variant.engine or _STAND_IN
+    engine = variant.engine or DEFAULT_ENGINE
     try:
         with closing(create_backend(engine, options)) as backend:
             variant = replace(variant, engine_version=backend.version)
@@ -261,26 +259,26 @@ def golden_parity(
     target: Target | None = None,
     options: BackendOptions | None = None,
 ) -> list[Parity]:
-    """Run the golden inputs through each graph by itself, in every size in which it serves, and compare with
-    the reference outputs.
+    """Run the golden inputs through each graph separately, in all its sizes, and compare the outputs.
 
     Args:
-        bundle: trained or not.
+        bundle: The bundle, trained or not.
         engine: ``engine:DEVICE``.
         precision: int8, fp16, bf16 or fp32; None: the first that the engine can run.
-        target: the variants for this target; None: for those that the engine prefers. See
+        target: Use the variants for this target; None: those that the engine prefers. See
             :meth:`jepa_runtime.WorldModel.open`.
+        options: The options of the engine.
 
     Raises:
-        BundleError: the bundle has nothing for this engine and precision, or was changed meanwhile.
-        BackendError: no such engine or device, or it cannot run the graphs.
+        BundleError: The bundle has no variant for this engine and precision, or was changed.
+        BackendError: The engine or device does not exist, or cannot run the graphs.
     """
     golden = bundle.golden()
     with WorldModel.open(
         bundle,
         engine=engine,
         precision=precision,
-        # The graph as it will serve: another K is another graph, which an engine may compile to other code.
+        # The K in use: for another K an engine may compile other code.
         num_samples=max(len(golden.actions), bundle.manifest.num_samples),
         target=target,
         options=options,
@@ -295,7 +293,7 @@ def golden_parity(
                 model.precision,
                 *_difference(computed, reference),
                 tolerance,
-                _change_error(computed, reference, _LEAST_CHANGE[model.precision])
+                _change_error(computed, reference, _MIN_CHANGE[model.precision])
                 if graph in ("predictor", "step")
                 else None,
                 model.variants[graph].dynamic_quantization_group_size,
@@ -311,33 +309,35 @@ def _outputs(model: WorldModel, golden: GoldenOutputs) -> list[_Compared]:
     goal = golden.goal[0]
 
     def predict(actions: NDArray[np.float32]) -> list[Futures]:
-        told = golden.history_actions
-        return [model.predict(actions, latents=past, history_actions=told, goal=goal) for past in pasts]
+        between = golden.history_actions
+        return [model.predict(actions, latents=past, history_actions=between, goal=goal) for past in pasts]
 
-    def follow(actions: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_latents(actions: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([each.latents for each in predict(actions)])
 
     found: list[_Compared] = [("encoder", latents, golden.latents)]
     predicted = predict(golden.actions)
     futures = np.stack([each.latents for each in predicted])
-    # One candidate has a graph of its own, or is another size of the predictor.
+    # One candidate has its own graph, or is another size of the predictor.
     if "step" in model.variants:
-        steps = [follow(action[None, :1]) for action in golden.actions]
+        steps = [predict_latents(action[None, :1]) for action in golden.actions]
         found.append(("predictor", futures, golden.futures))
         found.append(("step", np.concatenate(steps, axis=1), golden.futures[:, :, :1]))
     else:
-        every = np.concatenate([futures, follow(golden.actions[-1:])], axis=1)
+        every = np.concatenate([futures, predict_latents(golden.actions[-1:])], axis=1)
         expected = np.concatenate([golden.futures, golden.futures[:, -1:]], axis=1)
         found.append(("predictor", every, expected))
     if golden.energy is not None:
-        # States are judged singly, and futures together: by some engines where they lie, as if handed over.
+        # Energies of single states, and of futures together: on some engines on the device, and via the host.
         twice = np.concatenate([golden.latents, golden.latents])
         singly = np.stack([model.energy(latent, goal) for latent in golden.latents])
         states = np.concatenate([singly, model.energy(twice, goal)]).reshape(3, -1)
         there = np.stack([each.energies for each in predicted if each.energies is not None])
-        left, handed = (each.reshape(len(pasts), -1).T for each in (there, model.energy(futures, goal)))
-        expected = np.concatenate([np.stack([golden.energy] * 3), handed])
-        found.append(("energy", np.concatenate([states, left]), expected))
+        on_device, via_host = (
+            each.reshape(len(pasts), -1).T for each in (there, model.energy(futures, goal))
+        )
+        expected = np.concatenate([np.stack([golden.energy] * 3), via_host])
+        found.append(("energy", np.concatenate([states, on_device]), expected))
     return found
 
 
@@ -352,8 +352,10 @@ def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -
 def _change_error(
     computed: NDArray[np.float32], reference: NDArray[np.float32], least: float
 ) -> float | None:
-    """Of futures [n, K, H, T, D]: what differs between candidates. None where that is less than this share of
-    the reference."""
+    """Return the relative error of the differences between candidates of futures [n, K, H, T, D].
+
+    None if the differences are less than ``least`` times the reference.
+    """
     ours, theirs = (array - array.mean(axis=1, keepdims=True) for array in (computed, reference))
     change = float(np.linalg.norm(theirs))
     if change <= least * float(np.linalg.norm(reference)):
@@ -362,7 +364,7 @@ def _change_error(
 
 
 def cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines [...] of vectors [..., D]; two vectors of zeros agree."""
+    """Return the cosines [...] of vectors [..., D]; that of two zero vectors is 1."""
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
     both_zero = (np.abs(ours).max(axis=-1) < _TINY) & (np.abs(theirs).max(axis=-1) < _TINY)
     return np.where(both_zero, 1.0, (ours * theirs).sum(axis=-1) / np.maximum(norms, _TINY))

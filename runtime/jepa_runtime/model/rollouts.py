@@ -1,4 +1,4 @@
-"""Rollouts on the sessions of a predictor: buffers filled, run and read."""
+"""Rollouts on the sessions of a predictor: fill the input buffers, run, read the outputs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.base import Divided, Session
+from jepa_runtime.backends.base import PartitionedSession, Session
 from jepa_runtime.bundle import Manifest
 
 Floats = NDArray[np.float32]
-# What was seen [W, T, D] (or one [T, D] that stands for all), the actions between [W-1, A] (None: zero), and
-# the actions since [h, A].
-Asked = tuple[Floats, NDArray[np.floating] | None, NDArray[np.floating]]
+# Past latents [W, T, D] (or one [T, D] that is repeated), the actions between them [W-1, A] (None: zero), and
+# the future actions [h, A].
+RolloutRequest = tuple[Floats, NDArray[np.floating] | None, NDArray[np.floating]]
 
 
 class Rollouts:
-    """Rollouts of a model. H of a session is that of its graph, h at most H, K' at most K."""
+    """Runs rollouts of a model. H is the horizon of the session's graph; h <= H and K' <= K."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._latent = manifest.io.latent.tokens, manifest.io.latent.dim
@@ -32,33 +32,35 @@ class Rollouts:
         latents: Floats,
         history_actions: NDArray[np.floating] | None,
     ) -> Floats:
-        """What one history leads to under ``actions`` [K', h, A]: a view [K', h, T, D] on the session's
-        output.
+        """Predict the futures of one history under ``actions`` [K', h, A].
+
+        Returns:
+            A view [K', h, T, D] of the session's output.
 
         Raises:
-            ValueError: a shape is another, or an action is not finite.
+            ValueError: A shape is wrong, or an action is not finite.
         """
         self._fill(session.inputs, actions, latents, history_actions)
         count, steps = actions.shape[:2]
         futures: Floats = session.run()["futures"][:count, :steps]
         return futures
 
-    def each(self, session: Session, asked: Sequence[Asked]) -> list[Floats]:
-        """What each history leads to under actions of its own: [h, T, D] each.
+    def each(self, session: Session, requests: Sequence[RolloutRequest]) -> list[Floats]:
+        """Predict the future of each history under its own actions: [h, T, D] each.
 
-        They share the parts of a session that is divided, and else come one after the other.
+        They run in the parts of a partitioned session in parallel, otherwise one after the other.
 
         Raises:
-            ValueError: a shape is another, or an action is not finite.
+            ValueError: A shape is wrong, or an action is not finite.
         """
         found: list[Floats] = []
-        if not isinstance(session, Divided):
-            for latents, history_actions, actions in asked:
+        if not isinstance(session, PartitionedSession):
+            for latents, history_actions, actions in requests:
                 chosen = np.asarray(actions, np.float32)[None]
                 found.append(self.run(session, chosen, latents, history_actions)[0].copy())
             return found
-        for start in range(0, len(asked), len(session.parts)):
-            together = list(zip(asked[start : start + len(session.parts)], session.parts, strict=False))
+        for start in range(0, len(requests), len(session.parts)):
+            together = list(zip(requests[start : start + len(session.parts)], session.parts, strict=False))
             for (latents, history_actions, actions), part in together:
                 self._fill(part.inputs, np.asarray(actions, np.float32)[None], latents, history_actions)
             session.run_parts(len(together))
@@ -91,6 +93,6 @@ class Rollouts:
         if actions.shape == buffer.shape:
             buffer[:] = actions
         else:
-            # What the last call left must not make equal calls differ.
+            # Values of the previous call must not affect this one.
             buffer[:] = 0
             buffer[: actions.shape[0], : actions.shape[1]] = actions

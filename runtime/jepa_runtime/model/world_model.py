@@ -1,4 +1,4 @@
-"""A model of the world: what is seen becomes a latent state, and actions become futures of it."""
+"""The world model: it encodes frames to latent states, and predicts futures under actions."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends.base import Backend, BackendOptions, ScalesImages, Session, TimesItself
-from jepa_runtime.backends.registry import alternatives, create_backend
+from jepa_runtime.backends import DEFAULT_ENGINE
+from jepa_runtime.backends.base import Backend, BackendOptions, ScalingSession, Session, TimedSession
+from jepa_runtime.backends.registry import create_backend, split_alternatives
 from jepa_runtime.bundle import Bundle, Manifest, Target
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
-from jepa_runtime.imaging.conversion import check_rgb, resize_into
+from jepa_runtime.imaging.conversion import ImageLike, as_array, check_rgb, resize_into
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
-from jepa_runtime.model.rollouts import Asked, Rollouts
+from jepa_runtime.model.rollouts import RolloutRequest, Rollouts
 from jepa_runtime.util.opencv import cv2, load_opencv
 
 Floats = NDArray[np.float32]
-# What OpenCV says of the distance between what is not finite.
+# OpenCV's result for the distance of vectors that are not finite.
 _NO_DISTANCE = np.finfo(np.float32).max
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Futures:
-    """What would follow from K action sequences.
+    """Represent the predicted futures of K action sequences.
 
     Attributes:
         latents: float32 [K, H, T, D]; ``latents[k, h]`` is the state after h + 1 steps.
-        actions: float32 [K, H, A] that lead there (SI units).
-        energies: float32 [K, H] to the goal, or None where there is none.
-        error_bounds: float32 [H]: norms within which latents lie of what then happens. Those of the bundle:
-            in 90 % of predictions; in results of the pipeline those learnt since, see
+        actions: float32 [K, H, A], the action sequences (SI units).
+        energies: float32 [K, H] to the goal; None without a goal.
+        error_bounds: float32 [H], bounds of the norm of the prediction error. The bounds of the bundle hold
+            for 90 % of predictions; those in results of the pipeline are adapted at run time, see
             :class:`jepa_runtime.calibration.Calibration`.
     """
 
@@ -49,17 +50,25 @@ class Futures:
     energies: Floats | None
     error_bounds: Floats
 
+    def __repr__(self) -> str:
+        energies = None if self.energies is None else list(self.energies.shape)
+        return (
+            f"Futures(latents={list(self.latents.shape)}, actions={list(self.actions.shape)}, "
+            f"energies={energies}, error_bounds={list(self.error_bounds.shape)})"
+        )
+
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """How one step came out, compared with its prediction; all in the unit of the surprise (root mean square
-    over tokens and dimensions).
+    """Represent the outcome of one step, compared with its prediction.
+
+    All values are in the unit of the surprise (root mean square over tokens and dimensions).
 
     Attributes:
-        surprise: difference between the predicted and the observed latent.
-        predicted_change: difference between the predicted latent and the one before the step.
-        observed_change: how far the latent moved in the direction of the predicted change. As predicted: the
-            same; a picture that does not change: 0.
+        surprise: The difference between the predicted and the observed latent.
+        predicted_change: The difference between the predicted latent and the latent before the step.
+        observed_change: The change of the latent in the direction of the predicted change. It equals
+            ``predicted_change`` for a perfect prediction, and is 0 for an image that does not change.
     """
 
     surprise: float
@@ -68,20 +77,24 @@ class StepOutcome:
 
 
 class WorldModel:
-    """An open model. Created, used and closed on one thread; from any other, calls raise BackendError.
+    """An open model. Create, use and close it on one thread; calls from other threads raise BackendError.
 
     W is the manifest's ``history_size``, H its ``horizon``, K ``num_samples``, T and D the tokens and
-    dimensions of a latent, A the components of an action.
+    dimensions of a latent, A the number of components of an action.
 
     Attributes:
-        bundle: where it comes from.
-        engine, device, precision: what computes it.
-        variants: which one of each graph is computed.
-        passed_over: engines that were preferred, each with why it does not serve.
-        num_samples: K, the most futures that one call can predict.
-        latent_space: names what latents mean: two models with the same name can read each other's.
-        timings: milliseconds that the last call of each kind took: preprocess, encode, predict, energy.
-        device_timings: of encode and predict, by the device's own clock, where it has one.
+        bundle: The bundle.
+        engine: The name of the engine.
+        device: The device.
+        engine_version: The version of the engine.
+        precision: The precision.
+        variants: The variant of each graph that is in use.
+        skipped_engines: Preferred engines that cannot be used, each with the reason.
+        num_samples: K, the maximum number of futures per call.
+        latent_space: The identity of the latent space: two models with equal values can use each other's
+            latents.
+        timings: The duration in ms of the last call: preprocess, encode, predict, energy.
+        device_timings: The same of encode and predict on the device's clock, if it has one.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, sessions: CompiledGraphs, num_samples: int) -> None:
@@ -91,22 +104,22 @@ class WorldModel:
         self.engine_version = backend.version
         self.precision = sessions.precision
         self.variants = sessions.variants
-        self.passed_over: tuple[str, ...] = ()
+        self.skipped_engines: tuple[str, ...] = ()
         self.num_samples = num_samples
         self.latent_space = sessions.encoder_sha256
         self.timings: dict[str, float] = dict.fromkeys(("preprocess", "encode", "predict", "energy"), 0.0)
         self.device_timings: dict[str, float] = {}
         self._backend = backend
         self._sessions: CompiledGraphs | None = sessions
-        # Asked once: of a protocol it takes several microseconds. One engine's sessions are of one kind.
-        self._scaler = sessions.encoder if isinstance(sessions.encoder, ScalesImages) else None
-        self._has_clock = isinstance(sessions.encoder, TimesItself)
+        # Checked once: isinstance with a protocol takes microseconds. Sessions of an engine have one type.
+        self._scaler = sessions.encoder if isinstance(sessions.encoder, ScalingSession) else None
+        self._has_clock = isinstance(sessions.encoder, TimedSession)
         self._thread = threading.get_ident()
         manifest = bundle.manifest
         self._latent_shape = manifest.io.latent.tokens, manifest.io.latent.dim
         self._rollouts = Rollouts(manifest)
         self._error_bounds = np.asarray(manifest.error_bounds, np.float32)
-        # A view on what the encoder left: callers may change what they were given.
+        # A view of the encoder's output: callers may modify the copy that they get.
         self._last: Floats | None = None
 
     @classmethod
@@ -114,7 +127,7 @@ class WorldModel:
         cls,
         bundle: str | Path | Bundle,
         *,
-        engine: str = "openvino:CPU",
+        engine: str = DEFAULT_ENGINE,
         precision: str | None = None,
         num_samples: int | None = None,
         target: Target | None = None,
@@ -124,44 +137,47 @@ class WorldModel:
         """Verify a bundle and load it.
 
         Args:
-            bundle: its folder, or the bundle already opened.
-            engine: ``engine:DEVICE``; no other one takes its place, unless several are listed, the preferred
-                first: ``openvino:NPU,openvino:CPU``.
+            bundle: Its folder, or the opened bundle.
+            engine: ``engine:DEVICE``, or a list of alternatives, the preferred first:
+                ``openvino:NPU,openvino:CPU``. Engines that are not listed are never used.
             precision: int8, fp16, bf16 or fp32; None: the first of the bundle that the engine can run.
-            num_samples: K; None: the bundle's. A smaller K makes each prediction cheaper.
-            target: use the variants for this target only, which the engine must be able to read; to check on
-                this machine what another will run (an NPU's graphs with ``openvino:CPU``, TensorRT's with
+            num_samples: K; None: that of the bundle. A smaller K makes each prediction cheaper.
+            target: Use only the variants for this target, which the engine must be able to read, to verify
+                variants for other machines (an NPU's with ``openvino:CPU``, TensorRT's with
                 ``onnxruntime:CPU``). None: those that the engine prefers.
-            options: threads, cache.
-            allow_untrained: accept random weights, for tests.
+            options: Threads, cache.
+            allow_untrained: Accept random weights, for tests.
 
         Raises:
-            BundleError: the bundle is not valid, untrained, or has nothing for this engine and precision.
-            BackendError: no such engine or device, it cannot run the graphs, or the cache lies in the bundle.
+            BundleError: The bundle is invalid, untrained, or has no variant for this engine and precision.
+            BackendError: The engine or device does not exist, cannot run the graphs, or the cache folder is
+                in the bundle.
             JepaRuntimeError: ``num_samples`` is out of range, or OpenCV cannot be imported.
         """
         load_opencv()
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if not opened.manifest.trained and not allow_untrained:
             raise BundleError(
-                f"{opened.path}: holds random weights (trained: false), its predictions mean nothing; to "
-                "test with it all the same, say allow_untrained=True (--allow-untrained)"
+                f"{opened.path}: has random weights (trained: false), its predictions are meaningless: for "
+                "tests, set allow_untrained=True (--allow-untrained)",
+                code="bundle.untrained",
             )
         if options is not None and options.cache_dir is not None:
             cache = Path(os.path.realpath(options.cache_dir))
             if opened.path.resolve() in (cache, *cache.parents):
                 raise BackendError(
-                    f"{options.cache_dir}: lies in {opened.path}, which may hold nothing else: keep compiled "
-                    "models elsewhere"
+                    f"{options.cache_dir}: is in the bundle {opened.path}, which must not contain other "
+                    "files: give another folder",
+                    code="backend.cache_invalid",
                 )
         count = opened.manifest.num_samples if num_samples is None else num_samples
-        first, *others = alternatives(engine)
+        first, *others = split_alternatives(engine)
         try:
             return cls._open_on(first, opened, precision, count, target, options)
         except (BackendError, BundleError) as error:
             if not others:
                 raise
-            refused = f"{first}: {error}"
+            reason = f"{first}: {error}"
         try:
             model = cls.open(
                 opened,
@@ -173,9 +189,11 @@ class WorldModel:
                 allow_untrained=True,
             )
         except JepaRuntimeError as error:
-            raise BackendError(f"none of {engine} can serve: {refused}; {error}") from error
-        model.passed_over = refused, *model.passed_over
-        _LOG.warning("%s:%s serves, not what was preferred: %s", model.engine, model.device, refused)
+            raise BackendError(
+                f"none of {engine} can be used: {reason}; {error}", code="backend.no_alternative"
+            ) from error
+        model.skipped_engines = reason, *model.skipped_engines
+        _LOG.warning("using %s:%s instead of the preferred engine: %s", model.engine, model.device, reason)
         return model
 
     @classmethod
@@ -192,15 +210,22 @@ class WorldModel:
         try:
             return cls(bundle, backend, open_sessions(bundle, backend, precision, count, target), count)
         except BaseException as error:
-            # What was half made lives on in the frames of the error; it must go before its device does.
+            # The frames of the error refer to created sessions, which must be released before their device.
             clear_frames(error.__traceback__)
             backend.close()
             raise
 
     @property
     def manifest(self) -> Manifest:
-        """What the model says about itself."""
+        """The manifest of the bundle."""
         return self.bundle.manifest
+
+    def __repr__(self) -> str:
+        manifest, closed = self.manifest, ", closed" if self._sessions is None else ""
+        return (
+            f"WorldModel({manifest.model_id} {manifest.version}, {self.engine}:{self.device}, "
+            f"{self.precision}, K={self.num_samples}{closed})"
+        )
 
     def __enter__(self) -> WorldModel:
         return self
@@ -209,7 +234,7 @@ class WorldModel:
         self.close()
 
     def close(self) -> None:
-        """Give everything back. May be called again."""
+        """Release all resources. Repeated calls have no effect."""
         if self._sessions is None:
             return
         sessions = self._open_here()
@@ -217,23 +242,25 @@ class WorldModel:
         sessions.close()
         self._backend.close()
 
-    def encode(self, frame: NDArray[np.uint8]) -> Floats:
-        """The state that a frame shows.
+    def encode(self, frame: ImageLike) -> Floats:
+        """Encode a frame to its latent state.
 
         Args:
-            frame: uint8 [h, w, 3] RGB of any size; scaled to the model's (see
-            :func:`jepa_runtime.imaging.conversion.resize_into`).
+            frame: uint8 [h, w, 3] RGB of any size: an array, or an object that NumPy can convert (a torch
+                tensor on the CPU, a PIL image). It is resized to the input of the model, see
+                :func:`jepa_runtime.imaging.conversion.resize_into`.
 
         Returns:
-            float32 [T, D], the caller's own.
+            float32 [T, D], a copy.
 
         Raises:
-            FrameError: not such an image.
+            FrameError: It is not such an image.
         """
         session = self._open_here().encoder
         began = time.perf_counter()
-        if not self._is_scaled(frame):
-            resize_into(frame, session.inputs["frame"][0])
+        image = as_array(frame)
+        if not self._is_scaled(image):
+            resize_into(image, session.inputs["frame"][0])
         fitted = time.perf_counter()
         self._last = None
         self._last = session.run()["latent"][0]
@@ -251,21 +278,21 @@ class WorldModel:
         history_actions: NDArray[np.floating] | None = None,
         goal: Floats | None = None,
     ) -> Futures:
-        """The futures of up to K action sequences of up to H steps.
+        """Predict the futures of up to K action sequences of up to H steps.
 
         Args:
-            actions: [K', H', A], each held for the manifest's ``step_s`` (SI units). The model was trained
-                within the manifest's limits; beyond them its predictions mean little.
-            latents: [W, T, D] one step apart, oldest first, or one [T, D] that stands for all; None: the
-                frame encoded last.
-            history_actions: [W-1, A] between those; None: zero.
-            goal: [T, D]; the futures come with their energies to it, see :meth:`energy`.
+            actions: [K', H', A], each in force for the manifest's ``step_s`` (SI units). The model was
+                trained within the limits of the manifest; predictions beyond them are unreliable.
+            latents: [W, T, D] one step apart, oldest first, or one [T, D] that is repeated; None: the frame
+                encoded last.
+            history_actions: [W-1, A] between the latents; None: zero.
+            goal: [T, D]; if given, the futures include their energies to it, see :meth:`energy`.
 
         Returns:
-            Futures of those actions.
+            The futures.
 
         Raises:
-            ValueError: a shape is another, an action is not finite, or nothing was encoded yet.
+            ValueError: A shape is wrong, an action is not finite, or no frame was encoded yet.
         """
         sessions = self._open_here()
         chosen = np.array(actions, np.float32)
@@ -291,23 +318,26 @@ class WorldModel:
         energies = None if goal is None else self._energies(session, futures, goal)
         return Futures(futures, chosen, energies, self._error_bounds[: chosen.shape[1]].copy())
 
-    def follow(self, asked: Sequence[Asked]) -> list[Floats]:
-        """What each history leads to under actions of its own, of up to H steps; see
-        :data:`~jepa_runtime.model.rollouts.Asked`.
+    def predict_each(self, requests: Sequence[RolloutRequest]) -> list[Floats]:
+        """Predict the future of each history under its own actions, of up to H steps.
+
+        Args:
+            requests: See :data:`~jepa_runtime.model.rollouts.RolloutRequest`.
 
         Returns:
-            Of each the latents [h, T, D].
+            The latents [h, T, D] of each.
 
         Raises:
-            ValueError: a shape is another, or an action is not finite.
+            ValueError: A shape is wrong, or an action is not finite.
         """
         sessions = self._open_here()
         of_one = sessions.predict_one.inputs["actions"].shape[1] == self.manifest.horizon
-        return self._rollouts.each(sessions.predict_one if of_one else sessions.predictor, asked)
+        return self._rollouts.each(sessions.predict_one if of_one else sessions.predictor, requests)
 
     def energy(self, latents: Floats, goal: Floats) -> Floats:
-        """How far states are from a goal: the bundle's energy graph or, without one, the mean squared
-        difference.
+        """Compute the energies of states to a goal.
+
+        The energy is that of the bundle's energy graph or, without one, the mean squared difference.
 
         Args:
             latents: [..., T, D].
@@ -317,7 +347,7 @@ class WorldModel:
             float32 [...].
 
         Raises:
-            ValueError: a shape is another.
+            ValueError: A shape is wrong.
         """
         sessions = self._open_here()
         self._check_goal(goal)
@@ -336,7 +366,7 @@ class WorldModel:
         return energies.reshape(latents.shape[:-2])
 
     def _energies(self, predicted_by: Session, futures: Floats, goal: Floats) -> Floats:
-        """Of futures [K', H', T, D] that a session has just predicted."""
+        """Compute the energies of futures [K', H', T, D] that a session has just predicted."""
         sessions = self._open_here()
         session = sessions.energy_of_futures
         if session is None or predicted_by is not sessions.predictor:
@@ -358,43 +388,43 @@ class WorldModel:
         previous: Floats,
         history_actions: NDArray[np.floating],
         action: NDArray[np.floating],
-        arrived: Floats,
+        observed: Floats,
     ) -> float:
-        """How wrong the prediction of one step was; see :meth:`outcome`."""
-        return self.outcome(previous, history_actions, action, arrived).surprise
+        """Return the surprise of one step, see :meth:`outcome`."""
+        return self.outcome(previous, history_actions, action, observed).surprise
 
     def outcome(
         self,
         previous: Floats,
         history_actions: NDArray[np.floating],
         action: NDArray[np.floating],
-        arrived: Floats,
+        observed: Floats,
     ) -> StepOutcome:
-        """Compare what one step led to with its prediction.
+        """Compare the outcome of one step with its prediction.
 
         Args:
-            previous: [W, T, D] known one step ago, oldest first (or one [T, D] that stands for all).
-            history_actions: [W-1, A] between those.
-            action: [A] that was executed since.
-            arrived: [T, D] that came.
+            previous: [W, T, D], the latents before the step, oldest first (or one [T, D] that is repeated).
+            history_actions: [W-1, A] between them.
+            action: [A], the executed action.
+            observed: [T, D], the latent after the step.
 
         Raises:
-            ValueError: a shape is another, or an action is not finite.
+            ValueError: A shape is wrong, or an action is not finite.
         """
         session = self._open_here().predict_one
         size = self.manifest.action_size
-        if np.shape(action) != (size,) or arrived.shape != self._latent_shape:
+        if np.shape(action) != (size,) or observed.shape != self._latent_shape:
             raise ValueError(
-                f"action must be [{size}] and arrived {list(self._latent_shape)}, got "
-                f"{list(np.shape(action))} and {list(arrived.shape)}"
+                f"action must be [{size}] and observed {list(self._latent_shape)}, got "
+                f"{list(np.shape(action))} and {list(observed.shape)}"
             )
         chosen = np.asarray(action, np.float32)[None, None]
         predicted = self._rollouts.run(session, chosen, previous, history_actions)[0, 0].ravel()
         before = (previous if previous.shape == self._latent_shape else previous[-1]).ravel()
-        return step_outcome(before, predicted, arrived.ravel())
+        return step_outcome(before, predicted, observed.ravel())
 
     def _is_scaled(self, frame: NDArray[np.uint8]) -> bool:
-        """Whether the encoder takes its next input from a frame itself."""
+        """Resize a frame on the device, and return whether the encoder supports it."""
         if self._scaler is None:
             return False
         check_rgb(frame)
@@ -402,39 +432,40 @@ class WorldModel:
 
     def _note_device_time(self, stage: str, session: Session) -> None:
         if self._has_clock:
-            self.device_timings[stage] = cast(TimesItself, session).device_ms
+            self.device_timings[stage] = cast(TimedSession, session).device_ms
 
     def _open_here(self) -> CompiledGraphs:
         if self._sessions is None:
-            raise BackendError(f"{self.bundle.path}: the model is closed: open it again")
+            raise BackendError(f"{self.bundle.path}: the model is closed: open it again", code="model.closed")
         if threading.get_ident() != self._thread:
             raise BackendError(
-                f"{self.bundle.path}: the model was opened on another thread; open, use and close it on one"
+                f"{self.bundle.path}: the model was opened on another thread: open, use and close it on one",
+                code="model.wrong_thread",
             )
         return self._sessions
 
 
-def step_outcome(before: Floats, predicted: Floats, arrived: Floats) -> StepOutcome:
-    """The outcome of a step from the latent ``before``; each float32 [n]."""
-    error, change = predicted - arrived, predicted - before
+def step_outcome(before: Floats, predicted: Floats, observed: Floats) -> StepOutcome:
+    """Return the outcome of a step from the latent ``before``; all are float32 [n]."""
+    error, change = predicted - observed, predicted - before
     scale, length = math.sqrt(before.size), float(np.linalg.norm(change))
-    moved = float((arrived - before) @ change) / length if length else 0.0
+    moved = float((observed - before) @ change) / length if length else 0.0
     return StepOutcome(float(np.linalg.norm(error)) / scale, length / scale, moved / scale)
 
 
 def _mean_squared(latents: Floats, goal: Floats, energies: Floats) -> None:
-    """Fill ``energies`` [n]; NaN where latents [n, T, D] or the goal are not finite."""
+    """Write mean squared differences to ``energies`` [n]; NaN if latents [n, T, D] or goal are not finite."""
     if not len(energies):
         return
     states, ends = (np.asarray(each, np.float32).reshape(-1, goal.size) for each in (latents, goal))
-    # In one pass: to subtract and then to square takes two to four times as long.
+    # One pass: subtraction followed by squaring takes two to four times as long.
     distances, _ = cv2.batchDistance(states, ends, cv2.CV_32F, normType=cv2.NORM_L2SQR, K=1)
     np.divide(distances[:, 0], goal.size, out=energies)
     energies[distances[:, 0] == _NO_DISTANCE] = np.nan
 
 
 def _in_blocks(session: Session, latents: Floats, goal: Floats, energies: Floats) -> None:
-    """Fill ``energies`` [n] block by block of the size that the session takes."""
+    """Write ``energies`` [n] in blocks of the size of the session."""
     buffer = session.inputs["latents"]
     session.inputs["goal"][0] = goal
     for start in range(0, len(latents), len(buffer)):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import takes_building
+from jepa_runtime.backends.registry import requires_build
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.model.world_model import WorldModel
@@ -52,7 +52,7 @@ class Start:
 
 def cache_states(engine: str) -> tuple[Literal["miss", "hit"], ...]:
     """Return the cache states to measure; an engine that must be built in advance only has ``hit``."""
-    return ("hit",) if takes_building(engine) else ("miss", "hit")
+    return ("hit",) if requires_build(engine) else ("miss", "hit")
 
 
 def measure(
@@ -76,7 +76,7 @@ def measure(
         for repetition, state in product(range(repetitions), states):
             if stopping.is_set():
                 break
-            cache = start.cache_dir if takes_building(start.engine) else Path(folder) / str(repetition)
+            cache = start.cache_dir if requires_build(start.engine) else Path(folder) / str(repetition)
             states[state].append(_run(start, cache))
             tick()
     return [

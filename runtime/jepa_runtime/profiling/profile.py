@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from jepa_runtime.backends.registry import find_engine
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.telemetry.measurements import (
     MAX_VALUE,
@@ -49,8 +50,9 @@ def copy_absent_reason(engine: str, device: str) -> str:
     """Return why the stage ``copy`` is not measured separately with this engine."""
     if device == "CPU":
         return "preprocessing writes into the engine's own input buffer"
-    if engine.startswith("tensorrt"):
-        return "uploads and downloads are part of encode and predict: one CUDA graph each"
+    declared = find_engine(engine)
+    if declared is not None and declared.transfers:
+        return declared.transfers
     return f"{engine} transfers inputs and outputs of the {device} during encode and predict"
 
 

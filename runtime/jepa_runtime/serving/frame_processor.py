@@ -263,7 +263,7 @@ class FrameProcessor:
             return None
         between = [past for age in ages[1:-1] if (past := history.past_context(age)) is not None]
         pasts = [oldest, *between]
-        predicted = self.model.follow(
+        predicted = self.model.predict_each(
             [(past.context.latents, past.context.actions, past.actions) for past in pasts]
         )
         errors, *nearer = (_errors(*pair) for pair in zip(predicted, pasts, strict=True))

@@ -120,7 +120,7 @@ def test_in_a_graph_for_tensorrt_precision_is_written(without_compilers: tuple[P
 
 
 def test_a_robot_that_can_run_none_of_it_says_so(without_compilers: tuple[Path, str]) -> None:
-    with pytest.raises(BundleError, match="has nothing that openvino can run; it has: int8 for npu"):
+    with pytest.raises(BundleError, match="no variant that openvino can run; the bundle has: int8 for npu"):
         WorldModel.open(without_compilers[0], allow_untrained=True)
 
 

@@ -186,8 +186,8 @@ def test_an_engine_that_is_not_installed_is_told_and_the_others_are_measured(
     def missing(*_: object) -> None:
         raise ImportError("No module named 'onnxruntime'")
 
-    engine = registry._ENGINES["onnxruntime"]
-    monkeypatch.setitem(registry._ENGINES, "onnxruntime", replace(engine, create=missing))
+    engine = registry._built_in()["onnxruntime"]
+    monkeypatch.setitem(registry._built_in(), "onnxruntime", replace(engine, create=missing))
     found = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=2, episodes=0))
     assert "No module named 'onnxruntime'" in found.absent["onnxruntime:CPU"]
     assert found.variants[0].comparisons[0].reference == "openvino:CPU fp32"

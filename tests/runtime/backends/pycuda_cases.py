@@ -23,6 +23,7 @@ from jepa_runtime.backends.tensorrt.kernels import launch
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BackendError, DeviceLostError
 from jepa_runtime.model.parity import golden_parity
+from tests.errors import code
 from tests.runtime.backends.simulated_gpu import BY_STREAM
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
@@ -86,7 +87,7 @@ def test_an_opening_that_fails_at_any_call_leaves_nothing() -> None:
 
 
 def test_one_of_another_number_needs_a_thread_of_its_own(gpu: Cuda) -> None:
-    with pytest.raises(BackendError, match="GPU 0 is open on this thread"):
+    with pytest.raises(BackendError, check=code("backend.several_gpus")):
         Cuda(1)
     gpu.buffer((4,), np.uint8)
 
@@ -198,7 +199,7 @@ def test_what_a_kernel_did_wrong_is_the_loss_of_the_gpu_and_another_error_is_not
         recorded()
         lost.value = 700
 
-    with pytest.raises(DeviceLostError, match="CUDA does nothing more for this process"):
+    with pytest.raises(DeviceLostError, check=code("backend.device_lost")):
         gpu.run(wrong)
     with pytest.raises(DeviceLostError):
         gpu.run(recorded)

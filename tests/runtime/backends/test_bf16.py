@@ -20,6 +20,7 @@ from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.model.compiled_graphs import runnable_precisions
 from jepa_runtime.model.parity import golden_parity
 from tests.bundles import ACTIONS, HORIZON
+from tests.errors import code
 
 
 @pytest.fixture
@@ -68,20 +69,20 @@ def test_bf16_serves_where_it_is_named_only(bundle: Bundle, computed_here: None)
 def test_a_cpu_without_bf16_refuses_it_and_verify_says_that_it_was_not_checked(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(BackendError, match="bf16 needs a CPU with AMX or AVX512-BF16"):
+    with pytest.raises(BackendError, check=code("backend.precision_unsupported")):
         WorldModel.open(bundle, precision="bf16", options=BackendOptions(), allow_untrained=True)
     main(["verify", str(bundle.path), "--json"])
     told = json.loads(capsys.readouterr().out)
     (checked,) = [each for each in told["variants"] if each["precision"] == "bf16"]
-    assert checked["status"] == "not checked" and "bf16 needs a CPU" in checked["reason"]
+    assert checked["status"] == "not checked" and "bf16 requires a CPU" in checked["reason"]
 
 
 def test_bf16_is_for_openvino(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="has nothing that onnxruntime can run in bf16"):
+    with pytest.raises(BundleError, check=code("bundle.variant_missing")):
         WorldModel.open(bundle, engine="onnxruntime:CPU", precision="bf16", allow_untrained=True)
     fields = bundle.manifest.to_json_dict()
     fields["graphs"]["encoder"].append(
         {"target": "onnx", "precision": "bf16", "path": "encoder/onnx/model.onnx"}
     )
-    with pytest.raises(BundleError, match="bf16 is for the target openvino, not onnx"):
+    with pytest.raises(BundleError, check=code("bundle.manifest_invalid")):
         seal(bundle.path, fields)

@@ -50,7 +50,7 @@ def test_large_products_are_added_in_full(product: Path) -> None:
     ],
 )
 def test_a_processor_is_known_by_its_flags(cpuinfo: str, in_full: bool | None) -> None:
-    assert cpu_int8.adds_in_full(cpuinfo) is in_full
+    assert cpu_int8.has_exact_sums(cpuinfo) is in_full
 
 
 @pytest.mark.parametrize("flags", [WITH, WITHOUT])

@@ -92,7 +92,7 @@ def in_groups(folder: Path, size: int) -> Bundle:
 
 
 def test_activations_are_quantized_at_run_time_where_the_manifest_says_so(tmp_path: Path) -> None:
-    if not cpu_int8.adds_in_full(cpu_int8.CPUINFO.read_text()):
+    if not cpu_int8.has_exact_sums(cpu_int8.CPUINFO.read_text()):
         pytest.skip("only where the processor has VNNI")
     actions = np.random.default_rng(0).uniform(-1, 1, (64, 8, 2)).astype(np.float32)
     latents = Bundle.open(MODEL).golden().latents[:1]

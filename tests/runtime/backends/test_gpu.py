@@ -10,6 +10,7 @@ import pytest
 
 from jepa_runtime.backends.tensorrt.gpu import Gpu
 from jepa_runtime.errors import BackendError
+from tests.errors import code
 from tests.runtime.backends.simulated_gpu import SimulatedGpu
 
 
@@ -87,7 +88,7 @@ def test_an_error_while_recording_leaves_it_usable(gpu: Gpu) -> None:
 
 
 def test_more_memory_than_there_is_is_told(gpu: Gpu) -> None:
-    with pytest.raises(BackendError, match="memory does not suffice"):
+    with pytest.raises(BackendError, check=code("backend.out_of_memory")):
         gpu.buffer((1 << 20, 1 << 20), np.uint8)
 
 
@@ -99,5 +100,5 @@ def test_it_can_be_opened_again(kind: type[Gpu]) -> None:
 
 
 def test_a_number_that_is_not_there_is_told(kind: type[Gpu]) -> None:
-    with pytest.raises(BackendError, match="there is no GPU 99: CUDA sees"):
+    with pytest.raises(BackendError, check=code("backend.device_not_found")):
         kind(99)  # type: ignore[call-arg]

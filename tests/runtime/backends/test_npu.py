@@ -26,6 +26,7 @@ from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.model.compiled_graphs import runnable_precisions
 from jepa_runtime.model.parity import golden_parity
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, TOKENS, make_bundle
+from tests.errors import code
 from tests.runtime.backends.simulated_npu import SimulatedCore
 
 REQUIREMENTS = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]"
@@ -102,7 +103,7 @@ def test_a_blob_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("field", ["npu", "compiler", "ov"])
 def test_a_blob_that_does_not_say_it_is_refused(field: str) -> None:
-    with pytest.raises(BackendError, match=f"does not say its '{field}'"):
+    with pytest.raises(BackendError, check=code("backend.blob_invalid")):
         Origin.parse(REQUIREMENTS.replace(f"{field}=", "x="), "ab")
 
 
@@ -122,9 +123,9 @@ def test_a_blob_needs_no_compiler_on_the_robot() -> None:
     ("field", "value", "reason"),
     [
         ("platform", "5010", "for platform 4000, this NPU is 5010"),
-        ("compiler", "8.3", "by NPU compiler 8.4, the driver here knows up to 8.3"),
-        ("openvino", "2026.4.0", "by OpenVINO 2026.4.1, here is 2026.4.0"),
-        ("ir_sha256", "cd", "of another IR"),
+        ("compiler", "8.3", "by NPU compiler 8.4, the driver supports up to 8.3"),
+        ("openvino", "2026.4.0", "by OpenVINO 2026.4.1, this is 2026.4.0"),
+        ("ir_sha256", "cd", "from another IR"),
     ],
 )
 def test_a_blob_of_elsewhere_does_not(field: str, value: str, reason: str) -> None:
@@ -144,7 +145,7 @@ def test_what_a_blob_comes_from_is_read_back() -> None:
 @example(b'{"platform": "4000"}')
 @example(json.dumps(dict.fromkeys(HERE | {"requirements": ""}, 3)).encode())
 def test_what_tells_nothing_of_a_blob_is_an_error_of_ours(content: bytes) -> None:
-    with pytest.raises(BackendError, match="here: where the blob comes from cannot be read"):
+    with pytest.raises(BackendError, check=code("backend.blob_invalid")):
         Origin.read(content, "here")
 
 
@@ -165,7 +166,7 @@ def test_a_blob_that_fits_is_imported_and_computes_the_golden_outputs(
     assert all(parity.ok for parity in parities)
     with WorldModel.open(folder, engine="openvino:NPU", num_samples=16) as model:
         told = model._backend._core  # type: ignore[attr-defined]
-        assert (model.engine, model.device, model.passed_over) == ("openvino", "NPU", ())
+        assert (model.engine, model.device, model.skipped_engines) == ("openvino", "NPU", ())
         assert "import" in kinds(told)
         assert all(given["NPU_TURBO"] for kind, given in told.asked if kind in ("compile", "import"))
         assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in told.asked
@@ -194,14 +195,14 @@ def test_the_shipped_model_is_opened_in_its_variants_for_npus(
     bundle = Bundle.open(two_rooms_bundle)
     found = golden_parity(bundle, engine="openvino:NPU", precision=precision)
     assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step", "energy"]
-    assert "computes in fp16 what is not quantized" not in caplog.text
+    assert "computes this fp32 graph in fp16" not in caplog.text
     assert runnable_precisions(bundle.manifest, ("npu", "openvino", "onnx")) == ["int8", "fp16", "fp32"]
 
 
 def test_more_candidates_than_fixed_shapes_hold_are_refused(
     core: type[SimulatedCore], npu_bundle: Callable[..., Path]
 ) -> None:
-    with pytest.raises(BundleError, match="fixed shapes, for 16 candidates, and 17 were requested"):
+    with pytest.raises(BundleError, check=code("bundle.variant_missing")):
         WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=17)
 
 
@@ -258,9 +259,9 @@ def test_operations_are_counted_in_a_graph_that_is_compiled_for_that(
     ("other", "told"),
     [
         ({"platform": "5010"}, "it is for platform 5010, this NPU is 4000"),
-        ({"openvino": "2025.1.0"}, "it was made by OpenVINO 2025.1.0, here is"),
-        ({"compiler": "9.1"}, "it was made by NPU compiler 9.1, the driver here knows up to 8.4"),
-        ({"ir_sha256": "ab"}, "it was made of another IR"),
+        ({"openvino": "2025.1.0"}, "it was compiled by OpenVINO 2025.1.0, this is"),
+        ({"compiler": "9.1"}, "it was compiled by NPU compiler 9.1, the driver supports up to 8.4"),
+        ({"ir_sha256": "ab"}, "it was compiled from another IR"),
     ],
 )
 def test_a_blob_that_does_not_fit_is_left_out_and_this_is_said(
@@ -275,9 +276,7 @@ def test_a_blob_that_does_not_fit_is_left_out_and_this_is_said(
         WorldModel.open(npu_bundle(**other), engine="openvino:NPU") as model,
     ):
         assert kinds(model._backend._core) == ["compile"] * 4  # type: ignore[attr-defined]
-    assert (
-        "its blob is left out" in caplog.text and told in caplog.text and "compiling it here" in caplog.text
-    )
+    assert "ignoring its blob" in caplog.text and told in caplog.text and "compiling the graph" in caplog.text
 
 
 def test_what_the_driver_does_not_run_is_left_out(
@@ -288,7 +287,7 @@ def test_what_the_driver_does_not_run_is_left_out(
 ) -> None:
     monkeypatch.setattr(SimulatedCore, "check", openvino.properties.CompatibilityCheck.UNSUPPORTED)
     with WorldModel.open(npu_bundle(), engine="openvino:NPU"):
-        assert "the driver says that it cannot run it" in caplog.text
+        assert "the driver reports that it cannot run it" in caplog.text
 
 
 def test_a_blob_that_cannot_be_imported_after_all_is_left_out(
@@ -300,14 +299,14 @@ def test_a_blob_that_cannot_be_imported_after_all_is_left_out(
     monkeypatch.setattr(SimulatedCore, "breaks", True)
     with WorldModel.open(npu_bundle(), engine="openvino:NPU") as model:
         assert kinds(model._backend._core) == ["import", "compile"] * 4  # type: ignore[attr-defined]
-    assert "its blob is left out: the blob is not accepted by the driver; compiling it here" in caplog.text
+    assert "ignoring its blob: the blob is not accepted by the driver; compiling the graph" in caplog.text
 
 
 def test_what_is_called_fp32_is_said_to_be_computed_in_fp16(
     core: type[SimulatedCore], toy_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with WorldModel.open(toy_bundle, engine="openvino:NPU"):
-        assert "an NPU computes in fp16" in caplog.text
+        assert "the NPU computes this fp32 graph in fp16" in caplog.text
 
 
 def test_why_the_compiler_of_the_driver_does_not_take_a_graph_is_told(
@@ -337,7 +336,7 @@ def test_work_that_the_npu_did_not_do_is_an_error(
     core: type[SimulatedCore], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SimulatedCore, "idles", True)
-    with pytest.raises(BackendError, match="ran, but the NPU was not busy meanwhile"):
+    with pytest.raises(BackendError, check=code("backend.npu_idle")):
         WorldModel.open(toy_bundle, engine="openvino:NPU")
 
 
@@ -350,7 +349,7 @@ def test_where_the_kernel_does_not_tell_it_is_said_that_there_is_no_proof(
 ) -> None:
     monkeypatch.setattr("jepa_runtime.backends.openvino.npu.BUSY_TIME", str(tmp_path / "none"))
     with caplog.at_level(logging.INFO), WorldModel.open(toy_bundle, engine="openvino:NPU"):
-        assert "whether the NPU ran it cannot be told" in caplog.text
+        assert "cannot verify that the NPU ran it" in caplog.text
 
 
 def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(
@@ -358,21 +357,19 @@ def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(
 ) -> None:
     if "NPU" in openvino.Core().available_devices:
         pytest.skip("this machine has an NPU")
-    with pytest.raises(BackendError, match="openvino:NPU: no such device"):
+    with pytest.raises(BackendError, check=code("backend.device_not_found")):
         WorldModel.open(toy_bundle, engine="openvino:NPU")
     with WorldModel.open(toy_bundle, engine="openvino:NPU, openvino:CPU") as model:
         assert (model.engine, model.device) == ("openvino", "CPU")
-        (reason,) = model.passed_over
+        (reason,) = model.skipped_engines
         assert reason.startswith("openvino:NPU: openvino:NPU: no such device")
-        assert f"openvino:CPU serves, not what was preferred: {reason}" in caplog.text
+        assert f"using openvino:CPU instead of the preferred engine: {reason}" in caplog.text
     with WorldModel.open(toy_bundle, engine="openvino:CPU,openvino:NPU") as model:
-        assert (model.device, model.passed_over) == ("CPU", ())
+        assert (model.device, model.skipped_engines) == ("CPU", ())
 
 
 def test_where_none_of_those_listed_serves_each_says_why(toy_bundle: Path) -> None:
-    with pytest.raises(
-        BackendError, match=r"none of no,openvino:X can serve: no: .*unknown.*openvino:X: no such"
-    ):
+    with pytest.raises(BackendError, check=code("backend.no_alternative")):
         WorldModel.open(toy_bundle, engine="no,openvino:X")
 
 
@@ -383,9 +380,7 @@ def test_an_npu_that_does_not_tell_its_platform_is_an_error(
         raise RuntimeError("the driver is gone")
 
     monkeypatch.setattr(SimulatedCore, "get_property", silent)
-    with pytest.raises(
-        BackendError, match="openvino:NPU: does not tell SUPPORTED_PROPERTIES: the driver is gone"
-    ):
+    with pytest.raises(BackendError, check=code("backend.device_not_found")):
         create_backend("openvino:NPU")
 
 

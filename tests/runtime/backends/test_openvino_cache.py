@@ -16,6 +16,7 @@ import pytest
 from jepa_runtime.backends import BackendOptions, Graph, create_backend
 from jepa_runtime.backends.openvino import model_cache
 from jepa_runtime.errors import BackendError
+from tests.errors import code
 from tests.runtime.backends.test_backends import FRAME, model_path, predictor_shapes
 
 
@@ -112,7 +113,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BackendError, match="file: is no folder: give --cache-dir a folder"):
+    with pytest.raises(BackendError, check=code("backend.cache_invalid")):
         create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "file"))
     # As one that is closed to this account; a name that is too long is so for root too.
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / ("x" * 256)))

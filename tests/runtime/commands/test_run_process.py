@@ -68,7 +68,7 @@ def test_a_signal_ends_the_process_with_status_0(
         (["--source", "two_rooms", "--engine", "abacus:CPU"], "abacus"),
         (["--source", "two_rooms", "--precision", "int8"], "int8"),
         (["--source", "two_rooms", "--num-samples", "0"], "num_samples must be at least 1"),
-        (["--source", "two_rooms", "--threads", "0"], "threads must be at least 1"),
+        (["--source", "two_rooms", "--threads", "0"], "threads must be from 1 to 1024"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_and_gives_1(

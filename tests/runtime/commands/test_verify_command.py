@@ -213,7 +213,7 @@ def test_verify_npu_variant_without_step_fails(tmp_path: Path, capsys: pytest.Ca
 def test_verify_npu_variant_of_other_shapes_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, told = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=9)))
     assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
-    assert "fp32 for npu cannot be run" in told["reason"] and "asked for was [16, 4, 2]" in told["reason"]
+    assert "fp32 for npu cannot be run" in told["reason"] and "requested was [16, 4, 2]" in told["reason"]
     assert statuses(told)["openvino", "fp32"] == "checked", "the others are checked all the same"
 
 
@@ -227,8 +227,8 @@ def test_verify_with_an_engine_reports_what_it_does_not_serve(
     assert reasons == {
         ("openvino", "fp32"): None,
         ("openvino", "fp16"): "only fp32 was requested",
-        ("onnx", "fp32"): "openvino:CPU does not serve it",
-        ("npu", "fp32"): "openvino:CPU does not serve it",
+        ("onnx", "fp32"): "openvino:CPU does not use it",
+        ("npu", "fp32"): "openvino:CPU does not use it",
     }
 
 

@@ -20,6 +20,7 @@ from jepa_runtime.bundle import GoldenOutputs
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
 from jepa_runtime.model.parity import golden_parity
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
+from tests.errors import code
 
 LATENT = (TOKENS, DIM)
 
@@ -55,7 +56,7 @@ def test_compiled_models_are_not_kept_in_the_bundle(toy_bundle: Path, tmp_path: 
     folder = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
     (tmp_path / "link").symlink_to(folder)
     for cache in (folder / "cache", folder, tmp_path / "link" / "cache"):
-        with pytest.raises(BackendError, match=r"lies in .*bundle, which may hold nothing else"):
+        with pytest.raises(BackendError, check=code("backend.cache_invalid")):
             WorldModel.open(folder, options=BackendOptions(cache_dir=cache))
     WorldModel.open(folder, options=BackendOptions(cache_dir=tmp_path / "cache")).close()
     assert Bundle.open(folder).path == folder
@@ -248,7 +249,7 @@ def test_several_histories_are_followed_as_one_by_one(
             for latents, between, actions in asked
         ]
         for _ in range(2):
-            for ours, expected in zip(model.follow(asked), alone, strict=True):
+            for ours, expected in zip(model.predict_each(asked), alone, strict=True):
                 assert ours == pytest.approx(expected, abs=1e-5)
         # What was asked apart leaves nothing behind in what all candidates share.
         actions = draw(64, HORIZON, ACTIONS)
@@ -256,7 +257,7 @@ def test_several_histories_are_followed_as_one_by_one(
         last = model.predict(actions[-1:], latents=asked[0][0], history_actions=asked[0][1]).latents
         assert futures[-1:] == pytest.approx(last, abs=1e-5)
         with pytest.raises(ValueError, match="actions must be finite"):
-            model.follow([(asked[0][0], asked[0][1], np.full((HORIZON, ACTIONS), np.nan))])
+            model.predict_each([(asked[0][0], asked[0][1], np.full((HORIZON, ACTIONS), np.nan))])
 
 
 def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: GoldenOutputs) -> None:
@@ -265,7 +266,7 @@ def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: GoldenOutp
     predicted = model.predict(np.tile(action, (1, HORIZON, 1)), latents=previous[0]).latents[0, 0]
     assert model.surprise(previous, no_actions, action, predicted) == pytest.approx(0.0, abs=1e-6)
     assert model.surprise(previous, no_actions, action, predicted + 0.5) == pytest.approx(0.5, abs=1e-5)
-    with pytest.raises(ValueError, match="arrived"):
+    with pytest.raises(ValueError, match="observed"):
         model.surprise(previous, no_actions, action, predicted[0])
 
 
@@ -324,7 +325,7 @@ def test_every_stage_is_timed(model: WorldModel, golden: GoldenOutputs) -> None:
 def test_a_frame_that_is_no_image_is_refused_and_the_next_one_served(
     model: WorldModel, golden: GoldenOutputs
 ) -> None:
-    with pytest.raises(FrameError, match="must be uint8"):
+    with pytest.raises(FrameError, check=code("frame.not_rgb")):
         model.encode(np.zeros((SIZE, SIZE), np.uint8))
     assert model.encode(golden.frames[0]) == pytest.approx(golden.latents[0], abs=1e-4)
 
@@ -336,17 +337,19 @@ def test_the_precision_can_be_chosen(toy_bundle: Path, golden: GoldenOutputs) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
-        ({"precision": "int8"}, "has nothing that openvino can run in int8; it has: fp32 for openvino"),
-        ({"engine": "onnxruntime", "precision": "fp16"}, "has nothing that onnxruntime can run in fp16"),
-        ({"engine": "onnxruntime:GPU"}, "no such device"),
-        ({"num_samples": 0}, "num_samples must be at least 1"),
-        ({"num_samples": 1 << 24}, "ask for fewer samples"),
+        ({"precision": "int8"}, "bundle.variant_missing"),
+        ({"engine": "onnxruntime", "precision": "fp16"}, "bundle.variant_missing"),
+        ({"engine": "onnxruntime:GPU"}, "backend.device_not_found"),
+        ({"num_samples": 0}, "model.num_samples_invalid"),
+        ({"num_samples": 1 << 24}, "model.num_samples_invalid"),
     ],
 )
-def test_what_cannot_be_opened_is_told(toy_bundle: Path, options: dict[str, object], told: str) -> None:
-    with pytest.raises(JepaRuntimeError, match=told):
+def test_open_with_unsupported_options_raises(
+    toy_bundle: Path, options: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(JepaRuntimeError, check=code(expected)):
         WorldModel.open(toy_bundle, **options)
 
 
@@ -360,7 +363,7 @@ def test_the_number_of_candidates_can_be_chosen(toy_bundle: Path, golden: Golden
 
 def test_an_untrained_bundle_opens_only_if_allowed(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", trained=False)
-    with pytest.raises(BundleError, match="random weights"):
+    with pytest.raises(BundleError, check=code("bundle.untrained")):
         WorldModel.open(bundle)
     with WorldModel.open(bundle, allow_untrained=True) as model:
         assert not model.manifest.trained
@@ -383,7 +386,7 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(toy_bundle: Path,
         }
     np.savez(folder / "golden.npz", **reshaped)
     bundle = jepa_runtime.bundle.seal(folder, smaller.model_dump(mode="json", warnings=False))
-    with pytest.raises(BackendError, match=r"output latent is float32 \[1, 2, 8\], the manifest makes it"):
+    with pytest.raises(BackendError, check=code("backend.graph_mismatch")):
         WorldModel.open(bundle)
 
 
@@ -391,7 +394,7 @@ def test_a_closed_model_says_so(toy_bundle: Path) -> None:
     model = WorldModel.open(toy_bundle)
     model.close()
     model.close()
-    with pytest.raises(BackendError, match="is closed"):
+    with pytest.raises(BackendError, check=code("model.closed")):
         model.encode(np.zeros((SIZE, SIZE, 3), np.uint8))
 
 
@@ -404,7 +407,7 @@ def test_a_closed_model_says_so(toy_bundle: Path) -> None:
     ],
 )
 def test_another_thread_is_turned_away(model: WorldModel, use: Callable[[WorldModel], object]) -> None:
-    with ThreadPoolExecutor(1) as pool, pytest.raises(BackendError, match="opened on another thread"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(BackendError, check=code("model.wrong_thread")):
         pool.submit(use, model).result()
 
 
@@ -414,3 +417,38 @@ def test_the_shipped_bundle_opens_and_plans(two_rooms_bundle: Path) -> None:
         latent = model.encode(golden.frames[0])
         futures = model.predict(golden.actions[: model.num_samples], latents=latent)
         assert np.isfinite(model.energy(futures.latents, golden.goal[0])).all()
+
+
+class Wrapper:
+    """An object that only has ``__array__``, as torch tensors and PIL images have."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        return self._values
+
+
+def test_encode_accepts_objects_with_array(model: WorldModel, golden: GoldenOutputs) -> None:
+    expected = model.encode(golden.frames[0])
+    np.testing.assert_array_equal(model.encode(Wrapper(golden.frames[0])), expected)
+    with pytest.raises(FrameError, check=code("frame.not_rgb")):
+        model.encode(Wrapper(np.zeros((SIZE, SIZE), np.uint8)))
+
+
+def test_encode_accepts_torch_tensors_and_pil_images(model: WorldModel, golden: GoldenOutputs) -> None:
+    torch, pil = pytest.importorskip("torch"), pytest.importorskip("PIL.Image")
+    expected = model.encode(golden.frames[0])
+    for frame in (torch.from_numpy(golden.frames[0].copy()), pil.fromarray(golden.frames[0])):
+        np.testing.assert_array_equal(model.encode(frame), expected)
+    with pytest.raises(FrameError, check=code("frame.not_rgb")):
+        model.encode(torch.zeros((SIZE, SIZE, 3), dtype=torch.float32, requires_grad=True))
+
+
+def test_repr_of_model_and_futures_is_one_readable_line(toy_bundle: Path, golden: GoldenOutputs) -> None:
+    with WorldModel.open(toy_bundle) as model:
+        assert repr(model) == f"WorldModel(toy 1.2.3, openvino:CPU, fp32, K={NUM_SAMPLES})"
+        futures = model.predict(golden.actions, latents=golden.latents[0])
+    assert repr(model).endswith(", closed)")
+    shape = [NUM_SAMPLES, HORIZON, TOKENS, DIM]
+    assert repr(futures).startswith(f"Futures(latents={shape}, actions=") and "energies=None" in repr(futures)

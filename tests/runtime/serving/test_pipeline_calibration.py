@@ -93,9 +93,9 @@ def test_no_result_waits_until_it_is_judged() -> None:
             order.append("futures")
             return super().predict(actions, **given)
 
-        def follow(self, asked: Any) -> Any:
+        def predict_each(self, requests: Any) -> Any:
             order.append("looked back")
-            return super().follow(asked)
+            return super().predict_each(requests)
 
     with serve(
         Model(), on_result=lambda _: order.append("result"), on_calibration=lambda _: order.append("judged")

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU."""
+"""Backend for ONNX Runtime on a CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jepa_runtime.errors import BackendError
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
-# INT8 in fp32, on numbers rounded as for INT8.
+# Compute INT8 operations in fp32, on values rounded as for INT8.
 _SIMULATED = ("session.disable_quant_qdq", "1")
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
@@ -36,7 +36,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 
 class OnnxRuntimeSession:
-    """A session whose inputs and outputs are bound once to arrays of our own."""
+    """A session whose inputs and outputs are bound once to NumPy arrays."""
 
     def __init__(self, name: str, session: Any, shapes: Mapping[str, Shape]) -> None:
         self._name = name
@@ -45,12 +45,13 @@ class OnnxRuntimeSession:
             node.name: np.zeros(shapes[node.name], _dtype(name, node)) for node in session.get_inputs()
         }
         names = [node.name for node in session.get_outputs()]
-        # Only a run tells the shapes of the outputs where the graph leaves them open.
+        # If the graph does not fix the shapes of its outputs, only a run determines them.
         try:
             first = session.run(names, dict(self.inputs))
         except Exception as error:
             raise BackendError(
-                f"{name}: cannot take the shapes {dict(shapes)}: {first_line(error)}"
+                f"{name}: does not accept the shapes {dict(shapes)}: {first_line(error)}",
+                code="backend.shape_mismatch",
             ) from error
         self.outputs: Mapping[str, Array] = dict(zip(names, map(np.ascontiguousarray, first), strict=True))
         self._binding = session.io_binding()
@@ -60,20 +61,20 @@ class OnnxRuntimeSession:
             self._binding.bind_output(tensor, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> Mapping[str, Array]:
-        """See :class:`~jepa_runtime.backends.base.Session`."""
         try:
             self._session.run_with_iobinding(self._binding)
-        # Its exceptions have no common root of their own.
+        # Its exceptions have no common base class.
         except Exception as error:
-            raise BackendError(f"{self._name}: inference failed: {first_line(error)}") from error
+            raise BackendError(
+                f"{self._name}: inference failed: {first_line(error)}", code="backend.inference_failed"
+            ) from error
         return self.outputs
 
     def end_profiling(self) -> str:
-        """Write what was counted; returns the path of the file."""
+        """Write the profile, and return the path of its file."""
         return str(self._session.end_profiling())
 
     def close(self) -> None:
-        """See :class:`~jepa_runtime.backends.base.Session`."""
         self._binding = self._session = None
         self.inputs = self.outputs = {}
 
@@ -82,7 +83,7 @@ class OnnxRuntimeBackend:
     """ONNX Runtime with its CPU provider.
 
     Raises:
-        BackendError: asked for another device.
+        BackendError: The device is not the CPU.
     """
 
     engine = "onnxruntime"
@@ -90,7 +91,9 @@ class OnnxRuntimeBackend:
 
     def __init__(self, device: str, options: BackendOptions) -> None:
         if device != "CPU":
-            raise BackendError(f"onnxruntime:{device}: no such device; onnxruntime serves here on: CPU")
+            raise BackendError(
+                f"onnxruntime:{device}: no such device; devices: CPU", code="backend.device_not_found"
+            )
         self.device = device
         self.version: str = onnxruntime.__version__
         self._threads, self._between = options.threads, options.between
@@ -98,13 +101,11 @@ class OnnxRuntimeBackend:
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
     ) -> OnnxRuntimeSession:
-        """See :class:`~jepa_runtime.backends.base.Backend`."""
         graph = Graph.read(graph) if isinstance(graph, Path) else graph
         self._between()
         return self._open(graph, shapes, onnxruntime.SessionOptions())
 
     def layer_times(self, graph: Graph, shapes: Mapping[str, Shape], runs: int) -> list[LayerTime]:
-        """See :class:`~jepa_runtime.backends.base.Backend`."""
         options = onnxruntime.SessionOptions()
         with tempfile.TemporaryDirectory() as folder:
             options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
@@ -118,25 +119,28 @@ class OnnxRuntimeBackend:
             if event.get("cat") == "Node" and is_kernel:
                 key = name, event["args"]["op_name"], event["args"]["provider"]
                 spent.setdefault(key, []).append(event["dur"] / 1e3)
-        # Opening a session runs the graph once before the counted runs.
+        # Opening a session runs the graph once before the profiled runs.
         return [LayerTime(*key, sum(times[-runs:]) / runs) for key, times in spent.items()]
 
     def _open(self, graph: Graph, shapes: Mapping[str, Shape], options: Any) -> OnnxRuntimeSession:
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
-        if cpu_int8.cut_off_here():
+        if cpu_int8.saturates_here():
             options.add_session_config_entry(*_SIMULATED)
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         try:
             session = onnxruntime.InferenceSession(graph.model, options, providers=_PROVIDERS)
         except Exception as error:
-            raise BackendError(f"{graph.name}: onnxruntime cannot load it: {first_line(error)}") from error
+            raise BackendError(
+                f"{graph.name}: ONNX Runtime cannot load it: {first_line(error)}",
+                code="backend.graph_invalid",
+            ) from error
         _check_shapes(graph.name, session, shapes)
         return OnnxRuntimeSession(graph.name, session, shapes)
 
     def close(self) -> None:
-        """See :class:`~jepa_runtime.backends.base.Backend`."""
+        """Do nothing: sessions release their own resources."""
 
 
 def _check_shapes(name: str, session: Any, shapes: Mapping[str, Shape]) -> None:
@@ -148,10 +152,15 @@ def _check_shapes(name: str, session: Any, shapes: Mapping[str, Shape]) -> None:
             have == want or not isinstance(have, int) for have, want in zip(offered, shape, strict=True)
         )
         if not fits:
-            raise BackendError(f"{name}: input {tensor} takes {offered}, asked for was {list(shape)}")
+            raise BackendError(
+                f"{name}: input {tensor} has the shape {offered}, requested was {list(shape)}",
+                code="backend.shape_mismatch",
+            )
 
 
 def _dtype(name: str, node: Any) -> type[np.generic]:
     if node.type not in _DTYPES:
-        raise BackendError(f"{name}: tensor {node.name} is of {node.type}, which is not supported")
+        raise BackendError(
+            f"{name}: tensor {node.name} has the unsupported type {node.type}", code="backend.graph_invalid"
+        )
     return _DTYPES[node.type]

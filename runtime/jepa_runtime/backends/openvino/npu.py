@@ -1,9 +1,9 @@
-"""OpenVINO on an Intel NPU: blobs that were compiled ahead of time where they fit, turbo, and proof that the
-NPU did the work.
+"""Backend for OpenVINO on an Intel NPU.
 
-A blob is compiled for one platform by one compiler, and Intel does not promise that another OpenVINO or
-driver loads it. So beside each lies what it came from (:class:`Origin`), to be compared before it is
-imported. Where it does not fit, the graph is compiled here, which takes longer and is said.
+It uses blobs that were compiled ahead of time if they match, enables turbo, and verifies that the NPU ran
+the graph. A blob is compiled for one platform by one compiler, and Intel does not guarantee that another
+OpenVINO or driver loads it. Its metadata (:class:`Origin`) is compared before it is imported. If it does not
+match, the graph is compiled here, which takes longer and is logged.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from jepa_runtime.backends.openvino.backend import OpenVINOBackend, OpenVINOSess
 from jepa_runtime.errors import BackendError
 
 _LOG = logging.getLogger(__name__)
-# Linux 6.10 and later.
+# Exists from Linux 6.10 on.
 BUSY_TIME = "/sys/class/accel/accel*/device/npu_busy_time_us"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a blob was made of, by what and for what.
+    """Represent the metadata of a blob: its source, its compiler and its platform.
 
     Attributes:
-        platform: of the NPU: 3720, 4000 or 5010.
-        compiler: version of the NPU compiler.
-        openvino: release of OpenVINO.
-        ir_sha256: of the IR, see :attr:`~jepa_runtime.backends.base.Graph.sha256`.
-        requirements: OpenVINO's RUNTIME_REQUIREMENTS of the blob, for its own check on the robot.
+        platform: The platform of the NPU: 3720, 4000 or 5010.
+        compiler: The version of the NPU compiler.
+        openvino: The release of OpenVINO.
+        ir_sha256: The hash of the IR, see :attr:`~jepa_runtime.backends.base.Graph.sha256`.
+        requirements: OpenVINO's RUNTIME_REQUIREMENTS of the blob, for OpenVINO's own check on the robot.
     """
 
     platform: str
@@ -48,10 +48,10 @@ class Origin:
 
     @classmethod
     def parse(cls, requirements: str, ir_sha256: str) -> Origin:
-        """From what the compiler says of a blob.
+        """Create the metadata from RUNTIME_REQUIREMENTS.
 
         Raises:
-            BackendError: platform, compiler or release are not in it.
+            BackendError: Platform, compiler or release are missing.
         """
         fields = dict(re.findall(r"(\w+)=([0-9.]+)", requirements))
         try:
@@ -63,65 +63,73 @@ class Origin:
                 requirements=requirements,
             )
         except KeyError as error:
-            raise BackendError(f"an NPU blob does not say its {error}: {requirements!r}") from error
+            raise BackendError(
+                f"the requirements of an NPU blob have no {error}: {requirements!r}",
+                code="backend.blob_invalid",
+            ) from error
 
     @classmethod
     def read(cls, content: bytes, where: str) -> Origin:
-        """From the file beside a blob.
+        """Parse the metadata file of a blob.
 
         Raises:
-            BackendError: it is damaged.
+            BackendError: It is damaged.
         """
         try:
             found = cls(**json.loads(content))
         except (ValueError, TypeError, RecursionError) as error:
-            raise BackendError(f"{where}: where the blob comes from cannot be read: {error}") from error
+            raise BackendError(
+                f"{where}: the blob metadata is damaged: {error}", code="backend.blob_invalid"
+            ) from error
         if not all(isinstance(value, str) for value in vars(found).values()):
-            raise BackendError(f"{where}: where the blob comes from cannot be read: not all are texts")
+            raise BackendError(
+                f"{where}: the blob metadata is damaged: values must be strings", code="backend.blob_invalid"
+            )
         return found
 
     def mismatches(self, *, platform: str, compiler: str, openvino: str, ir_sha256: str) -> list[str]:
-        """Why a blob of this origin must not be imported; nothing where it may.
+        """Return the reasons why the blob must not be imported; empty if it can be.
 
         Args:
-            platform: of the robot's NPU.
-            compiler: version of the compiler of the robot's driver, whose loader takes blobs of earlier ones
-                too; empty: it has none, and does not need one for that.
-            openvino: the robot's release: the blob's own, since no other is promised to read it.
-            ir_sha256: of the IR whose blob is wanted.
+            platform: The platform of the robot's NPU.
+            compiler: The version of the compiler in the robot's driver, whose loader accepts blobs of earlier
+                compilers too; empty if the driver has none.
+            openvino: The robot's release of OpenVINO, which must be that of the blob: no other is guaranteed
+                to read it.
+            ir_sha256: The hash of the requested IR.
         """
         found = []
         if platform != self.platform:
             found.append(f"it is for platform {self.platform}, this NPU is {platform}")
         if compiler and _version(compiler) < _version(self.compiler):
             found.append(
-                f"it was made by NPU compiler {self.compiler}, the driver here knows up to {compiler}"
+                f"it was compiled by NPU compiler {self.compiler}, the driver supports up to {compiler}"
             )
         if openvino != self.openvino:
-            found.append(f"it was made by OpenVINO {self.openvino}, here is {openvino}")
+            found.append(f"it was compiled by OpenVINO {self.openvino}, this is {openvino}")
         if ir_sha256 != self.ir_sha256:
-            found.append("it was made of another IR")
+            found.append("it was compiled from another IR")
         return found
 
 
 class NpuBackend(OpenVINOBackend):
-    """OpenVINO on an Intel NPU. See :class:`~jepa_runtime.backends.openvino.backend.OpenVINOBackend`."""
+    """OpenVINO on an Intel NPU."""
 
     targets = ("npu", "openvino", "onnx")
 
     def __init__(self, device: str, options: BackendOptions) -> None:
         super().__init__(device, options)
-        if "NPU_TURBO" in self._told("SUPPORTED_PROPERTIES"):
+        if "NPU_TURBO" in self._property("SUPPORTED_PROPERTIES"):
             self._properties["NPU_TURBO"] = True
-        self._platform = str(self._told("DEVICE_ARCHITECTURE"))
+        self._platform = str(self._property("DEVICE_ARCHITECTURE"))
 
     def load(
         self, graph: Graph | Path, shapes: Mapping[str, Shape], rows: Collection[str] = ()
     ) -> OpenVINOSession | OpenVINOSplitSession:
-        """See :class:`~jepa_runtime.backends.base.Backend`.
+        """Compile a graph, and verify that the NPU runs it.
 
         Raises:
-            BackendError: also if the NPU was not busy while the graph ran.
+            BackendError: See :meth:`Backend.load`; also if the NPU was idle while the graph ran.
         """
         session = super().load(graph, shapes)
         before = _busy_time_us()
@@ -129,25 +137,28 @@ class NpuBackend(OpenVINOBackend):
         after = _busy_time_us()
         name = graph.name if isinstance(graph, Graph) else graph
         if before is None or after is None:
-            _LOG.info("%s: whether the NPU ran it cannot be told: no %s (Linux 6.10)", name, BUSY_TIME)
+            _LOG.info("%s: cannot verify that the NPU ran it: no %s (Linux 6.10)", name, BUSY_TIME)
         elif after <= before:
             session.close()
-            raise BackendError(f"{name}: ran, but the NPU was not busy meanwhile ({BUSY_TIME} stood still)")
+            raise BackendError(
+                f"{name}: the NPU was idle while the graph ran ({BUSY_TIME} did not increase)",
+                code="backend.npu_idle",
+            )
         return session
 
     def _compile(self, graph: Graph, model: Any, **further: Any) -> Any:
         if graph.precision == "fp32":
-            _LOG.warning("%s: an NPU computes in fp16 what is not quantized, also this", graph.name)
-        # Blobs count no operations: for that, the graph is compiled here.
+            _LOG.warning("%s: the NPU computes this fp32 graph in fp16", graph.name)
+        # Blobs cannot be profiled, so the graph is compiled here.
         if "PERF_COUNT" not in further and (blob := graph.blob(self._platform)):
             content, origin = blob
             try:
-                reasons = self._mismatches(graph, Origin.read(origin, f"its origin ({self._platform})"))
+                reasons = self._mismatches(graph, Origin.read(origin, f"blob metadata ({self._platform})"))
                 if not reasons:
                     return self._core.import_model(content, self.device, self._properties | further)
             except (BackendError, RuntimeError) as error:
                 reasons = [first_line(error)]
-            _LOG.warning("%s: its blob is left out: %s; compiling it here", graph.name, "; ".join(reasons))
+            _LOG.warning("%s: ignoring its blob: %s; compiling the graph", graph.name, "; ".join(reasons))
         return super()._compile(graph, model, **further)
 
     def _mismatches(self, graph: Graph, origin: Origin) -> list[str]:
@@ -157,30 +168,33 @@ class NpuBackend(OpenVINOBackend):
             openvino=self.version.partition("-")[0],
             ir_sha256=graph.sha256,
         )
-        if "COMPATIBILITY_CHECK" in self._told("SUPPORTED_PROPERTIES"):
-            asked = {"RUNTIME_REQUIREMENTS": origin.requirements}
-            said = self._core.get_property(self.device, "COMPATIBILITY_CHECK", asked)
-            if said == openvino.properties.CompatibilityCheck.UNSUPPORTED:
-                reasons.append("the driver says that it cannot run it")
+        if "COMPATIBILITY_CHECK" in self._property("SUPPORTED_PROPERTIES"):
+            arguments = {"RUNTIME_REQUIREMENTS": origin.requirements}
+            answer = self._core.get_property(self.device, "COMPATIBILITY_CHECK", arguments)
+            if answer == openvino.properties.CompatibilityCheck.UNSUPPORTED:
+                reasons.append("the driver reports that it cannot run it")
         return reasons
 
     def _compiler(self) -> str:
-        """Version of the compiler in the driver; empty: there is none, or it does not tell."""
+        """Return the version of the compiler in the driver; empty if there is none, or it is unknown."""
         try:
-            version = int(self._told("NPU_COMPILER_VERSION"))
+            version = int(self._property("NPU_COMPILER_VERSION"))
         except BackendError:
             return ""
         return f"{version >> 16}.{version & 0xFFFF}" if version else ""
 
-    def _told(self, name: str) -> Any:
+    def _property(self, name: str) -> Any:
         try:
             return self._core.get_property(self.device, name)
         except RuntimeError as error:
-            raise BackendError(f"openvino:{self.device}: does not tell {name}: {error}") from error
+            raise BackendError(
+                f"openvino:{self.device}: cannot read the property {name}: {error}",
+                code="backend.device_not_found",
+            ) from error
 
 
 def _busy_time_us() -> int | None:
-    """How long the NPUs of this machine worked since it started, for whomever; None: nobody counts it."""
+    """Return the busy time of all NPUs since the machine started; None if the kernel does not report it."""
     try:
         found = [int(Path(path).read_text(encoding="ascii")) for path in glob.glob(BUSY_TIME)]
     except (OSError, ValueError):

@@ -1,8 +1,9 @@
-"""Keeps the stack on which a thread handles signals.
+"""Preservation of the stack on which a thread handles signals.
 
-OpenVINO 2026.4 gives each thread that loads its plugin for CPUs a stack of its own (for AMX) and, when it
-goes, gives back the one it found: of two models, closed in another order than they were opened, it leaves a
-stack that is gone. Python handles signals there (3.10 and later): the next Ctrl-C would end the process.
+OpenVINO 2026.4 installs a signal stack (for AMX) in each thread that loads its CPU plugin, and restores the
+previous stack when the plugin is unloaded: if two models are closed in another order than they were opened, a
+freed stack is restored. Python handles signals on that stack (3.10 and later), so the next Ctrl-C would crash
+the process.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from contextlib import contextmanager
 
 
 class _Stack(ctypes.Structure):
-    """stack_t of <signal.h>."""
+    """Represent stack_t of <signal.h>."""
 
     _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """At the end of the block this thread has the stack for signals that it had before."""
+def preserved() -> Iterator[None]:
+    """Restore the signal stack of this thread at the end of the block."""
     libc, before = ctypes.CDLL(None), _Stack()
     libc.sigaltstack(None, ctypes.byref(before))
     try:

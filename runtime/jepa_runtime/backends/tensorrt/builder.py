@@ -1,4 +1,4 @@
-"""ONNX to an engine, by TensorRT 10.3 to 11 or TensorRT for RTX, on the GPU that is to run it."""
+"""Builder of engines from ONNX graphs, for TensorRT 10.3 to 11 and TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from typing import Any
 from jepa_runtime.backends.base import Graph, Shape, check_inputs
 from jepa_runtime.errors import BackendError
 
-# Part of the key of engines: what is set below changes what they compute, or how fast.
+# Part of the key of engines: the settings below change their results or their speed.
 OPTIONS = "strongly typed, no tf32, detailed"
 _LOG = logging.getLogger(__name__)
 _LISTENERS: dict[Any, Any] = {}
 
 Progress = Callable[[str, int, int], bool]
-"""Is told a phase of the build, its steps done and all of them, on any thread; False ends the build."""
+"""Called on any thread with the phase, the finished steps and all steps; False stops the build."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """An engine, the layers that the parser made of the graph, what the builder measured (for the next
-    build), and how long it took (s)."""
+    """Represent a built engine.
+
+    Attributes:
+        engine: The serialized engine.
+        layers: The number of layers that the parser created.
+        timings: The timing cache, for the next build.
+        build_s: The duration of the build.
+    """
 
     engine: bytes
     layers: int
@@ -33,9 +39,10 @@ class Built:
 
 
 def listener(trt: Any) -> Any:
-    """The logger for everything of ``trt``: TensorRT keeps one for the whole process, so there is one, until
-    its end. Warnings go to the log; the last errors, else the last warning, are kept, since calls that fail
-    say only that they did.
+    """Return the logger of ``trt``, one per process, as TensorRT requires.
+
+    Warnings go to the log. The last errors, or else the last warning, are stored, because failing calls
+    report no reason.
     """
     kind = trt.ILogger
     if kind not in _LISTENERS:
@@ -47,37 +54,38 @@ def _listener(trt: Any) -> Any:
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._said: deque[str] = deque(maxlen=5)
+            self._messages: deque[str] = deque(maxlen=5)
             self._warned = ""
 
         def log(self, severity: Any, msg: str) -> None:
             if int(severity) <= int(trt.ILogger.ERROR):
-                self._said.append(msg.strip())
+                self._messages.append(msg.strip())
             elif int(severity) == int(trt.ILogger.WARNING):
                 self._warned = msg.strip()
                 _LOG.info("%s: %s", trt.__name__, msg.strip())
 
         def why(self) -> str:
-            """What was said since the last time."""
-            said = [self._said.popleft() for _ in range(len(self._said))]
+            """Return the errors since the last call, or the last warning."""
+            messages = [self._messages.popleft() for _ in range(len(self._messages))]
             warned, self._warned = self._warned, ""
-            return "; ".join(said) or warned or "it does not say why"
+            return "; ".join(messages) or warned or "no reason reported"
 
     return Listener()
 
 
 def started(kind: Callable[[Any], Any], listener: Any) -> Any:
-    """A runtime or a builder of the library.
+    """Create a runtime or a builder of the library.
 
     Raises:
-        BackendError: it does not start.
+        BackendError: It cannot be created.
     """
     try:
         return kind(listener)
-    # Raised by pybind11 where the constructor returned nothing.
+    # pybind11 raises it if the constructor returned nothing.
     except TypeError as error:
         raise BackendError(
-            f"TensorRT does not start on this driver: {listener.why()}: take one that is made for its CUDA"
+            f"TensorRT does not work with this driver: {listener.why()}: install a version for its CUDA",
+            code="backend.version_unsupported",
         ) from error
 
 
@@ -95,30 +103,33 @@ def build(
     """Build the engine of an ONNX graph for fixed shapes.
 
     Args:
-        trt: the library.
-        listener: see :func:`listener`.
-        shapes: of each input.
-        progress: is told how far it is.
-        timings: what an earlier build measured; of another GPU or version they are left out.
-        memory_bytes: the most that the build may take (on a Jetson that includes host memory), of which half
-            may be the workspace of a layer; None: the library's own limit.
-        capability: TensorRT for RTX alone: the GPU to build for (a ``ComputeCapability``), None: the one
-            here.
+        trt: The library.
+        listener: See :func:`listener`.
+        graph: The graph.
+        shapes: The shape of each input.
+        progress: Called with the progress of the build.
+        timings: The timing cache of an earlier build; that of another GPU or version is ignored.
+        memory_bytes: The memory limit of the build (on a Jetson including host memory); half of it may be the
+            workspace of a layer. None: the limit of the library.
+        capability: For TensorRT for RTX only: the GPU to build for (a ``ComputeCapability``); None: this one.
 
     Raises:
-        BackendError: the library does not take the graph, or was stopped by ``progress``.
+        BackendError: The library rejects the graph, or ``progress`` stopped the build.
     """
     began = time.monotonic()
     builder = started(trt.Builder, listener)
     # Ignored by TensorRT 11, where networks are nothing else.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, listener)
-    # What is no ONNX at all may count as an empty network.
+    # A file that is not ONNX may be parsed as an empty network.
     if not parser.parse(graph.model) or not network.num_layers:
         errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise BackendError(f"{graph.name}: {trt.__name__} cannot read it: {errors or listener.why()}")
+        raise BackendError(
+            f"{graph.name}: {trt.__name__} cannot read it: {errors or listener.why()}",
+            code="backend.graph_invalid",
+        )
     config = builder.create_builder_config()
-    # What the graph has in fp32 is there for a reason.
+    # Operations that the graph computes in fp32 need that precision.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.add_optimization_profile(_profile(builder, network, graph.name, shapes))
@@ -137,8 +148,10 @@ def build(
     if monitor.error is not None:
         raise monitor.error
     if built is None:
-        reason = "it was stopped" if monitor.stopped else listener.why()
-        raise BackendError(f"{graph.name}: {trt.__name__} cannot build an engine of it: {reason}")
+        reason = "the build was stopped" if monitor.stopped else listener.why()
+        raise BackendError(
+            f"{graph.name}: {trt.__name__} cannot build its engine: {reason}", code="backend.build_failed"
+        )
     measured = config.get_timing_cache()
     return Built(
         bytes(built),
@@ -149,9 +162,11 @@ def build(
 
 
 def layers(trt: Any, engine: Any) -> str:
-    """What an engine consists of, as the library tells it: JSON."""
-    told: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return told
+    """Return the layers of an engine, as JSON of the library."""
+    information: str = engine.create_engine_inspector().get_engine_information(
+        trt.LayerInformationFormat.JSON
+    )
+    return information
 
 
 def _profile(builder: Any, network: Any, name: str, shapes: Mapping[str, Shape]) -> Any:
@@ -161,16 +176,19 @@ def _profile(builder: Any, network: Any, name: str, shapes: Mapping[str, Shape])
     for tensor, shape in shapes.items():
         offered = tuple(ports[tensor].shape)
         if len(offered) != len(shape) or any(
-            size not in (-1, asked) for size, asked in zip(offered, shape, strict=True)
+            size not in (-1, requested) for size, requested in zip(offered, shape, strict=True)
         ):
-            raise BackendError(f"{name}: input {tensor} takes {list(offered)}, asked for was {list(shape)}")
+            raise BackendError(
+                f"{name}: input {tensor} has the shape {list(offered)}, requested was {list(shape)}",
+                code="backend.shape_mismatch",
+            )
         profile.set_shape(tensor, shape, shape, shape)
     return profile
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """What ``progress`` raises would be lost in the library: it ends the build, and is raised then."""
+        """Stops the build if ``progress`` raises, and stores the error, which the library would discard."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -180,21 +198,21 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.steps[phase_name] = num_steps
-            self._tell(phase_name, 0, num_steps)
+            self._report(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            self._tell(phase_name, step + 1, self.steps.get(phase_name, step + 1))
+            self._report(phase_name, step + 1, self.steps.get(phase_name, step + 1))
             return not self.stopped
 
         def phase_finish(self, phase_name: str) -> None:
             steps = self.steps.pop(phase_name, 1)
-            self._tell(phase_name, steps, steps)
+            self._report(phase_name, steps, steps)
 
-        def _tell(self, phase: str, done: int, steps: int) -> None:
+        def _report(self, phase: str, done: int, steps: int) -> None:
             try:
-                go_on = progress(phase, done, steps)
+                proceed = progress(phase, done, steps)
             except BaseException as error:
-                self.error, go_on = self.error or error, False
-            self.stopped = self.stopped or not go_on
+                self.error, proceed = self.error or error, False
+            self.stopped = self.stopped or not proceed
 
     return Monitor()

@@ -1,7 +1,7 @@
-"""Engines built on this machine, and where they are kept.
+"""The cache of engines that were built on this machine.
 
-An engine is code for one GPU, made by one version of one library: it comes from nowhere else, and is of use
-nowhere else. So it lies under a key of all that it depends on, and beside it what it is, with its SHA-256.
+An engine is code for one GPU, built by one version of one library, and cannot be used elsewhere. Engines are
+cached under a key that covers everything they depend on, each with a metadata file that has its SHA-256.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import pwd
 import stat
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,28 +22,29 @@ from typing import Any
 from jepa_runtime.backends.base import Shape
 from jepa_runtime.backends.file_ownership import is_own
 from jepa_runtime.errors import BackendError
+from jepa_runtime.util.atomic_files import replacing
 
 SYSTEM_FOLDER = Path("/var/cache/jepa-edge")
-# Those built or used last stay; a robot's model is some tens of MB a graph.
-MOST_BYTES = 4 << 30
+# The engines built or used last are retained; each takes some tens of MB.
+MAX_BYTES = 4 << 30
 _ENGINE, _ABOUT, _LAYERS, _LOCK = ".engine", ".json", ".layers", ".lock"
 _MAX_ABOUT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineKey:
-    """All that an engine depends on.
+    """Represent everything that an engine depends on.
 
     Attributes:
-        graph_sha256: of the ONNX file.
-        shapes: of its inputs.
-        library: that builds and runs it.
-        version: of the library.
-        gpu: its name.
-        compute_capability: such as 8.7.
-        multiprocessors: how many of them the GPU has at work.
-        driver: version of CUDA that the driver offers.
-        options: of the builder.
+        graph_sha256: The hash of the ONNX file.
+        shapes: The shapes of its inputs.
+        library: The library that builds and runs it.
+        version: The version of the library.
+        gpu: The name of the GPU.
+        compute_capability: For example 8.7.
+        multiprocessors: The number of active multiprocessors.
+        driver: The CUDA version of the driver.
+        options: The options of the builder.
     """
 
     graph_sha256: str
@@ -59,20 +59,20 @@ class EngineKey:
 
     @property
     def digest(self) -> str:
-        """The name of its files."""
+        """The name of the files of the engine."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:32]
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is written down."""
+        """Return the fields for JSON."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return found
 
 
 def engine_folders(chosen: Path | None) -> list[Path]:
-    """Where engines are looked for; new ones go to the first.
+    """Return the folders that are searched for engines; new engines are written to the first.
 
-    The folder that was chosen; without one that of the system and the account's own cache, the former first
-    where this account may write there.
+    They are the chosen folder or, without one, the system folder and the cache of this account; the system
+    folder is first if this account can write to it.
     """
     if chosen is not None:
         return [chosen]
@@ -81,17 +81,17 @@ def engine_folders(chosen: Path | None) -> list[Path]:
 
 
 class EngineStore:
-    """The engines in some folders, which may not be there yet; see :func:`engine_folders`."""
+    """The engines in the folders of :func:`engine_folders`, which need not exist yet."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = folders
         self.folder = folders[0]
 
     def find(self, key: EngineKey) -> bytes:
-        """The engine of ``key``.
+        """Read the engine of ``key``.
 
         Raises:
-            BackendError: there is none that can be used; it says why, and what the last one was built for.
+            BackendError: There is no usable engine; the message has the reason.
         """
         reasons = []
         for folder in self.folders:
@@ -103,22 +103,23 @@ class EngineStore:
                 reasons.append(str(error))
             except OSError as error:
                 reasons.append(f"{folder}: cannot be read: {error.strerror}")
-        raise BackendError("; ".join(reasons) or self._why_none(key))
+        raise BackendError("; ".join(reasons) or self._why_missing(key), code="backend.engine_not_built")
 
     @contextmanager
-    def building(self) -> Iterator[None]:
-        """Hold the folder for a build: who builds the same waits, and finds it there.
+    def build_lock(self) -> Iterator[None]:
+        """Lock the folder for a build: a process that builds the same engine waits, and then finds it.
 
         Raises:
-            BackendError: the folder cannot be written, or is another account's: that could not build there
-                from then on, nor is what it built loaded here.
+            BackendError: The folder cannot be written, or belongs to another account, which could then no
+                longer build there, and whose engines would not be loaded.
         """
         with self._writing():
             owner = self.folder.stat().st_uid
             if owner != os.geteuid():
                 raise BackendError(
                     f"{self.folder}: belongs to {_name_of(owner)}: build engines as that account (sudo -u), "
-                    "or give --cache-dir a folder of this one"
+                    "or give a --cache-dir of this account",
+                    code="backend.cache_invalid",
                 )
             lock = _locked(self.folder / _LOCK)
         try:
@@ -128,18 +129,17 @@ class EngineStore:
         finally:
             os.close(lock)
 
-    def keep(self, key: EngineKey, engine: bytes, *, layers: str, **told: Any) -> None:
-        """Write an engine down, what it consists of (JSON of its library), and what else is to be known of
-        it; then remove what nothing here runs any more.
+    def store(self, key: EngineKey, engine: bytes, *, layers: str, **facts: Any) -> None:
+        """Write an engine, its layers (JSON of its library) and metadata; then remove obsolete engines.
 
         Raises:
-            BackendError: it cannot be written.
+            BackendError: It cannot be written.
         """
         about = key.as_dict() | {
             "sha256": hashlib.sha256(engine).hexdigest(),
             "bytes": len(engine),
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **told,
+            **facts,
         }
         self.write(f"{key.digest}{_ENGINE}", engine)
         self.write(f"{key.digest}{_LAYERS}", layers.encode())
@@ -147,32 +147,26 @@ class EngineStore:
         self._tidy(key)
 
     def read(self, name: str) -> bytes:
-        """Another file of the folder; nothing where there is none."""
+        """Read another file of the folder; empty if it cannot be read."""
         with suppress(BackendError):
             return _read_own(self.folder / name)
         return b""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file at once. A torn one is found out by its SHA-256, so nothing waits for the disk.
+        """Write or replace a file. It is not synchronized to disk: its SHA-256 reveals a damaged file.
 
         Raises:
-            BackendError: it cannot be written.
+            BackendError: It cannot be written.
         """
-        with self._writing():
-            fd, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
-            try:
-                with open(fd, "wb") as file:
-                    file.write(content)
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, self.folder / name)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+        with self._writing(), replacing(self.folder / name) as temporary:
+            temporary.write_bytes(content)
+            temporary.chmod(0o644)
 
     def _tidy(self, key: EngineKey) -> None:
-        """Remove engines of this library and GPU in other versions, then those used longest ago. Engines for
-        another number of multiprocessors stay: they are of a power mode that may be chosen again."""
+        """Remove engines of this library and GPU for other versions, then those used longest ago.
+
+        Engines for another number of multiprocessors are retained: that power mode may be used again.
+        """
         entries, here = [], key.as_dict()
         for digest, about in _all(self.folder):
             same = all(about.get(name) == here[name] for name in ("library", "gpu", "multiprocessors"))
@@ -182,10 +176,10 @@ class EngineStore:
                 with suppress(OSError):
                     used = (self.folder / f"{digest}{_ENGINE}").stat()
                     entries.append((max(used.st_atime, used.st_mtime), used.st_size, digest))
-        kept = 0
+        retained = 0
         for _, size, digest in sorted(entries, reverse=True):
-            kept += size
-            if kept > MOST_BYTES and digest != key.digest:
+            retained += size
+            if retained > MAX_BYTES and digest != key.digest:
                 self._remove(digest)
 
     def _remove(self, digest: str) -> None:
@@ -193,14 +187,14 @@ class EngineStore:
             with suppress(OSError):
                 (self.folder / f"{digest}{suffix}").unlink()
 
-    def _why_none(self, key: EngineKey) -> str:
+    def _why_missing(self, key: EngineKey) -> str:
         where = " and ".join(map(str, self.folders))
         for folder in self.folders:
             for _, about in _all(folder):
                 same = about.get("graph_sha256") == key.graph_sha256
                 if same and (differences := _differences(about, key)):
-                    return f"its engine in {folder} is of no use here: {differences}"
-        return f"no engine of it was built here (looked in {where})"
+                    return f"its engine in {folder} does not match: {differences}"
+        return f"its engine was not built (searched {where})"
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -209,13 +203,14 @@ class EngineStore:
             yield
         except OSError as error:
             raise BackendError(
-                f"{self.folder}: cannot be written: {error.strerror}: give --cache-dir a folder that this "
-                "account may write, or build engines with the account that owns it"
+                f"{self.folder}: cannot be written: {error.strerror}: give a --cache-dir that this account "
+                "can write, or build engines as the account that owns it",
+                code="backend.cache_invalid",
             ) from error
 
 
 def _locked(path: Path) -> int:
-    """A descriptor of a file that this process alone has locked, until it is closed."""
+    """Lock a file exclusively, and return its descriptor; closing it releases the lock."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -235,11 +230,17 @@ def _name_of(uid: int) -> str:
 def _engine(path: Path, key: EngineKey) -> bytes:
     about = _about(path)
     if about | key.as_dict() != about:
-        raise BackendError(f"{path}: tells of another engine: remove it and build its own again")
+        raise BackendError(
+            f"{path}: describes another engine: remove it and build the engine again",
+            code="backend.engine_invalid",
+        )
     engine = _read_own(path.with_suffix(_ENGINE))
     if about.get("sha256") != hashlib.sha256(engine).hexdigest():
-        raise BackendError(f"{path.with_suffix(_ENGINE)}: is damaged: its SHA-256 is another one")
-    # When it was used last; of another account's that cannot be told.
+        raise BackendError(
+            f"{path.with_suffix(_ENGINE)}: damaged (SHA-256 mismatch): build it again",
+            code="backend.engine_invalid",
+        )
+    # Record the time of use. This fails for files of another account.
     with suppress(OSError):
         os.utime(path.with_suffix(_ENGINE))
     return engine
@@ -257,17 +258,21 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(_read_own(path, _MAX_ABOUT_BYTES))
     except (ValueError, RecursionError) as error:
-        raise BackendError(f"{path}: is damaged: {error}") from error
+        raise BackendError(
+            f"{path}: damaged: {error}: build the engine again", code="backend.engine_invalid"
+        ) from error
     if not isinstance(about, dict):
-        raise BackendError(f"{path}: is damaged: it is no object")
+        raise BackendError(
+            f"{path}: damaged: not a JSON object: build the engine again", code="backend.engine_invalid"
+        )
     return about
 
 
 def _differences(about: Mapping[str, Any], key: EngineKey) -> str:
-    """What an engine was built for and is not here."""
+    """Return the differences between the machine that an engine was built for and this one."""
     here = key.as_dict()
     return "; ".join(
-        f"built for {name.replace('_', ' ')} {about.get(name)}, here is {here[name]}"
+        f"built for {name.replace('_', ' ')} {about.get(name)}, this is {here[name]}"
         for name in (
             "library",
             "version",
@@ -282,11 +287,13 @@ def _differences(about: Mapping[str, Any], key: EngineKey) -> str:
 
 
 def _read_own(path: Path, limit: int = -1) -> bytes:
-    """A file that only this account, root, or the owner of the system's folder can have written: engines are
-    code. Root says whose the system's folder is: that of updates, while another account serves.
+    """Read a file that only this account, root, or the owner of the system folder can have written.
+
+    Engines are code. The owner of the system folder is set by root: it is the account of updates, while
+    another account serves.
 
     Raises:
-        BackendError: it is somebody else's, no plain file, or cannot be read.
+        BackendError: Another account could have written it, it is not a regular file, or cannot be read.
     """
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
@@ -295,9 +302,12 @@ def _read_own(path: Path, limit: int = -1) -> bytes:
             own = all(is_own(each, owners=owners) for each in (found, folder))
             if not own or not stat.S_ISREG(found.st_mode):
                 raise BackendError(
-                    f"{path}: it, or its folder, belongs to another account, or others may write it: an "
-                    "engine is code and is not loaded from there; remove it and build it again"
+                    f"{path}: the file or its folder belongs to another account, or other accounts can write "
+                    "it; an engine is code and is not loaded from there: remove it and build it again",
+                    code="backend.engine_not_trusted",
                 )
             return file.read(limit)
     except OSError as error:
-        raise BackendError(f"{path}: cannot be read: {error.strerror}") from error
+        raise BackendError(
+            f"{path}: cannot be read: {error.strerror}", code="backend.engine_invalid"
+        ) from error

@@ -1,4 +1,4 @@
-"""What TensorRT's backend asks of a GPU, so that all calls of CUDA lie in one file (:mod:`.cuda`)."""
+"""The interface of a GPU for the TensorRT backend. All CUDA calls are in :mod:`.cuda`."""
 
 from __future__ import annotations
 
@@ -10,78 +10,78 @@ from jepa_runtime.backends.base import Array, Shape
 from jepa_runtime.backends.tensorrt.kernels import Launch
 
 Work = Callable[[], None]
-"""Puts work on the stream, and does not wait for it."""
+"""Enqueues work on the stream without waiting for it."""
 
 
 class Buffer(Protocol):
-    """Page-locked memory of the host, and as much on the GPU."""
+    """Page-locked host memory and GPU memory of the same size."""
 
     @property
     def host(self) -> Array:
-        """The host's part."""
+        """The host memory."""
 
     @property
     def address(self) -> int:
-        """Where the GPU's part lies."""
+        """The address of the GPU memory."""
 
 
 class Gpu(Protocol):
     """One GPU: its primary context, current on the thread that opens it, and one stream.
 
-    All methods raise BackendError if the driver refuses, or the memory does not suffice.
+    All methods raise BackendError if the driver fails or memory is exhausted.
     """
 
     @property
     def name(self) -> str:
-        """As its maker calls it."""
+        """The product name."""
 
     @property
     def compute_capability(self) -> tuple[int, int]:
-        """Which code it runs: (8, 7) for Jetson Orin."""
+        """The compute capability, such as (8, 7) for Jetson Orin."""
 
     @property
     def multiprocessors(self) -> int:
-        """How many work; modules of one name, and power modes of one module, differ in it."""
+        """The number of active multiprocessors, which differs between modules of one name and power modes."""
 
     @property
     def driver(self) -> str:
-        """Version of CUDA that its driver offers."""
+        """The CUDA version of the driver."""
 
     @property
     def free_bytes(self) -> int:
-        """Memory that can be had; on a Jetson of the whole machine, also what the system holds of files."""
+        """The available memory; on a Jetson that of the whole machine, including the page cache."""
 
     @property
     def stream(self) -> int:
-        """Handle of the stream."""
+        """The handle of the stream."""
 
     def buffer(self, shape: Shape, dtype: type) -> Buffer:
-        """Memory for an array, zero on both sides."""
+        """Allocate memory for an array, filled with zeros on both sides."""
 
     def upload(self, buffer: Buffer) -> None:
-        """Put a copy from host to GPU on the stream."""
+        """Enqueue a copy from host to GPU."""
 
     def download(self, buffer: Buffer) -> None:
-        """Put a copy from GPU to host on the stream."""
+        """Enqueue a copy from GPU to host."""
 
     def load_kernel(self, path: Path) -> None:
-        """Make the kernel of a file of ``python -m jepa_export.targets.kernels`` known."""
+        """Load the kernel from a file that ``python -m jepa_export.targets.kernels`` compiled."""
 
     def launch(self, kernel: Launch) -> None:
-        """Put the kernel, which is known, on the stream."""
+        """Enqueue the loaded kernel."""
 
     def record(self, work: Work) -> Work:
-        """The same work as one CUDA graph, which costs one launch. ``work`` has run before."""
+        """Capture work that has run before as one CUDA graph, which needs one launch."""
 
     def run(self, work: Work) -> float:
-        """Do the work and wait for it.
+        """Run the work and wait for it.
 
         Returns:
-            How long the GPU had it, by its own clock (ms).
+            The time on the GPU's clock (ms).
 
         Raises:
-            DeviceLostError: it failed, and so will every later call.
+            DeviceLostError: It failed, and so will every later call.
         """
 
     def close(self) -> None:
-        """Give stream and context back, when nobody uses buffers or graphs any more."""
+        """Release stream and context, after all buffers and graphs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.backends.registry import LEAST_TENSORRT
+from jepa_runtime.backends.tensorrt import MIN_TENSORRT
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, ok, pip_install
 from jepa_runtime.errors import UndeterminedError
 
@@ -57,7 +57,7 @@ def _pycuda(context: Context) -> Verdict:
 
 
 def _tensorrt(context: Context) -> Verdict:
-    verdict = _check_version(context, "tensorrt", LEAST_TENSORRT, _BINDINGS)
+    verdict = _check_version(context, "tensorrt", MIN_TENSORRT, _BINDINGS)
     version = verdict.evidence[0].value
     if verdict.severity is Severity.OK and _release(version, "tensorrt") >= _TENSORRT_TOO_NEW:
         return Verdict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.backends.cpu_int8 import VNNI, adds_in_full
+from jepa_runtime.backends.cpu_int8 import VNNI, has_exact_sums
 from jepa_runtime.doctor.finding import (
     Check,
     Context,
@@ -148,7 +148,7 @@ def _isolation(context: Context) -> Verdict:
 
 
 def _int8(context: Context) -> Verdict:
-    in_full = adds_in_full(context.system.text("proc/cpuinfo"))
+    in_full = has_exact_sums(context.system.text("proc/cpuinfo"))
     if in_full is None:
         raise UndeterminedError("/proc/cpuinfo has no CPU flags", code="doctor.malformed")
     flags = Evidence("/proc/cpuinfo", f"flags: {'one' if in_full else 'none'} of {', '.join(VNNI)}")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from jepa_runtime.backends.registry import takes_building
+from jepa_runtime.backends.registry import requires_build
 from jepa_runtime.errors import ReleaseRejectedError, UpdateError
 from jepa_runtime.ota.gate.probe import end_of, in_memory, tail
 from jepa_runtime.util.compat import python
@@ -42,7 +42,7 @@ def build(
         MachineBusyError: it was not built in time, and waited for a processor most of that time.
         UpdateError: the process could not be started.
     """
-    if not takes_building(engine):
+    if not requires_build(engine):
         return
     asked = ["build-engine", str(folder), "--engine", engine]
     if precision is not None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import name_and_device
+from jepa_runtime.backends.registry import split_engine
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, ReleaseRejectedError
 from jepa_runtime.model.parity import golden_parity
@@ -200,7 +200,7 @@ def _used() -> tuple[float, float, float]:
 
 
 def _is_by_clock(engine: str, threads: int) -> bool:
-    _, device = name_and_device(engine)
+    _, device = split_engine(engine)
     return device != "CPU" or threads > 1
 
 
@@ -212,7 +212,7 @@ def _lacks(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
 
 def _answer(told: dict[str, Any]) -> Answer:
     limits = ProbeLimits(**told["limits"])
-    _, device = name_and_device(told["engine"])
+    _, device = split_engine(told["engine"])
     drivers = device != "CPU"
     cut = confine(limits, told["parent"], drivers=drivers, yields=told["yields"])
     if told["require_sandbox"] and (lacks := _lacks(**cut, drivers=drivers)):

@@ -237,7 +237,7 @@ class WorldModelNode(LifecycleNode):
             f"loaded {info.model_id} {info.version} ({info.precision}) on {info.engine}:{info.device}:"
             f" {info.num_samples} futures of {info.horizon} steps"
         )
-        for reason in model.passed_over:
+        for reason in model.skipped_engines:
             self.get_logger().warning(f"preferred engine not used: {reason}")
 
     def _publisher(self, message_type: type, topic: str, profile: Any) -> Any:
@@ -365,7 +365,7 @@ class WorldModelNode(LifecycleNode):
         node_values = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
         applied = session.applied if session else []
         node_values |= {f"realtime/{setting.name}": str(setting) for setting in applied}
-        passed_over = session.model.passed_over if session else ()
+        skipped_engines = session.model.skipped_engines if session else ()
         box = session.box if session else None
         node_values |= black_box_values(box)
         alarms_disabled_reason = session.pipeline.alarms_disabled_reason if session else ""
@@ -382,7 +382,7 @@ class WorldModelNode(LifecycleNode):
             )
             if self._active:
                 warnings = degradation_warnings(
-                    camera.monitor.calibration, box, passed_over, alarms_disabled_reason
+                    camera.monitor.calibration, box, skipped_engines, alarms_disabled_reason
                 )
                 verdict = with_warnings(verdict, warnings)
                 verdict = with_causes(verdict, [*conflicts, *camera.duplicate_publishers(self)])

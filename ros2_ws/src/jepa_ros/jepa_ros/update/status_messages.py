@@ -12,7 +12,7 @@ from jepa_msgs.msg import ModelInfo, ModelRelease, UpdateEvent, UpdateStatus
 from std_msgs.msg import Header
 
 from jepa_ros.common.conversions import to_time
-from jepa_runtime.backends.registry import name_and_device
+from jepa_runtime.backends.registry import split_engine
 from jepa_runtime.ota.config import Config
 from jepa_runtime.ota.state import Installed, Phase, State
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
@@ -140,7 +140,7 @@ def verdict(
 def _engine_mismatch(info: ModelInfo, settings: Config) -> str:
     """Return a warning if candidates are tested on another engine than the node's, or an empty string."""
     engine, precisions = f"{info.engine}:{info.device}", (None, info.precision)
-    if (info.engine, info.device) == name_and_device(settings.engine) and settings.precision in precisions:
+    if (info.engine, info.device) == split_engine(settings.engine) and settings.precision in precisions:
         return ""
     tested = settings.engine + ("" if settings.precision is None else f" in {settings.precision}")
     return (

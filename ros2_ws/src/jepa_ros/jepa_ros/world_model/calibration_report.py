@@ -39,7 +39,7 @@ def calibration_report(calibration: Calibration) -> dict[str, Any]:
 def degradation_warnings(
     calibration: Calibration | None,
     box: BlackBox | None,
-    passed_over: Sequence[str] = (),
+    skipped_engines: Sequence[str] = (),
     alarms_disabled_reason: str = "",
 ) -> list[str]:
     """Return a warning for each degraded function.
@@ -47,10 +47,10 @@ def degradation_warnings(
     Args:
         calibration: Current error bounds.
         box: Black box.
-        passed_over: Why each preferred engine is not used.
+        skipped_engines: Why each preferred engine is not used.
         alarms_disabled_reason: Why alarms are disabled, or an empty string.
     """
-    warnings = [f"preferred engine not used: {reason}" for reason in passed_over]
+    warnings = [f"preferred engine not used: {reason}" for reason in skipped_engines]
     if calibration is not None and calibration.undercovered:
         steps = ", ".join(map(str, calibration.undercovered))
         warnings.append(

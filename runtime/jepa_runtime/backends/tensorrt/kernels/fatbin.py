@@ -1,5 +1,8 @@
-"""Where the compiled kernels are. Their name holds the hash of their source: what was compiled from another
-one is not found, rather than launched with arguments that it does not understand."""
+"""The location of the compiled kernels.
+
+Their file name contains the hash of their source, so that a kernel compiled from another source is not found,
+rather than launched with the wrong arguments.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,28 @@ FOLDERS = (PACKAGE, Path("/var/lib/jepa-edge/kernels"))
 
 
 def source() -> bytes:
-    """The CUDA source of the kernels, ``preprocess.cu``."""
+    """Return the CUDA source of the kernels, ``preprocess.cu``."""
     return (PACKAGE / "preprocess.cu").read_bytes()
 
 
 def fatbin_name() -> str:
-    """The name of the file that ``python -m jepa_export.targets.kernels`` makes of this source."""
+    """Return the file name that ``python -m jepa_export.targets.kernels`` compiles this source to."""
     return f"preprocess-{hashlib.sha256(source()).hexdigest()[:16]}.fatbin"
 
 
 def find_fatbin(folders: Sequence[Path] = FOLDERS) -> Path:
-    """The compiled kernels: the first of ``folders`` that has them.
+    """Find the compiled kernels in the first of ``folders`` that contains them.
 
     Raises:
-        BackendError: none has; the message says how they are made. Images can still be prepared on the CPU.
+        BackendError: No folder contains them; the message has the command that compiles them. Images can
+            still be resized on the CPU.
     """
     name = fatbin_name()
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
     raise BackendError(
-        f"{name} is in none of {', '.join(map(str, folders))}: compile it with this machine's CUDA, "
-        f"python -m jepa_export.targets.kernels {folders[-1]}"
+        f"{name} is in none of {', '.join(map(str, folders))}: compile it with this machine's CUDA: "
+        f"python -m jepa_export.targets.kernels {folders[-1]}",
+        code="backend.kernel_not_found",
     )

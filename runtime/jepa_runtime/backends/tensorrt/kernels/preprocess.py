@@ -1,7 +1,8 @@
-"""How ``preprocess.cu`` is launched: from a camera's image on the GPU to the input of an encoder.
+"""Launch arguments of ``preprocess.cu``, which resizes a camera image on the GPU to the input of an encoder.
 
-A description only: whoever has the module and a stream calls
-``module.get_function(ENTRY_POINT)(*described.arguments, grid=…, block=…, stream=…)`` (pycuda)."""
+The caller launches it with PyCUDA:
+``module.get_function(ENTRY_POINT)(*described.arguments, grid=…, block=…, stream=…)``.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from jepa_runtime.imaging.pixel_formats import plan_scaling
 ENTRY_POINT = "scale"
 
 _BLOCK = (32, 8, 1)
-# Up to here the kernel's integers do not overflow, and rounding adds up to less than half a level.
-_MOST_SIDE, _MOST_FACTOR = 16384, 2048
+# Up to these limits the kernel's integers do not overflow, and rounding adds less than half a level.
+_MAX_SIDE, _MAX_FACTOR = 16384, 2048
 _JOB = np.dtype(
     [
         ("image", np.uint64),
@@ -36,11 +37,12 @@ _JOB = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """All that the kernel is launched with, as pycuda's ``Function`` takes it.
+    """Represent the launch arguments of the kernel, as PyCUDA's ``Function`` takes them.
 
     Attributes:
-        grid, block: blocks and threads on each axis.
-        arguments: one structure, passed by value.
+        grid: The number of blocks on each axis.
+        block: The number of threads on each axis.
+        arguments: One structure, passed by value.
     """
 
     grid: tuple[int, int, int]
@@ -49,23 +51,24 @@ class Launch:
 
 
 def launch(image: int, size: Shape, frame: int, out_size: Shape) -> Launch:
-    """What makes the levels of ``imaging.resize_into``, within one.
+    """Return the launch that resizes an image; levels differ from ``imaging.resize_into`` by at most one.
 
     Args:
-        image: where an image uint8 [h, w, 3] is, for the GPU.
-        size: its h and w.
-        frame: where the same is to be, uint8 [height, width, 3].
-        out_size: height and width.
+        image: The GPU address of an image, uint8 [h, w, 3].
+        size: Its height and width.
+        frame: The GPU address of the result, uint8 [height, width, 3].
+        out_size: The height and width of the result.
 
     Raises:
-        FrameError: the image is too large for the kernel, alone or beside this size.
+        FrameError: The image is too large for the kernel, or for this size of the result.
     """
     (height, width), (out_height, out_width) = size, out_size
     steps = plan_scaling(height, width, out_height, out_width)
-    if max(*size, *out_size) > _MOST_SIDE or steps.factor > _MOST_FACTOR:
+    if max(*size, *out_size) > _MAX_SIDE or steps.factor > _MAX_FACTOR:
         raise FrameError(
-            f"image of {width} x {height} is too large to be scaled to {out_width} x {out_height} on the "
-            "GPU: send a smaller one"
+            f"image of {width} x {height} is too large to be resized to {out_width} x {out_height} on the "
+            "GPU: send a smaller one",
+            code="frame.too_large",
         )
     job = np.zeros((), _JOB)
     job["image"], job["frame"] = image, frame
