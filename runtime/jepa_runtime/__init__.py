@@ -1,8 +1,10 @@
-"""jepa-edge on the robot: what it sees becomes a latent state, and actions become predicted futures.
+"""The runtime of jepa-edge: encode frames to latent states, and predict futures under actions.
 
-model = WorldModel.open("models/two_rooms")
-latent = model.encode(frame)
-futures = model.predict(actions)
+Example::
+
+    model = WorldModel.open("models/two_rooms")
+    latent = model.encode(frame)
+    futures = model.predict(actions)
 """
 
 import os

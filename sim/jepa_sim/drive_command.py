@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, count, open_console
 from jepa_runtime.control.presets import PRESETS, preset
@@ -54,7 +55,11 @@ def add_parser(subparsers: Any) -> None:
         "--seed", type=_seed, nargs="+", default=list(SEEDS), metavar="S", help="seeds (default: 0 1 2)"
     )
     parser.add_argument(
-        "--engine", nargs="+", default=["openvino:CPU"], metavar="E", help="engines (default: openvino:CPU)"
+        "--engine",
+        nargs="+",
+        default=[DEFAULT_ENGINE],
+        metavar="E",
+        help=f"engines (default: {DEFAULT_ENGINE})",
     )
     parser.add_argument(
         "--precision",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.commands.arguments import count, positive
 from jepa_runtime.commands.exit_status import ExitStatus
 
@@ -146,7 +147,7 @@ def _add_publishing(commands: Any) -> None:
     )
     publish.add_argument(
         "--engine",
-        default="openvino:CPU",
+        default=DEFAULT_ENGINE,
         metavar="E",
         help="engine that verifies the bundle (default: %(default)s)",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.util.output_files import STDOUT
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> 
         first: What the defaults of engine and precision are taken from first, such as ``the robot's, else``.
     """
     prefix = first and f"{first} "
-    add_engine_argument(parser, default=None, shown=f"{prefix}openvino:CPU")
+    add_engine_argument(parser, default=None, shown=f"{prefix}{DEFAULT_ENGINE}")
     add_precision_argument(parser, shown=f"{prefix}the bundle's first")
     add_threads_argument(parser)
     add_num_samples_argument(parser)
@@ -144,7 +145,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> 
 
 
 def add_engine_argument(
-    parser: argparse.ArgumentParser, *, default: str | None = "openvino:CPU", shown: str = "openvino:CPU"
+    parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_ENGINE, shown: str = DEFAULT_ENGINE
 ) -> None:
     """Add ``--engine``; ``shown`` is the default in the help."""
     parser.add_argument(
@@ -206,7 +207,7 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
 
     return WorldModel.open(
         bundle,
-        engine=args.engine or "openvino:CPU",
+        engine=args.engine or DEFAULT_ENGINE,
         precision=args.precision,
         num_samples=args.num_samples,
         options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle import Precision
 from jepa_runtime.commands.arguments import add_json_argument, count
 
@@ -88,7 +89,7 @@ def _add_provision(actions: Any) -> None:
     parser.add_argument(
         "--hardware", action="append", metavar="ID", help="what kind of robot it is; may be given again"
     )
-    parser.add_argument("--engine", default="openvino:CPU", metavar="E", help="default: %(default)s")
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="E", help="default: %(default)s")
     parser.add_argument("--precision", choices=get_args(Precision), help="default: the bundle's first")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model that it has from the start")
     parser.add_argument("--allow-untrained", action="store_true", help="accept random weights, for tests")

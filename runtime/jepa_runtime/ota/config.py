@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle.manifest import ModelId, Precision
 from jepa_runtime.errors import StrictJsonError, UpdateError
 from jepa_runtime.ota.gate.probe import ProbeLimits
@@ -65,7 +66,7 @@ class Config(BaseModel):
     model_id: ModelId
     device_id: _Text
     hardware_ids: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=64)]
-    engine: Annotated[_Text, StringConstraints(pattern=r"^[^,]+$")] = "openvino:CPU"
+    engine: Annotated[_Text, StringConstraints(pattern=r"^[^,]+$")] = DEFAULT_ENGINE
     precision: Precision | None = None
     allow_untrained: bool = False
     shadow: _Text | None = None

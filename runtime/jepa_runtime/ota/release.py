@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle.manifest import MANIFEST_NAME, BundlePath, Manifest, ModelId, Sha256
 from jepa_runtime.errors import ReleaseRejectedError, StrictJsonError, TrustError
 from jepa_runtime.util.strict_json import parse_json, validate_json
@@ -147,7 +148,7 @@ class Robot:
     """
 
     hardware_ids: tuple[str, ...]
-    engine: str = "openvino:CPU"
+    engine: str = DEFAULT_ENGINE
     precision: str | None = None
     interface: str | None = None
 

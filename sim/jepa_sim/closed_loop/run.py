@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle
@@ -55,7 +56,7 @@ class Plan:
         allow_untrained: Accept random weights.
     """
 
-    engines: tuple[str, ...] = ("openvino:CPU",)
+    engines: tuple[str, ...] = (DEFAULT_ENGINE,)
     precisions: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = SEEDS
     episodes: int = 100

@@ -20,6 +20,7 @@ from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.errors import MachineBusyError, ReleaseRejectedError, UpdateError
 from jepa_runtime.ota.gate.latency_budget import CONFIDENCE, Comparison, Cost, is_within
 from jepa_runtime.ota.release import Budgets
@@ -106,7 +107,7 @@ def probe(
     *,
     budgets: Budgets,
     active: Path | None = None,
-    engine: str = "openvino:CPU",
+    engine: str = DEFAULT_ENGINE,
     precision: str | None = None,
     limits: ProbeLimits | None = None,
     require_sandbox: bool = True,

@@ -12,6 +12,7 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_ros.world_model.parameters import PARAMETERS
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.commands.arguments import frame_size, positive, rate
 
 # ROS would accept any other name.
@@ -31,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
     add("--topic", type=_name, default="camera/image_raw", help="topic of the images (default: %(default)s)")
     add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
-    add("--engine", default="openvino:CPU", metavar="E", help="engine and device (default: %(default)s)")
+    add("--engine", default=DEFAULT_ENGINE, metavar="E", help="engine and device (default: %(default)s)")
     add("--precision", default="", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)")
     add("--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)")
     add("--cache-dir", default="", metavar="DIR", help="cache of compiled models (default: none)")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
+from jepa_runtime.backends import DEFAULT_ENGINE
 
 PARAMETERS = (
     Parameter(name="bundle", default="", description="Folder of the model bundle.", when_unconfigured=True),
     Parameter(
         name="engine",
-        default="openvino:CPU",
+        default=DEFAULT_ENGINE,
         description="Engine and device that run the model. A comma-separated list gives alternatives, the "
         "preferred one first: openvino:NPU,openvino:CPU.",
         when_unconfigured=True,
