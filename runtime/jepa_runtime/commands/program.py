@@ -18,8 +18,8 @@ from jepa_runtime.commands.standard_streams import make_streams_robust
 
 _LEVELS = ("debug", "info", "warning", "error")
 _EXIT_STATUS = (
-    "Exit status: 0 success, 1 error, 2 usage error, 3 negative result, 4 inconclusive, 5 alarm.\n"
-    "The help of a command says which of them it returns."
+    "Exit status: 0 success, 1 error, 2 usage error. Some commands also return 3 (negative result),\n"
+    "4 (inconclusive) or 5 (alarm), see their help."
 )
 
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands of ``jepa-runtime`` take."""
+"""Options shared by the commands of ``jepa-runtime``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from tests.errors import code
 
 @pytest.mark.parametrize("rate", ["1e10", "1e-300", "nan", "-1", "abc", ""])
 @pytest.mark.parametrize("name", ["run", "record", "profile", "view", "report"])
-def test_a_rate_that_no_robot_has_is_refused(
-    name: str, rate: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rate_out_of_range_is_a_usage_error(name: str, rate: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([name, f"--rate={rate}"])
     assert "argument --rate: must be " in capsys.readouterr().err
@@ -33,7 +31,7 @@ def test_a_rate_that_no_robot_has_is_refused(
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["0", "nan", "inf", "1e308", "soon", ""])
-def test_a_time_that_overflows_or_is_none_is_refused(
+def test_duration_out_of_range_is_a_usage_error(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -42,13 +40,13 @@ def test_a_time_that_overflows_or_is_none_is_refused(
 
 
 @pytest.mark.parametrize("size", ["99999x99999", "640x0", "640", "640x480x3"])
-def test_a_size_that_no_camera_has_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frame_size_out_of_range_is_a_usage_error(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["profile", f"--size={size}"])
     assert "argument --size: must be WIDTHxHEIGHT of at most 9999" in capsys.readouterr().err
 
 
-def test_a_bundle_without_a_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_with_empty_bundle_name_reports_the_missing_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--bundle", "", "--source", "two_rooms"]) == 1
     assert "manifest.json: " in capsys.readouterr().err
 
@@ -64,7 +62,7 @@ def test_a_bundle_without_a_name_is_told(capsys: pytest.CaptureFixture[str]) -> 
         "calibrate --bundle BUNDLE --source two_rooms --out OUT",
     ],
 )
-def test_what_was_built_into_a_folder_is_found_there_by_all_that_open_a_model(
+def test_cache_dir_reaches_every_command_that_opens_a_model(
     toy_bundle: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -80,20 +78,20 @@ def test_what_was_built_into_a_folder_is_found_there_by_all_that_open_a_model(
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", ""])
-def test_a_count_is_a_whole_number(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_count_out_of_range_is_a_usage_error(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["drive", "toy", f"--episodes={value}"])
     assert f"must be an integer of at least 1, got {value}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**20])
-def test_threads_that_no_engine_takes_are_refused(threads: int) -> None:
+def test_backend_options_threads_out_of_range_raise(threads: int) -> None:
     with pytest.raises(BackendError, check=code("backend.option_invalid")):
         BackendOptions(threads=threads)
 
 
 @pytest.mark.parametrize(("columns", "width"), [(None, 10_000), ("80", 80)])
-def test_lines_of_a_file_or_a_pipe_are_not_broken(
+def test_console_without_terminal_does_not_wrap_lines(
     columns: str | None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)

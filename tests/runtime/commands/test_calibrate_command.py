@@ -18,7 +18,7 @@ def calibrate(bundle: Path, out: Path, *more: str) -> int:
     return main(["calibrate", "--bundle", str(bundle), "--output", str(out), *more])
 
 
-def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
+def test_calibrate_writes_normal_scores_and_error_bounds(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -26,12 +26,12 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     )
     before, after = Bundle.open(two_rooms_bundle).manifest, Bundle.open(tmp_path / "new").manifest
     assert after.normal_scores is not None
-    # An episode lasts 12 s, the next begins a second later; the first 8 steps of each are not judged.
+    # An episode lasts 12 s, the next begins a second later; the first 8 steps of each have no score.
     blocks = (60 - 8) // 8 + (35 - 8) // 8
     assert len(after.normal_scores.highest) == pytest.approx(blocks, abs=1)
     assert after.normal_scores.data == "20 s of two_rooms (seed 3, random layout)"
     assert after.normal_scores.block == after.horizon and min(after.normal_scores.highest) > 0
-    # The shipped bundle's bounds are those of a planner, which drives where the model errs more.
+    # The bounds of the shipped bundle are from driving with a planner, where errors are larger.
     assert (np.array(after.error_bounds) < before.error_bounds).all() and min(after.error_bounds) > 0
     learnt = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
@@ -40,7 +40,7 @@ def test_a_copy_of_the_bundle_says_how_surprising_the_recording_is(
     assert "Alarms are disabled with this bundle: " in said and "normal scores are too few" in said
 
 
-def test_several_recordings_are_runs_of_one(
+def test_calibrate_with_several_sources_combines_their_runs(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sources = ("--source", "two_rooms?seed=3", "--source", "two_rooms?seed=4", "--duration", "8")
@@ -51,7 +51,7 @@ def test_several_recordings_are_runs_of_one(
     assert learnt.data == ", ".join(names) and "in 2 runs" in capsys.readouterr().out
 
 
-def test_bounds_can_be_of_one_recording_and_alarms_of_another(two_rooms_bundle: Path, tmp_path: Path) -> None:
+def test_calibrate_keep_bounds_changes_scores_only(two_rooms_bundle: Path, tmp_path: Path) -> None:
     source = ("--source", "two_rooms?seed=3", "--duration", "8")
     assert calibrate(two_rooms_bundle, tmp_path / "both", *source) == 0
     assert calibrate(two_rooms_bundle, tmp_path / "alarms", *source, "--keep-bounds") == 0
@@ -67,15 +67,15 @@ def test_bounds_can_be_of_one_recording_and_alarms_of_another(two_rooms_bundle: 
     assert alarms.normal_scores.highest != both.normal_scores.highest
 
 
-def test_a_recording_that_is_not_there_is_told_before_another_is_played(
+def test_calibrate_with_missing_source_fails_before_playing_another(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Without --duration this world goes on for good.
+    # Without --duration this world never ends.
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms", "--source", "nowhere") == 1
     assert "nowhere: no such file or folder" in capsys.readouterr().err
 
 
-def test_a_recording_without_commands_is_refused(
+def test_calibrate_without_commands_fails(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import cv2
@@ -87,7 +87,7 @@ def test_a_recording_without_commands_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_commands_in_another_order_are_refused(
+def test_calibrate_with_reordered_commands_fails(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
@@ -97,7 +97,7 @@ def test_commands_in_another_order_are_refused(
 
 
 @pytest.mark.parametrize("error", [0.0, np.nan])
-def test_where_nothing_is_to_be_learnt_nothing_is_written(
+def test_calibrate_with_zero_or_missing_errors_writes_nothing(
     two_rooms_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_where_nothing_is_to_be_learnt_nothing_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_recording_of_more_blocks_than_a_bundle_may_hold_is_told_in_longer_ones(
+def test_calibrate_with_too_many_blocks_uses_longer_ones(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = np.random.default_rng(0).uniform(0.5, 1, (100, 8))
@@ -123,12 +123,14 @@ def test_a_recording_of_more_blocks_than_a_bundle_may_hold_is_told_in_longer_one
     assert normal is not None and (normal.block, len(normal.highest)) == (16, 5)
 
 
-def test_nothing_is_written_over(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_with_existing_output_fails(
+    two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert calibrate(two_rooms_bundle, two_rooms_bundle, "--source", "two_rooms") == 1
     assert "[calibration.output_exists]" in capsys.readouterr().err
 
 
-def test_a_folder_in_the_bundle_itself_is_refused(
+def test_calibrate_with_output_inside_the_bundle_fails(
     two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert calibrate(two_rooms_bundle, two_rooms_bundle / "new", "--source", "two_rooms") == 1
@@ -136,7 +138,7 @@ def test_a_folder_in_the_bundle_itself_is_refused(
 
 
 @pytest.mark.parametrize("circle", [False, True], ids=["below a file", "below links in a circle"])
-def test_a_folder_that_cannot_be_made_is_told_before_anything_is_played(
+def test_calibrate_with_unwritable_output_fails_before_playing(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], circle: bool
 ) -> None:
     if circle:
@@ -147,7 +149,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_played(
     assert "notes/new: cannot be written: " in capsys.readouterr().err
 
 
-def test_what_came_to_lie_there_while_the_recording_played_stays(
+def test_calibrate_keeps_a_folder_created_meanwhile(
     two_rooms_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,7 +168,7 @@ def test_what_came_to_lie_there_while_the_recording_played_stays(
     assert list(tmp_path.rglob("*")) == [other.parent, other]
 
 
-def test_commands_of_another_robot_are_refused(
+def test_calibrate_with_commands_of_another_robot_fails(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
@@ -175,10 +177,10 @@ def test_commands_of_another_robot_are_refused(
     assert "angular.z [rad/s]; the model's actions are linear.x [m/s], linear.y [m/s]: select these" in said
 
 
-def test_where_it_is_not_known_what_was_executed_nothing_is_learnt(
+def test_calibrate_skips_steps_with_unknown_actions(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Somebody drove with the keyboard: while no key is down nothing is sent, and the base stops by itself.
+    # As with keyboard teleoperation: without a pressed key nothing is sent, and the base stops.
     frames = [image(round(step * 2e8), step % 200, size=(64, 64)) for step in range(150)]
     commands = [twist(round(step * 1e8), 0.5) for step in range(300) if not 80 <= step < 180]
     bag = write_bag(tmp_path / "bag.mcap", [*frames, *commands])
@@ -187,7 +189,7 @@ def test_where_it_is_not_known_what_was_executed_nothing_is_learnt(
     assert "in 2 runs" in capsys.readouterr().out
 
 
-def test_numbers_of_the_action_that_never_changed_are_told(
+def test_calibrate_reports_constant_action_components(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frames = [image(round(step * 2e8), step % 200, size=(64, 64)) for step in range(40)]
@@ -200,14 +202,14 @@ def test_numbers_of_the_action_that_never_changed_are_told(
     assert "linear.x was" not in said
 
 
-def test_a_disk_that_fails_leaves_no_half_of_a_bundle(
+def test_calibrate_on_failing_disk_leaves_no_partial_bundle(
     two_rooms_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object) -> None:
-        assert not (tmp_path / "new").exists(), "killed here, it would leave the old one by a new name"
+        assert not (tmp_path / "new").exists(), "if killed here, it would leave an incomplete bundle"
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jepa_runtime.commands.calibrate.seal", fail)
@@ -217,13 +219,13 @@ def test_a_disk_that_fails_leaves_no_half_of_a_bundle(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_blocks_are_as_long_as_scores_remember(
+def test_calibrate_chooses_blocks_as_long_as_the_correlation(
     two_rooms_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Errors are alike for 40 steps; in blocks of a horizon, changes would be told falsely too often."""
+    """Errors are correlated over 40 steps; blocks of one horizon would cause too many false alarms."""
     rng = np.random.default_rng(0)
     runs = [list(np.repeat(rng.uniform(0.5, 1, (50, 1)), 40, axis=0).repeat(8, axis=1)) for _ in range(4)]
     monkeypatch.setattr("jepa_runtime.commands.calibrate._errors", lambda *_: iter(runs))
@@ -233,7 +235,7 @@ def test_blocks_are_as_long_as_scores_remember(
     assert f"blocks of {normal.block} steps" in capsys.readouterr().out
 
 
-def test_scores_that_remember_for_longer_than_a_block_may_last_are_told(
+def test_calibrate_reports_correlation_beyond_the_longest_block(
     two_rooms_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""A terminal that hangs up, as where the connection to a robot breaks off, costs no file that is wanted."""
+"""Files are written although the terminal hangs up, as when a connection to a robot breaks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 MAIN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
-# Of who has them ignored, as `trap '' HUP` does: nobody ends the command.
+# A command with SIGHUP ignored, as by `trap '' HUP`, is not ended.
 IGNORANT = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {MAIN}"
 
 
 def hang_up_on(code: str, *arguments: str, once: bytes) -> int:
-    """Run the command on a terminal of its own, which hangs up once it shows ``once``; the exit status."""
+    """Run a command on a terminal that hangs up once it shows ``once``; return the exit status."""
     ours, theirs = pty.openpty()
 
     def take_terminal() -> None:
@@ -39,7 +39,7 @@ def hang_up_on(code: str, *arguments: str, once: bytes) -> int:
     while once not in shown:
         shown += os.read(ours, 1 << 16)
     os.close(ours)
-    # As a shell passes it on to what it has started.
+    # As a shell forwards it to its children.
     if process.poll() is None:
         process.send_signal(signal.SIGHUP)
     return process.wait(timeout=60)
@@ -61,7 +61,7 @@ def frames_of_a_profile(found: dict[str, Any]) -> int:
     ],
 )
 @pytest.mark.parametrize(("code", "ends"), [(MAIN, True), (IGNORANT, False)])
-def test_what_was_measured_is_written_although_nothing_can_be_shown_any_more(
+def test_results_are_written_after_the_terminal_hangs_up(
     toy_bundle: Path,
     tmp_path: Path,
     command: list[str],
@@ -79,8 +79,8 @@ def test_what_was_measured_is_written_although_nothing_can_be_shown_any_more(
 
 
 @pytest.mark.parametrize("listening", ["stop_on_signals", "interrupted_by_signals"])
-def test_the_second_hang_up_may_come_when_nobody_listens_any_more(listening: str) -> None:
-    """Of the system and the shell, which comes last cannot be told; files may still be being written."""
+def test_second_hang_up_after_the_command_is_ignored(listening: str) -> None:
+    """The system and the shell both send SIGHUP in any order, maybe while files are being written."""
     code = (
         "import contextlib, signal\n"
         f"from jepa_runtime.commands.signals import {listening}\n"
@@ -91,8 +91,8 @@ def test_the_second_hang_up_may_come_when_nobody_listens_any_more(listening: str
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-def test_a_signal_while_a_command_waits_ends_it() -> None:
-    """In every line of the wait: with the lock of an Event taken, its set() would wait for that for ever."""
+def test_signal_during_wait_ends_the_command() -> None:
+    """In any line of the wait: while it holds the lock of an Event, set() in a handler would wait forever."""
     code = (
         "import signal, sys\n"
         "from jepa_runtime.commands.signals import stop_on_signals\n"

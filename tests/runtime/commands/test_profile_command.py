@@ -1,4 +1,4 @@
-"""``jepa-runtime profile`` as a user runs it, and its cold starts."""
+"""``jepa-runtime profile``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MODEL = Path(__file__).parents[3] / "models" / "two_rooms"
 RUN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
 
 
-def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
+def test_profile_writes_report_trace_and_comparable_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {name: tmp_path / f"profile.{name}" for name in ("json", "html", "trace")}
@@ -56,7 +56,7 @@ def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
     assert all(parity.ok for parity in profile.parity)
     assert profile.closed_loop is not None
     (rss,) = [reading for reading in profile.readings if reading.name == "rss"]
-    assert rss.times_s[0] < 0 < rss.times_s[-1], "the frames that fill the history came before"
+    assert rss.times_s[0] < 0 < rss.times_s[-1], "frames that fill the history precede the run"
     assert all(reading.values or reading.absent for reading in profile.readings)
     assert "<svg" in files["html"].read_text(encoding="utf-8")
     assert files["trace"].stat().st_size > 1000
@@ -66,7 +66,7 @@ def test_a_short_profile_leaves_a_report_a_trace_and_json_that_can_be_compared(
 
 
 @pytest.mark.slow
-def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
+def test_profile_includes_times_of_the_device_clock(
     tensorrt: SimulatedTensorRT,
     toy_bundle: Path,
     tmp_path: Path,
@@ -102,7 +102,7 @@ def test_where_the_device_has_a_clock_of_its_own_it_stands_beside_ours(
 
 
 @pytest.mark.slow
-def test_energy_is_told_where_the_machine_tells_power_and_counts_none(
+def test_profile_with_power_sensor_reports_energy_per_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     power = Probe("total power", "W", partial(next, itertools.count(1.0)))
@@ -125,7 +125,7 @@ def test_energy_is_told_where_the_machine_tells_power_and_counts_none(
         (["--attach", ""], "source the workspace"),
     ],
 )
-def test_what_cannot_be_measured_is_an_error_of_one_line(
+def test_profile_of_unusable_input_fails(
     arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(profile_command, "find_spec", lambda name: None)
@@ -154,15 +154,13 @@ def test_profile_with_contradicting_options_is_a_usage_error(
 
 
 def profiled(out: Path, *arguments: str) -> Profile:
-    """What a short profile without the longer passes leaves."""
+    """Return a short profile without the longer passes."""
     command = ["profile", "--duration", "0.5", "--num-samples", "16", "--json", str(out)]
     assert main([*command, "--skip", "closed,sweep,idle", *arguments]) == 0
     return read_profile(out)
 
 
-def test_a_pass_that_fails_is_a_note_and_takes_nothing_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_pass_becomes_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise BackendError("the engine is gone")
 
@@ -174,9 +172,7 @@ def test_a_pass_that_fails_is_a_note_and_takes_nothing_with_it(
         assert f"{name}: not measured: the engine is gone" in profile.notes
 
 
-def test_the_other_passes_measure_the_engine_that_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_further_passes_use_the_engine_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
 
     def measure(asked: cold_start.Start, **_: Any) -> list[ColdStart]:
@@ -190,7 +186,7 @@ def test_the_other_passes_measure_the_engine_that_serves(
     assert any(note.startswith("preferred, but not usable: openvino:NPU: ") for note in profile.notes)
 
 
-def test_a_model_that_computes_nan_has_no_profile(
+def test_profile_of_a_model_that_computes_nan_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nan = float("nan")
@@ -202,9 +198,7 @@ def test_a_model_that_computes_nan_has_no_profile(
     assert not (tmp_path / "p.json").exists()
 
 
-def test_frames_without_futures_are_counted_and_the_reason_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_profile_counts_frames_without_futures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     bundles.make_bundle(tmp_path / "toy", history_size=2)
     command = ["profile", "--bundle", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
@@ -218,7 +212,7 @@ def test_frames_without_futures_are_counted_and_the_reason_is_told(
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
-    """What was measured, at once."""
+    """Replace the measurement and return its profiles."""
     found: list[Profile] = []
 
     def measure(*_: Any) -> Profile:
@@ -230,7 +224,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
-def test_what_cannot_be_written_is_told_before_anything_is_measured(
+def test_profile_with_unwritable_output_fails_before_measuring(
     measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["profile", "--bundle", str(MODEL), option, str(tmp_path)]) == 1
@@ -238,10 +232,10 @@ def test_what_cannot_be_written_is_told_before_anything_is_measured(
     assert not measured
 
 
-def test_what_was_measured_and_what_the_figures_mean_take_a_line_each_in_a_pipe(
+def test_show_in_a_pipe_prints_title_and_caption_on_one_line_each(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # pytest-xdist says how wide its terminal is.
+    # pytest-xdist sets the width of its terminal.
     monkeypatch.delenv("COLUMNS", raising=False)
     show(make_profile(), open_console())
     first, *others = capsys.readouterr().out.splitlines()
@@ -250,7 +244,7 @@ def test_what_was_measured_and_what_the_figures_mean_take_a_line_each_in_a_pipe(
     assert caption.endswith("when the next one replaces it")
 
 
-def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_report_has_them(
+def test_show_formats_missing_knee_and_p999_as_the_report(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sweep = Sweep(points=[], max_late=0.01, knee_hz=None)
@@ -261,7 +255,7 @@ def test_a_sweep_without_a_knee_and_a_percentile_of_a_thousand_read_as_the_repor
 
 
 @pytest.mark.parametrize("option", [["--topic", "image"], ["--ros-param", "cpu_affinity:=[1]"]])
-def test_what_is_for_a_running_graph_is_refused_where_none_is_measured(
+def test_profile_with_ros_options_but_without_ros_is_a_usage_error(
     measured: list[Profile], option: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -270,20 +264,20 @@ def test_what_is_for_a_running_graph_is_refused_where_none_is_measured(
     assert not measured
 
 
-def test_threads_that_a_node_does_not_tell_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_omits_unknown_threads(capsys: pytest.CaptureFixture[str]) -> None:
     profile = make_profile(frames=50)
     unknown = profile.subject.model_copy(update={"threads": None, "engine_version": None})
     show(profile.model_copy(update={"subject": unknown}), Console(width=200))
     assert "8 steps; 30 Hz" in (told := capsys.readouterr().out) and "None" not in told
 
 
-def test_numbers_are_told_without_exponents(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_numbers_without_exponents(capsys: pytest.CaptureFixture[str]) -> None:
     memory = Reading(name="memory available", unit="MB", times_s=[0.0], values=[22780.0])
     show(make_profile().model_copy(update={"readings": [memory]}), Console(width=200))
     assert "memory available 22,780 MB" in capsys.readouterr().out
 
 
-def test_two_cold_starts_are_told_as_the_report_tells_them(
+def test_show_prints_medians_of_cold_starts(
     measured: list[Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["profile", "--bundle", str(MODEL)]) == 0
@@ -292,7 +286,7 @@ def test_two_cold_starts_are_told_as_the_report_tells_them(
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
-def test_the_source_is_not_written_over(
+def test_profile_refuses_to_overwrite_its_source(
     measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = tmp_path / "clip.avi"
@@ -302,7 +296,7 @@ def test_the_source_is_not_written_over(
     assert clip.read_bytes() == b"RIFF" and not measured
 
 
-def test_a_trace_for_which_the_package_is_missing_is_told_before_anything_is_measured(
+def test_profile_trace_without_perfetto_fails_before_measuring(
     measured: list[Profile],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -315,7 +309,7 @@ def test_a_trace_for_which_the_package_is_missing_is_told_before_anything_is_mea
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
+def test_one_failed_output_does_not_prevent_the_others(
     measured: list[Profile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "p.html"
@@ -327,19 +321,17 @@ def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
     assert "<svg" in page.read_text(encoding="utf-8")
 
 
-def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
+def test_profile_is_written_although_the_terminal_is_closed(
     measured: list[Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profile_command, "show", Mock(side_effect=BrokenPipeError))
-    # It closes standard output, which is that of the tests too.
+    # It closes standard output, also that of the tests.
     monkeypatch.setattr("rich.console.Console.on_broken_pipe", Mock(side_effect=SystemExit(1)))
     assert main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")]) == 141
     assert read_profile(tmp_path / "p.json") == measured[0]
 
 
-def test_what_the_machine_did_ends_with_the_last_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readings_end_with_the_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sum_up = LoadGenerator._run
 
     def slow(*arguments: Any) -> Any:
@@ -355,7 +347,7 @@ def test_what_the_machine_did_ends_with_the_last_result(
     assert last_s == pytest.approx(profile.run.duration_s, abs=1)
 
 
-def test_a_main_pass_that_was_stopped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_main_pass_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile_command.Steps, "live", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     out = tmp_path / "p.json"
     brief = ["--rate", "5", "--duration", "60", "--skip", "all", "--json", str(out)]
@@ -364,7 +356,7 @@ def test_a_main_pass_that_was_stopped_says_so(tmp_path: Path, monkeypatch: pytes
     assert "stopped after 1 of 300 frames" in profile.notes and len(profile.run.latency_ms) == 1
 
 
-def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_ctrl_c_during_cold_starts_keeps_earlier_passes(tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
     out = tmp_path / "p.json"
     command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(out)]
@@ -377,11 +369,11 @@ def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> No
     while not begun:
         assert profiling.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-        # Libraries start and end processes of their own while they are loaded.
+        # Libraries start short-lived processes while they are loaded.
         with suppress(psutil.NoSuchProcess):
             commands = " ".join(part for each in parent.children() for part in each.cmdline())
             begun = "jepa_runtime.profiling.cold_start" in commands
-    # As a terminal does: to every process of the group.
+    # As a terminal does: to all processes of the group.
     os.killpg(profiling.pid, signal.SIGINT)
     _, said = profiling.communicate(timeout=60)
     assert profiling.returncode == 0, said
@@ -399,5 +391,5 @@ def test_ctrl_c_during_cold_starts_keeps_what_was_measured(tmp_path: Path) -> No
         ("tensorrt_rtx", "0", "one CUDA graph"),
     ],
 )
-def test_why_no_copy_is_timed_is_told_by_what_the_engine_does(engine: str, device: str, reason: str) -> None:
+def test_copy_absent_reason_depends_on_the_engine(engine: str, device: str, reason: str) -> None:
     assert reason in copy_absent_reason(engine, device)

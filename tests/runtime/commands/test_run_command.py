@@ -1,4 +1,4 @@
-"""``jepa-runtime run``: what a user gets from a source and a bundle, and what from a mistake."""
+"""``jepa-runtime run``: outputs and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
-    """What ``WorldModel.open`` returns, with the arguments it was opened with."""
+    """Replace ``WorldModel.open`` by one that returns a fake and stores the arguments."""
     fake = FakeModel()
 
     def open_fake(bundle: str, **options: Any) -> FakeModel:
@@ -57,7 +57,7 @@ def measure(path: Path, *arguments: str) -> dict[str, Any]:
     return measured
 
 
-def test_a_simulated_robot_is_watched_for_as_long_as_asked(model: FakeModel, tmp_path: Path) -> None:
+def test_run_on_simulated_robot_lasts_for_the_duration(model: FakeModel, tmp_path: Path) -> None:
     found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "0.5")
     assert found["frames_published"] == 25
     assert found["frames_processed"] + found["frames_dropped"] == 25
@@ -83,7 +83,7 @@ def test_a_simulated_robot_is_watched_for_as_long_as_asked(model: FakeModel, tmp
 
 
 @pytest.mark.parametrize(("rate", "told"), [("12.5", True), ("10", False)])
-def test_where_no_futures_came_that_is_told(
+def test_run_without_futures_reports_the_reason(
     model: FakeModel, capsys: pytest.CaptureFixture[str], rate: str, told: bool
 ) -> None:
     model.manifest.history_size = 2
@@ -92,7 +92,7 @@ def test_where_no_futures_came_that_is_told(
 
 
 @pytest.mark.parametrize(("history_size", "missing"), [(1, "no surprise"), (2, "no futures")])
-def test_where_a_bag_tells_no_commands_it_is_said_how_they_are_named(
+def test_run_on_bag_without_action_explains_how_to_name_it(
     model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], history_size: int, missing: str
 ) -> None:
     model.manifest.history_size = history_size
@@ -106,7 +106,7 @@ def test_where_a_bag_tells_no_commands_it_is_said_how_they_are_named(
     assert "the executed actions are unknown" not in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_options_reach_the_model(model: FakeModel, tmp_path: Path) -> None:
+def test_run_passes_options_to_the_model(model: FakeModel, tmp_path: Path) -> None:
     options = ["--engine", "onnxruntime:CPU", "--precision", "int8", "--threads", "2", "--num-samples", "9"]
     run(
         "--source",
@@ -128,14 +128,14 @@ def test_the_options_reach_the_model(model: FakeModel, tmp_path: Path) -> None:
     assert (opened["options"].threads, opened["options"].cache_dir) == (2, tmp_path)
 
 
-def test_a_video_is_played_to_its_end(model: FakeModel, tmp_path: Path) -> None:
+def test_run_plays_a_video_to_its_end(model: FakeModel, tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", 30)
     found = measure(tmp_path / "run.json", "--source", str(clip), "--rate", "100")
     assert found["frames_published"] == 30
     assert "energy_ms" not in found and "surprise_ms" not in found
 
 
-def test_a_goal_image_gives_energies(model: FakeModel, tmp_path: Path) -> None:
+def test_run_with_goal_image_measures_energies(model: FakeModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", **{f"f{index}_png": index for index in range(10)})
     goal = tmp_path / "goal.png"
     cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
@@ -143,7 +143,7 @@ def test_a_goal_image_gives_energies(model: FakeModel, tmp_path: Path) -> None:
     assert found["energy_ms"]["n"] == found["frames_processed"]
 
 
-def test_the_image_of_the_goal_is_not_written_over(model: FakeModel, tmp_path: Path) -> None:
+def test_run_refuses_to_overwrite_the_goal_image(model: FakeModel, tmp_path: Path) -> None:
     goal = tmp_path / "goal.png"
     cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
     kept = goal.read_bytes()
@@ -152,7 +152,7 @@ def test_the_image_of_the_goal_is_not_written_over(model: FakeModel, tmp_path: P
     assert goal.read_bytes() == kept
 
 
-def test_a_slow_model_drops_frames_and_misses_deadlines(
+def test_run_with_slow_model_drops_frames_and_misses_deadlines(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(model, "_encode_s", 0.06)
@@ -163,7 +163,7 @@ def test_a_slow_model_drops_frames_and_misses_deadlines(
     assert found["total_ms"]["max"] < 500
 
 
-def test_the_measurements_go_to_standard_output_alone_when_asked(
+def test_run_json_on_standard_output_moves_the_table_to_standard_error(
     model: FakeModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--source", "two_rooms", "--duration", "0.2", "--json", "-") == 0
@@ -172,9 +172,7 @@ def test_the_measurements_go_to_standard_output_alone_when_asked(
     assert "total (frame submitted to result)" in captured.err
 
 
-def test_a_recording_holds_frames_and_results_and_can_be_played_again(
-    model: FakeModel, tmp_path: Path
-) -> None:
+def test_run_recording_contains_frames_and_results_and_is_a_source(model: FakeModel, tmp_path: Path) -> None:
     path = tmp_path / "run.mcap"
     first = measure(tmp_path / "a.json", "--source", "two_rooms", "--duration", "0.5", "--mcap", str(path))
     assert set(by_mcap_ros2(path)) == {
@@ -193,13 +191,13 @@ def test_a_recording_holds_frames_and_results_and_can_be_played_again(
     assert second["target_rate_hz"] == pytest.approx(30.0, rel=0.01)
 
 
-def test_a_report_is_written(model: FakeModel, tmp_path: Path) -> None:
+def test_run_writes_a_report(model: FakeModel, tmp_path: Path) -> None:
     run("--source", "two_rooms", "--duration", "0.2", "--html", str(tmp_path / "latency.html"))
     assert "Latency of fake 1.2.3" in (tmp_path / "latency.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_and_keeps_its_results(
+def test_run_stopped_by_signal_keeps_its_results(
     model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     before, encode, frames = signal.getsignal(number), model.encode, count(1)
@@ -216,9 +214,7 @@ def test_a_signal_ends_the_run_and_keeps_its_results(
     assert signal.getsignal(number) is before
 
 
-def test_a_source_that_breaks_off_is_an_error_but_its_results_are_kept(
-    model: FakeModel, tmp_path: Path
-) -> None:
+def test_run_on_truncated_source_fails_but_keeps_its_results(model: FakeModel, tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", 60)
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     with pytest.raises(SourceError, match="cut off or damaged"):
@@ -228,7 +224,7 @@ def test_a_source_that_breaks_off_is_an_error_but_its_results_are_kept(
     assert "cut off or damaged" in found["error"]
 
 
-def test_a_run_in_which_every_frame_fails_is_an_error(
+def test_run_in_which_every_frame_fails_is_an_error(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = model.encode
@@ -244,7 +240,7 @@ def test_a_run_in_which_every_frame_fails_is_an_error(
     assert "no memory on the device" in str(caught.value)
 
 
-def test_a_lost_device_ends_the_run_with_an_error(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_with_lost_device_fails(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = model.encode
 
     def lose_later(frame: np.ndarray) -> np.ndarray:
@@ -258,14 +254,14 @@ def test_a_lost_device_ends_the_run_with_an_error(model: FakeModel, monkeypatch:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_ends_the_run_with_an_error(model: FakeModel, tmp_path: Path) -> None:
+def test_run_on_full_disk_fails(model: FakeModel, tmp_path: Path) -> None:
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     with pytest.raises(RecordingError, match="No space left on device"):
         run("--source", "two_rooms", "--duration", "0.2", "--mcap", str(tmp_path / "run.mcap"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_what_was_measured_until_the_disk_was_full_is_kept(model: FakeModel, tmp_path: Path) -> None:
+def test_run_on_full_disk_keeps_its_measurements(model: FakeModel, tmp_path: Path) -> None:
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     options = ["--mcap", str(tmp_path / "run.mcap"), "--json", str(tmp_path / "run.json")]
     with pytest.raises(RecordingError, match="No space left on device"):
@@ -274,14 +270,16 @@ def test_what_was_measured_until_the_disk_was_full_is_kept(model: FakeModel, tmp
 
 
 @pytest.mark.parametrize("fields", ["", ":linear.y,linear.x", ":linear.x,angular.z", ":linear.x"])
-def test_commands_that_are_not_the_models_end_the_run(model: FakeModel, tmp_path: Path, fields: str) -> None:
+def test_run_with_commands_that_do_not_match_the_model_fails(
+    model: FakeModel, tmp_path: Path, fields: str
+) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     wanted = (
         r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: select these"
     )
     with pytest.raises(SourceError, match=wanted):
         run("--source", f"{bag}?action=/cmd_vel{fields}", "--mcap", str(tmp_path / "run.mcap"))
-    assert list(tmp_path.iterdir()) == [bag], "nothing was recorded that would be in the way of the next try"
+    assert list(tmp_path.iterdir()) == [bag], "an empty recording would block the next attempt"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +298,7 @@ def test_commands_that_are_not_the_models_end_the_run(model: FakeModel, tmp_path
         ),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(model: FakeModel, arguments: list[str], complaint: str) -> None:
+def test_run_error_is_one_line(model: FakeModel, arguments: list[str], complaint: str) -> None:
     with pytest.raises(JepaRuntimeError) as caught:
         run(*arguments)
     assert complaint in str(caught.value)
@@ -310,7 +308,7 @@ def test_a_mistake_is_answered_in_one_line(model: FakeModel, arguments: list[str
 @pytest.mark.parametrize(
     ("option", "target"), [("--json", "/dev"), ("--html", "/dev"), ("--black-box", "/dev/null")]
 )
-def test_what_cannot_be_written_is_told_before_the_model_is_opened(
+def test_run_with_unwritable_output_fails_before_opening_the_model(
     model: FakeModel, option: str, target: str
 ) -> None:
     with pytest.raises(JepaRuntimeError, match=f"^{target}: cannot be written"):
@@ -318,7 +316,7 @@ def test_what_cannot_be_written_is_told_before_the_model_is_opened(
     assert not hasattr(model, "opened_with")
 
 
-def test_a_file_that_is_to_be_written_keeps_its_content_until_then(tmp_path: Path) -> None:
+def test_run_that_fails_early_leaves_output_files_unchanged(tmp_path: Path) -> None:
     for name in ("old.json", "new.json"):
         (tmp_path / "old.json").write_text("{}")
         with pytest.raises(SourceError):
@@ -327,7 +325,7 @@ def test_a_file_that_is_to_be_written_keeps_its_content_until_then(tmp_path: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
+def test_one_failed_output_does_not_prevent_the_others(
     model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--json", "/dev/full", "--html", str(tmp_path / "latency.html")]
@@ -337,7 +335,7 @@ def test_one_file_that_cannot_be_written_costs_neither_the_others_nor_the_table(
     assert "total (frame submitted to result)" in capsys.readouterr().out
 
 
-def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
+def test_run_is_written_although_the_terminal_is_closed(
     model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_command, "final_table", Mock(side_effect=BrokenPipeError))
@@ -348,7 +346,7 @@ def test_a_terminal_that_is_gone_does_not_cost_what_was_measured(
 
 @pytest.mark.parametrize("option", ["--rate", "--duration", "--deadline-ms"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast"])
-def test_numbers_out_of_range_are_refused(
+def test_run_with_number_out_of_range_is_a_usage_error(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

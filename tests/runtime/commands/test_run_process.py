@@ -1,4 +1,4 @@
-"""``jepa-runtime run`` with a real bundle, as a user runs it."""
+"""``jepa-runtime run`` with a real bundle in a process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(*arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_a_bundle_runs_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: str) -> None:
+def test_run_works_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: str) -> None:
     if engine.startswith("onnxruntime"):
         pytest.importorskip("onnxruntime")
     path, recording = tmp_path / "run.json", tmp_path / "run.mcap"
@@ -43,9 +43,7 @@ def test_a_bundle_runs_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_with_status_0(
-    toy_bundle: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_run_stopped_by_signal_returns_0(toy_bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run.mcap"
     arguments = ["--bundle", str(toy_bundle), "--source", "two_rooms", "--mcap", str(path), "--json", "-"]
     with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -71,7 +69,7 @@ def test_a_signal_ends_the_process_with_status_0(
         (["--source", "two_rooms", "--threads", "0"], "threads must be from 1 to 1024"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_and_gives_1(
+def test_run_error_is_one_line_and_returns_1(
     toy_bundle: Path, arguments: list[str], complaint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--bundle", str(toy_bundle), *arguments]) == 1
@@ -81,7 +79,7 @@ def test_a_mistake_is_told_in_one_line_and_gives_1(
     assert line.startswith("jepa-runtime: ") and complaint in line
 
 
-def test_a_mistake_ends_the_process_with_one_line_and_status_1() -> None:
+def test_run_process_error_is_one_line_and_returns_1() -> None:
     arguments = ["--bundle", "missing", "--source", "two_rooms"]
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")

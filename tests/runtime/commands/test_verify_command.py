@@ -1,4 +1,4 @@
-"""``jepa-runtime verify`` and ``info``: what they show, and what a script can rely on."""
+"""``jepa-runtime verify`` and ``info``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(toy_bundle: Path, tmp_path: Path) -> Path:
 
 
 def change_golden(folder: Path, name: str, value: float) -> None:
-    """Seal the bundle with a reference that its graphs do not reproduce."""
+    """Seal the bundle with golden outputs that its graphs do not reproduce."""
     manifest = Bundle.open(folder).manifest
     arrays = dict(np.load(folder / "golden.npz"))
     arrays[name].flat[0] += value
@@ -37,7 +37,7 @@ def verify_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[in
     return status, json.loads(capsys.readouterr().out)
 
 
-def test_a_good_bundle_is_shown_and_ends_with_0(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_valid_bundle_returns_0(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(toy_bundle)]) == 0
     shown = capsys.readouterr()
     assert "manifest, hashes and formats of 17 files are valid" in shown.out
@@ -49,7 +49,7 @@ def test_a_good_bundle_is_shown_and_ends_with_0(toy_bundle: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("engine", "precisions"), [("openvino:CPU", ["fp32", "fp16"]), ("onnxruntime:CPU", ["fp32"])]
 )
-def test_every_variant_that_the_engine_runs_is_checked(
+def test_verify_checks_every_variant_of_the_engine(
     toy_bundle: Path, capsys: pytest.CaptureFixture[str], engine: str, precisions: list[str]
 ) -> None:
     status, told = verify_json(capsys, str(toy_bundle), "--engine", engine)
@@ -61,7 +61,7 @@ def test_every_variant_that_the_engine_runs_is_checked(
         assert entry["ok"] and entry["min_cosine"] >= entry["tolerance"]["min_cosine"]
 
 
-def test_one_precision_can_be_chosen(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_checks_the_chosen_precision(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, told = verify_json(capsys, str(toy_bundle), "--precision", "fp16")
     assert {entry["precision"] for entry in told["graphs"]} == {"fp16"}
     status, told = verify_json(capsys, str(toy_bundle), "--precision", "int8")
@@ -71,7 +71,7 @@ def test_one_precision_can_be_chosen(toy_bundle: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("name", "graph"), [("latents", "encoder"), ("futures", "predictor"), ("energy", "energy")]
 )
-def test_a_graph_that_computes_something_else_is_named(
+def test_verify_names_the_graph_with_wrong_outputs(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, graph: str
 ) -> None:
     change_golden(folder, name, 0.5)
@@ -81,9 +81,7 @@ def test_a_graph_that_computes_something_else_is_named(
     assert not next(entry["ok"] for entry in told["graphs"] if entry["graph"] == graph)
 
 
-def test_a_damaged_bundle_ends_with_1_and_the_reason(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_damaged_bundle_returns_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "golden.npz").write_bytes(b"x")
     status, told = verify_json(capsys, str(folder))
     assert status == 1 and told["graphs"] == []
@@ -92,22 +90,18 @@ def test_a_damaged_bundle_ends_with_1_and_the_reason(
     assert "golden.npz: has 1 bytes" in capsys.readouterr().err
 
 
-def test_an_untrained_bundle_is_verified_and_called_that(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_untrained_bundle_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seal(folder, Bundle.open(folder).manifest.model_copy(update={"trained": False}))
     assert main(["verify", str(folder)]) == 0
     assert "untrained" in capsys.readouterr().out
 
 
-def test_an_engine_that_is_not_there_ends_with_1(
-    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_with_missing_engine_returns_1(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, told = verify_json(capsys, str(toy_bundle), "--engine", "onnxruntime:NPU")
     assert status == 1 and "no such device" in told["reason"]
 
 
-def test_info_shows_what_the_bundle_is(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_the_bundle(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy_bundle)]) == 0
     shown = capsys.readouterr().out
     sha256 = Bundle.open(toy_bundle).sha256
@@ -125,7 +119,7 @@ def test_info_shows_what_the_bundle_is(toy_bundle: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(("graph", "without"), [("step", "predictor"), ("energy", "mean squared difference")])
-def test_info_tells_what_a_graph_that_is_not_there_is_replaced_by(
+def test_info_shows_what_replaces_a_missing_graph(
     graph: str, without: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_bundle(tmp_path / "toy", energy=False)
@@ -134,27 +128,27 @@ def test_info_tells_what_a_graph_that_is_not_there_is_replaced_by(
     assert f"none ({without})" in line
 
 
-def test_info_as_json_holds_the_manifest(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_json_contains_the_manifest(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy_bundle), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["manifest"] == json.loads((toy_bundle / "manifest.json").read_text())
     assert told["sha256"] == Bundle.open(toy_bundle).sha256
 
 
-def test_what_a_bundle_says_is_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_text_of_a_bundle_literally(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     described = Bundle.open(folder).manifest.model_copy(update={"description": "[bold]plain[/bold] [/]"})
     seal(folder, described)
     assert main(["info", str(folder)]) == 0
     assert "[bold]plain[/bold] [/]" in capsys.readouterr().out
 
 
-def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path / "nowhere")]) == 1
     told = capsys.readouterr().err
     assert told.startswith("jepa-runtime: ") and told.count("\n") == 1
 
 
-def test_the_command_is_installed_and_knows_its_version() -> None:
+def test_installed_program_prints_its_version() -> None:
     command = Path(sys.executable).with_name("jepa-runtime")
     if not command.is_file():
         pytest.skip("jepa-edge is not installed in this environment")
@@ -163,7 +157,7 @@ def test_the_command_is_installed_and_knows_its_version() -> None:
 
 
 def npu_bundle(folder: Path, *, candidates: int = 16) -> Path:
-    """A bundle that has a variant for NPUs too, whose graphs have fixed shapes."""
+    """Return a bundle that also has an NPU variant, whose graphs have fixed shapes."""
     fields = make_bundle(folder, step=True, energy=False).manifest.model_dump(mode="json")
     shapes = {"encoder": None, "predictor": [candidates, HORIZON, ACTIONS], "step": [1, 1, ACTIONS]}
     for role, actions in shapes.items():
@@ -214,7 +208,7 @@ def test_verify_npu_variant_of_other_shapes_fails(tmp_path: Path, capsys: pytest
     status, told = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=9)))
     assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
     assert "fp32 for npu cannot be run" in told["reason"] and "requested was [16, 4, 2]" in told["reason"]
-    assert statuses(told)["openvino", "fp32"] == "checked", "the others are checked all the same"
+    assert statuses(told)["openvino", "fp32"] == "checked", "other variants are still checked"
 
 
 def test_verify_with_an_engine_reports_what_it_does_not_serve(
@@ -245,6 +239,6 @@ def test_verify_finds_wrong_weights_in_a_variant_for_a_missing_device(
     assert statuses(told)["openvino", "fp32"] == "checked"
 
 
-def test_the_shipped_bundle_verifies(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_shipped_bundle_returns_0(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, told = verify_json(capsys, str(two_rooms_bundle))
     assert status == 0, told["reason"]

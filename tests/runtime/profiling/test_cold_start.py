@@ -20,12 +20,12 @@ def start(bundle: Path) -> cold_start.Start:
     return cold_start.Start(bundle=bundle, engine="openvino:CPU", precision=None, num_samples=16, threads=1)
 
 
-def test_an_engine_that_takes_minutes_to_build_is_started_as_it_serves() -> None:
+def test_cache_states_of_prebuilt_engine_are_hit_only() -> None:
     assert cold_start.cache_states("tensorrt:0") == ("hit",)
     assert cold_start.cache_states("openvino:NPU") == ("miss", "hit")
 
 
-def test_cold_starts_are_split_into_phases_with_an_empty_and_a_full_cache(toy_bundle: Path) -> None:
+def test_cold_start_measures_phases_with_empty_and_full_cache(toy_bundle: Path) -> None:
     done: list[None] = []
     miss, hit = cold_start.measure(
         start(toy_bundle), stopping=Event(), repetitions=1, tick=lambda: done.append(None)
@@ -41,7 +41,7 @@ def test_cold_starts_are_split_into_phases_with_an_empty_and_a_full_cache(toy_bu
 
 
 @pytest.mark.parametrize("builds", [False, True])
-def test_the_cache_is_empty_then_full_in_each_repetition_or_where_the_engine_was_built(
+def test_cold_start_uses_a_new_cache_per_repetition_or_the_given_one(
     builds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     caches: list[Path] = []
@@ -65,7 +65,7 @@ def test_the_cache_is_empty_then_full_in_each_repetition_or_where_the_engine_was
     assert found[-1].total_ms == ([11116.0, 11121.0] if builds else [11121.0, 11131.0])
 
 
-def test_a_cold_start_times_each_phase_from_the_last_of_the_model_that_is_asked_for(
+def test_cold_start_phases_are_consecutive(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments_ns = iter([17_000_000, 19_000_000, 22_000_000, 27_000_000])
@@ -91,7 +91,7 @@ def test_a_cold_start_times_each_phase_from_the_last_of_the_model_that_is_asked_
     }  # fmt: skip
 
 
-def test_a_cold_start_that_fails_tells_what_its_process_told(toy_bundle: Path, tmp_path: Path) -> None:
+def test_failed_cold_start_reports_the_error_of_its_process(toy_bundle: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(toy_bundle, broken)
     (broken / "golden.npz").write_bytes(b"")
@@ -100,7 +100,7 @@ def test_a_cold_start_that_fails_tells_what_its_process_told(toy_bundle: Path, t
     assert "golden.npz" in str(caught.value)
 
 
-def test_cold_starts_that_are_stopped_keep_those_before(toy_bundle: Path) -> None:
+def test_stopped_cold_starts_keep_earlier_ones(toy_bundle: Path) -> None:
     stopping = Event()
     (miss,) = cold_start.measure(start(toy_bundle), stopping=stopping, tick=stopping.set)
     assert miss.cache == "miss" and len(miss.total_ms) == 1

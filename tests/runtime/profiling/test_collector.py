@@ -1,4 +1,4 @@
-"""What a run keeps of what it measured."""
+"""The collector of a run's measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jepa_runtime.profiling.collector import Collector
 from tests.runtime.recording.test_recording import result
 
 
-def test_the_latest_samples_are_kept_and_no_more() -> None:
+def test_collector_retains_the_latest_samples() -> None:
     collector = Collector(max_samples=100)
     for number in range(1, 251):
         each = result()
@@ -21,14 +21,14 @@ def test_the_latest_samples_are_kept_and_no_more() -> None:
     assert collector.surprise()[0].n == collector.surprise()[1] == len(kept)
 
 
-def test_results_are_timed_from_the_first_and_counted_per_second() -> None:
+def test_collector_times_start_at_the_first_result() -> None:
     moments_ns = iter([7_000_000_000, 7_000_000_000, 7_500_000_000, 9_000_000_000])
     collector = Collector(lambda: next(moments_ns))
     assert (collector.rate_hz(), collector.times_s, collector.latest) == (None, [], None)
     results = [replace(result(), sequence=number) for number in range(4)]
     for each in results[:2]:
         collector.add(each)
-        assert collector.rate_hz() is None, "results of one moment have no rate"
+        assert collector.rate_hz() is None, "simultaneous results have no rate"
     for each in results[2:]:
         collector.add(each)
     assert collector.times_s == [0.0, 0.0, 0.5, 2.0]
@@ -36,7 +36,7 @@ def test_results_are_timed_from_the_first_and_counted_per_second() -> None:
     assert collector.latest is results[3]
 
 
-def test_what_a_result_did_not_go_through_is_not_counted_as_zero() -> None:
+def test_collector_skips_stages_without_output() -> None:
     collector = Collector()
     assert collector.stages_ms() == {"total": []} and collector.recent() == ({}, None)
     through = {"total", "wait", "preprocess", "encode"}
@@ -53,7 +53,7 @@ def test_what_a_result_did_not_go_through_is_not_counted_as_zero() -> None:
     assert (summary.n, summary.max, surprising) == (2, 0.75, 1)
 
 
-def test_the_live_view_tells_of_the_last_results_only() -> None:
+def test_live_view_shows_the_last_results_only() -> None:
     moments_ns = iter(range(0, 10**12, 10**9))
     collector = Collector(lambda: next(moments_ns))
     for number in range(400):

@@ -1,4 +1,4 @@
-"""Compare says worse when it is, stays quiet when it is not, and refuses what cannot be compared."""
+"""Verdicts, effects and errors of the comparison of profiles."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def judged(baseline: Profile, other: Profile, *, max_regression: float = 0.05) -
 
 
 def losing(run: Run, frames: Container[int]) -> dict[str, Any]:
-    """The changes that drop these of the processed frames."""
+    """Return the changes of a run that drop these processed frames."""
     kept = [index for index in range(len(run.scheduled_s)) if index not in frames]
     return {
         "scheduled_s": [run.scheduled_s[index] for index in kept],
@@ -55,7 +55,7 @@ def losing(run: Run, frames: Container[int]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scale", "status", "verdict"), [(1.0, 0, "same"), (0.8, 0, "better"), (1.2, 3, "worse")]
 )
-def test_the_exit_status_tells_what_became_of_the_latency(
+def test_compare_exit_status_follows_the_verdict(
     saved: Any, capsys: pytest.CaptureFixture[str], scale: float, status: int, verdict: str
 ) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=scale))]
@@ -63,25 +63,25 @@ def test_the_exit_status_tells_what_became_of_the_latency(
     assert f": {verdict}" in capsys.readouterr().out.replace("\n", "")
 
 
-def test_what_is_allowed_is_not_worse(saved: Any) -> None:
+def test_rise_below_the_limit_is_not_worse(saved: Any) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
     assert main(["compare", *files, "--max-regression", "30%"]) == 0
     assert judged(make_profile(), make_profile(), max_regression=0).verdict == "same"
 
 
-def test_one_worse_profile_of_several_decides(saved: Any) -> None:
+def test_one_worse_profile_of_several_returns_3(saved: Any) -> None:
     files = [saved(f"{scale}.json", make_profile(seed=1, scale=scale)) for scale in (1.0, 0.9, 1.2)]
     assert main(["compare", *files]) == 3
     assert main(["compare", *files[:2]]) == 0
 
 
-def test_the_effect_is_within_its_interval_and_near_the_truth() -> None:
+def test_effect_is_within_its_interval_and_near_the_truth() -> None:
     change = judged(make_profile(), make_profile(seed=7, scale=1.1)).times["p50"]
     assert change.low <= change.point <= change.high
     assert change.low < 0.097 < change.high, "10 % of the inferences, which are 97 % of the latency"
 
 
-def test_a_tail_that_rose_is_worse_although_the_median_did_not() -> None:
+def test_risen_tail_with_equal_median_is_worse() -> None:
     baseline, other = (with_run(make_profile(seed=seed), deadline_ms=None) for seed in (0, 7))
     rare = np.random.default_rng(0).random(len(other.run.latency_ms)) < 0.03
     slower = np.where(rare, 1.3, 1.0) * other.run.latency_ms
@@ -90,15 +90,15 @@ def test_a_tail_that_rose_is_worse_although_the_median_did_not() -> None:
     assert found.reasons[0].startswith("p99 rose by ")
 
 
-def test_a_rise_within_the_noise_is_not_worse() -> None:
+def test_rise_within_noise_is_not_worse() -> None:
     few = make_profile(frames=400)
     found = judged(few, make_profile(seed=3, frames=400, scale=1.005), max_regression=0.0)
     assert found.times["p99"].low < 0 < found.times["p99"].high
     assert not any(reason.startswith("p99") for reason in found.reasons)
 
 
-def test_a_rise_beyond_what_is_allowed_that_may_be_chance_is_not_passed(saved: Any) -> None:
-    """One stall of two seconds has more than doubled the p99."""
+def test_insignificant_rise_above_the_limit_is_not_judged(saved: Any) -> None:
+    """One stall of two seconds more than doubles the p99."""
     baseline, other = make_profile(), make_profile(seed=7, scale=0.98)
     slower = np.asarray(other.run.latency_ms)
     slower[500:560] *= 3
@@ -113,7 +113,7 @@ def test_a_rise_beyond_what_is_allowed_that_may_be_chance_is_not_passed(saved: A
     assert main(["compare", saved("a.json", baseline), saved("b.json", stalled)]) == 4
 
 
-def test_what_a_percentile_rose_by_decides_and_not_what_it_may_have_risen_by() -> None:
+def test_limit_applies_to_the_effect_and_not_its_interval() -> None:
     baseline, other = make_profile(frames=400), make_profile(seed=7, frames=400, scale=1.2)
     rise = judged(baseline, other).times["p50"]
     assert rise.low < rise.point
@@ -122,7 +122,7 @@ def test_what_a_percentile_rose_by_decides_and_not_what_it_may_have_risen_by() -
         assert any(reason.startswith("p50") for reason in reasons) is is_worse
 
 
-def test_equal_distributions_seldom_raise_an_alarm() -> None:
+def test_equal_distributions_are_rarely_worse() -> None:
     """Two in a hundred frames are dropped at random. Lost frames and missed deadlines are the same frames
     here, so that one of forty is expected to raise an alarm.
     """
@@ -137,8 +137,8 @@ def test_equal_distributions_seldom_raise_an_alarm() -> None:
     assert alarms <= 0.075 * runs
 
 
-def test_where_a_profile_has_no_rate_the_latencies_are_compared() -> None:
-    """A stall of frames that were dropped shows in the response alone."""
+def test_profile_without_rate_is_compared_by_latency() -> None:
+    """A stall whose frames are dropped shows in the response only."""
     baseline, other = make_profile(), make_profile(seed=7)
     stalled = with_run(other, **losing(other.run, range(500, 1500)))
     assert judged(baseline, stalled).times["p50"].point > 1
@@ -147,7 +147,7 @@ def test_where_a_profile_has_no_rate_the_latencies_are_compared() -> None:
     assert abs(judged(closed, stalled).times["p50"].point) < 0.01
 
 
-def test_lost_frames_that_rose_are_worse_although_the_latency_did_not() -> None:
+def test_risen_lost_frames_are_worse() -> None:
     baseline, other = make_profile(), make_profile(seed=7)
     other = with_run(other, **losing(other.run, range(0, 1790, 100)))
     found = judged(baseline, other)
@@ -156,13 +156,13 @@ def test_lost_frames_that_rose_are_worse_although_the_latency_did_not() -> None:
     assert any("lost frames" in reason for reason in found.reasons)
 
 
-def test_one_burst_of_drops_is_one_event_and_no_evidence() -> None:
+def test_one_burst_of_drops_is_no_evidence() -> None:
     baseline, other = make_profile(), make_profile(seed=7)
     found = judged(baseline, with_run(other, **losing(other.run, range(500, 512))))
     assert found.lost is not None and found.lost.low <= 0 < found.lost.point
 
 
-def test_missed_deadlines_that_rose_are_worse() -> None:
+def test_risen_missed_deadlines_are_worse() -> None:
     rng = np.random.default_rng(0)
     baseline, other = make_profile(), make_profile(seed=7)
     late = np.where(rng.random(len(other.run.latency_ms)) < 0.008, 40.0, other.run.latency_ms)
@@ -171,17 +171,17 @@ def test_missed_deadlines_that_rose_are_worse() -> None:
     assert "missed deadlines" in found.reasons[-1]
 
 
-def test_shares_of_fewer_than_twenty_frames_are_not_compared() -> None:
+def test_proportions_of_fewer_than_twenty_frames_are_not_compared() -> None:
     few, enough = (make_profile(frames=frames) for frames in (19, 20))
     assert judged(few, enough).lost is None and judged(enough, few).missed is None
     assert judged(enough, enough).lost is not None
 
 
-def test_misses_of_another_deadline_are_not_compared() -> None:
+def test_misses_of_different_deadlines_are_not_compared() -> None:
     assert judged(make_profile(), with_run(make_profile(seed=7), deadline_ms=13.0)).missed is None
 
 
-def test_a_model_that_computes_something_else_is_worse_however_fast() -> None:
+def test_wrong_golden_outputs_are_worse() -> None:
     broken = Parity(graph="encoder", mean_cosine=0.5, worst_cosine=0.1, max_abs=9.0, ok=False)
     found = judged(make_profile(), make_profile(seed=7, scale=0.5, parity=[broken]))
     assert found.verdict == "worse"
@@ -211,7 +211,7 @@ UNLIKE = [
 
 
 @pytest.mark.parametrize(("other", "what"), UNLIKE)
-def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
+def test_differences_names_different_conditions(other: Profile, what: str) -> None:
     found = differences(make_profile(), other)
     assert len(found) == 1
     assert found[0].startswith(f"{what}: ")
@@ -226,12 +226,12 @@ def test_unlike_conditions_are_named(other: Profile, what: str) -> None:
         (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against unknown"),
     ],
 )
-def test_what_one_profile_does_not_tell_is_unlike(other: Profile, said: str) -> None:
+def test_differences_includes_unknown_values(other: Profile, said: str) -> None:
     assert differences(make_profile(), other) == (said,)
 
 
-def test_what_most_frames_went_through_must_be_the_same() -> None:
-    """A model whose steps do not fit the rate predicts nothing, and is fast for it."""
+def test_differences_includes_stages_of_most_frames() -> None:
+    """A model whose step does not fit the rate predicts nothing and is therefore fast."""
     baseline = make_profile()
     stages = baseline.run.stages_ms
     encoded = with_run(baseline, stages_ms={name: stages[name] for name in stages if name != "predict"})
@@ -242,12 +242,12 @@ def test_what_most_frames_went_through_must_be_the_same() -> None:
     )
 
 
-def test_versions_may_differ_for_that_is_what_is_compared() -> None:
+def test_differences_ignores_versions() -> None:
     newer = with_subject(make_profile(), model_version="2.0.0", sha256="1" * 64, engine_version="2027.0")
     assert differences(make_profile(), newer) == ()
 
 
-def test_unlike_conditions_are_refused_with_all_differences_unless_allowed(
+def test_compare_different_conditions_fails_unless_allowed(
     saved: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = with_subject(with_environment(make_profile(seed=7), cores=8), precision="fp32")
@@ -260,16 +260,14 @@ def test_unlike_conditions_are_refused_with_all_differences_unless_allowed(
     assert "differs from the baseline: cores: 2 against 8" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_too_few_samples_for_the_percentile_are_not_comparable(
-    saved: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_too_few_samples_returns_4(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
     files = [saved(f"{seed}.json", make_profile(seed=seed, frames=150)) for seed in (0, 7)]
     assert main(["compare", *files]) == 4
     assert "measure longer" in capsys.readouterr().out.replace("\n", " ")
     assert main(["compare", *files, "--quantile", "p90"]) == 0
 
 
-def test_what_one_of_the_two_does_not_carry_is_not_compared() -> None:
+def test_percentile_with_too_few_samples_in_one_profile_is_not_judged() -> None:
     many, few = (
         with_run(make_profile(seed=frames, frames=frames), dropped_s=[], failed_s=[])
         for frames in (1800, 150)
@@ -280,14 +278,14 @@ def test_what_one_of_the_two_does_not_carry_is_not_compared() -> None:
         assert len(found.reasons) == 1 and found.reasons[0].startswith(f"p99 of {whose}: ")
 
 
-def test_without_samples_nothing_is_judged() -> None:
+def test_profile_without_samples_is_not_judged() -> None:
     empty = with_run(make_profile(), rate_hz=None, scheduled_s=[], latency_ms=[], stages_ms={})
     found = judged(make_profile(), empty)
     assert (found.verdict, found.times) == ("not judged", {})
     assert found.reasons == ("the other profile contains no samples",)
 
 
-def test_what_cannot_be_read_is_not_comparable(
+def test_compare_unreadable_profile_returns_1(
     saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = saved("a.json", make_profile())
@@ -298,14 +296,14 @@ def test_what_cannot_be_read_is_not_comparable(
 
 
 @pytest.mark.parametrize("text", ["5", "0.05", "-5%", "five", "5%%"])
-def test_a_regression_must_be_a_percentage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_max_regression_must_be_a_percentage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "a.json", "b.json", f"--max-regression={text}"])
     assert stopped.value.code == 2
     assert "must be a percentage such as 5%" in capsys.readouterr().err
 
 
-def test_json_holds_statistics_and_effects(saved: Any, tmp_path: Path) -> None:
+def test_compare_json_contains_statistics_and_effects(saved: Any, tmp_path: Path) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
     target, table = tmp_path / "out" / "compared.json", tmp_path / "table.md"
     assert main(["compare", *files, "--json", str(target), "--markdown", str(table)]) == 3
@@ -319,7 +317,7 @@ def test_json_holds_statistics_and_effects(saved: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--json", "--markdown"])
 @pytest.mark.parametrize("read", [0, 1])
-def test_a_profile_that_is_read_is_not_written_over(
+def test_compare_refuses_to_overwrite_its_input(
     saved: Any, option: str, read: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [saved(f"{seed}.json", make_profile(seed=seed)) for seed in (0, 1)]
@@ -330,7 +328,7 @@ def test_a_profile_that_is_read_is_not_written_over(
 
 
 @pytest.mark.parametrize("field", ["scheduled_s", "latency_ms", "dropped_s"])
-def test_numbers_are_read_as_far_as_what_is_computed_from_them_is_finite(
+def test_profile_with_too_large_numbers_is_malformed(
     saved: Any, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, *others = getattr(make_profile().run, field)
@@ -345,22 +343,22 @@ def test_numbers_are_read_as_far_as_what_is_computed_from_them_is_finite(
     assert f"not a jepa-edge profile of version 1: run.{field}.0" in capsys.readouterr().err
 
 
-def test_only_one_format_can_go_to_standard_output(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_two_outputs_on_standard_output_is_a_usage_error(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile())]
     with pytest.raises(SystemExit, match="2"):
         main(["compare", *files, "--json", "-", "--markdown", "-"])
     assert "cannot both write to standard output" in capsys.readouterr().err
 
 
-def test_the_terminal_shows_names_from_files_as_they_are(
-    saved: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_prints_names_from_files_literally(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
     odd = with_subject(make_profile(), model_id="[red]x[/]")
     assert main(["compare", saved("a.json", odd), saved("b.json", odd)]) == 0
     assert "[red]x[/]" in capsys.readouterr().out
 
 
-def test_a_terminal_of_another_encoding_has_the_verdict_and_the_help(saved: Any) -> None:
+def test_output_in_another_encoding_is_escaped(saved: Any) -> None:
     few = saved("few.json", make_profile(frames=300))
 
     def told(*args: str) -> tuple[int, bytes]:
@@ -380,7 +378,7 @@ def test_a_terminal_of_another_encoding_has_the_verdict_and_the_help(saved: Any)
     assert status == 0 and rb"PASS,\u2026" in text
 
 
-def test_where_nobody_reads_the_table_the_exit_status_is_that_of_a_pipe_and_no_verdict(saved: Any) -> None:
+def test_compare_with_closed_pipe_returns_141(saved: Any) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7))]
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row for each file, and below it what must be said."""
+"""The table of a comparison and its remarks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from jepa_runtime.util.statistics import format_ms
 from tests.runtime.profiles import make_profile, with_subject
 
 
-def test_markdown_is_a_table_with_a_row_for_each_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_markdown_has_one_row_per_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = with_subject(make_profile(seed=7, scale=1.2), model_id="a|b <i>", sha256="1" * 64)
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for profile, path in zip((make_profile(), odd), files, strict=True):
@@ -47,7 +45,7 @@ def test_markdown_is_a_table_with_a_row_for_each_file(
     assert any("bootstrap intervals" in line for line in lines[4:])
 
 
-def test_a_cell_holds_what_is_compared_and_a_dash_where_nothing_is_known() -> None:
+def test_cells_of_missing_values_are_dashes() -> None:
     profile = make_profile(frames=20)
     profile = profile.model_copy(
         update={"parity": [], "run": profile.run.model_copy(update={"rate_hz": None})}
@@ -68,7 +66,7 @@ def test_a_cell_holds_what_is_compared_and_a_dash_where_nothing_is_known() -> No
     }  # fmt: skip
 
 
-def test_the_cells_of_a_changed_profile_tell_by_how_much_and_which_graph_is_wrong() -> None:
+def test_cells_show_changes_and_wrong_graphs() -> None:
     parity = [Parity(graph=name, mean_cosine=1.0, worst_cosine=cosine, max_abs=0.0, ok=ok)
               for name, cosine, ok in (("encoder", 0.5, False), ("predictor", 0.25, True))]  # fmt: skip
     profile = make_profile(frames=20, parity=parity)

@@ -1,4 +1,4 @@
-"""Results of trtexec and benchmark_app come in as what they are, and nothing else comes in at all."""
+"""Import of results of trtexec and benchmark_app."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jepa_runtime.profiling.run_statistics import describe
 from tests.errors import code
 from tests.runtime.profiles import make_profile
 
-# One line as each version's exportJSONTrace writes it.
+# One line of exportJSONTrace per version.
 TENSORRT_7 = """[
   { "startEnqMs" : 2.1, "endEnqMs" : 2.3, "startInMs" : 5, "endInMs" : 5.5, "startComputeMs" : 5.5, \
 "endComputeMs" : 8.5, "startOutMs" : 8.5, "endOutMs" : 8.75, "inMs" : 0.5, "computeMs" : 3, \
@@ -84,7 +84,7 @@ def saved(folder: Path, content: str | bytes | dict[str, Any]) -> Path:
 
 
 def results(**changes: Any) -> dict[str, Any]:
-    """The Python report with other results; None removes one."""
+    """Return a report of the Python benchmark_app with other results; None removes one."""
     merged = PYTHON_REPORT["execution_results"] | changes
     return PYTHON_REPORT | {
         "execution_results": {key: value for key, value in merged.items() if value is not None}
@@ -92,7 +92,7 @@ def results(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", [TENSORRT_7, TENSORRT_8, TENSORRT_11])
-def test_every_layout_of_trtexec_gives_its_queries(tmp_path: Path, text: str) -> None:
+def test_trtexec_layouts_are_imported(tmp_path: Path, text: str) -> None:
     profile = read_results(saved(tmp_path, text))
     assert (profile.kind, profile.subject.engine) == ("trtexec", "tensorrt")
     assert profile.run.latency_ms == [3.75, 4.75]
@@ -102,7 +102,7 @@ def test_every_layout_of_trtexec_gives_its_queries(tmp_path: Path, text: str) ->
     assert describe(profile.run).residual.max == pytest.approx(0)
 
 
-def test_what_trtexec_does_not_tell_is_not_made_up(tmp_path: Path) -> None:
+def test_trtexec_missing_values_stay_absent(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, TENSORRT_11))
     assert (profile.environment.cpu, profile.environment.cores) == ("unknown", 0)
     assert (profile.subject.model_id, profile.subject.precision) == (None, None)
@@ -110,14 +110,14 @@ def test_what_trtexec_does_not_tell_is_not_made_up(tmp_path: Path) -> None:
     assert any("closed loop" in note for note in profile.notes)
 
 
-def test_a_trace_without_copies_says_so(tmp_path: Path) -> None:
+def test_trtexec_trace_without_copies_is_noted(tmp_path: Path) -> None:
     text = TENSORRT_11.replace('"h2dMs" : 0.5', '"h2dMs" : 0').replace('"d2hMs" : 0.25', '"d2hMs" : 0')
     assert any("noDataTransfers" in note for note in read_results(saved(tmp_path, text)).notes)
     assert not any("noDataTransfers" in note for note in read_results(saved(tmp_path, TENSORRT_11)).notes)
 
 
-def test_traces_with_and_without_copies_are_unlike(tmp_path: Path) -> None:
-    """TensorRT 11 leaves them out unless it is asked for them: by what they took it would seem faster."""
+def test_trtexec_traces_with_and_without_copies_differ(tmp_path: Path) -> None:
+    """TensorRT 11 omits copies by default, and would seem faster by their duration."""
     query = json.loads(TENSORRT_11)[0]
     bare = query | {"h2dMs": 0.0, "d2hMs": 0.0, "latencyMs": query["computeMs"]}
     profiles = [read_results(saved(tmp_path, json.dumps([each] * 30))) for each in (query, bare)]
@@ -143,13 +143,13 @@ def test_traces_with_and_without_copies_are_unlike(tmp_path: Path) -> None:
     ],
     ids=["empty", "no keys", "text", "negative", "nan", "huge", "cut", "deep", "exportProfile"],
 )
-def test_a_bad_trace_is_refused_with_the_place(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_trtexec_trace_fails_with_the_location(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ProfileError, check=code("profile.malformed")) as refused:
         read_results(saved(tmp_path, text))
     assert message in str(refused.value)
 
 
-def test_a_report_of_the_python_benchmark_app(tmp_path: Path) -> None:
+def test_python_benchmark_app_report_is_imported(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, PYTHON_REPORT))
     told = profile.run.told
     assert told is not None
@@ -176,20 +176,20 @@ def test_a_report_of_the_python_benchmark_app(tmp_path: Path) -> None:
     assert "first inference time (ms): 3.49" in profile.notes
 
 
-def test_a_report_of_the_cpp_benchmark_app_whose_median_is_the_percentile_asked_for(tmp_path: Path) -> None:
+def test_cpp_benchmark_app_report_is_imported(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, CPP_REPORT))
     assert profile.run.told is not None
     assert profile.run.told.quantiles_ms == {"p99": 0.2134}
     assert (profile.subject.device, profile.environment.settings["inference requests"]) == ("NPU", "4")
 
 
-def test_another_percentile_is_kept_under_its_name(tmp_path: Path) -> None:
+def test_benchmark_app_percentile_is_imported_by_name(tmp_path: Path) -> None:
     asked = results(**{"latency (ms)": None, "latency (95 percentile) (ms)": "0.28"})
     told = read_results(saved(tmp_path, asked)).run.told
     assert told is not None and told.quantiles_ms == {"p95": 0.28}
 
 
-def test_a_percentile_without_a_column_becomes_a_note(tmp_path: Path) -> None:
+def test_benchmark_app_unknown_percentile_becomes_a_note(tmp_path: Path) -> None:
     asked = results(**{"latency (ms)": None, "latency (75 percentile) (ms)": "0.28"})
     profile = read_results(saved(tmp_path, asked))
     assert profile.run.told is not None and profile.run.told.quantiles_ms == {}
@@ -207,25 +207,25 @@ def test_a_percentile_without_a_column_becomes_a_note(tmp_path: Path) -> None:
         ({"execution_results": [1]}, "profile.malformed"),
     ],
 )
-def test_a_bad_report_is_refused(tmp_path: Path, report: dict[str, Any], reason: str) -> None:
+def test_malformed_benchmark_app_report_fails(tmp_path: Path, report: dict[str, Any], reason: str) -> None:
     with pytest.raises(ProfileError, check=code(reason)):
         read_results(saved(tmp_path, report))
 
 
-def test_a_profile_of_ours_is_read_as_one(tmp_path: Path) -> None:
+def test_read_results_reads_a_profile(tmp_path: Path) -> None:
     profile = make_profile(frames=20)
     write_profile(profile, tmp_path / "p.json")
     assert read_results(tmp_path / "p.json") == profile
 
 
-def test_an_imported_profile_can_be_kept(tmp_path: Path) -> None:
+def test_imported_profile_can_be_written_and_read(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, PYTHON_REPORT))
     write_profile(profile, tmp_path / "kept.json")
     assert read_results(tmp_path / "kept.json") == profile
 
 
 @pytest.mark.parametrize("content", [PYTHON_REPORT, TENSORRT_11, make_profile(frames=20).model_dump_json()])
-def test_results_that_come_through_a_pipe_are_read(tmp_path: Path, content: str | dict[str, Any]) -> None:
+def test_read_results_reads_a_pipe(tmp_path: Path, content: str | dict[str, Any]) -> None:
     file, pipe = saved(tmp_path, content), tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = subprocess.Popen(["dd", f"if={file}", f"of={pipe}", "status=none"])
@@ -233,7 +233,7 @@ def test_results_that_come_through_a_pipe_are_read(tmp_path: Path, content: str 
     assert writer.wait() == 0
 
 
-def test_foreign_results_stand_in_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imported_profiles_share_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, trace, ours = tmp_path / "report.json", tmp_path / "trace.json", tmp_path / "ours.json"
     report.write_text(json.dumps(PYTHON_REPORT))
     query = json.loads(TENSORRT_11)[0]
@@ -250,7 +250,7 @@ def test_foreign_results_stand_in_the_same_table(tmp_path: Path, capsys: pytest.
     assert rows[2].endswith("| not judged |") and "| 2895 | 0.21 | - | - | - | - | 5.66 |" in rows[2]
 
 
-def test_a_file_that_benchmark_app_really_wrote(tmp_path: Path) -> None:
+def test_real_benchmark_app_report_is_imported(tmp_path: Path) -> None:
     model = Path(__file__).parents[3] / "models" / "two_rooms" / "encoder" / "openvino" / "model.xml"
     options = "-hint none -nstreams 1 -nthreads 1 -api sync -niter 200 -report_type no_counters -json_stats"
     tool = "from openvino.tools.benchmark.main import main; main()"
@@ -278,14 +278,16 @@ fuzz = settings(max_examples=150, suppress_health_check=[HealthCheck.function_sc
 
 @fuzz
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_other_file_is_refused_with_an_error_of_ours(tmp_path: Path, data: bytes) -> None:
+def test_read_results_of_arbitrary_content_raises_profile_error(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ProfileError):
         read_results(saved(tmp_path, data))
 
 
 @fuzz
 @given(st.dictionaries(st.sampled_from(sorted(json.loads(TENSORRT_11)[0])), JSON))
-def test_a_trace_with_any_values_is_read_or_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_trtexec_trace_with_arbitrary_values_is_read_or_fails(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     query = json.loads(TENSORRT_11)[0] | changes
     try:
         profile = read_results(saved(tmp_path, json.dumps([query])))
@@ -301,7 +303,7 @@ def test_a_trace_with_any_values_is_read_or_refused(tmp_path: Path, changes: dic
     st.sampled_from(["cmd_options", "configuration_setup", "execution_results"]),
     st.data(),
 )
-def test_a_report_with_any_values_is_read_or_refused(
+def test_benchmark_app_report_with_arbitrary_values_is_read_or_fails(
     tmp_path: Path, report: dict[str, Any], part: str, data: st.DataObject
 ) -> None:
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(report[part])), JSON))

@@ -1,4 +1,4 @@
-"""Loads on the pipeline: schedules that wait for nobody, and every frame accounted for."""
+"""The load generator: fixed schedules, and an account of every frame."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FRAMES = Workload("fake", [np.full((8, 8, 3), value, np.uint8) for value in rang
 
 
 class Stalling(FakeModel):
-    """Stands still once, for ``seconds``, when it has encoded ``after`` frames."""
+    """A model that stalls once, for ``seconds``, after ``after`` frames."""
 
     def __init__(self, *, after: int, seconds: float, history_size: int = 1) -> None:
         super().__init__(history_size=history_size)
@@ -40,7 +40,7 @@ class Stalling(FakeModel):
 
 
 class Failing(FakeModel):
-    """Fails from the second frame on: the first is the pipeline's warm-up."""
+    """A model that fails from the second frame on; the first is the pipeline's warm-up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,20 +58,20 @@ def load(make: Callable[[], Any], stopping: Event | None = None) -> LoadGenerato
 
 
 def undisturbed(run: Callable[[], Run], *, most_dropped: int = 0) -> Run:
-    """The first run in which this machine did not stand still, by the frames that were dropped."""
+    """Return the first run without dropped frames, which this machine did not disturb."""
     return next(done for done in (run() for _ in range(20)) if len(done.dropped_s) <= most_dropped)
 
 
 class Clocked(FakeModel):
-    """On a device that tells how long it took."""
+    """A model on a device with its own clock."""
 
     def __init__(self) -> None:
         super().__init__(history_size=2)
         self.device_timings = {"encode": 0.5, "predict": 0.25}
 
 
-def test_the_devices_clock_tells_nothing_of_a_prediction_that_a_frame_did_not_have() -> None:
-    # At 7.5 Hz no frame has another a step before it.
+def test_device_times_of_skipped_predictions_are_absent() -> None:
+    # At 7.5 Hz no frame is one step after another.
     with load(Clocked) as loaded:
         alone = loaded.open_loop(7.5, 0.8)
         together = undisturbed(lambda: loaded.open_loop(50, 0.2, align_stamps=True))
@@ -79,7 +79,7 @@ def test_the_devices_clock_tells_nothing_of_a_prediction_that_a_frame_did_not_ha
     assert together.device_ms["predict"] == [0.25] * len(together.latency_ms)
 
 
-def test_a_frame_is_at_hand_before_it_is_submitted_and_no_time_is_counted_twice(
+def test_stages_do_not_overlap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     submit = Pipeline.submit
@@ -96,14 +96,14 @@ def test_a_frame_is_at_hand_before_it_is_submitted_and_no_time_is_counted_twice(
 
 
 class Surprised(FakeModel):
-    """Takes its time to compare what came with what it had predicted."""
+    """A model whose comparison with the prediction is slow."""
 
     def surprise(self, *of: Any) -> float:
         time.sleep(0.002)
         return super().surprise(*of)
 
 
-def test_what_fills_the_history_comes_before_the_run_and_so_does_what_the_first_surprise_takes() -> None:
+def test_lead_frames_fill_history_and_first_surprise() -> None:
     with load(Surprised) as loaded:
         run = loaded.open_loop(30, 0.3)
     with load(Surprised) as loaded:
@@ -114,7 +114,7 @@ def test_what_fills_the_history_comes_before_the_run_and_so_does_what_the_first_
     assert gap.latency_ms[0] > 2
 
 
-def test_every_frame_that_was_due_is_accounted_for() -> None:
+def test_open_loop_accounts_for_every_scheduled_frame() -> None:
     with load(lambda: FakeModel(encode_s=0.001)) as loaded:
         run = loaded.open_loop(100, 0.5, deadline_ms=10.0)
     assert len(run.scheduled_s) + len(run.dropped_s) + len(run.failed_s) == 50
@@ -123,7 +123,7 @@ def test_every_frame_that_was_due_is_accounted_for() -> None:
     assert describe(run).residual.max is not None
 
 
-def test_a_frame_that_was_sent_late_counts_from_when_it_was_due() -> None:
+def test_latency_of_late_frame_counts_from_its_schedule() -> None:
     def hold_up(snapshot: Snapshot) -> None:
         if snapshot.sent == 5:
             time.sleep(0.3)
@@ -136,7 +136,7 @@ def test_a_frame_that_was_sent_late_counts_from_when_it_was_due() -> None:
 
 
 class Faltering(FakeModel):
-    """Fails at every other frame."""
+    """A model that fails at every other frame."""
 
     encoded = 0
 
@@ -147,8 +147,8 @@ class Faltering(FakeModel):
         return super().encode(frame)
 
 
-def test_showing_where_a_run_is_costs_the_same_however_long_it_has_lasted() -> None:
-    """What goes through all results holds up the thread that infers."""
+def test_snapshot_cost_is_independent_of_the_run_length() -> None:
+    """A snapshot that iterates over all results blocks the inference thread."""
     loaded, count = load(FakeModel), 100_000
     loaded._results = {key: (key + 2_000_000, {}, {}) for key in range(1, count + 1)}
     loaded._sequence = count
@@ -160,16 +160,16 @@ def test_showing_where_a_run_is_costs_the_same_however_long_it_has_lasted() -> N
     finally:
         tracemalloc.stop()
     assert (recent.n, recent.p50) == (300, 2.0)
-    assert peak < 100_000, "bytes; a copy of so many results takes megabytes"
+    assert peak < 100_000, "bytes; a copy of all results takes megabytes"
 
 
-def test_frames_that_failed_are_not_told_as_dropped() -> None:
+def test_failed_frames_are_not_dropped() -> None:
     with load(Faltering) as loaded:
         run = loaded.open_loop(10, 0.6)
     assert (len(run.scheduled_s), len(run.failed_s), run.dropped_s) == (3, 3, [])
 
 
-def test_a_stall_shows_in_the_response_though_the_frames_it_cost_were_dropped() -> None:
+def test_stall_with_drops_shows_in_the_response() -> None:
     def stalled() -> Run:
         with load(lambda: Stalling(after=60, seconds=0.4)) as loaded:
             return loaded.open_loop(100, 2.0)
@@ -183,23 +183,21 @@ def test_a_stall_shows_in_the_response_though_the_frames_it_cost_were_dropped() 
 
 
 @pytest.mark.parametrize("history_size", [1, 3])
-def test_frames_that_fill_the_history_are_not_counted(history_size: int) -> None:
+def test_lead_frames_are_not_counted(history_size: int) -> None:
     with load(lambda: FakeModel(history_size=history_size)) as loaded:
         run = undisturbed(lambda: loaded.open_loop(50, 0.4))
     assert len(run.scheduled_s) == 20
     assert min(run.stages_ms["predict"]) > 0
 
 
-def test_a_machine_that_stands_still_while_the_history_fills_takes_no_prediction_from_the_first_frames() -> (
-    None
-):
+def test_stall_during_lead_frames_keeps_first_predictions() -> None:
     with load(lambda: Stalling(after=4, seconds=0.3, history_size=3)) as loaded:
         run = loaded.open_loop(50, 0.4)
     assert len(run.scheduled_s) + len(run.dropped_s) == 20
     assert run.stages_ms["predict"][0] > 0
 
 
-def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_predictions() -> None:
+def test_rate_without_paired_frames_has_no_predictions() -> None:
     with load(lambda: FakeModel(history_size=2)) as loaded:
         run = undisturbed(lambda: loaded.open_loop(12.5, 0.4))
     assert len(run.scheduled_s) == 5
@@ -209,13 +207,13 @@ def test_where_no_image_lies_a_step_before_another_nothing_is_said_of_prediction
 
 
 @pytest.mark.parametrize("rate_hz", [3.0, 12.5, 28.0, 50.0])
-def test_in_step_every_image_is_predicted_from_whatever_the_rate(rate_hz: float) -> None:
+def test_aligned_stamps_give_predictions_at_any_rate(rate_hz: float) -> None:
     with load(lambda: FakeModel(history_size=2)) as loaded:
         run = undisturbed(lambda: loaded.open_loop(rate_hz, 0.4, align_stamps=True))
     assert min(run.stages_ms["predict"]) > 0 and run.stages_ms["surprise"][-1] > 0
 
 
-def test_the_knee_of_a_sweep_is_that_of_encoding_and_predicting() -> None:
+def test_sweep_includes_predictions() -> None:
     stopping, ticks = Event(), iter((False, True))
 
     class Predicting(FakeModel):
@@ -235,7 +233,7 @@ def test_the_knee_of_a_sweep_is_that_of_encoding_and_predicting() -> None:
     assert point.rate_hz == 12.5 and model.predicted > point.frames
 
 
-def test_a_run_begins_when_its_first_frame_that_counts_is_due() -> None:
+def test_run_begins_with_its_first_scheduled_frame() -> None:
     moments: list[float] = []
 
     class Timed(FakeModel):
@@ -249,7 +247,7 @@ def test_a_run_begins_when_its_first_frame_that_counts_is_due() -> None:
     assert 0 <= moments[-3] - loaded.began_s < 0.09
 
 
-def test_a_closed_loop_tells_the_highest_rate() -> None:
+def test_closed_loop_measures_the_highest_rate() -> None:
     with load(lambda: FakeModel(encode_s=0.01)) as loaded:
         run = loaded.closed_loop(0.5)
     assert run.rate_hz is None
@@ -257,7 +255,7 @@ def test_a_closed_loop_tells_the_highest_rate() -> None:
     assert min(run.latency_ms) >= 10
 
 
-def test_a_sweep_finds_the_knee_between_what_is_kept_up_with_and_what_is_not() -> None:
+def test_sweep_finds_the_knee() -> None:
     told: list[float] = []
     with load(lambda: FakeModel(encode_s=0.02)) as loaded:
         sweep = loaded.sweep(100, 0.6, tick=told.append)
@@ -266,7 +264,7 @@ def test_a_sweep_finds_the_knee_between_what_is_kept_up_with_and_what_is_not() -
     assert told == [point.rate_hz for point in sweep.points]
 
 
-def test_the_knee_is_the_highest_rate_at_which_one_frame_in_a_hundred_was_late_or_lost(
+def test_knee_is_the_highest_rate_with_one_percent_late_frames(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lost = {25.0: 0, 50.0: 2, 60.0: 3, 70.0: 2, 80.0: 60, 90.0: 101}
@@ -291,7 +289,7 @@ def test_the_knee_is_the_highest_rate_at_which_one_frame_in_a_hundred_was_late_o
     assert (first.frames, first.p50_ms, first.p99_ms, first.max_ms) == pytest.approx((200, 1.99, 2.97, 2.99))
 
 
-def test_a_rate_that_cannot_be_measured_ends_a_sweep_and_takes_none_with_it(
+def test_failed_rate_ends_the_sweep_and_keeps_earlier_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ended: list[str] = []
@@ -313,9 +311,7 @@ def test_a_rate_that_cannot_be_measured_ends_a_sweep_and_takes_none_with_it(
 
 
 @pytest.mark.parametrize(("stopped_at", "kept"), [(2, 1), (3, 2)])
-def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
-    stopped_at: int, kept: int
-) -> None:
+def test_stopped_sweep_keeps_complete_rates(stopped_at: int, kept: int) -> None:
     stopping, rates = Event(), list[float]()
 
     def stop(rate_hz: float) -> None:
@@ -328,13 +324,13 @@ def test_a_sweep_that_is_stopped_keeps_the_rates_that_it_measured_to_their_end(
     assert [point.rate_hz for point in sweep.points] == rates[:kept]
 
 
-def test_a_sweep_that_is_stopped_at_its_first_rate_has_measured_nothing() -> None:
+def test_sweep_stopped_at_its_first_rate_fails() -> None:
     stopping = Event()
     with load(FakeModel, stopping) as loaded, pytest.raises(ProfileError, check=code("profile.sweep_failed")):
         loaded.sweep(200, 0.2, tick=lambda _: stopping.set())
 
 
-def test_an_idle_gap_lies_before_every_latency() -> None:
+def test_idle_gap_precedes_every_latency() -> None:
     began = time.monotonic()
     with load(FakeModel) as loaded:
         gap = loaded.idle_gap(0.05, 4)
@@ -342,7 +338,7 @@ def test_an_idle_gap_lies_before_every_latency() -> None:
     assert len(gap.latency_ms) == 4
 
 
-def test_a_pass_that_is_stopped_keeps_what_it_measured() -> None:
+def test_stopped_pass_keeps_its_measurements() -> None:
     stopping, told = Event(), list[Snapshot]()
 
     def stop(snapshot: Snapshot) -> None:
@@ -365,14 +361,14 @@ def test_a_pass_that_is_stopped_keeps_what_it_measured() -> None:
         lambda loaded: loaded.idle_gap(0.0, 1),
     ],
 )
-def test_a_model_that_always_fails_is_an_error_with_its_reason(
+def test_model_that_always_fails_raises_profile_error(
     measure: Callable[[LoadGenerator], object],
 ) -> None:
     with load(Failing) as loaded, pytest.raises(ProfileError, match="out of order"):
         measure(loaded)
 
 
-def test_frames_come_from_a_source_and_can_be_scaled(tmp_path: Path) -> None:
+def test_workload_reads_and_scales_frames(tmp_path: Path) -> None:
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((6, 8, 3), index, np.uint8))
     workload = Workload.read(str(tmp_path), rate_hz=10, size=(32, 24))
@@ -380,6 +376,6 @@ def test_frames_come_from_a_source_and_can_be_scaled(tmp_path: Path) -> None:
     assert workload.size == (32, 24)
 
 
-def test_a_source_that_does_not_exist_is_named() -> None:
+def test_workload_of_missing_source_names_it() -> None:
     with pytest.raises(SourceError, match=r"nowhere\.mp4"):
         Workload.read("nowhere.mp4", rate_hz=10)

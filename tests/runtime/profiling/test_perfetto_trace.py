@@ -1,4 +1,4 @@
-"""The Perfetto trace, read back: frames with their stages inside, what was lost, the machine's readings."""
+"""The Perfetto trace, parsed: frames with stages, lost frames, and sensor readings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Slice:
 
 @dataclass
 class Trace:
-    """What a reader of the trace sees: per track its slices, instants or counter."""
+    """The content of a trace: slices, instants or counter values per track."""
 
     process: Any = None
     tracks: dict[int, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Trace:
 
 
 def read(path: Path) -> Trace:
-    """Replays the events in the order of their time stamps, as the trace processor does."""
+    """Replay the events in the order of their timestamps, as the trace processor does."""
     protos = pytest.importorskip(PROTOS, reason="perfetto is not installed (extra viz)")
     packets = protos.Trace.FromString(path.read_bytes()).packet
     trace, stacks = Trace(), defaultdict(list)
@@ -86,7 +86,7 @@ def ns(moment_s: float) -> int:
     return round(moment_s * 1e9)
 
 
-def test_a_frame_is_a_slice_from_when_it_was_due_to_its_result(tmp_path: Path) -> None:
+def test_frame_is_a_slice_from_schedule_to_result(tmp_path: Path) -> None:
     profile = make_profile(frames=100)
     frames = written(profile, tmp_path).frames()
     assert [frame.begin for frame in frames] == [ns(due) for due in profile.run.scheduled_s]
@@ -95,7 +95,7 @@ def test_a_frame_is_a_slice_from_when_it_was_due_to_its_result(tmp_path: Path) -
     assert {frame.name for frame in frames} == {"frame"}
 
 
-def test_its_stages_lie_inside_one_after_another_in_their_order(tmp_path: Path) -> None:
+def test_stages_are_consecutive_slices_inside_the_frame(tmp_path: Path) -> None:
     run = make_run(frames=100)
     shuffled = {name: run.stages_ms[name] for name in ("predict", "wait", "encode", "preprocess", "receive")}
     profile = make_profile(run=run.model_copy(update={"stages_ms": {"h2d": shuffled["wait"], **shuffled}}))
@@ -111,14 +111,14 @@ def test_its_stages_lie_inside_one_after_another_in_their_order(tmp_path: Path) 
         assert at <= frame.end
 
 
-def test_a_stage_that_a_frame_did_not_go_through_is_no_slice_of_it(tmp_path: Path) -> None:
+def test_skipped_stage_is_no_slice(tmp_path: Path) -> None:
     run = make_run(frames=4)
     stages = {"wait": [0.0, 0.0, 0.1, 0.1], "predict": [0.0, 1.0, 0.0, 1.0]}
     frames = written(make_profile(run=run.model_copy(update={"stages_ms": stages})), tmp_path).frames()
     assert [[stage.name for stage in frame.inside] for frame in frames] == 2 * [["wait"], ["wait", "predict"]]
 
 
-def test_frames_that_overlap_lie_on_lanes_of_their_own(tmp_path: Path) -> None:
+def test_overlapping_frames_are_on_separate_lanes(tmp_path: Path) -> None:
     run = Run(
         rate_hz=10,
         deadline_ms=100,
@@ -135,7 +135,7 @@ def test_frames_that_overlap_lie_on_lanes_of_their_own(tmp_path: Path) -> None:
     assert all(not frame.inside for frame in trace.frames()), "a lane must not nest one frame in another"
 
 
-def test_drops_failures_and_missed_deadlines_are_instants(tmp_path: Path) -> None:
+def test_drops_failures_and_misses_are_instants(tmp_path: Path) -> None:
     run = make_run(frames=100).model_copy(update={"deadline_ms": 13.0})
     trace = written(make_profile(run=run), tmp_path)
     assert trace.instants["dropped"] == [ns(moment) for moment in run.dropped_s]
@@ -145,7 +145,7 @@ def test_drops_failures_and_missed_deadlines_are_instants(tmp_path: Path) -> Non
     assert trace.instants["deadline missed"] == [ns(moment) for moment in late]
 
 
-def test_every_reading_is_a_counter_with_its_unit_and_absent_ones_are_not(tmp_path: Path) -> None:
+def test_readings_are_counters_with_units(tmp_path: Path) -> None:
     profile = make_profile(frames=100)
     trace = written(profile, tmp_path)
     present = {reading.name: reading for reading in profile.readings if reading.values}
@@ -159,28 +159,26 @@ def test_every_reading_is_a_counter_with_its_unit_and_absent_ones_are_not(tmp_pa
     assert units == {name: reading.unit for name, reading in present.items()}
 
 
-def test_readings_from_before_the_run_shift_everything_alike(tmp_path: Path) -> None:
+def test_earlier_readings_shift_all_timestamps(tmp_path: Path) -> None:
     early = Reading(name="rss", unit="MB", times_s=[-0.5, 0.5], values=[1.0, 2.0])
     trace = written(make_profile(frames=10, readings=[early]), tmp_path)
     assert trace.counters["rss"] == [(0, 1.0), (ns(1.0), 2.0)]
     assert trace.frames()[0].begin == ns(0.5) + ns(make_run(frames=10).scheduled_s[0])
 
 
-def test_all_tracks_belong_to_one_process_named_after_the_model(tmp_path: Path) -> None:
+def test_tracks_belong_to_one_process_named_after_the_model(tmp_path: Path) -> None:
     trace = written(make_profile(frames=10), tmp_path)
     assert trace.process.process_name == "vit_s on openvino:CPU"
     (process,) = (uuid for uuid, track in trace.tracks.items() if track.HasField("process"))
     assert all(track.parent_uuid == process for uuid, track in trace.tracks.items() if uuid != process)
 
 
-def test_without_the_package_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_trace_without_perfetto_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, PROTOS, None)
     with pytest.raises(ProfileError, check=code("profile.perfetto_missing")):
         write_trace(make_profile(frames=10), tmp_path / "run.pftrace")
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_stages_come_after_the_known_ones() -> None:
+def test_stage_order_puts_unknown_stages_last() -> None:
     assert stage_order(["h2d", "predict", "receive"]) == ["receive", "predict", "h2d"]

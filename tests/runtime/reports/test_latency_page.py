@@ -1,4 +1,4 @@
-"""The latency report: one page that needs nothing else and hides nothing."""
+"""The latency report of a run."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: ob
     return Report(**{**settings, **changes})
 
 
-def test_the_page_needs_nothing_from_elsewhere() -> None:
+def test_latency_page_is_self_contained() -> None:
     page = render(report([5.0] * 200))
     assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import|https?:", page)
 
 
 @pytest.mark.parametrize("samples", [[], [1.0], [5.0] * 50, [float(value) for value in range(1, 2000)]])
 @pytest.mark.parametrize("deadline_ms", [None, 33.0])
-def test_the_page_is_well_formed_for_any_number_of_samples(
+def test_latency_page_is_well_formed_for_any_number_of_samples(
     samples: list[float], deadline_ms: float | None
 ) -> None:
     page = ElementTree.fromstring(render(report(samples, deadline_ms)))
     assert [chart.get("role") for chart in page.iter("svg")] == ["img", "img"]
 
 
-def test_names_and_values_are_escaped() -> None:
+def test_latency_page_escapes_names_and_values() -> None:
     page = render(report([1.0], title="<b>&"))
     assert "<title>&lt;b&gt;&amp;</title>" in page
     assert "a &lt;fast&gt; one" in page
@@ -51,12 +51,12 @@ def test_samples_beyond_the_deadline_are_marked() -> None:
     assert "class='late'" in render(report([5.0] * 100 + [50.0] * 5))
 
 
-def test_an_outlier_is_told_though_it_does_not_squeeze_the_histogram() -> None:
+def test_histogram_labels_outliers_instead_of_drawing_them() -> None:
     page = render(report([5.0] * 999 + [900.0]))
     assert "1 more, up to 900.0 ms" in page
 
 
-def test_percentiles_the_samples_do_not_carry_are_dashes() -> None:
+def test_percentiles_with_too_few_samples_are_dashes() -> None:
     page = ElementTree.fromstring(render(report([5.0] * 50)))
     rows = [[cell.text for cell in row] for row in page.iter("tr")]
     assert ["end to end", "5.00", "5.00", "-", "5.00", "50"] in rows
@@ -70,7 +70,7 @@ def test_ticks_are_short_numbers(seconds: float, told: list[str]) -> None:
     assert re.findall(r">([^<]+)<", "".join(Plot().quarters(seconds, "s"))) == told
 
 
-def test_a_report_whose_parts_do_not_agree_is_refused() -> None:
+def test_inconsistent_report_raises() -> None:
     with pytest.raises(ValueError, match="main must be one of"):
         report([1.0], main="elsewhere")
     with pytest.raises(ValueError, match="one entry per sample"):

@@ -1,4 +1,4 @@
-"""The report of a profile: says what was measured, hides nothing, and lets no name become markup."""
+"""The HTML page of a profile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOSTILE = "<script>alert('1')</script>&\"'>"
 
 
 def minimal(run: Run, **changes: Any) -> Profile:
-    """A profile that holds nothing but a run."""
+    """Return a profile with only a run."""
     fields: dict[str, Any] = {
         "created": "2026-01-01T00:00:00Z",
         "tool": "jepa-runtime 0.0",
@@ -37,7 +37,7 @@ def minimal(run: Run, **changes: Any) -> Profile:
 
 
 def told() -> Profile:
-    """An imported profile that holds percentiles only."""
+    """Return an imported profile with percentiles only."""
     run = Run(
         rate_hz=None,
         deadline_ms=None,
@@ -60,7 +60,7 @@ def words(element: Element) -> str:
 
 
 def cards(page: Element) -> dict[str, tuple[str, str]]:
-    """Value and remark of every card by its label."""
+    """Return value and remark of each card by its label."""
     found = {}
     for card in page.iter("div"):
         if "card" in card.get("class", "").split():
@@ -75,7 +75,7 @@ def sections(page: Element) -> dict[str, Element]:
 
 
 def rows(element: Element) -> dict[str, list[str]]:
-    """Cells of every row of every table, by the first; intervals left out."""
+    """Return the cells of all table rows by the first cell, without intervals."""
     return {
         words(row[0]): [(cell.text or words(cell)) for cell in row[1:]]
         for row in element.iter("tr")
@@ -95,7 +95,7 @@ def rows(element: Element) -> dict[str, list[str]]:
     ],
     ids=["full", "five frames", "no frame", "one frame", "closed loop", "told"],
 )
-def test_the_page_is_well_formed_needs_nothing_and_says_what_its_figures_show(profile: Profile) -> None:
+def test_profile_page_is_well_formed_and_self_contained(profile: Profile) -> None:
     source = render_profile(profile)
     assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import|https?:", source)
     assert "default-src 'none'" in source
@@ -110,7 +110,7 @@ def test_the_page_is_well_formed_needs_nothing_and_says_what_its_figures_show(pr
             assert not re.search(r"\b(nan|inf|None)\b", numbers)
 
 
-def test_the_headline_is_the_response_as_described() -> None:
+def test_headline_is_the_response() -> None:
     profile = make_profile()
     run = describe(profile.run)
     shown = cards(parse(profile))
@@ -127,7 +127,7 @@ def test_the_headline_is_the_response_as_described() -> None:
     assert shown["Parity"] == ("0.99800", "worst cosine; within tolerance")
 
 
-def test_a_stall_that_drops_frames_stands_in_the_headline() -> None:
+def test_stall_that_drops_frames_shows_in_the_headline() -> None:
     due = np.arange(300) / 30
     stalled = (due > 2.0) & (due < 4.0)
     run = Run(
@@ -145,7 +145,7 @@ def test_a_stall_that_drops_frames_stands_in_the_headline() -> None:
     assert "dropped" in words(sections(page)["Over time"])
 
 
-def test_latency_and_parity_stand_together() -> None:
+def test_latency_and_parity_share_a_section() -> None:
     bad = Parity(graph="predictor", mean_cosine=0.9, worst_cosine=0.5, max_abs=1.0, ok=False)
     page = parse(make_profile(parity=[*make_profile().parity, bad]))
     together = rows(sections(page)["Latency and parity"])
@@ -155,14 +155,14 @@ def test_latency_and_parity_stand_together() -> None:
     assert cards(page)["Parity"] == ("0.50000", "worst cosine; outside tolerance")
 
 
-def test_percentiles_that_the_frames_do_not_carry_are_dashes() -> None:
+def test_percentiles_with_too_few_frames_are_dashes() -> None:
     page = parse(minimal(make_run(frames=50)))
     assert cards(page)["Response p99"] == ("-", "too few frames (50)")
     assert cards(page)["Parity"] == ("-", "not measured")
     assert rows(sections(page)["Stages"])["encode"][3:5] == ["-", "-"]
 
 
-def test_stages_are_told_in_order_with_the_residual_and_what_is_absent() -> None:
+def test_stages_section_lists_stages_residual_and_absent_ones() -> None:
     profile = make_profile()
     stages = sections(parse(profile))["Stages"]
     expected = describe(profile.run)
@@ -176,7 +176,7 @@ def test_stages_are_told_in_order_with_the_residual_and_what_is_absent() -> None
     assert "publish: nothing is published without ROS 2" in words(stages)
 
 
-def test_the_waterfall_begins_each_stage_where_the_one_before_ends() -> None:
+def test_waterfall_stages_are_consecutive() -> None:
     profile = make_profile()
     (chart,) = sections(parse(profile))["Stages"].iter("svg")
     bars = [(float(bar.get("x", "")), float(bar.get("width", ""))) for bar in chart.iter("rect")]
@@ -188,7 +188,7 @@ def test_the_waterfall_begins_each_stage_where_the_one_before_ends() -> None:
     assert sum(stages[-1]) == pytest.approx(sum(whole), rel=0.02)
 
 
-def test_what_was_not_measured_is_left_out() -> None:
+def test_unmeasured_sections_are_omitted() -> None:
     assert set(sections(parse(minimal(make_run(frames=200))))) == {
         "Latency and parity",
         "Measurement",
@@ -199,7 +199,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     }
 
 
-def test_rates_cold_start_and_machine_are_told() -> None:
+def test_throughput_cold_start_and_machine_are_shown() -> None:
     page = sections(parse(make_profile()))
     assert rows(page["Throughput"])["40 Hz"] == ["400", "40", "60", "16.00", "23.00", "56.00"]
     assert "The knee, 30 Hz" in words(page["Throughput"])
@@ -212,20 +212,20 @@ def test_rates_cold_start_and_machine_are_told() -> None:
     assert "mean 250 MB, 250 to 250" in machine
 
 
-def test_what_was_read_just_before_the_run_stands_at_its_beginning() -> None:
+def test_reading_before_the_run_starts_at_zero() -> None:
     early = Reading(name="rss", unit="MB", times_s=[-0.1, 4.9], values=[1.0, 2.0])
     told = words(sections(parse(make_profile(readings=[early])))["Machine"])
     assert "5 s" in told and "-0 s" not in told
 
 
-def test_a_sweep_without_a_knee_says_so() -> None:
+def test_sweep_without_knee_says_so() -> None:
     points = make_profile().sweep.points[-1:]
     page = parse(make_profile(sweep=Sweep(points=points, max_late=0.01, knee_hz=None)))
     assert "No sustained rate: more than 1 %" in words(sections(page)["Throughput"])
 
 
-def test_by_how_much_medians_miss_the_median_of_the_whole_is_told() -> None:
-    """A stall meets another stage each time, so that no stage's median knows of it."""
+def test_sum_of_stage_medians_is_compared_with_the_total() -> None:
+    """A stall in a different stage each time does not affect the median of any stage."""
     run = make_run(frames=100)
     stages = {
         name: [1.0, 1.0, 7.0][at:] + [1.0, 1.0, 7.0][:at]
@@ -239,7 +239,7 @@ def test_by_how_much_medians_miss_the_median_of_the_whole_is_told() -> None:
     )
 
 
-def test_the_slowest_layers_come_first_and_the_others_are_folded() -> None:
+def test_slowest_layers_come_first_and_others_are_folded() -> None:
     layers = sections(parse(make_profile()))["Layers"]
     (folded,) = layers.iter("details")
     inside = {name for name in rows(folded) if name.startswith("block")}
@@ -250,7 +250,7 @@ def test_the_slowest_layers_come_first_and_the_others_are_folded() -> None:
     assert rows(layers)["block29/MatMul"][2:] == ["0.390", f"{100 * 0.39 / total:.1f} %"]
 
 
-def test_no_name_from_a_profile_becomes_markup() -> None:
+def test_profile_page_escapes_names() -> None:
     full = make_profile()
     reading = Reading(name=HOSTILE, unit=HOSTILE, times_s=[0.0, 1.0], values=[1.0, 2.0])
     hostile = full.model_copy(
@@ -302,7 +302,7 @@ def test_no_name_from_a_profile_becomes_markup() -> None:
     }
 
 
-def test_an_imported_summary_claims_neither_drops_nor_samples() -> None:
+def test_imported_summary_shows_neither_drops_nor_samples() -> None:
     page = parse(told())
     shown = cards(page)
     assert shown["Latency p50"] == ("4.25 ms", "")
@@ -313,7 +313,7 @@ def test_an_imported_summary_claims_neither_drops_nor_samples() -> None:
     assert "0 cores" not in words(page)
 
 
-def test_a_closed_loop_is_not_passed_off_as_latency_at_a_rate() -> None:
+def test_closed_loop_page_has_no_response() -> None:
     run = make_run(frames=200).model_copy(update={"rate_hz": None, "deadline_ms": None})
     page = parse(minimal(run))
     assert "Response p50" not in cards(page)
@@ -326,7 +326,7 @@ def test_a_closed_loop_is_not_passed_off_as_latency_at_a_rate() -> None:
     dropped=st.lists(st.floats(0.0, 1e4), max_size=5),
     deadline_ms=st.none() | st.floats(1e-3, 1e6),
 )
-def test_any_run_makes_a_well_formed_page(
+def test_arbitrary_run_gives_a_well_formed_page(
     latencies: list[float], dropped: list[float], deadline_ms: float | None
 ) -> None:
     run = Run(

@@ -1,4 +1,4 @@
-"""The reports as a browser shows them: laid out on a phone and on a desk, quiet, and asking for nothing."""
+"""The reports in a browser: layout on phone and desktop, console messages, requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.sim.closed_loop.made import driven
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = 390, 1280
 
-# Runs in a page around the reports, which forbid scripts in themselves.
+# Runs in a page around the reports, whose policy forbids scripts.
 MEASURE = """
 function measure(frame) {
   const page = frame.contentDocument, wide = page.documentElement;
@@ -54,13 +54,13 @@ onload = () => {
 
 @dataclass(frozen=True)
 class Browser:
-    """A headless browser that reaches no network."""
+    """A headless browser without network access."""
 
     program: str
     folder: Path
 
     def load(self, page: str) -> tuple[str, list[str]]:
-        """The document after loading, and what was said on the console."""
+        """Return the document after loading, and the messages on the console."""
         file = self.folder / "page.html"
         file.write_text(page, encoding="utf-8")
         command = [
@@ -78,11 +78,11 @@ class Browser:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        # Pages of the browser's own are loaded beside it, and may find the network slow.
+        # The browser also loads pages of its own, which may report a slow network.
         return done.stdout, [line for line in said if "source: chrome://" not in line]
 
     def measure(self, page: str) -> tuple[list[dict[str, Any]], list[str]]:
-        """The page's layout on a phone and on a desk, and what was said on the console."""
+        """Return the layout of the page on phone and desktop, and the messages on the console."""
         frames = "".join(
             f"<iframe srcdoc='{html.escape(page)}' style='width:{width}px;height:900px;border:0'></iframe>"
             for width in (PHONE, DESK)
@@ -129,7 +129,7 @@ def reports() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", reports())
-def test_a_report_fits_a_phone_and_a_desk_and_asks_for_nothing(browser: Browser, name: str) -> None:
+def test_report_fits_phone_and_desktop_without_requests(browser: Browser, name: str) -> None:
     layouts, said = browser.measure(reports()[name])
     assert said == []
     for layout, width in zip(layouts, (PHONE, DESK), strict=True):
@@ -141,13 +141,13 @@ def test_a_report_fits_a_phone_and_a_desk_and_asks_for_nothing(browser: Browser,
         assert layout["requests"] == []
 
 
-def test_a_report_opens_as_a_file_without_a_word_on_the_console(browser: Browser) -> None:
+def test_report_opens_as_a_file_without_console_messages(browser: Browser) -> None:
     document, said = browser.load(reports()["profile"])
     assert "<h1>Latency of vit_s 1.0.0</h1>" in document
     assert said == []
 
 
-def test_what_these_tests_look_for_would_be_seen(browser: Browser) -> None:
+def test_browser_checks_detect_broken_pages(browser: Browser) -> None:
     wide = "<div style='width: 2000px'>-</div>"
     chart = "<svg viewBox='0 0 200 50'><text x='190' y='20'>cut off</text></svg>"
     script = "<script>document.querySelector('svg').remove()</script>"

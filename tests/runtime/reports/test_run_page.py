@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return read_run(runs.write_run(tmp_path_factory.mktemp("bags") / "run.mcap", error=0.2))
 
 
-def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run: Run) -> None:
+def test_run_page_is_complete_and_self_contained(run: Run) -> None:
     page = render(run)
     for part in ("Observations", "Map of futures", "Energy of each candidate", "Surprise", "1 of 1"):
         assert part in page
@@ -46,18 +46,18 @@ def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run: Run) -> None:
     assert "the 60 frames of this run" in page
 
 
-def test_errors_stand_beside_the_bounds_they_are_held_against(run: Run) -> None:
+def test_run_page_shows_errors_with_their_bounds(run: Run) -> None:
     page = render(run)
     row = re.search(r"<tr><td class='text'>0\.2 s</td>(.*?)</tr>", page)
     assert row is not None
     assert re.findall(r">([\d.]+)<", row[1]) == ["0.200", "0.200", "0.250", "0.200"]
 
 
-def test_surprise_is_told_when_it_begins(run: Run) -> None:
+def test_surprises_returns_their_starts(run: Run) -> None:
     assert surprises(run) == [pytest.approx(4.0)]
 
 
-def test_surprising_frames_are_counted_as_by_the_run_itself(run: Run) -> None:
+def test_surprising_frames_are_counted_above_the_threshold(run: Run) -> None:
     always = dataclasses.replace(run.threshold, values=np.zeros_like(run.threshold.values))
     assert surprises(dataclasses.replace(run, threshold=always)) == [pytest.approx(0.0)]
     page = render(dataclasses.replace(run, threshold=always))
@@ -65,7 +65,7 @@ def test_surprising_frames_are_counted_as_by_the_run_itself(run: Run) -> None:
 
 
 @pytest.mark.parametrize("field", ["value", "threshold"])
-def test_a_surprise_that_is_no_number_is_left_out(field: str, tmp_path: Path) -> None:
+def test_surprise_of_nan_is_omitted(field: str, tmp_path: Path) -> None:
     entries = runs.entries()
     told = next(message for _, topic, _, message in entries if topic.endswith("/surprise"))
     told[field] = float("nan")
@@ -73,24 +73,24 @@ def test_a_surprise_that_is_no_number_is_left_out(field: str, tmp_path: Path) ->
     assert f"<b>1 of {runs.FRAMES - 1}</b><small>frames above the threshold" in page
 
 
-def test_times_are_rounded_once(run: Run) -> None:
+def test_latencies_are_rounded_once(run: Run) -> None:
     encode = Series(np.arange(2.0), np.full(2, 1.2346))
     page = render(dataclasses.replace(run, latency_ms={"encode": encode}))
     assert "<b>1.23 ms</b>" in page and "<td>1.23</td>" in page
 
 
-def test_frames_of_a_bundle_are_shown_and_said_to_be(run: Run) -> None:
+def test_run_page_with_atlas_of_a_bundle_says_so(run: Run) -> None:
     atlas = Atlas.build(run.latents, np.arange(7), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 7, 2)
     assert "the 7 frames of the bundle&#x27;s atlas" in render(run, atlas)
 
 
-def test_a_name_cannot_become_markup(run: Run) -> None:
+def test_run_page_escapes_names(run: Run) -> None:
     facts = dataclasses.replace(run.facts, model="<b>evil</b>", engine="<script>")
     page = render(dataclasses.replace(run, name="<i>x", facts=facts))
     assert "<b>evil" not in page and "<i>x" not in page and "<script>" not in page
 
 
-def test_a_run_of_little_is_still_a_page(tmp_path: Path) -> None:
+def test_run_page_of_minimal_run_omits_sections(tmp_path: Path) -> None:
     few = [entry for entry in runs.entries(goal=False) if entry[1].endswith(("latent", "info", "image_raw"))]
     page = render(read_run(write_bag(tmp_path / "run.mcap", few)))
     assert "Observations" in page
@@ -98,7 +98,7 @@ def test_a_run_of_little_is_still_a_page(tmp_path: Path) -> None:
         assert absent not in page
 
 
-def test_it_fits_a_phone_and_a_desk_and_asks_for_nothing(browser: Browser, run: Run) -> None:
+def test_run_page_fits_phone_and_desktop_without_requests(browser: Browser, run: Run) -> None:
     layouts, said = browser.measure(render(run))
     assert said == []
     for layout, width in zip(layouts, (PHONE, DESK), strict=True):
@@ -108,21 +108,21 @@ def test_it_fits_a_phone_and_a_desk_and_asks_for_nothing(browser: Browser, run: 
         assert layout["clipped"] == [] and layout["requests"] == []
 
 
-def test_every_image_of_the_page_is_whole(run: Run) -> None:
+def test_run_page_images_are_valid(run: Run) -> None:
     files = re.findall(r"href='data:image/(?:jpeg|png);base64,([^']+)'", render(run))
     assert len(files) > 60
     for file in files:
         assert cv2.imdecode(np.frombuffer(base64.b64decode(file), np.uint8), cv2.IMREAD_COLOR) is not None
 
 
-def test_the_figure_shows_the_moment_in_which_most_happened(run: Run, tmp_path: Path) -> None:
+def test_run_figure_is_drawn(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     draw(run, tmp_path / "new" / "futures.png")
     image = cv2.imread(str(tmp_path / "new" / "futures.png"))
     assert image is not None and image.shape[1] > 500 and np.unique(image).size > 50
 
 
-def test_without_matplotlib_it_says_what_to_install(
+def test_run_figure_without_matplotlib_fails(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -130,12 +130,12 @@ def test_without_matplotlib_it_says_what_to_install(
         draw(run, tmp_path / "futures.png")
 
 
-def test_nothing_foreseen_to_its_end_is_nothing_to_draw(run: Run, tmp_path: Path) -> None:
+def test_run_figure_without_predictions_fails(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RecordingError, check=code("report.no_predictions")):
         draw(dataclasses.replace(run, moments=()), tmp_path / "futures.png")
 
 
-def test_bounds_that_are_not_known_yet_are_no_figures(tmp_path: Path) -> None:
+def test_infinite_bounds_are_dashes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     run = read_run(runs.write_run(tmp_path / "run.mcap", error=0.2, bound=np.inf))
     page = render(run)
@@ -148,7 +148,7 @@ def test_bounds_that_are_not_known_yet_are_no_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["figure", "figure.xyz"])
-def test_a_figure_is_a_png_whatever_it_is_called(run: Run, tmp_path: Path, name: str) -> None:
+def test_run_figure_is_a_png_for_any_file_name(run: Run, tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")
     draw(run, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
