@@ -1,18 +1,18 @@
-"""Error bounds and alarms of the shipped model, as the runtime states them, in held-out layouts of Two Rooms.
+"""Coverage of the error bounds and alarms of the shipped model in held-out layouts of Two Rooms.
 
-Driving: the planner drives as the ROS nodes do (see piloting.py). This is what the bundle is calibrated on.
-Each run begins with the bounds of the bundle. Coverage is measured before and after a change that stays:
+Driving: the controller drives as in the ROS nodes (see piloting.py), which is what the bundle is calibrated
+on. Each run starts with the bounds of the bundle. Coverage is measured before and after a lasting change:
 friction (the robot moves 0.7 of what is commanded) or lighting (pixels at 0.6 of their value). piloting.py
 measures it over a longer time, without a change.
 
-Wandering: random commands, one image per step of the model. This is a distribution shift: errors of a
-wandering robot are smaller, and the bounds of the bundle are too wide until they have adapted. The time until
-coverage has settled is measured and limited. Bounds that hold less often than stated are a failure at any
-time.
+Wandering: random commands, one image per model step. This is a distribution shift: errors of a wandering
+robot are smaller, and the bounds of the bundle are too wide until they have adapted. The time until coverage
+has settled is measured and limited. Coverage below the target is a failure at any time.
 
 Surprise, while wandering: the highest score within one horizon after an impossible event, compared with the
 same run without it, as AUROC; and whether an alarm begins in that time, at the default rate of false alarms.
-False alarms are counted in the wandering runs, as one stream; piloting.py counts those of a planner."""
+False alarms are counted in the wandering runs, as one stream; piloting.py counts those of the controller.
+"""
 
 from __future__ import annotations
 
@@ -62,20 +62,20 @@ BEFORE, AFTER, WANDERING = 200, 400, 600
 # Steps after a change, over which coverage is reported.
 LATE = "from_100_to_400_after"
 WINDOWS = {"first_50_after": (0, 50), "from_50_to_100_after": (50, 100), LATE: (100, 400)}
-# Steps in each point of the curve of coverage, and in each window that is judged while wandering.
+# Steps per point of the coverage curve, and per window that is checked while wandering.
 POINT, WINDOW = 25, 200
-MOST_POINTS, LEAST_AUROC = covered.MOST_POINTS, 0.98
-# Within which coverage settles while wandering.
+MAX_POINTS, MIN_AUROC = covered.MOST_POINTS, 0.98
+# Time limit for coverage to settle while wandering.
 SETTLING_S = 60.0
-TERMS = ProcessingConfig()
-# Apart from the worlds of other evaluations.
+CONFIG = ProcessingConfig()
+# Offset of the seeds from those of other evaluations.
 _PURPOSE = 700_000_000
 
 Floats = NDArray[np.float64]
 
 
 class Rooms(TwoRooms):
-    """Two Rooms, in which things go wrong."""
+    """Two Rooms with faults."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed=HELD_OUT_SEED + _PURPOSE + seed)
@@ -97,7 +97,7 @@ class Rooms(TwoRooms):
             self._position = sample_positions(self._rng, self.layouts)
 
     def remove_wall(self) -> None:
-        """From the picture: centred on the arena's edge, it hides in the border."""
+        """Remove the wall from the image: centered on the edge of the arena, it is hidden by the border."""
         rooms = self.layouts
         self._background = backgrounds(Layouts(rooms.axis, np.zeros_like(rooms.wall), rooms.door))
 
@@ -108,7 +108,7 @@ class Rooms(TwoRooms):
         self.moves = 0.7 * np.eye(2)
 
     def turn_actions(self) -> None:
-        """By a right angle."""
+        """Rotate actions by a right angle."""
         self.moves = np.array([[0.0, -1.0], [1.0, 0.0]])
 
     def dim(self) -> None:
@@ -127,13 +127,14 @@ EVENTS: dict[str, Change] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What was judged, once per step.
+    """Prediction errors and alarms of one run.
 
     Attributes:
-        steps: [n] from the change on; without a change, from the start.
-        errors, stated: [n, H].
-        scores: of each step.
-        alarms: those that began, as step and kind.
+        steps: Step [n] of each sample, relative to the change or, without one, to the start.
+        errors: Errors [n, H].
+        stated: Stated bounds [n, H].
+        scores: Score of each sample.
+        alarms: Alarms that began, as step and kind.
     """
 
     steps: NDArray[np.int64]
@@ -143,7 +144,7 @@ class Run:
     alarms: list[tuple[int, str]]
 
     def highest(self) -> float:
-        """The highest score since the change."""
+        """Return the highest score since the change."""
         return max(
             one.value
             for step, one in zip(self.steps, self.scores, strict=True)
@@ -151,36 +152,39 @@ class Run:
         )
 
     def alarmed(self, kind: str, *, since: int, until: int) -> int:
-        """The number of alarms of ``kind`` that began in these steps."""
+        """Return the number of alarms of ``kind`` that began in these steps."""
         return sum(of == kind and since <= step < until for step, of in self.alarms)
 
 
 def wander(model: WorldModel, *, seed: int, before: int, after: int, change: Change | None = None) -> Run:
-    """Wander for ``before`` steps, let the ``change`` happen, and wander on."""
+    """Wander for ``before`` steps, apply the ``change``, and wander for ``after`` steps."""
     step_s = model.manifest.io.step_s
-    world, inference = Rooms(seed), FrameProcessor(model, TERMS)
+    world, processor = Rooms(seed), FrameProcessor(model, CONFIG)
     rng = np.random.default_rng((HELD_OUT_SEED, _PURPOSE, seed))
-    judged, alarms = [], []
+    samples, alarms = [], []
     for index, velocity in enumerate(two_rooms_recordings.wander(rng, 1, before + after)[0]):
         step, stamp_ns = index - before, round(index * step_s * 1e9)
         if change is not None and step == 0:
             change(world)
-        inference.add_action(stamp_ns, velocity)
-        result = inference.process(Frame(world.look(), stamp_ns, "", index), time.perf_counter_ns())
-        told = inference.update_calibration(inference.with_surprise(result))
-        if told is not None:
-            judged += [] if told.error_sample is None else [(step, told.error_sample)]
-            alarms += [(step, alarm.kind) for alarm in told.alarms if alarm.end_ns is None]
+        processor.add_action(stamp_ns, velocity)
+        result = processor.process(Frame(world.look(), stamp_ns, "", index), time.perf_counter_ns())
+        calibrated = processor.update_calibration(processor.with_surprise(result))
+        if calibrated is not None:
+            if calibrated.error_sample is not None:
+                samples.append((step, calibrated.error_sample))
+            alarms += [(step, alarm.kind) for alarm in calibrated.alarms if alarm.end_ns is None]
         world.drive(velocity, step_s)
-    return _run(judged, alarms, model.manifest.horizon)
+    return _run(samples, alarms, model.manifest.horizon)
 
 
 def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Change | None = None) -> Run:
-    """Let the planner drive for ``before`` steps, let the ``change`` happen, and drive on: to :data:`GOALS`
-    goals in each layout."""
+    """Drive for ``before`` steps, apply the ``change``, and drive for ``after`` steps.
+
+    There are :data:`GOALS` goals in each layout.
+    """
     robot, world = SimulatedRobot(model, period_s=1 / RATE_HZ), Rooms(seed)
     per_step = round(model.manifest.io.step_s * RATE_HZ)
-    judged, alarms = [], []
+    samples, alarms = [], []
     robot.set_goal(world.render_goal())
     goals, images = 1, 0
     for index in range((before + after) * per_step):
@@ -189,7 +193,7 @@ def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Chan
             change(world)
         known, begun = len(robot.error_samples), robot.alarms.copy()
         command = robot.step(world.look())
-        judged += [(step, one) for one in robot.error_samples[known:]]
+        samples += [(step, one) for one in robot.error_samples[known:]]
         alarms += [(step, kind) for kind in (robot.alarms - begun).elements()]
         world.drive(command, 1 / RATE_HZ)
         images += 1
@@ -200,27 +204,27 @@ def drive(model: WorldModel, *, seed: int, before: int, after: int, change: Chan
                 robot.begin_episode(world)
             robot.set_goal(world.render_goal())
             goals, images = goals + 1, 0
-    return _run(judged, alarms, model.manifest.horizon)
+    return _run(samples, alarms, model.manifest.horizon)
 
 
-def _run(judged: list[tuple[int, ErrorSample]], alarms: list[tuple[int, str]], horizon: int) -> Run:
+def _run(samples: list[tuple[int, ErrorSample]], alarms: list[tuple[int, str]], horizon: int) -> Run:
     return Run(
-        np.array([step for step, _ in judged], np.int64),
-        np.array([one.errors for _, one in judged]).reshape(-1, horizon),
-        np.array([one.stated for _, one in judged]).reshape(-1, horizon),
-        [one.score for _, one in judged],
+        np.array([step for step, _ in samples], np.int64),
+        np.array([one.errors for _, one in samples]).reshape(-1, horizon),
+        np.array([one.stated for _, one in samples]).reshape(-1, horizon),
+        [one.score for _, one in samples],
         alarms,
     )
 
 
 def driven(bundle: Path, change: Change, seed: int) -> Run:
-    """A driving run, with a model that is opened once in each process."""
+    """Return a driving run; each process opens the model once."""
     model = _model(bundle, Bundle.open(bundle).manifest.num_samples)
     return drive(model, seed=seed, before=BEFORE, after=AFTER, change=change)
 
 
 def wandered(bundle: Path, change: Change | None, before: int, after: int, seed: int) -> Run:
-    """A wandering run, with a model that is opened once in each process."""
+    """Return a wandering run; each process opens the model once."""
     return wander(_model(bundle, 1), seed=seed, before=before, after=after, change=change)
 
 
@@ -230,8 +234,14 @@ def _model(bundle: Path, num_samples: int) -> WorldModel:
 
 
 def coverage(runs: Sequence[Run], start: Floats, since: int, until: int) -> list[dict[str, Any]]:
-    """Coverage of each horizon over the same steps of all runs: of the stated bounds, and of the bounds
-    ``start`` [H]."""
+    """Return the coverage of each horizon over the same steps of all runs.
+
+    Args:
+        runs: The runs.
+        start: Initial bounds [H], whose coverage is returned too.
+        since: First step.
+        until: Step after the last.
+    """
     chosen = [(run.steps >= since) & (run.steps < until) for run in runs]
     errors = np.concatenate([run.errors[rows] for run, rows in zip(runs, chosen, strict=True)])
     stated = np.concatenate([run.stated[rows] for run, rows in zip(runs, chosen, strict=True)])
@@ -239,7 +249,7 @@ def coverage(runs: Sequence[Run], start: Floats, since: int, until: int) -> list
 
 
 def curve(runs: Sequence[Run], start: Floats, since: int, until: int) -> list[dict[str, Any]]:
-    """Coverage and median bound of each horizon over time, over :data:`POINT` steps at a time."""
+    """Return coverage and median bound of each horizon for every :data:`POINT` steps."""
     points = []
     for at in range(since, until, POINT):
         rows = coverage(runs, start, at, at + POINT)
@@ -254,29 +264,29 @@ def curve(runs: Sequence[Run], start: Floats, since: int, until: int) -> list[di
 
 
 def farthest(rows: list[dict[str, Any]]) -> float:
-    """See :func:`covered.farthest`."""
-    return covered.farthest(rows, TERMS.error_probability)
+    """Return the largest deviation of the coverage; see :func:`covered.farthest`."""
+    return covered.farthest(rows, CONFIG.error_probability)
 
 
-def short(rows: list[dict[str, Any]]) -> float:
-    """By how much coverage is lower than stated at the worst horizon, in points; 0: at none."""
-    return max(0.0, *(TERMS.error_probability - row["coverage"] for row in rows)) * 100
+def shortfall(rows: list[dict[str, Any]]) -> float:
+    """Return how far the coverage of the worst horizon is below the target, in points."""
+    return max(0.0, *(CONFIG.error_probability - row["coverage"] for row in rows)) * 100
 
 
 def steady(runs: Sequence[Run], start: Floats) -> dict[str, Any]:
-    """Coverage while driving, before a change."""
+    """Return the coverage while driving, before a change."""
     rows = coverage(runs, start, -BEFORE, 0)
     return {
         "runs": len(runs),
         "steps": BEFORE,
         "coverage": rows,
-        "points_short": short(rows),
+        "points_short": shortfall(rows),
         "curve": curve(runs, start, -BEFORE, 0),
     }
 
 
 def changed(runs: Sequence[Run], start: Floats) -> dict[str, Any]:
-    """Coverage while driving, after a change."""
+    """Return the coverage while driving, after a change."""
     parts = {part: coverage(runs, start, *steps) for part, steps in WINDOWS.items()}
     return {
         "runs": len(runs),
@@ -288,10 +298,13 @@ def changed(runs: Sequence[Run], start: Floats) -> dict[str, Any]:
 
 
 def settled(runs: Sequence[Run], start: Floats, step_s: float) -> dict[str, Any]:
-    """Coverage while wandering, and from when on it is what is stated: within :data:`MOST_POINTS` at all
-    horizons, over every later window of :data:`WINDOW` steps."""
+    """Return the coverage while wandering, and when it settles.
+
+    It has settled when it is within :data:`MAX_POINTS` of the target at all horizons, over every later window
+    of :data:`WINDOW` steps.
+    """
     windows = {at: coverage(runs, start, at, at + WINDOW) for at in range(0, WANDERING - WINDOW + 1, POINT)}
-    off = [at for at, rows in windows.items() if farthest(rows) > MOST_POINTS]
+    off = [at for at, rows in windows.items() if farthest(rows) > MAX_POINTS]
     since = off[-1] + POINT if off else 0
     limit = round(SETTLING_S / step_s)
     return {
@@ -302,23 +315,23 @@ def settled(runs: Sequence[Run], start: Floats, step_s: float) -> dict[str, Any]
         "after_the_limit": coverage(runs, start, limit, WANDERING),
         "settled_after_s": since * step_s if since in windows else None,
         "settling_limit_s": SETTLING_S,
-        "most_points_short": max(map(short, windows.values())),
+        "most_points_short": max(map(shortfall, windows.values())),
         "farthest_points_after_the_limit": farthest(coverage(runs, start, limit, WANDERING)),
         "curve": curve(runs, start, 0, WANDERING),
     }
 
 
 def false_alarms(manifest: Manifest, runs: list[Run]) -> dict[str, Any]:
-    """Alarms that begin in the scores of all runs as one stream: a change is detected over a longer time than
-    a run lasts.
+    """Return the alarms in the scores of all runs as one stream, since a run is too short to detect a change.
 
     Raises:
-        JepaRuntimeError: the bundle does not say what is normal.
+        JepaRuntimeError: The bundle has no normal data.
     """
-    normal, step_s, every_s = manifest.normal_scores, manifest.io.step_s, TERMS.false_alarm_every_s
+    normal, step_s, every_s = manifest.normal_scores, manifest.io.step_s, CONFIG.false_alarm_every_s
     if normal is None:
         raise JepaRuntimeError(
-            f"{manifest.model_id}: its manifest has no normal scores; add them with jepa-runtime calibrate"
+            f"{manifest.model_id}: the bundle has no normal data: add them with jepa-runtime calibrate",
+            code="calibration.no_normal_data",
         )
     scores = [one for run in runs for one in run.scores if one is not None]
     alarms = Alarms(normal.highest, block=normal.block, step_s=step_s, false_alarm_every_s=every_s)
@@ -336,10 +349,10 @@ def false_alarms(manifest: Manifest, runs: list[Run]) -> dict[str, Any]:
 
 
 def surprises(runs: dict[str, list[Run]], horizon: int) -> dict[str, Any]:
-    """How well each event is distinguished from its absence, and whether an alarm begins within a horizon."""
+    """Return how well each event is distinguished from its absence, and how often it raises an alarm."""
     peaks = {name: np.array([run.highest() for run in of]) for name, of in runs.items()}
-    usual = peaks.pop("normal")
-    told_apart = {name: auroc(usual, peak, seed=0) for name, peak in peaks.items()}
+    normal = peaks.pop("normal")
+    separation = {name: auroc(normal, peak, seed=0) for name, peak in peaks.items()}
     alarmed = {
         name: sum(run.alarmed("surprise", since=0, until=horizon) > 0 for run in of)
         for name, of in runs.items()
@@ -348,8 +361,8 @@ def surprises(runs: dict[str, list[Run]], horizon: int) -> dict[str, Any]:
         "events": {
             name: {
                 "runs": len(peak),
-                "auroc": told_apart[name][0],
-                "interval": told_apart[name][1],
+                "auroc": separation[name][0],
+                "interval": separation[name][1],
                 "alarmed": alarmed[name],
             }
             for name, peak in peaks.items()
@@ -359,16 +372,16 @@ def surprises(runs: dict[str, list[Run]], horizon: int) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The report.
+    """Return the report.
 
     Raises:
-        JepaRuntimeError: the bundle cannot be run.
+        JepaRuntimeError: The bundle cannot be run.
     """
     path = arguments.bundle
     with WorldModel.open(path, num_samples=1) as model:
         manifest, engine = model.manifest, f"{model.engine}:{model.device}, {model.precision}"
     start, horizon, step_s = np.array(manifest.error_bounds), manifest.horizon, manifest.io.step_s
-    # Events happen in the rooms in which nothing happens, so that the two are compared there.
+    # The runs with an event and without have the same layouts.
     events: dict[str, Change | None] = {"normal": None, **EVENTS}
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
 
@@ -400,7 +413,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "bundle": {"id": manifest.model_id, "version": manifest.version},
         "engine": engine,
         "machine": {"cpu": cpu(), "versions": versions()},
-        "probability": TERMS.error_probability,
+        "probability": CONFIG.error_probability,
         "step_s": step_s,
         "rate_hz": RATE_HZ,
         "driving": steady([run for of in driving.values() for run in of], start),
@@ -411,8 +424,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """What falls short: coverage is more than :data:`MOST_POINTS` too low while the bounds adapt, or off in
-    either direction once they have; or an event is not distinguished."""
+    """Return the limits that are missed.
+
+    Coverage may be at most :data:`MAX_POINTS` too low while the bounds adapt, and at most that far off in
+    either direction afterwards; and each event must be distinguished.
+    """
     driving, wandering = report["driving"], report["wandering"]
     low = {
         "driving": driving["points_short"],
@@ -425,20 +441,20 @@ def failures(report: dict[str, Any]) -> list[str]:
     off[f"wandering, after {SETTLING_S:g} s"] = wandering["farthest_points_after_the_limit"]
     found = [
         f"{where}: coverage is {points:.1f} points {how}"
-        for how, judged in (("too low", low), ("off", off))
-        for where, points in judged.items()
-        if points > MOST_POINTS
+        for how, checked in (("too low", low), ("off", off))
+        for where, points in checked.items()
+        if points > MAX_POINTS
     ]
     found += [
-        f"{event}: AUROC {row['auroc']:.3f}, less than {LEAST_AUROC:g}"
+        f"{event}: AUROC {row['auroc']:.3f}, required {MIN_AUROC:g}"
         for event, row in report["surprise"]["events"].items()
-        if row["auroc"] < LEAST_AUROC
+        if row["auroc"] < MIN_AUROC
     ]
     return found
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The report for people."""
+    """Return the report as lines of text."""
 
     def row(rows: list[dict[str, Any]]) -> str:
         ours = " ".join(f"{each['coverage']:.3f}" for each in rows)
@@ -476,7 +492,7 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit status."""
+    """Run the measurement and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -488,7 +504,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--events", type=count, default=100, help="runs with each event (default: %(default)s)"
     )
-    parser.add_argument("--jobs", type=count, default=2, help="processes at a time (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=2, help="parallel processes (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "calibration.json")
     arguments = parser.parse_args(argv)
     try:

@@ -1,7 +1,8 @@
-"""What a search alone takes: ask and tell of each preset in jepa_runtime.control.presets, without a model.
+"""Time of a search alone: ask and tell of each preset in jepa_runtime.control.presets, without a model.
 
-That is what the planner itself adds to an iteration. Costs are drawn beforehand. What whole plans take with a
-predictor of LeWM's size: benchmarks/lewm.py."""
+This is the overhead of the planner in each iteration. Costs are drawn in advance. For whole plans with a
+predictor of LeWM's size see benchmarks/lewm.py.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +25,12 @@ from jepa_runtime.util.output_files import write_json
 from jepa_runtime.util.statistics import METHOD, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
-# Numbers in an action of each preset's own robot.
+# Action size of the robot of each preset.
 ACTION_SIZES = {"vjepa2_ac": 7, "lewm": 10, "eb_jepa": 2, "two_rooms": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit status."""
+    """Run the measurement and return the exit status."""
     arguments = _parser().parse_args(argv)
     report = {
         "search": {name: search_alone(name, arguments.iterations) for name in PRESETS},
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def search_alone(name: str, iterations: int) -> dict[str, Any]:
-    """Milliseconds of ask and tell in each of ``iterations``."""
+    """Return the statistics of ask and tell over ``iterations``."""
     settings, size = preset(name).search, ACTION_SIZES[name]
     limits = ActionLimits(low=np.full(size, -1, np.float32), high=np.ones(size, np.float32))
     search = create_search(settings, limits, seed=0)
@@ -62,8 +63,8 @@ def search_alone(name: str, iterations: int) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as a table."""
-    table = Table(title="the search alone, ms in an iteration", title_justify="left")
+    """Print the report as a table."""
+    table = Table(title="Search alone, ms per iteration", title_justify="left")
     table.add_column("preset")
     for column in ("K x H x A", "ask p50", "ask p95", "tell p50", "tell p95", "n"):
         table.add_column(column, justify="right")
@@ -83,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--iterations", type=int, default=1000, help="of each search (default: %(default)s)")
+    parser.add_argument(
+        "--iterations", type=int, default=1000, help="iterations of each search (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "planning.json")
     return parser
 

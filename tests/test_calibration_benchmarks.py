@@ -115,7 +115,7 @@ def test_settled_bounds_that_stay_too_wide_do_not_settle() -> None:
         ({"later": 2.1}, "driving, friction, from_100_to_400_after: coverage is 2.1 points off"),
         ({"short": 2.1}, "wandering, over 200 steps: coverage is 2.1 points too low"),
         ({"settled": 2.1}, "wandering, after 60 s: coverage is 2.1 points off"),
-        ({"auroc": 0.97}, "teleport: AUROC 0.970, less than 0.98"),
+        ({"auroc": 0.97}, "teleport: AUROC 0.970, required 0.98"),
     ],
 )
 def test_failures_each_figure_beyond_its_limit_is_named(worse: dict[str, float], failure: str | None) -> None:
