@@ -13,7 +13,7 @@ from jepa_runtime import WorldModel
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import NormalScores
 from jepa_runtime.calibration import Score
-from tests.scripts import ROOT, load, skip_without_ros
+from tests.scripts import ROOT, load
 
 calibration, conformal = load("calibration"), load("conformal")
 
@@ -26,11 +26,8 @@ def test_wander_every_step_from_one_horizon_on_is_judged() -> None:
     assert np.isfinite(run.errors).all() and np.isfinite(run.stated).all()
 
 
-@pytest.mark.ros
 def test_drive_change_after_so_many_steps_shows_in_the_errors() -> None:
     """Steps count from the change: the two runs are the same before it, and differ after it."""
-    skip_without_ros()
-    load("piloting")
     bundle = Bundle.open(ROOT / "models" / "two_rooms")
     with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
         usual, dark = (
