@@ -1,6 +1,6 @@
-"""futures.png from a recording of the demo: what the camera saw, was foreseen, and what then happened.
+"""Draw futures.png from a recording of the demo: camera images, predictions and what then happened.
 
-The same as ``jepa-runtime report demo.mcap --png futures.png``.
+Equivalent to ``jepa-runtime report demo.mcap --png futures.png``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jepa_runtime.visualization.run_data import read_run
 
 
 def draw(recording: Path, target: Path) -> str:
-    """Draw ``target`` from ``recording``; returns why it was not drawn, or nothing."""
+    """Draw ``target`` from ``recording``; return why it failed, or an empty string."""
     try:
         draw_figure(read_run(recording), target)
     except JepaRuntimeError as error:
@@ -24,10 +24,10 @@ def draw(recording: Path, target: Path) -> str:
 
 
 def main() -> int:
-    """Draw the picture of a recording."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("recording", type=Path, help="demo.mcap")
-    parser.add_argument("target", type=Path, help="the PNG file to write")
+    parser.add_argument("recording", type=Path, help="recording of the demo (demo.mcap)")
+    parser.add_argument("target", type=Path, help="output file (PNG)")
     arguments = parser.parse_args()
     note = draw(arguments.recording, arguments.target)
     print(note or arguments.target)

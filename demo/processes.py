@@ -1,4 +1,4 @@
-"""The processes of the demos: started with a log each, watched, and stopped as a user would stop them."""
+"""Processes of the demos: started with a log each, monitored, and stopped by SIGINT."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ STOP_TIMEOUT_S = 10.0
 
 
 class DemoError(Exception):
-    """Something that the user has to know, with what to do about it."""
+    """The demo cannot run; the message states why and what to do."""
 
 
 @dataclass
 class Processes:
-    """Nodes of one graph, each with its output in ``log_dir/NAME.log``."""
+    """Manage the nodes of one graph, each with its output in ``log_dir/NAME.log``."""
 
     log_dir: Path
     environment: dict[str, str]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, command: list[str], *, show: bool = False) -> None:
-        """Start ``command``; with ``show`` its standard output goes to the terminal and only its errors to
-        the log."""
+        """Start ``command``; with ``show`` its output goes to the terminal and only errors to the log."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         with (self.log_dir / f"{name}.log").open("wb") as log:
-            # A session of its own: Ctrl-C in the terminal reaches this process alone, which stops the nodes
-            # in order.
+            # In its own session: Ctrl-C in the terminal reaches only this process, which stops the nodes in
+            # order.
             self.running[name] = subprocess.Popen(
                 command,
                 env=self.environment,
@@ -47,47 +46,47 @@ class Processes:
             )
 
     def wait_for(self, name: str, timeout_s: float) -> None:
-        """Wait until ``name`` has ended by itself.
+        """Wait until ``name`` has exited by itself.
 
         Raises:
-            DemoError: it failed, another one ended before it, or it took longer than ``timeout_s``.
+            DemoError: It failed, another process exited before it, or the time is over.
         """
         deadline = time.monotonic() + timeout_s
         while self.running[name].poll() is None:
-            self.check(but=name)
+            self.check(except_for=name)
             if time.monotonic() > deadline:
-                raise DemoError(f"{name} had not ended after {timeout_s:.0f} s{self._excerpt(name)}")
+                raise DemoError(f"{name} was still running after {timeout_s:.0f} s{self._excerpt(name)}")
             time.sleep(0.05)
         if self.running[name].returncode != 0:
             raise DemoError(
                 f"{name} failed with exit code {self.running[name].returncode}{self._excerpt(name)}"
             )
 
-    def check(self, *, but: str = "") -> None:
-        """Check that all run.
+    def check(self, *, except_for: str = "") -> None:
+        """Check that all processes run.
 
         Args:
-            but: may end.
+            except_for: Process that may have exited.
 
         Raises:
-            DemoError: one does not; the message names it and shows the end of its log.
+            DemoError: A process has exited; the message contains its name and the end of its log.
         """
         for name, process in self.running.items():
-            if name != but and process.poll() is not None:
+            if name != except_for and process.poll() is not None:
                 raise DemoError(
-                    f"{name} ended early, with exit code {process.returncode}{self._excerpt(name)}"
+                    f"{name} exited early with exit code {process.returncode}{self._excerpt(name)}"
                 )
 
     def stop(self) -> list[str]:
-        """Stop all by SIGINT, by force who does not obey; return what was wrong with their ends."""
+        """Stop all processes by SIGINT, and kill those that do not stop; return an error for each failure."""
         for process in self.running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        faults = [self._await_end(name, process) for name, process in self.running.items()]
+        faults = [self._await_exit(name, process) for name, process in self.running.items()]
         self.running.clear()
         return [fault for fault in faults if fault]
 
-    def _await_end(self, name: str, process: subprocess.Popen[bytes]) -> str:
+    def _await_exit(self, name: str, process: subprocess.Popen[bytes]) -> str:
         try:
             code = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -95,16 +94,16 @@ class Processes:
             process.wait()
             fault = f"{name} did not stop within {STOP_TIMEOUT_S:.0f} s of SIGINT and was killed"
             return fault + self._excerpt(name)
-        return f"{name} ended with exit code {code}{self._excerpt(name)}" if code else ""
+        return f"{name} exited with exit code {code}{self._excerpt(name)}" if code else ""
 
     def _excerpt(self, name: str) -> str:
         log = self.log_dir / f"{name}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:] if log.exists() else []
-        return "".join(f"\n  {name}: {line}" for line in lines) + f"\n  (all of it: {log})"
+        return "".join(f"\n  {name}: {line}" for line in lines) + f"\n  (complete log: {log})"
 
 
 def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, str]) -> list[str]:
-    """How to start a node of jepa_ros."""
+    """Return the command that starts a node of jepa_ros."""
     command = [str(Path(get_package_prefix("jepa_ros")) / "lib" / "jepa_ros" / node), "--ros-args"]
     command += [part for name, target in remaps.items() for part in ("-r", f"{name}:={target}")]
     for name, value in parameters.items():
@@ -113,25 +112,25 @@ def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, 
 
 
 def own_graph() -> dict[str, str]:
-    """The environment of nodes on a graph of their own."""
-    chosen = dict(os.environ)
-    # And on this machine only: the demo must not drive somebody's robot.
-    chosen["ROS_DOMAIN_ID"] = choose_domain()
-    chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    # Small matrices only: more threads would compete with the inference thread.
+    """Return the environment of nodes on an isolated graph."""
+    environment = dict(os.environ)
+    # On this machine only: the demo must not drive a real robot.
+    environment["ROS_DOMAIN_ID"] = choose_domain()
+    environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # The matrices are small, and more threads would compete with the inference thread.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        chosen[variable] = "1"
-    return chosen
+        environment[variable] = "1"
+    return environment
 
 
 def report(out: Path, node: str) -> dict[str, Any]:
-    """What a node left in ``out/reports`` when it stopped.
+    """Return the report that a node wrote to ``out/reports`` when it stopped.
 
     Raises:
-        DemoError: nothing.
+        DemoError: There is no report.
     """
     path = out / "reports" / f"{node}.json"
     if not path.is_file():
-        raise DemoError(f"{node} left no report; see {out / 'log' / node}.log")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+        raise DemoError(f"{node} wrote no report: see {out / 'log' / node}.log")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,4 +1,4 @@
-"""What came out of one run of the demo: the summary, for people and programs, and the latency report."""
+"""Results of a demo run: the summary as JSON and as text, and the latency report."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from jepa_runtime.util.output_files import write
 from jepa_runtime.util.statistics import format_ms, summarize
 
 _STAGES = {
-    "e2e": "from the image's stamp to its futures in the planner, another process",
-    "total": "in the world_model node: from the image's arrival to the result",
-    "wait": "in the mailbox, for the inference thread",
+    "e2e": "from the image stamp to its futures in the planner, another process",
+    "total": "in the world_model node: from the arrival of the image to the result",
+    "wait": "in the mailbox, waiting for the inference thread",
     "preprocess": "into the engine's input buffer",
     "encode": "image to latent",
     "predict": "latent and candidate actions to futures",
-    "energy": "distances of all futures to the goal",
-    "surprise": "what was predicted one step ago against what came",
+    "energy": "distances of all futures from the goal",
+    "surprise": "comparison with the prediction made one step before",
 }
 
 
-def summarise(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The figures of one run. ``frames_dropped`` are all that were published and not processed, wherever they
-    were lost; ``e2e_ms`` is from an image's stamp to its futures in the planner's hands; ``rss_mb`` the most
-    the world model took; ``error_bounds``: for each horizon, from one step on, how many of the errors lay
-    within the bounds that were stated with ``probability``."""
+def summarize_run(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a run.
+
+    ``frames_dropped`` counts all published images without a result, wherever they were lost. ``e2e_ms`` is
+    from the image stamp to its futures in the planner. ``rss_mb`` is the peak memory of the world model.
+    ``error_bounds`` is the number of errors within the bounds of ``probability``, by horizon in steps.
+    """
     robot, model, planner = reports["two_rooms"], reports["world_model"], reports["planner"]
     counters, stages = model["counters"], model["samples_ms"]
     published, processed = robot["frames_published"], counters["processed"]
     if not processed:
-        raise DemoError(f"none of {published} images was processed; see the log of world_model")
+        raise DemoError(f"none of {published} images was processed: see the log of world_model")
     versions = environment.versions() | {"ros": _ros_distribution()}
     return {
         "frames_published": published,
@@ -61,7 +63,7 @@ def summarise(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _ros_distribution() -> str:
-    """The ROS 2 that is sourced, or the one from which the wheels come."""
+    """Return the sourced ROS 2 distribution, or that of the wheels."""
     sourced = os.environ.get("ROS_DISTRO")
     if sourced:
         return sourced
@@ -72,7 +74,7 @@ def _ros_distribution() -> str:
 
 
 def describe(summary: dict[str, Any], out: Path, note: str) -> str:
-    """The summary as a user would like to read it."""
+    """Return the summary as text."""
     e2e, model = summary["e2e_ms"], summary["model"]
     loss = 100 * summary["frames_dropped"] / summary["frames_published"]
     processed = summary["frames_processed"]
@@ -94,7 +96,7 @@ def describe(summary: dict[str, Any], out: Path, note: str) -> str:
   deadline    {late}
   goals       {summary["successes"]} of {summary["episodes"]} reached
   bounds      {_coverage(summary["error_bounds"])}
-  memory      {summary["rss_mb"]:.0f} MB at most (world_model)
+  memory      {summary["rss_mb"]:.0f} MB peak (world_model)
 
   {out / "summary.json"}
   {out / "latency.html"}
@@ -103,19 +105,19 @@ def describe(summary: dict[str, Any], out: Path, note: str) -> str:
 
 
 def _coverage(bounds: dict[str, Any] | None) -> str:
-    """How often error bounds held, over all horizons and at the worst of them."""
+    """Return the coverage of the error bounds, over all horizons and at the worst one."""
     if bounds is None or not all(bounds["errors"]):
-        return "not judged: no prediction is a horizon old"
-    found = [within / errors for within, errors in zip(bounds["within"], bounds["errors"], strict=True)]
-    worst = min(found)
+        return "not evaluated: no prediction is a horizon old"
+    coverage = [within / errors for within, errors in zip(bounds["within"], bounds["errors"], strict=True)]
+    worst = min(coverage)
     return (
-        f"held for {sum(bounds['within']) / sum(bounds['errors']):.1%} of errors, stated"
-        f" {bounds['probability']:.0%}; at the worst horizon (step {found.index(worst) + 1}) for {worst:.1%}"
+        f"coverage {sum(bounds['within']) / sum(bounds['errors']):.1%}, target"
+        f" {bounds['probability']:.0%}; at the worst horizon (step {coverage.index(worst) + 1}) {worst:.1%}"
     )
 
 
 def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[str, Any]]) -> None:
-    """The latency report of the run."""
+    """Write the latency report of the run."""
     samples = {**reports["planner"]["samples_ms"], **reports["world_model"]["samples_ms"]}
     stamps, model, e2e = reports["planner"]["stamps_ns"], summary["model"], summary["e2e_ms"]
     report = Report(

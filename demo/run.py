@@ -1,8 +1,7 @@
-"""The demo: a simulated robot finds its way to goal images by predicted futures, over ROS 2, in four
-processes.
+"""Run the demo: a simulated robot drives to goal images with predicted futures, in four ROS 2 processes.
 
-Leaves in out/demo: summary.json, latency.html, futures.png and demo.mcap. Run it with ``make demo``, which
-sets up what it needs; DEMO_SECONDS says how long the camera runs (default 45).
+Writes summary.json, latency.html, futures.png and demo.mcap to out/demo. Run it with ``make demo``, which
+sets up the environment. DEMO_SECONDS sets how long the camera runs (default: 45).
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from processes import DemoError, Processes, node_command, own_graph, report
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ("world_model", "planner", "monitor", "two_rooms")
-# What must listen before the first image is published: the world model and the monitor, which records.
-LISTENERS = 2
+# Subscribers required before the first image: the world model and the monitor, which records.
+SUBSCRIBERS = 2
 START_TIMEOUT_S = 60.0
 
 
 def main() -> int:
-    """Run the demo; 0 if every node did its work and stopped cleanly."""
+    """Run the demo; return 0 if every node succeeded and stopped cleanly."""
     arguments = _arguments()
-    # Told to end by either signal, the nodes are stopped first. A background job inherits SIGINT ignored.
+    # On either signal the nodes are stopped first. A background job inherits SIGINT as ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     out: Path = arguments.out
@@ -38,7 +37,7 @@ def main() -> int:
         _clear(out)
         interrupted, faults = _drive(arguments, out)
         reports = {name: report(out, name) for name in NODES}
-        summary = results.summarise(reports)
+        summary = results.summarize_run(reports)
     except DemoError as error:
         print(f"\ndemo: error: {error}", file=sys.stderr)
         return 1
@@ -54,14 +53,25 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--bundle", type=Path, default=ROOT / "models" / "two_rooms", help="model bundle to serve"
+        "--bundle",
+        type=Path,
+        default=ROOT / "models" / "two_rooms",
+        help="model bundle (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo", help="folder for the results")
     parser.add_argument(
-        "--seconds", default=os.environ.get("DEMO_SECONDS", "45"), help="how long the camera runs"
+        "--out", type=Path, default=ROOT / "out" / "demo", help="output folder (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="layouts, starts and goals follow from it")
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle with random weights")
+    parser.add_argument(
+        "--seconds",
+        default=os.environ.get("DEMO_SECONDS", "45"),
+        help="duration of the camera images [s] (default: DEMO_SECONDS or 45)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of layouts, starts and goals (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-untrained", action="store_true", help="accept a bundle with untrained weights"
+    )
     return parser.parse_args()
 
 
@@ -71,9 +81,9 @@ def _check(arguments: argparse.Namespace) -> None:
     except ValueError:
         raise DemoError(f"DEMO_SECONDS must be a number of seconds, got {arguments.seconds!r}") from None
     if not 1 <= arguments.seconds <= 86400:
-        raise DemoError(f"DEMO_SECONDS must lie between 1 and 86400, got {arguments.seconds:g}")
+        raise DemoError(f"DEMO_SECONDS must be between 1 and 86400, got {arguments.seconds:g}")
     if not (arguments.bundle / "manifest.json").is_file():
-        raise DemoError(f"{arguments.bundle} holds no model bundle (no manifest.json)")
+        raise DemoError(f"{arguments.bundle} is not a model bundle: it has no manifest.json")
 
 
 def _clear(out: Path) -> None:
@@ -85,13 +95,16 @@ def _clear(out: Path) -> None:
 
 
 def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
-    """Run the four processes; whether the user interrupted, and what was wrong with the end of any of
-    them."""
+    """Run the four processes; return whether the user interrupted, and an error for each unclean exit."""
     parameters = {
         "world_model": {"bundle": arguments.bundle.resolve(), "allow_untrained": arguments.allow_untrained},
         "planner": {},
         "monitor": {"mcap": out / "demo.mcap"},
-        "two_rooms": {"min_subscribers": LISTENERS, "duration_s": arguments.seconds, "seed": arguments.seed},
+        "two_rooms": {
+            "min_subscribers": SUBSCRIBERS,
+            "duration_s": arguments.seconds,
+            "seed": arguments.seed,
+        },
     }
     remaps = {
         "world_model": {"image": "camera/image_raw", "image/compressed": "camera/image_raw/compressed"},
@@ -103,8 +116,8 @@ def _drive(arguments: argparse.Namespace, out: Path) -> tuple[bool, list[str]]:
     )
     try:
         for node in NODES:
-            given = {**parameters[node], "report_path": out / "reports" / f"{node}.json"}
-            command = node_command(node, given, remaps.get(node, {}))
+            node_parameters = {**parameters[node], "report_path": out / "reports" / f"{node}.json"}
+            command = node_command(node, node_parameters, remaps.get(node, {}))
             processes.start(node, command, show=node == "monitor")
         processes.wait_for("two_rooms", START_TIMEOUT_S + 1.5 * arguments.seconds)
     except KeyboardInterrupt:

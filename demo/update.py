@@ -1,9 +1,9 @@
-"""The update demo: three releases come over the air to a robot that drives; one goes live, two are refused.
+"""Run the update demo: a driving robot receives three releases over the air; one goes live, two are rejected.
 
-A signed repository is served over HTTP, and beside the demo's processes the update manager runs: it fetches,
-verifies and tries each release, compares it with what serves on the robot's live images, and exchanges the
-model in the running node. Leaves in out/demo-update: update.html and summary.json. Run it with
-``make demo-update``. Exit status 0 only if every release ended as it should.
+A signed repository is served over HTTP. In addition to the processes of the demo, the update manager runs: it
+downloads, verifies and tests each release, compares it with the active model on the robot's live images, and
+swaps the model in the running node. Writes update.html and summary.json to out/demo-update. Run it with
+``make demo-update``. The exit code is 0 only if every release ended as expected.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ START_TIMEOUT_S, UPDATE_TIMEOUT_S, AFTER_S = 60.0, 150.0, 3.0
 
 
 class Watcher:
-    """Asks the update manager for updates and notes what comes; moments are the system's [ns].
+    """Request updates and record what happens, on the system clock [ns].
 
     Args:
-        root: the robot's folder; of its slots nobody need read the whole names.
-        check: is called all the time; raises if a process has ended.
+        root: Folder of the robot; the names of its slots are removed from messages.
+        check: Called continuously; raises if a process has exited.
     """
 
     def __init__(self, root: Path, check: Callable[[], None]) -> None:
@@ -61,28 +61,28 @@ class Watcher:
         self._node = rclpy.create_node("update_demo")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        self._began_ns, self._asked_ns = time.time_ns(), math.inf
+        self._began_ns, self._requested_ns = time.time_ns(), math.inf
         self._node.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
         self._node.create_subscription(UpdateEvent, "update_manager/events", self._on_event, qos.EVENTS)
         self._action = ActionClient(self._node, UpdateModel, "update_manager/update")
 
     def await_start(self) -> None:
-        """Until a model serves and updates can be asked for."""
+        """Wait until a model is active and the update manager accepts requests."""
         self.until(
             lambda: self.models and self._action.server_is_ready(), START_TIMEOUT_S, "start of the nodes"
         )
 
     def update(self, offer: Offer) -> Update:
-        """Ask for an update and wait for its end.
+        """Request an update and wait for its end.
 
         Raises:
-            DemoError: it was not taken up, did not end in time, or a process ended.
+            DemoError: It was rejected or did not end in time, or a process exited.
         """
-        self._update, self._asked_ns = Update(offer.version, offer.what, offer.result), time.time_ns()
+        self._update, self._requested_ns = Update(offer.version, offer.what, offer.result), time.time_ns()
         sent = self._action.send_goal_async(UpdateModel.Goal(), feedback_callback=self._on_feedback)
-        self.until(sent.done, START_TIMEOUT_S, f"answer to the request for {offer.version}")
+        self.until(sent.done, START_TIMEOUT_S, f"response to the request for {offer.version}")
         if not sent.result().accepted:
-            raise DemoError("the update manager is at work already: it looks for updates only when asked to")
+            raise DemoError("the update manager is busy although it updates only on request")
         ended = sent.result().get_result_async()
         self.until(ended.done, UPDATE_TIMEOUT_S, f"end of the update to {offer.version}")
         result = ended.result().result
@@ -90,24 +90,24 @@ class Watcher:
         return self._update
 
     def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-        """Take what comes until something holds.
+        """Process messages until ``condition`` is true.
 
         Raises:
-            DemoError: it does not within ``timeout_s``.
+            DemoError: The time is over.
         """
         end = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > end:
-                raise DemoError(f"waited {timeout_s:g} s in vain for the {what}")
+                raise DemoError(f"timed out after {timeout_s:g} s waiting for the {what}")
             self._check()
             self._executor.spin_once(timeout_sec=0.1)
 
     def since_start(self, stamp_ns: int) -> float:
-        """Seconds."""
+        """Return the time since the start [s]."""
         return (stamp_ns - self._began_ns) / 1e9
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the node."""
         self._executor.shutdown()
         self._node.destroy_node()
 
@@ -119,36 +119,36 @@ class Watcher:
 
     def _on_event(self, event: UpdateEvent) -> None:
         stamp_ns = from_time(event.header.stamp)
-        if stamp_ns < self._asked_ns:
-            # Who comes late is told what was before.
+        if stamp_ns < self._requested_ns:
+            # A latched event from before the request.
             return
         entered = Entered(self.since_start(stamp_ns), event.state, self._short(event.reason))
         self._update.states.append(entered)
         print(f"  {entered.time_s:6.1f} s  {entered.state:<9} {entered.reason}", flush=True)
 
     def _on_feedback(self, message: Any) -> None:
-        told = message.feedback
-        if math.isfinite(told.shadow_error_ratio) and math.isfinite(told.shadow_excess_low):
+        feedback = message.feedback
+        if math.isfinite(feedback.shadow_error_ratio) and math.isfinite(feedback.shadow_excess_low):
             self._update.compared.append(
                 Compared(
-                    told.shadow_compared,
-                    told.shadow_error_ratio,
-                    told.shadow_max_error_ratio,
-                    told.shadow_excess_low,
-                    told.shadow_excess_high,
+                    feedback.shadow_compared,
+                    feedback.shadow_error_ratio,
+                    feedback.shadow_max_error_ratio,
+                    feedback.shadow_excess_low,
+                    feedback.shadow_excess_high,
                 )
             )
 
 
 def main() -> int:
-    """Run the demo; 0 if every release ended as it should and every node stopped cleanly."""
+    """Run the demo; return 0 if every release ended as expected and every node stopped cleanly."""
     arguments = _arguments()
     out: Path = arguments.out.resolve()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
         _clear(out)
-        print("demo-update: four bundles and a signed repository are made", flush=True)
+        print("demo-update: creating four bundles and a signed repository", flush=True)
         publisher = Publisher(Bundle.open(arguments.bundle), out)
         with served(publisher.folder) as url:
             publisher.set_up_robot(out / "robot", url)
@@ -161,43 +161,46 @@ def main() -> int:
     content = {**story.summary, "updates": [asdict(update) for update in story.updates]}
     (out / "summary.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (out / "update.html").write_text(update_page.render(story), encoding="utf-8")
-    faults += judge(story)
-    print(_told(story, out))
+    faults += unexpected_results(story)
+    print(_summary(story, out))
     for fault in faults:
         print(f"demo-update: error: {fault}", file=sys.stderr)
     return int(bool(faults))
 
 
-def judge(story: Story) -> list[str]:
-    """What did not come as it should."""
+def unexpected_results(story: Story) -> list[str]:
+    """Return an error for each unexpected result."""
     faults = []
     for offer, update in zip(OFFERS, story.updates, strict=True):
         if update.result != offer.result or offer.reason not in update.reason:
             because = f" because {offer.reason!r}" if offer.reason else ""
             faults.append(
-                f"{offer.version} had to be {offer.result}{because}, and was {update.result}: {update.reason}"
+                f"{offer.version}: expected {offer.result}{because}, got {update.result}: {update.reason}"
             )
-    wanted = next(offer.version for offer in reversed(OFFERS) if offer.result == "updated")
-    if story.summary["model"]["version"] != wanted:
-        faults.append(f"{story.summary['model']['version']} serves at the end, not {wanted}")
+    expected = next(offer.version for offer in reversed(OFFERS) if offer.result == "updated")
+    if story.summary["model"]["version"] != expected:
+        faults.append(f"{story.summary['model']['version']} is active at the end instead of {expected}")
     return faults
 
 
 def _drive(publisher: Publisher, out: Path, seed: int) -> tuple[Story, list[str]]:
-    """The robot drives; one release after the other is published and asked for. Also what was wrong with the
-    end of any process."""
+    """Drive the robot while one release after another is published and requested.
+
+    Returns:
+        The recorded run, and an error for each unclean exit.
+    """
     os.environ.update(own_graph())
     processes = Processes(out / "log", dict(os.environ))
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
-        for node, (given, remaps) in _nodes(out, seed).items():
-            told = {**given, "report_path": out / "reports" / f"{node}.json"}
-            processes.start(node, node_command(node, told, remaps))
+        for node, (parameters, remaps) in _nodes(out, seed).items():
+            parameters = {**parameters, "report_path": out / "reports" / f"{node}.json"}
+            processes.start(node, node_command(node, parameters, remaps))
         watcher = Watcher(out / "robot", processes.check)
         watcher.await_start()
         updates = []
         for offer in OFFERS:
-            print(f"\n{offer.version} is published: {offer.what}", flush=True)
+            print(f"\n{offer.version} published: {offer.what}", flush=True)
             publisher.release(offer.version)
             updates.append(watcher.update(offer))
         ends = time.monotonic() + AFTER_S
@@ -212,8 +215,8 @@ def _drive(publisher: Publisher, out: Path, seed: int) -> tuple[Story, list[str]
         updates=updates,
         times_s=[watcher.since_start(stamp_ns) for stamp_ns in planner["stamps_ns"]],
         e2e_ms=planner["samples_ms"]["e2e"],
-        exchanges_s=[watcher.since_start(stamp_ns) for stamp_ns, _ in watcher.models[1:]],
-        summary=results.summarise(reports),
+        swaps_s=[watcher.since_start(stamp_ns) for stamp_ns, _ in watcher.models[1:]],
+        summary=results.summarize_run(reports),
     )
     return story, faults
 
@@ -226,7 +229,7 @@ def _clear(out: Path) -> None:
 
 
 def _nodes(out: Path, seed: int) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
-    """Parameters and remappings of each node."""
+    """Return the parameters and remappings of each node."""
     images = {"image": CAMERA, "image/compressed": f"{CAMERA}/compressed"}
     return {
         "world_model": ({"bundle": out / "robot" / "current"}, images),
@@ -236,7 +239,7 @@ def _nodes(out: Path, seed: int) -> dict[str, tuple[dict[str, Any], dict[str, st
     }
 
 
-def _told(story: Story, out: Path) -> str:
+def _summary(story: Story, out: Path) -> str:
     summary = story.summary
     lines = [f"  {update.version}  {update.result:<9} {update.what}" for update in story.updates]
     lost = f"{summary['frames_dropped']} of {summary['frames_published']}"
@@ -253,10 +256,17 @@ def _told(story: Story, out: Path) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--bundle", type=Path, default=ROOT / "models" / "two_rooms", help="with forms in INT8 and fp32"
+        "--bundle",
+        type=Path,
+        default=ROOT / "models" / "two_rooms",
+        help="model bundle with INT8 and fp32 variants (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo-update", help="for the results")
-    parser.add_argument("--seed", type=int, default=0, help="layouts, starts and goals follow from it")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "out" / "demo-update", help="output folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of layouts, starts and goals (default: %(default)s)"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The page of the update demo: what became of each release, and of the stream meanwhile."""
+"""HTML page of the update demo: the result of each release, and the latency of the stream."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _GROUPS = {
     "compare on live images": ("shadow",),
     "switch": ("armed", "switch"),
     "observe": ("observe",),
-    "settle": ("commit", "rollback", "rejected", "report", "gc"),
+    "complete": ("commit", "rollback", "rejected", "report", "gc"),
 }
-_COLOURS = {state: index for index, states in enumerate(_GROUPS.values()) for state in states}
+_COLORS = {state: index for index, states in enumerate(_GROUPS.values()) for state in states}
 
 
 @dataclass(frozen=True)
 class Entered:
-    """A state of an update, when it was entered [s], and why."""
+    """Represent a state of an update, when it was entered [s], and why."""
 
     time_s: float
     state: str
@@ -34,8 +34,15 @@ class Entered:
 
 @dataclass(frozen=True)
 class Compared:
-    """What was known after so many frames: the candidate's mean score over that of what serves, the most that
-    is allowed, and the confidence sequence of the candidate's score less ``most`` times the other."""
+    """Represent the comparison after a number of frames.
+
+    Attributes:
+        frames: Number of frames.
+        ratio: Mean score of the candidate relative to the active model.
+        most: Upper limit of the ratio.
+        low: Lower end of the confidence sequence of the candidate's score minus ``most`` times the other.
+        high: Its upper end.
+    """
 
     frames: int
     ratio: float
@@ -45,20 +52,20 @@ class Compared:
 
     @property
     def band(self) -> tuple[float, float]:
-        """The confidence sequence as ratios."""
+        """Confidence sequence as ratios."""
         middle = (self.low + self.high) / 2
-        # The middle is (ratio - most) times the score of what serves.
+        # The middle is (ratio - most) times the score of the active model.
         scale = (self.ratio - self.most) / middle if middle else 0.0
         return self.ratio + (self.low - middle) * scale, self.ratio + (self.high - middle) * scale
 
 
 @dataclass
 class Update:
-    """One release and what became of it; ``wanted``: how it had to end."""
+    """Represent a release, its expected result and what happened."""
 
     version: str
     what: str
-    wanted: str
+    expected: str
     result: str = ""
     reason: str = ""
     states: list[Entered] = field(default_factory=list)
@@ -67,61 +74,62 @@ class Update:
 
 @dataclass(frozen=True)
 class Story:
-    """A run of the demo; moments in s since its start.
+    """Represent a run of the demo, with times since its start [s].
 
     Attributes:
-        updates: in order.
-        times_s, e2e_ms: of every image that was answered, from its stamp to its futures in the planner.
-        exchanges_s: when another model began to serve.
-        summary: see :func:`results.summarise`.
+        updates: Updates in order.
+        times_s: Time of each image with futures.
+        e2e_ms: Latency of each of them, from the image stamp to the futures in the planner.
+        swaps_s: When another model became active.
+        summary: See :func:`results.summarize_run`.
     """
 
     updates: Sequence[Update]
     times_s: Sequence[float]
     e2e_ms: Sequence[float]
-    exchanges_s: Sequence[float]
+    swaps_s: Sequence[float]
     summary: Mapping[str, object]
 
 
 def render(story: Story) -> str:
-    """The page."""
+    """Return the page."""
     summary, updates = story.summary, story.updates
     live = [update.version for update in updates if update.result == "updated"]
     sections = [
         block("cards", _cards(story, live)),
         section(
-            "What became of each release",
+            "Result of each release",
             figure(
                 states(updates), "From the request to its end, in seconds since the start.",
                 legend=list(_GROUPS), wide=True,
             ),
             numbers(
-                ["release", "what it is", "ended as", "why"],
+                ["release", "characteristic", "result", "reason"],
                 [[one.version, one.what, one.result, one.reason or "-"] for one in updates],
                 text_columns=4,
             ),
         ),
         section(
-            "The stream meanwhile",
+            "Latency during the updates",
             figure(
                 timeline(
                     story.times_s, story.e2e_ms, _number(summary["deadline_ms"]),
-                    {"exchanged": story.exchanges_s},
+                    {"swapped": story.swaps_s},
                 ),
-                "From each image's stamp to its futures in the planner. Marked above: another model serves.",
+                "From each image stamp to its futures in the planner. Marks at the top: a model swap.",
                 wide=True,
             ),
         ),
-        section("Beside what serves, on the robot's live images", *_comparisons(updates)),
-        section("Every state", *map(_table, updates)),
-        section("Measured on", facts(_facts(summary))),
+        section("Comparison with the active model on the robot's live images", *_comparisons(updates)),
+        section("All states", *map(_table, updates)),
+        section("Environment", facts(_facts(summary))),
     ]  # fmt: skip
-    subtitle = "Signed releases over HTTP, to a robot that drives by the model that they replace."
+    subtitle = "Signed releases over HTTP, to a robot that drives with the model to be replaced."
     return page("Three releases over the air", subtitle, sections)
 
 
 def states(updates: Sequence[Update]) -> Html:
-    """A row for each update, a bar for each of its states."""
+    """Draw a row per update with a bar per state."""
     shown = [update for update in updates if len(update.states) > 1]
     if not shown:
         return empty()
@@ -135,15 +143,15 @@ def states(updates: Sequence[Update]) -> Html:
         for one, following in pairwise(update.states):
             x, end = plot.x(one.time_s / upper), plot.x(following.time_s / upper)
             hint = f"{one.state}: {following.time_s - one.time_s:.1f} s"
-            colour = _COLOURS.get(one.state)
-            if colour is not None:
-                parts.append(rect(f"s{colour} fill", x, y + 5, max(end - x, 1.0), _ROW - 12, hint))
-    told = ", ".join(f"{update.version} {update.result}" for update in shown)
-    return plot.svg(parts, f"States of each update over time: {told}")
+            color = _COLORS.get(one.state)
+            if color is not None:
+                parts.append(rect(f"s{color} fill", x, y + 5, max(end - x, 1.0), _ROW - 12, hint))
+    results = ", ".join(f"{update.version} {update.result}" for update in shown)
+    return plot.svg(parts, f"States of each update over time: {results}")
 
 
 def comparison(compared: Sequence[Compared]) -> Html:
-    """The candidate's error over frames, relative to that of what serves, with its confidence sequence."""
+    """Draw the error of the candidate relative to the active model, with its confidence sequence."""
     plot, last = Plot(), compared[-1]
     right, most = nice(float(last.frames)), last.most
     upper = nice(1.2 * max(most, *(one.ratio for one in compared)))
@@ -171,7 +179,7 @@ def _cards(story: Story, live: Sequence[str]) -> list[Html]:
     return [
         card("releases offered", str(len(story.updates))),
         card("gone live", ", ".join(live) or "none", kind="main"),
-        card("refused", str(sum(update.result == "refused" for update in story.updates))),
+        card("rejected", str(sum(update.result == "refused" for update in story.updates))),
         card("images dropped", dropped),
         card("end to end, p50", f"{format_ms(e2e.p50)} ms"),
         card("end to end, p99", f"{format_ms(e2e.p99)} ms"),
@@ -184,13 +192,13 @@ def _comparisons(updates: Sequence[Update]) -> list[Html]:
     charts = [
         figure(
             comparison(update.compared),
-            update.reason or "It was shown to be as good.",
+            update.reason or "It is as good as the active model.",
             title=f"{update.version}: {update.what}",
-            legend=["the candidate, with its confidence sequence", "what serves"],
+            legend=["candidate, with its confidence sequence", "active model"],
         )
         for update in shown
     ]
-    return [block("columns", charts)] if charts else [Html("<p>None got so far.</p>")]
+    return [block("columns", charts)] if charts else [Html("<p>No release was compared.</p>")]
 
 
 def _table(update: Update) -> Html:
@@ -199,7 +207,7 @@ def _table(update: Update) -> Html:
         for one, following in pairwise([*update.states, *update.states[-1:]])
     ]
     title = Html(f"<h3>{update.version}</h3>")
-    return Html(title + numbers(["state", "why", "entered [s]", "lasted [s]"], rows, text_columns=2))
+    return Html(title + numbers(["state", "reason", "entered [s]", "duration [s]"], rows, text_columns=2))
 
 
 def _facts(summary: Mapping[str, object]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The releases of the update demo: four bundles, and the signed repository that offers them over HTTP."""
+"""Releases of the update demo: four bundles, and the signed repository that serves them over HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jepa_runtime.ota.provisioning import provision
 from jepa_runtime.planning.default_candidates import default_candidates
 
 ROOT = Path(__file__).resolve().parent.parent
-# No package, but what a worse model is belongs to the benchmark of the gate.
+# Not a package; the degraded models belong to the benchmark of the gate.
 sys.path.append(str(ROOT / "benchmarks"))
 
 from peers.variants import full_precision, perturbed  # noqa: E402
@@ -34,13 +34,13 @@ from peers.variants import full_precision, perturbed  # noqa: E402
 CHANNEL = "stable"
 LATENCY_MS = 30.0
 _NOISE = 1.0
-# For so long a new model is watched before it stays.
-_WATCHED_S = 5.0
+# How long a new model is monitored before it is committed.
+_HEALTH_WINDOW_S = 5.0
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A release, what is special about it, how it should end, and what the reason then says."""
+    """Represent a release, its characteristic, the expected result and a part of the expected reason."""
 
     version: str
     what: str
@@ -50,16 +50,17 @@ class Offer:
 
 OFFERS = (
     Offer("1.1.0", "the same model in INT8", "updated", ""),
-    Offer("1.2.0", f"more futures an image than its budget of {LATENCY_MS:g} ms allows", "refused", "p99"),
-    Offer("1.3.0", "noise on the predictor, whose golden outputs agree with it", "refused", "its error is"),
+    Offer("1.2.0", f"more futures per image than its budget of {LATENCY_MS:g} ms allows", "refused", "p99"),
+    Offer("1.3.0", "noise on the predictor, with golden outputs to match", "refused", "its error is"),
 )
 
 
 class Publisher:
-    """A repository in ``folder``, its keys beside it, and the bundles that can be released from there.
+    """Manage a repository in ``folder``, its keys and the bundles to release.
 
     Args:
-        bundle: whose INT8 form is the good release; its fp32 form is what robots have from the start.
+        bundle: Its INT8 variant is the good release. Robots start with its fp32 variant.
+        folder: Folder of the repository, the keys and the bundles.
     """
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
@@ -79,21 +80,21 @@ class Publisher:
         init(self.folder, self._keys, channels=[CHANNEL], policy=Policy(), externals={})
 
     def release(self, version: str) -> Bundle:
-        """Offer a version to every robot from now on."""
+        """Publish a version for all robots."""
         terms = Terms(channel=CHANNEL, budgets={"latency_p99_ms": LATENCY_MS})
         with Repository.opened(self.folder, self._keys) as repository:
             publish(repository, self._bundles[version], terms)
         return self._bundles[version]
 
     def set_up_robot(self, root: Path, url: str) -> None:
-        """A robot that serves the first version and follows the repository at ``url``."""
+        """Provision a robot with the first version that updates from the repository at ``url``."""
         settings = Config(
             repository=url,
             channel=CHANNEL,
             model_id=self.first.manifest.model_id,
             device_id="demo",
             hardware_ids=("simulated",),
-            health_window_s=_WATCHED_S,
+            health_window_s=_HEALTH_WINDOW_S,
         )
         trusted = (self.folder / "metadata" / "1.root.json").read_bytes()
         provision(root, settings, trusted, bundle=self.first.path)
@@ -101,11 +102,11 @@ class Publisher:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """A folder over HTTP on this machine; its URL."""
+    """Serve a folder over HTTP on this machine and yield its URL."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -123,7 +124,7 @@ def _copy(bundle: Bundle, folder: Path, **fields: Any) -> Bundle:
 
 
 def _too_many(bundle: Bundle) -> int:
-    """How many futures take this machine half as long again as the budget."""
+    """Return the number of futures that takes this machine 1.5 times the budget."""
     with WorldModel.open(bundle) as model:
         actions, took_ms = default_candidates(model.manifest, model.num_samples), []
         model.encode(bundle.golden().frames[0])
@@ -134,7 +135,7 @@ def _too_many(bundle: Bundle) -> int:
 
 
 def _self_consistent(bundle: Bundle) -> Bundle:
-    """With golden outputs made by itself, as an export of a bad training would have them."""
+    """Replace the golden outputs by those of the bundle itself, as if a badly trained model was exported."""
     golden = bundle.golden()
     with WorldModel.open(bundle) as model:
         futures = [model.predict(golden.actions, latents=latent).latents for latent in golden.latents]

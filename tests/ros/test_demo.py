@@ -82,7 +82,7 @@ def test_a_node_that_dies_fails_the_demo_and_is_named(toy_bundle, tmp_path):
     victims[0].kill()
     said, _ = demo.communicate(timeout=40)
     assert demo.returncode == 1
-    assert "planner ended early" in said
+    assert "planner exited early" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -155,7 +155,7 @@ def test_the_page_tells_each_release_and_needs_nothing_else(update):
     page = update.update_page.render(story(update, reason="<b>its error is</b> 0.4"))
     for offer in update.OFFERS:
         assert offer.version in page and offer.what.replace("'", "&#x27;") in page
-    assert "&lt;b&gt;its error is" in page and "1 exchanged" in page and "4 of 5" in page
+    assert "&lt;b&gt;its error is" in page and "1 swapped" in page and "4 of 5" in page
     assert page.count("<polygon") == 3
     assert "http" not in page.replace("http-equiv", "").replace("over HTTP", "") and "<script" not in page
 
@@ -170,22 +170,22 @@ def test_the_band_of_a_comparison_is_its_confidence_sequence_as_ratios(update):
     ("last", "fault"),
     [
         ({}, ""),
-        ({"result": "updated"}, "1.3.0 had to be refused because 'its error is', and was updated"),
+        ({"result": "updated"}, "1.3.0: expected refused because 'its error is', got updated"),
         (
             {"reason": "a probe that hung"},
-            "had to be refused because 'its error is', and was refused: a probe that hung",
+            "expected refused because 'its error is', got refused: a probe that hung",
         ),
     ],
 )
 def test_a_release_that_ends_otherwise_fails_the_update_demo(update, last, fault):
-    found = update.judge(story(update, **last))
+    found = update.unexpected_results(story(update, **last))
     assert found == [] if not fault else fault in found[0]
 
 
 def test_the_update_demo_fails_where_another_model_serves_in_the_end(update):
     told = story(update)
     told.summary["model"]["version"] = "1.0.0"
-    assert update.judge(told) == ["1.0.0 serves at the end, not 1.1.0"]
+    assert update.unexpected_results(told) == ["1.0.0 is active at the end instead of 1.1.0"]
 
 
 @pytest.mark.slow
