@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from jepa_runtime.ota.gate.sequential_test import GOOD, UNSHOWN, WORSE, PairedTest, Verdict
+from jepa_runtime.ota.gate.sequential_test import GOOD, NOT_SHOWN, WORSE, PairedTest, Verdict
 from jepa_runtime.ota.release import Budgets
 from jepa_runtime.telemetry.environment import environment
 from jepa_runtime.util.output_files import write_json
@@ -88,7 +88,7 @@ def power(
         runs=len(ends),
         accepted=reasons.count(GOOD),
         refused=reasons.count(WORSE),
-        undecided=reasons.count(UNSHOWN),
+        undecided=reasons.count(NOT_SHOWN),
         median_frames=float(np.median([test.summary().frames for test in ends])),
     )
 

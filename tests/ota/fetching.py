@@ -22,7 +22,7 @@ def fetch(
     source: Source, part: Path, content: bytes, name: str, limits: Limits = LIMITS, clock: Clock | None = None
 ) -> None:
     allowance = FetchBudget(limits) if clock is None else FetchBudget(limits, clock)
-    fetch_file(source, name, part, length=len(content), is_right=having(content), allowance=allowance)
+    fetch_file(source, name, part, length=len(content), verify=having(content), budget=allowance)
 
 
 def having(content: bytes) -> Callable[[BufferedReader], bool]:

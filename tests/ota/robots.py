@@ -21,11 +21,12 @@ from jepa_runtime.ota.release import (
     Budgets,
     Release,
     Robot,
-    check_meant,
+    check_compatible,
+    manifest_fields,
     pointer_path,
     release_path,
-    told_of,
 )
+from jepa_runtime.ota.robot import UpdateCallbacks, UpdateComponents, UpdateOptions
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.ota.transport.fetch import Progress
@@ -71,7 +72,7 @@ def release_of(bundle: Bundle, seq: int, **fields: Any) -> Release:
             "manifest_sha256": bundle.sha256,
             "runtime_abi": (1, 1),
             "hardware_ids": ("any",),
-            **told_of(manifest),
+            **manifest_fields(manifest),
             "budgets": Budgets(),
             "rollout": {"percent": 100.0, "salt": "s"},
         }
@@ -180,7 +181,7 @@ class Gate:
         self.busy = False
 
     def check_release(self, release: Release, robot: Robot) -> None:
-        check_meant(release, robot)
+        check_compatible(release, robot)
 
     def check(self, bundle: Bundle, release: Release, robot: object) -> None:
         self._judge("check", bundle.path)
@@ -242,6 +243,26 @@ class Clock:
         return NOW + timedelta(seconds=self.seconds)
 
 
+def client_arguments(
+    *,
+    options: UpdateOptions | None = None,
+    callbacks: UpdateCallbacks | None = None,
+    components: UpdateComponents | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return the arguments of ``open_client``, with ``fields`` assigned to their group."""
+    groups: dict[str, Any] = {
+        "options": options or UpdateOptions(),
+        "callbacks": callbacks or UpdateCallbacks(),
+        "components": components or UpdateComponents(),
+    }
+    arguments = dict(fields)
+    for group, values in groups.items():
+        names = vars(values).keys() & fields.keys()
+        groups[group] = replace(values, **{name: arguments.pop(name) for name in names})
+    return groups | arguments
+
+
 class Site:
     """A robot, the repository that it asks, and time."""
 
@@ -254,15 +275,17 @@ class Site:
     def opened(self, **arguments: Any) -> Any:
         return robot.open_client(
             self.root,
-            **{
-                "repository": self.repository,
-                "gate": self.gate,
-                "serving": self.serving,
-                "report": lambda kept: self.reports.append(kept.result),
-                "now": self.clock.now,
-                "clock": self.clock,
-            }
-            | arguments,
+            **client_arguments(
+                **{
+                    "repository": self.repository,
+                    "gate": self.gate,
+                    "serving": self.serving,
+                    "on_end": lambda state: self.reports.append(state.result),
+                    "now": self.clock.now,
+                    "clock": self.clock,
+                }
+                | arguments
+            ),
         )
 
     def update(self, **arguments: Any) -> State:

@@ -14,7 +14,7 @@ from jepa_runtime.errors import TrustError
 from jepa_runtime.ota import daemon, robot, state
 from jepa_runtime.ota.health import serving_socket
 from jepa_runtime.ota.health.serving_socket import LocalServing
-from jepa_runtime.ota.operator_alarms import MOST_CRASHES, MOST_FAILED_LOOKS, alarms
+from jepa_runtime.ota.operator_alarms import MAX_CRASHES, MAX_FAILED_CHECKS, alarms
 from jepa_runtime.ota.state import State
 from jepa_runtime.ota.storage.slots import SlotStore
 from tests.ota.fleets import Fleet, edit
@@ -32,7 +32,7 @@ def test_a_repository_that_cannot_be_trusted_for_long_is_an_alarm_until_it_can(
     site.repository.publish(bundles[0], 1)
     site.update()
     site.repository.error = TrustError("timestamp.json is expired")
-    for number in range(1, MOST_FAILED_LOOKS + 1):
+    for number in range(1, MAX_FAILED_CHECKS + 1):
         assert alarms(site.root, kept(site.root)) == []
         assert site.update().failed_looks == number
     (alarm,) = alarms(site.root, kept(site.root))
@@ -52,7 +52,7 @@ def test_status_tells_monitoring_of_an_alarm(
     assert fleet.run("status", "--json", "-") == 0
     assert json.loads(capfd.readouterr().out)["alarms"] == []
     path = fleet.root / robot.STATE
-    stale = State(result="failed", reason="it is expired", failed_looks=MOST_FAILED_LOOKS)
+    stale = State(result="failed", reason="it is expired", failed_looks=MAX_FAILED_CHECKS)
     state.save(path, stale)
     assert fleet.run("status", "--json", "-") == 5
     told = capfd.readouterr()
@@ -90,8 +90,8 @@ def updated(site: Site, bundles: list[Bundle]) -> Site:
 def test_an_active_model_that_crashes_again_and_again_is_an_alarm(
     updated: Site, bundles: list[Bundle]
 ) -> None:
-    active, due = bundles[1].sha256, daemon.crashing(updated.root)
-    crash(updated.root, active, MOST_CRASHES)
+    active, due = bundles[1].sha256, daemon.crash_detector(updated.root)
+    crash(updated.root, active, MAX_CRASHES)
     assert alarms(updated.root, kept(updated.root)) == [] and not due()
     crash(updated.root, active)
     (alarm,) = alarms(updated.root, kept(updated.root))
@@ -109,7 +109,7 @@ def test_an_active_model_that_crashes_makes_way_where_that_was_chosen(
     updated: Site, bundles: list[Bundle]
 ) -> None:
     edit(updated.root, rollback_on_crashes=True)
-    crash(updated.root, bundles[1].sha256, MOST_CRASHES + 1)
+    crash(updated.root, bundles[1].sha256, MAX_CRASHES + 1)
     with updated.opened(serving=LocalServing(updated.root, gone_s=0.1)) as client:
         ended = client.update()
     assert updated.version == updated.good == "1.0.0"
@@ -120,9 +120,9 @@ def test_an_active_model_that_crashes_makes_way_where_that_was_chosen(
 def test_crashes_of_another_boot_and_of_another_model_do_not_count(
     updated: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crash(updated.root, bundles[0].sha256, MOST_CRASHES + 1)
+    crash(updated.root, bundles[0].sha256, MAX_CRASHES + 1)
     assert alarms(updated.root, kept(updated.root)) == []
-    crash(updated.root, bundles[1].sha256, MOST_CRASHES + 1)
+    crash(updated.root, bundles[1].sha256, MAX_CRASHES + 1)
     assert alarms(updated.root, kept(updated.root)) != []
     monkeypatch.setattr(serving_socket, "boot_id", lambda: "another")
     assert alarms(updated.root, kept(updated.root)) == []
@@ -130,7 +130,7 @@ def test_crashes_of_another_boot_and_of_another_model_do_not_count(
 
 def test_a_model_that_has_served_for_an_hour_is_forgiven(updated: Site, bundles: list[Bundle]) -> None:
     active = bundles[1].sha256
-    crash(updated.root, active, MOST_CRASHES)
+    crash(updated.root, active, MAX_CRASHES)
     with serving_socket.listening(updated.root) as seat:
         seat.blame(active)
         assert alarms(updated.root, kept(updated.root)) != []
@@ -145,12 +145,12 @@ def test_looks_that_fail_are_repeated_soon_and_then_less_and_less_often(
     monkeypatch.setattr(daemon, "jitter", lambda: 1.0)
     site.repository.publish(bundles[0], 1)
     site.repository.error = TrustError("the clock is not set yet")
-    round_ = daemon.ordinary(site.opened, lambda: 1000.0, robot.nothing)
-    pauses = [round_(robot.nothing) for _ in range(6)]
+    round_ = daemon.polling_round(site.opened, lambda: 1000.0, robot.no_op)
+    pauses = [round_(robot.no_op) for _ in range(6)]
     assert pauses == [60.0, 120.0, 240.0, 480.0, 960.0, 1000.0]
     site.repository.error = None
-    assert round_(robot.nothing) == 1000.0
+    assert round_(robot.no_op) == 1000.0
     site.repository.error = TrustError("again")
-    assert round_(robot.nothing) == 60.0
+    assert round_(robot.no_op) == 60.0
     (site.root / robot.STATE).unlink()
-    assert round_(robot.nothing) == 120.0, "also what cannot be stored"
+    assert round_(robot.no_op) == 120.0, "also what cannot be stored"

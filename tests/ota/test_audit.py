@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from jepa_runtime.errors import StorageError
 from jepa_runtime.ota.audit_log import AuditLog, Entry
+from tests.errors import code
 
 
 def now() -> datetime:
@@ -58,14 +59,14 @@ def test_a_log_that_was_tampered_with_does_not_verify(path: Path, change: str) -
     else:
         lines.insert(2, lines[1])
     path.write_bytes(b"".join(lines))
-    with pytest.raises(StorageError, match="does not follow what is before it"):
+    with pytest.raises(StorageError, check=code("storage.broken_log")):
         events(path)
 
 
 def test_a_line_that_is_no_entry_is_told_with_its_place(path: Path) -> None:
     AuditLog(path, now).append("one")
     path.write_bytes(path.read_bytes() + b'{"n": 1}\n')
-    with pytest.raises(StorageError, match=r"audit\.log, line 2: is no entry"):
+    with pytest.raises(StorageError, check=code("storage.broken_log")):
         events(path)
 
 
@@ -81,7 +82,7 @@ def test_a_line_that_a_power_cut_left_unfinished_is_cut_off_and_recorded(path: P
     assert [entry.event for entry in found] == [
         "one",
         "two",
-        "cut a line that a power cut had left unfinished",
+        "removed a line that a power cut had truncated",
         "three",
     ]
     assert found[2].facts == {"bytes": len(torn)}
@@ -95,31 +96,31 @@ def test_it_goes_on_after_lines_that_are_no_entries_and_still_tells_of_them(path
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:kept], *[b"\0" * 9 + b"\n"] * (3 - kept)]))
     AuditLog(path, now).append("four")
-    with pytest.raises(StorageError, match=f"line {kept + 1}: is no entry"):
+    with pytest.raises(StorageError, check=code("storage.broken_log")):
         events(path)
     added = [json.loads(line) for line in path.read_bytes().splitlines()[3:]]
     assert [(entry["n"], entry["event"]) for entry in added] == [
-        (3, "went on after lines that are no entries"),
+        (3, "continued after damaged lines"),
         (4, "four"),
     ]
     assert added[0]["facts"] == {"lines": 3 - kept}
 
 
 def test_the_chain_runs_through_files_that_were_rotated(path: Path) -> None:
-    log = AuditLog(path, now, max_bytes=300, kept_files=100)
+    log = AuditLog(path, now, max_bytes=300, max_old_files=100)
     for number in range(40):
         log.append(str(number))
         if number % 7 == 0:
-            log = AuditLog(path, now, max_bytes=300, kept_files=100)
+            log = AuditLog(path, now, max_bytes=300, max_old_files=100)
     assert len(list(path.parent.iterdir())) > 10
     assert events(path) == [str(number) for number in range(40)]
     (path.parent / "audit.log.3").unlink()
-    with pytest.raises(StorageError, match="does not follow"):
+    with pytest.raises(StorageError, check=code("storage.broken_log")):
         events(path)
 
 
 def test_the_oldest_files_go_and_the_rest_still_verifies(path: Path) -> None:
-    log = AuditLog(path, now, max_bytes=300, kept_files=3)
+    log = AuditLog(path, now, max_bytes=300, max_old_files=3)
     for number in range(40):
         log.append(str(number))
     assert len(list(path.parent.iterdir())) == 4
@@ -145,7 +146,7 @@ def test_an_entry_that_could_not_be_written_is_an_error_and_the_next_one_follows
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         patched.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match=r"audit\.log: cannot be read or written: No space left"):
+        with pytest.raises(StorageError, check=code("storage.full")):
             log.append("two")
     log.append("three")
     assert events(path)[0] == "one" and events(path)[-1] == "three"
@@ -163,4 +164,7 @@ def test_wherever_it_is_cut_off_it_goes_on(tmp_path: Path, cut: int, kept: list[
     path.write_bytes(content[: len(content) - cut % len(content)])
     whole = path.read_bytes().count(b"\n")
     AuditLog(path, now).append("after")
-    assert [entry for entry in events(path) if not entry.startswith("cut a line")] == [*kept[:whole], "after"]
+    assert [entry for entry in events(path) if not entry.startswith("removed a line")] == [
+        *kept[:whole],
+        "after",
+    ]

@@ -12,6 +12,7 @@ from jepa_runtime.errors import InconclusiveError, StorageError, TrustError, Upd
 from jepa_runtime.ota import audit_log, operator_requests, provisioning, state
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.trust.metadata import Floors
+from tests.errors import code
 from tests.ota.fleets import edit
 from tests.ota.robots import NOW, Clock, Died, Serving, Site, dies_in, factory, unreachable
 
@@ -29,7 +30,7 @@ def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) ->
 
 @pytest.mark.parametrize(
     ("budgets", "reason"),
-    [({}, "names no source of frames"), ({"max_error_ratio": None}, "its release allows any error")],
+    [({}, "sets no source of frames"), ({"max_error_ratio": None}, "the release sets no max_error_ratio")],
 )
 def test_why_nothing_was_compared_is_in_the_log(
     site: Site, bundles: list[Bundle], budgets: dict[str, None], reason: str
@@ -59,7 +60,9 @@ def test_a_robot_outside_of_the_rollout_waits(site: Site, bundles: list[Bundle])
 def test_a_pinned_robot_stays_until_it_is_unpinned(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     operator_requests.pin(site.root, pinned=True)
-    assert site.update().reason == "release 2 (2.0.0) is offered, but this robot is pinned to what it has"
+    assert (
+        site.update().reason == "release 2 (2.0.0) is offered, but this robot is pinned to its active model"
+    )
     operator_requests.pin(site.root, pinned=False)
     assert site.update().result == "updated"
 
@@ -75,7 +78,7 @@ def test_what_does_not_pass_the_gate_never_serves_and_is_left_alone_for_a_while(
     assert (site.version, site.slots) == ("1.0.0", 1)
     asked = len(site.gate.calls)
     again = site.update()
-    assert again.result == "refused" and "was refused until 2026-03-01 13:00 UTC" in again.reason
+    assert again.result == "refused" and "was rejected until 2026-03-01 13:00 UTC" in again.reason
     assert len(site.gate.calls) == asked
     site.clock.sleep(3601)
     site.gate.bad = {}
@@ -88,7 +91,7 @@ def test_a_comparison_is_told_how_often_its_candidate_was_compared_before(
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": "shadow"}
     for _ in range(2):
-        site.update(again=True)
+        site.update(retry_rejected=True)
     ends = iter((InconclusiveError("the bag ends"), KeyboardInterrupt()))
 
     def judge(part: str, _: Path) -> None:
@@ -97,9 +100,9 @@ def test_a_comparison_is_told_how_often_its_candidate_was_compared_before(
 
     monkeypatch.setattr(site.gate, "_judge", judge)
     with pytest.raises(KeyboardInterrupt):
-        site.update(again=True)
+        site.update(retry_rejected=True)
     monkeypatch.undo()
-    site.update(again=True)
+    site.update(retry_rejected=True)
     assert site.gate.comparisons == [0, 1, 2, 3, 4]
 
 
@@ -108,7 +111,7 @@ def test_a_refused_release_is_tried_at_once_if_asked_for(site: Site, bundles: li
     site.gate.bad = {"2.0.0": "probe"}
     site.update()
     site.gate.bad = {}
-    kept = site.update(again=True)
+    kept = site.update(retry_rejected=True)
     assert kept.result == "updated" and not kept.refused
 
 
@@ -117,14 +120,14 @@ def test_a_release_for_other_software_is_refused_unless_that_is_allowed(
 ) -> None:
     site.repository.publish(bundles[1], 2, interface="e" * 64)
     assert "other actions, limits or steps" in site.update().reason
-    assert site.update(any_interface=True, again=True).result == "updated"
+    assert site.update(any_interface=True, retry_rejected=True).result == "updated"
 
 
 def test_what_was_not_for_this_robot_is_taken_as_soon_as_it_is(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2, hardware_ids=("orin",))
     for _ in range(5):
         kept = site.update()
-        assert kept.result == "refused" and "is for orin; this robot is bench" in kept.reason
+        assert kept.result == "refused" and "is for hardware orin, this robot is bench" in kept.reason
         site.clock.sleep(3601)
     edit(site.root, hardware_ids=["bench", "orin"])
     assert site.update().result == "updated" and site.version == "2.0.0"
@@ -147,7 +150,10 @@ def test_a_model_in_whose_place_another_serves_is_not_committed_to(
     monkeypatch.setattr(serving, "swap", lambda folder: None)
     site.repository.publish(bundles[1], 2)
     kept = site.update()
-    assert (kept.result, kept.reason) == ("refused", f"{bundles[0].sha256[:12]} serves instead of it")
+    assert (kept.result, kept.reason) == (
+        "refused",
+        f"the serving process runs {bundles[0].sha256[:12]} instead of the candidate",
+    )
     assert (site.version, site.good) == ("1.0.0", "1.0.0")
 
 
@@ -155,7 +161,7 @@ def test_a_model_is_watched_for_the_whole_window(site: Site, bundles: list[Bundl
     site.serving = Serving()
     site.repository.publish(bundles[1], 2)
     lived: list[float] = []
-    site.update(alive=lambda: lived.append(site.clock.seconds))
+    site.update(heartbeat=lambda: lived.append(site.clock.seconds))
     assert 30 <= site.clock.seconds < 32
     assert all(later - sooner <= 1 for sooner, later in pairwise(lived)), "else its watchdog ends it"
     assert site.gate.calls.count("probe") == 1
@@ -209,7 +215,7 @@ def test_an_older_release_is_not_taken_even_if_it_is_signed(site: Site, bundles:
     site.update()
     site.repository.publish(bundles[1], 6)
     kept = site.update()
-    assert kept.result == "failed" and "offers release 6, but 7 was offered before" in kept.reason
+    assert kept.result == "failed" and "offers release 6, but release 7 was offered before" in kept.reason
     site.repository.publish(bundles[1], 8)
     assert site.update().result == "updated" and site.version == "2.0.0"
 
@@ -234,14 +240,14 @@ def test_going_back_by_hand_is_not_undone_by_the_next_update(site: Site, bundles
         kept = client.rollback("it drifts")
     assert (site.version, site.good, kept.result, kept.alarm) == ("1.0.0", "1.0.0", "reverted", "")
     assert serving.swaps == ["2.0.0", "1.0.0"]
-    assert "was refused: it drifts" in site.update().reason
+    assert "was rejected: it drifts" in site.update().reason
     site.gate.bad = {"2.0.0": "shadow"}
-    assert site.update(again=True).reason == "2.0.0 does not pass shadow"
+    assert site.update(retry_rejected=True).reason == "2.0.0 does not pass shadow"
     site.clock.sleep(3601)
-    assert "was refused: it drifts" in site.update().reason, (
+    assert "was rejected: it drifts" in site.update().reason, (
         "tried once more by hand, and still refused for good"
     )
-    with site.opened() as client, pytest.raises(UpdateError, match="no earlier release"):
+    with site.opened() as client, pytest.raises(UpdateError, check=code("update.no_earlier_model")):
         client.rollback("again")
 
 
@@ -251,11 +257,11 @@ def test_the_first_model_of_a_robot_has_nothing_to_go_back_to(tmp_path: Path, bu
     site.serving = Serving(bad=("2.0.0",))
     assert site.update().result == "refused" and not (site.root / "current").exists()
     site.serving = Serving()
-    assert site.update(again=True).result == "updated" and site.version == "2.0.0"
+    assert site.update(retry_rejected=True).result == "updated" and site.version == "2.0.0"
 
 
 def test_one_update_at_a_time(site: Site) -> None:
-    with site.opened(), pytest.raises(StorageError, match="another process has it"), site.opened():
+    with site.opened(), pytest.raises(StorageError, check=code("storage.locked")), site.opened():
         pass
 
 
@@ -268,13 +274,13 @@ def test_an_update_that_was_stopped_goes_on_without_a_failed_attempt(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        site.update(progress=stop)
+        site.update(on_progress=stop)
     kept = state.load(site.root / "state.json")
     assert (kept.phase, kept.stopped) == (Phase.DOWNLOAD, True)
-    with site.opened() as client, pytest.raises(UpdateError, match=r"an update is in work \(download\)"):
+    with site.opened() as client, pytest.raises(UpdateError, check=code("update.in_progress")):
         client.check()
     told: list[State] = []
-    assert site.update(tell=lambda kept, _: told.append(kept)).result == "updated"
+    assert site.update(on_state=lambda kept, _: told.append(kept)).result == "updated"
     assert all(not kept.attempts for kept in told)
 
 
@@ -284,12 +290,12 @@ def test_a_probe_that_dies_because_all_is_stopped_is_not_held_against_its_model(
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": "probe"}
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if "probe" in site.gate.calls:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        site.update(alive=alive)
+        site.update(heartbeat=heartbeat)
     kept = state.load(site.root / "state.json")
     assert (kept.phase, kept.stopped, kept.refused) == (Phase.PROBE, True, {})
     site.gate.bad = {}
@@ -306,7 +312,7 @@ def test_a_lost_state_is_made_again_from_the_slots(site: Site, bundles: list[Bun
     site.repository.publish(bundles[1], 2)
     site.update()
     (site.root / "state.json").write_bytes(b"\0" * 100)
-    with pytest.raises(StorageError, match="--rebuild"):
+    with pytest.raises(StorageError, check=code("storage.state_damaged")):
         site.update()
     kept = provisioning.rebuild(site.root)
     assert kept.current is not None and kept.current.version == "2.0.0" and kept.current == kept.good
@@ -317,7 +323,7 @@ def test_a_lost_state_is_made_again_from_the_slots(site: Site, bundles: list[Bun
 def test_a_state_lost_before_the_commit_begins_with_the_way_back(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
-        site.update(tell=dies_in(Phase.OBSERVE))
+        site.update(on_state=dies_in(Phase.OBSERVE))
     assert site.version == "2.0.0"
     (site.root / "state.json").unlink()
     provisioning.rebuild(site.root)
@@ -327,6 +333,6 @@ def test_a_state_lost_before_the_commit_begins_with_the_way_back(site: Site, bun
 
 
 def test_a_robot_is_set_up_only_once(site: Site, bundles: list[Bundle]) -> None:
-    with pytest.raises(UpdateError, match="is set up already"):
+    with pytest.raises(UpdateError, check=code("update.already_provisioned")):
         factory(site.root, bundles[1])
     assert site.version == "1.0.0"

@@ -51,19 +51,19 @@ def cautious(tmp_path: Path, bundles: list[Bundle]) -> Site:
 def wait_for_approval(site: Site, seconds: float = 60) -> None:
     ends = site.clock.seconds + seconds
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if site.clock.seconds > ends:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        site.update(alive=alive)
+        site.update(heartbeat=heartbeat)
 
 
 def test_nothing_is_switched_to_without_approval_where_that_is_wanted(cautious: Site) -> None:
     wait_for_approval(cautious)
     assert cautious.version == "1.0.0"
     kept = operator_requests.approve(cautious.root)
-    assert kept.reason == "release 2 (2.0.0) waits for approval: `jepa-runtime update approve`"
+    assert kept.reason == "release 2 (2.0.0) waits for approval: run `jepa-runtime update approve`"
     assert cautious.update().result == "updated"
 
 
@@ -87,7 +87,7 @@ def test_an_approval_is_waited_for_whatever_the_repository_says_meanwhile(
     assert cautious.repository.asked == 3
     cautious.repository.error = unreachable()
     wait_for_approval(cautious, 3600 + 60)
-    assert "not asked again while it waits" in (cautious.root / robot.AUDIT).read_text()
+    assert "repository not checked while waiting" in (cautious.root / robot.AUDIT).read_text()
     cautious.repository.error = None
     operator_requests.approve(cautious.root)
     assert cautious.update().result == "updated"
@@ -101,7 +101,7 @@ def test_an_approval_is_for_one_release_only(cautious: Site, bundles: list[Bundl
     operator_requests.approve(cautious.root)
     cautious.repository.publish(bundles[2], 3)
     kept = cautious.update()
-    assert kept.reason == "release 3 (3.0.0) is offered now, no longer release 2 (2.0.0)"
+    assert kept.reason == "release 3 (3.0.0) is offered instead of release 2 (2.0.0)"
     wait_for_approval(cautious)
     assert cautious.version == "1.0.0"
 
@@ -110,7 +110,7 @@ def test_a_release_that_is_revoked_while_it_waits_is_dropped(site: Site, bundles
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[0], 3, revoked=(2,)))
     kept = site.update()
-    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) was revoked before its switch")
+    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) was revoked before the switch")
     assert site.version == "1.0.0" and not kept.refused
     entries = list(audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries())
     assert entries[-1].event == "armed -> idle"
@@ -199,7 +199,10 @@ def test_a_rollout_that_shrinks_while_its_release_waits_leaves_this_robot_out(
     Wait(site, lambda: site.repository.publish(bundles[1], 2, rollout=none))
     kept = site.update()
     assert (kept.result, site.version) == ("unchanged", "1.0.0") and not kept.refused
-    assert kept.reason == "release 2 (2.0.0) has been rolled out to 0 % of the robots, not to this one"
+    assert (
+        kept.reason
+        == "release 2 (2.0.0) has been rolled out to 0 % of the robots, which do not include this one"
+    )
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
 
@@ -210,7 +213,7 @@ def test_a_rollout_that_shrank_while_an_update_was_cut_off_leaves_this_robot_out
 ) -> None:
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
-        site.update(tell=dies_in(phase))
+        site.update(on_state=dies_in(phase))
     site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
     site.clock.sleep(3600.0)
     assert site.update().result == "unchanged" and site.version == "1.0.0"
@@ -223,7 +226,7 @@ def test_a_repository_that_cannot_be_reached_does_not_hold_a_switch_up(
     Wait(site, lambda: setattr(site.repository, "error", unreachable()))
     assert site.update().result == "updated" and site.version == "2.0.0"
     told = (site.root / robot.AUDIT).read_text()
-    assert "not asked again before the switch" in told
+    assert "repository not checked before the switch" in told
 
 
 def test_a_repository_that_cannot_be_trusted_any_more_does(site: Site, bundles: list[Bundle]) -> None:
@@ -259,7 +262,7 @@ def test_an_update_that_was_cut_off_before_its_switch_asks_again_if_that_was_a_w
 ) -> None:
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
-        site.update(tell=dies_in(Phase.ARMED))
+        site.update(on_state=dies_in(Phase.ARMED))
     site.clock.sleep(3600.0 * hours)
     assert site.update().result == "updated"
     assert site.repository.asked == asked

@@ -79,7 +79,7 @@ def test_a_way_back_that_a_full_disk_did_not_let_be_kept_is_not_undone(
     for _ in range(2):
         with pytest.raises(StorageError, match="No space left"):
             if revoked:
-                updated.update(tell=lambda kept, _: full() if kept.phase is Phase.RESOLVE else None)
+                updated.update(on_state=lambda kept, _: full() if kept.phase is Phase.RESOLVE else None)
             else:
                 full()
                 go_back(updated)
@@ -100,7 +100,7 @@ def test_what_serves_is_to_serve_after_the_next_start_where_the_way_back_is_refu
 ) -> None:
     choosy.errors = {"1.0.0": REFUSED}
     for kept in (go_back(updated), updated.update()):
-        assert kept.alarm == "could not go back: it has nothing in int8"
+        assert kept.alarm == "the rollback failed: it has nothing in int8"
         assert choosy.version == updated.version == "2.0.0" and updated.good == "1.0.0"
     choosy.errors = {}
     assert updated.update().alarm == "" and choosy.version == updated.version == "1.0.0"
@@ -119,7 +119,7 @@ def test_a_look_leaves_the_link_that_whoever_serves_may_have_followed_by_now(
     updated: Site, choosy: Choosy
 ) -> None:
     choosy.errors = {"1.0.0": BUSY}
-    assert go_back(updated).alarm == "could not go back: the memory is taken"
+    assert go_back(updated).alarm == "the rollback failed: the memory is taken"
     assert choosy.version == "2.0.0" and updated.version == "1.0.0", "the serving process goes on trying"
     with updated.opened() as client:
         assert client.check() is None
@@ -160,9 +160,11 @@ def test_what_could_not_be_gone_back_to_and_is_offered_again_is_taken_like_any_o
     choosy.errors = {"2.0.0": REFUSED}
     assert updated.update().alarm
     updated.repository.publish(bundles[1], 4)
-    kept = updated.update(tell=lambda kept, _: choosy.errors.clear() if kept.phase is Phase.CHECK else None)
+    kept = updated.update(
+        on_state=lambda kept, _: choosy.errors.clear() if kept.phase is Phase.CHECK else None
+    )
     assert (kept.result, choosy.version, updated.good) == ("updated", "2.0.0", "2.0.0")
     assert kept.previous is not None and kept.previous.version == "1.0.0"
     for _ in range(2):
         kept = updated.update()
-        assert (kept.result, kept.reason) == ("unchanged", "release 4 (2.0.0) serves")
+        assert (kept.result, kept.reason) == ("unchanged", "release 4 (2.0.0) is active")

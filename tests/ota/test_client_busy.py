@@ -34,7 +34,7 @@ def test_a_candidate_that_cannot_be_judged_is_undecided_and_not_refused(
     kept = busy.update()
     assert (kept.result, kept.phase, kept.alarm) == ("undecided", Phase.IDLE, "")
     assert busy.version == "1.0.0" and busy.slots == 2, "what was fetched stays for the next attempt"
-    assert _STATUS[kept.result] == 4 and summary(kept).startswith("undecided: toy 1.0.0 serves")
+    assert _STATUS[kept.result] == 4 and summary(kept).startswith("undecided; active model: toy 1.0.0")
     assert daemon.pause_s(kept, 3600.0) == 300.0
     (refusal,) = kept.refused.values()
     assert (refusal.times, refusal.undecided) == (0, 1)
@@ -44,7 +44,7 @@ def test_it_is_tried_again_after_minutes_and_installed_once_the_machine_is_quiet
     busy.update()
     calls = list(busy.gate.calls)
     waits = busy.update()
-    assert waits.result == "undecided" and "is left undecided until 2026-03-01 12:05 UTC" in waits.reason
+    assert waits.result == "undecided" and "is undecided until 2026-03-01 12:05 UTC" in waits.reason
     assert busy.gate.calls == calls, "not before its time"
     busy.clock.sleep(301)
     busy.gate.busy = False
@@ -67,7 +67,7 @@ def test_the_pause_doubles_up_to_an_hour(busy: Site) -> None:
 def test_an_operator_may_have_it_tried_at_once(busy: Site) -> None:
     busy.update()
     busy.gate.busy = False
-    assert busy.update(again=True).result == "updated"
+    assert busy.update(retry_rejected=True).result == "updated"
 
 
 def test_a_refusal_after_that_is_the_first(busy: Site) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.ota.state_machine import FIRST_REFUSAL
+from jepa_runtime.ota.state_machine import FIRST_REJECTION
 from jepa_runtime.ota.trust.metadata import Floors
 from tests.ota.robots import NOW, Clock, Serving, Site
 
@@ -63,4 +63,4 @@ def test_a_refusal_that_outlasts_a_week_from_the_last_signature_holds(unset: Sit
 def test_a_refusal_under_a_clock_that_is_behind_counts_from_the_last_signature(unset: Site) -> None:
     boots(unset, datetime(1970, 1, 1, tzinfo=timezone.utc))
     (refusal,) = unset.update().refused.values()
-    assert refusal.not_before == SIGNED + FIRST_REFUSAL
+    assert refusal.not_before == SIGNED + FIRST_REJECTION

@@ -47,11 +47,11 @@ def test_there_is_no_way_back_to_a_slot_that_is_damaged(updated: Site, bundles: 
     damage(updated, bundles[0], "report.json")
     kept = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
     assert kept.result == "failed"
-    assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
+    assert kept.alarm.startswith("the rollback failed: ") and "report.json" in kept.alarm
     assert updated.version == "2.0.0"
 
 
-@pytest.mark.parametrize("revoked", [(), (2,)], ids=["it serves on", "it was revoked"])
+@pytest.mark.parametrize("revoked", [(), (2,)], ids=["it stays active", "it was revoked"])
 def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
     updated: Site, bundles: list[Bundle], revoked: tuple[int, ...]
 ) -> None:
@@ -59,7 +59,7 @@ def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
     operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
     for _ in range(3):
         kept = updated.update()
-        assert kept.alarm.startswith("could not go back: "), "nothing has changed"
+        assert kept.alarm.startswith("the rollback failed: "), "nothing has changed"
         assert updated.version == "2.0.0" and kept.good is not None and kept.good.version == "1.0.0"
     updated.repository.publish(bundles[2], 3, revoked=revoked)
     kept = updated.update()
@@ -99,7 +99,7 @@ def test_going_back_by_hand_ends_an_update_that_began_with_the_way_back(
 ) -> None:
     owe_the_way_back(updated, bundles[0])
     with pytest.raises(Died):
-        updated.update(tell=dies_in(Phase.ROLLBACK))
+        updated.update(on_state=dies_in(Phase.ROLLBACK))
     kept = operator_requests.rollback(updated.root, "it drifts still", now=updated.clock.now)
     assert (kept.phase, kept.result, kept.reason) == (Phase.IDLE, "reverted", "it drifts still")
     assert updated.version == "1.0.0"
@@ -114,7 +114,7 @@ def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
     kept = updated.update()
     assert (kept.result, kept.alarm, updated.version, updated.good) == ("refused", "", "1.0.0", "1.0.0")
     assert serving.swaps == ["3.0.0", "1.0.0"]
-    assert "what is good is damaged" in logged(updated)
+    assert "the last known good model is damaged" in logged(updated)
 
 
 def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
@@ -125,7 +125,7 @@ def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
     updated.serving = serving = Serving(bad=("3.0.0",))
     updated.repository.publish(bundles[2], 3)
     kept = updated.update()
-    assert kept.alarm.startswith("could not go back: ") and "report.json" in kept.alarm
+    assert kept.alarm.startswith("the rollback failed: ") and "report.json" in kept.alarm
     assert serving.swaps == ["3.0.0"] and kept.good is not None and kept.good.version == "2.0.0"
     store = SlotStore(updated.root)
     assert (store.current(), store.good()) == (bundles[2].sha256, bundles[1].sha256)
@@ -142,7 +142,7 @@ def test_what_was_damaged_after_it_passed_the_gate_is_not_switched_to(
             damage(site, bundles[1], "report.json")
         versions.add(site.version)
 
-    kept = site.update(tell=tell)
+    kept = site.update(on_state=tell)
     assert kept.result == "refused" and "report.json" in kept.reason
     assert versions == {"1.0.0"}
 
@@ -214,8 +214,8 @@ def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bu
     damage(updated, bundles[1], "report.json")
     with updated.opened() as client:
         assert client.check() is None
-        assert "2.0.0), which serves, is damaged: " in client.state.reason
-        assert client.state.reason.endswith(": an update takes it back")
+        assert "2.0.0), the active model, is damaged: " in client.state.reason
+        assert client.state.reason.endswith(": `jepa-runtime update apply` rolls back")
 
 
 @pytest.mark.parametrize("case", ["there is no other", "the other is damaged too", "it is pinned"])
@@ -236,7 +236,7 @@ def test_what_serves_and_is_damaged_serves_on_where_it_must_and_needs_a_person(
     site.serving = serving = Serving()
     kept = site.update()
     assert kept.result == "unchanged" and not serving.swaps
-    assert ", which serves, is damaged: " in kept.alarm and "report.json" in kept.alarm
+    assert ", the active model, is damaged: " in kept.alarm and "report.json" in kept.alarm
     assert SlotStore(site.root).current() == serves.sha256
     assert site.update().alarm == kept.alarm and logged(site).count("alarm") == 1
 
@@ -261,7 +261,7 @@ def test_a_file_that_a_slot_cannot_give_comes_from_the_repository(
     release = site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated" and site.version == "2.0.0"
     assert f"{release.folder}/{name}" in site.repository.fetched
-    assert "a slot was of no use, the file is fetched" in logged(site)
+    assert "slot not usable, file is downloaded" in logged(site)
 
 
 def test_a_delta_whose_base_cannot_be_read_costs_only_time(site: Site, bundles: list[Bundle]) -> None:
@@ -277,7 +277,7 @@ def test_a_delta_whose_base_cannot_be_read_costs_only_time(site: Site, bundles: 
         new, 2, deltas=(Delta(path=name, base_sha256=base, target="deltas/one", bytes=1),)
     )
     assert site.update().result == "updated" and site.version == "2.0.0"
-    assert "a delta was of no use, the whole file is fetched" in logged(site)
+    assert "delta not usable, whole file is downloaded" in logged(site)
 
 
 def test_a_log_whose_end_is_damaged_stops_nothing(updated: Site, bundles: list[Bundle]) -> None:

@@ -14,7 +14,7 @@ def test_a_second_look_finds_nothing_new(site: Site, bundles: list[Bundle]) -> N
     site.update()
     before = site.root.joinpath("audit.log").read_bytes()
     kept = site.update()
-    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) serves")
+    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) is active")
     assert site.root.joinpath("audit.log").read_bytes() == before
 
 
@@ -32,7 +32,10 @@ def test_a_look_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[2], 3, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
     with site.opened() as client:
         assert client.check() is None
-        assert client.state.reason == "release 2, which serves, was revoked: an update takes it back"
+        assert (
+            client.state.reason
+            == "release 2, the active model, was revoked: `jepa-runtime update apply` rolls back"
+        )
     assert site.version == "2.0.0"
     assert site.update().result == "unchanged" and site.version == "1.0.0"
 
@@ -40,7 +43,7 @@ def test_a_look_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
 @pytest.mark.parametrize("phase", [Phase.CHECK, Phase.RESOLVE])
 def test_a_look_that_was_cut_off_is_done_again(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     release = site.repository.publish(bundles[1], 2)
-    with pytest.raises(Died), site.opened(tell=dies_in(phase)) as client:
+    with pytest.raises(Died), site.opened(on_state=dies_in(phase)) as client:
         client.check()
     with site.opened() as client:
         assert client.check() == release
@@ -53,7 +56,7 @@ def test_nothing_is_begun_where_only_what_is_in_work_is_to_end(site: Site, bundl
         assert client.update(begin=False).result == "none"
     assert site.repository.asked == 0
     with pytest.raises(Died):
-        site.update(tell=dies_in(Phase.PROBE))
+        site.update(on_state=dies_in(Phase.PROBE))
     with site.opened() as client:
         assert client.update(begin=False).result == "updated"
 
@@ -64,5 +67,5 @@ def test_a_fleet_that_asks_for_a_version_that_the_channel_does_not_list_gets_non
     site.repository.publish(bundles[1], 2)
     kept = site.update(only_version="3.0.0")
     assert (kept.result, site.version) == ("unchanged", "1.0.0")
-    assert kept.reason.startswith("the fleet asks for 3.0.0: channel stable does not list it")
+    assert kept.reason.startswith("the fleet requests version 3.0.0, which channel stable does not list")
     assert site.update(only_version="2.0.0").result == "updated"

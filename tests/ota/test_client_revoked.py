@@ -10,6 +10,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.ota import operator_requests, state, state_machine
 from jepa_runtime.ota.storage.slots import SlotStore
+from tests.errors import code
 from tests.ota.robots import Serving, Site
 
 
@@ -37,7 +38,9 @@ def test_a_way_back_that_finds_no_moment_is_held_against_no_release(
     site.repository.publish(bundles[2], 3, revoked=(2,))
     kept = site.update()
     assert (kept.result, site.version) == ("failed", "2.0.0")
-    assert kept.reason == "release 2, which serves, was revoked; the robot cannot switch now"
+    assert (
+        kept.reason == "release 2, the active model, was revoked; the robot does not allow a model switch now"
+    )
     assert kept.refused == {} and site.reports == ["updated", "failed"]
     serving.may_switch = True
     assert site.update().result == "updated" and site.version == "3.0.0"
@@ -59,12 +62,12 @@ def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, b
     """It does not know under which number it was released."""
     gone = {"revoked": (1,), "revoked_manifests": (bundles[0].sha256,)}
     site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"}, **gone)
-    assert "which serves, was revoked, and there is no other" in site.update().alarm
+    assert "the active model, was revoked, and there is no other" in site.update().alarm
     site.repository.publish(bundles[1], 2, **gone)
     assert site.update().alarm == "" and site.version == "2.0.0"
     gone = {"revoked": (1, 2), "revoked_manifests": (bundles[0].sha256, bundles[1].sha256)}
     site.repository.publish(bundles[2], 3, rollout={"percent": 0.0, "salt": "s"}, **gone)
-    assert "there is no other to go back to" in site.update().alarm
+    assert "there is no other model to go back to" in site.update().alarm
     assert site.version == "2.0.0", "what it was before was revoked as well"
 
 
@@ -92,7 +95,7 @@ def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
     kept = site.update()
     assert site.version == "1.0.0"
     assert kept.alarm == (
-        "release 4, which serves, was revoked, and there is no other to go back to: it serves on"
+        "release 4, the active model, was revoked, and there is no other model to go back to: it stays active"
     )
     site.repository.publish(bundles[1], 9, revoked=(4,))
     assert site.update().alarm == "" and site.version == "2.0.0"
@@ -111,7 +114,7 @@ def test_what_served_before_and_was_revoked_since_is_not_gone_back_to_by_hand(
 ) -> None:
     _before_it_revoked(site, bundles)
     assert site.update().result == "unchanged"
-    with pytest.raises(UpdateError, match="no earlier release"):
+    with pytest.raises(UpdateError, check=code("update.no_earlier_model")):
         operator_requests.rollback(site.root, "by hand", now=site.clock.now)
     assert site.version == site.good == "3.0.0"
 
@@ -124,5 +127,5 @@ def test_what_the_disk_has_damaged_does_not_make_way_for_what_was_revoked(
     report.chmod(0o644)
     report.write_bytes(b"{}")
     kept = site.update()
-    assert "which serves, is damaged" in kept.alarm and kept.alarm.endswith("it serves on")
+    assert "the active model, is damaged" in kept.alarm and kept.alarm.endswith("it stays active")
     assert SlotStore(site.root).manifest(SlotStore(site.root).current() or "").version == "3.0.0"

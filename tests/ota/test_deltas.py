@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jepa_export.release.delta_maker import make, prove, worth_it
 from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.ota.transport.deltas import HEADER, MAGIC, VERSION, apply
+from tests.errors import code
 
 BASE = bytes(range(256)) * 40
 TARGET = bytes((7 * byte) % 251 for byte in range(10_000))
@@ -68,7 +69,7 @@ def test_lengths_may_differ(folder: Path, base: int, target: int) -> None:
 @given(delta=st.binary(max_size=400))
 def test_rubbish_is_refused(folder: Path, delta: bytes) -> None:
     for content in (delta, make(BASE, TARGET)[: HEADER.size] + delta):
-        with pytest.raises(UpdateError, match="fetch the whole file instead"):
+        with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
             applied(folder, BASE, content, TARGET)
 
 
@@ -82,35 +83,33 @@ def test_a_damaged_delta_is_refused_or_harmless(folder: Path, data: st.DataObjec
     try:
         assert applied(folder, BASE, bytes(delta), TARGET) == TARGET
     except UpdateError as error:
-        assert "fetch the whole file instead" in str(error)
+        assert error.code == "transfer.unusable_delta"
 
 
 @pytest.mark.parametrize("cut", [0, 3, 23, 24, 25, 40, -1])
 def test_a_delta_that_was_cut_is_refused(folder: Path, cut: int) -> None:
-    with pytest.raises(UpdateError, match=r"is no delta|ends too early"):
+    with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
         applied(folder, BASE, make(BASE, TARGET)[:cut], TARGET)
 
 
 @pytest.mark.parametrize(
-    ("delta", "reason"),
+    "delta",
     [
-        (make(BASE[:-1], TARGET), "starts from 10239 bytes, .*base has 10240"),
-        (make(BASE, TARGET[:-1]), "makes 9999 bytes, the file is to have 10000"),
-        (make(BASE, TARGET + b"x"), "makes 10001 bytes, the file is to have 10000"),
-        (make(BASE, TARGET[::-1]), "makes a file of SHA-256 .* not"),
-        (make(BASE, TARGET) + b"x", "has more after its end"),
-        (make(BASE, TARGET) + zstandard.compress(b""), "has more after its end"),
-        (framed(bytes(9_999)), "makes 9999 bytes, the file is to have 10000"),
-        (framed(bytes(10_001)), "makes more than 10000 bytes"),
-        (framed(bytes(10_000))[:7] + b"\2" + framed(bytes(10_000))[8:], "version 2 of the format.*reads 1"),
-        (b"Not one" + make(BASE, TARGET)[7:], "is no delta"),
-        (make(BASE, TARGET)[: HEADER.size] + b"x" * 100, "is damaged"),
+        make(BASE[:-1], TARGET),
+        make(BASE, TARGET[:-1]),
+        make(BASE, TARGET + b"x"),
+        make(BASE, TARGET[::-1]),
+        make(BASE, TARGET) + b"x",
+        make(BASE, TARGET) + zstandard.compress(b""),
+        framed(bytes(9_999)),
+        framed(bytes(10_001)),
+        framed(bytes(10_000))[:7] + b"\2" + framed(bytes(10_000))[8:],
+        b"Not one" + make(BASE, TARGET)[7:],
+        make(BASE, TARGET)[: HEADER.size] + b"x" * 100,
     ],
 )
-def test_what_does_not_make_that_file_is_refused_with_the_reason(
-    folder: Path, delta: bytes, reason: str
-) -> None:
-    with pytest.raises(UpdateError, match=rf"{reason}.*: fetch the whole file instead"):
+def test_what_does_not_make_that_file_is_refused_with_the_reason(folder: Path, delta: bytes) -> None:
+    with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
         applied(folder, BASE, delta, TARGET)
 
 
@@ -118,12 +117,12 @@ def test_a_window_that_takes_much_memory_is_refused(folder: Path) -> None:
     packing = zstandard.ZstdCompressionParameters.from_level(3, window_log=27, enable_ldm=True)
     frame = zstandard.ZstdCompressor(compression_params=packing).compressobj()
     delta = HEADER.pack(MAGIC, VERSION, len(BASE), len(TARGET)) + frame.compress(TARGET) + frame.flush()
-    with pytest.raises(UpdateError, match=r"is damaged .*memory"):
+    with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
         applied(folder, BASE, delta, TARGET)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
-    with pytest.raises(StorageError, match="gone: cannot be read or written: No such file"):
+    with pytest.raises(StorageError, match=r"gone: .*No such file", check=code("storage.disk_error")):
         apply(folder / "gone", folder / "gone", folder / "out", sha256="0" * 64, length=1)
     assert not (folder / "out").exists()
 

@@ -12,6 +12,7 @@ from jepa_runtime.errors import FetchError, TransferLimitError, TrustError, Upda
 from jepa_runtime.ota.transport.fetch import FetchBudget, fetch_bytes, fetch_file
 from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, Limits
+from tests.errors import code
 from tests.ota import servers
 from tests.ota.fetching import LARGE, MIB, SMALL, fetch, having
 from tests.ota.servers import FakeClock, FastClock, FaultServer
@@ -21,7 +22,7 @@ def test_a_trickle_is_too_slow_although_it_never_pauses(server: FaultServer, par
     server.faults["small"] = servers.trickle(0.01)
     limits = Limits(read_s=3000, free_bytes=0)
     clock = FastClock()
-    with pytest.raises(FetchError, match=r"small: came with \d+ bytes per second, less than 1024"):
+    with pytest.raises(FetchError, check=code("transfer.too_slow")):
         fetch(HttpSource(server.url, limits, clock), part, SMALL, "small", limits, clock)
 
 
@@ -60,7 +61,7 @@ def test_a_slow_start_is_forgiven(part: Path) -> None:
 def test_a_file_that_takes_too_long_is_left_for_another_attempt(part: Path) -> None:
     clock = FakeClock()
     limits = Limits(total_s=100, free_bytes=0)
-    with pytest.raises(FetchError, match="f: not there after 100 s: the next update goes on from there"):
+    with pytest.raises(FetchError, check=code("transfer.time_limit")):
         fetch(Paced(LARGE, clock, seconds=25, step=1 << 19), part, LARGE, "f", limits, clock)
     assert part.exists()
 
@@ -89,8 +90,8 @@ def test_after_a_pause_the_rate_is_still_kept(part: Path) -> None:
         "f",
         part,
         length=len(content),
-        is_right=having(content),
-        allowance=FetchBudget(limits, clock),
+        verify=having(content),
+        budget=FetchBudget(limits, clock),
         progress=watch,
     )
     after = [(now, done) for now, done in taken if now > 61 + 30]
@@ -102,7 +103,7 @@ def test_no_update_takes_more_bytes_than_it_may(server: FaultServer, part: Path)
     limits = Limits(max_bytes=40_000, free_bytes=0)
     source = HttpSource(server.url, limits)
     for attempt in range(2):
-        with pytest.raises(FetchError, match="the 40000 bytes of one update are used up"):
+        with pytest.raises(FetchError, check=code("transfer.byte_limit")):
             fetch(source, part, SMALL, "small", limits)
         assert len(server.requests) == attempt + 1
     fetch(source, part, SMALL, "small", limits)
@@ -113,13 +114,13 @@ def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
     clock = FakeClock()
     source, few = FolderSource(served), FetchBudget(Limits(max_bytes=150_000, free_bytes=0), clock)
     short = FetchBudget(Limits(total_s=100, free_bytes=0), clock)
-    for allowance in (short, few):
+    for budget, expected in ((short, "transfer.time_limit"), (few, "transfer.byte_limit")):
         part.unlink(missing_ok=True)
-        fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
+        fetch_file(source, "small", part, length=len(SMALL), verify=having(SMALL), budget=budget)
         part.unlink()
         clock.sleep(101)
-        with pytest.raises(TransferLimitError, match=r"the next (update|one) goes on from there"):
-            fetch_file(source, "small", part, length=len(SMALL), is_right=having(SMALL), allowance=allowance)
+        with pytest.raises(TransferLimitError, check=code(expected)):
+            fetch_file(source, "small", part, length=len(SMALL), verify=having(SMALL), budget=budget)
 
 
 def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
@@ -128,15 +129,15 @@ def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
     """As what was there may be at fault, all is fetched once more, over as many updates as that takes."""
     errors = []
     for _ in range(5):
-        allowance = FetchBudget(Limits(max_bytes=60_000, free_bytes=0))
+        budget = FetchBudget(Limits(max_bytes=60_000, free_bytes=0))
         try:
             fetch_file(
                 FolderSource(served),
                 "small",
                 part,
                 length=len(SMALL),
-                is_right=having(b""),
-                allowance=allowance,
+                verify=having(b""),
+                budget=budget,
             )
         except UpdateError as error:
             errors.append(type(error))
@@ -148,7 +149,7 @@ def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
 
 def test_what_is_used_up_is_not_asked_for(server: FaultServer, part: Path) -> None:
     limits = Limits(max_bytes=2 * MIB, free_bytes=0)
-    with pytest.raises(FetchError, match="are used up"):
+    with pytest.raises(FetchError, check=code("transfer.byte_limit")):
         fetch(HttpSource(server.url, limits), part, LARGE, "large", limits)
     assert server.requests == [("large", None)]
 

@@ -16,7 +16,7 @@ from jepa_runtime.commands import run_robot
 from jepa_runtime.errors import BackendError, DeviceLostError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota import operator_requests
-from jepa_runtime.ota.health.serving_socket import LocalServing, listening
+from jepa_runtime.ota.health.serving_socket import LocalServing, listen
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
 from tests.ota.fleets import edit, until
@@ -85,7 +85,7 @@ def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatc
     with running(site.root, {"2.0.0": hangs}):
         kept = update(site)
         going_on.set()
-        assert kept.result == "refused" and "images come, but nothing is computed for 1 s" in kept.reason
+        assert kept.result == "refused" and "images arrive, but none was processed for 1 s" in kept.reason
         assert served(site) == site.version == "1.0.0"
 
 
@@ -110,8 +110,8 @@ def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_
         kept = update(site)
         until(lambda: bool(ends))
         time.sleep(0.5)
-    assert kept.result == "refused" and "images come, but nothing is computed" in kept.reason
-    assert "what serves hangs, and does not make way" in ends[0]
+    assert kept.result == "refused" and "images arrive, but none was processed" in kept.reason
+    assert "the active model hangs, and cannot be replaced" in ends[0]
 
 
 def test_a_process_that_lost_its_device_ends(site: Site) -> None:
@@ -172,7 +172,7 @@ def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again
     assert current
 
     def opened_after_a_death_of(sha256: str) -> list[str]:
-        with suppress(Died), listening(site.root) as seat:
+        with suppress(Died), listen(site.root) as seat:
             seat.blame(sha256)
             raise Died
         opened: list[str] = []
@@ -237,8 +237,8 @@ def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_r
             raise BackendError("no such device")
 
     with running(site.root, opens=never):
-        kept = update(site, again=True)
-        assert kept.result == "refused" and "the serving process refuses" in kept.reason
+        kept = update(site, retry_rejected=True)
+        assert kept.result == "refused" and "the serving process cannot serve" in kept.reason
         assert served(site) == "1.0.0"
 
 
@@ -293,7 +293,7 @@ def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(s
 
 
 def test_a_death_long_ago_is_held_against_no_new_model(site: Site, bundles: list[Bundle]) -> None:
-    with suppress(Died), listening(site.root) as seat:
+    with suppress(Died), listen(site.root) as seat:
         seat.blame(bundles[0].sha256)
         raise Died
     with ExitStack() as stack:
@@ -307,7 +307,7 @@ def test_a_death_long_ago_is_held_against_no_new_model(site: Site, bundles: list
                 stack.enter_context(running(site.root))
 
         # Only what is waited for costs no time here.
-        kept = site.update(serving=LocalServing(site.root, gone_s=0.0), tell=comes)
+        kept = site.update(serving=LocalServing(site.root, gone_s=0.0), on_state=comes)
         assert kept.result == "updated"
         assert served(site) == site.good == "2.0.0"
 
@@ -365,4 +365,4 @@ def test_a_model_that_hangs_while_it_is_opened_ends_the_process_once_it_is_not_w
         assert not ends, "it is waited for as long as it is wanted"
         store.point("current", first)
         until(lambda: bool(ends))
-    assert "hangs while it is opened" in ends[0]
+    assert "hangs" in ends[0]

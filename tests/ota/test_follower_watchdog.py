@@ -45,7 +45,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What systemd was told; a moment is a tenth of a second."""
     messages: list[str] = []
     monkeypatch.setattr(run_robot, "notify", messages.append)
-    monkeypatch.setattr(run_robot, "_LOOK_S", 0.1)
+    monkeypatch.setattr(run_robot, "_POLL_S", 0.1)
     return messages
 
 

@@ -39,8 +39,8 @@ def test_the_cost_is_that_of_the_quietest_round() -> None:
 def test_the_interval_of_the_ratio_leaves_out_as_many_as_its_confidence_allows(count: int) -> None:
     outside = _outside(count)
 
-    def missed(left_out: int) -> float:
-        return 2 * sum(comb(count, few) for few in range(left_out + 1)) / 2**count
+    def missed(rollout_exclusion: int) -> float:
+        return 2 * sum(comb(count, few) for few in range(rollout_exclusion + 1)) / 2**count
 
     assert outside == 0 or missed(outside) <= 1 - CONFIDENCE
     assert missed(outside + 1) > 1 - CONFIDENCE

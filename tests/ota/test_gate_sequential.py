@@ -17,6 +17,7 @@ from jepa_runtime.ota.gate import sequential_test
 from jepa_runtime.ota.gate.sequential_test import PairedTest, Verdict, alpha_after, half_width, score
 from jepa_runtime.ota.release import Budgets
 from jepa_runtime.util.proportions import wilson
+from tests.errors import code
 from tests.scripts import load
 
 power = load("gate_power").power
@@ -61,14 +62,14 @@ def test_equal_models_are_accepted_at_the_first_look() -> None:
     test = quick()
     random = np.random.default_rng(0)
     assert feed(test, lambda: (value := float(random.uniform(0.1, 0.3)), value)) is Verdict.ACCEPT
-    assert test.summary().frames == 200 and test.has_looked
+    assert test.summary().frames == 200 and test.has_evaluated
 
 
 def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
     test = quick()
     random = np.random.default_rng(0)
     assert feed(test, lambda: (0.2, float(random.uniform(0.25, 0.35)))) is Verdict.REFUSE
-    assert (test.summary().frames, test.reason) == (200, "it was shown to be worse")
+    assert (test.summary().frames, test.reason) == (200, "the candidate was shown to be worse")
     assert test.summary().current == pytest.approx(0.2)
 
 
@@ -76,23 +77,23 @@ def test_a_candidate_on_the_margin_is_refused_at_the_end_as_not_shown_to_be_as_g
     test = quick(alpha_accept=1e-6, alpha_refuse=1e-6)
     random = np.random.default_rng(1)
     assert feed(test, lambda: (0.2, 0.21 + 0.1 * float(random.standard_normal()))) is Verdict.REFUSE
-    assert (test.summary().frames, test.reason) == (2000, "it was not shown to be as good")
+    assert (test.summary().frames, test.reason) == (2000, "the candidate was not shown to be as good")
 
 
 def test_nothing_is_decided_before_the_fewest_frames() -> None:
     test = quick()
     verdicts = {test.add(0.2, 0.9) for _ in range(199)}
-    assert verdicts == {Verdict.CONTINUE} and not test.has_looked
+    assert verdicts == {Verdict.CONTINUE} and not test.has_evaluated
 
 
 def test_one_prediction_that_is_not_finite_is_enough_to_refuse() -> None:
     test = quick()
     assert test.add(0.2, math.nan) is Verdict.REFUSE
-    assert test.reason == "a prediction of it was not finite"
+    assert test.reason == "the candidate predicted NaN or infinity"
 
 
 def test_nothing_is_compared_with_a_current_model_that_fails() -> None:
-    with pytest.raises(UpdateError, match="the model that serves predicts nan"):
+    with pytest.raises(UpdateError, check=code("gate.active_not_finite")):
         quick().add(math.nan, 0.2)
 
 
@@ -143,8 +144,8 @@ def test_rare_large_errors_do_not_make_it_err_more_often_than_stated() -> None:
         return test
 
     reasons = [run(seed).reason for seed in range(300)]
-    assert wilson(reasons.count("it was shown to be as good"), 300)[0] <= ALPHA
-    assert wilson(reasons.count("it was shown to be worse"), 300)[0] <= ALPHA
+    assert wilson(reasons.count("the candidate was shown to be as good"), 300)[0] <= ALPHA
+    assert wilson(reasons.count("the candidate was shown to be worse"), 300)[0] <= ALPHA
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=60), st.floats(0.001, 0.5))

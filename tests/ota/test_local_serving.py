@@ -23,11 +23,12 @@ from jepa_runtime.ota.health.serving_socket import (
     SOCKET,
     LocalServing,
     ServingReport,
-    answer,
-    listening,
+    listen,
+    send_report,
 )
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
+from tests.errors import code
 from tests.ota.fleets import until
 from tests.ota.robots import Died, Site, dies_in
 
@@ -40,15 +41,15 @@ def somebody(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[
         at_work: what it serves or opens, if it does not say so.
     """
     ending = threading.Event()
-    with listening(root) as seat:
+    with listen(root) as seat:
         seat.server.settimeout(0.01)
-        told = [replace(seat.nothing, **says)]  # type: ignore[arg-type]
+        told = [replace(seat.idle_report, **says)]  # type: ignore[arg-type]
         seat.blame(at_work or told[0].serves or "0" * 64)
 
         def serve() -> None:
             while not ending.is_set():
                 with suppress(TimeoutError):
-                    answer(seat.server.accept()[0], told[-1])
+                    send_report(seat.server.accept()[0], told[-1])
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -92,7 +93,7 @@ def test_whoever_ended_as_it_should_is_no_failure_and_is_waited_for(
     health = serving.health()
     assert (health.serves, health.failure, health.may_switch) == ("", "", False)
     assert "the serving process has ended: start it" in health.absent
-    with pytest.raises(UpdateError, match="has ended"):
+    with pytest.raises(UpdateError, check=code("serving.gone")):
         serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[0]))
     with somebody(site.root, serves=bundles[1].sha256):
@@ -126,7 +127,7 @@ def test_what_serves_is_asked_and_may_refuse(
         serving.swap(slot(site, bundles[1]))
         assert serving.health() == Health(serves=bundles[1].sha256)
         says.append(replace(says[0], refused=bundles[2].sha256, reason="no such device"))
-        with pytest.raises(ReleaseRejectedError, match=r"the serving process refuses .*: no such device"):
+        with pytest.raises(ReleaseRejectedError, check=code("serving.cannot_open")):
             serving.swap(slot(site, bundles[2]))
         says.append(replace(says[0], failure="it computes NaN or infinity", idle=True))
         assert (serving.health().failure, serving.health().idle) == ("it computes NaN or infinity", True)
@@ -139,18 +140,18 @@ def test_what_may_still_come_is_waited_for(
 ) -> None:
     other, wanted = bundles[0].sha256, bundles[1].sha256
     with somebody(site.root, serves=other, refused=wanted, reason="no memory", passing=True) as says:
-        monkeypatch.setattr(serving_socket, "_PASSING_S", 0.3)
-        with pytest.raises(UpdateError, match=r"the serving process does not open .*: no memory") as raised:
+        monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 0.3)
+        with pytest.raises(UpdateError, check=code("serving.not_opened")) as raised:
             serving.swap(slot(site, bundles[1]))
         assert not isinstance(raised.value, ReleaseRejectedError)
-        monkeypatch.setattr(serving_socket, "_PASSING_S", 30)
+        monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 30)
         says.append(replace(says[0], refused=bundles[2].sha256, passing=False))
         later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=wanted, refused="")))
         later.start()
         serving.swap(slot(site, bundles[1]))
         says.append(replace(says[0], refused=""))
-        monkeypatch.setattr(serving_socket, "_OPEN_S", 0.3)
-        with pytest.raises(UpdateError, match=r"does not open .*: not within 0.3 s"):
+        monkeypatch.setattr(serving_socket, "_OPEN_TIMEOUT_S", 0.3)
+        with pytest.raises(UpdateError, check=code("serving.not_opened")):
             serving.swap(slot(site, bundles[1]))
 
 
@@ -162,9 +163,9 @@ def test_a_death_is_a_failure_also_of_one_that_was_started_again_under_the_same_
         raise Died
     with somebody(site.root) as says:
         health = serving.health()
-        assert "died, and was started again" in health.failure and "opens its model" in health.absent
+        assert "died, and was restarted" in health.failure and "is opening its model" in health.absent
         says.append(replace(says[0], serves=bundles[1].sha256))
-        assert "died, and was started again" in serving.health().failure, "it is not forgotten"
+        assert "died, and was restarted" in serving.health().failure, "it is not forgotten"
         serving.swap(slot(site, bundles[1]))
         assert serving.health().failure == "", "another switch begins anew"
 
@@ -195,7 +196,7 @@ def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_t
     with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
         serving.health()
         raise Died
-    with pytest.raises(ReleaseRejectedError, match="the serving process died opening"):
+    with pytest.raises(ReleaseRejectedError, check=code("serving.died")):
         serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[2]))
     assert serving.health().failure == "", "what died was another"
@@ -209,7 +210,7 @@ def test_one_that_cannot_open_what_is_good_does_not_keep_the_cure_away(
     death(site.root)
     with somebody(site.root):
         health = serving.health()
-        assert health.may_switch and "opens its model" in health.absent
+        assert health.may_switch and "is opening its model" in health.absent
 
 
 def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
@@ -227,7 +228,7 @@ def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
     dying.start()
     until(lambda: (site.root / SOCKET).exists())
     try:
-        with pytest.raises(ReleaseRejectedError, match="the serving process died 2 times opening"):
+        with pytest.raises(ReleaseRejectedError, check=code("serving.died")):
             serving.swap(slot(site, bundles[1]))
     finally:
         ending.set()
@@ -288,7 +289,7 @@ def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watch
             if len(waits) == 5:
                 stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
 
-        kept = site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+        kept = site.update(serving=LocalServing(site.root, gone_s=0), on_state=tell)
     assert kept.result == "updated" and all("the serving process died" in why for why in waits)
     assert site.clock.seconds >= 4 * 30
 
@@ -305,16 +306,16 @@ def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bu
 def test_one_that_hangs_is_told_and_is_no_way_back(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving_socket, "_ANSWER_S", 0.1)
-    with listening(site.root):
-        with pytest.raises(UpdateError, match="the serving process does not answer: restart it"):
+    monkeypatch.setattr(serving_socket, "_REPLY_TIMEOUT_S", 0.1)
+    with listen(site.root):
+        with pytest.raises(UpdateError, check=code("serving.no_response")):
             serving.health()
-        with pytest.raises(UpdateError, match="the serving process does not answer: restart it"):
+        with pytest.raises(UpdateError, check=code("serving.no_response")):
             serving.swap(slot(site, bundles[0]))
 
 
 def test_one_of_a_later_version_that_says_more_is_understood(site: Site, serving: LocalServing) -> None:
-    with listening(site.root) as seat:
+    with listen(site.root) as seat:
 
         def serve() -> None:
             with seat.server.accept()[0] as connection:
@@ -339,12 +340,12 @@ def test_whoever_waits_shows_that_it_lives(site: Site, bundles: list[Bundle]) ->
 
 
 def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path: Path) -> None:
-    with listening(site.root):
-        twice = pytest.raises(StorageError, match="the serving process needs it, but another process has it")
-        with twice, listening(site.root):
+    with listen(site.root):
+        twice = pytest.raises(StorageError, check=code("storage.locked"))
+        with twice, listen(site.root):
             pass
         assert (site.root / SOCKET).exists()
-    with pytest.raises(StorageError, match="cannot be"), listening(tmp_path / "none"):
+    with pytest.raises(StorageError, check=code("storage.io_error")), listen(tmp_path / "none"):
         pass
 
 
@@ -360,7 +361,7 @@ def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
         os.setegid(65534)
         os.seteuid(65534)
         try:
-            with pytest.raises(UpdateError, match="belongs to another account"):
+            with pytest.raises(UpdateError, check=code("serving.permission")):
                 LocalServing(site.root).health()
         finally:
             os.seteuid(0)
@@ -381,7 +382,7 @@ def test_a_machine_that_was_stopped_while_it_watched_commits_nothing_that_nobody
 ) -> None:
     site.repository.publish(bundles[1], 2)
     with somebody(site.root, serves=bundles[1].sha256), pytest.raises(Died):
-        site.update(serving=LocalServing(site.root), tell=dies_in(Phase.OBSERVE))
+        site.update(serving=LocalServing(site.root), on_state=dies_in(Phase.OBSERVE))
     looks = 0
 
     def tell(*_: object) -> None:
@@ -391,7 +392,7 @@ def test_a_machine_that_was_stopped_while_it_watched_commits_nothing_that_nobody
             raise Died
 
     with pytest.raises(Died):
-        site.update(serving=LocalServing(site.root, gone_s=0), tell=tell)
+        site.update(serving=LocalServing(site.root, gone_s=0), on_state=tell)
     assert site.good == "1.0.0"
     with somebody(site.root, serves=bundles[1].sha256):
         assert site.update(serving=LocalServing(site.root)).result == "updated"

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.state_machine import (
-    BUDGET,
     DROPPABLE,
-    FIRST_REFUSAL,
+    FIRST_REJECTION,
     LIMITS,
-    LONGEST_REFUSAL,
+    MAX_REJECTION,
+    MAX_TRANSITIONS,
     MAX_WAITS,
     NEXT,
     Done,
@@ -23,23 +23,23 @@ from jepa_runtime.ota.state_machine import (
     Failed,
     Interrupted,
     NothingNew,
-    NotYet,
     Outcome,
-    Refused,
+    Rejected,
     RolledBack,
     Unhealthy,
+    Waiting,
     blocks,
-    follow,
-    found,
+    next_state,
     pause_s,
     start,
+    with_offer,
 )
 from tests.ota.robots import release
 from tests.ota.states import LETTER, LETTERS, NEW, NOW, OLD, before_update, installed
 
 
 def at(phase: Phase, **fields: object) -> State:
-    work = found(before_update(), "stable", release()).work
+    work = with_offer(before_update(), "stable", release()).work
     return replace(before_update(), phase=phase, work=work, transitions=3, **fields)  # type: ignore[arg-type]
 
 
@@ -47,54 +47,54 @@ def test_a_pause_doubles_and_has_an_end() -> None:
     state, pauses = at(Phase.DOWNLOAD), []
     for _ in range(LIMITS[Phase.DOWNLOAD].attempts - 1):
         before, outcome = state, Failed("cut")
-        state = follow(state, outcome, NOW)
+        state = next_state(state, outcome, NOW)
         pauses.append(pause_s(before, outcome, state))
     assert pauses == [5, 10, 20, 40, 80, 160, 320]
-    assert pause_s(state, Failed("cut"), follow(state, Failed("cut"), NOW)) == 0
+    assert pause_s(state, Failed("cut"), next_state(state, Failed("cut"), NOW)) == 0
 
 
 @pytest.mark.parametrize(("asked_s", "pause"), [(0, 5), (7, 7), (86400, 120)])
 def test_a_pause_is_as_long_as_the_server_asks_for_within_bounds(asked_s: float, pause: float) -> None:
     state, outcome = at(Phase.DOWNLOAD), Failed("busy", asked_s)
-    assert pause_s(state, outcome, follow(state, outcome, NOW)) == pause
+    assert pause_s(state, outcome, next_state(state, outcome, NOW)) == pause
 
 
 @pytest.mark.parametrize(
     ("phase", "outcome", "pause"),
     [
-        (Phase.ARMED, NotYet("arm is raised"), 30),
-        (Phase.OBSERVE, NotYet("the serving process is not there", alone=True), 30),
+        (Phase.ARMED, Waiting("arm is raised"), 30),
+        (Phase.OBSERVE, Waiting("the serving process is not there", unobserved=True), 30),
         # It serves, and may fail at any moment.
-        (Phase.OBSERVE, NotYet("no images"), 1),
+        (Phase.OBSERVE, Waiting("no images"), 1),
         # What it works on is fetched again first, from whoever gave what was wrong.
         (Phase.VERIFY, Failed("damaged"), 1),
         (Phase.VERIFY, Done(), 0),
     ],
 )
 def test_what_is_tried_again_is_waited_for(phase: Phase, outcome: Outcome, pause: float) -> None:
-    assert pause_s(at(phase), outcome, follow(at(phase), outcome, NOW)) == pause
+    assert pause_s(at(phase), outcome, next_state(at(phase), outcome, NOW)) == pause
 
 
 def test_a_stop_that_was_asked_for_is_no_failed_attempt() -> None:
-    state = follow(at(Phase.OBSERVE, stopped=True), Interrupted(), NOW)
+    state = next_state(at(Phase.OBSERVE, stopped=True), Interrupted(), NOW)
     assert (state.phase, state.attempts, state.stopped) == (Phase.OBSERVE, {}, False)
-    assert follow(at(Phase.DOWNLOAD, stopped=True), Interrupted(), NOW).phase is Phase.CHECK
+    assert next_state(at(Phase.DOWNLOAD, stopped=True), Interrupted(), NOW).phase is Phase.CHECK
 
 
 def test_a_download_may_be_stopped_as_often_as_somebody_asks_for_it() -> None:
     state = start(before_update())
-    for _ in range(BUDGET):
-        state = follow(replace(state, stopped=True), Interrupted(), NOW)
+    for _ in range(MAX_TRANSITIONS):
+        state = next_state(replace(state, stopped=True), Interrupted(), NOW)
         for phase in (Phase.CHECK, Phase.RESOLVE):
             assert state.phase is phase
-            state = follow(state, Done(), NOW)
+            state = next_state(state, Done(), NOW)
     assert (state.phase, state.attempts) == (Phase.DOWNLOAD, {})
 
 
 @pytest.mark.parametrize("phase", DROPPABLE)
 def test_an_update_that_is_dropped_ends_at_once_without_a_fault_of_its_release(phase: Phase) -> None:
     state = at(phase, attempts={phase: 1}, waits=3, approved=NEW)
-    ended = follow(state, Dropped("not on a Friday"), NOW)
+    ended = next_state(state, Dropped("not on a Friday"), NOW)
     cut_off = {NEW: 1} if phase is Phase.SHADOW else {}
     assert ended == replace(
         before_update(), result="unchanged", reason="not on a Friday", comparisons=cut_off
@@ -107,44 +107,44 @@ def test_what_may_be_dropped_is_all_before_the_switch() -> None:
 
 def test_an_approval_and_what_was_waited_for_end_with_the_wait() -> None:
     state = at(Phase.ARMED, reason="it waits for approval", waits=2, approved=NEW)
-    switching = follow(state, Done(), NOW)
+    switching = next_state(state, Done(), NOW)
     assert (switching.phase, switching.reason, switching.approved) == (Phase.SWITCH, "", NEW)
     assert switching.waits == 0
-    assert follow(replace(switching, phase=Phase.GC), Done(), NOW).approved == ""
+    assert next_state(replace(switching, phase=Phase.GC), Done(), NOW).approved == ""
 
 
 def test_waiting_for_a_safe_moment_is_no_failed_attempt_but_has_an_end() -> None:
     state = at(Phase.ARMED)
     for _ in range(MAX_WAITS - 1):
-        state = follow(state, NotYet("arm is raised"), NOW)
+        state = next_state(state, Waiting("arm is raised"), NOW)
     assert (state.phase, state.attempts) == (Phase.ARMED, {})
-    state = follow(state, NotYet("arm is raised"), NOW)
+    state = next_state(state, Waiting("arm is raised"), NOW)
     assert (state.phase, state.result, state.reason) == (Phase.REJECTED, "failed", "arm is raised")
 
 
 @pytest.mark.parametrize(
     ("phase", "outcome"),
-    [(Phase.PROBE, Refused("slow")), (Phase.OBSERVE, Failed("it took the machine down"))],
+    [(Phase.PROBE, Rejected("slow")), (Phase.OBSERVE, Failed("it took the machine down"))],
 )
 def test_a_refusal_lasts_longer_each_time_and_at_most_a_week(phase: Phase, outcome: Outcome) -> None:
     state, lasted = before_update(), []
     for _ in range(12):
         last = {phase: LIMITS[phase].attempts - 1}
-        state = replace(found(state, "stable", release()), phase=phase, attempts=last)
-        state = follow(state, outcome, NOW)
+        state = replace(with_offer(state, "stable", release()), phase=phase, attempts=last)
+        state = next_state(state, outcome, NOW)
         until = state.refused[NEW].not_before
         assert until is not None
         lasted.append(until - NOW)
-    assert lasted[:3] == [FIRST_REFUSAL, 2 * FIRST_REFUSAL, 4 * FIRST_REFUSAL]
-    assert lasted[-1] == LONGEST_REFUSAL
+    assert lasted[:3] == [FIRST_REJECTION, 2 * FIRST_REJECTION, 4 * FIRST_REJECTION]
+    assert lasted[-1] == MAX_REJECTION
     assert state.refused[NEW].times == 12
 
 
 def test_of_many_releases_the_latest_are_remembered_and_a_reason_can_be_read_again() -> None:
     state = before_update()
     for seq in range(70):
-        state = replace(found(state, "stable", release(2 + seq, f"{seq:064x}")), phase=Phase.SHADOW)
-        state = follow(state, Refused("/models/caf\udce9: worse" + 2000 * "!"), NOW)
+        state = replace(with_offer(state, "stable", release(2 + seq, f"{seq:064x}")), phase=Phase.SHADOW)
+        state = next_state(state, Rejected("/models/caf\udce9: worse" + 2000 * "!"), NOW)
     assert [*state.refused] == [*state.comparisons] == [f"{seq:064x}" for seq in range(6, 70)]
     reasons = {state.reason, *(refusal.reason for refusal in state.refused.values())}
     assert reasons == {"/models/caf?: worse" + 981 * "!"}
@@ -153,48 +153,50 @@ def test_of_many_releases_the_latest_are_remembered_and_a_reason_can_be_read_aga
 def test_what_was_no_fault_of_a_release_does_not_keep_it_away_for_longer() -> None:
     state = before_update()
     for _ in range(5):
-        state = replace(found(state, "stable", release()), phase=Phase.ARMED, waits=MAX_WAITS)
-        state = follow(state, NotYet("it stands in its dock"), NOW)
-        assert state.refused[NEW].not_before == NOW + FIRST_REFUSAL
-    state = follow(replace(found(state, "stable", release()), phase=Phase.PROBE), Refused("slow"), NOW)
+        state = replace(with_offer(state, "stable", release()), phase=Phase.ARMED, waits=MAX_WAITS)
+        state = next_state(state, Waiting("it stands in its dock"), NOW)
+        assert state.refused[NEW].not_before == NOW + FIRST_REJECTION
+    state = next_state(
+        replace(with_offer(state, "stable", release()), phase=Phase.PROBE), Rejected("slow"), NOW
+    )
     assert state.refused[NEW].times == 2
 
 
 def test_an_update_goes_on_where_the_way_back_with_which_it_began_is_shut() -> None:
     state = start(replace(before_update(), current=installed(NEW, 2)))
     assert state.phase is Phase.ROLLBACK
-    state = follow(replace(state, attempts={Phase.ROLLBACK: 2}), Failed("damaged"), NOW)
+    state = next_state(replace(state, attempts={Phase.ROLLBACK: 2}), Failed("damaged"), NOW)
     assert (state.phase, state.attempts) == (Phase.CHECK, {})
-    assert state.alarm == "could not go back: damaged"
+    assert state.alarm == "the rollback failed: damaged"
 
 
 def test_an_update_goes_on_after_the_way_back_with_which_it_began() -> None:
     state = start(replace(before_update(), current=installed(NEW, 2)))
-    state = follow(replace(state, attempts={Phase.ROLLBACK: 2}), Done(), NOW)
+    state = next_state(replace(state, attempts={Phase.ROLLBACK: 2}), Done(), NOW)
     assert (state.phase, state.current, state.attempts) == (Phase.CHECK, installed(), {})
 
 
 def test_a_robot_that_stood_still_while_it_was_observed_is_no_fault_of_the_release() -> None:
     state = before_update()
     for _ in range(3):
-        state = replace(found(state, "stable", release()), phase=Phase.OBSERVE, waits=MAX_WAITS)
-        state = follow(state, NotYet("no images"), NOW)
+        state = replace(with_offer(state, "stable", release()), phase=Phase.OBSERVE, waits=MAX_WAITS)
+        state = next_state(state, Waiting("no images"), NOW)
         assert (state.phase, state.result) == (Phase.ROLLBACK, "failed")
-        assert state.refused[NEW].not_before == NOW + FIRST_REFUSAL
+        assert state.refused[NEW].not_before == NOW + FIRST_REJECTION
 
 
 def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None:
-    refusal = follow(at(Phase.PROBE), Refused("slow"), NOW).refused[NEW]
+    refusal = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused[NEW]
     assert blocks(refusal, NOW)
-    assert not blocks(refusal, NOW + FIRST_REFUSAL)
+    assert not blocks(refusal, NOW + FIRST_REJECTION)
     assert not blocks(refusal, NOW - timedelta(days=3650))
-    assert blocks(replace(refusal, not_before=NOW + LONGEST_REFUSAL), NOW)
+    assert blocks(replace(refusal, not_before=NOW + MAX_REJECTION), NOW)
     assert blocks(replace(refusal, not_before=None), NOW + timedelta(days=3650))
 
 
 def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_good() -> None:
-    refused = follow(at(Phase.PROBE), Refused("slow"), NOW).refused
-    state = follow(at(Phase.COMMIT, refused=refused, alarm="old"), Done(), NOW)
+    refused = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused
+    state = next_state(at(Phase.COMMIT, refused=refused, alarm="old"), Done(), NOW)
     assert state.good == installed(NEW, 2) and state.previous == installed()
     assert (state.refused, state.alarm, state.result) == ({}, "", "updated")
 
@@ -202,7 +204,7 @@ def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_go
 @pytest.mark.parametrize(
     ("outcome", "stopped", "counted"),
     [
-        (Refused("worse"), False, 1),
+        (Rejected("worse"), False, 1),
         (Done(), False, 1),
         (Interrupted(), False, 1),
         (Interrupted(), True, 1),
@@ -212,39 +214,39 @@ def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_go
 def test_a_comparison_that_may_have_erred_counts_until_its_release_is_committed_to(
     outcome: Outcome, stopped: bool, counted: int
 ) -> None:
-    state = follow(at(Phase.SHADOW, stopped=stopped, comparisons={OLD: 4, NEW: 2}), outcome, NOW)
+    state = next_state(at(Phase.SHADOW, stopped=stopped, comparisons={OLD: 4, NEW: 2}), outcome, NOW)
     assert state.comparisons == {OLD: 4, NEW: 2 + counted}
-    assert follow(replace(state, phase=Phase.COMMIT), Done(), NOW).comparisons == {OLD: 4}
+    assert next_state(replace(state, phase=Phase.COMMIT), Done(), NOW).comparisons == {OLD: 4}
 
 
 def test_what_serves_makes_way_and_is_not_wanted_again() -> None:
     now_serving = replace(at(Phase.RESOLVE), current=installed(NEW, 2), good=installed(NEW, 2))
     now_serving = replace(now_serving, previous=installed(), attempts={Phase.ROLLBACK: 2})
-    state = follow(now_serving, RolledBack(installed(), "release 2 was revoked"), NOW)
+    state = next_state(now_serving, RolledBack(installed(), "release 2 was revoked"), NOW)
     assert (state.phase, state.good, state.work) == (Phase.ROLLBACK, installed(), None)
     assert (state.previous, state.attempts) == (None, {})
     assert state.refused[NEW].not_before is None
-    state = follow(state, Done(), NOW)
+    state = next_state(state, Done(), NOW)
     assert (state.phase, state.current, state.result) == (Phase.REJECTED, installed(), "reverted")
 
 
 def test_another_release_begins_to_count_anew() -> None:
     state = at(Phase.CHECK, attempts={Phase.DOWNLOAD: 5}, waits=7)
-    same, other = found(state, "stable", release()), found(state, "stable", release(3, "3" * 64))
+    same, other = with_offer(state, "stable", release()), with_offer(state, "stable", release(3, "3" * 64))
     assert (same.attempts, same.waits) == ({Phase.DOWNLOAD: 5}, 7)
     assert (other.attempts, other.waits, other.transitions) == ({}, 0, 0)
 
 
 def test_an_untrusted_repository_refuses_no_release() -> None:
-    state = follow(at(Phase.CHECK), Refused("expired"), NOW)
+    state = next_state(at(Phase.CHECK), Rejected("expired"), NOW)
     assert (state.phase, state.result, state.reason, state.refused) == (Phase.IDLE, "failed", "expired", {})
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
 def test_beyond_the_budget_the_update_is_given_up_and_the_way_out_is_free(phase: Phase) -> None:
-    last = replace(at(phase), transitions=BUDGET - 1, result="refused")
-    assert follow(last, Done(), NOW).phase is NEXT[phase]
-    state = follow(replace(last, transitions=BUDGET), Done(), NOW)
+    last = replace(at(phase), transitions=MAX_TRANSITIONS - 1, result="refused")
+    assert next_state(last, Done(), NOW).phase is NEXT[phase]
+    state = next_state(replace(last, transitions=MAX_TRANSITIONS), Done(), NOW)
     before = phase in (LETTERS[letter] for letter in "RDVSPHA")
     after = phase in (LETTERS[letter] for letter in "WOK")
     expected = Phase.REJECTED if before else Phase.ROLLBACK if after else NEXT[phase]
@@ -252,7 +254,7 @@ def test_beyond_the_budget_the_update_is_given_up_and_the_way_out_is_free(phase:
 
 
 OUTCOMES = st.sampled_from(
-    [Done(), Done(), Done(), Failed("f"), Refused("r"), Unhealthy("u"), Interrupted(), NotYet("n")]
+    [Done(), Done(), Done(), Failed("f"), Rejected("r"), Unhealthy("u"), Interrupted(), Waiting("n")]
 )
 LOOKED = st.sampled_from(
     [NothingNew("same"), NothingNew("refused", "refused"), Dropped("d"), RolledBack(installed("2" * 64), "b")]
@@ -262,20 +264,22 @@ LOOKED = st.sampled_from(
 @given(st.data())
 def test_whatever_happens_an_update_ends_and_goes_back_only_before_its_commit(data: st.DataObject) -> None:
     state, changes, committed = start(before_update()), 0, False
-    for _ in range(sum(limit.attempts for limit in LIMITS.values()) + BUDGET):
+    for _ in range(sum(limit.attempts for limit in LIMITS.values()) + MAX_TRANSITIONS):
         if state.phase is Phase.IDLE:
             break
         if state.phase is Phase.CHECK:
-            state = found(state, "stable", release())
+            state = with_offer(state, "stable", release())
         looks = state.phase is Phase.RESOLVE and data.draw(st.integers(0, 9)) == 0
         outcome = data.draw(LOOKED if looks else OUTCOMES)
-        if isinstance(outcome, NotYet) and state.phase is not Phase.ARMED:
+        if isinstance(outcome, Waiting) and state.phase is not Phase.ARMED:
             outcome = Done()
-        after = follow(state, outcome, NOW)
+        after = next_state(state, outcome, NOW)
         changes += after.phase is not state.phase
         committed |= state.phase is Phase.COMMIT and after.phase is Phase.REPORT
         assert not (committed and after.phase is Phase.ROLLBACK)
         state = after
     assert state.phase is Phase.IDLE or state.waits
-    assert changes <= BUDGET + len((Phase.ROLLBACK, Phase.REJECTED, Phase.REPORT, Phase.GC, Phase.IDLE))
+    assert changes <= MAX_TRANSITIONS + len(
+        (Phase.ROLLBACK, Phase.REJECTED, Phase.REPORT, Phase.GC, Phase.IDLE)
+    )
     assert not committed or state.result == "updated"

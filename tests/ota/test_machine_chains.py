@@ -8,15 +8,7 @@ import pytest
 
 from jepa_runtime.ota.client import Client
 from jepa_runtime.ota.state import Phase, State
-from jepa_runtime.ota.state_machine import (
-    Done,
-    Failed,
-    Outcome,
-    Refused,
-    Unhealthy,
-    found,
-    start,
-)
+from jepa_runtime.ota.state_machine import Done, Failed, Outcome, Rejected, Unhealthy, start, with_offer
 from tests.ota.robots import Died, release
 from tests.ota.states import LETTER, LETTERS, NEW, NOW, OLD, before_update
 
@@ -101,7 +93,7 @@ class World:
     def _effect(self, state: State) -> tuple[State, Outcome]:
         match state.phase:
             case Phase.CHECK:
-                return found(state, "stable", release()), Done()
+                return with_offer(state, "stable", release()), Done()
             case Phase.DOWNLOAD:
                 self.staged = self.staged or NEW not in self.slots
             case Phase.STAGE:
@@ -109,7 +101,7 @@ class World:
                 self.slots.add(NEW)
                 self.staged = False
             case Phase.PROBE if self.faulty is Phase.REJECTED:
-                return state, Refused("too slow")
+                return state, Rejected("too slow")
             case Phase.SWITCH:
                 self.current = NEW
             case Phase.OBSERVE if self.faulty is Phase.ROLLBACK:

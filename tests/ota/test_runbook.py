@@ -12,7 +12,7 @@ from jepa_runtime.ota import robot
 from jepa_runtime.ota.provisioning import check_root, provision, rebuild
 from jepa_runtime.ota.state import State
 from tests.conftest import ROOT
-from tests.ota.robots import Gate, settings
+from tests.ota.robots import Gate, client_arguments, settings
 
 pytest.importorskip("jepa_export.release.publish", reason="extra export is not installed")
 
@@ -41,7 +41,7 @@ def root(tmp_path: Path, repo: Path, bundles: list[Bundle]) -> Path:
 
 
 def update(root: Path) -> State:
-    with robot.open_client(root, gate=Gate()) as client:
+    with robot.open_client(root, **client_arguments(gate=Gate())) as client:
         return client.update()
 
 

@@ -9,17 +9,18 @@ import pytest
 
 from jepa_runtime.errors import FetchError
 from jepa_runtime.ota.transport.repository_sources import FolderSource, NotFoundError
+from tests.errors import code
 from tests.ota.fetching import SMALL, fetch
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path, part: Path) -> None:
-    with pytest.raises(FetchError, match="stick: no such folder: check that it is mounted") as caught:
+    with pytest.raises(FetchError, check=code("transfer.no_folder")) as caught:
         fetch(FolderSource(tmp_path / "stick"), part, SMALL, "small")
     assert not isinstance(caught.value, NotFoundError)
 
 
 def test_a_file_that_a_folder_lacks_is_told(served: Path, part: Path) -> None:
-    with pytest.raises(NotFoundError, match="nothing: no such file"):
+    with pytest.raises(NotFoundError, check=code("transfer.not_found")):
         fetch(FolderSource(served), part, SMALL, "nothing")
 
 
@@ -30,7 +31,7 @@ def test_nothing_outside_of_a_folder_is_read(served: Path, part: Path, path: str
     (served.parent / "secret").write_bytes(SMALL)
     (served / "out").symlink_to(served.parent / "secret")
     (served / "circle").symlink_to("circle")
-    with pytest.raises(FetchError, match="leads out of it"):
+    with pytest.raises(FetchError, check=code("transfer.outside_folder")):
         fetch(FolderSource(served), part, SMALL, path)
 
 
@@ -38,5 +39,5 @@ def test_nothing_outside_of_a_folder_is_read(served: Path, part: Path, path: str
 def test_what_is_no_file_in_a_folder_is_not_read(served: Path, part: Path, what: str) -> None:
     os.mkfifo(served / "pipe")
     (served / "folder").mkdir()
-    with pytest.raises(FetchError, match=f"{what}: is no regular file"):
+    with pytest.raises(FetchError, check=code("transfer.not_a_file")):
         fetch(FolderSource(served), part, SMALL, what)

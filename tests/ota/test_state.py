@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from jepa_runtime.errors import StorageError
 from jepa_runtime.ota import state
-from jepa_runtime.ota.state import Installed, Phase, Refusal, State
-from jepa_runtime.ota.state_machine import Failed, Refused, follow, found, start
+from jepa_runtime.ota.state import Installed, Phase, Rejection, State
+from jepa_runtime.ota.state_machine import Failed, Rejected, next_state, start, with_offer
+from tests.errors import code
 from tests.ota.robots import release
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
 FULL = State(
     phase=Phase.DOWNLOAD,
-    work=found(State(), "stable", release()).work,
+    work=with_offer(State(), "stable", release()).work,
     attempts={Phase.CHECK: 1, Phase.DOWNLOAD: 2},
     transitions=3,
     approved="1" * 64,
@@ -36,8 +37,8 @@ FULL = State(
     signed_at=NOW,
     release_seqs={"stable/toy": 2},
     refused={
-        "1" * 64: Refusal(reason="slow", times=2, not_before=NOW),
-        "2" * 64: Refusal(reason="revoked", times=1, not_before=None),
+        "1" * 64: Rejection(reason="slow", times=2, not_before=NOW),
+        "2" * 64: Rejection(reason="revoked", times=1, not_before=None),
     },
     comparisons={"1" * 64: 3},
     checked_at=NOW,
@@ -51,15 +52,15 @@ def test_what_is_kept_is_what_is_read(tmp_path: Path, kept: State) -> None:
 
 
 def test_every_state_of_an_update_can_be_kept(tmp_path: Path) -> None:
-    kept = found(start(FULL), "stable", release(3, "3" * 64))
-    for outcome in (Failed("cut"), Refused("expired")):
-        kept = follow(kept, outcome, NOW)
+    kept = with_offer(start(FULL), "stable", release(3, "3" * 64))
+    for outcome in (Failed("cut"), Rejected("expired")):
+        kept = next_state(kept, outcome, NOW)
         state.save(tmp_path / "state.json", kept)
         assert state.load(tmp_path / "state.json") == kept
 
 
 def test_a_missing_state_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"set this robot up .* --rebuild"):
+    with pytest.raises(StorageError, check=code("storage.state_missing")):
         state.load(tmp_path / "state.json")
 
 
@@ -84,7 +85,7 @@ def test_a_file_of_another_version_is_told_from_a_damaged_one(tmp_path: Path) ->
     fields = state.as_json(FULL) | {"schema_version": 2}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
-    with pytest.raises(StorageError, match=r"of another version of jepa-edge \(2\)"):
+    with pytest.raises(StorageError, check=code("storage.state_version")):
         state.load(tmp_path / "state.json")
 
 
@@ -93,7 +94,7 @@ def test_a_field_that_makes_no_sense_is_named(tmp_path: Path, field: str) -> Non
     fields = state.as_json(FULL) | {field: [1]}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
-    with pytest.raises(StorageError, match=rf"is damaged \(state: {field}.*--rebuild"):
+    with pytest.raises(StorageError, check=code("storage.state_damaged")):
         state.load(tmp_path / "state.json")
 
 
@@ -133,6 +134,6 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before_it(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         patched.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(StorageError, check=code("storage.full")):
             state.save(tmp_path / "state.json", replace(FULL, pinned=True))
     assert state.load(tmp_path / "state.json") == FULL

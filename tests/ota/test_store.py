@@ -13,6 +13,7 @@ from jepa_runtime.bundle import MANIFEST_NAME, Bundle
 from jepa_runtime.errors import StorageError
 from jepa_runtime.ota.storage.slots import BUNDLE, MARK, SlotStore
 from jepa_runtime.util import atomic_files
+from tests.errors import code
 from tests.ota.robots import sha256, tree
 
 
@@ -99,7 +100,7 @@ def test_links_lead_to_complete_slots_only(store: SlotStore, bundles: list[Bundl
     store.point("good", slot)
     assert os.readlink(store.root / "current") == f"slots/{slot}/{BUNDLE}"
     assert (store.current(), store.good()) == (slot, slot)
-    with pytest.raises(StorageError, match="is not complete: it cannot be current"):
+    with pytest.raises(StorageError, check=code("storage.incomplete_slot")):
         store.point("current", "f" * 64)
     assert store.current() == slot
     store.point("current", None)
@@ -108,14 +109,14 @@ def test_links_lead_to_complete_slots_only(store: SlotStore, bundles: list[Bundl
 
 def test_what_is_no_link_is_not_taken_for_none(store: SlotStore) -> None:
     (store.root / "current").mkdir()
-    with pytest.raises(StorageError, match="is no link"):
+    with pytest.raises(StorageError, check=code("storage.invalid_link")):
         store.current()
 
 
 @pytest.mark.parametrize("target", ["/etc", "slots/../../elsewhere", "slots/0/bundle"])
 def test_a_link_that_leads_elsewhere_is_not_followed(store: SlotStore, target: str) -> None:
     (store.root / "current").symlink_to(target)
-    with pytest.raises(StorageError, match="which is no slot"):
+    with pytest.raises(StorageError, check=code("storage.invalid_link")):
         store.current()
 
 
@@ -179,8 +180,9 @@ def test_a_slot_whose_manifest_was_damaged_is_passed_over(
         os.utime(store.slots / slot / MARK, (age, age))
     manifest = store.folder(damaged) / MANIFEST_NAME
     harm(manifest)
-    with pytest.raises(StorageError, match=str(manifest)):
+    with pytest.raises(StorageError) as caught:
         store.manifest(damaged)
+    assert str(manifest) in str(caught.value)
     for record in bundles[0].manifest.files:
         expected = None if record.path == "report.json" else store.folder(whole) / record.path
         assert store.find(record.sha256) == expected
@@ -192,7 +194,7 @@ def test_a_slot_that_a_later_version_of_jepa_edge_filled_is_passed_over(store: S
     store.part(later).write_bytes(content)
     store.place(store.part(later), later, MANIFEST_NAME)
     store.adopt(later)
-    with pytest.raises(StorageError, match="1000"):
+    with pytest.raises(StorageError, check=code("storage.damaged_slot")):
         store.manifest(later)
     assert store.find(later) is None
 
@@ -202,7 +204,7 @@ def test_only_what_is_wanted_stays_in_staging(store: SlotStore, bundles: list[Bu
     for name in ("a" * 64, "b" * 64):
         store.part(name).touch()
         store.part(f"{name}.delta").touch()
-    store.keep_staged(wanted, {"a" * 64})
+    store.prune_staged(wanted, {"a" * 64})
     assert {path.name for path in store.staging.iterdir()} == {
         wanted,
         f"{'a' * 64}.part",

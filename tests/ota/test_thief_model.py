@@ -12,7 +12,8 @@ from jepa_runtime.errors import UpdateError
 from jepa_runtime.ota import operator_requests, robot
 from jepa_runtime.ota.provisioning import provision
 from jepa_runtime.ota.state import State
-from tests.ota.robots import Gate, Serving, settings
+from tests.errors import code
+from tests.ota.robots import Gate, Serving, client_arguments, settings
 
 pytest.importorskip("jepa_export.release.publish", reason="extra export is not installed")
 
@@ -49,7 +50,7 @@ class Fleet:
         publish(opened(self.repo), self.recovery, STABLE)
 
     def update(self) -> State:
-        with robot.open_client(self.root, gate=Gate(), serving=self.serving) as client:
+        with robot.open_client(self.root, **client_arguments(gate=Gate(), serving=self.serving)) as client:
             return client.update()
 
     @property
@@ -79,7 +80,7 @@ def test_rollback_is_refused_where_only_the_model_of_the_thief_is_left(bare: Fle
     bare.recover()
     kept = bare.update()
     assert (kept.result, kept.alarm, bare.version) == ("updated", "", "3.0.0")
-    with pytest.raises(UpdateError, match="no earlier release"):
+    with pytest.raises(UpdateError, check=code("update.no_earlier_model")):
         operator_requests.rollback(bare.root, "by hand", now=robot.utc_now)
 
 
@@ -97,7 +98,7 @@ def test_recovery_release_that_fails_leaves_nothing_where_only_the_model_of_the_
     bare.recover()
     for _ in range(2):
         kept = bare.update()
-        assert kept.result == "refused" and "the model before it was revoked" in kept.alarm
+        assert kept.result == "refused" and "the previous model was revoked" in kept.alarm
         assert kept.current is kept.good is kept.previous is None
         assert not (bare.root / "current").exists() and not (bare.root / "good").exists()
     bare.serving = Serving()

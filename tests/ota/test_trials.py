@@ -20,11 +20,12 @@ from jepa_runtime.errors import BackendError, StorageError
 from jepa_runtime.ota import operator_requests, robot, state
 from jepa_runtime.ota.health import trial_counter
 from jepa_runtime.ota.health.serving_socket import LocalServing
-from jepa_runtime.ota.health.trial_counter import MOST_ATTEMPTS, MOST_BOOTS, TrialCounter
+from jepa_runtime.ota.health.trial_counter import MAX_ATTEMPTS, MAX_BOOTS, TrialCounter
 from jepa_runtime.ota.operator_alarms import alarms
 from jepa_runtime.ota.state import Phase
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util import atomic_files
+from tests.errors import code
 from tests.ota.fleets import until
 from tests.ota.following import running, served
 from tests.ota.robots import Died, Site, dies_in
@@ -54,7 +55,7 @@ def switched(site: Site, bundles: list[Bundle]) -> Site:
     """A robot whose machine went down when the update had switched to 2.0.0 and was to watch it."""
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
-        site.update(tell=dies_in(Phase.OBSERVE))
+        site.update(on_state=dies_in(Phase.OBSERVE))
     assert (site.version, site.good) == ("2.0.0", "1.0.0")
     return site
 
@@ -93,9 +94,9 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_three_times_then_the_
     switched: Site,
 ) -> None:
     """Without any process but the one that serves."""
-    boots = [boot(switched, number) for number in range(MOST_ATTEMPTS + 1)]
-    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MOST_ATTEMPTS + [["1.0.0"]]
-    assert [status for _, status, _ in boots] == [-9] * MOST_ATTEMPTS + [0]
+    boots = [boot(switched, number) for number in range(MAX_ATTEMPTS + 1)]
+    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MAX_ATTEMPTS + [["1.0.0"]]
+    assert [status for _, status, _ in boots] == [-9] * MAX_ATTEMPTS + [0]
     assert "the last known good model" in boots[-1][2] and "was opened 3 times, in 3 boots" in boots[-1][2]
     kept = switched.update(serving=LocalServing(switched.root, gone_s=0.1))
     assert (kept.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in kept.reason
@@ -109,7 +110,7 @@ def test_a_served_model_that_refuses_a_candidate_tells_the_update_why(
     (switched.root / f"serving/{candidate}.attempts").write_text(json.dumps(["a", "b", "b"]))
     with running(switched.root):
         assert served(switched) == "1.0.0"
-        with pytest.raises(Exception, match="was opened 3 times, in 2 boots"):
+        with pytest.raises(Exception, match="was opened 3 times in 2 boots"):
             LocalServing(switched.root).swap(SlotStore(switched.root).folder(candidate))
 
 
@@ -142,7 +143,7 @@ def test_restarts_that_are_asked_for_and_ordinary_failures_are_no_attempts(
     switched: Site, bundles: list[Bundle]
 ) -> None:
     candidate = bundles[1].sha256
-    for _ in range(MOST_ATTEMPTS + 1):
+    for _ in range(MAX_ATTEMPTS + 1):
         with running(switched.root):
             assert served(switched) == "2.0.0" and attempts(switched, candidate) == 1
         assert attempts(switched, candidate) == 0
@@ -173,10 +174,13 @@ def test_a_candidate_that_was_rolled_back_is_tried_again_by_a_later_update(switc
     store = SlotStore(switched.root)
     candidate = store.current()
     assert candidate
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         with TrialCounter(store).opening(candidate):
             pass
-    with pytest.raises(BackendError, match="was opened 3 times"), TrialCounter(store).opening(candidate):
+    with (
+        pytest.raises(BackendError, check=code("serving.too_many_attempts")),
+        TrialCounter(store).opening(candidate),
+    ):
         pass
     operator_requests.rollback(switched.root, "by hand", now=switched.clock.now)
     assert switched.version == "1.0.0" and attempts(switched, candidate) == 0
@@ -224,9 +228,9 @@ def test_a_first_model_that_takes_the_machine_down_is_not_opened_for_ever(
     site = Site(tmp_path / "empty", None)
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
-        site.update(tell=dies_in(Phase.OBSERVE))
-    boots = [boot(site, number)[:2] for number in range(MOST_ATTEMPTS)]
-    assert boots == [(["2.0.0"], -9)] * MOST_ATTEMPTS
+        site.update(on_state=dies_in(Phase.OBSERVE))
+    boots = [boot(site, number)[:2] for number in range(MAX_ATTEMPTS)]
+    assert boots == [(["2.0.0"], -9)] * MAX_ATTEMPTS
     with started(site, 99, "2.0.0") as process:
         until(lambda: "no model is opened" in stderr_of(site))
         assert "was opened 3 times, in 3 boots" in stderr_of(site)
@@ -251,26 +255,26 @@ def test_an_active_model_that_takes_the_machine_down_at_each_boot_is_replaced_by
     updated: Site, bundles: list[Bundle]
 ) -> None:
     """By the serving process alone; the update goes back once its process runs."""
-    boots = [boot(updated, number) for number in range(MOST_BOOTS + 2)]
-    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MOST_BOOTS + [["1.0.0"]] * 2
-    assert [status for _, status, _ in boots] == [-9] * MOST_BOOTS + [0] * 2
-    assert f"was opened in {MOST_BOOTS} boots in a row" in boots[-1][2]
+    boots = [boot(updated, number) for number in range(MAX_BOOTS + 2)]
+    assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MAX_BOOTS + [["1.0.0"]] * 2
+    assert [status for _, status, _ in boots] == [-9] * MAX_BOOTS + [0] * 2
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in boots[-1][2]
     (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
     assert alarm.startswith("1.0.0 is served instead: toy 2.0.0, the active model: ")
-    assert f"was opened in {MOST_BOOTS} boots in a row" in alarm
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in alarm
     kept = updated.update(serving=LocalServing(updated.root, gone_s=0.1))
     assert (updated.version, updated.good) == ("1.0.0", "1.0.0")
-    assert f"was opened in {MOST_BOOTS} boots" in kept.refused[bundles[1].sha256].reason
+    assert f"was opened in {MAX_BOOTS} boots" in kept.refused[bundles[1].sha256].reason
     assert alarms(updated.root, kept) == []
 
 
 def test_the_one_before_it_is_opened_a_bounded_number_of_times_too(updated: Site) -> None:
-    boots = [boot(updated, number, "1.0.0,2.0.0")[0] for number in range(MOST_BOOTS + MOST_ATTEMPTS)]
-    assert boots == [["2.0.0"]] * MOST_BOOTS + [["1.0.0"]] * MOST_ATTEMPTS
+    boots = [boot(updated, number, "1.0.0,2.0.0")[0] for number in range(MAX_BOOTS + MAX_ATTEMPTS)]
+    assert boots == [["2.0.0"]] * MAX_BOOTS + [["1.0.0"]] * MAX_ATTEMPTS
     with started(updated, 99, "1.0.0,2.0.0") as process:
         until(lambda: "no model is opened" in stderr_of(updated))
         (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
-        assert "no model is served" in alarm
+        assert "no model is active" in alarm
     assert process.returncode == 0 and versions(process.communicate()[0]) == []
 
 
@@ -281,13 +285,13 @@ def stderr_of(site: Site) -> str:
 def test_without_one_before_it_the_server_waits_without_a_model_and_opens_the_next_release(
     site: Site, bundles: list[Bundle]
 ) -> None:
-    boots = [boot(site, number, "1.0.0")[:2] for number in range(MOST_BOOTS)]
-    assert boots == [(["1.0.0"], -9)] * MOST_BOOTS
+    boots = [boot(site, number, "1.0.0")[:2] for number in range(MAX_BOOTS)]
+    assert boots == [(["1.0.0"], -9)] * MAX_BOOTS
     with started(site, 99, "1.0.0") as process:
         until(lambda: "no model is opened" in stderr_of(site))
-        assert f"was opened in {MOST_BOOTS} boots in a row" in stderr_of(site)
+        assert f"was opened in {MAX_BOOTS} consecutive boots" in stderr_of(site)
         (alarm,) = alarms(site.root, state.load(site.root / robot.STATE))
-        assert "toy 1.0.0, the active model" in alarm and "no model is served" in alarm
+        assert "toy 1.0.0, the active model" in alarm and "no model is active" in alarm
         serving = LocalServing(site.root)
         assert (serving.health().serves, serving.health().may_switch) == ("", True)
         site.repository.publish(bundles[1], 2)
@@ -301,7 +305,7 @@ def test_without_one_before_it_the_server_waits_without_a_model_and_opens_the_ne
 
 def test_a_pinned_robot_is_served_no_other_model(updated: Site) -> None:
     operator_requests.pin(updated.root, pinned=True, now=updated.clock.now)
-    for number in range(MOST_BOOTS):
+    for number in range(MAX_BOOTS):
         boot(updated, number)
     with started(updated, 99, "2.0.0") as process:
         until(lambda: "no model is opened" in stderr_of(updated))
@@ -312,15 +316,15 @@ def test_crashes_of_the_active_model_in_one_boot_count_once_and_service_forgets_
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     active, tried = bundles[0].sha256, TrialCounter(SlotStore(site.root))
-    for _ in range(2 * MOST_BOOTS):
+    for _ in range(2 * MAX_BOOTS):
         with TrialCounter(SlotStore(site.root)).opening(active):
             assert attempts(site, active) == 1
-    for number in range(1, MOST_BOOTS):
+    for number in range(1, MAX_BOOTS):
         assert not tried.exhausted(active)
         monkeypatch.setattr(trial_counter, "boot_id", partial(str, number))
         with TrialCounter(SlotStore(site.root)).opening(active):
             pass
-    assert f"was opened in {MOST_BOOTS} boots in a row" in tried.exhausted(active)
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in tried.exhausted(active)
     (site.root / f"serving/{active}.attempts").unlink()
     monkeypatch.setattr(trial_counter, "STABLE_S", 0.1)
     with tried.opening(active):

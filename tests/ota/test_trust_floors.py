@@ -12,6 +12,7 @@ from securesystemslib.signer import CryptoSigner
 from jepa_runtime.errors import TrustError
 from jepa_runtime.ota.robot import SOFTWARE_DATE
 from jepa_runtime.ota.trust.metadata import Floors
+from tests.errors import code
 from tests.ota.repositories import CONTENT, START, Repository
 from tests.ota.trusting import DAY, Robot
 
@@ -20,7 +21,7 @@ from tests.ota.trusting import DAY, Robot
 
 def test_a_clock_that_is_ahead_is_named_as_a_reason(robot: Robot) -> None:
     robot.now = START + 4000 * DAY
-    with pytest.raises(TrustError, match=r"is expired at 2037-02-11 .* if it is ahead, set it"):
+    with pytest.raises(TrustError, match=r"2037-02-11 .* by the clock", check=code("trust.expired")):
         robot.refresh()
 
 
@@ -36,8 +37,8 @@ def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Rep
     robot.folder, robot.now = old, START - 3650 * DAY
     with pytest.raises(
         TrustError,
-        match=r"timestamp.json is expired at 2026-03-31 00:00 UTC, the latest signature seen; the clock of "
-        r"this robot says 2016-03-03 00:00: set it",
+        match=r"timestamp.json is expired at 2026-03-31 .* the latest signature seen; .* 2016-03-03 00:00",
+        check=code("trust.expired"),
     ):
         robot.refresh()
 
@@ -52,8 +53,8 @@ def test_a_signature_of_a_clock_that_was_ahead_is_named_as_a_reason(
     repository.publish("channel-stable")
     with pytest.raises(
         TrustError,
-        match=r"the latest signature seen; the clock of this robot says 2026-03-01 00:00: set it, or, if it "
-        r"is right, whoever signs had a clock that was ahead: ask them to rotate the key of the timestamp",
+        match=r"the latest signature seen; .* 2026-03-01 00:00: .* rotate the key of the timestamp",
+        check=code("trust.expired"),
     ):
         robot.refresh()
 
@@ -75,8 +76,8 @@ def test_at_first_contact_a_clock_in_1970_does_not_revive_what_expired_before_th
     robot.folder, robot.now = old, datetime(1970, 1, 1, tzinfo=timezone.utc)
     with pytest.raises(
         TrustError,
-        match=r"timestamp.json is expired at 2026-12-26 00:00 UTC, the signature of the root; the clock of "
-        r"this robot says 1970-01-01 00:00: set it, or, if it is right, the root was signed with a clock",
+        match=r"timestamp.json is expired at 2026-12-26 .* the signature of the root; .* 1970-01-01 00:00",
+        check=code("trust.expired"),
     ):
         robot.refresh()
 
@@ -86,7 +87,9 @@ def test_no_clock_counts_that_is_behind_the_date_of_the_software(robot: Robot) -
     shutil.rmtree(robot.meta)
     robot.floors, robot.not_before = Floors({}, None), robot.now + 30 * DAY
     robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    with pytest.raises(TrustError, match="is expired at 2026-03-31 00:00 UTC, the date of this software"):
+    with pytest.raises(
+        TrustError, match=r"2026-03-31 .* the date of this software", check=code("trust.expired")
+    ):
         robot.refresh()
 
 
@@ -101,7 +104,7 @@ def test_a_root_that_was_signed_with_a_clock_that_was_ahead_is_cured_by_the_next
     repository.publish("root")
     repository.now -= 400 * DAY
     repository.publish("channel-stable")
-    with pytest.raises(TrustError, match="the signature of the root"):
+    with pytest.raises(TrustError, match="the signature of the root", check=code("trust.expired")):
         robot.refresh()
     repository.publish("root", "channel-stable")
     assert robot.fetch() == CONTENT
@@ -124,9 +127,7 @@ def test_floors_hold_where_the_metadata_got_lost(robot: Robot, repository: Repos
     version = robot.floors.versions[role]
     shutil.rmtree(robot.meta)
     robot.floors = Floors({role: version + 1}, None)
-    with pytest.raises(
-        TrustError, match=f"^{role}: version {version} is offered, but version {version + 1} was seen before"
-    ):
+    with pytest.raises(TrustError, match=f"^{role}: version {version} ", check=code("trust.rollback")):
         robot.refresh()
 
 
@@ -138,7 +139,7 @@ def test_an_old_state_of_the_repository_is_refused_where_the_metadata_got_lost(
     robot.refresh()
     shutil.rmtree(robot.meta)
     robot.folder = old
-    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2", check=code("trust.rollback")):
         robot.fetch()
 
 
@@ -164,7 +165,7 @@ def test_after_a_theft_new_keys_undo_versions_that_the_thief_drove_up(
         repository.signed[role].version = version
     repository.now -= DAY / 4
     repository.publish("channel-stable")
-    with pytest.raises(TrustError, match="is older than what was seen"):
+    with pytest.raises(TrustError, check=code("trust.rollback")):
         robot.refresh()
     repository.rotate("timestamp", "snapshot")
     repository.publish("channel-stable")
@@ -195,7 +196,7 @@ def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
     repository.now = honest
     repository.rotate("snapshot")
     repository.publish("root", "targets", "channel-stable")
-    with pytest.raises(TrustError, match="the latest signature seen"):
+    with pytest.raises(TrustError, match="the latest signature seen", check=code("trust.expired")):
         robot.refresh()
     repository.rotate("timestamp")
     repository.publish("root", "targets", "channel-stable")
@@ -238,7 +239,9 @@ def test_floors_end_once_some_old_signers_can_no_longer_sign(
     if ends:
         assert robot.refresh().versions["timestamp"] == 1
     else:
-        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        with pytest.raises(
+            TrustError, match="version 1 is offered, but version 2", check=code("trust.rollback")
+        ):
             robot.refresh()
 
 
@@ -261,7 +264,9 @@ def test_a_root_that_is_installed_by_hand_ends_floors_if_it_is_known_which_keys_
     if lost == "nothing":
         assert robot.refresh().versions["timestamp"] == 1
     else:
-        with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+        with pytest.raises(
+            TrustError, match="version 1 is offered, but version 2", check=code("trust.rollback")
+        ):
             robot.refresh()
 
 
@@ -275,7 +280,7 @@ def test_a_new_key_beside_the_old_one_ends_no_floor(robot: Robot, repository: Re
     shutil.copy(repository.file("root"), old / "metadata")
     shutil.rmtree(robot.meta)
     robot.folder = old
-    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2", check=code("trust.rollback")):
         robot.refresh()
 
 
@@ -287,5 +292,5 @@ def test_other_keys_of_the_root_alone_end_no_floor(robot: Robot, repository: Rep
     shutil.copy(repository.file("root"), old / "metadata")
     shutil.rmtree(robot.meta)
     robot.folder = old
-    with pytest.raises(TrustError, match="version 1 is offered, but version 2 was seen before"):
+    with pytest.raises(TrustError, match="version 1 is offered, but version 2", check=code("trust.rollback")):
         robot.refresh()

@@ -28,7 +28,7 @@ from tests.ota.servers import FaultServer
 def fleet(tmp_path: Path, toy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> Fleet:
     fleet = Fleet(tmp_path, toy_bundle)
     assert fleet.provision() == 0
-    assert "is set up" in capfd.readouterr().out
+    assert "is provisioned" in capfd.readouterr().out
     return fleet
 
 
@@ -46,8 +46,8 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     assert fleet.version == "1.0.0"
     assert fleet.run("apply") == 0
     shown = capfd.readouterr()
-    assert shown.out == "updated: toy 2.0.0, release 1 of stable serves\n"
-    assert "trying it in a process of its own" in shown.err
+    assert shown.out == "updated; active model: toy 2.0.0, release 1 of stable\n"
+    assert "probing the candidate" in shown.err
     assert "comparing" not in shown.err, "the robot names no source to compare on"
     assert fleet.version == "2.0.0"
     assert fleet.run("apply") == 0
@@ -65,12 +65,12 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     probed = next(entry["facts"] for entry in entries if entry["event"] == "probed")
     assert probed["latency_p99_ms"] > 0
     assert fleet.run("verify") == 0
-    assert "every file has its hash" in capfd.readouterr().out
+    assert "all hashes match" in capfd.readouterr().out
 
 
 def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     wipes = "\x1b[2K\rall is well"
-    now = replace(state.load(fleet.root / STATE), result="unchanged", reason=f"the fleet asks for {wipes}")
+    now = replace(state.load(fleet.root / STATE), result="unchanged", reason=f"the fleet requests {wipes}")
     state.save(fleet.root / STATE, replace(now, alarm=wipes))
     audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("refused", version=wipes)
     for action, status in (("status", 5), ("history", 0)):
@@ -96,7 +96,7 @@ def test_a_model_that_computes_something_else_is_refused_with_3(
     assert fleet.run("status") == 0
     assert "once, until" in " ".join(capfd.readouterr().out.split())
     assert fleet.run("apply") == 3
-    assert re.search(r"was refused until .* `jepa-runtime update apply --again`", capfd.readouterr().out)
+    assert re.search(r"was rejected until .* `jepa-runtime update apply --again`", capfd.readouterr().out)
 
 
 def test_a_repository_that_was_set_back_is_an_error(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_a_folder_that_holds_no_repository_is_a_mistake_and_no_failed_update(
     before, stick = kept(), tmp_path / "stick"
     for _ in range(2):
         assert fleet.run(action, "--from", str(stick)) == 1
-        assert f"{stick}: no repository" in capfd.readouterr().err
+        assert f"{stick}: not a repository" in capfd.readouterr().err
         stick.mkdir(exist_ok=True)
     assert kept() == before
 
@@ -199,7 +199,7 @@ def test_a_robot_is_not_set_up_with_what_is_no_root(
         content["signed"]["version"] = 2
         given.write_text(json.dumps(content))
     assert fleet.provision("--trusted-root", str(given)) == 1
-    assert f"{given}: is no root of a repository" in capfd.readouterr().err
+    assert f"{given}: not valid root metadata" in capfd.readouterr().err
     assert not fleet.root.exists()
 
 
@@ -256,9 +256,9 @@ def test_what_cannot_be_approved_or_cancelled_is_told(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert fleet.run("approve") == 1
-    assert "no candidate waits for approval (idle): look again later" in capfd.readouterr().err
+    assert "no candidate waits for approval (phase idle)" in capfd.readouterr().err
     assert fleet.run("cancel") == 1
-    assert "no update is in work" in capfd.readouterr().err
+    assert "no update is in progress" in capfd.readouterr().err
 
 
 def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +324,7 @@ def test_a_robot_that_has_lost_its_trusted_root_says_so(
 ) -> None:
     (fleet.root / "root.json").unlink()
     assert fleet.run("apply") == 1
-    assert "root.json: cannot be read (No such file or directory): put the trusted" in capfd.readouterr().err
+    assert "root.json: cannot read the trusted root: No such file or directory" in capfd.readouterr().err
 
 
 def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

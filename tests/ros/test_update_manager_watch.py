@@ -72,7 +72,7 @@ def test_a_failure_is_not_forgotten() -> None:
 def test_what_is_not_finite_is_a_failure(value: float) -> None:
     watched = Watched()
     watched.watch.latent(np.array([0.0, value]))
-    assert watched.failure == "it computes NaN or infinity"
+    assert watched.failure == "the model computes NaN or infinity"
 
 
 def test_latents_are_not_missed_before_their_topic_was_found() -> None:
@@ -139,13 +139,13 @@ def test_a_model_that_its_surroundings_surprise_more_than_usual_drifts(
         watched.second()
     assert bool(watched.failure) is drifts
     if drifts:
-        assert watched.failure.startswith(f"it drifts: {900 * found:.0f} of 900 frames surprised it")
+        assert watched.failure.startswith(f"predictions drift: {900 * found:.0f} of 900 frames surprised it")
 
 
 def test_a_surprise_that_is_not_finite_is_a_failure() -> None:
     watched = Watched()
     watched.watch.surprise(np.nan, False)
-    assert watched.failure == "it computes NaN or infinity"
+    assert watched.failure == "the model computes NaN or infinity"
 
 
 def test_a_model_that_computed_next_to_nothing_was_idle() -> None:

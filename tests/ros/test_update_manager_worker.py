@@ -17,6 +17,7 @@ pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths
 from jepa_ros.update.worker import Request, Worker
 
 from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.ota.robot import UpdateOptions
 from jepa_runtime.ota.state import Phase, State, Work
 from tests.ota.robots import release
 
@@ -33,18 +34,18 @@ class Client:
         self.opened: list[dict[str, Any]] = []
         self.let_go = threading.Event()
         self.error: UpdateError | None = None
-        self.alive: Any = None
+        self.heartbeat: Any = None
 
     @contextmanager
-    def open(self, *, alive: Any, **asked: Any) -> Iterator[Client]:
+    def open(self, *, heartbeat: Any, **asked: Any) -> Iterator[Client]:
         self.opened.append(asked)
-        self.alive = alive
+        self.heartbeat = heartbeat
         yield self
 
     def update(self, *, begin: bool = True) -> State:
         self.opened[-1]["begin"] = begin
         while not self.let_go.wait(0.01):
-            self.alive()
+            self.heartbeat()
         if self.error is not None:
             raise self.error
         return self.state
@@ -101,8 +102,8 @@ def test_what_is_asked_for_is_done_as_asked_whatever_was_asked_for_before(at_wor
     assert work.ask().done.wait(10)
     request = work.ask(source=Path("/stick"), again=True)
     assert request.done.wait(10) and request.state == work.client.state
-    told = {"source": Path("/stick"), "again": True, "any_interface": False, "begin": True}
-    assert work.client.opened[1:] == [told]
+    options = UpdateOptions(source=Path("/stick"), retry_rejected=True)
+    assert work.client.opened[1:] == [{"options": options, "begin": True}]
     assert work.worker.accepts_requests
 
 

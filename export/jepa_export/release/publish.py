@@ -39,9 +39,9 @@ from jepa_runtime.ota.release import (
     RUNTIME_ABI,
     SCHEMA_VERSION,
     Release,
+    manifest_fields,
     parse_release,
     pointer_path,
-    told_of,
 )
 
 # Next to the versions of a model.
@@ -156,7 +156,7 @@ def publish(repository: Repository, bundle: Bundle, terms: Terms) -> Release:
         "manifest_sha256": bundle.sha256,
         "runtime_abi": [RUNTIME_ABI, RUNTIME_ABI],
         "hardware_ids": list(terms.hardware_ids),
-        **told_of(manifest),
+        **manifest_fields(manifest),
         "budgets": dict(terms.budgets),
         "rollout": {"percent": terms.percent, "salt": terms.salt or manifest.model_id},
         "revoked": list(previous.revoked) if previous else [],

@@ -44,7 +44,7 @@ from tuf.ngclient.config import EnvelopeType
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import KeyRing, reason_of, short_id
-from jepa_runtime.ota.trust.metadata import SIGNED_AT, most_bytes, signed_at
+from jepa_runtime.ota.trust.metadata import SIGNED_AT, max_metadata_bytes, signed_at
 from jepa_runtime.util import atomic_files
 
 METADATA, TARGETS = "metadata", "targets"
@@ -423,11 +423,11 @@ class Repository:
         if "timestamp" in roles:
             files.append(self._sign("timestamp"))
         for name, content in files:
-            if len(content) > most_bytes(name):
+            if len(content) > max_metadata_bytes(name):
                 raise JepaExportError(
-                    f"{name} would have {len(content)} bytes, and robots read at most {most_bytes(name)}: "
-                    "release into another channel (jepa-export release add-channel), or create another "
-                    "repository",
+                    f"{name} would have {len(content)} bytes, and robots read at most "
+                    f"{max_metadata_bytes(name)}: release into another channel (jepa-export release "
+                    "add-channel), or create another repository",
                     code="release.metadata_too_large",
                 )
         for name, content in files:

@@ -1,4 +1,4 @@
-"""``jepa-runtime build-engine``: build what takes minutes before anything has to serve."""
+"""The command ``jepa-runtime build-engine``: builds TensorRT engines before a process has to serve them."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "build-engine",
         help="build a bundle's TensorRT engines on this GPU, once",
-        description="Build the engines of a bundle on the device that is to run it, keep them, and compare "
-        "them with the bundle's golden outputs. What is there already and fits library, driver and GPU "
-        "stays. Nothing that serves builds engines by itself: run this after each update of model, driver "
-        "or TensorRT (jepa-build-engine.service does). Exit status 0 if all is well, else 1 with the reason.",
+        description="Build the engines of a bundle on the device that will run it, cache them, and compare "
+        "them with the bundle's golden outputs. Cached engines that match library, driver and GPU are "
+        "reused. The serving process never builds engines: run this command after each update of the model, "
+        "driver or TensorRT (jepa-build-engine.service does). Exit status: 0 success, 1 error.",
     )
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument(
         "--robot",
         type=Path,
         metavar="ROOT",
-        help="instead: the model that is installed there, with engine and precision of its config.json",
+        help="use the model installed on a robot, with engine and precision of its config.json",
     )
     parser.add_argument("--engine", metavar="E", help="engine and device (default: tensorrt)")
     parser.add_argument(
         "--precision",
         choices=("int8", "fp16", "fp32"),
-        help="default: the robot's, else the first of the bundle that the engine can run",
+        help="precision (default: the robot's, or the first of the bundle that the engine can run)",
     )
     parser.add_argument(
         "--num-samples",
         type=int,
         metavar="K",
-        help="futures per frame that will be asked for (default: the bundle's)",
+        help="number of action sequences per frame (default: the bundle's)",
     )
     parser.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",
-        help="where engines are kept, also for the serving process (default: /var/cache/jepa-edge, or the "
+        help="engine cache, also used by the serving process (default: /var/cache/jepa-edge, or the "
         "account's own cache)",
     )
-    add_json_argument(parser, "the outcome")
+    add_json_argument(parser, "the result")
     parser.set_defaults(run=run)
 
 
@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
         if args.json is not None:
             nothing = {"bundle": str(args.bundle), "engine": args.engine, "built": [], "ok": True}
             write_json(args.json, nothing)
-        console.print(f"{escape(args.engine)} needs no building")
+        console.print(f"{escape(args.engine)} needs no engine build")
         return 0
     bundle = Bundle.open(args.bundle)
     folder = engine_folders(args.cache_dir)[0]
-    with _counted(args), _Phases(console) as phases:
-        options = BackendOptions(cache_dir=args.cache_dir, build=phases.told)
+    with _counted_attempt(args), _Phases(console) as phases:
+        options = BackendOptions(cache_dir=args.cache_dir, build=phases.on_progress)
         with WorldModel.open(
             bundle,
             engine=args.engine,
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             allow_untrained=True,
         ) as model:
             precision = model.precision
-        # With the bundle's own number of samples, whose engine is built too if it is another.
+        # With the bundle's own number of samples, whose engine is also built if it is another one.
         parities = golden_parity(bundle, engine=args.engine, precision=precision, options=options)
     failed = [parity for parity in parities if not parity.ok]
     if args.json is not None:
@@ -109,8 +109,10 @@ def run(args: argparse.Namespace) -> int:
         }
         write_json(args.json, outcome)
     if args.json != STDOUT:
-        built = f"engines of {len(phases.graphs)} graphs built" if phases.graphs else "all engines were there"
-        console.print(f"{args.engine}, {precision}: {built}, kept in {escape(str(folder))}")
+        built = (
+            f"built engines of {len(phases.graphs)} graphs" if phases.graphs else "all engines were cached"
+        )
+        console.print(f"{args.engine}, {precision}: {built}, cache: {escape(str(folder))}")
         for parity in parities:
             console.print(f"  {parity.graph}: {parity.figures}{'' if parity.ok else ' [red]FAILED[/]'}")
     for parity in failed:
@@ -119,27 +121,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _adopt(args: argparse.Namespace) -> None:
-    """Fill in what the robot's config.json says.
+    """Complete ``args`` from the robot's config.json.
 
     Raises:
-        JepaRuntimeError: neither or both of bundle and robot are given, or the robot is not set up.
+        JepaRuntimeError: Not exactly one of bundle and robot is given, or the robot is not provisioned.
     """
     if (args.bundle is None) == (args.robot is None):
-        raise JepaRuntimeError("give either a bundle or --robot ROOT")
+        raise JepaRuntimeError("give either a bundle or --robot ROOT", code="cli.bundle_or_robot")
     if args.robot is not None:
         settings = config.load(args.robot / robot.CONFIG)
-        # A candidate has its engines from its gate.
+        # The gate builds the engines of a candidate.
         args.bundle = args.robot / ("good" if (args.robot / "good").exists() else "current")
         args.engine, args.precision = args.engine or settings.engine, args.precision or settings.precision
     args.engine = args.engine or "tensorrt"
     if len(split_alternatives(args.engine)) > 1:
-        raise JepaRuntimeError(f"{args.engine}: name the one engine that is to be built")
+        raise JepaRuntimeError(
+            f"{args.engine}: names several engines: name the one to build", code="cli.several_engines"
+        )
 
 
 @contextmanager
-def _counted(args: argparse.Namespace) -> Iterator[None]:
-    """Count the block as an attempt to open the model of a robot, where it is one: this may be the first
-    process that opens it after the start of the machine (see ota/health/trial_counter.py)."""
+def _counted_attempt(args: argparse.Namespace) -> Iterator[None]:
+    """Count the block as an attempt to open the model of a robot.
+
+    This may be the first process after boot that opens it (see ota/health/trial_counter.py).
+    """
     slot = None if args.robot is None else find_slot(args.bundle)
     if slot is None:
         yield
@@ -152,16 +158,16 @@ def _counted(args: argparse.Namespace) -> Iterator[None]:
 
 
 class _Phases:
-    """The phases of a build, of which several run inside each other; silent where there is no terminal.
+    """Shows the phases of a build, several of which are nested; silent without a terminal.
 
     Attributes:
-        graphs: those whose engines were built; some take one for all candidates and one for one.
+        graphs: The graphs whose engines were built; some have one engine for all candidates and one for one.
     """
 
     def __init__(self, console: Console) -> None:
         self._progress = progress_on(console)
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        # The builder tells it on threads of its own.
+        # The builder calls on_progress on its own threads.
         self._lock = Lock()
         self.graphs: set[str] = set()
 
@@ -172,8 +178,8 @@ class _Phases:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def told(self, graph: str, phase: str, done: int, steps: int) -> bool:
-        """See :class:`~jepa_runtime.backends.base.BackendOptions`."""
+    def on_progress(self, graph: str, phase: str, done: int, steps: int) -> bool:
+        """Show a step; see ``build`` of :class:`~jepa_runtime.backends.base.BackendOptions`."""
         with self._lock:
             self.graphs.add(graph)
             key = graph, phase

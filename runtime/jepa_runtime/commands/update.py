@@ -1,4 +1,4 @@
-"""``jepa-runtime update``: sets a robot up for updates over the air, makes them, and says how they stand."""
+"""The command ``jepa-runtime update``: provisions a robot, runs over-the-air updates, shows their state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jepa_runtime.commands.arguments import add_json_argument, count
 
 _ROOT = Path("/var/lib/jepa-edge")
 _EPILOG = (
-    "Exit status: 0 done or nothing to do, 1 error, 3 a release was refused or rolled back, 4 undecided: the "
-    "machine was too busy to judge a release, which is tried again soon, 5 `status` found an alarm."
+    "Exit status: 0 success or nothing to do, 1 error, 3 a release was rejected or rolled back, 4 undecided: "
+    "the machine was too busy to assess a release, which is retried soon, 5 `status` found an alarm."
 )
 
 
@@ -21,43 +21,55 @@ def add_parser(subparsers: Any) -> None:
     """Add ``update`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "update",
-        help="get models over the air: signed, tried before they serve, taken back if they fail",
-        description="Get models from a signed repository, try them, switch to them and go back if they fail.",
+        help="update models over the air: signed, tested before the switch, rolled back on failure",
+        description="Install models from a signed repository, test them, switch to them, and roll back on "
+        "failure.",
         epilog=_EPILOG,
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
     _add_provision(actions)
-    check = _add(actions, "check", "say whether there is an update, without installing it", as_json=True)
-    apply = _add(actions, "apply", "end the update in work, or look for one and install it", as_json=True)
+    check = _add(actions, "check", "check for an update without installing it", as_json=True)
+    apply = _add(actions, "apply", "finish the update in progress, or install an available one", as_json=True)
     for action in (check, apply):
         action.add_argument(
-            "--from", dest="source", type=Path, metavar="DIR", help="from a folder, such as a USB stick"
+            "--from",
+            dest="source",
+            type=Path,
+            metavar="DIR",
+            help="use a repository in a folder, such as a USB stick (default: the configured repository)",
         )
-        action.add_argument("--again", action="store_true", help="also what was refused before")
         action.add_argument(
-            "--any-interface", action="store_true", help="also other actions, limits or steps than now"
+            "--again",
+            dest="retry_rejected",
+            action="store_true",
+            help="retry releases that were rejected earlier",
         )
-    _add(actions, "status", "say what serves, and how the last update went", as_json=True)
-    rollback = _add(actions, "rollback", "go back to what served before", as_json=True)
-    rollback.add_argument("--reason", default="by hand", help="for the log (default: %(default)s)")
-    _add(actions, "approve", "let the candidate that waits for it be switched to")
-    cancel = _add(actions, "cancel", "drop the update in work, if it has not switched yet", as_json=True)
-    cancel.add_argument("--reason", default="by hand", help="for the log (default: %(default)s)")
-    _add(actions, "pin", "stay with what serves; what is revoked makes way all the same")
-    _add(actions, "unpin", "take updates again")
-    history = _add(actions, "history", "show what happened", as_json=True)
-    history.add_argument("-n", type=count, default=30, metavar="N", help="entries (default: %(default)s)")
-    _add(actions, "daemon", "look for updates again and again, until SIGTERM")
-    _add(actions, "verify", "check what lies on the disk: slots, links, state, log", as_json=True)
+        action.add_argument(
+            "--any-interface", action="store_true", help="accept releases with other actions, limits or steps"
+        )
+    _add(actions, "status", "show the active model and the last update", as_json=True)
+    rollback = _add(actions, "rollback", "go back to the previous model", as_json=True)
+    rollback.add_argument("--reason", default="by hand", help="reason for the log (default: %(default)s)")
+    _add(actions, "approve", "approve the switch to the waiting candidate")
+    cancel = _add(actions, "cancel", "drop the update in progress if it has not switched yet", as_json=True)
+    cancel.add_argument("--reason", default="by hand", help="reason for the log (default: %(default)s)")
+    _add(actions, "pin", "stay with the active model; a revoked model is rolled back all the same")
+    _add(actions, "unpin", "enable updates again")
+    history = _add(actions, "history", "show the audit log", as_json=True)
+    history.add_argument(
+        "-n", type=count, default=30, metavar="N", help="number of entries (default: %(default)s)"
+    )
+    _add(actions, "daemon", "check for updates periodically until SIGTERM")
+    _add(actions, "verify", "verify the slots, links, state and log on disk", as_json=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        JepaRuntimeError: it failed.
+        JepaRuntimeError: The command failed.
     """
-    # What is signed is checked with libraries that take longer to import than the other commands to start.
+    # The libraries for signatures take longer to import than other commands take to start.
     from jepa_runtime.commands import update_actions
 
     return update_actions.run(args)
@@ -71,7 +83,7 @@ def _add(actions: Any, name: str, what: str, *, as_json: bool = False) -> argpar
         "--root", type=Path, default=_ROOT, metavar="DIR", help="the robot's folder (default: %(default)s)"
     )
     if as_json:
-        add_json_argument(parser, "the outcome")
+        add_json_argument(parser, "the result")
     parser.set_defaults(run=run)
     return parser
 
@@ -79,20 +91,26 @@ def _add(actions: Any, name: str, what: str, *, as_json: bool = False) -> argpar
 def _add_provision(actions: Any) -> None:
     parser = _add(actions, "provision", "set up the folder of a robot", as_json=True)
     parser.add_argument(
-        "--trusted-root", type=Path, metavar="FILE", help="the repository's root.json, from a trusted source"
+        "--trusted-root", type=Path, metavar="FILE", help="root.json of the repository, from a trusted source"
     )
-    parser.add_argument("--repository", metavar="URL", help="where it is: http(s), or a folder")
-    parser.add_argument("--targets", metavar="URL", help="where its targets are, if not there")
-    parser.add_argument("--channel", metavar="NAME", default="stable", help="default: %(default)s")
-    parser.add_argument("--model", metavar="ID", help="the model that is to run")
-    parser.add_argument("--device-id", metavar="ID", help="the robot's name (default: this host's)")
+    parser.add_argument("--repository", metavar="URL", help="http(s) address or folder of the repository")
     parser.add_argument(
-        "--hardware", action="append", metavar="ID", help="what kind of robot it is; may be given again"
+        "--targets", metavar="URL", help="address of its targets (default: below --repository)"
     )
-    parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="E", help="default: %(default)s")
-    parser.add_argument("--precision", choices=get_args(Precision), help="default: the bundle's first")
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model that it has from the start")
+    parser.add_argument(
+        "--channel", metavar="NAME", default="stable", help="channel to follow (default: %(default)s)"
+    )
+    parser.add_argument("--model", metavar="ID", help="model to run")
+    parser.add_argument("--device-id", metavar="ID", help="name of the robot (default: the host name)")
+    parser.add_argument("--hardware", action="append", metavar="ID", help="hardware type; may be repeated")
+    parser.add_argument(
+        "--engine", default=DEFAULT_ENGINE, metavar="E", help="engine and device (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="precision (default: the first of the bundle that the engine can run)",
+    )
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="factory model")
     parser.add_argument("--allow-untrained", action="store_true", help="accept random weights, for tests")
-    parser.add_argument(
-        "--rebuild", action="store_true", help="make the state again from the slots, where it was lost"
-    )
+    parser.add_argument("--rebuild", action="store_true", help="rebuild a lost state from the slots")

@@ -1,4 +1,4 @@
-"""What the actions of ``jepa-runtime update`` do."""
+"""The actions of ``jepa-runtime update``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,10 +19,9 @@ from jepa_runtime.commands.update_view import Transfer, history_table, moment, s
 from jepa_runtime.errors import JepaRuntimeError, UpdateError, printable
 from jepa_runtime.ota import config, daemon, operator_requests, provisioning, robot, state
 from jepa_runtime.ota.audit_log import AuditLog
-from jepa_runtime.ota.client import Client
 from jepa_runtime.ota.config import Config
 from jepa_runtime.ota.hawkbit import saved_state as orders
-from jepa_runtime.ota.hawkbit.agent import KEPT, HawkbitAgent
+from jepa_runtime.ota.hawkbit.agent import STATE_FILE, HawkbitAgent
 from jepa_runtime.ota.operator_alarms import alarms
 from jepa_runtime.ota.state import Result, State
 from jepa_runtime.ota.storage import folder_owner
@@ -39,27 +38,28 @@ _STATUS: dict[Result, int] = {
     "undecided": 4,
     "failed": 1,
 }
-# Of `status`, for whatever monitors robots.
+# Exit status of `status`, for monitoring.
 _ALARM_STATUS = 5
-_Opened = Callable[..., AbstractContextManager[Client]]
 _NEEDED = ("trusted_root", "repository", "model", "hardware")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one of them.
+    """Run one action.
 
     Raises:
-        JepaRuntimeError: it failed.
+        JepaRuntimeError: The action failed.
     """
     return _ACTIONS[args.action](args)
 
 
 def _provision(args: argparse.Namespace) -> int:
     if args.rebuild:
-        return _tell(args, provisioning.rebuild(args.root), "The state was made again.")
+        return _print_state(args, provisioning.rebuild(args.root), "The state was rebuilt.")
     missing = ["--" + name.replace("_", "-") for name in _NEEDED if getattr(args, name) is None]
     if missing:
-        raise UpdateError(f"{args.root}: to set it up, give {', '.join(missing)} as well")
+        raise UpdateError(
+            f"{args.root}: to provision it, add {', '.join(missing)}", code="update.missing_option"
+        )
     try:
         settings = Config(
             repository=_address(args.repository),
@@ -74,73 +74,80 @@ def _provision(args: argparse.Namespace) -> int:
         )
         trusted_root = args.trusted_root.read_bytes()
     except ValidationError as error:
-        raise UpdateError(f"{args.root}: {describe(error)}") from error
+        raise UpdateError(f"{args.root}: {describe(error)}", code="update.config_invalid") from error
     except OSError as error:
-        raise UpdateError(f"{args.trusted_root}: cannot be read: {error.strerror}") from error
+        raise UpdateError(
+            f"{args.trusted_root}: cannot be read: {error.strerror}", code="update.trusted_root_unreadable"
+        ) from error
     provisioning.check_root(trusted_root, str(args.trusted_root))
-    kept = provisioning.provision(args.root, settings, trusted_root, bundle=args.bundle)
-    return _tell(args, kept, f"{args.root} is set up; {args.root / robot.CONFIG} may be edited.")
+    stored = provisioning.provision(args.root, settings, trusted_root, bundle=args.bundle)
+    return _print_state(
+        args, stored, f"{args.root} is provisioned; its configuration is {args.root / robot.CONFIG}."
+    )
 
 
 def _address(given: str) -> str:
-    """A folder from its root on: who updates later, a service, works in another one.
+    """Return a web address as it is, or the absolute path of a folder: services run in another folder.
 
     Raises:
-        UpdateError: it is an address that is neither of a web server nor of a folder.
+        UpdateError: It is neither.
     """
     if given.startswith(("http://", "https://")):
         return given
     if "://" in given:
-        raise UpdateError(f"{given}: give http://…, https://… or a folder")
+        raise UpdateError(
+            f"{given}: unsupported address: use http://…, https://… or a folder",
+            code="update.invalid_address",
+        )
     return str(Path(given).absolute())
 
 
 def _check(args: argparse.Namespace) -> int:
-    return _worked(args, lambda opened: partial(_look, opened))
+    return _run_client(args, lambda open_client: partial(_check_once, open_client))
 
 
-def _look(opened: _Opened, alive: daemon.Alive) -> State:
-    with opened(alive=alive) as client:
+def _check_once(open_client: robot.ClientOpener, heartbeat: daemon.Heartbeat) -> State:
+    with open_client(heartbeat=heartbeat) as client:
         client.check()
         return client.state
 
 
 def _apply(args: argparse.Namespace) -> int:
-    return _worked(args, daemon.carrying)
+    return _run_client(args, daemon.resumable_update)
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    kept = operator_requests.rollback(args.root, args.reason)
-    return _tell(args, kept, status=1 if kept.alarm else 0)
+    stored = operator_requests.rollback(args.root, args.reason)
+    return _print_state(args, stored, status=1 if stored.alarm else 0)
 
 
 def _approve(args: argparse.Namespace) -> int:
-    kept = operator_requests.approve(args.root)
-    print("approved" + ("" if kept.work is None else f": {kept.work.release.version} may be switched to"))
+    stored = operator_requests.approve(args.root)
+    print("approved" + ("" if stored.work is None else f": {stored.work.release.version} will be activated"))
     return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return _tell(args, operator_requests.cancel(args.root, args.reason))
+    return _print_state(args, operator_requests.cancel(args.root, args.reason))
 
 
 def _status(args: argparse.Namespace) -> int:
     now = state.load(args.root / robot.STATE)
     found = alarms(args.root, now)
-    table = status_table(now, found, _hawkbit_asked(args.root))
-    return _tell(args, now, table=table, status=_ALARM_STATUS if found else 0)
+    table = status_table(now, found, _hawkbit_reached(args.root))
+    return _print_state(args, now, table=table, status=_ALARM_STATUS if found else 0)
 
 
-def _hawkbit_asked(root: Path) -> str:
+def _hawkbit_reached(root: Path) -> str:
     with suppress(JepaRuntimeError):
         if config.load(root / robot.CONFIG).hawkbit is not None:
-            return moment(orders.load(root / KEPT).reached_at)
+            return moment(orders.load(root / STATE_FILE).reached_at)
     return ""
 
 
 def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
     operator_requests.pin(args.root, pinned=pinned)
-    print("pinned" if pinned else "takes updates")
+    print("pinned" if pinned else "updates are enabled")
     return 0
 
 
@@ -158,12 +165,14 @@ def _daemon(args: argparse.Namespace) -> int:
         print(printable(line), file=sys.stderr, flush=True)
 
     folder_owner.require_owner(args.root)
-    path, opened = args.root / robot.CONFIG, partial(robot.open_client, args.root)
-    round_ = daemon.ordinary(opened, lambda: config.load(path).poll_s, log, lambda: _alarms(args.root))
+    path, open_client = args.root / robot.CONFIG, partial(robot.open_client, args.root)
+    round_ = daemon.polling_round(
+        open_client, lambda: config.load(path).poll_s, log, lambda: _alarms(args.root)
+    )
     if config.load(path).hawkbit is not None:
-        round_ = HawkbitAgent(args.root, opened, log=log)
+        round_ = HawkbitAgent(args.root, open_client, log=log)
     with stop_on_signals() as stopping:
-        daemon.run(round_, stopping=stopping, log=log, root=args.root, due=daemon.crashing(args.root))
+        daemon.run(round_, stopping=stopping, log=log, root=args.root, wake=daemon.crash_detector(args.root))
     return 0
 
 
@@ -179,13 +188,13 @@ def _verify(args: argparse.Namespace) -> int:
         try:
             found[what] = check()
         except JepaRuntimeError as error:
-            found[what] = f"WRONG: {error}"
-    wrong = any(told.startswith("WRONG") for told in found.values())
+            found[what] = f"FAILED: {error}"
+    wrong = any(result.startswith("FAILED") for result in found.values())
     if args.json is not None:
         write_json(args.json, {"ok": not wrong, "found": found})
     if args.json != STDOUT:
-        for what, told in found.items():
-            print(f"{what}: {told}")
+        for what, result in found.items():
+            print(f"{what}: {result}")
     return int(wrong)
 
 
@@ -196,16 +205,16 @@ def _checks(root: Path) -> dict[str, Callable[[], str]]:
     def bundle(slot: str | None) -> str:
         if slot is None:
             return "none"
-        opened = store.open(slot)
-        return f"{opened.manifest.model_id} {opened.manifest.version}, every file has its hash"
+        bundle_ = store.open(slot)
+        return f"{bundle_.manifest.model_id} {bundle_.manifest.version}, all hashes match"
 
     return {
         "config": lambda: f"channel {config.load(root / robot.CONFIG).channel}",
         "state": lambda: str(state.load(root / robot.STATE).phase),
         "current": lambda: bundle(store.current()),
         "good": lambda: bundle(store.good()),
-        "slots": lambda: f"{len([bundle(slot) for slot in store.present()])} whole",
-        "log": lambda: f"{sum(1 for _ in _log(root).entries())} entries, each follows the one before it",
+        "slots": lambda: f"{len([bundle(slot) for slot in store.present()])} complete",
+        "log": lambda: f"{sum(1 for _ in _log(root).entries())} entries, the chain is intact",
     }
 
 
@@ -213,35 +222,37 @@ def _log(root: Path) -> AuditLog:
     return AuditLog(root / robot.AUDIT, robot.utc_now)
 
 
-def _worked(args: argparse.Namespace, working: Callable[[_Opened], Callable[[daemon.Alive], State]]) -> int:
-    """Work with a client, with what it does shown on standard error."""
-    compares = config.load(args.root / robot.CONFIG).shadow is not None
+def _run_client(
+    args: argparse.Namespace,
+    action: Callable[[robot.ClientOpener], Callable[[daemon.Heartbeat], State]],
+) -> int:
+    """Run an action with an update client, and show its progress on standard error."""
+    has_frames = config.load(args.root / robot.CONFIG).shadow is not None
     with (
         stop_on_signals() as stopping,
-        daemon.watched(stopping) as alive,
-        Transfer(open_console(stderr=True), compares=compares) as transfer,
+        daemon.heartbeat_watchdog(stopping) as heartbeat,
+        Transfer(open_console(stderr=True), has_frames=has_frames) as transfer,
     ):
-        opened = partial(
+        open_client = partial(
             robot.open_client,
             args.root,
-            source=args.source,
-            progress=transfer.progress,
-            tell=transfer.tell,
-            any_interface=args.any_interface,
-            again=args.again,
+            options=robot.UpdateOptions(
+                source=args.source, any_interface=args.any_interface, retry_rejected=args.retry_rejected
+            ),
+            callbacks=robot.UpdateCallbacks(on_state=transfer.on_state, on_progress=transfer.progress),
         )
-        kept = daemon.going_on(working(opened), alive, args.root)
-    return _tell(args, kept, status=_STATUS[kept.result])
+        stored = daemon.run_yielding(action(open_client), heartbeat, args.root)
+    return _print_state(args, stored, status=_STATUS[stored.result])
 
 
-def _tell(
-    args: argparse.Namespace, kept: State, line: str = "", *, status: int = 0, table: Table | None = None
+def _print_state(
+    args: argparse.Namespace, stored: State, line: str = "", *, status: int = 0, table: Table | None = None
 ) -> int:
-    found = alarms(args.root, kept)
+    found = alarms(args.root, stored)
     if args.json is not None:
-        write_json(args.json, state.as_json(kept) | {"alarms": found})
+        write_json(args.json, state.as_json(stored) | {"alarms": found})
     if args.json != STDOUT:
-        open_console().print(table) if table is not None else print(line or summary(kept))
+        open_console().print(table) if table is not None else print(line or summary(stored))
     for alarm in found:
         print(f"jepa-runtime update: ALARM: {printable(alarm)}", file=sys.stderr)
     return status

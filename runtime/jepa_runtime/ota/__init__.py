@@ -1,29 +1,25 @@
-"""Over-the-air updates of the model: from a signed repository, over slots and a gate, to the running node.
+"""Over-the-air updates of the model: from a signed repository to the serving process.
 
-============  ===========================================================================================
-trust         which files are authentic and current (The Update Framework)
-fetch         bytes within limits: from a web server (http_source) or a folder (sources), into a file (part)
-connections   to web servers
-release       what a release says about itself, and whether it is for this robot
-deltas        a file from the one before it
-download      all files of a release: from slots, by deltas, from the repository
-durable       files that are there whole or not at all, also after a power cut
-store         the folders of a robot: staging, slots, which slot serves, which one is known to be good
-state         what must survive a restart: the update in work, floors, refusals
-audit         what happened, each entry bound to the one before it
-gate          whether a candidate may serve
-serving       what an update needs of the serving process
-local_serving serves on this machine without ROS
-conduct       whether what serves serves well
-machine       the states of an update, and what follows what
-steps         what is done in each state
-client        carries updates to their end
-config        how a robot is set up
-provision     sets one up, and makes its state again
-robot         all of it together, on the disk of one robot
-daemon        looks for updates again and again
-operator      what a person or a service may ask of a robot at any time
-hawkbit       updates that a hawkBit server orders
-conformance   the client that the suite of The Update Framework tests
-============  ===========================================================================================
+==================  ======================================================================================
+robot               assembles everything on the disk of one robot
+(:func:`~jepa_runtime.ota.robot.open_client`) client              runs updates to their end
+state_machine       the states of an update, and their transitions
+steps               what is done in each state
+state               the persistent state: the update in progress, floors, rejections
+config              the configuration of a robot
+release             what a release declares, and whether it fits this robot
+rollback            whether the active model must be rolled back
+trust               which files are authentic and current (The Update Framework)
+transport           downloads within limits, from a web server or a folder, and deltas
+storage             staging, slots, and the links to the active and the last known good model
+gate                whether a candidate may serve
+health              the health of the serving process, and the interface to it
+provisioning        sets up a robot, and rebuilds its state
+daemon              checks for updates periodically
+operator_requests   what an operator or a service may request at any time
+operator_alarms     conditions that need an operator
+audit_log           the log, in which each entry is bound to the one before it
+hawkbit             updates that a hawkBit server orders
+tuf_conformance     the client for the conformance suite of The Update Framework
+==================  ======================================================================================
 """

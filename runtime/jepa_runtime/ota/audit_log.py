@@ -1,10 +1,10 @@
-"""What happened, one JSON object a line, each with the SHA-256 of the line before it.
+"""The audit log: one JSON object per line, each with the SHA-256 of the line before it.
 
-A line that is changed, removed or put in between breaks the chain. Who may write the folder may write all of
-it anew, so a chain that is to convince others has to be copied to where the robot cannot reach.
+A line that is changed, removed or inserted breaks the chain. A process that can write the folder can rewrite
+the whole log, so a chain that serves as evidence has to be copied to a place that the robot cannot write.
 
-``audit.log`` grows to about 1 MiB, then goes on in a new file; the old ones are ``audit.log.1``, ``.2`` and
-so on, the highest being the latest, and the oldest are removed. The chain runs through all of them.
+``audit.log`` grows to about 1 MiB, and then continues in a new file. Old files are ``audit.log.1``, ``.2``
+and so on, the highest number being the latest; the oldest are removed. The chain continues across files.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from jepa_runtime.util import atomic_files
 from jepa_runtime.util.strict_json import parse_json
 
 MAX_BYTES = 1 << 20
-KEPT_FILES = 8
+MAX_OLD_FILES = 8
 _START = "0" * 64
 _UNUSABLE = "cannot be read or written"
 
 
 class Entry(NamedTuple):
-    """One line.
+    """One line of the log.
 
     Attributes:
-        n: counts from 0.
-        at: when, as the robot's clock had it.
-        event: what.
-        facts: more about it.
+        n: Number of the entry, from 0.
+        at: Time by the robot's clock.
+        event: What happened.
+        facts: Details.
     """
 
     n: int
@@ -49,9 +49,10 @@ class AuditLog:
     """The log at ``path``, for one writer.
 
     Args:
-        now: the clock for entries.
-        max_bytes: of one file.
-        kept_files: beside the one that is written.
+        path: The current file.
+        now: The clock for entries.
+        max_bytes: Size of a file at which a new one is started.
+        max_old_files: Number of old files to keep.
     """
 
     def __init__(
@@ -60,29 +61,29 @@ class AuditLog:
         now: Callable[[], datetime],
         *,
         max_bytes: int = MAX_BYTES,
-        kept_files: int = KEPT_FILES,
+        max_old_files: int = MAX_OLD_FILES,
     ) -> None:
         self._path, self._now = path, now
-        self._max_bytes, self._kept_files = max_bytes, kept_files
+        self._max_bytes, self._max_old_files = max_bytes, max_old_files
         self._next: tuple[int, str] | None = None
 
     def append(self, event: str, **facts: Any) -> None:
-        """Write an entry; when this returns, it is on the disk.
+        """Append an entry durably.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: The entry cannot be written.
         """
         with atomic_files.storage_errors(self._path, _UNUSABLE):
             if self._next is None:
-                self._next = self._take_up()
+                self._next = self._continue_chain()
             self._rotate()
             self._write(event, facts)
 
     def entries(self) -> Iterator[Entry]:
-        """All that is kept, the oldest first; what a power cut left of a last line is no entry.
+        """Yield the entries, the oldest first; a last line that a power cut truncated is skipped.
 
         Raises:
-            StorageError: the chain is broken, or a file cannot be read.
+            StorageError: The chain is broken, or a file cannot be read.
         """
         expected: tuple[int, str] | None = None
         with atomic_files.storage_errors(self._path, _UNUSABLE):
@@ -95,14 +96,15 @@ class AuditLog:
                         expected = n, before if n else _START
                     if (n, before) != expected:
                         raise StorageError(
-                            f"{path}, line {count}: does not follow what is before it: entries were "
-                            "changed or removed"
+                            f"{path}, line {count}: does not match the hash of the entry before it: entries "
+                            "were changed or removed",
+                            code="storage.broken_log",
                         )
                     yield entry
                     expected = n + 1, _digest(line)
 
-    def _take_up(self) -> tuple[int, str]:
-        """Number and hash with which the next entry goes on."""
+    def _continue_chain(self) -> tuple[int, str]:
+        """Return the number and hash of the next entry, after repairing the end of the log."""
         files = self._files()
         cut = self._cut_torn_line() if files and files[-1] == self._path else 0
         lines = next((lines for path in reversed(files) if (lines := path.read_bytes().splitlines(True))), [])
@@ -113,14 +115,14 @@ class AuditLog:
             follows = n + 1, _digest(lines[-1])
         self._next = follows
         if cut:
-            self._write("cut a line that a power cut had left unfinished", {"bytes": cut})
+            self._write("removed a line that a power cut had truncated", {"bytes": cut})
         if damaged:
-            # A robot whose log was damaged must still be able to go back.
-            self._write("went on after lines that are no entries", {"lines": damaged})
+            # A damaged log must not prevent a rollback.
+            self._write("continued after damaged lines", {"lines": damaged})
         return self._next
 
     def _number_of(self, lines: list[bytes]) -> tuple[int, int]:
-        """The number of the last line, and how many at the end are no entries: they count all the same."""
+        """Return the number of the last line, and how many damaged lines (which count) are at the end."""
         for damaged, line in enumerate(reversed(lines)):
             with suppress(StorageError):
                 return _parse(line, str(self._path))[0] + damaged, damaged
@@ -138,11 +140,11 @@ class AuditLog:
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         assert self._next is not None
         n, before = self._next
-        # Unless all of it gets to the disk, what the file holds has to be looked at again.
+        # If the write fails, the file has to be read again.
         self._next = None
         at = self._now().isoformat(timespec="milliseconds")
         fields = {"n": n, "at": at, "before": before, "event": event, "facts": facts}
-        # A name that is no UTF-8 is to keep nobody from going back.
+        # A name that is not valid UTF-8 must not prevent a rollback.
         line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
         is_new = not self._path.exists()
         with self._path.open("ab") as file:
@@ -159,7 +161,7 @@ class AuditLog:
         old = self._files()[:-1]
         latest = _number(old[-1]) if old else 0
         atomic_files.move(self._path, self._path.with_name(f"{self._path.name}.{latest + 1}"))
-        for path in old[: max(0, len(old) + 1 - self._kept_files)]:
+        for path in old[: max(0, len(old) + 1 - self._max_old_files)]:
             path.unlink()
 
     def _files(self) -> list[Path]:
@@ -182,4 +184,6 @@ def _parse(line: bytes, where: str) -> tuple[int, str, Entry]:
         entry = Entry(int(fields["n"]), str(fields["at"]), str(fields["event"]), dict(fields["facts"]))
         return entry.n, str(fields["before"]), entry
     except (StrictJsonError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{where}: is no entry of a log ({error}): it was changed or damaged") from error
+        raise StorageError(
+            f"{where}: not a valid log entry ({error}): it was changed or damaged", code="storage.broken_log"
+        ) from error

@@ -1,4 +1,4 @@
-"""Carries updates to their end: what is to be done is kept before it is done, what came of it after."""
+"""Runs updates to their end. The state is stored before each phase and after it."""
 
 from __future__ import annotations
 
@@ -15,160 +15,166 @@ from jepa_runtime.ota.state_machine import (
     Failed,
     Interrupted,
     NothingNew,
-    NotYet,
     Outcome,
-    Refused,
+    Rejected,
     RolledBack,
     Unhealthy,
-    follow,
+    Waiting,
+    next_state,
     pause_s,
     start,
 )
 
-_GOING_BACK = (Phase.ROLLBACK, Phase.REJECTED)
+_ROLLING_BACK = (Phase.ROLLBACK, Phase.REJECTED)
 
 
 class Client:
-    """The updates of one robot, one at a time.
+    """Runs the updates of one robot, one at a time.
 
     Args:
-        state: as it was left.
-        steps: does what a phase is for; gives the state with what became known, and the outcome.
-        record: keeps a new state, given the one before it and what led from there (None: a beginning or a
-            stop); when it returns, it is kept.
-        now: the time of day.
-        rest: waits so many seconds.
+        state: The stored state.
+        run_step: Runs the step of the phase that a state is in; returns the state with everything that it
+            learned, and the outcome.
+        record: Stores a new state durably, given the previous state and the outcome that led from there
+            (None: the update starts or stops).
+        now: The time of day.
+        sleep: Waits for a number of seconds.
 
     Attributes:
-        state: as it was kept last.
+        state: The state that was stored last.
     """
 
     def __init__(
         self,
         state: State,
         *,
-        steps: Callable[[State], tuple[State, Outcome]],
+        run_step: Callable[[State], tuple[State, Outcome]],
         record: Callable[[State, Outcome | None, State], None],
         now: Callable[[], datetime],
-        rest: Callable[[float], None],
+        sleep: Callable[[float], None],
     ) -> None:
         self.state = state
-        self._steps, self._record, self._now, self._rest = steps, record, now, rest
+        self._run_step, self._record, self._now, self._sleep = run_step, record, now, sleep
 
     def update(self, *, begin: bool = True) -> State:
-        """End the update in work, or look for one and install it.
+        """Finish the update in progress, or check for an update and install it.
 
         Args:
-            begin: whether to look for one if none is in work.
+            begin: Whether to check for an update if none is in progress.
 
         Raises:
-            StorageError: the state could not be kept; the next call goes on from the last one that was.
+            StorageError: The state could not be stored; the next call resumes from the last stored state.
         """
         if self.state.phase is not Phase.IDLE:
-            self._keep(self.state, Interrupted())
+            self._advance(self.state, Interrupted())
         elif begin:
-            self._set(None, start(self.state))
+            self._store(None, start(self.state))
         else:
             return self.state
         self._run()
         if self.state.result == "reverted":
-            # What was revoked has made way for something older: there may be something newer.
-            self._set(None, start(self.state))
+            # The revoked model was replaced by an older one: a newer one may be offered.
+            self._store(None, start(self.state))
             self._run()
         return self.state
 
     def check(self) -> Release | None:
-        """Look for an update, without installing it, nor going back; a look that was cut off is done again.
+        """Check for an update without installing it, and without rolling back.
 
         Returns:
             The release that would be installed.
 
         Raises:
-            UpdateError: one is in work.
-            StorageError: as :meth:`update`.
+            UpdateError: An update is in progress.
+            StorageError: As for :meth:`update`.
         """
         if self.state.phase in (Phase.CHECK, Phase.RESOLVE):
-            self._keep(self.state, Interrupted())
+            self._advance(self.state, Interrupted())
         elif self.state.phase is Phase.IDLE:
-            self._set(None, start(self.state, looks=True))
+            self._store(None, start(self.state, only_check=True))
         else:
             raise UpdateError(
-                f"an update is in work ({self.state.phase}): `jepa-runtime update apply` carries it to "
-                "its end"
+                f"an update is in progress ({self.state.phase}): finish it with `jepa-runtime update apply`",
+                code="update.in_progress",
             )
-        self._run(until=Phase.DOWNLOAD, looks=True)
+        self._run(until=Phase.DOWNLOAD, only_check=True)
         if self.state.work is None:
             return None
         release = self.state.work.release
-        self._keep(self.state, NothingNew(f"{release.name} is offered"))
+        self._advance(self.state, NothingNew(f"{release.name} is offered"))
         return release
 
-    def make_way(self) -> State:
-        """While a candidate waits for its switch: ask whether what serves is to make way. If so, the way back
-        takes the place of the candidate, for the next update to go.
+    def check_for_rollback(self) -> State:
+        """Check, while a candidate waits for its switch, whether the active model must be rolled back.
+
+        If so, the rollback replaces the candidate, and the next call of :meth:`update` runs it.
 
         Raises:
-            UpdateError: the repository could not be asked.
-            StorageError: as :meth:`update`.
+            UpdateError: The repository could not be checked.
+            StorageError: As for :meth:`update`.
         """
         armed = self.state
-        known, outcome = self._steps(replace(armed, phase=Phase.CHECK, waits=0, stopped=True))
-        if isinstance(outcome, Failed | Refused):
-            raise UpdateError(f"not asked while a candidate waits: {outcome.reason}")
+        state, outcome = self._run_step(replace(armed, phase=Phase.CHECK, waits=0, stopped=True))
+        if isinstance(outcome, Failed | Rejected):
+            raise UpdateError(
+                f"the repository was not checked while a candidate waits: {outcome.reason}",
+                code="update.check_failed",
+            )
         if isinstance(outcome, Done):
-            known, outcome = self._steps(replace(known, phase=Phase.RESOLVE))
-        if isinstance(outcome, RolledBack | NotYet):
-            self._keep(known, outcome)
+            state, outcome = self._run_step(replace(state, phase=Phase.RESOLVE))
+        if isinstance(outcome, RolledBack | Waiting):
+            self._advance(state, outcome)
         else:
-            learnt = ("versions", "signed_at", "release_seqs", "checked_at", "previous", "alarm")
-            self._set(None, replace(armed, **{name: getattr(known, name) for name in learnt}))
+            learned = ("versions", "signed_at", "release_seqs", "checked_at", "previous", "alarm")
+            self._store(None, replace(armed, **{name: getattr(state, name) for name in learned}))
         return self.state
 
     def rollback(self, reason: str) -> State:
-        """Go back to what served before, and do not install again what serves now.
+        """Roll back to the previous model, and do not install the active one again.
 
         Raises:
-            UpdateError: there is nothing to go back to.
-            StorageError: as :meth:`update`.
+            UpdateError: There is no earlier model.
+            StorageError: As for :meth:`update`.
         """
         state = self.state
         if state.phase in SWITCHED:
-            self._keep(state, Unhealthy(reason))
-        elif state.phase not in _GOING_BACK or state.result == "none":
+            self._advance(state, Unhealthy(reason))
+        elif state.phase not in _ROLLING_BACK or state.result == "none":
             earlier = next(
                 (one for one in (state.good, state.previous) if one not in (None, state.current)), None
             )
             if earlier is None:
                 raise UpdateError(
-                    "there is no earlier release on this robot: publish one under a higher number"
+                    "there is no earlier model on this robot: publish one under a higher release number",
+                    code="update.no_earlier_model",
                 )
-            self._keep(state, RolledBack(earlier, reason))
+            self._advance(state, RolledBack(earlier, reason))
         self._run()
         return self.state
 
-    def _run(self, until: Phase = Phase.IDLE, *, looks: bool = False) -> None:
+    def _run(self, until: Phase = Phase.IDLE, *, only_check: bool = False) -> None:
         while self.state.phase not in (Phase.IDLE, until):
             before = self.state
             try:
-                known, outcome = self._steps(before)
-                if looks and isinstance(outcome, RolledBack | NotYet):
-                    outcome = NothingNew(f"{outcome.reason}: an update takes it back")
-                self._keep(known, outcome)
-                self._rest(pause_s(before, outcome, self.state))
+                state, outcome = self._run_step(before)
+                if only_check and isinstance(outcome, RolledBack | Waiting):
+                    outcome = NothingNew(f"{outcome.reason}: `jepa-runtime update apply` rolls back")
+                self._advance(state, outcome)
+                self._sleep(pause_s(before, outcome, self.state))
             except KeyboardInterrupt:
-                self._set(None, replace(self.state, stopped=True))
+                self._store(None, replace(self.state, stopped=True))
                 raise
 
-    def _keep(self, known: State, outcome: Outcome) -> None:
-        after = follow(known, outcome, self._now())
+    def _advance(self, state: State, outcome: Outcome) -> None:
+        after = next_state(state, outcome, self._now())
         try:
-            self._set(outcome, after)
+            self._store(outcome, after)
         except StorageError:
-            # A disk that takes no more must not keep in service what is bad, or what nobody watches any more.
-            if after.phase is Phase.ROLLBACK or known.phase in (Phase.SWITCH, Phase.OBSERVE):
-                self._steps(replace(after, phase=Phase.ROLLBACK))
+            # With a full disk, a bad or unobserved model must not stay active.
+            if after.phase is Phase.ROLLBACK or state.phase in (Phase.SWITCH, Phase.OBSERVE):
+                self._run_step(replace(after, phase=Phase.ROLLBACK))
             raise
 
-    def _set(self, outcome: Outcome | None, after: State) -> None:
+    def _store(self, outcome: Outcome | None, after: State) -> None:
         self._record(self.state, outcome, after)
         self.state = after

@@ -1,5 +1,6 @@
-"""How a robot is set up for updates: ``config.json`` in its folder, which ``jepa-runtime update provision``
-writes and people edit.
+"""The configuration of a robot for updates: ``config.json`` in its folder.
+
+``jepa-runtime update provision`` writes the file; operators edit it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jepa_runtime.ota.transport.repository_sources import Limits
 from jepa_runtime.util import atomic_files
 from jepa_runtime.util.strict_json import parse_json_as
 
-# Without a sign of life for so long, an update counts as hung; above every pause and limit of a step.
+# An update without a heartbeat for this long is considered hung; above every pause and limit of a step.
 HANG_S = 900.0
 _MAX_CONFIG_BYTES = 1 << 20
 _PAGE = "docs/update-config.md"
@@ -33,28 +34,30 @@ class Config(BaseModel):
     """The content of ``config.json``.
 
     Attributes:
-        repository: where ``metadata/`` and ``targets/`` are: an http(s) URL or a folder.
-        targets: where the targets are, if not there; of a network that delivers files, for instance.
-        channel, model_id: what is to run.
-        device_id: decides whether this robot is in a part of a rollout.
-        hardware_ids: what kinds of robot this one is.
-        engine, precision: that serve. One engine: what a gate finds out holds for that one. Precision None:
-            the first of a bundle that the engine runs.
-        allow_untrained: accept random weights, for tests.
-        shadow: a source of frames on which a candidate is compared with what serves (see ``jepa-runtime
-            run --source``); None: it is not.
-        approval: what has passed the gate waits until somebody approves it (``jepa-runtime update approve``).
-        health_window_s: for how long a new model must serve well before it is committed to.
-        poll_s: between two looks at the repository; each a tenth longer or shorter at random.
-        deltas: make files from those that are there where that saves traffic.
-        keep_slots: kept beside what serves, what served well and what did before, unless a release finds no
-            room.
-        require_sandbox: refuse a release whose probe cannot be cut off from the network or, on a CPU, from
-            the disk.
-        rollback_on_crashes: go back to the model before when the active one, though it was found to be good,
-            crashes again and again; without, there is an alarm only.
-        fetch, probe: limits.
-        hawkbit: the server that orders updates; None: this robot looks for them by itself.
+        repository: The location of ``metadata/`` and ``targets/``: an http(s) URL or a folder.
+        targets: The location of the targets, if it is another one, such as a content delivery network.
+        channel: The channel that the robot follows.
+        model_id: The model that the robot runs.
+        device_id: The robot's name, which also decides whether it is part of a partial rollout.
+        hardware_ids: The hardware types of this robot.
+        engine: The engine that serves. Exactly one, because results of the gate hold for one engine.
+        precision: The precision that serves; None: the first of a bundle that the engine can run.
+        allow_untrained: Accept random weights, for tests.
+        shadow: A source of frames for the shadow test (see ``jepa-runtime run --source``); None: no shadow
+            test.
+        approval: Whether a candidate that passed the gate waits for ``jepa-runtime update approve``.
+        health_window_s: How long a new model is observed before it is committed.
+        poll_s: The interval between checks of the repository, with a random jitter of 10 %.
+        deltas: Whether to build files from existing ones where that saves traffic.
+        keep_slots: The number of slots to keep in addition to the active, last known good and previous model,
+            unless a release needs the space.
+        require_sandbox: Whether to reject a release whose probe cannot be isolated from the network or, on a
+            CPU, from the disk.
+        rollback_on_crashes: Whether to roll back when the active, last known good model crashes repeatedly;
+            without it, repeated crashes only raise an alarm.
+        fetch: Limits of downloads.
+        probe: Limits of the probe.
+        hawkbit: The hawkBit server that orders updates; None: the robot polls its repository.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -85,7 +88,7 @@ class Config(BaseModel):
     def _agree(self) -> Config:
         longest = max(self.fetch.connect_s, self.fetch.read_s)
         if longest >= HANG_S:
-            raise ValueError(f"no limit on waiting may reach {HANG_S:g} s, got {longest:g}")
+            raise ValueError(f"connect_s and read_s must be below {HANG_S:g} s, got {longest:g}")
         return self
 
 
@@ -93,37 +96,38 @@ def load(path: Path) -> Config:
     """Read ``config.json``.
 
     Raises:
-        UpdateError: it is missing, or a field is wrong.
+        UpdateError: The file is missing, or a field is invalid.
     """
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_CONFIG_BYTES)
-        return parse_json_as(Config, content, str(path), _no_such_field)
+        return parse_json_as(Config, content, str(path), _unknown_field)
     except OSError as error:
         raise UpdateError(
-            f"{path}: cannot be read ({error.strerror}): name the folder of a robot that was set up with "
-            "`jepa-runtime update provision`"
+            f"{path}: cannot be read: {error.strerror}: check --root, or provision the robot with "
+            "`jepa-runtime update provision`",
+            code="update.config_unreadable",
         ) from error
     except StrictJsonError as error:
         raise UpdateError(f"{error}: see {_PAGE}", code="update.config_invalid") from error
 
 
-def _no_such_field(place: tuple[str | int, ...]) -> str:
-    """What to write instead of a field that there is not."""
+def _unknown_field(place: tuple[str | int, ...]) -> str:
+    """Describe an unknown field, with the names of similar or all fields."""
     *group, name = (str(part) for part in place)
     parts = {"fetch": Limits, "probe": ProbeLimits, "hawkbit": Hawkbit}
     names = [*signature(parts[group[0]] if group else Config).parameters]
-    meant = [".".join([*group, close]) for close in get_close_matches(name, names, n=2)]
-    if meant:
-        return f"there is no such field: is {' or '.join(meant)} meant?"
-    return f"there is no such field, but {', '.join(names)}"
+    similar = [".".join([*group, close]) for close in get_close_matches(name, names, n=2)]
+    if similar:
+        return f"unknown field: did you mean {' or '.join(similar)}?"
+    return f"unknown field: the fields are {', '.join(names)}"
 
 
 def save(path: Path, config: Config) -> None:
-    """Write ``config.json``, without what has its default: another version may not know that field.
+    """Write ``config.json`` without fields that have their default, which another version may not know.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: The file cannot be written.
     """
     fields = config.model_dump(mode="json", exclude_defaults=True)
     content = {"schema_version": config.schema_version, **fields}

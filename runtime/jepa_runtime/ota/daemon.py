@@ -1,4 +1,4 @@
-"""Looks for updates again and again, as a service of systemd or by itself."""
+"""The update daemon: checks for updates periodically, as a systemd service or standalone."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from jepa_runtime.ota.client import Client
 from jepa_runtime.ota.config import HANG_S
 from jepa_runtime.ota.operator_alarms import crash_alarm
 from jepa_runtime.ota.robot import LOCK, STATE
-from jepa_runtime.ota.state import State, load
+from jepa_runtime.ota.state import RESULT_NAMES, State, load
 from jepa_runtime.util import atomic_files
 from jepa_runtime.util.systemd import notify
 
 T = TypeVar("T")
-Alive = Callable[[], None]
+Heartbeat = Callable[[], None]
 
 FIRST_PAUSE_S = 60.0
 _STDERR = 2
 _JITTER = 0.1
 _SLICE_S = 5.0
-# The pause after an update that the machine was too busy for.
+# The pause after an update that was undecided because the machine was busy.
 _UNDECIDED_S = 300.0
-_PASSING_S = 0.05
+_HANDOVER_S = 0.05
 
 
-class Yield(KeyboardInterrupt):
-    """Somebody asks for the lock: what is in work is left, to be gone on with as soon as they are done."""
+class YieldLock(KeyboardInterrupt):
+    """Another process requests the lock: the update in progress stops, and resumes after that process."""
 
 
 def run(
-    round_: Callable[[Alive], float | None],
+    round_: Callable[[Heartbeat], float | None],
     *,
     stopping: Event,
     log: Callable[[str], None],
     root: Path,
-    due: Callable[[], bool] = lambda: False,
+    wake: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Do a round, wait, and again, until it is to stop; then an update in work goes on at the next start.
+    """Run rounds until ``stopping`` is set; an update in progress then resumes at the next start.
 
     Args:
-        round_: looks once for what is to be done and does it, :func:`ordinary` for instance. It takes
-            ``alive`` (see :func:`going_on`), and gives the pause until the next round in seconds; None: there
-            is to be none. After a :class:`Yield` it is called again without a pause.
-        stopping: ends it when set, at the next moment at which nothing is half done.
-        log: takes lines.
-        root: the robot's folder.
-        due: asked every few seconds during a pause: whether the next round is to begin now.
+        round_: Runs one round, such as :func:`polling_round`. It takes a heartbeat (see :func:`run_yielding`)
+            and returns the pause until the next round in seconds, or None to end. After a :class:`YieldLock`
+            it is called again without a pause.
+        stopping: Ends the loop when set, at the next point at which no operation is half done.
+        log: Takes log lines.
+        root: The robot's folder.
+        wake: Called every few seconds during a pause; True starts the next round early.
 
     Raises:
-        UpdateError: a round did.
+        UpdateError: A round failed.
     """
     try:
-        with watched(stopping) as alive:
+        with heartbeat_watchdog(stopping) as heartbeat:
             notify("READY=1")
-            while (pause_s := going_on(round_, alive, root)) is not None:
+            while (pause_s := run_yielding(round_, heartbeat, root)) is not None:
                 ends = time.monotonic() + pause_s
-                while (left := ends - time.monotonic()) > 0 and not due():
-                    alive()
+                while (left := ends - time.monotonic()) > 0 and not wake():
+                    heartbeat()
                     stopping.wait(min(left, _SLICE_S))
     except KeyboardInterrupt:
         log("stopped")
@@ -73,60 +73,62 @@ def run(
         notify("STOPPING=1")
 
 
-def ordinary(
-    opened: Callable[..., AbstractContextManager[Client]],
+def polling_round(
+    open_client: Callable[..., AbstractContextManager[Client]],
     poll_s: Callable[[], float],
     log: Callable[[str], None],
     alarms: Callable[[], list[str]] = list,
-) -> Callable[[Alive], float]:
-    """The round of a robot that looks by itself: it updates.
+) -> Callable[[Heartbeat], float]:
+    """Return the round of a robot that polls its repository: it runs one update.
 
     Args:
-        opened: gives the client, which has the lock while it is open; takes ``alive``.
-        poll_s: the pause between two rounds in seconds, times :func:`jitter`; see also :func:`pause_s` and
-            :func:`retry_s`.
-        alarms: what needs a person, logged after each round.
+        open_client: Opens the client, which holds the lock while it is open; takes ``heartbeat``.
+        poll_s: Returns the pause between two rounds in seconds, before :func:`jitter`; see also
+            :func:`pause_s` and :func:`retry_s`.
+        log: Takes log lines.
+        alarms: Returns the active alarms, which are logged after each round.
     """
-    update, failed = carrying(opened), 0
+    update, failures = resumable_update(open_client), 0
 
-    def round_(alive: Alive) -> float:
-        nonlocal failed
-        most_s = poll_s()
+    def round_(heartbeat: Heartbeat) -> float:
+        nonlocal failures
+        next_s = poll_s()
         try:
-            ended = update(alive)
-            failed = failed + 1 if ended.failed_looks else 0
-            _tell(ended, log)
-            most_s = pause_s(ended, most_s)
+            state = update(heartbeat)
+            failures = failures + 1 if state.failed_looks else 0
+            _log_result(state, log)
+            next_s = pause_s(state, next_s)
         except UpdateError as error:
-            failed += 1
+            failures += 1
             log(f"error: {error}")
         for alarm in alarms():
             log(f"ALARM: {alarm}")
-        return min(most_s, retry_s(failed)) * jitter()
+        return min(next_s, retry_s(failures)) * jitter()
 
     return round_
 
 
 def pause_s(state: State, poll_s: float) -> float:
-    """The pause before the next look in seconds: ``poll_s``, or less where the last one was undecided."""
+    """Return the pause before the next check in seconds: ``poll_s``, or less after an undecided update."""
     return min(poll_s, _UNDECIDED_S) if state.result == "undecided" else poll_s
 
 
-def retry_s(failed: int) -> float:
-    """The longest pause after looks that failed, in seconds: a minute, doubled with each further one. Clocks
-    and networks are late at the start of a machine.
+def retry_s(failures: int) -> float:
+    """Return the longest pause after failed checks in seconds: a minute, doubled with each further one.
+
+    Clocks and networks may become available late after boot, so the first pauses are short.
 
     Args:
-        failed: the number of looks that failed in a row.
+        failures: The number of consecutive failed checks.
     """
-    return FIRST_PAUSE_S * 2.0 ** min(failed - 1, 30) if failed else math.inf
+    return FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30) if failures else math.inf
 
 
-def crashing(root: Path) -> Callable[[], bool]:
-    """For ``due`` of :func:`run`: true once for each model that crashes again and again in service."""
+def crash_detector(root: Path) -> Callable[[], bool]:
+    """Return a ``wake`` for :func:`run` that is true once for each active model that crashes repeatedly."""
     known = ""
 
-    def due() -> bool:
+    def wake() -> bool:
         nonlocal known
         with suppress(UpdateError):
             state = load(root / STATE)
@@ -135,80 +137,87 @@ def crashing(root: Path) -> Callable[[], bool]:
                 return known != before
         return False
 
-    return due
+    return wake
 
 
 def jitter() -> float:
-    """A tenth above or below 1, at random: what pauses are multiplied with, so that robots that started
-    together do not ask together for ever."""
+    """Return a random factor within 10 % of 1 for pauses, so that robots do not poll in step."""
     return random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
-def carrying(opened: Callable[..., AbstractContextManager[Client]]) -> Callable[[Alive], State]:
-    """Updates, one a call, each of as many calls as it has to yield: one that follows a :class:`Yield` ends
-    what is in work, and begins nothing where whoever had the lock meanwhile ended it.
+def resumable_update(
+    open_client: Callable[..., AbstractContextManager[Client]],
+) -> Callable[[Heartbeat], State]:
+    """Return a function that runs one update, over several calls if it has to yield the lock.
+
+    A call that follows a :class:`YieldLock` finishes the update in progress. It begins no new update if
+    another process finished that one in the meantime.
     """
     yielded = False
 
-    def update(alive: Alive) -> State:
+    def update(heartbeat: Heartbeat) -> State:
         nonlocal yielded
         begin, yielded = not yielded, False
         try:
-            with opened(alive=alive) as client:
+            with open_client(heartbeat=heartbeat) as client:
                 return client.update(begin=begin)
-        except Yield:
+        except YieldLock:
             yielded = True
             raise
 
     return update
 
 
-def going_on(act: Callable[[Alive], T], alive: Alive, root: Path) -> T:
-    """Do what takes the lock of a robot, and again as often as it is left for others, after their turn.
+def run_yielding(act: Callable[[Heartbeat], T], heartbeat: Heartbeat, root: Path) -> T:
+    """Run a function that holds the lock of a robot, and rerun it each time that it yields the lock.
 
     Args:
-        act: takes a sign of life that raises :class:`Yield` when somebody asks for the lock.
-        alive: a sign of life, as :func:`watched` gives it.
-        root: the robot's folder.
+        act: Takes a heartbeat that raises :class:`YieldLock` when another process requests the lock.
+        heartbeat: The heartbeat of :func:`heartbeat_watchdog`.
+        root: The robot's folder.
     """
     lock = root / LOCK
 
-    def yielding() -> None:
-        alive()
+    def yielding_heartbeat() -> None:
+        heartbeat()
         if atomic_files.is_lock_requested(lock):
-            raise Yield
+            raise YieldLock
 
     while True:
-        with suppress(Yield):
-            return act(yielding)
+        with suppress(YieldLock):
+            return act(yielding_heartbeat)
         while atomic_files.is_lock_requested(lock):
-            alive()
-            time.sleep(_PASSING_S)
+            heartbeat()
+            time.sleep(_HANDOVER_S)
 
 
 @contextmanager
-def watched(stopping: Event) -> Iterator[Alive]:
-    """Gives what is to be called as a sign of life. Unless another follows within
-    :data:`~jepa_runtime.ota.config.HANG_S`, the process ends, and tells where it hung; the next one goes
-    on, as after a power cut.
+def heartbeat_watchdog(stopping: Event) -> Iterator[Heartbeat]:
+    """Provide a heartbeat, and end the process if it is not called in time.
 
-    Once ``stopping`` is set, a sign of life raises KeyboardInterrupt. A signal that did so by itself could
-    come in the middle of an import, which swallows it and is left half done.
+    Unless another heartbeat follows within :data:`~jepa_runtime.ota.config.HANG_S`, the process prints the
+    stack of every thread and exits; the next process resumes, as after a power cut.
+
+    Once ``stopping`` is set, the heartbeat raises KeyboardInterrupt. A signal handler that raised it directly
+    could interrupt an import, which swallows the exception and stays half done.
     """
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if stopping.is_set():
             raise KeyboardInterrupt
         faulthandler.dump_traceback_later(HANG_S, exit=True, file=_STDERR)
         notify("WATCHDOG=1")
 
     try:
-        yield alive
+        yield heartbeat
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _tell(state: State, log: Callable[[str], None]) -> None:
-    serves = "nothing" if state.current is None else state.current.version
-    notify(f"STATUS={state.result}; serves {serves}")
-    log(f"{state.result}; serves {serves}" + (f": {state.reason}" if state.reason else ""))
+def _log_result(state: State, log: Callable[[str], None]) -> None:
+    active = "none" if state.current is None else state.current.version
+    notify(f"STATUS={RESULT_NAMES[state.result]}; active model: {active}")
+    log(
+        f"{RESULT_NAMES[state.result]}; active model: {active}"
+        + (f": {state.reason}" if state.reason else "")
+    )

@@ -1,4 +1,4 @@
-"""What needs a person: found in the state and the folder of a robot each time that it is asked for."""
+"""Alarms: conditions that need an operator, computed from the state and the folder of a robot on request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jepa_runtime.ota.state import State
 from jepa_runtime.ota.storage.folder_owner import account_name
 from jepa_runtime.ota.storage.slots import SlotStore
 
-# With the pauses between failed looks (see daemon.py) some four hours.
-MOST_FAILED_LOOKS = 10
-# Of the process that serves, since the last start of the machine and without an hour of service between them.
-MOST_CRASHES = 5
-# What updates have to write.
+# About four hours, with the pauses between failed checks (see daemon.py).
+MAX_FAILED_CHECKS = 10
+# Crashes of the serving process since boot, without an hour of service in between.
+MAX_CRASHES = 5
+# Files that updates write.
 _WRITTEN = (
     "state.json", "audit.log", "lock", "lock.wanted", "meta", "meta/*", "meta/root_history/*", "slots",
     "slots/*", "staging", "trash",
@@ -22,62 +22,64 @@ _WRITTEN = (
 
 
 def alarms(root: Path, state: State) -> list[str]:
-    """Return what needs a person, one sentence each; empty: nothing does.
+    """Return the active alarms, one sentence each.
 
     Args:
-        root: the robot's folder.
-        state: as it was stored last.
+        root: The robot's folder.
+        state: The stored state.
     """
     found = [
-        state.alarm, _failed_looks(state), _foreign(root), boots_alarm(root, state), crash_alarm(root, state),
+        state.alarm, _failed_checks(state), _foreign_files(root), boots_alarm(root, state), crash_alarm(root,
+        state),
     ]  # fmt: skip
     return [alarm for alarm in found if alarm]
 
 
 def crash_alarm(root: Path, state: State) -> str:
-    """Say that the active model, which was found to be good, crashes again and again; empty: it does not."""
+    """Return an alarm if the active, last known good model crashes repeatedly, or an empty string."""
     current = state.current
     if current is None or current != state.good:
         return ""
     crashes = serving_socket.crashes(root, current.manifest_sha256)
-    if crashes < MOST_CRASHES:
+    if crashes < MAX_CRASHES:
         return ""
     return (
-        f"{current.model_id} {current.version}, the active model, has crashed {crashes} times since the last "
-        "start of the machine: look at the log of its process (journalctl -u jepa-run), or go back to the "
-        "model before it (`jepa-runtime update rollback`)"
+        f"{current.model_id} {current.version}, the active model, has crashed {crashes} times since boot: "
+        "check the log of the serving process (journalctl -u jepa-run), or go back to the previous model "
+        "(`jepa-runtime update rollback`)"
     )
 
 
 def boots_alarm(root: Path, state: State) -> str:
-    """Say that the active model, which was found to be good, is not opened any more, since the machine or its
-    process stopped soon after that in too many boots in a row; empty: it is opened."""
+    """Return an alarm if the active, last known good model is no longer opened, or an empty string.
+
+    It is no longer opened after its process or the machine stopped soon after opening it in too many
+    consecutive boots.
+    """
     current, earlier = state.current, state.previous
     if current is None or current != state.good:
         return ""
     trials = TrialCounter(SlotStore(root))
     if not (why := trials.exhausted(current.manifest_sha256)):
         return ""
-    instead = trials.instead_of(current.manifest_sha256)
-    if earlier is None or instead != earlier.manifest_sha256 or trials.exhausted(instead):
-        serves = "no model is served"
+    substitute = trials.substitute_for(current.manifest_sha256)
+    if earlier is None or substitute != earlier.manifest_sha256 or trials.exhausted(substitute):
+        active = "no model is active"
     else:
-        serves = f"{earlier.version} is served instead"
-    return f"{serves}: {current.model_id} {current.version}, the active model: {why}"
+        active = f"{earlier.version} is active instead"
+    return f"{active}: {current.model_id} {current.version}, the active model: {why}"
 
 
-def _failed_looks(state: State) -> str:
-    if state.failed_looks < MOST_FAILED_LOOKS:
+def _failed_checks(state: State) -> str:
+    if state.failed_looks < MAX_FAILED_CHECKS:
         return ""
-    last = "never" if state.checked_at is None else f"at {state.checked_at:%Y-%m-%d %H:%M} UTC"
+    last = "never" if state.checked_at is None else f"{state.checked_at:%Y-%m-%d %H:%M} UTC"
     why = f": {state.reason}" if state.result == "failed" and state.reason else ""
-    return (
-        f"updates stand still: the repository could not be used {state.failed_looks} times in a row, and "
-        f"last was {last}{why}"
-    )
+    count = state.failed_looks
+    return f"the repository could not be used in the last {count} checks (last success: {last}){why}"
 
 
-def _foreign(root: Path) -> str:
+def _foreign_files(root: Path) -> str:
     try:
         owner = root.stat().st_uid
         for path in (path for pattern in _WRITTEN for path in sorted(root.glob(pattern))):
@@ -85,11 +87,11 @@ def _foreign(root: Path) -> str:
                 name = account_name(owner)
                 return (
                     f"{path}: belongs to {account_name(uid)}, and updates run as {name}, which cannot change "
-                    f"it: `sudo chown -R {name}: {root}`"
+                    f"it: run `sudo chown -R {name}: {root}`"
                 )
     except FileNotFoundError:
-        # An update is at it, which says that it can.
+        # A running update changes the folder, which shows that it can write.
         return ""
     except OSError as error:
-        return f"{root}: cannot be looked through: {error.strerror}"
+        return f"{root}: cannot check the owner of its files: {error.strerror}"
     return ""

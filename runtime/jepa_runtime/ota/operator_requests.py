@@ -1,8 +1,8 @@
-"""What a person, a ROS service or a fleet server may ask of a robot at any time, from any process or thread.
+"""Requests that an operator, a ROS service or a fleet server may make at any time.
 
-Each takes the lock from an update in work at a moment at which nothing is half done, within seconds (a probe
-ends first, see :class:`~jepa_runtime.ota.steps.UpdateSteps`); the update then goes on with what is left for
-it.
+They may come from any process or thread. Each takes the lock from an update in progress at a point at which
+no operation is half done, within seconds (a probe ends first, see
+:class:`~jepa_runtime.ota.steps.UpdateSteps`). The update then resumes.
 """
 
 from __future__ import annotations
@@ -15,77 +15,85 @@ from pathlib import Path
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.ota import audit_log, state
 from jepa_runtime.ota.health.serving_interface import Serving
-from jepa_runtime.ota.robot import AUDIT, LOCK, STATE, facts, open_client, utc_now
+from jepa_runtime.ota.robot import AUDIT, LOCK, STATE, UpdateComponents, open_client, release_facts, utc_now
 from jepa_runtime.ota.state import Phase, State
-from jepa_runtime.ota.state_machine import DROPPABLE, Dropped, follow
+from jepa_runtime.ota.state_machine import DROPPABLE, Dropped, next_state
 from jepa_runtime.ota.storage import folder_owner
 from jepa_runtime.util import atomic_files
 
-# At most, for the lock.
+# The longest wait for the lock.
 WAIT_S = 600.0
 
 
 def pin(root: Path, *, pinned: bool, now: Callable[[], datetime] = utc_now) -> State:
-    """Stay with what serves, or no longer. An update in work that has not switched yet is dropped.
+    """Pin the robot to its active model, or unpin it; pinning drops an update that has not switched yet.
 
     Returns:
-        What was kept.
+        The stored state.
 
     Raises:
-        UpdateError: the folder belongs to another account.
-        StorageError: the lock was not let go in time, or the state cannot be read or written.
+        UpdateError: The folder belongs to another account.
+        StorageError: The lock was not released in time, or the state cannot be read or written.
     """
 
-    def change(kept: State) -> tuple[State, str]:
-        kept = replace(kept, pinned=pinned)
-        if not pinned or kept.phase not in DROPPABLE:
-            return kept, ""
-        reason = "this robot was pinned to what it has"
-        return follow(kept, Dropped(reason), now()), reason
+    def change(stored: State) -> tuple[State, str]:
+        stored = replace(stored, pinned=pinned)
+        if not pinned or stored.phase not in DROPPABLE:
+            return stored, ""
+        reason = "this robot was pinned to its active model"
+        return next_state(stored, Dropped(reason), now()), reason
 
-    return _changed(root, "pinned" if pinned else "unpinned", change, wait_s=WAIT_S, now=now)
+    return _change_state(root, "pinned" if pinned else "unpinned", change, wait_s=WAIT_S, now=now)
 
 
 def approve(root: Path) -> State:
-    """Let the candidate that waits for it be switched to (``approval`` in config.json).
+    """Approve the switch to the candidate that waits for it (``approval`` in config.json).
 
     Raises:
-        UpdateError: none waits.
-        StorageError: as :func:`pin`.
+        UpdateError: No candidate waits.
+        StorageError: As for :func:`pin`.
     """
 
-    def change(kept: State) -> tuple[State, str]:
-        if kept.phase is not Phase.ARMED or kept.work is None:
-            raise UpdateError(f"{root}: no candidate waits for approval ({kept.phase}): look again later")
-        return replace(kept, approved=kept.work.release.manifest_sha256), ""
+    def change(stored: State) -> tuple[State, str]:
+        if stored.phase is not Phase.ARMED or stored.work is None:
+            raise UpdateError(
+                f"{root}: no candidate waits for approval (phase {stored.phase}): check `jepa-runtime "
+                "update status`",
+                code="update.nothing_to_approve",
+            )
+        return replace(stored, approved=stored.work.release.manifest_sha256), ""
 
-    return _changed(root, "approved", change, wait_s=WAIT_S)
+    return _change_state(root, "approved", change, wait_s=WAIT_S)
 
 
 def cancel(
     root: Path, reason: str, *, wait_s: float = WAIT_S, now: Callable[[], datetime] = utc_now
 ) -> State:
-    """Drop the update in work; what it has fetched stays for another one.
+    """Drop the update in progress; files that it downloaded stay for another update.
 
     Args:
-        wait_s: at most, for the lock.
+        root: The robot's folder.
+        reason: For the audit log.
+        wait_s: The longest wait for the lock.
+        now: The time of day.
 
     Raises:
-        UpdateError: there is none, or it is too late: it has switched, or has ended.
-        StorageError: as :func:`pin`.
+        UpdateError: No update is in progress, or it has switched already.
+        StorageError: As for :func:`pin`.
     """
 
-    def change(kept: State) -> tuple[State, str]:
-        if kept.phase is Phase.IDLE:
-            raise UpdateError(f"{root}: no update is in work")
-        if kept.phase not in DROPPABLE:
+    def change(stored: State) -> tuple[State, str]:
+        if stored.phase is Phase.IDLE:
+            raise UpdateError(f"{root}: no update is in progress", code="update.nothing_to_cancel")
+        if stored.phase not in DROPPABLE:
             raise UpdateError(
-                f"{root}: it is too late to cancel the update ({kept.phase}): it will end soon; what "
-                "serves then makes way with `jepa-runtime update rollback`"
+                f"{root}: the update cannot be cancelled after its switch (phase {stored.phase}): wait until "
+                "it ends, then go back with `jepa-runtime update rollback`",
+                code="update.too_late_to_cancel",
             )
-        return follow(kept, Dropped(reason), now()), reason
+        return next_state(stored, Dropped(reason), now()), reason
 
-    return _changed(root, "cancelled", change, wait_s=wait_s, now=now)
+    return _change_state(root, "cancelled", change, wait_s=wait_s, now=now)
 
 
 def rollback(
@@ -95,20 +103,25 @@ def rollback(
     serving: Serving | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> State:
-    """Go back to what served before, and do not install again what serves now; an update in work ends.
+    """Roll back to the previous model, and do not install the active one again; an update in progress ends.
 
     Args:
-        serving: is told; None: see :func:`open_client`.
+        root: The robot's folder.
+        reason: For the audit log.
+        serving: The interface to the serving process; None: see
+            :class:`~jepa_runtime.ota.robot.UpdateComponents`.
+        now: The time of day.
 
     Raises:
-        UpdateError: there is nothing to go back to.
-        StorageError: as :func:`pin`.
+        UpdateError: There is no earlier model.
+        StorageError: As for :func:`pin`.
     """
-    with open_client(root, serving=serving, now=now, wait_s=WAIT_S) as client:
+    components = UpdateComponents(serving=serving, now=now)
+    with open_client(root, components=components, wait_s=WAIT_S) as client:
         return client.rollback(reason)
 
 
-def _changed(
+def _change_state(
     root: Path,
     event: str,
     change: Callable[[State], tuple[State, str]],
@@ -116,13 +129,13 @@ def _changed(
     wait_s: float,
     now: Callable[[], datetime] = utc_now,
 ) -> State:
-    """Change the state, and log it with the reason that comes with it."""
+    """Change the state, and log the event with the reason that ``change`` returns."""
     folder_owner.require_owner(root)
-    # What is refused interrupts nobody; where no robot was set up not even the file of the lock is made.
+    # An invalid request interrupts no update, and creates no lock file in a folder that is not provisioned.
     change(state.load(root / STATE))
     with atomic_files.locked(root / LOCK, purpose="an operator", wait_s=wait_s):
         before = state.load(root / STATE)
         after, reason = change(before)
-        audit_log.AuditLog(root / AUDIT, now).append(event, **facts(before, after), reason=reason)
+        audit_log.AuditLog(root / AUDIT, now).append(event, **release_facts(before, after), reason=reason)
         state.save(root / STATE, after)
     return after

@@ -1,4 +1,4 @@
-"""Sets up the folder of a robot, and makes its state again where that was lost."""
+"""Sets up the folder of a robot, and rebuilds its state if that was lost."""
 
 from __future__ import annotations
 
@@ -30,80 +30,87 @@ def provision(
     bundle: Path | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> State:
-    """Set up a robot; the state comes last, so that what was cut off can be done again.
+    """Set up a robot. The state is written last, so that an interrupted setup can be repeated.
 
     Args:
-        root: its folder, made unless it is there.
-        trusted_root: the metadata of the root role, from a source that is trusted: all else follows from it.
-        bundle: the model that it has from the start, trusted as it is.
+        root: The robot's folder, created if it is missing.
+        settings: The content of ``config.json``.
+        trusted_root: The metadata of the root role from a trusted source: all other trust derives from it.
+        bundle: The factory model, trusted without a signature.
+        now: The time of day.
 
     Raises:
-        UpdateError: it is set up already, or belongs to another account.
-        BundleError: the bundle is not valid.
-        StorageError: something cannot be written.
+        UpdateError: The robot is provisioned already, or the folder belongs to another account.
+        BundleError: The bundle is not valid.
+        StorageError: A file cannot be written.
     """
     folder_owner.require_owner(root)
     first = None if bundle is None else Bundle.open(bundle)
     atomic_files.make_folder(root)
-    with atomic_files.locked(root / LOCK, purpose="the set-up"):
+    with atomic_files.locked(root / LOCK, purpose="provisioning"):
         if (root / STATE).exists():
             raise UpdateError(
-                f"{root}: is set up already: edit {root / CONFIG}, or start with an empty folder"
+                f"{root}: is provisioned already: edit {root / CONFIG}, or use an empty folder",
+                code="update.already_provisioned",
             )
         store = SlotStore(root)
         store.recover()
-        kept = State()
+        stored = State()
         if first is not None:
             installed = _install(store, first, settings.channel)
-            kept = State(current=installed, good=installed)
+            stored = State(current=installed, good=installed)
         atomic_files.write(root / TRUSTED_ROOT, trusted_root)
         config.save(root / CONFIG, settings)
-        serves = "nothing" if kept.current is None else kept.current.version
-        audit_log.AuditLog(root / AUDIT, now).append("set up", channel=settings.channel, serves=serves)
-        state.save(root / STATE, kept)
-    return kept
+        active = "none" if stored.current is None else stored.current.version
+        audit_log.AuditLog(root / AUDIT, now).append("provisioned", channel=settings.channel, active=active)
+        state.save(root / STATE, stored)
+    return stored
 
 
 def check_root(content: bytes, where: str) -> None:
-    """Check that this is the metadata of a root role, with which trust can begin.
+    """Check that this is the metadata of a root role, from which trust can be established.
 
     Args:
-        where: how errors call it.
+        content: The file's content.
+        where: The name of the file in errors.
 
     Raises:
-        UpdateError: it is not.
+        UpdateError: It is not.
     """
     try:
         metadata = Metadata[Root].from_bytes(content)
         if metadata.signed.type != Root.type:
-            raise RepositoryError(f"it is a {metadata.signed.type}")
+            raise RepositoryError(f"its type is {metadata.signed.type}")
         metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
     except (RepositoryError, ValueError) as error:
         raise UpdateError(
-            f"{where}: is no root of a repository ({error}): give its metadata/1.root.json"
+            f"{where}: not valid root metadata ({error}): use metadata/1.root.json of the repository",
+            code="update.invalid_root",
         ) from error
 
 
 def rebuild(root: Path) -> State:
-    """Make the state again from the links and slots. What was refused, pinned or offered is forgotten; if an
-    update was between switch and commit, the next one begins with the way back.
+    """Rebuild the state from the links and slots.
+
+    Rejections, the pin and the latest offer are lost. If an update was between switch and commit, the next
+    one begins with a rollback.
 
     Raises:
-        UpdateError: the robot is not set up, or its folder belongs to another account.
-        StorageError: something cannot be read or written.
+        UpdateError: The robot is not provisioned, or its folder belongs to another account.
+        StorageError: A file cannot be read or written.
     """
     settings = config.load(root / CONFIG)
     folder_owner.require_owner(root)
-    with atomic_files.locked(root / LOCK, purpose="the set-up"):
+    with atomic_files.locked(root / LOCK, purpose="provisioning"):
         store = SlotStore(root)
         store.recover()
         current, good = (
             _installed(store, slot, settings.channel) for slot in (store.current(), store.good())
         )
-        kept = State(current=current, good=good)
-        audit_log.AuditLog(root / AUDIT, utc_now).append("state made again from the slots")
-        state.save(root / STATE, kept)
-    return kept
+        stored = State(current=current, good=good)
+        audit_log.AuditLog(root / AUDIT, utc_now).append("state rebuilt from the slots")
+        state.save(root / STATE, stored)
+    return stored
 
 
 def _install(store: SlotStore, bundle: Bundle, channel: str) -> Installed:
@@ -112,7 +119,10 @@ def _install(store: SlotStore, bundle: Bundle, channel: str) -> Installed:
         for record in manifest.files:
             copied = store.copy(bundle.path / record.path, record.sha256)
             if copied is None:
-                raise StorageError(f"{bundle.path / record.path}: was changed while it was copied: try again")
+                raise StorageError(
+                    f"{bundle.path / record.path}: was changed while it was copied: try again",
+                    code="storage.changed_while_copied",
+                )
             store.place(copied, sha256, record.path)
         with UntrustedFolder(bundle.path) as folder:
             content = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
@@ -128,7 +138,7 @@ def _install(store: SlotStore, bundle: Bundle, channel: str) -> Installed:
 
 
 def _installed(store: SlotStore, slot: str | None, channel: str) -> Installed | None:
-    """What a slot holds; under which number a channel offers it, the slot does not know."""
+    """Return what a slot holds, without a release number, which only a channel knows."""
     if slot is None or not store.complete(slot):
         return None
     manifest = store.manifest(slot)

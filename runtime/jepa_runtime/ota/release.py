@@ -1,11 +1,11 @@
-"""What a channel says about its releases, and whether one is for this robot.
+"""Releases of a channel, and whether one fits this robot.
 
-A channel keeps one small file per model, ``models/CHANNEL/MODEL_ID/latest.json``. It is signed as all else
-is, and says which release is to run, on what, how it is to be judged, and how far it has been rolled out. A
-downgrade on purpose is an old version under a new, higher ``release_seq``.
+A channel has one small file per model, ``models/CHANNEL/MODEL_ID/latest.json``, signed like every other file.
+It names the release to run, its hardware, its budgets in the gate, and its rollout. A deliberate downgrade is
+an old version under a new, higher ``release_seq``.
 
-``models/CHANNEL/MODEL_ID/releases/VERSION.json`` is a copy of the last pointer to a version, by which a fleet
-server may order a version that is not the latest. What is revoked, the latest pointer alone says.
+``models/CHANNEL/MODEL_ID/releases/VERSION.json`` is a copy of the last pointer to a version, so that a fleet
+server may order a version that is not the latest. Only the latest pointer lists revocations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jepa_runtime.errors import ReleaseRejectedError, StrictJsonError, TrustErro
 from jepa_runtime.util.strict_json import parse_json, validate_json
 
 SCHEMA_VERSION = 1
-# Raised when a bundle that older runtimes can read would no longer be served rightly by them.
+# Incremented when an older runtime could read a new bundle, but would not serve it correctly.
 RUNTIME_ABI = 1
 MAX_POINTER_BYTES = 1 << 18
 POINTER_NAME = "latest.json"
@@ -35,28 +35,32 @@ _Variant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+/[a-z0-9]+$", m
 
 
 class _Model(BaseModel):
-    """Fields that are not known here may come, from a later publisher, and stay where an earlier one signs
-    them again: what no robot may miss raises :data:`SCHEMA_VERSION`."""
+    """A part of a pointer.
+
+    Unknown fields of a later publisher are accepted, and stay when an earlier one signs the file again. A
+    field that no robot may ignore raises :data:`SCHEMA_VERSION`.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
 
 class Rollout(_Model):
-    """To how many of the robots, in percent, and the salt that chooses them."""
+    """The percentage of robots that receive a release, and the salt that selects them."""
 
     percent: Annotated[float, Field(ge=0, le=100)]
     salt: Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class Budgets(_Model):
-    """What a candidate may take on the robot; None: anything.
+    """Limits of a candidate on the robot; None: unlimited.
 
     Attributes:
-        latency_p99_ms: of one frame, encode and predict (see :mod:`jepa_runtime.ota.gate.latency_budget`).
-        peak_memory_mb: of the process that tries it.
-        max_error_ratio: its mean prediction score over that of what serves now (see
-            :mod:`jepa_runtime.ota.gate.sequential_test` for the score). The default is above what equal
-            models were found to have, and well below what cost goals (benchmarks/gate.py).
+        latency_p99_ms: p99 latency of one frame, encode and predict (see
+            :mod:`jepa_runtime.ota.gate.latency_budget`).
+        peak_memory_mb: Peak memory of the probe process.
+        max_error_ratio: Mean prediction score relative to that of the active model (see
+            :mod:`jepa_runtime.ota.gate.sequential_test` for the score). The default is above the ratio of
+            equal models, and well below ratios that reduce task success (benchmarks/gate.py).
     """
 
     latency_p99_ms: Annotated[float, Field(gt=0)] | None = None
@@ -65,13 +69,13 @@ class Budgets(_Model):
 
 
 class Delta(_Model):
-    """A way to make one file of the release from one that the robot has.
+    """A delta that builds one file of the release from a file that the robot has.
 
     Attributes:
-        path: the file within the bundle.
-        base_sha256: of the file that it starts from.
-        target: the delta's path in the repository.
-        bytes: its size.
+        path: The file within the bundle.
+        base_sha256: SHA-256 of the base file.
+        target: The delta's path in the repository.
+        bytes: The delta's size.
     """
 
     path: BundlePath
@@ -84,17 +88,22 @@ class Release(_Model):
     """The content of ``latest.json`` and of ``releases/VERSION.json``.
 
     Attributes:
-        release_seq: rises with every release of the model in this channel.
-        folder: of the bundle's files in the repository.
-        manifest_sha256: of its manifest, and with it of everything.
-        runtime_abi: the lowest and the highest :data:`RUNTIME_ABI` that serve it rightly.
-        hardware_ids: the kinds of robot it is for; ``any``: all.
-        interface, variants, golden_sha256: see :func:`told_of`; of the last two an older publisher tells
-            nothing.
-        deltas: offered beside the files.
-        revoked: releases of this model that no robot is to run any more.
-        revoked_manifests: SHA-256 of the manifests that only such releases have: a model that came with the
-            robot does not know under which number it was released.
+        model_id: The model.
+        version: The version of its bundle.
+        release_seq: Release number, which increases with every release of the model in this channel.
+        folder: Folder of the bundle's files in the repository.
+        manifest_sha256: SHA-256 of the manifest, which contains the hashes of all other files.
+        runtime_abi: Lowest and highest :data:`RUNTIME_ABI` that can serve it.
+        hardware_ids: Hardware types that it supports; ``any``: all.
+        interface: See :func:`manifest_fields`.
+        budgets: Limits for the gate.
+        rollout: Which robots receive it.
+        variants: See :func:`manifest_fields`; empty from an older publisher.
+        golden_sha256: See :func:`manifest_fields`; None from an older publisher.
+        deltas: Available deltas.
+        revoked: Release numbers of this model that no robot may run any more.
+        revoked_manifests: SHA-256 of the manifests of revoked releases, because a factory model does not know
+            its release number.
     """
 
     schema_version: Literal[1]
@@ -119,7 +128,7 @@ class Release(_Model):
         for path in (self.folder, *(delta.target for delta in self.deltas)):
             pure = PurePosixPath(path)
             if pure.is_absolute() or ".." in pure.parts or "\\" in path or str(pure) != path:
-                raise ValueError(f"{path!r} is no plain relative path")
+                raise ValueError(f"{path!r} is not a plain relative path")
         if self.runtime_abi[0] > self.runtime_abi[1]:
             raise ValueError(f"runtime_abi: {self.runtime_abi[0]} is above {self.runtime_abi[1]}")
         if self.release_seq in self.revoked:
@@ -133,18 +142,19 @@ class Release(_Model):
 
     @property
     def name(self) -> str:
-        """What people are told."""
+        """The name for messages."""
         return f"release {self.release_seq} ({self.version})"
 
 
 @dataclass(frozen=True)
 class Robot:
-    """What a release is compared with.
+    """The properties of a robot that a release has to fit.
 
     Attributes:
-        hardware_ids: what it is.
-        engine, precision: that will serve; precision None: any.
-        interface: that its software expects; None: any.
+        hardware_ids: Its hardware types.
+        engine: The engine that serves.
+        precision: The precision that serves; None: any.
+        interface: The action interface that its software expects; None: any.
     """
 
     hardware_ids: tuple[str, ...]
@@ -154,12 +164,12 @@ class Robot:
 
 
 def pointer_path(channel: str, model_id: str) -> str:
-    """Where a channel says which release of a model is its latest."""
+    """Return the path of the pointer to the latest release of a model."""
     return f"models/{channel}/{model_id}/{POINTER_NAME}"
 
 
 def release_path(channel: str, model_id: str, version: str) -> str:
-    """Path of the last pointer to a version of a model."""
+    """Return the path of the last pointer to a version of a model."""
     return f"models/{channel}/{model_id}/releases/{version}.json"
 
 
@@ -167,10 +177,13 @@ def parse_release(content: bytes, where: str = POINTER_NAME) -> Release:
     """Read ``latest.json`` or ``releases/VERSION.json``.
 
     Raises:
-        TrustError: it is too long, no strict JSON, of an unknown version, or a field is wrong.
+        TrustError: The file is too long, not strict JSON, of an unknown version, or has an invalid field.
     """
     if len(content) > MAX_POINTER_BYTES:
-        raise TrustError(f"{where}: more than {MAX_POINTER_BYTES >> 10} KiB: this names no release")
+        raise TrustError(
+            f"{where}: longer than {MAX_POINTER_BYTES >> 10} KiB: publish the release again",
+            code="trust.too_long",
+        )
     try:
         fields = parse_json(content, where)
         version = fields.get("schema_version") if isinstance(fields, dict) else None
@@ -179,31 +192,34 @@ def parse_release(content: bytes, where: str = POINTER_NAME) -> Release:
     except StrictJsonError as error:
         raise TrustError(str(error), code="trust.release_invalid") from error
     raise TrustError(
-        f"{where}: format version {str(version)[:80]} is unknown, this jepa-edge reads version "
+        f"{where}: unknown format version {str(version)[:80]}, this jepa-edge supports version "
         f"{SCHEMA_VERSION}: update jepa-edge",
         code="trust.version_unsupported",
     )
 
 
-def told_of(manifest: Manifest) -> dict[str, Any]:
-    """What a release says of its bundle, so that a robot need not fetch it to know.
+def manifest_fields(manifest: Manifest) -> dict[str, Any]:
+    """Return the fields of a release that describe its bundle, so that a robot need not download it first.
 
     Returns:
-        ``interface``: see :func:`interface_of`; ``variants``: the engines and precisions that its graphs are
-        for, as TARGET/PRECISION; ``golden_sha256``: of the outputs that it is to reproduce.
+        ``interface``: see :func:`interface_digest`; ``variants``: engines and precisions of its graphs, as
+        TARGET/PRECISION; ``golden_sha256``: SHA-256 of its golden outputs.
     """
     golden = next(record for record in manifest.files if record.path == manifest.golden.path)
     variants = dict.fromkeys(f"{graph.target}/{graph.precision}" for graph in manifest.graphs.encoder)
     return {
-        "interface": interface_of(manifest),
+        "interface": interface_digest(manifest),
         "variants": tuple(variants),
         "golden_sha256": golden.sha256,
     }
 
 
-def interface_of(manifest: Manifest) -> str:
-    """A digest of what a robot's software relies on: the actions, their units, limits and duration, and how
-    many steps of future it is given. Latents may change; whoever reads them is told."""
+def interface_digest(manifest: Manifest) -> str:
+    """Return a digest of what a robot's software relies on.
+
+    That is the actions, their units, limits and duration, and the number of predicted steps. Latents may
+    change.
+    """
     relied_on = manifest.io.action.model_dump(mode="json") | {
         "step_s": manifest.io.step_s,
         "horizon": manifest.horizon,
@@ -211,38 +227,46 @@ def interface_of(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(relied_on, sort_keys=True).encode()).hexdigest()
 
 
-def left_out(release: Release, device_id: str) -> str:
-    """That a release has not been rolled out to a robot; empty: it has.
+def rollout_exclusion(release: Release, device_id: str) -> str:
+    """Return why a release has not been rolled out to a robot, or an empty string.
 
-    A robot needs to ask nobody, decides the same every time, and stays in when the part grows.
+    The decision needs no server, is the same every time, and a robot stays included when the percentage
+    grows.
     """
     text = f"{release.rollout.salt}|{release.release_seq}|{device_id}"
     draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     if 100 * draw < release.rollout.percent:
         return ""
     percent = f"{release.rollout.percent:g} % of the robots"
-    return f"{release.name} has been rolled out to {percent}, not to this one"
+    return f"{release.name} has been rolled out to {percent}, which do not include this one"
 
 
-def check_meant(release: Release, robot: Robot) -> None:
-    """Check that a release is for this robot; whether it has been rolled out to it is another question.
+def check_compatible(release: Release, robot: Robot) -> None:
+    """Check that a release fits this robot, regardless of its rollout.
 
     Raises:
-        ReleaseRejectedError: it is not; the message says why.
+        ReleaseRejectedError: It does not.
     """
     what = f"release {release.release_seq} of {release.model_id}"
     low, high = release.runtime_abi
     if not low <= RUNTIME_ABI <= high:
-        mend = "update jepa-edge" if low > RUNTIME_ABI else "publish the model for this jepa-edge"
+        remedy = (
+            "update jepa-edge" if low > RUNTIME_ABI else "publish the model for this version of jepa-edge"
+        )
         raise ReleaseRejectedError(
-            f"{what} needs a runtime ABI from {low} to {high}, this one has {RUNTIME_ABI}: {mend}"
+            f"{what} needs a runtime ABI from {low} to {high}, this runtime has {RUNTIME_ABI}: {remedy}",
+            code="release.runtime_abi",
         )
     if "any" not in release.hardware_ids and not set(release.hardware_ids) & set(robot.hardware_ids):
         raise ReleaseRejectedError(
-            f"{what} is for {', '.join(release.hardware_ids)}; this robot is {', '.join(robot.hardware_ids)}"
+            f"{what} is for hardware {', '.join(release.hardware_ids)}, this robot is "
+            f"{', '.join(robot.hardware_ids)}: publish it for this hardware, or correct hardware_ids in "
+            "config.json",
+            code="release.hardware",
         )
     if robot.interface is not None and release.interface != robot.interface:
         raise ReleaseRejectedError(
-            f"{what} has other actions, limits or steps than what this robot's software was set up for: "
-            "update that software first, then allow the new interface (--any-interface)"
+            f"{what} has other actions, limits or steps than this robot's software expects: update that "
+            "software first, then accept the new interface with --any-interface",
+            code="release.interface",
         )

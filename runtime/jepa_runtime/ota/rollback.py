@@ -1,4 +1,4 @@
-"""Whether what serves is to make way for an earlier release, and for which."""
+"""Decides whether the active model must be rolled back, and to which one."""
 
 from __future__ import annotations
 
@@ -13,85 +13,95 @@ from jepa_runtime.ota.state_machine import RolledBack
 from jepa_runtime.ota.storage.slots import SlotStore
 
 
-def way_back(
+def find_rollback(
     state: State, work: Work, store: SlotStore, note: Callable[..., None]
 ) -> tuple[State, RolledBack | None, str]:
-    """What makes what serves make way: that it was revoked, or that the disk has damaged it.
+    """Return the rollback if the active model was revoked or is damaged.
 
     Args:
-        note: writes to the audit log.
+        state: The stored state.
+        work: The release that the channel offers.
+        store: The slots.
+        note: Writes to the audit log.
 
     Returns:
-        The state without what may not be gone back to because it was revoked; the way back, if one is due;
-        and the alarm, or an empty string.
+        The state without a previous model that was revoked; the rollback, or None; and the alarm, or an empty
+        string.
     """
     if state.current is None:
         return state, None, state.alarm
     if state.previous is not None and work.revokes(state.previous):
-        note("what served before was revoked", before=state.previous.version)
+        note("the previous model was revoked", before=state.previous.version)
         state = replace(state, previous=None)
-    current, earlier = state.current, state.previous
-    # An update that owes the way back has begun with it: what it finds may be the cure.
-    tried = state.owes_way_back and not work.revokes(state.good)
-    if current is not None and work.revokes(current) and not tried:
-        why = f"release {current.release_seq}, which serves, was revoked"
-        if earlier not in (None, current):
-            return state, RolledBack(earlier, why), ""
-        # It serves until something replaces it; an update that fails does not bring it back.
+    current, previous = state.current, state.previous
+    # With a rollback pending, the update has begun with it already: the offered release may be the remedy.
+    retrying = state.rollback_pending and not work.revokes(state.good)
+    if current is not None and work.revokes(current) and not retrying:
+        why = f"release {current.release_seq}, the active model, was revoked"
+        if previous not in (None, current):
+            return state, RolledBack(previous, why), ""
+        # It stays active until another release replaces it; a failed update does not restore it.
         store.point("good", None)
-        return replace(state, good=None), None, f"{why}, and there is no other to go back to: it serves on"
-    if state.owes_way_back:
+        alarm = f"{why}, and there is no other model to go back to: it stays active"
+        return replace(state, good=None), None, alarm
+    if state.rollback_pending:
         return state, None, state.alarm
-    return state, *(way_back_from_damage(state, store) if is_offered(state, work) else (None, ""))
+    return state, *(rollback_from_damage(state, store) if is_offered(state, work) else (None, ""))
 
 
-def way_back_from_damage(state: State, store: SlotStore) -> tuple[RolledBack | None, str]:
-    """The way back from what serves where the disk has damaged that, and the alarm where there is none."""
-    current, earlier = state.current, state.previous
-    if current is None or state.owes_way_back or not (harm := store.damage(current.manifest_sha256)):
+def rollback_from_damage(state: State, store: SlotStore) -> tuple[RolledBack | None, str]:
+    """Return the rollback if the active model is damaged on disk, or the alarm if none is possible."""
+    current, previous = state.current, state.previous
+    if current is None or state.rollback_pending or not (damage := store.damage(current.manifest_sha256)):
         return None, ""
-    why = f"{current.model_id} ({current.version}), which serves, is damaged: {harm}"
-    if state.pinned or earlier in (None, current) or store.damage(earlier.manifest_sha256):
-        return None, f"{why}; it serves on"
-    # It serves again once it has been fetched again.
-    return RolledBack(earlier, why, for_good=False), ""
+    why = f"{current.model_id} {current.version}, the active model, is damaged: {damage}"
+    if state.pinned or previous in (None, current) or store.damage(previous.manifest_sha256):
+        return None, f"{why}; it stays active"
+    # It may be active again once it has been downloaded again.
+    return RolledBack(previous, why, permanent=False), ""
 
 
-def way_back_from_crashes(state: State, store: SlotStore, *, on_crashes: bool) -> RolledBack | None:
-    """Return the way back from an active model that was found to be good and is not opened any more, since it
-    took the machine down in too many boots; None: it is opened, or there is no other that could serve.
+def rollback_from_crashes(state: State, store: SlotStore, *, on_crashes: bool) -> RolledBack | None:
+    """Return the rollback from a last known good model that is no longer opened, or None.
+
+    A model is no longer opened after it took the machine down in too many boots. None means that it is
+    opened, or that there is no other model to use.
 
     Args:
-        on_crashes: whether to go back from a model that crashes again and again in one boot, too.
+        state: The stored state.
+        store: The slots.
+        on_crashes: Whether to roll back from a model that crashes repeatedly in one boot, too.
     """
-    current, earlier = state.current, state.previous
+    current, previous = state.current, state.previous
     why = boots_alarm(store.root, state) or (crash_alarm(store.root, state) if on_crashes else "")
-    if not why or state.pinned or earlier in (None, current):
+    if not why or state.pinned or previous in (None, current):
         return None
-    sha256 = earlier.manifest_sha256
+    sha256 = previous.manifest_sha256
     if store.damage(sha256) or TrialCounter(store).exhausted(sha256):
         return None
-    return RolledBack(earlier, why)
+    return RolledBack(previous, why)
 
 
 def is_offered(state: State, work: Work) -> bool:
-    """Whether what serves is what is offered, under whatever number."""
+    """Return whether the active model has the bytes of the offered release, under any release number."""
     return state.current is not None and state.current.manifest_sha256 == work.release.manifest_sha256
 
 
-def soundly_good(state: State, store: SlotStore, note: Callable[..., None]) -> State:
-    """With what is good or, where the disk has damaged that, what was so before it.
+def with_usable_good(state: State, store: SlotStore, note: Callable[..., None]) -> State:
+    """Return the state with a last known good model that is not damaged.
 
     Args:
-        note: writes to the audit log.
+        state: The stored state.
+        store: The slots.
+        note: Writes to the audit log.
 
     Raises:
-        BundleError: that is damaged too, or there is none.
+        BundleError: The last known good model and the previous one are damaged or missing.
     """
-    if state.good is None or not (harm := store.damage(state.good.manifest_sha256)):
+    if state.good is None or not (damage := store.damage(state.good.manifest_sha256)):
         return state
-    earlier = state.previous
-    if earlier in (None, state.good, state.current) or store.damage(earlier.manifest_sha256):
-        raise BundleError(harm)
-    note("what is good is damaged", reason=harm)
-    return replace(state, good=earlier, previous=None)
+    previous = state.previous
+    if previous in (None, state.good, state.current) or store.damage(previous.manifest_sha256):
+        raise BundleError(damage, code="update.no_usable_model")
+    note("the last known good model is damaged", reason=damage)
+    return replace(state, good=previous, previous=None)

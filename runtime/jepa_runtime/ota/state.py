@@ -1,11 +1,10 @@
-"""What must survive a restart: the update in work, what serves, floors against older releases, and refusals.
+"""The persistent state: the update in progress, the installed models, rollback floors, and rejections.
 
-The file is replaced as a whole and carries a checksum, so that what is read is what was written. If it is
-lost, the slots still tell what serves; refusals are then forgotten, and the floors are those of the metadata
-alone.
+The file is replaced as a whole and carries a checksum. If it is lost, the slots still identify the active
+model; rejections are then lost, and only the floors of the stored metadata remain.
 
-Fields that are not known here are those of a later version that was taken back, and are forgotten: what must
-not be raises ``schema_version``.
+Unknown fields were written by a later version and are ignored after a downgrade: a field that must not be
+ignored raises ``schema_version``.
 """
 
 from __future__ import annotations
@@ -28,16 +27,26 @@ from jepa_runtime.util.strict_json import parse_json, validate_json
 
 NAME = "state.json"
 MAX_STATE_BYTES = 1 << 22
-_REBUILD = "`jepa-runtime update provision --rebuild` makes it again from the slots"
+_REBUILD = "rebuild it with `jepa-runtime update provision --rebuild`"
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
-# How the last update ended. ``undecided``: the machine was too busy to judge the candidate, which is tried
-# again soon. ``reverted``: the active model was rolled back, by hand or because it was revoked.
+# How the last update ended. ``undecided``: the machine was too busy to assess the candidate, which is retried
+# soon. ``reverted``: the active model was rolled back, by an operator or because it was revoked.
 Result = Literal["none", "updated", "unchanged", "refused", "undecided", "failed", "reverted"]
+# What logs and the command line call them; the names above are those of the file format.
+RESULT_NAMES: Mapping[Result, str] = {
+    "none": "not checked",
+    "updated": "updated",
+    "unchanged": "nothing installed",
+    "refused": "rejected",
+    "undecided": "undecided",
+    "failed": "failed",
+    "reverted": "rolled back",
+}
 
 
 class Phase(StrEnum):
-    """Where an update is; :mod:`~jepa_runtime.ota.state_machine` says what follows what."""
+    """The phase of an update; :mod:`~jepa_runtime.ota.state_machine` defines their order."""
 
     IDLE = auto()
     CHECK = auto()
@@ -59,7 +68,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """A release that lies in a slot; ``release_seq`` is 0 for what no channel has offered to this robot."""
+    """A release in a slot; ``release_seq`` is 0 if no channel has offered it to this robot."""
 
     __pydantic_config__ = _STRICT
 
@@ -72,7 +81,7 @@ class Installed:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The release that is being installed, and the channel that offered it."""
+    """The release that is being installed, and its channel."""
 
     __pydantic_config__ = _STRICT
 
@@ -81,7 +90,7 @@ class Work:
 
     @property
     def installed(self) -> Installed:
-        """What it is once it lies in a slot."""
+        """The release as installed in its slot."""
         release = self.release
         return Installed(
             channel=self.channel,
@@ -92,8 +101,10 @@ class Work:
         )
 
     def revokes(self, installed: Installed | None) -> bool:
-        """Whether the release says that no robot is to run this one any more, which it never says of its own
-        bytes, whatever number they had before."""
+        """Return whether the release revokes an installed one.
+
+        A release never revokes its own bytes, under any release number.
+        """
         release = self.release
         if installed is None or installed.manifest_sha256 == release.manifest_sha256:
             return False
@@ -104,11 +115,14 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a release is not wanted, how often it was refused, and when it is tried again; None: never.
+class Rejection:
+    """Why a release is not installed, and until when.
 
     Attributes:
-        undecided: how often in a row the machine was too busy to judge it; 0: it was refused.
+        reason: The reason of the last rejection.
+        times: How often it was rejected.
+        not_before: When it is retried; None: never.
+        undecided: How often in a row the machine was too busy to assess it; 0: it was rejected.
     """
 
     __pydantic_config__ = _STRICT
@@ -124,24 +138,28 @@ class State:
     """Everything that an update has to remember.
 
     Attributes:
-        work: the release in work; None between updates, and where it was dropped.
-        attempts: failed or interrupted ones of each phase, in this update.
-        waits: how often there was no moment to switch safely, in this update.
-        transitions: from phase to phase, in this update.
-        stopped: whether it was asked to stop, which is no failed attempt.
-        watched: whether somebody served who could be watched, when this update switched.
-        approved: the SHA-256 of the manifest that may be switched to, in this update; empty: none.
-        result, reason: of the update in work as far as known, or of the last one.
-        alarm: what needs a person; empty: nothing.
-        current: what serves. good: what served well, and is gone back to. previous: what was good before,
-            unless it was seen to be revoked.
-        pinned: no update is wanted.
-        versions: the highest version seen of each signed role; signed_at: the latest signature seen.
-        release_seqs: the highest seen of each ``channel/model``.
-        refused: by the SHA-256 of the manifest.
-        comparisons: in which it might have been accepted by chance, by the SHA-256 of the manifest.
-        checked_at: when the repository was last asked with success.
-        failed_looks: at the repository since then.
+        phase: The phase of the update in progress.
+        work: The release in progress; None between updates, and after it was dropped.
+        attempts: Failed or interrupted attempts by phase, in this update.
+        waits: How often the update had to wait, in this update.
+        transitions: Transitions between phases, in this update.
+        stopped: Whether the update was asked to stop, which is no failed attempt.
+        watched: Whether a serving process could be observed when this update switched.
+        approved: SHA-256 of the manifest whose switch was approved, in this update; empty: none.
+        result: Result of the update in progress as far as known, or of the last one.
+        reason: Reason for the result.
+        alarm: Condition that needs an operator; empty: none.
+        current: The active model.
+        good: The last known good model, which a rollback restores.
+        previous: The last known good model before ``good``, unless it was revoked.
+        pinned: Whether updates are disabled.
+        versions: Highest version seen of each signed role.
+        signed_at: Time of the latest signature seen.
+        release_seqs: Highest release number seen of each ``channel/model``.
+        refused: Rejections by SHA-256 of the manifest.
+        comparisons: Number of shadow tests that were evaluated, by SHA-256 of the manifest.
+        checked_at: Time of the last successful check of the repository.
+        failed_looks: Number of failed checks since then.
     """
 
     __pydantic_config__ = _STRICT
@@ -165,19 +183,19 @@ class State:
     versions: Mapping[str, int] = field(default_factory=dict)
     signed_at: AwareDatetime | None = None
     release_seqs: Mapping[str, int] = field(default_factory=dict)
-    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    refused: Mapping[str, Rejection] = field(default_factory=dict)
     comparisons: Mapping[str, int] = field(default_factory=dict)
     checked_at: AwareDatetime | None = None
     failed_looks: int = 0
 
     @property
-    def owes_way_back(self) -> bool:
-        """Whether what serves is still to make way for what is good."""
+    def rollback_pending(self) -> bool:
+        """Whether the active model is still to be replaced by the last known good model."""
         return self.good not in (None, self.current)
 
     @property
-    def waits_to_go_back(self) -> bool:
-        """Whether what serves is to make way once the robot may switch."""
+    def waits_to_roll_back(self) -> bool:
+        """Whether a rollback waits until the robot allows a model switch."""
         return self.phase is Phase.RESOLVE and self.waits > 0
 
 
@@ -185,16 +203,16 @@ _ADAPTER = TypeAdapter(State)
 
 
 def as_json(state: State) -> dict[str, Any]:
-    """The state as JSON has it."""
+    """Return the state as in the JSON file."""
     fields: dict[str, Any] = _ADAPTER.dump_python(state, mode="json")
     return fields
 
 
 def save(path: Path, state: State) -> None:
-    """Write the state; when this returns, it is on the disk.
+    """Write the state durably.
 
     Raises:
-        StorageError: it cannot be written; the one before it stays.
+        StorageError: The file cannot be written; the previous one stays.
     """
     fields = as_json(state)
     content = {"sha256": _checksum(fields), "state": fields}
@@ -205,31 +223,35 @@ def load(path: Path) -> State:
     """Read the state.
 
     Raises:
-        StorageError: it is missing, damaged, or of another format; the message says how to get one again.
+        StorageError: The file is missing, damaged, or of another format.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_STATE_BYTES + 1)
     except FileNotFoundError:
         raise StorageError(
-            f"{path}: there is no state: set this robot up with `jepa-runtime update provision`, or, if it "
-            f"was lost, {_REBUILD}"
+            f"{path}: not found: provision this robot with `jepa-runtime update provision`, or, if the file "
+            f"was lost, {_REBUILD}",
+            code="storage.state_missing",
         ) from None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise StorageError(
+            f"{path}: cannot be read: {error.strerror}", code="storage.state_unreadable"
+        ) from error
     if len(content) > MAX_STATE_BYTES:
-        raise _damaged(path, f"more than {MAX_STATE_BYTES >> 20} MiB")
+        raise _damaged(path, f"longer than {MAX_STATE_BYTES >> 20} MiB")
     try:
         parsed = parse_json(content, str(path))
     except StrictJsonError as error:
         raise _damaged(path, str(error)) from error
     fields = parsed.get("state") if isinstance(parsed, dict) else None
     if not isinstance(fields, dict) or parsed.get("sha256") != _checksum(fields):
-        raise _damaged(path, "its checksum is wrong")
+        raise _damaged(path, "wrong checksum")
     if fields.get("schema_version") != 1:
         raise StorageError(
-            f"{path}: is of another version of jepa-edge ({str(fields.get('schema_version'))[:20]}): use "
-            f"that one, or {_REBUILD}"
+            f"{path}: unknown format version {str(fields.get('schema_version'))[:20]}, written by another "
+            f"version of jepa-edge: use that version, or {_REBUILD}",
+            code="storage.state_version",
         )
     try:
         return validate_json(_ADAPTER, json.dumps(fields).encode(), "state")
@@ -242,9 +264,12 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 def _damaged(path: Path, why: str) -> StorageError:
-    return StorageError(f"{path}: is damaged ({why}); what serves serves on: {_REBUILD}")
+    return StorageError(
+        f"{path}: is damaged ({why}): {_REBUILD}; the active model is not affected",
+        code="storage.state_damaged",
+    )
 
 
 def floor_key(channel: str, model_id: str) -> str:
-    """Under which name :attr:`State.release_seqs` knows a model in a channel."""
+    """Return the key of a model of a channel in :attr:`State.release_seqs`."""
     return f"{channel}/{model_id}"

@@ -1,32 +1,31 @@
-"""The states of an update, and what follows what. Pure: no clock, no file, no network.
+"""The state machine of an update. Pure: no clock, no file, no network.
 
 ::
 
-    CHECK RESOLVE DOWNLOAD VERIFY STAGE PROBE SHADOW ARMED SWITCH OBSERVE COMMIT REPORT GC   when all is well
-    ... REJECTED REPORT GC                     refused, or given up, before the switch
-    ... ROLLBACK REJECTED REPORT GC            after it
+    CHECK RESOLVE DOWNLOAD VERIFY STAGE PROBE SHADOW ARMED SWITCH OBSERVE COMMIT REPORT GC   success
+    ... REJECTED REPORT GC                     rejected, or given up, before the switch
+    ... ROLLBACK REJECTED REPORT GC            rejected, or given up, after the switch
 
 Rules:
 
-1. A phase that failed is tried again, after a pause that doubles each time, or that the server asks for (up
-   to :data:`MOST_ASKED_S`). Each phase has so many attempts (:data:`LIMITS`); after the last one the update
-   is given up. VERIFY and STAGE start over from DOWNLOAD: the files that they work on may be at fault.
-2. If the process died, the update goes on at its next start. Up to STAGE it starts over from CHECK, because
-   the offer may have changed (what was fetched is still there); later, and in a RESOLVE that waits until the
-   robot may go back, it repeats the phase. This counts as an attempt, unless the process was asked to stop,
-   or the update to let somebody else act first.
-3. So a candidate is tried at most three times in OBSERVE. After COMMIT no attempts are counted.
-4. A release that was refused or given up is left alone for a while: longer each time that it was refused, or
-   given up after the switch. It is not blamed for a network that failed, a robot that could not switch, or an
-   approval that never came. One that the machine was too busy to judge is tried again after
-   :data:`FIRST_UNDECIDED`, which doubles each time in a row up to :data:`FIRST_REFUSAL`.
-5. After COMMIT nothing goes back, even if the report fails or old slots cannot be removed.
-6. An update takes at most :data:`BUDGET` transitions, whatever happens; after a stop that was asked for they
-   are counted anew.
-7. Before the switch an update may be dropped: it ends at once, its release is not blamed, and the next look
-   may find it again.
-8. If an earlier update could not go back, the next one begins with that. It goes on even if that fails again:
-   the release that it finds may be the cure.
+1. A failed phase is retried, after a pause that doubles each time, or that the server requests (at most
+   :data:`MAX_RETRY_AFTER_S`). Each phase has a limited number of attempts (:data:`LIMITS`); after the last
+   one the update is given up. VERIFY and STAGE restart from DOWNLOAD: their input files may be damaged.
+2. If the process died, the update resumes at the next start. Up to STAGE it restarts from CHECK, because the
+   offer may have changed (downloaded files are still present). In later phases, and in a RESOLVE that waits
+   for a rollback, it repeats the phase. This counts as an attempt, unless the process was asked to stop, or
+   the update yielded the lock.
+3. Therefore a candidate is tried at most three times in OBSERVE. After COMMIT no attempts are counted.
+4. A rejected or given-up release is not retried for a while. The delay grows with each rejection, and with
+   each update that was given up after the switch. A network failure, a robot that could not switch and a
+   missing approval do not count against a release. A release that the machine was too busy to assess is
+   retried after :data:`FIRST_UNDECIDED`, which doubles each time in a row up to :data:`FIRST_REJECTION`.
+5. After COMMIT there is no rollback, even if the report fails or old slots cannot be removed.
+6. An update takes at most :data:`MAX_TRANSITIONS` transitions; a requested stop resets the count.
+7. Before the switch an update may be dropped: it ends at once, its release is not rejected, and the next
+   check may find it again.
+8. If an earlier update could not roll back, the next one begins with that rollback. It continues even if the
+   rollback fails again: the offered release may be the remedy.
 """
 
 from __future__ import annotations
@@ -38,47 +37,47 @@ from itertools import pairwise
 from typing import Literal
 
 from jepa_runtime.ota.release import Release
-from jepa_runtime.ota.state import Installed, Phase, Refusal, Result, State, Work
+from jepa_runtime.ota.state import Installed, Phase, Rejection, Result, State, Work
 
-BUDGET = 40
+MAX_TRANSITIONS = 40
 WAIT_S = 30.0
-MOST_ASKED_S = 120.0
-_UNWATCHED_S = 1.0
+MAX_RETRY_AFTER_S = 120.0
+_OBSERVE_RETRY_S = 1.0
 MAX_WAITS = 2880
 FIRST_UNDECIDED = timedelta(minutes=5)
-FIRST_REFUSAL = timedelta(hours=1)
-LONGEST_REFUSAL = timedelta(days=7)
-_MAX_REFUSED = 64
+FIRST_REJECTION = timedelta(hours=1)
+MAX_REJECTION = timedelta(days=7)
+_MAX_REMEMBERED = 64
 _MAX_REASON = 1000
-_NOTHING_LEFT = (
-    "nothing serves: an update failed, and the model before it was revoked: publish another release"
+_NO_MODEL = (
+    "no model is active: an update failed, and the previous model was revoked: publish another release"
 )
 
-_ROAD = (
+_SUCCESS_PATH = (
     Phase.CHECK, Phase.RESOLVE, Phase.DOWNLOAD, Phase.VERIFY, Phase.STAGE, Phase.PROBE, Phase.SHADOW,
     Phase.ARMED, Phase.SWITCH, Phase.OBSERVE, Phase.COMMIT, Phase.REPORT, Phase.GC, Phase.IDLE,
 )  # fmt: skip
-_BEFORE_SLOT, _BEFORE_SWITCH = _ROAD[:5], _ROAD[1:8]
-DROPPABLE, SWITCHED = _ROAD[:8], _ROAD[8:11]
+_BEFORE_SLOT, _BEFORE_SWITCH = _SUCCESS_PATH[:5], _SUCCESS_PATH[1:8]
+DROPPABLE, SWITCHED = _SUCCESS_PATH[:8], _SUCCESS_PATH[8:11]
 
 NEXT: Mapping[Phase, Phase] = {
-    **dict(pairwise(_ROAD)),
+    **dict(pairwise(_SUCCESS_PATH)),
     Phase.ROLLBACK: Phase.REJECTED,
     Phase.REJECTED: Phase.REPORT,
 }
-_GIVEN_UP: Mapping[Phase, Phase] = {
+_AFTER_GIVING_UP: Mapping[Phase, Phase] = {
     **NEXT,
     Phase.CHECK: Phase.IDLE,
     **dict.fromkeys(_BEFORE_SWITCH, Phase.REJECTED),
     **dict.fromkeys(SWITCHED, Phase.ROLLBACK),
 }
-_AGAIN: Mapping[Phase, Phase] = {Phase.VERIFY: Phase.DOWNLOAD, Phase.STAGE: Phase.DOWNLOAD}
-_RESUMED: Mapping[Phase, Phase] = dict.fromkeys(_BEFORE_SLOT, Phase.CHECK)
+_RETRY_FROM: Mapping[Phase, Phase] = {Phase.VERIFY: Phase.DOWNLOAD, Phase.STAGE: Phase.DOWNLOAD}
+_RESUME_FROM: Mapping[Phase, Phase] = dict.fromkeys(_BEFORE_SLOT, Phase.CHECK)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How many attempts a phase has, and the pause after the first of them."""
+    """The number of attempts of a phase, and the pause after the first of them in seconds."""
 
     attempts: int
     first_s: float = 1.0
@@ -94,13 +93,18 @@ LIMITS: Mapping[Phase, Limit] = dict.fromkeys(Phase, Limit(3)) | {
 
 @dataclass(frozen=True)
 class Done:
-    """It did what it is for."""
+    """The phase is complete."""
 
 
 @dataclass(frozen=True)
 class NothingNew:
-    """There is nothing to install, and why; ``refused``: because that is not for this robot as it is now, or
-    was refused before; ``undecided``: because the machine was too busy to judge it, not long ago."""
+    """There is nothing to install.
+
+    Attributes:
+        reason: Why not.
+        result: ``refused``: the release does not fit this robot as it is now, or was rejected before;
+            ``undecided``: the machine was recently too busy to assess it.
+    """
 
     reason: str
     result: Literal["unchanged", "refused", "undecided"] = "unchanged"
@@ -108,32 +112,45 @@ class NothingNew:
 
 @dataclass(frozen=True)
 class Dropped:
-    """The update ends before its switch, and its release is not to blame: it is not wanted any more or, if
-    ``failed``, has used up what one update may take."""
+    """The update ends before its switch, and its release is not rejected.
+
+    Attributes:
+        reason: Why.
+        failed: Whether the update exceeded its transfer limits; otherwise the release is no longer wanted.
+    """
 
     reason: str
     failed: bool = False
 
 
 @dataclass(frozen=True)
-class NotYet:
-    """The phase has to wait: the robot cannot switch now, or has no approval yet; ``alone``: nobody is there
-    meanwhile who could be watched."""
+class Waiting:
+    """The phase has to wait: the robot does not allow a switch now, or an approval is missing.
+
+    Attributes:
+        reason: What it waits for.
+        unobserved: Whether no serving process can be observed in the meantime.
+    """
 
     reason: str
-    alone: bool = False
+    unobserved: bool = False
 
 
 @dataclass(frozen=True)
 class Failed:
-    """This attempt failed, another may succeed; ``after_s``: the server asks to wait for so long."""
+    """The attempt failed, another may succeed.
+
+    Attributes:
+        reason: Why.
+        after_s: The delay that the server requests before the next attempt, in seconds.
+    """
 
     reason: str
     after_s: float = 0.0
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """No attempt will succeed."""
 
     reason: str
@@ -141,146 +158,164 @@ class Refused:
 
 @dataclass(frozen=True)
 class Undecided:
-    """The machine is too busy to judge the release, which is tried again soon."""
+    """The machine is too busy to assess the release, which is retried soon."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Unhealthy:
-    """What was switched to does not serve well, or is not wanted any more."""
+    """The new model does not serve correctly, or an operator rejects it."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What serves is to make way for an earlier release; ``for_good``: and is not to serve again."""
+    """The active model is replaced by an earlier one.
+
+    Attributes:
+        to: The earlier model.
+        reason: Why.
+        permanent: Whether the active model is never installed again.
+    """
 
     to: Installed
     reason: str
-    for_good: bool = True
+    permanent: bool = True
 
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The process ended in the middle of it."""
+    """The process ended during the phase."""
 
 
 Outcome = (
-    Done | NothingNew | Dropped | NotYet | Failed | Refused | Undecided | Unhealthy | RolledBack | Interrupted
+    Done
+    | NothingNew
+    | Dropped
+    | Waiting
+    | Failed
+    | Rejected
+    | Undecided
+    | Unhealthy
+    | RolledBack
+    | Interrupted
 )
 
 
-def start(state: State, *, looks: bool = False) -> State:
-    """An update begins; with the way back where an earlier one could not go it, unless it only looks."""
-    first = Phase.ROLLBACK if state.owes_way_back and not looks else Phase.CHECK
+def start(state: State, *, only_check: bool = False) -> State:
+    """Return the first state of an update, which begins with a pending rollback unless it only checks."""
+    first = Phase.ROLLBACK if state.rollback_pending and not only_check else Phase.CHECK
     return _enter(replace(state, result="none", reason=""), first)
 
 
-def found(state: State, channel: str, release: Release) -> State:
-    """A channel offers a release: attempts at another one count no more."""
+def with_offer(state: State, channel: str, release: Release) -> State:
+    """Return the state with an offered release; attempts at another release are reset."""
     known = replace(state, work=Work(channel=channel, release=release), failed_looks=0)
     if state.work is None or state.work.release.manifest_sha256 == release.manifest_sha256:
         return known
     return replace(known, attempts={}, waits=0, transitions=0)
 
 
-def compared(state: State) -> State:
-    """The release in work was compared once more."""
+def count_comparison(state: State) -> State:
+    """Return the state with one more shadow test of the release in progress."""
     if state.work is None:
         return state
     key = state.work.release.manifest_sha256
     others = [(name, times) for name, times in state.comparisons.items() if name != key]
-    once_more = (key, state.comparisons.get(key, 0) + 1)
-    return replace(state, comparisons=dict([*others, once_more][-_MAX_REFUSED:]))
+    counted = (key, state.comparisons.get(key, 0) + 1)
+    return replace(state, comparisons=dict([*others, counted][-_MAX_REMEMBERED:]))
 
 
-def follow(state: State, outcome: Outcome, now: datetime) -> State:
-    """The state after ``outcome`` of the phase in which ``state`` is.
+def next_state(state: State, outcome: Outcome, now: datetime) -> State:
+    """Return the state after an outcome of the phase that ``state`` is in.
 
     Args:
-        now: when refusals begin to count, if it is not before the latest signature seen; no other decision
-            takes a clock.
+        state: The state.
+        outcome: The outcome of its phase.
+        now: The start of rejections, if it is not before the latest signature seen; no other decision depends
+            on a clock.
     """
-    now, outcome = max(now, state.signed_at or now), _as_text(outcome)
+    now, outcome = max(now, state.signed_at or now), _sanitized(outcome)
     if state.phase is Phase.SHADOW and not isinstance(outcome, Failed):
-        # Also of one that was cut off nobody knows what it would have said.
-        state = compared(state)
-    after = _follow(state, outcome, now)
-    over = after.transitions > BUDGET and state.phase in DROPPABLE + SWITCHED
-    if over and after.phase is not _GIVEN_UP[state.phase]:
-        return _give_up(state, "failed", f"it took more than {BUDGET} transitions", now)
+        # An interrupted shadow test counts as well: its result is unknown.
+        state = count_comparison(state)
+    after = _next_state(state, outcome, now)
+    over = after.transitions > MAX_TRANSITIONS and state.phase in DROPPABLE + SWITCHED
+    if over and after.phase is not _AFTER_GIVING_UP[state.phase]:
+        return _give_up(state, "failed", f"the update took more than {MAX_TRANSITIONS} transitions", now)
     return after
 
 
 def pause_s(before: State, outcome: Outcome, after: State) -> float:
-    """How long to wait before what follows ``outcome``."""
-    if isinstance(outcome, NotYet) and after.phase is before.phase:
-        # What serves already is not left out of sight.
-        return _UNWATCHED_S if before.phase is Phase.OBSERVE and not outcome.alone else WAIT_S
-    if isinstance(outcome, Failed) and after.phase is _AGAIN.get(before.phase, before.phase):
+    """Return the pause before the next step, in seconds."""
+    if isinstance(outcome, Waiting) and after.phase is before.phase:
+        # A new model in service is observed without long gaps.
+        return _OBSERVE_RETRY_S if before.phase is Phase.OBSERVE and not outcome.unobserved else WAIT_S
+    if isinstance(outcome, Failed) and after.phase is _RETRY_FROM.get(before.phase, before.phase):
         doubled = LIMITS[before.phase].first_s * 2.0 ** (after.attempts[before.phase] - 1)
-        return max(doubled, min(outcome.after_s, MOST_ASKED_S))
+        return max(doubled, min(outcome.after_s, MAX_RETRY_AFTER_S))
     return 0.0
 
 
-def blocks(refusal: Refusal, now: datetime, signed_at: datetime | None = None) -> bool:
-    """Whether a refusal still holds. One that lies further ahead than any refusal lasts was made under a
-    clock that has since been set back, and does not; but a clock behind ``signed_at``, the latest signature
-    seen, was not set at all.
+def blocks(refusal: Rejection, now: datetime, signed_at: datetime | None = None) -> bool:
+    """Return whether a rejection is still in effect.
+
+    A rejection that lies further ahead than the longest one was made under a clock that has since been set
+    back, and is ignored. A clock behind ``signed_at``, the latest signature seen, is not set; that time is
+    used instead.
     """
     until = refusal.not_before
     if until is None:
         return True
     if signed_at is not None and now < signed_at:
         return signed_at < until
-    return now < until <= now + LONGEST_REFUSAL
+    return now < until <= now + MAX_REJECTION
 
 
-def _follow(state: State, outcome: Outcome, now: datetime) -> State:
+def _next_state(state: State, outcome: Outcome, now: datetime) -> State:
     phase = state.phase
     match outcome:
         case Done():
             if phase is Phase.ROLLBACK and state.result == "none":
-                return _enter(replace(_gained(state), attempts={}), Phase.CHECK)
-            return _enter(_gained(state), NEXT[phase])
+                return _enter(replace(_with_result_of(state), attempts={}), Phase.CHECK)
+            return _enter(_with_result_of(state), NEXT[phase])
         case NothingNew(reason, result):
-            return _enter(_ended(state, result, reason), Phase.IDLE)
+            return _enter(_with_result(state, result, reason), Phase.IDLE)
         case Dropped(reason, failed):
-            return _enter(_ended(state, "failed" if failed else "unchanged", reason), Phase.IDLE)
-        case NotYet(reason, _):
+            return _enter(_with_result(state, "failed" if failed else "unchanged", reason), Phase.IDLE)
+        case Waiting(reason, _):
             if state.waits + 1 < MAX_WAITS:
                 return replace(state, waits=state.waits + 1, reason=reason)
             return _give_up(state, "failed", reason, now, at_fault=False)
         case Undecided(reason):
-            return _enter(_put_off(_ended(state, "undecided", reason), reason, now), Phase.IDLE)
-        case Refused(reason) | Unhealthy(reason):
+            return _enter(_postpone(_with_result(state, "undecided", reason), reason, now), Phase.IDLE)
+        case Rejected(reason) | Unhealthy(reason):
             return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
-        case RolledBack(to, reason, for_good):
-            kept = _refuse(state, state.current, reason, None) if for_good else state
+        case RolledBack(to, reason, permanent):
+            remembered = _reject(state, state.current, reason, None) if permanent else state
             earlier = state.previous if to == state.good else None
-            kept = replace(kept, good=to, previous=earlier, work=None, attempts={})
-            return _enter(_ended(kept, "reverted", reason), Phase.ROLLBACK)
+            remembered = replace(remembered, good=to, previous=earlier, work=None, attempts={})
+            return _enter(_with_result(remembered, "reverted", reason), Phase.ROLLBACK)
         case Failed(reason):
-            return _attempted(state, reason, _AGAIN, now)
+            return _count_attempt(state, reason, _RETRY_FROM, now)
         case Interrupted():
-            # What is known to be revoked is to make way, whether or not anybody can be asked again.
-            resumed = {} if state.waits_to_go_back else _RESUMED
+            # A pending rollback needs no further check of the repository.
+            resumed = {} if state.waits_to_roll_back else _RESUME_FROM
             if state.stopped:
                 return replace(state, stopped=False, transitions=0, phase=resumed.get(phase, phase))
-            return _attempted(state, f"it was interrupted in {phase}", resumed, now)
+            return _count_attempt(state, f"the update was interrupted in phase {phase}", resumed, now)
 
 
-def _as_text(outcome: Outcome) -> Outcome:
-    """Its reason without bytes that are no UTF-8 (a folder's name, a terminal's umlaut): no state that holds
-    them could be read."""
+def _sanitized(outcome: Outcome) -> Outcome:
+    """Return the outcome with a reason in valid UTF-8, without which the state file could not be read."""
     if isinstance(outcome, Done | Interrupted):
         return outcome
     return replace(outcome, reason=outcome.reason.encode("utf-8", "replace").decode())
 
 
-def _attempted(state: State, reason: str, then: Mapping[Phase, Phase], now: datetime) -> State:
+def _count_attempt(state: State, reason: str, then: Mapping[Phase, Phase], now: datetime) -> State:
     phase = state.phase
     count = state.attempts.get(phase, 0) + 1
     counted = replace(state, attempts={**state.attempts, phase: count})
@@ -290,8 +325,8 @@ def _attempted(state: State, reason: str, then: Mapping[Phase, Phase], now: date
     return counted if to is phase else _enter(counted, to)
 
 
-def _gained(state: State) -> State:
-    """What a phase that is done has changed."""
+def _with_result_of(state: State) -> State:
+    """Return the state with the changes that its completed phase made."""
     candidate = None if state.work is None else state.work.installed
     match state.phase:
         case Phase.ARMED:
@@ -299,7 +334,7 @@ def _gained(state: State) -> State:
         case Phase.SWITCH:
             return replace(state, current=candidate)
         case Phase.ROLLBACK:
-            alarm = _NOTHING_LEFT if state.alarm and state.good is None else ""
+            alarm = _NO_MODEL if state.alarm and state.good is None else ""
             return replace(state, current=state.good, alarm=alarm)
         case Phase.COMMIT:
             key = _sha256(candidate)
@@ -310,7 +345,7 @@ def _gained(state: State) -> State:
                 alarm="",
                 good=candidate,
                 previous=state.previous if _sha256(state.good) == key else state.good,
-                refused={sha: told for sha, told in state.refused.items() if sha != key},
+                refused={sha: record for sha, record in state.refused.items() if sha != key},
                 comparisons={sha: times for sha, times in state.comparisons.items() if sha != key},
             )
         case _:
@@ -320,29 +355,29 @@ def _gained(state: State) -> State:
 def _give_up(
     state: State, result: Result, reason: str, now: datetime, *, at_fault: bool | None = None
 ) -> State:
-    phase, to = state.phase, _GIVEN_UP[state.phase]
+    phase, to = state.phase, _AFTER_GIVING_UP[state.phase]
     if phase is Phase.ROLLBACK:
-        # The links are what they are, and a person has to look.
-        told = replace(state, alarm=f"could not go back: {reason}")
+        # The links stay as they are, and an operator has to check the robot.
+        record = replace(state, alarm=f"the rollback failed: {reason}")
         if state.result == "none":
-            return _enter(replace(told, attempts={}), Phase.CHECK)
-        return _enter(replace(told, result="failed"), to)
+            return _enter(replace(record, attempts={}), Phase.CHECK)
+        return _enter(replace(record, result="failed"), to)
     if phase is Phase.CHECK:
         failed = replace(state, failed_looks=state.failed_looks + 1)
-        return _enter(_ended(failed, result, reason), to)
+        return _enter(_with_result(failed, result, reason), to)
     if phase not in _BEFORE_SWITCH + SWITCHED:
         return _enter(state, to)
-    # Where a way back found no moment to switch, the release on offer is neither to blame nor refused.
-    candidate = None if state.work is None or state.waits_to_go_back else state.work.installed
+    # If a rollback found no moment to switch, the offered release is neither at fault nor rejected.
+    candidate = None if state.work is None or state.waits_to_roll_back else state.work.installed
     if at_fault is None:
         at_fault = result == "refused" or phase in SWITCHED
-    return _enter(_refuse(_ended(state, result, reason), candidate, reason, now, at_fault=at_fault), to)
+    return _enter(_reject(_with_result(state, result, reason), candidate, reason, now, at_fault=at_fault), to)
 
 
-def _refuse(
+def _reject(
     state: State, candidate: Installed | None, reason: str, now: datetime | None, *, at_fault: bool = True
 ) -> State:
-    """Remember not to install it: for a while from ``now`` on, or for good, which stays so."""
+    """Remember a rejection: from ``now`` for a limited time, or permanently if ``now`` is None."""
     if candidate is None:
         return state
     key = candidate.manifest_sha256
@@ -350,30 +385,30 @@ def _refuse(
     if before is not None and before.not_before is None:
         return state
     times = max(1, at_fault + (before.times if before is not None else 0))
-    until = None if now is None else now + min(FIRST_REFUSAL * 2 ** min(times - 1, 16), LONGEST_REFUSAL)
+    until = None if now is None else now + min(FIRST_REJECTION * 2 ** min(times - 1, 16), MAX_REJECTION)
     others = [(name, refusal) for name, refusal in state.refused.items() if name != key]
-    refusal = Refusal(reason=reason[:_MAX_REASON], times=times, not_before=until)
-    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REFUSED:]))
+    refusal = Rejection(reason=reason[:_MAX_REASON], times=times, not_before=until)
+    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REMEMBERED:]))
 
 
-def _put_off(state: State, reason: str, now: datetime) -> State:
-    """Remember for how long to leave the candidate alone that could not be judged."""
+def _postpone(state: State, reason: str, now: datetime) -> State:
+    """Remember when to retry a candidate that could not be assessed."""
     key = _sha256(None if state.work is None else state.work.installed)
     if key is None:
         return state
-    before = state.refused.get(key, Refusal(reason="", times=0, not_before=now))
+    before = state.refused.get(key, Rejection(reason="", times=0, not_before=now))
     count = before.undecided + 1
-    until = now + min(FIRST_UNDECIDED * 2 ** min(count - 1, 16), FIRST_REFUSAL)
+    until = now + min(FIRST_UNDECIDED * 2 ** min(count - 1, 16), FIRST_REJECTION)
     refusal = replace(before, reason=reason[:_MAX_REASON], not_before=until, undecided=count)
     others = [(name, one) for name, one in state.refused.items() if name != key]
-    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REFUSED:]))
+    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REMEMBERED:]))
 
 
 def _sha256(installed: Installed | None) -> str | None:
     return None if installed is None else installed.manifest_sha256
 
 
-def _ended(state: State, result: Result, reason: str) -> State:
+def _with_result(state: State, result: Result, reason: str) -> State:
     return replace(state, result=result, reason=reason[:_MAX_REASON])
 
 

@@ -1,9 +1,10 @@
-"""The client that the conformance suite of The Update Framework tests
-(https://github.com/theupdateframework/tuf-conformance): the same code that fetches models, and no other.
+"""The client for the conformance suite of The Update Framework; it runs the code that downloads models.
+
+The suite is https://github.com/theupdateframework/tuf-conformance:
 
     pytest tuf_conformance --entrypoint "python -m jepa_runtime.ota.tuf_conformance"
 
-``init`` keeps the root that the robot comes with, ``refresh`` and ``download`` begin from it each time.
+``init`` stores the provisioned root; ``refresh`` and ``download`` start from it each time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _ROOT = "provisioned_root"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do one command; 0: done, 1: not, and why is told."""
+    """Run one command; return 0 for success, or 1 after printing the error."""
     arguments = _parser().parse_args(argv)
     meta: Path = arguments.metadata_dir
     try:
@@ -53,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _download(trust: RepositoryTrust, name: str, folder: Path) -> None:
-    kept = folder / quote(name, "")
-    part = kept.with_name(kept.name + ".part")
-    if kept.exists():
-        shutil.copy2(kept, part)
+    target = folder / quote(name, "")
+    part = target.with_name(target.name + ".part")
+    if target.exists():
+        shutil.copy2(target, part)
     trust.download(name, part)
-    part.replace(kept)
+    part.replace(target)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from jepa_runtime.ota.provisioning import provision
 from jepa_runtime.ota.state import State
 from tests.errors import code
 from tests.export.releases import Client, opened
-from tests.ota.robots import Clock, Gate, settings
+from tests.ota.robots import Clock, Gate, client_arguments, settings
 
 Output = pytest.CaptureFixture[str]
 DAY = timedelta(days=1)
@@ -197,7 +197,8 @@ def test_stick_works_as_long_as_the_repository_says(tmp_path: Path, toy_bundle: 
         root = robots / str(days)
         provision(root, settings(repository="/nowhere"), (stick / "metadata" / "1.root.json").read_bytes())
         with robot.open_client(
-            root, source=stick, gate=Gate(), now=lambda: utc_now() + days * DAY, clock=Clock()
+            root,
+            **client_arguments(source=stick, gate=Gate(), now=lambda: utc_now() + days * DAY, clock=Clock()),
         ) as client:
             return client.update()
 

@@ -28,7 +28,7 @@ from jepa_export.release.roles import rotate
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from jepa_runtime.errors import StorageError, TrustError
-from jepa_runtime.ota.release import MAX_POINTER_BYTES, interface_of, parse_release
+from jepa_runtime.ota.release import MAX_POINTER_BYTES, interface_digest, parse_release
 from jepa_runtime.ota.transport import deltas
 from jepa_runtime.ota.trust.metadata import SIGNED_AT
 from jepa_runtime.util import atomic_files
@@ -72,7 +72,7 @@ def test_a_plain_client_installs_what_was_published(repo: Path, first: Bundle, t
         tmp_path / "installed", first.manifest, first.sha256
     )
     assert published.release_seq == 1 and published.rollout.percent == 100
-    assert published.interface == interface_of(first.manifest)
+    assert published.interface == interface_digest(first.manifest)
 
 
 def test_any_web_server_serves_it(

@@ -1,10 +1,10 @@
-"""``docs/update-faults.md``: the attacks and faults that updates are held against, each with its test.
+"""Generates ``docs/update-faults.md``: attacks and faults that updates are tested against.
 
     python -m tests.ota.campaigns.faults [--check]
 
-runs the tests that the page names, slow ones too, and writes what their errors say into the page; ``--check``
-only prints what would change. A row is added by hand: with the class of the error, a colon and nothing after
-it, or ``none``.
+runs the tests that the page names, including slow ones, and writes the code and text of their errors into the
+page; ``--check`` only prints the difference. Rows are added by hand, with the class of the error and nothing
+else in the error column, or ``none``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from jepa_runtime.errors import CodedError, JepaRuntimeError
 ROOT = Path(__file__).resolve().parents[3]
 TESTS, PAGE = ROOT / "tests" / "ota", ROOT / "docs" / "update-faults.md"
 _ROW = re.compile(
-    r"\| (?P<what>[^|]+) \| (?P<error>\w+)(?P<said>:.*?)? \| (?P<then>[^|]+) \| `(?P<test>[^`]+)` \|"
+    r"\| (?P<fault>[^|]+) \| (?P<error>\w+)(?: `[\w.]+`)?(?::.*?)? "
+    r"\| (?P<reaction>[^|]+) \| `(?P<test>[^`]+)` \|"
 )
-_PLAIN = (
+_NORMALIZED = (
     (r"(127\.0\.0\.1|localhost):\d{4,5}", r"\1:PORT"),
     (r"port=\d+", "port=PORT"),
     (r" \(read timeout=[\d.]+\)", ""),
     (r"\d+ more expected", "N more expected"),
     (r"_ssl\.c:\d+", "_ssl.c:LINE"),
     (r"\b(cosine|difference) -?[\d.e-]+", r"\1 X"),
-    (r"[\d.]+ MB are free", "N MB are free"),
+    (r"[\d.]+ MB (are free|is free|free|available)", r"N MB \1"),
     (r"\b[0-9a-f]{64}\b", "SHA256"),
     (r"\([0-9a-f]{12}\)", "(HASH)"),
     (r"\(pid \d+\)", "(pid N)"),
     (r"\d+ bytes per second", "N bytes per second"),
-    (r"\b[\d.e+-]+ (ms|MB) (on|of|by)\b", r"X \1 \2"),
+    (r"\b[\d.e+-]+ (ms|MB) (on|of|by|wall-clock)\b", r"X \1 \2"),
     (r"use \d+% of", "use N% of"),
     (r"\|", r"\|"),
     (r"\s+", " "),
@@ -48,12 +49,12 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the page.
+    """One row of the page.
 
     Attributes:
-        line: its number, from 0.
-        error: the class of the error that its test gives; ``none``: no error.
-        test: its identifier, relative to ``tests/ota``.
+        line: Its line number, from 0.
+        error: The class of the error that its test causes; ``none``: no error.
+        test: The test's identifier, relative to ``tests/ota``.
     """
 
     line: int
@@ -62,13 +63,13 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """All of the page."""
+    """Return all rows of the page."""
     found = enumerate(map(_ROW.fullmatch, PAGE.read_text("utf-8").splitlines()))
     return [Row(line, row["error"], row["test"]) for line, row in found if row]
 
 
 class Recorder:
-    """A plugin of pytest that keeps the errors of ours that each test gives, in order."""
+    """A pytest plugin that records the errors of each test, in order."""
 
     def __init__(self) -> None:
         self._errors: dict[str, list[JepaRuntimeError]] = {}
@@ -76,13 +77,13 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        kept = self._errors.setdefault(item.nodeid, [])
+        errors = self._errors.setdefault(item.nodeid, [])
 
-        def keep(error: JepaRuntimeError, message: str = "", *, code: str | None = None) -> None:
+        def record(error: JepaRuntimeError, message: str = "", *, code: str | None = None) -> None:
             CodedError.__init__(error, message, code=code)
-            kept.append(error)
+            errors.append(error)
 
-        JepaRuntimeError.__init__ = keep  # type: ignore[method-assign,assignment]
+        JepaRuntimeError.__init__ = record  # type: ignore[method-assign,assignment]
         try:
             return (yield)
         finally:
@@ -93,29 +94,31 @@ class Recorder:
             self.failed.append(f"{report.nodeid}: {report.outcome}: {report.longreprtext[-500:]}")
 
     def last(self, row: Row) -> str:
-        """The last error of its class that a row's test gave, in the first of its variants that gave one."""
+        """Return code and text of the last error of a row's class, from the first variant that has one."""
         test = os.path.normpath(f"tests/ota/{row.test}")
         for nodeid, errors in self._errors.items():
             if test in (nodeid, nodeid.partition("[")[0]):
                 for error in reversed(errors):
                     if type(error).__name__ == row.error:
-                        return str(error)
+                        return f"`{error.code}`: {error}"
         return ""
 
 
-def written(lines: Sequence[str], said: Mapping[Row, str], folder: str) -> str:
-    """The page with what was said, without what differs from run to run.
+def rewrite(lines: Sequence[str], errors: Mapping[Row, str], folder: str) -> str:
+    """Return the page with the recorded errors, without text that differs from run to run.
 
     Args:
-        folder: where the tests had theirs.
+        lines: The lines of the page.
+        errors: The code and text of the error by row.
+        folder: The folder of the tests' temporary files.
     """
     lines = list(lines)
-    for row, text in said.items():
-        for pattern, plain in ((rf"{re.escape(folder)}[^\s:,]*/", ".../"), *_PLAIN):
-            text = re.sub(pattern, plain, text)
+    for row, text in errors.items():
+        for pattern, normalized in ((rf"{re.escape(folder)}[^\s:,]*/", ".../"), *_NORMALIZED):
+            text = re.sub(pattern, normalized, text)
         match = _ROW.fullmatch(lines[row.line])
         assert match is not None
-        lines[row.line] = f"| {match['what']} | {row.error}: {text} | {match['then']} | `{row.test}` |"
+        lines[row.line] = f"| {match['fault']} | {row.error} {text} | {match['reaction']} | `{row.test}` |"
     return "\n".join(lines) + "\n"
 
 
@@ -129,14 +132,15 @@ def main(arguments: Sequence[str]) -> int:
         )
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return 1
-    said = {row: recorder.last(row) for row in all_rows if row.error != "none"}
-    if problems := [*recorder.failed, *(f"{row.test}: gave no {row.error}" for row in said if not said[row])]:
+    errors = {row: recorder.last(row) for row in all_rows if row.error != "none"}
+    missing = [f"{row.test}: no {row.error} was raised" for row in errors if not errors[row]]
+    if problems := [*recorder.failed, *missing]:
         print("\n".join(problems))
         return 1
-    stands = PAGE.read_text("utf-8")
-    page = written(stands.splitlines(), said, folder)
+    before = PAGE.read_text("utf-8")
+    page = rewrite(before.splitlines(), errors, folder)
     if arguments == ["--check"]:
-        changed = [line for line in difflib.ndiff(stands.splitlines(), page.splitlines()) if line[0] in "+-"]
+        changed = [line for line in difflib.ndiff(before.splitlines(), page.splitlines()) if line[0] in "+-"]
         print("\n".join(changed))
         return int(bool(changed))
     PAGE.write_text(page, "utf-8")

@@ -117,8 +117,8 @@ class Stage:
         story: Story,
         root: Path,
         *,
-        told: Callable[[State], object] = robot.nothing,
-        again: bool = False,
+        told: Callable[[State], object] = robot.no_op,
+        retry_rejected: bool = False,
     ) -> State:
         """Let it happen; ``told`` is told each state that is kept, ``again`` tries what was given up."""
         clock, serving = robots.Clock(), robots.Serving(story.bad)
@@ -131,12 +131,14 @@ class Stage:
             patch.object(robot, "SOFTWARE_DATE", robots.NOW),
             robot.open_client(
                 root,
-                gate=robots.Gate(),
-                serving=serving,
-                tell=lambda kept, _: told(kept),
-                now=clock.now,
-                clock=clock,
-                again=again,
+                **robots.client_arguments(
+                    gate=robots.Gate(),
+                    serving=serving,
+                    on_state=lambda kept, _: told(kept),
+                    now=clock.now,
+                    clock=clock,
+                    retry_rejected=retry_rejected,
+                ),
             ) as client,
         ):
             return story.act(client)
@@ -174,7 +176,7 @@ class Stage:
         """
         for _ in range(_RUNS):
             try:
-                kept = self.play(story, root, again=True)
+                kept = self.play(story, root, retry_rejected=True)
             except JepaRuntimeError as error:
                 raise Broken(f"after the fault: {type(error).__name__}: {error}") from error
             self.check(story, root)
@@ -202,7 +204,7 @@ class Stage:
 
     def _begin(self, later: Path, earlier: Path, first: Bundle) -> None:
         limits = Limits(free_bytes=0)
-        update, way_back, taken_back = STORIES
+        update, find_rollback, taken_back = STORIES
         root = self._beginning(taken_back.name)
         provision(
             root,
@@ -223,7 +225,7 @@ class Stage:
             if kept.phase is Phase.SWITCH:
                 raise Cut
 
-        root = self._beginning(way_back.name)
+        root = self._beginning(find_rollback.name)
         self.put(update, root)
         try:
             self.play(update, root, told=cut)

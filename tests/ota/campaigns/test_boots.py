@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.ota import robot, state
-from jepa_runtime.ota.health.trial_counter import MOST_ATTEMPTS, MOST_BOOTS
+from jepa_runtime.ota.health.trial_counter import MAX_ATTEMPTS, MAX_BOOTS
 from jepa_runtime.ota.state import Phase
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.system_files.shipped import shipped
 from jepa_runtime.system_files.transaction import apply
 from tests.conftest import ROOT
 from tests.ota.fleets import Fleet, edit
-from tests.ota.robots import Died, Gate, Serving, dies_in
+from tests.ota.robots import Died, Gate, Serving, client_arguments, dies_in
 
 _PACKAGES = "systemd,systemd-sysv,python3,libgl1,libglib2.0-0,libxcb1"
 # Not a camera, which a container has not; and updates that need no look while a test waits.
@@ -165,7 +165,10 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_in_three_boots_and_th
     serving.swap(fleet.root / "current")
     with (
         pytest.raises(Died),
-        robot.open_client(fleet.root, gate=Gate(), serving=serving, tell=dies_in(Phase.OBSERVE)) as client,
+        robot.open_client(
+            fleet.root,
+            **client_arguments(gate=Gate(), serving=serving, on_state=dies_in(Phase.OBSERVE)),
+        ) as client,
     ):
         client.update()
     good, candidate = (bundle.sha256 for bundle in fleet.bundles[:2])
@@ -173,12 +176,12 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_in_three_boots_and_th
     machine.take(fleet)
 
     opened, ended = boot_until_another_opens(
-        machine, candidate, MOST_ATTEMPTS, lambda: SlotStore(machine.root).current() == good
+        machine, candidate, MAX_ATTEMPTS, lambda: SlotStore(machine.root).current() == good
     )
-    assert opened == [candidate] * MOST_ATTEMPTS + [good]
+    assert opened == [candidate] * MAX_ATTEMPTS + [good]
     kept = _kept(machine)
     assert ended and kept.result in ("refused", "unchanged", "failed"), kept
-    assert kept.current == kept.good and f"was opened {MOST_ATTEMPTS} times, in {MOST_ATTEMPTS} boots" in (
+    assert kept.current == kept.good and f"was opened {MAX_ATTEMPTS} times in {MAX_ATTEMPTS} boots" in (
         kept.refused[candidate].reason
     )
 
@@ -189,18 +192,18 @@ def test_an_active_model_that_takes_the_machine_down_in_five_boots_is_replaced_b
     fleet = Fleet(tmp_path, toy_bundle)
     assert fleet.provision() == 0
     fleet.publish(fleet.bundles[1], 1)
-    with robot.open_client(fleet.root, gate=Gate(), serving=Serving()) as client:
+    with robot.open_client(fleet.root, **client_arguments(gate=Gate(), serving=Serving())) as client:
         assert client.update().result == "updated"
     earlier, active = (bundle.sha256 for bundle in fleet.bundles[:2])
     machine.take(fleet)
 
     opened, ended = boot_until_another_opens(
-        machine, active, MOST_BOOTS, lambda: SlotStore(machine.root).good() == earlier
+        machine, active, MAX_BOOTS, lambda: SlotStore(machine.root).good() == earlier
     )
-    assert opened == [active] * MOST_BOOTS + [earlier]
+    assert opened == [active] * MAX_BOOTS + [earlier]
     kept = _kept(machine)
     assert ended and SlotStore(machine.root).current() == earlier, kept
-    assert f"was opened in {MOST_BOOTS} boots in a row" in kept.refused[active].reason
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in kept.refused[active].reason
 
 
 def boot_until_another_opens(

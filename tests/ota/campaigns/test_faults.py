@@ -31,7 +31,7 @@ from tests.ota import robots, servers
 from tests.ota.campaigns import faults
 from tests.ota.fleets import edit
 from tests.ota.repositories import CHANNELS, START, Repository
-from tests.ota.robots import CHANNEL, MODEL, Gate, Serving, Site, release_of
+from tests.ota.robots import CHANNEL, MODEL, Gate, Serving, Site, client_arguments, release_of
 from tests.ota.servers import FakeClock, Fault, FaultServer
 
 LIMITS = {"free_bytes": 0}
@@ -68,7 +68,10 @@ class Fleet:
         with (
             patch.object(robot, "SOFTWARE_DATE", START),
             robot.open_client(
-                self.root, **{"gate": Gate(), "now": lambda: self.now, "clock": FakeClock()} | arguments
+                self.root,
+                **client_arguments(
+                    **{"gate": Gate(), "now": lambda: self.now, "clock": FakeClock()} | arguments
+                ),
             ) as client,
         ):
             return client.update()
@@ -108,21 +111,21 @@ FILES = ("timestamp", "channel-stable", "pointer", "report.json")
 METADATA, SMALL, LARGE = FILES[:2], FILES[2:3], FILES[3:]
 # What a server does, and what is said of it for each file.
 FAULTS: dict[str, tuple[Fault, dict[tuple[str, ...], str]]] = {
-    "cuts the connection": (servers.cut(5), {FILES: "the connection was cut, or the answer is no HTTP"}),
-    "falls silent": (servers.stall(5), {FILES: "the server fell silent, or is too slow"}),
-    "sends a byte now and then": (servers.trickle(0.03), {FILES: "not there after 2 s"}),
-    "answers with garbage": (servers.garbage, {FILES: "the connection was cut, or the answer is no HTTP"}),
-    "always fails": (servers.status(500), {FILES: r"the server says 500 \(Internal Server Error\)"}),
-    "has lost the file": (servers.status(404), {FILES: r"the server says 404 \(Not Found\)"}),
-    "knows no such range": (servers.status(416), {FILES: "the server says 416"}),
+    "cuts the connection": (servers.cut(5), {FILES: "the connection was lost, or the response is not HTTP"}),
+    "falls silent": (servers.stall(5), {FILES: "the server is silent or too slow"}),
+    "sends a byte now and then": (servers.trickle(0.03), {FILES: "timed out after 2 s"}),
+    "answers with garbage": (servers.garbage, {FILES: "the connection was lost, or the response"}),
+    "always fails": (servers.status(500), {FILES: r"the server responded 500 \(Internal Server Error\)"}),
+    "has lost the file": (servers.status(404), {FILES: r"the server responded 404 \(Not Found\)"}),
+    "knows no such range": (servers.status(416), {FILES: "the server responded 416"}),
     "sends without end": (
         servers.endless,
-        {(*METADATA, *SMALL): "longer than the [0-9]+ bytes", LARGE: "what came is not what was signed"},
+        {(*METADATA, *SMALL): "longer than the [0-9]+ bytes", LARGE: "the content has another hash"},
     ),
     "sends something else": (
         servers.instead(b"<html>Please log in</html>" * 200),
-        {METADATA: "is no signed metadata|is not the file that was announced",
-         SMALL: "longer than the [0-9]+ bytes", LARGE: "what came is not what was signed"},
+        {METADATA: "not valid signed metadata|not the announced file",
+         SMALL: "longer than the [0-9]+ bytes", LARGE: "the content has another hash"},
     ),
 }  # fmt: skip
 
@@ -147,7 +150,7 @@ def test_what_a_server_does_is_told_and_what_serves_serves_on(fleet: Fleet, faul
     assert len(fleet.server.requests) < 150
     fleet.server.faults.clear()
     edit(fleet.root, fetch=LIMITS)
-    assert fleet.update(again=True).result == "updated" and fleet.version == "2.0.0"
+    assert fleet.update(retry_rejected=True).result == "updated" and fleet.version == "2.0.0"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -168,7 +171,7 @@ def test_ten_years_ahead_updates_stop_and_what_serves_serves_on(fleet: Fleet) ->
     fleet.now += timedelta(days=3650)
     kept = fleet.update()
     assert kept.result == "failed" and "is expired at 2036-02-27 01:00 UTC" in kept.reason
-    assert "if it is ahead, set it" in kept.reason and fleet.version == "1.0.0"
+    assert "this clock is ahead, set it" in kept.reason and fleet.version == "1.0.0"
     fleet.now -= timedelta(days=3650)
     assert fleet.update().result == "updated"
 
@@ -203,7 +206,7 @@ def test_a_pointer_to_another_model_is_not_followed(fleet: Fleet) -> None:
         (b"{}", "format version None is unknown, this jepa-edge reads version 1: update jepa-edge"),
         (b'{"schema_version": 2}', "format version 2 is unknown"),
         (b"[" * 5000, "nested too deeply"),
-        (b" " * (MAX_POINTER_BYTES + 1), f"may have {MAX_POINTER_BYTES}"),
+        (b" " * (MAX_POINTER_BYTES + 1), f"are allowed{MAX_POINTER_BYTES}"),
     ],
     ids=["empty", "of a later version", "nested without end", "too long"],
 )
@@ -227,7 +230,7 @@ def test_a_slot_that_rots_while_it_waits_is_never_switched_to(site: Site, bundle
             path.chmod(0o644)
             path.write_bytes(b"{}")
 
-    kept = site.update(tell=rot)
+    kept = site.update(on_state=rot)
     assert kept.result == "refused" and "report.json: has 2 bytes, the manifest lists" in kept.reason
     assert (site.version, site.good) == ("1.0.0", "1.0.0") and "2.0.0" not in serving.swaps
 
@@ -235,7 +238,7 @@ def test_a_slot_that_rots_while_it_waits_is_never_switched_to(site: Site, bundle
 def test_starts_of_what_was_committed_to_are_not_counted(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     told: list[State] = []
-    site.update(tell=lambda kept, _: told.append(kept))
+    site.update(on_state=lambda kept, _: told.append(kept))
     after_commit = next(kept for kept in told if kept.phase is Phase.REPORT)
     for _ in range(10):
         state.save(site.root / robot.STATE, after_commit)
@@ -248,7 +251,7 @@ def test_nobody_is_told_of_success_before_the_model_is_committed_to(
 ) -> None:
     site.repository.publish(bundles[1], 2)
     told: list[tuple[str, str, str]] = []
-    site.update(report=lambda kept: told.append((kept.result, site.version, site.good)))
+    site.update(on_end=lambda kept: told.append((kept.result, site.version, site.good)))
     assert told == [("updated", "2.0.0", "2.0.0")]
 
 
@@ -258,7 +261,7 @@ def test_a_report_that_nobody_takes_takes_nothing_back(site: Site, bundles: list
     def report(_: State) -> None:
         raise robots.unreachable()
 
-    assert site.update(report=report).result == "updated"
+    assert site.update(on_end=report).result == "updated"
     assert (site.version, site.good) == ("2.0.0", "2.0.0")
 
 
@@ -286,7 +289,7 @@ def test_every_row_of_the_page_names_a_test_that_is_there_and_tells_its_error() 
     for row in rows:
         path, _, name = row.test.partition("::")
         assert f"\ndef {name.partition('[')[0]}(" in (faults.TESTS / path).read_text("utf-8"), row
-        assert row.error == "none" or f"| {row.error}: |" not in lines[row.line], row
+        assert row.error == "none" or f"| {row.error} `" in lines[row.line], row
 
 
 @pytest.mark.slow
@@ -297,8 +300,8 @@ def test_the_page_tells_the_very_errors_that_its_tests_give() -> None:
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
 
 
-def test_what_differs_from_run_to_run_is_not_on_the_page() -> None:
+def test_rewrite_removes_text_that_differs_from_run_to_run() -> None:
     row = faults.rows()[0]
-    said = f"/tmp/x/t/test_0/robot/lock: http://127.0.0.1:40123/f has {'0a' * 32} | (pid 12)\nend"
-    page = faults.written(faults.PAGE.read_text("utf-8").splitlines(), {row: said}, "/tmp/x")
-    assert f"{row.error}: .../lock: http://127.0.0.1:PORT/f has SHA256 \\| (pid N) end |" in page
+    text = f"`a.b`: /tmp/x/t/test_0/robot/lock: http://127.0.0.1:40123/f has {'0a' * 32} | (pid 12)\nend"
+    page = faults.rewrite(faults.PAGE.read_text("utf-8").splitlines(), {row: text}, "/tmp/x")
+    assert f"{row.error} `a.b`: .../lock: http://127.0.0.1:PORT/f has SHA256 \\| (pid N) end |" in page

@@ -68,10 +68,10 @@ def missing() -> str:
     if shutil.which("strace") is None:
         return "strace is not installed"
     try:
-        done = run(lambda say: say(b"alive"), Path("/"), Path(os.devnull), [])
+        done = run(lambda say: say(b"heartbeat"), Path("/"), Path(os.devnull), [])
     except TimeoutError as error:
         return f"strace cannot attach to a process here: {error}"
-    return "" if done.said == [b"alive"] else f"what strace traces does not work here: {done}"
+    return "" if done.said == [b"heartbeat"] else f"what strace traces does not work here: {done}"
 
 
 def run(act: Callable[[Say], object], below: Path, log: Path, options: Sequence[str]) -> Ended:

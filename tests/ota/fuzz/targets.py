@@ -144,7 +144,7 @@ def targets(home: Path, toy: Path) -> list[Target]:
         Target(
             "report of a probe",
             (probe.Answer(report=report).model_dump_json().encode(), b'{"report":null,"reason":"slow"}'),
-            lambda data: probe.judge(_WHERE, 0, data, data[-99:], probe.ProbeLimits()),
+            lambda data: probe.parse_outcome(_WHERE, 0, data, data[-99:], probe.ProbeLimits()),
             (ReleaseRejectedError,),
             is_json=True,
             share=0.5,

@@ -15,8 +15,9 @@ from jepa_runtime.errors import ReleaseRejectedError, StorageError
 from jepa_runtime.ota.hawkbit import ddi_mapping, saved_state
 from jepa_runtime.ota.hawkbit.ddi_messages import Deployment
 from jepa_runtime.ota.hawkbit.saved_state import Answer, Order, SavedState
-from jepa_runtime.ota.state import Installed, Phase, Refusal, State, Work
+from jepa_runtime.ota.state import Installed, Phase, Rejection, State, Work
 from jepa_runtime.ota.state_machine import DROPPABLE
+from tests.errors import code
 from tests.ota.hawkbit.ddi_server import ATTRIBUTE
 from tests.ota.robots import release, settings
 
@@ -56,7 +57,7 @@ def test_how_far_a_deployment_may_go(update: str, window: str | None, switch: bo
 
 @pytest.mark.parametrize("names", [(), ("camera 7",), ("toy 2.0.0", "toy 3.0.0")])
 def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(ReleaseRejectedError, match=r"deployment 5 names [02] versions of toy"):
+    with pytest.raises(ReleaseRejectedError, check=code("hawkbit.ambiguous_deployment")):
         ddi_mapping.ordered("5", deployment(*names), "toy", confirmed=True)
 
 
@@ -80,8 +81,8 @@ def test_only_what_was_committed_to_is_a_success(
         current=installed(current),
         good=installed(good),
         refused={
-            "2" * 64: Refusal(reason="too slow" if held else "NaN", times=1, not_before=None),
-            "3" * 64: Refusal(reason="too large", times=1, not_before=None),
+            "2" * 64: Rejection(reason="too slow" if held else "NaN", times=1, not_before=None),
+            "3" * 64: Rejection(reason="too large", times=1, not_before=None),
         },
     )
     answer = ddi_mapping.concluded(ORDER, state, [], asked=asked)
@@ -109,8 +110,8 @@ def test_what_is_said_of_an_update_in_work_never_ends_it_and_keeps_the_servers_l
 @pytest.mark.parametrize("phase", Phase)
 def test_an_update_can_be_dropped_or_has_to_end_or_there_is_none(phase: Phase) -> None:
     state = State(phase=phase)
-    assert ddi_mapping.may_drop(state) + ddi_mapping.must_end(state) + (phase is Phase.IDLE) == 1
-    assert ddi_mapping.may_drop(state) == (phase in DROPPABLE)
+    assert ddi_mapping.can_drop(state) + ddi_mapping.must_finish(state) + (phase is Phase.IDLE) == 1
+    assert ddi_mapping.can_drop(state) == (phase in DROPPABLE)
     assert ddi_mapping.is_ready(replace(ORDER, switch=False), state) == (phase is Phase.ARMED)
     assert not ddi_mapping.is_ready(ORDER, state)
 

@@ -10,8 +10,9 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import StorageError, UpdateError
 from jepa_runtime.ota import operator_requests
 from jepa_runtime.ota.audit_log import AuditLog
-from jepa_runtime.ota.daemon import Yield
+from jepa_runtime.ota.daemon import YieldLock
 from jepa_runtime.ota.state import Phase
+from tests.errors import code
 from tests.ota.hawkbit.conftest import Robot
 from tests.ota.hawkbit.ddi_faults import says
 from tests.ota.hawkbit.ddi_server import DdiServer
@@ -25,11 +26,11 @@ def test_a_deployment_that_is_cancelled_before_its_switch_is_dropped(
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if fleet_robot.state.phase is Phase.ARMED and not action.stops:
             ddi.cancel(action)
 
-    fleet_robot.on_alive = alive
+    fleet_robot.on_alive = heartbeat
     fleet_robot.rounds(2)
     assert action.ends == [("cancel closed", "success")] and action.status == "canceled"
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.IDLE, "1.0.0")
@@ -110,7 +111,7 @@ def test_an_action_that_vanished_is_dropped(
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.IDLE, "1.0.0")
     log = AuditLog(fleet_robot.root / "audit.log", fleet_robot.clock.now).entries()
     dropped = [entry.facts["reason"] for entry in log if entry.event == "cancelled"]
-    assert dropped == [f"deployment {action.id} is not asked for any more"]
+    assert dropped == [f"deployment {action.id} is no longer requested"]
 
 
 def test_the_latest_of_several_deployments_is_what_serves_in_the_end(
@@ -160,7 +161,7 @@ def test_what_somebody_is_to_approve_is_confirmed_after_that_and_switched_to_the
     robot.repository.publish(bundles[1], 2)
     ddi.confirms = True
     action = ddi.assign("2.0.0")
-    with pytest.raises(UpdateError, match="no candidate waits"):
+    with pytest.raises(UpdateError, check=code("update.nothing_to_approve")):
         operator_requests.approve(robot.root)
     robot.rounds(10)
     assert (action.told, robot.state.phase, robot.version) == ([], Phase.ARMED, "1.0.0")
@@ -201,12 +202,12 @@ def test_forced_deployments_do_not_stand_for_the_approval_of_somebody_here(
     robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0", kind="forced")
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if robot.clock.seconds > 700:
-            raise Yield
+            raise YieldLock
 
-    robot.on_alive = alive
-    with pytest.raises(Yield):
+    robot.on_alive = heartbeat
+    with pytest.raises(YieldLock):
         robot.round()
     assert (robot.state.phase, robot.version) == (Phase.ARMED, "1.0.0")
     assert action.told[-1][0] == "scheduled" and "waits for approval" in action.told[-1][2][1]
@@ -223,12 +224,12 @@ def test_who_takes_the_lock_to_cancel_the_update_ends_the_deployment(
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if fleet_robot.state.phase is Phase.ARMED:
-            raise Yield
+            raise YieldLock
 
-    fleet_robot.on_alive = alive
-    with pytest.raises(Yield):
+    fleet_robot.on_alive = heartbeat
+    with pytest.raises(YieldLock):
         fleet_robot.round()
     operator_requests.cancel(fleet_robot.root, "not today")
     fleet_robot.on_alive = lambda: None

@@ -11,7 +11,7 @@ from jepa_runtime.cli import main
 from jepa_runtime.errors import StorageError
 from jepa_runtime.ota import config, operator_requests
 from jepa_runtime.ota.hawkbit import saved_state
-from jepa_runtime.ota.hawkbit.agent import KEPT
+from jepa_runtime.ota.hawkbit.agent import STATE_FILE
 from jepa_runtime.ota.hawkbit.saved_state import SavedState
 from jepa_runtime.ota.state import Phase
 from tests.ota.hawkbit.conftest import Robot
@@ -51,7 +51,7 @@ def test_what_the_gate_refused_fails_once_and_is_not_fetched_again(
     second = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
     assert second.ends == [("closed", "failure")]
-    assert "was refused until" in second.told[-1][2][0]
+    assert "was rejected until" in second.told[-1][2][0]
     assert fleet_robot.repository.fetched == fetched and fleet_robot.version == "1.0.0"
 
 
@@ -69,7 +69,7 @@ def test_what_fails_in_service_is_taken_back_and_fails(
 @pytest.mark.parametrize(
     ("version", "more", "why"),
     [
-        ("3.0.0", {}, "the fleet asks for 3.0.0"),
+        ("3.0.0", {}, "the fleet requests version 3.0.0"),
         ("2.0.0", {"name": "another"}, "names 0 versions of toy (its modules: another 2.0.0)"),
     ],
 )
@@ -120,7 +120,7 @@ def test_an_order_waits_for_a_repository_that_cannot_be_reached(
     fleet_robot.repository.error = unreachable()
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(3)
-    assert action.active and any("it waits for its repository" in told[2][0] for told in action.told)
+    assert action.active and any("the repository cannot be used now" in told[2][0] for told in action.told)
     fleet_robot.repository.error = None
     fleet_robot.rounds(1)
     assert action.status == "finished"
@@ -181,13 +181,13 @@ def test_forced_or_not_a_switch_waits_until_the_robot_says_so(
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0", kind="soft")
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if fleet_robot.clock.seconds > 400:
             action.kind = "forced"
         if fleet_robot.clock.seconds > 1000:
             fleet_robot.serving.may_switch = True
 
-    fleet_robot.on_alive = alive
+    fleet_robot.on_alive = heartbeat
     fleet_robot.round()
     assert fleet_robot.clock.seconds > 1000 and action.status == "finished"
     assert fleet_robot.gate.calls == ["check", "probe", "shadow"], "nothing was done again for it"
@@ -200,14 +200,14 @@ def test_a_server_that_is_gone_holds_nothing_up(
     action = ddi.assign("2.0.0")
     gone = says(503)
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if fleet_robot.state.phase is Phase.DOWNLOAD:
             ddi.faults["robot-1"] = ddi.faults["/feedback"] = gone
 
-    fleet_robot.on_alive = alive
+    fleet_robot.on_alive = heartbeat
     fleet_robot.round()
     assert fleet_robot.version == "2.0.0" and action.active
-    assert "the server says 503" in fleet_robot.lines[-1]
+    assert "the server responded 503" in fleet_robot.lines[-1]
     fleet_robot.on_alive = lambda: None
     fleet_robot.rounds(2)
     assert action.active
@@ -240,7 +240,7 @@ def test_an_update_of_somebody_here_that_has_switched_is_ended_first(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fleet_robot.update(alive=stop)
+        fleet_robot.update(heartbeat=stop)
     assert fleet_robot.state.phase is Phase.OBSERVE
     with ddi.fails("robot-1", says(500)):
         fleet_robot.rounds(1)
@@ -254,7 +254,7 @@ def test_an_update_that_somebody_here_is_at_is_left_to_them(
     fleet_robot: Robot, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
-    with fleet_robot.opened(tell=dies_in(Phase.ARMED)) as client:
+    with fleet_robot.opened(on_state=dies_in(Phase.ARMED)) as client:
         with pytest.raises(Died):
             client.update()
         fleet_robot.rounds(3)
@@ -283,7 +283,7 @@ def test_a_robot_without_a_server_says_so(fleet_robot: Robot) -> None:
     path = fleet_robot.root / "config.json"
     config.save(path, config.load(path).model_copy(update={"hawkbit": None}))
     assert fleet_robot.round() >= 5
-    assert "names no server of a fleet" in fleet_robot.lines[-1]
+    assert "has no field hawkbit" in fleet_robot.lines[-1]
 
 
 def test_what_may_not_be_fetched_yet_is_not(
@@ -334,17 +334,19 @@ def test_when_the_server_answered_last_is_kept_once_an_hour_and_shown(
 ) -> None:
     def asked() -> str:
         assert main(["update", "status", "--root", str(fleet_robot.root)]) == 0
-        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("hawkBit asked"))
-        return line.removeprefix("hawkBit asked").strip()
+        (line,) = (
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("last hawkBit response")
+        )
+        return line.removeprefix("last hawkBit response").strip()
 
     assert asked() == "never"
     fleet_robot.round()
     began = fleet_robot.clock.now()
     assert asked() == f"{began:%Y-%m-%d %H:%M} UTC"
-    written = (fleet_robot.root / KEPT).stat().st_ino
+    written = (fleet_robot.root / STATE_FILE).stat().st_ino
     fleet_robot.clock.sleep(1800)
     fleet_robot.round()
-    assert (fleet_robot.root / KEPT).stat().st_ino == written, "no disk is worn out by it"
+    assert (fleet_robot.root / STATE_FILE).stat().st_ino == written, "no disk is worn out by it"
     fleet_robot.clock.sleep(1801)
     fleet_robot.round()
     assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
@@ -369,7 +371,7 @@ def test_a_deployment_stays_open_while_the_machine_is_too_busy(
     fleet_robot.repository.publish(bundles[1], 2, budgets={"latency_p99_ms": 20.0})
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
-    assert action.active and "it is tried again soon: " in action.told[-1][2][0]
+    assert action.active and "it is retried soon: " in action.told[-1][2][0]
     fleet_robot.gate.busy = False
     fleet_robot.rounds(3)
     assert (action.status, fleet_robot.version) == ("finished", "2.0.0")

@@ -71,7 +71,7 @@ def test_a_robot_registers_takes_a_deployment_and_reports_its_success(
     assert robot.version == robot.good == "2.0.0", robot.lines
     known = server.device("robot-1")
     assert (known["last_state"], known["sw_version"], known["progress"]) == ("Finished", "2.0.0", 100)
-    assert "2.0.0 serves, and is committed to" in server.device_log("robot-1")
+    assert "2.0.0 is active and committed" in server.device_log("robot-1")
     lines = list(robot.lines)
     robot.rounds(3)
     assert robot.lines == lines and robot.version == "2.0.0"
@@ -85,7 +85,9 @@ def test_a_version_that_the_repository_does_not_list_is_a_failure_on_the_server(
     server.roll_out(server.add_software("toy", "9.0.0"), "default")
     robot.rounds(3)
     assert server.device("robot-1")["last_state"] == "Error" and robot.version == "1.0.0"
-    assert "the fleet asks for 9.0.0: channel stable does not list it" in server.device_log("robot-1")
+    assert "the fleet requests version 9.0.0, which channel stable does not list" in server.device_log(
+        "robot-1"
+    )
 
 
 def test_a_version_that_its_gate_refuses_is_a_failure_on_the_server(
@@ -106,7 +108,9 @@ def test_a_robot_without_its_token_is_not_let_in(
     robot = robot_of(tmp_path / "robot-1", bundles[0], server, repository)
     (robot.root / "hawkbit.token").write_text("another\n")
     robot.rounds(1)
-    assert any("the server says 401" in line and "token_file" in line for line in robot.lines), robot.lines
+    assert any("the server responded 401" in line and "token_file" in line for line in robot.lines), (
+        robot.lines
+    )
 
 
 def test_two_groups_of_robots_follow_two_versions_of_one_channel(

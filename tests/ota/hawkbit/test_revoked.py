@@ -30,7 +30,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
     fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0", "and nothing newer is installed that nobody ordered"
     assert ddi.attributes["jepa.version"] == "1.0.0"
-    assert any("takes 2.0.0 for installed, but 1.0.0 serves" in line for line in fleet_robot.lines)
+    assert any("lists 2.0.0 as installed, but 1.0.0 is active" in line for line in fleet_robot.lines)
 
 
 def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_gone(
@@ -155,7 +155,7 @@ def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for
     fleet_robot.serving.may_switch = False
 
     def died_waiting() -> None:
-        if fleet_robot.state.waits_to_go_back:
+        if fleet_robot.state.waits_to_roll_back:
             raise Died
 
     fleet_robot.on_alive = died_waiting
@@ -166,10 +166,10 @@ def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for
         fleet_robot.restart()
     ends = fleet_robot.clock.seconds + 600
 
-    def alive() -> None:
+    def heartbeat() -> None:
         fleet_robot.serving.may_switch = fleet_robot.clock.seconds > ends
 
-    fleet_robot.on_alive = alive
+    fleet_robot.on_alive = heartbeat
     fleet_robot.rounds(1)
     assert fleet_robot.version == "1.0.0" and fleet_robot.clock.seconds < ends + 400
     fleet_robot.repository.error = None
@@ -200,7 +200,7 @@ def test_a_candidate_waits_on_for_its_window_though_its_repository_cannot_be_rea
     action = wait_for_its_window(fleet_robot, ddi, bundles)
     fleet_robot.repository.error = unreachable()
     fleet_robot.rounds(40)
-    assert 2 <= sum("not asked while a candidate waits" in line for line in fleet_robot.lines) <= 4
+    assert 2 <= sum("not checked while a candidate waits" in line for line in fleet_robot.lines) <= 4
     fleet_robot.repository.error = None
     action.window = True
     fleet_robot.rounds(1)
@@ -234,7 +234,7 @@ def test_an_update_that_somebody_here_left_unfinished_keeps_no_release_that_is_r
     fleet_robot.rounds(2)
     fleet_robot.repository.publish(bundles[2], 3)
     with pytest.raises(Died):
-        fleet_robot.update(tell=dies_in(phase))
+        fleet_robot.update(on_state=dies_in(phase))
     fleet_robot.repository.publish(bundles[3], 4, revoked=(2,))
     fleet_robot.rounds(20)
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.IDLE, "1.0.0")

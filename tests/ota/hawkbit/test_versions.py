@@ -73,7 +73,7 @@ def test_a_version_that_was_revoked_is_not_installed(
     fleet_robot.repository.publish(bundles[2], 3, **revoked)
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
-    assert action.ends == [("closed", "failure")] and "or has revoked it" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "or has revoked" in action.told[-1][2][0]
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 
@@ -167,11 +167,11 @@ def test_a_slow_download_is_reported_once_per_poll(
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
 
-    def alive() -> None:
+    def heartbeat() -> None:
         if fleet_robot.state.phase is Phase.DOWNLOAD:
             fleet_robot.clock.sleep(60)
 
-    fleet_robot.on_alive = alive
+    fleet_robot.on_alive = heartbeat
     fleet_robot.round()
     polls = [seen for seen in ddi.seen if seen.method == "GET" and seen.path == ddi.base]
     downloads = [execution for execution, *_ in action.told].count("download")

@@ -28,7 +28,7 @@ def test_engines_are_built_once_and_serve_then(
     builds = tensorrt.builds
     assert builds == 5
     assert main(build) == main(serve) == 0
-    assert "all engines were there" in capsys.readouterr().out
+    assert "all engines were cached" in capsys.readouterr().out
     assert tensorrt.builds == builds
 
 
@@ -79,7 +79,7 @@ def test_without_tensorrt_it_says_what_to_install(
     [
         ([], "give either a bundle or --robot ROOT"),
         (["bundle", "--robot", "root"], "give either a bundle or --robot ROOT"),
-        (["bundle", "--engine", "tensorrt,openvino:CPU"], "name the one engine that is to be built"),
+        (["bundle", "--engine", "tensorrt,openvino:CPU"], "name the one to build"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -1,8 +1,8 @@
-"""A candidate's engines that take minutes to build (TensorRT): built before it is tried, beside what serves.
+"""Builds a candidate's TensorRT engines, which takes minutes, before it is probed.
 
-In a process of its own, since a builder may crash, hang or take all memory, and of the weakest priority. It
-writes where engines are kept, so it is not confined as a probe is: what it reads was verified, and what it
-builds is tried by the probe that follows.
+The builder runs in its own process at the lowest priority, next to the serving process, because it may crash,
+hang or exhaust memory. It writes to the engine cache, so it is not confined like a probe: its input was
+verified, and its output is tried by the probe that follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jepa_runtime.backends.registry import requires_build
 from jepa_runtime.errors import ReleaseRejectedError, UpdateError
-from jepa_runtime.ota.gate.probe import end_of, in_memory, tail
+from jepa_runtime.ota.gate.probe import memory_file, tail, wait_for_exit
 from jepa_runtime.util.compat import python
 
 COMMAND = python("from jepa_runtime.cli import main; raise SystemExit(main())")
@@ -27,45 +27,54 @@ def build(
     engine: str,
     precision: str | None = None,
     wall_s: float,
-    alive: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> None:
-    """Build what is missing; nothing for engines that need no building.
+    """Build missing engines; do nothing for backends without engines.
 
     Args:
-        folder: of the bundle.
-        engine, precision: that will serve it.
-        wall_s: the longest that it may take.
-        alive: is called while it is built.
+        folder: The bundle.
+        engine: The engine that will serve it.
+        precision: The precision that will serve it.
+        wall_s: The longest time that the build may take.
+        heartbeat: Called during the build.
 
     Raises:
-        ReleaseRejectedError: an engine could not be built, or not in time; the message ends with its output.
-        MachineBusyError: it was not built in time, and waited for a processor most of that time.
-        UpdateError: the process could not be started.
+        ReleaseRejectedError: An engine could not be built, or not in time; the message ends with the
+            builder's last output.
+        MachineBusyError: The build timed out, and waited for a processor most of that time.
+        UpdateError: The process could not be started.
     """
     if not requires_build(engine):
         return
-    asked = ["build-engine", str(folder), "--engine", engine]
+    arguments = ["build-engine", str(folder), "--engine", engine]
     if precision is not None:
-        asked += ["--precision", precision]
-    with in_memory() as log:
+        arguments += ["--precision", precision]
+    with memory_file() as log:
         try:
             child = subprocess.Popen(
-                ["nice", "-n", "19", *COMMAND, *asked],
+                ["nice", "-n", "19", *COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # What it says last comes last, on whichever of the two.
+                # Unbuffered, so that the last line is the last one printed, on either stream.
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
         except OSError as error:
-            raise UpdateError(f"{folder}: the builder of its engines cannot be started: {error}") from error
-        # Where memory runs out, it is the builder that is ended, not what serves.
+            raise UpdateError(
+                f"{folder}: cannot start the engine builder: {error}", code="gate.process_not_started"
+            ) from error
+        # If memory runs out, the kernel ends the builder, not the serving process.
         with suppress(OSError):
             Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000", encoding="ascii")
-        late = f"{folder}: its engines were not built within {wall_s:g} s"
-        status = end_of(child, within_s=wall_s, late=late, alive=alive)
+        late = ReleaseRejectedError(
+            f"{folder}: its engines were not built within {wall_s:g} s (probe.build_s): raise the limit, or "
+            "publish a smaller model",
+            code="gate.engine_build_timeout",
+        )
+        status = wait_for_exit(child, within_s=wall_s, late=late, heartbeat=heartbeat)
         if status:
-            said = tail(log).decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
+            output = tail(log).decode("utf-8", "replace").strip().splitlines() or ["no output"]
             raise ReleaseRejectedError(
-                f"{folder}: its engines cannot be built (exit status {status}): {said[-1]}"
+                f"{folder}: cannot build its engines (exit status {status}): {output[-1]}",
+                code="gate.engine_build_failed",
             )

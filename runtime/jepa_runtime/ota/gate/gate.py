@@ -1,4 +1,4 @@
-"""The gate, as an update asks it."""
+"""The interface of the gate to an update."""
 
 from __future__ import annotations
 
@@ -11,37 +11,45 @@ from jepa_runtime.ota.release import Budgets, Release, Robot
 
 
 class Gate(Protocol):
-    """Whether a candidate may serve; each of these raises ReleaseRejectedError if not."""
+    """Decides whether a candidate may serve; each method raises ReleaseRejectedError if not."""
 
     def check_release(self, release: Release, robot: Robot) -> None:
-        """What its release says, before it is fetched."""
+        """Check what a release declares, before it is downloaded."""
         ...
 
     def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
-        """What it says about itself."""
+        """Check what a bundle declares."""
         ...
 
     def probe(self, folder: Path, budgets: Budgets, active: Path | None) -> Mapping[str, Any]:
-        """What it does in a process of its own; what was measured.
+        """Run a bundle in a separate process, and return the measurements.
 
         Args:
-            active: the bundle that serves; None: none does.
+            folder: The bundle.
+            budgets: The limits of its release.
+            active: The bundle that serves; None: none does.
 
         Raises:
-            MachineBusyError: this machine is too busy to tell whether it meets its latency budget.
+            MachineBusyError: The machine is too busy to compare the latency with its budget.
         """
         ...
 
     def shadow(
         self, current: Path, candidate: Path, max_error_ratio: float, *, comparisons: int
     ) -> Mapping[str, Any] | None:
-        """How it predicts beside what serves; None: this robot has nothing to compare them on.
+        """Compare the predictions of a candidate with those of the active model.
 
         Args:
-            max_error_ratio: see :class:`~jepa_runtime.ota.release.Budgets`.
-            comparisons: how often it was compared before.
+            current: The bundle of the active model.
+            candidate: The bundle of the candidate.
+            max_error_ratio: See :class:`~jepa_runtime.ota.release.Budgets`.
+            comparisons: How often the candidate was compared before.
+
+        Returns:
+            The measurements; None: this robot has no source of frames.
 
         Raises:
-            InconclusiveError: it might have passed by chance, and that counts as a comparison.
+            InconclusiveError: The test ended without a result after it was evaluated, which counts as a
+                comparison.
         """
         ...

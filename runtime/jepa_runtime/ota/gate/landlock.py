@@ -1,5 +1,7 @@
-"""Forbids the calling thread, and all that it starts, to make, write or remove files, for good (Landlock,
-Linux 6.2). That needs no privilege. Files that are open already stay usable, and all can still be read."""
+"""Forbids the calling thread and its children to create, write or remove files, permanently (Landlock).
+
+Requires Linux 6.2, and no privilege. Files that are open already stay usable, and every file stays readable.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +9,27 @@ import ctypes
 import os
 import struct
 
-# From <linux/landlock.h>; the numbers of its system calls are those of every machine.
+# From <linux/landlock.h>; the system call numbers are the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ASK_VERSION, _PATH_BENEATH, _WRITE_FILE = 1, 1, 1 << 1
-# Accesses, by the version of Landlock that introduced them: write, remove and make; move between folders;
-# truncate; ioctl on a device.
+# Access rights, by the version of Landlock that introduced them: write, remove and create; move between
+# folders; truncate; ioctl on a device.
 _ACCESS = {1: 0b1_1111_1111_0010, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 # Scopes, likewise: abstract sockets of, and signals to, processes that are not confined.
 _SCOPES = {6: 0b11}
-# Before, files can be emptied all the same.
+# Earlier versions do not forbid truncating files.
 _LEAST_VERSION = 3
 
 
 def forbid() -> bool:
-    """Forbid it (EACCES); only ``/dev/null`` may be written to. The process must have no new privileges.
+    """Forbid writing (EACCES) except to ``/dev/null``; the process must have set no_new_privs.
 
     Returns:
-        Whether all of it is forbidden now; older kernels forbid what they can, containers may have no
-        Landlock.
+        Whether everything is forbidden. Older kernels forbid what they can; containers may have no Landlock.
     """
     libc = ctypes.CDLL(None)
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
-    # Of files, of ports, scopes. A kernel takes a field that it does not know where that is 0.
+    # Rights on files, on ports, and scopes. A kernel accepts a field that it does not know if it is 0.
     rules = (ctypes.c_uint64 * 3)(_known(_ACCESS, version), 0, _known(_SCOPES, version))
     ruleset = libc.syscall(_CREATE_RULESET, rules, ctypes.c_size_t(ctypes.sizeof(rules)), 0)
     if ruleset < 0:

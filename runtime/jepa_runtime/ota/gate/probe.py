@@ -1,8 +1,8 @@
-"""The second gate: a candidate is opened, compared with its golden outputs, and timed, in its own process.
+"""The second gate: a separate process opens a candidate, compares it with its golden outputs, and times it.
 
-A model is data, but data can crash the engine that reads it, hang it, or take all memory. Whatever happens to
-the child (see :mod:`~jepa_runtime.ota.gate.probe_process` for what it is denied), the caller gets a report
-or the reason why there is none.
+A model is data, but data can crash the engine that reads it, hang it, or exhaust memory. Whatever happens to
+the child (see :mod:`~jepa_runtime.ota.gate.probe_process` for its restrictions), the caller gets a report or
+the reason why there is none.
 """
 
 from __future__ import annotations
@@ -36,19 +36,18 @@ _NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "Failed to a
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeLimits:
-    """What a probe may take; beyond it the child is ended.
+    """Limits of a probe; beyond them the child is killed.
 
     Attributes:
-        memory_mb: that it may write to (RLIMIT_DATA: heap, buffers, stacks of threads); twice that where
-            it is timed next to the active model. Address space would be no measure: engines reserve far more
-            than they use.
-        cpu_s: of processor time.
-        wall_s: from start to report.
-        threads: for one inference, as it will serve.
-        build_s: to build its engines before that, from start to end, where it takes any.
+        memory_mb: Writable memory (RLIMIT_DATA: heap, buffers, thread stacks); twice that where it is timed
+            next to the active model. Address space is not limited: engines reserve far more than they use.
+        cpu_s: Processor time.
+        wall_s: Time from start to report.
+        threads: Threads for one inference, as in service.
+        build_s: Time to build its engines before the probe, if it needs any.
 
     Raises:
-        ValueError: one is not above 0.
+        ValueError: A limit is not above 0.
     """
 
     memory_mb: int = 4096
@@ -65,20 +64,20 @@ class ProbeLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeReport:
-    """What a probe found.
+    """The measurements of a probe.
 
     Attributes:
-        latency_p50_ms, latency_p99_ms: of one golden frame, encode and predict, by the clock; of several
-            rounds, the quietest.
-        cost: what a frame costs, which the budget is compared with. by_clock: whether that is time by the
-            clock, not processor time.
-        others: proportion of the processors that other processes used meanwhile; None: unknown.
-        peak_memory_mb: resident memory of the process at its largest.
-        network_cut: whether the process had no network; it keeps it where the kernel has neither namespaces
+        latency_p50_ms: Median wall-clock latency of one golden frame, encode and predict, in the quietest
+        round. latency_p99_ms: 99th percentile of the same.
+        cost: Cost of a frame, which is compared with the budget.
+        by_clock: Whether the cost is wall-clock time; otherwise it is processor time.
+        others: Proportion of the processors that other processes used meanwhile; None: unknown.
+        peak_memory_mb: Peak resident memory of the process.
+        network_cut: Whether the process had no network; it has one where the kernel has neither namespaces
             nor seccomp.
-        disk_cut: whether it could not write to the disk; it can for the engine of a GPU or an NPU, and where
-            there is no seccomp or no Landlock of Linux 6.2.
-        comparison: with the active model; None: it was not needed, or not possible.
+        disk_cut: Whether the process could not write to the disk; it can with the engine of a GPU or an NPU,
+            and without seccomp or Landlock of Linux 6.2.
+        comparison: The comparison with the active model; None: not needed, or not possible.
     """
 
     latency_p50_ms: float
@@ -93,13 +92,14 @@ class ProbeReport:
 
 
 class Answer(BaseModel):
-    """What the child writes: a report, a comparison, or the reason why there is none."""
+    """The output of the child: a report, a comparison, or the reason why there is none."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     report: ProbeReport | None = None
     comparison: Comparison | None = None
     reason: str = ""
+    code: str = "gate.probe_failed"
 
 
 def probe(
@@ -111,101 +111,129 @@ def probe(
     precision: str | None = None,
     limits: ProbeLimits | None = None,
     require_sandbox: bool = True,
-    alive: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> ProbeReport:
-    """Try a bundle in a process of its own.
+    """Probe a bundle in a separate process.
 
     Args:
-        folder: of the bundle.
-        budgets: of its release; ``max_error_ratio`` is not for this gate.
-        active: the bundle that serves, for a comparison where load may be why the candidate is over its
-            latency budget (:mod:`~jepa_runtime.ota.gate.latency_budget`); None: nothing serves, and the probe
-            has the priority of this process instead of the lowest.
-        engine, precision: that will serve it; precision None: the first that the engine can run.
-        require_sandbox: refuse the bundle, without opening it, where its process cannot be cut off from the
+        folder: The bundle.
+        budgets: The limits of its release; ``max_error_ratio`` is not checked by this gate.
+        active: The bundle that serves, for a comparison if load may be why the candidate is over its latency
+            budget (:mod:`~jepa_runtime.ota.gate.latency_budget`); None: no model serves, and the probe has
+            the priority of this process instead of the lowest.
+        engine: The engine that will serve it.
+        precision: The precision that will serve it; None: the first that the engine can run.
+        limits: The limits of the process.
+        require_sandbox: Reject the bundle without opening it if its process cannot be isolated from the
             network or, on a CPU, from the disk.
-        alive: is called meanwhile.
+        heartbeat: Called during the probe.
 
     Raises:
-        ReleaseRejectedError: it is no valid bundle, crashed, hung, took too much, computes other values than
-            it should, or is over a budget; the message says which.
-        MachineBusyError: it is over its latency budget, and load may be the reason.
-        UpdateError: the process could not be started.
+        ReleaseRejectedError: The bundle is invalid, crashed, hung, exceeded a limit or a budget, or computes
+            wrong values; the message says which.
+        MachineBusyError: It is over its latency budget, and load may be the reason.
+        UpdateError: The process could not be started.
     """
     limits = limits or ProbeLimits()
-    asked = {
+    request = {
         "engine": engine, "precision": precision, "active": None, "yields": active is not None,
         "require_sandbox": require_sandbox,
     }  # fmt: skip
-    report = _answer_of(folder, asked, limits, alive).report
+    report = _run_child(folder, request, limits, heartbeat).report
     if report is None:
-        raise ReleaseRejectedError(f"{folder}: its probe gave no report")
-    _check(str(folder), "peak memory", report.peak_memory_mb, budgets.peak_memory_mb, "MB")
-    budget_ms, why_not = budgets.latency_p99_ms, "nothing serves"
+        raise ReleaseRejectedError(f"{folder}: the probe returned no report", code="gate.probe_failed")
+    if budgets.peak_memory_mb is not None and report.peak_memory_mb > budgets.peak_memory_mb:
+        raise ReleaseRejectedError(
+            f"{folder}: peak memory is {report.peak_memory_mb:.4g} MB on this robot, above the release's "
+            f"budget of {budgets.peak_memory_mb:g} MB",
+            code="gate.memory_budget_exceeded",
+        )
+    budget_ms, no_comparison = budgets.latency_p99_ms, "no model is active"
     if budget_ms is None:
         return report
     within = is_within(budget_ms, report.cost, others=report.others, comparison=None)
     if within is None and active is not None:
         try:
             both = replace(limits, memory_mb=2 * limits.memory_mb)
-            answer = _answer_of(folder, asked | {"active": str(active)}, both, alive)
+            answer = _run_child(folder, request | {"active": str(active)}, both, heartbeat)
             report = replace(report, comparison=answer.comparison)
         except ReleaseRejectedError as error:
-            why_not = f"it could not be timed next to the active model: {error}"
+            no_comparison = f"timing it next to the active model failed: {error}"
         within = is_within(budget_ms, report.cost, others=report.others, comparison=report.comparison)
     if within:
         return report
-    told = f"{folder}: {_latency(report, budget_ms)}"
+    text = f"{folder}: {_describe_latency(report, budget_ms)}"
     if within is False:
-        raise ReleaseRejectedError(told)
+        raise ReleaseRejectedError(text, code="gate.latency_budget_exceeded")
     if report.comparison is None:
-        told += f"; not compared, since {why_not}"
-    raise MachineBusyError(f"{told}: undecided, because load on this machine may be the reason")
+        text += f"; not compared, because {no_comparison}"
+    raise MachineBusyError(
+        f"{text}: undecided, because load on this machine may be the reason", code="gate.latency_undecided"
+    )
 
 
-def _answer_of(
-    folder: Path, asked: dict[str, str | bool | None], limits: ProbeLimits, alive: Callable[[], None]
+def _run_child(
+    folder: Path, request: dict[str, str | bool | None], limits: ProbeLimits, heartbeat: Callable[[], None]
 ) -> Answer:
-    told = {"folder": str(folder), **asked, "limits": asdict(limits), "parent": os.getpid()}
-    with in_memory() as answer, in_memory() as log:
+    arguments = {"folder": str(folder), **request, "limits": asdict(limits), "parent": os.getpid()}
+    with memory_file() as answer, memory_file() as log:
         try:
             child = subprocess.Popen(
-                [*python_module(CHILD), json.dumps(told)],
+                [*python_module(CHILD), json.dumps(arguments)],
                 stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
-                # A process with threads cannot leave the network's namespace; BLAS starts some when imported.
+                # A process with threads cannot unshare the network namespace; BLAS starts threads on import.
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         except OSError as error:
-            raise UpdateError(f"{folder}: the process to probe it cannot be started: {error}") from error
-        late = f"its probe did not end within {limits.wall_s:g} s: it hangs, or is too slow for this robot"
-        status = end_of(child, within_s=limits.wall_s, late=f"{folder}: {late}", alive=alive)
+            raise UpdateError(
+                f"{folder}: cannot start the probe: {error}", code="gate.process_not_started"
+            ) from error
+        late = ReleaseRejectedError(
+            f"{folder}: its probe did not end within {limits.wall_s:g} s (probe.wall_s): it hangs, or is too "
+            "slow for this robot",
+            code="gate.probe_timeout",
+        )
+        status = wait_for_exit(child, within_s=limits.wall_s, late=late, heartbeat=heartbeat)
         answer.seek(0)
-        return judge(str(folder), status, answer.read(MAX_ANSWER_BYTES), tail(log), limits)
+        return parse_outcome(str(folder), status, answer.read(MAX_ANSWER_BYTES), tail(log), limits)
 
 
-def end_of(child: subprocess.Popen[bytes], *, within_s: float, late: str, alive: Callable[[], None]) -> int:
-    """The exit status of a child, which does not outlive this call; ``alive`` is called meanwhile.
+def wait_for_exit(
+    child: subprocess.Popen[bytes],
+    *,
+    within_s: float,
+    late: ReleaseRejectedError,
+    heartbeat: Callable[[], None],
+) -> int:
+    """Return the exit status of a child, which does not outlive this call.
+
+    Args:
+        child: The process.
+        within_s: The time that it may take.
+        late: Raised if it does not end in time.
+        heartbeat: Called while it runs.
 
     Raises:
-        ReleaseRejectedError: it does not end in time, as ``late`` says.
-        MachineBusyError: it does not, and waited for a processor most of that time.
+        ReleaseRejectedError: It did not end in time.
+        MachineBusyError: It did not, and waited for a processor most of that time.
     """
     began = looked = time.monotonic()
     ran, waited = 0.0, 0.0
     try:
         while (status := child.poll()) is None:
             before, looked = looked, time.monotonic()
-            ran_before, (ran, wants) = ran, _work_of(child.pid)
+            ran_before, (ran, wants) = ran, _cpu_time(child.pid)
             if wants and ran - ran_before < (looked - before) / 2:
                 waited += looked - before
             if looked > began + within_s:
                 if waited > within_s / 2:
                     raise MachineBusyError(
-                        f"{late}; for {waited:.0f} s of that it waited for a processor: undecided, because "
-                        "load on this machine may be the reason"
+                        f"{late}; it waited for a processor for {waited:.0f} s of that: undecided, because "
+                        "load on this machine may be the reason",
+                        code="gate.timeout_undecided",
                     )
-                raise ReleaseRejectedError(late)
-            alive()
+                raise late
+            heartbeat()
             time.sleep(_POLL_S)
         return status
     finally:
@@ -213,88 +241,95 @@ def end_of(child: subprocess.Popen[bytes], *, within_s: float, late: str, alive:
         child.wait()
 
 
-def _work_of(pid: int) -> tuple[float, bool]:
-    """For how long the threads of a process have run, all together, and whether one wants to run now."""
+def _cpu_time(pid: int) -> tuple[float, bool]:
+    """Return how long the threads of a process have run, in seconds, and whether one is runnable now."""
     ran, wants = 0.0, False
     with suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             ran += int((thread / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
-            # After its name, which may hold anything.
+            # The state follows the name, which may contain anything.
             wants |= (thread / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] == "R"
     return ran, wants
 
 
-def in_memory() -> IO[bytes]:
-    """A file for what a child writes: that a disk is full is no fault of a model."""
+def memory_file() -> IO[bytes]:
+    """Return a file in memory for the output of a child, so that a full disk does not fail a model."""
     return os.fdopen(os.memfd_create("jepa"), "w+b")
 
 
 def tail(log: IO[bytes]) -> bytes:
-    """The last of what a child wrote to a file."""
+    """Return the end of a child's output."""
     log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
     return log.read()
 
 
-def judge(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimits) -> Answer:
-    """What the end of a child means.
+def parse_outcome(where: str, status: int, answer: bytes, log: bytes, limits: ProbeLimits) -> Answer:
+    """Return the answer of a child that has ended.
 
     Args:
-        where: the bundle, for messages.
-        status: how it ended: its exit status, or minus the number of a signal.
-        answer, log: what it wrote to standard output, and last to standard error.
+        where: The bundle, for messages.
+        status: The exit status, or minus the number of a signal.
+        answer: The child's standard output.
+        log: The end of its standard error.
+        limits: The limits of the process.
 
     Raises:
-        ReleaseRejectedError: it did not end with a report.
+        ReleaseRejectedError: It did not end with a report.
     """
-    told = log.decode("utf-8", "replace").strip()
+    text = log.decode("utf-8", "replace").strip()
     no_memory = ReleaseRejectedError(
-        f"{where}: its probe needs more than the {limits.memory_mb} MB of memory that it may have"
+        f"{where}: its probe needs more memory than {limits.memory_mb} MB (probe.memory_mb)",
+        code="gate.probe_memory",
     )
     if status == -signal.SIGXCPU:
-        raise ReleaseRejectedError(f"{where}: its probe took more than {limits.cpu_s} s of processor time")
-    if status and any(sign in told for sign in _NO_MEMORY):
+        raise ReleaseRejectedError(
+            f"{where}: its probe took more than {limits.cpu_s} s of processor time (probe.cpu_s)",
+            code="gate.probe_cpu_time",
+        )
+    if status and any(sign in text for sign in _NO_MEMORY):
         raise no_memory
     if status < 0:
         # Real-time signals have no names.
         name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
-        killed = " (by the system if memory ran out, or by hand)" if status == -signal.SIGKILL else ""
-        raise ReleaseRejectedError(f"{where}: its probe crashed: {name}{killed}{_last_line(told)}")
+        killed = " (by the kernel when memory ran out, or by hand)" if status == -signal.SIGKILL else ""
+        raise ReleaseRejectedError(
+            f"{where}: its probe crashed: {name}{killed}{_last_line(text)}", code="gate.probe_crashed"
+        )
     if status:
-        raise ReleaseRejectedError(f"{where}: its probe failed with exit status {status}{_last_line(told)}")
+        raise ReleaseRejectedError(
+            f"{where}: its probe failed with exit status {status}{_last_line(text)}", code="gate.probe_failed"
+        )
     try:
         read = Answer.model_validate_json(answer)
     except ValidationError:
         shown = answer[:80].decode("utf-8", "replace")
-        raise ReleaseRejectedError(f"{where}: its probe answered what is no report: {shown!r}") from None
+        raise ReleaseRejectedError(
+            f"{where}: its probe returned an invalid report: {shown!r}", code="gate.probe_invalid_report"
+        ) from None
     if read.report is None and read.comparison is None:
         if any(sign in read.reason for sign in _NO_MEMORY):
             raise no_memory
-        raise ReleaseRejectedError(read.reason or f"{where}: its probe gave neither report nor reason")
+        raise ReleaseRejectedError(
+            read.reason or f"{where}: its probe returned neither a report nor a reason", code=read.code
+        )
     return read
 
 
-def _check(where: str, what: str, measured: float, most: float | None, unit: str) -> None:
-    if most is not None and measured > most:
-        raise ReleaseRejectedError(
-            f"{where}: {what} is {measured:.4g} {unit} on this robot, its release allows {most:g} {unit}"
-        )
-
-
-def _latency(report: ProbeReport, budget_ms: float) -> str:
-    """What was measured of the latency of a frame, and how, in one sentence."""
-    kind = "by the clock" if report.by_clock else "of processor time"
-    told = f"p99 of one frame is {report.cost.p99_ms:.4g} ms {kind} on this robot"
+def _describe_latency(report: ProbeReport, budget_ms: float) -> str:
+    """Describe the measured latency of a frame in one sentence."""
+    measure = "wall-clock time" if report.by_clock else "processor time"
+    text = f"p99 {measure} of one frame is {report.cost.p99_ms:.4g} ms on this robot"
     if not report.by_clock:
-        told += f" ({report.latency_p99_ms:.4g} ms by the clock)"
+        text += f" ({report.latency_p99_ms:.4g} ms wall-clock time)"
     if report.others is not None:
-        told += f" while other processes use {report.others:.0%} of its processors"
+        text += f" while other processes use {report.others:.0%} of its processors"
     if (both := report.comparison) is not None:
-        told += (
-            f", {both.ratio:.3g} times ({CONFIDENCE:.0%} interval {both.low:.3g} to {both.high:.3g}) as much "
-            f"as the active model, with a p99 of {both.active.p99_ms:.4g} ms in the same minutes"
+        text += (
+            f", {both.ratio:.3g} times ({CONFIDENCE:.0%} interval {both.low:.3g} to {both.high:.3g}) that of "
+            f"the active model, whose p99 is {both.active.p99_ms:.4g} ms in the same minutes"
         )
-    return f"{told}; its release allows {budget_ms:g} ms"
+    return f"{text}; the release's budget is {budget_ms:g} ms"
 
 
-def _last_line(told: str) -> str:
-    return f": {told.splitlines()[-1][:_MAX_REASON]}" if told else ""
+def _last_line(text: str) -> str:
+    return f": {text.splitlines()[-1][:_MAX_REASON]}" if text else ""

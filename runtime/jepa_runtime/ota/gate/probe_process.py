@@ -1,8 +1,8 @@
-"""The process of a probe: it gives up what it does not need, then opens, compares and times the bundle.
+"""The process of a probe: drops its privileges, then opens, compares and times the bundle.
 
-``python -m jepa_runtime.ota.gate.probe_process`` is that process: what it is told comes as JSON in its one
-argument, its :class:`~jepa_runtime.ota.gate.probe.Answer` goes to standard output; what libraries print
-there goes to standard error instead.
+``python -m jepa_runtime.ota.gate.probe_process`` takes its request as JSON in its only argument, and writes
+its
+:class:`~jepa_runtime.ota.gate.probe.Answer` to standard output. Output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -40,21 +40,24 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 _WARM_UP, _ROUNDS, _BLOCKS, _FRAMES = 20, 3, 10, 20
-# Above this many times the processor time of one thread, and some ticks of the system, others work as well.
-_MOST_OWN, _TICKS_S = 1.2, 0.05
+# More than this many times the processor time of one thread, plus some scheduler ticks: other threads work
+# too.
+_MAX_OWN_RATIO, _TICKS_S = 1.2, 0.05
 
 
 def confine(limits: ProbeLimits, parent: int, *, drivers: bool, yields: bool) -> dict[str, bool]:
-    """Give up, for good: network, privileges, priority, and resources beyond ``limits``; die with ``parent``.
+    """Permanently drop network, privileges, priority, and resources beyond ``limits``; die with ``parent``.
 
     Args:
-        yields: take the lowest priority, since a model serves. On a machine whose processors are all busy the
-            probe then takes up to a hundred times as long.
-        drivers: an engine needs those of a GPU or an NPU, which write files and talk to services. Without
-            them, writing to the disk and the services of this machine are given up too.
+        limits: The limits of the process.
+        parent: The process id of the parent.
+        drivers: Whether the engine needs drivers of a GPU or an NPU, which write files and talk to services.
+            Without them, writing to the disk and local services are dropped too.
+        yields: Take the lowest priority, because a model serves. On a machine whose processors are all busy
+            the probe then takes up to a hundred times as long.
 
     Returns:
-        Of :class:`ProbeReport`, ``network_cut`` and ``disk_cut``.
+        ``network_cut`` and ``disk_cut`` of :class:`ProbeReport`.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     cut = not libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) or not libc.unshare(_CLONE_NEWNET)
@@ -64,13 +67,13 @@ def confine(limits: ProbeLimits, parent: int, *, drivers: bool, yields: bool) ->
     # Last, because a change of credentials would clear it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit("whoever wanted this probe has died")
+        sys.exit("the parent process has died")
     if yields:
         os.setpriority(os.PRIO_PROCESS, 0, 19)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, MAX_ANSWER_BYTES)
     _limit(resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)
-    # A second between the limits: SIGXCPU at the first one says why, SIGKILL at the other says nothing.
+    # One second apart: SIGXCPU at the soft limit identifies the reason, SIGKILL at the hard limit does not.
     _limit(resource.RLIMIT_CPU, limits.cpu_s, 1)
     return {"network_cut": cut or filtered, "disk_cut": disk_cut}
 
@@ -82,13 +85,13 @@ def _limit(what: int, most: int, room: int = 0) -> None:
 
 
 class Timing(NamedTuple):
-    """Frames of several models.
+    """Timed frames of several models.
 
     Attributes:
-        clock: time by the clock [models, rounds, blocks, frames], in milliseconds.
-        cost: what each frame cost (see :mod:`~jepa_runtime.ota.gate.latency_budget`), likewise.
-        by_clock: whether that is time by the clock, not processor time.
-        others: proportion of this process's processors that other processes used meanwhile; None: unknown.
+        clock: Wall-clock time [models, rounds, blocks, frames], in milliseconds.
+        cost: Cost of each frame (see :mod:`~jepa_runtime.ota.gate.latency_budget`), likewise.
+        by_clock: Whether the cost is wall-clock time; otherwise it is processor time.
+        others: Proportion of this process's processors that other processes used meanwhile; None: unknown.
     """
 
     clock: Floats
@@ -100,18 +103,18 @@ class Timing(NamedTuple):
 def measure(
     folder: Path, *, engine: str, precision: str | None, threads: int, network_cut: bool, disk_cut: bool
 ) -> ProbeReport:
-    """Open a bundle strictly, compare it with its golden outputs, and time it as it would serve.
+    """Open a bundle strictly, compare it with its golden outputs, and time it as in service.
 
     Raises:
-        ReleaseRejectedError: a graph does not reproduce its golden outputs.
-        BundleError: it is not valid.
-        BackendError: the engine cannot run it.
+        ReleaseRejectedError: A graph does not reproduce its golden outputs.
+        BundleError: The bundle is not valid.
+        BackendError: The engine cannot run it.
     """
     bundle, options = Bundle.open(folder), BackendOptions(threads=threads)
     parities = golden_parity(bundle, engine=engine, precision=precision, options=options)
     faults = [parity.fault for parity in parities if not parity.ok]
     if faults:
-        raise ReleaseRejectedError(f"{folder}: {'; '.join(faults)}")
+        raise ReleaseRejectedError(f"{folder}: {'; '.join(faults)}", code="gate.golden_mismatch")
     with WorldModel.open(
         bundle, engine=engine, precision=precision, options=options, allow_untrained=True
     ) as model:
@@ -136,8 +139,8 @@ def measure_both(
     """Time a candidate next to the active model.
 
     Raises:
-        BundleError: one is not valid.
-        BackendError: the engine cannot run one.
+        BundleError: One of them is not valid.
+        BackendError: The engine cannot run one of them.
     """
     with ExitStack() as stack:
         models = [
@@ -157,41 +160,42 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
     """Time frames of models, in blocks that alternate between them.
 
     Args:
-        by_clock: time by the clock is the cost; otherwise it is so only where threads other than this one do
+        models: The models.
+        by_clock: Use wall-clock time as the cost; otherwise it is used only if threads other than this one do
             the work.
     """
-    asked = [
+    inputs = [
         (one, one.bundle.golden().frames, default_candidates(one.manifest, one.num_samples)) for one in models
     ]
-    took = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
+    times = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
 
     def run(which: int, count: int) -> Floats:
-        model, frames, actions = asked[which]
-        moments = []
+        model, frames, actions = inputs[which]
+        samples = []
         for index in range(count):
-            # Of the thread: under RLIMIT_CPU, that of the process advances only with the system's tick.
+            # Time of the thread: under RLIMIT_CPU, that of the process advances only with the scheduler tick.
             clock, own = time.perf_counter(), time.thread_time()
             model.encode(frames[index % len(frames)])
             model.predict(actions)
-            moments.append((time.perf_counter() - clock, time.thread_time() - own))
-        return np.asarray(np.transpose(moments), np.float64)
+            samples.append((time.perf_counter() - clock, time.thread_time() - own))
+        return np.asarray(np.transpose(samples), np.float64)
 
     for which in range(len(models)):
         run(which, _WARM_UP)
-    began, began_thread = _used(), time.thread_time()
+    began, began_thread = _cpu_usage(), time.thread_time()
     for round_ in range(_ROUNDS):
         for block in range(_BLOCKS):
             for which in sorted(range(len(models)), reverse=bool(block % 2)):
-                took[which, :, round_, block] = 1e3 * run(which, _FRAMES)
-    there, idle, own = (after - before for before, after in zip(began, _used(), strict=True))
-    clock, processor = took[:, 0], took[:, 1]
-    by_clock = by_clock or own > _MOST_OWN * (time.thread_time() - began_thread) + _TICKS_S
-    others = None if math.isnan(idle) else min(1.0, max(0.0, 1 - (idle + own) / there))
+                times[which, :, round_, block] = 1e3 * run(which, _FRAMES)
+    total, idle, own = (after - before for before, after in zip(began, _cpu_usage(), strict=True))
+    clock, processor = times[:, 0], times[:, 1]
+    by_clock = by_clock or own > _MAX_OWN_RATIO * (time.thread_time() - began_thread) + _TICKS_S
+    others = None if math.isnan(idle) else min(1.0, max(0.0, 1 - (idle + own) / total))
     return Timing(clock, clock if by_clock else processor, by_clock, others)
 
 
-def _used() -> tuple[float, float, float]:
-    """Seconds of all of this process's processors: passed, idle (NaN: unknown), and its own."""
+def _cpu_usage() -> tuple[float, float, float]:
+    """Return seconds of this process's processors: passed, idle (NaN: unknown), and used by this process."""
     try:
         idle = realtime.idle_s()
     except OSError:
@@ -204,35 +208,36 @@ def _is_by_clock(engine: str, threads: int) -> bool:
     return device != "CPU" or threads > 1
 
 
-def _lacks(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
-    """From what a process is not cut off that should be; empty: nothing."""
+def _missing_isolation(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
+    """Return what a process is not isolated from although it should be, or an empty string."""
     found = {"the network": network_cut, "the disk": disk_cut or drivers}
     return " and ".join(what for what, cut in found.items() if not cut)
 
 
-def _answer(told: dict[str, Any]) -> Answer:
-    limits = ProbeLimits(**told["limits"])
-    _, device = split_engine(told["engine"])
+def _run(request: dict[str, Any]) -> Answer:
+    limits = ProbeLimits(**request["limits"])
+    _, device = split_engine(request["engine"])
     drivers = device != "CPU"
-    cut = confine(limits, told["parent"], drivers=drivers, yields=told["yields"])
-    if told["require_sandbox"] and (lacks := _lacks(**cut, drivers=drivers)):
+    cut = confine(limits, request["parent"], drivers=drivers, yields=request["yields"])
+    if request["require_sandbox"] and (missing := _missing_isolation(**cut, drivers=drivers)):
         return Answer(
-            reason=f"{told['folder']}: was not opened: its probe cannot be cut off from {lacks} here, which "
-            "takes seccomp and, for the disk, Landlock as of Linux 6.2, and a unit that allows both "
-            "(SystemCallFilter=); to try releases all the same, set require_sandbox to false in config.json"
+            reason=f"{request['folder']}: was not opened, because its probe cannot be isolated from "
+            f"{missing}: enable seccomp (SystemCallFilter= of the unit) and, for the disk, Landlock of Linux "
+            "6.2 or later, or set require_sandbox to false in config.json",
+            code="gate.no_sandbox",
         )
-    folder, active = Path(told["folder"]), told["active"]
-    how: dict[str, Any] = {name: told[name] for name in ("engine", "precision")}
+    folder, active = Path(request["folder"]), request["active"]
+    how: dict[str, Any] = {name: request[name] for name in ("engine", "precision")}
     how |= {"threads": limits.threads}
     try:
         if active is not None:
             return Answer(comparison=measure_both(folder, Path(active), **how))
         return Answer(report=measure(folder, **how | cut))
     except JepaRuntimeError as error:
-        return Answer(reason=str(error))
+        return Answer(reason=str(error), code=error.code)
 
 
 if __name__ == "__main__":
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
         os.dup2(2, 1)
-        output.write(_answer(json.loads(sys.argv[1])).model_dump_json())
+        output.write(_run(json.loads(sys.argv[1])).model_dump_json())

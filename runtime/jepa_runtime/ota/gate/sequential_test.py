@@ -1,30 +1,29 @@
-"""Is a candidate as good as what serves? A paired sequential test on prediction errors. Pure.
+"""A paired sequential test on prediction errors: is a candidate as good as the active model? Pure.
 
-Score. On one and the same frame each model predicts the latent that then arrives. Latent spaces differ in
-scale and meaning, so an error counts against what the same model would have erred by predicting no change:
-``e / (e + c)``, with e = |predicted - arrived| and c = |last - arrived|. It is 0 for a perfect prediction and
-1/2 for one that is worth no more than the last latent; scaling or turning a latent space changes nothing, and
-no single frame can outweigh many, as it could in e / c where little moves.
+Score. Each model predicts the next latent of the same frame. Latent spaces differ in scale and meaning, so an
+error is related to the error of predicting no change with the same model: ``e / (e + c)``, with e =
+|predicted - observed| and c = |last - observed|. It is 0 for a perfect prediction and 1/2 for one that is
+worth no more than the last latent. Scaling or rotating a latent space changes nothing, and no single frame
+can outweigh many, as it could in e / c where little moves.
 
-Question. With x = candidate - (1 + margin) current, the candidate is too bad if the mean of x is above 0. The
-pairing takes away what makes a frame hard for both.
+Hypothesis. With x = candidate - (1 + margin) current, the candidate is too bad if the mean of x is above 0.
+The pairing removes what makes a frame hard for both models.
 
-Blocks. Frames that follow one another are alike, so the test sees the means of blocks of frames; what
-correlation neighbouring blocks still have (lag 1, if positive) makes the blocks count for fewer:
-n (1 - r) / (1 + r), as for an autoregression of first order.
+Blocks. Consecutive frames are similar, so the test uses the means of blocks of frames. Remaining correlation
+of neighboring blocks (lag 1, if positive) reduces the effective number of blocks: n (1 - r) / (1 + r), as for
+an autoregression of first order.
 
 Test. A confidence sequence for a mean at unknown variance: the mixture sequential t-test with a Gaussian
 mixture over the effect, of scale one standard deviation (Wang & Ramdas, "Anytime-valid t-tests and confidence
-sequences for Gaussian means with unknown variance", arXiv:2310.03722, after Lai 1976). It may be looked at
-after every block: that it ever misses the true mean has at most the stated probability, for Gaussian blocks
-exactly; means of bounded scores are near to that, and benchmarks/gate_power.py measures what is left. Bets
-on bounded differences (Waudby-Smith & Ramdas 2024) need no such assumption, but win no more than the margin
-per block and so take ln(1 / alpha) / (margin x error) blocks at best: minutes for what this decides in
-seconds.
-The price: a fault rarer than once in ``min_frames`` frames may not have been seen when it accepts.
+sequences for Gaussian means with unknown variance", arXiv:2310.03722, after Lai 1976). It may be evaluated
+after every block: the probability that it ever misses the true mean is at most the stated one, exactly for
+Gaussian blocks. Means of bounded scores are close to that; benchmarks/gate_power.py measures the difference.
+Bets on bounded differences (Waudby-Smith & Ramdas 2024) need no such assumption, but win no more than the
+margin per block and so take ln(1 / alpha) / (margin x error) blocks at best: minutes instead of seconds.
+The limitation: a fault rarer than once in ``min_frames`` frames may not have occurred when the test accepts.
 
-Tries. A candidate may be compared again, for months: it was refused, or the frames ended before it was
-decided. Each test that has looked had a chance to err, so later ones have smaller and smaller ones
+Repetition. A candidate may be compared again for months, because it was rejected or the frames ended before
+a decision. Each evaluated test may err, so later tests use smaller and smaller error probabilities
 (:func:`alpha_after`).
 """
 
@@ -42,17 +41,19 @@ from jepa_runtime.errors import UpdateError
 ALPHA = 0.01
 
 # Why a test ended.
-GOOD = "it was shown to be as good"
-WORSE = "it was shown to be worse"
-UNSHOWN = "it was not shown to be as good"
-NOT_FINITE = "a prediction of it was not finite"
-UNRELATED = "its latents change as much from one step to the next as over many, so they tell of little"
+GOOD = "the candidate was shown to be as good"
+WORSE = "the candidate was shown to be worse"
+NOT_SHOWN = "the candidate was not shown to be as good"
+NOT_FINITE = "the candidate predicted NaN or infinity"
+INCOHERENT = (
+    "the candidate's latents change as much in one step as over many, so they carry little information"
+)
 
 Floats = NDArray[np.float64]
 
 
 class Verdict(Enum):
-    """What is known so far. At the last frame a candidate that was not accepted is refused."""
+    """The result so far. At the last frame a candidate that was not accepted is rejected."""
 
     CONTINUE = "continue"
     ACCEPT = "accept"
@@ -64,10 +65,13 @@ class Summary:
     """The state of a test.
 
     Attributes:
-        frames: compared; those of an unfinished block count, but are not in the other numbers.
-        current, candidate: mean scores.
-        low, high: of the mean of candidate - (1 + margin) current, above 0 of which the candidate is too bad:
-            its confidence sequence; ``low`` holds at ``alpha_refuse``, ``high`` at ``alpha_accept``.
+        frames: Number of compared frames, including those of an unfinished block, which the other fields
+            leave out.
+        current: Mean score of the active model.
+        candidate: Mean score of the candidate.
+        low: Lower end of the confidence sequence of the mean of candidate - (1 + margin) current, above 0 of
+            which the candidate is too bad; valid at ``alpha_refuse``.
+        high: Upper end, valid at ``alpha_accept``.
     """
 
     frames: int
@@ -78,36 +82,36 @@ class Summary:
 
 
 def score(error: float, change: float) -> float:
-    """How much of the change a prediction missed, 0 to 1.
+    """Return the proportion of the change that a prediction missed, from 0 to 1.
 
     Args:
-        error: norm of predicted - arrived.
-        change: norm of last - arrived; where neither is more than nothing, the score is that of no
-            prediction.
+        error: Norm of predicted - observed.
+        change: Norm of last - observed. If both are 0, the score is that of no prediction.
     """
     return error / (error + change) if error + change else 0.5
 
 
 def alpha_after(tests: int) -> float:
-    """How often a test of what was tested so often may accept it if it is too bad: the first test one in a
-    hundred times, all others together as often.
+    """Return the probability that a test may accept a bad candidate, after ``tests`` earlier tests.
+
+    It is 0.01 for the first test, and 0.01 for all later ones together.
     """
     return ALPHA / (tests * (tests + 1)) if tests else ALPHA
 
 
 class PairedTest:
-    """Takes the scores of both models on frame after frame until it knows.
+    """Takes the scores of both models frame by frame until it has a result.
 
     Args:
-        margin: by which share the candidate's mean score may be above the current one's.
-        alpha_accept: at most so often is a candidate accepted that is too bad.
-        alpha_refuse: at most so often is one shown to be too bad that is not.
-        min_frames: before that nothing is decided.
-        max_frames: whoever was not accepted by then is refused.
-        block_frames: that count as one observation: longer than frames stay alike.
+        margin: Proportion by which the candidate's mean score may exceed that of the active model.
+        alpha_accept: Upper bound of the probability of accepting a bad candidate.
+        alpha_refuse: Upper bound of the probability of showing a good candidate to be bad.
+        min_frames: Number of frames before the first evaluation.
+        max_frames: Number of frames at which a candidate that was not accepted is rejected.
+        block_frames: Number of frames per observation, longer than frames stay correlated.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -126,7 +130,7 @@ class PairedTest:
             raise ValueError(f"alphas must lie between 0 and 1, got {alpha_accept:g} and {alpha_refuse:g}")
         if not 1 <= block_frames <= min_frames <= max_frames:
             raise ValueError(
-                "block_frames, min_frames and max_frames must be positive and rise, got "
+                "block_frames <= min_frames <= max_frames must hold and be positive, got "
                 f"{block_frames}, {min_frames}, {max_frames}"
             )
         self.margin = margin
@@ -139,17 +143,18 @@ class PairedTest:
         self._means: list[tuple[float, float]] = []
 
     def add(self, current: float, candidate: float) -> Verdict:
-        """The scores of one frame. A verdict other than CONTINUE stays.
+        """Add the scores of one frame. A verdict other than CONTINUE is final.
 
         Raises:
-            UpdateError: the current model's score is not finite.
+            UpdateError: The score of the active model is not finite.
         """
         if self.verdict is not Verdict.CONTINUE:
             return self.verdict
         if not math.isfinite(current):
             raise UpdateError(
-                f"the model that serves predicts {current}: nothing can be compared with that, update "
-                "without this gate or mend the robot first"
+                f"the active model predicts {current}, so nothing can be compared with it: set "
+                "max_error_ratio of the release to null, or repair the robot",
+                code="gate.active_not_finite",
             )
         if not math.isfinite(candidate):
             return self._decide(Verdict.REFUSE, NOT_FINITE)
@@ -160,36 +165,36 @@ class PairedTest:
             self._means.append((self._current / self._size, self._candidate / self._size))
             self._current = self._candidate = 0.0
             if self._frames >= self._min:
-                self._look()
+                self._evaluate()
         if self.verdict is Verdict.CONTINUE and self._frames >= self._max:
-            self._decide(Verdict.REFUSE, UNSHOWN)
+            self._decide(Verdict.REFUSE, NOT_SHOWN)
         return self.verdict
 
     @property
-    def has_looked(self) -> bool:
-        """Whether there were frames enough for a verdict."""
+    def has_evaluated(self) -> bool:
+        """Whether there were enough frames for a verdict."""
         return self._frames >= self._min
 
     def refuse(self, reason: str) -> Verdict:
-        """Whatever was shown, the candidate is not to serve."""
+        """Reject the candidate for another reason."""
         return self._decide(Verdict.REFUSE, reason)
 
     def summary(self) -> Summary:
-        """What is known now; NaN and infinity where that is nothing."""
+        """Return the current estimates; NaN and infinity where there are none yet."""
         if not self._means:
             return Summary(self._frames, math.nan, math.nan, -math.inf, math.inf)
         means = np.array(self._means)
         current, candidate = means.mean(axis=0)
         excess = means @ (-(1 + self.margin), 1)
         below, above = (half_width(excess, alpha) for alpha in self._alphas)
-        middle = float(excess.mean())
-        return Summary(self._frames, float(current), float(candidate), middle - below, middle + above)
+        mean = float(excess.mean())
+        return Summary(self._frames, float(current), float(candidate), mean - below, mean + above)
 
-    def _look(self) -> None:
-        known = self.summary()
-        if known.high < 0:
+    def _evaluate(self) -> None:
+        summary = self.summary()
+        if summary.high < 0:
             self._decide(Verdict.ACCEPT, GOOD)
-        elif known.low > 0:
+        elif summary.low > 0:
             self._decide(Verdict.REFUSE, WORSE)
 
     def _decide(self, verdict: Verdict, reason: str) -> Verdict:
@@ -198,17 +203,17 @@ class PairedTest:
 
 
 def half_width(values: Floats, alpha: float) -> float:
-    """Half the width of the confidence sequence for the mean of ``values`` [n]; infinite while n is small.
+    """Return half the width of the confidence sequence for the mean of ``values`` [n]; infinite for small n.
 
     The e-value of a mean m is r^(-1/2) ((1 + q) / (1 + q / r))^(n / 2), with r = n + 1, q = t^2 / (n - 1) and
-    t Student's statistic of m; the sequence holds every m whose e-value is below 1 / alpha.
+    t Student's statistic of m; the sequence contains every m whose e-value is below 1 / alpha.
     """
     deviations = values - values.mean()
     squares = float(deviations @ deviations)
     if len(values) < 2 or squares == 0:
         return 0.0 if len(values) > 1 else math.inf
-    alike = max(0.0, float(deviations[1:] @ deviations[:-1]) / squares)
-    n = len(values) * (1 - alike) / (1 + alike)
+    correlation = max(0.0, float(deviations[1:] @ deviations[:-1]) / squares)
+    n = len(values) * (1 - correlation) / (1 + correlation)
     r = n + 1
     k = (math.sqrt(r) / alpha) ** (2 / n) if n > 1 else math.inf
     if k >= r:

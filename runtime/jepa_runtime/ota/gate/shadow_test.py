@@ -1,14 +1,16 @@
-"""The third gate: the candidate predicts beside what serves now, and the next frame judges both.
+"""The third gate: a shadow test of the candidate next to the active model on the same frames.
 
-Only frames count on which something moved: where the current model would have erred less by predicting no
-change than it errs in nine of ten predictions (its ``error_bounds``), nothing is to be learnt about
-predictions, and a robot that stands still must not let everything pass. The current model alone decides
-which frames these are.
+Both predict, and the next frame shows the prediction errors.
 
-Latents that are nothing but noise, or have collapsed to one, are easy to predict: their mean scores 0.41,
-which can be less than what a good model scores. But they change as much from one step to the next as they do
-over many, while what a robot sees changes little by little. So a candidate is refused as well if its share of
-the two (:class:`_Coherence`) lies nearer to 1 than to that of what serves.
+Only frames on which something moved are compared: frames where the error of predicting no change exceeds the
+active model's error in nine of ten predictions (its ``error_bounds``). Other frames carry no information on
+predictions, and a robot that stands still must not accept every candidate. The active model alone selects
+these frames.
+
+Latents that are pure noise, or have collapsed to one point, are easy to predict: their mean score is 0.41,
+which can be below that of a good model. But they change as much from one step to the next as over many steps,
+while a scene changes gradually. A candidate is therefore also rejected if its ratio of the two
+(:class:`_Coherence`) is closer to 1 than to that of the active model.
 """
 
 from __future__ import annotations
@@ -26,28 +28,28 @@ from numpy.typing import NDArray
 
 from jepa_runtime.errors import UpdateError
 from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.ota.gate.sequential_test import UNRELATED, PairedTest, Summary, Verdict, score
+from jepa_runtime.ota.gate.sequential_test import INCOHERENT, PairedTest, Summary, Verdict, score
 from jepa_runtime.serving import realtime
 from jepa_runtime.serving.history import History
 from jepa_runtime.sources.base import Frame, Source, check_commands
 
-_TELL_S = 1.0
-# Of a source without end that never tells what was executed, such as a camera, so many frames are enough.
-_BLIND_FRAMES = 18_000
-_FAR, _FAST = 120, 0.9
+_REPORT_S = 1.0
+# Frames after which an endless source that never reports executed actions, such as a camera, is given up.
+_MAX_UNPREDICTED = 18_000
+_FAR_FRAMES, _NOISE_RATIO = 120, 0.9
 
 
 @dataclass(frozen=True)
 class ShadowReport:
-    """What came of it.
+    """The result of a shadow test.
 
     Attributes:
-        verdict: CONTINUE if the frames ended before there was one, or would never lead to one.
-        reason: in one sentence.
-        summary: of the test.
-        frames: seen.
-        predicted: of those, frames that both models had predicted.
-        moving: of those, frames on which something moved; these were compared.
+        verdict: CONTINUE if the frames ended before a verdict, or would never lead to one.
+        reason: The reason, in one sentence.
+        summary: The state of the statistical test.
+        frames: Number of frames seen.
+        predicted: Number of those that both models had predicted.
+        moving: Number of those on which something moved; these were compared.
     """
 
     verdict: Verdict
@@ -59,12 +61,12 @@ class ShadowReport:
 
 
 class ShadowTest:
-    """Two open models on the same frames. Use it on the thread that opened them.
+    """Runs two open models on the same frames. Use it on the thread that opened them.
 
     Args:
-        current: what serves now.
-        candidate: what is to take its place; its actions and steps are the same, its latents need not be.
-        test: decides.
+        current: The active model.
+        candidate: The candidate; it has the same actions and steps, but may have other latents.
+        test: Decides.
     """
 
     def __init__(self, current: WorldModel, candidate: WorldModel, test: PairedTest) -> None:
@@ -74,12 +76,12 @@ class ShadowTest:
         self._frames = self._predicted = self._moving = 0
 
     def add(self, frame: Frame, action: NDArray[np.floating] | None) -> Verdict:
-        """One frame, and the action [A] that is executed from its stamp on (None: unknown).
+        """Add one frame, and the action [A] that is executed from its stamp on (None: unknown).
 
         Raises:
-            ValueError: the action is not of this robot.
-            UpdateError: the current model predicts NaN or infinity.
-            BackendError: a model failed.
+            ValueError: The action does not fit this robot.
+            UpdateError: The active model predicts NaN or infinity.
+            BackendError: A model failed.
         """
         self._frames += 1
         current, candidate = (model.add(frame, action) for model in (self._current, self._candidate))
@@ -90,23 +92,23 @@ class ShadowTest:
             return self._test.verdict
         self._moving += 1
         verdict = self._test.add(score(*current), score(*candidate))
-        if verdict is Verdict.ACCEPT and not self._coherent():
-            return self._test.refuse(UNRELATED)
+        if verdict is Verdict.ACCEPT and not self._is_coherent():
+            return self._test.refuse(INCOHERENT)
         return verdict
 
     @property
-    def is_blind(self) -> bool:
-        """Whether so many frames could not be predicted that none will be."""
-        return not self._predicted and self._frames >= _BLIND_FRAMES
+    def cannot_predict(self) -> bool:
+        """Whether no prediction was possible in so many frames that none will be."""
+        return not self._predicted and self._frames >= _MAX_UNPREDICTED
 
-    def _coherent(self) -> bool:
-        """Whether the candidate's latents follow what is seen about as those of what serves."""
-        current, candidate = (model.coherence.share() for model in (self._current, self._candidate))
-        # Where all changes as fast as that, noise cannot be told from what is seen.
-        return current >= _FAST or candidate <= (1 + current) / 2
+    def _is_coherent(self) -> bool:
+        """Return whether the candidate's latents follow the scene about as well as the active model's."""
+        current, candidate = (model.coherence.ratio() for model in (self._current, self._candidate))
+        # If the scene itself changes that fast, noise cannot be distinguished from it.
+        return current >= _NOISE_RATIO or candidate <= (1 + current) / 2
 
     def report(self) -> ShadowReport:
-        """What is known so far."""
+        """Return the current result."""
         summary = self._test.summary()
         return ShadowReport(
             self._test.verdict, self._reason(summary), summary, self._frames, self._predicted, self._moving
@@ -115,42 +117,42 @@ class ShadowTest:
     def _reason(self, summary: Summary) -> str:
         if not self._predicted:
             return (
-                f"of {self._frames} frames none could be predicted: the actions between them are unknown, or "
-                "they are further apart than the models' steps: name a source that tells both, such as "
+                f"none of {self._frames} frames could be predicted: the actions between them are unknown, or "
+                "they are further apart than the models' steps: use a source with both, such as "
                 "drive.mcap?action=/cmd_vel:linear.x,angular.z"
             )
         if not self._moving:
-            return f"nothing moved on any of {self._predicted} frames, so nothing could be compared: drive"
-        end = self._test.reason or "too few frames to tell"
+            return f"nothing moved on {self._predicted} frames, so nothing could be compared: move the robot"
+        end = self._test.reason or "too few frames for a decision"
         if math.isnan(summary.current):
             return f"{end}: {self._moving} of {self._frames} frames could be compared"
         return (
-            f"{end}: its error is {summary.candidate:.4f}, the current one's {summary.current:.4f}, "
-            f"at most {1 + self._test.margin:g} times that is allowed ({summary.frames} frames)"
+            f"{end}: its error is {summary.candidate:.4f}, that of the active model {summary.current:.4f}, "
+            f"and at most {1 + self._test.margin:g} times that is allowed ({summary.frames} frames)"
         )
 
 
 class _Coherence:
-    """How much latents change over one step, against how much over :data:`_FAR` frames: about 1 for noise."""
+    """Ratio of the change of latents over one step to that over :data:`_FAR_FRAMES` frames; noise: 1."""
 
     def __init__(self) -> None:
-        self._latents: deque[NDArray[np.float32]] = deque(maxlen=_FAR)
+        self._latents: deque[NDArray[np.float32]] = deque(maxlen=_FAR_FRAMES)
         self._near = self._far = 0.0
 
     def add(self, arrived: NDArray[np.float32], change: float) -> None:
-        """A latent, and how far it is from the one a step before it (root mean square)."""
-        if len(self._latents) == _FAR:
+        """Add a latent, and its distance from the one a step before (root mean square)."""
+        if len(self._latents) == _FAR_FRAMES:
             self._near += change**2
             self._far += _distance(self._latents[0], arrived) ** 2
         self._latents.append(arrived)
 
-    def share(self) -> float:
-        """Root mean square over root mean square; 1 where nothing ever changed."""
+    def ratio(self) -> float:
+        """Return the ratio of the root mean squares; 1 if nothing ever changed."""
         return math.sqrt(self._near / self._far) if self._far else 1.0
 
 
 class _Predictions:
-    """One model, and what it knew one step ago."""
+    """One model, and its history."""
 
     def __init__(self, model: WorldModel) -> None:
         self.coherence = _Coherence()
@@ -166,16 +168,18 @@ class _Predictions:
         )
 
     def add(self, frame: Frame, action: NDArray[np.floating] | None) -> tuple[float, float] | None:
-        """How far the prediction of this frame was off, and how far the last latent is (both root mean
-        squares); None where it could not be predicted."""
+        """Return the error of the prediction of this frame, and the distance of the last latent.
+
+        Both are root mean squares. None if the frame could not be predicted.
+        """
         if action is not None:
             self._history.add_action(frame.stamp_ns, action)
         arrived = self._model.encode(frame.image)
         self._history.add_latent(frame.stamp_ns, arrived)
-        known = self._history.previous()
-        if known is None:
+        previous = self._history.previous()
+        if previous is None:
             return None
-        context, executed = known
+        context, executed = previous
         change = _distance(context.latents[-1], arrived)
         self.coherence.add(arrived, change)
         error = self._model.surprise(context.latents, context.actions, executed, arrived)
@@ -192,25 +196,27 @@ def run(
     source: Source,
     test: PairedTest,
     *,
-    alive: Callable[[], None],
-    compared: Callable[[ShadowReport], None],
-    ends: bool,
+    heartbeat: Callable[[], None],
+    on_report: Callable[[ShadowReport], None],
+    finite_source: bool,
 ) -> ShadowReport:
-    """Compare two models on the frames of a source, with the commands it gives, until the test knows.
+    """Compare two models on the frames and commands of a source until the test has a result.
 
-    Both run on a thread that makes way for every other (SCHED_IDLE), so that what serves comes first.
+    Both run on a thread with idle priority (SCHED_IDLE), so that the serving process comes first.
 
     Args:
-        open_current, open_candidate: called on that thread; what they return is closed there.
-        source: not closed here.
-        alive: called there with every frame; what it raises ends it too.
-        compared: called there about once a second and at the end, with what is known so far.
-        ends: the source ends by itself: what was executed may be told as late as then.
+        open_current: Opens the active model on that thread, where it is also closed.
+        open_candidate: Opens the candidate, likewise.
+        source: The source of frames; it is not closed here.
+        test: The statistical test.
+        heartbeat: Called on that thread with every frame; an exception from it ends the test.
+        on_report: Called on that thread about once a second and at the end, with the current result.
+        finite_source: Whether the source ends by itself: executed actions may arrive as late as then.
 
     Raises:
-        SourceError: the source failed, or what it recorded are no commands of the models.
-        UpdateError: its commands are not those of the models.
-        JepaRuntimeError: a model cannot be opened, or failed.
+        SourceError: The source failed, or its recorded commands do not fit the models.
+        UpdateError: The commands of the source do not fit the models.
+        JepaRuntimeError: A model cannot be opened, or failed.
     """
     interrupted = threading.Event()
 
@@ -219,18 +225,18 @@ def run(
         with open_current() as current, open_candidate() as candidate:
             check_commands(source, current.manifest)
             shadow = ShadowTest(current, candidate, test)
-            told = time.monotonic()
+            reported_at = time.monotonic()
             for frame in source.frames():
-                alive()
+                heartbeat()
                 if shadow.add(frame, _command(source, current)) is not Verdict.CONTINUE:
                     break
-                if time.monotonic() - told >= _TELL_S:
-                    compared(shadow.report())
-                    told = time.monotonic()
-                if (shadow.is_blind and not ends) or interrupted.is_set():
+                if time.monotonic() - reported_at >= _REPORT_S:
+                    on_report(shadow.report())
+                    reported_at = time.monotonic()
+                if (shadow.cannot_predict and not finite_source) or interrupted.is_set():
                     break
             report = shadow.report()
-            compared(report)
+            on_report(report)
             return report
 
     with ThreadPoolExecutor(1, "jepa-shadow") as pool:
@@ -244,7 +250,8 @@ def _command(source: Source, model: WorldModel) -> NDArray[np.float32] | None:
     command, action = source.command, model.manifest.io.action
     if command is not None and command.shape != (len(action.names),):
         raise UpdateError(
-            f"{source.name}: gives {command.size} numbers as its command, the models take "
-            f"{', '.join(action.names)}: name these of its fields"
+            f"{source.name}: its command has {command.size} values, but the models take "
+            f"{', '.join(action.names)}: select these fields in the source",
+            code="gate.shadow_commands_mismatch",
         )
     return command

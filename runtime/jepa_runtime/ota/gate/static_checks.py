@@ -1,5 +1,7 @@
-"""The first gate: what a release and its bundle say about themselves, against each other and this robot.
-Nothing of them runs."""
+"""The first gate: compares what a release and its bundle declare with each other and with this robot.
+
+Nothing of the bundle is executed.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +11,72 @@ from contextlib import closing
 from jepa_runtime.backends.registry import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import ReleaseRejectedError
-from jepa_runtime.ota.release import Release, Robot, check_meant, told_of
+from jepa_runtime.ota.release import Release, Robot, check_compatible, manifest_fields
 
 
 def check_release(release: Release, robot: Robot) -> None:
-    """Check that a release is for this robot and its engine, before anything of it is fetched.
+    """Check that a release fits this robot and its engine, before it is downloaded.
 
     Raises:
-        ReleaseRejectedError: it is not; the message says why.
-        BackendError: this robot has no such engine or device.
+        ReleaseRejectedError: It does not.
+        BackendError: This robot has no such engine or device.
     """
-    check_meant(release, robot)
+    check_compatible(release, robot)
     if release.variants:
         _check_runnable(release, release.variants, robot)
 
 
 def check(bundle: Bundle, release: Release, robot: Robot, *, allow_untrained: bool = False) -> None:
-    """Check that a bundle is what its release says, and that this robot can run it.
+    """Check that a bundle matches its release, and that this robot can run it.
 
     Args:
-        bundle: opened by the strict reader: schema, listing, hashes and formats are in order.
-        allow_untrained: accept random weights, for tests.
+        bundle: The bundle, opened by the strict reader, which checked schema, hashes and formats.
+        release: The release.
+        robot: The robot.
+        allow_untrained: Accept random weights, for tests.
 
     Raises:
-        ReleaseRejectedError: it is not; the message says why.
-        BackendError: this robot has no such engine or device.
+        ReleaseRejectedError: It does not match, or cannot run.
+        BackendError: This robot has no such engine or device.
     """
-    check_meant(release, robot)
+    check_compatible(release, robot)
     manifest, what = bundle.manifest, f"release {release.release_seq} of {release.model_id}"
-    told_here = told_of(manifest)
-    for name, told, found in (
+    fields = manifest_fields(manifest)
+    for name, expected, found in (
         ("manifest SHA-256", release.manifest_sha256, bundle.sha256),
         ("model", release.model_id, manifest.model_id),
         ("version", release.version, manifest.version),
-        *((name, getattr(release, name), found) for name, found in told_here.items()),
+        *((name, getattr(release, name), found) for name, found in fields.items()),
     ):
-        if told and told != found:
+        if expected and expected != found:
             raise ReleaseRejectedError(
-                f"{bundle.path}: {name} is {found}, {what} says {told}: publish the release again"
+                f"{bundle.path}: its {name} is {found}, but {what} declares {expected}: publish the "
+                "release again",
+                code="gate.bundle_mismatch",
             )
     if not manifest.trained and not allow_untrained:
         raise ReleaseRejectedError(
-            f"{bundle.path}: {what} holds random weights (trained: false), its predictions mean nothing: "
-            "publish a trained model"
+            f"{bundle.path}: {what} has random weights (trained: false): publish a trained model",
+            code="gate.untrained",
         )
-    _check_runnable(release, told_here["variants"], robot)
+    _check_runnable(release, fields["variants"], robot)
 
 
 def _check_runnable(release: Release, variants: Iterable[str], robot: Robot) -> None:
     engine, precision = robot.engine, robot.precision
     with closing(create_backend(engine)) as backend:
         targets = backend.targets
-    kinds = [variant.partition("/") for variant in variants]
-    if not any(target in targets and precision in (None, kind) for target, _, kind in kinds):
-        there = ", ".join(f"{kind} for {target}" for target, _, kind in kinds)
+    parts = [variant.partition("/") for variant in variants]
+    if not any(
+        target in targets and precision in (None, candidate_precision)
+        for target, _, candidate_precision in parts
+    ):
+        available = ", ".join(
+            f"{candidate_precision} for {target}" for target, _, candidate_precision in parts
+        )
         wanted = f" in {precision}" if precision else ""
         raise ReleaseRejectedError(
-            f"release {release.release_seq} of {release.model_id} has nothing that {engine} can run{wanted}; "
-            f"it has: {there}: publish it with a variant for this robot"
+            f"release {release.release_seq} of {release.model_id} has no variant that {engine} can "
+            f"run{wanted}; it has {available}: publish a variant for this robot",
+            code="gate.no_runnable_variant",
         )

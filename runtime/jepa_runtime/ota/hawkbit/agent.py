@@ -1,10 +1,9 @@
-"""The rounds of a robot whose updates a hawkBit server orders: what :func:`jepa_runtime.ota.daemon.run`
-calls again and again.
+"""The agent of a robot whose updates a hawkBit server orders; :func:`jepa_runtime.ota.daemon.run` calls it.
 
-A round ends what has gone too far to be stopped, asks the server, and does what is wanted. While an update is
-in work that can still be stopped, the server is told how far it is, and asked whether it still wants it, as
-often as it asks for; from the switch to the commit nobody is talked to. An order that was accepted is carried
-out whether or not the server can be reached.
+A round finishes an update that has switched already, polls the server, and carries out its order. While an
+update can still be stopped, the agent reports its progress and checks, at the server's poll interval, whether
+the order is still valid. From the switch to the commit it does not talk to the server. An accepted order is
+carried out whether or not the server can be reached.
 """
 
 from __future__ import annotations
@@ -21,374 +20,390 @@ from jepa_runtime.errors import FetchError, ReleaseRejectedError, StorageError, 
 from jepa_runtime.ota import config, daemon, operator_requests, robot, state
 from jepa_runtime.ota.hawkbit import ddi_mapping, saved_state
 from jepa_runtime.ota.hawkbit.ddi_client import DdiClient, Offer
-from jepa_runtime.ota.hawkbit.ddi_messages import LEAST_SLEEP_S, MOST_SLEEP_S, feedback
+from jepa_runtime.ota.hawkbit.ddi_messages import MAX_SLEEP_S, MIN_SLEEP_S, feedback
 from jepa_runtime.ota.hawkbit.saved_state import Answer, Order, SavedState
-from jepa_runtime.ota.hawkbit.watched_update import Leave, Opened, Run, measured, updated
+from jepa_runtime.ota.hawkbit.watched_update import Suspend, UpdateRun, gate_measurements, run_update
 from jepa_runtime.ota.operator_alarms import alarms
-from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota.state import RESULT_NAMES, Phase, State
 from jepa_runtime.ota.transport.repository_sources import BusyError, Clock, NotFoundError
 from jepa_runtime.util import atomic_files
 
-KEPT, LOCK = "hawkbit.json", "hawkbit.lock"
+STATE_FILE, LOCK = "hawkbit.json", "hawkbit.lock"
 _FIRST_SLEEP_S = 60.0
 
 
 class HawkbitAgent:
-    """One robot of a fleet; a call is a round, and gives the pause until the next in seconds.
+    """The agent of one robot; each call runs a round and returns the pause until the next one in seconds.
 
     Args:
-        root: the robot's folder; ``hawkbit`` in its config.json says where the server is.
-        opened: gives the client of the robot; takes ``alive``, ``tell``, ``progress`` and ``only_version``,
-            as :func:`jepa_runtime.ota.robot.open_client` does.
-        log: takes lines.
-        clock: for pauses. now: the time of day.
+        root: The robot's folder; ``hawkbit`` in its config.json configures the server.
+        open_client: Opens the update client; takes ``heartbeat``, ``callbacks`` and ``options`` as
+            :func:`jepa_runtime.ota.robot.open_client` does.
+        log: Takes log lines.
+        clock: The clock for pauses.
+        now: The time of day.
     """
 
     def __init__(
         self,
         root: Path,
-        opened: Opened,
+        open_client: robot.ClientOpener,
         *,
         log: Callable[[str], None],
         clock: Clock = time,
         now: Callable[[], datetime] = robot.utc_now,
     ) -> None:
-        self._root, self._opened, self._log, self._clock, self._now = root, opened, log, clock, now
-        self._kept = SavedState()
+        self._root, self._open_client, self._log, self._clock, self._now = root, open_client, log, clock, now
+        self._saved = SavedState()
         self._sleep_s = _FIRST_SLEEP_S
-        self._next_poll = self._next_look = self._next_round = self._quiet_until = clock.monotonic()
-        self._only_looks = False
-        # The last report on an action in progress: action, execution, and more.
-        self._said: tuple[object, ...] = ()
-        self._said_since_poll = False
-        # The action from whose update somebody took the lock.
+        self._next_poll = self._next_check = self._next_round = self._backoff_until = clock.monotonic()
+        self._only_checks = False
+        # The last progress report: action, execution, details, percentage.
+        self._last_report: tuple[object, ...] = ()
+        self._reported_since_poll = False
+        # The action whose update yielded the lock.
         self._interrupted: str | None = None
         self._compared: object = None
-        self._server_as: object = None
+        self._server_config: object = None
 
-    def __call__(self, alive: Callable[[], None]) -> float:
-        """Do a round; whatever the server does wrong is logged, and the next one tries again.
+    def __call__(self, heartbeat: Callable[[], None]) -> float:
+        """Run a round. Errors of the server are logged, and the next round tries again.
 
         Raises:
-            KeyboardInterrupt: ``alive`` did.
+            KeyboardInterrupt: ``heartbeat`` did.
         """
-        only_looks, act = self._only_looks, self._go_on if self._only_looks else self._round
+        only_checks, act = self._only_checks, self._continue if self._only_checks else self._round
         try:
-            with atomic_files.locked(self._root / LOCK, purpose="an agent of hawkBit"):
-                pause_s = act(alive)
+            with atomic_files.locked(self._root / LOCK, purpose="the hawkBit agent"):
+                pause_s = act(heartbeat)
         except UpdateError as error:
             self._log(f"error: {error}")
             pause_s = self._pause_after(error)
         now = self._clock.monotonic()
         next_round = now + _within(pause_s * daemon.jitter())
-        self._next_round = min(self._next_round, next_round) if only_looks else next_round
-        # A server that is to be asked seldom keeps nobody from asking the repository.
-        self._only_looks = now < self._next_look < self._next_round
-        return _within((self._next_look if self._only_looks else self._next_round) - now)
+        self._next_round = min(self._next_round, next_round) if only_checks else next_round
+        # The repository is checked at its own interval, also if the server is polled less often.
+        self._only_checks = now < self._next_check < self._next_round
+        return _within((self._next_check if self._only_checks else self._next_round) - now)
 
-    def _round(self, alive: Callable[[], None]) -> float:
+    def _round(self, heartbeat: Callable[[], None]) -> float:
         self._config = config.load(self._root / robot.CONFIG)
-        self._kept = self._load()
-        if ddi_mapping.must_end(self._state()):
-            self._end_what_switched(alive)
-        self._server = self._connected()
+        self._saved = self._load()
+        if ddi_mapping.must_finish(self._state()):
+            self._finish_switched_update(heartbeat)
+        self._server = self._connect()
         try:
             offer = self._poll()
         except UpdateError as error:
-            return self._without(error, self._go_on, alive)
+            return self._continue_offline(error, self._continue, heartbeat)
         try:
-            self._follow(offer)
+            self._accept_order(offer)
         except FetchError as error:
-            # What may have been cancelled is not carried on.
-            return self._without(error, self._look if offer.cancellation else self._go_on, alive)
-        self._answer(offer)
+            # The order may have been cancelled, so it is not continued.
+            return self._continue_offline(
+                error, self._check_repository if offer.cancellation else self._continue, heartbeat
+            )
+        self._send_answers(offer)
         try:
-            self._describe(offer)
+            self._send_attributes(offer)
         except FetchError as error:
             self._log(f"error: {error}")
-        return self._confirmed(offer) or self._go_on(alive)
+        return self._confirm(offer) or self._continue(heartbeat)
 
-    def _without(
+    def _continue_offline(
         self,
         error: UpdateError,
         act: Callable[[Callable[[], None]], float],
-        alive: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> float:
         self._log(f"error: {error}")
-        act(alive)
+        act(heartbeat)
         return self._pause_after(error)
 
-    def _go_on(self, alive: Callable[[], None]) -> float:
-        return self._look(alive) if self._kept.order is None else self._work(alive)
+    def _continue(self, heartbeat: Callable[[], None]) -> float:
+        return self._check_repository(heartbeat) if self._saved.order is None else self._carry_out(heartbeat)
 
-    def _connected(self) -> DdiClient:
-        """The server, the same as before unless it is another: it knows what was answered last."""
+    def _connect(self) -> DdiClient:
+        """Return the client of the server; it is kept while its settings do not change, with its cache."""
         settings, name = self._config.hawkbit, self._config.device_id
         if settings is None:
-            raise UpdateError(f"{self._root / robot.CONFIG}: names no server of a fleet: give it as hawkbit")
-        if self._server_as != (settings, name):
-            self._server, self._server_as = DdiClient(self._root, settings, name), (settings, name)
+            raise UpdateError(
+                f"{self._root / robot.CONFIG}: has no field hawkbit: configure the server there",
+                code="hawkbit.not_configured",
+            )
+        if self._server_config != (settings, name):
+            self._server, self._server_config = DdiClient(self._root, settings, name), (settings, name)
         return self._server
 
     def _poll(self) -> Offer:
         self._next_poll = self._clock.monotonic() + self._sleep_s
         offer = self._server.poll()
-        self._sleep_s, self._said_since_poll = offer.sleep_s, False
+        self._sleep_s, self._reported_since_poll = offer.sleep_s, False
         self._next_poll = self._clock.monotonic() + offer.sleep_s
-        if (reached := self._kept.reached(self._now())) is not self._kept:
+        if (reached := self._saved.reached(self._now())) is not self._saved:
             with suppress(StorageError):
-                self._keep(reached)
+                self._save(reached)
         return offer
 
-    def _follow(self, offer: Offer) -> None:
-        """Make the server's order this robot's."""
+    def _accept_order(self, offer: Offer) -> None:
+        """Make the server's order the order of this robot."""
         if offer.cancellation is not None:
             self._cancel(offer.cancellation)
             return
-        offered, order = offer.deployment or offer.confirmation, self._kept.order
+        offered, order = offer.deployment or offer.confirmation, self._saved.order
         if order is not None and order.action != offered:
-            self._drop(f"deployment {order.action} is not asked for any more")
-            self._keep(replace(self._kept, order=None))
+            self._cancel_update(f"deployment {order.action} is no longer requested")
+            self._save(replace(self._saved, order=None))
         if offered is None:
             return
         try:
-            order = self._ordered(offer)
+            order = self._requested_order(offer)
         except ReleaseRejectedError as error:
-            if not self._kept.has_answered(offered, ""):
-                told = ddi_mapping.details([str(error)])
-                self._end(offered, Answer(execution="closed", finished="failure", details=told))
+            if not self._saved.has_answered(offered, ""):
+                rejected = ddi_mapping.details([str(error)])
+                self._end_action(offered, Answer(execution="closed", finished="failure", details=rejected))
             return
-        if order is None or order == self._kept.order or self._kept.has_answered(offered, order.version):
+        if order is None or order == self._saved.order or self._saved.has_answered(offered, order.version):
             return
-        self._keep(self._kept.ordered(order))
+        self._save(self._saved.ordered(order))
 
-    def _ordered(self, offer: Offer) -> Order | None:
+    def _requested_order(self, offer: Offer) -> Order | None:
         model = self._config.model_id
         if offer.deployment is not None:
             deployment = self._server.deployment(offer.deployment)
-            return ddi_mapping.ordered(offer.deployment, deployment, model, confirmed=True)
+            return ddi_mapping.parse_order(offer.deployment, deployment, model, confirmed=True)
         if offer.confirmation is not None:
             deployment = self._server.confirmation(offer.confirmation)
-            return ddi_mapping.ordered(offer.confirmation, deployment, model, confirmed=False)
+            return ddi_mapping.parse_order(offer.confirmation, deployment, model, confirmed=False)
         return None
 
     def _cancel(self, cancellation: str) -> None:
-        stopped = self._server.stopped_by(cancellation)
-        order, ended = self._kept.order, self._kept.answers.get(stopped)
+        stopped = self._server.cancelled_action(cancellation)
+        order, ended = self._saved.order, self._saved.answers.get(stopped)
         refused = ""
         if order is not None and order.action == stopped:
             try:
-                self._drop(f"deployment {stopped} was cancelled")
+                self._cancel_update(f"deployment {stopped} was cancelled")
             except StorageError:
                 raise
             except UpdateError as error:
                 refused = str(error)
         elif ended is not None and ended.execution != "canceled":
-            refused = f"it has ended: {ended.finished}"
+            refused = f"it has ended already: {ended.finished}"
         if refused:
-            self._log(f"deployment {stopped}: not cancelled: {refused}")
+            self._log(f"deployment {stopped} was not cancelled: {refused}")
             body = feedback("rejected", "none", ddi_mapping.details([refused]))
         else:
-            self._end(stopped, Answer(execution="canceled", finished="none", details=(), sent=True))
+            self._end_action(stopped, Answer(execution="canceled", finished="none", details=(), sent=True))
             body = feedback("closed", "success", ())
         with suppress(NotFoundError):
-            self._server.tell("cancelAction", cancellation, body)
+            self._server.send_feedback("cancelAction", cancellation, body)
 
-    def _drop(self, reason: str) -> None:
+    def _cancel_update(self, reason: str) -> None:
         if self._state().phase is not Phase.IDLE:
             operator_requests.cancel(self._root, reason, now=self._now)
 
-    def _answer(self, offer: Offer) -> None:
-        """Send what has not been taken yet, and again what the server goes on asking for."""
-        for action, answer in list(self._kept.answers.items()):
+    def _send_answers(self, offer: Offer) -> None:
+        """Send answers that the server has not accepted yet, and repeat the one that it requests again."""
+        for action, answer in list(self._saved.answers.items()):
             if answer.execution == "canceled" or (answer.sent and action != offer.deployment):
                 continue
             try:
                 if action == offer.confirmation:
                     denied = {"confirmation": "denied", "details": list(answer.details)}
-                    self._server.tell("confirmationBase", action, denied)
+                    self._server.send_feedback("confirmationBase", action, denied)
                 else:
                     body = feedback(answer.execution, answer.finished, answer.details)
-                    self._server.tell("deploymentBase", action, body)
+                    self._server.send_feedback("deploymentBase", action, body)
             except NotFoundError:
                 pass
             except FetchError as error:
                 self._log(f"error: {error}")
                 continue
             if not answer.sent:
-                self._keep(self._kept.answered(action, replace(answer, sent=True)))
+                self._save(self._saved.answered(action, replace(answer, sent=True)))
 
-    def _describe(self, offer: Offer) -> None:
-        """Say what this robot is, where the server asks or would be wrong."""
+    def _send_attributes(self, offer: Offer) -> None:
+        """Send the robot's attributes if the server requests them or they have changed."""
         now = self._state()
         alarm = "; ".join(alarms(self._root, now))
-        told = ddi_mapping.attributes(self._config, replace(now, alarm=alarm), __version__)
-        if offer.wants_attributes or told != self._kept.attributes:
-            self._server.put_attributes(told)
-            self._keep(replace(self._kept, attributes=told))
-        serves = told["jepa.version"]
+        attributes = ddi_mapping.attributes(self._config, replace(now, alarm=alarm), __version__)
+        if offer.wants_attributes or attributes != self._saved.attributes:
+            self._server.put_attributes(attributes)
+            self._save(replace(self._saved, attributes=attributes))
+        serves = attributes["jepa.version"]
         if offer.installed is not None and self._compared != (offer.installed, serves):
             deployment = self._server.installed(offer.installed)
             self._compared = offer.installed, serves
             with suppress(ReleaseRejectedError):
-                order = ddi_mapping.ordered(
+                order = ddi_mapping.parse_order(
                     offer.installed, deployment, self._config.model_id, confirmed=True
                 )
                 if order.version != serves:
-                    self._log(f"the fleet takes {order.version} for installed, but {serves} serves")
+                    self._log(f"the server lists {order.version} as installed, but {serves} is active")
 
-    def _confirmed(self, offer: Offer) -> float | None:
-        """Agree to an order that waits for that, and was approved where that is needed; None: not yet."""
-        order, asks = self._kept.order, self._config.approval
+    def _confirm(self, offer: Offer) -> float | None:
+        """Confirm an order that waits for it, and was approved if that is required; None: not confirmed."""
+        order, asks = self._saved.order, self._config.approval
         if order is None or offer.confirmation != order.action:
             return None
         if asks and not ddi_mapping.is_approved(order, self._state()):
             return None
-        by = "it was approved here" if asks else "this robot takes what its repository offers"
+        by = "approved on the robot" if asks else "the robot accepts what its repository offers"
         body = {"confirmation": "confirmed", "details": [by]}
         try:
-            self._server.tell("confirmationBase", order.action, body)
+            self._server.send_feedback("confirmationBase", order.action, body)
         except FetchError as error:
             self._log(f"error: {error}")
             return None
-        return LEAST_SLEEP_S
+        return MIN_SLEEP_S
 
-    def _work(self, alive: Callable[[], None]) -> float:
-        """Carry the order out as far as it goes now."""
-        order, now = self._kept.order, self._state()
+    def _carry_out(self, heartbeat: Callable[[], None]) -> float:
+        """Carry out the order as far as possible now."""
+        order, now = self._saved.order, self._state()
         assert order is not None
         work = now.work
-        if ddi_mapping.may_drop(now) and work is not None and work.release.version != order.version:
-            self._drop(f"the fleet asks for {order.version}")
+        if ddi_mapping.can_drop(now) and work is not None and work.release.version != order.version:
+            self._cancel_update(f"the fleet requests {order.version}")
             now = self._state()
-        if not ddi_mapping.serves(now, order.version) and not ddi_mapping.is_ready(order, now):
+        if not ddi_mapping.is_serving(now, order.version) and not ddi_mapping.is_ready(order, now):
             if not order.fetch:
-                pause_s = self._look(alive)
-                self._say(order, "scheduled", ("it may not be fetched yet",))
+                pause_s = self._check_repository(heartbeat)
+                self._report_progress(order, "scheduled", ("the server does not allow the download yet",))
                 return pause_s
-            self._put_off_look()
-            return self._settle(order, self._updated(alive, order))
-        if ddi_mapping.is_ready(order, now) and self._clock.monotonic() >= self._next_look:
-            self._put_off_look()
-            with self._opened(alive=alive) as client:
-                now = client.make_way()
-        return self._settle(order, Run(now))
+            self._schedule_check()
+            return self._report_outcome(order, self._run_update(heartbeat, order))
+        if ddi_mapping.is_ready(order, now) and self._clock.monotonic() >= self._next_check:
+            self._schedule_check()
+            with self._open_client(heartbeat=heartbeat) as client:
+                now = client.check_for_rollback()
+        return self._report_outcome(order, UpdateRun(now))
 
-    def _end_what_switched(self, alive: Callable[[], None]) -> None:
-        """End what has gone too far to be stopped, whoever began it."""
-        order, work = self._kept.order, self._state().work
-        run = self._updated(alive, None)
+    def _finish_switched_update(self, heartbeat: Callable[[], None]) -> None:
+        """Finish an update that can no longer be stopped, whoever started it."""
+        order, work = self._saved.order, self._state().work
+        run = self._run_update(heartbeat, None)
         if order is not None and work is not None and work.release.version == order.version:
-            answer = self._conclusion(order, run)
+            answer = self._conclude(order, run)
             if answer is not None:
-                self._end(order.action, answer)
+                self._end_action(order.action, answer)
 
-    def _settle(self, order: Order, run: Run) -> float:
-        """Say what came of an order; gives the pause."""
+    def _report_outcome(self, order: Order, run: UpdateRun) -> float:
+        """Report the outcome of an order, and return the pause in seconds."""
         now, answer = run.state, None
         if now.phase is Phase.IDLE:
-            answer = self._conclusion(order, run)
+            answer = self._conclude(order, run)
             if answer is None:
                 undecided = now.result == "undecided"
-                waits = "it is tried again soon" if undecided else "it waits for its repository"
-                self._say(order, "proceeding", ddi_mapping.details([f"{waits}: {now.reason}"]))
+                waits = "it is retried soon" if undecided else "the repository cannot be used now"
+                self._report_progress(order, "proceeding", ddi_mapping.details([f"{waits}: {now.reason}"]))
                 return daemon.pause_s(now, self._sleep_s)
         elif not ddi_mapping.is_ready(order, now):
-            # The server has changed its mind, or somebody else had something to say.
-            return LEAST_SLEEP_S
+            # The order was changed, or another process had the lock.
+            return MIN_SLEEP_S
         elif order.only_fetch:
-            told = ddi_mapping.details(
-                ["it is here and has passed its gate", *measured(self._root, self._now)]
+            details = ddi_mapping.details(
+                ["the release is downloaded and passed the gate", *gate_measurements(self._root, self._now)]
             )
-            answer = Answer(execution="downloaded", finished="none", details=told, version=order.version)
-            self._drop(f"deployment {order.action} was to be fetched and tried, no more")
+            answer = Answer(execution="downloaded", finished="none", details=details, version=order.version)
+            self._cancel_update(f"deployment {order.action} only requests the download and the gate")
         if answer is None:
-            self._say(order, *ddi_mapping.progress(order, now))
+            self._report_progress(order, *ddi_mapping.progress(order, now))
             return self._sleep_s
-        self._end(order.action, answer)
+        self._end_action(order.action, answer)
         if order.confirmed:
-            self._answer(Offer(sleep_s=self._sleep_s))
-        return LEAST_SLEEP_S
+            self._send_answers(Offer(sleep_s=self._sleep_s))
+        return MIN_SLEEP_S
 
-    def _conclusion(self, order: Order, run: Run) -> Answer | None:
-        told = measured(self._root, self._now) if run.tried else []
-        return ddi_mapping.concluded(order, run.state, told, asked=run.asked)
+    def _conclude(self, order: Order, run: UpdateRun) -> Answer | None:
+        measurements = gate_measurements(self._root, self._now) if run.gate_started else []
+        return ddi_mapping.conclude(
+            order, run.state, measurements, repository_answered=run.repository_answered
+        )
 
-    def _end(self, action: str, answer: Answer) -> None:
-        self._keep(self._kept.answered(action, answer))
-        told = f": {answer.details[0]}" if answer.details else ""
-        self._log(f"deployment {action}: {answer.execution}, {answer.finished}{told}")
+    def _end_action(self, action: str, answer: Answer) -> None:
+        self._save(self._saved.answered(action, answer))
+        detail = f": {answer.details[0]}" if answer.details else ""
+        self._log(f"deployment {action}: {answer.execution}, {answer.finished}{detail}")
 
-    def _look(self, alive: Callable[[], None]) -> float:
-        """Ask the repository now and then whether what serves was revoked: that has to go whatever the fleet
-        orders, once the robot may switch. Gives the pause."""
-        waits = self._state().waits_to_go_back
-        if not waits and self._clock.monotonic() < self._next_look:
+    def _check_repository(self, heartbeat: Callable[[], None]) -> float:
+        """Check the repository periodically for a revocation of the active model, and return the pause.
+
+        A revoked model is rolled back as soon as the robot allows a switch, whatever the fleet orders.
+        """
+        waits = self._state().waits_to_roll_back
+        if not waits and self._clock.monotonic() < self._next_check:
             return self._sleep_s
-        self._put_off_look()
-        if not waits and ddi_mapping.may_drop(self._state()):
-            # Whoever is still at it has the lock, and is not asked for it.
-            operator_requests.cancel(self._root, "the fleet orders nothing now", wait_s=0.0, now=self._now)
-        now = self._updated(alive, None).state
-        if now.waits_to_go_back:
-            return LEAST_SLEEP_S
+        self._schedule_check()
+        if not waits and ddi_mapping.can_drop(self._state()):
+            # Does not wait for the lock: a running update is not interrupted.
+            operator_requests.cancel(self._root, "the fleet orders no update", wait_s=0.0, now=self._now)
+        now = self._run_update(heartbeat, None).state
+        if now.waits_to_roll_back:
+            return MIN_SLEEP_S
         if now.result != "unchanged":
-            self._log(f"{now.result}: {now.reason}")
+            self._log(f"{RESULT_NAMES[now.result]}: {now.reason}")
         for alarm in alarms(self._root, now):
             self._log(f"ALARM: {alarm}")
         return self._sleep_s
 
-    def _put_off_look(self) -> None:
-        self._next_look = self._clock.monotonic() + self._config.poll_s * daemon.jitter()
+    def _schedule_check(self) -> None:
+        self._next_check = self._clock.monotonic() + self._config.poll_s * daemon.jitter()
 
-    def _updated(self, alive: Callable[[], None], order: Order | None) -> Run:
-        """Update, and install nothing but what was ordered."""
+    def _run_update(self, heartbeat: Callable[[], None], order: Order | None) -> UpdateRun:
+        """Run an update that may install only the ordered version."""
         current = self._state().current
         version = order.version if order else current.version if current else "nothing"
         begin, self._interrupted = order is None or self._interrupted != order.action, None
 
         def watch(now: State, percent: int | None) -> None:
             if order is None:
-                if now.waits_to_go_back and self._clock.monotonic() >= self._next_poll:
-                    raise Leave
-            elif ddi_mapping.may_drop(now):
+                if now.waits_to_roll_back and self._clock.monotonic() >= self._next_poll:
+                    raise Suspend
+            elif ddi_mapping.can_drop(now):
                 if ddi_mapping.is_ready(order, now):
-                    raise Leave
-                self._talk(order, now, percent)
+                    raise Suspend
+                self._exchange_with_server(order, now, percent)
 
         try:
-            return updated(self._root, self._opened, alive, version=version, begin=begin, watch=watch)
+            return run_update(
+                self._root, self._open_client, heartbeat, version=version, begin=begin, watch=watch
+            )
         except KeyboardInterrupt:
             self._interrupted = None if order is None else order.action
             raise
 
-    def _talk(self, order: Order, now: State, percent: int | None) -> None:
-        """Report each new execution at once and news of the same one once per poll, and ask whether the order
-        still holds; after a failure the server is left alone for a while.
+    def _exchange_with_server(self, order: Order, now: State, percent: int | None) -> None:
+        """Report progress, and stop the update if its order has changed.
+
+        A new execution state is reported at once, further details of the same one once per poll. After an
+        error the server is not contacted for a while.
 
         Raises:
-            Leave: it is not, or otherwise.
+            Suspend: The order has changed.
         """
-        if self._clock.monotonic() < self._quiet_until:
+        if self._clock.monotonic() < self._backoff_until:
             return
         try:
             execution, doing = ddi_mapping.progress(order, now)
-            if not self._said_since_poll or self._said[:2] != (order.action, execution):
-                self._say(order, execution, doing, percent)
-            if self._clock.monotonic() >= self._next_poll and self._ordered(self._poll()) != order:
-                raise Leave
+            if not self._reported_since_poll or self._last_report[:2] != (order.action, execution):
+                self._report_progress(order, execution, doing, percent)
+            if self._clock.monotonic() >= self._next_poll and self._requested_order(self._poll()) != order:
+                raise Suspend
         except UpdateError as error:
             self._log(f"error: {error}")
-            self._quiet_until = self._clock.monotonic() + self._pause_after(error)
+            self._backoff_until = self._clock.monotonic() + self._pause_after(error)
 
-    def _say(
+    def _report_progress(
         self, order: Order, execution: str, details: tuple[str, ...], percent: int | None = None
     ) -> None:
-        told = order.action, execution, details, percent
-        # Of an order that is not confirmed the server hears nothing yet.
-        if order.confirmed and told != self._said:
-            self._server.tell("deploymentBase", order.action, feedback(execution, "none", details, percent))
-            self._said, self._said_since_poll = told, True
+        report = order.action, execution, details, percent
+        # Progress of an unconfirmed order is not reported.
+        if order.confirmed and report != self._last_report:
+            self._server.send_feedback(
+                "deploymentBase", order.action, feedback(execution, "none", details, percent)
+            )
+            self._last_report, self._reported_since_poll = report, True
 
     def _pause_after(self, error: UpdateError) -> float:
         return _within(error.after_s if isinstance(error, BusyError) else self._sleep_s)
@@ -398,15 +413,15 @@ class HawkbitAgent:
 
     def _load(self) -> SavedState:
         try:
-            return saved_state.load(self._root / KEPT)
+            return saved_state.load(self._root / STATE_FILE)
         except StorageError as error:
             self._log(f"error: {error}")
             return SavedState()
 
-    def _keep(self, after: SavedState) -> None:
-        saved_state.save(self._root / KEPT, after)
-        self._kept = after
+    def _save(self, after: SavedState) -> None:
+        saved_state.save(self._root / STATE_FILE, after)
+        self._saved = after
 
 
 def _within(pause_s: float) -> float:
-    return min(max(pause_s, LEAST_SLEEP_S), MOST_SLEEP_S)
+    return min(max(pause_s, MIN_SLEEP_S), MAX_SLEEP_S)

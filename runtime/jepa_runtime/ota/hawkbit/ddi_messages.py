@@ -1,4 +1,4 @@
-"""What a hawkBit server says, read strictly and with bounds; what it says beside that does no harm.
+"""Messages of a hawkBit server, parsed strictly and with size limits; unknown fields are ignored.
 
 The names are those of DDI v1 (https://eclipse.dev/hawkbit/rest-api/ddi.html).
 """
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jepa_runtime.errors import FetchError, StrictJsonError
 from jepa_runtime.util.strict_json import parse_json_as
 
-LEAST_SLEEP_S, MOST_SLEEP_S = 5.0, 86_400.0
+MIN_SLEEP_S, MAX_SLEEP_S = 5.0, 86_400.0
 
 Handling = Literal["skip", "attempt", "forced"]
 ActionId = Annotated[str, Field(pattern=r"^[0-9]{1,19}$")]
@@ -23,7 +23,7 @@ _Sleep = Annotated[str, Field(pattern=r"^[0-9]{1,4}:[0-5][0-9]:[0-5][0-9]$")]
 
 
 class _Message(BaseModel):
-    """Fields that are not known here may come: servers grow."""
+    """A message; unknown fields are ignored, because later servers may add some."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -44,18 +44,16 @@ class _Config(_Message):
 
 
 class Base(_Message):
-    """The answer to a poll."""
+    """The response to a poll."""
 
     config: _Config
     links: dict[str, _Link] = Field(default={}, alias="_links")
 
     @property
     def sleep_s(self) -> float:
-        """The pause until the next poll in seconds, within :data:`LEAST_SLEEP_S` and
-        :data:`MOST_SLEEP_S`.
-        """
+        """The pause until the next poll in seconds, from :data:`MIN_SLEEP_S` to :data:`MAX_SLEEP_S`."""
         hours, minutes, seconds = map(int, self.config.polling.sleep.split(":"))
-        return min(max(3600.0 * hours + 60 * minutes + seconds, LEAST_SLEEP_S), MOST_SLEEP_S)
+        return min(max(3600.0 * hours + 60 * minutes + seconds, MIN_SLEEP_S), MAX_SLEEP_S)
 
 
 class _Metadata(_Message):
@@ -64,7 +62,7 @@ class _Metadata(_Message):
 
 
 class Chunk(_Message):
-    """A software module: a model, if it is one."""
+    """A software module, such as a model."""
 
     name: _Text
     version: _Text
@@ -72,7 +70,7 @@ class Chunk(_Message):
 
 
 class Deployment(_Message):
-    """What is to be installed, and how far one may go."""
+    """What to install, and which steps are allowed."""
 
     download: Handling
     update: Handling
@@ -81,14 +79,14 @@ class Deployment(_Message):
 
 
 class DeploymentBase(_Message):
-    """The answer of ``deploymentBase`` and ``installedBase``."""
+    """The response of ``deploymentBase`` and ``installedBase``."""
 
     id: ActionId
     deployment: Deployment
 
 
 class ConfirmationBase(_Message):
-    """The answer of ``confirmationBase``."""
+    """The response of ``confirmationBase``."""
 
     id: ActionId
     confirmation: Deployment
@@ -99,38 +97,40 @@ class _Stop(_Message):
 
 
 class CancelAction(_Message):
-    """The answer of ``cancelAction``."""
+    """The response of ``cancelAction``."""
 
     id: ActionId
     stop: _Stop = Field(alias="cancelAction")
 
 
 def parse(kind: type[_M], content: bytes, where: str) -> _M:
-    """Read an answer.
+    """Parse a response.
 
     Args:
-        where: how errors call it.
+        kind: The expected message.
+        content: The body.
+        where: Its URL, for errors.
 
     Raises:
-        FetchError: it is no strict JSON, or a field is missing or wrong.
+        FetchError: The body is not strict JSON, or a field is missing or invalid.
     """
     try:
         return parse_json_as(kind, content, where)
     except StrictJsonError as error:
         raise FetchError(
-            f"{error}: the response is not DDI v1: check the address of the hawkBit server",
+            f"{error}: the response is not DDI v1: check that url is a hawkBit server",
             code="hawkbit.response_invalid",
         ) from error
 
 
 def action_of(base: Base, relation: str, tenant: str, controller: str, where: str) -> str | None:
-    """The id of the action that a poll links to.
+    """Return the id of the action that a poll links to.
 
-    Of a link only the id is taken: what is asked for is always below the address in ``config.json``, and so
-    the token goes nowhere else.
+    Only the id is taken from a link: every request goes to the address in ``config.json``, so the token is
+    sent nowhere else.
 
     Raises:
-        FetchError: the link is to another robot, tenant or resource.
+        FetchError: The link belongs to another robot, tenant or resource.
     """
     link = base.links.get(relation)
     if link is None:
@@ -142,8 +142,9 @@ def action_of(base: Base, relation: str, tenant: str, controller: str, where: st
         found = None
     if found is None:
         raise FetchError(
-            f"{where}: links to {link.href[:200]!r} as {relation}, which is not of this robot: check url, "
-            "tenant and device_id, and the server"
+            f"{where}: the link {relation} ({link.href[:200]!r}) does not belong to this robot: check url, "
+            "tenant and device_id",
+            code="hawkbit.foreign_link",
         )
     return found["id"]
 
@@ -151,9 +152,9 @@ def action_of(base: Base, relation: str, tenant: str, controller: str, where: st
 def feedback(
     execution: str, finished: str, details: tuple[str, ...], percent: int | None = None
 ) -> dict[str, Any]:
-    """The body of a feedback.
+    """Return the body of a feedback.
 
-    Without a time: the server takes its own then, and drops no installation because a robot's clock is slow.
+    It has no time: the server then uses its own, and ignores no feedback because a robot's clock is slow.
     """
     result: dict[str, Any] = {"finished": finished}
     if percent is not None:

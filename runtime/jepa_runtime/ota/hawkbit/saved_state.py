@@ -1,7 +1,7 @@
-"""What an agent of hawkBit must not forget: ``hawkbit.json`` in the robot's folder.
+"""The persistent state of the hawkBit agent: ``hawkbit.json`` in the robot's folder.
 
-If it is lost, nothing is: what serves, and what was refused, the state of the updates knows, and what the
-server still wants answered it asks again.
+The file may be lost without harm: the update state has the active model and the rejections, and the server
+repeats requests that are still unanswered.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from jepa_runtime.ota.hawkbit.ddi_messages import ActionId
 from jepa_runtime.util import atomic_files
 from jepa_runtime.util.strict_json import parse_json_as
 
-MAX_KEPT_BYTES = 1 << 20
+MAX_STATE_BYTES = 1 << 20
 _MAX_ANSWERS = 16
-# Not at each poll: a disk of flash wears out.
-_WITHIN = timedelta(hours=1)
+# Not stored at each poll, which would wear out flash memory.
+_REACHED_RESOLUTION = timedelta(hours=1)
 _STRICT = ConfigDict(strict=True)
 
 Execution = Literal["proceeding", "download", "downloaded", "scheduled", "closed", "canceled"]
@@ -35,12 +35,12 @@ class Order:
     """A deployment, as far as it concerns this robot.
 
     Attributes:
-        action: its id.
-        version: that is to run.
-        fetch: whether it may be fetched yet.
-        switch: whether it may be switched to yet.
-        only_fetch: it is never to be switched to: it has been carried out once it is here and has passed.
-        confirmed: whether the server holds it for agreed to.
+        action: The id of the deployment.
+        version: The version to run.
+        fetch: Whether the download is allowed yet.
+        switch: Whether the switch is allowed yet.
+        only_fetch: Whether the order is complete once the release is downloaded and has passed the gate.
+        confirmed: Whether the server considers the order confirmed.
     """
 
     __pydantic_config__ = _STRICT
@@ -55,12 +55,15 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """How an action ended.
+    """The result of an action.
 
     Attributes:
-        sent: whether the server has taken it, or has no such action any more.
-        version: that it had ordered, since a server that is set up anew numbers its actions anew; empty: none
-            was told.
+        execution: The execution state of DDI.
+        finished: The result of DDI.
+        details: Sentences for the operator of the fleet.
+        sent: Whether the server has accepted it, or no longer has the action.
+        version: The ordered version, because a server that was set up again reuses action ids; empty:
+            unknown.
     """
 
     __pydantic_config__ = _STRICT
@@ -74,13 +77,13 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedState:
-    """All of it.
+    """The content of ``hawkbit.json``.
 
     Attributes:
-        order: in work; None: none is.
-        answers: to the last actions that ended, by their ids, the oldest first.
-        attributes: that the server has taken last.
-        reached_at: when the server answered, to within an hour.
+        order: The order in progress; None: none.
+        answers: Answers to the latest actions that ended, by id, the oldest first.
+        attributes: The attributes that the server accepted last.
+        reached_at: When the server last responded, to within an hour.
     """
 
     __pydantic_config__ = _STRICT
@@ -92,23 +95,23 @@ class SavedState:
     reached_at: AwareDatetime | None = None
 
     def reached(self, now: datetime) -> SavedState:
-        """With the moment at which the server answered, unless one within the hour is there."""
-        known = self.reached_at is not None and timedelta() <= now - self.reached_at < _WITHIN
+        """Return the state with the time of a response, unless the stored one is less than an hour old."""
+        known = self.reached_at is not None and timedelta() <= now - self.reached_at < _REACHED_RESOLUTION
         return self if known else replace(self, reached_at=now)
 
     def ordered(self, order: Order) -> SavedState:
-        """With an order in work, which has no answer yet."""
-        others = {one: told for one, told in self.answers.items() if one != order.action}
+        """Return the state with an order in progress, which has no answer yet."""
+        others = {one: answer for one, answer in self.answers.items() if one != order.action}
         return replace(self, order=order, answers=others)
 
     def has_answered(self, action: str, version: str) -> bool:
-        """Whether an action that ordered this version has ended, but not by being cancelled."""
+        """Return whether an action that ordered this version has ended other than by a cancellation."""
         answer = self.answers.get(action)
         return answer is not None and answer.execution != "canceled" and answer.version == version
 
     def answered(self, action: str, answer: Answer) -> SavedState:
-        """With one more answer; an order that it ends is no longer in work."""
-        others = [(one, told) for one, told in self.answers.items() if one != action]
+        """Return the state with another answer, which ends the order of that action."""
+        others = [(one, answer) for one, answer in self.answers.items() if one != action]
         ends = self.order is not None and self.order.action == action
         return replace(
             self,
@@ -120,30 +123,32 @@ class SavedState:
 _ADAPTER = TypeAdapter(SavedState)
 
 
-def save(path: Path, kept: SavedState) -> None:
-    """Write it; when this returns, it is on the disk.
+def save(path: Path, saved: SavedState) -> None:
+    """Write the state durably.
 
     Raises:
-        StorageError: it cannot be written; the one before it stays.
+        StorageError: The file cannot be written; the previous one stays.
     """
-    atomic_files.write(path, json.dumps(_ADAPTER.dump_python(kept, mode="json"), indent=1).encode() + b"\n")
+    atomic_files.write(path, json.dumps(_ADAPTER.dump_python(saved, mode="json"), indent=1).encode() + b"\n")
 
 
 def load(path: Path) -> SavedState:
-    """Read it; empty where there is none.
+    """Read the state; return an empty one if there is no file.
 
     Raises:
-        StorageError: it cannot be read, or is damaged.
+        StorageError: The file cannot be read, or is damaged.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_KEPT_BYTES)
+            content = file.read(MAX_STATE_BYTES)
         return parse_json_as(_ADAPTER, content, str(path))
     except FileNotFoundError:
         return SavedState()
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise StorageError(
+            f"{path}: cannot be read: {error.strerror}", code="hawkbit.state_unreadable"
+        ) from error
     except StrictJsonError as error:
         raise StorageError(
-            f"{error}: the file is damaged, and is created again", code="hawkbit.state_damaged"
+            f"{error}: the file is damaged, and a new one is started", code="hawkbit.state_damaged"
         ) from error

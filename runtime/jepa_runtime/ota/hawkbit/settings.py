@@ -1,4 +1,4 @@
-"""How a robot finds its hawkBit server: the field ``hawkbit`` of ``config.json``."""
+"""The hawkBit server of a robot: the field ``hawkbit`` of ``config.json``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class Hawkbit(BaseModel):
-    """Where the server is, and who this robot is there: the target whose controller id is ``device_id``.
+    """The server, and the robot's identity there: the target whose controller id is ``device_id``.
 
     Attributes:
-        url: of the server, https (or http, where nobody else can listen), with the path under which it is.
-        tenant: on the server.
-        token_file: holds the token and is readable by its owner alone; relative to the robot's folder.
-        token: whose it is: the target's own, or that of a gateway, which stands for every robot of the
-            tenant.
+        url: The https address of the server with its base path (http only on an isolated network).
+        tenant: The tenant on the server.
+        token_file: The file with the token, readable by its owner only; relative to the robot's folder.
+        token: The type of the token: that of the target, or that of a gateway, which authenticates every
+            robot of the tenant.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

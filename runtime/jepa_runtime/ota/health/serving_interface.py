@@ -1,4 +1,4 @@
-"""What an update needs of the serving process: to swap the model, and to report how it does."""
+"""The interface of an update to the serving process: swap the model, and read its health."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How serving goes.
+    """The health of the serving process.
 
     Attributes:
-        serves: the SHA-256 of the manifest of what serves; None: nobody is there to ask.
-        failure: what is wrong: errors, NaN, frames that come too late, a process that died; empty: nothing.
-        absent: why the serving process cannot be judged, though it should be there; empty: no such reason.
-        may_switch: whether the robot can take another model at this moment.
-        idle: whether it has had too little to do since the switch to be judged.
+        serves: SHA-256 of the manifest of the model that serves; None: no serving process.
+        failure: What is wrong: errors, NaN, late frames, a process that died; empty: nothing.
+        absent: Why an expected serving process cannot be assessed; empty: no such reason.
+        may_switch: Whether the robot allows a model switch now.
+        idle: Whether too few frames were processed since the switch for an assessment.
     """
 
     serves: str | None = None
@@ -27,22 +27,21 @@ class Health:
 
 
 class Serving(Protocol):
-    """The process that serves the model. Every call may be made again, also after the process of the update
-    ended."""
+    """The process that serves the model. Every call may be repeated, also by a new updating process."""
 
     def swap(self, folder: Path) -> None:
         """Serve the bundle in ``folder`` from now on.
 
         Raises:
-            ReleaseRejectedError: it cannot be served.
-            UpdateError: it is not served now; another attempt may succeed.
+            ReleaseRejectedError: It cannot be served.
+            UpdateError: The swap failed; another attempt may succeed.
         """
         ...
 
     def health(self) -> Health:
-        """How it goes.
+        """Return the current health.
 
         Raises:
-            UpdateError: that cannot be told now.
+            UpdateError: The health cannot be determined now.
         """
         ...

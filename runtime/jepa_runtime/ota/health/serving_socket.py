@@ -1,10 +1,9 @@
-"""The process that serves the model on this machine without ROS, and how updates reach it: over a socket in
-the folder of the robot, on which it reports how it does.
+"""The serving process without ROS, and the socket over which updates query it.
 
-A process that ends as it should removes the socket, so one that nobody listens on says that somebody served
-and died; a file next to it says with what, and in which run of the machine. The file of the lock is never
-removed: it says that somebody serves from this folder at times. All of them are in the folder ``serving``,
-which may be a link to a folder of another account: the serving process needs to write nowhere else.
+The socket is in the folder of the robot. A process that ends normally removes the socket, so a socket without
+a listener means that the process died. A marker file next to it records the model and the boot. The lock file
+is never removed: it records that a process serves from this folder at times. All of them are in the folder
+``serving``, which may be a link to a folder of another account: the serving process writes nowhere else.
 """
 
 from __future__ import annotations
@@ -28,28 +27,29 @@ from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util import atomic_files
 
 SOCKET, LOCK, MARKER, HOLD = f"{FOLDER}/socket", f"{FOLDER}/lock", f"{FOLDER}/what", "hold"
-_GONE_S, _ANSWER_S, _OPEN_S, _PASSING_S, _SLICE_S = 20.0, 10.0, 600.0, 30.0, 0.1
+_GONE_S, _REPLY_TIMEOUT_S, _OPEN_TIMEOUT_S, _RETRY_TIMEOUT_S, _POLL_S = 20.0, 10.0, 600.0, 30.0, 0.1
 _STARTING_S = 300.0
-_MAX_BYTES, _MAX_TEXT, _MOST_DEATHS = 1 << 16, 1000, 2
+_MAX_BYTES, _MAX_TEXT, _MAX_DEATHS = 1 << 16, 1000, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingReport:
-    """What the serving process says of itself.
+    """The report of the serving process.
 
     Attributes:
-        token: of its process, which no other ever has.
-        blamed: the SHA-256 of the manifest of what the process before it served, or was opening, when it
-            died; empty: it did not.
-        serves: the SHA-256 of the manifest of what serves; empty: as yet nothing.
-        failure, idle: see :class:`~jepa_runtime.ota.health.serving_interface.Health`.
-        refused: the SHA-256 of the manifest of what the link ``current`` named and could not be served; else
-            empty.
-        reason: why it could not.
-        passing: whether another attempt may succeed.
+        token: Unique id of the process.
+        blamed: SHA-256 of the manifest that the previous process served, or was opening, when it died; empty:
+            it did not die.
+        serves: SHA-256 of the manifest that is served; empty: none yet.
+        failure: See :class:`~jepa_runtime.ota.health.serving_interface.Health`.
+        idle: See :class:`~jepa_runtime.ota.health.serving_interface.Health`.
+        refused: SHA-256 of the manifest that the link ``current`` named and that could not be served; empty:
+            none.
+        reason: Why it could not be served.
+        passing: Whether another attempt may succeed.
     """
 
-    # Whoever asks may be of an earlier version: after an upgrade, not all start again at the same moment.
+    # The other side may run an earlier version: after an upgrade, processes do not restart at the same time.
     __pydantic_config__ = ConfigDict(strict=True)
 
     token: str
@@ -66,124 +66,139 @@ _ADAPTER = TypeAdapter(ServingReport)
 
 
 class _GoneError(UpdateError):
-    """The serving process is not there."""
+    """The serving process is not running."""
+
+    code = "serving.gone"
 
 
 class _DiedError(_GoneError):
-    """It left its socket."""
+    """The serving process ended without removing its socket."""
+
+    code = "serving.died"
 
 
 class LocalServing:
-    """The process that serves from ``root``, if there is one
-    (:class:`jepa_runtime.ota.health.serving_interface.Serving`).
+    """The process that serves from ``root``, if there is one.
 
-    As long as there is a file ``hold`` in ``root``, no update switches to another model.
+    Implements :class:`jepa_runtime.ota.health.serving_interface.Serving`. While ``root`` contains a file
+    ``hold``, no update switches the model.
 
     Args:
-        alive: is called every moment while something is waited for.
-        gone_s: whoever is not there for so long is not about to come back.
+        root: The robot's folder.
+        heartbeat: Called continuously during waits.
+        gone_s: How long to wait for a process that does not respond before it counts as gone.
     """
 
     def __init__(
-        self, root: Path, alive: Callable[[], None] = lambda: None, *, gone_s: float = _GONE_S
+        self, root: Path, heartbeat: Callable[[], None] = lambda: None, *, gone_s: float = _GONE_S
     ) -> None:
-        self._root, self._alive, self._gone_s = root, alive, gone_s
+        self._root, self._alive, self._gone_s = root, heartbeat, gone_s
         self._awaited = self._died = False
         self._token = ""
 
     def swap(self, folder: Path) -> None:
-        """See :meth:`jepa_runtime.ota.health.serving_interface.Serving.swap`.
+        """Wait until the serving process serves ``folder``.
 
-        Where nobody serves, nor has since this was made, nobody need be told: whoever starts later serves
-        what the link ``current`` names. On the way back the same holds if the serving process is gone.
+        See :meth:`jepa_runtime.ota.health.serving_interface.Serving.swap`. If no process serves, nothing has
+        to be done: a process that starts later serves the target of the link ``current``. During a rollback
+        the same applies if the serving process is gone.
         """
         wanted, began, deaths = folder.parent.name, time.monotonic(), 0
         while True:
             try:
-                told = self._told()
+                report = self._request_report()
             except _GoneError as error:
                 died, is_good = isinstance(error, _DiedError), wanted == SlotStore(self._root).good()
                 if died and not is_good and _blamed(self._root) == wanted:
                     raise ReleaseRejectedError(
-                        f"{self._root}: the serving process died opening {folder}"
+                        f"{self._root}: the serving process died while opening {folder}", code="serving.died"
                     ) from error
                 if not (died or is_good):
                     raise
-                # Whoever comes is not the one that was known.
+                # The next process will be another one.
                 self._token = ""
                 return
-            if told is None:
+            if report is None:
                 return
-            deaths += self._is_new(told) and told.blamed == wanted
-            self._token = told.token
-            if told.serves == wanted:
+            deaths += self._is_new(report) and report.blamed == wanted
+            self._token = report.token
+            if report.serves == wanted:
                 self._died = False
                 return
-            refused, waited_s = told.refused == wanted, time.monotonic() - began
-            if refused and not told.passing:
+            refused, waited_s = report.refused == wanted, time.monotonic() - began
+            if refused and not report.passing:
                 raise ReleaseRejectedError(
-                    f"{self._root}: the serving process refuses {folder}: {told.reason}"
+                    f"{self._root}: the serving process cannot serve {folder}: {report.reason}",
+                    code="serving.cannot_open",
                 )
-            if deaths >= _MOST_DEATHS:
+            if deaths >= _MAX_DEATHS:
                 raise ReleaseRejectedError(
-                    f"{self._root}: the serving process died {deaths} times opening {folder}"
+                    f"{self._root}: the serving process died {deaths} times while opening {folder}",
+                    code="serving.died",
                 )
-            if waited_s >= (_PASSING_S if refused else _OPEN_S):
-                why = told.reason if refused else f"not within {_OPEN_S:g} s"
-                raise UpdateError(f"{self._root}: the serving process does not open {folder}: {why}")
+            if waited_s >= (_RETRY_TIMEOUT_S if refused else _OPEN_TIMEOUT_S):
+                why = report.reason if refused else f"timed out after {_OPEN_TIMEOUT_S:g} s"
+                raise UpdateError(
+                    f"{self._root}: the serving process did not open {folder}: {why}",
+                    code="serving.not_opened",
+                )
             self._wait()
 
     def health(self) -> Health:
-        """See :meth:`jepa_runtime.ota.health.serving_interface.Serving.health`."""
+        """Return the health; see :meth:`jepa_runtime.ota.health.serving_interface.Serving.health`."""
         free = not (self._root / HOLD).exists()
         try:
-            told = self._told()
+            report = self._request_report()
         except _GoneError as error:
-            # What this process never saw may have died for any reason. The candidate may be the cure.
+            # A process that this one never saw may have died for any reason; the candidate may be the remedy.
             died = isinstance(error, _DiedError)
             failure = str(error) if self._token and died else ""
             return Health(serves="", failure=failure, absent=str(error), may_switch=free and died)
-        if told is None:
+        if report is None:
             return Health(may_switch=free)
-        self._died = self._died or (self._is_new(told) and bool(told.blamed))
-        self._token = told.token
-        failure, absent = told.failure, ""
+        self._died = self._died or (self._is_new(report) and bool(report.blamed))
+        self._token = report.token
+        failure, absent = report.failure, ""
         if self._died:
-            failure = f"{self._root}: the serving process died, and was started again"
-        if not told.serves:
-            absent = f"{self._root}: the serving process opens its model"
+            failure = f"{self._root}: the serving process died, and was restarted"
+        if not report.serves:
+            absent = f"{self._root}: the serving process is opening its model"
         return Health(
-            serves=told.serves,
+            serves=report.serves,
             failure=failure,
             absent=absent,
-            # One that waits for another model, because it may open none, needs an update.
-            may_switch=free and bool(told.serves or told.blamed or told.refused),
-            idle=told.idle,
+            # A process that may open no model waits for another one, and needs an update.
+            may_switch=free and bool(report.serves or report.blamed or report.refused),
+            idle=report.idle,
         )
 
-    def _is_new(self, told: ServingReport) -> bool:
-        return self._token not in ("", told.token)
+    def _is_new(self, report: ServingReport) -> bool:
+        return self._token not in ("", report.token)
 
-    def _told(self) -> ServingReport | None:
-        """What the serving process says; None: nobody serves, nor has since this was made, and nobody died.
+    def _request_report(self) -> ServingReport | None:
+        """Return the report of the serving process; None: none serves, none died, and none is expected.
 
         Raises:
-            _GoneError: somebody served, and is gone.
-            UpdateError: it does not answer, or this account may not ask it.
+            _GoneError: A process served, and is gone.
+            UpdateError: The process does not respond, or belongs to another account.
         """
         path, ends = self._root / SOCKET, time.monotonic() + self._gone_s
         while True:
             there = path.exists()
-            if not there and not self._token and (self._awaited or not self._may_come()):
+            if not there and not self._token and (self._awaited or not self._may_be_starting()):
                 return None
             try:
                 if there:
-                    return _ask(self._root)
+                    return _read_report(self._root)
             except TimeoutError as error:
-                raise UpdateError(f"{path}: the serving process does not answer: restart it") from error
+                raise UpdateError(
+                    f"{path}: the serving process does not respond: restart it", code="serving.no_response"
+                ) from error
             except PermissionError as error:
                 raise UpdateError(
-                    f"{path}: belongs to another account: run updates as one of its group (see the units)"
+                    f"{path}: belongs to another account: run updates as a member of its group (see the "
+                    "systemd units)",
+                    code="serving.permission",
                 ) from error
             except (OSError, ValidationError):
                 there = path.exists()
@@ -192,7 +207,7 @@ class LocalServing:
                 if there:
                     raise _DiedError(
                         f"{path}: the serving process died, or the machine stopped: start it (`jepa-runtime "
-                        "run --robot`), or remove this file if nobody is to serve"
+                        "run --robot`), or remove this file if no process should serve"
                     )
                 if self._token:
                     raise _GoneError(
@@ -200,55 +215,57 @@ class LocalServing:
                     )
             self._wait()
 
-    def _may_come(self) -> bool:
-        """Whether somebody who serves from here at times may be about to, after the start of the machine."""
+    def _may_be_starting(self) -> bool:
+        """Return whether a serving process may be about to start, soon after boot."""
         just_started = time.clock_gettime(time.CLOCK_BOOTTIME) < _STARTING_S
         return just_started and (self._root / LOCK).exists()
 
     def _wait(self) -> None:
         self._alive()
-        time.sleep(_SLICE_S)
+        time.sleep(_POLL_S)
 
 
 @dataclass
 class ServerSocket:
-    """Of a process that serves from ``root``: the socket on which it is asked, and what it is to say as long
-    as nothing serves.
+    """The server side of the socket of a process that serves from ``root``.
 
     Attributes:
-        crashes: in a row with each model, the last of which ended the process before this one.
+        root: The robot's folder.
+        server: The listening socket.
+        idle_report: The report while no model is served.
+        crashes: Consecutive crashes by model, the last of which ended the previous process.
     """
 
     root: Path
     server: socket.socket
-    nothing: ServingReport
+    idle_report: ServingReport
     crashes: Mapping[str, int]
 
     def blame(self, sha256: str) -> None:
-        """From now on, blame this model if the process dies; empty: none."""
+        """Record the model to blame if the process dies; empty: none."""
         written, crashes = self.root / f"{MARKER}.new", self.crashes.get(sha256, 0)
         with suppress(OSError):
             written.write_text(f"{boot_id()} {sha256} {crashes}" if sha256 else "", "ascii")
             written.replace(self.root / MARKER)
 
     def forgive(self, sha256: str) -> None:
-        """This model has served for long enough: forget earlier crashes of it."""
+        """Reset the crash count after a model has served for long enough."""
         if self.crashes:
             self.crashes = {}
             self.blame(sha256)
 
 
 @contextmanager
-def listening(root: Path) -> Iterator[ServerSocket]:
-    """Serve from ``root``. The socket stays behind if the block raises.
+def listen(root: Path) -> Iterator[ServerSocket]:
+    """Create the socket of a process that serves from ``root``; the socket stays if the block raises.
 
     Raises:
-        UpdateError: the folder belongs to another account.
-        StorageError: another process serves already, or it cannot be made.
+        UpdateError: The folder belongs to another account.
+        StorageError: Another process serves already, or the socket cannot be created.
     """
     path = root / SOCKET
     folder_owner.require_owner(path.parent if path.parent.exists() else root)
-    with atomic_files.storage_errors(path.parent, "cannot be made"), suppress(FileExistsError):
+    with atomic_files.storage_errors(path.parent, "cannot be created"), suppress(FileExistsError):
         path.parent.mkdir()
     with (
         atomic_files.locked(root / LOCK, purpose="the serving process"),
@@ -260,39 +277,45 @@ def listening(root: Path) -> Iterator[ServerSocket]:
             path.unlink(missing_ok=True)
             with _address(root) as address:
                 server.bind(address)
-                # The group is that of updates, where those have an account of their own.
+                # Updates may run as another account of the same group.
                 os.chmod(address, 0o660)
             server.listen()
         except OSError as error:
-            raise StorageError(f"{path}: cannot be made: {error.strerror or error}") from error
+            raise StorageError(
+                f"{path}: cannot create the socket: {error.strerror or error}", code="serving.no_socket"
+            ) from error
         yield ServerSocket(root, server, ServingReport(token=uuid.uuid4().hex, blamed=blamed), crashed)
         with suppress(OSError):
             path.unlink()
 
 
-def answer(connection: socket.socket, told: ServingReport) -> None:
-    """Say how it goes to whoever connected; one that has gone is no matter."""
-    plain = replace(told, failure=_plain(told.failure), reason=_plain(told.reason))
+def send_report(connection: socket.socket, report: ServingReport) -> None:
+    """Send a report to a client, which may be gone already."""
+    plain = replace(report, failure=_sanitized(report.failure), reason=_sanitized(report.reason))
     with suppress(OSError), connection:
         connection.sendall(_ADAPTER.dump_json(plain))
 
 
 def _blamed(root: Path) -> str:
-    """The model that killed whoever left the socket; empty: none did. A socket that a power cut left blames
-    no model."""
-    sha256, _ = _marked(root)
+    """Return the model of the process that left the socket, or an empty string.
+
+    A socket that a power cut left blames no model.
+    """
+    sha256, _ = _read_marker(root)
     return sha256 if (root / SOCKET).exists() else ""
 
 
 def crashes(root: Path, sha256: str) -> int:
-    """How often in a row, since the last start of the machine, the process that serves has crashed with a
-    model, as far as it was started again since."""
-    marked, times = _marked(root)
+    """Return the number of consecutive crashes of the serving process with a model since boot.
+
+    A crash counts once the process was started again.
+    """
+    marked, times = _read_marker(root)
     return times if marked == sha256 else 0
 
 
-def _marked(root: Path) -> tuple[str, int]:
-    """What is opened or served in this run of the machine, and how often that crashed; empty: nothing."""
+def _read_marker(root: Path) -> tuple[str, int]:
+    """Return the model that is opened or served in this boot, and its number of crashes; empty: none."""
     with suppress(OSError, ValueError):
         boot, sha256, times = atomic_files.read_small(root / MARKER, _MAX_TEXT).decode("ascii").split()
         if boot == boot_id():
@@ -300,9 +323,9 @@ def _marked(root: Path) -> tuple[str, int]:
     return "", 0
 
 
-def _ask(root: Path) -> ServingReport:
+def _read_report(root: Path) -> ServingReport:
     with _address(root) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        peer.settimeout(_ANSWER_S)
+        peer.settimeout(_REPLY_TIMEOUT_S)
         peer.connect(address)
         with peer.makefile("rb") as file:
             return _ADAPTER.validate_json(file.read(_MAX_BYTES))
@@ -310,7 +333,7 @@ def _ask(root: Path) -> ServingReport:
 
 @contextmanager
 def _address(root: Path) -> Iterator[str]:
-    """Through a descriptor of the folder: the address of a socket has 107 bytes at most, a path has more."""
+    """Yield the socket's address by a file descriptor: an address has at most 107 bytes."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET}"
@@ -318,5 +341,5 @@ def _address(root: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _plain(text: str) -> str:
+def _sanitized(text: str) -> str:
     return text[:_MAX_TEXT].encode("utf-8", "replace").decode()

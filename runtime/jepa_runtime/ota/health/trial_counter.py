@@ -1,15 +1,14 @@
-"""Attempts to open a model, counted by the process that opens it.
+"""Counts attempts to open a model, in the process that opens it.
 
-A model that takes the machine down while it is opened, or soon after, leaves no process that could count:
-the serving process starts first at each boot. So an attempt is on the disk before the model is opened. It
-is removed again when the model has served for :data:`STABLE_S`, when it cannot be opened for an ordinary
-reason, and when its process ends as it was asked to. No other process is needed for that.
+A model that takes the machine down while it is opened, or soon after, leaves no process that could count: the
+serving process starts first at each boot. Therefore an attempt is stored before the model is opened. It is
+removed when the model has served for :data:`STABLE_S`, when it cannot be opened for an ordinary reason, and
+when its process ends normally. No other process is needed.
 
-A candidate is not opened any more after :data:`MOST_ATTEMPTS` attempts, until it was rolled back and an
-update tries it again. The active model, the last known good one, is not opened any more after attempts in
-:data:`MOST_BOOTS` boots in a row; several in one boot count once, since a process that crashes leaves others
-to report it (see alarms.py). The model that was good before it serves instead or, where there is none, none
-does.
+A candidate is no longer opened after :data:`MAX_ATTEMPTS` attempts, until it was rolled back and an update
+tries it again. The active, last known good model is no longer opened after attempts in :data:`MAX_BOOTS`
+consecutive boots; several in one boot count once, because other processes can report a crashed process (see
+operator_alarms.py). The previous model is served instead, if there is one.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from jepa_runtime.ota import state
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util import atomic_files
 
-# The serving process writes into this folder of the robot, and into no other.
+# The only folder of the robot that the serving process writes to.
 FOLDER = "serving"
-MOST_ATTEMPTS, MOST_BOOTS = 3, 5
-# Longer than the updating process takes to start, which counts attempts as well from then on.
+MAX_ATTEMPTS, MAX_BOOTS = 3, 5
+# Longer than the updating process takes to start, which then counts attempts as well.
 STABLE_S = 120.0
 _SUFFIX, _MAX_BYTES = ".attempts", 1 << 12
 _LOG = logging.getLogger(__name__)
@@ -46,15 +45,15 @@ class TrialCounter:
 
     @contextmanager
     def opening(self, sha256: str) -> Iterator[None]:
-        """Count an attempt to open a model, and open it in the block.
+        """Count an attempt to open a model, which the block opens.
 
         Raises:
-            BackendError: there were too many attempts already.
-            StorageError: the attempt cannot be recorded, so a candidate must not be opened. The active model
-                is: a disk that is full or read-only must not take the robot out of service.
+            BackendError: There were too many attempts already.
+            StorageError: The attempt of a candidate cannot be stored, so it must not be opened. The last
+                known good model is opened all the same: a full or read-only disk must not stop the robot.
         """
         if why := self.exhausted(sha256):
-            raise BackendError(why)
+            raise BackendError(why, code="serving.too_many_attempts")
         self.close()
         boots, boot = _load(self._path(sha256)), boot_id()
         is_good = self._store.good() == sha256
@@ -64,7 +63,7 @@ class TrialCounter:
         except StorageError as error:
             if not is_good:
                 raise
-            _LOG.warning("the active model is opened, and the attempt is not counted: %s", error)
+            _LOG.warning("opening the active model without counting the attempt: %s", error)
         self._sha256 = sha256
         try:
             yield
@@ -77,27 +76,29 @@ class TrialCounter:
             self._timer.start()
 
     def exhausted(self, sha256: str) -> str:
-        """Return why a model is not to be opened any more; empty: it may be."""
+        """Return why a model is no longer opened, or an empty string."""
         boots = _load(self._path(sha256))
         different = len(set(boots))
         if self._store.good() == sha256:
-            if different < MOST_BOOTS:
+            if different < MAX_BOOTS:
                 return ""
-            how = f"was opened in {different} boots in a row"
-            cure = f", or remove {self._path(sha256)} to open this one again"
+            how = f"was opened in {different} consecutive boots"
+            remedy = f", or remove {self._path(sha256)} to open this model again"
         else:
-            if len(boots) < MOST_ATTEMPTS:
+            if len(boots) < MAX_ATTEMPTS:
                 return ""
-            how, cure = f"was opened {len(boots)} times, in {different} boots", ""
+            how, remedy = f"was opened {len(boots)} times in {different} boots", ""
         return (
             f"{self._store.folder(sha256)}: {how}, and each time its process or the machine stopped before "
-            f"it had served for {STABLE_S:g} s: publish another release{cure}"
+            f"it had served for {STABLE_S:g} s: publish another release{remedy}"
         )
 
-    def instead_of(self, sha256: str) -> str:
-        """Return the model to open where ``sha256`` is wanted: that one or, if it is the last known good
-        model and not to be opened any more, the one that was good before it, if there is one and the robot is
-        not pinned."""
+    def substitute_for(self, sha256: str) -> str:
+        """Return the model to open instead of ``sha256``.
+
+        This is ``sha256`` itself, unless it is the last known good model and is no longer opened, a previous
+        model exists, and the robot is not pinned.
+        """
         if sha256 != self._store.good() or not self.exhausted(sha256):
             return sha256
         with suppress(StorageError):
@@ -108,7 +109,7 @@ class TrialCounter:
         return sha256
 
     def close(self) -> None:
-        """End the attempt in progress, which is no fault of the model."""
+        """Cancel the attempt in progress, which does not count against the model."""
         with self._lock:
             sha256, self._sha256 = self._sha256, ""
             if self._timer is not None:
@@ -122,13 +123,13 @@ class TrialCounter:
                     atomic_files.remove_quietly(self._path(sha256))
 
     def retain(self, sha256: str | None) -> None:
-        """Forget the attempts to open any other model than this one."""
+        """Forget the attempts of every other model."""
         for path in (self._store.root / FOLDER).glob(f"*{_SUFFIX}"):
             if path != self._path(sha256 or ""):
                 atomic_files.remove_quietly(path)
 
     def _forget(self, sha256: str) -> None:
-        """This model has served for long enough."""
+        """Forget the attempts of a model that has served for long enough."""
         with self._lock:
             if self._sha256 == sha256:
                 self._sha256 = ""
@@ -146,17 +147,16 @@ class TrialCounter:
 
 
 def boot_id() -> str:
-    """The kernel's name for the run of the machine since its last start."""
+    """Return the kernel's id of the current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def _load(path: Path) -> list[str]:
-    """The boots in which a model was opened, one for each attempt that counts; none where the record cannot
-    be read, which replaces it."""
+    """Return the boots in which a model was opened, one per attempt; empty if the record is unreadable."""
     try:
         found = json.loads(atomic_files.read_small(path, _MAX_BYTES))
         if not isinstance(found, list):
-            raise ValueError("no list of boots")
+            raise ValueError("not a list of boots")
         return [str(boot) for boot in found]
     except FileNotFoundError:
         pass

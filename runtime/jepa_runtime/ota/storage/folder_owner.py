@@ -1,4 +1,4 @@
-"""The account that may change a robot's folder: files of another one there stop all later updates."""
+"""The account that owns a robot's folder: files of another account in it would block later updates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jepa_runtime.errors import UpdateError
 
 
 def require_owner(folder: Path) -> None:
-    """Check that this process runs as the account that owns a folder; one that is not there has no owner yet.
+    """Check that this process runs as the owner of a folder; a missing folder passes.
 
     Raises:
-        UpdateError: it belongs to another account; the message has the command to run.
+        UpdateError: The folder belongs to another account.
     """
     try:
         owner = folder.stat().st_uid
@@ -26,13 +26,14 @@ def require_owner(folder: Path) -> None:
     program, *arguments = sys.argv
     command = shlex.join([program, *arguments]) if Path(program).name == "jepa-runtime" else "…"
     raise UpdateError(
-        f"{folder}: belongs to {account_name(owner)}, which could not replace files that "
-        f"{account_name(os.geteuid())} writes there: run `sudo -u {account_name(owner)} {command}`"
+        f"{folder}: belongs to {account_name(owner)}, who could not replace files that "
+        f"{account_name(os.geteuid())} writes there: run `sudo -u {account_name(owner)} {command}`",
+        code="update.wrong_account",
     )
 
 
 def account_name(uid: int) -> str:
-    """The name of an account, or ``#UID`` (as sudo takes it) where it has none."""
+    """Return the name of an account, or ``#UID`` (as sudo accepts it) if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,16 +1,16 @@
-"""The folders of a robot: what is being fetched, the slots, which one serves, and which one served well.
+"""The folders of a robot: staging, slots, and the links to the active and the last known good model.
 
 ::
 
-    staging/SHA256.part          a file that is being fetched, named by its hash
-    staging/MANIFEST/bundle/     files of a release that have come
-    slots/MANIFEST/bundle/       a whole release, read-only, as the strict reader of bundles wants it
-    slots/MANIFEST/complete      its mark: without it, the slot does not count and is removed
+    staging/SHA256.part          a partially downloaded file, named by its hash
+    staging/MANIFEST/bundle/     complete files of a release
+    slots/MANIFEST/bundle/       a complete release, read-only, as the strict bundle reader expects it
+    slots/MANIFEST/complete      marker: a slot without it is removed
     current, good                links to slots/MANIFEST/bundle
     trash/                       what is being removed
 
-MANIFEST is the SHA-256 of the manifest, so a slot never changes. A file counts as staged once it has been
-hashed on the disk and moved to its place; a release, once it has its mark; a switch is one rename of a link.
+MANIFEST is the SHA-256 of the manifest, so a slot never changes. A file is staged once it was hashed on the
+disk and moved to its place; a release, once it has its marker; a switch is one rename of a link.
 """
 
 from __future__ import annotations
@@ -29,64 +29,64 @@ from jepa_runtime.util import atomic_files
 from jepa_runtime.util.compat import file_sha256
 
 BUNDLE, MARK = "bundle", "complete"
-_told = partial(atomic_files.storage_errors, what="cannot be used")
+_disk_errors = partial(atomic_files.storage_errors, what="cannot be used")
 _LINKED = re.compile(rf"slots/([0-9a-f]{{64}})/{BUNDLE}")
 
 
 class SlotStore:
-    """The folders below ``root``; :meth:`recover` comes first, reading apart."""
+    """The folders below ``root``; call :meth:`recover` before writing."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.staging, self.slots, self.trash = root / "staging", root / "slots", root / "trash"
 
     def part(self, sha256: str) -> Path:
-        """Where a file is put together."""
+        """Return the path of a partially downloaded file."""
         return self.staging / f"{sha256}.part"
 
     def staged(self, manifest_sha256: str) -> Path:
-        """Where the files of a release are gathered: its future bundle."""
+        """Return the folder in which a release is assembled: its future bundle."""
         return self.staging / manifest_sha256 / BUNDLE
 
     def folder(self, manifest_sha256: str) -> Path:
-        """The bundle in a slot."""
+        """Return the folder of the bundle in a slot."""
         return self.slots / manifest_sha256 / BUNDLE
 
     def complete(self, manifest_sha256: str) -> bool:
-        """Whether a slot has its mark."""
+        """Return whether a slot has its marker."""
         return (self.slots / manifest_sha256 / MARK).is_file()
 
     def present(self) -> list[str]:
-        """The complete slots, the newest first.
+        """Return the complete slots, the newest first.
 
         Raises:
-            StorageError: they cannot be listed.
+            StorageError: They cannot be listed.
         """
-        with _told(self.slots):
+        with _disk_errors(self.slots):
             marks = [path / MARK for path in self.slots.iterdir() if self.complete(path.name)]
             return [mark.parent.name for mark in sorted(marks, key=_age, reverse=True)]
 
     def place(self, part: Path, manifest_sha256: str, relative: str) -> None:
-        """Move a file that was hashed on the disk to its place in a release that is being gathered.
+        """Move a file that was hashed on the disk to its place in a staged release.
 
         Raises:
-            StorageError: it cannot be.
+            StorageError: It cannot be moved.
         """
         target = self.staged(manifest_sha256) / relative
         atomic_files.make_folder(target.parent)
         atomic_files.move(part, target)
 
     def adopt(self, manifest_sha256: str) -> None:
-        """Make a slot of the release that was gathered; nothing happens if there is one.
+        """Turn a staged release into a slot; do nothing if the slot exists.
 
         Raises:
-            StorageError: it cannot be made.
+            StorageError: It cannot be created.
         """
         if self.complete(manifest_sha256):
             return
         slot = self.slots / manifest_sha256
         self._remove(slot)
-        with _told(self.staged(manifest_sha256)):
+        with _disk_errors(self.staged(manifest_sha256)):
             for folder, _, names in os.walk(self.staged(manifest_sha256)):
                 for name in names:
                     os.chmod(Path(folder, name), 0o444)
@@ -95,37 +95,42 @@ class SlotStore:
         atomic_files.write(slot / MARK, b"")
 
     def manifest(self, manifest_sha256: str) -> Manifest:
-        """What a slot says about itself.
+        """Return the manifest of a slot.
 
         Raises:
-            StorageError: it cannot be read, or is not what its name says.
+            StorageError: It cannot be read, or has another hash than the slot's name.
         """
         path = self.folder(manifest_sha256) / MANIFEST_NAME
-        with _told(path):
+        with _disk_errors(path):
             content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest_sha256:
-            raise StorageError(f"{path}: is not what was stored there: the disk is damaged, go back")
+            raise StorageError(
+                f"{path}: has another hash than when it was stored: the disk is damaged, run `jepa-runtime "
+                "update rollback`",
+                code="storage.damaged_slot",
+            )
         try:
             return parse_manifest(content, str(path))
         except BundleError as error:
-            raise StorageError(str(error)) from error
+            raise StorageError(str(error), code="storage.damaged_slot") from error
 
     def open(self, manifest_sha256: str) -> Bundle:
-        """The bundle in a slot, all of which is read and compared with what was signed.
+        """Open the bundle in a slot; every file is read and compared with its signed hash.
 
         Raises:
-            BundleError: it is damaged, or another bundle than the one that was stored there.
+            BundleError: The bundle is damaged, or another one than the slot's name says.
         """
         bundle = Bundle.open(self.folder(manifest_sha256))
         if bundle.sha256 != manifest_sha256:
             raise BundleError(
-                f"{bundle.path}: holds another bundle ({bundle.sha256[:12]}) than the one that was signed: "
-                "go back (`jepa-runtime update rollback`), or update"
+                f"{bundle.path}: holds another bundle ({bundle.sha256[:12]}) than the signed one: run "
+                "`jepa-runtime update rollback`, or update",
+                code="storage.damaged_slot",
             )
         return bundle
 
     def damage(self, manifest_sha256: str) -> str:
-        """Why a slot cannot be used, all of which is read; empty: it can."""
+        """Return why a slot is damaged, or an empty string; every file is read."""
         try:
             self.open(manifest_sha256)
         except BundleError as error:
@@ -133,10 +138,10 @@ class SlotStore:
         return ""
 
     def find(self, sha256: str) -> Path | None:
-        """A file with this hash in a complete slot, going by the manifests.
+        """Return a file with this hash in a complete slot, according to the manifests, or None.
 
         Raises:
-            StorageError: the slots cannot be listed.
+            StorageError: The slots cannot be listed.
         """
         for slot in self.present():
             try:
@@ -149,91 +154,95 @@ class SlotStore:
         return None
 
     def copy(self, file: Path, sha256: str) -> Path | None:
-        """A copy of a file to be placed; None if it has not the hash that it should.
+        """Copy a file to be placed; return None if it does not have the expected hash.
 
-        Never a link: what happens to one slot must not happen to another.
+        The file is never linked: damage to one slot must not spread to another.
 
         Raises:
-            StorageError: it cannot be made.
+            StorageError: It cannot be copied.
         """
         copied = self.staging / f"{sha256}.copy.tmp"
-        right = False
+        is_intact = False
         try:
-            with _told(file):
+            with _disk_errors(file):
                 shutil.copyfile(file, copied)
                 atomic_files.sync_file(copied)
-                right = file_sha256(copied) == sha256
+                is_intact = file_sha256(copied) == sha256
         finally:
-            if not right:
-                with _told(copied):
+            if not is_intact:
+                with _disk_errors(copied):
                     copied.unlink(missing_ok=True)
-        return copied if right else None
+        return copied if is_intact else None
 
-    def keep_staged(self, manifest_sha256: str, hashes: Collection[str]) -> None:
-        """Remove what was fetched for anything but one release.
+    def prune_staged(self, manifest_sha256: str, hashes: Collection[str]) -> None:
+        """Remove staged files of every other release.
 
         Args:
-            hashes: of the files that are wanted, and may have come in part.
+            manifest_sha256: The release to keep.
+            hashes: Hashes of its files, which may be downloaded partially.
 
         Raises:
-            StorageError: it cannot be removed.
+            StorageError: A file cannot be removed.
         """
         for entry in _entries(self.staging):
             if entry.name != manifest_sha256 and entry.name.partition(".")[0] not in hashes:
                 self._remove(entry)
 
     def drop(self, manifest_sha256: str) -> None:
-        """Remove what there is of a release, unless a link leads to it.
+        """Remove a release from staging and slots, unless a link points to it.
 
         Raises:
-            StorageError: it cannot be removed.
+            StorageError: It cannot be removed.
         """
         self._remove(self.staging / manifest_sha256)
         if manifest_sha256 not in (self.current(), self.good()):
             self._remove(self.slots / manifest_sha256)
 
     def current(self) -> str | None:
-        """Which slot serves; None: none.
+        """Return the slot of the active model, or None.
 
         Raises:
-            StorageError: the link leads elsewhere.
+            StorageError: The link points elsewhere.
         """
         return self._linked("current")
 
     def good(self) -> str | None:
-        """Which slot served well; None: none.
+        """Return the slot of the last known good model, or None.
 
         Raises:
-            StorageError: the link leads elsewhere.
+            StorageError: The link points elsewhere.
         """
         return self._linked("good")
 
     def point(self, name: str, manifest_sha256: str | None) -> None:
-        """Let ``current`` or ``good`` lead to a slot, or to none; at once.
+        """Point ``current`` or ``good`` atomically to a slot, or remove the link.
 
         Raises:
-            StorageError: it is not complete, or the link cannot be made.
+            StorageError: The slot is not complete, or the link cannot be created.
         """
         link = self.root / name
         if manifest_sha256 is None:
             atomic_files.discard(link, self.trash)
         elif not self.complete(manifest_sha256):
-            raise StorageError(f"{self.slots / manifest_sha256}: is not complete: it cannot be {name}")
+            raise StorageError(
+                f"{self.slots / manifest_sha256}: is not complete, so the link {name} cannot point to it",
+                code="storage.incomplete_slot",
+            )
         elif self._linked(name) != manifest_sha256:
             atomic_files.replace_symlink(link, f"slots/{manifest_sha256}/{BUNDLE}")
 
     def collect(self, keep: Collection[str], others: int) -> list[str]:
-        """Remove slots that nobody needs.
+        """Remove slots that are no longer needed.
 
         Args:
-            keep: slots that stay, beside those to which a link leads.
-            others: how many of the newest stay as well.
+            keep: Slots to keep in addition to those that a link points to.
+            others: Number of further slots to keep, the newest ones.
 
         Returns:
-            The slots that were removed.
+            The removed slots.
 
         Raises:
-            StorageError: one cannot be removed.
+            StorageError: A slot cannot be removed.
         """
         needed = {*keep, self.current(), self.good()}
         removed = [slot for slot in self.present() if slot not in needed][others:]
@@ -242,60 +251,65 @@ class SlotStore:
         return removed
 
     def recover(self) -> list[str]:
-        """Make what is missing, and remove what a power cut may have left: slots without their mark,
-        temporary files, rests of removals.
+        """Create missing folders, and remove what a power cut may have left.
+
+        Leftovers are slots without a marker, temporary files, and incomplete removals.
 
         Returns:
-            The names of what was removed.
+            The names of the removed entries.
 
         Raises:
-            StorageError: it cannot be removed, or a folder not be made.
+            StorageError: An entry cannot be removed, or a folder cannot be created.
         """
         for folder in (self.staging, self.slots, self.trash):
             atomic_files.make_folder(folder)
-        half = [entry for entry in _entries(self.slots) if not self.complete(entry.name)]
-        rests = [
+        incomplete = [entry for entry in _entries(self.slots) if not self.complete(entry.name)]
+        temporary = [
             entry
             for folder in (self.root, self.staging, *(self.slots / slot for slot in self.present()))
             for entry in _entries(folder)
             if entry.name.endswith(".tmp")
         ]
-        for entry in half + rests:
+        for entry in incomplete + temporary:
             self._remove(entry)
         atomic_files.empty_folder(self.trash)
-        return [str(entry.relative_to(self.root)) for entry in half + rests]
+        return [str(entry.relative_to(self.root)) for entry in incomplete + temporary]
 
     def _linked(self, name: str) -> str | None:
         link = self.root / name
-        with _told(link):
+        with _disk_errors(link):
             if not link.is_symlink():
                 if link.exists():
-                    raise StorageError(f"{link}: is no link: remove it, then `jepa-runtime update rollback`")
+                    raise StorageError(
+                        f"{link}: is not a link: remove it, then run `jepa-runtime update rollback`",
+                        code="storage.invalid_link",
+                    )
                 return None
             target = os.readlink(link)
         found = _LINKED.fullmatch(target)
         if found is None:
-            raise StorageError(f"{link}: leads to {target}, which is no slot: remove the link")
+            raise StorageError(
+                f"{link}: points to {target}, which is not a slot: remove the link",
+                code="storage.invalid_link",
+            )
         return found[1]
 
     def _remove(self, path: Path) -> None:
-        """Also what is read-only; it is made writable before it is moved away, so that all trash can be
-        emptied."""
+        """Remove a path; folders become writable first, so that the trash can be emptied."""
         if not path.is_symlink():
-            with _told(path):
+            with _disk_errors(path):
                 for folder, _, _ in os.walk(path):
                     os.chmod(folder, 0o755)
         atomic_files.discard(path, self.trash)
 
 
 def find_slot(folder: Path) -> tuple[SlotStore, str] | None:
-    """The store and the name of the slot whose bundle is in ``folder``, which may be a link to it; None: it
-    is in no slot.
+    """Return the store and the slot whose bundle is in ``folder``, which may be a link; None: no slot.
 
     Raises:
-        StorageError: the folder cannot be looked at.
+        StorageError: The folder cannot be read.
     """
-    with _told(folder):
+    with _disk_errors(folder):
         real = folder.resolve()
         found = _LINKED.fullmatch("/".join(real.parts[-3:]))
         if found is None:
@@ -305,7 +319,7 @@ def find_slot(folder: Path) -> tuple[SlotStore, str] | None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    with _told(folder):
+    with _disk_errors(folder):
         return sorted(folder.iterdir())
 
 

@@ -1,6 +1,4 @@
-"""Connections to web servers, for whoever speaks HTTP: they lead where they should, wait no longer than they
-may, and fail with one kind of error.
-"""
+"""Connections to web servers: restricted to one server, with timeouts, and with one type of error."""
 
 from __future__ import annotations
 
@@ -20,23 +18,27 @@ from urllib3.util import parse_url
 from jepa_runtime.errors import FetchError, UpdateError
 from jepa_runtime.ota.transport.repository_sources import BusyError, Clock
 
-# The first that fits.
+# The first match counts.
 _REASONS = (
-    (exceptions.NameResolutionError, "its name is not known here: check the address and the network"),
-    (exceptions.NewConnectionError, "no connection: check that the server runs and can be reached"),
-    (exceptions.ConnectTimeoutError, "no connection in time: check that the server can be reached"),
-    (exceptions.ReadTimeoutError, "the server fell silent, or is too slow: try again"),
-    (exceptions.ProxyError, "the proxy does not lead there: check https_proxy, http_proxy and no_proxy"),
-    (exceptions.SSLError, "it does not prove who it is: check its certificate and this robot's clock"),
-    (Exception, "the connection was cut, or the answer is no HTTP: try again"),
+    (
+        exceptions.NameResolutionError,
+        "http.unknown_host",
+        "unknown host name: check the address and the network",
+    ),
+    (exceptions.NewConnectionError, "http.no_connection", "no connection: check that the server is running"),
+    (exceptions.ConnectTimeoutError, "http.connect_timeout", "connection timed out: check the server"),
+    (exceptions.ReadTimeoutError, "http.read_timeout", "the server is silent or too slow: try again"),
+    (exceptions.ProxyError, "http.proxy", "the proxy failed: check https_proxy, http_proxy and no_proxy"),
+    (exceptions.SSLError, "http.certificate", "invalid certificate: check it, and this robot's clock"),
+    (Exception, "http.connection_lost", "the connection was lost, or the response is not HTTP: try again"),
 )
 
 
 class Timeouts:
-    """Until when the next bytes, or all headers, must be there.
+    """The deadline for the next bytes, or for all headers.
 
-    The time-out of a socket begins anew with every byte: who sends a byte now and then, as a header, a chunk
-    or a trailer without end, would never be found too slow.
+    The timeout of a socket restarts with every byte. A server that sends an endless header, chunk or trailer
+    byte by byte would never exceed it.
     """
 
     def __init__(self, clock: Clock, seconds: float) -> None:
@@ -45,25 +47,25 @@ class Timeouts:
         self.renew()
 
     def renew(self) -> None:
-        """Begin to wait anew."""
+        """Restart the timeout."""
         self._until = self._clock.monotonic() + self._seconds
 
     def check(self) -> None:
-        """Raises TimeoutError if it has been too long."""
+        """Raise TimeoutError if the deadline has passed."""
         if self._clock.monotonic() > self._until:
             raise TimeoutError("slow")
 
 
-class _Impatient(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, patience: Timeouts) -> None:
+class _DeadlineReader(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, timeouts: Timeouts) -> None:
         self._raw = raw
-        self._patience = patience
+        self._timeouts = timeouts
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
-        self._patience.check()
+        self._timeouts.check()
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -72,30 +74,33 @@ class _Impatient(io.RawIOBase):
 
 
 class Connections:
-    """Connections to a web server, through the proxy that the environment names.
+    """Connections to a web server, through the proxy from the environment.
 
     Args:
-        connect_s, read_s: the longest to get a connection, and to wait for bytes or for all headers.
+        base_url: The address of the server.
+        connect_s: Timeout of a connection.
+        read_s: Timeout for the next bytes, or for all headers.
+        clock: The clock for timeouts.
 
     Attributes:
-        patience: of ``read_s``, to be renewed where an answer may be long.
+        timeouts: The timeout of ``read_s``, to be renewed during a long response.
 
     Raises:
-        UpdateError: that is no address of a web server, or the proxy cannot be used.
+        UpdateError: The address is invalid, or the proxy cannot be used.
     """
 
     def __init__(self, base_url: str, *, connect_s: float, read_s: float, clock: Clock) -> None:
-        self.patience = Timeouts(clock, read_s)
+        self.timeouts = Timeouts(clock, read_s)
         self._timeout = urllib3.Timeout(connect=connect_s, read=read_s)
         try:
-            self._pools = _pools(base_url, self.patience)
+            self._pools = _pools(base_url, self.timeouts)
         except exceptions.HTTPError as error:
-            raise UpdateError(f"{base_url}: cannot be used: {error}") from error
+            raise UpdateError(f"{base_url}: cannot connect: {error}", code="http.invalid_proxy") from error
 
-    def ask(
+    def request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> BaseHTTPResponse:
-        """An answer that is to be read, whatever it says; to be closed. Fails as :func:`told` knows it."""
+        """Return an open response with any status; errors are those of :func:`connection_errors`."""
         return self._pools.urlopen(
             method,
             url,
@@ -109,21 +114,25 @@ class Connections:
         )
 
 
-def _pools(base_url: str, patience: Timeouts) -> urllib3.PoolManager:
+def _pools(base_url: str, timeouts: Timeouts) -> urllib3.PoolManager:
     parts = parse_url(base_url)
     if parts.scheme not in ("http", "https") or not parts.host:
-        raise UpdateError(f"{base_url}: is no address of a web server: give https://… or http://…")
+        raise UpdateError(
+            f"{base_url}: not the address of a web server: use https://… or http://…",
+            code="http.invalid_address",
+        )
     if parts.auth or parts.query is not None or parts.fragment is not None:
         raise UpdateError(
-            f"the address of a web server ({parts.host}) may have no user, no '?' and no '#': give the "
-            "plain address of the folder"
+            f"the address of a web server ({parts.host}) must not have a user, '?' or '#': use the plain "
+            "address of the folder",
+            code="http.invalid_address",
         )
 
     class Response(http.client.HTTPResponse):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            patience.renew()
-            self.fp = io.BufferedReader(_Impatient(self.fp.detach(), patience))
+            timeouts.renew()
+            self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), timeouts))
 
     class Http(HTTPConnection):
         response_class = Response
@@ -145,26 +154,26 @@ def _pools(base_url: str, patience: Timeouts) -> urllib3.PoolManager:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
-    """Whatever goes wrong with a connection to ``url`` becomes a FetchError that says why, and what to do."""
+def connection_errors(url: str) -> Iterator[None]:
+    """Convert errors of a connection to ``url`` into FetchError."""
     try:
         yield
     except (exceptions.HTTPError, OSError) as error:
-        reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-        raise FetchError(f"{url}: {reason} ({_detail(error)})") from error
+        code, reason = next((code, reason) for kind, code, reason in _REASONS if isinstance(error, kind))
+        raise FetchError(f"{url}: {reason} ({_detail(error)})", code=code) from error
 
 
-def answer_in_words(url: str, status: int, headers: Mapping[str, str]) -> str:
-    """What a server says that does not give what it was asked for.
+def describe_response(url: str, status: int, headers: Mapping[str, str]) -> str:
+    """Describe an unexpected response.
 
     Raises:
-        BusyError: that it wants to be left alone for a while.
+        BusyError: The server requests a pause.
     """
-    said = f"{url}: the server says {status} ({http.client.responses.get(status, 'of unknown meaning')})"
+    message = f"{url}: the server responded {status} ({http.client.responses.get(status, 'unknown status')})"
     after = headers.get("Retry-After", "")
     if status in (429, 503) and after.isascii() and after.isdecimal() and len(after) < 10:
-        raise BusyError(f"{said}: asked to come back after {after} s", float(after))
-    return said
+        raise BusyError(f"{message}: retry after {after} s", float(after))
+    return message
 
 
 def _detail(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""A file from the one before it.
+"""Deltas: a file computed from the one before it.
 
-Training on changes the values of weights, seldom where they lie. So a delta says what to add, modulo 256, to
-each byte of the base to get the byte at the same offset of the target: mostly zeros and small numbers, which
-compress well. What the target has beyond the end of the base stands as it is.
+Continued training changes the values of weights, and rarely their position. A delta therefore holds the
+number to add, modulo 256, to each byte of the base to get the byte at the same offset of the target: mostly
+zeros and small numbers, which compress well. Target bytes beyond the end of the base are stored as they are.
 
 ======  =====  =========================================================
 offset  bytes  (integers are little endian)
@@ -14,8 +14,8 @@ offset  bytes  (integers are little endian)
 24             one zstd frame, as long as the target when decompressed
 ======  =====  =========================================================
 
-A delta saves traffic and is never trusted: what it makes counts only if it has the hash that was signed for
-the file itself. Whoever cannot use one fetches the whole file.
+A delta saves traffic and is never trusted: its result counts only if it has the hash that was signed for the
+file itself. If a delta cannot be used, the whole file is downloaded.
 """
 
 from __future__ import annotations
@@ -36,25 +36,24 @@ HEADER = struct.Struct("<7sBQQ")
 MAGIC = b"JEPADIF"
 VERSION = 1
 _MAX_WINDOW_BYTES = 1 << 23
-# zstd packs up to 128 KiB into 4 bytes, and its decompressor returns all that its input holds: this many
-# bytes at a time become 8 MiB at most. Its own limit on output is ignored when a frame says how long it is.
+# zstd packs up to 128 KiB into 4 bytes, and its decompressor returns everything that its input holds: this
+# many bytes at a time become at most 8 MiB. Its own output limit is ignored for frames that state their size.
 _SLICE_BYTES = 256
 
 
 def apply(base: Path, delta: Path, out: Path, *, sha256: str, length: int) -> None:
-    """Make a file from its base and a delta, within some 50 MB of memory whatever the delta holds.
+    """Build a file from its base and a delta, within about 50 MB of memory for any delta.
 
     Args:
-        base: the file that the delta starts from.
-        delta: see the head of this module.
-        out: what is made, on the disk when this returns; replaced if it is there.
-        sha256: of the file to be made, from signed metadata.
-        length: of the file to be made, in bytes.
+        base: The file that the delta starts from.
+        delta: The delta; see the module docstring for its format.
+        out: The result, synced to disk; replaced if it exists.
+        sha256: Expected hash of the result, from signed metadata.
+        length: Expected length of the result, in bytes.
 
     Raises:
-        UpdateError: the delta is damaged, or does not make that file from this base; nothing is left at
-            ``out``.
-        StorageError: a file cannot be read or written; nothing is left at ``out``.
+        UpdateError: The delta is damaged, or does not give that file from this base; ``out`` is removed.
+        StorageError: A file cannot be read or written; ``out`` is removed.
     """
     try:
         with base.open("rb") as old, delta.open("rb") as change, out.open("wb") as new:
@@ -63,10 +62,12 @@ def apply(base: Path, delta: Path, out: Path, *, sha256: str, length: int) -> No
         atomic_files.sync_file(out)
         found = file_sha256(out)
         if found != sha256:
-            raise _useless(delta, f"makes a file of SHA-256 {found} from {base}, not {sha256}")
+            raise _error(delta, f"the result from {base} has SHA-256 {found}, expected {sha256}")
     except OSError as error:
         atomic_files.remove_quietly(out)
-        raise StorageError(f"{error.filename or out}: cannot be read or written: {error.strerror}") from error
+        raise StorageError(
+            f"{error.filename or out}: cannot be read or written: {error.strerror}", code="storage.disk_error"
+        ) from error
     except BaseException:
         atomic_files.remove_quietly(out)
         raise
@@ -75,15 +76,15 @@ def apply(base: Path, delta: Path, out: Path, *, sha256: str, length: int) -> No
 def _check_header(change: BinaryIO, old: BinaryIO, delta: Path, base: Path, length: int) -> None:
     header = change.read(HEADER.size)
     if len(header) < HEADER.size or not header.startswith(MAGIC):
-        raise _useless(delta, "is no delta")
+        raise _error(delta, "not a delta")
     _, version, base_length, target_length = HEADER.unpack(header)
     if version != VERSION:
-        raise _useless(delta, f"has version {version} of the format, this jepa-edge reads {VERSION}")
+        raise _error(delta, f"unknown format version {version}, this jepa-edge supports {VERSION}")
     if target_length != length:
-        raise _useless(delta, f"makes {target_length} bytes, the file is to have {length}")
+        raise _error(delta, f"gives {target_length} bytes, expected {length}")
     there = os.fstat(old.fileno()).st_size
     if base_length != there:
-        raise _useless(delta, f"starts from {base_length} bytes, {base} has {there}")
+        raise _error(delta, f"needs a base of {base_length} bytes, {base} has {there}")
 
 
 def _add(change: BinaryIO, old: BinaryIO, new: BinaryIO, delta: Path, length: int) -> None:
@@ -92,22 +93,22 @@ def _add(change: BinaryIO, old: BinaryIO, new: BinaryIO, delta: Path, length: in
     while not frame.eof:
         packed = change.read(_SLICE_BYTES)
         if not packed:
-            raise _useless(delta, "ends too early")
+            raise _error(delta, "is truncated")
         try:
             added = np.frombuffer(frame.decompress(packed), np.uint8)
         except zstandard.ZstdError as error:
-            raise _useless(delta, f"is damaged ({error})") from error
+            raise _error(delta, f"is damaged ({error})") from error
         made += len(added)
         if made > length:
-            raise _useless(delta, f"makes more than {length} bytes")
+            raise _error(delta, f"gives more than {length} bytes")
         start = np.frombuffer(old.read(len(added)), np.uint8)
         new.write((start + added[: len(start)]).tobytes())
         new.write(added[len(start) :].tobytes())
     if made < length:
-        raise _useless(delta, f"makes {made} bytes, the file is to have {length}")
+        raise _error(delta, f"gives {made} bytes, expected {length}")
     if frame.unused_data or change.read(1):
-        raise _useless(delta, "has more after its end")
+        raise _error(delta, "has trailing data")
 
 
-def _useless(delta: Path, why: str) -> UpdateError:
-    return UpdateError(f"{delta}: {why}: fetch the whole file instead")
+def _error(delta: Path, why: str) -> UpdateError:
+    return UpdateError(f"{delta}: {why}: download the whole file", code="transfer.unusable_delta")

@@ -1,6 +1,4 @@
-"""The files of a release: from the slots where they are there already, made from others by a delta where one
-is offered, else from the repository.
-"""
+"""Assembles the files of a release: from existing slots, by deltas, or from the repository."""
 
 from __future__ import annotations
 
@@ -34,14 +32,17 @@ class Repository(Protocol):
 
 @dataclass(kw_only=True)
 class Download:
-    """Gathers the files of one release in the staging folder.
+    """Assembles the files of one release in the staging folder.
 
     Attributes:
-        use_deltas: whether files may be made from others.
-        free_bytes: to be left free on the disk.
-        note: is told what came from where.
-        progress: is told how many bytes of the release are there, and of how many.
-        make_room: removes what nobody needs, where there is no room.
+        release: The release.
+        repository: The signed repository.
+        store: The folders of the robot.
+        use_deltas: Whether to use deltas.
+        free_bytes: Space to leave free on the disk.
+        note: Writes to the audit log.
+        on_progress: Called with the number of bytes of the release that are present, and the total.
+        make_room: Removes slots that are not needed, if the disk is too full.
     """
 
     release: Release
@@ -50,50 +51,52 @@ class Download:
     use_deltas: bool
     free_bytes: int
     note: Callable[..., None]
-    progress: Progress
+    on_progress: Progress
     make_room: Callable[[], None]
-    _there: int = field(default=0, init=False)
+    _done_bytes: int = field(default=0, init=False)
 
     def run(self) -> None:
-        """Gather what is missing. May be called again; what has come stays.
+        """Assemble what is missing. May be repeated; completed files stay.
 
         Raises:
-            TrustError: the repository has something else than what was signed.
-            BundleError: the manifest is not valid.
-            FetchError, StorageError: another attempt may succeed.
+            TrustError: The repository has other files than the signed ones.
+            BundleError: The manifest is not valid.
+            FetchError: A download failed; another attempt may succeed.
+            StorageError: A file cannot be written; another attempt may succeed.
         """
         release, store = self.release, self.store
         sha256 = release.manifest_sha256
         content = self.repository.read(release.manifest_target, MAX_MANIFEST_BYTES)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise TrustError(
-                f"{release.manifest_target}: is not the manifest that release {release.release_seq} names: "
-                "publish it again"
+                f"{release.manifest_target}: not the manifest of release {release.release_seq} (its hash "
+                "differs): publish the release again",
+                code="trust.manifest_mismatch",
             )
         manifest = parse_manifest(content, release.manifest_target)
-        store.keep_staged(sha256, {record.sha256 for record in manifest.files})
+        store.prune_staged(sha256, {record.sha256 for record in manifest.files})
         missing = [record for record in manifest.files if not (store.staged(sha256) / record.path).exists()]
         self._check_room(missing)
         total = sum(record.bytes for record in manifest.files)
-        self._there = total - sum(record.bytes for record in missing)
-        came: dict[str, int] = {}
+        self._done_bytes = total - sum(record.bytes for record in missing)
+        bytes_from: dict[str, int] = {}
         for record in missing:
             how, made = self._obtain(record, total)
             store.place(made, sha256, record.path)
-            came[how] = came.get(how, 0) + record.bytes
-            self._there += record.bytes
-            self.progress(self._there, total)
+            bytes_from[how] = bytes_from.get(how, 0) + record.bytes
+            self._done_bytes += record.bytes
+            self.on_progress(self._done_bytes, total)
         if not (store.staged(sha256) / MANIFEST_NAME).exists():
             part = store.part(sha256)
             atomic_files.write(part, content)
             store.place(part, sha256, MANIFEST_NAME)
-        self.note("gathered", bytes_from=came)
+        self.note("downloaded", bytes_from=bytes_from)
 
     def _check_room(self, missing: list[FileRecord]) -> None:
-        """Before the first byte: an update that cannot end is not to fill the disk."""
+        """Check the free space before the first byte is downloaded."""
         parts = [self.store.part(record.sha256) for record in missing]
-        begun = sum(part.stat().st_size for part in parts if part.exists())
-        needed = sum(record.bytes for record in missing) - begun
+        present = sum(part.stat().st_size for part in parts if part.exists())
+        needed = sum(record.bytes for record in missing) - present
         what = f"{self.store.root}: release {self.release.release_seq}"
         room = what, self.store.staging, needed, self.free_bytes
         try:
@@ -111,22 +114,22 @@ class Download:
         self.repository.download(
             f"{self.release.folder}/{record.path}",
             part,
-            lambda done, _: self.progress(self._there + done, total),
+            lambda done, _: self.on_progress(self._done_bytes + done, total),
         )
         return "repository", part
 
     def _from_slots(self, record: FileRecord) -> Path | None:
-        """A file that is here already; None: it is not, or the disk does not give it any more."""
+        """Copy a file from a slot; return None if no slot has it, or it is damaged."""
         try:
             file = self.store.find(record.sha256)
             return None if file is None else self.store.copy(file, record.sha256)
         except StorageError as error:
-            # A disk that takes nothing more says so again when the file is fetched.
-            self.note("a slot was of no use, the file is fetched", path=record.path, reason=str(error))
+            # A disk that cannot be written fails again when the file is downloaded.
+            self.note("slot not usable, file is downloaded", path=record.path, reason=str(error))
             return None
 
     def _from_delta(self, record: FileRecord, total: int) -> Path | None:
-        """A file that a delta made; None: no delta did, which is told and costs time only."""
+        """Build a file from a delta; return None if none is usable."""
         change = self.store.part(f"{record.sha256}.delta")
         for delta in self.release.deltas if self.use_deltas else ():
             if delta.path != record.path or delta.bytes >= record.bytes:
@@ -136,7 +139,9 @@ class Download:
                 continue
             made, why = self.store.staging / f"{record.sha256}.made.tmp", ""
             try:
-                self.repository.download(delta.target, change, lambda *_: self.progress(self._there, total))
+                self.repository.download(
+                    delta.target, change, lambda *_: self.on_progress(self._done_bytes, total)
+                )
                 deltas.apply(base, change, made, sha256=record.sha256, length=record.bytes)
             except UpdateError as error:
                 if isinstance(error, FetchError) and not isinstance(error, NotFoundError):
@@ -146,5 +151,5 @@ class Download:
                 change.unlink(missing_ok=True)
             if not why:
                 return made
-            self.note("a delta was of no use, the whole file is fetched", path=record.path, reason=why)
+            self.note("delta not usable, whole file is downloaded", path=record.path, reason=why)
         return None

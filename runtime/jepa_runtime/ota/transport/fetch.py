@@ -1,14 +1,14 @@
-"""Bytes from a server or a folder, with limits; whether they are the right ones is decided elsewhere.
+"""Downloads from a server or a folder, with limits; authenticity is checked by the caller.
 
-What a source can do wrong, and what then happens:
+Faults of a source, and what happens:
 
-1. It cannot be reached, fails, cuts the connection or says nothing: :class:`FetchError`, what has come stays,
-   and the next attempt goes on from there.
-2. It is too slow, in its headers as well as in its body: the same. A byte now and then does not help it.
-3. It sends more than asked for: only what was asked for is taken.
-4. It sends something else: the hash decides, of what is on the disk. If part of that was there before, all of
-   it is fetched once more, because a power cut may have been the reason; then :class:`TrustError`.
-5. It sends somebody on to another server, or from https to http: :class:`FetchError`.
+1. It is unreachable, fails, closes the connection or stays silent: :class:`FetchError`; received bytes stay,
+   and the next attempt resumes.
+2. It is too slow, in its headers or its body: the same. Sending a byte now and then does not help.
+3. It sends more than requested: only the requested bytes are read.
+4. It sends other content: the hash of the file on disk decides. If part of the file was present before, it is
+   fetched again from the start, because a power cut may be the reason; then :class:`TrustError`.
+5. It redirects to another server, or from https to http: :class:`FetchError`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from jepa_runtime.ota.transport.repository_sources import Clock, Limits, Source
 Progress = Callable[[int, int], None]
 _WINDOW_S = 30.0
 _CHUNK_BYTES = 1 << 18
-# A connection that brought so much is worth another one at once; with less, one waits for better times.
-_WORTH_BYTES = 1 << 20
+# A connection that delivered this much is retried at once; otherwise the update waits before the next
+# attempt.
+_PROGRESS_BYTES = 1 << 20
 
 
 class FetchBudget:
-    """The time, counted from the first fetch on, and the bytes that several fetches may take together."""
+    """The time, from the first download on, and the bytes that several downloads may take together."""
 
     def __init__(self, limits: Limits, clock: Clock = time) -> None:
         self.limits, self.clock = limits, clock
@@ -39,87 +40,94 @@ class FetchBudget:
         self._bytes = 0
 
     def left(self, name: str) -> int:
-        """How many bytes may be read at once; ``name``: of what is fetched, for messages.
+        """Return the number of bytes that may be read at once.
+
+        Args:
+            name: The file, for messages.
 
         Raises:
-            TransferLimitError: none any more.
+            TransferLimitError: The budget is used up.
         """
         limits, now = self.limits, self.clock.monotonic()
         if self._ends is None:
             self._ends = now + limits.total_s
         if now > self._ends:
             raise TransferLimitError(
-                f"{name}: not there after {limits.total_s:g} s: the next update goes on from there; allow it "
-                "more time (total_s) if that is too little"
+                f"{name}: download timed out after {limits.total_s:g} s; the next update resumes it: raise "
+                "fetch.total_s if that is too short",
+                code="transfer.time_limit",
             )
         if limits.max_bytes is None:
             return _CHUNK_BYTES
         if self._bytes >= limits.max_bytes:
             raise TransferLimitError(
-                f"{name}: the {limits.max_bytes} bytes of one update are used up: the next one goes on from "
-                "there"
+                f"{name}: the limit of {limits.max_bytes} bytes per update (fetch.max_bytes) is reached; the "
+                "next update resumes the download",
+                code="transfer.byte_limit",
             )
         return min(_CHUNK_BYTES, limits.max_bytes - self._bytes)
 
     def take(self, n: int) -> None:
-        """Take note of ``n`` bytes."""
+        """Count ``n`` received bytes."""
         self._bytes += n
 
 
 class _Meter:
-    """Keeps one fetch within its limits.
+    """Enforces the limits of one download.
 
     Args:
-        name: of what is fetched, for messages.
-        allowance: of which it takes.
+        name: The file, for messages.
+        budget: The budget of all downloads.
     """
 
-    def __init__(self, name: str, allowance: FetchBudget) -> None:
-        self._name, self._allowance = name, allowance
-        self._limits, self._clock = allowance.limits, allowance.clock
+    def __init__(self, name: str, budget: FetchBudget) -> None:
+        self._name, self._budget = name, budget
+        self._limits, self._clock = budget.limits, budget.clock
         self._window = self._clock.monotonic()
         self._in_window = 0
 
     def allowed(self, wanted: int) -> int:
-        """How many bytes to read next, at most ``wanted``.
+        """Return the number of bytes to read next, at most ``wanted``.
 
         Raises:
-            TransferLimitError: none any more.
+            TransferLimitError: The budget is used up.
         """
-        most = self._allowance.left(self._name)
+        most = self._budget.left(self._name)
         if self._limits.max_bytes_s is not None:
             most = min(most, max(1, int(self._limits.max_bytes_s / 10)))
         return min(most, wanted)
 
     def count(self, n: int) -> None:
-        """Take note of ``n`` bytes that came; wait if they came too fast.
+        """Count ``n`` received bytes, and wait if they came faster than allowed.
 
         Raises:
-            FetchError: they came too slowly.
+            FetchError: They came too slowly.
         """
-        self._allowance.take(n)
+        self._budget.take(n)
         self._in_window += n
         if self._limits.max_bytes_s is not None:
-            due = self._window + self._in_window / self._limits.max_bytes_s
-            self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+            earliest = self._window + self._in_window / self._limits.max_bytes_s
+            self._clock.sleep(max(0.0, earliest - self._clock.monotonic()))
         now = self._clock.monotonic()
         if now - self._window >= _WINDOW_S:
             rate = self._in_window / (now - self._window)
             if rate < self._limits.min_bytes_s:
                 raise FetchError(
-                    f"{self._name}: came with {rate:.0f} bytes per second, less than "
-                    f"{self._limits.min_bytes_s:g}: try again with a better connection"
+                    f"{self._name}: {rate:.0f} bytes per second is below the minimum of "
+                    f"{self._limits.min_bytes_s:g} (fetch.min_bytes_s): try again with a better connection",
+                    code="transfer.too_slow",
                 )
             self._window, self._in_window = now, 0
 
 
 def fetch_bytes(source: Source, path: str, *, max_bytes: int, limits: Limits, clock: Clock = time) -> bytes:
-    """A small file.
+    """Return the content of a small file.
 
     Raises:
-        TrustError: it is longer than ``max_bytes``.
-        FetchError: it cannot be fetched now.
+        TrustError: It is longer than ``max_bytes``.
+        FetchError: It cannot be downloaded now.
     """
+    # A small file restarts after an error, so its bytes do not count towards those of the update.
     # It begins anew after an error: its bytes do not count against those of the update.
     meter = _Meter(path, FetchBudget(replace(limits, max_bytes=None), clock))
     content = bytearray()
@@ -128,10 +136,14 @@ def fetch_bytes(source: Source, path: str, *, max_bytes: int, limits: Limits, cl
             while data := body.read(meter.allowed(max_bytes + 1 - len(content))):
                 content += data
                 if len(content) > max_bytes:
-                    raise TrustError(f"{path}: longer than the {max_bytes} bytes that it may have")
+                    raise TrustError(
+                        f"{path}: longer than the {max_bytes} bytes allowed for it", code="trust.too_long"
+                    )
                 meter.count(len(data))
     except TransferLimitError as error:
-        raise FetchError(f"{path}: not there after {limits.total_s:g} s: try again") from error
+        raise FetchError(
+            f"{path}: download timed out after {limits.total_s:g} s: try again", code="transfer.time_limit"
+        ) from error
     return bytes(content)
 
 
@@ -141,44 +153,48 @@ def fetch_file(
     part: Path,
     *,
     length: int,
-    is_right: Callable[[BufferedReader], bool],
-    allowance: FetchBudget,
+    verify: Callable[[BufferedReader], bool],
+    budget: FetchBudget,
     progress: Progress | None = None,
 ) -> None:
-    """A large file, into ``part``; what is there of it already is not fetched again.
+    """Download a large file into ``part``, resuming a partial download.
 
     Args:
-        part: a file to make or to go on with; it has the content and nothing else once this returns.
-        length: of the content, in bytes.
-        is_right: says whether a content is the one that was signed.
-        allowance: of which it takes, and its limits.
-        progress: is told how many bytes are there, and of how many.
+        source: Where the file comes from.
+        path: The file's path in the source.
+        part: The partial file; complete once this returns.
+        length: Length of the content, in bytes.
+        verify: Returns whether a content has the signed hash.
+        budget: The budget of all downloads, and their limits.
+        progress: Called with the number of bytes present, and the total.
 
     Raises:
-        TrustError: the content is another one; ``part`` was removed.
-        TransferLimitError: the allowance is used up; ``part`` stays.
-        FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
-        StorageError: the disk is full or fails; ``part`` was removed unless it was only too full to go on.
+        TrustError: The content is another one; ``part`` was removed.
+        TransferLimitError: The budget is used up; ``part`` stays.
+        FetchError: The download failed; ``part`` stays for the next attempt.
+        StorageError: The disk is full or fails; ``part`` was removed, unless the disk was merely too full to
+            continue.
     """
-    with PartialFile(part, length, free_bytes=allowance.limits.free_bytes) as file:
-        meter = _Meter(path, allowance)
+    with PartialFile(part, length, free_bytes=budget.limits.free_bytes) as file:
+        meter = _Meter(path, budget)
 
-        def comes_right() -> bool:
+        def fetch_and_verify() -> bool:
             _fill(file, source, path, length, meter, progress)
             with file.content() as content:
-                return is_right(content)
+                return verify(content)
 
-        went_on = file.offset > 0 and not file.anew
-        if comes_right():
+        resumed = file.offset > 0 and not file.refetched
+        if fetch_and_verify():
             return
-        if went_on:
-            file.rewind(anew=True)
-            if comes_right():
+        if resumed:
+            file.rewind(refetched=True)
+            if fetch_and_verify():
                 return
         file.remove()
     raise TrustError(
-        f"{path}: what came is not what was signed (its hash is another): publish it again, or find who "
-        "changes it on its way"
+        f"{path}: the content has another hash than the signed one: publish it again, or check what changes "
+        "it in transit",
+        code="trust.hash_mismatch",
     )
 
 
@@ -195,13 +211,16 @@ def _fill(
                 while file.offset < length:
                     data = body.read(meter.allowed(length - file.offset))
                     if not data:
-                        raise FetchError(f"{path}: ended after {file.offset} of {length} bytes: try again")
+                        raise FetchError(
+                            f"{path}: ended after {file.offset} of {length} bytes: try again",
+                            code="transfer.truncated",
+                        )
                     file.write(data)
                     if progress is not None:
                         progress(file.offset, length)
                     meter.count(len(data))
         except FetchError:
-            file.keep()
-            if file.offset - before < _WORTH_BYTES:
+            file.sync()
+            if file.offset - before < _PROGRESS_BYTES:
                 raise
     file.finish()

@@ -1,6 +1,4 @@
-"""Where the files of a repository come from, and what fetching them may take; a folder, such as that of a USB
-stick, is one such place.
-"""
+"""Sources of a repository's files, and their limits; a source may be a folder, such as a USB stick."""
 
 from __future__ import annotations
 
@@ -15,20 +13,24 @@ from urllib.parse import unquote
 
 from jepa_runtime.errors import FetchError
 
-# Without O_NONBLOCK, opening a pipe that somebody put there would wait for ever.
+# Without O_NONBLOCK, opening a named pipe would block.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class NotFoundError(FetchError):
-    """The source has no such file, or says so (object stores may say 403 for what is missing)."""
+    """The source does not have the file (object stores may respond 403 for missing files)."""
+
+    code = "transfer.not_found"
 
 
 class BusyError(FetchError):
-    """The server wants to be left alone.
+    """The server requests a pause.
 
     Attributes:
-        after_s: for so many seconds.
+        after_s: The pause in seconds.
     """
+
+    code = "http.busy"
 
     def __init__(self, message: str, after_s: float) -> None:
         super().__init__(message)
@@ -47,51 +49,52 @@ class Body(Protocol):
     """A file that is being read.
 
     Attributes:
-        offset: where it really starts: where it was asked to, or 0.
+        offset: The actual start: the requested offset, or 0.
     """
 
     @property
     def offset(self) -> int: ...
 
     def read(self, n: int, /) -> bytes:
-        """What has come, between 1 and ``n`` bytes; nothing at the end.
+        """Return the bytes that are available, from 1 to ``n``; empty at the end.
 
         Raises:
-            FetchError: nothing comes any more.
+            FetchError: No more bytes arrive.
         """
         ...
 
 
 class Source(Protocol):
-    """Where files come from."""
+    """A source of files."""
 
     def open(self, path: str, offset: int = 0) -> AbstractContextManager[Body]:
-        """Begin to read a file.
+        """Open a file.
 
         Args:
-            path: relative, as in a URL.
-            offset: from where to read, in bytes.
+            path: Relative path, as in a URL.
+            offset: Where to start, in bytes.
 
         Raises:
-            NotFoundError: there is no such file.
-            FetchError: it cannot be read now.
+            NotFoundError: There is no such file.
+            FetchError: It cannot be read now.
         """
         ...
 
 
-class Watched:
-    """Another source, for somebody who watches that what comes slowly comes.
+class WatchedSource:
+    """A source that calls a heartbeat while it is read.
 
     Args:
-        alive: is called before each piece that is read; what it raises ends that.
+        source: The source.
+        heartbeat: Called before each read; an exception from it ends the read.
     """
 
-    def __init__(self, source: Source, alive: Callable[[], None]) -> None:
-        self._source, self._alive = source, alive
+    def __init__(self, source: Source, heartbeat: Callable[[], None]) -> None:
+        self._source, self._alive = source, heartbeat
 
     @contextmanager
     def open(self, path: str, offset: int = 0) -> Iterator[Body]:
-        """Begin to read a file; see :meth:`Source.open`."""
+        """Open a file; see :meth:`Source.open`."""
         with self._source.open(path, offset) as body:
             yield _WatchedBody(body, self._alive)
 
@@ -99,33 +102,33 @@ class Watched:
 @dataclass(frozen=True)
 class _WatchedBody:
     body: Body
-    alive: Callable[[], None]
+    heartbeat: Callable[[], None]
 
     @property
     def offset(self) -> int:
         return self.body.offset
 
     def read(self, n: int, /) -> bytes:
-        self.alive()
+        self.heartbeat()
         return self.body.read(n)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a fetch may take.
+    """Limits of downloads.
 
     Attributes:
-        connect_s: to get a connection.
-        read_s: without a byte, and until all headers are there.
-        min_bytes_s: the least mean rate over 30 s.
-        total_s: of all files of one update, which counts anew when it has made way for somebody; the next
-            goes on from there.
-        max_bytes_s: the highest mean rate, in bytes per second; None: any.
-        max_bytes: of all files of one update, as total_s; None: any.
-        free_bytes: left free on the disk.
+        connect_s: Timeout of a connection.
+        read_s: Timeout for the next byte, and for all headers.
+        min_bytes_s: Minimum mean rate over 30 s, in bytes per second.
+        total_s: Time for all files of one update, which restarts after the update has yielded the lock; the
+            next update resumes.
+        max_bytes_s: Maximum mean rate, in bytes per second; None: unlimited.
+        max_bytes: Bytes for all files of one update, counted like total_s; None: unlimited.
+        free_bytes: Space to leave free on the disk.
 
     Raises:
-        ValueError: nothing can keep one.
+        ValueError: A limit is out of range, or contradicts another one.
     """
 
     connect_s: float = 10
@@ -150,10 +153,10 @@ class Limits:
 
 
 class FolderSource:
-    """A folder with the same files; no link is followed out of it.
+    """A folder with the files of a repository; links out of it are not followed.
 
     Args:
-        path: what the paths are relative to.
+        path: The folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,23 +164,28 @@ class FolderSource:
 
     @contextmanager
     def open(self, path: str, offset: int = 0) -> Iterator[Body]:
-        """Begin to read a file; see :meth:`Source.open`."""
+        """Open a file; see :meth:`Source.open`."""
         name = unquote(path)
         where = self._path / name
         if not self._path.is_dir():
-            raise FetchError(f"{self._path}: no such folder: check that it is mounted")
-        if PurePosixPath(name).is_absolute() or "\0" in name or not self._holds(where):
-            raise FetchError(f"{self._path}: {path!r} leads out of it: copy the repository without links")
+            raise FetchError(
+                f"{self._path}: no such folder: check that the medium is mounted", code="transfer.no_folder"
+            )
+        if PurePosixPath(name).is_absolute() or "\0" in name or not self._contains(where):
+            raise FetchError(
+                f"{self._path}: {path!r} is outside the folder: copy the repository without links",
+                code="transfer.outside_folder",
+            )
         with _opened(where) as file:
             size = os.fstat(file.fileno()).st_size
             yield _FileBody(file, where, offset if offset <= size else 0)
 
-    def _holds(self, where: Path) -> bool:
+    def _contains(self, where: Path) -> bool:
         try:
             real = os.path.realpath(where, strict=True)
         except FileNotFoundError:
             real = os.path.realpath(where)
-        except OSError:  # links in a circle
+        except OSError:  # a cycle of links
             return False
         return Path(real).is_relative_to(os.path.realpath(self._path))
 
@@ -193,7 +201,10 @@ class _FileBody:
         try:
             return self._file.read(n)
         except OSError as error:
-            raise FetchError(f"{self._where}: cannot be read: {error.strerror}: try another copy") from error
+            raise FetchError(
+                f"{self._where}: cannot be read: {error.strerror}: use another copy",
+                code="transfer.unreadable_file",
+            ) from error
 
 
 @contextmanager
@@ -203,9 +214,13 @@ def _opened(where: Path) -> Iterator[BinaryIO]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{where}: no such file") from error
     except OSError as error:
-        raise FetchError(f"{where}: cannot be opened: {error.strerror}") from error
+        raise FetchError(
+            f"{where}: cannot be opened: {error.strerror}", code="transfer.unreadable_file"
+        ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FetchError(f"{where}: is no regular file: copy the repository again")
+        raise FetchError(
+            f"{where}: not a regular file: copy the repository again", code="transfer.not_a_file"
+        )
     with os.fdopen(fd, "rb") as file:
         yield file

@@ -1,13 +1,13 @@
-"""The signed metadata of a repository: refreshes of python-tuf, with a robot's own floors, time and limits.
+"""Refreshes the signed metadata of a repository with python-tuf, with a robot's own floors, time and limits.
 
-1. The root that came with the robot is where every refresh begins, whatever the stored metadata is.
-2. Floors, stored elsewhere, stand in for stored metadata that got lost: no role may fall below them. They end
-   as in the specification (5.3.11): once the root no longer accepts a set of keys that could sign the
+1. Every refresh begins with the root that was provisioned, whatever metadata is stored.
+2. Floors are stored separately and replace stored metadata that was lost: no role may fall below them. They
+   end as in the specification (5.3.11): once the root no longer accepts a set of keys that could sign the
    timestamp or the snapshot, floors that these keys may have raised end, under whichever root they were
-   raised. A thief cannot stop a robot for ever with a high number, be it that of a role or of a release.
-3. The time that decides on expiry is the latest of four: the clock, the latest signature seen, the signature
-   of the root that counts, and the date of this software. A clock that was set back, or that starts in 1970
-   before any signature was seen, revives nothing.
+   raised. A stolen key cannot stop a robot permanently with a high version number, of a role or of a release.
+3. Expiry is checked at the latest of four times: the clock, the latest signature seen, the signature of the
+   current root, and the date of this software. A clock that was set back, or that starts in 1970 before any
+   signature was seen, does not revive expired metadata.
 """
 
 from __future__ import annotations
@@ -28,37 +28,36 @@ from jepa_runtime.ota.transport.fetch import fetch_bytes
 from jepa_runtime.ota.transport.repository_sources import Limits, NotFoundError, Source
 
 SIGNED_AT = "x-jepa-signed-at"
-# Whatever is announced: a stolen key must not fill the memory. The versions of all roles that a snapshot
-# names are kept in the state, which has to stay well below its own limit.
+# Limits on any announced size, so that a stolen key cannot exhaust memory. The versions of all roles of a
+# snapshot are stored in the state, which has to stay well below its own limit.
 _MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20
-# Where the time comes from that decides on expiry, and what is wrong if the clock is right instead.
+# Sources of the time at which expiry is checked, and what to do if the clock is right and the source is not.
 _CLOCK, _SEEN, _ROOT, _SOFTWARE = (
     "by the clock of this robot",
     "the latest signature seen",
     "the signature of the root",
     "the date of this software",
 )
-_AHEAD = {
-    _SEEN: "whoever signs had a clock that was ahead: ask them to rotate the key of the timestamp "
-    "(jepa-export release rotate)",
-    _ROOT: "the root was signed with a clock that was ahead: ask who runs the repository to sign it again "
-    "(jepa-export release rotate)",
-    _SOFTWARE: "install the version of jepa-edge again that was released last",
+_IF_CLOCK_IS_RIGHT = {
+    _SEEN: "the signer's clock was ahead: rotate the key of the timestamp (jepa-export release rotate)",
+    _ROOT: "the root was signed with a clock that was ahead: sign it again (jepa-export release rotate)",
+    _SOFTWARE: "install the latest version of jepa-edge again",
 }
-# Since the one that came with the robot; enough for decades.
-_MOST_ROOTS = 1 << 14
+# Since the provisioned root; enough for decades.
+_MAX_ROOT_ROTATIONS = 1 << 14
 
 
 @dataclass(frozen=True)
 class Floors:
-    """What a robot remembers of its last refresh, in another place than the metadata. Those that a refresh
-    finds are not lower than those before, except where floors have ended.
+    """Lower bounds that a robot remembers from its last refresh, stored separately from the metadata.
+
+    A refresh never lowers them, except for floors that have ended.
 
     Attributes:
-        versions: the lowest that is acceptable, of each role; also of those that have gone.
-        signed_at: the latest time at which a timestamp was signed, as far as seen; None: none was seen.
-        release_seqs: the lowest that is acceptable of each ``channel/model``; for whoever reads what a
-            channel offers.
+        versions: Lowest acceptable version of each role, including roles that no longer exist.
+        signed_at: Time of the latest timestamp signature seen; None: none was seen.
+        release_seqs: Lowest acceptable release number of each ``channel/model``, checked by the reader of the
+            channel.
     """
 
     versions: Mapping[str, int]
@@ -67,7 +66,7 @@ class Floors:
 
 
 class MetadataUpdater(Updater):
-    """One refresh of python-tuf, with our time and our floors."""
+    """One refresh of python-tuf, with this robot's time and floors."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class MetadataUpdater(Updater):
             str(meta),
             "/",
             fetcher=fetcher,
-            config=UpdaterConfig(max_root_rotations=_MOST_ROOTS),
+            config=UpdaterConfig(max_root_rotations=_MAX_ROOT_ROTATIONS),
             bootstrap=root,
         )
         self._history = meta / "root_history"
@@ -92,16 +91,16 @@ class MetadataUpdater(Updater):
         self._floors = floors
 
     def refresh(self) -> None:
-        with self._timed():
+        with self._expiry_explained():
             super().refresh()
 
     def get_targetinfo(self, target_path: str) -> TargetFile | None:
-        with self._timed():
+        with self._expiry_explained():
             return super().get_targetinfo(target_path)
 
     def _load_timestamp(self) -> None:
-        # Only here is it known which root counts; python-tuf itself takes the clock when it is made.
-        self._floors = self._holding()
+        # The current root is known only here; python-tuf itself reads the clock on creation.
+        self._floors = self._valid_floors()
         times = {
             _CLOCK: self._now,
             _SEEN: self._floors.signed_at,
@@ -109,16 +108,16 @@ class MetadataUpdater(Updater):
             _SOFTWARE: self._not_before,
         }
         known = {name: time for name, time in times.items() if time is not None}
-        # Of equal ones the first.
+        # Of equal times, the first counts.
         self._time = max(known, key=known.__getitem__)
         self._trusted_set.reference_time = known[self._time]
         super()._load_timestamp()
 
     def seen(self) -> Floors:
-        """The next floors.
+        """Return the next floors.
 
         Raises:
-            TrustError: a role is older than its floor.
+            TrustError: A role is older than its floor.
         """
         trusted = self._trusted_set
         versions = {name.removesuffix(".json"): file.version for name, file in trusted.snapshot.meta.items()}
@@ -127,41 +126,42 @@ class MetadataUpdater(Updater):
         for name, floor in self._floors.versions.items():
             if versions.setdefault(name, floor) < floor:
                 raise TrustError(
-                    f"{name}: version {versions[name]} is offered, but version {floor} was seen before: "
-                    "somebody offers an old state of the repository, or it was restored from a backup: give "
-                    "snapshot and timestamp other keys (jepa-export release rotate)"
+                    f"{name}: version {versions[name]} is offered, but version {floor} was seen before: the "
+                    "repository is outdated, or was restored from a backup: rotate the keys of snapshot and "
+                    "timestamp (jepa-export release rotate)",
+                    code="trust.rollback",
                 )
         times = [time for time in (self._floors.signed_at, signed_at(trusted.timestamp)) if time is not None]
         return Floors(versions, max(times, default=None), self._floors.release_seqs)
 
     def stored_path(self, info: TargetFile) -> str:
-        """The name of a file in the repository."""
+        """Return the path of a file in the repository."""
         if not self._trusted_set.root.consistent_snapshot:
             return info.path
         folder, slash, name = info.path.rpartition("/")
         return f"{folder}{slash}{next(iter(info.hashes.values()))}.{name}"
 
-    def _holding(self) -> Floors:
+    def _valid_floors(self) -> Floors:
         """Return the floors without those whose signing keys have been replaced since.
 
-        A floor may have been raised under any earlier root: while a rotation is in progress, also under one
-        in which the old and the new key both count.
+        A floor may have been raised under any earlier root: during a rotation, also under one that accepts
+        both the old and the new key.
         """
         root = self._trusted_set.root
         last = self._floors.versions.get(Root.type, root.version)
-        known = self._known_roots(last) if last < root.version else {}
+        known = self._stored_roots(last) if last < root.version else {}
         if last not in known:
-            # Nothing newer; or the last root is lost, and nothing says which keys signed then.
+            # No newer root; or the last root is lost, and its signing keys are unknown.
             return self._floors
         ended = {
             role
             for role in (Timestamp.type, Snapshot.type)
             if any(
-                _ends_signers(before, root, role) and not _ends_signers(before, known[last], role)
+                _revokes_signers(before, root, role) and not _revokes_signers(before, known[last], role)
                 for before in known.values()
             )
         }
-        # The snapshot holds the versions of all roles but these two, and with them what channels offer.
+        # The snapshot defines the versions of all other roles, and with them what channels offer.
         held_by = {Root.type: Root.type, Timestamp.type: Timestamp.type}
         return Floors(
             {
@@ -173,7 +173,7 @@ class MetadataUpdater(Updater):
             {} if Snapshot.type in ended else self._floors.release_seqs,
         )
 
-    def _known_roots(self, last: int) -> dict[int, Root]:
+    def _stored_roots(self, last: int) -> dict[int, Root]:
         """Return the stored roots up to version ``last``, by version."""
         known = {}
         for path in self._history.glob("*.root.json"):
@@ -184,83 +184,86 @@ class MetadataUpdater(Updater):
         return known
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _expiry_explained(self) -> Iterator[None]:
         try:
             yield
         except exceptions.ExpiredMetadataError as error:
             time = self._trusted_set.reference_time
             if self._time == _CLOCK:
-                told = (
-                    "if it is right, nobody has signed the repository since, or somebody keeps its newer "
-                    "state back: ask who runs it; if it is ahead, set it"
+                hint = (
+                    "the repository was not signed in time, or newer metadata is withheld: ask its operator; "
+                    "if this clock is ahead, set it"
                 )
             else:
-                told = (
-                    f"the clock of this robot says {self._now:%F %R}: set it, or, if it is right, "
-                    f"{_AHEAD[self._time]}"
+                hint = (
+                    f"the clock of this robot is at {self._now:%F %R}: set it, or, if it is right, "
+                    f"{_IF_CLOCK_IS_RIGHT[self._time]}"
                 )
             separator = ": " if self._time == _CLOCK else "; "
-            raise TrustError(f"{error} at {time:%F %R} UTC, {self._time}{separator}{told}") from error
+            raise TrustError(
+                f"{error} at {time:%F %R} UTC, {self._time}{separator}{hint}", code="trust.expired"
+            ) from error
 
 
 class MetadataFetcher(FetcherInterface):
-    """Metadata from a source; python-tuf's own way to the bytes has no limits but a length.
+    """Fetches metadata from a source; python-tuf's own fetcher limits only the length.
 
     Attributes:
-        last: what was asked for last.
-        fetched: whether something came that may have been stored since this was set to False.
+        last: The file that was requested last.
+        fetched: Whether a file was received, and may have been stored, since this was set to False.
     """
 
     def __init__(self, source: Source, limits: Limits) -> None:
         self._source = source
         self._limits = limits
-        self.last = "the root that came with the robot"
+        self.last = "the provisioned root"
         self.fetched = False
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         self.last = url.removeprefix("/")
-        max_bytes = min(max_length, most_bytes(self.last))
+        max_bytes = min(max_length, max_metadata_bytes(self.last))
         try:
             content = fetch_bytes(self._source, self.last, max_bytes=max_bytes, limits=self._limits)
         except NotFoundError as error:
-            # After the newest root there is none; python-tuf knows that by this error.
+            # There is none after the newest root; python-tuf expects this error.
             raise exceptions.DownloadHTTPError(str(error), 404) from error
         self.fetched = True
         return content
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        raise NotImplementedError("download_bytes needs no file")
+        raise NotImplementedError("only download_bytes is used")
 
 
-def most_bytes(name: str) -> int:
-    """How long a file of metadata may be."""
+def max_metadata_bytes(name: str) -> int:
+    """Return the longest allowed length of a metadata file."""
     return _MAX_SNAPSHOT_BYTES if name.endswith("snapshot.json") else _MAX_METADATA_BYTES
 
 
-def _ends_signers(before: Root, now: Root, role: str) -> bool:
-    """Whether some keys that could sign a role together under one root cannot do so under a later one."""
+def _revokes_signers(before: Root, now: Root, role: str) -> bool:
+    """Return whether keys that could sign a role together under one root cannot under a later one."""
     then, since = before.roles[role], now.roles[role]
     removed = len({*then.keyids} - {*since.keyids})
     return max(0, then.threshold - removed) < since.threshold
 
 
 def signed_at(signed: Signed) -> datetime | None:
-    """When a role was signed; None: it does not say.
+    """Return when a role was signed, or None if it does not say.
 
     Raises:
-        TrustError: it says no time that can be.
+        TrustError: The time is invalid.
     """
     text = signed.unrecognized_fields.get(SIGNED_AT)
     if text is None:
         return None
     try:
-        # Python 3.10 does not read the Z at the end.
+        # Python 3.10 does not parse the Z at the end.
         time = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
         if time.tzinfo is not None and time < signed.expires:
             return time
     except ValueError:
         pass
     raise TrustError(
-        f"{signed.type}: {SIGNED_AT} is {str(text)[:80]!r}, which is no time in UTC before it expires: sign "
-        "it again"
+        f"{signed.type}: {SIGNED_AT} is {str(text)[:80]!r}, which is not a UTC time before its expiry: "
+        "sign it again",
+        code="trust.invalid_signing_time",
     )

@@ -1,8 +1,8 @@
-"""Which files of a repository are authentic and current: The Update Framework, with python-tuf as the judge.
+"""Establishes which files of a repository are authentic and current, with The Update Framework (python-tuf).
 
-Stored metadata is synchronised before anything that it says is used, and what a power cut tore is fetched
-again. Bytes come through :mod:`jepa_runtime.ota.transport.fetch`, with its limits, and errors say what to do.
-What else python-tuf leaves to its user is done in :mod:`jepa_runtime.ota.trust.metadata`.
+Stored metadata is synced before it is used, and torn files are fetched again. Files are downloaded by
+:mod:`jepa_runtime.ota.transport.fetch`, with its limits, and errors say what to do. What python-tuf leaves to
+its user is in :mod:`jepa_runtime.ota.trust.metadata`.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from jepa_runtime.ota.transport.repository_sources import Limits, NotFoundError,
 from jepa_runtime.ota.trust.metadata import Floors, MetadataFetcher, MetadataUpdater
 from jepa_runtime.util.atomic_files import make_folder, sync_file, sync_folder
 
-# The first that fits.
+# The first match counts.
 _REASONS = (
-    (exceptions.BadVersionNumberError, "is older than what was seen, or not the version that was announced"),
-    (exceptions.UnsignedMetadataError, "is not signed by enough of the keys that are trusted for it"),
-    (exceptions.LengthOrHashMismatchError, "is not the file that was announced"),
-    (DeserializationError, "is no signed metadata"),
-    (exceptions.RepositoryError, "cannot be trusted"),
+    (exceptions.BadVersionNumberError, "trust.rollback", "older than before, or not the announced version"),
+    (exceptions.UnsignedMetadataError, "trust.unsigned", "not signed by enough trusted keys"),
+    (exceptions.LengthOrHashMismatchError, "trust.hash_mismatch", "not the announced file"),
+    (DeserializationError, "trust.invalid_metadata", "not valid signed metadata"),
+    (exceptions.RepositoryError, "trust.invalid_metadata", "cannot be trusted"),
 )
 
 
 class RepositoryTrust:
-    """A robot's view of one repository. Only one may use a folder at a time.
+    """A robot's view of one repository. Only one process may use the metadata folder at a time.
 
     Args:
-        meta: a folder for the metadata that is trusted; made if it is missing.
-        root: the metadata of the root role that came with the robot.
-        metadata: where metadata comes from.
-        targets: where all other files come from.
-        limits: of each fetch, and of all downloads together.
-        now: the clock, in UTC.
-        not_before: a time that has passed whatever the clock says; None: none is known.
+        meta: The folder for trusted metadata, created if it is missing.
+        root: The provisioned metadata of the root role.
+        metadata: The source of metadata.
+        targets: The source of all other files.
+        limits: Limits of each file, and of all downloads together.
+        now: The clock, in UTC.
+        not_before: A time that has certainly passed; None: unknown.
     """
 
     def __init__(
@@ -61,24 +61,24 @@ class RepositoryTrust:
         self._root = root
         self._targets = targets
         self._limits = limits
-        self._allowance = FetchBudget(limits)
+        self._budget = FetchBudget(limits)
         self._now, self._not_before = now, not_before
         self._fetcher = MetadataFetcher(metadata, limits)
         self._updater: MetadataUpdater | None = None
 
     def refresh(self, floors: Floors) -> Floors:
-        """Learn what is current, and the next floors; everything else follows what this found.
+        """Refresh the metadata, and return the next floors; all later reads use this state.
 
         Raises:
-            TrustError: the repository is not signed as it must be, older than what was seen, or expired.
-            FetchError: it cannot be reached now.
-            StorageError: the metadata cannot be stored.
+            TrustError: The repository is not signed correctly, older than before, or expired.
+            FetchError: It cannot be reached now.
+            StorageError: The metadata cannot be stored.
         """
         make_folder(self._meta)
         self._updater = None
-        with self._judged():
-            for rest in self._meta.glob("tmp????????"):
-                rest.unlink()
+        with self._translated_errors():
+            for leftover in self._meta.glob("tmp????????"):
+                leftover.unlink()
             updater = MetadataUpdater(
                 self._meta,
                 self._fetcher,
@@ -93,40 +93,42 @@ class RepositoryTrust:
         return seen
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        """The content of a small file.
+        """Return the content of a small file.
 
         Raises:
-            UnlistedTargetError: no role that is trusted for it lists it.
-            TrustError: that role is not to be trusted, it is longer than ``max_bytes``, or is not what was
-                signed.
-            FetchError: it, or what that role says, cannot be fetched now.
-            StorageError: what that role says cannot be stored.
+            UnlistedTargetError: No role that is trusted for the file lists it.
+            TrustError: That role cannot be trusted, or the file is longer than ``max_bytes`` or not the
+                signed one.
+            FetchError: The file or the metadata of that role cannot be fetched now.
+            StorageError: The metadata of that role cannot be stored.
         """
-        info, stored = self._found(path)
+        info, stored = self._find_target(path)
         if info.length > max_bytes:
             raise TrustError(
-                f"{path}: has {info.length} bytes, and may have {max_bytes}: publish a smaller one"
+                f"{path}: has {info.length} bytes, {max_bytes} are allowed: publish a smaller file",
+                code="trust.too_long",
             )
         content = fetch_bytes(self._targets, stored, max_bytes=info.length, limits=self._limits)
         try:
             info.verify_length_and_hashes(content)
         except exceptions.LengthOrHashMismatchError as error:
-            raise TrustError(f"{stored}: is not what was signed ({error}): publish it again") from error
+            raise TrustError(
+                f"{stored}: not the signed file ({error}): publish it again", code="trust.hash_mismatch"
+            ) from error
         return content
 
     def download(self, path: str, part: Path, progress: Progress | None = None) -> None:
-        """The content of a large file, into ``part``; see
-        :func:`jepa_runtime.ota.transport.fetch.fetch_file`.
+        """Download a large file into ``part``; see :func:`jepa_runtime.ota.transport.fetch.fetch_file`.
 
         Raises:
-            TrustError: as :meth:`read`; where it is not what was signed, ``part`` was removed.
-            TransferLimitError: all that was downloaded here has taken what it may; ``part`` stays.
-            FetchError: it cannot be fetched now; ``part`` stays for the next attempt.
-            StorageError: the disk is full or fails.
+            TrustError: As for :meth:`read`; if the file is not the signed one, ``part`` was removed.
+            TransferLimitError: The limits of all downloads are reached; ``part`` stays.
+            FetchError: The download failed; ``part`` stays for the next attempt.
+            StorageError: The disk is full or fails.
         """
-        info, stored = self._found(path)
+        info, stored = self._find_target(path)
 
-        def is_right(file: BufferedReader) -> bool:
+        def verify(file: BufferedReader) -> bool:
             try:
                 info.verify_length_and_hashes(file)
             except exceptions.LengthOrHashMismatchError:
@@ -138,42 +140,52 @@ class RepositoryTrust:
             stored,
             part,
             length=info.length,
-            is_right=is_right,
-            allowance=self._allowance,
+            verify=verify,
+            budget=self._budget,
             progress=progress,
         )
 
-    def _found(self, path: str) -> tuple[TargetFile, str]:
+    def _find_target(self, path: str) -> tuple[TargetFile, str]:
         if self._updater is None:
-            raise UpdateError(f"{path}: nothing is known of it before a refresh: refresh first")
-        with self._judged():
+            raise UpdateError(
+                f"{path}: the metadata is not loaded: call refresh() first", code="trust.not_refreshed"
+            )
+        with self._translated_errors():
             info = self._updater.get_targetinfo(path)
         if info is None:
             raise UnlistedTargetError(
-                f"{path}: no role that is trusted for it lists it: publish it, or correct the name"
+                f"{path}: no role that is trusted for it lists it: publish it, or correct the name",
+                code="trust.unlisted",
             )
         return info, self._updater.stored_path(info)
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except exceptions.RepositoryError as error:
-            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+            code, reason = next((code, reason) for kind, code, reason in _REASONS if isinstance(error, kind))
             raise TrustError(
-                f"{self._fetcher.last}: {reason} ({error}): ask who runs the repository"
+                f"{self._fetcher.last}: {reason} ({error}): ask the operator of the repository", code=code
             ) from error
         except exceptions.DownloadHTTPError as error:
             raise NotFoundError(str(error)) from error
         except (TypeError, ValueError, LookupError, AttributeError) as error:
-            # What is signed and of a wrong type python-tuf notices only where it uses it.
-            raise TrustError(f"{self._fetcher.last}: makes no sense ({error}): sign it again") from error
+            # python-tuf finds signed values of a wrong type only when it uses them.
+            raise TrustError(
+                f"{self._fetcher.last}: malformed metadata ({error}): publish it again with `jepa-export "
+                "release resign`",
+                code="trust.invalid_metadata",
+            ) from error
         except OSError as error:
-            raise StorageError(f"{self._meta}: cannot be used: {error.strerror or error}") from error
+            raise StorageError(
+                f"{self._meta}: cannot read or write the metadata: {error.strerror or error}",
+                code="storage.metadata",
+            ) from error
         finally:
-            self._settle()
+            self._sync_metadata()
 
-    def _settle(self) -> None:
+    def _sync_metadata(self) -> None:
         if self._fetcher.fetched:
             history = self._meta / "root_history"
             for file in (*self._meta.glob("*.json"), *history.glob("*.json")):

@@ -11,7 +11,6 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,8 @@ from jepa_runtime.ota.hawkbit.agent import HawkbitAgent
 from jepa_runtime.ota.operator_alarms import alarms
 from jepa_runtime.ota.state import Installed, Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
-from jepa_runtime.ota.transport.fetch import Progress
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
 from jepa_runtime.util import atomic_files
-
-Tell = Callable[[State, str], None]
 
 
 class UpdateManagerNode(Node):
@@ -129,27 +125,33 @@ class UpdateManagerNode(Node):
             self.finished.set()
 
     def _open_client(
-        self, *, tell: Tell = robot.nothing, progress: Progress = robot.nothing, **options: Any
+        self, *, callbacks: robot.UpdateCallbacks | None = None, **arguments: Any
     ) -> AbstractContextManager[Client]:
         """Open the client. The callbacks of a fleet agent are called in addition to those of this node."""
 
         def enter(entered: State, reason: str) -> None:
             self._on_state(entered, reason)
-            tell(entered, reason)
+            if callbacks is not None:
+                callbacks.on_state(entered, reason)
 
         def fetched(done: int, total: int) -> None:
             self._feedback.on_download(done, total)
-            progress(done, total)
+            if callbacks is not None:
+                callbacks.on_progress(done, total)
 
         return robot.open_client(
             self._root,
-            serving=self._serving,
-            frames=self._open_frames if self._values["image_topic"] else None,
-            report=self._on_update_ended,
-            progress=fetched,
-            compared=self._feedback.on_comparison,
-            tell=enter,
-            **options,
+            callbacks=robot.UpdateCallbacks(
+                on_state=enter,
+                on_progress=fetched,
+                on_comparison=self._feedback.on_comparison,
+                on_end=self._on_update_ended,
+            ),
+            components=robot.UpdateComponents(
+                serving=self._serving,
+                frames=self._open_frames if self._values["image_topic"] else None,
+            ),
+            **arguments,
         )
 
     def _open_frames(self) -> TopicSource:
@@ -278,7 +280,7 @@ class UpdateManagerNode(Node):
 
 def _expected_model(saved: State) -> Installed | None:
     """Return the model that the node should serve, or None during an update or a pending rollback."""
-    return saved.current if saved.phase is Phase.IDLE and not saved.owes_way_back else None
+    return saved.current if saved.phase is Phase.IDLE and not saved.rollback_pending else None
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from jepa_runtime.errors import UpdateError
 from jepa_runtime.ota import daemon
 from jepa_runtime.ota.client import Client
 from jepa_runtime.ota.release import Release
+from jepa_runtime.ota.robot import UpdateOptions
 from jepa_runtime.ota.state import Phase, State
 
 _TICK_S = 0.2
@@ -25,7 +26,7 @@ class Request:
 
     Attributes:
         check_only: Whether to only look for an update, without installing it.
-        source: See :func:`jepa_runtime.ota.robot.open_client`, as for the next two.
+        source: See :class:`jepa_runtime.ota.robot.UpdateOptions`, as for the next two.
         again: Whether to include releases that were rejected earlier.
         any_interface: Whether to accept other actions, limits or steps.
         state: Final state, or None if the request has not completed.
@@ -55,7 +56,7 @@ class Worker:
     A periodic update in progress also completes a default request that arrives meanwhile.
 
     Args:
-        open_client: Opens the client; takes ``alive``, ``source``, ``again`` and ``any_interface``.
+        open_client: Opens the client; takes ``heartbeat`` and ``options``.
         poll_s: Returns the interval of periodic updates without jitter [s], or None if they are disabled.
         root: Folder of the robot.
         log: Receives log lines.
@@ -72,7 +73,7 @@ class Worker:
         root: Path,
         log: Callable[[str], None],
         on_idle: Callable[[], None] = lambda: None,
-        fleet: Callable[[daemon.Alive], float] | None = None,
+        fleet: Callable[[daemon.Heartbeat], float] | None = None,
     ) -> None:
         self._open_client, self._poll_s, self._root = open_client, poll_s, root
         self._log, self._fleet, self._on_idle = log, fleet, on_idle
@@ -85,7 +86,7 @@ class Worker:
         self._updated_at = -float("inf")
         self._jitter, self._failures = 1.0, 0
         self._fleet_pause_s = 0.0
-        self._update: Callable[[daemon.Alive], State] | None = None
+        self._update: Callable[[daemon.Heartbeat], State] | None = None
 
     def run(self) -> None:
         """Run until :attr:`stopping` is set. An update in progress resumes at the next start."""
@@ -132,9 +133,9 @@ class Worker:
 
     def on_state(self, state: State) -> None:
         """Record that a state was entered."""
-        self._waits = state.phase is Phase.ARMED or state.waits_to_go_back
+        self._waits = state.phase is Phase.ARMED or state.waits_to_roll_back
 
-    def _round(self, alive: daemon.Alive) -> float:
+    def _round(self, alive: daemon.Heartbeat) -> float:
         request = self._next()
         if request is None:
             self._on_idle()
@@ -144,7 +145,7 @@ class Worker:
             alive()
             if self._wake.is_set():
                 self._wake.clear()
-                raise daemon.Yield
+                raise daemon.YieldLock
 
         try:
             if self._fleet is not None and request is self._periodic:
@@ -157,19 +158,17 @@ class Worker:
         self._end(request)
         return 0.0
 
-    def _process(self, request: Request, alive: daemon.Alive) -> State:
-        open_client = partial(
-            self._open_client,
-            source=request.source,
-            again=request.again,
-            any_interface=request.any_interface,
+    def _process(self, request: Request, alive: daemon.Heartbeat) -> State:
+        options = UpdateOptions(
+            source=request.source, retry_rejected=request.again, any_interface=request.any_interface
         )
+        open_client = partial(self._open_client, options=options)
         if request.check_only:
-            with open_client(alive=alive) as client:
+            with open_client(heartbeat=alive) as client:
                 request.offered = client.check()
                 return client.state
         # One update may take several calls, since it yields.
-        self._update = self._update or daemon.carrying(open_client)
+        self._update = self._update or daemon.resumable_update(open_client)
         return self._update(alive)
 
     def _next(self) -> Request | None:
