@@ -101,9 +101,9 @@ def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: P
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("code", [429, 503])
-def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: FaultServer, code: int) -> None:
-    server.faults["small"] = servers.status(code, Retry_After="120")
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: FaultServer, status: int) -> None:
+    server.faults["small"] = servers.status(status, Retry_After="120")
     with pytest.raises(BusyError, check=code("http.busy")) as busy:
         fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=len(SMALL), limits=LIMITS)
     assert busy.value.after_s == 120 and len(server.requests) == 1

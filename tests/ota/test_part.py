@@ -45,7 +45,7 @@ def test_after_an_error_of_the_disk_the_part_is_gone(
 ) -> None:
     with PartialFile(part, len(SMALL), free_bytes=0) as file:
         file.write(SMALL[:1000])
-        file.keep()
+        file.sync()
 
     real = getattr(os, call)
 
@@ -74,7 +74,7 @@ def test_what_counts_is_on_the_disk_before_it_counts(part: Path, monkeypatch: py
         for name in ("pwrite", "fsync", "ftruncate"):
             monkeypatch.setattr(os, name, telling(name, getattr(os, name)))
         file.write(b"12345")
-        file.keep()
+        file.sync()
         file.write(b"67890")
         file.finish()
     # The second of them says how much counts, as the length does in the end.
