@@ -17,9 +17,9 @@ CPU=neoverse-n1
 # /proc/self/stat. The third gives 200 inferences a minute, start included, and qemu takes longer; the fourth plays 30 images a second.
 NOT_UNDER_QEMU=(
   serving/test_realtime.py::test_files_that_were_read_once_leave_memory_and_can_be_read_again
-  telemetry/test_monitor.py::test_memory_faults_and_descriptors_of_the_own_process_are_told
+  telemetry/test_monitor.py::test_monitor_of_this_process_has_memory_faults_and_descriptors
   profiling/test_importers.py::test_a_file_that_benchmark_app_really_wrote
-  recording/test_black_box_run.py::test_what_a_run_keeps_of_a_surprise_surprises_again
+  recording/test_black_box_run.py::test_replay_of_a_black_box_bag_is_surprising_again
 )
 
 fail() {

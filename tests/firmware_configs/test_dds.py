@@ -1,4 +1,4 @@
-"""The DDS profiles, as the implementations read them."""
+"""The DDS profiles, read by the DDS implementations."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def sysctl(name: str) -> int:
     return int(found[1])
 
 
-def test_the_profile_of_fast_dds_is_that_of_the_launch_files() -> None:
+def test_fast_dds_profile_equals_that_of_the_launch_files() -> None:
     on_target = next(file for file in shipped(["common"]) if file.path == "etc/jepa-edge/fastdds.xml")
     assert on_target.content == (LAUNCHED / "fastdds.xml").read_bytes()
 
 
-def test_nodes_that_send_no_images_differ_in_their_shared_memory_alone() -> None:
+def test_fast_dds_profile_for_results_differs_in_shared_memory_only() -> None:
     images, results = (
         {element.tag: element.text for element in ElementTree.parse(LAUNCHED / name).getroot().iter()}
         for name in ("fastdds.xml", "fastdds_results.xml")
@@ -58,7 +58,7 @@ def test_nodes_that_send_no_images_differ_in_their_shared_memory_alone() -> None
     assert differing == {"segment_size"}
 
 
-def test_the_profile_for_another_account_is_that_of_the_launch_files_without_shared_memory() -> None:
+def test_fast_dds_udp_profile_has_no_shared_memory() -> None:
     udp, shared = (
         ElementTree.parse(FOLDER / "jepa-edge" / name).getroot()
         for name in ("fastdds_udp.xml", "fastdds.xml")
@@ -86,7 +86,7 @@ def node(profile: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ros
 @pytest.mark.parametrize("profile", [FAST_DDS, LAUNCHED / "fastdds_results.xml"], ids=lambda path: path.name)
-def test_fast_dds_makes_the_shared_memory_that_its_profile_asks_for(profile: Path) -> None:
+def test_fast_dds_creates_the_shared_memory_of_its_profile(profile: Path) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     asked_for = ElementTree.parse(profile).getroot().find(".//{*}segment_size")
     assert asked_for is not None and asked_for.text
@@ -96,14 +96,14 @@ def test_fast_dds_makes_the_shared_memory_that_its_profile_asks_for(profile: Pat
 
 
 @pytest.mark.ros
-def test_fast_dds_makes_no_shared_memory_for_a_node_of_another_account() -> None:
+def test_fast_dds_udp_profile_creates_no_shared_memory() -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     done = node(FOLDER / "jepa-edge" / "fastdds_udp.xml")
     assert (done.returncode, done.stdout) == (0, "0\n") and "XMLPARSER" not in done.stderr, done.stderr
 
 
 @pytest.mark.ros
-def test_fast_dds_would_tell_of_a_mistake_in_its_profile(tmp_path: Path) -> None:
+def test_fast_dds_reports_an_invalid_profile(tmp_path: Path) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     wrong = tmp_path / "wrong.xml"
     wrong.write_text(FAST_DDS.read_text().replace("segment_size", "segmentsize"))
@@ -120,12 +120,12 @@ def participant(profile: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_cyclone_dds_takes_its_profile_also_where_the_kernel_gives_less() -> None:
+def test_cyclone_dds_accepts_its_profile_with_smaller_kernel_limits() -> None:
     done = participant(CYCLONE)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_cyclone_dds_would_tell_of_a_mistake_in_its_profile(tmp_path: Path) -> None:
+def test_cyclone_dds_reports_an_invalid_profile(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.xml"
     wrong.write_text(CYCLONE.read_text().replace("SocketSendBufferSize", "SendBuffer"))
     done = participant(wrong)
@@ -136,7 +136,7 @@ def test_cyclone_dds_would_tell_of_a_mistake_in_its_profile(tmp_path: Path) -> N
     ("element", "limit"),
     [("SocketReceiveBufferSize", "net.core.rmem_max"), ("SocketSendBufferSize", "net.core.wmem_max")],
 )
-def test_cyclone_dds_asks_for_the_buffers_that_the_kernel_may_give(element: str, limit: str) -> None:
+def test_cyclone_dds_buffers_equal_the_sysctl_limits(element: str, limit: str) -> None:
     found = ElementTree.parse(CYCLONE).getroot().find(f".//{{*}}{element}")
     assert found is not None
     megabytes = re.fullmatch(r"(\d+)MiB", found.attrib["max"])

@@ -1,4 +1,4 @@
-"""The programs for a Jetson, with configuration as NVIDIA documents it and stand-ins for its own programs."""
+"""The scripts for a Jetson, with NVIDIA's documented configuration and stand-ins for its programs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FakeNvpmodel:
         (THOR, "90W", 2),
     ],
 )
-def test_a_mode_is_chosen_by_its_name(
+def test_power_mode_is_selected_by_name(
     tmp_path: Path, shell: str, modes: tuple[str, ...], wanted: str, number: int
 ) -> None:
     nvpmodel = FakeNvpmodel(tmp_path, modes)
@@ -89,16 +89,14 @@ def test_a_mode_is_chosen_by_its_name(
     assert nvpmodel.mode.read_text() == f"{number}\n"
 
 
-def test_a_mode_that_is_set_is_not_set_again(tmp_path: Path) -> None:
+def test_power_mode_already_set_is_not_set_again(tmp_path: Path) -> None:
     nvpmodel = FakeNvpmodel(tmp_path, THOR)
     assert nvpmodel.run("120W").stdout == "power mode 120W (1) is set\n"
     assert nvpmodel.calls.read_text() == "-q\n"
 
 
 @pytest.mark.parametrize("wanted", ["MAXIMUM", "15", "W", "NOT_THIS_ONE"])
-def test_a_mode_that_the_board_does_not_have_is_told_with_those_that_it_has(
-    tmp_path: Path, wanted: str
-) -> None:
+def test_power_mode_unknown_is_an_error_that_lists_the_modes(tmp_path: Path, wanted: str) -> None:
     nvpmodel = FakeNvpmodel(tmp_path, ORIN_NANO)
     done = nvpmodel.run(wanted)
     assert done.returncode == 1
@@ -106,12 +104,12 @@ def test_a_mode_that_the_board_does_not_have_is_told_with_those_that_it_has(
     assert nvpmodel.mode.read_text() == "1\n"
 
 
-def test_a_mode_that_asks_for_a_restart_is_not_waited_for(tmp_path: Path) -> None:
+def test_power_mode_that_needs_a_reboot_is_an_error(tmp_path: Path) -> None:
     done = FakeNvpmodel(tmp_path, ORIN_NANO).run("7W")
     assert done.returncode == 1 and "set it once by hand: nvpmodel -m 3" in done.stderr
 
 
-def test_without_a_name_or_a_jetson_it_says_what_is_missing(tmp_path: Path) -> None:
+def test_power_mode_without_name_or_jetson_is_an_error(tmp_path: Path) -> None:
     nvpmodel = FakeNvpmodel(tmp_path, THOR)
     assert "name a mode in /etc/default/jepa-power-mode" in nvpmodel.run("").stderr
     nvpmodel.conf.unlink()
@@ -159,7 +157,7 @@ def fan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_fan_profile_is_set_through_a_link_and_given_back(tmp_path: Path) -> None:
+def test_fan_profile_is_set_through_a_link_and_restored(tmp_path: Path) -> None:
     board, status = tmp_path / "board.conf", tmp_path / "status"
     board.write_text(FAN)
     (tmp_path / "nvfancontrol.conf").symlink_to(board)
@@ -171,14 +169,14 @@ def test_a_fan_profile_is_set_through_a_link_and_given_back(tmp_path: Path) -> N
     assert board.read_text() == FAN
 
 
-def test_a_fan_profile_that_is_missing_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+def test_fan_profile_unknown_is_an_error_that_lists_the_profiles(tmp_path: Path) -> None:
     (tmp_path / "nvfancontrol.conf").write_text(FAN)
     done = fan(tmp_path, "set", "silent", str(tmp_path / "before"))
     assert done.returncode == 1 and "has no profile silent; it has: quiet cool" in done.stderr
     assert (tmp_path / "nvfancontrol.conf").read_text() == FAN
 
 
-def test_the_fan_profile_of_before_outlives_a_power_cut(tmp_path: Path) -> None:
+def test_fan_profile_previous_survives_a_power_cut(tmp_path: Path) -> None:
     (tmp_path / "nvfancontrol.conf").write_text(FAN)
     before = tmp_path / "before"
     for _ in range(2):
@@ -189,7 +187,7 @@ def test_the_fan_profile_of_before_outlives_a_power_cut(tmp_path: Path) -> None:
     assert "StateDirectory=jepa-fan-profile" in unit and "/var/lib/jepa-fan-profile/before" in unit
 
 
-def test_a_fan_that_runs_follows_the_profile_at_once(tmp_path: Path) -> None:
+def test_fan_profile_restarts_a_running_daemon(tmp_path: Path) -> None:
     (tmp_path / "nvfancontrol.conf").write_text(FAN)
     running = tmp_path / "running"
     running.write_text("FAN_DEFAULT_PROFILE quiet")
@@ -199,7 +197,7 @@ def test_a_fan_that_runs_follows_the_profile_at_once(tmp_path: Path) -> None:
     assert running.read_text().split() == ["FAN_DEFAULT_PROFILE", "quiet"]
 
 
-def test_a_fan_that_runs_does_so_again_when_its_profile_cannot_be_set(tmp_path: Path) -> None:
+def test_fan_profile_failure_restarts_the_daemon(tmp_path: Path) -> None:
     (tmp_path / "nvfancontrol.conf").write_text(FAN)
     (tmp_path / "running").touch()
     (tmp_path / "status").mkdir()
@@ -207,7 +205,7 @@ def test_a_fan_that_runs_does_so_again_when_its_profile_cannot_be_set(tmp_path: 
     assert (tmp_path / "asked").read_text().splitlines()[-1] == "--no-block start nvfancontrol.service"
 
 
-def test_a_fan_that_is_about_to_start_is_not_kept_from_it(tmp_path: Path) -> None:
+def test_fan_profile_does_not_block_a_starting_daemon(tmp_path: Path) -> None:
     (tmp_path / "nvfancontrol.conf").write_text(FAN)
     assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode == 0
     assert (tmp_path / "asked").read_text().splitlines() == ["-q is-active nvfancontrol.service"]

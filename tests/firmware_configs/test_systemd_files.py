@@ -1,4 +1,4 @@
-"""The system files as the programs read them that they are for, on a root that holds nothing else."""
+"""The system files, read by the programs that they configure, in an otherwise empty root."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def verify(root: Path, unit: str) -> subprocess.CompletedProcess[str]:
 
 @needs("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_is_one_that_systemd_takes(root: Path, unit: str) -> None:
+def test_unit_is_accepted_by_systemd(root: Path, unit: str) -> None:
     done = verify(root, unit)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs("systemd-analyze")
-def test_a_mistake_in_a_unit_would_be_found(root: Path, tmp_path: Path) -> None:
+def test_verify_detects_an_invalid_unit(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "root", symlinks=True)
     unit = copy / "etc/systemd/system/jepa-run.service"
     unit.write_text(unit.read_text().replace("WatchdogSec=60", "WatchdogSec=soon"))
@@ -65,9 +65,7 @@ def test_a_mistake_in_a_unit_would_be_found(root: Path, tmp_path: Path) -> None:
 
 
 @needs("systemd-analyze")
-def test_the_drop_in_for_real_time_is_one_that_systemd_takes_once_it_is_copied(
-    root: Path, tmp_path: Path
-) -> None:
+def test_realtime_drop_in_is_accepted_by_systemd(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "root", symlinks=True)
     example = copy / "etc/systemd/system/jepa-run.service.d/60-realtime.conf.example"
     example.rename(example.with_suffix(""))
@@ -79,7 +77,7 @@ def test_the_drop_in_for_real_time_is_one_that_systemd_takes_once_it_is_copied(
 
 @needs("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_is_exposed_no_more_than_it_must_be(root: Path, unit: str) -> None:
+def test_unit_exposure_is_limited(root: Path, unit: str) -> None:
     # NVIDIA's tools run as root, and nobody says which of its powers they need.
     threshold = 65 if unit in _AS_ROOT else 30
     path = root / "etc/systemd/system" / unit
@@ -112,7 +110,7 @@ def test_a_unit_is_exposed_no_more_than_it_must_be(root: Path, unit: str) -> Non
         ),
     ],
 )
-def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_names(
+def test_launch_uses_distribution_and_arguments_of_the_environment(
     root: Path,
     tmp_path: Path,
     unit: str,
@@ -151,7 +149,7 @@ def test_launch_takes_the_distribution_and_the_arguments_that_the_environment_na
         ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}, 0),
     ],
 )
-def test_an_update_manager_that_would_not_hear_the_world_model_is_not_started(
+def test_update_manager_that_cannot_reach_the_world_model_is_not_started(
     root: Path, environment: dict[str, str], code: int
 ) -> None:
     text = (root / "etc/systemd/system/jepa-update-manager.service").read_text()
@@ -167,9 +165,7 @@ def test_an_update_manager_that_would_not_hear_the_world_model_is_not_started(
     ("serves", "updates"),
     [("jepa-run.service", "jepa-update.service"), ("jepa-bringup.service", "jepa-update-manager.service")],
 )
-def test_what_serves_has_another_account_than_updates_and_writes_nothing_that_they_trust(
-    root: Path, serves: str, updates: str
-) -> None:
+def test_serving_account_cannot_write_what_updates_trust(root: Path, serves: str, updates: str) -> None:
     """With ROS and without. StateDirectory gives a folder to the account of its unit."""
 
     def settings(unit: str) -> dict[str, str]:
@@ -185,7 +181,7 @@ def test_what_serves_has_another_account_than_updates_and_writes_nothing_that_th
 @needs("systemd-sysusers")
 @needs("systemd-tmpfiles")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts, also on another root")
-def test_the_account_and_its_folders_are_made(root: Path) -> None:
+def test_accounts_and_folders_are_created(root: Path) -> None:
     assert run("systemd-sysusers", f"--root={root}").returncode == 0
     lines = (root / "etc/passwd").read_text().splitlines()
     accounts = {line.partition(":")[0]: line for line in lines}
@@ -207,7 +203,7 @@ def test_the_account_and_its_folders_are_made(root: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", ["jepa-bringup.service", "jepa-update-manager.service"])
-def test_logs_of_ros_do_not_pile_up(root: Path, unit: str) -> None:
+def test_ros_logs_are_deleted_after_a_week(root: Path, unit: str) -> None:
     """Each start of a node makes one: of a camera that was unplugged, every two seconds."""
     text = (root / "etc/systemd/system" / unit).read_text()
     folder = re.search(r"^Environment=ROS_LOG_DIR=(.*)$", text, re.MULTILINE)
@@ -216,7 +212,7 @@ def test_logs_of_ros_do_not_pile_up(root: Path, unit: str) -> None:
 
 
 @needs("systemd-tmpfiles")
-def test_the_governor_is_written_to_every_policy_of_the_processors(root: Path) -> None:
+def test_governor_is_written_to_every_cpu_policy(root: Path) -> None:
     policies = [root / f"sys/devices/system/cpu/cpufreq/policy{number}" for number in range(2)]
     for policy in policies:
         policy.mkdir(parents=True)
@@ -229,7 +225,7 @@ def test_the_governor_is_written_to_every_policy_of_the_processors(root: Path) -
 
 
 @needs("udevadm")
-def test_the_rules_are_ones_that_udev_takes(root: Path) -> None:
+def test_rules_are_accepted_by_udev(root: Path) -> None:
     done = run("udevadm", "verify", "--resolve-names=never", f"--root={root}")
     assert done.returncode == 0 and "Success: 3" in done.stdout, done.stdout + done.stderr
 
@@ -243,9 +239,7 @@ def test_the_rules_are_ones_that_udev_takes(root: Path) -> None:
         ("jepa-build-engine.service", "Before", {"jepa-run.service", "jepa-bringup.service"}),
     ],
 )
-def test_a_gpu_is_taken_once_its_driver_is_loaded_and_its_clocks_are_held(
-    root: Path, unit: str, key: str, others: set[str]
-) -> None:
+def test_units_start_after_gpu_driver_and_clocks(root: Path, unit: str, key: str, others: set[str]) -> None:
     text = (root / "etc/systemd/system" / unit).read_text()
     named = re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
     assert others <= set(" ".join(named).split())
@@ -254,21 +248,19 @@ def test_a_gpu_is_taken_once_its_driver_is_loaded_and_its_clocks_are_held(
 @pytest.mark.parametrize(
     "unit", ["jepa-update.service", "jepa-update-manager.service", "jepa-bringup.service"]
 )
-def test_a_builder_or_a_probe_that_memory_runs_out_for_does_not_take_the_unit_with_it(
-    root: Path, unit: str
-) -> None:
+def test_unit_continues_when_memory_runs_out(root: Path, unit: str) -> None:
     """By default systemd stops a unit of which one process was ended for want of memory."""
     assert "\nOOMPolicy=continue\n" in (root / "etc/systemd/system" / unit).read_text()
 
 
 @needs("systemd-analyze")
-def test_the_log_has_bounds(root: Path) -> None:
+def test_journal_is_limited(root: Path) -> None:
     shown = run("systemd-analyze", "cat-config", f"--root={root}", "systemd/journald.conf").stdout
     assert "SystemMaxUse=500M" in shown and "RateLimitBurst=1000" in shown
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit not in _AS_ROOT])
-def test_a_filter_of_system_calls_names_those_of_landlock(root: Path, unit: str) -> None:
+def test_system_call_filter_has_landlock(root: Path, unit: str) -> None:
     """Before systemd 257 @system-service is without them, and a probe would write to the disk."""
     text = (root / "etc/systemd/system" / unit).read_text()
     allowed = re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
@@ -276,16 +268,16 @@ def test_a_filter_of_system_calls_names_those_of_landlock(root: Path, unit: str)
     assert calls <= set(" ".join(allowed).split())
 
 
-def test_neither_updates_nor_the_server_wait_for_a_network_at_boot(root: Path) -> None:
+def test_units_do_not_wait_for_the_network(root: Path) -> None:
     for unit in ("jepa-update.service", "jepa-run.service"):
         told = re.findall(r"^[^#].*$", (root / "etc/systemd/system" / unit).read_text(), re.MULTILINE)
         assert not any("network-online" in line for line in told)
 
 
-def test_only_one_device_ships_a_path() -> None:
+def test_shipped_paths_are_unique() -> None:
     paths = [file.path for file in shipped(DEVICES)]
     assert sorted(set(paths)) == paths
 
 
-def test_nothing_that_starts_a_machine_is_replaced() -> None:
+def test_shipped_files_do_not_affect_booting() -> None:
     assert not [file.path for file in shipped(DEVICES) if file.path.startswith("boot/")]

@@ -1,4 +1,4 @@
-"""Roots of robot computers in good health, as README.md here says where each comes from."""
+"""Roots of healthy robot computers; README.md in this folder lists their sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DPKG = "var/lib/dpkg/status"
 
 
 class Root(Tree):
-    """A tree, with what no file tells in ``facts``."""
+    """A file tree, with facts that no file contains in ``facts``."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -67,7 +67,7 @@ class Root(Tree):
             self.write({f"{policy}/scaling_{name}": value for name, value in values})
 
     def diagnose(self, needs: Requirements | None = None) -> Diagnosis:
-        """What the doctor says of it."""
+        """Run the doctor on this root."""
         self.root.with_name(f"{self.root.name}.json").write_text(json.dumps(self.facts))
         return examine(System(self.root, RecordedFacts(self.root)), needs)
 

@@ -1,4 +1,4 @@
-"""``jepa-runtime doctor`` as it is run."""
+"""The command ``jepa-runtime doctor``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _run(*args: str, program: str = _MAIN) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_this_very_machine_is_examined_in_a_process_of_its_own() -> None:
+def test_doctor_on_this_machine_writes_a_valid_report() -> None:
     done = _run("--json", "-")
     report = json.loads(done.stdout)
     severities = [finding["severity"] for finding in report["findings"]]
@@ -66,7 +66,7 @@ def test_this_very_machine_is_examined_in_a_process_of_its_own() -> None:
     assert openvino["severity"] == "ok"
 
 
-def test_a_healthy_machine_gives_0_and_is_named_first(
+def test_doctor_healthy_machine_exits_0_and_prints_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     roots.orin_nano(tmp_path / "root").diagnose()
@@ -75,7 +75,7 @@ def test_a_healthy_machine_gives_0_and_is_named_first(
     assert capsys.readouterr().out.startswith("NVIDIA Jetson Orin Nano")
 
 
-def test_faults_give_3_with_their_remedies_the_worst_first(
+def test_doctor_with_faults_exits_3_and_sorts_by_severity(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = _broken(tmp_path)
@@ -87,9 +87,7 @@ def test_faults_give_3_with_their_remedies_the_worst_first(
     assert "engine.pycuda" not in shown
 
 
-def test_what_mends_a_fault_can_be_copied_as_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_remedy_is_printed_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = _broken(tmp_path)
     main(["doctor", "--root", str(root.root)])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -98,7 +96,7 @@ def test_what_mends_a_fault_can_be_copied_as_one_line(
     assert all(step in lines if step.startswith("#") else f"$ {step}" in lines for step in steps)
 
 
-def test_everything_is_shown_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_verbose_prints_all_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diagnosis = roots.thor(tmp_path / "root").diagnose()
 
     main(["doctor", "--root", str(tmp_path / "root"), "--verbose"])
@@ -107,7 +105,7 @@ def test_everything_is_shown_if_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert all(finding.check in shown for finding in diagnosis.findings)
 
 
-def test_a_bundle_is_judged_for_the_machine(two_rooms_bundle: Path, tmp_path: Path) -> None:
+def test_doctor_bundle_adds_its_checks(two_rooms_bundle: Path, tmp_path: Path) -> None:
     roots.desktop(tmp_path / "root").diagnose()
     report = tmp_path / "report.json"
 
@@ -127,7 +125,7 @@ def test_a_bundle_is_judged_for_the_machine(two_rooms_bundle: Path, tmp_path: Pa
         ["--fix-script", "/dev/null/nowhere"],
     ],
 )
-def test_what_it_cannot_do_gives_1_and_the_reason(
+def test_doctor_unusable_path_exits_1_and_names_it(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["doctor", *args]) == 1
@@ -135,7 +133,7 @@ def test_what_it_cannot_do_gives_1_and_the_reason(
 
 
 @pytest.mark.parametrize("option", ["--json", "--fix-script"])
-def test_the_bundle_that_it_judges_by_is_not_written_into(
+def test_doctor_output_in_the_bundle_is_rejected(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
@@ -144,7 +142,7 @@ def test_the_bundle_that_it_judges_by_is_not_written_into(
     assert Bundle.open(bundle).path == bundle
 
 
-def test_what_is_recorded_beside_a_root_is_not_written_over(
+def test_doctor_output_onto_the_recorded_facts_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = roots.desktop(tmp_path / "root")
@@ -159,7 +157,7 @@ def test_what_is_recorded_beside_a_root_is_not_written_over(
 @pytest.mark.parametrize(
     ("build", "faults"), [(roots.orin_nano, JETSON), (roots.meteor_lake, NPU_LAPTOP), (roots.desktop, ())]
 )
-def test_the_script_is_one_for_sh_and_has_each_finding_with_its_remedy(
+def test_fix_script_is_valid_sh_with_every_remedy(
     build: Callable[[Path], Root], faults: tuple[Fault, ...], tmp_path: Path
 ) -> None:
     root = build(tmp_path / "root")
@@ -184,7 +182,7 @@ def test_the_script_is_one_for_sh_and_has_each_finding_with_its_remedy(
         subprocess.run(["shellcheck", script], check=True, timeout=60)
 
 
-def test_nothing_is_opened_for_writing_and_no_program_is_started() -> None:
+def test_doctor_opens_nothing_for_writing_and_starts_no_program() -> None:
     done = _run("--verbose", program=_WATCHED + _MAIN)
 
     assert done.returncode in (0, 3)
@@ -192,7 +190,7 @@ def test_nothing_is_opened_for_writing_and_no_program_is_started() -> None:
     assert watched == []
 
 
-def test_the_system_calls_of_a_whole_run_change_nothing(tmp_path: Path) -> None:
+def test_doctor_system_calls_change_nothing(tmp_path: Path) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     log = tmp_path / "log"
@@ -225,7 +223,7 @@ def test_the_system_calls_of_a_whole_run_change_nothing(tmp_path: Path) -> None:
     assert len(executed) == 1
 
 
-def test_every_check_is_documented_as_it_is() -> None:
+def test_checks_match_their_documentation() -> None:
     text = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
     rows = [f"| `{check.id}` | {check.condition} | {check.sources} | {check.remedy} |" for check in CHECKS]
 

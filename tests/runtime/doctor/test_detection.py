@@ -1,4 +1,4 @@
-"""Which machine is which, and that a healthy one raises no alarm."""
+"""Detection of machines, and examination of healthy ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Builder = Callable[[Path], Root]
 
 
 @pytest.mark.parametrize("build", HEALTHY)
-def test_a_healthy_machine_raises_no_alarm(build: Builder, tmp_path: Path) -> None:
+def test_examine_healthy_machine_finds_no_problem(build: Builder, tmp_path: Path) -> None:
     diagnosis = build(tmp_path / "root").diagnose()
 
     assert diagnosis.problems == ()
@@ -48,7 +48,7 @@ def test_detect_machine_has_its_name(
 
 
 @pytest.mark.parametrize(("device", "npu"), NPUS.items())
-def test_a_generation_of_the_npu_looks_for_its_own_firmware(device: str, npu: object, tmp_path: Path) -> None:
+def test_npu_firmware_is_that_of_its_generation(device: str, npu: object, tmp_path: Path) -> None:
     root = roots.meteor_lake(tmp_path / "root")
     root.write({f"{NPU}/device": device})
 
@@ -70,7 +70,7 @@ def test_a_generation_of_the_npu_looks_for_its_own_firmware(device: str, npu: ob
     ],
 )
 @pytest.mark.parametrize("driven", [False, True])
-def test_a_kernel_from_before_the_npu_drives_it_only_where_it_was_brought_to_it(
+def test_npu_kernel_too_old_is_an_error_unless_the_driver_is_backported(
     device: str, kernel: str, needed: str | None, driven: bool, tmp_path: Path
 ) -> None:
     root = roots.meteor_lake(tmp_path / "root")
@@ -88,14 +88,14 @@ def test_a_kernel_from_before_the_npu_drives_it_only_where_it_was_brought_to_it(
         assert "npu.module" not in wrong
 
 
-def test_an_npu_of_another_maker_is_not_taken_for_intels(tmp_path: Path) -> None:
+def test_detect_npu_of_another_vendor_is_a_plain_machine(tmp_path: Path) -> None:
     root = roots.meteor_lake(tmp_path / "root")
     root.write({f"{NPU}/vendor": "0x1022"})
 
     assert root.diagnose().machine.kind == "plain"
 
 
-def test_what_a_disk_alone_does_not_tell_is_unknown_and_no_alarm(tmp_path: Path) -> None:
+def test_examine_mounted_disk_reports_missing_facts_as_unknown(tmp_path: Path) -> None:
     root = roots.orin_nano(tmp_path / "root")
     root.facts = {"schema": 1}
     for folder in ("proc", "sys", "run"):
@@ -111,7 +111,7 @@ def test_what_a_disk_alone_does_not_tell_is_unknown_and_no_alarm(tmp_path: Path)
     assert unknown >= {"jetson.driver", "jetson.node", "camera.node", "clock.synchronized", "disk.state"}
 
 
-def test_a_container_on_a_jetson_is_one(tmp_path: Path) -> None:
+def test_detect_container_on_a_jetson_is_a_jetson(tmp_path: Path) -> None:
     """Docker hides /sys/firmware, where /proc/device-tree leads."""
     root = roots.orin_nano(tmp_path / "root")
     for hidden in ("proc/device-tree", "etc/nv_tegra_release"):
@@ -127,7 +127,7 @@ def test_a_container_on_a_jetson_is_one(tmp_path: Path) -> None:
     assert root.diagnose().machine.kind == "plain"
 
 
-def test_a_pc_on_which_something_for_a_jetson_is_built_is_none(tmp_path: Path) -> None:
+def test_detect_pc_with_a_jetson_build_environment_is_not_a_jetson(tmp_path: Path) -> None:
     root = roots.desktop(tmp_path / "root")
     root.write({"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0"})
 
@@ -153,6 +153,6 @@ def test_cpu_without_vnni_is_reported_as_info(build: Builder, tmp_path: Path) ->
     assert verdict(root).severity is Severity.UNKNOWN
 
 
-def test_vnni_is_not_looked_for_on_arm(tmp_path: Path) -> None:
+def test_vnni_check_does_not_apply_on_arm(tmp_path: Path) -> None:
     findings = roots.raspberry_pi(tmp_path / "root").diagnose().findings
     assert "cpu.int8" not in [finding.check for finding in findings]

@@ -1,4 +1,4 @@
-"""Each fault, planted alone: that finding, with its remedy, and no other. Then many at once."""
+"""Each injected fault gives its finding and remedy and no other; then many faults at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _severities(diagnosis: Diagnosis) -> dict[str, Severity]:
 @pytest.mark.parametrize(
     ("machine", "fault"), _CASES, ids=[f"{name}: {fault.name}" for name, fault in _CASES]
 )
-def test_a_fault_alone_gives_its_finding_and_no_other(machine: str, fault: Fault, tmp_path: Path) -> None:
+def test_single_fault_changes_only_its_findings(machine: str, fault: Fault, tmp_path: Path) -> None:
     build = _MACHINES[machine][0]
     healthy = _severities(build(tmp_path / "healthy").diagnose())
     faulty = build(tmp_path / "faulty")
@@ -82,7 +82,7 @@ def test_bundle_without_a_variant_for_the_machine_is_reported(
     assert ("engine.tensorrt" in _severities(diagnosis)) == ("tensorrt" in targets and machine == "orin_nano")
 
 
-def test_a_jetson_runs_onnx_on_its_gpu(tmp_path: Path) -> None:
+def test_bundle_with_onnx_on_a_jetson_is_a_warning(tmp_path: Path) -> None:
     diagnosis = roots.orin_nano(tmp_path / "root").diagnose(_needs("onnx", "openvino"))
 
     (finding,) = [finding for finding in diagnosis.problems if finding.check == "bundle.target"]
@@ -97,7 +97,7 @@ def test_bundle_too_large_for_memory_and_disk_is_reported(tmp_path: Path) -> Non
     assert {finding.check for finding in diagnosis.problems} == {"memory.bundle", "disk.state", "disk.cache"}
 
 
-def test_a_capability_is_above_its_limit(tmp_path: Path) -> None:
+def test_limits_with_capabilities_are_ok(tmp_path: Path) -> None:
     root = roots.orin_nano(tmp_path / "root")
     for fault in JETSON:
         if fault.check.startswith("limits."):
@@ -107,7 +107,7 @@ def test_a_capability_is_above_its_limit(tmp_path: Path) -> None:
     assert root.diagnose().problems == ()
 
 
-def test_memory_that_may_be_locked_has_no_limit(tmp_path: Path) -> None:
+def test_memlock_with_a_finite_limit_is_a_warning(tmp_path: Path) -> None:
     root = roots.orin_nano(tmp_path / "root")
     limits = (root.root / "proc/self/limits").read_text()
     root.write({"proc/self/limits": limits.replace("memory         unlimited", "memory         1073741824")})
@@ -157,9 +157,7 @@ def test_shared_memory_size_is_read_in_every_unit(option: str, reported: bool, t
         ("meteor_lake", "proc/swaps", "Filename", "memory.swap"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_unknown_and_no_alarm(
-    machine: str, path: str, content: str, check: str, tmp_path: Path
-) -> None:
+def test_malformed_file_is_unknown(machine: str, path: str, content: str, check: str, tmp_path: Path) -> None:
     root = _MACHINES[machine][0](tmp_path / "root")
     root.write({path: content})
 
@@ -169,7 +167,7 @@ def test_a_file_that_makes_no_sense_is_unknown_and_no_alarm(
     assert diagnosis.problems == ()
 
 
-def test_what_is_better_than_asked_for_is_no_fault(tmp_path: Path) -> None:
+def test_values_better_than_required_are_ok(tmp_path: Path) -> None:
     root = roots.desktop(tmp_path / "root")
     root.write({"proc/sys/net/core/rmem_max": 1 << 30, "proc/sys/net/ipv4/ipfrag_time": 1})
     limits = (root.root / "proc/self/limits").read_text()
@@ -178,7 +176,7 @@ def test_what_is_better_than_asked_for_is_no_fault(tmp_path: Path) -> None:
     assert root.diagnose().problems == ()
 
 
-def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path) -> None:
+def test_power_mode_remedy_selects_the_fastest_mode(tmp_path: Path) -> None:
     root = roots.agx_orin(tmp_path / "root")
     root.write({"etc/nvpmodel.conf": roots.nvpmodel({"MAXN": 0, "MODE_30W": 2, "MAXN_SUPER": 4})})
 
@@ -188,7 +186,7 @@ def test_of_two_modes_without_a_limit_the_better_one_is_proposed(tmp_path: Path)
     assert "sudo nvpmodel -m 4" in finding.verdict.remedy
 
 
-def test_memory_that_its_group_may_only_read_takes_being_in_the_group_alone(tmp_path: Path) -> None:
+def test_read_only_memory_node_needs_only_group_membership(tmp_path: Path) -> None:
     root = roots.thor(tmp_path / "root")
     root.facts["account"]["groups"].remove("video")
     (finding,) = (finding for finding in root.diagnose().problems if finding.check == "jetson.node")
@@ -196,7 +194,7 @@ def test_memory_that_its_group_may_only_read_takes_being_in_the_group_alone(tmp_
     assert finding.verdict.remedy == ("sudo usermod -aG video robot", "# then log in again")
 
 
-def test_the_least_versions_are_those_that_the_package_asks_for() -> None:
+def test_minimum_versions_equal_those_of_the_package() -> None:
     project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
         (Path(__file__).parents[3] / "pyproject.toml").read_text()
     )["project"]

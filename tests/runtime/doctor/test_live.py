@@ -20,26 +20,26 @@ def test_live_facts_device_node_has_owner_group_and_mode() -> None:
     assert LiveFacts().nodes(__file__) == {}
 
 
-def test_the_account_is_that_of_this_process() -> None:
+def test_live_facts_account_is_that_of_this_process() -> None:
     account = LiveFacts().account()
 
     assert account.uid == os.geteuid()
     assert len(account.groups) == len({os.getegid(), *os.getgroups()})
 
 
-def test_room_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
+def test_live_facts_free_bytes_are_those_of_the_nearest_folder(tmp_path: Path) -> None:
     place, free = LiveFacts().free_bytes(str(tmp_path / "no" / "such"))
 
     assert place == str(tmp_path)
     assert 0 <= free <= shutil.disk_usage(tmp_path).total
 
 
-def test_a_package_of_this_python_is_found_with_its_version() -> None:
+def test_package_of_this_python_has_its_version() -> None:
     assert System(Path("/"), LiveFacts()).package("numpy") == version("numpy")
     assert System(Path("/"), LiveFacts()).package("nosuchpackage") is None
 
 
-def test_remedies_name_the_programs_of_this_python_wherever_they_are_called() -> None:
+def test_program_is_that_of_this_python_in_any_folder() -> None:
     said = subprocess.run(
         ["sh", "-c", f"{LiveFacts().program('python3')} -c 'import sys; print(sys.prefix)'"],
         env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,

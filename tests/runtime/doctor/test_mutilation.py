@@ -1,4 +1,4 @@
-"""Whatever has become of a machine's files: an answer, and no "ok" without a reason."""
+"""Damaged or missing files never cause a failure or an unjustified "ok"."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _mutilated(place: Path, mutilate: Callable[[Path], object]) -> Iterator[None
 
 @settings(max_examples=60)
 @given(number=st.integers(0, 999), kind=st.sampled_from(sorted(_KINDS)))
-def test_what_cannot_be_read_is_no_ground_for_an_ok(pair: tuple[Root, Root], number: int, kind: str) -> None:
+def test_check_with_unreadable_file_is_not_ok(pair: tuple[Root, Root], number: int, kind: str) -> None:
     root = pair[0]
     place = _file(root, number)
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_no_ground_for_an_ok(pair: tuple[Root, Root], num
     assert cited <= ({"is there"} if kind in _ANY_CONTENT else set())
 
 
-def test_files_that_an_account_may_not_read_are_unknown() -> None:
+def test_files_without_permission_are_unknown() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         root = roots.orin_nano(Path(folder) / "root")
@@ -154,7 +154,7 @@ def _as_nobody() -> Iterator[None]:
         .map(lambda text: lambda place: place.write_text(text)),
     ),
 )
-def test_a_fault_is_never_called_ok_whatever_becomes_of_a_file(
+def test_check_with_mutilated_file_never_hides_a_fault(
     pair: tuple[Root, Root], number: int, mutilate: Callable[[Path], object]
 ) -> None:
     root = pair[1]
@@ -173,7 +173,7 @@ def test_a_fault_is_never_called_ok_whatever_becomes_of_a_file(
     assert all(line.isprintable() for line in script.splitlines())
 
 
-def test_numbers_beyond_measure_get_an_answer_from_every_check(pair: tuple[Root, Root]) -> None:
+def test_huge_numbers_do_not_fail_any_check(pair: tuple[Root, Root]) -> None:
     root = pair[0]
     always = {check.id for check in CHECKS if not check.id.startswith(_OF_SOME_MACHINES)}
     for place in [path for path in root.root.rglob("*") if path.is_file() and not path.is_symlink()]:
@@ -185,7 +185,7 @@ def test_numbers_beyond_measure_get_an_answer_from_every_check(pair: tuple[Root,
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\u2028", "; ", "' ", "`", "$("])
-def test_what_a_machine_says_cannot_become_a_command(separator: str, tmp_path: Path) -> None:
+def test_fix_script_with_hostile_file_contents_has_no_extra_command(separator: str, tmp_path: Path) -> None:
     command = f"{separator}touch ran{separator}"
     root = roots.meteor_lake(tmp_path / "root")
     root.facts["account"] = {"name": "a'; touch ran; `touch ran` $(touch ran)", "uid": 1, "groups": []}

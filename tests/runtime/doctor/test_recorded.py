@@ -1,4 +1,4 @@
-"""The file beside a recorded root: read strictly, and what it leaves out is unknown."""
+"""The JSON file next to a recorded root: strict parsing, optional entries."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_recorded_facts_returns_what_was_recorded(tmp_path: Path) -> None:
     assert not facts.clock_synchronized()
 
 
-def test_without_the_file_everything_in_it_is_unknown(tmp_path: Path) -> None:
+def test_recorded_facts_without_the_file_are_undetermined(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     facts = RecordedFacts(tmp_path / "root")
 
@@ -65,7 +65,7 @@ def test_without_the_file_everything_in_it_is_unknown(tmp_path: Path) -> None:
         ({"clock_synchronized": "yes"}, "clock_synchronized"),
     ],
 )
-def test_an_entry_that_is_not_as_described_is_an_error_with_its_place(
+def test_recorded_facts_invalid_entry_is_an_error_that_names_it(
     change: dict[str, object], where: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DoctorError, check=code("doctor.recording_invalid")) as raised:
@@ -74,12 +74,12 @@ def test_an_entry_that_is_not_as_described_is_an_error_with_its_place(
 
 
 @given(content=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))
-def test_any_other_file_is_a_validation_error(content: bytes) -> None:
+def test_recording_of_arbitrary_content_is_a_validation_error(content: bytes) -> None:
     with pytest.raises(ValidationError):
         Recording.model_validate_json(content)
 
 
-def test_a_root_that_is_no_folder_is_an_error(tmp_path: Path) -> None:
+def test_recorded_facts_root_not_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DoctorError, check=code("doctor.root_not_a_folder")):
         RecordedFacts(tmp_path / "missing")
 
@@ -87,7 +87,7 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sees"), [("include-system-site-packages = true", True), ("home = /usr/bin", False)]
 )
-def test_an_environment_sees_the_packages_of_its_own_python_alone(
+def test_library_folders_are_those_of_the_environments_python(
     settings: str, sees: bool, tmp_path: Path
 ) -> None:
     for folder in ("opt/jepa-edge/lib/python3.12/site-packages", "usr/lib/python3.10/dist-packages"):
@@ -114,7 +114,7 @@ def test_an_environment_sees_the_packages_of_its_own_python_alone(
         (Node("root", "root", 0o600), Account("root", 0, frozenset()), True),
     ],
 )
-def test_who_may_open_a_node_is_decided_as_the_kernel_does(node: Node, account: Account, opens: bool) -> None:
+def test_node_permits_like_the_kernel(node: Node, account: Account, opens: bool) -> None:
     assert node.permits(account) is opens
 
 
@@ -128,7 +128,7 @@ def test_who_may_open_a_node_is_decided_as_the_kernel_does(node: Node, account: 
         (Node("root", "video", 0o404), {"video"}, False),
     ],
 )
-def test_who_may_read_a_node_is_decided_likewise(node: Node, groups: set[str], reads: bool) -> None:
+def test_node_permits_reading_like_the_kernel(node: Node, groups: set[str], reads: bool) -> None:
     account = Account("robot", 1000, frozenset(groups))
 
     assert node.permits(account, 4) is reads and not node.permits(account)

@@ -1,4 +1,4 @@
-"""Files of a machine are read as what they are said to be, or not at all."""
+"""Reading files of a machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_text_of_a_file_without_text_is_undetermined(content: bytes, reason: str
     assert "/file " in str(raised.value)
 
 
-def test_what_is_no_file_is_unknown(system: System) -> None:
+def test_text_of_something_else_than_a_file_is_undetermined(system: System) -> None:
     os.mkfifo(system.root / "pipe")
     (system.root / "folder").mkdir()
 
@@ -46,7 +46,7 @@ def test_what_is_no_file_is_unknown(system: System) -> None:
     assert system.find_nonempty("*") == []
 
 
-def test_a_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) -> None:
+def test_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("text")
     (system.root / "link").symlink_to(tmp_path / "outside")
     (system.root / "inside").write_text("text")
@@ -60,7 +60,7 @@ def test_a_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["", "12 kHz", "1e6", "twelve"])
-def test_what_is_no_whole_number_is_unknown(content: str, system: System) -> None:
+def test_integer_of_another_content_is_undetermined(content: str, system: System) -> None:
     (system.root / "number").write_text(content)
 
     with pytest.raises(UndeterminedError) as raised:
@@ -68,7 +68,7 @@ def test_what_is_no_whole_number_is_unknown(content: str, system: System) -> Non
     assert raised.value.code == ("doctor.not_an_integer" if content else "doctor.file_empty")
 
 
-def test_a_list_of_the_device_tree_ends_its_strings_with_nul(system: System) -> None:
+def test_strings_splits_at_nul(system: System) -> None:
     (system.root / "compatible").write_bytes(b"nvidia,p3767-0005\0nvidia,tegra234\0")
     assert system.strings("compatible") == ["nvidia,p3767-0005", "nvidia,tegra234"]
 
@@ -78,7 +78,7 @@ def test_a_list_of_the_device_tree_ends_its_strings_with_nul(system: System) -> 
             system.strings("compatible")
 
 
-def test_a_package_that_was_removed_is_not_installed(system: System) -> None:
+def test_debian_removed_package_is_not_listed(system: System) -> None:
     (system.root / "var/lib/dpkg").mkdir(parents=True)
     stanza = "Package: {}\nStatus: {}\nVersion: {}\nDescription: a\n b: c"
     states = (

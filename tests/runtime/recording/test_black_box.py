@@ -1,4 +1,4 @@
-"""The black box: a bag around each alarm, within its limits, and never in anybody's way."""
+"""The black box: a bag around each alarm, within its limits, without blocking callers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def stamps(bag: Path) -> list[int]:
     return found
 
 
-def test_a_bag_holds_what_was_before_and_after_the_beginning_of_an_alarm(tmp_path: Path) -> None:
+def test_bag_has_the_time_before_and_after_an_alarm(tmp_path: Path) -> None:
     with box(tmp_path / "new" / "box") as made:
         drive(made, range(100), {60: BEGUN, 64: ENDED})
     assert (made.written, made.fault, made.dropped) == (1, "", 0)
@@ -93,19 +93,19 @@ def test_a_bag_holds_what_was_before_and_after_the_beginning_of_an_alarm(tmp_pat
     assert not others["/world_model/events"].ongoing
 
 
-def test_without_an_alarm_nothing_is_written(tmp_path: Path) -> None:
+def test_black_box_without_alarm_writes_nothing(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(60), {30: ENDED})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_alarm_after_a_bag_has_one_of_its_own(tmp_path: Path) -> None:
+def test_alarm_after_a_bag_starts_another(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(120), {40: BEGUN, 45: BEGUN, 80: BEGUN})
     assert made.written == 2 and len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_alarm_soon_after_a_bag_has_all_of_the_time_before_it_too(tmp_path: Path) -> None:
+def test_alarm_soon_after_a_bag_has_the_whole_time_before(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(100), {40: BEGUN, 53: BEGUN})
     _, bag = sorted(tmp_path.iterdir())
@@ -114,7 +114,7 @@ def test_an_alarm_soon_after_a_bag_has_all_of_the_time_before_it_too(tmp_path: P
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-def test_one_wrong_stamp_costs_nothing_of_what_was_before_and_after(tmp_path: Path, hours: int) -> None:
+def test_black_box_with_one_wrong_stamp_loses_nothing(tmp_path: Path, hours: int) -> None:
     """One image stamped an hour ahead emptied the box, and ended the bag."""
     with box(tmp_path) as made:
         for sequence in range(100):
@@ -127,16 +127,14 @@ def test_one_wrong_stamp_costs_nothing_of_what_was_before_and_after(tmp_path: Pa
     assert expected <= set(stamps(bag)) and len(stamps(bag)) == len(expected) + 2
 
 
-def test_an_alarm_in_a_bag_at_work_prolongs_it(tmp_path: Path) -> None:
+def test_alarm_during_a_bag_extends_it(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(120), {40: BEGUN, 48: BEGUN})
     (bag,) = tmp_path.iterdir()
     assert stamps(bag)[-1] == frame(48 + 9).stamp_ns
 
 
-def test_frames_that_wait_for_a_disk_that_hangs_do_not_fill_the_memory(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_queue_of_a_hanging_disk_is_bounded(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
     large = replace(frame(0), image=np.zeros((4000, 4000, 3), np.uint8))
@@ -148,7 +146,7 @@ def test_frames_that_wait_for_a_disk_that_hangs_do_not_fill_the_memory(
     assert waiting * large.image.nbytes < 512 << 20
 
 
-def test_where_frames_stop_coming_the_bag_is_completed_all_the_same(tmp_path: Path) -> None:
+def test_bag_is_completed_when_frames_stop(tmp_path: Path) -> None:
     now = 0.0
     with box(tmp_path, clock=lambda: now) as made:
         drive(made, range(31), {30: BEGUN})
@@ -157,7 +155,7 @@ def test_where_frames_stop_coming_the_bag_is_completed_all_the_same(tmp_path: Pa
         until(lambda: made.written == 1)
 
 
-def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -> None:
+def test_bag_has_the_command_in_effect(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         made.add_frame(frame(0))
         made.add_command(frame(0).stamp_ns, np.array([0.25, 0.0], np.float32))
@@ -168,7 +166,7 @@ def test_a_command_given_long_before_is_there_because_it_holds(tmp_path: Path) -
     assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
 
 
-def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
+def test_bag_omits_commands_that_are_no_twist(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         model = FakeModel()
         model.engine, model.manifest.io.action.names = "another", ["joint_1", "joint_2"]
@@ -184,14 +182,14 @@ def test_what_a_bag_cannot_say_is_left_out_of_it(tmp_path: Path) -> None:
     assert recorded["/world_model/model_info"].engine == "another"
 
 
-def test_before_a_model_serves_there_are_only_frames(tmp_path: Path) -> None:
+def test_black_box_without_model_records_frames_only(tmp_path: Path) -> None:
     made = BlackBox(tmp_path, streams={"": Topics()})
     drive(made, range(10), {5: BEGUN})
     made.close()
     assert (made.written, made.fault, list(tmp_path.iterdir())) == (0, "", [])
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path) -> None:
+def test_black_box_with_unwritable_folder_reports_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with box(tmp_path / "file" / "box") as made:
         until(lambda: "cannot be written" in made.fault)
@@ -200,7 +198,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_told_and_the_next_bag_tried(tmp_path: Path) -> None:
+def test_black_box_on_a_full_disk_reports_a_fault_and_retries(tmp_path: Path) -> None:
     name = tmp_path / "19700101T000002.000Z_surprise.mcap.partial"
     left = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
     left.touch()
@@ -215,7 +213,7 @@ def test_a_full_disk_is_told_and_the_next_bag_tried(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*"))) == 1
 
 
-def test_whatever_goes_wrong_ends_the_bag_in_work_and_is_told(tmp_path: Path) -> None:
+def test_black_box_any_error_ends_the_bag_and_is_reported(tmp_path: Path) -> None:
     with box(tmp_path) as made:
         drive(made, range(31), {30: BEGUN})
         made.add_frame(replace(frame(31), stream="unknown"))
@@ -225,7 +223,7 @@ def test_whatever_goes_wrong_ends_the_bag_in_work_and_is_told(tmp_path: Path) ->
     assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(15, 31)]
 
 
-def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
+def test_black_box_add_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
     with box(tmp_path) as made:
@@ -236,7 +234,7 @@ def test_whoever_hands_over_does_not_wait_for_the_disk(tmp_path: Path, monkeypat
     assert made.dropped > 0 and took_s < 5, "and what is too much is counted"
 
 
-def test_an_alarm_is_not_lost_where_too_much_waits(tmp_path: Path, monkeypatch: Any) -> None:
+def test_black_box_with_full_queue_keeps_alarms(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
     with box(tmp_path) as made:
@@ -248,7 +246,7 @@ def test_an_alarm_is_not_lost_where_too_much_waits(tmp_path: Path, monkeypatch: 
     assert by_mcap_ros2(bag)["/world_model/events"].ongoing
 
 
-def test_who_closes_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: Any) -> None:
+def test_black_box_close_does_not_wait_for_a_hanging_disk(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(30))
     with box(tmp_path) as made:
@@ -260,7 +258,7 @@ def test_who_closes_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypa
         blocked.set()
 
 
-def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
+def test_bag_folder_removes_partial_bags_of_a_power_cut(tmp_path: Path) -> None:
     half = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
     half.write_text("half")
     (tmp_path / "drive.mcap.partial").write_text("being recorded beside")
@@ -269,7 +267,7 @@ def test_half_done_bags_of_a_power_cut_go(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["drive.mcap.partial"]
 
 
-def test_boxes_that_share_a_folder_leave_the_bags_of_the_others_alone(tmp_path: Path) -> None:
+def test_boxes_in_one_folder_keep_each_others_partial_bags(tmp_path: Path) -> None:
     with box(tmp_path) as first:
         drive(first, range(31), {30: BEGUN})
         until(lambda: bool(list(tmp_path.glob("*.partial"))))
@@ -281,7 +279,7 @@ def test_boxes_that_share_a_folder_leave_the_bags_of_the_others_alone(tmp_path: 
     assert {path.suffix for path in tmp_path.iterdir()} == {".mcap"} and len(list(tmp_path.iterdir())) == 2
 
 
-def test_boxes_that_share_a_folder_make_room_at_the_same_time(tmp_path: Path) -> None:
+def test_boxes_in_one_folder_make_room_concurrently(tmp_path: Path) -> None:
     def keep(kind: str) -> None:
         folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
         for at in range(40):
@@ -295,7 +293,7 @@ def test_boxes_that_share_a_folder_make_room_at_the_same_time(tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) <= 4
 
 
-def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
+def test_bag_folder_deletes_the_oldest(tmp_path: Path) -> None:
     new, middle, old = (f"19700101T00000{at}.000Z_surprise.mcap" for at in (3, 2, 1))
     for age, name in enumerate((new, middle, old)):
         bag = tmp_path / name
@@ -312,7 +310,7 @@ def test_the_oldest_bags_give_way(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.mcap")) == [next_, last, "drive.mcap"]
 
 
-def test_bags_of_a_clock_that_was_ahead_are_older_than_those_after_it_was_set_right(tmp_path: Path) -> None:
+def test_bags_from_the_future_are_deleted_first(tmp_path: Path) -> None:
     ahead = [tmp_path / f"20990101T00000{at}.000Z_surprise.mcap" for at in range(4)]
     for at, bag in enumerate(ahead):
         bag.write_bytes(bytes(20_000))
@@ -326,7 +324,7 @@ def test_bags_of_a_clock_that_was_ahead_are_older_than_those_after_it_was_set_ri
     assert left == {"1970"}, sorted(path.name for path in tmp_path.iterdir())
 
 
-def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> None:
+def test_bag_of_half_the_limit_ends_early(tmp_path: Path) -> None:
     with box(tmp_path, max_bytes=40_000, after_s=60.0) as made:
         made.add_alarms(result(0, BEGUN))
         for sequence in range(200):
@@ -335,7 +333,7 @@ def test_a_bag_that_takes_half_of_what_there_is_ends_early(tmp_path: Path) -> No
     assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
 
 
-def test_more_than_a_bag_may_take_leaves_a_bag_of_the_time_before_and_after(tmp_path: Path) -> None:
+def test_bag_over_its_limit_has_the_time_before_and_after(tmp_path: Path) -> None:
     rng, most = np.random.default_rng(0), 1 << 20
     noise = rng.integers(0, 256, (120, 160, 160, 3), np.uint8)
     with box(tmp_path, before_s=5.0, after_s=5.0, max_bytes=most) as made:
@@ -351,7 +349,7 @@ def test_more_than_a_bag_may_take_leaves_a_bag_of_the_time_before_and_after(tmp_
     assert most / 4 < bag.stat().st_size < most * 0.6
 
 
-def test_a_bag_larger_than_all_may_be_is_kept_and_the_others_give_way(tmp_path: Path) -> None:
+def test_bag_larger_than_the_folder_limit_is_kept(tmp_path: Path) -> None:
     newer = tmp_path / "19700101T000001.000Z_surprise.mcap"
     newer.write_bytes(bytes(40))
     os.utime(newer, (time.time() + 1000,) * 2)
@@ -362,12 +360,12 @@ def test_a_bag_larger_than_all_may_be_is_kept_and_the_others_give_way(tmp_path: 
 
 
 @pytest.mark.parametrize("limits", [{"before_s": 0.0}, {"after_s": 0.0}, {"max_bytes": 0}])
-def test_limits_out_of_range_are_refused(tmp_path: Path, limits: dict[str, Any]) -> None:
+def test_black_box_limits_out_of_range_are_an_error(tmp_path: Path, limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"), box(tmp_path, **limits):
         pass
 
 
-def test_a_bag_of_the_same_moment_is_not_replaced(tmp_path: Path) -> None:
+def test_bag_of_the_same_time_gets_a_number(tmp_path: Path) -> None:
     folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
     for _ in range(3):
         folder.complete(folder.begin(0, "a"))
@@ -378,7 +376,7 @@ def test_a_bag_of_the_same_moment_is_not_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["19700101T000000.000Z_b.mcap"]
 
 
-def test_the_name_of_a_bag_is_on_the_disk_too(tmp_path: Path, monkeypatch: Any) -> None:
+def test_bag_folder_is_flushed_to_disk(tmp_path: Path, monkeypatch: Any) -> None:
     folder, synced = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5), []
     recorder = folder.begin(0, "a")
     monkeypatch.setattr(
@@ -389,7 +387,7 @@ def test_the_name_of_a_bag_is_on_the_disk_too(tmp_path: Path, monkeypatch: Any) 
     assert synced == [(str(recorder.partial), False), (str(tmp_path), True)]
 
 
-def test_a_bag_that_cannot_be_completed_is_named(tmp_path: Path) -> None:
+def test_bag_that_cannot_be_completed_is_an_error(tmp_path: Path) -> None:
     folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=5)
     recorder = folder.begin(0, "a")
     (tmp_path / "19700101T000000.000Z_a.mcap").mkdir()

@@ -1,4 +1,4 @@
-"""A run keeps what surprised it, and what was kept surprises again when it is played."""
+"""The black box of a run, and the replay of its bags."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
     pytest.fail("this machine has not once run for 3.3 s without a drop")
 
 
-def test_what_a_run_keeps_of_a_surprise_surprises_again(
+def test_replay_of_a_black_box_bag_is_surprising_again(
     two_rooms_bundle: Path, jump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (bag,) = kept_of_every_frame(two_rooms_bundle, jump, tmp_path)
@@ -83,7 +83,7 @@ def test_what_a_run_keeps_of_a_surprise_surprises_again(
     assert kind == "surprise" and 0 <= stamp_ns - jumped_ns < WITHIN_NS
 
 
-def test_a_model_that_gives_no_alarms_says_so(
+def test_black_box_with_disabled_alarms_is_reported(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--source", "two_rooms", "--duration", "0.2", "--allow-untrained"]

@@ -1,4 +1,4 @@
-"""Which candidates of a planner are followed, and for how long."""
+"""Validation and expiry of a planner's candidates."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def proposals(clock: Clock) -> CandidateProposals:
     return made
 
 
-def test_the_newest_are_followed_until_the_planner_was_silent_for_its_time(
-    proposals: CandidateProposals, clock: Clock
-) -> None:
+def test_newest_candidates_are_valid_until_the_timeout(proposals: CandidateProposals, clock: Clock) -> None:
     assert proposals.newest() is None
     assert proposals.offer(message(GOOD)) == ""
     assert proposals.offer(message(2 * GOOD, source="")) == ""
@@ -80,7 +78,7 @@ def test_the_newest_are_followed_until_the_planner_was_silent_for_its_time(
         (np.where(np.arange(2) == 1, np.nan, GOOD), False),
     ],
 )
-def test_only_finite_ones_of_the_models_shape_are_taken_and_others_counted(
+def test_offer_accepts_finite_candidates_of_the_models_shape(
     proposals: CandidateProposals, actions: np.ndarray, taken: bool
 ) -> None:
     proposals.offer(message(GOOD, source="before"))
@@ -91,7 +89,7 @@ def test_only_finite_ones_of_the_models_shape_are_taken_and_others_counted(
     assert newest.actions.dtype == np.float32
 
 
-def test_a_tensor_that_is_none_is_refused(proposals: CandidateProposals) -> None:
+def test_offer_with_invalid_tensor_is_rejected(proposals: CandidateProposals) -> None:
     broken = message(GOOD)
     broken.actions.data = broken.actions.data[:-4]
     assert "cannot reshape" in proposals.offer(broken)
@@ -99,9 +97,7 @@ def test_a_tensor_that_is_none_is_refused(proposals: CandidateProposals) -> None
 
 
 @pytest.mark.parametrize("change", ["horizon", "most", None])
-def test_what_was_offered_to_a_model_that_follows_others_is_forgotten(
-    proposals: CandidateProposals, change: str | None
-) -> None:
+def test_expect_another_model_discards_candidates(proposals: CandidateProposals, change: str | None) -> None:
     proposals.offer(message(GOOD))
     other = FakeModel()
     if change == "horizon":

@@ -1,4 +1,4 @@
-"""Recordings: read back with the decoders that others use."""
+"""Recordings, read back with independent decoders."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def by_rosbags(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("read", [by_mcap_ros2, by_rosbags])
-def test_what_was_recorded_is_read_back(tmp_path: Path, read: Callable[[Path], dict[str, Any]]) -> None:
+def test_recording_roundtrip(tmp_path: Path, read: Callable[[Path], dict[str, Any]]) -> None:
     found = read(record(tmp_path / "run.mcap", *everything()))
 
     latent = found["/latent"]
@@ -149,7 +149,7 @@ def test_what_was_recorded_is_read_back(tmp_path: Path, read: Callable[[Path], d
     assert (found["/cmd_vel"].linear.x, found["/cmd_vel"].angular.z) == (0.5, -1.0)
 
 
-def test_the_file_is_what_rosbag2_and_foxglove_expect(tmp_path: Path) -> None:
+def test_recording_has_the_profile_of_rosbag2_and_foxglove(tmp_path: Path) -> None:
     path = record(tmp_path / "run.mcap", *everything())
     with path.open("rb") as file:
         reader = make_reader(file)
@@ -165,7 +165,7 @@ def test_the_file_is_what_rosbag2_and_foxglove_expect(tmp_path: Path) -> None:
     assert summary.statistics.message_start_time == STAMP_NS
 
 
-def test_a_definition_holds_all_that_it_refers_to() -> None:
+def test_definition_includes_referenced_types() -> None:
     text = definition(messages.PREDICTED_FUTURES)
     for part in (
         "MSG: jepa_msgs/Tensor",
@@ -176,13 +176,13 @@ def test_a_definition_holds_all_that_it_refers_to() -> None:
         assert part in text
 
 
-def test_standard_types_have_the_hashes_that_ros_publishes() -> None:
+def test_standard_types_have_the_hashes_of_ros() -> None:
     # As ros2 topic info --verbose shows them on Jazzy.
     expected = "RIHS01_d31d41a9a4c4bc8eae9be757b0beed306564f7526c88ea6a4588fb9582527d47"
     assert type_hash("sensor_msgs/msg/Image") == expected
 
 
-def test_the_messages_built_here_are_those_that_ros_builds() -> None:
+def test_built_messages_equal_those_of_ros() -> None:
     described: dict[str, Any] = {}
     for file in files("jepa_runtime.ros_messages.msg").iterdir():
         if file.name.endswith(".msg"):
@@ -207,32 +207,32 @@ def test_without_a_goal_there_are_no_energies(tmp_path: Path) -> None:
     assert messages.array_of(futures.energies).size == 0
 
 
-def test_what_was_not_predicted_makes_no_message() -> None:
+def test_result_without_prediction_has_no_messages() -> None:
     assert messages.predicted_futures(result(futures=False), FakeModel()) is None
     assert messages.twist(["joint_1"], np.zeros(1, np.float32)) is None
 
 
 @pytest.mark.parametrize("dtype", list(messages.DTYPE_CODES))
-def test_tensors_of_every_type_survive(dtype: str) -> None:
+def test_tensor_roundtrip_of_every_type(dtype: str) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype)
     message = build("jepa_msgs/msg/Tensor", messages.tensor("x", array.T))
     np.testing.assert_array_equal(messages.array_of(message), array.T)
 
 
-def test_tensors_of_other_types_are_refused() -> None:
+def test_tensor_of_unsupported_type_is_an_error() -> None:
     for dtype in ("bool", ">f4"):
         with pytest.raises(ValueError, match=f"tensor x has the unsupported type {dtype}"):
             messages.tensor("x", np.zeros(2, dtype))
 
 
-def test_serialised_messages_are_recorded_as_they_are(tmp_path: Path) -> None:
+def test_serialized_messages_are_recorded_unchanged(tmp_path: Path) -> None:
     cdr = bytes(typestore().serialize_cdr(build(messages.TWIST, everything()[-1][2]), messages.TWIST))
     with McapRecorder(tmp_path / "run.mcap") as recorder:
         recorder.write("/cmd_vel", messages.TWIST, cdr, STAMP_NS)
     assert by_mcap_ros2(tmp_path / "run.mcap")["/cmd_vel"].linear.x == 0.5
 
 
-def test_the_file_bears_its_name_only_when_complete(tmp_path: Path) -> None:
+def test_recording_is_partial_until_complete(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "run.mcap"
     recorder = McapRecorder(path)
     topic, type_name, fields = everything()[-1]
@@ -259,7 +259,7 @@ def test_run_recording_with_a_new_model_records_its_information(tmp_path: Path) 
     assert told == [(frame(0).stamp_ns, "fake"), (frame(2).stamp_ns, "another")]
 
 
-def test_the_messages_of_each_topic_are_numbered(tmp_path: Path) -> None:
+def test_messages_are_numbered_per_topic(tmp_path: Path) -> None:
     topic, type_name, fields = everything()[-1]
     with McapRecorder(tmp_path / "run.mcap") as recorder:
         for offset, name in enumerate((topic, topic, "/other", topic)):
@@ -269,9 +269,7 @@ def test_the_messages_of_each_topic_are_numbered(tmp_path: Path) -> None:
     assert found == [(topic, 0), (topic, 1), ("/other", 0), (topic, 2)]
 
 
-def test_all_of_it_is_on_the_disk_before_it_bears_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recording_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, synced = McapRecorder(tmp_path / "run.mcap"), []
     monkeypatch.setattr("os.fsync", lambda _: synced.append(recorder.partial.stat().st_size))
     topic, type_name, fields = everything()[-1]
@@ -280,7 +278,7 @@ def test_all_of_it_is_on_the_disk_before_it_bears_its_name(
     assert synced == [recorder.path.stat().st_size]
 
 
-def test_a_message_of_an_unknown_type_is_refused_at_once_and_the_recording_goes_on(tmp_path: Path) -> None:
+def test_write_of_unknown_type_is_an_error_and_recording_continues(tmp_path: Path) -> None:
     with McapRecorder(tmp_path / "run.mcap") as recorder:
         with pytest.raises(RecordingError, match="nav_msgs/msg/Nothing is unknown"):
             recorder.write("/nothing", "nav_msgs/msg/Nothing", b"\0\1\0\0", STAMP_NS)
@@ -289,7 +287,7 @@ def test_a_message_of_an_unknown_type_is_refused_at_once_and_the_recording_goes_
     assert list(by_mcap_ros2(tmp_path / "run.mcap")) == [topic]
 
 
-def test_a_recording_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
+def test_discard_removes_the_file(tmp_path: Path) -> None:
     recorder = McapRecorder(tmp_path / "run.mcap")
     topic, type_name, fields = everything()[-1]
     recorder.write_message(topic, build(type_name, fields), STAMP_NS)
@@ -301,7 +299,7 @@ def test_a_recording_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_recording_that_a_full_disk_cut_off_can_be_given_up(tmp_path: Path) -> None:
+def test_discard_after_a_full_disk_removes_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     recorder = McapRecorder(tmp_path / "run.mcap")
     recorder.write("/noise", messages.TWIST, b"\0\1\0\0", STAMP_NS)
@@ -313,7 +311,7 @@ def test_a_recording_that_a_full_disk_cut_off_can_be_given_up(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("left", ["run.mcap", "run.mcap.partial"])
-def test_what_was_recorded_before_is_not_replaced(tmp_path: Path, left: str) -> None:
+def test_existing_recording_is_not_replaced(tmp_path: Path, left: str) -> None:
     older = tmp_path / left
     older.write_bytes(b"an older recording")
     with pytest.raises(RecordingError, check=code("recording.file_exists")) as raised:
@@ -323,7 +321,7 @@ def test_what_was_recorded_before_is_not_replaced(tmp_path: Path, left: str) -> 
     assert list(tmp_path.iterdir()) == [older]
 
 
-def test_what_came_to_be_there_while_it_was_recorded_is_not_replaced(tmp_path: Path) -> None:
+def test_file_created_during_recording_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "run.mcap"
     recorder = McapRecorder(path)
     path.write_bytes(b"somebody else's")
@@ -334,7 +332,7 @@ def test_what_came_to_be_there_while_it_was_recorded_is_not_replaced(tmp_path: P
     assert by_mcap_ros2(path.rename(tmp_path / "theirs") and recorder.partial) == {}
 
 
-def test_an_exception_in_the_caller_still_completes_the_file(tmp_path: Path) -> None:
+def test_recording_is_completed_after_an_exception(tmp_path: Path) -> None:
     topic, type_name, fields = everything()[0]
     with pytest.raises(RuntimeError), McapRecorder(tmp_path / "run.mcap") as recorder:
         recorder.write_message(topic, build(type_name, fields), STAMP_NS)
@@ -342,12 +340,12 @@ def test_an_exception_in_the_caller_still_completes_the_file(tmp_path: Path) -> 
     assert "/latent" in by_rosbags(tmp_path / "run.mcap")
 
 
-def test_an_empty_recording_is_a_valid_file(tmp_path: Path) -> None:
+def test_empty_recording_is_valid(tmp_path: Path) -> None:
     McapRecorder(tmp_path / "run.mcap").close()
     assert by_mcap_ros2(tmp_path / "run.mcap") == {}
 
 
-def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
+def test_recorder_and_build_errors_have_codes(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordingError, check=code("recording.io")):
         McapRecorder(tmp_path / "file" / "run.mcap")
@@ -367,7 +365,7 @@ def test_time_message_after_2038_is_an_error() -> None:
         messages.time_message(last_ns + 1)
 
 
-def test_a_topic_has_one_type(tmp_path: Path) -> None:
+def test_topic_with_two_types_is_an_error(tmp_path: Path) -> None:
     recorder = McapRecorder(tmp_path / "run.mcap")
     recorder.write("/topic", messages.TWIST, b"\0\1\0\0", STAMP_NS)
     recorder.write("/topic", messages.SURPRISE, b"\0\1\0\0", STAMP_NS)
@@ -377,7 +375,7 @@ def test_a_topic_has_one_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_reported_and_blocks_nobody(tmp_path: Path) -> None:
+def test_recorder_on_a_full_disk_is_an_error_and_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     recorder = McapRecorder(tmp_path / "run.mcap")
     noise = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()

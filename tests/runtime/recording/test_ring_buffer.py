@@ -1,4 +1,4 @@
-"""What was lately: bounded in time and bytes, and what lasts is kept."""
+"""The ring buffer: limits in time and bytes, latched entries, outliers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def entry(stamp_ns: int, *, topic: str = "a", size: int = 1, latched: bool = Fal
     return Entry(topic, "", {}, stamp_ns, size, latched)
 
 
-def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
+def test_ring_buffer_keeps_its_span_and_latched_entries() -> None:
     ring = RingBuffer(10, 1000)
     for stamp_ns in range(0, 50, 5):
         ring.add(entry(stamp_ns))
@@ -23,7 +23,7 @@ def test_a_ring_keeps_its_time_and_what_lasts_of_the_time_before() -> None:
 
 
 @pytest.mark.parametrize("far", [3600, -3600])
-def test_one_wrong_stamp_moves_nothing(far: int) -> None:
+def test_ring_buffer_with_one_outlier_is_unchanged(far: int) -> None:
     ring = RingBuffer(10, 1000)
     for stamp_ns in range(100, 111):
         ring.add(entry(stamp_ns))
@@ -34,7 +34,7 @@ def test_one_wrong_stamp_moves_nothing(far: int) -> None:
     assert [each.stamp_ns for each in ring.entries()] == list(range(111, 122)), "and grows old like others"
 
 
-def test_stamps_of_two_clocks_in_turn_keep_the_first() -> None:
+def test_ring_buffer_with_alternating_clocks_keeps_the_first() -> None:
     ring = RingBuffer(10, 1000)
     for stamp_ns in range(100, 150):
         ring.add(entry(stamp_ns))
@@ -43,7 +43,7 @@ def test_stamps_of_two_clocks_in_turn_keep_the_first() -> None:
 
 
 @pytest.mark.parametrize("to", [5, 3600])
-def test_time_that_was_set_begins_again_once_it_is_believed(to: int) -> None:
+def test_ring_buffer_restarts_after_several_outliers(to: int) -> None:
     ring = RingBuffer(50, 1000)
     ring.add(entry(100))
     ring.add(entry(95))
@@ -53,7 +53,7 @@ def test_time_that_was_set_begins_again_once_it_is_believed(to: int) -> None:
     assert [each.stamp_ns for each in ring.entries()] == list(range(to, to + 30))
 
 
-def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
+def test_ring_buffer_keeps_latched_entries_when_the_clock_is_set_back() -> None:
     ring = RingBuffer(50, 1000)
     ring.add(entry(100, topic="command", latched=True))
     for stamp_ns in range(5, 25):
@@ -63,7 +63,7 @@ def test_what_lasts_is_still_in_force_where_time_is_set_back() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))
-def test_a_ring_never_holds_more_than_it_may(added: list[tuple[int, int]]) -> None:
+def test_ring_buffer_never_exceeds_its_limits(added: list[tuple[int, int]]) -> None:
     ring = RingBuffer(20, 100)
     for stamp_ns, size in added:
         ring.add(entry(stamp_ns, size=size))

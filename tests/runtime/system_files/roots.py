@@ -1,4 +1,4 @@
-"""Roots to install on, and what they hold."""
+"""Roots to install on, and their contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is decided before anything is touched."""
+"""Planning of an installation."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def installed(before: Item) -> Journal:
         (there("theirs\n"), installed(there("theirs\n")), Action.CHANGED),
     ],
 )
-def test_what_is_to_be_done_follows_from_what_lies_there_and_what_was_installed(
+def test_plan_action_follows_from_found_and_installed_file(
     found: Item | Obstacle, journal: Journal | None, action: Action
 ) -> None:
     (change,) = plan([OURS], {OURS.path: found}, journal)
     assert change.action is action
 
 
-def test_a_diff_shows_both_sides() -> None:
+def test_diff_has_both_sides() -> None:
     (change,) = plan([OURS], {OURS.path: there("old, without an end")}, None)
     assert change.diff().splitlines()[-2:] == ["-old, without an end", "+new"]
     (change,) = plan([OURS], {OURS.path: LINK}, None)
     assert "-(a symbolic link to /dev/null)" in change.diff()
 
 
-def test_any_journal_comes_back_from_its_text() -> None:
+def test_journal_roundtrip() -> None:
     journal = installed(
         File(content=bytes(range(256)), mode=0o4755, uid=1, gid=2, xattrs={"user.a": b"\xff"})
     )
@@ -65,7 +65,7 @@ def test_any_journal_comes_back_from_its_text() -> None:
     assert Journal.model_validate_json(linked.model_dump_json()) == linked
 
 
-def test_accounts_are_made_before_the_folders_that_belong_to_them() -> None:
+def test_next_steps_create_accounts_before_their_folders() -> None:
     steps = next_steps(file.path for file in shipped(DEVICES))
     assert steps[:3] == ["systemd-sysusers", "systemd-tmpfiles --create", "systemctl daemon-reload"]
     assert next_steps(["usr/share/doc/jepa-edge/intel-npu.md"]) == []

@@ -106,7 +106,7 @@ def holds(story: Story, fault: Fault, *, every: int = 1, first: int = 0) -> Repo
 
 @pytest.mark.usefixtures("can_trace")
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
-def test_a_death_at_any_of_a_sample_of_calls_is_made_good(story: Story) -> None:
+def test_transaction_killed_at_sampled_calls_is_recovered(story: Story) -> None:
     assert holds(story, KILL, every=4, first=STORIES.index(story)).points >= 5
 
 
@@ -115,12 +115,12 @@ def test_a_death_at_any_of_a_sample_of_calls_is_made_good(story: Story) -> None:
 @pytest.mark.usefixtures("can_trace")
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_at_every_call_is_made_good(story: Story, fault: Fault) -> None:
+def test_transaction_fault_at_every_call_is_recovered(story: Story, fault: Fault) -> None:
     assert holds(story, fault).points >= 25
 
 
 @pytest.mark.usefixtures("can_trace")
-def test_a_file_that_is_written_in_place_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_campaign_detects_a_file_written_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     safely = RootTree.commit
 
     def commit(tree: RootTree, path: str, item: Item) -> None:
@@ -158,7 +158,7 @@ def mounted(options: str) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 5], ids="{} pages free".format)
-def test_a_disk_that_is_really_full_is_left_as_it_was(room: int) -> None:
+def test_apply_on_a_full_disk_changes_nothing(room: int) -> None:
     with mounted("size=256k") as root:
         pages = 64 - 4 - room
         (root / "filler").write_bytes(bytes(4096 * pages))
@@ -172,13 +172,13 @@ def test_a_disk_that_is_really_full_is_left_as_it_was(room: int) -> None:
         assert snapshot(root) == before
 
 
-def test_a_disk_that_is_really_full_was_met() -> None:
+def test_full_disk_campaign_meets_a_full_disk() -> None:
     with mounted("size=64k") as root, pytest.raises(SystemFilesError, check=code("system_files.io")):
         (root / "filler").write_bytes(bytes(4096 * 14))
         apply(root, FILES)
 
 
-def test_a_root_that_is_really_read_only_is_told_as_such() -> None:
+def test_apply_and_undo_on_a_read_only_root_are_errors() -> None:
     with mounted("size=256k") as root:
         apply(root, FILES[:1])
         before = snapshot(root)

@@ -1,4 +1,4 @@
-"""``jepa-runtime configs`` on a root: its status, and what it prints."""
+"""The command ``jepa-runtime configs``: exit status and output."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def theirs(root: Path) -> Path:
     return path
 
 
-def test_plan_apply_plan_undo(configs: Configs, root: Path) -> None:
+def test_configs_plan_apply_plan_undo(configs: Configs, root: Path) -> None:
     before = snapshot(root)
     planned = configs("plan", "--root", root)
     assert planned.status == 3 and snapshot(root) == before
@@ -66,7 +66,7 @@ def test_plan_apply_plan_undo(configs: Configs, root: Path) -> None:
     assert configs("undo", "--root", root).out == "nothing is installed\n"
 
 
-def test_devices_add_up_and_programs_can_be_run(configs: Configs, root: Path) -> None:
+def test_configs_apply_several_devices_installs_all_and_sets_modes(configs: Configs, root: Path) -> None:
     devices = [argument for device in DEVICES for argument in ("--device", device)]
     assert configs("apply", "--root", root, *devices).status == 0
     for file in shipped(DEVICES):
@@ -75,7 +75,7 @@ def test_devices_add_up_and_programs_can_be_run(configs: Configs, root: Path) ->
     assert not os.access(root / "etc/default/jepa-power-mode", os.X_OK)
 
 
-def test_json_for_machines(configs: Configs, root: Path) -> None:
+def test_configs_json_has_files_and_next_steps(configs: Configs, root: Path) -> None:
     def told(*arguments: str) -> Any:
         done = configs(*arguments, "--root", str(root), "--json")
         return json.loads(done.out)
@@ -89,7 +89,7 @@ def test_json_for_machines(configs: Configs, root: Path) -> None:
     assert undone["restored"] == ["etc/sysctl.d/60-jepa-dds.conf"] and undone["kept"] == []
 
 
-def test_what_was_changed_since_is_shown_refused_and_kept_on_demand(configs: Configs, root: Path) -> None:
+def test_configs_modified_file_is_rejected_or_kept_on_request(configs: Configs, root: Path) -> None:
     configs("apply", "--root", root)
     (root / "etc/sysctl.d/60-jepa-dds.conf").write_text("net.core.rmem_max = 2\n")
     planned = configs("plan", "--root", root)
@@ -104,7 +104,7 @@ def test_what_was_changed_since_is_shown_refused_and_kept_on_demand(configs: Con
     assert (folder / "60-jepa-dds.conf.before-jepa-edge").read_text() == "net.core.rmem_max = 1\n"
 
 
-def test_a_root_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configs_missing_root_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["configs", "plan", "--root", str(tmp_path / "nowhere")])
     assert "nowhere: no such folder" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_a_root_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become somebody else"
 )
-def test_the_machine_itself_is_for_root_alone(tmp_path: Path) -> None:
+def test_configs_on_this_machine_requires_root(tmp_path: Path) -> None:
     program = "from jepa_runtime.cli import main; raise SystemExit(main(['configs', 'apply']))"
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""All is installed or nothing, and undo leaves no trace."""
+"""Installation is atomic, and undo restores the previous state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.runtime.system_files.roots import FILES, MEMORY, file, fill, snapshot
 NEWER = [file(FILES[0].path, "net.core.rmem_max = 2\n"), *FILES[1:]]
 
 
-def test_what_is_installed_is_what_is_shipped_with_permissions_by_content(root: Path) -> None:
+def test_apply_installs_shipped_content_and_modes(root: Path) -> None:
     changes = apply(root, FILES)
     assert [change.action for change in changes] == [Action.CHANGED, Action.CHANGED, Action.NEW]
     for shipped in FILES:
@@ -39,13 +39,13 @@ def test_what_is_installed_is_what_is_shipped_with_permissions_by_content(root: 
     assert {change.action for change in preview(root, FILES)} == {Action.SAME}
 
 
-def test_what_was_there_may_be_secret_so_nobody_else_can_read_the_journal(root: Path) -> None:
+def test_journal_is_readable_by_its_owner_only(root: Path) -> None:
     apply(root, FILES)
     assert stat.S_IMODE((root / STATE).stat().st_mode) == 0o700
     assert stat.S_IMODE((root / STATE / "journal.json").stat().st_mode) == 0o600
 
 
-def test_undo_leaves_no_trace(root: Path) -> None:
+def test_undo_restores_the_root(root: Path) -> None:
     before = snapshot(root)
     apply(root, FILES)
     undone = undo(root)
@@ -54,7 +54,7 @@ def test_undo_leaves_no_trace(root: Path) -> None:
     assert undo(root) == transaction.Undone()
 
 
-def test_undo_goes_back_to_before_the_first_of_several_versions(root: Path) -> None:
+def test_undo_after_several_versions_restores_the_first_state(root: Path) -> None:
     before = snapshot(root)
     apply(root, FILES[:2])
     apply(root, NEWER)
@@ -63,7 +63,7 @@ def test_undo_goes_back_to_before_the_first_of_several_versions(root: Path) -> N
     assert snapshot(root) == before
 
 
-def test_extended_attributes_come_back(root: Path) -> None:
+def test_undo_restores_extended_attributes(root: Path) -> None:
     try:
         os.setxattr(root / FILES[0].path, "user.owner", b"me\xff")
     except OSError as error:
@@ -76,7 +76,7 @@ def test_extended_attributes_come_back(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_owners_come_back_and_what_a_link_leads_to_keeps_its_own(root: Path) -> None:
+def test_undo_restores_owners_and_not_those_of_link_targets(root: Path) -> None:
     theirs, link = (root / shipped.path for shipped in FILES[:2])
     os.chown(theirs, 1, 2)
     link.unlink()
@@ -89,7 +89,7 @@ def test_owners_come_back_and_what_a_link_leads_to_keeps_its_own(root: Path) -> 
     assert snapshot(root) == before
 
 
-def test_a_file_that_was_changed_since_is_neither_replaced_nor_removed(root: Path) -> None:
+def test_modified_file_is_neither_replaced_nor_removed(root: Path) -> None:
     apply(root, FILES)
     (root / FILES[0].path).write_text("mine\n")
     for act in (lambda: apply(root, NEWER), lambda: undo(root)):
@@ -99,7 +99,7 @@ def test_a_file_that_was_changed_since_is_neither_replaced_nor_removed(root: Pat
         assert snapshot(root) == before
 
 
-def test_what_is_kept_loses_neither_the_changed_file_nor_what_was_there_before(root: Path) -> None:
+def test_undo_keep_changed_keeps_both_versions(root: Path) -> None:
     original = (root / FILES[0].path).read_bytes()
     apply(root, FILES)
     (root / FILES[0].path).write_text("mine\n")
@@ -111,7 +111,7 @@ def test_what_is_kept_loses_neither_the_changed_file_nor_what_was_there_before(r
     assert not (root / STATE).exists() and not (root / FILES[2].path).exists()
 
 
-def test_what_is_kept_takes_the_place_of_nothing_else(root: Path) -> None:
+def test_undo_keep_changed_never_replaces_an_existing_backup(root: Path) -> None:
     original = (root / FILES[0].path).read_bytes()
     apply(root, FILES)
     (root / FILES[0].path).write_text("mine\n")
@@ -126,14 +126,14 @@ def test_what_is_kept_takes_the_place_of_nothing_else(root: Path) -> None:
     assert beside.read_bytes() == original
 
 
-def test_a_folder_of_ours_stays_while_somebody_else_has_something_in_it(root: Path) -> None:
+def test_undo_keeps_created_folders_with_other_files(root: Path) -> None:
     apply(root, FILES)
     (root / "usr/local/lib/theirs").write_text("")
     undo(root)
     assert os.listdir(root / "usr/local/lib") == ["theirs"] and not (root / "var").exists()
 
 
-def test_a_folder_elsewhere_is_not_taken_for_one_of_its_name_that_is_missing(root: Path) -> None:
+def test_apply_creates_missing_folders_of_the_same_name(root: Path) -> None:
     (root / "lib").mkdir()
     before = snapshot(root)
     apply(root, FILES)
@@ -182,21 +182,21 @@ def test_apply_with_a_blocked_path_names_it_and_installs_nothing(
     assert snapshot(root) == before
 
 
-def test_a_journal_that_others_could_have_written_is_not_trusted(root: Path) -> None:
+def test_journal_writable_by_others_is_rejected(root: Path) -> None:
     apply(root, FILES)
     (root / STATE).chmod(0o777)
     with pytest.raises(SystemFilesError, check=code("system_files.journal_untrusted")):
         undo(root)
 
 
-def test_a_damaged_journal_is_an_error_of_ours(root: Path) -> None:
+def test_malformed_journal_is_an_error(root: Path) -> None:
     apply(root, FILES)
     (root / STATE / "journal.json").write_text('{"entries": 1}')
     with pytest.raises(SystemFilesError, check=code("system_files.journal_malformed")):
         undo(root)
 
 
-def test_two_at_once_are_told_apart(root: Path) -> None:
+def test_concurrent_transaction_is_rejected(root: Path) -> None:
     with RootTree(root) as tree, tree.locked():
         waiting = multiprocessing.get_context("spawn").Process(target=apply, args=(root, FILES))
         waiting.start()
@@ -222,7 +222,7 @@ PATHS = (*(shipped.path for shipped in FILES), "etc/sysctl.d/theirs.conf", "var/
 
 @given(st.fixed_dictionaries(dict.fromkeys(PATHS, ITEMS)), st.integers(0, 2**60), st.booleans())
 @settings(max_examples=150)
-def test_whatever_a_root_holds_it_is_the_same_after_undo_or_after_a_refusal(
+def test_any_root_is_unchanged_after_undo_or_rejection(
     items: dict[str, tuple[str, Any, int] | None], time_ns: int, twice: bool
 ) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
@@ -303,7 +303,7 @@ def kept(root: Path) -> Journal | None:
     "error", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES], ids=errno.errorcode.get
 )
 @pytest.mark.parametrize("installed", [False, True], ids=["first", "again"])
-def test_an_error_at_any_change_of_the_disk_leaves_the_root_as_it_was(
+def test_disk_error_at_any_change_leaves_the_root_unchanged(
     root: Path, monkeypatch: pytest.MonkeyPatch, error: int, installed: bool
 ) -> None:
     number, calls = 0, ["any"]
@@ -370,7 +370,7 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> Unsynced:
     return lambda root: {path for path in (root, *root.rglob("*")) if path.lstat().st_ino in changed}
 
 
-def test_a_power_cut_finds_all_that_was_done_and_no_change_without_its_journal(
+def test_power_cut_never_leaves_a_change_without_its_journal(
     root: Path, unsynced: Unsynced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RootTree(root) as tree:

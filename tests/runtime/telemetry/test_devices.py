@@ -1,4 +1,4 @@
-"""What Jetsons and Intel machines tell of power, load, temperature and settings, on trees of their files."""
+"""Power, load, temperature and settings of Jetsons and Intel machines, read from recorded file trees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_orin_nano_tells_its_rails_and_its_input_is_the_total(tmp_path: Path, clock: Clock) -> None:
+def test_orin_nano_total_power_is_its_input_rail(tmp_path: Path, clock: Clock) -> None:
     with watch(orin_nano(tmp_path), clock) as monitor:
         found = by_name(monitor)
     assert found["VDD_CPU_GPU_CV power"].values[0] == 1.5
@@ -33,7 +33,7 @@ def test_orin_nano_tells_its_rails_and_its_input_is_the_total(tmp_path: Path, cl
     assert "sum of shunt voltages power" not in found
 
 
-def test_agx_orin_has_no_input_and_its_total_counts_memory_once(tmp_path: Path, clock: Clock) -> None:
+def test_agx_orin_total_power_counts_memory_once(tmp_path: Path, clock: Clock) -> None:
     with watch(agx_orin(tmp_path), clock) as monitor:
         found = by_name(monitor)
     assert found["VDDQ_VDD2_1V8AO power"].values[0] == 0.5
@@ -41,12 +41,12 @@ def test_agx_orin_has_no_input_and_its_total_counts_memory_once(tmp_path: Path, 
     assert monitor.notes() == ["total power: sum of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0"]
 
 
-def test_a_total_of_which_a_part_is_not_told_is_none() -> None:
+def test_rail_total_without_one_value_is_none() -> None:
     found = {probe.name: probe for probe in rail_probes({"VDD_GPU": lambda: 2.0, "VDD_CPU": lambda: None})}
     assert (found["VDD_GPU power"].read(), found["total power"].read()) == (2.0, None)
 
 
-def test_thor_has_a_monitor_of_one_rail_beside_those_of_three(tmp_path: Path, clock: Clock) -> None:
+def test_thor_has_monitors_of_one_and_of_three_rails(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.hwmon(0, "platform/pwm-fan", {"name": "pwmfan"})
     rails = {"name": "ina3221", "label": "U1", "in1_label": "VDD_GPU", "in1_input": 12000, "curr1_input": -33}
@@ -59,7 +59,7 @@ def test_thor_has_a_monitor_of_one_rail_beside_those_of_three(tmp_path: Path, cl
     assert "U1 power" not in found
 
 
-def test_jetpack_4_shows_the_monitor_in_iio(tmp_path: Path, clock: Clock) -> None:
+def test_jetpack_4_power_monitor_is_read_from_iio(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     device = "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
     tree.write({f"{device}/rail_name_0": "POM_5V_IN", f"{device}/in_power0_input": 2875})
@@ -68,7 +68,7 @@ def test_jetpack_4_shows_the_monitor_in_iio(tmp_path: Path, clock: Clock) -> Non
         assert by_name(monitor)["total power"].values == [2.875]
 
 
-def test_orin_tells_gpu_temperatures_and_events_of_its_supply(tmp_path: Path, clock: Clock) -> None:
+def test_orin_has_gpu_temperatures_and_supply_events(tmp_path: Path, clock: Clock) -> None:
     tree = orin_nano(tmp_path)
     with watch(tree, clock) as monitor:
         tree.write({"sys/devices/platform/soctherm-oc-event/hwmon/hwmon5/oc3_event_cnt": 40})
@@ -82,7 +82,7 @@ def test_orin_tells_gpu_temperatures_and_events_of_its_supply(tmp_path: Path, cl
     assert found["oc1 throttle events"].values == [0, 0]
 
 
-def test_settings_of_a_jetson_name_its_board_and_power_mode(tmp_path: Path) -> None:
+def test_settings_of_a_jetson_have_board_and_power_mode(tmp_path: Path) -> None:
     orin_nano(tmp_path)
     assert settings(tmp_path) == {
         "governor": "schedutil",
@@ -93,13 +93,13 @@ def test_settings_of_a_jetson_name_its_board_and_power_mode(tmp_path: Path) -> N
     }
 
 
-def test_a_power_mode_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+def test_settings_power_mode_without_a_name_is_its_number(tmp_path: Path) -> None:
     tree = orin_nano(tmp_path)
     tree.write({"var/lib/nvpmodel/status": "pmode:0007"})
     assert settings(tmp_path)["power mode"] == "mode 7"
 
 
-def test_tegrastats_is_asked_where_sysfs_tells_no_load(tmp_path: Path) -> None:
+def test_monitor_without_load_in_sysfs_uses_tegrastats(tmp_path: Path) -> None:
     tree = machine(tmp_path)
     line = "RAM 1/2MB EMC_FREQ 24%@2133 GR3D_FREQ 45%@[611,0] cpu@47.5C VDD_GPU 2000mW/1mW VIN 9000mW/1mW"
     tool = tmp_path / "usr/bin/tegrastats"
@@ -116,7 +116,7 @@ def test_tegrastats_is_asked_where_sysfs_tells_no_load(tmp_path: Path) -> None:
     assert threading.active_count() == threads
 
 
-def test_tegrastats_that_ends_at_once_leaves_the_reasons_standing(tmp_path: Path, clock: Clock) -> None:
+def test_monitor_with_exited_tegrastats_keeps_absent_reasons(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.write({"usr/bin/tegrastats": "#!/bin/sh\nexit 1"})
     (tmp_path / "usr/bin/tegrastats").chmod(0o755)
@@ -125,7 +125,7 @@ def test_tegrastats_that_ends_at_once_leaves_the_reasons_standing(tmp_path: Path
         assert "no INA power monitor" in str(by_name(monitor)["total power"].absent)
 
 
-def test_energy_is_counted_across_the_counters_return_to_zero(tmp_path: Path, clock: Clock) -> None:
+def test_rapl_energy_is_corrected_for_counter_wrap(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     counter, end = f"{RAPL}/intel-rapl:0/energy_uj", 262_143_328_850
     tree.write({counter: end - 3_000_000})
@@ -141,7 +141,7 @@ def test_energy_is_counted_across_the_counters_return_to_zero(tmp_path: Path, cl
     assert "total energy: sum of package-0 (RAPL)" in monitor.notes()
 
 
-def test_memory_of_a_server_counts_beside_its_packages(tmp_path: Path, clock: Clock) -> None:
+def test_rapl_total_includes_memory_of_servers(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     tree.write({f"{RAPL}/intel-rapl:0/intel-rapl:0:0/name": "dram"})
     with watch(tree, clock) as monitor:
@@ -151,7 +151,7 @@ def test_memory_of_a_server_counts_beside_its_packages(tmp_path: Path, clock: Cl
     assert by_name(monitor)["total energy"].values == [0, 2.5]
 
 
-def test_counters_of_no_whole_package_are_told_but_make_no_total(tmp_path: Path, clock: Clock) -> None:
+def test_rapl_without_package_zone_has_no_total(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     tree.write({f"{RAPL}/intel-rapl:0/name": "system"})
     with watch(tree, clock) as monitor:
@@ -171,7 +171,7 @@ class Forbidden(Files):
         return super().text(path)
 
 
-def test_counters_that_only_root_may_read_are_absent_with_the_command_that_opens_them(tmp_path: Path) -> None:
+def test_rapl_without_permission_is_absent_with_the_command_to_run(tmp_path: Path) -> None:
     laptop(tmp_path)
     [reading] = power_probes(Machine(Forbidden(tmp_path), PID, time.monotonic), {})
     assert isinstance(reading, Reading)
@@ -180,9 +180,7 @@ def test_counters_that_only_root_may_read_are_absent_with_the_command_that_opens
     assert "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj" in str(reading.absent)
 
 
-def test_a_counter_that_cannot_be_read_otherwise_is_absent_with_the_error(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_rapl_with_read_error_is_absent_with_the_error(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     counter = tmp_path / f"{RAPL}/intel-rapl:0/energy_uj"
     counter.unlink()
@@ -191,7 +189,7 @@ def test_a_counter_that_cannot_be_read_otherwise_is_absent_with_the_error(
         assert str(by_name(monitor)["total energy"].absent).endswith("energy_uj: Is a directory")
 
 
-def test_a_laptop_tells_npu_gpu_temperature_and_throttling(tmp_path: Path, clock: Clock) -> None:
+def test_laptop_has_npu_gpu_temperature_and_throttling(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     npu = "sys/devices/pci0000:00/0000:00:0b.0"
     with watch(tree, clock) as monitor:
@@ -215,7 +213,7 @@ def test_a_laptop_tells_npu_gpu_temperature_and_throttling(tmp_path: Path, clock
     assert "coretemp Core 0 temperature" not in found
 
 
-def test_a_gpu_of_the_driver_xe_is_awake_when_it_does_not_idle(tmp_path: Path, clock: Clock) -> None:
+def test_intel_xe_gpu_is_awake_unless_idle(tmp_path: Path, clock: Clock) -> None:
     tree, gt = machine(tmp_path), "sys/class/drm/card0/device/tile0/gt0"
     tree.write({f"{gt}/gtidle/idle_residency_ms": 100, f"{gt}/freq0/act_freq": 1200})
     with watch(tree, clock) as monitor:
@@ -226,7 +224,7 @@ def test_a_gpu_of_the_driver_xe_is_awake_when_it_does_not_idle(tmp_path: Path, c
     assert found["gpu frequency"].values[0] == 1200
 
 
-def test_a_gpu_without_load_still_tells_its_frequency(tmp_path: Path, clock: Clock) -> None:
+def test_gpu_without_load_has_its_frequency(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.write({"sys/class/devfreq/gpu-gpc-0/cur_freq": 1575000000})  # Thor, JetPack 7
     with watch(tree, clock) as monitor:
@@ -235,9 +233,7 @@ def test_a_gpu_without_load_still_tells_its_frequency(tmp_path: Path, clock: Clo
     assert "no file 'load'" in str(found["gpu load"].absent)
 
 
-def test_memory_and_power_of_a_gpu_are_absent_with_the_reason_where_they_are(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_gpu_memory_and_power_are_absent_with_the_reason(tmp_path: Path, clock: Clock) -> None:
     with watch(orin_nano(tmp_path / "orin"), clock) as monitor:
         orin = by_name(monitor)
     assert "included in system memory" in str(orin["gpu memory"].absent)
@@ -247,9 +243,7 @@ def test_memory_and_power_of_a_gpu_are_absent_with_the_reason_where_they_are(
     assert "included in RAM and package power" in str(found["gpu memory"].absent) and "gpu load" not in found
 
 
-def test_an_nvidia_card_in_a_pc_is_absent_and_energy_says_that_it_leaves_it_out(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_nvidia_card_without_nvml_is_absent_and_noted_in_the_total(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     tree.write({"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65"})
     with watch(tree, clock) as monitor:
@@ -260,7 +254,7 @@ def test_an_nvidia_card_in_a_pc_is_absent_and_energy_says_that_it_leaves_it_out(
     assert "total energy: sum of package-0 (RAPL); excludes the NVIDIA GPU" in monitor.notes()
 
 
-def test_what_an_npu_does_not_tell_is_absent(tmp_path: Path, clock: Clock) -> None:
+def test_npu_without_an_attribute_is_absent(tmp_path: Path, clock: Clock) -> None:
     with watch(machine(tmp_path / "none"), clock) as monitor:
         assert "no NPU" in str(by_name(monitor)["npu memory"].absent)
     tree = laptop(tmp_path / "laptop")
@@ -270,14 +264,14 @@ def test_what_an_npu_does_not_tell_is_absent(tmp_path: Path, clock: Clock) -> No
     assert "npu_memory_utilization" in str(found["npu memory"].absent) and found["npu frequency"].values
 
 
-def test_an_npu_of_an_older_kernel_is_absent_with_what_it_takes(tmp_path: Path, clock: Clock) -> None:
+def test_npu_with_older_kernel_is_absent_with_the_required_version(tmp_path: Path, clock: Clock) -> None:
     tree = laptop(tmp_path)
     (tmp_path / "sys/devices/pci0000:00/0000:00:0b.0/npu_busy_time_us").unlink()
     with watch(tree, clock) as monitor:
         assert "Linux 6.10" in str(by_name(monitor)["npu busy"].absent)
 
 
-def test_settings_of_a_laptop_name_what_changes_its_speed(tmp_path: Path) -> None:
+def test_settings_of_a_laptop_have_what_affects_speed(tmp_path: Path) -> None:
     laptop(tmp_path)
     assert settings(tmp_path) == {
         "governor": "performance, powersave",
@@ -288,7 +282,7 @@ def test_settings_of_a_laptop_name_what_changes_its_speed(tmp_path: Path) -> Non
     }
 
 
-def test_settings_name_the_gpus(tmp_path: Path) -> None:
+def test_settings_have_the_gpus(tmp_path: Path) -> None:
     tree, information = machine(tmp_path), "proc/driver/nvidia/gpus/0000:01:00.0/information"
     tree.write({information: "Model: \t\t NVIDIA RTX 2000 Ada\nIRQ:   \t\t 97"})
     for card, maker, model in ((0, "0x8086", "0x7d55"), (1, "0x10de", "0x28b8")):
@@ -306,7 +300,7 @@ def test_settings_name_the_gpus(tmp_path: Path) -> None:
         ("proc/1/cgroup", "0::/kubepods/burstable/pod1", "kubepods"),
     ],
 )
-def test_a_container_is_told(tmp_path: Path, path: str, content: str, name: str) -> None:
+def test_settings_have_the_container(tmp_path: Path, path: str, content: str, name: str) -> None:
     machine(tmp_path).write({path: content})
     assert settings(tmp_path)["container"] == name
 
@@ -334,7 +328,7 @@ def test_a_container_is_told(tmp_path: Path, path: str, content: str, name: str)
         ("0::/", {}, None),
     ],
 )
-def test_a_quota_of_the_processor_is_told(
+def test_settings_have_the_cpu_quota(
     tmp_path: Path, groups: str, files: dict[str, str], told: str | None
 ) -> None:
     tree = machine(tmp_path)

@@ -1,4 +1,4 @@
-"""Energy of one frame."""
+"""Energy per frame."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def sampled(*values: float, period_s: float = 0.5) -> list[Reading]:
     return [Reading(name="total power", unit="W", times_s=times, values=list(values))]
 
 
-def test_energy_of_a_frame_is_what_the_counters_rose_above_idle() -> None:
+def test_energy_per_frame_is_the_counter_increase_above_idle() -> None:
     found = energy(counted(30, 40), counted(40, 100, 140), frames=200, duration_s=10)
     assert (found.idle_w, found.busy_w, found.absent) == (2.0, 10.0, None)
     assert found.per_frame_j == pytest.approx((100 - 2 * 10) / 200)
 
 
-def test_without_counters_the_sampled_power_is_integrated() -> None:
+def test_energy_without_counters_integrates_sampled_power() -> None:
     ramp = [4.0 + number for number in range(11)]  # trapezoids are exact for a straight line: mean 9 W
     found = energy(sampled(*[3.0] * 12), sampled(*ramp), frames=10, duration_s=5)
     assert found.busy_w == pytest.approx(9.0)
     assert found.per_frame_j == pytest.approx((9 - 3) * 5 / 10)
 
 
-def test_ten_samples_over_a_second_tell_the_energy_of_a_single_frame() -> None:
+def test_energy_with_ten_samples_over_a_second_is_computed() -> None:
     idle, busy = (sampled(*[watts] * 10, period_s=1 / 9) for watts in (3.0, 5.0))
     assert energy(idle, busy, frames=1, duration_s=1).per_frame_j == pytest.approx(2)
 
@@ -52,7 +52,7 @@ def test_measures_power_with_readable_counters_or_monitors_is_true() -> None:
     assert not measures_power([]) and not measures_power([load, denied])
 
 
-def test_counters_are_preferred_to_sampled_power() -> None:
+def test_energy_prefers_counters_to_sampled_power() -> None:
     found = energy(counted(0, 5) + sampled(*[99.0] * 20), counted(0, 50), frames=10, duration_s=5)
     assert found.idle_w == 1.0
 
@@ -86,7 +86,7 @@ def test_energy_that_cannot_be_computed_is_absent_with_the_reason(
     assert found.absent == reason
 
 
-def test_the_energy_of_a_run_on_orin_comes_from_its_monitor(tmp_path: Path) -> None:
+def test_energy_on_orin_uses_its_power_monitor(tmp_path: Path) -> None:
     tree, clock = orin_nano(tmp_path), Clock()
 
     def phase(milliamperes: int) -> list[Reading]:

@@ -1,4 +1,4 @@
-"""What the machine did, seen on this machine; the monitor; processor and process."""
+"""The monitor on this machine, and its probes of CPU and process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def busy_child() -> Iterator[subprocess.Popen[bytes]]:
     child.wait()
 
 
-def test_a_child_that_loops_is_seen_to_be_busy(busy_child: subprocess.Popen[bytes]) -> None:
+def test_monitor_of_a_looping_child_is_busy(busy_child: subprocess.Popen[bytes]) -> None:
     with Monitor(pid=busy_child.pid, period_s=0.1) as monitor:
         time.sleep(1.0)
     found = by_name(monitor)
@@ -50,7 +50,7 @@ def test_a_child_that_loops_is_seen_to_be_busy(busy_child: subprocess.Popen[byte
     assert found["rss"].values[-1] > 1
 
 
-def test_a_child_that_sleeps_is_not_busy() -> None:
+def test_monitor_of_a_sleeping_child_is_idle() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         time.sleep(0.5)  # it has started
@@ -62,7 +62,7 @@ def test_a_child_that_sleeps_is_not_busy() -> None:
         child.wait()
 
 
-def test_memory_faults_and_descriptors_of_the_own_process_are_told(tmp_path: Path) -> None:
+def test_monitor_of_this_process_has_memory_faults_and_descriptors(tmp_path: Path) -> None:
     with Monitor(period_s=NEVER) as monitor:
         # Much more than the system may take back from a large process meanwhile, and none that it had before.
         held = mmap.mmap(-1, 256 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -78,7 +78,7 @@ def test_memory_faults_and_descriptors_of_the_own_process_are_told(tmp_path: Pat
     assert found["descriptors"].values[1] - found["descriptors"].values[0] == 5
 
 
-def test_switches_are_those_of_all_threads_and_threads_that_ended_stay_counted() -> None:
+def test_switches_count_all_threads_including_exited_ones() -> None:
     with Monitor(period_s=NEVER) as monitor:
         thread = threading.Thread(target=lambda: [time.sleep(0.001) for _ in range(50)])
         thread.start()
@@ -91,7 +91,7 @@ def test_switches_are_those_of_all_threads_and_threads_that_ended_stay_counted()
     assert values[2] >= values[1]
 
 
-def test_the_monitor_leaves_no_descriptor_and_no_thread_behind() -> None:
+def test_monitor_closes_its_descriptors_and_threads() -> None:
     def count() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
@@ -102,7 +102,7 @@ def test_the_monitor_leaves_no_descriptor_and_no_thread_behind() -> None:
     assert count() == before
 
 
-def test_it_samples_once_a_period() -> None:
+def test_monitor_samples_once_per_period() -> None:
     with Monitor(period_s=0.05) as monitor:
         time.sleep(0.5)
     times = by_name(monitor)["rss"].times_s
@@ -110,7 +110,7 @@ def test_it_samples_once_a_period() -> None:
     assert times == sorted(times)
 
 
-def test_a_sample_costs_little() -> None:
+def test_monitor_sample_takes_little_cpu_time() -> None:
     with Monitor(period_s=NEVER) as monitor:
         start = time.thread_time()
         for _ in range(50):
@@ -118,7 +118,7 @@ def test_a_sample_costs_little() -> None:
         assert (time.thread_time() - start) / 50 < 0.01  # about 1 ms; 2 samples a second
 
 
-def test_everything_is_a_reading_or_absent_with_a_reason() -> None:
+def test_monitor_readings_have_values_or_a_reason() -> None:
     with Monitor(period_s=0.05) as monitor:
         time.sleep(0.12)
     names = [reading.name for reading in monitor.readings()]
@@ -145,7 +145,7 @@ def test_everything_is_a_reading_or_absent_with_a_reason() -> None:
         ("", "aarch64"),
     ],
 )
-def test_processors_that_give_themselves_the_same_name_are_told_apart(
+def test_environment_distinguishes_cpus_of_the_same_name(
     cpuinfo: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
@@ -155,7 +155,7 @@ def test_processors_that_give_themselves_the_same_name_are_told_apart(
     assert environment().cpu == named
 
 
-def test_the_environment_names_processor_versions_and_settings() -> None:
+def test_environment_has_cpu_versions_and_settings() -> None:
     found = environment()
     assert found.cores == len(os.sched_getaffinity(0))
     assert found.cpu
@@ -163,13 +163,13 @@ def test_the_environment_names_processor_versions_and_settings() -> None:
     assert found.settings == settings()
 
 
-def test_the_environment_names_the_engines_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_has_engine_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment_module, "version", lambda package: f"1.0 of {package}")
     engines = {"openvino", "onnxruntime", "tensorrt"}
     assert engines <= environment().versions.keys()
 
 
-def test_moments_come_from_the_clock_and_count_from_the_opening(clock: Clock) -> None:
+def test_monitor_times_are_relative_to_the_start(clock: Clock) -> None:
     probe = Probe("answer", "count", lambda: 42.0)
     with Monitor(probes=[probe], clock=clock, period_s=NEVER) as monitor:
         clock.now += 1.5
@@ -180,7 +180,7 @@ def test_moments_come_from_the_clock_and_count_from_the_opening(clock: Clock) ->
     assert reading.values == [42.0] * 3
 
 
-def test_moments_count_from_another_where_that_is_asked(clock: Clock) -> None:
+def test_readings_since_a_time_are_relative_to_it(clock: Clock) -> None:
     probe = Probe("answer", "count", lambda: 42.0)
     with Monitor(probes=[probe], clock=clock, period_s=NEVER) as monitor:
         clock.now += 0.3
@@ -190,7 +190,7 @@ def test_moments_count_from_another_where_that_is_asked(clock: Clock) -> None:
     assert [reading.times_s for reading in monitor.readings()] == [[0.0, 1.3]]
 
 
-def test_a_probe_that_fails_on_the_way_keeps_its_values_and_is_noted(clock: Clock) -> None:
+def test_monitor_failing_probe_keeps_values_and_is_noted(clock: Clock) -> None:
     answers = iter([1.0, 2.0])
 
     def read() -> float:
@@ -209,7 +209,7 @@ def test_a_probe_that_fails_on_the_way_keeps_its_values_and_is_noted(clock: Cloc
     assert "/sys/gone: No such file or directory" in note
 
 
-def test_a_probe_that_never_told_anything_is_absent_with_its_error(clock: Clock) -> None:
+def test_monitor_probe_without_values_is_absent_with_its_error(clock: Clock) -> None:
     def read() -> float:
         raise OSError(11, "Resource temporarily unavailable", "/sys/temp")
 
@@ -219,7 +219,7 @@ def test_a_probe_that_never_told_anything_is_absent_with_its_error(clock: Clock)
     assert monitor.notes() == []
 
 
-def test_a_value_that_is_no_number_is_not_told(clock: Clock) -> None:
+def test_monitor_value_not_finite_is_a_missing_sample(clock: Clock) -> None:
     answers = iter([math.nan, 1.0, math.inf])
     with Monitor(
         probes=[Probe("sensor", "W", lambda: next(answers))], clock=clock, period_s=NEVER
@@ -229,14 +229,14 @@ def test_a_value_that_is_no_number_is_not_told(clock: Clock) -> None:
     assert monitor.notes() == ["sensor: 2 samples are missing; last error: the value is inf"]
 
 
-def test_two_sensors_of_one_name_stay_two_readings(clock: Clock) -> None:
+def test_monitor_sensors_of_the_same_name_are_numbered(clock: Clock) -> None:
     twins = [Probe("acpitz temperature", "°C", lambda value=value: value) for value in (1.0, 2.0)]
     with Monitor(probes=twins, clock=clock, period_s=NEVER) as monitor:
         pass
     assert [reading.name for reading in monitor.readings()] == ["acpitz temperature", "acpitz temperature 2"]
 
 
-def test_a_process_that_ends_leaves_what_it_did_until_then(tmp_path: Path, clock: Clock) -> None:
+def test_monitor_of_an_exited_process_keeps_its_values(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     with watch(tree, clock) as monitor:
         for file in ("stat", "status"):
@@ -248,7 +248,7 @@ def test_a_process_that_ends_leaves_what_it_did_until_then(tmp_path: Path, clock
     assert found["memory available"].values == [5120.0] * 2
 
 
-def test_a_process_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_monitor_of_a_missing_process_is_an_error(tmp_path: Path) -> None:
     machine(tmp_path)
     with (
         pytest.raises(ProfileError, check=code("profile.process_not_found")),
@@ -258,12 +258,12 @@ def test_a_process_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("period_s", [0.0, -1.0, math.nan])
-def test_a_period_must_be_above_zero(period_s: float) -> None:
+def test_monitor_period_not_positive_is_an_error(period_s: float) -> None:
     with pytest.raises(ProfileError, check=code("profile.invalid_period")):
         Monitor(period_s=period_s)
 
 
-def test_a_counter_that_was_reset_has_no_rate_for_that_interval() -> None:
+def test_rate_of_a_reset_counter_is_none() -> None:
     clock = Clock()
     values = iter([10.0, 20.0, 3.0, 8.0])
 
@@ -278,7 +278,7 @@ def test_a_counter_that_was_reset_has_no_rate_for_that_interval() -> None:
     assert told == [None, 5.0, None, 2.5]
 
 
-def test_busy_is_the_share_of_ticks_since_the_sample_before(tmp_path: Path, clock: Clock) -> None:
+def test_busy_is_the_percentage_since_the_last_sample(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     with watch(tree, clock) as monitor:
         tree.tick(busy=130, idle=170)
@@ -289,7 +289,7 @@ def test_busy_is_the_share_of_ticks_since_the_sample_before(tmp_path: Path, cloc
     assert found["cpu stolen"].values == [0.0]
 
 
-def test_only_the_cores_that_the_process_may_use_are_told(tmp_path: Path, clock: Clock) -> None:
+def test_monitor_has_only_the_allowed_cores(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.process(allowed="1")
     with watch(tree, clock) as monitor:
@@ -297,7 +297,7 @@ def test_only_the_cores_that_the_process_may_use_are_told(tmp_path: Path, clock:
         assert "cpu0 busy" not in by_name(monitor)
 
 
-def test_a_core_that_goes_off_is_noted(tmp_path: Path, clock: Clock) -> None:
+def test_monitor_core_going_offline_is_noted(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     with watch(tree, clock) as monitor:
         tree.tick(busy=110, idle=190)
@@ -307,7 +307,7 @@ def test_a_core_that_goes_off_is_noted(tmp_path: Path, clock: Clock) -> None:
     assert any("cpu1: the core is offline" in note for note in monitor.notes())
 
 
-def test_a_process_is_busy_for_its_ticks_over_the_time(tmp_path: Path, clock: Clock) -> None:
+def test_process_busy_is_its_ticks_over_time(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     ticks = os.sysconf("SC_CLK_TCK")
     with watch(tree, clock) as monitor:
@@ -323,9 +323,7 @@ def test_a_process_is_busy_for_its_ticks_over_the_time(tmp_path: Path, clock: Cl
     assert found["descriptors"].values == [2, 2, 2]
 
 
-def test_a_last_sample_soon_after_the_one_before_tells_no_share_of_a_tick_or_two(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_percentage_over_a_few_ticks_is_none(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     ticks = os.sysconf("SC_CLK_TCK")
     with watch(tree, clock) as monitor:
@@ -341,7 +339,7 @@ def test_a_last_sample_soon_after_the_one_before_tells_no_share_of_a_tick_or_two
     assert found["cpu0 busy"].values == [30.0]
 
 
-def test_a_virtual_machine_tells_no_frequency(tmp_path: Path, clock: Clock) -> None:
+def test_cpu_frequency_in_a_virtual_machine_is_absent(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.write({"proc/cpuinfo": "processor\t: 0\ncpu MHz\t\t: 2300.0\nflags\t\t: fpu hypervisor sse"})
     with watch(tree, clock) as monitor:
@@ -349,7 +347,7 @@ def test_a_virtual_machine_tells_no_frequency(tmp_path: Path, clock: Clock) -> N
     assert settings(tmp_path)["virtual machine"] == "yes"
 
 
-def test_without_cpufreq_the_frequency_comes_from_cpuinfo(tmp_path: Path, clock: Clock) -> None:
+def test_cpu_frequency_without_cpufreq_is_read_from_cpuinfo(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     blocks = [f"processor\t: {core}\ncpu MHz\t\t: {1000.5 + core}\nflags\t\t: fpu" for core in (0, 1)]
     tree.write({"proc/cpuinfo": "\n\n".join(blocks)})
@@ -358,5 +356,5 @@ def test_without_cpufreq_the_frequency_comes_from_cpuinfo(tmp_path: Path, clock:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", []), ("5", [5]), ("0-2,6", [0, 1, 2, 6])])
-def test_sets_of_cores_are_read(text: str, expected: list[int]) -> None:
+def test_parse_cpu_list(text: str, expected: list[int]) -> None:
     assert parse_cpu_list(text) == expected

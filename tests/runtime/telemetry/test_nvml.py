@@ -1,4 +1,4 @@
-"""NVIDIA GPUs outside a Jetson: NVIDIA's own bindings of NVML, over a driver that is none (fake_nvml.c)."""
+"""Discrete NVIDIA GPUs: NVIDIA's own NVML bindings with a stub driver (fake_nvml.c)."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def with_card(tree: Tree) -> Tree:
     return tree
 
 
-def test_a_card_tells_what_no_file_does_and_is_let_go_of(
-    driver: Driver, tmp_path: Path, clock: Clock
-) -> None:
+def test_nvml_card_has_readings_and_nvml_is_shut_down(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         clock.now += 1
@@ -89,7 +87,7 @@ def test_a_card_tells_what_no_file_does_and_is_let_go_of(
     assert any(note.startswith("gpu memory: memory of the card used") for note in monitor.notes())
 
 
-def test_of_several_each_has_its_number_and_what_an_older_one_does_not_tell_is_absent(
+def test_nvml_several_cards_are_numbered_and_unsupported_is_absent(
     driver: Driver, tmp_path: Path, clock: Clock
 ) -> None:
     with watch(with_card(laptop(tmp_path)), clock) as monitor:
@@ -101,7 +99,7 @@ def test_of_several_each_has_its_number_and_what_an_older_one_does_not_tell_is_a
     assert "total energy: sum of package-0 (RAPL) and gpu 0 (NVML)" in monitor.notes()
 
 
-def test_a_gpu_that_cannot_be_had_hides_no_other(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+def test_nvml_unavailable_gpu_does_not_hide_others(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=3)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         found = by_name(monitor)
@@ -109,7 +107,7 @@ def test_a_gpu_that_cannot_be_had_hides_no_other(driver: Driver, tmp_path: Path,
     assert {found[f"gpu 2 {what}"].absent for what in TOLD} == {"NVML: Insufficient Permissions"}
 
 
-def test_energy_of_a_card_is_part_of_the_total(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+def test_total_energy_includes_cards(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     # 3 hours since the driver was loaded.
     driver.set(count=1, millijoules=648_000_000)
     tree = with_card(laptop(tmp_path))
@@ -124,9 +122,7 @@ def test_energy_of_a_card_is_part_of_the_total(driver: Driver, tmp_path: Path, c
     assert energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
 
 
-def test_energy_of_a_card_alone_does_not_pass_for_that_of_the_machine(
-    driver: Driver, tmp_path: Path, clock: Clock
-) -> None:
+def test_total_energy_of_cards_alone_is_absent(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         monitor.sample()
@@ -135,7 +131,7 @@ def test_energy_of_a_card_alone_does_not_pass_for_that_of_the_machine(
     assert energy(readings, readings, frames=10, duration_s=10.0).busy_w is None
 
 
-def test_bindings_that_are_too_old_are_the_reason(
+def test_nvml_outdated_bindings_are_the_reason(
     driver: Driver, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons")
@@ -144,9 +140,7 @@ def test_bindings_that_are_too_old_are_the_reason(
     assert "installed pynvml is too old" in str(found["gpu load"].absent)
 
 
-def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
-    driver: Driver, tmp_path: Path, clock: Clock
-) -> None:
+def test_nvml_lost_card_is_noted(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         # So is the whole driver: it cannot even be let go of.
@@ -166,7 +160,7 @@ def test_a_card_that_is_lost_ends_its_readings_and_the_notes_tell(
         ({"count": 0}, "NVML: the driver reports no GPU"),
     ],
 )
-def test_a_driver_that_shows_nothing_is_the_reason(
+def test_nvml_driver_without_gpu_is_the_reason(
     driver: Driver, tmp_path: Path, clock: Clock, state: dict[str, int], reason: str
 ) -> None:
     driver.set(**state)
@@ -176,14 +170,14 @@ def test_a_driver_that_shows_nothing_is_the_reason(
     assert driver.open == 0
 
 
-def test_a_gpu_in_the_processor_is_told_apart(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+def test_integrated_gpu_has_its_own_name(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=1)
     with watch(with_card(laptop(tmp_path)), clock) as monitor:
         found = by_name(monitor)
     assert "integrated gpu frequency" in found and found["gpu frequency"].values == [1980]
 
 
-def test_a_jetson_is_asked_by_its_files(driver: Driver, tmp_path: Path, clock: Clock) -> None:
+def test_nvml_is_not_used_on_a_jetson(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     with watch(with_card(orin_nano(tmp_path)), clock) as monitor:
         assert driver.open == 0
     assert "rails" in str(by_name(monitor)["gpu power"].absent)

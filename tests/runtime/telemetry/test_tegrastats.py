@@ -1,4 +1,4 @@
-"""Lines of tegrastats of several JetPack generations, as users published them, and lines that are none."""
+"""Parsing of tegrastats: published lines of several JetPack releases, and arbitrary text."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ from tests.runtime.machines import Clock
         ),
     ],
 )
-def test_a_line_of_tegrastats_is_read(line: str, expected: dict[str, float | None]) -> None:
+def test_parse_tegrastats_published_line(line: str, expected: dict[str, float | None]) -> None:
     found = parse_tegrastats(line)
     assert {name: found.get(name) for name in expected} == {
         name: None if value is None else pytest.approx(value) for name, value in expected.items()
@@ -92,7 +92,7 @@ _PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(), st.lists(_PIECES).map(" ".join), st.lists(_PIECES).map("".join)))
-def test_no_line_makes_the_parser_fail(line: str) -> None:
+def test_parse_tegrastats_of_any_text_does_not_fail(line: str) -> None:
     assert all(math.isfinite(value) for value in parse_tegrastats(line).values())
 
 
@@ -100,15 +100,13 @@ def test_no_line_makes_the_parser_fail(line: str) -> None:
     load=st.integers(0, 100),
     milliwatts=st.integers(-999, 99999),
 )
-def test_what_a_line_is_made_of_comes_back(load: int, milliwatts: int) -> None:
+def test_parse_tegrastats_roundtrip(load: int, milliwatts: int) -> None:
     found = parse_tegrastats(f"CPU [5%@1420] GR3D_FREQ {load}%@[611,0] tj@50C VDD_IN {milliwatts}mW/0mW")
     assert found["gpu load"] == load
     assert found["VDD_IN power"] == milliwatts / 1e3
 
 
-def test_the_last_value_of_a_tool_that_tells_no_more_does_not_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tegrastats_without_output_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, tool, asked = Clock(), tmp_path / "usr/bin/tegrastats", tmp_path / "asked"
     monkeypatch.setattr(tegrastats, "time", SimpleNamespace(monotonic=clock))
     tool.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Bags of made-up runs: a robot drives right and, in another scene, up; futures are as exact as told."""
+"""Bags of synthetic runs: a robot drives right and, in another scene, up, with futures of a given error."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def latent(frame: int) -> NDArray[np.float32]:
 
 
 def grey(frame: int) -> int:
-    """By which an image is told."""
+    """Return the gray level that identifies a frame."""
     return 4 * frame
 
 

@@ -1,4 +1,4 @@
-"""Remembered frames: found again, kept in a bundle, and refused where they are not what they must be."""
+"""The atlas: lookup, storage in a bundle, validation; and the growing atlas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def atlas(count: int = 20) -> Atlas:
     return Atlas.build(latents(count), np.arange(count), images, 2)
 
 
-def test_the_nearest_frame_is_found_and_its_distance_told() -> None:
+def test_atlas_nearest_returns_index_and_distance() -> None:
     made = atlas()
     moved = made.latents.astype(np.float32).reshape(4, 5, TOKENS, DIM) + 0.01
     found, away = made.nearest(moved)
@@ -44,7 +44,7 @@ def test_the_nearest_frame_is_found_and_its_distance_told() -> None:
     assert abs(int(made.image(7).mean()) - 35) <= 2
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_atlas_roundtrip() -> None:
     made = atlas()
     read = read_atlas(made.to_bytes(), (TOKENS, DIM), "there")
     np.testing.assert_array_equal(read.latents, made.latents)
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back() -> None:
     assert made.to_bytes() == made.to_bytes(), "the same atlas has the same hash"
 
 
-def test_a_bundle_may_hold_one_and_opens_without(toy_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_with_and_without_atlas_opens(toy_bundle: Path, tmp_path: Path) -> None:
     assert Atlas.from_bundle(Bundle.open(toy_bundle)) is None
     copy = Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
     (copy / ATLAS_NAME).write_bytes(atlas().to_bytes())
@@ -89,7 +89,7 @@ def test_read_atlas_of_another_model_or_malformed_is_an_error(change: dict[str, 
         read_atlas(file.getvalue(), (TOKENS, DIM), "there")
 
 
-def test_few_frames_that_cover_much_are_those_far_apart() -> None:
+def test_sample_farthest_points_covers_the_latents() -> None:
     crowd = 0.01 * latents(100)
     crowd[50], crowd[51] = 10.0, -10.0
     chosen, radius = sample_farthest_points(crowd, 3)
@@ -98,26 +98,26 @@ def test_few_frames_that_cover_much_are_those_far_apart() -> None:
     assert radius == pytest.approx(away.max(), rel=1e-5)
 
 
-def test_equal_frames_are_remembered_once() -> None:
+def test_sample_farthest_points_of_equal_frames_is_one() -> None:
     chosen, radius = sample_farthest_points(np.zeros((10, TOKENS, DIM), np.float32), 5)
     assert len(chosen) == 1 and radius == 0
 
 
-def test_the_map_is_fitted_to_all_frames_and_not_to_those_remembered() -> None:
+def test_atlas_map_is_fitted_to_all_frames() -> None:
     every, chosen = latents(20), np.array([3, 11])
     few = Atlas.build(every, chosen, [thumbnail(picture(0))] * 2, 2)
     np.testing.assert_array_equal(few.latents, every[chosen].astype(np.float16))
     np.testing.assert_array_equal(few.project(every), fit_embedding(every, 2).project(every))
 
 
-def test_thumbnails_keep_proportions_and_are_never_enlarged() -> None:
+def test_thumbnail_keeps_aspect_ratio_and_is_never_enlarged() -> None:
     assert decode(thumbnail(np.zeros((480, 640, 3), np.uint8))).shape == (96, 128, 3)
     assert decode(thumbnail(picture(9))).shape == (30, 40, 3)
     with pytest.raises(FrameError):
         thumbnail(np.zeros((0, 4, 3), np.uint8))
 
 
-def test_a_scrapbook_stays_small_and_covers_what_came() -> None:
+def test_growing_atlas_is_bounded_and_covers_the_latents() -> None:
     book, came = GrowingAtlas(2, max_frames=40), latents(500).cumsum(axis=0)
     assert book.atlas() is None
     for index, latent in enumerate(came):
@@ -128,7 +128,7 @@ def test_a_scrapbook_stays_small_and_covers_what_came() -> None:
     assert away.max() < 0.5 * np.linalg.norm((came - came.mean(axis=0)).reshape(500, -1), axis=1).max()
 
 
-def test_a_scrapbook_does_not_remember_the_same_frame_again() -> None:
+def test_growing_atlas_stores_equal_frames_once() -> None:
     book = GrowingAtlas(2)
     for _ in range(40):
         book.add(np.ones((TOKENS, DIM), np.float32), picture(1))
@@ -136,7 +136,7 @@ def test_a_scrapbook_does_not_remember_the_same_frame_again() -> None:
     assert found is not None and len(found.images) == 1
 
 
-def test_a_scrapbook_of_large_latents_keeps_fewer() -> None:
+def test_growing_atlas_of_large_latents_stores_fewer() -> None:
     book, rng = GrowingAtlas(2), np.random.default_rng(0)
     for index in range(60):
         book.add(rng.standard_normal((512, 1024)).astype(np.float32), picture(index))

@@ -1,4 +1,4 @@
-"""The map and the colours of latents."""
+"""The map and the colors of latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scenes(count: int, frames: int) -> np.ndarray:
     return found.reshape(-1, 2, 6)
 
 
-def test_the_map_shows_what_moves_and_not_which_scene_it_is() -> None:
+def test_embedding_shows_changes_and_not_scenes() -> None:
     latents = scenes(8, 50)
     fitted = fit_embedding(latents, lag=5)
     assert fitted.explained.sum() == pytest.approx(1.0, abs=1e-3)
@@ -30,7 +30,7 @@ def test_the_map_shows_what_moves_and_not_which_scene_it_is() -> None:
     assert np.abs(axes[:, 0]).max() < 1e-3 and np.abs(np.delete(axes[:, 1], [1, 2], axis=1)).max() < 1e-3
 
 
-def test_distances_on_the_map_are_those_of_what_moves() -> None:
+def test_embedding_preserves_distances_of_changes() -> None:
     latents = scenes(1, 60)
     places = fit_embedding(latents, lag=3).project(latents)
     assert places.shape == (60, 2)
@@ -38,14 +38,14 @@ def test_distances_on_the_map_are_those_of_what_moves() -> None:
     assert np.linalg.norm(places[10] - places[40]) == pytest.approx(apart, rel=1e-3)
 
 
-def test_equal_latents_give_equal_pictures_whatever_their_sign() -> None:
+def test_embedding_signs_are_fixed() -> None:
     latents = scenes(4, 30)
     one, other = fit_embedding(latents, 3), fit_embedding(latents.copy(), 3)
     np.testing.assert_array_equal(one.axes, other.axes)
     assert all(axis[np.abs(axis).argmax()] > 0 for axis in one.axes)
 
 
-def test_any_leading_axes_are_kept() -> None:
+def test_projection_keeps_leading_axes() -> None:
     latents = scenes(2, 20)
     fitted = fit_embedding(latents, 2)
     np.testing.assert_allclose(
@@ -54,7 +54,7 @@ def test_any_leading_axes_are_kept() -> None:
     assert fit_token_colors(latents).colors(latents.reshape(4, 10, 2, 6)).shape == (4, 10, 2, 3)
 
 
-def test_tokens_are_coloured_by_how_they_differ_from_what_is_usual_at_their_place() -> None:
+def test_token_colors_show_deviations_from_the_mean() -> None:
     latents = scenes(1, 60)
     colours = fit_token_colors(latents).colors(latents)
     assert colours.dtype == np.uint8
@@ -66,7 +66,7 @@ def test_tokens_are_coloured_by_how_they_differ_from_what_is_usual_at_their_plac
 @given(
     arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1, 4)), elements=FLOATS)
 )
-def test_whatever_comes_gives_finite_places_and_colours(latents: np.ndarray) -> None:
+def test_projection_and_colors_of_any_latents_are_finite(latents: np.ndarray) -> None:
     fitted = fit_embedding(latents, 2)
     assert np.isfinite(fitted.project(latents)).all()
     assert 0 <= fitted.explained.sum() <= 1.001

@@ -1,4 +1,4 @@
-"""Pictures on topics: how they look to a program, and the copy of a bag that holds them."""
+"""Images on topics, and the copy of a bag that has them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def foreseen(frame: int, *, goal: bool = True) -> Predictions:
     return found
 
 
-def test_the_copy_holds_all_that_was_there_byte_by_byte(bag: Path, run: Run, tmp_path: Path) -> None:
+def test_add_pictures_copies_all_messages_unchanged(bag: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "new" / "with pictures.mcap"
     add_pictures(bag, run, run.atlas, target, rate_hz=5)
     copied = content(target)
@@ -54,9 +54,7 @@ def test_the_copy_holds_all_that_was_there_byte_by_byte(bag: Path, run: Run, tmp
     assert {entry[0] for entry in copied} == ADDED | {entry[0] for entry in content(bag)}
 
 
-def test_pictures_come_as_often_as_asked_with_the_stamp_of_their_image(
-    bag: Path, run: Run, tmp_path: Path
-) -> None:
+def test_add_pictures_respects_rate_and_stamps(bag: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "copy.mcap"
     add_pictures(bag, run, run.atlas, target, rate_hz=5)
     counts = Counter(topic for topic, _, _ in content(target))
@@ -71,14 +69,16 @@ def test_pictures_come_as_often_as_asked_with_the_stamp_of_their_image(
             assert np.unique(decode(bytes(message.data))).size > 20
 
 
-def test_a_copy_onto_itself_and_of_what_is_no_mcap_is_refused(bag: Path, run: Run, tmp_path: Path) -> None:
+def test_add_pictures_onto_the_bag_or_of_another_format_is_an_error(
+    bag: Path, run: Run, tmp_path: Path
+) -> None:
     with pytest.raises(RecordingError, check=code("recording.output_is_input")):
         add_pictures(bag, run, run.atlas, bag, rate_hz=5)
     with pytest.raises(RecordingError, check=code("recording.not_mcap")):
         add_pictures(tmp_path / "bag.db3", run, run.atlas, tmp_path / "copy.mcap", rate_hz=5)
 
 
-def test_a_copy_that_fails_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -> None:
+def test_add_pictures_after_an_error_leaves_no_file(bag: Path, run: Run, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.mcap"
     whole = bag.read_bytes()
     damaged.write_bytes(whole[:3000] + bytes(200) + whole[3200:])
@@ -87,7 +87,7 @@ def test_a_copy_that_fails_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.mcap"]
 
 
-def test_every_picture_is_an_image_of_some_content(run: Run) -> None:
+def test_draw_images_have_content(run: Run) -> None:
     painted = draw_images(run.latents[:20], foreseen(19), run.atlas, 10.0)
     assert painted.keys() == {"latent", "futures", "map"}
     for image in painted.values():
@@ -95,14 +95,14 @@ def test_every_picture_is_an_image_of_some_content(run: Run) -> None:
         assert np.unique(image.reshape(-1, 3), axis=0).shape[0] > 8
 
 
-def test_futures_are_shown_by_the_frames_that_are_most_similar(run: Run) -> None:
+def test_futures_image_shows_the_nearest_frames(run: Run) -> None:
     image = futures_image(foreseen(10), run.atlas)
     # The best candidate drives right: it sees what came 2, 4 and 6 frames later.
     for column, frame in enumerate((12, 14, 16)):
         assert abs(int(image[26 + 40, 92 + 100 * column + 48].mean()) - runs.grey(frame)) <= 3
 
 
-def test_without_a_goal_no_candidate_is_the_best(run: Run) -> None:
+def test_futures_image_without_goal_shows_one_candidate(run: Run) -> None:
     image = futures_image(foreseen(10, goal=False), run.atlas)
     assert image.shape[0] < futures_image(foreseen(10), run.atlas).shape[0]
     assert map_image(run.latents[:5], foreseen(4, goal=False), run.atlas).shape == (400, 480, 3)
@@ -111,13 +111,13 @@ def test_without_a_goal_no_candidate_is_the_best(run: Run) -> None:
 @pytest.mark.parametrize(
     ("tokens", "shape"), [(1, (1, 1)), (2, (1, 2)), (12, (3, 4)), (196, (14, 14)), (7, (1, 7))]
 )
-def test_tokens_lie_in_the_square_they_come_from(tokens: int, shape: tuple[int, int]) -> None:
+def test_tile_arranges_tokens_in_a_square(tokens: int, shape: tuple[int, int]) -> None:
     colours = np.arange(3 * tokens, dtype=np.int64).reshape(tokens, 3).astype(np.uint8)
     assert tile(colours).shape == (*shape, 3)
     np.testing.assert_array_equal(tile(colours).reshape(tokens, 3), colours)
 
 
-def test_a_copy_that_cannot_take_its_name_leaves_nothing(bag: Path, run: Run, tmp_path: Path) -> None:
+def test_add_pictures_onto_an_existing_file_is_an_error(bag: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "copy.mcap"
     target.write_bytes(b"an older recording")
     with pytest.raises(RecordingError, check=code("recording.file_exists")):
@@ -126,7 +126,7 @@ def test_a_copy_that_cannot_take_its_name_leaves_nothing(bag: Path, run: Run, tm
     assert target.read_bytes() == b"an older recording"
 
 
-def test_pictures_are_not_added_twice(bag: Path, run: Run, tmp_path: Path) -> None:
+def test_add_pictures_twice_is_an_error(bag: Path, run: Run, tmp_path: Path) -> None:
     once = tmp_path / "once.mcap"
     add_pictures(bag, run, run.atlas, once, rate_hz=5)
     with pytest.raises(RecordingError, check=code("recording.images_exist")):

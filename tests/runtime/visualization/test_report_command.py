@@ -1,4 +1,4 @@
-"""``jepa-runtime report``: what it writes, and what it refuses."""
+"""The command ``jepa-runtime report``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def bag(tmp_path: Path) -> Path:
     return runs.write_run(tmp_path / "run.mcap")
 
 
-def test_it_writes_all_that_is_asked_for(
+def test_report_writes_all_requested_outputs(
     bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -28,13 +28,13 @@ def test_it_writes_all_that_is_asked_for(
     assert figure.stat().st_size > 10_000 and copy.stat().st_size > bag.stat().st_size
 
 
-def test_something_must_be_asked_for(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_without_outputs_is_a_usage_error(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["report", str(bag)])
     assert "at least one of --html, --png and --mcap is required" in capsys.readouterr().err
 
 
-def test_a_bundle_of_other_latents_is_refused(
+def test_report_with_bundle_of_other_latents_is_rejected(
     bag: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["report", str(bag), "--bundle", str(toy_bundle), "--html", str(tmp_path / "run.html")]
@@ -46,7 +46,7 @@ def test_a_bundle_of_other_latents_is_refused(
     ("name", "complaint"),
     [("nothing.mcap", "nothing.mcap: no such file or folder"), ("zeros.mcap", "not a readable bag")],
 )
-def test_a_file_that_is_no_bag_is_refused_in_one_line(
+def test_report_of_an_invalid_bag_prints_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, complaint: str
 ) -> None:
     (tmp_path / "zeros.mcap").write_bytes(bytes(100))
@@ -64,7 +64,7 @@ def test_the_bag_is_not_written_over(bag: Path, option: str, capsys: pytest.Capt
     assert bag.read_bytes() == before
 
 
-def test_what_cannot_be_drawn_costs_none_of_the_others(
+def test_report_failing_output_does_not_prevent_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = [entry for entry in runs.entries() if entry[0] < runs.stamp(4)]
@@ -76,7 +76,7 @@ def test_what_cannot_be_drawn_costs_none_of_the_others(
     assert page.exists() and copy.stat().st_size > bag.stat().st_size
 
 
-def test_another_recording_is_not_replaced(
+def test_report_onto_another_recording_is_rejected(
     bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = tmp_path / "older.mcap"

@@ -1,4 +1,4 @@
-"""What is read out of a bag, and what of it was true."""
+"""Reading a run from its bag, and its prediction errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.write_run(tmp_path_factory.mktemp("bags") / "run.mcap", error=0.2)
 
 
-def test_what_was_seen_is_told_frame_by_frame(bag: Path) -> None:
+def test_read_run_has_all_frames(bag: Path) -> None:
     run = read_run(bag)
     assert (run.name, run.prefix, run.namespace, run.frames) == ("run.mcap", "/world_model", "", runs.FRAMES)
     assert run.duration_s == pytest.approx((runs.FRAMES - 1) * runs.PERIOD_S)
@@ -31,7 +31,7 @@ def test_what_was_seen_is_told_frame_by_frame(bag: Path) -> None:
     assert run.facts.model == "fake 1.2.3" and run.facts.step_s == STEP_S
 
 
-def test_figures_come_with_their_times(bag: Path) -> None:
+def test_read_run_has_series_with_times(bag: Path) -> None:
     run = read_run(bag)
     assert run.surprise.values.max() == pytest.approx(0.9)
     assert run.surprise.times_s[run.surprise.values.argmax()] == pytest.approx(4.0)
@@ -43,7 +43,7 @@ def test_figures_come_with_their_times(bag: Path) -> None:
     assert len(run.goals) == 1
 
 
-def test_the_error_is_that_of_the_candidate_that_was_driven(bag: Path) -> None:
+def test_prediction_error_is_that_of_the_executed_candidate(bag: Path) -> None:
     errors = read_run(bag).errors
     # The last frames have no whole future, and none reaches over the change of the scene.
     whole = runs.FRAMES - 2 * round(HORIZON * STEP_S / runs.PERIOD_S)
@@ -55,7 +55,7 @@ def test_the_error_is_that_of_the_candidate_that_was_driven(bag: Path) -> None:
     assert not ((errors.stamps_ns < change) & (errors.stamps_ns > change - HORIZON * STEP_S * 1e9 + 1)).any()
 
 
-def test_moments_are_from_all_over_the_run_and_know_what_was_driven(bag: Path) -> None:
+def test_moments_cover_the_run_and_have_the_executed_candidate(bag: Path) -> None:
     moments = read_run(bag).moments
     assert [moment.executed for moment in moments] == [runs.RIGHT, runs.RIGHT, runs.UP, runs.UP]
     for moment in moments:
@@ -63,7 +63,7 @@ def test_moments_are_from_all_over_the_run_and_know_what_was_driven(bag: Path) -
         assert moment.mismatch == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_remembered_frames_tell_where_a_future_leads(bag: Path) -> None:
+def test_nearest_frames_show_where_a_future_leads(bag: Path) -> None:
     run = read_run(bag)
     moment = run.moments[0]
     found, away = run.atlas.nearest(moment.predictions.latents[runs.RIGHT])
@@ -77,14 +77,14 @@ def test_without_a_goal_there_are_no_energies(tmp_path: Path) -> None:
     assert all(moment.predictions.energies is None for moment in run.moments)
 
 
-def test_without_commands_nothing_is_judged_but_all_is_shown(tmp_path: Path) -> None:
+def test_read_run_without_commands_has_moments_and_no_errors(tmp_path: Path) -> None:
     silent = [entry for entry in runs.entries() if entry[1] != "/cmd_vel"]
     run = read_run(write_bag(tmp_path / "run.mcap", silent))
     assert not len(run.errors.distances) and run.errors.examined == 0
     assert len(run.moments) == 4 and all(moment.executed is None for moment in run.moments)
 
 
-def test_what_was_driven_is_cmd_vel_whatever_else_was_proposed(tmp_path: Path) -> None:
+def test_executed_commands_are_those_on_cmd_vel(tmp_path: Path) -> None:
     twist = {"linear": runs.vector(0.5, 0.5), "angular": runs.vector()}
     proposed = [
         (runs.stamp(frame), topic, messages.TWIST, twist)
@@ -95,7 +95,7 @@ def test_what_was_driven_is_cmd_vel_whatever_else_was_proposed(tmp_path: Path) -
     assert len(errors.distances) == errors.examined > 0
 
 
-def test_what_was_driven_may_be_told_with_a_stamp(tmp_path: Path) -> None:
+def test_executed_commands_can_be_stamped(tmp_path: Path) -> None:
     stamped = [
         (log_ns, topic, messages.TWIST_STAMPED, {"header": messages.header(log_ns, "base"), "twist": fields})
         if topic == "/cmd_vel"
@@ -106,7 +106,7 @@ def test_what_was_driven_may_be_told_with_a_stamp(tmp_path: Path) -> None:
     assert len(errors.distances) == errors.examined > 0
 
 
-def test_where_actions_differ_from_all_candidates_nothing_is_judged(tmp_path: Path) -> None:
+def test_actions_unlike_all_candidates_have_no_errors(tmp_path: Path) -> None:
     other = [entry for entry in runs.entries() if entry[1] != "/cmd_vel"]
     for frame in range(runs.FRAMES):
         twist = {"linear": runs.vector(0.5, 0.5), "angular": runs.vector()}
@@ -115,7 +115,7 @@ def test_where_actions_differ_from_all_candidates_nothing_is_judged(tmp_path: Pa
     assert errors.examined > 0 and not len(errors.distances)
 
 
-def test_any_namespace_will_do_and_of_several_one_is_named(tmp_path: Path) -> None:
+def test_read_run_with_several_world_models_needs_a_choice(tmp_path: Path) -> None:
     both = [*runs.entries(namespace="/one"), *runs.entries(namespace="/two")]
     path = write_bag(tmp_path / "run.mcap", both)
     with pytest.raises(SourceError, check=code("source.topic_ambiguous")) as raised:
@@ -147,21 +147,21 @@ def test_read_run_without_a_required_topic_names_it(tmp_path: Path, without: str
     assert named in str(raised.value)
 
 
-def test_images_of_another_camera_are_refused(tmp_path: Path) -> None:
+def test_read_run_with_images_of_another_camera_is_an_error(tmp_path: Path) -> None:
     kept = [entry for entry in runs.entries() if entry[1] != "/camera/image_raw"]
     kept += [runs.image("/other/image_raw", runs.stamp(frame) + 7, 0) for frame in range(5)]
     with pytest.raises(SourceError, check=code("source.stamps_differ")):
         read_run(write_bag(tmp_path / "run.mcap", kept))
 
 
-def test_a_recording_that_was_cut_off_is_told_how_to_mend(bag: Path, tmp_path: Path) -> None:
+def test_read_run_of_a_truncated_bag_names_the_repair_command(bag: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.mcap"
     cut.write_bytes(bag.read_bytes()[:5000])
     with pytest.raises(SourceError, match="mcap recover"):
         read_run(cut)
 
 
-def test_progress_reaches_its_end(bag: Path) -> None:
+def test_read_run_progress_reaches_the_total(bag: Path) -> None:
     told: list[tuple[int, int]] = []
     read_run(bag, progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] and [done for done, _ in told] == list(range(1, len(told) + 1))
@@ -198,13 +198,13 @@ def test_read_run_with_invalid_latents_is_an_error(
 
 
 @pytest.mark.parametrize("error", [np.nan, np.inf])
-def test_futures_of_a_model_that_computes_no_numbers_are_refused(tmp_path: Path, error: float) -> None:
+def test_read_run_with_futures_not_finite_is_an_error(tmp_path: Path, error: float) -> None:
     with pytest.raises(SourceError, check=code("source.message_invalid")) as raised:
         read_run(runs.write_run(tmp_path / "run.mcap", error=error))
     assert "futures at" in str(raised.value)
 
 
-def test_a_goal_that_cannot_be_shown_is_named(tmp_path: Path) -> None:
+def test_read_run_with_undecodable_goal_is_an_error(tmp_path: Path) -> None:
     entries = runs.entries()
     place = next(place for place, entry in enumerate(entries) if entry[1] == "/goal_image")
     *where, fields = entries[place]

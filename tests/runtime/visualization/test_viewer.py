@@ -1,4 +1,4 @@
-"""What is logged to rerun, read back from its file."""
+"""The Rerun log, read back from its file."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def scalars(rows: list[dict[str, Any]]) -> list[list[float]]:
     return [row["Scalars:scalars"] for row in sorted(rows, key=lambda row: row["time"])]
 
 
-def test_without_rerun_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_view_without_rerun_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(RecordingError, check=code("recording.rerun_missing")):
         RerunViewer(tmp_path / "run.rrd")
 
 
-def test_a_viewer_that_does_not_start_is_not_waited_for(
+def test_view_with_viewer_that_does_not_start_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rerun = pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
@@ -69,7 +69,9 @@ def test_a_viewer_that_does_not_start_is_not_waited_for(
         ["run.mcap", "--bundle", "x", "--source", "y"],
     ],
 )
-def test_what_to_show_must_be_said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_view_without_input_is_a_usage_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["view", *arguments])
     assert "either BAG, or --bundle and --source are required" in capsys.readouterr().err
@@ -86,7 +88,7 @@ def test_the_bag_is_not_written_over(
         assert mine.read_bytes() == bag.read_bytes()
 
 
-def test_a_bag_is_logged_with_the_times_of_its_images(tmp_path: Path) -> None:
+def test_view_logs_a_bag_at_the_times_of_its_images(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
     bag, target = runs.write_run(tmp_path / "run.mcap", error=0.1), tmp_path / "new" / "run.rrd"
     assert main(["view", str(bag), "--save", str(target), "--rate", "5"]) == 0
@@ -109,7 +111,7 @@ def test_a_bag_is_logged_with_the_times_of_its_images(tmp_path: Path) -> None:
     assert min(row["time"] for row in found["/camera"]) == runs.START_NS
 
 
-def test_a_source_is_shown_live(toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_view_logs_a_source_live(toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
     submit = Pipeline.submit
 
@@ -133,7 +135,7 @@ def test_a_source_is_shown_live(toy_bundle: Path, tmp_path: Path, monkeypatch: p
     assert len(scalars(found["/bounds"])[0]) == TOY_HORIZON
 
 
-def test_what_cannot_be_read_does_not_cost_an_older_file(tmp_path: Path) -> None:
+def test_view_of_an_unreadable_bag_keeps_an_older_file(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
     target = tmp_path / "run.rrd"
     target.write_bytes(b"older")
