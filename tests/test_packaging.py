@@ -117,7 +117,11 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> N
     expected |= {
         f"jepa_runtime/system_files/firmware_configs/{file.device}/{file.path}" for file in shipped(DEVICES)
     }
-    expected |= {"jepa_runtime/py.typed", "jepa_runtime/schema/manifest-1.schema.json"}
+    expected |= {
+        "jepa_runtime/py.typed",
+        "jepa_export/py.typed",
+        "jepa_runtime/schema/manifest-1.schema.json",
+    }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected
 

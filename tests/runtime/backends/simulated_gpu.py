@@ -44,7 +44,7 @@ class SimulatedGpu:
 
     def __init__(self, index: int) -> None:
         if index >= self.count:
-            raise BackendError(f"there is no GPU {index}: CUDA sees {self.count}")
+            raise BackendError(f"no GPU {index}: CUDA has {self.count} GPUs", code="backend.device_not_found")
         self.stream = next(_STREAMS)
         self.launches: list[int] = []
         self._thread = threading.get_ident()
@@ -73,7 +73,10 @@ class SimulatedGpu:
     def buffer(self, shape: tuple[int, ...], dtype: type) -> SimulatedBuffer:
         self._check()
         if self.used_bytes + math.prod(shape) * np.dtype(dtype).itemsize > self.memory_bytes:
-            raise BackendError(f"a buffer of {list(shape)} cannot be had: the GPU's memory does not suffice")
+            raise BackendError(
+                f"a buffer of {list(shape)} cannot be allocated: out of GPU memory",
+                code="backend.out_of_memory",
+            )
         array = np.zeros(shape, dtype)
         buffer = SimulatedBuffer(np.zeros(shape, dtype), next(self._addresses))
         self._memory[buffer.address] = array

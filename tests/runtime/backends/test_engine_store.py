@@ -84,9 +84,9 @@ def test_beside_an_engine_lies_what_it_is(
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("driver", "13.0", "built for driver 12.6, here is 13.0"),
-        ("name", "Other GPU", "built for gpu Simulated GPU, here is Other GPU"),
-        ("compute_capability", (11, 0), "built for compute capability 8.7, here is 11.0"),
+        ("driver", "13.0", "built for driver 12.6, this is 13.0"),
+        ("name", "Other GPU", "built for gpu Simulated GPU, this is Other GPU"),
+        ("compute_capability", (11, 0), "built for compute capability 8.7, this is 11.0"),
         ("multiprocessors", 4, "built for multiprocessors 8, this is 4"),
     ],
 )
@@ -173,7 +173,7 @@ def test_what_the_library_does_not_take_is_told_in_its_words(
 
     backend = opened()
     key = backend._key(encoder, FRAME)  # type: ignore[attr-defined]
-    EngineStore([tmp_path / "engines"]).keep(key, content, layers="{}")
+    EngineStore([tmp_path / "engines"]).store(key, content, layers="{}")
     with pytest.raises(BackendError, check=code("backend.engine_not_built")):
         backend.load(encoder, FRAME)
 
@@ -255,7 +255,7 @@ def test_those_used_last_stay_where_the_folder_gets_too_large(
     opened(build=True).load(encoder, FRAME).close()
     (first,) = engines.glob("*.engine")
     os.utime(first, (1, 1))
-    monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.MOST_BYTES", first.stat().st_size)
+    monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.MAX_BYTES", first.stat().st_size)
     energy = Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
     opened(build=True).load(energy, {"latents": (4, 2, 8), "goal": (1, 2, 8)}).close()
     assert not first.exists() and len(list(engines.glob("*.engine"))) == 1

@@ -43,7 +43,7 @@ def test_graphs_used_longest_ago_make_room_in_the_cache(
     both = kept_after("predictor")
     assert len(both) == 2
     assert kept_after("encoder") == both
-    monkeypatch.setattr(model_cache, "MOST_BYTES", 1)
+    monkeypatch.setattr(model_cache, "MAX_BYTES", 1)
     assert kept_after("encoder") == {encoder}
     assert kept_after("predictor") == both - {encoder}
     assert (cache / "of somebody else").is_dir()
@@ -120,7 +120,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
     for _ in range(2):
         backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
     (told,) = caplog.messages
-    assert told.endswith("x: compiled models are not kept there: File name too long")
+    assert told.endswith("x: the cache of compiled models is disabled: File name too long")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -141,8 +141,8 @@ def test_what_another_account_may_have_compiled_is_not_loaded(
     os.chown(given, 65534, 65534)
     load()
     assert caplog.messages == [
-        f"{cache}: compiled models are not kept there: {given.name} belongs to another account, or others "
-        "may write to it"
+        f"{cache}: the cache of compiled models is disabled: {given.name} belongs to another account, or "
+        "other accounts can write to it"
     ]
     assert blob.parent.stat().st_mtime_ns == used, "it was not looked into"
 
@@ -157,18 +157,20 @@ def test_a_cache_is_used_if_nobody_else_can_exchange_what_is_in_it(
 ) -> None:
     tmp_path.chmod(mode)
     with nullcontext() if is_own else pytest.raises(PermissionError):
-        model_cache.folder_of(tmp_path, "0" * 64)
+        model_cache.open_folder(tmp_path, "0" * 64)
 
 
 def test_a_cache_into_which_openvino_does_not_write_is_told_once(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There root cannot write either.
-    monkeypatch.setattr(model_cache, "folder_of", lambda *_: Path("/proc"))
+    monkeypatch.setattr(model_cache, "open_folder", lambda *_: Path("/proc"))
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
     for _ in range(2):
         backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
-    assert caplog.messages == [f"{tmp_path}: compiled models are not kept there: OpenVINO cannot write there"]
+    assert caplog.messages == [
+        f"{tmp_path}: the cache of compiled models is disabled: OpenVINO cannot write there"
+    ]
 
 
 def test_what_could_not_be_removed_from_a_cache_is_not_taken_for_whole(
