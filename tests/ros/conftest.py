@@ -1,5 +1,4 @@
-"""The graph is run for real where the workspace is built and on the paths; elsewhere these tests are
-skipped."""
+"""Fixtures of a real ROS graph. Without a built workspace in the environment these tests are skipped."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ import pytest
 
 
 def missing() -> str:
-    """Why the graph cannot be run here; empty if it can."""
+    """Return why the graph cannot run here, or an empty string."""
     try:
         import rclpy  # noqa: F401
     except ImportError:
@@ -26,7 +25,7 @@ def missing() -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def hang_ups() -> Iterator[None]:
-    """Nodes hear them, also where ``nohup`` has this process ignore them."""
+    """Let nodes receive SIGHUP, also if ``nohup`` makes this process ignore it."""
     inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, inherited)
@@ -34,7 +33,7 @@ def hang_ups() -> Iterator[None]:
 
 @pytest.fixture
 def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A node in this process, on a domain of its own."""
+    """Create a node in this process, on its own domain."""
     rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
     processes = pytest.importorskip("jepa_ros.profiler.processes", reason="no workspace on the paths")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -47,7 +46,7 @@ def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def ros_graph(tmp_path: Path) -> Iterator:
-    """A graph of its own for one test."""
+    """Create a graph for one test."""
     if reason := missing():
         pytest.skip(reason)
     from tests.ros.graph import graph
@@ -58,7 +57,7 @@ def ros_graph(tmp_path: Path) -> Iterator:
 
 @pytest.fixture(scope="module")
 def shared_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """A graph for all tests of a module, where they do not disturb each other."""
+    """Create a graph for all tests of a module that do not affect each other."""
     if reason := missing():
         pytest.skip(reason)
     from tests.ros.graph import graph

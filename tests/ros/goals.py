@@ -1,4 +1,4 @@
-"""Goals of ``/planner/reach_goal``, as a client of the action sees them."""
+"""A client of the action ``/planner/reach_goal``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def goal_image(stamp_ns: int) -> Image:
 
 
 class Goal:
-    """A goal, once it was accepted or refused."""
+    """Represent a goal that was accepted or rejected."""
 
     def __init__(
         self, graph: Any, client: ActionClient, *, meanwhile: Meanwhile = nothing, **goal: Any
@@ -41,13 +41,13 @@ class Goal:
         self._result = self._handle.get_result_async() if self.accepted else None
 
     def cancel(self, *, meanwhile: Meanwhile = nothing) -> bool:
-        """Ask for it; whether it was granted."""
+        """Request cancellation and return whether it was accepted."""
         cancelled = self._handle.cancel_goal_async()
         self._graph.until(cancelled.done, "an answer to the cancellation", meanwhile=meanwhile)
         return bool(cancelled.result().goals_canceling)
 
     def end(self, timeout_s: float = 20.0, *, meanwhile: Meanwhile = nothing) -> tuple[int, ReachGoal.Result]:
-        """Status and result, once it has ended."""
+        """Return status and result after the end of the goal."""
         assert self._result is not None
         self._graph.until(self._result.done, "the end of the goal", timeout_s, meanwhile=meanwhile)
         ended = self._result.result()

@@ -1,5 +1,4 @@
-"""A ROS graph for tests: nodes in processes of their own on a domain of their own, and an observer in this
-one."""
+"""A ROS graph for tests: nodes in separate processes on their own domain, and an observer in this process."""
 
 from __future__ import annotations
 
@@ -28,21 +27,23 @@ TIMEOUT_S = 20.0
 
 
 def executable(node: str) -> str:
-    """Path of a node's executable in the workspace that is on the paths."""
+    """Return the path of a node's executable in the sourced workspace."""
     return str(Path(get_package_prefix("jepa_ros")) / "lib" / "jepa_ros" / node)
 
 
 class Graph:
-    """One domain, one observer node, any number of processes.
+    """Manage one domain with an observer node and any number of processes.
+
+    With ROS_SECURITY_ENABLE, each node is in the enclave of its name.
 
     Args:
-        folder: takes logs and reports.
-        domain: 0: any. Where ROS_SECURITY_ENABLE is set, all are in enclaves of their names.
+        folder: Folder of logs and reports.
+        domain: ROS domain. 0: a random one.
     """
 
     def __init__(self, folder: Path, domain: int = 0) -> None:
         self.folder = folder
-        # Neither this graph nor its nodes are to meet others on the network.
+        # Isolate this graph from other nodes on the network.
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self.domain = domain or int(choose_domain())
         self._context = Context()
@@ -62,8 +63,15 @@ class Graph:
         called: str = "",
         **process: Any,
     ) -> None:
-        """Start ``node``; its output and its report are in the test's folder, under the name ``called``, by
-        which it is stopped as well; empty: that of the node. ``process``: see :class:`subprocess.Popen`."""
+        """Start ``node`` with its log and report in the test's folder.
+
+        Args:
+            node: Executable.
+            parameters: ROS parameters.
+            remaps: Remappings.
+            called: Name of the log, the report and the process. Empty: the name of the node.
+            process: Options of :class:`subprocess.Popen`.
+        """
         called = called or node
         given = {"report_path": str(self.folder / f"{called}.json"), **(parameters or {})}
         command = [executable(node), "--ros-args", "--enclave", f"/{node}"]
@@ -78,11 +86,11 @@ class Graph:
             )
 
     def log(self, node: str) -> Path:
-        """What ``node`` printed."""
+        """Return the path of the log of ``node``."""
         return self.folder / f"{node}.log"
 
     def report(self, node: str) -> dict[str, Any]:
-        """The report that ``node`` left when it stopped."""
+        """Return the report that ``node`` wrote when it stopped."""
         found: dict[str, Any] = json.loads((self.folder / f"{node}.json").read_text(encoding="utf-8"))
         return found
 
@@ -93,7 +101,7 @@ class Graph:
         return process.wait(TIMEOUT_S)
 
     def exit_code(self, node: str) -> int:
-        """Wait until ``node`` ends by itself; one that does not is ended with the graph."""
+        """Wait until ``node`` exits by itself and return its exit code. The graph stops one that does not."""
         code = self.processes[node].wait(TIMEOUT_S)
         del self.processes[node]
         return code
@@ -107,7 +115,7 @@ class Graph:
         meanwhile: Callable[[], Any] | None = None,
         every_s: float = 0.04,
     ) -> None:
-        """Spin until ``condition`` holds, doing ``meanwhile`` now and then; else fail with ``what``."""
+        """Spin until ``condition`` is true, calling ``meanwhile`` repeatedly; fail at the timeout."""
         began = time.monotonic()
         due = began
         while not condition():
@@ -123,14 +131,14 @@ class Graph:
             self._executor.spin_once(timeout_sec=0.02)
 
     def spin_for(self, duration_s: float) -> None:
-        """Handle what comes for a while; only to show that something does not come."""
+        """Process messages for a while, to show that something does not arrive."""
         end = time.monotonic() + duration_s
         self._executor.spin_once(timeout_sec=0.0)
         while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=min(0.02, duration_s))
 
     def listen(self, kind: type[Any], topic: str, qos: QoSProfile | int = 50) -> list[Any]:
-        """A list that fills with the messages of ``topic`` while the graph is spun."""
+        """Return a list that collects the messages of ``topic`` while the graph is spun."""
         received: list[Any] = []
         self.observer.create_subscription(kind, topic, received.append, qos)
         return received
@@ -138,7 +146,7 @@ class Graph:
     def publisher(
         self, kind: type[Any], topic: str, qos: QoSProfile | int = 10, *, listeners: int = 1
     ) -> Any:
-        """A publisher whose ``listeners`` have been matched."""
+        """Return a publisher that has matched ``listeners`` subscribers."""
         publisher = self.observer.create_publisher(kind, topic, qos)
         self.until(
             lambda: publisher.get_subscription_count() >= listeners, f"{listeners} subscribers of {topic}"
@@ -146,8 +154,11 @@ class Graph:
         return publisher
 
     def call(self, kind: type[Any], service: str, request: Any, *, again_s: float = math.inf) -> Any:
-        """The answer of a service, waiting for it to exist. It is asked again every ``again_s``, where that
-        does no harm: a server that stood still drops its answer to a client that it has not matched yet."""
+        """Call a service and return the response, waiting for the service to exist.
+
+        The request is repeated every ``again_s``, if that is harmless: a server drops its response to a
+        client that it has not matched yet.
+        """
         client = self.observer.create_client(kind, service)
         self.until(client.service_is_ready, f"service {service}")
         asked: list[Any] = []
@@ -161,32 +172,32 @@ class Graph:
         return next(future.result() for future in asked if future.done())
 
     def change_state(self, node: str, transition: int) -> bool:
-        """Ask for a lifecycle transition; whether it succeeded."""
+        """Request a lifecycle transition and return whether it succeeded."""
         request = ChangeState.Request()
         request.transition.id = transition
         return bool(self.call(ChangeState, f"/{node}/change_state", request).success)
 
     def state(self, node: str) -> str:
-        """The lifecycle state."""
+        """Return the lifecycle state."""
         return str(
             self.call(GetState, f"/{node}/get_state", GetState.Request(), again_s=5.0).current_state.label
         )
 
     def set_parameter(self, node: str, name: str, value: Any) -> str:
-        """Set a parameter; the reason of a refusal, or nothing."""
+        """Set a parameter; return the reason for a rejection, or an empty string."""
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         result = self.call(SetParameters, f"/{node}/set_parameters", request, again_s=5.0).results[0]
         return "" if result.successful else str(result.reason) or "no reason"
 
     def describe(self, node: str, names: list[str]) -> list[Any]:
-        """Descriptors of parameters."""
+        """Return descriptors of parameters."""
         answer = self.call(
             DescribeParameters, f"/{node}/describe_parameters", DescribeParameters.Request(names=names)
         )
         return list(answer.descriptors)
 
     def close(self) -> None:
-        """End every process and leave the domain."""
+        """Stop all processes and leave the domain."""
         for process in self.processes.values():
             process.send_signal(signal.SIGINT)
         for process in self.processes.values():
@@ -202,7 +213,7 @@ class Graph:
 
 @contextmanager
 def graph(folder: Path, **arguments: Any) -> Iterator[Graph]:
-    """A :class:`Graph` that is closed at the end."""
+    """Yield a :class:`Graph` and close it."""
     made = Graph(folder, **arguments)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""What a planner may meet: models, goals, and the wires on which a robot hears its commands."""
+"""Inputs of a planner (models, goals) and the publishers of its commands, for the safety tests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NO_MODELS = tuple(
 
 
 class Wire(Publisher):
-    """Takes commands to the robot; each is held against all that its ``case`` knows when it is told."""
+    """Check each published command against the state of its ``case``."""
 
     def __init__(self, case: Any) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Wire(Publisher):
         self._per_step = "x" in names
         self._read = PoseDeltaCommands(names).read if self._per_step else TwistActions(names).from_twist
         self.action = np.zeros(len(names), np.float32)
-        # Of the image of the last one that was to move it.
+        # Stamp of the image of the last command with motion.
         self.stamp_ns, self.publish = -(10**18), self._take
 
     def _take(self, message: Any) -> None:
@@ -76,13 +76,13 @@ class Wire(Publisher):
             case.deaf -= 1
             raise RuntimeError("no room to publish")
         if action.any():
-            # The planner would take what is raised here for a fault of its own.
+            # The planner would handle an exception raised here as its own fault.
             case.violations += [case.why_to_stand(), *self._beyond(action)]
             self.stamp_ns = case.image_ns
         self.action = action
 
     def _beyond(self, action: Any) -> list[str]:
-        """The limits beyond which ``action`` is: the box and the norm, the change, and one for each step."""
+        """Return the limits that ``action`` exceeds: box or norm, change, one action per step."""
         case, limits, step_s = self._case, self._case.limits, self._case.info.step_s
         passed_s = step_s if self._per_step else (case.image_ns - case.before_ns) / 1e9
         told_s = (case.image_ns - self.stamp_ns) / 1e9
@@ -91,14 +91,14 @@ class Wire(Publisher):
         beyond = {
             "box or norm": not np.allclose(allowed, action, rtol=0, atol=1e-6),
             "change": np.any(np.abs(action - before) > reach + 1e-5),
-            # The one before may have come an eighth of a step late, and this one as early.
+            # The previous one may be late by an eighth of a step, and this one as early.
             "step": self._per_step and 0 <= told_s < step_s * 6 / 8 - 1e-6,
         }
         return [f"{limit}: {action} after {before}" for limit, is_beyond in beyond.items() if is_beyond]
 
 
 class Handle:
-    """A goal that somebody asked for, as the action's server has it."""
+    """Fake the goal handle of the action server."""
 
     is_active = is_cancel_requested = True
 

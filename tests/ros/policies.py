@@ -1,4 +1,4 @@
-"""What the SROS2 policies of jepa_bringup grant, and what the nodes of a running graph use."""
+"""Permissions in the SROS2 policies of jepa_bringup, and those that the nodes of a running graph use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SECURITY = ROOT / "ros2_ws" / "src" / "jepa_bringup" / "security"
 POLICIES = SECURITY / "policies"
-# Of an action: what is called and what is heard.
+# Services and topics of an action.
 _CALLED = ("cancel_goal", "get_result", "send_goal")
 _HEARD = ("feedback", "status")
 
@@ -22,7 +22,7 @@ Access = set[tuple[str, str]]
 
 
 def load_keystore() -> ModuleType:
-    """The program that makes keystores, as a module."""
+    """Load the keystore program as a module."""
     spec = importlib.util.spec_from_file_location("keystore", SECURITY / "keystore.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +31,7 @@ def load_keystore() -> ModuleType:
 
 
 def granted(enclave: str, **arguments: str) -> dict[str, Access]:
-    """What each node of an enclave may do, where it is launched with these arguments."""
+    """Return the permissions of each node of an enclave that is launched with these arguments."""
     policy = load_keystore().load_policy(POLICIES / f"{enclave}.policy.xml", **arguments)
     found: dict[str, Access] = defaultdict(set)
     for profile in policy.iter("profile"):
@@ -59,14 +59,14 @@ def _of_action(name: str) -> Access:
 
 
 class Observed:
-    """What nodes of a graph were seen to use; look as often as it may change."""
+    """Collect the topics and services that nodes of a graph use."""
 
     def __init__(self, graph: Any) -> None:
         self._graph, self._observer = graph, graph.observer
         self.used: dict[str, Access] = defaultdict(set)
 
     def look(self) -> None:
-        """Add what is there now."""
+        """Add the current ones."""
         observer = self._observer
         ways = {
             "publish": observer.get_publisher_names_and_types_by_node,
@@ -81,7 +81,7 @@ class Observed:
                 self.used[name] |= {(kind, found) for found, _ in ask(name, namespace)}
 
     def settle(self) -> None:
-        """Look until nothing has been added for a while."""
+        """Poll until nothing is added for a while."""
         while True:
             before = sum(map(len, self.used.values()))
             self._graph.spin_for(SETTLED_S)

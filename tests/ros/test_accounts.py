@@ -1,5 +1,4 @@
-"""A world_model node and an update manager under two accounts, as jepa-bringup and jepa-update-manager run
-them."""
+"""A world_model node and an update manager under two accounts, as in the systemd units."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from tests.ota.repositories import Repository
 from tests.ota.robots import release_of, settings, variant
 
 UPDATES, SERVES, GROUP = 61001, 61002, 61001
-# Arguments: an empty folder, one to be reached, the one above it that keeps others out, and a command.
+# Arguments: an empty folder, a folder to expose, its inaccessible parent, and a command.
 _REACHABLE = """
 mount --bind "$2" "$1"
 mount -t tmpfs -o mode=755 tmpfs "$3"
@@ -46,11 +45,13 @@ pytestmark = [
 
 
 def under(uid: int, folder: Path) -> list[str]:
-    """Run what follows under an account, in a view of the file system in which that reaches this Python,
-    which may be in root's home.
+    """Return the command prefix that runs a program under an account.
+
+    Its view of the file system includes this Python, even if that is in root's home.
 
     Args:
-        folder: an empty one, to mount on.
+        uid: User ID.
+        folder: Empty folder to mount on.
     """
     account = ["setpriv", f"--reuid={uid}", f"--regid={GROUP}", "--clear-groups"]
     base = Path(sys.base_prefix)
@@ -73,7 +74,7 @@ def under(uid: int, folder: Path) -> list[str]:
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A folder that every account can reach, unlike those of pytest."""
+    """Create a folder accessible to every account, unlike those of pytest."""
     with tempfile.TemporaryDirectory(prefix="accounts-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -109,7 +110,7 @@ def test_an_update_goes_live_across_two_accounts(
             "HOME": str(logs),
             "ROS_DOMAIN_ID": str(shared_graph.domain),
             "ROS_LOG_DIR": str(logs),
-            # With LOCALHOST, Fast DDS finds other nodes by its shared memory only.
+            # With LOCALHOST, Fast DDS discovers other nodes only by shared memory.
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
             "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILES / profile),
             "FASTDDS_DEFAULT_PROFILES_FILE": str(PROFILES / profile),

@@ -1,4 +1,4 @@
-"""How a model's actions are told to a robot, by their names, and heard of again."""
+"""Conversion of a model's actions to messages and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ angle = st.floats(-1.5, 1.5)
 
 
 class Ears:
-    """A node that remembers what it was subscribed to."""
+    """Record the subscriptions of a node."""
 
     def __init__(self) -> None:
         self.heard = {}

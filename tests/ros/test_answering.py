@@ -1,4 +1,4 @@
-"""Services that are answered beside a node."""
+"""Services that run in the background of a node."""
 
 from __future__ import annotations
 

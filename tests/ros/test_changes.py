@@ -1,4 +1,4 @@
-"""What the robot is told changes no faster than is allowed, whatever the model says."""
+"""Commands change no faster than max_change allows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ STEP_NS = 200_000_000
 
 
 class Base(World):
-    """A robot that is told velocities, one for each image."""
+    """Represent a robot with velocity commands, one per image."""
 
     def changes(self, images: int, *, nearer: float) -> np.ndarray:
-        """From each of them to the next, for the time of a whole step; but not to stand, which is told at
-        once."""
+        """Return the changes between successive commands per step, except stops, which are immediate."""
         draws, told = np.random.default_rng(0), [np.zeros(2)]
         for _ in range(images):
             self.energies = draws.random((SAMPLES, HORIZON), np.float32)
@@ -31,7 +30,7 @@ class Base(World):
 
 
 class Arm(World):
-    """One that is told pose deltas, one a step."""
+    """Represent a robot with pose deltas, one per step."""
 
     def __init__(self) -> None:
         super().__init__(per_step=True)
@@ -45,7 +44,7 @@ class Arm(World):
         return self.commands.told
 
     def changes(self, images: int, *, nearer: float) -> np.ndarray:
-        """From each of them to the next; but not to stand, which is commanded at once."""
+        """Return the changes between successive commands, except stops, which are immediate."""
         draws, told = np.random.default_rng(0), [np.zeros(2)]
         for _ in range(images):
             self.energies = draws.random((SAMPLES, HORIZON), np.float32)
@@ -58,7 +57,7 @@ class Arm(World):
 
 @pytest.mark.parametrize(
     ("robot", "nearer"),
-    # One that comes no nearer is stuck again and again, and drives any way.
+    # Without progress the robot is stuck repeatedly and executes recovery motions.
     [(Base, 0.995), (Base, 1.0), (Arm, 0.995), (Arm, 1.0)],
 )
 def test_from_command_to_command_as_much_changes_as_is_allowed_and_no_more(robot, nearer):

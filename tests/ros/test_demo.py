@@ -1,4 +1,4 @@
-"""The demo as a user runs it, shorter and with a toy model: four processes, no mock."""
+"""The demo as a user runs it, but shorter and with a toy model: four processes, no mocks."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_without_a_bundle_the_demo_says_what_is_missing(tmp_path):
 
 @pytest.fixture(scope="module")
 def update() -> ModuleType:
-    """The update demo, imported with the path that a script has."""
+    """Import the update demo with the path of a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(DEMO))
         patch.setattr(sys, "path", [*sys.path])
@@ -131,7 +131,7 @@ def test_the_demos_take_another_domain_than_the_shells_so_that_they_drive_no_rob
 
 
 def story(update: ModuleType, **last: Any) -> Any:
-    """A run in which every release ended as it should, but for what ``last`` says of the last one."""
+    """Return a run in which every release ended as expected, except for changes ``last`` to the last one."""
     states = ("check", "resolve", "download", "verify", "stage", "probe", "shadow", "armed", "switch", "idle")
     updates = [
         update.Update(
@@ -162,7 +162,7 @@ def test_the_page_tells_each_release_and_needs_nothing_else(update):
 
 def test_the_band_of_a_comparison_is_its_confidence_sequence_as_ratios(update):
     compared = update.Compared(600, 1.0, 1.25, low=-0.06, high=-0.04)
-    # What serves scores 0.2: then the candidate's ratio lies within 1.25 - 0.06 / 0.2 and 1.25 - 0.04 / 0.2.
+    # The active model scores 0.2: the candidate's ratio lies between 1.25 - 0.06 / 0.2 and 1.25 - 0.04 / 0.2.
     assert compared.band == pytest.approx((0.95, 1.05))
 
 

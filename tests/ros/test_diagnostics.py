@@ -1,4 +1,4 @@
-"""When the world model says that it is well, and when not."""
+"""Verdicts of the world model's diagnostics."""
 
 from __future__ import annotations
 

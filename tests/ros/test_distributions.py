@@ -1,4 +1,4 @@
-"""What Humble lacks is not used: the oldest ROS 2 for which robots of JetPack 6 have packages."""
+"""No API is used that Humble lacks, the oldest ROS 2 with packages for JetPack 6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of rclpy, launch and launch_ros: in 7.1, 3.4 and 0.26 (Jazzy), not in 3.3, 1.0 and 0.19 (Humble).
+# Names in rclpy 7.1, launch 3.4 and launch_ros 0.26 (Jazzy) but not in 3.3, 1.0 and 0.19 (Humble).
 LATER = {
     "add_post_set_parameters_callback", "add_pre_set_parameters_callback", "AllSubstitution",
     "AnySubstitution", "AsyncParameterClient", "configure_introspection", "count_clients",
@@ -22,13 +22,13 @@ LATER = {
 
 
 def later(tree: ast.AST) -> Iterator[str]:
-    """What ``tree`` uses of them."""
+    """Return the names that ``tree`` uses."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(attr=name) | ast.alias(name=name) | ast.keyword(arg=name) if name in LATER:
                 yield name
             case ast.Call(func=ast.Attribute(attr="call"), keywords=given):
-                # Of a Client.
+                # Attribute of a Client.
                 yield from (f"call({each.arg})" for each in given if each.arg == "timeout_sec")
 
 

@@ -1,5 +1,4 @@
-"""What the robot is told, and whether that it is to stand has arrived. The publishers are mocks: no listener
-here can be deaf."""
+"""Published commands and the acknowledgement of a stop. The publishers are mocks."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ STEP_NS = 200_000_000
 
 
 class Publisher:
-    """One whose listeners acknowledge, or do not."""
+    """Fake a publisher whose subscribers acknowledge or not."""
 
     topic_name = "/cmd_vel"
 
@@ -42,7 +41,7 @@ NOW = Time(sec=9)
 
 
 class Node:
-    """It makes one publisher, and its clock stands still."""
+    """Fake a node with one publisher and a stopped clock."""
 
     def __init__(self) -> None:
         self.publisher = Publisher()
@@ -55,7 +54,7 @@ class Node:
 
 
 class Clock:
-    """Seconds, as they are set."""
+    """Fake the time module with a settable clock."""
 
     now_s = 100.0
 
@@ -80,7 +79,7 @@ def commands(*names, stamped=False):
 
 
 def test_velocities_are_told_for_each_image_and_to_stand_for_half_a_second(clock):
-    """A best-effort listener may lose a message."""
+    """A best-effort subscriber may lose a message."""
     told, publisher = commands("linear.x")
     for stamp_ns in (0, 33_000_000, 66_000_000):
         told.send(np.array([0.5]), stamp_ns)

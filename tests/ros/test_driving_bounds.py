@@ -27,8 +27,10 @@ def model(two_rooms_bundle: Path) -> Iterator[WorldModel]:
 
 
 def demo(model: WorldModel, seed: int, *, announced: bool) -> tuple[SimulatedRobot, list[Calibration]]:
-    """Drive as in the demo: each goal that is reached ends an episode, and the next begins in another place.
-    Return the robot, and the calibration of each second."""
+    """Drive as in the demo: an episode ends at its goal, and the next one starts elsewhere.
+
+    Return the robot, and the calibration of each second.
+    """
     robot, world = SimulatedRobot(model, period_s=1 / RATE_HZ), TwoRooms(seed=seed)
     stated = []
     robot.set_goal(world.render_goal())

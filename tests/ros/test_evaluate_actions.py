@@ -1,4 +1,4 @@
-"""The services by which others ask the world model what would follow, and set its goal."""
+"""The services of the world model for evaluating actions and setting the goal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def image() -> Image:
 
 
 class Model:
-    """A world model that serves, and a camera."""
+    """Start an active world model and a camera."""
 
     def __init__(self, graph: Any, bundle: Any) -> None:
         self.graph = graph

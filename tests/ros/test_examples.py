@@ -1,4 +1,4 @@
-"""The examples, as a user runs them beside a graph that runs."""
+"""The examples, run next to an active graph as by a user."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A camera that hangs while its driver sends on, or another one on its topic: the nodes themselves, with the
-shipped model. `benchmarks/safety.py` has all faults in virtual time."""
+"""A camera that hangs while its driver continues, or a second camera on its topic.
+
+The real nodes with the shipped model. `benchmarks/safety.py` covers all faults in simulated time.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,10 @@ START_S = 60.0
 
 
 class Driver:
-    """Sends the images of the robot's camera on, or, while it ``hangs``, the last ``buffers`` again and again
-    with their stamps, with ``noise`` added."""
+    """Forward the images of the robot's camera.
+
+    While it ``hangs``, repeat the last ``buffers`` images with their stamps, with ``noise`` added.
+    """
 
     def __init__(self, graph, *, buffers=1, noise=0) -> None:
         self.hangs, self.sent = False, 0
@@ -49,7 +53,7 @@ class Driver:
 
 
 class Robot:
-    """The nodes, with a driver between the robot's camera and the world model."""
+    """Run the nodes with a driver between the robot's camera and the world model."""
 
     def __init__(self, graph, bundle, **driver) -> None:
         self.graph = graph
@@ -59,7 +63,8 @@ class Robot:
         self.diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
         self.driver = Driver(graph, **driver)
         graph.start("world_model", {"bundle": bundle}, ("image:=driver/image_raw",))
-        # A busy machine shows the robot late and slower than the stamps say, which surprises the model.
+        # On a busy machine images are late and show slower motion than their stamps imply, which surprises
+        # the model.
         graph.start("planner", {"surprise_ratio": 1.0})
         graph.start("two_rooms", {"seed": 3, "episode_timeout_s": 600.0})
         graph.until(self.is_driven, "commands", START_S)
@@ -71,7 +76,7 @@ class Robot:
         return bool(self.commands and self.commands[-1][1])
 
     def path_m(self, since_s: float) -> float:
-        """Commanded since then."""
+        """Return the commands since then."""
         ends = [at_s for at_s, _ in self.commands[1:]] + [time.monotonic()]
         return sum(
             speed * (end_s - max(at_s, since_s))

@@ -1,4 +1,4 @@
-"""Whose goal a camera seeks: the planner follows no goal that somebody else set with the service."""
+"""Origin of a camera's goal: the planner ignores goals that another node set with the service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ros
 
 
 class Owner:
-    """A node that remembers its service, and whose pipeline remembers the stamp of the goal it seeks."""
+    """Fake the node and its pipeline, which records the stamp of the current goal."""
 
     def __init__(self) -> None:
         self.sought = None

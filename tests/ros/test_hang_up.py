@@ -1,4 +1,4 @@
-"""Terminals that hang up, as where the connection to a robot breaks off, and those that lack a letter."""
+"""Closed terminals, as when the connection to a robot is lost, and terminals with a limited character set."""
 
 from __future__ import annotations
 

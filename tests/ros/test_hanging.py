@@ -1,4 +1,4 @@
-"""Calls that never return, as those into Fast DDS once a process that listened was killed."""
+"""Calls that never return, such as into Fast DDS after a subscribed process was killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 pytestmark = pytest.mark.ros
 
-# ctypes.PyDLL keeps the interpreter's lock, as rclpy does while it publishes.
+# ctypes.PyDLL holds the interpreter lock, as rclpy does while publishing.
 HANGING = """
 import ctypes, sys, threading
 from rclpy.node import Node

@@ -1,4 +1,4 @@
-"""Which frames are refused, and why."""
+"""Rejection of invalid frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One command makes keys, certificates and signed permissions for all nodes."""
+"""One command creates keys, certificates and signed permissions for all nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sros2() -> None:
 
 @pytest.fixture
 def folder(sros2: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A keystore of a robot in a namespace, on domain 7."""
+    """Create a keystore of a robot in a namespace, on domain 7."""
     monkeypatch.setenv("ROS_DOMAIN_ID", "7")
     made = tmp_path / "keys"
     assert load_keystore().main([str(made), "--namespace", "fleet/robot", "--image-topic", "front"]) == 0
@@ -32,7 +32,7 @@ def folder(sros2: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def topics(folder: Path, node: str, kind: str) -> set[str]:
-    """What the permissions of a node say, once their signature was verified against the robot's authority."""
+    """Return the permissions of a node, after verifying their signature with the robot's authority."""
     enclave = folder / "enclaves" / "fleet" / "robot" / node
     command = ["openssl", "smime", "-verify", "-text", "-in", enclave / "permissions.p7s"]
     command += ["-CAfile", enclave / "permissions_ca.cert.pem"]

@@ -1,4 +1,4 @@
-"""The nodes on ROS 2 Kilted: its wheels, an environment and a workspace of their own, tests of the graph."""
+"""The nodes on the wheels of ROS 2 Kilted, in a separate environment and workspace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-# Of what runs longest and is called in most ways.
+# Tests that run longest and cover most APIs.
 TESTS = ("nodes", "pictures", "reach_two_rooms", "swap", "timers", "trust", "world_model")
 NOT_COPIED = shutil.ignore_patterns(".venv", "out", ".*_cache", "build", "install", "log", "__pycache__")
 
@@ -25,7 +25,7 @@ def test_the_nodes_work_on_kilted(tmp_path: Path) -> None:
     if (asked := subprocess.run(fetch, cwd=tmp_path, capture_output=True, text=True)).returncode:
         pytest.skip(f"there are no wheels of Kilted: {asked.stderr.strip()[-300:]}")
     copy = shutil.copytree(ROOT, tmp_path / "copy", symlinks=True, ignore=NOT_COPIED)
-    # Nothing of the environment that these tests run in.
+    # Nothing of the environment of these tests.
     names = ("HOME", "LANG", "PATH", "TMPDIR")
     clean = {name: os.environ[name] for name in names if name in os.environ} | {"JEPA_ROS": "kilted"}
     clean["PATH"] = clean["PATH"].replace(f"{ROOT / '.venv' / 'bin'}{os.pathsep}", "")

@@ -1,4 +1,4 @@
-"""What the profiler makes of moments."""
+"""Latency and stages that the profiler derives from recorded times."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def ledger(frames: int = 3) -> FrameLedger:
 
 
 def node_times(due_ns: int, **changes) -> NodeTimes:
-    """Received 1 ms after it was due, its first result handed over 10 ms later."""
+    """Return times of an image received 1 ms after it was due and published 10 ms later."""
     given = {"received_ns": due_ns + MS, "published_ns": due_ns + 11 * MS, "stages_ms": STAGES}
     return NodeTimes(**(given | changes))
 
 
 def answer(book: FrameLedger, index: int, after_ns: int = 12 * MS, **changes) -> None:
-    """Everything that is known of an image whose futures came ``after_ns`` it was due."""
+    """Record an image whose futures arrived ``after_ns`` after it was due."""
     due = book.due_ns(index)
     book.add_sent(index, due + MS // 2)
     book.add_node_times(due + OFFSET, node_times(due, **changes))

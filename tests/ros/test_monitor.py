@@ -1,4 +1,4 @@
-"""The monitor: it hears, counts and records every topic, whatever is published there."""
+"""The monitor receives, counts and records every topic."""
 
 from __future__ import annotations
 

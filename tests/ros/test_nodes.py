@@ -1,4 +1,4 @@
-"""The other nodes, each in a process of its own."""
+"""The other nodes, each in a separate process."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def futures(stamp_ns: int, question: ActionCandidates | None, energy: float = 10
     if question is not None:
         message.candidates_source, message.candidates_stamp = question.source, question.header.stamp
         message.actions = question.actions
-        # To the right is better.
+        # Motion to the right lowers the energy.
         energies = -np.cumsum(messages.array_of(question.actions)[..., 0], axis=1)
     return fill(message, {"energies": messages.tensor("energies", energies.astype(np.float32))})
 
 
 @pytest.fixture
 def planner(ros_graph):
-    """A running planner with a stub of a model: the graph, what it asks and commands, and a way to answer."""
+    """Start a planner with a stub model; return graph, candidates, commands and a response function."""
     questions = ros_graph.listen(ActionCandidates, "world_model/candidates")
     commands = ros_graph.listen(Twist, "cmd_vel")
     ros_graph.start("planner")
@@ -106,7 +106,7 @@ def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(pl
         graph.until(
             lambda count=count: graph.observer.count_publishers("cmd_vel") == count, "the topic's publishers"
         )
-        # The old one may be counted still where the new one has not met who listens.
+        # The old one may still be counted while the new one has not matched its subscribers.
         graph.spin_for(0.5)
     assert graph.observer.count_publishers("pose_delta") == 1
 
@@ -129,7 +129,7 @@ def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_grap
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
     assert ros_graph.exit_code("planner") == 1
     lines = ros_graph.log("planner").read_text(encoding="utf-8").splitlines()
-    # Kilted warns of the name under which Jazzy looks for the DDS profile.
+    # Kilted warns about the variable that Jazzy uses for the DDS profile.
     (said,) = [line for line in lines if "rmw_fastrtps" not in line]
     assert said.startswith("error: /dev/null/planner.json: cannot be written")
 
@@ -219,7 +219,7 @@ def test_the_planner_drives_by_the_camera_that_it_is_given(ros_graph):
 
 @pytest.fixture
 def robot(ros_graph):
-    """A running robot: the graph, its images, and its goal."""
+    """Start a robot; return the graph, its images and its goal."""
     images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
     goals = ros_graph.listen(Image, "goal_image", qos.LATCHED)
     ros_graph.start("two_rooms", {"episode_timeout_s": 1.0, "min_subscribers": 1})
@@ -234,7 +234,7 @@ def test_the_robot_is_seen_moving_only_while_it_is_commanded(robot):
     command.linear.x, command.linear.y = 0.8, 0.8
 
     def change(count: int) -> float:
-        """How much the newest image differs from that ``count`` earlier, sensor noise and light aside."""
+        """Return the difference of the newest image from an earlier one, without noise and light."""
         newest, older = (
             np.frombuffer(images[index].data, np.uint8).astype(float) for index in (-1, -1 - count)
         )

@@ -1,4 +1,4 @@
-"""The model of a node, and the threads that come with it."""
+"""The model of a node and its threads."""
 
 from __future__ import annotations
 

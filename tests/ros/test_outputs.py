@@ -1,4 +1,4 @@
-"""From results to messages."""
+"""Conversion of results to messages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_nothing_of_one_message_is_left_in_the_next():
     assert writer.write(result(), FakeModel(), "float16", goal_asked=True).has_goal
     message = writer.write(result(goal=False), FakeModel(), "float16")
     fresh = outputs.FuturesWriter().write(result(goal=False), FakeModel(), "float16")
-    # Not as equal: the present energy is NaN.
+    # Compared by repr, since the current energy is NaN.
     assert repr(message) == repr(fresh)
     assert (message.has_goal, message.goal_asked, len(message.energies.data)) == (False, False, 0)
 

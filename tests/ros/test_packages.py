@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ros
 
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
 NODES = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures")
-# The last has a section of its own in the parameter file, see test_update_manager_told.
+# update_manager has its own section in the parameter file, see test_update_manager_told.
 DESCRIBED = (*NODES, "update_manager")
 BRINGUP = WORKSPACE / "src" / "jepa_bringup"
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -60,8 +60,10 @@ def test_parameters_say_what_they_are():
 
 
 class Launched(NamedTuple):
-    """What a launch file declares, the command of each node by its executable, the environment of all, and
-    the variables and the topics that a node has of its own."""
+    """Represent a launch file: its arguments, the command of each node, and the environment of all nodes.
+
+    ``own`` and ``topics`` are the variables and the remapped topics of each node.
+    """
 
     declared: set[str]
     commands: dict[str, list[str]]
@@ -71,7 +73,7 @@ class Launched(NamedTuple):
 
 
 def launched(name: str, environment: dict[str, str] | None = None, **given: str) -> Launched:
-    """What becomes of a launch file."""
+    """Evaluate a launch file."""
     pytest.importorskip(
         "launch_ros", reason="launch and launch_ros are not among the wheels; install ROS 2 to test them"
     )
@@ -89,7 +91,7 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
     def walk(entity) -> None:
         if type(entity).__name__ in ("Node", "LifecycleNode"):
             assert entity.node_executable not in commands, "started twice"
-            # What launch_ros adds when it starts a node is not known before.
+            # Without the arguments that launch_ros adds at the start of a node.
             commands[entity.node_executable] = [text(part) for part in entity.cmd]
             variables = entity.additional_env or []
             own[entity.node_executable] = {text(name): text(value) for name, value in variables}

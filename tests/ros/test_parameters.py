@@ -1,4 +1,4 @@
-"""Parameters as nodes declare_parameters them."""
+"""Declaration of node parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures node beside a world model: it draws what comes while somebody looks, and only then."""
+"""The pictures node next to a world model: it renders only while there is a subscriber."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_or_drawn_is_told_and_left_out(ros_graph):
     until_told("infinity")
     camera.publish(serialize_message(Image())[:6])
     infos.publish(ModelInfo(**fields, step_s=0.1))
-    # A model that computes no numbers for a while.
+    # A model that computes NaN for a while.
     until_told("not finite", meanwhile=lambda: send(math.nan))
     ros_graph.until(lambda: shown, "a picture", meanwhile=send)
     assert ros_graph.stop("pictures") == 0
@@ -119,7 +119,7 @@ def node():
 def of_one_moment(
     tokens: int, dim: int, version: str = "1", value: float | None = None
 ) -> tuple[Image, LatentState, PredictedFutures]:
-    """An image, its latent (``value`` throughout, or noise) and its futures."""
+    """Return an image, its latent (constant ``value``, or noise) and its futures."""
     seen = image()
     latent = LatentState(header=seen.header, model_id="one", model_version=version)
     numbers = RNG.standard_normal((tokens, dim)) if value is None else np.full((tokens, dim), value)
@@ -132,7 +132,7 @@ def of_one_moment(
 
 
 def show(node: PicturesNode, count: int, tokens: int, dim: int, version: str = "1") -> None:
-    """Frames of one model and the futures of the last of them."""
+    """Pass frames of one model and their futures to the node."""
     for _ in range(count):
         seen, latent, futures = of_one_moment(tokens, dim, version)
         node.image_callback(Image)(serialize_message(seen))
@@ -165,7 +165,7 @@ def test_latents_that_come_before_their_model_was_told_do_no_harm(
 
 
 def test_latents_of_a_moment_that_stands_still_do_not_pile_up(node: PicturesNode):
-    """As those of a camera that goes on while /clock is paused, and then begins anew."""
+    """As from a camera that continues while /clock is paused and then restarted."""
     node.on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     for sec in (5, *[7] * 20, 6):
         _, latent, _ = of_one_moment(2, 4)

@@ -1,4 +1,4 @@
-"""What the planner's node makes of messages: in this process, and nobody spins it."""
+"""The planner node in this process, not spun: its callbacks are called directly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ros
 
 
 class Planner:
-    """The node with a model, the time of its graph, and what it publishes."""
+    """Represent the node with a model, a settable ROS time and recorded publications."""
 
     def __init__(self, monkeypatch) -> None:
         self.now_ns, self.skipped_s = 10**18, 0.0
@@ -52,7 +52,7 @@ class Planner:
         self.node.on_model(model_info())
 
     def image(self, *, age_s: float = 0.0, source: str = "cem", by_another: bool = False) -> float:
-        """Futures of an image that answer the last question; the velocity to the right that is told then."""
+        """Pass futures of the last candidates; return the commanded velocity to the right."""
         self.now_ns += 33_000_000
         asked = self.questions.sent[-1] if self.questions.sent else None
         message = futures(self.now_ns - round(age_s * 1e9), asked)
@@ -63,7 +63,7 @@ class Planner:
         return self.commands.sent[-1].linear.x
 
     def drives(self, **given) -> bool:
-        """Whether it does after some images."""
+        """Return whether the robot drives after some images."""
         return [self.image(**given) for _ in range(5)][-1] > 0
 
 

@@ -1,4 +1,4 @@
-"""Least privilege: a policy grants its node what that was seen to use on a running graph, and no more."""
+"""Least privilege: a policy grants its node exactly what it uses on a running graph."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REMAPS = (
 
 @contextmanager
 def profiler(graph: Any, source: Path) -> Iterator[None]:
-    """The profiler, at work beside a world model that runs."""
+    """Run the profiler next to a running world model."""
     command = [executable("profiler"), "--attach", f"/{NAMESPACE}/world_model", "--topic", IMAGES]
     command += ["--source", str(source), "--duration", "60", "--out", str(source / "profile.json")]
     domain = str(graph.observer.context.get_domain_id())
@@ -53,7 +53,7 @@ def profiler(graph: Any, source: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str, Access]:
-    """What the nodes of a robot use, in a namespace and by the clock of a simulation."""
+    """Return what the nodes of a robot use, in a namespace and with simulated time."""
     graph, folder = shared_graph, tmp_path_factory.mktemp("frames")
     cv2.imwrite(str(folder / "0.png"), np.zeros((48, 64, 3), np.uint8))
     observed = Observed(graph)
@@ -81,7 +81,7 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
     return observed.used
 
 
-# First, before the nodes of the other tests run too.
+# First, before the nodes of the other tests start.
 @pytest.mark.slow
 def test_the_update_manager_is_granted_what_a_whole_update_takes_and_no_more(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path

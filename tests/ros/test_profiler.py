@@ -39,7 +39,7 @@ def ran(out: Path, *options: object, **changes: str) -> subprocess.CompletedProc
 
 
 def profile(out: Path, *options: object, code: int = 0, **changes: str) -> tuple[Profile, str]:
-    """The profile that a run leaves, and what it said."""
+    """Run the profiler; return the profile and the output."""
     done = ran(out, *options, **changes)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
@@ -47,7 +47,7 @@ def profile(out: Path, *options: object, code: int = 0, **changes: str) -> tuple
 
 
 def refused(out: Path, *options: object, **changes: str) -> str:
-    """What a run said that could not be made; it leaves no profile."""
+    """Return the output of a run that fails without a profile."""
     done = ran(out, *options, **changes)
     assert done.returncode == 1, done.stdout
     assert not out.exists()
@@ -127,7 +127,7 @@ def test_of_several_cameras_the_one_whose_images_are_published_is_measured(ros_g
 
 
 def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A profile of a minute that has begun to measure, and its processes: the world model and the camera."""
+    """Start a profile of one minute; return it and its processes (world model, camera) once it measures."""
     options = ("--source", "two_rooms", "--rate", 20, "--duration", 60, "--allow-untrained")
     profiler = subprocess.Popen(
         command(out, "--bundle", bundle, *options),

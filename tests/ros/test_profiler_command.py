@@ -1,4 +1,4 @@
-"""``jepa-runtime profile --ros``: what it adds to the profiler's run, its exit status, and its end."""
+"""``jepa-runtime profile --ros``: additions to the profiler's run, exit code and shutdown."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_rates_are_swept_on_the_graph_until_it_does_not_keep_up(
 
 @contextmanager
 def sweeping(out: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, which has begun with the second rate of its sweep."""
+    """Run the command until the second rate of its sweep."""
     command = [*SHORT, "--ros", "--bundle", str(bundle), "--allow-untrained", "--json", str(out)]
     with subprocess.Popen(
         [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -107,9 +107,9 @@ def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: 
     ("latency_ms", "thread_ms", "rates"),
     [
         (25.0, 10.0, [20.0, 25.5, 32.5, 41.5, 52.9, 67.6, 86.2, 110.0]),
-        # The run's own rate is where it begins, however much more could be done.
+        # The sweep begins with the rate of the run, even if much more is possible.
         (4.0, 1.0, [30.0, 50.2, 84.0, 140.5, 235.0, 393.1, 657.6, 1100.0]),
-        # A step of 0.2 s holds whole numbers of images at these alone.
+        # The only rates with a whole number of images in a step of 0.2 s.
         (110.0, 100.0, [5.0, 10.0]),
         (3000.0, 2900.0, [5.0]),
     ],
@@ -117,7 +117,7 @@ def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: 
 def test_the_rates_of_a_sweep_fit_what_an_image_takes_and_the_steps_of_the_model(
     latency_ms: float, thread_ms: float, rates: list[float]
 ) -> None:
-    # Of two images nothing was told, or nothing predicted.
+    # One image has no stage times, one no prediction.
     stages = {
         "wait": [9.0] * 5,
         "encode": [0.0, 0.5, *[thread_ms - 0.1] * 3],
@@ -192,7 +192,7 @@ def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(
 
 
 def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
-    """The command, which has begun to measure for a minute, and all processes below it."""
+    """Run the command until it measures for a minute; return it and all its child processes."""
     command = [*SHORT[:-1], "60", "--ros", "--bundle", str(bundle), "--allow-untrained", "--json", str(out)]
     profiling = subprocess.Popen(
         [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -209,7 +209,7 @@ def test_stopped_it_leaves_what_was_measured_and_no_process(
     toy_bundle: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     profiling, below = started(tmp_path / "p.json", toy_bundle)
-    # A terminal tells the whole group, systemd the process itself.
+    # A terminal signals the whole group, systemd only the process.
     (os.killpg if number == signal.SIGINT else os.kill)(profiling.pid, number)
     said, _ = profiling.communicate(timeout=30)
     assert profiling.returncode == 0, said

@@ -1,4 +1,4 @@
-"""Whom the profiler may drive: with a bundle it sends commands, for its own world model and nobody else."""
+"""With a bundle the profiler publishes commands on an isolated graph only."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ from jepa_runtime.bundle import Bundle, seal
 pytestmark = pytest.mark.ros
 
 AS_USERS_RUN_IT = "import sys; from jepa_ros.nodes import profiler; sys.exit(profiler.main())"
-# As where the domain taken at random is that of a robot.
+# As if the random domain was that of a robot.
 ON_THE_SHELLS_DOMAIN = (
     "from jepa_ros.nodes import profiler; profiler.prepare_environment = lambda **_: None; " + AS_USERS_RUN_IT
 )
 
 
 def profiled(graph: Any, program: str, bundle: Path, out: Path) -> tuple[int, str, list[Twist]]:
-    """A short profile started in a shell that is on the domain of ``graph``: its exit status, what it said,
-    and the commands that came there."""
+    """Run a short profile in a shell on the domain of ``graph``.
+
+    Return its exit code, its output and the commands received on that domain.
+    """
     commands = graph.listen(Twist, "cmd_vel")
     command = [sys.executable, "-c", program, "--bundle", str(bundle), "--allow-untrained", "--out", str(out)]
     command += ["--source", "two_rooms", "--rate", "20", "--duration", "1"]
@@ -81,7 +83,7 @@ def test_a_base_on_the_domain_of_the_shell_hears_no_command(
     [
         (["linear.x", "linear.y"], Twist, "cmd_vel"),
         (["x", "y"], PoseStamped, "pose_delta"),
-        # The source is of a robot with two actions.
+        # The source is a recording of a robot with two actions.
         (["x", "y", "z"], PoseStamped, "pose_delta"),
     ],
 )

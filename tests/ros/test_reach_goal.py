@@ -1,4 +1,4 @@
-"""Goals of the planner, in a process of its own, beside a stub of a world model whose energies are chosen."""
+"""Goals of the planner, in a separate process with a stub world model whose energies are set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def model_info(**fields: Any) -> ModelInfo:
 
 
 class Stub:
-    """A world model in which to go to the right is always better."""
+    """Stub a world model in which motion to the right always lowers the energy."""
 
     def __init__(self, graph: Any, info: ModelInfo, **parameters: Any) -> None:
         self.graph = graph
@@ -56,7 +56,7 @@ class Stub:
         self.statuses = graph.listen(PlannerStatus, "planner/status")
         self.diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
         self.commands = graph.listen(Twist, "cmd_vel")
-        # No image of a stub differs from the one before.
+        # All images of the stub are equal.
         graph.start("planner", {"frozen_after_s": 0.0, **parameters})
         self.infos = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED)
         self.infos.publish(info)
@@ -66,7 +66,7 @@ class Stub:
         self._cancel = graph.observer.create_client(CancelGoal, "planner/reach_goal/_action/cancel_goal")
 
     def image(self) -> None:
-        """The world model has seen an image."""
+        """Publish the results of an image."""
         message = PredictedFutures(has_goal=self.goal_ns is not None, current_energy=self.energy)
         message.header.stamp = to_time(now_ns())
         message.goal_stamp = to_time(self.goal_ns or 0)
@@ -83,7 +83,7 @@ class Stub:
         self._futures.publish(fill(message, {"energies": messages.tensor("energies", energies)}))
 
     def begin_anew(self) -> None:
-        """As at the start, with nothing to do for the planner. Held for its images, it waits for a goal."""
+        """Reset to the initial state without a goal; a planner held for its images waits for a goal."""
         self.energy, self.surprising, self.nan, self.goal_ns, self.refusal = 10.0, False, False, None, ""
         self.statuses.clear()
         at_rest = (PlannerStatus.IDLE, PlannerStatus.HELD)
@@ -98,7 +98,7 @@ class Stub:
         return Goal(self.graph, self.client, meanwhile=self.image, **goal)
 
     def driving(self, **goal: Any) -> Goal:
-        """A goal to which the robot drives already."""
+        """Send a goal and wait until the robot drives."""
         given = {} if "latent" in goal else {"image": goal_image(now_ns())}
         asked = self.goal(**(given | goal))
         assert asked.accepted
@@ -107,7 +107,7 @@ class Stub:
         return asked
 
     def cancel(self, goal_id: UUID | None = None) -> CancelGoal.Response:
-        """Ask for the end of one goal, or of all."""
+        """Request cancellation of one goal, or of all."""
         request = CancelGoal.Request()
         request.goal_info.goal_id = goal_id or UUID()
         answer = self._cancel.call_async(request)
@@ -121,7 +121,7 @@ class Stub:
         return result
 
     def says(self, level: int, words: str) -> bool:
-        """Whether the planner's diagnostics said so."""
+        """Return whether the planner's diagnostics contained this."""
         return any(
             status.level == bytes([level]) and words in status.message
             for message in self.diagnostics
@@ -148,7 +148,7 @@ def shared_stub(shared_graph: Any) -> Stub:
 
 @pytest.fixture
 def stub(shared_stub: Stub) -> Stub:
-    """One planner for the tests after which it is as it was."""
+    """Create one planner for the tests that restore its state."""
     shared_stub.begin_anew()
     return shared_stub
 
@@ -351,7 +351,7 @@ def test_an_arm_is_told_pose_deltas_once_a_step(ros_graph: Any) -> None:
         action_frame="arm_base",
     )
     stub.goal_ns = 5
-    # Until then it is told to stand, without a stamp.
+    # Until then it is commanded to stop, without a stamp.
     stub.until(lambda: sum(from_time(pose.header.stamp) > 0 for pose in poses) >= 5, "pose deltas")
     stamps = [from_time(pose.header.stamp) for pose in poses if from_time(pose.header.stamp)]
     first_ns, fifth_ns = stamps[0], stamps[4]

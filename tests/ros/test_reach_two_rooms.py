@@ -29,7 +29,7 @@ ASKS = 3
 
 
 class Robot:
-    """The world model, the planner and the robot; the goals of the world are for whoever asks for them."""
+    """Start the world model, the planner and the robot; the tests request the goals of the world."""
 
     def __init__(self, graph: Any, bundle: Path) -> None:
         self.graph = graph
@@ -38,7 +38,8 @@ class Robot:
         self.episodes = graph.listen(EpisodeResult, "episode")
         self.statuses = graph.listen(PlannerStatus, "planner/status")
         graph.start("world_model", {"bundle": bundle}, ("image:=camera/image_raw",))
-        # A busy machine shows the robot late and slower than the stamps say, which surprises the model.
+        # On a busy machine images are late and show slower motion than their stamps imply, which surprises
+        # the model.
         graph.start("planner", {"patience_s": 3.0, "surprise_ratio": 1.0})
         graph.start(
             "two_rooms",
@@ -77,7 +78,7 @@ def shared(shared_graph: Any, two_rooms_bundle: Path) -> Iterator[Robot]:
 def test_until_somebody_asks_the_robot_stands(shared: Robot) -> None:
     shared.graph.until(lambda: len(shared.statuses) > 15, "images")
     assert {status.state for status in shared.statuses} <= {PlannerStatus.IDLE, PlannerStatus.HELD}
-    # For half a second, and again when somebody else begins to listen.
+    # For half a second, and again for a new subscriber.
     assert all(command == Twist() for command in shared.commands) and len(shared.commands) <= 90
 
 
@@ -99,7 +100,7 @@ def test_its_time_is_over_before_the_robot_has_arrived(shared: Robot) -> None:
 
 
 def test_the_goal_is_reached_and_the_robot_really_is_there(shared: Robot) -> None:
-    # Two goals in a hundred are not reached, more where images come late: who is told so asks again.
+    # Two in a hundred goals are not reached, more with late images: request it again.
     for _ in range(ASKS):
         shared.episodes.clear()
         asked = shared.drive()
@@ -143,7 +144,7 @@ def test_the_robot_stands_when_the_world_model_hangs(shared: Robot) -> None:
         began = time.monotonic()
         shared.graph.until(shared.stands, "the robot told to stand", 2.0)
         assert time.monotonic() - began <= 0.5
-        # Giving the goal back to who does not answer takes its time.
+        # Clearing the goal of an unresponsive world model takes a while.
         status, result = asked.end()
     finally:
         world_model.send_signal(signal.SIGCONT)

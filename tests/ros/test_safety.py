@@ -1,5 +1,7 @@
-"""What a safety case says of the planner, held against whatever may come in whatever order: the node itself,
-from messages to commands, on clocks that are set here."""
+"""Safety properties of the planner under arbitrary sequences of events.
+
+The real node, from messages to commands, with simulated clocks.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ pytestmark = pytest.mark.ros
 PERIOD_S, FRAME_S = 0.05, 0.033
 MAX_CHANGE, FROZEN_AFTER_S, GOAL_TIMEOUT_S, STOP_TIMEOUT_S = 0.5, 0.5, 8.0, 1.0
 WINDOW_S, RATIO = 0.3, 0.6
-# A hold for what images show lasts so long at least, unless somebody wants the robot to drive.
+# Minimum duration of a stop caused by images, unless the robot is commanded to drive.
 HELD_S = 1.0
 CHOSEN = {
     "topk": 2, "max_change": MAX_CHANGE, "frozen_after_s": FROZEN_AFTER_S, "futures_timeout_s": 0.5,
@@ -47,8 +49,8 @@ CHOSEN = {
     "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 6.0,
 }  # fmt: skip
 ASKED = 7, 8
-# Images that do not show the motion: not at all, backward, of a model that predicts no change; or repeated
-# ones, or those that nobody compares.
+# Images that do not show the motion: no motion, backward motion, a model that predicts no change; repeated
+# images; images without a surprise.
 BLINDNESS = (
     *({"response": response} for response in (0.0, -2.0, math.nan)),
     *({"ring": size} for size in (1, 2, 3, 4, 8, 16)),
@@ -56,7 +58,7 @@ BLINDNESS = (
     {"is_judged": False},
     {"is_judged": False, "history_reset": "clock_backwards"},
 )
-# What may be wrong with images and their futures.
+# Faults of images and their futures.
 HAZARDS = (
     *BLINDNESS,
     *({"age_s": age_s} for age_s in (0.3, 0.7, -0.3, -0.7)),
@@ -73,7 +75,7 @@ HAZARDS = (
 
 
 class Safety(RuleBasedStateMachine):
-    """Anything may happen at any moment; what is to make the robot stand is noted apart from the planner."""
+    """Generate events in any order, and track independently of the planner why the robot must stop."""
 
     stop_timeout_s = 0.0
 
@@ -109,29 +111,29 @@ class Safety(RuleBasedStateMachine):
             self._patches.setattr(self.node, name, replacement)
         self.ended, self.deaf = False, 0
         self.violations: list[str] = []
-        # What model_info said last, and the model that may be driven with.
+        # Latest model_info, and the latest usable model.
         self.told = self.info = model()
         self.limits, self.usable = None, False
         self.timeout_s, self.energy = 0.5, 10.0
-        # Of the newest image: its stamp, that of the one before, its goal, when it came, how old it was, and
-        # whether it was from the future.
+        # Newest image: its stamp, the previous stamp, its goal, arrival time, age, and whether its stamp was
+        # ahead.
         self.image_ns = self.before_ns = 0
         self.goal: tuple[int, bool] | None = None
         self.image_s, self.age_s, self.ahead = -math.inf, math.inf, False
-        # What the world model seeks, and whether that was asked for.
+        # Goal of the world model, and whether it was set through the service.
         self.sought: tuple[int, bool] | None = None
         self.handle: Handle | None = None
         self.asked = 0
         self.latched_ns, self.latched_s, self.over_ns = None, 0.0, None
-        # Stamps of all that was latched, and of what was so before the robot was let go.
+        # Stamps of all latched goals, and of those from before the robot was released.
         self.stamps = [1]
         self.past: set[int] = set()
         self.stopped, self.heard_s = False, -math.inf
-        # Motion since an image showed any, in seconds at full effort; and how often somebody wanted the robot
-        # to drive since then, which allows a little each time.
+        # Unconfirmed motion in seconds at full effort, and how often the robot was commanded to drive since
+        # then: each time allows one more attempt.
         self.blind_s, self.wanted = 0.0, 0
-        # The energies of the last images; when images were judged, and whether they were surprising; when
-        # some did not follow on those before; from when until when the robot is held for that; publishers.
+        # Energies of the last images; times of surprises and whether they were surprising; times of
+        # discontinuities; interval in which the robot is held for them; number of publishers.
         self.energies: list[float] = []
         self.judged: list[tuple[float, bool]] = []
         self.breaks: list[float] = []
@@ -144,7 +146,7 @@ class Safety(RuleBasedStateMachine):
         self._patches.undo()
         self.node.destroy_node()
 
-    # --- what is known
+    # --- state
 
     def ros_ns(self) -> int:
         return round((self.now_s + self.ros_ahead_s) * 1e9)
@@ -162,7 +164,7 @@ class Safety(RuleBasedStateMachine):
         return self.handle is not None and self.handle.reach.result is None
 
     def why_to_stand(self) -> str:
-        """Every reason there is, by what was said and by the clocks; empty: none."""
+        """Return all reasons to stop, from messages and clocks, or an empty string."""
         due_s = PERIOD_S + 1e-6
         told_to = None
         if self.goal is not None and self.goal[1]:
@@ -187,13 +189,13 @@ class Safety(RuleBasedStateMachine):
 
     @property
     def blind_limit_s(self) -> float:
-        """However often it was held and let go since an image showed motion."""
+        """Maximum motion without confirmation by images, over any number of attempts."""
         step_s = self.info.step_s
         allowance_s = max(1.5 * step_s, FROZEN_AFTER_S / 4) + PERIOD_S
         return max(FROZEN_AFTER_S, 4 * step_s) + PERIOD_S + (2 + self.wanted) * allowance_s + 1e-6
 
     def effort(self) -> float:
-        """Of what the robot is commanded: 0 to 1."""
+        """Return the effort of the current command, 0 to 1."""
         efforts = [0.0]
         for wire in self.wires:
             if wire.action.any() and self.limits is not None:
@@ -204,11 +206,11 @@ class Safety(RuleBasedStateMachine):
         return max(efforts)
 
     def is_let_drive(self) -> None:
-        """Somebody wants the robot to drive."""
+        """Record that the robot was commanded to drive."""
         self.wanted, self.held_s = self.wanted + 1, (math.inf, -math.inf)
 
     def is_held(self) -> None:
-        """For what images show."""
+        """Record a stop caused by images."""
         if self.now_s > self.held_s[1]:
             self.held_s = (self.now_s + PERIOD_S + 1e-6, self.now_s + HELD_S)
 
@@ -217,10 +219,10 @@ class Safety(RuleBasedStateMachine):
         assert not any(self.violations)
         assert not self.moving or self.why_to_stand() == ""
 
-    # --- what may happen
+    # --- events
 
     def call(self, act: Any, *arguments: Any) -> None:
-        """A callback of the node's executor: of what is raised the node ends."""
+        """Run a callback of the node; an exception ends the node."""
         try:
             act(*arguments)
         except RuntimeError:
@@ -277,7 +279,7 @@ class Safety(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule(asked_for=st.booleans(), blindness=st.sampled_from(BLINDNESS))
     def the_camera_fails(self, asked_for: bool, blindness: dict[str, Any]) -> None:
-        """For longer than all attempts take, while the goal seems to come nearer: the robot drives fast."""
+        """Fail for longer than all attempts take, while the goal seems to come nearer."""
         self.energy = 100.0
         self.it_sets_out(MODELS[0], asked_for)
         self.odd_images_come(100, blindness | {"after_s": 2 * FRAME_S, "nearer": 0.97})
@@ -304,7 +306,7 @@ class Safety(RuleBasedStateMachine):
         energy = self.energies[-ring] if ring and len(self.energies) >= ring else self.energy
         is_repeated = energy in self.energies[-16:]
         self.energies.append(energy)
-        # What was executed until now.
+        # Actions executed so far.
         executed, effort = self.wires[-1].action if self.wires else np.zeros(0, np.float32), self.effort()
         stamp_ns = max(round((self.now_s + self.camera_ahead_s - age_s) * 1e9), 0)
         message = PredictedFutures(
@@ -377,7 +379,7 @@ class Safety(RuleBasedStateMachine):
     def a_clock_is_set(self, seconds: float, whose: str) -> None:
         self.ros_ahead_s += seconds * (whose != "camera")
         self.camera_ahead_s += seconds * (whose != "ros")
-        # Stamps no longer tell what was before.
+        # Stamps no longer order events.
         self.past.clear()
 
     @rule(which=st.sampled_from(["none", "the last", "another"]))
@@ -415,8 +417,7 @@ class Safety(RuleBasedStateMachine):
         self.beside(self.node.reach_goal.on_cancel, handle)
 
     def beside(self, act: Any, handle: Handle) -> None:
-        """A callback of the goals' executor, which goes on whatever is raised: what was not sent then is sent
-        in the next period."""
+        """Run a callback of the action server, which survives exceptions; the stop follows later."""
         try:
             act(handle)
         except RuntimeError:
@@ -480,7 +481,7 @@ class Safety(RuleBasedStateMachine):
 
 
 class SafetyBySilence(Safety):
-    """Somebody is to say again and again that the robot is not stopped."""
+    """Require repeated messages that the robot may drive."""
 
     stop_timeout_s = STOP_TIMEOUT_S
 

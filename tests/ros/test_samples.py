@@ -1,4 +1,4 @@
-"""What nodes keep of their times: the latest, in memory that does not grow."""
+"""The window of the latest samples, in memory that does not grow."""
 
 from __future__ import annotations
 

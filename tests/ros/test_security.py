@@ -1,4 +1,4 @@
-"""SROS2 enforced on a running graph: who has keys is heard as far as its policy goes, and nobody else."""
+"""SROS2 enforced on a running graph: nodes with keys have the rights of their policy, others have none."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PROBE = "import rclpy; rclpy.init(args=['--ros-args', '--enclave', '/observer']
 
 
 def make_keystore(folder: Path, unlimited: str = OBSERVER) -> Path:
-    """Keys of our nodes, and of one with the permissions that sros2 gives by default: everything."""
+    """Create keys of our nodes, and of one with the default permissions of sros2: everything."""
     with mock.patch.dict(os.environ, {"ROS_DOMAIN_ID": str(DOMAIN)}):
         load_keystore().create(folder, image_topic="image")
         keystore.create_enclave(folder, f"/{unlimited}")
@@ -59,7 +59,7 @@ def secured(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A keystore of our nodes, where the middleware can use it."""
+    """Provide a keystore of our nodes to the middleware."""
     folder = make_keystore(tmp_path_factory.mktemp("keys"))
     environment = os.environ | secured(folder) | {"ROS_DOMAIN_ID": str(DOMAIN)}
     probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True)
@@ -71,14 +71,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def member(folder: Path, keys: Path) -> Iterator[Graph]:
-    """The observer, with what it needs to start nodes."""
+    """Create the observer, able to start nodes."""
     with mock.patch.dict(os.environ, secured(keys)), graph(folder, domain=DOMAIN) as made:
         yield made
 
 
 @pytest.fixture
 def robot(keys: Path, toy_bundle: Path, tmp_path: Path) -> Iterator[tuple[Graph, list[LatentState]]]:
-    """A world model that serves a camera, and the latents that the observer hears."""
+    """Start a world model with a camera; return the latents that the observer receives."""
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "0.png"), np.zeros((48, 64, 3), np.uint8))
@@ -91,7 +91,7 @@ def robot(keys: Path, toy_bundle: Path, tmp_path: Path) -> Iterator[tuple[Graph,
 
 
 def visit(made: Graph, enclave: str, security: dict[str, str], node: str = "") -> dict[str, Any]:
-    """What became of a process that came for a while (see visitor.py)."""
+    """Return the result of a temporary process (see visitor.py)."""
     environment = os.environ | security | {"ROS_DOMAIN_ID": str(DOMAIN)}
     program = str(Path(__file__).with_name("visitor.py"))
     command = [sys.executable, program, enclave, node or enclave, str(STAY_S)]
@@ -150,7 +150,7 @@ def test_the_keys_of_the_camera_are_good_for_images_only(robot: Any, keys: Path)
 def test_stolen_keys_with_rights_of_ones_own_are_good_for_nothing(
     robot: Any, keys: Path, tmp_path: Path
 ) -> None:
-    """The thief has the camera's key, and signs for himself what it may do."""
+    """An attacker has the camera's key and signs its own permissions."""
     made, _ = robot
     commands = made.listen(Twist, "cmd_vel")
     forged = make_keystore(tmp_path / "forged", unlimited="camera")

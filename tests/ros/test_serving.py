@@ -1,4 +1,4 @@
-"""How a camera is served, since its activation and since the last verdict."""
+"""Monitoring of a camera since its activation and since the last verdict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = Stats(*range(200, 212, 2), longest_miss_run=8, resets={})
 
 
 class Served:
-    """A camera since its activation; its clock is set by hand."""
+    """Represent a camera since its activation, with a settable clock."""
 
     def __init__(self) -> None:
         self.now_s = 50.0

@@ -1,4 +1,4 @@
-"""What the world_model node tells of its time: where it went, and that it was too long."""
+"""Stage times of the world_model node, and diagnostics of late results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ros
 
 
 class Publisher:
-    """Keeps what is published, for as many subscribers as it is given."""
+    """Record publications, with a given number of subscribers."""
 
     def __init__(self, subscribers: int) -> None:
         self.sent: list[StageTimes] = []

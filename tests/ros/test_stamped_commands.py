@@ -1,4 +1,4 @@
-"""Velocities in a TwistStamped: a robot is driven by them, and who uses another type is told of."""
+"""Velocities in a TwistStamped, and warnings about nodes with another message type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody stops the robot, and lets it go again: a planner in a process of its own."""
+"""Stop and release of the robot, with a planner in a separate process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def drives(stub: Stub) -> None:
 
 
 def rests(stub: Stub) -> None:
-    """It stays so, whatever images come."""
+    """Check that the state persists while images arrive."""
     stub.statuses.clear()
     stub.commands.clear()
     stub.until(lambda: len(stub.statuses) > 20, "what becomes of images")

@@ -1,4 +1,4 @@
-"""Another model in the running world_model node: taken in, refused, taken back, while images are served."""
+"""Model swaps in a running world_model node: accepted, rejected and rolled back."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_node_that_is_told_to_end_gives_up_the_model_that_it_opens_and_does_no
     client = ros_graph.observer.create_client(SwapModel, "/world_model/swap_model")
     ros_graph.until(client.service_is_ready, "the service")
     answer = client.call_async(SwapModel.Request(bundle=str(toy_bundle)))
-    # Without images every gap of the opening takes a tenth of a second.
+    # Without images each gap during opening takes a tenth of a second.
     ros_graph.spin_for(0.5)
     assert ros_graph.stop("world_model", signal.SIGTERM) == 0
     ros_graph.spin_for(0.2)

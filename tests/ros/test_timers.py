@@ -1,4 +1,4 @@
-"""What executors are given to call. Since Kilted they ask for its signature, and hand over what it takes."""
+"""Signatures of callbacks: since Kilted, executors pass only the arguments that a callback accepts."""
 
 from __future__ import annotations
 

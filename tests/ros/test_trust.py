@@ -1,4 +1,4 @@
-"""Bounds, surprise events and the black box of the running graph."""
+"""Error bounds, surprise events and the black box on a running graph."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def values(received: list[DiagnosticArray]) -> dict[str, str]:
 
 
 class Eye:
-    """A camera that shows a standing robot, which is put elsewhere."""
+    """Fake a camera that shows a standing robot, which can be moved."""
 
     def __init__(self, graph: Any) -> None:
         self._world = TwoRooms(seed=4)
@@ -47,7 +47,7 @@ class Eye:
         self.stamp_ns = 0
 
     def move(self, view: str) -> int:
-        """Show another place from the next image on, as ``view``; the stamp of the last image before."""
+        """Move the robot and use frame_id ``view`` from now on; return the stamp of the last image."""
         self._world.reset()
         self._view = view
         return self.stamp_ns
@@ -85,7 +85,7 @@ def test_an_unannounced_jump_raises_an_alarm_and_a_bag_and_an_announced_one_does
     assert event.kind == "surprise" and event.ongoing and event.score > event.threshold > 0
     assert 0 <= from_time(event.start) - jump_ns < 0.5e9
     assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
-    # An error of normal driving may miss its bound meanwhile, which widens it by about 5 %.
+    # An error during normal driving may miss its bound, which widens it by about 5 %.
     assert max(futures[-1].error_bounds) <= 1.2 * max(before), "the jump does not teach the bounds"
 
     told = futures[-1]

@@ -1,5 +1,4 @@
-"""Two robots in one ROS domain, each with nodes, a folder and a repository of its own: neither notices what
-becomes of the other."""
+"""Two robots in one ROS domain, each with its own nodes, folder and repository, do not affect each other."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.ros
 
 
 class Pair:
-    """One that is updated, and the other."""
+    """Start a robot that is updated, and another one."""
 
     def __init__(self, graph: Any, folder: Path, toy: Path) -> None:
         self.one, self.other = (Fleet(graph, folder / name, toy, f"fleet/{name}/") for name in ("a", "a_b"))
@@ -37,7 +36,7 @@ class Pair:
         self.other.until(lambda: self.other.infos and self.other.events, "both nodes of the other")
 
     def look(self) -> None:
-        """Both cameras take an image."""
+        """Publish an image of each camera."""
         self.one.look()
         self.other.look()
 

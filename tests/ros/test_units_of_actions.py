@@ -1,4 +1,4 @@
-"""Actions in other units than ROS 2 messages carry: the nodes do not drive by them."""
+"""Actions in units other than those of ROS 2 messages are rejected by the nodes."""
 
 from __future__ import annotations
 

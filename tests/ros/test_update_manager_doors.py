@@ -1,4 +1,4 @@
-"""What may be asked of the update manager, in this process: its updates are made up."""
+"""Services and action of the update manager, in this process with a fake worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ros
 
 
 class Endless:
-    """A worker whose updates do not end before it stops."""
+    """Fake a worker whose updates do not end before it stops."""
 
     accepts_requests = True
 
@@ -50,7 +50,7 @@ def test_whoever_waits_for_an_update_hears_that_the_manager_stops(
         time.sleep(0.1)
         return False
 
-    # The result is on its way.
+    # Simulates a result that is being sent.
     monkeypatch.setattr(UpdateServices, "_is_cancelled", staticmethod(slowly))
 
     def until(future: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The update manager where a hawkBit server orders its updates."""
+"""The update manager with updates ordered by a hawkBit server."""
 
 from __future__ import annotations
 

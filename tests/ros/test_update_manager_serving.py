@@ -1,4 +1,4 @@
-"""The node that serves, and the robot's own frames, as an update has them; without a graph."""
+"""The client of the serving node and the frame source of an update, without a graph."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NS = 1_000_000_000
 
 
 class Owner:
-    """What is asked of a node, with callbacks to call and services that answer at once."""
+    """Fake a node with recorded callbacks and immediate service responses."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -76,7 +76,7 @@ class Owner:
 
 
 class Served:
-    """A node that serves the first of three bundles, seen through :class:`ServingNodeClient`."""
+    """Fake a node that serves the first of three bundles, used through :class:`ServingNodeClient`."""
 
     def __init__(self, folder: Path, bundles: list[Any], *, there: bool = True) -> None:
         (folder / "good").symlink_to(bundles[0].path)
@@ -164,7 +164,7 @@ def test_what_serves_already_is_not_asked_for(served: Served) -> None:
 
 
 def test_a_node_that_is_gone_is_an_error_though_the_link_good_is_too(served: Served, tmp_path: Path) -> None:
-    """As where what the link led to was damaged, and was fetched again."""
+    """As if the linked model was damaged and downloaded again."""
     (tmp_path / "good").unlink()
     served.gone()
     with pytest.raises(UpdateError, check=code("serving.unavailable")):
@@ -179,7 +179,7 @@ def test_what_the_node_refuses_is_refused(served: Served) -> None:
 
 
 def test_a_swap_that_nobody_saw_the_end_of_is_made_sure_of(served: Served) -> None:
-    """It may still be loading: what serves now need not serve in a while."""
+    """It may still be loading, so that the active model may change later."""
     old, new = served.bundles[:2]
     served.owner.answers["swap_model"] = lambda request: pytest.fail("nobody waits for it")
     served.owner.late = True

@@ -1,4 +1,4 @@
-"""What the update manager tells, and what is shipped beside it: parameters, README, launch files."""
+"""Messages of the update manager, and its parameter file and launch files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a model that was switched to does not serve well, and when a robot may switch."""
+"""Health monitoring of a new model, and the permission to switch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NODE, STATUS = "/world_model", "world_model: inference"
 
 
 class Watched:
-    """A node that is watched and has served ``n`` seconds."""
+    """Represent a monitored node with a settable clock."""
 
     def __init__(self, budget_ms: float | None = 10.0) -> None:
         self.clock = Clock()

@@ -1,4 +1,4 @@
-"""The thread that updates: what is asked of it, what it does by itself, and what it leaves for others."""
+"""The update thread: requests, periodic updates and fleet orders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORK = Work(channel="stable", release=release(2))
 
 
 class Client:
-    """Updates that last until they are let go, or fail."""
+    """Fake a client whose updates last until released, or fail."""
 
     def __init__(self) -> None:
         self.state = State(result="updated")
@@ -55,7 +55,7 @@ class Client:
 
 
 class AtWork:
-    """A worker on its thread."""
+    """Run a worker on its thread."""
 
     def __init__(self, folder: Path, poll_s: float | None = None, fleet: Any = None) -> None:
         self.client = Client()

@@ -1,4 +1,4 @@
-"""What the monitor shows: nothing that is told it ends the recording."""
+"""Views of the monitor: no message content may break them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The world_model node in a process of its own: its states, parameters, outputs and ends."""
+"""The world_model node in a separate process: states, parameters, outputs and shutdown."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def image(stamp_ns: int | None = None, size: tuple[int, int] = (48, 64)) -> Imag
 
 
 def served(graph, toy_bundle, **parameters):
-    """Start an active world_model; its image publisher and the futures that it sends."""
+    """Start an active world_model; return its image publisher and its futures."""
     futures = graph.listen(PredictedFutures, "world_model/futures")
     graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True, **parameters})
-    # As drivers of cameras offer them.
+    # As offered by camera drivers.
     return graph.publisher(Image, "image", qos_profile_sensor_data), futures
 
 
@@ -96,7 +96,7 @@ def test_started_with_a_bundle_that_cannot_be_served_the_node_ends_and_says_why(
     assert "nothing" in ros_graph.log("world_model").read_text()
 
 
-# ROS takes an empty list of a YAML file for no value.
+# ROS treats an empty list in a YAML file as no value.
 @pytest.mark.parametrize(("name", "value"), [("deadline_ms", -1.0), ("cpu_affinity", []), ("cameras", [])])
 def test_a_parameter_that_is_unfit_at_the_start_ends_the_node_with_the_reason(
     ros_graph, toy_bundle, name, value
@@ -155,7 +155,7 @@ def test_frames_at_three_times_the_rate_that_can_be_served_are_dropped_and_the_n
 
 
 def _send(graph, camera, futures, *, rate_hz: float, duration_s: float) -> float:
-    """Send frames at ``rate_hz``; the rate at which futures came [Hz]."""
+    """Publish frames at ``rate_hz``; return the rate of the futures [Hz]."""
     count, began = len(futures), time.monotonic()
     for index in range(round(rate_hz * duration_s)):
         camera.publish(image())
@@ -242,7 +242,7 @@ def test_the_inference_thread_keeps_to_its_cores_and_what_is_not_permitted_is_to
 
 @pytest.fixture(scope="module")
 def node(shared_graph, toy_bundle):
-    """A node for the tests that do not disturb each other: graph, camera, and what it sends."""
+    """Start one node for the independent tests; return graph, camera and outputs."""
     camera, futures = served(shared_graph, toy_bundle)
     diagnostics = shared_graph.listen(DiagnosticArray, "/diagnostics")
     shared_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()))
@@ -251,7 +251,7 @@ def node(shared_graph, toy_bundle):
 
 
 class TestServing:
-    """One node for all of these: none disturbs the others."""
+    """These tests are independent and share a node."""
 
     def test_results_bear_the_images_stamp_and_frame(self, node):
         graph, camera, futures, _ = node
@@ -380,7 +380,7 @@ class TestServing:
         camera = graph.publisher(CompressedImage, "image/compressed", qos.SENSOR)
         jpeg = cv2.imencode(".jpg", RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8))[1]
         message = fill(CompressedImage(header=image().header), {"format": "jpeg", "data": jpeg.ravel()})
-        # The node may find its new publisher a moment after the publisher has found the node.
+        # The node may match its new publisher slightly later than the publisher matches the node.
         graph.until(
             lambda: futures[-1].header == message.header,
             "futures of a JPEG",

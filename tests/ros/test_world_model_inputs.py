@@ -1,4 +1,4 @@
-"""What drivers, goals and models bring to the world_model node that its own camera and bundle do not."""
+"""Unusual inputs of the world_model node from drivers, goals and models."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_grap
     for _ in range(4):
         futures.clear()
         ros_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()))
-        # They wait together, as where the node is short of time.
+        # They wait together, as if the node was overloaded.
         node.send_signal(signal.SIGSTOP)
         answers = ask(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
         for _ in range(5):
@@ -100,7 +100,7 @@ def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_grap
 
 def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle):
     told = ros_graph.listen(DiagnosticArray, "/diagnostics")
-    # Surprises and bounds of noise by a toy are nothing to complain of here.
+    # Warnings about a toy model's surprise and bounds on noise are irrelevant here.
     camera, _ = served(ros_graph, toy_bundle, error_probability=0.5)
     commands = ros_graph.publisher(Twist, "cmd_vel")
 
@@ -122,7 +122,7 @@ def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle)
     until_told("running", 0.0)
     until_told("s behind this node's clock", -60.0)
     until_told("s ahead of this node's clock", 60.0)
-    # Two drivers that send on one topic.
+    # Two drivers that publish on one topic.
     until_told("no surprise for", 0.0, -0.9)
 
 
@@ -144,7 +144,7 @@ def test_commands_that_are_no_numbers_are_told(ros_graph, toy_bundle):
 
 def test_who_else_sends_images_or_serves_is_told_whatever_comes_of_it(ros_graph, toy_bundle):
     told = ros_graph.listen(DiagnosticArray, "/diagnostics")
-    # Images that nothing can be held against, as no commands are heard, are a warning too.
+    # Images without surprise, since there are no commands, cause a warning too.
     camera, _ = served(ros_graph, toy_bundle, stale_after_s=0.3)
 
     def until_told(*words):

@@ -1,4 +1,4 @@
-"""A robot with its two nodes, and the signed repository that it follows."""
+"""A robot with its two nodes, and the signed repository of its updates."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FRAME_NS = 33_000_000
 
 
 class Fleet:
-    """A signed repository, a robot that follows it, and the two nodes of that robot.
+    """Run a signed repository and the two nodes of a robot that updates from it.
 
     Args:
-        namespace: of the robot, with a slash behind it; empty: none.
+        namespace: Namespace of the robot with a trailing slash, or an empty string.
     """
 
     def __init__(self, graph: Any, folder: Path, toy: Path, namespace: str = "") -> None:
@@ -80,7 +80,7 @@ class Fleet:
         self.graph.start(node, parameters, remaps, called=self.called(node))
 
     def called(self, node: str) -> str:
-        """By what name the graph knows a node of this robot."""
+        """Return the name of a node of this robot in the graph."""
         return f"{self._namespace.replace('/', '_')}{node}"
 
     def _bundle(self) -> Bundle:
@@ -88,7 +88,7 @@ class Fleet:
         return variant(self._toy, self.folder / str(self._seq), f"{self._seq}.0.0")
 
     def publish(self, *, wrong: bool = False, budgets: Budgets = UNCOMPARED) -> Bundle:
-        """The next release; ``wrong``: it does not compute what it says."""
+        """Publish the next release; ``wrong``: its golden outputs do not match."""
         bundle = self._bundle()
         if wrong:
             golden = dict(np.load(bundle.path / "golden.npz"))
@@ -101,13 +101,13 @@ class Fleet:
         config.save(self.root / CONFIG, self.configured.model_copy(update=fields))
 
     def look(self) -> None:
-        """The camera takes another image."""
+        """Publish an image."""
         self._stamp_ns += FRAME_NS
         pixels = self._pixels.integers(0, 256, (48, 64, 3), np.uint8)
         self.camera.publish(to_image(pixels, stamp_ns=self._stamp_ns, frame_id="eye"))
 
     def until(self, condition: Callable[[], Any], what: str, **named: Any) -> None:
-        """Wait, while the camera takes images."""
+        """Wait while images are published."""
         self.graph.until(condition, what, 120.0, **{"meanwhile": self.look} | named)
 
     def update(self, **goal: Any) -> Update:
@@ -121,7 +121,7 @@ class Fleet:
 
     @property
     def serves(self) -> str:
-        """The version that the node says it serves, which is the one the link leads to."""
+        """Return the active version, which the link must match."""
         self.graph.spin_for(0.2)
         on_disk = Bundle.open(self.root / "current")
         assert self.infos[-1].sha256 == on_disk.sha256
@@ -129,7 +129,7 @@ class Fleet:
 
 
 class Update:
-    """A goal, once it was accepted or refused."""
+    """Represent a goal that was accepted or rejected."""
 
     def __init__(self, fleet: Fleet, client: ActionClient, goal: UpdateModel.Goal) -> None:
         self._fleet = fleet

@@ -1,5 +1,4 @@
-"""A process on the network of a robot: it tries to drive, to send images, to listen and to ask, and says how
-that went.
+"""Try to drive, publish images, subscribe and call services on a robot's network, and print the results.
 
 Run as ``python visitor.py ENCLAVE NODE SECONDS``.
 """
