@@ -1,4 +1,4 @@
-"""The benchmarks of calibration: small runs work, and what cannot be run is named."""
+"""The calibration benchmarks: small runs, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/planning.py and lewm.py: small runs report what they measured, and what is measured is right."""
+"""benchmarks/planning.py and lewm.py: small runs report correct measurements."""
 
 from __future__ import annotations
 

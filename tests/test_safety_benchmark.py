@@ -1,4 +1,4 @@
-"""The benchmark of hung cameras: what falls short is reported, and faults are what they are called."""
+"""The safety benchmark: missed limits are reported, and faults match their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of goals reached: what falls short is told, and its peer is a fair one."""
+"""The success benchmark: missed limits are reported, and its peer is fair."""
 
 from __future__ import annotations
 

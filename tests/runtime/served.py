@@ -1,4 +1,4 @@
-"""A pipeline over a fake model, and what it delivered."""
+"""A pipeline with a fake model, and its results."""
 
 from __future__ import annotations
 

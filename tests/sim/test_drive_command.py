@@ -1,4 +1,4 @@
-"""``jepa-runtime drive``: what a user gets, and what from a mistake."""
+"""``jepa-runtime drive``: outputs, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gymnasium's Reacher as a world: it obeys joint speeds, shows its goal, and follows from its seed."""
+"""Gymnasium's Reacher as a world: joint speeds, goal images, and reproducibility."""
 
 from __future__ import annotations
 

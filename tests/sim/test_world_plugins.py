@@ -1,4 +1,4 @@
-"""Worlds are plug-ins: ours by name, those of packages by entry point, any other by module and attribute."""
+"""Worlds are plugins: built-in ones, those of packages by entry point, others by module and attribute."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VELOCITIES = "linear.x [m/s], linear.y [m/s]"
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an installed package that brings worlds."""
+    """Return the folder of an installed package with worlds."""
     described = tmp_path / "plane_worlds-1.0.dist-info"
     described.mkdir()
     (described / "METADATA").write_text("Metadata-Version: 2.1\nName: plane-worlds\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Two Rooms keeps its promises: walls are solid, doors are open, and everything follows from the seed."""
+"""Two Rooms: solid walls, open doors, and reproducibility from the seed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def layout(*, axis: int = 0, wall: float = 2.0, door: float = 2.8) -> Layouts:
 
 
 def clearance(layouts: Layouts, position: Floats) -> float:
-    """Distance from the robots' rims to the nearest wall; negative inside it."""
+    """Return the distance from the robots' edges to the nearest wall; negative inside it."""
     low, high = layouts.segments()
     gaps = np.linalg.norm(position[:, None] - np.clip(position[:, None], low, high), axis=2)
     return float(gaps.min() - ROBOT_RADIUS_M)
@@ -161,7 +161,7 @@ def test_frames_are_rgb_images_of_8_bits() -> None:
 
 
 def centre_of_red(frame: np.ndarray) -> np.ndarray:
-    """Where the robot is seen, [x, y] in metres: the only red thing there is."""
+    """Return the position of the robot in the image, [x, y] in meters: it is the only red object."""
     pixels = frame.astype(int)
     rows, columns = np.nonzero(pixels[..., 0] - pixels[..., 1] > 70)
     return (np.array([columns.mean(), rows.mean()]) + 0.5) * ARENA_M / 128

@@ -39,7 +39,7 @@ class FinishesImages(Protocol):
 
 @dataclass(frozen=True)
 class Driver:
-    """Whoever drives.
+    """A driver in a closed-loop evaluation.
 
     Attributes:
         begin: Returns the policy of an episode from the world, which was just reset, and the episode's seed.

@@ -1,4 +1,4 @@
-"""Alarms: they begin once, end once, and false ones are as rare as stated."""
+"""Alarms: each begins and ends once, and false ones are no more frequent than stated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds: what they cover on streams of errors of known kind, and that they can be handed on."""
+"""Bounds: their coverage of known error streams, and their transfer to another model."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def make(streams: int = STREAMS, delay: int = 6, start: float = 1.6) -> Bounds:
 
 
 def rate(count: int, delay: int) -> float:
-    """Of the ``count``-th error."""
+    """Return the rate of the ``count``-th error."""
     return min(max(FIRST_RATE * count**-DECAY, MIN_RATE), 1 / max(delay, 1))
 
 
 def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
-    """Whether each error [steps, streams] lay within the bound stated ``delay`` steps before it arrived."""
+    """Return whether each error [steps, streams] is within the bound stated ``delay`` steps earlier."""
     stated = [bounds.current()] * delay
     within = np.empty(errors.shape, bool)
     for step, arrived in enumerate(errors):

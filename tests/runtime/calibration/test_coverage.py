@@ -1,4 +1,4 @@
-"""Coverage: shares of errors within their bounds, over all and lately."""
+"""Coverage: proportions of errors within their bounds, overall and recent."""
 
 from __future__ import annotations
 

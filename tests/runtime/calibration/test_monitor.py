@@ -1,4 +1,4 @@
-"""Trust: what was stated is judged by what came, learnt from, and told."""
+"""Calibration monitor: stated bounds, learning from errors, and alarms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def some_alarms() -> Alarms:
 
 
 def live(trust: CalibrationMonitor, errors: list[list[float]], first: int = 0) -> None:
-    """Steps in each of which an image comes, with these errors [H]."""
+    """Add an image with these errors [H] in each step."""
     for step, row in enumerate(errors, start=first):
         stamp_ns = step * STEP_NS
         near, far = stamp_ns - STEP_NS, stamp_ns - HORIZON * STEP_NS
@@ -154,12 +154,12 @@ def test_an_alarm_ends_where_the_history_starts_anew() -> None:
 
 
 def usual(rng: np.random.Generator, steps: int) -> np.ndarray:
-    """Errors that the bounds of the bundle hold 90 % of, and whose scores surprise nobody."""
+    """Return errors of which the bundle's bounds cover 90 %, with scores below the threshold."""
     return np.array(START) * np.minimum(np.abs(rng.standard_normal((steps, HORIZON))) / 1.645, 3.0)
 
 
 def test_trust_unannounced_jump_counts_as_missed_and_does_not_widen_bounds() -> None:
-    """A jump spoils every prediction from before it: for one horizon errors are 30 times the bounds."""
+    """A jump invalidates every earlier prediction: for one horizon errors are 30 times the bounds."""
     rng = np.random.default_rng(1)
     before, after = usual(rng, 300), usual(rng, 60)
     jump = np.full((HORIZON, HORIZON), np.nan)
@@ -196,7 +196,7 @@ def test_trust_lasting_change_widens_bounds_while_the_alarm_is_on(factor: float)
 
 
 def test_trust_jumps_more_frequent_than_false_alarms_teach_the_bounds() -> None:
-    """Scores above the threshold in every sixth step, each in an alarm of its own, are the conditions."""
+    """Scores above the threshold in every sixth step, each with its own alarm, are normal conditions."""
     trust = make(alarms=some_alarms())
     rows = usual(np.random.default_rng(3), 1200)
     rows[::6] = 5 * np.array(START)

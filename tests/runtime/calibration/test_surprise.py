@@ -1,4 +1,4 @@
-"""Surprise: false alarms no more often than stated, real ones soon."""
+"""Surprise detection: false alarms no more frequent than stated, real events detected soon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEMORY = 30
 
 
 def normal_scores(count: int, seed: int) -> np.ndarray:
-    """Heavy-tailed scores, each the mean of what happened in the last :data:`MEMORY` steps."""
+    """Return heavy-tailed scores, each a mean over the last :data:`MEMORY` steps."""
     shocks = np.abs(np.random.default_rng(seed).standard_t(4, count + MEMORY - 1))
     summed = np.cumsum(np.concatenate([[0.0], shocks]))
     return (summed[MEMORY:] - summed[:-MEMORY]) / MEMORY
@@ -83,7 +83,7 @@ def test_scores_that_remember_nothing_are_hardly_ever_said_to_remember() -> None
 
 
 def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() -> None:
-    """Of exponential scores, the share of blocks above a threshold is known exactly."""
+    """For exponential scores the proportion of blocks above a threshold is known exactly."""
     every, block, trials = 500, 10, 400
     kept = 0
     for seed in range(trials):
@@ -169,7 +169,7 @@ def test_what_goes_on_can_be_seen_before_it_is_over() -> None:
 
 
 def test_false_changes_come_on_average_no_earlier_than_stated() -> None:
-    """In a million normal scores, whose every tenth block may be high."""
+    """In a million normal scores, of which every tenth block may be high."""
     average_run = 20_000
     threshold = normal_threshold(normal_scores(500_000, seed=3), block=BLOCK, every=10 * BLOCK)
     detector = ChangeDetector(threshold, average_run=average_run)

@@ -27,7 +27,7 @@ TIMEOUT_S, PATIENCE_S = 0.5, 2.0
 
 
 class Search(CEM):
-    """One that can be made to plan what is not allowed, or to fail."""
+    """A search that can be made to plan forbidden actions, or to fail."""
 
     broken = ""
 

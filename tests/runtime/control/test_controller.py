@@ -1,4 +1,4 @@
-"""The controller moves the robot only where it may, whatever comes in whatever order."""
+"""The controller moves the robot only when permitted, for any sequence of events."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_refine_holds_a_forbidden_command(world):
 
 
 class Driving(RuleBasedStateMachine):
-    """Anything may happen at any moment."""
+    """Random sequences of events."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What makes the robot stand, for how long, and when that ends a goal."""
+"""Holds of the controller, their duration, and when they end a goal."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_a_robot_that_stood_in_a_silence_may_see_the_same_after_it():
 
 
 class Seen(World):
-    """Each image shows the motion, or does not."""
+    """Pass images that show the motion, or do not."""
 
     response = 1.0
 
@@ -341,7 +341,7 @@ def test_a_robot_that_did_not_move_as_commanded_tries_another_direction():
 
 
 def test_a_blocked_robot_tries_another_direction_before_it_is_held():
-    """Images do not show motion into a wall, and show any other."""
+    """A world whose images do not show motion into a wall."""
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
     wall = np.array(world.told)

@@ -1,4 +1,4 @@
-"""When a latched goal is over: its time, and somebody who stops the robot."""
+"""Expiry of a latched goal: its timeout, and stop messages."""
 
 from __future__ import annotations
 

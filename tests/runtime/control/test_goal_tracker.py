@@ -1,4 +1,4 @@
-"""One goal: when it ends, and how."""
+"""One goal: its end and its outcome."""
 
 from __future__ import annotations
 

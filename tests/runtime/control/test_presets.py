@@ -1,4 +1,4 @@
-"""Settings of the field by name: their figures are those of their sources."""
+"""Published planner presets: their values are those of their sources."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from jepa_runtime.control.progress_checker import ProgressChecker
 
 
 def stuck(checker: ProgressChecker, *energies: float, period_ns: int = 1) -> list[bool]:
-    """Whether the robot is stuck at each of these energies, ``period_ns`` apart."""
+    """Return whether the robot is stuck at each of these energies, ``period_ns`` apart."""
     found = []
     for energy in energies:
         checker.add_time(period_ns)

@@ -1,4 +1,4 @@
-"""How the planner decides from one futures message to the next."""
+"""Decisions of the planner from one image to the next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHOSEN = {
 
 
 class Recorder:
-    """A search that remembers what it was asked and told."""
+    """A search that records its calls."""
 
     def __init__(self) -> None:
         self.mean = np.array([[0.5, -0.5], [1.0, 0.0]])
@@ -126,7 +126,7 @@ def test_images_a_little_early_or_late_shift_it_by_one_step_each(planner, search
 
 @pytest.mark.parametrize("frame", [1, 6, 13])
 def test_the_first_action_of_what_an_image_judged_best_is_told_with_it(frame):
-    """Of a fast camera, and of one with a step or two between its images."""
+    """With a fast camera, and with a step or two between images."""
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
     search = CEM(CEMConfig(num_samples=3, horizon=3, topk=1), limits, seed=0)
     planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
@@ -190,7 +190,7 @@ RECOVERY_FIRST, RECOVERY = 0.3 * np.array([1.0, 0.0]), 0.3 * np.array([0.0, 1.0]
 
 
 def drive(planner, frames, *, first=0, **given):
-    """Each question is answered by the next futures."""
+    """Answer all candidates with the next futures."""
     asked, decisions = None, []
     for frame in range(first, first + frames):
         decisions.append(planner.update(futures(frame, answer_to=asked, **given)))
@@ -202,7 +202,7 @@ def drive(planner, frames, *, first=0, **given):
 def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_to_be_harmless(
     planner, search
 ):
-    """Of the three directions the first leads away from the goal."""
+    """The first of the three directions leads away from the goal."""
     planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
     decisions, asked = [], None
     for frame in range(90):
@@ -367,7 +367,7 @@ def test_futures_is_unusable_of_a_goal_without_one_candidate_whose_energies_are_
 
 
 def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(planner, search):
-    """It pushes against what its model does not see; the surprise holds it, and it pushes again."""
+    """The robot pushes against an obstacle that its model does not see, and is held again and again."""
     frame, states = 0, []
     for _ in range(3):
         states += [decision.state for decision in drive(planner, 30, first=frame)]
@@ -385,7 +385,7 @@ def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(plann
 
 
 def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(planner, search):
-    """Each comes a step of the model too late."""
+    """Each answer arrives one model step too late."""
     decisions = [planner.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
     assert all(decision.command is None for decision in decisions) and "directions" not in search.calls
     assert planner.lacks_answers
@@ -401,7 +401,7 @@ def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(pla
 
 
 def test_a_short_plan_lasts_until_the_answer_to_the_next_question(search):
-    """Two images come within its one step, and answers an image late: some go with a shift."""
+    """Two images arrive within one step, and answers one image late: shifts discard some."""
     search.mean = search.mean[:1]
     planner = receding_horizon.RecedingHorizonPlanner(
         search, **CHOSEN | {"step_s": 0.1, "stuck_after_s": 60.0}

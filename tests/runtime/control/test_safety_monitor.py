@@ -1,4 +1,4 @@
-"""What makes the robot stand, and when that is over."""
+"""Causes that stop the robot, and their end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHERWISE = Verdict(Level.OK, "seeking")
 
 
 class Clock:
-    """Seconds, as they are set."""
+    """A settable clock."""
 
     now_s = 100.0
 
@@ -38,7 +38,7 @@ RETRY_S = 1.1
 
 
 class Images:
-    """Images come in each period, and are judged."""
+    """Adds an image and its comparison in each period."""
 
     def __init__(self, monitor, clock) -> None:
         self.monitor, self.clock = monitor, clock
@@ -157,7 +157,7 @@ def test_motion_that_images_do_not_show_is_a_reason_after_so_long_at_full_effort
 
 
 def test_pictures_in_turn_that_show_as_much_motion_back_as_forth_are_a_reason(images):
-    """A ring of buffers: most images show the motion, and one the way back."""
+    """With a ring of buffers most images show the motion, and one the reverse."""
     images.come(5.0)
     driven_s, responses = 0.0, [1.0, 1.0, 1.0, -3.0]
     while not images.monitor.holds:
@@ -181,7 +181,7 @@ def test_motion_that_nobody_judges_is_a_reason_too(images):
 
 
 def test_motion_that_others_hold_back_does_not_count(images):
-    """A collision monitor stands between, and the world model hears what comes out of it."""
+    """A collision monitor limits the commands, and the world model receives its output."""
     for _ in range(200):
         images.monitor.motion.set_command(1.0)
         images.clock.now_s += PERIOD_S
@@ -217,7 +217,7 @@ def test_without_a_goal_no_energy_is_the_same(images):
 
 
 def test_to_stand_shows_nothing_and_each_attempt_is_short_until_somebody_wants_the_robot_to_drive(images):
-    """Whatever the detector thinks: the motion that images do not show is bounded."""
+    """Motion that the images do not show is bounded, whatever the surprises."""
     images.come(5.0)
     first_s = images.come(20.0, response=0.0)
     blind_s, attempts_s = first_s, []

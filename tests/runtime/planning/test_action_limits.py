@@ -1,4 +1,4 @@
-"""Action limits: what comes out is always allowed, and what was allowed is unchanged."""
+"""Action limits: results are always allowed, and allowed actions are unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def f32(*values: float) -> np.ndarray:
 
 @st.composite
 def limits(draw: st.DrawFn) -> ActionLimits:
-    """Boxes that may or may not hold zero, with any of the other limits."""
+    """Return boxes that may or may not contain zero, with any of the other limits."""
     size = draw(st.integers(1, 4))
     number = st.floats(-3, 3, width=32)
     low = f32(*draw(st.lists(number, min_size=size, max_size=size)))
@@ -84,7 +84,7 @@ def test_what_comes_out_is_allowed_and_stays_as_it_is_to_the_bit(
 def test_between_two_allowed_sequences_all_are_allowed(
     data: st.DataObject, within: ActionLimits, share: float
 ) -> None:
-    """Why the mean of elites needs no clipping."""
+    """The mean of elites needs no clipping."""
     one, other = (within.clip(data.draw(sequences(len(within.low)))) for _ in range(2))
     between = (share * one + (1 - share) * other).astype(np.float32)
     np.testing.assert_allclose(within.clip(between), between, rtol=1e-5, atol=1e-5)

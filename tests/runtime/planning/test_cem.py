@@ -1,4 +1,4 @@
-"""The cross-entropy method: finds what is cheapest, and never proposes what the robot cannot do."""
+"""The cross-entropy method finds the lowest cost and never exceeds the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The default candidates: all directions, all legal, one of them rest."""
+"""The default candidates: all directions, all within the limits, one of them standing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energies and what they cost together, against their formulas."""
+"""Energies and reductions, compared with their formulas."""
 
 from __future__ import annotations
 

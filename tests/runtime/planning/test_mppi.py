@@ -1,4 +1,4 @@
-"""Path integrals: weights by the formula, and plans that get cheaper."""
+"""MPPI: weights by the formula, and decreasing costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: against analytic optima, within a budget of time, and warm from one step to the next."""
+"""Plans: analytic optima, time budgets, and warm starts."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_equal_seeds_plan_alike_and_others_do_not() -> None:
 
 
 class Clock:
-    """Seconds that pass only while candidates are predicted."""
+    """A clock that advances only while candidates are predicted."""
 
     def __init__(self, *durations_s: float) -> None:
         self.now_s = 100.0

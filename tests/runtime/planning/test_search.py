@@ -1,4 +1,4 @@
-"""What all searches have in common: noise, elites that are kept, time that goes on, settings."""
+"""Common behavior of all searches: noise, retained elites, shifts, settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def limits(max_change: float | None = None) -> ActionLimits:
 
 
 def both(max_change: float | None = None, **settings: float) -> list[Search]:
-    """A CEM and an MPPI of the same settings."""
+    """Return a CEM and an MPPI with the same settings."""
     chosen = {"num_samples": 32, "horizon": HORIZON, "topk": 6} | settings
     within = limits(max_change)
     return [CEM(CEMConfig(**chosen), within, seed=3), MPPI(MPPIConfig(**chosen), within, seed=3)]

@@ -1,4 +1,4 @@
-"""Recordings for tests of what is made of them."""
+"""Fixtures with recordings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jepa_runtime.sources.base import Frame
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recording made by `jepa-runtime record`, and the bundle of which it has the outputs."""
+    """A recording by `jepa-runtime record`, and its bundle."""
 
     bag: Path
     bundle: Path
 
 
 def record(bag: Path, *options: str) -> None:
-    """Record at 10 Hz; however busy the machine is, the next frame waits for a late one."""
+    """Record at 10 Hz; the next frame waits for a late one."""
 
     def submit_and_wait(pipeline: Pipeline, frame: Frame) -> None:
         submit(pipeline, frame)
@@ -35,7 +35,7 @@ def record(bag: Path, *options: str) -> None:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy bundle that looks back one step: what it predicts depends on what was executed."""
+    """A toy bundle with a history of one step: its predictions depend on the executed actions."""
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     folder = tmp_path_factory.mktemp("bundles") / "toy"
     bundles.make_bundle(folder, history_size=2)
@@ -44,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """20 frames of a simulated robot, of which none was dropped."""
+    """20 frames of a simulated robot, none dropped."""
     bag = tmp_path_factory.mktemp("recorded") / "drive.mcap"
     record(bag, "--bundle", str(bundle), "--source", "two_rooms?seed=3", "--duration", "2")
     return Recorded(bag, bundle)

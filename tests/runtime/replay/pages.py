@@ -1,4 +1,4 @@
-"""A branch of a recording, made up."""
+"""A what-if result for tests of its page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_branch(label: str, energies: list[float] | None, errors: list[float] | 
 
 
 def make_whatif(*branches: Branch, goal: bool = True) -> WhatIf:
-    """What came of the last step is not known."""
+    """Return a result in which nothing arrived at the last step."""
     return WhatIf(
         moment=Moment(10, 10**18, 1.0, (12, 14, 16, None), 0, 20),
         step_s=0.2,
@@ -40,6 +40,6 @@ def make_whatif(*branches: Branch, goal: bool = True) -> WhatIf:
 
 
 def several() -> WhatIf:
-    """As many futures as a page shows, and some more."""
+    """Return more futures than a page shows."""
     others = [make_branch(f"fan {index}", [0.4, 0.3, 0.2, 0.1 * index]) for index in range(8)]
     return make_whatif(*others, make_branch("executed", [0.4] * 4, [0.1, 0.2, 0.1, np.nan]))

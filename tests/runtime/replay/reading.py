@@ -1,4 +1,4 @@
-"""Reads back what lies in a bag."""
+"""Reads messages of a bag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcap_ros2.decoder import DecoderFactory
 
 
 def messages_of(path: Path) -> dict[str, list[Any]]:
-    """The messages of each topic, by a decoder that others use."""
+    """Return the messages of each topic, read by an independent decoder."""
     found: dict[str, list[Any]] = defaultdict(list)
     with path.open("rb") as file:
         reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])

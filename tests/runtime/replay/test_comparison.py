@@ -21,7 +21,7 @@ LATENT, FUTURES, SURPRISE = (f"/world_model/{name}" for name in ("latent", "futu
 
 
 def outputs(path: Path, *stamps: int, node: str = "/world_model", **changes: Any) -> Path:
-    """The outputs of some frames, their results with ``changes``."""
+    """Write the outputs of some frames, with ``changes`` to their results."""
     model: Any = FakeModel()
     with McapRecorder(path) as recorder:
         for stamp_ns in stamps:

@@ -1,4 +1,4 @@
-"""What a model was given, read out of a bag in its order."""
+"""Inputs of a model in a bag, in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def goal(stamp_ns: int, topic: str = "/goal_image") -> Entry:
 
 
 def told(inputs: BagInputs) -> list[tuple[str, int]]:
-    """Kind and moment of recording of everything, in order."""
+    """Return type and log time of all inputs, in order."""
     return [(type(entry.content).__name__, entry.log_ns) for entry in inputs.read()]
 
 

@@ -1,4 +1,4 @@
-"""``jepa-runtime record``: what it leaves of a run."""
+"""``jepa-runtime record``: the contents of a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jepa-runtime replay``: the same outputs from the same bag, to the bit, or why not."""
+"""``jepa-runtime replay``: bit-for-bit equal outputs, or their differences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Replay = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Replay:
-    """The exit status and what was said."""
+    """Return the exit status and the output."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(bag: Path, out: Path, *options: str, model: Path = bundle) -> tuple[int, str]:

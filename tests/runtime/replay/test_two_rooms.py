@@ -1,4 +1,4 @@
-"""Recording, replay and branches with the model that ships."""
+"""Recording, replay and what-if with the shipped model."""
 
 from __future__ import annotations
 

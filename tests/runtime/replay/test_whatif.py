@@ -1,4 +1,4 @@
-"""Moments in a recording, and the frames by which latents are shown."""
+"""Moments in a recording, and frames that represent latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jepa-runtime whatif``: other futures from a moment in a recording."""
+"""``jepa-runtime whatif``: predictions for other actions from a moment in a recording."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WhatIf = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> WhatIf:
-    """The exit status and what was said."""
+    """Return the exit status and the output."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*options: str, bag: Path = recorded.bag) -> tuple[int, str]:
@@ -44,7 +44,7 @@ def run(recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 @pytest.fixture
 def ask(run: WhatIf, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """What stands in the JSON file."""
+    """Return the contents of the JSON file."""
 
     def ask(*options: str) -> dict[str, Any]:
         path = tmp_path / "whatif.json"

@@ -1,4 +1,4 @@
-"""The page of a branch."""
+"""The what-if page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions beside the frames: answered whole, in time or with the reason, and in nobody's way."""
+"""Evaluation requests: complete results in time, or an error, without delaying frames."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def actions(count: int, steps: int = HORIZON) -> np.ndarray:
 
 
 class Slow(FakeModel):
-    """Its predictions take ``predict_s``; it tells when it predicts, and how many at once."""
+    """A model whose predictions take ``predict_s`` and are logged."""
 
     def __init__(self, predict_s: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
@@ -140,7 +140,7 @@ def frame_of(stream: str) -> Any:
 
 
 class Schedule:
-    """Frames on a schedule and questions beside them, on a clock that only work and waiting advance."""
+    """Frames on a schedule and requests between them, on a simulated clock."""
 
     def __init__(self, *, period: int, frame: int, run: int) -> None:
         self.now = self._due = 0
@@ -314,7 +314,7 @@ def test_what_the_model_raises_is_told_to_who_asked_and_frames_go_on() -> None:
 
 
 class Standing:
-    """An inference with a model and one image."""
+    """A frame processor with a model and one image."""
 
     def __init__(self, value: float) -> None:
         from jepa_runtime.serving.history import Context

@@ -1,4 +1,4 @@
-"""What a frame shows of the motion that was executed, and whether it follows on the one before."""
+"""Response of a frame to the executed motion, and discontinuities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inference() -> FrameProcessor:
 
 
 def run(inference: FrameProcessor, values: list[int], action: float = PER_STEP) -> list[Result]:
-    """Images of these values, one period apart, while ``action`` is executed."""
+    """Return results for images of these values, one period apart, while ``action`` is executed."""
     inference.add_action(0, np.array([action, 0.0], np.float32))
     frames = (frame(index, value, period_s=PERIOD_S) for index, value in enumerate(values))
     return [inference.with_surprise(inference.process(each, 0)) for each in frames]
@@ -68,7 +68,7 @@ def test_without_a_prediction_there_is_none(inference: FrameProcessor) -> None:
 def test_actions_to_and_fro_are_as_large_as_they_are_though_their_mean_is_small(
     inference: FrameProcessor,
 ) -> None:
-    """A robot that drives to and fro without seeing it drives as far as any other."""
+    """Driving back and forth counts as much motion as driving straight."""
     for index in range(16):
         stamp_ns = frame(index, period_s=PERIOD_S).stamp_ns
         inference.add_action(stamp_ns, np.array([PER_STEP * (-1) ** index, 0.0], np.float32))
@@ -82,7 +82,7 @@ def test_actions_to_and_fro_are_as_large_as_they_are_though_their_mean_is_small(
 def test_images_of_two_cameras_in_turn_do_not_follow_on_each_other(
     inference: FrameProcessor, pattern: list[int]
 ) -> None:
-    """At an even rate each agrees with the one a step before it, so that none may be surprising."""
+    """At an even rate each image agrees with the one a step before, so that none is surprising."""
     results = run(inference, pattern * 12, 0.0)[4:]
     jumps = sum(a != b for a, b in zip(pattern, pattern[1:] + pattern[:1], strict=True))
     assert sum(result.discontinuous for result in results) >= len(results) * jumps / len(pattern) - 2

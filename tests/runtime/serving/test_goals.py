@@ -1,4 +1,4 @@
-"""Goals of a pipeline: images and latents, the newest counts."""
+"""Goals of a pipeline: images and latents; the newest one is used."""
 
 from __future__ import annotations
 

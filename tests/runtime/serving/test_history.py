@@ -1,4 +1,4 @@
-"""History: aligned by time, honest about what it does not know, bounded."""
+"""History: alignment by time, unknown actions, and bounded memory."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_memory_is_bounded_even_if_time_hardly_moves() -> None:
 
 
 def reaching(steps: int, size: int = 1) -> History:
-    """Frames of 0.1 s, numbered by their latents, and a command a frame with the same number."""
+    """Return a history with a frame every 0.1 s, numbered by its latent, and a command with that number."""
     history = History(
         size, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=steps
     )

@@ -1,4 +1,4 @@
-"""The mailbox: one place per stream, the newest in it, everything counted."""
+"""The mailbox: one slot per stream, the newest item wins, everything is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: newest frame first, everything counted, nothing kills the inference thread."""
+"""The pipeline: the newest frame wins, everything is counted, and errors do not end the inference thread."""
 
 from __future__ import annotations
 

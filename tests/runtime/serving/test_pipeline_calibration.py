@@ -1,4 +1,4 @@
-"""The pipeline learns how far its futures can be trusted, and tells."""
+"""Calibration in the pipeline: error samples, bounds and alarms."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SIZE = np.sqrt(TOKENS * DIM)
 
 
 def normal(model: FakeModel) -> FakeModel:
-    """Says what is normal: scores up to 1."""
+    """A model with normal data: scores up to 1."""
     model.manifest.normal_scores = SimpleNamespace(block=HORIZON, highest=np.linspace(0.01, 1.0, 400))
     return model
 
 
 def run(served: Served, values: list[float], first: int = 0) -> list[Result]:
-    """Frames of these grey values while the robot stands; what came of them."""
+    """Process frames of these gray values while the robot stands, and return the results."""
     before = len(served.results)
     served.pipeline.add_action(frame(first).stamp_ns, np.zeros(2, np.float32))
     served.feed(*(frame(index, int(value)) for index, value in enumerate(values, start=first)))

@@ -1,4 +1,4 @@
-"""Several cameras in one pipeline: each with its own place, history, goal and counters."""
+"""Several cameras in one pipeline, each with its own slot, history, goal and counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real-time settings: what took effect took effect, what did not says why. Each in a process of its own."""
+"""Real-time settings: outcome and reason of each, in separate processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ os.setuid(65534)
 
 
 def child(code: str, *, privileged: bool = True) -> Any:
-    """What ``code``, run in a process of its own, leaves in ``result``."""
+    """Run ``code`` in a separate process and return its ``result``."""
     parts = [_PRELUDE, "" if privileged else _WITHOUT_PRIVILEGES, code, "print(json.dumps(result))"]
     run = subprocess.run(
         [sys.executable, "-c", "\n".join(parts)], capture_output=True, text=True, timeout=60, check=False
@@ -167,7 +167,7 @@ result = [applied, locked_kb(), resource.getrlimit(resource.RLIMIT_MEMLOCK)]
 
 
 def test_a_kept_heap_spares_large_arrays_their_page_faults() -> None:
-    """Arrays of an image's size, freed together: without the setting their pages come anew each time."""
+    """Arrays of an image's size, freed together: without the setting their pages fault each time."""
     code = """
 def faults_of_images():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,4 +1,4 @@
-"""Another model takes the place of the one that serves: between two frames, without losing one, and back."""
+"""Model swap between two frames without losing any, and rollback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.runtime.fakes import DIM, TOKENS, FakeModel, frame, manifest
 
 
 class Named(FakeModel):
-    """Its latents are shifted by ``shift``, so that each result tells who made it."""
+    """A model whose latents are shifted by ``shift``, so that each result identifies it."""
 
     def __init__(self, shift: float = 0.0, *, space: str = "one", **options: Any) -> None:
         super().__init__(**options)
@@ -35,7 +35,7 @@ class Named(FakeModel):
 
 
 class Stage:
-    """A started pipeline over ``first``, and what it delivered."""
+    """A started pipeline with ``first``, and its results."""
 
     def __init__(self, first: Named) -> None:
         self.results: list[Result] = []
@@ -249,7 +249,7 @@ def foreign() -> Named:
 
 
 class Broken(Named):
-    """It fails at its first run."""
+    """A model that fails at its first run."""
 
     def encode(self, image: Any) -> Any:
         raise ValueError("cannot run")
@@ -296,7 +296,7 @@ def test_a_callback_that_refuses_the_new_model_leaves_the_old_one_serving(first:
 
 
 def test_swaps_amid_a_stream_lose_no_frame_and_mix_no_models(stage: Stage) -> None:
-    """Each frame waits for the last: none may be dropped, and each result is of one model, in order."""
+    """Each frame waits for the last: none is dropped, and each result is of one model, in order."""
     shifts = []
     for turn in range(1, 21):
         stage.pipeline.swap(lambda turn=turn: Named(100.0 * turn))

@@ -1,4 +1,4 @@
-"""A closed loop that nobody drove, for tests of what is shown of one."""
+"""An invented closed-loop result, for tests of its presentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def film(of: Episode, frames: int = 12) -> Film:
 
 
 def driven(*, trained: bool = True, films: bool = True) -> ClosedLoop:
-    """Two forms and a baseline: 18, 16 and 4 of 20 goals reached."""
+    """Return a result of two variants and a baseline: 18, 16 and 4 of 20 goals reached."""
     drives = {}
     for name, reached in (("fp32", 18), ("int8", 16), ("straight_line", 4)):
         episodes = [episode(number=number) for number in range(reached)]

@@ -1,4 +1,4 @@
-"""A world that is small and known by heart: a robot on an open floor, its camera an image of one colour."""
+"""A minimal world: a robot on an open floor, whose camera image has one color."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DISTANCE_M = 1.0
 
 
 class Plane:
-    """The goal is a metre away, in a direction that follows from the seed."""
+    """The goal is one meter away, in a direction given by the seed."""
 
     def __init__(self, *, max_steps: int = 5, tick_s: float | None = None) -> None:
         self.task = Task(
@@ -57,26 +57,26 @@ class Plane:
 
 
 class MappedPlane(Plane):
-    """The same, and it knows the straight line."""
+    """The same with a straight line to the goal."""
 
     def straight_line(self) -> Actions:
         return (self.goal - self.position) / 0.4
 
 
 def broken() -> str:
-    """Makes no world."""
+    """Return something that is not a world."""
     return "no world"
 
 
 def uneven() -> Plane:
-    """Makes none: a limit is missing."""
+    """Raise, because a limit is missing."""
     world = Plane()
     world.task = replace(world.task, low=(-1.25,))
     return world
 
 
 def idle() -> Plane:
-    """Makes one in which nothing is to be done."""
+    """Return a world without a task."""
     world = Plane()
     vars(world)["task"] = None
     return world

@@ -1,4 +1,4 @@
-"""An episode counts what really happened: a stop at the goal, nothing else."""
+"""Episodes: only a stop at the goal counts."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_random_actions_keep_the_limits_and_follow_from_the_seed() -> None:
 
 
 def test_random_actions_know_nothing_of_where_the_goal_is() -> None:
-    """A world, too, draws from a generator of the episode's seed."""
+    """The world, too, uses a generator with the episode's seed."""
     world, frame, drawn = Plane(), np.zeros((8, 8, 3), np.uint8), []
     for seed in range(200):
         world.reset(seed)

@@ -1,4 +1,4 @@
-"""What is shown of a closed loop: a page and a picture."""
+"""Presentation of a closed-loop evaluation: a page and an image."""
 
 from __future__ import annotations
 

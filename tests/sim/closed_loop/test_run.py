@@ -1,4 +1,4 @@
-"""Every form of a model and every baseline has the same episodes, in turns."""
+"""Closed-loop evaluation: every variant and baseline has the same episodes, in turns."""
 
 from __future__ import annotations
 

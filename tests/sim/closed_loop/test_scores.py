@@ -1,4 +1,4 @@
-"""Shares come with intervals, and two drivers are compared episode by episode."""
+"""Scores: proportions with intervals, and paired comparison of drivers."""
 
 from __future__ import annotations
 
