@@ -65,7 +65,7 @@ class UpdateServices:
         self._log = owner.get_logger()
         self._goal: Goal | None = None
         self._newest = UpdateModel.Feedback()
-        self._services = BackgroundServices(owner, "services", MultiThreadedExecutor(_THREADS))
+        self._services = BackgroundServices(owner, "doors", MultiThreadedExecutor(_THREADS))
         for service_type, service, callback in (
             (CheckUpdate, "check", self._check),
             (Trigger, "approve", self._approve),
