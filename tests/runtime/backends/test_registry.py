@@ -90,6 +90,13 @@ def test_engine_of_another_package_reproduces_the_golden_outputs(site: Path, toy
     assert checked["onnx", "fp32"]["status"] == "checked" and checked["onnx", "fp32"]["engine"] == "toy"
 
 
+def test_doctor_lists_the_engines_of_other_packages(site: Path) -> None:
+    program = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
+    report = json.loads(run(site, "-c", program, "doctor", "--json", "-").stdout)
+    (finding,) = [each for each in report["findings"] if each["check"] == "engine.plugins"]
+    assert finding["summary"] == "other packages provide the engines toy"
+
+
 def test_unknown_engine_lists_those_of_other_packages(site: Path) -> None:
     program = "from jepa_runtime.backends import create_backend; create_backend('unknown')"
     done = run(site, "-c", program)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import re
+from configparser import ConfigParser, Error
+from contextlib import suppress
 
+from jepa_runtime.backends.registry import ENTRY_POINTS
 from jepa_runtime.backends.tensorrt import MIN_TENSORRT
-from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, ok, pip_install
+from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, info, ok, pip_install
 from jepa_runtime.errors import UndeterminedError
 
 # Equal to the minimum versions in pyproject.toml; a test compares them.
@@ -74,6 +78,25 @@ def _uses_tensorrt(context: Context) -> bool:
     return context.machine.kind == "jetson" and (requirements is None or "tensorrt" in requirements.targets)
 
 
+def _plugins(context: Context) -> dict[str, str]:
+    """Return the engines that other packages declare, with the paths of their entry points."""
+    found: dict[str, str] = {}
+    for folder in context.system.facts.library_folders():
+        for path in context.system.find(f"{glob.escape(folder)}/*.dist-info/entry_points.txt"):
+            entries = ConfigParser(delimiters=("=",), interpolation=None)
+            with suppress(UndeterminedError, Error):
+                entries.read_string(context.system.text(path, may_be_empty=True))
+            if entries.has_section(ENTRY_POINTS):
+                found |= dict.fromkeys(entries.options(ENTRY_POINTS), path)
+    return found
+
+
+def _list_plugins(context: Context) -> Verdict:
+    found = _plugins(context)
+    evidence = (Evidence(f"/{path}", name) for name, path in sorted(found.items()))
+    return info(f"other packages provide the engines {', '.join(sorted(found))}", *evidence)
+
+
 def _targets(context: Context) -> Verdict:
     requirements, kind = context.requirements, context.machine.kind
     assert requirements is not None
@@ -122,6 +145,14 @@ CHECKS = (
         f"`pip install --upgrade '{_PYCUDA}'`",
         _pycuda,
         _uses_tensorrt,
+    ),
+    Check(
+        "engine.plugins",
+        "the engines of other packages are listed",
+        "entry points `jepa_runtime.backends`",
+        "",
+        _list_plugins,
+        lambda context: bool(_plugins(context)),
     ),
     Check(
         "bundle.target",
