@@ -170,12 +170,12 @@ def check_variants(
     load_opencv()
     kinds = [(variant.target, variant.precision) for variant in bundle.manifest.graphs.encoder]
     served = None if engine is None else _served(kinds, engine, options)
-    wanted = [
+    requested = [
         kind
         for kind in kinds
         if (served is None or kind in served) and (precision is None or kind[1] == precision)
     ]
-    if not wanted:
+    if not requested:
         offered = ", ".join(f"{kind} for {target}" for target, kind in kinds)
         by = engine or "an engine"
         within = "" if precision is None else f" in {precision}"
@@ -185,7 +185,7 @@ def check_variants(
         )
     found = []
     for target, kind in kinds:
-        if (target, kind) not in wanted:
+        if (target, kind) not in requested:
             other = precision is not None and kind != precision
             why = f"only {precision} was requested" if other else f"{engine} does not use it"
             found.append(VariantCheck(target, kind, unchecked=why))

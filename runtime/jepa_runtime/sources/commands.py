@@ -12,7 +12,7 @@ Stamps = NDArray[np.int64]
 
 # Without a command for this long a base stops (cmd_vel_timeout of ROS 2's diff_drive_controller).
 MAX_AGE_S = 0.5
-_LONGEST_S = 86_400.0
+_MAX_DURATION_S = 86_400.0
 
 
 class Commands:
@@ -41,8 +41,8 @@ class Commands:
         self.names, self.units = tuple(names), tuple(units)
         self.stamps_ns: Stamps = np.asarray(stamps_ns, np.int64)
         self.values: Floats = np.asarray(values, np.float32)
-        if not 0 < max_age_s <= _LONGEST_S:
-            raise ValueError(f"max_age_s must lie in (0, {_LONGEST_S:g}], got {max_age_s:g}")
+        if not 0 < max_age_s <= _MAX_DURATION_S:
+            raise ValueError(f"max_age_s must be in (0, {_MAX_DURATION_S:g}], got {max_age_s:g}")
         self.max_age_ns = round(max_age_s * 1e9)
         count = len(self.stamps_ns)
         if count == 0:
@@ -58,9 +58,9 @@ class Commands:
         decreasing = np.flatnonzero(np.diff(self.stamps_ns) < 0)
         if len(decreasing):
             raise ValueError(f"the stamps of commands decrease after command {decreasing[0]} of {count}")
-        held = self.values[:-1].astype(float) * np.diff(self.stamps_ns)[:, None]
+        integral = self.values[:-1].astype(float) * np.diff(self.stamps_ns)[:, None]
         # The integral of the commands over time [ns], until the stamp of each command.
-        self._integrals = np.concatenate([np.zeros((1, len(self.names))), held.cumsum(axis=0)])
+        self._integrals = np.concatenate([np.zeros((1, len(self.names))), integral.cumsum(axis=0)])
 
     def known(self, stamps_ns: Stamps) -> NDArray[np.bool_]:
         """Return whether a command is in force at each of ``stamps_ns`` [n]."""
@@ -83,8 +83,8 @@ class Commands:
         """
         first = np.searchsorted(self.stamps_ns, starts_ns, side="right") - 1
         last = np.searchsorted(self.stamps_ns, ends_ns, side="left") - 1
-        held = self._integral(ends_ns, last) - self._integral(starts_ns, first)
-        means = held / (ends_ns - starts_ns)[:, None]
+        integral = self._integral(ends_ns, last) - self._integral(starts_ns, first)
+        means = integral / (ends_ns - starts_ns)[:, None]
         exact: Floats = np.where((first == last)[:, None], self.values[first], means).astype(np.float32)
         return exact
 

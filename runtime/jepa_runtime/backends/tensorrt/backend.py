@@ -105,10 +105,10 @@ class TensorRTSession:
     def link(self, name: str, source: Session, output: str) -> TensorRTSession | None:
         if not isinstance(source, TensorRTSession) or source._gpu is not self._gpu:
             return None
-        left, wanted = source._outputs[output], self._inputs[name]
-        if left.host.nbytes != wanted.host.nbytes or left.host.dtype != wanted.host.dtype:
+        produced, consumed = source._outputs[output], self._inputs[name]
+        if produced.host.nbytes != consumed.host.nbytes or produced.host.dtype != consumed.host.dtype:
             return None
-        return TensorRTSession(*self._made_of, filled={name: left})
+        return TensorRTSession(*self._made_of, filled={name: produced})
 
     def profile(self, profiler: Any, runs: int) -> None:
         """Run with a profiler, which slows the engine down."""
