@@ -1,4 +1,4 @@
-"""The kernel's oracle, and its emulation on a CPU."""
+"""The reference of the kernel, and its emulation on a CPU."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Size = tuple[int, int]
 
 
 def oracle(image: Image, size: Size) -> Image:
-    """The image in another size (height, width), as the CPU makes it."""
+    """Resize an image to (height, width) on the CPU."""
     made = np.empty((*size, 3), np.uint8)
     resize_into(image, made)
     return made
 
 
 def levels_apart(found: Image, expected: Image) -> int:
-    """The largest difference of two images."""
+    """Return the largest difference of two images."""
     return int(np.abs(found.astype(int) - expected.astype(int)).max())
 
 
 def random_image(size: Size, seed: int) -> Image:
-    """Noise, in which each pixel counts."""
+    """Return an image of noise, in which each pixel matters."""
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
@@ -70,7 +70,7 @@ class Emulation:
         return np.frombuffer(answer, np.uint8).reshape(made.shape)
 
     def scaled(self, image: Image, size: Size) -> Image:
-        """The image in another size."""
+        """Resize an image."""
         return self.run(launch(0, image.shape[:2], 0, size), image.tobytes(), size)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What cuda.py owes to whoever uses it, over the fake driver: run by test_pycuda.py."""
+"""The contract of cuda.py, tested over the fake driver; run by test_pycuda.py."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def alive() -> dict[str, int]:
-    """What the driver was asked for and was not given back, by kind."""
+    """Return the number of unreleased driver objects by kind."""
     gc.collect()
     counts = (ctypes.c_long * len(KINDS)).in_dll(DRIVER, "fake_live")
     return {kind: count for kind, count in zip(KINDS, counts, strict=True) if count}
 
 
 def left() -> tuple[dict[str, int], int, int]:
-    """What is alive, the references to primary contexts, and the depth of this thread's stack of contexts."""
+    """Return live objects, references to primary contexts, and the depth of the context stack."""
     return alive(), DRIVER.fake_references(), DRIVER.fake_depth()
 
 
 def fail(prefix: str, call: int = 1) -> None:
-    """Let the driver fail at a call, counted from the next, of the functions with such names."""
+    """Make the n-th call from now of functions with matching names fail."""
     DRIVER.fake_fail(prefix.encode(), ctypes.c_long(call), UNKNOWN)
 
 
@@ -65,7 +65,7 @@ def gpu() -> Iterator[Cuda]:
 
 
 def used(gpu: Cuda) -> int:
-    """What the driver answers to work on the legacy stream, as other libraries have it, after our own."""
+    """Return the driver's status for work of other libraries on the legacy stream."""
     buffer = gpu.buffer((4,), np.uint8)
     gpu.run(lambda: gpu.upload(buffer))
     status: int = DRIVER.cuMemsetD8_v2(ctypes.c_void_p(buffer.address), 0, ctypes.c_size_t(4))

@@ -1,7 +1,7 @@
-"""A GPU that is none: the driver's behaviour as far as it matters to who uses it, on numpy arrays.
+"""A simulated GPU: the relevant behavior of the driver, on NumPy arrays.
 
-Nothing on the stream happens before somebody waits for it, nothing may be touched by another thread, and what
-is not given back is known.
+Work on the stream runs when the caller waits for it, access from other threads is an error, and unreleased
+memory is reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SimulatedBuffer:
 
 
 class SimulatedGpu:
-    """See :class:`~jepa_runtime.backends.tensorrt.gpu.Gpu`; ``memory_bytes`` is all that it has."""
+    """A simulated :class:`~jepa_runtime.backends.tensorrt.gpu.Gpu` with ``memory_bytes`` of memory."""
 
     name, compute_capability, multiprocessors, driver = "Simulated GPU", (8, 7), 8, "12.6"
     count, memory_bytes = 1, 1 << 30
@@ -58,12 +58,12 @@ class SimulatedGpu:
 
     @property
     def leaked(self) -> bool:
-        """Whether it was left while somebody still referred to its memory, which cannot be freed any more."""
+        """Whether the GPU was closed while its memory was still referenced."""
         return self._left_bytes > 0
 
     @property
     def used_bytes(self) -> int:
-        """Of buffers that somebody still refers to."""
+        """The bytes of referenced buffers."""
         return sum(array.nbytes for array in self._memory.values())
 
     @property
@@ -84,11 +84,11 @@ class SimulatedGpu:
         return buffer
 
     def at(self, address: int) -> NDArray[Any]:
-        """The GPU's memory there."""
+        """Return the GPU memory at an address."""
         return self._memory[address]
 
     def enqueue(self, work: Work) -> None:
-        """Put work on the stream, or into what is being recorded."""
+        """Enqueue work on the stream, or in the graph that is being captured."""
         self._check()
         (self._pending if self._recording is None else self._recording).append(work)
 
@@ -104,7 +104,7 @@ class SimulatedGpu:
         assert path.name == fatbin_name()
 
     def launch(self, kernel: Launch) -> None:
-        """Scale as the CPU does, whose results those of the kernel are within one level of."""
+        """Resize as the CPU does; results of the kernel differ by at most one level."""
         (job,) = kernel.arguments
         image, frame = self.at(int(job["image"])), self.at(int(job["frame"]))
         assert (job["height"] * job["factor"], job["width"] * job["factor"]) == image.shape[:2]

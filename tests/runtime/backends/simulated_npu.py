@@ -1,6 +1,6 @@
-"""An NPU that is none: OpenVINO's own core, whose device NPU computes on the CPU and counts as one does.
+"""A simulated NPU: OpenVINO's core, with a device NPU that computes on the CPU and reports busy time.
 
-Blobs are those that OpenVINO exports for the CPU. What only a driver decides (whether a blob fits) is set.
+Blobs are those that OpenVINO exports for the CPU. Decisions of the driver (whether a blob matches) are set.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""TensorRT that is none: what our backend uses of its interface, with onnxruntime to compute.
+"""A simulated TensorRT: the interface that the backend uses, computed by ONNX Runtime.
 
-Its engines are the ONNX file with the version and the shapes that it was "built" for. It stands in where
-there is no GPU; that the names exist in the real library is held by test_tensorrt_api.py, that graphs build
-by NVIDIA's own builder by test_tensorrt_builder.py.
+Its engines are the ONNX file with the version and the shapes for which it was "built". It replaces TensorRT
+without a GPU. test_tensorrt_api.py verifies that the names exist in the real library, and
+test_tensorrt_builder.py that NVIDIA's builder accepts the graphs.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Context:
         gpu = BY_STREAM[stream]
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         arrays = {name: gpu.at(self._addresses[name]) for name in names}
-        # Memory has no shape of its own: it may have been filled as another one.
+        # Memory has no shape: it may have been filled with another one.
         inputs = {name: arrays[name].reshape(shape) for name, shape in self._engine.shapes.items()}
 
         def compute() -> None:

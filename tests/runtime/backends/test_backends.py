@@ -1,4 +1,4 @@
-"""All engines: the same numbers, their own buffers, and clear words for what they cannot do."""
+"""All engines: equal results, their own buffers, and errors with codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 
 def options_for(engine: str, folder: Path, **further: Any) -> BackendOptions:
-    """TensorRT must be allowed to build its engines, and put them somewhere."""
+    """Return options that allow TensorRT to build and cache its engines."""
     if engine.startswith("tensorrt"):
         further |= {"build": lambda *_: True, "cache_dir": folder / "engines"}
     return BackendOptions(**further)
@@ -161,7 +161,7 @@ print(own_mb() - before)
 
 
 def test_a_first_start_takes_no_more_memory_than_those_that_follow(tmp_path: Path) -> None:
-    """64 MB of weights, which what compiling leaves holds a second time."""
+    """64 MB of weights, of which a freshly compiled model has a second copy."""
     x = ops.parameter([1, 2048], np.float32, name="x")
     weights = np.random.default_rng(0).standard_normal((2048, 8192), np.float32)
     product = ops.matmul(x, ops.constant(weights), False, False)
@@ -192,7 +192,7 @@ def test_options_change_nothing_in_the_outputs(
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_inference_leaves_its_thread_on_the_cores_of_the_process(toy_bundle: Path, threads: int) -> None:
-    """Moved to one core for each inference, it would wait there for other processes beside a free core."""
+    """A pinned thread would wait for other processes on its core while another core is idle."""
     seen: set[frozenset[int]] = set()
     done = threading.Event()
 

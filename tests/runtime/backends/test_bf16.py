@@ -1,4 +1,4 @@
-"""Variants that are computed in bfloat16: on CPUs that have it, and where they are named."""
+"""Variants in bfloat16: only on CPUs that support it, and only if requested."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.errors import code
 
 @pytest.fixture
 def bundle(toy_bundle: Path, tmp_path: Path) -> Bundle:
-    """A bundle with bf16, which it names first."""
+    """A bundle whose first variant is bf16."""
     folder = tmp_path / "bundle"
     shutil.copytree(toy_bundle, folder)
     fields: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
@@ -43,7 +43,7 @@ def has_bf16() -> bool:
 
 @pytest.fixture
 def computed_here(monkeypatch: pytest.MonkeyPatch, toy_bundle: Path) -> None:
-    """On an x86 with AVX-512 and without bf16 OpenVINO computes the same numbers, only slower."""
+    """On an x86 with AVX-512 but without bf16, OpenVINO emulates it: equal results, but slower."""
     compiled = openvino.Core().compile_model(
         str(toy_bundle / "encoder" / "openvino" / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
     )

@@ -1,4 +1,4 @@
-"""INT8 is the same on every processor: also on those that add two products in 16 bits (x86 without VNNI)."""
+"""INT8 results are equal on every processor, also with saturating 16-bit sums (x86 without VNNI)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITH, WITHOUT = "flags\t\t: fpu sse2 avx2 avx_vnni\n", "flags\t\t: fpu sse2 avx2
 
 @pytest.fixture
 def product(tmp_path: Path) -> Path:
-    """Bytes times the largest weights: no two of the products fit into 16 bits."""
+    """Products of bytes and the largest weights: the sum of any two exceeds 16 bits."""
     values = ops.parameter([1, WIDTH], np.float32, name="values")
     bounds = (np.float32(each) for each in (0, 255, 0, 255))
     held = ops.fake_quantize(values, *bounds, 256)
@@ -69,7 +69,7 @@ ON_HASWELL = f"""
 import sys
 from pathlib import Path
 from jepa_runtime.backends import create_backend, cpu_int8 as int8
-# The emulator shows that of the processor beneath it.
+# The emulator shows the file of the host processor.
 int8.CPUINFO = Path("cpuinfo")
 session = create_backend("onnxruntime:CPU").load(Path(sys.argv[1]), {SHAPE})
 session.inputs["values"][:] = 255

@@ -1,4 +1,4 @@
-"""Graphs whose weights alone are INT8: what their activations are computed in is what the manifest says."""
+"""Graphs with INT8 weights only: the manifest determines the precision of their activations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights() -> Weights:
 
 @pytest.fixture
 def graph(weights: Weights, tmp_path: Path) -> Path:
-    """Products with INT8 weights, as `nncf.compress_weights` leaves them."""
+    """Return a graph with INT8 weights, as `nncf.compress_weights` creates it."""
     node = rows = ops.parameter([-1, WIDTHS[0]], np.float32, name="rows")
     rows.output(0).get_tensor().set_names({"rows"})
     for values, scales in weights:
@@ -82,7 +82,7 @@ def test_one_candidate_and_many_have_the_same_futures() -> None:
 
 
 def in_groups(folder: Path, size: int) -> Bundle:
-    """The demo's model, its predictor's activations quantized at run time."""
+    """The demo's model, with activations of the predictor quantized at run time."""
     shutil.copytree(MODEL, folder)
     fields = json.loads((folder / "manifest.json").read_text())
     for variant in fields["graphs"]["predictor"]:

@@ -1,5 +1,4 @@
-"""Engines of TensorRT, on a simulated GPU and library: built when they may be, found again, and not loaded
-where they are of no use or cannot be trusted."""
+"""The cache of TensorRT engines, on a simulated GPU and library: built, found, and never loaded untrusted."""
 
 from __future__ import annotations
 
@@ -107,7 +106,7 @@ def test_an_engine_of_another_machine_is_told_and_replaced(
     with caplog.at_level(logging.WARNING):
         opened(build=True).load(encoder, FRAME).close()
     assert told in caplog.text and "building its engine" in caplog.text
-    # Another GPU may be here, and another power mode come again; this GPU's other driver does not.
+    # Another GPU or power mode may be used again; the previous driver of this GPU is not.
     left = 2 if name in ("name", "multiprocessors") else 1
     assert len(list((tmp_path / "engines").glob("*.engine"))) == left
 
@@ -116,7 +115,7 @@ def test_an_engine_of_another_machine_is_told_and_replaced(
 def test_a_version_without_what_is_needed_is_told(
     opened: Callable[..., Backend], tensorrt: SimulatedTensorRT, version: str
 ) -> None:
-    """The first as that of JetPack 6.0."""
+    """The first is the version of JetPack 6.0."""
     tensorrt.__version__ = version
     with pytest.raises(BackendError, check=code("backend.version_unsupported")):
         opened()
@@ -130,7 +129,7 @@ def test_a_library_that_does_not_start_on_the_driver_is_told(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    """As where CUDA is later than the driver takes: what cannot be made is a TypeError of pybind11."""
+    """With a CUDA that is too new for the driver, pybind11 raises a TypeError."""
 
     def start(logger: Any) -> Any:
         logger.log(ILogger.WARNING, "CUDA initialization failure with error: 35")
@@ -165,7 +164,7 @@ def test_another_version_is_told(
 def test_what_the_library_does_not_take_is_told_in_its_words(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
-    """As after an update that left the version as it was."""
+    """As after an update of the library that did not change its version."""
     opened(build=True).load(encoder, FRAME).close()
     (path,) = (tmp_path / "engines").glob("*.engine")
     content = path.read_bytes().replace(b"10.3.0", b"10.3.1", 1)
@@ -205,7 +204,7 @@ def test_an_engine_that_others_may_write_is_not_loaded(
 def test_engines_are_loaded_from_a_folder_in_which_nobody_else_can_exchange_them(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path, mode: int
 ) -> None:
-    """As a folder is where umask is 002."""
+    """As a folder created with umask 002."""
     opened(build=True).load(encoder, FRAME).close()
     (tmp_path / "engines").chmod(mode)
     opened().load(encoder, FRAME).close()
@@ -349,7 +348,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 def test_a_folder_that_cannot_be_looked_at_is_told(
     tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
 ) -> None:
-    # As one of another account's that is closed to this one; a name that is too long is so for root too.
+    # Stands for an inaccessible file of another account: a name that is too long fails for root too.
     options = BackendOptions(cache_dir=tmp_path / ("x" * 256))
     with pytest.raises(BackendError, check=code("backend.engine_not_built")):
         create_backend("tensorrt", options).load(encoder, FRAME)
@@ -358,7 +357,7 @@ def test_a_folder_that_cannot_be_looked_at_is_told(
 def test_in_the_folder_of_another_account_nothing_is_built(
     tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As root in a service's cache: what root leaves there the service could not build beside.
+    # As root in the cache of a service, which could not build there afterwards.
     uid = os.geteuid()
     monkeypatch.setattr("jepa_runtime.backends.tensorrt.engine_store.os.geteuid", lambda: uid + 1)
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)

@@ -1,4 +1,4 @@
-"""Whose files and folders of compiled models are."""
+"""Ownership checks of files and folders of compiled models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a GPU: held by the simulated one here, and by CUDA where there is a GPU."""
+"""The contract of a GPU, tested on the simulated GPU, and on CUDA if there is one."""
 
 from __future__ import annotations
 

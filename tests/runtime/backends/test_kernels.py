@@ -1,4 +1,4 @@
-"""The kernel scales images as the CPU does and touches nothing else: by emulation, not on a device."""
+"""The kernel resizes images as the CPU does, and accesses no other memory; emulated, not on a device."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_cameras_send_is_scaled_as_the_cpu_does(emulation: Emulation, width
     image = random_image((height, width), 0)
     found, expected = emulation.scaled(image, MODEL), oracle(image, MODEL)
     assert levels_apart(found, expected) <= 1
-    # OpenCV interpolates with fractions of 1 / 2^11, which moves what lies near a half.
+    # OpenCV interpolates with fractions of 1 / 2^11, which changes the rounding of values near a half.
     interpolated = not plan_scaling(height, width, *MODEL).averaged
     assert np.mean(found != expected) <= (0.15 if interpolated else 0.001)
 
@@ -78,7 +78,7 @@ def test_the_largest_image_is_still_white_when_it_is_white(emulation: Emulation)
 
 @pytest.mark.parametrize(("missing", "room"), [(1, (3, 3)), (0, (3, 2))])
 def test_a_byte_out_of_bounds_would_be_found(program: Path, missing: int, room: Size) -> None:
-    """Without this, the tests above would not show that the kernel stays inside of both images."""
+    """Without this, the tests above would not prove that the kernel stays within both images."""
     image = random_image((4, 5), 0).tobytes()
     with (
         closing(Emulation(program)) as emulation,

@@ -1,4 +1,4 @@
-"""The compiled kernel on an NVIDIA GPU scales images as the CPU does: pytest -m hardware, on a Jetson."""
+"""The compiled kernel on an NVIDIA GPU resizes images as the CPU does: pytest -m hardware, on a Jetson."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gpu() -> Iterator[Any]:
 
 
 def scaled(gpu: Any, image: Image, size: Size) -> Image:
-    """The image in another size."""
+    """Resize an image."""
     taken, made = gpu.buffer(image.shape, np.uint8), gpu.buffer((*size, 3), np.uint8)
     taken.host[:] = image
     kernel = launch(taken.address, image.shape[:2], made.address, size)

@@ -1,5 +1,7 @@
-"""OpenVINO on an Intel NPU: blobs only where they fit, turbo, and no work done elsewhere in secret. There is
-no NPU here: the device is simulated on the CPU (tests/runtime/backends/simulated_npu.py)."""
+"""OpenVINO on an Intel NPU: matching blobs only, turbo, and proof that the NPU did the work.
+
+The device is simulated on the CPU (tests/runtime/backends/simulated_npu.py).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ RELEASE = openvino.get_version().partition("-")[0]
 
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[SimulatedCore]:
-    """The class of the cores that are made; what is set on it holds for them."""
+    """The class of all created cores; attributes set on it apply to them."""
     busy = tmp_path / "npu_busy_time_us"
     busy.write_text("0")
     monkeypatch.setattr("jepa_runtime.backends.openvino.backend.Core", SimulatedCore)
@@ -47,12 +49,12 @@ def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[SimulatedCore]
 
 @pytest.fixture
 def npu_bundle(tmp_path: Path) -> Callable[..., Path]:
-    """A bundle with forms for NPUs and their blobs; what is given is told of the blobs and not true."""
+    """A bundle with variants for NPUs and their blobs; arguments replace fields of the blob metadata."""
 
     def make(**other: str) -> Path:
         folder = tmp_path / "bundle"
         manifest = make_bundle(folder).manifest.model_dump(mode="json")
-        # Where shapes are not fixed the predictor serves one candidate too: only the NPU has the step.
+        # Without fixed shapes the predictor also runs one candidate: only the NPU has the step.
         whole = make_bundle(tmp_path / "whole", step=True)
         shutil.copytree(whole.path / "step", folder / "step")
         for role, shapes in _SHAPES.items():
@@ -312,7 +314,7 @@ def test_what_is_called_fp32_is_said_to_be_computed_in_fp16(
 def test_why_the_compiler_of_the_driver_does_not_take_a_graph_is_told(
     core: type[SimulatedCore], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the words of OpenVINO 2025.1 and its driver."""
+    """The message is that of OpenVINO 2025.1 and its driver."""
 
     def refuse(*_: Any) -> Any:
         raise RuntimeError(

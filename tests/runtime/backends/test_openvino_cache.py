@@ -1,4 +1,4 @@
-"""Compiled models that OpenVINO keeps: used again only if nobody can have changed them."""
+"""The cache of compiled OpenVINO models: reused only if no other account can have changed them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_graphs_used_longest_ago_make_room_in_the_cache(
 
 
 def damage(blob: Path) -> None:
-    """As a power cut may leave it: a page of the weights was never written."""
+    """As after a power cut: a page of the weights was never written."""
     content = bytearray(blob.read_bytes())
     at = len(content) // 5 // 4096 * 4096
     content[at : at + 4096] = bytes(4096)
@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, check=code("backend.cache_invalid")):
         create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "file"))
-    # As one that is closed to this account; a name that is too long is so for root too.
+    # Stands for an inaccessible folder: a name that is too long fails for root too.
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / ("x" * 256)))
     for _ in range(2):
         backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
@@ -163,7 +163,7 @@ def test_a_cache_is_used_if_nobody_else_can_exchange_what_is_in_it(
 def test_a_cache_into_which_openvino_does_not_write_is_told_once(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # There root cannot write either.
+    # Root cannot write there either.
     monkeypatch.setattr(model_cache, "open_folder", lambda *_: Path("/proc"))
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path))
     for _ in range(2):

@@ -1,6 +1,6 @@
-"""cuda.py with the real pycuda, compiled here over a driver that is none (fake_cuda.c): pytest -m slow.
+"""cuda.py with the real PyCUDA, compiled here over a fake driver (fake_cuda.c): pytest -m slow.
 
-Each test is a process of its own: pycuda may abort it. It says nothing of a GPU.
+Each test runs in its own process, because PyCUDA may abort it. No GPU is involved.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
-# With the headers of JetPack 6's CUDA.
+# The headers of CUDA in JetPack 6.
 PACKAGES = ("pycuda==2026.1", "nvidia-cuda-runtime-cu12==12.6.77", "nvidia-cuda-profiler-api-cu12==12.6.77")
-# The fake driver has not all that pycuda could call.
+# The fake driver does not have all functions that PyCUDA could call.
 LAZILY = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY)\n"
 PYTEST = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 OPENED = """
@@ -56,7 +56,7 @@ def compile_driver(headers: Path, folder: Path) -> None:
 
 
 def compile_pycuda(folder: Path, sources: Path) -> None:
-    """Put pycuda, and the headers that it was compiled with, into ``folder``."""
+    """Install PyCUDA, and the headers that it was compiled with, in ``folder``."""
     try:
         pip("download", "--no-deps", "--no-binary", "pycuda", "--dest", sources, *PACKAGES)
     except RuntimeError as error:
@@ -80,7 +80,7 @@ def compile_pycuda(folder: Path, sources: Path) -> None:
 
 @pytest.fixture(scope="session")
 def pycuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of pycuda, kept for the next session."""
+    """The folder of PyCUDA, cached for the next session."""
     for compiler in ("gcc", "g++"):
         if shutil.which(compiler) is None:
             pytest.skip(f"{compiler} is not installed")
@@ -91,7 +91,7 @@ def pycuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
         caches.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=caches) as made:
             compile_pycuda(Path(made) / "all", tmp_path_factory.mktemp("sources"))
-            # It is there as a whole, or not at all.
+            # It is complete or absent.
             (Path(made) / "all").rename(folder)
     return folder
 
@@ -109,7 +109,7 @@ def run(pycuda: Path, driver: Path) -> Run:
     """Runs Python code over the fake driver."""
     found = os.pathsep.join([*sys.path, str(pycuda)])
     environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": found}
-    # What pycuda needs may be there twice, and pytest take the plugin of one for that of the other.
+    # Dependencies of PyCUDA may be installed twice, and pytest could load the plugin of the other copy.
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_timeout"}
 
     def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -140,6 +140,6 @@ def test_a_thread_that_ends_after_close_ends_as_any(run: Run) -> None:
 
 
 def test_a_thread_that_ends_without_close_is_the_end_of_the_process(run: Run) -> None:
-    """pycuda's doing: whoever opens a GPU on a thread closes it there."""
+    """PyCUDA requires that the thread that opens a GPU closes it."""
     done = run(OPENED + "threading.Thread(target=use).start()")
     assert done.returncode == -signal.SIGABRT and "context stack was not empty" in done.stderr

@@ -1,5 +1,4 @@
-"""TensorRT's sessions, on a simulated GPU and library: one launch a run, images scaled where they are used,
-no memory left behind."""
+"""TensorRT sessions on a simulated GPU and library: one launch per run, no leaked memory."""
 
 from __future__ import annotations
 
@@ -62,7 +61,7 @@ def test_where_graphs_cannot_be_recorded_it_is_said_and_it_runs_all_the_same(
 
 @pytest.fixture
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if they had been compiled."""
+    """Simulate compiled kernels."""
     (tmp_path / fatbin_name()).touch()
     monkeypatch.setattr(
         "jepa_runtime.backends.tensorrt.backend.find_fatbin", lambda: tmp_path / fatbin_name()
@@ -79,7 +78,7 @@ def test_the_gpu_scales_images_of_changing_sizes(
     for size in ((48, 64), (48, 64), (96, 80), (SIZE, SIZE)):
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         assert session.scale(image)
-        # The caller may reuse its array at once.
+        # The caller may reuse its array immediately.
         kept = image.copy()
         image[:] = 0
         scaled = session.run()["latent"].copy()
@@ -280,7 +279,7 @@ def test_closing_gives_all_memory_back(opened: Callable[..., Backend], encoder: 
         assert gpu.used_bytes > 0
         session.close()
         session.close()
-        # What is freed by the garbage collector may be freed by another thread, where CUDA cannot.
+        # The garbage collector may run on another thread, where CUDA cannot release memory.
         gc.disable()
         try:
             assert gpu.used_bytes == 0

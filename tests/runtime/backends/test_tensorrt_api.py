@@ -1,6 +1,6 @@
-"""What our code asks of TensorRT exists in each version that we say works, and in TensorRT for RTX.
+"""The names that the backend uses exist in each supported version of TensorRT, and in TensorRT for RTX.
 
-``tensorrt_api/`` holds what NVIDIA's own bindings of these versions consist of (see record.py there).
+``tensorrt_api/`` lists the names in NVIDIA's bindings of these versions (see record.py there).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.runtime.backends.tensorrt_api.record import members
 _RECORDED = Path(__file__).parent / "tensorrt_api"
 _SOURCES = Path(tensorrt.__file__).parent
 _CALLED = {"create_engine_inspector": "EngineInspector", "get_error": "ParserError"}
-# What is what in our sources, and what the module has from Python, not from the library.
+# The variables in the sources, and names that the module has from Python, not from the library.
 _NAMES = {
     "builder.py": {
         "builder": "Builder",
@@ -38,7 +38,7 @@ _FOR_RTX_ALONE = {"num_compute_capabilities", "set_compute_capability"}
 
 
 def uses(source: str) -> Iterator[tuple[str, str | None]]:
-    """Class and member that a source file asks for."""
+    """Return the classes and members that a source file uses."""
     names = _NAMES[source]
     for node in ast.walk(ast.parse((_SOURCES / source).read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Attribute):

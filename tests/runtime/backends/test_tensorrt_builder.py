@@ -1,4 +1,4 @@
-"""Our builder on NVIDIA's own: TensorRT for RTX, which builds for a GPU that is not here."""
+"""The builder on TensorRT for RTX, which can build for a GPU that is not present."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.errors import code
 
 pytest.importorskip("tensorrt_rtx_libs", reason="TensorRT for RTX is not installed (extra tensorrt-check)")
 trt = pytest.importorskip("tensorrt_rtx_bindings")
-# RTX builds without measuring, and warns that what was measured is of no use.
+# RTX builds without measurements, and warns that a timing cache is ignored.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
 FRAME = {"frame": (1, SIZE, SIZE, 3)}
 

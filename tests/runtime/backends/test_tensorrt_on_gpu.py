@@ -16,7 +16,7 @@ from jepa_runtime.model.parity import golden_parity
 
 pytestmark = [pytest.mark.hardware, pytest.mark.timeout(1200)]
 INFERENCES = 100_000
-# The least that the driver gives at once.
+# The smallest allocation of the driver.
 LEAST_LEAK_BYTES = 512
 
 
@@ -71,5 +71,5 @@ def test_many_inferences_take_no_more_memory_than_few(engine: str, toy_bundle: P
             return int(free)
 
         free = run(100)
-        # On a Jetson it is the memory of all programs.
+        # On a Jetson it is the memory of all processes.
         assert run(INFERENCES // 2) > free - INFERENCES * LEAST_LEAK_BYTES / 2

@@ -34,7 +34,7 @@ Fields = dict[str, Any]
 
 @pytest.fixture
 def folder(toy_bundle: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy of the bundle that tests can damage."""
     return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
 
 
@@ -53,7 +53,7 @@ def rewrite(folder: Path, change: Callable[[Fields], object]) -> None:
 
 
 def relist(folder: Path, relative: str) -> None:
-    """Make size and hash of a changed file agree with the manifest again."""
+    """Update size and hash of a changed file in the manifest."""
     data = (folder / relative).read_bytes()
 
     def change(fields: Fields) -> None:
@@ -167,7 +167,7 @@ def test_what_was_swapped_for_a_link_after_opening_is_not_followed(folder: Path,
 
 
 class Bomb:
-    """Would leave a trace if it were unpickled."""
+    """An object that creates a file if it is unpickled."""
 
     trace: Path
 
@@ -268,7 +268,7 @@ def external(location: str) -> onnx.ModelProto:
 
 
 def in_attribute(inner: onnx.ModelProto) -> onnx.ModelProto:
-    """The same tensor as the value of a Constant in a branch of an If."""
+    """Return a model with the tensor as the value of a Constant in a branch of an If."""
     constant = helper.make_node("Constant", [], ["c"], value=inner.graph.initializer[0])
     out = helper.make_tensor_value_info("c", TensorProto.FLOAT, [1])
     branch = helper.make_graph([constant], "b", [], [out])
@@ -358,7 +358,7 @@ def test_an_onnx_model_that_is_cut_off_is_refused(folder: Path) -> None:
 def test_an_onnx_model_whose_graphs_lie_in_one_another_without_end_is_refused(folder: Path) -> None:
     model = b""
     for _ in range(400):
-        # An attribute of a node of a graph, each with its length in two bytes.
+        # An attribute of a node of a graph, each length in two bytes.
         for key in (6 << 3 | 2, 5 << 3 | 2, 1 << 3 | 2):
             model = bytes([key, len(model) & 127 | 128, len(model) >> 7]) + model
     model = bytes([7 << 3 | 2, len(model) & 127 | 128, len(model) >> 7]) + model

@@ -44,7 +44,7 @@ def read_or_reject(data: bytes) -> Manifest | None:
 
 
 def set_in(fields: Fields, place: str, value: object) -> Fields:
-    """``fields`` with the value at ``a.b.0`` replaced."""
+    """Return ``fields`` with the value at ``a.b.0`` replaced."""
     changed: Any = copy.deepcopy(fields)
     inner = changed
     *parents, last = (int(part) if part.isdigit() else part for part in place.split("."))
@@ -181,7 +181,7 @@ def test_variants_for_accelerators_have_their_own_folders(
     valid: bytes, target: str, files: list[str]
 ) -> None:
     fields = json.loads(valid)
-    # A bundle's energy comes for every target; this one is to have none.
+    # The energy must have every target; without an energy this does not apply.
     fields["graphs"]["energy"] = []
     manifest = parse_manifest(json.dumps(with_predictors_for(fields, target, files[0], *files)).encode())
     form = manifest.graphs.encoder[-1]
@@ -199,7 +199,7 @@ def test_dynamic_quantization_is_off_unless_a_variant_for_openvino_has_it(valid:
     assert all(name not in variant for variant in fields["graphs"]["predictor"])
     plain = parse_manifest(json.dumps(fields).encode())
     assert plain.graphs.predictor[0].dynamic_quantization_group_size == 0
-    # Not written where it is off: earlier readers refuse fields that they do not know.
+    # The default is not written: earlier readers reject unknown fields.
     assert plain.to_json_dict()["graphs"]["predictor"] == fields["graphs"]["predictor"]
     one_of = {variant["target"]: variant for variant in fields["graphs"]["predictor"]}
     one_of["openvino"][name] = 32
@@ -271,7 +271,7 @@ _JSON = st.recursive(
 
 
 def places(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands in nested lists and objects."""
+    """Return the paths of all values in nested lists and objects."""
     found = [place] if place else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:

@@ -20,7 +20,7 @@ from tests.errors import code
 
 @pytest.fixture
 def folder(toy_bundle: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy of the bundle that tests can damage."""
     return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
 
 

@@ -26,7 +26,7 @@ def rgb() -> Image:
 
 
 def rows(pixels: Image, padding: int) -> tuple[bytes, int]:
-    """The bytes of an image whose rows end with padding, and its step."""
+    """Return the bytes of an image with padded rows, and its step."""
     flat = pixels.reshape(len(pixels), -1)
     return np.pad(flat, ((0, 0), (0, padding)), constant_values=99).tobytes(), flat.shape[1] + padding
 
@@ -64,7 +64,7 @@ def test_grey_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
 def test_both_orders_of_yuv422_are_read(encoding: str, order: str, padding: int) -> None:
     colour = np.full((HEIGHT, WIDTH, 3), (200, 60, 90), np.uint8)
     y, u, v = (int(value) for value in cv2.cvtColor(colour, cv2.COLOR_RGB2YUV)[0, 0])
-    # Video range, which the conversion back assumes.
+    # Limited range, which the inverse conversion assumes.
     luma, u, v = round(16 + y * 219 / 255), round(128 + (u - 128) * 0.886 / 0.872), v
     named = {"y": luma, "u": 128, "v": 128}
     grey = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
@@ -124,7 +124,7 @@ def test_colours_below_the_brightness_are_read(encoding: str, order: str, paddin
     expected = (bright + 1.596 * red, bright - 0.392 * blue - 0.813 * red, bright + 2.017 * blue)
     planes = np.full((HEIGHT * 3 // 2, WIDTH), y, np.uint8)
     planes[HEIGHT:] = np.tile([{"u": u, "v": v}[letter] for letter in order], WIDTH // 2)
-    # The last pair of rows is grey.
+    # The last pair of rows is gray.
     planes[-1] = 128
     data, step = rows(planes, padding)
     found = to_rgb(data, encoding, WIDTH, HEIGHT, step)

@@ -1,4 +1,4 @@
-"""Where the bytes of an image are, and the steps to another size."""
+"""The memory layout of images, and the steps of resizing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden parity sees what a graph does with actions and histories, also where both do little."""
+"""Golden parity covers the effect of actions and histories, also where both have little effect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.bundles import make_bundle
 from tests.errors import code
 
 ENGINE = "onnxruntime:CPU"
-# Of INT8 at random weights.
+# Of INT8 with random weights.
 WIDE = {"min_cosine": 0.9, "max_abs": 2.0}
 
 
@@ -36,7 +36,7 @@ def change_weights(
 
 
 def parities(folder: Path, tolerance: dict[str, float]) -> dict[str, Parity]:
-    """Of what now lies in ``folder``."""
+    """Return the parities of the current files in ``folder``."""
     fields = json.loads((folder / "manifest.json").read_text())
     fields["golden"]["tolerances"] = dict.fromkeys(fields["golden"]["tolerances"], tolerance)
     found = golden_parity(seal(folder, fields), engine=ENGINE, precision="fp32")
@@ -49,7 +49,7 @@ def refused(folder: Path, tolerance: dict[str, float]) -> set[str]:
 
 @pytest.fixture
 def gentle(tmp_path: Path) -> Path:
-    """A bundle whose golden actions change little."""
+    """A bundle whose golden actions have little effect."""
     bundle = make_bundle(tmp_path / "toy", history_size=2, step=True, energy=False)
     golden = bundle.golden()
     actions = golden.actions * np.float32(0.02)

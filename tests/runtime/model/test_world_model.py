@@ -1,4 +1,4 @@
-"""The world model: frames in, latents and futures out, on either engine."""
+"""The world model: frames in, latents and futures out, on both engines."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_futures_start_from_the_frame_encoded_last(model: WorldModel, golden: Go
     model.encode(golden.frames[0])
     model.encode(golden.frames[1])
     implied = model.predict(golden.actions).latents
-    # What the caller was given is its own.
+    # The caller gets a copy.
     model.encode(golden.frames[1])[:] = 0
     assert np.array_equal(implied, model.predict(golden.actions).latents)
     assert np.array_equal(
@@ -151,7 +151,7 @@ def test_energies_come_in_any_shape(model: WorldModel, golden: GoldenOutputs) ->
     energies = model.energy(futures, goal)
     assert energies.shape == (NUM_SAMPLES, HORIZON)
     assert energies[3, 2] == pytest.approx(model.energy(futures[3, 2], goal), rel=1e-5)
-    # More than the graph takes at once.
+    # More than the graph takes per run.
     many = np.concatenate([futures, futures, futures[:3]])
     assert model.energy(many, goal) == pytest.approx(
         np.concatenate([energies, energies, energies[:3]]), rel=1e-5
@@ -251,7 +251,7 @@ def test_several_histories_are_followed_as_one_by_one(
         for _ in range(2):
             for ours, expected in zip(model.predict_each(asked), alone, strict=True):
                 assert ours == pytest.approx(expected, abs=1e-5)
-        # What was asked apart leaves nothing behind in what all candidates share.
+        # Separate requests do not affect the inputs that all candidates share.
         actions = draw(64, HORIZON, ACTIONS)
         futures = model.predict(actions, latents=asked[0][0], history_actions=asked[0][1]).latents
         last = model.predict(actions[-1:], latents=asked[0][0], history_actions=asked[0][1]).latents

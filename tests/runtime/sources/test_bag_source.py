@@ -40,7 +40,7 @@ def packed(value: int, stamp_ns: int) -> Entry:
 
 
 def write_folder(path: Path, *entries: Entry, storage: StoragePlugin = StoragePlugin.SQLITE3) -> Path:
-    """A bag as rosbag2 writes it."""
+    """Write a bag as rosbag2 does."""
     store = typestore()
     with Writer(path, version=9, storage_plugin=storage) as writer:
         connections = {}
@@ -53,7 +53,7 @@ def write_folder(path: Path, *entries: Entry, storage: StoragePlugin = StoragePl
 
 
 def forget_definitions(bag: Path) -> None:
-    """As ROS 2 Humble writes bags."""
+    """Write a bag as ROS 2 Humble does."""
     with closing(sqlite3.connect(bag / f"{bag.name}.db3")) as database, database:
         database.execute("DELETE FROM message_definitions")
 

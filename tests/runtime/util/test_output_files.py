@@ -168,7 +168,7 @@ def test_output_that_cannot_be_written_is_told_and_gives_no_verdict(toy_bundle: 
         b"jepa-runtime: error: standard output: No space left on device [cli.output_failed]\n"
     )
     assert ended.returncode == os.EX_IOERR
-    # Python has a status of its own for a standard error that cannot be written.
+    # Python has a separate exit status for a standard error that cannot be written.
     assert ended_with("2>/dev/full", "compare", "none.json", "none.json").returncode == 120
 
 
@@ -178,7 +178,7 @@ def test_where_standard_output_is_closed_the_exit_status_is_the_verdict(toy_bund
 
 
 def ended_with(redirection: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]:
-    """A run of the command, its output redirected as a shell does."""
+    """Run the command with its output redirected by a shell."""
     run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""Shares: exact chances, and intervals as they were published."""
+"""Proportions: exact probabilities, and intervals as published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Summaries give real samples, no percentile that the samples cannot carry, and no stall goes unseen."""
+"""Summaries report real samples, only supported percentiles, and every stall."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_of(
 
 
 def run_with_a_stall(*, stall_s: float, rate_hz: float = 30.0, length_s: float = 10.0) -> Run:
-    """A server that takes 10 ms a frame, newest frame first, and stands still once, from second 5 on."""
+    """Simulate a server that takes 10 ms per frame, newest first, and stalls once, at second 5."""
     free_s = 0.0
     waiting: float | None = None
     done: list[float] = []
@@ -176,13 +176,13 @@ def exponential(rng: np.random.Generator, count: int) -> Floats:
 
 
 def mixture(rng: np.random.Generator, count: int) -> Floats:
-    """One in ten is around 40 instead of 10."""
+    """Return samples of which one in ten is around 40 instead of 10."""
     slow = rng.random(count) < 0.1
     return np.asarray(np.where(slow, rng.normal(40, 2, count), rng.normal(10, 1, count)))
 
 
 def correlated(rng: np.random.Generator, count: int, correlation: float = 0.7) -> Floats:
-    """Standard normal, with a correlation from one to the next."""
+    """Return standard normal samples with a correlation between neighbors."""
     noise = rng.normal(0, np.sqrt(1 - correlation**2), count)
     values = np.empty(count)
     value = rng.normal()
@@ -234,7 +234,7 @@ def test_drawn_percentiles_are_samples(samples: list[float], permille: int) -> N
 
 
 def test_drawn_percentiles_lie_as_those_of_as_many_independent_samples_as_these_are_worth() -> None:
-    """Against the order statistics of runs of that many: what comes in tens is worth a tenth."""
+    """Compare with order statistics of independent runs: groups of ten are worth one sample."""
     samples = np.repeat(np.random.default_rng(0).permutation(400), 10).astype(np.float64)
     drawn = np.sort(resampled_quantiles(samples, 900, seed=0))
     ranks = [np.sort(np.random.default_rng(seed).integers(400, size=400))[359] for seed in range(RESAMPLES)]
@@ -244,7 +244,7 @@ def test_drawn_percentiles_lie_as_those_of_as_many_independent_samples_as_these_
 
 
 def test_drawn_means_are_those_of_resampled_blocks() -> None:
-    """Against the definition, written out: ten blocks of four quarters each, laid end to end."""
+    """Compare with the definition: ten blocks of four quarters each, in sequence."""
     samples = np.random.default_rng(0).exponential(1, 100)
     starts = np.random.default_rng(3).integers(40, size=(RESAMPLES, 10))
     cells = [samples[np.arange(100) * 40 // 100 == cell] for cell in range(40)]

@@ -1,4 +1,4 @@
-"""What a service tells systemd."""
+"""Notifications of a service to systemd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units are the same however they are spelt."""
+"""All spellings of a unit are equal."""
 
 from __future__ import annotations
 
