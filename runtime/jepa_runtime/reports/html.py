@@ -9,19 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #566273; --line: #dde2e9; --paper: #ffffff;
-  --card: #f5f7fa; --alert: #b93a0a; --good: #1a7f4b;
-  --c0: #2463c9; --c1: #0f8a7e; --c2: #b7791f; --c3: #7c4dbd; --c4: #c0457f; --c5: #8a95a5; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e7ebf0; --soft: #a0acbb; --line: #323b47; --paper: #14191f; --card: #1c232c;
-    --alert: #fb923c; --good: #4cc38a;
-    --c0: #6ea0f5; --c1: #3fc1b0; --c2: #e0ab4f; --c3: #b493ec; --c4: #ee86b0; --c5: #75818f; }
-}
+from jepa_runtime.visualization.palette import BOUND, PAPER, SECONDARY_TEXT, SERIES, TEXT
+
+_LIGHT = (
+    f"--ink: {TEXT.light}; --soft: {SECONDARY_TEXT.light}; --paper: {PAPER.light}; --bound: {BOUND.light}; "
+)
+_LIGHT += " ".join(f"--c{index}: {color.light};" for index, color in enumerate(SERIES))
+_DARK = f"--ink: {TEXT.dark}; --soft: {SECONDARY_TEXT.dark}; --paper: {PAPER.dark}; --bound: {BOUND.dark}; "
+_DARK += " ".join(f"--c{index}: {color.dark};" for index, color in enumerate(SERIES))
+_STYLE = f"""
+:root {{ color-scheme: light dark; {_LIGHT}
+  --line: #dde2e9; --card: #f5f7fa; --alert: #b34700; --good: #007f5c; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ {_DARK}
+    --line: #323b47; --card: #1c232c; --alert: #f08c4f; --good: #2fc49a; }}
+}}
+@media print {{
+  :root {{ color-scheme: light; {_LIGHT}
+    --ink: #000; --soft: #444; --line: #ccc; --card: #f5f7fa; --alert: #b34700; --good: #007f5c; }}
+}}
+"""
+_STYLE += """
 @media print {
-  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --card: #f5f7fa;
-    --alert: #b93a0a; --good: #1a7f4b; --c0: #2463c9; --c1: #0f8a7e; --c2: #b7791f; --c3: #7c4dbd;
-    --c4: #c0457f; --c5: #8a95a5; }
   * { print-color-adjust: exact; }
   body { padding: 0; font-size: 12px; }
   figure, .card, .reading, tr { break-inside: avoid; }
@@ -78,7 +87,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
 .stroke { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
 .late { fill: var(--alert); }
 .axis { stroke: var(--line); }
-.limit { fill: none; stroke: var(--alert); stroke-dasharray: 5 4; }
+.limit { fill: none; stroke: var(--bound); stroke-width: 1.6; stroke-dasharray: 5 4; }
 .whisker { stroke: var(--ink); stroke-width: 1.2; }
 .faint { fill: none; opacity: .13; }
 text { fill: var(--soft); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
@@ -149,16 +158,32 @@ def block(kind: str, parts: Iterable[str]) -> Html:
 
 
 def figure(
-    svg: Html, caption: str, *, title: str = "", legend: Sequence[str] = (), wide: bool = False
+    svg: Html,
+    caption: str,
+    *,
+    title: str = "",
+    legend: Sequence[str] = (),
+    colors: Sequence[int] = (),
+    wide: bool = False,
 ) -> Html:
-    """Return a chart with its caption; ``legend`` names its series in the order of their colors."""
+    """Return a chart with its caption.
+
+    Args:
+        svg: The chart.
+        caption: The text below it.
+        title: The heading, or an empty string.
+        legend: The names of the series.
+        colors: The index of each series in ``palette.SERIES`` (default: by position).
+        wide: Let the chart scroll on small screens.
+    """
     heading = f"<b>{html(title)}</b>" if title else ""
     entries = join(
-        Html(f"<li><i class='s{index}'></i>{html(name)}</li>") for index, name in enumerate(legend)
+        Html(f"<li><i class='s{color}'></i>{html(name)}</li>")
+        for name, color in zip(legend, colors or range(len(legend)), strict=True)
     )
-    colors = f"<ul class='legend'>{entries}</ul>" if legend else ""
+    listed = f"<ul class='legend'>{entries}</ul>" if legend else ""
     return Html(
-        f"<figure>{heading}<div class='scroll {'wide' if wide else ''}'>{svg}</div>{colors}"
+        f"<figure>{heading}<div class='scroll {'wide' if wide else ''}'>{svg}</div>{listed}"
         f"<figcaption>{html(caption)}</figcaption></figure>"
     )
 

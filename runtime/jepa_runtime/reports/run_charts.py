@@ -18,6 +18,17 @@ _COLUMNS = 400
 _CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
 _LINE = 16
 _FAINT = "whisker faint"
+# The colors of series, as indices in palette.SERIES.
+COLORS = {
+    "observed": 0,
+    "best": 2,
+    "executed": 3,
+    "worst": 4,
+    "error, median": 3,
+    "error, 90 % quantile": 2,
+    "persistence, median": 5,
+}
+ERROR_SERIES = ("error, median", "error, 90 % quantile", "persistence, median")
 
 
 def film_strip(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None], Sequence[str]]]) -> Html:
@@ -119,7 +130,7 @@ def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) ->
 
     parts = [*plot.values(top, "energy"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
     parts += [line(curve, _FAINT) for curve in curves]
-    parts += [line(curve, f"s{index} stroke") for index, curve in enumerate(chosen.values())]
+    parts += [line(curve, f"s{COLORS[name]} stroke") for name, curve in chosen.items()]
     return plot.svg(parts, f"energy over the time ahead: {', '.join(chosen)}")
 
 
@@ -150,7 +161,8 @@ def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Flo
     parts = [dot(place, "fill='currentColor' opacity='.16'", 2)
              for place in shares(known[:: -(-len(known) // 1500)])]  # fmt: skip
     parts += [plot.polyline(shares(np.vstack([start, path])), _FAINT) for path in paths]
-    for index, path in enumerate(chosen.values()):
+    for name, path in chosen.items():
+        index = COLORS[name]
         parts.append(plot.polyline(shares(np.vstack([start, path])), f"s{index} stroke"))
         parts += [dot(place, f"class='s{index} fill'", 3) for place in shares(path)]
     parts.append(dot(shares(start), "class='whisker' fill='none'", 6))
@@ -173,7 +185,8 @@ def prediction_errors(
     every = np.array([medians, quantiles, persistence, bounds])
     top = nice(1.05 * float(every[np.isfinite(every)].max()))
     parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
-    for curve, kind in zip(every, ("s0 stroke", "s1 stroke", "s2 stroke", "limit"), strict=True):
+    kinds = [*(f"s{COLORS[name]} stroke" for name in ERROR_SERIES), "limit"]
+    for curve, kind in zip(every, kinds, strict=True):
         parts.append(plot.polyline(zip(ahead_s / ahead_s[-1], curve / top, strict=True), kind))
     return plot.svg(parts, "Errors of predictions against their bounds, over the time ahead")
 

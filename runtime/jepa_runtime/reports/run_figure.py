@@ -14,10 +14,10 @@ from jepa_runtime.reports.run_page import rows_of
 from jepa_runtime.util.output_files import write
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Image
+from jepa_runtime.visualization.palette import BASELINE, BEST, BOUND, EXECUTED, OBSERVED, WORST
 from jepa_runtime.visualization.prediction_errors import Moment, norms
 from jepa_runtime.visualization.run_data import Run
 
-_COLORS = ("tab:blue", "tab:green", "tab:red")
 _DPI = 110
 
 
@@ -113,9 +113,9 @@ def _draw_charts(figure: Any, run: Run, album: Atlas, moment: Moment) -> None:
     plane.scatter(*project(album.latents).T, s=2, color="0.85")
     plane.plot(*paths.transpose(2, 1, 0), color="0.7", linewidth=0.5)
     observed = np.vstack([start, project(run.latents[moment.observed])])
-    for (name, index), color in zip(rows_of(moment), _COLORS, strict=False):
-        plane.plot(*paths[index].T, color=color, marker=".", label=name.replace("\n", " "))
-    plane.plot(*observed.T, color="black", marker=".", label="observed")
+    for name, index in rows_of(moment):
+        plane.plot(*paths[index].T, color=_color(moment, index), marker=".", label=name.replace("\n", " "))
+    plane.plot(*observed.T, color=OBSERVED.light, marker=".", label="observed")
     # The atlas may be much wider than the paths of one horizon.
     every = np.concatenate([paths.reshape(-1, 2), observed])
     margin = 0.1 * np.ptp(every, axis=0) + 1e-6
@@ -126,13 +126,20 @@ def _draw_charts(figure: Any, run: Run, album: Atlas, moment: Moment) -> None:
         left.axis("off")
     else:
         left.plot(predictions.ahead_s, predictions.energies.T, color="0.8", linewidth=0.6)
-        for (name, index), color in zip(rows_of(moment), _COLORS, strict=False):
-            left.plot(
-                predictions.ahead_s, predictions.energies[index], color=color, label=name.replace("\n", " ")
-            )
+        for name, index in rows_of(moment):
+            label, color = name.replace("\n", " "), _color(moment, index)
+            left.plot(predictions.ahead_s, predictions.energies[index], color=color, label=label)
         left.set(xlabel="time ahead [s]", ylabel="energy: distance to the goal",
                  title=f"{len(predictions.energies)} candidates")  # fmt: skip
     _draw_errors(right, run, moment)
+
+
+def _color(moment: Moment, candidate: int) -> str:
+    """Return the color of a candidate: executed, best or worst, in the order of the rows."""
+    if candidate == moment.executed:
+        return EXECUTED.light
+    extremes = moment.predictions.best_and_worst
+    return WORST.light if extremes is not None and candidate == extremes[1] else BEST.light
 
 
 def _draw_errors(axes: Any, run: Run, moment: Moment) -> None:
@@ -141,10 +148,11 @@ def _draw_errors(axes: Any, run: Run, moment: Moment) -> None:
     first = np.asarray(run.latents[moment.frame], np.float32)
     if moment.executed is not None:
         errors = norms(np.asarray(predictions.latents[moment.executed], np.float32) - observed)
-        axes.plot(predictions.ahead_s, errors, color="tab:blue", label="nearest to executed")
-    axes.plot(predictions.ahead_s, norms(observed - first), color="0.5", linestyle="--", label="persistence")
+        axes.plot(predictions.ahead_s, errors, color=EXECUTED.light, label="nearest to executed")
+    persistence = norms(observed - first)
+    axes.plot(predictions.ahead_s, persistence, color=BASELINE.light, linestyle="--", label="persistence")
     axes.plot(
-        predictions.ahead_s, predictions.bounds, color="tab:orange", linestyle=":", label="published bound"
+        predictions.ahead_s, predictions.bounds, color=BOUND.light, linestyle=":", label="published bound"
     )
     axes.set(xlabel="time ahead [s]", ylabel="distance of latents", title="prediction error",
              ylim=(0, None))  # fmt: skip

@@ -125,7 +125,9 @@ def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
         chosen = {name: predictions.energies[index] for name, index in _named(moment).items()}
         chart = run_charts.candidates(predictions.ahead_s, predictions.energies, chosen)
         about = f"Energy, the distance to the goal, of {len(predictions.energies)} candidates."
-        shown.append(figure(chart, about, title="Energy of each candidate", legend=list(chosen)))
+        colors = [run_charts.COLORS[name] for name in chosen]
+        title = "Energy of each candidate"
+        shown.append(figure(chart, about, title=title, legend=list(chosen), colors=colors))
     caption = "Below each predicted image: the distance of its latent from the predicted one."
     if moment.executed is not None:
         caption += (
@@ -151,7 +153,8 @@ def _map(run: Run, album: Atlas, moment: Moment) -> Html:
         f"Paths of {len(paths)} candidates among the known frames (dots). The plane contains {share:.0%} of "
         "the variance of motion."
     )
-    return figure(svg, caption, title="Map of futures", legend=list(chosen))
+    colors = [run_charts.COLORS[name] for name in chosen]
+    return figure(svg, caption, title="Map of futures", legend=list(chosen), colors=colors)
 
 
 def _named(moment: Moment) -> dict[str, int]:
@@ -192,13 +195,14 @@ def _prediction_errors(errors: PredictionErrors, run: Run) -> Html | None:
         "tenth of the action range, on average). The error is that of this candidate and thus partly caused "
         "by its different actions: it is less precise than the coverage that a calibration measures."
     )
-    legend = ["median", "90 % quantile", "persistence, median"]
+
     heads = ("ahead", "median", "90 % quantile", "bound", "persistence")
     caption = (
         "Distance of predicted and observed latents. Persistence: the prediction that nothing moves. "
         "Dashed: the published bound."
     )
-    shape = figure(chart, caption, legend=legend)
+    colors = [run_charts.COLORS[name] for name in run_charts.ERROR_SERIES]
+    shape = figure(chart, caption, legend=run_charts.ERROR_SERIES, colors=colors)
     return section(
         "Prediction errors and their bounds",
         block("columns", [shape, numbers(heads, rows)]),
