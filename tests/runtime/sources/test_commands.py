@@ -94,7 +94,7 @@ def test_what_is_no_course_of_commands_is_refused(
 
 @pytest.mark.parametrize("age", [0.0, -1.0, np.nan, np.inf])
 def test_an_age_that_is_none_is_refused(age: float) -> None:
-    with pytest.raises(ValueError, match="max_age_s must lie in"):
+    with pytest.raises(ValueError, match="max_age_s must be in"):
         commands([0], [0.0], max_age_s=age)
 
 
@@ -263,7 +263,7 @@ def test_a_wrong_action_is_answered_with_what_is_there(
     ("options", "complaint"),
     [
         ("max_age_s=x", "max_age_s must be a number, got 'x'"),
-        ("action=/cmd_vel&max_age_s=-1", "max_age_s must lie in"),
+        ("action=/cmd_vel&max_age_s=-1", "max_age_s must be in"),
         ("axtion=/cmd_vel", "unknown option axtion; options of this source: topic, action, max_age_s"),
     ],
 )
