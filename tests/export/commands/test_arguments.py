@@ -64,7 +64,7 @@ def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def stop(*_: object, **__: object) -> None:
         raise JepaExportError(REACHED)
 
-    monkeypatch.setattr(distill, "train", stop)
+    monkeypatch.setattr(distill, "train_stage", stop)
     monkeypatch.setattr(build_student, "write_untrained_bundle", stop)
     monkeypatch.setattr(build_teacher, "write_teacher_bundle", stop)
     with families():

@@ -108,7 +108,7 @@ def test_what_its_encoder_was_trained_on_stays_marked(
     write_report(folder, kept | ({} if earlier is None else {"trained_on": earlier}))
     seal(folder, Bundle.open(two_rooms_bundle).manifest)
     told: dict[str, Any] = {}
-    monkeypatch.setattr(distill._Work, "train", lambda *_: None)
+    monkeypatch.setattr(distill._Run, "train", lambda *_: None)
     monkeypatch.setattr(distill, "write_predictor_bundle", lambda *_, **named: told.update(named))
     assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
     marks = told["report"].get("trained_on")
@@ -185,7 +185,7 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "random: the encoder has random weights" in said(random)
     licensed = changed(two_rooms_bundle, tmp_path / "licensed", licence="CC-BY-NC-4.0")
     assert "the license CC-BY-NC-4.0 forbids commercial use" in said(licensed)
-    assert "too large for this: num_samples x horizon" in said(two_rooms_bundle, "--num-samples", "5000000")
+    assert "are too large: num_samples x horizon" in said(two_rooms_bundle, "--num-samples", "5000000")
     assert "encoder variant openvino/fp16" in said(toy_bundle)
     graphs = Bundle.open(two_rooms_bundle).manifest.graphs.model_dump(mode="json")
     quantized = {role: [form for form in graphs[role] if form["target"] == "openvino"] for role in graphs}

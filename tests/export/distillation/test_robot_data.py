@@ -98,7 +98,7 @@ def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions
         if stage.name == "predictor":
             raise JepaExportError("enough")
 
-    monkeypatch.setattr(distill, "train", count)
+    monkeypatch.setattr(distill, "train_stage", count)
     data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x&max_age_s=0.15", "--rate", "10"]
     with families():
         arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE]
