@@ -224,7 +224,7 @@ def test_random_weights_are_marked_and_the_cost_is_said_first(
     arguments = ["--untrained", "--depth", "1", "--only", "onnx/fp32", "--calibration", SOURCE]
     assert main(["build", "--teacher", "lewm", *arguments, "--horizon", "2", "--out", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert said.index("300 futures of 2 steps take") < said.index("[1]")
+    assert said.index("300 futures of 2 steps need") < said.index("[1]")
     manifest = Bundle.open(folder).manifest
     assert (manifest.trained, manifest.error_bounds) == (False, (0.0, 0.0))
     assert "random weights" in manifest.description
