@@ -124,7 +124,7 @@ def _loop(
         # Without frames before the newest one, the graph of the history has nothing to quantize.
         if known:
             past = _int8("predictor (history)", past, pasts, held_out and held_out.map(_past), extremes=True)
-        step = _int8("predictor (a step)", step, steps, held_out and held_out.map(steps_of), extremes=True)
+        step = _int8("predictor (a step)", step, steps, held_out and held_out.map(steps_of))
     return loop(past, step, known=known, horizon=rollouts[0]["actions"].shape[1])
 
 
