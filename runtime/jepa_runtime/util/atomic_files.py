@@ -23,13 +23,6 @@ from jepa_runtime.errors import StorageError
 # How often a lock is tried, and how long a process that did not request it waits for those that did.
 _POLL_S, _TURN_S = 0.02, 300.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_CODES = {
-    errno.ENOSPC: "storage.full",
-    errno.EDQUOT: "storage.full",
-    errno.EROFS: "storage.read_only",
-    errno.EACCES: "storage.permission_denied",
-    errno.EPERM: "storage.permission_denied",
-}
 
 
 def sync_file(path: Path) -> None:
@@ -286,9 +279,17 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        code = _CODES.get(error.errno or 0, "storage.io_error")
-        hint = ": use the account that owns this folder" if code == "storage.permission_denied" else ""
-        raise StorageError(f"{path}: {what}: {error.strerror or error}{hint}", code=code) from error
+        reason = error.strerror or error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{path}: {what}: {reason}", code="storage.full") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise StorageError(
+                f"{path}: {what}: {reason}: use the account that owns this folder",
+                code="storage.permission_denied",
+            ) from error
+        if error.errno == errno.EROFS:
+            raise StorageError(f"{path}: {what}: {reason}", code="storage.read_only") from error
+        raise StorageError(f"{path}: {what}: {reason}", code="storage.io_error") from error
 
 
 def _wanted(path: Path) -> Path:
