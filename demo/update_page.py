@@ -135,7 +135,7 @@ def states(updates: Sequence[Update]) -> Html:
         return empty()
     plot = Plot(width=1120, height=44 + _ROW * len(shown), left=150, right=30, top=8, bottom=36)
     upper = nice(max(update.states[-1].time_s for update in shown))
-    parts = plot.quarters(upper, "s", lines=True)
+    parts = plot.round_ticks(upper, "s", lines=True)
     for row, update in enumerate(shown):
         y = plot.top + _ROW * row
         label = f"{update.version}: {update.result}"
@@ -164,7 +164,7 @@ def comparison(compared: Sequence[Compared]) -> Html:
     corners = " ".join(f"{plot.x(x):.1f},{plot.y(y):.1f}" for x, y in outline)
     parts = [
         *plot.values(upper, "x"),
-        *plot.quarters(right, "images"),
+        *plot.round_ticks(right, "images"),
         f"<polygon class='s0 fill' fill-opacity='.18' points='{corners}'/>",
         plot.polyline([(0, 1 / upper), (1, 1 / upper)], "s1 stroke"),
         plot.polyline([place(one, one.ratio) for one in compared], "s0 stroke"),

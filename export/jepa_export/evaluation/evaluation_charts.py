@@ -50,7 +50,7 @@ def steps(series: Mapping[str, Sequence[float]]) -> Html:
 def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Html:
     """Chart ROC curves: detected events over false alarms, both in %."""
     plot = Plot(width=400, height=340)
-    parts = [*plot.values(100, "%"), *plot.quarters(100, "%", lines=True)]
+    parts = [*plot.values(100, "%"), *plot.round_ticks(100, "%", lines=True)]
     parts.append(plot.polyline([(0, 0), (1, 1)], "axis"))
     for index, points in enumerate(series.values()):
         parts.append(plot.polyline(points, f"s{index % COLORS} stroke"))

@@ -29,7 +29,7 @@ def histogram(samples: Sequence[float], deadline_ms: float | None) -> Html:
     beyond = int((values > upper).sum())
     counts, edges = np.histogram(values, _BINS, (0.0, upper))
     top = nice(float(counts.max()))
-    parts = [*plot.values(top, "frames"), *plot.quarters(upper, "ms")]
+    parts = [*plot.values(top, "frames"), *plot.round_ticks(upper, "ms")]
     for count, left, right in zip(counts, edges, edges[1:], strict=False):
         if count:
             late = deadline_ms is not None and left >= deadline_ms
@@ -75,7 +75,7 @@ def timeline(
     highs, lows = np.full(_COLUMNS, -np.inf), np.full(_COLUMNS, np.inf)
     np.maximum.at(highs, columns, values)
     np.minimum.at(lows, columns, values)
-    parts = [*plot.values(upper, "ms"), *plot.quarters(length, "s")]
+    parts = [*plot.values(upper, "ms"), *plot.round_ticks(length, "s")]
     used = np.unique(columns)
     size = 2.1 if len(used) > _SPARSE else 5.0
     for column in used:

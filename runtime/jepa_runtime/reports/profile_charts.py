@@ -36,7 +36,7 @@ def waterfall(bars: Sequence[Bar]) -> Html:
         return empty()
     plot = Plot(width=1120, height=44 + _ROW * len(bars), left=130, right=80, top=8, bottom=36)
     upper = nice(max(bar.start + (bar.p99 or bar.p50 or 0.0) for bar in bars) * 1.02)
-    parts = plot.quarters(upper, "ms", lines=True)
+    parts = plot.round_ticks(upper, "ms", lines=True)
     for row, bar in enumerate(bars):
         y = plot.top + _ROW * row
         parts.append(text(plot.left - 10, y + 16, bar.name, anchor="end", kind="strong"))
@@ -69,7 +69,7 @@ def sweep(measured: Sweep) -> Html:
     plot = Plot()
     right = nice(max(point.rate_hz for point in measured.points) * 1.02)
     upper = nice(max(values) * 1.25)
-    parts = [*plot.values(upper, "ms"), *plot.quarters(right, "Hz")]
+    parts = [*plot.values(upper, "ms"), *plot.round_ticks(right, "Hz")]
     periods = [(rate, 1000 / rate) for rate in np.linspace(right / 200, right, 200) if 1000 / rate <= upper]
     if periods:
         parts.append(plot.polyline([(rate / right, period / upper) for rate, period in periods], "limit"))
@@ -94,7 +94,7 @@ def cold_start(starts: Sequence[ColdStart], phases: Sequence[str]) -> Html:
     rows = [(start, [median(start.phases_ms.get(phase) or [0.0]) for phase in phases]) for start in starts]
     upper = nice(max((sum(times) for _, times in rows), default=0.0) * 1.02)
     plot = Plot(height=44 + 2 * _ROW * len(rows), left=104, right=64, top=8, bottom=36)
-    parts = plot.quarters(upper, "ms", lines=True)
+    parts = plot.round_ticks(upper, "ms", lines=True)
     for row, (start, times) in enumerate(rows):
         y, begin = plot.top + 2 * _ROW * row, 0.0
         parts.append(text(plot.left - 10, y + _ROW + 3, CACHES[start.cache], anchor="end", kind="strong"))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.imaging.conversion import data_uri, to_png
 from jepa_runtime.reports.html import Html
-from jepa_runtime.reports.svg_plot import Plot, empty, nice, text
+from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, text
 from jepa_runtime.visualization.embedding import Floats, Image
 
 Points = NDArray[np.floating]
 _COLUMNS = 400
 _CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
 _LINE = 16
+# Columns without data that interrupt a line.
+_GAP_COLUMNS = 8
+# A limit above this multiple of the largest value is cut off, so that the values remain readable.
+_LIMIT_HEADROOM = 3.0
 _FAINT = "whisker faint"
 # The colors of series, as indices in palette.SERIES.
 COLORS = {
@@ -78,7 +84,7 @@ def band(colors: Image, label: str, length_s: float) -> Html:
         f"href='{data_uri(png, 'png')}' preserveAspectRatio='none' "
         "style='image-rendering:pixelated'/>"
     )
-    return plot.svg([shown, *plot.quarters(length_s, "s")], label)
+    return plot.svg([shown, *plot.round_ticks(length_s, "s")], label)
 
 
 def over_time(
@@ -107,16 +113,32 @@ def over_time(
     plot = Plot(width=1120, height=240 + 20 * len(rows), left=100, top=26 + 20 * len(rows))
     highest = max(float(values.max()) for _, values in drawn.values())
     if limit is not None and len(limit[1]):
-        highest = max(highest, float(limit[1].max(where=np.isfinite(limit[1]), initial=0.0)))
+        above = float(limit[1].max(where=np.isfinite(limit[1]), initial=0.0))
+        highest = max(highest, min(above, _LIMIT_HEADROOM * highest))
     top = nice(1.02 * highest)
-    parts = [*plot.values(top, unit), *plot.quarters(length_s, "s")]
+    parts = [*plot.values(top, unit), *plot.round_ticks(length_s, "s")]
     for index, (times, values) in enumerate(drawn.values()):
-        parts.append(plot.polyline(_outline(times, values, length_s, top), f"s{index} stroke"))
+        for segment in _segments(_outline(times, values, length_s, top)):
+            parts.append(plot.polyline(segment, f"s{index} stroke"))
     if limit is not None and len(limit[0]):
-        parts.append(plot.polyline(_outline(*limit, length_s, top), "limit"))
+        for segment in _segments(_outline(*limit, length_s, top)):
+            visible = [(x, y if y <= 1 else math.nan) for x, y in segment]
+            parts.append(plot.polyline(visible, "limit"))
+        if above > top:
+            hint = f"limit up to {above:.3g}, not shown"
+            parts.append(text(plot.width - plot.right, plot.y(1) - 5, hint, anchor="end"))
     shares = {name: [min(moment / length_s, 1.0) for moment in moments] for name, moments in rows.items()}
     parts += plot.marks(shares, alert=alert)
     return plot.svg(parts, f"{', '.join(drawn)} over time")
+
+
+def _segments(points: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Split a line where no data was recorded for much longer than usual, so that gaps remain visible."""
+    if len(points) < 3:
+        return [points]
+    distances = np.diff([x for x, _ in points])
+    cuts = np.flatnonzero(distances > max(_GAP_COLUMNS / _COLUMNS, 4 * float(np.median(distances)))) + 1
+    return [points[start:end] for start, end in pairwise([0, *cuts.tolist(), len(points)])]
 
 
 def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) -> Html:
@@ -125,16 +147,18 @@ def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) ->
     every = [*curves, *chosen.values()]
     top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
 
-    def line(curve: Points, kind: str) -> str:
+    def curve_line(curve: Points, kind: str) -> str:
         return plot.polyline(zip(ahead_s / ahead_s[-1], np.clip(curve / top, 0, 1), strict=True), kind)
 
-    parts = [*plot.values(top, "energy"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
-    parts += [line(curve, _FAINT) for curve in curves]
-    parts += [line(curve, f"s{COLORS[name]} stroke") for name, curve in chosen.items()]
+    parts = [*plot.values(top, "energy"), *plot.round_ticks(float(ahead_s[-1]), "s ahead")]
+    parts += [curve_line(curve, _FAINT) for curve in curves]
+    parts += [curve_line(curve, f"s{COLORS[name]} stroke") for name, curve in chosen.items()]
     return plot.svg(parts, f"energy over the time ahead: {', '.join(chosen)}")
 
 
-def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats) -> Html:
+def plane(
+    known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats, explained: Floats
+) -> Html:
     """Draw the map of futures.
 
     Args:
@@ -142,8 +166,9 @@ def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Flo
         paths: Paths [K, H, 2] of all candidates.
         chosen: Paths [H, 2] to draw in color, by name.
         start: The common start [2].
+        explained: Fraction of the variance along each axis [2].
     """
-    plot = Plot(height=400, left=10, right=10, top=10, bottom=10)
+    plot = Plot(height=420, left=10, right=10, top=26, bottom=28)
     every = np.concatenate([known, paths.reshape(-1, 2), start[None], *chosen.values()])
     low, high = every.min(axis=0), every.max(axis=0)
     size = np.array([plot.x(1) - plot.x(0), plot.y(0) - plot.y(1)])
@@ -166,6 +191,11 @@ def plane(known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Flo
         parts.append(plot.polyline(shares(np.vstack([start, path])), f"s{index} stroke"))
         parts += [dot(place, f"class='s{index} fill'", 3) for place in shares(path)]
     parts.append(dot(shares(start), "class='whisker' fill='none'", 6))
+    left, bottom = plot.x(0), plot.y(0)
+    parts += [line("axis", left, bottom, plot.x(1), bottom), line("axis", left, bottom, left, plot.y(1))]
+    parts.append(text(left, plot.top - 12, f"\u2191 principal axis 2 ({explained[1]:.0%} of the variance)"))
+    label = f"principal axis 1 ({explained[0]:.0%} of the variance) \u2192"
+    parts.append(text(plot.x(1), bottom + 18, label, anchor="end"))
     return plot.svg(parts, f"Map of futures: {', '.join(chosen)}")
 
 
@@ -184,7 +214,7 @@ def prediction_errors(
     plot = Plot(left=84)
     every = np.array([medians, quantiles, persistence, bounds])
     top = nice(1.05 * float(every[np.isfinite(every)].max()))
-    parts = [*plot.values(top, "distance"), *plot.quarters(float(ahead_s[-1]), "s ahead")]
+    parts = [*plot.values(top, "distance"), *plot.round_ticks(float(ahead_s[-1]), "s ahead")]
     kinds = [*(f"s{COLORS[name]} stroke" for name in ERROR_SERIES), "limit"]
     for curve, kind in zip(every, kinds, strict=True):
         parts.append(plot.polyline(zip(ahead_s / ahead_s[-1], curve / top, strict=True), kind))

@@ -146,7 +146,11 @@ def _map(run: Run, album: Atlas, moment: Moment) -> Html:
     chosen = {name: paths[index] for name, index in _named(moment).items()}
     chosen["observed"] = album.project(run.latents[moment.observed])
     svg = run_charts.plane(
-        album.project(album.latents), paths, chosen, album.project(run.latents[moment.frame])
+        album.project(album.latents),
+        paths,
+        chosen,
+        album.project(run.latents[moment.frame]),
+        album.embedding.explained,
     )
     share = float(album.embedding.explained.sum())
     caption = (

@@ -52,17 +52,24 @@ class Plot:
             x = self.x(position)
             if lines:
                 parts.append(line("axis", x, self.y(0), x, self.y(1)))
-            anchor = "end" if position > 0.97 else "middle"
+            anchor = "end" if position > 0.9 else "middle"
             parts.append(
                 text(x + (self.right - 2 if anchor == "end" else 0), self.y(0) + 18, label, anchor=anchor)
             )
         return parts
 
-    def quarters(self, right: float, unit: str, *, lines: bool = False) -> list[str]:
-        """Draw five labels below the area from 0 to ``right``, with vertical lines if ``lines``."""
-        labels = [_number(right * step / 4, 3) for step in range(5)]
+    def round_ticks(self, right: float, unit: str, *, lines: bool = False) -> list[str]:
+        """Draw labels at up to six round values from 0 to ``right``, with vertical lines if ``lines``."""
+        if not 0 < right < math.inf:
+            return self.ticks([(0.0, f"0 {unit}")], lines=lines)
+        scale = 10.0 ** math.floor(math.log10(right / 5))
+        step = next(each * scale for each in (1, 2, 2.5, 5, 10) if each * scale >= right / 5 * (1 - 1e-9))
+        values = [index * step for index in range(int(right / step * (1 + 1e-9)) + 1)]
+        labels = [f"{value:.6g}" if value < 1e6 else f"{value:.0f}" for value in values]
         labels[-1] += f" {unit}"
-        return self.ticks([(step / 4, label) for step, label in enumerate(labels)], lines=lines)
+        return self.ticks(
+            [(value / right, label) for value, label in zip(values, labels, strict=True)], lines=lines
+        )
 
     def deadline(self, position: float, label: str) -> list[str]:
         """Draw a horizontal limit if it is within the area."""

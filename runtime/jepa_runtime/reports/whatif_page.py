@@ -109,7 +109,7 @@ def _lines(series: Sequence[NDArray[np.floating]], step_s: float, unit: str) -> 
     top = nice(
         max((float(value) for values in series for value in values if np.isfinite(value)), default=1.0)
     )
-    parts = [*plot.values(top, unit), *plot.quarters(steps * step_s, "s")]
+    parts = [*plot.values(top, unit), *plot.round_ticks(steps * step_s, "s")]
     for index, values in enumerate(series):
         points = [((step + 1) / steps, float(value) / top) for step, value in enumerate(values)]
         parts.append(plot.polyline(points, f"stroke s{index}"))

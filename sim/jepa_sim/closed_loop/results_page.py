@@ -78,7 +78,7 @@ def bars(goals: Mapping[str, Goals]) -> Html:
     """Return a bar chart of goals reached (%), with their intervals as whiskers."""
     goals = {words(name): each for name, each in goals.items()}
     plot = Plot(width=1120, height=44 + _ROW * len(goals), left=190, right=60, top=8, bottom=36)
-    parts = plot.quarters(100, "%", lines=True)
+    parts = plot.round_ticks(100, "%", lines=True)
     for row, (name, each) in enumerate(goals.items()):
         y = plot.top + _ROW * row
         low, high = (plot.x(end) for end in each.interval)

@@ -64,10 +64,16 @@ def test_percentiles_with_too_few_samples_are_dashes() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(15.97, ["0", "3.99", "7.99", "12", "16 s"]), (36000.0, ["0", "9000", "18000", "27000", "36000 s"])],
+    [
+        (15.97, ["0", "5", "10", "15 s"]),
+        (11.2, ["0", "2.5", "5", "7.5", "10 s"]),
+        (36000.0, ["0", "10000", "20000", "30000 s"]),
+        (0.0016, ["0", "0.0005", "0.001", "0.0015 s"]),
+        (0.0, ["0 s"]),
+    ],
 )
 def test_ticks_are_short_numbers(seconds: float, told: list[str]) -> None:
-    assert re.findall(r">([^<]+)<", "".join(Plot().quarters(seconds, "s"))) == told
+    assert re.findall(r">([^<]+)<", "".join(Plot().round_ticks(seconds, "s"))) == told
 
 
 def test_inconsistent_report_raises() -> None:
