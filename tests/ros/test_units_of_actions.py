@@ -41,9 +41,9 @@ def test_units_of_ros_are_taken_however_they_are_spelled(names: list[str], units
         (["linear.x", "angular.z"], ["m/s", "deg/s"], "angular.z is in 'deg/s'.*in rad/s"),
         (["linear.x"], ["km/h"], "linear.x is in 'km/h'.*in m/s"),
         (["linear.x"], ["unknown"], "linear.x is in 'unknown'"),
-        (["x"], ["mm"], "x is in 'mm'.*in m:"),
-        (["x", "yaw"], ["m", "deg"], "yaw is in 'deg'.*in rad:"),
-        (["x", "yaw"], ["m"], "1 units for 2 components"),
+        (["x"], ["mm"], "x is in 'mm'.*use m:"),
+        (["x", "yaw"], ["m", "deg"], "yaw is in 'deg'.*use rad:"),
+        (["x", "yaw"], ["m"], "1 units for 2 action components"),
     ],
 )
 def test_other_units_are_refused_with_what_to_do(names: list[str], units: list[str], words: str) -> None:
