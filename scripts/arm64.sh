@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the runtime in Debian 13 for arm64, as pip does on a robot, and runs its unit tests there under qemu.
+# Installs the runtime with pip in Debian 13 for arm64, as on a robot, and runs its unit tests there under qemu.
 #
-#   scripts/arm64.sh [PYTEST_OPTIONS...]      what is installed stays in out/arm64 for the next time
+#   scripts/arm64.sh [PYTEST_OPTIONS...]      the installation is retained in out/arm64
 #
-# Needs qemu-user, mmdebstrap and util-linux 2.39, and Linux 6.7; root, or the package uidmap. This machine stays as it is: that qemu
-# runs arm64 programs is registered in a user namespace that ends with the script.
+# Requires qemu-user, mmdebstrap, util-linux 2.39 and Linux 6.7; root, or the package uidmap. The host is not changed: qemu is registered
+# for arm64 programs in a user namespace that ends with the script.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,8 +13,8 @@ BINFMT=/proc/sys/fs/binfmt_misc
 # Like the cores of Jetson Orin, ARMv8.2 without SVE. On qemu's default, max, OpenBLAS multiplies matrices of float64 wrongly (10.0.13).
 CPU=neoverse-n1
 
-# qemu makes up what the first two look at: no page is resident in its /proc/self/smaps, no fault counted in its
-# /proc/self/stat. The third gives 200 inferences a minute, start included, and qemu takes longer; the fourth plays 30 images a second.
+# qemu does not emulate the inputs of the first two: resident pages in /proc/self/smaps and faults in /proc/self/stat. The third allows
+# one minute for 200 inferences including startup, and the fourth plays 30 images per second: both are too fast for qemu.
 NOT_UNDER_QEMU=(
   serving/test_realtime.py::test_files_that_were_read_once_leave_memory_and_can_be_read_again
   telemetry/test_monitor.py::test_monitor_of_this_process_has_memory_faults_and_descriptors
@@ -41,12 +41,12 @@ enter_namespace() {
 register_qemu() {
   local magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
   local mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
-  mount -t binfmt_misc binfmt_misc $BINFMT || fail "a user namespace cannot register programs here: it takes Linux 6.7"
-  # F: qemu is opened now, so that it need not be found from inside the new root.
+  mount -t binfmt_misc binfmt_misc $BINFMT || fail "a user namespace cannot register programs: Linux 6.7 or newer is required"
+  # F: opens qemu now, since it is not available inside the new root.
   printf ':arm64:M::%s:%s:%s:OCF' "$magic" "$mask" "$(command -v qemu-aarch64)" >$BINFMT/register
 }
 
-# Unpacked and not configured: Python needs no more, and nothing of it runs under qemu.
+# Unpacked but not configured: Python needs no more, and nothing has to run under qemu.
 unpack() {
   local name
   mkdir -p "$(dirname "$SYSTEM")"
@@ -85,5 +85,5 @@ for name in dev proc sys; do mount --rbind /$name "$SYSTEM/$name"; done
 say "Debian for arm64 is unpacked in $SYSTEM"
 install_runtime
 say "$(inside 0 python -c 'import platform as p; print("jepa-edge is installed:", p.machine(), "Python", p.python_version())')"
-# Not as root, who may do less in a user namespace than the tests expect.
+# Not as root, which has fewer rights in a user namespace than the tests expect.
 inside 1000 python -m pytest -p no:cacheprovider --timeout=600 "${NOT_UNDER_QEMU[@]/#/--deselect=tests/runtime/}" tests/runtime "$@"

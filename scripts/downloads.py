@@ -1,4 +1,4 @@
-"""Print how many megabytes pip downloads to install files of requirements/ for the Python that runs this.
+"""Print the download size [MB] of files of requirements/, for the Python that runs this script.
 
 usage: python scripts/downloads.py requirements/base.txt...
 """
@@ -14,7 +14,7 @@ from pip._vendor.packaging.markers import Marker
 
 
 def megabytes(*files: Path) -> float:
-    """The sum over the packages that are not installed yet, each counted once."""
+    """Return the total size of the packages that are not installed yet [MB]."""
     found = (missing for file in files for missing in _missing(file.read_text(encoding="utf-8")))
     return sum(dict(found).values())
 

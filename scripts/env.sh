@@ -1,21 +1,21 @@
-# Source this to have the environment and the ROS 2 workspace on the paths:  . scripts/env.sh
+# Sets up the environment and the ROS 2 workspace in the current shell:  . scripts/env.sh
 # shellcheck shell=bash
 
 _jepa_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ ! -x "$_jepa_root/.venv/bin/python" ]; then
-  echo "env: there is no $_jepa_root/.venv: run scripts/setup.sh --with ros,viz first" >&2
+  echo "env: error: $_jepa_root/.venv does not exist: run scripts/setup.sh --with ros,viz first" >&2
   return 1
 fi
-# A Python of the ROS wheels leaves this behind for its children; ours has to look for itself.
+# The Python of the ROS wheels sets this for its children; it must not reach another environment.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PATH=$_jepa_root/.venv/bin:$PATH VIRTUAL_ENV=$_jepa_root/.venv
-# ROS 2 from wheels is installed into the environment itself.
+# ROS 2 wheels are installed into the environment itself.
 if [ -d "$_jepa_root/.venv/share/ament_index" ]; then
   export AMENT_PREFIX_PATH=$VIRTUAL_ENV${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH}
   export CMAKE_PREFIX_PATH=$VIRTUAL_ENV${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
 fi
 if [ -f "$_jepa_root/ros2_ws/install/local_setup.bash" ]; then
-  # colcon's scripts read variables that may not be set.
+  # colcon's scripts read unset variables.
   case $- in *u*) _jepa_unset=yes && set +u ;; *) _jepa_unset= ;; esac
   # shellcheck disable=SC1091
   . "$_jepa_root/ros2_ws/install/local_setup.bash"

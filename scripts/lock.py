@@ -1,4 +1,4 @@
-"""Write requirements/: version and hashes of every package, for all supported Pythons and machines.
+"""Write requirements/: version and hashes of every package, for all supported Python versions and machines.
 
     pip install uv && python scripts/lock.py [--as-of 2026-11-30]
 
@@ -37,12 +37,18 @@ Blocks = dict[str, str]
 
 
 def main() -> int:
-    """Run the script."""
+    """Run the command."""
     today = datetime.datetime.now(tz=datetime.timezone.utc).date()
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    add("--as-of", type=datetime.date.fromisoformat, default=today, metavar="DATE", help="default: today")
+    add(
+        "--as-of",
+        type=datetime.date.fromisoformat,
+        default=today,
+        metavar="DATE",
+        help="newest upload date of the packages (default: today)",
+    )
     arguments = parser.parse_args()
     if shutil.which("uv") is None:
         print("lock: error: uv is not installed: pip install uv", file=sys.stderr)
@@ -68,7 +74,7 @@ def main() -> int:
 
 
 def _copy(folder: Path) -> Path:
-    """What uv reads of this project, in a folder where it may leave its own lock."""
+    """Copy what uv reads of this project into a folder for its own lock file."""
     for name in ("pyproject.toml", "README.md", "LICENSE", "runtime/jepa_runtime/__init__.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -87,7 +93,7 @@ def _uv(project: Path, *arguments: str) -> str:
 
 
 def _files(project: Path) -> dict[str, Blocks]:
-    """The files by name, and in each what pip reads of a package, by its pin."""
+    """Return the content of each file: what pip reads of a package, by its pin."""
     settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
     base = _export(project)
@@ -117,7 +123,7 @@ def _export(project: Path, *options: str) -> Blocks:
 
 
 def _cuda_packages(project: Path) -> list[str]:
-    """What PyPI's torch takes on Linux only: CUDA, and what compiles for it."""
+    """Return the Linux-only dependencies of PyPI's torch: CUDA and its compilers."""
     lock = tomllib.loads((project / "uv.lock").read_text(encoding="utf-8"))
     torch = next(package for package in lock["package"] if package["name"] == "torch")
     needed = torch["dependencies"]
@@ -125,7 +131,7 @@ def _cuda_packages(project: Path) -> list[str]:
 
 
 def _size(pin: str, wheels: dict[tuple[str, str], dict[str, Any]], machine: str) -> int:
-    """How many bytes pip downloads, with the Python that takes most."""
+    """Return the download size [bytes], for the Python version with the largest one."""
     found = _PIN.match(pin)
     if found is None:
         raise SystemExit(f"lock: error: cannot read the pin {pin!r}")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def constraints(*extras: str) -> list[str]:
-    """Of what a robot gets, and of these extras."""
+    """Return the constraints of the base dependencies and of these extras."""
     project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     named = [*project["dependencies"], *(line for extra in extras for line in optional[extra])]

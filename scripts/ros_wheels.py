@@ -1,11 +1,11 @@
-"""Prints the requirements of the extra "ros" in pyproject.toml for one ROS 2 distribution, one a line."""
+"""Print the requirements of the extra "ros" in pyproject.toml for a ROS 2 distribution, one per line."""
 
 import sys
 from pathlib import Path
 
 import tomllib
 
-# Kilted has one package in the place of these.
+# Kilted replaces these by one package.
 _JAZZY_ONLY = (
     "ament-cmake-ros",
     "ament-cmake-gmock",
@@ -17,7 +17,7 @@ _JAZZY_ONLY = (
 
 
 def requirements(distro: str) -> list[str]:
-    """The requirements, as pip takes them."""
+    """Return the requirements in the format of pip."""
     project = tomllib.loads(
         (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
     )
@@ -25,8 +25,8 @@ def requirements(distro: str) -> list[str]:
     if distro == "jazzy":
         return jazzy
     dropped = {f"ros-jazzy-{name}" for name in _JAZZY_ONLY}
-    kept = [line for line in jazzy if line.split(";")[0].strip() not in dropped]
-    return [line.replace("ros-jazzy-", f"ros-{distro}-") for line in kept] + [
+    shared = [line for line in jazzy if line.split(";")[0].strip() not in dropped]
+    return [line.replace("ros-jazzy-", f"ros-{distro}-") for line in shared] + [
         f"ros-{distro}-ament-cmake-ros-core"
     ]
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Builds the one environment of this repository: .venv at its root and, with "ros", the workspace in ros2_ws.
+# Builds the environment of this repository: .venv at its root and, with "ros", the workspace in ros2_ws.
 #
 # usage: scripts/setup.sh [--with EXTRA[,EXTRA...]]        extras: ros, and those of pyproject.toml
 #
-# PYTHON=python3.12      which Python (3.11 to 3.13; without ros 3.10 too) the environment is made with; default: the
-#                        first that fits
-# JEPA_ROS=kilted        which ROS 2 is taken from wheels; default: jazzy. A ROS 2 that is already sourced is used instead.
-# JEPA_PACKAGES=newest   which versions: locked (default; requirements/, with hashes), or the newest or oldest that
-#                        pyproject.toml allows. With a sourced ROS 2, whose NumPy stays, pip resolves the ranges.
+# PYTHON=python3.12      Python of the environment (3.11 to 3.13; without ros also 3.10); default: the first
+#                        suitable one
+# JEPA_ROS=kilted        ROS 2 distribution of the wheels (default: jazzy). A sourced ROS 2 is used instead.
+# JEPA_PACKAGES=newest   package versions: locked (default; requirements/, with hashes), or the newest or oldest that
+#                        pyproject.toml allows. With a sourced ROS 2, whose NumPy is retained, pip resolves the ranges.
 #
-# Runs again in seconds: each step leaves a stamp named after a hash of what it depends on.
+# Repeated runs take seconds: each step leaves a stamp named after the hash of its inputs.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -28,14 +28,14 @@ fail() {
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --with) EXTRAS=${2:?--with needs a list of extras, for instance: --with ros,viz}; shift 2 ;;
+    --with) EXTRAS=${2:?--with requires a list of extras, for example: --with ros,viz}; shift 2 ;;
     -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) fail "unknown argument $1 (see scripts/setup.sh --help)" ;;
   esac
 done
 case $DISTRO in jazzy | kilted) ;; *) fail "JEPA_ROS must be jazzy or kilted, got $DISTRO" ;; esac
 case $PACKAGES in locked | newest | oldest) ;; *) fail "JEPA_PACKAGES must be locked, newest or oldest, got $PACKAGES" ;; esac
-# A Python of these wheels leaves this behind for its children; another environment's Python would trust it.
+# The Python of the ROS wheels sets this for its children; it must not reach another environment.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -52,4 +52,4 @@ make_venv
 install_packages
 check_opencv
 if wants ros; then build_workspace; fi
-say "ready after $((SECONDS - began)) s: $VENV${ROS_SOURCED:+ (on the ROS 2 $ROS_DISTRO that is sourced)}"
+say "ready after $((SECONDS - began)) s: $VENV${ROS_SOURCED:+ (on the sourced ROS 2 $ROS_DISTRO)}"

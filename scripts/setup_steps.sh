@@ -4,7 +4,7 @@
 
 say() { printf 'setup: %s\n' "$*"; }
 
-# step TEXT COMMAND...: runs COMMAND with its output in the log, gives signs of life, and shows the end of the log on failure.
+# step TEXT COMMAND...: runs COMMAND with its output in the log, shows progress, and shows the end of the log on failure.
 step() {
   local text=$1 start=$SECONDS pid shown=0 code=0
   shift
@@ -25,7 +25,7 @@ step() {
   trap - INT TERM
   if ((code != 0)); then
     tail -n 40 "$LOG" >&2
-    fail "this step failed: $text (everything it said is in $LOG)"
+    fail "step failed: $text (complete output: $LOG)"
   fi
 }
 
@@ -37,13 +37,13 @@ find_ros() {
   ROS_SOURCED=
   if wants ros && [ -n "${ROS_DISTRO:-}" ] && python3 -c 'import rclpy' 2>/dev/null; then
     ROS_SOURCED=yes DISTRO=$ROS_DISTRO PYTHON=$(command -v python3)
-    say "using the ROS 2 $ROS_DISTRO that is sourced"
+    say "using the sourced ROS 2 $ROS_DISTRO"
   elif wants ros && [ "$(uname -m)" != x86_64 ]; then
     fail "ROS 2 wheels exist for x86_64 only; install ROS 2 for $(uname -m), source its setup.bash and run this again"
   fi
 }
 
-# The runtime serves Python 3.10 too; the wheels of ROS 2 do not.
+# The runtime supports Python 3.10, the wheels of ROS 2 do not.
 LEAST_PYTHON=3.10
 if wants ros; then LEAST_PYTHON=3.11; fi
 
@@ -54,19 +54,19 @@ fits() {
 find_python() {
   local candidate
   if [ -n "${PYTHON:-}" ]; then
-    fits "$PYTHON" || fail "PYTHON=$PYTHON cannot be used: it must run and be Python $LEAST_PYTHON to 3.13"
+    fits "$PYTHON" || fail "PYTHON=$PYTHON is not usable: it must be an executable Python $LEAST_PYTHON to 3.13"
   else
     for candidate in python3 python3.12 python3.13 python3.11 python3.10; do
       if fits "$candidate"; then PYTHON=$candidate && break; fi
     done
-    [ -n "${PYTHON:-}" ] || fail "no Python $LEAST_PYTHON to 3.13 found; install one, or name it: PYTHON=/path/to/python3 $0"
+    [ -n "${PYTHON:-}" ] || fail "no Python $LEAST_PYTHON to 3.13 found; install one, or set its path: PYTHON=/path/to/python3 $0"
   fi
-  # The interpreter itself: the name may lead into an environment, even the one that is about to be made.
+  # The interpreter itself: the name may be that of an environment, even of the one to be created.
   PYTHON=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))')
   PYTHON_VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 }
 
-# need_packages PACKAGE...: installs Debian packages where the user is root, else names the command that does.
+# need_packages PACKAGE...: installs Debian packages as root; otherwise fails with the command to run.
 need_packages() {
   command -v apt-get >/dev/null || fail "missing on this system: $* (Debian's names); install them and run this again"
   if [ "$(id -u)" -ne 0 ]; then
@@ -99,14 +99,14 @@ make_venv() {
   local kind="$PYTHON ${ROS_SOURCED:-wheels}${ROS_SOURCED:+ $DISTRO}" made
   if [ -e "$VENV" ]; then
     made=$(cat "$STAMPS/kind" 2>/dev/null || true)
-    # Without ROS asked for, any environment of this Python will do.
+    # Without the extra ros, any environment of this Python is suitable.
     if [ "$made" = "$kind" ] || { ! wants ros && [[ $made == "$PYTHON "* ]]; }; then return; fi
     if [ -z "$made" ] || [ -f "$STAMPS/adopted" ]; then adopt_venv "$kind" && return; fi
-    say "$VENV is for another Python or ROS ($made): making it anew"
+    say "$VENV is for another Python or ROS ($made): creating it again"
     rm -rf "$VENV"
   fi
-  say "making $VENV with Python $PYTHON_VERSION ($PYTHON)"
-  # One that is broken off here is made anew.
+  say "creating $VENV with Python $PYTHON_VERSION ($PYTHON)"
+  # An environment interrupted here is created again.
   mkdir -p "$STAMPS"
   printf unfinished >"$STAMPS/kind"
   # shellcheck disable=SC2046
@@ -114,20 +114,20 @@ make_venv() {
   printf '%s' "$kind" >"$STAMPS/kind"
 }
 
-# An environment that somebody else made is used if it fits, and never removed.
+# An environment not created by this script is used if suitable, and never removed.
 adopt_venv() {
   local version
   version=$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none)
   if [ "$version" != "$PYTHON_VERSION" ] || [ -n "$ROS_SOURCED" ]; then
-    fail "$VENV was not made by this script and does not fit (its Python: $version): move it away and run this again"
+    fail "$VENV was not created by this script and is not suitable (its Python: $version): move it away and run this again"
   fi
-  say "using the $VENV that is there"
+  say "using the existing $VENV"
   mkdir -p "$STAMPS"
   touch "$STAMPS/adopted"
   printf '%s' "$1" >"$STAMPS/kind"
 }
 
-# Extras installed before stay, so that `make test` and `make demo` can take turns without installing anything.
+# Extras installed before are retained, so that `make test` and `make demo` can alternate without installing anything.
 install_packages() {
   local all key
   all=$(printf '%s\n' ${EXTRAS//,/ } $(cat "$STAMPS/extras" 2>/dev/null || true) | sort -u | paste -sd, -)
@@ -145,13 +145,13 @@ install_packages() {
 install_locked() {
   local name size files=("$ROOT/requirements/build.txt" "$ROOT/requirements/base.txt") options=()
   for name in ${1//,/ }; do
-    # The lock has one ROS 2.
+    # The lock file contains one ROS 2 distribution.
     if [ "$name" = ros ] && [ "$DISTRO" != jazzy ]; then continue; fi
     [ -f "$ROOT/requirements/$name.txt" ] || fail "unknown extra $name (those of pyproject.toml: see scripts/setup.sh --help)"
     files+=("$ROOT/requirements/$name.txt")
   done
   size=$("$VENV/bin/python" "$ROOT/scripts/downloads.py" "${files[@]}")
-  if [ "$size" -gt 0 ]; then say "downloading $size MB of packages (less what pip has in its cache)"; fi
+  if [ "$size" -gt 0 ]; then say "downloading $size MB of packages (minus the cache of pip)"; fi
   for name in "${files[@]}"; do options+=(-r "$name"); done
   step "installing the packages locked in requirements/: ${1:-base}" pip install --no-deps --require-hashes "${options[@]}"
   if [[ ",$1," == *,export,* ]]; then install_torch; fi
@@ -159,24 +159,24 @@ install_locked() {
   step "installing jepa-edge" pip install --no-deps --no-build-isolation -e "$ROOT" -e "$ROOT/sim"
 }
 
-# A build for the CPU where pip finds one, else PyPI's, which needs CUDA's libraries to be imported at all.
+# A CPU build if pip finds one, else that of PyPI, which cannot be imported without the CUDA libraries.
 install_torch() {
   local file=$ROOT/requirements/torch-cuda.txt version size
   version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$file")
   case $("$VENV/bin/python" -m pip list --format=freeze) in *"torch==$version+cpu"* | *"torch==$version"$'\n'*) return ;; esac
-  say "looking for a build of PyTorch $version for the CPU (less than 200 MB)"
+  say "looking for a CPU build of PyTorch $version (less than 200 MB)"
   if pip install --no-deps "torch==$version+cpu" >>"$LOG" 2>&1; then return; fi
   size=$("$VENV/bin/python" "$ROOT/scripts/downloads.py" "$file")
-  say "pip finds none: downloading PyPI's build and the CUDA libraries that it needs, $size MB"
+  say "no CPU build found: downloading the build of PyPI with its CUDA libraries, $size MB"
   say "  (to avoid this, name the index of CPU builds of pytorch.org in PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS)"
   step "installing PyTorch $version with CUDA" pip install --no-deps --require-hashes -r "$file"
 }
 
-# install_resolved EXTRA,...: within the ranges of pyproject.toml, as pip resolves them.
+# install_resolved EXTRA,...: versions resolved by pip within the ranges of pyproject.toml.
 install_resolved() {
   local extras options=()
   extras=$(tr , '\n' <<<"$1" | grep -vx -e ros -e '' | paste -sd, - || true)
-  # The messages of a sourced ROS are compiled against its NumPy; another one would break them.
+  # The messages of a sourced ROS are compiled against its NumPy and break with another one.
   if [ -n "$ROS_SOURCED" ]; then options+=("numpy==$("$PYTHON" -c 'import numpy; print(numpy.__version__)')"); fi
   case $PACKAGES in
     newest) options+=(--upgrade --upgrade-strategy eager) ;;
@@ -188,9 +188,9 @@ install_resolved() {
       options+=(--constraint "$STAMPS/oldest.txt")
       ;;
   esac
-  step "installing jepa-edge${extras:+ with $extras}, in the ranges of pyproject.toml (${options[*]})" \
+  step "installing jepa-edge${extras:+ with $extras}, within the ranges of pyproject.toml (${options[*]})" \
     pip install -e "$ROOT${extras:+[$extras]}" -e "$ROOT/sim" "${options[@]}"
-  # Wheels would shadow a ROS that is sourced.
+  # Wheels would shadow a sourced ROS.
   if [[ ",$1," == *,ros,* && -z $ROS_SOURCED ]]; then install_ros_wheels; fi
 }
 
@@ -209,7 +209,7 @@ finish_ros() {
   fi
 }
 
-# The wheels' CMake exports name the include folders of the machine on which they were built.
+# The CMake exports of the wheels contain include folders of the build machine.
 point_cmake_here() {
   local include numpy
   include=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
@@ -231,7 +231,7 @@ build_workspace() {
   key=$({ find "$WORKSPACE/src" -type f -not -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum; cat "$STAMPS/kind"; \
     echo "$DISTRO $VENV"; } | hash_of)
   if [ -f "$WORKSPACE/install/.jepa-$key" ]; then return; fi
-  # What was built for another environment cannot be built upon.
+  # A build for another environment cannot be reused.
   if [ "$(cat "$WORKSPACE/build/.jepa-env" 2>/dev/null)" != "$DISTRO $(cat "$STAMPS/kind")" ]; then
     rm -rf "$WORKSPACE/build" "$WORKSPACE/install" "$WORKSPACE/log"
   fi
@@ -243,7 +243,7 @@ build_workspace() {
   touch "$WORKSPACE/install/.jepa-$key"
 }
 
-# colcon runs under the environment's Python: that is the one which it writes into the executables of the nodes.
+# colcon runs in the Python of the environment, which it writes into the executables of the nodes.
 in_workspace() {
   cd "$WORKSPACE"
   export PATH=$VENV/bin:$PATH
