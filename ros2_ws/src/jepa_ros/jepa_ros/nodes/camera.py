@@ -121,7 +121,7 @@ class CameraNode(Node):
         finally:
             source.close()
         if count == 0 and not self._stopping.is_set():
-            raise SourceError(f"{source.name}: contains no frames", code="source.no_frames")
+            raise SourceError(f"{source.name}: contains no frames", code="source.empty")
         return count
 
     def publish(self, frame: Frame, *, live: bool) -> None:

@@ -120,7 +120,7 @@ class Profiler:
         if not run.latency_ms:
             raise ProfileError(
                 failure or f"none of {ledger.sent} images had a result{self._server_log()}",
-                code="profile.no_results",
+                code="profile.no_frame_processed",
             )
         profile = create_profile(
             options,

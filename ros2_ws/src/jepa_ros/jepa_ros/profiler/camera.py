@@ -148,7 +148,7 @@ class _Camera:
                 if len(shots) == self._options.frames or loaded > _MAX_LOADED_BYTES:
                     break
         if not shots:
-            raise SourceError(f"{source.name}: contains no frames", code="source.no_frames")
+            raise SourceError(f"{source.name}: contains no frames", code="source.empty")
         return shots
 
     def _shot(self, frame: Frame, source: Source) -> _Shot:

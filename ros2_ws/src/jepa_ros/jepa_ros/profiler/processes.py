@@ -83,7 +83,7 @@ def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, 
     except PackageNotFoundError as error:
         raise ProfileError(
             f"the ROS 2 workspace is not in the environment: run `. scripts/env.sh` ({error})",
-            code="profile.no_workspace",
+            code="profile.ros_not_found",
         ) from error
     command = [*_launch_environment(node), str(executable), "--ros-args"]
     for name, target in remaps.items():
