@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent, locks, and removal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import pytest
 
 from jepa_runtime.errors import StorageError
 from jepa_runtime.util import atomic_files
+from tests.errors import code
 
-ASKS = (
-    "import sys; from pathlib import Path; from jepa_runtime.util import atomic_files as durable\n"
-    "with durable.locked(Path(sys.argv[1]), purpose='an operator', wait_s=30): pass\n"
+REQUEST = (
+    "import sys; from pathlib import Path; from jepa_runtime.util import atomic_files\n"
+    "with atomic_files.locked(Path(sys.argv[1]), purpose='an operator', wait_s=30): pass\n"
 )
 
 
@@ -36,7 +37,7 @@ def failing(error: int) -> Callable[..., None]:
     return fail
 
 
-def test_a_write_replaces_the_whole_content(tmp_path: Path) -> None:
+def test_write_replaces_the_content(tmp_path: Path) -> None:
     atomic_files.write(tmp_path / "file", b"a longer first content")
     atomic_files.write(tmp_path / "file", b"second")
     assert (tmp_path / "file").read_bytes() == b"second"
@@ -45,82 +46,83 @@ def test_a_write_replaces_the_whole_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
-def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
+def test_failed_write_leaves_the_old_content_and_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int
 ) -> None:
     atomic_files.write(tmp_path / "file", b"old")
     with monkeypatch.context() as patched:
         patched.setattr(os, call, failing(error))
-        with pytest.raises(StorageError, match=r"file: cannot be written: "):
+        expected = "storage.full" if error == errno.ENOSPC else "storage.io_error"
+        with pytest.raises(StorageError, check=code(expected)):
             atomic_files.write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+def test_content_is_synchronized_before_the_rename_and_the_folder_before_the_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
     fsync, rename = os.fsync, os.rename
 
-    def told_fsync(fd: int) -> None:
+    def recorded_fsync(fd: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{fd}"))
         calls.append(f"folder {path.relative_to(tmp_path)}" if path.is_dir() else path.read_text("ascii"))
         fsync(fd)
 
-    def told_rename(source: Path, target: Path) -> None:
+    def recorded_rename(source: Path, target: Path) -> None:
         calls.append("rename")
         rename(source, target)
 
-    def made(*_: None) -> list[str]:
-        made, calls[:] = calls[:], []
-        return made
+    def recorded(*_: None) -> list[str]:
+        taken, calls[:] = calls[:], []
+        return taken
 
-    monkeypatch.setattr(os, "fsync", told_fsync)
-    monkeypatch.setattr(os, "replace", told_rename)
-    monkeypatch.setattr(os, "rename", told_rename)
-    assert made(atomic_files.write(tmp_path / "file", b"content")) == ["content", "rename", "folder ."]
-    assert made(atomic_files.replace_symlink(tmp_path / "link", "file")) == ["rename", "folder ."]
-    assert made(atomic_files.make_folder(tmp_path / "a" / "b")) == ["folder .", "folder a"]
-    moved = made(atomic_files.move(tmp_path / "file", tmp_path / "a" / "b" / "file"))
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_rename)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    assert recorded(atomic_files.write(tmp_path / "file", b"content")) == ["content", "rename", "folder ."]
+    assert recorded(atomic_files.replace_symlink(tmp_path / "link", "file")) == ["rename", "folder ."]
+    assert recorded(atomic_files.make_folder(tmp_path / "a" / "b")) == ["folder .", "folder a"]
+    moved = recorded(atomic_files.move(tmp_path / "file", tmp_path / "a" / "b" / "file"))
     assert moved == ["rename", "folder a/b", "folder ."]
 
 
-def test_a_link_leads_somewhere_else_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replace_symlink_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     atomic_files.replace_symlink(tmp_path / "link", "one")
     atomic_files.replace_symlink(tmp_path / "link", "two")
     assert os.readlink(tmp_path / "link") == "two"
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", failing(errno.EIO))
-        with pytest.raises(StorageError, match="cannot be linked to three"):
+        with pytest.raises(StorageError, check=code("storage.io_error")):
             atomic_files.replace_symlink(tmp_path / "link", "three")
     assert os.readlink(tmp_path / "link") == "two"
     assert os.listdir(tmp_path) == ["link"]
 
 
-def test_a_move_takes_the_place_of_a_file_that_is_there(tmp_path: Path) -> None:
+def test_move_replaces_an_existing_file(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "part").write_bytes(b"new")
     (tmp_path / "file").write_bytes(b"old")
     atomic_files.move(tmp_path / "from" / "part", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"new" and not list((tmp_path / "from").iterdir())
-    with pytest.raises(StorageError, match="cannot be moved"):
+    with pytest.raises(StorageError, check=code("storage.io_error")):
         atomic_files.move(tmp_path / "missing", tmp_path / "file")
 
 
-def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
+def test_make_folder_creates_missing_parents(tmp_path: Path) -> None:
     for _ in range(2):
         atomic_files.make_folder(tmp_path / "a" / "b" / "c")
     assert (tmp_path / "a" / "b" / "c").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be created"):
+    with pytest.raises(StorageError, check=code("storage.io_error")):
         atomic_files.make_folder(tmp_path / "file" / "below")
 
 
-def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptied(tmp_path: Path) -> None:
+def test_discard_removes_and_empty_folder_removes_leftovers(tmp_path: Path) -> None:
     trash = tmp_path / "trash"
-    (tmp_path / "kept" / "below").mkdir(parents=True)
-    for name in ("folder", "file", "kept by others", "link", "nothing"):
+    (tmp_path / "target" / "below").mkdir(parents=True)
+    for name in ("folder", "file", "link to a folder", "link", "nothing"):
         path = tmp_path / name
         if name == "folder":
             (path / "below").mkdir(parents=True)
@@ -128,29 +130,29 @@ def test_what_is_discarded_is_gone_and_what_a_power_cut_left_of_it_can_be_emptie
             path.touch()
         elif name == "link":
             path.symlink_to("nowhere")
-        elif name == "kept by others":
-            path.symlink_to("kept")
+        elif name == "link to a folder":
+            path.symlink_to("target")
         atomic_files.discard(path, trash)
         assert not path.is_symlink() and not path.exists()
     (trash / "left" / "over").mkdir(parents=True)
     atomic_files.empty_folder(trash)
     assert os.listdir(trash) == []
-    atomic_files.empty_folder(tmp_path / "never made")
-    assert os.listdir(tmp_path / "kept") == ["below"]
+    atomic_files.empty_folder(tmp_path / "missing")
+    assert os.listdir(tmp_path / "target") == ["below"]
 
 
-def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discard_reports_what_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(shutil, "rmtree", failing(errno.EIO))
-    with pytest.raises(StorageError, match="trash: cannot be emptied: Input/output error"):
+    with pytest.raises(StorageError, check=code("storage.io_error")):
         atomic_files.discard(tmp_path / "folder", tmp_path / "trash")
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) -> None:
+def test_locked_excludes_other_processes_and_names_the_holder(tmp_path: Path) -> None:
     other = (
-        "import sys; from pathlib import Path; from jepa_runtime.util import atomic_files as durable\n"
-        "with durable.locked(Path(sys.argv[1]), purpose='another'): pass\n"
+        "import sys; from pathlib import Path; from jepa_runtime.util import atomic_files\n"
+        "with atomic_files.locked(Path(sys.argv[1]), purpose='another'): pass\n"
     )
     command = [sys.executable, "-c", other, str(tmp_path / "lock")]
     (tmp_path / "lock").write_text("12345678901\n", encoding="ascii")
@@ -161,19 +163,19 @@ def test_a_lock_keeps_other_processes_out_and_says_who_has_it(tmp_path: Path) ->
     assert subprocess.run(command, check=False).returncode == 0
 
 
-def test_a_lock_that_is_asked_for_is_wanted_until_whoever_asked_is_done(tmp_path: Path) -> None:
+def test_lock_is_requested_until_the_waiting_process_is_done(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     assert not atomic_files.is_lock_requested(lock)
     with atomic_files.locked(lock, purpose="the first"):
         assert not atomic_files.is_lock_requested(lock)
-        asking = start(ASKS, lock)
+        waiting = start(REQUEST, lock)
         while not atomic_files.is_lock_requested(lock):
-            assert asking.poll() is None
-    assert asking.wait(30) == 0
+            assert waiting.poll() is None
+    assert waiting.wait(30) == 0
     assert not atomic_files.is_lock_requested(lock)
 
 
-def test_who_is_not_asked_for_waits_until_those_who_asked_are_done(tmp_path: Path) -> None:
+def test_process_without_a_request_waits_for_those_with_one(tmp_path: Path) -> None:
     lock, order = tmp_path / "lock", []
 
     def take() -> None:
@@ -189,30 +191,30 @@ def test_who_is_not_asked_for_waits_until_those_who_asked_are_done(tmp_path: Pat
     assert order == ["the operator", "another"]
 
 
-def test_a_lock_that_is_not_let_go_is_waited_for_no_longer_than_told(tmp_path: Path) -> None:
+def test_locked_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with (
         atomic_files.locked(lock, purpose="the first"),
-        pytest.raises(StorageError, match=rf"\(pid {os.getpid()}\) and did not release it within 0\.1 s"),
+        pytest.raises(StorageError, check=code("storage.locked")),
         atomic_files.locked(lock, purpose="an operator", wait_s=0.1),
     ):
         pass
     assert not atomic_files.is_lock_requested(lock)
 
 
-def test_who_dies_while_asking_wants_nothing_any_more(tmp_path: Path) -> None:
+def test_request_of_a_killed_process_ends(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with atomic_files.locked(lock, purpose="the first"):
-        asking = start(ASKS, lock)
+        waiting = start(REQUEST, lock)
         while not atomic_files.is_lock_requested(lock):
-            assert asking.poll() is None
-        asking.kill()
-        asking.wait()
+            assert waiting.poll() is None
+        waiting.kill()
+        waiting.wait()
         assert not atomic_files.is_lock_requested(lock)
 
 
-def test_all_who_ask_get_the_lock_from_one_who_takes_it_again_and_again(tmp_path: Path) -> None:
-    """Ten who ask, three times each, and two who yield: nobody starves, and no two have it at once."""
+def test_all_requests_are_served_while_others_lock_repeatedly(tmp_path: Path) -> None:
+    """Thirty requests and two yielding holders: no request starves, and no two hold the lock at once."""
     lock, had, has = tmp_path / "lock", [], threading.Lock()
     done = threading.Event()
 
@@ -242,12 +244,14 @@ def test_all_who_ask_get_the_lock_from_one_who_takes_it_again_and_again(tmp_path
     assert had.count("asks") == 30
 
 
-def test_a_lock_on_a_full_disk_is_told_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_on_a_full_disk_raises_and_releases_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = tmp_path / "lock"
     with monkeypatch.context() as full:
         full.setattr(os, "pwrite", failing(errno.ENOSPC))
         with (
-            pytest.raises(StorageError, match="cannot be locked: No space left on device"),
+            pytest.raises(StorageError, check=code("storage.full")),
             atomic_files.locked(lock, purpose="an update"),
         ):
             pass
@@ -255,11 +259,18 @@ def test_a_lock_on_a_full_disk_is_told_and_let_go(tmp_path: Path, monkeypatch: p
         pass
 
 
-def test_a_file_that_cannot_be_synchronised_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_of_a_file_or_folder_reports_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     atomic_files.sync_file(tmp_path / "file")
     atomic_files.sync_folder(tmp_path)
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
     for sync, path in ((atomic_files.sync_file, tmp_path / "file"), (atomic_files.sync_folder, tmp_path)):
-        with pytest.raises(StorageError, match="cannot be written to the disk: Input/output error"):
+        with pytest.raises(StorageError, check=code("storage.io_error")):
             sync(path)
+
+
+def test_remove_unfinished_removes_leftovers_of_writes_of_this_file_only(tmp_path: Path) -> None:
+    for name in (".file.0123.tmp", ".other.0123.tmp", "file"):
+        (tmp_path / name).touch()
+    atomic_files.remove_unfinished(tmp_path / "file")
+    assert sorted(os.listdir(tmp_path)) == [".other.0123.tmp", "file"]
