@@ -149,7 +149,8 @@ def test_without_an_fp32_graph_the_golden_outputs_are_the_reference(robots_form:
     assert comparison.reference == GOLDEN and 0.99 < comparison.worst_cosine < 1
     assert variant.foresight is not None
     assert found.notes == [
-        "reference: no fp32 graph of the bundle runs here: compared with its golden outputs, of 3 frames"
+        "reference: no fp32 graph of the bundle runs on this machine, so variants are compared with its "
+        "golden outputs, of 3 frames"
     ]
     assert found.absent["onnxruntime:CPU"] == "the bundle has no graph for it"
 
