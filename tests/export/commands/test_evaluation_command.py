@@ -20,7 +20,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.evaluation import bundle_report
 from jepa_export.evaluation import evaluate as evaluating
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.errors import StorageError
 from tests.bundles import make_bundle
 from tests.errors import code
 
@@ -84,7 +84,7 @@ def test_what_was_measured_on_is_told_and_that_two_rooms_is_not_what_another_rob
     assert main(["evaluate", str(tmp_path / "toy"), "--clips", "2"]) == 0
     shown = capsys.readouterr().out
     assert "measured on 2 clips of Two Rooms, random layouts never trained on" in shown
-    assert "not measured: what the robot of this model sees: name a recording of it (--data)" in shown
+    assert "not measured: images of this model's own robot: name a recording of it (--data)" in shown
 
 
 def test_written_into_the_bundle_the_report_keeps_what_it_had_and_nothing_else_changes(bundle: Path) -> None:
@@ -127,9 +127,7 @@ def test_a_file_system_that_cannot_exchange_leaves_the_old_bundle(
 
     before = Bundle.open(bundle)
     monkeypatch.setattr(bundle_report, "exchange", refuse)
-    with pytest.raises(
-        JepaRuntimeError, match="its evaluation cannot be written beside it: Invalid argument"
-    ):
+    with pytest.raises(StorageError, check=code("storage.io_error")):
         bundle_report.add_to_report(before, {"evaluation": {"found": 1}})
     assert Bundle.open(bundle).sha256 == before.sha256
     assert [path.name for path in bundle.parent.iterdir()] == ["two_rooms"]
@@ -179,7 +177,7 @@ def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one
     ("arguments", "reason"),
     [
         (["{tmp}/nothing"], "nothing: not a bundle"),
-        (["{tmp}"], "manifest.json: is missing"),
+        (["{tmp}"], "[bundle.missing_file]"),
         (["{bundle}", "--data", "{tmp}/no.mp4"], "no.mp4: no such file or folder"),
         (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: cannot be decoded after 0 frames"),
         (["{bundle}", "--clips", "0"], "--clips: must be between 1"),
@@ -236,6 +234,6 @@ def test_interrupted_it_leaves_what_was_there(
     before = Bundle.open(bundle).sha256
     monkeypatch.setattr(*where, interrupted)
     assert main(["evaluate", str(bundle), *BRIEF, "--write"]) == 130
-    assert capsys.readouterr().err.endswith("every file is whole: the old one, or the new one\n")
+    assert capsys.readouterr().err.endswith("every file is complete, in its old or its new version\n")
     assert Bundle.open(bundle).sha256 == before
     assert [path.name for path in bundle.parent.iterdir()] == ["two_rooms"]

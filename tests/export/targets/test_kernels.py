@@ -74,7 +74,7 @@ def test_the_same_source_makes_the_same_bytes_wherever_it_is_compiled(
 def test_the_file_holds_a_binary_for_each_jetson_and_ptx(made: KernelBuild) -> None:
     """Each is an ELF file for a GPU; PTX is compressed in it."""
     assert made.path.read_bytes().count(b"\x7fELF") == len(made.choice.architectures)
-    assert f"PTX for others from sm_{made.choice.ptx} on" in describe(made)
+    assert f"PTX for other GPUs from sm_{made.choice.ptx} on" in describe(made)
 
 
 def test_a_warning_is_an_error(made: KernelBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
