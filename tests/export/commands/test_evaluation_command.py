@@ -177,7 +177,7 @@ def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one
     ("arguments", "reason"),
     [
         (["{tmp}/nothing"], "nothing: not a bundle"),
-        (["{tmp}"], "[bundle.missing_file]"),
+        (["{tmp}"], "[bundle.file_missing]"),
         (["{bundle}", "--data", "{tmp}/no.mp4"], "no.mp4: no such file or folder"),
         (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: cannot be decoded after 0 frames"),
         (["{bundle}", "--clips", "0"], "--clips: must be between 1"),
