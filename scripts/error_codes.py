@@ -63,3 +63,27 @@ def _template(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _template(node.left) + _template(node.right)
     return "…"
+
+
+def uncoded_raises() -> Iterator[str]:
+    """Find where an error of ours is raised without a code, as ``path:line``."""
+    bases: dict[str, set[str]] = {}
+    with_code: set[str] = set()
+    raises: list[tuple[str, str, bool]] = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    bases[node.name] = {ast.unparse(base) for base in node.bases}
+                    with_code |= {defined.error for defined in _defined(node, "")}
+                elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                    name = ast.unparse(node.exc.func).rpartition(".")[2]
+                    has_code = "code" in {keyword.arg for keyword in node.exc.keywords}
+                    raises.append((f"{path.relative_to(ROOT)}:{node.lineno}", name, has_code))
+
+    def is_ours(name: str) -> bool:
+        return name == "CodedError" or any(map(is_ours, bases.get(name, ())))
+
+    for place, name, has_code in raises:
+        if is_ours(name) and not has_code and name not in with_code:
+            yield place

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,8 +45,17 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     assert (tmp_path / "reference" / "errors" / "index.html").is_file()
 
 
-def test_error_codes_are_snake_case_with_an_area(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def error_codes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    codes = {raised.code for raised in importlib.import_module("error_codes").raised_errors()}
+    return importlib.import_module("error_codes")
+
+
+def test_error_codes_are_snake_case_with_an_area(error_codes: ModuleType) -> None:
+    codes = {raised.code for raised in error_codes.raised_errors()}
     assert codes
     assert not [code for code in codes if not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", code)]
+
+
+def test_every_raised_error_has_a_code(error_codes: ModuleType) -> None:
+    assert list(error_codes.uncoded_raises()) == []
