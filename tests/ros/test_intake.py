@@ -92,6 +92,19 @@ def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
     assert reader.needs(compressed)
 
 
+def test_reader_skips_a_raw_image_after_its_compressed_twin():
+    images = pytest.importorskip("jepa_ros.world_model.image_reader")
+    reader = images.ImageReader()
+    raw = images.Image(height=2, width=2, step=6, encoding="rgb8", data=bytes(12))
+    data = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
+    compressed = images.CompressedImage(data=data)
+    raw.header.stamp.sec = compressed.header.stamp.sec = 5
+    assert reader.needs(compressed) and reader.read(compressed) is not None
+    assert not reader.needs(raw)
+    raw.header.stamp.nanosec = 1
+    assert reader.needs(raw)
+
+
 def test_compressed_images_alone_are_all_taken_but_what_is_none():
     images = pytest.importorskip("jepa_ros.world_model.image_reader")
     reader = images.ImageReader()

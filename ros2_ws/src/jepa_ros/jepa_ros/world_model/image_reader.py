@@ -35,6 +35,8 @@ class ImageReader:
         self._validator = ImageValidator()
         self._clock = clock
         self._raw_at = -_RAW_TIMEOUT_S
+        # Stamp of the last valid compressed image: its raw twin may arrive after it.
+        self._compressed_stamp: tuple[int, int] | None = None
 
     @property
     def rejected(self) -> Counter[str]:
@@ -44,9 +46,12 @@ class ImageReader:
     def needs(self, message: Image | CompressedImage) -> bool:
         """Return whether to read ``message``.
 
-        Drivers send each image raw and compressed: compressed images are skipped while valid raw ones arrive.
+        Drivers send each image raw and compressed, in any order: compressed images are skipped while valid
+        raw ones arrive, and so is a raw image whose compressed twin was read.
         """
-        return isinstance(message, Image) or self._clock() - self._raw_at >= _RAW_TIMEOUT_S
+        if isinstance(message, Image):
+            return _stamp(message) != self._compressed_stamp
+        return self._clock() - self._raw_at >= _RAW_TIMEOUT_S
 
     def read(self, message: Image | CompressedImage) -> NDArray[np.uint8] | None:
         """Return the image as uint8 [h, w, 3] RGB, or None if it is rejected."""
@@ -68,4 +73,10 @@ class ImageReader:
         self.accepted += 1
         if isinstance(message, Image):
             self._raw_at = self._clock()
+        else:
+            self._compressed_stamp = _stamp(message)
         return rgb
+
+
+def _stamp(message: Image | CompressedImage) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
