@@ -36,7 +36,7 @@ def test_a_repository_that_cannot_be_trusted_for_long_is_an_alarm_until_it_can(
         assert alarms(site.root, kept(site.root)) == []
         assert site.update().failed_looks == number
     (alarm,) = alarms(site.root, kept(site.root))
-    assert "could not be used 10 times in a row, and last was at 2026-03-01 12:00 UTC" in alarm
+    assert "could not be used in the last 10 checks (last success: 2026-03-01 12:00 UTC)" in alarm
     assert "timestamp.json is expired" in alarm
     site.repository.error = None
     site.update()
@@ -57,7 +57,7 @@ def test_status_tells_monitoring_of_an_alarm(
     assert fleet.run("status", "--json", "-") == 5
     told = capfd.readouterr()
     (alarm,) = json.loads(told.out)["alarms"]
-    assert "last was never: it is expired" in alarm and "ALARM: updates stand still" in told.err
+    assert "(last success: never): it is expired" in alarm and "ALARM: the repository" in told.err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another account")

@@ -113,7 +113,7 @@ def test_a_release_that_this_robot_cannot_run_is_refused_before_it_is_fetched(
 
 
 def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match="engine 'steam' is unknown"):
+    with pytest.raises(BackendError, match="unknown engine 'steam'"):
         static_checks.check(bundle, release(bundle), replace(ROBOT, engine="steam"))
 
 

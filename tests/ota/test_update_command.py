@@ -58,7 +58,7 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     for words in ("toy 2.0.0, release 1 of stable", "toy 1.0.0"):
         assert words in shown.out
     assert fleet.run("history") == 0
-    assert "at (UTC)" in capfd.readouterr().out
+    assert "time (UTC)" in capfd.readouterr().out
     assert fleet.run("history", "--json") == 0
     entries = json.loads(capfd.readouterr().out)
     assert entries[0]["event"] == "set up"
@@ -77,7 +77,7 @@ def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.C
         assert fleet.run(action) == status
         shown = capfd.readouterr()
         assert r"\x1b[2K\rall" in shown.out and "\x1b[2K" not in shown.out + shown.err
-    Transfer(Console(), compares=False).tell(replace(now, phase=Phase.CHECK), wipes)
+    Transfer(Console(), has_frames=False).tell(replace(now, phase=Phase.CHECK), wipes)
     assert "\x1b" not in summary(now) + capfd.readouterr().out
 
 
