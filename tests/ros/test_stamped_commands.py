@@ -55,7 +55,7 @@ def test_nodes_that_do_not_hear_each_other_say_so(ros_graph, toy_bundle):
         camera.publish(to_image(pixels, stamp_ns=time.time_ns(), frame_id="camera"))
 
     def complained():
-        told = "cmd_vel is geometry_msgs/msg/Twist for some and geometry_msgs/msg/TwistStamped for others"
+        told = "cmd_vel has several message types (geometry_msgs/msg/Twist, geometry_msgs/msg/TwistStamped)"
         statuses = [status for message in heard for status in message.status]
         names = {status.name for status in statuses if status.message.startswith(told)}
         return names == {"planner: driving", "world_model: inference"}
