@@ -63,7 +63,7 @@ def test_models_are_exchanged_while_images_are_served(ros_graph, toy_bundle, tmp
 
     assert graph.call(Trigger, "/world_model/commit_model", Trigger.Request()).success
     refused = graph.call(Trigger, "/world_model/rollback_model", Trigger.Request())
-    assert not refused.success and "none to go back to" in refused.message
+    assert not refused.success and "no model to roll back to" in refused.message
     assert graph.stop("world_model") == 0
 
 
