@@ -317,7 +317,7 @@ def test_a_bundle_that_takes_all_memory_is_refused(crafted: Callable[..., Path])
          node("CumSum", ["expanded", "axis"], ["result"])],
         {"many": np.array([1 << 29]), "axis": np.array(0)},
     )  # fmt: skip
-    assert refusal(folder) == f"{folder}: its probe needs more than the 1000 MB of memory that it may have"
+    assert refusal(folder) == f"{folder}: its probe needs more memory than 1000 MB (probe.memory_mb)"
 
 
 def test_a_bundle_that_never_ends_is_refused_after_its_time(

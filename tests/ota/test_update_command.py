@@ -77,7 +77,7 @@ def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.C
         assert fleet.run(action) == status
         shown = capfd.readouterr()
         assert r"\x1b[2K\rall" in shown.out and "\x1b[2K" not in shown.out + shown.err
-    Transfer(Console(), has_frames=False).tell(replace(now, phase=Phase.CHECK), wipes)
+    Transfer(Console(), has_frames=False).on_state(replace(now, phase=Phase.CHECK), wipes)
     assert "\x1b" not in summary(now) + capfd.readouterr().out
 
 
@@ -154,15 +154,18 @@ def test_an_update_comes_over_the_network_with_its_targets_from_another_server(f
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"chanel": "beta"}, "chanel: there is no such field: is channel meant?: see docs/update-config.md"),
-        ({"hawkbit": {"url": "u", "tokenfile": "t"}}, "is hawkbit.token_file or hawkbit.token meant?"),
-        ({"hawkbit": {"url": "u", "x": 1}}, "no such field, but url, tenant, token_file, token: see docs"),
+        ({"chanel": "beta"}, "chanel: unknown field: did you mean channel?: see docs/update-config.md"),
+        ({"hawkbit": {"url": "u", "tokenfile": "t"}}, "did you mean hawkbit.token_file or hawkbit.token?"),
+        (
+            {"hawkbit": {"url": "u", "x": 1}},
+            "unknown field: the fields are url, tenant, token_file, token: see docs",
+        ),
         ({"poll_s": 0}, "poll_s: Input should be greater than or equal to 1"),
-        ({"fetch": {"red_s": 5}}, "fetch.red_s: there is no such field: is fetch.read_s meant?"),
+        ({"fetch": {"red_s": 5}}, "fetch.red_s: unknown field: did you mean fetch.read_s?"),
         ({"fetch": {"connect_s": 0}}, "fetch: connect_s must be above 0, got 0: see docs"),
         ({"probe": {"wall_s": 0}}, "probe: wall_s must be above 0, got 0: see docs"),
         ({"probe": {"memory_mb": -1}}, "probe: memory_mb must be above 0, got -1"),
-        ({"fetch": {"read_s": 900}}, "no limit on waiting may reach 900 s, got 900"),
+        ({"fetch": {"read_s": 900}}, "connect_s and read_s must be below 900 s, got 900"),
     ],
 )
 def test_a_set_up_that_makes_no_sense_is_told(
@@ -208,7 +211,7 @@ def test_a_repository_that_is_neither_a_web_server_nor_a_folder_is_refused(
 ) -> None:
     fleet.root = tmp_path / "another"
     assert fleet.provision("--repository", "ftp://updates.example") == 1
-    assert "ftp://updates.example: give http://" in capfd.readouterr().err
+    assert "ftp://updates.example: unsupported address: use http://" in capfd.readouterr().err
 
 
 def test_a_repository_in_a_folder_is_found_from_elsewhere(
@@ -267,8 +270,8 @@ def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.Capt
     report.write_text("{}")
     assert fleet.run("verify", "--json") == 1
     found = told(capfd)["found"]
-    assert "report.json: " in found["current"] and found["current"].startswith("WRONG")
-    assert not found["state"].startswith("WRONG")
+    assert "report.json: " in found["current"] and found["current"].startswith("FAILED")
+    assert not found["state"].startswith("FAILED")
 
 
 def test_verify_looks_into_slots_to_which_no_link_leads(
@@ -283,8 +286,8 @@ def test_verify_looks_into_slots_to_which_no_link_leads(
     (before / "report.json").write_text("{}")
     assert fleet.run("verify", "--json") == 1
     found = told(capfd)["found"]
-    assert found["slots"].startswith("WRONG") and "report.json: " in found["slots"]
-    assert not found["current"].startswith("WRONG")
+    assert found["slots"].startswith("FAILED") and "report.json: " in found["slots"]
+    assert not found["current"].startswith("FAILED")
 
 
 def test_a_lost_state_is_made_again(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -329,5 +332,5 @@ def test_a_robot_that_has_lost_its_trusted_root_says_so(
 
 def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
-    assert "give --trusted-root, --model, --hardware as well" in capfd.readouterr().err
+    assert "add --trusted-root, --model, --hardware" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
