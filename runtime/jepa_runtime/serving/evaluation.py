@@ -68,7 +68,6 @@ class EvaluationRequest:
 
     Attributes:
         future: The result.
-        has_started: Whether a part of it is known.
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class EvaluationRequest:
 
     @property
     def has_started(self) -> bool:
+        """Whether a part of the result is known."""
         return self._done > 0
 
     def run(self, processor: FrameProcessor) -> Evaluation | None:

@@ -36,7 +36,9 @@ Recorder = Callable[[Frame, NDArray[np.float32]], None]
 class Resettable(Protocol):
     """A world that can be reset, by a seed or (None) with its own random numbers."""
 
-    def reset(self, seed: int | None = None) -> None: ...
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode."""
+        ...
 
 
 class SimulatedRobot:
