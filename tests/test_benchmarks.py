@@ -204,7 +204,7 @@ def test_the_joined_graph_predicts_from_what_it_encodes(size: int, tmp_path: Pat
     [
         (latency, "nowhere", [], "nowhere"),
         (overhead, "nowhere", [], "nowhere"),
-        (latency, "wrong", ["--precision", "fp32"], "predictor in fp32 does not compute the golden outputs"),
+        (latency, "wrong", ["--precision", "fp32"], "predictor in fp32 does not reproduce the golden"),
         (latency, "toy", ["--precision", "fp16", "--rows", "onnxruntime"], "onnxruntime: "),
     ],
 )

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jepa_runtime.ota.gate.sequential_test import GOOD, WORSE
 from jepa_runtime.profiling.profile import Run
 from jepa_runtime.telemetry.measurements import Reading
 from tests.scripts import load, skip_without_ros
 
 gate, gate_latency, gate_power = load("gate"), load("gate_latency"), load("gate_power")
 update_metadata = load("update_metadata")
-GOOD, WORSE = "it was shown to be as good", "it was shown to be worse"
 
 
 def end(reason: str = GOOD, *, candidate: float = 0.22, goals: tuple[int, ...] = (1,)) -> Any:
