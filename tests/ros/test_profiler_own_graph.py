@@ -56,7 +56,7 @@ def test_a_graph_of_its_own_is_never_that_of_the_shell(monkeypatch: pytest.Monke
     for shell in ("7", "007"):
         for _ in range(1000):
             monkeypatch.setenv("ROS_DOMAIN_ID", shell)
-            prepare_environment(alone=True)
+            prepare_environment(isolated=True)
             chosen.add(os.environ["ROS_DOMAIN_ID"])
     assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     assert "7" not in chosen and len(chosen) > 50
