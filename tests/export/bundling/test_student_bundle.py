@@ -87,7 +87,7 @@ def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) ->
     for each in told:
         assert each["holds"] and each["held_out"] and each["in_fp32"] == []
         assert each["limits"]["worst"] < each["found"]["worst"] <= each["found"]["mean"] < 1
-        assert any(line.startswith(f"{each['graph']} in INT8 on what was held out") for line in said)
+        assert any(line.startswith(f"{each['graph']} in INT8 on held-out samples") for line in said)
 
 
 def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -
     bundle, said = write(tmp_path / "bundle", held_out=noise(0)[None], seen=True)
     for each in bundle.report()["int8"]:
         assert each["held_out"] is False
-        assert any(line.startswith(f"{each['graph']} in INT8 on frames that it was calib") for line in said)
-    assert not any("held out" in line for line in said)
+        assert any(line.startswith(f"{each['graph']} in INT8 on calibration samples") for line in said)
+    assert not any("held-out" in line for line in said)
 
 
 def test_a_threshold_that_no_goal_is_reached_by_is_told(tmp_path: Path) -> None:
@@ -129,4 +129,4 @@ def test_a_threshold_that_no_goal_is_reached_by_is_told(tmp_path: Path) -> None:
 def test_without_frames_held_out_int8_is_as_it_comes(tmp_path: Path) -> None:
     bundle, said = write(tmp_path / "bundle")
     assert "int8" not in bundle.report()
-    assert not any("held out" in line for line in said)
+    assert not any("held-out" in line for line in said)
