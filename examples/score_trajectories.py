@@ -10,9 +10,8 @@ from jepa_ros.common.conversions import fill
 
 from jepa_runtime.recording.messages import array_of, tensor
 
-formatter = argparse.ArgumentDefaultsHelpFormatter
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-parser.add_argument("--count", type=int, default=200, help="number of trajectories")
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--count", type=int, default=200, help="number of trajectories (default: %(default)s)")
 parser.add_argument("--steps", type=int, default=8, help="steps of each, at most the model's horizon")
 parser.add_argument("--service", default="/world_model/evaluate_actions", help="service name")
 arguments = parser.parse_args()
