@@ -31,7 +31,7 @@ def student(folder_name: str, name: str, *options: str) -> Path:
     folder = OUT / folder_name
     if not folder.exists():
         command = "import sys; from jepa_export.cli import main; sys.exit(main())"
-        options = ("build", "--student", name, "--untrained", "--out", str(folder), *options)
+        options = ("build", "--student", name, "--untrained", "--output", str(folder), *options)
         if subprocess.run([sys.executable, "-c", command, *options], check=False).returncode:
             raise JepaRuntimeError(
                 f"{folder} could not be built (jepa-export {' '.join(options)}): give a --bundle"
