@@ -70,7 +70,7 @@ def test_a_model_is_accepted_beside_itself(two_rooms_bundle: Path) -> None:
     report = compare(two_rooms_bundle, two_rooms_bundle)
     assert report.verdict is Verdict.ACCEPT
     assert report.summary.candidate == report.summary.current
-    assert report.reason.startswith("it was shown to be as good: its error is 0.")
+    assert report.reason.startswith("the candidate was shown to be as good: its error is 0.")
     assert report.moving == report.summary.frames >= 300
     assert report.moving < report.predicted < report.frames
 

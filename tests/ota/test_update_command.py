@@ -61,7 +61,7 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     assert "time (UTC)" in capfd.readouterr().out
     assert fleet.run("history", "--json") == 0
     entries = json.loads(capfd.readouterr().out)
-    assert entries[0]["event"] == "set up"
+    assert entries[0]["event"] == "provisioned"
     probed = next(entry["facts"] for entry in entries if entry["event"] == "probed")
     assert probed["latency_p99_ms"] > 0
     assert fleet.run("verify") == 0

@@ -189,7 +189,7 @@ def test_a_manifest_of_another_release_is_not_taken(fleet: Fleet) -> None:
     release = release_of(fleet.bundles[1], 3, manifest_sha256=fleet.bundles[2].sha256)
     fleet.point(release.model_dump_json().encode())
     kept = fleet.update()
-    assert kept.result == "failed" and "is not the manifest that release 3 names" in kept.reason
+    assert kept.result == "failed" and "not the manifest of release 3" in kept.reason
     assert fleet.version == "1.0.0"
 
 
@@ -197,16 +197,16 @@ def test_a_pointer_to_another_model_is_not_followed(fleet: Fleet) -> None:
     content = json.loads(release_of(fleet.bundles[1], 3).model_dump_json())
     fleet.point(json.dumps(content | {"model_id": "other"}).encode())
     kept = fleet.update()
-    assert kept.result == "failed" and "offers other, not toy" in kept.reason
+    assert kept.result == "failed" and "offers model other instead of toy" in kept.reason
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{}", "format version None is unknown, this jepa-edge reads version 1: update jepa-edge"),
-        (b'{"schema_version": 2}', "format version 2 is unknown"),
+        (b"{}", "unknown format version None, this jepa-edge supports version 1: update jepa-edge"),
+        (b'{"schema_version": 2}', "unknown format version 2"),
         (b"[" * 5000, "nested too deeply"),
-        (b" " * (MAX_POINTER_BYTES + 1), f"are allowed{MAX_POINTER_BYTES}"),
+        (b" " * (MAX_POINTER_BYTES + 1), f"{MAX_POINTER_BYTES} are allowed"),
     ],
     ids=["empty", "of a later version", "nested without end", "too long"],
 )
