@@ -95,7 +95,7 @@ def test_an_active_model_that_crashes_again_and_again_is_an_alarm(
     assert alarms(updated.root, kept(updated.root)) == [] and not due()
     crash(updated.root, active)
     (alarm,) = alarms(updated.root, kept(updated.root))
-    assert "toy 2.0.0, the active model, has crashed 5 times since the last start of the machine" in alarm
+    assert "toy 2.0.0, the active model, has crashed 5 times since boot" in alarm
     assert due() and not due(), "the next round begins at once, and not again and again"
     updated.update(serving=LocalServing(updated.root, gone_s=0.1))
     assert updated.version == "2.0.0", "nothing goes back unless that was chosen"
@@ -131,7 +131,7 @@ def test_crashes_of_another_boot_and_of_another_model_do_not_count(
 def test_a_model_that_has_served_for_an_hour_is_forgiven(updated: Site, bundles: list[Bundle]) -> None:
     active = bundles[1].sha256
     crash(updated.root, active, MAX_CRASHES)
-    with serving_socket.listening(updated.root) as seat:
+    with serving_socket.listen(updated.root) as seat:
         seat.blame(active)
         assert alarms(updated.root, kept(updated.root)) != []
         seat.forgive(active)

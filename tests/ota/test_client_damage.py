@@ -214,7 +214,7 @@ def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bu
     damage(updated, bundles[1], "report.json")
     with updated.opened() as client:
         assert client.check() is None
-        assert "2.0.0), the active model, is damaged: " in client.state.reason
+        assert "2.0.0, the active model, is damaged: " in client.state.reason
         assert client.state.reason.endswith(": `jepa-runtime update apply` rolls back")
 
 

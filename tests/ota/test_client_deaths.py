@@ -225,7 +225,7 @@ class Lives(RuleBasedStateMachine):
             try:
                 client.rollback("by hand")
             except UpdateError as error:
-                assert "no earlier release" in str(error)
+                assert "no earlier model" in str(error)
 
     def told(self, *_: object) -> None:
         self.a_valid_model_serves()

@@ -35,18 +35,18 @@ class Served:
         ({}, {}, 10.0, ""),
         # After 300 frames of which none was late, one in thirty may have been usual.
         ({}, {"late": 6}, 10.0, ""),
-        ({}, {"late": 10}, 10.0, "30 of 300 frames took over the 10 ms"),
+        ({}, {"late": 10}, 10.0, "30 of 300 frames exceeded the latency budget of 10 ms"),
         ({"late": 10}, {"late": 10}, 10.0, ""),
         ({"late": 10}, {"late": 20}, 10.0, ""),
-        ({"late": 10}, {"late": 30}, 10.0, "90 of 300 frames took over the 10 ms"),
+        ({"late": 10}, {"late": 30}, 10.0, "90 of 300 frames exceeded the latency budget of 10 ms"),
         # Of another limit, what was usual under the one before tells nothing.
-        ({"late": 10}, {"late": 10}, 10.5, "30 of 300 frames took over the 10.5 ms"),
+        ({"late": 10}, {"late": 10}, 10.5, "30 of 300 frames exceeded the latency budget of 10.5 ms"),
         ({}, {"failed": 10}, 10.0, "30 of 300 frames failed: device lost"),
         ({"failed": 10}, {"failed": 10}, 10.0, ""),
         ({"failed": 10}, {"failed": 30}, 10.0, "90 of 300 frames failed: device lost"),
         ({"failed": 100}, {"failed": 100}, 10.0, ""),
         ({"surprising": 80}, {"surprising": 80}, 10.0, ""),
-        ({}, {"surprising": 80}, 10.0, "it drifts: 240 of 300 frames surprised it"),
+        ({}, {"surprising": 80}, 10.0, "predictions drift: 240 of 300 frames were surprising"),
     ],
 )
 def test_a_model_may_be_as_bad_as_the_one_before_and_no_worse(
@@ -84,7 +84,10 @@ def test_what_is_not_known_to_be_unusual_is_forgiven_where_that_is_asked_for(
 
 @pytest.mark.parametrize(
     ("what", "failure"),
-    [("late", "90 of 300 frames took over the 10 ms"), ("failed", "90 of 300 frames failed: device lost")],
+    [
+        ("late", "90 of 300 frames exceeded the latency budget of 10 ms"),
+        ("failed", "90 of 300 frames failed: device lost"),
+    ],
 )
 def test_few_frames_tell_neither_of_a_model_nor_of_what_is_usual(what: str, failure: str) -> None:
     served = Served()

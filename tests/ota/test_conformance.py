@@ -75,7 +75,7 @@ def test_a_refresh_of_what_is_not_signed_fails_and_says_why(
 ) -> None:
     repository.file("timestamp").write_bytes(b"{}")
     assert client.refresh() == 1
-    assert "timestamp.json: is no signed metadata" in capfd.readouterr().err
+    assert "timestamp.json: not valid signed metadata" in capfd.readouterr().err
 
 
 def test_files_are_fetched_in_order_and_once(client: Client, server: FaultServer) -> None:

@@ -60,7 +60,7 @@ def test_a_model_goes_live_and_makes_way_by_hand(site: Site, bundles: list[Bundl
     [
         (fails, 2.0, 1000.0, r"(\d+) of \1 frames failed: RuntimeError: device lost"),
         (fails_every_other_time, 50.0, 1000.0, r"\d+ of \d+ frames failed: RuntimeError: device lost"),
-        (is_late, 20.0, 10.0, r"\d+ of \d+ frames took over the 10 ms"),
+        (is_late, 20.0, 10.0, r"\d+ of \d+ frames exceeded the latency budget of 10 ms"),
     ],
 )
 def test_a_model_that_does_not_serve_well_makes_way(

@@ -139,7 +139,7 @@ def test_a_model_that_its_surroundings_surprise_more_than_usual_drifts(
         watched.second()
     assert bool(watched.failure) is drifts
     if drifts:
-        assert watched.failure.startswith(f"predictions drift: {900 * found:.0f} of 900 frames surprised it")
+        assert watched.failure.startswith(f"predictions drift: {900 * found:.0f} of 900 frames")
 
 
 def test_a_surprise_that_is_not_finite_is_a_failure() -> None:
@@ -199,7 +199,7 @@ def test_late_frames_are_a_failure_once_it_is_no_chance() -> None:
     assert watched.failure == ""
     for _ in range(20):
         watched.watch.timed(11.0)
-    assert "22 of 120 frames took over the 10 ms" in watched.failure
+    assert "22 of 120 frames exceeded the latency budget of 10 ms" in watched.failure
 
 
 def test_without_a_budget_no_frame_is_late() -> None:
