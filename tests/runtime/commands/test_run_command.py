@@ -217,11 +217,11 @@ def test_run_stopped_by_signal_keeps_its_results(
 def test_run_on_truncated_source_fails_but_keeps_its_results(model: FakeModel, tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", 60)
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    with pytest.raises(SourceError, match="cut off or damaged"):
+    with pytest.raises(SourceError, check=code("source.truncated")):
         run("--source", str(clip), "--rate", "200", "--json", str(tmp_path / "run.json"))
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["frames_processed"] + found["frames_dropped"] == found["frames_published"] > 10
-    assert "cut off or damaged" in found["error"]
+    assert "truncated or damaged" in found["error"]
 
 
 def test_run_in_which_every_frame_fails_is_an_error(
