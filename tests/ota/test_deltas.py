@@ -152,7 +152,7 @@ def test_little_memory_is_enough_for_a_bomb_and_for_a_large_file(tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     reason, grown_mb = done.stdout.splitlines()
-    assert "makes more than 104857600 bytes" in reason
+    assert "gives more than 104857600 bytes" in reason
     assert int(grown_mb) < 60
     assert (tmp_path / "out").stat().st_size == 200 << 20
 
