@@ -130,7 +130,7 @@ def test_goals_that_are_none_are_refused_with_the_reason(model: Model) -> None:
         (np.full((2, HORIZON, 2), np.nan), {"latents": True}, "finite"),
         (np.zeros((2, HORIZON, 2)), {"latents": True, "camera": "rear"}, "camera must be one of image"),
         (np.zeros((2, HORIZON, 2)), {"latents": True, "deadline_s": -1.0}, "deadline_s must be 0 to 60"),
-        (np.zeros((2, HORIZON, 2)), {}, "there is no goal"),
+        (np.zeros((2, HORIZON, 2)), {}, "no goal, hence no energies"),
     ],
 )
 def test_questions_that_make_no_sense_are_refused_with_the_reason(
@@ -170,7 +170,7 @@ def test_a_question_before_the_first_image_is_answered_with_an_error_in_time(
     assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
     began = time.monotonic()
     answer = ros_graph.call(EvaluateActions, "/world_model/evaluate_actions", asked)
-    assert not answer.success and "not evaluated within 0.3 s: there is no history yet" in answer.message
+    assert not answer.success and "not evaluated within 0.3 s" in answer.message
     assert time.monotonic() - began < 2.0
     asked.deadline_s = 60.0
     asker = ros_graph.observer.create_client(EvaluateActions, "/world_model/evaluate_actions")
