@@ -176,7 +176,7 @@ class ServingSession:
     def _open_or_fall_back(self, store: SlotStore, sha256: str, *, between: Callable[[], None]) -> WorldModel:
         """Open a model, or the previous good one if its attempts are exhausted."""
         trials = self._trials_in(store)
-        chosen = trials.instead_of(sha256)
+        chosen = trials.substitute_for(sha256)
         if chosen != sha256:
             _LOG.error("falling back to the previous model %s: %s", chosen[:12], trials.exhausted(sha256))
         return self._open_slot(store, chosen, between=between)
