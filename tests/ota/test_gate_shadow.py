@@ -39,7 +39,7 @@ RATIO = 1.25
 def waits_for_nobody(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Beside other work, who makes way for everything may stand still for minutes."""
     if "make_way" not in request.node.name:
-        monkeypatch.setattr(shadow.realtime, "make_way", robot.no_op)
+        monkeypatch.setattr(shadow.realtime, "stay_in_background", robot.no_op)
 
 
 @pytest.fixture(scope="module")

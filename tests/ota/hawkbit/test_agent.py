@@ -50,7 +50,7 @@ def deployment(*names: str, update: str = "forced", window: str | None = None) -
 )
 def test_how_far_a_deployment_may_go(update: str, window: str | None, switch: bool, only_fetch: bool) -> None:
     asked = deployment("toy 2.0.0", "camera 7", update=update, window=window)
-    assert ddi_mapping.ordered("5", asked, "toy", confirmed=True) == replace(
+    assert ddi_mapping.parse_order("5", asked, "toy", confirmed=True) == replace(
         ORDER, switch=switch, only_fetch=only_fetch
     )
 
@@ -58,7 +58,7 @@ def test_how_far_a_deployment_may_go(update: str, window: str | None, switch: bo
 @pytest.mark.parametrize("names", [(), ("camera 7",), ("toy 2.0.0", "toy 3.0.0")])
 def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("hawkbit.ambiguous_deployment")):
-        ddi_mapping.ordered("5", deployment(*names), "toy", confirmed=True)
+        ddi_mapping.parse_order("5", deployment(*names), "toy", confirmed=True)
 
 
 @given(
@@ -66,11 +66,15 @@ def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[
     result=st.sampled_from(["none", "updated", "unchanged", "refused", "failed", "reverted"]),
     current=st.sampled_from(["1.0.0", "2.0.0"]),
     good=st.sampled_from(["1.0.0", "2.0.0"]),
-    asked=st.booleans(),
+    repository_answered=st.booleans(),
     held=st.booleans(),
 )
-@example(phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", asked=True, held=False)
-@example(phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", asked=False, held=True)
+@example(
+    phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", repository_answered=True, held=False
+)
+@example(
+    phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", repository_answered=False, held=True
+)
 def test_only_what_was_committed_to_is_a_success(
     phase: Phase, result: str, current: str, good: str, asked: bool, held: bool
 ) -> None:
@@ -85,7 +89,7 @@ def test_only_what_was_committed_to_is_a_success(
             "3" * 64: Rejection(reason="too large", times=1, not_before=None),
         },
     )
-    answer = ddi_mapping.concluded(ORDER, state, [], asked=asked)
+    answer = ddi_mapping.conclude(ORDER, state, [], repository_answered=asked)
     is_success = answer is not None and answer.finished == "success"
     assert is_success == (current == good == "2.0.0")
     assert (answer is None) == (not is_success and result == "failed" and not (asked and held))

@@ -70,7 +70,7 @@ def test_what_fails_in_service_is_taken_back_and_fails(
     ("version", "more", "why"),
     [
         ("3.0.0", {}, "the fleet requests version 3.0.0"),
-        ("2.0.0", {"name": "another"}, "names 0 versions of toy (its modules: another 2.0.0)"),
+        ("2.0.0", {"name": "another"}, "has 0 versions of toy (software modules: another 2.0.0)"),
     ],
 )
 def test_what_the_repository_does_not_offer_to_this_robot_fails_without_a_fetch(
@@ -301,7 +301,7 @@ def test_what_may_not_be_fetched_yet_is_not(
 def test_a_server_that_asks_to_be_left_alone_is(fleet_robot: Robot, ddi: DdiServer) -> None:
     with ddi.fails("robot-1", says(429, Retry_After="3600")):
         assert 3240 <= fleet_robot.round() <= 3960
-    assert "asked to come back after 3600 s" in fleet_robot.lines[0]
+    assert "retry after 3600 s" in fleet_robot.lines[0]
 
 
 def test_feedback_that_the_server_never_takes_holds_no_other_deployment_up(

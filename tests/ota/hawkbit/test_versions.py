@@ -100,7 +100,7 @@ def test_a_fleet_cannot_order_what_is_older_than_what_the_robot_is_committed_to(
     old = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
     assert old.ends == [("closed", "failure")]
-    assert "older than release 3 that this robot is committed to" in old.told[-1][2][0]
+    assert "older than the committed release 3" in old.told[-1][2][0]
     assert fleet_robot.version == "3.0.0"
     fleet_robot.repository.publish(bundles[1], 4)
     again = ddi.assign("2.0.0")
@@ -118,7 +118,7 @@ def test_a_model_that_came_with_the_robot_has_the_number_under_which_the_channel
     action = ddi.assign("1.0.0")
     robot.rounds(2)
     assert action.ends == [("closed", "failure")]
-    assert "older than release 2" in action.told[-1][2][0] and robot.version == "2.0.0"
+    assert "older than the committed release 2" in action.told[-1][2][0] and robot.version == "2.0.0"
 
 
 def test_a_listed_release_that_is_of_another_version_is_not_followed(
@@ -131,7 +131,7 @@ def test_a_listed_release_that_is_of_another_version_is_not_followed(
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
     assert action.active and fleet_robot.version == "1.0.0"
-    assert "is of toy 3.0.0: publish it again" in action.told[-1][2][0]
+    assert "names toy 3.0.0" in action.told[-1][2][0]
 
 
 def test_an_earlier_version_follows_its_own_rollout(
