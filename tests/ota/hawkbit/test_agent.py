@@ -76,7 +76,7 @@ def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[
     phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", repository_answered=False, held=True
 )
 def test_only_what_was_committed_to_is_a_success(
-    phase: Phase, result: str, current: str, good: str, asked: bool, held: bool
+    phase: Phase, result: str, current: str, good: str, repository_answered: bool, held: bool
 ) -> None:
     state = State(
         phase=phase,
@@ -89,10 +89,10 @@ def test_only_what_was_committed_to_is_a_success(
             "3" * 64: Rejection(reason="too large", times=1, not_before=None),
         },
     )
-    answer = ddi_mapping.conclude(ORDER, state, [], repository_answered=asked)
+    answer = ddi_mapping.conclude(ORDER, state, [], repository_answered=repository_answered)
     is_success = answer is not None and answer.finished == "success"
     assert is_success == (current == good == "2.0.0")
-    assert (answer is None) == (not is_success and result == "failed" and not (asked and held))
+    assert (answer is None) == (not is_success and result == "failed" and not (repository_answered and held))
 
 
 @given(
