@@ -21,6 +21,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from jepa_runtime.commands import exit_status
+
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "ros2_ws/src/jepa_msgs"
 # Pages outside docs/, and their places on the site.
@@ -87,7 +89,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def command_page(module: str) -> str:
     """Describe a program: each of its commands with usage and options, as ``--help`` has them."""
     parser = importlib.import_module(module).PROGRAM.parser()
+    statuses = inspect.getdoc(exit_status) or ""
     lines = [f"# {parser.prog}", "", parser.description or "", ""]
+    lines += ["## Exit status", "", "```text", statuses.partition("\n\n")[2].rstrip(), "```", ""]
     for command in _commands(parser):
         if command is not parser:
             lines += [

@@ -276,6 +276,6 @@ def test_what_is_no_name_is_told_at_the_start(ros_graph: Any, parameter: str, tm
     ros_graph.start("update_manager", {"root": tmp_path, parameter: "a b"})
     assert ros_graph.exit_code("update_manager") == 1
     assert (
-        f"error: parameter {parameter}: 'a b': Invalid topic name: "
+        f"error: parameter {parameter}: invalid name 'a b': Invalid topic name: "
         in ros_graph.log("update_manager").read_text()
     )
