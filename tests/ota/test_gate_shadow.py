@@ -136,7 +136,7 @@ def test_a_robot_that_stands_still_lets_nothing_pass(two_rooms_bundle: Path) -> 
 def test_frames_without_actions_are_told_apart_from_frames_without_motion(two_rooms_bundle: Path) -> None:
     report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True))
     assert report.reason.startswith(
-        "of 60 frames none could be predicted: the actions between them are unknown"
+        "none of 60 frames could be predicted: the actions between them are unknown"
     )
 
 
@@ -147,8 +147,8 @@ def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
     report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True, frames=10**9))
     assert (report.verdict, report.frames) == (Verdict.CONTINUE, 100)
     assert "use a source with both" in report.reason
-    for source, ends in ((Still(frames=200), False), (Still(silent=True, frames=200), True)):
-        report = compare(two_rooms_bundle, two_rooms_bundle, source, ends=ends)
+    for source, finite in ((Still(frames=200), False), (Still(silent=True, frames=200), True)):
+        report = compare(two_rooms_bundle, two_rooms_bundle, source, finite_source=finite)
         assert report.frames == 200, "it may drive any moment"
 
 

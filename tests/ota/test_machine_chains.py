@@ -119,7 +119,9 @@ class World:
     def live(self) -> None:
         """Run, and be started again after each death."""
         for _ in range(100):
-            client = Client(self.kept, steps=self.step, record=self.record, now=lambda: NOW, rest=self.rest)
+            client = Client(
+                self.kept, run_step=self.step, record=self.record, now=lambda: NOW, sleep=self.rest
+            )
             try:
                 client.update()
                 return

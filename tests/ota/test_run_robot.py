@@ -173,7 +173,7 @@ def test_the_service_waits_for_a_camera_that_is_not_there(
         monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
-            assert systemd.recv(100) == b"READY=1\nSTATUS=waits for /dev/video97"
+            assert systemd.recv(100) == b"READY=1\nSTATUS=waiting for /dev/video97"
             assert systemd.recv(100) == b"WATCHDOG=1"
             time.sleep(4)
             process.send_signal(signal.SIGTERM)
@@ -182,4 +182,4 @@ def test_the_service_waits_for_a_camera_that_is_not_there(
             process.kill()
             process.wait()
     assert process.returncode == 0
-    assert re.findall("next look in (.) s", errors) == ["1", "2", "4"]
+    assert re.findall("next attempt in (.) s", errors) == ["1", "2", "4"]

@@ -97,7 +97,7 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_three_times_then_the_
     boots = [boot(switched, number) for number in range(MAX_ATTEMPTS + 1)]
     assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MAX_ATTEMPTS + [["1.0.0"]]
     assert [status for _, status, _ in boots] == [-9] * MAX_ATTEMPTS + [0]
-    assert "the last known good model" in boots[-1][2] and "was opened 3 times, in 3 boots" in boots[-1][2]
+    assert "the last known good model" in boots[-1][2] and "was opened 3 times in 3 boots" in boots[-1][2]
     kept = switched.update(serving=LocalServing(switched.root, gone_s=0.1))
     assert (kept.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in kept.reason
 
@@ -233,7 +233,7 @@ def test_a_first_model_that_takes_the_machine_down_is_not_opened_for_ever(
     assert boots == [(["2.0.0"], -9)] * MAX_ATTEMPTS
     with started(site, 99, "2.0.0") as process:
         until(lambda: "no model is opened" in stderr_of(site))
-        assert "was opened 3 times, in 3 boots" in stderr_of(site)
+        assert "was opened 3 times in 3 boots" in stderr_of(site)
         kept = site.update(serving=LocalServing(site.root))
         assert kept.result == "refused" and SlotStore(site.root).current() is None
         site.repository.publish(bundles[2], 3)
@@ -260,11 +260,11 @@ def test_an_active_model_that_takes_the_machine_down_at_each_boot_is_replaced_by
     assert [status for _, status, _ in boots] == [-9] * MAX_BOOTS + [0] * 2
     assert f"was opened in {MAX_BOOTS} consecutive boots" in boots[-1][2]
     (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
-    assert alarm.startswith("1.0.0 is served instead: toy 2.0.0, the active model: ")
+    assert alarm.startswith("1.0.0 is active instead: toy 2.0.0, the active model: ")
     assert f"was opened in {MAX_BOOTS} consecutive boots" in alarm
     kept = updated.update(serving=LocalServing(updated.root, gone_s=0.1))
     assert (updated.version, updated.good) == ("1.0.0", "1.0.0")
-    assert f"was opened in {MAX_BOOTS} boots" in kept.refused[bundles[1].sha256].reason
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in kept.refused[bundles[1].sha256].reason
     assert alarms(updated.root, kept) == []
 
 

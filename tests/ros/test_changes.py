@@ -38,10 +38,10 @@ class Arm(World):
 
     def obey(self, command, stamp_ns):
         if command is None:
-            self.commands.stand()
+            self.commands.stop()
         else:
             self.commands.send(command, stamp_ns)
-        return self.commands.told
+        return self.commands.last_command
 
     def changes(self, images: int, *, nearer: float) -> np.ndarray:
         """Return the changes between successive commands, except stops, which are immediate."""

@@ -96,7 +96,7 @@ def test_an_active_model_that_took_the_machine_down_in_five_boots_is_not_opened_
     served = serving(site.root / "current")
     try:
         assert served.model.bundle.sha256 == bundles[0].sha256
-        with pytest.raises(BackendError, match="was opened in 5 boots in a row"):
+        with pytest.raises(BackendError, match="was opened in 5 consecutive boots"):
             served.swap(str(store.folder(bundles[1].sha256)), lambda: None)
     finally:
         served.stop()

@@ -192,7 +192,7 @@ def test_what_names_no_version_of_this_model_is_denied_once(fleet_robot: Robot, 
     ddi.confirms = True
     action = ddi.assign("2.0.0", name="another")
     fleet_robot.rounds(4)
-    assert action.ends == [("denied", "none")] and "names 0 versions of toy" in action.told[-1][2][0]
+    assert action.ends == [("denied", "none")] and "has 0 versions of toy" in action.told[-1][2][0]
 
 
 def test_forced_deployments_do_not_stand_for_the_approval_of_somebody_here(

@@ -72,7 +72,7 @@ def test_a_daemon_carries_out_what_the_fleet_orders_and_nothing_that_is_not_sign
     wrong = ddi.assign("6.6.6")
     with site.daemon() as daemon:
         assert until(lambda: wrong.status == "error")
-        assert "its latest is release 1 (2.0.0)" in wrong.told[-1][2][0]
+        assert "the latest is release 1 (2.0.0)" in wrong.told[-1][2][0]
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(20) == 0
     right = ddi.assign("2.0.0", window=False)

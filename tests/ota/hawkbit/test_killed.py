@@ -109,7 +109,7 @@ def lives(
 
 
 @pytest.mark.parametrize(
-    "what", [(DdiClient, "_exchange"), (atomic_files, "write")], ids=["requests", "writes"]
+    "what", [(DdiClient, "_request"), (atomic_files, "write")], ids=["requests", "writes"]
 )
 def test_a_process_killed_anywhere_leaves_what_the_next_one_ends(
     tmp_path: Path, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, what: tuple[Any, str]
@@ -120,7 +120,7 @@ def test_a_process_killed_anywhere_leaves_what_the_next_one_ends(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "what", [(DdiClient, "_exchange"), (atomic_files, "write")], ids=["requests", "writes"]
+    "what", [(DdiClient, "_request"), (atomic_files, "write")], ids=["requests", "writes"]
 )
 @pytest.mark.parametrize("case", CASES)
 def test_a_process_killed_at_every_request_and_every_write(

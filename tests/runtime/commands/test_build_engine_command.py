@@ -24,7 +24,7 @@ def test_engines_are_built_once_and_serve_then(
     assert main(build) == 0
     told = capsys.readouterr().out
     # Predictor and energy each for all candidates, and for one.
-    assert "engines of 3 graphs built, kept in" in told and "encoder: worst cosine" in told
+    assert "built engines of 3 graphs, cache: " in told and "encoder: worst cosine" in told
     builds = tensorrt.builds
     assert builds == 5
     assert main(build) == main(serve) == 0
@@ -91,7 +91,7 @@ def test_what_makes_no_sense_is_refused(
 
 def test_other_engines_need_no_building(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build-engine", str(toy_bundle), "--engine", "openvino:CPU"]) == 0
-    assert "openvino:CPU needs no building" in capsys.readouterr().out
+    assert "openvino:CPU needs no engine build" in capsys.readouterr().out
 
 
 def test_the_model_of_a_robot_is_built_as_its_config_says(
@@ -132,7 +132,7 @@ def test_the_good_model_of_a_robot_is_built_as_an_attempt_that_counts(
     path.write_text(json.dumps(["a", "b", "c", "d", "e"]))
     counted.clear()
     assert main(["build-engine", "--robot", str(site.root)]) == 1
-    assert "was opened in 5 boots in a row" in capsys.readouterr().err and counted == []
+    assert "was opened in 5 consecutive boots" in capsys.readouterr().err and counted == []
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ needs_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one c
 
 _PRELUDE = """
 import gc, json, os, resource, threading
+# Before privileges are dropped: the interpreter may lie where other accounts cannot read.
+import numpy
 from jepa_runtime.serving import realtime
 from jepa_runtime.serving.realtime import RealtimeSettings
 
