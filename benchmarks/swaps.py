@@ -145,7 +145,7 @@ class Stream:
         )  # fmt: skip
         self._camera = stack.enter_context(Child("camera", camera, scratch / "camera.log", piped=True))
         self._running.append(self._camera)
-        self._until(self._camera.said, "the camera has no images")
+        self._until(self._camera.read_messages, "the camera has no images")
         self._until(lambda: self._listener.message_counts["futures"], "no futures arrived")
         self._rest(_SETTLE_S)
 

@@ -84,7 +84,7 @@ class _Graph:
         )  # fmt: skip
         self._camera = stack.enter_context(Child("camera", camera, logs / "camera.log", piped=True))
         self._running.append(self._camera)
-        self._until(self._camera.said, "has no camera")
+        self._until(self._camera.read_messages, "has no camera")
 
     def measure(self) -> Profile:
         self._until(lambda: self._listener.answered_ns, "answered nothing")
