@@ -95,7 +95,7 @@ def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_
 ) -> None:
     edit(site.root, health_window_s=30.0)
     monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
-    monkeypatch.setattr("jepa_runtime.serving.pipeline._PATIENCE_S", 0.3)
+    monkeypatch.setattr("jepa_runtime.serving.pipeline._TIMEOUT_S", 0.3)
     going_on, ends = threading.Event(), []
 
     def hangs(frame: int) -> None:
