@@ -213,6 +213,9 @@ class Safety(RuleBasedStateMachine):
         """Record a stop caused by images."""
         if self.now_s > self.held_s[1]:
             self.held_s = (self.now_s + PERIOD_S + 1e-6, self.now_s + HELD_S)
+        else:
+            # A cause that continues is one stop: it ends soon after the cause.
+            self.held_s = (self.held_s[0], max(self.held_s[1], self.now_s + PERIOD_S))
 
     @invariant()
     def a_robot_that_is_to_stand_was_told_so_within_a_period(self) -> None:
