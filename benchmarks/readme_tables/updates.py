@@ -11,11 +11,11 @@ def updates() -> str:
     ratio = 1 + gate["settings"]["test"]["margin"]
     row = gate["rows"][0]
     lines = [
-        f"Candidates beside the model that serves: {row['trials']} comparisons each, on frames of their own;",
+        f"Candidates next to the active model: {row['trials']} comparisons each, on frames of their own;",
         f"at most {ratio:g} x its prediction error is allowed. What a candidate costs is measured over",
         f"{row['episodes']} episodes in closed loop (`benchmarks/gate.py`).",
         "",
-        "| candidate | accepted | error, x that of what serves | goals reached |",
+        "| candidate | accepted | error, x that of the active model | goals reached |",
         "|---|---|---|---|",
     ]
     names = {"itself": "the model itself", "int8": "its INT8 form", "retrain": "a retrain, other seed"}

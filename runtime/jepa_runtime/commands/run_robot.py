@@ -343,7 +343,7 @@ class Follower:
         self._refused = wanted
 
     def _budget_ms(self, serves: str) -> float | None:
-        """Return the latency budget of the release in progress, if that is what serves."""
+        """Return the latency budget of the release in progress, if its model is active."""
         with suppress(JepaRuntimeError):
             work = state.load(self._root / robot.STATE).work
             if work is not None and work.release.manifest_sha256 == serves:

@@ -1,6 +1,6 @@
 """Real-time settings of this process: cores and priority of the inference thread, and memory.
 
-No setting is applied silently and none fails: the caller is told of each whether it took effect and, if not,
+No setting is applied silently and none fails: the result of each reports whether it took effect and, if not,
 what to do. Only Linux is supported.
 """
 

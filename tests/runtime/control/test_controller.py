@@ -31,11 +31,6 @@ from tests.runtime.control.controllers import (
 )
 
 
-@pytest.fixture
-def world():
-    return World()
-
-
 def test_the_latched_goal_is_driven_to(world):
     assert world.controller.verdict().message == "idle" and not world.controller.may_move
     decision = world.images()

@@ -24,11 +24,6 @@ from tests.runtime.control.controllers import (
 )
 
 
-@pytest.fixture
-def world():
-    return World()
-
-
 def test_time_is_over_even_if_nothing_comes(world):
     reach = world.begin(timeout_s=0.3)
     world.now_s += 0.4

@@ -10,11 +10,6 @@ from tests.runtime.control.controllers import LATCHED_NS, OTHER_NS, Level, Outco
 AHEAD_NS = 10**13
 
 
-@pytest.fixture
-def world():
-    return World()
-
-
 @pytest.mark.parametrize("asked_for", [False, True])
 def test_what_was_sought_before_somebody_stopped_the_robot_is_over(world, asked_for):
     if asked_for:

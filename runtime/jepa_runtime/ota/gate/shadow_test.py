@@ -98,7 +98,7 @@ class ShadowTest:
 
     @property
     def cannot_predict(self) -> bool:
-        """Whether no prediction was possible in so many frames that none will be."""
+        """Whether none of the first frames could be predicted, so that none will be."""
         return not self._predicted and self._frames >= _MAX_UNPREDICTED
 
     def _is_coherent(self) -> bool:

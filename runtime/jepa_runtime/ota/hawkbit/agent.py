@@ -280,7 +280,7 @@ class HawkbitAgent:
         return self._report_outcome(order, UpdateRun(now))
 
     def _finish_switched_update(self, heartbeat: Callable[[], None]) -> None:
-        """Finish an update that can no longer be stopped, whoever started it."""
+        """Finish an update that can no longer be stopped, even if the server did not request it."""
         order, work = self._saved.order, self._state().work
         run = self._run_update(heartbeat, None)
         if order is not None and work is not None and work.release.version == order.version:

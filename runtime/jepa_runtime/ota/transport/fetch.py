@@ -128,7 +128,7 @@ def fetch_bytes(source: Source, path: str, *, max_bytes: int, limits: Limits, cl
         FetchError: It cannot be downloaded now.
     """
     # A small file restarts after an error, so its bytes do not count towards those of the update.
-    # It begins anew after an error: its bytes do not count against those of the update.
+    # It restarts after an error: its bytes do not count against those of the update.
     meter = _Meter(path, FetchBudget(replace(limits, max_bytes=None), clock))
     content = bytearray()
     try:
