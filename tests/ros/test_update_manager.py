@@ -169,7 +169,7 @@ def test_a_way_back_that_the_command_line_went_reaches_the_node(fleet: Fleet) ->
     assert fleet.serves != before
     assert runtime(["update", "rollback", "--root", str(fleet.root)]) == 0
     fleet.until(lambda: fleet.infos[-1].version == before, "the node")
-    assert "it is to serve" in fleet.graph.log("update_manager").read_text()
+    assert f"switching to {before}" in fleet.graph.log("update_manager").read_text()
 
 
 def test_what_is_observed_is_taken_back_by_hand_without_opening_anything(fleet: Fleet) -> None:
