@@ -124,7 +124,7 @@ def test_a_small_run_times_every_way_and_judges_int8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = lewm.preset("lewm")
-    few = replace(full, iterations=2, search=replace(full.search, num_samples=32, topk=4))
+    few = replace(full, extra_iterations=2, search=replace(full.search, num_samples=32, topk=4))
     monkeypatch.setattr(lewm, "preset", lambda _: few)
     monkeypatch.setattr(lewm, "ROOT", tmp_path)
     monkeypatch.setattr(lewm, "CALIBRATION", (1, 32))

@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 # As the loader reports it on a bare Debian 13.
 LACKS = "libGL.so.1: cannot open shared object file: No such file or directory"
-NEEDED = ("runtime/", "export/", "models/", "requirements/", "pyproject.toml", "README.md", "LICENSE")
+NEEDED = (
+    "runtime/", "export/", "sim/", "models/", "requirements/", "pyproject.toml", "README.md", "LICENSE",
+)  # fmt: skip
 ADVICE = ("apt-get install libgl1 libglib2.0-0", "pip install opencv-python-headless")
 
 
@@ -94,7 +96,7 @@ def test_bare_debian_runs_with_the_headless_build_and_reports_what_the_other_lac
 
     installed = inside(
         "cd /src && python3 -m venv /opt/jepa && pip install -q --require-hashes -r requirements/base.txt "
-        "&& pip install -q --no-deps ."
+        "&& pip install -q --no-deps . ./sim"
     )
     if "ConnectionError" in installed.stderr:
         pytest.skip("the package index cannot be reached")
