@@ -18,7 +18,7 @@ from tests.scripts import ROOT, load
 calibration, conformal = load("calibration"), load("conformal")
 
 
-def test_wander_every_step_from_one_horizon_on_is_judged() -> None:
+def test_wander_run_covers_every_step_from_one_horizon_before_the_change() -> None:
     with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
         run = calibration.wander(model, seed=1, before=10, after=4)
         horizon = model.manifest.horizon
@@ -26,7 +26,7 @@ def test_wander_every_step_from_one_horizon_on_is_judged() -> None:
     assert np.isfinite(run.errors).all() and np.isfinite(run.stated).all()
 
 
-def test_drive_change_after_so_many_steps_shows_in_the_errors() -> None:
+def test_drive_errors_differ_from_the_usual_run_only_after_the_change() -> None:
     """Steps count from the change: the two runs are the same before it, and differ after it."""
     bundle = Bundle.open(ROOT / "models" / "two_rooms")
     with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
@@ -41,7 +41,7 @@ def test_drive_change_after_so_many_steps_shows_in_the_errors() -> None:
 
 
 @pytest.mark.parametrize("event", calibration.EVENTS)
-def test_what_cannot_be_surprises_more_than_the_same_without_it(event: str) -> None:
+def test_impossible_event_surprises_more_than_the_usual_run(event: str) -> None:
     with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
         usual, odd = (
             calibration.wander(model, seed=9003, before=16, after=8, change=change).highest()
@@ -56,14 +56,14 @@ def made_up(within: dict[int, bool]) -> Any:
     return calibration.Run(np.array(list(within)), errors, np.ones_like(errors), [None] * len(errors), [])
 
 
-def test_coverage_counts_the_steps_asked_for() -> None:
+def test_coverage_counts_the_requested_steps() -> None:
     runs = [made_up({-1: False, 0: True, 1: True, 2: False, 3: True}), made_up({0: True, 4: False})]
     (row,) = calibration.coverage(runs, np.array([3.0]), 0, 4)
     assert (row["errors"], row["coverage"], row["coverage_of_the_bundle"]) == (5, 0.8, 1.0)
     assert calibration.farthest([row]) == pytest.approx(10)
 
 
-def test_false_alarms_are_those_of_a_stream_that_does_not_begin_anew_with_each_run() -> None:
+def test_false_alarms_are_counted_on_one_continuous_stream() -> None:
     """High blocks at the end of one run and at the beginning of the next are a change, neither alone is."""
     normal = NormalScores(data="made up", block=8, highest=tuple(np.linspace(0.01, 1, 1250)))
     shipped = Bundle.open(ROOT / "models" / "two_rooms").manifest
@@ -85,7 +85,7 @@ def test_false_alarms_are_those_of_a_stream_that_does_not_begin_anew_with_each_r
     assert [each["false_alarms"]["change"] for each in apart] == [0, 0]
 
 
-def test_settled_bounds_that_are_too_wide_at_first_settle_and_never_hold_too_seldom() -> None:
+def test_settled_accepts_bounds_that_start_wide_and_never_undercover() -> None:
     """Nine of ten errors lie within from step 100 on, and all of them before."""
     runs = [made_up({step: step < 100 or step % 10 > 0 for step in range(calibration.WANDERING)})]
     found = calibration.settled(runs, np.array([1.0]), 0.2)
@@ -97,7 +97,7 @@ def test_settled_bounds_that_are_too_wide_at_first_settle_and_never_hold_too_sel
     assert found["curve"][0]["coverage"] == [1.0]
 
 
-def test_settled_bounds_that_stay_too_wide_do_not_settle() -> None:
+def test_settled_rejects_bounds_that_stay_too_wide() -> None:
     runs = [made_up({step: True for step in range(calibration.WANDERING)})]
     found = calibration.settled(runs, np.array([1.0]), 0.2)
     assert found["settled_after_s"] is None
@@ -115,7 +115,7 @@ def test_settled_bounds_that_stay_too_wide_do_not_settle() -> None:
         ({"auroc": 0.97}, "teleport: AUROC 0.970, required 0.98"),
     ],
 )
-def test_failures_each_figure_beyond_its_limit_is_named(worse: dict[str, float], failure: str | None) -> None:
+def test_failures_name_each_figure_beyond_its_limit(worse: dict[str, float], failure: str | None) -> None:
     values = {"before": 1.9, "later": 1.9, "short": 1.9, "settled": 1.9, "auroc": 0.98} | worse
     points = {"first_50_after": 40.0, "from_100_to_400_after": values["later"]}
     report = {
@@ -130,7 +130,7 @@ def test_failures_each_figure_beyond_its_limit_is_named(worse: dict[str, float],
     assert calibration.failures(report) == ([] if failure is None else [failure])
 
 
-def test_all_methods_cover_independent_errors_that_arrive_at_once(tmp_path: Path) -> None:
+def test_all_methods_cover_independent_errors_without_delay(tmp_path: Path) -> None:
     written = tmp_path / "conformal.json"
     assert conformal.main(["--steps", "2000", "--streams", "4", "--json", str(written)]) == 0
     rows = json.loads(written.read_text())["rows"]

@@ -59,24 +59,24 @@ def field(path: str) -> tuple[Any, bool]:
     return description, path.endswith("[:]")
 
 
-def test_every_panel_has_its_place_and_its_settings(layout: dict[str, Any]) -> None:
+def test_layout_places_and_configures_every_panel(layout: dict[str, Any]) -> None:
     assert layout.keys() == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
     placed = list(leaves(layout["layout"]))
     assert sorted(placed) == sorted(layout["configById"]) and len(set(placed)) == len(placed)
 
 
-def test_panels_are_of_kinds_that_both_apps_have(layout: dict[str, Any]) -> None:
+def test_layout_uses_only_panel_types_of_both_apps(layout: dict[str, Any]) -> None:
     kinds = {name.split("!")[0] for name in layout["configById"]}
     assert kinds == {"Image", "Plot", "StateTransitions", "DiagnosticSummary", "RawMessages"}
 
 
-def test_images_are_topics_of_images(layout: dict[str, Any]) -> None:
+def test_image_panels_show_image_topics(layout: dict[str, Any]) -> None:
     for name, config in layout["configById"].items():
         if name.startswith("Image!"):
             assert TYPES[config["imageMode"]["imageTopic"]].endswith("Image")
 
 
-def test_what_is_plotted_is_a_number_or_an_array_of_them(layout: dict[str, Any]) -> None:
+def test_plot_paths_are_numbers_or_number_arrays(layout: dict[str, Any]) -> None:
     shown = 0
     for name, config in layout["configById"].items():
         if name.startswith(("Plot!", "StateTransitions!")):
@@ -88,7 +88,7 @@ def test_what_is_plotted_is_a_number_or_an_array_of_them(layout: dict[str, Any])
     assert shown >= 10
 
 
-def test_other_panels_name_topics_that_are_there(layout: dict[str, Any]) -> None:
+def test_other_panels_show_published_topics(layout: dict[str, Any]) -> None:
     config = layout["configById"]
     assert TYPES[config["DiagnosticSummary!health"]["topicToRender"]].endswith("DiagnosticArray")
     assert config["RawMessages!model"]["topicPath"] in TYPES

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_contracts_on_imports_are_kept() -> None:
+def test_import_contracts_are_kept() -> None:
     pytest.importorskip("importlinter", reason="import-linter is not installed (extra dev)")
     lint = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run(
@@ -21,7 +21,7 @@ def test_the_contracts_on_imports_are_kept() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
+def test_runtime_imports_without_torch_and_ros() -> None:
     program = (
         "import sys\n"
         "for name in ('torch', 'rclpy', 'jepa_export', 'onnx', 'onnxruntime', 'matplotlib', 'scipy'):\n"
@@ -43,7 +43,7 @@ def test_the_runtime_starts_where_torch_and_ros_cannot_be_imported() -> None:
         ("jepa_export.targets.tensorrt", "onnxruntime"),
     ],
 )
-def test_nobody_is_told_that_an_engine_was_started(module: str, needs: str, tmp_path: Path) -> None:
+def test_importing_an_engine_sends_no_telemetry(module: str, needs: str, tmp_path: Path) -> None:
     """By itself OpenVINO reports to Google Analytics, from a fork of the process, and ONNX Runtime to
     Microsoft; each keeps an identity in the home folder. Not on machines that are known to be of continuous
     integration."""
@@ -64,7 +64,7 @@ def test_nobody_is_told_that_an_engine_was_started(module: str, needs: str, tmp_
     assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
 
 
-def test_nobody_is_told_of_the_graphs_that_onnxruntime_runs(toy_bundle: Path, tmp_path: Path) -> None:
+def test_running_onnxruntime_graphs_sends_no_telemetry(toy_bundle: Path, tmp_path: Path) -> None:
     """From 1.29 on it reports graphs and their hashes to Microsoft, from a store in the home folder."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra onnxruntime)")
     program = (

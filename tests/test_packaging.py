@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(built.glob("*.whl")))
 
 
-def test_the_published_schema_is_that_of_the_models() -> None:
+def test_published_schema_matches_the_models() -> None:
     published = files("jepa_runtime.schema").joinpath("manifest-1.schema.json").read_text(encoding="utf-8")
     assert published == manifest_schema(), (
         "publish it: python -c 'import jepa_runtime.bundle as b; print(b.manifest_schema(), end=\"\")' "
@@ -58,7 +58,7 @@ def test_the_published_schema_is_that_of_the_models() -> None:
     assert json.loads(published)["additionalProperties"] is False
 
 
-def test_the_message_definitions_are_found_as_those_that_ros_builds() -> None:
+def test_message_definitions_match_the_ros_package() -> None:
     found = {
         file.name: file.read_text()
         for file in files("jepa_runtime.ros_messages.msg").iterdir()
@@ -68,7 +68,7 @@ def test_the_message_definitions_are_found_as_those_that_ros_builds() -> None:
     assert "LatentState.msg" in found
 
 
-def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
+def test_wheel_does_not_require_torch(wheel: zipfile.ZipFile) -> None:
     name = next(entry for entry in wheel.namelist() if entry.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
     required = metadata.get_all("Requires-Dist")
@@ -106,7 +106,7 @@ def test_a_robot_is_not_given_torch(wheel: zipfile.ZipFile) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
 
 
-def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> None:
+def test_wheel_contains_every_module_and_data_file(wheel: zipfile.ZipFile) -> None:
     expected = {
         str(path.relative_to(ROOT / root))
         for root in ("runtime", "export")
@@ -126,14 +126,14 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: zipfile.ZipFile) -> N
     assert held == expected
 
 
-def test_the_commands_exist_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+def test_wheel_declares_the_commands(wheel: zipfile.ZipFile) -> None:
     name = next(entry for entry in wheel.namelist() if entry.endswith("entry_points.txt"))
     text = wheel.read(name).decode()
     assert "jepa-runtime = jepa_runtime.cli:main" in text
     assert "jepa-export = jepa_export.cli:main" in text
 
 
-def test_torch_is_asked_for_by_the_workstation_alone() -> None:
+def test_only_the_export_extra_requires_torch() -> None:
     project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
         (ROOT / "pyproject.toml").read_text()
     )["project"]

@@ -74,7 +74,7 @@ def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]
     [(MEDIAN, 0.01095), (PERCENTILE, 17.66)],
     ids=["a median in us", "a percentile in ms"],
 )
-def test_what_benchmark_app_said_is_read(says: Callable[..., None], text: str, milliseconds: float) -> None:
+def test_benchmark_app_report_is_parsed(says: Callable[..., None], text: str, milliseconds: float) -> None:
     says(text, stays_s=1.0)
     told = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
     assert (told.percentile_ms, told.count) == (pytest.approx(milliseconds), 20)
@@ -92,7 +92,7 @@ def test_what_benchmark_app_said_is_read(says: Callable[..., None], text: str, m
     ],
     ids=["an error", "a bad status", "no median", "no count", "other steps"],
 )
-def test_what_is_no_report_of_benchmark_app_is_an_error_with_its_words(
+def test_benchmark_app_without_a_valid_report_is_an_error_with_its_output(
     says: Callable[..., None], text: str, status: int
 ) -> None:
     says(text, status=status)
@@ -101,7 +101,7 @@ def test_what_is_no_report_of_benchmark_app_is_an_error_with_its_words(
     assert text.strip().splitlines()[-1] in str(raised.value)
 
 
-def test_a_benchmark_app_that_has_ended_before_its_words_are_read_is_an_error(
+def test_benchmark_app_that_exits_before_its_output_is_read_is_an_error(
     says: Callable[..., None],
 ) -> None:
     says(MEDIAN, after_its_end=True)
@@ -109,7 +109,7 @@ def test_a_benchmark_app_that_has_ended_before_its_words_are_read_is_an_error(
         app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
 
 
-def test_the_real_benchmark_app_measures_a_graph_of_free_shape(toy_bundle: Path) -> None:
+def test_real_benchmark_app_measures_a_graph_of_dynamic_shape(toy_bundle: Path) -> None:
     shapes = {"history_latents": (1, 1, 2, 8), "actions": (16, 4, 2)}
     graph = toy_bundle / "predictor" / "openvino" / "model.xml"
     told = app.benchmark_app(graph, shapes, threads=1, count=50, percentile=99)
@@ -149,7 +149,7 @@ def peer(toy_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         assert each._process.poll() is not None
 
 
-def test_a_peer_tells_what_each_frame_took(toy_bundle: Path) -> None:
+def test_peer_reports_the_time_of_each_frame(toy_bundle: Path) -> None:
     pytest.importorskip("onnxruntime")
     process = subprocess.run(
         [sys.executable, str(BENCHMARKS / "peers" / "onnxruntime_session.py"), "--bundle", str(toy_bundle),
@@ -166,7 +166,7 @@ def test_a_peer_tells_what_each_frame_took(toy_bundle: Path) -> None:
         assert answer["cpu_s"] >= 0 and answer["peak_rss_mb"] > 20
 
 
-def test_onnxruntime_quantizes_the_fp32_graphs_itself_for_int8(peer: Callable[..., Any]) -> None:
+def test_onnxruntime_peer_quantizes_the_fp32_graphs_for_int8(peer: Callable[..., Any]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
     row = peer("onnxruntime_session.py", precision="int8")
@@ -175,14 +175,14 @@ def test_onnxruntime_quantizes_the_fp32_graphs_itself_for_int8(peer: Callable[..
     assert row.summary()["n"] == 4
 
 
-def test_openvino_runs_both_graphs_in_turn(peer: Callable[..., Any]) -> None:
+def test_openvino_peer_runs_both_graphs_in_turn(peer: Callable[..., Any]) -> None:
     row = peer("openvino_graphs.py")
     row.open()
     row.measure()
     assert all(len(row.stages_ms[stage]) == 4 for stage in ("encode", "predict"))
 
 
-def test_a_row_adds_its_rounds_up_whatever_a_library_prints(peer: Callable[..., Any]) -> None:
+def test_row_sums_its_rounds_and_ignores_library_output(peer: Callable[..., Any]) -> None:
     row = peer(f"print('working'); return {ANSWER}")
     row.open()
     row.measure()
@@ -194,7 +194,7 @@ def test_a_row_adds_its_rounds_up_whatever_a_library_prints(peer: Callable[..., 
     assert (told["cpu_s_per_frame"], told["peak_rss_mb"]) == (0.0625, 7.0)
 
 
-def test_a_peer_that_cannot_run_the_bundle_says_why_and_ends(peer: Callable[..., Any]) -> None:
+def test_peer_that_cannot_run_the_bundle_reports_why_and_exits(peer: Callable[..., Any]) -> None:
     pytest.importorskip("onnxruntime")
     row = peer("onnxruntime_session.py", precision="fp16")
     with pytest.raises(rows.AbsentRowError, match="the bundle has no onnx graph in fp16"):
@@ -202,22 +202,20 @@ def test_a_peer_that_cannot_run_the_bundle_says_why_and_ends(peer: Callable[...,
     assert row._process.wait(30) == 0
 
 
-def test_a_peer_that_computes_something_else_is_not_measured(
-    peer: Callable[..., Any], wrong_bundle: Path
-) -> None:
+def test_peer_with_wrong_outputs_is_not_measured(peer: Callable[..., Any], wrong_bundle: Path) -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(rows.RowError, match="its predictor does not compute what the bundle's does"):
         peer("onnxruntime_session.py", bundle=wrong_bundle).open()
 
 
-def test_a_peer_that_fails_is_an_error_with_its_last_words(peer: Callable[..., Any]) -> None:
+def test_failed_peer_is_an_error_with_its_last_output(peer: Callable[..., Any]) -> None:
     row = peer("1 / 0")
     row.open()
     with pytest.raises(rows.RowError, match=r"(?s)peer \(fp32\) gave no answer.*ZeroDivisionError"):
         row.measure()
 
 
-def test_a_peer_that_ended_after_its_round_is_an_error_with_its_last_words(peer: Callable[..., Any]) -> None:
+def test_peer_that_exits_after_its_round_is_an_error_with_its_last_output(peer: Callable[..., Any]) -> None:
     row = peer(f"threading.Timer(0.1, os._exit, [3]).start(); return {ANSWER}")
     row.open()
     row.measure()
@@ -226,9 +224,7 @@ def test_a_peer_that_ended_after_its_round_is_an_error_with_its_last_words(peer:
         row.measure()
 
 
-def test_a_peer_that_hangs_is_given_up_and_ended(
-    peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hung_peer_times_out_and_is_ended(peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     row = peer("time.sleep(600)")
     row.open()
     monkeypatch.setattr(rows, "_ROUND_PATIENCE_S", 0.1)
@@ -246,26 +242,26 @@ def probed(count: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return due, due + rng.uniform(2e-5, 5e-5, count), rng.uniform(2.2e-6, 2.5e-6, count)
 
 
-def test_a_quiet_core_has_no_disturbance_nor_has_one_with_single_interrupts() -> None:
+def test_quiet_core_ignores_single_interrupts() -> None:
     due, woken, taken = probed()
     taken[::50] *= 9
     assert not len(quiet.disturbances(due, woken, taken))
 
 
-def test_a_probe_that_comes_late_disturbs_from_when_it_was_due() -> None:
+def test_late_probe_is_a_disturbance_from_its_due_time() -> None:
     due, woken, taken = probed()
     woken[700] += 0.004
     assert quiet.disturbances(due, woken, taken) == pytest.approx([due[700], woken[700]])
 
 
-def test_a_neighbour_on_the_core_makes_instructions_take_longer() -> None:
+def test_neighbor_on_the_core_slows_instructions() -> None:
     due, woken, taken = probed()
     taken[300:340] *= 1.7
     found = quiet.disturbances(due, woken, taken)
     assert (found.min(), found.max(), len(found)) == (woken[300], woken[339], 40)
 
 
-def test_work_is_undisturbed_but_for_a_disturbance_in_it_or_shortly_before() -> None:
+def test_work_is_disturbed_by_a_disturbance_during_or_shortly_before_it() -> None:
     probe = quiet.Probe([0])
     probe._disturbances = np.array([10.0, 20.0])
     begin, end = (
@@ -275,7 +271,7 @@ def test_work_is_undisturbed_but_for_a_disturbance_in_it_or_shortly_before() -> 
     assert probe.quiet(begin, end).tolist() == [True, True, False, False, True, False]
 
 
-def test_a_core_that_is_taken_away_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_that_is_taken_away_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     # With it the standard output has no buffer, and takes what one with a buffer does not.
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     core = min(os.sched_getaffinity(0))
@@ -299,7 +295,7 @@ def test_a_core_that_is_taken_away_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     assert not probe.quiet(np.array([began]), np.array([ended])).any()
 
 
-def test_a_probe_that_may_not_come_first_says_why() -> None:
+def test_probe_on_a_missing_core_is_an_error() -> None:
     missing = 4096
     with pytest.raises(ProfileError, match=f"no probe .* {missing}: "), quiet.Probe([missing]):
         pytest.fail("it was entered")

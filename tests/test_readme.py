@@ -42,7 +42,7 @@ def printed_commands(document: Path) -> list[list[str]]:
     return [shlex.split(re.split(r"&(?:&|$)", line)[0], comments=True) for line in lines]
 
 
-def test_the_measured_figures_come_from_the_committed_results() -> None:
+def test_measured_figures_come_from_the_committed_results() -> None:
     tables = load("readme_table")
     assert sorted(name for names in tables.PAGES.values() for name in names) == sorted(tables.TABLES)
     for page, names in tables.PAGES.items():
@@ -52,7 +52,7 @@ def test_the_measured_figures_come_from_the_committed_results() -> None:
             assert shown.strip() == tables.TABLES[name](), name
 
 
-def test_the_three_lines_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert block is not None
     monkeypatch.chdir(ROOT)
@@ -78,13 +78,13 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             assert not anchor or anchor in anchors(path), f"{name}#{anchor}"
 
 
-def test_every_folder_it_names_exists() -> None:
+def test_every_named_folder_exists() -> None:
     folders = re.findall(r"^\| `([a-z0-9_]+/)`", README, re.MULTILINE)
 
     assert not [name for name in folders if not (ROOT / name).exists()]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_is_one_that_the_program_takes(document: Path) -> None:
+def test_every_command_is_accepted_by_the_program(document: Path) -> None:
     for program, *arguments in printed_commands(document):
         PARSERS[program](arguments)

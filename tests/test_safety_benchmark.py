@@ -35,13 +35,13 @@ def report(path_m: float, rate: float) -> dict[str, Any]:
     ("path_m", "rate", "words"),
     [(2.5, 0.95, []), (2.51, 0.95, ["ring of 2: path of 2.51 m"]), (2.0, 0.94, ["94.0% of the goals"])],
 )
-def test_what_falls_short_is_reported(path_m: float, rate: float, words: list[str]) -> None:
+def test_failures_list_every_missed_limit(path_m: float, rate: float, words: list[str]) -> None:
     failures = safety.judge(report(path_m, rate), 2.5, 0.95)
     assert len(failures) == len(words)
     assert all(word in failure for word, failure in zip(words, failures, strict=True))
 
 
-def test_the_report_of_the_nodes_has_no_episodes_without_a_fault() -> None:
+def test_report_of_the_nodes_has_no_episodes_without_a_fault() -> None:
     assert safety.judge({"faults": report(1.0, 0.0)["faults"]}, 2.5, 0.95) == []
 
 
@@ -60,7 +60,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def test_a_benchmark_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_killed_benchmark_leaves_no_process_running(tmp_path: Path) -> None:
     command = [sys.executable, safety.__file__, "--seed", "0", "--json", str(tmp_path / "out.json")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -96,25 +96,25 @@ def means(fault: Any, count: int = 6) -> list[float]:
         ("lower half frozen", [55, 60, 65, 70]),
     ],
 )
-def test_a_fault_repeats_what_it_says(name: str, expected: list[float]) -> None:
+def test_repeating_fault_sends_the_expected_images(name: str, expected: list[float]) -> None:
     assert means(faults.FAULTS[name](), 4) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("noise", [1, 2, 3])
-def test_noise_is_as_large_as_it_says(noise: int) -> None:
+def test_noise_has_the_stated_size(noise: int) -> None:
     fault = faults.FAULTS[f"one image, noise {noise}"]()
     fault.before(IMAGES[5])
     (sent,) = fault.sent(IMAGES[6])
     assert np.unique(sent.image.astype(int) - 50).tolist() == list(range(-noise, noise + 1))
 
 
-def test_a_second_publisher_behind_has_older_stamps() -> None:
+def test_second_publisher_with_a_delay_has_older_stamps() -> None:
     sent = faults.FAULTS["two publishers, 5 ms behind"]().sent(IMAGES[0])
     assert [each.behind_s for each in sent] == [0.0, 0.005] and sent[0].later_s < sent[1].later_s
 
 
 @pytest.mark.parametrize("name", ["one image, noise 3", "two publishers in turn"])
-def test_a_robot_is_held_within_the_limit(two_rooms_bundle: Path, name: str) -> None:
+def test_robot_is_held_within_the_limit(two_rooms_bundle: Path, name: str) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
         robot = safety.Receiver(model, period_s=1 / faults.RATE_HZ)
