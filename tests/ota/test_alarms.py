@@ -26,7 +26,7 @@ def kept(root: Path) -> State:
     return state.load(root / robot.STATE)
 
 
-def test_a_repository_that_cannot_be_trusted_for_long_is_an_alarm_until_it_can(
+def test_repository_untrusted_for_long_raises_an_alarm_until_it_is_trusted_again(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[0], 1)
@@ -43,7 +43,7 @@ def test_a_repository_that_cannot_be_trusted_for_long_is_an_alarm_until_it_can(
     assert alarms(site.root, kept(site.root)) == []
 
 
-def test_status_tells_monitoring_of_an_alarm(
+def test_status_command_reports_an_alarm_to_monitoring(
     tmp_path: Path, toy_bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fleet = Fleet(tmp_path, toy_bundle)
@@ -62,7 +62,7 @@ def test_status_tells_monitoring_of_an_alarm(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another account")
 @pytest.mark.parametrize("name", ["audit.log", "meta/timestamp.json", "lock"])
-def test_a_file_that_updates_cannot_change_is_an_alarm(site: Site, name: str) -> None:
+def test_file_that_updates_cannot_change_raises_an_alarm(site: Site, name: str) -> None:
     """As an update by root left them before it was refused."""
     path = site.root / name
     path.parent.mkdir(exist_ok=True)
@@ -87,9 +87,7 @@ def updated(site: Site, bundles: list[Bundle]) -> Site:
     return site
 
 
-def test_an_active_model_that_crashes_again_and_again_is_an_alarm(
-    updated: Site, bundles: list[Bundle]
-) -> None:
+def test_active_model_that_crashes_repeatedly_raises_an_alarm(updated: Site, bundles: list[Bundle]) -> None:
     active, due = bundles[1].sha256, daemon.crash_detector(updated.root)
     crash(updated.root, active, MAX_CRASHES)
     assert alarms(updated.root, kept(updated.root)) == [] and not due()
@@ -105,9 +103,7 @@ def test_an_active_model_that_crashes_again_and_again_is_an_alarm(
         assert alarms(updated.root, kept(updated.root)) == [], "it was stopped, and started again"
 
 
-def test_an_active_model_that_crashes_makes_way_where_that_was_chosen(
-    updated: Site, bundles: list[Bundle]
-) -> None:
+def test_active_model_that_crashes_is_replaced_where_configured(updated: Site, bundles: list[Bundle]) -> None:
     edit(updated.root, rollback_on_crashes=True)
     crash(updated.root, bundles[1].sha256, MAX_CRASHES + 1)
     with updated.opened(serving=LocalServing(updated.root, gone_s=0.1)) as client:
@@ -117,7 +113,7 @@ def test_an_active_model_that_crashes_makes_way_where_that_was_chosen(
     assert alarms(updated.root, kept(updated.root)) == []
 
 
-def test_crashes_of_another_boot_and_of_another_model_do_not_count(
+def test_crashes_of_another_boot_or_model_are_not_counted(
     updated: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crash(updated.root, bundles[0].sha256, MAX_CRASHES + 1)
@@ -128,7 +124,9 @@ def test_crashes_of_another_boot_and_of_another_model_do_not_count(
     assert alarms(updated.root, kept(updated.root)) == []
 
 
-def test_a_model_that_has_served_for_an_hour_is_forgiven(updated: Site, bundles: list[Bundle]) -> None:
+def test_active_model_that_served_for_an_hour_resets_its_crash_count(
+    updated: Site, bundles: list[Bundle]
+) -> None:
     active = bundles[1].sha256
     crash(updated.root, active, MAX_CRASHES)
     with serving_socket.listen(updated.root) as seat:
@@ -139,7 +137,7 @@ def test_a_model_that_has_served_for_an_hour_is_forgiven(updated: Site, bundles:
     assert SlotStore(updated.root).current() == active
 
 
-def test_looks_that_fail_are_repeated_soon_and_then_less_and_less_often(
+def test_failed_check_is_repeated_with_increasing_delay(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "jitter", lambda: 1.0)

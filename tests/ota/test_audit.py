@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.log"
 
 
-def test_entries_are_read_as_they_were_written(path: Path) -> None:
+def test_audit_entries_round_trip(path: Path) -> None:
     AuditLog(path, now).append("set up", channel="stable", text="a\nb \u2028 é")
     AuditLog(path, now).append("updated", count=3)
     assert list(AuditLog(path, now).entries()) == [
@@ -40,12 +40,12 @@ def test_entries_are_read_as_they_were_written(path: Path) -> None:
     ]
 
 
-def test_a_log_that_was_never_written_is_empty(path: Path) -> None:
+def test_audit_log_that_does_not_exist_is_empty(path: Path) -> None:
     assert events(path) == []
 
 
 @pytest.mark.parametrize("change", ["changed", "removed", "swapped", "put in"])
-def test_a_log_that_was_tampered_with_does_not_verify(path: Path, change: str) -> None:
+def test_audit_log_modified_by_an_attacker_fails_verification(path: Path, change: str) -> None:
     log = AuditLog(path, now)
     for number in range(5):
         log.append(f"event {number}")
@@ -63,7 +63,7 @@ def test_a_log_that_was_tampered_with_does_not_verify(path: Path, change: str) -
         events(path)
 
 
-def test_a_line_that_is_no_entry_is_told_with_its_place(path: Path) -> None:
+def test_malformed_audit_line_is_reported_with_its_position(path: Path) -> None:
     AuditLog(path, now).append("one")
     path.write_bytes(path.read_bytes() + b'{"n": 1}\n')
     with pytest.raises(StorageError, check=code("storage.broken_log")):
@@ -71,7 +71,7 @@ def test_a_line_that_is_no_entry_is_told_with_its_place(path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"n": 2, "at": "20', b"\0" * 100, b"x"])
-def test_a_line_that_a_power_cut_left_unfinished_is_cut_off_and_recorded(path: Path, torn: bytes) -> None:
+def test_audit_line_truncated_by_a_power_cut_is_removed_and_recorded(path: Path, torn: bytes) -> None:
     log = AuditLog(path, now)
     log.append("one")
     log.append("two")
@@ -89,7 +89,7 @@ def test_a_line_that_a_power_cut_left_unfinished_is_cut_off_and_recorded(path: P
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_it_goes_on_after_lines_that_are_no_entries_and_still_tells_of_them(path: Path, kept: int) -> None:
+def test_audit_log_continues_after_malformed_lines_and_still_reports_them(path: Path, kept: int) -> None:
     log = AuditLog(path, now)
     for event in ("one", "two", "three"):
         log.append(event)
@@ -106,7 +106,7 @@ def test_it_goes_on_after_lines_that_are_no_entries_and_still_tells_of_them(path
     assert added[0]["facts"] == {"lines": 3 - kept}
 
 
-def test_the_chain_runs_through_files_that_were_rotated(path: Path) -> None:
+def test_audit_chain_spans_rotated_files(path: Path) -> None:
     log = AuditLog(path, now, max_bytes=300, max_old_files=100)
     for number in range(40):
         log.append(str(number))
@@ -119,7 +119,7 @@ def test_the_chain_runs_through_files_that_were_rotated(path: Path) -> None:
         events(path)
 
 
-def test_the_oldest_files_go_and_the_rest_still_verifies(path: Path) -> None:
+def test_audit_rotation_removes_the_oldest_files_and_the_rest_verifies(path: Path) -> None:
     log = AuditLog(path, now, max_bytes=300, max_old_files=3)
     for number in range(40):
         log.append(str(number))
@@ -128,14 +128,14 @@ def test_the_oldest_files_go_and_the_rest_still_verifies(path: Path) -> None:
     assert kept == [str(number) for number in range(40 - len(kept), 40)]
 
 
-def test_a_power_cut_between_rotation_and_the_next_entry_does_not_break_the_chain(path: Path) -> None:
+def test_power_cut_between_rotation_and_the_next_entry_keeps_the_audit_chain(path: Path) -> None:
     AuditLog(path, now).append("one")
     path.rename(path.with_name("audit.log.1"))
     AuditLog(path, now).append("two")
     assert events(path) == ["one", "two"]
 
 
-def test_an_entry_that_could_not_be_written_is_an_error_and_the_next_one_follows_the_last_that_was(
+def test_audit_entry_that_cannot_be_written_is_an_error_and_the_chain_continues(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = AuditLog(path, now)
@@ -154,7 +154,7 @@ def test_an_entry_that_could_not_be_written_is_an_error_and_the_next_one_follows
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(cut=st.integers(1, 2000), kept=st.lists(st.text(max_size=20), min_size=1, max_size=8))
-def test_wherever_it_is_cut_off_it_goes_on(tmp_path: Path, cut: int, kept: list[str]) -> None:
+def test_audit_log_truncated_at_any_byte_continues(tmp_path: Path, cut: int, kept: list[str]) -> None:
     path = tmp_path / "audit.log"
     path.unlink(missing_ok=True)
     log = AuditLog(path, now)

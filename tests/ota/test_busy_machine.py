@@ -31,7 +31,7 @@ def hogs() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hogs")
-def test_the_first_apply_of_the_readme_is_not_refused_on_a_busy_machine(
+def test_first_apply_of_the_readme_on_a_busy_machine_is_not_rejected(
     two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     """By the clock, a probe at the lowest priority was five times over this budget."""

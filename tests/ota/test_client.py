@@ -17,7 +17,7 @@ from tests.ota.fleets import edit
 from tests.ota.robots import NOW, Clock, Died, Serving, Site, dies_in, factory, unreachable
 
 
-def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) -> None:
+def test_update_to_a_new_release_activates_it(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     kept = site.update()
     assert (kept.result, site.version, site.good, site.slots) == ("updated", "2.0.0", "2.0.0", 2)
@@ -32,7 +32,7 @@ def test_a_release_is_installed_and_serves(site: Site, bundles: list[Bundle]) ->
     ("budgets", "reason"),
     [({}, "sets no source of frames"), ({"max_error_ratio": None}, "the release sets no max_error_ratio")],
 )
-def test_why_nothing_was_compared_is_in_the_log(
+def test_update_without_a_comparison_logs_the_reason(
     site: Site, bundles: list[Bundle], budgets: dict[str, None], reason: str
 ) -> None:
     site.repository.publish(bundles[1], 2, budgets=budgets)
@@ -42,7 +42,7 @@ def test_why_nothing_was_compared_is_in_the_log(
     assert reason in why
 
 
-def test_the_same_bytes_under_another_number_are_not_installed_again(
+def test_release_with_identical_files_and_a_new_version_is_not_installed_again(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[0], 9)
@@ -51,13 +51,13 @@ def test_the_same_bytes_under_another_number_are_not_installed_again(
     assert kept.current is not None and kept.current.release_seq == 9
 
 
-def test_a_robot_outside_of_the_rollout_waits(site: Site, bundles: list[Bundle]) -> None:
+def test_robot_outside_the_rollout_waits(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
     kept = site.update()
     assert kept.result == "unchanged" and "0 % of the robots" in kept.reason
 
 
-def test_a_pinned_robot_stays_until_it_is_unpinned(site: Site, bundles: list[Bundle]) -> None:
+def test_pinned_robot_waits_until_it_is_unpinned(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     operator_requests.pin(site.root, pinned=True)
     assert (
@@ -68,7 +68,7 @@ def test_a_pinned_robot_stays_until_it_is_unpinned(site: Site, bundles: list[Bun
 
 
 @pytest.mark.parametrize("part", ["check", "probe", "shadow"])
-def test_what_does_not_pass_the_gate_never_serves_and_is_left_alone_for_a_while(
+def test_candidate_rejected_by_the_gate_is_never_active_and_not_retried_for_a_while(
     site: Site, bundles: list[Bundle], part: str
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -85,7 +85,7 @@ def test_what_does_not_pass_the_gate_never_serves_and_is_left_alone_for_a_while(
     assert site.update().result == "updated"
 
 
-def test_a_comparison_is_told_how_often_its_candidate_was_compared_before(
+def test_gate_receives_the_number_of_earlier_comparisons_of_a_candidate(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -106,7 +106,7 @@ def test_a_comparison_is_told_how_often_its_candidate_was_compared_before(
     assert site.gate.comparisons == [0, 1, 2, 3, 4]
 
 
-def test_a_refused_release_is_tried_at_once_if_asked_for(site: Site, bundles: list[Bundle]) -> None:
+def test_rejected_release_is_retried_immediately_on_request(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": "probe"}
     site.update()
@@ -115,7 +115,7 @@ def test_a_refused_release_is_tried_at_once_if_asked_for(site: Site, bundles: li
     assert kept.result == "updated" and not kept.refused
 
 
-def test_a_release_for_other_software_is_refused_unless_that_is_allowed(
+def test_release_for_another_software_version_is_rejected_unless_allowed(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[1], 2, interface="e" * 64)
@@ -123,7 +123,7 @@ def test_a_release_for_other_software_is_refused_unless_that_is_allowed(
     assert site.update(any_interface=True, retry_rejected=True).result == "updated"
 
 
-def test_what_was_not_for_this_robot_is_taken_as_soon_as_it_is(site: Site, bundles: list[Bundle]) -> None:
+def test_release_not_offered_to_this_robot_is_installed_once_it_is(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2, hardware_ids=("orin",))
     for _ in range(5):
         kept = site.update()
@@ -133,7 +133,7 @@ def test_what_was_not_for_this_robot_is_taken_as_soon_as_it_is(site: Site, bundl
     assert site.update().result == "updated" and site.version == "2.0.0"
 
 
-def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundle]) -> None:
+def test_model_that_fails_in_service_is_rolled_back(site: Site, bundles: list[Bundle]) -> None:
     site.serving = serving = Serving(bad=("2.0.0",))
     site.repository.publish(bundles[1], 2)
     kept = site.update()
@@ -142,7 +142,7 @@ def test_a_model_that_fails_in_service_makes_way(site: Site, bundles: list[Bundl
     assert (site.version, site.good, site.slots) == ("1.0.0", "1.0.0", 1)
 
 
-def test_a_model_in_whose_place_another_serves_is_not_committed_to(
+def test_model_that_was_replaced_before_the_commit_is_not_committed(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.serving = serving = Serving()
@@ -157,7 +157,7 @@ def test_a_model_in_whose_place_another_serves_is_not_committed_to(
     assert (site.version, site.good) == ("1.0.0", "1.0.0")
 
 
-def test_a_model_is_watched_for_the_whole_window(site: Site, bundles: list[Bundle]) -> None:
+def test_new_model_is_monitored_for_the_whole_window(site: Site, bundles: list[Bundle]) -> None:
     site.serving = Serving()
     site.repository.publish(bundles[1], 2)
     lived: list[float] = []
@@ -167,7 +167,7 @@ def test_a_model_is_watched_for_the_whole_window(site: Site, bundles: list[Bundl
     assert site.gate.calls.count("probe") == 1
 
 
-def test_the_switch_waits_for_a_safe_moment(site: Site, bundles: list[Bundle]) -> None:
+def test_switch_waits_for_a_safe_moment(site: Site, bundles: list[Bundle]) -> None:
     site.serving = serving = Serving()
     serving.may_switch = False
     site.repository.publish(bundles[1], 2)
@@ -183,7 +183,7 @@ def test_the_switch_waits_for_a_safe_moment(site: Site, bundles: list[Bundle]) -
     assert serving.swaps == ["2.0.0"]
 
 
-def test_a_network_that_fails_for_a_moment_costs_a_moment(site: Site, bundles: list[Bundle]) -> None:
+def test_update_with_a_transient_network_failure_retries(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.repository.error = unreachable()
 
@@ -196,7 +196,7 @@ def test_a_network_that_fails_for_a_moment_costs_a_moment(site: Site, bundles: l
     assert site.update().result == "updated"
 
 
-def test_a_network_that_fails_for_good_leaves_everything_as_it_is(site: Site, bundles: list[Bundle]) -> None:
+def test_update_with_a_permanent_network_failure_changes_nothing(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.repository.error = unreachable()
     kept = site.update()
@@ -204,13 +204,13 @@ def test_a_network_that_fails_for_good_leaves_everything_as_it_is(site: Site, bu
     assert (site.version, kept.refused) == ("1.0.0", {})
 
 
-def test_a_repository_that_cannot_be_trusted_is_not_asked_twice(site: Site) -> None:
+def test_untrusted_repository_is_not_queried_twice(site: Site) -> None:
     site.repository.error = TrustError("timestamp: has expired")
     kept = site.update()
     assert (kept.result, kept.reason, site.clock.seconds) == ("failed", "timestamp: has expired", 0)
 
 
-def test_an_older_release_is_not_taken_even_if_it_is_signed(site: Site, bundles: list[Bundle]) -> None:
+def test_older_signed_release_is_rejected(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[2], 7)
     site.update()
     site.repository.publish(bundles[1], 6)
@@ -220,7 +220,7 @@ def test_an_older_release_is_not_taken_even_if_it_is_signed(site: Site, bundles:
     assert site.update().result == "updated" and site.version == "2.0.0"
 
 
-def test_what_a_refresh_saw_is_the_floor_of_the_next(site: Site, bundles: list[Bundle]) -> None:
+def test_refresh_sets_the_version_floor_of_the_next_one(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.repository.seen = Floors({"timestamp": 41, "snapshot": 7}, NOW)
     site.update()
@@ -232,7 +232,7 @@ def test_what_a_refresh_saw_is_the_floor_of_the_next(site: Site, bundles: list[B
     )
 
 
-def test_going_back_by_hand_is_not_undone_by_the_next_update(site: Site, bundles: list[Bundle]) -> None:
+def test_manual_rollback_is_not_undone_by_the_next_update(site: Site, bundles: list[Bundle]) -> None:
     site.serving = serving = Serving()
     site.repository.publish(bundles[1], 2)
     site.update()
@@ -251,7 +251,7 @@ def test_going_back_by_hand_is_not_undone_by_the_next_update(site: Site, bundles
         client.rollback("again")
 
 
-def test_the_first_model_of_a_robot_has_nothing_to_go_back_to(tmp_path: Path, bundles: list[Bundle]) -> None:
+def test_first_model_of_a_robot_has_no_rollback_target(tmp_path: Path, bundles: list[Bundle]) -> None:
     site = Site(tmp_path / "robot", None)
     site.repository.publish(bundles[1], 2)
     site.serving = Serving(bad=("2.0.0",))
@@ -260,14 +260,12 @@ def test_the_first_model_of_a_robot_has_nothing_to_go_back_to(tmp_path: Path, bu
     assert site.update(retry_rejected=True).result == "updated" and site.version == "2.0.0"
 
 
-def test_one_update_at_a_time(site: Site) -> None:
+def test_concurrent_updates_are_rejected(site: Site) -> None:
     with site.opened(), pytest.raises(StorageError, check=code("storage.locked")), site.opened():
         pass
 
 
-def test_an_update_that_was_stopped_goes_on_without_a_failed_attempt(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_stopped_update_continues_without_a_failed_attempt(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
 
     def stop(*_: object) -> None:
@@ -284,7 +282,7 @@ def test_an_update_that_was_stopped_goes_on_without_a_failed_attempt(
     assert all(not kept.attempts for kept in told)
 
 
-def test_a_probe_that_dies_because_all_is_stopped_is_not_held_against_its_model(
+def test_probe_killed_by_a_shutdown_is_not_counted_against_its_model(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -302,13 +300,13 @@ def test_a_probe_that_dies_because_all_is_stopped_is_not_held_against_its_model(
     assert site.update().result == "updated"
 
 
-def test_links_that_somebody_removed_are_made_again(site: Site) -> None:
+def test_removed_links_are_restored(site: Site) -> None:
     (site.root / "current").unlink()
     with site.opened():
         assert site.version == "1.0.0"
 
 
-def test_a_lost_state_is_made_again_from_the_slots(site: Site, bundles: list[Bundle]) -> None:
+def test_lost_state_is_rebuilt_from_the_slots(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.update()
     (site.root / "state.json").write_bytes(b"\0" * 100)
@@ -320,7 +318,7 @@ def test_a_lost_state_is_made_again_from_the_slots(site: Site, bundles: list[Bun
     assert site.update().result == "updated"
 
 
-def test_a_state_lost_before_the_commit_begins_with_the_way_back(site: Site, bundles: list[Bundle]) -> None:
+def test_state_lost_before_the_commit_starts_with_a_rollback(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
         site.update(on_state=dies_in(Phase.OBSERVE))
@@ -332,7 +330,7 @@ def test_a_state_lost_before_the_commit_begins_with_the_way_back(site: Site, bun
     assert site.version == site.good == "1.0.0"
 
 
-def test_a_robot_is_set_up_only_once(site: Site, bundles: list[Bundle]) -> None:
+def test_provision_of_an_existing_robot_is_rejected(site: Site, bundles: list[Bundle]) -> None:
     with pytest.raises(UpdateError, check=code("update.already_provisioned")):
         factory(site.root, bundles[1])
     assert site.version == "1.0.0"

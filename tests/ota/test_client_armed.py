@@ -59,7 +59,7 @@ def wait_for_approval(site: Site, seconds: float = 60) -> None:
         site.update(heartbeat=heartbeat)
 
 
-def test_nothing_is_switched_to_without_approval_where_that_is_wanted(cautious: Site) -> None:
+def test_switch_with_required_approval_waits_for_it(cautious: Site) -> None:
     wait_for_approval(cautious)
     assert cautious.version == "1.0.0"
     kept = operator_requests.approve(cautious.root)
@@ -67,7 +67,7 @@ def test_nothing_is_switched_to_without_approval_where_that_is_wanted(cautious: 
     assert cautious.update().result == "updated"
 
 
-def test_what_nobody_approves_is_given_up_like_what_finds_no_moment_and_logged_once(
+def test_unapproved_update_expires_like_one_without_a_safe_moment_and_is_logged_once(
     cautious: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
@@ -80,7 +80,7 @@ def test_what_nobody_approves_is_given_up_like_what_finds_no_moment_and_logged_o
     assert [entry.event for entry in entries].count("armed -> armed") == 1
 
 
-def test_an_approval_is_waited_for_whatever_the_repository_says_meanwhile(
+def test_wait_for_approval_continues_regardless_of_repository_errors(
     cautious: Site, bundles: list[Bundle]
 ) -> None:
     wait_for_approval(cautious, 2 * 3600 + 60)
@@ -93,7 +93,7 @@ def test_an_approval_is_waited_for_whatever_the_repository_says_meanwhile(
     assert cautious.update().result == "updated"
 
 
-def test_an_approval_is_for_one_release_only(cautious: Site, bundles: list[Bundle]) -> None:
+def test_approval_applies_to_one_release_only(cautious: Site, bundles: list[Bundle]) -> None:
     wait_for_approval(cautious)
     kept = operator_requests.approve(cautious.root)
     state.save(cautious.root / robot.STATE, replace(kept, approved=bundles[2].sha256))
@@ -106,7 +106,7 @@ def test_an_approval_is_for_one_release_only(cautious: Site, bundles: list[Bundl
     assert cautious.version == "1.0.0"
 
 
-def test_a_release_that_is_revoked_while_it_waits_is_dropped(site: Site, bundles: list[Bundle]) -> None:
+def test_release_revoked_while_waiting_is_dropped(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[0], 3, revoked=(2,)))
     kept = site.update()
@@ -116,7 +116,7 @@ def test_a_release_that_is_revoked_while_it_waits_is_dropped(site: Site, bundles
     assert entries[-1].event == "armed -> idle"
 
 
-def test_what_serves_and_was_revoked_makes_way_once_the_robot_may_switch(
+def test_revoked_active_model_is_replaced_once_the_robot_allows_the_switch(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -132,7 +132,7 @@ def test_what_serves_and_was_revoked_makes_way_once_the_robot_may_switch(
     assert entries.count("resolve -> resolve") == 1
 
 
-def test_what_serves_and_was_revoked_makes_way_though_what_follows_it_waits_for_approval(
+def test_revoked_active_model_is_replaced_while_its_successor_waits_for_approval(
     cautious: Site, bundles: list[Bundle]
 ) -> None:
     """Who mends a model publishes the new one first: the latest release cannot be revoked."""
@@ -155,7 +155,7 @@ def test_what_serves_and_was_revoked_makes_way_though_what_follows_it_waits_for_
 
 
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, Died])
-def test_what_is_known_to_be_revoked_makes_way_though_the_repository_has_gone_since(
+def test_active_model_known_to_be_revoked_is_replaced_after_the_repository_disappeared(
     site: Site, bundles: list[Bundle], ends: type[BaseException]
 ) -> None:
     def stop() -> None:
@@ -173,7 +173,7 @@ def test_what_is_known_to_be_revoked_makes_way_though_the_repository_has_gone_si
     assert kept.refused[bundles[1].sha256].not_before is None
 
 
-def test_a_look_does_not_wait_until_the_robot_may_switch(site: Site, bundles: list[Bundle]) -> None:
+def test_check_does_not_wait_for_a_safe_moment(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
     site.repository.publish(bundles[2], 3, revoked=(2,))
@@ -184,14 +184,14 @@ def test_a_look_does_not_wait_until_the_robot_may_switch(site: Site, bundles: li
     assert site.clock.seconds < 60
 
 
-def test_a_release_that_is_no_longer_offered_makes_way_for_what_is(site: Site, bundles: list[Bundle]) -> None:
+def test_release_no_longer_offered_is_replaced_by_the_one_offered(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[2], 3))
     assert site.update().result == "unchanged" and site.version == "1.0.0"
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 
-def test_a_rollout_that_shrinks_while_its_release_waits_leaves_this_robot_out(
+def test_rollout_that_shrinks_while_its_release_waits_excludes_this_robot(
     site: Site, bundles: list[Bundle]
 ) -> None:
     none = {"percent": 0.0, "salt": "s"}
@@ -208,7 +208,7 @@ def test_a_rollout_that_shrinks_while_its_release_waits_leaves_this_robot_out(
 
 
 @pytest.mark.parametrize("phase", [Phase.PROBE, Phase.SHADOW, Phase.ARMED])
-def test_a_rollout_that_shrank_while_an_update_was_cut_off_leaves_this_robot_out(
+def test_rollout_that_shrank_during_an_interruption_excludes_this_robot(
     site: Site, bundles: list[Bundle], phase: Phase
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -219,9 +219,7 @@ def test_a_rollout_that_shrank_while_an_update_was_cut_off_leaves_this_robot_out
     assert site.update().result == "unchanged" and site.version == "1.0.0"
 
 
-def test_a_repository_that_cannot_be_reached_does_not_hold_a_switch_up(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_unreachable_repository_does_not_block_a_switch(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: setattr(site.repository, "error", unreachable()))
     assert site.update().result == "updated" and site.version == "2.0.0"
@@ -229,14 +227,14 @@ def test_a_repository_that_cannot_be_reached_does_not_hold_a_switch_up(
     assert "repository not checked before the switch" in told
 
 
-def test_a_repository_that_cannot_be_trusted_any_more_does(site: Site, bundles: list[Bundle]) -> None:
+def test_untrusted_repository_blocks_a_switch(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: setattr(site.repository, "error", TrustError("timestamp: has expired")))
     kept = site.update()
     assert (kept.result, kept.reason, site.version) == ("failed", "timestamp: has expired", "1.0.0")
 
 
-def test_a_robot_that_became_busy_while_the_repository_was_asked_is_left_alone(
+def test_robot_that_becomes_busy_during_the_repository_check_is_not_switched(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -257,7 +255,7 @@ def test_a_robot_that_became_busy_while_the_repository_was_asked_is_left_alone(
 
 # A clock that was set back does not tell for how long.
 @pytest.mark.parametrize(("hours", "asked"), [(0, 1), (1, 2), (-1, 2)])
-def test_an_update_that_was_cut_off_before_its_switch_asks_again_if_that_was_a_while_ago(
+def test_update_interrupted_long_before_its_switch_checks_the_repository_again(
     site: Site, bundles: list[Bundle], hours: int, asked: int
 ) -> None:
     site.repository.publish(bundles[1], 2)

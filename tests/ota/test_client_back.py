@@ -66,7 +66,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("revoked", [False, True], ids=["by hand", "revoked"])
-def test_a_way_back_that_a_full_disk_did_not_let_be_kept_is_not_undone(
+def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
     updated: Site,
     bundles: list[Bundle],
     choosy: Choosy,
@@ -95,7 +95,7 @@ def test_a_way_back_that_a_full_disk_did_not_let_be_kept_is_not_undone(
     assert updated.version == "1.0.0", "2.0.0 is on offer, or revoked, and not taken"
 
 
-def test_what_serves_is_to_serve_after_the_next_start_where_the_way_back_is_refused(
+def test_active_model_is_selected_for_the_next_start_when_the_server_rejects_the_rollback(
     updated: Site, choosy: Choosy
 ) -> None:
     choosy.errors = {"1.0.0": REFUSED}
@@ -106,7 +106,7 @@ def test_what_serves_is_to_serve_after_the_next_start_where_the_way_back_is_refu
     assert updated.update().alarm == "" and choosy.version == updated.version == "1.0.0"
 
 
-def test_a_candidate_that_failed_is_not_to_serve_after_the_next_start(
+def test_failed_candidate_is_not_selected_for_the_next_start(
     updated: Site, bundles: list[Bundle], choosy: Choosy
 ) -> None:
     updated.repository.publish(bundles[2], 3)
@@ -115,9 +115,7 @@ def test_a_candidate_that_failed_is_not_to_serve_after_the_next_start(
     assert updated.version == updated.good == "2.0.0"
 
 
-def test_a_look_leaves_the_link_that_whoever_serves_may_have_followed_by_now(
-    updated: Site, choosy: Choosy
-) -> None:
+def test_check_leaves_the_link_that_the_server_may_have_followed(updated: Site, choosy: Choosy) -> None:
     choosy.errors = {"1.0.0": BUSY}
     assert go_back(updated).alarm == "the rollback failed: the memory is taken"
     assert choosy.version == "2.0.0" and updated.version == "1.0.0", "the serving process goes on trying"
@@ -128,7 +126,7 @@ def test_a_look_leaves_the_link_that_whoever_serves_may_have_followed_by_now(
     assert updated.update().alarm == "" and choosy.version == "1.0.0"
 
 
-def test_where_what_was_to_be_gone_back_to_is_revoked_as_well_the_one_before_serves(
+def test_rollback_with_a_revoked_target_activates_the_release_before_it(
     updated: Site, bundles: list[Bundle], choosy: Choosy
 ) -> None:
     updated.repository.publish(bundles[2], 3)
@@ -139,7 +137,7 @@ def test_where_what_was_to_be_gone_back_to_is_revoked_as_well_the_one_before_ser
     assert choosy.version == updated.version == updated.good == "1.0.0"
 
 
-def test_the_way_back_by_hand_to_what_is_good_keeps_the_one_before_it(
+def test_manual_rollback_to_the_last_known_good_model_keeps_the_previous_one(
     updated: Site, bundles: list[Bundle], choosy: Choosy
 ) -> None:
     updated.repository.publish(bundles[2], 3)
@@ -153,7 +151,7 @@ def test_the_way_back_by_hand_to_what_is_good_keeps_the_one_before_it(
     assert choosy.version == updated.version == updated.good == "1.0.0"
 
 
-def test_what_could_not_be_gone_back_to_and_is_offered_again_is_taken_like_any_other(
+def test_rollback_target_that_was_unusable_is_installed_when_offered_again(
     updated: Site, bundles: list[Bundle], choosy: Choosy
 ) -> None:
     updated.repository.publish(bundles[2], 3)

@@ -28,7 +28,7 @@ def busy(tmp_path: Path, bundles: list[Bundle]) -> Site:
     return site
 
 
-def test_a_candidate_that_cannot_be_judged_is_undecided_and_not_refused(
+def test_candidate_that_cannot_be_evaluated_is_undecided_and_not_rejected(
     busy: Site, bundles: list[Bundle]
 ) -> None:
     kept = busy.update()
@@ -40,7 +40,7 @@ def test_a_candidate_that_cannot_be_judged_is_undecided_and_not_refused(
     assert (refusal.times, refusal.undecided) == (0, 1)
 
 
-def test_it_is_tried_again_after_minutes_and_installed_once_the_machine_is_quieter(busy: Site) -> None:
+def test_undecided_candidate_is_retried_after_minutes_and_installed_on_a_quieter_machine(busy: Site) -> None:
     busy.update()
     calls = list(busy.gate.calls)
     waits = busy.update()
@@ -54,7 +54,7 @@ def test_it_is_tried_again_after_minutes_and_installed_once_the_machine_is_quiet
     assert busy.repository.fetched == fetched
 
 
-def test_the_pause_doubles_up_to_an_hour(busy: Site) -> None:
+def test_undecided_candidate_retry_delay_doubles_up_to_an_hour(busy: Site) -> None:
     pauses = []
     for _ in range(7):
         (refusal,) = busy.update().refused.values()
@@ -64,13 +64,13 @@ def test_the_pause_doubles_up_to_an_hour(busy: Site) -> None:
     assert pauses == [5, 10, 20, 40, 60, 60, 60]
 
 
-def test_an_operator_may_have_it_tried_at_once(busy: Site) -> None:
+def test_undecided_candidate_is_retried_immediately_on_request(busy: Site) -> None:
     busy.update()
     busy.gate.busy = False
     assert busy.update(retry_rejected=True).result == "updated"
 
 
-def test_a_refusal_after_that_is_the_first(busy: Site) -> None:
+def test_rejection_after_undecided_attempts_counts_as_the_first(busy: Site) -> None:
     busy.update()
     busy.clock.sleep(301)
     busy.gate.busy, busy.gate.bad = False, {"2.0.0": "probe"}
@@ -79,14 +79,14 @@ def test_a_refusal_after_that_is_the_first(busy: Site) -> None:
     assert (kept.result, refusal.times, refusal.undecided) == ("refused", 1, 0)
 
 
-def test_the_candidate_is_timed_next_to_the_active_model(busy: Site, bundles: list[Bundle]) -> None:
+def test_candidate_is_timed_next_to_the_active_model(busy: Site, bundles: list[Bundle]) -> None:
     busy.update()
     ((budgets, active),) = busy.gate.probed
     assert budgets.latency_p99_ms == 20.0
     assert active is not None and Bundle.open(active).manifest.version == "1.0.0"
 
 
-def test_where_nobody_serves_the_latency_is_judged_once_before_the_switch(
+def test_candidate_without_a_server_has_its_latency_checked_once_before_the_switch(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     site = Site(tmp_path / "robot", None)

@@ -43,7 +43,7 @@ def boots(site: Site, at: datetime) -> str:
 
 
 @pytest.mark.parametrize("epoch", [1970, 2024])
-def test_what_was_refused_is_not_tried_again_at_each_boot(unset: Site, epoch: int) -> None:
+def test_rejected_release_is_not_retried_at_each_boot(unset: Site, epoch: int) -> None:
     start = datetime(epoch, 1, 1, tzinfo=timezone.utc)
     told = []
     for boot in range(6):
@@ -53,14 +53,14 @@ def test_what_was_refused_is_not_tried_again_at_each_boot(unset: Site, epoch: in
     assert refusal.times == 3
 
 
-def test_a_refusal_that_outlasts_a_week_from_the_last_signature_holds(unset: Site) -> None:
+def test_rejection_beyond_a_week_from_the_last_signature_is_retained(unset: Site) -> None:
     assert boots(unset, NOW) == "tried"
     for times in range(2, 10):
         assert boots(unset, NOW + times * timedelta(days=8)) == "tried"
     assert boots(unset, datetime(1970, 1, 1, tzinfo=timezone.utc)) == "left alone"
 
 
-def test_a_refusal_under_a_clock_that_is_behind_counts_from_the_last_signature(unset: Site) -> None:
+def test_rejection_with_the_clock_behind_counts_from_the_last_signature(unset: Site) -> None:
     boots(unset, datetime(1970, 1, 1, tzinfo=timezone.utc))
     (refusal,) = unset.update().refused.values()
     assert refusal.not_before == SIGNED + FIRST_REJECTION

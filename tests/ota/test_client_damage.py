@@ -43,7 +43,7 @@ def logged(site: Site) -> list[str]:
     return [entry.event for entry in audit_log.AuditLog(site.root / AUDIT, site.clock.now).entries()]
 
 
-def test_there_is_no_way_back_to_a_slot_that_is_damaged(updated: Site, bundles: list[Bundle]) -> None:
+def test_rollback_to_a_damaged_slot_is_refused(updated: Site, bundles: list[Bundle]) -> None:
     damage(updated, bundles[0], "report.json")
     kept = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
     assert kept.result == "failed"
@@ -52,7 +52,7 @@ def test_there_is_no_way_back_to_a_slot_that_is_damaged(updated: Site, bundles: 
 
 
 @pytest.mark.parametrize("revoked", [(), (2,)], ids=["it stays active", "it was revoked"])
-def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
+def test_damaged_rollback_target_does_not_block_the_fix(
     updated: Site, bundles: list[Bundle], revoked: tuple[int, ...]
 ) -> None:
     damage(updated, bundles[0], "report.json")
@@ -66,7 +66,7 @@ def test_what_cannot_be_gone_back_to_does_not_stand_in_the_way_of_the_cure(
     assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
 
 
-def test_what_cannot_be_gone_back_to_is_fetched_anew_where_it_is_offered_again(
+def test_damaged_rollback_target_offered_again_is_downloaded_again(
     updated: Site, bundles: list[Bundle]
 ) -> None:
     damage(updated, bundles[0], "report.json")
@@ -76,7 +76,7 @@ def test_what_cannot_be_gone_back_to_is_fetched_anew_where_it_is_offered_again(
     assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "1.0.0", "1.0.0")
 
 
-def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: list[Bundle]) -> None:
+def test_check_does_not_execute_a_pending_rollback(updated: Site, bundles: list[Bundle]) -> None:
     owe_the_way_back(updated, bundles[0])
     with updated.opened() as client:
         assert client.check() is None
@@ -84,7 +84,7 @@ def test_a_look_does_not_go_the_way_back_that_is_owed(updated: Site, bundles: li
     assert updated.update().alarm == "" and updated.version == "1.0.0"
 
 
-def test_an_update_that_began_with_the_way_back_takes_what_is_new(
+def test_update_that_started_with_a_rollback_installs_the_new_release(
     updated: Site, bundles: list[Bundle]
 ) -> None:
     owe_the_way_back(updated, bundles[0])
@@ -94,7 +94,7 @@ def test_an_update_that_began_with_the_way_back_takes_what_is_new(
     assert kept.previous is not None and kept.previous.version == "1.0.0"
 
 
-def test_going_back_by_hand_ends_an_update_that_began_with_the_way_back(
+def test_manual_rollback_ends_an_update_that_started_with_a_rollback(
     updated: Site, bundles: list[Bundle]
 ) -> None:
     owe_the_way_back(updated, bundles[0])
@@ -105,9 +105,7 @@ def test_going_back_by_hand_ends_an_update_that_began_with_the_way_back(
     assert updated.version == "1.0.0"
 
 
-def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
-    updated: Site, bundles: list[Bundle]
-) -> None:
+def test_failing_model_is_rolled_back_past_a_damaged_one(updated: Site, bundles: list[Bundle]) -> None:
     damage(updated, bundles[1], "report.json")
     updated.serving = serving = Serving(bad=("3.0.0",))
     updated.repository.publish(bundles[2], 3)
@@ -117,9 +115,7 @@ def test_a_model_that_fails_makes_way_for_the_one_before_a_damaged_one(
     assert "the last known good model is damaged" in logged(updated)
 
 
-def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
-    updated: Site, bundles: list[Bundle]
-) -> None:
+def test_rollback_with_only_damaged_targets_activates_none(updated: Site, bundles: list[Bundle]) -> None:
     for bundle in bundles[:2]:
         damage(updated, bundle, "report.json")
     updated.serving = serving = Serving(bad=("3.0.0",))
@@ -131,9 +127,7 @@ def test_where_all_that_was_good_is_damaged_nothing_of_it_is_gone_back_to(
     assert (store.current(), store.good()) == (bundles[2].sha256, bundles[1].sha256)
 
 
-def test_what_was_damaged_after_it_passed_the_gate_is_not_switched_to(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_candidate_damaged_after_the_gate_is_not_activated(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     versions: set[str] = set()
 
@@ -147,14 +141,14 @@ def test_what_was_damaged_after_it_passed_the_gate_is_not_switched_to(
     assert versions == {"1.0.0"}
 
 
-def test_a_release_cures_a_robot_whose_slot_is_lost(updated: Site, bundles: list[Bundle]) -> None:
+def test_robot_with_a_lost_slot_is_fixed_by_a_release(updated: Site, bundles: list[Bundle]) -> None:
     (SlotStore(updated.root).slots / bundles[1].sha256 / MARK).unlink()
     updated.repository.publish(bundles[2], 3)
     assert updated.update().result == "updated" and updated.version == updated.good == "3.0.0"
 
 
 @pytest.mark.parametrize("name", [MANIFEST_NAME, "report.json"])
-def test_a_release_cures_a_robot_whose_model_is_damaged(
+def test_robot_with_a_damaged_model_is_fixed_by_a_release(
     updated: Site, bundles: list[Bundle], name: str
 ) -> None:
     damage(updated, bundles[1], name)
@@ -164,7 +158,7 @@ def test_a_release_cures_a_robot_whose_model_is_damaged(
     assert "not compared" in logged(updated)
 
 
-def test_what_serves_and_is_damaged_makes_way_until_it_has_been_fetched_again(
+def test_damaged_active_model_is_replaced_until_it_is_downloaded_again(
     updated: Site, bundles: list[Bundle]
 ) -> None:
     updated.serving = serving = Serving()
@@ -177,7 +171,7 @@ def test_what_serves_and_is_damaged_makes_way_until_it_has_been_fetched_again(
 
 
 @pytest.mark.parametrize("made", [unreachable, lambda: TrustError("expired")], ids=["away", "expired"])
-def test_what_serves_and_is_damaged_makes_way_though_nobody_can_be_asked(
+def test_damaged_active_model_is_replaced_while_the_repository_is_unreachable(
     updated: Site, bundles: list[Bundle], made: Callable[[], Exception]
 ) -> None:
     """Else a robot in the field has no model after its next start."""
@@ -196,7 +190,7 @@ def test_what_serves_and_is_damaged_makes_way_though_nobody_can_be_asked(
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_what_cannot_make_way_though_nobody_can_be_asked_serves_on(
+def test_damaged_active_model_without_an_alternative_stays_active(
     updated: Site, bundles: list[Bundle], pinned: bool
 ) -> None:
     if pinned:
@@ -210,7 +204,7 @@ def test_what_cannot_make_way_though_nobody_can_be_asked_serves_on(
     assert kept.current is not None and kept.current.version == "2.0.0"
 
 
-def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bundle]) -> None:
+def test_check_reports_a_damaged_active_model(updated: Site, bundles: list[Bundle]) -> None:
     damage(updated, bundles[1], "report.json")
     with updated.opened() as client:
         assert client.check() is None
@@ -219,7 +213,7 @@ def test_a_look_says_that_what_serves_is_damaged(updated: Site, bundles: list[Bu
 
 
 @pytest.mark.parametrize("case", ["there is no other", "the other is damaged too", "it is pinned"])
-def test_what_serves_and_is_damaged_serves_on_where_it_must_and_needs_a_person(
+def test_damaged_active_model_without_an_alternative_needs_an_operator(
     site: Site, bundles: list[Bundle], case: str
 ) -> None:
     site.repository.publish(bundles[0], 1)
@@ -253,7 +247,7 @@ def fail(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [lose, fail])
-def test_a_file_that_a_slot_cannot_give_comes_from_the_repository(
+def test_file_missing_from_a_slot_is_fetched_from_the_repository(
     site: Site, bundles: list[Bundle], harm: Callable[[Path], None]
 ) -> None:
     name = next(record.path for record in bundles[0].manifest.files if record.path != "report.json")
@@ -264,7 +258,9 @@ def test_a_file_that_a_slot_cannot_give_comes_from_the_repository(
     assert "slot not usable, file is downloaded" in logged(site)
 
 
-def test_a_delta_whose_base_cannot_be_read_costs_only_time(site: Site, bundles: list[Bundle]) -> None:
+def test_delta_with_an_unreadable_base_falls_back_to_the_whole_file(
+    site: Site, bundles: list[Bundle]
+) -> None:
     release_deltas = pytest.importorskip(
         "jepa_export.release.delta_maker", reason="extra export is not installed"
     )
@@ -280,7 +276,7 @@ def test_a_delta_whose_base_cannot_be_read_costs_only_time(site: Site, bundles: 
     assert "delta not usable, whole file is downloaded" in logged(site)
 
 
-def test_a_log_whose_end_is_damaged_stops_nothing(updated: Site, bundles: list[Bundle]) -> None:
+def test_log_with_a_damaged_end_does_not_block_updates(updated: Site, bundles: list[Bundle]) -> None:
     path = updated.root / AUDIT
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:-1], b"\x00" * 40 + b"\n"]))
@@ -288,7 +284,7 @@ def test_a_log_whose_end_is_damaged_stops_nothing(updated: Site, bundles: list[B
     assert (kept.result, updated.version) == ("reverted", "1.0.0")
 
 
-def test_a_model_that_had_nothing_to_do_is_not_committed_before_it_had(
+def test_model_without_requests_is_not_committed_before_its_first_one(
     site: Site, bundles: list[Bundle]
 ) -> None:
     class Docked(Serving):

@@ -32,7 +32,7 @@ ALL = (
 
 
 @pytest.mark.parametrize("when", ["bad", "observed", "switched"])
-def test_a_full_disk_keeps_no_model_in_service_that_is_bad_or_that_nobody_watches(
+def test_full_disk_leaves_no_failed_or_unmonitored_model_active(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     class Filling(Serving):
@@ -98,7 +98,7 @@ def dying(phase: Phase, *, after: bool) -> type[UpdateSteps]:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("phase", [*ALL, Phase.ROLLBACK, Phase.REJECTED])
-def test_a_process_killed_at_any_step_leaves_a_valid_model_and_the_next_one_ends_the_update(
+def test_process_killed_at_any_step_leaves_a_valid_model_and_the_next_finishes_the_update(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, phase: Phase, after: bool
 ) -> None:
     fails = phase in (Phase.ROLLBACK, Phase.REJECTED)
@@ -122,7 +122,7 @@ def test_a_process_killed_at_any_step_leaves_a_valid_model_and_the_next_one_ends
 
 
 @pytest.mark.parametrize("phase", [Phase.OBSERVE, Phase.COMMIT])
-def test_a_candidate_that_was_switched_away_from_is_not_committed(
+def test_candidate_that_was_switched_away_from_is_not_committed(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, phase: Phase
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -135,7 +135,7 @@ def test_a_candidate_that_was_switched_away_from_is_not_committed(
     assert kept.current == kept.good and "the link `current` was changed" in kept.reason
 
 
-def test_a_model_that_takes_the_machine_down_is_tried_three_times_and_then_makes_way(
+def test_model_that_crashes_the_machine_is_rolled_back_after_three_attempts(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -247,7 +247,7 @@ class Lives(RuleBasedStateMachine):
         assert kept.phase is Phase.IDLE
 
 
-def test_updates_under_random_faults_keep_a_valid_model_active_and_end(
+def test_updates_under_random_faults_keep_a_valid_model_active_and_finish(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     Lives.home, Lives.offered = tmp_path, bundles

@@ -19,13 +19,13 @@ from tests.ota.fleets import edit
 from tests.ota.robots import Repository, Site, settings, tree, unreachable
 
 
-def test_only_what_no_slot_has_is_fetched(site: Site, bundles: list[Bundle]) -> None:
+def test_download_fetches_only_files_that_no_slot_has(site: Site, bundles: list[Bundle]) -> None:
     release = site.repository.publish(bundles[1], 2)
     site.update()
     assert site.repository.fetched == [f"{release.folder}/report.json"]
 
 
-def test_slots_that_nobody_needs_make_way_for_a_release_that_has_no_room(
+def test_unused_slots_are_removed_for_a_release_that_needs_space(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit(site.root, keep_slots=1)
@@ -48,7 +48,9 @@ def test_slots_that_nobody_needs_make_way_for_a_release_that_has_no_room(
     assert site.slots == 3
 
 
-def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bundles: list[Bundle]) -> None:
+def test_delta_creates_the_file_and_a_damaged_one_falls_back_to_the_whole_file(
+    tmp_path: Path, bundles: list[Bundle]
+) -> None:
     release_deltas = pytest.importorskip(
         "jepa_export.release.delta_maker", reason="extra export is not installed"
     )
@@ -73,7 +75,7 @@ def test_a_delta_makes_the_file_and_a_bad_one_costs_only_time(tmp_path: Path, bu
         assert ("delta not usable" in told) == damaged
 
 
-def test_a_delta_that_the_server_does_not_give_keeps_no_release_away(
+def test_delta_missing_on_the_server_falls_back_to_the_whole_file(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     path = "report.json"
@@ -94,9 +96,7 @@ def test_a_delta_that_the_server_does_not_give_keeps_no_release_away(
     assert site.repository.fetched.count("deltas/one") == 3
 
 
-def test_a_release_comes_in_pieces_where_an_update_may_not_fetch_all_of_it(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_release_above_the_download_limit_is_fetched_in_parts(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.repository.error = None
     download = site.repository.download
@@ -113,7 +113,7 @@ def test_a_release_comes_in_pieces_where_an_update_may_not_fetch_all_of_it(
     assert site.update().result == "updated"
 
 
-def test_a_release_that_does_not_fit_is_told_before_the_first_byte(
+def test_release_that_exceeds_the_free_space_is_rejected_before_the_first_byte(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     site = Site(tmp_path / "robot", bundles[0], fetch=Limits(free_bytes=1 << 60))
@@ -123,7 +123,7 @@ def test_a_release_that_does_not_fit_is_told_before_the_first_byte(
     assert not site.repository.fetched and not list((site.root / "staging").glob("*/bundle/*"))
 
 
-def test_a_damaged_file_in_staging_is_fetched_again(site: Site, bundles: list[Bundle]) -> None:
+def test_damaged_staging_file_is_fetched_again(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     rotten: list[str] = []
 

@@ -9,7 +9,7 @@ from jepa_runtime.ota.state import Phase
 from tests.ota.robots import Died, Site, dies_in
 
 
-def test_a_second_look_finds_nothing_new(site: Site, bundles: list[Bundle]) -> None:
+def test_second_check_finds_nothing_new(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.update()
     before = site.root.joinpath("audit.log").read_bytes()
@@ -18,7 +18,7 @@ def test_a_second_look_finds_nothing_new(site: Site, bundles: list[Bundle]) -> N
     assert site.root.joinpath("audit.log").read_bytes() == before
 
 
-def test_a_look_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
+def test_check_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
     release = site.repository.publish(bundles[1], 2)
     with site.opened() as client:
         assert client.check() == release
@@ -26,7 +26,7 @@ def test_a_look_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
     assert (site.version, site.slots, site.repository.fetched) == ("1.0.0", 1, [])
 
 
-def test_a_look_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
+def test_check_rolls_nothing_back(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.update()
     site.repository.publish(bundles[2], 3, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
@@ -41,7 +41,7 @@ def test_a_look_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.CHECK, Phase.RESOLVE])
-def test_a_look_that_was_cut_off_is_done_again(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+def test_interrupted_check_is_repeated(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     release = site.repository.publish(bundles[1], 2)
     with pytest.raises(Died), site.opened(on_state=dies_in(phase)) as client:
         client.check()
@@ -50,7 +50,7 @@ def test_a_look_that_was_cut_off_is_done_again(site: Site, bundles: list[Bundle]
         assert client.state.phase is Phase.IDLE
 
 
-def test_nothing_is_begun_where_only_what_is_in_work_is_to_end(site: Site, bundles: list[Bundle]) -> None:
+def test_finish_only_update_starts_nothing_new(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     with site.opened() as client:
         assert client.update(begin=False).result == "none"
@@ -61,9 +61,7 @@ def test_nothing_is_begun_where_only_what_is_in_work_is_to_end(site: Site, bundl
         assert client.update(begin=False).result == "updated"
 
 
-def test_a_fleet_that_asks_for_a_version_that_the_channel_does_not_list_gets_none(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_fleet_order_for_an_unlisted_version_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     kept = site.update(only_version="3.0.0")
     assert (kept.result, site.version) == ("unchanged", "1.0.0")

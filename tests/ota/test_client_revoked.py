@@ -14,7 +14,7 @@ from tests.errors import code
 from tests.ota.robots import Serving, Site
 
 
-def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles: list[Bundle]) -> None:
+def test_revoked_release_is_replaced_even_on_a_pinned_robot(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.update()
     operator_requests.pin(site.root, pinned=True)
@@ -27,7 +27,7 @@ def test_a_revoked_release_makes_way_even_on_a_pinned_robot(site: Site, bundles:
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 
-def test_a_way_back_that_finds_no_moment_is_held_against_no_release(
+def test_rollback_without_a_safe_moment_rejects_no_release(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
@@ -46,9 +46,7 @@ def test_a_way_back_that_finds_no_moment_is_held_against_no_release(
     assert site.update().result == "updated" and site.version == "3.0.0"
 
 
-def test_what_is_offered_is_not_revoked_under_a_number_that_it_had_before(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_offered_release_is_not_revoked_under_its_earlier_version(site: Site, bundles: list[Bundle]) -> None:
     for seq, bundle in enumerate((bundles[1], bundles[2]), 2):
         site.repository.publish(bundle, seq)
         assert site.update().result == "updated"
@@ -58,7 +56,7 @@ def test_what_is_offered_is_not_revoked_under_a_number_that_it_had_before(
     assert kept.current is not None and kept.current.release_seq == 5
 
 
-def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, bundles: list[Bundle]) -> None:
+def test_factory_model_is_revoked_by_its_manifest_hash(site: Site, bundles: list[Bundle]) -> None:
     """It does not know under which number it was released."""
     gone = {"revoked": (1,), "revoked_manifests": (bundles[0].sha256,)}
     site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"}, **gone)
@@ -71,7 +69,7 @@ def test_a_model_that_came_with_the_robot_is_revoked_by_what_it_is(site: Site, b
     assert site.version == "2.0.0", "what it was before was revoked as well"
 
 
-def test_what_is_revoked_by_what_it_is_makes_way_whatever_channel_it_came_from(
+def test_release_revoked_by_hash_is_replaced_regardless_of_its_channel(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -86,7 +84,7 @@ def test_what_is_revoked_by_what_it_is_makes_way_whatever_channel_it_came_from(
     assert site.version == site.good == "1.0.0"
 
 
-def test_a_revoked_release_without_another_serves_on_and_says_so_loudly(
+def test_revoked_release_without_an_alternative_stays_active_and_raises_an_alarm(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[0], 4)
@@ -109,9 +107,7 @@ def _before_it_revoked(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[2], 3, revoked=(2,))
 
 
-def test_what_served_before_and_was_revoked_since_is_not_gone_back_to_by_hand(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_manual_rollback_to_a_revoked_release_is_refused(site: Site, bundles: list[Bundle]) -> None:
     _before_it_revoked(site, bundles)
     assert site.update().result == "unchanged"
     with pytest.raises(UpdateError, check=code("update.no_earlier_model")):
@@ -119,9 +115,7 @@ def test_what_served_before_and_was_revoked_since_is_not_gone_back_to_by_hand(
     assert site.version == site.good == "3.0.0"
 
 
-def test_what_the_disk_has_damaged_does_not_make_way_for_what_was_revoked(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_damaged_active_model_is_not_replaced_by_a_revoked_one(site: Site, bundles: list[Bundle]) -> None:
     _before_it_revoked(site, bundles)
     report = (site.root / "current" / "report.json").resolve()
     report.chmod(0o644)

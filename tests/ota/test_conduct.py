@@ -49,7 +49,7 @@ class Served:
         ({}, {"surprising": 80}, 10.0, "predictions drift: 240 of 300 frames were surprising"),
     ],
 )
-def test_a_model_may_be_as_bad_as_the_one_before_and_no_worse(
+def test_model_as_bad_as_the_previous_one_is_accepted_and_a_worse_one_is_not(
     before: dict[str, int], after: dict[str, int], budget_ms: float, failure: str
 ) -> None:
     served = Served()
@@ -70,7 +70,7 @@ def test_a_model_may_be_as_bad_as_the_one_before_and_no_worse(
         (9, 10.0, False, {"late"}),
     ],
 )
-def test_what_is_not_known_to_be_unusual_is_forgiven_where_that_is_asked_for(
+def test_unknown_baseline_is_tolerated_where_configured(
     known: int, budget_ms: float, lateness: bool, judged: set[str]
 ) -> None:
     for what in ("late", "surprising", "failed"):
@@ -89,7 +89,7 @@ def test_what_is_not_known_to_be_unusual_is_forgiven_where_that_is_asked_for(
         ("failed", "90 of 300 frames failed: device lost"),
     ],
 )
-def test_few_frames_tell_neither_of_a_model_nor_of_what_is_usual(what: str, failure: str) -> None:
+def test_few_frames_decide_neither_the_model_nor_the_baseline(what: str, failure: str) -> None:
     served = Served()
     served.frames(9, **{what: 100})
     assert served.conduct.failure() == "" and served.conduct.idle
@@ -98,13 +98,13 @@ def test_few_frames_tell_neither_of_a_model_nor_of_what_is_usual(what: str, fail
     assert served.conduct.failure().startswith(failure)
 
 
-def test_a_model_of_whose_frames_all_failed_has_computed_nothing() -> None:
+def test_model_with_only_failed_frames_is_reported_as_having_computed_nothing() -> None:
     served = Served()
     served.frames(10, failed=100)
     assert served.conduct.idle and served.conduct.failure() == "10 of 10 frames failed: device lost"
 
 
-def test_the_first_finding_counts() -> None:
+def test_first_finding_is_reported() -> None:
     conduct = ServingHealth()
     for why in ("it hangs", "nothing comes"):
         conduct.find(why)

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "update-config.md"
 ROW = re.compile(r"\| `([a-z_.]+)` \|[^|]+\|([^|]*)\|[^|]+\|")
 
 
-def test_every_field_is_on_the_page_with_its_default() -> None:
+def test_config_page_lists_every_field_with_its_default() -> None:
     told = {name: default.strip().strip("`") for name, default in ROW.findall(PAGE.read_text("utf-8"))}
     known = {name: field.default for name, field in Config.model_fields.items() if not field.is_required()}
     known |= {name: None for name, field in Config.model_fields.items() if field.is_required()}
@@ -30,7 +30,7 @@ def test_every_field_is_on_the_page_with_its_default() -> None:
     assert told == {name: text.lower() if text in ("True", "False") else text for name, text in shown.items()}
 
 
-def test_a_robot_is_set_up_with_what_differs_from_the_defaults_which_other_versions_know(
+def test_stored_config_contains_only_differences_from_the_defaults(
     tmp_path: Path,
 ) -> None:
     wanted = settings(poll_s=60.0, fetch=Limits(max_bytes_s=1e6))

@@ -64,13 +64,13 @@ def client(tmp_path: Path, server: FaultServer, repository: Repository) -> Clien
     return client
 
 
-def test_a_refresh_stores_the_very_bytes_under_plain_names(client: Client, repository: Repository) -> None:
+def test_refresh_stores_the_exact_bytes_under_plain_names(client: Client, repository: Repository) -> None:
     assert client.refresh() == 0
     for role in ("root", "timestamp", "snapshot", "targets"):
         assert (client.meta / f"{role}.json").read_bytes() == repository.file(role).read_bytes()
 
 
-def test_a_refresh_of_what_is_not_signed_fails_and_says_why(
+def test_refresh_of_unsigned_metadata_fails_with_the_reason(
     client: Client, repository: Repository, capfd: pytest.CaptureFixture[str]
 ) -> None:
     repository.file("timestamp").write_bytes(b"{}")
@@ -78,7 +78,7 @@ def test_a_refresh_of_what_is_not_signed_fails_and_says_why(
     assert "timestamp.json: not valid signed metadata" in capfd.readouterr().err
 
 
-def test_files_are_fetched_in_order_and_once(client: Client, server: FaultServer) -> None:
+def test_download_fetches_files_in_order_and_once(client: Client, server: FaultServer) -> None:
     assert client.download(FILE, OTHER) == 0
     assert client.downloaded() == sorted([CONTENT, b"other"])
     assert client.download(FILE, OTHER) == 0
@@ -88,12 +88,12 @@ def test_files_are_fetched_in_order_and_once(client: Client, server: FaultServer
     assert fetched == ["encoder.bin", "other file.bin"]
 
 
-def test_the_first_file_that_cannot_be_had_ends_a_download(client: Client) -> None:
+def test_download_stops_at_the_first_unavailable_file(client: Client) -> None:
     assert client.download(OTHER, "models/stable/toy/1.0/none", FILE) == 1
     assert client.downloaded() == [b"other"]
 
 
-def test_a_file_that_is_not_what_was_signed_is_not_stored(client: Client, repository: Repository) -> None:
+def test_download_of_a_file_with_another_hash_is_not_stored(client: Client, repository: Repository) -> None:
     repository.stored(FILE).write_bytes(CONTENT[::-1])
     assert client.download(FILE) == 1
     assert client.downloaded() == []

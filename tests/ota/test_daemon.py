@@ -55,7 +55,7 @@ def kept(fleet: Fleet) -> State:
     return state.load(fleet.root / robot.STATE)
 
 
-def test_it_updates_tells_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon) -> None:
+def test_daemon_updates_notifies_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon) -> None:
     assert daemon.heard("READY=1")
     # Nothing was published under the pointer's name yet.
     assert daemon.heard("STATUS=failed; active model: 1.0.0")
@@ -67,9 +67,7 @@ def test_it_updates_tells_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon
     assert log.splitlines()[-1] == "stopped" and "latest.json" in log
 
 
-def test_one_that_is_stopped_in_the_middle_leaves_the_update_to_the_next(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+def test_daemon_stopped_during_an_update_leaves_it_to_the_next_process(fleet: Fleet, tmp_path: Path) -> None:
     fleet.publish(fleet.bundles[1], 1)
     started = Daemon(fleet.root, tmp_path / "notify")
     until(lambda: kept(fleet).phase is Phase.PROBE)
@@ -82,9 +80,7 @@ def test_one_that_is_stopped_in_the_middle_leaves_the_update_to_the_next(
     assert fleet.version == "2.0.0"
 
 
-def test_one_that_is_stopped_does_not_wait_for_a_server_that_sends_slowly(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+def test_daemon_stop_does_not_wait_for_a_slow_server(fleet: Fleet, tmp_path: Path) -> None:
     name = "metadata/2.root.json"
     (fleet.repository.folder / name).write_bytes(b" " * 100_000)
     with FaultServer(fleet.repository.folder) as server:
@@ -98,7 +94,7 @@ def test_one_that_is_stopped_does_not_wait_for_a_server_that_sends_slowly(
     assert kept(fleet).phase is Phase.CHECK and kept(fleet).stopped
 
 
-def test_one_that_waits_lets_others_see_pin_approve_and_go_back(
+def test_waiting_daemon_allows_status_pin_approve_and_rollback(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     edit(fleet.root, approval=True, poll_s=1.0)
@@ -169,14 +165,14 @@ def waiting(site: Site, bundles: list[Bundle]) -> Iterator[Waiting]:
     started.kill()
 
 
-def test_an_approval_reaches_it_at_once(waiting: Waiting) -> None:
+def test_approval_reaches_the_daemon_immediately(waiting: Waiting) -> None:
     assert operator_requests.approve(waiting.root).phase is Phase.ARMED
     until(lambda: waiting.kept.result == "updated" and waiting.kept.phase is Phase.IDLE)
     assert waiting.site.version == "3.0.0" and not waiting.kept.approved
 
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pin", "cancel"])
-def test_what_is_dropped_is_not_begun_again_in_the_same_round(waiting: Waiting, pinned: bool) -> None:
+def test_dropped_update_is_not_started_again_in_the_same_round(waiting: Waiting, pinned: bool) -> None:
     if pinned:
         dropped = operator_requests.pin(waiting.root, pinned=True)
     else:
@@ -187,14 +183,14 @@ def test_what_is_dropped_is_not_begun_again_in_the_same_round(waiting: Waiting, 
     assert waiting.site.version == "2.0.0"
 
 
-def test_going_back_does_not_wait_for_an_update_that_waits(waiting: Waiting) -> None:
+def test_rollback_does_not_wait_for_a_waiting_update(waiting: Waiting) -> None:
     kept = operator_requests.rollback(waiting.root, "it drifts")
     assert (kept.result, kept.phase, waiting.site.version) == ("reverted", Phase.IDLE, "1.0.0")
     time.sleep(0.5)
     assert waiting.kept == kept
 
 
-def test_nobody_who_asks_is_forgotten_and_what_waits_goes_on(waiting: Waiting) -> None:
+def test_operator_requests_are_served_while_an_update_waits_and_it_continues(waiting: Waiting) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = [pool.submit(operator_requests.pin, waiting.root, pinned=False) for _ in range(20)]
     assert all(one.result().phase is Phase.ARMED for one in done)
@@ -204,7 +200,7 @@ def test_nobody_who_asks_is_forgotten_and_what_waits_goes_on(waiting: Waiting) -
     assert told.count("unpinned") == 20
 
 
-def test_one_that_dies_lets_the_lock_go(waiting: Waiting) -> None:
+def test_killed_daemon_releases_the_lock(waiting: Waiting) -> None:
     os.kill(waiting.pid, signal.SIGSTOP)
     with pytest.raises(StorageError, check=code("storage.locked")):
         operator_requests.cancel(waiting.root, "too slow", wait_s=0.2)
@@ -212,7 +208,7 @@ def test_one_that_dies_lets_the_lock_go(waiting: Waiting) -> None:
     assert operator_requests.cancel(waiting.root, "it hung", wait_s=10).reason == "it hung"
 
 
-def test_a_round_that_yields_is_called_again_without_a_pause_and_none_ends_it(tmp_path: Path) -> None:
+def test_round_that_yields_is_called_again_without_a_pause_and_none_ends_the_loop(tmp_path: Path) -> None:
     calls: list[str] = []
     turn = ExitStack()
 
@@ -247,7 +243,7 @@ def read(unit: Path) -> tuple[configparser.SectionProxy, argparse.Namespace]:
     return told, parser.parse_args(command[1:])
 
 
-def test_the_units_of_systemd_agree_with_the_code_and_with_one_another() -> None:
+def test_systemd_units_agree_with_the_code_and_each_other() -> None:
     (updates, daemon), (serves, command) = read(UPDATES), read(SERVES)
     assert float(updates["WatchdogSec"]) == HANG_S
     assert (updates["Type"], serves["Type"]) == ("notify", "notify")
@@ -262,7 +258,7 @@ def test_the_units_of_systemd_agree_with_the_code_and_with_one_another() -> None
     assert "AF_UNIX" in updates["RestrictAddressFamilies"].split()
 
 
-def test_a_process_that_gives_no_sign_of_life_ends_itself_and_says_where_it_hung() -> None:
+def test_daemon_without_progress_exits_and_reports_where_it_hung() -> None:
     program = (
         "import threading, time\n"
         "from jepa_runtime.ota import daemon\n"

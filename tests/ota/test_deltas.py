@@ -53,12 +53,12 @@ def framed(content: bytes, base: int = len(BASE), target: int = len(TARGET), **p
 
 @settings(max_examples=200)
 @given(base=st.binary(max_size=4096), target=st.binary(max_size=4096))
-def test_a_delta_makes_its_target(folder: Path, base: bytes, target: bytes) -> None:
+def test_delta_creates_its_target(folder: Path, base: bytes, target: bytes) -> None:
     assert applied(folder, base, make(base, target), target) == target
 
 
 @pytest.mark.parametrize(("base", "target"), [(0, 0), (0, 5), (5, 0), (5, 5), (3_000_000, 2_500_001)])
-def test_lengths_may_differ(folder: Path, base: int, target: int) -> None:
+def test_delta_with_different_lengths_is_applied(folder: Path, base: int, target: int) -> None:
     old, new = BASE * (base // len(BASE) + 1), TARGET * (target // len(TARGET) + 1)
     old, new = old[:base], new[:target]
     assert applied(folder, old, make(old, new), new) == new
@@ -67,7 +67,7 @@ def test_lengths_may_differ(folder: Path, base: int, target: int) -> None:
 
 @settings(max_examples=500)
 @given(delta=st.binary(max_size=400))
-def test_rubbish_is_refused(folder: Path, delta: bytes) -> None:
+def test_random_bytes_are_rejected(folder: Path, delta: bytes) -> None:
     for content in (delta, make(BASE, TARGET)[: HEADER.size] + delta):
         with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
             applied(folder, BASE, content, TARGET)
@@ -75,7 +75,7 @@ def test_rubbish_is_refused(folder: Path, delta: bytes) -> None:
 
 @settings(max_examples=500)
 @given(data=st.data())
-def test_a_damaged_delta_is_refused_or_harmless(folder: Path, data: st.DataObject) -> None:
+def test_damaged_delta_is_rejected_or_harmless(folder: Path, data: st.DataObject) -> None:
     delta = bytearray(make(BASE, TARGET))
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(delta) - 1))
@@ -87,7 +87,7 @@ def test_a_damaged_delta_is_refused_or_harmless(folder: Path, data: st.DataObjec
 
 
 @pytest.mark.parametrize("cut", [0, 3, 23, 24, 25, 40, -1])
-def test_a_delta_that_was_cut_is_refused(folder: Path, cut: int) -> None:
+def test_truncated_delta_is_rejected(folder: Path, cut: int) -> None:
     with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
         applied(folder, BASE, make(BASE, TARGET)[:cut], TARGET)
 
@@ -108,12 +108,12 @@ def test_a_delta_that_was_cut_is_refused(folder: Path, cut: int) -> None:
         make(BASE, TARGET)[: HEADER.size] + b"x" * 100,
     ],
 )
-def test_what_does_not_make_that_file_is_refused_with_the_reason(folder: Path, delta: bytes) -> None:
+def test_delta_that_creates_another_file_is_rejected_with_the_reason(folder: Path, delta: bytes) -> None:
     with pytest.raises(UpdateError, check=code("transfer.unusable_delta")):
         applied(folder, BASE, delta, TARGET)
 
 
-def test_a_window_that_takes_much_memory_is_refused(folder: Path) -> None:
+def test_delta_with_a_large_memory_window_is_rejected(folder: Path) -> None:
     packing = zstandard.ZstdCompressionParameters.from_level(3, window_log=27, enable_ldm=True)
     frame = zstandard.ZstdCompressor(compression_params=packing).compressobj()
     delta = HEADER.pack(MAGIC, VERSION, len(BASE), len(TARGET)) + frame.compress(TARGET) + frame.flush()
@@ -121,13 +121,13 @@ def test_a_window_that_takes_much_memory_is_refused(folder: Path) -> None:
         applied(folder, BASE, delta, TARGET)
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
+def test_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(StorageError, match=r"gone: .*No such file", check=code("storage.disk_error")):
         apply(folder / "gone", folder / "gone", folder / "out", sha256="0" * 64, length=1)
     assert not (folder / "out").exists()
 
 
-def test_little_memory_is_enough_for_a_bomb_and_for_a_large_file(tmp_path: Path) -> None:
+def test_decompression_bomb_and_large_file_need_little_memory(tmp_path: Path) -> None:
     """4 GB of zeros in 130 KB, said to be 100 MB; then 200 MB that are really made."""
     (tmp_path / "base").write_bytes(b"")
     frame = zstandard.ZstdCompressor().compressobj(size=4 << 30)
@@ -157,7 +157,7 @@ def test_little_memory_is_enough_for_a_bomb_and_for_a_large_file(tmp_path: Path)
     assert (tmp_path / "out").stat().st_size == 200 << 20
 
 
-def test_only_a_delta_that_saves_much_is_worth_it() -> None:
+def test_delta_is_built_only_if_it_saves_much() -> None:
     random = zstandard.compress(TARGET) * 50
     changed = bytes(byte ^ (index % 100 == 0) for index, byte in enumerate(random))
     assert worth_it(make(changed, random), random)

@@ -24,7 +24,7 @@ from tests.ota.servers import FaultServer
 # What comes as it should.
 
 
-def test_a_file_comes_whole_and_is_all_that_the_part_holds(server: FaultServer, part: Path) -> None:
+def test_fetched_file_is_complete_and_alone_in_its_part(server: FaultServer, part: Path) -> None:
     seen: list[tuple[int, int]] = []
     fetch_file(
         HttpSource(server.url, LIMITS),
@@ -39,31 +39,31 @@ def test_a_file_comes_whole_and_is_all_that_the_part_holds(server: FaultServer, 
     assert seen == sorted(seen) and seen[-1] == (len(LARGE), len(LARGE))
 
 
-def test_a_file_comes_from_a_folder(served: Path, part: Path) -> None:
+def test_file_from_a_folder_is_fetched(served: Path, part: Path) -> None:
     fetch(FolderSource(served), part, LARGE, "large")
     assert part.read_bytes() == LARGE
 
 
-def test_an_empty_file_is_fetched(served: Path, part: Path) -> None:
+def test_empty_file_is_fetched(served: Path, part: Path) -> None:
     (served / "empty").touch()
     fetch(FolderSource(served), part, b"", "empty")
     assert part.read_bytes() == b""
 
 
-def test_a_file_without_a_length_in_its_headers_is_fetched(server: FaultServer, part: Path) -> None:
+def test_file_without_a_content_length_is_fetched(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.chunked
     fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
-def test_a_part_that_is_whole_already_is_not_fetched_again(server: FaultServer, part: Path) -> None:
+def test_complete_part_is_not_fetched_again(server: FaultServer, part: Path) -> None:
     source = HttpSource(server.url, LIMITS)
     fetch(source, part, SMALL, "small")
     fetch(source, part, SMALL, "small")
     assert server.requests == [("small", None)]
 
 
-def test_one_connection_serves_several_files(server: FaultServer, part: Path) -> None:
+def test_several_files_share_one_connection(server: FaultServer, part: Path) -> None:
     source = HttpSource(server.url, LIMITS)
     threads = threading.active_count()
     for _ in range(3):
@@ -74,7 +74,7 @@ def test_one_connection_serves_several_files(server: FaultServer, part: Path) ->
 # What goes on from where it was.
 
 
-def test_after_a_cut_the_next_attempt_goes_on_from_there(server: FaultServer, part: Path) -> None:
+def test_cut_download_is_resumed_by_the_next_attempt(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.cut(60_000))
     source = HttpSource(server.url, LIMITS)
     with pytest.raises(FetchError, check=code("http.connection_lost")):
@@ -84,14 +84,14 @@ def test_after_a_cut_the_next_attempt_goes_on_from_there(server: FaultServer, pa
     assert server.requests == [("small", None), ("small", "bytes=60000-")]
 
 
-def test_a_cut_after_much_is_taken_up_at_once(server: FaultServer, part: Path) -> None:
+def test_download_cut_after_much_data_is_resumed_immediately(server: FaultServer, part: Path) -> None:
     server.faults["large"] = servers.cut(2 * MIB)
     fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
     assert part.read_bytes() == LARGE
     assert [asked for _, asked in server.requests] == [None, f"bytes={2 * MIB}-", f"bytes={4 * MIB}-"]
 
 
-def test_a_server_that_knows_no_ranges_sends_all_of_it_again(server: FaultServer, part: Path) -> None:
+def test_server_without_range_support_sends_the_whole_file_again(server: FaultServer, part: Path) -> None:
     source = HttpSource(server.url, LIMITS)
     server.faults["small"] = servers.cut(60_000)
     with pytest.raises(FetchError):
@@ -101,7 +101,7 @@ def test_a_server_that_knows_no_ranges_sends_all_of_it_again(server: FaultServer
     assert part.read_bytes() == SMALL
 
 
-def test_a_range_that_cannot_be_had_begins_again_from_the_start(server: FaultServer, part: Path) -> None:
+def test_unsatisfiable_range_restarts_the_download(server: FaultServer, part: Path) -> None:
     source = HttpSource(server.url, LIMITS)
     server.faults["small"] = servers.cut(60_000)
     with pytest.raises(FetchError):
@@ -112,7 +112,7 @@ def test_a_range_that_cannot_be_had_begins_again_from_the_start(server: FaultSer
     assert [asked for _, asked in server.requests] == [None, "bytes=60000-", None]
 
 
-def test_another_range_than_asked_for_is_not_taken(server: FaultServer, part: Path) -> None:
+def test_unrequested_range_is_rejected(server: FaultServer, part: Path) -> None:
     source = HttpSource(server.url, LIMITS)
     server.faults["small"] = servers.first(1, servers.cut(60_000))
     with pytest.raises(FetchError):
@@ -122,7 +122,7 @@ def test_another_range_than_asked_for_is_not_taken(server: FaultServer, part: Pa
         fetch(source, part, SMALL, "small")
 
 
-def test_a_process_that_dies_has_lost_what_was_not_yet_safe_and_no_more(served: Path, part: Path) -> None:
+def test_killed_process_loses_only_unsynced_bytes(served: Path, part: Path) -> None:
     class Dies(FolderSource):
         @contextmanager
         def open(self, path: str, offset: int = 0) -> Iterator[Body]:
@@ -151,7 +151,7 @@ class _DiesAt:
         return data
 
 
-def test_the_room_is_taken_before_the_first_byte(server: FaultServer, part: Path) -> None:
+def test_disk_space_is_allocated_before_the_first_byte(server: FaultServer, part: Path) -> None:
     server.faults["large"] = servers.status(404)
     with pytest.raises(NotFoundError):
         fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
@@ -159,9 +159,7 @@ def test_the_room_is_taken_before_the_first_byte(server: FaultServer, part: Path
 
 
 @pytest.mark.parametrize("found", ["zeros where content was", "another file", "whole, but damaged"])
-def test_what_a_part_had_before_is_trusted_by_the_hash_alone(
-    server: FaultServer, part: Path, found: str
-) -> None:
+def test_resumed_part_is_verified_by_its_hash_alone(server: FaultServer, part: Path, found: str) -> None:
     if found == "zeros where content was":
         with PartialFile(part, len(SMALL), free_bytes=0) as file:
             file.write(bytes(60_000))
@@ -177,7 +175,7 @@ def test_what_a_part_had_before_is_trusted_by_the_hash_alone(
 # What is not what was signed.
 
 
-def test_another_content_is_refused_and_removed(server: FaultServer, part: Path) -> None:
+def test_file_with_another_hash_is_rejected_and_removed(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.instead(SMALL[::-1])
     with pytest.raises(TrustError, check=code("trust.hash_mismatch")):
         fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
@@ -185,9 +183,7 @@ def test_another_content_is_refused_and_removed(server: FaultServer, part: Path)
     assert len(server.requests) == 1
 
 
-def test_another_content_at_a_second_attempt_is_fetched_only_once_more(
-    server: FaultServer, part: Path
-) -> None:
+def test_resumed_file_with_another_hash_is_fetched_once_more(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.cut(60_000))
     source = HttpSource(server.url, LIMITS)
     with pytest.raises(FetchError):
@@ -199,7 +195,7 @@ def test_another_content_at_a_second_attempt_is_fetched_only_once_more(
     assert not part.exists()
 
 
-def test_more_than_was_signed_is_not_taken(server: FaultServer, part: Path) -> None:
+def test_bytes_beyond_the_signed_length_are_rejected(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.endless
     with pytest.raises(TrustError):
         fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
@@ -208,14 +204,14 @@ def test_more_than_was_signed_is_not_taken(server: FaultServer, part: Path) -> N
     assert part.read_bytes() == SMALL
 
 
-def test_more_than_was_announced_spoils_neither_this_file_nor_the_next(server: FaultServer) -> None:
+def test_bytes_beyond_the_announced_length_affect_neither_this_file_nor_the_next(server: FaultServer) -> None:
     server.faults["small"] = servers.longer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
     source = HttpSource(server.url, LIMITS)
     for _ in range(3):
         assert fetch_bytes(source, "small", max_bytes=len(SMALL), limits=LIMITS) == SMALL
 
 
-def test_a_file_that_is_too_short_on_the_server_can_be_tried_again(server: FaultServer, part: Path) -> None:
+def test_file_truncated_on_the_server_can_be_retried(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.instead(SMALL[:70_000]))
     source = HttpSource(server.url, LIMITS)
     with pytest.raises(FetchError, match="70000 of 100000 bytes", check=code("transfer.truncated")):
@@ -224,7 +220,7 @@ def test_a_file_that_is_too_short_on_the_server_can_be_tried_again(server: Fault
     assert part.read_bytes() == SMALL
 
 
-def test_a_small_file_without_end_is_refused_soon(server: FaultServer) -> None:
+def test_endless_small_file_is_rejected_early(server: FaultServer) -> None:
     server.faults["small"] = servers.endless
     with pytest.raises(TrustError, check=code("trust.too_long")):
         fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=1000, limits=LIMITS)
@@ -271,7 +267,7 @@ class _Chaos:
     length=st.integers(0, 3000),
     plan=st.lists(st.tuples(st.integers(0, 3000), st.booleans(), st.booleans()), max_size=8),
 )
-def test_a_file_is_right_or_not_there_whatever_its_source_does(
+def test_fetched_file_is_valid_or_absent_for_any_source_behavior(
     tmp_path_factory: pytest.TempPathFactory, length: int, plan: list[tuple[int, bool, bool]]
 ) -> None:
     part = tmp_path_factory.mktemp("chaos") / "f.part"

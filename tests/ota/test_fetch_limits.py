@@ -18,7 +18,7 @@ from tests.ota.fetching import LARGE, MIB, SMALL, fetch, having
 from tests.ota.servers import FakeClock, FastClock, FaultServer
 
 
-def test_a_trickle_is_too_slow_although_it_never_pauses(server: FaultServer, part: Path) -> None:
+def test_trickling_download_without_pauses_times_out(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.trickle(0.01)
     limits = Limits(read_s=3000, free_bytes=0)
     clock = FastClock()
@@ -26,7 +26,7 @@ def test_a_trickle_is_too_slow_although_it_never_pauses(server: FaultServer, par
         fetch(HttpSource(server.url, limits, clock), part, SMALL, "small", limits, clock)
 
 
-def test_a_body_may_take_longer_than_the_wait_for_each_of_its_bytes(server: FaultServer, part: Path) -> None:
+def test_body_may_take_longer_than_the_read_timeout(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.trickle(0.1, step=len(SMALL) // 12)
     fetch(HttpSource(server.url, Limits(read_s=1, free_bytes=0)), part, SMALL, "small")
     assert part.read_bytes() == SMALL
@@ -53,12 +53,12 @@ class Paced:
         return data
 
 
-def test_a_slow_start_is_forgiven(part: Path) -> None:
+def test_slow_start_is_tolerated(part: Path) -> None:
     clock = FakeClock()
     fetch(Paced(LARGE, clock, seconds=29), part, LARGE[: 1 << 18], "f", Limits(free_bytes=0), clock)
 
 
-def test_a_file_that_takes_too_long_is_left_for_another_attempt(part: Path) -> None:
+def test_file_over_the_time_limit_is_resumed_later(part: Path) -> None:
     clock = FakeClock()
     limits = Limits(total_s=100, free_bytes=0)
     with pytest.raises(FetchError, check=code("transfer.time_limit")):
@@ -66,14 +66,14 @@ def test_a_file_that_takes_too_long_is_left_for_another_attempt(part: Path) -> N
     assert part.exists()
 
 
-def test_the_rate_is_kept_to_what_is_allowed(part: Path) -> None:
+def test_download_rate_stays_below_the_limit(part: Path) -> None:
     clock = FakeClock()
     limits = Limits(max_bytes_s=50_000, free_bytes=0)
     fetch(Paced(LARGE, clock, seconds=0), part, LARGE, "f", limits, clock)
     assert clock.now == pytest.approx(len(LARGE) / 50_000, rel=0.01)
 
 
-def test_after_a_pause_the_rate_is_still_kept(part: Path) -> None:
+def test_download_rate_stays_below_the_limit_after_a_pause(part: Path) -> None:
     clock = FakeClock()
     limits = Limits(max_bytes_s=100_000, free_bytes=0)
     content = LARGE[: 4 * MIB]
@@ -99,7 +99,7 @@ def test_after_a_pause_the_rate_is_still_kept(part: Path) -> None:
     assert (last - first) / (end - start) <= 100_001
 
 
-def test_no_update_takes_more_bytes_than_it_may(server: FaultServer, part: Path) -> None:
+def test_update_does_not_exceed_its_byte_limit(server: FaultServer, part: Path) -> None:
     limits = Limits(max_bytes=40_000, free_bytes=0)
     source = HttpSource(server.url, limits)
     for attempt in range(2):
@@ -110,7 +110,7 @@ def test_no_update_takes_more_bytes_than_it_may(server: FaultServer, part: Path)
     assert part.read_bytes() == SMALL
 
 
-def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
+def test_several_files_share_one_byte_limit(served: Path, part: Path) -> None:
     clock = FakeClock()
     source, few = FolderSource(served), FetchBudget(Limits(max_bytes=150_000, free_bytes=0), clock)
     short = FetchBudget(Limits(total_s=100, free_bytes=0), clock)
@@ -123,9 +123,7 @@ def test_several_files_have_one_allowance(served: Path, part: Path) -> None:
             fetch_file(source, "small", part, length=len(SMALL), verify=having(SMALL), budget=budget)
 
 
-def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
-    served: Path, part: Path
-) -> None:
+def test_wrong_content_is_detected_when_the_update_cannot_fetch_all_of_it(served: Path, part: Path) -> None:
     """As what was there may be at fault, all is fetched once more, over as many updates as that takes."""
     errors = []
     for _ in range(5):
@@ -147,14 +145,14 @@ def test_a_wrong_content_is_found_out_also_where_no_update_may_fetch_all_of_it(
     assert not part.exists()
 
 
-def test_what_is_used_up_is_not_asked_for(server: FaultServer, part: Path) -> None:
+def test_exhausted_byte_limit_sends_no_request(server: FaultServer, part: Path) -> None:
     limits = Limits(max_bytes=2 * MIB, free_bytes=0)
     with pytest.raises(FetchError, check=code("transfer.byte_limit")):
         fetch(HttpSource(server.url, limits), part, LARGE, "large", limits)
     assert server.requests == [("large", None)]
 
 
-def test_a_small_file_is_not_kept_back_by_the_limit_of_an_attempt(server: FaultServer) -> None:
+def test_small_file_is_not_delayed_by_the_attempt_limit(server: FaultServer) -> None:
     limits = Limits(max_bytes=1)
     assert fetch_bytes(HttpSource(server.url, limits), "small", max_bytes=1 << 20, limits=limits) == SMALL
 
@@ -167,6 +165,6 @@ def test_a_small_file_is_not_kept_back_by_the_limit_of_an_attempt(server: FaultS
         ({"max_bytes": 0}, "max_bytes must be at least 1, got 0"),
     ],
 )
-def test_limits_that_nothing_can_keep_are_refused(fields: dict[str, float], message: str) -> None:
+def test_unsatisfiable_limits_are_rejected(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Limits(**fields)

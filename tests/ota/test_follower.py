@@ -44,7 +44,7 @@ def is_late(_: int) -> None:
     time.sleep(0.02)
 
 
-def test_a_model_goes_live_and_makes_way_by_hand(site: Site, bundles: list[Bundle]) -> None:
+def test_new_model_becomes_active_and_is_rolled_back_manually(site: Site, bundles: list[Bundle]) -> None:
     with running(site.root) as pipeline:
         assert update(site).result == "updated"
         assert served(site) == site.version == site.good == "2.0.0"
@@ -63,7 +63,7 @@ def test_a_model_goes_live_and_makes_way_by_hand(site: Site, bundles: list[Bundl
         (is_late, 20.0, 10.0, r"\d+ of \d+ frames exceeded the latency budget of 10 ms"),
     ],
 )
-def test_a_model_that_does_not_serve_well_makes_way(
+def test_model_with_poor_service_is_rolled_back(
     site: Site, happens: Happens, rate_hz: float, deadline_ms: float, why: str
 ) -> None:
     with running(site.root, {"2.0.0": happens}, rate_hz=rate_hz, deadline_ms=deadline_ms):
@@ -73,7 +73,7 @@ def test_a_model_that_does_not_serve_well_makes_way(
         assert served(site) == site.version == "1.0.0"
 
 
-def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_that_hangs_is_rolled_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     edit(site.root, health_window_s=30.0)
     monkeypatch.setattr(run_robot, "_SILENT_S", 1.0)
     going_on = threading.Event()
@@ -90,7 +90,7 @@ def test_a_model_that_hangs_makes_way(site: Site, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_is_good(
+def test_process_with_a_model_hanging_forever_exits_and_the_next_serves_the_good_model(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit(site.root, health_window_s=30.0)
@@ -114,7 +114,7 @@ def test_a_process_whose_model_hangs_for_ever_ends_and_the_next_one_serves_what_
     assert "the active model hangs, and cannot be replaced" in ends[0]
 
 
-def test_a_process_that_lost_its_device_ends(site: Site) -> None:
+def test_process_that_lost_its_device_exits(site: Site) -> None:
     ends: list[str] = []
 
     def loses(_: int) -> None:
@@ -125,7 +125,7 @@ def test_a_process_that_lost_its_device_ends(site: Site) -> None:
     assert ends[0] == "the GPU failed"
 
 
-def test_a_model_that_is_being_opened_is_not_blamed_where_the_process_is_asked_to_end(site: Site) -> None:
+def test_model_opening_at_a_stop_request_is_not_blamed(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
     store, marker, opening, spared = SlotStore(site.root), site.root / "serving/what", threading.Event(), []
@@ -143,7 +143,7 @@ def test_a_model_that_is_being_opened_is_not_blamed_where_the_process_is_asked_t
     assert spared == ["1.0.0"]
 
 
-def test_a_model_that_loses_the_device_as_it_is_opened_is_what_the_process_ends_of(site: Site) -> None:
+def test_model_that_loses_the_device_while_opening_is_blamed_for_the_exit(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
     store, blamed = SlotStore(site.root), []
@@ -163,7 +163,7 @@ def test_a_model_that_loses_the_device_as_it_is_opened_is_what_the_process_ends_
 
 
 @pytest.mark.slow
-def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again(site: Site) -> None:
+def test_restart_after_a_crash_serves_the_good_model_and_does_not_open_the_candidate(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
     store = SlotStore(site.root)
@@ -187,7 +187,7 @@ def test_after_a_death_what_is_good_serves_and_the_candidate_is_not_opened_again
 
 
 @pytest.mark.slow
-def test_a_model_that_is_opening_while_the_link_moves_on_never_serves(site: Site) -> None:
+def test_model_still_opening_when_the_link_moves_never_serves(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
     store, serves = SlotStore(site.root), []
@@ -206,13 +206,13 @@ def test_a_model_that_is_opening_while_the_link_moves_on_never_serves(site: Site
     assert set(serves) == {first}
 
 
-def test_a_model_that_is_no_later_than_the_one_before_stays(site: Site) -> None:
+def test_model_as_fast_as_the_previous_one_stays(site: Site) -> None:
     with running(site.root, {"1.0.0": is_late, "2.0.0": is_late}, rate_hz=20.0, deadline_ms=10.0):
         time.sleep(1.5)
         assert update(site).result == "updated"
 
 
-def test_one_late_frame_is_no_reason(site: Site) -> None:
+def test_single_late_frame_causes_no_rollback(site: Site) -> None:
     def once(frame: int) -> None:
         time.sleep(0.1 if frame == 1 else 0)
 
@@ -221,7 +221,7 @@ def test_one_late_frame_is_no_reason(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_refused(site: Site) -> None:
+def test_model_that_cannot_be_opened_temporarily_is_retried_and_permanently_is_rejected(site: Site) -> None:
     errors = [MemoryError("taken"), MemoryError("taken")]
 
     def passing(version: str) -> None:
@@ -242,7 +242,7 @@ def test_what_cannot_be_opened_now_is_tried_again_and_what_cannot_be_at_all_is_r
         assert served(site) == "1.0.0"
 
 
-def test_a_way_back_that_was_shut_for_a_while_is_gone_in_the_end(
+def test_rollback_target_unavailable_for_a_while_is_abandoned(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_robot, "_FIRST_PAUSE_S", 0.1)
@@ -263,7 +263,7 @@ def test_a_way_back_that_was_shut_for_a_while_is_gone_in_the_end(
 
 
 @pytest.mark.slow
-def test_what_serves_serves_after_the_next_start_too_where_the_way_back_is_refused(site: Site) -> None:
+def test_active_model_is_selected_for_the_next_start_when_the_rollback_is_refused(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
 
@@ -278,7 +278,7 @@ def test_what_serves_serves_after_the_next_start_too_where_the_way_back_is_refus
         assert served(site) == "2.0.0"
 
 
-def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(site: Site) -> None:
+def test_last_known_good_model_serves_when_the_candidate_cannot_be_opened_at_the_start(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
     SlotStore(site.root).point("good", SlotStore(site.root).present()[-1])
@@ -292,7 +292,7 @@ def test_what_is_good_serves_where_the_candidate_cannot_be_opened_at_the_start(s
         assert health.serves == SlotStore(site.root).good() != SlotStore(site.root).current()
 
 
-def test_a_death_long_ago_is_held_against_no_new_model(site: Site, bundles: list[Bundle]) -> None:
+def test_old_crash_is_not_counted_against_a_new_model(site: Site, bundles: list[Bundle]) -> None:
     with suppress(Died), listen(site.root) as seat:
         seat.blame(bundles[0].sha256)
         raise Died
@@ -312,7 +312,7 @@ def test_a_death_long_ago_is_held_against_no_new_model(site: Site, bundles: list
         assert served(site) == site.good == "2.0.0"
 
 
-def test_what_is_good_and_cannot_be_opened_any_more_makes_way_for_the_cure(site: Site) -> None:
+def test_last_known_good_model_that_cannot_be_opened_is_replaced_by_the_fix(site: Site) -> None:
     def damaged(version: str) -> None:
         if version == "1.0.0":
             raise BackendError("no such device")
@@ -342,7 +342,7 @@ def test_what_is_good_and_cannot_be_opened_any_more_makes_way_for_the_cure(site:
 
 
 @pytest.mark.slow
-def test_a_model_that_hangs_while_it_is_opened_ends_the_process_once_it_is_not_wanted(
+def test_model_that_hangs_while_opening_ends_the_process_once_it_is_deselected(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_robot, "_OPENING_S", 1.0)

@@ -17,7 +17,7 @@ from tests.ota.following import running
 from tests.ota.robots import Site
 
 
-def test_a_process_tells_systemd_from_its_first_frame_to_its_end(
+def test_follower_notifies_systemd_from_its_first_frame_to_its_exit(
     tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet(tmp_path, toy_bundle)
@@ -49,7 +49,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return messages
 
 
-def test_it_lives_while_frames_end_and_while_none_come(site: Site, told: list[str]) -> None:
+def test_watchdog_is_notified_while_frames_finish_and_while_none_arrive(site: Site, told: list[str]) -> None:
     with running(site.root):
         until(lambda: told.count("WATCHDOG=1") >= 3)
         assert told[0] == "READY=1"
@@ -59,7 +59,7 @@ def test_it_lives_while_frames_end_and_while_none_come(site: Site, told: list[st
         until(lambda: told.count("WATCHDOG=1") >= 3)
 
 
-def test_a_model_that_hangs_while_frames_come_gives_none(site: Site, told: list[str]) -> None:
+def test_watchdog_with_a_hanging_model_is_not_notified(site: Site, told: list[str]) -> None:
     hung, goes_on = threading.Event(), threading.Event()
 
     def hangs(frame: int) -> None:

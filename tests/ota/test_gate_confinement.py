@@ -79,7 +79,7 @@ def landlock() -> int:
 
 
 @pytest.mark.skipif(landlock() < 6, reason="needs Landlock as of Linux 6.12")
-def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
+def test_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
     found = confined(tmp_path)
     assert found["disk_cut"]
     assert found["refused"] == [
@@ -91,13 +91,13 @@ def test_a_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: 
     ]
 
 
-def test_a_probe_that_needs_drivers_keeps_what_those_need(tmp_path: Path) -> None:
+def test_probe_that_needs_drivers_keeps_their_access(tmp_path: Path) -> None:
     found = confined(tmp_path, "drivers")
     assert not found["disk_cut"]
     assert not {"write", "make", "service", "pair", "mode", "owner"} & {*found["refused"]}
 
 
-def test_where_the_kernel_has_no_landlock_that_is_told() -> None:
+def test_kernel_without_landlock_is_reported() -> None:
     libc = SimpleNamespace(syscall=lambda *_: -1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ctypes, "CDLL", lambda _: libc)
@@ -105,7 +105,7 @@ def test_where_the_kernel_has_no_landlock_that_is_told() -> None:
 
 
 @pytest.mark.parametrize(("version", "cut"), [(1, False), (2, False), (3, True), (99, True)])
-def test_a_kernel_on_which_files_can_still_be_emptied_does_not_cut_the_disk_off(
+def test_kernel_without_truncate_control_leaves_the_disk_writable(
     version: int, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Landlock of these versions, simulated."""
@@ -117,12 +117,12 @@ def test_a_kernel_on_which_files_can_still_be_emptied_does_not_cut_the_disk_off(
 
 @pytest.mark.skipif(landlock() < 3, reason="needs Landlock as of Linux 6.2")
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime"])
-def test_the_engines_of_a_cpu_need_not_write(toy_bundle: Path, engine: str) -> None:
+def test_cpu_engines_need_no_write_access(toy_bundle: Path, engine: str) -> None:
     pytest.importorskip(engine.partition(":")[0])
     assert probe(toy_bundle, budgets=ANYTHING, engine=engine, limits=LIMITS).disk_cut
 
 
-def test_a_probe_gives_up_network_privileges_and_resources(tmp_path: Path) -> None:
+def test_probe_drops_network_privileges_and_resources(tmp_path: Path) -> None:
     found = confined(tmp_path)
     assert found["network_cut"] and not found["reached"]
     assert found["privileges"] == "1"
@@ -130,14 +130,14 @@ def test_a_probe_gives_up_network_privileges_and_resources(tmp_path: Path) -> No
     assert found["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
 
 
-def test_a_probe_whose_caller_died_before_it_was_confined_ends() -> None:
+def test_probe_whose_parent_died_before_confinement_exits() -> None:
     code = CONFINED.replace("os.getppid()", "-1")
     done = subprocess.run([sys.executable, "-c", code, "0"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "the parent process has died" in done.stderr
 
 
-def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> None:
+def test_probe_without_namespaces_has_no_sockets() -> None:
     code = (
         "import ctypes, json, socket, threading\n"
         "from jepa_runtime.ota.gate import seccomp as calls\n"
@@ -162,7 +162,7 @@ def test_where_namespaces_are_forbidden_there_are_no_sockets_all_the_same() -> N
 
 @pytest.mark.parametrize("required", [True, False])
 @pytest.mark.skipif(landlock() < 3, reason="needs Landlock as of Linux 6.2")
-def test_a_release_is_refused_where_its_probe_cannot_be_confined_unless_that_is_allowed(
+def test_release_whose_probe_cannot_be_confined_is_rejected_unless_allowed(
     toy_bundle: Path, required: bool
 ) -> None:
     """As under a unit whose filter of system calls is without those of Landlock."""

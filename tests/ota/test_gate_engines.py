@@ -28,12 +28,12 @@ def run(monkeypatch: pytest.MonkeyPatch, program: str, *, wall_s: float = 30.0) 
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "openvino:NPU", "onnxruntime", "unknown"])
-def test_other_engines_need_no_building(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_gate_builds_no_engines_for_other_backends(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setattr(engine_build, "COMMAND", ("/does/not/exist",))
     engine_build.build(Path("bundle"), engine=engine, wall_s=1, heartbeat=lambda: None)
 
 
-def test_it_is_asked_for_what_will_serve_and_has_the_weakest_priority(
+def test_builder_gets_the_serving_engine_and_the_lowest_priority(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     program = (
@@ -44,26 +44,26 @@ def test_it_is_asked_for_what_will_serve_and_has_the_weakest_priority(
     run(monkeypatch, program)
 
 
-def test_whoever_waits_is_told_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_wait_notifies_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "import time; time.sleep(1)") >= 3
 
 
-def test_what_the_builder_says_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_error_is_the_reason_for_the_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("gate.engine_build_failed")):
         run(monkeypatch, "import sys; print('before'); sys.exit('no memory on the GPU')")
 
 
-def test_a_builder_that_crashes_refuses_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_that_crashes_rejects_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("gate.engine_build_failed")):
         run(monkeypatch, "import os; os.abort()")
 
 
-def test_a_builder_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("gate.engine_build_timeout")):
         run(monkeypatch, "import time; time.sleep(3600)", wall_s=0.5)
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
-def test_the_real_builder_says_what_is_missing(toy_bundle: Path) -> None:
+def test_real_builder_names_what_is_missing(toy_bundle: Path) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("gate.engine_build_failed")):
         engine_build.build(toy_bundle, engine="tensorrt", wall_s=60, heartbeat=lambda: None)

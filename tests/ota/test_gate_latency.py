@@ -27,7 +27,7 @@ def frames(rng: np.random.Generator, typical_ms: float, load: Floats) -> Floats:
     return typical_ms * jitter * load[:, :, None]
 
 
-def test_the_cost_is_that_of_the_quietest_round() -> None:
+def test_cost_is_the_minimum_over_rounds() -> None:
     took = np.full((3, 10, 20), 2.0)
     took[0] = 5.0
     took[1, 0, :3] = 9.0
@@ -36,7 +36,7 @@ def test_the_cost_is_that_of_the_quietest_round() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 10, 30, 60])
-def test_the_interval_of_the_ratio_leaves_out_as_many_as_its_confidence_allows(count: int) -> None:
+def test_ratio_interval_excludes_outliers_by_its_confidence(count: int) -> None:
     outside = _outside(count)
 
     def missed(rollout_exclusion: int) -> float:
@@ -47,7 +47,7 @@ def test_the_interval_of_the_ratio_leaves_out_as_many_as_its_confidence_allows(c
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
-def test_load_that_doubles_the_cost_of_both_leaves_their_ratio(factor: float) -> None:
+def test_load_that_doubles_both_costs_keeps_their_ratio(factor: float) -> None:
     """The interval misses the true ratio as rarely as it says, however load changes from block to block."""
     rng, misses = np.random.default_rng(0), 0
     for _ in range(200):
@@ -87,7 +87,7 @@ OVER = Cost(p99_ms=30.0, least_ms=10.0)
         (OVER, 0.9, compared(0.9, 1.3, active_ms=15.0), None),
     ],
 )
-def test_a_budget_of_20_ms(
+def test_latency_budget_of_20_ms_decides_as_tabulated(
     cost: Cost, others: float | None, comparison: Comparison | None, within: bool | None
 ) -> None:
     assert is_within(20.0, cost, others=others, comparison=comparison) is within

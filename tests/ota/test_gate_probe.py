@@ -52,7 +52,7 @@ def refusal(folder: Path, *, budgets: Budgets = ANYTHING, limits: ProbeLimits = 
     return str(refused.value)
 
 
-def test_nothing_is_imported_from_the_working_directory(
+def test_probe_imports_nothing_from_the_working_directory(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("runpy", "json", "numpy", "jepa_runtime"):
@@ -119,12 +119,12 @@ def hanging(crafted: Callable[..., Path]) -> Path:
     return crafted([loop], {"turns": np.array(2**40), "yes": np.array(True)})
 
 
-def test_a_sound_bundle_is_measured(report: ProbeReport) -> None:
+def test_valid_bundle_is_measured(report: ProbeReport) -> None:
     assert 0 < report.latency_p50_ms <= report.latency_p99_ms
     assert report.peak_memory_mb > 20
 
 
-def test_every_graph_is_compared(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_compares_every_graph(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Parity] = []
 
     def noted(bundle: Bundle, **how: Any) -> list[Parity]:
@@ -139,7 +139,7 @@ def test_every_graph_is_compared(toy_bundle: Path, monkeypatch: pytest.MonkeyPat
     assert all(parity.ok for parity in compared)
 
 
-def test_a_bundle_is_compared_and_timed_as_it_would_serve(
+def test_probe_compares_and_times_a_bundle_as_served(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
@@ -158,7 +158,7 @@ def test_a_bundle_is_compared_and_timed_as_it_would_serve(
         assert how["options"].threads == 2
 
 
-def test_the_quietest_round_counts_and_neither_what_warms_up_nor_what_else_runs(
+def test_probe_uses_the_fastest_round_without_warm_up_and_other_load(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     took_s = iter([0.05] * 20 + [0.004] * 200 + [0.002] * 197 + [0.003] * 3 + [0.005] * 200)
@@ -181,14 +181,12 @@ def test_the_quietest_round_counts_and_neither_what_warms_up_nor_what_else_runs(
     assert (found.cost.p99_ms, found.cost.least_ms) == (pytest.approx(2), pytest.approx(1.5))
 
 
-def test_a_disk_that_takes_nothing_is_no_fault_of_a_model(
-    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_not_blamed_on_the_model(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert probe(toy_bundle, budgets=ANYTHING, limits=LIMITS).latency_p99_ms > 0
 
 
-def test_the_callers_own_process_keeps_its_priority_and_opens_nothing(toy_bundle: Path) -> None:
+def test_probe_leaves_the_priority_of_the_calling_process_unchanged(toy_bundle: Path) -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0), len(os.listdir("/proc/self/fd"))
     probe(toy_bundle, budgets=ANYTHING, limits=LIMITS)
     assert (os.getpriority(os.PRIO_PROCESS, 0), len(os.listdir("/proc/self/fd"))) == before
@@ -201,7 +199,7 @@ def test_the_callers_own_process_keeps_its_priority_and_opens_nothing(toy_bundle
         (Budgets(peak_memory_mb=1.0), "gate.memory_budget_exceeded"),
     ],
 )
-def test_a_bundle_over_a_budget_is_refused(toy_bundle: Path, budgets: Budgets, expected: str) -> None:
+def test_bundle_over_a_budget_is_rejected(toy_bundle: Path, budgets: Budgets, expected: str) -> None:
     with pytest.raises(ReleaseRejectedError, check=code(expected)):
         probe(toy_bundle, budgets=budgets, limits=LIMITS)
 
@@ -210,13 +208,13 @@ def test_a_bundle_over_a_budget_is_refused(toy_bundle: Path, budgets: Budgets, e
     ("engine", "threads", "by_clock"),
     [("openvino:CPU", 1, False), ("onnxruntime", 1, False), ("openvino:CPU", 2, True), ("tensorrt", 1, True)],
 )
-def test_only_on_a_cpu_with_one_thread_processor_time_is_the_cost(
+def test_processor_time_is_the_cost_only_on_a_cpu_with_one_thread(
     engine: str, threads: int, by_clock: bool
 ) -> None:
     assert probe_process._is_by_clock(engine, threads) is by_clock
 
 
-def test_where_other_threads_work_the_clock_is_the_cost(toy_bundle: Path) -> None:
+def test_wall_time_is_the_cost_with_other_threads(toy_bundle: Path) -> None:
     class Elsewhere:
         """A model that leaves its work to another thread."""
 
@@ -251,7 +249,7 @@ def loaded(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Budgets:
     return Budgets(latency_p99_ms=0.02)
 
 
-def test_a_candidate_that_is_as_fast_as_the_active_model_is_not_refused_for_load(
+def test_candidate_as_fast_as_the_active_model_is_not_rejected_under_load(
     toy_bundle: Path, loaded: Budgets
 ) -> None:
     report = probe(toy_bundle, budgets=loaded, active=toy_bundle, limits=LIMITS)
@@ -259,21 +257,19 @@ def test_a_candidate_that_is_as_fast_as_the_active_model_is_not_refused_for_load
     assert both is not None and 0.9 <= both.low <= both.high <= 1.1
 
 
-def test_without_an_active_model_load_leaves_a_candidate_undecided(toy_bundle: Path, loaded: Budgets) -> None:
+def test_candidate_under_load_without_an_active_model_is_undecided(toy_bundle: Path, loaded: Budgets) -> None:
     with pytest.raises(MachineBusyError, match=" 90% of ", check=code("gate.latency_undecided")):
         probe(toy_bundle, budgets=loaded, limits=LIMITS)
 
 
-def test_a_damaged_active_model_is_no_reason_to_refuse_a_candidate(
+def test_damaged_active_model_does_not_reject_a_candidate(
     toy_bundle: Path, loaded: Budgets, tmp_path: Path
 ) -> None:
     with pytest.raises(MachineBusyError, match="nowhere", check=code("gate.latency_undecided")):
         probe(toy_bundle, budgets=loaded, active=tmp_path / "nowhere", limits=LIMITS)
 
 
-def test_a_damaged_bundle_is_refused_with_what_the_strict_reader_says(
-    toy_bundle: Path, tmp_path: Path
-) -> None:
+def test_damaged_bundle_is_rejected_with_the_reader_error(toy_bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(toy_bundle, folder)
     content = bytearray((folder / "golden.npz").read_bytes())
@@ -282,13 +278,13 @@ def test_a_damaged_bundle_is_refused_with_what_the_strict_reader_says(
     assert "golden.npz: SHA-256 is" in refusal(folder)
 
 
-def test_a_bundle_that_computes_something_else_is_refused(crafted: Callable[..., Path]) -> None:
+def test_bundle_with_different_outputs_is_rejected(crafted: Callable[..., Path]) -> None:
     folder = crafted([onnx.helper.make_node("Tanh", ["pixels"], ["result"])], {})
     fault = "fp32 encoder does not reproduce its golden outputs on this machine: worst cosine"
     assert fault in refusal(folder)
 
 
-def test_a_bundle_that_computes_nan_is_refused(crafted: Callable[..., Path]) -> None:
+def test_bundle_with_nan_outputs_is_rejected(crafted: Callable[..., Path]) -> None:
     folder = crafted(
         [onnx.helper.make_node("Div", ["pixels", "zero"], ["infinite"]),
          onnx.helper.make_node("Sub", ["infinite", "infinite"], ["result"])],
@@ -297,7 +293,7 @@ def test_a_bundle_that_computes_nan_is_refused(crafted: Callable[..., Path]) -> 
     assert "fp32 encoder computes NaN or infinity on this machine" in refusal(folder)
 
 
-def test_a_bundle_that_crashes_the_engine_is_refused_and_the_caller_lives(
+def test_bundle_that_crashes_the_engine_is_rejected_and_the_caller_survives(
     crafted: Callable[..., Path],
 ) -> None:
     """OpenVINO reads where the indices of GatherND point, wherever that is."""
@@ -310,7 +306,7 @@ def test_a_bundle_that_crashes_the_engine_is_refused_and_the_caller_lives(
     assert refusal(folder) == f"{folder}: its probe crashed: SIGSEGV"
 
 
-def test_a_bundle_that_takes_all_memory_is_refused(crafted: Callable[..., Path]) -> None:
+def test_bundle_that_exhausts_memory_is_rejected(crafted: Callable[..., Path]) -> None:
     node = onnx.helper.make_node
     folder = crafted(
         [node("ReduceMax", ["pixels"], ["most"], keepdims=0), node("Expand", ["most", "many"], ["expanded"]),
@@ -320,15 +316,13 @@ def test_a_bundle_that_takes_all_memory_is_refused(crafted: Callable[..., Path])
     assert refusal(folder) == f"{folder}: its probe needs more memory than 1000 MB (probe.memory_mb)"
 
 
-def test_a_bundle_that_never_ends_is_refused_after_its_time(
-    hanging: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bundle_over_the_time_limit_is_rejected(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "_cpu_time", lambda _: (0.0, False))  # whatever else this machine does now
     limits = ProbeLimits(memory_mb=1000, cpu_s=60, wall_s=4.0)
     assert refusal(hanging, limits=limits).startswith(f"{hanging}: its probe did not end within 4 s")
 
 
-def test_a_bundle_that_never_ends_is_refused_after_its_processor_time(hanging: Path) -> None:
+def test_bundle_over_the_processor_time_limit_is_rejected(hanging: Path) -> None:
     limits = ProbeLimits(memory_mb=1000, cpu_s=3, wall_s=60.0)
     assert (
         refusal(hanging, limits=limits)
@@ -337,7 +331,7 @@ def test_a_bundle_that_never_ends_is_refused_after_its_processor_time(hanging: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_probe_that_is_killed_is_a_refusal_that_says_so(hanging: Path, number: signal.Signals) -> None:
+def test_killed_probe_is_a_rejection_with_that_reason(hanging: Path, number: signal.Signals) -> None:
     reasons: list[str] = []
     caller = threading.Thread(target=lambda: reasons.append(refusal(hanging)))
     caller.start()
@@ -346,7 +340,7 @@ def test_a_probe_that_is_killed_is_a_refusal_that_says_so(hanging: Path, number:
     assert f"its probe crashed: {number.name}" in reasons[0]
 
 
-def test_a_probe_that_hangs_keeps_nobody_from_ending(hanging: Path) -> None:
+def test_hanging_probe_does_not_block_shutdown(hanging: Path) -> None:
     # Others' may be there, such as multiprocessing's tracker of resources.
     before = psutil.Process().children()
 
@@ -360,7 +354,7 @@ def test_a_probe_that_hangs_keeps_nobody_from_ending(hanging: Path) -> None:
 
 
 @pytest.mark.parametrize("serves", [False, True])
-def test_a_probe_has_the_lowest_priority_only_where_a_model_serves(hanging: Path, serves: bool) -> None:
+def test_probe_has_the_lowest_priority_only_next_to_an_active_model(hanging: Path, serves: bool) -> None:
     """Next to busy processes of the same priority it would otherwise take minutes with nothing to protect."""
     found: list[int] = []
 
@@ -376,7 +370,7 @@ def test_a_probe_has_the_lowest_priority_only_where_a_model_serves(hanging: Path
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_a_probe_that_waited_for_a_processor_all_its_time_is_undecided(loaded: bool) -> None:
+def test_probe_without_processor_time_is_undecided(loaded: bool) -> None:
     """Whether a probe hangs cannot be told on a machine that gives it no processor."""
     spin = "import os, sys; os.sched_setaffinity(0, {0}); os.nice(int(sys.argv[1]))\nwhile True: pass"
     hogs = [subprocess.Popen([sys.executable, "-c", spin, "0"]) for _ in range(4 * loaded)]
@@ -398,7 +392,7 @@ def test_a_probe_that_waited_for_a_processor_all_its_time_is_undecided(loaded: b
             hog.wait()
 
 
-def test_a_probe_dies_with_its_caller(hanging: Path) -> None:
+def test_probe_exits_with_its_parent(hanging: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from jepa_runtime.ota.gate.probe import probe;"
         "from jepa_runtime.ota.release import Budgets; active = folder = Path(sys.argv[1]);"
@@ -437,7 +431,7 @@ GOOD = ProbeReport(
 EQUAL = Comparison(candidate=GOOD.cost, active=GOOD.cost, ratio=1.0, low=0.99, high=1.01)
 
 
-def test_a_report_is_understood_as_it_was_written() -> None:
+def test_probe_report_round_trips() -> None:
     for written in (Answer(report=GOOD), Answer(comparison=EQUAL)):
         assert parse_outcome("b", 0, written.model_dump_json().encode(), b"noise", LIMITS) == written
 
@@ -470,7 +464,7 @@ def test_a_report_is_understood_as_it_was_written() -> None:
         (-signal.SIGXCPU, b"", b"", "gate.probe_cpu_time", "60 s"),
     ],
 )
-def test_every_other_end_of_a_probe_is_a_refusal(
+def test_probe_with_any_other_exit_is_a_rejection(
     status: int, answer: bytes, log: bytes, expected: str, detail: str
 ) -> None:
     with pytest.raises(ReleaseRejectedError, check=code(expected)) as refused:
@@ -478,7 +472,7 @@ def test_every_other_end_of_a_probe_is_a_refusal(
     assert detail in str(refused.value)
 
 
-def test_the_gate_builds_and_probes_with_the_engine_and_within_the_limits_that_the_robot_names(
+def test_gate_uses_the_engine_and_limits_of_the_robot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[dict[str, Any]] = []

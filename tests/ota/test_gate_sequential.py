@@ -37,13 +37,13 @@ def feed(test: PairedTest, draw: Callable[[], tuple[float, float]]) -> Verdict:
     return verdict
 
 
-def test_a_score_is_the_share_of_the_change_that_was_missed() -> None:
+def test_score_is_the_unpredicted_fraction_of_the_change() -> None:
     assert score(0.0, 3.0) == 0.0
     assert score(3.0, 3.0) == 0.5
     assert score(9.0, 3.0) == 0.75
 
 
-def test_a_model_whose_latents_never_change_scores_as_one_that_predicts_nothing() -> None:
+def test_score_of_constant_latents_equals_that_of_no_prediction() -> None:
     assert score(0.0, 0.0) == 0.5
 
 
@@ -53,7 +53,7 @@ def test_a_model_whose_latents_never_change_scores_as_one_that_predicts_nothing(
     st.just(0.0) | st.floats(1e-300, 1e6),
     st.floats(1e-3, 1e3),
 )
-def test_a_score_is_bounded_and_knows_no_scale(error: float, change: float, scale: float) -> None:
+def test_score_is_bounded_and_scale_invariant(error: float, change: float, scale: float) -> None:
     assert 0 <= score(error, change) <= 1
     assert score(scale * error, scale * change) == pytest.approx(score(error, change), abs=1e-6)
 
@@ -65,7 +65,7 @@ def test_equal_models_are_accepted_at_the_first_look() -> None:
     assert test.summary().frames == 200 and test.has_evaluated
 
 
-def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
+def test_clearly_worse_candidate_is_rejected_at_the_first_look() -> None:
     test = quick()
     random = np.random.default_rng(0)
     assert feed(test, lambda: (0.2, float(random.uniform(0.25, 0.35)))) is Verdict.REFUSE
@@ -73,31 +73,31 @@ def test_a_clearly_worse_candidate_is_refused_at_the_first_look() -> None:
     assert test.summary().current == pytest.approx(0.2)
 
 
-def test_a_candidate_on_the_margin_is_refused_at_the_end_as_not_shown_to_be_as_good() -> None:
+def test_candidate_on_the_margin_is_rejected_at_the_end_as_not_proven_equal() -> None:
     test = quick(alpha_accept=1e-6, alpha_refuse=1e-6)
     random = np.random.default_rng(1)
     assert feed(test, lambda: (0.2, 0.21 + 0.1 * float(random.standard_normal()))) is Verdict.REFUSE
     assert (test.summary().frames, test.reason) == (2000, "the candidate was not shown to be as good")
 
 
-def test_nothing_is_decided_before_the_fewest_frames() -> None:
+def test_sequential_test_decides_nothing_below_the_minimum_frames() -> None:
     test = quick()
     verdicts = {test.add(0.2, 0.9) for _ in range(199)}
     assert verdicts == {Verdict.CONTINUE} and not test.has_evaluated
 
 
-def test_one_prediction_that_is_not_finite_is_enough_to_refuse() -> None:
+def test_single_non_finite_prediction_rejects_the_candidate() -> None:
     test = quick()
     assert test.add(0.2, math.nan) is Verdict.REFUSE
     assert test.reason == "the candidate predicted NaN or infinity"
 
 
-def test_nothing_is_compared_with_a_current_model_that_fails() -> None:
+def test_failing_active_model_ends_the_comparison() -> None:
     with pytest.raises(UpdateError, check=code("gate.active_not_finite")):
         quick().add(math.nan, 0.2)
 
 
-def test_a_verdict_stays() -> None:
+def test_verdict_is_final() -> None:
     test = quick()
     assert feed(test, lambda: (0.2, 0.9)) is Verdict.REFUSE
     decided = test.summary()
@@ -105,7 +105,7 @@ def test_a_verdict_stays() -> None:
     assert test.summary() == decided
 
 
-def test_a_fault_on_one_frame_in_twenty_is_seen_in_the_mean() -> None:
+def test_fault_on_one_frame_in_twenty_is_detected_in_the_mean() -> None:
     random = np.random.default_rng(2)
 
     def draw() -> tuple[float, float]:
@@ -115,7 +115,7 @@ def test_a_fault_on_one_frame_in_twenty_is_seen_in_the_mean() -> None:
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
-def test_a_candidate_on_the_margin_is_accepted_and_refused_no_more_often_than_stated(
+def test_candidate_on_the_margin_has_the_stated_error_rates(
     correlation: float,
 ) -> None:
     found = power(quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, correlation=correlation)
@@ -125,7 +125,7 @@ def test_a_candidate_on_the_margin_is_accepted_and_refused_no_more_often_than_st
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
-def test_what_is_as_good_is_accepted_and_what_is_worse_is_refused(correlation: float) -> None:
+def test_equal_candidate_is_accepted_and_worse_one_rejected(correlation: float) -> None:
     def rate(effect: float) -> tuple[int, int]:
         found = power(quick, effect=effect, sd=0.02, runs=50, seed=2, correlation=correlation)
         return found.accepted, found.refused
@@ -134,7 +134,7 @@ def test_what_is_as_good_is_accepted_and_what_is_worse_is_refused(correlation: f
     assert rate(2 * MARGIN * CURRENT) == (0, 50)
 
 
-def test_rare_large_errors_do_not_make_it_err_more_often_than_stated() -> None:
+def test_rare_large_errors_keep_the_stated_error_rate() -> None:
     """Scores that are far from Gaussian: a candidate on the margin, whose excess comes from few frames."""
 
     def run(seed: int) -> PairedTest:
@@ -149,12 +149,12 @@ def test_rare_large_errors_do_not_make_it_err_more_often_than_stated() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=60), st.floats(0.001, 0.5))
-def test_the_interval_widens_as_errors_must_become_rarer(values: list[float], alpha: float) -> None:
+def test_interval_widens_with_stricter_error_rates(values: list[float], alpha: float) -> None:
     array = np.array(values)
     assert half_width(array, alpha / 2) >= half_width(array, alpha) >= 0
 
 
-def test_the_interval_is_that_of_the_e_value_at_its_end() -> None:
+def test_interval_equals_that_of_the_e_value_at_its_end() -> None:
     values = np.array([0.3, -0.1, 0.25, -0.2, 0.4, -0.15, 0.1, 0.05, 0.3, -0.2])
     n, end = len(values), values.mean() + half_width(values, ALPHA)
     squares, total = np.sum((values - end) ** 2), np.sum(values - end)
@@ -162,12 +162,12 @@ def test_the_interval_is_that_of_the_e_value_at_its_end() -> None:
     assert e_value == pytest.approx(1 / ALPHA)
 
 
-def test_one_or_two_blocks_bound_nothing_and_equal_ones_leave_no_doubt() -> None:
+def test_one_or_two_blocks_give_no_bound_and_identical_ones_no_uncertainty() -> None:
     assert half_width(np.array([0.3]), ALPHA) == half_width(np.array([0.3, 0.2]), ALPHA) == math.inf
     assert half_width(np.array([0.3, 0.3]), ALPHA) == 0
 
 
-def test_blocks_that_are_alike_count_for_fewer() -> None:
+def test_correlated_blocks_count_for_fewer() -> None:
     random = np.random.default_rng(4)
     fresh = random.standard_normal(100)
     alike = np.repeat(fresh[:50], 2)
@@ -175,7 +175,7 @@ def test_blocks_that_are_alike_count_for_fewer() -> None:
     assert 1.3 < wider < 2.5
 
 
-def test_however_often_a_candidate_is_compared_again_the_chance_to_err_is_bounded() -> None:
+def test_repeated_comparisons_keep_the_error_rate_bounded() -> None:
     alphas = [alpha_after(tests) for tests in range(10_000)]
     assert alphas[0] == sequential_test.ALPHA and sum(alphas[1:]) <= sequential_test.ALPHA
     assert alphas[1:] == sorted(alphas[1:], reverse=True)
@@ -195,12 +195,12 @@ def test_however_often_a_candidate_is_compared_again_the_chance_to_err_is_bounde
         ({"max_frames": 100, "min_frames": 200}, "max_frames"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, float], message: str) -> None:
+def test_invalid_settings_are_rejected(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PairedTest(**changes)
 
 
-def test_the_default_budget_parts_what_cost_nothing_from_what_cost_goals_where_it_was_measured() -> None:
+def test_default_margin_separates_measured_harmless_and_harmful_candidates() -> None:
     content = json.loads(MEASURED.read_text(encoding="utf-8"))
     ratios = {harmless: [row["error_ratio"] for row in content["rows"] if row["harmless"] is harmless]
               for harmless in (True, False)}  # fmt: skip

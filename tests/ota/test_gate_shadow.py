@@ -66,7 +66,7 @@ def compare(current: Path, candidate: Path | Bundle, source: Any = None, **chang
     )
 
 
-def test_a_model_is_accepted_beside_itself(two_rooms_bundle: Path) -> None:
+def test_model_compared_with_itself_is_accepted(two_rooms_bundle: Path) -> None:
     report = compare(two_rooms_bundle, two_rooms_bundle)
     assert report.verdict is Verdict.ACCEPT
     assert report.summary.candidate == report.summary.current
@@ -75,20 +75,20 @@ def test_a_model_is_accepted_beside_itself(two_rooms_bundle: Path) -> None:
     assert report.moving < report.predicted < report.frames
 
 
-def test_a_model_with_noise_on_its_weights_is_refused(two_rooms_bundle: Path, noisy: Bundle) -> None:
+def test_model_with_noisy_weights_is_rejected(two_rooms_bundle: Path, noisy: Bundle) -> None:
     report = compare(two_rooms_bundle, noisy)
     assert report.verdict is Verdict.REFUSE
     assert report.reason.startswith("the candidate was shown to be worse")
     assert report.summary.candidate > 1.5 * report.summary.current
 
 
-def test_the_better_of_two_models_is_accepted_in_place_of_the_worse(
-    two_rooms_bundle: Path, noisy: Bundle
-) -> None:
+def test_better_model_replaces_a_worse_one(two_rooms_bundle: Path, noisy: Bundle) -> None:
     assert compare(noisy.path, two_rooms_bundle).verdict is Verdict.ACCEPT
 
 
-def test_both_models_make_way_for_everything_and_the_caller_keeps_its_policy(two_rooms_bundle: Path) -> None:
+def test_shadow_models_yield_to_other_processes_and_the_caller_keeps_its_policy(
+    two_rooms_bundle: Path,
+) -> None:
     seen: list[int] = []
 
     def open_model() -> WorldModel:
@@ -127,22 +127,20 @@ class Still(PassiveSource):
             yield Frame(image, index * 33_333_333, "camera", index)
 
 
-def test_a_robot_that_stands_still_lets_nothing_pass(two_rooms_bundle: Path) -> None:
+def test_stationary_robot_leaves_the_candidate_undecided(two_rooms_bundle: Path) -> None:
     report = compare(two_rooms_bundle, two_rooms_bundle, Still())
     assert (report.verdict, report.frames, report.moving) == (Verdict.CONTINUE, 60, 0)
     assert report.reason.startswith(f"nothing moved on {report.predicted} frames")
 
 
-def test_frames_without_actions_are_told_apart_from_frames_without_motion(two_rooms_bundle: Path) -> None:
+def test_frames_without_actions_differ_from_frames_without_motion(two_rooms_bundle: Path) -> None:
     report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True))
     assert report.reason.startswith(
         "none of 60 frames could be predicted: the actions between them are unknown"
     )
 
 
-def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
-    two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_camera_without_actions_times_out(two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "_MAX_UNPREDICTED", 100)
     report = compare(two_rooms_bundle, two_rooms_bundle, Still(silent=True, frames=10**9))
     assert (report.verdict, report.frames) == (Verdict.CONTINUE, 100)
@@ -152,12 +150,12 @@ def test_a_camera_that_tells_no_actions_is_not_watched_for_ever(
         assert report.frames == 200, "it may drive any moment"
 
 
-def test_commands_of_another_robot_are_told(two_rooms_bundle: Path) -> None:
+def test_commands_of_another_robot_are_reported(two_rooms_bundle: Path) -> None:
     with pytest.raises(UpdateError, check=code("gate.shadow_commands_mismatch")):
         compare(two_rooms_bundle, two_rooms_bundle, Still(numbers=3))
 
 
-def test_recorded_commands_in_another_order_are_refused(two_rooms_bundle: Path, tmp_path: Path) -> None:
+def test_recorded_commands_in_another_order_are_rejected(two_rooms_bundle: Path, tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     with (
         closing(open_source(f"{bag}?action=/cmd_vel:linear.y,linear.x")) as source,
@@ -166,14 +164,14 @@ def test_recorded_commands_in_another_order_are_refused(two_rooms_bundle: Path, 
         compare(two_rooms_bundle, two_rooms_bundle, source)
 
 
-def test_it_ends_when_it_is_told_to(two_rooms_bundle: Path) -> None:
+def test_shadow_comparison_stops_on_request(two_rooms_bundle: Path) -> None:
     heartbeat = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         compare(two_rooms_bundle, two_rooms_bundle, heartbeat=heartbeat)
     assert heartbeat.call_count == 1
 
 
-def test_an_interrupted_caller_does_not_wait_for_the_verdict(two_rooms_bundle: Path) -> None:
+def test_interrupted_caller_does_not_wait_for_the_verdict(two_rooms_bundle: Path) -> None:
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
@@ -181,7 +179,7 @@ def test_an_interrupted_caller_does_not_wait_for_the_verdict(two_rooms_bundle: P
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("jepa-shadow")]
 
 
-def test_a_source_that_fails_is_not_taken_for_a_verdict(two_rooms_bundle: Path) -> None:
+def test_failing_source_is_not_a_verdict(two_rooms_bundle: Path) -> None:
     class Broken(Still):
         def frames(self) -> Iterator[Frame]:
             yield from super().frames()
@@ -191,9 +189,7 @@ def test_a_source_that_fails_is_not_taken_for_a_verdict(two_rooms_bundle: Path) 
         compare(two_rooms_bundle, two_rooms_bundle, Broken())
 
 
-def test_the_gate_compares_models_on_the_source_that_the_robot_names(
-    two_rooms_bundle: Path, noisy: Bundle
-) -> None:
+def test_gate_compares_models_on_the_source_of_the_robot(two_rooms_bundle: Path, noisy: Bundle) -> None:
     heard: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
     gate = robot.LocalGate(named, lambda: heard.append(None))
@@ -205,7 +201,7 @@ def test_the_gate_compares_models_on_the_source_that_the_robot_names(
     assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0) is None
 
 
-def test_what_was_compared_before_has_to_be_shown_better_each_time(
+def test_repeated_comparison_requires_stronger_evidence(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tests: list[PairedTest] = []
@@ -224,7 +220,7 @@ def test_what_was_compared_before_has_to_be_shown_better_each_time(
     assert len(highs) == 4 and highs == sorted(set(highs))
 
 
-def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
+def test_gate_accepts_frames_of_the_server_and_reports_progress(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow, "_REPORT_S", 0.2)
@@ -254,7 +250,7 @@ def test_the_gate_takes_frames_from_elsewhere_and_tells_how_it_stands(
     ("frames", "fails", "error"),
     [(1199, False, UpdateError), (1201, False, InconclusiveError), (1201, True, InconclusiveError)],
 )
-def test_a_comparison_that_ends_too_early_counts_once_its_test_has_looked(
+def test_comparison_that_ends_early_counts_once_its_test_has_looked(
     two_rooms_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
     frames: int,
@@ -275,7 +271,7 @@ def test_a_comparison_that_ends_too_early_counts_once_its_test_has_looked(
     assert type(raised.value) is error
 
 
-def test_a_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
+def test_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
     gate = robot.LocalGate(settings(model_id="two_rooms"), frames=Still)
     with pytest.raises(UpdateError, check=code("gate.shadow_too_few_frames")):
         gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
@@ -312,17 +308,17 @@ def shadowed(current: Counter, candidate: Counter) -> ShadowReport:
     return shadow.report()
 
 
-def test_a_candidate_may_have_a_latent_space_of_its_own() -> None:
+def test_candidate_with_its_own_latent_space_is_accepted() -> None:
     report = shadowed(Counter(off=0.5), Counter(off=0.5, scale=100.0))
     assert report.verdict is Verdict.ACCEPT
     assert report.summary.candidate == pytest.approx(report.summary.current, abs=1e-6)
 
 
-def test_a_candidate_that_is_off_by_more_is_refused_whatever_its_latent_space() -> None:
+def test_candidate_with_larger_errors_is_rejected_in_any_latent_space() -> None:
     assert shadowed(Counter(off=0.5), Counter(off=1.0, scale=0.01)).verdict is Verdict.REFUSE
 
 
-def test_a_candidate_whose_latents_have_collapsed_is_refused() -> None:
+def test_candidate_with_collapsed_latents_is_rejected() -> None:
     assert shadowed(Counter(off=0.5), Counter(off=0.5, scale=0.0)).verdict is Verdict.REFUSE
 
 
@@ -342,7 +338,7 @@ class Sleeper(Counter):
 
 
 @pytest.mark.parametrize("noise", [1.0, 0.0])
-def test_a_candidate_whose_latents_tell_nothing_does_not_pass_beside_a_bad_one(noise: float) -> None:
+def test_candidate_with_uninformative_latents_is_rejected_next_to_a_bad_model(noise: float) -> None:
     """A ramp up and down; what serves misses 0.44 of each change, noise 0.41 of its own."""
     serves: Any = Counter(off=2.4)
     sleeps: Any = Sleeper(noise)
@@ -362,7 +358,7 @@ def test_a_candidate_whose_latents_tell_nothing_does_not_pass_beside_a_bad_one(n
 
 
 @pytest.mark.parametrize(("period", "scale"), [(40, 2.0), (60, 2.0), (120, 2.0), (160, 0.001), (160, 1000.0)])
-def test_a_robot_that_repeats_its_motion_has_its_equals_accepted(period: int, scale: float) -> None:
+def test_robot_with_repeated_motion_accepts_equal_models(period: int, scale: float) -> None:
     """Where 120 frames are whole periods all is as it was, so the latents of nobody change over them."""
     serves, candidate = Counter(off=0.5), Counter(off=0.5, scale=scale)
     test = PairedTest(min_frames=200, max_frames=800, block_frames=4)
@@ -377,7 +373,7 @@ def test_a_robot_that_repeats_its_motion_has_its_equals_accepted(period: int, sc
     assert shadow.report().verdict is Verdict.ACCEPT
 
 
-def test_a_candidate_that_predicts_nan_is_refused_at_once() -> None:
+def test_candidate_that_predicts_nan_is_rejected_immediately() -> None:
     report = shadowed(Counter(off=0.5), Counter(off=float("nan")))
     assert (report.verdict, report.moving) == (Verdict.REFUSE, 1)
     assert report.reason.startswith("the candidate predicted NaN or infinity")

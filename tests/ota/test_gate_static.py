@@ -41,7 +41,7 @@ def release(bundle: Bundle, **changes: object) -> Release:
     return Release.model_validate(fields | changes)
 
 
-def test_a_bundle_that_is_what_its_release_says_passes(bundle: Bundle) -> None:
+def test_bundle_that_matches_its_release_passes(bundle: Bundle) -> None:
     static_checks.check(bundle, release(bundle), ROBOT)
 
 
@@ -62,7 +62,7 @@ def test_a_bundle_that_is_what_its_release_says_passes(bundle: Bundle) -> None:
         ({"runtime_abi": (2, 3)}, "release.runtime_abi", "from 2 to 3"),
     ],
 )
-def test_a_bundle_that_is_something_else_is_refused(
+def test_bundle_that_differs_from_its_release_is_rejected(
     bundle: Bundle, changes: dict[str, object], expected: str, field: str
 ) -> None:
     with pytest.raises(ReleaseRejectedError, check=code(expected)) as caught:
@@ -70,7 +70,7 @@ def test_a_bundle_that_is_something_else_is_refused(
     assert field in str(caught.value)
 
 
-def test_random_weights_are_refused_unless_they_are_asked_for(tmp_path: Path) -> None:
+def test_random_weights_are_rejected_unless_allowed(tmp_path: Path) -> None:
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     untrained = bundles.make_bundle(tmp_path / "toy", trained=False)
     with pytest.raises(ReleaseRejectedError, check=code("gate.untrained")):
@@ -81,12 +81,12 @@ def test_random_weights_are_refused_unless_they_are_asked_for(tmp_path: Path) ->
         LocalGate(settings()).check(untrained, release(untrained), ROBOT)
 
 
-def test_a_bundle_with_nothing_for_this_robots_engine_is_refused(bundle: Bundle) -> None:
+def test_bundle_without_a_variant_for_the_robot_engine_is_rejected(bundle: Bundle) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("gate.no_runnable_variant")):
         static_checks.check(bundle, release(bundle), replace(ROBOT, precision="int8"))
 
 
-def test_what_an_older_release_does_not_tell_is_read_from_its_bundle(bundle: Bundle) -> None:
+def test_fields_missing_in_an_older_release_are_read_from_its_bundle(bundle: Bundle) -> None:
     silent = release(bundle, variants=(), golden_sha256=None)
     static_checks.check_release(silent, replace(ROBOT, precision="int8"))
     static_checks.check(bundle, silent, ROBOT)
@@ -105,14 +105,14 @@ def test_what_an_older_release_does_not_tell_is_read_from_its_bundle(bundle: Bun
         ({"hardware_ids": ("heron",)}, None, "release.hardware"),
     ],
 )
-def test_a_release_that_this_robot_cannot_run_is_refused_before_it_is_fetched(
+def test_release_that_the_robot_cannot_run_is_rejected_before_the_download(
     bundle: Bundle, changes: dict[str, object], precision: str | None, expected: str | None
 ) -> None:
     with nullcontext() if expected is None else pytest.raises(ReleaseRejectedError, check=code(expected)):
         static_checks.check_release(release(bundle, **changes), replace(ROBOT, precision=precision))
 
 
-def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundle) -> None:
+def test_engine_missing_on_the_robot_is_not_blamed_on_the_release(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="unknown engine 'steam'"):
         static_checks.check(bundle, release(bundle), replace(ROBOT, engine="steam"))
 
@@ -125,7 +125,7 @@ def test_an_engine_that_the_robot_lacks_is_no_fault_of_the_release(bundle: Bundl
         ({"engine": "steam"}, "'steam'"),
     ],
 )
-def test_an_update_asks_for_the_engine_and_precision_that_the_robot_names(
+def test_update_uses_the_engine_and_precision_of_the_robot(
     tmp_path: Path, bundle: Bundle, named: dict[str, str], told: dict[str, object], reason: str
 ) -> None:
     site = Site(tmp_path / "robot", None, **named)

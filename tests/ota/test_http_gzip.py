@@ -54,7 +54,7 @@ def test_compressed_metadata_is_read(server: FaultServer) -> None:
     assert read(server) == CONTENT
 
 
-def test_large_files_are_asked_for_as_they_are_and_resumed(
+def test_large_files_are_requested_uncompressed_and_resumed(
     server: FaultServer, served: Path, part: Path
 ) -> None:
     (served / "weights.bin").write_bytes(CONTENT)
@@ -73,7 +73,7 @@ def test_large_files_are_asked_for_as_they_are_and_resumed(
     ],
     ids=["not compressed", "cut", "bomb"],
 )
-def test_wrong_compressed_answer_is_an_error(
+def test_malformed_compressed_answer_is_an_error(
     server: FaultServer, change: object, error: type[CodedError], expected: str
 ) -> None:
     server.faults[NAME] = compressed(change)
@@ -81,7 +81,7 @@ def test_wrong_compressed_answer_is_an_error(
         read(server)
 
 
-def test_compressed_answer_that_yields_nothing_ends_soon(server: FaultServer) -> None:
+def test_compressed_answer_without_output_ends_early(server: FaultServer) -> None:
     """A header of gzip may have a name without end."""
 
     def drip(request: Request, _: bytes) -> None:

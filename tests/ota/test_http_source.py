@@ -69,7 +69,7 @@ NOT_NOW = {
 
 
 @pytest.mark.parametrize("decode", [unquote, unquote_plus], ids=["as most servers", "as S3"])
-def test_a_version_with_a_plus_is_found(
+def test_version_with_a_plus_sign_is_fetched(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, decode: Callable[[str], str]
 ) -> None:
     monkeypatch.setattr(servers, "unquote", decode)
@@ -79,7 +79,7 @@ def test_a_version_with_a_plus_is_found(
 
 
 @pytest.mark.parametrize("name", NOT_NOW)
-def test_what_cannot_be_had_says_why(server: FaultServer, part: Path, name: str) -> None:
+def test_unavailable_file_error_states_the_reason(server: FaultServer, part: Path, name: str) -> None:
     fault, kind, expected = NOT_NOW[name]
     server.faults["small"] = fault
     limits = QUICK if expected == "http.read_timeout" else LIMITS
@@ -88,13 +88,13 @@ def test_what_cannot_be_had_says_why(server: FaultServer, part: Path, name: str)
     assert type(caught.value) is kind and str(caught.value).startswith(f"{server.url}/small: ")
 
 
-def test_a_failure_of_the_server_that_passes_is_not_noticed(server: FaultServer, part: Path) -> None:
+def test_transient_server_error_is_retried(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(2, servers.status(500))
     fetch(HttpSource(server.url, LIMITS, FakeClock()), part, SMALL, "small")
     assert part.read_bytes() == SMALL
 
 
-def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: Path) -> None:
+def test_permanent_server_error_is_reported(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.status(503)
     with pytest.raises(FetchError, check=code("http.status")):
         fetch(HttpSource(server.url, LIMITS, FakeClock()), part, SMALL, "small")
@@ -102,7 +102,7 @@ def test_a_failure_of_the_server_that_stays_is_told(server: FaultServer, part: P
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: FaultServer, status: int) -> None:
+def test_busy_server_is_queried_once_and_reports_its_retry_delay(server: FaultServer, status: int) -> None:
     server.faults["small"] = servers.status(status, Retry_After="120")
     with pytest.raises(BusyError, check=code("http.busy")) as busy:
         fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=len(SMALL), limits=LIMITS)
@@ -110,22 +110,20 @@ def test_a_server_that_is_busy_is_asked_once_and_says_for_how_long(server: Fault
 
 
 @pytest.mark.parametrize("after", ["soon", "-1", "Fri, 31 Dec 1999 23:59:59 GMT", "9" * 400])
-def test_a_busy_server_that_does_not_say_for_how_long_fails_like_others(
-    server: FaultServer, after: str
-) -> None:
+def test_busy_server_without_a_retry_delay_fails_like_others(server: FaultServer, after: str) -> None:
     server.faults["small"] = servers.status(503, Retry_After=after)
     with pytest.raises(FetchError) as other:
         fetch_bytes(HttpSource(server.url, LIMITS, FakeClock()), "small", max_bytes=9, limits=LIMITS)
     assert type(other.value) is FetchError and len(server.requests) == 3
 
 
-def test_trailers_without_end_do_not_hold_anybody(server: FaultServer) -> None:
+def test_endless_trailers_do_not_block(server: FaultServer) -> None:
     server.faults["small"] = servers.slow_trailers(0.01)
     with pytest.raises(FetchError, check=code("http.read_timeout")):
         fetch_bytes(HttpSource(server.url, QUICK), "small", max_bytes=2 * len(SMALL), limits=QUICK)
 
 
-def test_a_refused_connection_is_told_as_such(part: Path) -> None:
+def test_refused_connection_is_reported(part: Path) -> None:
     with pytest.raises(FetchError, check=code("http.no_connection")):
         fetch(HttpSource(_nobody(), LIMITS), part, SMALL, "small")
 
@@ -135,18 +133,18 @@ def _nobody() -> str:
         return server.url
 
 
-def test_an_unknown_host_is_told_as_such(part: Path) -> None:
+def test_unknown_host_is_reported(part: Path) -> None:
     with pytest.raises(FetchError, check=code("http.unknown_host")):
         fetch(HttpSource("http://robot.invalid", LIMITS), part, SMALL, "small")
 
 
-def test_a_redirect_on_the_same_server_is_followed(server: FaultServer, part: Path) -> None:
+def test_redirect_on_the_same_server_is_followed(server: FaultServer, part: Path) -> None:
     server.faults["old"] = servers.status(301, Location="/small")
     fetch(HttpSource(server.url, LIMITS), part, SMALL, "old")
     assert part.read_bytes() == SMALL
 
 
-def test_a_proxy_is_used_where_the_environment_names_one(
+def test_proxy_of_the_environment_is_used(
     server: FaultServer, part: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url)
@@ -159,7 +157,7 @@ def test_a_proxy_is_used_where_the_environment_names_one(
     "url",
     ["ftp://host", "host/path", "http://", "https://host/?a=b", "https://me:secret@host", "http://[::1"],
 )
-def test_what_is_no_address_of_a_web_server_is_refused(url: str) -> None:
+def test_malformed_server_address_is_rejected(url: str) -> None:
     with pytest.raises(UpdateError) as caught:
         HttpSource(url, LIMITS)
     assert "secret" not in str(caught.value)
@@ -204,13 +202,13 @@ def encrypted(served: Path, certificate: Path) -> Iterator[FaultServer]:
         yield server
 
 
-def test_a_server_that_cannot_prove_who_it_is_is_refused(encrypted: FaultServer, part: Path) -> None:
+def test_server_with_an_invalid_certificate_is_rejected(encrypted: FaultServer, part: Path) -> None:
     with pytest.raises(FetchError, check=code("http.certificate")):
         fetch(HttpSource(encrypted.url, LIMITS), part, SMALL, "small")
     assert encrypted.requests == []
 
 
-def test_a_certificate_that_the_system_was_told_to_trust_is_trusted(
+def test_certificate_in_the_system_store_is_trusted(
     encrypted: FaultServer, part: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -218,7 +216,7 @@ def test_a_certificate_that_the_system_was_told_to_trust_is_trusted(
     assert part.read_bytes() == LARGE
 
 
-def test_nobody_is_led_from_https_to_http(
+def test_redirect_from_https_to_http_is_rejected(
     encrypted: FaultServer,
     server: FaultServer,
     part: Path,

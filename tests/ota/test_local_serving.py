@@ -75,7 +75,7 @@ def slot(site: Site, bundle: Bundle) -> Path:
     return SlotStore(site.root).folder(bundle.sha256)
 
 
-def test_where_nobody_ever_was_nothing_is_asked_for(site: Site, bundles: list[Bundle]) -> None:
+def test_swap_without_any_server_sends_no_request(site: Site, bundles: list[Bundle]) -> None:
     serving, began = LocalServing(site.root), time.monotonic()
     serving.swap(slot(site, bundles[1]))
     assert serving.health() == Health()
@@ -84,7 +84,7 @@ def test_where_nobody_ever_was_nothing_is_asked_for(site: Site, bundles: list[Bu
     assert time.monotonic() - began < 5
 
 
-def test_whoever_ended_as_it_should_is_no_failure_and_is_waited_for(
+def test_cleanly_stopped_server_is_no_failure_and_is_awaited(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
     with somebody(site.root, serves=bundles[0].sha256):
@@ -100,7 +100,7 @@ def test_whoever_ended_as_it_should_is_no_failure_and_is_waited_for(
         assert serving.health() == Health(serves=bundles[1].sha256)
 
 
-def test_right_after_the_start_of_the_machine_somebody_may_be_about_to_serve(
+def test_health_right_after_boot_waits_for_a_starting_server(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with somebody(site.root):
@@ -120,7 +120,7 @@ def test_right_after_the_start_of_the_machine_somebody_may_be_about_to_serve(
     assert LocalServing(site.root).health() == Health() and time.monotonic() - began < 5
 
 
-def test_what_serves_is_asked_and_may_refuse(
+def test_server_is_asked_to_swap_and_may_refuse(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
     with somebody(site.root, serves=bundles[1].sha256) as says:
@@ -135,7 +135,7 @@ def test_what_serves_is_asked_and_may_refuse(
         assert not serving.health().may_switch
 
 
-def test_what_may_still_come_is_waited_for(
+def test_swap_that_may_still_succeed_is_awaited(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, wanted = bundles[0].sha256, bundles[1].sha256
@@ -155,7 +155,7 @@ def test_what_may_still_come_is_waited_for(
             serving.swap(slot(site, bundles[1]))
 
 
-def test_a_death_is_a_failure_also_of_one_that_was_started_again_under_the_same_number(
+def test_server_crash_is_a_failure_even_after_a_restart_with_the_same_pid(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
     with suppress(Died), somebody(site.root, serves=bundles[1].sha256):
@@ -170,13 +170,13 @@ def test_a_death_is_a_failure_also_of_one_that_was_started_again_under_the_same_
         assert serving.health().failure == "", "another switch begins anew"
 
 
-def test_a_planned_restart_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
+def test_planned_restart_is_no_crash(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
     for _ in range(2):
         with somebody(site.root, serves=bundles[1].sha256):
             assert serving.health() == Health(serves=bundles[1].sha256)
 
 
-def test_one_that_died_is_no_obstacle_on_the_way_back(
+def test_crashed_server_does_not_block_a_rollback(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
     with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
@@ -190,7 +190,7 @@ def test_one_that_died_is_no_obstacle_on_the_way_back(
     serving.swap(slot(site, bundles[0]))
 
 
-def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_the_cure(
+def test_server_killed_by_its_model_rejects_it_and_another_may_fix_it(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
     with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
@@ -202,7 +202,7 @@ def test_one_that_died_of_what_it_was_to_serve_refuses_that_and_another_may_be_t
     assert serving.health().failure == "", "what died was another"
 
 
-def test_one_that_cannot_open_what_is_good_does_not_keep_the_cure_away(
+def test_server_that_cannot_open_the_good_model_does_not_block_the_fix(
     site: Site, serving: LocalServing
 ) -> None:
     with somebody(site.root):
@@ -213,7 +213,7 @@ def test_one_that_cannot_open_what_is_good_does_not_keep_the_cure_away(
         assert health.may_switch and "is opening its model" in health.absent
 
 
-def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
+def test_server_that_crashes_repeatedly_while_opening_a_model_rejects_it(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving, ending = LocalServing(site.root, gone_s=5), threading.Event()
@@ -235,7 +235,7 @@ def test_one_that_dies_again_and_again_opening_a_model_refuses_it(
         dying.join()
 
 
-def test_one_that_died_once_opening_a_model_may_succeed_when_it_is_started_again(
+def test_server_that_crashed_once_while_opening_a_model_may_succeed_after_a_restart(
     site: Site, bundles: list[Bundle]
 ) -> None:
     serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
@@ -251,7 +251,7 @@ def test_one_that_died_once_opening_a_model_may_succeed_when_it_is_started_again
         later.join()
 
 
-def test_planned_restarts_while_a_model_is_opened_do_not_refuse_it(site: Site, bundles: list[Bundle]) -> None:
+def test_planned_restarts_while_opening_do_not_reject_the_model(site: Site, bundles: list[Bundle]) -> None:
     serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
     with ExitStack() as stack:
 
@@ -270,7 +270,7 @@ def test_planned_restarts_while_a_model_is_opened_do_not_refuse_it(site: Site, b
             restarting.join()
 
 
-def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watched_before_the_commit(
+def test_server_crashed_long_ago_does_not_block_updates_but_is_monitored_before_the_commit(
     site: Site, bundles: list[Bundle]
 ) -> None:
     """What serves may have died since it cannot be opened: the update is the cure."""
@@ -294,7 +294,7 @@ def test_what_somebody_left_that_died_long_ago_keeps_no_update_away_but_is_watch
     assert site.clock.seconds >= 4 * 30
 
 
-def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
+def test_power_cut_is_no_server_crash(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
     with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
         serving.health()
         raise Died
@@ -303,7 +303,7 @@ def test_what_a_power_cut_left_is_no_death(site: Site, serving: LocalServing, bu
         assert serving.health().failure == ""
 
 
-def test_one_that_hangs_is_told_and_is_no_way_back(
+def test_hanging_server_is_reported_and_cannot_roll_back(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving_socket, "_REPLY_TIMEOUT_S", 0.1)
@@ -314,7 +314,7 @@ def test_one_that_hangs_is_told_and_is_no_way_back(
             serving.swap(slot(site, bundles[0]))
 
 
-def test_one_of_a_later_version_that_says_more_is_understood(site: Site, serving: LocalServing) -> None:
+def test_later_server_version_with_more_fields_is_read(site: Site, serving: LocalServing) -> None:
     with listen(site.root) as seat:
 
         def serve() -> None:
@@ -327,7 +327,7 @@ def test_one_of_a_later_version_that_says_more_is_understood(site: Site, serving
         later.join()
 
 
-def test_whoever_waits_shows_that_it_lives(site: Site, bundles: list[Bundle]) -> None:
+def test_waiting_for_a_server_notifies_the_watchdog(site: Site, bundles: list[Bundle]) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -339,7 +339,7 @@ def test_whoever_waits_shows_that_it_lives(site: Site, bundles: list[Bundle]) ->
         serving.health()
 
 
-def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path: Path) -> None:
+def test_second_server_or_missing_folder_is_an_error(site: Site, tmp_path: Path) -> None:
     with listen(site.root):
         twice = pytest.raises(StorageError, check=code("storage.locked"))
         with twice, listen(site.root):
@@ -350,7 +350,7 @@ def test_only_one_serves_and_a_folder_that_is_none_is_told(site: Site, tmp_path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
-def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
+def test_socket_of_another_account_is_reported(site: Site) -> None:
     with somebody(site.root, serves="0" * 64):
         shutil.chown(site.root / SOCKET, 1)
         for folder in (site.root, *site.root.parents):
@@ -369,7 +369,7 @@ def test_a_socket_of_another_account_is_told_as_such(site: Site) -> None:
             os.setgroups(groups)
 
 
-def test_a_folder_with_a_long_name_has_a_socket_too(tmp_path: Path, bundles: list[Bundle]) -> None:
+def test_folder_with_a_long_path_has_a_socket(tmp_path: Path, bundles: list[Bundle]) -> None:
     root = tmp_path / ("long" * 40)
     root.mkdir()
     with somebody(root, serves=bundles[0].sha256, failure="\ud800" * 100_000):
@@ -377,9 +377,7 @@ def test_a_folder_with_a_long_name_has_a_socket_too(tmp_path: Path, bundles: lis
         assert health.serves == bundles[0].sha256 and len(health.failure) == 1000
 
 
-def test_a_machine_that_was_stopped_while_it_watched_commits_nothing_that_nobody_watches(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_update_after_a_suspend_is_not_committed_unmonitored(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     with somebody(site.root, serves=bundles[1].sha256), pytest.raises(Died):
         site.update(serving=LocalServing(site.root), on_state=dies_in(Phase.OBSERVE))

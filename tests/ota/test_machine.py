@@ -43,7 +43,7 @@ def at(phase: Phase, **fields: object) -> State:
     return replace(before_update(), phase=phase, work=work, transitions=3, **fields)  # type: ignore[arg-type]
 
 
-def test_a_pause_doubles_and_has_an_end() -> None:
+def test_retry_pause_doubles_up_to_its_limit() -> None:
     state, pauses = at(Phase.DOWNLOAD), []
     for _ in range(LIMITS[Phase.DOWNLOAD].attempts - 1):
         before, outcome = state, Failed("cut")
@@ -54,7 +54,7 @@ def test_a_pause_doubles_and_has_an_end() -> None:
 
 
 @pytest.mark.parametrize(("asked_s", "pause"), [(0, 5), (7, 7), (86400, 120)])
-def test_a_pause_is_as_long_as_the_server_asks_for_within_bounds(asked_s: float, pause: float) -> None:
+def test_retry_pause_follows_the_server_within_limits(asked_s: float, pause: float) -> None:
     state, outcome = at(Phase.DOWNLOAD), Failed("busy", asked_s)
     assert pause_s(state, outcome, next_state(state, outcome, NOW)) == pause
 
@@ -71,17 +71,17 @@ def test_a_pause_is_as_long_as_the_server_asks_for_within_bounds(asked_s: float,
         (Phase.VERIFY, Done(), 0),
     ],
 )
-def test_what_is_tried_again_is_waited_for(phase: Phase, outcome: Outcome, pause: float) -> None:
+def test_retried_phase_is_preceded_by_a_pause(phase: Phase, outcome: Outcome, pause: float) -> None:
     assert pause_s(at(phase), outcome, next_state(at(phase), outcome, NOW)) == pause
 
 
-def test_a_stop_that_was_asked_for_is_no_failed_attempt() -> None:
+def test_requested_stop_is_no_failed_attempt() -> None:
     state = next_state(at(Phase.OBSERVE, stopped=True), Interrupted(), NOW)
     assert (state.phase, state.attempts, state.stopped) == (Phase.OBSERVE, {}, False)
     assert next_state(at(Phase.DOWNLOAD, stopped=True), Interrupted(), NOW).phase is Phase.CHECK
 
 
-def test_a_download_may_be_stopped_as_often_as_somebody_asks_for_it() -> None:
+def test_download_can_be_stopped_any_number_of_times() -> None:
     state = start(before_update())
     for _ in range(MAX_TRANSITIONS):
         state = next_state(replace(state, stopped=True), Interrupted(), NOW)
@@ -92,7 +92,7 @@ def test_a_download_may_be_stopped_as_often_as_somebody_asks_for_it() -> None:
 
 
 @pytest.mark.parametrize("phase", DROPPABLE)
-def test_an_update_that_is_dropped_ends_at_once_without_a_fault_of_its_release(phase: Phase) -> None:
+def test_dropped_update_ends_immediately_without_blaming_its_release(phase: Phase) -> None:
     state = at(phase, attempts={phase: 1}, waits=3, approved=NEW)
     ended = next_state(state, Dropped("not on a Friday"), NOW)
     cut_off = {NEW: 1} if phase is Phase.SHADOW else {}
@@ -101,11 +101,11 @@ def test_an_update_that_is_dropped_ends_at_once_without_a_fault_of_its_release(p
     )
 
 
-def test_what_may_be_dropped_is_all_before_the_switch() -> None:
+def test_phases_before_the_switch_can_be_dropped() -> None:
     assert {LETTER[phase] for phase in DROPPABLE} == set("CRDVSPHA")
 
 
-def test_an_approval_and_what_was_waited_for_end_with_the_wait() -> None:
+def test_approval_and_safe_moment_expire_with_the_wait() -> None:
     state = at(Phase.ARMED, reason="it waits for approval", waits=2, approved=NEW)
     switching = next_state(state, Done(), NOW)
     assert (switching.phase, switching.reason, switching.approved) == (Phase.SWITCH, "", NEW)
@@ -113,7 +113,7 @@ def test_an_approval_and_what_was_waited_for_end_with_the_wait() -> None:
     assert next_state(replace(switching, phase=Phase.GC), Done(), NOW).approved == ""
 
 
-def test_waiting_for_a_safe_moment_is_no_failed_attempt_but_has_an_end() -> None:
+def test_wait_for_a_safe_moment_is_no_failed_attempt_but_is_limited() -> None:
     state = at(Phase.ARMED)
     for _ in range(MAX_WAITS - 1):
         state = next_state(state, Waiting("arm is raised"), NOW)
@@ -126,7 +126,7 @@ def test_waiting_for_a_safe_moment_is_no_failed_attempt_but_has_an_end() -> None
     ("phase", "outcome"),
     [(Phase.PROBE, Rejected("slow")), (Phase.OBSERVE, Failed("it took the machine down"))],
 )
-def test_a_refusal_lasts_longer_each_time_and_at_most_a_week(phase: Phase, outcome: Outcome) -> None:
+def test_rejection_lasts_longer_each_time_up_to_a_week(phase: Phase, outcome: Outcome) -> None:
     state, lasted = before_update(), []
     for _ in range(12):
         last = {phase: LIMITS[phase].attempts - 1}
@@ -140,7 +140,7 @@ def test_a_refusal_lasts_longer_each_time_and_at_most_a_week(phase: Phase, outco
     assert state.refused[NEW].times == 12
 
 
-def test_of_many_releases_the_latest_are_remembered_and_a_reason_can_be_read_again() -> None:
+def test_latest_rejections_are_stored_with_their_reasons() -> None:
     state = before_update()
     for seq in range(70):
         state = replace(with_offer(state, "stable", release(2 + seq, f"{seq:064x}")), phase=Phase.SHADOW)
@@ -150,7 +150,7 @@ def test_of_many_releases_the_latest_are_remembered_and_a_reason_can_be_read_aga
     assert reasons == {"/models/caf?: worse" + 981 * "!"}
 
 
-def test_what_was_no_fault_of_a_release_does_not_keep_it_away_for_longer() -> None:
+def test_failure_not_caused_by_the_release_does_not_extend_its_rejection() -> None:
     state = before_update()
     for _ in range(5):
         state = replace(with_offer(state, "stable", release()), phase=Phase.ARMED, waits=MAX_WAITS)
@@ -162,7 +162,7 @@ def test_what_was_no_fault_of_a_release_does_not_keep_it_away_for_longer() -> No
     assert state.refused[NEW].times == 2
 
 
-def test_an_update_goes_on_where_the_way_back_with_which_it_began_is_shut() -> None:
+def test_update_that_started_with_a_rollback_continues_when_it_is_impossible() -> None:
     state = start(replace(before_update(), current=installed(NEW, 2)))
     assert state.phase is Phase.ROLLBACK
     state = next_state(replace(state, attempts={Phase.ROLLBACK: 2}), Failed("damaged"), NOW)
@@ -170,13 +170,13 @@ def test_an_update_goes_on_where_the_way_back_with_which_it_began_is_shut() -> N
     assert state.alarm == "the rollback failed: damaged"
 
 
-def test_an_update_goes_on_after_the_way_back_with_which_it_began() -> None:
+def test_update_that_started_with_a_rollback_continues_after_it() -> None:
     state = start(replace(before_update(), current=installed(NEW, 2)))
     state = next_state(replace(state, attempts={Phase.ROLLBACK: 2}), Done(), NOW)
     assert (state.phase, state.current, state.attempts) == (Phase.CHECK, installed(), {})
 
 
-def test_a_robot_that_stood_still_while_it_was_observed_is_no_fault_of_the_release() -> None:
+def test_stationary_robot_during_observation_is_not_blamed_on_the_release() -> None:
     state = before_update()
     for _ in range(3):
         state = replace(with_offer(state, "stable", release()), phase=Phase.OBSERVE, waits=MAX_WAITS)
@@ -185,7 +185,7 @@ def test_a_robot_that_stood_still_while_it_was_observed_is_no_fault_of_the_relea
         assert state.refused[NEW].not_before == NOW + FIRST_REJECTION
 
 
-def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None:
+def test_rejection_with_the_clock_set_back_does_not_block() -> None:
     refusal = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused[NEW]
     assert blocks(refusal, NOW)
     assert not blocks(refusal, NOW + FIRST_REJECTION)
@@ -194,7 +194,7 @@ def test_a_refusal_made_under_a_clock_that_was_set_back_does_not_block() -> None
     assert blocks(replace(refusal, not_before=None), NOW + timedelta(days=3650))
 
 
-def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_good() -> None:
+def test_commit_clears_the_rejection_and_records_the_good_model() -> None:
     refused = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused
     state = next_state(at(Phase.COMMIT, refused=refused, alarm="old"), Done(), NOW)
     assert state.good == installed(NEW, 2) and state.previous == installed()
@@ -211,7 +211,7 @@ def test_a_commit_forgets_that_the_release_was_refused_and_remembers_what_was_go
         (Failed("no camera"), False, 0),
     ],
 )
-def test_a_comparison_that_may_have_erred_counts_until_its_release_is_committed_to(
+def test_uncertain_comparison_counts_until_its_release_is_committed(
     outcome: Outcome, stopped: bool, counted: int
 ) -> None:
     state = next_state(at(Phase.SHADOW, stopped=stopped, comparisons={OLD: 4, NEW: 2}), outcome, NOW)
@@ -219,7 +219,7 @@ def test_a_comparison_that_may_have_erred_counts_until_its_release_is_committed_
     assert next_state(replace(state, phase=Phase.COMMIT), Done(), NOW).comparisons == {OLD: 4}
 
 
-def test_what_serves_makes_way_and_is_not_wanted_again() -> None:
+def test_revoked_active_model_is_rolled_back_and_not_retried() -> None:
     now_serving = replace(at(Phase.RESOLVE), current=installed(NEW, 2), good=installed(NEW, 2))
     now_serving = replace(now_serving, previous=installed(), attempts={Phase.ROLLBACK: 2})
     state = next_state(now_serving, RolledBack(installed(), "release 2 was revoked"), NOW)
@@ -230,20 +230,20 @@ def test_what_serves_makes_way_and_is_not_wanted_again() -> None:
     assert (state.phase, state.current, state.result) == (Phase.REJECTED, installed(), "reverted")
 
 
-def test_another_release_begins_to_count_anew() -> None:
+def test_offer_of_another_release_resets_the_counters() -> None:
     state = at(Phase.CHECK, attempts={Phase.DOWNLOAD: 5}, waits=7)
     same, other = with_offer(state, "stable", release()), with_offer(state, "stable", release(3, "3" * 64))
     assert (same.attempts, same.waits) == ({Phase.DOWNLOAD: 5}, 7)
     assert (other.attempts, other.waits, other.transitions) == ({}, 0, 0)
 
 
-def test_an_untrusted_repository_refuses_no_release() -> None:
+def test_untrusted_repository_rejects_no_release() -> None:
     state = next_state(at(Phase.CHECK), Rejected("expired"), NOW)
     assert (state.phase, state.result, state.reason, state.refused) == (Phase.IDLE, "failed", "expired", {})
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
-def test_beyond_the_budget_the_update_is_given_up_and_the_way_out_is_free(phase: Phase) -> None:
+def test_update_beyond_the_transition_limit_is_abandoned_and_can_leave_every_phase(phase: Phase) -> None:
     last = replace(at(phase), transitions=MAX_TRANSITIONS - 1, result="refused")
     assert next_state(last, Done(), NOW).phase is NEXT[phase]
     state = next_state(replace(last, transitions=MAX_TRANSITIONS), Done(), NOW)
@@ -262,7 +262,7 @@ LOOKED = st.sampled_from(
 
 
 @given(st.data())
-def test_whatever_happens_an_update_ends_and_goes_back_only_before_its_commit(data: st.DataObject) -> None:
+def test_update_with_any_outcomes_ends_and_rolls_back_only_before_its_commit(data: st.DataObject) -> None:
     state, changes, committed = start(before_update()), 0, False
     for _ in range(sum(limit.attempts for limit in LIMITS.values()) + MAX_TRANSITIONS):
         if state.phase is Phase.IDLE:

@@ -134,7 +134,7 @@ class World:
 @pytest.mark.parametrize(
     ("letter", "kind", "when", "chain"), ROWS, ids=[f"{LETTERS[row[0]]}-{row[1]}-{row[2]}" for row in ROWS]
 )
-def test_every_way_to_fail_in_every_phase_has_its_chain_of_states(
+def test_failure_in_each_phase_has_the_tabulated_chain_of_states(
     letter: str, kind: str, when: str, chain: str
 ) -> None:
     world = World(letter, kind, when)
@@ -152,6 +152,6 @@ def test_every_way_to_fail_in_every_phase_has_its_chain_of_states(
     assert world.kept.result == ("updated" if committed else "refused" if letter in "BJ" else "failed")
 
 
-def test_there_is_a_row_for_every_phase_but_rest() -> None:
+def test_chain_table_covers_every_phase_except_idle() -> None:
     assert {LETTERS[letter] for letter in CHAINS} == set(Phase) - {Phase.IDLE}
     assert len(ROWS) == 180

@@ -29,7 +29,7 @@ def log(site: Site) -> list[audit_log.Entry]:
 
 
 @pytest.mark.parametrize("phase", DROPPABLE)
-def test_an_update_that_is_cancelled_leaves_its_release_for_the_next_look(
+def test_cancelled_update_leaves_its_release_for_the_next_check(
     site: Site, bundles: list[Bundle], phase: Phase
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -46,7 +46,7 @@ def test_an_update_that_is_cancelled_leaves_its_release_for_the_next_look(
 
 
 @pytest.mark.parametrize("phase", LATE)
-def test_what_has_switched_is_not_cancelled(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+def test_switched_update_cannot_be_cancelled(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
     with pytest.raises(UpdateError, check=code("update.too_late_to_cancel")):
@@ -54,7 +54,7 @@ def test_what_has_switched_is_not_cancelled(site: Site, bundles: list[Bundle], p
     assert site.update().result == "updated"
 
 
-def test_between_updates_there_is_nothing_to_cancel_or_to_approve(site: Site) -> None:
+def test_cancel_and_approve_between_updates_are_rejected(site: Site) -> None:
     before = log(site)
     with pytest.raises(UpdateError, check=code("update.nothing_to_cancel")):
         operator_requests.cancel(site.root, "by hand")
@@ -64,7 +64,7 @@ def test_between_updates_there_is_nothing_to_cancel_or_to_approve(site: Site) ->
 
 
 @pytest.mark.parametrize("phase", DROPPABLE)
-def test_a_pin_ends_what_has_not_switched(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+def test_pin_cancels_an_update_before_its_switch(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
     kept = operator_requests.pin(site.root, pinned=True)
@@ -73,7 +73,7 @@ def test_a_pin_ends_what_has_not_switched(site: Site, bundles: list[Bundle], pha
 
 
 @pytest.mark.parametrize("phase", LATE)
-def test_a_pin_lets_end_what_has_switched(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+def test_pin_lets_a_switched_update_finish(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
     kept = operator_requests.pin(site.root, pinned=True)
@@ -82,7 +82,7 @@ def test_a_pin_lets_end_what_has_switched(site: Site, bundles: list[Bundle], pha
     assert (kept.result, kept.pinned, site.version) == ("updated", True, "2.0.0")
 
 
-def test_the_end_of_a_pin_ends_nothing(site: Site, bundles: list[Bundle]) -> None:
+def test_unpin_cancels_nothing(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, Phase.SHADOW)
     assert operator_requests.pin(site.root, pinned=False).phase is Phase.SHADOW
@@ -90,7 +90,7 @@ def test_the_end_of_a_pin_ends_nothing(site: Site, bundles: list[Bundle]) -> Non
 
 
 @pytest.mark.parametrize("phase", [phase for phase in (*DROPPABLE, *LATE) if phase is not Phase.ARMED])
-def test_only_what_waits_is_approved(site: Site, bundles: list[Bundle], phase: Phase) -> None:
+def test_approve_accepts_only_a_waiting_release(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
     with pytest.raises(UpdateError, check=code("update.nothing_to_approve")):
@@ -98,7 +98,7 @@ def test_only_what_waits_is_approved(site: Site, bundles: list[Bundle], phase: P
 
 
 @pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.ARMED, Phase.OBSERVE])
-def test_going_back_ends_an_update_in_work_and_tells_who_serves(
+def test_rollback_ends_an_update_in_progress_and_notifies_the_server(
     site: Site, bundles: list[Bundle], phase: Phase
 ) -> None:
     site.serving = serving = Serving()
@@ -113,7 +113,7 @@ def test_going_back_ends_an_update_in_work_and_tells_who_serves(
     assert kept.reason == "it drifts"
 
 
-def test_without_an_earlier_release_there_is_no_way_back(site: Site) -> None:
+def test_rollback_without_an_earlier_release_is_rejected(site: Site) -> None:
     with pytest.raises(UpdateError, check=code("update.no_earlier_model")):
         operator_requests.rollback(site.root, "by hand")
 
@@ -127,7 +127,7 @@ WISHES: list[Callable[..., State]] = [
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
-def test_whoever_holds_the_lock_for_longer_than_told_is_named(
+def test_holder_of_the_lock_beyond_the_wait_is_named(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, wish: Callable[..., State]
 ) -> None:
     site.repository.publish(bundles[1], 2)
@@ -145,15 +145,13 @@ def test_whoever_holds_the_lock_for_longer_than_told_is_named(
     [*zip(WISHES[1:3], ("update.nothing_to_approve", "update.nothing_to_cancel"), strict=True)],
     ids=["approve", "cancel"],
 )
-def test_an_invalid_request_interrupts_no_update(
-    site: Site, wish: Callable[..., State], expected: str
-) -> None:
+def test_invalid_request_interrupts_no_update(site: Site, wish: Callable[..., State], expected: str) -> None:
     with site.opened(), pytest.raises(UpdateError, check=code(expected)):
         wish(site.root)
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
-def test_a_folder_that_was_never_set_up_stays_as_it_is(tmp_path: Path, wish: Callable[..., State]) -> None:
+def test_folder_without_a_robot_is_unchanged(tmp_path: Path, wish: Callable[..., State]) -> None:
     with pytest.raises(UpdateError, match="jepa-runtime update provision"):
         wish(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def account(toy_bundle: Path, library: Path) -> Iterator[Account]:
         yield Account(Path(folder), toy_bundle, library)
 
 
-def test_it_sets_a_robot_up_updates_it_and_goes_back(account: Account) -> None:
+def test_account_provisions_updates_and_rolls_back_a_robot(account: Account) -> None:
     assert account.provision()[0] == 0
     account.fleet.publish(account.fleet.bundles[1], 1)
     status, told = account.run("apply")
@@ -100,7 +100,7 @@ def test_it_sets_a_robot_up_updates_it_and_goes_back(account: Account) -> None:
     assert account.fleet.version == "1.0.0"
 
 
-def test_its_service_runs_and_stops(account: Account) -> None:
+def test_account_runs_and_stops_its_service(account: Account) -> None:
     assert account.provision()[0] == 0
     edit(account.root, poll_s=1.0)
     started = account.start("daemon")
@@ -114,7 +114,7 @@ def test_its_service_runs_and_stops(account: Account) -> None:
         started.communicate()
 
 
-def test_a_folder_of_somebody_else_can_be_looked_at_and_says_who_may_change_it(account: Account) -> None:
+def test_folder_of_another_account_is_readable_and_names_its_owner(account: Account) -> None:
     os.chown(account.root, 0, 0)
     status, told = account.provision()
     assert status == 1 and f"{account.root}: belongs to root" in told
@@ -138,7 +138,7 @@ def test_root_leaves_no_files_in_a_folder_of_another_account(account: Account) -
     assert account.run("apply")[0] == 0 and account.fleet.version == "2.0.0"
 
 
-def test_nobody_else_can_take_a_lock_that_serving_and_updates_need(account: Account) -> None:
+def test_other_account_cannot_take_a_lock_of_serving_or_updates(account: Account) -> None:
     os.chown(account.root, 0, 0)
     lock, wanted = account.root / "lock", account.root / "lock.wanted"
     for path in (lock, wanted):

@@ -20,16 +20,14 @@ from tests.ota.fetching import LARGE, LIMITS, SMALL, fetch
 from tests.ota.servers import FaultServer
 
 
-def test_a_disk_that_is_too_full_is_told_before_anything_is_asked_for(
-    server: FaultServer, part: Path
-) -> None:
+def test_disk_without_enough_space_is_reported_before_the_request(server: FaultServer, part: Path) -> None:
     limits = Limits(free_bytes=1 << 60)
     with pytest.raises(StorageError, match=r"5\.3 MB", check=code("storage.full")):
         fetch(HttpSource(server.url, limits), part, LARGE, "large", limits)
     assert server.requests == [] and not part.exists()
 
 
-def test_a_disk_that_is_full_at_the_second_attempt_keeps_what_came(server: FaultServer, part: Path) -> None:
+def test_disk_full_at_the_second_attempt_keeps_the_received_bytes(server: FaultServer, part: Path) -> None:
     server.faults["small"] = servers.first(1, servers.cut(60_000))
     with pytest.raises(FetchError):
         fetch(HttpSource(server.url, LIMITS), part, SMALL, "small")
@@ -40,7 +38,7 @@ def test_a_disk_that_is_full_at_the_second_attempt_keeps_what_came(server: Fault
 
 
 @pytest.mark.parametrize("call", ["fsync", "pwrite", "posix_fallocate", "ftruncate", "pread"])
-def test_after_an_error_of_the_disk_the_part_is_gone(
+def test_part_after_a_disk_error_is_removed(
     served: Path, part: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     with PartialFile(part, len(SMALL), free_bytes=0) as file:
@@ -60,7 +58,7 @@ def test_after_an_error_of_the_disk_the_part_is_gone(
     assert not part.exists()
 
 
-def test_what_counts_is_on_the_disk_before_it_counts(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_counts_only_synced_bytes(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     def telling(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +81,7 @@ def test_what_counts_is_on_the_disk_before_it_counts(part: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
-def test_a_part_that_is_no_file_is_left_alone(served: Path, part: Path, what: str) -> None:
+def test_part_that_is_not_a_regular_file_is_untouched(served: Path, part: Path, what: str) -> None:
     other = served / "other"
     other.write_bytes(b"mine")
     if what == "link":

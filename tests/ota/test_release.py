@@ -21,7 +21,7 @@ def delta(target: str) -> Delta:
 
 
 @pytest.mark.parametrize("path", ["../models", "/models", "models//toy", "models\\toy", "models/../../toy"])
-def test_a_path_that_leads_elsewhere_is_that_of_no_release(path: str) -> None:
+def test_path_outside_the_release_is_rejected(path: str) -> None:
     for content in (told(folder=path), told(deltas=(delta(path),))):
         with pytest.raises(TrustError, check=code("trust.release_invalid")):
             parse_release(content)
@@ -35,21 +35,19 @@ def test_a_path_that_leads_elsewhere_is_that_of_no_release(path: str) -> None:
         ({"schema_version": 2}, "trust.version_unsupported"),
     ],
 )
-def test_what_contradicts_itself_or_is_of_another_format_is_no_release(
-    changes: dict[str, Any], expected: str
-) -> None:
+def test_malformed_release_is_rejected(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(TrustError, check=code(expected)):
         parse_release(told(**changes))
 
 
-def test_what_is_too_long_is_no_release() -> None:
+def test_oversized_release_is_rejected() -> None:
     longest = told(deltas=(delta("deltas/1"),)).ljust(MAX_POINTER_BYTES)
     assert parse_release(longest).deltas == (delta("deltas/1"),)
     with pytest.raises(TrustError, check=code("trust.too_long")):
         parse_release(longest + b" ")
 
 
-def test_a_rollout_reaches_the_part_of_the_robots_that_it_names_and_keeps_them_as_it_grows() -> None:
+def test_rollout_selects_its_percentage_of_robots_and_keeps_them_as_it_grows() -> None:
     def reached(percent: float) -> set[int]:
         rollout = release().rollout.model_copy(update={"percent": percent})
         offered = release().model_copy(update={"rollout": rollout})

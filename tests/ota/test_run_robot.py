@@ -60,7 +60,7 @@ def ended(process: subprocess.Popen[str], path: Path) -> dict[str, Any]:
     return measured
 
 
-def test_a_model_is_exchanged_while_it_serves(fleet: Fleet, start: Start, tmp_path: Path) -> None:
+def test_run_swaps_a_model_while_it_serves(fleet: Fleet, start: Start, tmp_path: Path) -> None:
     process = start("--json", str(tmp_path / "run.json"))
     until(lambda: serves(fleet, fleet.bundles[0]))
     fleet.publish(fleet.bundles[1], 1)
@@ -77,7 +77,7 @@ def test_a_model_is_exchanged_while_it_serves(fleet: Fleet, start: Start, tmp_pa
 
 
 @pytest.mark.parametrize("out", ["current/run.json", "config.json", "state.json"])
-def test_what_a_robot_has_is_not_written_over(
+def test_run_does_not_overwrite_files_of_the_robot(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
     kept = [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")]
@@ -88,7 +88,7 @@ def test_what_a_robot_has_is_not_written_over(
     assert Bundle.open(fleet.root / "current").manifest.version == "1.0.0"
 
 
-def test_what_cannot_be_served_is_refused_by_who_serves(
+def test_model_that_cannot_be_served_is_rejected_by_the_server(
     fleet: Fleet, start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It passes the gate on the engine of config.json; the process runs another precision."""
@@ -105,7 +105,7 @@ def test_what_cannot_be_served_is_refused_by_who_serves(
     assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
 
 
-def test_a_process_that_died_with_a_new_model_takes_it_back(fleet: Fleet, start: Start) -> None:
+def test_process_that_crashed_with_a_new_model_rolls_it_back(fleet: Fleet, start: Start) -> None:
     edit(fleet.root, health_window_s=60.0)
     process = start()
     fleet.publish(fleet.bundles[1], 1)
@@ -117,7 +117,7 @@ def test_a_process_that_died_with_a_new_model_takes_it_back(fleet: Fleet, start:
     assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
 
 
-def test_a_robot_without_a_model_and_a_second_process_are_told(
+def test_robot_without_a_model_and_a_second_process_are_reported(
     fleet: Fleet, start: Start, tmp_path: Path
 ) -> None:
     start()
@@ -143,7 +143,7 @@ needs_mounts = pytest.mark.skipif(
 
 @needs_mounts
 @pytest.mark.parametrize("switched", [False, True])
-def test_a_robot_whose_file_system_is_read_only_serves(fleet: Fleet, tmp_path: Path, switched: bool) -> None:
+def test_robot_with_a_read_only_file_system_serves(fleet: Fleet, tmp_path: Path, switched: bool) -> None:
     """As ext4 becomes on worn flash. A candidate whose attempts cannot be counted is not opened."""
     if switched:
         fleet.publish(fleet.bundles[1], 1)
@@ -161,7 +161,7 @@ def test_a_robot_whose_file_system_is_read_only_serves(fleet: Fleet, tmp_path: P
     assert "serving without a lock and a socket" in done.stderr
 
 
-def test_the_service_waits_for_a_camera_that_is_not_there(
+def test_service_waits_for_a_missing_camera(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [COMMAND, "run", "--robot", fleet.root, "--source", "/dev/video97"]

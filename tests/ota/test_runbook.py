@@ -54,7 +54,7 @@ def restore(repo: Path, backup: Path) -> None:
     shutil.copytree(backup, repo)
 
 
-def test_the_page_says_how_long_signatures_count() -> None:
+def test_runbook_page_states_the_lifetime_of_signatures() -> None:
     told = PAGE.read_text(encoding="utf-8")
     for role in ("timestamp", "snapshot", "targets", "root"):
         days = default_days(role)
@@ -64,7 +64,7 @@ def test_the_page_says_how_long_signatures_count() -> None:
 
 
 @pytest.mark.parametrize(("last", "rotated"), [(7, ("snapshot",)), (2**63 - 1, ())])
-def test_after_a_theft_or_a_backup_new_keys_of_snapshot_and_timestamp_reach_every_robot(
+def test_new_snapshot_and_timestamp_keys_after_a_theft_or_restore_reach_every_robot(
     repo: Path, root: Path, bundles: list[Bundle], tmp_path: Path, last: int, rotated: tuple[str, ...]
 ) -> None:
     backup = shutil.copytree(repo, tmp_path / "backup")
@@ -82,7 +82,7 @@ def test_after_a_theft_or_a_backup_new_keys_of_snapshot_and_timestamp_reach_ever
 
 
 @pytest.mark.parametrize("role", ["timestamp", "channel-stable"])
-def test_a_key_that_was_lost_is_replaced(repo: Path, root: Path, bundles: list[Bundle], role: str) -> None:
+def test_lost_key_is_replaced(repo: Path, root: Path, bundles: list[Bundle], role: str) -> None:
     (lost,) = repo.with_name("keys").glob(f"{role}.*")
     lost.unlink()
     rotate(opened(repo), role)
@@ -90,7 +90,7 @@ def test_a_key_that_was_lost_is_replaced(repo: Path, root: Path, bundles: list[B
     assert update(root).result == "updated" and version(root) == "2.0.0"
 
 
-def test_where_the_keys_of_root_were_lost_a_new_repository_takes_the_place_of_the_old_one(
+def test_repository_with_lost_root_keys_is_replaced_by_a_new_one(
     repo: Path, root: Path, bundles: list[Bundle], tmp_path: Path
 ) -> None:
     rotate(opened(repo), "snapshot")
@@ -106,7 +106,7 @@ def test_where_the_keys_of_root_were_lost_a_new_repository_takes_the_place_of_th
     assert update(root).result == "updated" and version(root) == "2.0.0"
 
 
-def test_a_new_robot_starts_from_the_latest_root_where_a_key_of_the_first_was_stolen(
+def test_new_robot_after_a_root_key_theft_starts_from_the_latest_root(
     repo: Path, bundles: list[Bundle], tmp_path: Path
 ) -> None:
     rotate(opened(repo), "root")

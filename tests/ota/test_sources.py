@@ -13,13 +13,13 @@ from tests.errors import code
 from tests.ota.fetching import SMALL, fetch
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path, part: Path) -> None:
+def test_missing_folder_is_reported(tmp_path: Path, part: Path) -> None:
     with pytest.raises(FetchError, check=code("transfer.no_folder")) as caught:
         fetch(FolderSource(tmp_path / "stick"), part, SMALL, "small")
     assert not isinstance(caught.value, NotFoundError)
 
 
-def test_a_file_that_a_folder_lacks_is_told(served: Path, part: Path) -> None:
+def test_file_missing_from_a_folder_is_reported(served: Path, part: Path) -> None:
     with pytest.raises(NotFoundError, check=code("transfer.not_found")):
         fetch(FolderSource(served), part, SMALL, "nothing")
 
@@ -27,7 +27,7 @@ def test_a_file_that_a_folder_lacks_is_told(served: Path, part: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["../secret", "a/../../secret", "%2e%2e/secret", "/etc/passwd", "out", "circle"]
 )
-def test_nothing_outside_of_a_folder_is_read(served: Path, part: Path, path: str) -> None:
+def test_path_outside_the_folder_is_not_read(served: Path, part: Path, path: str) -> None:
     (served.parent / "secret").write_bytes(SMALL)
     (served / "out").symlink_to(served.parent / "secret")
     (served / "circle").symlink_to("circle")
@@ -36,7 +36,7 @@ def test_nothing_outside_of_a_folder_is_read(served: Path, part: Path, path: str
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder"])
-def test_what_is_no_file_in_a_folder_is_not_read(served: Path, part: Path, what: str) -> None:
+def test_folder_entry_that_is_not_a_file_is_not_read(served: Path, part: Path, what: str) -> None:
     os.mkfifo(served / "pipe")
     (served / "folder").mkdir()
     with pytest.raises(FetchError, check=code("transfer.not_a_file")):

@@ -46,12 +46,12 @@ FULL = State(
 
 
 @pytest.mark.parametrize("kept", [State(), FULL], ids=["empty", "full"])
-def test_what_is_kept_is_what_is_read(tmp_path: Path, kept: State) -> None:
+def test_stored_state_round_trips(tmp_path: Path, kept: State) -> None:
     state.save(tmp_path / "state.json", kept)
     assert state.load(tmp_path / "state.json") == kept
 
 
-def test_every_state_of_an_update_can_be_kept(tmp_path: Path) -> None:
+def test_state_of_every_phase_can_be_stored(tmp_path: Path) -> None:
     kept = with_offer(start(FULL), "stable", release(3, "3" * 64))
     for outcome in (Failed("cut"), Rejected("expired")):
         kept = next_state(kept, outcome, NOW)
@@ -59,12 +59,12 @@ def test_every_state_of_an_update_can_be_kept(tmp_path: Path) -> None:
         assert state.load(tmp_path / "state.json") == kept
 
 
-def test_a_missing_state_says_how_to_get_one(tmp_path: Path) -> None:
+def test_missing_state_error_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(StorageError, check=code("storage.state_missing")):
         state.load(tmp_path / "state.json")
 
 
-def test_a_state_that_was_kept_before_there_were_approvals_is_read(tmp_path: Path) -> None:
+def test_state_of_a_version_without_approvals_is_read(tmp_path: Path) -> None:
     fields = state.as_json(FULL)
     del fields["approved"]
     content = {"sha256": state._checksum(fields), "state": fields}
@@ -72,7 +72,7 @@ def test_a_state_that_was_kept_before_there_were_approvals_is_read(tmp_path: Pat
     assert state.load(tmp_path / "state.json") == replace(FULL, approved="")
 
 
-def test_a_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
+def test_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
     fields = state.as_json(FULL)
     for known in (fields, fields["current"], *fields["refused"].values()):
         known["later"] = {"more": 1}
@@ -81,7 +81,7 @@ def test_a_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
     assert state.load(tmp_path / "state.json") == FULL
 
 
-def test_a_file_of_another_version_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+def test_state_of_another_version_differs_from_a_damaged_one(tmp_path: Path) -> None:
     fields = state.as_json(FULL) | {"schema_version": 2}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
@@ -90,7 +90,7 @@ def test_a_file_of_another_version_is_told_from_a_damaged_one(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("field", ["phase", "refused", "current", "transitions"])
-def test_a_field_that_makes_no_sense_is_named(tmp_path: Path, field: str) -> None:
+def test_invalid_state_field_is_named(tmp_path: Path, field: str) -> None:
     fields = state.as_json(FULL) | {field: [1]}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
@@ -100,7 +100,7 @@ def test_a_field_that_makes_no_sense_is_named(tmp_path: Path, field: str) -> Non
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_the_disk_did_to_it_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
+def test_state_corrupted_by_the_disk_is_detected(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "state.json"
     state.save(path, FULL)
     content = bytearray(path.read_bytes())
@@ -124,7 +124,7 @@ def test_whatever_the_disk_did_to_it_is_noticed(tmp_path: Path, data: st.DataObj
         assert read == FULL
 
 
-def test_a_state_that_cannot_be_written_leaves_the_one_before_it(
+def test_state_that_cannot_be_written_leaves_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.save(tmp_path / "state.json", FULL)

@@ -38,9 +38,7 @@ def fill(store: SlotStore, bundle: Bundle) -> str:
     return bundle.sha256
 
 
-def test_an_adopted_slot_is_a_bundle_and_nothing_is_left_in_staging(
-    store: SlotStore, bundles: list[Bundle]
-) -> None:
+def test_adopted_slot_is_a_bundle_and_staging_is_empty(store: SlotStore, bundles: list[Bundle]) -> None:
     slot = fill(store, bundles[0])
     assert Bundle.open(store.folder(slot)).sha256 == slot
     assert store.present() == [slot] and not list(store.staging.iterdir())
@@ -48,27 +46,29 @@ def test_an_adopted_slot_is_a_bundle_and_nothing_is_left_in_staging(
     assert store.manifest(slot).version == "1.0.0"
 
 
-def test_a_slot_is_read_only(store: SlotStore, bundles: list[Bundle]) -> None:
+def test_slot_is_read_only(store: SlotStore, bundles: list[Bundle]) -> None:
     folder = store.folder(fill(store, bundles[0]))
     for path in [folder, *folder.rglob("*")]:
         assert not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH), path
 
 
-def test_a_slot_without_its_mark_is_removed(store: SlotStore, bundles: list[Bundle]) -> None:
+def test_slot_without_its_marker_is_removed(store: SlotStore, bundles: list[Bundle]) -> None:
     whole, half = fill(store, bundles[0]), fill(store, bundles[1])
     (store.slots / half / MARK).unlink()
     assert store.recover() == [f"slots/{half}"]
     assert store.present() == [whole]
 
 
-def test_what_a_full_disk_left_without_its_mark_is_replaced(store: SlotStore, bundles: list[Bundle]) -> None:
+def test_slot_left_without_its_marker_by_a_full_disk_is_replaced(
+    store: SlotStore, bundles: list[Bundle]
+) -> None:
     slot = fill(store, bundles[0])
     (store.slots / slot / MARK).unlink()
     fill(store, bundles[0])
     assert store.present() == [slot] and Bundle.open(store.folder(slot)).sha256 == slot
 
 
-def test_what_a_power_cut_left_is_cleared_away_and_what_can_be_used_stays(
+def test_leftovers_of_a_power_cut_are_removed_and_usable_files_stay(
     store: SlotStore, bundles: list[Bundle]
 ) -> None:
     slot = fill(store, bundles[0])
@@ -94,7 +94,7 @@ def test_what_a_power_cut_left_is_cleared_away_and_what_can_be_used_stays(
     assert stat.S_IMODE(store.folder(slot).stat().st_mode) == 0o555, "no link was followed"
 
 
-def test_links_lead_to_complete_slots_only(store: SlotStore, bundles: list[Bundle]) -> None:
+def test_links_point_to_complete_slots_only(store: SlotStore, bundles: list[Bundle]) -> None:
     slot = fill(store, bundles[0])
     store.point("current", slot)
     store.point("good", slot)
@@ -107,22 +107,20 @@ def test_links_lead_to_complete_slots_only(store: SlotStore, bundles: list[Bundl
     assert store.current() is None
 
 
-def test_what_is_no_link_is_not_taken_for_none(store: SlotStore) -> None:
+def test_entry_that_is_not_a_link_is_an_error(store: SlotStore) -> None:
     (store.root / "current").mkdir()
     with pytest.raises(StorageError, check=code("storage.invalid_link")):
         store.current()
 
 
 @pytest.mark.parametrize("target", ["/etc", "slots/../../elsewhere", "slots/0/bundle"])
-def test_a_link_that_leads_elsewhere_is_not_followed(store: SlotStore, target: str) -> None:
+def test_link_to_another_place_is_not_followed(store: SlotStore, target: str) -> None:
     (store.root / "current").symlink_to(target)
     with pytest.raises(StorageError, check=code("storage.invalid_link")):
         store.current()
 
 
-def test_what_links_lead_to_and_what_is_kept_is_never_collected(
-    store: SlotStore, bundles: list[Bundle]
-) -> None:
+def test_linked_and_retained_slots_are_never_collected(store: SlotStore, bundles: list[Bundle]) -> None:
     slots = [fill(store, bundle) for bundle in bundles]
     for age, slot in enumerate(slots):
         os.utime(store.slots / slot / MARK, (age, age))
@@ -134,7 +132,7 @@ def test_what_links_lead_to_and_what_is_kept_is_never_collected(
     assert set(store.present()) == set(slots[:2])
 
 
-def test_a_file_is_found_by_its_hash_and_copied_never_linked(
+def test_file_is_found_by_its_hash_and_copied_without_links(
     store: SlotStore, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     safe: list[bytes] = []
@@ -150,7 +148,7 @@ def test_a_file_is_found_by_its_hash_and_copied_never_linked(
     assert store.find("f" * 64) is None
 
 
-def test_a_file_that_the_disk_has_changed_is_not_copied(store: SlotStore, bundles: list[Bundle]) -> None:
+def test_file_corrupted_on_disk_is_not_copied(store: SlotStore, bundles: list[Bundle]) -> None:
     fill(store, bundles[0])
     record = bundles[0].manifest.files[0]
     found = store.find(record.sha256)
@@ -172,7 +170,7 @@ def lose(manifest: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [change, lose])
-def test_a_slot_whose_manifest_was_damaged_is_passed_over(
+def test_slot_with_a_damaged_manifest_is_skipped(
     store: SlotStore, bundles: list[Bundle], harm: Callable[[Path], None]
 ) -> None:
     damaged, whole = (fill(store, bundle) for bundle in bundles[:2])
@@ -188,7 +186,7 @@ def test_a_slot_whose_manifest_was_damaged_is_passed_over(
         assert store.find(record.sha256) == expected
 
 
-def test_a_slot_that_a_later_version_of_jepa_edge_filled_is_passed_over(store: SlotStore) -> None:
+def test_slot_of_a_later_version_of_jepa_edge_is_skipped(store: SlotStore) -> None:
     content = b'{"schema_version": 1000}'
     later = sha256(content)
     store.part(later).write_bytes(content)
@@ -199,7 +197,7 @@ def test_a_slot_that_a_later_version_of_jepa_edge_filled_is_passed_over(store: S
     assert store.find(later) is None
 
 
-def test_only_what_is_wanted_stays_in_staging(store: SlotStore, bundles: list[Bundle]) -> None:
+def test_staging_retains_only_requested_files(store: SlotStore, bundles: list[Bundle]) -> None:
     wanted, other = gather(store, bundles[0]), gather(store, bundles[1])
     for name in ("a" * 64, "b" * 64):
         store.part(name).touch()
@@ -213,7 +211,7 @@ def test_only_what_is_wanted_stays_in_staging(store: SlotStore, bundles: list[Bu
     assert other not in os.listdir(store.staging)
 
 
-def test_dropping_a_release_spares_what_serves_and_what_is_good(
+def test_dropping_a_release_keeps_the_active_and_the_last_known_good_slot(
     store: SlotStore, bundles: list[Bundle]
 ) -> None:
     serving, good, other = (fill(store, bundle) for bundle in bundles[:3])

@@ -69,14 +69,14 @@ def bare(tmp_path: Path, bundles: list[Bundle]) -> Fleet:
     return Fleet(tmp_path, bundles, first=True)
 
 
-def test_rollback_after_the_recovery_does_not_bring_the_model_of_the_thief_back(fleet: Fleet) -> None:
+def test_rollback_after_the_recovery_does_not_restore_the_thief_model(fleet: Fleet) -> None:
     fleet.recover()
     assert fleet.update().result == "updated" and fleet.version == "3.0.0"
     operator_requests.rollback(fleet.root, "by hand", now=robot.utc_now)
     assert fleet.version == "1.0.0"
 
 
-def test_rollback_is_refused_where_only_the_model_of_the_thief_is_left(bare: Fleet) -> None:
+def test_rollback_with_only_the_thief_model_left_is_rejected(bare: Fleet) -> None:
     bare.recover()
     kept = bare.update()
     assert (kept.result, kept.alarm, bare.version) == ("updated", "", "3.0.0")
@@ -84,14 +84,14 @@ def test_rollback_is_refused_where_only_the_model_of_the_thief_is_left(bare: Fle
         operator_requests.rollback(bare.root, "by hand", now=robot.utc_now)
 
 
-def test_recovery_release_that_fails_does_not_bring_the_model_of_the_thief_back(fleet: Fleet) -> None:
+def test_failing_recovery_release_does_not_restore_the_thief_model(fleet: Fleet) -> None:
     fleet.serving = Serving(bad=("3.0.0",))
     fleet.recover()
     fleet.update()
     assert fleet.version == "1.0.0"
 
 
-def test_recovery_release_that_fails_leaves_nothing_where_only_the_model_of_the_thief_is_left(
+def test_failing_recovery_release_with_only_the_thief_model_left_leaves_no_model(
     bare: Fleet,
 ) -> None:
     bare.serving = Serving(bad=("3.0.0",))
@@ -108,7 +108,7 @@ def test_recovery_release_that_fails_leaves_nothing_where_only_the_model_of_the_
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_pin_does_not_hold_the_model_of_the_thief(tmp_path: Path, bundles: list[Bundle], first: bool) -> None:
+def test_pin_does_not_retain_the_thief_model(tmp_path: Path, bundles: list[Bundle], first: bool) -> None:
     fleet = Fleet(tmp_path, bundles, first=first)
     operator_requests.pin(fleet.root, pinned=True)
     fleet.recover()
@@ -116,7 +116,7 @@ def test_pin_does_not_hold_the_model_of_the_thief(tmp_path: Path, bundles: list[
     assert kept.pinned and fleet.version == ("3.0.0" if first else "1.0.0")
 
 
-def test_model_of_the_thief_is_revoked_though_its_number_was_given_to_another(fleet: Fleet) -> None:
+def test_thief_model_is_revoked_although_its_version_was_reused(fleet: Fleet) -> None:
     for role in ("channel-stable", "snapshot", "timestamp"):
         rotate(opened(fleet.repo), role)
     number = publish(opened(fleet.repo), fleet.recovery, STABLE).release_seq
@@ -128,9 +128,7 @@ def test_model_of_the_thief_is_revoked_though_its_number_was_given_to_another(fl
     assert fleet.version == "3.0.0"
 
 
-def test_revocation_of_a_manifest_outlasts_later_releases_and_is_never_undone(
-    fleet: Fleet, bundles: list[Bundle]
-) -> None:
+def test_revocation_of_a_manifest_persists_over_later_releases(fleet: Fleet, bundles: list[Bundle]) -> None:
     fleet.recover()
     assert downgrade(opened(fleet.repo), "stable", MODEL, "1.0.0").revoked_manifests == (fleet.thiefs.sha256,)
     with pytest.raises(JepaExportError, match="was revoked in channel"):

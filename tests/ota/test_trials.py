@@ -90,7 +90,7 @@ def started(site: Site, number: int, deadly: str) -> Iterator[subprocess.Popen[s
             process.wait(30)
 
 
-def test_a_candidate_that_takes_the_machine_down_is_opened_three_times_then_the_good_model_serves(
+def test_candidate_that_crashes_the_machine_is_opened_three_times_then_the_good_model_serves(
     switched: Site,
 ) -> None:
     """Without any process but the one that serves."""
@@ -102,7 +102,7 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_three_times_then_the_
     assert (kept.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in kept.reason
 
 
-def test_a_served_model_that_refuses_a_candidate_tells_the_update_why(
+def test_server_that_rejects_a_candidate_reports_the_reason_to_the_update(
     switched: Site, bundles: list[Bundle]
 ) -> None:
     candidate = bundles[1].sha256
@@ -123,7 +123,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic_files, "write", full)
 
 
-def test_an_attempt_that_cannot_be_recorded_is_not_made(
+def test_attempt_that_cannot_be_recorded_is_not_started(
     switched: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_disk(monkeypatch)
@@ -139,7 +139,7 @@ def attempts(site: Site, sha256: str) -> int:
         return 0
 
 
-def test_restarts_that_are_asked_for_and_ordinary_failures_are_no_attempts(
+def test_requested_restarts_and_ordinary_failures_are_no_attempts(
     switched: Site, bundles: list[Bundle]
 ) -> None:
     candidate = bundles[1].sha256
@@ -156,7 +156,7 @@ def test_restarts_that_are_asked_for_and_ordinary_failures_are_no_attempts(
         assert attempts(switched, candidate) == 0 and served(switched) == "1.0.0"
 
 
-def test_a_candidate_that_has_served_for_long_enough_is_not_counted_any_more(
+def test_candidate_that_served_long_enough_is_no_longer_counted(
     switched: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_counter, "STABLE_S", 0.2)
@@ -170,7 +170,7 @@ def test_a_candidate_that_has_served_for_long_enough_is_not_counted_any_more(
     assert attempts(switched, candidate) == 0
 
 
-def test_a_candidate_that_was_rolled_back_is_tried_again_by_a_later_update(switched: Site) -> None:
+def test_rolled_back_candidate_is_retried_by_a_later_update(switched: Site) -> None:
     store = SlotStore(switched.root)
     candidate = store.current()
     assert candidate
@@ -186,7 +186,7 @@ def test_a_candidate_that_was_rolled_back_is_tried_again_by_a_later_update(switc
     assert switched.version == "1.0.0" and attempts(switched, candidate) == 0
 
 
-def test_a_record_that_is_damaged_is_replaced(switched: Site) -> None:
+def test_damaged_attempt_record_is_replaced(switched: Site) -> None:
     store = SlotStore(switched.root)
     candidate = store.current()
     assert candidate
@@ -204,7 +204,7 @@ def test_a_record_that_is_damaged_is_replaced(switched: Site) -> None:
 
 
 @pytest.mark.parametrize("where", ["serves", "is damaged"])
-def test_a_slot_that_holds_another_bundle_than_the_signed_one_is_not_served(
+def test_slot_with_another_bundle_than_the_signed_one_is_not_served(
     site: Site, bundles: list[Bundle], where: str
 ) -> None:
     """Another whole bundle is put into the slot, as a bad restore or a disk edited elsewhere does."""
@@ -221,7 +221,7 @@ def test_a_slot_that_holds_another_bundle_than_the_signed_one_is_not_served(
             pass
 
 
-def test_a_first_model_that_takes_the_machine_down_is_not_opened_for_ever(
+def test_first_model_that_crashes_the_machine_is_opened_a_limited_number_of_times(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     """There is none to go back to: the serving process waits for another, and the update can end."""
@@ -251,7 +251,7 @@ def updated(site: Site, bundles: list[Bundle]) -> Site:
     return site
 
 
-def test_an_active_model_that_takes_the_machine_down_at_each_boot_is_replaced_by_the_one_before_it(
+def test_active_model_that_crashes_the_machine_at_each_boot_is_replaced_by_the_previous_one(
     updated: Site, bundles: list[Bundle]
 ) -> None:
     """By the serving process alone; the update goes back once its process runs."""
@@ -268,7 +268,7 @@ def test_an_active_model_that_takes_the_machine_down_at_each_boot_is_replaced_by
     assert alarms(updated.root, kept) == []
 
 
-def test_the_one_before_it_is_opened_a_bounded_number_of_times_too(updated: Site) -> None:
+def test_previous_model_is_opened_a_limited_number_of_times(updated: Site) -> None:
     boots = [boot(updated, number, "1.0.0,2.0.0")[0] for number in range(MAX_BOOTS + MAX_ATTEMPTS)]
     assert boots == [["2.0.0"]] * MAX_BOOTS + [["1.0.0"]] * MAX_ATTEMPTS
     with started(updated, 99, "1.0.0,2.0.0") as process:
@@ -282,7 +282,7 @@ def stderr_of(site: Site) -> str:
     return (site.root.parent / "stderr").read_text()
 
 
-def test_without_one_before_it_the_server_waits_without_a_model_and_opens_the_next_release(
+def test_server_without_a_previous_model_waits_and_opens_the_next_release(
     site: Site, bundles: list[Bundle]
 ) -> None:
     boots = [boot(site, number, "1.0.0")[:2] for number in range(MAX_BOOTS)]
@@ -303,7 +303,7 @@ def test_without_one_before_it_the_server_waits_without_a_model_and_opens_the_ne
     assert alarms(site.root, kept) == []
 
 
-def test_a_pinned_robot_is_served_no_other_model(updated: Site) -> None:
+def test_pinned_robot_serves_no_other_model(updated: Site) -> None:
     operator_requests.pin(updated.root, pinned=True, now=updated.clock.now)
     for number in range(MAX_BOOTS):
         boot(updated, number)
@@ -312,7 +312,7 @@ def test_a_pinned_robot_is_served_no_other_model(updated: Site) -> None:
     assert process.returncode == 0 and versions(process.communicate()[0]) == []
 
 
-def test_crashes_of_the_active_model_in_one_boot_count_once_and_service_forgets_them(
+def test_crashes_of_the_active_model_count_once_per_boot_and_are_reset_by_service(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     active, tried = bundles[0].sha256, TrialCounter(SlotStore(site.root))
@@ -333,7 +333,7 @@ def test_crashes_of_the_active_model_in_one_boot_count_once_and_service_forgets_
     assert attempts(site, active) == 0
 
 
-def test_an_active_model_is_served_though_the_attempt_cannot_be_recorded(
+def test_active_model_is_served_when_the_attempt_cannot_be_recorded(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is full or read-only does not take a robot out of service."""
@@ -342,7 +342,7 @@ def test_an_active_model_is_served_though_the_attempt_cannot_be_recorded(
         assert served(site) == "1.0.0"
 
 
-def test_a_clean_stop_is_no_fault_of_the_active_model(site: Site, bundles: list[Bundle]) -> None:
+def test_clean_stop_is_not_blamed_on_the_active_model(site: Site, bundles: list[Bundle]) -> None:
     with running(site.root):
         assert attempts(site, bundles[0].sha256) == 1
     assert attempts(site, bundles[0].sha256) == 0

@@ -23,12 +23,12 @@ from tests.ota.trusting import DAY, LIMITS, NOTHING, Robot, resign
 # What is as it should be.
 
 
-def test_a_file_that_is_signed_is_trusted(robot: Robot) -> None:
+def test_signed_file_is_trusted(robot: Robot) -> None:
     assert robot.fetch() == CONTENT
     assert robot.trust.read(FILE, len(CONTENT)) == CONTENT
 
 
-def test_a_refresh_tells_what_it_saw(robot: Robot, repository: Repository) -> None:
+def test_refresh_returns_the_verified_versions(robot: Robot, repository: Repository) -> None:
     repository.now += DAY
     repository.publish("channel-stable")
     seen = robot.refresh()
@@ -43,7 +43,7 @@ def test_a_refresh_tells_what_it_saw(robot: Robot, repository: Repository) -> No
     assert seen.signed_at == START + DAY
 
 
-def test_where_nothing_changed_two_files_are_asked_for(repository: Repository, tmp_path: Path) -> None:
+def test_refresh_without_changes_requests_two_files(repository: Repository, tmp_path: Path) -> None:
     with FaultServer(repository.folder) as server:
         trust = RepositoryTrust(
             tmp_path / "meta",
@@ -59,7 +59,7 @@ def test_where_nothing_changed_two_files_are_asked_for(repository: Repository, t
         assert [path for path, _ in server.requests] == ["metadata/2.root.json", "metadata/timestamp.json"]
 
 
-def test_a_repository_without_signing_times_is_trusted(robot: Robot, repository: Repository) -> None:
+def test_repository_without_signing_times_is_trusted(robot: Robot, repository: Repository) -> None:
     signed = json.loads(repository.file("timestamp").read_bytes())["signed"]
     del signed[SIGNED_AT]
     resign(repository, "timestamp", signed)
@@ -67,7 +67,7 @@ def test_a_repository_without_signing_times_is_trusted(robot: Robot, repository:
 
 
 @pytest.mark.parametrize("zone", ["Z", "+00:00"])
-def test_a_signing_time_is_read_however_its_zone_is_written(
+def test_signing_time_is_parsed_in_any_time_zone_notation(
     robot: Robot, repository: Repository, zone: str
 ) -> None:
     signed = json.loads(repository.file("timestamp").read_bytes())["signed"]
@@ -76,19 +76,19 @@ def test_a_signing_time_is_read_however_its_zone_is_written(
 
 
 @pytest.mark.parametrize("time", ["yesterday", 7, "2026-03-01T00:00:00", "2099-01-01T00:00:00+00:00"])
-def test_a_signing_time_that_cannot_be_is_refused(robot: Robot, repository: Repository, time: object) -> None:
+def test_implausible_signing_time_is_rejected(robot: Robot, repository: Repository, time: object) -> None:
     signed = json.loads(repository.file("timestamp").read_bytes())["signed"]
     resign(repository, "timestamp", signed | {SIGNED_AT: time})
     with pytest.raises(TrustError, check=code("trust.invalid_signing_time")):
         robot.refresh()
 
 
-def test_before_a_refresh_nothing_is_known(robot: Robot) -> None:
+def test_trust_before_a_refresh_knows_no_files(robot: Robot) -> None:
     with pytest.raises(UpdateError, check=code("trust.not_refreshed")):
         robot.trust.read(FILE, len(CONTENT))
 
 
-def test_after_a_refresh_that_failed_nothing_is_known_any_more(robot: Robot, repository: Repository) -> None:
+def test_trust_after_a_failed_refresh_knows_no_files(robot: Robot, repository: Repository) -> None:
     robot.refresh()
     robot.now += 2 * DAY
     with pytest.raises(TrustError):
@@ -97,7 +97,7 @@ def test_after_a_refresh_that_failed_nothing_is_known_any_more(robot: Robot, rep
         robot.trust.read(FILE, len(CONTENT))
 
 
-def test_a_new_root_is_followed_over_many_versions(robot: Robot, repository: Repository) -> None:
+def test_new_root_is_followed_over_many_versions(robot: Robot, repository: Repository) -> None:
     for role in ("root", "timestamp", "root", "snapshot", "targets", "root"):
         repository.rotate(role)
     repository.publish("targets")
@@ -105,20 +105,20 @@ def test_a_new_root_is_followed_over_many_versions(robot: Robot, repository: Rep
     assert robot.fetch() == CONTENT
 
 
-def test_so_is_one_of_hundreds_of_versions(robot: Robot, repository: Repository) -> None:
+def test_new_root_is_followed_over_hundreds_of_versions(robot: Robot, repository: Repository) -> None:
     for _ in range(300):
         repository.rotate("timestamp")
     repository.publish()
     assert robot.refresh().versions["root"] == 301
 
 
-def test_a_small_file_that_is_too_large_is_not_read(robot: Robot) -> None:
+def test_oversized_small_file_is_not_read(robot: Robot) -> None:
     robot.refresh()
     with pytest.raises(TrustError, check=code("trust.too_long")):
         robot.trust.read(FILE, len(CONTENT) - 1)
 
 
-def test_a_listed_file_that_is_not_there_can_be_tried_again(robot: Robot, repository: Repository) -> None:
+def test_missing_listed_file_can_be_retried(robot: Robot, repository: Repository) -> None:
     repository.stored(FILE).unlink()
     with pytest.raises(NotFoundError, check=code("transfer.not_found")):
         robot.fetch()
@@ -139,7 +139,7 @@ STORED = (
 
 @pytest.mark.parametrize("name", STORED)
 @pytest.mark.parametrize("damage", ["gone", "empty", "torn", "zeros", "another file"])
-def test_stored_metadata_that_a_power_cut_tore_is_fetched_again(
+def test_stored_metadata_truncated_by_a_power_cut_is_fetched_again(
     robot: Robot, repository: Repository, name: str, damage: str
 ) -> None:
     repository.publish("root", "channel-stable")
@@ -161,7 +161,7 @@ def test_stored_metadata_that_a_power_cut_tore_is_fetched_again(
     assert robot.floors == before
 
 
-def test_what_a_process_that_died_left_is_cleared_away(robot: Robot) -> None:
+def test_leftovers_of_a_killed_process_are_removed(robot: Robot) -> None:
     robot.refresh()
     (robot.meta / "tmpab12_xyz").write_bytes(b"{")
     robot.refresh()
@@ -174,9 +174,7 @@ def test_what_a_process_that_died_left_is_cleared_away(robot: Robot) -> None:
     ]
 
 
-def test_all_metadata_is_safe_on_the_disk_before_it_is_used(
-    robot: Robot, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metadata_is_synced_to_disk_before_its_use(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
     safe: dict[str, int] = {}
     real = os.fsync
 
@@ -201,7 +199,7 @@ def test_metadata_that_cannot_be_stored_stops_the_update(robot: Robot) -> None:
         robot.refresh()
 
 
-def test_a_root_that_came_with_the_robot_and_is_none_is_told(robot: Robot) -> None:
+def test_malformed_initial_root_is_reported(robot: Robot) -> None:
     robot.root = b"{}"
     with pytest.raises(TrustError, check=code("trust.invalid_metadata")):
         robot.refresh()
@@ -219,7 +217,7 @@ def test_a_root_that_came_with_the_robot_and_is_none_is_told(robot: Robot) -> No
     new=st.one_of(st.binary(max_size=3), st.sampled_from([b"1e999", b"[" * 5000, b'"\\ud800"', b"9" * 5000])),
     cut=st.integers(0, 40),
 )
-def test_changed_metadata_is_an_error_of_ours_or_changes_nothing(
+def test_mutated_metadata_raises_a_coded_error_or_changes_nothing(
     published: Repository,
     tmp_path_factory: pytest.TempPathFactory,
     name: str,

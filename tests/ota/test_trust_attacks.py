@@ -209,7 +209,7 @@ ATTACKS: dict[str, tuple[Attack, str, str]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_told_by_its_name_and_gives_nothing(
+def test_attack_is_reported_by_name_and_yields_no_file(
     robot: Robot, repository: Repository, name: str
 ) -> None:
     attack, file, expected = ATTACKS[name]
@@ -223,7 +223,7 @@ def test_an_attack_is_told_by_its_name_and_gives_nothing(
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_gives_no_small_file_either(robot: Robot, repository: Repository, name: str) -> None:
+def test_attack_yields_no_small_file(robot: Robot, repository: Repository, name: str) -> None:
     attack, _, _ = ATTACKS[name]
     repository.publish("root", "targets", "channel-stable")
     robot.refresh()
@@ -234,14 +234,14 @@ def test_an_attack_gives_no_small_file_either(robot: Robot, repository: Reposito
         robot.trust.read(FILE, len(CONTENT))
 
 
-def test_a_role_that_is_withheld_stops_the_update(robot: Robot, repository: Repository) -> None:
+def test_withheld_role_stops_the_update(robot: Robot, repository: Repository) -> None:
     robot.refresh()
     role_withheld(repository)
     with pytest.raises(NotFoundError, check=code("transfer.not_found")):
         robot.fetch()
 
 
-def test_metadata_that_comes_too_slowly_stops_the_update(repository: Repository, tmp_path: Path) -> None:
+def test_slow_metadata_stops_the_update(repository: Repository, tmp_path: Path) -> None:
     with FaultServer(repository.folder) as server:
         server.faults["metadata/timestamp.json"] = servers.slow_headers(0.01)
         source = HttpSource(f"{server.url}/metadata", QUICK)
@@ -258,7 +258,7 @@ def test_metadata_that_comes_too_slowly_stops_the_update(repository: Repository,
 
 
 @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "channel-stable"])
-def test_a_repository_that_stands_still_is_noticed_when_its_signatures_expire(
+def test_frozen_repository_is_detected_when_its_signatures_expire(
     robot: Robot, repository: Repository, role: str
 ) -> None:
     robot.fetch()

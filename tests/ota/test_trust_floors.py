@@ -19,13 +19,13 @@ from tests.ota.trusting import DAY, Robot
 # The clock.
 
 
-def test_a_clock_that_is_ahead_is_named_as_a_reason(robot: Robot) -> None:
+def test_clock_ahead_is_named_as_a_possible_reason(robot: Robot) -> None:
     robot.now = START + 4000 * DAY
     with pytest.raises(TrustError, match=r"2037-02-11 .* by the clock", check=code("trust.expired")):
         robot.refresh()
 
 
-def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Repository) -> None:
+def test_clock_set_back_does_not_revive_expired_metadata(robot: Robot, repository: Repository) -> None:
     old = repository.copy("old")
     robot.refresh()
     repository.now += 30 * DAY
@@ -43,7 +43,7 @@ def test_a_clock_that_was_set_back_revives_nothing(robot: Robot, repository: Rep
         robot.refresh()
 
 
-def test_a_signature_of_a_clock_that_was_ahead_is_named_as_a_reason(
+def test_signature_of_a_clock_ahead_is_named_as_a_possible_reason(
     robot: Robot, repository: Repository
 ) -> None:
     repository.now += 400 * DAY
@@ -59,13 +59,13 @@ def test_a_signature_of_a_clock_that_was_ahead_is_named_as_a_reason(
         robot.refresh()
 
 
-def test_a_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
+def test_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
     robot.now = datetime(1970, 1, 1, tzinfo=timezone.utc)
     assert robot.fetch() == CONTENT
     assert robot.fetch() == CONTENT
 
 
-def test_at_first_contact_a_clock_in_1970_does_not_revive_what_expired_before_the_root_was_signed(
+def test_clock_in_1970_at_first_contact_does_not_revive_metadata_expired_before_the_root(
     robot: Robot, repository: Repository
 ) -> None:
     """The root that the robot was set up with is newer than the state that somebody offers it."""
@@ -82,7 +82,7 @@ def test_at_first_contact_a_clock_in_1970_does_not_revive_what_expired_before_th
         robot.refresh()
 
 
-def test_no_clock_counts_that_is_behind_the_date_of_the_software(robot: Robot) -> None:
+def test_clock_behind_the_software_date_is_ignored(robot: Robot) -> None:
     assert robot.fetch() == CONTENT
     shutil.rmtree(robot.meta)
     robot.floors, robot.not_before = Floors({}, None), robot.now + 30 * DAY
@@ -93,13 +93,11 @@ def test_no_clock_counts_that_is_behind_the_date_of_the_software(robot: Robot) -
         robot.refresh()
 
 
-def test_the_date_of_the_software_has_passed() -> None:
+def test_software_date_is_in_the_past() -> None:
     assert datetime.now(timezone.utc) > SOFTWARE_DATE
 
 
-def test_a_root_that_was_signed_with_a_clock_that_was_ahead_is_cured_by_the_next(
-    robot: Robot, repository: Repository
-) -> None:
+def test_root_signed_with_a_clock_ahead_is_fixed_by_the_next(robot: Robot, repository: Repository) -> None:
     repository.now += 400 * DAY
     repository.publish("root")
     repository.now -= 400 * DAY
@@ -110,7 +108,7 @@ def test_a_root_that_was_signed_with_a_clock_that_was_ahead_is_cured_by_the_next
     assert robot.fetch() == CONTENT
 
 
-def test_a_time_that_was_seen_is_not_forgotten(robot: Robot, repository: Repository) -> None:
+def test_observed_time_is_persisted(robot: Robot, repository: Repository) -> None:
     robot.refresh()
     repository.now -= DAY / 2
     repository.publish()
@@ -121,7 +119,7 @@ def test_a_time_that_was_seen_is_not_forgotten(robot: Robot, repository: Reposit
 
 
 @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "channel-stable"])
-def test_floors_hold_where_the_metadata_got_lost(robot: Robot, repository: Repository, role: str) -> None:
+def test_floors_persist_when_the_metadata_is_lost(robot: Robot, repository: Repository, role: str) -> None:
     repository.publish("root", "targets", "channel-stable")
     robot.refresh()
     version = robot.floors.versions[role]
@@ -131,7 +129,7 @@ def test_floors_hold_where_the_metadata_got_lost(robot: Robot, repository: Repos
         robot.refresh()
 
 
-def test_an_old_state_of_the_repository_is_refused_where_the_metadata_got_lost(
+def test_old_repository_state_is_rejected_when_the_metadata_is_lost(
     robot: Robot, repository: Repository
 ) -> None:
     old = repository.copy("old")
@@ -143,12 +141,12 @@ def test_an_old_state_of_the_repository_is_refused_where_the_metadata_got_lost(
         robot.fetch()
 
 
-def test_a_role_that_has_gone_keeps_its_floor(robot: Robot, repository: Repository) -> None:
+def test_removed_role_keeps_its_floor(robot: Robot, repository: Repository) -> None:
     robot.floors = Floors({"channel-old": 7}, None)
     assert robot.refresh().versions["channel-old"] == 7
 
 
-def test_after_a_theft_new_keys_undo_versions_that_the_thief_drove_up(
+def test_new_keys_after_a_theft_reset_versions_raised_by_the_thief(
     robot: Robot, repository: Repository
 ) -> None:
     robot.refresh()
@@ -176,7 +174,7 @@ def test_after_a_theft_new_keys_undo_versions_that_the_thief_drove_up(
 
 
 @pytest.mark.parametrize(("roles", "ends"), [(("timestamp",), False), (("timestamp", "snapshot"), True)])
-def test_release_numbers_that_a_thief_drove_up_end_with_the_keys_of_the_snapshot(
+def test_release_versions_raised_by_a_thief_end_with_the_snapshot_keys(
     robot: Robot, repository: Repository, roles: tuple[str, ...], ends: bool
 ) -> None:
     robot.refresh()
@@ -187,9 +185,7 @@ def test_release_numbers_that_a_thief_drove_up_end_with_the_keys_of_the_snapshot
         assert robot.refresh().release_seqs == ({} if ends else {"stable/toy": 2**63 - 1})
 
 
-def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
-    robot: Robot, repository: Repository
-) -> None:
+def test_time_raised_by_a_thief_ends_with_the_stolen_keys(robot: Robot, repository: Repository) -> None:
     honest, repository.now = repository.now, START + 9999 * DAY
     repository.publish()
     robot.refresh()
@@ -215,7 +211,7 @@ def test_a_time_that_a_thief_drove_up_ends_with_the_keys_that_were_stolen(
         ((1, 1), 1, 2, True),
     ],
 )
-def test_floors_end_once_some_old_signers_can_no_longer_sign(
+def test_floors_end_once_an_old_threshold_cannot_be_met(
     robot: Robot, repository: Repository, before: tuple[int, int], kept: int, after: int, ends: bool
 ) -> None:
     root = repository.signed["root"]
@@ -246,7 +242,7 @@ def test_floors_end_once_some_old_signers_can_no_longer_sign(
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the root before", "the root before, and another file is there"])
-def test_a_root_that_is_installed_by_hand_ends_floors_if_it_is_known_which_keys_were_before(
+def test_manually_installed_root_ends_floors_if_the_previous_keys_are_known(
     robot: Robot, repository: Repository, lost: str
 ) -> None:
     repository.publish()
@@ -270,7 +266,7 @@ def test_a_root_that_is_installed_by_hand_ends_floors_if_it_is_known_which_keys_
             robot.refresh()
 
 
-def test_a_new_key_beside_the_old_one_ends_no_floor(robot: Robot, repository: Repository) -> None:
+def test_additional_key_ends_no_floor(robot: Robot, repository: Repository) -> None:
     old = repository.copy("old")
     repository.publish()
     robot.refresh()
@@ -284,7 +280,7 @@ def test_a_new_key_beside_the_old_one_ends_no_floor(robot: Robot, repository: Re
         robot.refresh()
 
 
-def test_other_keys_of_the_root_alone_end_no_floor(robot: Robot, repository: Repository) -> None:
+def test_new_root_keys_alone_end_no_floor(robot: Robot, repository: Repository) -> None:
     old = repository.copy("old")
     repository.publish()
     robot.refresh()

@@ -110,7 +110,7 @@ def stages_of(repo: Path, work: Callable[[], object], monkeypatch: pytest.Monkey
     ],
     ids=lambda roles: "-".join(roles),
 )
-def test_robot_recovers_from_stolen_keys_whatever_it_was_shown_during_the_rotation(
+def test_robot_recovers_from_stolen_keys_with_any_metadata_seen_during_the_rotation(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stolen: tuple[str, ...],

@@ -37,7 +37,7 @@ def told(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return content
 
 
-def test_a_signed_release_passes_the_real_gate_and_serves(
+def test_signed_release_passes_the_real_gate_and_serves(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fleet.publish(fleet.bundles[1], 1)
@@ -68,7 +68,7 @@ def test_a_signed_release_passes_the_real_gate_and_serves(
     assert "all hashes match" in capfd.readouterr().out
 
 
-def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_escapes_terminal_control_characters(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     wipes = "\x1b[2K\rall is well"
     now = replace(state.load(fleet.root / STATE), result="unchanged", reason=f"the fleet requests {wipes}")
     state.save(fleet.root / STATE, replace(now, alarm=wipes))
@@ -81,7 +81,7 @@ def test_nothing_that_is_shown_steers_the_terminal(fleet: Fleet, capfd: pytest.C
     assert "\x1b" not in summary(now) + capfd.readouterr().out
 
 
-def test_a_model_that_computes_something_else_is_refused_with_3(
+def test_model_with_different_outputs_is_rejected_with_status_3(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = fleet.bundles[1].path
@@ -99,7 +99,7 @@ def test_a_model_that_computes_something_else_is_refused_with_3(
     assert re.search(r"was rejected until .* `jepa-runtime update apply --again`", capfd.readouterr().out)
 
 
-def test_a_repository_that_was_set_back_is_an_error(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_repository_with_older_metadata_is_an_error(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     timestamp = fleet.repository.file("timestamp")
     old = timestamp.read_bytes()
     fleet.publish(fleet.bundles[1], 1)
@@ -113,7 +113,7 @@ def test_a_repository_that_was_set_back_is_an_error(fleet: Fleet, capfd: pytest.
     assert fleet.version == "2.0.0"
 
 
-def test_an_update_comes_on_a_stick_as_well(
+def test_update_from_a_usb_stick_is_installed(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fleet.publish(fleet.bundles[1], 1)
@@ -123,7 +123,7 @@ def test_an_update_comes_on_a_stick_as_well(
 
 
 @pytest.mark.parametrize("action", ["apply", "check"])
-def test_a_folder_that_holds_no_repository_is_a_mistake_and_no_failed_update(
+def test_folder_without_a_repository_is_a_usage_error_and_no_failed_update(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
 ) -> None:
     def kept() -> str:
@@ -138,7 +138,7 @@ def test_a_folder_that_holds_no_repository_is_a_mistake_and_no_failed_update(
     assert kept() == before
 
 
-def test_an_update_comes_over_the_network_with_its_targets_from_another_server(fleet: Fleet) -> None:
+def test_update_over_the_network_with_targets_on_another_server_is_installed(fleet: Fleet) -> None:
     fleet.publish(fleet.bundles[1], 1)
     with (
         FaultServer(fleet.repository.folder) as server,
@@ -168,7 +168,7 @@ def test_an_update_comes_over_the_network_with_its_targets_from_another_server(f
         ({"fetch": {"read_s": 900}}, "connect_s and read_s must be below 900 s, got 900"),
     ],
 )
-def test_a_set_up_that_makes_no_sense_is_told(
+def test_invalid_provision_options_are_reported(
     fleet: Fleet, capfd: pytest.CaptureFixture[str], fields: dict[str, Any], reason: str
 ) -> None:
     edit(fleet.root, **fields)
@@ -177,7 +177,7 @@ def test_a_set_up_that_makes_no_sense_is_told(
     assert reason in error and "config.json" in error
 
 
-def test_a_reason_that_is_no_utf_8_keeps_nobody_from_going_back(
+def test_reason_that_is_not_utf_8_does_not_prevent_a_rollback(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fleet.publish(fleet.bundles[1], 1)
@@ -192,7 +192,7 @@ def test_a_reason_that_is_no_utf_8_keeps_nobody_from_going_back(
 
 
 @pytest.mark.parametrize("name", ["timestamp.json", "1.root.json", None])
-def test_a_robot_is_not_set_up_with_what_is_no_root(
+def test_provision_with_an_invalid_root_is_rejected(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str | None
 ) -> None:
     given, fleet.root = tmp_path / "given.json", tmp_path / "another"
@@ -206,7 +206,7 @@ def test_a_robot_is_not_set_up_with_what_is_no_root(
     assert not fleet.root.exists()
 
 
-def test_a_repository_that_is_neither_a_web_server_nor_a_folder_is_refused(
+def test_repository_that_is_neither_a_web_server_nor_a_folder_is_rejected(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fleet.root = tmp_path / "another"
@@ -214,7 +214,7 @@ def test_a_repository_that_is_neither_a_web_server_nor_a_folder_is_refused(
     assert "ftp://updates.example: unsupported address: use http://" in capfd.readouterr().err
 
 
-def test_a_repository_in_a_folder_is_found_from_elsewhere(
+def test_repository_folder_is_found_from_another_working_directory(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(fleet.repository.folder)
@@ -243,7 +243,7 @@ def test_rollback_pin_and_unpin(fleet: Fleet, capfd: pytest.CaptureFixture[str])
     assert "it drifts" in capfd.readouterr().out
 
 
-def test_what_goes_to_a_file_or_a_pipe_has_one_line_each(
+def test_output_to_a_file_or_pipe_has_one_line_per_entry(
     fleet: Fleet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -255,7 +255,7 @@ def test_what_goes_to_a_file_or_a_pipe_has_one_line_each(
         assert why.strip() in capfd.readouterr().out
 
 
-def test_what_cannot_be_approved_or_cancelled_is_told(
+def test_approve_and_cancel_without_a_waiting_update_are_reported(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert fleet.run("approve") == 1
@@ -264,7 +264,7 @@ def test_what_cannot_be_approved_or_cancelled_is_told(
     assert "no update is in progress" in capfd.readouterr().err
 
 
-def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_verify_names_files_corrupted_on_disk(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     report = (fleet.root / "current").resolve() / "report.json"
     report.chmod(0o644)
     report.write_text("{}")
@@ -274,9 +274,7 @@ def test_verify_names_what_the_disk_has_changed(fleet: Fleet, capfd: pytest.Capt
     assert not found["state"].startswith("FAILED")
 
 
-def test_verify_looks_into_slots_to_which_no_link_leads(
-    fleet: Fleet, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_checks_slots_without_a_link(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     before = (fleet.root / "current").resolve()
     fleet.publish(fleet.bundles[1], 1)
     assert fleet.run("apply") == 0
@@ -290,7 +288,7 @@ def test_verify_looks_into_slots_to_which_no_link_leads(
     assert not found["current"].startswith("FAILED")
 
 
-def test_a_lost_state_is_made_again(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lost_state_is_rebuilt(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     (fleet.root / "state.json").unlink()
     assert fleet.run("apply") == 1
     assert "--rebuild" in capfd.readouterr().err
@@ -301,7 +299,7 @@ def test_a_lost_state_is_made_again(fleet: Fleet, capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "action", ["apply", "check", "rollback", "status", "pin", "approve", "cancel", "verify"]
 )
-def test_a_folder_that_was_never_set_up_is_told_and_stays_as_it_is(
+def test_folder_without_a_robot_is_reported_and_unchanged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
 ) -> None:
     assert main(["update", action, "--root", str(tmp_path)]) == 1
@@ -310,27 +308,25 @@ def test_a_folder_that_was_never_set_up_is_told_and_stays_as_it_is(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_that_is_none_leaves_no_robot_half_set_up(fleet: Fleet, tmp_path: Path) -> None:
+def test_provision_with_an_invalid_bundle_leaves_no_partial_robot(fleet: Fleet, tmp_path: Path) -> None:
     fleet.root = tmp_path / "another"
     assert fleet.provision("--bundle", str(tmp_path / "nowhere")) == 1
     assert not fleet.root.exists()
 
 
-def test_a_history_of_no_entries_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+def test_history_of_zero_entries_is_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["update", "history", "-n", "0"])
     assert "argument -n: must be an integer of at least 1, got 0" in capfd.readouterr().err
 
 
-def test_a_robot_that_has_lost_its_trusted_root_says_so(
-    fleet: Fleet, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_robot_without_its_trusted_root_reports_it(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     (fleet.root / "root.json").unlink()
     assert fleet.run("apply") == 1
     assert "root.json: cannot read the trusted root: No such file or directory" in capfd.readouterr().err
 
 
-def test_provision_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_provision_names_missing_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
     assert "add --trusted-root, --model, --hardware" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -155,7 +155,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     subprocess.run(["rm", "-rf", folder], check=True)
 
 
-def test_a_candidate_that_takes_the_machine_down_is_opened_in_three_boots_and_then_rolled_back(
+def test_candidate_that_crashes_the_machine_is_rolled_back_after_three_boots(
     machine: Machine, tmp_path: Path, toy_bundle: Path
 ) -> None:
     fleet = Fleet(tmp_path, toy_bundle)
@@ -186,7 +186,7 @@ def test_a_candidate_that_takes_the_machine_down_is_opened_in_three_boots_and_th
     )
 
 
-def test_an_active_model_that_takes_the_machine_down_in_five_boots_is_replaced_by_the_one_before_it(
+def test_active_model_that_crashes_the_machine_is_replaced_after_five_boots(
     machine: Machine, tmp_path: Path, toy_bundle: Path
 ) -> None:
     fleet = Fleet(tmp_path, toy_bundle)

@@ -30,13 +30,13 @@ def holds(report: Report, at_least: int) -> None:
 
 
 @by_name
-def test_a_death_at_any_of_a_sample_of_calls_costs_nothing(stage: Stage, story: Story) -> None:
+def test_update_killed_at_sampled_system_calls_loses_nothing(stage: Stage, story: Story) -> None:
     every = {UPDATE: 16, WAY_BACK: 10, TAKEN_BACK: 10}[story]
     holds(crashes.campaign(stage, story, KILL, every=every, first=every // 2), 5)
 
 
 @pytest.mark.parametrize("fault", FAULTS[1:], ids=lambda fault: fault.name)
-def test_a_disk_that_fails_at_any_of_a_sample_of_calls_leaves_a_whole_model_and_an_error_of_ours(
+def test_update_with_disk_errors_at_sampled_calls_leaves_a_whole_model_and_a_coded_error(
     stage: Stage, fault: Fault
 ) -> None:
     holds(crashes.campaign(stage, UPDATE, fault, every=60, first=FAULTS.index(fault)), 5)
@@ -44,7 +44,7 @@ def test_a_disk_that_fails_at_any_of_a_sample_of_calls_leaves_a_whole_model_and_
 
 
 @pytest.mark.slow
-def test_a_file_that_is_written_in_place_would_be_noticed(
+def test_crash_campaign_with_an_in_place_write_reports_it(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(atomic_files, "write", lambda path, content: path.write_bytes(content))
@@ -53,7 +53,7 @@ def test_a_file_that_is_written_in_place_would_be_noticed(
 
 
 @pytest.mark.parametrize("rest", [".delta.part", ".made.tmp"])
-def test_a_rest_of_a_delta_that_cannot_be_removed_is_an_error_of_ours(
+def test_delta_leftover_that_cannot_be_removed_raises_a_coded_error(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str
 ) -> None:
     unlink = os.unlink
@@ -83,5 +83,7 @@ def test_a_rest_of_a_delta_that_cannot_be_removed_is_an_error_of_ours(
 @pytest.mark.timeout(1800)
 @by_name
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_at_every_call_costs_nothing(stage: Stage, story: Story, fault: Fault) -> None:
+def test_update_with_a_fault_at_every_system_call_loses_nothing(
+    stage: Stage, story: Story, fault: Fault
+) -> None:
     holds(crashes.campaign(stage, story, fault), 50)

@@ -139,7 +139,9 @@ IMPATIENT = {"falls silent": {"read_s": 0.1}, SLOW: {"total_s": 2}}
 @pytest.mark.parametrize(
     "fault", [pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in FAULTS]
 )
-def test_what_a_server_does_is_told_and_what_serves_serves_on(fleet: Fleet, fault: str, name: str) -> None:
+def test_update_with_server_errors_reports_them_and_keeps_the_active_model(
+    fleet: Fleet, fault: str, name: str
+) -> None:
     does, said = FAULTS[fault]
     fleet.server.faults[fleet.served(name)] = does
     edit(fleet.root, fetch=LIMITS | IMPATIENT.get(fault, {}))
@@ -154,20 +156,20 @@ def test_what_a_server_does_is_told_and_what_serves_serves_on(fleet: Fleet, faul
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_server_that_fails_now_and_then_is_not_noticed(fleet: Fleet, name: str) -> None:
+def test_update_with_intermittent_server_errors_succeeds(fleet: Fleet, name: str) -> None:
     fleet.server.faults[fleet.served(name)] = servers.first(2, servers.status(500))
     assert fleet.update().result == "updated"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(fleet: Fleet, name: str) -> None:
+def test_update_with_a_busy_server_waits_as_long_as_requested(fleet: Fleet, name: str) -> None:
     fleet.server.faults[fleet.served(name)] = servers.first(2, servers.status(429, Retry_After="60"))
     clock = FakeClock()
     assert fleet.update(clock=clock).result == "updated"
     assert 120 <= clock.now < 130
 
 
-def test_ten_years_ahead_updates_stop_and_what_serves_serves_on(fleet: Fleet) -> None:
+def test_update_with_the_clock_ten_years_ahead_stops_and_keeps_the_active_model(fleet: Fleet) -> None:
     fleet.now += timedelta(days=3650)
     kept = fleet.update()
     assert kept.result == "failed" and "is expired at 2036-02-27 01:00 UTC" in kept.reason
@@ -176,7 +178,7 @@ def test_ten_years_ahead_updates_stop_and_what_serves_serves_on(fleet: Fleet) ->
     assert fleet.update().result == "updated"
 
 
-def test_ten_years_back_updates_go_on_and_refusals_do_not_last_ten_years(fleet: Fleet) -> None:
+def test_update_with_the_clock_ten_years_back_continues_and_rejections_expire(fleet: Fleet) -> None:
     assert fleet.update(gate=Gate({"2.0.0": "probe"})).result == "refused"
     fleet.now -= timedelta(days=3650)
     assert fleet.update().result == "refused", "all that tells the time is when the repository was signed"
@@ -185,7 +187,7 @@ def test_ten_years_back_updates_go_on_and_refusals_do_not_last_ten_years(fleet: 
     assert fleet.update().result == "updated"
 
 
-def test_a_manifest_of_another_release_is_not_taken(fleet: Fleet) -> None:
+def test_manifest_of_another_release_is_rejected(fleet: Fleet) -> None:
     release = release_of(fleet.bundles[1], 3, manifest_sha256=fleet.bundles[2].sha256)
     fleet.point(release.model_dump_json().encode())
     kept = fleet.update()
@@ -193,7 +195,7 @@ def test_a_manifest_of_another_release_is_not_taken(fleet: Fleet) -> None:
     assert fleet.version == "1.0.0"
 
 
-def test_a_pointer_to_another_model_is_not_followed(fleet: Fleet) -> None:
+def test_pointer_to_another_model_is_rejected(fleet: Fleet) -> None:
     content = json.loads(release_of(fleet.bundles[1], 3).model_dump_json())
     fleet.point(json.dumps(content | {"model_id": "other"}).encode())
     kept = fleet.update()
@@ -210,16 +212,14 @@ def test_a_pointer_to_another_model_is_not_followed(fleet: Fleet) -> None:
     ],
     ids=["empty", "of a later version", "nested without end", "too long"],
 )
-def test_a_pointer_that_is_signed_and_makes_no_sense_is_told(
-    fleet: Fleet, content: bytes, reason: str
-) -> None:
+def test_signed_pointer_with_malformed_content_is_reported(fleet: Fleet, content: bytes, reason: str) -> None:
     fleet.point(content)
     kept = fleet.update()
     assert kept.result == "failed" and reason in kept.reason
     assert fleet.version == "1.0.0"
 
 
-def test_a_slot_that_rots_while_it_waits_is_never_switched_to(site: Site, bundles: list[Bundle]) -> None:
+def test_slot_damaged_while_waiting_is_not_activated(site: Site, bundles: list[Bundle]) -> None:
     site.serving = serving = Serving()
     serving.swap(site.root / "current")
     site.repository.publish(bundles[1], 2)
@@ -235,7 +235,7 @@ def test_a_slot_that_rots_while_it_waits_is_never_switched_to(site: Site, bundle
     assert (site.version, site.good) == ("1.0.0", "1.0.0") and "2.0.0" not in serving.swaps
 
 
-def test_starts_of_what_was_committed_to_are_not_counted(site: Site, bundles: list[Bundle]) -> None:
+def test_restarts_of_a_committed_model_are_not_counted(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     told: list[State] = []
     site.update(on_state=lambda kept, _: told.append(kept))
@@ -246,16 +246,14 @@ def test_starts_of_what_was_committed_to_are_not_counted(site: Site, bundles: li
     assert (site.version, site.good) == ("2.0.0", "2.0.0")
 
 
-def test_nobody_is_told_of_success_before_the_model_is_committed_to(
-    site: Site, bundles: list[Bundle]
-) -> None:
+def test_update_success_is_not_reported_before_the_commit(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     told: list[tuple[str, str, str]] = []
     site.update(on_end=lambda kept: told.append((kept.result, site.version, site.good)))
     assert told == [("updated", "2.0.0", "2.0.0")]
 
 
-def test_a_report_that_nobody_takes_takes_nothing_back(site: Site, bundles: list[Bundle]) -> None:
+def test_report_that_cannot_be_delivered_causes_no_rollback(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
 
     def report(_: State) -> None:
@@ -265,14 +263,14 @@ def test_a_report_that_nobody_takes_takes_nothing_back(site: Site, bundles: list
     assert (site.version, site.good) == ("2.0.0", "2.0.0")
 
 
-def test_no_folder_for_temporary_files_is_needed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_without_a_temporary_folder_succeeds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may lie in memory, or on another disk than the slots."""
     monkeypatch.setenv("TMPDIR", "/nowhere")
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert fleet.update().result == "updated"
 
 
-def test_a_folder_that_may_not_be_written_is_told(site: Site, bundles: list[Bundle]) -> None:
+def test_folder_without_write_permission_is_reported(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     (site.root / "staging").rmdir()
     (site.root / "staging").write_bytes(b"in the way")
@@ -283,7 +281,7 @@ def test_a_folder_that_may_not_be_written_is_told(site: Site, bundles: list[Bund
     assert site.update().result == "updated"
 
 
-def test_every_row_of_the_page_names_a_test_that_is_there_and_tells_its_error() -> None:
+def test_fault_page_rows_name_existing_tests_and_their_errors() -> None:
     rows, lines = faults.rows(), faults.PAGE.read_text("utf-8").splitlines()
     assert len(rows) == sum(line.endswith("` |") for line in lines) > 100
     for row in rows:
@@ -294,7 +292,7 @@ def test_every_row_of_the_page_names_a_test_that_is_there_and_tells_its_error() 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_page_tells_the_very_errors_that_its_tests_give() -> None:
+def test_fault_page_matches_the_errors_of_its_tests() -> None:
     command = [sys.executable, "-m", "tests.ota.campaigns.faults", "--check"]
     ended = subprocess.run(command, cwd=faults.ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]

@@ -17,15 +17,15 @@ in_each = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
 
 @in_each
-def test_a_power_cut_at_any_of_a_sample_of_calls_costs_nothing_that_was_claimed(
-    stage: Stage, mode: Mode
-) -> None:
+def test_power_cut_at_sampled_system_calls_keeps_every_confirmed_write(stage: Stage, mode: Mode) -> None:
     report = power.campaign(stage, UPDATE, mode, every=60, first=20 * MODES.index(mode))
     print(crashes.shown([report]))
     assert report.findings == [] and report.hit == report.points >= 4
 
 
-def test_without_synchronisation_claims_would_be_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_cut_without_fsync_loses_confirmed_writes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     report = power.campaign(stage, TAKEN_BACK, MODES[1], every=12, first=11)
     assert any("had been told" in finding for finding in report.findings)
@@ -35,7 +35,7 @@ def test_without_synchronisation_claims_would_be_lost(stage: Stage, monkeypatch:
 @pytest.mark.timeout(3600)
 @in_each
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
-def test_a_power_cut_at_every_call_costs_nothing_that_was_claimed(
+def test_power_cut_at_every_system_call_keeps_every_confirmed_write(
     stage: Stage, story: Story, mode: Mode
 ) -> None:
     report = power.campaign(stage, story, mode)

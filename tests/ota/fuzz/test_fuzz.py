@@ -27,13 +27,13 @@ def readers(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return targets(tmp_path_factory.mktemp("readers"), toy_bundle)
 
 
-def test_each_reader_takes_what_is_right(readers: Sequence[Target]) -> None:
+def test_reader_accepts_valid_input(readers: Sequence[Target]) -> None:
     for reader in readers:
         if reader.name != "answer of a server":  # to another question than is asked
             reader.read(reader.seeds[0])
 
 
-def test_bytes_that_are_nearly_right_raise_nothing_but_errors_of_ours(readers: Sequence[Target]) -> None:
+def test_reader_with_mutated_input_raises_only_coded_errors(readers: Sequence[Target]) -> None:
     for reader in readers:
         fed = feed(reader, range(int(300 * reader.share) + 10))
         assert fed.findings == {}, reader.name
@@ -42,7 +42,9 @@ def test_bytes_that_are_nearly_right_raise_nothing_but_errors_of_ours(readers: S
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_any_bytes_raise_nothing_but_errors_of_ours(readers: Sequence[Target], data: st.DataObject) -> None:
+def test_reader_with_arbitrary_bytes_raises_only_coded_errors(
+    readers: Sequence[Target], data: st.DataObject
+) -> None:
     reader = data.draw(st.sampled_from([reader for reader in readers if reader.share > 0.1]))
     content = data.draw(
         st.binary(max_size=300)
@@ -55,7 +57,7 @@ def test_any_bytes_raise_nothing_but_errors_of_ours(readers: Sequence[Target], d
         reader.read(content)
 
 
-def test_a_role_whose_name_is_no_text_is_told(robot: Robot, repository: Repository) -> None:
+def test_role_name_that_is_not_a_string_is_reported(robot: Robot, repository: Repository) -> None:
     """What a million inputs found: python-tuf takes any name, and fails where it uses it."""
     signed = json.loads(repository.file("targets").read_bytes())["signed"]
     signed["delegations"]["roles"][0]["name"] = 7
@@ -64,7 +66,7 @@ def test_a_role_whose_name_is_no_text_is_told(robot: Robot, repository: Reposito
         robot.fetch()
 
 
-def test_an_error_of_another_kind_is_a_finding_that_names_its_seed() -> None:
+def test_fuzz_run_with_an_unexpected_exception_records_a_finding_with_its_seed() -> None:
     def read(data: bytes) -> None:
         if b"\0" in data:
             raise KeyError("a zero")
@@ -75,7 +77,7 @@ def test_an_error_of_another_kind_is_a_finding_that_names_its_seed() -> None:
     assert b"\0" in mutated(Random(f"weak {seed}"), (b"abc", b"\0\0"), is_json=False)
 
 
-def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzz_run_with_a_slow_input_records_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.ota.fuzz.run._SLOW_S", 0.05)
 
     def read(_: bytes) -> None:
@@ -86,7 +88,7 @@ def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     assert [name.partition(" ")[0] for name in fed.findings] == ["Hung"]
 
 
-def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
+def test_fuzz_results_are_stored_per_target(tmp_path: Path) -> None:
     path = tmp_path / "robustness.json"
     results.keep("fuzzing", {"findings": 0}, path)
     results.keep("power", {"findings": 1}, path)

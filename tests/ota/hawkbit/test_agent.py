@@ -48,7 +48,9 @@ def deployment(*names: str, update: str = "forced", window: str | None = None) -
         ("attempt", "available", True, False),
     ],
 )
-def test_how_far_a_deployment_may_go(update: str, window: str | None, switch: bool, only_fetch: bool) -> None:
+def test_deployment_mode_determines_how_far_the_update_goes(
+    update: str, window: str | None, switch: bool, only_fetch: bool
+) -> None:
     asked = deployment("toy 2.0.0", "camera 7", update=update, window=window)
     assert ddi_mapping.parse_order("5", asked, "toy", confirmed=True) == replace(
         ORDER, switch=switch, only_fetch=only_fetch
@@ -56,7 +58,7 @@ def test_how_far_a_deployment_may_go(update: str, window: str | None, switch: bo
 
 
 @pytest.mark.parametrize("names", [(), ("camera 7",), ("toy 2.0.0", "toy 3.0.0")])
-def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[str, ...]) -> None:
+def test_deployment_without_exactly_one_version_of_this_model_is_rejected(names: tuple[str, ...]) -> None:
     with pytest.raises(ReleaseRejectedError, check=code("hawkbit.ambiguous_deployment")):
         ddi_mapping.parse_order("5", deployment(*names), "toy", confirmed=True)
 
@@ -75,7 +77,7 @@ def test_a_deployment_without_one_version_of_this_model_is_refused(names: tuple[
 @example(
     phase=Phase.IDLE, result="failed", current="1.0.0", good="1.0.0", repository_answered=False, held=True
 )
-def test_only_what_was_committed_to_is_a_success(
+def test_deployment_succeeds_only_after_the_commit(
     phase: Phase, result: str, current: str, good: str, repository_answered: bool, held: bool
 ) -> None:
     state = State(
@@ -101,7 +103,7 @@ def test_only_what_was_committed_to_is_a_success(
     switch=st.booleans(),
     only_fetch=st.booleans(),
 )
-def test_what_is_said_of_an_update_in_work_never_ends_it_and_keeps_the_servers_limits(
+def test_feedback_during_an_update_is_never_final_and_respects_the_server_limits(
     phase: Phase, reason: str, switch: bool, only_fetch: bool
 ) -> None:
     order = replace(ORDER, switch=switch, only_fetch=only_fetch)
@@ -112,7 +114,7 @@ def test_what_is_said_of_an_update_in_work_never_ends_it_and_keeps_the_servers_l
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_an_update_can_be_dropped_or_has_to_end_or_there_is_none(phase: Phase) -> None:
+def test_cancellation_drops_the_update_or_lets_it_finish_or_finds_none(phase: Phase) -> None:
     state = State(phase=phase)
     assert ddi_mapping.can_drop(state) + ddi_mapping.must_finish(state) + (phase is Phase.IDLE) == 1
     assert ddi_mapping.can_drop(state) == (phase in DROPPABLE)
@@ -120,7 +122,7 @@ def test_an_update_can_be_dropped_or_has_to_end_or_there_is_none(phase: Phase) -
     assert not ddi_mapping.is_ready(ORDER, state)
 
 
-def test_an_approval_is_of_one_release() -> None:
+def test_approval_applies_to_one_release() -> None:
     waits = State(phase=Phase.ARMED, work=Work(channel="stable", release=release()))
     assert not ddi_mapping.is_approved(ORDER, waits)
     assert ddi_mapping.is_approved(ORDER, replace(waits, approved="1" * 64))
@@ -131,14 +133,14 @@ def test_an_approval_is_of_one_release() -> None:
 @given(
     alarm=st.text(max_size=300), device=st.text(min_size=1, max_size=300).filter(lambda text: "," not in text)
 )
-def test_attributes_keep_the_servers_limits(alarm: str, device: str) -> None:
+def test_attributes_respect_the_server_limits(alarm: str, device: str) -> None:
     told = ddi_mapping.attributes(settings(engine=device), State(alarm=alarm, good=installed("2.0.0")), "1.0")
     assert all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in told.items())
     assert (told["jepa.version"], told["jepa.release_seq"]) == ("2.0.0", "2")
     assert (told["jepa.alarm"] == "none") == (alarm in ("", "none"))
 
 
-def test_an_answer_ends_the_order_that_it_is_for_and_only_the_last_are_kept(tmp_path: Path) -> None:
+def test_answer_closes_its_own_order_and_only_the_last_answers_are_stored(tmp_path: Path) -> None:
     some = SavedState(order=ORDER)
     assert some.answered("4", ANSWER).order == ORDER
     assert some.answered("5", ANSWER).order is None
@@ -150,7 +152,7 @@ def test_an_answer_ends_the_order_that_it_is_for_and_only_the_last_are_kept(tmp_
     assert saved_state.load(tmp_path / "nothing") == SavedState()
 
 
-def test_an_order_that_a_later_version_kept_with_more_fields_is_read(tmp_path: Path) -> None:
+def test_stored_order_of_a_later_version_with_extra_fields_is_read(tmp_path: Path) -> None:
     path, some = tmp_path / "kept", SavedState(order=ORDER)
     saved_state.save(path, some)
     fields = json.loads(path.read_text())
@@ -160,7 +162,7 @@ def test_an_order_that_a_later_version_kept_with_more_fields_is_read(tmp_path: P
 
 
 @given(content=st.binary(max_size=200))
-def test_what_is_kept_is_read_as_it_was_written_or_not_at_all(
+def test_stored_orders_round_trip_or_are_discarded(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("kept") / "hawkbit.json"

@@ -19,7 +19,7 @@ from tests.ota.hawkbit.ddi_server import DdiServer
 from tests.ota.robots import unreachable
 
 
-def test_a_deployment_that_is_cancelled_before_its_switch_is_dropped(
+def test_deployment_cancelled_before_its_switch_is_dropped(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.serving.may_switch = False
@@ -42,7 +42,7 @@ def test_a_deployment_that_is_cancelled_before_its_switch_is_dropped(
     assert again.status == "finished", "it is no fault of the release that it was cancelled"
 
 
-def test_a_cancellation_is_accepted_before_anything_was_begun(fleet_robot: Robot, ddi: DdiServer) -> None:
+def test_cancellation_before_the_update_started_is_accepted(fleet_robot: Robot, ddi: DdiServer) -> None:
     action = ddi.assign("2.0.0")
     ddi.cancel(action)
     with ddi.fails("/feedback", says(503)):
@@ -52,7 +52,7 @@ def test_a_cancellation_is_accepted_before_anything_was_begun(fleet_robot: Robot
     assert action.ends == [("cancel closed", "success")]
 
 
-def test_a_cancellation_is_accepted_while_the_repository_cannot_be_reached(
+def test_cancellation_with_an_unreachable_repository_is_accepted(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -67,7 +67,7 @@ def test_a_cancellation_is_accepted_while_the_repository_cannot_be_reached(
     assert action.ends == [("cancel closed", "success")] and fleet_robot.version == "1.0.0"
 
 
-def test_a_cancellation_after_the_switch_is_rejected_and_the_success_told(
+def test_cancellation_after_the_switch_is_rejected_and_success_reported(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -81,7 +81,7 @@ def test_a_cancellation_after_the_switch_is_rejected_and_the_success_told(
     assert action.status == "finished" and fleet_robot.version == "2.0.0"
 
 
-def test_a_cancellation_that_cannot_be_written_down_is_not_rejected(
+def test_cancellation_that_cannot_be_stored_is_not_rejected(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -99,7 +99,7 @@ def test_a_cancellation_that_cannot_be_written_down_is_not_rejected(
     assert action.ends == [("cancel closed", "success")] and fleet_robot.state.phase is Phase.IDLE
 
 
-def test_an_action_that_vanished_is_dropped(
+def test_action_deleted_on_the_server_is_dropped(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -114,7 +114,7 @@ def test_an_action_that_vanished_is_dropped(
     assert dropped == [f"deployment {action.id} is no longer requested"]
 
 
-def test_the_latest_of_several_deployments_is_what_serves_in_the_end(
+def test_latest_of_several_deployments_becomes_active(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -128,7 +128,7 @@ def test_the_latest_of_several_deployments_is_what_serves_in_the_end(
 
 
 @pytest.mark.parametrize("was_bad", [False, True])
-def test_a_server_that_numbers_its_deployments_anew_is_not_told_how_an_earlier_one_ended(
+def test_server_that_reuses_deployment_ids_gets_no_result_of_an_earlier_one(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], was_bad: bool
 ) -> None:
     fleet_robot.gate.bad = {"2.0.0": "probe"} if was_bad else {}
@@ -144,7 +144,7 @@ def test_a_server_that_numbers_its_deployments_anew_is_not_told_how_an_earlier_o
     assert (second.ends, fleet_robot.version) == ([("closed", "success")], "3.0.0")
 
 
-def test_a_confirmation_is_given_by_itself_unless_somebody_is_to_approve(
+def test_confirmation_without_local_approval_is_automatic(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -154,7 +154,7 @@ def test_a_confirmation_is_given_by_itself_unless_somebody_is_to_approve(
     assert action.executions[0] == "confirmed" and action.status == "finished"
 
 
-def test_what_somebody_is_to_approve_is_confirmed_after_that_and_switched_to_then(
+def test_confirmation_with_local_approval_waits_for_it_and_then_switches(
     tmp_path: Path, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     robot = Robot(tmp_path / "asks", bundles[0], ddi, approval=True)
@@ -171,7 +171,7 @@ def test_what_somebody_is_to_approve_is_confirmed_after_that_and_switched_to_the
     assert (action.told[0][0], action.status, robot.version) == ("confirmed", "finished", "2.0.0")
 
 
-def test_what_the_gate_refuses_before_it_was_confirmed_is_denied_once(
+def test_release_rejected_by_the_gate_before_confirmation_is_denied_once(
     tmp_path: Path, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     robot = Robot(tmp_path / "asks", bundles[0], ddi, approval=True)
@@ -188,14 +188,14 @@ def test_what_the_gate_refuses_before_it_was_confirmed_is_denied_once(
     assert action.ends[-1] == ("closed", "failure"), "whoever confirms it all the same is told"
 
 
-def test_what_names_no_version_of_this_model_is_denied_once(fleet_robot: Robot, ddi: DdiServer) -> None:
+def test_order_without_a_version_of_this_model_is_denied_once(fleet_robot: Robot, ddi: DdiServer) -> None:
     ddi.confirms = True
     action = ddi.assign("2.0.0", name="another")
     fleet_robot.rounds(4)
     assert action.ends == [("denied", "none")] and "has 0 versions of toy" in action.told[-1][2][0]
 
 
-def test_forced_deployments_do_not_stand_for_the_approval_of_somebody_here(
+def test_forced_deployment_does_not_replace_local_approval(
     tmp_path: Path, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     robot = Robot(tmp_path / "asks", bundles[0], ddi, approval=True)
@@ -217,7 +217,7 @@ def test_forced_deployments_do_not_stand_for_the_approval_of_somebody_here(
     assert action.status == "finished"
 
 
-def test_who_takes_the_lock_to_cancel_the_update_ends_the_deployment(
+def test_operator_cancelling_with_the_lock_ends_the_deployment(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.serving.may_switch = False

@@ -64,7 +64,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> bool:
     return False
 
 
-def test_a_daemon_carries_out_what_the_fleet_orders_and_nothing_that_is_not_signed(
+def test_daemon_executes_fleet_orders_and_rejects_unsigned_ones(
     tmp_path: Path, toy_bundle: Path, ddi: DdiServer
 ) -> None:
     site = Site(tmp_path, toy_bundle, ddi)
@@ -85,7 +85,7 @@ def test_a_daemon_carries_out_what_the_fleet_orders_and_nothing_that_is_not_sign
     assert any("latency_p99_ms" in line for line in right.told[-1][2])
 
 
-def test_a_model_that_computes_something_else_is_refused_and_the_fleet_is_told_why(
+def test_daemon_with_a_model_of_different_outputs_rejects_it_and_reports_why(
     tmp_path: Path, toy_bundle: Path, wrong_bundle: Path, ddi: DdiServer
 ) -> None:
     site = Site(tmp_path, toy_bundle, ddi)
@@ -99,7 +99,7 @@ def test_a_model_that_computes_something_else_is_refused_and_the_fleet_is_told_w
 
 
 @pytest.mark.parametrize("token", [None, "guessed"])
-def test_a_daemon_without_the_right_token_goes_on_asking(
+def test_daemon_without_a_valid_token_keeps_polling(
     tmp_path: Path, toy_bundle: Path, ddi: DdiServer, token: str | None
 ) -> None:
     site = Site(tmp_path, toy_bundle, ddi)

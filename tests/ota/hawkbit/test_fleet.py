@@ -20,7 +20,7 @@ from tests.ota.hawkbit.ddi_server import DdiServer
 from tests.ota.robots import Died, Serving, dies_in, unreachable
 
 
-def test_a_deployment_is_a_success_once_it_is_committed_to(
+def test_deployment_is_successful_once_committed(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     good_at_success: list[str] = []
@@ -38,7 +38,7 @@ def test_a_deployment_is_a_success_once_it_is_committed_to(
     assert action.ends == [("closed", "success")] and len(fleet_robot.repository.fetched) == asked
 
 
-def test_what_the_gate_refused_fails_once_and_is_not_fetched_again(
+def test_release_rejected_by_the_gate_fails_once_and_is_not_fetched_again(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.gate.bad = {"2.0.0": "probe"}
@@ -55,7 +55,7 @@ def test_what_the_gate_refused_fails_once_and_is_not_fetched_again(
     assert fleet_robot.repository.fetched == fetched and fleet_robot.version == "1.0.0"
 
 
-def test_what_fails_in_service_is_taken_back_and_fails(
+def test_model_that_fails_in_service_is_rolled_back_and_the_deployment_fails(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.serving = Serving(bad=("2.0.0",))
@@ -73,7 +73,7 @@ def test_what_fails_in_service_is_taken_back_and_fails(
         ("2.0.0", {"name": "another"}, "has 0 versions of toy (software modules: another 2.0.0)"),
     ],
 )
-def test_what_the_repository_does_not_offer_to_this_robot_fails_without_a_fetch(
+def test_release_not_offered_to_this_robot_fails_without_a_fetch(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], version: str, more: dict[str, str], why: str
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -83,9 +83,7 @@ def test_what_the_repository_does_not_offer_to_this_robot_fails_without_a_fetch(
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 
-def test_a_robot_that_somebody_pinned_stays_with_what_it_has(
-    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
-) -> None:
+def test_pinned_robot_keeps_its_model(fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     operator_requests.pin(fleet_robot.root, pinned=True)
     action = ddi.assign("2.0.0")
@@ -94,7 +92,7 @@ def test_a_robot_that_somebody_pinned_stays_with_what_it_has(
     assert ddi.attributes["jepa.pinned"] == "yes" and not fleet_robot.repository.fetched
 
 
-def test_metadata_of_a_module_may_say_which_model_it_is(
+def test_module_metadata_may_name_the_model(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -104,7 +102,7 @@ def test_metadata_of_a_module_may_say_which_model_it_is(
     assert action.status == "finished" and fleet_robot.version == "2.0.0"
 
 
-def test_what_serves_already_is_a_success_without_asking_the_repository(
+def test_order_for_the_active_model_succeeds_without_repository_access(
     fleet_robot: Robot, ddi: DdiServer
 ) -> None:
     action = ddi.assign("1.0.0")
@@ -113,7 +111,7 @@ def test_what_serves_already_is_a_success_without_asking_the_repository(
     assert fleet_robot.repository.floors is None
 
 
-def test_an_order_waits_for_a_repository_that_cannot_be_reached(
+def test_order_with_an_unreachable_repository_waits(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -126,7 +124,7 @@ def test_an_order_waits_for_a_repository_that_cannot_be_reached(
     assert action.status == "finished"
 
 
-def test_outside_its_window_a_deployment_is_fetched_and_tried_and_not_switched_to(
+def test_deployment_outside_its_window_is_fetched_and_tried_but_not_activated(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -145,7 +143,7 @@ def test_outside_its_window_a_deployment_is_fetched_and_tried_and_not_switched_t
     assert fleet_robot.repository.fetched == fetched
 
 
-def test_a_release_that_is_revoked_while_its_window_is_closed_is_not_switched_to(
+def test_release_revoked_while_its_window_is_closed_is_not_activated(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -158,7 +156,7 @@ def test_a_release_that_is_revoked_while_its_window_is_closed_is_not_switched_to
     assert fleet_robot.version == "1.0.0"
 
 
-def test_download_only_ends_with_the_gate_and_a_later_deployment_does_not_fetch_again(
+def test_download_only_deployment_ends_after_the_gate_and_is_not_fetched_again(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -174,7 +172,7 @@ def test_download_only_ends_with_the_gate_and_a_later_deployment_does_not_fetch_
     assert fleet_robot.repository.fetched == fetched
 
 
-def test_forced_or_not_a_switch_waits_until_the_robot_says_so(
+def test_forced_deployment_waits_until_the_robot_allows_the_switch(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.serving.may_switch = False
@@ -193,7 +191,7 @@ def test_forced_or_not_a_switch_waits_until_the_robot_says_so(
     assert fleet_robot.gate.calls == ["check", "probe", "shadow"], "nothing was done again for it"
 
 
-def test_a_server_that_is_gone_holds_nothing_up(
+def test_unreachable_server_does_not_block_updates(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -216,7 +214,7 @@ def test_a_server_that_is_gone_holds_nothing_up(
     assert action.ends == [("closed", "success")]
 
 
-def test_an_order_that_was_accepted_is_carried_out_without_the_server(
+def test_accepted_order_is_executed_without_the_server(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -230,7 +228,7 @@ def test_an_order_that_was_accepted_is_carried_out_without_the_server(
     assert fleet_robot.version == "2.0.0"
 
 
-def test_an_update_of_somebody_here_that_has_switched_is_ended_first(
+def test_local_update_that_has_switched_finishes_first(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -250,9 +248,7 @@ def test_an_update_of_somebody_here_that_has_switched_is_ended_first(
     assert action.ends == [("closed", "success")]
 
 
-def test_an_update_that_somebody_here_is_at_is_left_to_them(
-    fleet_robot: Robot, bundles: list[Bundle]
-) -> None:
+def test_local_update_in_progress_is_not_interrupted(fleet_robot: Robot, bundles: list[Bundle]) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     with fleet_robot.opened(on_state=dies_in(Phase.ARMED)) as client:
         with pytest.raises(Died):
@@ -263,7 +259,7 @@ def test_an_update_that_somebody_here_is_at_is_left_to_them(
 
 
 @pytest.mark.parametrize("content", [None, b"{", b'{"schema_version": 1, "order": 5}', b"\xff\x00"])
-def test_nothing_is_lost_with_what_the_agent_keeps(
+def test_agent_without_its_stored_state_continues(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], content: bytes | None
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -279,16 +275,14 @@ def test_nothing_is_lost_with_what_the_agent_keeps(
     assert action.status == "finished" and fleet_robot.version == "2.0.0"
 
 
-def test_a_robot_without_a_server_says_so(fleet_robot: Robot) -> None:
+def test_robot_without_a_server_reports_it(fleet_robot: Robot) -> None:
     path = fleet_robot.root / "config.json"
     config.save(path, config.load(path).model_copy(update={"hawkbit": None}))
     assert fleet_robot.round() >= 5
     assert "has no field hawkbit" in fleet_robot.lines[-1]
 
 
-def test_what_may_not_be_fetched_yet_is_not(
-    fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
-) -> None:
+def test_fetch_outside_its_window_waits(fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
     with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
@@ -298,13 +292,13 @@ def test_what_may_not_be_fetched_yet_is_not(
     assert action.status == "finished"
 
 
-def test_a_server_that_asks_to_be_left_alone_is(fleet_robot: Robot, ddi: DdiServer) -> None:
+def test_server_that_requests_a_pause_is_not_polled(fleet_robot: Robot, ddi: DdiServer) -> None:
     with ddi.fails("robot-1", says(429, Retry_After="3600")):
         assert 3240 <= fleet_robot.round() <= 3960
     assert "retry after 3600 s" in fleet_robot.lines[0]
 
 
-def test_feedback_that_the_server_never_takes_holds_no_other_deployment_up(
+def test_feedback_that_the_server_rejects_does_not_block_other_deployments(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     first = ddi.assign("1.0.0")
@@ -317,9 +311,7 @@ def test_feedback_that_the_server_never_takes_holds_no_other_deployment_up(
     assert second.status == "finished" and first.told == []
 
 
-def test_an_answer_to_an_action_that_vanished_is_sent_once_more_and_then_no_more(
-    fleet_robot: Robot, ddi: DdiServer
-) -> None:
+def test_answer_to_a_deleted_action_is_retried_once(fleet_robot: Robot, ddi: DdiServer) -> None:
     action = ddi.assign("1.0.0")
     with ddi.fails(f"/{action.id}/feedback", says(503)):
         fleet_robot.rounds(1)
@@ -329,7 +321,7 @@ def test_an_answer_to_an_action_that_vanished_is_sent_once_more_and_then_no_more
     assert sum(status in (404, 410) for status in answered) == 1
 
 
-def test_when_the_server_answered_last_is_kept_once_an_hour_and_shown(
+def test_time_of_the_last_server_answer_is_stored_hourly_and_shown(
     fleet_robot: Robot, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asked() -> str:
@@ -352,7 +344,7 @@ def test_when_the_server_answered_last_is_kept_once_an_hour_and_shown(
     assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
 
 
-def test_the_server_is_told_of_a_robot_whose_disk_takes_nothing(
+def test_full_disk_is_reported_to_the_server(
     fleet_robot: Robot, ddi: DdiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, _: SavedState) -> None:
@@ -364,7 +356,7 @@ def test_the_server_is_told_of_a_robot_whose_disk_takes_nothing(
     assert "No space left" in fleet_robot.lines[-1]
 
 
-def test_a_deployment_stays_open_while_the_machine_is_too_busy(
+def test_deployment_stays_open_while_the_machine_is_too_busy(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.gate.busy = True

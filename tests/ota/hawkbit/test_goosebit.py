@@ -58,7 +58,7 @@ def robot_of(
     return robot
 
 
-def test_a_robot_registers_takes_a_deployment_and_reports_its_success(
+def test_robot_registers_installs_a_deployment_and_reports_success(
     tmp_path: Path, bundles: list[Bundle], server: GooseBit, repository: Repository
 ) -> None:
     robot = robot_of(tmp_path / "robot-1", bundles[0], server, repository)
@@ -77,7 +77,7 @@ def test_a_robot_registers_takes_a_deployment_and_reports_its_success(
     assert robot.lines == lines and robot.version == "2.0.0"
 
 
-def test_a_version_that_the_repository_does_not_list_is_a_failure_on_the_server(
+def test_version_missing_from_the_repository_fails_on_the_server(
     tmp_path: Path, bundles: list[Bundle], server: GooseBit, repository: Repository
 ) -> None:
     robot = robot_of(tmp_path / "robot-1", bundles[0], server, repository)
@@ -90,7 +90,7 @@ def test_a_version_that_the_repository_does_not_list_is_a_failure_on_the_server(
     )
 
 
-def test_a_version_that_its_gate_refuses_is_a_failure_on_the_server(
+def test_version_rejected_by_the_gate_fails_on_the_server(
     tmp_path: Path, bundles: list[Bundle], server: GooseBit, repository: Repository
 ) -> None:
     robot = robot_of(tmp_path / "robot-1", bundles[0], server, repository)
@@ -102,7 +102,7 @@ def test_a_version_that_its_gate_refuses_is_a_failure_on_the_server(
     assert "2.0.0 does not pass probe" in server.device_log("robot-1")
 
 
-def test_a_robot_without_its_token_is_not_let_in(
+def test_robot_without_its_token_is_rejected(
     tmp_path: Path, bundles: list[Bundle], server: GooseBit, repository: Repository
 ) -> None:
     robot = robot_of(tmp_path / "robot-1", bundles[0], server, repository)
@@ -113,7 +113,7 @@ def test_a_robot_without_its_token_is_not_let_in(
     )
 
 
-def test_two_groups_of_robots_follow_two_versions_of_one_channel(
+def test_two_robot_groups_follow_two_versions_of_one_channel(
     tmp_path: Path, bundles: list[Bundle], server: GooseBit, repository: Repository
 ) -> None:
     canary = robot_of(tmp_path / "canary-1", bundles[0], server, repository, feed="canary")

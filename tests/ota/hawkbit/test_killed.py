@@ -111,7 +111,7 @@ def lives(
 @pytest.mark.parametrize(
     "what", [(DdiClient, "_request"), (atomic_files, "write")], ids=["requests", "writes"]
 )
-def test_a_process_killed_anywhere_leaves_what_the_next_one_ends(
+def test_agent_killed_at_sampled_points_leaves_an_order_to_the_next_process(
     tmp_path: Path, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, what: tuple[Any, str]
 ) -> None:
     lives(tmp_path, bundles, monkeypatch, "success", what, 4)
@@ -123,7 +123,7 @@ def test_a_process_killed_anywhere_leaves_what_the_next_one_ends(
     "what", [(DdiClient, "_request"), (atomic_files, "write")], ids=["requests", "writes"]
 )
 @pytest.mark.parametrize("case", CASES)
-def test_a_process_killed_at_every_request_and_every_write(
+def test_agent_killed_at_every_request_and_write_leaves_an_order_to_the_next_process(
     tmp_path: Path, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, case: str, what: tuple[Any, str]
 ) -> None:
     lives(tmp_path, bundles, monkeypatch, case, what, 1)

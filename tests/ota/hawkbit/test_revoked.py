@@ -23,7 +23,7 @@ def serve_what_is_revoked(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -
     robot.repository.publish(bundles[2], 3, revoked=(2,))
 
 
-def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
+def test_revoked_release_is_replaced_without_a_fleet_order(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -33,7 +33,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_nothing(
     assert any("lists 2.0.0 as installed, but 1.0.0 is active" in line for line in fleet_robot.lines)
 
 
-def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_gone(
+def test_revoked_release_is_replaced_while_the_fleet_server_is_down(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -42,7 +42,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_of_the_fleet_is_g
     assert fleet_robot.version == "1.0.0"
 
 
-def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for_later(
+def test_revoked_release_is_replaced_while_another_is_scheduled_for_later(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -52,7 +52,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_fleet_orders_another_for
     assert fleet_robot.version == "1.0.0"
 
 
-def test_a_release_that_is_revoked_makes_way_though_the_server_does_not_say_what_it_orders(
+def test_revoked_release_is_replaced_while_the_server_answers_without_an_order(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -62,7 +62,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_does_not_say_what
     assert fleet_robot.version == "1.0.0" and action.told == []
 
 
-def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_feedback(
+def test_revoked_release_is_replaced_while_the_server_rejects_feedback(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -73,7 +73,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_feedback
     assert fleet_robot.version == "1.0.0" and action.told == []
 
 
-def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_confirmation(
+def test_revoked_release_is_replaced_while_the_server_rejects_confirmations(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -86,7 +86,7 @@ def test_a_release_that_is_revoked_makes_way_though_the_server_takes_no_confirma
 
 @pytest.mark.parametrize("waits", [False, True], ids=["nothing ordered", "one waits for its window"])
 @pytest.mark.parametrize("busy", [False, True], ids=["asked once a day", "busy for a day"])
-def test_a_server_that_is_asked_seldom_keeps_no_release_that_is_revoked(
+def test_revoked_release_is_replaced_when_the_server_is_polled_rarely(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], busy: bool, waits: bool
 ) -> None:
     (wait_for_its_window if waits else serve_what_is_revoked)(fleet_robot, ddi, bundles)
@@ -101,7 +101,7 @@ def test_a_server_that_is_asked_seldom_keeps_no_release_that_is_revoked(
     assert len(ddi.seen) - polled < 10, "no more than one that went back has to tell"
 
 
-def test_what_the_server_cancels_and_does_not_say_how_is_not_carried_on(
+def test_deployment_cancelled_without_details_is_not_continued(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     action = wait_for_its_window(fleet_robot, ddi, bundles)
@@ -127,7 +127,7 @@ def wait_for_its_window(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> 
     return action
 
 
-def test_a_release_that_is_revoked_makes_way_though_another_waits_for_its_window(
+def test_revoked_release_is_replaced_while_another_waits_for_its_window(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     action = wait_for_its_window(fleet_robot, ddi, bundles)
@@ -147,7 +147,7 @@ def test_a_release_that_is_revoked_makes_way_though_another_waits_for_its_window
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for_its_window(
+def test_revoked_release_is_replaced_at_the_first_safe_moment_while_another_is_scheduled(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], restarts: bool
 ) -> None:
     action = wait_for_its_window(fleet_robot, ddi, bundles)
@@ -180,7 +180,7 @@ def test_what_was_revoked_makes_way_at_the_first_moment_though_another_waits_for
     assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
 
 
-def test_what_was_ordered_does_not_fail_because_what_was_revoked_finds_no_moment_to_make_way(
+def test_ordered_deployment_does_not_fail_while_the_revoked_release_waits_for_a_safe_moment(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
@@ -194,7 +194,7 @@ def test_what_was_ordered_does_not_fail_because_what_was_revoked_finds_no_moment
     assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
 
 
-def test_a_candidate_waits_on_for_its_window_though_its_repository_cannot_be_reached(
+def test_candidate_waits_for_its_window_while_the_repository_is_unreachable(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     action = wait_for_its_window(fleet_robot, ddi, bundles)
@@ -207,7 +207,7 @@ def test_a_candidate_waits_on_for_its_window_though_its_repository_cannot_be_rea
     assert (action.status, fleet_robot.version) == ("finished", "3.0.0")
 
 
-def test_the_server_is_asked_on_while_what_was_revoked_waits_for_a_moment_to_make_way(
+def test_server_is_polled_while_the_revoked_release_waits_for_a_safe_moment(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
@@ -226,7 +226,7 @@ def test_the_server_is_asked_on_while_what_was_revoked_waits_for_a_moment_to_mak
 
 
 @pytest.mark.parametrize("phase", [Phase.CHECK, Phase.DOWNLOAD, Phase.ARMED])
-def test_an_update_that_somebody_here_left_unfinished_keeps_no_release_that_is_revoked(
+def test_unfinished_local_update_does_not_keep_a_revoked_release_active(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], phase: Phase
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)

@@ -42,7 +42,7 @@ def server(tmp_path: Path, ddi: DdiServer) -> DdiClient:
     return connected(tmp_path, ddi)
 
 
-def test_a_poll_says_what_there_is_to_do(server: DdiClient, ddi: DdiServer) -> None:
+def test_poll_returns_the_pending_action(server: DdiClient, ddi: DdiServer) -> None:
     assert server.poll() == Offer(wants_attributes=True, sleep_s=300)
     ddi.asks, ddi.sleep = False, "01:02:03"
     action = ddi.assign("2.0.0")
@@ -55,7 +55,7 @@ def test_a_poll_says_what_there_is_to_do(server: DdiClient, ddi: DdiServer) -> N
     ("sleep", "pause_s"),
     [("00:00:00", 5), ("00:00:04", 5), ("00:05:00", 300), ("24:00:01", 86_400), ("9999:59:59", 86_400)],
 )
-def test_the_pause_is_the_servers_within_bounds(
+def test_poll_interval_is_set_by_the_server_within_limits(
     server: DdiClient, ddi: DdiServer, sleep: str, pause_s: float
 ) -> None:
     ddi.sleep = sleep
@@ -63,7 +63,9 @@ def test_the_pause_is_the_servers_within_bounds(
 
 
 @pytest.mark.parametrize("whose", ["target", "gateway"])
-def test_either_token_lets_a_robot_in_and_no_other(tmp_path: Path, ddi: DdiServer, whose: str) -> None:
+def test_poll_with_a_target_or_gateway_token_is_accepted_and_with_any_other_rejected(
+    tmp_path: Path, ddi: DdiServer, whose: str
+) -> None:
     assert connected(tmp_path, ddi, f"{whose}-secret\n", token=whose).poll().sleep_s == 300
     with pytest.raises(FetchError, check=code("hawkbit.http_status")):
         connected(tmp_path, ddi, "guessed", token=whose).poll()
@@ -71,7 +73,7 @@ def test_either_token_lets_a_robot_in_and_no_other(tmp_path: Path, ddi: DdiServe
         connected(tmp_path, ddi, tenant="OTHER").poll()
 
 
-def test_a_token_that_was_replaced_is_taken_up(server: DdiClient, ddi: DdiServer, tmp_path: Path) -> None:
+def test_replaced_token_file_is_reloaded(server: DdiClient, ddi: DdiServer, tmp_path: Path) -> None:
     server.poll()
     ddi.target_token = "another"
     with pytest.raises(FetchError, check=code("hawkbit.http_status")):
@@ -81,7 +83,7 @@ def test_a_token_that_was_replaced_is_taken_up(server: DdiClient, ddi: DdiServer
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
-def test_a_token_that_others_may_read_is_not_used(
+def test_token_file_readable_by_others_is_rejected(
     server: DdiClient, ddi: DdiServer, tmp_path: Path, mode: int
 ) -> None:
     (tmp_path / "hawkbit.token").chmod(mode)
@@ -91,15 +93,13 @@ def test_a_token_that_others_may_read_is_not_used(
 
 
 @pytest.mark.parametrize("content", ["", "two words", "line\r\nX-Injected: 1", "t\u00f6ken", "x" * 2000])
-def test_what_is_no_token_is_not_sent(tmp_path: Path, ddi: DdiServer, content: str) -> None:
+def test_malformed_token_is_not_sent(tmp_path: Path, ddi: DdiServer, content: str) -> None:
     with pytest.raises(UpdateError, check=code("hawkbit.token_invalid")):
         connected(tmp_path, ddi, content).poll()
     assert not ddi.seen
 
 
-def test_a_token_that_is_missing_or_no_file_is_an_error(
-    server: DdiClient, ddi: DdiServer, tmp_path: Path
-) -> None:
+def test_missing_token_file_is_an_error(server: DdiClient, ddi: DdiServer, tmp_path: Path) -> None:
     file = tmp_path / "hawkbit.token"
     file.unlink()
     with pytest.raises(UpdateError, check=code("hawkbit.token_unreadable")):
@@ -113,7 +113,7 @@ def test_a_token_that_is_missing_or_no_file_is_an_error(
         server.poll()
 
 
-def test_any_name_of_a_robot_or_tenant_stays_one_part_of_the_address(tmp_path: Path) -> None:
+def test_robot_and_tenant_names_stay_one_url_segment(tmp_path: Path) -> None:
     with DdiServer(controller="rover 7/\u00e4?#../x", tenant="a+b/\u00e4?c") as ddi:
         server = connected(tmp_path, ddi)
         action = ddi.assign("2.0.0")
@@ -121,7 +121,7 @@ def test_any_name_of_a_robot_or_tenant_stays_one_part_of_the_address(tmp_path: P
         assert server.deployment(str(action.id)).chunks[0].version == "2.0.0"
 
 
-def test_what_has_not_changed_is_not_sent_again(server: DdiClient, ddi: DdiServer) -> None:
+def test_unchanged_attributes_are_not_sent_again(server: DdiClient, ddi: DdiServer) -> None:
     action = ddi.assign("2.0.0", window=False)
     first = server.deployment(str(action.id))
     server.poll()
@@ -145,7 +145,7 @@ def test_what_has_not_changed_is_not_sent_again(server: DdiClient, ddi: DdiServe
         "",
     ],
 )
-def test_a_link_to_another_robot_tenant_or_resource_is_an_error(
+def test_link_to_another_robot_tenant_or_resource_is_an_error(
     server: DdiClient, ddi: DdiServer, href: str
 ) -> None:
     content = Base.model_validate(
@@ -158,7 +158,7 @@ def test_a_link_to_another_robot_tenant_or_resource_is_an_error(
         server.poll()
 
 
-def test_of_a_link_to_another_host_only_the_id_is_taken(server: DdiClient, ddi: DdiServer) -> None:
+def test_link_to_another_host_contributes_only_its_id(server: DdiClient, ddi: DdiServer) -> None:
     action = ddi.assign("2.0.0")
     href = (
         f"https://behind.a.proxy:8443/hawkbit/default/controller/v1/robot-1/deploymentBase/{action.id}?c=-5"
@@ -185,7 +185,7 @@ def test_of_a_link_to_another_host_only_the_id_is_taken(server: DdiClient, ddi: 
         (999, FetchError, "unknown status"),
     ],
 )
-def test_what_the_server_says_instead_of_an_answer_is_told(
+def test_server_error_answer_is_reported(
     server: DdiClient, ddi: DdiServer, status: int, kind: type[FetchError], why: str
 ) -> None:
     with (
@@ -198,7 +198,7 @@ def test_what_the_server_says_instead_of_an_answer_is_told(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_is_busy_says_for_how_long(server: DdiClient, ddi: DdiServer, status: int) -> None:
+def test_busy_server_reports_its_retry_delay(server: DdiClient, ddi: DdiServer, status: int) -> None:
     with ddi.fails("robot-1", says(status, Retry_After="120")), pytest.raises(BusyError) as raised:
         server.poll()
     assert raised.value.after_s == 120
@@ -229,12 +229,12 @@ def test_a_server_that_is_busy_says_for_how_long(server: DdiClient, ddi: DdiServ
     ],
     ids=lambda content: repr(content[:40]),
 )
-def test_an_answer_that_is_wrong_is_an_error(server: DdiClient, ddi: DdiServer, content: bytes) -> None:
+def test_malformed_answer_is_an_error(server: DdiClient, ddi: DdiServer, content: bytes) -> None:
     with ddi.fails("robot-1", says(200, content)), pytest.raises(FetchError):
         server.poll()
 
 
-def test_an_answer_for_another_action_is_an_error(server: DdiClient, ddi: DdiServer) -> None:
+def test_answer_for_another_action_is_an_error(server: DdiClient, ddi: DdiServer) -> None:
     content = b'{"id": "7", "deployment": {"download": "forced", "update": "forced", "chunks": []}}'
     with (
         ddi.fails("/deploymentBase/5", says(200, content)),
@@ -244,7 +244,7 @@ def test_an_answer_for_another_action_is_an_error(server: DdiClient, ddi: DdiSer
 
 
 @pytest.mark.parametrize("fault", [silent, trickles], ids=["silent", "slow"])
-def test_a_server_that_takes_its_time_is_given_up(
+def test_slow_server_times_out(
     tmp_path: Path, ddi: DdiServer, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(module, "READ_S", 0.3)
@@ -253,7 +253,7 @@ def test_a_server_that_takes_its_time_is_given_up(
         server.poll()
 
 
-def test_a_connection_that_is_refused_or_cut_is_an_error(tmp_path: Path, ddi: DdiServer) -> None:
+def test_connection_refused_or_cut_is_an_error(tmp_path: Path, ddi: DdiServer) -> None:
     def cut(request: Request) -> None:
         request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
         request.close_connection = True
@@ -265,7 +265,7 @@ def test_a_connection_that_is_refused_or_cut_is_an_error(tmp_path: Path, ddi: Dd
 
 
 @pytest.mark.parametrize("url", ["hawkbit.example", "ftp://x", "http://u:p@x", "http://x/?a=b", "http://"])
-def test_what_is_no_address_is_an_error(tmp_path: Path, ddi: DdiServer, url: str) -> None:
+def test_malformed_server_address_is_an_error(tmp_path: Path, ddi: DdiServer, url: str) -> None:
     with pytest.raises(UpdateError):
         connected(tmp_path, ddi, url=url)
 
@@ -285,7 +285,7 @@ _JSON = st.recursive(
     content=_JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=64),
     kind=st.sampled_from([Base, DeploymentBase, ConfirmationBase, CancelAction]),
 )
-def test_whatever_comes_is_read_or_is_a_fetch_error(content: bytes, kind: type[Base]) -> None:
+def test_arbitrary_answer_is_parsed_or_raises_a_fetch_error(content: bytes, kind: type[Base]) -> None:
     try:
         parse(kind, content, "somewhere")
     except FetchError as error:
@@ -293,7 +293,7 @@ def test_whatever_comes_is_read_or_is_a_fetch_error(content: bytes, kind: type[B
 
 
 @given(extra=st.dictionaries(st.text(string.ascii_letters, min_size=1).map("x".__add__), _JSON, max_size=3))
-def test_fields_that_are_not_known_do_no_harm(extra: dict[str, object]) -> None:
+def test_unknown_fields_are_ignored(extra: dict[str, object]) -> None:
     content = extra | {"config": {"polling": {"sleep": "00:00:30"}, **extra}}
     text = json.dumps(content)
     if "NaN" not in text and "Infinity" not in text:
@@ -301,7 +301,7 @@ def test_fields_that_are_not_known_do_no_harm(extra: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("percent", [0, 30])
-def test_how_far_a_download_is_is_told_in_per_cent(percent: int) -> None:
+def test_download_progress_is_reported_in_percent(percent: int) -> None:
     told = feedback("download", "none", ("download: 2.0.0",), percent)["status"]
     assert told["result"] == {"finished": "none", "progress": {"cnt": percent, "of": 100}}
     assert feedback("download", "none", ())["status"]["result"] == {"finished": "none"}

@@ -13,7 +13,7 @@ from tests.ota.hawkbit.ddi_server import DdiServer
 from tests.ota.robots import Died
 
 
-def test_a_pending_deployment_survives_the_publishing_of_the_next_version(
+def test_pending_deployment_survives_publishing_of_the_next_version(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -27,7 +27,7 @@ def test_a_pending_deployment_survives_the_publishing_of_the_next_version(
     assert fleet_robot.state.release_seqs == {"stable/toy": 3}, "the floor is that of the latest release"
 
 
-def test_a_deployment_of_a_version_that_is_not_the_latest_any_more_is_carried_out(
+def test_deployment_of_an_earlier_version_is_executed(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -43,7 +43,7 @@ def test_a_deployment_of_a_version_that_is_not_the_latest_any_more_is_carried_ou
     assert (second.status, fleet_robot.version) == ("finished", "3.0.0")
 
 
-def test_an_update_that_died_goes_on_with_the_version_that_was_ordered(
+def test_interrupted_update_continues_with_the_ordered_version(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -64,7 +64,7 @@ def test_an_update_that_died_goes_on_with_the_version_that_was_ordered(
 
 
 @pytest.mark.parametrize("revoked", [{"revoked": (2,)}, {"revoked_manifests": True}])
-def test_a_version_that_was_revoked_is_not_installed(
+def test_revoked_version_is_not_installed(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], revoked: dict[str, object]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -77,7 +77,7 @@ def test_a_version_that_was_revoked_is_not_installed(
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 
-def test_a_version_that_is_revoked_while_it_serves_makes_way_although_the_fleet_ordered_it(
+def test_version_revoked_while_active_is_replaced_despite_the_fleet_order(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -90,7 +90,7 @@ def test_a_version_that_is_revoked_while_it_serves_makes_way_although_the_fleet_
     assert fleet_robot.version == "1.0.0"
 
 
-def test_a_fleet_cannot_order_what_is_older_than_what_the_robot_is_committed_to(
+def test_fleet_order_older_than_the_committed_release_is_rejected(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -108,7 +108,7 @@ def test_a_fleet_cannot_order_what_is_older_than_what_the_robot_is_committed_to(
     assert (again.status, fleet_robot.version) == ("finished", "2.0.0"), "as a downgrade it may"
 
 
-def test_a_model_that_came_with_the_robot_has_the_number_under_which_the_channel_lists_it(
+def test_factory_model_has_the_version_under_which_the_channel_lists_it(
     tmp_path: Path, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     robot = Robot(tmp_path / "robot", bundles[1], ddi)
@@ -121,7 +121,7 @@ def test_a_model_that_came_with_the_robot_has_the_number_under_which_the_channel
     assert "older than the committed release 2" in action.told[-1][2][0] and robot.version == "2.0.0"
 
 
-def test_a_listed_release_that_is_of_another_version_is_not_followed(
+def test_listed_release_with_a_different_version_is_rejected(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -134,7 +134,7 @@ def test_a_listed_release_that_is_of_another_version_is_not_followed(
     assert "names toy 3.0.0" in action.told[-1][2][0]
 
 
-def test_an_earlier_version_follows_its_own_rollout(
+def test_earlier_version_follows_its_own_rollout(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
@@ -144,7 +144,7 @@ def test_an_earlier_version_follows_its_own_rollout(
     assert action.ends == [("closed", "failure")] and "0 % of the robots" in action.told[-1][2][0]
 
 
-def test_without_a_fleet_the_latest_is_installed(fleet_robot: Robot, bundles: list[Bundle]) -> None:
+def test_robot_without_a_fleet_installs_the_latest(fleet_robot: Robot, bundles: list[Bundle]) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     fleet_robot.repository.publish(bundles[2], 3)
     assert fleet_robot.update().result == "updated" and fleet_robot.version == "3.0.0"
@@ -161,7 +161,7 @@ def test_progress_of_one_execution_is_reported_once_per_poll(
     assert told == ["proceeding", "download", "downloaded", "scheduled", "closed"]
 
 
-def test_a_slow_download_is_reported_once_per_poll(
+def test_slow_download_is_reported_once_per_poll(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
@@ -178,7 +178,7 @@ def test_a_slow_download_is_reported_once_per_poll(
     assert 2 <= downloads <= len(polls)
 
 
-def test_the_version_is_reported_under_the_name_that_other_servers_read(
+def test_version_is_reported_under_the_attribute_that_other_servers_read(
     fleet_robot: Robot, ddi: DdiServer
 ) -> None:
     fleet_robot.rounds(1)
