@@ -80,7 +80,7 @@ def open_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_an_update_goes_live_across_two_accounts(
+def test_update_across_two_accounts_activates_the_release(
     shared_graph: Any, toy_bundle: Path, open_path: Path
 ) -> None:
     bundles = [variant(toy_bundle, open_path / version, version) for version in ("1.0.0", "2.0.0")]

@@ -33,7 +33,7 @@ class Ears:
 
 
 @pytest.mark.parametrize("stamped", [False, True])
-def test_velocities_are_fields_of_a_twist(stamped):
+def test_velocity_command_fills_the_fields_of_a_twist(stamped):
     told = actions.create_action_commands(["angular.z", "linear.x"], stamped=stamped)
     (message,) = told.messages(np.array([0.5, -1.0]), HEADER)
     assert not stamped or message.header == HEADER
@@ -46,7 +46,7 @@ def test_velocities_are_fields_of_a_twist(stamped):
     np.testing.assert_array_equal(executed, [[0.5, -1.0]])
 
 
-def test_pose_deltas_are_a_pose_and_a_gripper():
+def test_pose_delta_command_is_a_pose_and_a_gripper():
     told = actions.create_action_commands(actions.POSE_DELTA)
     delta = np.array([0.01, -0.02, 0.03, 0.1, 0.0, 0.0, 0.4], np.float32)
     gripper, pose = told.messages(delta, HEADER)
@@ -59,7 +59,7 @@ def test_pose_deltas_are_a_pose_and_a_gripper():
     assert told.twist(delta).angular.x == pytest.approx(0.1)
 
 
-def test_what_is_told_of_pose_deltas_is_heard_with_the_gripper_before_it():
+def test_read_pose_delta_includes_the_preceding_gripper_command():
     told = actions.create_action_commands(actions.POSE_DELTA)
     delta = np.array([0.01, -0.02, 0.03, 0.1, -0.2, 0.3, 0.4], np.float32)
     gripper, pose = told.messages(delta, HEADER)
@@ -71,7 +71,7 @@ def test_what_is_told_of_pose_deltas_is_heard_with_the_gripper_before_it():
     np.testing.assert_allclose(executed, [delta], atol=1e-6)
 
 
-def test_a_model_may_have_some_of_them_in_any_order_and_the_others_are_zero():
+def test_action_subset_in_any_order_sets_the_other_fields_to_zero():
     told = actions.create_action_commands(["yaw", "x"])
     delta = np.array([0.2, 0.01])
     (pose,) = told.messages(delta, HEADER)
@@ -86,12 +86,12 @@ def test_a_model_may_have_some_of_them_in_any_order_and_the_others_are_zero():
     )
 
 
-def test_other_names_are_refused_and_what_there_is_is_told():
+def test_unknown_action_names_are_rejected_with_the_valid_ones():
     with pytest.raises(ValueError, match=r"wheel.*geometry_msgs/Twist.*pose deltas \(x, y, z"):
         actions.create_action_commands(["wheel", "x"])
 
 
-def test_angles_are_a_rotation_about_fixed_axes():
+def test_angles_are_rotations_about_fixed_axes():
     transform = pytest.importorskip("scipy.spatial.transform", reason="scipy is not installed (extra export)")
     roll, pitch, yaw = 0.3, -0.8, 2.1
     q = actions.quaternion_from_euler(roll, pitch, yaw)
@@ -102,18 +102,18 @@ def test_angles_are_a_rotation_about_fixed_axes():
 
 
 @given(angle, angle, angle)
-def test_angles_of_a_rotation_come_back(roll, pitch, yaw):
+def test_quaternion_round_trip_returns_the_same_angles(roll, pitch, yaw):
     found = actions.euler_from_quaternion(actions.quaternion_from_euler(roll, pitch, yaw))
     np.testing.assert_allclose(found, [roll, pitch, yaw], atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1e-200, 0.5, 1e200])
-def test_a_quaternion_of_another_length_is_the_same_rotation(length):
+def test_quaternion_of_another_norm_is_the_same_rotation(length):
     one = actions.quaternion_from_euler(0.3, -0.2, 0.1)
     other = Quaternion(w=length * one.w, x=length * one.x, y=length * one.y, z=length * one.z)
     np.testing.assert_allclose(actions.euler_from_quaternion(other), [0.3, -0.2, 0.1])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_of_numbers_that_are_not_finite_no_angle_is(number):
+def test_quaternion_with_non_finite_values_has_no_angles(number):
     assert np.isnan(actions.euler_from_quaternion(Quaternion(w=1.0, x=number))).all()

@@ -24,7 +24,7 @@ from jepa_runtime.errors import JepaRuntimeError
 pytestmark = pytest.mark.ros
 
 
-def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: Any) -> None:
+def test_service_that_raises_is_logged_and_answers_the_next_request(owner: Any, capfd: Any) -> None:
     calls: list[Any] = []
 
     def answer(request: Any, response: Any) -> Any:
@@ -50,7 +50,7 @@ def test_what_raises_once_is_told_and_answered_the_next_time(owner: Any, capfd: 
 
 
 @pytest.mark.parametrize("service", [EvaluateActions, Trigger])
-def test_every_failure_is_answered_whatever_failed_before(owner: Any, tmp_path: Path, service: Any) -> None:
+def test_every_failed_request_is_answered(owner: Any, tmp_path: Path, service: Any) -> None:
     failures: list[Exception] = [
         JepaRuntimeError("refused"),
         RuntimeError("broken"),
@@ -79,7 +79,7 @@ def test_every_failure_is_answered_whatever_failed_before(owner: Any, tmp_path: 
     assert heard == said
 
 
-def test_services_and_actions_are_remapped_as_those_of_their_owner(ros_graph: Any, toy_bundle: Path) -> None:
+def test_services_and_actions_follow_the_remapping_of_their_owner(ros_graph: Any, toy_bundle: Path) -> None:
     names = {
         "world_model": ("evaluate_actions", "swap_model", "rollback_model", "commit_model", "set_goal"),
         "planner": ("reach_goal",),

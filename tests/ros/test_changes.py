@@ -60,6 +60,6 @@ class Arm(World):
     # Without progress the robot is stuck repeatedly and executes recovery motions.
     [(Base, 0.995), (Base, 1.0), (Arm, 0.995), (Arm, 1.0)],
 )
-def test_from_command_to_command_as_much_changes_as_is_allowed_and_no_more(robot, nearer):
+def test_consecutive_commands_change_by_at_most_the_limit(robot, nearer):
     changes = robot().changes(1600, nearer=nearer)
     np.testing.assert_allclose(changes.max(axis=0), LIMITS.max_change, atol=1e-6)

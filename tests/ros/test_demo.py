@@ -53,7 +53,7 @@ def start(bundle: Path, out: Path, seconds: str = "3") -> subprocess.Popen[str]:
     )
 
 
-def test_the_demo_leaves_its_results(toy_bundle, tmp_path):
+def test_demo_writes_its_results(toy_bundle, tmp_path):
     demo = start(toy_bundle, tmp_path)
     said, _ = demo.communicate(timeout=60)
     assert demo.returncode == 0, said
@@ -70,7 +70,7 @@ def test_the_demo_leaves_its_results(toy_bundle, tmp_path):
     assert "end to end" in said
 
 
-def test_a_node_that_dies_fails_the_demo_and_is_named(toy_bundle, tmp_path):
+def test_demo_with_a_dead_node_fails_and_names_it(toy_bundle, tmp_path):
     demo = start(toy_bundle, tmp_path, seconds="30")
     deadline = time.monotonic() + 20
     victims: list[psutil.Process] = []
@@ -86,7 +86,7 @@ def test_a_node_that_dies_fails_the_demo_and_is_named(toy_bundle, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_the_demo_stops_its_nodes_and_keeps_what_it_has(toy_bundle, tmp_path, number):
+def test_interrupted_demo_stops_its_nodes_and_keeps_its_results(toy_bundle, tmp_path, number):
     demo = start(toy_bundle, tmp_path, seconds="60")
     recording = tmp_path / "demo.mcap.partial"
     deadline = time.monotonic() + 20
@@ -103,13 +103,13 @@ def test_interrupted_the_demo_stops_its_nodes_and_keeps_what_it_has(toy_bundle, 
 @pytest.mark.parametrize(
     ("seconds", "reason"), [("soon", "DEMO_SECONDS must be a number"), ("0", "between 1 and 86400")]
 )
-def test_a_wrong_duration_is_refused(toy_bundle, tmp_path, seconds, reason):
+def test_demo_with_an_invalid_duration_is_rejected(toy_bundle, tmp_path, seconds, reason):
     demo = start(toy_bundle, tmp_path, seconds=seconds)
     said, _ = demo.communicate(timeout=20)
     assert demo.returncode == 1 and reason in said
 
 
-def test_without_a_bundle_the_demo_says_what_is_missing(tmp_path):
+def test_demo_without_a_bundle_reports_what_is_missing(tmp_path):
     demo = start(tmp_path / "nothing", tmp_path)
     said, _ = demo.communicate(timeout=20)
     assert demo.returncode == 1 and "manifest.json" in said
@@ -124,7 +124,7 @@ def update() -> ModuleType:
         return importlib.import_module("update")
 
 
-def test_the_demos_take_another_domain_than_the_shells_so_that_they_drive_no_robot(update, monkeypatch):
+def test_demos_use_another_domain_than_the_shell(update, monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", "7")
     chosen = {update.own_graph()["ROS_DOMAIN_ID"] for _ in range(2000)}
     assert "7" not in chosen and len(chosen) > 50
@@ -151,7 +151,7 @@ def story(update: ModuleType, **last: Any) -> Any:
     return update.Story(updates, [0.1 * n for n in range(300)], [5.0] * 300, [12.3], summary)
 
 
-def test_the_page_tells_each_release_and_needs_nothing_else(update):
+def test_update_page_shows_each_release_and_is_self_contained(update):
     page = update.update_page.render(story(update, reason="<b>its error is</b> 0.4"))
     for offer in update.OFFERS:
         assert offer.version in page and offer.what.replace("'", "&#x27;") in page
@@ -160,7 +160,7 @@ def test_the_page_tells_each_release_and_needs_nothing_else(update):
     assert "http" not in page.replace("http-equiv", "").replace("over HTTP", "") and "<script" not in page
 
 
-def test_the_band_of_a_comparison_is_its_confidence_sequence_as_ratios(update):
+def test_comparison_band_is_the_confidence_sequence_as_ratios(update):
     compared = update.Compared(600, 1.0, 1.25, low=-0.06, high=-0.04)
     # The active model scores 0.2: the candidate's ratio lies between 1.25 - 0.06 / 0.2 and 1.25 - 0.04 / 0.2.
     assert compared.band == pytest.approx((0.95, 1.05))
@@ -177,12 +177,12 @@ def test_the_band_of_a_comparison_is_its_confidence_sequence_as_ratios(update):
         ),
     ],
 )
-def test_a_release_that_ends_otherwise_fails_the_update_demo(update, last, fault):
+def test_update_demo_with_an_unexpected_result_fails(update, last, fault):
     found = update.unexpected_results(story(update, **last))
     assert found == [] if not fault else fault in found[0]
 
 
-def test_the_update_demo_fails_where_another_model_serves_in_the_end(update):
+def test_update_demo_with_the_wrong_final_model_fails(update):
     told = story(update)
     told.summary["model"]["version"] = "1.0.0"
     assert update.unexpected_results(told) == ["1.0.0 is active at the end instead of 1.1.0"]
@@ -190,7 +190,7 @@ def test_the_update_demo_fails_where_another_model_serves_in_the_end(update):
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_of_three_releases_one_goes_live_and_two_are_refused(two_rooms_bundle, tmp_path):
+def test_update_demo_activates_one_release_and_rejects_two(two_rooms_bundle, tmp_path):
     command = [sys.executable, str(DEMO / "update.py"), "--bundle", str(two_rooms_bundle)]
     done = subprocess.run(
         [*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=400, check=False

@@ -26,22 +26,22 @@ def verdict(**changes):
     return assess(replace(WELL, **changes), BEFORE, LIMITS)
 
 
-def test_a_node_that_serves_is_ok():
+def test_serving_node_is_ok():
     assert verdict().level is Level.OK
 
 
-def test_results_over_the_budget_are_a_warning_that_counts_them():
+def test_results_over_the_budget_are_a_counted_warning():
     late = verdict(deadline_misses=3, miss_run=1)
     assert late.level is Level.WARN
     assert "3 of 30" in late.message and "33 ms" in late.message
     assert verdict(deadline_misses=1, miss_run=1).level is Level.WARN
 
 
-def test_a_run_of_misses_is_an_error():
+def test_run_of_deadline_misses_is_an_error():
     assert verdict(deadline_misses=10, miss_run=10).level is Level.ERROR
 
 
-def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
+def test_run_of_deadline_misses_that_ended_before_the_check_is_an_error():
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing = Stats(*[0] * 7, resets={})
     watch = serving.StreamMonitor(nothing, clock=lambda: 0.0)
@@ -64,14 +64,14 @@ def test_a_run_of_misses_that_ends_before_the_verdict_is_an_error_too():
     assert told(*[True] * 6) is Level.ERROR, "a run goes on over verdicts"
 
 
-def test_images_of_which_nothing_is_foreseen_are_a_warning_that_says_why():
+def test_images_without_predictions_are_a_warning_with_the_reason():
     assert verdict(unforeseen_s=0.9).level is Level.OK, "a history begins with images without futures"
     found = verdict(unforeseen_s=3.0)
     assert found.level is Level.WARN
     assert "no futures for 3.0 s" in found.message and "what was executed" in found.message
 
 
-def test_images_that_nothing_can_be_held_against_are_a_warning_that_says_why():
+def test_images_without_surprise_are_a_warning_with_the_reason():
     assert verdict(unjudged_s=2.9).level is Level.OK, "a history begins with images without surprise"
     assert assess(replace(WELL, unjudged_s=5.9), BEFORE, replace(LIMITS, stale_after_s=2.0)).level is Level.OK
     found = verdict(unjudged_s=4.0)
@@ -80,14 +80,14 @@ def test_images_that_nothing_can_be_held_against_are_a_warning_that_says_why():
 
 
 @pytest.mark.parametrize(("age_s", "words"), [(7.0, "7.0 s behind"), (-7.0, "7.0 s ahead of")])
-def test_stamps_by_another_clock_than_that_of_the_commands_are_a_warning(age_s, words):
+def test_stamps_of_another_clock_than_the_commands_are_a_warning(age_s, words):
     assert verdict(stamp_age_s=age_s / 10).level is Level.OK
     found = verdict(stamp_age_s=age_s)
     assert found.level is Level.WARN and f"{words} this node's clock" in found.message
 
 
 @pytest.mark.parametrize(("what", "figure"), [("futures", "unforeseen_s"), ("surprise", "unjudged_s")])
-def test_how_long_an_image_had_none_counts_from_the_first_that_had_not(what, figure):
+def test_time_without_a_value_counts_from_the_first_image_without_it(what, figure):
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing, now = Stats(*[0] * 7, resets={}), [0.0]
     watch = serving.StreamMonitor(nothing, clock=lambda: now[0])
@@ -107,7 +107,7 @@ def test_how_long_an_image_had_none_counts_from_the_first_that_had_not(what, fig
     assert since(30.0, None) == 0.0
 
 
-def test_what_went_wrong_in_an_earlier_period_is_forgiven():
+def test_failures_of_an_earlier_period_are_ignored():
     told = {"failed": 2, "undelivered": 3, "errors": 4, "deadline_misses": 5, "dropped": 60}
     past = told | {"bad_frames": {"bad_stamp": 9}}
     before, now = replace(BEFORE, **past), replace(WELL, **past)
@@ -117,20 +117,20 @@ def test_what_went_wrong_in_an_earlier_period_is_forgiven():
     assert assess(replace(now, undelivered=4), before, LIMITS).message.startswith("1 results could not be")
 
 
-def test_without_frames_the_node_is_stale_whatever_the_last_result_was():
+def test_node_without_frames_is_stale_whatever_the_last_result():
     silent = verdict(frame_age_s=4.2, result_age_s=4.2, received=270, processed=270)
     assert silent.level is Level.STALE
     assert "4.2 s" in silent.message
 
 
-def test_a_topic_that_never_delivered_is_stale_and_asked_about():
+def test_topic_that_never_delivered_is_stale_and_named():
     nothing = Health(active_for_s=5.0, frame_age_s=NEVER, result_age_s=NEVER)
     found = assess(nothing, nothing, LIMITS)
     assert found.level is Level.STALE
     assert "topic" in found.message
 
 
-def test_what_may_be_behind_it_stands_before_the_verdict_and_is_a_warning_at_least():
+def test_causes_precede_the_verdict_and_raise_it_to_a_warning():
     well, stalled = verdict(), verdict(result_age_s=3.0)
     assert diagnostics.with_causes(well, ()) is well and diagnostics.with_warnings(well, ()) is well
     assert diagnostics.with_causes(well, ["two", "clocks"]) == diagnostics.Verdict(
@@ -140,18 +140,18 @@ def test_what_may_be_behind_it_stands_before_the_verdict_and_is_a_warning_at_lea
     assert found.level is Level.ERROR and found.message.startswith("two clocks; stalled")
 
 
-def test_just_activated_is_ok_without_frames():
+def test_just_activated_node_without_frames_is_ok():
     fresh = Health(active_for_s=0.2, frame_age_s=NEVER, result_age_s=NEVER)
     assert assess(fresh, fresh, LIMITS).level is Level.OK
 
 
-def test_a_node_that_has_stalled_does_not_stay_ok():
+def test_stalled_node_is_an_error():
     stalled = verdict(result_age_s=3.0, received=300, processed=270)
     assert stalled.level is Level.ERROR
     assert "stalled" in stalled.message
 
 
-def test_a_node_that_never_produced_a_result_is_stalled():
+def test_node_without_any_result_is_stalled():
     stalled = Health(active_for_s=5.0, frame_age_s=0.01, result_age_s=NEVER, received=150)
     assert assess(stalled, stalled, LIMITS).level is Level.ERROR
 
@@ -162,31 +162,31 @@ def test_failed_frames_are_an_error_with_the_reason():
     assert "engine gone" in failed.message
 
 
-def test_results_that_reach_nobody_are_an_error_with_the_reason():
+def test_unpublished_results_are_an_error_with_the_reason():
     unsent = verdict(undelivered=2, errors=2, last_error="cannot publish data")
     assert unsent.level is Level.ERROR
     assert "2 results" in unsent.message and "cannot publish data" in unsent.message
 
 
-def test_what_goes_wrong_beside_the_frames_is_a_warning():
+def test_errors_outside_frames_are_a_warning():
     beside = verdict(errors=1, last_error="goal cannot be encoded")
     assert beside.level is Level.WARN and "goal cannot be encoded" in beside.message
     assert assess(replace(WELL, errors=1), replace(BEFORE, errors=1), LIMITS).level is Level.OK
 
 
-def test_refused_frames_among_good_ones_are_a_warning_that_names_the_reason():
+def test_some_rejected_frames_are_a_warning_with_the_reason():
     some = verdict(bad_frames={"bad_stamp": 1})
     assert some.level is Level.WARN
     assert "bad_stamp" in some.message
 
 
-def test_a_stream_of_nothing_but_refused_frames_is_an_error():
+def test_only_rejected_frames_are_an_error():
     refused = verdict(bad_frames={"bad_image": 30}, processed=270, result_age_s=1.5)
     assert refused.level is Level.ERROR
     assert "bad_image" in refused.message
 
 
-def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
+def test_single_camera_has_plain_topics_and_several_are_prefixed():
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     (alone,) = serving.create_camera_streams(["image"]).values()
     assert (alone.prefix, alone.goal_topic, alone.label) == ("~", "goal_image", "inference")
@@ -197,7 +197,7 @@ def test_a_single_camera_has_the_plain_topics_and_several_are_told_apart():
 
 
 @pytest.mark.parametrize("topics", [[], ["front", "front"], ["/front"], ["front/"], ["9"], ["a b"], [""]])
-def test_cameras_need_names_that_are_relative_topics_and_different(topics):
+def test_camera_names_must_be_distinct_relative_topics(topics):
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     with pytest.raises(JepaRuntimeError, check=code("node.invalid_parameter")):
         serving.create_camera_streams(topics)

@@ -33,7 +33,7 @@ def later(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("folder", ["ros2_ws/src", "examples", "demo"])
-def test_nothing_is_used_that_came_after_humble(folder: str) -> None:
+def test_packages_use_nothing_newer_than_humble(folder: str) -> None:
     files = sorted((ROOT / folder).rglob("*.py"))
     assert files
     used = {file.name: found for file in files if (found := [*later(ast.parse(file.read_text("utf-8")))])}

@@ -78,7 +78,7 @@ def commands(*names, stamped=False):
     return made, node.publisher
 
 
-def test_velocities_are_told_for_each_image_and_to_stand_for_half_a_second(clock):
+def test_velocities_are_sent_per_image_and_stops_for_half_a_second(clock):
     """A best-effort subscriber may lose a message."""
     told, publisher = commands("linear.x")
     for stamp_ns in (0, 33_000_000, 66_000_000):
@@ -92,7 +92,7 @@ def test_velocities_are_told_for_each_image_and_to_stand_for_half_a_second(clock
     assert told.stop() and publisher.sent[-1].linear.x == 0.0
 
 
-def test_a_stamped_velocity_bears_the_time_at_which_it_was_told():
+def test_stamped_velocity_carries_its_send_time():
     told, publisher = commands("linear.x", stamped=True)
     told.send(np.array([0.5]), 33_000_000)
     told.stop()
@@ -100,7 +100,7 @@ def test_a_stamped_velocity_bears_the_time_at_which_it_was_told():
     assert [message.header for message in publisher.sent] == [Header(stamp=NOW, frame_id="base_link")] * 2
 
 
-def test_what_another_process_told_before_is_not_known_so_the_robot_is_told_to_stand(clock):
+def test_commands_of_an_earlier_process_are_unknown_so_a_stop_is_sent(clock):
     told, publisher = commands("linear.x")
     assert not told.stop()
     clock.now_s += 1.0
@@ -108,7 +108,7 @@ def test_what_another_process_told_before_is_not_known_so_the_robot_is_told_to_s
     assert [message.linear.x for message in publisher.sent] == [0.0]
 
 
-def test_who_listens_later_is_told_to_stand_too_but_not_while_the_robot_drives(clock):
+def test_late_subscriber_receives_a_stop_only_while_the_robot_is_stopped(clock):
     told, publisher = commands("linear.x")
     publisher.listeners = 0
     told.stop()
@@ -128,7 +128,7 @@ def test_who_listens_later_is_told_to_stand_too_but_not_while_the_robot_drives(c
 
 
 @pytest.mark.parametrize(("stamps", "sent"), [((0, 0, 1, STEP_NS - 1, STEP_NS), 2), ((STEP_NS, 0), 2)])
-def test_a_pose_delta_is_not_told_before_the_last_one_is_done_unless_time_was_set_back(stamps, sent):
+def test_pose_delta_is_not_sent_before_the_last_one_is_done_unless_time_was_set_back(stamps, sent):
     told, publisher = commands("x", "yaw")
     for stamp_ns in stamps:
         told.send(np.array([0.01, 0.1]), stamp_ns)
@@ -136,7 +136,7 @@ def test_a_pose_delta_is_not_told_before_the_last_one_is_done_unless_time_was_se
 
 
 @pytest.mark.parametrize("rate_hz", [5, 10, 30, 100])
-def test_images_a_little_early_or_late_cost_no_pose_delta_and_give_none_too_many(rate_hz):
+def test_slightly_early_or_late_images_neither_skip_nor_add_pose_deltas(rate_hz):
     told, publisher = commands("x", "yaw")
     jitter, stamps = np.random.default_rng(0), []
     for index in range(60 * rate_hz):
@@ -148,14 +148,14 @@ def test_images_a_little_early_or_late_cost_no_pose_delta_and_give_none_too_many
     assert min(np.diff(stamps)) >= STEP_NS * 3 / 4
 
 
-def test_after_an_image_that_is_clearly_late_the_next_step_has_its_full_length():
+def test_step_after_a_clearly_late_image_has_full_length():
     told, publisher = commands("x", "yaw")
     for stamp_ns in (0, STEP_NS * 3 // 2, 2 * STEP_NS, STEP_NS * 5 // 2):
         told.send(np.array([0.01, 0.1]), stamp_ns)
     assert [message.header.stamp.nanosec for message in publisher.sent] == [0, 300_000_000, 500_000_000]
 
 
-def test_what_the_robot_does_is_what_it_was_told_last():
+def test_current_action_is_the_last_command_sent():
     told, _ = commands("x", "yaw")
     np.testing.assert_array_equal(told.last_command, [0, 0])
     told.send(np.array([0.01, 0.1]), 0)
@@ -167,7 +167,7 @@ def test_what_the_robot_does_is_what_it_was_told_last():
     np.testing.assert_array_equal(told.last_command, [0.03, 0.3])
 
 
-def test_it_is_known_that_somebody_did_not_hear_of_it(clock):
+def test_unacknowledged_stop_is_reported_after_a_while(clock):
     told, publisher = commands("linear.x")
     publisher.acknowledged = False
     told.send(np.array([0.5]), 0)
@@ -180,21 +180,21 @@ def test_it_is_known_that_somebody_did_not_hear_of_it(clock):
     assert not told.stop_unacknowledged()
 
 
-def test_the_last_word_is_to_stand_whatever_came_before():
+def test_close_always_sends_a_stop():
     told, publisher = commands("linear.x")
     told.close()
     assert publisher.sent[-1].linear.x == 0.0
     assert publisher.patience_s > 0, "and to arrive"
 
 
-def test_a_robot_that_moved_hears_the_last_word_several_times():
+def test_close_after_motion_repeats_the_stop():
     told, publisher = commands("linear.x")
     told.send(np.array([0.5]), 0)
     told.close()
     assert [message.linear.x for message in publisher.sent] == [0.5] + [0.0] * 11
 
 
-def test_of_an_arm_and_its_gripper_both_are_to_hear_of_it(clock):
+def test_stop_must_be_acknowledged_by_arm_and_gripper(clock):
     told, _ = commands("x", "gripper")
     told.publishers[0] = gripper = Publisher()
     gripper.acknowledged = False
@@ -203,7 +203,7 @@ def test_of_an_arm_and_its_gripper_both_are_to_hear_of_it(clock):
     assert told.stop_unacknowledged()
 
 
-def test_of_an_action_that_could_not_be_told_whole_the_robot_is_told_to_stand():
+def test_partially_sent_action_is_followed_by_a_stop():
     told, publisher = commands("x", "gripper")
     told.stop()
     publisher.publish = Mock(side_effect=[None, RuntimeError("no room to publish")])
@@ -213,7 +213,7 @@ def test_of_an_action_that_could_not_be_told_whole_the_robot_is_told_to_stand():
     assert told.stop() and publisher.sent[-2].data == 0.0
 
 
-def test_where_to_stand_could_not_be_told_it_is_told_the_next_time():
+def test_failed_stop_is_sent_again_the_next_time():
     told, publisher = commands("linear.x")
     told.send(np.array([0.5]), 0)
     publisher.publish = Mock(side_effect=RuntimeError("no room to publish"))

@@ -50,7 +50,7 @@ def demo(model: WorldModel, seed: int, *, announced: bool) -> tuple[SimulatedRob
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_driving_with_announced_episodes_bounds_hold_and_nothing_warns(model: WorldModel, seed: int) -> None:
+def test_bounds_hold_without_warnings_when_episodes_are_announced(model: WorldModel, seed: int) -> None:
     robot, stated = demo(model, seed, announced=True)
     assert [each.undercovered for each in stated] == [()] * SECONDS
     assert not robot.alarms
@@ -61,7 +61,7 @@ def test_driving_with_announced_episodes_bounds_hold_and_nothing_warns(model: Wo
     assert (last.bounds < 2 * model.manifest.error_bounds[-1]).all()
 
 
-def test_driving_with_unannounced_episodes_is_noticed(model: WorldModel) -> None:
+def test_unannounced_episodes_are_detected(model: WorldModel) -> None:
     """The monitor has the power to notice bounds that do not hold."""
     robot, stated = demo(model, 0, announced=False)
     assert sum(bool(each.undercovered) for each in stated) > SECONDS / 2

@@ -70,7 +70,7 @@ def sequences(count: int, steps: int = HORIZON) -> np.ndarray:
     return np.random.default_rng(count).uniform(-0.5, 0.5, (count, steps, 2))
 
 
-def test_without_a_goal_latents_can_be_asked_for_and_start_from_the_newest_image(model: Model) -> None:
+def test_evaluation_without_a_goal_returns_latents_from_the_newest_image(model: Model) -> None:
     model.set_goal()
     model.serve(lambda: not model.futures[-1].has_goal)
     model.graph.spin_for(0.2)
@@ -83,7 +83,7 @@ def test_without_a_goal_latents_can_be_asked_for_and_start_from_the_newest_image
     assert len(answer.error_bounds) == HORIZON
 
 
-def test_answers_are_the_futures_that_are_published_for_the_same_actions(model: Model) -> None:
+def test_evaluation_returns_the_published_futures_of_the_same_actions(model: Model) -> None:
     model.serve()
     model.graph.spin_for(0.2)
     published = model.futures[-1]
@@ -92,7 +92,7 @@ def test_answers_are_the_futures_that_are_published_for_the_same_actions(model: 
     np.testing.assert_array_equal(messages.array_of(answer.latents), messages.array_of(published.latents))
 
 
-def test_energies_are_those_to_the_goal_that_was_set(model: Model) -> None:
+def test_evaluation_energies_are_those_to_the_current_goal(model: Model) -> None:
     assert model.set_goal(image=image(), stamp=to_time(77_000_000_000)).success
     model.serve(lambda: model.futures[-1].has_goal)
     model.graph.spin_for(0.2)
@@ -105,7 +105,7 @@ def test_energies_are_those_to_the_goal_that_was_set(model: Model) -> None:
     assert answer.current_energy == pytest.approx(model.futures[-1].current_energy)
 
 
-def test_a_goal_may_be_a_latent_that_was_seen(model: Model) -> None:
+def test_evaluation_goal_may_be_a_past_latent(model: Model) -> None:
     seen = model.latents[-1].latent
     assert model.set_goal(latent=seen, stamp=to_time(88)).success
     model.serve(lambda: from_time(model.futures[-1].goal_stamp) == 88)
@@ -113,7 +113,7 @@ def test_a_goal_may_be_a_latent_that_was_seen(model: Model) -> None:
     model.serve(lambda: not model.futures[-1].has_goal)
 
 
-def test_goals_that_are_none_are_refused_with_the_reason(model: Model) -> None:
+def test_evaluation_with_an_invalid_goal_is_rejected_with_the_reason(model: Model) -> None:
     wrong = fill(Tensor(), messages.tensor("latent", np.zeros((3, 3), np.float32)))
     assert "[2, 8] finite numbers, got [3, 3]" in model.set_goal(latent=wrong).message
     strange = image()
@@ -133,14 +133,14 @@ def test_goals_that_are_none_are_refused_with_the_reason(model: Model) -> None:
         (np.zeros((2, HORIZON, 2)), {}, "no goal, hence no energies"),
     ],
 )
-def test_questions_that_make_no_sense_are_refused_with_the_reason(
+def test_invalid_evaluation_request_is_rejected_with_the_reason(
     model: Model, actions: np.ndarray, request_: dict[str, Any], reason: str
 ) -> None:
     answer = model.evaluate(actions, **request_)
     assert not answer.success and reason in answer.message
 
 
-def test_images_are_served_while_many_ask(model: Model) -> None:
+def test_images_are_served_during_many_evaluations(model: Model) -> None:
     asked = fill(
         EvaluateActions.Request(latents=True, deadline_s=10.0),
         {"actions": messages.tensor("actions", sequences(500).astype(np.float32))},
@@ -155,9 +155,7 @@ def test_images_are_served_while_many_ask(model: Model) -> None:
     assert len(model.latents) - count > 0.8 * sent - 2
 
 
-def test_a_question_before_the_first_image_is_answered_with_an_error_in_time(
-    ros_graph: Any, toy_bundle: Any
-) -> None:
+def test_evaluation_before_the_first_image_returns_an_error_in_time(ros_graph: Any, toy_bundle: Any) -> None:
     ros_graph.start("world_model", {"bundle": toy_bundle, "autostart": False})
     asked = fill(
         EvaluateActions.Request(latents=True, deadline_s=0.3),

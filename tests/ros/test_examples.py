@@ -34,7 +34,7 @@ def start(graph: Any, example: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_trajectories_are_scored_beside_a_driving_robot(ros_graph: Any, two_rooms_bundle: Path) -> None:
+def test_example_scores_trajectories_while_the_robot_drives(ros_graph: Any, two_rooms_bundle: Path) -> None:
     futures = ros_graph.listen(PredictedFutures, "world_model/futures")
     ros_graph.start("world_model", {"bundle": two_rooms_bundle}, ("image:=camera/image_raw",))
     ros_graph.start("planner")
@@ -51,12 +51,12 @@ def test_trajectories_are_scored_beside_a_driving_robot(ros_graph: Any, two_room
 
 
 @pytest.mark.slow
-def test_without_a_world_model_it_says_so(ros_graph: Any) -> None:
+def test_example_without_a_world_model_reports_it(ros_graph: Any) -> None:
     example = start(ros_graph, "score_trajectories.py", "--service", "/nobody/evaluate_actions")
     said, _ = example.communicate(timeout=60)
     assert example.returncode == 1 and "/nobody/evaluate_actions is not available" in said
 
 
-def test_each_fits_on_a_page() -> None:
+def test_every_example_fits_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 40, path.name

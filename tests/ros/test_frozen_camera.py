@@ -96,7 +96,7 @@ class Robot:
         *(pytest.param({"noise": noise}, 15.0, marks=pytest.mark.slow) for noise in (1, 3)),
     ],
 )
-def test_a_robot_whose_camera_hangs_is_commanded_no_further(ros_graph, two_rooms_bundle, driver, lasts_s):
+def test_robot_with_a_frozen_camera_is_stopped(ros_graph, two_rooms_bundle, driver, lasts_s):
     robot = Robot(ros_graph, two_rooms_bundle, **driver)
     ros_graph.spin_for(0.5)
     robot.driver.hangs, began_s = True, time.monotonic()
@@ -106,7 +106,7 @@ def test_a_robot_whose_camera_hangs_is_commanded_no_further(ros_graph, two_rooms
     assert robot.statuses[-1].state == PlannerStatus.HELD and not robot.is_driven()
 
 
-def test_a_robot_with_two_cameras_on_one_topic_stands_until_there_is_one(ros_graph, two_rooms_bundle):
+def test_robot_with_two_cameras_on_one_topic_is_stopped_until_one_is_left(ros_graph, two_rooms_bundle):
     robot = Robot(ros_graph, two_rooms_bundle)
     other = ros_graph.observer.create_publisher(Image, "driver/image_raw", qos.SENSOR)
     ros_graph.until(lambda: robot.says("has 2 publishers"), "diagnostics", 5.0)

@@ -69,7 +69,7 @@ def owner():
     return Owner()
 
 
-def test_the_newest_word_holds_and_whose_it_is_is_known(owner):
+def test_newest_goal_wins_and_its_origin_is_known(owner):
     assert owner.ask(7)
     assert owner.sought == 7 and owner.is_asked
     owner.show(picture(8))
@@ -79,26 +79,26 @@ def test_the_newest_word_holds_and_whose_it_is_is_known(owner):
     assert owner.sought == 9 and not owner.is_asked, "of the same stamp"
 
 
-def test_a_latent_may_be_asked_for(owner):
+def test_latent_may_be_requested_as_the_goal(owner):
     latent = fill(Tensor(), messages.tensor("latent", np.ones((2, 4), np.float32)))
     assert owner.request(SetGoal.Request(stamp=to_time(7), latent=latent))
     assert owner.sought == 7 and owner.is_asked
 
 
 @pytest.mark.parametrize("side", ["height", "width"])
-def test_an_image_without_a_side_takes_the_goal_back(owner, side):
+def test_image_without_height_or_width_clears_the_goal(owner, side):
     owner.show(picture(7))
     owner.show(picture(8, **{side: 0}))
     assert owner.sought is None
 
 
-def test_a_goal_image_that_is_refused_leaves_the_goal_to_whoever_set_it(owner):
+def test_rejected_goal_image_leaves_the_goal_and_its_origin(owner):
     owner.ask(7)
     owner.show(picture(8, encoding="32FC1"))
     assert owner.sought == 7 and owner.is_asked
 
 
-def test_futures_that_are_under_way_when_an_asked_goal_is_taken_back_are_still_about_an_asked_goal(owner):
+def test_futures_in_progress_when_a_requested_goal_is_cleared_still_count_as_requested(owner):
     owner.ask(7)
     assert owner.request(SetGoal.Request())
     assert owner.sought is None and not owner.is_asked
@@ -108,13 +108,13 @@ def test_futures_that_are_under_way_when_an_asked_goal_is_taken_back_are_still_a
     assert not owner.is_asked, "now it is latched"
 
 
-def test_futures_that_come_before_the_hand_over_is_done_are_about_an_asked_goal(owner):
+def test_futures_before_the_request_returns_count_as_requested(owner):
     assert owner.ask(7)
     assert owner.at_once
 
 
 @pytest.mark.parametrize("newer", ["asked", "latched"])
-def test_futures_that_are_under_way_when_another_goal_comes_are_still_about_an_asked_goal(owner, newer):
+def test_futures_in_progress_when_another_goal_arrives_still_count_as_requested(owner, newer):
     owner.ask(7)
     owner.ask(8) if newer == "asked" else owner.show(picture(8))
     assert owner.is_asked == (newer == "asked")
@@ -122,7 +122,7 @@ def test_futures_that_are_under_way_when_another_goal_comes_are_still_about_an_a
     assert owner.is_asked
 
 
-def test_asked_goals_that_are_refused_leave_the_goal_to_whoever_asked_before(owner):
+def test_rejected_goal_requests_leave_the_earlier_request(owner):
     owner.refused = {8, 9}
     owner.ask(7)
     assert not owner.ask(8) and not owner.ask(9)

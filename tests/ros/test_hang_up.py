@@ -19,7 +19,7 @@ from mcap.reader import make_reader
 pytestmark = pytest.mark.ros
 
 
-def test_what_the_monitor_recorded_is_whole_although_nothing_can_be_shown_any_more(ros_graph, tmp_path):
+def test_recording_is_complete_after_the_terminal_hangs_up(ros_graph, tmp_path):
     recording = tmp_path / "all.mcap"
     ours, theirs = pty.openpty()
     ros_graph.start(
@@ -47,7 +47,7 @@ def test_what_the_monitor_recorded_is_whole_although_nothing_can_be_shown_any_mo
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 1
 
 
-def test_a_letter_that_the_output_lacks_is_spelt_out(ros_graph, monkeypatch):
+def test_character_that_the_output_cannot_encode_is_escaped(ros_graph, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     ros_graph.start("monitor")
     told = DiagnosticStatus(name="pump", message="temp\u00e9rature", level=DiagnosticStatus.WARN)

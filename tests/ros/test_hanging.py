@@ -32,7 +32,7 @@ run(Hanging, hang_timeout_s=1.5)
 
 
 @pytest.mark.parametrize("when", ["made", "later"])
-def test_a_node_that_hangs_ends_and_tells_where(when: str) -> None:
+def test_hung_node_exits_with_a_traceback(when: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HANGING, when], capture_output=True, text=True, timeout=30.0
     )

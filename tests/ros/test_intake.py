@@ -26,7 +26,7 @@ GOOD = {"height": 4, "width": 6, "data_bytes": 72, "sec": 5, "nanosec": 0}
         ({"nanosec": 1_000_000_000}, "bad_stamp"),
     ],
 )
-def test_a_bad_frame_is_refused_and_counted(change, reason):
+def test_bad_frame_is_rejected_and_counted(change, reason):
     gate = intake.ImageValidator()
     refusal = gate.check_header(**{**GOOD, **change})
     assert refusal is not None and refusal.reason == reason
@@ -34,13 +34,13 @@ def test_a_bad_frame_is_refused_and_counted(change, reason):
 
 
 @pytest.mark.parametrize("stamp", [{}, {"sec": 0, "nanosec": 1}, {"nanosec": 999_999_999}])
-def test_a_good_frame_is_accepted(stamp):
+def test_good_frame_is_accepted(stamp):
     gate = intake.ImageValidator()
     assert gate.check_header(**GOOD | stamp) is None
     assert not gate.rejected
 
 
-def test_a_frame_of_another_size_is_refused_and_the_stream_goes_on():
+def test_frame_of_another_size_is_rejected_and_the_stream_continues():
     gate = intake.ImageValidator()
     assert gate.check_size(height=480, width=640) is None
     assert gate.check_size(height=240, width=320) is not None
@@ -48,7 +48,7 @@ def test_a_frame_of_another_size_is_refused_and_the_stream_goes_on():
     assert gate.rejected == {"size_changed": 1}
 
 
-def test_a_size_that_lasts_becomes_the_streams():
+def test_lasting_frame_size_becomes_that_of_the_stream():
     gate = intake.ImageValidator()
     gate.check_size(height=480, width=640)
     refused = [gate.check_size(height=240, width=320) for _ in range(intake.NEW_SIZE_FRAMES)]
@@ -57,7 +57,7 @@ def test_a_size_that_lasts_becomes_the_streams():
     assert gate.check_size(height=480, width=640) is not None, "which is another one now"
 
 
-def test_a_size_that_comes_and_goes_lasts_from_when_it_last_came():
+def test_intermittent_frame_size_must_last_from_its_latest_start():
     gate = intake.ImageValidator()
     for height, width in [(480, 640), (240, 320), (480, 640)]:
         gate.check_size(height=height, width=width)
@@ -65,7 +65,7 @@ def test_a_size_that_comes_and_goes_lasts_from_when_it_last_came():
     assert all(refused[:-1]) and refused[-1] is None
 
 
-def test_sizes_that_alternate_never_become_the_streams():
+def test_alternating_frame_sizes_never_become_that_of_the_stream():
     gate = intake.ImageValidator()
     gate.check_size(height=480, width=640)
     sizes = [(240, 320), (120, 160)] * 10
@@ -75,7 +75,7 @@ def test_sizes_that_alternate_never_become_the_streams():
         assert gate.check_size(height=240, width=320) is not None
 
 
-def test_of_images_that_come_raw_and_compressed_the_raw_ones_are_taken():
+def test_reader_takes_raw_images_over_compressed_ones():
     images = pytest.importorskip("jepa_ros.world_model.image_reader")
     now_s = [100.0]
     reader = images.ImageReader(clock=lambda: now_s[0])
@@ -105,7 +105,7 @@ def test_reader_skips_a_raw_image_after_its_compressed_twin():
     assert reader.needs(raw)
 
 
-def test_compressed_images_alone_are_all_taken_but_what_is_none():
+def test_reader_takes_all_compressed_images_and_rejects_other_data():
     images = pytest.importorskip("jepa_ros.world_model.image_reader")
     reader = images.ImageReader()
 

@@ -67,7 +67,7 @@ def test_keys_are_readable_by_their_owner_only(folder: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in [*keys, folder]} == {0}
 
 
-def test_a_second_run_keeps_the_keys_and_signs_changed_permissions(folder: Path) -> None:
+def test_second_run_keeps_the_keys_and_signs_changed_permissions(folder: Path) -> None:
     key = folder / "enclaves" / "fleet" / "robot" / "camera" / "key.pem"
     before = key.read_bytes()
     assert load_keystore().main([str(folder), "--namespace", "fleet/robot", "--image-topic", "rear"]) == 0
@@ -76,7 +76,7 @@ def test_a_second_run_keeps_the_keys_and_signs_changed_permissions(folder: Path)
     assert "rt/fleet/robot/front" not in topics(folder, "camera", "publish")
 
 
-def test_the_command_says_what_stays_off_the_robot(
+def test_keystore_command_says_what_stays_off_the_robot(
     sros2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_keystore().main([str(tmp_path / "keys")]) == 0
@@ -84,14 +84,12 @@ def test_the_command_says_what_stays_off_the_robot(
     assert f"{len(NODES)} enclaves" in said and "--exclude private" in said
 
 
-def test_a_name_that_is_none_is_refused(
-    sros2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_name_is_rejected(sros2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load_keystore().main([str(tmp_path / "keys"), "--namespace", "my robot"]) == 1
     assert "/my robot/camera" in capsys.readouterr().err
 
 
-def test_missing_sros2_is_named_with_its_package(
+def test_missing_sros2_is_reported_with_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sros2", None)

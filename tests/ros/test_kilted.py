@@ -20,7 +20,7 @@ NOT_COPIED = shutil.ignore_patterns(".venv", "out", ".*_cache", "build", "instal
 @pytest.mark.ros
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_nodes_work_on_kilted(tmp_path: Path) -> None:
+def test_nodes_run_on_kilted(tmp_path: Path) -> None:
     fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "ros-kilted-rclpy"]
     if (asked := subprocess.run(fetch, cwd=tmp_path, capture_output=True, text=True)).returncode:
         pytest.skip(f"there are no wheels of Kilted: {asked.stderr.strip()[-300:]}")

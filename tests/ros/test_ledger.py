@@ -41,7 +41,7 @@ def answer(book: FrameLedger, index: int, after_ns: int = 12 * MS, **changes) ->
 
 
 class TestLedger:
-    def test_latency_counts_from_the_moment_an_image_was_due_and_its_stages_adjoin(self):
+    def test_latency_counts_from_the_due_time_and_stages_are_contiguous(self):
         book = ledger(1)
         answer(book, 0)
         run = book.run(deadline_ms=10.0)
@@ -52,22 +52,20 @@ class TestLedger:
         assert "energy" not in stages and "no goal" in run.absent["energy"]
         assert "after the futures are sent" in run.absent["surprise"]
 
-    def test_a_result_that_is_here_before_the_call_to_publish_returns_is_not_counted_twice(self):
+    def test_result_before_publish_returns_is_counted_once(self):
         book = ledger(1)
         answer(book, 0, after_ns=10_400_000)
         stages = book.run(10.0).stages_ms
         assert stages["publish"] == [pytest.approx(0.4)] and "delivery" not in stages
 
-    def test_a_device_tells_its_own_times_of_the_images_that_it_saw(self):
+    def test_device_times_are_assigned_to_their_images(self):
         book = ledger(2)
         answer(book, 0, device_ms={"encode": 3.5})
         book.add_sent(1, book.due_ns(1))
         book.add_futures(book.due_ns(1) + OFFSET, book.due_ns(1) + 12 * MS)
         assert book.run(10.0).device_ms == {"encode": [3.5, 0.0]}
 
-    def test_what_is_shown_counts_no_stage_that_an_image_did_not_go_through_and_no_lost_one_as_in_time(
-        self, capsys
-    ):
+    def test_summary_counts_no_skipped_stages_and_no_lost_image_as_in_time(self, capsys):
         book = ledger(3)
         answer(book, 0, device_ms={"encode": 3.5, "predict": 1.5})
         answer(book, 1, device_ms={"encode": 3.5}, stages_ms=STAGES | {"predict": 0.0})
@@ -78,7 +76,7 @@ class TestLedger:
         assert (shown["encode"], shown["predict"], shown["later than 100 ms or never"]) == ("2", "1", "1")
         assert (shown["encode, device clock"], shown["predict, device clock"]) == ("2", "1")
 
-    def test_images_without_a_result_were_dropped_or_failed_and_those_never_sent_do_not_count(self):
+    def test_images_without_a_result_count_as_dropped_or_failed_and_unsent_ones_do_not(self):
         book = ledger(5)
         answer(book, 0)
         book.add_sent(1, book.due_ns(1))
@@ -89,7 +87,7 @@ class TestLedger:
         assert (run.scheduled_s, run.dropped_s, run.failed_s) == ([0.0], [0.01], [0.02])
         assert any("engine gone" in note for note in book.notes())
 
-    def test_where_nothing_is_predicted_the_latent_is_the_result(self):
+    def test_result_of_a_model_without_predictions_is_the_latent(self):
         book = ledger(1)
         book.add_sent(0, START)
         book.add_latent(START + OFFSET, START + 9 * MS)
@@ -98,14 +96,14 @@ class TestLedger:
         assert book.run(10.0).latency_ms == [9.0]
         assert any("1 images gave a latent" in note for note in book.notes())
 
-    def test_images_that_came_before_the_run_are_not_part_of_it(self):
+    def test_images_before_the_run_are_excluded(self):
         book = ledger()
         for stamp in (START + OFFSET - 10 * MS, START + OFFSET + 1, START + OFFSET + 30 * MS):
             book.add_futures(stamp, START)
         book.add_sent(0, START)
         assert not book.run(10.0).latency_ms
 
-    def test_it_is_idle_when_everything_is_known_about_the_newest_image(self):
+    def test_ledger_is_idle_once_the_newest_image_is_complete(self):
         book = ledger()
         assert book.idle
         book.add_sent(0, START)

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 pytestmark = pytest.mark.ros
 
 
-def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):
+def test_monitor_records_every_topic_unchanged(ros_graph, tmp_path):
     recording = tmp_path / "all.mcap"
     goals = ros_graph.observer.create_publisher(Image, "goal_image", qos.LATCHED)
     goals.publish(Image(encoding="latched before the monitor came"))
@@ -38,7 +38,7 @@ def test_the_monitor_records_every_topic_as_it_came(ros_graph, tmp_path):
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
 
 
-def test_the_monitor_hears_publishers_of_a_topic_that_come_later_with_another_quality_of_service(ros_graph):
+def test_monitor_receives_a_later_publisher_with_another_qos(ros_graph):
     ros_graph.start("monitor", {"view": "none"})
     reliable = ros_graph.publisher(PlannerStatus, "planner/status", qos.LATCHED)
     reliable.publish(PlannerStatus())
@@ -52,7 +52,7 @@ def test_the_monitor_hears_publishers_of_a_topic_that_come_later_with_another_qu
     assert report["messages"]["/planner/status"] == len(report["samples_ms"]["/planner/status"]) == 11
 
 
-def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_graph, tmp_path):
+def test_monitor_records_before_the_ros_time_has_begun(ros_graph, tmp_path):
     recording = tmp_path / "all.mcap"
     ros_graph.start("monitor", {"use_sim_time": True, "mcap": recording, "line_period_s": 0.5})
     ros_graph.until(lambda: "idle" in ros_graph.log("monitor").read_text(), "a line")
@@ -63,7 +63,7 @@ def test_the_monitor_records_although_the_time_of_the_graph_has_not_begun(ros_gr
         assert len(list(make_reader(file).iter_messages(["/planner/status"]))) == 1
 
 
-def test_messages_that_cannot_be_read_are_recorded_as_they_came_and_end_no_recording(ros_graph, tmp_path):
+def test_monitor_records_unreadable_messages_and_continues(ros_graph, tmp_path):
     recording = tmp_path / "all.mcap"
     others = ros_graph.observer.create_publisher(ModelInfo, "other/world_model/model_info", qos.LATCHED)
     others.publish(serialize_message(ModelInfo())[:40])
@@ -84,7 +84,7 @@ def test_messages_that_cannot_be_read_are_recorded_as_they_came_and_end_no_recor
 
 
 @pytest.mark.parametrize("kind", ["/msg/Name", "std_msgs/msg/_string", "none_such/msg/Name"])
-def test_the_monitor_goes_on_where_a_type_is_named_that_is_none(owner, kind):
+def test_monitor_continues_after_an_unknown_message_type(owner, kind):
     node = MonitorNode()
     node.subscribe("/strange", kind, qos.SENSOR)
     assert not [each for each in node.subscriptions if each.topic_name == "/strange"]

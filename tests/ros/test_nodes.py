@@ -84,7 +84,7 @@ def planner(ros_graph):
     return ros_graph, questions, commands, answer
 
 
-def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
+def test_planner_learns_from_futures_and_stops_when_they_end(planner):
     graph, questions, commands, answer = planner
 
     def has_driven_right() -> bool:
@@ -98,7 +98,7 @@ def test_the_planner_learns_from_futures_and_stands_when_they_stop(planner):
     assert graph.report("planner")["counters"]["watchdog_stops"] == 1
 
 
-def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(planner):
+def test_planner_with_other_actions_publishes_only_on_their_topics(planner):
     graph, _, commands, answer = planner
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     models, info = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED), model_info()
@@ -115,7 +115,7 @@ def test_with_other_actions_the_planner_tells_the_robot_by_their_topics_alone(pl
     assert graph.observer.count_publishers("pose_delta") == 1
 
 
-def test_who_else_commands_the_robot_is_told_of_whatever_makes_it_stand(ros_graph):
+def test_other_publisher_of_commands_is_reported_even_while_stopped(ros_graph):
     heard = ros_graph.listen(DiagnosticArray, "/diagnostics")
     ros_graph.start("planner", remaps=("cmd_vel:=cmd_vel_raw",))
     ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
@@ -129,7 +129,7 @@ def test_who_else_commands_the_robot_is_told_of_whatever_makes_it_stand(ros_grap
     ros_graph.until(lambda: "cmd_vel_raw" not in statuses()[-1].message, "that it is alone again")
 
 
-def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_graph):
+def test_report_that_cannot_be_written_is_reported_in_a_line_at_the_start(ros_graph):
     ros_graph.start("planner", {"report_path": "/dev/null/planner.json"})
     assert ros_graph.exit_code("planner") == 1
     lines = ros_graph.log("planner").read_text(encoding="utf-8").splitlines()
@@ -138,7 +138,7 @@ def test_a_report_that_cannot_be_written_is_told_in_a_line_at_the_start(ros_grap
     assert said.startswith("error: /dev/null/planner.json: cannot be written")
 
 
-def test_a_report_that_can_no_longer_be_written_is_told_in_a_line(ros_graph, tmp_path):
+def test_report_that_can_no_longer_be_written_is_reported_in_a_line(ros_graph, tmp_path):
     report = tmp_path / "reports" / "planner.json"
     ros_graph.start("planner", {"report_path": report})
     ros_graph.until(lambda: "planner" in ros_graph.observer.get_node_names(), "the planner")
@@ -149,7 +149,7 @@ def test_a_report_that_can_no_longer_be_written_is_told_in_a_line(ros_graph, tmp
     assert f"error: {report}: cannot be written" in said and "Traceback" not in said
 
 
-def test_the_planner_stands_at_the_goal_and_says_so(planner):
+def test_planner_stops_at_the_goal_and_reports_it(planner):
     graph, _, commands, answer = planner
     status = graph.listen(PlannerStatus, "planner/status")
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
@@ -168,14 +168,14 @@ def test_old_futures_do_not_move_the_robot(planner):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_planners_last_word_is_to_stand(planner, number):
+def test_planner_ends_with_a_stop(planner, number):
     graph, _, commands, answer = planner
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     assert graph.stop("planner", number) == 0
     graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
 
 
-def test_a_node_under_nohup_outlives_its_terminal():
+def test_node_under_nohup_outlives_its_terminal():
     code = "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
     code += "from jepa_ros.start import handle_termination_signals; "
     code += "handle_termination_signals(lambda *_: os._exit(1)); "
@@ -183,7 +183,7 @@ def test_a_node_under_nohup_outlives_its_terminal():
     assert subprocess.check_output([sys.executable, "-c", code]) == b"lives\n"
 
 
-def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still(ros_graph):
+def test_planner_detects_silence_while_ros_time_stands_still(ros_graph):
     commands = ros_graph.listen(Twist, "cmd_vel")
     questions = ros_graph.listen(ActionCandidates, "world_model/candidates")
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
@@ -205,13 +205,13 @@ def test_the_planner_notices_silence_although_the_time_of_the_graph_stands_still
     )
 
 
-def test_a_camera_for_the_planner_that_is_no_relative_topic_ends_it_with_the_reason(ros_graph):
+def test_planner_with_an_invalid_camera_topic_exits_with_the_reason(ros_graph):
     ros_graph.start("planner", {"camera": "/front/image_raw"})
     assert ros_graph.exit_code("planner") == 1
     assert "parameter camera: '/front/image_raw' is not a relative" in ros_graph.log("planner").read_text()
 
 
-def test_the_planner_drives_by_the_camera_that_it_is_given(ros_graph):
+def test_planner_drives_by_the_configured_camera(ros_graph):
     ros_graph.start("planner", {"camera": "front/image_raw"})
     for topic in ("futures", "surprise"):
         ros_graph.until(
@@ -231,7 +231,7 @@ def robot(ros_graph):
     return ros_graph, images, goals
 
 
-def test_the_robot_is_seen_moving_only_while_it_is_commanded(robot):
+def test_simulated_robot_moves_only_while_it_is_commanded(robot):
     graph, images, _ = robot
     wheel = graph.publisher(Twist, "cmd_vel")
     command = Twist()
@@ -252,7 +252,7 @@ def test_the_robot_is_seen_moving_only_while_it_is_commanded(robot):
     assert images[-1].encoding == "rgb8" and images[-1].header.frame_id == "camera"
 
 
-def test_an_episode_ends_with_its_time_and_a_new_goal_follows(robot):
+def test_episode_ends_after_its_time_and_a_new_goal_follows(robot):
     graph, images, goals = robot
     results = graph.listen(EpisodeResult, "episode")
     graph.until(lambda: results and len(goals) > 1, "the end of an episode")
@@ -265,7 +265,7 @@ def test_an_episode_ends_with_its_time_and_a_new_goal_follows(robot):
     assert results[0].distance_m > 0
 
 
-def test_a_goal_claimed_elsewhere_does_not_count(robot):
+def test_goal_claimed_elsewhere_does_not_count(robot):
     graph, _, goals = robot
     results = graph.listen(EpisodeResult, "episode")
     claims = graph.publisher(PlannerStatus, "planner/status")
@@ -282,13 +282,13 @@ def test_a_goal_claimed_elsewhere_does_not_count(robot):
     assert graph.report("two_rooms")["successes"] == 0
 
 
-def test_the_robot_ends_by_itself_after_its_time(ros_graph):
+def test_simulated_robot_exits_after_its_time(ros_graph):
     ros_graph.start("two_rooms", {"duration_s": 0.5})
     assert ros_graph.exit_code("two_rooms") == 0
     assert ros_graph.report("two_rooms")["frames_published"] == 15
 
 
-def test_a_folder_of_images_is_played_as_a_camera(ros_graph, tmp_path):
+def test_folder_of_images_is_played_as_a_camera(ros_graph, tmp_path):
     cv2 = pytest.importorskip("cv2")
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -306,14 +306,14 @@ def test_a_folder_of_images_is_played_as_a_camera(ros_graph, tmp_path):
     assert ros_graph.stop("camera", signal.SIGTERM) == 0
 
 
-def test_a_camera_that_is_not_there_is_an_error_with_the_reason(ros_graph):
+def test_missing_camera_is_an_error_with_the_reason(ros_graph):
     ros_graph.start("camera", {"source": "/dev/video97"})
     assert ros_graph.exit_code("camera") == 1
     assert "/dev/video97" in ros_graph.log("camera").read_text()
 
 
 @pytest.mark.parametrize(("clock_ns", "stamp_ns"), [(7_000_000_000, 6_000_000_000), (0, 0)])
-def test_live_images_bear_the_time_of_the_graph_when_they_were_taken(owner, monkeypatch, clock_ns, stamp_ns):
+def test_live_images_carry_the_ros_time_of_their_capture(owner, monkeypatch, clock_ns, stamp_ns):
     device = Mock(frames=lambda: iter(()))
     monkeypatch.setattr("jepa_ros.nodes.camera.open_source", lambda *_, **__: device)
     monkeypatch.setattr(time, "time_ns", lambda: 5_000_000_000)
@@ -335,7 +335,7 @@ def test_live_images_bear_the_time_of_the_graph_when_they_were_taken(owner, monk
     node.destroy_node()
 
 
-def test_a_model_that_lost_its_device_ends_its_node(owner):
+def test_model_that_lost_its_device_ends_its_node(owner):
     node = WorldModelNode()
     node.on_inference_error(BackendError("a frame failed"), None)
     assert not node.finished.is_set()
@@ -345,14 +345,14 @@ def test_a_model_that_lost_its_device_ends_its_node(owner):
     node.destroy_node()
 
 
-def test_parameters_of_every_node_are_refused_when_unfit(ros_graph):
+def test_invalid_parameters_of_every_node_are_rejected(ros_graph):
     ros_graph.start("planner", {"futures_timeout_s": 0.3})
     assert "range" in ros_graph.set_parameter("planner", "futures_timeout_s", 0.0)
     assert "read-only" in ros_graph.set_parameter("planner", "topk", 4)
     assert ros_graph.set_parameter("planner", "futures_timeout_s", 0.4) == ""
 
 
-def test_arguments_that_ros_does_not_take_are_told_in_a_line(ros_graph):
+def test_unknown_ros_arguments_are_reported_in_a_line(ros_graph):
     command = [executable("planner"), "--ros-args", "--params-file", str(ros_graph.folder / "none.yaml")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     said = ended.stderr.splitlines()[-1]
@@ -361,7 +361,7 @@ def test_arguments_that_ros_does_not_take_are_told_in_a_line(ros_graph):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_a_node_is_still_being_read_ends_it_cleanly(number):
+def test_signal_during_imports_ends_the_node_cleanly(number):
     reading = f"lambda name: os.kill(os.getpid(), {int(number)})"
     code = f"import importlib, os; from jepa_ros import start; importlib.import_module = {reading}; "
     ended = subprocess.run([sys.executable, "-c", code + "start.planner()"], capture_output=True, check=False)

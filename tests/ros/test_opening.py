@@ -32,7 +32,7 @@ def serving(bundle: Path) -> opening.ServingSession:
     )
 
 
-def test_threads_of_others_that_begin_while_a_model_is_exchanged_do_not_join_it(toy_bundle, monkeypatch):
+def test_other_threads_started_during_a_swap_get_no_real_time_settings(toy_bundle, monkeypatch):
     joined, let_go, others = set(), threading.Event(), []
     monkeypatch.setattr(realtime, "apply_to_threads", lambda settings, which: joined.update(which))
 
@@ -51,7 +51,7 @@ def test_threads_of_others_that_begin_while_a_model_is_exchanged_do_not_join_it(
         served.stop()
 
 
-def test_a_candidate_that_took_the_machine_down_three_times_is_not_opened_by_the_node(toy_bundle, tmp_path):
+def test_candidate_that_crashed_the_machine_three_times_is_not_opened(toy_bundle, tmp_path):
     bundles = [variant(toy_bundle, tmp_path / version, version) for version in ("1.0.0", "2.0.0")]
     site = Site(tmp_path / "robot", bundles[0])
     site.repository.publish(bundles[1], 2)
@@ -75,9 +75,7 @@ def test_a_candidate_that_took_the_machine_down_three_times_is_not_opened_by_the
         served.stop()
 
 
-def test_an_active_model_that_took_the_machine_down_in_five_boots_is_not_opened_by_the_node(
-    toy_bundle, tmp_path
-):
+def test_active_model_that_crashed_the_machine_in_five_boots_is_not_opened(toy_bundle, tmp_path):
     bundles = [variant(toy_bundle, tmp_path / version, version) for version in ("1.0.0", "2.0.0")]
     site = Site(tmp_path / "robot", bundles[0])
     site.repository.publish(bundles[1], 2)

@@ -32,12 +32,12 @@ def test_half_rounds_as_numpy_does(values):
     assert np.array_equal(converted, values.astype(np.float16))
 
 
-def test_half_keeps_what_is_not_a_number():
+def test_half_keeps_non_finite_values():
     converted = half(np.array([np.nan, np.inf, -np.inf], np.float32))
     assert np.isnan(converted[0]) and list(converted[1:]) == [np.inf, -np.inf]
 
 
-def test_an_opencv_without_float16_gives_the_same(monkeypatch):
+def test_half_without_float16_in_opencv_gives_the_same(monkeypatch):
     values = np.linspace(-3, 3, 50, dtype=np.float32).reshape(5, 10)
     expected = half(values)
 
@@ -49,7 +49,7 @@ def test_an_opencv_without_float16_gives_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_futures_are_written_in_the_type_asked_for_however_many_there_are(dtype):
+def test_futures_are_written_in_the_requested_type_at_any_count(dtype):
     writer, whole = outputs.FuturesWriter(), result()
     for count in (len(whole.futures.latents), 1):
         first = {name: getattr(whole.futures, name)[:count] for name in ("latents", "actions", "energies")}
@@ -60,7 +60,7 @@ def test_futures_are_written_in_the_type_asked_for_however_many_there_are(dtype)
         assert message.goal_asked
 
 
-def test_the_latents_of_futures_are_written_where_they_are():
+def test_latents_of_futures_are_written_into_the_same_buffer():
     writer = outputs.FuturesWriter()
     data = writer.write(result(), FakeModel(), "float16").latents.data
     other = replace(result(), futures=replace(result().futures, latents=result().futures.latents + 1))
@@ -71,7 +71,7 @@ def test_the_latents_of_futures_are_written_where_they_are():
     )
 
 
-def test_nothing_of_one_message_is_left_in_the_next():
+def test_message_keeps_nothing_of_the_previous_one():
     writer = outputs.FuturesWriter()
     assert writer.write(result(), FakeModel(), "float16", goal_asked=True).has_goal
     message = writer.write(result(goal=False), FakeModel(), "float16")
@@ -82,7 +82,7 @@ def test_nothing_of_one_message_is_left_in_the_next():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64", "int64", "float32", "float64"])
-def test_array_fields_hold_what_an_array_shows(dtype):
+def test_array_fields_equal_the_array(dtype):
     whole = np.arange(24).reshape(2, 3, 4).astype(dtype)
     for shown in (whole, whole.T, whole[:, ::2, 1], whole[:0], whole[0, 0, 0].reshape(())):
         field = to_array_field(shown)
@@ -90,7 +90,7 @@ def test_array_fields_hold_what_an_array_shows(dtype):
         assert field.tolist() == shown.ravel().tolist()
 
 
-def test_a_result_without_futures_gives_none():
+def test_result_without_futures_writes_none():
     with pytest.raises(ValueError, match="no futures"):
         outputs.FuturesWriter().write(result(futures=False), FakeModel(), "float16")
 

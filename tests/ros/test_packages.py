@@ -30,7 +30,7 @@ def parameters(node: str):
     return importlib.import_module(f"jepa_ros.nodes.{node}").PARAMETERS
 
 
-def test_the_parameter_file_holds_every_parameter_with_its_default():
+def test_parameter_file_has_every_parameter_with_its_default():
     defaults: dict[str, set] = {}
     for node in NODES:
         for parameter in parameters(node):
@@ -41,7 +41,7 @@ def test_the_parameter_file_holds_every_parameter_with_its_default():
 
 
 @pytest.mark.parametrize("node", DESCRIBED)
-def test_the_readme_describes_every_parameter(node):
+def test_readme_describes_every_parameter(node):
     text = (WORKSPACE / "README.md").read_text(encoding="utf-8")
     section = re.search(rf"^### {node}$(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None
@@ -51,7 +51,7 @@ def test_the_readme_describes_every_parameter(node):
     assert described == expected
 
 
-def test_parameters_say_what_they_are():
+def test_every_parameter_has_a_description():
     for node in DESCRIBED:
         for parameter in parameters(node):
             assert parameter.description.endswith(".")
@@ -116,7 +116,7 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
     ("name", "starts"),
     [("world_model", {"world_model"}), ("demo", {"world_model", "two_rooms", "planner", "monitor"})],
 )
-def test_launch_files_take_nav2s_arguments_and_start_their_nodes(name, starts):
+def test_launch_files_take_the_arguments_of_nav2_and_start_their_nodes(name, starts):
     found = launched(name)
     assert found.declared >= NAV2_ARGUMENTS
     assert set(found.commands) == starts
@@ -151,7 +151,7 @@ def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, pr
         ({"cmd_vel_topic": "base/cmd_vel", "planner_cmd_vel_topic": "raw"}, "raw", "base/cmd_vel"),
     ],
 )
-def test_between_planner_and_robot_there_may_be_others(given, planner, robot):
+def test_launch_supports_nodes_between_planner_and_robot(given, planner, robot):
     topics = launched("world_model", planner="true", update_root="/robot", **given).topics
     assert {node: own["cmd_vel"] for node, own in topics.items()} == {
         "planner": planner,
@@ -161,30 +161,30 @@ def test_between_planner_and_robot_there_may_be_others(given, planner, robot):
 
 
 @pytest.mark.parametrize(("word", "starts"), [("True", True), ("yes", True), ("1", True), ("False", False)])
-def test_what_is_true_is_said_as_to_launch_itself(word, starts):
+def test_launch_accepts_the_boolean_spellings_of_ros(word, starts):
     assert ("planner" in launched("world_model", planner=word).commands) is starts
 
 
 @pytest.mark.parametrize(("word", "planner"), [("true", {"planner"}), ("false", set())])
-def test_the_demo_has_a_planner_unless_it_is_not_wanted(word, planner):
+def test_demo_has_a_planner_unless_it_is_disabled(word, planner):
     found = launched("demo", planner=word)
     assert set(found.commands) == {"world_model", "two_rooms", "monitor"} | planner
 
 
 @pytest.mark.parametrize("name", ["world_model", "update_manager", "demo"])
 @pytest.mark.parametrize("argument", ["autostart", "use_respawn", "planner"])
-def test_what_is_neither_true_nor_false_starts_nothing(name, argument):
+def test_launch_with_an_invalid_boolean_starts_nothing(name, argument):
     if argument in launched(name).declared:
         with pytest.raises(ValueError, match="Cannot convert value 'ture'"):
             launched(name, **{argument: "ture"})
 
 
-def test_the_images_are_named_by_the_topic_of_the_raw_ones():
+def test_images_are_named_by_the_raw_topic():
     with pytest.raises(ValueError, match="image_topic:=front/compressed is a topic of compressed images"):
         launched("world_model", image_topic="front/compressed")
 
 
-def test_without_a_keystore_the_environment_decides_about_security():
+def test_launch_without_a_keystore_leaves_security_to_the_environment():
     assert not any(key.startswith("ROS_SECURITY") for key in launched("demo").environment)
 
 
@@ -195,7 +195,7 @@ def test_without_a_keystore_the_environment_decides_about_security():
         ("demo", {}),
     ],
 )
-def test_nodes_that_send_images_alone_have_room_for_them(name, given):
+def test_nodes_that_send_images_get_room_for_them(name, given):
     found = launched(name, **given)
     for variable in PROFILES:
         profiles = {
@@ -211,7 +211,7 @@ def test_nodes_that_send_images_alone_have_room_for_them(name, given):
 @pytest.mark.parametrize(
     ("name", "given"), [("world_model", {"source": "/dev/video0", "planner": "true"}), ("demo", {})]
 )
-def test_a_robot_that_has_a_dds_profile_keeps_it(name, given, variable):
+def test_existing_dds_profile_is_kept(name, given, variable):
     found = launched(name, {variable: "/etc/robot.xml"}, **given)
     assert {each: found.environment[each] for each in PROFILES} == dict.fromkeys(PROFILES, "") | {
         variable: "/etc/robot.xml"
@@ -219,7 +219,7 @@ def test_a_robot_that_has_a_dds_profile_keeps_it(name, given, variable):
     assert not any(own.keys() & set(PROFILES) for own in found.own.values())
 
 
-def test_the_dds_profile_has_room_for_images():
+def test_dds_profile_has_room_for_images():
     namespace = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
     root = ElementTree.parse(BRINGUP / "config" / "fastdds.xml").getroot()
     segment = root.find(f".//{namespace}segment_size")

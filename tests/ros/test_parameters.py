@@ -12,7 +12,7 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 pytestmark = pytest.mark.ros
 
 
-def test_what_is_taken_after_the_start_is_told_and_what_is_refused_is_not(owner: Any) -> None:
+def test_accepted_parameter_changes_are_reported_and_rejected_ones_are_not(owner: Any) -> None:
     from jepa_ros.common.parameters import Parameter, declare_parameters
     from rclpy.parameter import Parameter as RosParameter
 

@@ -36,7 +36,7 @@ def image() -> Image:
     return to_image(pixels, stamp_ns=time.time_ns(), frame_id="eye")
 
 
-def test_pictures_of_what_is_foreseen_are_drawn(ros_graph, toy_bundle):
+def test_pictures_of_predictions_are_drawn(ros_graph, toy_bundle):
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
     ros_graph.start("pictures", {"pictures_hz": 20.0})
     shown = {
@@ -59,7 +59,7 @@ def test_pictures_of_what_is_foreseen_are_drawn(ros_graph, toy_bundle):
     assert ros_graph.report("pictures")["drawn"] >= 3
 
 
-def test_while_nobody_looks_nothing_is_drawn(ros_graph, toy_bundle):
+def test_pictures_without_subscribers_are_not_drawn(ros_graph, toy_bundle):
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
     ros_graph.start("pictures", {"pictures_hz": 20.0})
     futures = ros_graph.listen(PredictedFutures, "world_model/futures")
@@ -69,13 +69,13 @@ def test_while_nobody_looks_nothing_is_drawn(ros_graph, toy_bundle):
     assert ros_graph.report("pictures")["drawn"] == 0
 
 
-def test_a_bundle_that_is_none_ends_the_node_with_the_reason(ros_graph, tmp_path: Path):
+def test_invalid_bundle_ends_the_pictures_node_with_the_reason(ros_graph, tmp_path: Path):
     ros_graph.start("pictures", {"atlas_bundle": tmp_path / "nothing"})
     assert ros_graph.exit_code("pictures") == 1
     assert "nothing" in ros_graph.log("pictures").read_text()
 
 
-def test_what_cannot_be_read_or_drawn_is_told_and_left_out(ros_graph):
+def test_undrawable_input_is_reported_and_skipped(ros_graph):
     ros_graph.start("pictures", {"pictures_hz": 20.0})
     shown = ros_graph.listen(CompressedImage, "pictures/map/image", qos.RESULT)
     infos, latents, futures, camera = (
@@ -141,7 +141,7 @@ def show(node: PicturesNode, count: int, tokens: int, dim: int, version: str = "
         node.draw()
 
 
-def test_an_atlas_of_other_latents_is_left_aside(node: PicturesNode, monkeypatch: pytest.MonkeyPatch):
+def test_atlas_of_other_latents_is_ignored(node: PicturesNode, monkeypatch: pytest.MonkeyPatch):
     other = RNG.standard_normal((8, 3, 5)).astype(np.float32)
     node.atlas = Atlas.build(other, np.arange(8), [thumbnail(np.zeros((8, 8, 3), np.uint8))] * 8, 1)
     monkeypatch.setattr(node.outputs["map"], "get_subscription_count", lambda: 1)
@@ -150,9 +150,7 @@ def test_an_atlas_of_other_latents_is_left_aside(node: PicturesNode, monkeypatch
     assert 0 < node.report()["drawn"] < 20, "a map takes some frames of the run to be drawn from"
 
 
-def test_latents_that_come_before_their_model_was_told_do_no_harm(
-    node: PicturesNode, monkeypatch: pytest.MonkeyPatch
-):
+def test_latents_before_their_model_info_are_harmless(node: PicturesNode, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(node.outputs["map"], "get_subscription_count", lambda: 1)
     node.on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     show(node, 20, 2, 4)
@@ -164,7 +162,7 @@ def test_latents_that_come_before_their_model_was_told_do_no_harm(
     assert node.report()["drawn"] > drawn
 
 
-def test_latents_of_a_moment_that_stands_still_do_not_pile_up(node: PicturesNode):
+def test_latents_of_a_repeated_stamp_do_not_accumulate(node: PicturesNode):
     """As from a camera that continues while /clock is paused and then restarted."""
     node.on_model(ModelInfo(model_id="one", version="1", tokens=2, dim=4, horizon=1, step_s=0.1))
     for sec in (5, *[7] * 20, 6):

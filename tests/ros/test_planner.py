@@ -75,7 +75,7 @@ def planner(owner, monkeypatch):
     made.node.destroy_node()
 
 
-def test_the_limits_are_those_of_the_model_and_of_the_greatest_change():
+def test_limits_combine_the_model_and_the_greatest_change():
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
     info = model_info()
     info.action_low, info.action_max_norm, info.goal_threshold, info.step_s = [-0.5, -1.0], 0.75, 1.5, 0.4
@@ -90,7 +90,7 @@ def test_the_limits_are_those_of_the_model_and_of_the_greatest_change():
     assert driver.limits.max_norm is driver.limits.max_change is None and driver.per_step
 
 
-def test_another_model_makes_the_robot_stand_before_futures_of_it_come(planner):
+def test_new_model_stops_the_robot_before_its_first_futures(planner):
     assert planner.drives()
     before = planner.node.command_publisher
     planner.node.on_model(model_info())
@@ -99,7 +99,7 @@ def test_another_model_makes_the_robot_stand_before_futures_of_it_come(planner):
 
 
 @pytest.mark.parametrize(("field", "value"), [("step_s", 0.4), ("action_names", ["linear.y", "linear.x"])])
-def test_with_other_actions_who_told_the_robot_before_has_told_it_to_stand(planner, field, value):
+def test_model_with_other_actions_closes_the_old_publisher(planner, field, value):
     assert planner.drives()
     before = planner.node.command_publisher
     before.close = Mock()
@@ -127,7 +127,7 @@ def test_with_other_actions_who_told_the_robot_before_has_told_it_to_stand(plann
         ("action_names", ["linear.x", "linear.x"]),
     ],
 )
-def test_what_no_model_is_cannot_be_driven_with_and_the_robot_stands(planner, field, value):
+def test_invalid_model_info_is_rejected_and_stops_the_robot(planner, field, value):
     assert planner.drives()
     info = model_info()
     setattr(info, field, value)
@@ -140,13 +140,13 @@ def test_what_no_model_is_cannot_be_driven_with_and_the_robot_stands(planner, fi
     assert planner.drives()
 
 
-def test_only_candidates_of_its_own_teach_it(planner):
+def test_planner_learns_only_from_its_own_candidates(planner):
     assert [planner.image(source="another") for _ in range(5)] == [0.0] * 5
     assert [planner.image(by_another=True) for _ in range(5)] == [0.0] * 5, "it sees the same images"
     assert planner.drives()
 
 
-def test_images_are_as_old_as_the_time_of_the_graph_says_and_the_timeout_holds_once_it_is_set(planner):
+def test_image_age_follows_ros_time_and_a_new_timeout_applies_at_once(planner):
     planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
     assert planner.drives(age_s=30.0)
     assert planner.statuses.sent[-1].e2e_ms == 30e3
@@ -156,7 +156,7 @@ def test_images_are_as_old_as_the_time_of_the_graph_says_and_the_timeout_holds_o
     assert planner.node.report()["counters"]["old_futures"] == 1
 
 
-def test_a_shorter_timeout_holds_although_no_more_futures_come(planner):
+def test_shorter_timeout_applies_without_further_futures(planner):
     planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
     assert planner.drives()
     planner.skipped_s = 0.6
@@ -169,7 +169,7 @@ def test_a_shorter_timeout_holds_although_no_more_futures_come(planner):
     assert planner.node.report()["counters"]["watchdog_stops"] == 1
 
 
-def test_what_fails_makes_the_robot_stand_and_is_told(planner, monkeypatch):
+def test_failed_planning_stops_the_robot_and_is_reported(planner, monkeypatch):
     assert planner.drives()
     with monkeypatch.context() as broken:
         broken.setattr(planner.node.controller, "update", Mock(side_effect=RuntimeError("no memory")))
@@ -180,7 +180,7 @@ def test_what_fails_makes_the_robot_stand_and_is_told(planner, monkeypatch):
     assert planner.drives()
 
 
-def test_plans_go_on_from_what_the_robot_was_told(planner, monkeypatch):
+def test_plans_continue_from_the_commands_sent(planner, monkeypatch):
     told = Mock(wraps=planner.node.controller.set_command)
     monkeypatch.setattr(planner.node.controller, "set_command", told)
     assert planner.drives()
@@ -189,7 +189,7 @@ def test_plans_go_on_from_what_the_robot_was_told(planner, monkeypatch):
     np.testing.assert_allclose(told.call_args.args[0], [sent.linear.x, sent.linear.y], rtol=1e-6)
 
 
-def test_who_listens_and_has_not_heard_that_the_robot_is_to_stand_is_an_error(planner, monkeypatch):
+def test_unacknowledged_stop_is_an_error(planner, monkeypatch):
     for unheard, level in ((False, 0), (True, 2)):
         monkeypatch.setattr(
             planner.node.command_publisher, "stop_unacknowledged", lambda unheard=unheard: unheard

@@ -83,7 +83,7 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
 
 # First, before the nodes of the other tests start.
 @pytest.mark.slow
-def test_the_update_manager_is_granted_what_a_whole_update_takes_and_no_more(
+def test_update_manager_policy_grants_exactly_what_an_update_needs(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
     fleet, observed = Fleet(ros_graph, tmp_path, toy_bundle), Observed(ros_graph)
@@ -104,12 +104,12 @@ def test_the_update_manager_is_granted_what_a_whole_update_takes_and_no_more(
 
 
 @pytest.mark.parametrize("enclave", ["world_model", "camera", "two_rooms", "planner", "pictures", "profiler"])
-def test_a_node_is_granted_what_it_uses_and_no_more(used: dict[str, Access], enclave: str) -> None:
+def test_node_policy_grants_exactly_what_it_uses(used: dict[str, Access], enclave: str) -> None:
     grants = granted(enclave, namespace=NAMESPACE)
     assert {node: used[node] for node in grants} == grants
 
 
-def test_the_monitor_may_hear_everything_and_say_nothing(used: dict[str, Access]) -> None:
+def test_monitor_policy_grants_reading_everything_and_publishing_nothing(used: dict[str, Access]) -> None:
     uses, grants = used["monitor"], granted("monitor", namespace=NAMESPACE)["monitor"]
     heard = {access for access in uses if access[0] == "subscribe"}
     assert ("subscribe", IMAGES) in heard
@@ -124,7 +124,7 @@ def test_every_executable_of_the_package_has_a_policy() -> None:
     assert {path.name.removesuffix(".policy.xml") for path in POLICIES.glob("*.xml")} == nodes | {"operator"}
 
 
-def test_only_the_planner_may_drive() -> None:
+def test_only_the_planner_policy_grants_commands() -> None:
     drivers = {
         path.name
         for path in POLICIES.glob("*.policy.xml")

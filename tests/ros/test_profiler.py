@@ -62,7 +62,7 @@ def residuals(found: Profile) -> np.ndarray:
     return np.array(found.run.latency_ms) - np.sum(list(found.run.stages_ms.values()), axis=0)
 
 
-def test_a_profile_accounts_for_every_image_and_for_its_time(two_rooms_bundle, tmp_path):
+def test_profile_accounts_for_every_image_and_its_time(two_rooms_bundle, tmp_path):
     found, said = profile(
         tmp_path / "a" / "p.json",
         *("--bundle", two_rooms_bundle, "--source", "two_rooms", "--rate", 20, "--duration", 6),
@@ -86,7 +86,7 @@ def test_a_profile_accounts_for_every_image_and_for_its_time(two_rooms_bundle, t
 
 
 @pytest.mark.slow
-def test_a_recorded_bag_is_played_again_and_again(two_rooms_bundle, tmp_path):
+def test_profiler_repeats_a_recorded_bag(two_rooms_bundle, tmp_path):
     bag = tmp_path / "bag.mcap"
     record = ["run", "--bundle", str(two_rooms_bundle), "--source", "two_rooms", "--duration", "0.5"]
     assert jepa_runtime([*record, "--mcap", str(bag)]) == 0
@@ -98,7 +98,7 @@ def test_a_recorded_bag_is_played_again_and_again(two_rooms_bundle, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_world_model_that_runs_already_is_measured_and_left_running(ros_graph, toy_bundle, tmp_path):
+def test_running_world_model_is_measured_and_left_running(ros_graph, toy_bundle, tmp_path):
     domain = {"ROS_DOMAIN_ID": str(ros_graph.observer.context.get_domain_id())}
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
     ros_graph.until(lambda: ros_graph.log("world_model").read_text(), "the world model")
@@ -114,7 +114,7 @@ def test_a_world_model_that_runs_already_is_measured_and_left_running(ros_graph,
 
 
 @pytest.mark.slow
-def test_of_several_cameras_the_one_whose_images_are_published_is_measured(ros_graph, toy_bundle, tmp_path):
+def test_profiler_measures_the_camera_whose_images_are_published(ros_graph, toy_bundle, tmp_path):
     domain = {"ROS_DOMAIN_ID": str(ros_graph.observer.context.get_domain_id())}
     cameras = {"bundle": toy_bundle, "allow_untrained": True, "cameras": ["front/image", "rear"]}
     ros_graph.start("world_model", cameras, ("__ns:=/robot",))
@@ -139,7 +139,7 @@ def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[psutil
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_drops_the_images_after_and_is_named(toy_bundle, tmp_path):
+def test_node_that_dies_drops_the_later_images_and_is_named(toy_bundle, tmp_path):
     profiler, children = started(tmp_path / "p.json", toy_bundle)
     next(child for child in children if "num_samples:=0" in child.cmdline()).kill()
     time.sleep(1)
@@ -154,7 +154,7 @@ def test_a_node_that_dies_drops_the_images_after_and_is_named(toy_bundle, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.slow
-def test_stopped_it_leaves_what_was_measured_and_no_process(toy_bundle, tmp_path, number):
+def test_stopped_profiler_keeps_its_measurements_and_leaves_no_process(toy_bundle, tmp_path, number):
     profiler, children = started(tmp_path / "p.json", toy_bundle)
     profiler.send_signal(number)
     said, _ = profiler.communicate(timeout=30)
@@ -165,7 +165,7 @@ def test_stopped_it_leaves_what_was_measured_and_no_process(toy_bundle, tmp_path
     assert len(children) == 2 and not any(child.is_running() for child in children)
 
 
-def test_what_cannot_be_measured_is_told(two_rooms_bundle, tmp_path):
+def test_profiler_that_cannot_measure_reports_why(two_rooms_bundle, tmp_path):
     options = ("--source", "two_rooms", "--rate", 20, "--duration", 1)
     assert "not a bundle" in refused(tmp_path / "p.json", "--bundle", tmp_path / "nothing", *options)
     unknown = refused(tmp_path / "p.json", "--bundle", two_rooms_bundle, "--source", tmp_path / "no.mp4")

@@ -36,7 +36,7 @@ SHORT = ["profile", "--source", "two_rooms", "--rate", "20", "--duration", "2"]
 MISSING = "closed, cold, idle, layers: not measured: not available over ROS 2"
 
 
-def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
+def test_profile_measures_parity_of_the_served_model_and_reports_what_it_skipped(
     two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "p.json"
@@ -58,7 +58,7 @@ def test_parity_is_measured_as_the_node_served_and_what_is_not_measured_is_told(
 
 
 @pytest.mark.slow
-def test_rates_are_swept_on_the_graph_until_it_does_not_keep_up(
+def test_sweep_raises_rates_until_the_graph_cannot_keep_up(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profile_command, "SWEEP_S", 0.5)
@@ -92,7 +92,7 @@ def sweeping(out: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: Path, tmp_path: Path) -> None:
+def test_sweep_that_is_stopped_keeps_the_run_and_the_finished_rates(toy_bundle: Path, tmp_path: Path) -> None:
     with sweeping(tmp_path / "p.json", toy_bundle) as profiling:
         profiling.terminate()
         said, _ = profiling.communicate(timeout=30)
@@ -114,7 +114,7 @@ def test_stopped_in_the_sweep_it_keeps_the_run_and_the_rates_before(toy_bundle: 
         (3000.0, 2900.0, [5.0]),
     ],
 )
-def test_the_rates_of_a_sweep_fit_what_an_image_takes_and_the_steps_of_the_model(
+def test_sweep_rates_follow_image_time_and_model_step(
     latency_ms: float, thread_ms: float, rates: list[float]
 ) -> None:
     # One image has no stage times, one no prediction.
@@ -129,7 +129,7 @@ def test_the_rates_of_a_sweep_fit_what_an_image_takes_and_the_steps_of_the_model
     assert sweep_rates(run, 0.2) == pytest.approx(rates, abs=0.11)
 
 
-def test_without_stage_times_there_are_no_rates_to_sweep() -> None:
+def test_sweep_without_stage_times_has_no_rates() -> None:
     run = make_profile(frames=3).run
     for stages in ({}, {"receive": [1.0] * 3}, {"encode": [0.0] * 3}):
         with pytest.raises(ProfileError, check=code("profile.no_stage_times")):
@@ -137,9 +137,7 @@ def test_without_stage_times_there_are_no_rates_to_sweep() -> None:
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_in_the_sweep_leaves_what_was_measured_before(
-    toy_bundle: Path, tmp_path: Path
-) -> None:
+def test_sweep_with_a_dead_node_keeps_earlier_measurements(toy_bundle: Path, tmp_path: Path) -> None:
     with sweeping(tmp_path / "p.json", toy_bundle) as profiling:
         below = psutil.Process(profiling.pid).children(recursive=True)
         next(process for process in below if "num_samples:=0" in process.cmdline()).kill()
@@ -152,14 +150,14 @@ def test_a_node_that_dies_in_the_sweep_leaves_what_was_measured_before(
     assert "Hz could not be measured: world_model ended with exit code -9" in note
 
 
-def test_a_node_that_others_use_is_not_swept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_of_a_node_in_use_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--attach", "/world_model", "--source", "two_rooms", "--out", "o", "--sweep", "4"])
     assert "--sweep requires a started world model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["max_mis_run:=50", "max_miss_run=50", "precision:=int8"])
-def test_what_is_no_parameter_of_the_node_with_a_value_is_refused(
+def test_profile_with_an_invalid_node_parameter_is_rejected(
     given: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -170,7 +168,7 @@ def test_what_is_no_parameter_of_the_node_with_a_value_is_refused(
 
 @pytest.mark.parametrize("option", ["--attach", "--topic"])
 @pytest.mark.parametrize("name", ["", "-1", "no name"])
-def test_what_is_no_name_of_ros_is_refused(
+def test_profile_with_an_invalid_ros_name_is_rejected(
     option: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -178,7 +176,7 @@ def test_what_is_no_name_of_ros_is_refused(
     assert f"{option}: must be a ROS 2 name such as /robot/world_model" in capsys.readouterr().err
 
 
-def test_of_a_node_that_runs_already_there_is_no_parity_and_the_profile_says_so(
+def test_profile_of_a_running_node_reports_that_parity_is_missing(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_graph.observer.context.get_domain_id()))
@@ -205,7 +203,7 @@ def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.slow
-def test_stopped_it_leaves_what_was_measured_and_no_process(
+def test_stopped_profile_keeps_its_measurements_and_leaves_no_process(
     toy_bundle: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     profiling, below = started(tmp_path / "p.json", toy_bundle)
@@ -220,7 +218,7 @@ def test_stopped_it_leaves_what_was_measured_and_no_process(
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_is_an_exit_status_of_1_beside_the_profile(toy_bundle: Path, tmp_path: Path) -> None:
+def test_profile_of_a_dead_node_is_written_and_exits_with_status_1(toy_bundle: Path, tmp_path: Path) -> None:
     profiling, below = started(tmp_path / "p.json", toy_bundle)
     next(process for process in below if "num_samples:=0" in process.cmdline()).kill()
     time.sleep(1)

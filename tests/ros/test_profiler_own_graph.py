@@ -50,7 +50,7 @@ def profiled(graph: Any, program: str, bundle: Path, out: Path) -> tuple[int, st
     return process.returncode, log.read_text(encoding="utf-8"), commands
 
 
-def test_a_graph_of_its_own_is_never_that_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isolated_graph_never_uses_the_domain_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     chosen = set()
     for shell in ("7", "007"):
@@ -62,7 +62,7 @@ def test_a_graph_of_its_own_is_never_that_of_the_shell(monkeypatch: pytest.Monke
     assert "7" not in chosen and len(chosen) > 50
 
 
-def test_a_graph_of_its_own_is_none_in_which_a_node_of_this_machine_is(
+def test_isolated_graph_never_uses_an_occupied_domain(
     ros_graph: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = ros_graph.observer.context.get_domain_id()
@@ -70,7 +70,7 @@ def test_a_graph_of_its_own_is_none_in_which_a_node_of_this_machine_is(
     assert str(taken) not in {choose_domain() for _ in range(2000)}
 
 
-def test_a_base_on_the_domain_of_the_shell_hears_no_command(
+def test_robot_on_the_domain_of_the_shell_receives_no_command(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
     status, said, commands = profiled(ros_graph, AS_USERS_RUN_IT, toy_bundle, tmp_path / "p.json")
@@ -87,7 +87,7 @@ def test_a_base_on_the_domain_of_the_shell_hears_no_command(
         (["x", "y", "z"], PoseStamped, "pose_delta"),
     ],
 )
-def test_with_images_go_commands_as_the_names_of_the_actions_say(
+def test_profiler_sends_commands_for_the_action_names_of_the_model(
     ros_graph: Any, monkeypatch: pytest.MonkeyPatch, names: list[str], kind: type, topic: str
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_graph.observer.context.get_domain_id()))
@@ -105,7 +105,9 @@ def test_with_images_go_commands_as_the_names_of_the_actions_say(
 
 
 @pytest.mark.slow
-def test_a_model_without_actions_is_given_none(ros_graph: Any, toy_bundle: Path, tmp_path: Path) -> None:
+def test_profiler_of_a_model_without_actions_sends_no_commands(
+    ros_graph: Any, toy_bundle: Path, tmp_path: Path
+) -> None:
     still = Path(shutil.copytree(toy_bundle, tmp_path / "still"))
     fields = Bundle.open(still).manifest.model_dump(mode="json")
     fields["io"]["action"] |= {"names": ["none", "nothing"], "low": [0.0, 0.0], "high": [0.0, 0.0]}
@@ -114,7 +116,7 @@ def test_a_model_without_actions_is_given_none(ros_graph: Any, toy_bundle: Path,
     assert status == 0, said
 
 
-def test_while_any_other_node_is_there_no_command_is_sent_and_it_is_named(
+def test_profiler_with_another_node_in_the_graph_names_it_and_sends_no_commands(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
     status, said, commands = profiled(ros_graph, ON_THE_SHELLS_DOMAIN, toy_bundle, tmp_path / "p.json")

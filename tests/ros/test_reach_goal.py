@@ -153,7 +153,7 @@ def stub(shared_stub: Stub) -> Stub:
     return shared_stub
 
 
-def test_a_goal_is_told_to_the_world_model_driven_to_reached_and_given_back(stub: Stub) -> None:
+def test_goal_is_set_at_the_world_model_reached_and_cleared(stub: Stub) -> None:
     stamp_ns = now_ns()
     asked = stub.driving(image=goal_image(stamp_ns))
     assert from_time(stub.set[0].stamp) == stamp_ns and stub.set[0].image.height == 8
@@ -166,7 +166,7 @@ def test_a_goal_is_told_to_the_world_model_driven_to_reached_and_given_back(stub
     assert stub.goal_ns is None and len(stub.set) == 2, "given back"
 
 
-def test_a_goal_may_be_a_latent_with_a_threshold_of_its_own(stub: Stub) -> None:
+def test_goal_may_be_a_latent_with_its_own_threshold(stub: Stub) -> None:
     latent = fill(Tensor(), messages.tensor("latent", np.ones((1, 2), np.float32)))
     asked = stub.driving(latent=latent, energy_threshold=5.0)
     np.testing.assert_array_equal(messages.array_of(stub.set[0].latent), [[1.0, 1.0]])
@@ -174,7 +174,7 @@ def test_a_goal_may_be_a_latent_with_a_threshold_of_its_own(stub: Stub) -> None:
     stub.ends(asked, "reached", GoalStatus.STATUS_SUCCEEDED)
 
 
-def test_cancelled_the_robot_stands_at_once(stub: Stub) -> None:
+def test_cancelled_goal_stops_the_robot_at_once(stub: Stub) -> None:
     asked = stub.driving()
     before = len(stub.commands)
     assert asked.cancel(meanwhile=stub.image)
@@ -185,14 +185,14 @@ def test_cancelled_the_robot_stands_at_once(stub: Stub) -> None:
     assert not asked.cancel(), "it has ended"
 
 
-def test_who_cancels_all_goals_stops_the_robot_also_while_one_before_is_ending(stub: Stub) -> None:
+def test_cancelling_all_goals_stops_the_robot_while_an_earlier_one_is_ending(stub: Stub) -> None:
     stub.driving()
     asked = stub.goal(image=goal_image(now_ns()))
     assert stub.cancel().goals_canceling
     stub.ends(asked, "cancelled", GoalStatus.STATUS_CANCELED)
 
 
-def test_a_goal_that_is_cancelled_as_soon_as_it_is_accepted_is_cancelled(stub: Stub) -> None:
+def test_goal_cancelled_on_acceptance_is_cancelled(stub: Stub) -> None:
     taken = 0
     for index in range(60):
         goal_id = UUID(uuid=[index + 1] * 16)
@@ -208,7 +208,7 @@ def test_a_goal_that_is_cancelled_as_soon_as_it_is_accepted_is_cancelled(stub: S
 
 
 @pytest.mark.parametrize("later_ns", [0, 10**6])
-def test_a_new_goal_takes_the_place_of_the_one_before(stub: Stub, later_ns: int) -> None:
+def test_new_goal_replaces_the_previous_one(stub: Stub, later_ns: int) -> None:
     stamp_ns = now_ns()
     first = stub.driving(image=goal_image(stamp_ns))
     second = stub.goal(image=goal_image(stamp_ns + later_ns))
@@ -220,7 +220,7 @@ def test_a_new_goal_takes_the_place_of_the_one_before(stub: Stub, later_ns: int)
     stub.ends(second, "reached", GoalStatus.STATUS_SUCCEEDED)
 
 
-def test_another_goal_by_topic_ends_it_and_is_not_taken_back(stub: Stub) -> None:
+def test_goal_by_topic_ends_the_action_and_is_not_cleared(stub: Stub) -> None:
     asked = stub.driving()
     stub.goal_ns = 99
     _, result = asked.end(meanwhile=stub.image)
@@ -232,18 +232,18 @@ def test_another_goal_by_topic_ends_it_and_is_not_taken_back(stub: Stub) -> None
     )
 
 
-def test_its_time_may_be_over(stub: Stub) -> None:
+def test_goal_times_out(stub: Stub) -> None:
     result = stub.ends(stub.driving(timeout_s=0.7), "timeout", GoalStatus.STATUS_ABORTED)
     assert 0.7 <= result.duration_s < 2.0
 
 
-def test_a_robot_that_does_not_get_nearer_is_stuck(stub: Stub) -> None:
+def test_robot_without_progress_is_reported_stuck(stub: Stub) -> None:
     result = stub.ends(stub.driving(), "stuck", GoalStatus.STATUS_ABORTED)
     assert "an energy of 10" in result.reason
     assert any(status.state == PlannerStatus.STUCK for status in stub.statuses)
 
 
-def test_it_stands_while_images_surprise_the_model_and_gives_up_if_that_lasts(stub: Stub) -> None:
+def test_surprising_images_stop_the_robot_and_abort_the_goal_if_they_last(stub: Stub) -> None:
     asked = stub.driving()
     stub.surprising = True
     stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
@@ -257,14 +257,14 @@ def test_it_stands_while_images_surprise_the_model_and_gives_up_if_that_lasts(st
     stub.until(lambda: stub.says(1, "surprised the model"), "WARN in the diagnostics")
 
 
-def test_it_stands_while_energies_are_no_numbers_and_gives_up_if_that_lasts(stub: Stub) -> None:
+def test_non_finite_energies_stop_the_robot_and_abort_the_goal_if_they_last(stub: Stub) -> None:
     asked = stub.driving()
     stub.nan = True
     result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
     assert "energies to the goal are not finite" in result.reason
 
 
-def test_it_stands_when_futures_stop_and_gives_up_if_that_lasts(stub: Stub) -> None:
+def test_missing_futures_stop_the_robot_and_abort_the_goal_if_they_last(stub: Stub) -> None:
     asked = stub.driving()
     began = time.monotonic()
     stub.graph.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 1.0)
@@ -275,14 +275,14 @@ def test_it_stands_when_futures_stop_and_gives_up_if_that_lasts(stub: Stub) -> N
     stub.until(lambda: stub.says(0, "idle"), "OK again")
 
 
-def test_a_goal_that_the_world_model_does_not_take_is_aborted_with_its_reason(stub: Stub) -> None:
+def test_goal_rejected_by_the_world_model_is_aborted_with_the_reason(stub: Stub) -> None:
     stub.refusal = "unknown encoding bayer_grbg16"
     _, result = stub.goal(image=goal_image(now_ns())).end(meanwhile=stub.image)
     assert result.outcome == "aborted" and "unknown encoding bayer_grbg16" in result.reason
     assert len(stub.set) == 1, "what was not taken is not given back"
 
 
-def test_without_a_world_model_a_goal_is_aborted(ros_graph: Any) -> None:
+def test_goal_without_a_world_model_is_aborted(ros_graph: Any) -> None:
     ros_graph.start("planner")
     _, result = Goal(ros_graph, client(ros_graph), image=goal_image(now_ns())).end()
     assert result.outcome == "aborted"
@@ -292,12 +292,12 @@ def test_without_a_world_model_a_goal_is_aborted(ros_graph: Any) -> None:
 @pytest.mark.parametrize(
     "goal", [{}, {"image": Image(data=[1])}, {"timeout_s": -1.0}, {"energy_threshold": float("nan")}]
 )
-def test_goals_that_make_no_sense_are_rejected(stub: Stub, goal: dict[str, Any]) -> None:
+def test_invalid_goals_are_rejected(stub: Stub, goal: dict[str, Any]) -> None:
     given = {"image": goal_image(1)} if goal else {}
     assert not stub.goal(**(given | goal)).accepted
 
 
-def test_another_model_begins_the_plan_anew_and_one_that_cannot_be_driven_with_ends_the_goal(
+def test_new_model_restarts_the_plan_and_an_unusable_one_ends_the_goal(
     stub: Stub,
 ) -> None:
     asked = stub.driving()
@@ -311,7 +311,7 @@ def test_another_model_begins_the_plan_anew_and_one_that_cannot_be_driven_with_e
     stub.infos.publish(model_info())
 
 
-def test_the_planner_that_stops_ends_its_goal_and_leaves_the_robot_standing(ros_graph: Any) -> None:
+def test_planner_shutdown_ends_its_goal_and_stops_the_robot(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info(), **QUICK)
     asked = stub.driving()
     process = stub.graph.processes.pop("planner")
@@ -323,7 +323,7 @@ def test_the_planner_that_stops_ends_its_goal_and_leaves_the_robot_standing(ros_
     assert result.outcome == "aborted" and result.reason == "the planner is shutting down"
 
 
-def test_the_planner_does_not_keep_the_images_of_goals_that_have_ended(ros_graph: Any) -> None:
+def test_planner_releases_the_images_of_finished_goals(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info())
     image = to_image(np.zeros((960, 1280, 3), np.uint8), stamp_ns=0, frame_id="eye")
     goals, status = 40, Path(f"/proc/{ros_graph.processes['planner'].pid}/status")
@@ -338,7 +338,7 @@ def test_the_planner_does_not_keep_the_images_of_goals_that_have_ended(ros_graph
     stub.until(lambda: memory_mb() < before_mb + goals * len(image.data) / 4e6, "its memory back", 20.0)
 
 
-def test_an_arm_is_told_pose_deltas_once_a_step(ros_graph: Any) -> None:
+def test_arm_receives_one_pose_delta_per_step(ros_graph: Any) -> None:
     poses = ros_graph.listen(PoseStamped, "pose_delta")
     stub = Stub(
         ros_graph,

@@ -75,14 +75,14 @@ def shared(shared_graph: Any, two_rooms_bundle: Path) -> Iterator[Robot]:
         assert shared_graph.stop(node) == 0, shared_graph.log(node).read_text()
 
 
-def test_until_somebody_asks_the_robot_stands(shared: Robot) -> None:
+def test_robot_without_a_goal_stands_still(shared: Robot) -> None:
     shared.graph.until(lambda: len(shared.statuses) > 15, "images")
     assert {status.state for status in shared.statuses} <= {PlannerStatus.IDLE, PlannerStatus.HELD}
     # For half a second, and again for a new subscriber.
     assert all(command == Twist() for command in shared.commands) and len(shared.commands) <= 90
 
 
-def test_cancelled_on_its_way_the_robot_stands(shared: Robot) -> None:
+def test_robot_stops_when_the_goal_is_cancelled_on_the_way(shared: Robot) -> None:
     asked = shared.drive()
     assert asked.cancel()
     status, result = asked.end()
@@ -93,13 +93,13 @@ def test_cancelled_on_its_way_the_robot_stands(shared: Robot) -> None:
     assert shared.stands() and len(shared.commands) == told
 
 
-def test_its_time_is_over_before_the_robot_has_arrived(shared: Robot) -> None:
+def test_goal_times_out_before_the_robot_arrives(shared: Robot) -> None:
     status, result = shared.ask(timeout_s=0.5).end()
     assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, "timeout")
     assert result.duration_s >= 0.5 and shared.stands()
 
 
-def test_the_goal_is_reached_and_the_robot_really_is_there(shared: Robot) -> None:
+def test_robot_at_the_reported_goal_is_really_there(shared: Robot) -> None:
     # Two in a hundred goals are not reached, more with late images: request it again.
     for _ in range(ASKS):
         shared.episodes.clear()
@@ -115,14 +115,14 @@ def test_the_goal_is_reached_and_the_robot_really_is_there(shared: Robot) -> Non
     assert shared.stands()
 
 
-def test_a_goal_may_be_a_latent_that_was_seen_before(shared: Robot) -> None:
+def test_goal_may_be_an_earlier_latent(shared: Robot) -> None:
     latents = shared.graph.listen(LatentState, "world_model/latent")
     shared.graph.until(lambda: latents, "a latent")
     status, result = shared.ask(image=Image(), latent=latents[-1].latent).end()
     assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, "reached"), "it stands there"
 
 
-def test_a_goal_that_the_world_model_takes_too_late_moves_nothing(shared: Robot) -> None:
+def test_goal_accepted_too_late_moves_nothing(shared: Robot) -> None:
     world_model = shared.graph.processes["world_model"]
     world_model.send_signal(signal.SIGSTOP)
     try:
@@ -136,7 +136,7 @@ def test_a_goal_that_the_world_model_takes_too_late_moves_nothing(shared: Robot)
     assert all(command == Twist() for command in shared.commands)
 
 
-def test_the_robot_stands_when_the_world_model_hangs(shared: Robot) -> None:
+def test_robot_stops_when_the_world_model_hangs(shared: Robot) -> None:
     asked = shared.drive()
     world_model = shared.graph.processes["world_model"]
     world_model.send_signal(signal.SIGSTOP)

@@ -101,7 +101,7 @@ def visit(made: Graph, enclave: str, security: dict[str, str], node: str = "") -
     return told
 
 
-def test_the_robot_of_the_demo_is_driven_and_recorded(
+def test_secured_demo_robot_is_driven_and_recorded(
     keys: Path, two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     with member(tmp_path, keys) as made:
@@ -117,7 +117,7 @@ def test_the_robot_of_the_demo_is_driven_and_recorded(
     assert recorded.keys() >= {"/image", "/world_model/futures", "/cmd_vel", "/planner/status"}
 
 
-def test_an_update_goes_live(keys: Path, toy_bundle: Path, tmp_path: Path) -> None:
+def test_secured_update_activates_the_release(keys: Path, toy_bundle: Path, tmp_path: Path) -> None:
     with member(tmp_path, keys) as made:
         fleet = Fleet(made, tmp_path / "fleet", toy_bundle)
         fleet.until(lambda: fleet.infos and fleet.events, "both nodes")
@@ -128,7 +128,9 @@ def test_an_update_goes_live(keys: Path, toy_bundle: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("has_keys", [False, True], ids=["no keys", "keys of another robot"])
-def test_a_stranger_hears_nothing_and_is_not_heard(robot: Any, tmp_path: Path, has_keys: bool) -> None:
+def test_node_of_another_keystore_neither_receives_nor_sends(
+    robot: Any, tmp_path: Path, has_keys: bool
+) -> None:
     made, latents = robot
     security = secured(make_keystore(tmp_path / "others")) if has_keys else {"ROS_SECURITY_ENABLE": "false"}
     commands = made.listen(Twist, "cmd_vel")
@@ -139,7 +141,7 @@ def test_a_stranger_hears_nothing_and_is_not_heard(robot: Any, tmp_path: Path, h
     assert len(latents) > 20 and {latent.header.frame_id for latent in latents} == {"camera"}
 
 
-def test_the_keys_of_the_camera_are_good_for_images_only(robot: Any, keys: Path) -> None:
+def test_camera_keys_permit_only_images(robot: Any, keys: Path) -> None:
     made, latents = robot
     latents.clear()
     told = visit(made, "camera", secured(keys))
@@ -147,9 +149,7 @@ def test_the_keys_of_the_camera_are_good_for_images_only(robot: Any, keys: Path)
     assert len(latents) > 20
 
 
-def test_stolen_keys_with_rights_of_ones_own_are_good_for_nothing(
-    robot: Any, keys: Path, tmp_path: Path
-) -> None:
+def test_stolen_keys_with_forged_permissions_are_rejected(robot: Any, keys: Path, tmp_path: Path) -> None:
     """An attacker has the camera's key and signs its own permissions."""
     made, _ = robot
     commands = made.listen(Twist, "cmd_vel")
@@ -163,14 +163,14 @@ def test_stolen_keys_with_rights_of_ones_own_are_good_for_nothing(
     assert not commands and told["heard"].keys() == {"Image of camera"}, "only himself"
 
 
-def test_the_operator_hears_and_asks_and_does_not_drive(robot: Any, keys: Path) -> None:
+def test_operator_may_read_and_request_but_not_drive(robot: Any, keys: Path) -> None:
     told = visit(robot[0], "operator", secured(keys), node="_ros2cli_1")
     assert told["refused"] == ["drive", "send images"]
     assert told["heard"].keys() == {"Image of camera", "LatentState of camera"}
     assert told["state"] == "active"
 
 
-def test_a_node_without_an_enclave_does_not_start(keys: Path, tmp_path: Path) -> None:
+def test_node_without_an_enclave_does_not_start(keys: Path, tmp_path: Path) -> None:
     lost = Path(shutil.copytree(keys, tmp_path / "lost", symlinks=True))
     shutil.rmtree(lost / "enclaves" / "planner")
     with member(tmp_path, lost) as made:

@@ -57,7 +57,7 @@ def served() -> Served:
     return Served()
 
 
-def test_figures_count_from_the_activation_and_ages_from_the_last_image(served):
+def test_counters_start_at_activation_and_ages_at_the_last_image(served):
     _, figures = served.verdict()
     assert figures["frame_age_s"] == figures["result_age_s"] == float("inf"), "none came"
     served.now_s = 51.0
@@ -74,27 +74,27 @@ def test_figures_count_from_the_activation_and_ages_from_the_last_image(served):
     assert (figures["total_ms"], figures["encode_ms"]) == (12.346, 1.0)
 
 
-def test_what_an_earlier_verdict_told_is_not_told_again(served):
+def test_reported_errors_are_not_repeated_in_the_next_verdict(served):
     served.watch.on_error(JepaRuntimeError("engine gone"))
     served.result()
     told = [served.verdict(bad_frames={"bad_stamp": 1})[0].message for _ in range(2)]
     assert told == ["103 frames failed: engine gone", "running"]
 
 
-def test_what_went_wrong_beside_the_frames_is_a_warning_once(served):
+def test_error_outside_frames_is_a_warning_once(served):
     served.result()
     served.watch.on_error(JepaRuntimeError("the goal cannot be encoded"))
     told = [served.verdict(stats=BASE)[0] for _ in range(2)]
     assert told == [Verdict(Level.WARN, "the goal cannot be encoded"), Verdict(Level.OK, "running")]
 
 
-def test_a_node_that_does_not_serve_says_why(served):
+def test_inactive_node_reports_the_reason(served):
     assert served.verdict(fault="it broke", active=False) == (Verdict(Level.ERROR, "it broke"), {})
     assert served.verdict(active=False) == (Verdict(Level.OK, "not active"), {})
     assert served.verdict(active=False, stats=None) == (Verdict(Level.OK, "not configured"), {})
 
 
-def test_the_last_known_bounds_stay_in_the_figures_where_a_result_has_none(served):
+def test_last_known_bounds_remain_when_a_result_has_none(served):
     served.result(
         calibration=Calibration(0.9, np.array([0.25]), (CoverageRate(1, 2),), (CoverageRate(1, 2),))
     )
@@ -102,7 +102,7 @@ def test_the_last_known_bounds_stay_in_the_figures_where_a_result_has_none(serve
     assert served.verdict()[1]["error_bounds/step_1"].startswith("0.25, coverage 0.500 over the last 2")
 
 
-def test_how_long_images_could_not_be_judged_counts_from_the_end_of_a_silence(served):
+def test_time_without_surprise_counts_from_the_end_of_a_silence(served):
     for served.now_s in (50.0, 54.0):
         served.result(surprise=None)
     assert served.verdict()[1]["unjudged_s"] == 4.0
@@ -113,7 +113,7 @@ def test_how_long_images_could_not_be_judged_counts_from_the_end_of_a_silence(se
     assert served.verdict()[1]["unjudged_s"] == 0.5
 
 
-def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served):
+def test_final_report_has_every_sample_and_counter(served):
     assert served.watch.report() == {"counters": {}, "samples_ms": {}, "error_bounds": None}
     shares = CoverageRate(3, 4), CoverageRate(0, 0)
     for total_ms in (1.0, 2.5):
@@ -130,7 +130,7 @@ def test_the_report_has_every_sample_and_the_counters_once_they_are_final(served
     }
 
 
-def test_a_new_activation_forgets_what_came_before():
+def test_new_activation_resets_the_monitor():
     (camera,) = serving.create_camera_streams(["image"]).values()
     camera.reader.rejected["bad_stamp"] += 1
     camera.monitor.final = NOW
@@ -146,7 +146,7 @@ def test_a_new_activation_forgets_what_came_before():
     assert camera.report()["counters"]["received"] == 100
 
 
-def test_a_camera_must_be_named_where_there_are_several():
+def test_camera_must_be_named_when_there_are_several():
     one, two = serving.create_camera_streams(["image"]), serving.create_camera_streams(["front", "rear"])
     assert serving.find_camera(one, "") is serving.find_camera(one, "image") is one["image"]
     assert serving.find_camera(two, "rear") is two["rear"]

@@ -39,7 +39,7 @@ class Publisher:
 
 
 @pytest.mark.parametrize("subscribers", [0, 1])
-def test_stage_times_are_sent_only_to_those_who_listen(subscribers):
+def test_stage_times_are_sent_only_to_subscribers(subscribers):
     publisher = Publisher(subscribers)
     clock = StageTimer({StageTimes: publisher})
     for stamp in (1, 2):
@@ -51,7 +51,7 @@ def test_stage_times_are_sent_only_to_those_who_listen(subscribers):
     ] * subscribers
 
 
-def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not_told():
+def test_first_message_of_an_image_is_timed_and_later_ones_are_not():
     publishers = {StageTimes: Publisher(1), PredictedFutures: Publisher(1), LatentState: Publisher(1)}
     clock = StageTimer(publishers)
     result = SimpleNamespace(
@@ -74,7 +74,7 @@ def test_the_first_message_about_an_image_is_timed_and_what_came_after_it_is_not
         assert (list(message.device_names), list(message.device_milliseconds)) == (["encode"], [1.5])
 
 
-def test_stage_times_bear_the_images_stamp_and_are_in_order(ros_graph, toy_bundle):
+def test_stage_times_carry_the_image_stamp_in_order(ros_graph, toy_bundle):
     times = ros_graph.listen(StageTimes, "world_model/stage_times")
     futures = ros_graph.listen(PredictedFutures, "world_model/futures")
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
@@ -91,9 +91,7 @@ def test_stage_times_bear_the_images_stamp_and_are_in_order(ros_graph, toy_bundl
     assert not last.error
 
 
-def test_diagnostics_warn_over_the_budget_turn_to_error_after_a_run_and_stale_in_silence(
-    ros_graph, toy_bundle
-):
+def test_diagnostics_warn_over_the_budget_err_after_a_run_and_turn_stale_in_silence(ros_graph, toy_bundle):
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     given = {"bundle": toy_bundle, "allow_untrained": True, "deadline_ms": 0.1, "max_miss_run": 100_000}
     ros_graph.start("world_model", given)

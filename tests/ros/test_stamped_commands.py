@@ -25,7 +25,7 @@ STAMPED = {"enable_stamped_cmd_vel": True}
 MOVED = 50
 
 
-def test_a_robot_that_takes_stamped_velocities_is_driven(ros_graph, two_rooms_bundle):
+def test_robot_with_stamped_velocities_is_driven(ros_graph, two_rooms_bundle):
     commands = ros_graph.listen(TwistStamped, "cmd_vel")
     surprises = ros_graph.listen(Surprise, "world_model/surprise")
     images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
@@ -44,7 +44,7 @@ def test_a_robot_that_takes_stamped_velocities_is_driven(ros_graph, two_rooms_bu
     assert abs(from_time(commands[-1].header.stamp) - time.time_ns()) < 10e9
 
 
-def test_nodes_that_do_not_hear_each_other_say_so(ros_graph, toy_bundle):
+def test_nodes_with_mismatched_command_types_report_it(ros_graph, toy_bundle):
     heard = ros_graph.listen(DiagnosticArray, "/diagnostics")
     ros_graph.start("planner")
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True} | STAMPED)

@@ -36,7 +36,7 @@ def rests(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("profile", [qos.RESULT, qos.LATCHED, qos.SENSOR])
-def test_a_robot_that_was_stopped_stands_until_it_is_given_another_goal(ros_graph: Any, profile: Any) -> None:
+def test_stopped_robot_stands_until_it_gets_another_goal(ros_graph: Any, profile: Any) -> None:
     stub = Stub(ros_graph, model_info())
     words = ros_graph.publisher(Bool, "planner/stop", profile)
     drives(stub)
@@ -50,7 +50,7 @@ def test_a_robot_that_was_stopped_stands_until_it_is_given_another_goal(ros_grap
     drives(stub)
 
 
-def test_who_asked_for_a_goal_is_told_that_the_robot_was_stopped(ros_graph: Any) -> None:
+def test_stop_ends_the_goal_and_reports_it_to_the_client(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info())
     words = ros_graph.publisher(Bool, "planner/stop")
     asked = stub.driving()
@@ -63,7 +63,7 @@ def test_who_asked_for_a_goal_is_told_that_the_robot_was_stopped(ros_graph: Any)
     stub.driving()
 
 
-def test_a_robot_is_stopped_where_nobody_says_any_more_that_it_is_not(ros_graph: Any) -> None:
+def test_robot_is_stopped_when_the_stop_signal_expires(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info(), stop_timeout_s=0.5)
     words = ros_graph.publisher(Bool, "planner/stop")
 
@@ -80,7 +80,7 @@ def test_a_robot_is_stopped_where_nobody_says_any_more_that_it_is_not(ros_graph:
     stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
 
 
-def test_a_latched_goal_is_over_when_its_time_is(ros_graph: Any) -> None:
+def test_latched_goal_ends_after_its_time(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info(), goal_timeout_s=1.0)
     drives(stub)
     stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 3.0)

@@ -27,7 +27,7 @@ def image() -> Image:
     return to_image(np.zeros((48, 64, 3), np.uint8), stamp_ns=time.time_ns(), frame_id="eye")
 
 
-def test_models_are_exchanged_while_images_are_served(ros_graph, toy_bundle, tmp_path):
+def test_models_are_swapped_while_images_are_served(ros_graph, toy_bundle, tmp_path):
     other = make_bundle(tmp_path / "other", seed=1)
     graph = ros_graph
     infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
@@ -67,9 +67,7 @@ def test_models_are_exchanged_while_images_are_served(ros_graph, toy_bundle, tmp
     assert graph.stop("world_model") == 0
 
 
-def test_a_node_that_is_told_to_end_gives_up_the_model_that_it_opens_and_does_not_refuse_it(
-    ros_graph, toy_bundle
-):
+def test_node_that_is_stopped_during_a_swap_does_not_reject_the_model(ros_graph, toy_bundle):
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
     ros_graph.publisher(Image, "image", qos.SENSOR)
     client = ros_graph.observer.create_client(SwapModel, "/world_model/swap_model")

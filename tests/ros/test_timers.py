@@ -24,14 +24,14 @@ def takes(call: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(call).parameters)
 
 
-def test_a_timer_takes_nothing_even_where_what_it_calls_has_no_signature() -> None:
+def test_steady_timer_accepts_a_callback_without_a_signature() -> None:
     node = Mock()
     create_steady_timer(node, 1.0, partial(faulthandler.dump_traceback_later, 9.0))
     (_, call), _ = node.create_timer.call_args
     assert takes(call) == []
 
 
-def test_what_leaves_out_what_cannot_be_drawn_takes_what_is_drawn() -> None:
+def test_skip_errors_keeps_the_parameters_of_the_callback() -> None:
     node, taken = Mock(), list[str]()
 
     def draw(message: str) -> None:

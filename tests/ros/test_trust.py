@@ -59,7 +59,7 @@ class Eye:
         self._commands.publish(Twist())
 
 
-def test_an_unannounced_jump_raises_an_alarm_and_a_bag_and_an_announced_one_does_not(
+def test_unannounced_jump_raises_an_alarm_with_a_recording_and_an_announced_one_does_not(
     ros_graph: Any, two_rooms_bundle: Path
 ) -> None:
     graph, bags = ros_graph, ros_graph.folder / "bags"
@@ -111,9 +111,7 @@ def test_an_unannounced_jump_raises_an_alarm_and_a_bag_and_an_announced_one_does
     assert graph.stop("world_model") == 0
 
 
-def test_a_black_box_that_cannot_be_written_is_a_warning_and_stops_nothing(
-    ros_graph: Any, two_rooms_bundle: Path
-) -> None:
+def test_black_box_that_cannot_be_written_is_a_warning_only(ros_graph: Any, two_rooms_bundle: Path) -> None:
     graph = ros_graph
     (graph.folder / "file").write_text("")
     futures = graph.listen(PredictedFutures, "world_model/futures")
@@ -132,9 +130,7 @@ def test_a_black_box_that_cannot_be_written_is_a_warning_and_stops_nothing(
     graph.until(lambda: len(futures) > before + 30, "futures all the same")
 
 
-def test_a_node_that_is_not_active_says_that_and_not_what_was_wrong_while_it_was(
-    ros_graph: Any, toy_bundle: Path
-) -> None:
+def test_inactive_node_reports_its_state_instead_of_earlier_errors(ros_graph: Any, toy_bundle: Path) -> None:
     told = ros_graph.listen(DiagnosticArray, "/diagnostics")
     camera, _ = served(ros_graph, toy_bundle, deadline_ms=1000.0)
     commands = ros_graph.publisher(Twist, "cmd_vel")
@@ -163,7 +159,7 @@ def calibration(*recent: CoverageRate) -> Calibration:
     return Calibration(0.9, np.full(len(recent), 0.25), recent, recent)
 
 
-def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps_beside_an_engine() -> None:
+def test_coverage_below_target_is_a_warning_that_names_the_steps() -> None:
     (complaint,) = degradation_warnings(calibration(CoverageRate(270, 300), CoverageRate(150, 300)), None)
     assert "0.9 coverage at steps 2" in complaint
     assert with_warnings(Verdict(Level.OK, "running"), [complaint]).level is Level.WARN
@@ -180,14 +176,14 @@ def test_coverage_clearly_below_what_is_stated_is_a_warning_that_names_the_steps
     )
 
 
-def test_a_black_box_that_no_alarm_will_ever_fill_is_a_complaint() -> None:
+def test_black_box_without_alarms_is_a_warning() -> None:
     few = "9968 normal scores are too few"
     (complaint,) = degradation_warnings(None, Mock(fault=""), alarms_disabled_reason=few)
     assert complaint.startswith("black box: disabled") and few in complaint
     assert degradation_warnings(None, None, alarms_disabled_reason=few) == []
 
 
-def test_bounds_and_coverage_stand_in_the_diagnostics() -> None:
+def test_diagnostics_contain_bounds_and_coverage() -> None:
     figures = calibration_values(calibration(CoverageRate(0, 0), CoverageRate(150, 200)))
     assert figures["error_bounds/step_1"] == "0.25, no errors observed yet"
     assert "coverage 0.750 over the last 200" in figures["error_bounds/step_2"]

@@ -50,7 +50,7 @@ def pair(shared_graph: Any, toy_bundle: Path, tmp_path_factory: pytest.TempPathF
             assert shared_graph.stop(robot.called(node)) == 0
 
 
-def test_of_an_update_the_other_robot_hears_nothing(pair: Pair) -> None:
+def test_update_of_one_robot_is_invisible_to_the_other(pair: Pair) -> None:
     one, other = pair.one, pair.other
     bundle = one.publish()
     other.publish()
@@ -68,7 +68,7 @@ def test_of_an_update_the_other_robot_hears_nothing(pair: Pair) -> None:
     assert not other.ask(GetUpdateStatus, "status").status.awaits_approval
 
 
-def test_a_word_that_one_may_switch_is_no_word_for_the_other(pair: Pair) -> None:
+def test_switch_permission_of_one_robot_does_not_apply_to_the_other(pair: Pair) -> None:
     one, other = pair.one, pair.other
     for robot in (one, other):
         robot.publish()
@@ -87,9 +87,7 @@ def test_a_word_that_one_may_switch_is_no_word_for_the_other(pair: Pair) -> None
 
 
 @pytest.mark.slow
-def test_a_node_of_the_other_robot_that_fails_and_dies_condemns_no_model_here(
-    pair: Pair, shared_graph: Any
-) -> None:
+def test_failing_node_of_the_other_robot_rejects_no_model_here(pair: Pair, shared_graph: Any) -> None:
     one, other = pair.one, pair.other
     bundle, before = one.publish(), other.serves
     one.configure(health_window_s=10.0)
@@ -115,7 +113,7 @@ def test_a_node_of_the_other_robot_that_fails_and_dies_condemns_no_model_here(
     assert other.serves == before
 
 
-def test_what_is_asked_of_one_is_not_asked_of_the_other(pair: Pair) -> None:
+def test_requests_to_one_robot_do_not_reach_the_other(pair: Pair) -> None:
     one, other = pair.one, pair.other
     one.publish()
     assert one.update().end(meanwhile=pair.look)[1].result == "updated"

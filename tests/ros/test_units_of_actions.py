@@ -31,7 +31,7 @@ pytestmark = pytest.mark.ros
         (["x", "yaw", "gripper"], ["m", "rad", "1"]),
     ],
 )
-def test_units_of_ros_are_taken_however_they_are_spelled(names: list[str], units: list[str]) -> None:
+def test_ros_units_are_accepted_in_any_spelling(names: list[str], units: list[str]) -> None:
     actions.validate_action_units(names, units)
 
 
@@ -46,7 +46,7 @@ def test_units_of_ros_are_taken_however_they_are_spelled(names: list[str], units
         (["x", "yaw"], ["m"], "1 units for 2 action components"),
     ],
 )
-def test_other_units_are_refused_with_what_to_do(names: list[str], units: list[str], words: str) -> None:
+def test_other_units_are_rejected_with_a_fix(names: list[str], units: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         actions.validate_action_units(names, units)
 
@@ -59,7 +59,7 @@ def in_degrees(bundle: Path, folder: Path) -> Path:
     return copy
 
 
-def test_a_world_model_does_not_serve_a_bundle_in_degrees(
+def test_world_model_rejects_a_bundle_in_degrees(
     ros_graph: Any, two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     ros_graph.start("world_model", {"bundle": in_degrees(two_rooms_bundle, tmp_path / "degrees")})
@@ -68,7 +68,7 @@ def test_a_world_model_does_not_serve_a_bundle_in_degrees(
     assert "action angular.z is in 'deg/s'" in log and "rad/s" in log and "Traceback" not in log
 
 
-def test_a_planner_does_not_drive_by_a_model_in_degrees(ros_graph: Any) -> None:
+def test_planner_rejects_a_model_in_degrees(ros_graph: Any) -> None:
     commands = ros_graph.listen(Twist, "cmd_vel")
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     ros_graph.start("planner")

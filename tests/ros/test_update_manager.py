@@ -41,7 +41,7 @@ def fleet(shared_graph: Any, toy_bundle: Path, tmp_path_factory: pytest.TempPath
         assert shared_graph.stop(node) == 0, shared_graph.log(node).read_text()
 
 
-def test_a_release_goes_live_between_two_images_and_is_told_all_the_way(fleet: Fleet) -> None:
+def test_release_goes_live_between_two_images_and_is_reported_throughout(fleet: Fleet) -> None:
     bundle = fleet.publish()
     fleet.latents.clear()
     update = fleet.update()
@@ -65,7 +65,7 @@ def test_a_release_goes_live_between_two_images_and_is_told_all_the_way(fleet: F
     assert switch.release.sha256 == bundle.sha256 and switch.current.sha256 != bundle.sha256
 
 
-def test_what_the_probe_refuses_leaves_the_node_alone(fleet: Fleet) -> None:
+def test_release_rejected_by_the_probe_leaves_the_node_unchanged(fleet: Fleet) -> None:
     before, told = fleet.serves, len(fleet.infos)
     fleet.publish(wrong=True)
     status, result = fleet.update().end()
@@ -77,7 +77,7 @@ def test_what_the_probe_refuses_leaves_the_node_alone(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_candidate_is_compared_on_the_robots_own_images(fleet: Fleet) -> None:
+def test_candidate_is_compared_on_the_images_of_the_robot(fleet: Fleet) -> None:
     bundle = fleet.publish(budgets=SHADOWED)
     update = fleet.update()
     fleet.until(lambda: any(told.state == "shadow" for told in update.feedback), "the comparison")
@@ -96,7 +96,7 @@ def test_a_candidate_is_compared_on_the_robots_own_images(fleet: Fleet) -> None:
     assert fleet.serves == bundle.manifest.version
 
 
-def test_an_update_that_waits_for_approval_is_approved_or_cancelled(fleet: Fleet) -> None:
+def test_update_awaiting_approval_is_approved_or_cancelled(fleet: Fleet) -> None:
     fleet.configure(approval=True)
     before, bundle = fleet.serves, fleet.publish()
     try:
@@ -126,7 +126,7 @@ def test_an_update_that_waits_for_approval_is_approved_or_cancelled(fleet: Fleet
         fleet.configure()
 
 
-def test_the_switch_waits_until_it_is_safe_and_then_comes_at_once(fleet: Fleet) -> None:
+def test_switch_waits_until_it_is_safe_and_then_happens_at_once(fleet: Fleet) -> None:
     fleet.safe.publish(Bool(data=False))
     before, bundle = fleet.serves, fleet.publish()
     update = fleet.update()
@@ -142,7 +142,7 @@ def test_the_switch_waits_until_it_is_safe_and_then_comes_at_once(fleet: Fleet) 
     fleet.safe.publish(Bool(data=True))
 
 
-def test_going_back_and_staying(fleet: Fleet) -> None:
+def test_rollback_and_pin_change_the_active_model(fleet: Fleet) -> None:
     before, bundle = fleet.serves, fleet.publish()
     assert fleet.ask(CheckUpdate, "check").offered.sha256 == bundle.sha256
     assert fleet.serves == before
@@ -162,7 +162,7 @@ def test_going_back_and_staying(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_way_back_that_the_command_line_went_reaches_the_node(fleet: Fleet) -> None:
+def test_rollback_by_the_command_line_reaches_the_node(fleet: Fleet) -> None:
     before = fleet.serves
     fleet.publish()
     assert fleet.update().end()[1].result == "updated"
@@ -172,7 +172,7 @@ def test_a_way_back_that_the_command_line_went_reaches_the_node(fleet: Fleet) ->
     assert f"switching to {before}" in fleet.graph.log("update_manager").read_text()
 
 
-def test_what_is_observed_is_taken_back_by_hand_without_opening_anything(fleet: Fleet) -> None:
+def test_observed_release_is_rolled_back_by_hand_without_opening_a_model(fleet: Fleet) -> None:
     fleet.configure(health_window_s=60.0)
     before = fleet.serves
     fleet.publish()
@@ -189,7 +189,7 @@ def test_what_is_observed_is_taken_back_by_hand_without_opening_anything(fleet: 
         fleet.configure()
 
 
-def test_an_update_comes_on_a_stick_as_well(fleet: Fleet) -> None:
+def test_update_from_a_usb_stick_activates_the_release(fleet: Fleet) -> None:
     bundle = fleet.publish()
     stick = fleet.folder / "stick"
     shutil.copytree(fleet.repository.folder, stick)
@@ -198,7 +198,7 @@ def test_an_update_comes_on_a_stick_as_well(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_while_it_is_observed_is_taken_back(fleet: Fleet) -> None:
+def test_node_that_dies_during_observation_is_rolled_back(fleet: Fleet) -> None:
     fleet.configure(health_window_s=60.0)
     before = fleet.serves
     fleet.publish()
@@ -220,7 +220,7 @@ def test_a_node_that_dies_while_it_is_observed_is_taken_back(fleet: Fleet) -> No
 
 @pytest.mark.parametrize("reached", ["probe", "observe"])
 @pytest.mark.slow
-def test_a_manager_that_is_killed_goes_on_at_its_next_start(fleet: Fleet, reached: str) -> None:
+def test_killed_manager_resumes_at_its_next_start(fleet: Fleet, reached: str) -> None:
     fleet.configure(health_window_s=4.0)
     bundle = fleet.publish()
     try:
@@ -236,7 +236,7 @@ def test_a_manager_that_is_killed_goes_on_at_its_next_start(fleet: Fleet, reache
     assert fleet.serves == bundle.manifest.version
 
 
-def test_the_robot_looks_by_itself_and_goes_on_after_a_stop(fleet: Fleet) -> None:
+def test_robot_checks_by_itself_and_continues_after_a_restart(fleet: Fleet) -> None:
     assert fleet.graph.stop("update_manager") == 0
     fleet.configure(approval=True)
     bundle = fleet.publish()
@@ -249,7 +249,7 @@ def test_the_robot_looks_by_itself_and_goes_on_after_a_stop(fleet: Fleet) -> Non
     assert fleet.events[-1].result == "updated" and fleet.serves == bundle.manifest.version
 
 
-def test_diagnostics_tell_what_serves(fleet: Fleet) -> None:
+def test_diagnostics_name_the_active_model(fleet: Fleet) -> None:
     heard = fleet.graph.listen(DiagnosticArray, "/diagnostics")
 
     def standing() -> Any:
@@ -263,7 +263,7 @@ def test_diagnostics_tell_what_serves(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "/nowhere"])
-def test_a_robot_that_was_not_set_up_is_told(ros_graph: Any, root: str) -> None:
+def test_robot_without_a_site_is_reported(ros_graph: Any, root: str) -> None:
     ros_graph.start("update_manager", {"root": root})
     assert ros_graph.exit_code("update_manager") == 1
     told = ros_graph.log("update_manager").read_text()
@@ -272,7 +272,7 @@ def test_a_robot_that_was_not_set_up_is_told(ros_graph: Any, root: str) -> None:
 
 
 @pytest.mark.parametrize("parameter", ["world_model", "image_topic", "action_topic"])
-def test_what_is_no_name_is_told_at_the_start(ros_graph: Any, parameter: str, tmp_path: Path) -> None:
+def test_invalid_ros_names_are_reported_at_the_start(ros_graph: Any, parameter: str, tmp_path: Path) -> None:
     ros_graph.start("update_manager", {"root": tmp_path, parameter: "a b"})
     assert ros_graph.exit_code("update_manager") == 1
     assert (

@@ -41,7 +41,7 @@ class Endless:
         self._asked.done.set()
 
 
-def test_whoever_waits_for_an_update_hears_that_the_manager_stops(
+def test_stopping_manager_ends_the_pending_update_request(
     owner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asker, worker = rclpy.create_node("asker"), Endless()

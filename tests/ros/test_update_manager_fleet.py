@@ -17,7 +17,7 @@ from tests.ros.updated import Fleet
 pytestmark = pytest.mark.ros
 
 
-def test_what_the_fleet_orders_goes_live_in_the_running_node(
+def test_release_ordered_by_the_fleet_goes_live_in_the_running_node(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
     with DdiServer() as server:

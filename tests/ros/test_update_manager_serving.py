@@ -140,7 +140,7 @@ def served(tmp_path: Path, bundles: list[Any]) -> Served:
     return Served(tmp_path, bundles)
 
 
-def test_the_way_back_opens_nothing_while_the_node_holds_what_served(served: Served) -> None:
+def test_rollback_opens_nothing_while_the_node_keeps_the_previous_model(served: Served) -> None:
     old, new = served.bundles[:2]
     served.serving.swap(new.path)
     assert served.serving.health().serves == new.sha256
@@ -149,7 +149,7 @@ def test_the_way_back_opens_nothing_while_the_node_holds_what_served(served: Ser
     assert served.asked == [SwapModel.Request, Trigger.Request]
 
 
-def test_the_way_back_is_a_swap_where_the_node_holds_nothing(served: Served) -> None:
+def test_rollback_is_a_swap_when_the_node_keeps_nothing(served: Served) -> None:
     old, new = served.bundles[:2]
     served.serving.swap(new.path)
     served.held = None
@@ -158,12 +158,12 @@ def test_the_way_back_is_a_swap_where_the_node_holds_nothing(served: Served) -> 
     assert served.asked == [SwapModel.Request, Trigger.Request, SwapModel.Request]
 
 
-def test_what_serves_already_is_not_asked_for(served: Served) -> None:
+def test_active_model_is_not_requested_again(served: Served) -> None:
     served.serving.swap(served.bundles[0].path)
     assert served.asked == []
 
 
-def test_a_node_that_is_gone_is_an_error_though_the_link_good_is_too(served: Served, tmp_path: Path) -> None:
+def test_missing_node_is_an_error_although_the_link_is_correct(served: Served, tmp_path: Path) -> None:
     """As if the linked model was damaged and downloaded again."""
     (tmp_path / "good").unlink()
     served.gone()
@@ -171,14 +171,14 @@ def test_a_node_that_is_gone_is_an_error_though_the_link_good_is_too(served: Ser
         served.serving.swap(served.bundles[1].path)
 
 
-def test_what_the_node_refuses_is_refused(served: Served) -> None:
+def test_model_rejected_by_the_node_is_rejected(served: Served) -> None:
     served.refusal = "its actions are others"
     with pytest.raises(ReleaseRejectedError, check=code("serving.swap_rejected")):
         served.serving.swap(served.bundles[1].path)
     assert served.watch.active_sha256 == served.bundles[0].sha256
 
 
-def test_a_swap_that_nobody_saw_the_end_of_is_made_sure_of(served: Served) -> None:
+def test_swap_without_a_response_is_confirmed_later(served: Served) -> None:
     """It may still be loading, so that the active model may change later."""
     old, new = served.bundles[:2]
     served.owner.answers["swap_model"] = lambda request: pytest.fail("nobody waits for it")
@@ -194,7 +194,7 @@ def test_a_swap_that_nobody_saw_the_end_of_is_made_sure_of(served: Served) -> No
     assert len(served.asked) == 2, "now it is known"
 
 
-def test_a_node_disagrees_that_serves_something_else_for_a_while(
+def test_node_that_serves_another_model_for_a_while_disagrees(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = served.bundles[:2]
@@ -210,7 +210,7 @@ def test_a_node_disagrees_that_serves_something_else_for_a_while(
     assert not served.serving.needs_correction(new.sha256)
 
 
-def test_the_model_replaced_is_given_up_at_the_end_of_an_update_that_switched(served: Served) -> None:
+def test_previous_model_is_released_after_a_completed_update(served: Served) -> None:
     served.serving.commit(State(result="refused"))
     assert served.asked == []
     served.serving.swap(served.bundles[1].path)
@@ -220,7 +220,7 @@ def test_the_model_replaced_is_given_up_at_the_end_of_an_update_that_switched(se
     assert served.asked[2:] == [Trigger.Request]
 
 
-def test_a_node_that_is_gone_takes_no_new_model_and_needs_none_for_the_way_back(served: Served) -> None:
+def test_missing_node_takes_no_new_model_and_needs_none_for_the_rollback(served: Served) -> None:
     served.gone()
     assert not served.serving.health().may_switch
     assert "is gone" in served.serving.health().failure
@@ -230,7 +230,7 @@ def test_a_node_that_is_gone_takes_no_new_model_and_needs_none_for_the_way_back(
     assert served.asked == []
 
 
-def test_where_no_node_ever_was_the_link_is_enough(tmp_path: Path, bundles: list[Any]) -> None:
+def test_link_is_enough_when_there_never_was_a_node(tmp_path: Path, bundles: list[Any]) -> None:
     served = Served(tmp_path, bundles, there=False)
     health = served.serving.health()
     assert health.serves is None and health.failure == "" and health.may_switch
@@ -262,7 +262,7 @@ def source(
     )
 
 
-def test_a_frame_comes_with_the_mean_of_what_was_executed_until_the_next_one() -> None:
+def test_frame_carries_the_mean_action_until_the_next_frame() -> None:
     owner = Owner()
     frames = source(owner)
     come = owner.heard[Image, "/image"]
@@ -285,14 +285,14 @@ def test_a_frame_comes_with_the_mean_of_what_was_executed_until_the_next_one() -
     assert frames.command == pytest.approx([0.75, -1.0])
 
 
-def test_commands_may_have_a_stamp() -> None:
+def test_commands_may_be_stamped() -> None:
     owner = Owner()
     source(owner, stamped=True)
     assert (TwistStamped, "/cmd_vel") in owner.heard
 
 
 @pytest.mark.parametrize("commands", ["", "/left/pose_delta"])
-def test_of_an_arm_pose_deltas_are_what_was_executed(commands: str) -> None:
+def test_executed_actions_of_an_arm_are_its_pose_deltas(commands: str) -> None:
     owner = Owner()
     frames = source(owner, commands=commands, names=("x", "gripper"))
     owner.now_ns = NS
@@ -308,7 +308,7 @@ def test_of_an_arm_pose_deltas_are_what_was_executed(commands: str) -> None:
     assert not owner.heard
 
 
-def test_frames_that_are_not_taken_give_way_to_newer_ones() -> None:
+def test_unread_frames_are_replaced_by_newer_ones() -> None:
     owner = Owner()
     iterator = source(owner).frames()
     for number in range(1, 101):
@@ -316,7 +316,7 @@ def test_frames_that_are_not_taken_give_way_to_newer_ones() -> None:
     assert next(iterator).stamp_ns == 93 * NS
 
 
-def test_an_image_is_waited_for() -> None:
+def test_source_waits_for_an_image() -> None:
     owner = Owner()
     iterator = source(owner, timeout_s=10.0).frames()
     owner.heard[Image, "/image"](image(NS))
@@ -326,7 +326,7 @@ def test_an_image_is_waited_for() -> None:
     later.join()
 
 
-def test_a_topic_without_images_fails_and_says_so() -> None:
+def test_topic_without_images_is_an_error() -> None:
     owner = Owner()
     frames = source(owner)
     owner.heard[Image, "/image"](Image())
@@ -338,5 +338,5 @@ def test_a_topic_without_images_fails_and_says_so() -> None:
     assert not owner.heard
 
 
-def test_a_source_ends_by_itself() -> None:
+def test_source_ends_by_itself() -> None:
     assert list(source(Owner(), duration_s=0.0).frames()) == []

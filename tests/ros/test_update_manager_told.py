@@ -70,16 +70,16 @@ def judged(
         (replace(WELL, signed_at=NOW + timedelta(days=1)), Level.WARN, "the system clock is behind"),
     ],
 )
-def test_diagnostics_say_how_updates_stand(state: State, level: Level, words: str) -> None:
+def test_diagnostics_describe_the_update_state(state: State, level: Level, words: str) -> None:
     verdict = judged(state)
     assert verdict.level is level and words in verdict.message
 
 
-def test_a_robot_that_only_looks_when_asked_has_no_old_metadata_to_warn_of() -> None:
+def test_robot_that_checks_only_on_request_has_no_warning_of_old_metadata() -> None:
     assert judged(replace(WELL, checked_at=NOW - timedelta(days=30)), polls=False).level is Level.OK
 
 
-def test_a_node_that_serves_something_else_is_a_warning_between_updates() -> None:
+def test_node_that_serves_another_model_is_a_warning_between_updates() -> None:
     serves = replace(WELL, current=WORK.installed)
     assert judged(serves, info=said(WORK.installed.manifest_sha256)).level is Level.OK
     other = judged(serves, info=said("f" * 64))
@@ -100,27 +100,25 @@ def said(sha256: str) -> ModelInfo:
         ({"engine": "openvino:GPU"}, "openvino:GPU"),
     ],
 )
-def test_a_gate_that_tries_candidates_otherwise_than_they_will_serve_is_a_warning(
-    fields: dict[str, str], tried: str
-) -> None:
+def test_gate_with_other_settings_than_the_node_is_a_warning(fields: dict[str, str], tried: str) -> None:
     serves = replace(WELL, current=WORK.installed)
     verdict = judged(serves, info=said(WORK.installed.manifest_sha256), **fields)
     assert verdict.level is (Level.WARN if tried else Level.OK)
     assert tried in verdict.message
 
 
-def test_a_full_disk_is_a_warning() -> None:
+def test_full_disk_is_a_warning() -> None:
     verdict = judged(WELL, free_bytes=1 << 20)
     assert verdict.level is Level.WARN and verdict.message.startswith("disk space is too low")
     assert "1 MB free" in verdict.message
 
 
-def test_when_the_repository_was_last_reached_is_told() -> None:
+def test_diagnostics_contain_the_last_contact_with_the_repository() -> None:
     assert from_time(status_messages.status(State(), settings()).checked) == 0
     assert from_time(status_messages.status(WELL, settings()).checked) == WELL.checked_at.timestamp() * 1e9
 
 
-def test_what_awaits_approval_is_told() -> None:
+def test_diagnostics_contain_the_release_awaiting_approval() -> None:
     armed = replace(WELL, phase=Phase.ARMED, work=WORK)
     assert status_messages.status(armed, settings(approval=True)).awaits_approval
     assert not status_messages.status(armed, settings()).awaits_approval
@@ -129,7 +127,7 @@ def test_what_awaits_approval_is_told() -> None:
     assert status_messages.status(armed, settings()).candidate.release_seq == 2
 
 
-def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None:
+def test_feedback_reports_bytes_a_few_times_a_second_and_the_last_always() -> None:
     sent: list[tuple[str, int, float]] = []
     clock = Clock()
     feedback = UpdateFeedback(
@@ -144,7 +142,7 @@ def test_feedback_tells_bytes_a_few_times_a_second_and_always_the_last() -> None
     assert 10 <= len(sent) <= 13
 
 
-def test_feedback_of_one_update_does_not_stay_for_the_next() -> None:
+def test_feedback_of_one_update_does_not_carry_over() -> None:
     sent: list[float] = []
     feedback = UpdateFeedback(lambda told: sent.append(told.shadow_error_ratio))
     known = Summary(60, 0.2, 0.3, -0.1, 0.2)
@@ -154,7 +152,7 @@ def test_feedback_of_one_update_does_not_stay_for_the_next() -> None:
     assert math.isnan(sent[-1])
 
 
-def test_a_comparison_of_which_nothing_is_known_yet_can_be_told() -> None:
+def test_comparison_without_results_can_be_reported() -> None:
     sent: list[float] = []
     nothing = Summary(0, math.nan, math.nan, -math.inf, math.inf)
     UpdateFeedback(lambda told: sent.append(told.shadow_error_ratio)).on_comparison(
@@ -163,7 +161,7 @@ def test_a_comparison_of_which_nothing_is_known_yet_can_be_told() -> None:
     assert math.isnan(sent[-1])
 
 
-def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
+def test_parameter_file_has_every_parameter_with_its_default() -> None:
     yaml = pytest.importorskip("yaml")
     shipped = yaml.safe_load((WORKSPACE / "src/jepa_bringup/config/jepa.yaml").read_text(encoding="utf-8"))
     own, common = (shipped[name]["ros__parameters"] for name in ("/**/update_manager", "/**"))
@@ -183,7 +181,7 @@ def test_the_parameter_file_holds_every_parameter_with_its_default() -> None:
         ("world_model", {}, {"world_model"}),
     ],
 )
-def test_launch_files_take_nav2s_arguments_and_start_their_nodes(
+def test_launch_files_take_the_arguments_of_nav2_and_start_their_nodes(
     name: str, given: dict[str, str], starts: set[str]
 ) -> None:
     from launch import LaunchContext

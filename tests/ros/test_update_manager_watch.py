@@ -42,7 +42,7 @@ class Watched:
         return self.watch.failure()
 
 
-def test_a_node_that_serves_well_has_no_failure() -> None:
+def test_healthy_node_has_no_failure() -> None:
     watched = Watched()
     for _ in range(30):
         watched.second()
@@ -51,7 +51,7 @@ def test_a_node_that_serves_well_has_no_failure() -> None:
     assert watched.failure == ""
 
 
-def test_what_the_node_said_before_the_switch_does_not_count() -> None:
+def test_node_state_before_the_switch_does_not_count() -> None:
     watched = Watched()
     watched.second(level=2, message="10 results in a row were later")
     assert watched.failure == ""
@@ -59,7 +59,7 @@ def test_what_the_node_said_before_the_switch_does_not_count() -> None:
     assert watched.failure == f"{STATUS}: 3 frames failed"
 
 
-def test_a_failure_is_not_forgotten() -> None:
+def test_failure_is_remembered() -> None:
     watched = Watched()
     for level in (0, 2, 0):
         watched.second(level=level, message="stalled")
@@ -69,13 +69,13 @@ def test_a_failure_is_not_forgotten() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_a_failure(value: float) -> None:
+def test_non_finite_values_are_a_failure(value: float) -> None:
     watched = Watched()
     watched.watch.latent(np.array([0.0, value]))
     assert watched.failure == "the model computes NaN or infinity"
 
 
-def test_latents_are_not_missed_before_their_topic_was_found() -> None:
+def test_latents_are_not_missing_before_their_topic_was_discovered() -> None:
     watched = Watched()
     for _ in range(9):
         watched.clock.sleep(1.0)
@@ -90,7 +90,7 @@ def test_latents_are_not_missed_before_their_topic_was_found() -> None:
 
 @pytest.mark.parametrize("phase_s", [0.05, 0.5, 0.95])
 @pytest.mark.parametrize("pause_s", [3, 4, 6, 60])
-def test_a_camera_that_pauses_condemns_nobody(phase_s: float, pause_s: int) -> None:
+def test_pausing_camera_is_not_a_failure(phase_s: float, pause_s: int) -> None:
     watched = Watched()
     watched.watch.expect_latents()
     watched.second()
@@ -125,9 +125,7 @@ def surprise(watched: Watched, share: float, frames: int = 900) -> None:
         (None, 0.90, True),
     ],
 )
-def test_a_model_that_its_surroundings_surprise_more_than_usual_drifts(
-    usual: float | None, found: float, drifts: bool
-) -> None:
+def test_model_surprised_more_than_usual_has_drifted(usual: float | None, found: float, drifts: bool) -> None:
     watched = Watched()
     watched.watch.compare()
     if usual is not None:
@@ -142,13 +140,13 @@ def test_a_model_that_its_surroundings_surprise_more_than_usual_drifts(
         assert watched.failure.startswith(f"predictions drift: {900 * found:.0f} of 900 frames")
 
 
-def test_a_surprise_that_is_not_finite_is_a_failure() -> None:
+def test_non_finite_surprise_is_a_failure() -> None:
     watched = Watched()
     watched.watch.surprise(np.nan, False)
     assert watched.failure == "the model computes NaN or infinity"
 
 
-def test_a_model_that_computed_next_to_nothing_was_idle() -> None:
+def test_model_with_next_to_no_results_was_idle() -> None:
     watched = Watched()
     for _ in range(9):
         watched.second()
@@ -159,25 +157,25 @@ def test_a_model_that_computed_next_to_nothing_was_idle() -> None:
     assert watched.watch.idle
 
 
-def test_a_node_of_which_nothing_was_heard_yet_is_not_there() -> None:
+def test_unknown_node_is_absent() -> None:
     unheard, heard = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
     assert (unheard.is_alive, unheard.was_seen, unheard.active_sha256) == (False, False, "")
     assert (heard.is_alive, heard.was_seen) == (True, True)
 
 
-def test_a_node_that_says_nothing_is_gone() -> None:
+def test_silent_node_is_gone() -> None:
     watched = Watched()
     watched.clock.sleep(5.1)
     assert not watched.watch.is_alive and watched.failure == f"{NODE} is gone: no diagnostics for 5 s"
 
 
-def test_a_node_that_was_started_again_has_failed() -> None:
+def test_restarted_node_is_a_failure() -> None:
     watched = Watched()
     watched.second(pid="8")
     assert "restarted" in watched.failure
 
 
-def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_images_is_not() -> None:
+def test_missing_latents_are_a_failure_only_while_images_arrive() -> None:
     watched = Watched()
     watched.watch.expect_latents()
     for _ in range(9):
@@ -192,7 +190,7 @@ def test_latents_that_stop_while_images_come_are_a_failure_and_a_robot_without_i
     assert watched.failure == "images arrive, but no latent for 5 s"
 
 
-def test_late_frames_are_a_failure_once_it_is_no_chance() -> None:
+def test_late_frames_are_a_failure_once_they_are_significant() -> None:
     watched = Watched()
     for number in range(100):
         watched.watch.timed(11.0 if number in (40, 70) else 9.0)
@@ -202,14 +200,14 @@ def test_late_frames_are_a_failure_once_it_is_no_chance() -> None:
     assert "22 of 120 frames exceeded the latency budget of 10 ms" in watched.failure
 
 
-def test_without_a_budget_no_frame_is_late() -> None:
+def test_frames_without_a_budget_are_never_late() -> None:
     watched = Watched(budget_ms=None)
     for _ in range(100):
         watched.watch.timed(1e6)
     assert watched.failure == ""
 
 
-def test_a_word_holds_for_a_while_and_the_last_one_counts() -> None:
+def test_switch_permission_expires_and_the_last_message_counts() -> None:
     clock = Clock()
     clock.sleep(100.0)
     word = SwitchPermission(required=True, timeout_s=1.0, clock=clock.monotonic)
@@ -224,7 +222,7 @@ def test_a_word_holds_for_a_while_and_the_last_one_counts() -> None:
     assert not word.granted
 
 
-def test_a_word_may_hold_until_the_next_one_or_not_be_needed() -> None:
+def test_switch_permission_may_never_expire_or_not_be_required() -> None:
     clock = Clock()
     word = SwitchPermission(required=True, timeout_s=0.0, clock=clock.monotonic)
     word.set(True)

@@ -96,7 +96,7 @@ def at_work(tmp_path: Path) -> Iterator[Any]:
         one.close()
 
 
-def test_what_is_asked_for_is_done_as_asked_whatever_was_asked_for_before(at_work: Any) -> None:
+def test_request_is_carried_out_with_its_own_options(at_work: Any) -> None:
     work = at_work()
     work.client.let_go.set()
     assert work.ask().done.wait(10)
@@ -107,13 +107,13 @@ def test_what_is_asked_for_is_done_as_asked_whatever_was_asked_for_before(at_wor
     assert work.worker.accepts_requests
 
 
-def test_one_thing_is_asked_for_at_a_time(at_work: Any) -> None:
+def test_worker_takes_one_request_at_a_time(at_work: Any) -> None:
     work = at_work()
     work.ask()
     assert not work.worker.accepts_requests and not work.worker.submit(Request())
 
 
-def test_the_robots_own_update_answers_whoever_asks_for_an_ordinary_one(at_work: Any) -> None:
+def test_automatic_update_answers_an_ordinary_request(at_work: Any) -> None:
     work = at_work(poll_s=3600.0)
     work.until_opened(1)
     assert not work.worker.submit(Request(check_only=True)), "an update is in work"
@@ -123,7 +123,7 @@ def test_the_robots_own_update_answers_whoever_asks_for_an_ordinary_one(at_work:
     assert len(work.client.opened) == 1
 
 
-def test_another_update_waits_for_the_robots_own_one_and_can_be_withdrawn(at_work: Any) -> None:
+def test_other_request_waits_for_the_automatic_update_and_can_be_withdrawn(at_work: Any) -> None:
     work = at_work(poll_s=3600.0)
     work.until_opened(1)
     withdrawn = work.ask(again=True)
@@ -135,7 +135,7 @@ def test_another_update_waits_for_the_robots_own_one_and_can_be_withdrawn(at_wor
 
 
 @pytest.mark.parametrize("waits", [State(phase=Phase.ARMED, work=WORK), State(phase=Phase.RESOLVE, waits=1)])
-def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any, waits: State) -> None:
+def test_pending_update_continues_without_a_new_one(at_work: Any, waits: State) -> None:
     work = at_work()
     request = work.ask()
     work.until_opened(1)
@@ -150,12 +150,12 @@ def test_an_update_that_was_left_goes_on_and_begins_nothing_anew(at_work: Any, w
     assert [asked["begin"] for asked in work.client.opened] == [True, False]
 
 
-def test_a_look_tells_what_is_offered(at_work: Any) -> None:
+def test_check_reports_the_available_release(at_work: Any) -> None:
     request = at_work().ask(check_only=True)
     assert request.done.wait(10) and request.offered == WORK.release
 
 
-def test_an_error_ends_the_request_and_not_the_thread(at_work: Any) -> None:
+def test_error_ends_the_request_and_not_the_thread(at_work: Any) -> None:
     work = at_work()
     work.client.let_go.set()
     work.client.error = FetchError("cannot be reached")
@@ -166,7 +166,7 @@ def test_an_error_ends_the_request_and_not_the_thread(at_work: Any) -> None:
     assert work.lines == ["error: cannot be reached"]
 
 
-def test_who_waits_is_told_when_the_worker_stops(at_work: Any) -> None:
+def test_stopping_worker_answers_pending_requests(at_work: Any) -> None:
     work = at_work()
     request = work.ask()
     work.until_opened(1)
@@ -175,7 +175,7 @@ def test_who_waits_is_told_when_the_worker_stops(at_work: Any) -> None:
     assert not work.worker.submit(Request())
 
 
-def test_a_worker_that_failed_answers_who_waits_and_is_asked_no_more(tmp_path: Path) -> None:
+def test_failed_worker_answers_pending_requests_and_accepts_no_more(tmp_path: Path) -> None:
     def broken(**asked: Any) -> Any:
         raise RuntimeError("no memory")
 
@@ -187,7 +187,7 @@ def test_a_worker_that_failed_answers_who_waits_and_is_asked_no_more(tmp_path: P
     assert not worker.submit(Request())
 
 
-def test_where_a_fleet_orders_the_robot_does_its_rounds_and_a_person_may_still_ask(at_work: Any) -> None:
+def test_fleet_managed_worker_polls_and_still_accepts_manual_requests(at_work: Any) -> None:
     rounds = threading.Semaphore(0)
 
     def fleet(alive: Any) -> float:

@@ -27,13 +27,13 @@ def told() -> view.GraphSnapshot:
     return picture
 
 
-def test_a_line_tells_of_a_planner_by_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_line_describes_a_planner_of_another_vendor(capsys: pytest.CaptureFixture[str]) -> None:
     view.PlainLines(1.0).show(told())
     said = capsys.readouterr().out
     assert "max 7.00 ms" in said and "state 200" in said and "goals 1/1" in said
 
 
-def test_nothing_that_is_told_steers_the_terminal() -> None:
+def test_received_text_cannot_control_the_terminal() -> None:
     picture = told()
     picture.set_model(ModelInfo(model_id="\x1b[2K"))
     picture.add_episode(EpisodeResult(outcome="\x1b]0;"))
@@ -43,7 +43,7 @@ def test_nothing_that_is_told_steers_the_terminal() -> None:
     assert picture.episodes[-1].startswith("0: \\x1b]0;")
 
 
-def test_a_terminal_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_shown_unchanged_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr("rich.console.Console", lambda: Console(file=written, width=120))
     terminal = view.Terminal()

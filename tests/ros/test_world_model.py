@@ -48,7 +48,7 @@ def values(received: list[DiagnosticArray]) -> dict[str, str]:
     return {pair.key: pair.value for pair in received[-1].status[0].values} if received else {}
 
 
-def test_the_states_are_walked_through_and_only_an_active_node_publishes(ros_graph, toy_bundle):
+def test_lifecycle_states_are_passed_and_only_an_active_node_publishes(ros_graph, toy_bundle):
     futures = ros_graph.listen(PredictedFutures, "world_model/futures")
     info = ros_graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True, "autostart": False})
@@ -77,7 +77,7 @@ def test_the_states_are_walked_through_and_only_an_active_node_publishes(ros_gra
     assert ros_graph.stop("world_model") == 0
 
 
-def test_what_a_transition_failed_on_is_in_the_diagnostics_and_can_be_mended(ros_graph, toy_bundle, tmp_path):
+def test_failed_transition_is_in_the_diagnostics_and_can_be_fixed(ros_graph, toy_bundle, tmp_path):
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     ros_graph.start(
         "world_model", {"bundle": tmp_path / "nothing", "allow_untrained": True, "autostart": False}
@@ -90,7 +90,7 @@ def test_what_a_transition_failed_on_is_in_the_diagnostics_and_can_be_mended(ros
     assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
 
 
-def test_started_with_a_bundle_that_cannot_be_served_the_node_ends_and_says_why(ros_graph, tmp_path):
+def test_node_with_an_unusable_bundle_exits_with_the_reason(ros_graph, tmp_path):
     ros_graph.start("world_model", {"bundle": tmp_path / "nothing"})
     assert ros_graph.exit_code("world_model") == 1
     assert "nothing" in ros_graph.log("world_model").read_text()
@@ -98,9 +98,7 @@ def test_started_with_a_bundle_that_cannot_be_served_the_node_ends_and_says_why(
 
 # ROS treats an empty list in a YAML file as no value.
 @pytest.mark.parametrize(("name", "value"), [("deadline_ms", -1.0), ("cpu_affinity", []), ("cameras", [])])
-def test_a_parameter_that_is_unfit_at_the_start_ends_the_node_with_the_reason(
-    ros_graph, toy_bundle, name, value
-):
+def test_invalid_parameter_at_the_start_ends_the_node_with_the_reason(ros_graph, toy_bundle, name, value):
     ros_graph.start("world_model", {"bundle": toy_bundle, name: value})
     assert ros_graph.exit_code("world_model") == 1
     said = ros_graph.log("world_model").read_text()
@@ -108,7 +106,7 @@ def test_a_parameter_that_is_unfit_at_the_start_ends_the_node_with_the_reason(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_under_traffic_ends_the_node_cleanly(ros_graph, toy_bundle, number):
+def test_signal_under_traffic_ends_the_node_cleanly(ros_graph, toy_bundle, number):
     camera, futures = served(ros_graph, toy_bundle)
     ros_graph.until(lambda: len(futures) > 5, "futures", meanwhile=lambda: camera.publish(image()))
     for _ in range(5):
@@ -121,7 +119,7 @@ def test_a_signal_under_traffic_ends_the_node_cleanly(ros_graph, toy_bundle, num
     assert 100 < report["rss_mb"] < 250
 
 
-def test_signals_that_are_repeated_until_the_end_do_not_spoil_it(ros_graph, toy_bundle):
+def test_repeated_signals_do_not_disturb_the_shutdown(ros_graph, toy_bundle):
     camera, futures = served(ros_graph, toy_bundle)
     ros_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()))
     process = ros_graph.processes.pop("world_model")
@@ -131,9 +129,7 @@ def test_signals_that_are_repeated_until_the_end_do_not_spoil_it(ros_graph, toy_
     assert process.returncode == 0, ros_graph.log("world_model").read_text()
 
 
-def test_frames_at_three_times_the_rate_that_can_be_served_are_dropped_and_the_newest_win(
-    ros_graph, toy_bundle
-):
+def test_frames_at_three_times_the_possible_rate_are_dropped_in_favor_of_the_newest(ros_graph, toy_bundle):
     camera, futures = served(ros_graph, toy_bundle, num_samples=16384)
     ros_graph.until(lambda: futures, "futures", meanwhile=lambda: camera.publish(image()), every_s=0.2)
     most_hz = _send(ros_graph, camera, futures, rate_hz=200.0, duration_s=1.0)
@@ -164,7 +160,7 @@ def _send(graph, camera, futures, *, rate_hz: float, duration_s: float) -> float
     return (len(futures) - count) / (time.monotonic() - began)
 
 
-def test_two_cameras_are_served_side_by_side_and_a_gap_of_one_is_none_of_the_other(ros_graph, toy_bundle):
+def test_two_cameras_are_served_independently_of_gaps_in_one(ros_graph, toy_bundle):
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     latents = {
         name: ros_graph.listen(LatentState, f"world_model/{name}/latent") for name in ("front", "rear")
@@ -210,14 +206,14 @@ def test_two_cameras_are_served_side_by_side_and_a_gap_of_one_is_none_of_the_oth
         ("front/compressed", "parameter cameras: 'front/compressed' is a topic of compressed images"),
     ],
 )
-def test_the_cameras_need_relative_topics_of_raw_images(ros_graph, toy_bundle, camera, told):
+def test_cameras_need_relative_topics_of_raw_images(ros_graph, toy_bundle, camera, told):
     ros_graph.start("world_model", {"bundle": toy_bundle, "cameras": ["front", camera]})
     assert ros_graph.exit_code("world_model") == 1
     assert told in ros_graph.log("world_model").read_text()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
-def test_the_inference_thread_keeps_to_its_cores_and_what_is_not_permitted_is_told(ros_graph, toy_bundle):
+def test_inference_thread_keeps_to_its_cores_and_reports_missing_permissions(ros_graph, toy_bundle):
     *rest, last = sorted(os.sched_getaffinity(0))
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     camera, futures = served(ros_graph, toy_bundle, cpu_affinity=[last], fifo_priority=5, lock_memory=True)
@@ -253,7 +249,7 @@ def node(shared_graph, toy_bundle):
 class TestServing:
     """These tests are independent and share a node."""
 
-    def test_results_bear_the_images_stamp_and_frame(self, node):
+    def test_results_carry_the_stamp_and_frame_of_the_image(self, node):
         graph, camera, futures, _ = node
         latents = graph.listen(LatentState, "world_model/latent")
         graph.until(lambda: latents, "a latent", meanwhile=lambda: camera.publish(image()))
@@ -265,7 +261,7 @@ class TestServing:
         )
         assert futures[-1].header.frame_id == "eye"
 
-    def test_futures_are_whole_and_a_late_subscriber_still_learns_which_model_made_them(self, node):
+    def test_futures_are_complete_and_late_subscribers_get_the_model_info(self, node):
         graph, _, futures, _ = node
         info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
         graph.until(lambda: info, "latched model info")
@@ -279,7 +275,7 @@ class TestServing:
         assert len(message.horizon_s) == len(message.error_bounds) == model.horizon
         assert message.candidates_source == "fan" and not message.has_goal
 
-    def test_candidates_are_followed_and_named(self, node):
+    def test_candidates_are_used_and_identified(self, node):
         graph, camera, futures, _ = node
         info = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
         graph.until(lambda: info, "latched model info")
@@ -298,7 +294,7 @@ class TestServing:
         assert futures[-1].candidates_stamp.sec == 77
         np.testing.assert_array_equal(messages.array_of(futures[-1].actions), actions)
 
-    def test_candidates_of_the_wrong_shape_are_refused_and_counted(self, node):
+    def test_candidates_of_the_wrong_shape_are_rejected_and_counted(self, node):
         graph, _, _, diagnostics = node
         planner = graph.publisher(ActionCandidates, "world_model/candidates")
         wrong = {"actions": messages.tensor("actions", np.zeros((1, 1, 1), np.float32)), "source": "wrong"}
@@ -308,7 +304,7 @@ class TestServing:
         )
 
     @pytest.mark.parametrize("value", [1e300, 1e38])
-    def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_fails(self, node, value):
+    def test_candidates_with_non_finite_results_are_rejected_without_failing_a_frame(self, node, value):
         graph, camera, _, diagnostics = node
         infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
         graph.until(lambda: infos, "which model serves")
@@ -323,7 +319,7 @@ class TestServing:
         )
         assert values(diagnostics)["failed"] == "0"
 
-    def test_a_goal_gives_energies_and_an_empty_image_takes_it_back(self, node):
+    def test_goal_yields_energies_and_an_empty_image_clears_it(self, node):
         graph, camera, futures, _ = node
         goals = graph.publisher(Image, "goal_image", qos.LATCHED)
         goals.publish(image(stamp_ns=55_000_000_000))
@@ -340,7 +336,7 @@ class TestServing:
             meanwhile=lambda: camera.publish(image()),
         )
 
-    def test_parameters_are_described_and_unfit_values_refused_with_a_reason(self, node):
+    def test_parameters_are_described_and_invalid_values_rejected_with_a_reason(self, node):
         graph, *_ = node
         assert all(
             descriptor.description for descriptor in graph.describe("world_model", ["bundle", "max_miss_run"])
@@ -355,7 +351,7 @@ class TestServing:
         assert "type" in graph.set_parameter("world_model", "stale_after_s", "long")
         assert graph.set_parameter("world_model", "stale_after_s", 0.9) == ""
 
-    def test_bad_frames_are_counted_and_reported_and_good_ones_still_served(self, node):
+    def test_bad_frames_are_counted_and_reported_and_good_ones_are_served(self, node):
         graph, camera, futures, diagnostics = node
         wrong_encoding, no_pixels, no_stamp, short = image(), image(), image(stamp_ns=0), image()
         wrong_encoding.encoding = "32FC1"
@@ -388,7 +384,7 @@ class TestServing:
             every_s=0.3,
         )
 
-    def test_without_frames_the_diagnostics_go_stale(self, node):
+    def test_diagnostics_without_frames_turn_stale(self, node):
         graph, camera, futures, diagnostics = node
         diagnostics.clear()
         graph.until(lambda: 3 in levels(diagnostics), "STALE")

@@ -34,7 +34,7 @@ from tests.ros.test_world_model import image, served
 pytestmark = pytest.mark.ros
 
 
-def test_a_driver_that_sends_each_image_raw_and_compressed_is_served_once_an_image(ros_graph, toy_bundle):
+def test_image_sent_raw_and_compressed_is_served_once(ros_graph, toy_bundle):
     raw, futures = served(ros_graph, toy_bundle)
     compressed = ros_graph.publisher(CompressedImage, "image/compressed", qos.SENSOR)
 
@@ -50,7 +50,7 @@ def test_a_driver_that_sends_each_image_raw_and_compressed_is_served_once_an_ima
     assert len(set(stamps)) == len(stamps)
 
 
-def test_an_old_goal_image_does_not_come_back_with_the_next_activation(ros_graph, toy_bundle):
+def test_old_goal_image_does_not_return_with_the_next_activation(ros_graph, toy_bundle):
     camera, futures = served(ros_graph, toy_bundle)
     send = {"meanwhile": lambda: camera.publish(image())}
     for sec in (44, 55):
@@ -71,7 +71,7 @@ def test_an_old_goal_image_does_not_come_back_with_the_next_activation(ros_graph
     assert {message.goal_stamp.sec for message in futures} == {66}
 
 
-def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_graph, toy_bundle):
+def test_images_while_the_model_is_closed_do_not_end_the_node(ros_graph, toy_bundle):
     camera, futures = served(ros_graph, toy_bundle)
     commands = ros_graph.publisher(Twist, "cmd_vel")
     client = ros_graph.observer.create_client(ChangeState, "world_model/change_state")
@@ -98,7 +98,7 @@ def test_images_that_come_while_the_model_is_closed_do_not_end_the_node(ros_grap
     assert ros_graph.stop("world_model") == 0
 
 
-def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle):
+def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_bundle):
     told = ros_graph.listen(DiagnosticArray, "/diagnostics")
     # Warnings about a toy model's surprise and bounds on noise are irrelevant here.
     camera, _ = served(ros_graph, toy_bundle, error_probability=0.5)
@@ -126,7 +126,7 @@ def test_that_images_cannot_be_judged_by_commands_is_told(ros_graph, toy_bundle)
     until_told("no surprise for", 0.0, -0.9)
 
 
-def test_commands_that_are_no_numbers_are_told(ros_graph, toy_bundle):
+def test_non_finite_commands_are_reported(ros_graph, toy_bundle):
     told = ros_graph.listen(DiagnosticArray, "/diagnostics")
     camera, _ = served(ros_graph, toy_bundle)
     commands, broken = ros_graph.publisher(Twist, "cmd_vel"), Twist()
@@ -142,7 +142,7 @@ def test_commands_that_are_no_numbers_are_told(ros_graph, toy_bundle):
     ros_graph.until(is_told, "a warning", meanwhile=look)
 
 
-def test_who_else_sends_images_or_serves_is_told_whatever_comes_of_it(ros_graph, toy_bundle):
+def test_other_publishers_of_images_and_results_are_reported(ros_graph, toy_bundle):
     told = ros_graph.listen(DiagnosticArray, "/diagnostics")
     # Images without surprise, since there are no commands, cause a warning too.
     camera, _ = served(ros_graph, toy_bundle, stale_after_s=0.3)
@@ -161,7 +161,7 @@ def test_who_else_sends_images_or_serves_is_told_whatever_comes_of_it(ros_graph,
     until_told("/world_model/latent has 2 publishers", "no surprise for")
 
 
-def test_what_the_robot_does_is_known_from_the_time_of_the_graph_on(owner, monkeypatch):
+def test_executed_actions_follow_ros_time(owner, monkeypatch):
     node = WorldModelNode()
     served, action = Mock(), np.array([0.5, -1.0], np.float32)
     with monkeypatch.context() as patched:
@@ -173,14 +173,14 @@ def test_what_the_robot_does_is_known_from_the_time_of_the_graph_on(owner, monke
     node.destroy_node()
 
 
-def test_a_model_that_looks_further_back_knows_that_a_robot_stands_from_the_planner(ros_graph, tmp_path):
+def test_model_with_a_longer_context_learns_from_the_planner_that_the_robot_stands(ros_graph, tmp_path):
     make_bundle(tmp_path / "history", history_size=2)
     ros_graph.start("planner")
     camera, futures = served(ros_graph, tmp_path / "history")
     ros_graph.until(lambda: futures, "futures of an image", meanwhile=lambda: camera.publish(image()))
 
 
-def test_a_model_whose_actions_cannot_be_told_is_refused_with_their_names(ros_graph, toy_bundle, tmp_path):
+def test_model_with_unsupported_actions_is_rejected_with_their_names(ros_graph, toy_bundle, tmp_path):
     arm = Path(shutil.copytree(toy_bundle, tmp_path / "arm"))
     fields = Bundle.open(arm).manifest.model_dump(mode="json")
     fields["io"]["action"]["names"] = ["shoulder", "elbow"]
@@ -194,7 +194,7 @@ def test_a_model_whose_actions_cannot_be_told_is_refused_with_their_names(ros_gr
     assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
 
 
-def test_a_model_without_actions_is_served(ros_graph, toy_bundle, tmp_path):
+def test_model_without_actions_is_served(ros_graph, toy_bundle, tmp_path):
     still = Path(shutil.copytree(toy_bundle, tmp_path / "still"))
     fields = Bundle.open(still).manifest.model_dump(mode="json")
     fields["io"]["action"] |= {"names": ["none", "nothing"], "low": [0.0, 0.0], "high": [0.0, 0.0]}
