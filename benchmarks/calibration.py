@@ -38,14 +38,14 @@ from jepa_export.evaluation.surprise_separation import auroc
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.calibration import Alarms, ErrorSample, Score
-from jepa_runtime.commands.arguments import count
-from jepa_runtime.control.receding_horizon import State
+from jepa_runtime.commands import count
+from jepa_runtime.control import State
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.telemetry.environment import cpu, versions
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.imaging import Image
+from jepa_runtime.serving import FrameProcessor, ProcessingConfig
+from jepa_runtime.sources import Frame
+from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_runtime.util import write_json
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED
 from jepa_sim.closed_loop.robot import SimulatedRobot
 from jepa_sim.worlds import TwoRooms
@@ -412,7 +412,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "world": "Two Rooms, random layouts never trained on",
         "bundle": {"id": manifest.model_id, "version": manifest.version},
         "engine": engine,
-        "machine": {"cpu": cpu(), "versions": versions()},
+        "machine": {"cpu": cpu_info(), "versions": package_versions()},
         "probability": CONFIG.error_probability,
         "step_s": step_s,
         "rate_hz": RATE_HZ,

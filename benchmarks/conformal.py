@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Bounds
 from jepa_runtime.calibration.conformal import MIN_RATE
-from jepa_runtime.telemetry.environment import cpu, versions
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_runtime.util import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ALPHA = 0.1
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "probability": 1 - ALPHA,
         "steps": arguments.steps,
         "streams": arguments.streams,
-        "machine": {"cpu": cpu(), "versions": versions()},
+        "machine": {"cpu": cpu_info(), "versions": package_versions()},
         "rows": rows,
     }
     write_json(arguments.json, report)

@@ -40,8 +40,8 @@ from jepa_export.release import delta_maker
 from jepa_runtime.bundle import ROLES, Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.ota.transport.deltas import apply
-from jepa_runtime.telemetry.environment import cpu, versions
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_runtime.util import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # Name, proportion of the weights that change, and whether only the largest layer changes.
@@ -125,7 +125,7 @@ def compare(folder: Path, to: Path | None, *, rounds: int, seed: int) -> dict[st
         "rounds": rounds,
         "seed": seed,
         "cases": cases,
-        "machine": {"cpu": cpu(), "versions": versions() | {"zstandard": zstandard.__version__}},
+        "machine": {"cpu": cpu_info(), "versions": package_versions() | {"zstandard": zstandard.__version__}},
     }
 
 

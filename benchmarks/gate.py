@@ -35,15 +35,13 @@ from peers.variants import perturbed
 from rich.progress import track
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import count
-from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.commands import count
+from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.ota.gate.sequential_test import GOOD, WORSE, PairedTest, Verdict
-from jepa_runtime.ota.gate.shadow_test import ShadowTest
-from jepa_runtime.ota.release import Budgets
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_means
-from jepa_runtime.util.proportions import wilson
+from jepa_runtime.model import WorldModel
+from jepa_runtime.ota import Budgets
+from jepa_runtime.ota.gate import GOOD, WORSE, PairedTest, ShadowTest, Verdict
+from jepa_runtime.util import MIN_SAMPLES, confidence_interval, resampled_means, wilson
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_driver, run_episode
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from jepa_sim.worlds import TwoRooms
@@ -197,7 +195,9 @@ def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
         "episodes": sum(len(end.goals) for end in ends),
         "goals_lost": float(lost.mean() / played) if played else None,
         "goals_lost_interval": (
-            interval(resampled_means(lost / played, seed=0)) if played and len(lost) >= MIN_SAMPLES else None
+            confidence_interval(resampled_means(lost / played, seed=0))
+            if played and len(lost) >= MIN_SAMPLES
+            else None
         ),
     }
 

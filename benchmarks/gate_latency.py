@@ -30,15 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import count
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.ota.gate.latency_budget import compare, cost_of, is_within
-from jepa_runtime.ota.gate.probe_process import time_frames
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.util.output_files import write_json
-from jepa_runtime.util.proportions import wilson
+from jepa_runtime.commands import count
+from jepa_runtime.model import WorldModel
+from jepa_runtime.ota.gate import compare, cost_of, is_within, time_frames
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import wilson, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTORS, HOGS, HEADROOM, AT_REST = (1.0, 1.5, 2.0), (0, 1, 2), 1.25, 5
@@ -180,7 +178,7 @@ def at_rest(active: WorldModel) -> dict[str, Any]:
     """Return a report without rows, with the budget derived from the active model without load."""
     costs = [cost_of(time_frames([active], by_clock=False).cost[0]).p99_ms for _ in range(AT_REST)]
     budget_ms = HEADROOM * float(np.median(costs))
-    where = environment().model_dump()
+    where = read_environment().model_dump()
     return {"budget_ms": budget_ms, "headroom": HEADROOM, "rows": [], "environment": where}
 
 

@@ -22,12 +22,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from jepa_runtime.ota.gate.sequential_test import GOOD, NOT_SHOWN, WORSE, PairedTest, Verdict
-from jepa_runtime.ota.release import Budgets
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.util.output_files import write_json
-from jepa_runtime.util.proportions import wilson
-from jepa_runtime.util.workers import end_with_parent
+from jepa_runtime.ota import Budgets
+from jepa_runtime.ota.gate import GOOD, NOT_SHOWN, WORSE, PairedTest, Verdict
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import end_with_parent, wilson, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CURRENT, SD = 0.2, 0.1
@@ -115,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = list(
             track(pool.map(partial(simulate, runs=arguments.runs), cases), "simulating", total=len(cases))
         )
-    report = {"current": CURRENT, "sd": SD, "rows": rows, "environment": environment().model_dump()}
+    report = {"current": CURRENT, "sd": SD, "rows": rows, "environment": read_environment().model_dump()}
     write_json(arguments.json, report)
     for row in rows:
         ended = f"accepted {row['accepted']}, shown worse {row['refused']}, neither {row['undecided']}"

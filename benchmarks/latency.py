@@ -48,16 +48,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.bundle import Bundle, Precision
-from jepa_runtime.commands.arguments import frame_size, positive
+from jepa_runtime.commands import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.model.parity import golden_parity
-from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.model import golden_parity
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import format_ms, write_json
 from jepa_runtime.util.bootstrap import METHOD as INTERVALS
-from jepa_runtime.util.output_files import write_json
 from jepa_runtime.util.statistics import METHOD as PERCENTILES
-from jepa_runtime.util.statistics import format_ms
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
@@ -232,7 +231,7 @@ def _measure(rows: Sequence[Row], rounds: int, progress: Progress) -> None:
 
 def _environment(rows: Sequence[Row]) -> dict[str, Any]:
     """Return this machine and the relevant versions, including those that the ROS 2 nodes reported."""
-    found = environment().model_dump()
+    found = read_environment().model_dump()
     with suppress(PackageNotFoundError):
         found["versions"]["torch"] = version("torch")
     for row in rows:

@@ -57,14 +57,11 @@ from rich.table import Table
 
 from jepa_export.evaluation.compute_cost import parameters
 from jepa_export.targets.openvino import Sample
-from jepa_runtime.control.config import ControllerConfig
-from jepa_runtime.control.presets import preset
+from jepa_runtime.control import ControllerConfig, preset
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.energies import mean_squared
-from jepa_runtime.planning.planner import Plan, Planner, create_search
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.planning import ActionLimits, Plan, Planner, create_search, mean_squared
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import write_json
 from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -314,7 +311,7 @@ def _energies(futures: Floats32, goal: Floats32) -> Floats32:
 
 
 def _environment() -> dict[str, Any]:
-    found = environment().model_dump()
+    found = read_environment().model_dump()
     found["versions"]["torch"] = version("torch")
     return found
 

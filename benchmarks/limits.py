@@ -53,24 +53,26 @@ from peers.students import vit_s
 from rclpy.time import Time
 from rich.console import Console
 
-from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive
+from jepa_runtime.commands import positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.profiling.load_generator import LoadGenerator, Workload
-from jepa_runtime.profiling.profile import Profile, Run, read_profile
-from jepa_runtime.profiling.run_statistics import (
+from jepa_runtime.model import WorldModel
+from jepa_runtime.profiling import (
+    LoadGenerator,
+    Profile,
+    Run,
+    Workload,
     describe,
     distribution,
     lost_frames,
+    read_profile,
     responses,
     scheduled_frames,
 )
-from jepa_runtime.serving import realtime
-from jepa_runtime.serving.realtime import RealtimeSettings
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.serving import RealtimeSettings, realtime
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (640, 480)
@@ -386,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "threads": arguments.threads,
         "rate_hz": arguments.rate,
         "camera_frame": SIZE,
-        "environment": environment().model_dump(),
+        "environment": read_environment().model_dump(),
     }
     report["limits"] = rows(found, report, arguments.json)
     write_json(arguments.json, report)

@@ -39,14 +39,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import BackendOptions, create_backend
 from jepa_runtime.bundle import Bundle, Manifest, Precision
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.model.compiled_graphs import graphs
-from jepa_runtime.telemetry.environment import cpu, versions
-from jepa_runtime.util.output_files import write_json
-from jepa_runtime.util.statistics import summarize
+from jepa_runtime.model import graphs
+from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_runtime.util import summarize, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {"encode": "encoder", "predict": "predictor"}
@@ -124,7 +122,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "limit": arguments.limit,
         "ratio_to_graphs_alone": round(pipeline_ms / alone_ms, 4),
         "ratio_to_defaults": round(pipeline_ms / medians[AT_DEFAULTS], 4),
-        "machine": {"cpu": cpu(), "versions": versions()},
+        "machine": {"cpu": cpu_info(), "versions": package_versions()},
     }
 
 

@@ -28,13 +28,13 @@ import numpy as np
 from rich.console import Console
 
 from jepa_runtime import Bundle, WorldModel
-from jepa_runtime.commands.arguments import count, positive
-from jepa_runtime.control.receding_horizon import State
+from jepa_runtime.commands import count, positive
+from jepa_runtime.control import State
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.recording.run_recording import RunRecording
-from jepa_runtime.serving.frame_processor import ProcessingConfig
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.recording import RunRecording
+from jepa_runtime.serving import ProcessingConfig
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import write_json
 from jepa_sim.closed_loop.episodes import SEEDS, Episode, Outcome, episode_seeds
 from jepa_sim.closed_loop.robot import SimulatedRobot
 from jepa_sim.closed_loop.run import Tick, progress
@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
             np.array([each.stated for each in robot.error_samples]),
             np.array(bundle.manifest.error_bounds),
         ),
-        "environment": environment().model_dump(),
+        "environment": read_environment().model_dump(),
     }
 
 

@@ -17,11 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepa_runtime.control.presets import PRESETS, preset
-from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.planner import create_search
-from jepa_runtime.telemetry.environment import cpu, versions
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.control import PRESETS, preset
+from jepa_runtime.planning import ActionLimits, create_search
+from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_runtime.util import write_json
 from jepa_runtime.util.statistics import METHOD, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = {
         "search": {name: search_alone(name, arguments.iterations) for name in PRESETS},
         "method": METHOD,
-        "machine": {"cpu": cpu(), "versions": versions()},
+        "machine": {"cpu": cpu_info(), "versions": package_versions()},
     }
     write_json(arguments.json, report)
     show(report, Console())

@@ -32,13 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime import Bundle, WorldModel
-from jepa_runtime.commands.arguments import count, positive
-from jepa_runtime.control.config import ControllerConfig
-from jepa_runtime.control.receding_horizon import State
+from jepa_runtime.commands import count, positive
+from jepa_runtime.control import ControllerConfig, State
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.util.output_files import write_json
-from jepa_runtime.util.workers import end_with_parent
+from jepa_runtime.telemetry import read_environment
+from jepa_runtime.util import end_with_parent, write_json
 from jepa_sim.closed_loop.episodes import Episode, episode_seeds
 from jepa_sim.closed_loop.robot import SimulatedRobot
 from jepa_sim.closed_loop.scores import Goals
@@ -242,7 +240,7 @@ def _report(bundle: Bundle, rows: Sequence[Row], limit_m: float) -> dict[str, An
         "fault_lasts_s": LASTS_S,
         "limit_m": limit_m,
         "faults": [asdict(row) for row in rows],
-        "environment": environment().model_dump(),
+        "environment": read_environment().model_dump(),
     }
 
 

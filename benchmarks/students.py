@@ -32,11 +32,11 @@ from rich.console import Console
 
 from jepa_export.evaluation.compute_cost import multiply_adds, parameters
 from jepa_export.students.family import FAMILY, create
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import create_backend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.model.compiled_graphs import graphs
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.model import graphs
+from jepa_runtime.util import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ("pipeline", "encoder", "benchmark_app", "torch_eager", "torch_compile", "onnxruntime")

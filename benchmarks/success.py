@@ -27,9 +27,9 @@ from peers import bf16
 from rich.console import Console
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import count
+from jepa_runtime.commands import count
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.util import write_json
 from jepa_sim.closed_loop.episodes import SEEDS, Driver
 from jepa_sim.closed_loop.run import Plan, closed_loop, progress
 from jepa_sim.worlds import TwoRooms

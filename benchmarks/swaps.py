@@ -44,15 +44,11 @@ from rich.progress import Progress
 from std_srvs.srv import Trigger
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import positive
+from jepa_runtime.commands import positive
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.profiling.profile import Run
-from jepa_runtime.profiling.run_statistics import distribution, lost_frames, responses
-from jepa_runtime.telemetry import Monitor
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.telemetry.measurements import Reading
-from jepa_runtime.util.bootstrap import interval, resampled_quantiles
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.profiling import Run, distribution, lost_frames, responses
+from jepa_runtime.telemetry import Monitor, Reading, read_environment
+from jepa_runtime.util import confidence_interval, resampled_quantiles, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE, TOPIC = "/world_model", "camera/image_raw"
@@ -227,7 +223,7 @@ def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
             f"{images} images during swaps and {others} others are too few for a p99; use more --swaps"
         )
     ratios = resampled_quantiles(took[inside], 990, seed=0) / resampled_quantiles(took[~inside], 990, seed=1)
-    low, high = interval(ratios)
+    low, high = confidence_interval(ratios)
     lost_inside, lost_between = int(lost[inside].sum()), int(lost[~inside].sum())
     lasted = distribution([1e3 * (end - begin) for begin, end in measured.exchanges])
     of, rest = f"{images} images in {swaps} exchanges", f"{others} images between them"
@@ -297,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "swaps": len(measured.exchanges),
         **figures,
         "limits": [asdict(limit) | {"met": limit.met} for limit in found],
-        "environment": environment().model_dump(),
+        "environment": read_environment().model_dump(),
     }
     write_json(args.json, report)
     show(found, report, console)

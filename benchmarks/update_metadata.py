@@ -32,16 +32,13 @@ from jepa_export.release.keys import KeyRing
 from jepa_export.release.publish import Terms, publish, rollout
 from jepa_export.release.repository import Repository
 from jepa_export.release.roles import Policy, init
-from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.bundle.manifest import MAX_MANIFEST_BYTES
+from jepa_runtime.bundle import MAX_MANIFEST_BYTES, Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.ota.release import MAX_POINTER_BYTES, parse_release, pointer_path
-from jepa_runtime.ota.transport.http_source import HttpSource
-from jepa_runtime.ota.transport.repository_sources import Limits
-from jepa_runtime.ota.trust.metadata import Floors
-from jepa_runtime.ota.trust.repository_trust import RepositoryTrust
-from jepa_runtime.telemetry.environment import versions
-from jepa_runtime.util.output_files import write_json
+from jepa_runtime.ota import MAX_POINTER_BYTES, parse_release, pointer_path
+from jepa_runtime.ota.transport import HttpSource, Limits
+from jepa_runtime.ota.trust import Floors, RepositoryTrust
+from jepa_runtime.telemetry import package_versions
+from jepa_runtime.util import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (20.0, 40.0, 60.0, 80.0, 100.0)
@@ -150,7 +147,7 @@ def measure(bundle: Path, numbers: Sequence[int]) -> dict[str, Any]:
         "bundle": {"id": source.manifest.model_id, "files": len(source.manifest.files) + 1},
         "steps": len(STEPS),
         "rows": rows,
-        "machine": {"versions": versions()},
+        "machine": {"versions": package_versions()},
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.reports.run_figure import draw as draw_figure
-from jepa_runtime.visualization.run_data import read_run
+from jepa_runtime.visualization import read_run
 
 
 def draw(recording: Path, target: Path) -> str:

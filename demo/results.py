@@ -11,9 +11,8 @@ from typing import Any
 from processes import DemoError
 
 from jepa_runtime.reports.latency_page import Report, render
-from jepa_runtime.telemetry import environment
-from jepa_runtime.util.output_files import write
-from jepa_runtime.util.statistics import format_ms, summarize
+from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_runtime.util import format_ms, summarize, write_file
 
 _STAGES = {
     "e2e": "from the image stamp to its futures in the planner, another process",
@@ -39,7 +38,7 @@ def summarize_run(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     published, processed = robot["frames_published"], counters["processed"]
     if not processed:
         raise DemoError(f"none of {published} images was processed: see the log of world_model")
-    versions = environment.versions() | {"ros": _ros_distribution()}
+    versions = package_versions() | {"ros": _ros_distribution()}
     return {
         "frames_published": published,
         "frames_processed": processed,
@@ -56,7 +55,7 @@ def summarize_run(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "successes": robot["successes"],
         "error_bounds": model["error_bounds"],
         "rss_mb": model["rss_mb"],
-        "cpu": environment.cpu(),
+        "cpu": cpu_info(),
         "versions": versions,
         "model": model["model"],
     }
@@ -143,4 +142,4 @@ def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[s
         },
         descriptions=_STAGES,
     )
-    write(path, render(report))
+    write_file(path, render(report))

@@ -6,10 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from jepa_runtime.reports.html import Html, block, card, facts, figure, numbers, page, section
-from jepa_runtime.reports.latency_charts import timeline
-from jepa_runtime.reports.svg_plot import Plot, empty, nice, rect, text
-from jepa_runtime.util.statistics import format_ms, summarize
+from jepa_runtime.reports import (
+    Html,
+    Plot,
+    block,
+    card,
+    empty,
+    facts,
+    figure,
+    nice,
+    numbers,
+    page,
+    rect,
+    section,
+    text,
+    timeline,
+)
+from jepa_runtime.util import format_ms, summarize
 
 _ROW = 30
 _GROUPS = {

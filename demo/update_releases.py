@@ -20,10 +20,9 @@ from jepa_export.release.publish import Terms, publish
 from jepa_export.release.repository import Repository
 from jepa_export.release.roles import Policy, init
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.ota.config import Config
-from jepa_runtime.ota.provisioning import provision
-from jepa_runtime.planning.default_candidates import default_candidates
+from jepa_runtime.model import WorldModel
+from jepa_runtime.ota import Config, provision
+from jepa_runtime.planning import default_candidates
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not a package; the degraded models belong to the benchmark of the gate.

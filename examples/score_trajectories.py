@@ -8,7 +8,7 @@ import rclpy
 from jepa_msgs.srv import EvaluateActions
 from jepa_ros.common.conversions import fill
 
-from jepa_runtime.recording.messages import array_of, tensor
+from jepa_runtime.recording import messages
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--count", type=int, default=200, help="number of trajectories (default: %(default)s)")
@@ -25,14 +25,14 @@ node = rclpy.create_node("trajectory_scorer")
 client = node.create_client(EvaluateActions, arguments.service)
 if not client.wait_for_service(timeout_sec=10.0):
     sys.exit(f"service {arguments.service} is not available: start the world model")
-request = fill(EvaluateActions.Request(deadline_s=5.0), {"actions": tensor("actions", trajectories)})
+request = fill(EvaluateActions.Request(deadline_s=5.0), {"actions": messages.tensor("actions", trajectories)})
 future = client.call_async(request)
 rclpy.spin_until_future_complete(node, future, timeout_sec=10.0)
 response = future.result() if future.done() else None
 if response is None or not response.success:
     sys.exit(f"evaluation failed: {response.message if response else 'no response'}")
 
-ends = array_of(response.energies)[:, -1]
+ends = messages.array_of(response.energies)[:, -1]
 best = int(ends.argmin())
 print(f"current energy {response.current_energy:.4f}")
 print(f"best of {len(ends)} trajectories: {best}, final energy {ends[best]:.4f}:")

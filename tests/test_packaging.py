@@ -16,7 +16,7 @@ import pytest
 
 import jepa_runtime
 from jepa_runtime.bundle import manifest_schema
-from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.shipped import DEVICES, find_shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "ros2_ws" / "src" / "jepa_msgs" / "msg"
@@ -115,7 +115,8 @@ def test_wheel_contains_every_module_and_data_file(wheel: zipfile.ZipFile) -> No
     expected |= {f"jepa_runtime/ros_messages/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
     expected |= {"jepa_runtime/backends/tensorrt/kernels/preprocess.cu"}
     expected |= {
-        f"jepa_runtime/system_files/firmware_configs/{file.device}/{file.path}" for file in shipped(DEVICES)
+        f"jepa_runtime/system_files/firmware_configs/{file.device}/{file.path}"
+        for file in find_shipped(DEVICES)
     }
     expected |= {
         "jepa_runtime/py.typed",

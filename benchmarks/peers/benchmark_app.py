@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_runtime.telemetry.environment import peak_rss_mb
+from jepa_runtime.telemetry import peak_rss_mb
 
 # Without the package that reports its start to Google Analytics, and quiets it where there is no home folder.
 PROGRAM = """

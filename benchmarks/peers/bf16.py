@@ -13,7 +13,7 @@ import openvino
 from jepa_runtime.backends.openvino.backend import OpenVINOBackend
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.model import golden_parity
 
 ENGINE = "openvino:CPU"
 

@@ -9,8 +9,8 @@ from typing import Any
 from serving import WARM_UP, Task, serve
 
 from jepa_runtime import WorldModel
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.telemetry.environment import peak_rss_mb
+from jepa_runtime.backends import BackendOptions
+from jepa_runtime.telemetry import peak_rss_mb
 
 
 class _Encoder:

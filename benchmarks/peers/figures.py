@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.run_statistics import Distribution
-from jepa_runtime.telemetry.measurements import Reading
-from jepa_runtime.util.statistics import PercentileName
+from jepa_runtime.profiling import Distribution
+from jepa_runtime.telemetry import Reading
+from jepa_runtime.util import PercentileName
 
 
 def known(measured: Distribution | None, name: PercentileName, what: str) -> float:

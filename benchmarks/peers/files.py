@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jepa_runtime.telemetry.environment import cpu
+from jepa_runtime.telemetry import cpu_info
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 _SAYS_NOTHING = re.compile(r"\((?:r|tm)\)|\b(?:processor|cpu)\b", re.IGNORECASE)
@@ -18,4 +18,4 @@ def kind_of(model: str) -> str:
 
 def result_file(name: str) -> Path:
     """The file of a benchmark's results on this processor."""
-    return RESULTS / f"{name}.{kind_of(str(cpu()['model']))}.json"
+    return RESULTS / f"{name}.{kind_of(str(cpu_info()['model']))}.json"

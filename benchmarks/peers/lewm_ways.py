@@ -22,8 +22,7 @@ from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8, save
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
-from jepa_runtime.backends.base import BackendOptions, Graph, Shape
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import BackendOptions, Graph, Shape, create_backend
 
 Floats32 = NDArray[np.float32]
 # A latent [D] and candidates [K, H, A] -> their futures [K, H, D].

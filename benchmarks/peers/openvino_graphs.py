@@ -11,9 +11,8 @@ import openvino
 from numpy.typing import NDArray
 from serving import InTurn, Task, serve
 
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import create_backend
-from jepa_runtime.model.compiled_graphs import graphs
+from jepa_runtime.backends import BackendOptions, create_backend
+from jepa_runtime.model import graphs
 
 
 class _Graphs:

@@ -11,10 +11,10 @@ import numpy as np
 from serving import STAGES, WARM_UP, Task, serve
 
 from jepa_runtime import WorldModel
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.serving.pipeline import Pipeline, Result
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.telemetry.environment import peak_rss_mb
+from jepa_runtime.backends import BackendOptions
+from jepa_runtime.serving import Pipeline, Result
+from jepa_runtime.sources import Frame
+from jepa_runtime.telemetry import peak_rss_mb
 
 _PATIENCE_S = 300.0
 

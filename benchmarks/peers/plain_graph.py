@@ -23,11 +23,10 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float32MultiArray
 
 from jepa_runtime import Bundle
-from jepa_runtime.commands.arguments import frame_size
+from jepa_runtime.commands import frame_size
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.profiling.profile import Profile, Subject, write_profile
-from jepa_runtime.telemetry import Monitor
-from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.profiling import Profile, Subject, write_profile
+from jepa_runtime.telemetry import Monitor, read_environment
 
 _TOPIC = "camera/image_raw"
 _PATIENCE_S = 120.0
@@ -104,7 +103,7 @@ class _Graph:
             tool="benchmarks/latency.py",
             kind="ros",
             subject=self._subject,
-            environment=environment(),
+            environment=read_environment(),
             run=ledger.run(1e3 / rate_hz),
             readings=monitor.readings(),
         )

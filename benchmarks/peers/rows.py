@@ -17,14 +17,12 @@ from typing import Any
 from peers.benchmark_app import OPTIONS, Told, benchmark_app
 from peers.bf16 import has_bf16
 
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import BackendOptions, create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.model.compiled_graphs import graphs
-from jepa_runtime.profiling.profile import read_profile
-from jepa_runtime.profiling.run_statistics import Quantile, distribution, responses
-from jepa_runtime.telemetry.measurements import Reading
-from jepa_runtime.util.statistics import is_supported
+from jepa_runtime.model import graphs
+from jepa_runtime.profiling import Quantile, distribution, read_profile, responses
+from jepa_runtime.telemetry import Reading
+from jepa_runtime.util import is_supported
 
 HERE = Path(__file__).resolve().parent
 ENGINE = "openvino:CPU"

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from jepa_runtime import Bundle
 from jepa_runtime.bundle import Tolerance
-from jepa_runtime.commands.arguments import frame_size
-from jepa_runtime.imaging.conversion import resize_into
-from jepa_runtime.planning.default_candidates import default_candidates
-from jepa_runtime.telemetry.environment import peak_rss_mb
+from jepa_runtime.commands import frame_size
+from jepa_runtime.imaging import resize_into
+from jepa_runtime.planning import default_candidates
+from jepa_runtime.telemetry import peak_rss_mb
 
 # Frames before the counted ones of a round: caches and clocks were others' until then.
 WARM_UP = 10

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Encoder, Energy, Predictor
 from jepa_runtime.bundle import Bundle, Manifest
-from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import BundleError
-from jepa_runtime.planning.cem import CEMConfig
+from jepa_runtime.planning import CEMConfig
 from jepa_sim.closed_loop.episodes import Policy
 from jepa_sim.worlds.interface import Image, World
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import jepa_runtime
 from jepa_export.errors import JepaExportError
-from jepa_runtime.commands.program import Command, Program
-from jepa_runtime.commands.signals import interrupted_by_signals
+from jepa_runtime.commands import Command, Program, interrupted_by_signals
 
 _COMMANDS = "jepa_export.commands"
 

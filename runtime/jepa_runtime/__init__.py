@@ -9,10 +9,19 @@ Example::
 
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+__version__ = "0.1.0"
+
+# OpenVINO reports each start to Google Analytics, from a fork of the process, unless this package is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# ONNX Runtime reports graphs, their names and hashes to Microsoft, from a thread of its own.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from jepa_runtime.backends.base import BackendOptions
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.errors import (
         BackendError,
@@ -22,44 +31,46 @@ if TYPE_CHECKING:
         RecordingError,
         SourceError,
     )
-    from jepa_runtime.model.world_model import Futures, WorldModel
-
-__version__ = "0.1.0"
-
-# OpenVINO reports each start to Google Analytics, from a fork of the process, unless this package is missing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-# ONNX Runtime reports graphs, their names and hashes to Microsoft, from a thread of its own.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    from jepa_runtime.model import Futures, WorldModel
+    from jepa_runtime.planning import Plan, Planner
+    from jepa_runtime.serving import Pipeline, Result
+    from jepa_runtime.sources import open_source
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "backends.base": ["BackendOptions"],
+            "bundle": ["Bundle"],
+            "errors": [
+                "BackendError",
+                "BundleError",
+                "FrameError",
+                "JepaRuntimeError",
+                "RecordingError",
+                "SourceError",
+            ],
+            "model": ["Futures", "WorldModel"],
+            "planning": ["Plan", "Planner"],
+            "serving": ["Pipeline", "Result"],
+            "sources": ["open_source"],
+        },
+    )
 
 __all__ = [
     "BackendError",
+    "BackendOptions",
     "Bundle",
     "BundleError",
     "FrameError",
     "Futures",
     "JepaRuntimeError",
+    "Pipeline",
+    "Plan",
+    "Planner",
     "RecordingError",
+    "Result",
     "SourceError",
     "WorldModel",
     "__version__",
+    "open_source",
 ]
-
-# The command line starts without NumPy and pydantic.
-_MODULES = {
-    "Bundle": "jepa_runtime.bundle",
-    "Futures": "jepa_runtime.model.world_model",
-    "WorldModel": "jepa_runtime.model.world_model",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULES.get(name, "jepa_runtime.errors")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle import Bundle, Precision
-from jepa_runtime.commands.arguments import add_cache_argument, add_json_argument, count, open_console
-from jepa_runtime.control.presets import PRESETS, preset
-from jepa_runtime.imaging.conversion import to_png
+from jepa_runtime.commands import add_cache_argument, add_json_argument, count, open_console
+from jepa_runtime.control import PRESETS, preset
+from jepa_runtime.imaging import to_png
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
+from jepa_runtime.util import STDOUT, file_paths, write_each, write_file, write_json
 from jepa_sim.closed_loop.episodes import SEEDS
 from jepa_sim.closed_loop.film_strips import captions, sheet
 from jepa_sim.closed_loop.results_page import GOALS_HEAD, difference_rows, goals_rows, render
@@ -117,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         write_each(
             (args.json, lambda: write_json(args.json, found.as_dict())),
-            (args.html, lambda: write(args.html, render(found))),
-            (args.png, lambda: write(args.png, to_png(sheet(captions(found))))),
+            (args.html, lambda: write_file(args.html, render(found))),
+            (args.png, lambda: write_file(args.png, to_png(sheet(captions(found))))),
         )
     finally:
         _show(found, console)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.sources.base import Frame, Image, view_name
-from jepa_runtime.sources.commands import Commands
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources import Commands, Frame, view_name
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS, LayoutKind
 from jepa_sim.worlds.two_rooms_world import TwoRooms
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jepa_runtime.system_files.shipped import shipped
+from jepa_runtime.system_files.shipped import find_shipped
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "firmware_configs" / "common" / "etc"
@@ -45,7 +45,7 @@ def sysctl(name: str) -> int:
 
 
 def test_fast_dds_profile_equals_that_of_the_launch_files() -> None:
-    on_target = next(file for file in shipped(["common"]) if file.path == "etc/jepa-edge/fastdds.xml")
+    on_target = next(file for file in find_shipped(["common"]) if file.path == "etc/jepa-edge/fastdds.xml")
     assert on_target.content == (LAUNCHED / "fastdds.xml").read_bytes()
 
 

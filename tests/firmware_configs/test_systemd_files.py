@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.shipped import DEVICES, find_shipped
 from jepa_runtime.system_files.transaction import apply
 from tests.conftest import ROOT
 
@@ -30,7 +30,7 @@ def needs(program: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A target with all that is shipped, and units of the system for ours to refer to."""
     root = tmp_path_factory.mktemp("root")
-    apply(root, shipped(DEVICES))
+    apply(root, find_shipped(DEVICES))
     for program in PROGRAMS:
         path = root / program
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,9 +275,9 @@ def test_units_do_not_wait_for_the_network(root: Path) -> None:
 
 
 def test_shipped_paths_are_unique() -> None:
-    paths = [file.path for file in shipped(DEVICES)]
+    paths = [file.path for file in find_shipped(DEVICES)]
     assert sorted(set(paths)) == paths
 
 
 def test_shipped_files_do_not_affect_booting() -> None:
-    assert not [file.path for file in shipped(DEVICES) if file.path.startswith("boot/")]
+    assert not [file.path for file in find_shipped(DEVICES) if file.path.startswith("boot/")]

@@ -11,10 +11,9 @@ import numpy as np
 from jepa_export.bundling.staging import check_output, copy_files, staged
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import Bundle, seal
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.factory import open_source
-from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, sample_farthest_points, thumbnail
+from jepa_runtime.model import WorldModel
+from jepa_runtime.sources import Frame, open_source
+from jepa_runtime.visualization import ATLAS_NAME, Atlas, sample_farthest_points, thumbnail
 
 _MAX_BYTES = 1 << 31
 

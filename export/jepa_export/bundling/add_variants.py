@@ -45,7 +45,7 @@ from jepa_export.targets.openvino import (
 from jepa_export.targets.vendor_compilers import run_vendor_compilers
 from jepa_runtime import WorldModel
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant
-from jepa_runtime.model.parity import cosines
+from jepa_runtime.model import cosines
 
 SOURCE: VariantKey = ("onnx", "fp32")
 _INT8: VariantKey = ("openvino", "int8")

@@ -20,7 +20,7 @@ from jepa_export.bundling.variants import VariantKey, key_of, model_path, write_
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.vendor_compilers import GraphVariant, run_vendor_compilers
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Precision, Role, Target, seal
-from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.model import golden_parity
 
 Progress = Callable[[str], None]
 """Called with a description of each step before it begins, and with warnings."""

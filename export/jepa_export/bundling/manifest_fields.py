@@ -14,7 +14,7 @@ from jepa_export.bundling.variants import VariantKey, model_path
 from jepa_export.errors import JepaExportError
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_runtime.bundle import MAX_TEXT, SCHEMA_VERSION, Manifest, Variant
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.util import describe_problems
 
 Tolerances = dict[str, dict[str, float]]
 """Tolerances of the golden outputs by precision."""
@@ -179,7 +179,7 @@ def validate_manifest(fields: dict[str, Any]) -> None:
         Manifest.model_validate_json(json.dumps(fields | {"schema_version": SCHEMA_VERSION, "files": files}))
     except ValidationError as error:
         raise JepaExportError(
-            f"no valid bundle can be built from these settings: {describe(error)}",
+            f"no valid bundle can be built from these settings: {describe_problems(error)}",
             code="export.invalid_settings",
         ) from error
 

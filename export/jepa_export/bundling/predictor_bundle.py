@@ -44,8 +44,7 @@ from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
 from jepa_export.targets.openvino import Sample, save
-from jepa_runtime.bundle import Bundle, GoldenOutputs, Tolerance
-from jepa_runtime.bundle.manifest import check_futures_size
+from jepa_runtime.bundle import Bundle, GoldenOutputs, Tolerance, check_futures_size
 
 # Lower limit of a component's standard deviation, as a fraction of that of all components.
 _MIN_RELATIVE_STD = 1e-2

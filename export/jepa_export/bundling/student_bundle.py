@@ -28,8 +28,7 @@ from jepa_export.students.family import Student
 from jepa_export.students.predictor import Predictor
 from jepa_export.targets.openvino import Sample
 from jepa_runtime.bundle import Bundle, history_indices
-from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning import CEM, ActionLimits, CEMConfig
 
 # Rollouts to calibrate the predictor on; each yields one sample per step.
 ROLLOUTS = 8

@@ -29,7 +29,7 @@ from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, 
 from jepa_export.training.dynamics import HORIZON
 from jepa_export.training.two_rooms_recipe import TrainedModel
 from jepa_export.training.world_metrics import WorldMetrics, goal_threshold, measure
-from jepa_runtime.bundle.manifest import MODEL_SUFFIX
+from jepa_runtime.bundle import MODEL_SUFFIX
 from jepa_sim.worlds.two_rooms_camera import FRAME_PX, Image
 
 NUM_SAMPLES = 64

@@ -13,7 +13,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.targets.npu import first_step, static_ir
 from jepa_export.targets.openvino import Sample, save
 from jepa_export.targets.tensorrt import calibrate, to_fp16, to_int8
-from jepa_runtime.bundle.manifest import MODEL_SUFFIX, Precision, Target, Variant
+from jepa_runtime.bundle import MODEL_SUFFIX, Precision, Target, Variant
 
 VariantKey = tuple[Target, Precision]
 """What identifies a variant: the target and the precision."""

@@ -49,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.bundling.add_atlas import add_atlas
     from jepa_export.errors import JepaExportError
     from jepa_runtime.bundle import Bundle
-    from jepa_runtime.commands.arguments import progress_on
+    from jepa_runtime.commands import progress_on
 
     for name in ("frames", "read", "px", "max_mb"):
         if not 0 < getattr(arguments, name) < math.inf:

@@ -13,7 +13,7 @@ from jepa_export.commands.options import (
     add_variant_arguments,
     targets_of,
 )
-from jepa_runtime.commands.exit_status import UsageError
+from jepa_runtime.commands import UsageError
 
 
 def add_parser(subparsers: Any) -> None:

@@ -22,7 +22,7 @@ from jepa_export.evaluation.compute_cost import network_multiply_adds, parameter
 from jepa_export.teachers.checkpoints import Teacher
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
-from jepa_runtime.control.presets import preset
+from jepa_runtime.control import preset
 
 # The default source with longer trajectories, which LeWM needs.
 TWO_ROOMS = "two_rooms?trajectories=64&frames=48"

@@ -24,8 +24,8 @@ from jepa_export.data.two_rooms_recordings import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
 from jepa_export.students.family import Student, create, randomize
-from jepa_runtime.imaging.conversion import resize_into
-from jepa_runtime.sources.factory import open_source
+from jepa_runtime.imaging import resize_into
+from jepa_runtime.sources import open_source
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
 
 CALIBRATION_FRAMES = 64

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add ``evaluate`` to the commands of jepa-export."""
-    from jepa_runtime.commands.arguments import add_json_argument
+    from jepa_runtime.commands import add_json_argument
 
     parser = subparsers.add_parser(
         "evaluate",
@@ -86,8 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.evaluation.figure_tables import missing, tables
     from jepa_runtime.bundle import Bundle
     from jepa_runtime.recording import check_outputs
-    from jepa_runtime.sources.factory import split_spec
-    from jepa_runtime.util.output_files import STDOUT, file_paths, write, write_each, write_json
+    from jepa_runtime.sources import split_spec
+    from jepa_runtime.util import STDOUT, file_paths, write_each, write_file, write_json
 
     names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
     data = tuple(arguments.data or DEFAULT_DATA)
@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         write_each(
             (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
-            (arguments.html, lambda: write(arguments.html, render(found))),
+            (arguments.html, lambda: write_file(arguments.html, render(found))),
             (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
         )
     finally:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_runtime.backends import DEFAULT_ENGINE
-from jepa_runtime.commands.arguments import count, positive
-from jepa_runtime.commands.exit_status import ExitStatus
+from jepa_runtime.commands import ExitStatus, count, positive
 
 if TYPE_CHECKING:
     from jepa_export.release.keys import ExternalKey, KeyRing
     from jepa_export.release.repository import Repository
     from jepa_export.release.roles import Policy
-    from jepa_runtime.ota.release import Release
+    from jepa_runtime.ota import Release
 
 _QUORUMS = ("root", "targets", "channel")
 

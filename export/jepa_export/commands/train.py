@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_export.commands.options import REQUIRED, RESUMES, add_output_argument
-from jepa_runtime.commands.exit_status import UsageError
+from jepa_runtime.commands import UsageError
 
 if TYPE_CHECKING:
     from jepa_export.data.training_world import TrainingWorld

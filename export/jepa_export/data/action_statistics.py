@@ -8,7 +8,7 @@ import numpy as np
 
 from jepa_export.data.clip_windows import Windows
 from jepa_export.data.recording import Recording
-from jepa_runtime.sources.commands import Floats
+from jepa_runtime.sources import Floats
 
 # Ratio at which a value is suspected to have another unit: degrees are 57 times radians.
 _OUTLIER_RATIO = 30

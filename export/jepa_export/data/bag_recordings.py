@@ -7,9 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from jepa_export.data.file_hash import file_hash
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.commands import Commands
-from jepa_runtime.sources.factory import open_bag
+from jepa_runtime.sources import Commands, Frame, open_bag
 
 
 class BagOrigin:

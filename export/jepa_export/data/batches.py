@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from jepa_export.data.clip_windows import Windows
 from jepa_export.errors import JepaExportError
 from jepa_export.training.prefetch import in_order
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.sources.commands import Floats, Stamps
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources import Floats, Stamps
 
 
 @dataclass(frozen=True)

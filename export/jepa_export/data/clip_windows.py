@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from jepa_export.data.recording import Recording
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.sources.commands import Floats, Stamps
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources import Floats, Stamps
 
 # Camera clocks drift: a recording that is slower than the clips by this factor is still accepted.
 _RATE_SLACK = 1.05

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_export.data.two_rooms_recordings import STEP_S, record
-from jepa_runtime.imaging.conversion import Image, resize_into
-from jepa_runtime.sources.commands import Commands, Floats, Stamps
+from jepa_runtime.imaging import Image, resize_into
+from jepa_runtime.sources import Commands, Floats, Stamps
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
 # Separates these seeds from those of the demo's own training.

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from jepa_export.errors import JepaExportError
-from jepa_runtime.util.compat import file_sha256
+from jepa_runtime.util import file_sha256
 
 
 def file_hash(path: Path) -> str:

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from jepa_export.data.recording import Origin
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging.conversion import Image, resize_into
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.commands import Commands, Floats, Stamps
-from jepa_runtime.util.atomic_files import sync_file, sync_folder
+from jepa_runtime.imaging import Image, resize_into
+from jepa_runtime.sources import Commands, Floats, Frame, Stamps
+from jepa_runtime.util import sync_file, sync_folder
 
 _FORMAT = 2
 _FRAMES, _INDEX = "frames.rgb", "index.npy"

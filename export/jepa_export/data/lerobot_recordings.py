@@ -23,10 +23,8 @@ from jepa_export.data.file_hash import file_hash
 from jepa_export.data.video_recordings import decoded, stretch_hash
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.conversion import Image, decode
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.command_fields import UNKNOWN_UNIT
-from jepa_runtime.sources.commands import Commands, Stamps
+from jepa_runtime.imaging import Image, decode
+from jepa_runtime.sources import UNKNOWN_UNIT, Commands, Frame, Stamps
 
 INFO = Path("meta/info.json")
 # Rows converted to Python objects at a time: they may contain images.

@@ -19,7 +19,7 @@ from jepa_export.data.recording import Origin, Recording
 from jepa_export.data.video_recordings import SUFFIXES, VideoOrigin
 from jepa_export.errors import JepaExportError
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.sources.factory import check_options, split_spec
+from jepa_runtime.sources import check_options, split_spec
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
 _LOG = logging.getLogger(__name__)

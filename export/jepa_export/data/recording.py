@@ -8,9 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.commands import Commands, Floats, Stamps
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources import Commands, Floats, Frame, Stamps
 
 
 class Origin(Protocol):

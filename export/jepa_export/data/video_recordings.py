@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from jepa_export.data.file_hash import file_hash
 from jepa_export.errors import JepaExportError
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.commands import Commands
+from jepa_runtime.imaging import Image
+from jepa_runtime.sources import Commands, Frame
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts"})
 # Containers estimate their number of frames from duration and rate; a real truncation exceeds these

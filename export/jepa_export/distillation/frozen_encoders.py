@@ -25,7 +25,7 @@ from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.teachers.license import forbids_commercial_use
 from jepa_export.training.checkpoint import SETTINGS, load
 from jepa_runtime import WorldModel
-from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.bundle import Bundle
 
 # Tokens along an edge of the pooled grid of a teacher: a latent has at most 16 tokens.

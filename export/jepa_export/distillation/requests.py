@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jepa_export.errors import JepaExportError
-from jepa_runtime.bundle.manifest import HORIZON, STEP_S
+from jepa_runtime.bundle import HORIZON, STEP_S
 
 
 @dataclass(frozen=True, kw_only=True)

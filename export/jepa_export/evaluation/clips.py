@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_runtime.bundle import GoldenOutputs, Manifest
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.cem import CEM, CEMConfig
-from jepa_runtime.sources.commands import Floats
+from jepa_runtime.imaging import Image
+from jepa_runtime.planning import CEM, ActionLimits, CEMConfig
+from jepa_runtime.sources import Floats
 
 # Action sequences predicted from each clip.
 CANDIDATES = 4

@@ -9,7 +9,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips
 from jepa_export.evaluation.reference_outputs import Outputs
 from jepa_export.evaluation.results import Comparison, PredictionAccuracy
-from jepa_runtime.model.parity import cosines
+from jepa_runtime.model import cosines
 
 # Bins of 1 - cosine: four per decade. Values outside count in the first or last bin.
 EDGES = np.logspace(-9, 0, 37)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openvino as ov
 
 from jepa_export.errors import JepaExportError
-from jepa_runtime.backends.base import Graph, Shape
+from jepa_runtime.backends import Graph, Shape
 from jepa_runtime.bundle import ROLES, Bundle, Role
 
 if TYPE_CHECKING:

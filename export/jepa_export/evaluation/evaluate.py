@@ -17,13 +17,12 @@ from jepa_export.evaluation.reference_outputs import Outputs, Reference, ServedM
 from jepa_export.evaluation.results import Cost, Evaluation, Variant
 from jepa_export.evaluation.surprise_separation import separate
 from jepa_export.evaluation.two_rooms_clips import draw, drives
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import BackendError
-from jepa_runtime.model.compiled_graphs import graphs, runnable_precisions
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.model import WorldModel, graphs, runnable_precisions
+from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_sim.closed_loop.episodes import (
     SEEDS,
     Driver,
@@ -191,7 +190,7 @@ def evaluate(
         absent=absent,
         baselines=_baselines(plan, manifest.io.step_s, episodes, begin) if episodes else {},
         notes=notes,
-        machine={"cpu": cpu(), "versions": versions()},
+        machine={"cpu": cpu_info(), "versions": package_versions()},
     )
 
 

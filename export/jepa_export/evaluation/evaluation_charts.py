@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jepa_export.evaluation.comparison import EDGES
-from jepa_runtime.reports.html import Html
-from jepa_runtime.reports.svg_plot import Plot, nice, rect
+from jepa_runtime.reports import Html, Plot, nice, rect
 
 COLORS = 6
 _DECADES = 9

@@ -10,14 +10,14 @@ from jepa_export.evaluation import figure_tables
 from jepa_export.evaluation.evaluation_charts import cosines, curves, steps
 from jepa_export.evaluation.results import Evaluation
 from jepa_export.evaluation.surprise_separation import roc
-from jepa_runtime.reports.html import (
+from jepa_runtime.reports import (
     Html,
     block,
     bullets,
     card,
+    escape,
     facts,
     figure,
-    html,
     note,
     numbers,
     page,
@@ -98,7 +98,7 @@ def _precision(found: Evaluation) -> Html:
         )
         parts.append(block("columns", [turned, drifted]))
         for table in (figure_tables.fidelity(found, index), figure_tables.drift(found, index)):
-            parts += [Html(f"<h3>{html(table.title)}</h3>"), _table(table)]
+            parts += [Html(f"<h3>{escape(table.title)}</h3>"), _table(table)]
     return section("Cost of precision", *parts)
 
 

@@ -21,12 +21,16 @@ from jepa_export.data.recording import Origin, Recording
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.imaging.conversion import resize_into
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.sources.command_fields import action_mismatch
-from jepa_runtime.sources.commands import Commands
-from jepa_runtime.sources.factory import is_camera, open_source, split_spec
-from jepa_runtime.sources.image_folder import SUFFIXES
+from jepa_runtime.imaging import resize_into
+from jepa_runtime.sources import (
+    IMAGE_SUFFIXES,
+    Commands,
+    Frame,
+    action_mismatch,
+    is_camera,
+    open_source,
+    split_spec,
+)
 
 # In periods of the camera: a jittering stamp is less far off, the neighbor of a missing frame more.
 _MAX_OFFSET = 0.75
@@ -106,7 +110,7 @@ def _find(spec: str, store: FrameStore, step_s: float, steps: int) -> Sequence[O
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(entry.suffix.lower() in SUFFIXES for entry in path.iterdir())
+    return path.is_dir() and any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in path.iterdir())
 
 
 def _not_trained_on(

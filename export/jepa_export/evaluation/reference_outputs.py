@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.clips import Clips
 from jepa_runtime.bundle import GoldenOutputs
-from jepa_runtime.imaging.conversion import Image
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.sources.commands import Floats
+from jepa_runtime.imaging import Image
+from jepa_runtime.model import WorldModel
+from jepa_runtime.sources import Floats
 
 
 class Reference(Protocol):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from jepa_export.evaluation.reference_outputs import check_finite
 from jepa_export.evaluation.results import Event, Surprise
 from jepa_export.evaluation.two_rooms_clips import Scenes
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, RESAMPLES, interval
+from jepa_runtime.model import WorldModel
+from jepa_runtime.util import MIN_SAMPLES, RESAMPLES, confidence_interval
 
 Floats64 = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def auroc(normal: Floats64, event: Floats64, *, seed: int) -> tuple[float, tuple
     if count < MIN_SAMPLES:
         return float(above.mean()), None
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    return float(above.mean()), interval(((drawn @ above) * drawn).sum(axis=1) / count**2)
+    return float(above.mean()), confidence_interval(((drawn @ above) * drawn).sum(axis=1) / count**2)
 
 
 def roc(normal: Floats64, event: Floats64) -> list[tuple[float, float]]:

@@ -12,8 +12,8 @@ import numpy as np
 from jepa_export.data.two_rooms_recordings import wander
 from jepa_export.evaluation.clips import Clips, clips_of
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.imaging.conversion import Image, resize_into
-from jepa_runtime.sources.commands import Floats
+from jepa_runtime.imaging import Image, resize_into
+from jepa_runtime.sources import Floats
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED
 from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_camera import backgrounds

@@ -24,7 +24,7 @@ from jepa_export.targets.openvino import (
     transformer_options,
     with_full_byte_range,
 )
-from jepa_runtime.model.parity import cosines
+from jepa_runtime.model import cosines
 
 MAX_GROUPS = 10
 # A ranking uses the samples with the largest INT8 errors.

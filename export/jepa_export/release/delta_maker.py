@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from jepa_runtime.ota.transport.deltas import HEADER, MAGIC, VERSION, apply
+from jepa_runtime.ota.transport import deltas
 
 LEVEL = 3
 WORTH = 0.6
@@ -21,7 +21,7 @@ def make(base: bytes, target: bytes) -> bytes:
     common = min(len(base), len(target))
     difference[:common] -= np.frombuffer(base, np.uint8)[:common]
     frame = zstandard.ZstdCompressor(level=LEVEL).compress(difference.tobytes())
-    return HEADER.pack(MAGIC, VERSION, len(base), len(target)) + frame
+    return deltas.HEADER.pack(deltas.MAGIC, deltas.VERSION, len(base), len(target)) + frame
 
 
 def worth_it(delta: bytes, target: bytes) -> bool:
@@ -39,4 +39,4 @@ def prove(base: bytes, delta: bytes, target: bytes) -> None:
         old, change, out = (Path(folder, name) for name in ("base", "delta", "out"))
         old.write_bytes(base)
         change.write_bytes(delta)
-        apply(old, change, out, sha256=hashlib.sha256(target).hexdigest(), length=len(target))
+        deltas.apply(old, change, out, sha256=hashlib.sha256(target).hexdigest(), length=len(target))

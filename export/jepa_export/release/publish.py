@@ -31,11 +31,10 @@ from jepa_export.release.versions import (
     store,
 )
 from jepa_export.teachers.license import forbids_commercial_use
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import create_backend
 from jepa_runtime.bundle import MANIFEST_NAME, Bundle
-from jepa_runtime.model.compiled_graphs import runnable_precisions
-from jepa_runtime.model.parity import golden_parity
-from jepa_runtime.ota.release import (
+from jepa_runtime.model import golden_parity, runnable_precisions
+from jepa_runtime.ota import (
     RUNTIME_ABI,
     SCHEMA_VERSION,
     Release,

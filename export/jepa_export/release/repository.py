@@ -44,7 +44,7 @@ from tuf.ngclient.config import EnvelopeType
 
 from jepa_export.errors import JepaExportError
 from jepa_export.release.keys import KeyRing, reason_of, short_id
-from jepa_runtime.ota.trust.metadata import SIGNED_AT, max_metadata_bytes, signed_at
+from jepa_runtime.ota.trust import SIGNED_AT, max_metadata_bytes, signed_at
 from jepa_runtime.util import atomic_files
 
 METADATA, TARGETS = "metadata", "targets"

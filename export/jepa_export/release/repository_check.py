@@ -16,7 +16,7 @@ from jepa_export.release.repository import LONG_AGO, Repository, read, utc_now
 from jepa_export.release.versions import latest, models
 from jepa_runtime.bundle import parse_manifest
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.util.compat import file_sha256
+from jepa_runtime.util import file_sha256
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from jepa_export.release.repository import (
     set_lifetime,
     utc_now,
 )
-from jepa_runtime.ota.trust.metadata import SIGNED_AT
+from jepa_runtime.ota.trust import SIGNED_AT
 from jepa_runtime.util import atomic_files
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

@@ -19,7 +19,7 @@ from tuf.api.metadata import DelegatedRole, TargetFile
 from jepa_export.errors import JepaExportError
 from jepa_export.release.repository import Repository, channel_role, listed_version, listing_role
 from jepa_runtime.bundle import MANIFEST_NAME, parse_manifest
-from jepa_runtime.ota.release import POINTER_NAME, Release, parse_release, pointer_path, release_path
+from jepa_runtime.ota import POINTER_NAME, Release, parse_release, pointer_path, release_path
 
 # Each adds about 400 bytes of metadata that a robot reads at every change of its channel.
 LISTED = 8

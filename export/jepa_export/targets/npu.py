@@ -21,8 +21,8 @@ from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler
 from jepa_export.targets.confined_process import ProcessLimits
 from jepa_runtime.backends import Graph
-from jepa_runtime.backends.openvino.npu import Origin
-from jepa_runtime.bundle.manifest import blob_metadata_path
+from jepa_runtime.backends.openvino import Origin
+from jepa_runtime.bundle import blob_metadata_path
 from jepa_runtime.errors import BackendError
 
 PLATFORMS = {"3720": "Meteor Lake", "4000": "Lunar Lake", "5010": "Panther Lake"}

@@ -11,8 +11,7 @@ from jepa_export.bundling.variants import fixed_num_samples
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler, tensorrt_check
 from jepa_export.targets.npu import PLATFORMS, compile_blob
-from jepa_runtime.bundle import Role, Variant
-from jepa_runtime.bundle.manifest import blob_path
+from jepa_runtime.bundle import Role, Variant, blob_path
 
 Row = dict[str, Any]
 GraphVariant = tuple[Role, Variant]

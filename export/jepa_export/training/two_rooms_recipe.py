@@ -38,7 +38,7 @@ from jepa_export.training.two_rooms_distillation import (
     DynamicsDistillationStage,
     RepresentationDistillationStage,
 )
-from jepa_runtime.util.workers import end_with_parent
+from jepa_runtime.util import end_with_parent
 
 LIBRARY = "library.npz"
 _LIBRARY_STREAM, _HELD_OUT_STREAM, _DISTILLATION_STREAM = 2, 3, 6

@@ -4,10 +4,15 @@ The package of an engine declares it as :class:`Engine`: engines of this package
 folder, engines of other packages by an entry point of the group ``jepa_runtime.backends``.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+DEFAULT_ENGINE = "openvino:CPU"
+"""The engine and device of all commands and functions that are given no other."""
 
 if TYPE_CHECKING:
+    from jepa_runtime.backends import cpu_int8
     from jepa_runtime.backends.base import (
         Backend,
         BackendOptions,
@@ -15,12 +20,28 @@ if TYPE_CHECKING:
         Graph,
         LayerTime,
         Session,
+        Shape,
         check_inputs,
     )
-    from jepa_runtime.backends.registry import create_backend, engines, find_engine
-
-# The engine and device of all commands and functions that are given no other.
-DEFAULT_ENGINE = "openvino:CPU"
+    from jepa_runtime.backends.registry import create_backend, engines, find_engine, split_engine
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "": ["cpu_int8"],
+            "base": [
+                "Backend",
+                "BackendOptions",
+                "Engine",
+                "Graph",
+                "LayerTime",
+                "Session",
+                "Shape",
+                "check_inputs",
+            ],
+            "registry": ["create_backend", "engines", "find_engine", "split_engine"],
+        },
+    )
 
 __all__ = [
     "DEFAULT_ENGINE",
@@ -30,20 +51,11 @@ __all__ = [
     "Graph",
     "LayerTime",
     "Session",
+    "Shape",
     "check_inputs",
+    "cpu_int8",
     "create_backend",
     "engines",
     "find_engine",
+    "split_engine",
 ]
-
-_REGISTRY = ("create_backend", "engines", "find_engine")
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the command line starts without NumPy."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "registry" if name in _REGISTRY else "base"
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value

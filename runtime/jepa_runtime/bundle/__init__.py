@@ -5,12 +5,18 @@ A bundle holds data only, no code.
 
 from jepa_runtime.bundle.golden_outputs import GoldenOutputs, history_indices
 from jepa_runtime.bundle.manifest import (
+    ACTION_LIMIT,
+    HORIZON,
     MANIFEST_NAME,
     MAX_BLOCKS,
+    MAX_MANIFEST_BYTES,
     MAX_TEXT,
+    MODEL_SUFFIX,
     NORM_ROUNDING,
+    NUM_SAMPLES,
     ROLES,
     SCHEMA_VERSION,
+    STEP_S,
     FileRecord,
     Manifest,
     Precision,
@@ -18,6 +24,9 @@ from jepa_runtime.bundle.manifest import (
     Target,
     Tolerance,
     Variant,
+    blob_metadata_path,
+    blob_path,
+    check_futures_size,
     manifest_schema,
 )
 from jepa_runtime.bundle.manifest_parser import parse_manifest
@@ -25,12 +34,18 @@ from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.bundle.writer import seal
 
 __all__ = [
+    "ACTION_LIMIT",
+    "HORIZON",
     "MANIFEST_NAME",
     "MAX_BLOCKS",
+    "MAX_MANIFEST_BYTES",
     "MAX_TEXT",
+    "MODEL_SUFFIX",
     "NORM_ROUNDING",
+    "NUM_SAMPLES",
     "ROLES",
     "SCHEMA_VERSION",
+    "STEP_S",
     "Bundle",
     "FileRecord",
     "GoldenOutputs",
@@ -40,6 +55,9 @@ __all__ = [
     "Target",
     "Tolerance",
     "Variant",
+    "blob_metadata_path",
+    "blob_path",
+    "check_futures_size",
     "history_indices",
     "manifest_schema",
     "parse_manifest",

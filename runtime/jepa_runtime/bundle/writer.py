@@ -14,7 +14,7 @@ from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError, StorageError
 from jepa_runtime.util import atomic_files
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.util.strict_json import describe_problems
 
 _ANY_LENGTH = 1 << 40
 
@@ -48,7 +48,7 @@ def seal(folder: str | Path, manifest: Manifest | Mapping[str, Any]) -> Bundle:
         valid = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise BundleError(
-            f"{folder}: these fields are not a valid manifest: {describe(error)}",
+            f"{folder}: these fields are not a valid manifest: {describe_problems(error)}",
             code="bundle.manifest_invalid",
         ) from error
     except (TypeError, ValueError) as error:

@@ -1,1 +1,58 @@
 """Subcommands of ``jepa-runtime``, one a module with ``add_parser(subparsers)`` and ``run(args) -> int``."""
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.commands.arguments import (
+        add_cache_argument,
+        add_json_argument,
+        count,
+        frame_size,
+        open_console,
+        positive,
+        progress_on,
+        rate,
+    )
+    from jepa_runtime.commands.exit_status import ExitStatus, UsageError
+    from jepa_runtime.commands.program import Command, Program
+    from jepa_runtime.commands.signals import interrupted_by_signals
+    from jepa_runtime.commands.standard_streams import make_streams_robust
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "arguments": [
+                "add_cache_argument",
+                "add_json_argument",
+                "count",
+                "frame_size",
+                "open_console",
+                "positive",
+                "progress_on",
+                "rate",
+            ],
+            "exit_status": ["ExitStatus", "UsageError"],
+            "program": ["Command", "Program"],
+            "signals": ["interrupted_by_signals"],
+            "standard_streams": ["make_streams_robust"],
+        },
+    )
+
+__all__ = [
+    "Command",
+    "ExitStatus",
+    "Program",
+    "UsageError",
+    "add_cache_argument",
+    "add_json_argument",
+    "count",
+    "frame_size",
+    "interrupted_by_signals",
+    "make_streams_robust",
+    "open_console",
+    "positive",
+    "progress_on",
+    "rate",
+]

@@ -19,7 +19,7 @@ from jepa_runtime.errors import SystemFilesError
 from jepa_runtime.system_files import transaction
 from jepa_runtime.system_files.change_plan import TO_DO, Action, FileChange, next_steps
 from jepa_runtime.system_files.entries import File
-from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.shipped import DEVICES, find_shipped
 from jepa_runtime.system_files.transaction import Undone
 from jepa_runtime.util.output_files import STDOUT, write_json
 
@@ -95,14 +95,14 @@ def _folder(text: str) -> Path:
 
 
 def _plan(args: argparse.Namespace, console: Console) -> int:
-    changes = transaction.preview(args.root, shipped(args.device or _DEFAULT))
+    changes = transaction.preview(args.root, find_shipped(args.device or _DEFAULT))
     _show(args, console, changes)
     unchanged = all(change.action is Action.SAME for change in changes)
     return ExitStatus.OK if unchanged else ExitStatus.NEGATIVE
 
 
 def _apply(args: argparse.Namespace, console: Console) -> int:
-    files = shipped(args.device or _DEFAULT)
+    files = find_shipped(args.device or _DEFAULT)
     changes = transaction.apply(args.root, files, keep_changed=args.keep_changed)
     _show(args, console, changes)
     if args.json != STDOUT:

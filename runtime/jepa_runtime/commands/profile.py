@@ -46,8 +46,8 @@ from jepa_runtime.profiling.run_statistics import scheduled_frames, stage_times
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.profile_page import render_profile
 from jepa_runtime.sources.factory import split_spec
-from jepa_runtime.telemetry import IDLE_S, Monitor, energy, measures_power
-from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.telemetry import IDLE_S, Monitor, measure_energy, measures_power
+from jepa_runtime.telemetry.environment import read_environment
 from jepa_runtime.telemetry.measurements import Environment
 from jepa_runtime.util.compat import python_module
 from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_text
@@ -193,7 +193,9 @@ def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Pro
         environment=_environment(subject),
         run=main,
         readings=readings,
-        energy=energy(idle.readings(), readings, frames=len(main.scheduled_s), duration_s=main.duration_s),
+        energy=measure_energy(
+            idle.readings(), readings, frames=len(main.scheduled_s), duration_s=main.duration_s
+        ),
         notes=[
             f"{len(workload.frames)} frames of {workload.name} were preloaded ({workload.read_ms:.2f} ms "
             "each) and played in a loop; latency counts from the scheduled time of a frame",
@@ -245,7 +247,7 @@ def _environment(subject: Subject) -> Environment:
 
     TensorRT's version names the GPU (``10.3.0 on Orin``), which becomes a setting.
     """
-    found = environment()
+    found = read_environment()
     _, _, gpu = (subject.engine_version or "").partition(" on ")
     return found.model_copy(update={"settings": found.settings | ({"gpu": gpu} if gpu else {})})
 

@@ -27,7 +27,7 @@ from jepa_runtime.recording import check_outputs
 from jepa_runtime.replay.bag_inputs import NONE, BagInputs, Topics
 from jepa_runtime.replay.output_comparison import Comparison, Difference, compare
 from jepa_runtime.replay.player import Player
-from jepa_runtime.replay.replay import Replayed, replay
+from jepa_runtime.replay.replay import Replayed, replay_bag
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.util.compat import file_sha256
 from jepa_runtime.util.output_files import STDOUT, file_paths, write_json
@@ -124,7 +124,9 @@ def run(args: argparse.Namespace) -> int:
         frame_progress(console, inputs.count, stopping) as step,
     ):
         model, half = player.model, args.futures == "float16"
-        replayed = replay(inputs, player, args.mcap, half=half, copy_inputs=args.copy_inputs, on_frame=step)
+        replayed = replay_bag(
+            inputs, player, args.mcap, half=half, copy_inputs=args.copy_inputs, on_frame=step
+        )
     comparison = None
     if args.compare is not None:
         comparison = compare(args.mcap, Path(args.compare or args.bag))

@@ -9,7 +9,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
 from jepa_runtime.reports.latency_page import Report
 from jepa_runtime.serving.pipeline import Stats
-from jepa_runtime.telemetry import environment
+from jepa_runtime.telemetry.environment import cpu_info, package_versions, peak_rss_mb
 from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 
 
@@ -68,9 +68,9 @@ def summarize_run(
         "futures_per_frame": model.num_samples,
         "horizon": model.manifest.horizon,
         "model": model_facts(model),
-        "rss_mb": round(environment.peak_rss_mb(), 1),
-        "cpu": environment.cpu(),
-        "versions": environment.versions(),
+        "rss_mb": round(peak_rss_mb(), 1),
+        "cpu": cpu_info(),
+        "versions": package_versions(),
         "error": error,
     }
 

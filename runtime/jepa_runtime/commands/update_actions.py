@@ -27,7 +27,7 @@ from jepa_runtime.ota.state import Result, State
 from jepa_runtime.ota.storage import folder_owner
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util.output_files import STDOUT, write_json
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.util.strict_json import describe_problems
 
 _STATUS: dict[Result, int] = {
     "none": 0,
@@ -74,7 +74,7 @@ def _provision(args: argparse.Namespace) -> int:
         )
         trusted_root = args.trusted_root.read_bytes()
     except ValidationError as error:
-        raise UpdateError(f"{args.root}: {describe(error)}", code="update.config_invalid") from error
+        raise UpdateError(f"{args.root}: {describe_problems(error)}", code="update.config_invalid") from error
     except OSError as error:
         raise UpdateError(
             f"{args.trusted_root}: cannot be read: {error.strerror}", code="update.trusted_root_unreadable"

@@ -3,3 +3,45 @@
 The roles are those of nav2: planner (:mod:`receding_horizon`), controller, goal checker, progress checker,
 recovery behaviors, and a safety monitor that stops the robot.
 """
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.control.config import ControllerConfig
+    from jepa_runtime.control.controller import Controller, ControllerModel
+    from jepa_runtime.control.goal_tracker import GoalConfig, GoalResult, GoalTracker, Outcome
+    from jepa_runtime.control.presets import PRESETS, preset
+    from jepa_runtime.control.receding_horizon import Decision, PlannerInput, RecedingHorizonPlanner, State
+    from jepa_runtime.control.safety_monitor import SafetyMonitor, StopCause
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "config": ["ControllerConfig"],
+            "controller": ["Controller", "ControllerModel"],
+            "goal_tracker": ["GoalConfig", "GoalResult", "GoalTracker", "Outcome"],
+            "presets": ["PRESETS", "preset"],
+            "receding_horizon": ["Decision", "PlannerInput", "RecedingHorizonPlanner", "State"],
+            "safety_monitor": ["SafetyMonitor", "StopCause"],
+        },
+    )
+
+__all__ = [
+    "PRESETS",
+    "Controller",
+    "ControllerConfig",
+    "ControllerModel",
+    "Decision",
+    "GoalConfig",
+    "GoalResult",
+    "GoalTracker",
+    "Outcome",
+    "PlannerInput",
+    "RecedingHorizonPlanner",
+    "SafetyMonitor",
+    "State",
+    "StopCause",
+    "preset",
+]

@@ -2,6 +2,7 @@
 
 from jepa_runtime.imaging.conversion import (
     Image,
+    ImageLike,
     check_rgb,
     data_uri,
     decode,
@@ -14,6 +15,7 @@ from jepa_runtime.imaging.conversion import (
 
 __all__ = [
     "Image",
+    "ImageLike",
     "check_rgb",
     "data_uri",
     "decode",

@@ -1,1 +1,30 @@
 """The world model: compiled graphs, rollouts, and parity with the golden outputs."""
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.model.compiled_graphs import graphs, runnable_precisions
+    from jepa_runtime.model.parity import Parity, cosines, golden_parity
+    from jepa_runtime.model.world_model import Futures, StepOutcome, WorldModel
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "compiled_graphs": ["graphs", "runnable_precisions"],
+            "parity": ["Parity", "cosines", "golden_parity"],
+            "world_model": ["Futures", "StepOutcome", "WorldModel"],
+        },
+    )
+
+__all__ = [
+    "Futures",
+    "Parity",
+    "StepOutcome",
+    "WorldModel",
+    "cosines",
+    "golden_parity",
+    "graphs",
+    "runnable_precisions",
+]

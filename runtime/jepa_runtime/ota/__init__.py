@@ -23,3 +23,83 @@ hawkbit             updates that a hawkBit server orders
 tuf_conformance     the client for the conformance suite of The Update Framework
 ==================  ======================================================================================
 """
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.ota import config, daemon, operator_requests, robot, state
+    from jepa_runtime.ota.client import Client
+    from jepa_runtime.ota.config import Config
+    from jepa_runtime.ota.operator_alarms import alarms
+    from jepa_runtime.ota.provisioning import provision
+    from jepa_runtime.ota.release import (
+        MAX_POINTER_BYTES,
+        POINTER_NAME,
+        RUNTIME_ABI,
+        SCHEMA_VERSION,
+        Budgets,
+        Release,
+        manifest_fields,
+        parse_release,
+        pointer_path,
+        release_path,
+    )
+    from jepa_runtime.ota.robot import UpdateCallbacks, UpdateComponents, UpdateOptions, open_client
+    from jepa_runtime.ota.state import Installed, Phase, State, Work
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "": ["config", "daemon", "operator_requests", "robot", "state"],
+            "client": ["Client"],
+            "config": ["Config"],
+            "operator_alarms": ["alarms"],
+            "provisioning": ["provision"],
+            "release": [
+                "MAX_POINTER_BYTES",
+                "POINTER_NAME",
+                "RUNTIME_ABI",
+                "SCHEMA_VERSION",
+                "Budgets",
+                "Release",
+                "manifest_fields",
+                "parse_release",
+                "pointer_path",
+                "release_path",
+            ],
+            "robot": ["UpdateCallbacks", "UpdateComponents", "UpdateOptions", "open_client"],
+            "state": ["Installed", "Phase", "State", "Work"],
+        },
+    )
+
+__all__ = [
+    "MAX_POINTER_BYTES",
+    "POINTER_NAME",
+    "RUNTIME_ABI",
+    "SCHEMA_VERSION",
+    "Budgets",
+    "Client",
+    "Config",
+    "Installed",
+    "Phase",
+    "Release",
+    "State",
+    "UpdateCallbacks",
+    "UpdateComponents",
+    "UpdateOptions",
+    "Work",
+    "alarms",
+    "config",
+    "daemon",
+    "manifest_fields",
+    "open_client",
+    "operator_requests",
+    "parse_release",
+    "pointer_path",
+    "provision",
+    "release_path",
+    "robot",
+    "state",
+]

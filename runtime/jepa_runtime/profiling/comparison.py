@@ -39,7 +39,7 @@ from jepa_runtime.profiling.run_statistics import (
     responses,
     stage_times,
 )
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_means, resampled_quantiles
+from jepa_runtime.util.bootstrap import MIN_SAMPLES, confidence_interval, resampled_means, resampled_quantiles
 from jepa_runtime.util.statistics import PERCENTILES, PercentileName, nearest_rank
 
 Measure = Literal["response", "latency"]
@@ -230,7 +230,7 @@ def _relative_change(before: _Floats, after: _Floats, permille: int) -> Change:
     old, new = (nearest_rank(np.sort(series), permille) for series in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = resampled_quantiles(after, permille, seed=1) / resampled_quantiles(before, permille, seed=0)
-    return Change(new / old - 1, *interval(ratios - 1))
+    return Change(new / old - 1, *confidence_interval(ratios - 1))
 
 
 def _proportion_change(before: NDArray[np.bool_] | None, after: NDArray[np.bool_] | None) -> Change | None:
@@ -238,4 +238,4 @@ def _proportion_change(before: NDArray[np.bool_] | None, after: NDArray[np.bool_
         return None
     old, new = before.astype(np.float64), after.astype(np.float64)
     rise = resampled_means(new, seed=1) - resampled_means(old, seed=0)
-    return Change(float(new.mean() - old.mean()), *interval(rise))
+    return Change(float(new.mean() - old.mean()), *confidence_interval(rise))

@@ -26,7 +26,7 @@ from jepa_runtime.profiling.profile import (
 )
 from jepa_runtime.telemetry.measurements import MAX_VALUE, UNKNOWN, Duration, Environment, Number
 from jepa_runtime.util.statistics import PERCENTILES
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.util.strict_json import describe_problems
 
 
 class _Query(BaseModel):
@@ -79,7 +79,8 @@ def _import_trtexec(path: Path, content: bytes) -> Profile:
         queries = _QUERIES.validate_json(content)
     except ValidationError as error:
         raise ProfileError(
-            f"{path}: not a file of trtexec --exportTimes: {describe(error)}", code="profile.malformed"
+            f"{path}: not a file of trtexec --exportTimes: {describe_problems(error)}",
+            code="profile.malformed",
         ) from error
     begin = min(query.start for query in queries)
     notes = [
@@ -117,7 +118,8 @@ def _import_benchmark_app(path: Path, content: bytes) -> Profile:
         report = _Report.model_validate_json(content)
     except ValidationError as error:
         raise ProfileError(
-            f"{path}: not a JSON report of benchmark_app: {describe(error)}", code="profile.malformed"
+            f"{path}: not a JSON report of benchmark_app: {describe_problems(error)}",
+            code="profile.malformed",
         ) from error
     options, setup = report.cmd_options or {}, report.configuration_setup or {}
     if "error" in report.execution_results:

@@ -21,7 +21,7 @@ import numpy as np
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, copy_absent_reason
-from jepa_runtime.profiling.sweep import sweep
+from jepa_runtime.profiling.sweep import run_sweep
 from jepa_runtime.serving.pipeline import STAGES, Pipeline, Result
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.factory import open_source
@@ -208,7 +208,7 @@ class LoadGenerator:
             fastest_hz: The rate of the closed loop.
             seconds: Duration of each pass.
             tick: Called with the rate before each pass.
-            on_early_end: See :func:`~jepa_runtime.profiling.sweep.sweep`.
+            on_early_end: See :func:`~jepa_runtime.profiling.sweep.run_sweep`.
         """
 
         def measure(rate_hz: float) -> Run:
@@ -216,7 +216,7 @@ class LoadGenerator:
             return self.open_loop(rate_hz, seconds, deadline_ms=1e3 / rate_hz, align_stamps=True)
 
         rates_hz = (round(ratio * fastest_hz, 1) or 0.1 for ratio in _SWEEP_RATIOS)
-        return sweep(measure, rates_hz, self._stopping, on_early_end=on_early_end)
+        return run_sweep(measure, rates_hz, self._stopping, on_early_end=on_early_end)
 
     def idle_gap(self, gap_s: float, repetitions: int) -> IdleGap:
         """Measure the latency of the first frame after an idle gap of ``gap_s``."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import OPTIONAL_STAGES, Profile, Run, stage_order
-from jepa_runtime.util.output_files import write
+from jepa_runtime.util.output_files import write_file
 
 _SEQUENCE = 1
 _PID = 1
@@ -52,7 +52,7 @@ def write_trace(profile: Profile, path: Path) -> None:
     protos, builders = import_perfetto(path)
     trace = BytesIO()
     _Trace(builders.StreamingTraceProtoBuilder(trace), protos.TrackEvent, profile).write()
-    write(path, trace.getvalue())
+    write_file(path, trace.getvalue())
 
 
 class _Trace:

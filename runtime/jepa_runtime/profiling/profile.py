@@ -25,7 +25,7 @@ from jepa_runtime.telemetry.measurements import (
     Reading,
 )
 from jepa_runtime.util.output_files import write_text
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.util.strict_json import describe_problems
 
 _MAX_BYTES = 1 << 28
 
@@ -255,7 +255,8 @@ def parse_profile(path: Path, content: bytes) -> Profile:
         return Profile.model_validate_json(content)
     except ValidationError as error:
         raise ProfileError(
-            f"{path}: not a jepa-edge profile of version 1: {describe(error)}", code="profile.malformed"
+            f"{path}: not a jepa-edge profile of version 1: {describe_problems(error)}",
+            code="profile.malformed",
         ) from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.profiling.profile import OPTIONAL_STAGES, ReportedLatencies, Run
-from jepa_runtime.util.bootstrap import MIN_SAMPLES, interval, resampled_quantiles
+from jepa_runtime.util.bootstrap import MIN_SAMPLES, confidence_interval, resampled_quantiles
 from jepa_runtime.util.statistics import PERCENTILES, PercentileName, is_supported, percentile, sort_samples
 
 _Floats = NDArray[np.float64]
@@ -112,7 +112,7 @@ def distribution(samples: Sequence[float] | _Floats) -> Distribution:
         low: float | None = None
         high: float | None = None
         if value is not None and len(values) >= MIN_SAMPLES:
-            low, high = interval(resampled_quantiles(values, permille, seed=0))
+            low, high = confidence_interval(resampled_quantiles(values, permille, seed=0))
             high = None if ordered[0] < high == ordered[-1] else high
         quantiles[name] = Quantile(value, low, high)
     return Distribution(

@@ -12,7 +12,7 @@ from jepa_runtime.profiling.run_statistics import describe, responses
 _MAX_LATE = 0.01
 
 
-def sweep(
+def run_sweep(
     measure: Callable[[float], Run],
     rates_hz: Iterable[float],
     stopping: Event,

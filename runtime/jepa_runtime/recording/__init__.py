@@ -1,5 +1,34 @@
 """Record ROS 2 messages into MCAP files that rosbag2 and Foxglove can read, without ROS."""
 
-from jepa_runtime.recording.mcap_writer import McapRecorder, check_outputs, check_separate
+from typing import TYPE_CHECKING
 
-__all__ = ["McapRecorder", "check_outputs", "check_separate"]
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.recording import messages
+    from jepa_runtime.recording.black_box import BlackBox, Topics
+    from jepa_runtime.recording.candidate_proposals import CandidateProposals
+    from jepa_runtime.recording.mcap_writer import McapRecorder, check_outputs, check_separate
+    from jepa_runtime.recording.run_recording import RunRecording
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "": ["messages"],
+            "black_box": ["BlackBox", "Topics"],
+            "candidate_proposals": ["CandidateProposals"],
+            "mcap_writer": ["McapRecorder", "check_outputs", "check_separate"],
+            "run_recording": ["RunRecording"],
+        },
+    )
+
+__all__ = [
+    "BlackBox",
+    "CandidateProposals",
+    "McapRecorder",
+    "RunRecording",
+    "Topics",
+    "check_outputs",
+    "check_separate",
+    "messages",
+]

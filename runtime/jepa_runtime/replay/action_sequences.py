@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.default_candidates import default_candidates
+from jepa_runtime.planning.candidates import default_candidates
 
 FAN, EXECUTED = "fan", "executed"
 FORMS = (

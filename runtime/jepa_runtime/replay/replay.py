@@ -34,7 +34,7 @@ class Replayed:
     last_rejection: str
 
 
-def replay(
+def replay_bag(
     inputs: BagInputs,
     player: Player,
     out: Path,

@@ -1,1 +1,70 @@
 """Reports as self-contained HTML pages, on one page template and one chart module."""
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.reports.html import (
+        Html,
+        block,
+        bullets,
+        card,
+        escape,
+        facts,
+        figure,
+        note,
+        numbers,
+        page,
+        section,
+        words,
+    )
+    from jepa_runtime.reports.latency_charts import timeline
+    from jepa_runtime.reports.profile_page import render_profile
+    from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, rect, text
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "html": [
+                "Html",
+                "block",
+                "bullets",
+                "card",
+                "escape",
+                "facts",
+                "figure",
+                "note",
+                "numbers",
+                "page",
+                "section",
+                "words",
+            ],
+            "latency_charts": ["timeline"],
+            "profile_page": ["render_profile"],
+            "svg_plot": ["Plot", "empty", "line", "nice", "rect", "text"],
+        },
+    )
+
+__all__ = [
+    "Html",
+    "Plot",
+    "block",
+    "bullets",
+    "card",
+    "empty",
+    "escape",
+    "facts",
+    "figure",
+    "line",
+    "nice",
+    "note",
+    "numbers",
+    "page",
+    "rect",
+    "render_profile",
+    "section",
+    "text",
+    "timeline",
+    "words",
+]

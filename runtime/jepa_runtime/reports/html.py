@@ -6,8 +6,8 @@ Content-Security-Policy forbids scripts, and all resources except for embedded i
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 from jepa_runtime.visualization.palette import BOUND, PAPER, SECONDARY_TEXT, SERIES, TEXT
 
@@ -107,14 +107,14 @@ class Html(str):
     """Text that is markup."""
 
 
-def html(value: str) -> Html:
+def escape(value: str) -> Html:
     """Return ``value`` as markup, escaped unless it is markup."""
-    return value if isinstance(value, Html) else Html(escape(value))
+    return value if isinstance(value, Html) else Html(html.escape(value))
 
 
 def join(parts: Iterable[str]) -> Html:
     """Concatenate the parts as markup."""
-    return Html("".join(html(part) for part in parts))
+    return Html("".join(escape(part) for part in parts))
 
 
 def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
@@ -124,8 +124,8 @@ def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'/>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'
         "<meta name='viewport' content='width=device-width, initial-scale=1'/>"
-        f"<title>{html(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        f"<h1>{html(title)}</h1>\n<p class='subtitle'>{html(subtitle)}</p>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<p class='subtitle'>{escape(subtitle)}</p>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
@@ -133,23 +133,23 @@ def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
 
 def section(title: str, *parts: str) -> Html:
     """Return a section with a heading."""
-    return Html(f"<section><h2>{html(title)}</h2>{join(parts)}</section>")
+    return Html(f"<section><h2>{escape(title)}</h2>{join(parts)}</section>")
 
 
 def note(text: str) -> Html:
     """Return a remark in small print."""
-    return Html(f"<p class='note'>{html(text)}</p>")
+    return Html(f"<p class='note'>{escape(text)}</p>")
 
 
 def bullets(items: Iterable[str]) -> Html:
     """Return a bulleted list."""
-    return Html(f"<ul>{join(Html(f'<li>{html(item)}</li>') for item in items)}</ul>")
+    return Html(f"<ul>{join(Html(f'<li>{escape(item)}</li>') for item in items)}</ul>")
 
 
 def card(label: str, value: str, remark: str = "", *, kind: str = "") -> Html:
     """Return a card with a key figure; ``kind`` is ``main``, ``alert`` or empty."""
-    small = f"<small>{html(remark)}</small>" if remark else ""
-    return Html(f"<div class='card {kind}'><span>{html(label)}</span><b>{html(value)}</b>{small}</div>")
+    small = f"<small>{escape(remark)}</small>" if remark else ""
+    return Html(f"<div class='card {kind}'><span>{escape(label)}</span><b>{escape(value)}</b>{small}</div>")
 
 
 def block(kind: str, parts: Iterable[str]) -> Html:
@@ -176,15 +176,15 @@ def figure(
         colors: The index of each series in ``palette.SERIES`` (default: by position).
         wide: Let the chart scroll on small screens.
     """
-    heading = f"<b>{html(title)}</b>" if title else ""
+    heading = f"<b>{escape(title)}</b>" if title else ""
     entries = join(
-        Html(f"<li><i class='s{color}'></i>{html(name)}</li>")
+        Html(f"<li><i class='s{color}'></i>{escape(name)}</li>")
         for name, color in zip(legend, colors or range(len(legend)), strict=True)
     )
     listed = f"<ul class='legend'>{entries}</ul>" if legend else ""
     return Html(
         f"<figure>{heading}<div class='scroll {'wide' if wide else ''}'>{svg}</div>{listed}"
-        f"<figcaption>{html(caption)}</figcaption></figure>"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -193,7 +193,7 @@ def numbers(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns:
 
     def row(cells: Sequence[str], tag: str) -> Html:
         kinds = [" class='text'" if column < text_columns else "" for column in range(len(cells))]
-        filled = (f"<{tag}{kind}>{html(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        filled = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return Html(f"<tr>{''.join(filled)}</tr>")
 
     body = join(row(cells, "td") for cells in rows)
@@ -208,7 +208,7 @@ def facts(items: Mapping[str, str]) -> Html:
     if not items:
         return Html("")
     rows = join(
-        Html(f"<tr><th scope='row'>{html(name)}</th><td>{html(value)}</td></tr>")
+        Html(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>")
         for name, value in items.items()
     )
     return Html(f"<table class='facts'><tbody>{rows}</tbody></table>")

@@ -19,9 +19,9 @@ from jepa_runtime.reports.html import (
     block,
     bullets,
     card,
+    escape,
     facts,
     figure,
-    html,
     join,
     ms,
     note,
@@ -437,7 +437,7 @@ def _graph(graph: str, group: list[Layer]) -> Html:
         summary = f"{len(rest)} more, {ms(sum(layer.mean_ms for layer in rest))} ms"
         folded = f"<details><summary>{summary}</summary>{_layer_table(rest, total, top[0].mean_ms)}</details>"
     heading = f"{graph}: {len(group)} operation{'s' * (len(group) != 1)}, {ms(total)} ms"
-    return Html(f"<h3>{html(heading)}</h3>{_layer_table(top, total, top[0].mean_ms)}{folded}")
+    return Html(f"<h3>{escape(heading)}</h3>{_layer_table(top, total, top[0].mean_ms)}{folded}")
 
 
 def _layer_table(group: Sequence[Layer], total: float, longest: float) -> Html:

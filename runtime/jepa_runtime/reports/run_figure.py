@@ -11,7 +11,7 @@ import numpy as np
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.reports.run_page import rows_of
-from jepa_runtime.util.output_files import write
+from jepa_runtime.util.output_files import write_file
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Image
 from jepa_runtime.visualization.palette import BASELINE, BEST, BOUND, EXECUTED, OBSERVED, WORST
@@ -68,7 +68,7 @@ def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     drawn = BytesIO()
     figure.savefig(drawn, dpi=_DPI, format="png")
     plt.close(figure)
-    write(target, drawn.getvalue())
+    write_file(target, drawn.getvalue())
 
 
 def _draw_strip(strip: Any, run: Run, album: Atlas, moment: Moment, steps: list[int]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from jepa_runtime.imaging.conversion import data_uri, to_jpeg
 from jepa_runtime.replay.action_sequences import EXECUTED
 from jepa_runtime.replay.whatif import Branch, WhatIf
-from jepa_runtime.reports.html import Html, block, card, figure, html, note, numbers, page, section
+from jepa_runtime.reports.html import Html, block, card, escape, figure, note, numbers, page, section
 from jepa_runtime.reports.svg_plot import Plot, nice
 from jepa_runtime.sources.base import Image
 
@@ -72,13 +72,13 @@ def _observed(image: Image | None) -> Html:
 
 
 def _captioned(picture: Html, caption: str) -> Html:
-    return Html(f"{picture}<small>{html(caption)}</small>")
+    return Html(f"{picture}<small>{escape(caption)}</small>")
 
 
 def _picture(image: Image, description: str) -> Html:
     height, width = image.shape[:2]
     uri = data_uri(to_jpeg(image))
-    return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{html(description)}'/>")
+    return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{escape(description)}'/>")
 
 
 def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:

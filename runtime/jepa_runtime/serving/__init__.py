@@ -1,1 +1,42 @@
 """The real-time path: frames in, futures out, on one inference thread."""
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.serving import realtime
+    from jepa_runtime.serving.evaluation import Evaluation
+    from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
+    from jepa_runtime.serving.history import History
+    from jepa_runtime.serving.pipeline import Pipeline
+    from jepa_runtime.serving.realtime import AppliedSetting, RealtimeSettings
+    from jepa_runtime.serving.types import STAGES, Candidates, Result, Stats
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "": ["realtime"],
+            "evaluation": ["Evaluation"],
+            "frame_processor": ["FrameProcessor", "ProcessingConfig"],
+            "history": ["History"],
+            "pipeline": ["Pipeline"],
+            "realtime": ["AppliedSetting", "RealtimeSettings"],
+            "types": ["STAGES", "Candidates", "Result", "Stats"],
+        },
+    )
+
+__all__ = [
+    "STAGES",
+    "AppliedSetting",
+    "Candidates",
+    "Evaluation",
+    "FrameProcessor",
+    "History",
+    "Pipeline",
+    "ProcessingConfig",
+    "RealtimeSettings",
+    "Result",
+    "Stats",
+    "realtime",
+]

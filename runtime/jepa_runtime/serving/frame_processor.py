@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from jepa_runtime.calibration import CalibrationMonitor, ErrorSample, create_monitor
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.model.world_model import Futures, WorldModel
-from jepa_runtime.planning.default_candidates import default_candidates
+from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.serving.goals import Goal, is_image
 from jepa_runtime.serving.history import Context, History, PastContext, Reset
 from jepa_runtime.serving.types import STAGES, Candidates, Result

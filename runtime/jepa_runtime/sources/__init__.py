@@ -1,1 +1,41 @@
 """Sources of frames: cameras, video files, image folders, recorded bags, simulated worlds."""
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.sources.base import Frame, PassiveSource, Source, view_name
+    from jepa_runtime.sources.command_fields import UNKNOWN_UNIT, action_mismatch
+    from jepa_runtime.sources.commands import Commands, Floats, Stamps
+    from jepa_runtime.sources.factory import check_options, is_camera, open_bag, open_source, split_spec
+    from jepa_runtime.sources.image_folder import IMAGE_SUFFIXES
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "base": ["Frame", "PassiveSource", "Source", "view_name"],
+            "command_fields": ["UNKNOWN_UNIT", "action_mismatch"],
+            "commands": ["Commands", "Floats", "Stamps"],
+            "factory": ["check_options", "is_camera", "open_bag", "open_source", "split_spec"],
+            "image_folder": ["IMAGE_SUFFIXES"],
+        },
+    )
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "UNKNOWN_UNIT",
+    "Commands",
+    "Floats",
+    "Frame",
+    "PassiveSource",
+    "Source",
+    "Stamps",
+    "action_mismatch",
+    "check_options",
+    "is_camera",
+    "open_bag",
+    "open_source",
+    "split_spec",
+    "view_name",
+]

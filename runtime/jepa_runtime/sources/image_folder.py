@@ -13,7 +13,7 @@ from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.sources.base import Frame, PassiveSource
 
 _LOG = logging.getLogger(__name__)
-SUFFIXES = {".png", ".jpg", ".jpeg"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 _DEFAULT_RATE_HZ = 30.0
 
 
@@ -37,8 +37,10 @@ class ImageFolderSource(PassiveSource):
         self._period_ns = 1e9 / self.rate_hz
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         files = [entry for entry in path.iterdir() if entry.is_file()]
-        self._files = sorted((entry for entry in files if entry.suffix.lower() in SUFFIXES), key=_natural)
-        others = sorted(entry.name for entry in files if entry.suffix.lower() not in SUFFIXES)
+        self._files = sorted(
+            (entry for entry in files if entry.suffix.lower() in IMAGE_SUFFIXES), key=_natural
+        )
+        others = sorted(entry.name for entry in files if entry.suffix.lower() not in IMAGE_SUFFIXES)
         if not self._files:
             raise SourceError(f"{path}: no PNG or JPEG images in this folder", code="source.empty")
         if others:

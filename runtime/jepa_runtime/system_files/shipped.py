@@ -24,7 +24,7 @@ class Shipped:
         return 0o755 if self.content.startswith(b"#!") else 0o644
 
 
-def shipped(devices: Iterable[str]) -> list[Shipped]:
+def find_shipped(devices: Iterable[str]) -> list[Shipped]:
     """Return the files of the given :data:`DEVICES`, sorted by path."""
     files = [
         Shipped(path=str(file.relative_to(_FOLDER / device)), device=device, content=file.read_bytes())

@@ -16,7 +16,7 @@ from jepa_runtime.system_files.entries import Entry, File, Item, Journal, Obstac
 from jepa_runtime.system_files.journal_store import STATE, JournalStore
 from jepa_runtime.system_files.root_tree import RootTree
 from jepa_runtime.system_files.shipped import Shipped
-from jepa_runtime.util.strict_json import describe
+from jepa_runtime.util.strict_json import describe_problems
 
 # Suffix of the previous file where `undo` keeps a changed file in place.
 BACKUP_SUFFIX = ".before-jepa-edge"
@@ -270,7 +270,7 @@ def _mapped_errors(root: Path, outcome: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise SystemFilesError(
-            f"the journal in {root / STATE} is malformed: {describe(error)}",
+            f"the journal in {root / STATE} is malformed: {describe_problems(error)}",
             code="system_files.journal_malformed",
         ) from error
     except OSError as error:

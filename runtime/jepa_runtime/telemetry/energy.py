@@ -19,7 +19,9 @@ def measures_power(readings: Sequence[Reading]) -> bool:
     return any(each.name in (TOTAL_ENERGY, TOTAL_POWER) and each.absent is None for each in readings)
 
 
-def energy(idle: Sequence[Reading], busy: Sequence[Reading], *, frames: int, duration_s: float) -> Energy:
+def measure_energy(
+    idle: Sequence[Reading], busy: Sequence[Reading], *, frames: int, duration_s: float
+) -> Energy:
     """Return the energy per frame in J: ``(busy_w - idle_w) * duration_s / frames``.
 
     Each power is the energy of a phase divided by its duration. The energy is the difference of counters

@@ -17,23 +17,23 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def environment() -> Environment:
+def read_environment() -> Environment:
     """Return CPU, versions and system settings of this machine, as profiles record them."""
     return Environment(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
         architecture=platform.machine(),
-        versions=versions(),
+        versions=package_versions(),
         settings=settings(),
     )
 
 
-def cpu() -> dict[str, str | int]:
+def cpu_info() -> dict[str, str | int]:
     """Return the CPU model, the number of cores this process may use, and the architecture."""
     return {"model": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "architecture": platform.machine()}
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Return the versions of Python, kernel, operating system, and packages that affect speed."""
     found = {"python": platform.python_version(), "kernel": platform.release(), "system": _system()}
     for package in _PACKAGES:

@@ -1,1 +1,90 @@
 """Helpers that know nothing of models: files, JSON, statistics, units, compatibility."""
+
+from typing import TYPE_CHECKING
+
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.util import atomic_files
+    from jepa_runtime.util.atomic_files import sync_file, sync_folder
+    from jepa_runtime.util.bootstrap import (
+        MIN_SAMPLES,
+        RESAMPLES,
+        confidence_interval,
+        resampled_means,
+        resampled_quantiles,
+    )
+    from jepa_runtime.util.compat import file_sha256, python_module
+    from jepa_runtime.util.opencv import cv2
+    from jepa_runtime.util.output_files import (
+        STDOUT,
+        check_writable,
+        file_paths,
+        write_each,
+        write_file,
+        write_json,
+    )
+    from jepa_runtime.util.proportions import paired_difference, wilson
+    from jepa_runtime.util.statistics import PercentileName, format_ms, is_supported, summarize
+    from jepa_runtime.util.strict_json import describe_problems
+    from jepa_runtime.util.units import normalize_unit
+    from jepa_runtime.util.workers import end_with_parent
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "": ["atomic_files"],
+            "atomic_files": ["sync_file", "sync_folder"],
+            "bootstrap": [
+                "MIN_SAMPLES",
+                "RESAMPLES",
+                "confidence_interval",
+                "resampled_means",
+                "resampled_quantiles",
+            ],
+            "compat": ["file_sha256", "python_module"],
+            "opencv": ["cv2"],
+            "output_files": [
+                "STDOUT",
+                "check_writable",
+                "file_paths",
+                "write_each",
+                "write_file",
+                "write_json",
+            ],
+            "proportions": ["paired_difference", "wilson"],
+            "statistics": ["PercentileName", "format_ms", "is_supported", "summarize"],
+            "strict_json": ["describe_problems"],
+            "units": ["normalize_unit"],
+            "workers": ["end_with_parent"],
+        },
+    )
+
+__all__ = [
+    "MIN_SAMPLES",
+    "RESAMPLES",
+    "STDOUT",
+    "PercentileName",
+    "atomic_files",
+    "check_writable",
+    "confidence_interval",
+    "cv2",
+    "describe_problems",
+    "end_with_parent",
+    "file_paths",
+    "file_sha256",
+    "format_ms",
+    "is_supported",
+    "normalize_unit",
+    "paired_difference",
+    "python_module",
+    "resampled_means",
+    "resampled_quantiles",
+    "summarize",
+    "sync_file",
+    "sync_folder",
+    "wilson",
+    "write_each",
+    "write_file",
+    "write_json",
+]

@@ -75,7 +75,7 @@ def resampled_means(samples: Floats, *, seed: int) -> Floats:
     return np.asarray(weights @ sums / (weights @ sizes), np.float64)
 
 
-def interval(resampled: Floats) -> tuple[float, float]:
+def confidence_interval(resampled: Floats) -> tuple[float, float]:
     """Return the interval, at :data:`CONFIDENCE`, of resampled values [n]."""
     tail = (1 - CONFIDENCE) / 2
     ordered = np.sort(resampled)

@@ -41,7 +41,7 @@ def check_writable(path: Path) -> None:
         raise _not_writable(path, error) from error
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a file completely or not at all, and create its folders.
 
     What a new file cannot replace is overwritten in place: a pipe, a device, a link, a mount point, a file in
@@ -77,7 +77,7 @@ def write_text(target: str | Path, text: str) -> None:
     if target == STDOUT:
         print(text, flush=True)
     else:
-        write(Path(target), f"{text}\n")
+        write_file(Path(target), f"{text}\n")
 
 
 def write_json(target: str | Path, data: Any) -> None:

@@ -90,10 +90,12 @@ def validate_json(
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
-        raise StrictJsonError(f"{where}: {describe(error, unknown)}", code="json.field_invalid") from error
+        raise StrictJsonError(
+            f"{where}: {describe_problems(error, unknown)}", code="json.field_invalid"
+        ) from error
 
 
-def describe(error: ValidationError, unknown: UnknownField | None = None) -> str:
+def describe_problems(error: ValidationError, unknown: UnknownField | None = None) -> str:
     """Return the invalid fields and the reasons, in one line.
 
     Args:

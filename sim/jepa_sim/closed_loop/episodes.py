@@ -14,8 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.control.config import ControllerConfig
-from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.control import ControllerConfig
+from jepa_runtime.model import WorldModel
 from jepa_sim.closed_loop.robot import RobotPolicy
 from jepa_sim.worlds.interface import Actions, HasStraightLine, Image, Task, World
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jepa_runtime.imaging.conversion import resize_into
-from jepa_runtime.reports.html import words
-from jepa_runtime.util.opencv import cv2
+from jepa_runtime.imaging import resize_into
+from jepa_runtime.reports import words
+from jepa_runtime.util import cv2
 from jepa_sim.closed_loop.run import ClosedLoop, Film
 from jepa_sim.worlds.interface import Image
 

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from jepa_runtime.imaging.conversion import data_uri, to_png
-from jepa_runtime.reports.html import Html, block, card, facts, figure, note, numbers, page, section, words
-from jepa_runtime.reports.svg_plot import Plot, line, rect, text
+from jepa_runtime.imaging import data_uri, to_png
+from jepa_runtime.reports import (
+    Html,
+    Plot,
+    block,
+    card,
+    facts,
+    figure,
+    line,
+    note,
+    numbers,
+    page,
+    rect,
+    section,
+    text,
+    words,
+)
 from jepa_sim.closed_loop.film_strips import captions, strip
 from jepa_sim.closed_loop.run import ClosedLoop
 from jepa_sim.closed_loop.scores import Difference, Goals, PlanTime

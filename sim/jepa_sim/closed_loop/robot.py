@@ -15,16 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Calibration, ErrorSample
-from jepa_runtime.control.config import ControllerConfig
-from jepa_runtime.control.controller import Controller, ControllerModel
-from jepa_runtime.control.receding_horizon import Decision, PlannerInput, State
+from jepa_runtime.control import Controller, ControllerConfig, ControllerModel, Decision, PlannerInput, State
 from jepa_runtime.errors import WorldError
-from jepa_runtime.model.world_model import Futures, WorldModel
-from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.energies import ENERGIES
-from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
-from jepa_runtime.serving.types import Candidates, Result
-from jepa_runtime.sources.base import Frame, view_name
+from jepa_runtime.model import Futures, WorldModel
+from jepa_runtime.planning import ENERGIES, ActionLimits
+from jepa_runtime.serving import Candidates, FrameProcessor, ProcessingConfig, Result
+from jepa_runtime.sources import Frame, view_name
 from jepa_sim.worlds.interface import Image, World
 
 # Time from an image to its command, as `make demo` measures it.

@@ -13,15 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from jepa_runtime.backends import DEFAULT_ENGINE
-from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import create_backend
+from jepa_runtime.backends import DEFAULT_ENGINE, BackendOptions, create_backend
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import BundleError, WorldError
-from jepa_runtime.model.compiled_graphs import runnable_precisions
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.telemetry.environment import cpu, versions
+from jepa_runtime.model import WorldModel, runnable_precisions
+from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_sim.closed_loop.episodes import (
     SEEDS,
     Driver,
@@ -189,7 +186,7 @@ def closed_loop(
             f"{bundle.path} cannot drive in {world.task.name}: {mismatch}", code="sim.model_mismatch"
         )
     planner = adapted(plan.planner, manifest, world.task)
-    machine = {"cpu": cpu(), "versions": versions(), "load_average": os.getloadavg()[0]}
+    machine = {"cpu": cpu_info(), "versions": package_versions(), "load_average": os.getloadavg()[0]}
     with ExitStack() as opened:
         models = {
             name: opened.enter_context(_open(bundle, plan, engine, precision))

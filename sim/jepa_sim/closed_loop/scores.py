@@ -9,7 +9,7 @@ from typing import get_args
 
 import numpy as np
 
-from jepa_runtime.util.proportions import paired_difference, wilson
+from jepa_runtime.util import paired_difference, wilson
 from jepa_sim.closed_loop.episodes import Episode, Outcome
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.util.units import normalize_unit
+from jepa_runtime.util import normalize_unit
 
 Image = NDArray[np.uint8]
 Actions = NDArray[np.floating]

@@ -20,7 +20,7 @@ from jepa_runtime.ota import robot, state
 from jepa_runtime.ota.health.trial_counter import MAX_ATTEMPTS, MAX_BOOTS
 from jepa_runtime.ota.state import Phase
 from jepa_runtime.ota.storage.slots import SlotStore
-from jepa_runtime.system_files.shipped import shipped
+from jepa_runtime.system_files.shipped import find_shipped
 from jepa_runtime.system_files.transaction import apply
 from tests.conftest import ROOT
 from tests.ota.fleets import Fleet, edit
@@ -68,7 +68,7 @@ class Machine:
         )
         if made.returncode:
             pytest.skip(f"no Debian could be made here: {made.stderr.strip()[-200:]}")
-        apply(folder, shipped(("common",)))
+        apply(folder, find_shipped(("common",)))
         units = folder / "etc/systemd/system"
         for name, content in _DROP_INS.items():
             (units / name).parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.planning.default_candidates import default_candidates
+from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.replay.action_sequences import ActionSequence, sequences
 from tests.errors import code
 from tests.runtime.fakes import HORIZON, manifest

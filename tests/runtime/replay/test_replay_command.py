@@ -20,7 +20,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import messages
 from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
-from jepa_runtime.replay.replay import replay
+from jepa_runtime.replay.replay import replay_bag
 from tests.bundles import HORIZON, make_bundle
 from tests.runtime.bags import Entry, image, twist, write_bag
 from tests.runtime.replay.conftest import Recorded, record
@@ -371,6 +371,6 @@ def test_a_replay_that_is_stopped_leaves_no_file(bundle: Path, tmp_path: Path) -
 
     inputs = BagInputs(bag, Bundle.open(bundle).manifest)
     with Player(lambda: WorldModel.open(bundle)) as player, pytest.raises(KeyboardInterrupt):
-        replay(inputs, player, tmp_path / "out.mcap", on_frame=stop)
+        replay_bag(inputs, player, tmp_path / "out.mcap", on_frame=stop)
     inputs.close()
     assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]

@@ -6,7 +6,7 @@ import pytest
 
 from jepa_runtime.system_files.change_plan import Action, next_steps, plan
 from jepa_runtime.system_files.entries import Entry, File, Item, Journal, Link, Obstacle
-from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.shipped import DEVICES, find_shipped
 from tests.runtime.system_files.roots import file
 
 OURS = file("etc/ours.conf", "new\n")
@@ -66,6 +66,6 @@ def test_journal_roundtrip() -> None:
 
 
 def test_next_steps_create_accounts_before_their_folders() -> None:
-    steps = next_steps(file.path for file in shipped(DEVICES))
+    steps = next_steps(file.path for file in find_shipped(DEVICES))
     assert steps[:3] == ["systemd-sysusers", "systemd-tmpfiles --create", "systemctl daemon-reload"]
     assert next_steps(["usr/share/doc/jepa-edge/intel-npu.md"]) == []

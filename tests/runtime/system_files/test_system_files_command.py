@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from jepa_runtime.cli import main
-from jepa_runtime.system_files.shipped import DEVICES, shipped
+from jepa_runtime.system_files.shipped import DEVICES, find_shipped
 from tests.runtime.system_files.roots import snapshot
 
 
@@ -69,7 +69,7 @@ def test_configs_plan_apply_plan_undo(configs: Configs, root: Path) -> None:
 def test_configs_apply_several_devices_installs_all_and_sets_modes(configs: Configs, root: Path) -> None:
     devices = [argument for device in DEVICES for argument in ("--device", device)]
     assert configs("apply", "--root", root, *devices).status == 0
-    for file in shipped(DEVICES):
+    for file in find_shipped(DEVICES):
         assert (root / file.path).read_bytes() == file.content
     assert os.access(root / "usr/local/lib/jepa-edge/power-mode", os.X_OK)
     assert not os.access(root / "etc/default/jepa-power-mode", os.X_OK)

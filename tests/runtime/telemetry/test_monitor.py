@@ -19,7 +19,7 @@ import pytest
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.telemetry import Monitor
 from jepa_runtime.telemetry import environment as environment_module
-from jepa_runtime.telemetry.environment import environment
+from jepa_runtime.telemetry.environment import read_environment
 from jepa_runtime.telemetry.probes import Probe, rate
 from jepa_runtime.telemetry.sysfs import parse_cpu_list
 from jepa_runtime.telemetry.system_settings import settings
@@ -152,11 +152,11 @@ def test_environment_distinguishes_cpus_of_the_same_name(
     monkeypatch.setattr(environment_module, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert environment().cpu == named
+    assert read_environment().cpu == named
 
 
 def test_environment_has_cpu_versions_and_settings() -> None:
-    found = environment()
+    found = read_environment()
     assert found.cores == len(os.sched_getaffinity(0))
     assert found.cpu
     assert found.versions["python"]
@@ -166,7 +166,7 @@ def test_environment_has_cpu_versions_and_settings() -> None:
 def test_environment_has_engine_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment_module, "version", lambda package: f"1.0 of {package}")
     engines = {"openvino", "onnxruntime", "tensorrt"}
-    assert engines <= environment().versions.keys()
+    assert engines <= read_environment().versions.keys()
 
 
 def test_monitor_times_are_relative_to_the_start(clock: Clock) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa_runtime.telemetry.energy import energy
+from jepa_runtime.telemetry.energy import measure_energy
 from tests.runtime.machines import Clock, Tree, by_name, laptop, machine, orin_nano, watch
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed (extra nvml)")
@@ -119,7 +119,7 @@ def test_total_energy_includes_cards(driver: Driver, tmp_path: Path, clock: Cloc
     found = by_name(monitor)
     assert found["total energy"].values[:2] == [0, 700]
     assert "total energy: sum of package-0 (RAPL) and gpu (NVML)" in monitor.notes()
-    assert energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
+    assert measure_energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
 
 
 def test_total_energy_of_cards_alone_is_absent(driver: Driver, tmp_path: Path, clock: Clock) -> None:
@@ -128,7 +128,7 @@ def test_total_energy_of_cards_alone_is_absent(driver: Driver, tmp_path: Path, c
         monitor.sample()
         readings = monitor.readings()
     assert str(by_name(monitor)["total energy"].absent).startswith("no RAPL counters")
-    assert energy(readings, readings, frames=10, duration_s=10.0).busy_w is None
+    assert measure_energy(readings, readings, frames=10, duration_s=10.0).busy_w is None
 
 
 def test_nvml_outdated_bindings_are_the_reason(

@@ -18,7 +18,7 @@ import pytest
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.util.output_files import check_writable, write
+from jepa_runtime.util.output_files import check_writable, write_file
 from tests.errors import code
 
 COMMANDS = (
@@ -92,14 +92,14 @@ def test_write_replaces_the_file_or_leaves_it_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "new" / "report.html"
-    write(target, "told")
+    write_file(target, "told")
     with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
-        write(target.parent, "told")
+        write_file(target.parent, "told")
     with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         check_writable(target / "x")
     monkeypatch.setattr(os, "replace", failing(errno.ENOSPC))
     with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
-        write(target, "more")
+        write_file(target, "more")
     assert [path.read_text() for path in target.parent.iterdir()] == ["told"]
 
 
@@ -114,7 +114,7 @@ def test_write_overwrites_a_file_that_cannot_be_replaced(
     target.write_text("before")
     monkeypatch.setattr(os if step == "replace" else Path, step, failing(number, suffix=".tmp"))
     check_writable(target)
-    write(target, "told")
+    write_file(target, "told")
     monkeypatch.undo()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["told"]
 
@@ -137,15 +137,15 @@ def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Pat
     link.symlink_to(tmp_path / "file")
     with ThreadPoolExecutor(1) as reader:
         read = reader.submit(pipe.read_text)
-        write(pipe, "told")
+        write_file(pipe, "told")
         assert pipe.is_fifo(), "who reads from it waits for ever"
         assert read.result() == "told"
-    write(link, "told")
+    write_file(link, "told")
     assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
 
 
 def test_write_accepts_names_that_are_not_utf8(tmp_path: Path) -> None:
-    write(tmp_path / "report.html", os.fsdecode(b"of caf\xe9.mcap"))
+    write_file(tmp_path / "report.html", os.fsdecode(b"of caf\xe9.mcap"))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == r"of caf\udce9.mcap"
 
 

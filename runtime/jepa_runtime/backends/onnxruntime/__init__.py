@@ -19,3 +19,5 @@ ENGINES = (
         install="pip install 'jepa-edge[onnxruntime]'",
     ),
 )
+
+__all__ = ["ENGINES"]

@@ -1,6 +1,24 @@
 """OpenVINO: any x86-64 or ARM CPU, Intel GPUs and Intel NPUs."""
 
+from typing import TYPE_CHECKING
+
 from jepa_runtime.backends.base import Backend, BackendOptions, Engine
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.backends.openvino.npu import Origin
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "npu": ["Origin"],
+        },
+    )
+
+__all__ = [
+    "ENGINES",
+    "Origin",
+]
 
 
 def _create(device: str, options: BackendOptions) -> Backend:

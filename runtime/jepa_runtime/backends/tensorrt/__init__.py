@@ -1,7 +1,25 @@
 """TensorRT and TensorRT for RTX on NVIDIA GPUs."""
 
+from typing import TYPE_CHECKING
+
 from jepa_runtime.backends.base import Backend, BackendOptions, Engine
 from jepa_runtime.errors import BackendError
+from jepa_runtime.util.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from jepa_runtime.backends.tensorrt import builder
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "": ["builder"],
+        },
+    )
+
+__all__ = [
+    "ENGINES",
+    "builder",
+]
 
 # From this version on one ONNX variant serves all: networks are strongly typed, with precision in the graph.
 MIN_TENSORRT = (10, 3)

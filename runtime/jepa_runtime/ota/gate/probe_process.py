@@ -31,7 +31,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.gate import landlock, seccomp
 from jepa_runtime.ota.gate.latency_budget import Comparison, Floats, compare, cost_of
 from jepa_runtime.ota.gate.probe import MAX_ANSWER_BYTES, Answer, ProbeLimits, ProbeReport
-from jepa_runtime.planning.default_candidates import default_candidates
+from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.serving import realtime
 from jepa_runtime.telemetry.environment import peak_rss_mb
 

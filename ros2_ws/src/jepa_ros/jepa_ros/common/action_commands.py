@@ -23,7 +23,7 @@ from std_msgs.msg import Float64, Header
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import TwistActions
 from jepa_ros.common.parameters import STAMPED_CMD_VEL
-from jepa_runtime.util.units import normalize_unit
+from jepa_runtime.util import normalize_unit
 
 CMD_VEL = "cmd_vel"
 POSE_DELTA = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

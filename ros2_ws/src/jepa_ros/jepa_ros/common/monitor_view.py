@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus, Surprise
 
 from jepa_runtime.errors import printable
-from jepa_runtime.util.statistics import format_ms, summarize
+from jepa_runtime.util import format_ms, summarize
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LEVELS = ("OK", "WARN", "ERROR", "STALE")

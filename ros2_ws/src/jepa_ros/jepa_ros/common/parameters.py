@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.util.output_files import check_writable
+from jepa_runtime.util import check_writable
 
 _RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 

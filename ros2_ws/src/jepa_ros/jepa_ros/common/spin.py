@@ -26,10 +26,10 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from jepa_ros.start import handle_termination_signals
-from jepa_runtime.commands.standard_streams import make_streams_robust
+from jepa_runtime.commands import make_streams_robust
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.telemetry.environment import peak_rss_mb
-from jepa_runtime.util.output_files import write
+from jepa_runtime.telemetry import peak_rss_mb
+from jepa_runtime.util import write_file
 
 try:
     from rclpy.experimental import EventsExecutor
@@ -177,4 +177,4 @@ def _write_report(node: Any) -> None:
     if not path:
         return
     report = {"node": node.get_fully_qualified_name(), "rss_mb": round(peak_rss_mb(), 1), **node.report()}
-    write(Path(path), json.dumps(report))
+    write_file(Path(path), json.dumps(report))

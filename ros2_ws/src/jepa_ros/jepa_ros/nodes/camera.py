@@ -18,9 +18,8 @@ from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameter
 from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.world_model import output_messages
 from jepa_runtime.errors import JepaRuntimeError, SourceError
-from jepa_runtime.sources.base import Frame, Source, view_name
-from jepa_runtime.sources.factory import open_source
-from jepa_runtime.telemetry.diagnostics import Level, Verdict
+from jepa_runtime.sources import Frame, Source, open_source, view_name
+from jepa_runtime.telemetry import Level, Verdict
 
 PARAMETERS = (
     Parameter(

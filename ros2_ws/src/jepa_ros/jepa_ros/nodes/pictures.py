@@ -25,12 +25,9 @@ from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameter
 from jepa_ros.common.spin import run
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.conversion import image_from_message
-from jepa_runtime.recording.messages import array_of, compressed_image
-from jepa_runtime.visualization.atlas import Atlas
-from jepa_runtime.visualization.growing_atlas import GrowingAtlas
-from jepa_runtime.visualization.predictions import Predictions, check_finite, stamp_of
-from jepa_runtime.visualization.topic_images import draw_images
+from jepa_runtime.imaging import image_from_message
+from jepa_runtime.recording import messages
+from jepa_runtime.visualization import Atlas, GrowingAtlas, Predictions, check_finite, draw_images, stamp_of
 
 PARAMETERS = (
     Parameter(
@@ -140,7 +137,7 @@ class PicturesNode(Node):
         # Topics are not ordered: the latent may be of the previous model, or of one not yet announced.
         if (message.model_id, message.model_version) != self._active_model:
             return
-        stamp, latent = stamp_of(message), array_of(message.latent)
+        stamp, latent = stamp_of(message), messages.array_of(message.latent)
         check_finite(latent)
         if message.history_reset:
             self.trail.clear()
@@ -168,7 +165,7 @@ class PicturesNode(Node):
         if predictions.latents.shape[2:] != trail.shape[1:]:
             return
         for name, image in draw_images(trail, predictions, atlas, self._trail_ns / _NS).items():
-            message = fill(CompressedImage(), compressed_image(image, predictions.stamp_ns, ""))
+            message = fill(CompressedImage(), messages.compressed_image(image, predictions.stamp_ns, ""))
             self.outputs[name].publish(message)
         self._drawn += 1
 

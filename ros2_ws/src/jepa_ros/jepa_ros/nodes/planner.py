@@ -39,26 +39,23 @@ from jepa_ros.planner.command_publisher import CommandPublisher
 from jepa_ros.planner.parameters import PARAMETERS
 from jepa_ros.planner.reach_action import ReachGoalServer
 from jepa_ros.world_model import output_messages
-from jepa_runtime.bundle import manifest
-from jepa_runtime.control.config import ControllerConfig
-from jepa_runtime.control.controller import Controller, ControllerModel
-from jepa_runtime.control.receding_horizon import Decision, PlannerInput, State
-from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.cem import CEMConfig
+from jepa_runtime.bundle import ACTION_LIMIT, HORIZON, NUM_SAMPLES, STEP_S
+from jepa_runtime.control import Controller, ControllerConfig, ControllerModel, Decision, PlannerInput, State
+from jepa_runtime.planning import ActionLimits, CEMConfig
 from jepa_runtime.recording import messages
-from jepa_runtime.telemetry.diagnostics import Level, Verdict, with_causes
+from jepa_runtime.telemetry import Level, Verdict, with_causes
 
 _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
 _E2E_SAMPLE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
 _SOURCE = "cem"
 _BOUNDS = {
-    "step_s": manifest.STEP_S,
-    "horizon": manifest.HORIZON,
-    "num_samples": manifest.NUM_SAMPLES,
+    "step_s": STEP_S,
+    "horizon": HORIZON,
+    "num_samples": NUM_SAMPLES,
     "goal_threshold": (-sys.float_info.max, sys.float_info.max),
-    "action_low": manifest.ACTION_LIMIT,
-    "action_high": manifest.ACTION_LIMIT,
+    "action_low": ACTION_LIMIT,
+    "action_high": ACTION_LIMIT,
 }
 
 

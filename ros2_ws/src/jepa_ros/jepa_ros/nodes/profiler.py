@@ -38,10 +38,8 @@ from jepa_ros.profiler.profile_result import create_profile, sweep_rates
 from jepa_ros.profiler.view import View, summary
 from jepa_ros.start import handle_termination_signals
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
-from jepa_runtime.profiling.profile import Profile, Run, Sweep, write_profile
-from jepa_runtime.profiling.sweep import sweep
-from jepa_runtime.telemetry import IDLE_S, Monitor, energy, measures_power
-from jepa_runtime.telemetry.measurements import Energy, Reading
+from jepa_runtime.profiling import Profile, Run, Sweep, run_sweep, write_profile
+from jepa_runtime.telemetry import IDLE_S, Energy, Monitor, Reading, measure_energy, measures_power
 
 T = TypeVar("T")
 
@@ -348,7 +346,7 @@ class Profiler:
             if failure or self._stopping.is_set():
                 raise ProfileError(failure or "stopped before the sweep", code="profile.stopped")
             rates_hz = sweep_rates(profile.run, info.step_s)
-            result = sweep(
+            result = run_sweep(
                 measure, rates_hz, self._stopping, on_early_end=lambda why: notes.append(f"sweep: {why}")
             )
         except ProfileError as error:
@@ -362,7 +360,7 @@ class Profiler:
             with Monitor() as monitor:
                 self._spin_for(IDLE_S)
             idle = monitor.readings()
-        return energy(idle, busy, frames=len(run.latency_ms), duration_s=run.duration_s)
+        return measure_energy(idle, busy, frames=len(run.latency_ms), duration_s=run.duration_s)
 
     def _notes(self, ledger: FrameLedger, distinct: int, failure: str) -> list[str]:
         step_ms = (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e6

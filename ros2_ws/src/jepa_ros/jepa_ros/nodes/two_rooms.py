@@ -31,7 +31,7 @@ from jepa_ros.common.parameters import (
     parameter_values,
 )
 from jepa_ros.common.spin import run
-from jepa_runtime.sources.base import view_name
+from jepa_runtime.sources import view_name
 from jepa_sim.worlds.two_rooms_world import TwoRooms
 
 PARAMETERS = (

@@ -34,13 +34,21 @@ from jepa_ros.update.topic_source import TopicSource
 from jepa_ros.update.worker import Worker
 from jepa_ros.world_model import output_messages
 from jepa_runtime.errors import JepaRuntimeError, SourceError, UpdateError
-from jepa_runtime.ota import config, daemon, operator_requests, robot, state
-from jepa_runtime.ota.client import Client
-from jepa_runtime.ota.hawkbit.agent import HawkbitAgent
-from jepa_runtime.ota.operator_alarms import alarms
-from jepa_runtime.ota.state import Installed, Phase, State
-from jepa_runtime.ota.storage.slots import SlotStore
-from jepa_runtime.telemetry.diagnostics import Level, Verdict
+from jepa_runtime.ota import (
+    Client,
+    Installed,
+    Phase,
+    State,
+    alarms,
+    config,
+    daemon,
+    operator_requests,
+    robot,
+    state,
+)
+from jepa_runtime.ota.hawkbit import HawkbitAgent
+from jepa_runtime.ota.storage import SlotStore
+from jepa_runtime.telemetry import Level, Verdict
 from jepa_runtime.util import atomic_files
 
 

@@ -46,12 +46,11 @@ from jepa_ros.world_model.model_services import ModelServices
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_ros.world_model.stage_times import StageTimer
 from jepa_runtime.errors import DeviceLostError, JepaRuntimeError
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.recording.black_box import Topics
-from jepa_runtime.recording.candidate_proposals import CandidateProposals
-from jepa_runtime.serving.pipeline import Result
-from jepa_runtime.sources.base import Frame
-from jepa_runtime.telemetry.diagnostics import with_causes, with_warnings
+from jepa_runtime.model import WorldModel
+from jepa_runtime.recording import CandidateProposals, Topics
+from jepa_runtime.serving import Result
+from jepa_runtime.sources import Frame
+from jepa_runtime.telemetry import with_causes, with_warnings
 
 # Upper limit for opening a model, during which no callback runs.
 _HANG_TIMEOUT_S = 900.0

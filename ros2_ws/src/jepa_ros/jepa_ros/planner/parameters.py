@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
-from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.control import ControllerConfig
 
 _DEFAULTS = ControllerConfig()
 

@@ -16,8 +16,7 @@ from rclpy.node import Node
 
 from jepa_ros.common.background_services import BackgroundServices
 from jepa_ros.common.conversions import from_time, to_time
-from jepa_runtime.control.controller import Controller
-from jepa_runtime.control.goal_tracker import GoalConfig, GoalTracker, Outcome
+from jepa_runtime.control import Controller, GoalConfig, GoalTracker, Outcome
 from jepa_runtime.errors import JepaRuntimeError
 
 # One goal in progress, one that is being replaced, and their clients.

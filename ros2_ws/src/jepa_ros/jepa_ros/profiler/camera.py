@@ -32,9 +32,8 @@ from jepa_ros.common import qos
 from jepa_ros.common.action_commands import ActionCommands, create_action_commands
 from jepa_ros.common.conversions import to_image, to_time
 from jepa_runtime.errors import JepaRuntimeError, ProfileError, SourceError
-from jepa_runtime.imaging.conversion import resize_into
-from jepa_runtime.sources.base import Frame, Source
-from jepa_runtime.sources.factory import open_source
+from jepa_runtime.imaging import resize_into
+from jepa_runtime.sources import Frame, Source, open_source
 
 _MAX_LOADED_BYTES = 128 << 20
 # Discovery takes up to 3 s.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jepa_runtime.profiling.profile import Run
+from jepa_runtime.profiling import Run
 
 _RECENT = 300
 

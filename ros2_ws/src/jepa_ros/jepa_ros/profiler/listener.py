@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from jepa_ros.common import qos, raw_topics
 from jepa_ros.common.conversions import from_time
 from jepa_ros.profiler.frame_ledger import FrameLedger, NodeTimes
-from jepa_runtime.telemetry.diagnostics import Level
+from jepa_runtime.telemetry import Level
 
 # Deep enough that no message is lost while the terminal is redrawn.
 _EVERYTHING = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)

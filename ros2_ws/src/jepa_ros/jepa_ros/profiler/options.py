@@ -13,7 +13,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_runtime.backends import DEFAULT_ENGINE
-from jepa_runtime.commands.arguments import frame_size, positive, rate
+from jepa_runtime.commands import frame_size, positive, rate
 
 # ROS would accept any other name.
 _NODE_PARAMETERS = tuple(parameter.name for parameter in PARAMETERS)

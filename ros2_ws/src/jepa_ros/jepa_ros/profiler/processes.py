@@ -17,7 +17,7 @@ from typing import Any
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.util.compat import python_module
+from jepa_runtime.util import python_module
 
 _STOP_TIMEOUT_S = 10.0
 _EXCERPT_LINES = 12

@@ -18,9 +18,8 @@ from jepa_ros.profiler.options import node_parameters
 from jepa_ros.profiler.processes import dds_profile
 from jepa_runtime import __version__
 from jepa_runtime.errors import ProfileError
-from jepa_runtime.profiling.profile import Profile, Run, Subject, copy_absent_reason
-from jepa_runtime.telemetry.environment import environment
-from jepa_runtime.telemetry.measurements import Energy, Environment, Reading
+from jepa_runtime.profiling import Profile, Run, Subject, copy_absent_reason
+from jepa_runtime.telemetry import Energy, Environment, Reading, read_environment
 
 # Stages before and after the inference thread.
 _OUTSIDE = ("receive", "transport", "decode", "wait", "delivery")
@@ -105,7 +104,7 @@ def sweep_rates(run: Run, step_s: float) -> list[float]:
 
 
 def _environment(options: argparse.Namespace) -> Environment:
-    found = environment()
+    found = read_environment()
     ros = {"ros": os.environ.get("ROS_DISTRO", ""), "rmw": get_rmw_implementation_identifier()}
     with suppress(PackageNotFoundError):
         ros["rclpy"] = version("rclpy")

@@ -12,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jepa_ros.profiler.frame_ledger import FrameLedger
-from jepa_runtime.profiling.profile import Profile, stage_order
-from jepa_runtime.profiling.run_statistics import device_times, late_frames, stage_times
-from jepa_runtime.util.statistics import format_ms, summarize
+from jepa_runtime.profiling import Profile, device_times, late_frames, stage_order, stage_times
+from jepa_runtime.util import format_ms, summarize
 
 _PERIOD_S = 1.0
 _LONGEST_S = 5.0

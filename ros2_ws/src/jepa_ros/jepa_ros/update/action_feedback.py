@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from jepa_msgs.action import UpdateModel
 
-from jepa_runtime.ota.gate.shadow_test import ShadowReport
-from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota import Phase, State
+from jepa_runtime.ota.gate import ShadowReport
 
 _PERIOD_S = 0.2
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.ota.health.serving_health import ServingHealth
-from jepa_runtime.telemetry.diagnostics import Level
+from jepa_runtime.ota.health import ServingHealth
+from jepa_runtime.telemetry import Level
 
 
 class NodeHealthMonitor(ServingHealth):

@@ -23,8 +23,7 @@ from jepa_ros.common.background_services import BackgroundServices
 from jepa_ros.update import status_messages
 from jepa_ros.update.worker import Request, Worker
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
-from jepa_runtime.ota import config, operator_requests, robot, state
-from jepa_runtime.ota.state import State, Work
+from jepa_runtime.ota import State, Work, config, operator_requests, robot, state
 
 # One thread waits with the goal, the others serve further requests.
 _THREADS = 8

@@ -20,9 +20,9 @@ from jepa_ros.common.raw_topics import message_class
 from jepa_ros.update.health_watch import NodeHealthMonitor, SwitchPermission
 from jepa_runtime.bundle import MANIFEST_NAME
 from jepa_runtime.errors import ReleaseRejectedError, UpdateError
-from jepa_runtime.ota.health.serving_interface import Health
-from jepa_runtime.ota.state import Phase, State
-from jepa_runtime.recording.messages import array_of
+from jepa_runtime.ota import Phase, State
+from jepa_runtime.ota.health import Health
+from jepa_runtime.recording import messages
 
 _POLL_S = 0.05
 # From the response of a swap to the latched model_info that follows it.
@@ -222,7 +222,7 @@ class ServingNodeClient:
     def _on_result(self, message: LatentState | Surprise | StageTimes) -> None:
         try:
             if isinstance(message, LatentState):
-                self._monitor.latent(array_of(message.latent))
+                self._monitor.latent(messages.array_of(message.latent))
             elif isinstance(message, Surprise):
                 self._monitor.surprise(message.value, message.surprising)
             elif not message.error:

@@ -12,10 +12,9 @@ from jepa_msgs.msg import ModelInfo, ModelRelease, UpdateEvent, UpdateStatus
 from std_msgs.msg import Header
 
 from jepa_ros.common.conversions import to_time
-from jepa_runtime.backends.registry import split_engine
-from jepa_runtime.ota.config import Config
-from jepa_runtime.ota.state import Installed, Phase, State
-from jepa_runtime.telemetry.diagnostics import Level, Verdict
+from jepa_runtime.backends import split_engine
+from jepa_runtime.ota import Config, Installed, Phase, State
+from jepa_runtime.telemetry import Level, Verdict
 
 # Intervals without a successful check of the repository after which the diagnostics warn.
 _MAX_MISSED_POLLS = 2

@@ -17,8 +17,8 @@ from jepa_ros.common.action_commands import create_action_commands
 from jepa_ros.common.conversions import from_time
 from jepa_ros.world_model.image_reader import ImageReader
 from jepa_runtime.errors import SourceError
-from jepa_runtime.serving.history import History
-from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.serving import History
+from jepa_runtime.sources import Frame, PassiveSource
 
 _MAX_WAITING = 8
 _MAX_COMMANDS = 4096

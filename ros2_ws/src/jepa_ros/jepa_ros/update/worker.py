@@ -11,11 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from jepa_runtime.errors import UpdateError
-from jepa_runtime.ota import daemon
-from jepa_runtime.ota.client import Client
-from jepa_runtime.ota.release import Release
-from jepa_runtime.ota.robot import UpdateOptions
-from jepa_runtime.ota.state import Phase, State
+from jepa_runtime.ota import Client, Phase, Release, State, UpdateOptions, daemon
 
 _TICK_S = 0.2
 

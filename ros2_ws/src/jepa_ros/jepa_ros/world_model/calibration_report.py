@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jepa_runtime.calibration import Calibration
-from jepa_runtime.recording.black_box import BlackBox
+from jepa_runtime.recording import BlackBox
 
 
 def calibration_values(calibration: Calibration) -> dict[str, Any]:

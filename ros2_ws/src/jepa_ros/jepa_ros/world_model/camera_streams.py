@@ -20,8 +20,8 @@ from jepa_ros.world_model.output_messages import FuturesWriter
 from jepa_ros.world_model.stage_times import StageTimer
 from jepa_runtime.calibration import Calibration
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.serving.pipeline import STAGES, Result, Stats
-from jepa_runtime.telemetry.diagnostics import Health, Level, Limits, Verdict, assess
+from jepa_runtime.serving import STAGES, Result, Stats
+from jepa_runtime.telemetry import Health, Level, Limits, Verdict, assess
 
 _TIMES = np.dtype([(stage, np.float32) for stage in STAGES])
 _NEVER = float("inf")

@@ -20,7 +20,7 @@ from jepa_ros.world_model.camera_streams import CameraStream, find_camera
 from jepa_ros.world_model.model_opening import ServingSession
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import messages
-from jepa_runtime.serving.pipeline import Evaluation
+from jepa_runtime.serving import Evaluation
 
 # Requests that are processed at once. Further ones wait in the middleware.
 _THREADS = 4

@@ -19,8 +19,8 @@ from jepa_ros.common.conversions import from_time
 from jepa_ros.world_model.camera_streams import CameraStream, find_camera
 from jepa_ros.world_model.model_opening import ServingSession
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.imaging.conversion import image_from_message
-from jepa_runtime.recording.messages import array_of
+from jepa_runtime.imaging import image_from_message
+from jepa_runtime.recording import messages
 
 
 class GoalInputs:
@@ -88,7 +88,7 @@ class GoalInputs:
                 requested = (*before.get(camera.topic, ())[-1:], from_time(request.stamp))
                 self._requested = before | {camera.topic: requested}
             if request.latent.data:
-                latent = array_of(request.latent).astype(np.float32)
+                latent = messages.array_of(request.latent).astype(np.float32)
                 self._session().pipeline.set_goal(latent, from_time(request.stamp), camera.topic)
             else:
                 request.image.header.stamp = request.stamp

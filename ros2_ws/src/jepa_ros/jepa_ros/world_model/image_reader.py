@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.world_model.image_validator import ImageValidator
 from jepa_runtime.errors import FrameError
-from jepa_runtime.imaging.conversion import image_from_message
+from jepa_runtime.imaging import image_from_message
 
 # A camera without a valid raw image for this long counts as one that sends only compressed images.
 _RAW_TIMEOUT_S = 1.0

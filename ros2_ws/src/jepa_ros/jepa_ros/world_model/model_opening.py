@@ -13,17 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ros.common.action_commands import create_action_commands, validate_action_units
-from jepa_runtime.backends.base import BackendOptions
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import BundleError
-from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.ota.health.trial_counter import TrialCounter
-from jepa_runtime.ota.storage.slots import SlotStore, find_slot
-from jepa_runtime.recording.black_box import BlackBox, Topics
-from jepa_runtime.serving import realtime
-from jepa_runtime.serving.pipeline import Pipeline
-from jepa_runtime.serving.realtime import RealtimeSettings
-from jepa_runtime.sources.base import Frame
+from jepa_runtime.model import WorldModel
+from jepa_runtime.ota.health import TrialCounter
+from jepa_runtime.ota.storage import SlotStore, find_slot
+from jepa_runtime.recording import BlackBox, Topics
+from jepa_runtime.serving import Pipeline, RealtimeSettings, realtime
+from jepa_runtime.sources import Frame
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from std_msgs.msg import Header
 
 from jepa_ros.common.conversions import fill, to_time
 from jepa_runtime.calibration import Alarm
-from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.model import WorldModel
 from jepa_runtime.recording import messages
-from jepa_runtime.serving.pipeline import Result
-from jepa_runtime.telemetry.diagnostics import Verdict
-from jepa_runtime.util.opencv import cv2
+from jepa_runtime.serving import Result
+from jepa_runtime.telemetry import Verdict
+from jepa_runtime.util import cv2
 
 
 def model_info(model: WorldModel, *, stamp_ns: int) -> ModelInfo:

@@ -13,8 +13,8 @@ from jepa_msgs.msg import StageTimes
 from std_msgs.msg import Header
 
 from jepa_ros.common.conversions import to_time
-from jepa_runtime.serving.pipeline import Result
-from jepa_runtime.sources.base import Frame
+from jepa_runtime.serving import Result
+from jepa_runtime.sources import Frame
 
 _MAX_WAITING = 256
 

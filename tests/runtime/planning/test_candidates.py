@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepa_runtime.planning.default_candidates import default_candidates
+from jepa_runtime.planning.candidates import default_candidates
 from tests.runtime.fakes import HORIZON, manifest
 
 
