@@ -6,7 +6,7 @@ error bounds adapt. Every alarm is a false one. Errors are counted against the b
 the futures and against the bundle's own. --mcap records what the robot saw and did. The error bounds and
 normal data of the shipped bundle are made of such recordings, with layouts that are used neither for training
 nor for evaluation: --seed 3 --episodes 24 --goals 15 and --seed 5 --episodes 25 --goals 15, then
-`jepa-runtime calibrate` (export/TRAINING.md).
+`jepa-runtime calibrate` (recipes/TRAINING.md).
 
 Exit status 1 if fewer than --goal of the goals are reached, or coverage of the learned bounds is more than
 --points off at any horizon.

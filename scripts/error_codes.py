@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("runtime/jepa_runtime", "export/jepa_export", "sim/jepa_sim", "ros2_ws/src/jepa_ros/jepa_ros")
+PACKAGES = (
+    "runtime/jepa_runtime",
+    "export/jepa_export",
+    "recipes/jepa_recipes",
+    "sim/jepa_sim",
+    "ros2_ws/src/jepa_ros/jepa_ros",
+)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ MESSAGES = ROOT / "ros2_ws/src/jepa_msgs"
 INCLUDED = {
     "README.md": "index.md",
     "ros2_ws/README.md": "ros2.md",
-    "export/TRAINING.md": "training.md",
+    "recipes/TRAINING.md": "training.md",
     "firmware_configs/README.md": "system-files.md",
     "benchmarks/README.md": "benchmark-programs.md",
     "examples/README.md": "examples.md",

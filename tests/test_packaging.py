@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """
     pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed (extra dev)")
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("runtime", "export", "firmware_configs", "ros2_ws/src"):
+    for name in ("runtime", "export", "recipes", "firmware_configs", "ros2_ws/src"):
         shutil.copytree(
             ROOT / name,
             source / name,
@@ -109,7 +109,7 @@ def test_wheel_does_not_require_torch(wheel: zipfile.ZipFile) -> None:
 def test_wheel_contains_every_module_and_data_file(wheel: zipfile.ZipFile) -> None:
     expected = {
         str(path.relative_to(ROOT / root))
-        for root in ("runtime", "export")
+        for root in ("runtime", "export", "recipes")
         for path in (ROOT / root).rglob("*.py")
     }
     expected |= {f"jepa_runtime/ros_messages/msg/{file.name}" for file in MESSAGES.glob("*.msg")}
@@ -121,6 +121,7 @@ def test_wheel_contains_every_module_and_data_file(wheel: zipfile.ZipFile) -> No
     expected |= {
         "jepa_runtime/py.typed",
         "jepa_export/py.typed",
+        "jepa_recipes/py.typed",
         "jepa_runtime/schema/manifest-1.schema.json",
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}

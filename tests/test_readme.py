@@ -20,7 +20,7 @@ DOCUMENTS = [
         for folder in ("docs", "examples", "benchmarks", "firmware_configs")
         for path in (ROOT / folder).rglob("*.md")
     ),
-    ROOT / "export/TRAINING.md",
+    ROOT / "recipes/TRAINING.md",
     ROOT / "ros2_ws/README.md",
 ]
 PARSERS = {

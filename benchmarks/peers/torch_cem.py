@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from jepa_export.students.two_rooms_networks import ROBOT, SCENE, Encoder, Energy, Predictor
+from jepa_recipes.two_token.networks import ROBOT, SCENE, Encoder, Energy, Predictor
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import BundleError

@@ -18,6 +18,9 @@ from jepa_runtime.util import describe_problems
 
 Tolerances = dict[str, dict[str, float]]
 """Tolerances of the golden outputs by precision."""
+# Of the errors and surprises that recipes measure.
+ERROR_QUANTILE = 0.9
+FALSE_ALARM_RATE = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)

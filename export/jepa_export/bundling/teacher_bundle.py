@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
+    ERROR_QUANTILE,
     BundleSettings,
     MeasuredErrors,
     ModelIdentity,
@@ -48,7 +49,6 @@ STEP_S = 0.5
 WINDOWS = 8
 # With fewer, a history in reverse order would be the same.
 GOLDEN_FRAMES = 3
-QUANTILE = 0.9
 # Regularization of the projection, as a fraction of the mean square of the inputs.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Memory of the libraries on a workstation and on a robot.
@@ -358,7 +358,7 @@ def measure_errors(predicted: Tensor, actual: Tensor, changes: Tensor) -> Measur
         changes: [m, T, D], differences of frames one step apart.
     """
     errors = predicted - actual
-    bounds = errors.flatten(2).norm(dim=-1).quantile(QUANTILE, dim=0)
+    bounds = errors.flatten(2).norm(dim=-1).quantile(ERROR_QUANTILE, dim=0)
     one_step = errors[:, 0].flatten(1).square().mean(1).sqrt()
     return MeasuredErrors(
         error_bounds=tuple(bounds.tolist()),

@@ -7,12 +7,10 @@ Everything follows from one integer, so a resumed training run gets the same dat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_camera import Camera, Image, Light, backgrounds, sample_light
 from jepa_sim.worlds.two_rooms_geometry import (
     ARENA_M,
@@ -138,31 +136,3 @@ def _mixed(steady: NDArray[np.bool_], first: Light, fresh: Light) -> Light:
         np.where(steady[:, None], first.slope, fresh.slope),
         np.where(steady[:, None], first.tint, fresh.tint),
     )
-
-
-@dataclass(frozen=True)
-class TwoRoomsTrainingWorld:
-    """Two Rooms with fixed or random layouts, as a :class:`jepa_export.data.training_world.TrainingWorld`."""
-
-    kind: LayoutKind
-    top_speed = MAX_SPEED_MPS
-    action_names = ("linear.x", "linear.y")
-    action_units = ("m/s", "m/s")
-
-    @property
-    def model_id(self) -> str:
-        return "two_rooms" if self.kind == "random" else "two_rooms_fixed"
-
-    @property
-    def description(self) -> str:
-        return f"Two Rooms, {self.kind} layouts: a mobile base in two rooms, seen from above"
-
-    @property
-    def varies(self) -> bool:
-        return self.kind == "random"
-
-    def record(self, seed: tuple[int, ...], **options: Any) -> Recordings:
-        return record(seed, kind=self.kind, **options)
-
-    def world(self) -> TwoRooms:
-        return TwoRooms(layout=self.kind, seed=0)

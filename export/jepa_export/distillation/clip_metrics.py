@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from jepa_export.bundling.manifest_fields import ERROR_QUANTILE, FALSE_ALARM_RATE
 from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_export.data.batches import Batch, Batches
 from jepa_export.data.clip_windows import Windows
 from jepa_export.distillation.data_split import DataSplit
 from jepa_export.distillation.stages import EncoderStage, PredictorStage
-from jepa_export.training.world_metrics import FALSE_ALARMS, QUANTILE
 
 _LOG = logging.getLogger(__name__)
 MEASURED_CLIPS = 256
@@ -114,8 +114,8 @@ def measure(stage: PredictorStage, windows: Windows) -> ClipMetrics:
         clips=len(error),
         rmse=(error.mean(0) / size).sqrt().tolist(),
         copy_last_rmse=(change.mean(0) / size).sqrt().tolist(),
-        error_bounds=error.sqrt().quantile(QUANTILE, dim=0).tolist(),
-        surprise_threshold=float((error[:, 0] / size).sqrt().quantile(1 - FALSE_ALARMS)),
+        error_bounds=error.sqrt().quantile(ERROR_QUANTILE, dim=0).tolist(),
+        surprise_threshold=float((error[:, 0] / size).sqrt().quantile(1 - FALSE_ALARM_RATE)),
         goal_threshold=float(change[:, 0].median() / size / 2),
     )
 

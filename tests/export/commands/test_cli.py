@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -80,73 +78,3 @@ def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
         b"jepa-export: error: standard output: No space left on device [cli.output_failed]\n"
     )
     assert ended.returncode == os.EX_IOERR
-
-
-@pytest.fixture
-def train(needs_extra: None) -> ModuleType:
-    from jepa_export.commands import train_world
-
-    return train_world
-
-
-def test_a_folder_of_another_run_ends_in_one_line_and_status_1(
-    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "settings.txt").write_text("seed 7, layout fixed, Recipe()\n")
-    assert main([*TRAIN, str(tmp_path), "--seed", "8"]) == 1
-    said = capsys.readouterr().err
-    assert (
-        said.startswith("jepa-export: error: ") and "seed 7, layout fixed" in said and "another --out" in said
-    )
-    assert "Traceback" not in said
-
-
-def test_a_target_that_is_no_bundle_is_refused_before_hours_of_training(
-    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("trained first")
-
-    monkeypatch.setattr(train, "train", refuse)
-    (tmp_path / "bundle").mkdir()
-    assert main([*TRAIN, str(tmp_path)]) == 1
-    assert "is not a bundle" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_made_is_told_before_the_training(
-    train: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*TRAIN, "/proc/run"]) == 1
-    assert "/proc/run/checkpoints cannot be written: No such file" in capsys.readouterr().err
-
-
-def test_an_interrupt_says_how_to_go_on(
-    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "train", interrupted)
-    assert main([*TRAIN, str(tmp_path)]) == 130
-    assert "resumes from the last checkpoint" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("copied")
-def test_training_ends_with_a_scored_and_sealed_bundle(
-    train: ModuleType,
-    tiny_run: tuple[Path, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from jepa_runtime.bundle import Bundle
-
-    monkeypatch.setattr(train, "train", lambda *_, **__: tiny_run[1])
-    monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 1)
-    assert main([*TRAIN, str(tmp_path), "--episodes", "1", "--seed", "3"]) == 0
-    bundle = Bundle.open(tmp_path / "bundle")
-    assert bundle.manifest.provenance.command == "jepa-export train two_rooms --layout random --seed 3"
-    assert '"closed_loop"' in (tmp_path / "bundle" / "report.json").read_text()
-    shown = capsys.readouterr().out
-    assert "int8" in shown and "straight_line" in shown

@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from jepa_export.errors import JepaExportError
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.predictor import Predictor, PredictorConfig
-from jepa_export.students.two_rooms_networks import Encoder as ConvolutionalEncoder
 from jepa_export.targets import tensorrt_check
 from jepa_export.targets.confined_process import ProcessLimits
 from jepa_export.targets.onnx import export_onnx
@@ -30,6 +29,7 @@ from jepa_export.targets.tensorrt import (
     to_fp16,
     to_int8,
 )
+from jepa_recipes.two_token.networks import Encoder as ConvolutionalEncoder
 from tests.errors import code
 from tests.export.compilers import needs_tensorrt
 

@@ -1,0 +1,1 @@
+"""Simulated worlds that record what models are trained on."""

@@ -1,0 +1,115 @@
+"""The work of the recipes: train a model, write its bundle, measure its success rate."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jepa_export.bundling.manifest_fields import report_fields
+from jepa_export.bundling.staging import check_output
+from jepa_export.evaluation.bundle_report import add_to_report
+from jepa_export.evaluation.compute_cost import bundle_multiply_adds
+from jepa_recipes.training_worlds.interface import TrainingWorld
+from jepa_recipes.two_token.bundle import write_two_token_bundle
+from jepa_recipes.two_token.training import TEACHER_RECIPES, distill, train
+from jepa_runtime.bundle import Bundle
+from jepa_sim.closed_loop.run import Plan, closed_loop, progress
+
+
+def train_and_bundle(
+    out: Path,
+    training_world: TrainingWorld,
+    *,
+    command: str,
+    seed: int,
+    episodes: int,
+    distilled: bool = False,
+) -> int:
+    """Train in ``out``, write the bundle ``out``/bundle, and measure it in closed loop.
+
+    Args:
+        out: Folder of checkpoints and bundles.
+        training_world: World to train in.
+        command: For the provenance of the bundle.
+        seed: Of weights and data.
+        episodes: For each of three seeds; 0: none.
+        distilled: Whether to train a teacher first, whose bundle is ``out``/teacher, and distill it.
+    """
+    console = Console()
+    folder, teacher_folder = out / "bundle", out / "teacher"
+    check_output(folder)
+    identity = {"version": "1.1.0", "command": command}
+    report: dict[str, Any] = {}
+    if distilled:
+        check_output(teacher_folder)
+        checkpoints = out / "teacher_checkpoints"
+        teacher = train(
+            checkpoints, seed=seed, training_world=training_world, recipe=TEACHER_RECIPES[training_world.kind]
+        )
+        model = distill(teacher, checkpoints, out / "checkpoints", seed=seed)
+        teacher_id = f"{training_world.model_id}_teacher"
+        write_two_token_bundle(teacher, teacher_folder, model_id=teacher_id, int8=False, **identity)
+        report["teacher"] = _measured(Bundle.open(teacher_folder), training_world, episodes, baselines=False)
+    else:
+        model = train(out / "checkpoints", seed=seed, training_world=training_world)
+    name = "ViT of three blocks, trained by the same command" if distilled else None
+    metrics = write_two_token_bundle(
+        model, folder, model_id=training_world.model_id, teacher=name, **identity
+    )
+    bundle = Bundle.open(folder)
+    report |= {"open_loop": report_fields(metrics)} | _measured(
+        bundle, training_world, episodes, baselines=True
+    )
+    add_to_report(bundle, report)
+    for title, found in (("teacher", report.get("teacher", {})), (training_world.model_id, report)):
+        if "closed_loop" in found:
+            console.print(success_table(title, found["closed_loop"]))
+    if distilled:
+        console.print(compute_table(report))
+    console.print(f"bundle: {folder}")
+    return 0
+
+
+def success_table(title: str, closed_loop_report: dict[str, Any]) -> Table:
+    """Return a table of the closed-loop scores."""
+    table = Table("policy", "success", "95 % interval", "episodes", "steps", "plan p50 ms", title=title)
+    for name, score in closed_loop_report["scores"].items():
+        low, high = score["interval"]
+        table.add_row(
+            name,
+            f"{score['rate']:.1%}",
+            f"{low:.1%} … {high:.1%}",
+            str(score["episodes"]),
+            f"{score['mean_steps']:.1f}" if score["mean_steps"] is not None else "-",
+            f"{score['plan_ms_p50']:.1f}",
+        )
+    return table
+
+
+def compute_table(report: dict[str, Any]) -> Table:
+    """Return a table of the multiply-adds of teacher and student."""
+    table = Table("graph", "teacher", "student", "ratio", title="multiply-adds [M]")
+    teacher, student = report["teacher"]["multiply_adds"], report["multiply_adds"]
+    for role, count in teacher.items():
+        table.add_row(
+            role, f"{count / 1e6:.1f}", f"{student[role] / 1e6:.1f}", f"{count / student[role]:.1f}"
+        )
+    return table
+
+
+def _measured(
+    bundle: Bundle, training_world: TrainingWorld, episodes: int, *, baselines: bool
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"multiply_adds": bundle_multiply_adds(bundle)}
+    if episodes:
+        plan = Plan(episodes=episodes, baselines=baselines)
+        with (
+            closing(training_world.world()) as world,
+            progress(len(plan.seeds) * episodes, Console()) as tick,
+        ):
+            found["closed_loop"] = closed_loop(bundle, world, plan, tick=tick).as_dict()
+    return found

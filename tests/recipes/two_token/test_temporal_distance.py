@@ -1,0 +1,46 @@
+"""Which pairs of latents the energy is trained on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from jepa_recipes.two_token.temporal_distance import ends
+
+# Ten positions in a row, one step apart, and a wall in the middle with a detour of forty steps.
+PLACES = torch.arange(10.0)
+APART = (PLACES[:, None] - PLACES).abs()
+ACROSS = (PLACES[:, None] < 5) != (PLACES < 5)
+PAIRS = 8000
+
+
+@pytest.fixture
+def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    way = torch.where(ACROSS, APART + 40, APART)
+    return ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], way[None].half())
+
+
+def test_the_wall_lies_between_the_ends_of_half_of_the_journeys_and_they_are_near_it(
+    drawn: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    here, there = (ends[1::2] for ends in drawn)
+    assert ACROSS[here, there].float().mean() > 0.95
+    assert APART[here, there].mean() < APART[ACROSS].mean() - 1
+
+
+def test_a_quarter_ends_near_by_and_an_eighth_where_it_begins(
+    drawn: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    here, there = drawn
+    assert APART[here[2::4], there[2::4]].mean() < 0.6
+    assert torch.equal(here[::8], there[::8])
+    assert float(APART[here[4::8], there[4::8]].mean()) == pytest.approx(float(APART.mean()), abs=0.3)
+
+
+def test_a_place_that_no_way_leads_to_is_not_the_longest_way() -> None:
+    way = torch.where(ACROSS, torch.tensor(math.inf), APART)
+    here, there = ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], way[None].half())
+    assert ACROSS[here[1::2], there[1::2]].float().mean() < 0.05

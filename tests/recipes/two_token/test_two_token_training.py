@@ -1,0 +1,151 @@
+"""Training: a run that was killed at any step resumes with identical results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jepa_export.errors import JepaExportError
+from jepa_export.training.stage import TrainingStage
+from jepa_recipes.training_worlds.two_rooms import TwoRoomsTrainingWorld
+from jepa_recipes.two_token import training
+from jepa_recipes.two_token.networks import Encoder, Predictor
+from jepa_recipes.two_token.representation import RepresentationStage
+from jepa_recipes.two_token.training import Recipe, TrainedModel
+from tests.errors import code
+
+ROOT = Path(__file__).resolve().parents[3]
+STAGES = ("representation", "dynamics", "grounding")
+# Twice at the same step: the second run is killed before its own first checkpoint.
+KILLS = [("representation", 3), ("representation", 3), ("dynamics", 3), ("grounding", 3)]
+
+
+def run_until_killed(folder: Path, stage: str, step: int) -> None:
+    """Train in a process that is killed at ``step`` of ``stage`` and must leave no children behind."""
+    command = [sys.executable, "-m", "tests.recipes.interrupted", str(folder), stage, str(step)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, text=True, **pipes)
+    try:
+        _, said = child.communicate(timeout=90)
+        assert child.returncode == -signal.SIGKILL, said
+        assert group_ends(child.pid, within_s=15), "a process of the killed run lives on"
+    finally:
+        if not group_ends(child.pid, within_s=0):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def group_ends(group: int, *, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.1)
+
+
+def assert_identical(one: Any, other: Any, where: str) -> None:
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_identical(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_identical(*pair, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_repeats_losses_and_weights_to_the_last_bit(
+    tiny_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    from tests.recipes.interrupted import train_tiny
+
+    undisturbed, expected = tiny_run
+    killed = tmp_path / "run"
+    for stage, step in KILLS:
+        run_until_killed(killed, stage, step)
+    model = train_tiny(killed)
+    for stage in STAGES:
+        assert (killed / f"{stage}.csv").read_text() == (undisturbed / f"{stage}.csv").read_text(), stage
+        ours, theirs = (torch.load(run / f"{stage}.pt", weights_only=True) for run in (killed, undisturbed))
+        assert_identical(ours, theirs, stage)
+    for name in ("encoder", "predictor", "energy"):
+        assert_identical(getattr(model, name).state_dict(), getattr(expected, name).state_dict(), name)
+    assert sorted(path.name for path in killed.iterdir()) == sorted(
+        path.name for path in undisturbed.iterdir()
+    )
+
+
+def test_every_step_leaves_one_row_of_losses_that_sum_to_the_first(
+    tiny_run: tuple[Path, TrainedModel],
+) -> None:
+    steps = {"representation": 4, "dynamics": 6, "grounding": 4}
+    for stage, count in steps.items():
+        head, *rows = [line.split(",") for line in (tiny_run[0] / f"{stage}.csv").read_text().splitlines()]
+        assert head[:2] == ["step", "loss"]
+        assert [int(row[0]) for row in rows] == list(range(count))
+        values = np.array([[float(value) for value in row[1:]] for row in rows])
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values[:, 0], values[:, 1:].sum(axis=1), rtol=1e-5)
+
+
+def test_a_finished_run_is_taken_up_without_training_anything(
+    tiny_run: tuple[Path, TrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.recipes.interrupted import train_tiny
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(TrainingStage, "train_step", refuse)
+    again = train_tiny(tiny_run[0])
+    assert_identical(again.energy.state_dict(), tiny_run[1].energy.state_dict(), "energy")
+    np.testing.assert_array_equal(again.held_out.frames, tiny_run[1].held_out.frames)
+
+
+def test_a_folder_of_other_settings_is_refused_and_left_alone(
+    tiny_run: tuple[Path, TrainedModel], tiny_recipe: Recipe
+) -> None:
+    folder = tiny_run[0]
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        training.train(folder, seed=1, training_world=TwoRoomsTrainingWorld("random"), recipe=tiny_recipe)
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        training.train(folder, seed=0, training_world=TwoRoomsTrainingWorld("fixed"), recipe=tiny_recipe)
+    with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
+        training.train(folder, seed=0, training_world=TwoRoomsTrainingWorld("random"))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_with_one_layout_there_is_no_scene_to_tell_apart() -> None:
+    with ThreadPoolExecutor(1) as renderer:
+        stage = RepresentationStage(
+            0,
+            Encoder(),
+            Predictor(),
+            training_world=TwoRoomsTrainingWorld("fixed"),
+            steps=1,
+            renderer=renderer,
+        )
+        values = stage.train_step(0)
+    assert values["scene"] == 0.0
+    assert values["foresight"] > 0
