@@ -16,7 +16,7 @@ CPU=neoverse-n1
 # qemu does not emulate the inputs of the first two: resident pages in /proc/self/smaps and faults in /proc/self/stat. The third allows
 # one minute for 200 inferences including startup, and the fourth plays 30 images per second: both are too fast for qemu.
 NOT_UNDER_QEMU=(
-  serving/test_realtime.py::test_files_that_were_read_once_leave_memory_and_can_be_read_again
+  serving/test_realtime.py::test_pages_of_files_leave_memory_and_can_be_read_again
   telemetry/test_monitor.py::test_monitor_of_this_process_has_memory_faults_and_descriptors
   profiling/test_importers.py::test_a_file_that_benchmark_app_really_wrote
   recording/test_black_box_run.py::test_replay_of_a_black_box_bag_is_surprising_again

@@ -40,14 +40,14 @@ def verdicts(*measured: dict[str, Any]) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize(("encode", "met"), [(2.06, True), (2.062, False)])
-def test_encode_goal_is_the_limit_times_the_benchmark_app_median(encode: float, met: bool) -> None:
+def test_encode_limit_is_relative_to_the_benchmark_app_median(encode: float, met: bool) -> None:
     peer = row("benchmark_app", 9.0, encode=2.0)
     (goal,) = latency.goals([row("pipeline", 99.0, encode=encode), peer], 1.03)
     what = "encode p50, int8: pipeline / benchmark_app"
     assert goal == {"what": what, "value": encode / 2, "limit": 1.03, "met": met}
 
 
-def test_encode_goal_ignores_rounds_on_a_slow_machine() -> None:
+def test_slow_rounds_of_the_machine_are_ignored() -> None:
     ours, app = row("pipeline", 9.0, encode=2.6), row("benchmark_app", 9.0, encode=2.0)
     ours["stages_ms"]["encode"]["rounds_p50"] = [2.0, 2.6, 2.02, 2.6, 3.9]
     app["stages_ms"]["encode"]["rounds_p50"] = [2.0, 2.0, 2.0, 2.58, 4.0]
@@ -55,7 +55,7 @@ def test_encode_goal_ignores_rounds_on_a_slow_machine() -> None:
     assert (goal["value"], goal["met"]) == (1.0078, True)
 
 
-def test_goals_compare_the_pipeline_with_each_library_of_the_same_precision() -> None:
+def test_pipeline_must_be_faster_than_each_library_in_the_same_precision() -> None:
     libraries = {"torch_eager": 5.0, "torch_compile": 3.0, "onnxruntime": 4.0}
     peers = [row(name, p50, precision="fp32") for name, p50 in libraries.items()]
     assert verdicts(row("pipeline", 4.0, precision="fp32"), row("pipeline", 9.0), *peers) == {
@@ -65,7 +65,7 @@ def test_goals_compare_the_pipeline_with_each_library_of_the_same_precision() ->
     }
 
 
-def test_goals_over_ros_compare_median_tail_and_drops() -> None:
+def test_ros_median_tail_and_drops_are_compared() -> None:
     plain = row("plain_node", 10.0, p99=11.0, dropped=2)
     with_profile = row("plain_node_dds", 7.0, p99=20.0, dropped=1)
     assert verdicts(row("node", 8.0, p99=12.0, dropped=2), plain, with_profile) == {
@@ -78,14 +78,14 @@ def test_goals_over_ros_compare_median_tail_and_drops() -> None:
     }
 
 
-def test_goals_skip_rows_that_were_not_measured() -> None:
+def test_unmeasured_values_are_not_required() -> None:
     assert verdicts(row("pipeline", 1.0), row("node", 1.0, p99=2.0, dropped=0)) == {}
     assert verdicts(row("benchmark_app", 1.0), row("torch_eager", 1.0)) == {}
     too_few_for_p99 = row("node", 8.0, dropped=0)
     assert "p99, int8: node / plain_node" not in verdicts(too_few_for_p99, row("plain_node", 9.0, dropped=0))
 
 
-def test_measure_runs_emulated_rows_in_the_first_round_only() -> None:
+def test_emulated_rows_are_measured_in_the_first_round_only() -> None:
     turns: list[str] = []
 
     def row(name: str, emulated: bool) -> SimpleNamespace:
@@ -114,7 +114,9 @@ def measured(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return report, " ".join(done.stdout.split())
 
 
-def test_latency_reports_every_row_and_why_one_is_absent(measured: tuple[dict[str, Any], str]) -> None:
+def test_latency_reports_every_row_and_the_reason_for_absent_ones(
+    measured: tuple[dict[str, Any], str],
+) -> None:
     report, said = measured
     assert [row["row"] for row in report["rows"]] == ["pipeline", "benchmark_app", "onnxruntime"]
     for row in report["rows"]:
@@ -139,7 +141,7 @@ def compared(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return json.loads(out.read_text())
 
 
-def test_overhead_compares_with_each_graph_and_with_the_joined_graph(compared: dict[str, Any]) -> None:
+def test_overhead_compares_with_each_graph_and_with_both_joined(compared: dict[str, Any]) -> None:
     peer, ours = compared["benchmark_app"], compared["pipeline_sum_of_medians_ms"]
     assert peer["samples"] == {"encode": 30, "predict": 30, "joined": 30, "joined, defaults": 30}
     assert {compared["pipeline_ms"][stage]["n"] for stage in ("preprocess", "encode", "predict")} == {30}
@@ -161,12 +163,12 @@ def test_overhead_compares_with_each_graph_and_with_the_joined_graph(compared: d
         ("ARM (0x41, 0xd42 and 0xd4b)", "arm-0x41-0xd42-and-0xd4b"),
     ],
 )
-def test_result_file_name_follows_the_processor_model(model: str, kind: str) -> None:
+def test_each_processor_family_has_a_results_file(model: str, kind: str) -> None:
     assert load("peers.files").kind_of(model) == kind
 
 
 @pytest.mark.parametrize(("met", "status"), [(True, 0), (False, 1)])
-def test_benchmark_exit_status_reports_missed_goals(
+def test_exit_status_is_the_verdict(
     measured: tuple[dict[str, Any], str], compared: dict[str, Any], met: bool, status: int, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -181,7 +183,7 @@ def test_benchmark_exit_status_reports_missed_goals(
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_joined_graph_predicts_from_the_encoded_frame(size: int, tmp_path: Path) -> None:
+def test_joined_graph_predicts_from_its_own_encoding(size: int, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", history_size=size, standing=True)
     irs = {
         stage: (bundle.path / role / "openvino" / "model.xml", {}) for stage, role in overhead.STAGES.items()
@@ -208,7 +210,7 @@ def test_joined_graph_predicts_from_the_encoded_frame(size: int, tmp_path: Path)
         (latency, "toy", ["--precision", "fp16", "--rows", "onnxruntime"], "onnxruntime: "),
     ],
 )
-def test_benchmark_that_cannot_measure_exits_with_status_2_and_a_reason(
+def test_impossible_measurement_exits_with_status_2_and_the_reason(
     module: ModuleType, bundle: str, further: list[str], reason: str, toy_bundle: Path, wrong_bundle: Path,
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -221,7 +223,7 @@ def test_benchmark_that_cannot_measure_exits_with_status_2_and_a_reason(
 
 
 @pytest.mark.parametrize("module", [latency, overhead, success, gate], ids=lambda module: module.__name__)
-def test_benchmark_help_states_when_it_fails(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_states_when_a_benchmark_fails(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     assert ended.value.code == 0
@@ -246,7 +248,7 @@ def test_piloting_drives_all_episodes_and_checks_its_limits(
 
 @pytest.mark.ros
 @pytest.mark.slow
-def test_latency_over_ros_measures_our_node_and_a_plain_one(toy_bundle: Path, tmp_path: Path) -> None:
+def test_ros_benchmark_measures_the_node_and_a_plain_one(toy_bundle: Path, tmp_path: Path) -> None:
     skip_without_ros()
     out = tmp_path / "latency.json"
     done = script(
@@ -269,7 +271,7 @@ def test_latency_over_ros_measures_our_node_and_a_plain_one(toy_bundle: Path, tm
         (2.0, 11.0, {"3720": 9.0, "4000": 2.6}, {"64 of 8 steps, INT8", "encoder on a 4000, estimated"}),
     ],
 )
-def test_students_judge_checks_each_goal(
+def test_mid_size_student_meets_its_goals(
     encode: float, predict: float, npu: dict[str, float], missed: set[str]
 ) -> None:
     ours = row("pipeline", 0.0, encode=encode, n=10)

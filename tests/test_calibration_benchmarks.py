@@ -18,7 +18,7 @@ from tests.scripts import ROOT, load
 calibration, conformal = load("calibration"), load("conformal")
 
 
-def test_wander_run_covers_every_step_from_one_horizon_before_the_change() -> None:
+def test_wander_evaluates_every_step_from_one_horizon_on() -> None:
     with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
         run = calibration.wander(model, seed=1, before=10, after=4)
         horizon = model.manifest.horizon
@@ -26,7 +26,7 @@ def test_wander_run_covers_every_step_from_one_horizon_before_the_change() -> No
     assert np.isfinite(run.errors).all() and np.isfinite(run.stated).all()
 
 
-def test_drive_errors_differ_from_the_usual_run_only_after_the_change() -> None:
+def test_drive_change_after_n_steps_shows_in_the_errors() -> None:
     """Steps count from the change: the two runs are the same before it, and differ after it."""
     bundle = Bundle.open(ROOT / "models" / "two_rooms")
     with WorldModel.open(bundle, num_samples=bundle.manifest.num_samples) as model:
@@ -41,7 +41,7 @@ def test_drive_errors_differ_from_the_usual_run_only_after_the_change() -> None:
 
 
 @pytest.mark.parametrize("event", calibration.EVENTS)
-def test_impossible_event_surprises_more_than_the_usual_run(event: str) -> None:
+def test_impossible_event_surprises_more_than_the_run_without_it(event: str) -> None:
     with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
         usual, odd = (
             calibration.wander(model, seed=9003, before=16, after=8, change=change).highest()
@@ -63,7 +63,7 @@ def test_coverage_counts_the_requested_steps() -> None:
     assert calibration.farthest([row]) == pytest.approx(10)
 
 
-def test_false_alarms_are_counted_on_one_continuous_stream() -> None:
+def test_false_alarms_are_counted_over_one_continuous_stream() -> None:
     """High blocks at the end of one run and at the beginning of the next are a change, neither alone is."""
     normal = NormalScores(data="made up", block=8, highest=tuple(np.linspace(0.01, 1, 1250)))
     shipped = Bundle.open(ROOT / "models" / "two_rooms").manifest
@@ -85,7 +85,7 @@ def test_false_alarms_are_counted_on_one_continuous_stream() -> None:
     assert [each["false_alarms"]["change"] for each in apart] == [0, 0]
 
 
-def test_settled_accepts_bounds_that_start_wide_and_never_undercover() -> None:
+def test_settled_bounds_that_start_too_wide_settle_without_low_coverage() -> None:
     """Nine of ten errors lie within from step 100 on, and all of them before."""
     runs = [made_up({step: step < 100 or step % 10 > 0 for step in range(calibration.WANDERING)})]
     found = calibration.settled(runs, np.array([1.0]), 0.2)
@@ -115,7 +115,7 @@ def test_settled_rejects_bounds_that_stay_too_wide() -> None:
         ({"auroc": 0.97}, "teleport: AUROC 0.970, required 0.98"),
     ],
 )
-def test_failures_name_each_figure_beyond_its_limit(worse: dict[str, float], failure: str | None) -> None:
+def test_failures_name_each_value_beyond_its_limit(worse: dict[str, float], failure: str | None) -> None:
     values = {"before": 1.9, "later": 1.9, "short": 1.9, "settled": 1.9, "auroc": 0.98} | worse
     points = {"first_50_after": 40.0, "from_100_to_400_after": values["later"]}
     report = {

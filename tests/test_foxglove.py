@@ -59,13 +59,13 @@ def field(path: str) -> tuple[Any, bool]:
     return description, path.endswith("[:]")
 
 
-def test_layout_places_and_configures_every_panel(layout: dict[str, Any]) -> None:
+def test_panels_have_a_place_and_settings(layout: dict[str, Any]) -> None:
     assert layout.keys() == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
     placed = list(leaves(layout["layout"]))
     assert sorted(placed) == sorted(layout["configById"]) and len(set(placed)) == len(placed)
 
 
-def test_layout_uses_only_panel_types_of_both_apps(layout: dict[str, Any]) -> None:
+def test_panel_types_are_supported_by_both_apps(layout: dict[str, Any]) -> None:
     kinds = {name.split("!")[0] for name in layout["configById"]}
     assert kinds == {"Image", "Plot", "StateTransitions", "DiagnosticSummary", "RawMessages"}
 
@@ -76,7 +76,7 @@ def test_image_panels_show_image_topics(layout: dict[str, Any]) -> None:
             assert TYPES[config["imageMode"]["imageTopic"]].endswith("Image")
 
 
-def test_plot_paths_are_numbers_or_number_arrays(layout: dict[str, Any]) -> None:
+def test_plotted_fields_are_numbers_or_arrays_of_them(layout: dict[str, Any]) -> None:
     shown = 0
     for name, config in layout["configById"].items():
         if name.startswith(("Plot!", "StateTransitions!")):
@@ -88,7 +88,7 @@ def test_plot_paths_are_numbers_or_number_arrays(layout: dict[str, Any]) -> None
     assert shown >= 10
 
 
-def test_other_panels_show_published_topics(layout: dict[str, Any]) -> None:
+def test_other_panels_use_existing_topics(layout: dict[str, Any]) -> None:
     config = layout["configById"]
     assert TYPES[config["DiagnosticSummary!health"]["topicToRender"]].endswith("DiagnosticArray")
     assert config["RawMessages!model"]["topicPath"] in TYPES

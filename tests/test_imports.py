@@ -43,7 +43,7 @@ def test_runtime_imports_without_torch_and_ros() -> None:
         ("jepa_export.targets.tensorrt", "onnxruntime"),
     ],
 )
-def test_importing_an_engine_sends_no_telemetry(module: str, needs: str, tmp_path: Path) -> None:
+def test_openvino_telemetry_is_not_sent(module: str, needs: str, tmp_path: Path) -> None:
     """By itself OpenVINO reports to Google Analytics, from a fork of the process, and ONNX Runtime to
     Microsoft; each keeps an identity in the home folder. Not on machines that are known to be of continuous
     integration."""
@@ -64,7 +64,7 @@ def test_importing_an_engine_sends_no_telemetry(module: str, needs: str, tmp_pat
     assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
 
 
-def test_running_onnxruntime_graphs_sends_no_telemetry(toy_bundle: Path, tmp_path: Path) -> None:
+def test_onnxruntime_telemetry_is_not_sent(toy_bundle: Path, tmp_path: Path) -> None:
     """From 1.29 on it reports graphs and their hashes to Microsoft, from a store in the home folder."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra onnxruntime)")
     program = (

@@ -52,7 +52,7 @@ def _with_json(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
             yield name
 
 
-def test_every_command_with_json_is_covered_here() -> None:
+def test_all_commands_with_json_are_tested_here() -> None:
     parsers = {"jepa-runtime": runtime.PROGRAM.parser(), "jepa-export": export.PROGRAM.parser()}
     found = {name for program, parser in parsers.items() for name in _with_json(program, parser)}
     assert found == RUNS.keys() | LIKE_STATUS
@@ -73,7 +73,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> dict[s
 
 @pytest.mark.parametrize("command", RUNS)
 @pytest.mark.parametrize("option", ["--json", "--json -", "--json FILE"])
-def test_json_option_writes_to_the_requested_place(
+def test_json_is_written_to_the_given_place(
     command: str,
     option: str,
     places: dict[str, Path],

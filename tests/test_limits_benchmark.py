@@ -39,7 +39,7 @@ class Quiet:
     ("disturbed", "dropped", "met"),
     [(slice(0), 60, False), (slice(9_900, 10_030), 30, False), (slice(9_900, 10_100), 0, True)],
 )
-def test_tail_counts_dropped_images_only_while_the_machine_is_quiet(
+def test_dropped_images_count_in_the_tail_while_the_machine_is_quiet(
     limits: ModuleType, disturbed: slice, dropped: int, met: bool
 ) -> None:
     run = make_run(frames=20_000)
@@ -67,7 +67,7 @@ def test_tail_counts_dropped_images_only_while_the_machine_is_quiet(
 
 
 @pytest.mark.ros
-def test_tail_of_a_machine_that_is_never_quiet_is_an_error(limits: ModuleType) -> None:
+def test_machine_that_is_never_quiet_has_no_tail(limits: ModuleType) -> None:
     run = make_run(frames=2000)
     with pytest.raises(ProfileError, match="quiet for only 45% of the images"):
         limits.tailed(run, limits.scheduled_frames(run), Quiet(slice(1100)), np.ones(100), "images")
@@ -78,7 +78,7 @@ def test_tail_of_a_machine_that_is_never_quiet_is_an_error(limits: ModuleType) -
     ("frames", "without", "unknown"),
     [(50, (), "p99 of the response"), (1800, ("decode",), "p50 of decode")],
 )
-def test_served_with_too_few_samples_is_an_error_and_not_zero(
+def test_too_few_samples_are_an_error_instead_of_zero(
     limits: ModuleType, frames: int, without: tuple[str, ...], unknown: str
 ) -> None:
     run = make_run(frames=frames)
@@ -91,7 +91,7 @@ def test_served_with_too_few_samples_is_an_error_and_not_zero(
 
 
 @pytest.mark.ros
-def test_served_counts_time_outside_all_stages_as_ours(limits: ModuleType) -> None:
+def test_time_outside_the_stages_counts_as_ours(limits: ModuleType) -> None:
     run = make_run(frames=1800)
     stages = {name: [0.1] * len(run.scheduled_s) for name in (*limits.OURS, *limits.THEIRS)}
     run = run.model_copy(update={"stages_ms": stages, "latency_ms": [3.0] * len(run.scheduled_s)})
@@ -101,7 +101,7 @@ def test_served_counts_time_outside_all_stages_as_ours(limits: ModuleType) -> No
 
 
 @pytest.mark.ros
-def test_growth_is_the_rise_of_a_fitted_line_after_the_first_tenth(limits: ModuleType) -> None:
+def test_growth_is_the_rise_of_a_line_after_the_first_tenth(limits: ModuleType) -> None:
     times = np.linspace(0, 60, 100)
     assert limits.growth(times, 2 + 0.5 * times) == pytest.approx(0.5 * (times[-1] - times[10]))
     steady = np.full(100, 5.0)
@@ -120,7 +120,7 @@ def test_limit_is_met_up_to_and_including_its_value(
     assert limits.Limit("serving", "what", value, limit, "ms", "9 images").met is met
 
 
-def test_rows_keep_earlier_checks_of_the_same_model_and_settings(
+def test_results_of_skipped_checks_are_retained_for_the_same_model_and_settings(
     tmp_path: Path,
 ) -> None:
     module, path = load("peers.limit"), tmp_path / "limits.json"
@@ -148,7 +148,7 @@ def test_rows_keep_earlier_checks_of_the_same_model_and_settings(
 
 @pytest.mark.ros
 @pytest.mark.parametrize("dropped", [0, 1])
-def test_limits_exit_status_reports_missed_limits(
+def test_exit_status_of_limits_is_its_verdict(
     limits: ModuleType, dropped: int, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -165,7 +165,7 @@ def test_limits_exit_status_reports_missed_limits(
 
 
 @pytest.mark.ros
-def test_limits_continues_after_a_check_that_cannot_be_measured(
+def test_impossible_measurement_does_not_affect_the_others(
     limits: ModuleType, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -185,9 +185,7 @@ def test_limits_continues_after_a_check_that_cannot_be_measured(
 
 
 @pytest.mark.ros
-def test_limits_help_lists_its_checks_and_a_missing_bundle_is_reported(
-    limits: ModuleType, tmp_path: Path
-) -> None:
+def test_limits_reports_its_checks_and_failures(limits: ModuleType, tmp_path: Path) -> None:
     told = script("limits", "--help")
     assert told.returncode == 0
     assert all(name in told.stdout for name in ("serving", "tail", "neighbour", "start", "cameras", "soak"))

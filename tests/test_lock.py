@@ -65,7 +65,7 @@ def test_every_pin_has_hashes(file: str) -> None:
     assert blocks and all("--hash=sha256:" in block for block in blocks)
 
 
-def test_lock_has_one_version_of_a_package_per_python() -> None:
+def test_one_version_of_a_package_is_locked_per_python() -> None:
     """Files of several extras are installed together."""
     for python in PYTHONS:
         seen: dict[str, str] = {}
@@ -74,12 +74,12 @@ def test_lock_has_one_version_of_a_package_per_python() -> None:
                 assert seen.setdefault(name, version) == version
 
 
-def test_build_group_equals_build_system_requirements() -> None:
+def test_build_group_equals_the_build_requirements() -> None:
     found = project()
     assert found["dependency-groups"]["build"] == found["build-system"]["requires"]
 
 
-def test_downloads_counts_each_package_once_and_skips_installed_ones(tmp_path: Path) -> None:
+def test_downloads_counts_each_package_once_and_no_installed_one(tmp_path: Path) -> None:
     listed = tmp_path / "listed.txt"
     lines = (
         "# 12.0 MB on x86_64, 12.0 MB on aarch64\nno-such-package==1.0 \\\n    --hash=sha256:00",

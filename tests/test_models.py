@@ -23,11 +23,11 @@ def report() -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     return found
 
 
-def test_shipped_model_is_small_enough_to_ship() -> None:
+def test_shipped_bundle_is_small_enough() -> None:
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 7_000_000
 
 
-def test_shipped_model_verifies_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_bundle_verifies_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(SHIPPED)]) == 0, capsys.readouterr().out
 
 
@@ -39,7 +39,7 @@ def test_shipped_model_verifies_on_this_machine(capsys: pytest.CaptureFixture[st
         ("npu", "openvino:CPU", ["encoder", "predictor", "step", "energy"]),
     ],
 )
-def test_device_variants_compute_the_golden_outputs(
+def test_shipped_device_variants_compute_the_golden_outputs(
     target: Target, engine: str, graphs: list[str], precision: str
 ) -> None:
     found = golden_parity(Bundle.open(SHIPPED), engine=engine, precision=precision, target=target)
@@ -47,7 +47,7 @@ def test_device_variants_compute_the_golden_outputs(
     assert all(parity.min_cosine > (0.999 if precision == "int8" else 0.99999) for parity in found)
 
 
-def test_changed_weight_is_rejected(tmp_path: Path) -> None:
+def test_changed_weight_is_detected(tmp_path: Path) -> None:
     copy = tmp_path / "two_rooms"
     shutil.copytree(SHIPPED, copy)
     weights = copy / "predictor" / "openvino" / "model.bin"
@@ -73,7 +73,7 @@ def test_few_candidates_do_not_crash_the_engine() -> None:
     assert done.stdout.strip() == "(4, 8, 2, 16)", done.stderr
 
 
-def test_zero_actions_predict_no_motion_and_others_do() -> None:
+def test_standing_still_changes_nothing_and_moving_does() -> None:
     rng = np.random.default_rng(0)
     from jepa_sim.worlds import TwoRooms
 
@@ -88,7 +88,7 @@ def test_zero_actions_predict_no_motion_and_others_do() -> None:
     assert moved[0] < 0.25 < moved[1]
 
 
-def test_report_of_shipped_model_meets_the_goals(
+def test_shipped_report_meets_the_goals(
     report: dict[str, dict[str, dict[str, dict[str, float]]]],
 ) -> None:
     scores = report["closed_loop"]["scores"]

@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(built.glob("*.whl")))
 
 
-def test_published_schema_matches_the_models() -> None:
+def test_published_schema_equals_that_of_the_models() -> None:
     published = files("jepa_runtime.schema").joinpath("manifest-1.schema.json").read_text(encoding="utf-8")
     assert published == manifest_schema(), (
         "publish it: python -c 'import jepa_runtime.bundle as b; print(b.manifest_schema(), end=\"\")' "
@@ -58,7 +58,7 @@ def test_published_schema_matches_the_models() -> None:
     assert json.loads(published)["additionalProperties"] is False
 
 
-def test_message_definitions_match_the_ros_package() -> None:
+def test_message_definitions_equal_those_that_ros_builds() -> None:
     found = {
         file.name: file.read_text()
         for file in files("jepa_runtime.ros_messages.msg").iterdir()
@@ -68,7 +68,7 @@ def test_message_definitions_match_the_ros_package() -> None:
     assert "LatentState.msg" in found
 
 
-def test_wheel_does_not_require_torch(wheel: zipfile.ZipFile) -> None:
+def test_runtime_does_not_depend_on_torch(wheel: zipfile.ZipFile) -> None:
     name = next(entry for entry in wheel.namelist() if entry.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
     required = metadata.get_all("Requires-Dist")
@@ -128,14 +128,14 @@ def test_wheel_contains_every_module_and_data_file(wheel: zipfile.ZipFile) -> No
     assert held == expected
 
 
-def test_wheel_declares_the_commands(wheel: zipfile.ZipFile) -> None:
+def test_wheel_contains_the_commands(wheel: zipfile.ZipFile) -> None:
     name = next(entry for entry in wheel.namelist() if entry.endswith("entry_points.txt"))
     text = wheel.read(name).decode()
     assert "jepa-runtime = jepa_runtime.cli:main" in text
     assert "jepa-export = jepa_export.cli:main" in text
 
 
-def test_only_the_export_extra_requires_torch() -> None:
+def test_torch_is_required_by_the_export_extra_alone() -> None:
     project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
         (ROOT / "pyproject.toml").read_text()
     )["project"]

@@ -74,7 +74,7 @@ def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]
     [(MEDIAN, 0.01095), (PERCENTILE, 17.66)],
     ids=["a median in us", "a percentile in ms"],
 )
-def test_benchmark_app_report_is_parsed(says: Callable[..., None], text: str, milliseconds: float) -> None:
+def test_benchmark_app_output_is_parsed(says: Callable[..., None], text: str, milliseconds: float) -> None:
     says(text, stays_s=1.0)
     told = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
     assert (told.percentile_ms, told.count) == (pytest.approx(milliseconds), 20)
@@ -92,7 +92,7 @@ def test_benchmark_app_report_is_parsed(says: Callable[..., None], text: str, mi
     ],
     ids=["an error", "a bad status", "no median", "no count", "other steps"],
 )
-def test_benchmark_app_without_a_valid_report_is_an_error_with_its_output(
+def test_malformed_benchmark_app_output_is_an_error_that_quotes_it(
     says: Callable[..., None], text: str, status: int
 ) -> None:
     says(text, status=status)
@@ -101,7 +101,7 @@ def test_benchmark_app_without_a_valid_report_is_an_error_with_its_output(
     assert text.strip().splitlines()[-1] in str(raised.value)
 
 
-def test_benchmark_app_that_exits_before_its_output_is_read_is_an_error(
+def test_benchmark_app_that_exits_early_is_an_error(
     says: Callable[..., None],
 ) -> None:
     says(MEDIAN, after_its_end=True)
@@ -166,7 +166,7 @@ def test_peer_reports_the_time_of_each_frame(toy_bundle: Path) -> None:
         assert answer["cpu_s"] >= 0 and answer["peak_rss_mb"] > 20
 
 
-def test_onnxruntime_peer_quantizes_the_fp32_graphs_for_int8(peer: Callable[..., Any]) -> None:
+def test_onnxruntime_peer_quantizes_the_fp32_graphs_itself_for_int8(peer: Callable[..., Any]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
     row = peer("onnxruntime_session.py", precision="int8")
@@ -182,7 +182,7 @@ def test_openvino_peer_runs_both_graphs_in_turn(peer: Callable[..., Any]) -> Non
     assert all(len(row.stages_ms[stage]) == 4 for stage in ("encode", "predict"))
 
 
-def test_row_sums_its_rounds_and_ignores_library_output(peer: Callable[..., Any]) -> None:
+def test_row_adds_up_its_rounds_despite_library_output(peer: Callable[..., Any]) -> None:
     row = peer(f"print('working'); return {ANSWER}")
     row.open()
     row.measure()
@@ -194,7 +194,7 @@ def test_row_sums_its_rounds_and_ignores_library_output(peer: Callable[..., Any]
     assert (told["cpu_s_per_frame"], told["peak_rss_mb"]) == (0.0625, 7.0)
 
 
-def test_peer_that_cannot_run_the_bundle_reports_why_and_exits(peer: Callable[..., Any]) -> None:
+def test_peer_that_cannot_run_the_bundle_states_the_reason_and_exits(peer: Callable[..., Any]) -> None:
     pytest.importorskip("onnxruntime")
     row = peer("onnxruntime_session.py", precision="fp16")
     with pytest.raises(rows.AbsentRowError, match="the bundle has no onnx graph in fp16"):
@@ -202,13 +202,13 @@ def test_peer_that_cannot_run_the_bundle_reports_why_and_exits(peer: Callable[..
     assert row._process.wait(30) == 0
 
 
-def test_peer_with_wrong_outputs_is_not_measured(peer: Callable[..., Any], wrong_bundle: Path) -> None:
+def test_peer_with_different_outputs_is_not_measured(peer: Callable[..., Any], wrong_bundle: Path) -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(rows.RowError, match="its predictor does not compute what the bundle's does"):
         peer("onnxruntime_session.py", bundle=wrong_bundle).open()
 
 
-def test_failed_peer_is_an_error_with_its_last_output(peer: Callable[..., Any]) -> None:
+def test_failing_peer_is_an_error_with_its_last_output(peer: Callable[..., Any]) -> None:
     row = peer("1 / 0")
     row.open()
     with pytest.raises(rows.RowError, match=r"(?s)peer \(fp32\) gave no answer.*ZeroDivisionError"):
@@ -224,7 +224,7 @@ def test_peer_that_exits_after_its_round_is_an_error_with_its_last_output(peer: 
         row.measure()
 
 
-def test_hung_peer_times_out_and_is_ended(peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_peer_is_killed(peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     row = peer("time.sleep(600)")
     row.open()
     monkeypatch.setattr(rows, "_ROUND_PATIENCE_S", 0.1)
@@ -242,7 +242,7 @@ def probed(count: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return due, due + rng.uniform(2e-5, 5e-5, count), rng.uniform(2.2e-6, 2.5e-6, count)
 
 
-def test_quiet_core_ignores_single_interrupts() -> None:
+def test_quiet_core_has_no_disturbance_despite_single_interrupts() -> None:
     due, woken, taken = probed()
     taken[::50] *= 9
     assert not len(quiet.disturbances(due, woken, taken))
@@ -254,14 +254,14 @@ def test_late_probe_is_a_disturbance_from_its_due_time() -> None:
     assert quiet.disturbances(due, woken, taken) == pytest.approx([due[700], woken[700]])
 
 
-def test_neighbor_on_the_core_slows_instructions() -> None:
+def test_neighbor_on_the_core_slows_instructions_down() -> None:
     due, woken, taken = probed()
     taken[300:340] *= 1.7
     found = quiet.disturbances(due, woken, taken)
     assert (found.min(), found.max(), len(found)) == (woken[300], woken[339], 40)
 
 
-def test_work_is_disturbed_by_a_disturbance_during_or_shortly_before_it() -> None:
+def test_measurement_is_undisturbed_unless_a_disturbance_is_in_or_shortly_before_it() -> None:
     probe = quiet.Probe([0])
     probe._disturbances = np.array([10.0, 20.0])
     begin, end = (
@@ -271,7 +271,7 @@ def test_work_is_disturbed_by_a_disturbance_during_or_shortly_before_it() -> Non
     assert probe.quiet(begin, end).tolist() == [True, True, False, False, True, False]
 
 
-def test_core_that_is_taken_away_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_core_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     # With it the standard output has no buffer, and takes what one with a buffer does not.
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     core = min(os.sched_getaffinity(0))
@@ -295,7 +295,7 @@ def test_core_that_is_taken_away_is_detected(monkeypatch: pytest.MonkeyPatch) ->
     assert not probe.quiet(np.array([began]), np.array([ended])).any()
 
 
-def test_probe_on_a_missing_core_is_an_error() -> None:
+def test_probe_without_priority_states_the_reason() -> None:
     missing = 4096
     with pytest.raises(ProfileError, match=f"no probe .* {missing}: "), quiet.Probe([missing]):
         pytest.fail("it was entered")

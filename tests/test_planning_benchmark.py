@@ -20,7 +20,7 @@ planning, lewm = load("planning"), load("lewm")
 world_of, ways = load("peers.lewm_world"), load("peers.lewm_ways")
 
 
-def test_planning_reports_every_search_and_its_sample_count(tmp_path: Path) -> None:
+def test_small_run_reports_every_search_and_its_repetitions(tmp_path: Path) -> None:
     out = tmp_path / "new" / "planning.json"
     assert planning.main(["--iterations", "25", "--json", str(out)]) == 0
     report = json.loads(out.read_text())
@@ -31,7 +31,7 @@ def test_planning_reports_every_search_and_its_sample_count(tmp_path: Path) -> N
             assert found["ms"][part]["n"] == 25 and found["ms"][part]["p50"] > 0
 
 
-def test_world_move_stops_at_walls_and_takes_five_displacements_per_action() -> None:
+def test_walls_stop_the_point_and_five_displacements_are_one_action() -> None:
     world = world_of.World(192)
     right = np.tile(np.float32([1, 0]), 5)
     moved = world.move(np.float32([[0, 0], [0.9, 0.5]]), np.stack([right, right]))
@@ -60,7 +60,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", [name for name in ways.WAYS if name != "loop torch.compile"])
-def test_every_variant_predicts_what_its_network_computes(problem: Any, name: str) -> None:
+def test_every_implementation_predicts_like_its_network(problem: Any, name: str) -> None:
     rng = np.random.default_rng(0)
     latent = rng.standard_normal(192, dtype=np.float32)
     actions = rng.uniform(-1, 1, (32, 5, 10)).astype(np.float32)
@@ -77,11 +77,11 @@ def test_every_variant_predicts_what_its_network_computes(problem: Any, name: st
     assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
 
 
-def test_cached_rollout_needs_fewer_multiply_adds(problem: Any) -> None:
+def test_rollout_with_caching_multiplies_less(problem: Any) -> None:
     assert problem.multiply_adds(ways.rollout) < 0.75 * problem.multiply_adds(ways.loop)
 
 
-def test_student_of_lewm_size_learns_the_next_latent(tmp_path: Path) -> None:
+def test_student_of_the_lewm_size_learns_the_dynamics(tmp_path: Path) -> None:
     model, world = world_of.trained(1, tmp_path, depth=1)
     places, actions = world.walk(np.random.default_rng(1), 64, 4)
     latents = torch.from_numpy(world.see(places))[:, :, None]
@@ -95,14 +95,14 @@ def test_student_of_lewm_size_learns_the_next_latent(tmp_path: Path) -> None:
     assert error(60) < 0.8 * error(1)
 
 
-def test_products_have_the_reported_multiply_adds(problem: Any) -> None:
+def test_product_count_equals_the_counted_one(problem: Any) -> None:
     with ExitStack() as stack:
         ways.products_alone(problem, stack, 32, "int8")()
     graph = ways.Graph.read(problem.folder / "products_int8.xml")
     assert ways.multiply_adds(graph, {"rows": (32, 192)}) == lewm.multiply_adds(32)
 
 
-def test_plan_with_a_perfect_model_reaches_its_goal() -> None:
+def test_plan_reaches_its_goal_with_an_exact_model() -> None:
     world, settings = world_of.World(192), lewm.preset("lewm")
 
     def perfect(latent: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def test_plan_with_a_perfect_model_reaches_its_goal() -> None:
 
 
 @pytest.mark.slow
-def test_lewm_small_run_times_every_variant_and_checks_int8(
+def test_small_run_times_every_implementation_and_checks_int8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = lewm.preset("lewm")

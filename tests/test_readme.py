@@ -42,7 +42,7 @@ def printed_commands(document: Path) -> list[list[str]]:
     return [shlex.split(re.split(r"&(?:&|$)", line)[0], comments=True) for line in lines]
 
 
-def test_measured_figures_come_from_the_committed_results() -> None:
+def test_measured_figures_equal_the_committed_results() -> None:
     tables = load("readme_table")
     assert sorted(name for names in tables.PAGES.values() for name in names) == sorted(tables.TABLES)
     for page, names in tables.PAGES.items():
@@ -52,7 +52,7 @@ def test_measured_figures_come_from_the_committed_results() -> None:
             assert shown.strip() == tables.TABLES[name](), name
 
 
-def test_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_lines_run(monkeypatch: pytest.MonkeyPatch) -> None:
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert block is not None
     monkeypatch.chdir(ROOT)
@@ -68,7 +68,7 @@ def test_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_link_has_a_target(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
 
     for name, anchor in links:
@@ -85,6 +85,6 @@ def test_every_named_folder_exists() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_is_accepted_by_the_program(document: Path) -> None:
+def test_every_command_is_valid(document: Path) -> None:
     for program, *arguments in printed_commands(document):
         PARSERS[program](arguments)

@@ -35,7 +35,7 @@ def report(path_m: float, rate: float) -> dict[str, Any]:
     ("path_m", "rate", "words"),
     [(2.5, 0.95, []), (2.51, 0.95, ["ring of 2: path of 2.51 m"]), (2.0, 0.94, ["94.0% of the goals"])],
 )
-def test_failures_list_every_missed_limit(path_m: float, rate: float, words: list[str]) -> None:
+def test_missed_limit_is_reported(path_m: float, rate: float, words: list[str]) -> None:
     failures = safety.judge(report(path_m, rate), 2.5, 0.95)
     assert len(failures) == len(words)
     assert all(word in failure for word, failure in zip(words, failures, strict=True))
@@ -60,7 +60,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def test_killed_benchmark_leaves_no_process_running(tmp_path: Path) -> None:
+def test_killed_benchmark_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, safety.__file__, "--seed", "0", "--json", str(tmp_path / "out.json")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -96,19 +96,19 @@ def means(fault: Any, count: int = 6) -> list[float]:
         ("lower half frozen", [55, 60, 65, 70]),
     ],
 )
-def test_repeating_fault_sends_the_expected_images(name: str, expected: list[float]) -> None:
+def test_fault_repeats_as_specified(name: str, expected: list[float]) -> None:
     assert means(faults.FAULTS[name](), 4) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("noise", [1, 2, 3])
-def test_noise_has_the_stated_size(noise: int) -> None:
+def test_noise_has_the_specified_magnitude(noise: int) -> None:
     fault = faults.FAULTS[f"one image, noise {noise}"]()
     fault.before(IMAGES[5])
     (sent,) = fault.sent(IMAGES[6])
     assert np.unique(sent.image.astype(int) - 50).tolist() == list(range(-noise, noise + 1))
 
 
-def test_second_publisher_with_a_delay_has_older_stamps() -> None:
+def test_delayed_second_publisher_has_older_stamps() -> None:
     sent = faults.FAULTS["two publishers, 5 ms behind"]().sent(IMAGES[0])
     assert [each.behind_s for each in sent] == [0.0, 0.005] and sent[0].later_s < sent[1].later_s
 

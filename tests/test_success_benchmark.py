@@ -36,13 +36,13 @@ def scores(fp32: float, int8: float, *, plan_ms: float = 10.0) -> dict[str, dict
         ({"int8": {"rate": 0.98, "plan_ms_p95": 50.0}}, []),
     ],
 )
-def test_failures_list_every_missed_limit(found: dict[str, Any], failures: list[str]) -> None:
+def test_missed_limit_is_reported(found: dict[str, Any], failures: list[str]) -> None:
     told = success.judge(found, 0.97, 50.0)
     assert len(told) == len(failures)
     assert all(failure in said for failure, said in zip(failures, told, strict=True))
 
 
-def test_emulated_precision_is_judged_by_goals_and_not_by_time() -> None:
+def test_emulated_duration_is_not_evaluated_but_goals_are() -> None:
     found = scores(1.0, 1.0) | {"bf16": {"rate": 0.98, "plan_ms_p95": 900.0}}
     (failure,) = success.judge(found, 0.97, 50.0, emulated=["bf16"])
     assert failure == "bf16 reaches 98.0% of the goals, required 99.0% (fp32)"
@@ -50,7 +50,7 @@ def test_emulated_precision_is_judged_by_goals_and_not_by_time() -> None:
 
 
 @pytest.mark.slow
-def test_bundle_without_bf16_is_driven_in_bf16(
+def test_bundle_without_bf16_is_driven_in_it(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra export)")
@@ -92,7 +92,9 @@ def test_peer_has_the_networks_of_the_bundle_and_reaches_goals(
     assert sum(episode.outcome == "reached" for episode in driven) >= 3
 
 
-def test_peer_keeps_the_limits_and_refits_to_the_cheapest(peer: ModuleType, two_rooms_bundle: Path) -> None:
+def test_peer_respects_the_limits_and_refits_to_the_cheapest(
+    peer: ModuleType, two_rooms_bundle: Path
+) -> None:
     import torch
 
     manifest = Bundle.open(two_rooms_bundle).manifest
@@ -106,7 +108,7 @@ def test_peer_keeps_the_limits_and_refits_to_the_cheapest(peer: ModuleType, two_
     assert torch.isfinite(search.draw()).all()
 
 
-def test_peer_networks_with_other_outputs_are_rejected(
+def test_networks_with_different_outputs_are_rejected(
     peer: ModuleType, two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer, "loaded", lambda module, _path: module.eval())
@@ -114,7 +116,7 @@ def test_peer_networks_with_other_outputs_are_rejected(
         peer.TorchCEM(Bundle.open(two_rooms_bundle), ControllerConfig())
 
 
-def test_success_small_run_compares_all_in_one_report(
+def test_small_run_compares_all_in_one_report(
     peer: ModuleType, two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -132,7 +134,7 @@ def test_success_small_run_compares_all_in_one_report(
     assert np.isfinite(json.loads(out.read_text())["scores"]["int8"]["plan_ms_p50"])
 
 
-def test_success_without_torch_asks_to_leave_the_peer_out(
+def test_missing_torch_message_says_how_to_skip_the_peer(
     two_rooms_bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -29,7 +29,7 @@ def row(ends: list[Any], *, harmless: bool | None = True, itself: list[Any] | No
     return gate.row(gate.Kind("other", harmless, lambda *_: None), kept, len(ends))
 
 
-def test_gate_row_counts_verdicts_errors_and_lost_goals_in_the_same_worlds() -> None:
+def test_row_counts_verdicts_errors_and_lost_goals_in_the_same_worlds() -> None:
     lost = [end(WORSE, candidate=0.3, goals=(0,)) for _ in range(10)]
     found = row([*lost, *(end() for _ in range(30))])
     assert (found["accepted"], found["shown_worse"], found["trials"]) == (30, 10, 40)
@@ -39,7 +39,7 @@ def test_gate_row_counts_verdicts_errors_and_lost_goals_in_the_same_worlds() -> 
     assert 0 <= low < 0.25 < high < 0.6
 
 
-def test_simulated_gate_accepts_equal_and_rejects_worse_models() -> None:
+def test_gate_test_is_run_as_shipped() -> None:
     good = gate_power.simulate((0.0, ("as good", 0.0)), runs=3)
     assert (good["accepted"], good["median_frames"]) == (3, 1200)
     worse = gate_power.simulate((0.0, ("worse", 2.0)), runs=3)
@@ -69,7 +69,7 @@ def test_candidate_that_costs_goals_is_not_called_harmless() -> None:
     assert "not harmless" in fault
 
 
-def test_gate_claims_nothing_about_noise_in_between() -> None:
+def test_intermediate_noise_has_no_verdict() -> None:
     assert gate.judge(row([end(WORSE) for _ in range(100)], harmless=None), 0.01) == []
 
 
@@ -90,7 +90,7 @@ class Model:
         return float(known[-1].sum())
 
 
-def test_comparisons_on_the_same_frames_share_computed_results() -> None:
+def test_comparisons_on_the_same_frames_share_computations() -> None:
     model = Model()
     shared = gate.Once(model)
     for value in range(3):
@@ -100,14 +100,14 @@ def test_comparisons_on_the_same_frames_share_computed_results() -> None:
     assert model.asked == ["encode", "surprise"] * 3
 
 
-def test_comparison_with_the_other_encoder_computes_only_predictions() -> None:
+def test_comparison_with_the_same_encoder_computes_only_predictions() -> None:
     model = Model()
     shared, frame = gate.Once(model, gate.Once(Model())), np.zeros(2)
     assert shared.surprise(shared.encode(frame)) == 2
     assert model.asked == ["surprise"]
 
 
-def test_trials_resume_where_they_were_stopped(
+def test_trials_resume_after_a_stop(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[tuple[int, str]] = []
@@ -159,7 +159,7 @@ def measured(
 
 
 @pytest.mark.ros
-def test_image_belongs_to_a_swap_from_the_period_before_it_to_its_end(swaps: ModuleType) -> None:
+def test_image_belongs_to_a_swap_from_one_period_before_it_to_its_end(swaps: ModuleType) -> None:
     _, _, inside = swaps.split(measured(swaps, np.ones(600)))
     due = np.arange(600) / 10
     assert due[inside][:21].tolist() == pytest.approx((np.arange(21) / 10 + 5.0).tolist())
@@ -176,7 +176,7 @@ def test_image_belongs_to_a_swap_from_the_period_before_it_to_its_end(swaps: Mod
         ({"grown": 9.0}, ["of rss"]),
     ],
 )
-def test_swaps_must_cost_no_image_and_no_memory(
+def test_swaps_may_cost_no_image_and_no_memory(
     swaps: ModuleType, changed: dict[str, Any], missed: list[str]
 ) -> None:
     found, figures = swaps.judge(measured(swaps, np.ones(600), **changed))
@@ -188,7 +188,7 @@ def test_swaps_must_cost_no_image_and_no_memory(
 
 @pytest.mark.ros
 @pytest.mark.parametrize(("factor", "met"), [(1.4, True), (1.6, False)])
-def test_p99_during_swaps_is_compared_with_p99_between_them(
+def test_p99_during_swaps_is_compared_with_that_between_them(
     swaps: ModuleType, factor: float, met: bool
 ) -> None:
     latency = np.full(600, 10.0)
@@ -209,7 +209,7 @@ def test_rejected_swap_ends_the_benchmark_with_the_reason(swaps: ModuleType) -> 
 
 @pytest.mark.ros
 @pytest.mark.slow
-def test_swaps_in_a_running_node_are_measured(swaps: ModuleType, toy_bundle: Path, tmp_path: Path) -> None:
+def test_models_are_swapped_in_a_running_node(swaps: ModuleType, toy_bundle: Path, tmp_path: Path) -> None:
     from tests.bundles import make_bundle
     from tests.test_benchmarks import script
 
@@ -228,7 +228,7 @@ def test_swaps_in_a_running_node_are_measured(swaps: ModuleType, toy_bundle: Pat
 
 
 @pytest.mark.ros
-def test_model_that_cannot_be_swapped_exits_with_status_2(
+def test_impossible_swap_exits_with_status_2(
     swaps: ModuleType, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -240,7 +240,7 @@ def test_model_that_cannot_be_swapped_exits_with_status_2(
     assert said.startswith("swaps: ") and "nowhere" in said and not out.exists()
 
 
-def test_metadata_of_a_rollout_step_omits_the_file_list(toy_bundle: Path) -> None:
+def test_metadata_of_a_rollout_step_excludes_the_file_list(toy_bundle: Path) -> None:
     report = update_metadata.measure(toy_bundle, [2, 4])
     assert [row["releases"] for row in report["rows"]] == [2, 4]
     for row in report["rows"]:
@@ -249,7 +249,7 @@ def test_metadata_of_a_rollout_step_omits_the_file_list(toy_bundle: Path) -> Non
         assert row["plain"]["idle_look"] < step
 
 
-def test_latency_gate_row_counts_errors_by_variant_of_candidate() -> None:
+def test_latency_gate_row_counts_wrong_verdicts_per_candidate_kind() -> None:
     def found(compared: bool | None) -> Any:
         return gate_latency.Trial(2.0, 90.0, 0.9, 1.0, {"compared": compared, "alone": None, "clock": False})
 
@@ -261,7 +261,7 @@ def test_latency_gate_row_counts_errors_by_variant_of_candidate() -> None:
     assert (slow["ends"]["compared"]["wrong"], slow["ends"]["clock"]["wrong"]) == (3, 0)
 
 
-def test_slower_model_takes_that_many_times_the_processor_time() -> None:
+def test_slower_model_takes_the_specified_multiple_of_processor_time() -> None:
     class Computes:
         bundle = manifest = num_samples = None
 

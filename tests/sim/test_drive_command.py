@@ -18,7 +18,7 @@ PLANE = "tests.sim.closed_loop.planes:MappedPlane"
 BRIEF = ["--world", PLANE, "--seed", "0", "--episodes", "3"]
 
 
-def test_it_shows_every_form_and_baseline_and_writes_what_it_is_asked_for(
+def test_drive_shows_every_variant_and_baseline_and_writes_requested_files(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures, page, picture = (tmp_path / name for name in ("f.json", "f.html", "f.png"))
@@ -35,7 +35,7 @@ def test_it_shows_every_form_and_baseline_and_writes_what_it_is_asked_for(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.html", "f.json", "f.png"]
 
 
-def test_a_terminal_that_is_gone_does_not_cost_what_was_driven(
+def test_drive_with_a_closed_terminal_keeps_its_results(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drive_command, "_show", Mock(side_effect=BrokenPipeError))
@@ -45,7 +45,7 @@ def test_a_terminal_that_is_gone_does_not_cost_what_was_driven(
     assert json.loads((tmp_path / "f.json").read_text())["scores"]
 
 
-def test_engine_precision_planner_and_baselines_are_chosen(
+def test_drive_options_select_engine_precision_planner_and_baselines(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "f.json"
@@ -57,7 +57,7 @@ def test_engine_precision_planner_and_baselines_are_chosen(
     assert "horizon reduced" not in capsys.readouterr().out
 
 
-def test_random_weights_drive_only_if_asked_and_it_is_said(
+def test_drive_with_random_weights_requires_permission_and_is_labeled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_bundle(tmp_path / "toy", trained=False)
@@ -68,7 +68,7 @@ def test_random_weights_drive_only_if_asked_and_it_is_said(
     assert "untrained, the results mean nothing" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_model_of_another_robot_is_told_from_which_its_actions_differ(
+def test_drive_with_a_model_of_another_robot_names_the_differing_actions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fields = make_bundle(tmp_path / "toy").manifest.model_dump(mode="json")
@@ -88,7 +88,7 @@ def test_a_model_of_another_robot_is_told_from_which_its_actions_differ(
         (["--json", "/dev/null/f.json"], "/dev/null/f.json: cannot be written"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_was_driven(
+def test_drive_error_is_one_line_without_driving(
     arguments: list[str], reason: str, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["drive", str(toy_bundle), *arguments]) == 1
@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_nothing_was_driven(
 
 
 @pytest.mark.parametrize("wrong", [["--episodes", "0"], ["--seed", "-1"], ["--planner", "luck"]])
-def test_what_is_out_of_range_is_refused(
+def test_drive_value_out_of_range_is_rejected(
     wrong: list[str], toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -106,7 +106,7 @@ def test_what_is_out_of_range_is_refused(
     assert ended.value.code == 2 and wrong[0] in capsys.readouterr().err
 
 
-def test_the_world_is_closed_even_where_the_model_cannot_act(
+def test_drive_closes_the_world_even_if_the_model_cannot_act(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tests.sim.closed_loop import planes

@@ -34,13 +34,13 @@ def reacher() -> Iterator[Reacher]:
 
 
 @needs_mujoco
-def test_it_is_a_world_that_knows_the_straight_line(reacher: Reacher) -> None:
+def test_reacher_is_a_world_with_a_straight_line(reacher: Reacher) -> None:
     assert isinstance(reacher, World) and isinstance(reacher, HasStraightLine)
     assert reacher.task.tick_s == pytest.approx(0.02)
 
 
 @needs_mujoco
-def test_an_episode_follows_from_its_seed(reacher: Reacher) -> None:
+def test_reacher_episode_follows_from_its_seed(reacher: Reacher) -> None:
     def seen(seed: int) -> list[np.ndarray]:
         reacher.reset(seed)
         goal, start = reacher.render_goal(), reacher.render()
@@ -55,7 +55,7 @@ def test_an_episode_follows_from_its_seed(reacher: Reacher) -> None:
 
 
 @needs_mujoco
-def test_looking_at_the_goal_changes_nothing(reacher: Reacher) -> None:
+def test_reacher_goal_image_changes_nothing(reacher: Reacher) -> None:
     reacher.reset(1)
     reacher.step(np.array([2.0, 1.0]), 0.2)
     before, apart = reacher.render(), reacher.distance()
@@ -65,7 +65,7 @@ def test_looking_at_the_goal_changes_nothing(reacher: Reacher) -> None:
 
 
 @needs_mujoco
-def test_its_joints_turn_as_fast_as_they_are_told_and_no_faster(reacher: Reacher) -> None:
+def test_reacher_joints_turn_at_the_commanded_speed(reacher: Reacher) -> None:
     for asked, expected in ((1.5, 1.5), (50.0, MAX_JOINT_RADPS)):
         reacher.reset(2)
         reacher.step(np.array([asked, 0.0]), 0.4)
@@ -76,7 +76,7 @@ def test_its_joints_turn_as_fast_as_they_are_told_and_no_faster(reacher: Reacher
 
 
 @needs_mujoco
-def test_the_fingertip_is_where_mujoco_has_it(reacher: Reacher) -> None:
+def test_reacher_fingertip_equals_that_of_mujoco(reacher: Reacher) -> None:
     reacher.reset(3)
     angles = reacher._environment.data.qpos[:2]
     np.testing.assert_allclose(
@@ -85,19 +85,19 @@ def test_the_fingertip_is_where_mujoco_has_it(reacher: Reacher) -> None:
 
 
 @needs_mujoco
-def test_who_knows_the_angles_gets_there(reacher: Reacher) -> None:
+def test_reacher_driver_that_knows_the_angles_reaches_the_goal(reacher: Reacher) -> None:
     found = [run_episode(reacher, straight_line, seed=seed, step_s=0.2) for seed in episode_seeds((0,), 10)]
     assert [episode.outcome for episode in found] == ["reached"] * 10
 
 
-def test_without_gymnasium_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reacher_without_gymnasium_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(WorldError, match=r"gymnasium is not installed: pip install 'jepa-edge\[worlds\]'"):
         make_world("reacher")
 
 
-def test_without_a_library_to_draw_with_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reacher_without_a_rendering_library_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(adapter, "find_library", lambda _name: None)

@@ -34,27 +34,27 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("name", "layout"), [("two_rooms", "random"), ("two_rooms_fixed", "fixed")])
-def test_two_rooms_is_a_plug_in_like_any_other(name: str, layout: str) -> None:
+def test_two_rooms_is_an_ordinary_plugin(name: str, layout: str) -> None:
     world = make_world(name)
     assert isinstance(world, TwoRooms) and isinstance(world, World)
     assert world.layout_name == layout and layout in world.task.name
 
 
 @pytest.mark.usefixtures("package")
-def test_an_installed_package_brings_worlds_but_does_not_take_our_names() -> None:
+def test_installed_package_adds_worlds_but_cannot_override_ours() -> None:
     assert worlds()["plane"] == f"{PLANES}:Plane"
     assert isinstance(make_world("plane"), Plane)
     assert isinstance(make_world("two_rooms"), TwoRooms)
 
 
 @pytest.mark.usefixtures("package")
-def test_an_unknown_world_is_told_with_those_that_are_installed() -> None:
+def test_unknown_world_error_lists_the_installed_ones() -> None:
     with pytest.raises(WorldError, check=code("sim.unknown_world")) as error:
         make_world("maze")
     assert "lost, plane, reacher, two_rooms, two_rooms_fixed" in str(error.value)
 
 
-def test_any_module_and_attribute_is_a_world() -> None:
+def test_module_and_attribute_name_a_world() -> None:
     assert isinstance(make_world(f"{PLANES}:Plane"), Plane)
 
 
@@ -101,7 +101,7 @@ def test_make_world_that_lacks_methods_names_them() -> None:
         ),
     ],
 )
-def test_a_model_fits_if_its_actions_are_those_of_the_world(
+def test_model_fits_a_world_with_the_same_actions(
     differs: dict[str, object], reason: str | None, toy_bundle: Path
 ) -> None:
     manifest = Bundle.open(toy_bundle).manifest
@@ -113,7 +113,7 @@ def test_a_model_fits_if_its_actions_are_those_of_the_world(
 @pytest.mark.parametrize(
     ("tick_s", "fits"), [(None, True), (0.2, True), (0.02, True), (0.03, False), (0.4, False)]
 )
-def test_an_action_is_held_for_whole_ticks_of_the_world(
+def test_action_is_repeated_for_whole_ticks_of_the_world(
     tick_s: float | None, fits: bool, toy_bundle: Path
 ) -> None:
     reason = Plane(tick_s=tick_s).task.mismatch(Bundle.open(toy_bundle).manifest)
@@ -121,7 +121,7 @@ def test_an_action_is_held_for_whole_ticks_of_the_world(
     assert fits or "step of 0.2 s is not a multiple" in str(reason)
 
 
-def test_a_reset_with_a_seed_is_a_new_world_whatever_came_before() -> None:
+def test_reset_with_a_seed_is_a_new_world_regardless_of_the_past() -> None:
     used, fresh = TwoRooms(seed=1), TwoRooms(seed=2)
     used.step(np.array([1.0, 0.5]), 0.7)
     used.reset()
@@ -131,13 +131,13 @@ def test_a_reset_with_a_seed_is_a_new_world_whatever_came_before() -> None:
     np.testing.assert_array_equal(used.render(), fresh.render())
 
 
-def test_the_straight_line_of_two_rooms_points_at_the_goal() -> None:
+def test_straight_line_of_two_rooms_points_at_the_goal() -> None:
     world = TwoRooms(seed=3)
     way = world.goal - world.position
     np.testing.assert_allclose(world.straight_line() * np.linalg.norm(way), way * np.linalg.norm(way) / 0.2)
 
 
-def test_the_world_of_the_documents_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_world_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block = re.search(
         r"```python\n(.*?)```", (ROOT / "docs/worlds.md").read_text(encoding="utf-8"), re.DOTALL
     )

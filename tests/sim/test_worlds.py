@@ -51,7 +51,7 @@ speeds = st.floats(-5.0, 5.0)
     velocities=st.lists(st.tuples(speeds, speeds), min_size=1, max_size=6),
     dt_s=st.floats(0.01, 0.5),
 )
-def test_the_robot_never_enters_a_wall_nor_leaves_the_arena(
+def test_robot_never_enters_a_wall_or_leaves_the_arena(
     seed: int, velocities: list[tuple[float, float]], dt_s: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def test_the_robot_never_enters_a_wall_nor_leaves_the_arena(
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), velocity=st.tuples(speeds, speeds), dt_s=st.floats(0.01, 0.5))
-def test_nothing_moves_it_faster_than_its_top_speed_or_through_the_wall(
+def test_robot_never_exceeds_its_top_speed_or_crosses_the_wall(
     seed: int, velocity: tuple[float, float], dt_s: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -79,20 +79,20 @@ def test_nothing_moves_it_faster_than_its_top_speed_or_through_the_wall(
     assert (np.abs(along - layouts.door)[crossed] < DOOR_M / 2 + MAX_SPEED_MPS * dt_s).all()
 
 
-def test_it_slides_along_a_wall_that_it_drives_into_at_an_angle() -> None:
+def test_robot_slides_along_a_wall_at_an_angle() -> None:
     position = drive(layout(), at(1.7, 1.0), at(1.0, 0.5), 1.0)
     assert position[0, 0] == pytest.approx(2.0 - WALL_M / 2 - ROBOT_RADIUS_M, abs=SLACK_M)
     assert position[0, 1] == pytest.approx(1.5, abs=SLACK_M)
 
 
-def test_it_stops_at_a_wall_that_it_drives_straight_into() -> None:
+def test_robot_stops_at_a_wall_ahead() -> None:
     position = drive(layout(), at(1.5, 1.0), at(1.25, 0.0), 2.0)
     np.testing.assert_allclose(position, at(2.0 - WALL_M / 2 - ROBOT_RADIUS_M, 1.0), atol=SLACK_M)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("offset", [-0.2, 0.0, 0.2])
-def test_the_door_lets_it_through(axis: int, offset: float) -> None:
+def test_robot_passes_the_door(axis: int, offset: float) -> None:
     start, velocity = np.empty((1, 2)), np.zeros((1, 2))
     start[0, axis], start[0, 1 - axis] = 1.4, 2.8 + offset
     velocity[0, axis] = 1.0
@@ -100,7 +100,7 @@ def test_the_door_lets_it_through(axis: int, offset: float) -> None:
     assert arrived[0, axis] == pytest.approx(2.6, abs=SLACK_M)
 
 
-def test_it_fits_through_every_door_that_can_be_drawn() -> None:
+def test_robot_fits_through_every_possible_door() -> None:
     layouts = sample_layouts(np.random.default_rng(0), 500, "random")
     rows = np.arange(len(layouts))
     start, velocity = np.empty((500, 2)), np.zeros((500, 2))
@@ -119,7 +119,7 @@ def test_start_and_goal_are_free_and_in_different_rooms_in_every_episode() -> No
         world.reset()
 
 
-def test_a_goal_that_moves_lies_in_the_other_room_again_and_the_robot_stays() -> None:
+def test_moved_goal_is_in_the_other_room_and_the_robot_stays() -> None:
     world = TwoRooms(seed=3)
     start, walls, goals = world.position, world.layouts, {tuple(world.goal)}
     for _ in range(20):
@@ -146,7 +146,7 @@ def history(seed: int) -> list[np.ndarray]:
     return [*seen, world.render(), world.render_goal(), world.goal]
 
 
-def test_equal_seeds_give_equal_worlds_to_the_last_pixel_and_others_do_not() -> None:
+def test_equal_seeds_give_pixel_identical_worlds_and_others_do_not() -> None:
     for first, second in zip(history(3), history(3), strict=True):
         np.testing.assert_array_equal(first, second)
     assert not np.array_equal(history(3)[0], history(4)[0])
@@ -168,13 +168,13 @@ def centre_of_red(frame: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_robot_is_seen_where_it_is_and_in_the_goal_image_where_it_should_be(seed: int) -> None:
+def test_frame_shows_the_robot_and_the_goal_image_its_target(seed: int) -> None:
     world = TwoRooms(seed=seed)
     np.testing.assert_allclose(centre_of_red(world.render()), world.position, atol=0.06)
     np.testing.assert_allclose(centre_of_red(world.render_goal()), world.goal, atol=0.06)
 
 
-def test_the_light_changes_while_the_robot_stands_still() -> None:
+def test_light_changes_while_the_robot_stands_still() -> None:
     world = TwoRooms(seed=2)
     brightness = []
     for _ in range(40):
@@ -183,7 +183,7 @@ def test_the_light_changes_while_the_robot_stands_still() -> None:
     assert np.ptp(brightness) > 3
 
 
-def test_two_looks_at_the_same_scene_differ_by_sensor_noise_only() -> None:
+def test_two_frames_of_one_scene_differ_by_sensor_noise_only() -> None:
     world = TwoRooms(seed=2)
     difference = world.render().astype(int) - world.render().astype(int)
     assert difference.any()

@@ -72,7 +72,7 @@ def used(gpu: Cuda) -> int:
     return status
 
 
-def test_an_opening_that_fails_at_any_call_leaves_nothing() -> None:
+def test_opening_that_fails_at_any_call_leaves_nothing() -> None:
     for call in itertools.count(1):
         fail("cu", call)
         try:
@@ -86,14 +86,14 @@ def test_an_opening_that_fails_at_any_call_leaves_nothing() -> None:
     assert call > 8
 
 
-def test_one_of_another_number_needs_a_thread_of_its_own(gpu: Cuda) -> None:
+def test_second_gpu_needs_its_own_thread(gpu: Cuda) -> None:
     with pytest.raises(BackendError, check=code("backend.several_gpus")):
         Cuda(1)
     gpu.buffer((4,), np.uint8)
 
 
 @pytest.mark.parametrize("integrated", [0, 1])
-def test_memory_that_holds_files_can_be_had_where_the_gpu_shares_it(
+def test_file_backed_memory_is_available_where_the_gpu_shares_it(
     integrated: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctypes.c_int.in_dll(DRIVER, "fake_integrated"), "value", integrated)
@@ -104,7 +104,7 @@ def test_memory_that_holds_files_can_be_had_where_the_gpu_shares_it(
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_two_on_one_thread_are_closed_in_any_order(first: int) -> None:
+def test_two_contexts_on_one_thread_close_in_any_order(first: int) -> None:
     both = [Cuda(0), Cuda(0)]
     both[first].close()
     assert used(both[1 - first]) == 0
@@ -113,7 +113,7 @@ def test_two_on_one_thread_are_closed_in_any_order(first: int) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("pushed_after", [False, True])
-def test_the_context_of_another_library_stays_current(index: int, pushed_after: bool) -> None:
+def test_context_of_another_library_stays_current(index: int, pushed_after: bool) -> None:
     context, current = ctypes.c_void_p(), ctypes.c_void_p()
     DRIVER.cuDevicePrimaryCtxRetain(ctypes.byref(context), index)
     gpu = Cuda(0) if pushed_after else None
@@ -126,7 +126,7 @@ def test_the_context_of_another_library_stays_current(index: int, pushed_after: 
     DRIVER.cuDevicePrimaryCtxRelease_v2(index)
 
 
-def test_opening_and_closing_again_and_again_leaves_no_context() -> None:
+def test_repeated_opening_and_closing_leaves_no_context() -> None:
     for _ in range(100):
         Cuda(0).close()
         assert DRIVER.fake_depth() == 0
@@ -136,7 +136,7 @@ def test_opening_and_closing_again_and_again_leaves_no_context() -> None:
     "function",
     ["cuStreamBeginCapture", "cuMemcpyHtoDAsync", "cuStreamEndCapture", "cuGraphInstantiate"],
 )
-def test_a_recording_that_fails_leaves_no_graph(gpu: Cuda, function: str) -> None:
+def test_failed_recording_leaves_no_graph(gpu: Cuda, function: str) -> None:
     buffer = gpu.buffer((4,), np.uint8)
     before = alive()
     fail(function)
@@ -147,7 +147,7 @@ def test_a_recording_that_fails_leaves_no_graph(gpu: Cuda, function: str) -> Non
     gpu.run(gpu.record(lambda: gpu.upload(buffer)))
 
 
-def test_what_cannot_be_recorded_is_told_and_leaves_no_graph(gpu: Cuda) -> None:
+def test_unrecordable_work_is_reported_and_leaves_no_graph(gpu: Cuda) -> None:
     buffer = gpu.buffer((4,), np.uint8)
     before = alive()
     with pytest.raises(BackendError):
@@ -156,7 +156,7 @@ def test_what_cannot_be_recorded_is_told_and_leaves_no_graph(gpu: Cuda) -> None:
     gpu.run(gpu.record(lambda: gpu.upload(buffer)))
 
 
-def test_another_thread_may_do_anything_while_one_records(gpu: Cuda) -> None:
+def test_other_threads_are_unrestricted_during_a_recording(gpu: Cuda) -> None:
     buffer, told = gpu.buffer((4,), np.uint8), []
 
     def other() -> None:
@@ -179,7 +179,7 @@ def test_another_thread_may_do_anything_while_one_records(gpu: Cuda) -> None:
     assert told == [0, 0] and buffer.host.tolist() == [7] * 4
 
 
-def test_kernels_are_launched_when_what_was_recorded_runs(gpu: Cuda) -> None:
+def test_kernels_run_when_the_recording_is_launched(gpu: Cuda) -> None:
     launches = ctypes.c_long.in_dll(DRIVER, "fake_launches")
     image, tensor = gpu.buffer((48, 64, 3), np.uint8), gpu.buffer((1, 32, 32, 3), np.uint8)
     kernel = launch(image.address, (48, 64), tensor.address, (32, 32))
@@ -191,7 +191,7 @@ def test_kernels_are_launched_when_what_was_recorded_runs(gpu: Cuda) -> None:
         assert launches.value == count
 
 
-def test_what_a_kernel_did_wrong_is_the_loss_of_the_gpu_and_another_error_is_not(gpu: Cuda) -> None:
+def test_kernel_fault_is_a_lost_gpu_and_any_other_error_is_not(gpu: Cuda) -> None:
     buffer, lost = gpu.buffer((4,), np.uint8), ctypes.c_int.in_dll(DRIVER, "fake_lost")
     recorded = gpu.record(lambda: gpu.upload(buffer))
 
@@ -211,7 +211,7 @@ def test_what_a_kernel_did_wrong_is_the_loss_of_the_gpu_and_another_error_is_not
     gpu.run(recorded)
 
 
-def test_ten_thousand_runs_take_no_more_than_half_of_them(gpu: Cuda) -> None:
+def test_ten_thousand_runs_use_no_more_memory_than_half_of_them(gpu: Cuda) -> None:
     buffer = gpu.buffer((4,), np.uint8)
     recorded = gpu.record(lambda: gpu.upload(buffer))
     taken = []
@@ -259,13 +259,13 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BackendOptions:
     return BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
 
 
-def test_a_bundle_reproduces_its_golden_outputs(toy_bundle: Path, options: BackendOptions) -> None:
+def test_bundle_reproduces_its_golden_outputs(toy_bundle: Path, options: BackendOptions) -> None:
     parities = golden_parity(Bundle.open(toy_bundle), engine="tensorrt", options=options)
     assert len(parities) == 3 and all(parity.ok for parity in parities), parities
 
 
 @pytest.mark.parametrize("function", ["cuMemHostAlloc", "cuMemAlloc", "cuMemsetD8", "cuEventSynchronize"])
-def test_a_model_that_cannot_be_opened_leaves_nothing(
+def test_model_that_cannot_be_opened_leaves_nothing(
     toy_bundle: Path, options: BackendOptions, function: str
 ) -> None:
     for call in itertools.count(1):
@@ -280,8 +280,6 @@ def test_a_model_that_cannot_be_opened_leaves_nothing(
     assert call > 3
 
 
-def test_a_model_whose_work_cannot_be_recorded_leaves_nothing(
-    toy_bundle: Path, options: BackendOptions
-) -> None:
+def test_model_that_cannot_be_recorded_leaves_nothing(toy_bundle: Path, options: BackendOptions) -> None:
     fail("cuGraphInstantiate")
     WorldModel.open(toy_bundle, engine="tensorrt", options=options).close()

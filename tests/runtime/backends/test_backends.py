@@ -53,17 +53,17 @@ def predictor_shapes(count: int) -> dict[str, tuple[int, ...]]:
     return {"history_latents": (1, 1, TOKENS, DIM), "actions": (count, HORIZON, ACTIONS)}
 
 
-def test_an_engine_says_what_it_is(backend: Backend) -> None:
+def test_backend_has_its_name_and_device(backend: Backend) -> None:
     assert f"{backend.engine}:{backend.device}" in ENGINES
     assert backend.version
     assert "onnx" in backend.targets
 
 
-def test_the_device_may_be_left_out() -> None:
+def test_engine_without_a_device_uses_the_default() -> None:
     assert create_backend("openvino").device == "CPU"
 
 
-def test_outputs_are_those_of_the_golden_arrays(backend: Backend, toy_bundle: Path) -> None:
+def test_outputs_equal_the_golden_arrays(backend: Backend, toy_bundle: Path) -> None:
     golden = Bundle.open(toy_bundle).golden()
     session = backend.load(model_path(toy_bundle, "encoder", backend), FRAME)
     for frame, latent in zip(golden.frames, golden.latents, strict=True):
@@ -72,7 +72,7 @@ def test_outputs_are_those_of_the_golden_arrays(backend: Backend, toy_bundle: Pa
     session.close()
 
 
-def test_the_engines_agree_on_random_futures(toy_bundle: Path, tmp_path: Path) -> None:
+def test_engines_agree_on_random_futures(toy_bundle: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     latents = random.standard_normal((1, 1, TOKENS, DIM))
     actions = random.uniform(-1, 1, (5, HORIZON, ACTIONS))
@@ -101,7 +101,7 @@ def test_buffers_are_written_and_read_in_place(backend: Backend, toy_bundle: Pat
     assert not np.allclose(*results)
 
 
-def test_a_graph_from_memory_is_the_same_as_from_a_file(backend: Backend, toy_bundle: Path) -> None:
+def test_graph_from_memory_equals_the_graph_from_a_file(backend: Backend, toy_bundle: Path) -> None:
     path = model_path(toy_bundle, "encoder", backend)
     graph = Graph.read(path)
     assert (graph.weights is not None) == (path.suffix == ".xml")
@@ -113,13 +113,13 @@ def test_a_graph_from_memory_is_the_same_as_from_a_file(backend: Backend, toy_bu
     assert outputs[0] == pytest.approx(outputs[1], abs=1e-6)
 
 
-def test_a_wrong_input_name_is_told(backend: Backend, toy_bundle: Path) -> None:
+def test_wrong_input_name_is_an_error(backend: Backend, toy_bundle: Path) -> None:
     with pytest.raises(BackendError, check=code("backend.graph_mismatch")):
         backend.load(model_path(toy_bundle, "encoder", backend), {"image": (1, SIZE, SIZE, 3)})
 
 
 @pytest.mark.parametrize("shape", [(1, SIZE, SIZE + 1, 3), (1, SIZE, SIZE), (2, SIZE, SIZE, 3)])
-def test_a_shape_that_does_not_fit_names_the_tensor(
+def test_wrong_shape_error_names_the_tensor(
     backend: Backend, toy_bundle: Path, shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(BackendError, check=code("backend.shape_mismatch")):
@@ -127,12 +127,12 @@ def test_a_shape_that_does_not_fit_names_the_tensor(
 
 
 @pytest.mark.parametrize("content", [b"", b"<xml", b"\x00" * 100], ids=["empty", "xml", "zeros"])
-def test_a_damaged_graph_is_told_by_its_name(backend: Backend, content: bytes) -> None:
+def test_damaged_graph_error_names_the_file(backend: Backend, content: bytes) -> None:
     with pytest.raises(BackendError, check=code("backend.graph_invalid")):
         backend.load(Graph("the graph", content), FRAME)
 
 
-def test_a_missing_file_is_told(backend: Backend, tmp_path: Path) -> None:
+def test_missing_file_is_an_error(backend: Backend, tmp_path: Path) -> None:
     with pytest.raises(BackendError, check=code("backend.graph_unreadable")):
         backend.load(tmp_path / "model.onnx", FRAME)
 
@@ -160,7 +160,7 @@ print(own_mb() - before)
 """
 
 
-def test_a_first_start_takes_no_more_memory_than_those_that_follow(tmp_path: Path) -> None:
+def test_first_start_needs_no_more_memory_than_later_ones(tmp_path: Path) -> None:
     """64 MB of weights, of which a freshly compiled model has a second copy."""
     x = ops.parameter([1, 2048], np.float32, name="x")
     weights = np.random.default_rng(0).standard_normal((2048, 8192), np.float32)
@@ -180,7 +180,7 @@ def test_a_first_start_takes_no_more_memory_than_those_that_follow(tmp_path: Pat
 
 @pytest.mark.parametrize("options", [{"threads": None}, {"threads": 2}])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_options_change_nothing_in_the_outputs(
+def test_options_leave_the_outputs_unchanged(
     toy_bundle: Path, tmp_path: Path, engine: str, options: dict[str, Any]
 ) -> None:
     backend = create_backend(engine, options_for(engine, tmp_path, **options))
@@ -191,7 +191,7 @@ def test_options_change_nothing_in_the_outputs(
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_inference_leaves_its_thread_on_the_cores_of_the_process(toy_bundle: Path, threads: int) -> None:
+def test_inference_leaves_its_thread_on_the_cores_of_the_process(toy_bundle: Path, threads: int) -> None:
     """A pinned thread would wait for other processes on its core while another core is idle."""
     seen: set[frozenset[int]] = set()
     done = threading.Event()
@@ -216,7 +216,7 @@ def test_an_inference_leaves_its_thread_on_the_cores_of_the_process(toy_bundle: 
 
 
 @pytest.mark.parametrize("count", [32, 48, 64, 33, 16])
-def test_rows_may_be_shared_out_among_threads(toy_bundle: Path, count: int) -> None:
+def test_rows_can_be_split_among_threads(toy_bundle: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     given = {name: rng.standard_normal(shape) for name, shape in predictor_shapes(count).items()}
     found = []
@@ -248,14 +248,14 @@ def test_rows_may_be_shared_out_among_threads(toy_bundle: Path, count: int) -> N
         ("openvino:NPU,openvino:CPU", "backend.several_engines"),
     ],
 )
-def test_create_backend_with_an_unusable_engine_uses_no_other(engine: str, expected: str) -> None:
+def test_create_backend_with_an_unusable_engine_does_not_fall_back(engine: str, expected: str) -> None:
     if engine == "openvino:NPU" and "NPU" in pytest.importorskip("openvino").Core().available_devices:
         pytest.skip("this machine has an NPU")
     with pytest.raises(BackendError, check=code(expected)):
         create_backend(engine)
 
 
-def test_a_missing_library_says_what_to_install() -> None:
+def test_missing_library_error_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from jepa_runtime.backends import create_backend\n"
@@ -273,7 +273,7 @@ def test_threads_must_be_positive() -> None:
         BackendOptions(threads=0)
 
 
-def test_layers_are_told_with_their_times(backend: Backend, toy_bundle: Path) -> None:
+def test_layers_have_names_and_times(backend: Backend, toy_bundle: Path) -> None:
     graph = Graph.read(model_path(toy_bundle, "encoder", backend))
     layers = backend.layer_times(graph, FRAME, 3)
     assert layers
@@ -281,7 +281,7 @@ def test_layers_are_told_with_their_times(backend: Backend, toy_bundle: Path) ->
     assert sum(layer.mean_ms for layer in layers) > 0
 
 
-def test_on_a_cpu_the_plugins_of_other_devices_stay_out_of_memory(toy_bundle: Path) -> None:
+def test_plugins_of_other_devices_are_not_loaded_on_a_cpu(toy_bundle: Path) -> None:
     pytest.importorskip("openvino")
     code = (
         "from jepa_runtime import WorldModel\n"
@@ -294,7 +294,7 @@ def test_on_a_cpu_the_plugins_of_other_devices_stay_out_of_memory(toy_bundle: Pa
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_signal_ends_nothing_whatever_models_were_opened_and_closed(
+def test_signal_after_opening_and_closing_models_kills_nothing(
     toy_bundle: Path, order: tuple[int, int]
 ) -> None:
     program = (

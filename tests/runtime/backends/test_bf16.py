@@ -52,7 +52,7 @@ def computed_here(monkeypatch: pytest.MonkeyPatch, toy_bundle: Path) -> None:
     monkeypatch.setattr(OpenVINOBackend, "_check_bf16", lambda *_: None)
 
 
-def test_bf16_serves_where_it_is_named_only(bundle: Bundle, computed_here: None) -> None:
+def test_bf16_serves_only_where_it_is_selected(bundle: Bundle, computed_here: None) -> None:
     assert "bf16" not in runnable_precisions(bundle.manifest, ("openvino", "onnx"))
     actions = np.random.default_rng(0).uniform(-1, 1, (32, HORIZON, ACTIONS)).astype(np.float32)
     latents, found = bundle.golden().latents[:1], {}
@@ -66,7 +66,7 @@ def test_bf16_serves_where_it_is_named_only(bundle: Bundle, computed_here: None)
 
 
 @pytest.mark.skipif(has_bf16(), reason="this CPU has bf16")
-def test_a_cpu_without_bf16_refuses_it_and_verify_says_that_it_was_not_checked(
+def test_cpu_without_bf16_rejects_it_and_verify_reports_it_as_not_checked(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(BackendError, check=code("backend.precision_unsupported")):
@@ -77,7 +77,7 @@ def test_a_cpu_without_bf16_refuses_it_and_verify_says_that_it_was_not_checked(
     assert checked["status"] == "not checked" and "bf16 requires a CPU" in checked["reason"]
 
 
-def test_bf16_is_for_openvino(bundle: Bundle) -> None:
+def test_bf16_requires_openvino(bundle: Bundle) -> None:
     with pytest.raises(BundleError, check=code("bundle.variant_missing")):
         WorldModel.open(bundle, engine="onnxruntime:CPU", precision="bf16", allow_untrained=True)
     fields = bundle.manifest.to_json_dict()

@@ -33,7 +33,7 @@ def product(tmp_path: Path) -> Path:
     return tmp_path / "product.xml"
 
 
-def test_large_products_are_added_in_full(product: Path) -> None:
+def test_large_int8_products_accumulate_without_saturation(product: Path) -> None:
     session = create_backend("openvino:CPU").load(product, SHAPE)
     session.inputs["values"][:] = 255
     assert session.run()["sum"] == pytest.approx(np.full((1, WIDTH), 255 * WIDTH), rel=1e-3)
@@ -49,12 +49,12 @@ def test_large_products_are_added_in_full(product: Path) -> None:
         ("", None),
     ],
 )
-def test_a_processor_is_known_by_its_flags(cpuinfo: str, in_full: bool | None) -> None:
+def test_processor_is_identified_by_its_flags(cpuinfo: str, in_full: bool | None) -> None:
     assert cpu_int8.has_exact_sums(cpuinfo) is in_full
 
 
 @pytest.mark.parametrize("flags", [WITH, WITHOUT])
-def test_products_stay_in_int8_where_they_are_added_in_full(
+def test_products_stay_in_int8_on_processors_without_saturation(
     flags: str, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(flags)
@@ -79,7 +79,7 @@ print(session.run()["sum"].max())
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(EMULATOR) is None, reason=f"there is no {EMULATOR}")
-def test_onnxruntime_adds_in_full_on_a_processor_without_vnni(tmp_path: Path) -> None:
+def test_onnxruntime_without_vnni_accumulates_without_saturation(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     constants = {

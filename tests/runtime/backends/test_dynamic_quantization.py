@@ -71,7 +71,7 @@ def test_int8_weights_alone_leave_activations_in_fp32(
     assert computed(graph, rows, threads) == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_candidate_and_many_have_the_same_futures() -> None:
+def test_single_candidate_and_batch_have_the_same_futures() -> None:
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (64, 8, 2)).astype(np.float32)
     latents = Bundle.open(MODEL).golden().latents[:1]
@@ -103,7 +103,9 @@ def test_activations_are_quantized_at_run_time_where_the_manifest_says_so(tmp_pa
     assert 1e-3 < np.abs(found[0] - found[1]).max() < 0.3
 
 
-def test_info_and_verify_show_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_and_verify_show_dynamic_quantization(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = in_groups(tmp_path / "two_rooms", 32).path
     assert main(["info", str(folder)]) == 0
     shown = " ".join(capsys.readouterr().out.split())

@@ -29,7 +29,7 @@ def energy(toy_bundle: Path) -> Graph:
     return Graph.read(toy_bundle / "energy" / "onnx" / "model.onnx")
 
 
-def test_without_an_engine_it_says_how_to_build_one(
+def test_missing_engine_error_says_how_to_build_one(
     opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
 ) -> None:
     with pytest.raises(BackendError, check=code("backend.engine_not_built")):
@@ -37,7 +37,7 @@ def test_without_an_engine_it_says_how_to_build_one(
     assert tensorrt.builds == 0
 
 
-def test_an_engine_is_built_once_and_found_by_whoever_may_not_build(
+def test_engine_is_built_once_and_found_without_build_permission(
     opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -47,7 +47,7 @@ def test_an_engine_is_built_once_and_found_by_whoever_may_not_build(
     assert np.isfinite(session.run()["latent"]).all()
 
 
-def test_a_build_takes_what_is_free_and_a_layer_half_of_it(
+def test_build_uses_the_free_memory_and_half_of_it_per_layer(
     opened: Callable[..., Backend], encoder: Graph, energy: Graph, tensorrt: SimulatedTensorRT
 ) -> None:
     backend = opened(build=True)
@@ -59,7 +59,7 @@ def test_a_build_takes_what_is_free_and_a_layer_half_of_it(
     assert tensorrt.limits == {"tactics": free, "workspace": free // 2}
 
 
-def test_what_was_measured_serves_the_next_build(
+def test_build_measurements_are_reused_by_the_next_build(
     opened: Callable[..., Backend], encoder: Graph, energy: Graph, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -67,7 +67,7 @@ def test_what_was_measured_serves_the_next_build(
     assert (tmp_path / "engines" / "tensorrt.timings").read_bytes() == b"measured;measured;"
 
 
-def test_beside_an_engine_lies_what_it_is(
+def test_engine_is_stored_next_to_its_description(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -89,7 +89,7 @@ def test_beside_an_engine_lies_what_it_is(
         ("multiprocessors", 4, "built for multiprocessors 8, this is 4"),
     ],
 )
-def test_an_engine_of_another_machine_is_told_and_replaced(
+def test_engine_of_another_machine_is_reported_and_replaced(
     opened: Callable[..., Backend],
     encoder: Graph,
     tmp_path: Path,
@@ -112,7 +112,7 @@ def test_an_engine_of_another_machine_is_told_and_replaced(
 
 
 @pytest.mark.parametrize("version", ["8.6.2", "10.2.0.post1"])
-def test_a_version_without_what_is_needed_is_told(
+def test_library_version_without_required_features_is_reported(
     opened: Callable[..., Backend], tensorrt: SimulatedTensorRT, version: str
 ) -> None:
     """The first is the version of JetPack 6.0."""
@@ -122,7 +122,7 @@ def test_a_version_without_what_is_needed_is_told(
 
 
 @pytest.mark.parametrize("kind", ["Runtime", "Builder"])
-def test_a_library_that_does_not_start_on_the_driver_is_told(
+def test_library_that_does_not_start_on_the_driver_is_reported(
     opened: Callable[..., Backend],
     encoder: Graph,
     tensorrt: SimulatedTensorRT,
@@ -140,7 +140,7 @@ def test_a_library_that_does_not_start_on_the_driver_is_told(
         opened(build=True).load(encoder, FRAME)
 
 
-def test_a_power_mode_that_comes_again_finds_its_engine(
+def test_restored_power_mode_finds_its_engine(
     opened: Callable[..., Backend],
     encoder: Graph,
     tensorrt: SimulatedTensorRT,
@@ -152,7 +152,7 @@ def test_a_power_mode_that_comes_again_finds_its_engine(
     assert tensorrt.builds == 2
 
 
-def test_another_version_is_told(
+def test_engine_of_another_version_is_reported(
     opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -161,7 +161,7 @@ def test_another_version_is_told(
         opened().load(encoder, FRAME)
 
 
-def test_what_the_library_does_not_take_is_told_in_its_words(
+def test_build_error_contains_the_message_of_the_library(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
     """As after an update of the library that did not change its version."""
@@ -178,7 +178,7 @@ def test_what_the_library_does_not_take_is_told_in_its_words(
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 64])
-def test_a_damaged_engine_is_not_loaded(
+def test_damaged_engine_is_not_loaded(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path, damage: bytes
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -190,7 +190,7 @@ def test_a_damaged_engine_is_not_loaded(
     opened().load(encoder, FRAME).close()
 
 
-def test_an_engine_that_others_may_write_is_not_loaded(
+def test_engine_writable_by_others_is_not_loaded(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -201,7 +201,7 @@ def test_an_engine_that_others_may_write_is_not_loaded(
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o1777], ids=["of one's own group", "sticky"])
-def test_engines_are_loaded_from_a_folder_in_which_nobody_else_can_exchange_them(
+def test_engine_is_loaded_only_from_a_folder_that_others_cannot_modify(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path, mode: int
 ) -> None:
     """As a folder created with umask 002."""
@@ -210,7 +210,7 @@ def test_engines_are_loaded_from_a_folder_in_which_nobody_else_can_exchange_them
     opened().load(encoder, FRAME).close()
 
 
-def test_a_folder_that_others_may_write_is_not_trusted(
+def test_folder_writable_by_others_is_not_trusted(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -219,7 +219,7 @@ def test_a_folder_that_others_may_write_is_not_trusted(
         opened().load(encoder, FRAME)
 
 
-def test_an_engine_under_the_name_of_another_is_not_loaded(
+def test_engine_under_the_name_of_another_is_not_loaded(
     opened: Callable[..., Backend], encoder: Graph, toy_bundle: Path, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -233,7 +233,7 @@ def test_an_engine_under_the_name_of_another_is_not_loaded(
         opened().load(encoder, FRAME)
 
 
-def test_what_another_library_built_stays(
+def test_engines_of_another_library_are_retained(
     opened: Callable[..., Backend], encoder: Graph, tensorrt: SimulatedTensorRT, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -243,7 +243,7 @@ def test_what_another_library_built_stays(
     opened().load(encoder, FRAME).close()
 
 
-def test_those_used_last_stay_where_the_folder_gets_too_large(
+def test_most_recently_used_engines_are_retained_in_a_full_folder(
     opened: Callable[..., Backend],
     encoder: Graph,
     toy_bundle: Path,
@@ -260,7 +260,7 @@ def test_those_used_last_stay_where_the_folder_gets_too_large(
     assert not first.exists() and len(list(engines.glob("*.engine"))) == 1
 
 
-def test_what_a_killed_builder_left_is_removed_by_the_next(
+def test_leftovers_of_a_killed_builder_are_removed_by_the_next(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
     (tmp_path / "engines").mkdir(mode=0o755)
@@ -269,7 +269,7 @@ def test_what_a_killed_builder_left_is_removed_by_the_next(
     assert not list((tmp_path / "engines").glob(".*.tmp"))
 
 
-def test_who_builds_the_same_waits_and_finds_it(
+def test_concurrent_build_waits_and_finds_the_engine(
     tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
@@ -296,7 +296,7 @@ def test_who_builds_the_same_waits_and_finds_it(
     assert tensorrt.builds == 1
 
 
-def test_an_engine_behind_a_link_is_not_loaded(
+def test_engine_behind_a_link_is_not_loaded(
     opened: Callable[..., Backend], encoder: Graph, tmp_path: Path
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
@@ -307,9 +307,7 @@ def test_an_engine_behind_a_link_is_not_loaded(
         opened().load(encoder, FRAME)
 
 
-def test_a_build_that_is_stopped_leaves_nothing(
-    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
-) -> None:
+def test_stopped_build_leaves_nothing(tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path) -> None:
     told: list[tuple[str, str, int, int]] = []
 
     def stop(*progress: Any) -> bool:
@@ -324,7 +322,7 @@ def test_a_build_that_is_stopped_leaves_nothing(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("planted")])
-def test_what_is_raised_while_it_is_built_ends_the_build_and_arrives(
+def test_exception_during_a_build_ends_it_and_propagates(
     tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path, error: BaseException
 ) -> None:
     def fail(*_: Any) -> bool:
@@ -336,25 +334,21 @@ def test_what_is_raised_while_it_is_built_ends_the_build_and_arrives(
     assert tensorrt.builds == 0
 
 
-def test_a_folder_that_cannot_be_written_is_told(
-    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
-) -> None:
+def test_unwritable_folder_is_reported(tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     options = BackendOptions(cache_dir=tmp_path / "file", build=lambda *_: True)
     with pytest.raises(BackendError, check=code("backend.cache_invalid")):
         create_backend("tensorrt", options).load(encoder, FRAME)
 
 
-def test_a_folder_that_cannot_be_looked_at_is_told(
-    tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path
-) -> None:
+def test_unreadable_folder_is_reported(tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path) -> None:
     # Stands for an inaccessible file of another account: a name that is too long fails for root too.
     options = BackendOptions(cache_dir=tmp_path / ("x" * 256))
     with pytest.raises(BackendError, check=code("backend.engine_not_built")):
         create_backend("tensorrt", options).load(encoder, FRAME)
 
 
-def test_in_the_folder_of_another_account_nothing_is_built(
+def test_folder_of_another_account_gets_no_engine(
     tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As root in the cache of a service, which could not build there afterwards.

@@ -25,7 +25,7 @@ ME = pwd.getpwuid(os.geteuid())
     ],
     ids=["nobody is listed", "only this account", "a guest too", "of another name"],
 )
-def test_a_group_may_write_if_this_account_has_it_to_itself(
+def test_private_group_of_this_account_may_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, members: list[str], is_private: bool
 ) -> None:
     monkeypatch.setattr(grp, "getgrgid", lambda _: SimpleNamespace(gr_name=name, gr_mem=members))
@@ -38,9 +38,7 @@ def test_a_group_may_write_if_this_account_has_it_to_itself(
         assert is_own(path.stat()) is is_private
 
 
-def test_a_group_that_the_system_does_not_know_may_not_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_group_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(gid: int) -> None:
         raise KeyError(gid)
 

@@ -30,13 +30,13 @@ def gpu(kind: type[Gpu]) -> Iterator[Gpu]:
     opened.close()
 
 
-def test_it_says_what_it_is(gpu: Gpu) -> None:
+def test_gpu_has_its_name_and_properties(gpu: Gpu) -> None:
     assert gpu.name and gpu.driver.count(".") == 1
     assert gpu.compute_capability >= (5, 0) and gpu.multiprocessors > 0
     assert gpu.stream != 0 and gpu.free_bytes > 0
 
 
-def test_buffers_are_zero_and_keep_what_was_copied(gpu: Gpu) -> None:
+def test_buffers_start_at_zero_and_hold_copied_data(gpu: Gpu) -> None:
     buffer = gpu.buffer((3, 5), np.float32)
     assert buffer.host.shape == (3, 5) and buffer.host.dtype == np.float32 and buffer.host.flags.c_contiguous
     buffer.host[:] = 7
@@ -49,11 +49,11 @@ def test_buffers_are_zero_and_keep_what_was_copied(gpu: Gpu) -> None:
     assert buffer.host.tolist() == np.arange(15).reshape(3, 5).tolist()
 
 
-def test_buffers_lie_apart(gpu: Gpu) -> None:
+def test_buffers_do_not_overlap(gpu: Gpu) -> None:
     assert gpu.buffer((4,), np.uint8).address != gpu.buffer((4,), np.uint8).address
 
 
-def test_recorded_work_is_done_at_each_launch_with_what_the_host_holds_then(gpu: Gpu) -> None:
+def test_recorded_work_uses_the_host_data_of_each_launch(gpu: Gpu) -> None:
     buffer = gpu.buffer((2,), np.float32)
 
     def there() -> None:
@@ -69,7 +69,7 @@ def test_recorded_work_is_done_at_each_launch_with_what_the_host_holds_then(gpu:
         assert buffer.host.tolist() == [value, value]
 
 
-def test_recording_does_nothing_yet(gpu: Gpu) -> None:
+def test_recording_executes_nothing(gpu: Gpu) -> None:
     buffer = gpu.buffer((2,), np.float32)
     buffer.host[:] = 3
     gpu.record(lambda: gpu.upload(buffer))
@@ -77,7 +77,7 @@ def test_recording_does_nothing_yet(gpu: Gpu) -> None:
     assert not buffer.host.any()
 
 
-def test_an_error_while_recording_leaves_it_usable(gpu: Gpu) -> None:
+def test_error_during_a_recording_leaves_the_gpu_usable(gpu: Gpu) -> None:
     def fail() -> None:
         raise BackendError("planted")
 
@@ -87,18 +87,18 @@ def test_an_error_while_recording_leaves_it_usable(gpu: Gpu) -> None:
     gpu.run(lambda: gpu.upload(buffer))
 
 
-def test_more_memory_than_there_is_is_told(gpu: Gpu) -> None:
+def test_allocation_beyond_the_memory_is_an_error(gpu: Gpu) -> None:
     with pytest.raises(BackendError, check=code("backend.out_of_memory")):
         gpu.buffer((1 << 20, 1 << 20), np.uint8)
 
 
-def test_it_can_be_opened_again(kind: type[Gpu]) -> None:
+def test_gpu_can_be_reopened(kind: type[Gpu]) -> None:
     for _ in range(3):
         opened = kind(0)  # type: ignore[call-arg]
         opened.buffer((2,), np.float32)
         opened.close()
 
 
-def test_a_number_that_is_not_there_is_told(kind: type[Gpu]) -> None:
+def test_missing_device_number_is_an_error(kind: type[Gpu]) -> None:
     with pytest.raises(BackendError, check=code("backend.device_not_found")):
         kind(99)  # type: ignore[call-arg]

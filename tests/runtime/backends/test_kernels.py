@@ -46,7 +46,7 @@ sizes = st.tuples(st.integers(1, 80), st.integers(1, 80))
 
 @settings(max_examples=400)
 @given(size=sizes, out_size=sizes, seed=st.integers(0, 99))
-def test_every_image_is_scaled_as_the_cpu_does(
+def test_every_image_is_scaled_as_on_the_cpu(
     emulation: Emulation, size: Size, out_size: Size, seed: int
 ) -> None:
     image = random_image(size, seed)
@@ -57,7 +57,7 @@ def test_every_image_is_scaled_as_the_cpu_does(
     ("width", "height"),
     [(640, 480), (1280, 720), (1920, 1080), (640, 481), (224, 224), (160, 120), (900, 100)],
 )
-def test_what_cameras_send_is_scaled_as_the_cpu_does(emulation: Emulation, width: int, height: int) -> None:
+def test_camera_formats_are_scaled_as_on_the_cpu(emulation: Emulation, width: int, height: int) -> None:
     image = random_image((height, width), 0)
     found, expected = emulation.scaled(image, MODEL), oracle(image, MODEL)
     assert levels_apart(found, expected) <= 1
@@ -66,18 +66,18 @@ def test_what_cameras_send_is_scaled_as_the_cpu_does(emulation: Emulation, width
     assert np.mean(found != expected) <= (0.15 if interpolated else 0.001)
 
 
-def test_an_image_of_the_right_size_is_kept_bit_by_bit(emulation: Emulation) -> None:
+def test_image_of_the_model_size_is_bit_identical(emulation: Emulation) -> None:
     image = random_image((17, 31), 0)
     assert np.array_equal(emulation.scaled(image, (17, 31)), image)
 
 
-def test_the_largest_image_is_still_white_when_it_is_white(emulation: Emulation) -> None:
+def test_largest_white_image_stays_white(emulation: Emulation) -> None:
     found = emulation.scaled(np.full((64, 16381, 3), 255, np.uint8), (1, 1))
     assert found.ravel().tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize(("missing", "room"), [(1, (3, 3)), (0, (3, 2))])
-def test_a_byte_out_of_bounds_would_be_found(program: Path, missing: int, room: Size) -> None:
+def test_write_out_of_bounds_is_detected(program: Path, missing: int, room: Size) -> None:
     """Without this, the tests above would not prove that the kernel stays within both images."""
     image = random_image((4, 5), 0).tobytes()
     with (
@@ -87,7 +87,7 @@ def test_a_byte_out_of_bounds_would_be_found(program: Path, missing: int, room: 
         emulation.run(launch(0, (4, 5), 0, (3, 3)), image[: len(image) - missing], room)
 
 
-def test_the_launch_covers_the_frame_with_whole_blocks() -> None:
+def test_launch_covers_the_frame_with_whole_blocks() -> None:
     described = launch(0x1000, (480, 640), 0x2000, (225, 224))
     assert described.block == (32, 8, 1) and described.grid == (7, 29, 1)
     (job,) = described.arguments
@@ -96,7 +96,7 @@ def test_the_launch_covers_the_frame_with_whole_blocks() -> None:
 
 
 @pytest.mark.parametrize("size", [(4096, 4096), (8, 16385)])
-def test_an_image_too_large_for_the_kernel_is_refused(size: Size) -> None:
+def test_image_too_large_for_the_kernel_is_rejected(size: Size) -> None:
     with pytest.raises(FrameError, check=code("frame.too_large")):
         launch(0, size, 0, (1, 1))
 

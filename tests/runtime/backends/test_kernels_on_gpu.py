@@ -60,13 +60,13 @@ def scaled(gpu: Any, image: Image, size: Size) -> Image:
     ("width", "height"),
     [(640, 480), (1280, 720), (1920, 1080), (642, 481), (224, 224), (158, 121), (2, 1)],
 )
-def test_an_image_is_scaled_to_that_of_the_cpu(gpu: Any, width: int, height: int, size: Size) -> None:
+def test_image_is_scaled_as_on_the_cpu(gpu: Any, width: int, height: int, size: Size) -> None:
     image = random_image((height, width), 0)
     assert levels_apart(scaled(gpu, image, size), oracle(image, size)) <= 1
 
 
 @pytest.mark.timeout(600)
-def test_the_sanitizer_finds_no_byte_out_of_bounds(gpu: Any) -> None:
+def test_sanitizer_finds_no_access_out_of_bounds(gpu: Any) -> None:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("compute-sanitizer, which comes with CUDA, is not on the PATH")

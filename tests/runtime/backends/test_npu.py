@@ -97,27 +97,27 @@ def _add_form(folder: Path, role: str, shapes: dict[str, list[int]], other: dict
     Path(f"{blob}.json").write_text(json.dumps(origin | other))
 
 
-def test_a_blob_says_what_it_is_for() -> None:
+def test_blob_describes_its_target() -> None:
     origin = Origin.parse(REQUIREMENTS, "ab")
     assert (origin.platform, origin.compiler, origin.openvino) == ("4000", "8.4", "2026.4.1")
     assert origin.requirements == REQUIREMENTS
 
 
 @pytest.mark.parametrize("field", ["npu", "compiler", "ov"])
-def test_a_blob_that_does_not_say_it_is_refused(field: str) -> None:
+def test_blob_without_a_description_is_rejected(field: str) -> None:
     with pytest.raises(BackendError, check=code("backend.blob_invalid")):
         Origin.parse(REQUIREMENTS.replace(f"{field}=", "x="), "ab")
 
 
-def test_a_blob_of_this_machine_fits() -> None:
+def test_blob_of_this_machine_is_compatible() -> None:
     assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE) == []
 
 
-def test_a_newer_compiler_in_the_driver_fits() -> None:
+def test_blob_is_compatible_with_a_newer_driver_compiler() -> None:
     assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {"compiler": "8.10"}) == []
 
 
-def test_a_blob_needs_no_compiler_on_the_robot() -> None:
+def test_blob_needs_no_compiler_on_the_robot() -> None:
     assert Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {"compiler": ""}) == []
 
 
@@ -130,12 +130,12 @@ def test_a_blob_needs_no_compiler_on_the_robot() -> None:
         ("ir_sha256", "cd", "from another IR"),
     ],
 )
-def test_a_blob_of_elsewhere_does_not(field: str, value: str, reason: str) -> None:
+def test_blob_of_another_machine_is_incompatible(field: str, value: str, reason: str) -> None:
     (found,) = Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {field: value})
     assert reason in found
 
 
-def test_what_a_blob_comes_from_is_read_back() -> None:
+def test_blob_origin_round_trips() -> None:
     origin = Origin.parse(REQUIREMENTS, "ab")
     assert Origin.read(json.dumps(asdict(origin)).encode(), "here") == origin
 
@@ -146,12 +146,12 @@ def test_what_a_blob_comes_from_is_read_back() -> None:
 @example(b"[" * 10_000)
 @example(b'{"platform": "4000"}')
 @example(json.dumps(dict.fromkeys(HERE | {"requirements": ""}, 3)).encode())
-def test_what_tells_nothing_of_a_blob_is_an_error_of_ours(content: bytes) -> None:
+def test_malformed_blob_origin_raises_a_coded_error(content: bytes) -> None:
     with pytest.raises(BackendError, check=code("backend.blob_invalid")):
         Origin.read(content, "here")
 
 
-def test_an_ir_with_other_weights_is_another() -> None:
+def test_ir_with_other_weights_has_another_identity() -> None:
     assert len({Graph("", *ir).sha256 for ir in ((b"a", b"b"), (b"a", b"c"), (b"b", b"b"))}) == 3
 
 
@@ -159,7 +159,7 @@ def kinds(core: SimulatedCore) -> list[str]:
     return [kind for kind, _ in core.asked if kind in ("compile", "import")]
 
 
-def test_a_blob_that_fits_is_imported_and_computes_the_golden_outputs(
+def test_compatible_blob_is_imported_and_computes_the_golden_outputs(
     core: type[SimulatedCore], npu_bundle: Callable[..., Path]
 ) -> None:
     folder = npu_bundle()
@@ -174,7 +174,7 @@ def test_a_blob_that_fits_is_imported_and_computes_the_golden_outputs(
         assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in told.asked
 
 
-def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_the_same_numbers(
+def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_equal_results(
     core: type[SimulatedCore], npu_bundle: Callable[..., Path]
 ) -> None:
     folder = npu_bundle()
@@ -191,7 +191,7 @@ def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_the_same_num
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_the_shipped_model_is_opened_in_its_variants_for_npus(
+def test_shipped_model_opens_in_its_npu_variants(
     core: type[SimulatedCore], two_rooms_bundle: Path, precision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = Bundle.open(two_rooms_bundle)
@@ -201,14 +201,14 @@ def test_the_shipped_model_is_opened_in_its_variants_for_npus(
     assert runnable_precisions(bundle.manifest, ("npu", "openvino", "onnx")) == ["int8", "fp16", "fp32"]
 
 
-def test_more_candidates_than_fixed_shapes_hold_are_refused(
+def test_more_candidates_than_fixed_shapes_hold_are_rejected(
     core: type[SimulatedCore], npu_bundle: Callable[..., Path]
 ) -> None:
     with pytest.raises(BundleError, check=code("bundle.variant_missing")):
         WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=17)
 
 
-def test_variants_for_an_npu_are_checked_on_a_cpu(npu_bundle: Callable[..., Path]) -> None:
+def test_npu_variants_are_checked_on_a_cpu(npu_bundle: Callable[..., Path]) -> None:
     bundle = Bundle.open(npu_bundle())
     found = golden_parity(bundle, engine="openvino:CPU", target="npu")
     assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step", "energy"]
@@ -216,7 +216,7 @@ def test_variants_for_an_npu_are_checked_on_a_cpu(npu_bundle: Callable[..., Path
     assert [parity.graph for parity in on_cpu if parity.ok] == ["encoder", "predictor", "energy"]
 
 
-def test_the_precision_of_the_preferred_target_comes_first(
+def test_precision_of_the_preferred_target_comes_first(
     npu_bundle: Callable[..., Path],
 ) -> None:
     manifest = Bundle.open(npu_bundle()).manifest
@@ -227,7 +227,7 @@ def test_the_precision_of_the_preferred_target_comes_first(
 
 
 @pytest.mark.parametrize("told", [{"NPU_COMPILER_VERSION": 0}, {}])
-def test_a_driver_without_a_compiler_runs_a_blob_that_fits(
+def test_driver_without_a_compiler_runs_a_compatible_blob(
     core: type[SimulatedCore],
     npu_bundle: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -246,7 +246,7 @@ def test_a_driver_without_a_compiler_runs_a_blob_that_fits(
         assert "compile" not in kinds(asked) and "import" in kinds(asked)
 
 
-def test_operations_are_counted_in_a_graph_that_is_compiled_for_that(
+def test_operations_are_counted_in_a_graph_compiled_for_it(
     core: type[SimulatedCore], npu_bundle: Callable[..., Path]
 ) -> None:
     backend = create_backend("openvino:NPU", BackendOptions())
@@ -266,7 +266,7 @@ def test_operations_are_counted_in_a_graph_that_is_compiled_for_that(
         ({"ir_sha256": "ab"}, "it was compiled from another IR"),
     ],
 )
-def test_a_blob_that_does_not_fit_is_left_out_and_this_is_said(
+def test_incompatible_blob_is_skipped_with_a_message(
     core: type[SimulatedCore],
     npu_bundle: Callable[..., Path],
     caplog: pytest.LogCaptureFixture,
@@ -281,7 +281,7 @@ def test_a_blob_that_does_not_fit_is_left_out_and_this_is_said(
     assert "ignoring its blob" in caplog.text and told in caplog.text and "compiling the graph" in caplog.text
 
 
-def test_what_the_driver_does_not_run_is_left_out(
+def test_blob_that_the_driver_cannot_run_is_skipped(
     core: type[SimulatedCore],
     npu_bundle: Callable[..., Path],
     caplog: pytest.LogCaptureFixture,
@@ -292,7 +292,7 @@ def test_what_the_driver_does_not_run_is_left_out(
         assert "the driver reports that it cannot run it" in caplog.text
 
 
-def test_a_blob_that_cannot_be_imported_after_all_is_left_out(
+def test_blob_that_cannot_be_imported_is_skipped(
     core: type[SimulatedCore],
     npu_bundle: Callable[..., Path],
     caplog: pytest.LogCaptureFixture,
@@ -304,14 +304,14 @@ def test_a_blob_that_cannot_be_imported_after_all_is_left_out(
     assert "ignoring its blob: the blob is not accepted by the driver; compiling the graph" in caplog.text
 
 
-def test_what_is_called_fp32_is_said_to_be_computed_in_fp16(
+def test_fp32_on_an_npu_is_reported_as_computed_in_fp16(
     core: type[SimulatedCore], toy_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with WorldModel.open(toy_bundle, engine="openvino:NPU"):
         assert "the NPU computes this fp32 graph in fp16" in caplog.text
 
 
-def test_why_the_compiler_of_the_driver_does_not_take_a_graph_is_told(
+def test_driver_compiler_error_states_the_reason(
     core: type[SimulatedCore], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message is that of OpenVINO 2025.1 and its driver."""
@@ -329,12 +329,12 @@ def test_why_the_compiler_of_the_driver_does_not_take_a_graph_is_told(
         WorldModel.open(toy_bundle, engine="openvino:NPU")
 
 
-def test_a_bundle_without_blobs_is_compiled(core: type[SimulatedCore], toy_bundle: Path) -> None:
+def test_bundle_without_blobs_is_compiled(core: type[SimulatedCore], toy_bundle: Path) -> None:
     with WorldModel.open(toy_bundle, engine="openvino:NPU") as model:
         assert set(kinds(model._backend._core)) == {"compile"}  # type: ignore[attr-defined]
 
 
-def test_work_that_the_npu_did_not_do_is_an_error(
+def test_work_not_executed_on_the_npu_is_an_error(
     core: type[SimulatedCore], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SimulatedCore, "idles", True)
@@ -342,7 +342,7 @@ def test_work_that_the_npu_did_not_do_is_an_error(
         WorldModel.open(toy_bundle, engine="openvino:NPU")
 
 
-def test_where_the_kernel_does_not_tell_it_is_said_that_there_is_no_proof(
+def test_kernel_without_npu_counters_is_reported_as_no_proof(
     core: type[SimulatedCore],
     toy_bundle: Path,
     tmp_path: Path,
@@ -354,7 +354,7 @@ def test_where_the_kernel_does_not_tell_it_is_said_that_there_is_no_proof(
         assert "cannot verify that the NPU ran it" in caplog.text
 
 
-def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(
+def test_fallback_engine_is_used_only_if_listed_and_states_the_reason(
     toy_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if "NPU" in openvino.Core().available_devices:
@@ -370,12 +370,12 @@ def test_another_engine_takes_its_place_only_where_it_is_listed_and_says_why(
         assert (model.device, model.skipped_engines) == ("CPU", ())
 
 
-def test_where_none_of_those_listed_serves_each_says_why(toy_bundle: Path) -> None:
+def test_unusable_listed_engines_each_state_the_reason(toy_bundle: Path) -> None:
     with pytest.raises(BackendError, check=code("backend.no_alternative")):
         WorldModel.open(toy_bundle, engine="no,openvino:X")
 
 
-def test_an_npu_that_does_not_tell_its_platform_is_an_error(
+def test_npu_without_a_platform_name_is_an_error(
     core: type[SimulatedCore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(*_: Any) -> Any:
@@ -387,7 +387,7 @@ def test_an_npu_that_does_not_tell_its_platform_is_an_error(
 
 
 @pytest.mark.hardware
-def test_on_an_npu_the_golden_outputs_are_reproduced(toy_bundle: Path) -> None:
+def test_npu_reproduces_the_golden_outputs(toy_bundle: Path) -> None:
     if "NPU" not in openvino.Core().available_devices:
         pytest.skip("OpenVINO sees no NPU")
     assert all(parity.ok for parity in golden_parity(Bundle.open(toy_bundle), engine="openvino:NPU"))

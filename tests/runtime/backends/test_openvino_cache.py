@@ -20,13 +20,13 @@ from tests.errors import code
 from tests.runtime.backends.test_backends import FRAME, model_path, predictor_shapes
 
 
-def test_openvino_keeps_compiled_models_where_told(toy_bundle: Path, tmp_path: Path) -> None:
+def test_openvino_stores_compiled_models_in_the_given_folder(toy_bundle: Path, tmp_path: Path) -> None:
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
     backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
     assert list((tmp_path / "cache").rglob("*.blob"))
 
 
-def test_graphs_used_longest_ago_make_room_in_the_cache(
+def test_least_recently_used_graphs_are_removed_from_a_full_cache(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
@@ -76,9 +76,7 @@ def cut_short(hashed: Path) -> None:
         lambda blob: blob.with_suffix(".sha256").unlink(),
     ],
 )
-def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
-    tmp_path: Path, harm: Callable[[Path], object]
-) -> None:
+def test_modified_compiled_model_is_compiled_again(tmp_path: Path, harm: Callable[[Path], object]) -> None:
     weights = np.random.default_rng(0).standard_normal((256, 256), np.float32)
     x = ops.parameter([1, 256], np.float32, name="x")
     x.output(0).get_tensor().set_names({"x"})
@@ -109,7 +107,7 @@ def test_a_compiled_model_that_is_not_as_it_was_written_is_compiled_anew(
     assert len(anew) == 1, "the second time it came from the cache"
 
 
-def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
+def test_unusable_cache_is_reported_once_and_bypassed(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -125,7 +123,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 @pytest.mark.parametrize("inner", [False, True])
-def test_what_another_account_may_have_compiled_is_not_loaded(
+def test_cache_of_another_account_is_not_loaded(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, inner: bool
 ) -> None:
     cache = tmp_path / "cache"
@@ -152,15 +150,13 @@ def test_what_another_account_may_have_compiled_is_not_loaded(
     [(0o775, True), (0o1777, True), (0o777, False)],
     ids=["of one's own group", "sticky", "of everybody"],
 )
-def test_a_cache_is_used_if_nobody_else_can_exchange_what_is_in_it(
-    tmp_path: Path, mode: int, is_own: bool
-) -> None:
+def test_cache_that_only_this_account_can_modify_is_used(tmp_path: Path, mode: int, is_own: bool) -> None:
     tmp_path.chmod(mode)
     with nullcontext() if is_own else pytest.raises(PermissionError):
         model_cache.open_folder(tmp_path, "0" * 64)
 
 
-def test_a_cache_into_which_openvino_does_not_write_is_told_once(
+def test_cache_that_openvino_does_not_write_is_reported_once(
     toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root cannot write there either.
@@ -173,7 +169,7 @@ def test_a_cache_into_which_openvino_does_not_write_is_told_once(
     ]
 
 
-def test_what_could_not_be_removed_from_a_cache_is_not_taken_for_whole(
+def test_cache_with_files_that_cannot_be_removed_is_not_trusted(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, missing_ok: bool = False) -> None:

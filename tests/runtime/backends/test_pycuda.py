@@ -122,24 +122,24 @@ def run(pycuda: Path, driver: Path) -> Run:
 @pytest.mark.parametrize(
     ("tests", "marker"), [("test_gpu.py", "hardware"), ("pycuda_cases.py", "not hardware")]
 )
-def test_what_holds_for_a_gpu_holds(run: Run, tests: str, marker: str) -> None:
+def test_pycuda_passes_the_gpu_cases(run: Run, tests: str, marker: str) -> None:
     done = run(PYTEST, "-m", marker, "-rs", HERE / tests)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
     assert " skipped" not in done.stdout, done.stdout
 
 
-def test_an_interpreter_that_ends_with_an_open_gpu_ends_as_any(run: Run) -> None:
+def test_interpreter_with_an_open_gpu_exits_cleanly(run: Run) -> None:
     done = run(OPENED + "use()")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_thread_that_ends_after_close_ends_as_any(run: Run) -> None:
+def test_thread_that_ends_after_close_exits_cleanly(run: Run) -> None:
     closing = "def body():\n global buffer, launch\n use(); buffer = launch = None; gpu.close()\n"
     done = run(OPENED + closing + "threading.Thread(target=body).start()")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_thread_that_ends_without_close_is_the_end_of_the_process(run: Run) -> None:
+def test_thread_that_ends_without_close_ends_the_process(run: Run) -> None:
     """PyCUDA requires that the thread that opens a GPU closes it."""
     done = run(OPENED + "threading.Thread(target=use).start()")
     assert done.returncode == -signal.SIGABRT and "context stack was not empty" in done.stderr

@@ -35,9 +35,7 @@ def gpu_of(backend: Backend) -> SimulatedGpu:
     return gpu
 
 
-def test_a_run_is_one_launch_and_the_device_tells_its_time(
-    opened: Callable[..., Backend], encoder: Graph
-) -> None:
+def test_run_is_one_launch_timed_by_the_device(opened: Callable[..., Backend], encoder: Graph) -> None:
     backend = opened(build=True)
     session = backend.load(encoder, FRAME)
     session.run()
@@ -45,7 +43,7 @@ def test_a_run_is_one_launch_and_the_device_tells_its_time(
     assert session.device_ms == 0.25  # type: ignore[attr-defined]
 
 
-def test_where_graphs_cannot_be_recorded_it_is_said_and_it_runs_all_the_same(
+def test_run_without_graph_recording_is_reported_and_succeeds(
     opened: Callable[..., Backend],
     encoder: Graph,
     monkeypatch: pytest.MonkeyPatch,
@@ -68,7 +66,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_gpu_scales_images_of_changing_sizes(
+def test_gpu_scales_images_of_changing_sizes(
     opened: Callable[..., Backend], encoder: Graph, kernels: None
 ) -> None:
     backend = opened(build=True)
@@ -87,7 +85,7 @@ def test_the_gpu_scales_images_of_changing_sizes(
         assert session.run()["latent"] == pytest.approx(scaled)
 
 
-def test_what_is_written_to_the_input_counts_where_no_image_was_given(
+def test_input_buffer_is_used_when_no_image_is_given(
     opened: Callable[..., Backend], encoder: Graph, kernels: None
 ) -> None:
     session = opened(build=True).load(encoder, FRAME)
@@ -98,7 +96,7 @@ def test_what_is_written_to_the_input_counts_where_no_image_was_given(
     assert session.run()["latent"] == pytest.approx(expected)
 
 
-def test_images_of_two_sizes_in_turn_are_prepared_once_each(
+def test_images_of_two_alternating_sizes_are_prepared_once_each(
     opened: Callable[..., Backend], encoder: Graph, kernels: None
 ) -> None:
     backend = opened(build=True)
@@ -114,7 +112,7 @@ def test_images_of_two_sizes_in_turn_are_prepared_once_each(
     assert len(session._images) == 8  # type: ignore[attr-defined]
 
 
-def test_a_size_that_could_not_be_prepared_leaves_nothing_of_it(
+def test_image_size_that_cannot_be_prepared_leaves_nothing(
     opened: Callable[..., Backend], encoder: Graph, kernels: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session: Any = opened(build=True).load(encoder, FRAME)
@@ -131,7 +129,7 @@ def test_a_size_that_could_not_be_prepared_leaves_nothing_of_it(
     assert session.run()["latent"] == pytest.approx(of_first)
 
 
-def test_a_model_that_cannot_be_opened_leaves_no_memory_behind(
+def test_model_that_cannot_be_opened_leaves_no_memory(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus: list[SimulatedGpu] = []
@@ -158,7 +156,7 @@ def test_a_model_that_cannot_be_opened_leaves_no_memory_behind(
     assert not any(gpu.leaked or gpu.is_open for gpu in gpus)
 
 
-def test_an_image_too_large_for_the_kernel_is_left_to_the_cpu(
+def test_image_too_large_for_the_kernel_is_scaled_on_the_cpu(
     opened: Callable[..., Backend], encoder: Graph, kernels: None
 ) -> None:
     session = opened(build=True).load(encoder, FRAME)
@@ -166,7 +164,7 @@ def test_an_image_too_large_for_the_kernel_is_left_to_the_cpu(
     assert session.scale(np.zeros((48, 64, 3), np.uint8))  # type: ignore[attr-defined]
 
 
-def test_without_compiled_kernels_the_cpu_scales_and_this_is_said(
+def test_scaling_without_compiled_kernels_uses_the_cpu_and_is_reported(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
@@ -181,7 +179,7 @@ def test_without_compiled_kernels_the_cpu_scales_and_this_is_said(
         assert found == pytest.approx(model.encode(frame), abs=1e-4)
 
 
-def test_a_model_has_its_images_scaled_by_the_gpu(
+def test_model_scales_its_images_on_the_gpu(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, kernels: None
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path / "engines", build=lambda *_: True)
@@ -196,7 +194,7 @@ def test_a_model_has_its_images_scaled_by_the_gpu(
         assert found == pytest.approx(model.encode(frame), abs=1e-4)
 
 
-def test_energies_of_futures_are_computed_where_the_futures_lie(
+def test_energies_are_computed_in_the_memory_of_the_futures(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
@@ -213,7 +211,7 @@ def test_energies_of_futures_are_computed_where_the_futures_lie(
     assert gpu.used_bytes == 0 and not gpu.leaked
 
 
-def test_energies_of_other_futures_than_were_predicted_are_found_by_the_golden_outputs(
+def test_energies_of_wrong_futures_are_detected_by_the_golden_outputs(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(toy_bundle, tmp_path / "toy")
@@ -238,7 +236,7 @@ def test_energies_of_other_futures_than_were_predicted_are_found_by_the_golden_o
         each.close()
 
 
-def test_where_the_sizes_differ_energies_are_computed_all_the_same(
+def test_energies_with_different_sizes_are_computed(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
@@ -249,7 +247,7 @@ def test_where_the_sizes_differ_energies_are_computed_all_the_same(
         assert futures.energies == pytest.approx(model.energy(futures.latents, golden.goal[0]), rel=1e-5)
 
 
-def test_too_little_memory_is_told(
+def test_insufficient_memory_is_reported(
     opened: Callable[..., Backend], encoder: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SimulatedGpu, "memory_bytes", 100)
@@ -257,7 +255,7 @@ def test_too_little_memory_is_told(
         opened(build=True).load(encoder, FRAME)
 
 
-def test_an_inference_that_fails_names_the_graph(
+def test_failed_inference_error_names_the_graph(
     opened: Callable[..., Backend], encoder: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = opened(build=True).load(encoder, FRAME)
@@ -270,7 +268,7 @@ def test_an_inference_that_fails_names_the_graph(
         session.run()
 
 
-def test_closing_gives_all_memory_back(opened: Callable[..., Backend], encoder: Graph) -> None:
+def test_close_frees_all_memory(opened: Callable[..., Backend], encoder: Graph) -> None:
     backend = opened(build=True)
     gpu = gpu_of(backend)
     for _ in range(3):
@@ -294,7 +292,7 @@ def test_closing_gives_all_memory_back(opened: Callable[..., Backend], encoder: 
         backend.load(encoder, FRAME)
 
 
-def test_another_thread_is_refused(opened: Callable[..., Backend], encoder: Graph) -> None:
+def test_another_thread_is_rejected(opened: Callable[..., Backend], encoder: Graph) -> None:
     session = opened(build=True).load(encoder, FRAME)
     said: list[BaseException] = []
 
@@ -310,7 +308,7 @@ def test_another_thread_is_refused(opened: Callable[..., Backend], encoder: Grap
     assert "another thread opened it" in str(said[0])
 
 
-def test_a_bundle_serves_and_reproduces_its_golden_outputs(
+def test_bundle_serves_and_reproduces_its_golden_outputs(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)

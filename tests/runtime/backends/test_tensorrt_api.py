@@ -65,11 +65,11 @@ def missing(offered: dict[str, list[str]]) -> set[tuple[str, str | None]]:
 
 
 @pytest.mark.parametrize("recorded", sorted(_RECORDED.glob("*.json")), ids=lambda path: path.stem)
-def test_all_that_is_used_is_there(recorded: Path) -> None:
+def test_tensorrt_has_every_function_in_use(recorded: Path) -> None:
     assert {member for _, member in missing(json.loads(recorded.read_text()))} == _FOR_RTX_ALONE
 
 
-def test_the_recordings_tell_what_tensorrt_11_took_away() -> None:
+def test_api_recordings_show_removals_in_tensorrt_11() -> None:
     flags = {path.stem: json.loads(path.read_text())["BuilderFlag"] for path in _RECORDED.glob("*.json")}
     assert {version for version, names in flags.items() if "FP16" in names} == {
         "10.3.0",
@@ -81,7 +81,7 @@ def test_the_recordings_tell_what_tensorrt_11_took_away() -> None:
     assert ("IExecutionContext", "execute_async_v3") in missing(offered)
 
 
-def test_all_that_is_used_is_in_tensorrt_for_rtx() -> None:
+def test_tensorrt_for_rtx_has_every_function_in_use() -> None:
     pytest.importorskip(
         "tensorrt_rtx_libs", reason="TensorRT for RTX is not installed (extra tensorrt-check)"
     )

@@ -51,13 +51,13 @@ def test_graphs_are_built(toy_bundle: Path, listener: Any, role: str, shapes: An
     assert told and all(0 <= done <= steps for _, done, steps in told)
 
 
-def test_a_build_can_be_stopped(toy_bundle: Path, listener: Any) -> None:
+def test_build_can_be_stopped(toy_bundle: Path, listener: Any) -> None:
     graph = Graph.read(toy_bundle / "encoder" / "onnx" / "model.onnx")
     with pytest.raises(BackendError, check=code("backend.build_failed")):
         build(listener, graph, FRAME, progress=lambda *_: False)
 
 
-def test_what_is_no_onnx_is_told_in_its_words(listener: Any) -> None:
+def test_malformed_onnx_error_contains_the_parser_message(listener: Any) -> None:
     with pytest.raises(BackendError, check=code("backend.graph_invalid")):
         build(listener, Graph("the graph", b"<xml"), FRAME)
 

@@ -39,13 +39,13 @@ def engine(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_a_bundle_reproduces_its_golden_outputs(engine: str, toy_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_reproduces_its_golden_outputs(engine: str, toy_bundle: Path, tmp_path: Path) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
     parities = golden_parity(Bundle.open(toy_bundle), engine=engine, options=options)
     assert len(parities) == 3 and all(parity.ok for parity in parities), parities
 
 
-def test_the_shipped_bundle_reproduces_its_golden_outputs(
+def test_shipped_bundle_reproduces_its_golden_outputs(
     engine: str, two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
@@ -54,7 +54,7 @@ def test_the_shipped_bundle_reproduces_its_golden_outputs(
     )
 
 
-def test_many_inferences_take_no_more_memory_than_few(engine: str, toy_bundle: Path, tmp_path: Path) -> None:
+def test_many_inferences_use_no_more_memory_than_few(engine: str, toy_bundle: Path, tmp_path: Path) -> None:
     import pycuda.driver as driver
 
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)

@@ -63,7 +63,7 @@ def relist(folder: Path, relative: str) -> None:
     rewrite(folder, change)
 
 
-def test_a_sealed_bundle_opens_and_says_what_it_is(toy_bundle: Path) -> None:
+def test_sealed_bundle_opens_with_its_manifest(toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
     manifest = bundle.manifest
     assert (manifest.model_id, manifest.version, manifest.release_seq) == ("toy", "1.2.3", 4)
@@ -73,7 +73,7 @@ def test_a_sealed_bundle_opens_and_says_what_it_is(toy_bundle: Path) -> None:
     assert bundle.report() == {"note": "random weights"}
 
 
-def test_the_golden_arrays_have_the_shapes_of_the_manifest(toy_bundle: Path) -> None:
+def test_golden_arrays_have_the_shapes_of_the_manifest(toy_bundle: Path) -> None:
     golden = Bundle.open(toy_bundle).golden()
     n = len(golden.frames)
     assert golden.frames.shape == (n, SIZE, SIZE, 3)
@@ -81,7 +81,7 @@ def test_the_golden_arrays_have_the_shapes_of_the_manifest(toy_bundle: Path) -> 
     assert golden.energy is not None and golden.energy.shape == (n,)
 
 
-def test_the_bundle_folder_itself_may_be_a_link(toy_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_folder_may_be_a_link(toy_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(toy_bundle)
     assert Bundle.open(tmp_path / "current").manifest.model_id == "toy"
 
@@ -92,19 +92,19 @@ def test_missing_folder_and_missing_manifest_have_different_codes(folder: Path) 
     assert_rejected(folder, "bundle.file_missing", "manifest.json")
 
 
-def test_a_listed_file_that_is_missing_is_named(folder: Path) -> None:
+def test_missing_listed_file_is_named(folder: Path) -> None:
     (folder / "encoder/openvino/model.bin").unlink()
     assert_rejected(folder, "bundle.file_missing", "encoder/openvino/model.bin")
 
 
 @pytest.mark.parametrize("extra", ["readme.txt", "encoder/openvino/extra.bin", ".hidden", "empty/"])
-def test_anything_that_is_not_listed_is_refused(folder: Path, extra: str) -> None:
+def test_unlisted_file_is_rejected(folder: Path, extra: str) -> None:
     path = folder / extra
     path.mkdir() if extra.endswith("/") else path.write_bytes(b"x")
     assert_rejected(folder, "bundle.file_unlisted", extra.rstrip("/"))
 
 
-def test_a_changed_byte_is_found(folder: Path) -> None:
+def test_changed_byte_is_detected(folder: Path) -> None:
     path = folder / "encoder/openvino/model.bin"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
@@ -113,14 +113,14 @@ def test_a_changed_byte_is_found(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
-def test_a_changed_size_is_found(folder: Path, change: Callable[[bytes], bytes]) -> None:
+def test_changed_size_is_detected(folder: Path, change: Callable[[bytes], bytes]) -> None:
     path = folder / "predictor/onnx/model.onnx"
     path.write_bytes(change(path.read_bytes()))
     assert_rejected(folder, "bundle.size_mismatch", "predictor/onnx/model.onnx")
 
 
 @pytest.mark.parametrize("relative", ["encoder/openvino/model.bin", "manifest.json", "golden.npz"])
-def test_a_symbolic_link_is_refused_even_to_the_same_content(folder: Path, relative: str) -> None:
+def test_symbolic_link_to_identical_content_is_rejected(folder: Path, relative: str) -> None:
     path = folder / relative
     elsewhere = folder.parent / "elsewhere"
     path.rename(elsewhere)
@@ -128,18 +128,18 @@ def test_a_symbolic_link_is_refused_even_to_the_same_content(folder: Path, relat
     assert_rejected(folder, "bundle.link")
 
 
-def test_a_linked_folder_is_refused(folder: Path) -> None:
+def test_linked_folder_is_rejected(folder: Path) -> None:
     (folder / "encoder").rename(folder.parent / "encoder")
     (folder / "encoder").symlink_to(folder.parent / "encoder")
     assert_rejected(folder, "bundle.link")
 
 
-def test_a_hard_link_is_refused(folder: Path) -> None:
+def test_hard_link_is_rejected(folder: Path) -> None:
     os.link(folder / "golden.npz", folder.parent / "second_name")
     assert_rejected(folder, "bundle.link", "golden.npz")
 
 
-def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+def test_named_pipe_is_rejected_without_blocking(folder: Path) -> None:
     (folder / "golden.npz").unlink()
     os.mkfifo(folder / "golden.npz")
     assert_rejected(folder, "bundle.special_file")
@@ -148,7 +148,7 @@ def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
     assert_rejected(folder, "bundle.special_file")
 
 
-def test_a_file_changed_after_opening_is_not_read(folder: Path) -> None:
+def test_file_changed_after_opening_is_not_read(folder: Path) -> None:
     bundle = Bundle.open(folder)
     (folder / "encoder/onnx/model.onnx").write_bytes(b"something else")
     with pytest.raises(BundleError, check=code("bundle.size_mismatch")):
@@ -158,7 +158,7 @@ def test_a_file_changed_after_opening_is_not_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("swapped", ["encoder", "encoder/onnx/model.onnx"])
-def test_what_was_swapped_for_a_link_after_opening_is_not_followed(folder: Path, swapped: str) -> None:
+def test_file_replaced_by_a_link_after_opening_is_not_followed(folder: Path, swapped: str) -> None:
     bundle = Bundle.open(folder)
     (folder / swapped).rename(folder.parent / "elsewhere")
     (folder / swapped).symlink_to(folder.parent / "elsewhere")
@@ -176,7 +176,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["\x1b[2K\x1b[1Aok", "\rok", "\x9b1A", "\u202eok", os.fsdecode(b"\xff")])
-def test_a_name_that_could_control_a_terminal_is_escaped(folder: Path, name: str) -> None:
+def test_file_name_with_terminal_control_characters_is_escaped(folder: Path, name: str) -> None:
     (folder / name).write_text("")
     with pytest.raises(BundleError, check=code("bundle.file_unlisted")) as caught:
         Bundle.open(folder)
@@ -184,7 +184,7 @@ def test_a_name_that_could_control_a_terminal_is_escaped(folder: Path, name: str
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_pickle_in_the_golden_arrays_is_never_loaded(folder: Path, wrapped: bool) -> None:
+def test_pickle_in_the_golden_arrays_is_never_loaded(folder: Path, wrapped: bool) -> None:
     bomb = Bomb()
     bomb.trace = folder.parent / "exploded"
     arrays = dict(np.load(folder / "golden.npz"))
@@ -220,7 +220,7 @@ def test_golden_arrays_that_do_not_match_the_manifest_are_rejected(
     assert_rejected(folder, expected)
 
 
-def test_an_array_that_claims_an_absurd_shape_takes_no_memory(folder: Path) -> None:
+def test_array_with_an_implausible_shape_allocates_no_memory(folder: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
@@ -232,7 +232,7 @@ def test_an_array_that_claims_an_absurd_shape_takes_no_memory(folder: Path) -> N
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
-def test_an_array_that_is_decompressed_all_at_once_takes_no_memory(folder: Path, method: int) -> None:
+def test_array_decompressed_in_one_step_allocates_no_memory(folder: Path, method: int) -> None:
     with zipfile.ZipFile(folder / "golden.npz", "w", method) as archive:
         archive.writestr("frames.npy", bytes(1 << 27))
     relist(folder, "golden.npz")
@@ -245,7 +245,7 @@ def test_an_array_that_is_decompressed_all_at_once_takes_no_memory(folder: Path,
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", ["goal.npy", "goal.txt"])
-def test_what_is_no_array_or_there_twice_is_refused(folder: Path, name: str) -> None:
+def test_malformed_or_duplicate_array_is_rejected(folder: Path, name: str) -> None:
     with zipfile.ZipFile(folder / "golden.npz", "a") as archive:
         archive.writestr(name, archive.read("goal.npy"))
     relist(folder, "golden.npz")
@@ -279,7 +279,7 @@ def in_attribute(inner: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("location", ["../../../etc/passwd", "/etc/passwd", "weights.bin"])
 @pytest.mark.parametrize("hide", [lambda model: model, in_attribute], ids=["initializer", "in a branch"])
-def test_an_onnx_model_with_data_elsewhere_is_refused(
+def test_onnx_model_with_external_data_is_rejected(
     folder: Path, location: str, hide: Callable[[onnx.ModelProto], onnx.ModelProto]
 ) -> None:
     relative = "encoder/onnx/model.onnx"
@@ -288,7 +288,7 @@ def test_an_onnx_model_with_data_elsewhere_is_refused(
     assert_rejected(folder, "bundle.external_data", relative)
 
 
-def test_data_elsewhere_under_keys_that_engines_cut_to_size_is_refused(folder: Path) -> None:
+def test_external_data_under_keys_that_engines_truncate_is_rejected(folder: Path) -> None:
     graph = external("weights.bin").graph
     (tensor,) = graph.initializer
     (entry,) = tensor.external_data
@@ -305,14 +305,14 @@ def test_data_elsewhere_under_keys_that_engines_cut_to_size_is_refused(folder: P
     assert_rejected(folder, "bundle.file_invalid", "encoder/onnx/model.onnx", "invalid field key")
 
 
-def test_an_ir_that_is_an_onnx_model_with_data_elsewhere_is_refused(folder: Path) -> None:
+def test_ir_file_containing_onnx_with_external_data_is_rejected(folder: Path) -> None:
     relative = "encoder/openvino/model.xml"
     (folder / relative).write_bytes(external("weights.bin").SerializeToString())
     relist(folder, relative)
     assert_rejected(folder, "bundle.file_invalid", relative)
 
 
-def test_every_field_that_leads_to_a_tensor_is_followed() -> None:
+def test_every_field_that_leads_to_a_tensor_is_checked() -> None:
     for kind, fields in onnx_external_data._FIELDS.items():
         message = onnx.TrainingInfoProto if kind == "Training" else getattr(onnx, f"{kind}Proto")
         leads = {
@@ -323,7 +323,7 @@ def test_every_field_that_leads_to_a_tensor_is_followed() -> None:
         assert {at: name for at, name in leads.items() if name in onnx_external_data._FIELDS} == fields
 
 
-def test_a_tensor_that_says_that_its_data_are_in_it_is_believed() -> None:
+def test_tensor_with_inline_data_is_accepted() -> None:
     model = external("weights.bin")
     (tensor,) = model.graph.initializer
     tensor.ClearField("external_data")
@@ -342,20 +342,20 @@ def test_a_tensor_that_says_that_its_data_are_in_it_is_believed() -> None:
         onnx.ModelProto(producer_name="x").SerializeToString(),
     ],
 )
-def test_an_onnx_file_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+def test_malformed_onnx_file_is_rejected(folder: Path, content: bytes) -> None:
     (folder / "encoder/onnx/model.onnx").write_bytes(content)
     relist(folder, "encoder/onnx/model.onnx")
     assert_rejected(folder, "bundle.file_invalid", "encoder/onnx/model.onnx")
 
 
-def test_an_onnx_model_that_is_cut_off_is_refused(folder: Path) -> None:
+def test_truncated_onnx_model_is_rejected(folder: Path) -> None:
     path = folder / "encoder/onnx/model.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     relist(folder, "encoder/onnx/model.onnx")
     assert_rejected(folder, "bundle.file_invalid", "truncated at byte")
 
 
-def test_an_onnx_model_whose_graphs_lie_in_one_another_without_end_is_refused(folder: Path) -> None:
+def test_endlessly_nested_onnx_graphs_are_rejected(folder: Path) -> None:
     model = b""
     for _ in range(400):
         # An attribute of a node of a graph, each length in two bytes.
@@ -368,7 +368,7 @@ def test_an_onnx_model_whose_graphs_lie_in_one_another_without_end_is_refused(fo
 
 
 @given(data=st.data())
-def test_damaged_arrays_and_models_are_read_or_refused(toy_bundle: Path, data: st.DataObject) -> None:
+def test_damaged_arrays_and_models_are_read_or_rejected(toy_bundle: Path, data: st.DataObject) -> None:
     for relative, read, allowed in (
         ("golden.npz", lambda content: read_npz(content, "golden.npz"), BundleError),
         ("encoder/onnx/model.onnx", has_external_data, ValueError),
@@ -380,18 +380,18 @@ def test_damaged_arrays_and_models_are_read_or_refused(toy_bundle: Path, data: s
             read(bytes(content))
 
 
-def test_a_report_that_is_not_strict_json_is_rejected(folder: Path) -> None:
+def test_report_that_is_not_strict_json_is_rejected(folder: Path) -> None:
     (folder / "report.json").write_text('{"success": NaN}')
     relist(folder, "report.json")
     assert_rejected(folder, "bundle.file_invalid", "report.json", "NaN")
 
 
-def test_what_earlier_readers_do_not_know_is_not_written_where_it_says_nothing(toy_bundle: Path) -> None:
+def test_optional_fields_unknown_to_earlier_readers_are_omitted_at_their_defaults(toy_bundle: Path) -> None:
     assert "normal_scores" not in (toy_bundle / "manifest.json").read_text()
     assert Bundle.open(toy_bundle).manifest.normal_scores is None
 
 
-def test_bundles_of_longer_history_and_without_energy_are_as_good(tmp_path: Path) -> None:
+def test_bundles_with_a_longer_history_and_without_energy_are_valid(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=2, energy=False)
     assert bundle.manifest.graphs.energy == ()
     assert bundle.golden().energy is None

@@ -129,7 +129,7 @@ def test_invalid_field_is_named(valid: bytes, place: str, value: object, named: 
     assert named in rejection(set_in(json.loads(valid), place, value))
 
 
-def test_futures_larger_than_memory_are_refused(valid: bytes) -> None:
+def test_futures_larger_than_memory_are_rejected(valid: bytes) -> None:
     fields = set_in(json.loads(valid), "io.latent", {"tokens": 65536, "dim": 4096, "dtype": "float32"})
     assert "at most 1 GiB" in rejection(fields)
 
@@ -146,13 +146,13 @@ def test_inconsistent_graph_variants_are_rejected(valid: bytes) -> None:
     assert "encoder has two variants of the same" in rejection(set_in(fields, "graphs.encoder", twice))
 
 
-def test_a_file_listed_twice_is_refused(valid: bytes) -> None:
+def test_file_listed_twice_is_rejected(valid: bytes) -> None:
     fields = json.loads(valid)
     fields["files"].append(fields["files"][0])
     assert "is listed twice" in rejection(fields)
 
 
-def test_a_graph_whose_weights_are_not_listed_is_refused(valid: bytes) -> None:
+def test_graph_without_listed_weights_is_rejected(valid: bytes) -> None:
     fields = json.loads(valid)
     fields["files"] = [entry for entry in fields["files"] if entry["path"] != "encoder/openvino/model.bin"]
     assert "'encoder/openvino/model.bin' is used but not listed" in rejection(fields)
@@ -177,9 +177,7 @@ def with_predictors_for(fields: Fields, target: str, path: str, *files: str) -> 
         ("tensorrt", ["model_fp16.onnx"]),
     ],
 )
-def test_variants_for_accelerators_have_their_own_folders(
-    valid: bytes, target: str, files: list[str]
-) -> None:
+def test_accelerator_variants_have_their_own_folders(valid: bytes, target: str, files: list[str]) -> None:
     fields = json.loads(valid)
     # The energy must have every target; without an energy this does not apply.
     fields["graphs"]["energy"] = []
@@ -194,7 +192,7 @@ def test_variants_for_accelerators_have_their_own_folders(
     )
 
 
-def test_dynamic_quantization_is_off_unless_a_variant_for_openvino_has_it(valid: bytes) -> None:
+def test_dynamic_quantization_is_off_unless_an_openvino_variant_has_it(valid: bytes) -> None:
     fields, name = json.loads(valid), "dynamic_quantization_group_size"
     assert all(name not in variant for variant in fields["graphs"]["predictor"])
     plain = parse_manifest(json.dumps(fields).encode())
@@ -210,7 +208,7 @@ def test_dynamic_quantization_is_off_unless_a_variant_for_openvino_has_it(valid:
     assert "is for the target openvino, not onnx" in rejection(fields)
 
 
-def test_a_predictor_of_fixed_shapes_without_a_step_is_refused_unless_it_is_for_one(valid: bytes) -> None:
+def test_fixed_shape_predictor_without_a_step_is_rejected_except_for_one_step(valid: bytes) -> None:
     fields = json.loads(valid)
     fields["graphs"]["energy"] = []
     changed = with_predictors_for(fields, "npu", "model_fp16.xml", "model_fp16.xml", "model_fp16.bin")
@@ -219,11 +217,11 @@ def test_a_predictor_of_fixed_shapes_without_a_step_is_refused_unless_it_is_for_
     assert parse_manifest(json.dumps(changed | {"num_samples": 1}).encode()).num_samples == 1
 
 
-def test_a_target_that_nobody_knows_is_refused(valid: bytes) -> None:
+def test_unknown_target_is_rejected(valid: bytes) -> None:
     assert "graphs.encoder" in rejection(set_in(json.loads(valid), "graphs.encoder.0.target", "tpu"))
 
 
-def test_the_manifest_cannot_list_itself(valid: bytes) -> None:
+def test_manifest_cannot_list_itself(valid: bytes) -> None:
     fields = json.loads(valid)
     fields["files"].append(fields["files"][0] | {"path": "manifest.json"})
     assert "cannot list itself" in rejection(fields)
@@ -252,13 +250,13 @@ def test_the_manifest_cannot_list_itself(valid: bytes) -> None:
         (lambda data: data.replace(b'"Apache-2.0"', b'"\\ud800"', 1), ""),
     ],
 )
-def test_json_that_is_not_strict_is_refused(
+def test_json_that_is_not_strict_is_rejected(
     valid: bytes, change: Callable[[bytes], bytes], told: str
 ) -> None:
     assert told in rejection(change(valid))
 
 
-def test_what_was_read_is_written_the_same(valid: bytes) -> None:
+def test_manifest_round_trips(valid: bytes) -> None:
     manifest = parse_manifest(valid)
     assert parse_manifest(manifest.model_dump_json().encode()) == manifest
 
@@ -281,7 +279,7 @@ def places(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @_QUIET
 @given(data=st.data())
-def test_a_manifest_changed_anywhere_is_read_or_refused(valid: bytes, data: st.DataObject) -> None:
+def test_manifest_with_any_changed_value_is_read_or_rejected(valid: bytes, data: st.DataObject) -> None:
     fields = json.loads(valid)
     for _ in range(data.draw(st.integers(1, 3))):
         *parents, last = data.draw(st.sampled_from(places(fields)))
@@ -308,7 +306,7 @@ def test_a_manifest_changed_anywhere_is_read_or_refused(valid: bytes, data: st.D
 
 @_QUIET
 @given(data=st.data())
-def test_a_manifest_with_changed_bytes_is_read_or_refused(valid: bytes, data: st.DataObject) -> None:
+def test_manifest_with_changed_bytes_is_read_or_rejected(valid: bytes, data: st.DataObject) -> None:
     content = bytearray(valid)
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(content)))
@@ -319,5 +317,5 @@ def test_a_manifest_with_changed_bytes_is_read_or_refused(valid: bytes, data: st
 
 @_QUIET
 @given(st.binary(max_size=2000) | _JSON.map(lambda value: json.dumps(value).encode()))
-def test_arbitrary_bytes_are_refused(data: bytes) -> None:
+def test_arbitrary_bytes_are_rejected(data: bytes) -> None:
     assert read_or_reject(data) is None

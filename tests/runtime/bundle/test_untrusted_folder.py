@@ -14,7 +14,7 @@ from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 MIB = 1 << 20
 
 
-def test_a_large_file_is_hashed_to_its_end_and_no_further_than_a_byte_beyond_its_limit(
+def test_large_file_is_hashed_to_at_most_one_byte_beyond_its_limit(
     tmp_path: Path,
 ) -> None:
     content = os.urandom(3 * MIB)

@@ -24,7 +24,7 @@ def folder(toy_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
 
 
-def test_sealing_again_takes_changed_files_in(folder: Path) -> None:
+def test_sealing_again_includes_changed_files(folder: Path) -> None:
     before = Bundle.open(folder)
     (folder / "report.json").write_text("{}")
     again = seal(folder, before.manifest)
@@ -33,7 +33,7 @@ def test_sealing_again_takes_changed_files_in(folder: Path) -> None:
     assert again.manifest.model_copy(update={"files": before.manifest.files}) == before.manifest
 
 
-def test_a_full_disk_leaves_the_manifest_that_was_there_and_nothing_in_the_way_of_sealing_again(
+def test_sealing_on_a_full_disk_keeps_the_manifest_and_can_be_repeated(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Bundle.open(folder)
@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_manifest_that_was_there_and_nothing_in_the_way_o
     assert seal(folder, before.manifest).report() == {}
 
 
-def test_other_arrays_must_be_plain_numbers_too(folder: Path) -> None:
+def test_additional_arrays_must_be_plain_numbers(folder: Path) -> None:
     np.savez(folder / "more.npz", objects=np.array([{}], object))
     with pytest.raises(BundleError, check=code("bundle.array_invalid")):
         seal(folder, manifest_fields())

@@ -27,7 +27,7 @@ def watched(alarms: Alarms, scores: list[float | None], first: int = 0) -> list[
     ]
 
 
-def test_a_surprise_is_told_when_it_begins_and_when_it_is_over() -> None:
+def test_alarm_is_reported_at_its_start_and_end() -> None:
     begun, ended = watched(make(), [0.1] * 5 + [90.0, 99.0, 95.0] + [0.1] * 10)
     assert (begun.kind, begun.end_ns, begun.event.start_ns, begun.event.score) == ("surprise", None, 5, 90.0)
     assert (ended.end_ns, ended.event.start_ns, ended.event.peak_ns, ended.event.score) == (11, 5, 6, 99.0)
@@ -35,7 +35,7 @@ def test_a_surprise_is_told_when_it_begins_and_when_it_is_over() -> None:
     assert begun.threshold.every == EVERY_S / STEP_S
 
 
-def test_what_lasts_is_told_once_and_ends_long_after_it_was_gone() -> None:
+def test_lasting_alarm_is_reported_once_and_ends_well_after_its_cause() -> None:
     alarms = make()
     often = alarms._changes.threshold.value
     # Where there is nothing to compare with, nothing says that it is gone.
@@ -48,7 +48,7 @@ def test_what_lasts_is_told_once_and_ends_long_after_it_was_gone() -> None:
     assert ended.event.start_ns == begun.event.start_ns
 
 
-def test_false_alarms_come_no_more_often_than_stated() -> None:
+def test_false_alarms_are_no_more_frequent_than_stated() -> None:
     alarms = make()
     scores = np.random.default_rng(1).exponential(size=200_000).tolist()
     found = watched(alarms, scores)
@@ -57,7 +57,7 @@ def test_false_alarms_come_no_more_often_than_stated() -> None:
         assert begun <= len(scores) * STEP_S / EVERY_S, kind
 
 
-def test_closing_ends_what_goes_on() -> None:
+def test_close_ends_an_active_alarm() -> None:
     alarms = make()
     watched(alarms, [90.0] * 20 * BLOCK)
     assert [(alarm.kind, alarm.end_ns) for alarm in alarms.close(100)] == [("surprise", 100), ("change", 100)]
@@ -65,9 +65,7 @@ def test_closing_ends_what_goes_on() -> None:
 
 
 @given(st.lists(st.none() | st.floats(0, 100), max_size=400), st.integers(1, 50))
-def test_every_alarm_that_begins_ends_before_the_next_of_its_kind(
-    scores: list[float | None], close_every: int
-) -> None:
+def test_alarm_ends_before_the_next_of_its_kind(scores: list[float | None], close_every: int) -> None:
     alarms, going_on = make(), set()
     for step in range(0, len(scores), close_every):
         found = watched(alarms, scores[step : step + close_every], step)
@@ -77,13 +75,13 @@ def test_every_alarm_that_begins_ends_before_the_next_of_its_kind(
         assert not going_on
 
 
-def test_alarms_rarer_than_the_normal_data_allow_are_refused() -> None:
+def test_alarm_rate_too_low_for_the_normal_data_is_rejected() -> None:
     with pytest.raises(JepaRuntimeError, check=code("calibration.too_few_scores")):
         make(every_s=1e6)
 
 
 @pytest.mark.parametrize("every_s", [STEP_S / 2, BLOCK * STEP_S, 2 * BLOCK * STEP_S - STEP_S])
-def test_alarms_that_may_be_more_frequent_than_blocks_can_tell_are_given_all_the_same(every_s: float) -> None:
+def test_alarm_rate_above_what_blocks_resolve_is_accepted(every_s: float) -> None:
     alarms = make(every_s)
     found = watched(alarms, np.random.default_rng(1).exponential(size=20_000).tolist())
     for kind in ("surprise", "change"):

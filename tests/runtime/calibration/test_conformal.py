@@ -59,7 +59,7 @@ def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
 
 @pytest.mark.parametrize("delay", [0, 6, 48])
 @pytest.mark.parametrize("stream", [gaussian, heavy_tailed, autocorrelated, drifting])
-def test_bounds_hold_with_the_stated_probability(
+def test_bounds_have_the_stated_coverage(
     stream: Callable[[np.random.Generator], np.ndarray], delay: int
 ) -> None:
     within = held(make(delay=delay), stream(np.random.default_rng(1)), delay)
@@ -68,7 +68,7 @@ def test_bounds_hold_with_the_stated_probability(
 
 @pytest.mark.parametrize("delay", [0, 6, 48])
 @pytest.mark.parametrize("factor", [3, 1 / 3])
-def test_they_hold_again_200_steps_after_errors_became_three_times_as_large_or_as_small(
+def test_bounds_have_the_stated_coverage_200_steps_after_errors_scale_by_three(
     factor: float, delay: int
 ) -> None:
     errors = gaussian(np.random.default_rng(2))
@@ -88,7 +88,7 @@ def test_they_hold_again_200_steps_after_errors_became_three_times_as_large_or_a
     st.integers(0, 20),
     st.floats(1e-2, 1e2),
 )
-def test_the_share_of_misses_is_bounded_for_any_errors(
+def test_miss_rate_is_bounded_for_any_errors(
     errors: list[float], probability: float, delay: int, start: float
 ) -> None:
     bounds = Bounds([start], probability=probability, delays=[delay], latent_space="a")
@@ -140,14 +140,14 @@ def test_bounds_stay_positive_and_finite(errors: list[float]) -> None:
     assert 0 < bounds.current()[0] < math.inf
 
 
-def test_a_robot_that_stood_all_night_recovers_as_fast_as_from_a_thousandth_of_its_start() -> None:
+def test_bounds_after_a_night_at_rest_recover_as_fast_as_from_a_thousandth() -> None:
     bounds = make(streams=1, start=0.5)
     for _ in range(20_000):
         bounds.update(np.zeros(1), bounds.current())
     assert bounds.current()[0] == pytest.approx(0.5e-3)
 
 
-def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() -> None:
+def test_bound_without_an_initial_value_is_infinite_until_the_first_error() -> None:
     bounds = Bounds([0.0, 0.5], probability=0.9, delays=[0, 0], latent_space="a")
     stated = bounds.current()
     assert stated.tolist() == [math.inf, pytest.approx(0.5)]
@@ -155,14 +155,14 @@ def test_without_a_bound_to_start_with_it_is_infinite_until_the_first_error() ->
     assert bounds.current() == pytest.approx([0.2, 0.5])
 
 
-def test_an_error_of_zero_tells_no_bound() -> None:
+def test_error_of_zero_sets_no_bound() -> None:
     bounds = Bounds([0.0], probability=0.9, delays=[0], latent_space="a")
     bounds.update(np.zeros(1), bounds.current())
     assert bounds.current().tolist() == [math.inf]
 
 
 @pytest.mark.parametrize("delay", [1, 20, 100, 1000])
-def test_while_it_waits_for_the_first_error_a_bound_grows_by_a_factor_e_at_most(delay: int) -> None:
+def test_bound_waiting_for_its_first_error_grows_by_a_factor_of_at_most_e(delay: int) -> None:
     bounds = make(1, delay, start=1.0)
     stated = bounds.current()
     for _ in range(delay):
@@ -170,13 +170,13 @@ def test_while_it_waits_for_the_first_error_a_bound_grows_by_a_factor_e_at_most(
     assert 1.0 < bounds.current()[0] <= math.e
 
 
-def test_an_error_as_large_as_its_bound_lies_within_it() -> None:
+def test_error_equal_to_its_bound_is_covered() -> None:
     bounds = make(1, start=1.0)
     bounds.update(np.array([1.0]), np.array([1.0]))
     assert bounds.current()[0] < 1.0
 
 
-def test_an_error_that_did_not_arrive_changes_nothing() -> None:
+def test_missing_error_changes_nothing() -> None:
     bounds = make(streams=2)
     bounds.update(np.array([math.nan, 9.0]), bounds.current())
     stated = bounds.current()
@@ -184,7 +184,7 @@ def test_an_error_that_did_not_arrive_changes_nothing() -> None:
     assert stated[1] > 1.6
 
 
-def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
+def test_learned_bounds_are_transferred_between_equal_latent_spaces() -> None:
     first, second = make(streams=3), make(streams=3)
     held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
     second.adopt_state(first)
@@ -194,7 +194,7 @@ def test_what_was_learnt_is_handed_on_where_latents_mean_the_same() -> None:
 
 
 @pytest.mark.parametrize(("space", "probability", "horizons"), [("b", 0.9, 2), ("a", 0.8, 2), ("a", 0.9, 3)])
-def test_what_was_learnt_of_something_else_is_not_taken_over(
+def test_learned_bounds_of_another_latent_space_are_not_transferred(
     space: str, probability: float, horizons: int
 ) -> None:
     bounds = make(streams=2)
@@ -226,13 +226,13 @@ def test_arguments_out_of_range_are_named(
 
 
 @pytest.mark.parametrize("error", [-1.0, math.inf])
-def test_an_error_that_is_no_norm_is_refused(error: float) -> None:
+def test_error_that_is_not_a_norm_is_rejected(error: float) -> None:
     bounds = make(streams=1)
     with pytest.raises(ValueError, match="finite and not negative"):
         bounds.update(np.array([error]), bounds.current())
 
 
 @pytest.mark.parametrize(("errors", "stated"), [(1, 2), (2, 1), (3, 3)])
-def test_errors_of_other_horizons_are_refused(errors: int, stated: int) -> None:
+def test_errors_of_other_horizons_are_rejected(errors: int, stated: int) -> None:
     with pytest.raises(ValueError, match=rf"must be \[2\], got \[{errors}\] and \[{stated}\]"):
         make(streams=2).update(np.ones(errors), np.ones(stated))

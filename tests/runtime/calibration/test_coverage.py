@@ -13,7 +13,7 @@ from jepa_runtime.util.proportions import wilson
 ONE = np.ones(1)
 
 
-def test_errors_are_counted_overall_and_over_the_window() -> None:
+def test_coverage_counts_errors_in_total_and_per_window() -> None:
     coverage = Coverage(1, window=4)
     for error in [0.5, 0.5, 0.5, 0.5, 2.0, 2.0]:
         coverage.update(error * ONE, ONE)
@@ -23,26 +23,26 @@ def test_errors_are_counted_overall_and_over_the_window() -> None:
     assert overall.interval() == wilson(4, 6)
 
 
-def test_an_error_on_the_bound_lies_within() -> None:
+def test_error_on_the_bound_is_covered() -> None:
     coverage = Coverage(1, window=1)
     coverage.update(ONE, ONE)
     assert coverage.overall()[0].within == 1
 
 
-def test_horizons_are_counted_apart_and_only_where_an_error_arrived() -> None:
+def test_coverage_counts_each_horizon_only_where_it_has_an_error() -> None:
     coverage = Coverage(2, window=2)
     coverage.update(np.array([math.nan, 0.5]), np.array([math.nan, 1.0]))
     assert [share.errors for share in coverage.overall()] == [0, 1]
     assert [share.errors for share in coverage.recent()] == [0, 1]
 
 
-def test_before_the_first_error_nothing_is_claimed() -> None:
+def test_coverage_before_the_first_error_is_unknown() -> None:
     (share,) = Coverage(1, window=2).overall()
     assert share.value is None
     assert share.interval() == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("horizons", "window"), [(0, 1), (1, 0)])
-def test_arguments_out_of_range_are_refused(horizons: int, window: int) -> None:
+def test_arguments_out_of_range_are_rejected(horizons: int, window: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Coverage(horizons, window=window)

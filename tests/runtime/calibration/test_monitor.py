@@ -41,14 +41,14 @@ def live(trust: CalibrationMonitor, errors: list[list[float]], first: int = 0) -
         trust.state(stamp_ns)
 
 
-def test_the_bounds_of_the_bundle_are_stated_first() -> None:
+def test_bounds_start_with_those_of_the_bundle() -> None:
     stated = make().state(0)
     assert stated.bounds.tolist() == pytest.approx(START)
     assert stated.probability == 0.9
     assert [share.value for share in stated.overall] == [None] * HORIZON
 
 
-def test_an_error_is_judged_by_the_bound_that_was_stated_for_its_own_image() -> None:
+def test_error_is_compared_with_the_bound_published_for_its_image() -> None:
     trust = make()
     trust.state(0)
     judged = trust.add_errors(STEP_NS, np.array([1.5, math.nan, math.nan]), [0, -400, -400])
@@ -57,14 +57,14 @@ def test_an_error_is_judged_by_the_bound_that_was_stated_for_its_own_image() -> 
     assert trust.state(STEP_NS).bounds[0] > 1.0, "it was missed"
 
 
-def test_what_was_not_stated_is_not_judged_but_scored() -> None:
+def test_error_without_a_published_bound_is_scored_only() -> None:
     trust = make()
     judged = trust.add_errors(STEP_NS, np.array([1.0, 2.0, 4.0]), [0, -400, -400])
     assert judged.score is not None and judged.score.value == 1.0
     assert trust.state(STEP_NS).overall == (CoverageRate(0, 0),) * HORIZON
 
 
-def test_bounds_cover_what_is_stated_whatever_the_errors_are_scaled_by() -> None:
+def test_bounds_have_the_stated_coverage_for_any_error_scale() -> None:
     rng = np.random.default_rng(0)
     trust = make()
     for phase, scale in enumerate((0.1, 5.0)):
@@ -74,7 +74,7 @@ def test_bounds_cover_what_is_stated_whatever_the_errors_are_scaled_by() -> None
             assert share.value == pytest.approx(0.9, abs=0.05)
 
 
-def test_an_unknown_bound_is_infinite_and_promises_nothing_until_an_error_came() -> None:
+def test_unknown_bound_is_infinite_and_counts_for_nothing_until_an_error_arrives() -> None:
     trust = make((0.0, 0.0, 0.0))
     assert np.isinf(trust.state(0).bounds).all()
     trust.add_errors(STEP_NS, np.array([0.5, math.nan, math.nan]), [0, -400, -400])
@@ -84,7 +84,7 @@ def test_an_unknown_bound_is_infinite_and_promises_nothing_until_an_error_came()
 
 
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
-def test_a_latent_that_is_no_number_teaches_nothing(broken: float) -> None:
+def test_latent_that_is_not_finite_updates_nothing(broken: float) -> None:
     trust = make()
     live(trust, [[broken] * HORIZON] * 10)
     stated = trust.state(10 * STEP_NS)
@@ -93,13 +93,13 @@ def test_a_latent_that_is_no_number_teaches_nothing(broken: float) -> None:
 
 
 @pytest.mark.parametrize("ages", [(1,), (1, 2), (1, 3), (1, 4, 8)])
-def test_the_newest_latent_is_compared_with_a_step_half_a_horizon_and_a_horizon_ago(
+def test_newest_latent_is_compared_with_predictions_one_step_half_and_a_horizon_ago(
     ages: tuple[int, ...],
 ) -> None:
     assert make((1.0,) * ages[-1]).ages == ages
 
 
-def test_errors_are_taken_once_a_step() -> None:
+def test_errors_are_recorded_once_per_step() -> None:
     trust = make()
     assert trust.is_due(0)
     trust.add_errors(0, np.ones(HORIZON), [-200, -600, -600])
@@ -108,7 +108,7 @@ def test_errors_are_taken_once_a_step() -> None:
 
 
 @pytest.mark.parametrize("frame_ns", [10, 34, 36, 44, 59, 150, 180, 199])
-def test_errors_are_not_taken_more_often_than_once_a_step_however_frames_come(frame_ns: int) -> None:
+def test_errors_are_recorded_at_most_once_per_step_at_any_frame_rate(frame_ns: int) -> None:
     trust, taken, steps = make(), 0, 500
     for stamp_ns in range(0, steps * STEP_NS, frame_ns):
         if trust.is_due(stamp_ns):
@@ -117,21 +117,21 @@ def test_errors_are_not_taken_more_often_than_once_a_step_however_frames_come(fr
     assert 0.75 * steps < taken <= steps + 1
 
 
-def test_after_a_pause_errors_are_taken_once_a_step_again() -> None:
+def test_errors_after_a_pause_are_recorded_once_per_step() -> None:
     trust = make()
     for stamp_ns in (0, 10 * STEP_NS):
         trust.add_errors(stamp_ns, np.ones(HORIZON), [stamp_ns - STEP_NS] * HORIZON)
     assert not trust.is_due(11 * STEP_NS - 2 * TOLERANCE_NS - 1) and trust.is_due(11 * STEP_NS)
 
 
-def test_what_waits_does_not_grow() -> None:
+def test_pending_predictions_are_bounded() -> None:
     trust = make()
     for frame in range(10_000):
         trust.state(frame * STEP_NS // 6)
     assert len(trust._stated) == 6 * (HORIZON + 1) + 1
 
 
-def test_where_the_history_starts_anew_what_waits_is_not_judged_and_what_was_learnt_stays() -> None:
+def test_history_reset_drops_pending_predictions_and_keeps_learned_bounds() -> None:
     trust = make()
     live(trust, [[9.0, 9.0, 9.0]] * 20)
     learnt = trust.state(20 * STEP_NS).bounds
@@ -142,7 +142,7 @@ def test_where_the_history_starts_anew_what_waits_is_not_judged_and_what_was_lea
     assert trust.state(21 * STEP_NS).bounds.tolist() == learnt.tolist()
 
 
-def test_an_alarm_ends_where_the_history_starts_anew() -> None:
+def test_history_reset_ends_an_alarm() -> None:
     trust = make(alarms=some_alarms())
     live(trust, [[1.0, 2.0, 4.0]] * 5 + [[9.0, 18.0, 36.0]] * 2)
     (begun,) = trust.take_alarms()
@@ -213,7 +213,7 @@ def test_trust_without_alarms_learns_every_error() -> None:
     assert (trust.bounds() > 2 * np.array(START)).all()
 
 
-def test_another_model_goes_on_with_the_bounds_but_not_with_the_account() -> None:
+def test_swapped_model_keeps_the_bounds_and_resets_coverage() -> None:
     before, after = make(alarms=some_alarms()), make((7.0, 7.0, 7.0))
     live(before, [[9.0, 18.0, 36.0]] * 20)
     learnt = before.state(20 * STEP_NS).bounds
@@ -226,14 +226,14 @@ def test_another_model_goes_on_with_the_bounds_but_not_with_the_account() -> Non
     assert {alarm.kind for alarm in news if alarm.end_ns is not None} == begun == {"surprise", "change"}
 
 
-def test_what_was_learnt_in_another_latent_space_means_nothing() -> None:
+def test_bounds_of_another_latent_space_are_discarded() -> None:
     before, after = make(), make((7.0, 7.0, 7.0), latent_space="b")
     live(before, [[9.0, 18.0, 36.0]] * 20)
     after.adopt_state(before)
     assert after.state(0).bounds.tolist() == pytest.approx([7.0] * 3)
 
 
-def test_coverage_clearly_below_is_told_by_its_horizon() -> None:
+def test_low_coverage_is_reported_with_its_horizon() -> None:
     trust = make()
     live(trust, [[0.1, 0.1, 0.1]] * 300)
     assert trust.state(300 * STEP_NS).undercovered == ()
@@ -253,14 +253,14 @@ def test_coverage_clearly_below_is_told_by_its_horizon() -> None:
         (CoverageRate(200, 300), 8, True),
     ],
 )
-def test_neighbours_that_are_alike_prove_less(share: CoverageRate, alike: int, below: bool) -> None:
+def test_correlated_neighbors_count_for_fewer(share: CoverageRate, alike: int, below: bool) -> None:
     assert clearly_below(share, 0.9, correlated=alike) is below
 
 
 @pytest.mark.parametrize(
     ("share", "probability"), [(CoverageRate(14, 15), 0.9), (CoverageRate(30, 31), 0.95)]
 )
-def test_a_share_above_what_is_stated_is_never_below_it_however_few_errors_count(
+def test_rate_above_the_target_is_never_low_for_any_number_of_errors(
     share: CoverageRate, probability: float
 ) -> None:
     assert not clearly_below(share, probability, correlated=8)

@@ -50,18 +50,18 @@ def events(scores: list[float | None], threshold: Threshold) -> list[Event]:
     return [event for event in [*found, detector.close()] if event is not None]
 
 
-def test_a_score_is_the_mean_of_errors_in_units_of_their_bounds() -> None:
+def test_score_is_the_mean_of_errors_relative_to_their_bounds() -> None:
     found = score(np.array([1.0, 8.0, math.nan]), np.array([1.0, 2.0, 1.0]))
     assert found == Score(2.5, horizon=2)
 
 
 @pytest.mark.parametrize("bound", [0.0, math.inf, math.nan])
-def test_a_horizon_without_a_bound_is_left_out(bound: float) -> None:
+def test_horizon_without_a_bound_is_skipped(bound: float) -> None:
     assert score(np.array([9.0, 1.0]), np.array([bound, 2.0])) == Score(0.5, horizon=2)
     assert score(np.array([9.0]), np.array([bound])) is None
 
 
-def test_false_alarms_come_no_more_often_than_stated_over_a_million_normal_scores() -> None:
+def test_false_alarms_over_a_million_normal_scores_are_no_more_frequent_than_stated() -> None:
     threshold = normal_threshold(normal_scores(40 * EVERY, seed=1), block=BLOCK, every=EVERY)
     detector = EventDetector(threshold)
     later = normal_scores(1_200_000, seed=2)
@@ -70,19 +70,19 @@ def test_false_alarms_come_no_more_often_than_stated_over_a_million_normal_score
     assert 0 < alarms <= len(later) / EVERY
 
 
-def test_what_scores_remember_is_told_from_blocks_that_do_not_touch() -> None:
+def test_score_correlation_is_estimated_from_disjoint_blocks() -> None:
     normal = [normal_scores(10_000, seed) for seed in range(3)]
     assert is_correlated(normal, MEMORY // 4)
     assert not is_correlated(normal, MEMORY)
     assert not is_correlated([np.ones(1000)], 1) and not is_correlated([np.arange(3.0)], 1)
 
 
-def test_scores_that_remember_nothing_are_hardly_ever_said_to_remember() -> None:
+def test_independent_scores_are_rarely_reported_as_correlated() -> None:
     rng = np.random.default_rng(4)
     assert sum(is_correlated([rng.exponential(size=1000)], 5) for _ in range(300)) <= 8
 
 
-def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() -> None:
+def test_stated_rate_has_the_stated_confidence_over_calibrations() -> None:
     """For exponential scores the proportion of blocks above a threshold is known exactly."""
     every, block, trials = 500, 10, 400
     kept = 0
@@ -95,7 +95,7 @@ def test_the_stated_rate_holds_with_the_stated_confidence_over_calibrations() ->
     assert 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials) <= kept / trials < 0.999
 
 
-def test_more_normal_data_allow_a_lower_threshold() -> None:
+def test_more_normal_data_lower_the_threshold() -> None:
     few, many = (
         np.mean(
             [
@@ -108,7 +108,7 @@ def test_more_normal_data_allow_a_lower_threshold() -> None:
     assert many < few
 
 
-def test_too_few_normal_data_are_refused_with_how_many_are_needed() -> None:
+def test_too_few_normal_data_error_states_the_required_number() -> None:
     with pytest.raises(JepaRuntimeError, match=r"record at least (\d+)") as caught:
         normal_threshold(np.ones(1000), block=BLOCK, every=EVERY)
     needed = int(str(caught.value).split("at least ")[1].split(",")[0])
@@ -118,7 +118,7 @@ def test_too_few_normal_data_are_refused_with_how_many_are_needed() -> None:
 
 
 @pytest.mark.parametrize(("blocks", "rank"), [(29, 1), (45, 1), (46, 2), (60, 2), (61, 3)])
-def test_a_threshold_is_the_order_statistic_of_wilks(blocks: int, rank: int) -> None:
+def test_threshold_is_the_wilks_order_statistic(blocks: int, rank: int) -> None:
     highest = np.arange(float(blocks))
     assert threshold_of(highest, block=1, every=10).value == blocks - rank
 
@@ -133,19 +133,19 @@ def test_a_threshold_is_the_order_statistic_of_wilks(blocks: int, rank: int) -> 
         (1, 10, 0.9, np.array([math.nan])),
     ],
 )
-def test_arguments_out_of_range_are_refused(
+def test_arguments_out_of_range_are_rejected(
     block: int, every: int, confidence: float, normal: np.ndarray
 ) -> None:
     with pytest.raises(ValueError, match="must"):
         normal_threshold(normal, block=block, every=every, confidence=confidence)
 
 
-def test_a_threshold_of_blocks_that_are_none_is_refused() -> None:
+def test_threshold_of_invalid_blocks_is_rejected() -> None:
     with pytest.raises(ValueError, match="block must be at least 1"):
         threshold_of(np.ones(100), block=0, every=10)
 
 
-def test_an_event_has_its_start_its_peak_and_the_horizon_that_was_furthest_off() -> None:
+def test_event_has_its_start_peak_and_worst_horizon() -> None:
     assert events([0, 2, 5, 3, 0, 0, 0, 0], some_threshold()) == [Event(1, 2, horizon=3, score=5)]
 
 
@@ -154,7 +154,7 @@ def test_scores_less_than_a_block_apart_are_one_event() -> None:
     assert len(events([2, 0, 0, 0, 2, 0, 0, 0], some_threshold())) == 2
 
 
-def test_a_score_on_the_threshold_is_no_event() -> None:
+def test_score_on_the_threshold_is_no_event() -> None:
     assert events([1.0, 1.0], some_threshold(1.0)) == []
 
 
@@ -162,13 +162,13 @@ def test_steps_without_a_score_end_an_event_like_quiet_ones() -> None:
     assert len(events([2, None, None, None, 2], some_threshold())) == 2
 
 
-def test_what_goes_on_can_be_seen_before_it_is_over() -> None:
+def test_active_event_is_visible_before_its_end() -> None:
     detector = EventDetector(some_threshold())
     assert detector.update(7, Score(2.0, 1)) is None
     assert detector.current == Event(7, 7, horizon=1, score=2.0)
 
 
-def test_false_changes_come_on_average_no_earlier_than_stated() -> None:
+def test_false_changes_are_on_average_no_more_frequent_than_stated() -> None:
     """In a million normal scores, of which every tenth block may be high."""
     average_run = 20_000
     threshold = normal_threshold(normal_scores(500_000, seed=3), block=BLOCK, every=10 * BLOCK)
@@ -178,7 +178,7 @@ def test_false_changes_come_on_average_no_earlier_than_stated() -> None:
     assert alarms <= len(later) / average_run
 
 
-def test_a_change_too_small_for_an_event_shows_within_a_minute() -> None:
+def test_change_too_small_for_an_event_is_detected_within_a_minute() -> None:
     normal = normal_scores(40 * EVERY, seed=5)
     rare = normal_threshold(normal, block=BLOCK, every=EVERY)
     threshold = normal_threshold(normal, block=BLOCK, every=10 * BLOCK)
@@ -192,7 +192,7 @@ def test_a_change_too_small_for_an_event_shows_within_a_minute() -> None:
     assert np.mean(delays) < 30 * 60
 
 
-def test_of_two_blocks_the_second_is_judged() -> None:
+def test_every_second_block_is_tested() -> None:
     detector = ChangeDetector(some_threshold(block=1, every=10), average_run=40)
     assert not any(detector.update(Score(value, 1)) for value in [2, 0] * 10)
     assert [detector.update(Score(value, 1)) for value in [0, 2] * 2] == [False, False, False, True]
@@ -202,7 +202,7 @@ def test_of_two_blocks_the_second_is_judged() -> None:
     ("judged", "average_run", "noticed"),
     [([2, 2, 2], 120, 2), ([2, 2, 2], 122, 3), ([1, 2, 2], 120, 3), ([1, 2, 2], 172, 3)],
 )
-def test_a_change_shows_when_the_stakes_reach_the_average_run(
+def test_change_is_detected_when_the_e_value_reaches_the_average_run_length(
     judged: list[int], average_run: int, noticed: int
 ) -> None:
     # A tenth of normal blocks are high: such a one makes stakes 5 times, another 5 / 9 times as large.
@@ -211,13 +211,13 @@ def test_a_change_shows_when_the_stakes_reach_the_average_run(
     assert shows.index(True) + 1 == 4 * noticed
 
 
-def test_steps_without_a_score_count_for_nothing_in_a_change() -> None:
+def test_steps_without_a_score_are_ignored_by_change_detection() -> None:
     detector = ChangeDetector(some_threshold(block=1, every=10), average_run=20)
     scores = [None, Score(0, 1), None, Score(2, 1), Score(0, 1), None, Score(2, 1)]
     assert [detector.update(value) for value in scores] == [False] * 6 + [True]
 
 
-def test_a_detector_of_what_is_normal_half_of_the_time_is_refused() -> None:
+def test_change_detector_with_half_of_the_data_normal_is_rejected() -> None:
     with pytest.raises(ValueError, match="less than 50%"):
         ChangeDetector(some_threshold(block=1, every=2), average_run=100)
     with pytest.raises(ValueError, match="at least two blocks"):

@@ -14,7 +14,7 @@ from tests.ota.robots import Site
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
 
 
-def test_engines_are_built_once_and_serve_then(
+def test_build_engine_builds_once_and_the_engines_serve(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve = ["verify", str(toy_bundle), "--engine", "tensorrt"]
@@ -32,7 +32,7 @@ def test_engines_are_built_once_and_serve_then(
     assert tensorrt.builds == builds
 
 
-def test_the_outcome_as_json(
+def test_build_engine_json_contains_the_outcome(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -54,14 +54,14 @@ def test_the_outcome_as_json(
     }
 
 
-def test_an_engine_that_computes_something_else_fails(
+def test_build_engine_with_wrong_outputs_fails(
     tensorrt: SimulatedTensorRT, wrong_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build-engine", str(wrong_bundle)]) == 1
     assert "predictor does not reproduce its golden outputs on this machine" in capsys.readouterr().err
 
 
-def test_without_tensorrt_it_says_what_to_install(
+def test_build_engine_without_tensorrt_says_what_to_install(
     toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnx")
@@ -82,19 +82,21 @@ def test_without_tensorrt_it_says_what_to_install(
         (["bundle", "--engine", "tensorrt,openvino:CPU"], "name the one to build"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_build_engine_with_invalid_options_is_rejected(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build-engine", *arguments]) == 1
     assert told in capsys.readouterr().err
 
 
-def test_other_engines_need_no_building(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_engine_for_other_backends_does_nothing(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["build-engine", str(toy_bundle), "--engine", "openvino:CPU"]) == 0
     assert "openvino:CPU needs no engine build" in capsys.readouterr().out
 
 
-def test_the_model_of_a_robot_is_built_as_its_config_says(
+def test_build_engine_of_a_robot_uses_its_config(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "robot"
@@ -109,7 +111,7 @@ def test_the_model_of_a_robot_is_built_as_its_config_says(
     assert "tensorrt:0, fp32: " in capsys.readouterr().out and tensorrt.builds > 0
 
 
-def test_the_good_model_of_a_robot_is_built_as_an_attempt_that_counts(
+def test_build_engine_of_the_good_model_counts_as_an_attempt(
     tensorrt: SimulatedTensorRT,
     toy_bundle: Path,
     tmp_path: Path,

@@ -31,7 +31,7 @@ from tests.runtime.control.controllers import (
 )
 
 
-def test_the_latched_goal_is_driven_to(world):
+def test_controller_drives_to_the_latched_goal(world):
     assert world.controller.verdict().message == "idle" and not world.controller.may_move
     decision = world.images()
     assert decision.state is world.controller.state is State.SEEKING and decision.command[0] > 0
@@ -39,7 +39,7 @@ def test_the_latched_goal_is_driven_to(world):
     assert world.controller.may_move and world.controller.verdict().level is Level.OK
 
 
-def test_without_a_model_or_with_one_that_cannot_be_driven_with_the_robot_stands(world):
+def test_controller_without_a_suitable_model_stands(world):
     world.controller.set_model(None, "its actions are colours")
     decision = world.images()
     assert decision.command is None and decision.state is State.HELD and world.controller.iterations == 0
@@ -51,7 +51,7 @@ def test_without_a_model_or_with_one_that_cannot_be_driven_with_the_robot_stands
     assert world.images().command is not None
 
 
-def test_an_asked_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
+def test_action_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
     world.images()
     reach = world.begin()
     assert world.images(3).command is None, "those are to the latched goal"
@@ -62,7 +62,7 @@ def test_an_asked_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
     assert reach.result.outcome is Outcome.REACHED and world.controller.goal is None
 
 
-def test_the_steps_of_an_asked_goal_are_those_of_the_model_and_begin_with_its_futures(world):
+def test_action_goal_counts_model_steps_from_its_futures(world):
     reach = world.begin()
     world.images(20)
     assert reach.steps == 0
@@ -71,7 +71,7 @@ def test_the_steps_of_an_asked_goal_are_those_of_the_model_and_begin_with_its_fu
     assert reach.steps == 3
 
 
-def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(world):
+def test_action_goal_after_its_end_is_not_driven_to_and_the_next_is_accepted(world):
     world.begin()
     world.sought = OTHER_NS
     world.images()
@@ -86,12 +86,12 @@ def test_after_its_end_nobody_drives_to_an_asked_goal_and_the_next_one_is_free(w
     assert world.images().command is not None
 
 
-def test_futures_that_come_before_any_model_make_the_robot_stand(world):
+def test_futures_before_any_model_make_the_robot_stand(world):
     world.controller = type(world.controller)(world.monitor, timeout_s=TIMEOUT_S, clock=world.clock)
     assert world.images().state is State.HELD and not world.monitor.counts["fault"]
 
 
-def test_after_a_goal_that_another_asked_for_the_plan_to_the_latched_one_is_made_anew(world):
+def test_plan_to_the_latched_goal_is_restarted_after_an_action_goal_of_another_client(world):
     assert world.images().command is not None
     world.sought, world.sought_by_service = OTHER_NS, True
     assert world.images(2).state is State.IDLE
@@ -100,7 +100,7 @@ def test_after_a_goal_that_another_asked_for_the_plan_to_the_latched_one_is_made
     assert world.images().command is not None
 
 
-def test_a_goal_that_is_latched_as_soon_as_an_asked_one_has_ended_is_driven_to(world):
+def test_goal_latched_right_after_an_action_goal_is_driven_to(world):
     world.begin()
     world.sought = OTHER_NS
     world.images()
@@ -113,7 +113,7 @@ def test_a_goal_that_is_latched_as_soon_as_an_asked_one_has_ended_is_driven_to(w
 @pytest.mark.parametrize("new_has_none_at_first", [False, True])
 @pytest.mark.parametrize("in_work", [False, True])
 @pytest.mark.parametrize("known", [False, True])
-def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_model_starts_anew(
+def test_earlier_latched_goal_is_not_driven_to_when_the_world_model_restarts(
     world, known, in_work, new_has_none_at_first
 ):
     if known:
@@ -138,7 +138,7 @@ def test_what_was_latched_before_an_asked_goal_is_not_driven_to_when_the_world_m
     assert world.images().command is not None
 
 
-def test_what_was_latched_is_not_driven_to_either_where_the_asked_goal_is_sought_at_once(world):
+def test_earlier_latched_goal_is_not_driven_to_when_the_action_goal_starts_immediately(world):
     world.images()
     world.begin()
     world.sought = OTHER_NS
@@ -148,7 +148,7 @@ def test_what_was_latched_is_not_driven_to_either_where_the_asked_goal_is_sought
     assert world.images().command is None and world.decision.state is State.IDLE
 
 
-def test_a_goal_that_is_latched_anew_is_driven_to_after_one_that_was_asked_for(world):
+def test_goal_latched_again_after_an_action_goal_is_driven_to(world):
     world.images()
     world.begin()
     world.controller.end_goal(Outcome.CANCELLED, "it was cancelled")
@@ -160,7 +160,7 @@ def test_a_goal_that_is_latched_anew_is_driven_to_after_one_that_was_asked_for(w
     assert world.images().command is not None, "the world model takes again what it had"
 
 
-def test_a_goal_that_nobody_here_asked_for_is_not_driven_to(world):
+def test_goal_without_a_request_to_this_node_is_not_driven_to(world):
     # A planner that died while it drove has left it behind.
     world.sought, world.sought_by_service = OTHER_NS, True
     decision = world.images()
@@ -169,14 +169,14 @@ def test_a_goal_that_nobody_here_asked_for_is_not_driven_to(world):
     assert world.images().command is not None
 
 
-def test_a_new_goal_takes_the_place_of_the_one_before(world):
+def test_new_goal_replaces_the_previous_one(world):
     first, second = world.begin(8), world.begin(9)
     assert first.result.outcome is Outcome.ABORTED and "replaced by another goal" in first.result.reason
     world.sought = 9
     assert world.images().command is not None and second.result is None
 
 
-def test_what_was_told_before_a_goal_was_asked_for_no_longer_holds(world):
+def test_messages_from_before_an_action_goal_are_ignored(world):
     world.images()
     assert world.controller.may_move
     world.begin(is_set=False)
@@ -185,7 +185,7 @@ def test_what_was_told_before_a_goal_was_asked_for_no_longer_holds(world):
     assert world.controller.may_move, "to stand is what was decided"
 
 
-def test_an_asked_goal_has_its_own_threshold_and_the_next_has_the_models(world):
+def test_action_goal_has_its_own_threshold_and_the_next_the_default(world):
     world.sought, world.energy = OTHER_NS, 3.0
     reach = world.begin(threshold=4.0)
     world.images()
@@ -194,7 +194,7 @@ def test_an_asked_goal_has_its_own_threshold_and_the_next_has_the_models(world):
     assert world.images().state is State.SEEKING
 
 
-def test_a_new_goal_may_bear_the_stamp_of_the_one_whose_place_it_takes(world):
+def test_new_goal_may_have_the_stamp_of_the_replaced_one(world):
     world.begin()
     world.sought, world.energy = OTHER_NS, 0.5
     world.image()
@@ -208,7 +208,7 @@ def test_a_new_goal_may_bear_the_stamp_of_the_one_whose_place_it_takes(world):
     assert world.images().command is not None and second.result is None
 
 
-def test_a_goal_that_was_reached_as_latched_is_judged_anew_when_it_is_asked_for(world):
+def test_latched_goal_already_reached_is_checked_again_as_an_action_goal(world):
     world.energy = 0.5
     assert world.images().state is State.REACHED
     reach = world.begin(LATCHED_NS, threshold=0.3)
@@ -218,7 +218,7 @@ def test_a_goal_that_was_reached_as_latched_is_judged_anew_when_it_is_asked_for(
     assert reach.result.outcome is Outcome.REACHED
 
 
-def test_a_robot_that_cannot_get_nearer_is_stuck(world):
+def test_robot_without_progress_is_stuck(world):
     world.sought = OTHER_NS
     reach = world.begin()
     while reach.result is None:
@@ -244,7 +244,7 @@ def test_model_from_config_has_its_settings(world):
     assert [world.image().state is State.REACHED for _ in range(3)] == [False, False, True]
 
 
-def test_an_exchange_of_the_model_begins_plans_anew(world):
+def test_model_swap_restarts_the_plans(world):
     world.sought = OTHER_NS
     reach = world.begin(threshold=4.0)
     world.images()

@@ -24,14 +24,14 @@ from tests.runtime.control.controllers import (
 )
 
 
-def test_time_is_over_even_if_nothing_comes(world):
+def test_timeouts_expire_without_messages(world):
     reach = world.begin(timeout_s=0.3)
     world.now_s += 0.4
     world.controller.check_timeouts()
     assert reach.result.outcome is Outcome.TIMEOUT and not world.controller.may_move
 
 
-def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world):
+def test_silence_stops_the_robot_and_aborts_an_action_goal_if_it_lasts(world):
     world.sought = OTHER_NS
     reach = world.begin()
     world.images()
@@ -47,7 +47,7 @@ def test_silence_makes_the_robot_stand_and_ends_an_asked_goal_if_it_lasts(world)
     assert world.controller.verdict().level is Level.OK
 
 
-def test_a_goal_is_given_its_own_time_however_long_the_robot_has_stood_before(world):
+def test_goal_has_its_own_time_after_any_standstill(world):
     # As where the world model still loads.
     for _ in range(2):
         world.now_s += PATIENCE_S + 1.0
@@ -60,7 +60,7 @@ def test_a_goal_is_given_its_own_time_however_long_the_robot_has_stood_before(wo
     assert world.images().command is not None and reach.result is None
 
 
-def test_old_images_make_the_robot_stand(world):
+def test_old_images_stop_the_robot(world):
     world.images()
     assert world.image(age_s=0.6).command is None
     assert (
@@ -69,7 +69,7 @@ def test_old_images_make_the_robot_stand(world):
     assert world.images().command is not None
 
 
-def test_an_image_that_grows_too_old_makes_the_robot_stand_however_new_its_futures_are(world):
+def test_image_that_grows_too_old_stops_the_robot_despite_new_futures(world):
     assert world.images(age_s=0.3).command is not None
     for passed_s, drives in ((TIMEOUT_S - 0.31, True), (0.02, False)):
         world.now_s += passed_s
@@ -80,7 +80,7 @@ def test_an_image_that_grows_too_old_makes_the_robot_stand_however_new_its_futur
     assert world.images(age_s=0.3).command is not None
 
 
-def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
+def test_images_of_unknown_age_stop_the_robot(world):
     world.images()
     assert world.images(age_s=-0.3).command is not None, "clocks are never quite alike"
     assert world.image(age_s=-0.6).command is None
@@ -91,14 +91,14 @@ def test_images_whose_age_cannot_be_told_make_the_robot_stand(world):
     assert world.images().command is not None
 
 
-def test_an_image_that_is_ahead_of_the_clock_buys_no_time(world):
+def test_image_ahead_of_the_clock_gains_no_time(world):
     assert world.images(age_s=-0.4).command is not None
     world.now_s += TIMEOUT_S + 0.01
     world.controller.check_timeouts()
     assert not world.controller.may_move
 
 
-def test_time_that_is_set_forward_between_two_images_has_not_passed_without_progress(world):
+def test_clock_set_forward_between_images_is_not_time_without_progress(world):
     reach = world.begin()
     world.sought = OTHER_NS
     assert world.images().command is not None
@@ -109,7 +109,7 @@ def test_time_that_is_set_forward_between_two_images_has_not_passed_without_prog
     assert reach.result is None and world.controller.may_move
 
 
-def test_images_that_never_come_in_time_end_an_asked_goal(world):
+def test_images_that_are_always_late_abort_an_action_goal(world):
     world.sought = OTHER_NS
     reach = world.begin()
     for _ in range(5):
@@ -120,7 +120,7 @@ def test_images_that_never_come_in_time_end_an_asked_goal(world):
 
 
 @pytest.mark.parametrize(("every", "ends"), [(2, True), (5, False)])
-def test_a_check_that_comes_and_goes_ends_an_asked_goal_if_the_robot_never_drives(world, every, ends):
+def test_intermittent_hold_aborts_an_action_goal_if_the_robot_never_drives(world, every, ends):
     world.sought = OTHER_NS
     reach = world.begin()
     commands = 0
@@ -131,7 +131,7 @@ def test_a_check_that_comes_and_goes_ends_an_asked_goal_if_the_robot_never_drive
     assert not ends or "s old when its futures arrived" in reach.result.reason
 
 
-def test_surprises_make_the_robot_stand_until_they_are_over(world):
+def test_surprises_stop_the_robot_until_they_end(world):
     world.images()
     for _ in range(5):
         world.image()
@@ -146,7 +146,7 @@ def test_surprises_make_the_robot_stand_until_they_are_over(world):
 
 
 @pytest.mark.parametrize(("broken", "words"), [("nan", "not finite"), ("leaps", "beyond the limits")])
-def test_a_forbidden_command_is_not_given_and_another_plan_is_tried(world, broken, words):
+def test_forbidden_command_is_replaced_by_another_plan(world, broken, words):
     world.images()
     world.search.broken = broken
     decisions = [world.image() for _ in range(8)]
@@ -158,7 +158,7 @@ def test_a_forbidden_command_is_not_given_and_another_plan_is_tried(world, broke
     assert world.images().command is not None and not world.monitor.holds
 
 
-def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
+def test_failure_stops_the_robot_until_it_ends(world):
     world.images()
     world.search.broken = "fails"
     world.images()
@@ -168,7 +168,7 @@ def test_whatever_fails_makes_the_robot_stand_until_it_does_not(world):
     assert world.images().command is not None
 
 
-def test_after_what_failed_the_robot_sets_out_from_where_it_stands(world):
+def test_robot_restarts_from_standstill_after_a_failure(world):
     world.images(60)
     assert np.abs(world.told).max() > 0.4
     world.search.broken = "fails"
@@ -180,7 +180,7 @@ def test_after_what_failed_the_robot_sets_out_from_where_it_stands(world):
     assert np.abs(decision.command).max() <= LIMITS.max_change[0] * FRAME_NS / 1e9 / STEP_S + 1e-6
 
 
-def test_commands_that_never_can_be_told_end_an_asked_goal(world):
+def test_commands_that_can_never_be_published_abort_an_action_goal(world):
     def obey(command, stamp_ns):
         if command is not None:
             raise RuntimeError("no room to publish")
@@ -196,7 +196,7 @@ def test_commands_that_never_can_be_told_end_an_asked_goal(world):
 
 
 @pytest.mark.parametrize("of", ["the image", "the candidates"])
-def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
+def test_energies_that_are_not_finite_stop_the_robot(world, of):
     world.images()
     if of == "the image":
         world.energy = math.nan
@@ -214,7 +214,7 @@ def test_energies_that_are_no_numbers_make_the_robot_stand(world, of):
     assert world.images().command is not None, "of one candidate something is known"
 
 
-def test_a_robot_whose_plans_nobody_judges_stands_and_says_so_until_somebody_does(world):
+def test_plans_without_evaluation_stop_the_robot_with_a_message_until_evaluated(world):
     world.answers, world.sought = False, OTHER_NS
     reach = world.begin()
     decisions = [world.image() for _ in range(60)]
@@ -231,7 +231,7 @@ def test_a_robot_whose_plans_nobody_judges_stands_and_says_so_until_somebody_doe
     )
 
 
-def test_at_its_goal_a_robot_waits_for_no_plan(world):
+def test_robot_at_its_goal_needs_no_plan(world):
     world.answers = False
     world.images(60)
     world.energy = 0.5
@@ -239,7 +239,7 @@ def test_at_its_goal_a_robot_waits_for_no_plan(world):
 
 
 @pytest.mark.parametrize("sought", [None, OTHER_NS])
-def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
+def test_old_failure_does_not_abort_the_next_goal(world, sought):
     world.search.broken = "fails"
     world.images()
     world.search.broken, world.sought = "", sought
@@ -254,7 +254,7 @@ def test_what_failed_long_ago_does_not_end_the_next_goal(world, sought):
 
 
 @pytest.mark.parametrize("ways", [(1, 1), (1, 0), (0, 1)])
-def test_images_that_repeat_while_it_is_driven_make_the_robot_stand_and_end_an_asked_goal(ways):
+def test_repeated_images_while_driving_stop_the_robot_and_abort_an_action_goal(ways):
     world = World(frozen_after_s=1.0)
     world.obey = lambda command, stamp_ns: np.zeros(2) if command is None else command * ways
     world.sought = OTHER_NS
@@ -270,7 +270,7 @@ def test_images_that_repeat_while_it_is_driven_make_the_robot_stand_and_end_an_a
     assert "the camera is frozen" in reach.result.reason
 
 
-def test_a_robot_that_stood_in_a_silence_may_see_the_same_after_it():
+def test_robot_standing_during_a_silence_may_see_the_same_image_after_it():
     world = World(frozen_after_s=1.0)
     world.images()
     assert world.told.any()
@@ -305,7 +305,7 @@ class Seen(World):
         return path
 
 
-def test_a_robot_whose_motion_images_do_not_show_is_let_go_once_and_then_stands_until_another_goal():
+def test_robot_without_visible_motion_is_released_once_and_then_held_until_another_goal():
     world = Seen(frozen_after_s=1.0)
     assert world.drive(5.0) > 3.0
     world.response = 0.0
@@ -322,7 +322,7 @@ def test_a_robot_whose_motion_images_do_not_show_is_let_go_once_and_then_stands_
     assert 0 < world.drive(60.0) <= 0.5
 
 
-def test_a_robot_that_did_not_move_as_commanded_tries_another_direction():
+def test_robot_that_did_not_move_as_commanded_tries_another_direction():
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
     before, world.response = np.array(world.told), 0.0
@@ -335,7 +335,7 @@ def test_a_robot_that_did_not_move_as_commanded_tries_another_direction():
     assert world.told @ before <= abs(world.told @ across)
 
 
-def test_a_blocked_robot_tries_another_direction_before_it_is_held():
+def test_blocked_robot_tries_another_direction_before_it_is_held():
     """A world whose images do not show motion into a wall."""
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
@@ -349,7 +349,7 @@ def test_a_blocked_robot_tries_another_direction_before_it_is_held():
     assert world.told.any()
 
 
-def test_an_image_that_shows_the_motion_lets_the_robot_drive_on():
+def test_image_that_shows_motion_lets_the_robot_continue():
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
     world.response = 0.0

@@ -11,7 +11,7 @@ AHEAD_NS = 10**13
 
 
 @pytest.mark.parametrize("asked_for", [False, True])
-def test_what_was_sought_before_somebody_stopped_the_robot_is_over(world, asked_for):
+def test_goal_from_before_a_stop_is_over(world, asked_for):
     if asked_for:
         world.begin()
         world.sought = OTHER_NS
@@ -31,7 +31,7 @@ def test_what_was_sought_before_somebody_stopped_the_robot_is_over(world, asked_
 
 
 @pytest.mark.parametrize("sought", [LATCHED_NS, AHEAD_NS])
-def test_a_stop_between_two_images_is_one(world, sought):
+def test_stop_between_two_images_is_detected(world, sought):
     world.sought = sought
     assert world.images().command is not None
     world.hear(stop=True)
@@ -44,7 +44,7 @@ def test_a_stop_between_two_images_is_one(world, sought):
 
 
 @pytest.mark.parametrize("sought", [8, AHEAD_NS])
-def test_goals_that_come_while_the_robot_is_stopped_are_over_too(world, sought):
+def test_goals_received_during_a_stop_are_over(world, sought):
     world.hear(stop=True)
     reach = world.begin()
     assert reach.result.outcome is Outcome.ABORTED and world.controller.goal is None
@@ -58,7 +58,7 @@ def test_goals_that_come_while_the_robot_is_stopped_are_over_too(world, sought):
 
 
 @pytest.mark.parametrize("stamp_ns", [0, 8, 10**12])
-def test_a_goal_that_no_image_was_about_before_the_robot_was_let_go_is_over_by_its_stamp(world, stamp_ns):
+def test_goal_without_images_before_the_release_is_over_by_its_stamp(world, stamp_ns):
     world.hear(stop=True)
     world.hear(stop=False)
     world.sought = stamp_ns
@@ -69,7 +69,7 @@ def test_a_goal_that_no_image_was_about_before_the_robot_was_let_go_is_over_by_i
 
 
 @pytest.mark.parametrize("sought", [None, LATCHED_NS])
-def test_goals_of_a_clock_that_was_set_back_are_driven_to(world, sought):
+def test_goals_of_a_clock_set_back_are_driven_to(world, sought):
     world.hear(stop=True)
     world.hear(stop=False)
     world.frame = -1000
@@ -79,13 +79,13 @@ def test_goals_of_a_clock_that_was_set_back_are_driven_to(world, sought):
     assert world.images().command is not None
 
 
-def test_goals_without_a_stamp_are_driven_to_where_nobody_stopped_the_robot(world):
+def test_goals_without_a_stamp_are_driven_to_without_a_stop(world):
     world.hear(stop=False)
     world.sought = 0
     assert world.images().command is not None
 
 
-def test_where_somebody_is_to_say_that_the_robot_is_not_stopped_silence_stops_it():
+def test_silence_of_a_required_release_topic_stops_the_robot():
     world = World(stop_timeout_s=0.2)
     assert (
         world.images(20).command is None and "no stop message for 0.2 s" in world.controller.verdict().message
@@ -100,13 +100,13 @@ def test_where_somebody_is_to_say_that_the_robot_is_not_stopped_silence_stops_it
     assert world.images().command is None and world.controller.state is State.IDLE
 
 
-def test_a_planner_that_starts_anew_where_somebody_speaks_drives_to_no_goal_from_before_the_first_word():
+def test_restarted_planner_with_a_release_topic_drives_to_no_earlier_goal():
     world = World(stop_timeout_s=0.2)
     world.hear(stop=False)
     assert world.images().command is None
 
 
-def test_a_latched_goal_is_over_when_its_time_is_until_there_is_another():
+def test_latched_goal_expires_until_there_is_another():
     world = World(goal_timeout_s=1.0)
     assert world.images(30).command is not None
     world.images(1)
@@ -119,7 +119,7 @@ def test_a_latched_goal_is_over_when_its_time_is_until_there_is_another():
     assert world.images(30).command is not None
 
 
-def test_a_latched_goal_that_was_reached_is_not_driven_to_for_ever():
+def test_reached_latched_goal_is_not_driven_to_forever():
     world = World(goal_timeout_s=1.0)
     world.energy = 0.5
     assert world.images(30).state is State.REACHED
@@ -128,7 +128,7 @@ def test_a_latched_goal_that_was_reached_is_not_driven_to_for_ever():
     assert world.images(20).command is None
 
 
-def test_a_goal_that_was_asked_for_has_the_time_that_was_asked_for():
+def test_action_goal_has_the_requested_time():
     world = World(goal_timeout_s=1.0)
     world.begin(timeout_s=3.0)
     world.sought = OTHER_NS
@@ -138,7 +138,7 @@ def test_a_goal_that_was_asked_for_has_the_time_that_was_asked_for():
     assert world.reaches[0].result is not None
 
 
-def test_the_time_of_a_latched_goal_is_over_between_images_too():
+def test_latched_goal_expires_between_images():
     world = World(goal_timeout_s=1.0)
     world.controller.timeout_s = 60.0
     world.images(20)

@@ -35,7 +35,7 @@ def follow(goal, step=0, *, energy=5.0, stuck_count=0, reached=False):
     )
 
 
-def test_a_goal_is_followed_by_energy_and_steps():
+def test_goal_tracker_records_energies_and_steps():
     goal = reach()
     assert math.isnan(goal.energy) and math.isnan(goal.best_energy) and goal.steps == 0
     for step, energy in enumerate([5.0, 3.0, 4.0]):
@@ -44,20 +44,20 @@ def test_a_goal_is_followed_by_energy_and_steps():
     assert (goal.energy, goal.best_energy, goal.steps, goal.result) == (4.0, 3.0, 2, None)
 
 
-def test_a_jump_of_the_clock_is_no_step_either_way():
+def test_goal_tracker_clock_jump_is_no_step_in_either_direction():
     goal = reach()
     for step in (0, 0.5, 1, 1_000_000_000, 1_000_000_001, -5, -4):
         follow(goal, step)
     assert goal.steps == 3
 
 
-def test_it_ends_as_reached_when_the_seeker_says_so():
+def test_goal_tracker_ends_as_reached_when_the_controller_reports_it():
     goal = reach()
     follow(goal, energy=0.5, reached=True)
     assert goal.result.outcome is Outcome.REACHED and "0.5" in goal.result.reason
 
 
-def test_a_robot_that_was_stuck_too_often_without_getting_nearer_is_stuck():
+def test_goal_tracker_too_many_recoveries_without_progress_is_stuck():
     goal = reach()
     follow(goal, energy=5.0, stuck_count=10)
     follow(goal, energy=4.95, stuck_count=11)
@@ -66,14 +66,14 @@ def test_a_robot_that_was_stuck_too_often_without_getting_nearer_is_stuck():
     assert goal.result.outcome is Outcome.STUCK and "an energy of 4.95" in goal.result.reason
 
 
-def test_getting_nearer_makes_up_for_having_been_stuck():
+def test_goal_tracker_progress_resets_the_recovery_count():
     goal = reach()
     for stuck_count, energy in enumerate([5.0, 5.0, 4.0, 4.0, 3.0, 3.0]):
         follow(goal, energy=energy, stuck_count=stuck_count)
     assert goal.result is None
 
 
-def test_energies_that_are_no_numbers_are_no_progress():
+def test_goal_tracker_energies_that_are_not_finite_are_no_progress():
     goal = reach()
     for stuck_count in (10, 11, 12):
         assert goal.result is None
@@ -81,7 +81,7 @@ def test_energies_that_are_no_numbers_are_no_progress():
     assert goal.result.outcome is Outcome.STUCK
 
 
-def test_its_time_counts_from_when_it_was_accepted():
+def test_goal_tracker_time_starts_at_acceptance():
     goal = reach(timeout_s=10.0)
     follow(goal)
     goal.check_timeouts(109.0, "")
@@ -90,7 +90,7 @@ def test_its_time_counts_from_when_it_was_accepted():
     assert goal.result.outcome is Outcome.TIMEOUT and "10 s" in goal.result.reason
 
 
-def test_what_makes_the_robot_stand_for_too_long_ends_it():
+def test_goal_tracker_lasting_hold_ends_the_goal():
     goal = reach()
     goal.check_timeouts(101.9, "no futures for 4.1 s")
     assert goal.result is None, "for the most part before it was accepted"
@@ -98,14 +98,14 @@ def test_what_makes_the_robot_stand_for_too_long_ends_it():
     assert (goal.result.outcome, goal.result.reason) == (Outcome.ABORTED, "no futures for 4.3 s")
 
 
-def test_a_world_model_that_does_not_seek_it_ends_it():
+def test_goal_tracker_world_model_without_the_goal_ends_it():
     goal = reach()
     assert not goal.matches(None) and not goal.matches(99), "futures to what was sought before"
     goal.check_timeouts(102.5, "")
     assert goal.result.outcome is Outcome.ABORTED and "no futures for this goal" in goal.result.reason
 
 
-def test_futures_before_the_world_model_was_told_of_it_are_about_another_of_the_same_stamp():
+def test_goal_tracker_futures_before_the_request_belong_to_another_goal_of_the_same_stamp():
     goal = reach()
     goal.is_set = False
     assert not goal.matches(GOAL_NS) and not goal.matches(None) and not goal.is_replaced
@@ -117,7 +117,7 @@ def test_futures_before_the_world_model_was_told_of_it_are_about_another_of_the_
     ("now_sought", "reason", "replaced"),
     [(None, "the goal was cleared", False), (99, "another goal was set", True)],
 )
-def test_it_ends_when_the_world_model_seeks_something_else(now_sought, reason, replaced):
+def test_goal_tracker_ends_when_the_world_model_has_another_goal(now_sought, reason, replaced):
     goal = reach()
     follow(goal)
     assert not goal.matches(now_sought)
@@ -128,7 +128,7 @@ def test_it_ends_when_the_world_model_seeks_something_else(now_sought, reason, r
     )
 
 
-def test_another_models_energies_do_not_compare():
+def test_goal_tracker_energies_of_different_models_are_not_compared():
     goal = reach()
     follow(goal, energy=1.0, stuck_count=5)
     goal.reset_energies()
@@ -136,7 +136,7 @@ def test_another_models_energies_do_not_compare():
     assert goal.best_energy == 50.0 and goal.result is None
 
 
-def test_who_waits_is_woken_by_the_end():
+def test_goal_tracker_waiting_thread_is_woken_by_the_end():
     goal, found = reach(), []
     waits = threading.Thread(target=lambda: found.append(goal.wait()))
     waits.start()
@@ -146,7 +146,7 @@ def test_who_waits_is_woken_by_the_end():
 
 
 @given(st.lists(st.sampled_from(list(Outcome)), min_size=1, max_size=5))
-def test_the_first_end_is_the_end(outcomes):
+def test_goal_tracker_first_end_is_final(outcomes):
     goal = reach()
     assert [goal.finish(outcome, "") for outcome in outcomes] == [True] + [False] * (len(outcomes) - 1)
     assert goal.result.outcome is outcomes[0]

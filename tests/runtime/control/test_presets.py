@@ -49,7 +49,7 @@ from tests.errors import code
         ),
     ],
 )
-def test_the_figures_are_those_of_the_source(
+def test_preset_values_equal_those_of_the_source(
     name: str, figures: dict[str, Any], of_search: dict[str, Any]
 ) -> None:
     settings = asdict(preset(name))
@@ -58,18 +58,18 @@ def test_the_figures_are_those_of_the_source(
 
 
 @pytest.mark.parametrize("name", ["vjepa2_ac", "lewm", "eb_jepa"])
-def test_what_the_field_has_not_is_off(name: str) -> None:
+def test_options_absent_from_the_source_are_off(name: str) -> None:
     settings = preset(name)
     assert settings.reached_after == 1 and settings.recovery_s == 0
     assert settings.search.constant_fraction == settings.search.min_std == settings.search.noise_beta == 0
 
 
-def test_only_eb_jepa_plans_by_path_integrals() -> None:
+def test_only_eb_jepa_uses_mppi() -> None:
     assert [name for name in PRESETS if isinstance(preset(name).search, MPPIConfig)] == ["eb_jepa"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_each_comes_nearer_to_a_point_that_sums_of_actions_reach(name: str) -> None:
+def test_every_preset_approaches_a_reachable_point(name: str) -> None:
     settings = preset(name)
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
     search = create_search(settings.search, limits, seed=0)
@@ -86,7 +86,7 @@ def test_each_comes_nearer_to_a_point_that_sums_of_actions_reach(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["vjepa2_ac", "lewm", "eb_jepa"])
-def test_each_plan_of_the_field_begins_as_its_first_did(name: str) -> None:
+def test_preset_plans_start_as_their_first_one(name: str) -> None:
     settings = preset(name)
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
     search, fresh = (create_search(settings.search, limits, seed=seed) for seed in (0, 1))

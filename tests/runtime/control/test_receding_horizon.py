@@ -74,13 +74,13 @@ def futures(frame, *, goal=7, energy=10.0, answer_to=None):
     )
 
 
-def test_without_a_goal_the_robot_stands(planner):
+def test_horizon_without_a_goal_stands(planner):
     decision = planner.update(futures(0, goal=None))
     assert decision.state is State.IDLE
     assert decision.command is None and decision.candidates is None
 
 
-def test_a_goal_that_was_taken_back_and_comes_again_is_planned_anew(planner):
+def test_withdrawn_goal_set_again_is_planned_from_scratch(planner):
     planner.update(futures(0))
     assert planner.update(futures(1, answer_to=0)).command is not None
     assert planner.update(futures(2, goal=None)).command is None
@@ -88,7 +88,7 @@ def test_a_goal_that_was_taken_back_and_comes_again_is_planned_anew(planner):
     assert again.command is None and again.candidates is not None
 
 
-def test_a_goal_is_asked_about_first_and_driven_to_once_answered(planner, search):
+def test_goal_is_requested_first_and_driven_to_once_answered(planner, search):
     first = planner.update(futures(0))
     assert first.state is State.SEEKING and first.command is None and first.candidates is not None
     second = planner.update(futures(1, answer_to=0))
@@ -98,26 +98,26 @@ def test_a_goal_is_asked_about_first_and_driven_to_once_answered(planner, search
     assert planner.iterations == 1
 
 
-def test_futures_of_other_candidates_teach_nothing(planner, search):
+def test_futures_of_other_candidates_update_nothing(planner, search):
     planner.update(futures(0))
     decision = planner.update(futures(1))
     assert "tell" not in search.calls
     assert decision.candidates is None
 
 
-def test_a_question_that_is_lost_is_asked_again(planner):
+def test_lost_request_is_repeated(planner):
     asked = [frame for frame in range(8) if planner.update(futures(frame)).candidates is not None]
     # At frame 6 a step is over, which is asked about in any case.
     assert asked == [0, 5, 6]
 
 
-def test_the_plan_is_shifted_as_time_passes(planner, search):
+def test_plan_is_shifted_with_time(planner, search):
     for frame in range(14):
         planner.update(futures(frame, answer_to=frame - 1))
     assert search.calls.count("shift 1") == 2
 
 
-def test_images_a_little_early_or_late_shift_it_by_one_step_each(planner, search):
+def test_images_slightly_early_or_late_shift_the_plan_by_one_step_each(planner, search):
     for step in range(8):
         early_ns = -1_000_000 if step % 2 else 1_000_000
         planner.update(replace(futures(0), stamp_ns=START_NS + step * STEP_NS + early_ns))
@@ -125,7 +125,7 @@ def test_images_a_little_early_or_late_shift_it_by_one_step_each(planner, search
 
 
 @pytest.mark.parametrize("frame", [1, 6, 13])
-def test_the_first_action_of_what_an_image_judged_best_is_told_with_it(frame):
+def test_first_action_of_the_best_candidate_is_published_with_its_image(frame):
     """With a fast camera, and with a step or two between images."""
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
     search = CEM(CEMConfig(num_samples=3, horizon=3, topk=1), limits, seed=0)
@@ -136,13 +136,13 @@ def test_the_first_action_of_what_an_image_judged_best_is_told_with_it(frame):
 
 
 @pytest.mark.parametrize(("early_ns", "shifts"), [(STEP_NS // 8, ["shift 1"]), (STEP_NS // 8 + 1, [])])
-def test_an_image_up_to_an_eighth_of_a_step_early_begins_the_step(planner, search, early_ns, shifts):
+def test_image_up_to_an_eighth_of_a_step_early_starts_the_step(planner, search, early_ns, shifts):
     planner.update(futures(0))
     planner.update(replace(futures(0), stamp_ns=START_NS + STEP_NS - early_ns))
     assert [call for call in search.calls if "shift" in call] == shifts
 
 
-def test_what_was_asked_before_a_shift_teaches_nothing(planner, search):
+def test_answer_to_a_request_before_a_shift_updates_nothing(planner, search):
     planner.update(futures(0))
     assert planner.update(futures(5, answer_to=0)).candidates is not None
     assert planner.update(futures(6)).candidates is not None and search.calls[-2:] == ["shift 1", "ask"]
@@ -150,20 +150,20 @@ def test_what_was_asked_before_a_shift_teaches_nothing(planner, search):
     assert search.calls.count("tell") == 1
 
 
-def test_a_goal_is_reached_when_the_energy_stays_low(planner):
+def test_goal_is_reached_after_lasting_low_energy(planner):
     states = [planner.update(futures(frame, energy=1.1)).state for frame in range(4)]
     assert states == [State.SEEKING] * 4
     states = [planner.update(futures(frame, energy=1.0)).state for frame in range(4, 8)]
     assert states == [State.SEEKING, State.SEEKING, State.REACHED, State.REACHED]
 
 
-def test_one_low_energy_is_not_enough(planner):
+def test_single_low_energy_is_not_reached(planner):
     energies = [0.9, 0.9, 5.0, 0.9]
     states = [planner.update(futures(frame, energy=energy)).state for frame, energy in enumerate(energies)]
     assert State.REACHED not in states
 
 
-def test_at_the_goal_the_robot_stands_and_is_not_moved_by_noise(planner):
+def test_robot_at_the_goal_stands_despite_noise(planner):
     first, second, third = (
         planner.update(futures(frame, energy=0.9, answer_to=frame - 1)) for frame in range(3)
     )
@@ -173,13 +173,13 @@ def test_at_the_goal_the_robot_stands_and_is_not_moved_by_noise(planner):
         assert decision.command is None and decision.candidates is None
 
 
-def test_pushed_away_from_the_goal_it_is_sought_again(planner):
+def test_robot_pushed_away_from_the_goal_drives_back(planner):
     for frame in range(3):
         planner.update(futures(frame, energy=0.9))
     assert planner.update(futures(3, energy=9.0)).state is State.SEEKING
 
 
-def test_a_new_goal_begins_a_new_search(planner, search):
+def test_new_goal_starts_a_new_search(planner, search):
     planner.update(futures(0))
     search.calls.clear()
     assert planner.update(futures(1, goal=8, answer_to=0)).command is None
@@ -199,9 +199,7 @@ def drive(planner, frames, *, first=0, **given):
     return decisions
 
 
-def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_to_be_harmless(
-    planner, search
-):
+def test_robot_without_progress_reports_stuck_and_recovers_slowly_in_a_safe_direction(planner, search):
     """The first of the three directions leads away from the goal."""
     planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
     decisions, asked = [], None
@@ -219,7 +217,7 @@ def test_without_progress_it_says_so_and_recovers_slowly_as_the_model_predicts_t
     assert search.calls.count("directions") == 1
 
 
-def test_where_no_direction_is_harmless_a_stuck_robot_plans_from_scratch_where_it_stands(planner, search):
+def test_stuck_robot_without_a_safe_direction_plans_from_scratch(planner, search):
     asked, decisions = None, []
     for frame in range(90):
         given = futures(frame, answer_to=asked)
@@ -232,7 +230,7 @@ def test_where_no_direction_is_harmless_a_stuck_robot_plans_from_scratch_where_i
     assert all(np.array_equal(command, search.mean[0]) for command in told)
 
 
-def test_a_stuck_robot_recovers_from_what_it_was_told(planner, search):
+def test_stuck_robot_recovers_from_its_executed_action(planner, search):
     asked = None
     for frame in range(70):
         decision = planner.update(futures(frame, answer_to=asked))
@@ -241,7 +239,7 @@ def test_a_stuck_robot_recovers_from_what_it_was_told(planner, search):
     np.testing.assert_array_equal(search.recovers_from, [0.25, 0.0])
 
 
-def test_a_stuck_robot_without_a_recovery_motion_plans_from_scratch_where_it_stands(search):
+def test_stuck_robot_without_a_recovery_motion_plans_from_scratch(search):
     planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN | {"recovery_s": 0.0})
     decisions = drive(planner, 300)
     told = [decision.command for decision in decisions[1:] if decision.command is not None]
@@ -250,7 +248,7 @@ def test_a_stuck_robot_without_a_recovery_motion_plans_from_scratch_where_it_sta
     assert "directions" not in search.calls
 
 
-def test_what_did_not_move_the_robot_is_not_planned_until_it_has_driven_for_a_while(planner, search):
+def test_blocked_direction_is_not_planned_until_the_robot_has_driven_for_a_while(planner, search):
     asks = np.array([[[1.0, 0.0]] * 2, [[-1.0, 0.1]] * 2, [[0.0, 1.0]] * 2])
     search.ask = lambda: asks
     drive(planner, 2)
@@ -294,7 +292,7 @@ def test_avoid_where_every_candidate_goes_forward_rejects_all(planner, search):
     assert not np.isfinite(search.costs).any()
 
 
-def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(planner):
+def test_recoveries_are_counted_over_all_goals(planner):
     for frame in range(90):
         planner.update(futures(frame, answer_to=frame - 1))
     assert planner.stuck_count == 1
@@ -303,7 +301,7 @@ def test_how_often_the_robot_was_stuck_is_counted_whatever_the_goal(planner):
     assert planner.stuck_count == 2
 
 
-def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(planner, search):
+def test_hold_resets_the_plan_and_starts_from_rest(planner, search):
     planner.update(futures(0))
     assert planner.update(futures(1, answer_to=0)).command is not None
     search.executed = np.array([0.5, -0.5])
@@ -313,12 +311,12 @@ def test_told_to_stand_it_forgets_the_plan_and_begins_from_rest(planner, search)
     assert decision.command is None and decision.candidates is not None
 
 
-def test_a_recovery_motion_is_what_the_robot_executed(planner):
+def test_recovery_motion_is_recorded_as_executed(planner):
     assert drive(planner, 66)[-1].state is State.STUCK
     np.testing.assert_array_equal(planner.executed, RECOVERY_FIRST)
 
 
-def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(planner, search):
+def test_published_command_is_recorded_as_executed_after_its_step(planner, search):
     for frame in range(8):
         planner.update(futures(frame, answer_to=frame - 1))
         planner.last_command = np.array([0.1 * frame, 0.0])
@@ -326,12 +324,12 @@ def test_what_it_was_told_is_what_the_robot_did_when_a_step_is_over(planner, sea
     np.testing.assert_array_equal(planner.executed, [0.1 * 5, 0.0])
 
 
-def test_the_threshold_of_a_goal_may_be_set(planner):
+def test_goal_threshold_can_be_set(planner):
     planner.goal_threshold = 20.0
     assert [planner.update(futures(frame)).state for frame in range(3)][-1] is State.REACHED
 
 
-def test_when_time_is_set_back_it_plans_from_scratch_and_recovers_no_more(planner, search):
+def test_clock_set_back_plans_from_scratch_and_ends_the_recovery(planner, search):
     for frame in range(64):
         decision = planner.update(futures(frame, answer_to=frame - 1))
     assert decision.state is State.STUCK
@@ -342,7 +340,7 @@ def test_when_time_is_set_back_it_plans_from_scratch_and_recovers_no_more(planne
     assert search.calls.count("reset") == 1
 
 
-def test_two_images_of_one_stamp_are_no_time_set_back(planner, search):
+def test_two_images_with_one_stamp_are_no_clock_set_back(planner, search):
     planner.update(futures(0))
     assert planner.update(futures(0, answer_to=0)).command is not None
     assert search.calls.count("reset") == 2, "as it was made, and with the goal"
@@ -358,15 +356,13 @@ def test_two_images_of_one_stamp_are_no_time_set_back(planner, search):
         (np.inf, [[1.0, 2.0], [3.0, 4.0]], True),
     ],
 )
-def test_futures_is_unusable_of_a_goal_without_one_candidate_whose_energies_are_numbers(
-    energy, energies, nothing
-):
+def test_futures_is_unusable_for_a_goal_without_a_candidate_with_finite_energies(energy, energies, nothing):
     told = replace(futures(0, energy=energy), energies=np.array(energies))
     assert told.is_unusable is nothing
     assert not replace(told, goal_stamp_ns=None).is_unusable, "without a goal there are none"
 
 
-def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(planner, search):
+def test_robot_held_repeatedly_is_stuck(planner, search):
     """The robot pushes against an obstacle that its model does not see, and is held again and again."""
     frame, states = 0, []
     for _ in range(3):
@@ -376,7 +372,7 @@ def test_a_robot_that_is_made_to_stand_again_and_again_is_stuck_all_the_same(pla
     assert State.STUCK in states
 
 
-def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(planner, search):
+def test_time_on_hold_is_not_time_without_progress(planner, search):
     for frame in (*range(5), *range(1000, 1005)):
         if frame == 1000:
             planner.restart()
@@ -384,7 +380,7 @@ def test_time_in_which_the_robot_was_made_to_stand_is_not_without_progress(plann
     assert "directions" not in search.calls
 
 
-def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(planner, search):
+def test_robot_without_an_answer_in_time_stands_and_reports_it(planner, search):
     """Each answer arrives one model step too late."""
     decisions = [planner.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
     assert all(decision.command is None for decision in decisions) and "directions" not in search.calls
@@ -393,14 +389,14 @@ def test_without_an_answer_in_time_it_drives_no_way_at_all_and_that_is_told(plan
     assert planner.update(futures(300, answer_to=asked)).command is not None and not planner.lacks_answers
 
 
-def test_a_plan_that_is_answered_no_more_is_driven_to_its_end_and_no_further(planner):
+def test_plan_without_further_answers_is_driven_to_its_end_and_no_further(planner):
     planner.update(futures(0))
     driven = [planner.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
     assert driven == [True] * 19 + [False] * 10, "of two steps and one, from the image that was answered"
     assert not planner.lacks_answers, "not for long yet"
 
 
-def test_a_short_plan_lasts_until_the_answer_to_the_next_question(search):
+def test_short_plan_lasts_until_the_next_answer(search):
     """Two images arrive within one step, and answers one image late: shifts discard some."""
     search.mean = search.mean[:1]
     planner = receding_horizon.RecedingHorizonPlanner(

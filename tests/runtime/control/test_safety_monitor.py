@@ -74,7 +74,7 @@ def images(clock):
     return Images(monitor, clock)
 
 
-def test_without_a_reason_the_robot_may_drive(monitor):
+def test_monitor_without_a_reason_allows_driving(monitor):
     assert not monitor.holds and not monitor.blocks_planning and monitor.reason == ""
     assert monitor.verdict(OTHERWISE) == OTHERWISE
 
@@ -94,21 +94,21 @@ def test_without_a_reason_the_robot_may_drive(monitor):
         ("UNANSWERED", Level.WARN),
     ],
 )
-def test_each_reason_has_its_level_and_its_words(monitor, cause, level):
+def test_each_reason_has_its_level_and_message(monitor, cause, level):
     monitor.hold(StopCause[cause], "because")
     assert monitor.verdict(OTHERWISE) == Verdict(level, "robot stopped: because")
     monitor.release(StopCause[cause])
     assert monitor.verdict(OTHERWISE) == OTHERWISE
 
 
-def test_of_several_reasons_the_gravest_is_told(monitor):
+def test_most_severe_of_several_reasons_is_reported(monitor):
     monitor.hold(StopCause.STALE, "silence")
     monitor.hold(StopCause.FAULT, "a fault")
     assert monitor.verdict(OTHERWISE).message == "robot stopped: a fault"
     assert monitor.reason == "a fault"
 
 
-def test_a_reason_counts_once_and_lasts_from_its_beginning(monitor, clock):
+def test_reason_counts_once_and_lasts_from_its_start(monitor, clock):
     monitor.hold(StopCause.OLD, "0.6 s old")
     clock.now_s += 1.0
     monitor.hold(StopCause.OLD, "1.6 s old")
@@ -120,7 +120,7 @@ def test_a_reason_counts_once_and_lasts_from_its_beginning(monitor, clock):
     assert monitor.counts == {"old": 2}
 
 
-def test_reasons_that_come_and_go_last_until_the_robot_did_as_decided(monitor, clock):
+def test_intermittent_reasons_last_until_the_robot_has_followed_the_decision(monitor, clock):
     for cause in (StopCause.OLD, StopCause.STALE):
         monitor.hold(cause, cause.label)
         clock.now_s += 1.0
@@ -133,7 +133,7 @@ def test_reasons_that_come_and_go_last_until_the_robot_did_as_decided(monitor, c
     assert monitor.held_longer_than(0.0) == ""
 
 
-def test_what_only_another_plan_can_end_does_not_keep_from_planning(monitor):
+def test_reason_that_only_another_plan_can_end_does_not_block_planning(monitor):
     for cause in (StopCause.FORBIDDEN, StopCause.FAULT):
         monitor.hold(cause, "because")
     assert monitor.holds and not monitor.blocks_planning
@@ -143,20 +143,20 @@ def test_what_only_another_plan_can_end_does_not_keep_from_planning(monitor):
     assert monitor.holds == {StopCause.OLD: "old"}, "and the other plan was found"
 
 
-def test_motion_that_images_show_is_no_reason_however_long(images):
+def test_motion_visible_in_images_is_no_reason_for_any_duration(images):
     assert images.come(30.0) is None and images.monitor.motion.unconfirmed_s == 0.0
 
 
 @pytest.mark.parametrize("effort", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("response", [0.0, math.nan, -0.2])
-def test_motion_that_images_do_not_show_is_a_reason_after_so_long_at_full_effort(images, effort, response):
+def test_motion_invisible_in_images_at_full_effort_is_a_reason_after_the_limit(images, effort, response):
     images.come(5.0)
     after_s = images.come(20.0, effort=effort, response=response)
     assert FROZEN_AFTER_S / 2 <= after_s * effort <= FROZEN_AFTER_S + 0.2
     assert "do not show" in images.monitor.holds[StopCause.FROZEN] and images.monitor.reason
 
 
-def test_pictures_in_turn_that_show_as_much_motion_back_as_forth_are_a_reason(images):
+def test_images_that_alternate_without_net_motion_are_a_reason(images):
     """With a ring of buffers most images show the motion, and one the reverse."""
     images.come(5.0)
     driven_s, responses = 0.0, [1.0, 1.0, 1.0, -3.0]
@@ -166,7 +166,7 @@ def test_pictures_in_turn_that_show_as_much_motion_back_as_forth_are_a_reason(im
     assert driven_s <= 3 * FROZEN_AFTER_S
 
 
-def test_motion_that_nobody_judges_is_a_reason_too(images):
+def test_motion_without_a_response_measurement_is_a_reason(images):
     monitor, clock = images.monitor, images.clock
     monitor.motion.set_command(1.0)
     for _ in range(round(FROZEN_AFTER_S / PERIOD_S)):
@@ -180,7 +180,7 @@ def test_motion_that_nobody_judges_is_a_reason_too(images):
     assert StopCause.FROZEN in monitor.holds
 
 
-def test_motion_that_others_hold_back_does_not_count(images):
+def test_motion_blocked_by_other_nodes_is_not_counted(images):
     """A collision monitor limits the commands, and the world model receives its output."""
     for _ in range(200):
         images.monitor.motion.set_command(1.0)
@@ -192,7 +192,7 @@ def test_motion_that_others_hold_back_does_not_count(images):
 
 
 @pytest.mark.parametrize("size", range(1, 33))
-def test_images_that_repeat_one_of_the_last_ones_are_a_reason(images, size):
+def test_images_that_repeat_a_recent_one_are_a_reason(images, size):
     images.come(5.0)
     after_s = images.come(5.0, energy=lambda index: float(index % size))
     # The first round is new.
@@ -200,7 +200,7 @@ def test_images_that_repeat_one_of_the_last_ones_are_a_reason(images, size):
     assert "repeat earlier ones exactly" in images.monitor.holds[StopCause.FROZEN]
 
 
-def test_an_image_that_repeats_another_confirms_nothing(images):
+def test_repeated_image_confirms_no_motion(images):
     images.come(5.0)
     images.come(PERIOD_S, energy=lambda index: 7.0)
     unconfirmed_s = images.monitor.motion.unconfirmed_s
@@ -208,15 +208,15 @@ def test_an_image_that_repeats_another_confirms_nothing(images):
     assert images.monitor.motion.unconfirmed_s == pytest.approx(unconfirmed_s + PERIOD_S)
 
 
-def test_a_robot_that_stands_may_see_the_same_for_ever(images):
+def test_standing_robot_may_see_the_same_image_forever(images):
     assert images.come(60.0, effort=0.0, energy=lambda index: 7.0) is None
 
 
-def test_without_a_goal_no_energy_is_the_same(images):
+def test_unchanged_energy_without_a_goal_is_no_reason(images):
     assert images.come(20.0, energy=lambda index: math.nan) is None
 
 
-def test_to_stand_shows_nothing_and_each_attempt_is_short_until_somebody_wants_the_robot_to_drive(images):
+def test_standing_confirms_nothing_and_attempts_are_short_until_a_goal_is_active(images):
     """Motion that the images do not show is bounded, whatever the surprises."""
     images.come(5.0)
     first_s = images.come(20.0, response=0.0)
@@ -239,7 +239,7 @@ def test_to_stand_shows_nothing_and_each_attempt_is_short_until_somebody_wants_t
     assert StopCause.FROZEN in images.monitor.holds
 
 
-def test_motion_that_is_confirmed_gives_all_attempts_back(images):
+def test_confirmed_motion_restores_all_attempts(images):
     for _ in range(5):
         images.come(5.0)
         assert images.come(20.0, response=0.0) > 0.9
@@ -248,7 +248,7 @@ def test_motion_that_is_confirmed_gives_all_attempts_back(images):
     assert images.monitor.counts["frozen"] == 5
 
 
-def test_a_camera_that_shows_the_motion_now_and_then_does_not_end_probation(images):
+def test_camera_that_shows_motion_intermittently_does_not_end_probation(images):
     images.come(5.0)
     images.come(20.0, response=0.0)
     for _ in range(20):
@@ -259,7 +259,7 @@ def test_a_camera_that_shows_the_motion_now_and_then_does_not_end_probation(imag
     assert StopCause.FROZEN in images.monitor.holds
 
 
-def test_holds_of_a_robot_whose_motion_is_not_confirmed_last_as_one(images):
+def test_holds_for_unconfirmed_motion_last_as_one(images):
     images.come(5.0)
     images.come(20.0, response=0.0)
     images.come(RETRY_S, effort=0.0)
@@ -272,27 +272,27 @@ def test_holds_of_a_robot_whose_motion_is_not_confirmed_last_as_one(images):
     assert images.come(20.0, response=0.0) and images.monitor.held_longer_than(0.5) == ""
 
 
-def test_without_a_limit_motion_is_not_compared_with_images(clock):
+def test_motion_without_a_limit_is_not_compared_with_images(clock):
     images = Images(SafetyMonitor(surprise_window_s=0.5, surprise_ratio=0.6, clock=clock), clock)
     assert images.come(20.0, response=0.0, energy=lambda index: 7.0) is None
 
 
 @pytest.mark.parametrize("step_s", [0.2, 1.0])
-def test_a_model_of_long_steps_has_time_to_see_motion(images, step_s):
+def test_model_with_long_steps_has_time_to_see_motion(images, step_s):
     images.monitor.step_s = step_s
     images.come(5.0)
     assert images.come(20.0, response=0.0) == pytest.approx(max(FROZEN_AFTER_S, 4 * step_s), abs=0.2)
 
 
 @pytest.mark.parametrize(("each", "is_a_reason"), [(1, True), (2, False)])
-def test_a_proportion_of_surprising_images_within_a_time_is_a_reason(images, each, is_a_reason):
+def test_rate_of_surprising_images_over_the_limit_is_a_reason(images, each, is_a_reason):
     images.come(5.0)
     for index in range(100):
         images.come(PERIOD_S, surprising=index % each == 0)
     assert bool(images.monitor.counts["surprise"]) is is_a_reason
 
 
-def test_a_surprise_that_is_over_lets_the_robot_go_and_it_is_to_show_its_motion_then(images):
+def test_end_of_a_surprise_releases_the_robot_on_probation(images):
     images.come(5.0)
     assert images.come(5.0, surprising=True) <= 0.6
     images.come(RETRY_S + 1.0, effort=0.0)
@@ -300,26 +300,26 @@ def test_a_surprise_that_is_over_lets_the_robot_go_and_it_is_to_show_its_motion_
     assert images.come(5.0, response=0.0) <= 0.4
 
 
-def test_a_ratio_of_one_means_never(clock):
+def test_ratio_of_one_disables_the_surprise_check(clock):
     images = Images(SafetyMonitor(surprise_window_s=0.5, surprise_ratio=1.0, clock=clock), clock)
     assert images.come(20.0, surprising=True) is None
 
 
-def test_images_that_do_not_follow_on_those_before_are_a_reason(images):
+def test_images_that_do_not_follow_the_previous_ones_are_a_reason(images):
     images.come(5.0)
     assert images.come(5.0, discontinuous=True) <= 4 * PERIOD_S
     assert "several cameras" in images.monitor.holds[StopCause.DISCONTINUOUS]
 
 
 @pytest.mark.parametrize("reset", ["gap", "clock_backwards", "frame"])
-def test_a_history_that_is_reset_again_and_again_is_a_reason(images, reset):
+def test_repeated_history_resets_are_a_reason(images, reset):
     images.come(5.0)
     assert images.come(5.0, history_reset=reset) <= 4 * PERIOD_S
     images.come(RETRY_S + 0.5, effort=0.0)
     assert not images.monitor.holds
 
 
-def test_one_wrong_image_and_a_model_that_was_exchanged_are_none(images):
+def test_single_wrong_image_and_a_swapped_model_are_no_reason(images):
     images.come(5.0)
     for given in ({"discontinuous": True}, {"discontinuous": True}, {"history_reset": "model"}) * 2:
         images.come(PERIOD_S, **given)
@@ -327,7 +327,7 @@ def test_one_wrong_image_and_a_model_that_was_exchanged_are_none(images):
     assert not images.monitor.counts
 
 
-def test_two_publishers_of_images_are_a_reason_for_as_long_as_there_are(images):
+def test_two_image_publishers_are_a_reason_while_they_last(images):
     images.come(5.0)
     assert images.come(5.0, publishers=2) == PERIOD_S
     images.come(10.0, publishers=2)
@@ -338,7 +338,7 @@ def test_two_publishers_of_images_are_a_reason_for_as_long_as_there_are(images):
     assert images.come(5.0, response=0.0) <= 0.4, "which of them is left is to be shown"
 
 
-def test_unconfirmed_motion_is_a_proportion_of_what_holds_the_robot(images):
+def test_unconfirmed_ratio_is_the_fraction_of_the_motion_limit(images):
     images.come(2.0)
     assert images.monitor.unconfirmed_ratio == 0.0
     assert images.come(0.5, response=0.0) is None

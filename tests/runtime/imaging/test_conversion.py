@@ -41,7 +41,7 @@ def rows(pixels: Image, padding: int) -> tuple[bytes, int]:
         ("bgra8", lambda rgb: np.dstack([rgb[:, :, ::-1], np.full(rgb.shape[:2], 7, np.uint8)])),
     ],
 )
-def test_the_colours_are_kept(
+def test_to_rgb_preserves_colors(
     rgb: Image, encoding: str, encode: Callable[[Image], Image], padding: int
 ) -> None:
     data, step = rows(np.ascontiguousarray(encode(rgb)), padding)
@@ -51,7 +51,7 @@ def test_the_colours_are_kept(
 
 
 @pytest.mark.parametrize("padding", [0, 3])
-def test_grey_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
+def test_gray_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
     data, step = rows(rgb[:, :, 0].copy(), padding)
     assert np.array_equal(to_rgb(data, "mono8", WIDTH, HEIGHT, step), np.repeat(rgb[:, :, :1], 3, axis=2))
 
@@ -61,7 +61,7 @@ def test_grey_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
     [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")],
 )
 @pytest.mark.parametrize("padding", [0, 4])
-def test_both_orders_of_yuv422_are_read(encoding: str, order: str, padding: int) -> None:
+def test_both_byte_orders_of_yuv422_are_read(encoding: str, order: str, padding: int) -> None:
     colour = np.full((HEIGHT, WIDTH, 3), (200, 60, 90), np.uint8)
     y, u, v = (int(value) for value in cv2.cvtColor(colour, cv2.COLOR_RGB2YUV)[0, 0])
     # Limited range, which the inverse conversion assumes.
@@ -81,7 +81,7 @@ def test_both_orders_of_yuv422_are_read(encoding: str, order: str, padding: int)
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
 @pytest.mark.parametrize("padding", [0, 4])
-def test_a_pattern_of_filters_is_named_by_its_first_two_rows(
+def test_bayer_pattern_is_named_by_its_first_two_rows(
     pattern: str, size: tuple[int, int], padding: int
 ) -> None:
     colour = {"r": 200, "g": 120, "b": 40}
@@ -103,7 +103,9 @@ def test_a_pattern_of_filters_is_named_by_its_first_two_rows(
         ("bayer_grbg16", (120,)),
     ],
 )
-def test_of_sixteen_bits_the_upper_eight_are_taken(encoding: str, pixel: tuple[int, ...], order: str) -> None:
+def test_sixteen_bit_images_use_the_upper_eight_bits(
+    encoding: str, pixel: tuple[int, ...], order: str
+) -> None:
     values = np.full((HEIGHT, WIDTH, len(pixel)), pixel) * 256 + 251
     if encoding.startswith("bayer"):
         values[::2, 1::2], values[1::2, ::2] = 200 * 256 + 251, 40 * 256 + 251
@@ -117,7 +119,7 @@ def test_of_sixteen_bits_the_upper_eight_are_taken(encoding: str, pixel: tuple[i
 
 @pytest.mark.parametrize(("encoding", "order"), [("nv12", "uv"), ("nv21", "vu")])
 @pytest.mark.parametrize("padding", [0, 5])
-def test_colours_below_the_brightness_are_read(encoding: str, order: str, padding: int) -> None:
+def test_chroma_planes_below_the_luma_plane_are_read(encoding: str, order: str, padding: int) -> None:
     y, u, v = 100, 90, 160
     # BT.601, limited range: 16 to 235, and 16 to 240 around 128.
     bright, blue, red = 1.164 * (y - 16), u - 128, v - 128
@@ -133,11 +135,11 @@ def test_colours_below_the_brightness_are_read(encoding: str, order: str, paddin
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array.array("B", data)])
-def test_any_buffer_of_bytes_will_do(rgb: Image, kind: Callable[[bytes], object]) -> None:
+def test_any_bytes_buffer_is_accepted(rgb: Image, kind: Callable[[bytes], object]) -> None:
     assert np.array_equal(to_rgb(kind(rgb.tobytes()), "rgb8", WIDTH, HEIGHT), rgb)
 
 
-def test_the_last_row_needs_no_padding(rgb: Image) -> None:
+def test_last_row_needs_no_padding(rgb: Image) -> None:
     data, step = rows(rgb, 5)
     assert np.array_equal(to_rgb(data[:-5], "rgb8", WIDTH, HEIGHT, step), rgb)
 
@@ -176,7 +178,7 @@ def test_compressed_images_are_decoded(suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "depth"), [(".png", np.uint8), (".png", np.uint16), (".jpg", np.uint8)])
-def test_a_pattern_of_filters_is_read_through_compression_too(suffix: str, depth: type) -> None:
+def test_bayer_pattern_of_a_compressed_image_is_read(suffix: str, depth: type) -> None:
     scale = 256 if depth == np.uint16 else 1
     tile = np.array([[200, 120], [120, 40]]) * scale
     _, data = cv2.imencode(suffix, np.tile(tile, (16, 16)).astype(depth))
@@ -203,7 +205,7 @@ def test_decode_rejects_other_formats_and_damaged_files() -> None:
 @pytest.mark.parametrize(
     ("kind", "before", "sides"), [(".jpg", b"\xff\xc0\0\x0b\x08", ">HH"), (".png", b"IHDR", ">II")]
 )
-def test_a_small_file_that_claims_a_huge_image_is_refused(kind: str, before: bytes, sides: str) -> None:
+def test_small_file_with_a_huge_claimed_size_is_rejected(kind: str, before: bytes, sides: str) -> None:
     content = cv2.imencode(kind, np.zeros((16, 16), np.uint8))[1].tobytes()
     small, huge = (before + struct.pack(sides, side, side) for side in (16, 8193))
     assert small in content
@@ -211,13 +213,13 @@ def test_a_small_file_that_claims_a_huge_image_is_refused(kind: str, before: byt
         decode(content.replace(small, huge))
 
 
-def test_an_image_of_the_right_size_is_copied_as_it_is(rgb: Image) -> None:
+def test_image_of_the_model_size_is_copied_unchanged(rgb: Image) -> None:
     out, before = np.empty_like(rgb), rgb.copy()
     resize_into(rgb, out)
     assert np.array_equal(out, before) and np.array_equal(rgb, before) and not np.shares_memory(out, rgb)
 
 
-def test_shrinking_averages_areas() -> None:
+def test_downscaling_averages_areas() -> None:
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 200
     out = np.empty((16, 16, 3), np.uint8)
     resize_into(np.repeat(checks[..., None].astype(np.uint8), 3, axis=2), out)
@@ -225,7 +227,7 @@ def test_shrinking_averages_areas() -> None:
 
 
 @pytest.mark.parametrize("size", [(480, 640), (720, 1280), (481, 640), (1080, 1920), (300, 400)])
-def test_stripes_too_fine_for_the_model_blur_into_grey(size: tuple[int, int]) -> None:
+def test_stripes_finer_than_the_model_become_gray(size: tuple[int, int]) -> None:
     stripes = np.broadcast_to((np.indices(size).sum(axis=0) % 2 * 200)[..., None], (*size, 3))
     out = np.empty((224, 224, 3), np.uint8)
     resize_into(stripes.astype(np.uint8), out)
@@ -240,7 +242,7 @@ def test_any_size_is_fitted_in_place(shape: tuple[int, ...]) -> None:
     assert (buffer == 120).all()
 
 
-def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
+def test_views_with_padded_rows_or_transposed_axes_are_fitted(rgb: Image) -> None:
     out, expected = np.empty((4, 4, 3), np.uint8), np.empty((4, 4, 3), np.uint8)
     data, step = rows(rgb, 7)
     resize_into(rgb, expected)
@@ -262,12 +264,12 @@ def test_views_with_padded_rows_or_turned_axes_are_fitted(rgb: Image) -> None:
         None,
     ],
 )
-def test_a_frame_that_is_no_rgb_image_is_refused(image: Any) -> None:
+def test_frame_that_is_not_an_rgb_image_is_rejected(image: Any) -> None:
     with pytest.raises(FrameError, check=code("frame.not_rgb")):
         resize_into(image, np.empty((4, 4, 3), np.uint8))
 
 
-def test_what_averages_leave_is_interpolated_if_it_is_less_than_halved() -> None:
+def test_remaining_factor_below_two_is_interpolated() -> None:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     out = np.empty((224, 300, 3), np.uint8)
     resize_into(image, out)
@@ -276,7 +278,7 @@ def test_what_averages_leave_is_interpolated_if_it_is_less_than_halved() -> None
 
 
 @pytest.mark.parametrize("side", [2, 3])
-def test_squares_of_pixels_are_averaged_whatever_the_sides(side: int) -> None:
+def test_squares_of_pixels_are_averaged_for_any_side_lengths(side: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3 * side, 4 * side, 3), np.uint8)
     out = np.empty((3, 4, 3), np.uint8)
     resize_into(image, out)

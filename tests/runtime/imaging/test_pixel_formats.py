@@ -13,12 +13,12 @@ from tests.errors import code
 sides = st.integers(1, 5000)
 
 
-def test_rows_without_a_step_follow_each_other() -> None:
+def test_rows_without_a_stride_are_contiguous() -> None:
     layout = RawLayout("bgr8", 5, 4)
     assert (layout.row_bytes, layout.stride, layout.needed_bytes) == (15, 15, 60)
 
 
-def test_the_last_row_is_not_padded() -> None:
+def test_last_row_is_not_padded() -> None:
     layout = RawLayout("rgba8", 5, 4, 32)
     assert (layout.stride, layout.needed_bytes) == (32, 3 * 32 + 20)
     layout.check_size(116)
@@ -27,13 +27,13 @@ def test_the_last_row_is_not_padded() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, encoding in ENCODINGS.items() if encoding.paired])
-def test_pixels_in_pairs_need_an_even_width(name: str) -> None:
+def test_paired_pixels_need_an_even_width(name: str) -> None:
     with pytest.raises(FrameError, check=code("frame.size_invalid")):
         RawLayout(name, 7, 2)
 
 
 @given(sides, sides, sides, sides)
-def test_the_first_step_divides_evenly_and_leaves_enough(
+def test_first_step_divides_evenly_and_leaves_enough(
     height: int, width: int, out_height: int, out_width: int
 ) -> None:
     steps = plan_scaling(height, width, out_height, out_width)
@@ -55,14 +55,14 @@ def test_the_first_step_divides_evenly_and_leaves_enough(
         (100, 640, 224, 1, False),
     ],
 )
-def test_what_the_first_step_leaves_is_interpolated_unless_a_side_is_still_to_be_halved(
+def test_rest_of_the_first_step_is_interpolated_unless_a_side_must_still_be_halved(
     height: int, width: int, out: int, factor: int, averaged: bool
 ) -> None:
     assert plan_scaling(height, width, out, out) == Scaling(factor, averaged)
 
 
 @given(sides, sides, sides, sides)
-def test_interpolation_never_skips_a_pixel_when_both_axes_shrink(
+def test_interpolation_skips_no_pixel_when_both_axes_shrink(
     height: int, width: int, out_height: int, out_width: int
 ) -> None:
     steps = plan_scaling(height, width, out_height, out_width)

@@ -65,7 +65,9 @@ def gentle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("graph", ["predictor", "step"])
-def test_a_graph_that_ignores_small_actions_is_seen_within_wide_tolerances(gentle: Path, graph: str) -> None:
+def test_graph_that_ignores_small_actions_is_detected_within_wide_tolerances(
+    gentle: Path, graph: str
+) -> None:
     assert refused(gentle, WIDE) == set()
     change_weights(gentle / graph / "onnx/model.onnx", "pushes", np.zeros_like)
     found = parities(gentle, WIDE)[graph]
@@ -74,13 +76,13 @@ def test_a_graph_that_ignores_small_actions_is_seen_within_wide_tolerances(gentl
     assert "error of the change by actions 1 (at most 0.8)" in found.figures
 
 
-def test_a_graph_that_takes_actions_the_wrong_way_round_is_seen(gentle: Path) -> None:
+def test_graph_with_inverted_actions_is_detected(gentle: Path) -> None:
     change_weights(gentle / "predictor/onnx/model.onnx", "pushes", np.negative)
     found = parities(gentle, WIDE)["predictor"]
     assert not found.ok and found.change_error == pytest.approx(2, abs=0.01)
 
 
-def test_what_changes_next_to_nothing_is_not_judged(gentle: Path) -> None:
+def test_negligible_output_changes_are_not_compared(gentle: Path) -> None:
     arrays = dict(np.load(gentle / "golden.npz"))
     arrays["actions"] *= 0
     arrays["futures"][:] = arrays["futures"][:, :1]
@@ -90,7 +92,7 @@ def test_what_changes_next_to_nothing_is_not_judged(gentle: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["order", "history_actions"])
-def test_a_graph_that_reads_its_history_wrongly_is_seen(tmp_path: Path, broken: str) -> None:
+def test_graph_that_misreads_its_history_is_detected(tmp_path: Path, broken: str) -> None:
     exact = {"min_cosine": 0.9999, "max_abs": 1e-4}
     folder = make_bundle(tmp_path / "toy", history_size=2, energy=False).path
     assert refused(folder, exact) == set()
@@ -102,12 +104,12 @@ def test_a_graph_that_reads_its_history_wrongly_is_seen(tmp_path: Path, broken: 
     assert refused(folder, exact) == {"predictor"}
 
 
-def test_earlier_bundles_whose_golden_histories_stand_still_verify(tmp_path: Path) -> None:
+def test_earlier_bundles_with_static_golden_histories_verify(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "toy", history_size=3, step=True, standing=True).path
     assert refused(folder, {"min_cosine": 0.9999, "max_abs": 1e-4}) == set()
 
 
-def test_golden_histories_must_fit_the_manifest(tmp_path: Path) -> None:
+def test_golden_histories_must_match_the_manifest(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=3)
     arrays = dict(np.load(bundle.path / "golden.npz"))
     arrays["history_actions"] = arrays["history_actions"][:1]

@@ -43,7 +43,7 @@ def golden(toy_bundle: Path) -> GoldenOutputs:
     return Bundle.open(toy_bundle).golden()
 
 
-def test_three_lines_are_enough(toy_bundle: Path) -> None:
+def test_three_lines_open_encode_and_predict(toy_bundle: Path) -> None:
     model = jepa_runtime.WorldModel.open(toy_bundle)
     latent = model.encode(np.zeros((480, 640, 3), np.uint8))
     futures = model.predict(np.zeros((NUM_SAMPLES, HORIZON, ACTIONS)))
@@ -52,7 +52,7 @@ def test_three_lines_are_enough(toy_bundle: Path) -> None:
     assert futures.energies is None
 
 
-def test_compiled_models_are_not_kept_in_the_bundle(toy_bundle: Path, tmp_path: Path) -> None:
+def test_compiled_models_are_not_stored_in_the_bundle(toy_bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
     (tmp_path / "link").symlink_to(folder)
     for cache in (folder / "cache", folder, tmp_path / "link" / "cache"):
@@ -62,14 +62,14 @@ def test_compiled_models_are_not_kept_in_the_bundle(toy_bundle: Path, tmp_path: 
     assert Bundle.open(folder).path == folder
 
 
-def test_it_says_what_serves(model: WorldModel) -> None:
+def test_model_describes_its_engine_and_precision(model: WorldModel) -> None:
     assert (model.engine, model.device) in {("openvino", "CPU"), ("onnxruntime", "CPU")}
     assert model.precision == "fp32"
     assert model.num_samples == NUM_SAMPLES
     assert model.manifest is model.bundle.manifest
 
 
-def test_it_computes_what_the_reference_computes(model: WorldModel, golden: GoldenOutputs) -> None:
+def test_model_equals_the_reference(model: WorldModel, golden: GoldenOutputs) -> None:
     for index, frame in enumerate(golden.frames):
         assert model.encode(frame) == pytest.approx(golden.latents[index], abs=1e-4)
         futures = model.predict(golden.actions, latents=golden.latents[index])
@@ -81,7 +81,7 @@ def test_it_computes_what_the_reference_computes(model: WorldModel, golden: Gold
         )
 
 
-def test_what_is_handed_out_is_not_overwritten(model: WorldModel, golden: GoldenOutputs) -> None:
+def test_returned_arrays_are_not_overwritten(model: WorldModel, golden: GoldenOutputs) -> None:
     first = model.encode(golden.frames[0])
     futures = model.predict(golden.actions)
     kept, kept_futures = first.copy(), futures.latents.copy()
@@ -95,7 +95,7 @@ def test_what_is_handed_out_is_not_overwritten(model: WorldModel, golden: Golden
     assert np.array_equal(futures.actions, golden.actions)
 
 
-def test_futures_start_from_the_frame_encoded_last(model: WorldModel, golden: GoldenOutputs) -> None:
+def test_futures_start_from_the_latest_encoded_frame(model: WorldModel, golden: GoldenOutputs) -> None:
     with pytest.raises(ValueError, match="encode a frame first"):
         model.predict(golden.actions)
     model.encode(golden.frames[0])
@@ -110,7 +110,7 @@ def test_futures_start_from_the_frame_encoded_last(model: WorldModel, golden: Go
 
 
 @pytest.mark.parametrize(("count", "steps"), [(1, 1), (1, HORIZON), (3, 2), (NUM_SAMPLES, 1)])
-def test_fewer_candidates_and_steps_are_a_part_of_all(
+def test_fewer_candidates_and_steps_are_a_subset_of_all(
     model: WorldModel, golden: GoldenOutputs, count: int, steps: int
 ) -> None:
     latent = golden.latents[0]
@@ -131,21 +131,21 @@ def test_fewer_candidates_and_steps_are_a_part_of_all(
         (HORIZON, ACTIONS),
     ],
 )
-def test_actions_of_another_shape_are_refused(
+def test_actions_of_another_shape_are_rejected(
     model: WorldModel, golden: GoldenOutputs, shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"actions must be \[1\.\.8, 1\.\.4, 2\], got"):
         model.predict(np.zeros(shape), latents=golden.latents[0])
 
 
-def test_actions_that_are_not_finite_are_refused(model: WorldModel, golden: GoldenOutputs) -> None:
+def test_actions_that_are_not_finite_are_rejected(model: WorldModel, golden: GoldenOutputs) -> None:
     actions = golden.actions.copy()
     actions[2, 1, 0] = np.nan
     with pytest.raises(ValueError, match="must be finite"):
         model.predict(actions, latents=golden.latents[0])
 
 
-def test_energies_come_in_any_shape(model: WorldModel, golden: GoldenOutputs) -> None:
+def test_energies_accept_any_batch_shape(model: WorldModel, golden: GoldenOutputs) -> None:
     goal = golden.goal[0]
     futures = model.predict(golden.actions, latents=golden.latents[0]).latents
     energies = model.energy(futures, goal)
@@ -161,7 +161,7 @@ def test_energies_come_in_any_shape(model: WorldModel, golden: GoldenOutputs) ->
         model.energy(futures, golden.goal)
 
 
-def test_futures_come_with_their_energies_to_a_goal(model: WorldModel, golden: GoldenOutputs) -> None:
+def test_futures_include_their_energies_to_a_goal(model: WorldModel, golden: GoldenOutputs) -> None:
     goal = golden.goal[0]
     futures = model.predict(golden.actions, latents=golden.latents[0], goal=goal)
     assert futures.energies == pytest.approx(model.energy(futures.latents, goal), rel=1e-5)
@@ -169,7 +169,7 @@ def test_futures_come_with_their_energies_to_a_goal(model: WorldModel, golden: G
         model.predict(golden.actions, latents=golden.latents[0], goal=golden.goal)
 
 
-def test_without_an_energy_graph_it_is_the_mean_squared_difference(long_history: Path) -> None:
+def test_energy_without_a_graph_is_the_mean_squared_difference(long_history: Path) -> None:
     with WorldModel.open(long_history) as model:
         random = np.random.default_rng(1)
         latents = random.standard_normal((3, 5, *LATENT)).astype(np.float32)
@@ -186,7 +186,7 @@ def test_without_an_energy_graph_it_is_the_mean_squared_difference(long_history:
             assert np.isnan(model.energy(goal, np.full_like(goal, broken)))
 
 
-def test_a_longer_history_counts_and_so_do_the_actions_in_it(long_history: Path) -> None:
+def test_longer_history_and_its_actions_affect_the_futures(long_history: Path) -> None:
     golden = Bundle.open(long_history).golden()
     with WorldModel.open(long_history) as model:
         repeated = model.predict(golden.actions, latents=golden.latents[0])
@@ -206,7 +206,7 @@ def test_a_longer_history_counts_and_so_do_the_actions_in_it(long_history: Path)
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_a_graph_for_one_step_gives_what_the_predictor_gives(tmp_path: Path, engine: str) -> None:
+def test_single_step_graph_equals_the_predictor(tmp_path: Path, engine: str) -> None:
     with_step = make_bundle(tmp_path / "with", history_size=2, step=True)
     without = make_bundle(tmp_path / "without", history_size=2)
     actions = np.random.default_rng(0).uniform(-1, 1, (1, HORIZON, ACTIONS)).astype(np.float32)
@@ -229,9 +229,7 @@ def test_a_graph_for_one_step_gives_what_the_predictor_gives(tmp_path: Path, eng
 @pytest.mark.parametrize("step", [True, False])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_several_histories_are_followed_as_one_by_one(
-    tmp_path: Path, engine: str, threads: int, step: bool
-) -> None:
+def test_batched_histories_equal_single_ones(tmp_path: Path, engine: str, threads: int, step: bool) -> None:
     bundle, rng = make_bundle(tmp_path / "made", history_size=2, step=step), np.random.default_rng(0)
 
     def draw(*shape: int) -> NDArray[np.float32]:
@@ -270,7 +268,7 @@ def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: GoldenOutp
         model.surprise(previous, no_actions, action, predicted[0])
 
 
-def test_the_outcome_of_a_step_says_how_much_of_the_predicted_change_came(
+def test_step_response_is_the_fraction_of_the_predicted_change(
     model: WorldModel, golden: GoldenOutputs
 ) -> None:
     before, no_actions = golden.latents[0], np.zeros((0, ACTIONS), np.float32)
@@ -295,7 +293,7 @@ def test_the_outcome_of_a_step_says_how_much_of_the_predicted_change_came(
         ("energy_one", "energy"),
     ],
 )
-def test_each_size_in_which_a_graph_serves_is_held_to_the_golden_outputs(
+def test_each_batch_size_of_a_graph_is_checked_against_the_golden_outputs(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, session: str, graph: str
 ) -> None:
     class Wrong:
@@ -322,15 +320,13 @@ def test_every_stage_is_timed(model: WorldModel, golden: GoldenOutputs) -> None:
     assert all(0 < value < 1000 for value in model.timings.values())
 
 
-def test_a_frame_that_is_no_image_is_refused_and_the_next_one_served(
-    model: WorldModel, golden: GoldenOutputs
-) -> None:
+def test_invalid_frame_is_rejected_and_the_next_one_served(model: WorldModel, golden: GoldenOutputs) -> None:
     with pytest.raises(FrameError, check=code("frame.not_rgb")):
         model.encode(np.zeros((SIZE, SIZE), np.uint8))
     assert model.encode(golden.frames[0]) == pytest.approx(golden.latents[0], abs=1e-4)
 
 
-def test_the_precision_can_be_chosen(toy_bundle: Path, golden: GoldenOutputs) -> None:
+def test_precision_can_be_selected(toy_bundle: Path, golden: GoldenOutputs) -> None:
     with WorldModel.open(toy_bundle, precision="fp16") as model:
         assert model.precision == "fp16"
         assert model.encode(golden.frames[0]) == pytest.approx(golden.latents[0], abs=0.05)
@@ -353,7 +349,7 @@ def test_open_with_unsupported_options_raises(
         WorldModel.open(toy_bundle, **options)
 
 
-def test_the_number_of_candidates_can_be_chosen(toy_bundle: Path, golden: GoldenOutputs) -> None:
+def test_number_of_candidates_can_be_selected(toy_bundle: Path, golden: GoldenOutputs) -> None:
     for count in (1, 20):
         with WorldModel.open(toy_bundle, num_samples=count) as model:
             actions = np.resize(golden.actions, (count, HORIZON, ACTIONS))
@@ -361,7 +357,7 @@ def test_the_number_of_candidates_can_be_chosen(toy_bundle: Path, golden: Golden
             assert model.energy(futures.latents, golden.goal[0]).shape == (count, HORIZON)
 
 
-def test_an_untrained_bundle_opens_only_if_allowed(tmp_path: Path) -> None:
+def test_untrained_bundle_opens_only_if_allowed(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", trained=False)
     with pytest.raises(BundleError, check=code("bundle.untrained")):
         WorldModel.open(bundle)
@@ -369,7 +365,7 @@ def test_an_untrained_bundle_opens_only_if_allowed(tmp_path: Path) -> None:
         assert not model.manifest.trained
 
 
-def test_a_graph_that_is_not_what_the_manifest_says_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+def test_graph_that_contradicts_the_manifest_is_rejected(toy_bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
     bundle = Bundle.open(folder)
     smaller = bundle.manifest.model_copy(
@@ -390,7 +386,7 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(toy_bundle: Path,
         WorldModel.open(bundle)
 
 
-def test_a_closed_model_says_so(toy_bundle: Path) -> None:
+def test_closed_model_raises(toy_bundle: Path) -> None:
     model = WorldModel.open(toy_bundle)
     model.close()
     model.close()
@@ -406,12 +402,12 @@ def test_a_closed_model_says_so(toy_bundle: Path) -> None:
         lambda model: model.close(),
     ],
 )
-def test_another_thread_is_turned_away(model: WorldModel, use: Callable[[WorldModel], object]) -> None:
+def test_another_thread_is_rejected(model: WorldModel, use: Callable[[WorldModel], object]) -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(BackendError, check=code("model.wrong_thread")):
         pool.submit(use, model).result()
 
 
-def test_the_shipped_bundle_opens_and_plans(two_rooms_bundle: Path) -> None:
+def test_shipped_bundle_opens_and_plans(two_rooms_bundle: Path) -> None:
     with WorldModel.open(two_rooms_bundle) as model:
         golden = model.bundle.golden()
         latent = model.encode(golden.frames[0])

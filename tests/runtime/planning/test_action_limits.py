@@ -61,7 +61,7 @@ def assert_allowed(actions: np.ndarray, within: ActionLimits, previous: np.ndarr
 
 @settings(max_examples=300)
 @given(data=st.data(), within=limits(), after=st.booleans())
-def test_what_comes_out_is_allowed_and_stays_as_it_is_to_the_bit(
+def test_projected_actions_are_allowed_and_projecting_again_is_exact(
     data: st.DataObject, within: ActionLimits, after: bool
 ) -> None:
     size = len(within.low)
@@ -81,7 +81,7 @@ def test_what_comes_out_is_allowed_and_stays_as_it_is_to_the_bit(
 
 @settings(max_examples=100)
 @given(data=st.data(), within=limits(), share=st.floats(0, 1, width=32))
-def test_between_two_allowed_sequences_all_are_allowed(
+def test_interpolation_between_allowed_sequences_is_allowed(
     data: st.DataObject, within: ActionLimits, share: float
 ) -> None:
     """The mean of elites needs no clipping."""
@@ -92,7 +92,7 @@ def test_between_two_allowed_sequences_all_are_allowed(
 
 @settings(max_examples=100)
 @given(data=st.data(), within=limits(), share=st.floats(0, 1, width=32))
-def test_in_part_of_a_step_an_action_is_approached_by_as_much_of_the_greatest_change(
+def test_partial_step_allows_a_proportional_change(
     data: st.DataObject, within: ActionLimits, share: float
 ) -> None:
     before, wanted = within.clip(data.draw(sequences(len(within.low))))[0, :2]
@@ -104,43 +104,43 @@ def test_in_part_of_a_step_an_action_is_approached_by_as_much_of_the_greatest_ch
         assert (np.abs(approached - before) <= share * within.max_change + 1e-5).all()
 
 
-def test_a_vector_too_long_keeps_its_direction() -> None:
+def test_vector_beyond_the_norm_keeps_its_direction() -> None:
     within = ActionLimits(low=f32(-9, -9), high=f32(9, 9), max_norm=0.5)
     np.testing.assert_allclose(within.clip(f32(3, 4)), f32(0.3, 0.4), rtol=1e-6)
 
 
-def test_only_the_chosen_components_share_a_norm() -> None:
+def test_only_selected_components_share_a_norm() -> None:
     within = ActionLimits(low=f32(-9, -9, -9), high=f32(9, 9, 9), max_norm=1.0, norm_components=(0, 2))
     np.testing.assert_allclose(within.clip(f32(3, 7, 4)), f32(0.6, 7, 0.8), rtol=1e-6)
 
 
-def test_a_robot_that_cannot_stop_is_slowed_down_as_far_as_its_box_allows() -> None:
+def test_robot_that_cannot_stop_slows_down_as_far_as_its_box_allows() -> None:
     within = ActionLimits(low=f32(0.6, -2), high=f32(2, 2), max_norm=1.0)
     slowed = within.clip(f32(2, 2))
     assert slowed[0] >= np.float32(0.6)
     assert np.linalg.norm(slowed) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_where_rounding_leaves_the_least_action_a_little_too_long_it_is_what_comes_out() -> None:
+def test_smallest_action_slightly_above_the_norm_by_rounding_is_returned() -> None:
     least = f32(0.6, 0.8, 0.0)
     within = ActionLimits(low=f32(0.6, 0.8, -1), high=f32(2, 2, 1), max_norm=1.0)
     np.testing.assert_array_equal(within.clip(f32(0.6, 0.8, 1)), least)
 
 
-def test_changes_are_limited_from_what_was_executed_last() -> None:
+def test_changes_are_limited_relative_to_the_last_executed_action() -> None:
     within = ActionLimits(low=f32(-1), high=f32(1), max_change=f32(0.25))
     wanted = np.ones((1, 4, 1), np.float32)
     np.testing.assert_allclose(within.clip(wanted, f32(0))[0, :, 0], [0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(within.clip(wanted)[0, :, 0], [1, 1, 1, 1])
 
 
-def test_a_component_with_one_value_changes_by_nothing() -> None:
+def test_component_with_one_value_never_changes() -> None:
     low, high = f32(-1, 0.5), f32(1, 0.5)
     within = ActionLimits(low=low, high=high, max_change=f32(0.25) * (high - low))
     np.testing.assert_allclose(within.clip(np.ones((1, 1, 2), np.float32), f32(0, 0.5))[0, 0], [0.5, 0.5])
 
 
-def test_of_a_last_action_beyond_the_limits_the_nearest_allowed_counts() -> None:
+def test_last_action_beyond_the_limits_is_projected() -> None:
     within = ActionLimits(low=f32(-1), high=f32(1), max_change=f32(0.25))
     np.testing.assert_allclose(within.clip(np.zeros((1, 2, 1), np.float32), f32(8))[0, :, 0], [0.75, 0.5])
 
@@ -159,13 +159,13 @@ def test_of_a_last_action_beyond_the_limits_the_nearest_allowed_counts() -> None
         ({"max_norm": float("nan")}, "max_norm must be at least"),
     ],
 )
-def test_limits_that_contradict_each_other_are_refused(wrong: dict[str, Any], reason: str) -> None:
+def test_contradictory_limits_are_rejected(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         ActionLimits(**({"low": f32(-1, -1), "high": f32(0.9, 0.9)} | wrong))
 
 
 @given(st.data())
-def test_what_was_brought_inside_is_not_forbidden(data: st.DataObject) -> None:
+def test_projected_action_is_not_forbidden(data: st.DataObject) -> None:
     within = data.draw(limits())
     (action, previous), *_ = data.draw(sequences(len(within.low)))[:, :2]
     before = within.clip(previous[None])[0]
@@ -182,7 +182,7 @@ def test_what_was_brought_inside_is_not_forbidden(data: st.DataObject) -> None:
         (f32(0.0, np.inf), None, "is not finite"),
     ],
 )
-def test_an_action_beyond_box_norm_or_change_is_forbidden_with_the_reason(
+def test_action_beyond_box_norm_or_change_is_forbidden_with_the_reason(
     action: np.ndarray, previous: np.ndarray | None, why: str
 ) -> None:
     within = ActionLimits(low=f32(-0.5, -1), high=f32(0.5, 1), max_norm=0.6, max_change=f32(0.25, 0.25))
@@ -193,13 +193,13 @@ def test_an_action_beyond_box_norm_or_change_is_forbidden_with_the_reason(
     ("action", "effort"),
     [([0.0, 0.0], 0.0), ([0.5, 0.0], 0.25), ([-1.0, 0.0], 0.5), ([0.0, 1.5], 0.75), ([2.0, 2.0], 2**0.5)],
 )
-def test_the_effort_of_an_action_is_what_it_takes_of_the_limits(action: list[float], effort: float) -> None:
+def test_effort_is_the_fraction_of_the_limits(action: list[float], effort: float) -> None:
     limits = ActionLimits(
         low=np.array([-2.0, 0.0], np.float32), high=np.array([1.0, 2.0], np.float32), max_norm=2.0
     )
     assert limits.effort(np.array(action, np.float32)) == pytest.approx(effort)
 
 
-def test_a_component_that_is_always_zero_takes_no_effort() -> None:
+def test_component_fixed_at_zero_has_no_effort() -> None:
     limits = ActionLimits(low=np.zeros(2, np.float32), high=np.array([0.0, 2.0], np.float32))
     assert limits.effort(np.array([0.0, 1.0], np.float32)) == 0.5

@@ -32,28 +32,28 @@ def test_every_candidate_is_constant_and_within_the_limits(count: int, limits: d
         assert np.linalg.norm(actions[:, 0], axis=1).max() <= limits["max_norm"] + 1e-6
 
 
-def test_the_first_candidate_is_rest() -> None:
+def test_first_candidate_is_rest() -> None:
     assert not default_candidates(manifest(), 9)[0].any()
 
 
-def test_rest_is_the_nearest_legal_action_where_zero_is_not() -> None:
+def test_rest_is_the_nearest_allowed_action_to_zero() -> None:
     slow = default_candidates(manifest(low=(0.2, -1.0), high=(1.0, 1.0), max_norm=None), 9)
     np.testing.assert_allclose(slow[0, 0], [0.2, 0.0])
 
 
-def test_directions_go_all_the_way_round_at_several_sizes() -> None:
+def test_directions_cover_the_full_circle_at_several_magnitudes() -> None:
     actions = default_candidates(manifest(), 64)[1:, 0]
     angles = np.sort(np.arctan2(actions[:, 1], actions[:, 0]))
     assert np.diff(np.append(angles, angles[0] + 2 * np.pi)).max() < 0.3
     assert len(np.unique(np.round(np.linalg.norm(actions, axis=1), 3))) == 3
 
 
-def test_a_norm_far_below_the_box_leaves_several_sizes() -> None:
+def test_norm_far_below_the_box_leaves_several_magnitudes() -> None:
     norms = np.linalg.norm(default_candidates(manifest(max_norm=0.3), 64)[1:, 0], axis=1)
     np.testing.assert_allclose(np.unique(norms.round(4)), [0.1, 0.2, 0.3])
 
 
-def test_it_has_the_size_of_the_manifest_unless_told_otherwise() -> None:
+def test_number_of_candidates_defaults_to_the_manifest() -> None:
     assert len(default_candidates(manifest())) == manifest().num_samples
     with pytest.raises(ValueError, match="at least 1"):
         default_candidates(manifest(), 0)

@@ -29,7 +29,7 @@ def distance_to(target: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_finds_the_optimum_of_a_quadratic(seed: int) -> None:
+def test_cem_finds_the_optimum_of_a_quadratic(seed: int) -> None:
     target = np.random.default_rng(seed).uniform(-0.7, 0.7, (HORIZON, 2)).astype(np.float32)
     cem = search(seed, num_samples=256, topk=16, min_std=0.01)
     for _ in range(25):
@@ -37,7 +37,7 @@ def test_it_finds_the_optimum_of_a_quadratic(seed: int) -> None:
     np.testing.assert_allclose(cem.mean, target, atol=0.05)
 
 
-def test_an_optimum_out_of_reach_is_approached_as_far_as_the_norm_allows() -> None:
+def test_cem_approaches_an_unreachable_optimum_as_far_as_the_norm_allows() -> None:
     cem = search(within=limits(norm=0.5), num_samples=256, topk=16, min_std=0.01)
     for _ in range(25):
         cem.tell(distance_to(np.float32([3.0, 4.0]), cem.ask()))
@@ -51,7 +51,7 @@ def test_an_optimum_out_of_reach_is_approached_as_far_as_the_norm_allows() -> No
     seed=st.integers(0, 1000),
     data=st.data(),
 )
-def test_candidates_and_plan_obey_box_and_norm_whatever_the_costs(
+def test_candidates_and_plan_respect_box_and_norm_for_any_costs(
     box: list[tuple[float, float]], norm: float | None, seed: int, data: st.DataObject
 ) -> None:
     low, high = zip(*box, strict=True)
@@ -69,7 +69,7 @@ def test_candidates_and_plan_obey_box_and_norm_whatever_the_costs(
         cem.shift()
 
 
-def test_the_plan_is_always_among_the_candidates() -> None:
+def test_plan_is_always_among_the_candidates() -> None:
     cem = search()
     for _ in range(5):
         plan = cem.mean.copy()
@@ -78,7 +78,7 @@ def test_the_plan_is_always_among_the_candidates() -> None:
         cem.tell(distance_to(np.float32([0.5, -0.5]), actions))
 
 
-def test_a_share_of_the_candidates_holds_one_action_throughout() -> None:
+def test_fraction_of_the_candidates_has_a_constant_action() -> None:
     actions = search(constant_fraction=0.25).ask()
     constant = (actions == actions[:, :1]).all(axis=(1, 2))
     assert constant[-SAMPLES // 4 :].all()
@@ -86,7 +86,7 @@ def test_a_share_of_the_candidates_holds_one_action_throughout() -> None:
     assert constant.sum() == SAMPLES // 4 + 1
 
 
-def test_costs_that_are_not_numbers_count_as_worst() -> None:
+def test_costs_that_are_not_finite_count_as_worst() -> None:
     cem = search()
     actions = cem.ask()
     costs = np.full(SAMPLES, np.nan)
@@ -96,7 +96,7 @@ def test_costs_that_are_not_numbers_count_as_worst() -> None:
 
 
 @pytest.mark.parametrize("nothing", [np.nan, np.inf])
-def test_what_costs_no_number_is_never_an_elite(nothing: float) -> None:
+def test_candidate_with_a_non_finite_cost_is_never_an_elite(nothing: float) -> None:
     cem = search()
     actions = cem.ask()
     costs = np.full(SAMPLES, nothing)
@@ -105,7 +105,7 @@ def test_what_costs_no_number_is_never_an_elite(nothing: float) -> None:
     np.testing.assert_allclose(cem.mean, actions[10:12].mean(axis=0), atol=1e-6)
 
 
-def test_where_no_cost_is_a_number_the_plan_stays() -> None:
+def test_plan_is_unchanged_when_no_cost_is_finite() -> None:
     cem = search()
     cem.tell(distance_to(np.float32([0.5, -0.5]), cem.ask()))
     plan = cem.mean.copy()
@@ -114,7 +114,7 @@ def test_where_no_cost_is_a_number_the_plan_stays() -> None:
     np.testing.assert_array_equal(cem.mean, plan)
 
 
-def test_a_shift_drops_what_is_done_and_holds_the_last_action() -> None:
+def test_shift_drops_the_executed_step_and_repeats_the_last_action() -> None:
     cem = search()
     cem.tell(distance_to(np.linspace(-1, 1, HORIZON * 2).reshape(HORIZON, 2), cem.ask()))
     plan = cem.mean.copy()
@@ -124,7 +124,7 @@ def test_a_shift_drops_what_is_done_and_holds_the_last_action() -> None:
     np.testing.assert_array_equal(cem.mean, plan[[3, 3, 3, 3]])
 
 
-def test_a_shift_widens_the_search_again() -> None:
+def test_shift_widens_the_search() -> None:
     cem = search(constant_fraction=0.0)
     for _ in range(15):
         cem.tell(distance_to(np.zeros(2, np.float32), cem.ask()))
@@ -133,7 +133,7 @@ def test_a_shift_widens_the_search_again() -> None:
     assert cem.ask()[1:].std() > 2 * narrow
 
 
-def test_reset_forgets_the_plan() -> None:
+def test_reset_clears_the_plan() -> None:
     cem = search()
     cem.tell(distance_to(np.ones(2, np.float32), cem.ask()))
     assert cem.mean.any()
@@ -148,13 +148,13 @@ def run(seed: int) -> np.ndarray:
     return cem.mean
 
 
-def test_equal_seeds_search_alike_and_others_do_not() -> None:
+def test_equal_seeds_search_equally_and_others_do_not() -> None:
     np.testing.assert_array_equal(run(1), run(1))
     assert not np.array_equal(run(1), run(2))
 
 
 @pytest.mark.parametrize("shape", [(), (SAMPLES - 1,), (SAMPLES, 1), (SAMPLES, HORIZON)])
-def test_costs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+def test_costs_of_another_shape_are_rejected(shape: tuple[int, ...]) -> None:
     cem = search()
     cem.ask()
     with pytest.raises(ValueError, match="one cost for each of the 64 candidates"):
@@ -162,7 +162,7 @@ def test_costs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["before ask", "twice", "after shift"])
-def test_costs_without_candidates_to_belong_to_are_refused(spoil: str) -> None:
+def test_costs_without_candidates_are_rejected(spoil: str) -> None:
     cem = search()
     if spoil != "before ask":
         cem.ask()
@@ -178,12 +178,12 @@ def test_costs_without_candidates_to_belong_to_are_refused(spoil: str) -> None:
     ("wrong", "reason"),
     [({"topk": 0}, "topk"), ({"topk": 65}, "between 1 and num_samples"), ({"horizon": 0}, "horizon")],
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int], reason: str) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         CEMConfig(**wrong)
 
 
-def test_momentum_keeps_a_share_of_the_old_mean_and_spread() -> None:
+def test_momentum_retains_a_fraction_of_the_old_mean_and_spread() -> None:
     first = {"constant_fraction": 0.0, "min_std": 0.0, "init_std": 0.1}
     plain, heavy = search(**first), search(**first, momentum_mean=0.25, momentum_std=0.75)
     for cem in (plain, heavy):
@@ -196,7 +196,7 @@ def test_momentum_keeps_a_share_of_the_old_mean_and_spread() -> None:
     np.testing.assert_allclose(wide / narrow, (0.25 * spread + 0.75 * 0.1) / spread, rtol=1e-3)
 
 
-def test_with_momentum_too_the_plan_starts_from_where_the_robot_is() -> None:
+def test_plan_with_momentum_starts_from_the_robot_state() -> None:
     slow = ActionLimits(low=np.float32([-1]), high=np.float32([1]), max_change=np.float32([0.1]))
     cem = search(within=slow, momentum_mean=0.5)
     cem.tell(distance_to(np.float32([0.9]), cem.ask()))
@@ -212,6 +212,6 @@ def test_with_momentum_too_the_plan_starts_from_where_the_robot_is() -> None:
         ({"momentum_std": -0.1}, "std"),
     ],
 )
-def test_momentum_that_never_learns_is_refused(wrong: dict[str, float], reason: str) -> None:
+def test_momentum_of_one_is_rejected(wrong: dict[str, float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         CEMConfig(**wrong)

@@ -23,14 +23,14 @@ def distance_to(target: np.ndarray, actions: np.ndarray) -> np.ndarray:
     return np.square(actions - target).sum(axis=(1, 2))
 
 
-def test_weights_are_those_of_the_formula() -> None:
+def test_weights_equal_the_formula() -> None:
     weights = path_weights(np.array([1.0, 2.0, 4.0]), temperature=2.0)
     unnormalised = np.exp([-0.5, -1.0, -2.0])
     np.testing.assert_allclose(weights, unnormalised / unnormalised.sum(), rtol=1e-6)
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=30), st.floats(1e-6, 1e6), st.floats(-100, 100))
-def test_weights_sum_to_1_and_the_cheapest_has_most(
+def test_weights_sum_to_1_and_the_cheapest_has_the_largest(
     costs: list[float], temperature: float, offset: float
 ) -> None:
     weights = path_weights(np.array(costs) + offset, temperature)
@@ -38,11 +38,11 @@ def test_weights_sum_to_1_and_the_cheapest_has_most(
     assert weights[int(np.argmin(np.array(costs) + offset))] == weights.max()
 
 
-def test_a_cost_beyond_all_others_has_no_weight() -> None:
+def test_extreme_cost_has_zero_weight() -> None:
     np.testing.assert_allclose(path_weights(np.array([3.0, 3.0, np.inf]), 1.0), [0.5, 0.5, 0])
 
 
-def test_the_plan_is_the_mean_of_the_candidates_by_their_weights() -> None:
+def test_plan_is_the_weighted_mean_of_the_candidates() -> None:
     mppi = search(temperature=0.5)
     actions = mppi.ask()
     costs = distance_to(np.float32([0.5, -0.5]), actions)
@@ -51,7 +51,7 @@ def test_the_plan_is_the_mean_of_the_candidates_by_their_weights() -> None:
     np.testing.assert_allclose(mppi.mean, expected, atol=1e-5)
 
 
-def test_only_elites_count() -> None:
+def test_only_elites_have_weight() -> None:
     mppi = search(topk=3, temperature=1e6)
     actions = mppi.ask()
     costs = distance_to(np.float32([0.5, -0.5]), actions)
@@ -61,7 +61,7 @@ def test_only_elites_count() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("refit_std", [False, True])
-def test_it_finds_the_optimum_of_a_quadratic(seed: int, refit_std: bool) -> None:
+def test_mppi_finds_the_optimum_of_a_quadratic(seed: int, refit_std: bool) -> None:
     target = np.random.default_rng(seed).uniform(-0.7, 0.7, (HORIZON, 2)).astype(np.float32)
     mppi = search(
         seed, num_samples=512, topk=64, temperature=0.02, init_std=0.3, min_std=0.02, refit_std=refit_std
@@ -71,7 +71,7 @@ def test_it_finds_the_optimum_of_a_quadratic(seed: int, refit_std: bool) -> None
     np.testing.assert_allclose(mppi.mean, target, atol=0.12)
 
 
-def test_the_spread_stays_unless_it_is_refitted() -> None:
+def test_spread_is_constant_unless_refitted() -> None:
     def spread(refit_std: bool) -> float:
         mppi = search(constant_fraction=0.0, temperature=0.1, min_std=0.0, init_std=0.3, refit_std=refit_std)
         for _ in range(10):
@@ -82,7 +82,7 @@ def test_the_spread_stays_unless_it_is_refitted() -> None:
     assert spread(True) < 0.15
 
 
-def test_a_refitted_spread_is_that_of_the_elites_by_their_weights() -> None:
+def test_refitted_spread_is_the_weighted_spread_of_the_elites() -> None:
     mppi = search(
         num_samples=4000, topk=4000, constant_fraction=0.0, temperature=0.3, min_std=0.0, init_std=0.2,
         refit_std=True,
@@ -97,7 +97,7 @@ def test_a_refitted_spread_is_that_of_the_elites_by_their_weights() -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=12, max_size=12))
-def test_whatever_the_costs_the_plan_stays_within_the_limits(costs: list[float]) -> None:
+def test_plan_respects_the_limits_for_any_costs(costs: list[float]) -> None:
     mppi = search(num_samples=12, topk=6, refit_std=True)
     for _ in range(3):
         mppi.ask()
@@ -107,7 +107,7 @@ def test_whatever_the_costs_the_plan_stays_within_the_limits(costs: list[float])
         assert np.abs(mppi.mean).max() <= 1 + 1e-6
 
 
-def test_where_no_cost_is_a_number_the_plan_stays() -> None:
+def test_plan_is_unchanged_when_no_cost_is_finite() -> None:
     mppi = search()
     mppi.tell(distance_to(np.float32([0.5, -0.5]), mppi.ask()))
     plan = mppi.mean.copy()
@@ -117,6 +117,6 @@ def test_where_no_cost_is_a_number_the_plan_stays() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_a_temperature_that_is_not_above_0_is_refused(temperature: float) -> None:
+def test_temperature_not_above_0_is_rejected(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0"):
         MPPIConfig(temperature=temperature)

@@ -56,7 +56,7 @@ class PointMass:
 
 @pytest.mark.parametrize("search", [accurate_cem, accurate_mppi])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_point_mass_is_pushed_as_the_analytic_optimum_does(
+def test_planner_pushes_a_point_mass_like_the_analytic_optimum(
     search: Callable[[int], Search], seed: int
 ) -> None:
     mass = PointMass(np.float32([0.1, -0.06]))
@@ -67,7 +67,7 @@ def test_a_point_mass_is_pushed_as_the_analytic_optimum_does(
     np.testing.assert_allclose(plan.mean, best, atol=0.12)
 
 
-def test_energies_along_the_way_become_costs_as_asked_for() -> None:
+def test_energies_are_reduced_to_costs_as_configured() -> None:
     first_half = np.repeat(np.float32([1, 0]), HORIZON // 2)
 
     def energies(actions: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_energies_along_the_way_become_costs_as_asked_for() -> None:
     assert last.cost == 0
 
 
-def test_the_best_is_the_cheapest_candidate_of_all_that_were_predicted() -> None:
+def test_best_is_the_cheapest_of_all_predicted_candidates() -> None:
     seen: list[tuple[float, np.ndarray]] = []
 
     def costs(actions: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_the_best_is_the_cheapest_candidate_of_all_that_were_predicted() -> None
     np.testing.assert_array_equal(plan.best, actions)
 
 
-def test_candidates_are_predicted_in_one_call_an_iteration() -> None:
+def test_candidates_are_predicted_in_one_call_per_iteration() -> None:
     shapes = []
 
     def costs(actions: np.ndarray) -> np.ndarray:
@@ -105,13 +105,13 @@ def test_candidates_are_predicted_in_one_call_an_iteration() -> None:
 
 
 @pytest.mark.parametrize("cost", [np.nan, np.inf, -np.inf])
-def test_where_no_cost_is_a_number_the_plan_is_what_the_search_holds(cost: float) -> None:
+def test_plan_is_that_of_the_search_when_no_cost_is_finite(cost: float) -> None:
     plan = Planner(mppi(), iterations=2).plan(lambda actions: np.full(len(actions), cost))
     assert plan.cost == np.inf
     np.testing.assert_array_equal(plan.best, plan.mean)
 
 
-def test_equal_seeds_plan_alike_and_others_do_not() -> None:
+def test_equal_seeds_plan_equally_and_others_do_not() -> None:
     def plan(seed: int) -> np.ndarray:
         return Planner(cem(seed), iterations=3).plan(PointMass(np.float32([0.1, 0.1])).costs).mean
 
@@ -144,7 +144,7 @@ class Clock:
         ([3.0], 1, 3.0),
     ],
 )
-def test_no_iteration_begins_that_would_end_after_the_budget_if_it_were_as_long_as_the_longest(
+def test_iteration_that_would_exceed_the_budget_at_the_longest_duration_is_not_started(
     durations_s: list[float], iterations: int, took_s: float
 ) -> None:
     clock = Clock(*durations_s)
@@ -153,7 +153,7 @@ def test_no_iteration_begins_that_would_end_after_the_budget_if_it_were_as_long_
     assert clock.now_s - 100 == pytest.approx(took_s)
 
 
-def test_the_first_iteration_is_made_however_late_it_is() -> None:
+def test_first_iteration_always_runs() -> None:
     moments = itertools.count(step=9.0)
     planner = Planner(cem(), iterations=9, budget_s=0.05, clock=lambda: next(moments))
     assert planner.plan(Clock(0.01).predict).iterations == 1
@@ -168,7 +168,7 @@ def test_more_time_finds_cheaper_plans() -> None:
     assert cost(0.005) > cost(0.05) > cost(0.2)
 
 
-def test_without_a_budget_all_iterations_are_made_however_long_they_take() -> None:
+def test_all_iterations_run_without_a_budget() -> None:
     clock = Clock(*[1e6] * 7)
     assert Planner(cem(), iterations=7, clock=clock).plan(clock.predict).iterations == 7
 
@@ -196,7 +196,7 @@ def drive(seed: int, *, warm: bool) -> float:
     return missed
 
 
-def test_a_warm_start_follows_a_moving_target_better_than_a_cold_one() -> None:
+def test_warm_start_follows_a_moving_target_better_than_a_cold_one() -> None:
     warm, cold = (np.array([drive(seed, warm=each) for seed in range(8)]) for each in (True, False))
     assert warm.mean() < 0.8 * cold.mean()
     assert (warm < cold).sum() >= 7
@@ -206,11 +206,11 @@ def test_a_warm_start_follows_a_moving_target_better_than_a_cold_one() -> None:
     ("wrong", "reason"),
     [({"iterations": 0}, "iterations must be at least 1"), ({"budget_s": 0.0}, "budget_s must be above 0")],
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float], reason: str) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Planner(cem(), **({"iterations": 1} | wrong))
 
 
-def test_energies_of_another_number_of_candidates_are_refused() -> None:
+def test_energies_of_another_number_of_candidates_are_rejected() -> None:
     with pytest.raises(ValueError, match="one cost for each of the 64 candidates"):
         Planner(cem(), iterations=1).plan(lambda actions: np.zeros((63, HORIZON), np.float32))

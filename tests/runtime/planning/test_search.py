@@ -30,23 +30,23 @@ def costs_of(actions: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0, 4.0])
-def test_coloured_noise_has_variance_1_at_every_step(beta: float) -> None:
+def test_colored_noise_has_variance_1_at_every_step(beta: float) -> None:
     matrix = noise_matrix(HORIZON, beta)
     np.testing.assert_allclose((matrix @ matrix.T).diagonal(), np.ones(HORIZON), rtol=1e-5)
 
 
-def test_the_power_of_coloured_noise_falls_with_the_frequency_as_asked_for() -> None:
+def test_colored_noise_power_falls_with_the_frequency_as_configured() -> None:
     gains = np.abs(np.fft.rfft(noise_matrix(16, 2.0)[:, 0]))
     power = np.square(gains[1:])
     np.testing.assert_allclose(power, power[0] / np.arange(1, 9) ** 2.0, rtol=1e-4)
 
 
-def test_without_colour_and_in_a_single_step_noise_stays_white() -> None:
+def test_noise_without_color_or_in_a_single_step_is_white() -> None:
     np.testing.assert_allclose(noise_matrix(HORIZON, 0.0), np.eye(HORIZON), atol=1e-6)
     np.testing.assert_allclose(noise_matrix(1, 2.0), [[1]])
 
 
-def test_coloured_candidates_go_further_in_one_direction() -> None:
+def test_colored_candidates_travel_further_in_one_direction() -> None:
     def reach(beta: float) -> float:
         (cem, _) = both(num_samples=512, constant_fraction=0.0, init_std=0.3, noise_beta=beta)
         return float(cem.ask()[1:].sum(axis=1).std())
@@ -54,14 +54,14 @@ def test_coloured_candidates_go_further_in_one_direction() -> None:
     assert reach(3.0) > 1.25 * reach(0.0)
 
 
-def test_held_actions_differ_where_the_box_does_not_hold_zero() -> None:
+def test_constant_actions_differ_where_the_box_excludes_zero() -> None:
     box = ActionLimits(low=np.float32([0.5, 2]), high=np.float32([1, 3]))
     for search in (CEM(CEMConfig(), box, seed=3), MPPI(MPPIConfig(), box, seed=3)):
         held = search.ask()[-16:, 0]
         assert (held > box.low).any(axis=1).sum() >= 8
 
 
-def test_elites_that_are_elites_are_candidates_again_after_the_plan() -> None:
+def test_retained_elites_are_candidates_after_the_plan() -> None:
     for search in both(keep_elites=3):
         asked = search.ask()
         costs = costs_of(asked)
@@ -69,7 +69,7 @@ def test_elites_that_are_elites_are_candidates_again_after_the_plan() -> None:
         np.testing.assert_array_equal(search.ask()[1:4], asked[np.argsort(costs, kind="stable")[:3]])
 
 
-def test_time_goes_on_for_elites_elites_as_for_the_plan() -> None:
+def test_retained_elites_are_shifted_with_the_plan() -> None:
     for search in both(keep_elites=3):
         asked = search.ask()
         costs = costs_of(asked)
@@ -79,7 +79,7 @@ def test_time_goes_on_for_elites_elites_as_for_the_plan() -> None:
         np.testing.assert_array_equal(search.ask()[1:4], elites[:, [2, 3, 4, 5, 5, 5]])
 
 
-def test_a_robot_that_does_not_follow_the_plan_starts_from_where_it_is() -> None:
+def test_robot_that_deviates_from_the_plan_starts_from_its_state() -> None:
     for search in both(max_change=0.1):
         search.executed = np.float32([0.9, -0.9])
         asked = search.ask()
@@ -87,7 +87,7 @@ def test_a_robot_that_does_not_follow_the_plan_starts_from_where_it_is() -> None
         assert np.abs(np.diff(asked, axis=1)).max() <= 0.1 + 1e-6
 
 
-def test_a_shift_knows_what_was_executed() -> None:
+def test_shift_uses_the_executed_action() -> None:
     for search in both(max_change=0.1):
         search.tell(costs_of(search.ask()))
         plan = search.mean.copy()
@@ -97,7 +97,7 @@ def test_a_shift_knows_what_was_executed() -> None:
         assert np.abs(np.diff(plan, axis=0)).max() <= 0.1 + 1e-6
 
 
-def test_a_plan_goes_on_from_what_the_robot_did_instead() -> None:
+def test_plan_continues_from_the_action_executed_instead() -> None:
     for search in both(max_change=0.1):
         search.tell(costs_of(search.ask()))
         did = search.mean[0] + np.float32([0.15, -0.15])
@@ -107,7 +107,7 @@ def test_a_plan_goes_on_from_what_the_robot_did_instead() -> None:
         assert np.abs(np.diff(search.mean, axis=0)).max() <= 0.1 + 1e-6
 
 
-def test_without_a_warm_start_the_next_plan_begins_as_the_first_did() -> None:
+def test_plan_without_a_warm_start_starts_like_the_first() -> None:
     for search in both(warm_start=False):
         first = search.ask()
         search.tell(costs_of(first))
@@ -116,7 +116,7 @@ def test_without_a_warm_start_the_next_plan_begins_as_the_first_did() -> None:
         assert search.ask()[1:].std() == pytest.approx(first[1:].std(), rel=0.15)
 
 
-def test_without_a_warm_start_what_was_executed_is_known_all_the_same() -> None:
+def test_executed_action_is_known_without_a_warm_start() -> None:
     for search in both(max_change=0.1, warm_start=False):
         search.executed = np.float32([0.5, -0.5])
         search.tell(costs_of(search.ask()))
@@ -127,7 +127,7 @@ def test_without_a_warm_start_what_was_executed_is_known_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("further", [0.25, 8.0])
-def test_a_robot_that_can_do_more_is_planned_for_as_much_further(further: float) -> None:
+def test_wider_limits_widen_the_search_proportionally(further: float) -> None:
     """Spreads are fractions of half the range."""
 
     def candidates(scale: float) -> list[np.ndarray]:
@@ -149,7 +149,7 @@ def test_a_robot_that_can_do_more_is_planned_for_as_much_further(further: float)
         np.testing.assert_array_equal(more, usual)
 
 
-def test_equal_seeds_search_alike() -> None:
+def test_equal_seeds_search_equally() -> None:
     for one, other in zip(both(noise_beta=2.0), both(noise_beta=2.0), strict=True):
         for search in (one, other):
             for _ in range(4):
@@ -170,6 +170,6 @@ def test_equal_seeds_search_alike() -> None:
         ({"keep_elites": 8, "num_samples": 8}, "below num_samples"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float], reason: str) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         SearchConfig(**wrong)

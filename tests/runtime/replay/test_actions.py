@@ -25,14 +25,14 @@ def read(spec: str, horizon: int = HORIZON) -> list[ActionSequence]:
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=HORIZON))
-def test_what_is_written_is_read_and_the_last_action_held(steps: list[tuple[float, float]]) -> None:
+def test_action_file_round_trips_and_repeats_the_last_action(steps: list[tuple[float, float]]) -> None:
     (found,) = read(";".join(f"{x!r},{y!r}" for x, y in steps))
     expected = [*steps, *[steps[-1]] * (HORIZON - len(steps))]
     np.testing.assert_array_equal(found.actions, np.array(expected, np.float32))
 
 
 @given(st.text())
-def test_whatever_is_written_gives_sequences_or_an_error_that_says_so(text: str) -> None:
+def test_arbitrary_text_is_parsed_or_raises_an_error_with_the_reason(text: str) -> None:
     try:
         found = read(text)
     except JepaRuntimeError as error:
@@ -41,7 +41,7 @@ def test_whatever_is_written_gives_sequences_or_an_error_that_says_so(text: str)
         assert all(sequence.actions.shape == (HORIZON, 2) for sequence in found)
 
 
-def test_a_fan_is_that_of_the_runtime() -> None:
+def test_fan_equals_the_default_candidates_of_the_runtime() -> None:
     found = read("fan", horizon=2)
     assert [sequence.label for sequence in found[:2]] == ["fan (0,0)", "fan (1,0)"]
     np.testing.assert_array_equal(
@@ -49,7 +49,7 @@ def test_a_fan_is_that_of_the_runtime() -> None:
     )
 
 
-def test_files_hold_one_sequence_or_several(tmp_path: Path) -> None:
+def test_files_contain_one_sequence_or_several(tmp_path: Path) -> None:
     several = np.linspace(-0.5, 0.5, 12, dtype=np.float32).reshape(2, 3, 2)
     np.save(tmp_path / "plan.npy", several)
     (tmp_path / "plan.json").write_text(json.dumps(several.tolist()))
@@ -104,7 +104,7 @@ def test_sequences_beyond_the_limits_name_the_step() -> None:
         ("a.csv", b""),
     ],
 )
-def test_files_that_hold_no_actions_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_files_without_actions_are_rejected(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(JepaRuntimeError, match=name):
         read(str(tmp_path / name))

@@ -43,7 +43,7 @@ def counts(found: Comparison) -> dict[str, tuple[int, int, int, int]]:
     }
 
 
-def test_how_long_it_took_and_how_frames_were_counted_makes_no_difference(tmp_path: Path) -> None:
+def test_durations_and_frame_counters_are_not_compared(tmp_path: Path) -> None:
     first = outputs(tmp_path / "a.mcap", 1, 2)
     times = dict.fromkeys(result().timings_ms, 99.0)
     second = outputs(tmp_path / "b.mcap", 1, 2, timings_ms=times, sequence=77, deadline_missed=False)
@@ -52,7 +52,7 @@ def test_how_long_it_took_and_how_frames_were_counted_makes_no_difference(tmp_pa
     assert counts(found) == {topic: (2, 0, 0, 0) for topic in (LATENT, FUTURES, SURPRISE)}
 
 
-def test_one_bit_is_a_difference(tmp_path: Path) -> None:
+def test_single_bit_is_a_difference(tmp_path: Path) -> None:
     latent = result().latent.copy()
     latent[1, 2] = np.nextafter(latent[1, 2], np.float32(np.inf))
     found = compare(
@@ -65,26 +65,26 @@ def test_one_bit_is_a_difference(tmp_path: Path) -> None:
     assert topic.difference.fields == {"latent": pytest.approx(float(np.spacing(result().latent[1, 2])))}
 
 
-def test_what_has_another_shape_or_is_no_number_differs_by_none(tmp_path: Path) -> None:
+def test_arrays_of_another_shape_or_not_finite_have_no_numeric_difference(tmp_path: Path) -> None:
     other = {"latent": result().latent[:1], "frame_id": "left"}
     found = compare(outputs(tmp_path / "a.mcap", 1), outputs(tmp_path / "b.mcap", 1, **other))
     difference = next(topic.difference for topic in found.topics if topic.topic == LATENT)
     assert difference is not None and difference.fields == {"header.frame_id": None, "latent": None}
 
 
-def test_what_only_one_side_has_is_counted_wherever_it_is(tmp_path: Path) -> None:
+def test_messages_in_only_one_bag_are_counted(tmp_path: Path) -> None:
     found = compare(outputs(tmp_path / "a.mcap", 1, 2, 3, 5), outputs(tmp_path / "b.mcap", 2, 4, 5, 6, 7))
     assert not found.same
     assert counts(found)[LATENT] == (2, 0, 2, 3)
 
 
-def test_outputs_that_the_first_bag_lacks_altogether_are_missed(tmp_path: Path) -> None:
+def test_outputs_missing_from_the_first_bag_are_reported(tmp_path: Path) -> None:
     found = compare(outputs(tmp_path / "a.mcap", 1, surprise=None), outputs(tmp_path / "b.mcap", 1))
     assert counts(found)[SURPRISE] == (0, 0, 0, 1)
     assert not found.same
 
 
-def test_an_event_that_only_the_second_bag_has_is_missed(tmp_path: Path) -> None:
+def test_event_only_in_the_second_bag_is_reported(tmp_path: Path) -> None:
     second, model = tmp_path / "b.mcap", FakeModel()
     with McapRecorder(second) as recorder:
         event = messages.surprise_event(BEGUN, result(), model)  # type: ignore[arg-type]
@@ -93,19 +93,19 @@ def test_an_event_that_only_the_second_bag_has_is_missed(tmp_path: Path) -> None
     assert counts(found)["/world_model/events"] == (0, 0, 0, 1)
 
 
-def test_energies_that_there_are_not_are_equal(tmp_path: Path) -> None:
+def test_absent_energies_are_equal(tmp_path: Path) -> None:
     without = {"goal_stamp_ns": None, "current_energy": None}
     assert compare(
         outputs(tmp_path / "a.mcap", 1, **without), outputs(tmp_path / "b.mcap", 1, **without)
     ).same
 
 
-def test_a_node_in_a_namespace_is_found(tmp_path: Path) -> None:
+def test_node_in_a_namespace_is_found(tmp_path: Path) -> None:
     second = outputs(tmp_path / "b.mcap", 1, node="/robot1/world_model")
     assert compare(outputs(tmp_path / "a.mcap", 1), second).same
 
 
-def test_of_several_cameras_none_is_guessed(tmp_path: Path) -> None:
+def test_several_cameras_require_a_choice(tmp_path: Path) -> None:
     both = tmp_path / "b.mcap"
     model: Any = FakeModel()
     with McapRecorder(both) as recorder:

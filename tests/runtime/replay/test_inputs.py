@@ -36,7 +36,7 @@ def opened(path: Path, *entries: Entry, described: Any = None, **topics: str) ->
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("gci"), st.integers(1, 6)), min_size=1, max_size=20))
-def test_everything_comes_in_its_order_and_images_last_at_their_moment(
+def test_messages_arrive_in_order_with_images_last_at_their_time(
     tmp_path_factory: pytest.TempPathFactory, given_entries: list[tuple[str, int]]
 ) -> None:
     make = {"g": goal, "c": lambda stamp: twist(stamp, 0.0), "i": image}
@@ -49,7 +49,7 @@ def test_everything_comes_in_its_order_and_images_last_at_their_moment(
     inputs.close()
 
 
-def test_messages_say_what_they_say(tmp_path: Path) -> None:
+def test_messages_are_decoded_with_their_values(tmp_path: Path) -> None:
     described = manifest(low=(-1.0, -1.0, -1.0), high=(1.0, 1.0, 1.0))
     entries = (goal(3), twist(4, 0.5, turn=0.25), image(5, value=9))
     sought, command, frame = (
@@ -62,7 +62,7 @@ def test_messages_say_what_they_say(tmp_path: Path) -> None:
     assert frame.image[0, 0].tolist() == [9, 9, 9]
 
 
-def test_images_that_are_not_wanted_are_counted_but_not_decoded(tmp_path: Path) -> None:
+def test_unrequested_images_are_counted_but_not_decoded(tmp_path: Path) -> None:
     log_ns, topic, type_name, fields = image(2)
     broken = (log_ns, topic, type_name, fields | {"encoding": "rgbx77"})
     inputs = opened(tmp_path / "a.mcap", image(1), broken, image(3, value=7), action="none")
@@ -85,26 +85,26 @@ def test_stamps_are_those_of_the_headers_or_else_of_the_recording(tmp_path: Path
     assert inputs.count == 3
 
 
-def test_the_stamp_of_a_command_counts_and_not_when_it_arrived(tmp_path: Path) -> None:
+def test_command_stamp_is_used_instead_of_its_arrival_time(tmp_path: Path) -> None:
     inputs = opened(tmp_path / "a.mcap", image(S), twist_stamped(S + 20, S + 5, 1.0))
     (command,) = (entry.content for entry in inputs.read() if isinstance(entry.content, Command))
     assert command.stamp_ns == S + 5
 
 
-def test_other_commands_are_named_with_their_fields(tmp_path: Path) -> None:
+def test_other_commands_are_listed_with_their_fields(tmp_path: Path) -> None:
     inputs = opened(tmp_path / "a.mcap", image(1), floats(2, 0.1, 0.2, 0.3), action="effort:data[2],data[0]")
     *_, command = (entry.content for entry in inputs.read())
     assert isinstance(command, Command)
     np.testing.assert_allclose(command.action, [0.3, 0.1], rtol=1e-6)
 
 
-def test_a_model_without_actions_needs_no_commands(tmp_path: Path) -> None:
+def test_model_without_actions_needs_no_commands(tmp_path: Path) -> None:
     described = manifest(low=(0.0,), high=(0.0,))
     inputs = opened(tmp_path / "a.mcap", image(1), described=described)
     assert told(inputs) == [("Frame", 1)] and inputs.commands() is None
 
 
-def test_several_topics_of_a_kind_are_not_guessed_between(tmp_path: Path) -> None:
+def test_several_topics_of_a_kind_require_a_choice(tmp_path: Path) -> None:
     with pytest.raises(SourceError, check=code("replay.ambiguous_topic")):
         opened(
             tmp_path / "a.mcap", image(1), goal(1, "/a/goal_image"), goal(1, "/b/goal_image"), action="none"

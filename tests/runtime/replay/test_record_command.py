@@ -17,7 +17,7 @@ from tests.runtime.replay.conftest import Recorded
 from tests.runtime.replay.reading import messages_of
 
 
-def test_frames_commands_goals_and_outputs_are_recorded(recorded: Recorded) -> None:
+def test_record_writes_frames_commands_goals_and_outputs(recorded: Recorded) -> None:
     found = messages_of(recorded.bag)
     assert {topic: len(messages) for topic, messages in found.items()} == {
         "/camera/image_raw": 20,
@@ -33,7 +33,7 @@ def test_frames_commands_goals_and_outputs_are_recorded(recorded: Recorded) -> N
     assert from_time(goal.stamp) == from_time(image.stamp)
 
 
-def test_every_pixel_is_kept(recorded: Recorded) -> None:
+def test_record_preserves_every_pixel(recorded: Recorded) -> None:
     source = open_source("two_rooms?seed=3", rate_hz=10)
     seen = [(frame.image, source.command, source.goal) for frame in itertools.islice(source.frames(), 20)]
     kept = open_source(f"{recorded.bag}?action=/cmd_vel:linear.x,linear.y")
@@ -44,7 +44,7 @@ def test_every_pixel_is_kept(recorded: Recorded) -> None:
     np.testing.assert_array_equal(goal.image, seen[0][2])
 
 
-def test_jpeg_takes_less_room(bundle: Path, recorded: Recorded, tmp_path: Path) -> None:
+def test_record_jpeg_needs_less_space(bundle: Path, recorded: Recorded, tmp_path: Path) -> None:
     bag = tmp_path / "small.mcap"
     source = ["--source", "two_rooms?seed=3", "--rate", "50", "--duration", "0.2"]
     assert main(["record", "--bundle", str(bundle), "--out", str(bag), "--jpeg", *source]) == 0
@@ -55,14 +55,14 @@ def test_jpeg_takes_less_room(bundle: Path, recorded: Recorded, tmp_path: Path) 
     assert len(jpeg.data) < len(raw.data) / 5
 
 
-def test_a_recording_is_an_mcap_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recording_is_an_mcap_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["record", "--bundle", str(bundle), "--source", "two_rooms", "--out", "drive.bag"])
     assert caught.value.code == 2
     assert "must end in .mcap, got drive.bag" in capsys.readouterr().err
 
 
-def test_the_bag_that_is_played_is_not_recorded_over(
+def test_record_does_not_overwrite_its_source(
     bundle: Path, recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = tmp_path / "drive.mcap"
@@ -74,7 +74,7 @@ def test_the_bag_that_is_played_is_not_recorded_over(
         assert bag.read_bytes() == recorded.bag.read_bytes()
 
 
-def test_what_was_recorded_before_is_not_replaced(
+def test_record_does_not_replace_an_existing_recording(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = tmp_path / "drive.mcap"
@@ -90,7 +90,7 @@ def test_what_was_recorded_before_is_not_replaced(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
 
 
-def test_stamps_that_go_back_are_told_because_a_replay_has_another_order(
+def test_record_with_stamps_going_back_warns_that_a_replay_has_another_order(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

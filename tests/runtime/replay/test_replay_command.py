@@ -71,9 +71,7 @@ def goal(log_ns: int, stamp_ns: int, value: int | None) -> Entry:
 # ------------------------------------------------------------------ the same again
 
 
-def test_two_processes_write_the_same_file_and_what_was_computed_live(
-    recorded: Recorded, tmp_path: Path
-) -> None:
+def test_replay_in_two_processes_equals_the_live_outputs(recorded: Recorded, tmp_path: Path) -> None:
     start = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     outs = [tmp_path / "first.mcap", tmp_path / "second.mcap"]
     command = [sys.executable, "-c", start, "replay", str(recorded.bag), "--bundle", str(recorded.bundle)]
@@ -103,7 +101,7 @@ def test_two_processes_write_the_same_file_and_what_was_computed_live(
     assert found[0]["resets"] == {"first": 1}
 
 
-def test_bounds_that_were_learnt_and_alarms_come_again(bundle: Path, run: Replay, tmp_path: Path) -> None:
+def test_replay_reproduces_learned_bounds_and_alarms(bundle: Path, run: Replay, tmp_path: Path) -> None:
     watchful, bag, out = tmp_path / "watchful", tmp_path / "drive.mcap", tmp_path / "out.mcap"
     shutil.copytree(bundle, watchful)
     fields = Bundle.open(watchful).manifest.model_dump(mode="json")
@@ -118,20 +116,20 @@ def test_bounds_that_were_learnt_and_alarms_come_again(bundle: Path, run: Replay
     assert last.errors_seen[0] > 0 and first.error_bounds != last.error_bounds
 
 
-def test_more_threads_give_the_same_twice_too(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+def test_replay_with_more_threads_is_deterministic(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     outs = [tmp_path / "first.mcap", tmp_path / "second.mcap"]
     assert [run(recorded.bag, out, "--threads", "2")[0] for out in outs] == [0, 0]
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
-def test_times_taken_are_not_in_it(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+def test_replay_output_excludes_durations(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     assert run(recorded.bag, tmp_path / "out.mcap")[0] == 0
     found = messages_of(tmp_path / "out.mcap")
     assert {(state.preprocess_ms, state.encode_ms) for state in found[LATENT]} == {(0.0, 0.0)}
     assert {(futures.predict_ms, futures.deadline_missed) for futures in found[FUTURES]} == {(0.0, False)}
 
 
-def test_another_model_is_named_and_its_first_difference_shown(
+def test_replay_with_another_model_names_it_and_shows_the_first_difference(
     recorded: Recorded, run: Replay, tmp_path: Path
 ) -> None:
     make_bundle(tmp_path / "other", history_size=2, seed=1)
@@ -148,7 +146,7 @@ def test_another_model_is_named_and_its_first_difference_shown(
     assert latent["first_difference"]["fields"]["latent"] > 0
 
 
-def test_jpeg_frames_give_other_outputs(bundle: Path, run: Replay, tmp_path: Path) -> None:
+def test_replay_of_jpeg_frames_has_different_outputs(bundle: Path, run: Replay, tmp_path: Path) -> None:
     bag = tmp_path / "jpeg.mcap"
     source = ["--source", "two_rooms", "--rate", "10", "--duration", "0.5", "--jpeg"]
     assert main(["record", "--bundle", str(bundle), "--out", str(bag), *source]) == 0
@@ -165,9 +163,7 @@ def test_futures_in_half_precision_are_compared_in_half_precision(
     assert len(half.latents.data) == len(full.latents.data) / 2
 
 
-def test_a_copy_with_its_inputs_can_be_replayed_in_turn(
-    recorded: Recorded, run: Replay, tmp_path: Path
-) -> None:
+def test_replay_copy_with_inputs_can_be_replayed(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     assert run(recorded.bag, tmp_path / "copy.mcap", "--copy-inputs")[0] == 0
     status, said = run(tmp_path / "copy.mcap", tmp_path / "out.mcap", "--compare", str(recorded.bag))
     assert status == 0, said
@@ -177,14 +173,14 @@ def test_a_copy_with_its_inputs_can_be_replayed_in_turn(
 # ------------------------------------------------------------------ everything at its place
 
 
-def test_every_frame_is_processed_however_fast_they_came(run: Replay, tmp_path: Path) -> None:
+def test_replay_processes_every_frame_at_any_rate(run: Replay, tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag.mcap", frames(300, every_ms=1))
     status, said = run(bag, tmp_path / "out.mcap", "--action", "none")
     assert status == 0 and said.startswith("300 frames")
     assert [state.sequence for state in messages_of(tmp_path / "out.mcap")[LATENT]] == list(range(300))
 
 
-def test_outputs_lie_beside_their_frames_also_where_the_clock_was_set_back(
+def test_replay_outputs_are_next_to_their_frames_when_the_clock_was_set_back(
     run: Replay, tmp_path: Path
 ) -> None:
     shown = [image(S + ms * MS, value=ms % 256) for ms in (0, 100, 200, 300, 50, 150, 250, 350)]
@@ -198,7 +194,7 @@ def test_outputs_lie_beside_their_frames_also_where_the_clock_was_set_back(
     assert [message.sequence for message in messages_of(out)[LATENT]] == list(range(8))
 
 
-def test_a_command_counts_from_when_it_was_given(bundle: Path, run: Replay, tmp_path: Path) -> None:
+def test_command_takes_effect_at_its_stamp(bundle: Path, run: Replay, tmp_path: Path) -> None:
     outs = {}
     for name, change_ms in (("early", 0), ("late", 150), ("after", 400)):
         entries = [twist(S - S // 2, 0.0), twist(S + change_ms * MS, 1.0), *frames(5)]
@@ -218,7 +214,7 @@ def test_a_command_counts_from_when_it_was_given(bundle: Path, run: Replay, tmp_
             np.testing.assert_array_equal(found, expected.latents)
 
 
-def test_candidates_are_followed_from_when_they_came_until_they_are_old(run: Replay, tmp_path: Path) -> None:
+def test_candidates_are_used_from_their_arrival_until_the_timeout(run: Replay, tmp_path: Path) -> None:
     proposed = candidates(S + 350 * MS, S + 300 * MS)
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), proposed, *frames(17)])
     assert run(bag, tmp_path / "out.mcap")[0] == 0
@@ -230,14 +226,14 @@ def test_candidates_are_followed_from_when_they_came_until_they_are_old(run: Rep
     assert followed == [("fan", 0)] * 2 + [("mine", 300 * MS)] * 10 + [("fan", 0)] * 3
 
 
-def test_candidates_that_do_not_fit_are_refused_as_in_service(run: Replay, tmp_path: Path) -> None:
+def test_invalid_candidates_are_rejected_as_in_service(run: Replay, tmp_path: Path) -> None:
     entries = [twist(0, 0.0), candidates(S, S, steps=HORIZON + 1), *frames(5)]
     status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
     assert status == 0
     assert "1 inputs rejected, as by the nodes; the last: candidates: actions must be [1..8, 4, 2]" in said
 
 
-def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_fails(
+def test_candidates_with_non_finite_futures_are_rejected_and_no_frame_fails(
     run: Replay, tmp_path: Path
 ) -> None:
     entries = [twist(0, 0.0), candidates(S, S, value=1e38), *frames(5)]
@@ -246,7 +242,7 @@ def test_candidates_of_which_a_model_gives_no_numbers_are_refused_and_no_frame_f
     assert "the last: candidates: actions must be finite and at most " in said
 
 
-def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: Path) -> None:
+def test_goals_are_active_from_their_arrival_until_withdrawn(run: Replay, tmp_path: Path) -> None:
     goals = [goal(S + 250 * MS, 7, 50), goal(S + 400 * MS, 8, 60), goal(S + 550 * MS, 9, None)]
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *goals, *frames(8)])
     assert run(bag, tmp_path / "out.mcap")[0] == 0
@@ -292,7 +288,7 @@ def test_goals_hold_from_when_they_came_until_taken_back(run: Replay, tmp_path: 
         (frames(3), ("--action", "none", "--engine", "abacus:CPU"), "abacus"),
     ],
 )
-def test_what_is_missing_is_named(
+def test_missing_input_is_named(
     run: Replay, tmp_path: Path, entries: list[Entry], options: tuple[str, ...], complaint: str
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", entries)
@@ -302,7 +298,7 @@ def test_what_is_missing_is_named(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_what_cannot_be_compared_with_is_told_before_all_is_computed(
+def test_incomparable_outputs_are_reported_before_the_computation(
     recorded: Recorded, run: Replay, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.mcap"
@@ -311,14 +307,14 @@ def test_what_cannot_be_compared_with_is_told_before_all_is_computed(
     assert not out.exists()
 
 
-def test_a_bag_that_was_cut_off_is_refused(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+def test_truncated_bag_is_rejected(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     bag = tmp_path / "cut.mcap"
     bag.write_bytes(recorded.bag.read_bytes()[:-1000])
     status, said = run(bag, tmp_path / "out.mcap")
     assert status == 1 and "cut.mcap: not a readable bag" in said
 
 
-def test_a_frame_that_cannot_be_used_leaves_no_file(run: Replay, tmp_path: Path) -> None:
+def test_replay_with_an_invalid_frame_leaves_no_file(run: Replay, tmp_path: Path) -> None:
     log_ns, topic, type_name, fields = image(S + 150 * MS)
     broken = (log_ns, topic, type_name, fields | {"encoding": "rgbx77"})
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *frames(5), broken])
@@ -327,7 +323,7 @@ def test_a_frame_that_cannot_be_used_leaves_no_file(run: Replay, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]
 
 
-def test_what_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> None:
+def test_replay_does_not_overwrite_its_source(run: Replay, tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag.mcap", frames(2))
     before = bag.read_bytes()
     for mcap, summary in ((bag, tmp_path / "out.json"), (tmp_path / "out.mcap", bag)):
@@ -337,7 +333,7 @@ def test_what_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> No
         assert bag.read_bytes() == before
 
 
-def test_another_recording_is_not_replaced(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+def test_replay_does_not_replace_another_recording(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     older = tmp_path / "older.mcap"
     older.write_bytes(b"an older recording")
     status, said = run(recorded.bag, older)
@@ -345,7 +341,7 @@ def test_another_recording_is_not_replaced(recorded: Recorded, run: Replay, tmp_
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
 
 
-def test_what_is_compared_with_is_not_written_over(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
+def test_replay_does_not_overwrite_the_compared_bag(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     other = tmp_path / "again.mcap"
     shutil.copy(recorded.bag, other)
     status, said = run(recorded.bag, other, "--compare", str(other))
@@ -353,7 +349,7 @@ def test_what_is_compared_with_is_not_written_over(recorded: Recorded, run: Repl
     assert other.read_bytes() == recorded.bag.read_bytes()
 
 
-def test_a_file_of_a_folder_that_is_replayed_is_not_written_over(run: Replay, tmp_path: Path) -> None:
+def test_replay_does_not_overwrite_a_file_of_the_replayed_folder(run: Replay, tmp_path: Path) -> None:
     folder = tmp_path / "drive"
     bag = write_bag(folder / "drive_0.mcap", frames(2))
     (folder / "metadata.yaml").touch()
@@ -363,7 +359,7 @@ def test_a_file_of_a_folder_that_is_replayed_is_not_written_over(run: Replay, tm
     assert bag.read_bytes() == before
 
 
-def test_a_replay_that_is_stopped_leaves_no_file(bundle: Path, tmp_path: Path) -> None:
+def test_stopped_replay_leaves_no_file(bundle: Path, tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *frames(5)])
 
     def stop() -> None:

@@ -15,7 +15,7 @@ from tests.runtime.replay.conftest import record
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_a_recorded_drive_is_computed_again_and_its_futures_come_true(
+def test_replay_of_a_recorded_drive_is_reproducible_and_its_predictions_come_true(
     two_rooms_bundle: Path, tmp_path: Path, precision: str
 ) -> None:
     bag, outs = tmp_path / "drive.mcap", [tmp_path / "first.mcap", tmp_path / "second.mcap"]

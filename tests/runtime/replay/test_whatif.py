@@ -30,7 +30,7 @@ def moment(times: Any, at_s: float, **more: Any) -> Moment:
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True).map(sorted), st.floats(0, 10))
-def test_a_moment_is_that_of_the_last_image_taken_by_then(times: list[int], at_s: float) -> None:
+def test_moment_uses_the_last_image_before_it(times: list[int], at_s: float) -> None:
     since = [time - times[0] for time in times]
     if at_s * 1000 > since[-1] + 0.5:
         with pytest.raises(SourceError, match=f"its {len(times)} images span 0 to "):
@@ -40,7 +40,7 @@ def test_a_moment_is_that_of_the_last_image_taken_by_then(times: list[int], at_s
         assert index == max(i for i, time in enumerate(since) if time <= at_s * 1000 + 0.5)
 
 
-def test_each_step_is_due_at_the_image_taken_then_if_there_is_one() -> None:
+def test_each_step_is_compared_with_the_image_due_then_if_any() -> None:
     times = stamps(0, 100, 200, 310, 400, 490, 520, 720)
     found = moment(times, 0.13)
     assert found.time_s == pytest.approx(0.1), "that of its image"
@@ -49,13 +49,13 @@ def test_each_step_is_due_at_the_image_taken_then_if_there_is_one() -> None:
     assert moment(times, 0.2).step_images == (4, None, None)
 
 
-def test_what_came_is_looked_for_only_until_the_clock_is_set_back() -> None:
+def test_images_after_the_clock_was_set_back_are_not_compared() -> None:
     times = stamps(0, 100, 200, 300, 400, 500, 200, 300, 400, 500, 600, 700, 800)
     assert moment(times, 0.1).step_images == (3, 5, None)
     assert (moment(times, 0.2).index, moment(times, 0.2).step_images) == (6, (8, 10, 12))
 
 
-def test_as_much_is_looked_at_as_history_and_steps_take_and_more_if_asked_for() -> None:
+def test_loaded_span_covers_history_and_steps_or_more_if_requested() -> None:
     times = stamps(*range(0, 5000, 100))
     few, many = moment(times, 2.0), moment(times, 2.0, around_s=1.5)
     assert (few.first, few.last) == (16, 28)
@@ -64,13 +64,13 @@ def test_as_much_is_looked_at_as_history_and_steps_take_and_more_if_asked_for() 
 
 
 @pytest.mark.parametrize("horizon", [0, 4])
-def test_more_steps_than_the_model_foresees_are_refused(horizon: int) -> None:
+def test_more_steps_than_the_model_predicts_are_rejected(horizon: int) -> None:
     with pytest.raises(JepaRuntimeError, check=code("replay.horizon_out_of_range")):
         moment(stamps(0, 100), 0.0, horizon=horizon)
 
 
 @pytest.mark.parametrize("at_s", [-0.1, 0.7, float("nan"), float("inf")])
-def test_a_moment_that_the_recording_does_not_have_is_refused_with_its_span(at_s: float) -> None:
+def test_moment_outside_the_recording_is_rejected_with_its_span(at_s: float) -> None:
     with pytest.raises(SourceError, match=r"drive.mcap: no moment .* span 0 to 0.600 s"):
         moment(stamps(0, 200, 600), at_s)
 
@@ -80,13 +80,13 @@ def commands(*entries: tuple[int, float]) -> Commands:
     return Commands(("x", "y"), ("m/s", "m/s"), stamps(*(time for time, _ in entries)), values)
 
 
-def test_what_was_executed_is_the_mean_of_each_step() -> None:
+def test_executed_actions_are_the_mean_of_each_step() -> None:
     found = moment(stamps(0, 200, 400, 600), 0.0)
     done = executed(BAG, commands((0, 0.1), (300, 0.3), (400, -0.2)), found, manifest())
     np.testing.assert_allclose(done, [[0.1, 0], [0.2, 0], [-0.2, 0]], rtol=1e-6)
 
 
-def test_what_was_executed_must_be_known_to_the_last_step() -> None:
+def test_executed_actions_must_be_known_to_the_last_step() -> None:
     found = moment(stamps(0, 200, 400, 600), 0.0)
     with pytest.raises(SourceError, check=code("replay.no_commands")):
         executed(BAG, None, found, manifest())
@@ -97,7 +97,7 @@ def test_what_was_executed_must_be_known_to_the_last_step() -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_the_most_similar_frame_is_found(count: int, seed: int) -> None:
+def test_most_similar_frame_is_found(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     latents = random.standard_normal((count, 2, 4)).astype(np.float32)
     album = FrameAlbum()
@@ -111,6 +111,6 @@ def test_the_most_similar_frame_is_found(count: int, seed: int) -> None:
         assert row[image[0, 0, 0]] == pytest.approx(row.min(), rel=1e-4)
 
 
-def test_pictures_are_small_and_keep_their_proportions() -> None:
+def test_thumbnails_are_small_and_keep_their_proportions() -> None:
     assert thumbnail(np.zeros((480, 640, 3), np.uint8)).shape == (88, 117, 3)
     assert thumbnail(np.zeros((40, 60, 3), np.uint8)).shape == (40, 60, 3)

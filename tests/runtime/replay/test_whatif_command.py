@@ -56,7 +56,7 @@ def ask(run: WhatIf, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return ask
 
 
-def test_a_branch_is_what_the_model_predicts_from_the_history_there(
+def test_branch_equals_the_prediction_from_the_history(
     recorded: Recorded, ask: Callable[..., dict[str, Any]]
 ) -> None:
     found = ask("--at", "1", "--actions", "0.5,0;0,-0.5", "--actions", "executed")
@@ -91,7 +91,7 @@ def test_a_branch_is_what_the_model_predicts_from_the_history_there(
     assert found["came"] == [True] * HORIZON
 
 
-def test_a_branch_along_what_was_proposed_is_what_was_published_then(
+def test_branch_along_published_candidates_equals_the_published_futures(
     recorded: Recorded, ask: Callable[..., dict[str, Any]]
 ) -> None:
     found = ask("--at", "1", "--actions", "fan")
@@ -103,14 +103,14 @@ def test_a_branch_along_what_was_proposed_is_what_was_published_then(
     assert np.float32(found["current_energy"]) == np.float32(published.current_energy)
 
 
-def test_without_actions_the_fan_takes_the_room_that_what_was_executed_leaves(
+def test_branches_without_actions_are_the_fan_and_the_executed_one(
     ask: Callable[..., dict[str, Any]],
 ) -> None:
     labels = [branch["label"] for branch in ask("--at", "0.5")["branches"]]
     assert labels[:2] == ["executed", "fan (0,0)"] and len(set(labels)) == NUM_SAMPLES
 
 
-def test_a_goal_may_be_a_frame_of_the_recording(ask: Callable[..., dict[str, Any]]) -> None:
+def test_goal_may_be_a_frame_of_the_recording(ask: Callable[..., dict[str, Any]]) -> None:
     here, elsewhere = (
         ask("--at", "1", "--goal-at", when, "--actions", "0,0", "--horizon", "2") for when in ("1", "0.2")
     )
@@ -126,7 +126,7 @@ def test_steps_after_the_end_have_no_error(ask: Callable[..., dict[str, Any]]) -
     assert errors[2] is None and min(errors[:2]) > 0
 
 
-def test_the_page_shows_each_future_as_frames_and_needs_nothing_else(
+def test_page_shows_each_future_as_frames_and_is_self_contained(
     run: WhatIf, tmp_path: Path, recorded: Recorded
 ) -> None:
     page = tmp_path / "new" / "whatif.html"
@@ -168,7 +168,7 @@ def test_the_page_shows_each_future_as_frames_and_needs_nothing_else(
         (("--at", "1", "--actions", "0,0", "--html", "/dev/null/x"), "/dev/null/x: cannot be written"),
     ],
 )
-def test_what_cannot_be_asked_is_answered_in_one_line(
+def test_invalid_request_is_reported_in_one_line(
     run: WhatIf, options: tuple[str, ...], complaint: str
 ) -> None:
     status, said = run(*options)
@@ -178,9 +178,7 @@ def test_what_cannot_be_asked_is_answered_in_one_line(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_file_that_cannot_be_written_costs_neither_the_other_nor_the_table(
-    run: WhatIf, tmp_path: Path
-) -> None:
+def test_unwritable_file_affects_neither_the_other_nor_the_table(run: WhatIf, tmp_path: Path) -> None:
     page = tmp_path / "whatif.html"
     status, said = run("--at", "1", "--json", "/dev/full", "--html", str(page))
     assert status == 1 and "/dev/full: cannot be written" in said
@@ -189,7 +187,7 @@ def test_a_file_that_cannot_be_written_costs_neither_the_other_nor_the_table(
 
 @pytest.mark.parametrize("option", ["--json", "--html"])
 @pytest.mark.parametrize("name", ["drive.mcap", "plan.json"])
-def test_what_is_read_is_not_written_over(
+def test_whatif_does_not_overwrite_its_source(
     recorded: Recorded, run: WhatIf, tmp_path: Path, option: str, name: str
 ) -> None:
     bag, plan = Path(shutil.copy(recorded.bag, tmp_path)), tmp_path / "plan.json"
@@ -199,7 +197,7 @@ def test_what_is_read_is_not_written_over(
     assert bag.read_bytes() == recorded.bag.read_bytes() and plan.read_text() == "[[0.5, 0]]"
 
 
-def test_in_a_long_recording_only_what_lies_around_the_moment_is_looked_at(
+def test_only_the_surroundings_of_the_moment_are_loaded_from_a_long_recording(
     run: WhatIf, tmp_path: Path
 ) -> None:
     entries = [image(S + index * 100 * MS, value=index % 256) for index in range(400)]
@@ -218,7 +216,7 @@ def test_in_a_long_recording_only_what_lies_around_the_moment_is_looked_at(
     assert near["branches"][0]["energies"] == all_of_it["branches"][0]["energies"]
 
 
-def test_bounds_that_nobody_knows_yet_are_shown_as_such(recorded: Recorded, tmp_path: Path) -> None:
+def test_unknown_bounds_are_shown_as_such(recorded: Recorded, tmp_path: Path) -> None:
     bundle, out = tmp_path / "bundle", tmp_path / "whatif.json"
     shutil.copytree(recorded.bundle, bundle)
     fields = Bundle.open(bundle).manifest.model_dump(mode="json")
@@ -232,9 +230,7 @@ def test_bounds_that_nobody_knows_yet_are_shown_as_such(recorded: Recorded, tmp_
 # ------------------------------------------------------------------ what the terminal shows
 
 
-def test_numbers_far_below_one_and_long_labels_leave_room_for_each_other(
-    run: WhatIf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_numbers_and_long_labels_do_not_overlap(run: WhatIf, monkeypatch: pytest.MonkeyPatch) -> None:
     branched = replay.branch
 
     def tiny(*args: Any, **options: Any) -> replay.WhatIf:
@@ -252,11 +248,11 @@ def test_numbers_far_below_one_and_long_labels_leave_room_for_each_other(
     assert re.search(r"^x 1e-08: *\nerror bound +1 +2 +3 +4 *$", said, re.MULTILINE)
 
 
-def test_components_are_told_with_their_units(run: WhatIf) -> None:
+def test_components_are_shown_with_their_units(run: WhatIf) -> None:
     assert "actions: linear.x [m/s], linear.y [m/s]" in run("--at", "1")[1]
 
 
-def test_without_a_goal_it_is_told_how_to_name_one(run: WhatIf) -> None:
+def test_missing_goal_message_says_how_to_name_one(run: WhatIf) -> None:
     status, said = run("--at", "1", "--goal", "none")
     assert status == 0 and "no goal and no energies: --goal-at S uses the image" in said
     assert "fan" not in said and "executed: error" in said

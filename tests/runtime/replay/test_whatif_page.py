@@ -8,7 +8,7 @@ from jepa_runtime.reports.whatif_page import ranked, render
 from tests.runtime.replay.pages import STEPS, make_branch, make_whatif, several
 
 
-def test_what_was_executed_comes_first_and_the_others_by_their_energy_at_the_end() -> None:
+def test_executed_branch_is_first_and_the_others_are_sorted_by_final_energy() -> None:
     found = ranked(
         [
             make_branch("far", [0, 0, 0, 3]),
@@ -19,29 +19,29 @@ def test_what_was_executed_comes_first_and_the_others_by_their_energy_at_the_end
     assert [branch.label for branch in found] == ["executed", "near", "far"]
 
 
-def test_without_a_goal_the_order_is_that_of_the_question() -> None:
+def test_branches_without_a_goal_are_in_the_requested_order() -> None:
     found = ranked([make_branch("b", None), make_branch("a", None)])
     assert [branch.label for branch in found] == ["b", "a"]
 
 
-def test_the_page_says_how_many_futures_it_does_not_show() -> None:
+def test_page_states_the_number_of_omitted_futures() -> None:
     text = render(several(), title="a drive", subtitle="a model")
     assert "3 more futures are not shown." in text
     assert text.count("executed, step") == STEPS and "fan 5, step" not in text
 
 
-def test_steps_of_which_nothing_came_are_told_and_left_out_of_the_charts() -> None:
+def test_steps_without_images_are_reported_and_omitted_from_the_charts() -> None:
     text = render(several(), title="a drive", subtitle="a model")
     assert text.count("<td>no image</td>") == 1
     assert "nan" not in "".join(re.findall("points='([^']*)'", text))
 
 
-def test_without_a_goal_there_are_no_energies() -> None:
+def test_page_without_a_goal_has_no_energies() -> None:
     text = render(make_whatif(make_branch("0,0", None), goal=False), title="a drive", subtitle="a model")
     assert "no goal" in text and "<svg" not in text
 
 
-def test_names_do_not_become_markup() -> None:
+def test_page_escapes_names() -> None:
     found = make_whatif(make_branch("<b>'bold'</b>.npy", [0.1] * 4))
     text = render(found, title="<script>", subtitle="&")
     assert "<b>'bold'" not in text and "<script" not in text

@@ -43,7 +43,7 @@ class Slow(FakeModel):
 
 
 @pytest.mark.parametrize("count", [1, NUM_SAMPLES - 1, NUM_SAMPLES, 2 * NUM_SAMPLES + 1])
-def test_any_number_of_sequences_is_followed_from_the_newest_image(count: int) -> None:
+def test_evaluation_predicts_any_number_of_sequences_from_the_newest_image(count: int) -> None:
     asked = actions(count)
     model = Slow()
     with serve(model) as served:
@@ -58,14 +58,14 @@ def test_any_number_of_sequences_is_followed_from_the_newest_image(count: int) -
     assert found.error_bounds.tolist() == [0.5, 1.0, 1.5]
 
 
-def test_sequences_may_be_shorter_than_the_horizon() -> None:
+def test_evaluation_accepts_sequences_shorter_than_the_horizon() -> None:
     with serve() as served:
         served.feed(frame(0))
         found = served.pipeline.evaluate(actions(3, 1), timeout_s=PATIENCE_S)
     assert found.latents is not None and found.latents.shape[:2] == (3, 1)
 
 
-def test_energies_are_those_to_the_goal_and_latents_may_be_left_out() -> None:
+def test_evaluation_returns_energies_to_the_goal_and_optionally_latents() -> None:
     asked = actions(NUM_SAMPLES + 2)
     with serve() as served:
         served.pipeline.set_goal(np.full((8, 8, 3), 9, np.uint8), 77)
@@ -77,7 +77,7 @@ def test_energies_are_those_to_the_goal_and_latents_may_be_left_out() -> None:
     np.testing.assert_allclose(found.energies, (np.cumsum(asked[:, :, 0], axis=1) - 2) ** 2, rtol=1e-4)
 
 
-def test_without_a_goal_and_without_latents_there_is_nothing_to_tell() -> None:
+def test_evaluation_without_a_goal_and_latents_is_rejected() -> None:
     with serve() as served:
         served.feed(frame(0))
         with pytest.raises(JepaRuntimeError, check=code("evaluation.no_goal")):
@@ -99,19 +99,19 @@ def test_without_a_goal_and_without_latents_there_is_nothing_to_tell() -> None:
         np.where(np.arange(2 * HORIZON * 2) == 5, np.inf, 0.0).reshape(2, HORIZON, 2),
     ],
 )
-def test_what_is_no_action_sequence_of_the_model_is_refused_at_once(asked: np.ndarray) -> None:
+def test_evaluation_with_an_invalid_action_sequence_is_rejected_immediately(asked: np.ndarray) -> None:
     with serve() as served, pytest.raises(ValueError, match=r"actions must be \[1\.\.65536, 1\.\.3, 2\]"):
         served.pipeline.evaluate(asked, timeout_s=PATIENCE_S)
 
 
-def test_latents_that_no_robot_can_hold_are_refused() -> None:
+def test_evaluation_with_latents_beyond_memory_is_rejected() -> None:
     with serve() as served:
         served.model.manifest.io.latent.tokens = 65536
         with pytest.raises(ValueError, match="GiB"):
             served.pipeline.evaluate(actions(2000), timeout_s=PATIENCE_S)
 
 
-def test_a_question_waits_for_the_first_image_and_says_so_when_none_comes() -> None:
+def test_evaluation_waits_for_the_first_image_and_reports_a_timeout() -> None:
     with serve() as served, ThreadPoolExecutor() as others:
         with pytest.raises(JepaRuntimeError, match=r"within 0\.05 s: there is no history"):
             served.pipeline.evaluate(actions(2), timeout_s=0.05)
@@ -122,7 +122,7 @@ def test_a_question_waits_for_the_first_image_and_says_so_when_none_comes() -> N
         assert waits.result(PATIENCE_S).stamp_ns == frame(0).stamp_ns
 
 
-def test_a_stream_of_which_nothing_is_known_holds_up_no_other() -> None:
+def test_evaluation_of_a_stream_without_images_does_not_block_others() -> None:
     with serve(streams=("left", "right")) as served, ThreadPoolExecutor() as others:
         waits = others.submit(served.pipeline.evaluate, actions(2), timeout_s=3.0, stream="right")
         served.pipeline.submit(frame_of("left"))
@@ -178,7 +178,7 @@ class Schedule:
 @given(
     period=st.integers(20, 100), share=st.floats(0.1, 0.9), run=st.integers(1, 60), count=st.integers(1, 60)
 )
-def test_no_frame_waits_for_a_question(period: int, share: float, run: int, count: int) -> None:
+def test_evaluation_never_delays_a_frame(period: int, share: float, run: int, count: int) -> None:
     schedule = Schedule(period=period * MS, frame=round(share * period * MS), run=run * MS)
     schedule.go(3)
     asked = EvaluationRequest(manifest(), actions(count), "", latents=True)  # type: ignore[arg-type]
@@ -193,7 +193,7 @@ def test_no_frame_waits_for_a_question(period: int, share: float, run: int, coun
             asked.wait(0.0)
 
 
-def test_frames_of_a_pipeline_leave_a_question_no_time_where_its_run_would_meet_the_next() -> None:
+def test_evaluation_that_would_delay_the_next_pipelined_frame_does_not_run() -> None:
     now_ns = [0]
     with serve(Slow(predict_s=0.02), clock_ns=lambda: now_ns[0]) as served:
         for number in range(3):
@@ -203,7 +203,7 @@ def test_frames_of_a_pipeline_leave_a_question_no_time_where_its_run_would_meet_
             served.pipeline.evaluate(actions(2), timeout_s=0.1)
 
 
-def test_a_question_that_found_no_time_is_answered_when_the_camera_stops() -> None:
+def test_delayed_evaluation_is_answered_when_the_camera_stops() -> None:
     schedule = Schedule(period=40 * MS, frame=20 * MS, run=30 * MS)
     schedule.go(3)
     asked = question()
@@ -216,7 +216,7 @@ def test_a_question_that_found_no_time_is_answered_when_the_camera_stops() -> No
         schedule.questions.run_next(schedule._standing)  # type: ignore[arg-type]
 
 
-def test_one_run_that_took_long_does_not_end_all_evaluations() -> None:
+def test_evaluation_continues_after_a_single_slow_run() -> None:
     schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
     schedule.go(3)
     schedule.run = 60 * MS
@@ -230,7 +230,7 @@ def test_one_run_that_took_long_does_not_end_all_evaluations() -> None:
     assert asked.future.done()
 
 
-def test_frames_and_a_question_of_many_runs_are_both_served() -> None:
+def test_frames_and_an_evaluation_of_many_runs_are_both_served() -> None:
     with serve() as served, ThreadPoolExecutor() as others:
         served.feed(frame(0))
         waits = others.submit(served.pipeline.evaluate, actions(50 * NUM_SAMPLES), timeout_s=30.0)
@@ -244,14 +244,14 @@ def test_frames_and_a_question_of_many_runs_are_both_served() -> None:
     assert len(served.results) == number + 1
 
 
-def test_the_inference_thread_sleeps_when_nobody_asks() -> None:
+def test_inference_thread_without_requests_sleeps() -> None:
     asked = EvaluationQueue(time.perf_counter_ns)
     assert asked.frame_timeout_s() is None
     asked.submit(question())
     assert asked.frame_timeout_s() == 0.0
 
 
-def test_what_is_refused_while_it_is_worked_on_is_answered_once() -> None:
+def test_evaluation_rejected_during_its_run_is_answered_once() -> None:
     standing, asked = Standing(1.0), EvaluationQueue(time.perf_counter_ns)
     predict = standing.model.predict
 
@@ -270,7 +270,7 @@ def question() -> EvaluationRequest:
     return EvaluationRequest(manifest(), actions(2), "", latents=True)  # type: ignore[arg-type]
 
 
-def test_no_more_wait_than_are_allowed_and_those_who_gave_up_do_not_count() -> None:
+def test_evaluation_queue_is_limited_and_excludes_cancelled_requests() -> None:
     waiting = [question() for _ in range(2)]
     asked = EvaluationQueue(time.perf_counter_ns, limit=2)
     for each in waiting:
@@ -282,7 +282,7 @@ def test_no_more_wait_than_are_allowed_and_those_who_gave_up_do_not_count() -> N
     asked.submit(question())
 
 
-def test_who_waits_when_the_pipeline_stops_is_told_and_who_asks_then_too() -> None:
+def test_waiting_and_new_evaluations_of_a_stopped_pipeline_raise() -> None:
     pipeline = Pipeline(FakeModel, on_result=lambda result: None)
     pipeline.start()
     with ThreadPoolExecutor() as others:
@@ -298,7 +298,7 @@ def test_who_waits_when_the_pipeline_stops_is_told_and_who_asks_then_too() -> No
                 ask()
 
 
-def test_what_the_model_raises_is_told_to_who_asked_and_frames_go_on() -> None:
+def test_model_error_is_raised_to_the_requester_and_frames_continue() -> None:
     class Failing(FakeModel):
         def predict(self, asked: np.ndarray, **given: Any) -> Any:
             if len(asked) == 2:
@@ -332,7 +332,7 @@ class Standing:
         return self.model.predict(asked, latents=context.latents, history_actions=context.actions, goal=goal)
 
 
-def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
+def test_all_futures_of_an_evaluation_have_one_model_and_one_image() -> None:
     first, second, asked = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
     one = EvaluationRequest(manifest(), asked, "", latents=True)  # type: ignore[arg-type]
     assert one.run(first) is None  # type: ignore[arg-type]
@@ -349,7 +349,7 @@ def test_all_futures_of_an_answer_are_of_one_model_and_one_image() -> None:
     late=st.lists(st.integers(0, 3 * MS), min_size=2, max_size=8),
     after=st.floats(0, 4),
 )
-def test_a_frame_is_expected_one_period_after_the_last(period: int, late: list[int], after: float) -> None:
+def test_next_frame_is_expected_one_period_after_the_last(period: int, late: list[int], after: float) -> None:
     moments = [number * period + jitter for number, jitter in enumerate(late)]
     timetable = FrameTiming()
     for moment in moments:
@@ -362,7 +362,7 @@ def test_a_frame_is_expected_one_period_after_the_last(period: int, late: list[i
         assert due is not None and abs(due - moments[-1] - period) <= 6 * MS
 
 
-def test_the_next_frame_is_that_of_whichever_stream_is_due_first() -> None:
+def test_next_frame_belongs_to_the_stream_that_is_due_first() -> None:
     timetable = FrameTiming()
     for stream, moments in {"slow": (0, 100), "fast": (50, 80, 110), "new": (115,)}.items():
         for moment in moments:
@@ -371,7 +371,7 @@ def test_the_next_frame_is_that_of_whichever_stream_is_due_first() -> None:
     assert timetable.next_due_ns(175) == 200
 
 
-def test_an_exchange_does_not_wait_for_a_question_of_many_runs() -> None:
+def test_swap_does_not_wait_for_an_evaluation_of_many_runs() -> None:
     first = Slow(predict_s=0.01)
     second = Slow(predict_s=0.0)
     with serve(first) as served, ThreadPoolExecutor() as others:

@@ -41,31 +41,29 @@ def test_frames_that_move_as_predicted_respond(inference: FrameProcessor) -> Non
     ("values", "response"),
     [([5] * 8, 0.0), ([20, 18, 16, 14, 12, 10, 8, 6], -1.0), ([0, 1, 2, 3, 4, 5, 6, 7], 0.5)],
 )
-def test_the_response_is_the_proportion_of_the_predicted_change(
+def test_response_is_the_fraction_of_the_predicted_change(
     inference: FrameProcessor, values: list[int], response: float
 ) -> None:
     assert run(inference, values)[-1].response == pytest.approx(response)
 
 
-def test_pictures_in_turn_respond_as_much_with_the_motion_as_against_it(inference: FrameProcessor) -> None:
+def test_alternating_images_respond_equally_along_and_against_the_motion(inference: FrameProcessor) -> None:
     ring = [0, 2, 4] * 12
     found = [result.response for result in run(inference, ring)[4:]]
     assert np.mean(found[-24:]) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("action", [0.0, 0.1])
-def test_of_motion_within_the_error_bound_no_response_is_told(
-    inference: FrameProcessor, action: float
-) -> None:
+def test_motion_within_the_error_bound_has_no_response(inference: FrameProcessor, action: float) -> None:
     assert math.isnan(run(inference, [5] * 8, action)[-1].response)
 
 
-def test_without_a_prediction_there_is_none(inference: FrameProcessor) -> None:
+def test_frames_without_a_prediction_have_no_response(inference: FrameProcessor) -> None:
     first = run(inference, [5])[0]
     assert math.isnan(first.response) and first.executed is None and not first.discontinuous
 
 
-def test_actions_to_and_fro_are_as_large_as_they_are_though_their_mean_is_small(
+def test_alternating_actions_have_their_magnitude_despite_a_small_mean(
     inference: FrameProcessor,
 ) -> None:
     """Driving back and forth counts as much motion as driving straight."""
@@ -79,7 +77,7 @@ def test_actions_to_and_fro_are_as_large_as_they_are_though_their_mean_is_small(
 
 
 @pytest.mark.parametrize("pattern", [[0, 50], [0, 0, 50], [0, 50, 50]])
-def test_images_of_two_cameras_in_turn_do_not_follow_on_each_other(
+def test_alternating_images_of_two_cameras_are_discontinuous(
     inference: FrameProcessor, pattern: list[int]
 ) -> None:
     """At an even rate each image agrees with the one a step before, so that none is surprising."""
@@ -99,7 +97,7 @@ def test_another_frame_id_or_size_resets_the_history(
     assert inference.process(again, 0).reset is None
 
 
-def test_nobody_can_change_what_the_history_remembers(inference: FrameProcessor) -> None:
+def test_history_is_immutable_from_outside(inference: FrameProcessor) -> None:
     result = run(inference, [5] * 6)[-1]
     with pytest.raises(ValueError, match="read-only"):
         result.latent[:] = 1e6

@@ -9,7 +9,7 @@ from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, fr
 from tests.runtime.served import serve
 
 
-def test_energies_are_those_of_the_goal_set_last() -> None:
+def test_energies_use_the_latest_goal() -> None:
     model = FakeModel()
     model.timings["energy"] = 0.25
     with serve(model) as served:
@@ -32,7 +32,7 @@ def test_energies_are_those_of_the_goal_set_last() -> None:
     assert served.errors == []
 
 
-def test_a_goal_that_cannot_be_encoded_leaves_no_goal_rather_than_the_old_one() -> None:
+def test_goal_that_cannot_be_encoded_clears_the_previous_one() -> None:
     with serve() as served:
         served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11)
         served.feed(frame(0))
@@ -42,7 +42,7 @@ def test_a_goal_that_cannot_be_encoded_leaves_no_goal_rather_than_the_old_one() 
     assert [str(error) for error, _ in served.errors] == ["not an image"]
 
 
-def test_a_goal_may_be_a_latent() -> None:
+def test_goal_may_be_a_latent() -> None:
     with serve() as served:
         served.pipeline.set_goal(np.full((TOKENS, DIM), 5.0, np.float32), 11)
         served.feed(frame(0, 3))
@@ -53,7 +53,7 @@ def test_a_goal_may_be_a_latent() -> None:
 @pytest.mark.parametrize(
     "goal", [np.zeros((TOKENS, DIM + 1), np.float32), np.full((TOKENS, DIM), np.nan, np.float32)]
 )
-def test_a_latent_of_another_model_is_refused_and_the_goal_stays(goal: np.ndarray) -> None:
+def test_goal_latent_of_another_model_is_rejected_and_the_goal_kept(goal: np.ndarray) -> None:
     with serve() as served:
         served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11)
         with pytest.raises(ValueError, match=r"the goal must be \[2, 4\] finite numbers"):
@@ -63,7 +63,7 @@ def test_a_latent_of_another_model_is_refused_and_the_goal_stays(goal: np.ndarra
 
 
 @pytest.mark.parametrize(("space", "goals"), [("fake", [11, 11]), ("other", [11, None])])
-def test_a_latent_goal_outlives_an_exchange_if_it_means_the_same(space: str, goals: list[int | None]) -> None:
+def test_goal_latent_survives_a_swap_within_its_latent_space(space: str, goals: list[int | None]) -> None:
     other = FakeModel()
     other.latent_space = space
     with serve() as served:

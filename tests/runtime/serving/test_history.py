@@ -24,7 +24,7 @@ def latent(value: float) -> np.ndarray:
     return np.full((2, 3), value, np.float32)
 
 
-def test_the_first_latent_starts_the_history_and_says_so() -> None:
+def test_first_latent_starts_the_history_with_a_reason() -> None:
     history = make()
     assert history.add_latent(5, latent(1)) is Reset.FIRST
     assert history.add_latent(5 + FRAME_NS, latent(2)) is None
@@ -37,7 +37,7 @@ def test_the_first_latent_starts_the_history_and_says_so() -> None:
     }
 
 
-def test_a_context_of_one_latent_needs_no_actions() -> None:
+def test_context_of_one_latent_needs_no_actions() -> None:
     history = make()
     history.add_latent(0, latent(7))
     context = history.context()
@@ -46,12 +46,12 @@ def test_a_context_of_one_latent_needs_no_actions() -> None:
     assert context.actions.shape == (0, 2)
 
 
-def test_there_is_no_context_before_the_first_latent() -> None:
+def test_context_before_the_first_latent_is_none() -> None:
     assert make().context() is None
     assert make().previous() is None
 
 
-def test_the_mean_action_weighs_each_command_by_the_time_it_was_held() -> None:
+def test_mean_action_weights_each_command_by_its_duration() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_action(50, np.array([0.0, 4.0]))
@@ -60,13 +60,13 @@ def test_the_mean_action_weighs_each_command_by_the_time_it_was_held() -> None:
     np.testing.assert_allclose(mean, [0.25, 3.0])
 
 
-def test_a_command_is_held_until_the_next_one() -> None:
+def test_command_is_in_effect_until_the_next_one() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 2.0]))
     np.testing.assert_array_equal(history.mean_action(10**9, 2 * 10**9), [1.0, 2.0])
 
 
-def test_nothing_is_made_up_for_time_before_the_first_command() -> None:
+def test_mean_action_before_the_first_command_is_unknown() -> None:
     history = make()
     assert history.mean_action(0, 10) is None
     history.add_action(5, np.array([1.0, 1.0]))
@@ -74,7 +74,7 @@ def test_nothing_is_made_up_for_time_before_the_first_command() -> None:
     assert history.mean_action(5, 10) is not None
 
 
-def test_a_model_without_actions_needs_none() -> None:
+def test_model_without_actions_needs_none() -> None:
     history = make(size=2, actions=0)
     for index in range(13):
         history.add_latent(index * FRAME_NS, latent(index))
@@ -83,7 +83,7 @@ def test_a_model_without_actions_needs_none() -> None:
     assert context.actions.shape == (1, 0)
 
 
-def test_previous_is_the_latent_one_step_ago_and_the_mean_action_since() -> None:
+def test_previous_is_the_latent_one_step_ago_with_the_mean_action_since() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     for index in range(7):
@@ -97,7 +97,7 @@ def test_previous_is_the_latent_one_step_ago_and_the_mean_action_since() -> None
 
 
 @pytest.mark.parametrize(("late_ns", "found"), [(20_000_000, True), (20_000_001, False)])
-def test_there_is_no_previous_where_no_frame_lies_one_step_ago(late_ns: int, found: bool) -> None:
+def test_previous_without_a_frame_one_step_ago_is_none(late_ns: int, found: bool) -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_latent(0, latent(0))
@@ -105,7 +105,7 @@ def test_there_is_no_previous_where_no_frame_lies_one_step_ago(late_ns: int, fou
     assert (history.previous() is not None) is found
 
 
-def test_a_longer_context_holds_latents_one_step_apart_and_the_actions_between() -> None:
+def test_longer_context_has_latents_one_step_apart_and_the_actions_between() -> None:
     history = make(size=3)
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_action(STEP_NS, np.array([2.0, 0.0]))
@@ -117,7 +117,7 @@ def test_a_longer_context_holds_latents_one_step_apart_and_the_actions_between()
     np.testing.assert_allclose(context.actions[:, 0], [1.0, 2.0], atol=1e-6)
 
 
-def test_a_gap_starts_anew_but_keeps_the_commands() -> None:
+def test_gap_resets_the_history_but_keeps_the_commands() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_latent(0, latent(0))
@@ -128,7 +128,7 @@ def test_a_gap_starts_anew_but_keeps_the_commands() -> None:
     assert previous is not None and previous[0].latents[0, 0, 0] == 1
 
 
-def test_a_clock_set_back_starts_anew_with_the_command_in_force() -> None:
+def test_clock_set_back_resets_the_history_with_the_command_in_effect() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_action(100, np.array([2.0, 0.0]))
@@ -139,14 +139,14 @@ def test_a_clock_set_back_starts_anew_with_the_command_in_force() -> None:
     assert history.resets[Reset.CLOCK_BACKWARDS] == 1
 
 
-def test_a_clock_set_back_before_anybody_commanded_knows_no_command() -> None:
+def test_clock_set_back_before_the_first_command_has_no_command() -> None:
     history = make()
     history.add_latent(100, latent(0))
     assert history.add_latent(99, latent(1)) is Reset.CLOCK_BACKWARDS
     assert history.mean_action(99, 100) is None
 
 
-def test_hindsight_finds_the_past_of_what_it_takes_for_a_moment_whatever_the_rate() -> None:
+def test_past_context_covers_the_steps_to_the_same_moment_at_any_rate() -> None:
     history = History(2, STEP_NS, action_size=1, tolerance_ns=STEP_NS // 8, max_gap_ns=2 * STEP_NS, reach=8)
     history.add_action(0, np.array([1.0]))
     for frame in range(60):
@@ -154,7 +154,7 @@ def test_hindsight_finds_the_past_of_what_it_takes_for_a_moment_whatever_the_rat
     assert history.past_context(8) is not None
 
 
-def test_hindsight_reaches_back_however_many_frames_and_commands_come() -> None:
+def test_past_context_reaches_back_over_any_number_of_frames_and_commands() -> None:
     step_ns = 1_000_000_000
     history = History(2, step_ns, action_size=1, tolerance_ns=step_ns // 8, max_gap_ns=2 * step_ns, reach=8)
     for millisecond in range(10_000):
@@ -170,7 +170,7 @@ def test_hindsight_reaches_back_however_many_frames_and_commands_come() -> None:
         np.testing.assert_allclose(came, 9.99 - 7 + step, atol=0.02)
 
 
-def test_the_same_stamp_again_replaces_the_latent() -> None:
+def test_equal_stamp_replaces_the_latent() -> None:
     history = make()
     for count, stamp_ns in enumerate((100, 100 + FRAME_NS), start=1):
         history.add_latent(stamp_ns, latent(0))
@@ -181,12 +181,12 @@ def test_the_same_stamp_again_replaces_the_latent() -> None:
 
 
 @pytest.mark.parametrize("action", [[1.0], [1.0, np.nan], [1.0, 2.0, 3.0], [np.inf, 0.0]])
-def test_an_action_of_the_wrong_size_or_not_finite_is_refused(action: list[float]) -> None:
+def test_action_of_another_size_or_not_finite_is_rejected(action: list[float]) -> None:
     with pytest.raises(ValueError, match="2 finite numbers"):
         make().add_action(0, np.array(action))
 
 
-def test_an_action_is_copied() -> None:
+def test_action_is_copied() -> None:
     history, action = make(), np.array([1.0, 0.0], np.float32)
     history.add_action(0, action)
     action[0] = 9.0
@@ -197,7 +197,7 @@ def test_an_action_is_copied() -> None:
     "change",
     [{"history_size": 0}, {"step_ns": 0}, {"action_size": -1}, {"tolerance_ns": STEP_NS}, {"max_gap_ns": 0}],
 )
-def test_absurd_settings_are_refused(change: dict[str, int]) -> None:
+def test_invalid_settings_are_rejected(change: dict[str, int]) -> None:
     settings = {
         "history_size": 1,
         "step_ns": STEP_NS,
@@ -210,7 +210,7 @@ def test_absurd_settings_are_refused(change: dict[str, int]) -> None:
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=80))
-def test_whatever_the_stamps_no_context_spans_a_break(stamps: list[int]) -> None:
+def test_context_never_spans_a_discontinuity_for_any_stamps(stamps: list[int]) -> None:
     history = make(size=2, actions=0)
     previous = None
     for stamp in stamps:
@@ -233,7 +233,7 @@ def test_whatever_the_stamps_no_context_spans_a_break(stamps: list[int]) -> None
     st.integers(0, 1000),
     st.integers(1, 500),
 )
-def test_the_mean_action_is_the_integral_of_the_held_commands(
+def test_mean_action_is_the_integral_of_the_commands_in_effect(
     commands: list[tuple[int, float]], start: int, length: int
 ) -> None:
     history = make(actions=1)
@@ -255,7 +255,7 @@ def test_the_mean_action_is_the_integral_of_the_held_commands(
 
 
 @given(st.lists(st.integers(1, 60_000_000), min_size=1, max_size=1500), st.integers(1, 4))
-def test_memory_is_bounded_however_long_it_runs(periods: list[int], size: int) -> None:
+def test_history_memory_is_bounded(periods: list[int], size: int) -> None:
     history = make(size=size)
     now = 0
     for period in periods:
@@ -268,7 +268,7 @@ def test_memory_is_bounded_however_long_it_runs(periods: list[int], size: int) -
     assert all(stamp > oldest for stamp in history._action_stamps[1:])
 
 
-def test_memory_is_bounded_even_if_time_hardly_moves() -> None:
+def test_history_memory_is_bounded_with_nearly_constant_time() -> None:
     history = make()
     for now in range(6000):
         history.add_action(now, np.zeros(2))
@@ -291,7 +291,7 @@ def reaching(steps: int, size: int = 1) -> History:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_in_hindsight_what_was_known_meets_what_was_done_and_what_came(size: int) -> None:
+def test_past_context_combines_earlier_latents_executed_actions_and_arrived_latents(size: int) -> None:
     found = reaching(4, size).past_context(4)
     assert found is not None
     assert found.context.stamp_ns == 31 * STEP_NS // 2
@@ -300,7 +300,7 @@ def test_in_hindsight_what_was_known_meets_what_was_done_and_what_came(size: int
     assert [None if came is None else came[0, 0] for came in found.arrived] == [33, 35, 37, 39]
 
 
-def test_there_is_no_hindsight_beyond_the_reach_or_what_is_known() -> None:
+def test_past_context_beyond_the_reach_or_known_actions_is_none() -> None:
     assert reaching(4).past_context(5) is None
     unknown = History(1, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=2)
     assert unknown.past_context(1) is None
@@ -309,7 +309,7 @@ def test_there_is_no_hindsight_beyond_the_reach_or_what_is_known() -> None:
     assert unknown.past_context(2) is None, "nobody said what was executed"
 
 
-def test_in_hindsight_a_lost_frame_is_none() -> None:
+def test_past_context_lost_frame_is_none() -> None:
     history = History(1, STEP_NS, action_size=1, tolerance_ns=20_000_000, max_gap_ns=2 * STEP_NS, reach=3)
     history.add_action(0, np.array([1.0]))
     for step in (0, 1, 3):
@@ -320,7 +320,7 @@ def test_in_hindsight_a_lost_frame_is_none() -> None:
     assert found.actions.tolist() == [[1.0]] * 3
 
 
-def test_what_reaches_back_stays_bounded() -> None:
+def test_history_with_reach_is_bounded() -> None:
     history = reaching(4)
     assert len(history) == 9
     end_ns = 39 * STEP_NS // 2
@@ -332,7 +332,7 @@ def test_what_reaches_back_stays_bounded() -> None:
 
 
 @pytest.mark.parametrize(("count", "kept_from"), [(6, 0), (8, 0), (20, 12)])
-def test_of_too_many_actions_the_latest_are_kept(
+def test_history_with_too_many_actions_retains_the_latest(
     count: int, kept_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(histories, "_MAX_ACTIONS", 8)
@@ -345,14 +345,14 @@ def test_of_too_many_actions_the_latest_are_kept(
     )
 
 
-def test_over_no_time_there_is_no_mean_action() -> None:
+def test_mean_action_over_no_time_is_none() -> None:
     history = make()
     for stamp_ns in (0, 10, 20):
         history.add_action(stamp_ns, np.ones(2))
     assert history.mean_action(15, 15) is None and history.mean_action(15, 5) is None
 
 
-def test_another_models_history_goes_on_with_the_actions_and_leaves_them_to_the_one_before() -> None:
+def test_history_of_a_swapped_model_takes_the_actions_and_leaves_them_to_the_previous() -> None:
     before, after = make(), make()
     before.add_action(0, np.array([1.0, 0.0]))
     before.add_action(100, np.array([3.0, 0.0]))
@@ -363,7 +363,7 @@ def test_another_models_history_goes_on_with_the_actions_and_leaves_them_to_the_
         np.testing.assert_allclose(history.mean_action(0, 300), mean, rtol=1e-6)
 
 
-def test_the_only_action_stays_in_force_where_time_is_set_back() -> None:
+def test_single_action_stays_in_effect_when_the_clock_is_set_back() -> None:
     history = make()
     history.add_action(0, np.array([1.0, 2.0]))
     history.add_latent(100, latent(1))
@@ -372,7 +372,7 @@ def test_the_only_action_stays_in_force_where_time_is_set_back() -> None:
     np.testing.assert_array_equal(history.mean_action(50, 60), [1.0, 2.0])
 
 
-def test_the_magnitude_of_actions_to_and_fro_is_not_that_of_their_mean() -> None:
+def test_magnitude_of_alternating_actions_is_not_that_of_their_mean() -> None:
     history = make()
     for index in range(8):
         history.add_action(index * STEP_NS // 4, np.array([(-1.0) ** index, 0.5], np.float32))
@@ -382,7 +382,7 @@ def test_the_magnitude_of_actions_to_and_fro_is_not_that_of_their_mean() -> None
     assert make().mean_magnitude() is None
 
 
-def test_a_history_that_is_restarted_forgets_its_latents_and_says_why() -> None:
+def test_reset_history_drops_its_latents_and_states_the_reason() -> None:
     history = make()
     history.add_latent(0, latent(1))
     history.restart(Reset.FRAME)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jepa_runtime.serving.mailbox import Mailbox
 
 
-def test_a_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
+def test_mailbox_keeps_the_newest_item_and_counts_the_others() -> None:
     mailbox: Mailbox[int] = Mailbox()
     for item in range(5):
         mailbox.put(item)
@@ -17,13 +17,13 @@ def test_a_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
     assert mailbox.accepted() == 1
 
 
-def test_a_mailbox_can_be_woken_without_an_item() -> None:
+def test_mailbox_can_be_woken_without_an_item() -> None:
     mailbox: Mailbox[int] = Mailbox()
     mailbox.wake()
     assert mailbox.take() is None
 
 
-def test_a_mailbox_is_emptied_in_the_order_in_which_its_places_were_filled() -> None:
+def test_mailbox_slots_are_emptied_in_the_order_in_which_they_were_filled() -> None:
     mailbox: Mailbox[int] = Mailbox(("left", "right"))
     mailbox.put(1, "right")
     mailbox.put(2, "left")
@@ -33,7 +33,7 @@ def test_a_mailbox_is_emptied_in_the_order_in_which_its_places_were_filled() -> 
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=40, max_size=60))
-def test_while_an_item_waits_no_other_place_is_emptied_twice(steps: list[str | None]) -> None:
+def test_mailbox_empties_no_other_slot_twice_while_an_item_waits(steps: list[str | None]) -> None:
     mailbox: Mailbox[int] = Mailbox("abc")
     overtaken: dict[str, list[str]] = {}
     for number, place in enumerate(steps):
@@ -51,7 +51,7 @@ def test_while_an_item_waits_no_other_place_is_emptied_twice(steps: list[str | N
                 waiting.append(taken[0])
 
 
-def test_nobody_waits_for_longer_than_they_want_to() -> None:
+def test_mailbox_take_waits_no_longer_than_its_timeout() -> None:
     mailbox: Mailbox[int] = Mailbox()
     assert mailbox.take(0.0) is None and mailbox.take(0.01) is None
     mailbox.put(1)

@@ -26,7 +26,7 @@ from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel, frame
 from tests.runtime.served import serve
 
 
-def test_the_model_lives_on_the_inference_thread_alone() -> None:
+def test_model_is_used_only_on_the_inference_thread() -> None:
     opened_on = []
 
     def open_model() -> FakeModel:
@@ -44,7 +44,7 @@ def test_the_model_lives_on_the_inference_thread_alone() -> None:
     assert model.closed
 
 
-def test_start_raises_what_opening_the_model_raised() -> None:
+def test_start_raises_the_error_of_opening_the_model() -> None:
     def open_model() -> FakeModel:
         raise JepaRuntimeError("no such bundle")
 
@@ -52,12 +52,12 @@ def test_start_raises_what_opening_the_model_raised() -> None:
         Pipeline(open_model, on_result=lambda result: None).start()
 
 
-def test_a_pipeline_is_started_once() -> None:
+def test_start_twice_raises() -> None:
     with serve() as served, pytest.raises(JepaRuntimeError, check=code("pipeline.already_started")):
         served.pipeline.start()
 
 
-def test_stop_may_come_twice_or_before_start() -> None:
+def test_stop_can_be_called_twice_or_before_start() -> None:
     pipeline = Pipeline(FakeModel, on_result=lambda result: None)
     pipeline.stop()
     with serve() as served:
@@ -65,7 +65,7 @@ def test_stop_may_come_twice_or_before_start() -> None:
         served.pipeline.stop()
 
 
-def test_what_was_stopped_before_it_was_started_opens_no_model() -> None:
+def test_pipeline_stopped_before_its_start_opens_no_model() -> None:
     opened: list[FakeModel] = []
 
     def open_model() -> FakeModel:
@@ -79,7 +79,7 @@ def test_what_was_stopped_before_it_was_started_opens_no_model() -> None:
     assert not opened
 
 
-def test_stop_does_not_wait_for_ever_for_a_model_that_hangs() -> None:
+def test_stop_does_not_wait_forever_for_a_hanging_model() -> None:
     with (
         pytest.raises(JepaRuntimeError, check=code("pipeline.thread_hangs")),
         serve(FakeModel(encode_s=0.5)) as served,
@@ -90,7 +90,7 @@ def test_stop_does_not_wait_for_ever_for_a_model_that_hangs() -> None:
     served.pipeline.stop()
 
 
-def test_a_result_carries_its_frame_and_all_stages() -> None:
+def test_result_has_its_frame_and_all_stages() -> None:
     model = FakeModel(encode_s=0.002)
     model.timings["preprocess"] = 0.5
     with serve(model) as served:
@@ -104,7 +104,7 @@ def test_a_result_carries_its_frame_and_all_stages() -> None:
     assert (result.timings_ms["preprocess"], result.timings_ms["encode"]) == (0.5, 2.0)
 
 
-def test_every_graph_has_run_once_before_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_graph_runs_once_before_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     model, graphs = FakeModel(), ("encode", "predict", "surprise", "energy")
     ran = {name: Mock(wraps=getattr(model, name)) for name in graphs}
     for name, graph in ran.items():
@@ -114,7 +114,7 @@ def test_every_graph_has_run_once_before_the_first_frame(monkeypatch: pytest.Mon
     assert [graph.call_count for graph in ran.values()] == [1, 1, 1, 2]
 
 
-def test_the_fan_is_followed_when_nobody_proposes() -> None:
+def test_default_candidates_are_used_without_proposals() -> None:
     with serve() as served:
         served.feed(frame(0))
     (result,) = served.results
@@ -126,7 +126,7 @@ def test_the_fan_is_followed_when_nobody_proposes() -> None:
 @pytest.mark.parametrize(
     "wrap", [lambda actions: actions, lambda actions: Candidates(actions, "planner", 42)]
 )
-def test_proposed_candidates_are_followed(wrap: Callable[[np.ndarray], Any]) -> None:
+def test_proposed_candidates_are_used(wrap: Callable[[np.ndarray], Any]) -> None:
     actions = np.full((2, HORIZON, 2), 0.5, np.float32)
     with serve(candidates=lambda: wrap(actions)) as served:
         served.feed(frame(0))
@@ -146,7 +146,7 @@ def test_surprise_is_the_error_of_the_prediction_one_step_ago() -> None:
     assert [result.surprising for result in served.results[6:]] == [False, True]
 
 
-def test_futures_are_handed_out_before_the_surprise_is_computed() -> None:
+def test_futures_are_published_before_the_surprise_is_computed() -> None:
     calls: list[tuple[str, Result, int]] = []
     model = FakeModel()
     with serve(
@@ -165,14 +165,14 @@ def test_futures_are_handed_out_before_the_surprise_is_computed() -> None:
     assert late[1].timings_ms["surprise"] > 0
 
 
-def test_without_futures_there_is_only_the_result() -> None:
+def test_pipeline_without_futures_publishes_only_results() -> None:
     early: list[Result] = []
     with serve(FakeModel(history_size=3), on_futures=early.append) as served:
         served.feed(frame(0))
     assert early == [] and served.results[0].futures is None
 
 
-def test_futures_that_cannot_be_handed_out_are_counted_and_the_result_follows() -> None:
+def test_failing_futures_callback_is_counted_and_the_result_follows() -> None:
     def fail(result: Result) -> None:
         raise RuntimeError("no reader")
 
@@ -182,13 +182,13 @@ def test_futures_that_cannot_be_handed_out_are_counted_and_the_result_follows() 
     assert len(served.results) == 1 and str(served.errors[0][0]) == "no reader"
 
 
-def test_there_is_no_surprise_where_actions_are_unknown() -> None:
+def test_surprise_without_known_actions_is_none() -> None:
     with serve() as served:
         served.feed(*(frame(index) for index in range(10)))
     assert all(result.surprise is None for result in served.results)
 
 
-def test_a_gap_is_counted_and_told() -> None:
+def test_gap_is_counted_and_reported() -> None:
     with serve() as served:
         served.feed(frame(0), frame(1), frame(100), frame(2))
     assert [result.reset for result in served.results] == [
@@ -206,14 +206,14 @@ def test_a_gap_is_counted_and_told() -> None:
     }
 
 
-def test_a_model_with_a_longer_history_predicts_once_it_is_filled() -> None:
+def test_model_with_a_longer_history_predicts_once_it_is_filled() -> None:
     with serve(FakeModel(history_size=2)) as served:
         served.pipeline.add_action(frame(0).stamp_ns, np.zeros(2, np.float32))
         served.feed(*(frame(index) for index in range(8)))
     assert [result.futures is not None for result in served.results] == [False] * 6 + [True] * 2
 
 
-def test_an_action_that_can_be_but_one_is_always_known() -> None:
+def test_action_space_with_a_single_value_needs_no_commands() -> None:
     model = FakeModel(history_size=2)
     model.manifest.io.action.low = model.manifest.io.action.high = [0.0, 0.0]
     model.manifest.takes_actions = False
@@ -225,7 +225,7 @@ def test_an_action_that_can_be_but_one_is_always_known() -> None:
         assert last.futures is not None and last.surprise == pytest.approx(0.0, abs=1e-5)
 
 
-def test_a_frame_that_fails_is_counted_and_the_next_one_served() -> None:
+def test_failing_frame_is_counted_and_the_next_one_served() -> None:
     bad = Frame(np.zeros(3, np.uint8), frame(1).stamp_ns, "camera", 1)
     with serve() as served:
         served.feed(frame(0), bad, frame(2))
@@ -235,7 +235,7 @@ def test_a_frame_that_fails_is_counted_and_the_next_one_served() -> None:
     assert (stats.received, stats.processed, stats.failed, stats.dropped) == (3, 2, 1, 0)
 
 
-def test_a_bad_action_is_reported_and_the_frame_served() -> None:
+def test_invalid_action_is_reported_and_the_frame_served() -> None:
     with serve() as served:
         served.pipeline.add_action(0, np.array([np.nan, 0.0], np.float32))
         served.feed(frame(0))
@@ -243,7 +243,7 @@ def test_a_bad_action_is_reported_and_the_frame_served() -> None:
     assert "finite" in str(served.errors[0][0])
 
 
-def test_an_action_that_no_robot_executes_is_reported_and_those_after_it_are_known() -> None:
+def test_non_finite_action_is_reported_and_later_ones_are_known() -> None:
     with serve() as served:
         for index in range(14):
             served.pipeline.add_action(
@@ -258,7 +258,7 @@ def test_an_action_that_no_robot_executes_is_reported_and_those_after_it_are_kno
     assert surprises == [0.5] * 8
 
 
-def test_a_callback_that_raises_is_counted_and_reported() -> None:
+def test_failing_callback_is_counted_and_reported() -> None:
     def fail(result: Result) -> None:
         raise RuntimeError("disk full")
 
@@ -268,13 +268,13 @@ def test_a_callback_that_raises_is_counted_and_reported() -> None:
     assert [str(error) for error, _ in served.errors] == ["disk full", "disk full"]
 
 
-def test_without_an_error_callback_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_without_an_error_callback_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR), serve(on_error=None) as served:
         served.feed(Frame(np.zeros(3, np.uint8), 5, "camera", 1))
     assert "not an image (frame 1, stamp 5 ns)" in caplog.text
 
 
-def test_an_error_callback_that_raises_does_not_end_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_error_callback_does_not_end_the_service(caplog: pytest.LogCaptureFixture) -> None:
     def fail(error: Exception, about: Frame | None) -> None:
         raise RuntimeError("reporting failed")
 
@@ -284,7 +284,7 @@ def test_an_error_callback_that_raises_does_not_end_the_service(caplog: pytest.L
     assert "reporting failed" in caplog.text
 
 
-def test_overload_drops_frames_and_keeps_the_age_bounded() -> None:
+def test_overload_drops_frames_and_bounds_the_age() -> None:
     period_ms, clock = 10, {"ns": 0}
     began, may_end = threading.Semaphore(0), threading.Semaphore(1)
 
@@ -315,7 +315,7 @@ def test_overload_drops_frames_and_keeps_the_age_bounded() -> None:
     assert [result.sequence for result in served.results] == [*range(0, 60, 3), 59]
 
 
-def test_misses_in_a_row_are_counted() -> None:
+def test_consecutive_misses_are_counted() -> None:
     now = iter(range(10**9))
     warm_up_ms = 50
     durations_ms = [warm_up_ms, 1, 9, 9, 1, 9]
@@ -334,7 +334,7 @@ def test_misses_in_a_row_are_counted() -> None:
 
 
 @pytest.mark.parametrize("history_size", [1, 2])
-def test_a_real_model_is_served(tmp_path: Path, history_size: int) -> None:
+def test_pipeline_serves_a_real_model(tmp_path: Path, history_size: int) -> None:
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     bundles.make_bundle(tmp_path / "toy", history_size=history_size)
     results: list[Result] = []

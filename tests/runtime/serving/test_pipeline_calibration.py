@@ -39,7 +39,7 @@ def run(served: Served, values: list[float], first: int = 0) -> list[Result]:
     return served.results[before:]
 
 
-def test_futures_state_the_bounds_learnt_from_what_came() -> None:
+def test_futures_include_the_learned_bounds() -> None:
     with serve() as served:
         # Each frame is one brighter than the last: after h steps what comes is off by 6 h.
         results = run(served, list(range(200)))
@@ -60,7 +60,7 @@ def test_futures_state_the_bounds_learnt_from_what_came() -> None:
     assert judged.stated.tolist() == stated
 
 
-def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
+def test_errors_are_recorded_once_per_step_after_a_full_horizon() -> None:
     with serve() as served:
         results = run(served, [7] * 61)
     judged = [result.sequence for result in results if result.error_sample is not None]
@@ -73,7 +73,7 @@ def test_errors_are_taken_once_a_step_from_a_whole_horizon_on() -> None:
     ("tolerance_s", "early_ns", "judged"),
     [(None, 24_000_000, True), (None, 26_000_000, False), (0.01, 9_000_000, True), (0.01, 11_000_000, False)],
 )
-def test_errors_are_taken_before_a_step_is_over_by_an_eighth_of_it_or_by_what_is_asked_for(
+def test_errors_are_recorded_up_to_the_tolerance_before_the_end_of_a_step(
     tolerance_s: float | None, early_ns: int, judged: bool
 ) -> None:
     step_ns = round(STEP_S * 1e9)
@@ -85,7 +85,7 @@ def test_errors_are_taken_before_a_step_is_over_by_an_eighth_of_it_or_by_what_is
     assert [result.error_sample is not None for result in served.results[HORIZON:]] == [True, judged]
 
 
-def test_no_result_waits_until_it_is_judged() -> None:
+def test_results_do_not_wait_for_their_errors() -> None:
     order: list[str] = []
 
     class Model(FakeModel):
@@ -105,7 +105,7 @@ def test_no_result_waits_until_it_is_judged() -> None:
     assert order.count("looked back") == 1
 
 
-def test_the_newest_latent_is_compared_with_what_was_foreseen_of_it_at_several_horizons() -> None:
+def test_newest_latent_is_compared_with_its_predictions_at_several_horizons() -> None:
     with serve() as served:
         results = run(served, [5] * 60 + [200] * 6)
     judged = results[60].error_sample
@@ -117,7 +117,7 @@ def test_the_newest_latent_is_compared_with_what_was_foreseen_of_it_at_several_h
     assert judged.score.value == pytest.approx(np.mean([off / scale for scale in scales]))
 
 
-def test_the_bounds_hold_with_the_probability_asked_for() -> None:
+def test_bounds_have_the_requested_coverage() -> None:
     values, model = np.random.default_rng(0).integers(0, 100, 1500), FakeModel()
     model.manifest.error_bounds = (100.0,) * HORIZON
     with serve(model, error_probability=0.6) as served:
@@ -127,13 +127,13 @@ def test_the_bounds_hold_with_the_probability_asked_for() -> None:
         assert share.value == pytest.approx(0.6, abs=0.08)
 
 
-def test_nothing_is_judged_while_nobody_says_what_is_executed() -> None:
+def test_errors_without_known_actions_are_not_recorded() -> None:
     with serve() as served:
         served.feed(*(frame(index) for index in range(60)))
     assert all(result.error_sample is None and result.surprise is None for result in served.results)
 
 
-def test_a_jump_gives_an_alarm_that_ends() -> None:
+def test_jump_raises_an_alarm_that_ends() -> None:
     with serve(normal(FakeModel()), false_alarm_every_s=60.0) as served:
         assert served.pipeline.alarms_disabled_reason == ""
         results = run(served, [5] * 60 + [200] * 100)
@@ -144,7 +144,7 @@ def test_a_jump_gives_an_alarm_that_ends() -> None:
     assert ended.end_ns == frame(ended_at).stamp_ns and ended_at > begun_at + HORIZON * PER_STEP
 
 
-def test_a_gap_ends_an_alarm_and_nothing_is_judged_across_it() -> None:
+def test_gap_ends_an_alarm_and_no_error_spans_it() -> None:
     with serve(normal(FakeModel()), false_alarm_every_s=60.0) as served:
         run(served, [5] * 60 + [200] * 7)
         after = run(served, [100] * 40, first=200)
@@ -154,7 +154,7 @@ def test_a_gap_ends_an_alarm_and_nothing_is_judged_across_it() -> None:
     assert not any(result.alarms for result in after[1:])
 
 
-def test_without_normal_data_no_alarm_is_given_and_why_is_told() -> None:
+def test_alarms_without_normal_data_are_disabled_with_the_reason() -> None:
     with serve() as served:
         assert "has no normal data" in served.pipeline.alarms_disabled_reason
         results = run(served, [5] * 60 + [200] * 60)
@@ -163,7 +163,7 @@ def test_without_normal_data_no_alarm_is_given_and_why_is_told() -> None:
         assert "too few" in served.pipeline.alarms_disabled_reason
 
 
-def test_another_model_of_the_same_space_goes_on_with_what_was_learnt() -> None:
+def test_swapped_model_of_the_same_latent_space_keeps_the_bounds() -> None:
     other = FakeModel()
     with serve() as served:
         learnt = run(served, list(range(200)))[-1].calibration
@@ -175,7 +175,7 @@ def test_another_model_of_the_same_space_goes_on_with_what_was_learnt() -> None:
     assert [share.errors for share in after.overall] == [0] * HORIZON
 
 
-def test_another_model_that_looks_further_ahead_is_judged_over_its_own_horizon() -> None:
+def test_swapped_model_with_a_longer_horizon_is_evaluated_over_its_own() -> None:
     other = FakeModel()
     other.manifest.horizon, other.manifest.error_bounds = HORIZON + 2, (1.0,) * (HORIZON + 2)
     with serve() as served:
@@ -187,7 +187,7 @@ def test_another_model_that_looks_further_ahead_is_judged_over_its_own_horizon()
     assert judged.errors.tolist() == [0.0] * (HORIZON + 2)
 
 
-def test_another_space_begins_with_its_own_bounds() -> None:
+def test_swapped_model_of_another_latent_space_starts_with_its_own_bounds() -> None:
     other = FakeModel()
     other.latent_space = "another"
     with serve() as served:
@@ -199,14 +199,14 @@ def test_another_space_begins_with_its_own_bounds() -> None:
 
 
 @pytest.mark.parametrize("given", [{"error_probability": 1.0}, {"false_alarm_every_s": 0.0}])
-def test_what_cannot_be_promised_is_refused(given: dict[str, Any]) -> None:
+def test_unsatisfiable_coverage_is_rejected(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(given))):
         Pipeline(FakeModel, on_result=lambda result: None, **given)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("what", ["latents", "futures", "surprises", "energies", "present energies"])
-def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprising(
+def test_model_with_non_finite_outputs_fails_instead_of_reporting_no_surprise(
     what: str, number: float
 ) -> None:
     class Broken(FakeModel):
@@ -245,7 +245,7 @@ def test_a_model_that_gives_no_numbers_fails_instead_of_finding_nothing_surprisi
     assert all(np.isfinite(result.surprise or 0) for result in served.results)
 
 
-def test_energies_of_a_graph_of_their_own_do_not_vouch_for_the_futures() -> None:
+def test_energies_of_a_separate_graph_do_not_validate_the_futures() -> None:
     class Broken(FakeModel):
         def predict(self, *args: Any, **given: Any) -> Futures:
             futures = super().predict(*args, **given)
@@ -266,7 +266,7 @@ def test_energies_of_a_graph_of_their_own_do_not_vouch_for_the_futures() -> None
     st.sampled_from([np.nan, np.inf, -np.inf]),
     st.data(),
 )
-def test_one_that_is_no_number_is_found_wherever_it_is(
+def test_single_non_finite_value_is_detected_at_any_position(
     count: int, other: float, bad: float, data: st.DataObject
 ) -> None:
     numbers = np.full((1, count), other, np.float32)
@@ -275,7 +275,7 @@ def test_one_that_is_no_number_is_found_wherever_it_is(
     assert not are_finite(numbers)
 
 
-def test_futures_that_are_no_numbers_answer_no_question_either() -> None:
+def test_non_finite_futures_are_not_returned_by_an_evaluation() -> None:
     class Broken(FakeModel):
         def predict(self, asked: NDArray[np.float32], **given: Any) -> Futures:
             futures = super().predict(asked, **given)

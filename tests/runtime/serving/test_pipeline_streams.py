@@ -81,7 +81,7 @@ class Street:
 )
 @settings(max_examples=60)
 @pytest.mark.slow
-def test_however_slow_inference_gets_data_stays_young_and_nothing_queues(
+def test_slow_inference_keeps_data_recent_and_queues_nothing(
     periods_ms: dict[str, int], durations_ms: list[int]
 ) -> None:
     street = Street(periods_ms, durations_ms, frames=20)
@@ -99,7 +99,7 @@ def test_however_slow_inference_gets_data_stays_young_and_nothing_queues(
         assert [result.sequence for result in street.results if result.stream == name][-1] == 19
 
 
-def test_no_camera_starves_another_however_fast_it_is() -> None:
+def test_fast_camera_does_not_starve_another() -> None:
     street = Street({"fast": 1, "slow": 30}, [50], frames=300)
     street.run()
     # Both always have a frame waiting while the fast one still sends.
@@ -136,7 +136,7 @@ def test_each_stream_has_its_own_history_and_all_share_the_actions() -> None:
     }
 
 
-def test_a_goal_is_that_of_one_stream() -> None:
+def test_goal_belongs_to_one_stream() -> None:
     with serve(streams=("left", "right")) as served:
         served.pipeline.set_goal(np.full((8, 8, 3), 5, np.uint8), 11, "right")
         served.feed(replace(frame(0, 7), stream="left"), replace(frame(0, 7), stream="right"))
@@ -144,7 +144,7 @@ def test_a_goal_is_that_of_one_stream() -> None:
     assert [result.goal_stamp_ns for result in served.results] == [None, 11]
 
 
-def test_counters_are_kept_by_stream_and_added_up() -> None:
+def test_counters_are_kept_per_stream_and_summed() -> None:
     bad = Frame(np.zeros(3, np.uint8), frame(0).stamp_ns, "camera", 0, "right")
     with serve(streams=("left", "right")) as served:
         served.feed(replace(frame(0), stream="left"), replace(frame(1), stream="left"), bad)
@@ -154,7 +154,7 @@ def test_counters_are_kept_by_stream_and_added_up() -> None:
     assert [about for _, about in served.errors] == [bad]
 
 
-def test_a_stream_that_was_not_named_is_an_error() -> None:
+def test_unknown_stream_is_an_error() -> None:
     pipeline = Pipeline(FakeModel, on_result=lambda result: None, streams=("left", "right"))
     with pytest.raises(JepaRuntimeError, check=code("pipeline.unknown_stream")):
         pipeline.submit(frame(0))
@@ -165,6 +165,6 @@ def test_a_stream_that_was_not_named_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("streams", [(), ("left", "left")])
-def test_streams_need_different_names(streams: tuple[str, ...]) -> None:
+def test_stream_names_must_be_unique(streams: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="streams"):
         Pipeline(FakeModel, on_result=lambda result: None, streams=streams)

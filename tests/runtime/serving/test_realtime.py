@@ -59,13 +59,13 @@ def child(code: str, *, privileged: bool = True) -> Any:
     return json.loads(run.stdout)
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
+def test_default_options_change_nothing() -> None:
     result = child("result = [apply(), cores == sorted(os.sched_getaffinity(0)), os.sched_getscheduler(0)]")
     assert result == [[], True, os.SCHED_OTHER]
 
 
 @needs_cores
-def test_the_inference_thread_and_those_it_starts_get_its_cores_and_all_others_the_rest() -> None:
+def test_inference_thread_and_its_children_get_its_cores_and_all_others_the_rest() -> None:
     result = child("""
 stay, waiting = threading.Event(), threading.Thread(target=lambda: stay.wait())
 waiting.start()
@@ -92,7 +92,7 @@ result = dict(cores=cores, applied=applied, mine=mine, started=started, others=o
 
 
 @needs_cores
-def test_threads_that_came_later_join_and_one_that_has_ended_is_no_obstacle() -> None:
+def test_later_threads_are_moved_and_exited_ones_ignored() -> None:
     applied, affinity, policy, last = child("""
 later = threading.Thread(target=threading.Event().wait, daemon=True)
 later.start()
@@ -106,7 +106,7 @@ result = [applied, sorted(os.sched_getaffinity(thread)), os.sched_getscheduler(t
     assert policy == (os.SCHED_FIFO if applied[1] else os.SCHED_OTHER)
 
 
-def test_cores_that_the_process_may_not_use_are_named_and_nothing_changes() -> None:
+def test_unavailable_cores_are_named_and_nothing_changes() -> None:
     result = child("""
 applied = apply(cpu_affinity=(cores[0], 1023))
 result = [applied, cores == sorted(os.sched_getaffinity(0))]
@@ -116,7 +116,7 @@ result = [applied, cores == sorted(os.sched_getaffinity(0))]
     assert "not 1023" in applied["reason"] and "AllowedCPUs" in applied["reason"]
 
 
-def test_the_priority_is_really_set_or_the_reason_is_told() -> None:
+def test_priority_is_set_or_the_reason_reported() -> None:
     (applied,), policy, priority, of_others = child("""
 result = on_a_thread(lambda: [
     apply(fifo_priority=7), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority,
@@ -131,7 +131,7 @@ result = on_a_thread(lambda: [
 
 
 @needs_root
-def test_without_the_privilege_the_priority_is_refused_with_what_to_do() -> None:
+def test_priority_without_the_privilege_is_refused_with_the_remedy() -> None:
     (applied,), policy = child(
         "result = [apply(fifo_priority=7), os.sched_getscheduler(0)]", privileged=False
     )
@@ -140,7 +140,7 @@ def test_without_the_privilege_the_priority_is_refused_with_what_to_do() -> None
         assert remedy in applied["reason"]
 
 
-def test_memory_is_really_locked_or_the_reason_is_told() -> None:
+def test_memory_is_locked_or_the_reason_reported() -> None:
     (applied,), locked_kb, unlocked_kb, limits_kept = child("""
 limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 applied, locked = apply(lock_memory=True), locked_kb()
@@ -155,7 +155,7 @@ result = [applied, locked, locked_kb(), kept]
 
 
 @needs_root
-def test_memory_is_not_locked_below_a_limit_that_later_allocations_would_hit() -> None:
+def test_memory_is_not_locked_below_a_limit_that_later_allocations_would_exceed() -> None:
     (applied,), locked_kb, limits = child(
         """
 applied = apply(lock_memory=True)
@@ -168,7 +168,7 @@ result = [applied, locked_kb(), resource.getrlimit(resource.RLIMIT_MEMLOCK)]
     assert limits == [1 << 16, 1 << 16]
 
 
-def test_a_kept_heap_spares_large_arrays_their_page_faults() -> None:
+def test_retained_heap_avoids_page_faults_of_large_arrays() -> None:
     """Arrays of an image's size, freed together: without the setting their pages fault each time."""
     code = """
 def faults_of_images():
@@ -195,7 +195,7 @@ result = [applied, given_back, kept, aside, faults_of_images()]
     assert aside > 1000 and kept_again < 100, "a model that comes or goes beside another leaves no holes"
 
 
-def test_what_exists_after_the_warm_up_is_no_longer_collected_until_that_is_undone() -> None:
+def test_objects_alive_after_the_warm_up_are_excluded_from_collection_until_restored() -> None:
     frozen, thawed = child("""
 realtime.release_startup_memory()
 frozen = gc.get_freeze_count()
@@ -205,7 +205,7 @@ result = [frozen, gc.get_freeze_count()]
     assert frozen > 1000 and thawed == 0
 
 
-def test_weights_lie_in_huge_pages_and_memory_that_was_never_touched_stays_away() -> None:
+def test_weights_use_huge_pages_and_untouched_memory_is_not_loaded() -> None:
     code = """
 import mmap
 
@@ -231,11 +231,11 @@ result = [before, joined, anonymous("Rss"), anonymous("AnonHugePages"), same]
 
 
 @needs_root
-def test_who_may_not_look_at_its_pages_goes_on_without_joining_them() -> None:
+def test_process_without_access_to_its_pages_continues_without_huge_pages() -> None:
     assert child("result = realtime.collapse_huge_pages()", privileged=False) == 0
 
 
-def test_files_that_were_read_once_leave_memory_and_can_be_read_again() -> None:
+def test_pages_of_files_leave_memory_and_can_be_read_again() -> None:
     code = """
 import mmap, tempfile
 
@@ -273,7 +273,7 @@ before = of_files()
 """
 
 
-def test_code_that_only_the_start_needed_leaves_memory_and_all_goes_on() -> None:
+def test_code_used_only_at_startup_leaves_memory_and_everything_works() -> None:
     code = """
 realtime.release_startup_memory()
 result = [before, of_files(), work() == worked]
@@ -282,7 +282,7 @@ result = [before, of_files(), work() == worked]
     assert same and after < before / 2
 
 
-def test_libraries_are_not_held_by_having_been_released() -> None:
+def test_released_libraries_can_be_unloaded() -> None:
     code = """
 import _ctypes, ctypes, os
 path = os.path.realpath(numpy.linalg._umath_linalg.__file__.replace("_umath_linalg", "lapack_lite"))
@@ -295,7 +295,7 @@ result = [loaded, path in open("/proc/self/maps").read()]
     assert child(_LIBRARIES + code) == [True, False]
 
 
-def test_locked_memory_stays() -> None:
+def test_locked_memory_is_not_released() -> None:
     code = """
 applied, = apply(lock_memory=True)
 work()
@@ -310,7 +310,7 @@ result = [applied, before, of_files()]
 
 
 @needs_root
-def test_who_lost_privileges_gives_back_what_it_may() -> None:
+def test_process_without_privileges_releases_what_it_can() -> None:
     code = """
 realtime.release_startup_memory()
 result = work() == worked
@@ -318,7 +318,7 @@ result = work() == worked
     assert child(_LIBRARIES + code, privileged=False)
 
 
-def test_no_thread_of_opencv_with_the_usual_priority_is_waited_for() -> None:
+def test_opencv_thread_with_normal_priority_is_not_waited_for() -> None:
     before, meanwhile, after = child(
         """
 import cv2
@@ -334,7 +334,7 @@ result.append(count())
 
 
 @pytest.mark.parametrize("wrong", [{"cpu_affinity": (-1,)}, {"fifo_priority": 100}, {"fifo_priority": -1}])
-def test_absurd_settings_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(JepaRuntimeError, match=next(iter(wrong))):
         RealtimeSettings(**wrong)
 
@@ -368,23 +368,23 @@ others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * len(
 
 
 @needs_root
-def test_a_thread_that_steps_aside_comes_back_with_those_that_it_started() -> None:
+def test_low_priority_thread_is_restored_with_its_children() -> None:
     idle, usual = os.SCHED_IDLE, os.SCHED_OTHER
     assert child(_WITH_TIME_LEFT + _ASIDE) == [idle, idle, usual, usual, usual]
 
 
 @needs_root
-def test_a_thread_that_could_not_come_back_does_not_step_aside() -> None:
+def test_thread_that_could_not_be_restored_keeps_its_priority() -> None:
     assert child(_WITH_TIME_LEFT + _ASIDE, privileged=False) == [os.SCHED_OTHER] * 5
 
 
 @needs_root
-def test_a_thread_takes_its_share_where_no_core_has_time_left_for_one_that_steps_aside() -> None:
+def test_thread_without_an_idle_core_keeps_its_share() -> None:
     assert child(_BESIDE_OTHERS + _ASIDE) == [os.SCHED_OTHER] * 5
 
 
 @needs_root
-def test_a_thread_that_comes_first_does_not_while_it_steps_aside() -> None:
+def test_real_time_thread_loses_its_priority_while_lowered() -> None:
     first = "    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    with realtime"
     code = _BESIDE_OTHERS + _ASIDE.replace("    with realtime", first)
     other, fifo = os.SCHED_OTHER, os.SCHED_FIFO

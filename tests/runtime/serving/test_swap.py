@@ -69,7 +69,7 @@ def stage(first: Named) -> Iterator[Stage]:
         yield stage
 
 
-def test_the_new_model_serves_from_the_next_frame_on(stage: Stage, first: Named) -> None:
+def test_swapped_model_serves_from_the_next_frame(stage: Stage, first: Named) -> None:
     second = Named(10.0)
     assert stage.feed(0, 1) == [0, 0]
     assert stage.pipeline.swap(lambda: second) is True
@@ -78,7 +78,7 @@ def test_the_new_model_serves_from_the_next_frame_on(stage: Stage, first: Named)
     assert stage.pipeline.stats().processed == 4 and stage.pipeline.stats().dropped == 0
 
 
-def test_pages_are_joined_before_a_model_serves_and_not_while_another_does(
+def test_huge_pages_are_merged_before_a_model_serves_and_not_during_service(
     first: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[str] = []
@@ -92,7 +92,7 @@ def test_pages_are_joined_before_a_model_serves_and_not_while_another_does(
         assert len(joined) == 1
 
 
-def test_who_works_beside_the_pipeline_waits_for_the_end_of_a_frame_but_not_for_ever(stage: Stage) -> None:
+def test_work_next_to_the_pipeline_waits_for_the_end_of_a_frame_with_a_timeout(stage: Stage) -> None:
     moments: list[float] = []
 
     def wait() -> None:
@@ -111,7 +111,7 @@ def test_who_works_beside_the_pipeline_waits_for_the_end_of_a_frame_but_not_for_
     assert moments[0] - began < 2.0
 
 
-def test_a_model_is_loaded_in_the_gaps_between_frames(toy_bundle: Path) -> None:
+def test_model_is_loaded_between_frames(toy_bundle: Path) -> None:
     gaps: list[None] = []
     options = BackendOptions(between=lambda: gaps.append(None))
     for engine in ("openvino:CPU", "onnxruntime:CPU"):
@@ -121,7 +121,7 @@ def test_a_model_is_loaded_in_the_gaps_between_frames(toy_bundle: Path) -> None:
         assert len(gaps) >= 3, engine
 
 
-def test_every_model_is_opened_used_and_closed_on_a_thread_of_its_own(stage: Stage, first: Named) -> None:
+def test_every_model_is_opened_used_and_closed_on_its_own_thread(stage: Stage, first: Named) -> None:
     threads: dict[str, set[int]] = {"first": set(), "second": set()}
 
     class Watched(Named):
@@ -141,7 +141,7 @@ def test_every_model_is_opened_used_and_closed_on_a_thread_of_its_own(stage: Sta
     assert first.closed and second.closed
 
 
-def test_where_latents_mean_the_same_the_history_goes_on(stage: Stage) -> None:
+def test_swap_within_a_latent_space_continues_the_history(stage: Stage) -> None:
     stage.pipeline.add_action(0, np.zeros(2, np.float32))
     stage.feed(0, 6)
     stage.pipeline.swap(Named)
@@ -150,7 +150,7 @@ def test_where_latents_mean_the_same_the_history_goes_on(stage: Stage) -> None:
     assert stage.results[-1].surprise is not None
 
 
-def test_where_they_do_not_it_starts_anew_says_why_and_keeps_the_actions(stage: Stage) -> None:
+def test_swap_to_another_latent_space_resets_the_history_and_keeps_the_actions(stage: Stage) -> None:
     stage.pipeline.add_action(0, np.ones(2, np.float32))
     stage.feed(0, 6)
     assert stage.pipeline.swap(lambda: Named(space="two")) is False
@@ -159,7 +159,7 @@ def test_where_they_do_not_it_starts_anew_says_why_and_keeps_the_actions(stage: 
     assert stage.results[-2].surprise is None and stage.results[-1].surprise is not None
 
 
-def test_a_goal_is_encoded_again_where_latents_mean_something_else(stage: Stage) -> None:
+def test_goal_is_encoded_again_in_another_latent_space(stage: Stage) -> None:
     stage.pipeline.set_goal(np.full((8, 8, 3), 4, np.uint8), stamp_ns=7)
     stage.feed(0)
     stage.pipeline.swap(lambda: Named(10.0, space="two"))
@@ -167,7 +167,7 @@ def test_a_goal_is_encoded_again_where_latents_mean_something_else(stage: Stage)
     assert stage.results[-1].current_energy == 0 and stage.results[-1].goal_stamp_ns == 7
 
 
-def test_a_latent_that_was_dropped_is_no_goal_when_its_model_serves_again(stage: Stage) -> None:
+def test_dropped_goal_latent_does_not_return_with_its_model(stage: Stage) -> None:
     stage.pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 7)
     stage.feed(0)
     stage.pipeline.swap(lambda: Named(10.0, space="two"))
@@ -177,7 +177,7 @@ def test_a_latent_that_was_dropped_is_no_goal_when_its_model_serves_again(stage:
     assert [result.goal_stamp_ns for result in stage.results] == [7, None, None]
 
 
-def test_a_latent_of_the_old_model_set_while_it_is_exchanged_is_no_goal_of_the_new(first: Named) -> None:
+def test_goal_latent_of_the_old_model_set_during_a_swap_is_discarded(first: Named) -> None:
     results: list[Result] = []
 
     def on_model(model: Any, kept: bool) -> None:
@@ -194,7 +194,7 @@ def test_a_latent_of_the_old_model_set_while_it_is_exchanged_is_no_goal_of_the_n
     assert [result.goal_stamp_ns for result in results] == [None, None]
 
 
-def test_going_back_needs_nothing_opened_and_works_both_ways(stage: Stage, first: Named) -> None:
+def test_rollback_opens_nothing_and_works_in_both_directions(stage: Stage, first: Named) -> None:
     second = Named(10.0)
     stage.pipeline.swap(lambda: second)
     stage.feed(0)
@@ -204,7 +204,7 @@ def test_going_back_needs_nothing_opened_and_works_both_ways(stage: Stage, first
     assert stage.feed(2) == [10] and not first.closed
 
 
-def test_going_back_to_a_model_of_other_latents_starts_anew_too(stage: Stage) -> None:
+def test_rollback_to_another_latent_space_resets_the_history(stage: Stage) -> None:
     stage.feed(0)
     stage.pipeline.swap(lambda: Named(space="two"))
     stage.feed(1)
@@ -213,7 +213,7 @@ def test_going_back_to_a_model_of_other_latents_starts_anew_too(stage: Stage) ->
     assert [result.reset for result in stage.results] == [Reset.FIRST, Reset.MODEL, Reset.MODEL]
 
 
-def test_a_commit_closes_the_one_replaced_and_ends_the_way_back(stage: Stage, first: Named) -> None:
+def test_commit_closes_the_replaced_model_and_disables_rollback(stage: Stage, first: Named) -> None:
     stage.pipeline.swap(Named)
     stage.pipeline.commit()
     assert first.closed
@@ -221,7 +221,7 @@ def test_a_commit_closes_the_one_replaced_and_ends_the_way_back(stage: Stage, fi
         stage.pipeline.rollback()
 
 
-def test_a_second_swap_closes_the_model_before_the_last(stage: Stage, first: Named) -> None:
+def test_second_swap_closes_the_model_before_the_last(stage: Stage, first: Named) -> None:
     second, third = Named(10.0), Named(20.0)
     stage.pipeline.swap(lambda: second)
     stage.pipeline.swap(lambda: third)
@@ -229,7 +229,7 @@ def test_a_second_swap_closes_the_model_before_the_last(stage: Stage, first: Nam
     assert stage.feed(0) == [20]
 
 
-def test_what_has_stopped_is_not_brought_back_to_life(stage: Stage) -> None:
+def test_swap_of_a_stopped_pipeline_raises(stage: Stage) -> None:
     stage.pipeline.swap(Named)
     stage.pipeline.stop()
     for again in (lambda: stage.pipeline.swap(Named), stage.pipeline.rollback):
@@ -266,7 +266,7 @@ BROKEN = [Broken()]
         (lambda: BROKEN[0], ValueError, "cannot run"),
     ],
 )
-def test_what_cannot_serve_leaves_the_old_model_serving(
+def test_failed_swap_keeps_the_old_model_active(
     stage: Stage, first: Named, open_model: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -276,7 +276,7 @@ def test_what_cannot_serve_leaves_the_old_model_serving(
     assert BROKEN[0].closed == (open_model not in (refuse, foreign))
 
 
-def test_a_callback_that_refuses_the_new_model_leaves_the_old_one_serving(first: Named) -> None:
+def test_callback_that_rejects_the_new_model_keeps_the_old_one_active(first: Named) -> None:
     def refuse_it(model: Any, kept: bool) -> None:
         raise RuntimeError("cannot announce it")
 
@@ -295,7 +295,7 @@ def test_a_callback_that_refuses_the_new_model_leaves_the_old_one_serving(first:
     np.testing.assert_allclose(results[0].futures.error_bounds, first.manifest.error_bounds)
 
 
-def test_swaps_amid_a_stream_lose_no_frame_and_mix_no_models(stage: Stage) -> None:
+def test_swaps_during_a_stream_lose_no_frame_and_mix_no_models(stage: Stage) -> None:
     """Each frame waits for the last: none is dropped, and each result is of one model, in order."""
     shifts = []
     for turn in range(1, 21):

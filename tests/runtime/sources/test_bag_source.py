@@ -77,13 +77,13 @@ def test_raw_and_compressed_images_of_an_mcap_are_read(
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
-def test_a_rosbag2_folder_is_read(tmp_path: Path, storage: StoragePlugin) -> None:
+def test_rosbag2_folder_is_read(tmp_path: Path, storage: StoragePlugin) -> None:
     path = write_folder(tmp_path / "bag", *(raw(value, 100 + value) for value in range(3)), storage=storage)
     frames = list(open_source(str(path)).frames())
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [0, 1, 2]
 
 
-def test_the_topic_is_chosen_where_there_are_several(tmp_path: Path) -> None:
+def test_image_topic_is_selected_among_several(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "bag.mcap", [image(1, 1, topic="/left"), image(2, 2, topic="/right")])
     with pytest.raises(SourceError, check=code("source.topic_ambiguous")):
         open_source(str(path))
@@ -94,7 +94,7 @@ def test_the_topic_is_chosen_where_there_are_several(tmp_path: Path) -> None:
         assert frame.image[0, 0, 0] == 2
 
 
-def test_a_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
+def test_bag_without_images_lists_its_topics(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "bag.mcap", [twist(1, 0.0)])
     with pytest.raises(SourceError, check=code("source.topic_not_found")) as caught:
         open_source(str(path))
@@ -102,7 +102,7 @@ def test_a_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("order", "big_endian"), [("<u2", 0), (">u2", 1)])
-def test_an_image_says_in_which_order_its_bytes_are(tmp_path: Path, order: str, big_endian: int) -> None:
+def test_image_byte_order_is_respected(tmp_path: Path, order: str, big_endian: int) -> None:
     *where, fields = raw(1, 1)
     wide = np.full((6, 8), 77 * 256 + 3, order).view(np.uint8)
     fields |= {"encoding": "mono16", "step": 16, "is_bigendian": big_endian, "data": wide.reshape(-1)}
@@ -110,7 +110,7 @@ def test_an_image_says_in_which_order_its_bytes_are(tmp_path: Path, order: str, 
     assert (frame.image == 77).all()
 
 
-def test_a_compressed_image_says_of_which_pattern_it_is(tmp_path: Path) -> None:
+def test_compressed_image_bayer_pattern_is_respected(tmp_path: Path) -> None:
     *where, fields = packed(1, 1)
     mosaic = np.tile(np.array([[120, 200], [40, 120]], np.uint8), (3, 4))
     fields |= {"format": "bayer_grbg8; png compressed ", "data": cv2.imencode(".png", mosaic)[1].reshape(-1)}
@@ -118,7 +118,7 @@ def test_a_compressed_image_says_of_which_pattern_it_is(tmp_path: Path) -> None:
     assert (frame.image == (200, 120, 40)).all()
 
 
-def test_an_image_of_an_unknown_encoding_is_named(tmp_path: Path) -> None:
+def test_unknown_image_encoding_is_named(tmp_path: Path) -> None:
     *where, fields = raw(1, 1)
     path = write_bag(tmp_path / "bag.mcap", [(*where, fields | {"encoding": "rgbx77"})])
     with pytest.raises(SourceError, check=code("source.image_invalid")) as caught:
@@ -144,7 +144,9 @@ def test_open_source_rejects_invalid_bag_metadata_in_one_line(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_our_messages_are_read_whether_or_not_the_bag_describes_them(tmp_path: Path, described: bool) -> None:
+def test_jepa_messages_are_read_with_and_without_definitions_in_the_bag(
+    tmp_path: Path, described: bool
+) -> None:
     fields = {
         "header": messages.header(3, "front"), "value": 0.5, "threshold": 1.0, "surprising": False,
         "executed": np.zeros(2, np.float32), "response": 1.0, "discontinuous": False,
@@ -160,7 +162,7 @@ def test_our_messages_are_read_whether_or_not_the_bag_describes_them(tmp_path: P
     assert (topic, log_ns, message.value) == ("/surprise", 7, 0.5)
 
 
-def test_a_planners_commands_are_read_whether_or_not_the_bag_describes_them(tmp_path: Path) -> None:
+def test_planner_commands_are_read_with_and_without_definitions_in_the_bag(tmp_path: Path) -> None:
     taken = [entry for entry in runs.entries() if entry[2] in (IMAGE, PLANNER_STATUS)]
     path = write_folder(tmp_path / "bag", *taken)
     options = {"topic": "/camera/image_raw", "action": "/planner/status:linear.x"}

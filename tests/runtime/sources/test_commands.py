@@ -43,7 +43,7 @@ def read(path: Path, action: str, **more: float) -> list[list[float] | None]:
     st.integers(0, 600),
     st.integers(1, 400),
 )
-def test_the_mean_is_that_of_the_history_of_the_runtime(
+def test_mean_command_equals_the_mean_action_of_the_history(
     given_commands: list[tuple[int, float]], start: int, length: int
 ) -> None:
     ordered = sorted(given_commands, key=lambda entry: entry[0])
@@ -64,7 +64,7 @@ def test_the_mean_is_that_of_the_history_of_the_runtime(
     st.integers(-100, 4000),
     st.integers(1, 1000),
 )
-def test_the_last_command_at_or_before_a_moment_is_executed_unless_it_is_too_old(
+def test_last_command_before_a_moment_is_in_effect_unless_too_old(
     stamps: list[int], moment: int, max_age: int
 ) -> None:
     held = commands(stamps, [float(index) for index in range(len(stamps))], max_age_s=max_age / 1e9)
@@ -85,15 +85,13 @@ def test_the_last_command_at_or_before_a_moment_is_executed_unless_it_is_too_old
         ([0, 1], [0.0], r"must be \[2, 1\], got \[1, 1\]"),
     ],
 )
-def test_what_is_no_course_of_commands_is_refused(
-    stamps: list[int], values: list[float], complaint: str
-) -> None:
+def test_invalid_command_series_is_rejected(stamps: list[int], values: list[float], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         commands(stamps, values)
 
 
 @pytest.mark.parametrize("age", [0.0, -1.0, np.nan, np.inf])
-def test_an_age_that_is_none_is_refused(age: float) -> None:
+def test_invalid_maximum_age_is_rejected(age: float) -> None:
     with pytest.raises(ValueError, match="max_age_s must be in"):
         commands([0], [0.0], max_age_s=age)
 
@@ -101,7 +99,7 @@ def test_an_age_that_is_none_is_refused(age: float) -> None:
 # ------------------------------------------------------------------ out of a bag
 
 
-def test_a_bag_gives_the_command_executed_from_each_frame_on(tmp_path: Path) -> None:
+def test_bag_yields_the_command_in_effect_for_each_frame(tmp_path: Path) -> None:
     path = write_bag(
         tmp_path / "bag.mcap",
         [
@@ -123,26 +121,26 @@ def test_a_bag_gives_the_command_executed_from_each_frame_on(tmp_path: Path) -> 
     assert source.commands.units == ("m/s", "rad/s")
 
 
-def test_a_unit_is_told_only_where_the_type_says_what_a_field_is() -> None:
+def test_unit_is_reported_only_for_fields_of_known_meaning() -> None:
     odometry = SimpleNamespace(position=SimpleNamespace(x=1.0), linear=SimpleNamespace(x=2.0))
     fields = ("position.x", "linear.x")
     assert CommandFields("some_msgs/msg/Odometry", fields, odometry).units == ("unknown", "unknown")
 
 
-def test_without_an_action_nothing_is_known_of_commands(tmp_path: Path) -> None:
+def test_commands_without_an_action_option_are_unknown(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "bag.mcap", [image(S), twist(S, 1.0)])
     source = BagSource(path)
     assert [source.command for _ in source.frames()] == [None]
 
 
-def test_a_stamp_in_the_header_counts_and_not_when_the_message_arrived(tmp_path: Path) -> None:
+def test_header_stamp_is_used_instead_of_the_arrival_time(tmp_path: Path) -> None:
     path = write_bag(
         tmp_path / "bag.mcap", [image(S), image(S + 10 * MS), twist_stamped(S + 20 * MS, S + 5 * MS, 1.0)]
     )
     assert read(path, "cmd_vel:linear.x") == [None, [1.0]]
 
 
-def test_an_old_command_is_no_longer_executed(tmp_path: Path) -> None:
+def test_outdated_command_is_no_longer_in_effect(tmp_path: Path) -> None:
     path = write_bag(
         tmp_path / "bag.mcap", [twist(S, 1.0), *(image(S + ms * MS) for ms in (0, 500, 501, 900))]
     )
@@ -151,7 +149,7 @@ def test_an_old_command_is_no_longer_executed(tmp_path: Path) -> None:
     assert [source.command is not None for _ in source.frames()] == [True, True, True, False]
 
 
-def test_images_stamped_by_another_clock_than_the_commands_are_no_drive_without_commands(
+def test_images_stamped_by_another_clock_than_the_commands_are_an_error(
     tmp_path: Path,
 ) -> None:
     since_boot = [(2000 * S, *image(S)[1:]), (2001 * S, *image(2 * S)[1:])]
@@ -183,7 +181,7 @@ def test_images_stamped_by_another_clock_than_the_commands_are_no_drive_without_
         (joints(S, hip=0.1, knee=0.2), "/joint_states:velocity", "velocity.hip velocity.knee", "12"),
     ],
 )
-def test_the_fields_of_an_action_are_chosen(
+def test_action_fields_are_selected(
     tmp_path: Path, entry: Entry, action: str, names: str, values: str
 ) -> None:
     source = BagSource(write_bag(tmp_path / "bag.mcap", [image(S), entry]), action=action)
@@ -192,7 +190,7 @@ def test_the_fields_of_an_action_are_chosen(
     np.testing.assert_allclose(source.commands.values[0].round(), [float(value) for value in values])
 
 
-def test_joints_are_found_by_name_in_whatever_order_they_come(tmp_path: Path) -> None:
+def test_joints_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     path = write_bag(
         tmp_path / "bag.mcap",
         [image(S), image(S + 2), joints(S, hip=1, knee=2), joints(S + 1, knee=20, hip=10)],
@@ -200,7 +198,7 @@ def test_joints_are_found_by_name_in_whatever_order_they_come(tmp_path: Path) ->
     assert read(path, "/joint_states") == [[1, 2], [10, 20]]
 
 
-def test_the_planner_of_jepa_commands_when_it_says_so_and_not_when_the_image_was_taken(
+def test_jepa_planner_command_takes_effect_at_its_own_stamp(
     tmp_path: Path,
 ) -> None:
     status = {
@@ -250,7 +248,7 @@ def test_the_planner_of_jepa_commands_when_it_says_so_and_not_when_the_image_was
         ),
     ],
 )
-def test_a_wrong_action_is_answered_with_what_is_there(
+def test_invalid_action_error_lists_the_available_ones(
     tmp_path: Path, entries: list[Entry], action: str, complaint: str
 ) -> None:
     path = write_bag(tmp_path / "bag.mcap", [image(S), *entries])
@@ -267,14 +265,14 @@ def test_a_wrong_action_is_answered_with_what_is_there(
         ("axtion=/cmd_vel", "unknown option axtion; options of this source: topic, action, max_age_s"),
     ],
 )
-def test_wrong_options_of_a_bag_are_named(tmp_path: Path, options: str, complaint: str) -> None:
+def test_invalid_bag_options_are_named(tmp_path: Path, options: str, complaint: str) -> None:
     path = write_bag(tmp_path / "bag.mcap", [image(S), twist(S, 1.0)])
     with pytest.raises(SourceError, match=complaint):
         open_source(f"{path}?{options}")
 
 
 @given(st.text("linear.xyzagu[]0129data ", max_size=12))
-def test_any_text_is_a_field_or_a_clear_error(field: str) -> None:
+def test_any_text_is_a_field_or_a_coded_error(field: str) -> None:
     _, _, type_name, fields = twist(S, 1.0)
     message = build(type_name, fields)
     try:

@@ -12,7 +12,7 @@ from jepa_sim.two_rooms_source import TwoRoomsSource
 from tests.runtime.fakes import frame
 
 
-def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
+def test_frames_are_due_at_their_own_time_after_a_late_one() -> None:
     now = {"ns": 0}
     waits: list[float] = []
 
@@ -38,7 +38,7 @@ def test_frames_are_due_at_their_own_time_even_after_a_late_one() -> None:
     assert published[5] == (500_000_000, 0.0)
 
 
-def test_playing_that_waits_ends_when_asked_to() -> None:
+def test_waiting_playback_ends_on_request() -> None:
     stopping, began_s = Event(), time.monotonic()
     Timer(0.1, stopping.set).start()
     assert len(list(paced_frames(TwoRoomsSource(), rate_hz=0.01, duration_s=None, stopping=stopping))) == 1
@@ -78,10 +78,10 @@ def played(takes_ns: int, *, live: bool, stop_at: int | None = None) -> list[tup
     return [(each.sequence, late_ms) for each, late_ms in frames]
 
 
-def test_a_live_source_is_never_late_and_another_from_its_first_frame_on() -> None:
+def test_live_source_is_never_late_and_any_other_from_its_first_frame() -> None:
     assert played(300_000_000, live=True) == [(0, 0.0), (1, 0.0), (2, 0.0)]
     assert played(300_000_000, live=False) == [(0, 0.0), (1, 200.0), (2, 400.0)]
 
 
-def test_playing_that_is_late_ends_when_asked_to() -> None:
+def test_late_playback_ends_on_request() -> None:
     assert played(300_000_000, live=False, stop_at=2) == [(0, 0.0), (1, 200.0)]

@@ -46,7 +46,7 @@ def picture(value: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
 # ------------------------------------------------------------------ video
 
 
-def test_a_real_clip_is_read_to_its_end_at_its_own_rate(clip: Path) -> None:
+def test_real_clip_is_read_to_its_end_at_its_own_rate(clip: Path) -> None:
     source = VideoSource(clip, start_ns=1000)
     frames = list(source.frames())
     source.close()
@@ -67,7 +67,7 @@ def test_a_real_clip_is_read_to_its_end_at_its_own_rate(clip: Path) -> None:
         ("a.h264", None, [0, 40, 80, 120, 160]),
     ],
 )
-def test_frames_have_the_stamps_of_the_file_or_where_it_has_none_come_at_its_rate(
+def test_frames_have_the_file_stamps_or_else_its_rate(
     tmp_path: Path, name: str, stamps_ms: list[int] | None, found_ms: list[int]
 ) -> None:
     path = write_numbered(tmp_path / name, range(5), stamps_ms=stamps_ms)
@@ -84,7 +84,7 @@ def write_video(path: Path, count: int) -> Path:
     return path
 
 
-def test_colours_are_rgb(tmp_path: Path) -> None:
+def test_colors_are_rgb(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "red.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
     writer.write(np.full((48, 64, 3), (0, 0, 255), np.uint8))
     writer.release()
@@ -93,7 +93,7 @@ def test_colours_are_rgb(tmp_path: Path) -> None:
     assert red > 200 and green < 50 and blue < 50
 
 
-def test_a_video_cut_off_in_the_middle_gives_its_frames_and_then_an_error(tmp_path: Path) -> None:
+def test_truncated_video_yields_its_frames_and_then_an_error(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.avi", 100)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     frames: list[Frame] = []
@@ -106,7 +106,7 @@ def test_a_video_cut_off_in_the_middle_gives_its_frames_and_then_an_error(tmp_pa
 @pytest.mark.parametrize(
     ("expected", "decoded", "truncated"), [(9, 6, False), (9, 5, True), (500, 490, False), (500, 489, True)]
 )
-def test_a_video_may_lack_three_frames_or_two_in_a_hundred(
+def test_video_may_lack_three_frames_or_two_percent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: int, decoded: int, truncated: bool
 ) -> None:
     source = VideoSource(write_video(tmp_path / "clip.avi", 1))
@@ -119,7 +119,7 @@ def test_a_video_may_lack_three_frames_or_two_in_a_hundred(
 
 
 @pytest.mark.parametrize("rate_hz", [0.0, -25.0, 1e4, float("nan")])
-def test_a_video_without_a_usable_rate_is_refused_and_closed(
+def test_video_without_a_usable_rate_is_rejected_and_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate_hz: float
 ) -> None:
     closed: list[bool] = []
@@ -132,7 +132,7 @@ def test_a_video_without_a_usable_rate_is_refused_and_closed(
     assert closed == [True]
 
 
-def test_an_mp4_without_its_index_is_refused(tmp_path: Path, clip: Path) -> None:
+def test_mp4_without_its_index_is_rejected(tmp_path: Path, clip: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip.read_bytes()[:2000])
     with pytest.raises(SourceError, check=code("source.video_unreadable")):
@@ -140,14 +140,14 @@ def test_an_mp4_without_its_index_is_refused(tmp_path: Path, clip: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])
-def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_video_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     with pytest.raises(SourceError, check=code("source.video_unreadable")):
         open_source(str(path))
 
 
-def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
+def test_video_without_frames_is_an_error(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.avi", 0)
     with pytest.raises(SourceError):
         list(open_source(str(path)).frames())
@@ -164,7 +164,7 @@ def write_images(folder: Path, **values: int) -> Path:
     return folder
 
 
-def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_images_are_ordered_by_number(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", f2_png=2, f10_png=10, f1_png=1)
     frames = list(ImageFolderSource(folder, rate_hz=10.0, start_ns=5).frames())
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 10]
@@ -172,15 +172,13 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert frames[0].image[0, 0].tolist() == [1, 10, 200]
 
 
-def test_a_raised_digit_in_a_name_is_no_number(tmp_path: Path) -> None:
+def test_superscript_digit_in_a_name_is_not_a_number(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", **{"1²3_png": 3, "1_png": 1})
     frames = list(ImageFolderSource(folder, rate_hz=10.0, start_ns=5).frames())
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 3]
 
 
-def test_image_folder_logs_other_files_that_it_skips(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_image_folder_logs_skipped_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_images(tmp_path / "images", a_jpg=1, b_JPEG=2)
     (folder / "notes.txt").write_text("hello")
     with caplog.at_level(logging.WARNING):
@@ -188,7 +186,7 @@ def test_image_folder_logs_other_files_that_it_skips(
     assert "skipped 1 files that are not PNG or JPEG: notes.txt" in caplog.text
 
 
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_undecodable_image_is_named(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", a_png=1, c_png=3)
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
     frames = open_source(str(folder)).frames()
@@ -198,7 +196,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     assert "b.png" in str(caught.value)
 
 
-def test_a_tag_of_orientation_turns_neither_images_of_a_camera_nor_those_of_a_folder_nor_goals(
+def test_exif_orientation_is_ignored_for_cameras_folders_and_goals(
     tmp_path: Path,
 ) -> None:
     # A quarter turn, in Exif: one entry (0x112, a short) of the first directory.
@@ -213,7 +211,7 @@ def test_a_tag_of_orientation_turns_neither_images_of_a_camera_nor_those_of_a_fo
         np.testing.assert_array_equal(image, decode(jpeg))
 
 
-def test_a_name_that_is_not_utf_8_ends_no_process(tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_is_accepted(tmp_path: Path) -> None:
     folder = write_images(tmp_path / os.fsdecode(b"\xff"))
     goal = folder / "goal.png"
     goal.write_bytes(cv2.imencode(".png", picture(1))[1].tobytes())
@@ -223,7 +221,7 @@ def test_a_name_that_is_not_utf_8_ends_no_process(tmp_path: Path) -> None:
         open_source(str(folder / "clip.avi"))
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def test_folder_without_images_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(SourceError, check=code("source.empty")):
         open_source(str(tmp_path))
 
@@ -231,7 +229,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ two rooms
 
 
-def test_two_rooms_moves_as_it_says_it_does() -> None:
+def test_two_rooms_moves_by_its_reported_actions() -> None:
     source = TwoRoomsSource(seed=1, rate_hz=30.0, start_ns=10**18)
     positions, commands, frames = [], [], []
     for frame in itertools.islice(source.frames(), 60):
@@ -248,7 +246,7 @@ def test_two_rooms_moves_as_it_says_it_does() -> None:
     assert frames[1].stamp_ns - frames[0].stamp_ns == 33_333_333
 
 
-def test_two_rooms_is_the_same_for_the_same_seed() -> None:
+def test_two_rooms_is_equal_for_equal_seeds() -> None:
     first, second, other = (
         [frame.image for frame in itertools.islice(open_source(f"two_rooms?seed={seed}").frames(), 5)]
         for seed in (3, 3, 4)
@@ -287,7 +285,7 @@ def test_two_rooms_new_episode_has_a_new_goal_another_frame_id_and_a_gap_in_the_
         ("two_rooms?seed", "source.option_invalid", "key=value"),
     ],
 )
-def test_open_source_with_an_invalid_specification_lists_what_is_possible(
+def test_open_source_with_an_invalid_specification_lists_the_valid_ones(
     spec: str, expected: str, named: str
 ) -> None:
     with pytest.raises(SourceError, check=code(expected)) as caught:
@@ -295,7 +293,7 @@ def test_open_source_with_an_invalid_specification_lists_what_is_possible(
     assert named in str(caught.value)
 
 
-def test_the_rate_must_be_positive() -> None:
+def test_rate_must_be_positive() -> None:
     with pytest.raises(SourceError, check=code("source.option_invalid")):
         open_source("two_rooms", rate_hz=0.0)
 
@@ -325,7 +323,7 @@ class Capture:
 
 
 @pytest.mark.parametrize("read", [False, True])
-def test_a_frame_that_cannot_be_decoded_is_left_out_and_the_camera_goes_on(
+def test_undecodable_frame_is_skipped_and_the_camera_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, read: bool
 ) -> None:
     capture = Capture()
@@ -340,7 +338,7 @@ def test_a_frame_that_cannot_be_decoded_is_left_out_and_the_camera_goes_on(
     assert caplog.text.count("skipped a damaged frame") == 59
 
 
-def test_a_camera_gives_rgb_stamped_as_it_comes_and_its_end_is_an_error(
+def test_camera_yields_rgb_stamped_on_arrival_and_its_end_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture = Capture()

@@ -18,19 +18,19 @@ class Kind(StrEnum):
     OTHER = "another"
 
 
-def test_members_are_texts() -> None:
+def test_members_are_strings() -> None:
     assert [str(kind) for kind in Kind] == [f"{kind}" for kind in Kind] == ["first", "another"]
     assert Kind("first") is Kind.FIRST and Kind.FIRST == "first" and f"{Kind.FIRST:>7}" == "  first"
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
-def test_a_file_is_digested_to_its_end(size: int, tmp_path: Path) -> None:
+def test_digest_covers_the_whole_file(size: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_module_that_is_started_takes_none_from_the_current_folder(tmp_path: Path) -> None:
+def test_started_module_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('anybody may write here')")
     command = [*python_module("numpy.f2py"), "-v"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

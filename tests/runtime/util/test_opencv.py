@@ -64,7 +64,9 @@ def test_missing_opencv_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_bare_debian_runs_with_the_headless_build_and_reports_what_the_other_lacks(tmp_path: Path) -> None:
+def test_headless_opencv_works_on_bare_debian_and_the_full_build_names_its_missing_libraries(
+    tmp_path: Path,
+) -> None:
     """A minimal Debian 13 with Python and no desktop libraries."""
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         pytest.skip("needs root and mmdebstrap, to install a Debian in a folder")

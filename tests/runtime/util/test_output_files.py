@@ -38,7 +38,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("out", ["report.json", "new", "encoder/new"])
-def test_nothing_is_written_into_a_bundle(
+def test_output_inside_a_bundle_is_rejected(
     toy_bundle: Path, tmp_path: Path, command: str, out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
@@ -50,7 +50,7 @@ def test_nothing_is_written_into_a_bundle(
 
 @pytest.mark.parametrize("command", [*COMMANDS, "compare none.json none.json --json OUT"])
 @pytest.mark.parametrize("circle", [False, True], ids=["below a file", "below links in a circle"])
-def test_what_cannot_be_written_is_told_before_anything_is_read(
+def test_unwritable_output_is_reported_before_anything_is_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -79,7 +79,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(
         "drive none --html OUT --png OUT",
     ],
 )
-def test_two_outputs_are_not_written_into_one_file(
+def test_two_outputs_in_one_file_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -131,7 +131,7 @@ def failing(number: int, suffix: str = "") -> Callable[..., Any]:
     return method
 
 
-def test_pipes_devices_and_links_are_written_into_and_not_replaced(tmp_path: Path) -> None:
+def test_pipes_devices_and_links_are_written_in_place(tmp_path: Path) -> None:
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     link.symlink_to(tmp_path / "file")
@@ -149,7 +149,7 @@ def test_write_accepts_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == r"of caf\udce9.mcap"
 
 
-def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Path) -> None:
+def test_reader_that_closes_after_the_first_lines_sees_no_traceback(toy_bundle: Path) -> None:
     run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     reads, writes = os.pipe()
     os.close(reads)
@@ -162,7 +162,7 @@ def test_who_reads_no_more_than_the_first_lines_sees_no_traceback(toy_bundle: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_output_that_cannot_be_written_is_told_and_gives_no_verdict(toy_bundle: Path) -> None:
+def test_unwritable_output_is_reported_without_a_verdict(toy_bundle: Path) -> None:
     ended = ended_with(">/dev/full", "info", toy_bundle)
     assert ended.stderr == (
         b"jepa-runtime: error: standard output: No space left on device [cli.output_failed]\n"
@@ -172,7 +172,7 @@ def test_output_that_cannot_be_written_is_told_and_gives_no_verdict(toy_bundle: 
     assert ended_with("2>/dev/full", "compare", "none.json", "none.json").returncode == 120
 
 
-def test_where_standard_output_is_closed_the_exit_status_is_the_verdict(toy_bundle: Path) -> None:
+def test_exit_status_with_closed_standard_output_is_the_verdict(toy_bundle: Path) -> None:
     ended = ended_with(">&-", "info", toy_bundle)
     assert (ended.returncode, ended.stderr) == (0, b"")
 

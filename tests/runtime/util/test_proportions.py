@@ -10,7 +10,7 @@ import pytest
 from jepa_runtime.util.proportions import binomial_tail, wilson
 
 
-def test_the_exact_chance_of_a_share() -> None:
+def test_binomial_tail_is_exact() -> None:
     assert binomial_tail(0, 10, 0.3) == 1
     assert binomial_tail(1, 1, 0.01) == pytest.approx(0.01)
     assert binomial_tail(2, 3, 0.5) == pytest.approx(0.5)
@@ -33,12 +33,14 @@ def test_the_exact_chance_of_a_share() -> None:
         (291, 300, 0.9440, 0.9841),
     ],
 )
-def test_wilson_gives_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
+def test_wilson_interval_equals_published_values(
+    successes: int, trials: int, low: float, high: float
+) -> None:
     assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(1, 7), (30, 100), (299, 300)])
-def test_at_the_ends_of_the_interval_the_share_is_just_196_deviations_away(
+def test_wilson_interval_ends_are_196_standard_deviations_from_the_proportion(
     successes: int, trials: int
 ) -> None:
     for end in wilson(successes, trials):

@@ -20,7 +20,7 @@ from tests.runtime.profiles import make_run
 Floats = NDArray[np.float64]
 
 
-def test_what_the_devices_clock_did_not_tell_is_not_counted_as_zero() -> None:
+def test_missing_device_times_are_not_counted_as_zero() -> None:
     run = make_run(frames=2).model_copy(update={"device_ms": {"encode": [0.5, 0.5], "predict": [0.0, 0.25]}})
     device = describe(run).device
     assert (device["predict"].n, device["predict"].max) == (1, 0.25)
@@ -94,23 +94,23 @@ def test_percentiles_by_nearest_rank() -> None:
         (100, ("p50", "p95", "p99")),
     ],
 )
-def test_a_percentile_needs_samples_beyond_it(count: int, given_percentiles: tuple[str, ...]) -> None:
+def test_percentile_needs_samples_beyond_it(count: int, given_percentiles: tuple[str, ...]) -> None:
     summary = summarize(float(value) for value in range(count))
     present = tuple(name for name in ("p50", "p95", "p99") if getattr(summary, name) is not None)
     assert present == given_percentiles
     assert summary.n == count
 
 
-def test_no_samples_have_no_maximum() -> None:
+def test_maximum_of_no_samples_is_none() -> None:
     assert summarize([]).as_dict() == {"p50": None, "p95": None, "p99": None, "max": None, "n": 0}
 
 
-def test_what_is_kept_as_json_is_not_rounded_before_a_table_rounds_it() -> None:
+def test_json_values_are_not_rounded() -> None:
     kept = summarize([17.2754]).as_dict()["max"]
     assert format_ms(kept) == format_ms(17.2754) == "17.28"
 
 
-def test_a_nan_is_refused_rather_than_hidden() -> None:
+def test_nan_is_rejected() -> None:
     with pytest.raises(ValueError, match="1 of 3 samples are NaN"):
         summarize([1.0, float("nan"), 2.0])
 
@@ -129,7 +129,7 @@ def test_percentiles_are_ordered_samples(samples: list[float]) -> None:
     assert np.mean(np.asarray(samples) <= summary.p95) >= 0.95
 
 
-def test_times_are_shown_with_a_dash_where_there_is_none() -> None:
+def test_missing_times_are_shown_as_dashes() -> None:
     assert (format_ms(1.234), format_ms(None)) == ("1.23", "-")
 
 
@@ -137,7 +137,7 @@ def test_times_are_shown_with_a_dash_where_there_is_none() -> None:
     ("count", "carried"),
     [(1, ()), (10, ("p50", "p90")), (999, ("p50", "p90", "p95", "p99")), (1000, tuple(PERCENTILES))],
 )
-def test_a_distribution_gives_what_its_samples_carry(count: int, carried: tuple[str, ...]) -> None:
+def test_distribution_has_the_percentiles_its_samples_support(count: int, carried: tuple[str, ...]) -> None:
     found = distribution(np.arange(count, dtype=float))
     assert found.n == count
     assert (
@@ -150,13 +150,13 @@ def test_too_few_samples_have_no_intervals() -> None:
     assert distribution(list(range(20))).p50.low is not None
 
 
-def test_an_interval_that_would_end_at_the_largest_sample_is_open() -> None:
+def test_interval_ending_at_the_largest_sample_is_open() -> None:
     p99 = distribution(np.random.default_rng(0).exponential(1, 150)).p99
     assert p99.value is not None and p99.low is not None and p99.low <= p99.value
     assert p99.high is None
 
 
-def test_equal_samples_are_known_exactly() -> None:
+def test_equal_samples_have_exact_intervals() -> None:
     p99 = distribution([5.0] * 200).p99
     assert (p99.value, p99.low, p99.high) == (5.0, 5.0, 5.0)
 
@@ -166,7 +166,7 @@ def test_intervals_are_reproducible() -> None:
     assert distribution(samples) == distribution(samples.copy())
 
 
-def test_a_distribution_refuses_nan() -> None:
+def test_distribution_rejects_nan() -> None:
     with pytest.raises(ValueError, match="1 of 30 samples are NaN"):
         distribution([1.0] * 29 + [float("nan")])
 
@@ -200,7 +200,7 @@ def correlated(rng: np.random.Generator, count: int, correlation: float = 0.7) -
         (partial(correlated, correlation=0.95), {"p50": 0.0, "p90": 1.2816, "p95": 1.6449, "p99": 2.3263}),
     ],
 )
-def test_intervals_hold_the_true_percentiles_about_as_often_as_they_say(
+def test_intervals_have_about_the_stated_coverage(
     draw: Callable[[np.random.Generator, int], Floats], true: dict[str, float]
 ) -> None:
     runs = 120
@@ -214,7 +214,7 @@ def test_intervals_hold_the_true_percentiles_about_as_often_as_they_say(
     assert all(0.85 <= count / runs <= 1.0 for count in held.values()), held
 
 
-def test_intervals_that_took_frames_for_independent_would_be_too_narrow() -> None:
+def test_intervals_of_frames_taken_as_independent_are_too_narrow() -> None:
     together = np.repeat(np.random.default_rng(0).exponential(1, 100), 20)
     apart = np.random.default_rng(1).permutation(together)
 
@@ -233,7 +233,7 @@ def test_drawn_percentiles_are_samples(samples: list[float], permille: int) -> N
     assert set(drawn.tolist()) <= set(samples)
 
 
-def test_drawn_percentiles_lie_as_those_of_as_many_independent_samples_as_these_are_worth() -> None:
+def test_drawn_percentiles_are_distributed_as_for_the_effective_sample_size() -> None:
     """Compare with order statistics of independent runs: groups of ten are worth one sample."""
     samples = np.repeat(np.random.default_rng(0).permutation(400), 10).astype(np.float64)
     drawn = np.sort(resampled_quantiles(samples, 900, seed=0))
@@ -255,7 +255,7 @@ def test_drawn_means_are_those_of_resampled_blocks() -> None:
     assert resampled_means(samples, seed=3).tolist() == pytest.approx(plain)
 
 
-def test_a_stall_shows_in_the_response_although_it_hides_from_the_latencies() -> None:
+def test_stall_hidden_from_the_latencies_shows_in_the_response() -> None:
     run = run_with_a_stall(stall_s=1.0)
     found = describe(run)
     assert found.frames == 300 and found.dropped == 29
@@ -265,16 +265,16 @@ def test_a_stall_shows_in_the_response_although_it_hides_from_the_latencies() ->
     assert (found.misses, found.longest_miss_run) == (30, 30)
 
 
-def test_a_response_is_the_time_to_a_result_at_least_as_new() -> None:
+def test_response_is_the_time_to_a_result_at_least_as_new() -> None:
     run = run_of([0.0, 0.3, 0.4], [50.0, 20.0, 30.0], dropped_s=(0.1,), failed_s=(0.2,))
     assert responses(run) == pytest.approx([50, 220, 120, 20, 30])
 
 
-def test_a_later_result_that_came_earlier_answers_too() -> None:
+def test_later_frame_with_an_earlier_result_counts_as_an_answer() -> None:
     assert responses(run_of([0.0, 0.1], [500.0, 50.0])) == pytest.approx([150, 50])
 
 
-def test_frames_that_nothing_answered_count_until_the_end() -> None:
+def test_unanswered_frames_count_until_the_end() -> None:
     run = run_of([0.0], [50.0], dropped_s=(0.1,), failed_s=(0.2,))
     assert responses(run) == pytest.approx([50, 200, 100]), "one period after the last was due"
     longer = run_of([0.0], [50.0], dropped_s=(0.1,), duration_s=2.0)
@@ -282,7 +282,7 @@ def test_frames_that_nothing_answered_count_until_the_end() -> None:
     assert responses(run_of([0.0], [50.0], failed_s=(0.2,), rate_hz=None)) == pytest.approx([50, 0])
 
 
-def test_misses_are_late_dropped_and_failed_frames_and_their_longest_run_crosses_kinds() -> None:
+def test_misses_are_late_dropped_and_failed_frames_with_a_common_longest_run() -> None:
     run = run_of(
         [0.0, 0.1, 0.4, 0.5, 0.6], [100, 150, 10, 150, 10], dropped_s=(0.2,), failed_s=(0.3,), deadline_ms=100
     )
@@ -295,12 +295,12 @@ def test_misses_are_late_dropped_and_failed_frames_and_their_longest_run_crosses
     assert (kept_up.misses, kept_up.longest_miss_run) == (0, 0)
 
 
-def test_without_a_deadline_there_are_no_misses_and_no_slack() -> None:
+def test_run_without_a_deadline_has_no_misses_and_no_slack() -> None:
     found = describe(run_of([0.0, 0.1], [10, 10], deadline_ms=None))
     assert (found.misses, found.longest_miss_run, found.slack) == (None, None, None)
 
 
-def test_slack_is_what_the_frames_of_a_percentile_had_left() -> None:
+def test_slack_is_the_time_left_at_a_percentile() -> None:
     run = make_run()
     found = describe(run)
     assert found.slack is not None and run.deadline_ms is not None
@@ -311,7 +311,7 @@ def test_slack_is_what_the_frames_of_a_percentile_had_left() -> None:
     assert found.slack.max == pytest.approx(run.deadline_ms - max(run.latency_ms))
 
 
-def test_jitter_is_the_deviation_from_the_period_and_a_drop_is_a_whole_one() -> None:
+def test_jitter_is_the_deviation_from_the_period_and_a_drop_a_whole_one() -> None:
     found = describe(run_of([0.0, 0.1, 0.3], [10, 16, 16], dropped_s=(0.2,)))
     assert found.period_jitter.n == 2
     assert found.period_jitter.max == pytest.approx(100)
@@ -320,7 +320,7 @@ def test_jitter_is_the_deviation_from_the_period_and_a_drop_is_a_whole_one() -> 
     assert (without.period_jitter.n, without.period_jitter_rms, without.over_two_periods) == (0, None, None)
 
 
-def test_peak_age_is_that_of_the_older_data_just_before_it_was_replaced() -> None:
+def test_peak_age_is_the_age_of_the_data_just_before_its_replacement() -> None:
     found = describe(run_of([0.0, 0.1, 0.2, 0.5], [50] * 4, dropped_s=(0.3, 0.4)))
     assert found.peak_age.n == 3
     assert found.peak_age.max == pytest.approx(350)
@@ -328,11 +328,11 @@ def test_peak_age_is_that_of_the_older_data_just_before_it_was_replaced() -> Non
     assert describe(run_of([0.0, 0.125], [125, 125], rate_hz=8.0)).over_two_periods == 0
 
 
-def test_a_result_that_was_overtaken_does_not_renew_the_data() -> None:
+def test_overtaken_result_does_not_refresh_the_data() -> None:
     assert describe(run_of([0.0, 0.1, 0.2], [50, 500, 50])).peak_age.n == 1
 
 
-def test_what_the_stages_leave_is_the_residual() -> None:
+def test_residual_is_the_time_outside_the_stages() -> None:
     found = describe(
         run_of([0.0, 0.1], [10, 12], stages_ms={"encode": [4, 5], "predict": [5, 5]}),
     )
@@ -343,27 +343,27 @@ def test_what_the_stages_leave_is_the_residual() -> None:
     assert describe(run_of([0.0], [10])).residual.n == 0, "no stages: nothing is left of nothing"
 
 
-def test_frames_that_a_stage_passed_by_are_no_samples_of_it() -> None:
+def test_frames_that_skip_a_stage_are_no_samples_of_it() -> None:
     stages = {"wait": [0.0] * 3, "predict": [0.25, 0.0, 9.0]}
     told = describe(run_of([0.0, 0.1, 0.2], [10.0, 2.0, 12.0], stages_ms=stages))
     assert (told.stages["predict"].n, told.stages["predict"].p50.value) == (2, 0.25)
     assert (told.stages["wait"].n, told.residual.n) == (3, 3)
 
 
-def test_the_achieved_rate_is_that_between_results() -> None:
+def test_achieved_rate_is_the_rate_of_results() -> None:
     assert describe(run_of([0.0, 0.1, 0.2], [10, 20, 30])).achieved_hz == pytest.approx(1 / 0.11)
     assert describe(run_of([0.0, 0.0005], [1, 1])).achieved_hz == pytest.approx(2000)
     assert describe(run_of([0.0], [10])).achieved_hz is None
     assert describe(run_of([0.0, 0.125], [125, 0])).achieved_hz is None, "both at once"
 
 
-def test_an_empty_run_says_nothing_and_does_not_fail() -> None:
+def test_empty_run_has_no_values() -> None:
     found = describe(run_of([], [], dropped_s=(0.0,)))
     assert (found.frames, found.processed, found.latency.n, found.response.n) == (1, 0, 0, 1)
     assert (found.latency.mean, found.achieved_hz, found.residual_share) == (None, None, None)
 
 
-def test_what_a_tool_told_stands_without_intervals_where_its_samples_carry_it() -> None:
+def test_reported_latencies_have_no_intervals_and_only_supported_percentiles() -> None:
     told = ReportedLatencies(
         n=150, quantiles_ms={"p50": 1.0, "p99": 2.0, "p999": 3.0}, mean_ms=1.1, max_ms=3.0
     )
@@ -373,7 +373,7 @@ def test_what_a_tool_told_stands_without_intervals_where_its_samples_carry_it() 
     assert latency.p50.low is None and latency.mean == 1.1
 
 
-def test_an_hour_at_30_hz_is_summed_up_within_seconds() -> None:
+def test_hour_at_30_hz_is_summarized_within_seconds() -> None:
     samples = np.random.default_rng(0).gamma(2, 3, 108_000)
     found: Distribution = distribution(samples)
     assert found.p999.low is not None and found.p999.high is not None

@@ -11,7 +11,7 @@ from jepa_runtime.util.systemd import notify
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_a_message_arrives_where_systemd_listens(
+def test_message_is_received_by_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
 ) -> None:
     address = f"{tmp_path}/notify"
@@ -22,7 +22,7 @@ def test_a_message_arrives_where_systemd_listens(
         assert systemd.recv(100) == b"READY=1"
 
 
-def test_nobody_who_listens_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_without_a_receiver_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/gone")

@@ -18,11 +18,11 @@ from jepa_runtime.util.units import normalize_unit
         ["N m", "N*m", "Nm", "newton meters"],
     ],
 )
-def test_spellings_of_a_unit_are_the_same(spellings: list[str]) -> None:
+def test_unit_spellings_are_equal(spellings: list[str]) -> None:
     assert len({normalize_unit(unit) for unit in spellings}) == 1
 
 
-def test_other_units_are_others() -> None:
+def test_different_units_are_not_equal() -> None:
     units = [
         "m",
         "s",
@@ -44,6 +44,6 @@ def test_other_units_are_others() -> None:
 
 
 @pytest.mark.parametrize(("unit", "fits"), [("radians/second", True), ("rad s^-1", True), ("deg/s", False)])
-def test_commands_are_the_actions_of_a_model_that_spells_their_units_otherwise(unit: str, fits: bool) -> None:
+def test_commands_match_a_model_with_another_unit_spelling(unit: str, fits: bool) -> None:
     action = ActionSpec(names=("w",), units=(unit,), low=(-1.0,), high=(1.0,), max_norm=None)
     assert (action_mismatch(["w"], ["rad/s or m/s"], action) is None) == fits

@@ -57,7 +57,9 @@ def test_report_of_an_invalid_bag_prints_one_line(
 
 
 @pytest.mark.parametrize("option", ["--html", "--png", "--mcap"])
-def test_the_bag_is_not_written_over(bag: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_does_not_overwrite_its_source(
+    bag: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = bag.read_bytes()
     assert main(["report", str(bag), option, str(bag)]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err

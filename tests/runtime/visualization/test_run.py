@@ -63,7 +63,7 @@ def test_moments_cover_the_run_and_have_the_executed_candidate(bag: Path) -> Non
         assert moment.mismatch == pytest.approx(0.0, abs=1e-6)
 
 
-def test_nearest_frames_show_where_a_future_leads(bag: Path) -> None:
+def test_nearest_frames_show_the_end_of_a_future(bag: Path) -> None:
     run = read_run(bag)
     moment = run.moments[0]
     found, away = run.atlas.nearest(moment.predictions.latents[runs.RIGHT])
@@ -71,7 +71,7 @@ def test_nearest_frames_show_where_a_future_leads(bag: Path) -> None:
     np.testing.assert_allclose(away, 0.2, rtol=1e-2)
 
 
-def test_without_a_goal_there_are_no_energies(tmp_path: Path) -> None:
+def test_run_without_a_goal_has_no_energies(tmp_path: Path) -> None:
     run = read_run(runs.write_run(tmp_path / "run.mcap", goal=False))
     assert not len(run.energy.values) and not run.goals
     assert all(moment.predictions.energies is None for moment in run.moments)

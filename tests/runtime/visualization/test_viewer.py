@@ -77,7 +77,7 @@ def test_view_without_input_is_a_usage_error(
     assert "either BAG, or --bundle and --source are required" in capsys.readouterr().err
 
 
-def test_the_bag_is_not_written_over(
+def test_view_does_not_overwrite_its_source(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = runs.write_run(tmp_path / "run.mcap")

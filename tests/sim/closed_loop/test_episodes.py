@@ -52,7 +52,7 @@ def arrive_and_go_on(world: World, _seed: int) -> Policy:
         (arrive_and_go_on, "timeout", 5, 0.0),
     ],
 )
-def test_an_episode_is_reached_where_the_driver_stops_and_truly_is_there(
+def test_episode_is_reached_if_the_driver_stops_at_the_goal(
     driver: object, outcome: Outcome, steps: int, distance: float
 ) -> None:
     began = time.perf_counter()
@@ -64,7 +64,7 @@ def test_an_episode_is_reached_where_the_driver_stops_and_truly_is_there(
     assert sum(found.plan_ms) <= took_ms
 
 
-def test_the_world_is_reset_with_the_episodes_seed_before_anyone_drives() -> None:
+def test_world_is_reset_with_the_episode_seed_before_driving() -> None:
     world, at_begin = Plane(), []
 
     def note(seen: World, seed: int) -> Policy:
@@ -75,7 +75,7 @@ def test_the_world_is_reset_with_the_episodes_seed_before_anyone_drives() -> Non
     assert at_begin == [(7, 7, pytest.approx(1.0))]
 
 
-def test_the_watcher_sees_every_frame_that_was_decided_on() -> None:
+def test_observer_receives_every_decided_frame() -> None:
     decided: list[Image] = []
     watched: list[Image] = []
 
@@ -92,24 +92,24 @@ def test_the_watcher_sees_every_frame_that_was_decided_on() -> None:
     assert (np.diff([frame[0, 0, 0] for frame in watched]) > 0).all()
 
 
-def test_every_episode_has_a_seed_of_its_own_far_from_those_of_training() -> None:
+def test_every_episode_has_its_own_seed_disjoint_from_training() -> None:
     seeds = episode_seeds((0, 1, 2), 5)
     assert len(set(seeds)) == 15 and min(seeds) >= HELD_OUT_SEED
 
 
-def test_a_world_without_a_straight_line_has_one_baseline_less() -> None:
+def test_world_without_a_straight_line_has_one_baseline_less() -> None:
     assert list(baselines(Plane())) == ["random"]
     assert list(baselines(MappedPlane())) == ["straight_line", "random"]
     with pytest.raises(TypeError, match="no straight_line method"):
         straight_line().begin(Plane(), 0)
 
 
-def test_on_an_open_floor_the_straight_line_gets_there_and_stops() -> None:
+def test_straight_line_on_an_open_floor_reaches_the_goal_and_stops() -> None:
     found = run_episode(MappedPlane(max_steps=10), straight_line(), seed=1, step_s=0.2)
     assert found.outcome == "reached" and found.distance < 0.05
 
 
-def test_random_actions_keep_the_limits_and_follow_from_the_seed() -> None:
+def test_random_actions_respect_the_limits_and_follow_from_the_seed() -> None:
     def drawn(seed: int) -> np.ndarray:
         policy, frame = random_actions().begin(Plane(), seed), np.zeros((8, 8, 3), np.uint8)
         return np.array([policy(frame) for _ in range(200)])
@@ -120,7 +120,7 @@ def test_random_actions_keep_the_limits_and_follow_from_the_seed() -> None:
     assert not np.array_equal(first, drawn(5))
 
 
-def test_random_actions_know_nothing_of_where_the_goal_is() -> None:
+def test_random_actions_are_independent_of_the_goal() -> None:
     """The world, too, uses a generator with the episode's seed."""
     world, frame, drawn = Plane(), np.zeros((8, 8, 3), np.uint8), []
     for seed in range(200):
@@ -131,7 +131,7 @@ def test_random_actions_know_nothing_of_where_the_goal_is() -> None:
     assert abs(np.corrcoef(np.array(drawn).T)[0, 1]) < 0.25
 
 
-def test_in_two_rooms_walls_stop_the_straight_line_and_chance_finds_fewer(
+def test_straight_line_in_two_rooms_is_blocked_by_walls_and_random_actions_reach_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 30)

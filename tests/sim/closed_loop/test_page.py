@@ -14,7 +14,7 @@ from jepa_sim.closed_loop.results_page import difference_rows, goals_rows, rende
 from tests.sim.closed_loop.made import driven, episode, film
 
 
-def test_rows_say_how_often_how_surely_and_how_it_ended() -> None:
+def test_rows_show_rates_intervals_and_outcomes() -> None:
     found = driven()
     assert goals_rows(found.goals, found.plan_times)[0] == [
         "fp32", "90.0%", "69.9% to 97.2%", "20", "0", "2", "12.0", "10.0", "12.0",
@@ -26,14 +26,14 @@ def test_rows_say_how_often_how_surely_and_how_it_ended() -> None:
     assert low < -10 < high
 
 
-def test_the_page_is_whole_in_itself_and_what_a_bundle_says_does_not_become_markup() -> None:
+def test_page_is_self_contained_and_escapes_bundle_text() -> None:
     page = render(driven())
     assert "toy &lt;b&gt;1.2.3&lt;/b&gt;" in page and "<b>1.2.3</b>" not in page
     assert "Random weights" not in page and "Random weights" in render(driven(trained=False))
     assert not re.search(r"(src|href)='(?!data:)", page)
 
 
-def test_the_page_shows_the_films_as_pictures_that_can_be_decoded() -> None:
+def test_page_films_can_be_decoded() -> None:
     page = render(driven())
     pictures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
     assert len(pictures) == 6
@@ -42,11 +42,11 @@ def test_the_page_shows_the_films_as_pictures_that_can_be_decoded() -> None:
     assert "<img" not in render(driven(films=False))
 
 
-def test_who_drove_has_one_name_on_the_page() -> None:
+def test_driver_has_one_name_on_the_page() -> None:
     assert "straight line" in render(driven()) and "straight_line" not in render(driven())
 
 
-def test_a_strip_shows_the_goal_and_then_the_start_to_the_end() -> None:
+def test_strip_shows_the_goal_and_then_start_to_end() -> None:
     picture = strip(film(episode(), frames=30))
     assert picture.shape[0] == TILE_PX
     tiles = [picture[:, place * (picture.shape[1] // (SHOWN + 1)) + 40] for place in range(SHOWN + 1)]
@@ -55,12 +55,12 @@ def test_a_strip_shows_the_goal_and_then_the_start_to_the_end() -> None:
     assert shades[0] == 0 and shades == sorted(shades)
 
 
-def test_a_short_episode_leaves_room_and_one_frame_is_enough() -> None:
+def test_short_episode_is_padded_and_one_frame_is_enough() -> None:
     picture = strip(film(episode(), frames=1))
     assert (picture[:, -TILE_PX:] == 255).all() and picture.shape == strip(film(episode())).shape
 
 
-def test_a_sheet_has_a_caption_over_every_strip() -> None:
+def test_sheet_has_a_caption_above_every_strip() -> None:
     found = captions(driven())
     image = decode(to_png(sheet(found)))
     height = strip(film(episode())).shape[0]
@@ -68,7 +68,7 @@ def test_a_sheet_has_a_caption_over_every_strip() -> None:
     assert image[:20].min() < 100, "the caption is written in dark ink"
 
 
-def test_png_keeps_the_colours() -> None:
+def test_png_preserves_colors() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0] = 200
     restored = cv2.imdecode(np.frombuffer(to_png(image), np.uint8), cv2.IMREAD_COLOR)

@@ -32,7 +32,7 @@ def found(toy_bundle: Path, plane: MappedPlane) -> ClosedLoop:
     return closed_loop(Bundle.open(toy_bundle), plane, BRIEF)
 
 
-def test_every_precision_and_the_baselines_drive_the_same_episodes_in_turns(
+def test_every_precision_and_baseline_drives_the_same_episodes_in_turn(
     found: ClosedLoop, plane: MappedPlane
 ) -> None:
     assert list(found.drives) == ["fp32", "fp16", "straight_line", "random"]
@@ -42,7 +42,7 @@ def test_every_precision_and_the_baselines_drive_the_same_episodes_in_turns(
     assert plane.resets[1:] == [seed for seed in seeds for _ in found.drives]
 
 
-def test_of_the_first_episodes_all_that_was_decided_on_is_kept(found: ClosedLoop) -> None:
+def test_first_episodes_are_stored_with_every_decided_frame(found: ClosedLoop) -> None:
     for drive in found.drives.values():
         (film,) = drive.films
         assert film.episode == drive.episodes[0]
@@ -50,7 +50,7 @@ def test_of_the_first_episodes_all_that_was_decided_on_is_kept(found: ClosedLoop
         assert film.goal.shape == film.frames[0].shape
 
 
-def test_forms_are_compared_with_the_first_one_and_everything_goes_into_json(found: ClosedLoop) -> None:
+def test_variants_are_compared_with_the_first_and_written_to_json(found: ClosedLoop) -> None:
     told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert list(told["scores"]) == list(found.drives) and told["against"] == "fp32"
     assert list(told["differences"]) == ["fp16", "straight_line", "random"]
@@ -60,7 +60,7 @@ def test_forms_are_compared_with_the_first_one_and_everything_goes_into_json(fou
     assert told["planner"]["search"]["horizon"] == HORIZON
 
 
-def test_the_same_seeds_give_the_same_outcomes(found: ClosedLoop, toy_bundle: Path) -> None:
+def test_equal_seeds_have_equal_outcomes(found: ClosedLoop, toy_bundle: Path) -> None:
     again = closed_loop(Bundle.open(toy_bundle), MappedPlane(), BRIEF)
     assert again.goals == found.goals
     assert [each.distance for each in again.drives["fp16"].episodes] == [
@@ -68,7 +68,7 @@ def test_the_same_seeds_give_the_same_outcomes(found: ClosedLoop, toy_bundle: Pa
     ]
 
 
-def test_engines_are_named_where_there_are_several_and_fp32_comes_first(toy_bundle: Path) -> None:
+def test_engines_are_named_if_there_are_several_and_fp32_is_first(toy_bundle: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra dev)")
     plan = Plan(engines=("openvino:CPU", "onnxruntime:CPU"), seeds=(0,), episodes=1, baselines=False)
     found = closed_loop(Bundle.open(toy_bundle), Plane(max_steps=1), plan)
@@ -76,7 +76,7 @@ def test_engines_are_named_where_there_are_several_and_fp32_comes_first(toy_bund
     assert found.engines.keys() == {"openvino:CPU", "onnxruntime:CPU"}
 
 
-def test_further_drivers_are_compared_and_every_episode_is_told(toy_bundle: Path) -> None:
+def test_additional_drivers_are_compared_and_every_episode_is_reported(toy_bundle: Path) -> None:
     def at_once(_world: World, _seed: int) -> Policy:
         return lambda _frame: None
 
@@ -93,20 +93,20 @@ def test_further_drivers_are_compared_and_every_episode_is_told(toy_bundle: Path
     assert found.goals["at_once"].outcomes == {"reached": 0, "wrong_place": 2, "timeout": 0}
 
 
-def test_the_shipped_model_reaches_goals_that_chance_does_not(two_rooms_bundle: Path) -> None:
+def test_shipped_model_reaches_goals_that_random_actions_do_not(two_rooms_bundle: Path) -> None:
     plan = Plan(precisions=("int8",), seeds=(0,), episodes=5)
     found = closed_loop(Bundle.open(two_rooms_bundle), TwoRooms(seed=0), plan).goals
     assert found["int8"].successes >= 4 > found["random"].successes
 
 
-def test_a_model_that_cannot_act_there_is_refused_before_anything_is_opened(toy_bundle: Path) -> None:
+def test_model_that_cannot_act_in_the_world_is_rejected_before_opening(toy_bundle: Path) -> None:
     world = Plane(tick_s=0.3)
     with pytest.raises(WorldError, check=code("sim.model_mismatch")):
         closed_loop(Bundle.open(toy_bundle), world, Plan(engines=("nowhere:CPU",)))
     assert world.resets == [0]
 
 
-def test_engines_and_precisions_that_are_not_there_are_told(toy_bundle: Path, tmp_path: Path) -> None:
+def test_missing_engines_and_precisions_are_reported(toy_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(toy_bundle)
     with pytest.raises(BackendError, match="nowhere"):
         closed_loop(bundle, Plane(), Plan(engines=("nowhere:CPU",)))
@@ -117,14 +117,14 @@ def test_engines_and_precisions_that_are_not_there_are_told(toy_bundle: Path, tm
         closed_loop(untrained, Plane(), Plan())
 
 
-def test_bars_are_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_bars_are_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(2, Console()) as tick:
         tick("fp32", True)
         tick("fp32", False)
     assert capsys.readouterr().out.strip() == ""
 
 
-def test_bars_count_episodes_and_goals() -> None:
+def test_progress_bars_count_episodes_and_goals() -> None:
     shown = io.StringIO()
     with progress(3, Console(file=shown, force_terminal=True, width=120)) as tick:
         for reached in (True, False, True):

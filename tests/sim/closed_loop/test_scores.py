@@ -20,7 +20,7 @@ def episode(outcome: Outcome, *, steps: int = 1, plan_ms: tuple[float, ...] = (1
     return Episode(0, outcome, steps, 0.0, plan_ms)
 
 
-def test_goals_count_outcomes_and_the_steps_of_those_reached() -> None:
+def test_score_counts_outcomes_and_the_steps_of_reached_goals() -> None:
     driven = [episode("reached", steps=4), episode("reached", steps=8), episode("timeout", steps=80)]
     found = Goals.of([*driven, episode("wrong_place", steps=2)])
     assert (found.episodes, found.successes, found.rate) == (4, 2, 0.5)
@@ -28,7 +28,7 @@ def test_goals_count_outcomes_and_the_steps_of_those_reached() -> None:
     assert found.outcomes == {"reached": 2, "wrong_place": 1, "timeout": 1}
 
 
-def test_where_nothing_was_reached_there_are_no_steps() -> None:
+def test_score_without_reached_goals_has_no_steps() -> None:
     found = Goals.of([episode("timeout")])
     assert found.mean_steps is None and found.rate == 0
     assert found.outcomes == {"reached": 0, "wrong_place": 0, "timeout": 1}
@@ -40,7 +40,7 @@ def test_plan_times_are_over_all_decisions_of_all_episodes() -> None:
     assert (found.p50, found.p95, found.decisions) == (50.0, 95.0, 101)
 
 
-def test_a_difference_counts_the_episodes_that_only_one_reached() -> None:
+def test_paired_difference_counts_episodes_that_only_one_reached() -> None:
     reached, timeout, wrong_place = map(episode, ("reached", "timeout", "wrong_place"))
     one = [*[reached] * 5, timeout, *[timeout] * 4]
     other = [*[reached] * 3, wrong_place, timeout, reached, *[wrong_place] * 4]
@@ -52,7 +52,7 @@ def test_a_difference_counts_the_episodes_that_only_one_reached() -> None:
 
 
 @given(counts, counts, counts, counts)
-def test_a_paired_interval_holds_the_difference_and_turns_its_sign_with_the_order(
+def test_paired_interval_covers_the_difference_and_changes_sign_with_the_order(
     both: int, first: int, second: int, neither: int
 ) -> None:
     trials = both + first + second + neither
@@ -64,7 +64,7 @@ def test_a_paired_interval_holds_the_difference_and_turns_its_sign_with_the_orde
     assert paired_difference(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-12)
 
 
-def test_of_many_trials_it_is_the_normal_interval() -> None:
+def test_paired_interval_of_many_trials_is_the_normal_one() -> None:
     # Approval of a prime minister at two times by the same 1600 people (Agresti, Categorical Data Analysis).
     low, high = paired_difference(794, 150, 86, 570)
     share = (150 - 86) / 1600
@@ -72,7 +72,7 @@ def test_of_many_trials_it_is_the_normal_interval() -> None:
     assert (low, high) == pytest.approx((share - half, share + half), abs=1e-3)
 
 
-def test_agreement_narrows_it() -> None:
+def test_agreement_narrows_the_paired_interval() -> None:
     agreeing, apart = paired_difference(94, 3, 3, 0), paired_difference(90, 4, 4, 2)
     unrelated = 2 * (wilson(97, 100)[1] - wilson(97, 100)[0])
     assert all(high - low < unrelated for low, high in (agreeing, apart))
@@ -80,7 +80,7 @@ def test_agreement_narrows_it() -> None:
     assert high - low < 0.1 < 2 * (wilson(71, 100)[1] - wilson(71, 100)[0])
 
 
-def test_it_holds_in_about_95_of_100_samples() -> None:
+def test_paired_interval_covers_about_95_of_100_samples() -> None:
     rng = np.random.default_rng(0)
     held = 0
     for counts in rng.multinomial(100, (0.8, 0.12, 0.05, 0.03), 2000):
