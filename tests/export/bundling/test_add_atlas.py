@@ -22,7 +22,7 @@ def make(bundle: Path, out: Path, *further: str) -> int:
     return main(["atlas", str(bundle), "--source", SOURCE, "--out", str(out), "--read", "240", *further])
 
 
-def test_the_new_bundle_remembers_frames_and_the_old_one_is_as_it_was(
+def test_add_atlas_writes_a_new_bundle_and_leaves_the_old_one(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Bundle.open(two_rooms_bundle).sha256
@@ -40,7 +40,7 @@ def test_the_new_bundle_remembers_frames_and_the_old_one_is_as_it_was(
     assert float(away) < 0.5 and np.abs(shown.astype(int) - frame.image).mean() < 10
 
 
-def test_the_plane_of_the_map_is_that_of_a_horizon_of_the_source(
+def test_atlas_projection_is_that_of_a_horizon_of_the_source(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lags, build = [], Atlas.build
@@ -54,7 +54,7 @@ def test_the_plane_of_the_map_is_that_of_a_horizon_of_the_source(
     assert lags == [round(manifest.horizon * manifest.io.step_s * 10)]
 
 
-def test_a_disk_that_is_full_is_told_in_one_line(
+def test_add_atlas_with_a_full_disk_is_reported_in_one_line(
     two_rooms_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_is_told_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: Path) -> None:
+def test_existing_atlas_is_replaced(two_rooms_bundle: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
     assert make(bundle, bundle, "--frames", "10") == 0
     assert make(bundle, bundle, "--frames", "20") == 0
@@ -79,7 +79,7 @@ def test_an_atlas_that_was_there_is_replaced(two_rooms_bundle: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_folder_in_the_bundle_itself_is_refused(
+def test_output_inside_the_bundle_is_rejected(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
@@ -97,7 +97,7 @@ def test_a_folder_in_the_bundle_itself_is_refused(
         (["--max-mb", "inf"], "--max-mb must be a positive number"),
     ],
 )
-def test_an_atlas_that_is_too_large_or_of_nothing_is_refused(
+def test_atlas_that_is_too_large_or_empty_is_rejected(
     two_rooms_bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -109,7 +109,7 @@ def test_an_atlas_that_is_too_large_or_of_nothing_is_refused(
     assert not (tmp_path / "new" / ATLAS_NAME).exists()
 
 
-def test_what_is_no_bundle_is_never_replaced(
+def test_folder_that_is_no_bundle_is_never_replaced(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine").mkdir()

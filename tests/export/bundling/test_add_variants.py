@@ -67,7 +67,7 @@ def only(path: Path) -> list[str]:
     return sorted(each.name for each in path.iterdir())
 
 
-def test_a_bundle_gets_variants_for_tensorrt_and_npus_and_keeps_what_it_has(
+def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
@@ -106,7 +106,7 @@ def test_a_bundle_gets_variants_for_tensorrt_and_npus_and_keeps_what_it_has(
 
 @pytest.mark.parametrize("history_size", [1, 3])
 @pytest.mark.parametrize("kind", NPU + TENSORRT)
-def test_an_added_variant_computes_the_golden_outputs(
+def test_added_variant_computes_the_golden_outputs(
     kind: VariantKey, history_size: int, tmp_path: Path
 ) -> None:
     base = make_bundle(tmp_path / "toy", history_size=history_size)
@@ -120,14 +120,14 @@ def test_an_added_variant_computes_the_golden_outputs(
     assert all(parity.min_cosine > (0.95 if precision == "int8" else 0.999) for parity in found)
 
 
-def test_a_bundle_with_steps_gets_them_for_every_target(tmp_path: Path) -> None:
+def test_bundle_with_step_graphs_gets_them_for_every_target(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy", step=True, energy=False)
     made = add(base, tmp_path / "new", NPU + TENSORRT)
     assert variants_in(made, "step") == variants_in(made, "predictor")
     assert variants_in(made, "energy") == set()
 
 
-def test_int8_for_npus_has_the_weights_of_int8_for_openvino_and_needs_no_frames(tmp_path: Path) -> None:
+def test_int8_npu_variant_reuses_int8_openvino_weights_without_frames(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     on_cpu = add(base, tmp_path / "cpu", (("openvino", "int8"),))
     made = add(on_cpu, tmp_path / "npu", (("npu", "int8"),), frames=None)
@@ -140,7 +140,7 @@ def test_int8_for_npus_has_the_weights_of_int8_for_openvino_and_needs_no_frames(
     assert weights(("npu", "int8")) == weights(("openvino", "int8")) != []
 
 
-def test_a_step_is_the_first_of_the_predictor_and_takes_one_action(tmp_path: Path) -> None:
+def test_step_graph_is_the_first_predictor_step_with_one_action(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     golden = base.golden()
     predictor = openvino.Core().read_model(base.path / "predictor" / "openvino" / "model.xml")
@@ -156,7 +156,7 @@ def test_a_step_is_the_first_of_the_predictor_and_takes_one_action(tmp_path: Pat
     assert list(predictor.input("actions").partial_shape)[1] == HORIZON
 
 
-def test_a_predictor_whose_first_step_looks_ahead_gets_no_npu_variant(tmp_path: Path) -> None:
+def test_predictor_whose_first_step_looks_ahead_gets_no_npu_variant(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy", energy=False)
     path = base.path / "predictor" / "onnx" / "model.onnx"
     model = onnx.load(path)
@@ -182,7 +182,7 @@ def test_a_predictor_whose_first_step_looks_ahead_gets_no_npu_variant(tmp_path: 
     assert only(tmp_path) == ["toy"]
 
 
-def test_onnx_graphs_that_do_not_compute_the_golden_outputs_are_refused(tmp_path: Path) -> None:
+def test_onnx_graphs_that_miss_the_golden_outputs_are_rejected(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     other = make_bundle(tmp_path / "other", seed=1)
     shutil.copy(other.path / "encoder/onnx/model.onnx", base.path / "encoder/onnx/model.onnx")
@@ -206,7 +206,7 @@ def test_onnx_graphs_that_do_not_compute_the_golden_outputs_are_refused(tmp_path
         (["--target", "npu", "--precision", "fp16", "--bundle-version", "2"], "version"),
     ],
 )
-def test_what_cannot_be_added_is_refused_with_the_reason(
+def test_impossible_variant_is_rejected_with_the_reason(
     asked: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = make_bundle(tmp_path / "toy")
@@ -216,7 +216,7 @@ def test_what_cannot_be_added_is_refused_with_the_reason(
     assert only(tmp_path) == ["toy"]
 
 
-def test_a_bundle_without_onnx_graphs_is_refused_with_the_command_that_made_it(tmp_path: Path) -> None:
+def test_bundle_without_onnx_graphs_is_rejected_with_its_build_command(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     fields = base.manifest.model_dump(mode="json")
     for role in ROLES:
@@ -226,13 +226,13 @@ def test_a_bundle_without_onnx_graphs_is_refused_with_the_command_that_made_it(t
         add(seal(base.path, fields), tmp_path / "new", NPU)
 
 
-def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+def test_frames_of_another_size_are_rejected(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     with pytest.raises(JepaExportError, check=code("export.invalid_frames")):
         add(base, tmp_path / "new", TENSORRT, frames=np.zeros((4, 16, 16, 3), np.uint8))
 
 
-def test_nothing_is_overwritten_not_even_what_appears_meanwhile(
+def test_nothing_is_overwritten_even_if_created_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
@@ -253,7 +253,7 @@ def test_nothing_is_overwritten_not_even_what_appears_meanwhile(
     assert only(tmp_path) == ["new", "other", "toy"]
 
 
-def test_blobs_are_refused_where_there_is_nothing_to_compile_or_no_compiler(
+def test_blobs_without_an_npu_variant_or_compiler_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = make_bundle(tmp_path / "toy")
@@ -265,7 +265,7 @@ def test_blobs_are_refused_where_there_is_nothing_to_compile_or_no_compiler(
     assert only(tmp_path) == ["npu", "toy"]
 
 
-def test_added_variants_are_added_to(tmp_path: Path) -> None:
+def test_variants_can_be_added_repeatedly(tmp_path: Path) -> None:
     first = add(make_bundle(tmp_path / "toy"), tmp_path / "first", (("npu", "fp16"),), frames=None)
     second = add(first, tmp_path / "second", (("npu", "int8"), ("tensorrt", "fp16")))
     assert variants_in(second, "step") == set(NPU)

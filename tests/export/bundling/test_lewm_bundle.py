@@ -64,7 +64,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_for_npus_it_has_a_step_graph_and_can_be_opened(checkpoint: Path, tmp_path: Path) -> None:
+def test_npu_bundle_has_a_step_graph_and_opens(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +82,7 @@ def recordings(tmp_path: Path) -> tuple[Recording, ...]:
     return open_data([SOURCE], store, held_out=0).train
 
 
-def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Recording, ...]) -> None:
+def test_trajectories_skip_as_many_frames_as_one_action_covers(recordings: tuple[Recording, ...]) -> None:
     trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
     assert trajectories.frame_skip == 2 and trajectories.step_s == pytest.approx(0.4)
     assert trajectories.frames.shape[1:] == (HORIZON + 1, PX, PX, 3) and trajectories.actions.shape[1:] == (
@@ -99,7 +99,7 @@ def test_walks_step_over_as_many_frames_as_actions_make_one(recordings: tuple[Re
     assert trajectories.action_space.units == ("m/s",) * 4
 
 
-def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
+def test_recording_of_one_frame_without_a_rate_is_ignored(
     recordings: tuple[Recording, ...],
 ) -> None:
     lone = SimulatedRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
@@ -108,7 +108,7 @@ def test_a_recording_of_one_frame_has_no_rate_and_does_not_stand_in_the_way(
     assert trajectories.step_s == pytest.approx(0.4)
 
 
-def test_limits_and_standard_are_those_of_all_actions_each_once(
+def test_action_limits_and_scale_count_each_action_once(
     recordings: tuple[Recording, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jepa_export.bundling.lewm_bundle.NUM_TRAJECTORIES", 2)
@@ -126,9 +126,7 @@ def test_limits_and_standard_are_those_of_all_actions_each_once(
     )
 
 
-def test_an_action_that_never_changes_is_told(
-    model: LeWM, recordings: tuple[Recording, ...], tmp_path: Path
-) -> None:
+def test_constant_action_is_reported(model: LeWM, recordings: tuple[Recording, ...], tmp_path: Path) -> None:
     trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
     statistics = replace(trajectories.statistics, low=(0.0, -1.0), high=(0.0, 1.0))
     said: list[str] = []
@@ -158,7 +156,7 @@ def test_an_action_that_never_changes_is_told(
     assert "the action linear.x is constant" in said[0] and len(said) == 2
 
 
-def test_recordings_without_fitting_actions_are_refused(recordings: tuple[Recording, ...]) -> None:
+def test_recordings_without_matching_actions_are_rejected(recordings: tuple[Recording, ...]) -> None:
     with pytest.raises(JepaExportError, check=code("export.action_size_mismatch")):
         sample_trajectories(recordings, action_dim=5, horizon=HORIZON)
     for recording in recordings:
@@ -167,7 +165,7 @@ def test_recordings_without_fitting_actions_are_refused(recordings: tuple[Record
         sample_trajectories(recordings, action_dim=4, horizon=HORIZON)
 
 
-def test_the_manifest_says_what_it_is(built: Path) -> None:
+def test_manifest_describes_the_model(built: Path) -> None:
     manifest = Bundle.open(built).manifest
     assert (manifest.model_id, manifest.version, manifest.trained) == ("lewm", "1.0.0", True)
     assert (manifest.history_size, manifest.horizon, manifest.num_samples) == (1, HORIZON, 300)
@@ -180,7 +178,7 @@ def test_the_manifest_says_what_it_is(built: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_the_runtime_computes_what_lewm_does(
+def test_runtime_computes_what_lewm_computes(
     built: Path, model: LeWM, recordings: tuple[Recording, ...], engine: str
 ) -> None:
     trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
@@ -196,7 +194,7 @@ def test_the_runtime_computes_what_lewm_does(
     np.testing.assert_allclose(futures[:, :, 0], expected, atol=1e-4, rtol=0)
 
 
-def test_actions_are_standardised_in_the_graph(model: LeWM) -> None:
+def test_actions_are_standardized_in_the_graph(model: LeWM) -> None:
     mean, std = np.float32([1, 2, 3, 4]), np.float32([2, 2, 0.5, 1])
     latent, raw = torch.ones(1, 1, 1, 24), torch.ones(2, HORIZON, 4)
     found = UnnormalizedRollout(model, mean, std)(latent, raw)
@@ -206,7 +204,7 @@ def test_actions_are_standardised_in_the_graph(model: LeWM) -> None:
     torch.testing.assert_close(found[:, :, 0], expected, atol=2e-5, rtol=0)
 
 
-def test_every_form_is_held_to_torch_and_verifies(built: Path) -> None:
+def test_every_variant_matches_torch_and_verifies(built: Path) -> None:
     rows = Bundle.open(built).report()["parity"]
     assert {(row["graph"], row["target"], row["precision"]) for row in rows} == {
         (role, target, precision)
@@ -217,7 +215,7 @@ def test_every_form_is_held_to_torch_and_verifies(built: Path) -> None:
     assert runtime(["verify", str(built)]) == 0
 
 
-def test_random_weights_are_marked_and_the_cost_is_said_first(
+def test_untrained_build_is_marked_and_reports_its_cost_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "bundle"

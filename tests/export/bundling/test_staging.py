@@ -50,7 +50,7 @@ def cannot(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "exchange", refuse)
 
 
-def test_a_folder_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+def test_unreadable_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("export.write_failed")):
         check_output(tmp_path / ("x" * 300))
 
@@ -60,7 +60,7 @@ def replace(folder: Path) -> None:
         (made / MANIFEST).write_text("new")
 
 
-def test_killed_at_any_moment_it_leaves_the_old_bundle_or_the_new_one(old: Path) -> None:
+def test_replacement_killed_at_any_moment_leaves_the_old_or_the_new_bundle(old: Path) -> None:
     seen = set()
     for kill_at in range(1, 20):
         (old / MANIFEST).write_text("old")
@@ -72,21 +72,21 @@ def test_killed_at_any_moment_it_leaves_the_old_bundle_or_the_new_one(old: Path)
     assert seen == {"old", "new"} and kill_at > 2
 
 
-def test_after_an_error_what_was_there_stays_and_nothing_else(old: Path) -> None:
+def test_failed_replacement_leaves_only_the_old_bundle(old: Path) -> None:
     with pytest.raises(ValueError, match="stop"), staged(old) as made:
         (made / MANIFEST).write_text("new")
         raise ValueError("stop")
     assert (old / MANIFEST).read_text() == "old" and list(old.parent.iterdir()) == [old]
 
 
-def test_where_there_is_none_it_appears(tmp_path: Path) -> None:
+def test_new_bundle_appears_where_there_was_none(tmp_path: Path) -> None:
     replace(tmp_path / "deep" / "bundle")
     assert (tmp_path / "deep" / "bundle" / MANIFEST).read_text() == "new"
     assert len(list((tmp_path / "deep").iterdir())) == 1
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_that_cannot_exchange_replaces_all_the_same(
+def test_replacement_works_without_atomic_exchange(
     old: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cannot(number, monkeypatch)
@@ -94,9 +94,7 @@ def test_a_file_system_that_cannot_exchange_replaces_all_the_same(
     assert (old / MANIFEST).read_text() == "new" and list(old.parent.iterdir()) == [old]
 
 
-def test_what_could_not_be_put_in_its_place_does_not_cost_the_old_bundle(
-    old: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_rename_restores_the_old_bundle(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cannot(errno.EINVAL, monkeypatch)
     rename = Path.rename
 
@@ -111,14 +109,14 @@ def test_what_could_not_be_put_in_its_place_does_not_cost_the_old_bundle(
     assert (old / MANIFEST).read_text() == "old" and list(old.parent.iterdir()) == [old]
 
 
-def test_other_errors_of_the_exchange_are_told(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_the_exchange_are_reported(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cannot(errno.EACCES, monkeypatch)
     with pytest.raises(JepaExportError, check=code("export.write_failed")):
         replace(old)
     assert (old / MANIFEST).read_text() == "old"
 
 
-def test_two_names_change_places_or_neither_does(old: Path, tmp_path: Path) -> None:
+def test_exchange_swaps_both_names_or_neither(old: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     exchange(old, other)
@@ -128,12 +126,12 @@ def test_two_names_change_places_or_neither_does(old: Path, tmp_path: Path) -> N
     assert old.exists()
 
 
-def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+def test_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("export.output_not_a_bundle")):
         replace(tmp_path)
 
 
-def test_a_disk_that_is_full_is_told_in_our_words(old: Path) -> None:
+def test_full_disk_is_reported_with_our_error(old: Path) -> None:
     with pytest.raises(JepaExportError, check=code("export.write_failed")), staged(old):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (old / MANIFEST).read_text() == "old"

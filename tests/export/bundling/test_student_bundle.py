@@ -72,7 +72,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILY, "tiny", sizes)
 
 
-def test_no_history_to_calibrate_on_crosses_from_one_clip_to_another() -> None:
+def test_calibration_context_does_not_cross_clips() -> None:
     latents = torch.arange(15.0).reshape(3, 5, 1, 1)
     samples = rollout_samples(latents, told_to_be(), 0)
     found = [sample["history_latents"].flatten().tolist() for sample in samples]
@@ -80,7 +80,7 @@ def test_no_history_to_calibrate_on_crosses_from_one_clip_to_another() -> None:
 
 
 @pytest.mark.slow
-def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) -> None:
+def test_every_graph_is_measured_on_held_out_frames(tmp_path: Path) -> None:
     bundle, said = write(tmp_path / "bundle", held_out=noise(1)[None])
     told = bundle.report()["int8"]
     assert [each["graph"] for each in told] == GRAPHS
@@ -90,7 +90,7 @@ def test_every_graph_is_measured_on_frames_that_were_held_out(tmp_path: Path) ->
         assert any(line.startswith(f"{each['graph']} in INT8 on held-out samples") for line in said)
 
 
-def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Path) -> None:
+def test_int8_actions_change_the_next_frame_as_in_fp32(tmp_path: Path) -> None:
     bundle, _ = write(tmp_path / "bundle", precisions=("fp32", "int8"), strength=5.0)
     low, high = (
         np.array([[limits]], np.float32) for limits in (TWO_ROOMS_ACTIONS.low, TWO_ROOMS_ACTIONS.high)
@@ -111,7 +111,7 @@ def test_in_int8_the_action_moves_the_next_frame_as_it_does_in_fp32(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -> None:
+def test_report_without_held_out_data_does_not_claim_any(tmp_path: Path) -> None:
     bundle, said = write(tmp_path / "bundle", held_out=noise(0)[None], seen=True)
     for each in bundle.report()["int8"]:
         assert each["held_out"] is False
@@ -119,14 +119,14 @@ def test_where_nothing_could_be_held_out_nothing_is_said_to_be(tmp_path: Path) -
     assert not any("held-out" in line for line in said)
 
 
-def test_a_threshold_that_no_goal_is_reached_by_is_told(tmp_path: Path) -> None:
+def test_unreachable_goal_threshold_is_reported(tmp_path: Path) -> None:
     for goal, told in ((1e-12, True), (1e-3, False)):
         _, said = write(tmp_path / "bundle", precisions=("fp32",), goal=goal)
         assert any("no goal will count as reached" in line for line in said) == told
 
 
 @pytest.mark.slow
-def test_without_frames_held_out_int8_is_as_it_comes(tmp_path: Path) -> None:
+def test_int8_without_held_out_frames_is_not_tuned(tmp_path: Path) -> None:
     bundle, said = write(tmp_path / "bundle")
     assert "int8" not in bundle.report()
     assert not any("held-out" in line for line in said)

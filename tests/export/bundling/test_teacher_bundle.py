@@ -80,7 +80,7 @@ def frames(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, PX, PX, 3), np.uint8)
 
 
-def test_the_cost_is_said_before_anything_is_done(built: Built) -> None:
+def test_cost_is_reported_before_the_build(built: Built) -> None:
     places = [
         built.said.index(part)
         for part in ("multiply-adds", "estimated memory:", "GB on the robot", "[1]", "bundle:")
@@ -90,7 +90,7 @@ def test_the_cost_is_said_before_anything_is_done(built: Built) -> None:
     assert f"{count / 1e6:.2f} M" in built.said
 
 
-def test_the_manifest_says_what_it_is(built: Built) -> None:
+def test_manifest_describes_the_teacher(built: Built) -> None:
     manifest = Bundle.open(built.folder).manifest
     assert (manifest.model_id, manifest.version, manifest.trained) == (built.case, "1.0.0", True)
     assert (manifest.history_size, manifest.horizon, manifest.num_samples) == (SIZE, HORIZON, 1)
@@ -105,7 +105,7 @@ def test_the_manifest_says_what_it_is(built: Built) -> None:
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_the_runtime_computes_what_the_teacher_does(built: Built, engine: str) -> None:
+def test_runtime_computes_what_the_teacher_computes(built: Built, engine: str) -> None:
     shown = frames(SIZE)
     clips = normalize(torch.from_numpy(shown).float())[:, None].expand(-1, 2, -1, -1, -1)
     latents = built.model(clips)
@@ -118,7 +118,7 @@ def test_the_runtime_computes_what_the_teacher_does(built: Built, engine: str) -
         np.testing.assert_allclose(told.latents.reshape(1, -1, 40), expected, atol=1e-4, rtol=0)
 
 
-def test_the_report_holds_every_form_to_torch(built: Built) -> None:
+def test_report_compares_every_variant_with_torch(built: Built) -> None:
     rows = Bundle.open(built.folder).report()["parity"]
     assert [(row["graph"], row["target"]) for row in rows] == [
         (role, target) for target in ("openvino", "onnx") for role in ("encoder", "predictor")
@@ -126,7 +126,7 @@ def test_the_report_holds_every_form_to_torch(built: Built) -> None:
     assert all(row["max_abs"] <= 1e-4 for row in rows)
 
 
-def test_of_a_distilled_teacher_it_is_told_how_well_predictions_are_read_back(built: Built) -> None:
+def test_report_of_a_distilled_teacher_has_the_readout_quality(built: Built) -> None:
     report = Bundle.open(built.folder).report()
     if built.model.config.output_space == "encoder":
         assert "read_back" not in report
@@ -135,7 +135,7 @@ def test_of_a_distilled_teacher_it_is_told_how_well_predictions_are_read_back(bu
         assert "projected by a linear map" in Bundle.open(built.folder).manifest.description
 
 
-def test_it_verifies_and_plays_a_source(built: Built, tmp_path: Path) -> None:
+def test_teacher_bundle_verifies_and_runs_on_a_source(built: Built, tmp_path: Path) -> None:
     assert runtime(["verify", str(built.folder)]) == 0
     summary = tmp_path / "summary.json"
     arguments = ["--bundle", str(built.folder), "--source", "two_rooms", "--duration", "2"]
@@ -144,7 +144,7 @@ def test_it_verifies_and_plays_a_source(built: Built, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 4])
-def test_what_is_read_back_is_judged_on_frames_that_it_was_not_fitted_on(horizon: int) -> None:
+def test_readout_is_scored_on_frames_it_was_not_fitted_on(horizon: int) -> None:
     starts = teacher_bundle.windows(TINY["vjepa2_1"].config, horizon)
     foretold = [set(range(start + SIZE, start + SIZE + horizon)) for start in starts]
     fitted, judged = set().union(*foretold[:4]), set().union(*foretold[4:])
@@ -154,7 +154,7 @@ def test_what_is_read_back_is_judged_on_frames_that_it_was_not_fitted_on(horizon
     assert teacher_bundle.windows(TINY["vjepa2"].config, horizon) == list(range(8)), "nothing is fitted"
 
 
-def test_a_map_that_exists_is_found() -> None:
+def test_readout_recovers_an_exact_linear_map() -> None:
     config = TINY["vjepa2_1"].config
     generator = torch.Generator().manual_seed(0)
     predicted = torch.randn(8, 2, 9, 36, generator=generator)
@@ -164,7 +164,7 @@ def test_a_map_that_exists_is_found() -> None:
     torch.testing.assert_close(linear(predicted), arrived, atol=0.05, rtol=0)
 
 
-def test_errors_are_those_of_the_predictions() -> None:
+def test_error_bounds_are_those_of_the_predictions() -> None:
     latents = torch.arange(4.0)[:, None, None].expand(-1, 1, 4)
     predicted = torch.zeros(2, 2, 1, 4)
     arrived = torch.tensor([[1.0, 2.0], [1.0, 2.0]])[:, :, None, None].expand(-1, -1, 1, 4)
@@ -173,7 +173,7 @@ def test_errors_are_those_of_the_predictions() -> None:
     assert (measured.surprise_threshold, measured.goal_threshold) == (1, 1)
 
 
-def test_the_cost_told_before_is_that_of_the_graphs_built(built: Built) -> None:
+def test_reported_cost_matches_the_built_graphs(built: Built) -> None:
     model = built.model
     cost, found = bundle_cost(model.config, SIZE, HORIZON), bundle_multiply_adds(Bundle.open(built.folder))
     assert cost.encoder.weights == sum(each.numel() for each in model.encoder.parameters())
@@ -181,13 +181,13 @@ def test_the_cost_told_before_is_that_of_the_graphs_built(built: Built) -> None:
     assert cost.predictor.multiply_adds == found["predictor"]
 
 
-def test_of_real_teachers_it_is_known_before_a_weight_is_read() -> None:
+def test_cost_of_real_teachers_is_known_before_reading_weights() -> None:
     cost = bundle_cost(find_teacher("vjepa2_vitl_256").config, 4, 4)
     assert 300e6 < cost.encoder.weights < 306e6 and 20e6 < cost.predictor.weights < 25e6
     assert 1.3e9 < cost.robot_bytes < cost.building_bytes < 10e9
 
 
-def test_random_weights_of_fewer_blocks_are_marked(
+def test_untrained_teacher_with_fewer_blocks_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "bundle"
@@ -203,7 +203,7 @@ def test_random_weights_of_fewer_blocks_are_marked(
     assert runtime(["verify", str(folder), "--engine", "onnxruntime:CPU"]) == 0, capsys.readouterr().err
 
 
-def test_accelerators_are_given_it_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerators_get_the_teacher_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "run_vendor_compilers", lambda *_: {})
     folder = tmp_path / "bundle"
     arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]
@@ -230,12 +230,12 @@ def request_of(said: str) -> TeacherRequest:
         ["--untrained", "--accept-non-commercial", "--calibration", "my clip.mp4"],
     ],
 )
-def test_every_option_is_in_the_command_that_is_told(further: list[str]) -> None:
+def test_recorded_command_contains_every_option(further: list[str]) -> None:
     asked = request_of(shlex.join(["jepa-export", "build", "--teacher", "vjepa2", *further]))
     assert request_of(asked.command) == asked
 
 
-def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict[str, Path]) -> None:
+def test_recorded_command_omits_the_local_checkpoint_path(checkpoints: dict[str, Path]) -> None:
     line = ["jepa-export", "build", "--teacher", "vjepa2", "--checkpoint", str(checkpoints["vjepa2"])]
     assert "--checkpoint vjepa2.pt " in request_of(shlex.join(line)).command
 
@@ -262,7 +262,7 @@ def test_the_place_of_a_checkpoint_on_this_machine_is_not_told(checkpoints: dict
         (["--teacher", "vjepa2", "--untrained", "--only", "npu/int8"], "export.unknown_variant"),
     ],
 )
-def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(
+def test_impossible_build_is_reported_in_one_line_and_leaves_nothing(
     arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", *arguments, "--out", str(tmp_path / "models" / "teacher")]) == 1
@@ -290,7 +290,7 @@ def test_build_with_an_option_for_the_other_model_is_a_usage_error(
     assert reason in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_teacher_is_refused_by_its_keys(
+def test_checkpoint_of_another_teacher_is_rejected_by_its_keys(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--teacher", "vjepa2", "--checkpoint", str(checkpoints["vjepa2_1"]), *CLIP]
@@ -299,14 +299,14 @@ def test_a_checkpoint_of_another_teacher_is_refused_by_its_keys(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_for_commerce_says_so_once_accepted(tmp_path: Path) -> None:
+def test_accepted_non_commercial_license_is_recorded(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     arguments = ["--untrained", "--accept-non-commercial", *CLIP, "--only", "onnx/fp32"]
     assert main(["build", "--teacher", "gift", *arguments, "--out", str(folder)]) == 0
     assert Bundle.open(folder).manifest.licence == "CC-BY-NC-4.0: not for commercial use"
 
 
-def test_no_room_is_said_before_a_weight_is_read(
+def test_full_disk_is_reported_before_reading_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
@@ -320,5 +320,5 @@ def test_no_room_is_said_before_a_weight_is_read(
 
 
 @pytest.mark.parametrize("name", ["vjepa2_vitl_256", "vjepa2_1_vitb_384", "vjepa2_1_vitl_384"])
-def test_the_real_ones_fit(name: str) -> None:
+def test_real_teachers_fit_the_limits(name: str) -> None:
     assert check_teacher(name, find_teacher(name), frames=16, horizon=8) == find_teacher(name).config

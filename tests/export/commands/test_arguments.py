@@ -73,7 +73,7 @@ def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.sampled_from(ASKED), value=VALUES)
-def test_any_value_of_an_option_is_taken_or_refused_in_one_line(
+def test_option_values_are_accepted_or_rejected_in_one_line(
     asked: tuple[str, str],
     value: str,
     tmp_path_factory: pytest.TempPathFactory,
@@ -95,7 +95,7 @@ def test_any_value_of_an_option_is_taken_or_refused_in_one_line(
 
 
 @pytest.mark.parametrize("keys", ["0", "101", str(10**12)])
-def test_keys_of_which_no_repository_is_made_are_refused_before_one_is_written(
+def test_keys_without_a_possible_repository_are_rejected_before_writing(
     keys: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["release", "init", str(tmp_path / "repo"), "--root-keys", keys]) == 1
@@ -103,7 +103,7 @@ def test_keys_of_which_no_repository_is_made_are_refused_before_one_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_with_the_share_to_hold_out_is_told_before_films_are_decoded(
+def test_invalid_held_out_proportion_is_reported_before_decoding_videos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*DISTILL, "--held-out", "10", "--out", str(tmp_path / "run")]) == 1
@@ -111,9 +111,7 @@ def test_what_is_wrong_with_the_share_to_hold_out_is_told_before_films_are_decod
     assert not (tmp_path / "run").exists()
 
 
-def test_a_film_whose_name_is_not_utf_8_is_learnt_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_video_with_a_non_utf8_name_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     film = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
     arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(film)]
     assert main([*arguments, "--held-out", "0", "--out", str(tmp_path / "run")]) == 1

@@ -78,7 +78,7 @@ def copied(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(student_bundle, "write_predictor", copy)
 
 
-def test_it_says_what_the_student_costs_and_then_what_it_does(built: Built) -> None:
+def test_build_reports_the_cost_of_the_student_before_its_steps(built: Built) -> None:
     student = create("tiny", px=32, action_scale=SCALE, seed=0)
     for network in (student.encoder, student.predictor):
         count = sum(parameter.numel() for parameter in network.parameters())
@@ -90,12 +90,12 @@ def test_it_says_what_the_student_costs_and_then_what_it_does(built: Built) -> N
 
 
 @pytest.mark.usefixtures("copied")
-def test_where_the_bundle_is_is_said_as_it_is(tmp_path: Path) -> None:
+def test_build_prints_the_output_path_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30) / "x[" / "bold]"
     assert build(folder).said.splitlines()[-1] == f"bundle: {folder}"
 
 
-def test_the_bundle_opens_strictly_and_says_what_it_is(built: Built) -> None:
+def test_bundle_opens_strictly_and_describes_itself(built: Built) -> None:
     manifest = Bundle.open(built.folder).manifest
     assert (manifest.model_id, manifest.version, manifest.trained) == ("tiny", "0.0.0-untrained", False)
     assert (manifest.history_size, manifest.horizon, manifest.num_samples) == (3, 8, 16)
@@ -108,7 +108,7 @@ def test_the_bundle_opens_strictly_and_says_what_it_is(built: Built) -> None:
     assert not manifest.graphs.energy
 
 
-def test_the_report_tells_how_closely_each_graph_reproduces_the_networks(built: Built) -> None:
+def test_report_states_how_closely_each_graph_matches_the_networks(built: Built) -> None:
     told = {
         (entry["graph"], entry["target"], entry["precision"]): entry
         for entry in Bundle.open(built.folder).report()["parity"]
@@ -128,12 +128,12 @@ def request_of(said: str) -> StudentRequest:
     return taken[0]
 
 
-def test_the_bundle_tells_the_command_that_makes_it(built: Built) -> None:
+def test_bundle_records_the_command_that_builds_it(built: Built) -> None:
     asked = request_of(shlex.join(["jepa-export", *BUILD]))
     assert request_of(Bundle.open(built.folder).manifest.provenance.command) == asked
 
 
-def test_every_option_is_in_the_command_that_is_told() -> None:
+def test_recorded_command_contains_every_option() -> None:
     further = ["--size", "48", "--seed", "7", "--calibration", "my clips"]
     targets = ["--target", "npu", "--target", "tensorrt"]
     for each in (LEAN, targets):
@@ -141,7 +141,7 @@ def test_every_option_is_in_the_command_that_is_told() -> None:
         assert request_of(asked.command) == asked
 
 
-def test_nothing_serves_it_by_mistake(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrained_bundle_is_not_served_by_default(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BundleError, match="random weights"):
         WorldModel.open(built.folder)
     assert runtime(["run", "--bundle", str(built.folder), "--source", "two_rooms", "--duration", "1"]) == 1
@@ -149,13 +149,15 @@ def test_nothing_serves_it_by_mistake(built: Built, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_it_verifies_on_this_machine(built: Built, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_verifies_on_this_machine(
+    built: Built, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip(engine.split(":")[0])
     assert runtime(["verify", str(built.folder), "--engine", engine]) == 0, capsys.readouterr().err
     assert "untrained" in capsys.readouterr().out
 
 
-def test_the_runtime_computes_what_the_networks_compute(built: Built) -> None:
+def test_runtime_computes_what_the_networks_compute(built: Built) -> None:
     student = create("tiny", px=32, action_scale=SCALE, seed=0)
     randomize(student.predictor, 0)
     rng = np.random.default_rng(0)
@@ -173,7 +175,7 @@ def test_the_runtime_computes_what_the_networks_compute(built: Built) -> None:
         np.testing.assert_allclose(one.latents, futures[:1, :1], atol=1e-3)
 
 
-def test_only_one_variant_leaves_nothing_of_the_others(tmp_path: Path) -> None:
+def test_single_variant_leaves_no_files_of_the_others(tmp_path: Path) -> None:
     folder = build(tmp_path / "tiny", *LEAN).folder
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     graphs = {f"{role}/openvino/model_int8.{suffix}" for role in ROLES for suffix in ("xml", "bin")}
@@ -187,7 +189,7 @@ def test_only_one_variant_leaves_nothing_of_the_others(tmp_path: Path) -> None:
     assert runtime(["verify", str(folder)]) == 0
 
 
-def test_of_a_film_every_frame_a_step_apart_is_taken(tmp_path: Path) -> None:
+def test_video_is_sampled_at_every_frame_one_step_apart(tmp_path: Path) -> None:
     for index in range(96):
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), np.full((40, 48, 3), index, np.uint8))
     frames = read_calibration_frames(str(tmp_path), (32, 32))
@@ -221,25 +223,21 @@ def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[s
         (["--calibration", "nowhere.mp4"], "nowhere.mp4: no such file or folder"),
     ],
 )
-def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(
+def test_impossible_build_is_reported_in_one_line_and_leaves_nothing(
     arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reason in refused(arguments, tmp_path / "models" / "vit_ti", capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_calibration_source_that_cannot_be_read_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_calibration_source_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     film = tmp_path / "film.mp4"
     film.write_text("no film")
     assert str(film) in refused(["--calibration", str(film)], tmp_path / "vit_ti", capsys)
     assert list(tmp_path.iterdir()) == [film]
 
 
-def test_too_few_frames_to_calibrate_on_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_few_calibration_frames_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     film = tmp_path / "film"
     film.mkdir()
     for index in range(12):
@@ -250,7 +248,7 @@ def test_too_few_frames_to_calibrate_on_are_counted(
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_target_that_is_no_bundle_is_refused_at_once_and_left_alone(
+def test_output_that_is_no_bundle_is_rejected_at_once_and_unchanged(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "create", None)
@@ -264,14 +262,14 @@ def test_a_target_that_is_no_bundle_is_refused_at_once_and_left_alone(
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_target_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_below_a_file_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("irreplaceable")
     assert f"{tmp_path / 'file'} is a file: choose another --out" in refused(
         [], tmp_path / "file" / "models" / "vit_ti", capsys
     )
 
 
-def test_random_weights_must_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_require_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["build", "--student", "vit_ti", "--out", "x"])
     assert ended.value.code == 2
@@ -279,7 +277,7 @@ def test_random_weights_must_be_asked_for(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("copied")
-def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
+def test_graph_with_wrong_outputs_is_named_and_the_old_bundle_stays(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exact = {"min_cosine": 0.9999, "max_abs": 1e-3}
@@ -293,7 +291,7 @@ def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
 
 
 @pytest.mark.usefixtures("copied")
-def test_an_old_bundle_gives_way_to_the_new_one(built: Built, tmp_path: Path) -> None:
+def test_new_bundle_replaces_the_old_one(built: Built, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(built.folder, tmp_path / "tiny"))
     build(folder, "--num-samples", "24")
     assert Bundle.open(folder).manifest.num_samples == 24
@@ -309,7 +307,7 @@ def start(folder: Path, *further: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted_in_the_middle_it_leaves_what_was_there(
+def test_interrupted_build_leaves_the_old_content(
     built: Built, tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = Path(shutil.copytree(built.folder, tmp_path / "vit_ti"))
@@ -332,7 +330,7 @@ VELOCITIES = (["linear.x", "linear.y"], [-MAX_SPEED_MPS] * 2, [MAX_SPEED_MPS] * 
 @pytest.mark.parametrize(
     ("further", "actions"), [([], VELOCITIES), (LEAN, PLAIN)], ids=["as it comes", "as little as can be"]
 )
-def test_the_smallest_real_student_is_built_and_verifies(
+def test_smallest_real_student_builds_and_verifies(
     further: list[str], actions: tuple[object, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "vit_ti"

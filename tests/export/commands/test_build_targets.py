@@ -70,7 +70,7 @@ def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
     return folder, "\n".join(said)
 
 
-def test_every_form_is_made_and_nothing_else(without_compilers: tuple[Path, str]) -> None:
+def test_build_writes_every_requested_variant_and_nothing_else(without_compilers: tuple[Path, str]) -> None:
     manifest = Bundle.open(without_compilers[0]).manifest
     for role in ROLES:
         assert [(each.target, each.precision) for each in manifest.graphs.variants(role)] == ELSEWHERE
@@ -79,7 +79,7 @@ def test_every_form_is_made_and_nothing_else(without_compilers: tuple[Path, str]
     assert {each.path for each in manifest.files} == paths | weights | {"golden.npz", "report.json"}
 
 
-def test_without_a_compiler_it_says_how_to_get_it_and_builds_all_the_same(
+def test_build_without_a_compiler_explains_how_to_get_it_and_completes(
     without_compilers: tuple[Path, str],
 ) -> None:
     folder, said = without_compilers
@@ -90,7 +90,7 @@ def test_without_a_compiler_it_says_how_to_get_it_and_builds_all_the_same(
     assert "not measured" in report["npu"]["about"]
 
 
-def test_every_form_computes_what_the_networks_compute(without_compilers: tuple[Path, str]) -> None:
+def test_every_variant_computes_what_the_networks_compute(without_compilers: tuple[Path, str]) -> None:
     rows = Bundle.open(without_compilers[0]).report()["parity"]
     assert {(row["graph"], row["target"], row["precision"]) for row in rows} == {
         (role, *kind) for role in ROLES for kind in ELSEWHERE
@@ -98,7 +98,7 @@ def test_every_form_computes_what_the_networks_compute(without_compilers: tuple[
     assert all(row["min_cosine"] > (0.9 if row["precision"] == "int8" else 0.999) for row in rows)
 
 
-def test_of_a_graph_for_npus_every_shape_is_fixed(without_compilers: tuple[Path, str]) -> None:
+def test_npu_graph_has_only_static_shapes(without_compilers: tuple[Path, str]) -> None:
     for kind in ELSEWHERE[:2]:
         model = ov.Core().read_model(without_compilers[0] / model_path("predictor", kind))
         shapes = {port.get_any_name(): list(port.shape) for port in model.inputs}
@@ -107,11 +107,11 @@ def test_of_a_graph_for_npus_every_shape_is_fixed(without_compilers: tuple[Path,
 
 
 @pytest.mark.parametrize(("num_samples", "count"), [(1, 1), (2, 16), (16, 16), (64, 64)])
-def test_shapes_are_those_the_runtime_asks_for(num_samples: int, count: int) -> None:
+def test_shapes_match_the_runtime_requests(num_samples: int, count: int) -> None:
     assert fixed_num_samples(num_samples) == count
 
 
-def test_in_a_graph_for_tensorrt_precision_is_written(without_compilers: tuple[Path, str]) -> None:
+def test_tensorrt_graph_has_explicit_precision(without_compilers: tuple[Path, str]) -> None:
     def kinds(precision: str) -> set[int]:
         path = without_compilers[0] / model_path("encoder", ("tensorrt", precision))
         return {tensor.data_type for tensor in onnx.load(path).graph.initializer}
@@ -119,12 +119,12 @@ def test_in_a_graph_for_tensorrt_precision_is_written(without_compilers: tuple[P
     assert TensorProto.FLOAT16 in kinds("fp16") and TensorProto.INT8 in kinds("int8")
 
 
-def test_a_robot_that_can_run_none_of_it_says_so(without_compilers: tuple[Path, str]) -> None:
+def test_bundle_without_a_runnable_variant_reports_it(without_compilers: tuple[Path, str]) -> None:
     with pytest.raises(BundleError, match="no variant that openvino can run; the bundle has: int8 for npu"):
         WorldModel.open(without_compilers[0], allow_untrained=True)
 
 
-def test_a_robot_ignores_what_is_for_others(
+def test_runtime_ignores_variants_for_other_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tensorrt_check, "missing", lambda: "not installed")
@@ -141,7 +141,7 @@ def graphs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_blobs_lie_beside_their_graph_and_their_estimates_are_told(
+def test_blobs_are_stored_next_to_their_graph_with_reported_estimates(
     graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
@@ -155,7 +155,7 @@ def test_blobs_lie_beside_their_graph_and_their_estimates_are_told(
     assert found["npu"]["graphs"][0]["estimate"]["total_ms"] == 1.235
 
 
-def test_a_graph_that_a_compiler_refuses_is_told_of(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_rejected_by_a_compiler_is_reported(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *_: object) -> Schedule:
         raise JepaExportError(f"{path}: no")
 
@@ -176,7 +176,7 @@ def test_a_graph_that_a_compiler_refuses_is_told_of(graphs: Path, monkeypatch: p
     json.dumps(found)
 
 
-def test_no_room_is_said_before_anything_is_made(
+def test_full_disk_is_reported_before_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage = command.shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -188,7 +188,7 @@ def test_no_room_is_said_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
+def test_disk_that_fills_up_during_the_build_leaves_nothing(tmp_path: Path) -> None:
     """Files that can only grow so long stand for it."""
     program = (
         "import sys; from jepa_export.students import family; from jepa_export.cli import main;"
@@ -208,7 +208,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_too_full_for_openvino_is_said_in_our_words(tmp_path: Path) -> None:
+def test_disk_too_full_for_openvino_is_reported_with_our_error(tmp_path: Path) -> None:
     latents = ops.parameter([1, 200], np.float32)
     product = ops.matmul(latents, ops.constant(np.ones((200, 200), np.float32)), False, False)
     model = ov.Model([ops.result(product)], [latents])

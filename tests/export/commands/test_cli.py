@@ -19,7 +19,7 @@ TRAIN = ["train", "two_rooms", "--out"]
 
 
 @pytest.mark.parametrize("gone", ["torch", "nncf"])
-def test_a_missing_extra_is_named_with_what_to_install(
+def test_missing_extra_is_reported_with_its_install_command(
     gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find = importlib.util.find_spec
@@ -56,7 +56,7 @@ def test_a_missing_extra_is_named_with_what_to_install(
         ([*PUBLISH, "--peak-memory-mb", "0"], f"--peak-memory-mb: {POSITIVE}, got 0"),
     ],
 )
-def test_wrong_arguments_are_said_with_exit_status_2(
+def test_invalid_arguments_exit_with_status_2(
     arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -66,7 +66,7 @@ def test_wrong_arguments_are_said_with_exit_status_2(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_unwritable_output_is_reported_in_one_line(tmp_path: Path) -> None:
     run = "import sys; from jepa_export.cli import main; sys.exit(main())"
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(

@@ -32,7 +32,7 @@ def bundle(two_rooms_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(two_rooms_bundle, tmp_path / "two_rooms"))
 
 
-def test_it_shows_the_figures_and_writes_them_as_json_and_as_a_page(
+def test_evaluate_prints_figures_and_writes_json_and_html(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Bundle.open(bundle).sha256
@@ -62,7 +62,9 @@ def test_it_shows_the_figures_and_writes_them_as_json_and_as_a_page(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "page.html", "two_rooms"]
 
 
-def test_names_in_a_bundle_do_not_become_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_in_a_bundle_are_not_interpreted_as_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jepa_export.evaluation.evaluate.ENGINES", ("openvino:CPU",))
     make_bundle(tmp_path / "toy", trained=False)
     fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
@@ -73,7 +75,7 @@ def test_names_in_a_bundle_do_not_become_markup(tmp_path: Path, monkeypatch: pyt
     assert "<b>x" not in page and "&lt;b&gt;x" in page and "Random weights" in page
 
 
-def test_what_was_measured_on_is_told_and_that_two_rooms_is_not_what_another_robot_sees(
+def test_evaluate_names_its_data_and_warns_that_two_rooms_is_simulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("jepa_export.evaluation.evaluate.ENGINES", ("openvino:CPU",))
@@ -87,7 +89,7 @@ def test_what_was_measured_on_is_told_and_that_two_rooms_is_not_what_another_rob
     assert "not measured: images of this model's own robot: name a recording of it (--data)" in shown
 
 
-def test_written_into_the_bundle_the_report_keeps_what_it_had_and_nothing_else_changes(bundle: Path) -> None:
+def test_evaluate_updates_the_report_in_the_bundle_and_nothing_else(bundle: Path) -> None:
     before = Bundle.open(bundle)
     before_report = before.report()
     assert main(["evaluate", str(bundle), *BRIEF, "--write"]) == 0
@@ -103,14 +105,14 @@ def test_written_into_the_bundle_the_report_keeps_what_it_had_and_nothing_else_c
     assert [path.name for path in bundle.parent.iterdir()] == ["two_rooms"]
 
 
-def test_a_link_to_a_bundle_stays_a_link(bundle: Path) -> None:
+def test_link_to_a_bundle_stays_a_link(bundle: Path) -> None:
     link = bundle.with_name("current")
     link.symlink_to(bundle.name)
     bundle_report.add_to_report(Bundle.open(link), {"evaluation": {"found": 1}})
     assert link.is_symlink() and Bundle.open(bundle).report()["evaluation"] == {"found": 1}
 
 
-def test_a_bundle_that_was_changed_meanwhile_is_left_alone(bundle: Path) -> None:
+def test_bundle_changed_during_the_evaluation_is_left_unchanged(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     bundle_report.add_to_report(opened, {"evaluation": {"found": 1}})
     with pytest.raises(JepaExportError, check=code("bundle.changed")):
@@ -119,7 +121,7 @@ def test_a_bundle_that_was_changed_meanwhile_is_left_alone(bundle: Path) -> None
     assert [path.name for path in bundle.parent.iterdir()] == ["two_rooms"]
 
 
-def test_a_file_system_that_cannot_exchange_leaves_the_old_bundle(
+def test_file_system_without_exchange_leaves_the_old_bundle(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -153,7 +155,7 @@ print(count)
 """
 
 
-def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one(tmp_path: Path) -> None:
+def test_evaluate_killed_while_writing_leaves_the_old_or_the_new_bundle(tmp_path: Path) -> None:
     make_bundle(tmp_path / "toy", energy=False)
 
     def write(kill_at: int, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -192,7 +194,7 @@ def test_killed_at_any_moment_of_writing_it_leaves_the_old_bundle_or_the_new_one
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
+def test_invalid_use_is_reported_in_one_line_and_nothing_is_written(
     arguments: list[str], reason: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "film.mp4").write_text("no film")
@@ -206,7 +208,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
     assert (sorted(tmp_path.rglob("*")), Bundle.open(bundle).sha256) == before
 
 
-def test_a_film_is_compared_on_and_two_rooms_still_judges_the_surprise(bundle: Path, tmp_path: Path) -> None:
+def test_evaluate_on_a_video_measures_surprise_in_two_rooms(bundle: Path, tmp_path: Path) -> None:
     film, figures = tmp_path / "film", tmp_path / "f.json"
     film.mkdir()
     for index in range(5):
@@ -222,7 +224,7 @@ def test_a_film_is_compared_on_and_two_rooms_still_judges_the_surprise(bundle: P
 @pytest.mark.parametrize(
     "where", [(evaluating, "compute"), (bundle_report, "seal")], ids=["measuring", "writing"]
 )
-def test_interrupted_it_leaves_what_was_there(
+def test_interrupted_evaluate_leaves_the_old_content(
     where: tuple[ModuleType, str],
     bundle: Path,
     monkeypatch: pytest.MonkeyPatch,

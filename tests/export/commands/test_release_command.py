@@ -45,7 +45,9 @@ def run(*arguments: object) -> int:
     return main(["release", *map(str, arguments)])
 
 
-def test_from_an_empty_folder_to_a_downgrade(toy_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+def test_release_commands_work_from_an_empty_folder_to_a_downgrade(
+    toy_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
     repo, robot = tmp_path / "repo", tmp_path / "robot"
     assert run("init", repo) == 0
     assert f"robots start from {repo}/metadata/1.root.json" in capsys.readouterr().out
@@ -71,7 +73,7 @@ def test_from_an_empty_folder_to_a_downgrade(toy_bundle: Path, tmp_path: Path, c
     assert "1 latest releases: no problems" in capsys.readouterr().out
 
 
-def test_a_non_commercial_model_is_published_only_if_told_to(
+def test_non_commercial_model_is_published_only_with_an_option(
     toy_bundle: Path, tmp_path: Path, capsys: Output
 ) -> None:
     repo, bundle = new_repository(tmp_path), Bundle.open(shutil.copytree(toy_bundle, tmp_path / "licensed"))
@@ -83,7 +85,7 @@ def test_a_non_commercial_model_is_published_only_if_told_to(
     assert "toy 1.2.3 is release 1 of channel stable" in capsys.readouterr().out
 
 
-def test_signing_on_the_command_line(published: Path, tmp_path: Path, capsys: Output) -> None:
+def test_signing_commands_rotate_and_resign(published: Path, tmp_path: Path, capsys: Output) -> None:
     keys = ("--keys", published.with_name("keys"))
     assert run("rotate", published, "timestamp", *keys) == 0
     assert "timestamp: key " in capsys.readouterr().out
@@ -100,7 +102,7 @@ def test_signing_on_the_command_line(published: Path, tmp_path: Path, capsys: Ou
     assert (known.threshold, len(known.keyids)) == (2, 3)
 
 
-def test_quorums_are_those_of_the_policy_unless_said_otherwise(tmp_path: Path) -> None:
+def test_quorums_follow_the_policy_unless_overridden(tmp_path: Path) -> None:
     repo, keys = tmp_path / "repo", tmp_path / "keys"
     asked = ("--policy", "fleet", "--root-threshold", 2, "--root-keys", 3, "--channel", "field")
     assert run("init", repo, "--keys", keys, *asked) == 0
@@ -139,7 +141,7 @@ def test_show_names_roles_and_releases(
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
+def test_invalid_use_is_reported_in_one_line(
     published: Path, tmp_path: Path, arguments: tuple[str, ...], reason: str, capsys: Output
 ) -> None:
     assert run(*(text.format(repo=published, tmp=tmp_path) for text in arguments)) == 1
@@ -147,7 +149,7 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said.startswith("jepa-export: ") and reason in said and said.count("\n") == 1
 
 
-def test_check_names_what_robots_could_not_use(published: Path, capsys: Output) -> None:
+def test_check_names_content_that_robots_cannot_use(published: Path, capsys: Output) -> None:
     folder = published / "targets" / "models" / "stable" / "toy" / "1.2.3"
     (damaged,) = (folder / WEIGHTS).parent.glob("*.model.bin")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
@@ -178,7 +180,7 @@ def test_check_follows_the_pointer(published: Path) -> None:
     ]
 
 
-def test_check_tells_when_something_has_expired(
+def test_check_reports_expired_metadata(
     published: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jepa_export.release.repository.utc_now", lambda: utc_now() + timedelta(days=8))
@@ -188,7 +190,7 @@ def test_check_tells_when_something_has_expired(
 
 
 @pytest.mark.parametrize(("days", "expired"), [(170, None), (190, "targets"), (370, "root, targets")])
-def test_who_publishes_what_no_robot_takes_is_told(
+def test_publish_warns_of_a_release_that_no_robot_accepts(
     toy_bundle: Path, tmp_path: Path, capsys: Output, days: int, expired: str | None
 ) -> None:
     repo, keys = tmp_path / "repo", KeyRing(tmp_path / "repo.keys")
@@ -204,7 +206,7 @@ def test_who_publishes_what_no_robot_takes_is_told(
     assert run("rollout", repo, *of_toy, "--percent", 100) == 0
 
 
-def test_check_refuses_metadata_that_was_exchanged(published: Path, capsys: Output) -> None:
+def test_check_rejects_replaced_metadata(published: Path, capsys: Output) -> None:
     snapshot = published / "metadata" / "2.snapshot.json"
     snapshot.write_bytes(snapshot.read_bytes() + b" ")
     assert run("check", published) == 1

@@ -32,9 +32,7 @@ def windows(spec: str, store: FrameStore) -> Windows:
     return Windows(open_data([spec], store, held_out=0).train, frames=2, rate_hz=10.0)
 
 
-def test_a_clip_of_a_bag_has_the_commands_that_led_from_frame_to_frame(
-    tmp_path: Path, store: FrameStore
-) -> None:
+def test_bag_clip_has_the_commands_between_its_frames(tmp_path: Path, store: FrameStore) -> None:
     clips = windows(f"{write_drive(tmp_path / 'a.mcap')}?{OPTIONS}", store)
     assert (clips.action_names, clips.action_units) == (("linear.x", "angular.z"), ("m/s", "rad/s"))
     assert len(clips) == 9
@@ -58,26 +56,26 @@ def test_bag_windows_another_frame_id_separates_clips(tmp_path: Path, store: Fra
     assert starts == [0, 1, 2, 4, 5, 6, 8]
 
 
-def test_without_an_action_topic_a_bag_is_a_film(tmp_path: Path, store: FrameStore) -> None:
+def test_bag_without_an_action_topic_is_a_video(tmp_path: Path, store: FrameStore) -> None:
     clips = windows(str(write_drive(tmp_path / "a.mcap")), store)
     assert clips.action_names is None
     assert clips[0].actions is None
 
 
-def test_the_choice_of_an_action_does_not_decode_the_images_again(tmp_path: Path, store: FrameStore) -> None:
+def test_choosing_another_action_does_not_decode_images_again(tmp_path: Path, store: FrameStore) -> None:
     path = write_drive(tmp_path / "a.mcap")
     keys = {windows(spec, store).recordings[0].key for spec in (str(path), f"{path}?{OPTIONS}")}
     assert len(keys) == 1
 
 
-def test_two_copies_of_a_bag_are_the_same_recording_and_two_bags_are_not(tmp_path: Path) -> None:
+def test_copies_of_a_bag_are_one_recording_and_different_bags_are_not(tmp_path: Path) -> None:
     one, other = write_drive(tmp_path / "a.mcap"), write_drive(tmp_path / "b.mcap", frames=9)
     copy = Path(shutil.copy(one, tmp_path / "c.mcap"))
     told = [BagOrigin(path, options).identity() for path, options in ((one, {}), (copy, {"topic": "/image"}))]
     assert told[0] == told[1] != BagOrigin(other, {}).identity()
 
 
-def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store: FrameStore) -> None:
+def test_frames_after_the_last_commands_are_excluded(tmp_path: Path, store: FrameStore) -> None:
     entries = [image(S + index * 100 * MS, index) for index in range(20)]
     path = write_bag(tmp_path / "a.mcap", [*entries, twist(S + 300 * MS, 1.0)])
     clips = windows(f"{path}?{OPTIONS}", store)
@@ -85,7 +83,7 @@ def test_frames_after_the_last_commands_are_not_trained_on(tmp_path: Path, store
     assert len(windows(f"{path}?{OPTIONS}&max_age_s=9", store)) == 16
 
 
-def test_of_several_cameras_one_is_chosen(tmp_path: Path, store: FrameStore) -> None:
+def test_one_of_several_cameras_is_selected(tmp_path: Path, store: FrameStore) -> None:
     pictures = [image(S + index * 100 * MS, value, topic=topic) for index in range(3) for topic, value in
                 (("/left", 10), ("/right", 20))]  # fmt: skip
     path = write_bag(tmp_path / "a.mcap", pictures)
@@ -107,21 +105,21 @@ def test_of_several_cameras_one_is_chosen(tmp_path: Path, store: FrameStore) -> 
         ("camera=front", "unknown option camera; options of this source: topic, action, max_age_s"),
     ],
 )
-def test_what_a_bag_does_not_have_is_answered_with_what_it_has(
+def test_missing_topic_is_reported_with_the_available_ones(
     tmp_path: Path, store: FrameStore, options: str, complaint: str
 ) -> None:
     with pytest.raises(SourceError, match=complaint):
         windows(f"{write_drive(tmp_path / 'a.mcap')}?{options}", store)
 
 
-def test_a_bag_cut_in_the_middle_is_refused(tmp_path: Path, store: FrameStore) -> None:
+def test_truncated_bag_is_rejected(tmp_path: Path, store: FrameStore) -> None:
     path = write_drive(tmp_path / "a.mcap")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SourceError, match=r"a\.mcap: not a readable bag .*: repair a truncated recording"):
         windows(f"{path}?{OPTIONS}", store)
 
 
-def test_commands_whose_stamps_go_back_are_refused(tmp_path: Path, store: FrameStore) -> None:
+def test_commands_with_decreasing_stamps_are_rejected(tmp_path: Path, store: FrameStore) -> None:
     entries = [image(S), twist_stamped(S, S + 5, 1.0), twist_stamped(S + 1, S, 1.0)]
     path = write_bag(tmp_path / "a.mcap", entries)
     with pytest.raises(SourceError, match=r"a\.mcap: topic /cmd_vel: the stamps of commands decrease"):

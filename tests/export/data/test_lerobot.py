@@ -62,7 +62,7 @@ def test_every_episode_has_its_own_frames_and_actions(
         np.testing.assert_allclose(clip.stamps_ns, np.arange(length) * 1e8, atol=100)
 
 
-def test_videos_in_av1_as_lerobot_writes_them_are_read(tmp_path: Path, store: FrameStore) -> None:
+def test_lerobot_videos_in_av1_are_read(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", LENGTHS, version="v3.0", codec="libsvtav1")
     recordings = prepared(folder, store)
     assert numbers_of(recordings[1].frames(np.arange(9))) == frame_numbers(1, 9)
@@ -77,14 +77,14 @@ def test_videos_in_av1_as_lerobot_writes_them_are_read(tmp_path: Path, store: Fr
         (["both"], ("action[0]", "action[1]")),
     ],
 )
-def test_components_of_actions_are_named_as_the_data_set_names_them(
+def test_action_components_have_the_names_of_the_data_set(
     tmp_path: Path, store: FrameStore, names: Any, expected: tuple[str, ...]
 ) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v2.1", names=names)
     assert prepared(folder, store)[0].action_names == expected
 
 
-def test_components_and_the_camera_are_chosen(tmp_path: Path, store: FrameStore) -> None:
+def test_components_and_camera_are_selected(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v2.1", names=MOTORS)
     (recording,) = prepared(folder, store, action="action:gripper.pos", camera=CAMERA)
     assert recording.action_names == ("gripper.pos",)
@@ -95,7 +95,7 @@ def test_components_and_the_camera_are_chosen(tmp_path: Path, store: FrameStore)
     assert film.key == recording.key
 
 
-def test_a_data_set_is_split_by_episode(tmp_path: Path, store: FrameStore) -> None:
+def test_data_set_is_split_by_episode(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [3] * 6, version="v3.0")
     data = open_data([str(folder)], store, held_out=0.4)
     assert len(data.train) + len(data.held_out) == 6
@@ -103,9 +103,7 @@ def test_a_data_set_is_split_by_episode(tmp_path: Path, store: FrameStore) -> No
 
 
 @pytest.mark.parametrize("images", [False, True])
-def test_an_episode_is_the_same_recording_when_others_are_added_to_its_file(
-    tmp_path: Path, images: bool
-) -> None:
+def test_episode_keeps_its_identity_when_others_are_added_to_its_file(tmp_path: Path, images: bool) -> None:
     few, more = (
         episodes(write_lerobot(tmp_path / name, lengths, version="v3.0", images=images), {})
         for name, lengths in (("few", LENGTHS), ("more", (*LENGTHS, 5)))
@@ -116,7 +114,7 @@ def test_an_episode_is_the_same_recording_when_others_are_added_to_its_file(
     assert [episode.frames_key() for episode in few] == keys[:3] and len(set(keys)) == 4
 
 
-def test_another_film_of_the_same_length_has_other_frames(tmp_path: Path) -> None:
+def test_another_video_of_the_same_length_has_other_frames(tmp_path: Path) -> None:
     one, other = (write_lerobot(tmp_path / name, LENGTHS, version="v3.0") for name in ("one", "other"))
     before = [episode.frames_key() for episode in episodes(one, {})]
     numbers = [number for episode, length in enumerate(LENGTHS) for number in frame_numbers(episode, length)]
@@ -128,9 +126,7 @@ def test_another_film_of_the_same_length_has_other_frames(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("column", ["action", CAMERA])
-def test_other_numbers_make_another_recording_and_other_images_other_frames(
-    tmp_path: Path, column: str
-) -> None:
+def test_other_actions_change_the_recording_and_other_images_the_frames(tmp_path: Path, column: str) -> None:
     folder = write_lerobot(tmp_path / "set", LENGTHS, version="v3.0", images=True)
     before = [(episode.identity(), episode.frames_key()) for episode in episodes(folder, {})]
     path = folder / "data/chunk-000/file-000.parquet"
@@ -189,7 +185,7 @@ def second_camera(info: dict[str, Any]) -> None:
         (lambda info: None, {"action": "action:x"}, "data.unknown_action", "action[0], action[1]"),
     ],
 )
-def test_what_a_data_set_says_wrongly_of_itself_is_named(
+def test_inconsistent_metadata_is_named(
     tmp_path: Path,
     change: Callable[[dict[str, Any]], object],
     options: dict[str, str],
@@ -203,13 +199,13 @@ def test_what_a_data_set_says_wrongly_of_itself_is_named(
     assert str(folder) in str(caught.value) and named in str(caught.value)
 
 
-def test_an_option_that_a_data_set_does_not_have_is_refused(tmp_path: Path, store: FrameStore) -> None:
+def test_unknown_data_set_option_is_rejected(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v2.1")
     with pytest.raises(SourceError):
         open_data([f"{folder}?topic=/left"], store, held_out=0)
 
 
-def test_stamps_that_are_no_numbers_are_an_error(tmp_path: Path, store: FrameStore) -> None:
+def test_non_finite_stamps_are_an_error(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v3.0")
     path = folder / "data/chunk-000/file-000.parquet"
     rows = [row | {"timestamp": "now"} for row in parquet.read_table(path).to_pylist()]
@@ -218,7 +214,7 @@ def test_stamps_that_are_no_numbers_are_an_error(tmp_path: Path, store: FrameSto
         prepared(folder, store, action="none")
 
 
-def test_the_time_itself_can_be_the_action(tmp_path: Path, store: FrameStore) -> None:
+def test_timestamp_can_be_the_action(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [3], version="v3.0")
     assert prepared(folder, store, action="timestamp")[0].action_names == ("timestamp[0]",)
 
@@ -234,7 +230,7 @@ def test_the_time_itself_can_be_the_action(tmp_path: Path, store: FrameStore) ->
         ("v3.0", f"videos/{CAMERA}/chunk-000/file-000.mp4", "data.unreadable"),
     ],
 )
-def test_a_missing_file_is_named(
+def test_missing_file_is_named(
     tmp_path: Path, store: FrameStore, version: str, name: str, expected: str
 ) -> None:
     folder = write_lerobot(tmp_path / "set", LENGTHS, version=version)
@@ -244,7 +240,7 @@ def test_a_missing_file_is_named(
     assert "/".join(Path(name).parts[:2]) in str(caught.value)
 
 
-def test_a_table_cut_in_the_middle_is_an_error(tmp_path: Path, store: FrameStore) -> None:
+def test_truncated_table_is_an_error(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", LENGTHS, version="v3.0")
     path = folder / "data/chunk-000/file-000.parquet"
     path.write_bytes(path.read_bytes()[:500])
@@ -252,14 +248,14 @@ def test_a_table_cut_in_the_middle_is_an_error(tmp_path: Path, store: FrameStore
         prepared(folder, store)
 
 
-def test_a_video_shorter_than_its_episode_is_an_error(tmp_path: Path, store: FrameStore) -> None:
+def test_video_shorter_than_its_episode_is_an_error(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [8], version="v2.1")
     write_video(folder / f"videos/chunk-000/{CAMERA}/episode_000000.mp4", range(5))
     with pytest.raises(JepaExportError, check=code("data.video_truncated")):
         prepared(folder, store)
 
 
-def test_a_video_of_another_rate_is_not_the_episodes(tmp_path: Path, store: FrameStore) -> None:
+def test_video_with_another_rate_is_rejected(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [8], version="v2.1")
     stamps = [index * 33 for index in range(30)]
     write_video(folder / f"videos/chunk-000/{CAMERA}/episode_000000.mp4", range(30), stamps_ms=stamps)
@@ -267,7 +263,7 @@ def test_a_video_of_another_rate_is_not_the_episodes(tmp_path: Path, store: Fram
         prepared(folder, store)
 
 
-def test_an_episode_of_another_length_than_listed_is_an_error(tmp_path: Path, store: FrameStore) -> None:
+def test_episode_with_another_length_than_listed_is_an_error(tmp_path: Path, store: FrameStore) -> None:
     folder = write_lerobot(tmp_path / "set", [8], version="v2.1")
     (folder / "meta/episodes.jsonl").write_text(json.dumps({"episode_index": 0, "length": 9}))
     with pytest.raises(JepaExportError, check=code("data.lerobot_damaged")):
@@ -287,7 +283,7 @@ def test_actions_of_another_size_than_described_are_an_error(
         prepared(folder, store)
 
 
-def test_one_bad_episode_is_left_out_if_asked(
+def test_bad_episode_can_be_skipped(
     tmp_path: Path, store: FrameStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_lerobot(tmp_path / "set", LENGTHS, version="v2.1")

@@ -34,7 +34,7 @@ def names(recordings: tuple[object, ...]) -> list[str]:
     return [Path(recording.name).name for recording in recordings]  # type: ignore[attr-defined]
 
 
-def test_real_films_in_a_folder_become_clips(tmp_path: Path, bikes: Path, carphone: Path) -> None:
+def test_videos_in_a_folder_become_clips(tmp_path: Path, bikes: Path, carphone: Path) -> None:
     for film, below in ((bikes, "a"), (carphone, "b/c")):
         (tmp_path / "films" / below).mkdir(parents=True)
         shutil.copy(film, tmp_path / "films" / below)
@@ -50,7 +50,7 @@ def test_real_films_in_a_folder_become_clips(tmp_path: Path, bikes: Path, carpho
     assert np.abs(np.diff(clip.stamps_ns) - 0.2e9).max() <= 0.04e9
 
 
-def test_a_folder_is_searched_for_videos_and_bags_and_nothing_else(tmp_path: Path, store: FrameStore) -> None:
+def test_folder_is_searched_for_videos_and_bags_only(tmp_path: Path, store: FrameStore) -> None:
     write_video(tmp_path / "data/b/film.MKV", range(3))
     write_video(tmp_path / "data/.hidden/film.mp4", range(3))
     write_bag(tmp_path / "data/a.mcap", [image(S), image(S + 1)])
@@ -59,7 +59,7 @@ def test_a_folder_is_searched_for_videos_and_bags_and_nothing_else(tmp_path: Pat
     assert names(data.train) == ["a.mcap", "film.MKV"]
 
 
-def test_a_film_that_links_lead_to_again_is_taken_once(tmp_path: Path, store: FrameStore) -> None:
+def test_video_reached_again_through_links_is_used_once(tmp_path: Path, store: FrameStore) -> None:
     film = write_video(tmp_path / "data/film.mp4", range(3))
     (tmp_path / "data/loop").symlink_to(tmp_path / "data")
     (tmp_path / "data/same.mp4").symlink_to(film)
@@ -68,7 +68,7 @@ def test_a_film_that_links_lead_to_again_is_taken_once(tmp_path: Path, store: Fr
     assert names(data.train) == ["film.mp4"]
 
 
-def test_a_lerobot_data_set_among_films_is_not_taken_for_films(tmp_path: Path, store: FrameStore) -> None:
+def test_lerobot_data_set_among_videos_is_not_read_as_videos(tmp_path: Path, store: FrameStore) -> None:
     write_video(tmp_path / "data/film.mp4", range(3))
     folder = write_lerobot(tmp_path / "data/set", [3, 4], version="v3.0")
     with pytest.raises(JepaExportError, check=code("data.nested_data_set")) as error:
@@ -76,7 +76,7 @@ def test_a_lerobot_data_set_among_films_is_not_taken_for_films(tmp_path: Path, s
     assert str(folder) in str(error.value)
 
 
-def test_who_is_stopped_does_not_wait_for_the_films_at_hand(
+def test_interrupt_does_not_wait_for_the_current_videos(
     tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
@@ -103,7 +103,7 @@ def test_who_is_stopped_does_not_wait_for_the_films_at_hand(
     assert [path.suffix for path in store.folder.iterdir()] == [".lock"]
 
 
-def test_several_kinds_of_data_are_taken_together(tmp_path: Path, store: FrameStore) -> None:
+def test_several_kinds_of_data_are_combined(tmp_path: Path, store: FrameStore) -> None:
     film = write_video(tmp_path / "film.mp4", range(3))
     bag = write_bag(tmp_path / "a.mcap", [image(S), image(S + 100), twist(S, 1.0)])
     data = open_data([str(film), str(bag), "two_rooms?trajectories=2&frames=3"], store, held_out=0)
@@ -124,7 +124,7 @@ def test_several_kinds_of_data_are_taken_together(tmp_path: Path, store: FrameSt
         ("two_rooms?episodes=3", None),
     ],
 )
-def test_a_mistake_is_answered_with_what_is_possible(
+def test_invalid_source_is_answered_with_the_possible_ones(
     tmp_path: Path, store: FrameStore, spec: str, expected: str | None
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -134,7 +134,7 @@ def test_a_mistake_is_answered_with_what_is_possible(
     assert isinstance(error.value, SourceError) if expected is None else error.value.code == expected
 
 
-def test_a_bad_recording_is_an_error_unless_it_may_be_left_out(
+def test_bad_recording_is_an_error_unless_it_may_be_skipped(
     tmp_path: Path, store: FrameStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_video(tmp_path / "data/good.mp4", range(3))
@@ -148,7 +148,7 @@ def test_a_bad_recording_is_an_error_unless_it_may_be_left_out(
     assert caplog.text.count("skipped recording: ") == 2
 
 
-def test_a_full_disk_makes_no_recording_a_bad_one(tmp_path: Path, store: FrameStore) -> None:
+def test_full_disk_does_not_count_as_a_bad_recording(tmp_path: Path, store: FrameStore) -> None:
     write_video(tmp_path / "data/a.mp4", range(3))
     write_video(tmp_path / "data/b.mp4", range(30))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -160,7 +160,9 @@ def test_a_full_disk_makes_no_recording_a_bad_one(tmp_path: Path, store: FrameSt
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_only_bad_recordings_are_an_error_all_the_same(tmp_path: Path, store: FrameStore) -> None:
+def test_only_bad_recordings_are_an_error_even_if_they_may_be_skipped(
+    tmp_path: Path, store: FrameStore
+) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     with pytest.raises(JepaExportError, check=code("data.no_recordings")):
         open_data([str(tmp_path / "bad.mp4")], store, skip_bad=True)
@@ -174,36 +176,38 @@ def drawn(*indices: int) -> list[SimulatedRecording]:
 
 
 @given(st.sets(st.integers(0, 500), min_size=2, max_size=60), st.floats(0.01, 0.9))
-def test_each_recording_is_on_one_side_and_neither_is_empty(indices: set[int], share: float) -> None:
+def test_split_assigns_each_recording_to_one_side_and_leaves_neither_empty(
+    indices: set[int], share: float
+) -> None:
     recordings = drawn(*sorted(indices))
     train, held = split(recordings, share)
     assert train and held
     assert sorted((*train, *held), key=id) == sorted(recordings, key=id)
 
 
-def test_a_recording_stays_on_its_side_when_others_are_added() -> None:
+def test_split_of_a_recording_is_stable_when_others_are_added() -> None:
     few, more = split(drawn(*range(100)), 0.2), split(drawn(*range(200)), 0.2)
     for before, after in zip(few, more, strict=True):
         assert {recording.name for recording in before} <= {recording.name for recording in after}
     assert 20 <= len(more[1]) <= 60
 
 
-def test_both_copies_of_a_recording_are_on_the_same_side() -> None:
+def test_split_puts_copies_of_a_recording_on_the_same_side() -> None:
     train, held = split([*drawn(*range(30)), *drawn(*range(30))], 0.3)
     assert not {recording.identity for recording in train} & {recording.identity for recording in held}
 
 
-def test_nothing_is_held_out_if_asked() -> None:
+def test_split_can_hold_out_nothing() -> None:
     train, held = split(drawn(0), 0.0)
     assert (len(train), held) == (1, ())
 
 
-def test_one_recording_alone_cannot_be_split() -> None:
+def test_split_of_a_single_recording_is_rejected() -> None:
     with pytest.raises(JepaExportError, check=code("data.too_few_recordings")):
         split(drawn(0, 0), 0.1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
+def test_split_with_an_invalid_proportion_is_rejected(share: float) -> None:
     with pytest.raises(JepaExportError, check=code("export.invalid_option")):
         split(drawn(0, 1), share)

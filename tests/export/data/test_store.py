@@ -25,7 +25,7 @@ MS = 1_000_000
 STAMPS = [index * 100 * MS for index in range(12)]
 
 
-def test_any_frames_of_a_recording_are_read_in_any_order(store: FrameStore) -> None:
+def test_frames_of_a_recording_are_read_in_any_order(store: FrameStore) -> None:
     recording = store.prepare(Numbered(STAMPS))
     assert numbers_of(recording.frames(np.array([11, 0, 3, 3]))) == [11, 0, 3, 3]
     assert recording.stamps_ns.tolist() == STAMPS
@@ -33,7 +33,7 @@ def test_any_frames_of_a_recording_are_read_in_any_order(store: FrameStore) -> N
     assert recording.action_names is None and not recording.known.any()
 
 
-def test_a_recording_is_decoded_once(store: FrameStore) -> None:
+def test_recording_is_decoded_once(store: FrameStore) -> None:
     origin = Numbered(STAMPS)
     store.prepare(origin)
     recording = FrameStore(store.folder, height=SIZE[0], width=SIZE[1]).prepare(origin)
@@ -41,14 +41,14 @@ def test_a_recording_is_decoded_once(store: FrameStore) -> None:
     assert numbers_of(recording.frames(np.arange(12))) == list(range(12))
 
 
-def test_another_size_or_content_is_decoded_again(store: FrameStore) -> None:
+def test_other_size_or_content_is_decoded_again(store: FrameStore) -> None:
     origin = Numbered(STAMPS)
     keys = {FrameStore(store.folder, height=height, width=64).prepare(origin).key for height in (48, 32)}
     keys.add(store.prepare(Numbered(STAMPS[:-1])).key)
     assert len(keys) == 3
 
 
-def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Path) -> None:
+def test_frames_are_resized_as_in_the_runtime(tmp_path: Path, bikes: Path) -> None:
     pytest.importorskip("av", reason="PyAV is not installed (extra export)")
     recording = FrameStore(tmp_path, height=96, width=96).prepare(VideoOrigin(bikes))
     image = next(iter(VideoOrigin(bikes).frames())).image
@@ -57,7 +57,7 @@ def test_frames_are_scaled_as_the_runtime_scales_them(tmp_path: Path, bikes: Pat
     np.testing.assert_array_equal(recording.frames(np.array([0]))[0], expected)
 
 
-def test_commands_come_with_the_frames(store: FrameStore) -> None:
+def test_commands_accompany_the_frames(store: FrameStore) -> None:
     recording = store.prepare(Numbered(STAMPS, speeds([150 * MS, 350 * MS], [1.0, 2.0])))
     assert (recording.action_names, recording.action_units) == (("linear.x",), ("m/s",))
     assert np.flatnonzero(recording.known).tolist() == [2, 3, 4, 5, 6, 7, 8]
@@ -65,7 +65,7 @@ def test_commands_come_with_the_frames(store: FrameStore) -> None:
     np.testing.assert_allclose(recording.actions(start, start + 100 * MS), [[1.0], [1.5]])
 
 
-def test_commands_of_another_clock_are_told(store: FrameStore) -> None:
+def test_commands_of_another_clock_are_reported(store: FrameStore) -> None:
     with pytest.raises(
         JepaExportError,
         check=code("data.no_actions"),
@@ -82,7 +82,7 @@ def test_commands_of_another_clock_are_told(store: FrameStore) -> None:
         (Numbered([0, 1], sizes=[(48, 64), (64, 48)]), "data.size_mismatch"),
     ],
 )
-def test_a_bad_recording_is_refused_and_nothing_of_it_is_kept(
+def test_bad_recording_is_rejected_and_leaves_nothing(
     store: FrameStore, origin: Numbered, expected: str
 ) -> None:
     with pytest.raises(JepaExportError, check=code(expected)):
@@ -91,7 +91,7 @@ def test_a_bad_recording_is_refused_and_nothing_of_it_is_kept(
 
 
 @pytest.mark.parametrize("name", ["frames.rgb", "index.npy"])
-def test_what_a_crash_left_of_a_recording_is_made_again(store: FrameStore, name: str) -> None:
+def test_partial_recording_after_a_crash_is_decoded_again(store: FrameStore, name: str) -> None:
     origin = Numbered(STAMPS)
     file = store.folder / store.prepare(origin).key / name
     file.write_bytes(file.read_bytes()[:-10])
@@ -102,20 +102,20 @@ def test_what_a_crash_left_of_a_recording_is_made_again(store: FrameStore, name:
 @pytest.mark.parametrize(
     "stamps", [np.int64(1), np.full(12, np.nan), np.zeros((12, 2), np.int64), np.zeros(12, np.int64)]
 )
-def test_stamps_that_are_none_are_made_again(store: FrameStore, stamps: np.ndarray) -> None:
+def test_invalid_stamps_are_decoded_again(store: FrameStore, stamps: np.ndarray) -> None:
     origin = Numbered(STAMPS)
     np.save(store.folder / store.prepare(origin).key / "index.npy", stamps)
     np.testing.assert_array_equal(store.prepare(origin).stamps_ns, STAMPS)
 
 
-def test_a_file_that_shrinks_under_a_reader_is_an_error_and_no_crash(store: FrameStore) -> None:
+def test_file_that_shrinks_while_mapped_is_an_error_and_no_crash(store: FrameStore) -> None:
     recording = store.prepare(Numbered(STAMPS))
     os.truncate(store.folder / recording.key / "frames.rgb", 100)
     with pytest.raises(JepaExportError, check=code("data.store_damaged")):
         recording.frames(np.array([0]))
 
 
-def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(store: FrameStore) -> None:
+def test_full_disk_is_reported_and_leaves_nothing(store: FrameStore) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -126,19 +126,19 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(store: FrameSto
     assert [path for path in store.folder.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JepaExportError, check=code("data.store_unavailable")):
         FrameStore(tmp_path / "file" / "cache", height=8, width=8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 8), (8, 0)])
-def test_frames_of_no_size_are_refused(tmp_path: Path, height: int, width: int) -> None:
+def test_frames_without_pixels_are_rejected(tmp_path: Path, height: int, width: int) -> None:
     with pytest.raises(JepaExportError, check=code("data.frame_size")):
         FrameStore(tmp_path, height=height, width=width)
 
 
-def test_the_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> None:
+def test_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> None:
     folder = tmp_path / "bag"
     folder.mkdir()
     (folder / "a").write_bytes(b"one")
@@ -162,7 +162,7 @@ class Dying(Numbered):
             yield frame
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(store: FrameStore) -> None:
+def test_killed_decoding_leaves_nothing_that_looks_complete(store: FrameStore) -> None:
     process = multiprocessing.get_context("fork").Process(target=store.prepare, args=(Dying(STAMPS),))
     process.start()
     process.join()
@@ -172,7 +172,7 @@ def test_a_kill_in_the_middle_leaves_nothing_that_is_taken_for_whole(store: Fram
     assert not list(store.folder.glob("*.partial"))
 
 
-def test_two_that_prepare_the_same_decode_it_once(store: FrameStore) -> None:
+def test_concurrent_preparation_decodes_once(store: FrameStore) -> None:
     origin = Numbered(STAMPS)
     with ThreadPoolExecutor(4) as pool:
         recordings = list(pool.map(store.prepare, [origin] * 4))

@@ -20,7 +20,7 @@ def recordings(*seed: int, kind: LayoutKind = "random", **more: float):  # type:
     )
 
 
-def test_shapes_and_types_are_as_promised() -> None:
+def test_recordings_have_the_documented_shapes_and_types() -> None:
     data = recordings()
     assert data.frames.shape == (LAYOUTS, TRAJECTORIES, FRAMES, 128, 128, 3)
     assert data.actions.shape == (LAYOUTS, TRAJECTORIES, FRAMES - 1, 2)
@@ -29,7 +29,7 @@ def test_shapes_and_types_are_as_promised() -> None:
     assert (data.frames.dtype, data.actions.dtype, data.positions.dtype) == (np.uint8, np.float32, np.float32)
 
 
-def test_equal_seeds_give_equal_recordings_and_others_do_not() -> None:
+def test_recordings_depend_only_on_the_seed() -> None:
     one, same, other = recordings(3, 1, 7), recordings(3, 1, 7), recordings(3, 1, 8)
     for name in ("frames", "actions", "positions"):
         np.testing.assert_array_equal(getattr(one, name), getattr(same, name))
@@ -67,7 +67,7 @@ def test_trajectories_of_one_layout_share_its_walls() -> None:
     assert within < across / 2
 
 
-def test_light_stays_or_changes_from_frame_to_frame_as_asked() -> None:
+def test_light_is_constant_or_changes_per_frame_as_requested() -> None:
     def flicker(steady_light: float) -> float:
         frames = recordings(steady_light=steady_light).frames
         return float(frames.mean(axis=(-1, -2, -3)).std(axis=-1).mean())
@@ -85,7 +85,7 @@ def test_wandering_stays_below_top_speed_and_keeps_its_heading_for_a_while() -> 
     assert (unit[:, 1:] * unit[:, :-1]).sum(-1).mean() > 0.6
 
 
-def test_those_that_press_on_go_through_the_door_or_are_stopped_by_the_wall_beside_it() -> None:
+def test_pressing_robots_pass_the_door_or_are_stopped_by_the_wall() -> None:
     def driven(pressing: float) -> tuple[float, float]:
         data = record((0, 1), layouts=20, trajectories=4, frames=17, kind="random", pressing=pressing)
         moved = np.diff(data.positions, axis=2)
@@ -104,14 +104,14 @@ def test_those_that_press_on_go_through_the_door_or_are_stopped_by_the_wall_besi
     assert through > 2 * rarely
 
 
-def test_the_others_wander_on_beside_those_that_press() -> None:
+def test_pressing_robots_leave_the_wandering_ones_unchanged() -> None:
     alone, beside = recordings(), recordings(pressing=0.5)
     same = (alone.actions == beside.actions).all(axis=(2, 3))
     assert 0 < same.sum() < same.size
     np.testing.assert_array_equal(alone.frames[same], beside.frames[same])
 
 
-def test_evaluation_draws_other_layouts_than_training() -> None:
+def test_evaluation_uses_other_layouts_than_training() -> None:
     trained = {tuple(map(float, astuple(recordings(0, 1, step).layouts)[1])) for step in range(5)}
     doors = {value for walls in trained for value in walls}
     assert doors.isdisjoint(float(TwoRooms(seed=seed).layouts.wall[0]) for seed in range(20))

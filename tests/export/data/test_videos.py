@@ -18,7 +18,7 @@ from tests.export.data.recordings import numbers_of, write_video
 pytest.importorskip("av", reason="PyAV is not installed (extra export)")
 
 
-def test_a_real_film_is_read_to_its_end_with_its_stamps(bikes: Path) -> None:
+def test_real_video_is_read_to_its_end_with_its_stamps(bikes: Path) -> None:
     film = list(VideoOrigin(bikes).frames())
     assert len(film) == 250
     assert [frame.stamp_ns for frame in film] == [index * 40_000_000 for index in range(250)]
@@ -26,7 +26,7 @@ def test_a_real_film_is_read_to_its_end_with_its_stamps(bikes: Path) -> None:
     assert film[0].image.dtype == np.uint8
 
 
-def test_frames_are_those_that_opencv_decodes(carphone: Path) -> None:
+def test_frames_equal_those_decoded_by_opencv(carphone: Path) -> None:
     capture = cv2.VideoCapture(str(carphone))
     count = 0
     for image in (frame.image for frame in VideoOrigin(carphone).frames()):
@@ -47,19 +47,19 @@ def test_frames_are_those_that_opencv_decodes(carphone: Path) -> None:
         ("a.webm", "libvpx-vp9"),
     ],
 )
-def test_many_kinds_of_video_are_read(tmp_path: Path, name: str, codec: str) -> None:
+def test_many_video_formats_are_read(tmp_path: Path, name: str, codec: str) -> None:
     path = write_video(tmp_path / name, range(20), codec=codec)
     film = list(VideoOrigin(path).frames())
     assert numbers_of([frame.image for frame in film]) == list(range(20))
     assert [frame.stamp_ns for frame in film] == [index * 100_000_000 for index in range(20)]
 
 
-def test_frames_that_do_not_come_regularly_keep_their_stamps(tmp_path: Path) -> None:
+def test_irregular_frames_keep_their_stamps(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", range(5), stamps_ms=[30, 130, 180, 430, 450])
     assert [frame.stamp_ns // 1_000_000 for frame in VideoOrigin(path).frames()] == [0, 100, 150, 400, 420]
 
 
-def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: FrameStore) -> None:
+def test_video_that_changes_its_size_is_rejected(tmp_path: Path, store: FrameStore) -> None:
     small = write_video(tmp_path / "a.ts", range(5))
     large = write_video(tmp_path / "b.ts", range(5), size=(96, 128))
     small.write_bytes(small.read_bytes() + large.read_bytes())
@@ -67,7 +67,7 @@ def test_a_film_that_changes_its_size_is_refused(tmp_path: Path, store: FrameSto
         store.prepare(VideoOrigin(small))
 
 
-def test_what_a_film_says_of_itself_in_another_encoding_does_no_harm(tmp_path: Path) -> None:
+def test_metadata_in_another_encoding_is_harmless(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", range(5))
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"L\xe4vf"))
     assert numbers_of([frame.image for frame in VideoOrigin(path).frames()]) == list(range(5))
@@ -76,14 +76,14 @@ def test_what_a_film_says_of_itself_in_another_encoding_does_no_harm(tmp_path: P
 
 @pytest.mark.parametrize("start", [1, 7, 8, 19])
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
-def test_a_film_is_read_from_any_frame_on(tmp_path: Path, start: int, codec: str) -> None:
+def test_video_is_read_from_any_frame(tmp_path: Path, start: int, codec: str) -> None:
     path = write_video(tmp_path / "a.mp4", range(20), codec=codec)
     # Stamps in tables are rounded to float32.
     found = [image for _, image in decoded(path, start_s=float(np.float32(start / 10)))]
     assert numbers_of(found) == list(range(start, 20))
 
 
-def test_a_film_taken_with_the_camera_on_its_side_is_turned_upright(tmp_path: Path) -> None:
+def test_rotated_video_is_turned_upright(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [5, 5])
     lying = next(iter(VideoOrigin(path).frames())).image
     content = path.read_bytes()
@@ -100,7 +100,7 @@ def test_a_film_taken_with_the_camera_on_its_side_is_turned_upright(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
-def test_a_film_cut_in_the_middle_is_refused(tmp_path: Path, name: str) -> None:
+def test_truncated_video_is_rejected(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, range(100), codec="mjpeg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     seen: list[int] = []
@@ -111,7 +111,7 @@ def test_a_film_cut_in_the_middle_is_refused(tmp_path: Path, name: str) -> None:
     assert all(later > earlier for earlier, later in pairwise(seen))
 
 
-def test_a_film_whose_decoder_had_to_guess_is_refused(tmp_path: Path, bikes: Path) -> None:
+def test_video_with_concealed_decoding_errors_is_rejected(tmp_path: Path, bikes: Path) -> None:
     import av
 
     with av.open(str(bikes)) as container:
@@ -128,27 +128,27 @@ def test_a_film_whose_decoder_had_to_guess_is_refused(tmp_path: Path, bikes: Pat
 
 
 @pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])
-def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_video_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     with pytest.raises(JepaExportError, check=code("data.video_damaged")):
         list(VideoOrigin(path).frames())
 
 
-def test_an_mp4_without_its_index_is_refused(tmp_path: Path, bikes: Path) -> None:
+def test_mp4_without_an_index_is_rejected(tmp_path: Path, bikes: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(bikes.read_bytes()[:2000])
     with pytest.raises(JepaExportError, check=code("data.video_damaged")):
         list(VideoOrigin(path).frames())
 
 
-def test_nothing_after_the_end_is_an_error(tmp_path: Path) -> None:
+def test_data_after_the_end_is_ignored(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", range(5))
     with pytest.raises(JepaExportError, check=code("data.no_frames")):
         list(decoded(path, start_s=9.0))
 
 
-def test_a_sound_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_audio_without_video_is_rejected(tmp_path: Path) -> None:
     import av
 
     path = tmp_path / "a.mp4"

@@ -49,7 +49,7 @@ class InMemory:
         return self._commands.mean(starts_ns, ends_ns)
 
 
-def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(store: FrameStore) -> None:
+def test_clip_has_frames_one_step_apart_and_the_actions_between_them(store: FrameStore) -> None:
     commands = speeds([stamp + 50 * MS for stamp in AT_10_HZ], [float(index) for index in range(30)])
     windows = Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=3, rate_hz=5.0)
     # The first frame was recorded before the first command.
@@ -64,7 +64,7 @@ def test_a_clip_has_frames_one_step_apart_and_what_was_executed_between_them(sto
     np.testing.assert_allclose(clip.actions, [[5.0], [7.0], [9.0]])
 
 
-def test_clips_of_several_recordings_are_numbered_through_and_never_cross(store: FrameStore) -> None:
+def test_clips_are_numbered_across_recordings_and_never_span_two(store: FrameStore) -> None:
     recordings = [store.prepare(Numbered(AT_10_HZ[:length], name=str(length))) for length in (4, 2, 5)]
     windows = Windows(recordings, frames=3, rate_hz=10.0)
     assert [numbers_of(windows[index].frames)[0] for index in range(len(windows))] == [0, 1, 0, 1, 2]
@@ -74,7 +74,7 @@ def test_clips_of_several_recordings_are_numbered_through_and_never_cross(store:
             windows[index]
 
 
-def test_no_clip_goes_over_a_gap(store: FrameStore) -> None:
+def test_clips_never_span_a_gap(store: FrameStore) -> None:
     gone = {7, 8, 9}
     stamps = [stamp for index, stamp in enumerate(AT_10_HZ[:16]) if index not in gone]
     windows = Windows([store.prepare(Numbered(stamps))], frames=3, rate_hz=10.0)
@@ -82,7 +82,7 @@ def test_no_clip_goes_over_a_gap(store: FrameStore) -> None:
     assert starts == [0, 1, 2, 3, 4, 10, 11, 12, 13]
 
 
-def test_a_stride_takes_every_nth_start(store: FrameStore) -> None:
+def test_stride_takes_every_nth_start(store: FrameStore) -> None:
     windows = Windows([store.prepare(Numbered(AT_10_HZ))], frames=2, rate_hz=10.0, stride=7)
     assert [numbers_of(windows[index].frames)[0] for index in range(len(windows))] == [0, 7, 14, 21, 28]
 
@@ -94,7 +94,7 @@ def test_a_stride_takes_every_nth_start(store: FrameStore) -> None:
     st.integers(1, 4),
     st.sampled_from([100, 200, 450]),
 )
-def test_every_clip_is_aligned_and_no_whole_one_is_missing(
+def test_every_clip_is_aligned_and_no_complete_one_is_missing(
     gaps_ms: list[int], given_commands: list[tuple[int, int]], frames: int, step_ms: int
 ) -> None:
     ordered = sorted(given_commands)
@@ -124,7 +124,7 @@ def test_every_clip_is_aligned_and_no_whole_one_is_missing(
         np.testing.assert_array_equal(clip.actions, commands.mean(moments[:-1], moments[1:]))
 
 
-def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_missing(
+def test_frame_beyond_the_camera_period_does_not_replace_a_missing_one(
     store: FrameStore,
 ) -> None:
     stamps = [index * 50 * MS for index in range(41) if not 900 < index * 50 < 1200]
@@ -144,14 +144,12 @@ def test_a_frame_further_away_than_the_camera_makes_it_is_not_taken_for_one_miss
         ({"frames": 1, "rate_hz": 1.0, "stride": 0}, "data.clip_shape"),
     ],
 )
-def test_clips_that_cannot_be_made_are_an_error(
-    store: FrameStore, arguments: dict[str, float], expected: str
-) -> None:
+def test_impossible_clips_are_an_error(store: FrameStore, arguments: dict[str, float], expected: str) -> None:
     with pytest.raises(JepaExportError, check=code(expected)):
         Windows([store.prepare(Numbered(AT_10_HZ))], **arguments)  # type: ignore[arg-type]
 
 
-def test_recordings_that_do_not_fit_together_are_refused(store: FrameStore, tmp_path: Path) -> None:
+def test_mismatched_recordings_are_rejected(store: FrameStore, tmp_path: Path) -> None:
     plain = store.prepare(Numbered(AT_10_HZ))
     commanded = store.prepare(Numbered(AT_10_HZ, speeds([0], [1.0]), name="commanded"))
     other = Commands(("linear.x",), ("unknown",), np.array([0]), np.ones((1, 1)))
@@ -165,7 +163,7 @@ def test_recordings_that_do_not_fit_together_are_refused(store: FrameStore, tmp_
         Windows([plain, smaller], frames=2, rate_hz=10.0)
 
 
-def test_the_digest_changes_with_what_is_trained_on(store: FrameStore) -> None:
+def test_digest_changes_with_the_training_data(store: FrameStore) -> None:
     def digest(*names: str, frames: int = 2, rate_hz: float = 10.0) -> str:
         recordings = [store.prepare(Numbered(AT_10_HZ, name=name)) for name in names]
         return Windows(recordings, frames=frames, rate_hz=rate_hz).digest
@@ -181,7 +179,7 @@ def test_the_digest_changes_with_what_is_trained_on(store: FrameStore) -> None:
     assert len(digests) == 5
 
 
-def test_the_digest_changes_with_what_is_known_of_actions(store: FrameStore) -> None:
+def test_digest_changes_with_known_actions(store: FrameStore) -> None:
     digests = {
         Windows(
             [store.prepare(Numbered(AT_10_HZ, speeds([start * MS], [1.0])))], frames=2, rate_hz=10.0
@@ -191,7 +189,7 @@ def test_the_digest_changes_with_what_is_known_of_actions(store: FrameStore) -> 
     assert len(digests) == 2
 
 
-def test_the_digest_changes_with_what_was_executed(store: FrameStore) -> None:
+def test_digest_changes_with_executed_actions(store: FrameStore) -> None:
     def digest(*values: float) -> str:
         commands = speeds([0, 1500 * MS], list(values), max_age_s=10.0)
         return Windows([store.prepare(Numbered(AT_10_HZ, commands))], frames=2, rate_hz=10.0).digest
@@ -200,7 +198,7 @@ def test_the_digest_changes_with_what_was_executed(store: FrameStore) -> None:
     assert len({digest(1.0, 2.0), digest(1.0, 2.5), digest(0.0, 2.0)}) == 3
 
 
-def test_the_cameras_rate_is_that_of_recordings_that_have_clips(store: FrameStore) -> None:
+def test_camera_rate_is_that_of_recordings_with_clips(store: FrameStore) -> None:
     recordings = [store.prepare(Numbered([0], name="aborted")), store.prepare(Numbered(AT_10_HZ))]
     assert Windows(recordings, frames=2, rate_hz=5.0).camera_hz == 10.0
 
@@ -212,7 +210,7 @@ def ten_clips(count: int = 10) -> Windows:
     return Windows([InMemory(np.arange(count) * 100 * MS)], frames=1, rate_hz=10.0)
 
 
-def test_an_epoch_goes_once_through_all_clips_and_each_in_another_order() -> None:
+def test_epoch_visits_all_clips_in_its_own_order() -> None:
     batches = Batches(ten_clips(), size=5, seed=3)
     epochs = [
         np.concatenate([batches.indices(step), batches.indices(step + 1)]).tolist() for step in (0, 2, 4)
@@ -222,21 +220,21 @@ def test_an_epoch_goes_once_through_all_clips_and_each_in_another_order() -> Non
     assert batches.indices(0).tolist() != Batches(ten_clips(), size=5, seed=4).indices(0).tolist()
 
 
-def test_what_does_not_fill_a_batch_is_left_for_another_epoch() -> None:
+def test_incomplete_batch_is_left_for_another_epoch() -> None:
     batches = Batches(ten_clips(), size=4, seed=0)
     assert batches.per_epoch == 2
     epoch = np.concatenate([batches.indices(0), batches.indices(1)])
     assert len(set(epoch.tolist())) == 8
 
 
-def test_a_killed_training_goes_on_with_the_batches_that_would_have_come() -> None:
+def test_killed_training_resumes_with_the_same_batches() -> None:
     whole = [batch.frames for batch in Batches(ten_clips(), size=3, seed=1).iterate(0, 12)]
     resumed = [batch.frames for batch in Batches(ten_clips(), size=3, seed=1, workers=1).iterate(7, 12)]
     np.testing.assert_array_equal(whole[7:], resumed)
     np.testing.assert_array_equal(Batches(ten_clips(), size=3, seed=1).batch(9).frames, whole[9])
 
 
-def test_batches_are_read_ahead_but_not_far(store: FrameStore) -> None:
+def test_batches_are_prefetched_within_a_limit(store: FrameStore) -> None:
     class Counting(InMemory):
         read = 0
 
@@ -252,7 +250,7 @@ def test_batches_are_read_ahead_but_not_far(store: FrameStore) -> None:
     assert 1 <= recording.read <= 6
 
 
-def test_a_batch_holds_frames_stamps_and_actions() -> None:
+def test_batch_contains_frames_stamps_and_actions() -> None:
     stamps = np.arange(10) * 100 * MS
     windows = Windows([InMemory(stamps, speeds(stamps.tolist(), list(range(10))))], frames=2, rate_hz=10.0)
     batch = Batches(windows, size=4, seed=0).batch(0)
@@ -262,7 +260,7 @@ def test_a_batch_holds_frames_stamps_and_actions() -> None:
     np.testing.assert_array_equal(batch.actions[..., 0], batch.frames[..., 0, 0, 0])
 
 
-def test_an_error_while_reading_reaches_whoever_trains(store: FrameStore) -> None:
+def test_read_error_reaches_the_training_loop(store: FrameStore) -> None:
     recording = store.prepare(Numbered(AT_10_HZ))
     batches = Batches(Windows([recording], frames=2, rate_hz=10.0), size=2, seed=0)
     (store.folder / recording.key / "frames.rgb").unlink()
@@ -270,7 +268,7 @@ def test_an_error_while_reading_reaches_whoever_trains(store: FrameStore) -> Non
         next(batches.iterate(0, 5))
 
 
-def test_a_batch_larger_than_the_data_is_refused() -> None:
+def test_batch_larger_than_the_data_is_rejected() -> None:
     with pytest.raises(JepaExportError, check=code("data.too_few_clips")):
         Batches(ten_clips(), size=11, seed=0)
 
@@ -282,7 +280,7 @@ def rooms(index: int, *, frames: int = 6, size: int = 128) -> SimulatedRecording
     return SimulatedRecording(3, index, frames=frames, layout="random", height=size, width=size)
 
 
-def test_two_rooms_are_drawn_when_looked_at_and_the_same_each_time() -> None:
+def test_two_rooms_clips_are_rendered_on_access_and_repeatable() -> None:
     windows = Windows([rooms(0), rooms(1)], frames=3, rate_hz=5.0)
     assert len(windows) == 8
     clips = [windows[5], windows[5], windows[0]]
@@ -294,7 +292,7 @@ def test_two_rooms_are_drawn_when_looked_at_and_the_same_each_time() -> None:
     assert np.linalg.norm(actions, axis=1).max() > 0
 
 
-def test_actions_of_two_rooms_are_those_that_moved_the_robot() -> None:
+def test_two_rooms_actions_are_those_that_moved_the_robot() -> None:
     from jepa_export.data.two_rooms_recordings import record
 
     drawn = record((3, 7, 0), layouts=1, trajectories=1, frames=7, kind="random")
@@ -303,7 +301,7 @@ def test_actions_of_two_rooms_are_those_that_moved_the_robot() -> None:
     np.testing.assert_allclose(clip.actions, drawn.actions[0, 0], rtol=1e-5)
 
 
-def test_two_rooms_are_scaled_to_the_size_asked_for() -> None:
+def test_two_rooms_frames_are_scaled_to_the_requested_size() -> None:
     assert Windows([rooms(0, size=32)], frames=2, rate_hz=2.5)[0].frames.shape == (2, 32, 32, 3)
 
 
@@ -315,7 +313,7 @@ class Blind(InMemory):
         raise AssertionError("a frame was read")
 
 
-def test_statistics_are_those_of_all_actions() -> None:
+def test_statistics_cover_all_actions() -> None:
     stamps = np.arange(50) * 100 * MS
     values = np.stack([np.arange(50.0), np.full(50, 2.0)], axis=1)
     commands = Commands(("a", "b"), ("m/s", "rad/s"), stamps, values)
@@ -327,7 +325,7 @@ def test_statistics_are_those_of_all_actions() -> None:
     assert (actions.low, actions.high) == ((0, 2), (49, 2))
 
 
-def test_what_is_rare_in_the_data_is_in_its_range() -> None:
+def test_rare_values_are_within_the_range() -> None:
     stamps = np.arange(20_000) * 100 * MS
     values = np.sin(np.arange(20_000.0))
     values[12_345] = 7
@@ -346,7 +344,7 @@ def test_what_is_rare_in_the_data_is_in_its_range() -> None:
         ([0.2, 0.2, 0.2, -200.0, 0.2], ["linear.x reaches -200 in drive 3, 0.2 in most recordings"]),
     ],
 )
-def test_a_recording_of_another_magnitude_is_named(values: list[float], told: list[str]) -> None:
+def test_recording_with_actions_of_another_magnitude_is_named(values: list[float], told: list[str]) -> None:
     """Millimeters among meters, or one value from a bad cable."""
     stamps = np.arange(50) * 100 * MS
     recordings = []
@@ -357,7 +355,7 @@ def test_a_recording_of_another_magnitude_is_named(values: list[float], told: li
     assert outliers(Windows(recordings, frames=2, rate_hz=10.0)) == told
 
 
-def test_statistics_are_those_of_the_clips_that_are_trained_on() -> None:
+def test_statistics_cover_only_the_training_clips() -> None:
     rng = np.random.default_rng(0)
     recordings = []
     for count in (40, 1, 90):
@@ -373,7 +371,7 @@ def test_statistics_are_those_of_the_clips_that_are_trained_on() -> None:
     np.testing.assert_allclose([found.mean, found.std], [actions.mean(axis=0), actions.std(axis=0)])
 
 
-def test_an_action_that_never_changes_does_not_spread_and_films_have_none() -> None:
+def test_constant_action_has_no_spread_and_videos_have_no_actions() -> None:
     stamps = np.arange(50) * 100 * MS
     found = measure(Windows([Blind(stamps, speeds(stamps.tolist(), [0.1] * 50))], frames=1, rate_hz=10.0))
     assert found is not None and found.std == (0,)

@@ -16,7 +16,7 @@ GOOD, BAD = LatentStatistics(rank=5, std=0.5), LatentStatistics(rank=1, std=0.5)
 
 @settings(max_examples=25)
 @given(rank=st.integers(2, 12), seed=st.integers(0, 1000))
-def test_latents_that_spread_evenly_over_directions_have_as_high_a_rank(rank: int, seed: int) -> None:
+def test_isotropic_latents_have_full_rank(rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(24, rank, generator=generator))[0]
     signs = torch.cat([torch.eye(rank), -torch.eye(rank)])
@@ -25,27 +25,27 @@ def test_latents_that_spread_evenly_over_directions_have_as_high_a_rank(rank: in
     assert not found.collapsed
 
 
-def test_one_latent_for_all_frames_is_a_collapse() -> None:
+def test_single_latent_for_all_frames_is_a_collapse() -> None:
     assert latent_statistics(torch.randn(1, 4, 8).expand(32, -1, -1)).collapsed
 
 
-def test_small_noise_around_one_latent_is_a_collapse_in_spite_of_its_rank() -> None:
+def test_small_noise_around_one_latent_is_a_collapse_despite_its_rank() -> None:
     found = latent_statistics(torch.randn(1, 4, 8) + 1e-3 * torch.randn(32, 4, 8))
     assert found.rank > 10 and found.collapsed
 
 
-def test_frames_along_one_line_are_a_collapse_in_spite_of_their_spread() -> None:
+def test_frames_along_one_line_are_a_collapse_despite_their_spread() -> None:
     found = latent_statistics(torch.linspace(-1, 1, 32)[:, None, None] * torch.randn(4, 8))
     assert found.std > 0.1 and found.collapsed
 
 
-def test_numbers_that_are_none_are_a_collapse() -> None:
+def test_non_finite_latents_are_a_collapse() -> None:
     assert LatentStatistics(rank=float("nan"), std=0.5).collapsed
     assert latent_statistics(torch.full((4, 2, 8), float("nan"))).collapsed
 
 
 @given(seen=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
-def test_training_ends_at_the_first_run_of_that_many_collapses(seen: list[bool], limit: int) -> None:
+def test_training_ends_at_the_first_run_of_collapses_of_the_limit(seen: list[bool], limit: int) -> None:
     alarm, row, ended = CollapseAlarm(limit), 0, False
     for step, good in enumerate(seen):
         row = 0 if good else row + 1
@@ -59,11 +59,11 @@ def test_training_ends_at_the_first_run_of_that_many_collapses(seen: list[bool],
     assert ended == (row >= limit)
 
 
-def test_without_a_limit_it_only_warns() -> None:
+def test_monitor_without_a_limit_only_warns() -> None:
     alarm = CollapseAlarm(None)
     assert all(alarm.update(BAD, step) for step in range(100))
 
 
-def test_those_before_a_restart_count() -> None:
+def test_collapses_before_a_restart_count() -> None:
     with pytest.raises(JepaExportError, check=code("training.collapse")):
         CollapseAlarm(3, count=2).update(BAD, 7)

@@ -58,7 +58,7 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_what_no_bundle_can_be_made_of_is_refused_before_the_training(
+def test_settings_that_allow_no_bundle_are_rejected_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refused([*DISTILL, "--num-samples", "70000"], tmp_path / "run", capsys)
@@ -66,7 +66,7 @@ def test_what_no_bundle_can_be_made_of_is_refused_before_the_training(
     assert not (tmp_path / "run/encoder.pt").exists()
 
 
-def test_too_few_clips_for_a_batch_of_the_second_stage_are_told_before_the_first(
+def test_too_few_clips_for_the_second_stage_are_reported_before_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refused([*DISTILL, "--batch", "90"], tmp_path / "run", capsys)
@@ -81,7 +81,7 @@ def test_too_few_clips_for_a_batch_of_the_second_stage_are_told_before_the_first
         ("two_rooms?trajectories=1&frames=3", "held-out recordings (--held-out 0.1): no clip of 4 frames"),
     ],
 )
-def test_what_was_held_out_and_does_not_fit_is_told_before_the_training(
+def test_unsuitable_held_out_data_is_reported_before_training(
     others: str,
     complaint: str,
     tmp_path: Path,
@@ -95,7 +95,7 @@ def test_what_was_held_out_and_does_not_fit_is_told_before_the_training(
     assert not (tmp_path / "run/encoder.pt").exists()
 
 
-def test_what_is_learnt_from_is_told_and_so_is_what_holds_no_clip(
+def test_training_data_and_recordings_without_clips_are_reported(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -115,7 +115,7 @@ def test_what_is_learnt_from_is_told_and_so_is_what_holds_no_clip(
     assert f"are not known for that long: {tmp_path}/films/b.mp4" in caplog.text
 
 
-def test_a_predictor_that_foresees_no_more_than_that_nothing_moves_is_told(
+def test_predictor_no_better_than_standing_still_is_reported(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -131,7 +131,7 @@ def test_a_predictor_that_foresees_no_more_than_that_nothing_moves_is_told(
 
 
 @pytest.mark.slow
-def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
+def test_bundle_records_its_training_data(distilled: Path) -> None:
     bundle = Bundle.open(distilled / "bundle")
     manifest = bundle.manifest
     assert (manifest.model_id, manifest.version, manifest.trained) == ("tiny", "1.0.0", False)
@@ -153,7 +153,7 @@ def test_the_bundle_says_of_what_it_was_trained(distilled: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_weights_in_the_bundle_are_those_that_were_trained(distilled: Path) -> None:
+def test_bundle_contains_the_trained_weights(distilled: Path) -> None:
     given = from_distillation(distilled)
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_the_weights_in_the_bundle_are_those_that_were_trained(distilled: Path) 
 
 
 @pytest.mark.slow
-def test_what_was_trained_for_int8_is_what_the_bundle_and_later_predictors_have(
+def test_quantization_aware_encoder_is_in_the_bundle_and_used_by_later_predictors(
     distilled: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -183,7 +183,7 @@ def test_what_was_trained_for_int8_is_what_the_bundle_and_later_predictors_have(
 
 
 @pytest.mark.slow
-def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_path: Path) -> None:
+def test_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_path: Path) -> None:
     out = tmp_path / "more"
     assert main([*TRAIN, "--encoder", str(distilled), *DATA, "--seed", "1", "--out", str(out)]) == 0
     ours, theirs = (Bundle.open(run / "bundle") for run in (out, distilled))
@@ -198,7 +198,7 @@ def test_a_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_to_its_end_becomes_a_bundle_in_other_forms(
+def test_completed_run_becomes_a_bundle_with_other_variants(
     distilled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(distilled, tmp_path / "run")
@@ -215,7 +215,7 @@ def test_a_run_to_its_end_becomes_a_bundle_in_other_forms(
 
 
 @pytest.mark.slow
-def test_a_predictor_is_trained_on_a_teacher_as_it_is(tmp_path: Path) -> None:
+def test_predictor_is_trained_on_an_unchanged_teacher(tmp_path: Path) -> None:
     arguments = [
         *TRAIN,
         "--encoder",
@@ -234,7 +234,7 @@ def test_a_predictor_is_trained_on_a_teacher_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
+def test_videos_and_a_vjepa2_become_a_bundle_that_the_runtime_runs(
     bikes: Path,  # noqa: F811
     carphone: Path,  # noqa: F811
     tmp_path: Path,
@@ -267,7 +267,7 @@ def test_real_films_and_a_vjepa2_become_a_bundle_that_the_runtime_plays(
             np.testing.assert_array_equal(futures[0], futures[1])
 
 
-def test_what_cannot_be_done_is_said_at_once(
+def test_impossible_settings_are_reported_at_once(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     bikes: Path,  # noqa: F811
@@ -299,7 +299,7 @@ def test_what_cannot_be_done_is_said_at_once(
 
 
 @pytest.mark.parametrize("untrained", [True, False])
-def test_a_student_is_trained_if_its_teacher_is(
+def test_student_counts_as_trained_if_its_teacher_is(
     untrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
@@ -312,7 +312,7 @@ def test_a_student_is_trained_if_its_teacher_is(
     assert told == [not untrained] * 2
 
 
-def test_later_predictors_are_trained_on_the_weights_that_were_best_on_what_was_held_out(
+def test_later_predictors_use_the_weights_with_the_best_held_out_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run._Run, "finish", lambda *_: None)
@@ -327,7 +327,7 @@ def test_later_predictors_are_trained_on_the_weights_that_were_best_on_what_was_
 
 
 @pytest.mark.parametrize("films", [True, False])
-def test_where_the_data_has_no_actions_this_is_told_before_the_training(
+def test_data_without_actions_is_reported_before_training(
     films: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(run._Run, "train", lambda *_, **__: None)
@@ -354,22 +354,18 @@ def told(share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     return named
 
 
-def test_int8_is_said_to_be_held_to_fp32_on_what_was_held_out_only_if_anything_was(
-    share: str, told: dict[str, Any]
-) -> None:
+def test_report_states_whether_data_was_held_out(share: str, told: dict[str, Any]) -> None:
     assert told["seen"] == (share == "0")
     assert told["report"]["open_loop"]["held_out"] == (share != "0")
 
 
-def test_the_report_marks_what_was_trained_on_and_nothing_else(
-    share: str, told: dict[str, Any], tmp_path: Path
-) -> None:
+def test_report_marks_only_the_training_data(share: str, told: dict[str, Any], tmp_path: Path) -> None:
     found = open_module.open_data([DATA[1]], FrameStore(tmp_path, height=48, width=48), held_out=float(share))
     assert told["report"]["trained_on"] == sorted(map(mark, found.train))
     assert (len(found.train) < 12) == (share != "0")
 
 
-def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on_it() -> None:
+def test_teacher_that_no_bundle_can_hold_is_rejected_before_training() -> None:
     member = find_teacher("vjepa2_vitg_256")
     with torch.device("meta"):
         teacher = Teacher(
@@ -379,7 +375,7 @@ def test_a_teacher_that_no_bundle_holds_is_refused_before_anything_is_trained_on
         from_teacher(teacher, clip=2, student="tiny", trained=True)
 
 
-def test_a_folder_of_other_settings_or_data_is_refused(
+def test_folder_of_other_settings_or_data_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run._Run, "train", lambda *_: None)
@@ -399,7 +395,7 @@ def test_a_folder_of_other_settings_or_data_is_refused(
 
 
 @pytest.mark.parametrize("changed", ["unit_scale", "normalize"])
-def test_a_student_half_trained_does_not_go_on_with_targets_that_are_computed_otherwise(
+def test_partly_trained_student_does_not_resume_with_other_targets(
     changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after an update of jepa-edge: the user's settings do not change."""

@@ -43,7 +43,7 @@ def student(tells: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     )
 
 
-def test_what_a_student_kept_is_the_share_of_what_varies_in_its_teacher(tmp_path: Path) -> None:
+def test_retained_information_is_the_explained_variance_of_the_teacher(tmp_path: Path) -> None:
     windows = clips(tmp_path, 3, 8)
     seen = torch.stack(
         [
@@ -64,7 +64,7 @@ def test_what_a_student_kept_is_the_share_of_what_varies_in_its_teacher(tmp_path
 
 
 @pytest.mark.parametrize(("variance", "warns"), [(0.4, False), (-0.1, True), (None, False)])
-def test_a_student_that_tells_no_more_than_the_mean_is_told(
+def test_student_no_better_than_the_mean_is_reported(
     variance: float | None, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
@@ -73,13 +73,13 @@ def test_a_student_that_tells_no_more_than_the_mean_is_told(
     assert ("no more of one than the mean" in caplog.text) is warns
 
 
-def test_of_clips_that_do_not_differ_there_is_no_share(tmp_path: Path) -> None:
+def test_identical_clips_have_no_explained_variance(tmp_path: Path) -> None:
     windows = clips(tmp_path, 1, 4)
     found = measure_retention(student(lambda tokens: tokens), DataSplit(windows, windows), "some teacher")
     assert (found.clips, found.held_out, found.variance) == (1, False, None)
 
 
-def test_of_few_clips_none_is_left_out(tmp_path: Path) -> None:
+def test_few_clips_are_all_used(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(px=32, patch=16, width=32, depth=1, heads=2, tokens=2, dim=8))
     config = PredictorConfig(tokens=2, dim=8, width=16, depth=1, heads=2, action_scale=(0.5, 2.0))

@@ -72,7 +72,7 @@ def same_latents(one: Path, other: Path, **how: Any) -> bool:
         return first.latent_space == second.latent_space
 
 
-def test_the_encoder_stays_in_every_form(two_rooms_bundle: Path, post_trained: Path) -> None:
+def test_encoder_is_unchanged_in_every_variant(two_rooms_bundle: Path, post_trained: Path) -> None:
     for how in (
         {"precision": "int8"},
         {"precision": "fp32"},
@@ -87,7 +87,7 @@ def test_the_encoder_stays_in_every_form(two_rooms_bundle: Path, post_trained: P
         assert kinds[0] == kinds[1]
 
 
-def test_it_is_the_next_version_of_the_same_model_and_verifies(post_trained: Path) -> None:
+def test_result_is_the_next_version_of_the_same_model_and_verifies(post_trained: Path) -> None:
     manifest = Bundle.open(post_trained).manifest
     assert (manifest.model_id, manifest.version, manifest.trained) == ("two_rooms", "1.3.0", True)
     assert "the encoder of two_rooms 1.2.0 as it is" in manifest.description
@@ -97,7 +97,7 @@ def test_it_is_the_next_version_of_the_same_model_and_verifies(post_trained: Pat
 
 
 @pytest.mark.parametrize("earlier", [["0123456789ab"], None])
-def test_what_its_encoder_was_trained_on_stays_marked(
+def test_training_data_of_the_encoder_stays_marked(
     earlier: list[str] | None, two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the encoder's recordings are unknown, none are marked: those of the predictor are not all."""
@@ -116,7 +116,7 @@ def test_what_its_encoder_was_trained_on_stays_marked(
     assert marks is None if earlier is None else "0123456789ab" in marks and 1 < len(marks) < 13
 
 
-def test_goals_mean_what_they_meant(two_rooms_bundle: Path, post_trained: Path) -> None:
+def test_goal_energies_and_threshold_are_unchanged(two_rooms_bundle: Path, post_trained: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
     energies = []
     for folder in (two_rooms_bundle, post_trained):
@@ -128,7 +128,7 @@ def test_goals_mean_what_they_meant(two_rooms_bundle: Path, post_trained: Path) 
     assert before.goal_threshold == after.goal_threshold
 
 
-def test_it_takes_the_place_of_the_other_without_losing_its_history(
+def test_result_replaces_the_given_bundle_in_a_running_pipeline(
     two_rooms_bundle: Path, post_trained: Path
 ) -> None:
     pipeline = Pipeline(open_model(two_rooms_bundle), on_result=lambda _: None)
@@ -138,7 +138,7 @@ def test_it_takes_the_place_of_the_other_without_losing_its_history(
 
 
 @pytest.mark.slow
-def test_a_bundle_of_a_student_is_taken_as_well(tmp_path: Path) -> None:
+def test_student_bundle_is_accepted(tmp_path: Path) -> None:
     given, out = tmp_path / "given", tmp_path / "run"
     build = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "16"]
     assert main([*build, "--out", str(given)]) == 0
@@ -155,7 +155,7 @@ def test_a_bundle_of_a_student_is_taken_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_of_a_teacher_that_reads_clips_is_taken_frame_by_frame(tmp_path: Path) -> None:
+def test_bundle_of_a_clip_teacher_is_encoded_frame_by_frame(tmp_path: Path) -> None:
     given, out = tmp_path / "given", tmp_path / "run"
     build = ["build", "--teacher", "tiny_vjepa2", "--untrained", "--frames", "4", "--horizon", "1"]
     assert main([*build, "--out", str(given)]) == 0
@@ -165,14 +165,14 @@ def test_a_bundle_of_a_teacher_that_reads_clips_is_taken_frame_by_frame(tmp_path
     assert runtime(["verify", str(out / "bundle")]) == 0
 
 
-def test_the_encoder_computes_what_the_bundle_must(two_rooms_bundle: Path) -> None:
+def test_encoder_computes_the_golden_latents(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     golden = bundle.golden()
     latents = BundleEncoder(bundle)(torch.tensor(golden.frames))
     np.testing.assert_allclose(latents, golden.latents, atol=1e-3)
 
 
-def test_what_cannot_be_done_is_said_at_once(
+def test_impossible_settings_are_reported_at_once(
     two_rooms_bundle: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(encoder: Path, *further: str) -> str:
@@ -193,7 +193,7 @@ def test_what_cannot_be_done_is_said_at_once(
     assert "lean: no fp32 encoder for OpenVINO or ONNX Runtime" in said(lean)
 
 
-def test_latents_keep_the_scale_that_they_have() -> None:
+def test_latents_keep_their_scale() -> None:
     # The predictor's initial weights, too.
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -212,7 +212,7 @@ def test_latents_keep_the_scale_that_they_have() -> None:
     assert type(create_predictor(CONFIG, unit_scale(latents))) is Predictor
 
 
-def test_what_never_changes_is_no_reason_for_infinity() -> None:
+def test_constant_latent_values_do_not_cause_infinity() -> None:
     latents = torch.randn(64, 2, 8)
     latents[:, 0, 0] = 3
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_what_never_changes_is_no_reason_for_infinity() -> None:
     assert bool(torch.isfinite(futures).all())
 
 
-def test_actions_are_those_of_the_bundle_while_the_data_stays_within(two_rooms_bundle: Path) -> None:
+def test_action_limits_stay_those_of_the_bundle_for_data_within_them(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
 
     def data(low: float, names: tuple[str, ...] = ("linear.x", "linear.y")) -> ActionSpace:

@@ -101,7 +101,7 @@ def rows(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_every_step_leaves_a_row_and_every_look_at_latents_too(
+def test_every_step_writes_a_loss_row_and_every_check_a_latent_row(
     fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     go(fabric, windows, tmp_path)
@@ -113,7 +113,7 @@ def test_every_step_leaves_a_row_and_every_look_at_latents_too(
     assert head == ["step", "rank", "std"] and [row[0] for row in looks] == ["2", "5"]
 
 
-def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
+def test_held_out_loss_is_reported_next_to_the_training_loss(
     fabric: Fabric, windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held_out = some_clips(windows, 10)
@@ -132,7 +132,7 @@ def test_the_loss_of_what_is_held_out_is_told_beside_that_of_training(
     assert f"held out {float(found[-1][1]):.3g} (lowest {least:.3g})" in told
 
 
-def test_where_nothing_is_held_out_no_loss_says_otherwise(
+def test_training_without_held_out_data_reports_no_held_out_loss(
     fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     stage = go(fabric, windows, tmp_path)
@@ -142,7 +142,7 @@ def test_where_nothing_is_held_out_no_loss_says_otherwise(
     assert torch.equal(stage.line.weight, state["network"]["line.weight"])
 
 
-def test_the_weights_that_were_best_on_what_is_held_out_are_left_whether_or_not_it_was_killed(
+def test_best_held_out_weights_are_saved_whether_or_not_the_run_was_killed(
     fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     # Inverted frames: what is learned from the others increases their loss.
@@ -164,7 +164,7 @@ def test_the_weights_that_were_best_on_what_is_held_out_are_left_whether_or_not_
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
 
 
-def test_a_finished_stage_is_taken_up_without_another_step(
+def test_finished_stage_is_loaded_without_another_step(
     fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     done = go(fabric, windows, tmp_path)
@@ -174,7 +174,7 @@ def test_a_finished_stage_is_taken_up_without_another_step(
     assert (tmp_path / "brightness.csv").read_text() == before
 
 
-def test_a_row_that_a_kill_cut_off_is_written_again(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+def test_row_truncated_by_a_kill_is_written_again(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
     go(fabric, windows, tmp_path / "whole")
     with pytest.raises(JepaExportError):
         go(fabric, windows, tmp_path / "cut", stage=Brightness(bad=5))
@@ -186,7 +186,7 @@ def test_a_row_that_a_kill_cut_off_is_written_again(fabric: Fabric, windows: Win
     assert table.read_text() == (tmp_path / "whole" / "brightness.csv").read_text()
 
 
-def test_a_loss_that_is_no_number_names_step_and_clips_and_keeps_the_checkpoint(
+def test_non_finite_loss_names_step_and_clips_and_keeps_the_checkpoint(
     fabric: Fabric, windows: Windows, tmp_path: Path
 ) -> None:
     clips = ShardedBatches(windows, size=4, seed=0, rank=0, world_size=1).indices(3)
@@ -200,16 +200,14 @@ def test_a_loss_that_is_no_number_names_step_and_clips_and_keeps_the_checkpoint(
     assert saved["step"] == 2 and all(weights.isfinite().all() for weights in saved["network"].values())
 
 
-def test_weights_that_a_step_ruined_are_neither_kept_nor_taken_for_trained(
-    fabric: Fabric, windows: Windows, tmp_path: Path
-) -> None:
+def test_diverged_weights_are_not_saved(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
     pace = replace(PACE, steps=3, watch_every=1, checkpoint_every=1, learning_rate=1e30)
     with pytest.raises(JepaExportError, check=code("training.not_finite")):
         go(fabric, windows, tmp_path, pace)
     assert not (tmp_path / "brightness.pt").exists()
 
 
-def test_latents_that_stay_collapsed_end_the_training(
+def test_lasting_collapse_ends_the_training(
     fabric: Fabric, windows: Windows, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(JepaExportError, check=code("training.collapse")):
@@ -222,13 +220,13 @@ def test_collapse_can_be_allowed(fabric: Fabric, windows: Windows, tmp_path: Pat
     assert load(tmp_path / "brightness.pt")["alarms"] == 2
 
 
-def test_a_checkpoint_of_another_network_is_refused(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+def test_checkpoint_of_another_network_is_rejected(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
     go(fabric, windows, tmp_path)
     with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
         go(fabric, windows, tmp_path, stage=Brightness(width=4))
 
 
-def test_a_damaged_checkpoint_is_refused(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_rejected(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
     go(fabric, windows, tmp_path)
     content = (tmp_path / "brightness.pt").read_bytes()
     (tmp_path / "brightness.pt").write_bytes(content[: len(content) // 2])
@@ -247,7 +245,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_without_room_the_checkpoint_before_stays_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_full_disk_leaves_only_the_previous_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "stage.pt"
     save({"step": 1}, path)
     with files_of_at_most(4096), pytest.raises(JepaExportError, check=code("training.not_writable")):
@@ -256,21 +254,21 @@ def test_without_room_the_checkpoint_before_stays_and_nothing_beside_it(tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+def test_folder_belongs_to_one_run(tmp_path: Path) -> None:
     claim_folder(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
     claim_folder(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
     with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
         claim_folder(tmp_path / "run", {"seed": 1, "data": ["a"]}, write=True)
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_a_setting_that_it_did_not_have(tmp_path: Path) -> None:
+def test_run_of_an_earlier_version_resumes_with_a_new_setting(tmp_path: Path) -> None:
     claim_folder(tmp_path / "run", {"seed": 0}, write=True)
     claim_folder(tmp_path / "run", {"seed": 0, "watch_every": 100}, write=True)
     with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
         claim_folder(tmp_path / "run", {"watch_every": 100}, write=True)
 
 
-def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
+def test_folder_is_locked_by_one_training_process(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys; from jepa_export.training.checkpoint import lock_folder;"
         "lock_folder(pathlib.Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
@@ -285,7 +283,7 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     lock_folder(tmp_path)
 
 
-def test_a_batch_is_shared_out_without_rest_and_without_overlap(windows: Windows) -> None:
+def test_batch_is_split_among_processes_completely_and_without_overlap(windows: Windows) -> None:
     whole = ShardedBatches(windows, size=8, seed=3, rank=0, world_size=1).indices(2)
     shares = [
         ShardedBatches(windows, size=8, seed=3, rank=rank, world_size=4).indices(2) for rank in range(4)
@@ -295,13 +293,13 @@ def test_a_batch_is_shared_out_without_rest_and_without_overlap(windows: Windows
         ShardedBatches(windows, size=8, seed=3, rank=0, world_size=3)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
+def test_learning_rate_warms_up_and_decays_to_a_hundredth() -> None:
     rates = [warmup(step, 100) * cosine_decay(step, 1000) for step in (0, 99, 500, 999)]
     assert rates == pytest.approx([0.01, 0.976, 0.505, 0.01], abs=2e-3)
     assert warmup(0, 0) * cosine_decay(0, 6) == 1
 
 
-def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
+def test_missing_tensorboard_is_reported_by_name(
     fabric: Fabric, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -318,7 +316,7 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
         )
 
 
-def test_tensorboard_gets_every_number(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_value(fabric: Fabric, windows: Windows, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -339,7 +337,7 @@ def test_tensorboard_gets_every_number(fabric: Fabric, windows: Windows, tmp_pat
     assert [event.step for event in events.Scalars("brightness/loss")] == list(range(6))
 
 
-def test_half_precision_keeps_weights_and_losses_in_full(windows: Windows, tmp_path: Path) -> None:
+def test_half_precision_keeps_weights_and_losses_in_fp32(windows: Windows, tmp_path: Path) -> None:
     stage = go(start_fabric("bf16-mixed"), windows, tmp_path)
     go(start_fabric("32-true"), windows, tmp_path / "full")
     assert stage.line.weight.dtype == torch.float32

@@ -53,14 +53,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_student_learns(undisturbed: Path) -> None:
+def test_student_learns(undisturbed: Path) -> None:
     for stage in STAGES:
         found = losses(undisturbed, stage)
         assert found[-1, 0] < found[0, 0], stage
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_losses_and_weights(undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_losses_and_weights(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for stage, step in KILLS:
         killed = start(out, "--die", stage, str(step))

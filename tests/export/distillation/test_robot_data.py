@@ -43,7 +43,7 @@ def lerobot(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("record", "names"), [(bag, ["linear.x", "angular.z"]), (lerobot, ["x", "y"])], ids=["bag", "lerobot"]
 )
-def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
+def test_robot_recording_becomes_a_bundle_with_its_actions(
     record: Callable[[Path], str], names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data", record(tmp_path), "--rate", "10"]
@@ -62,7 +62,7 @@ def test_what_a_robot_recorded_becomes_a_bundle_that_knows_its_actions(
     assert told in shown and "Drift of the futures from" in shown
 
 
-def test_a_recording_whose_actions_have_another_unit_is_named_before_the_training(
+def test_recording_with_other_action_units_is_named_before_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one drive of five in mm/s, the planner could request 500 m/s."""
@@ -81,7 +81,7 @@ def test_a_recording_whose_actions_have_another_unit_is_named_before_the_trainin
     assert told in caplog.text
 
 
-def test_the_encoder_learns_from_what_was_seen_while_nothing_is_known_of_actions(
+def test_encoder_learns_from_frames_without_known_actions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Commands end after 4 of 12 frames, as on a robot that drives intermittently."""

@@ -20,13 +20,13 @@ def stage(*action_scale: float) -> PredictorStage:
     return PredictorStage(predictor, Encoder(ENCODER), history=1)
 
 
-def test_a_predictor_goes_on_with_the_scale_that_it_was_trained_with() -> None:
+def test_resumed_predictor_keeps_the_scale_of_its_training() -> None:
     found = stage(1.0, 1.0)
     found.load_state_dict(stage(0.5, 4.0).state_dict())
     assert found.predictor.action_scale.tolist() == [0.5, 4.0]
 
 
-def test_a_predictor_of_an_unknown_scale_is_refused() -> None:
+def test_predictor_of_an_unknown_scale_is_rejected() -> None:
     state = stage(0.5, 4.0).state_dict()
     del state["_extra_state"]
     with pytest.raises(RuntimeError, match="_extra_state"):
@@ -34,7 +34,7 @@ def test_a_predictor_of_an_unknown_scale_is_refused() -> None:
 
 
 @pytest.mark.parametrize("history", [1, 3])
-def test_a_predictor_is_trained_on_the_device_of_its_weights(history: int) -> None:
+def test_predictor_is_trained_on_the_device_of_its_weights(history: int) -> None:
     """Meta tensors have no values, and cannot be combined with tensors of another device."""
     predictor = PredictorStage(Predictor(PREDICTOR), Encoder(ENCODER), history=history).to("meta")
     terms = predictor(torch.zeros(2, 6, 2, 8, device="meta"), torch.zeros(2, 6, 2, device="meta"))

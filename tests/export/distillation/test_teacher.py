@@ -36,14 +36,14 @@ def frames(count: int, px: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_teacher_gives_tokens_of_unit_scale_for_its_grid(name: str) -> None:
+def test_teacher_targets_are_unit_scale_tokens_on_its_grid(name: str) -> None:
     features = TeacherFeatures(teacher(f"tiny_{name}"), frames=2)
     found = features(frames(3, features.px))
     assert found.shape == (2, features.side**2, features.dim)
     torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
 
 
-def test_each_level_of_a_teacher_weighs_the_same() -> None:
+def test_teacher_levels_have_equal_weight() -> None:
     """V-JEPA 2.1 is trained on levels that are normalized separately (``forward_target`` of its training)."""
     features = TeacherFeatures(teacher("tiny_vjepa2_1_levels"), frames=2)
     norms = features.model.encoder.norms
@@ -53,7 +53,7 @@ def test_each_level_of_a_teacher_weighs_the_same() -> None:
     torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
 
 
-def test_a_target_is_what_a_clip_that_ends_with_the_frame_holds_of_it() -> None:
+def test_target_of_a_frame_comes_from_the_clip_that_ends_with_it() -> None:
     features = TeacherFeatures(teacher("tiny_vjepa2"), frames=4)
     clip = frames(6, features.px)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_target_is_what_a_clip_that_ends_with_the_frame_holds_of_it() -> None:
     assert not torch.allclose(features(longer), features(clip), atol=1e-3)
 
 
-def test_frames_of_another_size_are_scaled() -> None:
+def test_frames_of_another_size_are_resized() -> None:
     features = TeacherFeatures(teacher("tiny_vjepa2"), frames=2)
     grey = torch.full((1, 2, 20, 20, 3), 90, dtype=torch.uint8)
     exact = torch.full((1, 2, features.px, features.px, 3), 90, dtype=torch.uint8)
@@ -73,7 +73,7 @@ def test_frames_of_another_size_are_scaled() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_as_an_encoder_a_teacher_has_at_most_16_tokens(name: str) -> None:
+def test_teacher_as_encoder_has_at_most_16_tokens(name: str) -> None:
     features = TeacherFeatures(teacher(f"tiny_{name}"), frames=2)
     encoder = PooledTeacher(features)
     latents = encoder(frames(1, features.px)[:, 0])
@@ -82,7 +82,7 @@ def test_as_an_encoder_a_teacher_has_at_most_16_tokens(name: str) -> None:
     torch.testing.assert_close(latents, unit_scale(latents), atol=1e-3, rtol=0)
 
 
-def test_random_weights_follow_from_the_seed_and_are_told() -> None:
+def test_random_weights_follow_from_the_seed_and_are_reported() -> None:
     one, same, other = (teacher("tiny_vjepa2", depth=1, seed=seed) for seed in (0, 0, 1))
     clip = frames(2, 48)
     features = [TeacherFeatures(each, frames=2)(clip) for each in (one, same, other)]
@@ -107,17 +107,17 @@ def test_random_weights_follow_from_the_seed_and_are_told() -> None:
         ("vjepa2_ac_vitg_256", {"untrained": False}, "teacher.no_checkpoint"),
     ],
 )
-def test_what_cannot_be_a_teacher_is_said(name: str, changed: dict[str, object], expected: str) -> None:
+def test_invalid_teacher_is_reported(name: str, changed: dict[str, object], expected: str) -> None:
     with pytest.raises(JepaExportError, check=code(expected)):
         teacher(name, **changed)
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 10])
-def test_clips_that_the_teacher_does_not_read_are_refused(length: int) -> None:
+def test_clips_that_the_teacher_cannot_read_are_rejected(length: int) -> None:
     with pytest.raises(JepaExportError, check=code("export.invalid_option")):
         TeacherFeatures(teacher("tiny_vjepa2"), frames=length)
 
 
-def test_a_single_image_will_do_where_the_teacher_reads_images() -> None:
+def test_single_image_suffices_for_an_image_teacher() -> None:
     features = TeacherFeatures(teacher("tiny_vjepa2_1"), frames=1)
     assert features(frames(1, features.px)).shape == (2, features.side**2, features.dim)

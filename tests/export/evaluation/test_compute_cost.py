@@ -52,7 +52,7 @@ def counted(parts: ov.Node, x: ov.Node, shape: tuple[int, ...]) -> int:
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("openvino:CPU", "fp32"), ("onnxruntime:CPU", "fp32")])
-def test_of_a_bundle_for_all_candidates_and_steps(toy_bundle: Path, engine: str, precision: str) -> None:
+def test_bundle_cost_covers_all_candidates_and_steps(toy_bundle: Path, engine: str, precision: str) -> None:
     backend = create_backend(engine)
     found = graphs(Bundle.open(toy_bundle), backend, precision, 16)
     backend.close()
@@ -63,7 +63,7 @@ def test_of_a_bundle_for_all_candidates_and_steps(toy_bundle: Path, engine: str,
     assert costs["predictor"] == FLAT * FLAT + 16 * HORIZON * ACTIONS * FLAT + steps
 
 
-def test_of_a_bundle_in_the_form_that_it_prefers(toy_bundle: Path) -> None:
+def test_bundle_cost_is_that_of_the_preferred_variant(toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
     steps = (1 + NUM_SAMPLES * (HORIZON - 1)) * FLAT * FLAT
     assert bundle_multiply_adds(bundle) == {
@@ -73,12 +73,12 @@ def test_of_a_bundle_in_the_form_that_it_prefers(toy_bundle: Path) -> None:
     }
 
 
-def test_of_the_shipped_bundle_it_is_what_its_evaluation_says(two_rooms_bundle: Path) -> None:
+def test_shipped_bundle_cost_equals_its_evaluation(two_rooms_bundle: Path) -> None:
     found = bundle_multiply_adds(Bundle.open(two_rooms_bundle))
     assert format_multiply_adds(found["encoder"]) == "11.55 M" and found["energy"] > 1e6
 
 
-def test_of_a_network_they_are_those_of_its_matrix_products() -> None:
+def test_network_cost_is_that_of_its_matrix_products() -> None:
     torch = pytest.importorskip("torch")
     for device in ("cpu", "meta"):
         with torch.device(device):
@@ -86,11 +86,11 @@ def test_of_a_network_they_are_those_of_its_matrix_products() -> None:
             assert network_multiply_adds(network, torch.zeros(2, 3)) == 2 * (3 * 5 + 5 * 7)
 
 
-def test_numbers_for_people() -> None:
+def test_counts_are_formatted_for_people() -> None:
     assert (format_multiply_adds(1234567), format_multiply_adds(4_649_000_000)) == ("1.235 M", "4.649 G")
 
 
-def test_quantizing_takes_no_product_away(two_rooms_bundle: Path) -> None:
+def test_quantization_does_not_change_the_cost(two_rooms_bundle: Path) -> None:
     bundle, backend = Bundle.open(two_rooms_bundle), create_backend("openvino:CPU")
     found = [graphs(bundle, backend, precision, 64) for precision in ("int8", "fp32")]
     backend.close()
@@ -99,14 +99,14 @@ def test_quantizing_takes_no_product_away(two_rooms_bundle: Path) -> None:
         assert int8 == fp32 > 1e6
 
 
-def test_of_matrix_products() -> None:
+def test_matrix_products_are_counted() -> None:
     x = parameter(-1, 5, 3)
     assert counted(ops.matmul(x, weights(3, 7), False, False), x, (2, 5, 3)) == 2 * 5 * 3 * 7
     turned = parameter(-1, 3, 5)
     assert counted(ops.matmul(turned, weights(3, 7), True, False), turned, (2, 3, 5)) == 2 * 5 * 3 * 7
 
 
-def test_of_convolutions() -> None:
+def test_convolutions_are_counted() -> None:
     plain, grouped, back = (parameter(1, 4, 9, 9) for _ in range(3))
     stride, pads, dilation = [2, 2], [1, 1], [1, 1]
     node = ops.convolution(plain, weights(6, 4, 3, 3), stride, pads, pads, dilation)
@@ -117,13 +117,13 @@ def test_of_convolutions() -> None:
     assert counted(node, back, (1, 4, 9, 9)) == 4 * 9 * 9 * 6 * 4
 
 
-def test_of_attention() -> None:
+def test_attention_is_counted() -> None:
     x = parameter(2, 3, 5, 8)
     node = ops.scaled_dot_product_attention(x, weights(2, 3, 7, 8), weights(2, 3, 7, 4))
     assert counted(node, x, (2, 3, 5, 8)) == 2 * 3 * 5 * 7 * (8 + 4)
 
 
-def test_a_loop_counts_with_all_its_turns() -> None:
+def test_loop_is_counted_with_all_its_iterations() -> None:
     x, state = parameter(4, 3), ops.parameter([4, 3], np.float32)
     following = ops.result(ops.matmul(state, weights(3, 3), False, False))
     iterator, count = ov.op.tensor_iterator(), ops.constant(np.zeros((1, 6), np.float32))
@@ -137,7 +137,7 @@ def test_a_loop_counts_with_all_its_turns() -> None:
     assert multiply_adds(saved(model), {"x": (4, 3)}) == 6 * 4 * 3 * 3
 
 
-def test_of_a_gemm_in_onnx() -> None:
+def test_onnx_gemm_is_counted() -> None:
     node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)
     constants = [
         numpy_helper.from_array(np.ones(shape, np.float32), name)
@@ -153,13 +153,13 @@ def test_of_a_gemm_in_onnx() -> None:
     assert multiply_adds(Graph("gemm", model.SerializeToString()), {"x": (5, 3)}) == 5 * 3 * 7
 
 
-def test_what_is_not_counted_is_refused_and_not_left_out() -> None:
+def test_unknown_operation_is_rejected() -> None:
     x = parameter(2, 3)
     node = ops.einsum([x, weights(3, 4)], "ab,bc->ac")
     with pytest.raises(JepaExportError, check=code("evaluation.uncounted")):
         counted(node, x, (2, 3))
 
 
-def test_a_damaged_graph_is_named() -> None:
+def test_damaged_graph_is_named() -> None:
     with pytest.raises(JepaExportError, check=code("evaluation.uncounted")):
         multiply_adds(Graph("broken", b"<net", b""), {})

@@ -57,7 +57,7 @@ def found(two_rooms_bundle: Path, told: dict[str, list[int]]) -> Evaluation:
     return evaluate(Bundle.open(two_rooms_bundle), PLAN, begin=begin)
 
 
-def test_every_form_that_runs_here_is_measured_and_what_does_not_is_told_with_the_reason(
+def test_runnable_variants_are_measured_and_others_reported_with_the_reason(
     found: Evaluation,
 ) -> None:
     assert [variant.name for variant in found.variants] == NAMES
@@ -66,7 +66,7 @@ def test_every_form_that_runs_here_is_measured_and_what_does_not_is_told_with_th
     assert found.notes == []
 
 
-def test_the_reference_is_fp32_of_the_other_engine_and_both_engines_agree(found: Evaluation) -> None:
+def test_reference_is_fp32_of_the_other_engine_and_both_agree(found: Evaluation) -> None:
     int8, fp32, reference = (variant.comparisons[0] for variant in found.variants)
     assert {each.reference for each in (int8, fp32, reference)} == {"onnxruntime:CPU fp32"}
     assert reference.max_relative_error == 0 and reference.worst_drift == [0.0] * 8
@@ -75,7 +75,7 @@ def test_the_reference_is_fp32_of_the_other_engine_and_both_engines_agree(found:
     assert 0.001 < int8.drift[0] < 0.1
 
 
-def test_the_shipped_model_foresees_is_surprised_and_says_what_it_costs(found: Evaluation) -> None:
+def test_shipped_model_report_has_prediction_surprise_and_cost(found: Evaluation) -> None:
     for variant in found.variants:
         assert variant.foresight is not None and variant.surprise is not None
         drift, still = variant.foresight.drift, variant.foresight.standing_still
@@ -88,18 +88,18 @@ def test_the_shipped_model_foresees_is_surprised_and_says_what_it_costs(found: E
     assert int8.encoder.multiply_adds == fp32.encoder.multiply_adds
 
 
-def test_forms_and_baselines_drive_the_same_episodes(found: Evaluation) -> None:
+def test_variants_and_baselines_drive_the_same_episodes(found: Evaluation) -> None:
     drives = [variant.drive for variant in found.variants] + list(found.baselines.values())
     assert [drive.episodes for drive in drives if drive] == [3] * 5
     assert list(found.baselines) == ["straight_line", "random"]
 
 
-def test_progress_ends_where_it_said_that_it_would(found: Evaluation, told: dict[str, list[int]]) -> None:
+def test_progress_reaches_its_announced_total(found: Evaluation, told: dict[str, list[int]]) -> None:
     assert set(told) == {"onnxruntime:CPU fp32, the reference", *NAMES, *found.baselines}
     assert all(total == done for total, done in told.values()), told
 
 
-def test_the_same_seed_gives_the_same_figures_and_another_seed_others(two_rooms_bundle: Path) -> None:
+def test_evaluation_depends_only_on_the_seed(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     first, again, other = (
         evaluate(bundle, EvaluationPlan(clips=2, episodes=0, seed=seed)).as_dict() for seed in (1, 1, 2)
@@ -108,14 +108,14 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(two_rooms_
     assert first["variants"] != other["variants"]
 
 
-def test_what_only_charts_need_can_be_left_out(found: Evaluation) -> None:
+def test_chart_data_can_be_omitted(found: Evaluation) -> None:
     whole, brief = found.as_dict(), found.as_dict(samples=False)
     assert len(whole["variants"][0]["surprise"]["scores"]["normal"]) == PLAN.clips
     assert "scores" not in brief["variants"][0]["surprise"]
     assert "histogram" not in brief["variants"][0]["comparisons"][0]
 
 
-def test_what_a_student_kept_of_its_teacher_is_told_as_its_bundle_says(
+def test_retained_teacher_information_is_taken_from_the_bundle(
     two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     kept = TeacherRetention(teacher="vjepa2_vitl16", clips=64, held_out=True, variance=0.625, cosine=0.91)
@@ -142,7 +142,7 @@ def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
     return seal(folder, fields)
 
 
-def test_without_an_fp32_graph_the_golden_outputs_are_the_reference(robots_form: Bundle) -> None:
+def test_reference_without_fp32_is_the_golden_outputs(robots_form: Bundle) -> None:
     found = evaluate(robots_form, EvaluationPlan(clips=2, episodes=0))
     (variant,) = found.variants
     (comparison,) = variant.comparisons
@@ -170,7 +170,7 @@ class Checkpoint:
         return self._model.predict(actions, latents=latents, history_actions=history_actions).latents
 
 
-def test_a_checkpoint_given_is_one_more_reference(two_rooms_bundle: Path) -> None:
+def test_given_checkpoint_is_a_further_reference(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     with WorldModel.open(bundle, precision="fp32") as model:
         found = evaluate(bundle, EvaluationPlan(clips=2, episodes=0), references=[Checkpoint(model)])
@@ -181,7 +181,7 @@ def test_a_checkpoint_given_is_one_more_reference(two_rooms_bundle: Path) -> Non
     assert fp32.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-2)
 
 
-def test_an_engine_that_is_not_installed_is_told_and_the_others_are_measured(
+def test_missing_engine_is_reported_and_the_others_are_measured(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*_: object) -> None:
@@ -194,7 +194,7 @@ def test_an_engine_that_is_not_installed_is_told_and_the_others_are_measured(
     assert found.variants[0].comparisons[0].reference == "openvino:CPU fp32"
 
 
-def test_forms_for_devices_that_no_engine_here_serves_are_told(
+def test_variants_for_absent_devices_are_reported(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "ENGINES", ("openvino:NPU", "onnxruntime:CPU"))
@@ -202,7 +202,7 @@ def test_forms_for_devices_that_no_engine_here_serves_are_told(
     assert found.absent["openvino int8"] == "no engine on this machine runs it"
 
 
-def test_a_bundle_of_which_nothing_runs_here_says_why(
+def test_bundle_without_a_runnable_variant_reports_why(
     robots_form: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -213,7 +213,7 @@ def test_a_bundle_of_which_nothing_runs_here_says_why(
         evaluate(robots_form, EvaluationPlan(clips=1, episodes=0))
 
 
-def test_nan_ends_it_with_the_form_and_the_graph(
+def test_nan_ends_the_evaluation_with_variant_and_graph(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = WorldModel.encode
@@ -226,7 +226,7 @@ def test_nan_ends_it_with_the_form_and_the_graph(
         evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=1, episodes=0))
 
 
-def test_a_model_of_another_robot_is_compared_on_the_same_frames_but_not_driven(tmp_path: Path) -> None:
+def test_model_of_another_robot_is_compared_but_not_driven(tmp_path: Path) -> None:
     make_bundle(tmp_path / "toy", history_size=3, trained=False)
     fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
     fields["io"]["action"]["names"] = ["steering", "throttle"]
@@ -240,7 +240,7 @@ def test_a_model_of_another_robot_is_compared_on_the_same_frames_but_not_driven(
         evaluate(bundle, EvaluationPlan(clips=2, episodes=1))
 
 
-def test_random_weights_are_driven_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrained_model_is_driven_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ENGINES", ("openvino:CPU",))
     bundle = make_bundle(tmp_path / "toy", trained=False)
     found = evaluate(bundle, EvaluationPlan(clips=1))
@@ -253,13 +253,13 @@ def test_random_weights_are_driven_only_if_asked(tmp_path: Path, monkeypatch: py
     ("wrong", "option"),
     [({"clips": 0}, "--clips"), ({"episodes": -1}, "--episodes"), ({"seed": -1}, "--seed")],
 )
-def test_numbers_out_of_range_are_refused(wrong: dict[str, int], option: str) -> None:
+def test_numbers_out_of_range_are_rejected(wrong: dict[str, int], option: str) -> None:
     with pytest.raises(JepaExportError, check=code("export.invalid_option")) as error:
         EvaluationPlan(**wrong)
     assert option in str(error.value)
 
 
-def test_nothing_here_needs_torch() -> None:
+def test_evaluation_needs_no_torch() -> None:
     for module in ("evaluate", "evaluation_page", "figure_tables", "bundle_report", "results"):
         source = importlib.util.find_spec(f"jepa_export.evaluation.{module}")
         assert source is not None and source.origin is not None

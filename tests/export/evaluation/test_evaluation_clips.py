@@ -45,9 +45,7 @@ def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
     return str(write_bag(folder / "drive.mcap", entries))
 
 
-def test_of_images_every_one_is_a_step_and_candidates_are_followed(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_image_clips_cover_the_images_with_random_candidates(manifest: Manifest, tmp_path: Path) -> None:
     found = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
     greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
     assert greys == [[0, 1], [2, 3], [5, 6], [7, 8]]
@@ -55,9 +53,7 @@ def test_of_images_every_one_is_a_step_and_candidates_are_followed(
     assert len({candidate.tobytes() for candidate in found.actions.reshape(-1, manifest.horizon, 2)}) > 8
 
 
-def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_bag_clips_have_frames_one_step_apart_and_mean_actions(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 4) + "?action=/cmd_vel:linear.x,linear.y"
     found = recorded_clips([spec], manifest, count=3, seed=0)
     assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
@@ -70,9 +66,7 @@ def test_of_a_bag_frames_a_step_apart_and_the_mean_of_what_was_executed(
     assert (executed[..., 1] == 0).all()
 
 
-def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_actions_between_images_are_the_mean_of_all_commands(manifest: Manifest, tmp_path: Path) -> None:
     """Four commands per image: one active at the image, three that are not."""
     entries = [image(10**9 + index * STEP_NS, index) for index in range(12)]
     entries += [twist(10**9 + index * STEP_NS // 4, 0.1 * (index % 4)) for index in range(48)]
@@ -82,7 +76,7 @@ def test_of_commands_between_images_the_mean_of_all_is_what_was_executed(
     np.testing.assert_allclose(found.actions[:, 0, :, 0], 0.15, atol=1e-6)
 
 
-def test_of_a_long_recording_clips_come_from_all_of_it(manifest: Manifest, tmp_path: Path) -> None:
+def test_clips_of_a_long_recording_cover_all_of_it(manifest: Manifest, tmp_path: Path) -> None:
     """The last clip of six frames, six images apart, ends with the last image of 240."""
     spec = drive(tmp_path, 8) + "?action=/cmd_vel:linear.x,linear.y"
     found = recorded_clips([spec], manifest, count=3, seed=0)
@@ -90,7 +84,7 @@ def test_of_a_long_recording_clips_come_from_all_of_it(manifest: Manifest, tmp_p
     assert greys[:, 0].tolist() == [0, 104, 209] and greys[-1, -1] == 239
 
 
-def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
+def test_clips_never_span_a_gap(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 6, gap=70) + "?action=/cmd_vel:linear.x,linear.y"
     greys = recorded_clips([spec], manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert (np.diff(greys, axis=1) == 6).all()
@@ -98,13 +92,13 @@ def test_no_clip_spans_a_gap(manifest: Manifest, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("short", "data.no_clip"), ("nowhere.mp4", "data.not_found")])
-def test_what_holds_no_clip_is_named(name: str, expected: str, manifest: Manifest, tmp_path: Path) -> None:
+def test_source_without_clips_is_named(name: str, expected: str, manifest: Manifest, tmp_path: Path) -> None:
     film(tmp_path / "short", 1)
     with pytest.raises((JepaExportError, SourceError), check=code(expected)):
         recorded_clips([str(tmp_path / name)], manifest, count=2, seed=0)
 
 
-def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> None:
+def test_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> None:
     path = tmp_path / "empty.avi"
     cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48)).release()
     with pytest.raises(JepaExportError, match=r"empty\.avi"):
@@ -112,13 +106,15 @@ def test_a_video_without_frames_is_named(manifest: Manifest, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("fields", ["linear.x,linear.y,angular.z", "linear.y,linear.x", "linear.x,angular.z"])
-def test_actions_that_are_not_the_models_are_refused(fields: str, manifest: Manifest, tmp_path: Path) -> None:
+def test_actions_that_differ_from_the_model_are_rejected(
+    fields: str, manifest: Manifest, tmp_path: Path
+) -> None:
     spec = drive(tmp_path, 2) + f"?action=/cmd_vel:{fields}"
     with pytest.raises(JepaExportError, check=code("data.action_mismatch")):
         recorded_clips([spec], manifest, count=2, seed=0)
 
 
-def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path: Path) -> None:
+def test_model_with_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path: Path) -> None:
     manifest = make_bundle(tmp_path / "toy").manifest
     action = manifest.io.action.model_copy(
         update={"names": ("linear.x", "angular.z"), "units": ("m/s", "rad/s")}
@@ -129,7 +125,7 @@ def test_a_model_of_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path
         recorded_clips(["two_rooms?seed=3"], other, count=2, seed=0)
 
 
-def test_golden_inputs_are_histories(tmp_path: Path) -> None:
+def test_golden_inputs_are_contexts(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=3)
     golden = bundle.golden()
     found = golden_clips(golden, bundle.manifest)
@@ -137,7 +133,7 @@ def test_golden_inputs_are_histories(tmp_path: Path) -> None:
     assert (found.history_actions == golden.history_actions).all()
 
 
-def test_golden_inputs_of_earlier_bundles_stand_for_a_whole_history(tmp_path: Path) -> None:
+def test_golden_inputs_of_earlier_bundles_fill_the_whole_context(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=3, standing=True)
     golden = bundle.golden()
     found = golden_clips(golden, bundle.manifest)
@@ -157,7 +153,7 @@ def robot(frame: np.ndarray) -> np.ndarray:
     return np.argwhere(red).mean(axis=0) * 4.0 / len(frame)
 
 
-def test_a_teleported_robot_is_where_no_step_leads(scenes: Scenes) -> None:
+def test_teleported_robot_is_beyond_reach_of_a_step(scenes: Scenes) -> None:
     for before, normal, gone in zip(
         scenes.past[:, -1], scenes.outcomes["normal"], scenes.outcomes["teleport"], strict=True
     ):
@@ -165,7 +161,7 @@ def test_a_teleported_robot_is_where_no_step_leads(scenes: Scenes) -> None:
         assert np.linalg.norm(robot(gone) - robot(normal)) > TELEPORT_M - 0.05
 
 
-def test_without_the_wall_there_is_floor_where_it_was_and_the_robot_stays(scenes: Scenes) -> None:
+def test_removed_wall_shows_floor_and_leaves_the_robot(scenes: Scenes) -> None:
     for normal, bare in zip(scenes.outcomes["normal"], scenes.outcomes["wall removed"], strict=True):
         inside = normal[8:-8, 8:-8], bare[8:-8, 8:-8]
         dark, still_dark = ((image[..., 2].astype(int) - image[..., 0] > 10).mean() for image in inside)
@@ -173,7 +169,7 @@ def test_without_the_wall_there_is_floor_where_it_was_and_the_robot_stays(scenes
         assert np.linalg.norm(robot(normal) - robot(bare)) < 0.05
 
 
-def test_the_same_seed_draws_the_same(two_rooms_bundle: Path) -> None:
+def test_clips_depend_only_on_the_seed(two_rooms_bundle: Path) -> None:
     manifest = Bundle.open(two_rooms_bundle).manifest
     assert drives(manifest)
     first, again, other = (draw(manifest, layout="random", count=2, seed=seed)[0] for seed in (1, 1, 2))

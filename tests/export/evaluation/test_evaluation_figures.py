@@ -36,14 +36,14 @@ def clips(frames: int = LENGTH) -> Clips:
     )
 
 
-def test_what_computes_the_same_has_cosine_1_and_does_not_drift() -> None:
+def test_identical_outputs_have_cosine_1_and_no_drift() -> None:
     found = compare("itself", outputs(), outputs())
     assert (found.mean_cosine, found.worst_cosine, found.pooled_cosine) == pytest.approx((1, 1, 1))
     assert found.max_relative_error == 0 and found.drift == found.worst_drift == [0.0] * H
     assert found.histogram[0] == sum(found.histogram) == N * LENGTH * T
 
 
-def test_one_turned_token_shows_as_the_worst_and_hardly_in_the_mean() -> None:
+def test_one_rotated_token_shows_in_the_worst_cosine_only() -> None:
     turned = outputs()
     turned.latents[1, 2, 3] *= -1
     found = compare("fp32", turned, outputs())
@@ -54,7 +54,7 @@ def test_one_turned_token_shows_as_the_worst_and_hardly_in_the_mean() -> None:
     assert found.max_relative_error == pytest.approx(2 * np.abs(turned.latents[1, 2, 3]).max() / largest)
 
 
-def test_tokens_that_scatter_and_cancel_out_show_in_the_worst_but_not_in_the_pooled_cosine() -> None:
+def test_scattered_tokens_show_in_the_worst_but_not_in_the_pooled_cosine() -> None:
     scattered, plain = outputs(), outputs()
     plain.latents[:] = 1
     scattered.latents[:] = 1
@@ -64,7 +64,7 @@ def test_tokens_that_scatter_and_cancel_out_show_in_the_worst_but_not_in_the_poo
     assert found.pooled_cosine == pytest.approx(1) and found.worst_cosine < 0.9
 
 
-def test_drift_is_told_by_step_as_a_share_of_the_norm() -> None:
+def test_drift_is_reported_per_step_relative_to_the_norm() -> None:
     drifted = outputs()
     drifted.futures[:, :, 1] *= 1.1
     drifted.futures[0, 0, 2] *= 1.5
@@ -73,7 +73,7 @@ def test_drift_is_told_by_step_as_a_share_of_the_norm() -> None:
     assert found.worst_drift == pytest.approx([0, 0.1, 0.5], abs=1e-6)
 
 
-def test_foresight_compares_with_what_came_and_with_standing_still() -> None:
+def test_prediction_error_is_compared_with_the_truth_and_with_standing_still() -> None:
     found = outputs()
     found.futures[:, 0] = found.latents[:, W:]
     found.futures[:, 0, 2] *= 1.2
@@ -84,7 +84,7 @@ def test_foresight_compares_with_what_came_and_with_standing_still() -> None:
     assert told.standing_still == pytest.approx(still)
 
 
-def test_a_reference_of_another_size_is_refused() -> None:
+def test_reference_of_another_size_is_rejected() -> None:
     larger = Outputs(np.zeros((N, LENGTH, T, 2 * D), np.float32), outputs().futures)
     with pytest.raises(JepaExportError, check=code("evaluation.shape_mismatch")):
         compare("teacher", outputs(), larger)
@@ -94,7 +94,7 @@ vectors = arrays(np.float64, (3, D), elements=st.floats(-1e3, 1e3, allow_subnorm
 
 
 @given(vectors, vectors, st.floats(0.01, 100))
-def test_a_cosine_lies_between_minus_1_and_1_and_knows_no_length(
+def test_cosine_is_between_minus_1_and_1_and_ignores_length(
     ours: np.ndarray, theirs: np.ndarray, scale: float
 ) -> None:
     found = cosine(ours, theirs)
@@ -103,12 +103,12 @@ def test_a_cosine_lies_between_minus_1_and_1_and_knows_no_length(
     assert np.allclose(found[large], cosine(ours * scale, theirs)[large])
 
 
-def test_nothing_agrees_with_nothing_and_with_nothing_else() -> None:
+def test_zero_vectors_agree_only_with_each_other() -> None:
     nothing, something = np.zeros((1, D)), np.ones((1, D))
     assert cosine(nothing, nothing) == 1 and cosine(nothing, something) == 0
 
 
-def test_bins_cover_what_cosines_can_be() -> None:
+def test_bins_cover_all_cosines() -> None:
     assert EDGES[0] == pytest.approx(1e-9) and EDGES[-1] == pytest.approx(1)
 
 
@@ -117,9 +117,7 @@ scores = arrays(np.float64, 24, elements=st.integers(0, 9).map(float))
 
 @given(scores, scores)
 @settings(max_examples=50)
-def test_the_area_is_the_share_of_pairs_and_the_area_under_the_curve(
-    normal: np.ndarray, event: np.ndarray
-) -> None:
+def test_auc_is_the_proportion_of_ordered_pairs(normal: np.ndarray, event: np.ndarray) -> None:
     value, interval = auroc(normal, event, seed=0)
     pairs = [(e > n) + (e == n) / 2 for e in event for n in normal]
     assert value == pytest.approx(np.mean(pairs))
@@ -129,7 +127,7 @@ def test_the_area_is_the_share_of_pairs_and_the_area_under_the_curve(
     assert interval is not None and 0 <= interval[0] <= interval[1] <= 1
 
 
-def test_the_interval_holds_the_true_area_about_as_often_as_it_says() -> None:
+def test_auc_interval_has_its_stated_coverage() -> None:
     # Two unit Gaussians one standard deviation apart: Phi(1 / sqrt(2)).
     rng, held = np.random.default_rng(0), 0
     for seed in range(100):
@@ -139,5 +137,5 @@ def test_the_interval_holds_the_true_area_about_as_often_as_it_says() -> None:
     assert 88 <= held <= 100
 
 
-def test_a_few_scenes_carry_no_interval() -> None:
+def test_few_scenes_have_no_interval() -> None:
     assert auroc(np.zeros(19), np.ones(19), seed=0) == (1.0, None)

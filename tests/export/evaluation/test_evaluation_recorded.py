@@ -59,9 +59,7 @@ def marks(spec: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_of_a_lerobot_data_set_all_episodes_are_looked_at_from_beginning_to_end(
-    version: str, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_lerobot_evaluation_covers_all_episodes(version: str, manifest: Manifest, tmp_path: Path) -> None:
     folder = write_lerobot(tmp_path / "set", [20, 30, 25], version=version, names=NAMES)
     found = recorded_clips([str(folder)], manifest, count=12, seed=0)
     assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
@@ -73,7 +71,7 @@ def test_of_a_lerobot_data_set_all_episodes_are_looked_at_from_beginning_to_end(
     assert found.name == f"{folder} (3 of 3 recordings; the model may have been trained on these)"
 
 
-def test_options_choose_what_distillation_chooses_by_them(manifest: Manifest, tmp_path: Path) -> None:
+def test_evaluation_options_select_as_in_distillation(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
     assert not recorded_clips([f"{spec}?action=none"], manifest, count=2, seed=0).executed
     with pytest.raises(JepaExportError, check=code("data.unknown_action")):
@@ -82,7 +80,7 @@ def test_options_choose_what_distillation_chooses_by_them(manifest: Manifest, tm
         recorded_clips([f"{spec}?action=action:linear.y,linear.x"], manifest, count=2, seed=0)
 
 
-def test_folders_of_bags_are_measured_on_together_with_other_data(manifest: Manifest, tmp_path: Path) -> None:
+def test_folders_of_bags_are_combined_with_other_data(manifest: Manifest, tmp_path: Path) -> None:
     for number in range(3):
         bag(tmp_path / f"bags/{number}.mcap", float(number))
     action = "?action=/cmd_vel:linear.x,linear.y"
@@ -93,9 +91,7 @@ def test_folders_of_bags_are_measured_on_together_with_other_data(manifest: Mani
     assert "(4 of 4 recordings; " in found.name
 
 
-def test_folders_of_films_and_films_beside_pictures_are_no_folders_of_images(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_folders_with_videos_are_not_read_as_image_folders(manifest: Manifest, tmp_path: Path) -> None:
     for name in ("a", "b/c"):
         write_video(tmp_path / f"films/{name}.mp4", range(20))
     cv2.imwrite(str(tmp_path / "films/cover.png"), np.zeros((8, 8, 3), np.uint8))
@@ -107,7 +103,7 @@ def test_folders_of_films_and_films_beside_pictures_are_no_folders_of_images(
     ("name", "expected"),
     [("empty", "data.not_found"), ("nowhere.mp4", "data.not_found"), ("7", None)],
 )
-def test_what_is_no_recording_is_refused_as_distillation_refuses_it(
+def test_invalid_recording_is_rejected_as_in_distillation(
     name: str, expected: str | None, manifest: Manifest, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -117,7 +113,7 @@ def test_what_is_no_recording_is_refused_as_distillation_refuses_it(
     assert isinstance(error.value, SourceError) if expected is None else error.value.code == expected
 
 
-def test_images_need_not_be_of_one_size(manifest: Manifest, tmp_path: Path) -> None:
+def test_images_may_differ_in_size(manifest: Manifest, tmp_path: Path) -> None:
     for index in range(4):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((40 + index, 48, 3), np.uint8))
     assert len(recorded_clips([str(tmp_path)], manifest, count=9, seed=0)) == 3
@@ -133,7 +129,7 @@ class Camera(PassiveSource):
             yield Frame(np.full((48, 48, 3), index, np.uint8), 10**9 + index * 10**9 // 30, "camera", index)
 
 
-def test_of_a_camera_as_long_is_looked_at_as_clips_take(
+def test_camera_is_read_only_as_long_as_clips_need(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorded, "open_source", lambda *_, **__: Camera())
@@ -144,9 +140,7 @@ def test_of_a_camera_as_long_is_looked_at_as_clips_take(
     assert found.name == "/dev/video0" and not found.executed
 
 
-def test_what_the_model_was_trained_on_is_left_out_and_not_even_read(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_training_data_is_excluded_and_not_even_read(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
     learnt = frozenset(marks(spec, tmp_path)[i] for i in (0, 1, 3))
     cache = tmp_path / "cache"
@@ -156,18 +150,14 @@ def test_what_the_model_was_trained_on_is_left_out_and_not_even_read(
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
 
 
-def test_where_there_is_nothing_else_it_is_told_that_the_model_was_trained_on_it(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_only_training_data_is_used_with_a_warning(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
     learnt = frozenset(marks(spec, tmp_path))
     found = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt)
     assert found.name == f"{spec} (4 of 4 recordings; the model was trained on these)"
 
 
-def test_no_more_recordings_are_decoded_than_clips_are_asked_for_and_none_twice(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_only_needed_recordings_are_decoded_and_each_once(manifest: Manifest, tmp_path: Path) -> None:
     spec, cache = lerobot(tmp_path, episodes=5), tmp_path / "cache"
     first = recorded_clips([spec], manifest, count=3, seed=0, cache=cache)
     kept = {entry.name: entry.stat().st_ino for entry in cache.iterdir()}
@@ -177,7 +167,7 @@ def test_no_more_recordings_are_decoded_than_clips_are_asked_for_and_none_twice(
     assert {entry.name: entry.stat().st_ino for entry in cache.iterdir()} == kept
 
 
-def test_what_cannot_be_used_is_left_out_where_that_is_asked_for(manifest: Manifest, tmp_path: Path) -> None:
+def test_unusable_recordings_are_skipped_on_request(manifest: Manifest, tmp_path: Path) -> None:
     write_video(tmp_path / "films/a.mp4", range(20))
     (tmp_path / "films/b.mp4").write_bytes(b"no film")
     films = [str(tmp_path / "films")]
@@ -189,7 +179,7 @@ def test_what_cannot_be_used_is_left_out_where_that_is_asked_for(manifest: Manif
 @pytest.mark.parametrize(
     ("report", "expected"), [({"trained_on": ["a", "b"]}, {"a", "b"}), ({"trained_on": 3}, None), ([], None)]
 )
-def test_a_report_says_what_a_model_was_trained_on_or_nothing(
+def test_report_states_the_training_data_or_nothing(
     report: Any, expected: set[str] | None, tmp_path: Path
 ) -> None:
     bundle = make_bundle(tmp_path / "toy")

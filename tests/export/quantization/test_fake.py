@@ -27,12 +27,12 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_bytes_of_an_image_are_held_exactly() -> None:
+def test_image_bytes_are_represented_exactly() -> None:
     pixels = torch.arange(256.0)
     assert torch.equal(quantize_activations(pixels), pixels)
 
 
-def test_activations_have_256_values_between_the_least_and_the_largest() -> None:
+def test_activations_have_256_values_between_minimum_and_maximum() -> None:
     values = noise(100, 100) + 2
     held = quantize_activations(values)
     assert len(held.unique()) <= 256
@@ -41,7 +41,7 @@ def test_activations_have_256_values_between_the_least_and_the_largest() -> None
 
 
 @pytest.mark.parametrize(("most", "distances"), [(127, 255), (63, 127)])
-def test_each_output_has_weights_of_its_own_scale(
+def test_each_output_has_its_own_weight_scale(
     most: int, distances: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fake_quantization.MAX_WEIGHT in (127, 63)
@@ -53,14 +53,14 @@ def test_each_output_has_weights_of_its_own_scale(
         assert (found - row).abs().max() <= 0.501 * row.abs().max() / most
 
 
-def test_gradients_pass_as_if_nothing_had_been_rounded() -> None:
+def test_gradients_pass_unchanged() -> None:
     for rounded in (quantize_weights, quantize_activations):
         values = noise(4, 8).requires_grad_()
         (rounded(values) * 3).sum().backward()
         assert torch.equal(values.grad, torch.full((4, 8), 3.0))
 
 
-def test_only_while_it_is_active_and_only_products_with_weights_are_rounded() -> None:
+def test_fake_quantization_applies_to_weight_products_only_while_active() -> None:
     layer, values = nn.Linear(8, 8), noise(4, 8)
     plain = layer(values)
     with FakeInt8():
@@ -94,7 +94,7 @@ def int8_error(encoder: Encoder, expected: Tensor, frames: Tensor, folder: Path)
     return float(1 - functional.cosine_similarity(found, expected[half:], dim=-1).mean())
 
 
-def test_an_encoder_that_was_trained_with_them_loses_less_in_int8(tmp_path: Path) -> None:
+def test_encoder_trained_with_fake_quantization_loses_less_in_int8(tmp_path: Path) -> None:
     teacher, student = uneven().requires_grad_(False), uneven()
     generator = torch.Generator().manual_seed(1)
 

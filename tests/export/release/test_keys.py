@@ -144,7 +144,7 @@ def test_passphrase_file_that_is_missing_is_an_error(protected: Path, tmp_path: 
     assert "none: the passphrase cannot be read" in capsys.readouterr().err
 
 
-def test_new_passphrase_is_asked_for_twice(
+def test_new_passphrase_is_prompted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     answers = iter([SECRET, "a typing error"])
@@ -159,7 +159,7 @@ class PinError(Exception):
     """What PyKCS11 raises has a text; securesystemslib wraps it in errors without one."""
 
 
-def test_token_that_refuses_gives_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_refuses_reports_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private = load_pem_private_key(CryptoSigner.generate_ecdsa().private_bytes, None)
     public = tmp_path / "public.pem"
     public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -183,7 +183,9 @@ def days_of(repo: Path, *roles: str) -> list[int]:
     return [round((signed[role].expires - utc_now()) / DAY) for role in roles]
 
 
-def test_stick_works_as_long_as_the_repository_says(tmp_path: Path, toy_bundle: Path, capsys: Output) -> None:
+def test_usb_key_works_as_long_as_the_repository_requires(
+    tmp_path: Path, toy_bundle: Path, capsys: Output
+) -> None:
     repo, robots = tmp_path / "repo", tmp_path / "robots"
     long = ("--lifetime", "timestamp", 30, "--lifetime", "snapshot", 30, "--lifetime", "channel-stable", 40)
     assert run("init", repo, "--channel", "stable", *long) == 0
@@ -242,7 +244,7 @@ def test_lifetime_of_a_role_can_be_changed(tmp_path: Path, toy_bundle: Path, cap
         (("lifetime", "{tmp}/repo", "listing.stable.toy.0", "9"), "has the lifetime of its channel"),
     ],
 )
-def test_wrong_lifetime_is_refused(
+def test_wrong_lifetime_is_rejected(
     tmp_path: Path, toy_bundle: Path, capsys: Output, arguments: tuple[str, ...], reason: str
 ) -> None:
     assert run("init", tmp_path / "repo", "--channel", "stable", "--policy", "dev") == 0

@@ -64,7 +64,7 @@ def second(toy_bundle: Path, tmp_path: Path) -> Bundle:
     return variant(toy_bundle, tmp_path / "second", "1.2.4", changed=100)
 
 
-def test_a_plain_client_installs_what_was_published(repo: Path, first: Bundle, tmp_path: Path) -> None:
+def test_plain_tuf_client_installs_a_published_release(repo: Path, first: Bundle, tmp_path: Path) -> None:
     published = publish(opened(repo), first, STABLE)
     client = Client(repo, tmp_path / "robot")
     assert client.latest() == published
@@ -75,7 +75,7 @@ def test_a_plain_client_installs_what_was_published(repo: Path, first: Bundle, t
     assert published.interface == interface_digest(first.manifest)
 
 
-def test_any_web_server_serves_it(
+def test_any_web_server_can_serve_the_repository(
     repo: Path, first: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(opened(repo), first, STABLE)
@@ -91,7 +91,7 @@ def test_any_web_server_serves_it(
     assert installed.sha256 == first.sha256
 
 
-def test_the_client_of_robots_follows_releases_and_rotations(
+def test_robot_client_follows_releases_and_rotations(
     repo: Path, first: Bundle, second: Bundle, tmp_path: Path
 ) -> None:
     robot = Robot(repo, tmp_path / "meta")
@@ -110,7 +110,7 @@ def test_the_client_of_robots_follows_releases_and_rotations(
     assert robot.floors.versions["root"] == 2 * 7 + 1
 
 
-def test_channels_release_apart(repo: Path, first: Bundle, second: Bundle, tmp_path: Path) -> None:
+def test_channels_release_independently(repo: Path, first: Bundle, second: Bundle, tmp_path: Path) -> None:
     client = Client(repo, tmp_path / "robot")
     publish(opened(repo), first, STABLE)
     assert client.latest("canary") is None
@@ -121,14 +121,14 @@ def test_channels_release_apart(repo: Path, first: Bundle, second: Bundle, tmp_p
     assert stable is not None and (stable.version, stable.release_seq) == ("1.2.3", 1)
 
 
-def test_a_channel_lists_only_what_is_delegated_to_it(repo: Path) -> None:
+def test_channel_lists_only_delegated_targets(repo: Path) -> None:
     repository = opened(repo)
     for path in ("models/canary/toy/latest.json", "models/stable/toy/1/2/3/4/5/6.bin", "other.bin"):
         with pytest.raises(JepaExportError, check=code("release.path_too_deep")):
             repository.add("stable", path, b"")
 
 
-def test_what_is_signed_says_when_and_for_how_long(repo: Path) -> None:
+def test_signed_metadata_states_its_date_and_expiry(repo: Path) -> None:
     days = {}
     for path in (repo / "metadata").iterdir():
         signed = json.loads(path.read_bytes())["signed"]
@@ -144,7 +144,7 @@ def test_what_is_signed_says_when_and_for_how_long(repo: Path) -> None:
     }
 
 
-def test_a_publisher_that_is_killed_leaves_the_old_release_whole(
+def test_killed_publisher_leaves_the_previous_release_intact(
     repo: Path, first: Bundle, second: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(opened(repo), first, STABLE)
@@ -159,7 +159,7 @@ def test_a_publisher_that_is_killed_leaves_the_old_release_whole(
     assert client.install(tmp_path / "installed").sha256 == second.sha256
 
 
-def test_two_publishers_do_not_work_at_once(repo: Path) -> None:
+def test_concurrent_publishers_are_rejected(repo: Path) -> None:
     with (
         atomic_files.locked(repo / ".lock", purpose="another"),
         pytest.raises(StorageError, match="another process has it"),
@@ -167,7 +167,7 @@ def test_two_publishers_do_not_work_at_once(repo: Path) -> None:
         opened(repo)
 
 
-def test_a_delta_makes_the_new_file_of_the_old_one(
+def test_delta_reconstructs_the_new_file_from_the_old_one(
     repo: Path, first: Bundle, second: Bundle, tmp_path: Path
 ) -> None:
     publish(opened(repo), first, STABLE)
@@ -185,7 +185,7 @@ def test_a_delta_makes_the_new_file_of_the_old_one(
     assert (tmp_path / "out").read_bytes() == (second.path / WEIGHTS).read_bytes()
 
 
-def test_deltas_start_from_the_last_releases(repo: Path, toy_bundle: Path, tmp_path: Path) -> None:
+def test_deltas_start_from_the_latest_releases(repo: Path, toy_bundle: Path, tmp_path: Path) -> None:
     bundles = [variant(toy_bundle, tmp_path / str(n), f"2.0.{n}", changed=100 * n) for n in range(4)]
     for bundle in bundles[:3]:
         publish(opened(repo), bundle, STABLE)
@@ -194,7 +194,7 @@ def test_deltas_start_from_the_last_releases(repo: Path, toy_bundle: Path, tmp_p
     assert {delta.base_sha256 for delta in release.deltas} == bases
 
 
-def test_a_delta_that_saves_little_is_not_offered(repo: Path, first: Bundle, tmp_path: Path) -> None:
+def test_delta_with_little_savings_is_not_offered(repo: Path, first: Bundle, tmp_path: Path) -> None:
     other = make_bundle(tmp_path / "other", seed=1)
     other = seal(other.path, other.manifest.model_copy(update={"version": "1.2.4"}))
     publish(opened(repo), first, STABLE)
@@ -205,14 +205,16 @@ def test_a_delta_that_saves_little_is_not_offered(repo: Path, first: Bundle, tmp
 
 
 @pytest.mark.parametrize("asked", [1, 2])
-def test_a_release_follows_the_last(repo: Path, first: Bundle, second: Bundle, asked: int) -> None:
+def test_release_sequence_follows_the_last_release(
+    repo: Path, first: Bundle, second: Bundle, asked: int
+) -> None:
     publish(opened(repo), first, Terms(channel="stable", release_seq=2))
     with pytest.raises(JepaExportError, check=code("release.sequence_not_increasing")):
         publish(opened(repo), second, Terms(channel="stable", release_seq=asked))
     assert publish(opened(repo), second, STABLE).release_seq == 3
 
 
-def test_a_version_is_published_once_and_the_error_says_how_to_give_another(
+def test_version_is_published_once_and_the_error_explains_how_to_set_another(
     repo: Path, first: Bundle, tmp_path: Path
 ) -> None:
     publish(opened(repo), first, STABLE)
@@ -226,9 +228,7 @@ def test_a_version_is_published_once_and_the_error_says_how_to_give_another(
     assert publish(opened(repo), Bundle.open(again), STABLE).version == "1.2.4"
 
 
-def test_terms_that_robots_could_not_read_are_refused_before_anything_is_written(
-    repo: Path, first: Bundle
-) -> None:
+def test_terms_that_robots_cannot_read_are_rejected_before_writing(repo: Path, first: Bundle) -> None:
     for terms, field in (
         (Terms(channel="stable", percent=101.0), "rollout.percent"),
         (Terms(channel="stable", hardware_ids=["Orin NX"]), "hardware_ids"),
@@ -239,7 +239,7 @@ def test_terms_that_robots_could_not_read_are_refused_before_anything_is_written
     assert list((repo / "targets").iterdir()) == []
 
 
-def test_a_rollout_grows_and_shrinks_only_if_told_to(repo: Path, first: Bundle, tmp_path: Path) -> None:
+def test_rollout_grows_and_shrinks_only_on_request(repo: Path, first: Bundle, tmp_path: Path) -> None:
     client = Client(repo, tmp_path / "robot")
     publish(opened(repo), first, Terms(channel="stable", percent=1.0, salt="salt"))
     for percent in (10.0, 50.0):
@@ -252,7 +252,7 @@ def test_a_rollout_grows_and_shrinks_only_if_told_to(repo: Path, first: Bundle, 
     assert rollout(opened(repo), "stable", MODEL, 20.0, shrink=True).rollout.percent == 20.0
 
 
-def test_a_downgrade_is_a_new_release_of_the_old_version_on_its_terms(
+def test_downgrade_is_a_new_release_of_the_old_version_with_its_terms(
     repo: Path, first: Bundle, second: Bundle, tmp_path: Path
 ) -> None:
     budgets = {"latency_p99_ms": 12.5, "max_error_ratio": 1.2}
@@ -272,7 +272,7 @@ def test_a_downgrade_is_a_new_release_of_the_old_version_on_its_terms(
     assert history(opened(repo), "stable", MODEL) == {"1.2.3": [1, 3], "1.2.4": [2]}
 
 
-def test_a_downgrade_leads_to_an_earlier_version_that_was_not_revoked(
+def test_downgrade_targets_an_earlier_version_that_is_not_revoked(
     repo: Path, first: Bundle, second: Bundle
 ) -> None:
     publish(opened(repo), first, STABLE)
@@ -285,7 +285,7 @@ def test_a_downgrade_leads_to_an_earlier_version_that_was_not_revoked(
         downgrade(opened(repo), "stable", MODEL, "1.2.3")
 
 
-def test_a_revoked_release_stays_revoked(repo: Path, toy_bundle: Path, tmp_path: Path) -> None:
+def test_revoked_release_stays_revoked(repo: Path, toy_bundle: Path, tmp_path: Path) -> None:
     for n in range(3):
         publish(opened(repo), variant(toy_bundle, tmp_path / str(n), f"2.0.{n}"), STABLE)
     revoke(opened(repo), "stable", MODEL, 2)
@@ -298,7 +298,7 @@ def test_a_revoked_release_stays_revoked(repo: Path, toy_bundle: Path, tmp_path:
     assert release is not None and (release.release_seq, release.revoked) == (4, (2,))
 
 
-def test_the_latest_version_and_a_release_that_never_was_cannot_be_revoked(
+def test_latest_version_and_unknown_release_cannot_be_revoked(
     repo: Path, first: Bundle, second: Bundle
 ) -> None:
     publish(opened(repo), first, STABLE)
@@ -311,7 +311,7 @@ def test_the_latest_version_and_a_release_that_never_was_cannot_be_revoked(
         revoke(opened(repo), "stable", MODEL, 7)
 
 
-def test_an_unknown_channel_or_model_is_answered_with_those_that_exist(repo: Path, first: Bundle) -> None:
+def test_unknown_channel_or_model_is_answered_with_the_existing_ones(repo: Path, first: Bundle) -> None:
     publish(opened(repo), first, STABLE)
     with pytest.raises(JepaExportError, check=code("release.unknown_channel")):
         publish(opened(repo), first, Terms(channel="beta"))
@@ -319,7 +319,7 @@ def test_an_unknown_channel_or_model_is_answered_with_those_that_exist(repo: Pat
         rollout(opened(repo), "stable", "cat", 100.0)
 
 
-def test_a_bundle_that_lies_too_deep_is_refused(repo: Path, first: Bundle, tmp_path: Path) -> None:
+def test_bundle_with_too_deep_paths_is_rejected(repo: Path, first: Bundle, tmp_path: Path) -> None:
     deep = tmp_path / "deep"
     shutil.copytree(first.path, deep)
     (deep / "notes" / "of" / "last" / "year").mkdir(parents=True)
@@ -328,7 +328,9 @@ def test_a_bundle_that_lies_too_deep_is_refused(repo: Path, first: Bundle, tmp_p
         publish(opened(repo), seal(deep, first.manifest), STABLE)
 
 
-def test_what_is_not_what_was_signed_is_not_built_upon(repo: Path, first: Bundle, second: Bundle) -> None:
+def test_content_that_differs_from_the_signed_one_is_rejected(
+    repo: Path, first: Bundle, second: Bundle
+) -> None:
     publish(opened(repo), first, STABLE)
     snapshot = repo / "metadata" / "2.snapshot.json"
     snapshot.write_bytes(snapshot.read_bytes().replace(b"channel-stable", b"channel-canary"))
@@ -336,16 +338,14 @@ def test_what_is_not_what_was_signed_is_not_built_upon(repo: Path, first: Bundle
         publish(opened(repo), second, STABLE)
 
 
-def test_a_pointer_in_the_metadata_is_what_robots_parse(repo: Path, first: Bundle) -> None:
+def test_pointer_in_the_metadata_is_parsed_as_by_robots(repo: Path, first: Bundle) -> None:
     release = publish(opened(repo), first, STABLE)
     repository: Repository = opened(repo)
     target = repository.channel("stable").targets["models/stable/toy/latest.json"]
     assert parse_release(repository.content(target)) == release
 
 
-def test_what_a_later_publisher_says_more_is_read_and_kept_by_an_earlier_one(
-    repo: Path, first: Bundle, tmp_path: Path
-) -> None:
+def test_unknown_fields_of_a_later_version_are_preserved(repo: Path, first: Bundle, tmp_path: Path) -> None:
     fields = publish(opened(repo), first, STABLE).model_dump(mode="json")
     fields["later"] = fields["rollout"]["later"] = {"more": [1]}
     repository = opened(repo)
@@ -357,7 +357,7 @@ def test_what_a_later_publisher_says_more_is_read_and_kept_by_an_earlier_one(
     assert release.model_dump(mode="json") == fields
 
 
-def test_the_copy_of_an_earlier_pointer_says_how_far_that_version_was_rolled_out(
+def test_copy_of_an_earlier_pointer_has_the_final_rollout_of_its_version(
     repo: Path, first: Bundle, second: Bundle, tmp_path: Path
 ) -> None:
     """A fleet server may still order that version."""

@@ -21,11 +21,11 @@ def first(toy_bundle: Path) -> Bundle:
     return Bundle.open(toy_bundle)
 
 
-def test_a_bundle_fit_to_be_released_is_checked_in_each_precision(first: Bundle) -> None:
+def test_releasable_bundle_is_checked_in_each_precision(first: Bundle) -> None:
     assert check_bundle(first, engine="openvino:CPU", allow_untrained=False) == ["fp32", "fp16"]
 
 
-def test_random_weights_are_released_only_if_told_to(tmp_path: Path) -> None:
+def test_untrained_model_is_released_only_on_request(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "random", trained=False)
     with pytest.raises(JepaExportError, check=code("release.untrained")):
         check_bundle(bundle, engine="openvino:CPU", allow_untrained=False)
@@ -42,7 +42,7 @@ def test_random_weights_are_released_only_if_told_to(tmp_path: Path) -> None:
         "MIT; weights for non-commercial research only",
     ],
 )
-def test_what_forbids_commercial_use_is_released_only_if_told_to(
+def test_non_commercial_model_is_released_only_on_request(
     first: Bundle, tmp_path: Path, licence: str
 ) -> None:
     bundle = seal(
@@ -62,11 +62,11 @@ def test_what_forbids_commercial_use_is_released_only_if_told_to(
 @pytest.mark.parametrize(
     "licence", ["Apache-2.0", "MIT", "CC-BY-4.0", "Apache-2.0, of ACME Inc", "CERN-OHL-S"]
 )
-def test_other_licences_are_not_taken_for_non_commercial(licence: str) -> None:
+def test_other_licenses_do_not_count_as_non_commercial(licence: str) -> None:
     assert not forbids_commercial_use(licence)
 
 
-def test_a_model_that_computes_something_else_is_not_released(first: Bundle, tmp_path: Path) -> None:
+def test_model_with_wrong_outputs_is_not_released(first: Bundle, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(first.path, broken)
     shutil.copy(make_bundle(tmp_path / "other", seed=1).path / WEIGHTS, broken / WEIGHTS)

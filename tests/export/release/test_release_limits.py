@@ -50,9 +50,7 @@ def deltas_listed(repo: Path) -> set[str]:
     return {path for path in opened(repo).listed("stable") if "/deltas/" in path}
 
 
-def test_only_deltas_that_the_last_pointer_to_a_version_names_are_listed(
-    repo: Path, bundles: list[Bundle]
-) -> None:
+def test_only_deltas_of_the_last_pointer_to_a_version_are_listed(repo: Path, bundles: list[Bundle]) -> None:
     releases: dict[str, Release] = {}
 
     def are_named() -> bool:
@@ -72,7 +70,7 @@ def test_only_deltas_that_the_last_pointer_to_a_version_names_are_listed(
     assert check(repo, utc_now()).problems == []
 
 
-def test_who_has_begun_to_fetch_a_delta_gets_it_to_the_end(
+def test_delta_stays_available_to_a_download_in_progress(
     repo: Path, bundles: list[Bundle], tmp_path: Path
 ) -> None:
     for bundle in bundles[:2]:
@@ -88,7 +86,7 @@ def test_who_has_begun_to_fetch_a_delta_gets_it_to_the_end(
     ("role", "limit"),
     [("channel-stable", "_MAX_METADATA_BYTES"), ("snapshot", "_MAX_SNAPSHOT_BYTES")],
 )
-def test_metadata_that_is_longer_than_robots_read_is_not_written(
+def test_metadata_beyond_the_robot_limit_is_not_written(
     repo: Path, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, role: str, limit: str
 ) -> None:
     before = metadata(repo)
@@ -99,7 +97,7 @@ def test_metadata_that_is_longer_than_robots_read_is_not_written(
     assert metadata(repo) == before
 
 
-def test_a_pointer_that_is_longer_than_robots_read_is_not_written(
+def test_pointer_beyond_the_robot_limit_is_not_written(
     repo: Path, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for bundle in bundles[:2]:
@@ -112,7 +110,7 @@ def test_a_pointer_that_is_longer_than_robots_read_is_not_written(
     assert metadata(repo) == before
 
 
-def test_a_clock_that_is_behind_the_last_signature_signs_nothing(repo: Path, bundles: list[Bundle]) -> None:
+def test_clock_behind_the_last_signature_signs_nothing(repo: Path, bundles: list[Bundle]) -> None:
     before = metadata(repo)
     behind = at(repo, utc_now() - DAY)
     with pytest.raises(JepaExportError, check=code("release.clock_behind")):
@@ -123,7 +121,7 @@ def test_a_clock_that_is_behind_the_last_signature_signs_nothing(repo: Path, bun
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_signature_of_a_clock_that_was_ahead_ends_with_the_key_of_the_timestamp(
+def test_signature_of_a_fast_clock_is_replaced_by_rotating_the_timestamp_key(
     repo: Path, bundles: list[Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     robots = [Robot(repo, tmp_path / name) for name in ("saw it", "did not")]

@@ -67,7 +67,7 @@ def test_metadata_does_not_grow_with_releases(repo: Path, bundles: list[Bundle])
     assert check(repo, utc_now()).problems == []
 
 
-def test_rollout_step_costs_a_robot_no_file_list(repo: Path, bundles: list[Bundle], tmp_path: Path) -> None:
+def test_rollout_step_costs_robots_no_file_list(repo: Path, bundles: list[Bundle], tmp_path: Path) -> None:
     for bundle in bundles[:2]:
         publish(opened(repo), bundle, STABLE)
     robot = Robot(repo, tmp_path / "robot")
@@ -77,9 +77,7 @@ def test_rollout_step_costs_a_robot_no_file_list(repo: Path, bundles: list[Bundl
     assert not list(robot.home.glob("listing.*"))
 
 
-def test_version_that_is_listed_no_more_can_be_released_again(
-    repo: Path, bundles: list[Bundle], tmp_path: Path
-) -> None:
+def test_unlisted_version_can_be_released_again(repo: Path, bundles: list[Bundle], tmp_path: Path) -> None:
     robot = Robot(repo, tmp_path / "robot")
     for bundle in bundles[: LISTED + 1]:
         publish(opened(repo), bundle, STABLE)

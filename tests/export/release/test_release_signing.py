@@ -65,7 +65,7 @@ def make(folder: Path, **changed: object) -> Repository:
     return init(folder / "repo", KeyRing(folder / "keys"), **(settings | changed))  # type: ignore[arg-type]
 
 
-def test_private_keys_are_their_owners_alone_and_are_not_served(repo: Path) -> None:
+def test_private_keys_are_readable_by_their_owner_only_and_not_served(repo: Path) -> None:
     keys = repo.with_name("keys")
     assert keys.stat().st_mode & 0o777 == 0o700
     files = list(keys.iterdir())
@@ -76,7 +76,7 @@ def test_private_keys_are_their_owners_alone_and_are_not_served(repo: Path) -> N
     assert not any(b"PRIVATE" in path.read_bytes() for path in repo.rglob("*") if path.is_file())
 
 
-def test_a_fleet_signs_with_several_keys(tmp_path: Path) -> None:
+def test_fleet_signs_with_several_keys(tmp_path: Path) -> None:
     repo = new_repository(tmp_path, policy=POLICIES["fleet"])
     repository = opened(repo)
     quorums = {}
@@ -102,7 +102,7 @@ def test_a_fleet_signs_with_several_keys(tmp_path: Path) -> None:
         ({"externals": {"channel-beta": []}}, "release.unknown_role"),
     ],
 )
-def test_what_makes_no_repository_is_refused_before_anything_is_written(
+def test_invalid_policy_is_rejected_before_writing(
     tmp_path: Path, changed: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(JepaExportError, check=code(reason)):
@@ -111,12 +111,12 @@ def test_what_makes_no_repository_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(("threshold", "keys"), [(0, 1), (2, 1)])
-def test_a_quorum_that_cannot_be_met_is_refused(threshold: int, keys: int) -> None:
+def test_unreachable_quorum_is_rejected(threshold: int, keys: int) -> None:
     with pytest.raises(JepaExportError, check=code("release.invalid_quorum")):
         Quorum(threshold, keys)
 
 
-def test_keys_do_not_lie_where_they_would_be_served(tmp_path: Path) -> None:
+def test_keys_are_not_stored_in_the_served_folder(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("release.keys_in_repository")):
         init(
             tmp_path / "repo",
@@ -127,7 +127,7 @@ def test_keys_do_not_lie_where_they_would_be_served(tmp_path: Path) -> None:
         )
 
 
-def test_a_repository_is_not_made_over_another(repo: Path, tmp_path: Path) -> None:
+def test_existing_repository_is_not_overwritten(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("release.repository_exists")):
         make(tmp_path)
 
@@ -150,7 +150,7 @@ def test_one_signature_of_two_publishes_nothing(tmp_path: Path, bundle: Bundle) 
     assert client.install(tmp_path / "installed").sha256 == bundle.sha256
 
 
-def test_a_client_refuses_a_root_with_one_signature_of_two(tmp_path: Path) -> None:
+def test_client_rejects_a_root_with_one_signature_of_two(tmp_path: Path) -> None:
     repo = new_repository(tmp_path, policy=Policy(root=Quorum(2, 2)))
     client = Client(repo, tmp_path / "robot")
     rotate(opened(repo), "root", retire=keyids(repo, "root")[0])
@@ -163,7 +163,7 @@ def test_a_client_refuses_a_root_with_one_signature_of_two(tmp_path: Path) -> No
         client.updater()
 
 
-def test_a_client_follows_a_root_that_was_rotated_twice(repo: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_client_follows_a_root_that_was_rotated_twice(repo: Path, bundle: Bundle, tmp_path: Path) -> None:
     client = Client(repo, tmp_path / "robot")
     keys = [keyids(repo, "root")]
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_a_client_follows_a_root_that_was_rotated_twice(repo: Path, bundle: Bund
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_after_a_rotation_only_the_new_key_signs(
+def test_only_the_new_key_signs_after_a_rotation(
     repo: Path, toy_bundle: Path, tmp_path: Path, role: str
 ) -> None:
     publish(opened(repo), Bundle.open(toy_bundle), STABLE)
@@ -197,7 +197,7 @@ def test_after_a_rotation_only_the_new_key_signs(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_rotation_that_is_killed_bothers_no_client_and_is_finished_later(
+def test_killed_rotation_affects_no_client_and_is_completed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
     for writes in range(10):
@@ -218,7 +218,7 @@ def test_a_rotation_that_is_killed_bothers_no_client_and_is_finished_later(
     assert writes == {"root": 1, "targets": 5, "snapshot": 4, "timestamp": 3, "channel-stable": 4}[role]
 
 
-def test_the_key_to_retire_is_named_where_there_are_several(tmp_path: Path) -> None:
+def test_rotation_with_several_keys_requires_the_one_to_retire(tmp_path: Path) -> None:
     repo = new_repository(tmp_path, policy=Policy(channel=Quorum(2, 3)))
     before = keyids(repo, "channel-stable")
     with pytest.raises(JepaExportError, check=code("release.key_ambiguous")):
@@ -229,7 +229,7 @@ def test_the_key_to_retire_is_named_where_there_are_several(tmp_path: Path) -> N
     Client(repo, tmp_path / "robot").updater()
 
 
-def test_a_rotation_that_would_leave_too_few_signatures_is_refused(tmp_path: Path) -> None:
+def test_rotation_that_would_leave_too_few_signatures_is_rejected(tmp_path: Path) -> None:
     repo = new_repository(tmp_path, policy=Policy(targets=Quorum(2, 3)))
     old, other, third = keyids(repo, "targets")
     for keyid in (other, third):
@@ -242,26 +242,26 @@ def test_a_rotation_that_would_leave_too_few_signatures_is_refused(tmp_path: Pat
     Client(repo, tmp_path / "robot").updater()
 
 
-def test_an_unknown_role_is_answered_with_those_that_exist(repo: Path) -> None:
+def test_unknown_role_is_answered_with_the_existing_ones(repo: Path) -> None:
     with pytest.raises(JepaExportError, check=code("release.unknown_role")):
         rotate(opened(repo), "boss")
 
 
-def test_a_private_key_that_others_may_read_is_not_used(repo: Path, bundle: Bundle) -> None:
+def test_private_key_readable_by_others_is_not_used(repo: Path, bundle: Bundle) -> None:
     (path,) = repo.with_name("keys").glob("channel-stable.*.pem")
     path.chmod(0o640)
     with pytest.raises(JepaExportError, check=code("release.key_readable_by_others")):
         publish(opened(repo), bundle, STABLE)
 
 
-def test_a_damaged_private_key_is_named(repo: Path, bundle: Bundle) -> None:
+def test_damaged_private_key_is_named(repo: Path, bundle: Bundle) -> None:
     (path,) = repo.with_name("keys").glob("snapshot.*.pem")
     path.write_text("-----BEGIN PRIVATE KEY-----\n")
     with pytest.raises(JepaExportError, check=code("release.key_unusable")):
         publish(opened(repo), bundle, STABLE)
 
 
-def test_a_key_that_lies_elsewhere_signs_by_its_uri(
+def test_key_stored_elsewhere_signs_by_its_uri(
     tmp_path: Path, bundle: Bundle, elsewhere: ExternalKey
 ) -> None:
     repository = make(tmp_path, externals={"channel-stable": [elsewhere]})
@@ -274,16 +274,14 @@ def test_a_key_that_lies_elsewhere_signs_by_its_uri(
     assert client.install(tmp_path / "installed").sha256 == bundle.sha256
 
 
-def test_a_rotation_may_lead_to_a_key_that_lies_elsewhere(
-    repo: Path, tmp_path: Path, elsewhere: ExternalKey
-) -> None:
+def test_rotation_may_add_a_key_stored_elsewhere(repo: Path, tmp_path: Path, elsewhere: ExternalKey) -> None:
     rotate(opened(repo), "timestamp", external=elsewhere)
     (tmp_path / "private.pem").unlink()
     with pytest.raises(JepaExportError, check=code("release.key_unusable")):
         resign(opened(repo), within=timedelta(days=8))
 
 
-def test_a_key_that_does_not_fit_its_public_half_is_refused(tmp_path: Path, elsewhere: ExternalKey) -> None:
+def test_key_that_does_not_match_its_public_half_is_rejected(tmp_path: Path, elsewhere: ExternalKey) -> None:
     Path(elsewhere.uri.removeprefix("file2:")).write_bytes(CryptoSigner.generate_ecdsa().private_bytes)
     with pytest.raises(JepaExportError, check=code("release.key_unusable")):
         make(tmp_path, externals={"root": [elsewhere]})
@@ -311,7 +309,9 @@ def at(repo: Path, days: float) -> Repository:
         (400, ["channel-canary", "channel-stable", "root", "snapshot", "targets", "timestamp"]),
     ],
 )
-def test_what_expires_soon_is_signed_anew(repo: Path, tmp_path: Path, days: float, due: list[str]) -> None:
+def test_resign_renews_metadata_that_expires_soon(
+    repo: Path, tmp_path: Path, days: float, due: list[str]
+) -> None:
     before = {role: signed.version for role, signed in opened(repo).signed.items()}
     assert resign(at(repo, days), None) == (due, [])
     Client(repo, tmp_path / "robot").updater()
@@ -319,7 +319,7 @@ def test_what_expires_soon_is_signed_anew(repo: Path, tmp_path: Path, days: floa
     assert {role for role in after if after[role] == before[role] + 1} == set(due)
 
 
-def test_an_expired_repository_is_brought_back(tmp_path: Path, bundle: Bundle) -> None:
+def test_expired_repository_is_restored_by_signing(tmp_path: Path, bundle: Bundle) -> None:
     repository = make(tmp_path, now=lambda: utc_now() - timedelta(days=12))
     client = Client(repository.folder, tmp_path / "robot")
     with pytest.raises(ExpiredMetadataError):
@@ -328,7 +328,7 @@ def test_an_expired_repository_is_brought_back(tmp_path: Path, bundle: Bundle) -
     client.updater()
 
 
-def test_what_cannot_be_signed_here_does_not_keep_the_rest_from_it(repo: Path, tmp_path: Path) -> None:
+def test_resign_continues_without_an_unavailable_key(repo: Path, tmp_path: Path) -> None:
     (offline,) = repo.with_name("keys").glob("root.*.pem")
     offline.unlink()
     signed, missing = resign(at(repo, 360), None)
@@ -337,7 +337,7 @@ def test_what_cannot_be_signed_here_does_not_keep_the_rest_from_it(repo: Path, t
     Client(repo, tmp_path / "robot").updater()
 
 
-def test_a_client_finds_a_channel_that_was_added(repo: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_client_finds_an_added_channel(repo: Path, bundle: Bundle, tmp_path: Path) -> None:
     client = Client(repo, tmp_path / "robot")
     client.updater()
     add_channel(opened(repo), "beta", Policy(channel=Quorum(1, 2)), [])
@@ -349,7 +349,7 @@ def test_a_client_finds_a_channel_that_was_added(repo: Path, bundle: Bundle, tmp
             add_channel(opened(repo), name, Policy(), [])
 
 
-def test_the_key_of_one_channel_signs_no_other(repo: Path, tmp_path: Path) -> None:
+def test_channel_key_signs_no_other_channel(repo: Path, tmp_path: Path) -> None:
     """The attack: whoever has canary's key puts canary's metadata in the place of stable's."""
     repository = opened(repo)
     repository.signed["channel-stable"] = repository.signed["channel-canary"]

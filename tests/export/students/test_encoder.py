@@ -29,7 +29,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 
 @torch.no_grad()
-def test_the_patch_embedding_normalises_the_pixels() -> None:
+def test_patch_embedding_normalizes_the_pixels() -> None:
     embed = PatchEmbedding(ENCODER)
     frames = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
     normal = (frames.double() - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
@@ -41,7 +41,7 @@ def test_the_patch_embedding_normalises_the_pixels() -> None:
 
 
 @torch.no_grad()
-def test_the_encoder_takes_each_frame_by_itself_to_tokens_of_unit_scale() -> None:
+def test_encoder_maps_each_frame_separately_to_unit_scale_tokens() -> None:
     encoder = Encoder(ENCODER).eval()
     frames = torch.randint(0, 256, (3, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
     latents = encoder(frames)
@@ -52,20 +52,20 @@ def test_the_encoder_takes_each_frame_by_itself_to_tokens_of_unit_scale() -> Non
 
 
 @torch.no_grad()
-def test_where_a_patch_is_matters() -> None:
+def test_patch_position_matters() -> None:
     encoder = Encoder(ENCODER).eval()
     frame = torch.randint(0, 256, (1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
     assert (encoder(frame) - encoder(frame.roll(16, dims=2))).abs().max() > 1e-4
 
 
-def test_no_head_is_wider_than_what_int8_attention_is_made_for() -> None:
+def test_attention_heads_fit_int8_attention() -> None:
     wide = Encoder(replace(ENCODER, width=192))
     assert wide.blocks[0].out.in_features == wide.pool.out.in_features == 2 * 64
     assert wide(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).shape == (1, ENCODER.tokens, ENCODER.dim)
     assert Encoder(ENCODER).blocks[0].out.in_features == ENCODER.width
 
 
-def test_the_teachers_head_gives_a_token_for_each_place_of_the_teachers_grid() -> None:
+def test_teacher_head_gives_a_token_per_position_of_the_teacher_grid() -> None:
     head = TeacherHead(ENCODER, teacher_side=3, teacher_dim=24)
     assert head(torch.zeros(2, ENCODER.tokens, ENCODER.dim)).shape == (2, 9, 24)
 
@@ -81,13 +81,13 @@ def test_the_teachers_head_gives_a_token_for_each_place_of_the_teachers_grid() -
         ({"tokens": 17}, "tokens must be between 1 and 16, got 17"),
     ],
 )
-def test_a_wrong_size_of_the_encoder_is_named(changed: dict[str, int], reason: str) -> None:
+def test_invalid_encoder_size_is_named(changed: dict[str, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         replace(ENCODER, **changed)
 
 
 @pytest.mark.parametrize("px", [0, -16])
-def test_a_frame_without_pixels_is_refused(px: int) -> None:
+def test_frame_without_pixels_is_rejected(px: int) -> None:
     with pytest.raises(JepaExportError, check=code("student.sizes")):
         create("vit_ti", px=px, action_scale=SCALE, seed=0).encoder(
             torch.zeros(1, px, px, 3, dtype=torch.uint8)

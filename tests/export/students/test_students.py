@@ -98,19 +98,19 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("size", HISTORIES)
-def test_a_rollout_is_what_sequence_mode_gives_step_by_step(predictor: Predictor, size: int) -> None:
+def test_rollout_equals_sequence_mode_step_by_step(predictor: Predictor, size: int) -> None:
     given = Inputs.draw(PREDICTOR, size)
     futures = predictor(given.history, given.actions, given.between)
     close(futures, step_through(predictor, given.history, given.executed(), HORIZON))
 
 
-def test_no_known_action_is_not_the_action_zero(predictor: Predictor) -> None:
+def test_unknown_action_differs_from_a_zero_action(predictor: Predictor) -> None:
     given = Inputs.draw(PREDICTOR, 1)
     standing = predictor.next_latents(given.history, torch.zeros_like(given.actions[:1, :1]))
     assert (predictor.next_latents(given.history, None) - standing).abs().max() > 0.1
 
 
-def test_every_predicted_token_is_of_unit_scale(predictor: Predictor) -> None:
+def test_predicted_tokens_have_unit_scale(predictor: Predictor) -> None:
     given = Inputs.draw(PREDICTOR, 2)
     futures = predictor(given.history, given.actions, given.between)
     close(futures.mean(-1), torch.zeros(futures.shape[:-1]))
@@ -126,13 +126,13 @@ def test_candidates_are_independent_of_each_other(predictor: Predictor) -> None:
     assert (futures[1:] - futures[:1]).abs().amax(dim=(1, 2, 3)).min() > 0.1
 
 
-def test_an_action_counts_in_units_of_its_scale(predictor: Predictor) -> None:
+def test_actions_are_divided_by_their_scale(predictor: Predictor) -> None:
     given, plain = Inputs.draw(PREDICTOR, 2), make(replace(PREDICTOR, action_scale=(1.0, 1.0)))
     scaled = [actions / torch.tensor(PREDICTOR.action_scale) for actions in (given.actions, given.between)]
     close(predictor(given.history, given.actions, given.between), plain(given.history, *scaled))
 
 
-def test_an_action_changes_the_frames_after_it_and_none_before(predictor: Predictor) -> None:
+def test_action_changes_only_later_frames(predictor: Predictor) -> None:
     given = Inputs.draw(PREDICTOR, 2)
     changed = given.actions.clone()
     changed[:, 3] *= -1
@@ -141,7 +141,7 @@ def test_an_action_changes_the_frames_after_it_and_none_before(predictor: Predic
     assert (after[:, 3] - before[:, 3]).abs().max() > 0.1
 
 
-def test_in_sequence_mode_no_frame_sees_the_future(predictor: Predictor) -> None:
+def test_sequence_mode_is_causal(predictor: Predictor) -> None:
     given = Inputs.draw(PREDICTOR, 6, count=1, horizon=1)
     changed = given.history.clone()
     changed[:, 4] *= -1
@@ -152,7 +152,7 @@ def test_in_sequence_mode_no_frame_sees_the_future(predictor: Predictor) -> None
     assert (after[:, 4:] - before[:, 4:]).abs().amax(dim=(0, 2, 3)).min() > 0.01
 
 
-def test_a_block_looks_back_over_its_window_and_no_further() -> None:
+def test_block_attends_within_its_window_only() -> None:
     shallow = make(replace(PREDICTOR, depth=1))
     given = Inputs.draw(PREDICTOR, WINDOW + 2, count=1, horizon=1)
     changed = given.history.clone()
@@ -164,7 +164,7 @@ def test_a_block_looks_back_over_its_window_and_no_further() -> None:
 
 @pytest.mark.parametrize("size", HISTORIES)
 @pytest.mark.parametrize("filler", [0.0, 3.0])
-def test_past_and_steps_are_the_flat_rollout(predictor: Predictor, size: int, filler: float) -> None:
+def test_past_and_step_graphs_equal_the_flat_rollout(predictor: Predictor, size: int, filler: float) -> None:
     given = Inputs.draw(PREDICTOR, size)
     count = len(given.actions)
     latent, *frames = (
@@ -184,7 +184,7 @@ def test_past_and_steps_are_the_flat_rollout(predictor: Predictor, size: int, fi
     close(torch.cat(futures, dim=1), predictor(given.history, given.actions, given.between))
 
 
-def test_the_table_names_the_frames_that_do_not_exist_yet() -> None:
+def test_table_names_the_frames_that_do_not_exist_yet() -> None:
     table = absent_table(4, 1, 4)
     assert table.shape == (1, 16, 1, 1)
     assert (table.reshape(4, 4) < 0).tolist() == [
@@ -196,7 +196,7 @@ def test_the_table_names_the_frames_that_do_not_exist_yet() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_the_two_networks_of_a_student_fit_each_other(name: str) -> None:
+def test_networks_of_a_student_fit_together(name: str) -> None:
     student = create(name, px=32, action_scale=SCALE, seed=0)
     latent = student.encoder(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
     assert latent.shape == (1, FAMILY[name].tokens, FAMILY[name].dim)
@@ -214,7 +214,7 @@ def weights(student: Student) -> Tensor:
     )
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others() -> None:
+def test_weights_depend_only_on_the_seed() -> None:
     state = torch.get_rng_state()
     one, same, other = (weights(create("vit_ti", px=32, action_scale=SCALE, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)
@@ -223,7 +223,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others() -> None:
 
 
 @torch.no_grad()
-def test_fresh_the_future_is_the_present_and_stirred_it_depends_on_the_action() -> None:
+def test_new_predictor_returns_the_present_and_a_randomized_one_uses_the_action() -> None:
     fresh = create("vit_ti", px=32, action_scale=SCALE, seed=0).predictor
     given = Inputs.draw(fresh.config, 1)
     close(fresh(given.history, given.actions), given.history.expand(3, HORIZON, -1, -1), 1e-4)
@@ -234,12 +234,12 @@ def test_fresh_the_future_is_the_present_and_stirred_it_depends_on_the_action() 
 
 
 @torch.no_grad()
-def test_a_fresh_block_adds_nothing() -> None:
+def test_new_block_is_an_identity() -> None:
     tokens, condition = torch.ones(2, 3, 32), torch.ones(1, 3, CONDITION_DIM)
     assert torch.equal(ParallelBlock(32, 2)(tokens, condition)[0], tokens)
 
 
-def test_stirring_takes_its_numbers_from_the_seed_alone() -> None:
+def test_randomize_uses_only_the_given_seed() -> None:
     state = torch.get_rng_state()
     one, same, other = (make_stirred(seed).out.weight for seed in (1, 1, 2))
     assert torch.equal(one, same)
@@ -261,7 +261,7 @@ def make_stirred(seed: int) -> Predictor:
         ({"action_scale": (1.0, 0.0)}, r"action_scale must be positive numbers, got \(1.0, 0.0\)"),
     ],
 )
-def test_a_wrong_size_of_the_predictor_is_named(changed: dict[str, object], reason: str) -> None:
+def test_invalid_predictor_size_is_named(changed: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         replace(PREDICTOR, **changed)
 
@@ -274,9 +274,7 @@ def test_a_wrong_size_of_the_predictor_is_named(changed: dict[str, object], reas
         ("vit_ti", 32, (), "student.sizes"),
     ],
 )
-def test_a_student_that_cannot_be_is_refused(
-    name: str, px: int, scale: tuple[float, ...], expected: str
-) -> None:
+def test_impossible_student_is_rejected(name: str, px: int, scale: tuple[float, ...], expected: str) -> None:
     with pytest.raises(JepaExportError, check=code(expected)):
         create(name, px=px, action_scale=scale, seed=0)
 
@@ -314,13 +312,13 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("count", [16, 40])
-def test_the_loop_computes_what_torch_does(exported: Exported, count: int) -> None:
+def test_loop_graph_computes_what_torch_computes(exported: Exported, count: int) -> None:
     given = Inputs.draw(exported.predictor.config, exported.size, count=count)
     futures = exported.run("openvino:CPU", "openvino/model_fp32.xml", given)
     close(futures, exported.predictor(given.history, given.actions, given.between), 1e-4)
 
 
-def test_the_loop_in_int8_stays_close_to_torch(exported: Exported) -> None:
+def test_loop_graph_in_int8_is_close_to_torch(exported: Exported) -> None:
     given = Inputs.draw(exported.predictor.config, exported.size, count=32)
     futures = exported.run("openvino:CPU", "openvino/model_int8.xml", given)
     expected = exported.predictor(given.history, given.actions, given.between)
@@ -328,7 +326,7 @@ def test_the_loop_in_int8_stays_close_to_torch(exported: Exported) -> None:
     assert not torch.equal(futures, expected)
 
 
-def test_the_flat_graph_computes_what_torch_does(exported: Exported) -> None:
+def test_flat_graph_computes_what_torch_computes(exported: Exported) -> None:
     pytest.importorskip("onnxruntime")
     given = Inputs.draw(exported.predictor.config, exported.size, count=5)
     futures = exported.run("onnxruntime:CPU", "onnx/model_fp32.onnx", given)

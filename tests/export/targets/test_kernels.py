@@ -55,42 +55,42 @@ def stand_in(folder: Path, script: str) -> Path:
     return program
 
 
-def test_the_kernel_is_compiled_for_orin_without_spilling(made: KernelBuild) -> None:
+def test_kernel_compiles_for_orin_without_spilling(made: KernelBuild) -> None:
     assert {usage.entry for usage in made.usages if usage.architecture == "sm_87"} == {ENTRY_POINT}
     assert all(usage.spilled_bytes == 0 for usage in made.usages)
 
 
-def test_the_runtime_finds_what_was_made(made: KernelBuild) -> None:
+def test_runtime_finds_the_compiled_kernel(made: KernelBuild) -> None:
     assert find_fatbin([made.path.parent]) == made.path
     assert [path.name for path in made.path.parent.iterdir()] == [made.path.name]
 
 
-def test_the_same_source_makes_the_same_bytes_wherever_it_is_compiled(
-    made: KernelBuild, tmp_path: Path
-) -> None:
+def test_compilation_is_reproducible_in_any_folder(made: KernelBuild, tmp_path: Path) -> None:
     assert compile_kernels(tmp_path / "another folder").path.read_bytes() == made.path.read_bytes()
 
 
-def test_the_file_holds_a_binary_for_each_jetson_and_ptx(made: KernelBuild) -> None:
+def test_fatbin_contains_a_binary_for_each_jetson_and_ptx(made: KernelBuild) -> None:
     """Each is an ELF file for a GPU; PTX is compressed in it."""
     assert made.path.read_bytes().count(b"\x7fELF") == len(made.choice.architectures)
     assert f"PTX for other GPUs from sm_{made.choice.ptx} on" in describe(made)
 
 
-def test_a_warning_is_an_error(made: KernelBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_warning_is_an_error(
+    made: KernelBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "source", lambda: source() + b"\n__global__ void idle() { int unused; }\n")
     with pytest.raises(JepaExportError, check=code("target.nvcc_failed")):
         compile_kernels(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_newest_name_of_thor_is_taken() -> None:
+def test_newest_name_of_thor_is_used() -> None:
     both = choose_architectures(["sm_80", "sm_87", "sm_101", "sm_110"])
     assert both.architectures == ("sm_87", "sm_110") and both.left_out == ()
     assert choose_architectures(["sm_80", "sm_87", "sm_101"]).architectures == ("sm_87", "sm_101")
 
 
-def test_a_compiler_that_does_not_know_thor_makes_the_rest_and_says_so() -> None:
+def test_compiler_without_thor_builds_the_rest_and_reports_it() -> None:
     choice = choose_architectures(["sm_50", "sm_80", "sm_87", "sm_90", "sm_90a"])
     assert choice.architectures == ("sm_87",) and choice.ptx == 80
     assert choice.left_out == ("Jetson Thor: this nvcc does not support sm_110 or sm_101",)
@@ -100,12 +100,12 @@ def test_a_compiler_that_does_not_know_thor_makes_the_rest_and_says_so() -> None
     ]
 
 
-def test_a_compiler_too_old_for_any_of_them_is_refused() -> None:
+def test_compiler_too_old_for_all_devices_is_rejected() -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_unsupported")):
         choose_architectures(["sm_50", "sm_75"])
 
 
-def test_what_ptxas_says_is_read() -> None:
+def test_ptxas_output_is_parsed() -> None:
     assert parse_usage(SAID) == (
         KernelUsage(entry="scale", architecture="sm_87", registers=16, spilled_bytes=32),
         KernelUsage(entry="scale", architecture="sm_110", registers=48, spilled_bytes=0),
@@ -113,22 +113,22 @@ def test_what_ptxas_says_is_read() -> None:
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_missing_compiler_is_named_with_what_installs_it(tmp_path: Path) -> None:
+def test_missing_compiler_is_reported_with_its_package(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_missing")):
         compile_kernels(tmp_path)
 
 
-def test_what_is_no_nvcc_is_refused(tmp_path: Path) -> None:
+def test_program_that_is_no_nvcc_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_unsupported")):
         compile_kernels(tmp_path / "out", nvcc=stand_in(tmp_path, "echo hello"))
 
 
-def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+def test_failed_compiler_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_failed")):
         compile_kernels(tmp_path / "out", nvcc=stand_in(tmp_path, "echo no licence >&2; exit 3"))
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JepaExportError, check=code("export.write_failed")):
         compile_kernels(tmp_path / "file", nvcc=tmp_path / "nvcc")

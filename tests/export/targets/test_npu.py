@@ -61,18 +61,18 @@ def confined(program: str, folder: Path, limits: ProcessLimits | None = None) ->
     )
 
 
-def test_what_it_prints_and_how_it_ends_is_told(tmp_path: Path) -> None:
+def test_compiler_output_and_exit_status_are_reported(tmp_path: Path) -> None:
     program = "import os, sys; print(os.getcwd()); print('no', file=sys.stderr); sys.exit(3)"
     status, said = confined(program, tmp_path)
     assert status == 3 and sorted(said.splitlines()) == sorted([str(tmp_path), "no"])
 
 
-def test_a_crash_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+def test_compiler_crash_is_an_error_and_does_not_end_the_process(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.compiler_crashed")):
         confined("import ctypes; ctypes.string_at(0)", tmp_path)
 
 
-def test_what_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_hung_compiler_is_ended_with_its_child_processes(tmp_path: Path) -> None:
     child = f"import time; open({str(tmp_path / 'born')!r}, 'w'); time.sleep(2); open('alive', 'w')"
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with pytest.raises(JepaExportError, check=code("target.compiler_timeout")):
@@ -80,27 +80,27 @@ def test_what_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     assert not (tmp_path / "alive").exists()
 
 
-def test_more_memory_than_allowed_is_not_given(tmp_path: Path) -> None:
+def test_memory_limit_is_enforced(tmp_path: Path) -> None:
     allowed = ProcessLimits(memory_bytes=256 << 20)
     assert confined("bytearray(64 << 20)", tmp_path, allowed)[0] == 0
     with pytest.raises(JepaExportError, check=code("target.compiler_out_of_memory")):
         confined("import time; kept = b'x' * (512 << 20); time.sleep(5)", tmp_path, allowed)
 
 
-def test_the_schedule_is_read_in_milliseconds() -> None:
+def test_schedule_is_read_in_milliseconds() -> None:
     assert Schedule.parse(json.dumps({"taskStatistics": STATISTICS})) == Schedule(
         total_ms=3.7125, dma_ms=2.1, dpu_ms=0.9, shave_ms=1.5, exposed_dma_ms=0.61
     )
 
 
 @given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
-def test_another_trace_is_an_error_of_ours(trace: str) -> None:
+def test_unknown_trace_is_reported_with_our_error(trace: str) -> None:
     with pytest.raises(JepaExportError, check=code("target.npu_trace_invalid")):
         Schedule.parse(trace)
 
 
 @pytest.mark.parametrize("absent", STATISTICS)
-def test_a_trace_without_one_of_its_numbers_is_an_error_of_ours(absent: str) -> None:
+def test_trace_without_a_required_number_is_reported_with_our_error(absent: str) -> None:
     with pytest.raises(JepaExportError, check=code("target.npu_trace_invalid")):
         Schedule.parse(json.dumps({"taskStatistics": STATISTICS | {absent: None}}).replace(absent, "x"))
 
@@ -119,17 +119,17 @@ def test_shapes_are_fixed_in_a_copy() -> None:
         ({"x": [1]}, "target.shape_rejected"),
     ],
 )
-def test_shapes_that_do_not_fix_it_are_refused(shapes: dict[str, list[int]], reason: str) -> None:
+def test_shapes_that_leave_it_dynamic_are_rejected(shapes: dict[str, list[int]], reason: str) -> None:
     with pytest.raises(JepaExportError, check=code(reason)):
         static_ir(perceptron(-1), shapes)
 
 
-def test_an_unknown_platform_is_refused_and_the_known_are_named(ir: Path, tmp_path: Path) -> None:
+def test_unknown_platform_is_rejected_with_the_known_ones(ir: Path, tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.unknown_npu_platform")):
         compile_blob(ir, tmp_path / "blob", "3700")
 
 
-def test_without_the_compiler_the_error_says_what_to_install(
+def test_missing_compiler_is_reported_with_what_to_install(
     ir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -145,9 +145,7 @@ def test_without_the_compiler_the_error_says_what_to_install(
 
 @needs_compiler
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_an_ir_becomes_a_blob_with_an_estimate_and_its_origin(
-    platform: str, ir: Path, tmp_path: Path
-) -> None:
+def test_ir_becomes_a_blob_with_estimate_and_origin(platform: str, ir: Path, tmp_path: Path) -> None:
     blob = tmp_path / "npu" / f"{platform}.blob"
     schedule = compile_blob(ir, blob, platform)
     assert 0 < schedule.total_ms < 10 and schedule.dpu_ms > 0
@@ -163,7 +161,7 @@ def test_an_ir_becomes_a_blob_with_an_estimate_and_its_origin(
 
 
 @needs_compiler
-def test_a_graph_of_free_shapes_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_dynamic_graph_is_rejected_and_leaves_nothing(tmp_path: Path) -> None:
     save(perceptron(-1), tmp_path / "model.xml")
     with pytest.raises(JepaExportError, check=code("target.free_axis")):
         compile_blob(tmp_path / "model.xml", tmp_path / "npu" / "4000.blob", "4000")
@@ -171,7 +169,7 @@ def test_a_graph_of_free_shapes_is_refused_and_leaves_nothing(tmp_path: Path) ->
 
 
 @needs_compiler
-def test_what_the_compiler_does_not_take_is_said_in_its_words(tmp_path: Path) -> None:
+def test_compiler_error_is_quoted(tmp_path: Path) -> None:
     values, edges = (
         ops.parameter([4, 4], np.float32, name="values"),
         ops.constant(np.arange(4.0, dtype=np.float32)),

@@ -40,7 +40,7 @@ class Scaled(nn.Module):
         return out
 
 
-def test_an_input_goes_by_its_own_name_in_fp32_and_in_int8(tmp_path: Path) -> None:
+def test_inputs_keep_their_names_in_fp32_and_int8(tmp_path: Path) -> None:
     action = torch.rand(4, 1)
     export_onnx(Scaled(), {"action": action}, ["out"], tmp_path / "model.onnx")
     model = convert(tmp_path / "model.onnx")
@@ -126,7 +126,7 @@ def test_weights_use_half_of_their_range_where_two_products_must_fit_16_bits(
 
 
 @pytest.mark.parametrize("controlled", [False, True])
-def test_what_is_brighter_than_most_frames_is_seen_as_in_fp32(healthy: ov.Model, controlled: bool) -> None:
+def test_bright_frames_are_encoded_as_in_fp32(healthy: ov.Model, controlled: bool) -> None:
     rng = np.random.default_rng(0)
     dim: list[Sample] = [{"frame": rng.integers(0, 100, (1, 32, 32, 3), np.uint8)} for _ in range(16)]
     if controlled:
@@ -139,7 +139,7 @@ def test_what_is_brighter_than_most_frames_is_seen_as_in_fp32(healthy: ov.Model,
     assert cosines(found, expected).min() > 0.995
 
 
-def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list[Sample]) -> None:
+def test_int8_within_the_limits_is_left_unchanged(healthy: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
     control = AccuracyController(LIMITS, said.append)
     control.quantize("encoder", healthy, frames[:16], frames[16:])
@@ -149,7 +149,7 @@ def test_int8_within_the_limits_is_left_as_it_is(healthy: ov.Model, frames: list
     assert said == [str(outcome)] and "encoder in INT8 on held-out samples: mean cosine 0.99" in said[0]
 
 
-def test_where_nothing_could_be_held_out_that_is_said(healthy: ov.Model, frames: list[Sample]) -> None:
+def test_missing_held_out_data_is_reported(healthy: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
     control = AccuracyController(LIMITS, said.append, seen=True)
     control.quantize("encoder", healthy, frames[:16], frames[:16])
@@ -157,7 +157,7 @@ def test_where_nothing_could_be_held_out_that_is_said(healthy: ov.Model, frames:
     assert control.report()["int8"][0]["held_out"] is False
 
 
-def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
+def test_harmful_layer_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
     said: list[str] = []
     control = AccuracyController(LIMITS, said.append)
     made = control.quantize("encoder", hurt, frames[:16], frames[16:])
@@ -174,7 +174,7 @@ def test_the_layer_that_hurts_stays_in_fp32_and_is_named(hurt: ov.Model, frames:
     assert in_fp32 == {RUINED}
 
 
-def test_a_signal_after_the_search_is_survived(hurt: ov.Model, frames: list[Sample]) -> None:
+def test_signal_handlers_work_after_the_search(hurt: ov.Model, frames: list[Sample]) -> None:
     AccuracyController(LIMITS, lambda _: None).quantize("encoder", hurt, frames[:16], frames[16:])
     received: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
@@ -185,7 +185,7 @@ def test_a_signal_after_the_search_is_survived(hurt: ov.Model, frames: list[Samp
     assert received == [signal.SIGUSR1]
 
 
-def test_what_no_layer_alone_can_mend_is_said(
+def test_error_that_no_single_layer_fixes_is_reported(
     healthy: ov.Model, frames: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jepa_export.quantization.accuracy_control.MAX_GROUPS", 1)
@@ -198,7 +198,7 @@ def test_what_no_layer_alone_can_mend_is_said(
 
 
 @pytest.mark.parametrize("graph", ["encoder", "step", "predictor (a step)"])
-def test_of_a_graph_that_misses_the_limit_is_said_what_helps(graph: str) -> None:
+def test_graph_that_misses_the_limit_gets_advice(graph: str) -> None:
     """Training as in INT8 is the encoder's alone."""
     far = CosineAgreement(worst=0.5, mean=0.7)
     outcome = QuantizationResult(graph=graph, plain=far, found=far, limits=LIMITS, in_fp32=(), held_out=True)
@@ -209,8 +209,6 @@ def test_of_a_graph_that_misses_the_limit_is_said_what_helps(graph: str) -> None
 @pytest.mark.parametrize(
     ("worst", "mean", "used"), [(1, 1, 0), (0.95, 0.999, 0.5), (0.8, 0.999, 2), (0.95, 0.97, 3)]
 )
-def test_limits_are_as_far_used_up_as_the_further_of_worst_and_mean(
-    worst: float, mean: float, used: float
-) -> None:
+def test_used_limit_is_the_larger_of_worst_and_mean(worst: float, mean: float, used: float) -> None:
     limits = CosineAgreement(worst=0.9, mean=0.99)
     assert CosineAgreement(worst=worst, mean=mean).used(limits) == pytest.approx(used)

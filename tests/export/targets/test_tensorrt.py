@@ -143,7 +143,7 @@ def test_only_products_are_reduced_and_inputs_and_outputs_stay(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_in_fp16_every_product_is_computed_in_half(name: str, exported: dict[str, Exported]) -> None:
+def test_fp16_variant_computes_every_product_in_half(name: str, exported: dict[str, Exported]) -> None:
     model = exported[name].forms["fp16"]
     of = types(model)
     products = [node for node in model.graph.node if node.op_type in PRODUCTS]
@@ -155,7 +155,7 @@ def test_in_fp16_every_product_is_computed_in_half(name: str, exported: dict[str
 
 @pytest.mark.parametrize(("form", "cosine"), [("fp16", 0.99999), ("int8", 0.995)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_comes_out_is_what_fp32_gives(
+def test_reduced_graph_matches_fp32(
     name: str, form: str, cosine: float, exported: dict[str, Exported]
 ) -> None:
     given = exported[name]
@@ -164,7 +164,7 @@ def test_what_comes_out_is_what_fp32_gives(
     assert ((expected * found).sum(axis=-1) / norms).min() >= cosine
 
 
-def test_in_int8_large_weights_have_a_scale_per_channel_and_activations_one(
+def test_int8_weights_are_scaled_per_channel_and_activations_per_tensor(
     exported: dict[str, Exported],
 ) -> None:
     model = exported["transformer"].forms["int8"]
@@ -186,20 +186,20 @@ def test_in_int8_large_weights_have_a_scale_per_channel_and_activations_one(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_bytes_go_into_a_cast_and_nowhere_else(form: str, exported: dict[str, Exported]) -> None:
+def test_bytes_feed_only_a_cast(form: str, exported: dict[str, Exported]) -> None:
     graph = exported["transformer"].forms[form].graph
     (reader,) = [node for node in graph.node if "frame" in node.input]
     assert reader.op_type == "Cast"
 
 
-def test_the_product_that_reads_bytes_is_exact_for_them_in_int8_too(exported: dict[str, Exported]) -> None:
+def test_product_that_reads_bytes_is_exact_in_int8(exported: dict[str, Exported]) -> None:
     graph = exported["transformer"].forms["int8"].graph
     first = next(node for node in graph.node if node.op_type == "MatMul")
     assert types(exported["transformer"].forms["int8"])[first.input[1]] == TensorProto.FLOAT16
 
 
 @pytest.mark.parametrize("largest", [0.9, 1.1])
-def test_a_product_that_may_overflow_fp16_stays_in_fp32(largest: float) -> None:
+def test_product_that_may_overflow_fp16_stays_in_fp32(largest: float) -> None:
     sample: Sample = {"x": np.full((1, 1), largest * FP16_MAX / HEADROOM, np.float32)}
     model, ranges = product(np.ones((1, 1)), samples=[sample])
     reduced = to_fp16(model, ranges)
@@ -208,7 +208,7 @@ def test_a_product_that_may_overflow_fp16_stays_in_fp32(largest: float) -> None:
 
 
 @pytest.mark.parametrize("convert", FORMS.values())
-def test_ranges_of_another_graph_are_refused(convert: Convert) -> None:
+def test_ranges_of_another_graph_are_rejected(convert: Convert) -> None:
     model, _ = product(np.ones((1, SMALL_WEIGHTS)))
     with pytest.raises(JepaExportError, check=code("target.range_missing")):
         convert(model, {"elsewhere": 1.0})
@@ -216,7 +216,7 @@ def test_ranges_of_another_graph_are_refused(convert: Convert) -> None:
 
 @pytest.mark.parametrize("convert", FORMS.values())
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_what_is_not_finite_is_refused(value: float, convert: Convert) -> None:
+def test_non_finite_values_are_rejected(value: float, convert: Convert) -> None:
     weights = np.ones((1, SMALL_WEIGHTS))
     with pytest.raises(JepaExportError, check=code("target.range_not_finite")):
         convert(*product(weights, samples=[{"x": np.full((1, 1), value, np.float32)}]))
@@ -226,16 +226,14 @@ def test_what_is_not_finite_is_refused(value: float, convert: Convert) -> None:
         convert(model, ranges)
 
 
-def test_a_sample_that_the_graph_does_not_take_is_an_error_of_ours() -> None:
+def test_sample_that_does_not_match_the_graph_is_reported_with_our_error() -> None:
     with pytest.raises(JepaExportError, check=code("target.calibration_failed")):
         product(np.ones((2, 2)), samples=[{"x": np.ones((1, 3), np.float32)}])
 
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), magnitude=st.floats(-6, 3), empty=st.integers(0, 127))
-def test_no_weight_is_off_by_more_than_half_a_step_of_its_channel(
-    seed: int, magnitude: float, empty: int
-) -> None:
+def test_weight_error_is_at_most_half_a_quantization_step(seed: int, magnitude: float, empty: int) -> None:
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(SMALL_WEIGHTS // 128, 128)) * 10.0 ** rng.uniform(
         magnitude - 2, magnitude, 128
@@ -253,7 +251,7 @@ def test_no_weight_is_off_by_more_than_half_a_step_of_its_channel(
 @needs_tensorrt
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_tensorrt_parses_and_builds_it(
+def test_tensorrt_parses_and_builds_the_graph(
     name: str, form: str, exported: dict[str, Exported], tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
@@ -263,7 +261,7 @@ def test_tensorrt_parses_and_builds_it(
 
 
 @needs_tensorrt
-def test_what_tensorrt_does_not_parse_is_said(tmp_path: Path) -> None:
+def test_graph_that_tensorrt_cannot_parse_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model, _ = product(np.ones((2, 2)))
     model.graph.node[0].op_type = "NonMaxSuppression"
@@ -273,14 +271,14 @@ def test_what_tensorrt_does_not_parse_is_said(tmp_path: Path) -> None:
 
 
 @needs_tensorrt
-def test_a_check_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+def test_check_times_out(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(product(np.ones((2, 2)))[0], path)
     with pytest.raises(JepaExportError, check=code("target.compiler_timeout")):
         tensorrt_check.check(path, limits=ProcessLimits(time_s=0.05))
 
 
-def test_without_tensorrt_the_error_says_what_to_install(
+def test_missing_tensorrt_is_reported_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt_check, "NEEDED", ("no_such_module",))

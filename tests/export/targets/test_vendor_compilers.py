@@ -59,7 +59,7 @@ def expected(bundle: Bundle, target: str) -> list[tuple[str, str]]:
 
 @needs_compiler
 @pytest.mark.parametrize("model", MODELS)
-def test_every_npu_takes_every_graph(model: str, said: dict[str, Any], bundles: dict[str, Bundle]) -> None:
+def test_every_npu_compiles_every_graph(model: str, said: dict[str, Any], bundles: dict[str, Bundle]) -> None:
     rows = said[model]["npu"]["graphs"]
     assert [row for row in rows if "problem" in row] == []
     found = sorted((row["graph"], row["precision"], row["platform"]) for row in rows)
@@ -79,7 +79,7 @@ def test_tensorrt_builds_every_graph(model: str, said: dict[str, Any], bundles: 
 
 
 @needs_compiler
-def test_blobs_lie_in_the_bundle_beside_what_they_come_from(vit_s: Bundle) -> None:
+def test_blobs_are_stored_next_to_their_graphs(vit_s: Bundle) -> None:
     listed = {file.path for file in vit_s.manifest.files}
     for (role, precision), platform in itertools.product(expected(vit_s, "npu"), PLATFORMS):
         blob = f"{role}/npu/model_{precision}_{platform}.blob"

@@ -32,7 +32,7 @@ def refused(expected: str, name: str, source: str | Path, **more: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_teacher_tells_which_weights_it_has_and_is_ready_to_use(
+def test_loaded_teacher_names_its_weights_and_is_in_evaluation_mode(
     teacher: Callable[[str], Teacher], case: str
 ) -> None:
     found = teacher(case)
@@ -44,7 +44,7 @@ def test_a_teacher_tells_which_weights_it_has_and_is_ready_to_use(
     assert not any(parameter.requires_grad for parameter in found.model.parameters())
 
 
-def test_another_encoder_of_the_file_can_be_asked_for(saved: Save) -> None:
+def test_another_encoder_of_the_file_can_be_selected(saved: Save) -> None:
     content = official("vjepa2")
     path = saved(content)
     assert read("vjepa2", path).model.encoder.norms[0].weight.any()
@@ -55,7 +55,7 @@ def test_another_encoder_of_the_file_can_be_asked_for(saved: Save) -> None:
     assert "encoder, target_encoder" in message
 
 
-def test_only_i_jepa_is_not_for_commercial_use() -> None:
+def test_only_i_jepa_is_non_commercial() -> None:
     assert {case for case, member in TINY.items() if not member.commercial} == {"ijepa"}
 
 
@@ -68,7 +68,7 @@ def test_read_checkpoint_of_another_family_names_the_family(saved: Save, case: s
         assert families[1] in message and other in message
 
 
-def test_another_size_is_told_by_the_weights_that_differ(saved: Save) -> None:
+def test_checkpoint_of_another_size_names_the_differing_weights(saved: Save) -> None:
     message = refused("teacher.weights_mismatch", "vjepa2_vitl_256", saved(official("vjepa2")))
     assert "missing: encoder.blocks.2.norm1.weight, " in message
     assert "encoder.patch_embed.proj.weight [40, 1536] instead of [1024, 1536]" in message
@@ -85,13 +85,13 @@ def test_missing_and_unexpected_weights_are_named(saved: Save) -> None:
 @pytest.mark.parametrize(
     ("network", "name"), [("predictor", "mask_tokens.0"), ("target_encoder", "patch_embed.proj.weight")]
 )
-def test_a_weight_without_its_dimensions_is_refused(saved: Save, network: str, name: str) -> None:
+def test_weight_without_dimensions_is_rejected(saved: Save, network: str, name: str) -> None:
     content = official("vjepa2")
     content[network]["module.backbone." + name] = torch.zeros(3)
     refused("teacher.weights_mismatch", "vjepa2", saved(content))
 
 
-def test_what_older_files_keep_of_absolute_positions_is_left_out(saved: Save) -> None:
+def test_absolute_positions_in_older_files_are_ignored(saved: Save) -> None:
     content = official("vjepa2")
     content["target_encoder"]["module.backbone.pos_embed"] = torch.zeros(1, 18, 40)
     content["predictor"]["module.backbone.predictor_pos_embed"] = torch.zeros(1, 18, 28)
@@ -99,14 +99,14 @@ def test_what_older_files_keep_of_absolute_positions_is_left_out(saved: Save) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_numbers_are_refused(saved: Save, value: float) -> None:
+def test_weights_that_are_not_numbers_are_rejected(saved: Save, value: float) -> None:
     content = official("vjepa2")
     content["predictor"]["module.backbone.predictor_proj.bias"][3] = value
     message = refused("teacher.checkpoint_damaged", "vjepa2", saved(content))
     assert "predictor.proj.bias" in message
 
 
-def test_half_precision_is_read_as_single(saved: Save) -> None:
+def test_half_precision_weights_are_read_as_fp32(saved: Save) -> None:
     content = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in official("lewm").items()
@@ -115,7 +115,7 @@ def test_half_precision_is_read_as_single(saved: Save) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_weights_saved_by_a_trainer_or_as_safetensors_are_the_same(saved: Save, tmp_path: Path) -> None:
+def test_trainer_and_safetensors_files_give_the_same_weights(saved: Save, tmp_path: Path) -> None:
     state = official("lewm")
     plain = read("lewm", saved(state)).model.state_dict()
     trained = saved(
@@ -127,9 +127,7 @@ def test_weights_saved_by_a_trainer_or_as_safetensors_are_the_same(saved: Save, 
         assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
 
 
-def test_lewms_folder_holds_its_weights_and_gives_the_size_of_its_actions(
-    saved: Save, tmp_path: Path
-) -> None:
+def test_lewm_folder_has_its_weights_and_action_size(saved: Save, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     saved(official("lewm"), "weights.pt")
     assert read("lewm", tmp_path).model.config.action_dim == 4
@@ -143,7 +141,7 @@ class Code:
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_a_file_that_holds_code_is_not_run(tmp_path: Path, old: bool) -> None:
+def test_file_with_code_is_not_executed(tmp_path: Path, old: bool) -> None:
     path = tmp_path / "object.ckpt"
     torch.save({"encoder": Code()}, path, _use_new_zipfile_serialization=not old)
     refused("teacher.checkpoint_unsafe", "lewm", path)
@@ -151,7 +149,7 @@ def test_a_file_that_holds_code_is_not_run(tmp_path: Path, old: bool) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 1000, -1])
 @pytest.mark.parametrize("kind", ["pt", "old.pt", "safetensors"])
-def test_a_file_cut_short_is_refused(tmp_path: Path, kind: str, kept: int) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path, kind: str, kept: int) -> None:
     path, state = tmp_path / f"whole.{kind}", official("lewm")
     if kind == "safetensors":
         save_file(state, path)
@@ -164,7 +162,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, kind: str, kept: int) -> No
 
 @settings(max_examples=60)
 @given(data=st.binary(max_size=300), suffix=st.sampled_from([".pt", ".safetensors"]))
-def test_no_bytes_make_the_reader_fail_otherwise(
+def test_random_bytes_raise_only_our_errors(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / f"file{suffix}"
@@ -183,25 +181,23 @@ def test_no_bytes_make_the_reader_fail_otherwise(
         ([1], "list"),
     ],
 )
-def test_a_file_of_something_else_is_refused(saved: Save, content: Any, found: str) -> None:
+def test_file_of_another_format_is_rejected(saved: Save, content: Any, found: str) -> None:
     assert found in refused("teacher.checkpoint_unknown", "vjepa2", saved(content))
 
 
-def test_sources_that_are_nowhere_are_refused(tmp_path: Path) -> None:
+def test_missing_sources_are_rejected(tmp_path: Path) -> None:
     refused("teacher.unknown", "vit", tmp_path)
     refused("teacher.checkpoint_not_found", "vjepa2", tmp_path / "nothing.pt")
     refused("teacher.checkpoint_not_found", "vjepa2", "a/nothing.pt")
     refused("teacher.checkpoint_ambiguous", "vjepa2", tmp_path)
 
 
-def test_a_name_on_the_hub_needs_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_name_requires_the_hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     refused("teacher.missing_package", "vjepa2", "facebook/nothing")
 
 
-def test_a_name_on_the_hub_that_cannot_be_fetched_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_hub_download_failure_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hub = pytest.importorskip(
         "huggingface_hub.constants", reason="huggingface_hub is not installed (extra dev)"
     )
@@ -224,7 +220,7 @@ def test_a_name_on_the_hub_that_cannot_be_fetched_is_told(
         (json.dumps({"weight_map": {"a": "x.safetensors"}}), "x.safetensors missing"),
     ],
 )
-def test_a_damaged_index_is_refused(tmp_path: Path, index: str, named: str) -> None:
+def test_damaged_index_is_rejected(tmp_path: Path, index: str, named: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert named in refused("teacher.checkpoint_damaged", "vjepa2", tmp_path)
 

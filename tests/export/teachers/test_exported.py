@@ -43,7 +43,7 @@ def check(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["vjepa2", "vjepa2_1", "vjepa2_1_levels"])
 @pytest.mark.parametrize("part", ["encoder", "image", "predictor"])
-def test_a_video_teacher_is_exported(teacher: Read, tmp_path: Path, case: str, part: str) -> None:
+def test_video_teacher_is_exported(teacher: Read, tmp_path: Path, case: str, part: str) -> None:
     model = teacher(case).model
     if part == "predictor":
         fixed = FixedPredictor(model.predictor, torch.tensor(CONTEXT), torch.tensor(TARGET))
@@ -53,7 +53,7 @@ def test_a_video_teacher_is_exported(teacher: Read, tmp_path: Path, case: str, p
         check(model.encoder, {"clips": clips}, tmp_path / "a.onnx")
 
 
-def test_the_action_predictor_is_exported(teacher: Read, tmp_path: Path) -> None:
+def test_action_predictor_is_exported(teacher: Read, tmp_path: Path) -> None:
     inputs = {
         "latents": draw(1, 3, SIDE**2, 40),
         "actions": draw(1, 3, 7, seed=2),

@@ -36,7 +36,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", sorted(FAMILY.keys() - TINY.keys()))
-def test_a_model_is_of_its_published_size(name: str) -> None:
+def test_models_have_their_published_size(name: str) -> None:
     with torch.device("meta"):
         model = FAMILY[name].config.build()
     millions = sum(prod(parameter.shape) for parameter in model.encoder.parameters()) / 1e6
@@ -54,7 +54,7 @@ def test_a_model_is_of_its_published_size(name: str) -> None:
         assert sum(prod(p.shape) for p in model.parameters()) / 1e6 == pytest.approx(15, rel=0.25)
 
 
-def test_a_patch_embedding_is_the_convolution_it_stands_for() -> None:
+def test_patch_embedding_equals_its_convolution() -> None:
     embed, clips = PatchEmbedding(6, 8, 4, 5), draw(1, 4, 3, 8, 8)
     weight = draw(5, 3, 2, 4, 4, seed=2)
     embed.proj.weight.copy_(weight.transpose(1, 2).flatten(1))
@@ -63,7 +63,7 @@ def test_a_patch_embedding_is_the_convolution_it_stands_for() -> None:
     torch.testing.assert_close(actual, expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
 
 
-def test_the_score_of_two_tokens_depends_on_how_far_apart_they_are() -> None:
+def test_attention_score_depends_on_the_relative_position() -> None:
     rope = Rope(grid_positions(3, 4), 20, "interleaved")
     query, key = draw(1, 1, 1, 20), draw(1, 1, 1, 20, seed=2)
 
@@ -77,7 +77,7 @@ def test_the_score_of_two_tokens_depends_on_how_far_apart_they_are() -> None:
     assert score(0, 21) != pytest.approx(score(0, 22), abs=1e-3)
 
 
-def test_the_two_pairings_of_frequencies_differ() -> None:
+def test_pairings_of_frequencies_differ() -> None:
     tiled, interleaved = (Rope(grid_positions(2, 2), 20, kind) for kind in ("tiled", "interleaved"))
     assert (tiled.cos - interleaved.cos).abs().max() > 0.1
     assert torch.equal(tiled.cos[:, 18:], torch.ones(8, 2))
@@ -88,13 +88,13 @@ def test_positions_are_stretched_to_the_span() -> None:
 
 
 @pytest.mark.parametrize(("px", "width"), [(40, 8), (32, 6)])
-def test_sizes_that_do_not_fit_are_named(px: int, width: int) -> None:
+def test_mismatched_sizes_are_named(px: int, width: int) -> None:
     with pytest.raises(JepaExportError, check=code("teacher.sizes")):
         PatchEmbedding(3, px, 16, width)
         Sizes(width=width, depth=1, heads=2, hidden=8)
 
 
-def test_frames_are_normalised_by_imagenet() -> None:
+def test_frames_are_normalized_by_imagenet() -> None:
     frames = torch.zeros(2, 4, 6, 3, dtype=torch.uint8)
     frames[..., 1] = 255
     out = normalize(frames)

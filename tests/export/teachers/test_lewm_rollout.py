@@ -51,14 +51,14 @@ def by_its_loop(model: LeWM, inputs: Inputs) -> Tensor:
 
 @pytest.mark.parametrize("known", [1, 2, HISTORY, HISTORY + 2])
 @pytest.mark.parametrize("horizon", [1, 2, 3, 6])
-def test_it_is_the_rollout_of_the_published_loop(model: LeWM, known: int, horizon: int) -> None:
+def test_rollout_equals_the_published_loop(model: LeWM, known: int, horizon: int) -> None:
     inputs = asked(known, horizon)
     found = Rollout(model)(*inputs.values())
     assert found.shape == (COUNT, horizon, 1, DIM)
     torch.testing.assert_close(found, by_its_loop(model, inputs), atol=2e-5, rtol=0)
 
 
-def test_places_and_candidates_make_a_difference(model: LeWM) -> None:
+def test_position_and_candidate_change_the_rollout(model: LeWM) -> None:
     inputs = asked(1, 5)
     found = Rollout(model)(*inputs.values())
     assert (found[0] - found[1]).abs().max() > 0.01
@@ -66,7 +66,7 @@ def test_places_and_candidates_make_a_difference(model: LeWM) -> None:
     assert (Rollout(model)(*inputs.values()) - found).abs().max() > 0.01
 
 
-def test_a_pair_of_frame_and_place_is_computed_once(model: LeWM) -> None:
+def test_frame_at_a_position_is_computed_once(model: LeWM) -> None:
     config = model.config
     width, inner = config.encoder.width, config.heads * config.head_dim
     product, mlp = width * inner, 2 * width * config.hidden
@@ -82,7 +82,7 @@ def test_a_pair_of_frame_and_place_is_computed_once(model: LeWM) -> None:
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
 @pytest.mark.parametrize("known", [1, HISTORY])
-def test_exported_it_takes_any_number_of_candidates(
+def test_exported_rollout_takes_any_number_of_candidates(
     model: LeWM, tmp_path: Path, engine: str, known: int
 ) -> None:
     export_onnx(Rollout(model), asked(known, 4), ["futures"], tmp_path / "model.onnx", free_axis=("actions",))
@@ -98,7 +98,7 @@ def test_exported_it_takes_any_number_of_candidates(
 
 
 @pytest.mark.slow
-def test_in_int8_it_predicts_about_the_same(model: LeWM, tmp_path: Path) -> None:
+def test_int8_rollout_is_close_to_fp32(model: LeWM, tmp_path: Path) -> None:
     inputs = asked(1, 5, count=32)
     export_onnx(Rollout(model), inputs, ["futures"], tmp_path / "model.onnx", free_axis=("actions",))
     samples = [{name: tensor.numpy() for name, tensor in inputs.items()}]

@@ -28,12 +28,12 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", VIDEO)
-def test_a_clip_becomes_the_official_tokens(teacher: Read, case: str) -> None:
+def test_clip_becomes_the_official_tokens(teacher: Read, case: str) -> None:
     close(teacher(case).model(CLIPS), golden(case)[1]["tokens"])
 
 
 @pytest.mark.parametrize("case", VIDEO)
-def test_an_encoder_that_sees_a_part_gives_the_official_tokens_of_it(teacher: Read, case: str) -> None:
+def test_partial_clip_gives_the_official_tokens(teacher: Read, case: str) -> None:
     encoder = teacher(case).model.encoder
     expected = golden(case)[1]["masked"]
     close(encoder(CLIPS, CONTEXT_IDS), expected)
@@ -41,12 +41,12 @@ def test_an_encoder_that_sees_a_part_gives_the_official_tokens_of_it(teacher: Re
 
 
 @pytest.mark.parametrize("case", VIDEO)
-def test_masked_places_are_predicted_as_officially(teacher: Read, case: str) -> None:
+def test_masked_positions_are_predicted_as_officially(teacher: Read, case: str) -> None:
     predictor, expected = teacher(case).model.predictor, golden(case)[1]
     close(predictor(expected["masked"], CONTEXT_IDS, TARGET_IDS), expected["predicted"])
 
 
-def test_a_mask_token_can_be_chosen_and_is_counted_round(teacher: Read) -> None:
+def test_mask_token_can_be_selected_and_wraps_around(teacher: Read) -> None:
     predictor, expected = teacher("vjepa2").model.predictor, golden("vjepa2")[1]
     for index in (0, 3):
         predicted = predictor(expected["masked"], CONTEXT_IDS, TARGET_IDS, mask_index=index)
@@ -54,7 +54,7 @@ def test_a_mask_token_can_be_chosen_and_is_counted_round(teacher: Read) -> None:
     assert (expected["predicted"] - expected["predicted_0"]).abs().max() > 0.1
 
 
-def test_samples_may_have_places_of_their_own(teacher: Read) -> None:
+def test_samples_may_have_their_own_positions(teacher: Read) -> None:
     model = teacher("vjepa2").model
     context_ids = torch.tensor([CONTEXT, [2, 8, 9, 13, 15]])
     target_ids = torch.tensor([TARGET, [1, 12, 7]])
@@ -62,13 +62,13 @@ def test_samples_may_have_places_of_their_own(teacher: Read) -> None:
     close(predicted, golden("vjepa2")[1]["predicted_mixed"])
 
 
-def test_the_order_of_places_does_not_matter(teacher: Read) -> None:
+def test_order_of_positions_does_not_matter(teacher: Read) -> None:
     predictor, expected = teacher("vjepa2").model.predictor, golden("vjepa2")[1]
     context, context_ids = expected["masked"].flip(1), CONTEXT_IDS.flip(0)
     close(predictor(context, context_ids, TARGET_IDS.flip(0)).flip(1), expected["predicted"])
 
 
-def test_the_future_is_anticipated_as_in_metas_evaluation(teacher: Read) -> None:
+def test_anticipation_equals_the_official_evaluation(teacher: Read) -> None:
     model = teacher("vjepa2").model
     close(model.anticipate(model(CLIPS), skip=1, rounds=2), golden("vjepa2")[1]["anticipated"])
 
@@ -81,7 +81,7 @@ def test_anticipation_can_use_another_mask_token(teacher: Read) -> None:
     assert (model.anticipate(latents) - expected).abs().max() > 0.1
 
 
-def test_anticipation_stays_within_what_the_model_knows(teacher: Read) -> None:
+def test_anticipation_stays_within_the_known_frames(teacher: Read) -> None:
     model = teacher("vjepa2").model
     latents = model(CLIPS)
     assert model.anticipate(latents, skip=1).shape == (2, SIDE**2, 40)
@@ -90,7 +90,7 @@ def test_anticipation_stays_within_what_the_model_knows(teacher: Read) -> None:
         model.anticipate(latents, skip=2)
 
 
-def test_predictions_in_the_teachers_space_are_not_fed_back(teacher: Read) -> None:
+def test_predictions_in_teacher_space_are_not_fed_back(teacher: Read) -> None:
     model = teacher("vjepa2_1").model
     assert model.config.output_space == "teacher"
     assert model.anticipate(model(CLIPS)).shape == (2, SIDE**2, 36)
@@ -105,14 +105,14 @@ def test_predictions_at_all_levels_are_fed_back(teacher: Read) -> None:
 
 
 @pytest.mark.parametrize("case", ["vjepa2_1", "vjepa2_1_levels"])
-def test_a_single_image_goes_its_own_way_in_v_jepa_2_1(teacher: Read, case: str) -> None:
+def test_v_jepa_2_1_encodes_a_single_image_separately(teacher: Read, case: str) -> None:
     model, expected = teacher(case).model, golden(case)[1]
     close(model(CLIPS[:, :1]), expected["image"])
     predicted = model.predictor(expected["image"], torch.arange(SIDE**2), TARGET_IDS[:1], image=True)
     close(predicted, expected["predicted_image"])
 
 
-def test_v_jepa_2_wants_whole_tubelets_of_its_size(teacher: Read) -> None:
+def test_v_jepa_2_requires_complete_tubelets_of_its_size(teacher: Read) -> None:
     model = teacher("vjepa2").model
     for frames in (1, 10):
         with pytest.raises(JepaExportError, check=code("teacher.shape")):
@@ -129,7 +129,7 @@ def test_frames_and_actions_give_the_official_next_frames(teacher: Read) -> None
     close(model.predict(expected["latents"], actions, states), unit_scale(expected["raw"]))
 
 
-def test_no_frame_sees_a_later_one(teacher: Read) -> None:
+def test_predictor_is_causal(teacher: Read) -> None:
     model = teacher("vjepa2_ac").model
     latents, actions, states = draw(1, 3, SIDE**2, 40), draw(1, 3, 7, seed=2), draw(1, 3, 7, seed=3)
     before = model.predict(latents, actions, states)
@@ -138,7 +138,7 @@ def test_no_frame_sees_a_later_one(teacher: Read) -> None:
     assert (before[:, 1:] - after[:, 1:]).abs().amax(dim=(0, 2, 3)).min() > 0.01
 
 
-def test_an_action_leads_to_the_official_next_state() -> None:
+def test_action_leads_to_the_official_next_state() -> None:
     state, action = draw(1, 3, 7, seed=3)[0], draw(1, 3, 7, seed=2)[0]
     reached = next_state(state.double().numpy(), action.double().numpy())
     np.testing.assert_allclose(reached, golden("vjepa2_ac")[1]["pose"].numpy(), atol=1e-5)
@@ -153,7 +153,7 @@ def test_an_action_leads_to_the_official_next_state() -> None:
         (((1, 2, 9, 40), (1, 2, 7), (1, 2, 6)), "states"),
     ],
 )
-def test_wrong_inputs_of_the_action_predictor_are_named(
+def test_invalid_inputs_of_the_action_predictor_are_named(
     teacher: Read, shapes: tuple[tuple[int, ...], ...], tensor: str
 ) -> None:
     with pytest.raises(JepaExportError, check=code("teacher.shape")) as error:
@@ -169,7 +169,7 @@ def test_lewm_encodes_predicts_and_rolls_out_as_officially(teacher: Read) -> Non
     close(model.rollout(expected["latents"], actions), expected["rollout"])
 
 
-def test_lewm_looks_back_over_its_history_and_no_further(teacher: Read) -> None:
+def test_lewm_attends_to_its_context_only(teacher: Read) -> None:
     model = teacher("lewm").model
     with pytest.raises(JepaExportError, check=code("teacher.shape")):
         model.predict(draw(1, HISTORY + 1, 24), draw(1, HISTORY + 1, ACTION_DIM))

@@ -80,7 +80,7 @@ def ijepa() -> nn.Module:
 
 
 @pytest.mark.parametrize("shard", ["5GB", "40KB"])
-def test_v_jepa_2_reads_what_transformers_writes(vjepa2: nn.Module, tmp_path: Path, shard: str) -> None:
+def test_v_jepa_2_files_of_transformers_are_read(vjepa2: nn.Module, tmp_path: Path, shard: str) -> None:
     vjepa2.save_pretrained(tmp_path, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == "40KB")
     teacher = read("vjepa2", tmp_path)
@@ -99,7 +99,7 @@ def test_v_jepa_2_reads_what_transformers_writes(vjepa2: nn.Module, tmp_path: Pa
     )
 
 
-def test_i_jepa_reads_what_transformers_writes(ijepa: nn.Module, tmp_path: Path) -> None:
+def test_i_jepa_files_of_transformers_are_read(ijepa: nn.Module, tmp_path: Path) -> None:
     ijepa.save_pretrained(tmp_path)
     teacher = read("ijepa", tmp_path)
     images = draw(2, 3, 42, 42)
@@ -108,7 +108,7 @@ def test_i_jepa_reads_what_transformers_writes(ijepa: nn.Module, tmp_path: Path)
     assert not teacher.member.commercial
 
 
-def test_names_of_either_generation_of_transformers_are_known(ijepa: nn.Module) -> None:
+def test_names_of_both_generations_of_transformers_are_known(ijepa: nn.Module) -> None:
     # The installed version writes one of both, so both are created here.
     new = dict(ijepa.state_dict())
     old = old_names(new)
@@ -120,7 +120,7 @@ def test_names_of_either_generation_of_transformers_are_known(ijepa: nn.Module) 
 
 
 @pytest.mark.parametrize("gone", ["model-00002-of-", "index"])
-def test_a_folder_that_is_not_whole_is_refused(vjepa2: nn.Module, tmp_path: Path, gone: str) -> None:
+def test_incomplete_folder_is_rejected(vjepa2: nn.Module, tmp_path: Path, gone: str) -> None:
     vjepa2.save_pretrained(tmp_path, max_shard_size="40KB")
     next(file for file in tmp_path.iterdir() if gone in file.name).unlink()
     with pytest.raises(JepaExportError) as error:
@@ -155,7 +155,7 @@ def test_a_folder_that_is_not_whole_is_refused(vjepa2: nn.Module, tmp_path: Path
         ),
     ],
 )
-def test_at_full_size_every_weight_has_its_place(name: str, config: dict[str, int]) -> None:
+def test_every_weight_has_its_place_at_full_size(name: str, config: dict[str, int]) -> None:
     family = FAMILY[name]
     with torch.device("meta"):
         if family.family == "V-JEPA 2":

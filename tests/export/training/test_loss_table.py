@@ -18,7 +18,7 @@ def rows(path: Path) -> list[str]:
     return path.read_text().split()
 
 
-def test_a_run_goes_on_after_the_last_row_before_its_checkpoint(tmp_path: Path) -> None:
+def test_resumed_table_continues_after_the_last_row_before_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "losses.csv"
     table = LossTable(path, 0)
     for step in range(3):
@@ -31,7 +31,7 @@ def test_a_run_goes_on_after_the_last_row_before_its_checkpoint(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("left", ["", "step,loss\n", "step,loss\n0,0.5\n1"])
-def test_a_run_goes_on_whatever_little_is_there(tmp_path: Path, left: str) -> None:
+def test_resumed_table_accepts_a_truncated_file(tmp_path: Path, left: str) -> None:
     path = tmp_path / "losses.csv"
     path.write_text(left)
     table = LossTable(path, 50)
@@ -41,7 +41,7 @@ def test_a_run_goes_on_whatever_little_is_there(tmp_path: Path, left: str) -> No
 
 
 @pytest.mark.parametrize("count", [1, 2000])
-def test_a_full_disk_is_told_wherever_it_is_found_out(tmp_path: Path, count: int) -> None:
+def test_full_disk_is_reported_at_any_write(tmp_path: Path, count: int) -> None:
     table = LossTable(tmp_path / "losses.csv", 0)
     table._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
     with pytest.raises(JepaExportError, check=code("training.not_writable")):
@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_wherever_it_is_found_out(tmp_path: Path, count: int
     table.close()
 
 
-def test_the_bar_is_whole_on_a_terminal_of_80_columns() -> None:
+def test_progress_bar_fits_80_columns() -> None:
     progress, console = progress_bar(), Console(width=80, file=StringIO(), record=True)
     losses = {"loss": 5.08e-06, "next": 2.98e-07, "rollout": 4.5e-06, "free": 2.84e-07, "inverse": 0.0123}
     progress.add_task("predictor", total=20000, completed=12345, losses=format_losses(losses))

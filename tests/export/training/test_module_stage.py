@@ -30,7 +30,7 @@ class Line(ModuleStage):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_diverges_is_reported_with_stage_and_step_and_keeps_the_checkpoint(
+def test_diverging_loss_is_reported_with_stage_and_step_and_keeps_the_checkpoint(
     tmp_path: Path, value: float
 ) -> None:
     with pytest.raises(JepaExportError, check=code("training.not_finite")):
@@ -40,7 +40,7 @@ def test_a_loss_that_diverges_is_reported_with_stage_and_step_and_keeps_the_chec
     assert all(torch.isfinite(weights).all() for weights in saved["modules"].values())
 
 
-def test_a_gradient_that_is_no_number_is_reported_before_it_reaches_the_weights(tmp_path: Path) -> None:
+def test_non_finite_gradient_is_reported_before_it_reaches_the_weights(tmp_path: Path) -> None:
     class Rooted(Line):
         def losses(self, step: int) -> dict[str, Tensor]:
             # The square root of zero: a loss of 0 with an infinite gradient.
@@ -51,13 +51,13 @@ def test_a_gradient_that_is_no_number_is_reported_before_it_reaches_the_weights(
     assert not (tmp_path / "line.pt").exists()
 
 
-def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_length_is_rejected(tmp_path: Path) -> None:
     run_stage(Line(), tmp_path)
     with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
         run_stage(Line(steps=7), tmp_path)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
+def test_learning_rate_warms_up_and_decays_to_a_hundredth() -> None:
     stage = Line(steps=1000)
     rates = []
     for step in (0, 99, 500, 999):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from jepa_export.training.prefetch import AHEAD, in_order
 
 
-def test_results_come_in_order_and_only_a_few_are_drawn_ahead() -> None:
+def test_results_arrive_in_order_with_limited_prefetch() -> None:
     drawn: list[int] = []
 
     def draw(index: int) -> int:

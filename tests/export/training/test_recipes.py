@@ -36,12 +36,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_the_recipes_of_this_repository_are_installed() -> None:
+def test_recipes_of_this_repository_are_installed() -> None:
     assert find_recipes().keys() >= {"two_rooms", "reacher"}
 
 
 @pytest.mark.usefixtures("package")
-def test_a_recipe_of_another_package_runs_with_its_options(
+def test_recipe_of_another_package_runs_with_its_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("jepa_export.commands.train.REQUIRED", ())
@@ -50,7 +50,7 @@ def test_a_recipe_of_another_package_runs_with_its_options(
 
 
 @pytest.mark.usefixtures("package")
-def test_a_broken_recipe_is_logged_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_recipe_is_logged_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         found = find_recipes()
     assert "maze" in found and not found.keys() & {"lost", "number"}
@@ -59,7 +59,7 @@ def test_a_broken_recipe_is_logged_and_left_out(caplog: pytest.LogCaptureFixture
     assert "maze_recipe:NUMBER is not a TrainingRecipe" in number
 
 
-def test_a_recipe_is_listed_without_torch() -> None:
+def test_recipe_is_listed_without_torch() -> None:
     """``--help`` is fast because a recipe imports torch only when it runs."""
     program = (
         "import sys\n"

@@ -43,14 +43,14 @@ def test_recordings_follow_from_the_seed_and_stay_within_reach(training_world: R
     )
 
 
-def test_an_arm_that_stands_does_not_move(training_world: ReacherTrainingWorld) -> None:
+def test_arm_without_torque_does_not_move(training_world: ReacherTrainingWorld) -> None:
     drawn = training_world.record((0,), layouts=1, trajectories=1, frames=2, standing=True)
     assert not drawn.actions.any()
     np.testing.assert_allclose(drawn.positions[0, 0, 0], drawn.positions[0, 0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("option", [["--layout", "fixed"], ["--distil"]])
-def test_what_only_two_rooms_knows_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_two_rooms_are_rejected(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "reacher", "--out", "x", *option])
     assert ended.value.code == 2
@@ -58,7 +58,7 @@ def test_what_only_two_rooms_knows_is_refused(option: list[str], capsys: pytest.
 
 
 @pytest.mark.slow
-def test_a_trained_model_becomes_a_bundle_that_drives_there(
+def test_trained_model_becomes_a_bundle_that_reaches_goals(
     training_world: ReacherTrainingWorld, tmp_path: Path
 ) -> None:
     recipe = Recipe(

@@ -58,7 +58,7 @@ def few(step: int) -> Future[Recordings]:
 
 
 @pytest.mark.slow
-def test_the_encoder_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
+def test_encoder_learns_the_representation_of_its_teacher(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = TEACHER.encoder()
     teacher(torch.from_numpy(few(1000).result().frames).flatten(0, 2))  # Gives its normalisation a scale.
@@ -69,7 +69,7 @@ def test_the_encoder_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
-def test_the_teacher_learns_in_bf16_where_the_processor_has_it(
+def test_teacher_is_trained_in_bf16_where_the_processor_supports_it(
     has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vit_trunk, "supports_bf16", lambda: has_bf16)
@@ -80,7 +80,7 @@ def test_the_teacher_learns_in_bf16_where_the_processor_has_it(
     assert seen == [torch.bfloat16 if has_bf16 else torch.float32, torch.float32]
 
 
-def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
+def test_predictor_and_energy_learn_the_predictions_of_their_teacher(
     teacher_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     folder, teacher = teacher_run
@@ -97,7 +97,7 @@ def test_predictor_and_energy_come_to_imagine_what_their_teacher_imagines(
         assert sum(values[-10:]) < 0.5 * sum(values[:10]), column
 
 
-def test_what_is_distilled_again_repeats_to_the_last_bit(
+def test_repeated_distillation_is_identical(
     teacher_run: tuple[Path, TrainedModel], student_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     again = training.distill(teacher_run[1], teacher_run[0], tmp_path, seed=0, recipe=TINY)
@@ -109,7 +109,7 @@ def test_what_is_distilled_again_repeats_to_the_last_bit(
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
 
 
-def test_a_distillation_of_other_settings_is_refused(
+def test_distillation_with_other_settings_is_rejected(
     teacher_run: tuple[Path, TrainedModel], student_run: tuple[Path, TrainedModel]
 ) -> None:
     with pytest.raises(JepaExportError, check=code("training.settings_mismatch")):
@@ -117,7 +117,7 @@ def test_a_distillation_of_other_settings_is_refused(
 
 
 @pytest.mark.slow
-def test_one_command_leaves_teacher_and_student_scored_side_by_side(
+def test_distill_command_scores_teacher_and_student_together(
     teacher_run: tuple[Path, TrainedModel],
     student_run: tuple[Path, TrainedModel],
     tmp_path: Path,

@@ -63,7 +63,7 @@ def between(steps: np.ndarray, start: tuple[float, float], end: tuple[float, flo
     ("start", "end"),
     [((-1.0, -1.0), (1.0, -1.0)), ((-2.5, 0.0), (2.5, 0.0)), ((1.0, 1.0), (-1.5, 0.5))],
 )
-def test_the_way_across_leads_through_the_door(
+def test_path_across_leads_through_the_door(
     walled: np.ndarray, start: tuple[float, float], end: tuple[float, float]
 ) -> None:
     near, far = ((math.copysign(WALL_HALF, point[0]), DOOR_FROM) for point in (start, end))
@@ -71,23 +71,23 @@ def test_the_way_across_leads_through_the_door(
     assert shortest - 0.6 <= between(walled, start, end) <= 1.3 * shortest
 
 
-def test_within_a_room_and_without_a_wall_it_is_the_straight_way(walled: np.ndarray) -> None:
+def test_path_within_a_room_is_straight(walled: np.ndarray) -> None:
     free = steps_between(latents(POINTS), Plane(wall=False), UNIT).numpy()
     for start, end in [((-1.0, -1.0), (-3.0, 1.0)), ((0.5, 3.0), (2.5, 3.0))]:
         assert between(walled, start, end) == pytest.approx(math.dist(start, end), abs=0.6)
     assert between(free, (-1.0, -1.0), (1.0, -1.0)) == pytest.approx(2.0, abs=0.2)
 
 
-def test_a_latent_is_at_no_distance_from_itself(walled: np.ndarray) -> None:
+def test_latent_has_zero_distance_to_itself(walled: np.ndarray) -> None:
     np.testing.assert_allclose(np.diag(walled), 0.0)
 
 
-def test_a_longer_way_is_never_given_where_a_shorter_leads_over_a_third(walled: np.ndarray) -> None:
+def test_distances_satisfy_the_triangle_inequality(walled: np.ndarray) -> None:
     over = (walled[:, :, None] + walled[None]).min(axis=1)
     assert (walled <= over + 1e-3).all()
 
 
-def test_where_no_path_leads_it_is_infinite() -> None:
+def test_unreachable_latent_is_infinitely_far() -> None:
     steps = steps_between(latents([(-1.0, 0.0), (-1.5, 0.0), (40.0, 0.0)]), Plane(), UNIT)
     assert torch.isfinite(steps[:2, :2]).all()
     assert torch.isinf(steps[2, :2]).all() and torch.isinf(steps[:2, 2]).all()
@@ -110,11 +110,11 @@ def library(layouts: int = 2) -> LatentLibrary:
     )
 
 
-def test_the_unit_is_a_free_step_at_top_speed() -> None:
+def test_unit_of_distance_is_a_free_step_at_top_speed() -> None:
     assert latent_step(library(), MAX_SPEED_MPS) == pytest.approx(UNIT, rel=0.01)
 
 
-def test_journeys_of_all_layouts_are_kept_and_read_back(tmp_path: Path) -> None:
+def test_distances_of_all_layouts_are_cached(tmp_path: Path) -> None:
     recorded, cache = library(), tmp_path / "journeys.npy"
     found = load_or_compute_distances(recorded, Plane(), cache)
     assert found.shape == (2, 33, 33) and found.dtype == torch.float16

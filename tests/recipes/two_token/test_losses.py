@@ -43,7 +43,7 @@ def test_contrast_is_the_cross_entropy_of_picking_the_positive(temperature: floa
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
-def test_predictive_contrast_is_the_cross_entropy_of_picking_the_frame_that_came(temperature: float) -> None:
+def test_predictive_contrast_is_the_cross_entropy_of_picking_the_actual_frame(temperature: float) -> None:
     groups, runs, steps, dim = 2, 3, 4, 5
     predicted, arrived = random(groups, runs, steps, dim), random(groups, runs, steps + 1, dim, seed=1)
     expected = []
@@ -60,7 +60,7 @@ def test_predictive_contrast_is_the_cross_entropy_of_picking_the_frame_that_came
     assert found.item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
-def test_a_perfect_prediction_picks_its_own_frame_and_one_step_late_does_not() -> None:
+def test_perfect_prediction_picks_its_own_frame_and_a_late_one_does_not() -> None:
     arrived = random(2, 3, 5, 8) * 3
     perfect = losses.predictive_contrast(arrived[:, :, 1:], arrived, 0.05)
     late = losses.predictive_contrast(arrived[:, :, :-1], arrived, 0.05)
@@ -101,7 +101,7 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("scale", [0.0, 1e-4, 1.0, 100.0])
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_are_finite_also_where_all_latents_coincide(name: str, scale: float) -> None:
+def test_gradients_are_finite_even_if_all_latents_coincide(name: str, scale: float) -> None:
     latents = (random(2, 2, 5, 3) * scale).requires_grad_()
     loss = CASES[name](latents)
     loss.backward()

@@ -23,7 +23,7 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor]:
     return ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], way[None].half())
 
 
-def test_the_wall_lies_between_the_ends_of_half_of_the_journeys_and_they_are_near_it(
+def test_half_of_the_pairs_are_close_to_and_on_both_sides_of_the_wall(
     drawn: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     here, there = (ends[1::2] for ends in drawn)
@@ -31,7 +31,7 @@ def test_the_wall_lies_between_the_ends_of_half_of_the_journeys_and_they_are_nea
     assert APART[here, there].mean() < APART[ACROSS].mean() - 1
 
 
-def test_a_quarter_ends_near_by_and_an_eighth_where_it_begins(
+def test_quarter_of_the_pairs_are_near_and_an_eighth_are_identical(
     drawn: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     here, there = drawn
@@ -40,7 +40,7 @@ def test_a_quarter_ends_near_by_and_an_eighth_where_it_begins(
     assert float(APART[here[4::8], there[4::8]].mean()) == pytest.approx(float(APART.mean()), abs=0.3)
 
 
-def test_a_place_that_no_way_leads_to_is_not_the_longest_way() -> None:
+def test_unreachable_position_does_not_count_as_the_farthest() -> None:
     way = torch.where(ACROSS, torch.tensor(math.inf), APART)
     here, there = ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], way[None].half())
     assert ACROSS[here[1::2], there[1::2]].float().mean() < 0.05

@@ -14,7 +14,7 @@ from jepa_runtime.bundle import Bundle
 TRAIN = ["train", "two_rooms", "--output"]
 
 
-def test_a_folder_of_another_run_ends_in_one_line_and_status_1(
+def test_folder_of_another_run_is_reported_in_one_line_with_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
@@ -27,7 +27,7 @@ def test_a_folder_of_another_run_ends_in_one_line_and_status_1(
     assert "Traceback" not in said
 
 
-def test_a_target_that_is_no_bundle_is_refused_before_hours_of_training(
+def test_output_that_is_no_bundle_is_rejected_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -39,12 +39,14 @@ def test_a_target_that_is_no_bundle_is_refused_before_hours_of_training(
     assert "is not a bundle" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_that_cannot_be_created_is_reported_before_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main([*TRAIN, "/proc/run"]) == 1
     assert "/proc/run/checkpoints cannot be written: No such file" in capsys.readouterr().err
 
 
-def test_an_interrupt_says_how_to_go_on(
+def test_interrupted_training_explains_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:

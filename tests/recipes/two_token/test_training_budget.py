@@ -19,7 +19,7 @@ BUDGET_S = 600
 
 @pytest.mark.training
 @pytest.mark.timeout(3 * BUDGET_S)
-def test_the_fixed_layout_trains_within_ten_minutes_to_95_percent(tmp_path: Path) -> None:
+def test_fixed_layout_trains_within_ten_minutes_to_95_percent(tmp_path: Path) -> None:
     began = time.monotonic()
     model = train(tmp_path / "checkpoints", seed=0, training_world=TwoRoomsTrainingWorld("fixed"))
     spent_s = time.monotonic() - began

@@ -21,7 +21,7 @@ from tests.errors import code
 NAMES = {"model_id": "tiny", "version": "0.0.1", "command": "a test"}
 
 
-def test_the_bundle_opens_strictly_and_says_what_it_is(tiny_bundle: Path) -> None:
+def test_bundle_opens_strictly_and_describes_itself(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
     assert (manifest.model_id, manifest.version, manifest.trained) == ("tiny", "0.0.1", True)
     assert (manifest.horizon, manifest.num_samples, manifest.history_size) == (8, 64, 1)
@@ -32,19 +32,19 @@ def test_the_bundle_opens_strictly_and_says_what_it_is(tiny_bundle: Path) -> Non
     assert set(report["open_loop"]) == {"error_m", "copy_last_m", "probe_m"}
 
 
-def test_it_is_small_enough_to_ship(tiny_bundle: Path) -> None:
+def test_bundle_is_small_enough_to_ship(tiny_bundle: Path) -> None:
     assert sum(path.stat().st_size for path in tiny_bundle.rglob("*") if path.is_file()) < 3_000_000
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
-def test_in_full_precision_it_reproduces_the_golden_outputs(tiny_bundle: Path, engine: str) -> None:
+def test_fp32_reproduces_the_golden_outputs(tiny_bundle: Path, engine: str) -> None:
     pytest.importorskip(engine.split(":")[0], reason="the engine is not installed")
     parities = golden_parity(Bundle.open(tiny_bundle), engine=engine, precision="fp32")
     assert [parity.graph for parity in parities] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in parities), parities
 
 
-def test_quantized_it_is_within_its_tolerance_or_verify_names_the_graph_that_is_not(
+def test_int8_is_within_tolerance_or_verify_names_the_failing_graph(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = runtime(["verify", str(tiny_bundle), "--precision", "int8"])
@@ -55,7 +55,7 @@ def test_quantized_it_is_within_its_tolerance_or_verify_names_the_graph_that_is_
     assert all(f"int8 {parity.graph} does not reproduce" in shown.err for parity in failed)
 
 
-def test_the_runtime_computes_what_the_networks_compute(
+def test_runtime_computes_what_the_networks_compute(
     tiny_bundle: Path, tiny_run: tuple[Path, TrainedModel]
 ) -> None:
     trained = tiny_run[1]
@@ -86,16 +86,14 @@ def fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fails_in_the_middle")
-def test_a_failure_in_the_middle_leaves_nothing_behind(
-    tiny_run: tuple[Path, TrainedModel], tmp_path: Path
-) -> None:
+def test_failed_build_leaves_nothing_behind(tiny_run: tuple[Path, TrainedModel], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the disk is full"):
         write_two_token_bundle(tiny_run[1], tmp_path / "bundle", **NAMES)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("fails_in_the_middle")
-def test_a_failure_in_the_middle_leaves_the_old_bundle_as_it_was(
+def test_failed_build_leaves_the_old_bundle_unchanged(
     tiny_run: tuple[Path, TrainedModel], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
@@ -106,7 +104,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bundle_as_it_was(
 
 
 @pytest.mark.usefixtures("copied")
-def test_an_old_bundle_gives_way_to_the_new_one(
+def test_new_bundle_replaces_the_old_one(
     tiny_run: tuple[Path, TrainedModel], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
@@ -117,7 +115,7 @@ def test_an_old_bundle_gives_way_to_the_new_one(
 
 @pytest.mark.usefixtures("copied")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
+def test_graph_with_wrong_outputs_is_named_and_the_old_bundle_stays(
     precision: str,
     tiny_run: tuple[Path, TrainedModel],
     tiny_bundle: Path,
@@ -133,7 +131,7 @@ def test_a_graph_that_computes_something_else_is_named_and_the_old_bundle_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_folder_that_is_no_bundle_is_refused_and_left_alone(
+def test_folder_that_is_no_bundle_is_rejected_and_unchanged(
     tiny_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     (tmp_path / "photos").mkdir()

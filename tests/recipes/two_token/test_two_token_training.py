@@ -74,7 +74,7 @@ def assert_identical(one: Any, other: Any, where: str) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.slow
-def test_a_run_killed_in_every_stage_repeats_losses_and_weights_to_the_last_bit(
+def test_run_killed_in_every_stage_reproduces_losses_and_weights_exactly(
     tiny_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     from tests.recipes.interrupted import train_tiny
@@ -95,7 +95,7 @@ def test_a_run_killed_in_every_stage_repeats_losses_and_weights_to_the_last_bit(
     )
 
 
-def test_every_step_leaves_one_row_of_losses_that_sum_to_the_first(
+def test_every_step_writes_one_row_of_losses_that_sum_to_the_first(
     tiny_run: tuple[Path, TrainedModel],
 ) -> None:
     steps = {"representation": 4, "dynamics": 6, "grounding": 4}
@@ -108,7 +108,7 @@ def test_every_step_leaves_one_row_of_losses_that_sum_to_the_first(
         np.testing.assert_allclose(values[:, 0], values[:, 1:].sum(axis=1), rtol=1e-5)
 
 
-def test_a_finished_run_is_taken_up_without_training_anything(
+def test_finished_run_is_loaded_without_training(
     tiny_run: tuple[Path, TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.recipes.interrupted import train_tiny
@@ -122,7 +122,7 @@ def test_a_finished_run_is_taken_up_without_training_anything(
     np.testing.assert_array_equal(again.held_out.frames, tiny_run[1].held_out.frames)
 
 
-def test_a_folder_of_other_settings_is_refused_and_left_alone(
+def test_folder_of_other_settings_is_rejected_and_unchanged(
     tiny_run: tuple[Path, TrainedModel], tiny_recipe: Recipe
 ) -> None:
     folder = tiny_run[0]
@@ -136,7 +136,7 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_with_one_layout_there_is_no_scene_to_tell_apart() -> None:
+def test_training_on_one_layout_has_no_scene_to_discriminate() -> None:
     with ThreadPoolExecutor(1) as renderer:
         stage = RepresentationStage(
             0,
