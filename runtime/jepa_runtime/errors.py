@@ -30,6 +30,34 @@ CodedError
 
 from __future__ import annotations
 
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CodedError",
+    "DeviceLostError",
+    "DoctorError",
+    "FetchError",
+    "FrameError",
+    "InconclusiveError",
+    "JepaRuntimeError",
+    "MachineBusyError",
+    "ProfileError",
+    "RecordingError",
+    "ReleaseRejectedError",
+    "SourceError",
+    "StorageError",
+    "StrictJsonError",
+    "SystemFilesError",
+    "TransferLimitError",
+    "TrustError",
+    "UndeterminedError",
+    "UnlistedTargetError",
+    "UnsupportedPrecisionError",
+    "UpdateError",
+    "WorldError",
+    "printable",
+]
+
 
 def printable(text: str) -> str:
     """Escape all characters that could control a terminal, except tabs and newlines."""

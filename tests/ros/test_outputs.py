@@ -42,9 +42,9 @@ def test_half_without_float16_in_opencv_gives_the_same(monkeypatch):
     expected = half(values)
 
     def refuse(*_args, **_named):
-        raise outputs.cv2.error("unsupported depth")
+        raise outputs.opencv.cv2.error("unsupported depth")
 
-    monkeypatch.setattr(outputs.cv2, "add", refuse)
+    monkeypatch.setattr(outputs.opencv.cv2, "add", refuse)
     assert np.array_equal(half(values), expected)
 
 

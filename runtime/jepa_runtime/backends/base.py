@@ -19,6 +19,7 @@ from jepa_runtime.errors import BackendError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+"""The shape of a tensor."""
 _MAX_THREADS = 1024
 
 

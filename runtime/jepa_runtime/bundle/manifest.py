@@ -24,20 +24,28 @@ from pydantic import (
 )
 
 SCHEMA_VERSION = 1
+"""The version of the format."""
 MANIFEST_NAME = "manifest.json"
+"""The file name of the manifest."""
 MAX_MANIFEST_BYTES = 1 << 20
+"""The largest size of a manifest."""
 MAX_FILES = 1000
 MAX_TENSOR_BYTES = 1 << 30
 MAX_PATH_LENGTH = 255
 
 Target = Literal["openvino", "onnx", "npu", "tensorrt"]
+"""The format of a graph, which decides the engines that can run it."""
 Precision = Literal["int8", "fp16", "bf16", "fp32"]
+"""The number format of the weights of a graph."""
 Role = Literal["encoder", "predictor", "step", "energy"]
+"""What a graph computes."""
 ROLES: tuple[Role, ...] = get_args(Role)
+"""All roles."""
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _PATH = re.compile(rf"(?:{_NAME}/)*{_NAME}\.(?:xml|bin|onnx|json|npz|blob)")
 MODEL_SUFFIX: dict[Target, str] = {"openvino": ".xml", "onnx": ".onnx", "npu": ".xml", "tensorrt": ".onnx"}
+"""The suffix of the model file of each target."""
 
 
 def check_path(path: str) -> str:
@@ -64,6 +72,7 @@ BundlePath = Annotated[
     WithJsonSchema({"type": "string", "maxLength": MAX_PATH_LENGTH, "pattern": f"^{_PATH.pattern}$"}),
 ]
 MAX_TEXT = 4096
+"""The largest number of characters of a text."""
 # Shown in terminals and logs, so control characters are not allowed.
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -71,12 +80,14 @@ ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=6
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-# The smallest and the largest allowed value; the planner applies the same bounds to `model_info`.
 STEP_S = (1e-6, 3600)
+"""The smallest and the largest duration of a step; the planner applies the same bounds to ``model_info``."""
 HORIZON = (1, 1024)
+"""The smallest and the largest horizon."""
 NUM_SAMPLES = (1, 65536)
-# Limits of action components: in fp32, multiples of them and the squares of norms are finite.
+"""The smallest and the largest K."""
 ACTION_LIMIT = (-1e15, 1e15)
+"""The range of limits of action components: in fp32, multiples and squares of norms are finite."""
 Limit = Annotated[float, Field(ge=ACTION_LIMIT[0], le=ACTION_LIMIT[1])]
 
 
@@ -118,8 +129,8 @@ class LatentSpec(_Model):
     dtype: Literal["float32"]
 
 
-# A norm above its limit by no more than this factor is a rounding error.
 NORM_ROUNDING = 1 + 5e-7
+"""A norm above its limit by no more than this factor is a rounding error."""
 
 
 # A command may exceed the limits, which the robot clips to. Beyond this multiple no command is executed, a
@@ -310,6 +321,7 @@ class FileRecord(_Model):
 
 
 MAX_BLOCKS = 32768
+"""The largest number of block maxima in a manifest."""
 
 
 class NormalScores(_Model):

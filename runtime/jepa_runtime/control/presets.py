@@ -78,6 +78,7 @@ def two_rooms() -> ControllerConfig:
 
 
 PRESETS = {create.__name__: create for create in (vjepa2_ac, lewm, eb_jepa, two_rooms)}
+"""The functions that create the settings of published planners, by name."""
 
 
 def preset(name: str) -> ControllerConfig:

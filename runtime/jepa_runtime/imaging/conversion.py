@@ -14,6 +14,7 @@ from jepa_runtime.imaging.pixel_formats import ENCODINGS, RawLayout, plan_scalin
 from jepa_runtime.util.opencv import cv2
 
 Image = NDArray[np.uint8]
+"""uint8 [height, width, 3], RGB."""
 
 
 class SupportsArray(Protocol):
@@ -32,6 +33,7 @@ class SupportsArrayInterface(Protocol):
 
 
 ImageLike = Image | SupportsArray | SupportsArrayInterface
+"""An image, or an object that NumPy converts to one."""
 
 
 # The first bytes of a JPEG and of a PNG, and where the file states the two sides of the image.

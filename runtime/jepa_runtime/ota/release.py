@@ -24,10 +24,13 @@ from jepa_runtime.errors import ReleaseRejectedError, StrictJsonError, TrustErro
 from jepa_runtime.util.strict_json import parse_json, validate_json
 
 SCHEMA_VERSION = 1
-# Incremented when an older runtime could read a new bundle, but would not serve it correctly.
+"""The version of the format."""
 RUNTIME_ABI = 1
+"""Incremented when an older runtime could read a new bundle, but would not serve it correctly."""
 MAX_POINTER_BYTES = 1 << 18
+"""The largest size of a pointer."""
 POINTER_NAME = "latest.json"
+"""The file name of the pointer to the latest release."""
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 _Sequence = Annotated[int, Field(ge=1, le=2**63 - 1)]

@@ -62,6 +62,7 @@ ENERGIES: dict[EnergyName, Callable[[Floats32, Floats32], Floats32]] = {
     "mean_squared": mean_squared,
     "cosine": cosine,
 }
+"""All energies by name. Each maps latents [..., T, D] and a goal [T, D] to [...]."""
 
 
 def plan_costs(energies: Floats32, reduction: ReductionName = "sum", *, discount: float = 0.99) -> Floats32:

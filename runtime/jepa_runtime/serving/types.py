@@ -14,6 +14,7 @@ from jepa_runtime.model.world_model import Futures
 from jepa_runtime.serving.history import Reset
 
 STAGES = ("wait", "preprocess", "encode", "predict", "energy", "surprise", "total")
+"""The stages of a frame whose durations are measured."""
 
 
 @dataclass(frozen=True, slots=True)

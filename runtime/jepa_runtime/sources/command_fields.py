@@ -36,6 +36,7 @@ _UNITS = {
 }
 _TYPES_WITH_UNITS = {_JOINTS, "geometry_msgs/msg/Twist", *_ROOTS}
 UNKNOWN_UNIT = "unknown"
+"""The unit of a field of a type that is not known."""
 # Units that do not identify the quantity.
 _UNSPECIFIC = {UNKNOWN_UNIT, "1"}
 _STEP = re.compile(r"(?:^|\.)([A-Za-z]\w*)|\[(\d+)\]")

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+"""Actions, float32."""
 Stamps = NDArray[np.int64]
+"""Times in ns, int64."""
 
 # Without a command for this long a base stops (cmd_vel_timeout of ROS 2's diff_drive_controller).
 MAX_AGE_S = 0.5

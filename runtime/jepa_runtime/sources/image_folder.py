@@ -14,6 +14,7 @@ from jepa_runtime.sources.base import Frame, PassiveSource
 
 _LOG = logging.getLogger(__name__)
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
+"""The suffixes of image files."""
 _DEFAULT_RATE_HZ = 30.0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent / "firmware_configs"
 DEVICES = ("common", "jetson", "intel_npu")
+"""The groups of system files; ``common`` suits every robot."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from itertools import pairwise
 from jepa_runtime.telemetry.measurements import Energy, Reading
 from jepa_runtime.telemetry.power import TOTAL_ENERGY, TOTAL_POWER
 
-# How long a Monitor must observe the idle machine; yields a few samples more than required.
 IDLE_S = 6.0
+"""How long a Monitor must observe the idle machine; yields a few samples more than required."""
 _MIN_S = 1.0
 _MIN_SAMPLES = 10  # of sampled power: fewer miss too much of what was drawn between them
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from jepa_runtime.util import atomic_files
+    from jepa_runtime.util import atomic_files, opencv
     from jepa_runtime.util.atomic_files import sync_file, sync_folder
     from jepa_runtime.util.bootstrap import (
         MIN_SAMPLES,
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         resampled_quantiles,
     )
     from jepa_runtime.util.compat import file_sha256, python_module
-    from jepa_runtime.util.opencv import cv2
     from jepa_runtime.util.output_files import (
         STDOUT,
         check_writable,
@@ -33,7 +32,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "": ["atomic_files"],
+            "": ["atomic_files", "opencv"],
             "atomic_files": ["sync_file", "sync_folder"],
             "bootstrap": [
                 "MIN_SAMPLES",
@@ -43,7 +42,6 @@ else:
                 "resampled_quantiles",
             ],
             "compat": ["file_sha256", "python_module"],
-            "opencv": ["cv2"],
             "output_files": [
                 "STDOUT",
                 "check_writable",
@@ -68,7 +66,6 @@ __all__ = [
     "atomic_files",
     "check_writable",
     "confidence_interval",
-    "cv2",
     "describe_problems",
     "end_with_parent",
     "file_paths",
@@ -76,6 +73,7 @@ __all__ = [
     "format_ms",
     "is_supported",
     "normalize_unit",
+    "opencv",
     "paired_difference",
     "python_module",
     "resampled_means",

@@ -28,14 +28,15 @@ from numpy.typing import NDArray
 from jepa_runtime.util.statistics import PERCENTILES, nearest_rank
 
 RESAMPLES = 1000
+"""The number of resamples."""
 CONFIDENCE = 0.95
 METHOD = (
     f"{CONFIDENCE:.0%} bootstrap intervals: m out of n for percentiles (m: effective number of independent "
     "samples), circular blocks of sqrt(n) for proportions"
 )
 
-# Intervals of fewer samples would be too narrow.
 MIN_SAMPLES = 20
+"""Intervals of fewer samples would be too narrow."""
 
 _BATCHES = 20
 _CELLS_PER_BLOCK = 4

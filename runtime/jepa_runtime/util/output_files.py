@@ -12,8 +12,8 @@ from typing import Any
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.util.atomic_files import replacing
 
-# Stands for standard output in the place of a file name.
 STDOUT = "-"
+"""Stands for standard output in the place of a file name."""
 # The file is a mount point or belongs to another account, or its folder accepts no new file.
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EACCES, errno.EROFS, errno.EPERM)
 

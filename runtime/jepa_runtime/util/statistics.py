@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 METHOD = "nearest rank; a percentile is given from 1 / (1 - p) samples on"
 
 PercentileName = Literal["p50", "p90", "p95", "p99", "p999"]
+"""The name of a percentile."""
 
 # In thousandths: integers, so that ranks are exact.
 PERCENTILES: dict[PercentileName, int] = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p999": 999}

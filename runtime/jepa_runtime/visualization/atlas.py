@@ -33,6 +33,7 @@ from jepa_runtime.visualization.embedding import (
 from jepa_runtime.visualization.frame_album import nearest
 
 ATLAS_NAME = "atlas.npz"
+"""The file name of an atlas in a bundle."""
 THUMBNAIL_PX = 128
 _JPEG_QUALITY = 85
 

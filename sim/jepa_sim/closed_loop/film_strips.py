@@ -8,7 +8,7 @@ import numpy as np
 
 from jepa_runtime.imaging import resize_into
 from jepa_runtime.reports import words
-from jepa_runtime.util import cv2
+from jepa_runtime.util import opencv
 from jepa_sim.closed_loop.run import ClosedLoop, Film
 from jepa_sim.worlds.interface import Image
 
@@ -47,6 +47,8 @@ def sheet(films: Mapping[str, Film]) -> Image:
     for caption, film in films.items():
         picture = strip(film)
         line = np.full((_LINE_PX, picture.shape[1], 3), _BACKGROUND, np.uint8)
-        cv2.putText(line, caption, (2, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _TEXT_COLOR, 1, cv2.LINE_AA)
+        opencv.cv2.putText(
+            line, caption, (2, 17), opencv.cv2.FONT_HERSHEY_SIMPLEX, 0.45, _TEXT_COLOR, 1, opencv.cv2.LINE_AA
+        )
         parts += [line, picture]
     return np.concatenate(parts)

@@ -19,5 +19,6 @@ ENGINES = (
         install="pip install 'jepa-edge[onnxruntime]'",
     ),
 )
+"""ONNX Runtime."""
 
 __all__ = ["ENGINES"]

@@ -41,3 +41,4 @@ ENGINES = (
         install="pip install jepa-edge",
     ),
 )
+"""OpenVINO."""

@@ -78,3 +78,4 @@ ENGINES = (
         transfers=_TRANSFERS,
     ),
 )
+"""TensorRT and TensorRT for RTX."""

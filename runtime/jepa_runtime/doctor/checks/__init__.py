@@ -12,5 +12,6 @@ CHECKS = (
     *session.CHECKS,
     *storage.CHECKS,
 )
+"""All checks."""
 
 __all__ = ["CHECKS"]

@@ -40,10 +40,12 @@ from jepa_runtime.errors import UpdateError
 
 ALPHA = 0.01
 
-# Why a test ended.
 GOOD = "the candidate was shown to be as good"
+"""Why a test ended: the candidate is accepted."""
 WORSE = "the candidate was shown to be worse"
+"""Why a test ended: the candidate is rejected."""
 NOT_SHOWN = "the candidate was not shown to be as good"
+"""Why a test ended: the candidate is rejected, because neither was shown."""
 NOT_FINITE = "the candidate predicted NaN or infinity"
 INCOHERENT = (
     "the candidate's latents change as much in one step as over many, so they carry little information"

@@ -28,6 +28,7 @@ from jepa_runtime.ota.transport.fetch import fetch_bytes
 from jepa_runtime.ota.transport.repository_sources import Limits, NotFoundError, Source
 
 SIGNED_AT = "x-jepa-signed-at"
+"""The field of signed metadata that holds the time of the signature."""
 # Limits on any announced size, so that a stolen key cannot exhaust memory. The versions of all roles of a
 # snapshot are stored in the state, which has to stay well below its own limit.
 _MAX_METADATA_BYTES, _MAX_SNAPSHOT_BYTES = 5 << 20, 1 << 20

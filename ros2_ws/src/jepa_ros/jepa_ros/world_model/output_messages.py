@@ -17,7 +17,7 @@ from jepa_runtime.model import WorldModel
 from jepa_runtime.recording import messages
 from jepa_runtime.serving import Result
 from jepa_runtime.telemetry import Verdict
-from jepa_runtime.util import cv2
+from jepa_runtime.util import opencv
 
 
 def model_info(model: WorldModel, *, stamp_ns: int) -> ModelInfo:
@@ -91,8 +91,8 @@ def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     """Convert ``values``, rounded to nearest as in NumPy, in an eighth of NumPy's time (OpenCV 5)."""
     flat, target = values.reshape(1, -1), out.reshape(1, -1)
     try:
-        cv2.add(flat, 0.0, dst=target, dtype=cv2.CV_16F)
-    except cv2.error:
+        opencv.cv2.add(flat, 0.0, dst=target, dtype=opencv.cv2.CV_16F)
+    except opencv.cv2.error:
         # OpenCV 4 does not convert to float16.
         np.copyto(target, flat, casting="same_kind")
 

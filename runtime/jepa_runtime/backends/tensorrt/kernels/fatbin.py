@@ -14,6 +14,7 @@ from jepa_runtime.errors import BackendError
 
 PACKAGE = Path(__file__).parent
 FOLDERS = (PACKAGE, Path("/var/lib/jepa-edge/kernels"))
+"""Where compiled kernels are looked for, in this order."""
 
 
 def source() -> bytes:

@@ -17,6 +17,7 @@ from jepa_runtime.errors import FrameError
 from jepa_runtime.imaging.pixel_formats import plan_scaling
 
 ENTRY_POINT = "scale"
+"""The name of the kernel in the compiled file."""
 
 _BLOCK = (32, 8, 1)
 # Up to these limits the kernel's integers do not overflow, and rounding adds less than half a level.
