@@ -25,6 +25,7 @@ from jepa_runtime.bundle.manifest_parser import parse_manifest
 from jepa_runtime.bundle.onnx_external_data import has_external_data
 from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError, StrictJsonError
+from jepa_runtime.util.notebook_html import table
 from jepa_runtime.util.strict_json import parse_json
 
 _REPORT_NAME = "report.json"
@@ -48,6 +49,25 @@ class Bundle:
         manifest = self.manifest
         variants = " ".join(f"{each.target}/{each.precision}" for each in manifest.graphs.encoder)
         return f"Bundle({manifest.model_id} {manifest.version}, {variants}, path={str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        manifest = self.manifest
+        latent, action = manifest.io.latent, manifest.io.action
+        rows = {
+            "description": manifest.description,
+            "license": manifest.licence,
+            "path": self.path,
+            "SHA-256": self.sha256,
+            "size": f"{sum(record.bytes for record in manifest.files) / 1e6:.1f} MB",
+            "variants": ", ".join(f"{each.target}/{each.precision}" for each in manifest.graphs.encoder),
+            "latent": f"{latent.tokens} x {latent.dim}",
+            "actions": ", ".join(
+                f"{name} [{unit}]" for name, unit in zip(action.names, action.units, strict=True)
+            ),
+            "futures": f"{manifest.num_samples} of {manifest.horizon} steps of {manifest.io.step_s:g} s",
+        }
+        title = f"Bundle {manifest.model_id} {manifest.version}"
+        return table(title if manifest.trained else f"{title}, random weights", rows)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

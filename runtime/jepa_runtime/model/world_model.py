@@ -20,10 +20,11 @@ from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.backends.base import Backend, BackendOptions, ScalingSession, Session, TimedSession
 from jepa_runtime.backends.registry import create_backend, split_alternatives
 from jepa_runtime.bundle import Bundle, Manifest, Target
-from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
+from jepa_runtime.errors import BackendError, BundleError, FrameError, JepaRuntimeError
 from jepa_runtime.imaging.conversion import ImageLike, as_array, check_rgb, resize_into
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
 from jepa_runtime.model.rollouts import RolloutRequest, Rollouts
+from jepa_runtime.util.notebook_html import table
 from jepa_runtime.util.opencv import cv2, load_opencv
 
 Floats = NDArray[np.float32]
@@ -56,6 +57,14 @@ class Futures:
             f"Futures(latents={list(self.latents.shape)}, actions={list(self.actions.shape)}, "
             f"energies={energies}, error_bounds={list(self.error_bounds.shape)})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = {"latents": list(self.latents.shape), "actions": list(self.actions.shape)}
+        curves = {"error bound": self.error_bounds.tolist()}
+        if self.energies is not None:
+            best = int(np.argmin(np.nan_to_num(self.energies[:, -1], nan=np.inf)))
+            curves[f"energy of future {best}, the lowest"] = self.energies[best].tolist()
+        return table(f"{len(self.latents)} futures of {self.latents.shape[1]} steps", rows, curves)
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,21 @@ class WorldModel:
             f"{self.precision}, K={self.num_samples}{closed})"
         )
 
+    def _repr_html_(self) -> str:
+        manifest = self.manifest
+        tokens, dimensions = self._latent_shape
+        rows = {
+            "engine": f"{self.engine}:{self.device} ({self.engine_version})",
+            "precision": self.precision,
+            "latent": f"{tokens} x {dimensions}",
+            "history size": manifest.history_size,
+            "actions": ", ".join(manifest.io.action.names),
+            "futures": f"up to {self.num_samples} of up to {manifest.horizon} steps",
+            "bundle": self.bundle.path,
+            "state": "closed" if self._sessions is None else "open",
+        }
+        return table(f"WorldModel {manifest.model_id} {manifest.version}", rows)
+
     def __enter__(self) -> WorldModel:
         return self
 
@@ -243,22 +267,50 @@ class WorldModel:
         self._backend.close()
 
     def encode(self, frame: ImageLike) -> Floats:
-        """Encode a frame to its latent state.
+        """Encode a frame to its latent state, or a batch of independent frames.
+
+        The frames of a batch are encoded one after the other: engines compile the encoder for one frame.
+        :meth:`predict` continues from a single frame; after a batch, give it ``latents``.
 
         Args:
-            frame: uint8 [h, w, 3] RGB of any size: an array, or an object that NumPy can convert (a torch
-                tensor on the CPU, a PIL image). It is resized to the input of the model, see
-                :func:`jepa_runtime.imaging.conversion.resize_into`.
+            frame: uint8 [h, w, 3] RGB of any size, or a batch [B, h, w, 3]: an array, or an object that NumPy
+                can convert (a torch tensor on the CPU, a PIL image). It is resized to the input of the model,
+                see :func:`jepa_runtime.imaging.conversion.resize_into`.
 
         Returns:
-            float32 [T, D], a copy.
+            float32 [T, D], or [B, T, D] of a batch; a copy.
 
         Raises:
-            FrameError: It is not such an image.
+            FrameError: It is neither such an image nor such a batch, or has no pixels.
         """
-        session = self._open_here().encoder
+        self._open_here()
         began = time.perf_counter()
         image = as_array(frame)
+        if not isinstance(image, np.ndarray) or image.ndim != 4:
+            return self._encode_image(image, began)
+        if image.dtype != np.uint8 or image.shape[3] != 3 or image.size == 0:
+            raise FrameError(
+                f"frames must be uint8 [batch, height, width, 3] RGB, got {image.dtype} {list(image.shape)}",
+                code="frame.not_rgb",
+            )
+        latents: Floats = np.empty((len(image), *self._latent_shape), np.float32)
+        preprocess = encode = on_device = 0.0
+        try:
+            for index, each in enumerate(image):
+                latents[index] = self._encode_image(each, began)
+                preprocess += self.timings["preprocess"]
+                encode += self.timings["encode"]
+                on_device += self.device_timings.get("encode", 0.0)
+                began = time.perf_counter()
+        finally:
+            self._last = None
+        self.timings |= {"preprocess": preprocess, "encode": encode}
+        if self._has_clock:
+            self.device_timings["encode"] = on_device
+        return latents
+
+    def _encode_image(self, image: NDArray[np.uint8], began: float) -> Floats:
+        session = self._open_here().encoder
         if not self._is_scaled(image):
             resize_into(image, session.inputs["frame"][0])
         fitted = time.perf_counter()

@@ -12,8 +12,10 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -399,3 +401,14 @@ def test_bundles_with_a_longer_history_and_without_energy_are_valid(tmp_path: Pa
 
 def test_repr_of_a_bundle_is_one_readable_line(toy_bundle: Path) -> None:
     assert repr(Bundle.open(toy_bundle)).startswith("Bundle(toy 1.2.3, openvino/")
+
+
+def test_repr_html_is_a_table(toy_bundle: Path) -> None:
+    bundle = Bundle.open(toy_bundle)
+    found = ElementTree.fromstring(bundle._repr_html_())
+    assert found.findtext("caption/b") == "Bundle toy 1.2.3"
+    assert bundle.sha256 in found.itertext()
+    manifest = bundle.manifest.model_copy(update={"description": "<script>&", "trained": False})
+    found = ElementTree.fromstring(replace(bundle, manifest=manifest)._repr_html_())
+    assert found.findtext("caption/b") == "Bundle toy 1.2.3, random weights"
+    assert "<script>&" in found.itertext()

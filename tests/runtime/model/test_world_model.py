@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -441,6 +443,59 @@ def test_encode_accepts_torch_tensors_and_pil_images(model: WorldModel, golden: 
         model.encode(torch.zeros((SIZE, SIZE, 3), dtype=torch.float32, requires_grad=True))
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_encode_of_a_batch_equals_encode_of_each_frame(two_rooms_bundle: Path, precision: str) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (5, 90, 120, 3), np.uint8)
+    with WorldModel.open(two_rooms_bundle, precision=precision) as model:
+        expected = np.stack([model.encode(frame) for frame in frames])
+        latents = model.encode(frames)
+        assert latents.shape == expected.shape and latents.dtype == np.float32
+        np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-6)
+        # The frames are independent of their order.
+        np.testing.assert_allclose(model.encode(frames[::-1]), expected[::-1], rtol=0, atol=1e-6)
+
+
+def test_encode_accepts_a_batch_of_torch(model: WorldModel, golden: GoldenOutputs) -> None:
+    torch = pytest.importorskip("torch")
+    latents = model.encode(torch.from_numpy(golden.frames.copy()))
+    np.testing.assert_array_equal(latents, model.encode(golden.frames))
+
+
+def test_encode_times_a_batch_as_a_whole(model: WorldModel, golden: GoldenOutputs) -> None:
+    began = time.perf_counter()
+    model.encode(np.repeat(golden.frames[:1], 50, axis=0))
+    spent_ms = (time.perf_counter() - began) * 1e3
+    assert spent_ms / 2 < model.timings["preprocess"] + model.timings["encode"] <= spent_ms
+
+
+def test_predict_after_a_batch_needs_latents(model: WorldModel, golden: GoldenOutputs) -> None:
+    model.encode(golden.frames[0])
+    latents = model.encode(golden.frames)
+    with pytest.raises(ValueError, match="give latents"):
+        model.predict(golden.actions)
+    assert np.isfinite(model.predict(golden.actions, latents=latents[0]).latents).all()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, SIZE, SIZE, 3), np.float32),
+        np.zeros((2, 3, SIZE, SIZE), np.uint8),
+        np.zeros((0, SIZE, SIZE, 3), np.uint8),
+        np.zeros((1, 2, SIZE, SIZE, 3), np.uint8),
+        np.zeros((SIZE, SIZE, 4), np.uint8),
+        np.zeros(3, np.uint8),
+        [[[0, 0, 0]]],
+        "frame.png",
+    ],
+    ids=["float", "channels first", "empty", "five axes", "RGBA", "one axis", "list", "file name"],
+)
+def test_encode_of_anything_else_raises(model: WorldModel, golden: GoldenOutputs, frames: Any) -> None:
+    with pytest.raises(FrameError, check=code("frame.not_rgb")):
+        model.encode(frames)
+    assert model.encode(golden.frames[0]) == pytest.approx(golden.latents[0], abs=1e-4)
+
+
 def test_repr_of_model_and_futures_is_one_readable_line(toy_bundle: Path, golden: GoldenOutputs) -> None:
     with WorldModel.open(toy_bundle) as model:
         assert repr(model) == f"WorldModel(toy 1.2.3, openvino:CPU, fp32, K={NUM_SAMPLES})"
@@ -448,3 +503,20 @@ def test_repr_of_model_and_futures_is_one_readable_line(toy_bundle: Path, golden
     assert repr(model).endswith(", closed)")
     shape = [NUM_SAMPLES, HORIZON, TOKENS, DIM]
     assert repr(futures).startswith(f"Futures(latents={shape}, actions=") and "energies=None" in repr(futures)
+
+
+def test_repr_html_of_model_and_futures_is_a_table(toy_bundle: Path, golden: GoldenOutputs) -> None:
+    with WorldModel.open(toy_bundle) as model:
+        assert "WorldModel toy 1.2.3" in texts(model._repr_html_()) and "open" in texts(model._repr_html_())
+        futures = model.predict(golden.actions, latents=golden.latents[0], goal=golden.goal[0])
+    assert "closed" in texts(model._repr_html_())
+    assert futures.energies is not None
+    best = int(futures.energies[:, -1].argmin())
+    assert f"energy of future {best}, the lowest" in texts(futures._repr_html_())
+    broken = replace(futures, energies=np.full_like(futures.energies, np.nan))
+    assert "energy of future 0, the lowest" in texts(broken._repr_html_())
+    assert "error bound" in texts(replace(futures, energies=None)._repr_html_())
+
+
+def texts(html: str) -> list[str]:
+    return list(ElementTree.fromstring(html).itertext())
