@@ -51,8 +51,8 @@ def ros_graph(tmp_path: Path) -> Iterator:
         pytest.skip(reason)
     from tests.ros.graph import graph
 
-    with graph(tmp_path) as made:
-        yield made
+    with graph(tmp_path) as ros:
+        yield ros
 
 
 @pytest.fixture(scope="module")
@@ -62,5 +62,5 @@ def shared_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
         pytest.skip(reason)
     from tests.ros.graph import graph
 
-    with graph(tmp_path_factory.mktemp("graph")) as made:
-        yield made
+    with graph(tmp_path_factory.mktemp("graph")) as ros:
+        yield ros

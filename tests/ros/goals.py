@@ -33,7 +33,7 @@ class Goal:
         self.feedback: list[ReachGoal.Feedback] = []
         graph.until(client.server_is_ready, "the action server", meanwhile=meanwhile)
         sent = client.send_goal_async(
-            ReachGoal.Goal(**goal), feedback_callback=lambda told: self.feedback.append(told.feedback)
+            ReachGoal.Goal(**goal), feedback_callback=lambda message: self.feedback.append(message.feedback)
         )
         graph.until(sent.done, "an answer to the goal", meanwhile=meanwhile)
         self._handle = sent.result()

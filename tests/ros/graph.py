@@ -161,15 +161,15 @@ class Graph:
         """
         client = self.observer.create_client(kind, service)
         self.until(client.service_is_ready, f"service {service}")
-        asked: list[Any] = []
+        answers: list[Any] = []
         self.until(
-            lambda: any(future.done() for future in asked),
+            lambda: any(future.done() for future in answers),
             f"answer of {service}",
-            meanwhile=lambda: asked.append(client.call_async(request)),
+            meanwhile=lambda: answers.append(client.call_async(request)),
             every_s=again_s,
         )
         self.observer.destroy_client(client)
-        return next(future.result() for future in asked if future.done())
+        return next(future.result() for future in answers if future.done())
 
     def change_state(self, node: str, transition: int) -> bool:
         """Request a lifecycle transition and return whether it succeeded."""
@@ -214,8 +214,8 @@ class Graph:
 @contextmanager
 def graph(folder: Path, **arguments: Any) -> Iterator[Graph]:
     """Yield a :class:`Graph` and close it."""
-    made = Graph(folder, **arguments)
+    ros = Graph(folder, **arguments)
     try:
-        yield made
+        yield ros
     finally:
-        made.close()
+        ros.close()

@@ -63,7 +63,7 @@ class Wire(Publisher):
 
     def __init__(self, case: Any) -> None:
         super().__init__()
-        self._case, names = case, case.told.action_names
+        self._case, names = case, case.announced.action_names
         self._per_step = "x" in names
         self._read = PoseDeltaCommands(names).read if self._per_step else TwistActions(names).from_twist
         self.action = np.zeros(len(names), np.float32)

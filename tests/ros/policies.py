@@ -33,17 +33,17 @@ def load_keystore() -> ModuleType:
 def granted(enclave: str, **arguments: str) -> dict[str, Access]:
     """Return the permissions of each node of an enclave that is launched with these arguments."""
     policy = load_keystore().load_policy(POLICIES / f"{enclave}.policy.xml", **arguments)
-    found: dict[str, Access] = defaultdict(set)
+    used: dict[str, Access] = defaultdict(set)
     for profile in policy.iter("profile"):
         namespace, node = profile.attrib["ns"].rstrip("/"), profile.attrib["node"]
-        access = found[node]
+        access = used[node]
         for rule in profile:
             allowed = [kind for kind, qualifier in rule.attrib.items() if qualifier == "ALLOW"]
             for item in rule:
                 name = _whole(str(item.text), namespace, node)
                 for kind in allowed:
                     access |= _of_action(name) if kind == "execute" else {(kind, name)}
-    return found
+    return used
 
 
 def _whole(name: str, namespace: str, node: str) -> str:
@@ -78,7 +78,7 @@ class Observed:
             if (name, namespace) == (observer.get_name(), observer.get_namespace()):
                 continue
             for kind, ask in ways.items():
-                self.used[name] |= {(kind, found) for found, _ in ask(name, namespace)}
+                self.used[name] |= {(kind, access) for access, _ in ask(name, namespace)}
 
     def settle(self) -> None:
         """Poll until nothing is added for a while."""

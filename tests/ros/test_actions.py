@@ -21,66 +21,66 @@ HEADER = Header(frame_id="base_link")
 angle = st.floats(-1.5, 1.5)
 
 
-class Ears:
+class FakeNode:
     """Record the subscriptions of a node."""
 
     def __init__(self) -> None:
-        self.heard = {}
+        self.callbacks = {}
 
     def create_subscription(self, kind, topic, callback, qos):
-        self.heard[topic] = callback
+        self.callbacks[topic] = callback
         return topic
 
 
 @pytest.mark.parametrize("stamped", [False, True])
 def test_velocity_command_fills_the_fields_of_a_twist(stamped):
-    told = actions.create_action_commands(["angular.z", "linear.x"], stamped=stamped)
-    (message,) = told.messages(np.array([0.5, -1.0]), HEADER)
+    commands = actions.create_action_commands(["angular.z", "linear.x"], stamped=stamped)
+    (message,) = commands.messages(np.array([0.5, -1.0]), HEADER)
     assert not stamped or message.header == HEADER
     twist = message.twist if stamped else message
     assert isinstance(twist, Twist) and (twist.angular.z, twist.linear.x) == (0.5, -1.0)
-    assert not told.per_step
-    ears, executed = Ears(), []
-    told.subscribe(ears, executed.append)
-    ears.heard["cmd_vel"](message)
+    assert not commands.per_step
+    node, executed = FakeNode(), []
+    commands.subscribe(node, executed.append)
+    node.callbacks["cmd_vel"](message)
     np.testing.assert_array_equal(executed, [[0.5, -1.0]])
 
 
 def test_pose_delta_command_is_a_pose_and_a_gripper():
-    told = actions.create_action_commands(actions.POSE_DELTA)
+    commands = actions.create_action_commands(actions.POSE_DELTA)
     delta = np.array([0.01, -0.02, 0.03, 0.1, 0.0, 0.0, 0.4], np.float32)
-    gripper, pose = told.messages(delta, HEADER)
+    gripper, pose = commands.messages(delta, HEADER)
     assert isinstance(gripper, Float64) and gripper.data == pytest.approx(0.4)
     assert isinstance(pose, PoseStamped) and pose.header.frame_id == "base_link"
     assert pose.pose.position.z == pytest.approx(0.03)
     assert pose.pose.orientation.x == pytest.approx(math.sin(0.05))
-    assert told.per_step
-    assert told.twist(delta).linear.y == pytest.approx(-0.02)
-    assert told.twist(delta).angular.x == pytest.approx(0.1)
+    assert commands.per_step
+    assert commands.twist(delta).linear.y == pytest.approx(-0.02)
+    assert commands.twist(delta).angular.x == pytest.approx(0.1)
 
 
 def test_read_pose_delta_includes_the_preceding_gripper_command():
-    told = actions.create_action_commands(actions.POSE_DELTA)
+    commands = actions.create_action_commands(actions.POSE_DELTA)
     delta = np.array([0.01, -0.02, 0.03, 0.1, -0.2, 0.3, 0.4], np.float32)
-    gripper, pose = told.messages(delta, HEADER)
-    ears, executed = Ears(), []
-    actions.create_action_commands(actions.POSE_DELTA).subscribe(ears, executed.append)
-    ears.heard["gripper_delta"](gripper)
+    gripper, pose = commands.messages(delta, HEADER)
+    node, executed = FakeNode(), []
+    actions.create_action_commands(actions.POSE_DELTA).subscribe(node, executed.append)
+    node.callbacks["gripper_delta"](gripper)
     assert not executed
-    ears.heard["pose_delta"](pose)
+    node.callbacks["pose_delta"](pose)
     np.testing.assert_allclose(executed, [delta], atol=1e-6)
 
 
 def test_action_subset_in_any_order_sets_the_other_fields_to_zero():
-    told = actions.create_action_commands(["yaw", "x"])
+    commands = actions.create_action_commands(["yaw", "x"])
     delta = np.array([0.2, 0.01])
-    (pose,) = told.messages(delta, HEADER)
-    np.testing.assert_allclose(told.read(pose), delta, atol=1e-7)
+    (pose,) = commands.messages(delta, HEADER)
+    np.testing.assert_allclose(commands.read(pose), delta, atol=1e-7)
     whole = [0.01, 0, 0, 0, 0, 0.2]
     np.testing.assert_allclose(
         actions.create_action_commands(actions.POSE_DELTA[:6]).read(pose), whole, atol=1e-7
     )
-    twist = told.twist(delta)
+    twist = commands.twist(delta)
     np.testing.assert_allclose(
         [getattr(part, axis) for part in (twist.linear, twist.angular) for axis in "xyz"], whole
     )
@@ -103,8 +103,8 @@ def test_angles_are_rotations_about_fixed_axes():
 
 @given(angle, angle, angle)
 def test_quaternion_round_trip_returns_the_same_angles(roll, pitch, yaw):
-    found = actions.euler_from_quaternion(actions.quaternion_from_euler(roll, pitch, yaw))
-    np.testing.assert_allclose(found, [roll, pitch, yaw], atol=1e-6)
+    angles = actions.euler_from_quaternion(actions.quaternion_from_euler(roll, pitch, yaw))
+    np.testing.assert_allclose(angles, [roll, pitch, yaw], atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1e-200, 0.5, 1e200])

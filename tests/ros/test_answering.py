@@ -30,7 +30,7 @@ def test_service_that_raises_is_logged_and_answers_the_next_request(owner: Any, 
     def answer(request: Any, response: Any) -> Any:
         calls.append(request)
         if len(calls) == 1:
-            raise RuntimeError("the cancellation came in between")
+            raise RuntimeError("cancelled meanwhile")
         return response
 
     services = BackgroundServices(owner, "services", SingleThreadedExecutor())
@@ -42,11 +42,11 @@ def test_service_that_raises_is_logged_and_answers_the_next_request(owner: Any, 
     ends = time.monotonic() + 10.0
     while not calls and time.monotonic() < ends:
         time.sleep(0.01)
-    asked = client.call_async(Trigger.Request())
-    rclpy.spin_until_future_complete(owner, asked, timeout_sec=10.0)
-    assert asked.done()
+    pending = client.call_async(Trigger.Request())
+    rclpy.spin_until_future_complete(owner, pending, timeout_sec=10.0)
+    assert pending.done()
     services.stop()
-    assert "the cancellation came in between" in capfd.readouterr().err
+    assert "cancelled meanwhile" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("service", [EvaluateActions, Trigger])
@@ -56,7 +56,7 @@ def test_every_failed_request_is_answered(owner: Any, tmp_path: Path, service: A
         RuntimeError("broken"),
         JepaRuntimeError("again"),
     ]
-    said = [str(failure) for failure in failures]
+    messages = [str(failure) for failure in failures]
 
     def fail(*_: Any) -> Any:
         raise failures.pop(0)
@@ -70,13 +70,13 @@ def test_every_failed_request_is_answered(owner: Any, tmp_path: Path, service: A
         name, opened = "owner/evaluate_actions", EvaluationService(owner, fail, dict, lambda: "float16")
     client = owner.create_client(service, name)
     assert client.wait_for_service(10.0)
-    heard = []
-    for _ in said:
-        asked = client.call_async(service.Request())
-        rclpy.spin_until_future_complete(owner, asked, timeout_sec=5.0)
-        heard.append(asked.result() and asked.result().message)
+    answers = []
+    for _ in messages:
+        pending = client.call_async(service.Request())
+        rclpy.spin_until_future_complete(owner, pending, timeout_sec=5.0)
+        answers.append(pending.result() and pending.result().message)
     opened.close()
-    assert heard == said
+    assert answers == messages
 
 
 def test_services_and_actions_follow_the_remapping_of_their_owner(ros_graph: Any, toy_bundle: Path) -> None:
@@ -90,7 +90,7 @@ def test_services_and_actions_follow_the_remapping_of_their_owner(ros_graph: Any
     wanted = {f"/fleet/{name}" for own in names.values() for name in own}
 
     def offered() -> set[str]:
-        found = ros_graph.observer.get_service_names_and_types()
-        return {name.removesuffix("/_action/send_goal") for name, _ in found}
+        services = ros_graph.observer.get_service_names_and_types()
+        return {name.removesuffix("/_action/send_goal") for name, _ in services}
 
     ros_graph.until(lambda: wanted <= offered(), "every service by its other name")

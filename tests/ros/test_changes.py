@@ -19,14 +19,14 @@ class Base(World):
 
     def changes(self, images: int, *, nearer: float) -> np.ndarray:
         """Return the changes between successive commands per step, except stops, which are immediate."""
-        draws, told = np.random.default_rng(0), [np.zeros(2)]
+        draws, commands = np.random.default_rng(0), [np.zeros(2)]
         for _ in range(images):
             self.energies = draws.random((SAMPLES, HORIZON), np.float32)
             self.energy *= nearer
             self.image()
-            told.append(self.told)
-        changes = np.abs(np.diff(told, axis=0)) * STEP_NS / FRAME_NS
-        return changes[np.any(told[1:], axis=1)]
+            commands.append(self.last_command)
+        changes = np.abs(np.diff(commands, axis=0)) * STEP_NS / FRAME_NS
+        return changes[np.any(commands[1:], axis=1)]
 
 
 class Arm(World):
@@ -45,14 +45,14 @@ class Arm(World):
 
     def changes(self, images: int, *, nearer: float) -> np.ndarray:
         """Return the changes between successive commands, except stops, which are immediate."""
-        draws, told = np.random.default_rng(0), [np.zeros(2)]
+        draws, commands = np.random.default_rng(0), [np.zeros(2)]
         for _ in range(images):
             self.energies = draws.random((SAMPLES, HORIZON), np.float32)
             self.energy *= nearer
             self.image()
-            if self.told is not told[-1]:
-                told.append(self.told)
-        return np.abs(np.diff(told, axis=0))[np.any(told[1:], axis=1)]
+            if self.last_command is not commands[-1]:
+                commands.append(self.last_command)
+        return np.abs(np.diff(commands, axis=0))[np.any(commands[1:], axis=1)]
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def start(bundle: Path, out: Path, seconds: str = "3") -> subprocess.Popen[str]:
 
 def test_demo_writes_its_results(toy_bundle, tmp_path):
     demo = start(toy_bundle, tmp_path)
-    said, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 0, said
+    output, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 0, output
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert summary.keys() == FIELDS
     assert summary["e2e_ms"].keys() == {"p50", "p95", "p99", "max", "n"}
@@ -67,7 +67,7 @@ def test_demo_writes_its_results(toy_bundle, tmp_path):
     assert summary["e2e_ms"]["n"] > 60
     assert "<svg" in (tmp_path / "latency.html").read_text(encoding="utf-8")
     assert (tmp_path / "demo.mcap").stat().st_size > 1_000_000
-    assert "end to end" in said
+    assert "end to end" in output
 
 
 def test_demo_with_a_dead_node_fails_and_names_it(toy_bundle, tmp_path):
@@ -80,9 +80,9 @@ def test_demo_with_a_dead_node_fails_and_names_it(toy_bundle, tmp_path):
         victims = [child for child in children if any(part.endswith("/planner") for part in child.cmdline())]
     assert victims
     victims[0].kill()
-    said, _ = demo.communicate(timeout=40)
+    output, _ = demo.communicate(timeout=40)
     assert demo.returncode == 1
-    assert "planner exited early" in said
+    assert "planner exited early" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -94,8 +94,8 @@ def test_interrupted_demo_stops_its_nodes_and_keeps_its_results(toy_bundle, tmp_
         time.sleep(0.1)
     nodes = psutil.Process(demo.pid).children()
     demo.send_signal(number)
-    said, _ = demo.communicate(timeout=40)
-    assert demo.returncode == 130, said
+    output, _ = demo.communicate(timeout=40)
+    assert demo.returncode == 130, output
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["frames_processed"] > 0
     assert nodes and not any(node.is_running() for node in nodes)
 
@@ -105,14 +105,14 @@ def test_interrupted_demo_stops_its_nodes_and_keeps_its_results(toy_bundle, tmp_
 )
 def test_demo_with_an_invalid_duration_is_rejected(toy_bundle, tmp_path, seconds, reason):
     demo = start(toy_bundle, tmp_path, seconds=seconds)
-    said, _ = demo.communicate(timeout=20)
-    assert demo.returncode == 1 and reason in said
+    output, _ = demo.communicate(timeout=20)
+    assert demo.returncode == 1 and reason in output
 
 
 def test_demo_without_a_bundle_reports_what_is_missing(tmp_path):
     demo = start(tmp_path / "nothing", tmp_path)
-    said, _ = demo.communicate(timeout=20)
-    assert demo.returncode == 1 and "manifest.json" in said
+    output, _ = demo.communicate(timeout=20)
+    assert demo.returncode == 1 and "manifest.json" in output
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +178,14 @@ def test_comparison_band_is_the_confidence_sequence_as_ratios(update):
     ],
 )
 def test_update_demo_with_an_unexpected_result_fails(update, last, fault):
-    found = update.unexpected_results(story(update, **last))
-    assert found == [] if not fault else fault in found[0]
+    unexpected = update.unexpected_results(story(update, **last))
+    assert unexpected == [] if not fault else fault in unexpected[0]
 
 
 def test_update_demo_with_the_wrong_final_model_fails(update):
-    told = story(update)
-    told.summary["model"]["version"] = "1.0.0"
-    assert update.unexpected_results(told) == ["1.0.0 is active at the end instead of 1.1.0"]
+    changed = story(update)
+    changed.summary["model"]["version"] = "1.0.0"
+    assert update.unexpected_results(changed) == ["1.0.0 is active at the end instead of 1.1.0"]
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_run_of_deadline_misses_that_ended_before_the_check_is_an_error():
     nothing = Stats(*[0] * 7, resets={})
     watch = serving.StreamMonitor(nothing, clock=lambda: 0.0)
 
-    def told(*missed):
+    def level_after(*missed):
         for late in missed:
             times = dict.fromkeys(STAGES, 1.0)
             watch.on_result(
@@ -58,32 +58,32 @@ def test_run_of_deadline_misses_that_ended_before_the_check_is_an_error():
         watch.on_frame()
         return watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)[0].level
 
-    assert told(*[True] * 20, *[False] * 10) is Level.ERROR
-    assert told(False) is not Level.ERROR
-    assert told(*[True] * 6) is not Level.ERROR
-    assert told(*[True] * 6) is Level.ERROR, "a run goes on over verdicts"
+    assert level_after(*[True] * 20, *[False] * 10) is Level.ERROR
+    assert level_after(False) is not Level.ERROR
+    assert level_after(*[True] * 6) is not Level.ERROR
+    assert level_after(*[True] * 6) is Level.ERROR, "a run continues across verdicts"
 
 
 def test_images_without_predictions_are_a_warning_with_the_reason():
     assert verdict(unforeseen_s=0.9).level is Level.OK, "a history begins with images without futures"
-    found = verdict(unforeseen_s=3.0)
-    assert found.level is Level.WARN
-    assert "no futures for 3.0 s" in found.message and "what was executed" in found.message
+    result = verdict(unforeseen_s=3.0)
+    assert result.level is Level.WARN
+    assert "no futures for 3.0 s" in result.message and "what was executed" in result.message
 
 
 def test_images_without_surprise_are_a_warning_with_the_reason():
     assert verdict(unjudged_s=2.9).level is Level.OK, "a history begins with images without surprise"
     assert assess(replace(WELL, unjudged_s=5.9), BEFORE, replace(LIMITS, stale_after_s=2.0)).level is Level.OK
-    found = verdict(unjudged_s=4.0)
-    assert found.level is Level.WARN
-    assert "no surprise for 4.0 s" in found.message and "what was executed" in found.message
+    result = verdict(unjudged_s=4.0)
+    assert result.level is Level.WARN
+    assert "no surprise for 4.0 s" in result.message and "what was executed" in result.message
 
 
 @pytest.mark.parametrize(("age_s", "words"), [(7.0, "7.0 s behind"), (-7.0, "7.0 s ahead of")])
 def test_stamps_of_another_clock_than_the_commands_are_a_warning(age_s, words):
     assert verdict(stamp_age_s=age_s / 10).level is Level.OK
-    found = verdict(stamp_age_s=age_s)
-    assert found.level is Level.WARN and f"{words} this node's clock" in found.message
+    result = verdict(stamp_age_s=age_s)
+    assert result.level is Level.WARN and f"{words} this node's clock" in result.message
 
 
 @pytest.mark.parametrize(("what", "figure"), [("futures", "unforeseen_s"), ("surprise", "unjudged_s")])
@@ -94,11 +94,11 @@ def test_time_without_a_value_counts_from_the_first_image_without_it(what, figur
     times = dict.fromkeys(STAGES, 1.0)
     given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
 
-    def since(at_s, found):
+    def since(at_s, value):
         now[0] = at_s
         watch.on_frame()
         fields = {"futures": object(), "surprise": 1.0, "calibration": None, "deadline_missed": False}
-        watch.on_result(SimpleNamespace(**fields | {what: found}, timings_ms=times))
+        watch.on_result(SimpleNamespace(**fields | {what: value}, timings_ms=times))
         _, figures = watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)
         return figures[figure]
 
@@ -108,8 +108,8 @@ def test_time_without_a_value_counts_from_the_first_image_without_it(what, figur
 
 
 def test_failures_of_an_earlier_period_are_ignored():
-    told = {"failed": 2, "undelivered": 3, "errors": 4, "deadline_misses": 5, "dropped": 60}
-    past = told | {"bad_frames": {"bad_stamp": 9}}
+    past_errors = {"failed": 2, "undelivered": 3, "errors": 4, "deadline_misses": 5, "dropped": 60}
+    past = past_errors | {"bad_frames": {"bad_stamp": 9}}
     before, now = replace(BEFORE, **past), replace(WELL, **past)
     assert assess(now, before, LIMITS).level is Level.OK
     refused = replace(now, bad_frames={"bad_stamp": 10, "bad_image": 2})
@@ -125,9 +125,9 @@ def test_node_without_frames_is_stale_whatever_the_last_result():
 
 def test_topic_that_never_delivered_is_stale_and_named():
     nothing = Health(active_for_s=5.0, frame_age_s=NEVER, result_age_s=NEVER)
-    found = assess(nothing, nothing, LIMITS)
-    assert found.level is Level.STALE
-    assert "topic" in found.message
+    result = assess(nothing, nothing, LIMITS)
+    assert result.level is Level.STALE
+    assert "topic" in result.message
 
 
 def test_causes_precede_the_verdict_and_raise_it_to_a_warning():
@@ -136,8 +136,8 @@ def test_causes_precede_the_verdict_and_raise_it_to_a_warning():
     assert diagnostics.with_causes(well, ["two", "clocks"]) == diagnostics.Verdict(
         Level.WARN, "two; clocks; running"
     )
-    found = diagnostics.with_causes(stalled, ["two clocks"])
-    assert found.level is Level.ERROR and found.message.startswith("two clocks; stalled")
+    result = diagnostics.with_causes(stalled, ["two clocks"])
+    assert result.level is Level.ERROR and result.message.startswith("two clocks; stalled")
 
 
 def test_just_activated_node_without_frames_is_ok():

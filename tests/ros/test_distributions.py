@@ -36,5 +36,5 @@ def later(tree: ast.AST) -> Iterator[str]:
 def test_packages_use_nothing_newer_than_humble(folder: str) -> None:
     files = sorted((ROOT / folder).rglob("*.py"))
     assert files
-    used = {file.name: found for file in files if (found := [*later(ast.parse(file.read_text("utf-8")))])}
+    used = {file.name: newer for file in files if (newer := [*later(ast.parse(file.read_text("utf-8")))])}
     assert not used

@@ -67,81 +67,81 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(driving, "time", made)
-    return made
+    steady = Clock()
+    monkeypatch.setattr(driving, "time", steady)
+    return steady
 
 
 def commands(*names, stamped=False):
-    node, told = Node(), create_action_commands(names, stamped=stamped)
-    made = driving.CommandPublisher(node, told, size=len(names), step_s=0.2, frame_id="base_link")
-    return made, node.publisher
+    node, actions = Node(), create_action_commands(names, stamped=stamped)
+    sender = driving.CommandPublisher(node, actions, size=len(names), step_s=0.2, frame_id="base_link")
+    return sender, node.publisher
 
 
 def test_velocities_are_sent_per_image_and_stops_for_half_a_second(clock):
     """A best-effort subscriber may lose a message."""
-    told, publisher = commands("linear.x")
+    sender, publisher = commands("linear.x")
     for stamp_ns in (0, 33_000_000, 66_000_000):
-        told.send(np.array([0.5]), stamp_ns)
-    assert told.stop()
+        sender.send(np.array([0.5]), stamp_ns)
+    assert sender.stop()
     for _ in range(40):
         clock.now_s += 0.05
-        assert not told.stop()
+        assert not sender.stop()
     assert [message.linear.x for message in publisher.sent] == [0.5, 0.5, 0.5] + [0.0] * 11
-    told.send(np.array([0.5]), 99_000_000)
-    assert told.stop() and publisher.sent[-1].linear.x == 0.0
+    sender.send(np.array([0.5]), 99_000_000)
+    assert sender.stop() and publisher.sent[-1].linear.x == 0.0
 
 
 def test_stamped_velocity_carries_its_send_time():
-    told, publisher = commands("linear.x", stamped=True)
-    told.send(np.array([0.5]), 33_000_000)
-    told.stop()
+    sender, publisher = commands("linear.x", stamped=True)
+    sender.send(np.array([0.5]), 33_000_000)
+    sender.stop()
     assert [message.twist.linear.x for message in publisher.sent] == [0.5, 0.0]
     assert [message.header for message in publisher.sent] == [Header(stamp=NOW, frame_id="base_link")] * 2
 
 
 def test_commands_of_an_earlier_process_are_unknown_so_a_stop_is_sent(clock):
-    told, publisher = commands("linear.x")
-    assert not told.stop()
+    sender, publisher = commands("linear.x")
+    assert not sender.stop()
     clock.now_s += 1.0
-    assert not told.stop()
+    assert not sender.stop()
     assert [message.linear.x for message in publisher.sent] == [0.0]
 
 
 def test_late_subscriber_receives_a_stop_only_while_the_robot_is_stopped(clock):
-    told, publisher = commands("linear.x")
+    sender, publisher = commands("linear.x")
     publisher.listeners = 0
-    told.stop()
+    sender.stop()
     clock.now_s += 1.0
     publisher.listeners = 1
-    assert not told.stop()
+    assert not sender.stop()
     assert len(publisher.sent) == 2
-    told.send(np.array([0.5]), 0)
+    sender.send(np.array([0.5]), 0)
     publisher.listeners = 2
-    told.send(np.array([0.5]), 1)
-    assert told.stop()
+    sender.send(np.array([0.5]), 1)
+    assert sender.stop()
     clock.now_s += 1.0
-    assert not told.stop()
+    assert not sender.stop()
     publisher.listeners = 1
-    told.stop()
+    sender.stop()
     assert [message.linear.x for message in publisher.sent] == [0.0, 0.0, 0.5, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(("stamps", "sent"), [((0, 0, 1, STEP_NS - 1, STEP_NS), 2), ((STEP_NS, 0), 2)])
 def test_pose_delta_is_not_sent_before_the_last_one_is_done_unless_time_was_set_back(stamps, sent):
-    told, publisher = commands("x", "yaw")
+    sender, publisher = commands("x", "yaw")
     for stamp_ns in stamps:
-        told.send(np.array([0.01, 0.1]), stamp_ns)
+        sender.send(np.array([0.01, 0.1]), stamp_ns)
     assert len(publisher.sent) == sent
 
 
 @pytest.mark.parametrize("rate_hz", [5, 10, 30, 100])
 def test_slightly_early_or_late_images_neither_skip_nor_add_pose_deltas(rate_hz):
-    told, publisher = commands("x", "yaw")
+    sender, publisher = commands("x", "yaw")
     jitter, stamps = np.random.default_rng(0), []
     for index in range(60 * rate_hz):
         stamp_ns = 10**12 + round(index * 1e9 / rate_hz + jitter.uniform(-2e6, 2e6))
-        told.send(np.array([0.01, 0.1]), stamp_ns)
+        sender.send(np.array([0.01, 0.1]), stamp_ns)
         if len(publisher.sent) > len(stamps):
             stamps.append(stamp_ns)
     assert 299 <= len(stamps) <= 301, "there are 300 steps in a minute"
@@ -149,76 +149,76 @@ def test_slightly_early_or_late_images_neither_skip_nor_add_pose_deltas(rate_hz)
 
 
 def test_step_after_a_clearly_late_image_has_full_length():
-    told, publisher = commands("x", "yaw")
+    sender, publisher = commands("x", "yaw")
     for stamp_ns in (0, STEP_NS * 3 // 2, 2 * STEP_NS, STEP_NS * 5 // 2):
-        told.send(np.array([0.01, 0.1]), stamp_ns)
+        sender.send(np.array([0.01, 0.1]), stamp_ns)
     assert [message.header.stamp.nanosec for message in publisher.sent] == [0, 300_000_000, 500_000_000]
 
 
 def test_current_action_is_the_last_command_sent():
-    told, _ = commands("x", "yaw")
-    np.testing.assert_array_equal(told.last_command, [0, 0])
-    told.send(np.array([0.01, 0.1]), 0)
-    told.send(np.array([0.02, 0.2]), STEP_NS // 2)
-    np.testing.assert_array_equal(told.last_command, [0.01, 0.1])
-    told.stop()
-    np.testing.assert_array_equal(told.last_command, [0, 0])
-    told.send(np.array([0.03, 0.3]), STEP_NS)
-    np.testing.assert_array_equal(told.last_command, [0.03, 0.3])
+    sender, _ = commands("x", "yaw")
+    np.testing.assert_array_equal(sender.last_command, [0, 0])
+    sender.send(np.array([0.01, 0.1]), 0)
+    sender.send(np.array([0.02, 0.2]), STEP_NS // 2)
+    np.testing.assert_array_equal(sender.last_command, [0.01, 0.1])
+    sender.stop()
+    np.testing.assert_array_equal(sender.last_command, [0, 0])
+    sender.send(np.array([0.03, 0.3]), STEP_NS)
+    np.testing.assert_array_equal(sender.last_command, [0.03, 0.3])
 
 
 def test_unacknowledged_stop_is_reported_after_a_while(clock):
-    told, publisher = commands("linear.x")
+    sender, publisher = commands("linear.x")
     publisher.acknowledged = False
-    told.send(np.array([0.5]), 0)
-    assert not told.stop_unacknowledged()
-    told.stop()
-    assert not told.stop_unacknowledged(), "it takes its time"
+    sender.send(np.array([0.5]), 0)
+    assert not sender.stop_unacknowledged()
+    sender.stop()
+    assert not sender.stop_unacknowledged(), "not yet overdue"
     clock.now_s += 6.0
-    assert told.stop_unacknowledged() and publisher.patience_s == 0.0, "images are not to wait for it"
+    assert sender.stop_unacknowledged() and publisher.patience_s == 0.0, "it must not delay images"
     publisher.acknowledged = True
-    assert not told.stop_unacknowledged()
+    assert not sender.stop_unacknowledged()
 
 
 def test_close_always_sends_a_stop():
-    told, publisher = commands("linear.x")
-    told.close()
+    sender, publisher = commands("linear.x")
+    sender.close()
     assert publisher.sent[-1].linear.x == 0.0
     assert publisher.patience_s > 0, "and to arrive"
 
 
 def test_close_after_motion_repeats_the_stop():
-    told, publisher = commands("linear.x")
-    told.send(np.array([0.5]), 0)
-    told.close()
+    sender, publisher = commands("linear.x")
+    sender.send(np.array([0.5]), 0)
+    sender.close()
     assert [message.linear.x for message in publisher.sent] == [0.5] + [0.0] * 11
 
 
 def test_stop_must_be_acknowledged_by_arm_and_gripper(clock):
-    told, _ = commands("x", "gripper")
-    told.publishers[0] = gripper = Publisher()
+    sender, _ = commands("x", "gripper")
+    sender.publishers[0] = gripper = Publisher()
     gripper.acknowledged = False
-    told.stop()
+    sender.stop()
     clock.now_s += 6.0
-    assert told.stop_unacknowledged()
+    assert sender.stop_unacknowledged()
 
 
 def test_partially_sent_action_is_followed_by_a_stop():
-    told, publisher = commands("x", "gripper")
-    told.stop()
+    sender, publisher = commands("x", "gripper")
+    sender.stop()
     publisher.publish = Mock(side_effect=[None, RuntimeError("no room to publish")])
     with pytest.raises(RuntimeError):
-        told.send(np.array([0.05, 0.5]), 0)
+        sender.send(np.array([0.05, 0.5]), 0)
     publisher.publish = publisher.sent.append
-    assert told.stop() and publisher.sent[-2].data == 0.0
+    assert sender.stop() and publisher.sent[-2].data == 0.0
 
 
 def test_failed_stop_is_sent_again_the_next_time():
-    told, publisher = commands("linear.x")
-    told.send(np.array([0.5]), 0)
+    sender, publisher = commands("linear.x")
+    sender.send(np.array([0.5]), 0)
     publisher.publish = Mock(side_effect=RuntimeError("no room to publish"))
     with pytest.raises(RuntimeError):
-        told.stop()
+        sender.stop()
     publisher.publish = publisher.sent.append
-    assert told.stop() and not told.stop()
+    assert sender.stop() and not sender.stop()
     assert [message.linear.x for message in publisher.sent] == [0.5, 0.0, 0.0]

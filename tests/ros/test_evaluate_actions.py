@@ -53,9 +53,9 @@ class Model:
         )
 
     def evaluate(self, actions: np.ndarray, **request: Any) -> EvaluateActions.Response:
-        asked = EvaluateActions.Request(**request)
-        fill(asked, {"actions": messages.tensor("actions", actions.astype(np.float32))})
-        return self.graph.call(EvaluateActions, "/world_model/evaluate_actions", asked)
+        message = EvaluateActions.Request(**request)
+        fill(message, {"actions": messages.tensor("actions", actions.astype(np.float32))})
+        return self.graph.call(EvaluateActions, "/world_model/evaluate_actions", message)
 
     def set_goal(self, **request: Any) -> SetGoal.Response:
         return self.graph.call(SetGoal, "/world_model/set_goal", SetGoal.Request(**request))
@@ -141,13 +141,13 @@ def test_invalid_evaluation_request_is_rejected_with_the_reason(
 
 
 def test_images_are_served_during_many_evaluations(model: Model) -> None:
-    asked = fill(
+    request = fill(
         EvaluateActions.Request(latents=True, deadline_s=10.0),
         {"actions": messages.tensor("actions", sequences(500).astype(np.float32))},
     )
     asker = model.graph.observer.create_client(EvaluateActions, "/world_model/evaluate_actions")
     model.graph.until(asker.service_is_ready, "the service")
-    answers = [asker.call_async(asked) for _ in range(8)]
+    answers = [asker.call_async(request) for _ in range(8)]
     count, began = len(model.latents), time.monotonic()
     model.serve(lambda: all(answer.done() for answer in answers))
     assert all(answer.result().success for answer in answers)
@@ -157,22 +157,22 @@ def test_images_are_served_during_many_evaluations(model: Model) -> None:
 
 def test_evaluation_before_the_first_image_returns_an_error_in_time(ros_graph: Any, toy_bundle: Any) -> None:
     ros_graph.start("world_model", {"bundle": toy_bundle, "autostart": False})
-    asked = fill(
+    request = fill(
         EvaluateActions.Request(latents=True, deadline_s=0.3),
         {"actions": messages.tensor("actions", sequences(2).astype(np.float32))},
     )
-    answer = ros_graph.call(EvaluateActions, "/world_model/evaluate_actions", asked)
+    answer = ros_graph.call(EvaluateActions, "/world_model/evaluate_actions", request)
     assert not answer.success and "configure it first" in answer.message
     from lifecycle_msgs.msg import Transition
 
     assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
     began = time.monotonic()
-    answer = ros_graph.call(EvaluateActions, "/world_model/evaluate_actions", asked)
+    answer = ros_graph.call(EvaluateActions, "/world_model/evaluate_actions", request)
     assert not answer.success and "not evaluated within 0.3 s" in answer.message
     assert time.monotonic() - began < 2.0
-    asked.deadline_s = 60.0
+    request.deadline_s = 60.0
     asker = ros_graph.observer.create_client(EvaluateActions, "/world_model/evaluate_actions")
     ros_graph.until(asker.service_is_ready, "the service")
-    asker.call_async(asked)
+    asker.call_async(request)
     ros_graph.spin_for(0.3)
-    assert ros_graph.stop("world_model") == 0, "who waits does not keep it from its end"
+    assert ros_graph.stop("world_model") == 0, "a pending request does not block the shutdown"

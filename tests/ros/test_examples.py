@@ -41,20 +41,20 @@ def test_example_scores_trajectories_while_the_robot_drives(ros_graph: Any, two_
     ros_graph.start("two_rooms", {"min_subscribers": 1})
     ros_graph.until(lambda: futures and futures[-1].has_goal, "futures to a goal")
     example = start(ros_graph, "score_trajectories.py", "--count", "150")
-    said, _ = example.communicate(timeout=60)
-    assert example.returncode == 0, said
-    found = re.search(
-        r"current energy ([\d.]+)\nbest of 150 trajectories: (\d+), final energy ([\d.]+):\n\[\[", said
+    output, _ = example.communicate(timeout=60)
+    assert example.returncode == 0, output
+    match = re.search(
+        r"current energy ([\d.]+)\nbest of 150 trajectories: (\d+), final energy ([\d.]+):\n\[\[", output
     )
-    assert found is not None, said
-    assert int(found[2]) < 150
+    assert match is not None, output
+    assert int(match[2]) < 150
 
 
 @pytest.mark.slow
 def test_example_without_a_world_model_reports_it(ros_graph: Any) -> None:
-    example = start(ros_graph, "score_trajectories.py", "--service", "/nobody/evaluate_actions")
-    said, _ = example.communicate(timeout=60)
-    assert example.returncode == 1 and "/nobody/evaluate_actions is not available" in said
+    example = start(ros_graph, "score_trajectories.py", "--service", "/missing/evaluate_actions")
+    output, _ = example.communicate(timeout=60)
+    assert example.returncode == 1 and "/missing/evaluate_actions is not available" in output
 
 
 def test_every_example_fits_on_a_page() -> None:

@@ -25,8 +25,8 @@ class Owner:
     """Fake the node and its pipeline, which records the stamp of the current goal."""
 
     def __init__(self) -> None:
-        self.sought = None
-        self.refused = set()
+        self.goal_ns = None
+        self.rejected = set()
         self.cameras = create_camera_streams(["image"])
         served = SimpleNamespace(pipeline=self)
         self.goals = goals.GoalInputs(self, lambda: served, lambda: self.cameras)
@@ -38,23 +38,23 @@ class Owner:
         self.answer = answer
 
     def set_goal(self, goal, stamp_ns, stream):
-        if stamp_ns in self.refused:
+        if stamp_ns in self.rejected:
             raise JepaRuntimeError("refused")
-        self.sought = None if goal is None else stamp_ns
-        self.at_once = self.is_asked
+        self.goal_ns = None if goal is None else stamp_ns
+        self.requested_at_once = self.is_requested
 
-    def ask(self, stamp_ns):
+    def request_goal(self, stamp_ns):
         return self.request(SetGoal.Request(stamp=to_time(stamp_ns), image=picture(1)))
 
     def request(self, request):
         return self.answer(request, SetGoal.Response()).success
 
-    def show(self, message):
+    def latch_goal(self, message):
         self.goals.on_image(self.cameras["image"], message)
 
     @property
-    def is_asked(self):
-        return self.goals.is_requested(self.cameras["image"], self.sought)
+    def is_requested(self):
+        return self.goals.is_requested(self.cameras["image"], self.goal_ns)
 
 
 def picture(stamp_ns, **fields):
@@ -70,62 +70,62 @@ def owner():
 
 
 def test_newest_goal_wins_and_its_origin_is_known(owner):
-    assert owner.ask(7)
-    assert owner.sought == 7 and owner.is_asked
-    owner.show(picture(8))
-    assert owner.sought == 8 and not owner.is_asked
-    assert owner.ask(9)
-    owner.show(picture(9))
-    assert owner.sought == 9 and not owner.is_asked, "of the same stamp"
+    assert owner.request_goal(7)
+    assert owner.goal_ns == 7 and owner.is_requested
+    owner.latch_goal(picture(8))
+    assert owner.goal_ns == 8 and not owner.is_requested
+    assert owner.request_goal(9)
+    owner.latch_goal(picture(9))
+    assert owner.goal_ns == 9 and not owner.is_requested, "of the same stamp"
 
 
 def test_latent_may_be_requested_as_the_goal(owner):
     latent = fill(Tensor(), messages.tensor("latent", np.ones((2, 4), np.float32)))
     assert owner.request(SetGoal.Request(stamp=to_time(7), latent=latent))
-    assert owner.sought == 7 and owner.is_asked
+    assert owner.goal_ns == 7 and owner.is_requested
 
 
 @pytest.mark.parametrize("side", ["height", "width"])
 def test_image_without_height_or_width_clears_the_goal(owner, side):
-    owner.show(picture(7))
-    owner.show(picture(8, **{side: 0}))
-    assert owner.sought is None
+    owner.latch_goal(picture(7))
+    owner.latch_goal(picture(8, **{side: 0}))
+    assert owner.goal_ns is None
 
 
 def test_rejected_goal_image_leaves_the_goal_and_its_origin(owner):
-    owner.ask(7)
-    owner.show(picture(8, encoding="32FC1"))
-    assert owner.sought == 7 and owner.is_asked
+    owner.request_goal(7)
+    owner.latch_goal(picture(8, encoding="32FC1"))
+    assert owner.goal_ns == 7 and owner.is_requested
 
 
 def test_futures_in_progress_when_a_requested_goal_is_cleared_still_count_as_requested(owner):
-    owner.ask(7)
+    owner.request_goal(7)
     assert owner.request(SetGoal.Request())
-    assert owner.sought is None and not owner.is_asked
-    owner.sought = 7
-    assert owner.is_asked
-    owner.show(picture(7))
-    assert not owner.is_asked, "now it is latched"
+    assert owner.goal_ns is None and not owner.is_requested
+    owner.goal_ns = 7
+    assert owner.is_requested
+    owner.latch_goal(picture(7))
+    assert not owner.is_requested, "now it is latched"
 
 
 def test_futures_before_the_request_returns_count_as_requested(owner):
-    assert owner.ask(7)
-    assert owner.at_once
+    assert owner.request_goal(7)
+    assert owner.requested_at_once
 
 
-@pytest.mark.parametrize("newer", ["asked", "latched"])
+@pytest.mark.parametrize("newer", ["requested", "latched"])
 def test_futures_in_progress_when_another_goal_arrives_still_count_as_requested(owner, newer):
-    owner.ask(7)
-    owner.ask(8) if newer == "asked" else owner.show(picture(8))
-    assert owner.is_asked == (newer == "asked")
-    owner.sought = 7
-    assert owner.is_asked
+    owner.request_goal(7)
+    owner.request_goal(8) if newer == "requested" else owner.latch_goal(picture(8))
+    assert owner.is_requested == (newer == "requested")
+    owner.goal_ns = 7
+    assert owner.is_requested
 
 
 def test_rejected_goal_requests_leave_the_earlier_request(owner):
-    owner.refused = {8, 9}
-    owner.ask(7)
-    assert not owner.ask(8) and not owner.ask(9)
-    assert owner.sought == 7 and owner.is_asked
-    owner.sought = 9
-    assert not owner.is_asked
+    owner.rejected = {8, 9}
+    owner.request_goal(7)
+    assert not owner.request_goal(8) and not owner.request_goal(9)
+    assert owner.goal_ns == 7 and owner.is_requested
+    owner.goal_ns = 9
+    assert not owner.is_requested

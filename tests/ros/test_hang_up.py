@@ -50,11 +50,11 @@ def test_recording_is_complete_after_the_terminal_hangs_up(ros_graph, tmp_path):
 def test_character_that_the_output_cannot_encode_is_escaped(ros_graph, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     ros_graph.start("monitor")
-    told = DiagnosticStatus(name="pump", message="temp\u00e9rature", level=DiagnosticStatus.WARN)
+    status = DiagnosticStatus(name="pump", message="temp\u00e9rature", level=DiagnosticStatus.WARN)
     publisher = ros_graph.publisher(DiagnosticArray, "/diagnostics")
 
     def shown() -> bool:
-        publisher.publish(DiagnosticArray(status=[told]))
+        publisher.publish(DiagnosticArray(status=[status]))
         return r"WARN: temp\xe9rature" in ros_graph.log("monitor").read_text()
 
     ros_graph.until(shown, "the message")

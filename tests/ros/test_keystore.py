@@ -26,9 +26,9 @@ def sros2() -> None:
 def folder(sros2: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create a keystore of a robot in a namespace, on domain 7."""
     monkeypatch.setenv("ROS_DOMAIN_ID", "7")
-    made = tmp_path / "keys"
-    assert load_keystore().main([str(made), "--namespace", "fleet/robot", "--image-topic", "front"]) == 0
-    return made
+    keystore = tmp_path / "keys"
+    assert load_keystore().main([str(keystore), "--namespace", "fleet/robot", "--image-topic", "front"]) == 0
+    return keystore
 
 
 def topics(folder: Path, node: str, kind: str) -> set[str]:
@@ -40,7 +40,7 @@ def topics(folder: Path, node: str, kind: str) -> set[str]:
     grant = ElementTree.fromstring(signed).find("permissions/grant")
     assert grant is not None and grant.findtext("subject_name") == f"CN=/fleet/robot/{node}"
     assert grant.findtext("default") == "DENY"
-    assert {found.text for found in grant.iter("id")} == {"7"}
+    assert {domain.text for domain in grant.iter("id")} == {"7"}
     return {str(topic.text) for topic in grant.iterfind(f"allow_rule/{kind}/topics/topic")}
 
 
@@ -57,8 +57,8 @@ def test_permissions_name_the_topics_of_the_launch_arguments(folder: Path) -> No
     published = topics(folder, "camera", "publish")
     assert {"rt/fleet/robot/front", "rt/diagnostics", "rt/rosout"} <= published
     assert not any("image_raw" in topic or "cmd_vel" in topic for topic in published)
-    heard = topics(folder, "world_model", "subscribe")
-    assert {"rt/fleet/robot/front/compressed", "rq/fleet/robot/world_model/swap_modelRequest"} <= heard
+    subscribed = topics(folder, "world_model", "subscribe")
+    assert {"rt/fleet/robot/front/compressed", "rq/fleet/robot/world_model/swap_modelRequest"} <= subscribed
 
 
 def test_keys_are_readable_by_their_owner_only(folder: Path) -> None:
@@ -80,8 +80,8 @@ def test_keystore_command_says_what_stays_off_the_robot(
     sros2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_keystore().main([str(tmp_path / "keys")]) == 0
-    said = capsys.readouterr().out
-    assert f"{len(NODES)} enclaves" in said and "--exclude private" in said
+    output = capsys.readouterr().out
+    assert f"{len(NODES)} enclaves" in output and "--exclude private" in output
 
 
 def test_invalid_name_is_rejected(sros2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,8 @@ NOT_COPIED = shutil.ignore_patterns(".venv", "out", ".*_cache", "build", "instal
 @pytest.mark.timeout(1200)
 def test_nodes_run_on_kilted(tmp_path: Path) -> None:
     fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "ros-kilted-rclpy"]
-    if (asked := subprocess.run(fetch, cwd=tmp_path, capture_output=True, text=True)).returncode:
-        pytest.skip(f"there are no wheels of Kilted: {asked.stderr.strip()[-300:]}")
+    if (download := subprocess.run(fetch, cwd=tmp_path, capture_output=True, text=True)).returncode:
+        pytest.skip(f"there are no wheels of Kilted: {download.stderr.strip()[-300:]}")
     copy = shutil.copytree(ROOT, tmp_path / "copy", symlinks=True, ignore=NOT_COPIED)
     # Nothing of the environment of these tests.
     names = ("HOME", "LANG", "PATH", "TMPDIR")
@@ -38,5 +38,5 @@ def test_nodes_run_on_kilted(tmp_path: Path) -> None:
 
     run("scripts/setup.sh --with ros,viz,dev")
     tests = " ".join(f"tests/ros/test_{name}.py" for name in TESTS)
-    said = run(f". scripts/env.sh && python -m pytest -q -p no:cacheprovider {tests}")
-    assert int(re.findall(r"(\d+) passed", said)[-1]) > 50
+    output = run(f". scripts/env.sh && python -m pytest -q -p no:cacheprovider {tests}")
+    assert int(re.findall(r"(\d+) passed", output)[-1]) > 50

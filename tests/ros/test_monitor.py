@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ros
 def test_monitor_records_every_topic_unchanged(ros_graph, tmp_path):
     recording = tmp_path / "all.mcap"
     goals = ros_graph.observer.create_publisher(Image, "goal_image", qos.LATCHED)
-    goals.publish(Image(encoding="latched before the monitor came"))
+    goals.publish(Image(encoding="latched before the monitor started"))
     ros_graph.start("monitor", {"mcap": recording, "view": "lines", "line_period_s": 0.5})
     statuses = ros_graph.publisher(PlannerStatus, "planner/status")
     for index in range(20):
@@ -29,12 +29,12 @@ def test_monitor_records_every_topic_unchanged(ros_graph, tmp_path):
     ros_graph.until(lambda: "end to end" in ros_graph.log("monitor").read_text(), "a line")
     assert ros_graph.stop("monitor") == 0
     kinds = {"/planner/status": PlannerStatus, "/goal_image": Image}
-    found: dict[str, list] = {topic: [] for topic in kinds}
+    recorded: dict[str, list] = {topic: [] for topic in kinds}
     with recording.open("rb") as file:
         for _, channel, message in make_reader(file).iter_messages(list(kinds)):
-            found[channel.topic].append(deserialize_message(message.data, kinds[channel.topic]))
-    assert [message.energy for message in found["/planner/status"]] == list(range(20))
-    assert found["/goal_image"][0].encoding == "latched before the monitor came"
+            recorded[channel.topic].append(deserialize_message(message.data, kinds[channel.topic]))
+    assert [message.energy for message in recorded["/planner/status"]] == list(range(20))
+    assert recorded["/goal_image"][0].encoding == "latched before the monitor started"
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
 
 

@@ -74,7 +74,7 @@ def planner(ros_graph):
     commands = ros_graph.listen(Twist, "cmd_vel")
     ros_graph.start("planner")
     ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
-    ros_graph.until(lambda: commands == [Twist()], "the robot told to stand, whatever it was told before")
+    ros_graph.until(lambda: commands == [Twist()], "a stop command")
     sender = ros_graph.publisher(PredictedFutures, "world_model/futures")
 
     def answer(energy: float = 10.0) -> None:
@@ -93,7 +93,7 @@ def test_planner_learns_from_futures_and_stops_when_they_end(planner):
 
     graph.until(has_driven_right, "commands to the right, where energies are lower", meanwhile=answer)
     assert questions
-    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
+    graph.until(lambda: commands[-1] == Twist(), "a stop command", timeout_s=2.0)
     assert graph.stop("planner") == 0
     assert graph.report("planner")["counters"]["watchdog_stops"] == 1
 
@@ -106,7 +106,7 @@ def test_planner_with_other_actions_publishes_only_on_their_topics(planner):
         info.step_s, info.action_names, info.action_units = step_s, names, [unit, unit]
         models.publish(info)
         commands.clear()
-        graph.until(lambda: Twist() in commands, "the robot told to stand by who told it before")
+        graph.until(lambda: Twist() in commands, "a stop command of the old publisher")
         graph.until(
             lambda count=count: graph.observer.count_publishers("cmd_vel") == count, "the topic's publishers"
         )
@@ -116,17 +116,19 @@ def test_planner_with_other_actions_publishes_only_on_their_topics(planner):
 
 
 def test_other_publisher_of_commands_is_reported_even_while_stopped(ros_graph):
-    heard = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     ros_graph.start("planner", remaps=("cmd_vel:=cmd_vel_raw",))
     ros_graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED).publish(model_info())
-    statuses = lambda: [status for message in heard for status in message.status]  # noqa: E731
+    statuses = lambda: [status for message in diagnostics for status in message.status]  # noqa: E731
     ros_graph.until(lambda: any("no futures" in status.message for status in statuses()), "that it stands")
     assert not any("cmd_vel_raw" in status.message for status in statuses())
     joystick = ros_graph.publisher(Twist, "cmd_vel_raw", listeners=0)
-    told = "/cmd_vel_raw has 2 publishers"
-    ros_graph.until(lambda: told in statuses()[-1].message and "no futures" in statuses()[-1].message, told)
+    warning = "/cmd_vel_raw has 2 publishers"
+    ros_graph.until(
+        lambda: all(words in statuses()[-1].message for words in (warning, "no futures")), warning
+    )
     ros_graph.observer.destroy_publisher(joystick)
-    ros_graph.until(lambda: "cmd_vel_raw" not in statuses()[-1].message, "that it is alone again")
+    ros_graph.until(lambda: "cmd_vel_raw" not in statuses()[-1].message, "a single publisher")
 
 
 def test_report_that_cannot_be_written_is_reported_in_a_line_at_the_start(ros_graph):
@@ -145,8 +147,8 @@ def test_report_that_can_no_longer_be_written_is_reported_in_a_line(ros_graph, t
     report.parent.rmdir()
     report.parent.touch()
     assert ros_graph.stop("planner") == 1
-    said = ros_graph.log("planner").read_text(encoding="utf-8")
-    assert f"error: {report}: cannot be written" in said and "Traceback" not in said
+    log = ros_graph.log("planner").read_text(encoding="utf-8")
+    assert f"error: {report}: cannot be written" in log and "Traceback" not in log
 
 
 def test_planner_stops_at_the_goal_and_reports_it(planner):
@@ -156,7 +158,7 @@ def test_planner_stops_at_the_goal_and_reports_it(planner):
     graph.until(
         lambda: status and status[-1].state == PlannerStatus.REACHED, "REACHED", meanwhile=lambda: answer(0.5)
     )
-    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
+    graph.until(lambda: commands[-1] == Twist(), "a stop command")
 
 
 def test_old_futures_do_not_move_the_robot(planner):
@@ -164,7 +166,7 @@ def test_old_futures_do_not_move_the_robot(planner):
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     sender = graph.publisher(PredictedFutures, "world_model/futures")
     sender.publish(futures(time.time_ns() - 3_000_000_000, None))
-    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=0.4)
+    graph.until(lambda: commands[-1] == Twist(), "a stop command", timeout_s=0.4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -172,7 +174,7 @@ def test_planner_ends_with_a_stop(planner, number):
     graph, _, commands, answer = planner
     graph.until(lambda: commands[-1] != Twist(), "commands", meanwhile=answer)
     assert graph.stop("planner", number) == 0
-    graph.until(lambda: commands[-1] == Twist(), "the robot told to stand")
+    graph.until(lambda: commands[-1] == Twist(), "a stop command")
 
 
 def test_node_under_nohup_outlives_its_terminal():
@@ -199,7 +201,7 @@ def test_planner_detects_silence_while_ros_time_stands_still(ros_graph):
 
     ros_graph.until(lambda: commands and commands[-1] != Twist(), "commands", meanwhile=answer)
     diagnostics.clear()
-    ros_graph.until(lambda: commands[-1] == Twist(), "the robot told to stand", timeout_s=2.0)
+    ros_graph.until(lambda: commands[-1] == Twist(), "a stop command", timeout_s=2.0)
     ros_graph.until(
         lambda: diagnostics and "no futures" in diagnostics[-1].status[0].message, "the reason", timeout_s=2.0
     )
@@ -355,8 +357,8 @@ def test_invalid_parameters_of_every_node_are_rejected(ros_graph):
 def test_unknown_ros_arguments_are_reported_in_a_line(ros_graph):
     command = [executable("planner"), "--ros-args", "--params-file", str(ros_graph.folder / "none.yaml")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = ended.stderr.splitlines()[-1]
-    assert said.startswith("error: ROS 2 failed to start: ") and "none.yaml" in said
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith("error: ROS 2 failed to start: ") and "none.yaml" in line
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
 
 

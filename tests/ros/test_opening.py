@@ -26,7 +26,7 @@ def serving(bundle: Path) -> opening.ServingSession:
     chosen = {each.name: each.default for each in PARAMETERS}
     return opening.ServingSession(
         chosen | {"bundle": str(bundle), "lock_memory": False},
-        on_model=lambda model, kept: None,
+        on_model=lambda model, kept_previous: None,
         on_result=lambda result: None,
         topics={"image": Topics("a", "b")},
     )
@@ -63,7 +63,7 @@ def test_candidate_that_crashed_the_machine_three_times_is_not_opened(toy_bundle
     assert served.model.bundle.sha256 == bundles[1].sha256
     assert len(json.loads(attempts.read_text())) == 1, "counted before it is opened"
     served.stop()
-    assert not attempts.exists(), "a stop that was asked for is no fault of it"
+    assert not attempts.exists(), "a requested stop is not its fault"
 
     attempts.write_text(json.dumps(["a", "b", "c"]))
     served = serving(site.root / "current")

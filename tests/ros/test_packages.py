@@ -103,7 +103,7 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
         for inner in entity.visit(context) or []:
             walk(inner)
 
-    # A launch file sets variables of this very process, whose own profile is nobody's business here.
+    # A launch file sets variables of this process, whose own profile is irrelevant here.
     unset = dict.fromkeys(PROFILES, "")
     with mock.patch.dict(os.environ, unset | (environment or {})):
         walk(described)
@@ -117,9 +117,9 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
     [("world_model", {"world_model"}), ("demo", {"world_model", "two_rooms", "planner", "monitor"})],
 )
 def test_launch_files_take_the_arguments_of_nav2_and_start_their_nodes(name, starts):
-    found = launched(name)
-    assert found.declared >= NAV2_ARGUMENTS
-    assert set(found.commands) == starts
+    launch = launched(name)
+    assert launch.declared >= NAV2_ARGUMENTS
+    assert set(launch.commands) == starts
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_launch_files_take_the_arguments_of_nav2_and_start_their_nodes(name, sta
 )
 @pytest.mark.parametrize(("namespace", "prefix"), [("", ""), ("fleet/robot", "/fleet/robot")])
 def test_each_node_is_in_the_enclave_of_its_full_name(name, given, namespace, prefix):
-    found = launched(name, namespace=namespace, keystore="/keys", **given)
-    enclaves = {node: command[command.index("--enclave") + 1] for node, command in found.commands.items()}
-    assert enclaves and enclaves == {node: f"{prefix}/{node}" for node in found.commands}
-    secured = {key: value for key, value in found.environment.items() if key.startswith("ROS_SECURITY")}
+    launch = launched(name, namespace=namespace, keystore="/keys", **given)
+    enclaves = {node: command[command.index("--enclave") + 1] for node, command in launch.commands.items()}
+    assert enclaves and enclaves == {node: f"{prefix}/{node}" for node in launch.commands}
+    secured = {key: value for key, value in launch.environment.items() if key.startswith("ROS_SECURITY")}
     assert secured == {
         "ROS_SECURITY_KEYSTORE": "/keys",
         "ROS_SECURITY_ENABLE": "true",
@@ -167,8 +167,8 @@ def test_launch_accepts_the_boolean_spellings_of_ros(word, starts):
 
 @pytest.mark.parametrize(("word", "planner"), [("true", {"planner"}), ("false", set())])
 def test_demo_has_a_planner_unless_it_is_disabled(word, planner):
-    found = launched("demo", planner=word)
-    assert set(found.commands) == {"world_model", "two_rooms", "monitor"} | planner
+    launch = launched("demo", planner=word)
+    assert set(launch.commands) == {"world_model", "two_rooms", "monitor"} | planner
 
 
 @pytest.mark.parametrize("name", ["world_model", "update_manager", "demo"])
@@ -196,14 +196,15 @@ def test_launch_without_a_keystore_leaves_security_to_the_environment():
     ],
 )
 def test_nodes_that_send_images_get_room_for_them(name, given):
-    found = launched(name, **given)
+    launch = launched(name, **given)
     for variable in PROFILES:
         profiles = {
-            node: Path(own.get(variable, found.environment[variable])).name for node, own in found.own.items()
+            node: Path(own.get(variable, launch.environment[variable])).name
+            for node, own in launch.own.items()
         }
         assert profiles == {
             node: "fastdds.xml" if node in ("camera", "two_rooms") else "fastdds_results.xml"
-            for node in found.commands
+            for node in launch.commands
         }
 
 
@@ -212,11 +213,11 @@ def test_nodes_that_send_images_get_room_for_them(name, given):
     ("name", "given"), [("world_model", {"source": "/dev/video0", "planner": "true"}), ("demo", {})]
 )
 def test_existing_dds_profile_is_kept(name, given, variable):
-    found = launched(name, {variable: "/etc/robot.xml"}, **given)
-    assert {each: found.environment[each] for each in PROFILES} == dict.fromkeys(PROFILES, "") | {
+    launch = launched(name, {variable: "/etc/robot.xml"}, **given)
+    assert {each: launch.environment[each] for each in PROFILES} == dict.fromkeys(PROFILES, "") | {
         variable: "/etc/robot.xml"
     }
-    assert not any(own.keys() & set(PROFILES) for own in found.own.values())
+    assert not any(own.keys() & set(PROFILES) for own in launch.own.values())
 
 
 def test_dds_profile_has_room_for_images():

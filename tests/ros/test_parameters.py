@@ -16,15 +16,15 @@ def test_accepted_parameter_changes_are_reported_and_rejected_ones_are_not(owner
     from jepa_ros.common.parameters import Parameter, declare_parameters
     from rclpy.parameter import Parameter as RosParameter
 
-    told: list[Mapping[str, Any]] = []
+    changes: list[Mapping[str, Any]] = []
     names = [
         Parameter(name="rate_hz", default=30.0, description="Rate [Hz].", low=0.1, high=100.0),
         Parameter(name="view", default="auto", description="View.", choices=("auto", "none")),
     ]
-    declare_parameters(owner, names, on_change=told.append)
+    declare_parameters(owner, names, on_change=changes.append)
     set_together = owner.set_parameters_atomically
     rate, view = RosParameter("rate_hz", value=5.0), RosParameter("view", value="none")
     assert set_together([rate, view]).successful
     assert not set_together([rate, RosParameter("view", value="all")]).successful
     assert not set_together([view, RosParameter("rate_hz", value=500.0)]).successful
-    assert told == [{"rate_hz": 5.0, "view": "none"}]
+    assert changes == [{"rate_hz": 5.0, "view": "none"}]

@@ -110,9 +110,9 @@ def test_undrawable_input_is_reported_and_skipped(ros_graph):
 @pytest.fixture
 def node():
     rclpy.init()
-    made = PicturesNode()
-    yield made
-    made.destroy_node()
+    pictures = PicturesNode()
+    yield pictures
+    pictures.destroy_node()
     rclpy.shutdown()
 
 

@@ -54,8 +54,8 @@ class Planner:
     def image(self, *, age_s: float = 0.0, source: str = "cem", by_another: bool = False) -> float:
         """Pass futures of the last candidates; return the commanded velocity to the right."""
         self.now_ns += 33_000_000
-        asked = self.questions.sent[-1] if self.questions.sent else None
-        message = futures(self.now_ns - round(age_s * 1e9), asked)
+        request = self.questions.sent[-1] if self.questions.sent else None
+        message = futures(self.now_ns - round(age_s * 1e9), request)
         message.candidates_source = source
         if by_another:
             message.actions = Tensor(data=message.actions.data[::-1])
@@ -69,10 +69,10 @@ class Planner:
 
 @pytest.fixture
 def planner(owner, monkeypatch):
-    made = Planner(monkeypatch)
-    yield made
-    made.node.stop()
-    made.node.destroy_node()
+    fake = Planner(monkeypatch)
+    yield fake
+    fake.node.stop()
+    fake.node.destroy_node()
 
 
 def test_limits_combine_the_model_and_the_greatest_change():
@@ -95,7 +95,7 @@ def test_new_model_stops_the_robot_before_its_first_futures(planner):
     before = planner.node.command_publisher
     planner.node.on_model(model_info())
     assert planner.commands.sent[-1] == Twist()
-    assert planner.node.command_publisher is before and planner.drives(), "it is told as before"
+    assert planner.node.command_publisher is before and planner.drives(), "the publisher is unchanged"
 
 
 @pytest.mark.parametrize(("field", "value"), [("step_s", 0.4), ("action_names", ["linear.y", "linear.x"])])
@@ -181,12 +181,12 @@ def test_failed_planning_stops_the_robot_and_is_reported(planner, monkeypatch):
 
 
 def test_plans_continue_from_the_commands_sent(planner, monkeypatch):
-    told = Mock(wraps=planner.node.controller.set_command)
-    monkeypatch.setattr(planner.node.controller, "set_command", told)
+    set_command = Mock(wraps=planner.node.controller.set_command)
+    monkeypatch.setattr(planner.node.controller, "set_command", set_command)
     assert planner.drives()
     sent = planner.commands.sent[-1]
     assert planner.statuses.sent[-1].command == sent
-    np.testing.assert_allclose(told.call_args.args[0], [sent.linear.x, sent.linear.y], rtol=1e-6)
+    np.testing.assert_allclose(set_command.call_args.args[0], [sent.linear.x, sent.linear.y], rtol=1e-6)
 
 
 def test_unacknowledged_stop_is_an_error(planner, monkeypatch):

@@ -111,9 +111,9 @@ def test_node_policy_grants_exactly_what_it_uses(used: dict[str, Access], enclav
 
 def test_monitor_policy_grants_reading_everything_and_publishing_nothing(used: dict[str, Access]) -> None:
     uses, grants = used["monitor"], granted("monitor", namespace=NAMESPACE)["monitor"]
-    heard = {access for access in uses if access[0] == "subscribe"}
-    assert ("subscribe", IMAGES) in heard
-    assert uses - heard == {access for access in grants if access[0] != "subscribe"}
+    subscriptions = {access for access in uses if access[0] == "subscribe"}
+    assert ("subscribe", IMAGES) in subscriptions
+    assert uses - subscriptions == {access for access in grants if access[0] != "subscribe"}
     assert ("subscribe", "/*") in grants
 
 

@@ -47,13 +47,13 @@ def test_profile_measures_parity_of_the_served_model_and_reports_what_it_skipped
         )
         == 0
     )
-    found = read_profile(out)
-    assert [parity.graph for parity in found.parity] == ["encoder", "predictor", "energy"]
-    assert all(parity.ok for parity in found.parity)
-    assert MISSING in found.notes
-    assert "input buffer" in found.run.absent["copy"]
-    assert found.subject.threads == 2
-    given = {name: value for name, value in found.environment.settings.items() if "parameter" in name}
+    profile = read_profile(out)
+    assert [parity.graph for parity in profile.parity] == ["encoder", "predictor", "energy"]
+    assert all(parity.ok for parity in profile.parity)
+    assert MISSING in profile.notes
+    assert "input buffer" in profile.run.absent["copy"]
+    assert profile.subject.threads == 2
+    given = {name: value for name, value in profile.environment.settings.items() if "parameter" in name}
     assert given == {"parameter max_miss_run": "50"}
 
 
@@ -65,9 +65,9 @@ def test_sweep_raises_rates_until_the_graph_cannot_keep_up(
     out = tmp_path / "p.json"
     command = [*SHORT, "--ros", "--bundle", str(toy_bundle), "--allow-untrained", "--json", str(out)]
     assert jepa_runtime(command) == 0
-    found = read_profile(out)
-    assert len(found.run.scheduled_s) == 40 and MISSING in found.notes
-    sweep = found.sweep
+    profile = read_profile(out)
+    assert len(profile.run.scheduled_s) == 40 and MISSING in profile.notes
+    sweep = profile.sweep
     assert sweep is not None and len(sweep.points) > 2
     rates = [point.rate_hz for point in sweep.points]
     assert rates == sorted(rates) and rates[0] == 20
@@ -84,10 +84,10 @@ def sweeping(out: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as profiling:  # fmt: skip
         assert profiling.stdout is not None
-        said = ""
-        while said.count("sweep at") < 2 and (line := profiling.stdout.readline()):
-            said += line
-        assert said.count("sweep at") == 2, said
+        output = ""
+        while output.count("sweep at") < 2 and (line := profiling.stdout.readline()):
+            output += line
+        assert output.count("sweep at") == 2, output
         yield profiling
 
 
@@ -97,10 +97,10 @@ def test_sweep_that_is_stopped_keeps_the_run_and_the_finished_rates(toy_bundle: 
         profiling.terminate()
         said, _ = profiling.communicate(timeout=30)
     assert profiling.returncode == 0, said
-    found = read_profile(tmp_path / "p.json")
-    assert len(found.run.scheduled_s) == 40
-    assert found.sweep is not None and len(found.sweep.points) == 1
-    assert "sweep: stopped: the knee may be higher" in found.notes
+    profile = read_profile(tmp_path / "p.json")
+    assert len(profile.run.scheduled_s) == 40
+    assert profile.sweep is not None and len(profile.sweep.points) == 1
+    assert "sweep: stopped: the knee may be higher" in profile.notes
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_sweep_with_a_dead_node_keeps_earlier_measurements(toy_bundle: Path, tmp
     with sweeping(tmp_path / "p.json", toy_bundle) as profiling:
         below = psutil.Process(profiling.pid).children(recursive=True)
         next(process for process in below if "num_samples:=0" in process.cmdline()).kill()
-        said, _ = profiling.communicate(timeout=60)
-    assert profiling.returncode == 1, said
-    found = read_profile(tmp_path / "p.json")
-    assert len(found.run.scheduled_s) == 40
-    assert found.sweep is not None and len(found.sweep.points) == 1
-    (note,) = [note for note in found.notes if note.startswith("sweep: ")]
+        output, _ = profiling.communicate(timeout=60)
+    assert profiling.returncode == 1, output
+    profile = read_profile(tmp_path / "p.json")
+    assert len(profile.run.scheduled_s) == 40
+    assert profile.sweep is not None and len(profile.sweep.points) == 1
+    (note,) = [note for note in profile.notes if note.startswith("sweep: ")]
     assert "Hz could not be measured: world_model ended with exit code -9" in note
 
 
@@ -162,8 +162,8 @@ def test_profile_with_an_invalid_node_parameter_is_rejected(
 ) -> None:
     with pytest.raises(SystemExit):
         parse(["--bundle", "b", "--source", "two_rooms", "--out", "o", "--param", given])
-    said = capsys.readouterr().err
-    assert "max_miss_run, " in said and said.rstrip().endswith(f"got {given}")
+    stderr = capsys.readouterr().err
+    assert "max_miss_run, " in stderr and stderr.rstrip().endswith(f"got {given}")
 
 
 @pytest.mark.parametrize("option", ["--attach", "--topic"])
@@ -196,7 +196,7 @@ def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
         [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    assert profiling.stdout is not None and "measuring 60 s" in (said := profiling.stdout.readline()), said
+    assert profiling.stdout is not None and "measuring 60 s" in (line := profiling.stdout.readline()), line
     time.sleep(1)
     return profiling, psutil.Process(profiling.pid).children(recursive=True)
 
@@ -211,9 +211,9 @@ def test_stopped_profile_keeps_its_measurements_and_leaves_no_process(
     (os.killpg if number == signal.SIGINT else os.kill)(profiling.pid, number)
     said, _ = profiling.communicate(timeout=30)
     assert profiling.returncode == 0, said
-    found = read_profile(tmp_path / "p.json")
-    assert found.run.latency_ms and any("stopped after" in note for note in found.notes)
-    assert "parity: not measured: stopped before" in found.notes
+    profile = read_profile(tmp_path / "p.json")
+    assert profile.run.latency_ms and any("stopped after" in note for note in profile.notes)
+    assert "parity: not measured: stopped before" in profile.notes
     assert len(below) == 3 and not any(process.is_running() for process in below)
 
 
@@ -223,7 +223,7 @@ def test_profile_of_a_dead_node_is_written_and_exits_with_status_1(toy_bundle: P
     next(process for process in below if "num_samples:=0" in process.cmdline()).kill()
     time.sleep(1)
     profiling.terminate()
-    said, _ = profiling.communicate(timeout=30)
-    assert profiling.returncode == 1, said
+    output, _ = profiling.communicate(timeout=30)
+    assert profiling.returncode == 1, output
     notes = read_profile(tmp_path / "p.json").notes
     assert any("world_model ended with exit code -9" in note for note in notes)

@@ -73,8 +73,8 @@ def test_isolated_graph_never_uses_an_occupied_domain(
 def test_robot_on_the_domain_of_the_shell_receives_no_command(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
-    status, said, commands = profiled(ros_graph, AS_USERS_RUN_IT, toy_bundle, tmp_path / "p.json")
-    assert status == 0, said
+    status, output, commands = profiled(ros_graph, AS_USERS_RUN_IT, toy_bundle, tmp_path / "p.json")
+    assert status == 0, output
     assert commands == []
 
 
@@ -112,13 +112,13 @@ def test_profiler_of_a_model_without_actions_sends_no_commands(
     fields = Bundle.open(still).manifest.model_dump(mode="json")
     fields["io"]["action"] |= {"names": ["none", "nothing"], "low": [0.0, 0.0], "high": [0.0, 0.0]}
     seal(still, fields)
-    status, said, _ = profiled(ros_graph, AS_USERS_RUN_IT, still, tmp_path / "p.json")
-    assert status == 0, said
+    status, output, _ = profiled(ros_graph, AS_USERS_RUN_IT, still, tmp_path / "p.json")
+    assert status == 0, output
 
 
 def test_profiler_with_another_node_in_the_graph_names_it_and_sends_no_commands(
     ros_graph: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
-    status, said, commands = profiled(ros_graph, ON_THE_SHELLS_DOMAIN, toy_bundle, tmp_path / "p.json")
-    assert status == 1 and "execute the published commands: /observer" in said
+    status, output, commands = profiled(ros_graph, ON_THE_SHELLS_DOMAIN, toy_bundle, tmp_path / "p.json")
+    assert status == 1 and "execute the published commands: /observer" in output
     assert commands == [] and not (tmp_path / "p.json").exists()

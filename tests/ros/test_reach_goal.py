@@ -52,7 +52,7 @@ class Stub:
         self.refusal = ""
         self.set: list[SetGoal.Request] = []
         graph.observer.create_service(SetGoal, "world_model/set_goal", self._set_goal)
-        self.questions = graph.listen(ActionCandidates, "world_model/candidates")
+        self.candidates = graph.listen(ActionCandidates, "world_model/candidates")
         self.statuses = graph.listen(PlannerStatus, "planner/status")
         self.diagnostics = graph.listen(DiagnosticArray, "/diagnostics")
         self.commands = graph.listen(Twist, "cmd_vel")
@@ -70,26 +70,26 @@ class Stub:
         message = PredictedFutures(has_goal=self.goal_ns is not None, current_energy=self.energy)
         message.header.stamp = to_time(now_ns())
         message.goal_stamp = to_time(self.goal_ns or 0)
-        message.goal_asked = any(from_time(asked.stamp) == self.goal_ns for asked in self.set)
+        message.goal_asked = any(from_time(request.stamp) == self.goal_ns for request in self.set)
         energies = np.ones((SAMPLES, HORIZON), np.float32)
-        if self.questions:
-            asked = self.questions[-1]
-            message.candidates_source, message.candidates_stamp = asked.source, asked.header.stamp
-            message.actions = asked.actions
-            energies = -np.cumsum(messages.array_of(asked.actions)[..., 0], axis=1)
+        if self.candidates:
+            candidates = self.candidates[-1]
+            message.candidates_source, message.candidates_stamp = candidates.source, candidates.header.stamp
+            message.actions = candidates.actions
+            energies = -np.cumsum(messages.array_of(candidates.actions)[..., 0], axis=1)
         if self.nan:
             energies[:] = np.nan
         self._surprises.publish(Surprise(surprising=self.surprising))
         self._futures.publish(fill(message, {"energies": messages.tensor("energies", energies)}))
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Reset to the initial state without a goal; a planner held for its images waits for a goal."""
         self.energy, self.surprising, self.nan, self.goal_ns, self.refusal = 10.0, False, False, None, ""
         self.statuses.clear()
         at_rest = (PlannerStatus.IDLE, PlannerStatus.HELD)
         self.until(lambda: self.statuses and self.statuses[-1].state in at_rest, "rest")
-        for heard in (self.set, self.statuses, self.diagnostics, self.commands):
-            heard.clear()
+        for received in (self.set, self.statuses, self.diagnostics, self.commands):
+            received.clear()
 
     def until(self, condition: Any, what: str, timeout_s: float = 10.0) -> None:
         self.graph.until(condition, what, timeout_s, meanwhile=self.image, every_s=PERIOD_S)
@@ -100,11 +100,11 @@ class Stub:
     def driving(self, **goal: Any) -> Goal:
         """Send a goal and wait until the robot drives."""
         given = {} if "latent" in goal else {"image": goal_image(now_ns())}
-        asked = self.goal(**(given | goal))
-        assert asked.accepted
+        handle = self.goal(**(given | goal))
+        assert handle.accepted
         self.commands.clear()
         self.until(lambda: len(self.commands) > 3 and self.commands[-1].linear.x > 0.1, "commands")
-        return asked
+        return handle
 
     def cancel(self, goal_id: UUID | None = None) -> CancelGoal.Response:
         """Request cancellation of one goal, or of all."""
@@ -114,13 +114,13 @@ class Stub:
         self.until(answer.done, "an answer to the cancellation")
         return answer.result()
 
-    def ends(self, asked: Goal, outcome: str, status: int) -> Any:
-        found, result = asked.end(meanwhile=self.image)
-        assert (result.outcome, found) == (outcome, status), result.reason
+    def ends(self, goal: Goal, outcome: str, status: int) -> Any:
+        actual_status, result = goal.end(meanwhile=self.image)
+        assert (result.outcome, actual_status) == (outcome, status), result.reason
         assert self.commands[-1] == Twist(), "the robot stands"
         return result
 
-    def says(self, level: int, words: str) -> bool:
+    def has_status(self, level: int, words: str) -> bool:
         """Return whether the planner's diagnostics contained this."""
         return any(
             status.level == bytes([level]) and words in status.message
@@ -149,47 +149,47 @@ def shared_stub(shared_graph: Any) -> Stub:
 @pytest.fixture
 def stub(shared_stub: Stub) -> Stub:
     """Create one planner for the tests that restore its state."""
-    shared_stub.begin_anew()
+    shared_stub.reset()
     return shared_stub
 
 
 def test_goal_is_set_at_the_world_model_reached_and_cleared(stub: Stub) -> None:
     stamp_ns = now_ns()
-    asked = stub.driving(image=goal_image(stamp_ns))
+    goal = stub.driving(image=goal_image(stamp_ns))
     assert from_time(stub.set[0].stamp) == stamp_ns and stub.set[0].image.height == 8
     stub.energy = 6.0
-    stub.until(lambda: asked.feedback and asked.feedback[-1].best_energy == 6.0, "feedback")
-    assert asked.feedback[-1].state == PlannerStatus.SEEKING and asked.feedback[-1].hold == ""
+    stub.until(lambda: goal.feedback and goal.feedback[-1].best_energy == 6.0, "feedback")
+    assert goal.feedback[-1].state == PlannerStatus.SEEKING and goal.feedback[-1].hold == ""
     stub.energy = 0.5
-    result = stub.ends(asked, "reached", GoalStatus.STATUS_SUCCEEDED)
+    result = stub.ends(goal, "reached", GoalStatus.STATUS_SUCCEEDED)
     assert result.energy == result.best_energy == 0.5 and result.duration_s > 0
     assert stub.goal_ns is None and len(stub.set) == 2, "given back"
 
 
 def test_goal_may_be_a_latent_with_its_own_threshold(stub: Stub) -> None:
     latent = fill(Tensor(), messages.tensor("latent", np.ones((1, 2), np.float32)))
-    asked = stub.driving(latent=latent, energy_threshold=5.0)
+    goal = stub.driving(latent=latent, energy_threshold=5.0)
     np.testing.assert_array_equal(messages.array_of(stub.set[0].latent), [[1.0, 1.0]])
     stub.energy = 4.0
-    stub.ends(asked, "reached", GoalStatus.STATUS_SUCCEEDED)
+    stub.ends(goal, "reached", GoalStatus.STATUS_SUCCEEDED)
 
 
 def test_cancelled_goal_stops_the_robot_at_once(stub: Stub) -> None:
-    asked = stub.driving()
+    goal = stub.driving()
     before = len(stub.commands)
-    assert asked.cancel(meanwhile=stub.image)
-    stub.ends(asked, "cancelled", GoalStatus.STATUS_CANCELED)
+    assert goal.cancel(meanwhile=stub.image)
+    stub.ends(goal, "cancelled", GoalStatus.STATUS_CANCELED)
     stub.until(lambda: stub.goal_ns is None, "the goal given back")
     stands = [command == Twist() for command in stub.commands[before:]]
     assert all(stands[stands.index(True) :]), "and moves no more"
-    assert not asked.cancel(), "it has ended"
+    assert not goal.cancel(), "it has ended"
 
 
 def test_cancelling_all_goals_stops_the_robot_while_an_earlier_one_is_ending(stub: Stub) -> None:
     stub.driving()
-    asked = stub.goal(image=goal_image(now_ns()))
+    goal = stub.goal(image=goal_image(now_ns()))
     assert stub.cancel().goals_canceling
-    stub.ends(asked, "cancelled", GoalStatus.STATUS_CANCELED)
+    stub.ends(goal, "cancelled", GoalStatus.STATUS_CANCELED)
 
 
 def test_goal_cancelled_on_acceptance_is_cancelled(stub: Stub) -> None:
@@ -221,9 +221,9 @@ def test_new_goal_replaces_the_previous_one(stub: Stub, later_ns: int) -> None:
 
 
 def test_goal_by_topic_ends_the_action_and_is_not_cleared(stub: Stub) -> None:
-    asked = stub.driving()
+    goal = stub.driving()
     stub.goal_ns = 99
-    _, result = asked.end(meanwhile=stub.image)
+    _, result = goal.end(meanwhile=stub.image)
     assert result.outcome == "aborted" and result.reason == "another goal was set"
     assert stub.goal_ns == 99
     stub.commands.clear()
@@ -244,35 +244,35 @@ def test_robot_without_progress_is_reported_stuck(stub: Stub) -> None:
 
 
 def test_surprising_images_stop_the_robot_and_abort_the_goal_if_they_last(stub: Stub) -> None:
-    asked = stub.driving()
+    goal = stub.driving()
     stub.surprising = True
-    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.commands[-1] == Twist(), "a stop command")
     stub.until(lambda: stub.statuses[-1].state == PlannerStatus.HELD, "HELD")
     stub.surprising = False
     stub.until(lambda: stub.commands[-1].linear.x > 0.1, "the robot to go on")
     stub.surprising = True
-    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    result = stub.ends(goal, "aborted", GoalStatus.STATUS_ABORTED)
     assert "within 0.1 s surprised the model" in result.reason
-    assert any("surprised" in feedback.hold for feedback in asked.feedback)
-    stub.until(lambda: stub.says(1, "surprised the model"), "WARN in the diagnostics")
+    assert any("surprised" in feedback.hold for feedback in goal.feedback)
+    stub.until(lambda: stub.has_status(1, "surprised the model"), "WARN in the diagnostics")
 
 
 def test_non_finite_energies_stop_the_robot_and_abort_the_goal_if_they_last(stub: Stub) -> None:
-    asked = stub.driving()
+    goal = stub.driving()
     stub.nan = True
-    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    result = stub.ends(goal, "aborted", GoalStatus.STATUS_ABORTED)
     assert "energies to the goal are not finite" in result.reason
 
 
 def test_missing_futures_stop_the_robot_and_abort_the_goal_if_they_last(stub: Stub) -> None:
-    asked = stub.driving()
+    goal = stub.driving()
     began = time.monotonic()
-    stub.graph.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 1.0)
+    stub.graph.until(lambda: stub.commands[-1] == Twist(), "a stop command", 1.0)
     assert time.monotonic() - began < 0.8
-    _, result = asked.end()
+    _, result = goal.end()
     assert result.outcome == "aborted" and "no futures for" in result.reason
-    stub.graph.until(lambda: stub.says(3, "no futures for"), "STALE in the diagnostics")
-    stub.until(lambda: stub.says(0, "idle"), "OK again")
+    stub.graph.until(lambda: stub.has_status(3, "no futures for"), "STALE in the diagnostics")
+    stub.until(lambda: stub.has_status(0, "idle"), "OK again")
 
 
 def test_goal_rejected_by_the_world_model_is_aborted_with_the_reason(stub: Stub) -> None:
@@ -300,26 +300,26 @@ def test_invalid_goals_are_rejected(stub: Stub, goal: dict[str, Any]) -> None:
 def test_new_model_restarts_the_plan_and_an_unusable_one_ends_the_goal(
     stub: Stub,
 ) -> None:
-    asked = stub.driving()
+    goal = stub.driving()
     stub.infos.publish(model_info(version="2"))
-    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.commands[-1] == Twist(), "a stop command")
     stub.until(lambda: stub.commands[-1].linear.x > 0.1, "the robot to go on")
     stub.infos.publish(model_info(action_names=["colour", "taste"]))
-    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    result = stub.ends(goal, "aborted", GoalStatus.STATUS_ABORTED)
     assert "cannot drive with stub" in result.reason
-    stub.until(lambda: stub.says(2, "cannot drive with stub"), "ERROR in the diagnostics")
+    stub.until(lambda: stub.has_status(2, "cannot drive with stub"), "ERROR in the diagnostics")
     stub.infos.publish(model_info())
 
 
 def test_planner_shutdown_ends_its_goal_and_stops_the_robot(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info(), **QUICK)
-    asked = stub.driving()
+    goal = stub.driving()
     process = stub.graph.processes.pop("planner")
     process.terminate()
     stub.until(lambda: process.poll() is not None, "the planner's end")
     assert process.returncode == 0, stub.graph.log("planner").read_text()
     assert stub.commands[-1] == Twist() and stub.goal_ns is None
-    _, result = asked.end()
+    _, result = goal.end()
     assert result.outcome == "aborted" and result.reason == "the planner is shutting down"
 
 
@@ -360,5 +360,5 @@ def test_arm_receives_one_pose_delta_per_step(ros_graph: Any) -> None:
     assert poses[-1].header.frame_id == "arm_base" and 0.01 < poses[-1].pose.position.x <= 0.05
     stub.energy = 0.5
     stub.until(lambda: poses[-1].pose.position.x == 0.0, "no further displacement")
-    told = {pose.pose.position.x for pose in poses}
-    assert {status.command.linear.x for status in stub.statuses} <= {0.0, *told}, "and nothing else is said"
+    sent = {pose.pose.position.x for pose in poses}
+    assert {status.command.linear.x for status in stub.statuses} <= {0.0, *sent}, "nothing else is sent"

@@ -47,22 +47,20 @@ class Robot:
             ("goal_image:=world/goal_image",),
         )
         self._client = client(graph)
-        graph.until(
-            lambda: self.goals and self.statuses, "the robot's goal and the planner's first word", START_S
-        )
+        graph.until(lambda: self.goals and self.statuses, "a goal and the first planner status", START_S)
 
-    def ask(self, **goal: Any) -> Goal:
+    def send_goal(self, **goal: Any) -> Goal:
         """Drive to the goal of the world, unless another one is given."""
         self.commands.clear()
-        asked = Goal(self.graph, self._client, **({"image": self.goals[-1]} | goal))
-        assert asked.accepted
-        return asked
+        sent = Goal(self.graph, self._client, **({"image": self.goals[-1]} | goal))
+        assert sent.accepted
+        return sent
 
     def drive(self) -> Goal:
         """Drive to the goal of the world; the robot moves already."""
-        asked = self.ask()
+        sent = self.send_goal()
         self.graph.until(lambda: any(command != Twist() for command in self.commands), "commands")
-        return asked
+        return sent
 
     def stands(self) -> bool:
         return bool(self.commands[-1] == Twist())
@@ -83,18 +81,18 @@ def test_robot_without_a_goal_stands_still(shared: Robot) -> None:
 
 
 def test_robot_stops_when_the_goal_is_cancelled_on_the_way(shared: Robot) -> None:
-    asked = shared.drive()
-    assert asked.cancel()
-    status, result = asked.end()
+    goal = shared.drive()
+    assert goal.cancel()
+    status, result = goal.end()
     assert (status, result.outcome) == (GoalStatus.STATUS_CANCELED, "cancelled")
     shared.graph.spin_for(0.6)
-    told = len(shared.commands)
+    count = len(shared.commands)
     shared.graph.spin_for(0.5)
-    assert shared.stands() and len(shared.commands) == told
+    assert shared.stands() and len(shared.commands) == count
 
 
 def test_goal_times_out_before_the_robot_arrives(shared: Robot) -> None:
-    status, result = shared.ask(timeout_s=0.5).end()
+    status, result = shared.send_goal(timeout_s=0.5).end()
     assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, "timeout")
     assert result.duration_s >= 0.5 and shared.stands()
 
@@ -103,13 +101,13 @@ def test_robot_at_the_reported_goal_is_really_there(shared: Robot) -> None:
     # Two in a hundred goals are not reached, more with late images: request it again.
     for _ in range(ASKS):
         shared.episodes.clear()
-        asked = shared.drive()
-        status, result = asked.end(EPISODE_S)
+        goal = shared.drive()
+        status, result = goal.end(EPISODE_S)
         if result.outcome != "stuck":
             break
         assert status == GoalStatus.STATUS_ABORTED and shared.stands() and not shared.episodes
     assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, "reached"), result.reason
-    assert result.steps > 3 and result.best_energy < np.nanmax([told.energy for told in asked.feedback])
+    assert result.steps > 3 and result.best_energy < np.nanmax([message.energy for message in goal.feedback])
     shared.graph.until(lambda: shared.episodes, "the verdict of the world")
     assert shared.episodes[0].reached and shared.episodes[0].distance_m < 0.2
     assert shared.stands()
@@ -118,7 +116,7 @@ def test_robot_at_the_reported_goal_is_really_there(shared: Robot) -> None:
 def test_goal_may_be_an_earlier_latent(shared: Robot) -> None:
     latents = shared.graph.listen(LatentState, "world_model/latent")
     shared.graph.until(lambda: latents, "a latent")
-    status, result = shared.ask(image=Image(), latent=latents[-1].latent).end()
+    status, result = shared.send_goal(image=Image(), latent=latents[-1].latent).end()
     assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, "reached"), "it stands there"
 
 
@@ -126,7 +124,7 @@ def test_goal_accepted_too_late_moves_nothing(shared: Robot) -> None:
     world_model = shared.graph.processes["world_model"]
     world_model.send_signal(signal.SIGSTOP)
     try:
-        _, result = shared.ask().end()
+        _, result = shared.send_goal().end()
     finally:
         world_model.send_signal(signal.SIGCONT)
     assert result.outcome == "aborted"
@@ -137,15 +135,15 @@ def test_goal_accepted_too_late_moves_nothing(shared: Robot) -> None:
 
 
 def test_robot_stops_when_the_world_model_hangs(shared: Robot) -> None:
-    asked = shared.drive()
+    goal = shared.drive()
     world_model = shared.graph.processes["world_model"]
     world_model.send_signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        shared.graph.until(shared.stands, "the robot told to stand", 2.0)
+        shared.graph.until(shared.stands, "a stop command", 2.0)
         assert time.monotonic() - began <= 0.5
         # Clearing the goal of an unresponsive world model takes a while.
-        status, result = asked.end()
+        status, result = goal.end()
     finally:
         world_model.send_signal(signal.SIGCONT)
     assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, "aborted")

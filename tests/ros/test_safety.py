@@ -63,7 +63,7 @@ HAZARDS = (
     *BLINDNESS,
     *({"age_s": age_s} for age_s in (0.3, 0.7, -0.3, -0.7)),
     *({"after_s": after_s} for after_s in (0.1, 0.0)),
-    *({"answers": answers} for answers in ("nobody's", "another's")),
+    *({"answers": answers} for answers in ("none", "another's")),
     *({"shape": shape} for shape in ((SAMPLES - 1, HORIZON), (SAMPLES, 0), (0, 0), (SAMPLES,))),
     *({"bad": bad} for bad in (math.nan, math.inf, -math.inf)),
     {"history_reset": "gap"},
@@ -112,7 +112,7 @@ class Safety(RuleBasedStateMachine):
         self.ended, self.deaf = False, 0
         self.violations: list[str] = []
         # Latest model_info, and the latest usable model.
-        self.told = self.info = model()
+        self.announced = self.info = model()
         self.limits, self.usable = None, False
         self.timeout_s, self.energy = 0.5, 10.0
         # Newest image: its stamp, the previous stamp, its goal, arrival time, age, and whether its stamp was
@@ -121,9 +121,9 @@ class Safety(RuleBasedStateMachine):
         self.goal: tuple[int, bool] | None = None
         self.image_s, self.age_s, self.ahead = -math.inf, math.inf, False
         # Goal of the world model, and whether it was set through the service.
-        self.sought: tuple[int, bool] | None = None
+        self.node_goal: tuple[int, bool] | None = None
         self.handle: Handle | None = None
-        self.asked = 0
+        self.goals_sent = 0
         self.latched_ns, self.latched_s, self.over_ns = None, 0.0, None
         # Stamps of all latched goals, and of those from before the robot was released.
         self.stamps = [1]
@@ -298,7 +298,7 @@ class Safety(RuleBasedStateMachine):
         bad: float = 0.0,
         ring: int = 0,
         response: float = 1.0,
-        is_judged: bool = True,
+        has_surprise: bool = True,
         history_reset: str = "",
         publishers: int = 1,
         discontinuous: bool = False,
@@ -314,25 +314,25 @@ class Safety(RuleBasedStateMachine):
         stamp_ns = max(round((self.now_s + self.camera_ahead_s - age_s) * 1e9), 0)
         message = PredictedFutures(
             current_energy=energy + bad,
-            has_goal=self.sought is not None,
+            has_goal=self.node_goal is not None,
             history_reset=history_reset,
             image_publishers=publishers,
         )
         message.header.stamp = to_time(stamp_ns)
-        if self.sought is not None:
-            message.goal_stamp, message.goal_asked = to_time(self.sought[0]), self.sought[1]
+        if self.node_goal is not None:
+            message.goal_stamp, message.goal_asked = to_time(self.node_goal[0]), self.node_goal[1]
         energies = np.ones(shape, np.float32)
         questions = self.candidates.sent
-        if answers != "nobody's" and questions:
-            asked = questions[-1]
-            message.candidates_source = asked.source if answers == "ours" else "another"
-            message.candidates_stamp, message.actions = asked.header.stamp, asked.actions
-            actions = messages.array_of(asked.actions)
+        if answers != "none" and questions:
+            request = questions[-1]
+            message.candidates_source = request.source if answers == "ours" else "another"
+            message.candidates_stamp, message.actions = request.header.stamp, request.actions
+            actions = messages.array_of(request.actions)
             if shape == actions.shape[:2]:
                 energies = -np.cumsum(actions[..., 0], axis=1)
         self.before_ns, self.image_ns = self.image_ns, stamp_ns
         self.image_s, self.age_s = self.now_s, (self.ros_ns() - stamp_ns) / 1e9
-        self.goal, self.ahead = self.sought, self.age_s < -self.timeout_s
+        self.goal, self.ahead = self.node_goal, self.age_s < -self.timeout_s
         if self.publishers > publishers:
             self.is_let_drive()
         self.publishers = publishers
@@ -348,7 +348,7 @@ class Safety(RuleBasedStateMachine):
             self.node.on_futures,
             fill(message, {"energies": messages.tensor("e", energies + np.float32(bad))}),
         )
-        if is_judged and not self.ended:
+        if has_surprise and not self.ended:
             self.judge(surprising, executed, response, discontinuous)
             # Once it was counted, for as long as the robot moved.
             if effort and response > 0 and not is_repeated:
@@ -390,17 +390,17 @@ class Safety(RuleBasedStateMachine):
         if which == "another":
             self.advance(0.001)
             self.stamps.append(max(self.ros_ns(), 1) + (self.ros_ns() == self.stamps[-1]))
-        self.sought = None if which == "none" else (self.stamps[-1], False)
+        self.node_goal = None if which == "none" else (self.stamps[-1], False)
 
     @rule(stamp=st.sampled_from(ASKED))
     def another_planner_has_a_goal_sought(self, stamp: int) -> None:
-        self.sought = (stamp + 100, True)
+        self.node_goal = (stamp + 100, True)
 
     @precondition(lambda self: not self.ended)
     @rule(stamp=st.sampled_from([*ASKED, None]), timeout_s=st.sampled_from([0.0, 0.0, 1.0]))
     def a_goal_is_asked_for(self, stamp: int | None, timeout_s: float) -> None:
-        self.asked += 1
-        handle = Handle(self.asked, stamp or self.stamps[-1], timeout_s, self.now_s)
+        self.goals_sent += 1
+        handle = Handle(self.goals_sent, stamp or self.stamps[-1], timeout_s, self.now_s)
         handle.reach = self.node.reach_goal.tracker_of(handle)
         self.handle = None if self.stopped or self.silent else handle
         self.is_let_drive()
@@ -411,7 +411,7 @@ class Safety(RuleBasedStateMachine):
     def the_world_model_takes_it(self) -> None:
         reach = self.node.controller.goal
         reach.is_set = True
-        self.sought = (reach.config.goal_ns, True)
+        self.node_goal = (reach.config.goal_ns, True)
 
     @precondition(lambda self: not self.ended and self.handle is not None)
     @rule()
@@ -440,7 +440,7 @@ class Safety(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule(info=st.sampled_from([*MODELS, *MODELS, *MODELS, *NO_MODELS]))
     def a_model_serves(self, info: ModelInfo) -> None:
-        self.told, self.usable = info, any(info is each for each in MODELS)
+        self.announced, self.usable = info, any(info is each for each in MODELS)
         if self.usable:
             self.info = info
             low, high = (np.array(side, np.float32) for side in (info.action_low, info.action_high))

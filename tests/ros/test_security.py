@@ -72,8 +72,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def member(folder: Path, keys: Path) -> Iterator[Graph]:
     """Create the observer, able to start nodes."""
-    with mock.patch.dict(os.environ, secured(keys)), graph(folder, domain=DOMAIN) as made:
-        yield made
+    with mock.patch.dict(os.environ, secured(keys)), graph(folder, domain=DOMAIN) as ros:
+        yield ros
 
 
 @pytest.fixture
@@ -82,44 +82,44 @@ def robot(keys: Path, toy_bundle: Path, tmp_path: Path) -> Iterator[tuple[Graph,
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "0.png"), np.zeros((48, 64, 3), np.uint8))
-    with member(tmp_path, keys) as made:
-        latents = made.listen(LatentState, "world_model/latent")
-        made.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
-        made.start("camera", {"source": frames, "loop": True}, ("camera/image_raw:=image",))
-        made.until(lambda: len(latents) > 5, "latents")
-        yield made, latents
+    with member(tmp_path, keys) as ros:
+        latents = ros.listen(LatentState, "world_model/latent")
+        ros.start("world_model", {"bundle": toy_bundle, "allow_untrained": True})
+        ros.start("camera", {"source": frames, "loop": True}, ("camera/image_raw:=image",))
+        ros.until(lambda: len(latents) > 5, "latents")
+        yield ros, latents
 
 
-def visit(made: Graph, enclave: str, security: dict[str, str], node: str = "") -> dict[str, Any]:
+def visit(ros: Graph, enclave: str, security: dict[str, str], node: str = "") -> dict[str, Any]:
     """Return the result of a temporary process (see visitor.py)."""
     environment = os.environ | security | {"ROS_DOMAIN_ID": str(DOMAIN)}
     program = str(Path(__file__).with_name("visitor.py"))
     command = [sys.executable, program, enclave, node or enclave, str(STAY_S)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        made.until(lambda: process.poll() is not None, "the end of the visit")
-        told: dict[str, Any] = json.loads(process.communicate()[0])
-    return told
+        ros.until(lambda: process.poll() is not None, "the end of the visit")
+        report: dict[str, Any] = json.loads(process.communicate()[0])
+    return report
 
 
 def test_secured_demo_robot_is_driven_and_recorded(
     keys: Path, two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
-    with member(tmp_path, keys) as made:
-        commands = made.listen(Twist, "cmd_vel")
-        made.start("monitor", {"mcap": tmp_path / "all.mcap", "view": "none"})
-        made.start("world_model", {"bundle": two_rooms_bundle})
-        made.start("planner")
-        made.start("two_rooms", remaps=("camera/image_raw:=image",))
-        made.until(lambda: sum(command.linear.x != 0 for command in commands) > 30, "commands that move")
-        for node in list(made.processes):
-            assert made.stop(node) == 0, made.log(node).read_text()
-        recorded = made.report("monitor")["messages"]
+    with member(tmp_path, keys) as ros:
+        commands = ros.listen(Twist, "cmd_vel")
+        ros.start("monitor", {"mcap": tmp_path / "all.mcap", "view": "none"})
+        ros.start("world_model", {"bundle": two_rooms_bundle})
+        ros.start("planner")
+        ros.start("two_rooms", remaps=("camera/image_raw:=image",))
+        ros.until(lambda: sum(command.linear.x != 0 for command in commands) > 30, "commands that move")
+        for node in list(ros.processes):
+            assert ros.stop(node) == 0, ros.log(node).read_text()
+        recorded = ros.report("monitor")["messages"]
     assert recorded.keys() >= {"/image", "/world_model/futures", "/cmd_vel", "/planner/status"}
 
 
 def test_secured_update_activates_the_release(keys: Path, toy_bundle: Path, tmp_path: Path) -> None:
-    with member(tmp_path, keys) as made:
-        fleet = Fleet(made, tmp_path / "fleet", toy_bundle)
+    with member(tmp_path, keys) as ros:
+        fleet = Fleet(ros, tmp_path / "fleet", toy_bundle)
         fleet.until(lambda: fleet.infos and fleet.events, "both nodes")
         bundle = fleet.publish()
         status, result = fleet.update().end()
@@ -131,49 +131,49 @@ def test_secured_update_activates_the_release(keys: Path, toy_bundle: Path, tmp_
 def test_node_of_another_keystore_neither_receives_nor_sends(
     robot: Any, tmp_path: Path, has_keys: bool
 ) -> None:
-    made, latents = robot
+    ros, latents = robot
     security = secured(make_keystore(tmp_path / "others")) if has_keys else {"ROS_SECURITY_ENABLE": "false"}
-    commands = made.listen(Twist, "cmd_vel")
+    commands = ros.listen(Twist, "cmd_vel")
     latents.clear()
-    told = visit(made, OBSERVER, security)
-    assert not commands and told["heard"].keys() == {"Image of observer"}, "only itself"
-    assert told["refused"] == [] and told["state"] == ""
+    report = visit(ros, OBSERVER, security)
+    assert not commands and report["received"].keys() == {"Image of observer"}, "only its own"
+    assert report["refused"] == [] and report["state"] == ""
     assert len(latents) > 20 and {latent.header.frame_id for latent in latents} == {"camera"}
 
 
 def test_camera_keys_permit_only_images(robot: Any, keys: Path) -> None:
-    made, latents = robot
+    ros, latents = robot
     latents.clear()
-    told = visit(made, "camera", secured(keys))
-    assert told["refused"] == ["drive", "hear images", "hear latents", "ask"]
+    report = visit(ros, "camera", secured(keys))
+    assert report["refused"] == ["drive", "hear images", "hear latents", "ask"]
     assert len(latents) > 20
 
 
 def test_stolen_keys_with_forged_permissions_are_rejected(robot: Any, keys: Path, tmp_path: Path) -> None:
     """An attacker has the camera's key and signs its own permissions."""
-    made, _ = robot
-    commands = made.listen(Twist, "cmd_vel")
+    ros, _ = robot
+    commands = ros.listen(Twist, "cmd_vel")
     forged = make_keystore(tmp_path / "forged", unlimited="camera")
     for name in ("cert.pem", "key.pem", "identity_ca.cert.pem"):
         place = forged / "enclaves" / "camera" / name
         place.unlink()
         shutil.copy(keys / "enclaves" / "camera" / name, place)
-    told = visit(made, "camera", secured(forged))
-    assert told["refused"] == [], "by his own rights"
-    assert not commands and told["heard"].keys() == {"Image of camera"}, "only himself"
+    report = visit(ros, "camera", secured(forged))
+    assert report["refused"] == [], "permitted by its own keys"
+    assert not commands and report["received"].keys() == {"Image of camera"}, "only its own"
 
 
 def test_operator_may_read_and_request_but_not_drive(robot: Any, keys: Path) -> None:
-    told = visit(robot[0], "operator", secured(keys), node="_ros2cli_1")
-    assert told["refused"] == ["drive", "send images"]
-    assert told["heard"].keys() == {"Image of camera", "LatentState of camera"}
-    assert told["state"] == "active"
+    report = visit(robot[0], "operator", secured(keys), node="_ros2cli_1")
+    assert report["refused"] == ["drive", "send images"]
+    assert report["received"].keys() == {"Image of camera", "LatentState of camera"}
+    assert report["state"] == "active"
 
 
 def test_node_without_an_enclave_does_not_start(keys: Path, tmp_path: Path) -> None:
     lost = Path(shutil.copytree(keys, tmp_path / "lost", symlinks=True))
     shutil.rmtree(lost / "enclaves" / "planner")
-    with member(tmp_path, lost) as made:
-        made.start("planner")
-        assert made.exit_code("planner") == 1
-        assert "planner" in made.log("planner").read_text()
+    with member(tmp_path, lost) as ros:
+        ros.start("planner")
+        assert ros.exit_code("planner") == 1
+        assert "planner" in ros.log("planner").read_text()

@@ -59,7 +59,7 @@ def served() -> Served:
 
 def test_counters_start_at_activation_and_ages_at_the_last_image(served):
     _, figures = served.verdict()
-    assert figures["frame_age_s"] == figures["result_age_s"] == float("inf"), "none came"
+    assert figures["frame_age_s"] == figures["result_age_s"] == float("inf"), "no image yet"
     served.now_s = 51.0
     served.result(total_ms=12.3456)
     served.now_s = 51.25
@@ -77,15 +77,15 @@ def test_counters_start_at_activation_and_ages_at_the_last_image(served):
 def test_reported_errors_are_not_repeated_in_the_next_verdict(served):
     served.watch.on_error(JepaRuntimeError("engine gone"))
     served.result()
-    told = [served.verdict(bad_frames={"bad_stamp": 1})[0].message for _ in range(2)]
-    assert told == ["103 frames failed: engine gone", "running"]
+    verdicts = [served.verdict(bad_frames={"bad_stamp": 1})[0].message for _ in range(2)]
+    assert verdicts == ["103 frames failed: engine gone", "running"]
 
 
 def test_error_outside_frames_is_a_warning_once(served):
     served.result()
     served.watch.on_error(JepaRuntimeError("the goal cannot be encoded"))
-    told = [served.verdict(stats=BASE)[0] for _ in range(2)]
-    assert told == [Verdict(Level.WARN, "the goal cannot be encoded"), Verdict(Level.OK, "running")]
+    verdicts = [served.verdict(stats=BASE)[0] for _ in range(2)]
+    assert verdicts == [Verdict(Level.WARN, "the goal cannot be encoded"), Verdict(Level.OK, "running")]
 
 
 def test_inactive_node_reports_the_reason(served):

@@ -66,9 +66,9 @@ def test_first_message_of_an_image_is_timed_and_later_ones_are_not():
         clock.publish(PredictedFutures, lambda: time.sleep(0.02))
         clock.publish(LatentState, lambda: time.sleep(0.05))
         clock.finish(result)
-    told = publishers[StageTimes].sent
-    assert len(told) == 2 and len(publishers[LatentState].sent) == 2
-    for message in told:
+    stage_times = publishers[StageTimes].sent
+    assert len(stage_times) == 2 and len(publishers[LatentState].sent) == 2
+    for message in stage_times:
         assert list(message.names) == ["decode", "wait", "encode", "message", "publish"]
         assert 20 <= message.milliseconds[3] < 50
         assert (list(message.device_names), list(message.device_milliseconds)) == (["encode"], [1.5])

@@ -45,7 +45,7 @@ def test_robot_with_stamped_velocities_is_driven(ros_graph, two_rooms_bundle):
 
 
 def test_nodes_with_mismatched_command_types_report_it(ros_graph, toy_bundle):
-    heard = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     ros_graph.start("planner")
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True} | STAMPED)
     camera = ros_graph.publisher(Image, "image", qos.SENSOR)
@@ -55,9 +55,10 @@ def test_nodes_with_mismatched_command_types_report_it(ros_graph, toy_bundle):
         camera.publish(to_image(pixels, stamp_ns=time.time_ns(), frame_id="camera"))
 
     def complained():
-        told = "cmd_vel has several message types (geometry_msgs/msg/Twist, geometry_msgs/msg/TwistStamped)"
-        statuses = [status for message in heard for status in message.status]
-        names = {status.name for status in statuses if status.message.startswith(told)}
+        types = "geometry_msgs/msg/Twist, geometry_msgs/msg/TwistStamped"
+        warning = f"cmd_vel has several message types ({types})"
+        statuses = [status for message in diagnostics for status in message.status]
+        names = {status.name for status in statuses if status.message.startswith(warning)}
         return names == {"planner: driving", "world_model: inference"}
 
     ros_graph.until(complained, "warnings of both", 60.0, meanwhile=look)

@@ -41,7 +41,7 @@ def test_stopped_robot_stands_until_it_gets_another_goal(ros_graph: Any, profile
     words = ros_graph.publisher(Bool, "planner/stop", profile)
     drives(stub)
     words.publish(Bool(data=True))
-    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.commands[-1] == Twist(), "a stop command")
     stub.until(lambda: stub.says(1, "robot stopped: stop requested"), "WARN in the diagnostics")
     words.publish(Bool(data=False))
     stub.until(lambda: stub.statuses[-1].state == PlannerStatus.IDLE, "rest")
@@ -53,9 +53,9 @@ def test_stopped_robot_stands_until_it_gets_another_goal(ros_graph: Any, profile
 def test_stop_ends_the_goal_and_reports_it_to_the_client(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info())
     words = ros_graph.publisher(Bool, "planner/stop")
-    asked = stub.driving()
+    goal = stub.driving()
     words.publish(Bool(data=True))
-    result = stub.ends(asked, "aborted", GoalStatus.STATUS_ABORTED)
+    result = stub.ends(goal, "aborted", GoalStatus.STATUS_ABORTED)
     assert result.reason == "stop requested"
     words.publish(Bool(data=False))
     stub.until(lambda: stub.goal_ns is None, "the goal given back")
@@ -77,12 +77,12 @@ def test_robot_is_stopped_when_the_stop_signal_expires(ros_graph: Any) -> None:
     stub.goal_ns = now_ns()
     driven = lambda: stub.commands[-1:] and stub.commands[-1].linear.x > 0.1  # noqa: E731
     ros_graph.until(driven, "commands", meanwhile=go)
-    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand")
+    stub.until(lambda: stub.commands[-1] == Twist(), "a stop command")
 
 
 def test_latched_goal_ends_after_its_time(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info(), goal_timeout_s=1.0)
     drives(stub)
-    stub.until(lambda: stub.commands[-1] == Twist(), "the robot told to stand", 3.0)
+    stub.until(lambda: stub.commands[-1] == Twist(), "a stop command", 3.0)
     rests(stub)
     drives(stub)

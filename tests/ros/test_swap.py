@@ -78,5 +78,5 @@ def test_node_that_is_stopped_during_a_swap_does_not_reject_the_model(ros_graph,
     assert ros_graph.stop("world_model", signal.SIGTERM) == 0
     ros_graph.spin_for(0.2)
     assert not answer.done()
-    said = ros_graph.log("world_model").read_text()
-    assert "active model" not in said and "swap failed" not in said and "Traceback" not in said
+    log = ros_graph.log("world_model").read_text()
+    assert "active model" not in log and "swap failed" not in log and "Traceback" not in log

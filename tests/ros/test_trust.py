@@ -88,10 +88,10 @@ def test_unannounced_jump_raises_an_alarm_with_a_recording_and_an_announced_one_
     # An error during normal driving may miss its bound, which widens it by about 5 %.
     assert max(futures[-1].error_bounds) <= 1.2 * max(before), "the jump does not teach the bounds"
 
-    told = futures[-1]
-    assert told.error_probability == pytest.approx(0.9)
-    assert len(told.error_coverage) == len(told.errors_seen) == len(told.error_bounds)
-    assert min(told.errors_seen) > 5 and np.isfinite(told.error_coverage).all()
+    latest = futures[-1]
+    assert latest.error_probability == pytest.approx(0.9)
+    assert len(latest.error_coverage) == len(latest.errors_seen) == len(latest.error_bounds)
+    assert min(latest.errors_seen) > 5 and np.isfinite(latest.error_coverage).all()
     graph.until(lambda: values(diagnostics).get("black_box/written") == "1", "the bag in the diagnostics")
     assert "coverage" in values(diagnostics)["error_bounds/step_8"]
     assert values(diagnostics)["alarms"] == "enabled"
@@ -131,7 +131,7 @@ def test_black_box_that_cannot_be_written_is_a_warning_only(ros_graph: Any, two_
 
 
 def test_inactive_node_reports_its_state_instead_of_earlier_errors(ros_graph: Any, toy_bundle: Path) -> None:
-    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     camera, _ = served(ros_graph, toy_bundle, deadline_ms=1000.0)
     commands = ros_graph.publisher(Twist, "cmd_vel")
 
@@ -139,20 +139,20 @@ def test_inactive_node_reports_its_state_instead_of_earlier_errors(ros_graph: An
         camera.publish(image())
         commands.publish(Twist())
 
-    def said() -> str:
-        return str(told[-1].status[0].message) if told else ""
+    def message() -> str:
+        return str(diagnostics[-1].status[0].message) if diagnostics else ""
 
     ros_graph.until(
-        lambda: said().startswith("prediction error bounds are below"), "a toy's bounds", meanwhile=look
+        lambda: message().startswith("prediction error bounds are below"), "a toy's bounds", meanwhile=look
     )
     for transition, state in (
         (Transition.TRANSITION_DEACTIVATE, "not active"),
         (Transition.TRANSITION_CLEANUP, "not configured"),
     ):
         assert ros_graph.change_state("world_model", transition)
-        told.clear()
-        ros_graph.until(lambda: len(told) > 1, "diagnostics")
-        assert said() == state
+        diagnostics.clear()
+        ros_graph.until(lambda: len(diagnostics) > 1, "diagnostics")
+        assert message() == state
 
 
 def calibration(*recent: CoverageRate) -> Calibration:

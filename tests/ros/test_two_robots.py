@@ -43,9 +43,9 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(shared_graph: Any, toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    made = Pair(shared_graph, tmp_path_factory.mktemp("pair"), toy_bundle)
-    yield made
-    for robot in (made.one, made.other):
+    robots = Pair(shared_graph, tmp_path_factory.mktemp("pair"), toy_bundle)
+    yield robots
+    for robot in (robots.one, robots.other):
         for node in ("update_manager", "world_model"):
             assert shared_graph.stop(robot.called(node)) == 0
 
@@ -55,13 +55,13 @@ def test_update_of_one_robot_is_invisible_to_the_other(pair: Pair) -> None:
     bundle = one.publish()
     other.publish()
     there = other.serves
-    told, before = (len(other.infos), len(other.events)), tree(other.root)
+    counts, before = (len(other.infos), len(other.events)), tree(other.root)
     other.latents.clear()
     with atomic_files.locked(other.root / LOCK, purpose="this test"):
         status, result = one.update().end(meanwhile=pair.look)
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
     assert (one.serves, other.serves) == (bundle.manifest.version, there)
-    assert (len(other.infos), len(other.events)) == told
+    assert (len(other.infos), len(other.events)) == counts
     assert {name for name, content in tree(other.root).items() if before.get(name) != content} <= {LOCK}
     numbers = [latent.sequence for latent in other.latents]
     assert len(numbers) > 5 and numbers == sorted(set(numbers))
@@ -91,15 +91,15 @@ def test_failing_node_of_the_other_robot_rejects_no_model_here(pair: Pair, share
     one, other = pair.one, pair.other
     bundle, before = one.publish(), other.serves
     one.configure(health_window_s=10.0)
-    update, heard = one.update(), shared_graph.listen(DiagnosticArray, "/diagnostics")
+    update, diagnostics = one.update(), shared_graph.listen(DiagnosticArray, "/diagnostics")
 
     def look_in_vain() -> None:
         one.look()
         other.camera.publish(Image(encoding="nonsense", width=1, height=1))
 
     def fails() -> bool:
-        told = [status for message in heard for status in message.status]
-        return any(status.level == b"\x02" and "a_b/world_model" in status.name for status in told)
+        statuses = [status for message in diagnostics for status in message.status]
+        return any(status.level == b"\x02" and "a_b/world_model" in status.name for status in statuses)
 
     one.until(lambda: one.events[-1].state == "observe", "observed", meanwhile=pair.look)
     one.until(fails, "the node of the other robot fails", meanwhile=look_in_vain)

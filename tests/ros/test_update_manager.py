@@ -34,9 +34,9 @@ pytestmark = pytest.mark.ros
 
 @pytest.fixture(scope="module")
 def fleet(shared_graph: Any, toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    made = Fleet(shared_graph, tmp_path_factory.mktemp("fleet"), toy_bundle)
-    made.until(lambda: made.infos and made.events, "both nodes")
-    yield made
+    robots = Fleet(shared_graph, tmp_path_factory.mktemp("fleet"), toy_bundle)
+    robots.until(lambda: robots.infos and robots.events, "both nodes")
+    yield robots
     for node in ("update_manager", "world_model"):
         assert shared_graph.stop(node) == 0, shared_graph.log(node).read_text()
 
@@ -49,38 +49,38 @@ def test_release_goes_live_between_two_images_and_is_reported_throughout(fleet: 
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
     assert result.serves == bundle.sha256 and fleet.serves == result.version == bundle.manifest.version
     fleet.until(lambda: update.feedback[-1].state == "idle", "the last feedback")
-    told = [feedback.state for feedback in update.feedback]
+    states = [feedback.state for feedback in update.feedback]
     road = ["check", "download", "probe", "armed", "switch", "observe", "commit", "idle"]
-    assert [state for state in road if state in told] == road
-    fetched = [told.bytes_done for told in update.feedback if told.bytes_total]
+    assert [state for state in road if state in states] == road
+    fetched = [message.bytes_done for message in update.feedback if message.bytes_total]
     assert fetched and fetched == sorted(fetched)
     numbers = [latent.sequence for latent in fleet.latents]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no image was lost"
     assert {latent.history_reset for latent in fleet.latents[1:]} == {""}
 
     late = fleet.graph.listen(UpdateEvent, "update_manager/events", qos.EVENTS)
-    fleet.until(lambda: len(late) >= len(fleet.events), "what happened, for who comes late")
+    fleet.until(lambda: len(late) >= len(fleet.events), "the latched events for a late subscriber")
     assert [event.state for event in late][-1] == "idle"
     switch = next(event for event in late if event.state == "switch")
     assert switch.release.sha256 == bundle.sha256 and switch.current.sha256 != bundle.sha256
 
 
 def test_release_rejected_by_the_probe_leaves_the_node_unchanged(fleet: Fleet) -> None:
-    before, told = fleet.serves, len(fleet.infos)
+    before, count = fleet.serves, len(fleet.infos)
     fleet.publish(wrong=True)
     status, result = fleet.update().end()
     assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "refused")
     assert "does not reproduce its golden outputs" in result.reason
     fleet.until_state("idle")
     assert fleet.events[-1].reason == result.reason
-    assert fleet.serves == before and len(fleet.infos) == told
+    assert fleet.serves == before and len(fleet.infos) == count
 
 
 @pytest.mark.slow
 def test_candidate_is_compared_on_the_images_of_the_robot(fleet: Fleet) -> None:
     bundle = fleet.publish(budgets=SHADOWED)
     update = fleet.update()
-    fleet.until(lambda: any(told.state == "shadow" for told in update.feedback), "the comparison")
+    fleet.until(lambda: any(message.state == "shadow" for message in update.feedback), "the comparison")
 
     def drive() -> None:
         fleet.commands.publish(Twist())
@@ -89,7 +89,7 @@ def test_candidate_is_compared_on_the_images_of_the_robot(fleet: Fleet) -> None:
 
     status, result = update.end(meanwhile=drive, every_s=0.01)
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
-    compared = [told for told in update.feedback if told.shadow_compared]
+    compared = [message for message in update.feedback if message.shadow_compared]
     assert compared[-1].shadow_frames >= compared[-1].shadow_compared > 100
     assert compared[-1].shadow_error_ratio == pytest.approx(1.0)
     assert compared[-1].shadow_max_error_ratio == SHADOWED.max_error_ratio
@@ -212,9 +212,9 @@ def test_node_that_dies_during_observation_is_rolled_back(fleet: Fleet) -> None:
         assert Bundle.open(fleet.root / "current").manifest.version == before
     finally:
         fleet.configure()
-        told = len(fleet.infos)
+        count = len(fleet.infos)
         fleet.start_world_model()
-    fleet.until(lambda: len(fleet.infos) > told, "the node")
+    fleet.until(lambda: len(fleet.infos) > count, "the node")
     assert fleet.serves == before
 
 
@@ -250,11 +250,11 @@ def test_robot_checks_by_itself_and_continues_after_a_restart(fleet: Fleet) -> N
 
 
 def test_diagnostics_name_the_active_model(fleet: Fleet) -> None:
-    heard = fleet.graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = fleet.graph.listen(DiagnosticArray, "/diagnostics")
 
     def standing() -> Any:
-        found = (one for said in reversed(heard) for one in said.status)
-        return next((one for one in found if one.name == "update_manager: updates"), None)
+        statuses = (one for message in reversed(diagnostics) for one in message.status)
+        return next((one for one in statuses if one.name == "update_manager: updates"), None)
 
     fleet.until(standing, "diagnostics")
     values = {pair.key: pair.value for pair in standing().values}
@@ -266,9 +266,9 @@ def test_diagnostics_name_the_active_model(fleet: Fleet) -> None:
 def test_robot_without_a_site_is_reported(ros_graph: Any, root: str) -> None:
     ros_graph.start("update_manager", {"root": root})
     assert ros_graph.exit_code("update_manager") == 1
-    told = ros_graph.log("update_manager").read_text()
-    assert ("parameter root is empty" if not root else "/nowhere/config.json: cannot be read") in told
-    assert "Traceback" not in told
+    log = ros_graph.log("update_manager").read_text()
+    assert ("parameter root is empty" if not root else "/nowhere/config.json: cannot be read") in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("parameter", ["world_model", "image_topic", "action_topic"])

@@ -55,18 +55,18 @@ def test_stopping_manager_ends_the_pending_update_request(
 
     def until(future: Any) -> Any:
         rclpy.spin_until_future_complete(asker, future, timeout_sec=20.0)
-        assert future.done(), "nothing was heard"
+        assert future.done(), "no response"
         return future.result()
 
     doors = UpdateServices(owner, tmp_path, worker, rollback=pytest.fail, on_change=pytest.fail)
     client = ActionClient(asker, UpdateModel, "owner/update")
     assert client.wait_for_server(10.0)
-    heard = until(client.send_goal_async(UpdateModel.Goal())).get_result_async()
+    pending = until(client.send_goal_async(UpdateModel.Goal())).get_result_async()
     assert worker.began.wait(10.0)
     worker.stop()
     doors.close()
-    told = until(heard)
-    assert (told.status, told.result.reason) == (
+    ended = until(pending)
+    assert (ended.status, ended.result.reason) == (
         GoalStatus.STATUS_ABORTED,
         "the update manager is shutting down",
     )

@@ -42,21 +42,21 @@ class Owner:
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
-        self.heard: dict[tuple[type, str], Any] = {}
-        self.asked: list[Any] = []
+        self.callbacks: dict[tuple[type, str], Any] = {}
+        self.requests: list[Any] = []
         self.now_ns = 0
         self.late = False
 
     def create_subscription(self, kind: type, topic: str, callback: Any, _: Any) -> tuple[type, str]:
-        self.heard[kind, topic] = callback
+        self.callbacks[kind, topic] = callback
         return kind, topic
 
     def destroy_subscription(self, subscription: tuple[type, str]) -> None:
-        del self.heard[subscription]
+        del self.callbacks[subscription]
 
     def create_client(self, _: type, service: str) -> Any:
         def call(request: Any) -> Any:
-            self.asked.append(request)
+            self.requests.append(request)
             answer = self.answers[service.rpartition("/")[2]]
             late = self.late
             return SimpleNamespace(done=lambda: not late, result=lambda: answer(request))
@@ -81,7 +81,7 @@ class Served:
     def __init__(self, folder: Path, bundles: list[Any], *, there: bool = True) -> None:
         (folder / "good").symlink_to(bundles[0].path)
         self.bundles, self.refusal = bundles, ""
-        self.held: Any = None
+        self.kept_sha256: Any = None
         self.owner = Owner(swap_model=self.swap, rollback_model=self.rollback, commit_model=self.commit)
         self.seconds = 0.0
         self.watch = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=lambda: self.seconds)
@@ -101,32 +101,32 @@ class Served:
             self.serve(bundles[0].sha256)
 
     def serve(self, sha256: str) -> None:
-        self.owner.heard[ModelInfo, f"{NODE}/model_info"](ModelInfo(sha256=sha256))
+        self.owner.callbacks[ModelInfo, f"{NODE}/model_info"](ModelInfo(sha256=sha256))
 
     def swap(self, request: SwapModel.Request) -> SwapModel.Response:
         if self.refusal:
             return SwapModel.Response(message=self.refusal)
-        self.held = self.watch.active_sha256
+        self.kept_sha256 = self.watch.active_sha256
         self.serve(next(one.sha256 for one in self.bundles if str(one.path) == request.bundle))
         return SwapModel.Response(success=True)
 
     def rollback(self, _: Trigger.Request) -> Trigger.Response:
-        if self.held is None:
+        if self.kept_sha256 is None:
             return Trigger.Response(message="there is none to go back to")
-        held, self.held = self.held, self.watch.active_sha256
-        self.serve(held)
+        kept, self.kept_sha256 = self.kept_sha256, self.watch.active_sha256
+        self.serve(kept)
         return Trigger.Response(success=True)
 
     def commit(self, _: Trigger.Request) -> Trigger.Response:
-        self.held = None
+        self.kept_sha256 = None
         return Trigger.Response(success=True)
 
-    def gone(self) -> None:
+    def go_silent(self) -> None:
         self.seconds += 10.0
 
     @property
-    def asked(self) -> list[type]:
-        return [type(request) for request in self.owner.asked]
+    def requests(self) -> list[type]:
+        return [type(request) for request in self.owner.requests]
 
 
 @pytest.fixture(scope="module")
@@ -146,27 +146,27 @@ def test_rollback_opens_nothing_while_the_node_keeps_the_previous_model(served: 
     assert served.serving.health().serves == new.sha256
     served.serving.swap(old.path)
     assert served.watch.active_sha256 == old.sha256
-    assert served.asked == [SwapModel.Request, Trigger.Request]
+    assert served.requests == [SwapModel.Request, Trigger.Request]
 
 
 def test_rollback_is_a_swap_when_the_node_keeps_nothing(served: Served) -> None:
     old, new = served.bundles[:2]
     served.serving.swap(new.path)
-    served.held = None
+    served.kept_sha256 = None
     served.serving.swap(old.path)
     assert served.watch.active_sha256 == old.sha256
-    assert served.asked == [SwapModel.Request, Trigger.Request, SwapModel.Request]
+    assert served.requests == [SwapModel.Request, Trigger.Request, SwapModel.Request]
 
 
 def test_active_model_is_not_requested_again(served: Served) -> None:
     served.serving.swap(served.bundles[0].path)
-    assert served.asked == []
+    assert served.requests == []
 
 
 def test_missing_node_is_an_error_although_the_link_is_correct(served: Served, tmp_path: Path) -> None:
     """As if the linked model was damaged and downloaded again."""
     (tmp_path / "good").unlink()
-    served.gone()
+    served.go_silent()
     with pytest.raises(UpdateError, check=code("serving.unavailable")):
         served.serving.swap(served.bundles[1].path)
 
@@ -181,7 +181,7 @@ def test_model_rejected_by_the_node_is_rejected(served: Served) -> None:
 def test_swap_without_a_response_is_confirmed_later(served: Served) -> None:
     """It may still be loading, so that the active model may change later."""
     old, new = served.bundles[:2]
-    served.owner.answers["swap_model"] = lambda request: pytest.fail("nobody waits for it")
+    served.owner.answers["swap_model"] = lambda request: pytest.fail("nothing waits for this response")
     served.owner.late = True
     with pytest.raises(UpdateError, check=code("serving.no_response")):
         served.serving.swap(new.path)
@@ -191,7 +191,7 @@ def test_swap_without_a_response_is_confirmed_later(served: Served) -> None:
     served.serving.swap(old.path)
     assert served.watch.active_sha256 == old.sha256
     served.serving.swap(old.path)
-    assert len(served.asked) == 2, "now it is known"
+    assert len(served.requests) == 2, "now it is known"
 
 
 def test_node_that_serves_another_model_for_a_while_disagrees(
@@ -206,28 +206,28 @@ def test_node_that_serves_another_model_for_a_while_disagrees(
     assert served.serving.needs_correction(new.sha256)
     assert not served.serving.needs_correction(new.sha256), "not at once again"
     seconds += 11.0
-    served.gone()
+    served.go_silent()
     assert not served.serving.needs_correction(new.sha256)
 
 
 def test_previous_model_is_released_after_a_completed_update(served: Served) -> None:
     served.serving.commit(State(result="refused"))
-    assert served.asked == []
+    assert served.requests == []
     served.serving.swap(served.bundles[1].path)
     served.serving.commit(State(result="refused"))
-    assert served.held is None and served.asked[1:] == [Trigger.Request]
+    assert served.kept_sha256 is None and served.requests[1:] == [Trigger.Request]
     served.serving.commit(State(result="updated"))
-    assert served.asked[2:] == [Trigger.Request]
+    assert served.requests[2:] == [Trigger.Request]
 
 
 def test_missing_node_takes_no_new_model_and_needs_none_for_the_rollback(served: Served) -> None:
-    served.gone()
+    served.go_silent()
     assert not served.serving.health().may_switch
     assert "is gone" in served.serving.health().failure
     with pytest.raises(UpdateError, check=code("serving.unavailable")):
         served.serving.swap(served.bundles[1].path)
     served.serving.swap(served.bundles[0].path)
-    assert served.asked == []
+    assert served.requests == []
 
 
 def test_link_is_enough_when_there_never_was_a_node(tmp_path: Path, bundles: list[Any]) -> None:
@@ -235,7 +235,7 @@ def test_link_is_enough_when_there_never_was_a_node(tmp_path: Path, bundles: lis
     health = served.serving.health()
     assert health.serves is None and health.failure == "" and health.may_switch
     served.serving.swap(bundles[1].path)
-    assert served.asked == []
+    assert served.requests == []
 
 
 def image(stamp_ns: int) -> Image:
@@ -265,11 +265,11 @@ def source(
 def test_frame_carries_the_mean_action_until_the_next_frame() -> None:
     owner = Owner()
     frames = source(owner)
-    come = owner.heard[Image, "/image"]
+    come = owner.callbacks[Image, "/image"]
 
     def command(stamp_ns: int, x: float) -> None:
         owner.now_ns = stamp_ns
-        owner.heard[Twist, "/cmd_vel"](Twist(linear=Vector3(x=x, y=-1.0)))
+        owner.callbacks[Twist, "/cmd_vel"](Twist(linear=Vector3(x=x, y=-1.0)))
 
     come(image(NS))
     come(image(2 * NS))
@@ -288,7 +288,7 @@ def test_frame_carries_the_mean_action_until_the_next_frame() -> None:
 def test_commands_may_be_stamped() -> None:
     owner = Owner()
     source(owner, stamped=True)
-    assert (TwistStamped, "/cmd_vel") in owner.heard
+    assert (TwistStamped, "/cmd_vel") in owner.callbacks
 
 
 @pytest.mark.parametrize("commands", ["", "/left/pose_delta"])
@@ -296,31 +296,31 @@ def test_executed_actions_of_an_arm_are_its_pose_deltas(commands: str) -> None:
     owner = Owner()
     frames = source(owner, commands=commands, names=("x", "gripper"))
     owner.now_ns = NS
-    owner.heard[Float64, "gripper_delta"](Float64(data=0.5))
+    owner.callbacks[Float64, "gripper_delta"](Float64(data=0.5))
     pose = PoseStamped()
     pose.pose.position.x = 0.02
-    owner.heard[PoseStamped, commands or "pose_delta"](pose)
+    owner.callbacks[PoseStamped, commands or "pose_delta"](pose)
     for number in (2, 3):
-        owner.heard[Image, "/image"](image(number * NS))
+        owner.callbacks[Image, "/image"](image(number * NS))
     next(frames.frames())
     assert frames.command == pytest.approx([0.02, 0.5])
     frames.close()
-    assert not owner.heard
+    assert not owner.callbacks
 
 
 def test_unread_frames_are_replaced_by_newer_ones() -> None:
     owner = Owner()
     iterator = source(owner).frames()
     for number in range(1, 101):
-        owner.heard[Image, "/image"](image(number * NS))
+        owner.callbacks[Image, "/image"](image(number * NS))
     assert next(iterator).stamp_ns == 93 * NS
 
 
 def test_source_waits_for_an_image() -> None:
     owner = Owner()
     iterator = source(owner, timeout_s=10.0).frames()
-    owner.heard[Image, "/image"](image(NS))
-    later = threading.Timer(0.05, owner.heard[Image, "/image"], (image(2 * NS),))
+    owner.callbacks[Image, "/image"](image(NS))
+    later = threading.Timer(0.05, owner.callbacks[Image, "/image"], (image(2 * NS),))
     later.start()
     assert next(iterator).stamp_ns == NS
     later.join()
@@ -329,13 +329,13 @@ def test_source_waits_for_an_image() -> None:
 def test_topic_without_images_is_an_error() -> None:
     owner = Owner()
     frames = source(owner)
-    owner.heard[Image, "/image"](Image())
+    owner.callbacks[Image, "/image"](Image())
     with pytest.raises(SourceError, check=code("source.no_frames")) as failed:
         next(frames.frames())
     assert "zero_size" in str(failed.value)
     frames.close()
     frames.close()
-    assert not owner.heard
+    assert not owner.callbacks
 
 
 def test_source_ends_by_itself() -> None:

@@ -35,7 +35,7 @@ WELL = State(checked_at=NOW - timedelta(minutes=30), signed_at=NOW - timedelta(h
 ROOM = 1 << 40
 
 
-def judged(
+def verdict_of(
     state: State, *, info: ModelInfo | None = None, polls: bool = True, free_bytes: int = ROOM, **fields: Any
 ) -> Any:
     verdict, figures = status_messages.verdict(
@@ -71,23 +71,24 @@ def judged(
     ],
 )
 def test_diagnostics_describe_the_update_state(state: State, level: Level, words: str) -> None:
-    verdict = judged(state)
+    verdict = verdict_of(state)
     assert verdict.level is level and words in verdict.message
 
 
 def test_robot_that_checks_only_on_request_has_no_warning_of_old_metadata() -> None:
-    assert judged(replace(WELL, checked_at=NOW - timedelta(days=30)), polls=False).level is Level.OK
+    assert verdict_of(replace(WELL, checked_at=NOW - timedelta(days=30)), polls=False).level is Level.OK
 
 
 def test_node_that_serves_another_model_is_a_warning_between_updates() -> None:
     serves = replace(WELL, current=WORK.installed)
-    assert judged(serves, info=said(WORK.installed.manifest_sha256)).level is Level.OK
-    other = judged(serves, info=said("f" * 64))
+    assert verdict_of(serves, info=info_of(WORK.installed.manifest_sha256)).level is Level.OK
+    other = verdict_of(serves, info=info_of("f" * 64))
     assert other.level is Level.WARN and "serves ffffffffffff, not toy 2.0.0 (2)" in other.message
-    assert judged(replace(serves, phase=Phase.OBSERVE, work=WORK), info=said("f" * 64)).level is Level.OK
+    observing = replace(serves, phase=Phase.OBSERVE, work=WORK)
+    assert verdict_of(observing, info=info_of("f" * 64)).level is Level.OK
 
 
-def said(sha256: str) -> ModelInfo:
+def info_of(sha256: str) -> ModelInfo:
     return ModelInfo(sha256=sha256, engine="openvino", device="CPU", precision="int8")
 
 
@@ -102,13 +103,13 @@ def said(sha256: str) -> ModelInfo:
 )
 def test_gate_with_other_settings_than_the_node_is_a_warning(fields: dict[str, str], tried: str) -> None:
     serves = replace(WELL, current=WORK.installed)
-    verdict = judged(serves, info=said(WORK.installed.manifest_sha256), **fields)
+    verdict = verdict_of(serves, info=info_of(WORK.installed.manifest_sha256), **fields)
     assert verdict.level is (Level.WARN if tried else Level.OK)
     assert tried in verdict.message
 
 
 def test_full_disk_is_a_warning() -> None:
-    verdict = judged(WELL, free_bytes=1 << 20)
+    verdict = verdict_of(WELL, free_bytes=1 << 20)
     assert verdict.level is Level.WARN and verdict.message.startswith("disk space is too low")
     assert "1 MB free" in verdict.message
 
@@ -131,7 +132,7 @@ def test_feedback_reports_bytes_a_few_times_a_second_and_the_last_always() -> No
     sent: list[tuple[str, int, float]] = []
     clock = Clock()
     feedback = UpdateFeedback(
-        lambda told: sent.append((told.state, told.bytes_done, told.bytes_per_s)), clock.monotonic
+        lambda message: sent.append((message.state, message.bytes_done, message.bytes_per_s)), clock.monotonic
     )
     feedback.on_state(State(phase=Phase.DOWNLOAD, work=WORK), "")
     for done in range(0, 1001, 5):
@@ -144,7 +145,7 @@ def test_feedback_reports_bytes_a_few_times_a_second_and_the_last_always() -> No
 
 def test_feedback_of_one_update_does_not_carry_over() -> None:
     sent: list[float] = []
-    feedback = UpdateFeedback(lambda told: sent.append(told.shadow_error_ratio))
+    feedback = UpdateFeedback(lambda message: sent.append(message.shadow_error_ratio))
     known = Summary(60, 0.2, 0.3, -0.1, 0.2)
     feedback.on_comparison(ShadowReport(Verdict.CONTINUE, "", known, 90, 80, 60))
     assert sent[-1] == pytest.approx(1.5)
@@ -155,7 +156,7 @@ def test_feedback_of_one_update_does_not_carry_over() -> None:
 def test_comparison_without_results_can_be_reported() -> None:
     sent: list[float] = []
     nothing = Summary(0, math.nan, math.nan, -math.inf, math.inf)
-    UpdateFeedback(lambda told: sent.append(told.shadow_error_ratio)).on_comparison(
+    UpdateFeedback(lambda message: sent.append(message.shadow_error_ratio)).on_comparison(
         ShadowReport(Verdict.CONTINUE, "", nothing, 1, 0, 0)
     )
     assert math.isnan(sent[-1])

@@ -158,9 +158,9 @@ def test_model_with_next_to_no_results_was_idle() -> None:
 
 
 def test_unknown_node_is_absent() -> None:
-    unheard, heard = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
-    assert (unheard.is_alive, unheard.was_seen, unheard.active_sha256) == (False, False, "")
-    assert (heard.is_alive, heard.was_seen) == (True, True)
+    unseen, seen = NodeHealthMonitor(NODE, silent_after_s=5.0, clock=Clock().monotonic), Watched().watch
+    assert (unseen.is_alive, unseen.was_seen, unseen.active_sha256) == (False, False, "")
+    assert (seen.is_alive, seen.was_seen) == (True, True)
 
 
 def test_silent_node_is_gone() -> None:

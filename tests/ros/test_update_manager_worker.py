@@ -32,19 +32,19 @@ class Client:
     def __init__(self) -> None:
         self.state = State(result="updated")
         self.opened: list[dict[str, Any]] = []
-        self.let_go = threading.Event()
+        self.released = threading.Event()
         self.error: UpdateError | None = None
         self.heartbeat: Any = None
 
     @contextmanager
-    def open(self, *, heartbeat: Any, **asked: Any) -> Iterator[Client]:
-        self.opened.append(asked)
+    def open(self, *, heartbeat: Any, **options: Any) -> Iterator[Client]:
+        self.opened.append(options)
         self.heartbeat = heartbeat
         yield self
 
     def update(self, *, begin: bool = True) -> State:
         self.opened[-1]["begin"] = begin
-        while not self.let_go.wait(0.01):
+        while not self.released.wait(0.01):
             self.heartbeat()
         if self.error is not None:
             raise self.error
@@ -54,7 +54,7 @@ class Client:
         return WORK.release
 
 
-class AtWork:
+class RunningWorker:
     """Run a worker on its thread."""
 
     def __init__(self, folder: Path, poll_s: float | None = None, fleet: Any = None) -> None:
@@ -66,7 +66,7 @@ class AtWork:
         self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
 
-    def ask(self, **what: Any) -> Request:
+    def submit(self, **what: Any) -> Request:
         request = Request(**what)
         assert self.worker.submit(request)
         return request
@@ -84,60 +84,60 @@ class AtWork:
 
 
 @pytest.fixture
-def at_work(tmp_path: Path) -> Iterator[Any]:
-    made: list[AtWork] = []
+def start_worker(tmp_path: Path) -> Iterator[Any]:
+    workers: list[RunningWorker] = []
 
-    def make(poll_s: float | None = None, fleet: Any = None) -> AtWork:
-        made.append(AtWork(tmp_path, poll_s, fleet))
-        return made[-1]
+    def make(poll_s: float | None = None, fleet: Any = None) -> RunningWorker:
+        workers.append(RunningWorker(tmp_path, poll_s, fleet))
+        return workers[-1]
 
     yield make
-    for one in made:
+    for one in workers:
         one.close()
 
 
-def test_request_is_carried_out_with_its_own_options(at_work: Any) -> None:
-    work = at_work()
-    work.client.let_go.set()
-    assert work.ask().done.wait(10)
-    request = work.ask(source=Path("/stick"), again=True)
+def test_request_is_carried_out_with_its_own_options(start_worker: Any) -> None:
+    work = start_worker()
+    work.client.released.set()
+    assert work.submit().done.wait(10)
+    request = work.submit(source=Path("/stick"), again=True)
     assert request.done.wait(10) and request.state == work.client.state
     options = UpdateOptions(source=Path("/stick"), retry_rejected=True)
     assert work.client.opened[1:] == [{"options": options, "begin": True}]
     assert work.worker.accepts_requests
 
 
-def test_worker_takes_one_request_at_a_time(at_work: Any) -> None:
-    work = at_work()
-    work.ask()
+def test_worker_takes_one_request_at_a_time(start_worker: Any) -> None:
+    work = start_worker()
+    work.submit()
     assert not work.worker.accepts_requests and not work.worker.submit(Request())
 
 
-def test_automatic_update_answers_an_ordinary_request(at_work: Any) -> None:
-    work = at_work(poll_s=3600.0)
+def test_automatic_update_answers_an_ordinary_request(start_worker: Any) -> None:
+    work = start_worker(poll_s=3600.0)
     work.until_opened(1)
     assert not work.worker.submit(Request(check_only=True)), "an update is in work"
-    request = work.ask()
-    work.client.let_go.set()
+    request = work.submit()
+    work.client.released.set()
     assert request.done.wait(10) and request.state == work.client.state
     assert len(work.client.opened) == 1
 
 
-def test_other_request_waits_for_the_automatic_update_and_can_be_withdrawn(at_work: Any) -> None:
-    work = at_work(poll_s=3600.0)
+def test_other_request_waits_for_the_automatic_update_and_can_be_withdrawn(start_worker: Any) -> None:
+    work = start_worker(poll_s=3600.0)
     work.until_opened(1)
-    withdrawn = work.ask(again=True)
+    withdrawn = work.submit(again=True)
     assert work.worker.withdraw(withdrawn) and withdrawn.done.is_set() and withdrawn.state is None
-    request = work.ask(again=True)
-    work.client.let_go.set()
+    request = work.submit(again=True)
+    work.client.released.set()
     assert request.done.wait(10) and len(work.client.opened) == 2
     assert not work.worker.withdraw(request)
 
 
 @pytest.mark.parametrize("waits", [State(phase=Phase.ARMED, work=WORK), State(phase=Phase.RESOLVE, waits=1)])
-def test_pending_update_continues_without_a_new_one(at_work: Any, waits: State) -> None:
-    work = at_work()
-    request = work.ask()
+def test_pending_update_continues_without_a_new_one(start_worker: Any, waits: State) -> None:
+    work = start_worker()
+    request = work.submit()
     work.until_opened(1)
     work.worker.wake()
     time.sleep(0.1)
@@ -145,30 +145,30 @@ def test_pending_update_continues_without_a_new_one(at_work: Any, waits: State) 
     work.worker.on_state(waits)
     work.worker.wake()
     work.until_opened(2)
-    work.client.let_go.set()
+    work.client.released.set()
     assert request.done.wait(10)
-    assert [asked["begin"] for asked in work.client.opened] == [True, False]
+    assert [options["begin"] for options in work.client.opened] == [True, False]
 
 
-def test_check_reports_the_available_release(at_work: Any) -> None:
-    request = at_work().ask(check_only=True)
+def test_check_reports_the_available_release(start_worker: Any) -> None:
+    request = start_worker().submit(check_only=True)
     assert request.done.wait(10) and request.offered == WORK.release
 
 
-def test_error_ends_the_request_and_not_the_thread(at_work: Any) -> None:
-    work = at_work()
-    work.client.let_go.set()
+def test_error_ends_the_request_and_not_the_thread(start_worker: Any) -> None:
+    work = start_worker()
+    work.client.released.set()
     work.client.error = FetchError("cannot be reached")
-    failed = work.ask()
+    failed = work.submit()
     assert failed.done.wait(10) and failed.error == "cannot be reached" and failed.state is None
     work.client.error = None
-    assert (good := work.ask()).done.wait(10) and good.state is not None
+    assert (good := work.submit()).done.wait(10) and good.state is not None
     assert work.lines == ["error: cannot be reached"]
 
 
-def test_stopping_worker_answers_pending_requests(at_work: Any) -> None:
-    work = at_work()
-    request = work.ask()
+def test_stopping_worker_answers_pending_requests(start_worker: Any) -> None:
+    work = start_worker()
+    request = work.submit()
     work.until_opened(1)
     work.close()
     assert request.done.is_set() and request.state is None
@@ -176,7 +176,7 @@ def test_stopping_worker_answers_pending_requests(at_work: Any) -> None:
 
 
 def test_failed_worker_answers_pending_requests_and_accepts_no_more(tmp_path: Path) -> None:
-    def broken(**asked: Any) -> Any:
+    def broken(**options: Any) -> Any:
         raise RuntimeError("no memory")
 
     worker = Worker(broken, poll_s=lambda: None, root=tmp_path, log=lambda line: None)
@@ -187,7 +187,7 @@ def test_failed_worker_answers_pending_requests_and_accepts_no_more(tmp_path: Pa
     assert not worker.submit(Request())
 
 
-def test_fleet_managed_worker_polls_and_still_accepts_manual_requests(at_work: Any) -> None:
+def test_fleet_managed_worker_polls_and_still_accepts_manual_requests(start_worker: Any) -> None:
     rounds = threading.Semaphore(0)
 
     def fleet(alive: Any) -> float:
@@ -195,10 +195,10 @@ def test_fleet_managed_worker_polls_and_still_accepts_manual_requests(at_work: A
         rounds.release()
         return 0.0
 
-    work = at_work(3600.0, fleet)
+    work = start_worker(3600.0, fleet)
     assert rounds.acquire(timeout=10) and rounds.acquire(timeout=10)
     assert work.client.opened == [], "nothing is installed that was not ordered"
-    work.client.let_go.set()
-    request = work.ask()
+    work.client.released.set()
+    request = work.submit()
     assert request.done.wait(10) and request.state == work.client.state
     assert rounds.acquire(timeout=10)

@@ -17,7 +17,7 @@ from jepa_msgs.msg import EpisodeResult, ModelInfo, PlannerStatus  # noqa: E402
 pytestmark = pytest.mark.ros
 
 
-def told() -> view.GraphSnapshot:
+def snapshot() -> view.GraphSnapshot:
     picture = view.GraphSnapshot()
     picture.set_model(ModelInfo(model_id="mine [/red]", version="[1"))
     picture.add_planner_status(PlannerStatus(state=PlannerStatus.SEEKING, e2e_ms=7.0, energy=2.0))
@@ -28,26 +28,26 @@ def told() -> view.GraphSnapshot:
 
 
 def test_plain_line_describes_a_planner_of_another_vendor(capsys: pytest.CaptureFixture[str]) -> None:
-    view.PlainLines(1.0).show(told())
-    said = capsys.readouterr().out
-    assert "max 7.00 ms" in said and "state 200" in said and "goals 1/1" in said
+    view.PlainLines(1.0).show(snapshot())
+    output = capsys.readouterr().out
+    assert "max 7.00 ms" in output and "state 200" in output and "goals 1/1" in output
 
 
 def test_received_text_cannot_control_the_terminal() -> None:
-    picture = told()
-    picture.set_model(ModelInfo(model_id="\x1b[2K"))
-    picture.add_episode(EpisodeResult(outcome="\x1b]0;"))
-    picture.set_diagnostics(DiagnosticStatus(level=DiagnosticStatus.ERROR, name="\r", message="\x9b1A"))
-    assert "ERROR: \\x9b1A" in picture.line()
-    assert picture.model.startswith("\\x1b[2K") and picture.health["\\r"]
-    assert picture.episodes[-1].startswith("0: \\x1b]0;")
+    view_model = snapshot()
+    view_model.set_model(ModelInfo(model_id="\x1b[2K"))
+    view_model.add_episode(EpisodeResult(outcome="\x1b]0;"))
+    view_model.set_diagnostics(DiagnosticStatus(level=DiagnosticStatus.ERROR, name="\r", message="\x9b1A"))
+    assert "ERROR: \\x9b1A" in view_model.line()
+    assert view_model.model.startswith("\\x1b[2K") and view_model.health["\\r"]
+    assert view_model.episodes[-1].startswith("0: \\x1b]0;")
 
 
 def test_names_are_shown_unchanged_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr("rich.console.Console", lambda: Console(file=written, width=120))
     terminal = view.Terminal()
-    terminal.show(told())
+    terminal.show(snapshot())
     terminal.close()
     for name in ("mine [/red] [1", "reached [/]", "state 200", "▁"):
         assert name in written.getvalue()

@@ -101,8 +101,8 @@ def test_node_with_an_unusable_bundle_exits_with_the_reason(ros_graph, tmp_path)
 def test_invalid_parameter_at_the_start_ends_the_node_with_the_reason(ros_graph, toy_bundle, name, value):
     ros_graph.start("world_model", {"bundle": toy_bundle, name: value})
     assert ros_graph.exit_code("world_model") == 1
-    said = ros_graph.log("world_model").read_text()
-    assert name in said and "Traceback" not in said
+    log = ros_graph.log("world_model").read_text()
+    assert name in log and "Traceback" not in log
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,7 +147,7 @@ def test_frames_at_three_times_the_possible_rate_are_dropped_in_favor_of_the_new
     counters = ros_graph.report("world_model")["counters"]
     assert counters["received"] == counters["processed"] + counters["dropped"] + counters["failed"]
     assert counters["dropped"] > counters["received"] / 3, f"{counters}, served at most {most_hz:.0f} Hz"
-    assert counters["processed"] > most_hz, "it goes on serving"
+    assert counters["processed"] > most_hz, "it continues to serve"
 
 
 def _send(graph, camera, futures, *, rate_hz: float, duration_s: float) -> float:
@@ -200,16 +200,16 @@ def test_two_cameras_are_served_independently_of_gaps_in_one(ros_graph, toy_bund
 
 
 @pytest.mark.parametrize(
-    ("camera", "told"),
+    ("camera", "expected"),
     [
         ("/rear", "'/rear' is not a relative topic name"),
         ("front/compressed", "parameter cameras: 'front/compressed' is a topic of compressed images"),
     ],
 )
-def test_cameras_need_relative_topics_of_raw_images(ros_graph, toy_bundle, camera, told):
+def test_cameras_need_relative_topics_of_raw_images(ros_graph, toy_bundle, camera, expected):
     ros_graph.start("world_model", {"bundle": toy_bundle, "cameras": ["front", camera]})
     assert ros_graph.exit_code("world_model") == 1
-    assert told in ros_graph.log("world_model").read_text()
+    assert expected in ros_graph.log("world_model").read_text()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
@@ -219,20 +219,20 @@ def test_inference_thread_keeps_to_its_cores_and_reports_missing_permissions(ros
     camera, futures = served(ros_graph, toy_bundle, cpu_affinity=[last], fifo_priority=5, lock_memory=True)
     ros_graph.until(lambda: len(futures) > 5, "futures", meanwhile=lambda: camera.publish(image()))
     ros_graph.until(lambda: "realtime/cpu_affinity" in values(diagnostics), "settings in the diagnostics")
-    told = values(diagnostics)
-    assert told["realtime/cpu_affinity"] == f"cores {last}"
+    reported = values(diagnostics)
+    assert reported["realtime/cpu_affinity"] == f"cores {last}"
     process = ros_graph.processes["world_model"].pid
     threads = [int(thread) for thread in os.listdir(f"/proc/{process}/task")]
     assert sorted(os.sched_getaffinity(process)) == rest
     assert any(os.sched_getaffinity(thread) == {last} for thread in threads)
     fifo = any(os.sched_getscheduler(thread) == os.SCHED_FIFO for thread in threads)
     if fifo:
-        assert told["realtime/fifo_priority"] == "SCHED_FIFO 5"
+        assert reported["realtime/fifo_priority"] == "SCHED_FIFO 5"
     else:
-        assert "LimitRTPRIO=5" in told["realtime/fifo_priority"]
+        assert "LimitRTPRIO=5" in reported["realtime/fifo_priority"]
         assert "LimitRTPRIO=5" in ros_graph.log("world_model").read_text()
-    assert told["realtime/keep_heap"] == "retained" or "glibc" in told["realtime/keep_heap"]
-    assert told["realtime/lock_memory"] == "locked" or "LimitMEMLOCK" in told["realtime/lock_memory"]
+    assert reported["realtime/keep_heap"] == "retained" or "glibc" in reported["realtime/keep_heap"]
+    assert reported["realtime/lock_memory"] == "locked" or "LimitMEMLOCK" in reported["realtime/lock_memory"]
     assert ros_graph.stop("world_model") == 0
 
 

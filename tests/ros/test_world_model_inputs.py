@@ -60,8 +60,8 @@ def test_old_goal_image_does_not_return_with_the_next_activation(ros_graph, toy_
             lambda sec=sec: futures and futures[-1].goal_stamp.sec == sec, "futures with a goal", **send
         )
     assert not futures[-1].goal_asked
-    asked = SetGoal.Request(stamp=Time(sec=66), image=image())
-    assert ros_graph.call(SetGoal, "world_model/set_goal", asked).success
+    request = SetGoal.Request(stamp=Time(sec=66), image=image())
+    assert ros_graph.call(SetGoal, "world_model/set_goal", request).success
     ros_graph.until(lambda: futures[-1].goal_stamp.sec == 66, "futures with the other goal", **send)
     assert futures[-1].goal_asked
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
@@ -99,13 +99,13 @@ def test_images_while_the_model_is_closed_do_not_end_the_node(ros_graph, toy_bun
 
 
 def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_bundle):
-    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     # Warnings about a toy model's surprise and bounds on noise are irrelevant here.
     camera, _ = served(ros_graph, toy_bundle, error_probability=0.5)
     commands = ros_graph.publisher(Twist, "cmd_vel")
 
     def until_told(words, *offsets_s, commanded=True):
-        told.clear()
+        diagnostics.clear()
         offsets_ns = cycle(round(offset_s * 1e9) for offset_s in offsets_s)
 
         def look():
@@ -114,7 +114,7 @@ def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_b
                 commands.publish(Twist())
 
         def is_told():
-            return any(words in status.message for message in told for status in message.status)
+            return any(words in status.message for message in diagnostics for status in message.status)
 
         ros_graph.until(is_told, words, meanwhile=look)
 
@@ -127,7 +127,7 @@ def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_b
 
 
 def test_non_finite_commands_are_reported(ros_graph, toy_bundle):
-    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     camera, _ = served(ros_graph, toy_bundle)
     commands, broken = ros_graph.publisher(Twist, "cmd_vel"), Twist()
     broken.linear.x = math.nan
@@ -137,19 +137,19 @@ def test_non_finite_commands_are_reported(ros_graph, toy_bundle):
         commands.publish(broken)
 
     def is_told():
-        return any("2 finite numbers, got [nan, 0.0]" in each.status[0].message for each in told)
+        return any("2 finite numbers, got [nan, 0.0]" in each.status[0].message for each in diagnostics)
 
     ros_graph.until(is_told, "a warning", meanwhile=look)
 
 
 def test_other_publishers_of_images_and_results_are_reported(ros_graph, toy_bundle):
-    told = ros_graph.listen(DiagnosticArray, "/diagnostics")
+    diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     # Images without surprise, since there are no commands, cause a warning too.
     camera, _ = served(ros_graph, toy_bundle, stale_after_s=0.3)
 
     def until_told(*words):
         def is_told():
-            return told and all(each in told[-1].status[0].message for each in words)
+            return diagnostics and all(each in diagnostics[-1].status[0].message for each in words)
 
         ros_graph.until(is_told, " and ".join(words), meanwhile=lambda: camera.publish(image()))
 
@@ -188,8 +188,8 @@ def test_model_with_unsupported_actions_is_rejected_with_their_names(ros_graph, 
     ros_graph.start("world_model", {"bundle": arm, "allow_untrained": True, "autostart": False})
     assert not ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
     assert ros_graph.state("world_model") == "unconfigured"
-    said = ros_graph.log("world_model").read_text(encoding="utf-8")
-    assert f"configure failed: {arm}: action names ['shoulder', 'elbow']" in said and "Traceback" not in said
+    log = ros_graph.log("world_model").read_text(encoding="utf-8")
+    assert f"configure failed: {arm}: action names ['shoulder', 'elbow']" in log and "Traceback" not in log
     assert ros_graph.set_parameter("world_model", "bundle", str(toy_bundle)) == ""
     assert ros_graph.change_state("world_model", Transition.TRANSITION_CONFIGURE)
 

@@ -28,7 +28,7 @@ def main(enclave: str, name: str, duration_s: float) -> None:
     rclpy.init(args=["--ros-args", "--enclave", f"/{enclave}"])
     node = rclpy.create_node(name)
     refused: list[str] = []
-    heard: Counter[str] = Counter()
+    received: Counter[str] = Counter()
 
     def attempt(what: str, make: Callable[[], Any]) -> Any:
         try:
@@ -38,7 +38,7 @@ def main(enclave: str, name: str, duration_s: float) -> None:
             return None
 
     def hear(message: Image | LatentState) -> None:
-        heard[f"{type(message).__name__} of {message.header.frame_id}"] += 1
+        received[f"{type(message).__name__} of {message.header.frame_id}"] += 1
 
     wheels = attempt("drive", lambda: node.create_publisher(Twist, "cmd_vel", qos.RESULT))
     images = attempt("send images", lambda: node.create_publisher(Image, "image", qos.SENSOR))
@@ -58,7 +58,7 @@ def main(enclave: str, name: str, duration_s: float) -> None:
             answer = client.call_async(GetState.Request())
         rclpy.spin_once(node, timeout_sec=PERIOD_S)
     state = answer.result().current_state.label if answer is not None and answer.done() else ""
-    print(json.dumps({"refused": refused, "heard": heard, "state": state}))
+    print(json.dumps({"refused": refused, "received": received, "state": state}))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class World:
         self.asked_ns, self.candidates = 0, None
         self.answers = True
         self.decision = None
-        self.told = np.zeros(2)
+        self.last_command = np.zeros(2)
         self.reaches: list[GoalTracker] = []
         self.exchange()
 
@@ -108,14 +108,14 @@ class World:
         )
         try:
             self.decision = self.controller.update(futures, age_s=age_s)
-            self.told = self.obey(self.decision.command, stamp_ns)
+            self.last_command = self.obey(self.decision.command, stamp_ns)
         except RuntimeError as error:
             self.controller.report_fault(error)
             self.decision = None
             return None
         if self.decision.candidates is not None:
             self.asked_ns, self.candidates = stamp_ns, self.decision.candidates
-        self.controller.set_command(self.told)
+        self.controller.set_command(self.last_command)
         return self.decision
 
     def obey(self, command, stamp_ns):

@@ -288,7 +288,7 @@ class Seen(World):
     response = 1.0
 
     def image(self, **given):
-        executed = np.array(self.told, np.float32)
+        executed = np.array(self.last_command, np.float32)
         self.energy -= 1e-3
         decision = super().image(**given)
         self.controller.add_surprise(
@@ -301,7 +301,7 @@ class Seen(World):
         path = 0.0
         for _ in range(round(seconds * 1e9 / FRAME_NS)):
             self.image()
-            path += float(np.linalg.norm(self.told)) * FRAME_NS / 1e9
+            path += float(np.linalg.norm(self.last_command)) * FRAME_NS / 1e9
         return path
 
 
