@@ -91,8 +91,8 @@ class Graph:
 
     def report(self, node: str) -> dict[str, Any]:
         """Return the report that ``node`` wrote when it stopped."""
-        found: dict[str, Any] = json.loads((self.folder / f"{node}.json").read_text(encoding="utf-8"))
-        return found
+        fields: dict[str, Any] = json.loads((self.folder / f"{node}.json").read_text(encoding="utf-8"))
+        return fields
 
     def stop(self, node: str, number: signal.Signals = signal.SIGINT) -> int:
         """Send ``number`` and return the exit code."""

@@ -136,8 +136,8 @@ def test_report_that_cannot_be_written_is_reported_in_a_line_at_the_start(ros_gr
     assert ros_graph.exit_code("planner") == 1
     lines = ros_graph.log("planner").read_text(encoding="utf-8").splitlines()
     # Kilted warns about the variable that Jazzy uses for the DDS profile.
-    (said,) = [line for line in lines if "rmw_fastrtps" not in line]
-    assert said.startswith("error: /dev/null/planner.json: cannot be written")
+    (reported,) = [line for line in lines if "rmw_fastrtps" not in line]
+    assert reported.startswith("error: /dev/null/planner.json: cannot be written")
 
 
 def test_report_that_can_no_longer_be_written_is_reported_in_a_line(ros_graph, tmp_path):

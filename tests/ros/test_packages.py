@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ros
 
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
 NODES = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures")
-# update_manager has its own section in the parameter file, see test_update_manager_told.
+# update_manager has its own section in the parameter file, see test_update_manager_messages.
 DESCRIBED = (*NODES, "update_manager")
 BRINGUP = WORKSPACE / "src" / "jepa_bringup"
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")

@@ -114,7 +114,7 @@ def surprise(watched: Watched, share: float, frames: int = 900) -> None:
 
 
 @pytest.mark.parametrize(
-    ("usual", "found", "drifts"),
+    ("usual", "observed", "drifts"),
     [
         (0.01, 0.01, False),
         (0.01, 0.45, False),
@@ -125,19 +125,21 @@ def surprise(watched: Watched, share: float, frames: int = 900) -> None:
         (None, 0.90, True),
     ],
 )
-def test_model_surprised_more_than_usual_has_drifted(usual: float | None, found: float, drifts: bool) -> None:
+def test_model_surprised_more_than_usual_has_drifted(
+    usual: float | None, observed: float, drifts: bool
+) -> None:
     watched = Watched()
     watched.watch.compare()
     if usual is not None:
         surprise(watched, usual)
     watched.watch.begin(None)
-    surprise(watched, found)
+    surprise(watched, observed)
     assert watched.failure == "", "what surprises comes in bursts"
     for _ in range(10):
         watched.second()
     assert bool(watched.failure) is drifts
     if drifts:
-        assert watched.failure.startswith(f"predictions drift: {900 * found:.0f} of 900 frames")
+        assert watched.failure.startswith(f"predictions drift: {900 * observed:.0f} of 900 frames")
 
 
 def test_non_finite_surprise_is_a_failure() -> None:

@@ -27,16 +27,16 @@ def test_add_atlas_writes_a_new_bundle_and_leaves_the_old_one(
 ) -> None:
     before = Bundle.open(two_rooms_bundle).sha256
     assert make(two_rooms_bundle, tmp_path / "new", "--frames", "60") == 0
-    said = capsys.readouterr().out
-    assert "60 of 240 frames" in said and "MB of at most 64 MB" in said and "the map explains" in said
+    output = capsys.readouterr().out
+    assert "60 of 240 frames" in output and "MB of at most 64 MB" in output and "the map explains" in output
     assert Bundle.open(two_rooms_bundle).sha256 == before
     atlas = Atlas.from_bundle(Bundle.open(tmp_path / "new"))
     assert atlas is not None and len(atlas.images) == 60
     assert atlas.embedding.explained.sum() > 0.8, "a robot moves in two directions"
     with WorldModel.open(tmp_path / "new") as model:
         frame = next(iter(open_source(SOURCE).frames()))
-        found, away = atlas.nearest(model.encode(frame.image))
-        shown = atlas.image(int(found))
+        nearest, away = atlas.nearest(model.encode(frame.image))
+        shown = atlas.image(int(nearest))
     assert float(away) < 0.5 and np.abs(shown.astype(int) - frame.image).mean() < 10
 
 
@@ -65,8 +65,8 @@ def test_add_atlas_with_a_full_disk_is_reported_in_one_line(
 
     monkeypatch.setattr("jepa_export.bundling.add_atlas.copy_files", full)
     assert make(two_rooms_bundle, tmp_path / "new") == 1
-    told = capsys.readouterr().err
-    assert told.count("No space left on device") == 1 and "nothing was written" in told
+    stderr = capsys.readouterr().err
+    assert stderr.count("No space left on device") == 1 and "nothing was written" in stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -71,26 +71,28 @@ def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
-    asked = ["--target", "npu", "--target", "tensorrt", "--calibration", str(images), "--frames", "16"]
-    assert main(["add-variant", str(base.path), *asked, "--bundle-version", "2.0.0", "--out", str(out)]) == 0
-    made = Bundle.open(out)
-    assert variants_in(made, "encoder") == variants_in(base, "encoder") | set(NPU) | set(TENSORRT)
-    assert variants_in(made, "step") == set(NPU)
-    assert variants_in(made, "energy") == variants_in(base, "energy") | {
+    options = ["--target", "npu", "--target", "tensorrt", "--calibration", str(images), "--frames", "16"]
+    assert (
+        main(["add-variant", str(base.path), *options, "--bundle-version", "2.0.0", "--out", str(out)]) == 0
+    )
+    bundle = Bundle.open(out)
+    assert variants_in(bundle, "encoder") == variants_in(base, "encoder") | set(NPU) | set(TENSORRT)
+    assert variants_in(bundle, "step") == set(NPU)
+    assert variants_in(bundle, "energy") == variants_in(base, "energy") | {
         ("npu", "fp16"),
         ("tensorrt", "fp16"),
     }
     for record in base.manifest.files:
         if record.path != "report.json":
-            assert made.read(record.path) == base.read(record.path)
-    assert made.manifest.graphs.encoder[: len(base.manifest.graphs.encoder)] == base.manifest.graphs.encoder
+            assert bundle.read(record.path) == base.read(record.path)
+    assert bundle.manifest.graphs.encoder[: len(base.manifest.graphs.encoder)] == base.manifest.graphs.encoder
     unchanged = ("model_id", "release_seq", "io", "error_bounds", "surprise_threshold", "goal_threshold")
-    assert all(getattr(made.manifest, name) == getattr(base.manifest, name) for name in unchanged)
-    assert made.manifest.version == "2.0.0"
-    assert made.manifest.provenance.commit == base.manifest.provenance.commit
-    command = f"jepa-export add-variant toy {' '.join(asked)}"
-    assert made.manifest.provenance.command == f"{base.manifest.provenance.command}; {command}"
-    report = made.report()
+    assert all(getattr(bundle.manifest, name) == getattr(base.manifest, name) for name in unchanged)
+    assert bundle.manifest.version == "2.0.0"
+    assert bundle.manifest.provenance.commit == base.manifest.provenance.commit
+    command = f"jepa-export add-variant toy {' '.join(options)}"
+    assert bundle.manifest.provenance.command == f"{base.manifest.provenance.command}; {command}"
+    report = bundle.report()
     assert report["note"] == base.report()["note"]
     (note,) = report["added"]
     assert (note["command"], note["frames"]) == (command, 16)
@@ -110,10 +112,10 @@ def test_added_variant_computes_the_golden_outputs(
     kind: VariantKey, history_size: int, tmp_path: Path
 ) -> None:
     base = make_bundle(tmp_path / "toy", history_size=history_size)
-    made = add(base, tmp_path / "new", (kind,))
+    bundle = add(base, tmp_path / "new", (kind,))
     target, precision = kind
     engine = "openvino:CPU" if target == "npu" else "onnxruntime:CPU"
-    found = golden_parity(made, engine=engine, precision=precision, target=target)
+    found = golden_parity(bundle, engine=engine, precision=precision, target=target)
     assert [parity.graph for parity in found if parity.ok] == [
         "encoder", "predictor", *(["step"] if target == "npu" else []), "energy",
     ]  # fmt: skip
@@ -122,18 +124,18 @@ def test_added_variant_computes_the_golden_outputs(
 
 def test_bundle_with_step_graphs_gets_them_for_every_target(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy", step=True, energy=False)
-    made = add(base, tmp_path / "new", NPU + TENSORRT)
-    assert variants_in(made, "step") == variants_in(made, "predictor")
-    assert variants_in(made, "energy") == set()
+    bundle = add(base, tmp_path / "new", NPU + TENSORRT)
+    assert variants_in(bundle, "step") == variants_in(bundle, "predictor")
+    assert variants_in(bundle, "energy") == set()
 
 
 def test_int8_npu_variant_reuses_int8_openvino_weights_without_frames(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     on_cpu = add(base, tmp_path / "cpu", (("openvino", "int8"),))
-    made = add(on_cpu, tmp_path / "npu", (("npu", "int8"),), frames=None)
+    bundle = add(on_cpu, tmp_path / "npu", (("npu", "int8"),), frames=None)
 
     def weights(kind: VariantKey) -> list[bytes]:
-        model = openvino.Core().read_model(made.path / model_path("encoder", kind))
+        model = openvino.Core().read_model(bundle.path / model_path("encoder", kind))
         constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
         return sorted(op.get_data().tobytes() for op in constants if op.get_data().size > 8)
 
@@ -193,7 +195,7 @@ def test_onnx_graphs_that_miss_the_golden_outputs_are_rejected(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("options", "message"),
     [
         (["--target", "openvino", "--precision", "fp32"], "already has openvino/fp32: leave it out"),
         (["--target", "tensorrt"], "tensorrt/int8 must be calibrated: pass --calibration SOURCE"),
@@ -207,12 +209,12 @@ def test_onnx_graphs_that_miss_the_golden_outputs_are_rejected(tmp_path: Path) -
     ],
 )
 def test_impossible_variant_is_rejected_with_the_reason(
-    asked: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = make_bundle(tmp_path / "toy")
-    assert main(["add-variant", str(base.path), *asked, "--out", str(tmp_path / "new")]) == 1
-    said = capsys.readouterr().err
-    assert told in said and "Traceback" not in said
+    assert main(["add-variant", str(base.path), *options, "--out", str(tmp_path / "new")]) == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr and "Traceback" not in stderr
     assert only(tmp_path) == ["toy"]
 
 
@@ -237,8 +239,8 @@ def test_nothing_is_overwritten_even_if_created_meanwhile(
 ) -> None:
     base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
     other = make_bundle(tmp_path / "other", seed=2)
-    asked = ["--target", "tensorrt", "--precision", "fp16"]
-    assert main(["add-variant", str(base.path), *asked, "--out", str(other.path)]) == 1
+    options = ["--target", "tensorrt", "--precision", "fp16"]
+    assert main(["add-variant", str(base.path), *options, "--out", str(other.path)]) == 1
     assert f"{other.path} exists and is not replaced: choose another --out" in capsys.readouterr().err
     real = BundleBuilder.finish
 
@@ -247,7 +249,7 @@ def test_nothing_is_overwritten_even_if_created_meanwhile(
         return real(*given, **named)
 
     monkeypatch.setattr(BundleBuilder, "finish", slow)
-    assert main(["add-variant", str(base.path), *asked, "--out", str(out)]) == 1
+    assert main(["add-variant", str(base.path), *options, "--out", str(out)]) == 1
     assert f"{out} cannot be written: Directory not empty; nothing was written" in capsys.readouterr().err
     assert Bundle.open(out).sha256 == other.sha256
     assert only(tmp_path) == ["new", "other", "toy"]
@@ -259,9 +261,9 @@ def test_blobs_without_an_npu_variant_or_compiler_are_rejected(
     base = make_bundle(tmp_path / "toy")
     assert main(["compile-npu", str(base.path), "--out", str(tmp_path / "new")]) == 1
     assert "has no NPU variant: add one first (jepa-export add-variant)" in capsys.readouterr().err
-    made = add(base, tmp_path / "npu", (("npu", "fp16"),))
+    bundle = add(base, tmp_path / "npu", (("npu", "fp16"),))
     with pytest.raises(JepaExportError, check=code("target.npu_compiler_missing")):
-        add_blobs(made, tmp_path / "new", progress=print)
+        add_blobs(bundle, tmp_path / "new", progress=print)
     assert only(tmp_path) == ["npu", "toy"]
 
 

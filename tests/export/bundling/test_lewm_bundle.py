@@ -50,9 +50,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path) -> LeWM:
-    found = read("lewm", checkpoint).model
-    assert isinstance(found, LeWM)
-    return found
+    loaded = read("lewm", checkpoint).model
+    assert isinstance(loaded, LeWM)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_npu_bundle_has_a_step_graph_and_opens(checkpoint: Path, tmp_path: Path)
         assert main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--out", str(folder)]) == 0
     bundle = Bundle.open(folder)
     for precision in ("int8", "fp16"):
-        found = golden_parity(bundle, engine="openvino:CPU", precision=precision, target="npu")
-        assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step"]
+        reports = golden_parity(bundle, engine="openvino:CPU", precision=precision, target="npu")
+        assert [parity.graph for parity in reports if parity.ok] == ["encoder", "predictor", "step"]
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_action_limits_and_scale_count_each_action_once(
 def test_constant_action_is_reported(model: LeWM, recordings: tuple[Recording, ...], tmp_path: Path) -> None:
     trajectories = sample_trajectories(recordings, action_dim=ACTION_DIM, horizon=HORIZON)
     statistics = replace(trajectories.statistics, low=(0.0, -1.0), high=(0.0, 1.0))
-    said: list[str] = []
+    messages: list[str] = []
 
     def stop(what: str) -> None:
-        said.append(what)
+        messages.append(what)
         if what.startswith("encoding"):
             raise KeyboardInterrupt
 
@@ -153,7 +153,7 @@ def test_constant_action_is_reported(model: LeWM, recordings: tuple[Recording, .
             seed=0,
             progress=stop,
         )
-    assert "the action linear.x is constant" in said[0] and len(said) == 2
+    assert "the action linear.x is constant" in messages[0] and len(messages) == 2
 
 
 def test_recordings_without_matching_actions_are_rejected(recordings: tuple[Recording, ...]) -> None:
@@ -197,11 +197,11 @@ def test_runtime_computes_what_lewm_computes(
 def test_actions_are_standardized_in_the_graph(model: LeWM) -> None:
     mean, std = np.float32([1, 2, 3, 4]), np.float32([2, 2, 0.5, 1])
     latent, raw = torch.ones(1, 1, 1, 24), torch.ones(2, HORIZON, 4)
-    found = UnnormalizedRollout(model, mean, std)(latent, raw)
+    actual = UnnormalizedRollout(model, mean, std)(latent, raw)
     expected = model.rollout(
         latent[0].expand(2, -1, -1), (raw - torch.from_numpy(mean)) / torch.from_numpy(std)
     )
-    torch.testing.assert_close(found[:, :, 0], expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(actual[:, :, 0], expected, atol=2e-5, rtol=0)
 
 
 def test_every_variant_matches_torch_and_verifies(built: Path) -> None:
@@ -221,8 +221,8 @@ def test_untrained_build_is_marked_and_reports_its_cost_first(
     folder = tmp_path / "bundle"
     arguments = ["--untrained", "--depth", "1", "--only", "onnx/fp32", "--calibration", SOURCE]
     assert main(["build", "--teacher", "lewm", *arguments, "--horizon", "2", "--out", str(folder)]) == 0
-    said = capsys.readouterr().out
-    assert said.index("300 futures of 2 steps need") < said.index("[1]")
+    output = capsys.readouterr().out
+    assert output.index("300 futures of 2 steps need") < output.index("[1]")
     manifest = Bundle.open(folder).manifest
     assert (manifest.trained, manifest.error_bounds) == (False, (0.0, 0.0))
     assert "random weights" in manifest.description

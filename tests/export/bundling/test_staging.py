@@ -56,8 +56,8 @@ def test_unreadable_folder_is_reported(tmp_path: Path) -> None:
 
 
 def replace(folder: Path) -> None:
-    with staged(folder) as made:
-        (made / MANIFEST).write_text("new")
+    with staged(folder) as staging:
+        (staging / MANIFEST).write_text("new")
 
 
 def test_replacement_killed_at_any_moment_leaves_the_old_or_the_new_bundle(old: Path) -> None:
@@ -73,8 +73,8 @@ def test_replacement_killed_at_any_moment_leaves_the_old_or_the_new_bundle(old: 
 
 
 def test_failed_replacement_leaves_only_the_old_bundle(old: Path) -> None:
-    with pytest.raises(ValueError, match="stop"), staged(old) as made:
-        (made / MANIFEST).write_text("new")
+    with pytest.raises(ValueError, match="stop"), staged(old) as staging:
+        (staging / MANIFEST).write_text("new")
         raise ValueError("stop")
     assert (old / MANIFEST).read_text() == "old" and list(old.parent.iterdir()) == [old]
 

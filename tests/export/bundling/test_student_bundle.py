@@ -42,11 +42,19 @@ def write(
         teacher=None,
     )
     measured = MeasuredErrors(error_bounds=(1.0, 1.0), surprise_threshold=1.0, goal_threshold=goal)
-    said: list[str] = []
+    messages: list[str] = []
     bundle = write_student_bundle(
-        student, noise(0)[None], folder, settings, identity, measured, seed=0, progress=said.append, **further
+        student,
+        noise(0)[None],
+        folder,
+        settings,
+        identity,
+        measured,
+        seed=0,
+        progress=messages.append,
+        **further,
     )
-    return bundle, said
+    return bundle, messages
 
 
 def told_to_be(precisions: tuple[str, ...] = ("int8",)) -> BundleSettings:
@@ -75,19 +83,19 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_calibration_context_does_not_cross_clips() -> None:
     latents = torch.arange(15.0).reshape(3, 5, 1, 1)
     samples = rollout_samples(latents, told_to_be(), 0)
-    found = [sample["history_latents"].flatten().tolist() for sample in samples]
-    assert found == [[first, first + 1] for first in range(15) if first % 5 != 4]
+    contexts = [sample["history_latents"].flatten().tolist() for sample in samples]
+    assert contexts == [[first, first + 1] for first in range(15) if first % 5 != 4]
 
 
 @pytest.mark.slow
 def test_every_graph_is_measured_on_held_out_frames(tmp_path: Path) -> None:
-    bundle, said = write(tmp_path / "bundle", held_out=noise(1)[None])
-    told = bundle.report()["int8"]
-    assert [each["graph"] for each in told] == GRAPHS
-    for each in told:
+    bundle, messages = write(tmp_path / "bundle", held_out=noise(1)[None])
+    int8 = bundle.report()["int8"]
+    assert [each["graph"] for each in int8] == GRAPHS
+    for each in int8:
         assert each["holds"] and each["held_out"] and each["in_fp32"] == []
         assert each["limits"]["worst"] < each["found"]["worst"] <= each["found"]["mean"] < 1
-        assert any(line.startswith(f"{each['graph']} in INT8 on held-out samples") for line in said)
+        assert any(line.startswith(f"{each['graph']} in INT8 on held-out samples") for line in messages)
 
 
 def test_int8_actions_change_the_next_frame_as_in_fp32(tmp_path: Path) -> None:
@@ -112,21 +120,21 @@ def test_int8_actions_change_the_next_frame_as_in_fp32(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_report_without_held_out_data_does_not_claim_any(tmp_path: Path) -> None:
-    bundle, said = write(tmp_path / "bundle", held_out=noise(0)[None], seen=True)
+    bundle, messages = write(tmp_path / "bundle", held_out=noise(0)[None], seen=True)
     for each in bundle.report()["int8"]:
         assert each["held_out"] is False
-        assert any(line.startswith(f"{each['graph']} in INT8 on calibration samples") for line in said)
-    assert not any("held-out" in line for line in said)
+        assert any(line.startswith(f"{each['graph']} in INT8 on calibration samples") for line in messages)
+    assert not any("held-out" in line for line in messages)
 
 
 def test_unreachable_goal_threshold_is_reported(tmp_path: Path) -> None:
-    for goal, told in ((1e-12, True), (1e-3, False)):
-        _, said = write(tmp_path / "bundle", precisions=("fp32",), goal=goal)
-        assert any("no goal will count as reached" in line for line in said) == told
+    for goal, reported in ((1e-12, True), (1e-3, False)):
+        _, messages = write(tmp_path / "bundle", precisions=("fp32",), goal=goal)
+        assert any("no goal will count as reached" in line for line in messages) == reported
 
 
 @pytest.mark.slow
 def test_int8_without_held_out_frames_is_not_tuned(tmp_path: Path) -> None:
-    bundle, said = write(tmp_path / "bundle")
+    bundle, messages = write(tmp_path / "bundle")
     assert "int8" not in bundle.report()
-    assert not any("held-out" in line for line in said)
+    assert not any("held-out" in line for line in messages)

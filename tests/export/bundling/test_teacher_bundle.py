@@ -96,8 +96,8 @@ def test_manifest_describes_the_teacher(built: Built) -> None:
     assert (manifest.history_size, manifest.horizon, manifest.num_samples) == (SIZE, HORIZON, 1)
     assert (manifest.io.latent.tokens, manifest.io.latent.dim) == (9, 40)
     assert manifest.licence == "MIT"
-    told = manifest.provenance.teacher
-    assert told is not None and f"{built.case}.pt" in told and TINY[built.case].weights in told
+    teacher = manifest.provenance.teacher
+    assert teacher is not None and f"{built.case}.pt" in teacher and TINY[built.case].weights in teacher
     assert all(bound > 0 for bound in manifest.error_bounds)
     assert manifest.surprise_threshold > 0 and manifest.goal_threshold > 0
     forms = [("openvino", "fp32"), ("onnx", "fp32")]
@@ -110,12 +110,12 @@ def test_runtime_computes_what_the_teacher_computes(built: Built, engine: str) -
     clips = normalize(torch.from_numpy(shown).float())[:, None].expand(-1, 2, -1, -1, -1)
     latents = built.model(clips)
     with WorldModel.open(built.folder, engine=engine) as model:
-        found = np.stack([model.encode(frame) for frame in shown])
-        np.testing.assert_allclose(found, latents, atol=1e-4, rtol=0)
-        told = model.predict(np.zeros((1, HORIZON, 1), np.float32), latents=latents.numpy())
+        latents_found = np.stack([model.encode(frame) for frame in shown])
+        np.testing.assert_allclose(latents_found, latents, atol=1e-4, rtol=0)
+        futures = model.predict(np.zeros((1, HORIZON, 1), np.float32), latents=latents.numpy())
     if built.model.config.output_space == "encoder":
         expected = built.model.anticipate(latents.flatten(0, 1)[None], steps=HORIZON)
-        np.testing.assert_allclose(told.latents.reshape(1, -1, 40), expected, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(futures.latents.reshape(1, -1, 40), expected, atol=1e-4, rtol=0)
 
 
 def test_report_compares_every_variant_with_torch(built: Built) -> None:
@@ -146,11 +146,11 @@ def test_teacher_bundle_verifies_and_runs_on_a_source(built: Built, tmp_path: Pa
 @pytest.mark.parametrize("horizon", [1, 2, 4])
 def test_readout_is_scored_on_frames_it_was_not_fitted_on(horizon: int) -> None:
     starts = teacher_bundle.windows(TINY["vjepa2_1"].config, horizon)
-    foretold = [set(range(start + SIZE, start + SIZE + horizon)) for start in starts]
-    fitted, judged = set().union(*foretold[:4]), set().union(*foretold[4:])
-    assert len(starts) == 8 and not fitted & judged
+    predicted = [set(range(start + SIZE, start + SIZE + horizon)) for start in starts]
+    fitted, scored = set().union(*predicted[:4]), set().union(*predicted[4:])
+    assert len(starts) == 8 and not fitted & scored
     needed = teacher_bundle.frames_needed(TINY["vjepa2_1"].config, SIZE, horizon)
-    assert needed == max(fitted | judged) + 1
+    assert needed == max(fitted | scored) + 1
     assert teacher_bundle.windows(TINY["vjepa2"].config, horizon) == list(range(8)), "nothing is fitted"
 
 
@@ -175,10 +175,10 @@ def test_error_bounds_are_those_of_the_predictions() -> None:
 
 def test_reported_cost_matches_the_built_graphs(built: Built) -> None:
     model = built.model
-    cost, found = bundle_cost(model.config, SIZE, HORIZON), bundle_multiply_adds(Bundle.open(built.folder))
+    cost, counted = bundle_cost(model.config, SIZE, HORIZON), bundle_multiply_adds(Bundle.open(built.folder))
     assert cost.encoder.weights == sum(each.numel() for each in model.encoder.parameters())
-    assert cost.encoder.multiply_adds == found["encoder"]
-    assert cost.predictor.multiply_adds == found["predictor"]
+    assert cost.encoder.multiply_adds == counted["encoder"]
+    assert cost.predictor.multiply_adds == counted["predictor"]
 
 
 def test_cost_of_real_teachers_is_known_before_reading_weights() -> None:
@@ -213,12 +213,12 @@ def test_accelerators_get_the_teacher_in_fp16(tmp_path: Path, monkeypatch: pytes
     assert all(row["min_cosine"] > 0.999 for row in rows)
 
 
-def request_of(said: str) -> TeacherRequest:
+def request_of(command_line: str) -> TeacherRequest:
     """What the command line ``said`` asks of the builder."""
     taken: list[TeacherRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build_teacher", lambda request: taken.append(request) or 0)
-        assert main([*shlex.split(said)[1:], "--out", "x"]) == 0
+        assert main([*shlex.split(command_line)[1:], "--out", "x"]) == 0
     return taken[0]
 
 
@@ -231,8 +231,8 @@ def request_of(said: str) -> TeacherRequest:
     ],
 )
 def test_recorded_command_contains_every_option(further: list[str]) -> None:
-    asked = request_of(shlex.join(["jepa-export", "build", "--teacher", "vjepa2", *further]))
-    assert request_of(asked.command) == asked
+    request = request_of(shlex.join(["jepa-export", "build", "--teacher", "vjepa2", *further]))
+    assert request_of(request.command) == request
 
 
 def test_recorded_command_omits_the_local_checkpoint_path(checkpoints: dict[str, Path]) -> None:
@@ -266,9 +266,11 @@ def test_impossible_build_is_reported_in_one_line_and_leaves_nothing(
     arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", *arguments, "--out", str(tmp_path / "models" / "teacher")]) == 1
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        said.endswith(f"[{reason}]\n") and said.startswith("jepa-export: error: ") and said.count("\n") == 1
+        stderr.endswith(f"[{reason}]\n")
+        and stderr.startswith("jepa-export: error: ")
+        and stderr.count("\n") == 1
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -47,7 +47,7 @@ COMMANDS = {
         "frames depth horizon seed calibration only teacher",
     ),
 }
-ASKED = [(name, option) for name, (_, options) in COMMANDS.items() for option in options.split()]
+FLAGS = [(name, option) for name, (_, options) in COMMANDS.items() for option in options.split()]
 VALUES = st.one_of(
     st.integers(-3, 40).map(str),
     st.sampled_from(
@@ -72,14 +72,14 @@ def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asked=st.sampled_from(ASKED), value=VALUES)
+@given(flag=st.sampled_from(FLAGS), value=VALUES)
 def test_option_values_are_accepted_or_rejected_in_one_line(
-    asked: tuple[str, str],
+    flag: tuple[str, str],
     value: str,
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name, option = asked
+    name, option = flag
     out = tmp_path_factory.mktemp("any") / "out"
     capsys.readouterr()
     try:
@@ -88,9 +88,11 @@ def test_option_values_are_accepted_or_rejected_in_one_line(
         assert ended.code == 2
         assert f"argument --{option}: " in capsys.readouterr().err
         return
-    told = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert status == 1
-    assert told.startswith("jepa-export: ") and told.count("\n") == 1 + value.count("\n") * told.count(value)
+    assert stderr.startswith("jepa-export: ") and stderr.count("\n") == 1 + value.count("\n") * stderr.count(
+        value
+    )
     assert not (out / "bundle").exists()
 
 

@@ -49,15 +49,15 @@ class Built:
     """A bundle, and what building it printed."""
 
     folder: Path
-    said: str
+    output: str
 
 
 def build(folder: Path, *further: str) -> Built:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         assert main([*BUILD, *further, "--out", str(folder)]) == 0
     assert list(folder.parent.iterdir()) == [folder]
-    return Built(folder, said.getvalue())
+    return Built(folder, output.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +82,17 @@ def test_build_reports_the_cost_of_the_student_before_its_steps(built: Built) ->
     student = create("tiny", px=32, action_scale=SCALE, seed=0)
     for network in (student.encoder, student.predictor):
         count = sum(parameter.numel() for parameter in network.parameters())
-        assert f"{count / 1e6:.2f} M" in built.said and f"{4 * count / 1e6:.1f}" in built.said
-    said = " ".join(built.said.split())
-    assert "16 futures" in said and "calibrated on 64 frames" in said
-    places = [said.index(part) for part in ("tiny", *(f"[{step}]" for step in range(1, 6)), "bundle:")]
+        assert f"{count / 1e6:.2f} M" in built.output and f"{4 * count / 1e6:.1f}" in built.output
+    output = " ".join(built.output.split())
+    assert "16 futures" in output and "calibrated on 64 frames" in output
+    places = [output.index(part) for part in ("tiny", *(f"[{step}]" for step in range(1, 6)), "bundle:")]
     assert places == sorted(places)
 
 
 @pytest.mark.usefixtures("copied")
 def test_build_prints_the_output_path_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30) / "x[" / "bold]"
-    assert build(folder).said.splitlines()[-1] == f"bundle: {folder}"
+    assert build(folder).output.splitlines()[-1] == f"bundle: {folder}"
 
 
 def test_bundle_opens_strictly_and_describes_itself(built: Built) -> None:
@@ -109,36 +109,36 @@ def test_bundle_opens_strictly_and_describes_itself(built: Built) -> None:
 
 
 def test_report_states_how_closely_each_graph_matches_the_networks(built: Built) -> None:
-    told = {
+    parity = {
         (entry["graph"], entry["target"], entry["precision"]): entry
         for entry in Bundle.open(built.folder).report()["parity"]
     }
-    assert told.keys() == {(role, *variant) for role in ROLES for variant in VARIANTS}
-    for (_, _, precision), entry in told.items():
+    assert parity.keys() == {(role, *variant) for role in ROLES for variant in VARIANTS}
+    for (_, _, precision), entry in parity.items():
         assert entry["min_cosine"] > (0.9999 if precision == "fp32" else 0.9)
         assert entry["max_abs"] < (1e-4 if precision == "fp32" else 2)
 
 
-def request_of(said: str) -> StudentRequest:
+def request_of(output: str) -> StudentRequest:
     """What the command line ``said`` asks of the builder."""
     taken: list[StudentRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build_student", lambda request: taken.append(request) or 0)
-        assert main([*shlex.split(said)[1:], "--out", "x"]) == 0
+        assert main([*shlex.split(output)[1:], "--out", "x"]) == 0
     return taken[0]
 
 
 def test_bundle_records_the_command_that_builds_it(built: Built) -> None:
-    asked = request_of(shlex.join(["jepa-export", *BUILD]))
-    assert request_of(Bundle.open(built.folder).manifest.provenance.command) == asked
+    request = request_of(shlex.join(["jepa-export", *BUILD]))
+    assert request_of(Bundle.open(built.folder).manifest.provenance.command) == request
 
 
 def test_recorded_command_contains_every_option() -> None:
     further = ["--size", "48", "--seed", "7", "--calibration", "my clips"]
     targets = ["--target", "npu", "--target", "tensorrt"]
     for each in (LEAN, targets):
-        asked = request_of(shlex.join(["jepa-export", *BUILD, *each, *further]))
-        assert request_of(asked.command) == asked
+        request = request_of(shlex.join(["jepa-export", *BUILD, *each, *further]))
+        assert request_of(request.command) == request
 
 
 def test_untrained_bundle_is_not_served_by_default(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,10 +167,10 @@ def test_runtime_computes_what_the_networks_compute(built: Built) -> None:
         latents = student.encoder(torch.from_numpy(frames))
         futures = student.predictor(latents[None], torch.from_numpy(actions), torch.from_numpy(between[None]))
     with WorldModel.open(built.folder, precision="fp32", allow_untrained=True) as model:
-        found = np.stack([model.encode(frame) for frame in frames])
-        np.testing.assert_allclose(found, latents, atol=1e-3)
-        told = model.predict(actions, latents=latents.numpy(), history_actions=between)
-        np.testing.assert_allclose(told.latents, futures, atol=1e-3)
+        actual = np.stack([model.encode(frame) for frame in frames])
+        np.testing.assert_allclose(actual, latents, atol=1e-3)
+        predicted = model.predict(actions, latents=latents.numpy(), history_actions=between)
+        np.testing.assert_allclose(predicted.latents, futures, atol=1e-3)
         one = model.predict(actions[:1, :1], latents=latents.numpy(), history_actions=between)
         np.testing.assert_allclose(one.latents, futures[:1, :1], atol=1e-3)
 
@@ -201,9 +201,9 @@ def test_video_is_sampled_at_every_frame_one_step_apart(tmp_path: Path) -> None:
 def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that ``arguments`` end in."""
     assert main([*BUILD, *arguments, "--out", str(out)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("jepa-export: ") and said.count("\n") == 1
-    return said
+    output = capsys.readouterr().err
+    assert output.startswith("jepa-export: ") and output.count("\n") == 1
+    return output
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_too_few_calibration_frames_are_counted(tmp_path: Path, capsys: pytest.C
     film.mkdir()
     for index in range(12):
         cv2.imwrite(str(film / f"{index}.png"), np.zeros((8, 8, 3), np.uint8))
-    said = refused(["--calibration", str(film)], tmp_path / "vit_ti", capsys)
-    assert "has 2 frames one step apart, calibration needs at least 16" in said
+    output = refused(["--calibration", str(film)], tmp_path / "vit_ti", capsys)
+    assert "has 2 frames one step apart, calibration needs at least 16" in output
     assert list(tmp_path.iterdir()) == [film]
 
 
@@ -256,8 +256,8 @@ def test_output_that_is_no_bundle_is_rejected_at_once_and_unchanged(
     holiday = target / "holiday.txt" if kind == "folder" else target
     holiday.parent.mkdir(exist_ok=True)
     holiday.write_text("irreplaceable")
-    said = refused([], target, capsys)
-    assert f"{target} exists and is not a bundle: choose another --out" in said
+    output = refused([], target, capsys)
+    assert f"{target} exists and is not a bundle: choose another --out" in output
     assert holiday.read_text() == "irreplaceable"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -283,9 +283,9 @@ def test_graph_with_wrong_outputs_is_named_and_the_old_bundle_stays(
     exact = {"min_cosine": 0.9999, "max_abs": 1e-3}
     monkeypatch.setattr(student_bundle, "TOLERANCES", {"fp32": exact, "int8": exact})
     folder = Path(shutil.copytree(built.folder, tmp_path / "tiny"))
-    said = refused([], folder, capsys)
-    assert "the int8 encoder for openvino does not reproduce the network's outputs" in said
-    assert "nothing was written" in said
+    output = refused([], folder, capsys)
+    assert "the int8 encoder for openvino does not reproduce the network's outputs" in output
+    assert "nothing was written" in output
     assert Bundle.open(folder).sha256 == Bundle.open(built.folder).sha256
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -315,9 +315,9 @@ def test_interrupted_build_leaves_the_old_content(
     assert process.stdout is not None
     assert any("[2]" in line for line in process.stdout)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.strip().endswith("jepa-export: interrupted: nothing was written")
+    assert output.strip().endswith("jepa-export: interrupted: nothing was written")
     assert list(tmp_path.iterdir()) == [folder]
     assert Bundle.open(folder).sha256 == Bundle.open(built.folder).sha256
 
@@ -335,8 +335,8 @@ def test_smallest_real_student_builds_and_verifies(
 ) -> None:
     folder = tmp_path / "vit_ti"
     process = start(folder, *further)
-    _, said = process.communicate(timeout=110)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=110)
+    assert process.returncode == 0, output
     assert list(tmp_path.iterdir()) == [folder]
     assert runtime(["verify", str(folder)]) == 0
     action = Bundle.open(folder).manifest.io.action

@@ -57,7 +57,7 @@ def tiny() -> Iterator[None]:
 def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A bundle built where no vendor's compiler is at hand, and what was said."""
     folder = tmp_path_factory.mktemp("built") / "tiny"
-    said: list[str] = []
+    messages: list[str] = []
 
     def absent() -> None:
         raise JepaExportError("not installed: install it")
@@ -65,9 +65,9 @@ def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(npu_compiler, "find", absent)
         patch.setattr(tensorrt_check, "missing", lambda: "not installed: pip install it")
-        patch.setattr(command, "print_steps", lambda console: said.append)
+        patch.setattr(command, "print_steps", lambda console: messages.append)
         assert main([*BUILD, *LEAN, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]) == 0
-    return folder, "\n".join(said)
+    return folder, "\n".join(messages)
 
 
 def test_build_writes_every_requested_variant_and_nothing_else(without_compilers: tuple[Path, str]) -> None:
@@ -82,9 +82,9 @@ def test_build_writes_every_requested_variant_and_nothing_else(without_compilers
 def test_build_without_a_compiler_explains_how_to_get_it_and_completes(
     without_compilers: tuple[Path, str],
 ) -> None:
-    folder, said = without_compilers
-    assert "a robot compiles the IRs itself: not installed: install it" in said
-    assert "not checked with NVIDIA's builder: not installed: pip install it" in said
+    folder, messages = without_compilers
+    assert "a robot compiles the IRs itself: not installed: install it" in messages
+    assert "not checked with NVIDIA's builder: not installed: pip install it" in messages
     report = Bundle.open(folder).report()
     assert report["npu"]["graphs"] == report["tensorrt"]["graphs"] == []
     assert "not measured" in report["npu"]["about"]
@@ -129,8 +129,8 @@ def test_runtime_ignores_variants_for_other_devices(
 ) -> None:
     monkeypatch.setattr(tensorrt_check, "missing", lambda: "not installed")
     folder = tmp_path / "tiny"
-    asked = ["--target", "onnx", "--target", "tensorrt", "--out", str(folder)]
-    assert main([*BUILD, *LEAN, *asked]) == 0
+    options = ["--target", "onnx", "--target", "tensorrt", "--out", str(folder)]
+    assert main([*BUILD, *LEAN, *options]) == 0
     for engine in ("onnxruntime:CPU", "openvino:CPU"):
         assert runtime(["verify", str(folder), "--engine", engine]) == 0, capsys.readouterr().err
 
@@ -144,36 +144,36 @@ def graphs(tmp_path: Path) -> Path:
 def test_blobs_are_stored_next_to_their_graph_with_reported_estimates(
     graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Path] = []
+    compiled: list[Path] = []
     monkeypatch.setattr(npu_compiler, "find", lambda: None)
-    monkeypatch.setattr(vendor_compilers, "compile_blob", lambda _, out, __: asked.append(out) or ESTIMATE)
+    monkeypatch.setattr(vendor_compilers, "compile_blob", lambda _, out, __: compiled.append(out) or ESTIMATE)
     variant = Variant(target="npu", precision="int8", path=model_path("encoder", ("npu", "int8")))
-    found = vendor_compilers.run_vendor_compilers(graphs, [("encoder", variant)], 64, print)
+    reports = vendor_compilers.run_vendor_compilers(graphs, [("encoder", variant)], 64, print)
     names = [f"encoder/npu/model_int8_{platform}.blob" for platform in (3720, 4000, 5010)]
-    assert [str(path.relative_to(graphs)) for path in asked] == names
-    assert [row["platform"] for row in found["npu"]["graphs"]] == ["3720", "4000", "5010"]
-    assert found["npu"]["graphs"][0]["estimate"]["total_ms"] == 1.235
+    assert [str(path.relative_to(graphs)) for path in compiled] == names
+    assert [row["platform"] for row in reports["npu"]["graphs"]] == ["3720", "4000", "5010"]
+    assert reports["npu"]["graphs"][0]["estimate"]["total_ms"] == 1.235
 
 
 def test_graph_rejected_by_a_compiler_is_reported(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *_: object) -> Schedule:
         raise JepaExportError(f"{path}: no")
 
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(npu_compiler, "find", lambda: None)
     monkeypatch.setattr(vendor_compilers, "compile_blob", refuse)
     monkeypatch.setattr(tensorrt_check, "missing", lambda: None)
     monkeypatch.setattr(tensorrt_check, "check", lambda path, count: REFUSED)
     kinds = select_variants((), "npu/fp16") + select_variants((), "tensorrt/fp16")
-    asked = [
+    requests = [
         ("step", Variant(target=kind[0], precision="fp16", path=model_path("step", kind))) for kind in kinds
     ]
-    found = vendor_compilers.run_vendor_compilers(graphs, asked, 64, said.append)
-    assert {row["problem"] for row in found["npu"]["graphs"]} == {"step/npu/model_fp16.xml: no"}
-    (row,) = found["tensorrt"]["graphs"]
+    reports = vendor_compilers.run_vendor_compilers(graphs, requests, 64, messages.append)
+    assert {row["problem"] for row in reports["npu"]["graphs"]} == {"step/npu/model_fp16.xml: no"}
+    (row,) = reports["tensorrt"]["graphs"]
     assert (row["built"], row["problems"]) == (False, ["no such operator"])
-    assert any("rejects it: no such operator" in line for line in said)
-    json.dumps(found)
+    assert any("rejects it: no such operator" in line for line in messages)
+    json.dumps(reports)
 
 
 def test_full_disk_is_reported_before_the_build(
@@ -194,9 +194,9 @@ def test_disk_that_fills_up_during_the_build_leaves_nothing(tmp_path: Path) -> N
         "import sys; from jepa_export.students import family; from jepa_export.cli import main;"
         f"family.FAMILY['tiny'] = family.{TINY!r}; sys.exit(main())"
     )
-    asked = [*BUILD, *LEAN, "--only", "onnx/fp32", "--out", str(tmp_path / "tiny")]
+    options = [*BUILD, *LEAN, "--only", "onnx/fp32", "--out", str(tmp_path / "tiny")]
     ended = subprocess.run(
-        [sys.executable, "-c", program, *asked],
+        [sys.executable, "-c", program, *options],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
         capture_output=True,
         text=True,

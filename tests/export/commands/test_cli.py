@@ -18,17 +18,17 @@ POSITIVE = "must be a positive number of at most 1e+09"
 TRAIN = ["train", "two_rooms", "--out"]
 
 
-@pytest.mark.parametrize("gone", ["torch", "nncf"])
+@pytest.mark.parametrize("missing", ["torch", "nncf"])
 def test_missing_extra_is_reported_with_its_install_command(
-    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        cli.importlib.util, "find_spec", lambda name, *rest: None if name == gone else find(name, *rest)
+        cli.importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest)
     )
     assert main([*TRAIN, str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert gone in said and "pip install 'jepa-edge[export]'" in said
+    stderr = capsys.readouterr().err
+    assert missing in stderr and "pip install 'jepa-edge[export]'" in stderr
     assert not (tmp_path / "out").exists()
 
 

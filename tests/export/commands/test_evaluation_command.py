@@ -53,8 +53,8 @@ def test_evaluate_prints_figures_and_writes_json_and_html(
     shown = capsys.readouterr().out
     for part in ("openvino:CPU int8", "no motion", "wall removed", "straight_line", "11.55 M"):
         assert part in shown
-    told = json.loads(figures.read_text())
-    assert [variant["precision"] for variant in told["variants"]] == ["int8", "fp32", "fp32"]
+    report = json.loads(figures.read_text())
+    assert [variant["precision"] for variant in report["variants"]] == ["int8", "fp32", "fp32"]
     html = page.read_text()
     assert html.startswith("<!DOCTYPE html>") and html.count("<svg") == 7
     assert not re.search(r"<script|https?:|@import|url\(", html)
@@ -203,8 +203,8 @@ def test_invalid_use_is_reported_in_one_line_and_nothing_is_written(
     output = "--html" if "--json" in filled else "--json"
     run = ["evaluate", "--clips", "2", *filled, "--write", output, str(tmp_path / "x")]
     assert main(run) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("jepa-export: ") and reason in said and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("jepa-export: ") and reason in stderr and stderr.count("\n") == 1
     assert (sorted(tmp_path.rglob("*")), Bundle.open(bundle).sha256) == before
 
 
@@ -215,10 +215,10 @@ def test_evaluate_on_a_video_measures_surprise_in_two_rooms(bundle: Path, tmp_pa
         noise = np.random.default_rng(index).integers(0, 256, (60, 80, 3))
         cv2.imwrite(str(film / f"{index}.png"), noise)
     assert main(["evaluate", str(bundle), *BRIEF, "--data", str(film), "--json", str(figures)]) == 0
-    told = json.loads(figures.read_text())
-    assert told["data"] == str(film) and told["frames"] == 2
-    assert told["variants"][0]["foresight"] is None and told["variants"][0]["surprise"] is not None
-    assert any("executed actions" in note for note in told["notes"])
+    report = json.loads(figures.read_text())
+    assert report["data"] == str(film) and report["frames"] == 2
+    assert report["variants"][0]["foresight"] is None and report["variants"][0]["surprise"] is not None
+    assert any("executed actions" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(

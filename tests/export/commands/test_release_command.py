@@ -55,9 +55,9 @@ def test_release_commands_work_from_an_empty_folder_to_a_downgrade(
     of_stable = ("--channel", "stable")
     terms = ("--percent", 10, "--hardware", "orin_nx", "--latency-p99-ms", 20)
     assert run("publish", repo, toy_bundle, *of_stable, *terms) == 0
-    said = capsys.readouterr().out
-    assert "reproduces its golden outputs in fp32, fp16" in said
-    assert "toy 1.2.3 is release 1 of channel stable, for 10 % of the robots (orin_nx)" in said
+    output = capsys.readouterr().out
+    assert "reproduces its golden outputs in fp32, fp16" in output
+    assert "toy 1.2.3 is release 1 of channel stable, for 10 % of the robots (orin_nx)" in output
     assert run("rollout", repo, *of_stable, "--model", "toy", "--percent", 100) == 0
     assert "for 100 % of the robots" in capsys.readouterr().out
     second = variant(toy_bundle, tmp_path / "second", "1.2.4", changed=100)
@@ -104,8 +104,8 @@ def test_signing_commands_rotate_and_resign(published: Path, tmp_path: Path, cap
 
 def test_quorums_follow_the_policy_unless_overridden(tmp_path: Path) -> None:
     repo, keys = tmp_path / "repo", tmp_path / "keys"
-    asked = ("--policy", "fleet", "--root-threshold", 2, "--root-keys", 3, "--channel", "field")
-    assert run("init", repo, "--keys", keys, *asked) == 0
+    options = ("--policy", "fleet", "--root-threshold", 2, "--root-keys", 3, "--channel", "field")
+    assert run("init", repo, "--keys", keys, *options) == 0
     repository = opened(repo)
     assert repository.channels == ["field"]
     quorums = {
@@ -145,8 +145,8 @@ def test_invalid_use_is_reported_in_one_line(
     published: Path, tmp_path: Path, arguments: tuple[str, ...], reason: str, capsys: Output
 ) -> None:
     assert run(*(text.format(repo=published, tmp=tmp_path) for text in arguments)) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("jepa-export: ") and reason in said and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("jepa-export: ") and reason in stderr and stderr.count("\n") == 1
 
 
 def test_check_names_content_that_robots_cannot_use(published: Path, capsys: Output) -> None:
@@ -156,10 +156,10 @@ def test_check_names_content_that_robots_cannot_use(published: Path, capsys: Out
     (lost,) = folder.glob("*.golden.npz")
     lost.unlink()
     assert run("check", published) == 3
-    said = capsys.readouterr().out
-    assert f"{damaged}: does not match its signed hash: restore it from a backup" in said
-    assert f"{lost}: cannot be read (No such file or directory)" in said
-    assert "2 problems" in said
+    output = capsys.readouterr().out
+    assert f"{damaged}: does not match its signed hash: restore it from a backup" in output
+    assert f"{lost}: cannot be read (No such file or directory)" in output
+    assert "2 problems" in output
 
 
 def test_check_follows_the_pointer(published: Path) -> None:
@@ -185,8 +185,8 @@ def test_check_reports_expired_metadata(
 ) -> None:
     monkeypatch.setattr("jepa_export.release.repository.utc_now", lambda: utc_now() + timedelta(days=8))
     assert run("check", published) == 1
-    said = capsys.readouterr().err
-    assert "timestamp.json is expired: sign it again with jepa-export release resign" in said
+    stderr = capsys.readouterr().err
+    assert "timestamp.json is expired: sign it again with jepa-export release resign" in stderr
 
 
 @pytest.mark.parametrize(("days", "expired"), [(170, None), (190, "targets"), (370, "root, targets")])

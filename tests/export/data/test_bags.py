@@ -71,8 +71,10 @@ def test_choosing_another_action_does_not_decode_images_again(tmp_path: Path, st
 def test_copies_of_a_bag_are_one_recording_and_different_bags_are_not(tmp_path: Path) -> None:
     one, other = write_drive(tmp_path / "a.mcap"), write_drive(tmp_path / "b.mcap", frames=9)
     copy = Path(shutil.copy(one, tmp_path / "c.mcap"))
-    told = [BagOrigin(path, options).identity() for path, options in ((one, {}), (copy, {"topic": "/image"}))]
-    assert told[0] == told[1] != BagOrigin(other, {}).identity()
+    identities = [
+        BagOrigin(path, options).identity() for path, options in ((one, {}), (copy, {"topic": "/image"}))
+    ]
+    assert identities[0] == identities[1] != BagOrigin(other, {}).identity()
 
 
 def test_frames_after_the_last_commands_are_excluded(tmp_path: Path, store: FrameStore) -> None:

@@ -144,9 +144,9 @@ def empty_features(info: dict[str, Any]) -> None:
     info["features"] = {"action": info["features"]["action"]}
 
 
-def feature(**told: Any) -> Callable[[dict[str, Any]], None]:
+def feature(**changes: Any) -> Callable[[dict[str, Any]], None]:
     """Return a change of the description of ``action``."""
-    return lambda info: info["features"]["action"].update(told)
+    return lambda info: info["features"]["action"].update(changes)
 
 
 def second_camera(info: dict[str, Any]) -> None:

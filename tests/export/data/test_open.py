@@ -38,11 +38,11 @@ def test_videos_in_a_folder_become_clips(tmp_path: Path, bikes: Path, carphone: 
     for film, below in ((bikes, "a"), (carphone, "b/c")):
         (tmp_path / "films" / below).mkdir(parents=True)
         shutil.copy(film, tmp_path / "films" / below)
-    told: list[str] = []
+    messages: list[str] = []
     store = FrameStore(tmp_path / "cache", height=64, width=64)
-    data = open_data([str(tmp_path / "films")], store, held_out=0, progress=told.append)
+    data = open_data([str(tmp_path / "films")], store, held_out=0, progress=messages.append)
     assert names(data.train) == ["bikes.mp4", "carphone_pristine.mp4"]
-    assert [text.split(":")[0] for text in told] == ["recording 1 of 2", "recording 2 of 2"]
+    assert [text.split(":")[0] for text in messages] == ["recording 1 of 2", "recording 2 of 2"]
     windows = Windows(data.train, frames=4, rate_hz=5.0)
     assert len(windows.recordings[0].stamps_ns) == 250
     clip = windows[0]

@@ -89,8 +89,10 @@ def test_pressing_robots_pass_the_door_or_are_stopped_by_the_wall() -> None:
     def driven(pressing: float) -> tuple[float, float]:
         data = record((0, 1), layouts=20, trajectories=4, frames=17, kind="random", pressing=pressing)
         moved = np.diff(data.positions, axis=2)
-        told = data.actions * STEP_S
-        stopped = np.linalg.norm(moved - told, axis=-1) > 0.5 * np.linalg.norm(told, axis=-1)
+        displacements = data.actions * STEP_S
+        stopped = np.linalg.norm(moved - displacements, axis=-1) > 0.5 * np.linalg.norm(
+            displacements, axis=-1
+        )
         positions = data.positions.reshape(-1, 17, 2).astype(float)
         rooms = data.layouts.repeat(4)
         rows = np.arange(len(rooms))
@@ -105,10 +107,10 @@ def test_pressing_robots_pass_the_door_or_are_stopped_by_the_wall() -> None:
 
 
 def test_pressing_robots_leave_the_wandering_ones_unchanged() -> None:
-    alone, beside = recordings(), recordings(pressing=0.5)
-    same = (alone.actions == beside.actions).all(axis=(2, 3))
+    alone, pressed = recordings(), recordings(pressing=0.5)
+    same = (alone.actions == pressed.actions).all(axis=(2, 3))
     assert 0 < same.sum() < same.size
-    np.testing.assert_array_equal(alone.frames[same], beside.frames[same])
+    np.testing.assert_array_equal(alone.frames[same], pressed.frames[same])
 
 
 def test_evaluation_uses_other_layouts_than_training() -> None:

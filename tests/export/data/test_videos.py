@@ -79,8 +79,8 @@ def test_metadata_in_another_encoding_is_harmless(tmp_path: Path) -> None:
 def test_video_is_read_from_any_frame(tmp_path: Path, start: int, codec: str) -> None:
     path = write_video(tmp_path / "a.mp4", range(20), codec=codec)
     # Stamps in tables are rounded to float32.
-    found = [image for _, image in decoded(path, start_s=float(np.float32(start / 10)))]
-    assert numbers_of(found) == list(range(start, 20))
+    images = [image for _, image in decoded(path, start_s=float(np.float32(start / 10)))]
+    assert numbers_of(images) == list(range(start, 20))
 
 
 def test_rotated_video_is_turned_upright(tmp_path: Path) -> None:

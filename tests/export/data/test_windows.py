@@ -75,8 +75,8 @@ def test_clips_are_numbered_across_recordings_and_never_span_two(store: FrameSto
 
 
 def test_clips_never_span_a_gap(store: FrameStore) -> None:
-    gone = {7, 8, 9}
-    stamps = [stamp for index, stamp in enumerate(AT_10_HZ[:16]) if index not in gone]
+    missing = {7, 8, 9}
+    stamps = [stamp for index, stamp in enumerate(AT_10_HZ[:16]) if index not in missing]
     windows = Windows([store.prepare(Numbered(stamps))], frames=3, rate_hz=10.0)
     starts = [int(windows[index].stamps_ns[0]) // (100 * MS) for index in range(len(windows))]
     assert starts == [0, 1, 2, 3, 4, 10, 11, 12, 13]
@@ -329,14 +329,14 @@ def test_rare_values_are_within_the_range() -> None:
     stamps = np.arange(20_000) * 100 * MS
     values = np.sin(np.arange(20_000.0))
     values[12_345] = 7
-    found = measure(
+    statistics = measure(
         Windows([Blind(stamps, speeds(stamps.tolist(), values.tolist()))], frames=4, rate_hz=10.0)
     )
-    assert found is not None and found.high == (7.0,)
+    assert statistics is not None and statistics.high == (7.0,)
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ([50.0] * 5, []),
         ([0.1, 0.2, 0.3, 0.4, 2.0], []),
@@ -344,7 +344,9 @@ def test_rare_values_are_within_the_range() -> None:
         ([0.2, 0.2, 0.2, -200.0, 0.2], ["linear.x reaches -200 in drive 3, 0.2 in most recordings"]),
     ],
 )
-def test_recording_with_actions_of_another_magnitude_is_named(values: list[float], told: list[str]) -> None:
+def test_recording_with_actions_of_another_magnitude_is_named(
+    values: list[float], expected: list[str]
+) -> None:
     """Millimeters among meters, or one value from a bad cable."""
     stamps = np.arange(50) * 100 * MS
     recordings = []
@@ -352,7 +354,7 @@ def test_recording_with_actions_of_another_magnitude_is_named(values: list[float
         rows = np.zeros(50)
         rows[17] = value
         recordings.append(Blind(stamps, speeds(stamps.tolist(), rows.tolist()), name=f"drive {number}"))
-    assert outliers(Windows(recordings, frames=2, rate_hz=10.0)) == told
+    assert outliers(Windows(recordings, frames=2, rate_hz=10.0)) == expected
 
 
 def test_statistics_cover_only_the_training_clips() -> None:
@@ -365,14 +367,16 @@ def test_statistics_cover_only_the_training_clips() -> None:
     windows = Windows(recordings, frames=3, rate_hz=5.0)
     clips = [windows[index].actions for index in range(len(windows))]
     actions = np.concatenate([clip for clip in clips if clip is not None]).astype(float)
-    found = measure(windows)
-    assert found is not None
-    assert (found.low, found.high) == (tuple(actions.min(axis=0)), tuple(actions.max(axis=0)))
-    np.testing.assert_allclose([found.mean, found.std], [actions.mean(axis=0), actions.std(axis=0)])
+    statistics = measure(windows)
+    assert statistics is not None
+    assert (statistics.low, statistics.high) == (tuple(actions.min(axis=0)), tuple(actions.max(axis=0)))
+    np.testing.assert_allclose([statistics.mean, statistics.std], [actions.mean(axis=0), actions.std(axis=0)])
 
 
 def test_constant_action_has_no_spread_and_videos_have_no_actions() -> None:
     stamps = np.arange(50) * 100 * MS
-    found = measure(Windows([Blind(stamps, speeds(stamps.tolist(), [0.1] * 50))], frames=1, rate_hz=10.0))
-    assert found is not None and found.std == (0,)
+    statistics = measure(
+        Windows([Blind(stamps, speeds(stamps.tolist(), [0.1] * 50))], frames=1, rate_hz=10.0)
+    )
+    assert statistics is not None and statistics.std == (0,)
     assert measure(ten_clips()) is None

@@ -20,9 +20,9 @@ def test_isotropic_latents_have_full_rank(rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(24, rank, generator=generator))[0]
     signs = torch.cat([torch.eye(rank), -torch.eye(rank)])
-    found = latent_statistics(3 + (signs @ basis.T).unflatten(1, (4, 6)))
-    assert found.rank == pytest.approx(rank, rel=0.01)
-    assert not found.collapsed
+    statistics = latent_statistics(3 + (signs @ basis.T).unflatten(1, (4, 6)))
+    assert statistics.rank == pytest.approx(rank, rel=0.01)
+    assert not statistics.collapsed
 
 
 def test_single_latent_for_all_frames_is_a_collapse() -> None:
@@ -30,13 +30,13 @@ def test_single_latent_for_all_frames_is_a_collapse() -> None:
 
 
 def test_small_noise_around_one_latent_is_a_collapse_despite_its_rank() -> None:
-    found = latent_statistics(torch.randn(1, 4, 8) + 1e-3 * torch.randn(32, 4, 8))
-    assert found.rank > 10 and found.collapsed
+    statistics = latent_statistics(torch.randn(1, 4, 8) + 1e-3 * torch.randn(32, 4, 8))
+    assert statistics.rank > 10 and statistics.collapsed
 
 
 def test_frames_along_one_line_are_a_collapse_despite_their_spread() -> None:
-    found = latent_statistics(torch.linspace(-1, 1, 32)[:, None, None] * torch.randn(4, 8))
-    assert found.std > 0.1 and found.collapsed
+    statistics = latent_statistics(torch.linspace(-1, 1, 32)[:, None, None] * torch.randn(4, 8))
+    assert statistics.std > 0.1 and statistics.collapsed
 
 
 def test_non_finite_latents_are_a_collapse() -> None:

@@ -61,16 +61,16 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
 def test_settings_that_allow_no_bundle_are_rejected_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = refused([*DISTILL, "--num-samples", "70000"], tmp_path / "run", capsys)
-    assert "no valid bundle can be built from these settings: num_samples: " in told
+    stderr = refused([*DISTILL, "--num-samples", "70000"], tmp_path / "run", capsys)
+    assert "no valid bundle can be built from these settings: num_samples: " in stderr
     assert not (tmp_path / "run/encoder.pt").exists()
 
 
 def test_too_few_clips_for_the_second_stage_are_reported_before_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = refused([*DISTILL, "--batch", "90"], tmp_path / "run", capsys)
-    assert "a batch of 90 clips cannot be drawn from 70" in told
+    stderr = refused([*DISTILL, "--batch", "90"], tmp_path / "run", capsys)
+    assert "a batch of 90 clips cannot be drawn from 70" in stderr
     assert not (tmp_path / "run/encoder.pt").exists()
 
 
@@ -89,7 +89,7 @@ def test_unsuitable_held_out_data_is_reported_before_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     film = write_video(tmp_path / "film.mp4", range(20))
-    monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
+    monkeypatch.setattr(open_module, "split", lambda recordings, held_out: (recordings[:-1], recordings[-1:]))
     arguments = [*DISTILL, "--data", others.format(film=film)]
     assert complaint in refused(arguments, tmp_path / "run", capsys)
     assert not (tmp_path / "run/encoder.pt").exists()
@@ -103,15 +103,15 @@ def test_training_data_and_recordings_without_clips_are_reported(
 ) -> None:
     for name, length in {"a": 20, "b": 3, "c": 30}.items():
         write_video(tmp_path / f"films/{name}.mp4", range(length))
-    monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
+    monkeypatch.setattr(open_module, "split", lambda recordings, held_out: (recordings[:-1], recordings[-1:]))
     films = ["--data", str(tmp_path / "films"), "--rate", "10"]
     # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *films, *SHAPE, *PACE, "--num-samples", "70000"]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "to train on: 17 clips of 4 frames at 10 Hz in 1 of 2 recordings; " in told
-    assert "held out: 27 clips of 4 frames at 10 Hz in 1 of 1 recordings" in told
-    assert f"held out: {tmp_path}/films/c.mp4" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "to train on: 17 clips of 4 frames at 10 Hz in 1 of 2 recordings; " in output
+    assert "held out: 27 clips of 4 frames at 10 Hz in 1 of 1 recordings" in output
+    assert f"held out: {tmp_path}/films/c.mp4" in output
     assert f"are not known for that long: {tmp_path}/films/b.mp4" in caplog.text
 
 
@@ -122,8 +122,8 @@ def test_predictor_no_better_than_standing_still_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     errors = {"rmse": [0.3, 0.2], "copy_last_rmse": [0.2, 0.4], "error_bounds": [1.0, 1.0]}
-    found = ClipMetrics(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
-    monkeypatch.setattr(run.clip_metrics, "measure", lambda *_: found)
+    metrics = ClipMetrics(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
+    monkeypatch.setattr(run.clip_metrics, "measure", lambda *_: metrics)
     monkeypatch.setattr(run, "write_student_bundle", lambda *_, **__: None)
     assert main([*DISTILL, "--out", str(tmp_path / "run")]) == 0
     assert "relative to predicting no change: 1.50 at step 1, 0.50 at step 2" in capsys.readouterr().out
@@ -143,9 +143,9 @@ def test_bundle_records_its_training_data(distilled: Path) -> None:
     assert all(-1.6 < low < 0 < high < 1.6 for low, high in limits)
     assert min(manifest.error_bounds) > 0 and manifest.surprise_threshold > 0
     assert bundle.report()["open_loop"]["held_out"] is True
-    kept = read_teacher_retention(bundle)
-    assert kept is not None and (kept.teacher, kept.held_out) == ("tiny_vjepa2", True)
-    assert kept.variance is not None and kept.variance < 1 and -1 < kept.cosine < 1
+    retention = read_teacher_retention(bundle)
+    assert retention is not None and (retention.teacher, retention.held_out) == ("tiny_vjepa2", True)
+    assert retention.variance is not None and retention.variance < 1 and -1 < retention.cosine < 1
     measured_on = bundle.report()["open_loop"]["recordings"]
     assert f"held out: {7 * len(measured_on)} clips of 4 frames at 5 Hz" in manifest.provenance.data
     assert [each["graph"] for each in bundle.report()["int8"]][:2] == ["encoder", "step"]
@@ -159,8 +159,8 @@ def test_bundle_contains_the_trained_weights(distilled: Path) -> None:
     with torch.no_grad():
         expected = given.encoder(torch.from_numpy(frames)).numpy()
     with WorldModel.open(distilled / "bundle", precision="fp32", allow_untrained=True) as model:
-        found = np.stack([model.encode(frame) for frame in frames])
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+        actual = np.stack([model.encode(frame) for frame in frames])
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -177,8 +177,8 @@ def test_quantization_aware_encoder_is_in_the_bundle_and_used_by_later_predictor
     with torch.no_grad():
         expected = from_distillation(out).encoder(torch.from_numpy(frames)).numpy()
     with WorldModel.open(out / "bundle", precision="fp32", allow_untrained=True) as model:
-        found = np.stack([model.encode(frame) for frame in frames])
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+        actual = np.stack([model.encode(frame) for frame in frames])
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
     assert "--quantization-aware 3" in Bundle.open(out / "bundle").manifest.provenance.command
 
 
@@ -206,12 +206,12 @@ def test_completed_run_becomes_a_bundle_with_other_variants(
     assert main([*DISTILL, *forms, "--out", str(out)]) == 0
     manifest = Bundle.open(out / "bundle").manifest
     for graphs in (manifest.graphs.encoder, manifest.graphs.predictor, manifest.graphs.step):
-        found = {f"{each.target}/{each.precision}" for each in graphs}
-        assert found == {"tensorrt/int8", "tensorrt/fp16", "npu/int8", "npu/fp16"}
+        variants = {f"{each.target}/{each.precision}" for each in graphs}
+        assert variants == {"tensorrt/int8", "tensorrt/fp16", "npu/int8", "npu/fp16"}
     assert "--target tensorrt --target npu" in manifest.provenance.command
     given = [*TRAIN, "--encoder", str(distilled / "bundle"), "--untrained-teacher", *DATA, *forms]
-    told = refused(given, tmp_path / "more", capsys)
-    assert "omit --target and --only" in told
+    stderr = refused(given, tmp_path / "more", capsys)
+    assert "omit --target and --only" in stderr
 
 
 @pytest.mark.slow
@@ -250,8 +250,8 @@ def test_videos_and_a_vjepa2_become_a_bundle_that_the_runtime_runs(
     bundle = ["--bundle", str(out / "bundle"), "--allow-untrained"]
     assert runtime(["run", *bundle, "--source", str(bikes), "--duration", "3", "--json", str(played)]) == 0
     assert json.loads(played.read_text())["frames_processed"] > 30
-    told = json.loads(played.read_text())
-    assert told["predict_ms"]["n"] > 0, "nobody has to say what is executed"
+    report = json.loads(played.read_text())
+    assert report["predict_ms"]["n"] > 0, "nobody has to say what is executed"
     again = tmp_path / "again"
     arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--out", str(again)]
     assert main([*arguments, "--untrained-teacher"]) == 0
@@ -272,44 +272,44 @@ def test_impossible_settings_are_reported_at_once(
     capsys: pytest.CaptureFixture[str],
     bikes: Path,  # noqa: F811
 ) -> None:
-    def said(*arguments: str) -> str:
+    def stderr_of(*arguments: str) -> str:
         return refused(list(arguments), tmp_path / "run", capsys)
 
     film = ["--data", str(bikes), "--held-out", "0"]
-    assert "student 'nobody': unknown" in said(*DISTILL, "--student", "nobody")
-    assert "--steps: must be at least 1, got 0" in said(*DISTILL, "--steps", "0")
-    assert "--size: must be between 16 and 4096, got 0" in said(*DISTILL, "--size", "0")
-    assert "--size: must be between 16 and 4096, got 100000" in said(*DISTILL, "--size", "100000")
+    assert "student 'nobody': unknown" in stderr_of(*DISTILL, "--student", "nobody")
+    assert "--steps: must be at least 1, got 0" in stderr_of(*DISTILL, "--steps", "0")
+    assert "--size: must be between 16 and 4096, got 0" in stderr_of(*DISTILL, "--size", "0")
+    assert "--size: must be between 16 and 4096, got 100000" in stderr_of(*DISTILL, "--size", "100000")
     for rate in ("0", "-1", "nan", "inf"):
-        assert f"must be a positive number, got {rate}" in said(*DISTILL, "--learning-rate", rate)
-    assert "--batch: must be at least 1, got 0" in said(*DISTILL, "--batch", "0")
-    assert "--alarms: must be at least 1, got 0" in said(*DISTILL[:-1], "--alarms", "0")
+        assert f"must be a positive number, got {rate}" in stderr_of(*DISTILL, "--learning-rate", rate)
+    assert "--batch: must be at least 1, got 0" in stderr_of(*DISTILL, "--batch", "0")
+    assert "--alarms: must be at least 1, got 0" in stderr_of(*DISTILL[:-1], "--alarms", "0")
     for length in ("1025", str(2**63), str(10**20)):
-        assert "must be at most 1024, got 2 and" in said(*DISTILL, "--horizon", length)
+        assert "must be at most 1024, got 2 and" in stderr_of(*DISTILL, "--horizon", length)
     for rate in ("0", "-1", "nan", "inf", "1e-300"):
-        assert f"--rate: must be between 0.00028 and 1e+06, got {rate}" in said(*DISTILL, "--rate", rate)
-    assert "--data: empty" in said(*DISTILL, "--data", "")
-    assert "--quantization-aware: must be at least 0" in said(*DISTILL, "--quantization-aware", "-1")
-    assert "--int8-cosine must be above 0 and below 1" in said(*DISTILL, "--int8-cosine", "1")
-    assert "nowhere.mp4: no such file" in said(*DISTILL, "--data", "nowhere.mp4")
-    assert "no clip of 42 frames" in said(*DISTILL, "--horizon", "40")
-    assert "a batch of 400 clips cannot be drawn" in said(*DISTILL, "--batch", "400")
-    assert "the data has no actions" in said(*TRAIN, "--encoder", *TEACHER[1:], *film)
-    assert "not the folder of a distillation" in said(*TRAIN, "--encoder", str(tmp_path), *DATA)
+        assert f"--rate: must be between 0.00028 and 1e+06, got {rate}" in stderr_of(*DISTILL, "--rate", rate)
+    assert "--data: empty" in stderr_of(*DISTILL, "--data", "")
+    assert "--quantization-aware: must be at least 0" in stderr_of(*DISTILL, "--quantization-aware", "-1")
+    assert "--int8-cosine must be above 0 and below 1" in stderr_of(*DISTILL, "--int8-cosine", "1")
+    assert "nowhere.mp4: no such file" in stderr_of(*DISTILL, "--data", "nowhere.mp4")
+    assert "no clip of 42 frames" in stderr_of(*DISTILL, "--horizon", "40")
+    assert "a batch of 400 clips cannot be drawn" in stderr_of(*DISTILL, "--batch", "400")
+    assert "the data has no actions" in stderr_of(*TRAIN, "--encoder", *TEACHER[1:], *film)
+    assert "not the folder of a distillation" in stderr_of(*TRAIN, "--encoder", str(tmp_path), *DATA)
 
 
 @pytest.mark.parametrize("untrained", [True, False])
 def test_student_counts_as_trained_if_its_teacher_is(
     untrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
+    trained = []
     random = open_teacher(TEACHER[1], untrained=True, depth=None, seed=0, accept_non_commercial=False)
     monkeypatch.setattr(run, "open_teacher", lambda *_, **__: random)
-    monkeypatch.setattr(run._Run, "finish", lambda _, source, *__: told.append(source.trained))
+    monkeypatch.setattr(run._Run, "finish", lambda _, source, *__: trained.append(source.trained))
     arguments = [word for word in DISTILL if untrained or word != "--untrained-teacher"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
-    told.append(from_distillation(tmp_path).trained)
-    assert told == [not untrained] * 2
+    trained.append(from_distillation(tmp_path).trained)
+    assert trained == [not untrained] * 2
 
 
 def test_later_predictors_use_the_weights_with_the_best_held_out_loss(
@@ -339,30 +339,32 @@ def test_data_without_actions_is_reported_before_training(
 
 
 @pytest.fixture(params=["0", "0.2"])
-def share(request: pytest.FixtureRequest) -> str:
+def held_out(request: pytest.FixtureRequest) -> str:
     """Return the proportion of held-out recordings."""
     return str(request.param)
 
 
 @pytest.fixture
-def told(share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def told(held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the fields of the bundle, from a run without training."""
     named: dict[str, Any] = {}
     monkeypatch.setattr(run._Run, "train", lambda *_: None)
     monkeypatch.setattr(run, "write_student_bundle", lambda *_, **given: named.update(given))
-    assert main([*DISTILL, "--held-out", share, "--out", str(tmp_path)]) == 0
+    assert main([*DISTILL, "--held-out", held_out, "--out", str(tmp_path)]) == 0
     return named
 
 
-def test_report_states_whether_data_was_held_out(share: str, told: dict[str, Any]) -> None:
-    assert told["seen"] == (share == "0")
-    assert told["report"]["open_loop"]["held_out"] == (share != "0")
+def test_report_states_whether_data_was_held_out(held_out: str, told: dict[str, Any]) -> None:
+    assert told["seen"] == (held_out == "0")
+    assert told["report"]["open_loop"]["held_out"] == (held_out != "0")
 
 
-def test_report_marks_only_the_training_data(share: str, told: dict[str, Any], tmp_path: Path) -> None:
-    found = open_module.open_data([DATA[1]], FrameStore(tmp_path, height=48, width=48), held_out=float(share))
-    assert told["report"]["trained_on"] == sorted(map(mark, found.train))
-    assert (len(found.train) < 12) == (share != "0")
+def test_report_marks_only_the_training_data(held_out: str, told: dict[str, Any], tmp_path: Path) -> None:
+    data = open_module.open_data(
+        [DATA[1]], FrameStore(tmp_path, height=48, width=48), held_out=float(held_out)
+    )
+    assert told["report"]["trained_on"] == sorted(map(mark, data.train))
+    assert (len(data.train) < 12) == (held_out != "0")
 
 
 def test_teacher_that_no_bundle_can_hold_is_rejected_before_training() -> None:
@@ -386,9 +388,12 @@ def test_folder_of_other_settings_or_data_is_rejected(
     assert "learning_rate 0.0005 (now 0.1)" in refused([*DISTILL, "--learning-rate", "0.1"], out, capsys)
     assert "watch_every 2 (now 3)" in refused([*DISTILL, "--watch-every", "3"], out, capsys)
     other = [*DISTILL[:6], "--data", "two_rooms?trajectories=13&frames=10", *DISTILL[8:]]
-    told = refused(other, out, capsys)
-    assert "other settings: data" in told
-    assert "70 clips of 4 frames at 5 Hz in 10 of 10" in told and "77 clips of 4 frames at 5 Hz in 11" in told
+    stderr = refused(other, out, capsys)
+    assert "other settings: data" in stderr
+    assert (
+        "70 clips of 4 frames at 5 Hz in 10 of 10" in stderr
+        and "77 clips of 4 frames at 5 Hz in 11" in stderr
+    )
     assert "other settings: data" in refused([*DISTILL, "--held-out", "0.3"], out, capsys)
     (out / "settings.json").write_text("[1]")
     assert "settings.json: cannot be read or written" in refused(DISTILL, out, capsys)
@@ -414,6 +419,6 @@ def test_partly_trained_student_does_not_resume_with_other_targets(
     before = getattr(teacher, changed)
     with monkeypatch.context() as updated:
         updated.setattr(teacher, changed, lambda values: before(values) ** 3)
-        told = refused(DISTILL, tmp_path, capsys)
-    assert "encoder.pt: the targets of this stage differ from those that the run began with" in told
+        stderr = refused(DISTILL, tmp_path, capsys)
+    assert "encoder.pt: the targets of this stage differ from those that the run began with" in stderr
     assert main([*DISTILL, "--out", str(tmp_path)]) == 0

@@ -28,7 +28,7 @@ def clips(folder: Path, trajectories: int, frames: int) -> Windows:
     return Windows(data.train, frames=4, rate_hz=5)
 
 
-def student(tells: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def student(change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """A stage whose teacher returns some colors of the last frame, which the student changes by ``tells``."""
 
     def inputs(batch: Any, _device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +39,7 @@ def student(tells: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         parameters=lambda: iter([torch.zeros(1)]),
         inputs=inputs,
         encoder=lambda frames: frames[:, 8:24:4, 8:24:4].flatten(1, 2),
-        head=tells,
+        head=change,
     )
 
 
@@ -67,16 +67,18 @@ def test_retained_information_is_the_explained_variance_of_the_teacher(tmp_path:
 def test_student_no_better_than_the_mean_is_reported(
     variance: float | None, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    TeacherRetention(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).report(said.append)
-    assert "(mean cosine 0.800) on 9 clips, held out" in said[0]
+    messages: list[str] = []
+    TeacherRetention(teacher="one", clips=9, held_out=True, variance=variance, cosine=0.8).report(
+        messages.append
+    )
+    assert "(mean cosine 0.800) on 9 clips, held out" in messages[0]
     assert ("no more of one than the mean" in caplog.text) is warns
 
 
 def test_identical_clips_have_no_explained_variance(tmp_path: Path) -> None:
     windows = clips(tmp_path, 1, 4)
-    found = measure_retention(student(lambda tokens: tokens), DataSplit(windows, windows), "some teacher")
-    assert (found.clips, found.held_out, found.variance) == (1, False, None)
+    retention = measure_retention(student(lambda tokens: tokens), DataSplit(windows, windows), "some teacher")
+    assert (retention.clips, retention.held_out, retention.variance) == (1, False, None)
 
 
 def test_few_clips_are_all_used(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_few_clips_are_all_used(tmp_path: Path) -> None:
     config = PredictorConfig(tokens=2, dim=8, width=16, depth=1, heads=2, action_scale=(0.5, 2.0))
     predictor = Predictor(config).eval()
     windows = clips(tmp_path, 3, 8)
-    found = measure(PredictorStage(predictor, encoder, history=2), windows)
+    metrics = measure(PredictorStage(predictor, encoder, history=2), windows)
 
     errors = []
     with torch.no_grad():
@@ -93,6 +95,6 @@ def test_few_clips_are_all_used(tmp_path: Path) -> None:
             latents, actions = encoder(torch.from_numpy(clip.frames)), torch.from_numpy(clip.actions)
             futures = predictor(latents[None, :2], actions[None, 1:3], actions[None, :1])[0]
             errors.append((futures - latents[2:]).flatten(1).norm(dim=1).numpy())
-    assert found.clips == len(windows) == 15
-    assert found.error_bounds == pytest.approx(np.quantile(errors, 0.9, axis=0), rel=1e-4)
-    assert found.rmse == pytest.approx(np.sqrt(np.square(errors).mean(axis=0) / 16), rel=1e-4)
+    assert metrics.clips == len(windows) == 15
+    assert metrics.error_bounds == pytest.approx(np.quantile(errors, 0.9, axis=0), rel=1e-4)
+    assert metrics.rmse == pytest.approx(np.sqrt(np.square(errors).mean(axis=0) / 16), rel=1e-4)

@@ -102,17 +102,17 @@ def test_training_data_of_the_encoder_stays_marked(
 ) -> None:
     """If the encoder's recordings are unknown, none are marked: those of the predictor are not all."""
     folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "earlier"))
-    kept = TeacherRetention(
+    retention = TeacherRetention(
         teacher="a teacher", clips=64, held_out=True, variance=0.5, cosine=0.9
     ).as_report()
-    write_report(folder, kept | ({} if earlier is None else {"trained_on": earlier}))
+    write_report(folder, retention | ({} if earlier is None else {"trained_on": earlier}))
     seal(folder, Bundle.open(two_rooms_bundle).manifest)
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     monkeypatch.setattr(distill._Run, "train", lambda *_: None)
-    monkeypatch.setattr(distill, "write_predictor_bundle", lambda *_, **named: told.update(named))
+    monkeypatch.setattr(distill, "write_predictor_bundle", lambda *_, **named: fields.update(named))
     assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
-    marks = told["report"].get("trained_on")
-    assert kept.items() <= told["report"].items()
+    marks = fields["report"].get("trained_on")
+    assert retention.items() <= fields["report"].items()
     assert marks is None if earlier is None else "0123456789ab" in marks and 1 < len(marks) < 13
 
 
@@ -175,22 +175,22 @@ def test_encoder_computes_the_golden_latents(two_rooms_bundle: Path) -> None:
 def test_impossible_settings_are_reported_at_once(
     two_rooms_bundle: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(encoder: Path, *further: str) -> str:
+    def stderr_of(encoder: Path, *further: str) -> str:
         out = tmp_path / "run"
         assert main([*TRAIN, "--encoder", str(encoder), *further, "--out", str(out)]) == 1
         assert not out.exists()
         return " ".join(capsys.readouterr().err.split())
 
     random = changed(two_rooms_bundle, tmp_path / "random", trained=False)
-    assert "random: the encoder has random weights" in said(random)
+    assert "random: the encoder has random weights" in stderr_of(random)
     licensed = changed(two_rooms_bundle, tmp_path / "licensed", licence="CC-BY-NC-4.0")
-    assert "the license CC-BY-NC-4.0 forbids commercial use" in said(licensed)
-    assert "are too large: num_samples x horizon" in said(two_rooms_bundle, "--num-samples", "5000000")
-    assert "encoder variant openvino/fp16" in said(toy_bundle)
+    assert "the license CC-BY-NC-4.0 forbids commercial use" in stderr_of(licensed)
+    assert "are too large: num_samples x horizon" in stderr_of(two_rooms_bundle, "--num-samples", "5000000")
+    assert "encoder variant openvino/fp16" in stderr_of(toy_bundle)
     graphs = Bundle.open(two_rooms_bundle).manifest.graphs.model_dump(mode="json")
     quantized = {role: [form for form in graphs[role] if form["target"] == "openvino"] for role in graphs}
     lean = changed(two_rooms_bundle, tmp_path / "lean", graphs=quantized)
-    assert "lean: no fp32 encoder for OpenVINO or ONNX Runtime" in said(lean)
+    assert "lean: no fp32 encoder for OpenVINO or ONNX Runtime" in stderr_of(lean)
 
 
 def test_latents_keep_their_scale() -> None:

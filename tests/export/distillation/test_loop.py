@@ -119,17 +119,19 @@ def test_held_out_loss_is_reported_next_to_the_training_loss(
     held_out = some_clips(windows, 10)
     pace = replace(PACE, watch_every=1)
     trained = go(fabric, windows, tmp_path, pace, held_out=held_out)
-    head, *found = rows(tmp_path / "brightness_held_out.csv")
-    assert head == ["step", "loss", "error"] and [row[0] for row in found] == [str(step) for step in range(6)]
+    head, *held_out_rows = rows(tmp_path / "brightness_held_out.csv")
+    assert head == ["step", "loss", "error"] and [row[0] for row in held_out_rows] == [
+        str(step) for step in range(6)
+    ]
     last = load(tmp_path / "brightness.pt")["network"]
     stage = Brightness()
     stage.load_state_dict(last)
     expected = stage(*stage.inputs(held_out, torch.device("cpu")))["error"].item()
-    assert float(found[-1][2]) == pytest.approx(expected, rel=1e-5)
+    assert float(held_out_rows[-1][2]) == pytest.approx(expected, rel=1e-5)
     assert trained.sizes == {PACE.batch, 10 % PACE.batch}, "no more at a time than in a step"
-    least = min(float(row[1]) for row in found)
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"held out {float(found[-1][1]):.3g} (lowest {least:.3g})" in told
+    least = min(float(row[1]) for row in held_out_rows)
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"held out {float(losses_held_out[-1][1]):.3g} (lowest {least:.3g})" in output
 
 
 def test_training_without_held_out_data_reports_no_held_out_loss(
@@ -192,10 +194,10 @@ def test_non_finite_loss_names_step_and_clips_and_keeps_the_checkpoint(
     clips = ShardedBatches(windows, size=4, seed=0, rank=0, world_size=1).indices(3)
     with pytest.raises(JepaExportError) as caught:
         go(fabric, windows, tmp_path, stage=Brightness(bad=3))
-    told = str(caught.value)
+    message = str(caught.value)
     assert caught.value.code == "training.not_finite"
-    assert "stage brightness: the loss is nan at step 3" in told
-    assert f"clips {', '.join(map(str, clips))}" in told and "--learning-rate" in told
+    assert "stage brightness: the loss is nan at step 3" in message
+    assert f"clips {', '.join(map(str, clips))}" in message and "--learning-rate" in message
     saved = load(tmp_path / "brightness.pt")
     assert saved["step"] == 2 and all(weights.isfinite().all() for weights in saved["network"].values())
 

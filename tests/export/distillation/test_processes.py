@@ -55,8 +55,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_student_learns(undisturbed: Path) -> None:
     for stage in STAGES:
-        found = losses(undisturbed, stage)
-        assert found[-1, 0] < found[0, 0], stage
+        reference = losses(undisturbed, stage)
+        assert reference[-1, 0] < reference[0, 0], stage
 
 
 @pytest.mark.slow

@@ -57,9 +57,9 @@ def test_robot_recording_becomes_a_bundle_with_its_actions(
     assert runtime(["verify", str(out / "bundle")]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(out / "bundle"), *data[:2], "--clips", "4"]) == 0
-    told = f"measured on 4 clips of {data[1]} (1 of 3 recordings; the model was not trained on these)"
+    note = f"measured on 4 clips of {data[1]} (1 of 3 recordings; the model was not trained on these)"
     shown = capsys.readouterr().out
-    assert told in shown and "Drift of the futures from" in shown
+    assert note in shown and "Drift of the futures from" in shown
 
 
 def test_recording_with_other_action_units_is_named_before_training(
@@ -71,14 +71,14 @@ def test_recording_with_other_action_units_is_named_before_training(
         unit = 1000 if drive == 3 else 1
         entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * (index % 7) * unit) for index in range(12)]
         write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
-    monkeypatch.setattr(open_module, "split", lambda found, share: (found[:-1], found[-1:]))
+    monkeypatch.setattr(open_module, "split", lambda recordings, share: (recordings[:-1], recordings[-1:]))
     data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x", "--rate", "10"]
     # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--num-samples", "70000"]
     with families():
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
-    told = f"action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
-    assert told in caplog.text
+    message = f"action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
+    assert message in caplog.text
 
 
 def test_encoder_learns_from_frames_without_known_actions(

@@ -21,9 +21,9 @@ def stage(*action_scale: float) -> PredictorStage:
 
 
 def test_resumed_predictor_keeps_the_scale_of_its_training() -> None:
-    found = stage(1.0, 1.0)
-    found.load_state_dict(stage(0.5, 4.0).state_dict())
-    assert found.predictor.action_scale.tolist() == [0.5, 4.0]
+    predictor = stage(1.0, 1.0)
+    predictor.load_state_dict(stage(0.5, 4.0).state_dict())
+    assert predictor.predictor.action_scale.tolist() == [0.5, 4.0]
 
 
 def test_predictor_of_an_unknown_scale_is_rejected() -> None:

@@ -26,8 +26,8 @@ def tiny() -> Iterator[None]:
 
 
 def teacher(name: str, **changed: object) -> Teacher:
-    asked = {"untrained": True, "depth": None, "seed": 0, "accept_non_commercial": False} | changed
-    return open_teacher(name, **asked)  # type: ignore[arg-type]
+    options = {"untrained": True, "depth": None, "seed": 0, "accept_non_commercial": False} | changed
+    return open_teacher(name, **options)  # type: ignore[arg-type]
 
 
 def frames(count: int, px: int) -> torch.Tensor:
@@ -38,9 +38,9 @@ def frames(count: int, px: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_teacher_targets_are_unit_scale_tokens_on_its_grid(name: str) -> None:
     features = TeacherFeatures(teacher(f"tiny_{name}"), frames=2)
-    found = features(frames(3, features.px))
-    assert found.shape == (2, features.side**2, features.dim)
-    torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
+    tokens = features(frames(3, features.px))
+    assert tokens.shape == (2, features.side**2, features.dim)
+    torch.testing.assert_close(tokens, unit_scale(tokens), atol=1e-3, rtol=0)
 
 
 def test_teacher_levels_have_equal_weight() -> None:
@@ -49,8 +49,8 @@ def test_teacher_levels_have_equal_weight() -> None:
     norms = features.model.encoder.norms
     for size, norm in enumerate(norms, 1):
         norm.weight.fill_(float(size**2))
-    found = features(frames(2, features.px)).unflatten(-1, (len(norms), -1))
-    torch.testing.assert_close(found, unit_scale(found), atol=1e-3, rtol=0)
+    levels = features(frames(2, features.px)).unflatten(-1, (len(norms), -1))
+    torch.testing.assert_close(levels, unit_scale(levels), atol=1e-3, rtol=0)
 
 
 def test_target_of_a_frame_comes_from_the_clip_that_ends_with_it() -> None:

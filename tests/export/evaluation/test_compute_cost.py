@@ -54,9 +54,9 @@ def counted(parts: ov.Node, x: ov.Node, shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize(("engine", "precision"), [("openvino:CPU", "fp32"), ("onnxruntime:CPU", "fp32")])
 def test_bundle_cost_covers_all_candidates_and_steps(toy_bundle: Path, engine: str, precision: str) -> None:
     backend = create_backend(engine)
-    found = graphs(Bundle.open(toy_bundle), backend, precision, 16)
+    counts = graphs(Bundle.open(toy_bundle), backend, precision, 16)
     backend.close()
-    costs = {role: multiply_adds(graph, shapes) for role, (graph, shapes) in found.items()}
+    costs = {role: multiply_adds(graph, shapes) for role, (graph, shapes) in counts.items()}
     assert costs["encoder"] == SIZE * SIZE * 3 * FLAT
     # The first step starts from the single history, the others from the state of each candidate.
     steps = (1 + 16 * (HORIZON - 1)) * FLAT * FLAT
@@ -74,8 +74,8 @@ def test_bundle_cost_is_that_of_the_preferred_variant(toy_bundle: Path) -> None:
 
 
 def test_shipped_bundle_cost_equals_its_evaluation(two_rooms_bundle: Path) -> None:
-    found = bundle_multiply_adds(Bundle.open(two_rooms_bundle))
-    assert format_multiply_adds(found["encoder"]) == "11.55 M" and found["energy"] > 1e6
+    cost = bundle_multiply_adds(Bundle.open(two_rooms_bundle))
+    assert format_multiply_adds(cost["encoder"]) == "11.55 M" and cost["energy"] > 1e6
 
 
 def test_network_cost_is_that_of_its_matrix_products() -> None:
@@ -92,10 +92,10 @@ def test_counts_are_formatted_for_people() -> None:
 
 def test_quantization_does_not_change_the_cost(two_rooms_bundle: Path) -> None:
     bundle, backend = Bundle.open(two_rooms_bundle), create_backend("openvino:CPU")
-    found = [graphs(bundle, backend, precision, 64) for precision in ("int8", "fp32")]
+    costs = [graphs(bundle, backend, precision, 64) for precision in ("int8", "fp32")]
     backend.close()
     for role in ("encoder", "predictor"):
-        int8, fp32 = (multiply_adds(*each[role]) for each in found)
+        int8, fp32 = (multiply_adds(*each[role]) for each in costs)
         assert int8 == fp32 > 1e6
 
 
@@ -128,8 +128,8 @@ def test_loop_is_counted_with_all_its_iterations() -> None:
     following = ops.result(ops.matmul(state, weights(3, 3), False, False))
     iterator, count = ov.op.tensor_iterator(), ops.constant(np.zeros((1, 6), np.float32))
     turn = ops.parameter([1, 1], np.float32)
-    kept = ops.result(turn)
-    iterator.set_body(ov.Model([following, kept], [state, turn], "body"))
+    output = ops.result(turn)
+    iterator.set_body(ov.Model([following, output], [state, turn], "body"))
     iterator.set_merged_input(state, x.output(0), following.output(0))
     iterator.set_sliced_input(turn, count.output(0), 0, 1, 1, -1, 1)
     last = iterator.get_iter_value(following.output(0), -1)

@@ -39,15 +39,15 @@ def brief() -> object:
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, list[int]]:
+def progress() -> dict[str, list[int]]:
     """Record each task, its number of parts, and the number of finished ones."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def found(two_rooms_bundle: Path, told: dict[str, list[int]]) -> Evaluation:
+def evaluation(two_rooms_bundle: Path, progress: dict[str, list[int]]) -> Evaluation:
     def begin(what: str, total: int) -> object:
-        done = told[what] = [total, 0]
+        done = progress[what] = [total, 0]
 
         def tick() -> None:
             done[1] += 1
@@ -58,16 +58,16 @@ def found(two_rooms_bundle: Path, told: dict[str, list[int]]) -> Evaluation:
 
 
 def test_runnable_variants_are_measured_and_others_reported_with_the_reason(
-    found: Evaluation,
+    evaluation: Evaluation,
 ) -> None:
-    assert [variant.name for variant in found.variants] == NAMES
+    assert [variant.name for variant in evaluation.variants] == NAMES
     for engine in ("openvino:GPU", "openvino:NPU"):
-        assert "no such device" in found.absent[engine] or engine not in found.absent
-    assert found.notes == []
+        assert "no such device" in evaluation.absent[engine] or engine not in evaluation.absent
+    assert evaluation.notes == []
 
 
-def test_reference_is_fp32_of_the_other_engine_and_both_agree(found: Evaluation) -> None:
-    int8, fp32, reference = (variant.comparisons[0] for variant in found.variants)
+def test_reference_is_fp32_of_the_other_engine_and_both_agree(evaluation: Evaluation) -> None:
+    int8, fp32, reference = (variant.comparisons[0] for variant in evaluation.variants)
     assert {each.reference for each in (int8, fp32, reference)} == {"onnxruntime:CPU fp32"}
     assert reference.max_relative_error == 0 and reference.worst_drift == [0.0] * 8
     assert fp32.worst_cosine > 1 - 1e-6 and max(fp32.worst_drift) < 1e-4
@@ -75,28 +75,28 @@ def test_reference_is_fp32_of_the_other_engine_and_both_agree(found: Evaluation)
     assert 0.001 < int8.drift[0] < 0.1
 
 
-def test_shipped_model_report_has_prediction_surprise_and_cost(found: Evaluation) -> None:
-    for variant in found.variants:
+def test_shipped_model_report_has_prediction_surprise_and_cost(evaluation: Evaluation) -> None:
+    for variant in evaluation.variants:
         assert variant.foresight is not None and variant.surprise is not None
         drift, still = variant.foresight.drift, variant.foresight.standing_still
         assert all(ours < theirs / 3 for ours, theirs in zip(drift, still, strict=True))
         assert set(variant.surprise.events) == {"teleport", "wall removed"}
         assert all(event.auroc > 0.95 for event in variant.surprise.events.values())
         assert variant.surprise.false_alarms < 0.2
-    int8, fp32 = found.variants[:2]
+    int8, fp32 = evaluation.variants[:2]
     assert int8.encoder.bytes < fp32.encoder.bytes
     assert int8.encoder.multiply_adds == fp32.encoder.multiply_adds
 
 
-def test_variants_and_baselines_drive_the_same_episodes(found: Evaluation) -> None:
-    drives = [variant.drive for variant in found.variants] + list(found.baselines.values())
+def test_variants_and_baselines_drive_the_same_episodes(evaluation: Evaluation) -> None:
+    drives = [variant.drive for variant in evaluation.variants] + list(evaluation.baselines.values())
     assert [drive.episodes for drive in drives if drive] == [3] * 5
-    assert list(found.baselines) == ["straight_line", "random"]
+    assert list(evaluation.baselines) == ["straight_line", "random"]
 
 
-def test_progress_reaches_its_announced_total(found: Evaluation, told: dict[str, list[int]]) -> None:
-    assert set(told) == {"onnxruntime:CPU fp32, the reference", *NAMES, *found.baselines}
-    assert all(total == done for total, done in told.values()), told
+def test_progress_reaches_its_announced_total(evaluation: Evaluation, progress: dict[str, list[int]]) -> None:
+    assert set(progress) == {"onnxruntime:CPU fp32, the reference", *NAMES, *evaluation.baselines}
+    assert all(total == done for total, done in progress.values()), progress
 
 
 def test_evaluation_depends_only_on_the_seed(two_rooms_bundle: Path) -> None:
@@ -108,8 +108,8 @@ def test_evaluation_depends_only_on_the_seed(two_rooms_bundle: Path) -> None:
     assert first["variants"] != other["variants"]
 
 
-def test_chart_data_can_be_omitted(found: Evaluation) -> None:
-    whole, brief = found.as_dict(), found.as_dict(samples=False)
+def test_chart_data_can_be_omitted(evaluation: Evaluation) -> None:
+    whole, brief = evaluation.as_dict(), evaluation.as_dict(samples=False)
     assert len(whole["variants"][0]["surprise"]["scores"]["normal"]) == PLAN.clips
     assert "scores" not in brief["variants"][0]["surprise"]
     assert "histogram" not in brief["variants"][0]["comparisons"][0]
@@ -118,15 +118,18 @@ def test_chart_data_can_be_omitted(found: Evaluation) -> None:
 def test_retained_teacher_information_is_taken_from_the_bundle(
     two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
-    kept = TeacherRetention(teacher="vjepa2_vitl16", clips=64, held_out=True, variance=0.625, cosine=0.91)
+    retention = TeacherRetention(
+        teacher="vjepa2_vitl16", clips=64, held_out=True, variance=0.625, cosine=0.91
+    )
     bundle = Bundle.open(shutil.copytree(two_rooms_bundle, tmp_path / "distilled"))
     assert read_teacher_retention(bundle) is None
-    told = add_to_report(bundle, kept.as_report())
-    found = evaluate(told, EvaluationPlan(clips=1, episodes=0))
-    assert found.as_dict()["teacher"]["variance"] == 0.625
-    assert tables(found)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
+    progress = add_to_report(bundle, retention.as_report())
+    evaluation = evaluate(progress, EvaluationPlan(clips=1, episodes=0))
+    assert evaluation.as_dict()["teacher"]["variance"] == 0.625
+    assert tables(evaluation)[0].rows == [["vjepa2_vitl16", "held out", "62.5", "0.9100", "64"]]
     assert (
-        read_teacher_retention(add_to_report(told, {"of_teacher": {"name": "from another version"}})) is None
+        read_teacher_retention(add_to_report(progress, {"of_teacher": {"name": "from another version"}}))
+        is None
     )
 
 
@@ -143,16 +146,16 @@ def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def test_reference_without_fp32_is_the_golden_outputs(robots_form: Bundle) -> None:
-    found = evaluate(robots_form, EvaluationPlan(clips=2, episodes=0))
-    (variant,) = found.variants
+    evaluation = evaluate(robots_form, EvaluationPlan(clips=2, episodes=0))
+    (variant,) = evaluation.variants
     (comparison,) = variant.comparisons
     assert comparison.reference == GOLDEN and 0.99 < comparison.worst_cosine < 1
     assert variant.foresight is not None
-    assert found.notes == [
+    assert evaluation.notes == [
         "reference: no fp32 graph of the bundle runs on this machine, so variants are compared with its "
         "golden outputs, of 3 frames"
     ]
-    assert found.absent["onnxruntime:CPU"] == "the bundle has no graph for it"
+    assert evaluation.absent["onnxruntime:CPU"] == "the bundle has no graph for it"
 
 
 class Checkpoint:
@@ -173,10 +176,10 @@ class Checkpoint:
 def test_given_checkpoint_is_a_further_reference(two_rooms_bundle: Path) -> None:
     bundle = Bundle.open(two_rooms_bundle)
     with WorldModel.open(bundle, precision="fp32") as model:
-        found = evaluate(bundle, EvaluationPlan(clips=2, episodes=0), references=[Checkpoint(model)])
-    for variant in found.variants:
+        evaluation = evaluate(bundle, EvaluationPlan(clips=2, episodes=0), references=[Checkpoint(model)])
+    for variant in evaluation.variants:
         assert [each.reference for each in variant.comparisons] == [NAMES[2], "checkpoint 7"]
-    fp32 = found.variants[1].comparisons[1]
+    fp32 = evaluation.variants[1].comparisons[1]
     assert fp32.mean_cosine > 1 - 1e-6
     assert fp32.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-2)
 
@@ -189,17 +192,17 @@ def test_missing_engine_is_reported_and_the_others_are_measured(
 
     engine = registry._built_in()["onnxruntime"]
     monkeypatch.setitem(registry._built_in(), "onnxruntime", replace(engine, create=missing))
-    found = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=2, episodes=0))
-    assert "No module named 'onnxruntime'" in found.absent["onnxruntime:CPU"]
-    assert found.variants[0].comparisons[0].reference == "openvino:CPU fp32"
+    evaluation = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=2, episodes=0))
+    assert "No module named 'onnxruntime'" in evaluation.absent["onnxruntime:CPU"]
+    assert evaluation.variants[0].comparisons[0].reference == "openvino:CPU fp32"
 
 
 def test_variants_for_absent_devices_are_reported(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "ENGINES", ("openvino:NPU", "onnxruntime:CPU"))
-    found = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=1, episodes=0))
-    assert found.absent["openvino int8"] == "no engine on this machine runs it"
+    evaluation = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=1, episodes=0))
+    assert evaluation.absent["openvino int8"] == "no engine on this machine runs it"
 
 
 def test_bundle_without_a_runnable_variant_reports_why(
@@ -231,11 +234,13 @@ def test_model_of_another_robot_is_compared_but_not_driven(tmp_path: Path) -> No
     fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
     fields["io"]["action"]["names"] = ["steering", "throttle"]
     bundle = seal(tmp_path / "toy", fields)
-    found = evaluate(bundle, EvaluationPlan(clips=2))
-    for variant in found.variants:
+    evaluation = evaluate(bundle, EvaluationPlan(clips=2))
+    for variant in evaluation.variants:
         assert variant.foresight is None and variant.surprise is None and variant.drive is None
         assert variant.comparisons[0].worst_cosine > 0.99
-    assert any("(steering, throttle) are not those of the robot in Two Rooms" in note for note in found.notes)
+    assert any(
+        "(steering, throttle) are not those of the robot in Two Rooms" in note for note in evaluation.notes
+    )
     with pytest.raises(JepaExportError, check=code("evaluation.not_drivable")):
         evaluate(bundle, EvaluationPlan(clips=2, episodes=1))
 
@@ -243,8 +248,10 @@ def test_model_of_another_robot_is_compared_but_not_driven(tmp_path: Path) -> No
 def test_untrained_model_is_driven_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ENGINES", ("openvino:CPU",))
     bundle = make_bundle(tmp_path / "toy", trained=False)
-    found = evaluate(bundle, EvaluationPlan(clips=1))
-    assert not found.baselines and any("random weights reaches no goal" in note for note in found.notes)
+    evaluation = evaluate(bundle, EvaluationPlan(clips=1))
+    assert not evaluation.baselines and any(
+        "random weights reaches no goal" in note for note in evaluation.notes
+    )
     asked = evaluate(bundle, EvaluationPlan(clips=1, episodes=1))
     assert all(variant.drive and variant.drive.episodes == 3 for variant in asked.variants)
 

@@ -46,22 +46,22 @@ def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
 
 
 def test_image_clips_cover_the_images_with_random_candidates(manifest: Manifest, tmp_path: Path) -> None:
-    found = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
-    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
+    clips = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
+    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
     assert greys == [[0, 1], [2, 3], [5, 6], [7, 8]]
-    assert not found.executed and found.actions.shape == (4, CANDIDATES, manifest.horizon, 2)
-    assert len({candidate.tobytes() for candidate in found.actions.reshape(-1, manifest.horizon, 2)}) > 8
+    assert not clips.executed and clips.actions.shape == (4, CANDIDATES, manifest.horizon, 2)
+    assert len({candidate.tobytes() for candidate in clips.actions.reshape(-1, manifest.horizon, 2)}) > 8
 
 
 def test_bag_clips_have_frames_one_step_apart_and_mean_actions(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 4) + "?action=/cmd_vel:linear.x,linear.y"
-    found = recorded_clips([spec], manifest, count=3, seed=0)
-    assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
-    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    clips = recorded_clips([spec], manifest, count=3, seed=0)
+    assert clips.executed and clips.frames.shape[1] == 2 + manifest.horizon
+    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert (np.diff(greys, axis=1) == 6).all()
     # Six commands are held one after the other between two frames.
     means = 0.01 * (greys[:, :-1] + 2.5)
-    executed = np.concatenate([found.history_actions, found.actions[:, 0]], axis=1)
+    executed = np.concatenate([clips.history_actions, clips.actions[:, 0]], axis=1)
     np.testing.assert_allclose(executed[..., 0], means, atol=1e-3)
     assert (executed[..., 1] == 0).all()
 
@@ -71,16 +71,16 @@ def test_actions_between_images_are_the_mean_of_all_commands(manifest: Manifest,
     entries = [image(10**9 + index * STEP_NS, index) for index in range(12)]
     entries += [twist(10**9 + index * STEP_NS // 4, 0.1 * (index % 4)) for index in range(48)]
     spec = f"{write_bag(tmp_path / 'drive.mcap', entries)}?action=/cmd_vel:linear.x,linear.y"
-    found = recorded_clips([spec], manifest, count=3, seed=0)
-    np.testing.assert_allclose(found.history_actions[..., 0], 0.15, atol=1e-6)
-    np.testing.assert_allclose(found.actions[:, 0, :, 0], 0.15, atol=1e-6)
+    clips = recorded_clips([spec], manifest, count=3, seed=0)
+    np.testing.assert_allclose(clips.history_actions[..., 0], 0.15, atol=1e-6)
+    np.testing.assert_allclose(clips.actions[:, 0, :, 0], 0.15, atol=1e-6)
 
 
 def test_clips_of_a_long_recording_cover_all_of_it(manifest: Manifest, tmp_path: Path) -> None:
     """The last clip of six frames, six images apart, ends with the last image of 240."""
     spec = drive(tmp_path, 8) + "?action=/cmd_vel:linear.x,linear.y"
-    found = recorded_clips([spec], manifest, count=3, seed=0)
-    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    clips = recorded_clips([spec], manifest, count=3, seed=0)
+    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert greys[:, 0].tolist() == [0, 104, 209] and greys[-1, -1] == 239
 
 
@@ -128,18 +128,18 @@ def test_model_with_other_actions_is_not_measured_on_those_of_two_rooms(tmp_path
 def test_golden_inputs_are_contexts(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=3)
     golden = bundle.golden()
-    found = golden_clips(golden, bundle.manifest)
-    assert (found.frames[0] == golden.frames[[1, 2, 0]]).all() and (found.frames[2] == golden.frames).all()
-    assert (found.history_actions == golden.history_actions).all()
+    clips = golden_clips(golden, bundle.manifest)
+    assert (clips.frames[0] == golden.frames[[1, 2, 0]]).all() and (clips.frames[2] == golden.frames).all()
+    assert (clips.history_actions == golden.history_actions).all()
 
 
 def test_golden_inputs_of_earlier_bundles_fill_the_whole_context(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "toy", history_size=3, standing=True)
     golden = bundle.golden()
-    found = golden_clips(golden, bundle.manifest)
-    assert found.frames.shape[1] == 3 and not found.executed
-    assert (found.frames == golden.frames[:, None]).all() and (found.history_actions == 0).all()
-    assert (found.actions == golden.actions).all()
+    clips = golden_clips(golden, bundle.manifest)
+    assert clips.frames.shape[1] == 3 and not clips.executed
+    assert (clips.frames == golden.frames[:, None]).all() and (clips.history_actions == 0).all()
+    assert (clips.actions == golden.actions).all()
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +154,11 @@ def robot(frame: np.ndarray) -> np.ndarray:
 
 
 def test_teleported_robot_is_beyond_reach_of_a_step(scenes: Scenes) -> None:
-    for before, normal, gone in zip(
+    for before, normal, removed in zip(
         scenes.past[:, -1], scenes.outcomes["normal"], scenes.outcomes["teleport"], strict=True
     ):
         assert np.linalg.norm(robot(normal) - robot(before)) < 0.3
-        assert np.linalg.norm(robot(gone) - robot(normal)) > TELEPORT_M - 0.05
+        assert np.linalg.norm(robot(removed) - robot(normal)) > TELEPORT_M - 0.05
 
 
 def test_removed_wall_shows_floor_and_leaves_the_robot(scenes: Scenes) -> None:

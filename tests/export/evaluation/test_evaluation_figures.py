@@ -37,21 +37,23 @@ def clips(frames: int = LENGTH) -> Clips:
 
 
 def test_identical_outputs_have_cosine_1_and_no_drift() -> None:
-    found = compare("itself", outputs(), outputs())
-    assert (found.mean_cosine, found.worst_cosine, found.pooled_cosine) == pytest.approx((1, 1, 1))
-    assert found.max_relative_error == 0 and found.drift == found.worst_drift == [0.0] * H
-    assert found.histogram[0] == sum(found.histogram) == N * LENGTH * T
+    comparison = compare("itself", outputs(), outputs())
+    assert (comparison.mean_cosine, comparison.worst_cosine, comparison.pooled_cosine) == pytest.approx(
+        (1, 1, 1)
+    )
+    assert comparison.max_relative_error == 0 and comparison.drift == comparison.worst_drift == [0.0] * H
+    assert comparison.histogram[0] == sum(comparison.histogram) == N * LENGTH * T
 
 
 def test_one_rotated_token_shows_in_the_worst_cosine_only() -> None:
     turned = outputs()
     turned.latents[1, 2, 3] *= -1
-    found = compare("fp32", turned, outputs())
-    assert found.worst_cosine == pytest.approx(-1)
-    assert found.mean_cosine == pytest.approx(1 - 2 / (N * LENGTH * T))
-    assert found.histogram[-1] == 1
+    comparison = compare("fp32", turned, outputs())
+    assert comparison.worst_cosine == pytest.approx(-1)
+    assert comparison.mean_cosine == pytest.approx(1 - 2 / (N * LENGTH * T))
+    assert comparison.histogram[-1] == 1
     largest = np.abs(outputs().latents).max()
-    assert found.max_relative_error == pytest.approx(2 * np.abs(turned.latents[1, 2, 3]).max() / largest)
+    assert comparison.max_relative_error == pytest.approx(2 * np.abs(turned.latents[1, 2, 3]).max() / largest)
 
 
 def test_scattered_tokens_show_in_the_worst_but_not_in_the_pooled_cosine() -> None:
@@ -60,28 +62,28 @@ def test_scattered_tokens_show_in_the_worst_but_not_in_the_pooled_cosine() -> No
     scattered.latents[:] = 1
     scattered.latents[..., 0, :4] += 3
     scattered.latents[..., 1, :4] -= 3
-    found = compare("fp32", scattered, plain)
-    assert found.pooled_cosine == pytest.approx(1) and found.worst_cosine < 0.9
+    comparison = compare("fp32", scattered, plain)
+    assert comparison.pooled_cosine == pytest.approx(1) and comparison.worst_cosine < 0.9
 
 
 def test_drift_is_reported_per_step_relative_to_the_norm() -> None:
     drifted = outputs()
     drifted.futures[:, :, 1] *= 1.1
     drifted.futures[0, 0, 2] *= 1.5
-    found = compare("fp32", drifted, outputs())
-    assert found.drift == pytest.approx([0, 0.1, 0.5 / (N * C)], abs=1e-6)
-    assert found.worst_drift == pytest.approx([0, 0.1, 0.5], abs=1e-6)
+    comparison = compare("fp32", drifted, outputs())
+    assert comparison.drift == pytest.approx([0, 0.1, 0.5 / (N * C)], abs=1e-6)
+    assert comparison.worst_drift == pytest.approx([0, 0.1, 0.5], abs=1e-6)
 
 
 def test_prediction_error_is_compared_with_the_truth_and_with_standing_still() -> None:
-    found = outputs()
-    found.futures[:, 0] = found.latents[:, W:]
-    found.futures[:, 0, 2] *= 1.2
-    told = compare_predictions(found, clips())
-    assert told.drift == pytest.approx([0, 0, 0.2], abs=1e-6)
-    now = found.latents[:, W - 1]
-    still = [np.mean(relative(now, found.latents[:, W + step])) for step in range(H)]
-    assert told.standing_still == pytest.approx(still)
+    predictions = outputs()
+    predictions.futures[:, 0] = predictions.latents[:, W:]
+    predictions.futures[:, 0, 2] *= 1.2
+    errors = compare_predictions(predictions, clips())
+    assert errors.drift == pytest.approx([0, 0, 0.2], abs=1e-6)
+    now = predictions.latents[:, W - 1]
+    still = [np.mean(relative(now, predictions.latents[:, W + step])) for step in range(H)]
+    assert errors.standing_still == pytest.approx(still)
 
 
 def test_reference_of_another_size_is_rejected() -> None:
@@ -97,10 +99,10 @@ vectors = arrays(np.float64, (3, D), elements=st.floats(-1e3, 1e3, allow_subnorm
 def test_cosine_is_between_minus_1_and_1_and_ignores_length(
     ours: np.ndarray, theirs: np.ndarray, scale: float
 ) -> None:
-    found = cosine(ours, theirs)
-    assert (np.abs(found) <= 1).all()
+    cosines = cosine(ours, theirs)
+    assert (np.abs(cosines) <= 1).all()
     large = (np.linalg.norm(ours, axis=1) > 1e-3) & (np.linalg.norm(theirs, axis=1) > 1e-3)
-    assert np.allclose(found[large], cosine(ours * scale, theirs)[large])
+    assert np.allclose(cosines[large], cosine(ours * scale, theirs)[large])
 
 
 def test_zero_vectors_agree_only_with_each_other() -> None:

@@ -61,14 +61,14 @@ def marks(spec: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_lerobot_evaluation_covers_all_episodes(version: str, manifest: Manifest, tmp_path: Path) -> None:
     folder = write_lerobot(tmp_path / "set", [20, 30, 25], version=version, names=NAMES)
-    found = recorded_clips([str(folder)], manifest, count=12, seed=0)
-    assert found.executed and found.frames.shape[1] == 2 + manifest.horizon
-    assert sorted(set(episodes_of(found))) == [0, 1, 2]
+    clips = recorded_clips([str(folder)], manifest, count=12, seed=0)
+    assert clips.executed and clips.frames.shape[1] == 2 + manifest.horizon
+    assert sorted(set(episodes_of(clips))) == [0, 1, 2]
     # Two frames of the recording per step: of the second to last and the last before the clip's last frame.
-    assert found.history_actions[0, 0, 1] == pytest.approx(0.5) and found.actions[
+    assert clips.history_actions[0, 0, 1] == pytest.approx(0.5) and clips.actions[
         -1, 0, -1, 1
     ] == pytest.approx(22.5)
-    assert found.name == f"{folder} (3 of 3 recordings; the model may have been trained on these)"
+    assert clips.name == f"{folder} (3 of 3 recordings; the model may have been trained on these)"
 
 
 def test_evaluation_options_select_as_in_distillation(manifest: Manifest, tmp_path: Path) -> None:
@@ -86,17 +86,17 @@ def test_folders_of_bags_are_combined_with_other_data(manifest: Manifest, tmp_pa
     action = "?action=/cmd_vel:linear.x,linear.y"
     alone = bag(tmp_path / "alone.mcap", 3.0)
     specs = [f"{tmp_path}/bags{action}", f"{alone}{action}"]
-    found = recorded_clips(specs, manifest, count=16, seed=0)
-    assert sorted(set(episodes_of(found))) == [0, 1, 2, 3]
-    assert "(4 of 4 recordings; " in found.name
+    clips = recorded_clips(specs, manifest, count=16, seed=0)
+    assert sorted(set(episodes_of(clips))) == [0, 1, 2, 3]
+    assert "(4 of 4 recordings; " in clips.name
 
 
 def test_folders_with_videos_are_not_read_as_image_folders(manifest: Manifest, tmp_path: Path) -> None:
     for name in ("a", "b/c"):
         write_video(tmp_path / f"films/{name}.mp4", range(20))
     cv2.imwrite(str(tmp_path / "films/cover.png"), np.zeros((8, 8, 3), np.uint8))
-    found = recorded_clips([str(tmp_path / "films")], manifest, count=4, seed=0)
-    assert len(found) == 4 and "(2 of 2 recordings; " in found.name and not found.executed
+    clips = recorded_clips([str(tmp_path / "films")], manifest, count=4, seed=0)
+    assert len(clips) == 4 and "(2 of 2 recordings; " in clips.name and not clips.executed
 
 
 @pytest.mark.parametrize(
@@ -133,38 +133,38 @@ def test_camera_is_read_only_as_long_as_clips_need(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorded, "open_source", lambda *_, **__: Camera())
-    found = recorded_clips(["/dev/video0"], manifest, count=2, seed=0)
+    clips = recorded_clips(["/dev/video0"], manifest, count=2, seed=0)
     # Two clips of at most six frames, six camera frames apart.
-    greys = found.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
     assert greys.tolist() == [[0, 6], [65, 71]]
-    assert found.name == "/dev/video0" and not found.executed
+    assert clips.name == "/dev/video0" and not clips.executed
 
 
 def test_training_data_is_excluded_and_not_even_read(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
     learnt = frozenset(marks(spec, tmp_path)[i] for i in (0, 1, 3))
     cache = tmp_path / "cache"
-    found = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt, cache=cache)
-    assert set(episodes_of(found)) == {2}
-    assert found.name == f"{spec} (1 of 4 recordings; the model was not trained on these)"
+    clips = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt, cache=cache)
+    assert set(episodes_of(clips)) == {2}
+    assert clips.name == f"{spec} (1 of 4 recordings; the model was not trained on these)"
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
 
 
 def test_only_training_data_is_used_with_a_warning(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
     learnt = frozenset(marks(spec, tmp_path))
-    found = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt)
-    assert found.name == f"{spec} (4 of 4 recordings; the model was trained on these)"
+    clips = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt)
+    assert clips.name == f"{spec} (4 of 4 recordings; the model was trained on these)"
 
 
 def test_only_needed_recordings_are_decoded_and_each_once(manifest: Manifest, tmp_path: Path) -> None:
     spec, cache = lerobot(tmp_path, episodes=5), tmp_path / "cache"
     first = recorded_clips([spec], manifest, count=3, seed=0, cache=cache)
-    kept = {entry.name: entry.stat().st_ino for entry in cache.iterdir()}
+    inodes = {entry.name: entry.stat().st_ino for entry in cache.iterdir()}
     again = recorded_clips([spec], manifest, count=3, seed=0, cache=cache)
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 3
     assert set(episodes_of(first)) == {0, 2, 4} and (first.frames == again.frames).all()
-    assert {entry.name: entry.stat().st_ino for entry in cache.iterdir()} == kept
+    assert {entry.name: entry.stat().st_ino for entry in cache.iterdir()} == inodes
 
 
 def test_unusable_recordings_are_skipped_on_request(manifest: Manifest, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_each_output_has_its_own_weight_scale(
     monkeypatch.setattr(fake_quantization, "MAX_WEIGHT", most)
     values = noise(3, 1000) * torch.tensor([[1.0], [100.0], [0.0]])
     held = quantize_weights(values)
-    for row, found in zip(values, held, strict=True):
-        assert len(found.unique()) <= distances
-        assert (found - row).abs().max() <= 0.501 * row.abs().max() / most
+    for row, quantized in zip(values, held, strict=True):
+        assert len(quantized.unique()) <= distances
+        assert (quantized - row).abs().max() <= 0.501 * row.abs().max() / most
 
 
 def test_gradients_pass_unchanged() -> None:
@@ -90,8 +90,8 @@ def int8_error(encoder: Encoder, expected: Tensor, frames: Tensor, folder: Path)
     export_onnx(copy.deepcopy(encoder).requires_grad_(False), {"frame": frames[:1]}, ["latent"], path)
     samples = [{"frame": each.numpy()} for each in frames.split(1)]
     compiled = ov.compile_model(quantize_transformer_int8(convert(path), samples[:half]), "CPU")
-    found = torch.cat([torch.from_numpy(compiled(sample)[0].copy()) for sample in samples[half:]])
-    return float(1 - functional.cosine_similarity(found, expected[half:], dim=-1).mean())
+    actual = torch.cat([torch.from_numpy(compiled(sample)[0].copy()) for sample in samples[half:]])
+    return float(1 - functional.cosine_similarity(actual, expected[half:], dim=-1).mean())
 
 
 def test_encoder_trained_with_fake_quantization_loses_less_in_int8(tmp_path: Path) -> None:

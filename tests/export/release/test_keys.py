@@ -54,9 +54,9 @@ def test_init_puts_root_behind_two_of_three_keys_in_a_folder_of_their_own(
 ) -> None:
     repo, offline = tmp_path / "repo", tmp_path / "repo.offline-keys"
     assert run("init", repo, "--channel", "stable") == 0
-    said = capsys.readouterr().out
-    assert f"keys of root and targets are in {offline}: move each to a separate disk" in said
-    assert "keys are not encrypted: --encrypt encrypts new keys" in said
+    output = capsys.readouterr().out
+    assert f"keys of root and targets are in {offline}: move each to a separate disk" in output
+    assert "keys are not encrypted: --encrypt encrypts new keys" in output
     names = {folder: sorted(p.name.partition(".")[0] for p in folder.iterdir())
              for folder in (tmp_path / "repo.keys", offline)}  # fmt: skip
     assert list(names.values()) == [
@@ -113,17 +113,17 @@ def test_passphrase_comes_from_the_environment_or_the_terminal(
     resign = ("resign", protected, "--within", 1000)
     monkeypatch.setattr(keys_module.sys.stdin, "isatty", lambda: False, raising=False)
     assert run(*resign) == 1
-    said = capsys.readouterr().err
-    assert "needs a passphrase, and there is no terminal for a prompt: use --passphrase-file or" in said
+    stderr = capsys.readouterr().err
+    assert "needs a passphrase, and there is no terminal for a prompt: use --passphrase-file or" in stderr
     monkeypatch.setenv(PASSPHRASE, SECRET)
     assert run(*resign) == 0
     monkeypatch.delenv(PASSPHRASE)
-    asked: list[str] = []
+    prompts: list[str] = []
     monkeypatch.setattr(keys_module.sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(keys_module, "getpass", lambda prompt: asked.append(prompt) or SECRET)
+    monkeypatch.setattr(keys_module, "getpass", lambda prompt: prompts.append(prompt) or SECRET)
     assert run(*resign) == 0
     # Each key once, by its name; the third key of root is not needed, and asked for all the same.
-    assert len(asked) == 7 and all(".pem: " in prompt for prompt in asked)
+    assert len(prompts) == 7 and all(".pem: " in prompt for prompt in prompts)
 
 
 @pytest.mark.parametrize("given", ["wrong", ""])
@@ -133,9 +133,9 @@ def test_wrong_passphrase_is_an_error_that_names_the_key(
     secret.write_text(given)
     before = sorted(path.name for path in (protected / "metadata").iterdir())
     assert run("resign", protected, "--within", 1000, "--passphrase-file", secret) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and ".pem: " in said
-    assert ("the passphrase is wrong" if given else "the passphrase is empty") in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1 and ".pem: " in stderr
+    assert ("the passphrase is wrong" if given else "the passphrase is empty") in stderr
     assert sorted(path.name for path in (protected / "metadata").iterdir()) == before
 
 

@@ -204,13 +204,13 @@ def test_delta_with_little_savings_is_not_offered(repo: Path, first: Bundle, tmp
     assert "energy/onnx/model.onnx" in offered and WEIGHTS not in offered
 
 
-@pytest.mark.parametrize("asked", [1, 2])
+@pytest.mark.parametrize("sequence", [1, 2])
 def test_release_sequence_follows_the_last_release(
-    repo: Path, first: Bundle, second: Bundle, asked: int
+    repo: Path, first: Bundle, second: Bundle, sequence: int
 ) -> None:
     publish(opened(repo), first, Terms(channel="stable", release_seq=2))
     with pytest.raises(JepaExportError, check=code("release.sequence_not_increasing")):
-        publish(opened(repo), second, Terms(channel="stable", release_seq=asked))
+        publish(opened(repo), second, Terms(channel="stable", release_seq=sequence))
     assert publish(opened(repo), second, STABLE).release_seq == 3
 
 

@@ -117,8 +117,8 @@ def as_listed_before(repo: Path, *, copies: bool) -> None:
         custom: dict[str, object] = {"released_as": list(version.released_as)}
         if not copies:
             fields = version.release.model_dump(mode="json")
-            gone = ("release_seq", "rollout", "deltas", "revoked", "revoked_manifests")
-            custom["terms"] = json.dumps({key: value for key, value in fields.items() if key not in gone})
+            removed = ("release_seq", "rollout", "deltas", "revoked", "revoked_manifests")
+            custom["terms"] = json.dumps({key: value for key, value in fields.items() if key not in removed})
         files[version.release.manifest_target].unrecognized_fields["custom"] = custom
         known |= files
         copy = release_path("stable", MODEL, name)

@@ -141,9 +141,9 @@ def test_one_signature_of_two_publishes_nothing(tmp_path: Path, bundle: Bundle) 
     shutil.move(away, other_disk / away.name)
     with pytest.raises(JepaExportError) as refused:
         publish(opened(repo), bundle, STABLE)
-    said = str(refused.value)
-    assert "channel-stable needs 2 signatures, and 1 of its keys are in" in said
-    assert short_id(second) in said and short_id(first) not in said
+    message = str(refused.value)
+    assert "channel-stable needs 2 signatures, and 1 of its keys are in" in message
+    assert short_id(second) in message and short_id(first) not in message
     client = Client(repo, tmp_path / "robot")
     assert client.latest() is None
     publish(opened(repo, repo.with_name("keys"), other_disk), bundle, STABLE)
@@ -186,8 +186,8 @@ def test_only_the_new_key_signs_after_a_rotation(
     assert b"x-jepa-retiring" not in b"".join(
         path.read_bytes() for path in (repo / "metadata").glob(f"{opened(repo).root.version}.root.json")
     )
-    (gone,) = repo.with_name("keys").glob(f"*.{short_id(old)}.pem")
-    gone.unlink()
+    (retired,) = repo.with_name("keys").glob(f"*.{short_id(old)}.pem")
+    retired.unlink()
     following = variant(toy_bundle, tmp_path / "following", "1.2.4")
     publish(opened(repo), following, STABLE)
     assert client.install(tmp_path / "installed").sha256 == following.sha256

@@ -24,8 +24,8 @@ ENCODER = EncoderConfig(px=32, patch=16, width=32, depth=1, heads=2, tokens=3, d
 SCALE = (1.25, 1.25)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
 @torch.no_grad()

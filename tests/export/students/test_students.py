@@ -39,11 +39,11 @@ def make(config: PredictorConfig, seed: int = 0) -> Predictor:
     """Return a predictor none of whose parameters is zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = Predictor(config).eval().requires_grad_(False)
-        for parameter in made.parameters():
+        predictor = Predictor(config).eval().requires_grad_(False)
+        for parameter in predictor.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.2)
-    return made
+    return predictor
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def step_through(predictor: Predictor, history: Tensor, actions: Tensor, horizon
     return sequence[:, -horizon:]
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("size", HISTORIES)
@@ -178,8 +178,8 @@ def test_past_and_step_graphs_equal_the_flat_rollout(predictor: Predictor, size:
     for step, absent in enumerate(
         torch.from_numpy(absent_table(WINDOW, size - 1, HORIZON)).split(WINDOW, dim=1)
     ):
-        latent, made = Step(predictor)(latent, given.actions[:, step : step + 1], absent, *frames)
-        frames = [*frames[1:], made]
+        latent, frame_made = Step(predictor)(latent, given.actions[:, step : step + 1], absent, *frames)
+        frames = [*frames[1:], frame_made]
         futures.append(latent)
     close(torch.cat(futures, dim=1), predictor(given.history, given.actions, given.between))
 
@@ -248,9 +248,9 @@ def test_randomize_uses_only_the_given_seed() -> None:
 
 
 def make_stirred(seed: int) -> Predictor:
-    made = create("vit_ti", px=32, action_scale=SCALE, seed=0).predictor.requires_grad_(False)
-    randomize(made, seed)
-    return made
+    predictor = create("vit_ti", px=32, action_scale=SCALE, seed=0).predictor.requires_grad_(False)
+    randomize(predictor, seed)
+    return predictor
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from jepa_runtime.backends.tensorrt.kernels import ENTRY_POINT, find_fatbin, sou
 from tests.errors import code
 
 # What ptxas 13.0 printed of a kernel that was made to spill.
-SAID = """ptxas info    : 0 bytes gmem
+PTXAS_OUTPUT = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'scale' for 'sm_87'
 ptxas info    : Function properties for scale
     24 bytes stack frame, 32 bytes spill stores, 28 bytes spill loads
@@ -34,7 +34,7 @@ ptxas info    : Used 48 registers, used 0 barriers
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> KernelBuild:
+def kernel_build(tmp_path_factory: pytest.TempPathFactory) -> KernelBuild:
     try:
         find_nvcc()
     except JepaExportError as error:
@@ -55,28 +55,28 @@ def stand_in(folder: Path, script: str) -> Path:
     return program
 
 
-def test_kernel_compiles_for_orin_without_spilling(made: KernelBuild) -> None:
-    assert {usage.entry for usage in made.usages if usage.architecture == "sm_87"} == {ENTRY_POINT}
-    assert all(usage.spilled_bytes == 0 for usage in made.usages)
+def test_kernel_compiles_for_orin_without_spilling(kernel_build: KernelBuild) -> None:
+    assert {usage.entry for usage in kernel_build.usages if usage.architecture == "sm_87"} == {ENTRY_POINT}
+    assert all(usage.spilled_bytes == 0 for usage in kernel_build.usages)
 
 
-def test_runtime_finds_the_compiled_kernel(made: KernelBuild) -> None:
-    assert find_fatbin([made.path.parent]) == made.path
-    assert [path.name for path in made.path.parent.iterdir()] == [made.path.name]
+def test_runtime_finds_the_compiled_kernel(kernel_build: KernelBuild) -> None:
+    assert find_fatbin([kernel_build.path.parent]) == kernel_build.path
+    assert [path.name for path in kernel_build.path.parent.iterdir()] == [kernel_build.path.name]
 
 
-def test_compilation_is_reproducible_in_any_folder(made: KernelBuild, tmp_path: Path) -> None:
-    assert compile_kernels(tmp_path / "another folder").path.read_bytes() == made.path.read_bytes()
+def test_compilation_is_reproducible_in_any_folder(kernel_build: KernelBuild, tmp_path: Path) -> None:
+    assert compile_kernels(tmp_path / "another folder").path.read_bytes() == kernel_build.path.read_bytes()
 
 
-def test_fatbin_contains_a_binary_for_each_jetson_and_ptx(made: KernelBuild) -> None:
+def test_fatbin_contains_a_binary_for_each_jetson_and_ptx(kernel_build: KernelBuild) -> None:
     """Each is an ELF file for a GPU; PTX is compressed in it."""
-    assert made.path.read_bytes().count(b"\x7fELF") == len(made.choice.architectures)
-    assert f"PTX for other GPUs from sm_{made.choice.ptx} on" in describe(made)
+    assert kernel_build.path.read_bytes().count(b"\x7fELF") == len(kernel_build.choice.architectures)
+    assert f"PTX for other GPUs from sm_{kernel_build.choice.ptx} on" in describe(kernel_build)
 
 
 def test_compiler_warning_is_an_error(
-    made: KernelBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernel_build: KernelBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "source", lambda: source() + b"\n__global__ void idle() { int unused; }\n")
     with pytest.raises(JepaExportError, check=code("target.nvcc_failed")):
@@ -106,7 +106,7 @@ def test_compiler_too_old_for_all_devices_is_rejected() -> None:
 
 
 def test_ptxas_output_is_parsed() -> None:
-    assert parse_usage(SAID) == (
+    assert parse_usage(PTXAS_OUTPUT) == (
         KernelUsage(entry="scale", architecture="sm_87", registers=16, spilled_bytes=32),
         KernelUsage(entry="scale", architecture="sm_110", registers=48, spilled_bytes=0),
     )

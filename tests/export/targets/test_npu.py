@@ -63,8 +63,8 @@ def confined(program: str, folder: Path, limits: ProcessLimits | None = None) ->
 
 def test_compiler_output_and_exit_status_are_reported(tmp_path: Path) -> None:
     program = "import os, sys; print(os.getcwd()); print('no', file=sys.stderr); sys.exit(3)"
-    status, said = confined(program, tmp_path)
-    assert status == 3 and sorted(said.splitlines()) == sorted([str(tmp_path), "no"])
+    status, output = confined(program, tmp_path)
+    assert status == 3 and sorted(output.splitlines()) == sorted([str(tmp_path), "no"])
 
 
 def test_compiler_crash_is_an_error_and_does_not_end_the_process(tmp_path: Path) -> None:

@@ -116,10 +116,10 @@ def test_weights_use_half_of_their_range_where_two_products_must_fit_16_bits(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
     monkeypatch.setattr(cpu_int8, "CPUINFO", tmp_path / "cpuinfo")
-    made = quantize(converted(network(), tmp_path), frames[:16])
+    quantized = quantize(converted(network(), tmp_path), frames[:16])
     largest = [
         int(np.abs(operation.get_data().astype(int)).max())
-        for operation in made.get_ops()
+        for operation in quantized.get_ops()
         if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.i8
     ]
     assert min(largest) > 60 and (2 * 255 * max(largest) < 2**15) is half
@@ -131,41 +131,45 @@ def test_bright_frames_are_encoded_as_in_fp32(healthy: ov.Model, controlled: boo
     dim: list[Sample] = [{"frame": rng.integers(0, 100, (1, 32, 32, 3), np.uint8)} for _ in range(16)]
     if controlled:
         limits = CosineAgreement(worst=0.9999, mean=0.99999)
-        made = AccuracyController(limits, lambda _: None).quantize("encoder", healthy, dim, dim[:2])
+        quantized = AccuracyController(limits, lambda _: None).quantize("encoder", healthy, dim, dim[:2])
     else:
-        made = quantize_transformer_int8(healthy, dim)
+        quantized = quantize_transformer_int8(healthy, dim)
     bright = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
-    expected, found = (ov.compile_model(each, "CPU")({"frame": bright})[0] for each in (healthy, made))
-    assert cosines(found, expected).min() > 0.995
+    expected, actual = (ov.compile_model(each, "CPU")({"frame": bright})[0] for each in (healthy, quantized))
+    assert cosines(actual, expected).min() > 0.995
 
 
 def test_int8_within_the_limits_is_left_unchanged(healthy: ov.Model, frames: list[Sample]) -> None:
-    said: list[str] = []
-    control = AccuracyController(LIMITS, said.append)
+    messages: list[str] = []
+    control = AccuracyController(LIMITS, messages.append)
     control.quantize("encoder", healthy, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert outcome.holds and outcome.in_fp32 == () and outcome.found == outcome.plain
     assert LIMITS.worst < outcome.found.worst <= outcome.found.mean < 1
-    assert said == [str(outcome)] and "encoder in INT8 on held-out samples: mean cosine 0.99" in said[0]
+    assert (
+        messages == [str(outcome)] and "encoder in INT8 on held-out samples: mean cosine 0.99" in messages[0]
+    )
 
 
 def test_missing_held_out_data_is_reported(healthy: ov.Model, frames: list[Sample]) -> None:
-    said: list[str] = []
-    control = AccuracyController(LIMITS, said.append, seen=True)
+    messages: list[str] = []
+    control = AccuracyController(LIMITS, messages.append, seen=True)
     control.quantize("encoder", healthy, frames[:16], frames[:16])
-    assert "encoder in INT8 on calibration samples: mean cosine 0.99" in said[0]
+    assert "encoder in INT8 on calibration samples: mean cosine 0.99" in messages[0]
     assert control.report()["int8"][0]["held_out"] is False
 
 
 def test_harmful_layer_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
-    said: list[str] = []
-    control = AccuracyController(LIMITS, said.append)
-    made = control.quantize("encoder", hurt, frames[:16], frames[16:])
+    messages: list[str] = []
+    control = AccuracyController(LIMITS, messages.append)
+    quantized = control.quantize("encoder", hurt, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert outcome.plain.used(LIMITS) > 1 >= outcome.found.used(LIMITS) and outcome.holds
     assert outcome.in_fp32 == (RUINED,)
-    assert RUINED in said[-1]
-    products = {each.get_friendly_name(): each for each in made.get_ops() if each.get_type_name() == "MatMul"}
+    assert RUINED in messages[-1]
+    products = {
+        each.get_friendly_name(): each for each in quantized.get_ops() if each.get_type_name() == "MatMul"
+    }
     in_fp32 = {
         name
         for name, each in products.items()
@@ -189,12 +193,15 @@ def test_error_that_no_single_layer_fixes_is_reported(
     healthy: ov.Model, frames: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jepa_export.quantization.accuracy_control.MAX_GROUPS", 1)
-    said: list[str] = []
-    control = AccuracyController(CosineAgreement(worst=0.9999999, mean=0.9999999), said.append)
+    messages: list[str] = []
+    control = AccuracyController(CosineAgreement(worst=0.9999999, mean=0.9999999), messages.append)
     control.quantize("encoder", healthy, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert not outcome.holds and not outcome.as_dict()["holds"]
-    assert "the limit is mean cosine 1.0000" in said[-1] and "--quantization-aware, or serve fp32" in said[-1]
+    assert (
+        "the limit is mean cosine 1.0000" in messages[-1]
+        and "--quantization-aware, or serve fp32" in messages[-1]
+    )
 
 
 @pytest.mark.parametrize("graph", ["encoder", "step", "predictor (a step)"])

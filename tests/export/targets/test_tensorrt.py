@@ -159,9 +159,9 @@ def test_reduced_graph_matches_fp32(
     name: str, form: str, cosine: float, exported: dict[str, Exported]
 ) -> None:
     given = exported[name]
-    expected, found = (run(model, given.samples) for model in (given.fp32, given.forms[form]))
-    norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
-    assert ((expected * found).sum(axis=-1) / norms).min() >= cosine
+    expected, actual = (run(model, given.samples) for model in (given.fp32, given.forms[form]))
+    norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(actual, axis=-1)
+    assert ((expected * actual).sum(axis=-1) / norms).min() >= cosine
 
 
 def test_int8_weights_are_scaled_per_channel_and_activations_per_tensor(
@@ -243,9 +243,9 @@ def test_weight_error_is_at_most_half_a_quantization_step(seed: int, magnitude: 
     constants = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in to_int8(model, ranges).graph.initializer
     }
-    found = constants["weights_int8"] * constants["weights_scale"].astype(np.float64)
+    dequantized = constants["weights_int8"] * constants["weights_scale"].astype(np.float64)
     steps = np.abs(weights).max(axis=0) / 127
-    assert (np.abs(found - weights.astype(np.float32)) <= 0.501 * steps).all()
+    assert (np.abs(dequantized - weights.astype(np.float32)) <= 0.501 * steps).all()
 
 
 @needs_tensorrt

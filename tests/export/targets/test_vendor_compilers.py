@@ -24,8 +24,8 @@ MODELS = ("two_rooms", "vit_s")
 def vit_s(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The middle student with random weights, as jepa-export builds it."""
     folder = tmp_path_factory.mktemp("built") / "vit_s"
-    asked = ["--target", "npu", "--target", "tensorrt", "--out", str(folder)]
-    assert main(["build", "--student", "vit_s", "--untrained", *asked]) == 0
+    options = ["--target", "npu", "--target", "tensorrt", "--out", str(folder)]
+    assert main(["build", "--student", "vit_s", "--untrained", *options]) == 0
     return Bundle.open(folder)
 
 
@@ -36,7 +36,7 @@ def bundles(vit_s: Bundle, two_rooms_bundle: Path) -> dict[str, Bundle]:
 
 
 @pytest.fixture(scope="module")
-def said(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def reports(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the compilers say of each model: of the shipped one here, of the student when it was built."""
     shipped, folder = bundles["two_rooms"], tmp_path_factory.mktemp("shipped") / "two_rooms"
     shutil.copytree(shipped.path, folder)
@@ -59,23 +59,25 @@ def expected(bundle: Bundle, target: str) -> list[tuple[str, str]]:
 
 @needs_compiler
 @pytest.mark.parametrize("model", MODELS)
-def test_every_npu_compiles_every_graph(model: str, said: dict[str, Any], bundles: dict[str, Bundle]) -> None:
-    rows = said[model]["npu"]["graphs"]
+def test_every_npu_compiles_every_graph(
+    model: str, reports: dict[str, Any], bundles: dict[str, Bundle]
+) -> None:
+    rows = reports[model]["npu"]["graphs"]
     assert [row for row in rows if "problem" in row] == []
-    found = sorted((row["graph"], row["precision"], row["platform"]) for row in rows)
+    compiled = sorted((row["graph"], row["precision"], row["platform"]) for row in rows)
     graphs = expected(bundles[model], "npu")
-    assert found == sorted((*graph, platform) for graph in graphs for platform in PLATFORMS)
+    assert compiled == sorted((*graph, platform) for graph in graphs for platform in PLATFORMS)
     assert {graph for graph, _ in graphs} >= {"step"}
     assert all(row["estimate"]["total_ms"] > 0 for row in rows)
 
 
 @needs_tensorrt
 @pytest.mark.parametrize("model", MODELS)
-def test_tensorrt_builds_every_graph(model: str, said: dict[str, Any], bundles: dict[str, Bundle]) -> None:
-    rows = said[model]["tensorrt"]["graphs"]
+def test_tensorrt_builds_every_graph(model: str, reports: dict[str, Any], bundles: dict[str, Bundle]) -> None:
+    rows = reports[model]["tensorrt"]["graphs"]
     assert [row for row in rows if row["problems"] or not row["built"]] == []
-    found = sorted((row["graph"], row["precision"]) for row in rows)
-    assert found == expected(bundles[model], "tensorrt")
+    compiled = sorted((row["graph"], row["precision"]) for row in rows)
+    assert compiled == expected(bundles[model], "tensorrt")
 
 
 @needs_compiler

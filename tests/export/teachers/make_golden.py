@@ -95,7 +95,7 @@ def _encoder(module: ModuleType, depth: int, frames: int = 8, **more: Any) -> nn
 
 
 def _predictor(module: ModuleType, depth: int, **more: Any) -> nn.Module:
-    made = module.vit_predictor(
+    predictor = module.vit_predictor(
         img_size=(tiny.PX, tiny.PX),
         num_frames=8,
         embed_dim=tiny.WIDTH,
@@ -107,7 +107,7 @@ def _predictor(module: ModuleType, depth: int, **more: Any) -> nn.Module:
         use_rope=True,
         **more,
     )
-    return _filled(made, seed=1)
+    return _filled(predictor, seed=1)
 
 
 def _ids(places: list[int]) -> Tensor:

@@ -35,13 +35,13 @@ def refused(expected: str, name: str, source: str | Path, **more: str) -> str:
 def test_loaded_teacher_names_its_weights_and_is_in_evaluation_mode(
     teacher: Callable[[str], Teacher], case: str
 ) -> None:
-    found = teacher(case)
+    loaded = teacher(case)
     member = TINY[case]
-    assert found.provenance == (
+    assert loaded.provenance == (
         f"{case} ({member.family}), {member.weights} of official.pt, {member.license}"
     )
-    assert not found.model.training
-    assert not any(parameter.requires_grad for parameter in found.model.parameters())
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
 def test_another_encoder_of_the_file_can_be_selected(saved: Save) -> None:
@@ -147,16 +147,16 @@ def test_file_with_code_is_not_executed(tmp_path: Path, old: bool) -> None:
     refused("teacher.checkpoint_unsafe", "lewm", path)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 1000, -1])
+@pytest.mark.parametrize("size", [0, 1, 1000, -1])
 @pytest.mark.parametrize("kind", ["pt", "old.pt", "safetensors"])
-def test_truncated_file_is_rejected(tmp_path: Path, kind: str, kept: int) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path, kind: str, size: int) -> None:
     path, state = tmp_path / f"whole.{kind}", official("lewm")
     if kind == "safetensors":
         save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "pt")
     read("lewm", path)
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:size])
     refused("teacher.checkpoint_damaged", "lewm", path)
 
 
@@ -173,7 +173,7 @@ def test_random_bytes_raise_only_our_errors(
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "reason"),
     [
         ({}, "nothing"),
         ({"a": 1, "b": 2, "c": 3, "d": 4}, "a, b, c, …;"),
@@ -181,8 +181,8 @@ def test_random_bytes_raise_only_our_errors(
         ([1], "list"),
     ],
 )
-def test_file_of_another_format_is_rejected(saved: Save, content: Any, found: str) -> None:
-    assert found in refused("teacher.checkpoint_unknown", "vjepa2", saved(content))
+def test_file_of_another_format_is_rejected(saved: Save, content: Any, reason: str) -> None:
+    assert reason in refused("teacher.checkpoint_unknown", "vjepa2", saved(content))
 
 
 def test_missing_sources_are_rejected(tmp_path: Path) -> None:

@@ -27,14 +27,14 @@ Inputs = dict[str, Tensor]
 
 @pytest.fixture
 def model(teacher: Callable[[str], Teacher]) -> LeWM:
-    found = teacher("lewm").model
-    assert isinstance(found, LeWM)
+    lewm = teacher("lewm").model
+    assert isinstance(lewm, LeWM)
     # Untrained positions are all equal.
-    found.pos_embed.copy_(draw(*found.pos_embed.shape, seed=9))
-    return found
+    lewm.pos_embed.copy_(draw(*lewm.pos_embed.shape, seed=9))
+    return lewm
 
 
-def asked(known: int, horizon: int, count: int = COUNT) -> Inputs:
+def create_inputs(known: int, horizon: int, count: int = COUNT) -> Inputs:
     inputs = {"history_latents": draw(1, known, 1, DIM), "actions": draw(count, horizon, ACTION_DIM, seed=2)}
     if known > 1:
         inputs["history_actions"] = draw(1, known - 1, ACTION_DIM, seed=3)
@@ -52,18 +52,18 @@ def by_its_loop(model: LeWM, inputs: Inputs) -> Tensor:
 @pytest.mark.parametrize("known", [1, 2, HISTORY, HISTORY + 2])
 @pytest.mark.parametrize("horizon", [1, 2, 3, 6])
 def test_rollout_equals_the_published_loop(model: LeWM, known: int, horizon: int) -> None:
-    inputs = asked(known, horizon)
-    found = Rollout(model)(*inputs.values())
-    assert found.shape == (COUNT, horizon, 1, DIM)
-    torch.testing.assert_close(found, by_its_loop(model, inputs), atol=2e-5, rtol=0)
+    inputs = create_inputs(known, horizon)
+    actual = Rollout(model)(*inputs.values())
+    assert actual.shape == (COUNT, horizon, 1, DIM)
+    torch.testing.assert_close(actual, by_its_loop(model, inputs), atol=2e-5, rtol=0)
 
 
 def test_position_and_candidate_change_the_rollout(model: LeWM) -> None:
-    inputs = asked(1, 5)
-    found = Rollout(model)(*inputs.values())
-    assert (found[0] - found[1]).abs().max() > 0.01
+    inputs = create_inputs(1, 5)
+    actual = Rollout(model)(*inputs.values())
+    assert (actual[0] - actual[1]).abs().max() > 0.01
     model.pos_embed.copy_(model.pos_embed.flip(1))
-    assert (Rollout(model)(*inputs.values()) - found).abs().max() > 0.01
+    assert (Rollout(model)(*inputs.values()) - actual).abs().max() > 0.01
 
 
 def test_frame_at_a_position_is_computed_once(model: LeWM) -> None:
@@ -77,7 +77,7 @@ def test_frame_at_a_position_is_computed_once(model: LeWM) -> None:
     each_step = 6 * config.depth * width**2 + 2 * width * config.projector
     each_step += config.action_dim * config.mixed + 4 * config.mixed * width + 4 * width**2
     expected = (config.depth - 1) * first + last + 5 * each_step
-    assert network_multiply_adds(Rollout(model), *asked(1, 5, count=1).values()) == expected
+    assert network_multiply_adds(Rollout(model), *create_inputs(1, 5, count=1).values()) == expected
 
 
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime:CPU"])
@@ -85,21 +85,23 @@ def test_frame_at_a_position_is_computed_once(model: LeWM) -> None:
 def test_exported_rollout_takes_any_number_of_candidates(
     model: LeWM, tmp_path: Path, engine: str, known: int
 ) -> None:
-    export_onnx(Rollout(model), asked(known, 4), ["futures"], tmp_path / "model.onnx", free_axis=("actions",))
-    inputs = asked(known, 4, count=32)
+    export_onnx(
+        Rollout(model), create_inputs(known, 4), ["futures"], tmp_path / "model.onnx", free_axis=("actions",)
+    )
+    inputs = create_inputs(known, 4, count=32)
     shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
     with closing(create_backend(engine)) as backend:
         session = backend.load(tmp_path / "model.onnx", shapes, rows=("actions",))
         for name, tensor in inputs.items():
             session.inputs[name][:] = tensor.numpy()
-        found = session.run()["futures"].copy()
+        actual = session.run()["futures"].copy()
         session.close()
-    np.testing.assert_allclose(found, by_its_loop(model, inputs).numpy(), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(actual, by_its_loop(model, inputs).numpy(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
 def test_int8_rollout_is_close_to_fp32(model: LeWM, tmp_path: Path) -> None:
-    inputs = asked(1, 5, count=32)
+    inputs = create_inputs(1, 5, count=32)
     export_onnx(Rollout(model), inputs, ["futures"], tmp_path / "model.onnx", free_axis=("actions",))
     samples = [{name: tensor.numpy() for name, tensor in inputs.items()}]
     save(quantize_transformer_int8(convert(tmp_path / "model.onnx"), samples), tmp_path / "model.xml")
@@ -108,7 +110,7 @@ def test_int8_rollout_is_close_to_fp32(model: LeWM, tmp_path: Path) -> None:
         session = backend.load(tmp_path / "model.xml", shapes, rows=("actions",))
         for name, tensor in inputs.items():
             session.inputs[name][:] = tensor.numpy()
-        found = session.run()["futures"].reshape(-1, DIM).astype(np.float64)
+        actual = session.run()["futures"].reshape(-1, DIM).astype(np.float64)
         session.close()
-    likeness = cosines(found, by_its_loop(model, inputs).reshape(-1, DIM).double().numpy())
+    likeness = cosines(actual, by_its_loop(model, inputs).reshape(-1, DIM).double().numpy())
     assert 0.98 < likeness.mean() < 1 - 1e-6

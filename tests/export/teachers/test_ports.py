@@ -119,10 +119,10 @@ def test_names_of_both_generations_of_transformers_are_known(ijepa: nn.Module) -
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("gone", ["model-00002-of-", "index"])
-def test_incomplete_folder_is_rejected(vjepa2: nn.Module, tmp_path: Path, gone: str) -> None:
+@pytest.mark.parametrize("missing", ["model-00002-of-", "index"])
+def test_incomplete_folder_is_rejected(vjepa2: nn.Module, tmp_path: Path, missing: str) -> None:
     vjepa2.save_pretrained(tmp_path, max_shard_size="40KB")
-    next(file for file in tmp_path.iterdir() if gone in file.name).unlink()
+    next(file for file in tmp_path.iterdir() if missing in file.name).unlink()
     with pytest.raises(JepaExportError) as error:
         read("vjepa2", tmp_path)
     assert error.value.code in ("teacher.checkpoint_damaged", "teacher.checkpoint_ambiguous")

@@ -52,8 +52,8 @@ def test_recipe_of_another_package_runs_with_its_options(
 @pytest.mark.usefixtures("package")
 def test_broken_recipe_is_logged_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        found = find_recipes()
-    assert "maze" in found and not found.keys() & {"lost", "number"}
+        recipes = find_recipes()
+    assert "maze" in recipes and not recipes.keys() & {"lost", "number"}
     lost, number = sorted(record.getMessage() for record in caplog.records)
     assert lost.startswith("recipe lost of the package maze-recipes cannot be loaded: No module named 'no'")
     assert "maze_recipe:NUMBER is not a TrainingRecipe" in number

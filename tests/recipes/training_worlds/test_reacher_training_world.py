@@ -76,5 +76,5 @@ def test_trained_model_becomes_a_bundle_that_reaches_goals(
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.io.action.names == training_world.action_names
     assert bundle.manifest.io.action.max_norm == MAX_JOINT_RADPS
-    found = closed_loop(bundle, Reacher(), Plan(seeds=(0,), episodes=1))
-    assert found.goals["straight_line"].successes == 1 and found.goals["fp32"].episodes == 1
+    report = closed_loop(bundle, Reacher(), Plan(seeds=(0,), episodes=1))
+    assert report.goals["straight_line"].successes == 1 and report.goals["fp32"].episodes == 1

@@ -116,12 +116,12 @@ def test_unit_of_distance_is_a_free_step_at_top_speed() -> None:
 
 def test_distances_of_all_layouts_are_cached(tmp_path: Path) -> None:
     recorded, cache = library(), tmp_path / "journeys.npy"
-    found = load_or_compute_distances(recorded, Plane(), cache)
-    assert found.shape == (2, 33, 33) and found.dtype == torch.float16
+    distances = load_or_compute_distances(recorded, Plane(), cache)
+    assert distances.shape == (2, 33, 33) and distances.dtype == torch.float16
     expected = steps_between(
         recorded.latents[1].flatten(0, 1), Plane(), latent_step(recorded, MAX_SPEED_MPS)
     ).half()
-    assert torch.equal(found[1], expected)
+    assert torch.equal(distances[1], expected)
     assert [path.name for path in tmp_path.iterdir()] == ["journeys.npy"]
     unused: Predictor = None  # type: ignore[assignment]
-    assert torch.equal(load_or_compute_distances(recorded, unused, cache), found)
+    assert torch.equal(load_or_compute_distances(recorded, unused, cache), distances)

@@ -38,8 +38,8 @@ def test_contrast_is_the_cross_entropy_of_picking_the_positive(temperature: floa
         )
         for anchor, positive in zip(anchors, positives, strict=True)
     ]
-    found = losses.contrast(anchors, positives, negatives, temperature)
-    assert found.item() == pytest.approx(np.mean(expected), rel=1e-4)
+    actual = losses.contrast(anchors, positives, negatives, temperature)
+    assert actual.item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
@@ -56,8 +56,8 @@ def test_predictive_contrast_is_the_cross_entropy_of_picking_the_actual_frame(te
                     for other, time in frames
                 ]
                 expected.append(nats(scores, right=frames.index((run, step + 1))))
-    found = losses.predictive_contrast(predicted, arrived, temperature)
-    assert found.item() == pytest.approx(np.mean(expected), rel=1e-4)
+    actual = losses.predictive_contrast(predicted, arrived, temperature)
+    assert actual.item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_perfect_prediction_picks_its_own_frame_and_a_late_one_does_not() -> None:

@@ -20,11 +20,13 @@ def test_folder_of_another_run_is_reported_in_one_line_with_status_1(
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "settings.txt").write_text("seed 7, layout fixed, Recipe()\n")
     assert main([*TRAIN, str(tmp_path), "--seed", "8"]) == 1
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        said.startswith("jepa-export: error: ") and "seed 7, layout fixed" in said and "another --out" in said
+        stderr.startswith("jepa-export: error: ")
+        and "seed 7, layout fixed" in stderr
+        and "another --out" in stderr
     )
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
 
 
 def test_output_that_is_no_bundle_is_rejected_before_training(

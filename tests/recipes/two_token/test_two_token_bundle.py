@@ -49,8 +49,8 @@ def test_int8_is_within_tolerance_or_verify_names_the_failing_graph(
 ) -> None:
     status = runtime(["verify", str(tiny_bundle), "--precision", "int8"])
     shown = capsys.readouterr()
-    found = golden_parity(Bundle.open(tiny_bundle), engine="openvino:CPU", precision="int8")
-    failed = [parity for parity in found if not parity.ok]
+    reports = golden_parity(Bundle.open(tiny_bundle), engine="openvino:CPU", precision="int8")
+    failed = [parity for parity in reports if not parity.ok]
     assert status == (1 if failed else 0)
     assert all(f"int8 {parity.graph} does not reproduce" in shown.err for parity in failed)
 

@@ -37,8 +37,8 @@ def run_until_killed(folder: Path, stage: str, step: int) -> None:
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, text=True, **pipes)
     try:
-        _, said = child.communicate(timeout=90)
-        assert child.returncode == -signal.SIGKILL, said
+        _, output = child.communicate(timeout=90)
+        assert child.returncode == -signal.SIGKILL, output
         assert group_ends(child.pid, within_s=15), "a process of the killed run lives on"
     finally:
         if not group_ends(child.pid, within_s=0):
