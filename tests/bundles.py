@@ -1,4 +1,4 @@
-"""A factory of toy bundles: tiny random graphs that are valid in every respect, made without torch."""
+"""Toy bundles: tiny random graphs that are valid in every respect, built without torch."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def make_bundle(
     seed: int = 0,
     standing: bool = False,
 ) -> Bundle:
-    """Write a sealed bundle of random weights into ``folder``, which is made.
+    """Write a sealed bundle of random weights into a new ``folder``.
 
     Each graph comes as OpenVINO IR in fp32 and fp16, and as ONNX in fp32.
 
     Args:
-        history_size: W.
-        energy: whether it has an energy graph.
-        step: whether it has a graph for one step of one candidate.
-        trained: what the manifest says.
-        standing: the histories of its golden outputs stand still, as in bundles of before.
+        history_size: Number of context frames (W).
+        energy: Add an energy graph.
+        step: Add a graph for one step of one candidate.
+        trained: Value in the manifest.
+        standing: Repeat one frame in the past context of the golden outputs, as in earlier bundles.
     """
     random = np.random.default_rng(seed)
     graphs = {"encoder": _encoder(random), "predictor": _predictor(seed, history_size)}
@@ -60,10 +60,10 @@ def make_bundle(
 def manifest_fields(
     *, history_size: int = 1, energy: bool = True, step: bool = False, trained: bool = True
 ) -> dict[str, Any]:
-    """What :func:`seal` needs to know of a toy bundle."""
+    """Return the manifest fields of a toy bundle for :func:`seal`."""
     optional = {"step": step, "energy": energy}
     variants = {role: _variants(role) for role in ("encoder", "predictor")}
-    variants |= {role: _variants(role) if wanted else [] for role, wanted in optional.items()}
+    variants |= {role: _variants(role) if included else [] for role, included in optional.items()}
     exact = {"min_cosine": 0.9999, "max_abs": 1e-4}
     return {
         "model_id": "toy",
@@ -123,14 +123,14 @@ def _write_variants(folder: Path, model: onnx.ModelProto) -> None:
     (folder / "onnx" / "model.onnx").write_bytes(content)
     core = openvino.Core()
     for name, compress in (("model.xml", False), ("model_fp16.xml", True)):
-        # Saving may change a model in place, so each is read anew.
+        # Saving may change a model in place, so each is read separately.
         openvino.save_model(core.read_model(content), folder / "openvino" / name, compress_to_fp16=compress)
 
 
 def _golden(
     graphs: dict[str, onnx.ModelProto], history_size: int, random: np.random.Generator, *, standing: bool
 ) -> Arrays:
-    """Inputs, and the outputs that ONNX's own reference implementation gives."""
+    """Return inputs, and the outputs of ONNX's reference implementation."""
     frames = random.integers(0, 256, (_GOLDEN_FRAMES, SIZE, SIZE, 3), np.uint8)
     actions = random.uniform(-1, 1, (NUM_SAMPLES, HORIZON, ACTIONS)).astype(np.float32)
     encode, predict = (ReferenceEvaluator(graphs[role]) for role in ("encoder", "predictor"))
@@ -200,7 +200,7 @@ def _encoder(random: np.random.Generator) -> onnx.ModelProto:
 
 
 def _predictor(seed: int, history_size: int, horizon: int = HORIZON) -> onnx.ModelProto:
-    """``z = tanh(z A + a B)`` step by step; the first z mixes the history."""
+    """Return ``z = tanh(z A + a B)`` per step; the first z mixes the past context."""
     weights, node = _weights(np.random.default_rng([seed, 1])), helper.make_node
     inputs: dict[str, tuple[int, list[int | str]]] = {
         "history_latents": (TensorProto.FLOAT, [1, history_size, TOKENS, DIM]),
@@ -244,7 +244,7 @@ def _predictor(seed: int, history_size: int, horizon: int = HORIZON) -> onnx.Mod
 
 
 def _energy(random: np.random.Generator) -> onnx.ModelProto:
-    """A weighted mean of squared differences, so that it cannot be mistaken for the plain one."""
+    """Return a weighted mean of squared differences, which differs from the unweighted one."""
     node = helper.make_node
     return _model(
         "energy",

@@ -1,4 +1,4 @@
-"""What all tests may use."""
+"""Fixtures and options of all tests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jepa_runtime.backends.openvino import signal_stack
 from jepa_runtime.bundle import Bundle, seal
 
 ROOT = Path(__file__).resolve().parent.parent
-# How long an example takes tells of the machine.
+# The duration of an example depends on the machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 BEGAN = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For a machine that has only so much time."""
+    """Add options for machines with a time limit."""
     parser.addoption(
         "--begin-within", type=float, metavar="SECONDS", help="skip the tests that have not begun by then"
     )
@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """See --turn."""
+    """Rotate the files by ``--turn``."""
     turn = config.getoption("--turn")
     if turn is not None and items:
         files = list(dict.fromkeys(item.path for item in items))
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """See --begin-within."""
+    """Skip tests after the time of ``--begin-within``."""
     seconds = item.config.getoption("--begin-within")
     if seconds is not None and time.monotonic() - BEGAN > seconds:
         pytest.skip(f"not begun within {seconds:g} s (--begin-within)")
@@ -52,14 +52,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Tests use OpenVINO beside our backend too; what it leaves would end the next that sends a signal."""
+    """Restore the signal stack: tests use OpenVINO directly too, which would make later signals fatal."""
     with signal_stack.preserved():
         return (yield)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts() -> Iterator[None]:
-    """They are heard, also where a script's ``&`` has this process ignore them."""
+    """Receive SIGINT, also where a script's ``&`` makes this process ignore it."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, inherited)
@@ -67,7 +67,7 @@ def interrupts() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def ros_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nodes keep none in the home folder, which may be missing."""
+    """Write ROS logs to a temporary folder: the home folder may be missing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_logs")))
         yield
@@ -75,7 +75,7 @@ def ros_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a toy bundle (see tests/bundles.py); copy it before changing anything."""
+    """Return the folder of a toy bundle (see tests/bundles.py); copy it before changing anything."""
     make_bundle = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)").make_bundle
     folder = tmp_path_factory.mktemp("bundles") / "toy"
     make_bundle(folder)
@@ -84,7 +84,7 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_rooms_bundle() -> Path:
-    """The folder of the bundle that ships with this repository."""
+    """Return the folder of the bundle that ships with this repository."""
     folder = ROOT / "models" / "two_rooms"
     if not (folder / "manifest.json").is_file():
         pytest.skip("models/two_rooms has no bundle yet")
@@ -93,7 +93,7 @@ def two_rooms_bundle() -> Path:
 
 @pytest.fixture
 def wrong_bundle(toy_bundle: Path, tmp_path: Path) -> Path:
-    """A sealed bundle whose predictor does not compute what it is said to."""
+    """Return a sealed bundle whose predictor does not reproduce its golden outputs."""
     copy = Path(shutil.copytree(toy_bundle, tmp_path / "wrong"))
     arrays = dict(np.load(copy / "golden.npz"))
     np.savez(copy / "golden.npz", **arrays | {"futures": arrays["futures"] + 0.5})

@@ -1,4 +1,4 @@
-"""What tests assert of errors: their stable codes, not their wording."""
+"""Assertions on errors: their stable codes, not their wording."""
 
 from __future__ import annotations
 

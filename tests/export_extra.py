@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-# Set before torch is imported: tests share the machine with whatever else runs on it.
+# Set before torch is imported: tests share the machine with other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _NEEDED = ("torch", "onnx", "nncf", "scipy", "safetensors", "av", "pyarrow", "lightning_fabric")
 _MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 class _Skipped(pytest.Module):
-    """A test module that must not be imported here."""
+    """Represent a test module that must not be imported here."""
 
     def collect(self) -> Iterable[pytest.Item]:
         pytest.skip(

@@ -1,4 +1,4 @@
-"""The scripts and modules of benchmarks/ for tests: it is no package."""
+"""Access of tests to the scripts and modules of benchmarks/, which is not a package."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ BENCHMARKS = ROOT / "benchmarks"
 
 
 def load(name: str) -> ModuleType:
-    """A module of benchmarks/, which is no package, imported with the path that its scripts have."""
+    """Import a module of benchmarks/ with the import path of its scripts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         return importlib.import_module(name)
 
 
 def skip_without_ros() -> None:
-    """For tests of what takes ROS 2 to be imported or run."""
+    """Skip a test that needs ROS 2."""
     if reason := missing():
         pytest.skip(reason)
 
 
 def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A benchmark as a user runs it."""
+    """Run a benchmark as a user does."""
     return subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,

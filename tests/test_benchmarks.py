@@ -1,4 +1,4 @@
-"""The benchmarks: verdicts follow the figures, what cannot be measured is named, and small runs work."""
+"""The benchmarks: goals follow the measurements, failed measurements are reported, small runs succeed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row(
     name: str, p50: float, *, precision: str = "int8", encode: float = 1.0, p99: float | None = None,
     **over_ros: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """What goals() reads of a row."""
+    """Return the fields of a row that goals() reads."""
     return {
         "row": name,
         "precision": precision,
@@ -100,7 +100,7 @@ def test_emulated_rows_are_measured_in_the_first_round_only() -> None:
 
 @pytest.fixture(scope="module")
 def measured(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """The report of a small run of latency.py, and what it printed."""
+    """Return the report and the output of a small run of latency.py."""
     pytest.importorskip("onnxruntime")
     out = tmp_path_factory.mktemp("latency") / "new" / "latency.json"
     done = script(
@@ -117,20 +117,20 @@ def measured(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_latency_reports_every_row_and_the_reason_for_absent_ones(
     measured: tuple[dict[str, Any], str],
 ) -> None:
-    report, said = measured
+    report, output = measured
     assert [row["row"] for row in report["rows"]] == ["pipeline", "benchmark_app", "onnxruntime"]
     for row in report["rows"]:
         assert row["n"] == 24 and row["p50_ms"]["value"] > 0 and row["peak_rss_mb"] > 20
         assert all(row["stages_ms"][stage]["p50"] > 0 for stage in ("encode", "predict"))
     (absent,) = report["absent"]
-    assert absent["row"] == "torch_eager" and absent["why"] in said
+    assert absent["row"] == "torch_eager" and absent["why"] in output
     assert report["goals"] == latency.goals(report["rows"], 1000)
-    assert len(report["goals"]) == 2 and all(goal["what"] in said for goal in report["goals"])
+    assert len(report["goals"]) == 2 and all(goal["what"] in output for goal in report["goals"])
 
 
 @pytest.fixture(scope="module")
 def compared(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of a small run of overhead.py."""
+    """Return the report of a small run of overhead.py."""
     out = tmp_path_factory.mktemp("overhead") / "new" / "overhead.json"
     done = script(
         "overhead", "--bundle", str(toy_bundle), "--precision", "fp16", "--rounds", "1", "--frames", "30",
@@ -217,8 +217,8 @@ def test_impossible_measurement_exits_with_status_2_and_the_reason(
     given = {"nowhere": tmp_path / "nowhere", "wrong": wrong_bundle, "toy": toy_bundle}[bundle]
     out = tmp_path / "out.json"
     assert module.main(["--bundle", str(given), "--json", str(out), *further]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"{module.__name__}: ") and reason in said and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"{module.__name__}: ") and reason in stderr and stderr.count("\n") == 1
     assert not out.exists()
 
 
@@ -227,8 +227,8 @@ def test_help_states_when_a_benchmark_fails(module: ModuleType, capsys: pytest.C
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     assert ended.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "--bundle" in said and "--json" in said and "Exit status 1 if" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "--bundle" in output and "--json" in output and "Exit status 1 if" in output
 
 
 def test_piloting_drives_all_episodes_and_checks_its_limits(

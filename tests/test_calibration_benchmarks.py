@@ -50,14 +50,14 @@ def test_impossible_event_surprises_more_than_the_run_without_it(event: str) -> 
     assert odd > usual
 
 
-def made_up(within: dict[int, bool]) -> Any:
-    """A run of one horizon with a bound of 1, in which errors lie within it or not."""
+def run_within(within: dict[int, bool]) -> Any:
+    """Return a run of one horizon with a bound of 1 whose errors lie within it as given."""
     errors = np.array([[0.5 if held else 2.0] for held in within.values()])
     return calibration.Run(np.array(list(within)), errors, np.ones_like(errors), [None] * len(errors), [])
 
 
 def test_coverage_counts_the_requested_steps() -> None:
-    runs = [made_up({-1: False, 0: True, 1: True, 2: False, 3: True}), made_up({0: True, 4: False})]
+    runs = [run_within({-1: False, 0: True, 1: True, 2: False, 3: True}), run_within({0: True, 4: False})]
     (row,) = calibration.coverage(runs, np.array([3.0]), 0, 4)
     assert (row["errors"], row["coverage"], row["coverage_of_the_bundle"]) == (5, 0.8, 1.0)
     assert calibration.farthest([row]) == pytest.approx(10)
@@ -78,30 +78,30 @@ def test_false_alarms_are_counted_over_one_continuous_stream() -> None:
         scores = [None, *(Score(value, 1) for value in values[1:])]
         return calibration.Run(steps, nothing, nothing, scores, [])
 
-    found = calibration.false_alarms(manifest, [run({-2, -1}), run({-12})])
-    assert found["false_alarms"] == {"surprise": 0, "change": 1}
-    assert found["normal_seconds_watched"] == pytest.approx(2 * (12 * pair - 1) * 0.2)
+    alarms = calibration.false_alarms(manifest, [run({-2, -1}), run({-12})])
+    assert alarms["false_alarms"] == {"surprise": 0, "change": 1}
+    assert alarms["normal_seconds_watched"] == pytest.approx(2 * (12 * pair - 1) * 0.2)
     apart = [calibration.false_alarms(manifest, [run(high)]) for high in ({-2, -1}, {-12})]
     assert [each["false_alarms"]["change"] for each in apart] == [0, 0]
 
 
 def test_settled_bounds_that_start_too_wide_settle_without_low_coverage() -> None:
     """Nine of ten errors lie within from step 100 on, and all of them before."""
-    runs = [made_up({step: step < 100 or step % 10 > 0 for step in range(calibration.WANDERING)})]
-    found = calibration.settled(runs, np.array([1.0]), 0.2)
+    runs = [run_within({step: step < 100 or step % 10 > 0 for step in range(calibration.WANDERING)})]
+    actual = calibration.settled(runs, np.array([1.0]), 0.2)
     # Of the 200 steps from step 50 on, the first 50 are too wide: 2.5 points.
-    assert found["settled_after_s"] == pytest.approx(75 * 0.2)
-    assert found["most_points_short"] == pytest.approx(0)
-    assert found["farthest_points_after_the_limit"] == pytest.approx(0)
-    assert [point["from_step"] for point in found["curve"]] == list(range(0, 600, 25))
-    assert found["curve"][0]["coverage"] == [1.0]
+    assert actual["settled_after_s"] == pytest.approx(75 * 0.2)
+    assert actual["most_points_short"] == pytest.approx(0)
+    assert actual["farthest_points_after_the_limit"] == pytest.approx(0)
+    assert [point["from_step"] for point in actual["curve"]] == list(range(0, 600, 25))
+    assert actual["curve"][0]["coverage"] == [1.0]
 
 
 def test_settled_rejects_bounds_that_stay_too_wide() -> None:
-    runs = [made_up({step: True for step in range(calibration.WANDERING)})]
-    found = calibration.settled(runs, np.array([1.0]), 0.2)
-    assert found["settled_after_s"] is None
-    assert found["farthest_points_after_the_limit"] == pytest.approx(10)
+    runs = [run_within({step: True for step in range(calibration.WANDERING)})]
+    actual = calibration.settled(runs, np.array([1.0]), 0.2)
+    assert actual["settled_after_s"] is None
+    assert actual["farthest_points_after_the_limit"] == pytest.approx(10)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The layout for Foxglove fits what is published: every path leads to a field of its topic's type."""
+"""The Foxglove layout matches the published topics: every path leads to a field of its topic's type."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PATH_KEYS = {"value", "enabled", "timestampMethod", "label", "color"}
 
 @pytest.fixture(scope="module")
 def layout() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return content
 
 
 def leaves(node: Any) -> Iterator[str]:
@@ -48,7 +48,7 @@ def leaves(node: Any) -> Iterator[str]:
 
 
 def field(path: str) -> tuple[Any, bool]:
-    """What a message path leads to, and whether it is all of an array."""
+    """Return the type at a message path, and whether it is a whole array."""
     topic = next(
         topic for topic in sorted(TYPES, key=len, reverse=True) if re.match(rf"{topic}(?=[.]|$)", path)
     )

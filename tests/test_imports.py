@@ -1,4 +1,4 @@
-"""Imports point one way, and what a robot runs needs nothing of the workstation or of ROS."""
+"""Imports follow the layers, and the runtime imports nothing of jepa-export or ROS."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_runtime_imports_without_torch_and_ros() -> None:
     ],
 )
 def test_openvino_telemetry_is_not_sent(module: str, needs: str, tmp_path: Path) -> None:
-    """By itself OpenVINO reports to Google Analytics, from a fork of the process, and ONNX Runtime to
-    Microsoft; each keeps an identity in the home folder. Not on machines that are known to be of continuous
+    """By default OpenVINO reports to Google Analytics, from a fork of the process, and ONNX Runtime to
+    Microsoft; each stores an identity in the home folder, except on known machines of continuous
     integration."""
     pytest.importorskip(needs, reason=f"{needs} is not installed")
     program = (
@@ -65,7 +65,7 @@ def test_openvino_telemetry_is_not_sent(module: str, needs: str, tmp_path: Path)
 
 
 def test_onnxruntime_telemetry_is_not_sent(toy_bundle: Path, tmp_path: Path) -> None:
-    """From 1.29 on it reports graphs and their hashes to Microsoft, from a store in the home folder."""
+    """Since 1.29 ONNX Runtime reports graph hashes to Microsoft from a store in the home folder."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra onnxruntime)")
     program = (
         "import sys\n"

@@ -16,7 +16,7 @@ from tests.ota.robots import Site
 
 PLANE = "tests.sim.closed_loop.planes:MappedPlane"
 MAINS = {"jepa-runtime": runtime.main, "jepa-export": export.main}
-# Of each command, a short run. {bag} is a recording, {profile} a profile, {root} an empty folder.
+# A short run of each command. {bag} is a recording, {profile} a profile, {root} an empty folder.
 RUNS = {
     "jepa-runtime run": "--bundle {bundle} --source two_rooms --duration 0.2",
     "jepa-runtime record": "--bundle {bundle} --source two_rooms --duration 0.2 --out {root}/drive.mcap",
@@ -37,7 +37,7 @@ RUNS = {
     "jepa-runtime update verify": "--root {robot}",
     "jepa-export evaluate": "{bundle} --clips 1 --episodes 0",
 }
-# They take a repository; they write as `update status` does.
+# They need a repository; they write as `update status` does.
 ACTIONS = ("check", "apply", "rollback", "cancel", "provision")
 LIKE_STATUS = {f"jepa-runtime update {action}" for action in ACTIONS}
 
@@ -54,21 +54,21 @@ def _with_json(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def test_all_commands_with_json_are_tested_here() -> None:
     parsers = {"jepa-runtime": runtime.PROGRAM.parser(), "jepa-export": export.PROGRAM.parser()}
-    found = {name for program, parser in parsers.items() for name in _with_json(program, parser)}
-    assert found == RUNS.keys() | LIKE_STATUS
+    commands = {name for program, parser in parsers.items() for name in _with_json(program, parser)}
+    assert commands == RUNS.keys() | LIKE_STATUS
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("json")
-    made = {"bundle": toy_bundle, "bag": folder / "drive.mcap", "profile": folder / "profile.json"}
+    paths = {"bundle": toy_bundle, "bag": folder / "drive.mcap", "profile": folder / "profile.json"}
     source = ["--bundle", str(toy_bundle), "--source", "two_rooms"]
-    assert runtime.main(["record", *source, "--duration", "2", "--out", str(made["bag"])]) == 0
+    assert runtime.main(["record", *source, "--duration", "2", "--out", str(paths["bag"])]) == 0
     brief = ["--duration", "0.3", "--skip", "all"]
-    profiled = ["profile", "--bundle", str(toy_bundle), *brief, "--json", str(made["profile"])]
+    profiled = ["profile", "--bundle", str(toy_bundle), *brief, "--json", str(paths["profile"])]
     assert runtime.main(profiled) == 0
-    made["robot"] = Site(folder / "robot", Bundle.open(toy_bundle)).root
-    return made
+    paths["robot"] = Site(folder / "robot", Bundle.open(toy_bundle)).root
+    return paths
 
 
 @pytest.mark.parametrize("command", RUNS)

@@ -1,4 +1,4 @@
-"""What the runtime is held to: figures against limits, and what benchmarks/limits.py says of them."""
+"""Limits of the runtime: measurements compared with limits, and the output of benchmarks/limits.py."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.scripts import load, script, skip_without_ros
 
 @pytest.fixture(scope="module")
 def limits() -> ModuleType:
-    """limits.py, which takes ROS to be imported."""
+    """Import limits.py, which needs ROS."""
     skip_without_ros()
     return load("limits")
 
 
 class Quiet:
-    """Says of which images the machine was quiet."""
+    """Fake the record of when the machine was quiet."""
 
     def __init__(self, but: slice) -> None:
         self.but = but
 
     def quiet(self, begin_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
         assert (end_s > begin_s).all()
-        found = np.ones(len(begin_s), bool)
-        found[self.but] = False
-        return found
+        is_quiet = np.ones(len(begin_s), bool)
+        is_quiet[self.but] = False
+        return is_quiet
 
 
 @pytest.mark.ros
@@ -44,26 +44,26 @@ def test_dropped_images_count_in_the_tail_while_the_machine_is_quiet(
 ) -> None:
     run = make_run(frames=20_000)
     lost = range(10_000, 10_060)
-    kept = [index for index in range(len(run.scheduled_s)) if index not in lost]
+    received = [index for index in range(len(run.scheduled_s)) if index not in lost]
     stalled = run.model_copy(
         update={
-            "scheduled_s": [run.scheduled_s[index] for index in kept],
-            "latency_ms": [run.latency_ms[index] for index in kept],
+            "scheduled_s": [run.scheduled_s[index] for index in received],
+            "latency_ms": [run.latency_ms[index] for index in received],
             "stages_ms": {},
             "dropped_s": [run.scheduled_s[index] for index in lost],
             "failed_s": [],
         }
     )
     due_s = 7.0 + limits.scheduled_frames(stalled)
-    found = {
+    limits_by_name = {
         each.what: each for each in limits.tailed(stalled, due_s, Quiet(disturbed), np.ones(100), "images")
     }
-    assert found["images dropped while it was quiet"].value == dropped
-    assert found["images dropped"].value == 60 and found["images dropped"].met
-    tail = found["p99.9 / p50 while the machine was quiet"]
-    assert (tail.met, found["images dropped while it was quiet"].met) == (met, met)
+    assert limits_by_name["images dropped while it was quiet"].value == dropped
+    assert limits_by_name["images dropped"].value == 60 and limits_by_name["images dropped"].met
+    tail = limits_by_name["p99.9 / p50 while the machine was quiet"]
+    assert (tail.met, limits_by_name["images dropped while it was quiet"].met) == (met, met)
     assert tail.of == f"{len(due_s) - len(due_s[disturbed])} of {len(due_s)} images"
-    assert found["p99.9 / p50 of all"].value > 10 and tail.value > (1 if met else 10)
+    assert limits_by_name["p99.9 / p50 of all"].value > 10 and tail.value > (1 if met else 10)
 
 
 @pytest.mark.ros
@@ -152,11 +152,11 @@ def test_exit_status_of_limits_is_its_verdict(
     limits: ModuleType, dropped: int, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    found = [
+    measured = [
         limits.Limit("serving", "images dropped", dropped, 0, "images", "9 images"),
         limits.Limit("serving", "p50 of encode", 99.0, None, "ms", "9 images"),
     ]
-    monkeypatch.setattr(limits, "serving", lambda *_: found)
+    monkeypatch.setattr(limits, "serving", lambda *_: measured)
     monkeypatch.setattr(limits, "prepare_environment", lambda **_: None)
     out = tmp_path / "new" / "limits.json"
     assert limits.main(["--bundle", str(toy_bundle), "--checks", "serving", "--json", str(out)]) == dropped
@@ -174,8 +174,8 @@ def test_impossible_measurement_does_not_affect_the_others(
 
     monkeypatch.setattr(limits, "tail", noisy)
     for check in ("serving", "start"):
-        found = [limits.Limit(check, "p50", 9.0, 99.0, "ms", "9 images")]
-        monkeypatch.setattr(limits, check, lambda *_, found=found: found)
+        measured = [limits.Limit(check, "p50", 9.0, 99.0, "ms", "9 images")]
+        monkeypatch.setattr(limits, check, lambda *_, measured=measured: measured)
     monkeypatch.setattr(limits, "prepare_environment", lambda **_: None)
     out = tmp_path / "limits.json"
     command = ["--bundle", str(toy_bundle), "--json", str(out), "--checks", "serving", "tail", "start"]
@@ -186,9 +186,11 @@ def test_impossible_measurement_does_not_affect_the_others(
 
 @pytest.mark.ros
 def test_limits_reports_its_checks_and_failures(limits: ModuleType, tmp_path: Path) -> None:
-    told = script("limits", "--help")
-    assert told.returncode == 0
-    assert all(name in told.stdout for name in ("serving", "tail", "neighbour", "start", "cameras", "soak"))
+    help_text = script("limits", "--help")
+    assert help_text.returncode == 0
+    assert all(
+        name in help_text.stdout for name in ("serving", "tail", "neighbour", "start", "cameras", "soak")
+    )
     done = script("limits", "--bundle", str(tmp_path / "nowhere"), "--json", str(tmp_path / "out.json"))
     assert done.returncode == 2 and done.stderr.startswith("limits: ") and "nowhere" in done.stderr
     assert list(tmp_path.iterdir()) == []

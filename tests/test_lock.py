@@ -1,4 +1,4 @@
-"""requirements/ pins what pyproject.toml asks for, with hashes, for each supported Python."""
+"""requirements/ pins the dependencies of pyproject.toml, with hashes, for each supported Python."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 def project() -> dict[str, Any]:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11")
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return content
 
 
 def pins(name: str) -> list[Any]:
-    """The requirements in a file, without their hashes."""
+    """Return the requirements in a file, without their hashes."""
     lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     named = [line.removesuffix(" \\") for line in lines if line and not line.startswith((" ", "#"))]
     return [packaging.Requirement(line) for line in named]
 
 
 def locked(name: str, python: str) -> dict[str, str]:
-    """Versions by package on Linux for x86-64."""
+    """Return versions by package on Linux for x86-64."""
     system = {
         "python_version": python, "python_full_version": f"{python}.5", "sys_platform": "linux",
         "platform_machine": "x86_64", "implementation_name": "cpython", "platform_system": "Linux",
@@ -44,18 +44,18 @@ def locked(name: str, python: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lock_satisfies_every_range(python: str) -> None:
-    """A range that was changed without scripts/lock.py is found here."""
-    asked = project()["project"]
-    for extra, lines in {"base": asked["dependencies"], **asked["optional-dependencies"]}.items():
-        found = locked(extra, python)
+    """A range changed without running scripts/lock.py fails."""
+    requested = project()["project"]
+    for extra, lines in {"base": requested["dependencies"], **requested["optional-dependencies"]}.items():
+        versions = locked(extra, python)
         for line in lines:
-            wanted = packaging.Requirement(line)
+            requirement = packaging.Requirement(line)
             system = {"python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
-            if wanted.marker is not None and not wanted.marker.evaluate(system):
+            if requirement.marker is not None and not requirement.marker.evaluate(system):
                 continue
-            name = re.sub("[-_.]+", "-", wanted.name).lower()
-            assert wanted.specifier.contains(found.get(name, "0")), (
-                f"{extra}: {line}, locked is {found.get(name)}: run scripts/lock.py"
+            name = re.sub("[-_.]+", "-", requirement.name).lower()
+            assert requirement.specifier.contains(versions.get(name, "0")), (
+                f"{extra}: {line}, locked is {versions.get(name)}: run scripts/lock.py"
             )
 
 
@@ -75,8 +75,8 @@ def test_one_version_of_a_package_is_locked_per_python() -> None:
 
 
 def test_build_group_equals_the_build_requirements() -> None:
-    found = project()
-    assert found["dependency-groups"]["build"] == found["build-system"]["requires"]
+    content = project()
+    assert content["dependency-groups"]["build"] == content["build-system"]["requires"]
 
 
 def test_downloads_counts_each_package_once_and_no_installed_one(tmp_path: Path) -> None:

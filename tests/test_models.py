@@ -1,4 +1,4 @@
-"""The bundles that are shipped are what they say they are."""
+"""The shipped bundles match their manifests and reports."""
 
 import shutil
 import subprocess
@@ -19,8 +19,8 @@ GOAL = 0.90
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = Bundle.open(SHIPPED).report()
-    return found
+    content: dict[str, dict[str, dict[str, dict[str, float]]]] = Bundle.open(SHIPPED).report()
+    return content
 
 
 def test_shipped_bundle_is_small_enough() -> None:
@@ -42,9 +42,9 @@ def test_shipped_bundle_verifies_on_this_machine(capsys: pytest.CaptureFixture[s
 def test_shipped_device_variants_compute_the_golden_outputs(
     target: Target, engine: str, graphs: list[str], precision: str
 ) -> None:
-    found = golden_parity(Bundle.open(SHIPPED), engine=engine, precision=precision, target=target)
-    assert [parity.graph for parity in found if parity.ok] == graphs
-    assert all(parity.min_cosine > (0.999 if precision == "int8" else 0.99999) for parity in found)
+    reports = golden_parity(Bundle.open(SHIPPED), engine=engine, precision=precision, target=target)
+    assert [parity.graph for parity in reports if parity.ok] == graphs
+    assert all(parity.min_cosine > (0.999 if precision == "int8" else 0.99999) for parity in reports)
 
 
 def test_changed_weight_is_detected(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_changed_weight_is_detected(tmp_path: Path) -> None:
 
 
 def test_few_candidates_do_not_crash_the_engine() -> None:
-    # In a process of its own: what this guards against ends the process.
+    # In a separate process, since the fault ends the process.
     code = (
         "import numpy as np; from jepa_runtime import WorldModel\n"
         f"model = WorldModel.open({str(SHIPPED)!r}, num_samples=4)\n"

@@ -1,4 +1,4 @@
-"""What is installed: no torch on a robot, and every file that the runtime reads at run time."""
+"""The wheel: no torch on a robot, and every file that the runtime reads."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MESSAGES = ROOT / "ros2_ws" / "src" / "jepa_msgs" / "msg"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel of this source, built from a copy so that nothing is left in the tree.
+    """Build a wheel from a copy of this source, which leaves the tree unchanged.
 
-    An earlier release was built there before, with a system file and a module that are gone since.
+    The copy contains an earlier build with a system file and a module that no longer exist.
     """
     pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed (extra dev)")
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
@@ -41,9 +41,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         shutil.copy(ROOT / name, source)
     (source / "README.md").write_text("# jepa-edge\n")
     earlier = source / "build" / "lib" / "jepa_runtime"
-    for gone in (earlier / "system_files/firmware_configs/jetson/etc/gone.conf", earlier / "gone.py"):
-        gone.parent.mkdir(parents=True, exist_ok=True)
-        gone.touch()
+    for removed in (earlier / "system_files/firmware_configs/jetson/etc/gone.conf", earlier / "gone.py"):
+        removed.parent.mkdir(parents=True, exist_ok=True)
+        removed.touch()
     program = f"from setuptools.build_meta import build_wheel; print(build_wheel({str(built)!r}))"
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True, timeout=100)
     return zipfile.ZipFile(next(built.glob("*.whl")))
@@ -59,13 +59,13 @@ def test_published_schema_equals_that_of_the_models() -> None:
 
 
 def test_message_definitions_equal_those_that_ros_builds() -> None:
-    found = {
+    definitions = {
         file.name: file.read_text()
         for file in files("jepa_runtime.ros_messages.msg").iterdir()
         if file.name[-4:] == ".msg"
     }
-    assert found == {file.name: file.read_text() for file in MESSAGES.glob("*.msg")}
-    assert "LatentState.msg" in found
+    assert definitions == {file.name: file.read_text() for file in MESSAGES.glob("*.msg")}
+    assert "LatentState.msg" in definitions
 
 
 def test_runtime_does_not_depend_on_torch(wheel: zipfile.ZipFile) -> None:

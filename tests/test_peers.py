@@ -1,4 +1,4 @@
-"""The peers of the benchmarks: what they say is read, and one that fails is an error with its words."""
+"""The peers of the benchmarks: their reports are parsed, and a failure is an error with their output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.scripts import BENCHMARKS, load
 
 app, rows, quiet = load("peers.benchmark_app"), load("peers.rows"), load("peers.quiet")
 
-# What benchmark_app of OpenVINO 2026.4 said of a graph that takes microseconds and of one that takes longer.
+# Output of benchmark_app of OpenVINO 2026.4 for a graph that takes microseconds and one that takes longer.
 MEDIAN = """\
 [Step 10/11] Measuring performance (Start inference synchronously, limits: 20 iterations)
 [ INFO ] Benchmarking in inference only mode (inputs filling are not included in measurement loop).
@@ -54,8 +54,8 @@ PERCENTILE = """\
 
 
 @pytest.fixture
-def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Puts a process that says a text in the place of benchmark_app."""
+def replace_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Return a function that replaces benchmark_app with a process that prints a text."""
 
     def put(text: str, *, status: int = 0, after_its_end: bool = False, stays_s: float = 0.0) -> None:
         (tmp_path / "text").write_text(text)
@@ -74,11 +74,13 @@ def says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]
     [(MEDIAN, 0.01095), (PERCENTILE, 17.66)],
     ids=["a median in us", "a percentile in ms"],
 )
-def test_benchmark_app_output_is_parsed(says: Callable[..., None], text: str, milliseconds: float) -> None:
-    says(text, stays_s=1.0)
-    told = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
-    assert (told.percentile_ms, told.count) == (pytest.approx(milliseconds), 20)
-    assert told.peak_rss_mb > 0 and told.cpu_s >= 0
+def test_benchmark_app_output_is_parsed(
+    replace_app: Callable[..., None], text: str, milliseconds: float
+) -> None:
+    replace_app(text, stays_s=1.0)
+    report = app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
+    assert (report.percentile_ms, report.count) == (pytest.approx(milliseconds), 20)
+    assert report.peak_rss_mb > 0 and report.cpu_s >= 0
 
 
 @pytest.mark.parametrize(
@@ -93,18 +95,18 @@ def test_benchmark_app_output_is_parsed(says: Callable[..., None], text: str, mi
     ids=["an error", "a bad status", "no median", "no count", "other steps"],
 )
 def test_malformed_benchmark_app_output_is_an_error_that_quotes_it(
-    says: Callable[..., None], text: str, status: int
+    replace_app: Callable[..., None], text: str, status: int
 ) -> None:
-    says(text, status=status)
+    replace_app(text, status=status)
     with pytest.raises(app.BenchmarkAppError, match=rf"failed on x\.xml \(status {status}\)") as raised:
         app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
     assert text.strip().splitlines()[-1] in str(raised.value)
 
 
 def test_benchmark_app_that_exits_early_is_an_error(
-    says: Callable[..., None],
+    replace_app: Callable[..., None],
 ) -> None:
-    says(MEDIAN, after_its_end=True)
+    replace_app(MEDIAN, after_its_end=True)
     with pytest.raises(app.BenchmarkAppError):
         app.benchmark_app(Path("x.xml"), {}, threads=1, count=20, percentile=50)
 
@@ -112,9 +114,9 @@ def test_benchmark_app_that_exits_early_is_an_error(
 def test_real_benchmark_app_measures_a_graph_of_dynamic_shape(toy_bundle: Path) -> None:
     shapes = {"history_latents": (1, 1, 2, 8), "actions": (16, 4, 2)}
     graph = toy_bundle / "predictor" / "openvino" / "model.xml"
-    told = app.benchmark_app(graph, shapes, threads=1, count=50, percentile=99)
-    assert told.count == 50
-    assert 0 < told.percentile_ms < 1000 and 0 <= told.cpu_s < 60 and 20 < told.peak_rss_mb < 2000
+    report = app.benchmark_app(graph, shapes, threads=1, count=50, percentile=99)
+    assert report.count == 50
+    assert 0 < report.percentile_ms < 1000 and 0 <= report.cpu_s < 60 and 20 < report.peak_rss_mb < 2000
 
 
 ANSWER = "dict(latency_ms=[1.5] * n, stages_ms=dict(encode=[1.0] * n), cpu_s=0.25, peak_rss_mb=7.0)"
@@ -122,12 +124,12 @@ ANSWER = "dict(latency_ms=[1.5] * n, stages_ms=dict(encode=[1.0] * n), cpu_s=0.2
 
 @pytest.fixture
 def peer(toy_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Makes rows without ROS; a text other than a file's name becomes the body of their ``run(n)``."""
+    """Return a function that creates rows without ROS; a text that is no file name is the body of ``run``."""
     setting = rows.Setting(
         bundle=Bundle.open(toy_bundle), threads=1, size="40x30", source="", rate_hz=0.0, frames=4,
         seconds=0.0, scratch=tmp_path,
     )  # fmt: skip
-    made = []
+    created = []
 
     def make(what: str, *, precision: str = "fp32", bundle: Path = toy_bundle) -> Any:
         if not what.endswith(".py"):
@@ -140,11 +142,11 @@ def peer(toy_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             )
             what = str(file)
         own = replace(setting, bundle=Bundle.open(bundle))
-        made.append(rows.ServedRow("peer", "", precision, own, script=what))
-        return made[-1]
+        created.append(rows.ServedRow("peer", "", precision, own, script=what))
+        return created[-1]
 
     yield make
-    for each in made:
+    for each in created:
         each.close()
         assert each._process.poll() is not None
 
@@ -187,11 +189,11 @@ def test_row_adds_up_its_rounds_despite_library_output(peer: Callable[..., Any])
     row.open()
     row.measure()
     row.measure()
-    told = row.summary()
-    assert (told["n"], told["start_s"], told["rounds_p50_ms"]) == (8, 1.5, [1.5, 1.5])
-    assert told["p50_ms"]["value"] == told["max_ms"] == 1.5 and told["p99_ms"]["value"] is None
-    assert told["stages_ms"] == {"encode": {"p50": 1.0, "p99": None, "n": 8, "rounds_p50": [1.0, 1.0]}}
-    assert (told["cpu_s_per_frame"], told["peak_rss_mb"]) == (0.0625, 7.0)
+    summary = row.summary()
+    assert (summary["n"], summary["start_s"], summary["rounds_p50_ms"]) == (8, 1.5, [1.5, 1.5])
+    assert summary["p50_ms"]["value"] == summary["max_ms"] == 1.5 and summary["p99_ms"]["value"] is None
+    assert summary["stages_ms"] == {"encode": {"p50": 1.0, "p99": None, "n": 8, "rounds_p50": [1.0, 1.0]}}
+    assert (summary["cpu_s_per_frame"], summary["peak_rss_mb"]) == (0.0625, 7.0)
 
 
 def test_peer_that_cannot_run_the_bundle_states_the_reason_and_exits(peer: Callable[..., Any]) -> None:
@@ -236,7 +238,7 @@ def test_hanging_peer_is_killed(peer: Callable[..., Any], monkeypatch: pytest.Mo
 
 
 def probed(count: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """When probes were due, when each woke and what it took on a quiet core [s]."""
+    """Return the due time, wake time and duration of probes on a quiet core [s]."""
     rng = np.random.default_rng(0)
     due = 5.0 + 0.002 * np.arange(count)
     return due, due + rng.uniform(2e-5, 5e-5, count), rng.uniform(2.2e-6, 2.5e-6, count)
@@ -257,8 +259,8 @@ def test_late_probe_is_a_disturbance_from_its_due_time() -> None:
 def test_neighbor_on_the_core_slows_instructions_down() -> None:
     due, woken, taken = probed()
     taken[300:340] *= 1.7
-    found = quiet.disturbances(due, woken, taken)
-    assert (found.min(), found.max(), len(found)) == (woken[300], woken[339], 40)
+    disturbances = quiet.disturbances(due, woken, taken)
+    assert (disturbances.min(), disturbances.max(), len(disturbances)) == (woken[300], woken[339], 40)
 
 
 def test_measurement_is_undisturbed_unless_a_disturbance_is_in_or_shortly_before_it() -> None:
@@ -272,7 +274,7 @@ def test_measurement_is_undisturbed_unless_a_disturbance_is_in_or_shortly_before
 
 
 def test_removed_core_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With it the standard output has no buffer, and takes what one with a buffer does not.
+    # With it the standard output is unbuffered and accepts what a buffered one does not.
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     core = min(os.sched_getaffinity(0))
     probe = quiet.Probe([core])

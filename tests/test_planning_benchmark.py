@@ -26,9 +26,9 @@ def test_small_run_reports_every_search_and_its_repetitions(tmp_path: Path) -> N
     report = json.loads(out.read_text())
     assert report["search"]["lewm"]["candidates"] == [300, 5, 10]
     assert set(report["search"]) == set(planning.PRESETS)
-    for found in report["search"].values():
+    for measured in report["search"].values():
         for part in ("ask", "tell"):
-            assert found["ms"][part]["n"] == 25 and found["ms"][part]["p50"] > 0
+            assert measured["ms"][part]["n"] == 25 and measured["ms"][part]["p50"] > 0
 
 
 def test_walls_stop_the_point_and_five_displacements_are_one_action() -> None:
@@ -45,7 +45,7 @@ def test_walls_stop_the_point_and_five_displacements_are_one_action() -> None:
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Of LeWM's sizes but for its depth, not trained, and moved by its actions."""
+    """Return an untrained problem of LeWM's sizes, except for its depth, that depends on its actions."""
     folder = tmp_path_factory.mktemp("lewm")
     model, world = world_of.trained(1, folder, depth=1)
     student = world_of.trained_student(model, world, 1, folder)
@@ -65,7 +65,7 @@ def test_every_implementation_predicts_like_its_network(problem: Any, name: str)
     latent = rng.standard_normal(192, dtype=np.float32)
     actions = rng.uniform(-1, 1, (32, 5, 10)).astype(np.float32)
     with ExitStack() as stack:
-        found = ways.WAYS[name](problem, stack)(latent, actions).copy()
+        actual = ways.WAYS[name](problem, stack)(latent, actions).copy()
     with torch.inference_mode():
         known, acted = torch.from_numpy(latent), torch.from_numpy(actions)
         if name.startswith("student"):
@@ -74,7 +74,7 @@ def test_every_implementation_predicts_like_its_network(problem: Any, name: str)
             expected = problem.model.rollout(known.expand(32, 1, -1), acted).numpy()
     assert np.abs(np.diff(expected, axis=0)).max() > 1e-3  # Actions matter.
     allowed = {"ours int8": 0.2, "student int8": 0.2, "ours bf16": 0.1}.get(name, 1e-4)
-    assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
+    assert np.abs(actual - expected).max() < allowed * np.abs(expected).max()
 
 
 def test_rollout_with_caching_multiplies_less(problem: Any) -> None:
@@ -89,8 +89,8 @@ def test_student_of_the_lewm_size_learns_the_dynamics(tmp_path: Path) -> None:
     def error(steps: int) -> float:
         student = world_of.trained_student(model, world, steps, tmp_path)
         with torch.inference_mode():
-            foretold = student.next_latents(latents[:, :-1], torch.from_numpy(actions))
-        return float((foretold - latents[:, 1:]).square().mean())
+            predicted = student.next_latents(latents[:, :-1], torch.from_numpy(actions))
+        return float((predicted - latents[:, 1:]).square().mean())
 
     assert error(60) < 0.8 * error(1)
 
@@ -133,18 +133,18 @@ def test_small_run_times_every_implementation_and_checks_int8(
     arguments += ["--problems", "2", "--threads", "1", "--ways", "loop torch", "--json", str(out)]
     assert lewm.main([*arguments, "--limit", "1e-4"]) == 1
     report = json.loads(out.read_text())
-    made = set(report["iteration_ms"])
-    assert made == {"student int8", "ours int8", "ours fp32", "loop torch"}
+    variants = set(report["iteration_ms"])
+    assert variants == {"student int8", "ours int8", "ours fp32", "loop torch"}
     timed = [*report["iteration_ms"].values(), *report["products_ms"].values()]
     assert all(of["n"] == 2 and of["p50"] > 0 for of in timed)
     assert {len(values) for values in report["plan_s"].values()} == {2}
     left = report["parity"]["left"]
-    assert set(left) == {*(name for name in made if name != "loop torch"), lewm.ANYTIME, lewm.OTHER_SEED}
-    said = capsys.readouterr().out
+    assert set(left) == {*(name for name in variants if name != "loop torch"), lewm.ANYTIME, lewm.OTHER_SEED}
+    output = capsys.readouterr().out
     for name, (plan, parity) in zip(
         ("student int8", "ours int8"), (report["limits"][:2], report["limits"][2:4]), strict=True
     ):
-        assert not plan["met"] and f"missed: plan: {plan['what']}" in said
+        assert not plan["met"] and f"missed: plan: {plan['what']}" in output
         difference = left[name]["distance"]["mean"] - left["ours fp32"]["distance"]["mean"]
         assert parity["value"] == pytest.approx(difference, abs=1e-5)
     longest, parity = report["limits"][4:]

@@ -1,5 +1,5 @@
-"""What the documents say holds: figures are the committed ones, the README's Python runs, links lead
-somewhere, and commands are ones that the programs take."""
+"""The documents are correct: figures equal the committed results, the README's Python runs, links lead
+somewhere, and the programs accept the commands."""
 
 import re
 import shlex
@@ -30,13 +30,13 @@ PARSERS = {
 
 
 def anchors(document: Path) -> set[str]:
-    """What the headings of a document are called in links, by GitHub's rule."""
+    """Return the anchors of a document's headings by GitHub's rule."""
     headings = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def printed_commands(document: Path) -> list[list[str]]:
-    """The command lines of ours in a document's code blocks that are whole (no …), without comments."""
+    """Return our complete command lines (no …) in a document's code blocks, without comments."""
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^(?: {4})?(?:sudo )?(?:\S*/)?(jepa-(?:runtime|export) [^…\n]*)$", text, re.MULTILINE)
     return [shlex.split(re.split(r"&(?:&|$)", line)[0], comments=True) for line in lines]

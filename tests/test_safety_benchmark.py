@@ -46,14 +46,14 @@ def test_report_of_the_nodes_has_no_episodes_without_a_fault() -> None:
 
 
 def children(pid: int) -> set[int]:
-    """Of a process, and theirs."""
+    """Return the child processes of a process, recursively."""
     paths = Path(f"/proc/{pid}/task").glob("*/children")
-    found = {int(child) for path in paths for child in path.read_text().split()}
-    return found.union(*map(children, found))
+    direct = {int(child) for path in paths for child in path.read_text().split()}
+    return direct.union(*map(children, direct))
 
 
 def runs(pid: int) -> bool:
-    """Whether a process has not ended, though nobody may have waited for it."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -68,20 +68,20 @@ def test_killed_benchmark_leaves_no_process(tmp_path: Path) -> None:
         while len(workers) < 3:
             assert process.poll() is None and time.monotonic() < began + 60
             time.sleep(0.1)
-            # Two workers, and the tracker of resources that multiprocessing has.
+            # Two workers, and the resource tracker of multiprocessing.
             workers = children(process.pid)
         time.sleep(1.0)
     finally:
         process.kill()
         process.wait()
     ends = time.monotonic() + 20
-    while left := [pid for pid in workers if runs(pid)]:
-        assert time.monotonic() < ends, left
+    while remaining := [pid for pid in workers if runs(pid)]:
+        assert time.monotonic() < ends, remaining
         time.sleep(0.1)
 
 
 def means(fault: Any, count: int = 6) -> list[float]:
-    """Of the images that are received instead of live ones, after the first six."""
+    """Return the means of the images received instead of live ones, after the first six."""
     for image in IMAGES[:6]:
         fault.before(image)
     return [float(sent.image.mean()) for image in IMAGES[6 : 6 + count] for sent in fault.sent(image)]

@@ -26,7 +26,7 @@ def scores(fp32: float, int8: float, *, plan_ms: float = 10.0) -> dict[str, dict
 
 
 @pytest.mark.parametrize(
-    ("found", "failures"),
+    ("report_scores", "failures"),
     [
         (scores(0.98, 0.97), []),
         (scores(0.97, 0.96), ["int8 reaches 96.0%"]),
@@ -36,17 +36,17 @@ def scores(fp32: float, int8: float, *, plan_ms: float = 10.0) -> dict[str, dict
         ({"int8": {"rate": 0.98, "plan_ms_p95": 50.0}}, []),
     ],
 )
-def test_missed_limit_is_reported(found: dict[str, Any], failures: list[str]) -> None:
-    told = success.judge(found, 0.97, 50.0)
-    assert len(told) == len(failures)
-    assert all(failure in said for failure, said in zip(failures, told, strict=True))
+def test_missed_limit_is_reported(report_scores: dict[str, Any], failures: list[str]) -> None:
+    messages = success.judge(report_scores, 0.97, 50.0)
+    assert len(messages) == len(failures)
+    assert all(failure in message for failure, message in zip(failures, messages, strict=True))
 
 
 def test_emulated_duration_is_not_evaluated_but_goals_are() -> None:
-    found = scores(1.0, 1.0) | {"bf16": {"rate": 0.98, "plan_ms_p95": 900.0}}
-    (failure,) = success.judge(found, 0.97, 50.0, emulated=["bf16"])
+    report_scores = scores(1.0, 1.0) | {"bf16": {"rate": 0.98, "plan_ms_p95": 900.0}}
+    (failure,) = success.judge(report_scores, 0.97, 50.0, emulated=["bf16"])
     assert failure == "bf16 reaches 98.0% of the goals, required 99.0% (fp32)"
-    assert len(success.judge(found, 0.97, 50.0)) == 2
+    assert len(success.judge(report_scores, 0.97, 50.0)) == 2
 
 
 @pytest.mark.slow
@@ -56,18 +56,11 @@ def test_bundle_without_bf16_is_driven_in_it(
     pytest.importorskip("torch", reason="torch is not installed (extra export)")
     monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 2)
     out = tmp_path / "success.json"
-    asked = [
-        "--bundle",
-        str(two_rooms_bundle),
-        "--episodes",
-        "1",
-        "--seed",
-        "0",
-        "--precision",
-        "fp32",
-        "bf16",
-    ]
-    assert success.main([*asked, "--no-peer", "--no-baselines", "--goal", "0", "--json", str(out)]) == 0
+    options = [
+        "--bundle", str(two_rooms_bundle), "--episodes", "1", "--seed", "0", "--precision", "fp32", "bf16",
+        "--no-peer", "--no-baselines", "--goal", "0", "--plan-ms", "1e6",
+    ]  # fmt: skip
+    assert success.main([*options, "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     assert list(report["scores"]) == ["fp32", "bf16"]
     assert report["sha256"] == Bundle.open(two_rooms_bundle).sha256
@@ -122,14 +115,16 @@ def test_small_run_compares_all_in_one_report(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 5)
     out = tmp_path / "new" / "success.json"
-    asked = ["--bundle", str(two_rooms_bundle), "--episodes", "1", "--seed", "0", "--json", str(out)]
-    assert success.main([*asked, "--goal", "0", "--plan-ms", "1e6"]) == 0
+    options = ["--bundle", str(two_rooms_bundle), "--episodes", "1", "--seed", "0", "--json", str(out)]
+    assert success.main([*options, "--goal", "0", "--plan-ms", "1e6"]) == 0
     report = json.loads(out.read_text())
     assert list(report["scores"]) == ["fp32", "int8", "torch_cem", "straight_line", "random"]
     assert report["plan_time_ratio"].keys() == {"fp32", "int8"}
     assert min(report["plan_time_ratio"].values()) > 0
     assert "torch_cem takes" in capsys.readouterr().out
-    assert success.main([*asked, "--goal", "1.01", "--no-peer", "--no-baselines", "--precision", "int8"]) == 1
+    assert (
+        success.main([*options, "--goal", "1.01", "--no-peer", "--no-baselines", "--precision", "int8"]) == 1
+    )
     assert list(json.loads(out.read_text())["scores"]) == ["int8"]
     assert np.isfinite(json.loads(out.read_text())["scores"]["int8"]["plan_ms_p50"])
 

@@ -1,4 +1,4 @@
-"""The benchmarks of updates: exchanges of a serving model, and the verdicts of the gate."""
+"""The benchmarks of updates: swaps of the active model, and the verdicts of the gate."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def end(reason: str = GOOD, *, candidate: float = 0.22, goals: tuple[int, ...] =
 
 
 def row(ends: list[Any], *, harmless: bool | None = True, itself: list[Any] | None = None) -> dict[str, Any]:
-    kept = {"itself": itself or [end() for _ in ends], "other": ends}
-    return gate.row(gate.Kind("other", harmless, lambda *_: None), kept, len(ends))
+    ends_by_model = {"itself": itself or [end() for _ in ends], "other": ends}
+    return gate.row(gate.Kind("other", harmless, lambda *_: None), ends_by_model, len(ends))
 
 
 def test_row_counts_verdicts_errors_and_lost_goals_in_the_same_worlds() -> None:
     lost = [end(WORSE, candidate=0.3, goals=(0,)) for _ in range(10)]
-    found = row([*lost, *(end() for _ in range(30))])
-    assert (found["accepted"], found["shown_worse"], found["trials"]) == (30, 10, 40)
-    assert found["error_ratio"]["most"] == pytest.approx(1.5)
-    assert (found["goals"], found["episodes"], found["goals_lost"]) == (30, 40, 0.25)
-    low, high = found["goals_lost_interval"]
+    counted = row([*lost, *(end() for _ in range(30))])
+    assert (counted["accepted"], counted["shown_worse"], counted["trials"]) == (30, 10, 40)
+    assert counted["error_ratio"]["most"] == pytest.approx(1.5)
+    assert (counted["goals"], counted["episodes"], counted["goals_lost"]) == (30, 40, 0.25)
+    low, high = counted["goals_lost_interval"]
     assert 0 <= low < 0.25 < high < 0.6
 
 
@@ -74,7 +74,7 @@ def test_intermediate_noise_has_no_verdict() -> None:
 
 
 class Model:
-    """Counts how often it is asked."""
+    """Record the calls of a model."""
 
     manifest = None
 
@@ -136,7 +136,7 @@ def test_trials_resume_after_a_stop(
 
 @pytest.fixture(scope="module")
 def swaps() -> ModuleType:
-    """swaps.py, which takes ROS to be imported."""
+    """Import swaps.py, which needs ROS."""
     skip_without_ros()
     return load("swaps")
 
@@ -144,7 +144,7 @@ def swaps() -> ModuleType:
 def measured(
     swaps: ModuleType, latency_ms: np.ndarray, *, dropped_s: tuple[float, ...] = (), grown: float = 0.0
 ):
-    """A minute at 10 Hz, with an exchange of one second in every ten."""
+    """Return a minute at 10 Hz, with a swap of one second in every ten."""
     due = [round(0.1 * index, 1) for index in range(600) if round(0.1 * index, 1) not in dropped_s]
     run = Run(
         rate_hz=10.0, deadline_ms=100.0, duration_s=60.0, scheduled_s=due,
@@ -179,8 +179,8 @@ def test_image_belongs_to_a_swap_from_one_period_before_it_to_its_end(swaps: Mod
 def test_swaps_may_cost_no_image_and_no_memory(
     swaps: ModuleType, changed: dict[str, Any], missed: list[str]
 ) -> None:
-    found, figures = swaps.judge(measured(swaps, np.ones(600), **changed))
-    late = [limit.what for limit in found if not limit.met and limit.check != "latency"]
+    failures, figures = swaps.judge(measured(swaps, np.ones(600), **changed))
+    late = [limit.what for limit in failures if not limit.met and limit.check != "latency"]
     assert late == missed
     lost = len([second for second in changed.get("dropped_s", ()) if second >= 5])
     assert figures["in_exchanges"]["lost"] == lost
@@ -193,8 +193,8 @@ def test_p99_during_swaps_is_compared_with_that_between_them(
 ) -> None:
     latency = np.full(600, 10.0)
     latency[swaps.split(measured(swaps, latency))[2]] *= factor
-    found, _ = swaps.judge(measured(swaps, latency))
-    (ratio,) = [limit for limit in found if limit.what == "the first over the second"]
+    failures, _ = swaps.judge(measured(swaps, latency))
+    (ratio,) = [limit for limit in failures if limit.what == "the first over the second"]
     assert ratio.value == pytest.approx(factor) and ratio.met is met
 
 
@@ -236,8 +236,8 @@ def test_impossible_swap_exits_with_status_2(
     out = tmp_path / "out.json"
     arguments = ["--bundle", str(tmp_path / "nowhere"), "--json", str(out)]
     assert swaps.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("swaps: ") and "nowhere" in said and not out.exists()
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("swaps: ") and "nowhere" in stderr and not out.exists()
 
 
 def test_metadata_of_a_rollout_step_excludes_the_file_list(toy_bundle: Path) -> None:
@@ -250,14 +250,14 @@ def test_metadata_of_a_rollout_step_excludes_the_file_list(toy_bundle: Path) -> 
 
 
 def test_latency_gate_row_counts_wrong_verdicts_per_candidate_kind() -> None:
-    def found(compared: bool | None) -> Any:
+    def trial(compared: bool | None) -> Any:
         return gate_latency.Trial(2.0, 90.0, 0.9, 1.0, {"compared": compared, "alone": None, "clock": False})
 
-    good = gate_latency.row(2, 1.0, [found(True)] * 18 + [found(False), found(None)])
+    good = gate_latency.row(2, 1.0, [trial(True)] * 18 + [trial(False), trial(None)])
     assert good["ends"]["compared"]["wrong"] == 1 and good["ends"]["compared"]["passed"] == 18
     assert (good["ends"]["alone"]["undecided"], good["ends"]["alone"]["wrong"]) == (20, 0)
     assert good["ends"]["clock"]["wrong"] == 20
-    slow = gate_latency.row(2, 2.0, [found(True)] * 3 + [found(False)] * 17)
+    slow = gate_latency.row(2, 2.0, [trial(True)] * 3 + [trial(False)] * 17)
     assert (slow["ends"]["compared"]["wrong"], slow["ends"]["clock"]["wrong"]) == (3, 0)
 
 

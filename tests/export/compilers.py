@@ -1,4 +1,4 @@
-"""The vendors' own compilers, which not every machine has: what marks the tests that need them."""
+"""Marks for tests that need a vendor's compiler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jepa_export.targets import npu_compiler, tensorrt_check
 
 
 def missing_compiler() -> str | None:
-    """Why there is no compiler for NPUs; None: there is."""
+    """Return why the NPU compiler is missing, or None if it is available."""
     try:
         npu_compiler.find()
     except JepaExportError as error:

@@ -1,4 +1,4 @@
-"""The workstation's half needs torch and its companions; where they are missing, these tests are skipped."""
+"""Skip the tests of jepa-export where torch and the other packages of its extra are missing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What tests of releases share: bundles that follow each other, and a client that is not ours.
+"""Helpers for tests of releases: bundles of successive versions, and an independent client.
 
-The client is python-tuf's, as it comes. It reads from the folder that a web server would serve.
+The client is python-tuf's, unmodified. It reads from the folder that a web server would serve.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL = "toy"
 
 
 class FolderFetcher(FetcherInterface):
-    """Reads below a folder what is asked of a server."""
+    """Fetch URLs from a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class FolderFetcher(FetcherInterface):
 
 
 class Client:
-    """A robot with a plain TUF client: its trusted root, and a folder for what it has seen."""
+    """Represent a robot with a plain TUF client: its trusted root and its metadata folder."""
 
     def __init__(self, repo: Path, home: Path) -> None:
         self.repo, self.home = repo, home
@@ -51,7 +51,7 @@ class Client:
         home.mkdir()
 
     def updater(self, base: str = "folder:///") -> Updater:
-        """A refreshed updater."""
+        """Return a refreshed updater."""
         updater = Updater(
             str(self.home),
             f"{base}metadata/",
@@ -64,7 +64,7 @@ class Client:
         return updater
 
     def latest(self, channel: str = "stable") -> Release | None:
-        """What the channel's pointer says now."""
+        """Return the release in the pointer of the channel."""
         content = fetch(self.updater(), pointer_path(channel, MODEL))
         return None if content is None else parse_release(content)
 
@@ -87,7 +87,7 @@ class Client:
 
 
 class Robot:
-    """The client of robots, with what it remembers."""
+    """Represent a robot with our client and its stored metadata."""
 
     def __init__(self, repo: Path, home: Path) -> None:
         self.repo, self.home, self.floors = repo, home, Floors({}, None)
@@ -107,13 +107,13 @@ class Robot:
 
 
 def fetch(updater: Updater, path: str) -> bytes | None:
-    """A target, verified, or None if nobody lists it."""
+    """Return a verified target, or None if it is not listed."""
     info = updater.get_targetinfo(path)
     return None if info is None else Path(updater.download_target(info)).read_bytes()
 
 
 def new_repository(folder: Path, *, policy: Policy | None = None) -> Path:
-    """A repository ``folder``/repo with channels stable and canary, and its keys in ``folder``/keys."""
+    """Create a repository ``folder``/repo with channels stable and canary, and keys in ``folder``/keys."""
     init(
         folder / "repo",
         KeyRing(folder / "keys"),
@@ -126,7 +126,7 @@ def new_repository(folder: Path, *, policy: Policy | None = None) -> Path:
 
 
 def opened(repo: Path, *keys: Path) -> Repository:
-    """The repository with the keys beside it, or others; tests run one publisher only."""
+    """Open the repository with the keys next to it, or others; tests run one publisher only."""
     with Repository.opened(repo, KeyRing(*(keys or (repo.with_name("keys"),)))) as repository:
         return repository
 
@@ -136,7 +136,7 @@ class _Killed(BaseException):
 
 
 def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> bool:
-    """Whether ``work`` was stopped, as by a kill, when it was about to write another file."""
+    """Return whether ``work`` was stopped before a further write, as by a kill."""
     left, write = writes, atomic_files.write
 
     def counted(path: Path, content: bytes) -> None:
@@ -156,11 +156,11 @@ def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[]
 
 
 def variant(source: Path, folder: Path, version: str, *, changed: int = 0) -> Bundle:
-    """A copy of a bundle under another version, ``changed`` weights of its encoder off by their last bit."""
+    """Copy a bundle with another version and ``changed`` encoder weights off by their last bit."""
     manifest = Bundle.open(source).manifest
     shutil.copytree(source, folder)
     weights = np.frombuffer((folder / WEIGHTS).read_bytes(), np.uint8).copy()
-    # In the middle: first come the constants of the graph.
+    # In the middle: the constants of the graph precede the weights.
     middle = len(weights) // 8 * 4
     weights[middle : middle + 4 * changed : 4] ^= 1
     (folder / WEIGHTS).write_bytes(weights.tobytes())

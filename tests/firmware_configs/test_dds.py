@@ -19,7 +19,7 @@ FOLDER = ROOT / "firmware_configs" / "common" / "etc"
 FAST_DDS, CYCLONE = FOLDER / "jepa-edge" / "fastdds.xml", FOLDER / "jepa-edge" / "cyclonedds.xml"
 LAUNCHED = ROOT / "ros2_ws" / "src" / "jepa_bringup" / "config"
 
-# Creates a node and tells how large the shared memory is that Fast DDS made for it.
+# Create a node and print the size of the shared memory that Fast DDS created for it.
 _NODE = """
 import re, rclpy
 rclpy.init()
@@ -29,7 +29,7 @@ print(max((int(end, 16) - int(start, 16) for start, end in mapped), default=0))
 node.destroy_node()
 rclpy.shutdown()
 """
-# Creates a participant and tells whether that went well.
+# Create a participant and print whether it succeeded.
 _PARTICIPANT = """
 import ctypes, sys
 dds = ctypes.CDLL(sys.argv[1])
@@ -39,9 +39,9 @@ print(dds.dds_create_participant(0, None, None) > 0)
 
 def sysctl(name: str) -> int:
     text = (FOLDER / "sysctl.d" / "60-jepa-dds.conf").read_text()
-    found = re.search(rf"^{re.escape(name)} = (\d+)$", text, re.MULTILINE)
-    assert found
-    return int(found[1])
+    match = re.search(rf"^{re.escape(name)} = (\d+)$", text, re.MULTILINE)
+    assert match
+    return int(match[1])
 
 
 def test_fast_dds_profile_equals_that_of_the_launch_files() -> None:
@@ -67,7 +67,7 @@ def test_fast_dds_udp_profile_has_no_shared_memory() -> None:
     discovery = "{*}participant/{*}rtps/{*}builtin"
     udp_found, shared_found = udp.find(discovery), shared.find(discovery)
     assert udp_found is not None and shared_found is not None
-    texts = [[each.text for each in found.iter()] for found in (udp_found, shared_found)]
+    texts = [[each.text for each in profile.iter()] for profile in (udp_found, shared_found)]
     assert texts[0] == texts[1]
 
 
@@ -78,7 +78,7 @@ def node(profile: Path) -> subprocess.CompletedProcess[str]:
         "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
         "ROS_DOMAIN_ID": "93",
     }
-    # A Python of the ROS wheels leaves this behind for its children; ours has to look for itself.
+    # Python processes with the ROS wheels set this for their children; ours must search itself.
     environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     command = [sys.executable, "-c", _NODE]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
@@ -137,7 +137,7 @@ def test_cyclone_dds_reports_an_invalid_profile(tmp_path: Path) -> None:
     [("SocketReceiveBufferSize", "net.core.rmem_max"), ("SocketSendBufferSize", "net.core.wmem_max")],
 )
 def test_cyclone_dds_buffers_equal_the_sysctl_limits(element: str, limit: str) -> None:
-    found = ElementTree.parse(CYCLONE).getroot().find(f".//{{*}}{element}")
-    assert found is not None
-    megabytes = re.fullmatch(r"(\d+)MiB", found.attrib["max"])
+    value = ElementTree.parse(CYCLONE).getroot().find(f".//{{*}}{element}")
+    assert value is not None
+    megabytes = re.fullmatch(r"(\d+)MiB", value.attrib["max"])
     assert megabytes and int(megabytes[1]) << 20 == sysctl(limit)

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 JETSON = ROOT / "firmware_configs" / "jetson"
 PROGRAMS = JETSON / "usr" / "local" / "lib" / "jepa-edge"
-# The modes that the developer guides list for each module, in the layout that they describe.
+# Modes listed in the developer guides for each module, in the documented layout.
 ORIN_NANO = ("15W", "25W", "MAXN_SUPER", "7W")
 AGX_ORIN = ("MAXN", "MODE_15W", "MODE_30W", "MODE_50W")
 THOR = ("MAXN", "120W", "90W", "70W")
@@ -34,7 +34,7 @@ def nvpmodel_conf(modes: tuple[str, ...]) -> str:
 
 
 class FakeNvpmodel:
-    """Stands in for NVIDIA's nvpmodel: keeps a mode, and refuses where it would ask for a restart."""
+    """Fake NVIDIA's nvpmodel: store a mode, and fail where it would require a restart."""
 
     def __init__(self, folder: Path, modes: tuple[str, ...]) -> None:
         self.conf, self.mode, self.calls = folder / "nvpmodel.conf", folder / "mode", folder / "calls"
@@ -52,12 +52,12 @@ class FakeNvpmodel:
         )
         (self._bin / "nvpmodel").chmod(0o755)
 
-    def run(self, wanted: str, shell: str = "sh") -> subprocess.CompletedProcess[str]:
+    def run(self, mode: str, shell: str = "sh") -> subprocess.CompletedProcess[str]:
         shells = {"busybox": ["busybox", "sh"]}
         environment = {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "NVPMODEL_CONF": str(self.conf),
-            "POWER_MODES": wanted,
+            "POWER_MODES": mode,
         }
         return subprocess.run(
             [*shells.get(shell, [shell]), PROGRAMS / "power-mode"],
@@ -70,7 +70,7 @@ class FakeNvpmodel:
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
-    ("modes", "wanted", "number"),
+    ("modes", "mode", "number"),
     [
         (ORIN_NANO, "MAXN_SUPER MAXN", 2),
         (AGX_ORIN, "MAXN_SUPER MAXN", 0),
@@ -80,10 +80,10 @@ class FakeNvpmodel:
     ],
 )
 def test_power_mode_is_selected_by_name(
-    tmp_path: Path, shell: str, modes: tuple[str, ...], wanted: str, number: int
+    tmp_path: Path, shell: str, modes: tuple[str, ...], mode: str, number: int
 ) -> None:
     nvpmodel = FakeNvpmodel(tmp_path, modes)
-    done = nvpmodel.run(wanted, shell)
+    done = nvpmodel.run(mode, shell)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"power mode {modes[number]} ({number}) set\n"
     assert nvpmodel.mode.read_text() == f"{number}\n"
@@ -95,12 +95,12 @@ def test_power_mode_already_set_is_not_set_again(tmp_path: Path) -> None:
     assert nvpmodel.calls.read_text() == "-q\n"
 
 
-@pytest.mark.parametrize("wanted", ["MAXIMUM", "15", "W", "NOT_THIS_ONE"])
-def test_power_mode_unknown_is_an_error_that_lists_the_modes(tmp_path: Path, wanted: str) -> None:
+@pytest.mark.parametrize("mode", ["MAXIMUM", "15", "W", "NOT_THIS_ONE"])
+def test_power_mode_unknown_is_an_error_that_lists_the_modes(tmp_path: Path, mode: str) -> None:
     nvpmodel = FakeNvpmodel(tmp_path, ORIN_NANO)
-    done = nvpmodel.run(wanted)
+    done = nvpmodel.run(mode)
     assert done.returncode == 1
-    assert done.stderr.endswith(f"has none of: {wanted}; it has: 15W 25W MAXN_SUPER 7W\n")
+    assert done.stderr.endswith(f"has none of: {mode}; it has: 15W 25W MAXN_SUPER 7W\n")
     assert nvpmodel.mode.read_text() == "1\n"
 
 
@@ -131,7 +131,7 @@ FAN = """POLLING_INTERVAL 2
 """
 
 
-# Keeps in its file of status, when it ends, the profile that it began with.
+# At exit, store the initial profile in the status file.
 SYSTEMCTL = """#!/bin/sh
 cd "$(dirname "$0")"
 echo "$*" >>asked

@@ -16,7 +16,7 @@ from jepa_runtime.system_files.transaction import apply
 from tests.conftest import ROOT
 
 UNITS = sorted(path.name for path in (ROOT / "firmware_configs").glob("*/etc/systemd/system/*.service"))
-# What they start, and what is not installed here.
+# Programs started by the units that are not installed here.
 PROGRAMS = ("bin/bash", "usr/bin/systemctl", "usr/bin/jetson_clocks", "opt/jepa-edge/bin/jepa-runtime")
 _AS_ROOT = ("jepa-clocks.service", "jepa-fan-profile.service", "jepa-power-mode.service")
 _WITHOUT_GPU = ("jepa-fan-profile.service",)
@@ -28,7 +28,7 @@ def needs(program: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A target with all that is shipped, and units of the system for ours to refer to."""
+    """Return a root with all shipped files and the system units that they refer to."""
     root = tmp_path_factory.mktemp("root")
     apply(root, find_shipped(DEVICES))
     for program in PROGRAMS:
@@ -78,7 +78,7 @@ def test_realtime_drop_in_is_accepted_by_systemd(root: Path, tmp_path: Path) -> 
 @needs("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS)
 def test_unit_exposure_is_limited(root: Path, unit: str) -> None:
-    # NVIDIA's tools run as root, and nobody says which of its powers they need.
+    # NVIDIA's tools run as root, and the capabilities they need are not documented.
     threshold = 65 if unit in _AS_ROOT else 30
     path = root / "etc/systemd/system" / unit
     done = run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", path)
@@ -86,7 +86,7 @@ def test_unit_exposure_is_limited(root: Path, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "arguments"),
+    ("variables", "arguments"),
     [
         ({}, None),
         (
@@ -116,14 +116,14 @@ def test_launch_uses_distribution_and_arguments_of_the_environment(
     unit: str,
     launch: list[str],
     default: list[str],
-    told: dict[str, str],
+    variables: dict[str, str],
     arguments: list[str] | None,
 ) -> None:
     text = (root / "etc/systemd/system" / unit).read_text()
     defaults = dict(re.findall(r'^Environment="?(JEPA_LAUNCH|ROS_DISTRO)=(.*?)"?$', text, re.MULTILINE))
     started = re.search(r"^ExecStart=/bin/bash -c '(.*?)'$", text, re.MULTILINE | re.DOTALL)
     assert started
-    chosen = defaults | told
+    chosen = defaults | variables
     setups = [f"/opt/ros/{chosen['ROS_DISTRO']}/setup.bash", "/opt/jepa-edge/ros2_ws/install/setup.bash"]
     for setup in setups:
         (tmp_path / setup[1:]).parent.mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_update_manager_that_cannot_reach_the_world_model_is_not_started(
     text = (root / "etc/systemd/system/jepa-update-manager.service").read_text()
     checked = re.search(r"^ExecStartPre=/bin/bash -c '(.*?)'$", text, re.MULTILINE | re.DOTALL)
     assert checked
-    # systemd makes one line of what a backslash goes on with.
+    # systemd joins lines that end in a backslash.
     script = checked[1].replace("\\\n", " ")
     done = subprocess.run(["bash", "-c", script], env={"PATH": "/usr/bin:/bin", **environment}, check=False)
     assert done.returncode == code
@@ -166,7 +166,7 @@ def test_update_manager_that_cannot_reach_the_world_model_is_not_started(
     [("jepa-run.service", "jepa-update.service"), ("jepa-bringup.service", "jepa-update-manager.service")],
 )
 def test_serving_account_cannot_write_what_updates_trust(root: Path, serves: str, updates: str) -> None:
-    """With ROS and without. StateDirectory gives a folder to the account of its unit."""
+    """With and without ROS. StateDirectory gives a folder to the account of its unit."""
 
     def settings(unit: str) -> dict[str, str]:
         text = (root / "etc/systemd/system" / unit).read_text()
@@ -198,13 +198,13 @@ def test_accounts_and_folders_are_created(root: Path) -> None:
     assert (root / "var/log/jepa-edge-run").stat().st_uid == int(serves[2])
     writes = (root / "var/lib/jepa-edge/serving").resolve()
     assert writes == root / "var/lib/jepa-edge-run"
-    found = writes.stat()
-    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (int(serves[2]), int(gid), 0o2770)
+    stat = writes.stat()
+    assert (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (int(serves[2]), int(gid), 0o2770)
 
 
 @pytest.mark.parametrize("unit", ["jepa-bringup.service", "jepa-update-manager.service"])
 def test_ros_logs_are_deleted_after_a_week(root: Path, unit: str) -> None:
-    """Each start of a node makes one: of a camera that was unplugged, every two seconds."""
+    """Each start of a node creates one: every two seconds for an unplugged camera."""
     text = (root / "etc/systemd/system" / unit).read_text()
     folder = re.search(r"^Environment=ROS_LOG_DIR=(.*)$", text, re.MULTILINE)
     rules = (root / "etc/tmpfiles.d/jepa.conf").read_text()
@@ -249,7 +249,7 @@ def test_units_start_after_gpu_driver_and_clocks(root: Path, unit: str, key: str
     "unit", ["jepa-update.service", "jepa-update-manager.service", "jepa-bringup.service"]
 )
 def test_unit_continues_when_memory_runs_out(root: Path, unit: str) -> None:
-    """By default systemd stops a unit of which one process was ended for want of memory."""
+    """By default systemd stops a unit when one of its processes was killed for lack of memory."""
     assert "\nOOMPolicy=continue\n" in (root / "etc/systemd/system" / unit).read_text()
 
 
@@ -261,7 +261,7 @@ def test_journal_is_limited(root: Path) -> None:
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit not in _AS_ROOT])
 def test_system_call_filter_has_landlock(root: Path, unit: str) -> None:
-    """Before systemd 257 @system-service is without them, and a probe would write to the disk."""
+    """Before systemd 257 @system-service lacks them, and a probe would write to the disk."""
     text = (root / "etc/systemd/system" / unit).read_text()
     allowed = re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
     calls = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
@@ -270,8 +270,8 @@ def test_system_call_filter_has_landlock(root: Path, unit: str) -> None:
 
 def test_units_do_not_wait_for_the_network(root: Path) -> None:
     for unit in ("jepa-update.service", "jepa-run.service"):
-        told = re.findall(r"^[^#].*$", (root / "etc/systemd/system" / unit).read_text(), re.MULTILINE)
-        assert not any("network-online" in line for line in told)
+        lines = re.findall(r"^[^#].*$", (root / "etc/systemd/system" / unit).read_text(), re.MULTILINE)
+        assert not any("network-online" in line for line in lines)
 
 
 def test_shipped_paths_are_unique() -> None:

@@ -21,7 +21,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
-    """A recipe that goes through all stages and learns next to nothing."""
+    """Return a recipe that passes all stages and learns next to nothing."""
     from tests.recipes.interrupted import RECIPE
 
     return RECIPE
@@ -29,7 +29,7 @@ def tiny_recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainedModel]:
-    """A finished run of the tiny recipe: its folder and the model."""
+    """Return the folder and the model of a finished run of the tiny recipe."""
     from tests.recipes.interrupted import train_tiny
 
     folder = tmp_path_factory.mktemp("training") / "run"
@@ -38,7 +38,7 @@ def tiny_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> t
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model as a bundle, quantized for real; copy it before changing anything."""
+    """Return the folder of the tiny model as a quantized bundle; copy it before changing anything."""
     from jepa_recipes.two_token.bundle import write_two_token_bundle
 
     folder = tmp_path_factory.mktemp("packed") / "bundle"
@@ -48,7 +48,7 @@ def tiny_bundle(tiny_run: tuple[Path, TrainedModel], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def copied(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is packed takes its graphs from ``tiny_bundle`` instead of making them again."""
+    """Reuse the graphs of ``tiny_bundle`` instead of exporting them again."""
     from jepa_recipes.two_token import bundle as packing
 
     def copy(_model: object, _frames: object, folder: Path, **_: object) -> None:

@@ -1,4 +1,4 @@
-"""jepa-export atlas: a bundle that remembers, and what it refuses."""
+"""jepa-export atlas: adds an atlas of remembered frames to a bundle, or rejects the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""jepa-export add-variant: variants for other devices, made of what a bundle has."""
+"""jepa-export add-variant: variants for other devices, built from the contents of a bundle."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TENSORRT: tuple[VariantKey, ...] = (("tensorrt", "int8"), ("tensorrt", "fp16"))
 
 @pytest.fixture(autouse=True)
 def without_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the vendors' compilers say is tested in test_vendor_compilers.py, which takes minutes."""
+    """Disable the vendors' compilers; test_vendor_compilers.py tests them and takes minutes."""
 
     def absent() -> None:
         raise JepaExportError("not installed: install it", code="target.npu_compiler_missing")
@@ -44,7 +44,7 @@ def without_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of frames to calibrate on."""
+    """Return a folder of calibration frames."""
     folder, rng = tmp_path / "images", np.random.default_rng(0)
     folder.mkdir()
     for index in range(100):
@@ -58,7 +58,7 @@ def variants_in(bundle: Bundle, role: str) -> set[tuple[str, str]]:
 
 
 def add(base: Bundle, out: Path, variants: tuple[VariantKey, ...], **given: Any) -> Bundle:
-    """With the golden frames where nothing else is given."""
+    """Add variants, calibrated on the golden frames by default."""
     rest = {"frames": base.golden().frames, "command": "a test", "progress": lambda _: None}
     return add_variants(base, out, variants, **rest | given)
 
@@ -162,7 +162,7 @@ def test_predictor_whose_first_step_looks_ahead_gets_no_npu_variant(tmp_path: Pa
     base = make_bundle(tmp_path / "toy", energy=False)
     path = base.path / "predictor" / "onnx" / "model.onnx"
     model = onnx.load(path)
-    # The first push is that of the last action.
+    # The first effect is that of the last action.
     cut = next(node for node in model.graph.node if node.output == ["push0"])
     cut.input[1:3] = [f"from{HORIZON - 1}", f"to{HORIZON - 1}"]
     onnx.save(model, path)

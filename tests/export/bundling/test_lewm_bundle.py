@@ -1,4 +1,4 @@
-"""jepa-export build --teacher lewm: LeWM as it is, in a bundle that plans from one frame."""
+"""jepa-export build --teacher lewm: LeWM unchanged, in a bundle that plans from one frame."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOURCE = "two_rooms?trajectories=6&frames=12"
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    """A small LeWM can be asked for by name."""
+    """Register a small LeWM by name."""
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setitem(FAMILY, "lewm", TINY["lewm"])
         yield
@@ -103,7 +103,7 @@ def test_recording_of_one_frame_without_a_rate_is_ignored(
     recordings: tuple[Recording, ...],
 ) -> None:
     lone = SimulatedRecording(0, 6, frames=1, layout="random", height=PX, width=PX)
-    lone.rate_hz = 0.0  # As of one that is stored.
+    lone.rate_hz = 0.0  # As of a stored one.
     trajectories = sample_trajectories((lone, *recordings), action_dim=ACTION_DIM, horizon=HORIZON)
     assert trajectories.step_s == pytest.approx(0.4)
 

@@ -1,4 +1,4 @@
-"""A bundle that is replaced is there at every moment: the old one, or the new one."""
+"""Replacement of a bundle is atomic: the old or the new one exists at every moment."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A bundle of a trained student: its INT8 is held to fp32 on frames it was not calibrated on, and its report
-tells what came of it."""
+"""A bundle of a trained student: INT8 is compared with fp32 on frames outside the calibration, and its report
+states the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(
     goal: float = 1.0,
     **further: Any,
 ) -> tuple[Bundle, list[str]]:
-    """A bundle for OpenVINO, and what was said; actions do so many times what they usually do."""
+    """Write a bundle for OpenVINO; return it and the messages. ``strength`` scales the effect of actions."""
     student = create("tiny", px=32, action_scale=TWO_ROOMS_ACTIONS.scale, seed=0)
     randomize(student.predictor, 0)
     for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):

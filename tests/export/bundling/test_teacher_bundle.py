@@ -1,4 +1,4 @@
-"""jepa-export build --teacher: a published model as it is, in a bundle that the runtime plays."""
+"""jepa-export build --teacher: a published model unchanged, in a bundle that the runtime runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CASES = ("vjepa2", "vjepa2_1")
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    """The small teachers can be asked for by name; one of them is not for commerce."""
+    """Register the small teachers by name; one has a non-commercial license."""
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         for name, member in TINY.items():
             patch.setitem(FAMILY, name, member)
@@ -46,7 +46,7 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Official files."""
+    """Return checkpoints in the official formats."""
     folder = tmp_path_factory.mktemp("official")
     for case in CASES:
         torch.save(official(case), folder / f"{case}.pt")
@@ -54,7 +54,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class Built:
-    """A bundle of the teacher ``case``, and what building it printed."""
+    """Contain a bundle of the teacher ``case`` and the output of its build."""
 
     def __init__(self, case: str, checkpoint: Path, folder: Path) -> None:
         self.case, self.folder = case, folder
@@ -214,7 +214,7 @@ def test_accelerators_get_the_teacher_in_fp16(tmp_path: Path, monkeypatch: pytes
 
 
 def request_of(command_line: str) -> TeacherRequest:
-    """What the command line ``said`` asks of the builder."""
+    """Return the request that ``command_line`` passes to the builder."""
     taken: list[TeacherRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build_teacher", lambda request: taken.append(request) or 0)

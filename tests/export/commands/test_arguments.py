@@ -1,4 +1,4 @@
-"""Whatever is typed, jepa-export ends as its help says, or tells in one line what is wrong."""
+"""Any arguments of jepa-export succeed as documented or are rejected in one line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ VALUES = st.one_of(
 
 @pytest.fixture(autouse=True)
 def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trains and writes nothing; the models are tiny."""
+    """Replace training and writing; the models are tiny."""
 
     def stop(*_: object, **__: object) -> None:
         raise JepaExportError(REACHED)

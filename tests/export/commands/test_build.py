@@ -1,4 +1,4 @@
-"""jepa-export build: a bundle of random weights that is whole in every other respect, or nothing at all."""
+"""jepa-export build: a complete bundle with random weights, or nothing at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCALE = (MAX_SPEED_MPS, MAX_SPEED_MPS)
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny() -> Iterator[None]:
-    """A member of the family that is built in seconds."""
+    """Register a student that is built in seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FAMILY, "tiny", TINY)
         yield
@@ -46,7 +46,7 @@ def tiny() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Built:
-    """A bundle, and what building it printed."""
+    """Contain a bundle and the output of its build."""
 
     folder: Path
     output: str
@@ -67,7 +67,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture
 def copied(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graphs are taken from ``built`` instead of being made anew."""
+    """Copy the graphs of ``built`` instead of exporting them again."""
 
     def copy(*arguments: object, **_: object) -> None:
         folder = arguments[-2]
@@ -119,12 +119,12 @@ def test_report_states_how_closely_each_graph_matches_the_networks(built: Built)
         assert entry["max_abs"] < (1e-4 if precision == "fp32" else 2)
 
 
-def request_of(output: str) -> StudentRequest:
-    """What the command line ``said`` asks of the builder."""
+def request_of(command_line: str) -> StudentRequest:
+    """Return the request that ``command_line`` passes to the builder."""
     taken: list[StudentRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build_student", lambda request: taken.append(request) or 0)
-        assert main([*shlex.split(output)[1:], "--out", "x"]) == 0
+        assert main([*shlex.split(command_line)[1:], "--out", "x"]) == 0
     return taken[0]
 
 
@@ -193,13 +193,13 @@ def test_video_is_sampled_at_every_frame_one_step_apart(tmp_path: Path) -> None:
     for index in range(96):
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), np.full((40, 48, 3), index, np.uint8))
     frames = read_calibration_frames(str(tmp_path), (32, 32))
-    # An image folder comes at 30 Hz, and a step takes 0.2 s.
+    # An image folder is read at 30 Hz, and a step takes 0.2 s.
     assert frames.shape == (16, 32, 32, 3)
     assert frames.mean(axis=(1, 2, 3)).tolist() == list(range(0, 96, 6))
 
 
 def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that ``arguments`` end in."""
+    """Return the single line of output of the rejected ``arguments``."""
     assert main([*BUILD, *arguments, "--out", str(out)]) == 1
     output = capsys.readouterr().err
     assert output.startswith("jepa-export: ") and output.count("\n") == 1
@@ -298,7 +298,7 @@ def test_new_bundle_replaces_the_old_one(built: Built, tmp_path: Path) -> None:
 
 
 def start(folder: Path, *further: str) -> subprocess.Popen[str]:
-    """Building the smallest real student, in a process of its own."""
+    """Start to build the smallest real student in a separate process."""
     run = [sys.executable, "-c", "import sys; from jepa_export.cli import main; sys.exit(main())"]
     return subprocess.Popen(
         [*run, *BUILD, "--student", "vit_ti", *further, "--out", str(folder)],

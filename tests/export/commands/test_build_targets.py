@@ -1,5 +1,5 @@
-"""jepa-export build for NPUs and TensorRT: forms of their own, what their vendors' compilers say, and robots
-that have neither."""
+"""jepa-export build for NPUs and TensorRT: the variants, the reports of the vendors' compilers, and robots
+without these devices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REFUSED = CheckReport(version="1.5", layers=0, engine_bytes=0, build_s=0.1, prob
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny() -> Iterator[None]:
-    """A member of the family that is built in seconds."""
+    """Register a student that is built in seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FAMILY, "tiny", TINY)
         yield
@@ -55,7 +55,7 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A bundle built where no vendor's compiler is at hand, and what was said."""
+    """Return a bundle built without a vendor's compiler, and the messages."""
     folder = tmp_path_factory.mktemp("built") / "tiny"
     messages: list[str] = []
 
@@ -102,7 +102,7 @@ def test_npu_graph_has_only_static_shapes(without_compilers: tuple[Path, str]) -
     for kind in ELSEWHERE[:2]:
         model = ov.Core().read_model(without_compilers[0] / model_path("predictor", kind))
         shapes = {port.get_any_name(): list(port.shape) for port in model.inputs}
-        # Three futures were asked for: for fewer than 16 the runtime compiles none.
+        # Three futures were requested: the runtime compiles graphs for at least 16.
         assert shapes["actions"] == [16, 2, 2] and list(model.output(0).shape) == [16, 2, 4, 16]
 
 
@@ -137,7 +137,7 @@ def test_runtime_ignores_variants_for_other_devices(
 
 @pytest.fixture
 def graphs(tmp_path: Path) -> Path:
-    """Where the graphs of a bundle would lie; the compilers here are not real."""
+    """Return the paths of a bundle's graphs; the compilers are fakes."""
     return tmp_path
 
 
@@ -189,7 +189,7 @@ def test_full_disk_is_reported_before_the_build(
 
 
 def test_disk_that_fills_up_during_the_build_leaves_nothing(tmp_path: Path) -> None:
-    """Files that can only grow so long stand for it."""
+    """A limit on file sizes simulates the full disk."""
     program = (
         "import sys; from jepa_export.students import family; from jepa_export.cli import main;"
         f"family.FAMILY['tiny'] = family.{TINY!r}; sys.exit(main())"

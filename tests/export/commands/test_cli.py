@@ -1,4 +1,4 @@
-"""jepa-export on the command line: what is missing is named, what is wrong is said in one line."""
+"""jepa-export on the command line: errors are reported in one line."""
 
 from __future__ import annotations
 

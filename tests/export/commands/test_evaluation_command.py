@@ -1,4 +1,4 @@
-"""jepa-export evaluate on the command line: what it shows and writes, and that nothing is left half done."""
+"""jepa-export evaluate on the command line: its output and files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_evaluate_killed_while_writing_leaves_the_old_or_the_new_bundle(tmp_path
     events = int(whole.stdout)
     old, new = (Bundle.open(tmp_path / name).sha256 for name in ("toy", "whole/toy"))
     seen = set()
-    # The exchange comes before the last removals.
+    # The exchange precedes the last removals.
     for kill_at in (1, 2, *range(3, events - 9, events // 5), events - 5):
         folder = tmp_path / str(kill_at) / "toy"
         assert write(kill_at, folder).returncode == -signal.SIGKILL

@@ -26,7 +26,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of this needs what training needs."""
+    """Make torch unavailable: releases do not need it."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         cli.importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest)
@@ -35,7 +35,7 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def published(toy_bundle: Path, tmp_path: Path) -> Path:
-    """A repository with one release."""
+    """Return a repository with one release."""
     repo = new_repository(tmp_path)
     publish(opened(repo), Bundle.open(toy_bundle), Terms(channel="stable"))
     return repo

@@ -39,6 +39,6 @@ def store(tmp_path: Path) -> FrameStore:
 
 @pytest.fixture(autouse=True)
 def usual_scheduling() -> Iterator[None]:
-    """SVT-AV1, which tests write videos with, leaves the thread that opened it under SCHED_FIFO."""
+    """Restore the scheduling: SVT-AV1 leaves the thread that opened it under SCHED_FIFO."""
     yield
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -153,7 +153,7 @@ def test_hash_of_a_file_or_folder_follows_its_content(tmp_path: Path) -> None:
 
 
 class Dying(Numbered):
-    """Kills its process in the middle."""
+    """Kill the process while decoding."""
 
     def frames(self) -> Iterator[Frame]:
         for index, frame in enumerate(super().frames()):

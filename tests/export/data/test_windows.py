@@ -26,7 +26,7 @@ AT_10_HZ = [index * 100 * MS for index in range(30)]
 
 
 class InMemory:
-    """A recording whose frames are one pixel: their row."""
+    """Represent a recording whose frames are one pixel: their row."""
 
     height = width = 1
 

@@ -403,7 +403,7 @@ def test_folder_of_other_settings_or_data_is_rejected(
 def test_partly_trained_student_does_not_resume_with_other_targets(
     changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an update of jepa-edge: the user's settings do not change."""
+    """After an update of jepa-edge the user's settings are the same."""
 
     train_step = TrainingStage.train_step
 

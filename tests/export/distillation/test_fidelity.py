@@ -29,7 +29,7 @@ def clips(folder: Path, trajectories: int, frames: int) -> Windows:
 
 
 def student(change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A stage whose teacher returns some colors of the last frame, which the student changes by ``tells``."""
+    """Return a stage whose teacher outputs colors of the last frame; the student applies ``change``."""
 
     def inputs(batch: Any, _device: Any) -> tuple[torch.Tensor, torch.Tensor]:
         frames = torch.from_numpy(batch.frames)[:, -1].float() / 255

@@ -39,7 +39,7 @@ PACE = StageSettings(
 
 
 class Brightness(DistillationStage):
-    """Learns the brightness of frames; its loss is NaN from call ``bad`` on."""
+    """Learn the brightness of frames; the loss is NaN from call ``bad`` on."""
 
     name = "brightness"
     input_names = ("few", "bright")
@@ -131,7 +131,7 @@ def test_held_out_loss_is_reported_next_to_the_training_loss(
     assert trained.sizes == {PACE.batch, 10 % PACE.batch}, "no more at a time than in a step"
     least = min(float(row[1]) for row in held_out_rows)
     output = " ".join(capsys.readouterr().out.split())
-    assert f"held out {float(losses_held_out[-1][1]):.3g} (lowest {least:.3g})" in output
+    assert f"held out {float(held_out_rows[-1][1]):.3g} (lowest {least:.3g})" in output
 
 
 def test_training_without_held_out_data_reports_no_held_out_loss(
@@ -182,7 +182,7 @@ def test_row_truncated_by_a_kill_is_written_again(fabric: Fabric, windows: Windo
         go(fabric, windows, tmp_path / "cut", stage=Brightness(bad=5))
     table = tmp_path / "cut" / "brightness.csv"
     assert load(tmp_path / "cut" / "brightness.pt")["step"] == 4
-    # The first digit of step 10, say: it is also that of an earlier step.
+    # For example the first digit of step 10, which is also an earlier step.
     table.write_text(table.read_text() + "1")
     go(fabric, windows, tmp_path / "cut")
     assert table.read_text() == (tmp_path / "whole" / "brightness.csv").read_text()
@@ -238,7 +238,7 @@ def test_damaged_checkpoint_is_rejected(fabric: Fabric, windows: Windows, tmp_pa
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Make the kernel refuse to let files grow further, as on a full disk."""
+    """Limit the size of files, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

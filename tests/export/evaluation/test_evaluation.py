@@ -159,7 +159,7 @@ def test_reference_without_fp32_is_the_golden_outputs(robots_form: Bundle) -> No
 
 
 class Checkpoint:
-    """A stand-in for a student before its export: the reference of the bundle, slightly changed."""
+    """Fake a student before its export: the reference of the bundle, slightly changed."""
 
     name = "checkpoint 7"
 

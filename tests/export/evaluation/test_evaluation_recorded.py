@@ -120,7 +120,7 @@ def test_images_may_differ_in_size(manifest: Manifest, tmp_path: Path) -> None:
 
 
 class Camera(PassiveSource):
-    """Endless frames at 30 Hz, whose gray level counts them."""
+    """Yield endless frames at 30 Hz whose gray level counts them."""
 
     name, rate_hz, live = "/dev/video0", 30.0, True
 

@@ -1,5 +1,4 @@
-"""Numbers that INT8 can hold, in training: what they are, and that an encoder trained with them loses less in
-INT8."""
+"""Fake quantization: values are rounded as in INT8, and an encoder trained with it loses less accuracy."""
 
 from __future__ import annotations
 
@@ -70,7 +69,7 @@ def test_fake_quantization_applies_to_weight_products_only_while_active() -> Non
 
 
 def uneven() -> Encoder:
-    """An encoder in which one channel is so large that INT8 has few steps left for the others."""
+    """Return an encoder with one channel so large that INT8 has few steps left for the others."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = Encoder(SIZES).eval()
@@ -84,8 +83,8 @@ def uneven() -> Encoder:
 
 
 def int8_error(encoder: Encoder, expected: Tensor, frames: Tensor, folder: Path) -> float:
-    """How far the quantized encoder is from ``expected``: 1 - cosine, of latents of frames that it was not
-    calibrated on."""
+    """Return the error of the quantized encoder: 1 - cosine to ``expected`` on frames outside the
+    calibration."""
     path, half = folder / "model.onnx", len(frames) // 2
     export_onnx(copy.deepcopy(encoder).requires_grad_(False), {"frame": frames[:1]}, ["latent"], path)
     samples = [{"frame": each.numpy()} for each in frames.split(1)]

@@ -1,4 +1,4 @@
-"""Keys with passphrases, root keys in a folder of their own, and lifetimes that a repository sets."""
+"""Keys with passphrases, root keys in a separate folder, and lifetimes configured in a repository."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def secret(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def protected(tmp_path: Path, secret: Path) -> Path:
-    """A repository whose keys all have a passphrase."""
+    """Return a repository whose keys all have a passphrase."""
     repo = tmp_path / "repo"
     assert run("init", repo, "--channel", "stable", "--encrypt", "--passphrase-file", secret) == 0
     return repo
@@ -122,7 +122,7 @@ def test_passphrase_comes_from_the_environment_or_the_terminal(
     monkeypatch.setattr(keys_module.sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(keys_module, "getpass", lambda prompt: prompts.append(prompt) or SECRET)
     assert run(*resign) == 0
-    # Each key once, by its name; the third key of root is not needed, and asked for all the same.
+    # One prompt per key; the third root key is prompted for although it is not needed.
     assert len(prompts) == 7 and all(".pem: " in prompt for prompt in prompts)
 
 
@@ -156,7 +156,7 @@ def test_new_passphrase_is_prompted_twice(
 
 
 class PinError(Exception):
-    """What PyKCS11 raises has a text; securesystemslib wraps it in errors without one."""
+    """Fake the error of PyKCS11, which has a text; securesystemslib wraps it in errors without one."""
 
 
 def test_token_that_refuses_reports_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_token_that_refuses_reports_its_reason(tmp_path: Path, monkeypatch: pyte
 
 
 def days_of(repo: Path, *roles: str) -> list[int]:
-    """For how many days from now the current signatures of roles are valid."""
+    """Return the number of days for which the current signatures of roles are valid."""
     signed = opened(repo, repo.with_name("repo.keys")).signed
     return [round((signed[role].expires - utc_now()) / DAY) for role in roles]
 

@@ -1,4 +1,4 @@
-"""Releases, as a plain TUF client sees them."""
+"""Releases from the view of a plain TUF client."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_delta_with_little_savings_is_not_offered(repo: Path, first: Bundle, tmp
     publish(opened(repo), first, STABLE)
     offered = {delta.path for delta in publish(opened(repo), other, STABLE).deltas}
     # A small graph differs in a few weights, the weights of a large one in every byte. (Names in an IR are
-    # numbered through the process that wrote it.)
+    # numbered across the process that wrote it.)
     assert "energy/onnx/model.onnx" in offered and WEIGHTS not in offered
 
 

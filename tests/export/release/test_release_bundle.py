@@ -1,4 +1,4 @@
-"""Which bundles are fit to be released."""
+"""Checks of a bundle before its release."""
 
 from __future__ import annotations
 

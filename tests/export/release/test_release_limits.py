@@ -1,4 +1,4 @@
-"""What robots would not read, or would be stopped by, is not published."""
+"""Metadata that robots would reject is not published."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bundles(toy_bundle: Path, tmp_path: Path) -> list[Bundle]:
 
 
 def at(repo: Path, moment: datetime) -> Repository:
-    """The repository, on a machine with another clock."""
+    """Return the repository opened with another clock."""
     with Repository.opened(repo, KeyRing(repo.with_name("keys")), lambda: moment) as repository:
         return repository
 

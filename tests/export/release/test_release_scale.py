@@ -1,4 +1,4 @@
-"""What robots read at each change of a channel does not grow with the number of releases."""
+"""The download for a change of a channel does not grow with the number of releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who signs releases: keys, quorums, rotations and expiry, as a plain TUF client sees them."""
+"""Signing of releases: keys, quorums, rotations and expiry, from the view of a plain TUF client."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bundle(toy_bundle: Path) -> Bundle:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> ExternalKey:
-    """A key that lies outside the folder of keys."""
+    """Return a key stored outside the folder of keys."""
     signer = CryptoSigner.generate_ecdsa()
     (tmp_path / "private.pem").write_bytes(signer.private_bytes)
     public = load_pem_private_key(signer.private_bytes, None).public_key()
@@ -350,7 +350,7 @@ def test_client_finds_an_added_channel(repo: Path, bundle: Bundle, tmp_path: Pat
 
 
 def test_channel_key_signs_no_other_channel(repo: Path, tmp_path: Path) -> None:
-    """The attack: whoever has canary's key puts canary's metadata in the place of stable's."""
+    """Simulate an attacker with the key of canary who replaces the metadata of stable with that of canary."""
     repository = opened(repo)
     repository.signed["channel-stable"] = repository.signed["channel-canary"]
     (stable,) = repo.with_name("keys").glob("channel-stable.*.pem")

@@ -1,4 +1,4 @@
-"""The kernel compiles for Jetsons without a warning, to the same bytes each time; what cannot be is told."""
+"""The kernel compiles for Jetsons without a warning, reproducibly; failures are reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jepa_export.targets.kernels import (
 from jepa_runtime.backends.tensorrt.kernels import ENTRY_POINT, find_fatbin, source
 from tests.errors import code
 
-# What ptxas 13.0 printed of a kernel that was made to spill.
+# Output of ptxas 13.0 for a kernel that spills.
 PTXAS_OUTPUT = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'scale' for 'sm_87'
 ptxas info    : Function properties for scale
@@ -48,7 +48,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def stand_in(folder: Path, script: str) -> Path:
-    """A program in nvcc's place, for compilers that this machine does not have."""
+    """Write a program that replaces nvcc, to simulate other compilers."""
     program = folder / "nvcc"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -70,7 +70,7 @@ def test_compilation_is_reproducible_in_any_folder(kernel_build: KernelBuild, tm
 
 
 def test_fatbin_contains_a_binary_for_each_jetson_and_ptx(kernel_build: KernelBuild) -> None:
-    """Each is an ELF file for a GPU; PTX is compressed in it."""
+    """Each binary is an ELF file for a GPU; PTX is compressed in it."""
     assert kernel_build.path.read_bytes().count(b"\x7fELF") == len(kernel_build.choice.architectures)
     assert f"PTX for other GPUs from sm_{kernel_build.choice.ptx} on" in describe(kernel_build)
 

@@ -39,7 +39,7 @@ PYTHON = [sys.executable, "-c"]
 
 
 def perceptron(count: int = 8) -> ov.Model:
-    """latents [count, 64] -> energy [count, 1]; -1: of any count."""
+    """Return a model: latents [count, 64] -> energy [count, 1]; -1: any count."""
     rng = np.random.default_rng(0)
     latents = ops.parameter([count, 64], np.float32, name="latents")
     latents.output(0).get_tensor().set_names({"latents"})

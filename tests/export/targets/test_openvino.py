@@ -1,4 +1,4 @@
-"""OpenVINO's graphs: the names that they go by, and INT8 that stays close to fp32 or says what must not be
+"""OpenVINO's graphs: input names, and INT8 that stays close to fp32 or names the layers that must not be
 INT8."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIMITS = CosineAgreement(worst=0.98, mean=0.995)
 
 
 class Scaled(nn.Module):
-    """Divides by 1 first, as a predictor does whose action is one number in -1 … 1."""
+    """Divide by 1 first, like a predictor whose action is one number in -1 … 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def test_inputs_keep_their_names_in_fp32_and_int8(tmp_path: Path) -> None:
 
 
 class Convolutions(nn.Module):
-    """Two, of enough weights to be quantized."""
+    """Contain two convolutions with enough weights to be quantized."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
 
 @pytest.fixture(scope="module")
 def hurt(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
-    """The same, and one layer has huge weights for a channel that is always zero: fp32 is none the worse, and
-    of the layer's other weights INT8 leaves nothing."""
+    """Return the same network with huge weights for a channel that is always zero: fp32 is unaffected, but
+    INT8 rounds the layer's other weights to zero."""
     encoder = make_encoder()
     block = encoder.blocks[0]
     assert isinstance(block, Block)
@@ -206,7 +206,7 @@ def test_error_that_no_single_layer_fixes_is_reported(
 
 @pytest.mark.parametrize("graph", ["encoder", "step", "predictor (a step)"])
 def test_graph_that_misses_the_limit_gets_advice(graph: str) -> None:
-    """Training as in INT8 is the encoder's alone."""
+    """Only the encoder has quantization-aware training."""
     far = CosineAgreement(worst=0.5, mean=0.7)
     outcome = QuantizationResult(graph=graph, plain=far, found=far, limits=LIMITS, in_fp32=(), held_out=True)
     assert str(outcome).startswith(f"WARNING: {graph} in INT8") and str(outcome).endswith("serve fp32")

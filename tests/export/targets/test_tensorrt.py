@@ -1,4 +1,4 @@
-"""ONNX for TensorRT: products in reduced precision, the rest in fp32, and every cast in the open."""
+"""ONNX for TensorRT: products in reduced precision, the rest in fp32, and explicit casts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def frames(px: int, count: int = 4) -> list[Sample]:
 
 
 def network(name: str) -> tuple[torch.nn.Module, list[Sample], str, tuple[str, ...]]:
-    """A network with random weights, inputs for it, its output and the inputs of any length."""
+    """Return a network with random weights, its inputs and output, and the inputs of dynamic length."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name == "transformer":
@@ -71,7 +71,7 @@ def network(name: str) -> tuple[torch.nn.Module, list[Sample], str, tuple[str, .
 
 
 class Exported:
-    """A network as ONNX in every form, and samples of its inputs."""
+    """Contain a network as ONNX in every variant, and samples of its inputs."""
 
     def __init__(self, name: str, folder: Path) -> None:
         module, self.samples, output, free = network(name)
@@ -90,8 +90,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
 
 
 def run(model: onnx.ModelProto, samples: list[Sample]) -> np.ndarray:
-    """Its outputs, one above the other. As it stands: onnxruntime would join what is rounded into INT8
-    products, whose sums some processors cut off (:mod:`jepa_runtime.backends.cpu_int8`)."""
+    """Return the concatenated outputs, without graph optimizations: onnxruntime would fuse quantized values
+    into INT8 products, whose sums some processors saturate (:mod:`jepa_runtime.backends.cpu_int8`)."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
@@ -101,7 +101,7 @@ def run(model: onnx.ModelProto, samples: list[Sample]) -> np.ndarray:
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:
-    """The type of every tensor."""
+    """Return the type of every tensor."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     ports = (*graph.input, *graph.output, *graph.value_info)
     return {port.name: port.type.tensor_type.elem_type for port in ports} | {
@@ -112,7 +112,7 @@ def types(model: onnx.ModelProto) -> dict[str, int]:
 def product(
     weights: np.ndarray, *, samples: list[Sample] | None = None
 ) -> tuple[onnx.ModelProto, dict[str, float]]:
-    """x [1, n] @ weights [n, m], and its ranges."""
+    """Return the model x [1, n] @ weights [n, m] and its ranges."""
     rows, columns = weights.shape
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "weights"], ["y"])],

@@ -1,4 +1,4 @@
-"""The vendors' own compilers take what is shipped: every graph of Two Rooms and of the middle student."""
+"""The vendors' compilers accept every graph of Two Rooms and of the middle student."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS = ("two_rooms", "vit_s")
 
 @pytest.fixture(scope="module")
 def vit_s(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The middle student with random weights, as jepa-export builds it."""
+    """Return the middle student with random weights, built by jepa-export."""
     folder = tmp_path_factory.mktemp("built") / "vit_s"
     options = ["--target", "npu", "--target", "tensorrt", "--out", str(folder)]
     assert main(["build", "--student", "vit_s", "--untrained", *options]) == 0
@@ -31,13 +31,13 @@ def vit_s(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def bundles(vit_s: Bundle, two_rooms_bundle: Path) -> dict[str, Bundle]:
-    """The models by name."""
+    """Return the models by name."""
     return {"two_rooms": Bundle.open(two_rooms_bundle), "vit_s": vit_s}
 
 
 @pytest.fixture(scope="module")
 def reports(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the compilers say of each model: of the shipped one here, of the student when it was built."""
+    """Return the compilers' reports: created now for the shipped model, at build time for the student."""
     shipped, folder = bundles["two_rooms"], tmp_path_factory.mktemp("shipped") / "two_rooms"
     shutil.copytree(shipped.path, folder)
     graphs = [(role, variant) for role in ROLES for variant in shipped.manifest.graphs.variants(role)]
@@ -46,7 +46,7 @@ def reports(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory
 
 
 def expected(bundle: Bundle, target: str) -> list[tuple[str, str]]:
-    """Graph and precision of each variant for ``target``; encoder and predictor come in both precisions."""
+    """Return graph and precision of each variant for ``target``; encoder and predictor have both."""
     graphs = [
         (role, each.precision)
         for role in ROLES

@@ -137,7 +137,7 @@ def test_lewm_folder_has_its_weights_and_action_size(saved: Save, tmp_path: Path
 
 
 class Code:
-    """An object that a pickle could contain besides tensors."""
+    """Represent an object that a pickle could contain in addition to tensors."""
 
 
 @pytest.mark.parametrize("old", [False, True])

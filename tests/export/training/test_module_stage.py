@@ -14,7 +14,7 @@ from tests.errors import code
 
 
 class Line(ModuleStage):
-    """Fits a line to noise; its loss is multiplied by ``value`` from step ``bad`` on."""
+    """Fit a line to noise; the loss is multiplied by ``value`` from step ``bad`` on."""
 
     name = "line"
 

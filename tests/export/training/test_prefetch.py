@@ -1,4 +1,4 @@
-"""Results that are computed ahead come in order."""
+"""Prefetched results arrive in order."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def few(step: int) -> Future[Recordings]:
 def test_encoder_learns_the_representation_of_its_teacher(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = TEACHER.encoder()
-    teacher(torch.from_numpy(few(1000).result().frames).flatten(0, 2))  # Gives its normalisation a scale.
+    teacher(torch.from_numpy(few(1000).result().frames).flatten(0, 2))  # Give its normalization a scale.
     stage = RepresentationDistillationStage(teacher.eval(), STUDENT.encoder(), steps=60, draw=few)
     run_stage(stage, tmp_path)
     losses = [float(row.split(",")[1]) for row in (tmp_path / "sight.csv").read_text().splitlines()[1:]]

@@ -24,7 +24,7 @@ def in_wall(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Plane(Predictor):
-    """A latent is a point in the plane. A wall is at x = 0, open above y = :data:`DOOR_FROM`."""
+    """Represent latents as points in the plane. A wall is at x = 0, open above y = :data:`DOOR_FROM`."""
 
     def __init__(self, *, wall: bool = True) -> None:
         super().__init__(dim=2)

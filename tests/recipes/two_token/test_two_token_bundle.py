@@ -1,4 +1,4 @@
-"""From networks to a bundle that opens and computes the same, or to nothing at all."""
+"""Building writes a bundle that opens and computes the same as the networks, or nothing at all."""
 
 from __future__ import annotations
 
