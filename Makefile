@@ -52,9 +52,9 @@ RUNTIME_TESTS = failed=0; \
 	exit $$failed
 endif
 
-lint:            ## check style, types and the direction of imports
+lint:            ## check style, types, the direction of imports and spelling
 	@scripts/setup.sh --with ros,viz,export,dev
-	@. scripts/env.sh && ruff check . && mypy && lint-imports
+	@. scripts/env.sh && ruff check . && mypy && lint-imports && codespell
 
 clean:           ## remove what was built (.venv stays)
 	@rm -rf out ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache .hypothesis

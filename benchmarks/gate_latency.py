@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found = [trial(active, factor, report["budget_ms"]) for _ in steps]
             report["rows"].append(row(load, factor, found))
             write_json(arguments.json, report)
-            print(told(report["rows"][-1]), flush=True)
+            print(reported(report["rows"][-1]), flush=True)
     return 0
 
 
@@ -182,7 +182,7 @@ def at_rest(active: WorldModel) -> dict[str, Any]:
     return {"budget_ms": budget_ms, "headroom": HEADROOM, "rows": [], "environment": where}
 
 
-def told(found: dict[str, Any]) -> str:
+def reported(found: dict[str, Any]) -> str:
     """Return a row as text."""
     ends = "; ".join(
         f"{way}: {end['passed']} passed, {end['refused']} refused, {end['undecided']} undecided"

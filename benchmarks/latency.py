@@ -258,8 +258,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         table.add_row(
             row["row"],
             row["precision"],
-            _told(row["p50_ms"]),
-            _told(row["p99_ms"]),
+            _reported(row["p50_ms"]),
+            _reported(row["p99_ms"]),
             *(format_ms(stages[stage]["p50"]) if stage in stages else "" for stage in ("encode", "predict")),
             str(row["n"]),
             f"{row['cpu_s_per_frame']:.4f}",
@@ -276,10 +276,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         verdict = "[green]met[/]" if goal["met"] else "[red]missed[/]"
         console.print(f"{verdict}: {goal['what']}: {goal['value']}, limit {goal['limit']}", highlight=False)
     console.print(f"{environment_['cpu']}, {environment_['cores']} cores", highlight=False)
-    console.print(", ".join(f"{name} {told}" for name, told in environment_["versions"].items()))
+    console.print(", ".join(f"{name} {reported}" for name, reported in environment_["versions"].items()))
 
 
-def _told(quantile: dict[str, float | None]) -> str:
+def _reported(quantile: dict[str, float | None]) -> str:
     low, high = quantile.get("low"), quantile.get("high")
     interval = f" ({format_ms(low)} to {format_ms(high)})" if low is not None else ""
     return format_ms(quantile["value"]) + interval

@@ -231,10 +231,10 @@ def parity(
             for action in actions:
                 end = world.move(end, action)
             many = np.broadcast_to(actions, (settings.search.num_samples, *actions.shape))
-            foreseen = _energies(predicts[FP32](latent, many), wanted)[0]
+            predicted = _energies(predicts[FP32](latent, many), wanted)[0]
             first = mean_squared(latent[None], wanted[None])
             left[name]["distance"].append(float(np.linalg.norm(end - goal) / np.linalg.norm(start - goal)))
-            left[name]["energy"].append(float(foreseen / first))
+            left[name]["energy"].append(float(predicted / first))
     return {
         "problems": problems,
         "anytime": {"iterations": iterations, "seconds": seconds},
@@ -287,8 +287,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     for name, values in report["plan_s"].items():
         console.print(f"plans, {name}: {', '.join(f'{value:.2f}' for value in values)} s")
     for name, of in report["parity"]["left"].items():
-        told = ", ".join(f"{of[what]['mean']:.2%} of the {what}" for what in of)
-        console.print(f"left by plans of {name}: {told}")
+        reported = ", ".join(f"{of[what]['mean']:.2%} of the {what}" for what in of)
+        console.print(f"left by plans of {name}: {reported}")
     for limit in report["limits"]:
         verdict = "[green]met[/]" if limit["met"] else "[red]missed[/]"
         console.print(

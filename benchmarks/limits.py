@@ -9,7 +9,7 @@
               x its median, no image dropped, while the machine is quiet (determined by a probe, see
               peers/quiet.py); for comparison the same of all images, and, at that rate and priority,
               OpenVINO's infer() of the encoder alone
-    neighbour over ROS 2 with another process that uses one core constantly, the inference threads under
+    neighbor over ROS 2 with another process that uses one core constantly, the inference threads under
               SCHED_FIFO where permitted: images are dropped rather than queued, none is older than two
               periods when its result is published
     start     from starting the node's process to its first latent, with cached compiled models: at most 2 s
@@ -132,16 +132,16 @@ def serving(setting: Setting, minutes: float) -> list[Limit]:
 
 def served(setting: Setting, profile: Profile, minutes: float) -> list[Limit]:
     """Return the limits for a profile of ``minutes``."""
-    told = describe(profile.run)
-    of = f"{told.frames} images in {minutes:g} min"
-    medians = {stage: known(told.stages.get(stage), "p50", stage) for stage in (*OURS, *THEIRS)}
+    reported = describe(profile.run)
+    of = f"{reported.frames} images in {minutes:g} min"
+    medians = {stage: known(reported.stages.get(stage), "p50", stage) for stage in (*OURS, *THEIRS)}
     # The history is part of the time that no stage accounts for.
-    ours = sum(medians[stage] for stage in OURS) + known(told.residual, "p50", "the residual")
-    p50, p99 = (known(told.response, name, "the response") for name in ("p50", "p99"))
+    ours = sum(medians[stage] for stage in OURS) + known(reported.residual, "p50", "the residual")
+    p50, p99 = (known(reported.response, name, "the response") for name in ("p50", "p99"))
     return [
         Limit("serving", "p50 of the response", p50, None, "ms", of),
         Limit("serving", "p99 of the response", p99, setting.period_ms, "ms", of),
-        Limit("serving", "images dropped", told.dropped + told.failed, 0, "images", of),
+        Limit("serving", "images dropped", reported.dropped + reported.failed, 0, "images", of),
         Limit("serving", f"ours ({', '.join(OURS)}, residual), sum of p50", ours, 1.5, "ms", of),
         *(Limit("serving", f"p50 of {stage}", medians[stage], None, "ms", of) for stage in THEIRS),
     ]
@@ -212,8 +212,8 @@ def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, of: str
     of_all, of_quiet = f"{len(quiet)} {of}", f"{quiet.sum()} of {len(quiet)} {of}"
 
     def ratio(samples: np.ndarray) -> float:
-        told = distribution(samples)
-        return known(told, "p999", "the response") / known(told, "p50", "the response")
+        reported = distribution(samples)
+        return known(reported, "p999", "the response") / known(reported, "p50", "the response")
 
     bare = float(np.quantile(alone, 0.999) / np.median(alone))
     return [
@@ -236,8 +236,8 @@ def scheduled(priority: int) -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def neighbour(setting: Setting, seconds: float) -> list[Limit]:
-    """Run the check ``neighbour``, see the module docstring."""
+def neighbor(setting: Setting, seconds: float) -> list[Limit]:
+    """Run the check ``neighbor``, see the module docstring."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         run = serve(setting, seconds, f"fifo_priority:={REALTIME.fifo_priority}").run
@@ -247,8 +247,8 @@ def neighbour(setting: Setting, seconds: float) -> list[Limit]:
     ages = np.array(run.latency_ms) - np.array(run.stages_ms["delivery"])
     of, oldest = f"{len(ages)} results", float(ages.max())
     return [
-        Limit("neighbour", "images dropped", len(run.dropped_s), None, "images", of),
-        Limit("neighbour", "age of the oldest image published", oldest, 2 * setting.period_ms, "ms", of),
+        Limit("neighbor", "images dropped", len(run.dropped_s), None, "images", of),
+        Limit("neighbor", "age of the oldest image published", oldest, 2 * setting.period_ms, "ms", of),
     ]
 
 
@@ -353,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "serving": lambda setting: serving(setting, arguments.minutes),
         "memory": memory,
         "tail": lambda setting: tail(setting, arguments.tail_seconds),
-        "neighbour": lambda setting: neighbour(setting, 30.0),
+        "neighbor": lambda setting: neighbor(setting, 30.0),
         "start": lambda setting: start(setting, 5),
         "cameras": lambda setting: cameras(setting, 20.0),
         "soak": lambda setting: soak(setting, arguments.soak_minutes),
@@ -401,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    names = ("serving", "memory", "tail", "neighbour", "start", "cameras", "soak")
+    names = ("serving", "memory", "tail", "neighbor", "start", "cameras", "soak")
     add(
         "--bundle", type=Path,
         help="bundle (default: ViT-S in INT8 with random weights, out/vit_s_int8, built if missing)",

@@ -92,12 +92,12 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                     for stage, values in pipeline_times(setting, precision).items():
                         ours.setdefault(stage, []).extend(values)
                 else:
-                    told = benchmark_app(
+                    reported = benchmark_app(
                         *irs[turn], threads=arguments.threads, count=arguments.frames, percentile=50,
                         options=DEFAULTS if turn == AT_DEFAULTS else OPTIONS,
                         dynamic_quantization_group_size=group,
                     )  # fmt: skip
-                    peer[turn].append({"median_ms": told.percentile_ms, "count": told.count})
+                    peer[turn].append({"median_ms": reported.percentile_ms, "count": reported.count})
     medians = {stage: median(run["median_ms"] for run in runs) for stage, runs in peer.items()}
     pipeline_ms = median(ours["encode"]) + median(ours["predict"])
     alone_ms = medians["encode"] + medians["predict"]

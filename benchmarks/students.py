@@ -82,10 +82,12 @@ def _weight(bundle: Bundle) -> dict[str, Any]:
 
 def _estimates(npu: dict[str, Any] | None) -> dict[str, float]:
     """Return the estimates for the encoder in the faster of its precisions, by platform."""
-    told = [row for row in npu["graphs"] if row["graph"] == "encoder" and "estimate" in row] if npu else []
+    reported = (
+        [row for row in npu["graphs"] if row["graph"] == "encoder" and "estimate" in row] if npu else []
+    )
     return {
-        platform: min(row["estimate"]["total_ms"] for row in told if row["platform"] == platform)
-        for platform in sorted({row["platform"] for row in told})
+        platform: min(row["estimate"]["total_ms"] for row in reported if row["platform"] == platform)
+        for platform in sorted({row["platform"] for row in reported})
     }
 
 
@@ -102,8 +104,10 @@ def judge(member: dict[str, Any]) -> list[Limit]:
         Limit("encoder", "INT8 alone over benchmark_app", overhead, OVERHEAD, "", frames),
         Limit("futures", "64 of 8 steps, INT8", predict, FUTURES_MS, "ms", frames),
     ]
-    if told := member["npu_estimates_ms"].get("4000"):
-        limits.append(Limit("NPU", "encoder on a 4000, estimated", told, NPU_MS, "ms", "Intel's compiler"))
+    if reported := member["npu_estimates_ms"].get("4000"):
+        limits.append(
+            Limit("NPU", "encoder on a 4000, estimated", reported, NPU_MS, "ms", "Intel's compiler")
+        )
     return limits
 
 

@@ -182,8 +182,8 @@ def _encoder(random: np.random.Generator) -> onnx.ModelProto:
         ("latent", [1, TOKENS, DIM]),
         [
             node("Cast", ["frame"], ["cast"], to=TensorProto.FLOAT),
-            node("Sub", ["cast", "mean"], ["centred"]),
-            node("Div", ["centred", "std"], ["normal"]),
+            node("Sub", ["cast", "mean"], ["centered"]),
+            node("Div", ["centered", "std"], ["normal"]),
             node("Reshape", ["normal", "flat"], ["row"]),
             node("MatMul", ["row", "weights"], ["mixed"]),
             node("Tanh", ["mixed"], ["bounded"]),

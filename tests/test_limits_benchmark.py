@@ -189,7 +189,7 @@ def test_limits_reports_its_checks_and_failures(limits: ModuleType, tmp_path: Pa
     help_text = script("limits", "--help")
     assert help_text.returncode == 0
     assert all(
-        name in help_text.stdout for name in ("serving", "tail", "neighbour", "start", "cameras", "soak")
+        name in help_text.stdout for name in ("serving", "tail", "neighbor", "start", "cameras", "soak")
     )
     done = script("limits", "--bundle", str(tmp_path / "nowhere"), "--json", str(tmp_path / "out.json"))
     assert done.returncode == 2 and done.stderr.startswith("limits: ") and "nowhere" in done.stderr

@@ -34,7 +34,7 @@ class BenchmarkAppError(Exception):
 
 
 @dataclass(frozen=True)
-class Told:
+class Reported:
     """Of one run: the percentile asked for [ms], of how many inferences, processor seconds that those took,
     and the process's peak memory."""
 
@@ -53,7 +53,7 @@ def benchmark_app(
     percentile: int,
     options: str = OPTIONS,
     dynamic_quantization_group_size: int = 0,
-) -> Told:
+) -> Reported:
     """Run it for ``count`` inferences.
 
     Args:
@@ -97,7 +97,7 @@ def benchmark_app(
     runs = re.search(r"Count:\s+(\d+) iterations", text)
     if status or found is None or runs is None or not peak_mb:
         raise BenchmarkAppError(f"benchmark_app failed on {graph} (status {status}): {text.strip()[-800:]}")
-    return Told(float(found[1]) / (1000 if found[2] == "us" else 1), int(runs[1]), cpu_s, peak_mb)
+    return Reported(float(found[1]) / (1000 if found[2] == "us" else 1), int(runs[1]), cpu_s, peak_mb)
 
 
 def _cpu_s(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""A made-up world for predictors of LeWM's size: they have learnt something, and their plans can be judged.
+"""A made-up world for predictors of LeWM's size: they have learned something, and their plans can be judged.
 
 A point in a square box; one action is five displacements in a row (LeWM's frame skip), and walls stop it. It
 is seen as a latent of LeWM's width: random Fourier features of where it is (Rahimi and Recht 2007), of unit
@@ -41,8 +41,8 @@ class World:
     def see(self, places: Floats32) -> Floats32:
         """Latents [..., width], of mean 0 and deviation 1 each."""
         seen = np.cos(places @ self._frequencies + self._phases)
-        centred = seen - seen.mean(-1, keepdims=True)
-        latents: Floats32 = centred / centred.std(-1, keepdims=True)
+        centered = seen - seen.mean(-1, keepdims=True)
+        latents: Floats32 = centered / centered.std(-1, keepdims=True)
         return latents
 
     def move(self, places: Floats32, actions: Floats32) -> Floats32:
@@ -86,7 +86,7 @@ def trained(steps: int, folder: Path, *, depth: int | None = None) -> tuple[LeWM
 
     Args:
         folder: where the training is kept, and taken up again.
-        depth: with so many blocks (None: all).
+        depth: number of blocks (None: all).
     """
     config = find_teacher("lewm").config
     assert isinstance(config, LeWMConfig)

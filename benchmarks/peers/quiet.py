@@ -1,8 +1,8 @@
-"""When the machine was quiet: a probe beside a measurement, which our own work cannot slow down.
+"""When the machine was quiet: a probe next to a measurement, which our own work cannot slow down.
 
 On each core a process of the highest priority wakes every 2 ms for 15 us. Whatever runs at a lower priority
 gives way to it, so two things alone disturb it: what has the core without this system's knowing (another
-virtual machine, a neighbour on the same physical core, firmware), and the kernel where it does not let go.
+virtual machine, a neighbor on the same physical core, firmware), and the kernel where it does not let go.
 Then the probe comes late, as cyclictest of the rt-tests measures it, or its few instructions take longer than
 they usually do.
 """
@@ -29,9 +29,9 @@ from jepa_runtime.serving import realtime
 _PRIORITY, _PERIOD_S = 50, 0.002
 # Usual are 0.03 ms.
 _LATE_S = 0.00015
-# Of so many in a row the median counts, against the usual one: a neighbour on the core makes that 1.6 to 2
-# times as long.
-_NEIGHBOURS, _SLOWER = 5, 1.4
+# The median of this number of consecutive ones counts, relative to the usual one: a neighbor on the core
+# makes it 1.6 to 2 times as long.
+_NEIGHBORS, _SLOWER = 5, 1.4
 # Work that was held up holds up what comes after it.
 _AFTER_S = 0.1
 
@@ -61,8 +61,8 @@ class Probe:
         return self
 
     def __exit__(self, *_: object) -> None:
-        told = [disturbances(*np.frombuffer(out).reshape(3, -1)) for out in self._end()]
-        self._disturbances = np.sort(np.concatenate(told))
+        reported = [disturbances(*np.frombuffer(out).reshape(3, -1)) for out in self._end()]
+        self._disturbances = np.sort(np.concatenate(reported))
 
     def _end(self) -> list[bytes]:
         for process in self._processes:
@@ -85,8 +85,8 @@ class Probe:
 def disturbances(due_s: _Floats, woken_s: _Floats, taken_s: _Floats) -> _Floats:
     """When probes of one core were late or slow, given when each was due, when it woke, and what it took."""
     late = woken_s - due_s > _LATE_S
-    padded = np.pad(taken_s, _NEIGHBOURS // 2, mode="reflect")
-    around = np.median(sliding_window_view(padded, _NEIGHBOURS), axis=1)
+    padded = np.pad(taken_s, _NEIGHBORS // 2, mode="reflect")
+    around = np.median(sliding_window_view(padded, _NEIGHBORS), axis=1)
     slow = around > _SLOWER * np.median(taken_s)
     return np.sort(np.concatenate([due_s[late], woken_s[late], woken_s[slow]]))
 

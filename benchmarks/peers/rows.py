@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from peers.benchmark_app import OPTIONS, Told, benchmark_app
+from peers.benchmark_app import OPTIONS, Reported, benchmark_app
 from peers.bf16 import has_bf16
 
 from jepa_runtime.backends import BackendOptions, create_backend
@@ -122,15 +122,15 @@ class Row:
 
     def summary(self) -> dict[str, Any]:
         """The row as the report has it."""
-        told = distribution(self.latency_ms)
+        reported = distribution(self.latency_ms)
         return {
             "row": self.name,
             "label": self.label,
             "precision": self.precision,
-            "n": told.n,
-            "p50_ms": _quantile(told.p50),
-            "p99_ms": _quantile(told.p99),
-            "max_ms": _rounded(told.max),
+            "n": reported.n,
+            "p50_ms": _quantile(reported.p50),
+            "p99_ms": _quantile(reported.p99),
+            "max_ms": _rounded(reported.max),
             "stages_ms": {
                 stage: {
                     "p50": _rounded(each.p50.value),
@@ -141,7 +141,7 @@ class Row:
                 for stage, each in ((name, distribution(values)) for name, values in self.stages_ms.items())
             },
             "rounds_p50_ms": self.rounds_p50_ms,
-            "cpu_s_per_frame": round(self.cpu_s / (self.counted or told.n), 6),
+            "cpu_s_per_frame": round(self.cpu_s / (self.counted or reported.n), 6),
             "peak_rss_mb": round(self.peak_rss_mb, 1),
             "start_s": _rounded(self.start_s),
             "notes": self.notes,
@@ -221,7 +221,9 @@ class BenchmarkAppRow(Row):
             self._options = OPTIONS.replace("-infer_precision f32", "-infer_precision bf16")
         stages = {"encoder": "encode", "predictor": "predict"}
         self._graphs = {stages[role]: (Path(graph.name), shapes) for role, (graph, shapes) in found.items()}
-        self._told: dict[str, dict[int, list[Told]]] = {stage: {50: [], 99: []} for stage in self._graphs}
+        self._reported: dict[str, dict[int, list[Reported]]] = {
+            stage: {50: [], 99: []} for stage in self._graphs
+        }
         self.notes += [
             f"benchmark_app {self._options}; each graph in a process of its own: p50 is the sum of the two "
             "medians (of each, the median over the rounds), memory the sum of both; a p99 of the sum is not "
@@ -230,7 +232,7 @@ class BenchmarkAppRow(Row):
 
     def measure(self) -> None:
         for stage, (graph, shapes) in self._graphs.items():
-            for percentile, runs in self._told[stage].items():
+            for percentile, runs in self._reported[stage].items():
                 runs.append(
                     benchmark_app(
                         graph, shapes, threads=self.setting.threads, count=self.frames,
@@ -241,7 +243,7 @@ class BenchmarkAppRow(Row):
     def summary(self) -> dict[str, Any]:
         stages: dict[str, dict[str, Any]] = {}
         cpu_s = peak_mb = 0.0
-        for stage, by_percentile in self._told.items():
+        for stage, by_percentile in self._reported.items():
             medians, tails = ([run.percentile_ms for run in runs] for runs in by_percentile.values())
             runs = [run for runs in by_percentile.values() for run in runs]
             enough = is_supported(min(run.count for run in by_percentile[99]), 990)
@@ -257,8 +259,8 @@ class BenchmarkAppRow(Row):
             "row": self.name,
             "label": self.label,
             "precision": self.precision,
-            "n": min(told["n"] for told in stages.values()),
-            "p50_ms": {"value": round(sum(told["p50"] for told in stages.values()), 4), "sum": True},
+            "n": min(reported["n"] for reported in stages.values()),
+            "p50_ms": {"value": round(sum(reported["p50"] for reported in stages.values()), 4), "sum": True},
             "p99_ms": {"value": None},
             "max_ms": None,
             "stages_ms": stages,

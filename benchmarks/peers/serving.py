@@ -1,7 +1,7 @@
-"""What the peers have in common: each is a process that opens the model once and then, whenever it is told a
-number of frames, takes that many one after the other and tells what they took.
+"""What the peers have in common: each is a process that opens the model once and then, for each number of
+frames that it is sent, computes that many one after the other and reports their times.
 
-It is told one number a line. It answers in lines of JSON: first ``{"ready": facts}``, or ``{"absent": why}``
+It reads one number per line. It answers in lines of JSON: first ``{"ready": facts}``, or ``{"absent": why}``
 and the end; then for each number ``latency_ms`` and ``stages_ms`` of every frame, ``cpu_s`` (user and system,
 all threads) of those frames together, and ``peak_rss_mb`` so far. It ends with its standard input.
 """

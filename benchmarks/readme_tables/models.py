@@ -50,7 +50,7 @@ def students() -> str:
 
 def distilled() -> str:
     """What a distillation in Two Rooms kept."""
-    report = read("distil")
+    report = read("distill")
     teacher, machine = report["teacher"], report["closed_loop"]["machine"]
     lines = [
         "Two Rooms: a vision transformer trained from nothing, and what was distilled from it alone, on",

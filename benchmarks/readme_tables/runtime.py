@@ -129,7 +129,7 @@ def latency() -> str:
 def _ways(report: dict[str, Any]) -> str:
     lines = [
         f"{model(report)}, {report['threads']} threads, in {report['rounds']} rounds that take turns; "
-        "of a run `benchmark_app` tells the median alone.",
+        "of a run `benchmark_app` reports only the median.",
         machine(report["environment"]),
         "",
         "| | | p50 ms | encode | p99 ms | n | CPU ms a frame | memory MB | dropped |",
@@ -155,8 +155,8 @@ def _ways(report: dict[str, Any]) -> str:
     for row in report["absent"]:
         reasons.setdefault(row["why"], []).append(f"`{row['row']}` {row['precision']}")
     if reasons:
-        told = "; ".join(f"{', '.join(rows)}: {why}" for why, rows in reasons.items())
-        lines += ["", f"Absent: {told}."]
+        reported = "; ".join(f"{', '.join(rows)}: {why}" for why, rows in reasons.items())
+        lines += ["", f"Absent: {reported}."]
     return "\n".join(lines)
 
 

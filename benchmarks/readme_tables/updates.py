@@ -48,7 +48,7 @@ def updates() -> str:
             f" the node grew by {grown:.1f} MB (asked for: 3; {processor(cpu(swaps))};"
             " `benchmarks/swaps.py`).",
             "",
-            f"Whole updates and ways back (stand-ins for the engine and for who serves), killed or failed"
+            f"Whole updates and rollbacks (stand-ins for the engine and the server), killed or failed"
             f" (ENOSPC, EIO) at {crashes['points']} system calls ({crashes['on']}), cut off from power on"
             f" ext4 at {power['points']} ({power['on']});",
             f"what a robot reads, fuzzed {fuzzing['executions']} times ({fuzzing['on']}):"
@@ -63,7 +63,7 @@ def _power() -> list[str]:
     lines = [
         f"The same test on made-up scores, {rows[0]['runs']} runs each (`benchmarks/gate_power.py`). What is",
         "as bad as is just allowed may be accepted in one of a hundred first comparisons, and in one",
-        "more by all comparisons that follow. Correlation: of neighbouring frames;",
+        "more by all comparisons that follow. Correlation: of neighboring frames;",
         "at 0.998 they stay alike for longer than a block of the test, and it errs more often than stated.",
         "",
         "| candidate | correlation | accepted | shown to be worse | frames, median |",
@@ -116,9 +116,9 @@ def _deltas() -> list[str]:
         "|---|---|" + "---|" * len(names),
     ]
     for case in cases:
-        told = [
+        reported = [
             f"{of['bytes'] / 1e6:.2f} ({1e3 * of['pack_s']:.0f}, {1e3 * of['unpack_s']:.0f})"
             for of in case["methods"].values()
         ]
-        lines.append(f"| {case['case']} | {case['bytes'] / 1e6:.2f} | {' | '.join(told)} |")
+        lines.append(f"| {case['case']} | {case['bytes'] / 1e6:.2f} | {' | '.join(reported)} |")
     return lines

@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_episodes_argument(parser)
     parser.add_argument(
-        "--distil",
+        "--distill",
         action="store_true",
         help="train a large vision transformer first, and distill it into the model for the robot",
     )
@@ -28,10 +28,10 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.out,
         TwoRoomsTrainingWorld(arguments.layout),
         command=f"jepa-export train two_rooms --layout {arguments.layout} --seed {arguments.seed}"
-        + " --distil" * arguments.distil,
+        + " --distill" * arguments.distill,
         seed=arguments.seed,
         episodes=arguments.episodes,
-        distilled=arguments.distil,
+        distilled=arguments.distill,
     )
 
 

@@ -171,7 +171,7 @@ def stolen_key_after_its_rotation(repository: Repository) -> None:
     repository.publish()
 
 
-def not_authorised(repository: Repository) -> None:
+def not_authorized(repository: Repository) -> None:
     """By who has the keys of another channel."""
     del repository.signed["channel-stable"].targets[FILE]
     repository.add(FILE, b"evil", role="channel-canary")
@@ -204,7 +204,7 @@ ATTACKS: dict[str, tuple[Attack, str, str]] = {
     "root not signed by the new keys": (root_not_signed_by_the_new, "3.root.json", "trust.unsigned"),
     "root version skipped": (root_skipped, "timestamp.json", "trust.unsigned"),
     "stolen key after its rotation": (stolen_key_after_its_rotation, "timestamp.json", "trust.unsigned"),
-    "channel that is not authorised": (not_authorised, "encoder.bin", "trust.unlisted"),
+    "channel that is not authorized": (not_authorized, "encoder.bin", "trust.unlisted"),
 }
 
 

@@ -47,7 +47,7 @@ NO_MODELS = tuple(
     model(**fields)
     for fields in (
         {"step_s": 0.0}, {"step_s": math.nan}, {"horizon": 0}, {"num_samples": 0},
-        {"goal_threshold": math.inf}, {"action_names": []}, {"action_names": ["colour", "taste"]},
+        {"goal_threshold": math.inf}, {"action_names": []}, {"action_names": ["color", "taste"]},
         {"action_names": ["x", "linear.x"]}, {"action_units": ["m/s", "deg/s"]}, {"action_units": ["m/s"]},
         {"action_names": ["linear.x", "angular.z"], "action_units": ["m/s", "deg/s"]},
         {"action_low": [1.0, 1.0], "action_high": [0.0, 0.0]},

@@ -1,4 +1,4 @@
-"""Published commands and the acknowledgement of a stop. The publishers are mocks."""
+"""Published commands and the acknowledgment of a stop. The publishers are mocks."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ def test_new_model_restarts_the_plan_and_an_unusable_one_ends_the_goal(
     stub.infos.publish(model_info(version="2"))
     stub.until(lambda: stub.commands[-1] == Twist(), "a stop command")
     stub.until(lambda: stub.commands[-1].linear.x > 0.1, "the robot to go on")
-    stub.infos.publish(model_info(action_names=["colour", "taste"]))
+    stub.infos.publish(model_info(action_names=["color", "taste"]))
     result = stub.ends(goal, "aborted", GoalStatus.STATUS_ABORTED)
     assert "cannot drive with stub" in result.reason
     stub.until(lambda: stub.has_status(2, "cannot drive with stub"), "ERROR in the diagnostics")

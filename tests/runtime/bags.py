@@ -26,7 +26,7 @@ def image(
     topic: str = "/image",
     frame_id: str = "front",
 ) -> Entry:
-    """An image of one grey, logged at its stamp."""
+    """An image of one gray, logged at its stamp."""
     shown = np.full((*size, 3), value, np.uint8)
     return stamp_ns, topic, IMAGE, messages.image(shown, stamp_ns, frame_id)
 

@@ -140,6 +140,6 @@ class FakeModel:
 
 
 def frame(sequence: int, value: int = 0, *, period_s: float = 1 / 30) -> Frame:
-    """A small grey frame."""
+    """A small gray frame."""
     image = np.full((8, 8, 3), value, np.uint8)
     return Frame(image, 1_000_000_000 + round(sequence * period_s * 1e9), "camera", sequence)

@@ -119,7 +119,7 @@ def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> 
 def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tuple[VJEPA2, ModelIdentity]:
     """Return the network, and the entries of the manifest about it."""
     name = request.teacher
-    licence = member.license if member.commercial else f"{member.license}: not for commercial use"
+    license = member.license if member.commercial else f"{member.license}: not for commercial use"
     summary = f"{name} ({member.family}), each frame encoded as a still clip, predicting without actions"
     if request.checkpoint is None:
         blocks = (config.encoder.depth, member.config.encoder.depth)
@@ -129,7 +129,7 @@ def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tup
             version="0.0.0-untrained",
             trained=False,
             description=f"{summary}{part}; random weights: its outputs mean nothing",
-            licence=licence,
+            licence=license,
             data="none: random weights",
             teacher=f"{name} ({member.family}), random weights{part}",
         )
@@ -142,7 +142,7 @@ def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tup
         version="1.0.0",
         trained=True,
         description=f"{summary}; errors measured {fitted}on few frames: calibrate on your own data",
-        licence=licence,
+        licence=license,
         data=f"that of the teacher; errors measured {fitted}on frames of {Path(request.calibration).name}",
         teacher=teacher.provenance,
     )

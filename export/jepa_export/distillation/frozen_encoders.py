@@ -223,7 +223,7 @@ def from_distillation(folder: Path) -> FrozenEncoderSource:
     try:
         settings = json.loads(note.read_text())
         name, steps, px = str(settings["student"]), int(settings["steps"]), int(settings["size"])
-        licence, teacher = str(settings["licence"]), str(settings["teacher"])
+        license, teacher = str(settings["licence"]), str(settings["teacher"])
         saved = folder / "encoder.pt"
         if aware := int(settings.get("quantization_aware", 0)):
             saved, steps = folder / "encoder_int8.pt", aware
@@ -257,7 +257,7 @@ def from_distillation(folder: Path) -> FrozenEncoderSource:
         identity=file_hash(saved),
         name=name,
         description=f"{name} distilled from {teacher.split(' ')[0]}",
-        license=licence,
+        license=license,
         teacher=teacher,
         trained=not settings.get("untrained_teacher"),
         trained_on=None if finished is None else trained_on(finished),

@@ -158,7 +158,7 @@ def evaluate(
             engine=f"{form.engine} {model.engine_version}",
             precision=form.precision,
             comparisons=comparisons,
-            foresight=compare_predictions(found, clips) if clips.executed else None,
+            prediction_accuracy=compare_predictions(found, clips) if clips.executed else None,
             surprise=separate(model, form.name, scenes, seed=plan.seed, tick=tick) if num_scenes else None,
             drive=_drive(model, plan, episodes, tick) if episodes else None,
             **_costs(bundle, form, notes),

@@ -104,7 +104,9 @@ def _precision(found: Evaluation) -> Html:
 
 def _predictions(found: Evaluation) -> Html | None:
     measured = [
-        (variant.name, variant.foresight) for variant in found.variants if variant.foresight is not None
+        (variant.name, variant.prediction_accuracy)
+        for variant in found.variants
+        if variant.prediction_accuracy is not None
     ]
     if not measured:
         return None

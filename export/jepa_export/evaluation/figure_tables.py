@@ -74,7 +74,9 @@ def drift(found: Evaluation, which: int) -> ResultTable:
 def predictions(found: Evaluation) -> ResultTable:
     """Return the comparison of futures with the outcome."""
     measured = {
-        variant.name: variant.foresight for variant in found.variants if variant.foresight is not None
+        variant.name: variant.prediction_accuracy
+        for variant in found.variants
+        if variant.prediction_accuracy is not None
     }
     rows = [[name, *map(_percent, each.drift)] for name, each in measured.items()]
     for each in list(measured.values())[:1]:

@@ -97,7 +97,7 @@ class Variant:
     engine: str
     precision: str
     comparisons: list[Comparison]
-    foresight: PredictionAccuracy | None
+    prediction_accuracy: PredictionAccuracy | None
     surprise: Surprise | None
     drive: Goals | None
     encoder: Cost

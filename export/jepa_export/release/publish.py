@@ -94,10 +94,10 @@ def check_bundle(
             "--allow-untrained to measure speed",
             code="release.untrained",
         )
-    licence = bundle.manifest.licence
-    if forbids_commercial_use(licence) and not accept_non_commercial:
+    license = bundle.manifest.licence
+    if forbids_commercial_use(license) and not accept_non_commercial:
         raise JepaExportError(
-            f"{bundle.path}: its license ({licence}) forbids commercial use, on every robot that downloads "
+            f"{bundle.path}: its license ({license}) forbids commercial use, on every robot that downloads "
             "it: release another model, or pass --accept-non-commercial",
             code="export.non_commercial",
         )

@@ -79,7 +79,7 @@ class RepresentationStage(ModuleStage):
         moved = self.inverse(robot[:, :, :-1], robot[:, :, 1:])
         within = (robot - robot.mean(dim=(1, 2), keepdim=True)).flatten(0, 2)
         return {
-            "foresight": losses.predictive_contrast(predicted, robot, temperature),
+            "predictive_contrast": losses.predictive_contrast(predicted, robot, temperature),
             "prediction": 0.1 * functional.mse_loss(predicted, robot[:, :, 1:]),
             "inverse": 2.0 * functional.mse_loss(moved, actions / self._course.top_speed),
             "scene": 0.5 * self._scene_contrast(scene, self._temperature(step, 0.01)),

@@ -130,7 +130,7 @@ class Run(_Model):
             if len(values) != count:
                 raise ValueError(f"{name} must have one entry per frame ({count}), got {len(values)}")
         if self.told is not None and count:
-            raise ValueError(f"told must be null if there are samples ({count})")
+            raise ValueError(f"told: must be null if there are samples ({count})")
         return self
 
 

@@ -120,9 +120,9 @@ def test_action_limits_and_scale_count_each_action_once(
     np.testing.assert_array_equal(trajectories.action_space.low, np.tile(apart.min(axis=0), 2))
     np.testing.assert_array_equal(trajectories.action_space.high, np.tile(apart.max(axis=0), 2))
     mean, std = (part[:2] for part in trajectories.normalization)
-    standardised = (apart - mean) / std
+    standardized = (apart - mean) / std
     np.testing.assert_allclose(
-        [standardised.mean(axis=0), standardised.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
+        [standardized.mean(axis=0), standardized.std(axis=0)], [[0, 0], [1, 1]], atol=1e-4
     )
 
 
@@ -189,8 +189,8 @@ def test_runtime_computes_what_lewm_computes(
         futures = opened.predict(actions, latents=latent).latents
     np.testing.assert_allclose(latent, latents[0], atol=1e-4, rtol=0)
     mean, std = (torch.from_numpy(part) for part in trajectories.normalization)
-    standardised = (torch.from_numpy(actions) - mean) / std
-    expected = model.rollout(latents.expand(len(actions), -1, -1), standardised)
+    standardized = (torch.from_numpy(actions) - mean) / std
+    expected = model.rollout(latents.expand(len(actions), -1, -1), standardized)
     np.testing.assert_allclose(futures[:, :, 0], expected, atol=1e-4, rtol=0)
 
 

@@ -217,7 +217,9 @@ def test_evaluate_on_a_video_measures_surprise_in_two_rooms(bundle: Path, tmp_pa
     assert main(["evaluate", str(bundle), *BRIEF, "--data", str(film), "--json", str(figures)]) == 0
     report = json.loads(figures.read_text())
     assert report["data"] == str(film) and report["frames"] == 2
-    assert report["variants"][0]["foresight"] is None and report["variants"][0]["surprise"] is not None
+    assert (
+        report["variants"][0]["prediction_accuracy"] is None and report["variants"][0]["surprise"] is not None
+    )
     assert any("executed actions" in note for note in report["notes"])
 
 

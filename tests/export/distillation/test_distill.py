@@ -188,7 +188,7 @@ def test_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_path:
     assert main([*TRAIN, "--encoder", str(distilled), *DATA, "--seed", "1", "--out", str(out)]) == 0
     ours, theirs = (Bundle.open(run / "bundle") for run in (out, distilled))
     assert ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
-    assert not ours.manifest.trained, "its encoder learnt random weights"
+    assert not ours.manifest.trained, "its encoder learned random weights"
     assert ours.report()["trained_on"] == theirs.report()["trained_on"]
     assert read_teacher_retention(ours) == read_teacher_retention(theirs) is not None
     file = "encoder/onnx/model_fp32.onnx"
@@ -257,7 +257,7 @@ def test_videos_and_a_vjepa2_become_a_bundle_that_the_runtime_runs(
     assert main([*arguments, "--untrained-teacher"]) == 0
     for folder in (out / "bundle", again / "bundle"):
         with WorldModel.open(folder, allow_untrained=True) as model:
-            latents = np.stack([model.encode(np.full((64, 64, 3), grey, np.uint8)) for grey in (0, 200)])
+            latents = np.stack([model.encode(np.full((64, 64, 3), gray, np.uint8)) for gray in (0, 200)])
             actions = np.zeros((2, 2, 1), np.float32)
             actions[1] = 1
             futures = model.predict(

@@ -67,9 +67,9 @@ def test_target_of_a_frame_comes_from_the_clip_that_ends_with_it() -> None:
 
 def test_frames_of_another_size_are_resized() -> None:
     features = TeacherFeatures(teacher("tiny_vjepa2"), frames=2)
-    grey = torch.full((1, 2, 20, 20, 3), 90, dtype=torch.uint8)
+    gray = torch.full((1, 2, 20, 20, 3), 90, dtype=torch.uint8)
     exact = torch.full((1, 2, features.px, features.px, 3), 90, dtype=torch.uint8)
-    torch.testing.assert_close(features(grey), features(exact), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features(gray), features(exact), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -77,8 +77,8 @@ def test_reference_is_fp32_of_the_other_engine_and_both_agree(evaluation: Evalua
 
 def test_shipped_model_report_has_prediction_surprise_and_cost(evaluation: Evaluation) -> None:
     for variant in evaluation.variants:
-        assert variant.foresight is not None and variant.surprise is not None
-        drift, still = variant.foresight.drift, variant.foresight.standing_still
+        assert variant.prediction_accuracy is not None and variant.surprise is not None
+        drift, still = variant.prediction_accuracy.drift, variant.prediction_accuracy.standing_still
         assert all(ours < theirs / 3 for ours, theirs in zip(drift, still, strict=True))
         assert set(variant.surprise.events) == {"teleport", "wall removed"}
         assert all(event.auroc > 0.95 for event in variant.surprise.events.values())
@@ -150,7 +150,7 @@ def test_reference_without_fp32_is_the_golden_outputs(robots_form: Bundle) -> No
     (variant,) = evaluation.variants
     (comparison,) = variant.comparisons
     assert comparison.reference == GOLDEN and 0.99 < comparison.worst_cosine < 1
-    assert variant.foresight is not None
+    assert variant.prediction_accuracy is not None
     assert evaluation.notes == [
         "reference: no fp32 graph of the bundle runs on this machine, so variants are compared with its "
         "golden outputs, of 3 frames"
@@ -236,7 +236,7 @@ def test_model_of_another_robot_is_compared_but_not_driven(tmp_path: Path) -> No
     bundle = seal(tmp_path / "toy", fields)
     evaluation = evaluate(bundle, EvaluationPlan(clips=2))
     for variant in evaluation.variants:
-        assert variant.foresight is None and variant.surprise is None and variant.drive is None
+        assert variant.prediction_accuracy is None and variant.surprise is None and variant.drive is None
         assert variant.comparisons[0].worst_cosine > 0.99
     assert any(
         "(steering, throttle) are not those of the robot in Two Rooms" in note for note in evaluation.notes

@@ -47,8 +47,8 @@ def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
 
 def test_image_clips_cover_the_images_with_random_candidates(manifest: Manifest, tmp_path: Path) -> None:
     clips = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
-    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
-    assert greys == [[0, 1], [2, 3], [5, 6], [7, 8]]
+    grays = clips.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
+    assert grays == [[0, 1], [2, 3], [5, 6], [7, 8]]
     assert not clips.executed and clips.actions.shape == (4, CANDIDATES, manifest.horizon, 2)
     assert len({candidate.tobytes() for candidate in clips.actions.reshape(-1, manifest.horizon, 2)}) > 8
 
@@ -57,10 +57,10 @@ def test_bag_clips_have_frames_one_step_apart_and_mean_actions(manifest: Manifes
     spec = drive(tmp_path, 4) + "?action=/cmd_vel:linear.x,linear.y"
     clips = recorded_clips([spec], manifest, count=3, seed=0)
     assert clips.executed and clips.frames.shape[1] == 2 + manifest.horizon
-    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
-    assert (np.diff(greys, axis=1) == 6).all()
+    grays = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert (np.diff(grays, axis=1) == 6).all()
     # Six commands are held one after the other between two frames.
-    means = 0.01 * (greys[:, :-1] + 2.5)
+    means = 0.01 * (grays[:, :-1] + 2.5)
     executed = np.concatenate([clips.history_actions, clips.actions[:, 0]], axis=1)
     np.testing.assert_allclose(executed[..., 0], means, atol=1e-3)
     assert (executed[..., 1] == 0).all()
@@ -80,15 +80,15 @@ def test_clips_of_a_long_recording_cover_all_of_it(manifest: Manifest, tmp_path:
     """The last clip of six frames, six images apart, ends with the last image of 240."""
     spec = drive(tmp_path, 8) + "?action=/cmd_vel:linear.x,linear.y"
     clips = recorded_clips([spec], manifest, count=3, seed=0)
-    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
-    assert greys[:, 0].tolist() == [0, 104, 209] and greys[-1, -1] == 239
+    grays = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert grays[:, 0].tolist() == [0, 104, 209] and grays[-1, -1] == 239
 
 
 def test_clips_never_span_a_gap(manifest: Manifest, tmp_path: Path) -> None:
     spec = drive(tmp_path, 6, gap=70) + "?action=/cmd_vel:linear.x,linear.y"
-    greys = recorded_clips([spec], manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
-    assert (np.diff(greys, axis=1) == 6).all()
-    assert (greys < 70).any() and (greys > 90).any()
+    grays = recorded_clips([spec], manifest, count=50, seed=0).frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert (np.diff(grays, axis=1) == 6).all()
+    assert (grays < 70).any() and (grays > 90).any()
 
 
 @pytest.mark.parametrize(("name", "expected"), [("short", "data.no_clip"), ("nowhere.mp4", "data.not_found")])

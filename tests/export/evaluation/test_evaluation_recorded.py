@@ -135,16 +135,16 @@ def test_camera_is_read_only_as_long_as_clips_need(
     monkeypatch.setattr(recorded, "open_source", lambda *_, **__: Camera())
     clips = recorded_clips(["/dev/video0"], manifest, count=2, seed=0)
     # Two clips of at most six frames, six camera frames apart.
-    greys = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
-    assert greys.tolist() == [[0, 6], [65, 71]]
+    grays = clips.frames.mean(axis=(2, 3, 4)).round().astype(int)
+    assert grays.tolist() == [[0, 6], [65, 71]]
     assert clips.name == "/dev/video0" and not clips.executed
 
 
 def test_training_data_is_excluded_and_not_even_read(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
-    learnt = frozenset(marks(spec, tmp_path)[i] for i in (0, 1, 3))
+    learned = frozenset(marks(spec, tmp_path)[i] for i in (0, 1, 3))
     cache = tmp_path / "cache"
-    clips = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt, cache=cache)
+    clips = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learned, cache=cache)
     assert set(episodes_of(clips)) == {2}
     assert clips.name == f"{spec} (1 of 4 recordings; the model was not trained on these)"
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
@@ -152,8 +152,8 @@ def test_training_data_is_excluded_and_not_even_read(manifest: Manifest, tmp_pat
 
 def test_only_training_data_is_used_with_a_warning(manifest: Manifest, tmp_path: Path) -> None:
     spec = lerobot(tmp_path)
-    learnt = frozenset(marks(spec, tmp_path))
-    clips = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learnt)
+    learned = frozenset(marks(spec, tmp_path))
+    clips = recorded_clips([spec], manifest, count=9, seed=0, trained_on=learned)
     assert clips.name == f"{spec} (4 of 4 recordings; the model was trained on these)"
 
 

@@ -33,7 +33,7 @@ def test_untrained_model_is_released_only_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "licence",
+    "license",
     [
         "CC-BY-NC-4.0",
         "cc-by-nc-sa-4.0",
@@ -43,15 +43,15 @@ def test_untrained_model_is_released_only_on_request(tmp_path: Path) -> None:
     ],
 )
 def test_non_commercial_model_is_released_only_on_request(
-    first: Bundle, tmp_path: Path, licence: str
+    first: Bundle, tmp_path: Path, license: str
 ) -> None:
     bundle = seal(
         shutil.copytree(first.path, tmp_path / "licensed"),
-        first.manifest.model_copy(update={"licence": licence}),
+        first.manifest.model_copy(update={"licence": license}),
     )
     with pytest.raises(JepaExportError) as refused:
         check_bundle(bundle, engine="openvino:CPU", allow_untrained=True)
-    for part in (str(bundle.path), licence, "--accept-non-commercial"):
+    for part in (str(bundle.path), license, "--accept-non-commercial"):
         assert part in str(refused.value)
     assert check_bundle(bundle, engine="openvino:CPU", allow_untrained=False, accept_non_commercial=True) == [
         "fp32",
@@ -60,10 +60,10 @@ def test_non_commercial_model_is_released_only_on_request(
 
 
 @pytest.mark.parametrize(
-    "licence", ["Apache-2.0", "MIT", "CC-BY-4.0", "Apache-2.0, of ACME Inc", "CERN-OHL-S"]
+    "license", ["Apache-2.0", "MIT", "CC-BY-4.0", "Apache-2.0, of ACME Inc", "CERN-OHL-S"]
 )
-def test_other_licenses_do_not_count_as_non_commercial(licence: str) -> None:
-    assert not forbids_commercial_use(licence)
+def test_other_licenses_do_not_count_as_non_commercial(license: str) -> None:
+    assert not forbids_commercial_use(license)
 
 
 def test_model_with_wrong_outputs_is_not_released(first: Bundle, tmp_path: Path) -> None:

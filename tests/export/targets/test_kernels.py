@@ -125,7 +125,7 @@ def test_program_that_is_no_nvcc_is_rejected(tmp_path: Path) -> None:
 
 def test_failed_compiler_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_failed")):
-        compile_kernels(tmp_path / "out", nvcc=stand_in(tmp_path, "echo no licence >&2; exit 3"))
+        compile_kernels(tmp_path / "out", nvcc=stand_in(tmp_path, "echo no license >&2; exit 3"))
 
 
 def test_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:

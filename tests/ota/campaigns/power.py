@@ -1,7 +1,7 @@
 """Power cuts, real ones: what the disk has at a moment, and nothing that only the memory of the system had.
 
 The robot lives on an ext4 file system in a file that is a disk (a loop device). The update is killed at one
-of its system calls; at that moment the file is copied as it is, without any synchronisation, and the copy
+of its system calls; at that moment the file is copied as it is, without any synchronization, and the copy
 mounted: that runs the journal as the next start would. What the process had claimed by then must be there:
 states that it told, the slots that these need, the links.
 
@@ -34,7 +34,7 @@ from tests.ota.campaigns.scene import MEMORY, Broken, Stage, Story
 
 _IMAGE_BYTES = 48 << 20
 _COPIES = 20
-_SYNCHRONISE = """
+_SYNCHRONIZE = """
 import os, sys, time
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
 while True:
@@ -52,19 +52,19 @@ _HAS_SLOT = (
 
 @dataclass(frozen=True)
 class Mode:
-    """How the file system is mounted, and whether another process synchronises files of its own on it, which
+    """How the file system is mounted, and whether another process synchronizes files of its own on it, which
     also writes much of what others did."""
 
     name: str
     options: str
-    neighbour: bool
+    neighbor: bool
 
 
 MODES = (
     Mode("default", "rw", False),
     # Nothing gets to the disk by itself, or by the file system's guess at what programs mean.
     Mode("noauto_da_alloc, commit=600", "noauto_da_alloc,commit=600", False),
-    Mode("the same, a neighbour fsyncing", "noauto_da_alloc,commit=600", True),
+    Mode("the same, a neighbor fsyncing", "noauto_da_alloc,commit=600", True),
 )
 
 
@@ -117,7 +117,7 @@ class Disks:
         """
         work, left = self._home / "work", self._home / "left"
         _copy(self._home / "begin", work)
-        with _mounted(work, self._where, mode.options), _neighbour(self._where, mode.neighbour) as halt:
+        with _mounted(work, self._where, mode.options), _neighbor(self._where, mode.neighbor) as halt:
             ended = tracing.run(
                 lambda say: self._stage.play(story, self.root, told=lambda kept: say(pickle.dumps(kept))),
                 self.root,
@@ -216,12 +216,12 @@ def _mounted(image: Path, where: Path, options: str) -> Iterator[None]:
 
 
 @contextmanager
-def _neighbour(where: Path, is_there: bool) -> Iterator[Callable[[], None]]:
+def _neighbor(where: Path, is_there: bool) -> Iterator[Callable[[], None]]:
     """Gives what lets it halt."""
     if not is_there:
         yield lambda: None
         return
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _SYNCHRONISE, str(where / "neighbour")])
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _SYNCHRONIZE, str(where / "neighbor")])
     stat = Path(f"/proc/{process.pid}/stat")
 
     def halt() -> None:

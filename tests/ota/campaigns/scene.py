@@ -5,7 +5,7 @@ whatever happens meanwhile.
 update       2.0.0 serves, 3.0.0 is offered: from slots, by a delta and by download, over the gate and the
              switch, to the removal of 1.0.0
 way back     3.0.0 has been switched to, and fails in service
-taken back   2.0.0 serves, and somebody wants 1.0.0 again
+rolled back   2.0.0 serves, and somebody wants 1.0.0 again
 ===========  ==========================================================================================
 
 All is real but the engine: the repository and its signatures, the client, the disk. The server that a model
@@ -61,7 +61,7 @@ class Story:
 
     def act(self, client: Client) -> State:
         """Do it, or go on with it after it was cut off."""
-        if self.name != "taken back":
+        if self.name != "rolled back":
             return client.update()
         if client.state.phase is not Phase.IDLE:
             client.update()
@@ -74,7 +74,7 @@ class Story:
 STORIES = (
     Story("update", (), ("2.0.0", "3.0.0"), "3.0.0"),
     Story("way back", ("3.0.0",), ("2.0.0", "3.0.0"), "2.0.0"),
-    Story("taken back", (), ("1.0.0", "2.0.0"), "1.0.0"),
+    Story("rolled back", (), ("1.0.0", "2.0.0"), "1.0.0"),
 )
 
 

@@ -49,7 +49,7 @@ def test_arm_without_torque_does_not_move(training_world: ReacherTrainingWorld) 
     np.testing.assert_allclose(drawn.positions[0, 0, 0], drawn.positions[0, 0, 1], atol=1e-6)
 
 
-@pytest.mark.parametrize("option", [["--layout", "fixed"], ["--distil"]])
+@pytest.mark.parametrize("option", [["--layout", "fixed"], ["--distill"]])
 def test_options_of_two_rooms_are_rejected(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "reacher", "--out", "x", *option])

@@ -148,4 +148,4 @@ def test_training_on_one_layout_has_no_scene_to_discriminate() -> None:
         )
         values = stage.train_step(0)
     assert values["scene"] == 0.0
-    assert values["foresight"] > 0
+    assert values["predictive_contrast"] > 0

@@ -33,7 +33,7 @@ def random_image(size: Size, seed: int) -> Image:
 
 def compile_emulation(folder: Path) -> Path:
     """A program in ``folder`` that runs the kernel on this CPU, under the sanitizers for addresses and
-    undefined behaviour. Needs g++."""
+    undefined behavior. Needs g++."""
     program = folder / "kernel"
     source = Path(__file__).with_name("emulated_cuda.cpp")
     sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -134,12 +134,12 @@ def test_pending_predictions_are_bounded() -> None:
 def test_history_reset_drops_pending_predictions_and_keeps_learned_bounds() -> None:
     trust = make()
     live(trust, [[9.0, 9.0, 9.0]] * 20)
-    learnt = trust.state(20 * STEP_NS).bounds
+    learned = trust.state(20 * STEP_NS).bounds
     trust.reset()
     assert trust.is_due(0), "time may have been set back"
     judged = trust.add_errors(21 * STEP_NS, np.ones(HORIZON), [20 * STEP_NS, 18 * STEP_NS, 18 * STEP_NS])
     assert np.isnan(judged.stated).all()
-    assert trust.state(21 * STEP_NS).bounds.tolist() == learnt.tolist()
+    assert trust.state(21 * STEP_NS).bounds.tolist() == learned.tolist()
 
 
 def test_history_reset_ends_an_alarm() -> None:
@@ -168,16 +168,16 @@ def test_trust_unannounced_jump_counts_as_missed_and_does_not_widen_bounds() -> 
         jump[step, :step] = 0.5 * np.array(START)[:step]
     trust = make(alarms=some_alarms())
     live(trust, before.tolist())
-    learnt, counted = trust.bounds(), trust.state(300 * STEP_NS).overall
+    learned, counted = trust.bounds(), trust.state(300 * STEP_NS).overall
     live(trust, jump.tolist(), first=300)
-    assert trust.bounds() == pytest.approx(learnt)
+    assert trust.bounds() == pytest.approx(learned)
     missed = [later.errors - later.within - (now.errors - now.within) for now, later in
               zip(counted, trust.state(303 * STEP_NS).overall, strict=True)]  # fmt: skip
     assert missed == [1, 2, 3]
     (begun,) = trust.take_alarms()
     assert begun.kind == "surprise" and begun.event.start_ns == 300 * STEP_NS
     live(trust, after.tolist(), first=303)
-    assert (trust.bounds() < 2 * learnt).all(), "nothing of the jump is learnt late"
+    assert (trust.bounds() < 2 * learned).all(), "nothing of the jump is learned late"
 
 
 @pytest.mark.parametrize("factor", [5.0, 50.0])
@@ -216,10 +216,10 @@ def test_trust_without_alarms_learns_every_error() -> None:
 def test_swapped_model_keeps_the_bounds_and_resets_coverage() -> None:
     before, after = make(alarms=some_alarms()), make((7.0, 7.0, 7.0))
     live(before, [[9.0, 18.0, 36.0]] * 20)
-    learnt = before.state(20 * STEP_NS).bounds
+    learned = before.state(20 * STEP_NS).bounds
     after.adopt_state(before)
     stated = after.state(21 * STEP_NS)
-    assert stated.bounds.tolist() == pytest.approx(learnt.tolist())
+    assert stated.bounds.tolist() == pytest.approx(learned.tolist())
     assert stated.overall == (CoverageRate(0, 0),) * HORIZON
     news = after.take_alarms()
     begun = {alarm.kind for alarm in news if alarm.end_ns is None}

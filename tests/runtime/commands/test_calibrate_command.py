@@ -33,8 +33,8 @@ def test_calibrate_writes_normal_scores_and_error_bounds(
     assert after.normal_scores.block == after.horizon and min(after.normal_scores.highest) > 0
     # The bounds of the shipped bundle are from driving with a planner, where errors are larger.
     assert (np.array(after.error_bounds) < before.error_bounds).all() and min(after.error_bounds) > 0
-    learnt = {"normal_scores": None, "error_bounds": ()}
-    assert after.model_copy(update=learnt) == before.model_copy(update=learnt)
+    learned = {"normal_scores": None, "error_bounds": ()}
+    assert after.model_copy(update=learned) == before.model_copy(update=learned)
     said = capsys.readouterr().out
     assert "in 2 runs" in said and "throughout" not in said
     assert "Alarms are disabled with this bundle: " in said and "normal scores are too few" in said
@@ -45,10 +45,10 @@ def test_calibrate_with_several_sources_combines_their_runs(
 ) -> None:
     sources = ("--source", "two_rooms?seed=3", "--source", "two_rooms?seed=4", "--duration", "8")
     assert calibrate(two_rooms_bundle, tmp_path / "new", *sources) == 0
-    learnt = Bundle.open(tmp_path / "new").manifest.normal_scores
-    assert learnt is not None and len(learnt.highest) == 2 * ((40 - 8) // 8)
+    learned = Bundle.open(tmp_path / "new").manifest.normal_scores
+    assert learned is not None and len(learned.highest) == 2 * ((40 - 8) // 8)
     names = [f"8 s of two_rooms (seed {seed}, random layout)" for seed in (3, 4)]
-    assert learnt.data == ", ".join(names) and "in 2 runs" in capsys.readouterr().out
+    assert learned.data == ", ".join(names) and "in 2 runs" in capsys.readouterr().out
 
 
 def test_calibrate_keep_bounds_changes_scores_only(two_rooms_bundle: Path, tmp_path: Path) -> None:

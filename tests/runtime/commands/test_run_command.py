@@ -202,12 +202,12 @@ def test_run_stopped_by_signal_keeps_its_results(
 ) -> None:
     before, encode, frames = signal.getsignal(number), model.encode, count(1)
 
-    def signalled(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def signaled(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         if next(frames) == 10:
             os.kill(os.getpid(), number)
         return encode(frame)
 
-    monkeypatch.setattr(model, "encode", signalled)
+    monkeypatch.setattr(model, "encode", signaled)
     found = measure(tmp_path / "run.json", "--source", "two_rooms", "--mcap", str(tmp_path / "run.mcap"))
     assert 5 <= found["frames_published"] <= 30
     assert "/world_model/latent" in by_mcap_ros2(tmp_path / "run.mcap")

@@ -40,10 +40,10 @@ def test_controller_drives_to_the_latched_goal(world):
 
 
 def test_controller_without_a_suitable_model_stands(world):
-    world.controller.set_model(None, "its actions are colours")
+    world.controller.set_model(None, "its actions are colors")
     decision = world.images()
     assert decision.command is None and decision.state is State.HELD and world.controller.iterations == 0
-    assert world.controller.verdict().message == "robot stopped: its actions are colours"
+    assert world.controller.verdict().message == "robot stopped: its actions are colors"
     reach = world.begin()
     world.sought = OTHER_NS
     assert world.images().command is None and reach.result is None

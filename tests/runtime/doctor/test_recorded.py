@@ -57,7 +57,7 @@ def test_recorded_facts_without_the_file_are_undetermined(tmp_path: Path) -> Non
     ("change", "where"),
     [
         ({"schema": 2}, "schema"),
-        ({"colour": "red"}, "colour"),
+        ({"color": "red"}, "color"),
         ({"kernel": 6}, "kernel"),
         ({"nodes": {"dev/video0": {"owner": "root", "group": "video", "mode": "0660"}}}, "nodes"),
         ({"nodes": {"/dev/video0": {"owner": "root", "group": "video", "mode": "rw"}}}, "mode"),

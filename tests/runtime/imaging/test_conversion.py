@@ -62,13 +62,13 @@ def test_gray_becomes_three_equal_channels(rgb: Image, padding: int) -> None:
 )
 @pytest.mark.parametrize("padding", [0, 4])
 def test_both_byte_orders_of_yuv422_are_read(encoding: str, order: str, padding: int) -> None:
-    colour = np.full((HEIGHT, WIDTH, 3), (200, 60, 90), np.uint8)
-    y, u, v = (int(value) for value in cv2.cvtColor(colour, cv2.COLOR_RGB2YUV)[0, 0])
+    color = np.full((HEIGHT, WIDTH, 3), (200, 60, 90), np.uint8)
+    y, u, v = (int(value) for value in cv2.cvtColor(color, cv2.COLOR_RGB2YUV)[0, 0])
     # Limited range, which the inverse conversion assumes.
     luma, u, v = round(16 + y * 219 / 255), round(128 + (u - 128) * 0.886 / 0.872), v
     named = {"y": luma, "u": 128, "v": 128}
-    grey = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
-    data, step = rows(grey, padding)
+    gray = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
+    data, step = rows(gray, padding)
     found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
     assert found.shape == (HEIGHT, WIDTH, 3)
     assert np.ptp(found) <= 1 and abs(int(found[0, 0, 0]) - y) <= 2
@@ -84,8 +84,8 @@ def test_both_byte_orders_of_yuv422_are_read(encoding: str, order: str, padding:
 def test_bayer_pattern_is_named_by_its_first_two_rows(
     pattern: str, size: tuple[int, int], padding: int
 ) -> None:
-    colour = {"r": 200, "g": 120, "b": 40}
-    tile = np.array([colour[letter] for letter in pattern], np.uint8).reshape(2, 2)
+    color = {"r": 200, "g": 120, "b": 40}
+    tile = np.array([color[letter] for letter in pattern], np.uint8).reshape(2, 2)
     data, step = rows(np.tile(tile, (3, 4))[: size[0], : size[1]], padding)
     found = to_rgb(data, f"bayer_{pattern}8", size[1], size[0], step)
     assert found.shape == (*size, 3) and (found == (200, 120, 40)).all()

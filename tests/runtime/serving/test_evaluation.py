@@ -340,7 +340,7 @@ def test_all_futures_of_an_evaluation_have_one_model_and_one_image() -> None:
     second._context = first._context
     found = one.run(second)  # type: ignore[arg-type]
     assert isinstance(found, Evaluation) and found.stamp_ns == 2 and found.latents is not None
-    assert found.error_bounds.tolist() == list(range(HORIZON)), "what was learnt, not what the bundle says"
+    assert found.error_bounds.tolist() == list(range(HORIZON)), "what was learned, not what the bundle says"
     np.testing.assert_allclose(found.latents[:, 0, 0, 0], 2 + asked[:, 0, 0], rtol=1e-6)
 
 

@@ -166,12 +166,12 @@ def test_alarms_without_normal_data_are_disabled_with_the_reason() -> None:
 def test_swapped_model_of_the_same_latent_space_keeps_the_bounds() -> None:
     other = FakeModel()
     with serve() as served:
-        learnt = run(served, list(range(200)))[-1].calibration
+        learned = run(served, list(range(200)))[-1].calibration
         assert served.pipeline.swap(lambda: other) is True
         served.model = other
         after = run(served, [200], first=200)[-1].calibration
-    assert learnt is not None and after is not None
-    assert (after.bounds > 0.9 * learnt.bounds).all()
+    assert learned is not None and after is not None
+    assert (after.bounds > 0.9 * learned.bounds).all()
     assert [share.errors for share in after.overall] == [0] * HORIZON
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jepa_runtime.system_files.shipped import Shipped
 
-# Where synchronising costs nothing.
+# Where synchronizing costs nothing.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 # Paths with a time of change, owner, permissions and content.

@@ -46,7 +46,7 @@ def latent(frame: int) -> NDArray[np.float32]:
     return found
 
 
-def grey(frame: int) -> int:
+def gray(frame: int) -> int:
     """Return the gray level that identifies a frame."""
     return 4 * frame
 
@@ -105,7 +105,7 @@ def entries(
         at, came = stamp(frame), result(frame, error=error, goal=goal, bound=bound)
         twist = {"linear": vector(*map(float, velocity(frame))), "angular": vector()}
         found += [
-            image(f"{namespace}{camera}/image_raw", at, grey(frame)),
+            image(f"{namespace}{camera}/image_raw", at, gray(frame)),
             (at, f"{namespace}/cmd_vel", messages.TWIST, twist),
             (at, f"{node}/latent", messages.LATENT_STATE, messages.latent_state(came, model)),
             (

@@ -56,10 +56,10 @@ def test_projection_keeps_leading_axes() -> None:
 
 def test_token_colors_show_deviations_from_the_mean() -> None:
     latents = scenes(1, 60)
-    colours = fit_token_colors(latents).colors(latents)
-    assert colours.dtype == np.uint8
-    assert np.ptp(colours[:, 0], axis=0).max() == 0, "the scene is always the same"
-    assert np.ptp(colours[:, 1].astype(int), axis=0).max() > 200
+    colors = fit_token_colors(latents).colors(latents)
+    assert colors.dtype == np.uint8
+    assert np.ptp(colors[:, 0], axis=0).max() == 0, "the scene is always the same"
+    assert np.ptp(colors[:, 1].astype(int), axis=0).max() > 200
 
 
 @settings(max_examples=50)

@@ -99,7 +99,7 @@ def test_futures_image_shows_the_nearest_frames(run: Run) -> None:
     image = futures_image(foreseen(10), run.atlas)
     # The best candidate drives right: it sees what came 2, 4 and 6 frames later.
     for column, frame in enumerate((12, 14, 16)):
-        assert abs(int(image[26 + 40, 92 + 100 * column + 48].mean()) - runs.grey(frame)) <= 3
+        assert abs(int(image[26 + 40, 92 + 100 * column + 48].mean()) - runs.gray(frame)) <= 3
 
 
 def test_futures_image_without_goal_shows_one_candidate(run: Run) -> None:
@@ -112,9 +112,9 @@ def test_futures_image_without_goal_shows_one_candidate(run: Run) -> None:
     ("tokens", "shape"), [(1, (1, 1)), (2, (1, 2)), (12, (3, 4)), (196, (14, 14)), (7, (1, 7))]
 )
 def test_tile_arranges_tokens_in_a_square(tokens: int, shape: tuple[int, int]) -> None:
-    colours = np.arange(3 * tokens, dtype=np.int64).reshape(tokens, 3).astype(np.uint8)
-    assert tile(colours).shape == (*shape, 3)
-    np.testing.assert_array_equal(tile(colours).reshape(tokens, 3), colours)
+    colors = np.arange(3 * tokens, dtype=np.int64).reshape(tokens, 3).astype(np.uint8)
+    assert tile(colors).shape == (*shape, 3)
+    np.testing.assert_array_equal(tile(colors).reshape(tokens, 3), colors)
 
 
 def test_add_pictures_onto_an_existing_file_is_an_error(bag: Path, run: Run, tmp_path: Path) -> None:

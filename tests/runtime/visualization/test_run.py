@@ -27,7 +27,7 @@ def test_read_run_has_all_frames(bag: Path) -> None:
     assert run.duration_s == pytest.approx((runs.FRAMES - 1) * runs.PERIOD_S)
     np.testing.assert_array_equal(run.latents, [runs.latent(frame) for frame in range(runs.FRAMES)])
     for frame in (0, 17, 59):
-        assert abs(int(run.image(frame).mean()) - runs.grey(frame)) <= 2
+        assert abs(int(run.image(frame).mean()) - runs.gray(frame)) <= 2
     assert run.facts.model == "fake 1.2.3" and run.facts.step_s == STEP_S
 
 

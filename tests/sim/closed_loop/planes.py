@@ -52,8 +52,8 @@ class Plane:
 
     @staticmethod
     def _seen(position: np.ndarray) -> Image:
-        colour = np.clip(128 + 50 * np.append(position, 0.0), 0, 255).astype(np.uint8)
-        return np.tile(colour, (8, 8, 1))
+        color = np.clip(128 + 50 * np.append(position, 0.0), 0, 255).astype(np.uint8)
+        return np.tile(color, (8, 8, 1))
 
 
 class MappedPlane(Plane):

@@ -20,7 +20,7 @@ from jepa_ros.common.duplicate_publishers import duplicate_publishers
 _FINAL_STOP_TIMEOUT_S = 0.5
 # The stop command is repeated for this long, since a best-effort subscriber may lose a message.
 _REPEAT_S, _REPEAT_PERIOD_S = 0.5, 0.05
-# Long enough for a middleware that requests acknowledgements only every few seconds.
+# Long enough for a middleware that requests acknowledgments only every few seconds.
 _UNACKNOWLEDGED_AFTER_S = 5.0
 
 
