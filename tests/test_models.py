@@ -12,6 +12,7 @@ from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.bundle import Target
 from jepa_runtime.cli import main
 from jepa_runtime.model.parity import golden_parity
+from tests.errors import code
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "two_rooms"
 GOAL = 0.90
@@ -55,7 +56,7 @@ def test_changed_weight_is_detected(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
 
-    with pytest.raises(BundleError, match=r"model\.bin"):
+    with pytest.raises(BundleError, check=code("bundle.hash_mismatch")):
         Bundle.open(copy)
 
 

@@ -27,6 +27,7 @@ from jepa_export.students.family import FAMILY, Sizes, create, randomize
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
+from tests.errors import code
 
 BUILD = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "16"]
 LEAN = ["--only", "openvino/int8", "--horizon", "1", "--history", "1", "--actions", "3"]
@@ -142,7 +143,7 @@ def test_recorded_command_contains_every_option() -> None:
 
 
 def test_untrained_bundle_is_not_served_by_default(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BundleError, match="random weights"):
+    with pytest.raises(BundleError, check=code("bundle.untrained")):
         WorldModel.open(built.folder)
     assert runtime(["run", "--bundle", str(built.folder), "--source", "two_rooms", "--duration", "1"]) == 1
     assert "--allow-untrained" in capsys.readouterr().err

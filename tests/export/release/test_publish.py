@@ -162,7 +162,7 @@ def test_killed_publisher_leaves_the_previous_release_intact(
 def test_concurrent_publishers_are_rejected(repo: Path) -> None:
     with (
         atomic_files.locked(repo / ".lock", purpose="another"),
-        pytest.raises(StorageError, match="another process has it"),
+        pytest.raises(StorageError, check=code("storage.locked")),
     ):
         opened(repo)
 
@@ -234,7 +234,7 @@ def test_terms_that_robots_cannot_read_are_rejected_before_writing(repo: Path, f
         (Terms(channel="stable", hardware_ids=["Orin NX"]), "hardware_ids"),
         (Terms(channel="stable", budgets={"latency_p99_ms": -1.0}), "budgets.latency_p99_ms"),
     ):
-        with pytest.raises(TrustError, match=field):
+        with pytest.raises(TrustError, match=field, check=code("trust.release_invalid")):
             publish(opened(repo), first, terms)
     assert list((repo / "targets").iterdir()) == []
 
