@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 from jepa_runtime.reports import (
@@ -138,7 +138,7 @@ def render(story: Story) -> str:
         section("Environment", facts(_facts(summary))),
     ]  # fmt: skip
     subtitle = "Signed releases over HTTP, to a robot that drives with the model to be replaced."
-    return page("Three releases over the air", subtitle, sections)
+    return page("Three releases over the air", subtitle, sections, {"report": "update_demo", **asdict(story)})
 
 
 def states(updates: Sequence[Update]) -> Html:

@@ -12,6 +12,7 @@ from jepa_export.evaluation.results import Evaluation
 from jepa_export.evaluation.surprise_separation import roc
 from jepa_runtime.reports import (
     Html,
+    Section,
     block,
     bullets,
     card,
@@ -42,7 +43,12 @@ def render(found: Evaluation) -> str:
         section("Not measured", bullets(missing)) if missing else None,
     ]
     subtitle = f"{found.data} · {found.machine['cpu']['model']}"
-    return page(f"Evaluation of {found.model_id} {found.version}", subtitle, [part for part in parts if part])
+    return page(
+        f"Evaluation of {found.model_id} {found.version}",
+        subtitle,
+        [part for part in parts if part],
+        {"report": "evaluation", **found.as_dict()},
+    )
 
 
 def _table(table: figure_tables.ResultTable) -> Html:
@@ -76,7 +82,7 @@ def _subject(found: Evaluation) -> dict[str, str]:
     }
 
 
-def _precision(found: Evaluation) -> Html:
+def _precision(found: Evaluation) -> Section:
     parts = []
     for index, first in enumerate(found.variants[0].comparisons):
         compared = {variant.name: variant.comparisons[index] for variant in found.variants}
@@ -102,7 +108,7 @@ def _precision(found: Evaluation) -> Html:
     return section("Cost of precision", *parts)
 
 
-def _predictions(found: Evaluation) -> Html | None:
+def _predictions(found: Evaluation) -> Section | None:
     measured = [
         (variant.name, variant.prediction_accuracy)
         for variant in found.variants
@@ -124,7 +130,7 @@ def _predictions(found: Evaluation) -> Html | None:
     return section("Prediction accuracy", block("columns", charts), _table(figure_tables.predictions(found)))
 
 
-def _surprise(found: Evaluation) -> Html | None:
+def _surprise(found: Evaluation) -> Section | None:
     measured = [
         (variant.name, variant.surprise) for variant in found.variants if variant.surprise is not None
     ]
@@ -158,7 +164,7 @@ def _scores(scores: dict[str, list[float]], event: str) -> Sequence[np.ndarray]:
     return np.array(scores["normal"]), np.array(scores[event])
 
 
-def _goals(found: Evaluation) -> Html | None:
+def _goals(found: Evaluation) -> Section | None:
     driven = figure_tables.drives(found)
     if not driven:
         return None

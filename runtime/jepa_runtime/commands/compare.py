@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from jepa_runtime.commands.arguments import add_json_argument, open_console, tex
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.comparison import Measure, Verdict, common_measure, compare, differences, label
-from jepa_runtime.profiling.comparison_table import Entry, cells, markdown, remarks
+from jepa_runtime.profiling.comparison_table import Entry, as_dict, cells, markdown, remarks
 from jepa_runtime.profiling.importers import read_results
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.recording import check_outputs
+from jepa_runtime.reports.comparison_page import render_comparison
 from jepa_runtime.util.output_files import STDOUT, file_paths, write_json, write_text
 from jepa_runtime.util.statistics import PERCENTILES
 
@@ -69,6 +69,12 @@ def add_parser(subparsers: Any) -> None:
         help="write the table as Markdown to FILE, or to standard output if FILE is -",
     )
     add_json_argument(parser, "the comparison")
+    parser.add_argument(
+        "--html",
+        type=text_output,
+        metavar="FILE",
+        help="write a page with charts to FILE (- for standard output)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -79,10 +85,11 @@ def run(args: argparse.Namespace) -> int:
         ProfileError: A profile cannot be read, or the profiles are not comparable.
         JepaRuntimeError: A file cannot be written.
     """
-    if args.markdown == args.json == STDOUT:
-        raise UsageError("--markdown and --json cannot both write to standard output")
+    outputs = (args.markdown, args.json, args.html)
+    if outputs.count(STDOUT) > 1:
+        raise UsageError("only one of --markdown, --json and --html can write to standard output")
     paths = [args.baseline, *args.others]
-    check_outputs(file_paths(args.markdown, args.json), *paths)
+    check_outputs(file_paths(*outputs), *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
         _check_comparable(paths, profiles)
@@ -91,8 +98,11 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         write_text(args.markdown, markdown(entries, measure).rstrip("\n"))
     if args.json:
-        write_json(args.json, _as_json(entries, measure, args))
-    if STDOUT not in (args.markdown, args.json):
+        data = as_dict(entries, measure, args.max_regression)
+        write_json(args.json, {"quantile": args.quantile, **data})
+    if args.html:
+        write_text(args.html, render_comparison(entries, measure, max_regression=args.max_regression))
+    if STDOUT not in outputs:
         _show(entries, measure)
     verdicts = {entry.comparison.verdict for entry in entries if entry.comparison is not None}
     if "worse" in verdicts:
@@ -139,25 +149,6 @@ def _entries(
         )
         for index, (name, profile) in enumerate(zip(names, profiles, strict=True))
     ]
-
-
-def _as_json(entries: Sequence[Entry], measure: Measure, args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "measure": measure,
-        "quantile": args.quantile,
-        "max_regression": args.max_regression,
-        "profiles": [
-            {
-                "file": entry.name,
-                "subject": entry.profile.subject.model_dump(),
-                "environment": entry.profile.environment.model_dump(),
-                "parity": [parity.model_dump() for parity in entry.profile.parity],
-                "statistics": asdict(entry.statistics),
-                "comparison": None if entry.comparison is None else asdict(entry.comparison),
-            }
-            for entry in entries
-        ],
-    }
 
 
 def _show(entries: Sequence[Entry], measure: Measure) -> None:

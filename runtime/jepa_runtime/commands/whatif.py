@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -113,7 +113,10 @@ def run(args: argparse.Namespace) -> int:
     # The files are written first: printing to a closed terminal fails.
     try:
         write_each(
-            (args.json, lambda: write_json(args.json, _as_json(args, found, model))),
+            (
+                args.json,
+                lambda: write_json(args.json, {"bag": str(args.bag), "model": model, **found.as_dict()}),
+            ),
             (args.html, lambda: write_text(args.html, render(found, title=title, subtitle=name))),
         )
     finally:
@@ -145,37 +148,6 @@ def _branch(
     ):
         found = branch(inputs, player, moment, chosen, goal=goal, on_frame=step)
         return found, model_facts(player.model)
-
-
-def _as_json(args: argparse.Namespace, found: WhatIf, model: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "bag": str(args.bag),
-        "at_s": found.moment.time_s,
-        "stamp_ns": found.moment.stamp_ns,
-        "image": found.moment.index,
-        "step_s": found.step_s,
-        "horizon": len(found.moment.step_images),
-        "model": model,
-        "goal": found.goal is not None,
-        "current_energy": found.current_energy,
-        "error_bounds": _numbers(found.error_bounds),
-        "came": [image is not None for image in found.arrived],
-        "frames_looked_through": found.album_size,
-        "branches": [
-            {
-                "label": entry.label,
-                "actions": entry.actions.tolist(),
-                "energies": None if entry.energies is None else _numbers(entry.energies),
-                "errors": None if entry.errors is None else _numbers(entry.errors),
-                "distance_of_similar_frame": _numbers(entry.distances),
-            }
-            for entry in found.branches
-        ],
-    }
-
-
-def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:

@@ -102,6 +102,12 @@ def differences(baseline: Profile, other: Profile) -> tuple[str, ...]:
     )
 
 
+def measured(profile: Profile, measure: Measure) -> _Floats:
+    """Return the samples [ms] that are compared."""
+    run = profile.run
+    return responses(run) if measure == "response" else np.asarray(run.latency_ms, np.float64)
+
+
 def compare(
     baseline: Profile, other: Profile, *, measure: Measure, percentile: PercentileName, max_regression: float
 ) -> Comparison:
@@ -115,7 +121,7 @@ def compare(
         max_regression: Largest accepted rise of a percentile, as a proportion: 0.05 is 5 %.
     """
     names: tuple[PercentileName, ...] = tuple(dict.fromkeys(("p50", percentile)))
-    before, after = _series(baseline, measure), _series(other, measure)
+    before, after = measured(baseline, measure), measured(other, measure)
     old, new = distribution(before), distribution(after)
     unbounded = [*_unbounded(old, "the baseline", names), *_unbounded(new, "the other profile", names)]
     times = {
@@ -203,11 +209,6 @@ def _conditions(profile: Profile) -> dict[str, str]:
             for stage in OPTIONAL_STAGES
         }
     return conditions | {f"setting {name}": value for name, value in environment.settings.items()}
-
-
-def _series(profile: Profile, measure: Measure) -> _Floats:
-    run = profile.run
-    return responses(run) if measure == "response" else np.asarray(run.latency_ms, np.float64)
 
 
 def _unbounded(samples: Distribution, owner: str, names: Iterable[PercentileName]) -> list[str]:

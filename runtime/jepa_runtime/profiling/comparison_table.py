@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from jepa_runtime.profiling.comparison import Change, Comparison, Measure, label
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.profiling.comparison import Change, Comparison, Measure, label, measured
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import Distribution, Quantile, RunStatistics
 from jepa_runtime.util.bootstrap import METHOD as INTERVALS
@@ -27,6 +31,10 @@ class Entry:
     def times(self, measure: Measure) -> Distribution:
         """Return the distribution that is compared."""
         return self.statistics.response if measure == "response" else self.statistics.latency
+
+    def samples(self, measure: Measure) -> NDArray[np.float64]:
+        """Return the samples of that distribution [ms]."""
+        return measured(self.profile, measure)
 
 
 def cells(entry: Entry, measure: Measure) -> dict[str, str]:
@@ -84,6 +92,25 @@ def markdown(entries: Sequence[Entry], measure: Measure) -> str:
         *(f"- {_escape(remark)}" for remark in remarks(entries, measure)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def as_dict(entries: Sequence[Entry], measure: Measure, max_regression: float) -> dict[str, Any]:
+    """Return the comparison for JSON."""
+    return {
+        "measure": measure,
+        "max_regression": max_regression,
+        "profiles": [
+            {
+                "file": entry.name,
+                "subject": entry.profile.subject.model_dump(),
+                "environment": entry.profile.environment.model_dump(),
+                "parity": [parity.model_dump() for parity in entry.profile.parity],
+                "statistics": asdict(entry.statistics),
+                "comparison": None if entry.comparison is None else asdict(entry.comparison),
+            }
+            for entry in entries
+        ],
+    }
 
 
 def _change(change: Change) -> str:

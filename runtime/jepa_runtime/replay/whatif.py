@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,31 @@ class WhatIf:
     error_bounds: Floats
     branches: tuple[Branch, ...]
     album_size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers for JSON."""
+        return {
+            "at_s": self.moment.time_s,
+            "stamp_ns": self.moment.stamp_ns,
+            "image": self.moment.index,
+            "step_s": self.step_s,
+            "horizon": len(self.moment.step_images),
+            "goal": self.goal is not None,
+            "current_energy": self.current_energy,
+            "error_bounds": _finite(self.error_bounds),
+            "came": [image is not None for image in self.arrived],
+            "frames_looked_through": self.album_size,
+            "branches": [
+                {
+                    "label": entry.label,
+                    "actions": entry.actions.tolist(),
+                    "energies": None if entry.energies is None else _finite(entry.energies),
+                    "errors": None if entry.errors is None else _finite(entry.errors),
+                    "distance_of_similar_frame": _finite(entry.distances),
+                }
+                for entry in self.branches
+            ],
+        }
 
 
 def find_moment(
@@ -299,6 +325,10 @@ def _conclude(window: _Window, sequences: Sequence[actions.ActionSequence], mani
         branches=tuple(branches),
         album_size=len(window.album),
     )
+
+
+def _finite(values: NDArray[np.floating]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _errors(predicted: Floats, arrived: Sequence[tuple[Image, Floats] | None]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from jepa_runtime.reports.html import (
         Html,
+        Section,
         block,
         bullets,
         card,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         words,
     )
     from jepa_runtime.reports.latency_charts import timeline
+    from jepa_runtime.reports.page_data import read_page_data
     from jepa_runtime.reports.profile_page import render_profile
     from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, rect, text
 else:
@@ -28,6 +30,7 @@ else:
         {
             "html": [
                 "Html",
+                "Section",
                 "block",
                 "bullets",
                 "card",
@@ -41,6 +44,7 @@ else:
                 "words",
             ],
             "latency_charts": ["timeline"],
+            "page_data": ["read_page_data"],
             "profile_page": ["render_profile"],
             "svg_plot": ["Plot", "empty", "line", "nice", "rect", "text"],
         },
@@ -49,6 +53,7 @@ else:
 __all__ = [
     "Html",
     "Plot",
+    "Section",
     "block",
     "bullets",
     "card",
@@ -61,6 +66,7 @@ __all__ = [
     "note",
     "numbers",
     "page",
+    "read_page_data",
     "rect",
     "render_profile",
     "section",

@@ -7,27 +7,44 @@ Content-Security-Policy forbids scripts, and all resources except for embedded i
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
 
-from jepa_runtime.visualization.palette import BOUND, PAPER, SECONDARY_TEXT, SERIES, TEXT
-
-_LIGHT = (
-    f"--ink: {TEXT.light}; --soft: {SECONDARY_TEXT.light}; --paper: {PAPER.light}; --bound: {BOUND.light}; "
+from jepa_runtime.reports.page_data import element
+from jepa_runtime.visualization.palette import (
+    ALERT,
+    BOUND,
+    CARD,
+    GOOD,
+    PAPER,
+    RULE,
+    SECONDARY_TEXT,
+    SERIES,
+    TEXT,
 )
-_LIGHT += " ".join(f"--c{index}: {color.light};" for index, color in enumerate(SERIES))
-_DARK = f"--ink: {TEXT.dark}; --soft: {SECONDARY_TEXT.dark}; --paper: {PAPER.dark}; --bound: {BOUND.dark}; "
-_DARK += " ".join(f"--c{index}: {color.dark};" for index, color in enumerate(SERIES))
+
+# Pages with more sections have a list of them.
+_MAX_WITHOUT_CONTENTS = 4
+_VARIABLES = {
+    "ink": TEXT,
+    "soft": SECONDARY_TEXT,
+    "paper": PAPER,
+    "line": RULE,
+    "card": CARD,
+    "bound": BOUND,
+    "alert": ALERT,
+    "good": GOOD,
+    **{f"c{index}": color for index, color in enumerate(SERIES)},
+}
+_LIGHT = " ".join(f"--{name}: {color.light};" for name, color in _VARIABLES.items())
+_DARK = " ".join(f"--{name}: {color.dark};" for name, color in _VARIABLES.items())
 _STYLE = f"""
-:root {{ color-scheme: light dark; {_LIGHT}
-  --line: #dde2e9; --card: #f5f7fa; --alert: #b34700; --good: #007f5c; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ {_DARK}
-    --line: #323b47; --card: #1c232c; --alert: #f08c4f; --good: #2fc49a; }}
-}}
-@media print {{
-  :root {{ color-scheme: light; {_LIGHT}
-    --ink: #000; --soft: #444; --line: #ccc; --card: #f5f7fa; --alert: #b34700; --good: #007f5c; }}
-}}
+:root {{ color-scheme: light dark; {_LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_DARK} }} }}
+@media print {{ :root {{ color-scheme: light; {_LIGHT} --ink: #000; --soft: #444; }} }}
 """
 _STYLE += """
 @media print {
@@ -42,6 +59,11 @@ body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.5rem 4rem; background
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; letter-spacing: -.01em; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .8rem; padding-top: .9rem; border-top: 1px solid var(--line); }
 h3 { font-size: .95rem; margin: 1.4rem 0 .4rem; }
+h2 a { color: inherit; text-decoration: none; }
+h2 a:hover { text-decoration: underline; }
+nav { margin: 1rem 0 0; font-size: .85rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; padding: 0; }
+nav a { color: var(--soft); }
 p { margin: .4rem 0; max-width: 50rem; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
 .subtitle, .note, figcaption { color: var(--soft); }
@@ -61,6 +83,8 @@ section > figure + figure, figure + .columns { margin-top: 1.2rem; }
 figure b { display: block; font-size: .95rem; margin-bottom: .2rem; }
 svg { width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }
+.film { display: flex; gap: .25rem; width: max-content; }
+.film img:first-child { margin-right: .5rem; }
 .scroll.wide > svg { min-width: 40rem; }
 table { border-collapse: collapse; width: 100%; margin: .8rem 0; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -117,23 +141,68 @@ def join(parts: Iterable[str]) -> Html:
     return Html("".join(escape(part) for part in parts))
 
 
-def page(title: str, subtitle: str, sections: Sequence[Html]) -> str:
-    """Return the document."""
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with a heading, which is in the list of contents."""
+
+    title: str
+    body: Html
+
+    @property
+    def anchor(self) -> str:
+        """The title in letters, digits and hyphens."""
+        return "-".join(re.findall(r"[a-z0-9]+", self.title.lower()))
+
+
+def page(title: str, subtitle: str, parts: Iterable[Html | Section], data: Mapping[str, Any]) -> str:
+    """Return the document.
+
+    Args:
+        title: The heading.
+        subtitle: The line below it.
+        parts: The content.
+        data: The numbers that the pictures draw, see :mod:`jepa_runtime.reports.page_data`.
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    body: list[str] = []
+    entries: list[tuple[str, str]] = []
+    for part in parts:
+        if isinstance(part, Section):
+            anchor = _unique(part.anchor, [known for known, _ in entries])
+            entries.append((anchor, part.title))
+            heading = f"<h2><a href='#{anchor}'>{escape(part.title)}</a></h2>"
+            body.append(f"<section id='{anchor}'>{heading}{part.body}</section>")
+        else:
+            body.append(part)
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'/>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'
         "<meta name='viewport' content='width=device-width, initial-scale=1'/>"
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n<p class='subtitle'>{escape(subtitle)}</p>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+        + _contents(entries)
+        + "\n".join(body)
+        + f"\n{element(data)}\n</body></html>\n"
     )
 
 
-def section(title: str, *parts: str) -> Html:
+def _contents(entries: Sequence[tuple[str, str]]) -> str:
+    if len(entries) <= _MAX_WITHOUT_CONTENTS:
+        return ""
+    links = "".join(f"<li><a href='#{anchor}'>{escape(title)}</a></li>" for anchor, title in entries)
+    return f"<nav aria-label='Contents'><ul>{links}</ul></nav>\n"
+
+
+def _unique(anchor: str, known: Collection[str]) -> str:
+    """Return an anchor that is neither known nor the id of the embedded data."""
+    taken = {"data", *known}
+    numbered = (f"{anchor}-{number}" for number in count(2))
+    return next(name for name in chain([anchor], numbered) if name not in taken)
+
+
+def section(title: str, *parts: str) -> Section:
     """Return a section with a heading."""
-    return Html(f"<section><h2>{escape(title)}</h2>{join(parts)}</section>")
+    return Section(title, join(parts))
 
 
 def note(text: str) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jepa_runtime.reports.html import block, card, facts, figure, note, numbers, page, section
+from jepa_runtime.reports.html import Html, Section, block, card, facts, figure, note, numbers, page, section
 from jepa_runtime.reports.latency_charts import histogram, timeline
 from jepa_runtime.util.statistics import METHOD, summarize
 
@@ -53,7 +53,7 @@ def render(report: Report) -> str:
         [report.descriptions.get(name, name), *summarize(values).cells()]
         for name, values in report.stages.items()
     ]
-    sections = [
+    sections: list[Html | Section] = [
         block("cards", (card(label, value) for label, value in report.headline)),
         section(
             "Distribution",
@@ -78,4 +78,15 @@ def render(report: Report) -> str:
         ),
         section("Model and environment", facts(report.facts)),
     ]
-    return page(report.title, report.subtitle, sections)
+    data = {
+        "report": "latency",
+        "title": report.title,
+        "main": report.main,
+        "deadline_ms": deadline_ms,
+        "times_s": [round(moment, 4) for moment in report.times_s],
+        "samples_ms": [round(sample, 4) for sample in samples],
+        "stages_ms": {name: summarize(values).as_dict() for name, values in report.stages.items()},
+        "headline": dict(report.headline),
+        "facts": report.facts,
+    }
+    return page(report.title, report.subtitle, sections, data)

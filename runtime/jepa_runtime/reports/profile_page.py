@@ -16,13 +16,13 @@ from jepa_runtime.profiling.run_statistics import Distribution, Quantile, RunSta
 from jepa_runtime.reports import profile_charts as charts
 from jepa_runtime.reports.html import (
     Html,
+    Section,
     block,
     bullets,
     card,
     escape,
     facts,
     figure,
-    join,
     ms,
     note,
     numbers,
@@ -52,7 +52,7 @@ def render_profile(profile: Profile) -> str:
     run = describe(profile.run)
     model = " ".join(filter(None, (profile.subject.model_id, profile.subject.model_version)))
     sections = [
-        _headline(profile, run),
+        *_headline(profile, run),
         section("Measurement", facts(_subject(profile))),
         section("Notes", bullets(profile.notes)) if profile.notes else None,
         *_samples(profile, run),
@@ -66,7 +66,12 @@ def render_profile(profile: Profile) -> str:
             f"Times in ms. Percentiles: {PERCENTILE_METHOD}; a dash stands for too few samples. {INTERVALS}."
         ),
     ]
-    return page(f"Latency of {model or 'a model'}", _subtitle(profile), [part for part in sections if part])
+    return page(
+        f"Latency of {model or 'a model'}",
+        _subtitle(profile),
+        [part for part in sections if part],
+        {"report": "profile", "profile": profile, "statistics": run},
+    )
 
 
 def _subtitle(profile: Profile) -> str:
@@ -76,7 +81,7 @@ def _subtitle(profile: Profile) -> str:
     return " · ".join(part for part in parts if part and part != UNKNOWN)
 
 
-def _headline(profile: Profile, run: RunStatistics) -> Html:
+def _headline(profile: Profile, run: RunStatistics) -> list[Html | Section]:
     name, main = _main(run)
     without = f"too few frames ({main.n})" if profile.run.told is None else "not reported"
     shown = (("p50", main.p50, "main"), ("p99", main.p99, "main"), ("p99.9", main.p999, ""))
@@ -90,7 +95,7 @@ def _headline(profile: Profile, run: RunStatistics) -> Html:
         rows.insert(0, ["response, all scheduled frames", *_cells(run.response)])
     tables = [numbers(["ms", *_HEAD], rows), _parity(profile.parity), facts(_regularity(run))]
     loop = note(_loop(run, profile.run.duration_s))
-    return join([block("cards", cards), loop, section("Latency and parity", *tables)])
+    return [block("cards", cards), loop, section("Latency and parity", *tables)]
 
 
 def _loop(run: RunStatistics, duration_s: float) -> str:
@@ -177,13 +182,13 @@ def _regularity(run: RunStatistics) -> dict[str, str]:
     return found
 
 
-def _samples(profile: Profile, run: RunStatistics) -> list[Html]:
+def _samples(profile: Profile, run: RunStatistics) -> list[Html | Section]:
     if profile.run.told is not None:
         return [note(f"{profile.tool} reported a summary without samples: no distribution, no timeline.")]
     return [_distribution(profile, run), _over_time(profile, run)]
 
 
-def _distribution(profile: Profile, run: RunStatistics) -> Html:
+def _distribution(profile: Profile, run: RunStatistics) -> Section:
     name, main = _main(run)
     deadline_ms = profile.run.deadline_ms
     series = {"latency": profile.run.latency_ms}
@@ -215,7 +220,7 @@ def _main(run: RunStatistics) -> tuple[str, Distribution]:
     return ("latency", run.latency) if run.rate_hz is None else ("response", run.response)
 
 
-def _over_time(profile: Profile, run: RunStatistics) -> Html:
+def _over_time(profile: Profile, run: RunStatistics) -> Section:
     measured = profile.run
     lost = {"dropped": measured.dropped_s, "failed": measured.failed_s}
     chart = timeline(measured.scheduled_s, measured.latency_ms, measured.deadline_ms, lost)
@@ -230,7 +235,7 @@ def _over_time(profile: Profile, run: RunStatistics) -> Html:
     )
 
 
-def _stages(profile: Profile, run: RunStatistics) -> Html | None:
+def _stages(profile: Profile, run: RunStatistics) -> Section | None:
     absent = [f"{name}: {reason}" for name, reason in profile.run.absent.items()]
     missing = [note("Not measured:"), bullets(absent)] if absent else []
     if not run.stages:
@@ -283,7 +288,7 @@ def _interval(quantile: Quantile) -> str:
     return f"above {low}" if quantile.high is None else f"{low} to {ms(quantile.high)}"
 
 
-def _throughput(profile: Profile) -> Html | None:
+def _throughput(profile: Profile) -> Section | None:
     """Return the sweep over rates and the closed loop."""
     parts = []
     if profile.closed_loop is not None:
@@ -331,7 +336,7 @@ def _sweep(measured: Sweep) -> Html:
     return block("columns", [chart, table])
 
 
-def _cold_start(profile: Profile) -> Html | None:
+def _cold_start(profile: Profile) -> Section | None:
     """Return cold starts and idle gaps."""
     figures = []
     if profile.cold_starts:
@@ -381,7 +386,7 @@ def _spread(times: Sequence[float]) -> Html:
     return Html(f"{ms(median(times))}<small>{ms(min(times))} to {ms(max(times))}</small>")
 
 
-def _machine(profile: Profile) -> Html | None:
+def _machine(profile: Profile) -> Section | None:
     """Return sensor readings and energy per frame."""
     present = [measured for measured in profile.readings if measured.values]
     absent = [
@@ -415,7 +420,7 @@ def _energy(energy: Energy) -> Html:
     return facts({name: f"{value:.3g} {units[name]}" for name, value in values.items() if value is not None})
 
 
-def _layers(measured: Sequence[Layer]) -> Html | None:
+def _layers(measured: Sequence[Layer]) -> Section | None:
     """Return the operations by duration, one table per graph; all but the slowest are folded."""
     if not measured:
         return None

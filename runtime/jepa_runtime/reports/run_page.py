@@ -8,7 +8,7 @@ import numpy as np
 
 from jepa_runtime.imaging.conversion import data_uri, to_jpeg
 from jepa_runtime.reports import run_charts
-from jepa_runtime.reports.html import Html, block, card, facts, figure, note, numbers, page, section
+from jepa_runtime.reports.html import Html, Section, block, card, facts, figure, note, numbers, page, section
 from jepa_runtime.util.opencv import cv2
 from jepa_runtime.util.statistics import format_ms, summarize
 from jepa_runtime.visualization.atlas import Atlas
@@ -41,7 +41,10 @@ def render(run: Run, atlas: Atlas | None = None) -> str:
         section("Model", facts(_facts(run, atlas))),
     ]
     return page(
-        f"Observations and predictions of {run.facts.model}", run.name, [part for part in parts if part]
+        f"Observations and predictions of {run.facts.model}",
+        run.name,
+        [part for part in parts if part],
+        {"report": "run"},
     )
 
 
@@ -79,7 +82,7 @@ def _headline(run: Run) -> Html:
     return block("cards", cards)
 
 
-def _observations(run: Run) -> Html:
+def _observations(run: Run) -> Section:
     shown = np.linspace(0, len(run.latents) - 1, min(_STRIP, len(run.latents))).astype(int)
     heads = [f"{(run.stamps_ns[frame] - run.start_ns) / 1e9:.1f} s" for frame in shown]
     frames = [_uri(run.image(int(frame))) for frame in shown]
@@ -101,7 +104,7 @@ def _observations(run: Run) -> Html:
     return section("Observations", *parts)
 
 
-def _moment(run: Run, album: Atlas, moment: Moment) -> Html:
+def _moment(run: Run, album: Atlas, moment: Moment) -> Section:
     predictions, steps = moment.predictions, moment.predictions.columns()
     at_s = (predictions.stamp_ns - run.start_ns) / 1e9
     observed = [
@@ -177,7 +180,7 @@ def _legend(run: Run, atlas: Atlas | None) -> Html:
     )
 
 
-def _prediction_errors(errors: PredictionErrors, run: Run) -> Html | None:
+def _prediction_errors(errors: PredictionErrors, run: Run) -> Section | None:
     if not len(errors.distances):
         return None
     distances, bounds = errors.distances, errors.bounds
@@ -215,7 +218,7 @@ def _prediction_errors(errors: PredictionErrors, run: Run) -> Html | None:
     )
 
 
-def _surprise(run: Run) -> Html | None:
+def _surprise(run: Run) -> Section | None:
     if not len(run.surprise.times_s):
         return None
     chart = run_charts.over_time(
@@ -226,7 +229,7 @@ def _surprise(run: Run) -> Html | None:
     return section("Surprise", figure(chart, about, wide=True))
 
 
-def _energy(run: Run) -> Html | None:
+def _energy(run: Run) -> Section | None:
     if not len(run.energy.times_s):
         return None
     ended = [moment for moment, outcome in run.outcomes if outcome == "reached"]
@@ -236,7 +239,7 @@ def _energy(run: Run) -> Html | None:
     return section("Distance to the goal", figure(chart, about, wide=True))
 
 
-def _latency(run: Run) -> Html | None:
+def _latency(run: Run) -> Section | None:
     if not run.latency_ms:
         return None
     chart = run_charts.over_time(

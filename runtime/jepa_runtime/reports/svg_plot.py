@@ -62,8 +62,7 @@ class Plot:
         """Draw labels at up to six round values from 0 to ``right``, with vertical lines if ``lines``."""
         if not 0 < right < math.inf:
             return self.ticks([(0.0, f"0 {unit}")], lines=lines)
-        scale = 10.0 ** math.floor(math.log10(right / 5))
-        step = next(each * scale for each in (1, 2, 2.5, 5, 10) if each * scale >= right / 5 * (1 - 1e-9))
+        step = tick_step(right)
         values = [index * step for index in range(int(right / step * (1 + 1e-9)) + 1)]
         labels = [f"{value:.6g}" if value < 1e6 else f"{value:.0f}" for value in values]
         labels[-1] += f" {unit}"
@@ -124,6 +123,12 @@ def empty() -> Html:
     """Return a placeholder for a chart without samples."""
     plot = Plot(height=80)
     return plot.svg([text(plot.width / 2, plot.height / 2, "no samples", anchor="middle")], "no samples")
+
+
+def tick_step(length: float) -> float:
+    """Return the smallest of the steps {1, 2, 2.5, 5} x 10^n of which at most five fit into ``length``."""
+    scale = 10.0 ** math.floor(math.log10(length / 5))
+    return next(each * scale for each in (1, 2, 2.5, 5, 10) if each * scale >= length / 5 * (1 - 1e-9))
 
 
 def nice(value: float) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from jepa_runtime.imaging.conversion import data_uri, to_jpeg
 from jepa_runtime.replay.action_sequences import EXECUTED
 from jepa_runtime.replay.whatif import Branch, WhatIf
-from jepa_runtime.reports.html import Html, block, card, escape, figure, note, numbers, page, section
+from jepa_runtime.reports.html import Html, Section, block, card, escape, figure, note, numbers, page, section
 from jepa_runtime.reports.svg_plot import Plot, nice
 from jepa_runtime.sources.base import Image
 
@@ -34,7 +34,7 @@ def render(found: WhatIf, *, title: str, subtitle: str) -> str:
     cards = [card("moment", f"{found.moment.time_s:.3f} s", f"stamp {found.moment.stamp_ns} ns", kind="main")]
     cards.append(card("energy to the goal", energy, "" if found.goal is not None else "no goal"))
     cards.append(card("futures", str(len(found.branches)), f"{len(found.moment.step_images)} steps each"))
-    parts = [
+    parts: list[Html | Section] = [
         block("cards", cards),
         section(
             "Observed and predicted",
@@ -50,7 +50,7 @@ def render(found: WhatIf, *, title: str, subtitle: str) -> str:
     charts = _charts(found, shown)
     if charts:
         parts.append(section("Energies and errors", block("columns", charts)))
-    return page(title, subtitle, parts)
+    return page(title, subtitle, parts, {"report": "whatif", **found.as_dict()})
 
 
 def _strip(found: WhatIf, shown: Sequence[Branch]) -> Html:

@@ -33,6 +33,12 @@ PAPER = Color("#ffffff", "#14191f")
 TEXT = Color("#1c2430", "#e7ebf0")
 SECONDARY_TEXT = Color("#566273", "#a0acbb")
 FAINT = Color("#cdd3db", "#3d4754")
+RULE = Color("#dde2e9", "#323b47")
+CARD = Color("#f5f7fa", "#1c232c")
+
+# Verdicts.
+ALERT = Color("#b34700", "#f08c4f")
+GOOD = Color("#007f5c", "#2fc49a")
 
 # What was observed.
 OBSERVED = Color("#0072b2", "#56b4e9")

@@ -18,14 +18,22 @@ _GAP_PX, _LINE_PX = 4, 24
 _BACKGROUND, _TEXT_COLOR = 255, (40, 40, 40)
 
 
-def strip(film: Film) -> Image:
-    """Return the goal, a gap, and up to :data:`SHOWN` frames evenly spaced over the episode."""
+def tiles(film: Film) -> list[Image]:
+    """Return the goal, and up to :data:`SHOWN` frames evenly spaced over the episode."""
     chosen = np.unique(np.linspace(0, len(film.frames) - 1, SHOWN).round().astype(int))
-    picture = np.full((TILE_PX, (SHOWN + 1) * (TILE_PX + _GAP_PX) + _GAP_PX, 3), _BACKGROUND, np.uint8)
-    for column, frame in enumerate([film.goal, *(film.frames[index] for index in chosen)]):
-        left = column * (TILE_PX + _GAP_PX) + 2 * _GAP_PX * (column > 0)
+    found = []
+    for frame in (film.goal, *(film.frames[index] for index in chosen)):
         tile = np.empty((TILE_PX, TILE_PX, 3), np.uint8)
         resize_into(frame, tile)
+        found.append(tile)
+    return found
+
+
+def strip(film: Film) -> Image:
+    """Return the tiles in a row, with a gap after the goal."""
+    picture = np.full((TILE_PX, (SHOWN + 1) * (TILE_PX + _GAP_PX) + _GAP_PX, 3), _BACKGROUND, np.uint8)
+    for column, tile in enumerate(tiles(film)):
+        left = column * (TILE_PX + _GAP_PX) + 2 * _GAP_PX * (column > 0)
         picture[:, left : left + TILE_PX] = tile
     return picture
 

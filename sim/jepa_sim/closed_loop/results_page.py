@@ -9,6 +9,7 @@ from jepa_runtime.imaging import data_uri, to_png
 from jepa_runtime.reports import (
     Html,
     Plot,
+    Section,
     block,
     card,
     facts,
@@ -22,8 +23,8 @@ from jepa_runtime.reports import (
     text,
     words,
 )
-from jepa_sim.closed_loop.film_strips import captions, strip
-from jepa_sim.closed_loop.run import ClosedLoop
+from jepa_sim.closed_loop.film_strips import captions, tiles
+from jepa_sim.closed_loop.run import ClosedLoop, Film
 from jepa_sim.closed_loop.scores import Difference, Goals, PlanTime
 
 _COLORS = 6
@@ -44,7 +45,7 @@ def render(found: ClosedLoop) -> str:
         wide=True,
     )
     parts = [
-        Html("") if found.trained else note(untrained),
+        None if found.trained else note(untrained),
         _headline(goals),
         section("Goals reached", chart, numbers(GOALS_HEAD, goals_rows(goals, times))),
         _differences(found),
@@ -53,7 +54,8 @@ def render(found: ClosedLoop) -> str:
     ]
     episodes = next(iter(goals.values())).episodes
     subtitle = f"{found.task.name} · {episodes} held-out episodes, the same for all drivers"
-    return page(f"Closed loop of {found.model}", subtitle, parts)
+    data = {"report": "closed_loop", **found.as_dict()}
+    return page(f"Closed loop of {found.model}", subtitle, [part for part in parts if part], data)
 
 
 def goals_rows(goals: Mapping[str, Goals], times: Mapping[str, PlanTime]) -> list[list[str]]:
@@ -117,10 +119,10 @@ def _headline(goals: Mapping[str, Goals]) -> Html:
     )
 
 
-def _differences(found: ClosedLoop) -> Html:
+def _differences(found: ClosedLoop) -> Section | None:
     first, *others = found.drives
     if not others:
-        return Html("")
+        return None
     head = ("", f"difference to {first} (points)", "95 %", "only it reached", f"only {first} reached")
     return section(
         "Paired differences",
@@ -129,22 +131,20 @@ def _differences(found: ClosedLoop) -> Html:
     )
 
 
-def _films(found: ClosedLoop) -> Html:
+def _films(found: ClosedLoop) -> Section | None:
     films = captions(found)
     if not films:
-        return Html("")
-    drawn = (
-        figure(
-            Html(
-                f"<img alt='{escape(caption, quote=True)}' style='max-width: 100%' "
-                f"src='{data_uri(to_png(strip(film)), 'png')}'/>"
-            ),
-            caption,
-        )
-        for caption, film in films.items()
-    )
+        return None
+    drawn = (figure(_film(film, caption), caption) for caption, film in films.items())
     return section(
         "Sample episodes", note("The goal on the left, then camera images from start to end."), *drawn
+    )
+
+
+def _film(film: Film, caption: str) -> Html:
+    images = (f"<img alt='' src='{data_uri(to_png(tile), 'png')}'/>" for tile in tiles(film))
+    return Html(
+        f"<div class='film' role='img' aria-label='{escape(caption, quote=True)}'>{''.join(images)}</div>"
     )
 
 

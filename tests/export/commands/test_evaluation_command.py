@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import StorageError
 from tests.bundles import make_bundle
 from tests.errors import code
+from tests.pages import external
 
 BRIEF = ["--clips", "2", "--episodes", "0"]
 
@@ -57,7 +57,7 @@ def test_evaluate_prints_figures_and_writes_json_and_html(
     assert [variant["precision"] for variant in report["variants"]] == ["int8", "fp32", "fp32"]
     html = page.read_text()
     assert html.startswith("<!DOCTYPE html>") and html.count("<svg") == 7
-    assert not re.search(r"<script|https?:|@import|url\(", html)
+    assert external(html) == []
     assert Bundle.open(bundle).sha256 == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "page.html", "two_rooms"]
 

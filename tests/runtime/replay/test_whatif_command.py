@@ -19,6 +19,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.replay import whatif as replay
 from jepa_runtime.sources.factory import open_source
 from tests.bundles import HORIZON, NUM_SAMPLES
+from tests.pages import external
 from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.replay.conftest import Recorded
 from tests.runtime.replay.reading import messages_of
@@ -135,7 +136,7 @@ def test_page_shows_each_future_as_frames_and_is_self_contained(
     text = page.read_text(encoding="utf-8")
     # The moment, what came, the goal, and two futures of as many steps.
     assert len(re.findall("<img src='data:image/jpeg;base64,", text)) == 2 + 3 * HORIZON
-    assert not re.search(r"https?://|<script|src='(?!data:)", text)
+    assert external(text) == []
     assert text.count("<svg") == 2
     assert [path.name for path in page.parent.iterdir()] == ["whatif.html"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from jepa_runtime.reports.latency_page import Report, render
 from jepa_runtime.reports.svg_plot import Plot
+from tests.pages import external
 
 
 def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: object) -> Report:
@@ -28,7 +29,7 @@ def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: ob
 
 def test_latency_page_is_self_contained() -> None:
     page = render(report([5.0] * 200))
-    assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import|https?:", page)
+    assert external(page) == []
 
 
 @pytest.mark.parametrize("samples", [[], [1.0], [5.0] * 50, [float(value) for value in range(1, 2000)]])
