@@ -111,11 +111,11 @@ def serve(setting: Setting, seconds: float, *parameters: str) -> Profile:
     """
     out = setting.scratch / "profile.json"
     command = [
-        sys.executable, "-m", "jepa_ros.nodes.profiler", "--bundle", str(setting.bundle),
+        sys.executable, "-m", "jepa_ros.nodes.profiler", str(setting.bundle),
         "--source", "two_rooms", "--rate", repr(setting.rate_hz), "--duration", repr(seconds),
         "--size", "x".join(map(str, SIZE)),
         "--threads", str(setting.threads), "--cache-dir", str(setting.scratch / "cache"), "--allow-untrained",
-        "--quiet", "--out", str(out), *(f"--param={parameter}" for parameter in parameters),
+        "--quiet", "--output", str(out), *(f"--param={parameter}" for parameter in parameters),
     ]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=seconds + 3 * PATIENCE_S

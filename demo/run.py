@@ -31,7 +31,7 @@ def main() -> int:
     # On either signal the nodes are stopped first. A background job inherits SIGINT as ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    out: Path = arguments.out
+    out: Path = arguments.output
     try:
         _check(arguments)
         _clear(out)
@@ -59,7 +59,11 @@ def _arguments() -> argparse.Namespace:
         help="model bundle (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "out" / "demo", help="output folder (default: %(default)s)"
+        "-o",
+        "--output",
+        type=Path,
+        default=ROOT / "out" / "demo",
+        help="output folder (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds",

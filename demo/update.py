@@ -143,7 +143,7 @@ class Watcher:
 def main() -> int:
     """Run the demo; return 0 if every release ended as expected and every node stopped cleanly."""
     arguments = _arguments()
-    out: Path = arguments.out.resolve()
+    out: Path = arguments.output.resolve()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -262,7 +262,11 @@ def _arguments() -> argparse.Namespace:
         help="model bundle with INT8 and fp32 variants (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "out" / "demo-update", help="output folder (default: %(default)s)"
+        "-o",
+        "--output",
+        type=Path,
+        default=ROOT / "out" / "demo-update",
+        help="output folder (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of layouts, starts and goals (default: %(default)s)"

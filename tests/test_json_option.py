@@ -18,11 +18,11 @@ PLANE = "tests.sim.closed_loop.planes:MappedPlane"
 MAINS = {"jepa-runtime": runtime.main, "jepa-export": export.main}
 # A short run of each command. {bag} is a recording, {profile} a profile, {root} an empty folder.
 RUNS = {
-    "jepa-runtime run": "--bundle {bundle} --source two_rooms --duration 0.2",
-    "jepa-runtime record": "--bundle {bundle} --source two_rooms --duration 0.2 --out {root}/drive.mcap",
-    "jepa-runtime replay": "{bag} --bundle {bundle} --mcap {root}/again.mcap",
-    "jepa-runtime whatif": "{bag} --bundle {bundle} --at 1",
-    "jepa-runtime profile": "--bundle {bundle} --duration 0.3 --skip all",
+    "jepa-runtime run": "{bundle} --source two_rooms --duration 0.2",
+    "jepa-runtime record": "{bundle} --source two_rooms --duration 0.2 --output {root}/drive.mcap",
+    "jepa-runtime replay": "{bag} {bundle} --output {root}/again.mcap",
+    "jepa-runtime whatif": "{bag} {bundle} --at 1",
+    "jepa-runtime profile": "{bundle} --duration 0.3 --skip all",
     "jepa-runtime compare": "{profile} {profile}",
     "jepa-runtime verify": "{bundle} --precision fp32 --engine openvino:CPU",
     "jepa-runtime drive": f"{{bundle}} --world {PLANE} --seed 0 --episodes 1",
@@ -32,9 +32,9 @@ RUNS = {
     "jepa-runtime configs plan": "--root {root}",
     "jepa-runtime configs apply": "--root {root}",
     "jepa-runtime configs undo": "--root {root}",
-    "jepa-runtime update status": "--root {robot}",
-    "jepa-runtime update history": "--root {robot}",
-    "jepa-runtime update verify": "--root {robot}",
+    "jepa-runtime update status": "--robot {robot}",
+    "jepa-runtime update history": "--robot {robot}",
+    "jepa-runtime update verify": "--robot {robot}",
     "jepa-export evaluate": "{bundle} --clips 1 --episodes 0",
 }
 # They need a repository; they write as `update status` does.
@@ -62,10 +62,10 @@ def test_all_commands_with_json_are_tested_here() -> None:
 def places(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("json")
     paths = {"bundle": toy_bundle, "bag": folder / "drive.mcap", "profile": folder / "profile.json"}
-    source = ["--bundle", str(toy_bundle), "--source", "two_rooms"]
-    assert runtime.main(["record", *source, "--duration", "2", "--out", str(paths["bag"])]) == 0
+    source = [str(toy_bundle), "--source", "two_rooms"]
+    assert runtime.main(["record", *source, "--duration", "2", "--output", str(paths["bag"])]) == 0
     brief = ["--duration", "0.3", "--skip", "all"]
-    profiled = ["profile", "--bundle", str(toy_bundle), *brief, "--json", str(paths["profile"])]
+    profiled = ["profile", str(toy_bundle), *brief, "--json", str(paths["profile"])]
     assert runtime.main(profiled) == 0
     paths["robot"] = Site(folder / "robot", Bundle.open(toy_bundle)).root
     return paths

@@ -133,18 +133,18 @@ class _Graph:
 def main() -> int:
     """Measure, and write the profile; 1 after an error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("bundle", type=Path)
     parser.add_argument("--precision", required=True)
     parser.add_argument("--source", required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--duration", type=float, required=True)
     parser.add_argument("--size", type=frame_size, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     rclpy.init(args=[])
     try:
         with ExitStack() as stack:
-            write_profile(_Graph(options, stack).measure(), options.out)
+            write_profile(_Graph(options, stack).measure(), options.output)
     except JepaRuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

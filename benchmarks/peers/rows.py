@@ -303,9 +303,9 @@ class GraphRow(Row):
         setting, out = self.setting, self.setting.scratch / f"{self.name}.json"
         out.unlink(missing_ok=True)
         command = [
-            sys.executable, *self.command, "--bundle", str(setting.bundle.path),
+            sys.executable, *self.command, str(setting.bundle.path),
             "--precision", self.precision, "--source", setting.source, "--size", setting.size,
-            "--rate", f"{setting.rate_hz:g}", "--duration", f"{setting.seconds:g}", "--out", str(out),
+            "--rate", f"{setting.rate_hz:g}", "--duration", f"{setting.seconds:g}", "--output", str(out),
         ]  # fmt: skip
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
-from pathlib import Path
 from typing import Any, get_args
 
 from rich.box import SIMPLE
@@ -14,11 +13,20 @@ from rich.table import Table
 
 from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle import Bundle, Precision
-from jepa_runtime.commands import add_cache_argument, add_json_argument, count, open_console
+from jepa_runtime.commands import (
+    add_bundle_argument,
+    add_cache_argument,
+    add_json_argument,
+    add_untrained_argument,
+    binary_output,
+    count,
+    message_console,
+    text_output,
+)
 from jepa_runtime.control import PRESETS, preset
 from jepa_runtime.imaging import to_png
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util import STDOUT, file_paths, write_each, write_file, write_json
+from jepa_runtime.util import file_paths, write_each, write_file, write_json, write_text
 from jepa_sim.closed_loop.episodes import SEEDS
 from jepa_sim.closed_loop.film_strips import captions, sheet
 from jepa_sim.closed_loop.results_page import GOALS_HEAD, difference_rows, goals_rows, render
@@ -34,15 +42,14 @@ def add_parser(subparsers: Any) -> None:
         "drive",
         help="evaluate a bundle in a simulated world: goals reached by engine and precision",
         description="Evaluate a bundle in closed loop in a simulated world, with the controller and the "
-        "safety "
-        "checks of the planner node. All engines, precisions and baselines have the same episodes, whose "
-        "seeds "
-        "no training uses. The baselines act at random and, if the world supports it, drive straight to the "
-        "goal. An episode counts if the model decides that the goal is reached and the robot is truly there.",
+        "safety checks of the planner node. All engines, precisions and baselines have the same episodes, "
+        "whose seeds no training uses. The baselines act at random and, if the world supports it, drive "
+        "straight to the goal. An episode counts if the model decides that the goal is reached and the "
+        "robot is truly there.",
         epilog="Worlds: two_rooms, two_rooms_fixed, reacher (Gymnasium: pip install 'jepa-edge[worlds]'), "
         f"worlds of installed packages (entry points of the group {GROUP}), and any module:attribute.",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(parser)
     parser.add_argument("--world", default="two_rooms", metavar="W", help="world (default: %(default)s)")
     parser.add_argument(
         "--episodes",
@@ -80,11 +87,19 @@ def add_parser(subparsers: Any) -> None:
         "--no-baselines", dest="baselines", action="store_false", help="leave out the baselines"
     )
     add_cache_argument(parser)
-    parser.add_argument("--allow-untrained", action="store_true", help="accept a bundle of random weights")
+    add_untrained_argument(parser)
     add_json_argument(parser, "all figures")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts and images")
     parser.add_argument(
-        "--png", type=Path, metavar="FILE", help=f"write an image of the first {_FILMS} episodes"
+        "--html",
+        type=text_output,
+        metavar="FILE",
+        help="write a page with charts and images to FILE (- for standard output)",
+    )
+    parser.add_argument(
+        "--png",
+        type=binary_output,
+        metavar="FILE",
+        help=f"write an image of the first {_FILMS} episodes to FILE",
     )
     parser.set_defaults(run=run)
 
@@ -96,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: The input is invalid, the model cannot act in this world, or an engine cannot run
             it.
     """
+    console = message_console(args, "json", "html")
     check_outputs(file_paths(args.json, args.html, args.png), args.bundle)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
@@ -109,7 +125,6 @@ def run(args: argparse.Namespace) -> int:
         films=_FILMS if args.html or args.png else 0,
         allow_untrained=args.allow_untrained,
     )
-    console = open_console(stderr=args.json == STDOUT)
     bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)
@@ -117,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         write_each(
             (args.json, lambda: write_json(args.json, found.as_dict())),
-            (args.html, lambda: write_file(args.html, render(found))),
+            (args.html, lambda: write_text(args.html, render(found))),
             (args.png, lambda: write_file(args.png, to_png(sheet(captions(found))))),
         )
     finally:

@@ -33,16 +33,16 @@ class Fleet:
 
     def provision(self, *more: str) -> int:
         return main(
-            ["update", "provision", "--root", str(self.root), "--trusted-root", str(self.trusted_root),
+            ["update", "provision", "--robot", str(self.root), "--trusted-root", str(self.trusted_root),
              "--repository", str(self.repository.folder), "--channel", CHANNEL, "--model", MODEL,
-             "--device-id", "robot-1", "--hardware", "bench", "--bundle", str(self.bundles[0].path), *more]
+             "--device-id", "robot-1", "--hardware", "bench", str(self.bundles[0].path), *more]
         )  # fmt: skip
 
     def publish(self, bundle: Bundle, seq: int, **fields: Any) -> None:
         self.repository.release(bundle, release_of(bundle, seq, **fields))
 
     def run(self, action: str, *more: str) -> int:
-        return main(["update", action, "--root", str(self.root), *more])
+        return main(["update", action, "--robot", str(self.root), *more])
 
     @property
     def version(self) -> str:
@@ -63,7 +63,7 @@ class Daemon:
         self.socket.bind(str(address))
         self.socket.settimeout(60)
         self.process = subprocess.Popen(
-            [COMMAND, "update", "daemon", "--root", str(root)],
+            [COMMAND, "update", "daemon", "--robot", str(root)],
             env=os.environ | {"NOTIFY_SOCKET": str(address)},
             stderr=subprocess.PIPE,
             text=True,

@@ -36,13 +36,22 @@ def test_first_apply_of_the_readme_on_a_busy_machine_is_not_rejected(
 ) -> None:
     """By the clock, a probe at the lowest priority was five times over this budget."""
     repo, root = tmp_path / "repo", tmp_path / "robot"
-    publish = ["--channel", "stable", "--release-seq", "auto", "--hardware", "any", "--latency-p99-ms", "20"]
+    publish = [
+        "--channel",
+        "stable",
+        "--release-seq",
+        "auto",
+        "--hardware",
+        "any",
+        "--max-latency-p99-ms",
+        "20",
+    ]
     assert export(["release", "init", str(repo), "--channel", "stable"]) == 0
     assert export(["release", "publish", str(repo), str(two_rooms_bundle), *publish]) == 0
-    provision = ["update", "provision", "--root", str(root), "--repository", str(repo)]
+    provision = ["update", "provision", "--robot", str(root), "--repository", str(repo)]
     provision += ["--trusted-root", str(repo / "metadata" / "1.root.json")]
     assert main([*provision, "--model", "two_rooms", "--hardware", "x86_64"]) == 0
-    assert main(["update", "apply", "--root", str(root)]) == 0
+    assert main(["update", "apply", "--robot", str(root)]) == 0
     probed = next(
         one.facts for one in AuditLog(root / "audit.log", robot.utc_now).entries() if one.event == "probed"
     )

@@ -50,7 +50,7 @@ class Account:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*AS_NOBODY, COMMAND, "update", *args, "--root", str(self.root)],
+            [*AS_NOBODY, COMMAND, "update", *args, "--robot", str(self.root)],
             env=os.environ | {"HOME": "/", "PYTHONPATH": f"{self._library}:{self._library}/lib-dynload"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,7 +66,7 @@ class Account:
         fleet = self.fleet
         return self.run(
             "provision", "--trusted-root", str(fleet.trusted_root), "--repository",
-            str(fleet.repository.folder), "--model", "toy", "--hardware", "bench", "--bundle",
+            str(fleet.repository.folder), "--model", "toy", "--hardware", "bench",
             str(fleet.bundles[0].path),
         )  # fmt: skip
 
@@ -123,14 +123,14 @@ def test_folder_of_another_account_is_readable_and_names_its_owner(account: Acco
     assert status == 0 and json.loads(told)["phase"] == "idle"
     for action in ("apply", "check", "rollback", "pin", "cancel", "daemon"):
         status, told = account.run(action)
-        command = shlex.join([str(COMMAND), "update", action, "--root", str(account.root)])
+        command = shlex.join([str(COMMAND), "update", action, "--robot", str(account.root)])
         assert status == 1 and f"run `sudo -u root {command}`" in told
 
 
 def test_root_leaves_no_files_in_a_folder_of_another_account(account: Account) -> None:
     assert account.provision()[0] == 0
     account.fleet.publish(account.fleet.bundles[1], 1)
-    for action in (["update", "apply", "--root"], ["run", "--source", "two_rooms", "--robot"]):
+    for action in (["update", "apply", "--robot"], ["run", "--source", "two_rooms", "--robot"]):
         command = [str(COMMAND), *action, str(account.root)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and f"run `sudo -u nobody {shlex.join(command)}`" in done.stderr

@@ -109,7 +109,7 @@ def test_process_that_crashed_with_a_new_model_rolls_it_back(fleet: Fleet, start
     edit(fleet.root, health_window_s=60.0)
     process = start()
     fleet.publish(fleet.bundles[1], 1)
-    updating = subprocess.Popen([COMMAND, "update", "apply", "--root", fleet.root], stdout=subprocess.PIPE)
+    updating = subprocess.Popen([COMMAND, "update", "apply", "--robot", fleet.root], stdout=subprocess.PIPE)
     until(lambda: fleet.version == "2.0.0" and serves(fleet, fleet.bundles[1]))
     process.kill()
     start()

@@ -96,7 +96,9 @@ def test_model_with_different_outputs_is_rejected_with_status_3(
     assert fleet.run("status") == 0
     assert "once, until" in " ".join(capfd.readouterr().out.split())
     assert fleet.run("apply") == 3
-    assert re.search(r"was rejected until .* `jepa-runtime update apply --again`", capfd.readouterr().out)
+    assert re.search(
+        r"was rejected until .* `jepa-runtime update apply --retry-rejected`", capfd.readouterr().out
+    )
 
 
 def test_repository_with_older_metadata_is_an_error(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -302,7 +304,7 @@ def test_lost_state_is_rebuilt(fleet: Fleet, capfd: pytest.CaptureFixture[str]) 
 def test_folder_without_a_robot_is_reported_and_unchanged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
 ) -> None:
-    assert main(["update", action, "--root", str(tmp_path)]) == 1
+    assert main(["update", action, "--robot", str(tmp_path)]) == 1
     shown = capfd.readouterr()
     assert "jepa-runtime update provision" in shown.out + shown.err
     assert not list(tmp_path.iterdir())
@@ -310,7 +312,7 @@ def test_folder_without_a_robot_is_reported_and_unchanged(
 
 def test_provision_with_an_invalid_bundle_leaves_no_partial_robot(fleet: Fleet, tmp_path: Path) -> None:
     fleet.root = tmp_path / "another"
-    assert fleet.provision("--bundle", str(tmp_path / "nowhere")) == 1
+    assert fleet.provision(str(tmp_path / "nowhere")) == 1
     assert not fleet.root.exists()
 
 
@@ -327,6 +329,6 @@ def test_robot_without_its_trusted_root_reports_it(fleet: Fleet, capfd: pytest.C
 
 
 def test_provision_names_missing_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["update", "provision", "--root", str(tmp_path / "new"), "--repository", "/r"]) == 1
+    assert main(["update", "provision", "--robot", str(tmp_path / "new"), "--repository", "/r"]) == 1
     assert "add --trusted-root, --model, --hardware" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()

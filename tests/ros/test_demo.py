@@ -48,7 +48,7 @@ FIELDS = {
 
 
 def start(bundle: Path, out: Path, seconds: str = "3") -> subprocess.Popen[str]:
-    command = [sys.executable, str(RUN), "--bundle", str(bundle), "--out", str(out), "--allow-untrained"]
+    command = [sys.executable, str(RUN), "--bundle", str(bundle), "--output", str(out), "--allow-untrained"]
     environment = {**os.environ, "DEMO_SECONDS": seconds}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -195,7 +195,7 @@ def test_update_demo_with_the_wrong_final_model_fails(update):
 def test_update_demo_activates_one_release_and_rejects_two(two_rooms_bundle, tmp_path):
     command = [sys.executable, str(DEMO / "update.py"), "--bundle", str(two_rooms_bundle)]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=400, check=False
+        [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))

@@ -38,7 +38,7 @@ REMAPS = (
 def profiler(graph: Any, source: Path) -> Iterator[None]:
     """Run the profiler next to a running world model."""
     command = [executable("profiler"), "--attach", f"/{NAMESPACE}/world_model", "--topic", IMAGES]
-    command += ["--source", str(source), "--duration", "60", "--out", str(source / "profile.json")]
+    command += ["--source", str(source), "--duration", "60", "--output", str(source / "profile.json")]
     domain = str(graph.observer.context.get_domain_id())
     with graph.log("profiler").open("wb") as log:
         process = subprocess.Popen(

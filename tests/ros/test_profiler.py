@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ros
 
 
 def command(out: Path, *options: object) -> list[str]:
-    return [sys.executable, "-m", "jepa_ros.nodes.profiler", "--out", str(out), *map(str, options)]
+    return [sys.executable, "-m", "jepa_ros.nodes.profiler", "--output", str(out), *map(str, options)]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -65,8 +65,8 @@ def residuals(measured: Profile) -> np.ndarray:
 def test_profile_accounts_for_every_image_and_its_time(two_rooms_bundle, tmp_path):
     measured, output = profile(
         tmp_path / "a" / "p.json",
-        *("--bundle", two_rooms_bundle, "--source", "two_rooms", "--rate", 20, "--duration", 6),
-        *("--futures", 16, "--size", "96x64"),
+        *(two_rooms_bundle, "--source", "two_rooms", "--rate", 20, "--duration", 6),
+        *("--num-samples", 16, "--size", "96x64"),
     )
     run, subject = measured.run, measured.subject
     assert frames(measured) == 120 and len(run.latency_ms) > 100
@@ -88,10 +88,10 @@ def test_profile_accounts_for_every_image_and_its_time(two_rooms_bundle, tmp_pat
 @pytest.mark.slow
 def test_profiler_repeats_a_recorded_bag(two_rooms_bundle, tmp_path):
     bag = tmp_path / "bag.mcap"
-    record = ["run", "--bundle", str(two_rooms_bundle), "--source", "two_rooms", "--duration", "0.5"]
+    record = ["run", str(two_rooms_bundle), "--source", "two_rooms", "--duration", "0.5"]
     assert jepa_runtime([*record, "--mcap", str(bag)]) == 0
     measured, _ = profile(
-        tmp_path / "p.json", "--bundle", two_rooms_bundle, "--source", bag, "--rate", 20, "--duration", 2
+        tmp_path / "p.json", two_rooms_bundle, "--source", bag, "--rate", 20, "--duration", 2
     )
     assert frames(measured) == 40
     assert "the 15 preloaded images were repeated" in measured.notes
@@ -130,7 +130,7 @@ def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[psutil
     """Start a profile of one minute; return it and its processes (world model, camera) once it measures."""
     options = ("--source", "two_rooms", "--rate", 20, "--duration", 60, "--allow-untrained")
     profiler = subprocess.Popen(
-        command(out, "--bundle", bundle, *options),
+        command(out, bundle, *options),
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert profiler.stdout is not None and "measuring 60 s" in (line := profiler.stdout.readline()), line
@@ -167,6 +167,6 @@ def test_stopped_profiler_keeps_its_measurements_and_leaves_no_process(toy_bundl
 
 def test_profiler_that_cannot_measure_reports_why(two_rooms_bundle, tmp_path):
     options = ("--source", "two_rooms", "--rate", 20, "--duration", 1)
-    assert "not a bundle" in refused(tmp_path / "p.json", "--bundle", tmp_path / "nothing", *options)
-    unknown = refused(tmp_path / "p.json", "--bundle", two_rooms_bundle, "--source", tmp_path / "no.mp4")
+    assert "not a bundle" in refused(tmp_path / "p.json", tmp_path / "nothing", *options)
+    unknown = refused(tmp_path / "p.json", two_rooms_bundle, "--source", tmp_path / "no.mp4")
     assert "no.mp4: no such file" in unknown

@@ -40,7 +40,7 @@ def test_profile_measures_parity_of_the_served_model_and_reports_what_it_skipped
     two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "p.json"
-    command = [*SHORT, "--ros", "--bundle", str(two_rooms_bundle), "--json", str(out), "--futures", "16"]
+    command = [*SHORT, "--ros", str(two_rooms_bundle), "--json", str(out), "--num-samples", "16"]
     assert (
         jepa_runtime(
             [*command, "--ros-param", "threads:=2", "--ros-param", "max_miss_run:=50", "--skip", "sweep"]
@@ -63,7 +63,7 @@ def test_sweep_raises_rates_until_the_graph_cannot_keep_up(
 ) -> None:
     monkeypatch.setattr(profile_command, "SWEEP_S", 0.5)
     out = tmp_path / "p.json"
-    command = [*SHORT, "--ros", "--bundle", str(toy_bundle), "--allow-untrained", "--json", str(out)]
+    command = [*SHORT, "--ros", str(toy_bundle), "--allow-untrained", "--json", str(out)]
     assert jepa_runtime(command) == 0
     profile = read_profile(out)
     assert len(profile.run.scheduled_s) == 40 and MISSING in profile.notes
@@ -78,7 +78,7 @@ def test_sweep_raises_rates_until_the_graph_cannot_keep_up(
 @contextmanager
 def sweeping(out: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
     """Run the command until the second rate of its sweep."""
-    command = [*SHORT, "--ros", "--bundle", str(bundle), "--allow-untrained", "--json", str(out)]
+    command = [*SHORT, "--ros", str(bundle), "--allow-untrained", "--json", str(out)]
     with subprocess.Popen(
         [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -152,7 +152,7 @@ def test_sweep_with_a_dead_node_keeps_earlier_measurements(toy_bundle: Path, tmp
 
 def test_sweep_of_a_node_in_use_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["--attach", "/world_model", "--source", "two_rooms", "--out", "o", "--sweep", "4"])
+        parse(["--attach", "/world_model", "--source", "two_rooms", "--output", "o", "--sweep", "4"])
     assert "--sweep requires a started world model" in capsys.readouterr().err
 
 
@@ -161,7 +161,7 @@ def test_profile_with_an_invalid_node_parameter_is_rejected(
     given: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parse(["--bundle", "b", "--source", "two_rooms", "--out", "o", "--param", given])
+        parse(["b", "--source", "two_rooms", "--output", "o", "--param", given])
     stderr = capsys.readouterr().err
     assert "max_miss_run, " in stderr and stderr.rstrip().endswith(f"got {given}")
 
@@ -172,7 +172,7 @@ def test_profile_with_an_invalid_ros_name_is_rejected(
     option: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        parse([f"{option}={name}", "--source", "two_rooms", "--out", "o"])
+        parse([f"{option}={name}", "--source", "two_rooms", "--output", "o"])
     assert f"{option}: must be a ROS 2 name such as /robot/world_model" in capsys.readouterr().err
 
 
@@ -191,7 +191,7 @@ def test_profile_of_a_running_node_reports_that_parity_is_missing(
 
 def started(out: Path, bundle: Path) -> tuple[subprocess.Popen[str], list[Any]]:
     """Run the command until it measures for a minute; return it and all its child processes."""
-    command = [*SHORT[:-1], "60", "--ros", "--bundle", str(bundle), "--allow-untrained", "--json", str(out)]
+    command = [*SHORT[:-1], "60", "--ros", str(bundle), "--allow-untrained", "--json", str(out)]
     profiling = subprocess.Popen(
         [sys.executable, "-c", RUN, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -36,7 +36,7 @@ def profiled(graph: Any, program: str, bundle: Path, out: Path) -> tuple[int, st
     Return its exit code, its output and the commands received on that domain.
     """
     commands = graph.listen(Twist, "cmd_vel")
-    command = [sys.executable, "-c", program, "--bundle", str(bundle), "--allow-untrained", "--out", str(out)]
+    command = [sys.executable, "-c", program, str(bundle), "--allow-untrained", "--output", str(out)]
     command += ["--source", "two_rooms", "--rate", "20", "--duration", "1"]
     domain = str(graph.observer.context.get_domain_id())
     log = graph.log("profiler")

@@ -167,7 +167,7 @@ def test_rollback_by_the_command_line_reaches_the_node(fleet: Fleet) -> None:
     fleet.publish()
     assert fleet.update().end()[1].result == "updated"
     assert fleet.serves != before
-    assert runtime(["update", "rollback", "--root", str(fleet.root)]) == 0
+    assert runtime(["update", "rollback", "--robot", str(fleet.root)]) == 0
     fleet.until(lambda: fleet.infos[-1].version == before, "the node")
     assert f"switching to {before}" in fleet.graph.log("update_manager").read_text()
 

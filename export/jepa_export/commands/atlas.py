@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 from jepa_export.commands.options import NOTHING_WRITTEN, add_output_argument
+from jepa_runtime.commands import add_bundle_argument
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         "Visualizations then show a predicted latent as the most similar frame of the atlas. The file is "
         "optional: runtimes that do not support it ignore it.",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(parser)
     parser.add_argument(
         "--source", required=True, metavar="S", help="source of frames, as for `jepa-runtime run`"
     )

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jepa_runtime.commands import add_bundle_argument, add_json_argument, text_output
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -15,15 +17,13 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add ``evaluate`` to the commands of jepa-export."""
-    from jepa_runtime.commands import add_json_argument
-
     parser = subparsers.add_parser(
         "evaluate",
         description="Measure every variant of a bundle that this machine can run: agreement with the fp32 "
         "variant, prediction errors, how well surprise detects impossible events, success rate in closed "
         "loop, size and multiply-adds.",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(parser)
     parser.add_argument(
         "--data",
         action="append",
@@ -65,7 +65,12 @@ def add_parser(subparsers: Any) -> None:
         help="layouts of Two Rooms (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts to FILE")
+    parser.add_argument(
+        "--html",
+        type=text_output,
+        metavar="FILE",
+        help="write a page with charts to FILE (- for standard output)",
+    )
     add_json_argument(parser, "all results")
     parser.add_argument(
         "--write", action="store_true", help="add the results to the report of the bundle, and seal it again"
@@ -76,7 +81,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from jepa_export.errors import JepaExportError
@@ -85,14 +89,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.evaluation.evaluation_page import render
     from jepa_export.evaluation.figure_tables import missing, tables
     from jepa_runtime.bundle import Bundle
+    from jepa_runtime.commands import message_console
     from jepa_runtime.recording import check_outputs
     from jepa_runtime.sources import split_spec
-    from jepa_runtime.util import STDOUT, file_paths, write_each, write_file, write_json
+    from jepa_runtime.util import file_paths, write_each, write_json, write_text
 
     names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
     data = tuple(arguments.data or DEFAULT_DATA)
     plan = EvaluationPlan(data=data, **{name: getattr(arguments, name) for name in names})
     bundle = Bundle.open(arguments.bundle)
+    console = message_console(arguments, "json", "html")
     outs = file_paths(arguments.json, arguments.html)
     check_outputs(outs, bundle.path, *(Path(split_spec(spec)[0]) for spec in data))
     if arguments.write and not os.access(parent := bundle.path.resolve().parent, os.W_OK):
@@ -101,7 +107,6 @@ def _run(arguments: argparse.Namespace) -> int:
             code="export.write_failed",
         )
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    console = Console(stderr=arguments.json == STDOUT)
     with Progress(*columns, console=console) as progress:
 
         def begin(what: str, total: int) -> Any:
@@ -113,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         write_each(
             (arguments.json, lambda: write_json(arguments.json, found.as_dict())),
-            (arguments.html, lambda: write_file(arguments.html, render(found))),
+            (arguments.html, lambda: write_text(arguments.html, render(found))),
             (arguments.write, lambda: add_to_report(bundle, {"evaluation": found.as_dict(samples=False)})),
         )
     finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_runtime.backends import DEFAULT_ENGINE
-from jepa_runtime.commands import ExitStatus, count, positive
+from jepa_runtime.commands import ExitStatus, add_bundle_argument, count, positive
 
 if TYPE_CHECKING:
     from jepa_export.release.keys import ExternalKey, KeyRing
@@ -93,7 +93,7 @@ def _signing_command(
 
 def _add_publishing(commands: Any) -> None:
     publish = _signing_command(commands, "publish", _publish, "release a bundle in a channel")
-    publish.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(publish)
     publish.add_argument("--channel", required=True, help="name of the channel")
     publish.add_argument(
         "--release-seq",
@@ -115,19 +115,23 @@ def _add_publishing(commands: Any) -> None:
         help="hardware ID of the robots; repeatable (default: any)",
     )
     publish.add_argument(
-        "--latency-p99-ms",
+        "--max-latency-p99-ms",
         type=positive,
         metavar="MS",
-        help="reject the release if p99 frame latency exceeds this",
+        help="budget of the p99 frame latency; a robot that exceeds it rejects the release",
     )
     publish.add_argument(
-        "--peak-memory-mb", type=positive, metavar="MB", help="reject the release if peak memory exceeds this"
+        "--max-peak-memory-mb",
+        type=positive,
+        metavar="MB",
+        help="budget of the peak memory; a robot that exceeds it rejects the release",
     )
     publish.add_argument(
         "--max-error-ratio",
         type=positive,
         metavar="R",
-        help="reject the release if its prediction error, divided by that of the active model, exceeds this",
+        help="largest prediction error, divided by that of the active model; a robot that measures more "
+        "rejects the release",
     )
     publish.add_argument(
         "--deltas",
@@ -170,7 +174,9 @@ def _add_publishing(commands: Any) -> None:
         help="SHA-256 of the manifest.json of any bundle, such as one signed with a stolen key",
     )
     downgrade = _signing_command(commands, "downgrade", _downgrade, "release an old version again")
-    downgrade.add_argument("--version", required=True, help="version to release again")
+    downgrade.add_argument(
+        "--bundle-version", required=True, metavar="X.Y.Z", help="version to release again"
+    )
     downgrade.add_argument(
         "--percent",
         type=number_types.percent,
@@ -293,8 +299,12 @@ def _publish(arguments: argparse.Namespace) -> int:
         accept_non_commercial=arguments.accept_non_commercial,
     )
     _print(f"{arguments.bundle}: reproduces its golden outputs in {', '.join(checked)}")
-    names = ("latency_p99_ms", "peak_memory_mb", "max_error_ratio")
-    budgets = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = {
+        "latency_p99_ms": arguments.max_latency_p99_ms,
+        "peak_memory_mb": arguments.max_peak_memory_mb,
+        "max_error_ratio": arguments.max_error_ratio,
+    }
+    budgets = {name: value for name, value in given.items() if value is not None}
     terms = Terms(
         channel=arguments.channel,
         release_seq=arguments.release_seq,
@@ -345,7 +355,11 @@ def _downgrade(arguments: argparse.Namespace) -> int:
 
     with _opened(arguments) as repository:
         release = downgrade(
-            repository, arguments.channel, arguments.model, arguments.version, percent=arguments.percent
+            repository,
+            arguments.channel,
+            arguments.model,
+            arguments.bundle_version,
+            percent=arguments.percent,
         )
     _print_release(arguments.channel, release)
     _check_not_expired(repository)

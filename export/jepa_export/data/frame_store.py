@@ -206,7 +206,7 @@ def _convert_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path}: {error.strerror}; free disk space, or choose another --cache or --out"
+            f"{path}: {error.strerror}; free disk space, or choose another --cache or --output"
         ) from error
 
 

@@ -231,7 +231,7 @@ def from_distillation(folder: Path) -> FrozenEncoderSource:
         raise JepaExportError(
             f"{folder}: not the folder of a distillation ({SETTINGS} is missing or damaged); --encoder "
             "takes the "
-            "--out of jepa-export distill, a bundle, or the name of a teacher",
+            "--output of jepa-export distill, a bundle, or the name of a teacher",
             code="distillation.not_a_run",
         ) from error
     state = load(saved)

@@ -218,7 +218,7 @@ class _ClipTraining(TrainingStage):
         return (
             f"resuming would repeat it: check the actions of its batch (clips {listed}), lower "
             "--learning-rate, "
-            "and choose another --out"
+            "and choose another --output"
         )
 
     def checkpoint(self, step: int) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class _ClipTraining(TrainingStage):
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise JepaExportError(
                 f"{source}: written with other settings or by another version of jepa-edge "
-                f"({str(error).splitlines()[0]}); choose another --out or remove the file",
+                f"({str(error).splitlines()[0]}); choose another --output or remove the file",
                 code="training.settings_mismatch",
             ) from error
         for name, values in self._fingerprint.items():
@@ -254,7 +254,7 @@ class _ClipTraining(TrainingStage):
                     f"{source}: the {name} of this stage differ from those that the run began with, so it "
                     "would "
                     "learn half from each; continue with the version of jepa-edge that began the run, choose "
-                    "another --out, or remove the folder to start over",
+                    "another --output, or remove the folder to start over",
                     code="training.inputs_changed",
                 )
         return step

@@ -72,12 +72,13 @@ def lock_folder(folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise JepaExportError(
-            f"{folder}: another process is training there; let it finish, stop it, or choose another --out",
+            f"{folder}: another process is training there; let it finish, stop it, or choose another "
+            "--output",
             code="training.folder_in_use",
         ) from error
     except OSError as error:
         raise JepaExportError(
-            f"{folder}: cannot be written: {error.strerror}; choose another --out",
+            f"{folder}: cannot be written: {error.strerror}; choose another --output",
             code="training.not_writable",
         ) from error
     _LOCKS[resolved] = file
@@ -109,7 +110,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], *, write: bool) -> None
         before = dict(json.loads(note.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise JepaExportError(
-            f"{note}: cannot be read or written: {error}; choose another --out", code="training.not_writable"
+            f"{note}: cannot be read or written: {error}; choose another --output",
+            code="training.not_writable",
         ) from error
     now = json.loads(text)
     differ = [
@@ -120,6 +122,6 @@ def claim_folder(folder: Path, settings: dict[str, Any], *, write: bool) -> None
     if differ:
         raise JepaExportError(
             f"{folder}: holds a run with other settings: {', '.join(differ)}; use the same settings, choose "
-            "another --out, or remove the folder to start over",
+            "another --output, or remove the folder to start over",
             code="training.settings_mismatch",
         )

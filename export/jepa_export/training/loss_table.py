@@ -41,7 +41,7 @@ class LossTable:
             self._file = path.open("a", newline="")
         except (OSError, ValueError) as error:
             raise JepaExportError(
-                f"{path}: cannot be continued: {error}; choose another --out",
+                f"{path}: cannot be continued: {error}; choose another --output",
                 code="training.table_unreadable",
             ) from error
         self._has_header = bool(rows)

@@ -153,7 +153,7 @@ class ModuleStage(TrainingStage):
             raise JepaExportError(
                 f"{source}: written by a run of {state['steps']} steps, this run has {self.steps}; resume "
                 "with "
-                "the same settings or choose another --out",
+                "the same settings or choose another --output",
                 code="training.settings_mismatch",
             )
         self.modules.load_state_dict(state["modules"])

@@ -261,7 +261,7 @@ def _claim(folder: Path, settings: str) -> None:
         if note.exists() and note.read_text() != settings:
             raise JepaExportError(
                 f"{folder}: holds a run with other settings ({note.read_text().strip()}) than this one "
-                f"({settings.strip()}); choose another --out, or remove the folder to start over",
+                f"({settings.strip()}); choose another --output, or remove the folder to start over",
                 code="training.settings_mismatch",
             )
         lock_folder(folder)

@@ -6,14 +6,19 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.commands.arguments import (
+        add_bundle_argument,
         add_cache_argument,
         add_json_argument,
+        add_untrained_argument,
+        binary_output,
         count,
         frame_size,
+        message_console,
         open_console,
         positive,
         progress_on,
         rate,
+        text_output,
     )
     from jepa_runtime.commands.exit_status import ExitStatus, UsageError
     from jepa_runtime.commands.program import Command, Program
@@ -24,14 +29,19 @@ else:
         __name__,
         {
             "arguments": [
+                "add_bundle_argument",
                 "add_cache_argument",
                 "add_json_argument",
+                "add_untrained_argument",
+                "binary_output",
                 "count",
                 "frame_size",
+                "message_console",
                 "open_console",
                 "positive",
                 "progress_on",
                 "rate",
+                "text_output",
             ],
             "exit_status": ["ExitStatus", "UsageError"],
             "program": ["Command", "Program"],
@@ -45,14 +55,19 @@ __all__ = [
     "ExitStatus",
     "Program",
     "UsageError",
+    "add_bundle_argument",
     "add_cache_argument",
     "add_json_argument",
+    "add_untrained_argument",
+    "binary_output",
     "count",
     "frame_size",
     "interrupted_by_signals",
     "make_streams_robust",
+    "message_console",
     "open_console",
     "positive",
     "progress_on",
     "rate",
+    "text_output",
 ]

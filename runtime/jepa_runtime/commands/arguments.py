@@ -15,6 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from jepa_runtime.backends import DEFAULT_ENGINE
+from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.util.output_files import STDOUT
 
 if TYPE_CHECKING:
@@ -100,6 +101,22 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
+def message_console(args: argparse.Namespace, *outputs: str) -> Console:
+    """Return the console for messages: standard error if an output goes to standard output.
+
+    Args:
+        args: The parsed arguments.
+        outputs: The attributes of ``args`` that name an output file.
+
+    Raises:
+        UsageError: Two outputs go to standard output.
+    """
+    options = [f"--{name.replace('_', '-')}" for name in outputs if getattr(args, name) == STDOUT]
+    if len(options) > 1:
+        raise UsageError(f"{' and '.join(options)} cannot both write to standard output")
+    return open_console(stderr=bool(options))
+
+
 def progress_on(console: Console) -> Progress:
     """Return progress bars with step counts; silent unless ``console`` is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -126,6 +143,18 @@ def frame_progress(console: Console, total: int, stopping: Event) -> Iterator[Ca
                 raise KeyboardInterrupt
 
         yield step
+
+
+def add_bundle_argument(
+    parser: argparse._ActionsContainer, what: str = "folder of the bundle", *, required: bool = True
+) -> None:
+    """Add the positional ``BUNDLE`` with the help ``what``."""
+    parser.add_argument("bundle", type=Path, nargs=None if required else "?", metavar="BUNDLE", help=what)
+
+
+def add_bag_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``BAG``."""
+    parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, first: str = "") -> None:
@@ -165,12 +194,11 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_num_samples_argument(parser: argparse.ArgumentParser, *aliases: str) -> None:
-    """Add ``--num-samples``, and further names for it."""
+def add_num_samples_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--num-samples``."""
     parser.add_argument(
-        "--num-samples", *aliases, type=int, metavar="K",
-        help="number of futures per frame (default: the bundle's)",
-    )  # fmt: skip
+        "--num-samples", type=int, metavar="K", help="number of futures per frame (default: the bundle's)"
+    )
 
 
 def add_untrained_argument(parser: argparse.ArgumentParser) -> None:

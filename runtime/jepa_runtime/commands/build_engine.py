@@ -19,7 +19,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.registry import requires_build, split_alternatives
 from jepa_runtime.backends.tensorrt.engine_store import engine_folders
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import add_json_argument, open_console, progress_on
+from jepa_runtime.commands.arguments import add_bundle_argument, add_json_argument, open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.parity import golden_parity
 from jepa_runtime.model.world_model import WorldModel
@@ -37,13 +37,14 @@ def add_parser(subparsers: Any) -> None:
         description="Build the engines of a bundle on the device that will run it, cache them, and compare "
         "them with the bundle's golden outputs. Cached engines that match library, driver and GPU are "
         "reused. The serving process never builds engines: run this command after each update of the model, "
-        "driver or TensorRT (jepa-build-engine.service does). Exit status: 0 success, 1 error.",
+        "driver or TensorRT (jepa-build-engine.service does).",
+        epilog="Exit status: 0 success, 1 error.",
     )
-    parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(parser, required=False)
     parser.add_argument(
         "--robot",
         type=Path,
-        metavar="ROOT",
+        metavar="DIR",
         help="use the model installed on a robot, with engine and precision of its config.json",
     )
     parser.add_argument("--engine", metavar="E", help="engine and device (default: tensorrt)")
@@ -127,7 +128,7 @@ def _adopt(args: argparse.Namespace) -> None:
         JepaRuntimeError: Not exactly one of bundle and robot is given, or the robot is not provisioned.
     """
     if (args.bundle is None) == (args.robot is None):
-        raise JepaRuntimeError("give either a bundle or --robot ROOT", code="cli.bundle_or_robot")
+        raise JepaRuntimeError("give either BUNDLE or --robot DIR", code="cli.bundle_or_robot")
     if args.robot is not None:
         settings = config.load(args.robot / robot.CONFIG)
         # The gate builds the engines of a candidate.

@@ -20,6 +20,7 @@ from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
 from jepa_runtime.calibration import block_maxima, is_correlated, score_of
 from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import (
+    add_bundle_argument,
     add_cache_argument,
     add_engine_argument,
     add_precision_argument,
@@ -48,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         "start with these bounds and derive their alarm thresholds from the scores. For one false alarm in "
         "ten minutes, the recordings must last at least half an hour and contain the commands.",
     )
-    parser.add_argument("--bundle", required=True, type=Path, metavar="FOLDER", help="the model bundle")
+    add_bundle_argument(parser)
     parser.add_argument(
         "--source",
         action="append",

@@ -8,7 +8,12 @@ from typing import Any
 
 from rich.text import Text
 
-from jepa_runtime.commands.arguments import add_json_argument, open_console, text_output
+from jepa_runtime.commands.arguments import (
+    add_bundle_argument,
+    add_json_argument,
+    open_console,
+    text_output,
+)
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.doctor import (
     Diagnosis,
@@ -44,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         "determined is reported as unknown. Run it as the account that will run the model.",
         epilog="Exit status: 0 no problem, 1 the checks could not run, 3 there is an error or a warning.",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="the bundle that will run on this machine")
+    add_bundle_argument(parser, "the bundle that will run on this machine", required=False)
     add_json_argument(parser, "the findings")
     parser.add_argument(
         "--fix-script",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
-from jepa_runtime.commands.arguments import add_json_argument, open_console
+from jepa_runtime.commands.arguments import add_bundle_argument, add_json_argument, open_console
 from jepa_runtime.util.output_files import STDOUT, write_json
 
 # What replaces a graph that a bundle may lack.
@@ -22,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "info", description="Check the files of a bundle and show what it contains."
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(parser)
     add_json_argument(parser, "the manifest and its hash")
     parser.set_defaults(run=run)
 

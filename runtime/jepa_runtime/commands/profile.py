@@ -19,6 +19,7 @@ import jepa_runtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
+    add_bundle_argument,
     add_cache_argument,
     add_engine_argument,
     add_json_argument,
@@ -28,7 +29,7 @@ from jepa_runtime.commands.arguments import (
     add_untrained_argument,
     binary_output,
     frame_size,
-    open_console,
+    message_console,
     positive,
     rate,
     text_output,
@@ -50,7 +51,7 @@ from jepa_runtime.telemetry import IDLE_S, Monitor, measure_energy, measures_pow
 from jepa_runtime.telemetry.environment import read_environment
 from jepa_runtime.telemetry.measurements import Environment
 from jepa_runtime.util.compat import python_module
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_text
+from jepa_runtime.util.output_files import file_paths, write_each, write_text
 
 _POLL_S = 0.2
 
@@ -66,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="Exit status: 0 measured, 1 error. If the world model node died or stopped publishing, the "
         "measurements until then are written.",
     )
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the model bundle (not with --attach)")
+    add_bundle_argument(parser, "folder of the bundle (not with --attach)", required=False)
     parser.add_argument(
         "--source",
         default="two_rooms",
@@ -89,7 +90,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
     )
-    add_num_samples_argument(parser, "--futures")
+    add_num_samples_argument(parser)
     add_engine_argument(parser)
     add_precision_argument(parser)
     add_threads_argument(parser)
@@ -131,17 +132,15 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: An input is invalid, the main pass failed, or a file cannot be written.
     """
     if (args.bundle is None) == (args.attach is None):
-        raise UsageError("either --bundle or --attach is required")
+        raise UsageError("either BUNDLE or --attach is required")
     on_graph = args.ros or args.attach is not None
     if (args.topic or args.ros_param) and not on_graph:
         raise UsageError("--topic and --ros-param require --ros or --attach")
-    if args.json == args.html == STDOUT:
-        raise UsageError("--json and --html cannot both write to standard output")
+    console = message_console(args, "json", "html")
     outs = file_paths(args.json, args.html, args.trace)
     check_outputs(outs, Path(split_spec(args.source)[0]), *file_paths(args.bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
-    console = open_console(stderr=STDOUT in (args.json, args.html))
     with stop_on_signals() as stopping:
         if on_graph:
             profile, status = _from_ros(args, stopping, console)
@@ -292,9 +291,9 @@ def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tu
 
 def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
     options = {
-        "--bundle": args.bundle, "--source": args.source, "--rate": args.rate,
-        "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--out": out,
-        "--futures": args.num_samples, "--cache-dir": args.cache_dir,
+        "--source": args.source, "--rate": args.rate,
+        "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--output": out,
+        "--num-samples": args.num_samples, "--cache-dir": args.cache_dir,
         "--precision": args.precision, "--attach": args.attach, "--topic": args.topic,
         "--deadline-ms": args.deadline_ms, "--size": args.size and "x".join(map(str, args.size)),
     }  # fmt: skip
@@ -304,7 +303,7 @@ def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
     arguments += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
     if args.allow_untrained:
         arguments.append("--allow-untrained")
-    return [*python_module("jepa_ros.nodes.profiler"), *arguments]
+    return [*python_module("jepa_ros.nodes.profiler"), *map(str, file_paths(args.bundle)), *arguments]
 
 
 def _run_profiler(command: list[str], stopping: Event) -> int:

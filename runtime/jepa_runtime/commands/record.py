@@ -15,6 +15,7 @@ def add_parser(subparsers: Any) -> None:
         description="Run a model on a source in real time and record frames, commands, goals, latents, "
         "futures and surprise as ROS 2 messages in an MCAP file. Frames are stored without loss, so that "
         "`jepa-runtime replay` computes the same outputs, bit for bit.",
+        usage="%(prog)s (BUNDLE | --robot DIR) --source S --output BAG [OPTION ...]",
     )
     parser.add_argument(
         "-o",

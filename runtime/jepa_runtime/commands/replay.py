@@ -12,6 +12,8 @@ from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
+    add_bag_argument,
+    add_bundle_argument,
     add_json_argument,
     add_model_arguments,
     frame_progress,
@@ -44,22 +46,20 @@ def add_parser(subparsers: Any) -> None:
         "threads give the same file, byte for byte; durations are 0.",
         epilog="Exit status: 0 done, 1 error, 3 --compare found a difference.",
     )
-    parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
-    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
+    add_bag_argument(parser)
+    add_bundle_argument(parser)
     parser.add_argument(
         "-o",
         "--output",
-        "--mcap",
         required=True,
         type=mcap_file,
-        dest="mcap",
-        metavar="OUT",
+        metavar="FILE",
         help="the MCAP file to write",
     )
     add_topic_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument(
-        "--futures",
+        "--futures-dtype",
         choices=("float32", "float16"),
         default="float32",
         help="type of the latents in the futures; the nodes publish float16 (default: %(default)s)",
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: An input is invalid, or the outputs cannot be computed or written.
     """
     console = open_console(stderr=args.json == STDOUT)
-    outs = file_paths(args.mcap, args.json)
-    check_outputs(outs, args.bag, Path(args.compare or args.bag), Path(args.bundle))
+    outs = file_paths(args.output, args.json)
+    check_outputs(outs, args.bag, Path(args.compare or args.bag), args.bundle)
     bundle = Bundle.open(args.bundle)
     if args.compare:
         # Fail before the computation if it cannot be read.
@@ -123,16 +123,16 @@ def run(args: argparse.Namespace) -> int:
         Player(lambda: open_model(args, bundle)) as player,
         frame_progress(console, inputs.count, stopping) as step,
     ):
-        model, half = player.model, args.futures == "float16"
+        model, half = player.model, args.futures_dtype == "float16"
         replayed = replay_bag(
-            inputs, player, args.mcap, half=half, copy_inputs=args.copy_inputs, on_frame=step
+            inputs, player, args.output, half=half, copy_inputs=args.copy_inputs, on_frame=step
         )
     comparison = None
     if args.compare is not None:
-        comparison = compare(args.mcap, Path(args.compare or args.bag))
+        comparison = compare(args.output, Path(args.compare or args.bag))
     if args.json is not None:
         write_json(args.json, _summary(args, model, replayed, comparison))
-    _show(console, args.mcap, replayed)
+    _show(console, args.output, replayed)
     if comparison is None:
         return ExitStatus.OK
     _show_comparison(console, comparison)
@@ -144,8 +144,8 @@ def _summary(
 ) -> dict[str, Any]:
     return {
         "bag": str(args.bag),
-        "out": str(args.mcap),
-        "sha256": file_sha256(args.mcap),
+        "out": str(args.output),
+        "sha256": file_sha256(args.output),
         "frames": replayed.frames,
         "futures": replayed.futures,
         "surprises": replayed.surprises,

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import binary_output, open_console, progress_on, rate, text_output
+from jepa_runtime.commands.arguments import (
+    add_bag_argument,
+    add_bundle_argument,
+    binary_output,
+    open_console,
+    progress_on,
+    rate,
+    text_output,
+)
 from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
@@ -30,8 +38,8 @@ def add_parser(subparsers: Any) -> None:
         "the bag with pictures on topics for Foxglove. A predicted latent is shown as the most similar "
         "known frame: of the bundle's atlas if it has one, else of the run.",
     )
-    parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the bundle whose atlas is used")
+    add_bag_argument(parser)
+    add_bundle_argument(parser, "the bundle whose atlas is used", required=False)
     parser.add_argument("--node", metavar="NAME", help="the world model node, if the bag has several")
     parser.add_argument("--image", metavar="TOPIC", help="its camera, if the bag has several")
     parser.add_argument(

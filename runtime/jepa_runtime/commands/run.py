@@ -18,16 +18,17 @@ from rich.live import Live
 
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
+    add_bundle_argument,
     add_json_argument,
     add_model_arguments,
     mcap_file,
-    open_console,
+    message_console,
     open_model,
     positive,
     rate,
     text_output,
 )
-from jepa_runtime.commands.exit_status import ExitStatus, UsageError, print_warning
+from jepa_runtime.commands.exit_status import ExitStatus, print_warning
 from jepa_runtime.commands.run_summary import html_report, summarize_run
 from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.commands.signals import stop_on_signals
@@ -52,7 +53,7 @@ from jepa_runtime.sources.base import Frame, Image, Source, check_commands
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
 from jepa_runtime.sources.playback import paced_frames
 from jepa_runtime.util import systemd
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_json, write_text
+from jepa_runtime.util.output_files import file_paths, write_each, write_json, write_text
 
 if TYPE_CHECKING:
     from jepa_runtime.commands.run_robot import Follower
@@ -71,6 +72,7 @@ def add_parser(subparsers: Any) -> None:
         description="Run a model on a source in real time: latents, predicted futures, energies and "
         "surprise, with the latency of each stage. Frames arrive at a fixed rate, independently of the "
         "model. A frame that arrives while the previous one still waits replaces it, and a drop is counted.",
+        usage="%(prog)s (BUNDLE | --robot DIR) --source S [OPTION ...]",
         epilog="Exit status: 0 the source or the duration ended, or a signal stopped the run; 1 error. "
         "Results until then are written in both cases.",
     )
@@ -83,7 +85,7 @@ def add_parser(subparsers: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`run` reads, except for the recording."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--bundle", metavar="FOLDER", help="the model bundle")
+    add_bundle_argument(model, required=False)
     model.add_argument(
         "--robot",
         type=Path,
@@ -139,8 +141,7 @@ def run(args: argparse.Namespace) -> int:
         JepaRuntimeError: An input is invalid, or the source or the recording failed; the measurements until
             then are written.
     """
-    if args.json == args.html == STDOUT:
-        raise UsageError("--json and --html cannot both write to standard output")
+    console = message_console(args, "json", "html")
     read = [Path(split_spec(args.source)[0]), *file_paths(args.bundle, args.goal)]
     if args.robot is not None:
         # Running a bundle does not need the update client, which is slow to import.
@@ -151,7 +152,6 @@ def run(args: argparse.Namespace) -> int:
     if args.black_box is not None:
         check_separate(args.black_box, *read)
         check_folder(args.black_box)
-    console = open_console(stderr=STDOUT in (args.json, args.html))
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = _open_source(args, stopping)

@@ -59,7 +59,7 @@ def adopt(args: argparse.Namespace) -> list[Path]:
     settings = config.load(args.robot / robot.CONFIG)
     if SlotStore(args.robot).current() is None:
         raise UpdateError(
-            f"{args.robot}: no model is installed: run `jepa-runtime update apply --root {args.robot}`",
+            f"{args.robot}: no model is installed: run `jepa-runtime update apply --robot {args.robot}`",
             code="update.no_model",
         )
     args.engine = args.engine or settings.engine

@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.bundle import Precision
-from jepa_runtime.commands.arguments import add_json_argument, count
+from jepa_runtime.commands.arguments import add_bundle_argument, add_json_argument, count
 
-_ROOT = Path("/var/lib/jepa-edge")
+_ROBOT = Path("/var/lib/jepa-edge")
 _EPILOG = (
     "Exit status: 0 success or nothing to do, 1 error, 3 a release was rejected or rolled back, 4 undecided: "
     "the machine was too busy to assess a release, which is retried soon, 5 `status` found an alarm."
@@ -39,8 +39,7 @@ def add_parser(subparsers: Any) -> None:
             help="use a repository in a folder, such as a USB stick (default: the configured repository)",
         )
         action.add_argument(
-            "--again",
-            dest="retry_rejected",
+            "--retry-rejected",
             action="store_true",
             help="retry releases that were rejected earlier",
         )
@@ -80,7 +79,7 @@ def _add(actions: Any, name: str, what: str, *, as_json: bool = False) -> argpar
         name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=_EPILOG
     )
     parser.add_argument(
-        "--root", type=Path, default=_ROOT, metavar="DIR", help="the robot's folder (default: %(default)s)"
+        "--robot", type=Path, default=_ROBOT, metavar="DIR", help="the robot's folder (default: %(default)s)"
     )
     if as_json:
         add_json_argument(parser, "the result")
@@ -90,6 +89,7 @@ def _add(actions: Any, name: str, what: str, *, as_json: bool = False) -> argpar
 
 def _add_provision(actions: Any) -> None:
     parser = _add(actions, "provision", "set up the folder of a robot", as_json=True)
+    add_bundle_argument(parser, "factory model", required=False)
     parser.add_argument(
         "--trusted-root", type=Path, metavar="FILE", help="root.json of the repository, from a trusted source"
     )
@@ -111,6 +111,5 @@ def _add_provision(actions: Any) -> None:
         choices=get_args(Precision),
         help="precision (default: the first of the bundle that the engine can run)",
     )
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="factory model")
     parser.add_argument("--allow-untrained", action="store_true", help="accept random weights, for tests")
     parser.add_argument("--rebuild", action="store_true", help="rebuild a lost state from the slots")

@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _provision(args: argparse.Namespace) -> int:
     if args.rebuild:
-        return _print_state(args, provisioning.rebuild(args.root), "The state was rebuilt.")
+        return _print_state(args, provisioning.rebuild(args.robot), "The state was rebuilt.")
     missing = ["--" + name.replace("_", "-") for name in _NEEDED if getattr(args, name) is None]
     if missing:
         raise UpdateError(
-            f"{args.root}: to provision it, add {', '.join(missing)}", code="update.missing_option"
+            f"{args.robot}: to provision it, add {', '.join(missing)}", code="update.missing_option"
         )
     try:
         settings = Config(
@@ -74,15 +74,17 @@ def _provision(args: argparse.Namespace) -> int:
         )
         trusted_root = args.trusted_root.read_bytes()
     except ValidationError as error:
-        raise UpdateError(f"{args.root}: {describe_problems(error)}", code="update.config_invalid") from error
+        raise UpdateError(
+            f"{args.robot}: {describe_problems(error)}", code="update.config_invalid"
+        ) from error
     except OSError as error:
         raise UpdateError(
             f"{args.trusted_root}: cannot be read: {error.strerror}", code="update.trusted_root_unreadable"
         ) from error
     provisioning.check_root(trusted_root, str(args.trusted_root))
-    stored = provisioning.provision(args.root, settings, trusted_root, bundle=args.bundle)
+    stored = provisioning.provision(args.robot, settings, trusted_root, bundle=args.bundle)
     return _print_state(
-        args, stored, f"{args.root} is provisioned; its configuration is {args.root / robot.CONFIG}."
+        args, stored, f"{args.robot} is provisioned; its configuration is {args.robot / robot.CONFIG}."
     )
 
 
@@ -117,24 +119,24 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    stored = operator_requests.rollback(args.root, args.reason)
+    stored = operator_requests.rollback(args.robot, args.reason)
     return _print_state(args, stored, status=1 if stored.alarm else 0)
 
 
 def _approve(args: argparse.Namespace) -> int:
-    stored = operator_requests.approve(args.root)
+    stored = operator_requests.approve(args.robot)
     print("approved" + ("" if stored.work is None else f": {stored.work.release.version} will be activated"))
     return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return _print_state(args, operator_requests.cancel(args.root, args.reason))
+    return _print_state(args, operator_requests.cancel(args.robot, args.reason))
 
 
 def _status(args: argparse.Namespace) -> int:
-    now = state.load(args.root / robot.STATE)
-    found = alarms(args.root, now)
-    table = status_table(now, found, _hawkbit_reached(args.root))
+    now = state.load(args.robot / robot.STATE)
+    found = alarms(args.robot, now)
+    table = status_table(now, found, _hawkbit_reached(args.robot))
     return _print_state(args, now, table=table, status=_ALARM_STATUS if found else 0)
 
 
@@ -146,13 +148,13 @@ def _hawkbit_reached(root: Path) -> str:
 
 
 def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
-    operator_requests.pin(args.root, pinned=pinned)
+    operator_requests.pin(args.robot, pinned=pinned)
     print("pinned" if pinned else "updates are enabled")
     return 0
 
 
 def _history(args: argparse.Namespace) -> int:
-    entries = list(_log(args.root).entries())[-args.n :]
+    entries = list(_log(args.robot).entries())[-args.n :]
     if args.json is not None:
         write_json(args.json, [entry._asdict() for entry in entries])
     if args.json != STDOUT:
@@ -164,15 +166,17 @@ def _daemon(args: argparse.Namespace) -> int:
     def log(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
-    folder_owner.require_owner(args.root)
-    path, open_client = args.root / robot.CONFIG, partial(robot.open_client, args.root)
+    folder_owner.require_owner(args.robot)
+    path, open_client = args.robot / robot.CONFIG, partial(robot.open_client, args.robot)
     round_ = daemon.polling_round(
-        open_client, lambda: config.load(path).poll_s, log, lambda: _alarms(args.root)
+        open_client, lambda: config.load(path).poll_s, log, lambda: _alarms(args.robot)
     )
     if config.load(path).hawkbit is not None:
-        round_ = HawkbitAgent(args.root, open_client, log=log)
+        round_ = HawkbitAgent(args.robot, open_client, log=log)
     with stop_on_signals() as stopping:
-        daemon.run(round_, stopping=stopping, log=log, root=args.root, wake=daemon.crash_detector(args.root))
+        daemon.run(
+            round_, stopping=stopping, log=log, root=args.robot, wake=daemon.crash_detector(args.robot)
+        )
     return 0
 
 
@@ -184,7 +188,7 @@ def _alarms(root: Path) -> list[str]:
 
 def _verify(args: argparse.Namespace) -> int:
     found: dict[str, str] = {}
-    for what, check in _checks(args.root).items():
+    for what, check in _checks(args.robot).items():
         try:
             found[what] = check()
         except JepaRuntimeError as error:
@@ -227,7 +231,7 @@ def _run_client(
     action: Callable[[robot.ClientOpener], Callable[[daemon.Heartbeat], State]],
 ) -> int:
     """Run an action with an update client, and show its progress on standard error."""
-    has_frames = config.load(args.root / robot.CONFIG).shadow is not None
+    has_frames = config.load(args.robot / robot.CONFIG).shadow is not None
     with (
         stop_on_signals() as stopping,
         daemon.heartbeat_watchdog(stopping) as heartbeat,
@@ -235,20 +239,20 @@ def _run_client(
     ):
         open_client = partial(
             robot.open_client,
-            args.root,
+            args.robot,
             options=robot.UpdateOptions(
                 source=args.source, any_interface=args.any_interface, retry_rejected=args.retry_rejected
             ),
             callbacks=robot.UpdateCallbacks(on_state=transfer.on_state, on_progress=transfer.progress),
         )
-        stored = daemon.run_yielding(action(open_client), heartbeat, args.root)
+        stored = daemon.run_yielding(action(open_client), heartbeat, args.robot)
     return _print_state(args, stored, status=_STATUS[stored.result])
 
 
 def _print_state(
     args: argparse.Namespace, stored: State, line: str = "", *, status: int = 0, table: Table | None = None
 ) -> int:
-    found = alarms(args.root, stored)
+    found = alarms(args.robot, stored)
     if args.json is not None:
         write_json(args.json, state.as_json(stored) | {"alarms": found})
     if args.json != STDOUT:

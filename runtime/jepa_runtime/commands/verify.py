@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, get_args
 
 from rich.markup import escape
@@ -12,6 +11,7 @@ from rich.table import Table
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle, Precision
 from jepa_runtime.commands.arguments import (
+    add_bundle_argument,
     add_cache_argument,
     add_json_argument,
     add_threads_argument,
@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "the CPU.",
         epilog="Exit status: 0 valid, 1 invalid.",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add_bundle_argument(parser)
     parser.add_argument(
         "--engine",
         metavar="E",

@@ -15,6 +15,7 @@ import numpy as np
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
+    add_bundle_argument,
     add_cache_argument,
     add_engine_argument,
     add_untrained_argument,
@@ -56,11 +57,15 @@ def add_parser(subparsers: Any) -> None:
         "view",
         description="Show the frames and predictions of a model in Rerun (pip install 'jepa-edge[rerun]'): "
         "from the bag of a run, or live from a source. With --output, write them to an .rrd file.",
+        usage="%(prog)s BAG [BUNDLE] [OPTION ...]\n       %(prog)s BUNDLE --source S [OPTION ...]",
     )
     parser.add_argument(
-        "bag", type=Path, nargs="?", metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder"
+        "input",
+        type=Path,
+        metavar="BAG|BUNDLE",
+        help="an .mcap or .db3 file, or a rosbag2 folder; with --source: the bundle",
     )
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the bundle (of a bag: for its atlas)")
+    add_bundle_argument(parser, "the bundle whose atlas is used for a bag", required=False)
     parser.add_argument("--source", metavar="S", help="live: the source, as for `jepa-runtime run`")
     parser.add_argument(
         "--duration", type=positive, metavar="S", help="live: seconds to run (default: until the source ends)"
@@ -74,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
         "--rate", type=rate, default=_RATE_HZ, metavar="HZ", help="futures per second (default: %(default)g)"
     )
     parser.add_argument(
-        "-o", "--output", "--save", type=binary_output, dest="save", metavar="FILE",
+        "-o", "--output", type=binary_output, metavar="FILE",
         help="write an .rrd file instead of opening the viewer",
     )  # fmt: skip
     parser.set_defaults(run=run)
@@ -84,20 +89,20 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Raises:
-        UsageError: Neither a bag nor a bundle with a source was given.
+        UsageError: Both a bag and a source were given.
         JepaRuntimeError: An input cannot be read or would be overwritten, or Rerun is not installed.
     """
-    live = args.bundle is not None and args.source is not None
-    if (args.bag is None) != live or (args.bag is not None and args.source is not None):
-        raise UsageError("either BAG, or --bundle and --source are required")
-    shown = Path(split_spec(args.source)[0]) if live else args.bag
-    check_outputs(file_paths(args.save), shown, *file_paths(args.bundle))
+    live = args.source is not None
+    if live and args.bundle is not None:
+        raise UsageError("either a bag or --source is shown, not both")
+    read = [args.input, *file_paths(args.bundle, split_spec(args.source)[0] if live else None)]
+    check_outputs(file_paths(args.output), *read)
     if live:
         _show_live(args)
     else:
         _show_bag(args)
-    if args.save is not None:
-        open_console().print(f"  {args.save}", highlight=False, soft_wrap=True)
+    if args.output is not None:
+        open_console().print(f"  {args.output}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -108,9 +113,9 @@ def _show_bag(args: argparse.Namespace) -> None:
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        found = read_run(args.bag, node=args.node, image=args.image, progress=report)
+        found = read_run(args.input, node=args.node, image=args.image, progress=report)
         atlas = None if args.bundle is None else atlas_of(args.bundle, found.latents.shape[1:])
-    with RerunViewer(args.save) as viewer:
+    with RerunViewer(args.output) as viewer:
         _show_figures(found, viewer)
         for stamp, jpeg in found.goals:
             viewer.goal(stamp, jpeg)
@@ -129,7 +134,7 @@ def _show_figures(found: Run, viewer: RerunViewer) -> None:
 
 def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: RerunViewer) -> None:
     due_ns = 0
-    with BagFile(args.bag) as bag:
+    with BagFile(args.input) as bag:
         for _, _, message in bag.read([f"{found.prefix}/futures"]):
             predictions = Predictions.from_message(message)
             if predictions.stamp_ns < due_ns:
@@ -141,11 +146,11 @@ def _show_futures(args: argparse.Namespace, found: Run, atlas: Atlas, viewer: Re
 
 
 def _show_live(args: argparse.Namespace) -> None:
-    bundle = Bundle.open(args.bundle)
+    bundle = Bundle.open(args.input)
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         source = stack.enter_context(closing(open_source(args.source)))
-        viewer = stack.enter_context(RerunViewer(args.save))
+        viewer = stack.enter_context(RerunViewer(args.output))
         rate_hz = source.rate_hz or bundle.manifest.io.frame.rate_hz
         shown = _Live(viewer, bundle, rate_hz=rate_hz, shown_hz=min(args.rate, rate_hz))
         pipeline = Pipeline(

@@ -19,15 +19,16 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.bundle.manifest import ActionSpec
 from jepa_runtime.commands.arguments import (
+    add_bag_argument,
+    add_bundle_argument,
     add_json_argument,
     add_model_arguments,
     frame_progress,
-    open_console,
+    message_console,
     open_model,
     positive,
     text_output,
 )
-from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.commands.replay import add_topic_arguments, topics
 from jepa_runtime.commands.run_summary import model_facts
 from jepa_runtime.commands.signals import stop_on_signals
@@ -37,7 +38,7 @@ from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
 from jepa_runtime.reports.whatif_page import ranked, render
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_json, write_text
+from jepa_runtime.util.output_files import file_paths, write_each, write_json, write_text
 
 _MAX_ROWS = 12
 
@@ -50,8 +51,8 @@ def add_parser(subparsers: Any) -> None:
         "the outcome of other actions: energies to the goal, error bounds and, for the executed actions, "
         "the error against the frames that followed.",
     )
-    parser.add_argument("bag", type=Path, metavar="BAG", help="an .mcap or .db3 file, or a rosbag2 folder")
-    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="the model bundle")
+    add_bag_argument(parser)
+    add_bundle_argument(parser)
     parser.add_argument(
         "--at", required=True, type=float, metavar="S", help="the moment, in seconds after the first image"
     )
@@ -95,13 +96,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: An input is invalid, or the result cannot be computed or written.
     """
-    if args.json == args.html == STDOUT:
-        raise UsageError("--json and --html cannot both write to standard output")
-    console = open_console(stderr=STDOUT in (args.json, args.html))
+    console = message_console(args, "json", "html")
     # Actions may name a file.
-    check_outputs(
-        file_paths(args.json, args.html), args.bag, Path(args.bundle), *map(Path, args.actions or ())
-    )
+    check_outputs(file_paths(args.json, args.html), args.bag, args.bundle, *map(Path, args.actions or ()))
     bundle = Bundle.open(args.bundle)
     with (
         stop_on_signals() as stopping,

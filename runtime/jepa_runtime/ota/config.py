@@ -104,7 +104,7 @@ def load(path: Path) -> Config:
         return parse_json_as(Config, content, str(path), _unknown_field)
     except OSError as error:
         raise UpdateError(
-            f"{path}: cannot be read: {error.strerror}: check --root, or provision the robot with "
+            f"{path}: cannot be read: {error.strerror}: check --robot, or provision the robot with "
             "`jepa-runtime update provision`",
             code="update.config_unreadable",
         ) from error

@@ -259,7 +259,7 @@ class UpdateSteps:
             how = "is undecided" if rejection.undecided else "was rejected"
             return state, NothingNew(
                 f"{name} {how}{until}: {rejection.reason}; retry now with `jepa-runtime update apply "
-                "--again`",
+                "--retry-rejected`",
                 "undecided" if rejection.undecided else "refused",
             )
         if reason := rollout_exclusion(release, self.config.device_id):

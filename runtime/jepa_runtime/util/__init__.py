@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         write_each,
         write_file,
         write_json,
+        write_text,
     )
     from jepa_runtime.util.proportions import paired_difference, wilson
     from jepa_runtime.util.statistics import PercentileName, format_ms, is_supported, summarize
@@ -49,6 +50,7 @@ else:
                 "write_each",
                 "write_file",
                 "write_json",
+                "write_text",
             ],
             "proportions": ["paired_difference", "wilson"],
             "statistics": ["PercentileName", "format_ms", "is_supported", "summarize"],
@@ -85,4 +87,5 @@ __all__ = [
     "write_each",
     "write_file",
     "write_json",
+    "write_text",
 ]

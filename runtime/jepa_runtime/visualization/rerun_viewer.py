@@ -131,7 +131,7 @@ def _check_listening() -> None:
         socket.create_connection(("127.0.0.1", _PORT), timeout=1).close()
     except OSError as error:
         raise RecordingError(
-            "it did not start, possibly because this machine has no screen: write a file with --save "
+            "it did not start, possibly because this machine has no screen: write a file with --output "
             "FILE.rrd, and open it on another machine",
             code="recording.rerun_unavailable",
         ) from error

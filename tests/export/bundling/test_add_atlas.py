@@ -19,7 +19,7 @@ SOURCE = "two_rooms?seed=5&layout=fixed"
 
 
 def make(bundle: Path, out: Path, *further: str) -> int:
-    return main(["atlas", str(bundle), "--source", SOURCE, "--out", str(out), "--read", "240", *further])
+    return main(["atlas", str(bundle), "--source", SOURCE, "--output", str(out), "--read", "240", *further])
 
 
 def test_add_atlas_writes_a_new_bundle_and_leaves_the_old_one(

@@ -73,7 +73,8 @@ def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
     base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
     options = ["--target", "npu", "--target", "tensorrt", "--calibration", str(images), "--frames", "16"]
     assert (
-        main(["add-variant", str(base.path), *options, "--bundle-version", "2.0.0", "--out", str(out)]) == 0
+        main(["add-variant", str(base.path), *options, "--bundle-version", "2.0.0", "--output", str(out)])
+        == 0
     )
     bundle = Bundle.open(out)
     assert variants_in(bundle, "encoder") == variants_in(base, "encoder") | set(NPU) | set(TENSORRT)
@@ -212,7 +213,7 @@ def test_impossible_variant_is_rejected_with_the_reason(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = make_bundle(tmp_path / "toy")
-    assert main(["add-variant", str(base.path), *options, "--out", str(tmp_path / "new")]) == 1
+    assert main(["add-variant", str(base.path), *options, "--output", str(tmp_path / "new")]) == 1
     stderr = capsys.readouterr().err
     assert message in stderr and "Traceback" not in stderr
     assert only(tmp_path) == ["toy"]
@@ -240,8 +241,8 @@ def test_nothing_is_overwritten_even_if_created_meanwhile(
     base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
     other = make_bundle(tmp_path / "other", seed=2)
     options = ["--target", "tensorrt", "--precision", "fp16"]
-    assert main(["add-variant", str(base.path), *options, "--out", str(other.path)]) == 1
-    assert f"{other.path} exists and is not replaced: choose another --out" in capsys.readouterr().err
+    assert main(["add-variant", str(base.path), *options, "--output", str(other.path)]) == 1
+    assert f"{other.path} exists and is not replaced: choose another --output" in capsys.readouterr().err
     real = BundleBuilder.finish
 
     def slow(*given: Any, **named: Any) -> Bundle:
@@ -249,7 +250,7 @@ def test_nothing_is_overwritten_even_if_created_meanwhile(
         return real(*given, **named)
 
     monkeypatch.setattr(BundleBuilder, "finish", slow)
-    assert main(["add-variant", str(base.path), *options, "--out", str(out)]) == 1
+    assert main(["add-variant", str(base.path), *options, "--output", str(out)]) == 1
     assert f"{out} cannot be written: Directory not empty; nothing was written" in capsys.readouterr().err
     assert Bundle.open(out).sha256 == other.sha256
     assert only(tmp_path) == ["new", "other", "toy"]
@@ -259,7 +260,7 @@ def test_blobs_without_an_npu_variant_or_compiler_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = make_bundle(tmp_path / "toy")
-    assert main(["compile-npu", str(base.path), "--out", str(tmp_path / "new")]) == 1
+    assert main(["compile-npu", str(base.path), "--output", str(tmp_path / "new")]) == 1
     assert "has no NPU variant: add one first (jepa-export add-variant)" in capsys.readouterr().err
     bundle = add(base, tmp_path / "npu", (("npu", "fp16"),))
     with pytest.raises(JepaExportError, check=code("target.npu_compiler_missing")):

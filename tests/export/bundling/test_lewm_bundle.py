@@ -59,7 +59,7 @@ def model(checkpoint: Path) -> LeWM:
 def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lewm") / "bundle"
     arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
-    assert main(["build", "--teacher", "lewm", *arguments, "--out", str(folder)]) == 0
+    assert main(["build", "--teacher", "lewm", *arguments, "--output", str(folder)]) == 0
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
     return folder
 
@@ -69,7 +69,9 @@ def test_npu_bundle_has_a_step_graph_and_opens(checkpoint: Path, tmp_path: Path)
     arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jepa_export.bundling.builder.run_vendor_compilers", lambda *_: {})
-        assert main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--out", str(folder)]) == 0
+        assert (
+            main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--output", str(folder)]) == 0
+        )
     bundle = Bundle.open(folder)
     for precision in ("int8", "fp16"):
         reports = golden_parity(bundle, engine="openvino:CPU", precision=precision, target="npu")
@@ -220,7 +222,7 @@ def test_untrained_build_is_marked_and_reports_its_cost_first(
 ) -> None:
     folder = tmp_path / "bundle"
     arguments = ["--untrained", "--depth", "1", "--only", "onnx/fp32", "--calibration", SOURCE]
-    assert main(["build", "--teacher", "lewm", *arguments, "--horizon", "2", "--out", str(folder)]) == 0
+    assert main(["build", "--teacher", "lewm", *arguments, "--horizon", "2", "--output", str(folder)]) == 0
     output = capsys.readouterr().out
     assert output.index("300 futures of 2 steps need") < output.index("[1]")
     manifest = Bundle.open(folder).manifest

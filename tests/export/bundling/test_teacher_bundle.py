@@ -64,7 +64,7 @@ class Built:
         self.model = model
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            arguments = ["--teacher", case, "--checkpoint", str(checkpoint), *CLIP, "--out", str(folder)]
+            arguments = ["--teacher", case, "--checkpoint", str(checkpoint), *CLIP, "--output", str(folder)]
             assert main(["build", *arguments]) == 0
         self.said = " ".join(printed.getvalue().split())
 
@@ -139,7 +139,7 @@ def test_report_of_a_distilled_teacher_has_the_readout_quality(built: Built) -> 
 def test_teacher_bundle_verifies_and_runs_on_a_source(built: Built, tmp_path: Path) -> None:
     assert runtime(["verify", str(built.folder)]) == 0
     summary = tmp_path / "summary.json"
-    arguments = ["--bundle", str(built.folder), "--source", "two_rooms", "--duration", "2"]
+    arguments = [str(built.folder), "--source", "two_rooms", "--duration", "2"]
     assert runtime(["run", *arguments, "--json", str(summary)]) == 0
     assert json.loads(summary.read_text())
 
@@ -192,7 +192,7 @@ def test_untrained_teacher_with_fewer_blocks_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "bundle"
-    arguments = ["--untrained", "--depth", "1", *CLIP, "--only", "onnx/fp32", "--out", str(folder)]
+    arguments = ["--untrained", "--depth", "1", *CLIP, "--only", "onnx/fp32", "--output", str(folder)]
     assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0
     manifest = Bundle.open(folder).manifest
     assert (manifest.trained, manifest.version) == (False, "0.0.0-untrained")
@@ -207,7 +207,7 @@ def test_untrained_teacher_with_fewer_blocks_is_marked(
 def test_accelerators_get_the_teacher_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "run_vendor_compilers", lambda *_: {})
     folder = tmp_path / "bundle"
-    arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]
+    arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--output", str(folder)]
     assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0
     rows = Bundle.open(folder).report()["parity"]
     assert {(row["target"], row["precision"]) for row in rows} == {("npu", "fp16"), ("tensorrt", "fp16")}
@@ -219,7 +219,7 @@ def request_of(command_line: str) -> TeacherRequest:
     taken: list[TeacherRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build_teacher", lambda request: taken.append(request) or 0)
-        assert main([*shlex.split(command_line)[1:], "--out", "x"]) == 0
+        assert main([*shlex.split(command_line)[1:], "--output", "x"]) == 0
     return taken[0]
 
 
@@ -266,7 +266,7 @@ def test_recorded_command_omits_the_local_checkpoint_path(checkpoints: dict[str,
 def test_impossible_build_is_reported_in_one_line_and_leaves_nothing(
     arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["build", *arguments, "--out", str(tmp_path / "models" / "teacher")]) == 1
+    assert main(["build", *arguments, "--output", str(tmp_path / "models" / "teacher")]) == 1
     stderr = capsys.readouterr().err
     assert (
         stderr.endswith(f"[{reason}]\n")
@@ -288,7 +288,7 @@ def test_build_with_an_option_for_the_other_model_is_a_usage_error(
     arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["build", *arguments, "--out", str(tmp_path / "x")])
+        main(["build", *arguments, "--output", str(tmp_path / "x")])
     assert ended.value.code == 2
     assert reason in capsys.readouterr().err
 
@@ -297,7 +297,7 @@ def test_checkpoint_of_another_teacher_is_rejected_by_its_keys(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--teacher", "vjepa2", "--checkpoint", str(checkpoints["vjepa2_1"]), *CLIP]
-    assert main(["build", *arguments, "--out", str(tmp_path / "teacher")]) == 1
+    assert main(["build", *arguments, "--output", str(tmp_path / "teacher")]) == 1
     assert "[teacher.wrong_family]" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -305,7 +305,7 @@ def test_checkpoint_of_another_teacher_is_rejected_by_its_keys(
 def test_accepted_non_commercial_license_is_recorded(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     arguments = ["--untrained", "--accept-non-commercial", *CLIP, "--only", "onnx/fp32"]
-    assert main(["build", "--teacher", "gift", *arguments, "--out", str(folder)]) == 0
+    assert main(["build", "--teacher", "gift", *arguments, "--output", str(folder)]) == 0
     assert Bundle.open(folder).manifest.licence == "CC-BY-NC-4.0: not for commercial use"
 
 
@@ -317,7 +317,7 @@ def test_full_disk_is_reported_before_reading_weights(
 
     monkeypatch.setattr(command, "check_disk_space", full)
     monkeypatch.setattr(command, "read", None)
-    arguments = ["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP, "--out", str(tmp_path / "x")]
+    arguments = ["--teacher", "vjepa2", "--checkpoint", "none.pt", *CLIP, "--output", str(tmp_path / "x")]
     assert main(["build", *arguments]) == 1
     assert "no room" in capsys.readouterr().err
 

@@ -83,7 +83,7 @@ def test_option_values_are_accepted_or_rejected_in_one_line(
     out = tmp_path_factory.mktemp("any") / "out"
     capsys.readouterr()
     try:
-        status = main([*COMMANDS[name][0], "--out", str(out), f"--{option}={value}"])
+        status = main([*COMMANDS[name][0], "--output", str(out), f"--{option}={value}"])
     except SystemExit as ended:
         assert ended.code == 2
         assert f"argument --{option}: " in capsys.readouterr().err
@@ -108,7 +108,7 @@ def test_keys_without_a_possible_repository_are_rejected_before_writing(
 def test_invalid_held_out_proportion_is_reported_before_decoding_videos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*DISTILL, "--held-out", "10", "--out", str(tmp_path / "run")]) == 1
+    assert main([*DISTILL, "--held-out", "10", "--output", str(tmp_path / "run")]) == 1
     assert "--held-out: must lie in [0, 1), got 10" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -116,5 +116,5 @@ def test_invalid_held_out_proportion_is_reported_before_decoding_videos(
 def test_video_with_a_non_utf8_name_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     film = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
     arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(film)]
-    assert main([*arguments, "--held-out", "0", "--out", str(tmp_path / "run")]) == 1
+    assert main([*arguments, "--held-out", "0", "--output", str(tmp_path / "run")]) == 1
     assert REACHED in capsys.readouterr().err

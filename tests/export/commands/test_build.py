@@ -56,7 +56,7 @@ class Built:
 def build(folder: Path, *further: str) -> Built:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        assert main([*BUILD, *further, "--out", str(folder)]) == 0
+        assert main([*BUILD, *further, "--output", str(folder)]) == 0
     assert list(folder.parent.iterdir()) == [folder]
     return Built(folder, output.getvalue())
 
@@ -125,7 +125,7 @@ def request_of(command_line: str) -> StudentRequest:
     taken: list[StudentRequest] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "build_student", lambda request: taken.append(request) or 0)
-        assert main([*shlex.split(command_line)[1:], "--out", "x"]) == 0
+        assert main([*shlex.split(command_line)[1:], "--output", "x"]) == 0
     return taken[0]
 
 
@@ -145,7 +145,7 @@ def test_recorded_command_contains_every_option() -> None:
 def test_untrained_bundle_is_not_served_by_default(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BundleError, check=code("bundle.untrained")):
         WorldModel.open(built.folder)
-    assert runtime(["run", "--bundle", str(built.folder), "--source", "two_rooms", "--duration", "1"]) == 1
+    assert runtime(["run", str(built.folder), "--source", "two_rooms", "--duration", "1"]) == 1
     assert "--allow-untrained" in capsys.readouterr().err
 
 
@@ -201,7 +201,7 @@ def test_video_is_sampled_at_every_frame_one_step_apart(tmp_path: Path) -> None:
 
 def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Return the single line of output of the rejected ``arguments``."""
-    assert main([*BUILD, *arguments, "--out", str(out)]) == 1
+    assert main([*BUILD, *arguments, "--output", str(out)]) == 1
     output = capsys.readouterr().err
     assert output.startswith("jepa-export: ") and output.count("\n") == 1
     return output
@@ -258,21 +258,21 @@ def test_output_that_is_no_bundle_is_rejected_at_once_and_unchanged(
     holiday.parent.mkdir(exist_ok=True)
     holiday.write_text("irreplaceable")
     output = refused([], target, capsys)
-    assert f"{target} exists and is not a bundle: choose another --out" in output
+    assert f"{target} exists and is not a bundle: choose another --output" in output
     assert holiday.read_text() == "irreplaceable"
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_output_below_a_file_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("irreplaceable")
-    assert f"{tmp_path / 'file'} is a file: choose another --out" in refused(
+    assert f"{tmp_path / 'file'} is a file: choose another --output" in refused(
         [], tmp_path / "file" / "models" / "vit_ti", capsys
     )
 
 
 def test_random_weights_require_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["build", "--student", "vit_ti", "--out", "x"])
+        main(["build", "--student", "vit_ti", "--output", "x"])
     assert ended.value.code == 2
     assert "--untrained" in capsys.readouterr().err
 
@@ -302,7 +302,7 @@ def start(folder: Path, *further: str) -> subprocess.Popen[str]:
     """Start to build the smallest real student in a separate process."""
     run = [sys.executable, "-c", "import sys; from jepa_export.cli import main; sys.exit(main())"]
     return subprocess.Popen(
-        [*run, *BUILD, "--student", "vit_ti", *further, "--out", str(folder)],
+        [*run, *BUILD, "--student", "vit_ti", *further, "--output", str(folder)],
         env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ def without_compilers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
         patch.setattr(npu_compiler, "find", absent)
         patch.setattr(tensorrt_check, "missing", lambda: "not installed: pip install it")
         patch.setattr(command, "print_steps", lambda console: messages.append)
-        assert main([*BUILD, *LEAN, "--target", "npu", "--target", "tensorrt", "--out", str(folder)]) == 0
+        assert main([*BUILD, *LEAN, "--target", "npu", "--target", "tensorrt", "--output", str(folder)]) == 0
     return folder, "\n".join(messages)
 
 
@@ -129,7 +129,7 @@ def test_runtime_ignores_variants_for_other_devices(
 ) -> None:
     monkeypatch.setattr(tensorrt_check, "missing", lambda: "not installed")
     folder = tmp_path / "tiny"
-    options = ["--target", "onnx", "--target", "tensorrt", "--out", str(folder)]
+    options = ["--target", "onnx", "--target", "tensorrt", "--output", str(folder)]
     assert main([*BUILD, *LEAN, *options]) == 0
     for engine in ("onnxruntime:CPU", "openvino:CPU"):
         assert runtime(["verify", str(folder), "--engine", engine]) == 0, capsys.readouterr().err
@@ -181,9 +181,10 @@ def test_full_disk_is_reported_before_the_build(
 ) -> None:
     usage = command.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(command.shutil, "disk_usage", lambda _: usage)
-    assert main([*BUILD, "--out", str(tmp_path / "deep" / "tiny")]) == 1
+    assert main([*BUILD, "--output", str(tmp_path / "deep" / "tiny")]) == 1
     assert (
-        "of disk space, 0.00 GB are free: free some space, or choose another --out" in capsys.readouterr().err
+        "of disk space, 0.00 GB are free: free some space, or choose another --output"
+        in capsys.readouterr().err
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -194,7 +195,7 @@ def test_disk_that_fills_up_during_the_build_leaves_nothing(tmp_path: Path) -> N
         "import sys; from jepa_export.students import family; from jepa_export.cli import main;"
         f"family.FAMILY['tiny'] = family.{TINY!r}; sys.exit(main())"
     )
-    options = [*BUILD, *LEAN, "--only", "onnx/fp32", "--out", str(tmp_path / "tiny")]
+    options = [*BUILD, *LEAN, "--only", "onnx/fp32", "--output", str(tmp_path / "tiny")]
     ended = subprocess.run(
         [sys.executable, "-c", program, *options],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),

@@ -15,7 +15,7 @@ from jepa_export.cli import main
 
 PUBLISH = ["release", "publish", "repository", "bundle", "--channel", "stable"]
 POSITIVE = "must be a positive number of at most 1e+09"
-TRAIN = ["train", "two_rooms", "--out"]
+TRAIN = ["train", "two_rooms", "--output"]
 
 
 @pytest.mark.parametrize("missing", ["torch", "nncf"])
@@ -37,8 +37,8 @@ def test_missing_extra_is_reported_with_its_install_command(
     [
         ([], "COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["train", "atari", "--out", "x"], "invalid choice: 'atari'"),
-        (["train", "two_rooms"], "--out"),
+        (["train", "atari", "--output", "x"], "invalid choice: 'atari'"),
+        (["train", "two_rooms"], "--output"),
         ([*TRAIN, "x", "--layout", "round"], "invalid choice: 'round'"),
         ([*TRAIN, "x", "--seed", "lucky"], "invalid seed value: 'lucky'"),
         ([*TRAIN, "x", "--seed", "-1"], "--seed: must be between 0 and 4294967295, got -1"),
@@ -52,8 +52,8 @@ def test_missing_extra_is_reported_with_its_install_command(
         ([*PUBLISH, "--percent=-1"], "--percent: must be between 0 and 100, got -1"),
         ([*PUBLISH, "--deltas=-1"], "--deltas: must be between 0 and 100000, got -1"),
         ([*PUBLISH, "--max-error-ratio", "nan"], f"--max-error-ratio: {POSITIVE}, got nan"),
-        ([*PUBLISH, "--latency-p99-ms", "inf"], f"--latency-p99-ms: {POSITIVE}, got inf"),
-        ([*PUBLISH, "--peak-memory-mb", "0"], f"--peak-memory-mb: {POSITIVE}, got 0"),
+        ([*PUBLISH, "--max-latency-p99-ms", "inf"], f"--max-latency-p99-ms: {POSITIVE}, got inf"),
+        ([*PUBLISH, "--max-peak-memory-mb", "0"], f"--max-peak-memory-mb: {POSITIVE}, got 0"),
     ],
 )
 def test_invalid_arguments_exit_with_status_2(

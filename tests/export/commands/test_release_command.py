@@ -53,7 +53,7 @@ def test_release_commands_work_from_an_empty_folder_to_a_downgrade(
     assert f"robots start from {repo}/metadata/1.root.json" in capsys.readouterr().out
     assert len(list((tmp_path / "repo.keys").iterdir())) == 4
     of_stable = ("--channel", "stable")
-    terms = ("--percent", 10, "--hardware", "orin_nx", "--latency-p99-ms", 20)
+    terms = ("--percent", 10, "--hardware", "orin_nx", "--max-latency-p99-ms", 20)
     assert run("publish", repo, toy_bundle, *of_stable, *terms) == 0
     output = capsys.readouterr().out
     assert "reproduces its golden outputs in fp32, fp16" in output
@@ -63,7 +63,7 @@ def test_release_commands_work_from_an_empty_folder_to_a_downgrade(
     second = variant(toy_bundle, tmp_path / "second", "1.2.4", changed=100)
     assert run("publish", repo, second.path, *of_stable, "--release-seq", "auto", "--max-error-ratio", 2) == 0
     assert "deltas from earlier releases: 1, 0." in capsys.readouterr().out
-    assert run("downgrade", repo, *of_stable, "--model", "toy", "--version", "1.2.3") == 0
+    assert run("downgrade", repo, *of_stable, "--model", "toy", "--bundle-version", "1.2.3") == 0
     assert "toy 1.2.3 is release 3 of channel stable" in capsys.readouterr().out
     assert run("revoke", repo, *of_stable, "--model", "toy", "--release-seq", 2) == 0
     assert "revoked releases of toy in stable: 2" in capsys.readouterr().out

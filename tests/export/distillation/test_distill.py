@@ -47,13 +47,13 @@ def tiny() -> Iterator[None]:
 def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run on Two Rooms."""
     out = tmp_path_factory.mktemp("distilled") / "run"
-    assert main([*DISTILL, "--out", str(out)]) == 0
+    assert main([*DISTILL, "--output", str(out)]) == 0
     return out
 
 
 def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    assert main([*arguments, "--out", str(out)]) == 1
+    assert main([*arguments, "--output", str(out)]) == 1
     assert not (out / "bundle").exists()
     return " ".join(capsys.readouterr().err.split())
 
@@ -107,7 +107,7 @@ def test_training_data_and_recordings_without_clips_are_reported(
     films = ["--data", str(tmp_path / "films"), "--rate", "10"]
     # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *films, *SHAPE, *PACE, "--num-samples", "70000"]
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 1
     output = " ".join(capsys.readouterr().out.split())
     assert "to train on: 17 clips of 4 frames at 10 Hz in 1 of 2 recordings; " in output
     assert "held out: 27 clips of 4 frames at 10 Hz in 1 of 1 recordings" in output
@@ -125,7 +125,7 @@ def test_predictor_no_better_than_standing_still_is_reported(
     metrics = ClipMetrics(clips=9, **errors, surprise_threshold=1.0, goal_threshold=1.0)
     monkeypatch.setattr(run.clip_metrics, "measure", lambda *_: metrics)
     monkeypatch.setattr(run, "write_student_bundle", lambda *_, **__: None)
-    assert main([*DISTILL, "--out", str(tmp_path / "run")]) == 0
+    assert main([*DISTILL, "--output", str(tmp_path / "run")]) == 0
     assert "relative to predicting no change: 1.50 at step 1, 0.50 at step 2" in capsys.readouterr().out
     assert "no better than predicting no change at 1 of 2 steps" in caplog.text
 
@@ -168,7 +168,7 @@ def test_quantization_aware_encoder_is_in_the_bundle_and_used_by_later_predictor
     distilled: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert main([*DISTILL, "--quantization-aware", "3", "--out", str(out)]) == 0
+    assert main([*DISTILL, "--quantization-aware", "3", "--output", str(out)]) == 0
     assert (out / "encoder.csv").read_text() == (distilled / "encoder.csv").read_text()
     assert len((out / "encoder_int8.csv").read_text().splitlines()) == 1 + 3
     before, after = (from_distillation(run).encoder.state_dict() for run in (distilled, out))
@@ -185,7 +185,7 @@ def test_quantization_aware_encoder_is_in_the_bundle_and_used_by_later_predictor
 @pytest.mark.slow
 def test_predictor_is_trained_on_the_encoder_of_a_run(distilled: Path, tmp_path: Path) -> None:
     out = tmp_path / "more"
-    assert main([*TRAIN, "--encoder", str(distilled), *DATA, "--seed", "1", "--out", str(out)]) == 0
+    assert main([*TRAIN, "--encoder", str(distilled), *DATA, "--seed", "1", "--output", str(out)]) == 0
     ours, theirs = (Bundle.open(run / "bundle") for run in (out, distilled))
     assert ours.manifest.provenance.teacher == theirs.manifest.provenance.teacher
     assert not ours.manifest.trained, "its encoder learned random weights"
@@ -203,7 +203,7 @@ def test_completed_run_becomes_a_bundle_with_other_variants(
 ) -> None:
     out = shutil.copytree(distilled, tmp_path / "run")
     forms = ["--target", "tensorrt", "--target", "npu"]
-    assert main([*DISTILL, *forms, "--out", str(out)]) == 0
+    assert main([*DISTILL, *forms, "--output", str(out)]) == 0
     manifest = Bundle.open(out / "bundle").manifest
     for graphs in (manifest.graphs.encoder, manifest.graphs.predictor, manifest.graphs.step):
         variants = {f"{each.target}/{each.precision}" for each in graphs}
@@ -222,7 +222,7 @@ def test_predictor_is_trained_on_an_unchanged_teacher(tmp_path: Path) -> None:
         TEACHER[1],
         "--untrained-teacher",
         *DATA,
-        "--out",
+        "--output",
         str(tmp_path / "run"),
     ]
     assert main(arguments) == 0
@@ -243,17 +243,17 @@ def test_videos_and_a_vjepa2_become_a_bundle_that_the_runtime_runs(
     data = ["--data", str(bikes), "--data", str(carphone)]
     pace = ["--steps", "12", "--predictor-steps", "12", "--watch-every", "6"]
     out = tmp_path / "run"
-    assert main(["distill", *named, "--student", "tiny", *data, *SHAPE, *pace, "--out", str(out)]) == 0
+    assert main(["distill", *named, "--student", "tiny", *data, *SHAPE, *pace, "--output", str(out)]) == 0
     manifest = Bundle.open(out / "bundle").manifest
     assert not manifest.trained and "1 of 24 blocks: not the published model" in manifest.provenance.teacher
     played = tmp_path / "played.json"
-    bundle = ["--bundle", str(out / "bundle"), "--allow-untrained"]
+    bundle = [str(out / "bundle"), "--allow-untrained"]
     assert runtime(["run", *bundle, "--source", str(bikes), "--duration", "3", "--json", str(played)]) == 0
     assert json.loads(played.read_text())["frames_processed"] > 30
     report = json.loads(played.read_text())
     assert report["predict_ms"]["n"] > 0, "nobody has to say what is executed"
     again = tmp_path / "again"
-    arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--out", str(again)]
+    arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--output", str(again)]
     assert main([*arguments, "--untrained-teacher"]) == 0
     for folder in (out / "bundle", again / "bundle"):
         with WorldModel.open(folder, allow_untrained=True) as model:
@@ -307,7 +307,7 @@ def test_student_counts_as_trained_if_its_teacher_is(
     monkeypatch.setattr(run, "open_teacher", lambda *_, **__: random)
     monkeypatch.setattr(run._Run, "finish", lambda _, source, *__: trained.append(source.trained))
     arguments = [word for word in DISTILL if untrained or word != "--untrained-teacher"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
     trained.append(from_distillation(tmp_path).trained)
     assert trained == [not untrained] * 2
 
@@ -316,7 +316,7 @@ def test_later_predictors_use_the_weights_with_the_best_held_out_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run._Run, "finish", lambda *_: None)
-    assert main([*DISTILL, "--out", str(tmp_path)]) == 0
+    assert main([*DISTILL, "--output", str(tmp_path)]) == 0
     state = load(tmp_path / "encoder.pt")
     for name, weights in state["best"]["network"].items():
         state["best"]["network"][name] = torch.full_like(weights, 0.5)
@@ -334,7 +334,7 @@ def test_data_without_actions_is_reported_before_training(
     monkeypatch.setattr(run._Run, "finish", lambda *_: None)
     film = write_video(tmp_path / "film.mp4", range(40))
     arguments = [str(film) if films and word == DATA[1] else word for word in DISTILL]
-    assert main([*arguments, "--held-out", "0", "--out", str(tmp_path / "run")]) == 0
+    assert main([*arguments, "--held-out", "0", "--output", str(tmp_path / "run")]) == 0
     assert ("the data has no actions" in caplog.text) == films
 
 
@@ -350,7 +350,7 @@ def told(held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     named: dict[str, Any] = {}
     monkeypatch.setattr(run._Run, "train", lambda *_: None)
     monkeypatch.setattr(run, "write_student_bundle", lambda *_, **given: named.update(given))
-    assert main([*DISTILL, "--held-out", held_out, "--out", str(tmp_path)]) == 0
+    assert main([*DISTILL, "--held-out", held_out, "--output", str(tmp_path)]) == 0
     return named
 
 
@@ -383,8 +383,8 @@ def test_folder_of_other_settings_or_data_is_rejected(
     monkeypatch.setattr(run._Run, "train", lambda *_: None)
     monkeypatch.setattr(run._Run, "finish", lambda *_: None)
     out = tmp_path / "run"
-    assert main([*DISTILL, "--out", str(out)]) == 0
-    assert main([*DISTILL, "--checkpoint-every", "3", "--out", str(out)]) == 0
+    assert main([*DISTILL, "--output", str(out)]) == 0
+    assert main([*DISTILL, "--checkpoint-every", "3", "--output", str(out)]) == 0
     assert "learning_rate 0.0005 (now 0.1)" in refused([*DISTILL, "--learning-rate", "0.1"], out, capsys)
     assert "watch_every 2 (now 3)" in refused([*DISTILL, "--watch-every", "3"], out, capsys)
     other = [*DISTILL[:6], "--data", "two_rooms?trajectories=13&frames=10", *DISTILL[8:]]
@@ -421,4 +421,4 @@ def test_partly_trained_student_does_not_resume_with_other_targets(
         updated.setattr(teacher, changed, lambda values: before(values) ** 3)
         stderr = refused(DISTILL, tmp_path, capsys)
     assert "encoder.pt: the targets of this stage differ from those that the run began with" in stderr
-    assert main([*DISTILL, "--out", str(tmp_path)]) == 0
+    assert main([*DISTILL, "--output", str(tmp_path)]) == 0

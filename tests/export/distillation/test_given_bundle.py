@@ -52,7 +52,7 @@ def without_compilers() -> Iterator[None]:
 def post_trained(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return Two Rooms' encoder with a predictor trained here."""
     out = tmp_path_factory.mktemp("post_trained") / "run"
-    assert main([*TRAIN, "--encoder", str(two_rooms_bundle), "--out", str(out)]) == 0
+    assert main([*TRAIN, "--encoder", str(two_rooms_bundle), "--output", str(out)]) == 0
     return out / "bundle"
 
 
@@ -110,7 +110,7 @@ def test_training_data_of_the_encoder_stays_marked(
     fields: dict[str, Any] = {}
     monkeypatch.setattr(distill._Run, "train", lambda *_: None)
     monkeypatch.setattr(distill, "write_predictor_bundle", lambda *_, **named: fields.update(named))
-    assert main([*TRAIN, "--encoder", str(folder), "--out", str(tmp_path / "run")]) == 0
+    assert main([*TRAIN, "--encoder", str(folder), "--output", str(tmp_path / "run")]) == 0
     marks = fields["report"].get("trained_on")
     assert retention.items() <= fields["report"].items()
     assert marks is None if earlier is None else "0123456789ab" in marks and 1 < len(marks) < 13
@@ -141,9 +141,9 @@ def test_result_replaces_the_given_bundle_in_a_running_pipeline(
 def test_student_bundle_is_accepted(tmp_path: Path) -> None:
     given, out = tmp_path / "given", tmp_path / "run"
     build = ["build", "--student", "tiny", "--untrained", "--size", "32", "--num-samples", "16"]
-    assert main([*build, "--out", str(given)]) == 0
+    assert main([*build, "--output", str(given)]) == 0
     arguments = [*TRAIN, "--history", "2", "--encoder", str(given), "--untrained-teacher"]
-    assert main([*arguments, "--out", str(out)]) == 0
+    assert main([*arguments, "--output", str(out)]) == 0
     kinds = [("openvino:CPU", "int8"), ("openvino:CPU", "fp32"), ("onnxruntime:CPU", "fp32")]
     for engine, precision in kinds:
         how = {"engine": engine, "precision": precision, "allow_untrained": True}
@@ -158,9 +158,9 @@ def test_student_bundle_is_accepted(tmp_path: Path) -> None:
 def test_bundle_of_a_clip_teacher_is_encoded_frame_by_frame(tmp_path: Path) -> None:
     given, out = tmp_path / "given", tmp_path / "run"
     build = ["build", "--teacher", "tiny_vjepa2", "--untrained", "--frames", "4", "--horizon", "1"]
-    assert main([*build, "--out", str(given)]) == 0
+    assert main([*build, "--output", str(given)]) == 0
     arguments = [*TRAIN, "--encoder", str(given), "--untrained-teacher"]
-    assert main([*arguments, "--out", str(out)]) == 0
+    assert main([*arguments, "--output", str(out)]) == 0
     assert same_latents(given, out / "bundle", precision="fp32", allow_untrained=True)
     assert runtime(["verify", str(out / "bundle")]) == 0
 
@@ -177,7 +177,7 @@ def test_impossible_settings_are_reported_at_once(
 ) -> None:
     def stderr_of(encoder: Path, *further: str) -> str:
         out = tmp_path / "run"
-        assert main([*TRAIN, "--encoder", str(encoder), *further, "--out", str(out)]) == 1
+        assert main([*TRAIN, "--encoder", str(encoder), *further, "--output", str(out)]) == 1
         assert not out.exists()
         return " ".join(capsys.readouterr().err.split())
 

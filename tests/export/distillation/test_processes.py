@@ -26,7 +26,7 @@ KILLS = (("encoder", 3), ("encoder", 5), ("encoder_int8", 3), ("predictor", 3))
 def start(
     out: Path, *leading: str, through: tuple[str, ...] = (), aware: str = "6"
 ) -> subprocess.CompletedProcess[str]:
-    arguments = [*leading, "--no-bundle", *DISTILL, "--quantization-aware", aware, "--out", str(out)]
+    arguments = [*leading, "--no-bundle", *DISTILL, "--quantization-aware", aware, "--output", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, "-m", *through, MODULE, *arguments],

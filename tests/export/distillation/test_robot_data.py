@@ -50,7 +50,7 @@ def test_robot_recording_becomes_a_bundle_with_its_actions(
     out = tmp_path / "run"
     with families():
         arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--allow-collapse"]
-        assert main([*arguments, "--out", str(out)]) == 0
+        assert main([*arguments, "--output", str(out)]) == 0
     manifest = Bundle.open(out / "bundle").manifest
     assert not manifest.trained and list(manifest.io.action.names) == names
     assert manifest.io.step_s == pytest.approx(0.1)
@@ -76,7 +76,7 @@ def test_recording_with_other_action_units_is_named_before_training(
     # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--num-samples", "70000"]
     with families():
-        assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+        assert main([*arguments, "--output", str(tmp_path / "run")]) == 1
     message = f"action linear.x reaches 520 in {tmp_path}/bags/drive_3.mcap, 0.52 in most recordings: "
     assert message in caplog.text
 
@@ -102,6 +102,6 @@ def test_encoder_learns_from_frames_without_known_actions(
     data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x&max_age_s=0.15", "--rate", "10"]
     with families():
         arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE]
-        assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+        assert main([*arguments, "--output", str(tmp_path / "run")]) == 1
     # From each of two drives: clips of 2 frames out of 12, and of 4 out of the 5 with known actions.
     assert clips == {"encoder": 2 * 11, "predictor": 2 * 2}

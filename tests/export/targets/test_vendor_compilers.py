@@ -24,7 +24,7 @@ MODELS = ("two_rooms", "vit_s")
 def vit_s(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return the middle student with random weights, built by jepa-export."""
     folder = tmp_path_factory.mktemp("built") / "vit_s"
-    options = ["--target", "npu", "--target", "tensorrt", "--out", str(folder)]
+    options = ["--target", "npu", "--target", "tensorrt", "--output", str(folder)]
     assert main(["build", "--student", "vit_s", "--untrained", *options]) == 0
     return Bundle.open(folder)
 

@@ -30,8 +30,8 @@ class Site:
         self.root, self.repo = folder / "robot", new_repository(folder)
         trusted = self.repo / "metadata" / "1.root.json"
         arguments = [
-            "update", "provision", "--root", self.root, "--trusted-root", trusted, "--repository", self.repo,
-            "--model", "toy", "--device-id", "robot-1", "--hardware", "any", "--bundle", toy,
+            "update", "provision", "--robot", self.root, "--trusted-root", trusted, "--repository", self.repo,
+            "--model", "toy", "--device-id", "robot-1", "--hardware", "any", toy,
         ]  # fmt: skip
         assert main([str(argument) for argument in arguments]) == 0
         path = self.root / "config.json"
@@ -47,7 +47,7 @@ class Site:
 
     @contextmanager
     def daemon(self) -> Iterator[subprocess.Popen[str]]:
-        command = [str(COMMAND), "update", "daemon", "--root", str(self.root)]
+        command = [str(COMMAND), "update", "daemon", "--robot", str(self.root)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
                 yield process

@@ -325,7 +325,7 @@ def test_time_of_the_last_server_answer_is_stored_hourly_and_shown(
     fleet_robot: Robot, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asked() -> str:
-        assert main(["update", "status", "--root", str(fleet_robot.root)]) == 0
+        assert main(["update", "status", "--robot", str(fleet_robot.root)]) == 0
         (line,) = (
             line for line in capsys.readouterr().out.splitlines() if line.startswith("last hawkBit response")
         )

@@ -52,7 +52,7 @@ def test_arm_without_torque_does_not_move(training_world: ReacherTrainingWorld) 
 @pytest.mark.parametrize("option", [["--layout", "fixed"], ["--distill"]])
 def test_options_of_two_rooms_are_rejected(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["train", "reacher", "--out", "x", *option])
+        main(["train", "reacher", "--output", "x", *option])
     assert ended.value.code == 2
     assert "unrecognized arguments: " + " ".join(option) in capsys.readouterr().err
 

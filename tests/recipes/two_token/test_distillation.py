@@ -139,7 +139,7 @@ def test_distill_command_scores_teacher_and_student_together(
     ]
     for module, name, value in patches:
         monkeypatch.setattr(module, name, value)
-    command = ["train", "two_rooms", "--distill", "--out", str(tmp_path), "--episodes", "1"]
+    command = ["train", "two_rooms", "--distill", "--output", str(tmp_path), "--episodes", "1"]
     assert main(command) == 0, capsys.readouterr().err
     student, teacher = Bundle.open(tmp_path / "bundle"), Bundle.open(tmp_path / "teacher")
     assert "ViT" in str(student.manifest.provenance.teacher) and teacher.manifest.provenance.teacher is None

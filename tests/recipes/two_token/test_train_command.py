@@ -24,7 +24,7 @@ def test_folder_of_another_run_is_reported_in_one_line_with_status_1(
     assert (
         stderr.startswith("jepa-export: error: ")
         and "seed 7, layout fixed" in stderr
-        and "another --out" in stderr
+        and "another --output" in stderr
     )
     assert "Traceback" not in stderr
 

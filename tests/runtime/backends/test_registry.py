@@ -77,7 +77,7 @@ def test_split_engine_uses_the_default_device() -> None:
 def test_engine_of_another_package_runs_a_source(site: Path, toy_bundle: Path) -> None:
     result, text = jepa_runtime(
         site,
-        *("run", "--engine", "toy", "--bundle", toy_bundle, "--source", "two_rooms?seed=1"),
+        *("run", "--engine", "toy", toy_bundle, "--source", "two_rooms?seed=1"),
         *("--rate", "5", "--duration", "1"),
     )
     assert result["frames_processed"] > 0 and result["frames_failed"] == 0

@@ -47,19 +47,19 @@ def test_frame_size_out_of_range_is_a_usage_error(size: str, capsys: pytest.Capt
 
 
 def test_run_with_empty_bundle_name_reports_the_missing_manifest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--bundle", "", "--source", "two_rooms"]) == 1
+    assert main(["run", "", "--source", "two_rooms"]) == 1
     assert "manifest.json: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        "run --bundle BUNDLE --source two_rooms",
+        "run BUNDLE --source two_rooms",
         "verify BUNDLE",
-        "profile --bundle BUNDLE",
+        "profile BUNDLE",
         "drive BUNDLE",
-        "view --bundle BUNDLE --source two_rooms --save OUT.rrd",
-        "calibrate --bundle BUNDLE --source two_rooms --out OUT",
+        "view BUNDLE --source two_rooms --output OUT.rrd",
+        "calibrate BUNDLE --source two_rooms --output OUT",
     ],
 )
 def test_cache_dir_reaches_every_command_that_opens_a_model(

@@ -15,7 +15,7 @@ from tests.runtime.bags import image, twist, write_bag
 
 
 def calibrate(bundle: Path, out: Path, *more: str) -> int:
-    return main(["calibrate", "--bundle", str(bundle), "--output", str(out), *more])
+    return main(["calibrate", str(bundle), "--output", str(out), *more])
 
 
 def test_calibrate_writes_normal_scores_and_error_bounds(

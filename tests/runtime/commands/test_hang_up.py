@@ -72,7 +72,7 @@ def test_results_are_written_after_the_terminal_hangs_up(
 ) -> None:
     out = tmp_path / "found.json"
     seconds = "60" if ends else "4"
-    told = ["--bundle", str(toy_bundle), "--duration", seconds, "--json", str(out)]
+    told = [str(toy_bundle), "--duration", seconds, "--json", str(out)]
     assert hang_up_on(code, *command, *told, once=once) == 0
     found = frames(json.loads(out.read_text()))
     assert 0 < found < 1000 if ends else found > 60

@@ -44,7 +44,7 @@ def test_profile_writes_report_trace_and_comparable_json(
 ) -> None:
     files = {name: tmp_path / f"profile.{name}" for name in ("json", "html", "trace")}
     outputs = [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    command = ["profile", "--bundle", str(MODEL), "--size", "320x240", "--rate", "50", "--duration", "1"]
+    command = ["profile", str(MODEL), "--size", "320x240", "--rate", "50", "--duration", "1"]
     assert main([*command, "--num-samples", "16", "--skip", "sweep,cold,idle", *outputs]) == 0
     profile = read_profile(files["json"])
     run = describe(profile.run)
@@ -79,7 +79,6 @@ def test_profile_includes_times_of_the_device_clock(
     files = {name: tmp_path / f"profile.{name}" for name in ("json", "html")}
     command = [
         "profile",
-        "--bundle",
         str(toy_bundle),
         "--engine",
         "tensorrt",
@@ -107,7 +106,7 @@ def test_profile_with_power_sensor_reports_energy_per_frame(
 ) -> None:
     power = Probe("total power", "W", partial(next, itertools.count(1.0)))
     monkeypatch.setattr(profile_command, "Monitor", partial(Monitor, probes=[power]))
-    command = ["profile", "--bundle", str(MODEL), "--rate", "20", "--duration", "5", "--skip", "all"]
+    command = ["profile", str(MODEL), "--rate", "20", "--duration", "5", "--skip", "all"]
     assert main([*command, "--json", str(tmp_path / "profile.json")]) == 0
     found = read_profile(tmp_path / "profile.json").energy
     assert found is not None and found.absent is None
@@ -117,10 +116,10 @@ def test_profile_with_power_sensor_reports_energy_per_frame(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--bundle", "nowhere"], "nowhere"),
-        (["--bundle", str(MODEL), "--source", "nowhere.mp4"], "nowhere.mp4"),
-        (["--bundle", str(MODEL), "--engine", "openvino:NPU"], "NPU"),
-        (["--bundle", str(MODEL), "--precision", "fp16"], "fp16"),
+        (["nowhere"], "nowhere"),
+        ([str(MODEL), "--source", "nowhere.mp4"], "nowhere.mp4"),
+        ([str(MODEL), "--engine", "openvino:NPU"], "NPU"),
+        ([str(MODEL), "--precision", "fp16"], "fp16"),
         (["--attach", "world_model"], "source the workspace"),
         (["--attach", ""], "source the workspace"),
     ],
@@ -136,12 +135,12 @@ def test_profile_of_unusable_input_fails(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--bundle", "x", "--skip", "lunch"],
-        ["--bundle", "x", "--size", "640"],
-        ["--bundle", "x", "--rate", "0"],
-        ["--bundle", "x", "--attach", "/world_model"],
-        ["--bundle", "x", "--json", "-", "--html", "-"],
-        ["--bundle", "x", "--trace", "-"],
+        ["x", "--skip", "lunch"],
+        ["x", "--size", "640"],
+        ["x", "--rate", "0"],
+        ["x", "--attach", "/world_model"],
+        ["x", "--json", "-", "--html", "-"],
+        ["x", "--trace", "-"],
         [],
     ],
 )
@@ -166,7 +165,7 @@ def test_failed_pass_becomes_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(profile_passes.cold_start, "measure", fail)
     monkeypatch.setattr(profile_passes.verification, "golden_parity", fail)
-    profile = profiled(tmp_path / "p.json", "--bundle", str(MODEL))
+    profile = profiled(tmp_path / "p.json", str(MODEL))
     assert profile.run.latency_ms and profile.layers and not profile.parity
     for name in ("parity", "cold"):
         assert f"{name}: not measured: the engine is gone" in profile.notes
@@ -180,7 +179,7 @@ def test_further_passes_use_the_engine_in_use(tmp_path: Path, monkeypatch: pytes
         return []
 
     monkeypatch.setattr(profile_passes.cold_start, "measure", measure)
-    profile = profiled(tmp_path / "p.json", "--bundle", str(MODEL), "--engine", "openvino:NPU,openvino:CPU")
+    profile = profiled(tmp_path / "p.json", str(MODEL), "--engine", "openvino:NPU,openvino:CPU")
     assert started == ["openvino:CPU"]
     assert profile.parity and profile.layers
     assert any(note.startswith("preferred, but not usable: openvino:NPU: ") for note in profile.notes)
@@ -192,7 +191,7 @@ def test_profile_of_a_model_that_computes_nan_fails(
     nan = float("nan")
     broken = Parity("encoder", "int8", nan, nan, nan, Tolerance(min_cosine=0.9, max_abs=1.0))
     monkeypatch.setattr(profile_passes.verification, "golden_parity", lambda *_, **__: [broken])
-    command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(tmp_path / "p.json")]
+    command = ["profile", str(MODEL), "--duration", "0.5", "--json", str(tmp_path / "p.json")]
     assert main([*command, "--skip", "closed,sweep,idle,cold,layers"]) == 1
     assert "encoder computes NaN or infinity" in capsys.readouterr().err
     assert not (tmp_path / "p.json").exists()
@@ -201,7 +200,7 @@ def test_profile_of_a_model_that_computes_nan_fails(
 def test_profile_counts_frames_without_futures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     bundles.make_bundle(tmp_path / "toy", history_size=2)
-    command = ["profile", "--bundle", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
+    command = ["profile", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
     assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json")]) == 0
     profile = read_profile(tmp_path / "p.json")
     assert "predict" not in profile.run.stages_ms
@@ -227,7 +226,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
 def test_profile_with_unwritable_output_fails_before_measuring(
     measured: list[Profile], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["profile", "--bundle", str(MODEL), option, str(tmp_path)]) == 1
+    assert main(["profile", str(MODEL), option, str(tmp_path)]) == 1
     assert f"{tmp_path}: cannot be written: Is a directory" in capsys.readouterr().err
     assert not measured
 
@@ -259,7 +258,7 @@ def test_profile_with_ros_options_but_without_ros_is_a_usage_error(
     measured: list[Profile], option: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["profile", "--bundle", str(MODEL), *option])
+        main(["profile", str(MODEL), *option])
     assert "require --ros or --attach" in capsys.readouterr().err
     assert not measured
 
@@ -280,7 +279,7 @@ def test_show_prints_numbers_without_exponents(capsys: pytest.CaptureFixture[str
 def test_show_prints_medians_of_cold_starts(
     measured: list[Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["profile", "--bundle", str(MODEL)]) == 0
+    assert main(["profile", str(MODEL)]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "cold start, cache miss, medians of 2: 1340 ms (import 405, open 20, compile 890" in told
 
@@ -291,7 +290,7 @@ def test_profile_refuses_to_overwrite_its_source(
 ) -> None:
     clip = tmp_path / "clip.avi"
     clip.write_bytes(b"RIFF")
-    assert main(["profile", "--bundle", str(MODEL), "--source", str(clip), option, str(clip)]) == 1
+    assert main(["profile", str(MODEL), "--source", str(clip), option, str(clip)]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err
     assert clip.read_bytes() == b"RIFF" and not measured
 
@@ -303,7 +302,7 @@ def test_profile_trace_without_perfetto_fails_before_measuring(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "perfetto.protos.perfetto.trace.perfetto_trace_pb2", None)
-    assert main(["profile", "--bundle", str(MODEL), "--trace", str(tmp_path / "p.pftrace")]) == 1
+    assert main(["profile", str(MODEL), "--trace", str(tmp_path / "p.pftrace")]) == 1
     assert "pip install 'jepa-edge[viz]'" in capsys.readouterr().err
     assert not measured
 
@@ -313,7 +312,7 @@ def test_one_failed_output_does_not_prevent_the_others(
     measured: list[Profile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "p.html"
-    assert main(["profile", "--bundle", str(MODEL), "--json", "/dev/full", "--html", str(page)]) == 1
+    assert main(["profile", str(MODEL), "--json", "/dev/full", "--html", str(page)]) == 1
     told = capsys.readouterr()
     assert "response" in told.out
     (line,) = told.err.splitlines()
@@ -327,7 +326,7 @@ def test_profile_is_written_although_the_terminal_is_closed(
     monkeypatch.setattr(profile_command, "show", Mock(side_effect=BrokenPipeError))
     # It closes standard output, also that of the tests.
     monkeypatch.setattr("rich.console.Console.on_broken_pipe", Mock(side_effect=SystemExit(1)))
-    assert main(["profile", "--bundle", str(MODEL), "--json", str(tmp_path / "p.json")]) == 141
+    assert main(["profile", str(MODEL), "--json", str(tmp_path / "p.json")]) == 141
     assert read_profile(tmp_path / "p.json") == measured[0]
 
 
@@ -341,7 +340,7 @@ def test_readings_end_with_the_last_result(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(LoadGenerator, "_run", slow)
     out = tmp_path / "p.json"
     brief = ["--duration", "0.5", "--skip", "all", "--json", str(out)]
-    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    assert main(["profile", str(MODEL), *brief]) == 0
     profile = read_profile(out)
     last_s = max(reading.times_s[-1] for reading in profile.readings if reading.values)
     assert last_s == pytest.approx(profile.run.duration_s, abs=1)
@@ -351,7 +350,7 @@ def test_stopped_main_pass_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(profile_command.Steps, "live", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     out = tmp_path / "p.json"
     brief = ["--rate", "5", "--duration", "60", "--skip", "all", "--json", str(out)]
-    assert main(["profile", "--bundle", str(MODEL), *brief]) == 0
+    assert main(["profile", str(MODEL), *brief]) == 0
     profile = read_profile(out)
     assert "stopped after 1 of 300 frames" in profile.notes and len(profile.run.latency_ms) == 1
 
@@ -359,7 +358,7 @@ def test_stopped_main_pass_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_ctrl_c_during_cold_starts_keeps_earlier_passes(tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil", reason="psutil is not installed (extra dev)")
     out = tmp_path / "p.json"
-    command = ["profile", "--bundle", str(MODEL), "--duration", "0.5", "--json", str(out)]
+    command = ["profile", str(MODEL), "--duration", "0.5", "--json", str(out)]
     profiling = subprocess.Popen(
         [sys.executable, "-c", RUN, *command, "--skip", "parity,closed,sweep,idle"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -46,7 +46,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     run_command.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["run", "--bundle", "models/fake", *arguments])
+    args = parser.parse_args(["run", "models/fake", *arguments])
     code: int = args.run(args)
     return code
 

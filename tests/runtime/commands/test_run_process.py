@@ -25,7 +25,7 @@ def test_run_works_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: str)
     if engine.startswith("onnxruntime"):
         pytest.importorskip("onnxruntime")
     path, recording = tmp_path / "run.json", tmp_path / "run.mcap"
-    arguments = ["--bundle", str(toy_bundle), "--source", "two_rooms", "--duration", "1", "--engine", engine]
+    arguments = [str(toy_bundle), "--source", "two_rooms", "--duration", "1", "--engine", engine]
     done = subprocess.run(
         command(*arguments, "--json", str(path), "--mcap", str(recording), "--num-samples", "5"),
         capture_output=True,
@@ -45,7 +45,7 @@ def test_run_works_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: str)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_stopped_by_signal_returns_0(toy_bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run.mcap"
-    arguments = ["--bundle", str(toy_bundle), "--source", "two_rooms", "--mcap", str(path), "--json", "-"]
+    arguments = [str(toy_bundle), "--source", "two_rooms", "--mcap", str(path), "--json", "-"]
     with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         partial = tmp_path / "run.mcap.partial"
         deadline = time.monotonic() + 30
@@ -72,7 +72,7 @@ def test_run_stopped_by_signal_returns_0(toy_bundle: Path, tmp_path: Path, numbe
 def test_run_error_is_one_line_and_returns_1(
     toy_bundle: Path, arguments: list[str], complaint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--bundle", str(toy_bundle), *arguments]) == 1
+    assert main(["run", str(toy_bundle), *arguments]) == 1
     said = capfd.readouterr()
     assert said.out == ""
     (line,) = said.err.splitlines()
@@ -80,7 +80,7 @@ def test_run_error_is_one_line_and_returns_1(
 
 
 def test_run_process_error_is_one_line_and_returns_1() -> None:
-    arguments = ["--bundle", "missing", "--source", "two_rooms"]
+    arguments = ["missing", "--source", "two_rooms"]
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()

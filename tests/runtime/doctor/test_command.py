@@ -109,7 +109,7 @@ def test_doctor_bundle_adds_its_checks(two_rooms_bundle: Path, tmp_path: Path) -
     roots.desktop(tmp_path / "root").diagnose()
     report = tmp_path / "report.json"
 
-    args = ["--root", str(tmp_path / "root"), "--bundle", str(two_rooms_bundle), "--json", str(report)]
+    args = ["--root", str(tmp_path / "root"), str(two_rooms_bundle), "--json", str(report)]
     assert main(["doctor", *args]) == 0
 
     found = {finding["check"]: finding["severity"] for finding in json.loads(report.read_text())["findings"]}
@@ -120,7 +120,7 @@ def test_doctor_bundle_adds_its_checks(two_rooms_bundle: Path, tmp_path: Path) -
     "args",
     [
         ["--root", "/dev/null/nowhere"],
-        ["--bundle", "/dev/null/nowhere"],
+        ["/dev/null/nowhere"],
         ["--json", "/dev/null/nowhere"],
         ["--fix-script", "/dev/null/nowhere"],
     ],
@@ -137,7 +137,7 @@ def test_doctor_output_in_the_bundle_is_rejected(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     bundle = Path(shutil.copytree(two_rooms_bundle, tmp_path / "bundle"))
-    assert main(["doctor", "--bundle", str(bundle), option, str(bundle / "written")]) == 1
+    assert main(["doctor", str(bundle), option, str(bundle / "written")]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err
     assert Bundle.open(bundle).path == bundle
 

@@ -67,7 +67,7 @@ def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
     for attempt in range(8):
         kept, measured = folder / f"kept {attempt}", folder / f"{attempt}.json"
         options = ["--source", f"{bag}?action={ACTION}", "--black-box", str(kept), "--json", str(measured)]
-        assert main(["run", "--bundle", str(bundle), *options]) == 0
+        assert main(["run", str(bundle), *options]) == 0
         if json.loads(measured.read_text())["frames_dropped"] == 0:
             return list(kept.iterdir())
     pytest.fail("this machine has not once run for 3.3 s without a drop")
@@ -87,6 +87,6 @@ def test_black_box_with_disabled_alarms_is_reported(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--source", "two_rooms", "--duration", "0.2", "--allow-untrained"]
-    assert main(["run", "--bundle", str(toy_bundle), "--black-box", str(tmp_path / "kept"), *options]) == 0
+    assert main(["run", str(toy_bundle), "--black-box", str(tmp_path / "kept"), *options]) == 0
     told = capsys.readouterr().out
     assert "surprise alarms are disabled" in told and "0 bags" in told

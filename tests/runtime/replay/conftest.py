@@ -30,7 +30,7 @@ def record(bag: Path, *options: str) -> None:
     submit = Pipeline.submit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pipeline, "submit", submit_and_wait)
-        assert main(["record", "--out", str(bag), "--rate", "10", *options]) == 0
+        assert main(["record", "--output", str(bag), "--rate", "10", *options]) == 0
 
 
 @pytest.fixture(scope="session")
@@ -46,5 +46,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """20 frames of a simulated robot, none dropped."""
     bag = tmp_path_factory.mktemp("recorded") / "drive.mcap"
-    record(bag, "--bundle", str(bundle), "--source", "two_rooms?seed=3", "--duration", "2")
+    record(bag, str(bundle), "--source", "two_rooms?seed=3", "--duration", "2")
     return Recorded(bag, bundle)

@@ -47,7 +47,7 @@ def test_record_preserves_every_pixel(recorded: Recorded) -> None:
 def test_record_jpeg_needs_less_space(bundle: Path, recorded: Recorded, tmp_path: Path) -> None:
     bag = tmp_path / "small.mcap"
     source = ["--source", "two_rooms?seed=3", "--rate", "50", "--duration", "0.2"]
-    assert main(["record", "--bundle", str(bundle), "--out", str(bag), "--jpeg", *source]) == 0
+    assert main(["record", str(bundle), "--output", str(bag), "--jpeg", *source]) == 0
     (jpeg, *_), (raw, *_) = (
         messages_of(bag)["/camera/image_raw/compressed"],
         messages_of(recorded.bag)["/camera/image_raw"],
@@ -57,7 +57,7 @@ def test_record_jpeg_needs_less_space(bundle: Path, recorded: Recorded, tmp_path
 
 def test_recording_is_an_mcap_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["record", "--bundle", str(bundle), "--source", "two_rooms", "--out", "drive.bag"])
+        main(["record", str(bundle), "--source", "two_rooms", "--output", "drive.bag"])
     assert caught.value.code == 2
     assert "must end in .mcap, got drive.bag" in capsys.readouterr().err
 
@@ -68,8 +68,8 @@ def test_record_does_not_overwrite_its_source(
     bag = tmp_path / "drive.mcap"
     shutil.copy(recorded.bag, bag)
     source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
-    for command, option in (("record", "--out"), ("run", "--json"), ("run", "--html")):
-        assert main([command, "--bundle", str(bundle), "--source", source, option, str(bag)]) == 1
+    for command, option in (("record", "--output"), ("run", "--json"), ("run", "--html")):
+        assert main([command, str(bundle), "--source", source, option, str(bag)]) == 1
         assert "which is read: write into another file" in capsys.readouterr().err
         assert bag.read_bytes() == recorded.bag.read_bytes()
 
@@ -79,8 +79,8 @@ def test_record_does_not_replace_an_existing_recording(
 ) -> None:
     older = tmp_path / "drive.mcap"
     older.write_bytes(b"an older recording")
-    for command, option in (("record", "--out"), ("run", "--mcap"), ("run", "--json")):
-        arguments = ["--bundle", str(bundle), "--source", "two_rooms", "--duration", "0.1"]
+    for command, option in (("record", "--output"), ("run", "--mcap"), ("run", "--json")):
+        arguments = [str(bundle), "--source", "two_rooms", "--duration", "0.1"]
         assert main([command, *arguments, option, str(older)]) == 1
         said = capsys.readouterr().err
         assert (
@@ -99,6 +99,6 @@ def test_record_with_stamps_going_back_warns_that_a_replay_has_another_order(
         entries = [(index * 10**8, *image(round(stamp * 1e9))[1:]) for index, stamp in enumerate(stamps)]
         source = str(write_bag(tmp_path / f"{name}.mcap", entries))
         out = str(tmp_path / f"{name} again.mcap")
-        assert main(["record", "--bundle", str(bundle), "--source", source, "--out", out]) == 0
+        assert main(["record", str(bundle), "--source", source, "--output", out]) == 0
         told[name] = "stamps decreased 1 times" in capsys.readouterr().out
     assert told == {"steady": False, "set back": True}

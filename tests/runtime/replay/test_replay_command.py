@@ -39,7 +39,7 @@ def run(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(bag: Path, out: Path, *options: str, model: Path = bundle) -> tuple[int, str]:
-        status = main(["replay", str(bag), "--bundle", str(model), "--mcap", str(out), *options])
+        status = main(["replay", str(bag), str(model), "--output", str(out), *options])
         said = capsys.readouterr()
         return status, said.out + said.err
 
@@ -74,10 +74,10 @@ def goal(log_ns: int, stamp_ns: int, value: int | None) -> Entry:
 def test_replay_in_two_processes_equals_the_live_outputs(recorded: Recorded, tmp_path: Path) -> None:
     start = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     outs = [tmp_path / "first.mcap", tmp_path / "second.mcap"]
-    command = [sys.executable, "-c", start, "replay", str(recorded.bag), "--bundle", str(recorded.bundle)]
+    command = [sys.executable, "-c", start, "replay", str(recorded.bag), str(recorded.bundle)]
     running = [
         subprocess.Popen(
-            [*command, "--mcap", str(out), "--compare", "--json", "-"],
+            [*command, "--output", str(out), "--compare", "--json", "-"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,7 +107,7 @@ def test_replay_reproduces_learned_bounds_and_alarms(bundle: Path, run: Replay, 
     fields = Bundle.open(watchful).manifest.model_dump(mode="json")
     scores = {"data": "none", "block": HORIZON, "highest": [1e-3] * 3000}
     seal(watchful, fields | {"normal_scores": scores})
-    record(bag, "--bundle", str(watchful), "--source", "two_rooms?seed=3", "--duration", "6")
+    record(bag, str(watchful), "--source", "two_rooms?seed=3", "--duration", "6")
     status, said = run(bag, out, "--compare", model=watchful)
     assert status == 0, said
     live, again = messages_of(bag), messages_of(out)
@@ -149,7 +149,7 @@ def test_replay_with_another_model_names_it_and_shows_the_first_difference(
 def test_replay_of_jpeg_frames_has_different_outputs(bundle: Path, run: Replay, tmp_path: Path) -> None:
     bag = tmp_path / "jpeg.mcap"
     source = ["--source", "two_rooms", "--rate", "10", "--duration", "0.5", "--jpeg"]
-    assert main(["record", "--bundle", str(bundle), "--out", str(bag), *source]) == 0
+    assert main(["record", str(bundle), "--output", str(bag), *source]) == 0
     status, said = run(bag, tmp_path / "out.mcap", "--compare")
     assert status == 3 and "latent by" in said
 
@@ -157,7 +157,7 @@ def test_replay_of_jpeg_frames_has_different_outputs(bundle: Path, run: Replay, 
 def test_futures_in_half_precision_are_compared_in_half_precision(
     recorded: Recorded, run: Replay, tmp_path: Path
 ) -> None:
-    status, said = run(recorded.bag, tmp_path / "out.mcap", "--futures", "float16", "--compare")
+    status, said = run(recorded.bag, tmp_path / "out.mcap", "--futures-dtype", "float16", "--compare")
     assert status == 0, said
     half, full = (messages_of(path)[FUTURES][0] for path in (tmp_path / "out.mcap", recorded.bag))
     assert len(half.latents.data) == len(full.latents.data) / 2

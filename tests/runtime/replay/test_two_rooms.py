@@ -19,10 +19,10 @@ def test_replay_of_a_recorded_drive_is_reproducible_and_its_predictions_come_tru
     two_rooms_bundle: Path, tmp_path: Path, precision: str
 ) -> None:
     bag, outs = tmp_path / "drive.mcap", [tmp_path / "first.mcap", tmp_path / "second.mcap"]
-    model = ["--bundle", str(two_rooms_bundle), "--precision", precision]
+    model = [str(two_rooms_bundle), "--precision", precision]
     record(bag, *model, "--source", "two_rooms?seed=5", "--duration", "8")
     for out in outs:
-        assert main(["replay", str(bag), *model, "--mcap", str(out), "--compare"]) == 0
+        assert main(["replay", str(bag), *model, "--output", str(out), "--compare"]) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes()
     within: list[bool] = []
     for at_s in range(1, 6):

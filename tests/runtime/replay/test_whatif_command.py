@@ -36,7 +36,7 @@ def run(recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*options: str, bag: Path = recorded.bag) -> tuple[int, str]:
-        status = main(["whatif", str(bag), "--bundle", str(recorded.bundle), *options])
+        status = main(["whatif", str(bag), str(recorded.bundle), *options])
         said = capsys.readouterr()
         return status, said.out + said.err
 
@@ -224,7 +224,7 @@ def test_unknown_bounds_are_shown_as_such(recorded: Recorded, tmp_path: Path) ->
     seal(bundle, fields | {"error_bounds": [0.0] * HORIZON})
     shown = ["--html", str(tmp_path / "whatif.html"), "--json", str(out)]
     at = ["--at", "0.5", "--actions", "executed"]
-    assert main(["whatif", str(recorded.bag), "--bundle", str(bundle), *at, *shown]) == 0
+    assert main(["whatif", str(recorded.bag), str(bundle), *at, *shown]) == 0
     assert json.loads(out.read_text())["error_bounds"] == [None] * HORIZON
 
 

@@ -39,7 +39,7 @@ def test_import_of_the_runtime_does_not_import_opencv(tmp_path: Path) -> None:
 
 def test_open_without_system_libraries_reports_what_to_install(broken: Path, two_rooms_bundle: Path) -> None:
     program = "import sys; from jepa_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = ("run", "--bundle", two_rooms_bundle, "--source", "two_rooms", "--duration", "0.1")
+    command = ("run", two_rooms_bundle, "--source", "two_rooms", "--duration", "0.1")
     done = _run(program, broken, *command)
     assert done.returncode == 1
     assert LACKS in done.stderr and all(advice in done.stderr for advice in ADVICE)
@@ -104,7 +104,7 @@ def test_headless_opencv_works_on_bare_debian_and_the_full_build_names_its_missi
         pytest.skip("the package index cannot be reached")
     assert installed.returncode == 0, installed.stderr
     assert inside("python -c 'import jepa_runtime'").returncode == 0
-    run = "jepa-runtime run --bundle /src/models/two_rooms --source two_rooms --duration 0.5"
+    run = "jepa-runtime run /src/models/two_rooms --source two_rooms --duration 0.5"
     refused = inside(run)
     assert refused.returncode and "Traceback" not in refused.stderr
     assert all(advice in refused.stderr for advice in ADVICE), refused.stderr

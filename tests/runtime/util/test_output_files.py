@@ -22,16 +22,16 @@ from jepa_runtime.util.output_files import check_writable, write_file
 from tests.errors import code
 
 COMMANDS = (
-    "run --bundle BUNDLE --source two_rooms --json OUT",
-    "run --bundle BUNDLE --source two_rooms --black-box OUT",
-    "record --bundle BUNDLE --source two_rooms --out OUT.mcap",
-    "replay none.mcap --bundle BUNDLE --mcap OUT.mcap",
-    "replay none.mcap --bundle BUNDLE --mcap new.mcap --json OUT",
-    "whatif none.mcap --bundle BUNDLE --at 0 --html OUT",
-    "report none.mcap --bundle BUNDLE --png OUT",
-    "view none.mcap --bundle BUNDLE --save OUT",
-    "view --bundle BUNDLE --source two_rooms --save OUT",
-    "profile --bundle BUNDLE --json OUT",
+    "run BUNDLE --source two_rooms --json OUT",
+    "run BUNDLE --source two_rooms --black-box OUT",
+    "record BUNDLE --source two_rooms --output OUT.mcap",
+    "replay none.mcap BUNDLE --output OUT.mcap",
+    "replay none.mcap BUNDLE --output new.mcap --json OUT",
+    "whatif none.mcap BUNDLE --at 0 --html OUT",
+    "report none.mcap BUNDLE --png OUT",
+    "view none.mcap BUNDLE --output OUT",
+    "view BUNDLE --source two_rooms --output OUT",
+    "profile BUNDLE --json OUT",
     "drive BUNDLE --json OUT",
 )
 
@@ -70,12 +70,12 @@ def test_unwritable_output_is_reported_before_anything_is_read(
 @pytest.mark.parametrize(
     "command",
     [
-        "run --bundle none --source two_rooms --json OUT --html OUT",
-        "replay none.mcap --bundle none --mcap OUT.mcap --json OUT.mcap",
-        "whatif none.mcap --bundle none --at 0 --json OUT --html new/../OUT",
+        "run none --source two_rooms --json OUT --html OUT",
+        "replay none.mcap none --output OUT.mcap --json OUT.mcap",
+        "whatif none.mcap none --at 0 --json OUT --html new/../OUT",
         "report none.mcap --html OUT --png OUT",
         "compare none.json none.json --json OUT --markdown OUT",
-        "profile --bundle none --json OUT --html OUT",
+        "profile none --json OUT --html OUT",
         "drive none --html OUT --png OUT",
     ],
 )

@@ -37,7 +37,7 @@ def test_report_without_outputs_is_a_usage_error(bag: Path, capsys: pytest.Captu
 def test_report_with_bundle_of_other_latents_is_rejected(
     bag: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["report", str(bag), "--bundle", str(toy_bundle), "--html", str(tmp_path / "run.html")]
+    command = ["report", str(bag), str(toy_bundle), "--html", str(tmp_path / "run.html")]
     assert main(command) == 1
     assert "shape [2, 8], those of the bag [2, 4]" in capsys.readouterr().err
 

@@ -57,24 +57,22 @@ def test_view_with_viewer_that_does_not_start_is_an_error(
         monkeypatch.setattr(rerun_viewer, "_PORT", taken.getsockname()[1])
         monkeypatch.setattr(rerun, "spawn", lambda **_: None)
         assert main(["view", str(runs.write_run(tmp_path / "run.mcap", error=0.1))]) == 1
-    assert "did not start" in (said := capsys.readouterr().err) and "--save" in said
+    assert "did not start" in (said := capsys.readouterr().err) and "--output" in said
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "expected"),
     [
-        [],
-        ["run.mcap", "--source", "two_rooms"],
-        ["--bundle", "x"],
-        ["run.mcap", "--bundle", "x", "--source", "y"],
+        ([], "required: BAG|BUNDLE"),
+        (["run.mcap", "bundle", "--source", "two_rooms"], "either a bag or --source is shown, not both"),
     ],
 )
-def test_view_without_input_is_a_usage_error(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_view_with_no_or_two_inputs_is_a_usage_error(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["view", *arguments])
-    assert "either BAG, or --bundle and --source are required" in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_view_does_not_overwrite_its_source(
@@ -82,8 +80,8 @@ def test_view_does_not_overwrite_its_source(
 ) -> None:
     bag = runs.write_run(tmp_path / "run.mcap")
     mine = Path(shutil.copy(bag, tmp_path / "mine.mcap"))
-    for shown in ([str(mine)], ["--bundle", str(toy_bundle), "--source", f"{mine}?topic=/camera/image_raw"]):
-        assert main(["view", *shown, "--save", str(mine)]) == 1
+    for shown in ([str(mine)], [str(toy_bundle), "--source", f"{mine}?topic=/camera/image_raw"]):
+        assert main(["view", *shown, "--output", str(mine)]) == 1
         assert "which is read: write into another file" in capsys.readouterr().err
         assert mine.read_bytes() == bag.read_bytes()
 
@@ -91,7 +89,7 @@ def test_view_does_not_overwrite_its_source(
 def test_view_logs_a_bag_at_the_times_of_its_images(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
     bag, target = runs.write_run(tmp_path / "run.mcap", error=0.1), tmp_path / "new" / "run.rrd"
-    assert main(["view", str(bag), "--save", str(target), "--rate", "5"]) == 0
+    assert main(["view", str(bag), "--output", str(target), "--rate", "5"]) == 0
     found = logged(target)
     assert len(found["/camera"]) == runs.FRAMES
     assert len(found["/map/futures"]) == runs.FRAMES // 2
@@ -126,8 +124,8 @@ def test_view_logs_a_source_live(toy_bundle: Path, tmp_path: Path, monkeypatch: 
         picture = np.random.default_rng(index).integers(0, 256, (48, 64, 3), np.uint8)
         cv2.imwrite(str(frames / f"{index:03}.png"), picture)
     target = tmp_path / "live.rrd"
-    command = ["view", "--bundle", str(toy_bundle), "--source", str(frames), "--rate", "100"]
-    assert main([*command, "--allow-untrained", "--save", str(target)]) == 0
+    command = ["view", str(toy_bundle), "--source", str(frames), "--rate", "100"]
+    assert main([*command, "--allow-untrained", "--output", str(target)]) == 0
     found = logged(target)
     assert len(found["/latency/total"]) == len(found["/camera"]) == 40
     # A map takes some frames to be drawn from.
@@ -139,6 +137,6 @@ def test_view_of_an_unreadable_bag_keeps_an_older_file(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
     target = tmp_path / "run.rrd"
     target.write_bytes(b"older")
-    assert main(["view", str(tmp_path / "none.mcap"), "--save", str(target)]) == 1
-    assert main(["view", "--bundle", str(tmp_path), "--source", "two_rooms", "--save", str(target)]) == 1
+    assert main(["view", str(tmp_path / "none.mcap"), "--output", str(target)]) == 1
+    assert main(["view", str(tmp_path), "--source", "two_rooms", "--output", str(target)]) == 1
     assert target.read_bytes() == b"older"

@@ -100,7 +100,7 @@ class Profiler:
 
     def measure(self) -> str:
         """Measure, write and show the profile; return why it failed, or an empty string."""
-        _create_folder(self._options.out)
+        _create_folder(self._options.output)
         info, pid = self._await_server()
         if self._server is not None:
             self._require_isolated()
@@ -129,14 +129,14 @@ class Profiler:
             frame_size=size,
             notes=[*self._notes(ledger, distinct, failure), *monitor.notes()],
         )
-        write_profile(profile, options.out)
+        write_profile(profile, options.output)
         if options.sweep:
             profile, failure = self._sweep(camera, profile, info, failure)
-            write_profile(profile, options.out)
+            write_profile(profile, options.output)
         camera.stop()
         if not options.quiet:
             self._console.print(summary(profile))
-            self._console.print(f"profile: {options.out}", markup=False, highlight=False)
+            self._console.print(f"profile: {options.output}", markup=False, highlight=False)
         return failure
 
     # --- setup

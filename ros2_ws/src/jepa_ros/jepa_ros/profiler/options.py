@@ -13,7 +13,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_runtime.backends import DEFAULT_ENGINE
-from jepa_runtime.commands import frame_size, positive, rate
+from jepa_runtime.commands import add_bundle_argument, frame_size, positive, rate
 
 # ROS would accept any other name.
 _NODE_PARAMETERS = tuple(parameter.name for parameter in PARAMETERS)
@@ -24,14 +24,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     description = "Measure the latency of the world model on a running graph from another process."
     parser = argparse.ArgumentParser(prog="profiler", description=description)
     add = parser.add_argument
-    add("--bundle", type=Path, metavar="FOLDER", help="start a world model with this bundle")
+    add_bundle_argument(parser, "start a world model with this bundle", required=False)
     add("--attach", type=_name, metavar="/NODE", help="measure a running world model instead")
     add("--source", required=True, metavar="S", help="two_rooms, a video, a folder of images, or a bag")
     add("--rate", type=rate, default=30.0, metavar="HZ", help="images per second (default: %(default)g)")
     add("--duration", type=positive, default=60.0, metavar="S", help="duration [s] (default: %(default)g)")
     add("--size", type=frame_size, metavar="WxH", help="scale the images to this size")
     add("--topic", type=_name, default="camera/image_raw", help="topic of the images (default: %(default)s)")
-    add("--futures", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
+    add("--num-samples", type=int, default=0, metavar="K", help="futures per image (default: the bundle's)")
     add("--engine", default=DEFAULT_ENGINE, metavar="E", help="engine and device (default: %(default)s)")
     add("--precision", default="", metavar="P", help="int8, fp16, bf16 or fp32 (default: the bundle's first)")
     add("--threads", type=int, default=1, metavar="N", help="inference threads (default: %(default)s)")
@@ -48,10 +48,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--sweep", type=positive, metavar="S", help="then sweep rising rates up to the knee, S seconds each")
     add("--quiet", action="store_true", help="show progress only")
     add("--allow-untrained", action="store_true", help="accept a bundle with untrained weights")
-    add("--out", type=Path, required=True, metavar="FILE", help="output file of the profile (JSON)")
+    add("-o", "--output", type=Path, required=True, metavar="FILE", help="output file of the profile (JSON)")
     options = parser.parse_args(arguments)
     if (options.bundle is None) == (options.attach is None):
-        parser.error("give --bundle to start a world model, or --attach to measure a running one")
+        parser.error("give BUNDLE to start a world model, or --attach to measure a running one")
     if options.attach and options.param:
         parser.error("--param applies to a started world model; use ros2 param for a running one")
     if options.attach and options.sweep:
@@ -68,7 +68,7 @@ def node_parameters(options: argparse.Namespace) -> dict[str, Any]:
         "bundle": str(options.bundle.resolve()),
         "engine": options.engine,
         "precision": options.precision,
-        "num_samples": options.futures,
+        "num_samples": options.num_samples,
         "threads": options.threads,
         "cache_dir": options.cache_dir,
         "allow_untrained": options.allow_untrained,
