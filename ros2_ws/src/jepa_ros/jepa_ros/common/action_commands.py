@@ -87,7 +87,7 @@ class VelocityCommands:
 
     def subscribe(self, node: Node, callback: ActionCallback, topic: str = "") -> list[Any]:
         def on_velocities(message: Twist | TwistStamped) -> None:
-            callback(self._read(message.twist if self._stamped else message))
+            callback(self._read(message.twist if isinstance(message, TwistStamped) else message))
 
         return [node.create_subscription(self._message_type, topic or CMD_VEL, on_velocities, qos.RESULT)]
 

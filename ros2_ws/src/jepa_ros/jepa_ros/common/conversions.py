@@ -40,7 +40,7 @@ def to_array_field(values: NDArray[Any]) -> array.array[Any]:
     No copy is made per element.
     """
     field = array.array(_TYPE_CODES[values.dtype])
-    field.frombytes(values.ravel().view(np.uint8))
+    field.frombytes(values.ravel().view(np.uint8).data)
     return field
 
 

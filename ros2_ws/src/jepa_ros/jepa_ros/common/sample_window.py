@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
@@ -25,11 +27,11 @@ class SampleWindow:
         self._rows[self._count % len(self._rows)] = row
         self._count += 1
 
-    def last(self) -> np.generic | None:
+    def last(self) -> Any:
         """Return the newest row, or None if there is none."""
         return self._rows[(self._count - 1) % len(self._rows)] if self._count else None
 
-    def latest(self) -> NDArray[np.generic]:
+    def latest(self) -> NDArray[Any]:
         """Return the stored rows, oldest first."""
         if self._count <= len(self._rows):
             return self._rows[: self._count]

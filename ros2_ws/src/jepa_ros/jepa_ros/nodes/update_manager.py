@@ -240,7 +240,8 @@ class UpdateManagerNode(Node):
 
     def _publish_diagnostics(self) -> None:
         """Publish the state on disk, which other processes change too."""
-        now, values = robot.utc_now(), {}
+        now = robot.utc_now()
+        values: dict[str, Any] = {}
         try:
             self._settings = config.load(self._root / robot.CONFIG)
             self._state = state.load(self._root / robot.STATE)

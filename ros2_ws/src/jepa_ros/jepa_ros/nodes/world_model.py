@@ -105,7 +105,11 @@ class WorldModelNode(LifecycleNode):
 
     def _autostart(self) -> None:
         self._start_timer.cancel()
-        for trigger in (self.trigger_configure, self.trigger_activate):
+        triggers: tuple[Callable[[], TransitionCallbackReturn], ...] = (
+            self.trigger_configure,
+            self.trigger_activate,
+        )
+        for trigger in triggers:
             if trigger() != TransitionCallbackReturn.SUCCESS:
                 self.failure = self.fault
                 self.finished.set()
@@ -361,7 +365,7 @@ class WorldModelNode(LifecycleNode):
         """Publish the current verdict on each camera; called every second and after each transition."""
         hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
         session = self.session
-        node_values = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
+        node_values: dict[str, Any] = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
         applied = session.applied if session else []
         node_values |= {f"realtime/{setting.name}": str(setting) for setting in applied}
         skipped_engines = session.model.skipped_engines if session else ()

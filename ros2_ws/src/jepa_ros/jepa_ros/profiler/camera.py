@@ -160,8 +160,9 @@ class _Camera:
         if self._commands is not None:
             size, command = len(self._options.actions), source.command
             # The source may be a recording of another robot.
-            matches = command is not None and len(command) == size
-            command_messages = self._commands.messages(command if matches else np.zeros(size), Header())
+            if command is None or len(command) != size:
+                command = np.zeros(size, np.float32)
+            command_messages = self._commands.messages(command, Header())
         return _Shot(to_image(pixels, stamp_ns=0, frame_id=_FRAME_ID), command_messages)
 
     def _await_subscriber(self) -> None:

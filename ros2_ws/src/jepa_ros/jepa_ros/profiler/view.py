@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -78,7 +78,11 @@ def summary(profile: Profile) -> Panel:
     if profile.sweep is not None:
         knee_hz = profile.sweep.knee_hz
         facts.add_row("highest sustained rate", "none" if knee_hz is None else f"{knee_hz:g} Hz")
-    parts = [facts, _stages(profile), *(Text(f"note: {note}") for note in profile.notes)]
+    parts: list[RenderableType] = [
+        facts,
+        _stages(profile),
+        *(Text(f"note: {note}") for note in profile.notes),
+    ]
     return Panel(Group(*parts), title="from scheduled image to futures received", expand=False)
 
 

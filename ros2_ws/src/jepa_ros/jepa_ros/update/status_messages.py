@@ -48,7 +48,12 @@ def event(state: State, reason: str, *, stamp_ns: int) -> UpdateEvent:
 def status(state: State, settings: Config) -> UpdateStatus:
     """Return the current update status."""
     candidate = _candidate(state)
-    waits = settings.approval and state.phase is Phase.ARMED and candidate is not None
+    awaits_approval = (
+        settings.approval
+        and state.phase is Phase.ARMED
+        and candidate is not None
+        and candidate.manifest_sha256 != state.approved
+    )
     return UpdateStatus(
         state=str(state.phase),
         result=state.result,
@@ -57,7 +62,7 @@ def status(state: State, settings: Config) -> UpdateStatus:
         candidate=release(candidate),
         current=release(state.current),
         good=release(state.good),
-        awaits_approval=waits and candidate.manifest_sha256 != state.approved,
+        awaits_approval=awaits_approval,
         pinned=state.pinned,
         checked=Time() if state.checked_at is None else to_time(int(state.checked_at.timestamp() * 1e9)),
     )

@@ -68,7 +68,7 @@ class TopicSource(PassiveSource):
         ValueError: The actions are neither velocities nor pose deltas.
     """
 
-    rate_hz = None
+    rate_hz: float | None = None
     live = True
 
     def __init__(

@@ -90,8 +90,10 @@ def surprise_event(alarm: Alarm, result: Result, model: WorldModel) -> SurpriseE
 def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     """Convert ``values``, rounded to nearest as in NumPy, in an eighth of NumPy's time (OpenCV 5)."""
     flat, target = values.reshape(1, -1), out.reshape(1, -1)
+    # The annotations of OpenCV do not include scalars.
+    nothing: Any = 0.0
     try:
-        opencv.cv2.add(flat, 0.0, dst=target, dtype=opencv.cv2.CV_16F)
+        opencv.cv2.add(flat, nothing, dst=target, dtype=opencv.cv2.CV_16F)
     except opencv.cv2.error:
         # OpenCV 4 does not convert to float16.
         np.copyto(target, flat, casting="same_kind")
