@@ -117,7 +117,8 @@ class Alternate(Ring):
     """Live images and the last image in turn.
 
     Args:
-        live, frozen: Number of consecutive images of each.
+        live: Number of consecutive live images.
+        frozen: Number of consecutive frozen images.
         last: The frozen images repeat the previous live image, not the one from the beginning.
     """
 
@@ -140,7 +141,8 @@ class Others:
     """A second publisher sends images of another room on the same topic.
 
     Args:
-        own, other: Number of consecutive images of each camera.
+        own: Number of consecutive images of the robot's camera.
+        other: Number of consecutive images of the other camera.
         together: Both arrive in each period, the robot's own first.
         behind_s: Age of the other camera's stamps.
         counted: The world model reports the number of publishers.

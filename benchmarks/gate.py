@@ -58,7 +58,8 @@ class End:
     Attributes:
         reason: Why the test ended.
         frames: Number of frames until then.
-        current, candidate: Mean scores of both models.
+        current: Mean score of the current model.
+        candidate: Mean score of the candidate.
         goals: 1 for each goal that the candidate reached, else 0.
     """
 

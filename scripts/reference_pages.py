@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import jepa_runtime
 from jepa_runtime.commands import exit_status
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,9 +50,21 @@ NODE_PARAMETERS = {
 }
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """List the pages of the Python API in the navigation."""
+    (reference,) = (part["Reference"] for part in config.nav or () if "Reference" in part)
+    (api,) = (entry for entry in reference if "Python API" in entry)
+    api["Python API"] = [
+        {"Overview": api["Python API"]},
+        *({package.removeprefix("jepa_runtime."): _api_file(package)} for package in api_packages()),
+    ]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    pages = {
+    pages = {_api_file(package): api_page(package) for package in api_packages()} | {
+        "reference/python.md": api_overview(),
         "reference/jepa-runtime.md": command_page("jepa_runtime.cli"),
         "reference/jepa-export.md": command_page("jepa_export.cli"),
         "reference/errors.md": errors_page(),
@@ -86,6 +100,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     )
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Convert the Sphinx markup of docstrings: roles become links, and ``Example::`` loses a colon."""
+    if not page.file.src_uri.startswith("reference/python"):
+        return html
+
+    def reference(role: re.Match[str]) -> str:
+        path = role["path"]
+        text = path.rpartition(".")[2] if role["short"] else path
+        return f'<autoref identifier="{path}" optional><code>{text}</code></autoref>'
+
+    html = re.sub(r":[a-z]+:<code>(?P<short>~?)(?P<path>[\w.]+)</code>", reference, html)
+    return html.replace("::</p>", ":</p>")
+
+
 def command_page(module: str) -> str:
     """Describe a program: each of its commands with usage and options, as ``--help`` has them."""
     parser = importlib.import_module(module).PROGRAM.parser()
@@ -112,6 +140,44 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPars
         if isinstance(action, argparse._SubParsersAction):
             for command in dict.fromkeys(action.choices.values()):
                 yield from _commands(command)
+
+
+def api_packages() -> list[str]:
+    """Return the modules with public names: all packages of jepa_runtime, and its errors."""
+    modules = pkgutil.walk_packages(jepa_runtime.__path__, "jepa_runtime.")
+    return ["jepa_runtime.errors", *(module.name for module in modules if module.ispkg)]
+
+
+def _api_file(package: str) -> str:
+    return f"reference/python/{package.removeprefix('jepa_runtime.')}.md"
+
+
+def api_overview() -> str:
+    """List the packages, and the names of jepa_runtime itself with the packages that describe them."""
+    lines = ["# Python API", "", inspect.getdoc(jepa_runtime) or "", ""]
+    lines += ["These names are public; others may change in any release.", ""]
+    lines += ["| name | description |", "|---|---|"]
+    for name in jepa_runtime.__all__:
+        value = getattr(jepa_runtime, name)
+        home = next((each for each in api_packages() if name in importlib.import_module(each).__all__), None)
+        link = f"[`{name}`](python/{home.rpartition('.')[2]}.md#{home}.{name})" if home else f"`{name}`"
+        lines.append(f"| {link} | {_summary(value) if home else 'The version of jepa-edge.'} |")
+    lines += ["", "| package | description |", "|---|---|"]
+    for package in api_packages():
+        page = os.path.relpath(_api_file(package), "reference")
+        lines.append(f"| [`{package}`]({page}) | {_summary(importlib.import_module(package))} |")
+    return "\n".join(lines)
+
+
+def api_page(package: str) -> str:
+    """Describe the public names of a package."""
+    lines = [f"::: {package}", "    options:", "      heading_level: 1"]
+    lines += ["      show_submodules: true", "      members:"]
+    return "\n".join([*lines, *(f"        - {name}" for name in importlib.import_module(package).__all__)])
+
+
+def _summary(value: object) -> str:
+    return _cell((inspect.getdoc(value) or "").partition("\n\n")[0])
 
 
 def errors_page() -> str:
@@ -202,15 +268,15 @@ def _attributes(kind: type) -> dict[str, str]:
     """Read the ``Attributes`` section of a class's docstring."""
     _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     found: dict[str, str] = {}
-    names: list[str] = []
+    name = ""
     for line in section.splitlines():
         if line and not line.startswith("    "):
             break
-        if start := re.match(r"    ([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", line):
-            names = start[1].split(", ")
-            found.update(dict.fromkeys(names, start[2]))
-        else:
-            found.update({name: f"{found[name]} {line.strip()}" for name in names if line.strip()})
+        if start := re.match(r"    ([a-z_0-9]+): (.*)", line):
+            name = start[1]
+            found[name] = start[2]
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
     return found
 
 

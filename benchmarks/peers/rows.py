@@ -63,7 +63,8 @@ class Row:
     """One row. Subclasses open, measure and close; this adds up.
 
     Attributes:
-        name, label: for the command line and for people.
+        name: for the command line.
+        label: for people.
         precision: int8, fp16, bf16 or fp32.
         emulated: the processor lacks the precision; measured in the first round only, on few frames.
         notes: what a reader of its figures must know.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import jepa_runtime.errors
 from tests.scripts import ROOT
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -43,6 +46,17 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "reference" / "errors" / "index.html").is_file()
+    for module in (jepa_runtime.errors, *packages()):
+        package = module.__name__.removeprefix("jepa_runtime.")
+        page = (tmp_path / "reference" / "python" / package / "index.html").read_text("utf-8")
+        missing = [name for name in module.__all__ if f'id="{module.__name__}.{name}"' not in page]
+        assert not missing, f"{package} does not describe {missing}"
+
+
+def packages() -> Iterator[ModuleType]:
+    for module in pkgutil.walk_packages(jepa_runtime.__path__, "jepa_runtime."):
+        if module.ispkg:
+            yield importlib.import_module(module.name)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ class ActionStatistics:
 
     Attributes:
         std: Standard deviation, 0 for a constant component.
-        low, high: Smallest and largest value in the data.
+        low: Smallest value in the data.
+        high: Largest value in the data.
     """
 
     names: tuple[str, ...]

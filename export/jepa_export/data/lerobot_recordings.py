@@ -49,7 +49,8 @@ class _Selection:
         camera: Feature of images.
         action: Feature of actions (None: no actions).
         size: Number of its components.
-        names, places: Names and indices of the selected components.
+        names: Names of the selected components.
+        places: Indices of the selected components.
         numbers: All features of numbers.
     """
 

@@ -63,11 +63,13 @@ class Recording(Protocol):
         name: Name for messages.
         identity: See :meth:`Origin.identity`.
         key: Key that the frames follow from: content, stream and size.
-        height, width: Size of the frames in pixels.
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
         rate_hz: Frame rate (median).
         stamps_ns: [N], ascending.
         episodes: [N], episode number of each frame, ascending; no clip spans two episodes.
-        action_names, action_units: Of the A components of an action; None if the recording has no actions.
+        action_names: Names of the A components of an action; None if the recording has no actions.
+        action_units: Units of the components; None if the recording has no actions.
         known: [N], whether the action from this frame on is known.
     """
 

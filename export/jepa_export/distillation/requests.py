@@ -22,8 +22,9 @@ class TrainingRequest:
         max_collapses: Consecutive collapses after which training ends (None: never).
         depth: Encoder blocks of a teacher with random weights (None: all).
         int8_cosine: Lowest cosine of INT8 with fp32 that is accepted (0: any).
-        targets, only: See :func:`~jepa_export.bundling.variants.select_variants` (empty and None: the default
-            variants).
+        targets: Targets of the variants, see :func:`~jepa_export.bundling.variants.select_variants`; empty
+            and ``only`` is None: the default variants.
+        only: One variant instead, as TARGET/PRECISION.
         command: Command line, for the provenance in the bundle.
     """
 

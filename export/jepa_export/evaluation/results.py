@@ -18,7 +18,8 @@ class Comparison:
 
     Attributes:
         reference: Name of the reference.
-        mean_cosine, worst_cosine: Over the tokens of all frames; a mean hides what the worst token shows.
+        mean_cosine: Mean cosine of the tokens of all frames.
+        worst_cosine: Lowest cosine of a token, which the mean hides.
         pooled_cosine: Mean over the frames, of the mean of their tokens.
         max_relative_error: Largest difference between two numbers of a latent, relative to the largest
             number.

@@ -25,8 +25,11 @@ class EncoderConfig:
 
     Attributes:
         px: Side of the frame in pixels.
-        width, depth, heads: Sizes of the transformer.
-        tokens, dim: Shape of a latent.
+        width: Width of the transformer.
+        depth: Number of its layers.
+        heads: Number of heads of a layer.
+        tokens: Number of tokens of a latent.
+        dim: Dimensions of a token.
 
     Raises:
         ValueError: The sizes are incompatible, or there are more than 16 tokens.

@@ -33,8 +33,11 @@ class PredictorConfig:
     """Sizes.
 
     Attributes:
-        tokens, dim: Shape of a latent.
-        width, depth, heads: Sizes of the transformer.
+        tokens: Number of tokens of a latent.
+        dim: Dimensions of a token.
+        width: Width of the transformer.
+        depth: Number of its layers.
+        heads: Number of heads of a layer.
         action_scale: Largest magnitude of each action component (SI units), by which actions are divided.
 
     Raises:

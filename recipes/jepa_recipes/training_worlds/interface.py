@@ -14,7 +14,8 @@ class TrainingWorld(Protocol):
 
     Attributes:
         kind: Key of its recipe.
-        model_id, description: For the bundle.
+        model_id: Model ID of the bundle.
+        description: Description in the bundle.
         varies: There is more than one layout.
         top_speed: Largest norm of an action, in ``action_units``.
     """

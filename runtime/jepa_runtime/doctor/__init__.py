@@ -4,7 +4,7 @@ Each finding has its evidence and the commands that fix it. Nothing here changes
 """
 
 from jepa_runtime.doctor.diagnosis_output import as_json, fix_script
-from jepa_runtime.doctor.examine import Diagnosis, examine
+from jepa_runtime.doctor.examination import Diagnosis, examine
 from jepa_runtime.doctor.finding import Evidence, Finding, Severity
 from jepa_runtime.doctor.live_facts import LiveFacts
 from jepa_runtime.doctor.machine import Machine

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from jepa_runtime.doctor.examine import Diagnosis
+from jepa_runtime.doctor.examination import Diagnosis
 
 SCHEMA = 1
 

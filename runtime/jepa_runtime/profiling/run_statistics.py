@@ -21,8 +21,9 @@ class Quantile:
 
     Attributes:
         value: None for too few samples.
-        low, high: The ends of the interval. None for too few samples, or if they do not bound the percentile
-            on this side (the interval would end at the largest sample).
+        low: The lower end of the interval; None for too few samples.
+        high: The upper end; None for too few samples, or if it would be the largest sample, which does not
+            bound the percentile.
     """
 
     value: float | None

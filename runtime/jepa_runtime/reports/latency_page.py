@@ -15,7 +15,8 @@ class Report:
     """The content of a report.
 
     Attributes:
-        title, subtitle: The heading.
+        title: The heading.
+        subtitle: The line below the heading.
         stages: Samples in ms by stage, in the order of the table.
         main: The stage that histogram and timeline show.
         times_s: Time of each sample of ``main`` in seconds since the start.

@@ -60,7 +60,7 @@ def apply(root: Path, files: Sequence[Shipped], *, keep_changed: bool = False) -
 
     Raises:
         SystemFilesError: A path is blocked or was modified, or the installation failed; the root is
-        unchanged.
+            unchanged.
     """
     with _mapped_errors(root, "nothing was installed"), RootTree(root) as tree, tree.locked():
         store = JournalStore(tree)

@@ -45,7 +45,8 @@ class Fed:
     """What came of feeding one reader.
 
     Attributes:
-        taken, refused: how many inputs it took, and how many it raised one of its errors for.
+        taken: how many inputs it took.
+        refused: how many it raised one of its errors for.
         grown_mb: by how much its process grew at its largest.
         findings: one for each place where something else was raised, with the seed.
     """
