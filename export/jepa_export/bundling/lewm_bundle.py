@@ -33,6 +33,7 @@ from jepa_export.data.clip_windows import Windows
 from jepa_export.data.recording import Recording
 from jepa_export.errors import JepaExportError
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
+from jepa_export.targets.openvino import Sample
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
 from jepa_runtime.bundle import Bundle
@@ -61,7 +62,7 @@ class Trajectories:
     @property
     def frame_skip(self) -> int:
         """The number of recorded actions in one action of LeWM."""
-        return self.actions.shape[-1] // len(self.statistics.names)
+        return int(self.actions.shape[-1]) // len(self.statistics.names)
 
     @property
     def action_space(self) -> ActionSpace:
@@ -79,7 +80,7 @@ class Trajectories:
     def normalization(self) -> tuple[Floats32, Floats32]:
         """Mean and standard deviation [A] of an action; 1 where it never changes."""
         parts = self.statistics.mean, [std or 1.0 for std in self.statistics.std]
-        mean, deviation = (np.tile(np.float32(part), self.frame_skip) for part in parts)
+        mean, deviation = (np.tile(np.asarray(part, np.float32), self.frame_skip) for part in parts)
         return mean, deviation
 
 
@@ -198,7 +199,7 @@ def write_lewm_bundle(
         measured = _measured(identity, predicted, latents)
         selected = range(0, len(frames), max(1, len(frames) // NUM_CALIBRATION))
         progress(f"encoder: writing graphs, calibrated on {len(selected)} frames")
-        encoder_samples = [{"frame": trajectories.frames[index, :1]} for index in selected]
+        encoder_samples: list[Sample] = [{"frame": trajectories.frames[index, :1]} for index in selected]
         write_graph(encoder, encoder_samples, "latent", builder.staging / "encoder", variants)
         progress(f"predictor: writing graphs, calibrated on {len(selected)} rollouts")
         rollouts = [

@@ -44,7 +44,7 @@ from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
 from jepa_export.targets.openvino import Sample, save
-from jepa_runtime.bundle import Bundle, GoldenOutputs, Tolerance, check_futures_size
+from jepa_runtime.bundle import Bundle, GoldenOutputs, check_futures_size
 
 # Lower limit of a component's standard deviation, as a fraction of that of all components.
 _MIN_RELATIVE_STD = 1e-2
@@ -53,6 +53,9 @@ _UNIT_ATOL = 1e-2
 
 class _Standardize(nn.Module):
     """Standardize components [..., n]."""
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, mean: Tensor, spread: Tensor) -> None:
         super().__init__()
@@ -70,6 +73,8 @@ class ScaledPredictor(Predictor):
     It standardizes its inputs, and scales the predicted change, by the standard deviation of each component
     in ``latents`` [N, T, D].
     """
+
+    spread: Tensor
 
     def __init__(self, config: PredictorConfig, latents: Tensor) -> None:
         super().__init__(config)
@@ -177,8 +182,13 @@ def write_predictor_bundle(
     controller = AccuracyController(limits, progress, seen=seen)
     futures = golden_futures(predictor, torch.tensor(base_golden.latents), settings, seed)
     # The base may have a history that this predictor has not.
-    replaced = {"history_actions": None} | {name: tensor.numpy() for name, tensor in futures.items()}
-    golden = replace(base_golden, **replaced)
+    history_actions = futures["history_actions"].numpy() if "history_actions" in futures else None
+    golden = replace(
+        base_golden,
+        actions=futures["actions"].numpy(),
+        futures=futures["futures"].numpy(),
+        history_actions=history_actions,
+    )
 
     def samples_of(films: NDArray[np.uint8], seed: int) -> dict[str, list[Sample]]:
         latents = torch.stack([encoder(torch.from_numpy(film)) for film in films])
@@ -240,8 +250,9 @@ def _reshape_npu_energy(staging: Path, fields: dict[str, Any]) -> None:
 
 def _tolerance(base: Bundle, precision: str) -> dict[str, float]:
     """Return the wider of the tolerances of the encoder and the predictor."""
-    tolerances: dict[str, Tolerance] = dict(base.manifest.golden.tolerances)
-    encoder, predictor = tolerances[precision], TOLERANCES[precision]
+    tolerances = base.manifest.golden.tolerances.items()
+    encoder = next(tolerance for name, tolerance in tolerances if name == precision)
+    predictor = TOLERANCES[precision]
     return {
         "min_cosine": min(encoder.min_cosine, predictor["min_cosine"]),
         "max_abs": max(encoder.max_abs, predictor["max_abs"]),

@@ -174,7 +174,8 @@ class Windows:
             if self.action_names is not None:
                 whole &= recording.known[rows]
         starts = np.flatnonzero(whole).astype(np.int32)
-        return starts[starts % stride == 0]
+        chosen: NDArray[np.int32] = starts[starts % stride == 0]
+        return chosen
 
 
 def _nearest(stamps: Stamps, targets: Stamps) -> NDArray[np.intp]:

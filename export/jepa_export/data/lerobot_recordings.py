@@ -309,7 +309,7 @@ def _is_video(info: dict[str, Any], selection: _Selection) -> bool:
 def _read_info(folder: Path) -> dict[str, Any]:
     path = folder / INFO
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise JepaExportError(f"{path}: cannot be read: {error}", code="data.lerobot_damaged") from error
     needed = {"codebase_version", "features", "data_path"}

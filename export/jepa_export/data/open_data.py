@@ -75,7 +75,7 @@ def open_data(
 
 
 def prepare(
-    origins: Sequence[Origin | Recording],
+    origins: Sequence[Origin | SimulatedRecording],
     store: FrameStore,
     *,
     skip_bad: bool = False,
@@ -99,7 +99,7 @@ def prepare(
     skipped: list[str] = []
     cancelled = Event()
 
-    def recording_or_reason(origin: Origin | Recording) -> Recording | str:
+    def recording_or_reason(origin: Origin | SimulatedRecording) -> Recording | str:
         if isinstance(origin, SimulatedRecording):
             return origin
         try:
@@ -166,7 +166,7 @@ def _place(recording: Recording) -> float:
     return int(mark(recording), 16) / 2**48
 
 
-def find_recordings(spec: str, store: FrameStore) -> list[Origin] | list[Recording]:
+def find_recordings(spec: str, store: FrameStore) -> Sequence[Origin | SimulatedRecording]:
     """Return the recordings that a user named, not decoded yet.
 
     Raises:
@@ -223,11 +223,11 @@ def _recordings_in(path: Path, options: Mapping[str, str], seen: set[str]) -> It
         yield VideoOrigin(path)
 
 
-def _two_rooms(options: Mapping[str, str], store: FrameStore) -> list[Recording]:
+def _two_rooms(options: Mapping[str, str], store: FrameStore) -> list[SimulatedRecording]:
     check_options("two_rooms", options, allowed=("trajectories", "frames", "seed", "layout"))
     layouts: dict[str, LayoutKind] = {"random": "random", "fixed": "fixed"}
     layout = options.get("layout", "random")
-    numbers = {"trajectories": "1000", "frames": "16", "seed": "0"} | options
+    numbers = {"trajectories": "1000", "frames": "16", "seed": "0", **options}
     for name in ("trajectories", "frames", "seed"):
         if not numbers[name].isdecimal() or (name != "seed" and int(numbers[name]) == 0):
             raise JepaExportError(

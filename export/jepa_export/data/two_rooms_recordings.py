@@ -6,6 +6,7 @@ Everything follows from one integer, so a resumed training run gets the same dat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,7 @@ def _towards(rng: np.random.Generator, place: Floats, position: Floats) -> Float
 
 
 def record(
-    seed: tuple[int, ...],
+    seed: Sequence[int],
     *,
     layouts: int,
     trajectories: int,

@@ -74,7 +74,8 @@ def measure_retention(stage: EncoderStage, split: DataSplit, teacher: str) -> Te
     """
     device = next(stage.parameters()).device
     clips = min(COMPARED_CLIPS, len(split.held_out))
-    cosines, total, squares, missed = [], 0.0, 0.0, 0.0
+    cosines, squares, missed = [], 0.0, 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for batch in Batches(split.held_out, size=1, seed=_SEED).iterate(0, clips):
         frames, targets = stage.inputs(batch, device)
         reconstructed = stage.head(stage.encoder(frames)).float()

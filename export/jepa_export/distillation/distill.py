@@ -44,6 +44,7 @@ from jepa_export.data.provenance_marks import TRAINED_ON, mark
 from jepa_export.distillation import clip_metrics
 from jepa_export.distillation.data_split import DataSplit
 from jepa_export.distillation.frozen_encoders import (
+    BundleEncoder,
     FrozenEncoderSource,
     from_bundle,
     from_distillation,
@@ -60,6 +61,7 @@ from jepa_export.distillation.stages import (
 from jepa_export.distillation.teacher_targets import TeacherFeatures, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.quantization.accuracy_control import limits_of
+from jepa_export.students.encoder import Encoder
 from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.teachers.checkpoints.read import Teacher
@@ -131,6 +133,7 @@ def distill(request: DistillationRequest, progress: Progress) -> Path | None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
+        assert isinstance(student.encoder, Encoder)
         encoder = EncoderStage(student.encoder.train(), features)
         aware = QuantizationAwareStage(encoder) if request.quantization_aware else None
     source = FrozenEncoderSource(
@@ -324,7 +327,9 @@ class _Run:
         request, folder = self.request, self.request.out / "bundle"
         if split.train.action_names is None:
             # The prediction does not depend on the action.
-            nn.init.zeros_(network.embed_action[0].weight)
+            first = network.embed_action[0]
+            assert isinstance(first, nn.Linear)
+            nn.init.zeros_(first.weight)
         predictor = PredictorStage(network.train(), source.encoder, history=request.history)
         self.train(predictor, split, request.predictor_steps)
         if not self.fabric.is_global_zero:
@@ -351,6 +356,7 @@ class _Run:
             options["held_out"] = clip_metrics.calibration_clips(split.held_out)
             options["seen"] = not self.data.held_out
         if source.bundle:
+            assert isinstance(source.encoder, BundleEncoder)
             write_predictor_bundle(
                 source.bundle,
                 source.encoder,

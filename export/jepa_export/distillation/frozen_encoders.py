@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepa_export.bundling.teacher_retention import TeacherRetention, read_teacher_retention
 from jepa_export.bundling.variants import VARIANTS
@@ -17,7 +17,7 @@ from jepa_export.data.provenance_marks import trained_on
 from jepa_export.distillation.teacher_targets import TeacherFeatures
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import parameters
-from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, Encoder
+from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, FrameEncoder
 from jepa_export.students.family import create
 from jepa_export.students.layers import unit_scale
 from jepa_export.targets.onnx import check_size
@@ -41,12 +41,15 @@ class FrozenConfig:
     dim: int
 
 
-class PooledTeacher(nn.Module):
+class PooledTeacher(FrameEncoder):
     """A whole teacher as an encoder of single frames: uint8 [N, px, px, 3] -> [N, tokens, dim].
 
     Its tokens are averaged over squares of its grid and normalized to unit scale. For a teacher that reads
     clips, the frame is repeated.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, features: TeacherFeatures) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class PooledTeacher(nn.Module):
         return unit_scale(grid.mean(dim=(2, 4)).flatten(1, 2))
 
 
-class BundleEncoder(nn.Module):
+class BundleEncoder(FrameEncoder):
     """The fp32 encoder of a bundle, run by the runtime: uint8 [N, px, px, 3] -> [N, tokens, dim].
 
     It has no torch weights and runs on the CPU, on whichever device the frames are.
@@ -92,9 +95,6 @@ class BundleEncoder(nn.Module):
         return torch.from_numpy(np.stack(latents)).to(frame.device)
 
 
-FrozenEncoder = Encoder | PooledTeacher | BundleEncoder
-
-
 @dataclass(frozen=True, kw_only=True)
 class FrozenEncoderSource:
     """An encoder and its origin.
@@ -108,7 +108,7 @@ class FrozenEncoderSource:
         retention: What the encoder retained of its teacher (None: unknown).
     """
 
-    encoder: FrozenEncoder
+    encoder: FrameEncoder
     student: str
     identity: str
     name: str

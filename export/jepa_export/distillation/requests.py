@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import HORIZON, STEP_S
+
+Precision = Literal["32-true", "bf16-mixed"]
+"""Of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class TrainingRequest:
     seed: int
     held_out: float
     skip_bad: bool
-    precision: str
+    precision: Precision
     checkpoint_every: int
     watch_every: int
     max_collapses: int | None

@@ -24,6 +24,7 @@ from torch import Tensor
 from jepa_export.data.batches import Batch, Batches
 from jepa_export.data.clip_windows import Windows
 from jepa_export.distillation.collapse import CollapseAlarm, LatentStatistics, latent_statistics
+from jepa_export.distillation.requests import Precision
 from jepa_export.distillation.stages import DistillationStage
 from jepa_export.errors import JepaExportError
 from jepa_export.training.progress_log import HELD_OUT, ProgressLog
@@ -92,7 +93,7 @@ class ShardedBatches(Batches):
         return super().indices(step)[self._rank :: self._world_size]
 
 
-def start_fabric(precision: str) -> Fabric:
+def start_fabric(precision: Precision) -> Fabric:
     """Start one process on the best device of this machine, or join the processes that torchrun started.
 
     Raises:
@@ -293,6 +294,10 @@ class _ClipTraining(TrainingStage):
 
 def _split(clips: Batch, size: int) -> list[Batch]:
     return [
-        Batch(*(None if part is None else part[first : first + size] for part in vars(clips).values()))
+        Batch(
+            clips.frames[first : first + size],
+            clips.stamps_ns[first : first + size],
+            None if clips.actions is None else clips.actions[first : first + size],
+        )
         for first in range(0, len(clips.frames), size)
     ]

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_export.data.batches import Batch
-from jepa_export.distillation.frozen_encoders import FrozenEncoder
 from jepa_export.distillation.teacher_targets import TeacherFeatures
 from jepa_export.quantization.fake_quantization import FakeInt8
-from jepa_export.students.encoder import Encoder, TeacherHead
+from jepa_export.students.encoder import Encoder, FrameEncoder, TeacherHead
 from jepa_export.students.predictor import Predictor
 
 
@@ -98,7 +97,7 @@ class PredictorStage(DistillationStage):
     name = "predictor"
     input_names = ("latents", "actions")
 
-    def __init__(self, predictor: Predictor, encoder: FrozenEncoder, *, history: int) -> None:
+    def __init__(self, predictor: Predictor, encoder: FrameEncoder, *, history: int) -> None:
         super().__init__()
         self.predictor = predictor
         self._history = history

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from jepa_export.data.clip_windows import Windows
+from jepa_export.data.drawn_rooms import SimulatedRecording
 from jepa_export.data.file_hash import file_hash
 from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import find_recordings, holds_recordings, prepare
@@ -99,10 +100,10 @@ def recorded_clips(
 
 def _spread(length: int, count: int) -> list[int]:
     """Return up to ``count`` evenly distributed indices below ``length``."""
-    return np.unique(np.linspace(0, length - 1, count).round().astype(int)).tolist()
+    return [int(index) for index in np.unique(np.linspace(0, length - 1, count).round())]
 
 
-def _find(spec: str, store: FrameStore, step_s: float, steps: int) -> Sequence[Origin | Recording]:
+def _find(spec: str, store: FrameStore, step_s: float, steps: int) -> Sequence[Origin | SimulatedRecording]:
     name, _ = split_spec(spec)
     if is_camera(name) or (_holds_images(Path(name)) and not holds_recordings(Path(name))):
         return [_PlayedSource(spec, store, step_s, steps)]
@@ -114,8 +115,8 @@ def _holds_images(path: Path) -> bool:
 
 
 def _not_trained_on(
-    found: Sequence[Origin | Recording], trained_on: frozenset[str] | None
-) -> tuple[Sequence[Origin | Recording], str]:
+    found: Sequence[Origin | SimulatedRecording], trained_on: frozenset[str] | None
+) -> tuple[Sequence[Origin | SimulatedRecording], str]:
     """Return the recordings that the model was not trained on, or all if there are none, and a note on it."""
     if trained_on is None:
         return found, "the model may have been trained on these"

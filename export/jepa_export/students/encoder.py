@@ -8,6 +8,7 @@ the predictor, which reads the latents of several frames.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,9 @@ class PatchEmbedding(nn.Module):
     the product reads the bytes of the frame, which INT8 represents exactly.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.side, self.patch = config.px // config.patch, config.patch
@@ -75,8 +79,30 @@ class PatchEmbedding(nn.Module):
         return nn.functional.linear(patches.to(weight.dtype), weight, bias)
 
 
-class Encoder(nn.Module):
-    """Encoder of uint8 frames [N, px, px, 3] (RGB) to latents [N, tokens, dim], each token of unit scale."""
+class LatentConfig(Protocol):
+    """Frame side in pixels, and number and width of the tokens of a latent."""
+
+    @property
+    def px(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+
+class FrameEncoder(nn.Module):
+    """Encoder of uint8 frames [N, px, px, 3] (RGB) to latents [N, tokens, dim]."""
+
+    config: LatentConfig
+
+
+class Encoder(FrameEncoder):
+    """The encoder of a student; each token has unit scale."""
+
+    config: EncoderConfig
+    position: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -99,6 +125,8 @@ class TeacherHead(nn.Module):
     [N, tokens, dim] -> [N, side * side, teacher_dim]: one query per position of the teacher's grid reads the
     latent.
     """
+
+    queries: Tensor
 
     def __init__(self, config: EncoderConfig, *, teacher_side: int, teacher_dim: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from jepa_export.errors import JepaExportError
-from jepa_export.students.encoder import Encoder, EncoderConfig
+from jepa_export.students.encoder import Encoder, EncoderConfig, FrameEncoder
 from jepa_export.students.predictor import ParallelBlock, Predictor, PredictorConfig
 
 
@@ -36,7 +36,7 @@ class Student:
     """An encoder and the predictor for its latents."""
 
     name: str
-    encoder: Encoder
+    encoder: FrameEncoder
     predictor: Predictor
 
 

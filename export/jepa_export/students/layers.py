@@ -32,10 +32,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
     ``mask`` is added to the scores.
     """
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    scores: Tensor = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores + mask
-    return scores.softmax(-1) @ value
+    attended: Tensor = scores.softmax(-1) @ value
+    return attended
 
 
 def inner_dim(dim: int, heads: int) -> int:
@@ -45,7 +46,8 @@ def inner_dim(dim: int, heads: int) -> int:
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """Split [batch, n, heads * head_dim] into [batch, heads, n, head_dim]."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_head: Tensor = tokens.unflatten(-1, (heads, -1))
+    return by_head.transpose(1, 2)
 
 
 def merge_heads(tokens: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ class ParallelBlock(nn.Module):
         """
         normed, gate, (query, key, value) = self._project(tokens, condition)
         bias = self._sequence_bias(tokens.shape[1])
-        attended = merge_heads(attend(*(split_heads(part, self.heads) for part in (query, key, value)), bias))
+        of_query, of_key, of_value = (split_heads(part, self.heads) for part in (query, key, value))
+        attended = merge_heads(attend(of_query, of_key, of_value, bias))
         made = list(zip(key.split(1, dim=1), value.split(1, dim=1), strict=True))
         return self._add(tokens, gate, attended, normed), made
 
@@ -130,10 +131,12 @@ class ParallelBlock(nn.Module):
 
     def _add(self, tokens: Tensor, gate: Tensor, attended: Tensor, normed: Tensor) -> Tensor:
         change = self.attended(attended) + self.out(functional.gelu(self.hidden(normed)))
-        return tokens + gate * change
+        added: Tensor = tokens + gate * change
+        return added
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.heads, -1))
+        by_head: Tensor = tokens.unflatten(-1, (self.heads, -1))
+        return by_head
 
     def _sequence_bias(self, frames: int) -> Tensor:
         """Return the bias by lag, [heads, frames, frames]; minus infinity outside the causal window."""
@@ -146,10 +149,12 @@ class ParallelBlock(nn.Module):
 class Predictor(nn.Module):
     """The predictor. T, D: ``tokens`` and ``dim`` of a latent; A: components of an action."""
 
+    action_scale: Tensor
+
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Linear(config.tokens * config.dim, config.width)
+        self.embed: nn.Module = nn.Linear(config.tokens * config.dim, config.width)
         self.embed_action = nn.Sequential(
             nn.Linear(len(config.action_scale), CONDITION_DIM),
             nn.SiLU(),
@@ -214,6 +219,7 @@ class Predictor(nn.Module):
         """
         tokens, frames = self.embed(latent.flatten(2)), []
         for block, before in zip(self.blocks, past, strict=True):
+            assert isinstance(block, ParallelBlock)
             tokens, made = block.step(tokens, condition, before, absent)
             frames.append(made)
         return self._follow(latent, tokens), frames

@@ -59,7 +59,7 @@ def export_onnx(
         # supports.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         # Sizes are supposed to become constants, and slices need not be folded.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message="Constant folding")
         torch.onnx.export(
             module.eval(),

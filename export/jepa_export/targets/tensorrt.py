@@ -245,7 +245,8 @@ def _constants(model: onnx.ModelProto) -> tuple[dict[str, NDArray[np.generic]], 
 
 def _scale(largest: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the size of one INT8 step, which is positive even if all values are 0."""
-    return np.maximum(largest / INT8_MAX, np.finfo(np.float32).tiny).astype(np.float32)
+    scale: NDArray[np.float32] = np.maximum(largest / INT8_MAX, np.finfo(np.float32).tiny).astype(np.float32)
+    return scale
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, overload
 
 from jepa_export.errors import JepaExportError
 from jepa_export.teachers.ijepa import IJEPA, IJEPAConfig
@@ -15,7 +15,6 @@ from jepa_export.teachers.vjepa2_ac import VJEPA2AC, VJEPA2ACConfig
 
 Family = Literal["V-JEPA 2", "V-JEPA 2.1", "V-JEPA 2-AC", "LeWM", "I-JEPA"]
 Config = VJEPA2Config | VJEPA2ACConfig | LeWMConfig | IJEPAConfig
-AnyConfig = TypeVar("AnyConfig", VJEPA2Config, VJEPA2ACConfig, LeWMConfig, IJEPAConfig)
 Model = VJEPA2 | VJEPA2AC | LeWM | IJEPA
 
 
@@ -161,7 +160,11 @@ def find_teacher(name: str) -> Member:
     return FAMILY[name]
 
 
-def shallow(config: AnyConfig, depth: int) -> AnyConfig:
+@overload
+def shallow(config: VJEPA2Config, depth: int) -> VJEPA2Config: ...
+@overload
+def shallow(config: Config, depth: int) -> Config: ...
+def shallow(config: Config, depth: int) -> Config:
     """Return the same model with ``depth`` encoder blocks and at most as many predictor blocks.
 
     Raises:
@@ -176,7 +179,8 @@ def shallow(config: AnyConfig, depth: int) -> AnyConfig:
         return replace(config, encoder=replace(config.encoder, depth=depth), depth=min(config.depth, depth))
     if isinstance(config, IJEPAConfig):
         return replace(config, encoder=replace(config.encoder, depth=depth), predictor=None)
-    predictor = replace(config.predictor, depth=min(config.predictor.depth, depth))
-    return replace(
-        config, encoder=replace(config.encoder, depth=depth, taps=(depth - 1,)), predictor=predictor
-    )
+    encoder = replace(config.encoder, depth=depth, taps=(depth - 1,))
+    predictor_depth = min(config.predictor.depth, depth)
+    if isinstance(config, VJEPA2Config):
+        return replace(config, encoder=encoder, predictor=replace(config.predictor, depth=predictor_depth))
+    return replace(config, encoder=encoder, predictor=replace(config.predictor, depth=predictor_depth))

@@ -39,7 +39,9 @@ class Rollout(nn.Module):
         self.window = model.config.history
         self.mix, self.action_encoder = model.mix, model.action_encoder
         self.pos_embed, self.norm = model.pos_embed, model.norm
-        self.blocks = nn.ModuleList(Block(block) for block in model.blocks)
+        self.blocks = nn.ModuleList(
+            Block(block) for block in model.blocks if isinstance(block, ModulatedBlock)
+        )
         self.pred_proj = _folded(model.pred_proj)
 
     def forward(
@@ -119,7 +121,8 @@ class Block(nn.Module):
         """
 
         def heads(part: Tensor) -> Tensor:
-            return part.unflatten(-1, (self.heads, -1))
+            by_head: Tensor = part.unflatten(-1, (self.heads, -1))
+            return by_head
 
         scale = (query.shape[-1] // self.heads) ** -0.5
         scores = [(heads(query) * heads(key)).sum(-1, keepdim=True) * scale for key, _ in seen]
@@ -130,7 +133,8 @@ class Block(nn.Module):
         total, attended = weights[0], weights[0] * heads(seen[0][1])
         for weight, (_, value) in zip(weights[1:], seen[1:], strict=True):
             total, attended = total + weight, attended + weight * heads(value)
-        return (attended / total).flatten(-2)
+        mean: Tensor = attended / total
+        return mean.flatten(-2)
 
 
 def _fold_norm(norm: nn.LayerNorm, weight: Tensor) -> nn.Linear:
@@ -144,6 +148,7 @@ def _fold_norm(norm: nn.LayerNorm, weight: Tensor) -> nn.Linear:
 def _folded(projection: Projection) -> nn.Sequential:
     """Return the projection with its batch normalization folded into the first layer."""
     first, norm, activation, second = copy.deepcopy(projection.net)
+    assert isinstance(first, nn.Linear) and isinstance(norm, nn.BatchNorm1d)
     return nn.Sequential(fuse_linear_bn_eval(first, norm), activation, second)
 
 

@@ -85,6 +85,7 @@ class TrainingStage(ABC):
         norm = self.fabric.clip_gradients(
             self.network, self.optimizer, max_norm=self._clip_norm, error_if_nonfinite=False
         )
+        assert norm is not None
         self.check_finite(float(norm), "the gradient", step)
         self.optimizer.step()
         return values
@@ -93,8 +94,9 @@ class TrainingStage(ABC):
         """Return the sum of the terms of a loss, and it and the terms as means over all processes."""
         total = torch.stack(list(terms.values())).sum()
         own = torch.stack([total, *terms.values()]).detach()
-        means = self.fabric.all_reduce(own, reduce_op="mean").tolist()
-        return total, dict(zip(("loss", *terms), means, strict=True))
+        means = self.fabric.all_reduce(own, reduce_op="mean")
+        assert isinstance(means, Tensor)
+        return total, dict(zip(("loss", *terms), means.tolist(), strict=True))
 
     def check_finite(self, value: float, what: str, step: int) -> None:
         """Check that ``value`` is a finite number.

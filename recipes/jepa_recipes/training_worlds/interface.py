@@ -20,13 +20,26 @@ class TrainingWorld(Protocol):
         top_speed: Largest norm of an action, in ``action_units``.
     """
 
-    kind: str
-    model_id: str
-    description: str
-    varies: bool
-    top_speed: float
-    action_names: tuple[str, str]
-    action_units: tuple[str, str]
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def varies(self) -> bool: ...
+
+    @property
+    def top_speed(self) -> float: ...
+
+    @property
+    def action_names(self) -> tuple[str, str]: ...
+
+    @property
+    def action_units(self) -> tuple[str, str]: ...
 
     def record(
         self,

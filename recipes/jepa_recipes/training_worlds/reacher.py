@@ -53,8 +53,11 @@ class ReacherTrainingWorld:
                 images[run, index], positions[run, index] = arm.render(), fingertip(arm.angles)
                 if index < frames - 1:
                     arm.step(actions[run, index], STEP_S)
+        shape = (layouts, trajectories)
         return Recordings(
-            *(part.reshape(layouts, trajectories, *part.shape[1:]) for part in (images, actions, positions))
+            images.reshape(*shape, *images.shape[1:]),
+            actions.reshape(*shape, *actions.shape[1:]),
+            positions.reshape(*shape, *positions.shape[1:]),
         )
 
     def world(self) -> Reacher:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jepa_export.data.two_rooms_recordings import Recordings, record
 from jepa_sim.worlds import TwoRooms
@@ -31,8 +31,27 @@ class TwoRoomsTrainingWorld:
     def varies(self) -> bool:
         return self.kind == "random"
 
-    def record(self, seed: tuple[int, ...], **options: Any) -> Recordings:
-        return record(seed, kind=self.kind, **options)
+    def record(
+        self,
+        seed: Sequence[int],
+        *,
+        layouts: int,
+        trajectories: int,
+        frames: int,
+        steady_light: float = 0.6,
+        standing: bool = False,
+        pressing: float = 0.0,
+    ) -> Recordings:
+        return record(
+            seed,
+            layouts=layouts,
+            trajectories=trajectories,
+            frames=frames,
+            kind=self.kind,
+            steady_light=steady_light,
+            standing=standing,
+            pressing=pressing,
+        )
 
     def world(self) -> TwoRooms:
         return TwoRooms(layout=self.kind, seed=0)

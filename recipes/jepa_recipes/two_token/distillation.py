@@ -34,7 +34,7 @@ class RepresentationDistillationStage(ModuleStage):
     def __init__(
         self, teacher: Encoder, student: Encoder, *, steps: int, draw: Callable[[int], Future[Recordings]]
     ) -> None:
-        self.encoder = student.to(memory_format=torch.channels_last)
+        self.encoder = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__({"encoder": self.encoder}, steps=steps, learning_rate=3e-3, clip_norm=2.0)
         self._teacher, self._draw = teacher, draw
         self._batches: Iterator[Recordings] | None = None

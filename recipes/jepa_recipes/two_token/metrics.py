@@ -81,7 +81,8 @@ class _PositionProbe:
 
     def read(self, tokens: Tensor) -> Tensor:
         """Return the positions [..., 2] in meters of robot tokens [..., D]."""
-        return (_affine(tokens) @ self._weights).reshape(*tokens.shape[:-1], 2)
+        positions: Tensor = _affine(tokens) @ self._weights
+        return positions.reshape(*tokens.shape[:-1], 2)
 
 
 def _affine(tokens: Tensor) -> Tensor:

@@ -50,6 +50,10 @@ class Encoder(nn.Module):
         affine: Use affine batch normalization, for an encoder that learns the latents of another.
     """
 
+    grid: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, trunk: nn.Module | None = None, *, affine: bool = False) -> None:
         super().__init__()
         dim = LATENT_DIM

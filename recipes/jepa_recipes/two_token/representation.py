@@ -49,7 +49,7 @@ class RepresentationStage(ModuleStage):
         renderer: Executor,
     ) -> None:
         self.encoder, self.predictor, self.inverse = encoder, predictor, InverseDynamics()
-        self.encoder.to(memory_format=torch.channels_last)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         modules: dict[str, nn.Module] = {
             "encoder": self.encoder,
             "predictor": self.predictor,

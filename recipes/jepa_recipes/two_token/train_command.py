@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def train_and_bundle(
     console = Console()
     folder, teacher_folder = out / "bundle", out / "teacher"
     check_output(folder)
-    identity = {"version": "1.1.0", "command": command}
+    write_bundle = partial(write_two_token_bundle, version="1.1.0", command=command)
     report: dict[str, Any] = {}
     if distilled:
         check_output(teacher_folder)
@@ -52,14 +53,12 @@ def train_and_bundle(
         )
         model = distill(teacher, checkpoints, out / "checkpoints", seed=seed)
         teacher_id = f"{training_world.model_id}_teacher"
-        write_two_token_bundle(teacher, teacher_folder, model_id=teacher_id, int8=False, **identity)
+        write_bundle(teacher, teacher_folder, model_id=teacher_id, int8=False)
         report["teacher"] = _measured(Bundle.open(teacher_folder), training_world, episodes, baselines=False)
     else:
         model = train(out / "checkpoints", seed=seed, training_world=training_world)
     name = "ViT of three blocks, trained by the same command" if distilled else None
-    metrics = write_two_token_bundle(
-        model, folder, model_id=training_world.model_id, teacher=name, **identity
-    )
+    metrics = write_bundle(model, folder, model_id=training_world.model_id, teacher=name)
     bundle = Bundle.open(folder)
     report |= {"open_loop": report_fields(metrics)} | _measured(
         bundle, training_world, episodes, baselines=True

@@ -36,6 +36,8 @@ def supports_bf16() -> bool:
 class ViTTrunk(nn.Module):
     """Trunk: normalized pixels [N, 3, 128, 128] -> 64 tokens of 192 -> a map [N, CHANNELS, 16, 16]."""
 
+    positions: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = stem()
