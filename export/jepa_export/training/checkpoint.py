@@ -11,6 +11,7 @@ from typing import IO, Any
 import torch
 
 from jepa_export.errors import JepaExportError
+from jepa_runtime.util import atomic_files
 
 SETTINGS = "settings.json"
 # Lock files of this process, by folder; closing the file releases the lock.
@@ -23,16 +24,14 @@ def save(state: dict[str, Any], path: Path) -> None:
     Raises:
         JepaExportError: It cannot be written.
     """
-    partial = path.with_suffix(".partial")
+    atomic_files.remove_unfinished(path)
     try:
-        with partial.open("wb") as file:
+        with atomic_files.replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
     # Torch's writer raises RuntimeError when the disk is full.
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise JepaExportError(
             f"{path}: cannot be written: {str(error).splitlines()[0]}; the previous checkpoint is intact: "
             "free "
@@ -103,9 +102,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], *, write: bool) -> None
         if not note.exists():
             if write:
                 folder.mkdir(parents=True, exist_ok=True)
-                partial = note.with_suffix(".partial")
-                partial.write_text(text)
-                os.replace(partial, note)
+                with atomic_files.replacing(note) as temporary:
+                    temporary.write_text(text)
             return
         before = dict(json.loads(note.read_text()))
     except (OSError, ValueError, TypeError) as error:

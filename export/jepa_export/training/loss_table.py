@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from jepa_export.errors import JepaExportError
+from jepa_runtime.util import atomic_files
 
 
 class LossTable:
@@ -34,10 +34,8 @@ class LossTable:
                 # A killed process may have written the last row partially, even its first number.
                 whole = [row for row in rows[1:] if len(row) == len(rows[0])]
                 rows = [*rows[:1], *(row for row in whole if int(row[0]) < start)]
-            partial = path.with_suffix(".partial")
-            with partial.open("w", newline="") as file:
+            with atomic_files.replacing(path) as temporary, temporary.open("w", newline="") as file:
                 csv.writer(file).writerows(rows)
-            os.replace(partial, path)
             self._file = path.open("a", newline="")
         except (OSError, ValueError) as error:
             raise JepaExportError(

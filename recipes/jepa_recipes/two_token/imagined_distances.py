@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jepa_recipes.two_token.latent_library import LatentLibrary
 from jepa_recipes.two_token.networks import ROBOT, SCENE, Predictor
+from jepa_runtime.util import atomic_files
 
 HEADINGS = 24
 STRIDE = 4
@@ -69,7 +70,7 @@ def load_or_compute_distances(library: LatentLibrary, predictor: Predictor, cach
         for latents in track(library.latents, description="      distances")
     ]
     distances = torch.stack(found)
-    partial = cache.with_suffix(".partial.npy")
-    np.save(partial, distances.numpy())
-    partial.replace(cache)
+    atomic_files.remove_unfinished(cache)
+    with atomic_files.replacing(cache) as temporary, temporary.open("wb") as file:
+        np.save(file, distances.numpy())
     return distances

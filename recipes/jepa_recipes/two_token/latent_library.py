@@ -15,6 +15,7 @@ from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_export.training.prefetch import in_order
 from jepa_recipes.training_worlds.interface import TrainingWorld
 from jepa_recipes.two_token.networks import Encoder
+from jepa_runtime.util import atomic_files
 
 TRAJECTORIES, FRAMES = 16, 17
 # Proportion of robots that press on; from wandering ones alone the predictor hardly learns where planners
@@ -79,7 +80,7 @@ def build_library(
         for part, value in zip(parts, columns, strict=True):
             part.append(torch.as_tensor(value))
     library = LatentLibrary(*(torch.cat(part) for part in parts))
-    partial = cache.with_suffix(".partial.npz")
-    np.savez(partial, **{field.name: getattr(library, field.name).numpy() for field in fields(library)})
-    partial.replace(cache)
+    atomic_files.remove_unfinished(cache)
+    with atomic_files.replacing(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, **{field.name: getattr(library, field.name).numpy() for field in fields(library)})
     return library

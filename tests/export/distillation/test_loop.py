@@ -256,6 +256,13 @@ def test_full_disk_leaves_only_the_previous_checkpoint(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_save_after_a_killed_write_removes_its_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "stage.pt"
+    (tmp_path / ".stage.pt.0123.tmp").write_bytes(b"half of a checkpoint")
+    save({"step": 1}, path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_folder_belongs_to_one_run(tmp_path: Path) -> None:
     claim_folder(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
     claim_folder(tmp_path / "run", {"seed": 0, "data": ["a"]}, write=True)
