@@ -6,16 +6,22 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import itertools
 import pkgutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import jepa_runtime
+from jepa_runtime.imaging import to_png
+from jepa_runtime.profiling import write_profile
+from tests.runtime.profiles import make_profile
 from tests.scripts import ROOT
 
 PACKAGES = [
@@ -29,6 +35,7 @@ PACKAGES = [
 CONSUMERS = {
     "jepa_export": "export/jepa_export",
     "jepa_sim": "sim/jepa_sim",
+    "jepa_recipes": "recipes/jepa_recipes",
     "jepa_ros": "ros2_ws/src/jepa_ros/jepa_ros",
     "examples": "examples",
 }
@@ -118,6 +125,29 @@ def test_public_names_resolve_and_have_docstrings(package: str) -> None:
             undescribed.append(f"{home.__name__}.{name}")
     assert not undescribed
     assert set(opened.__all__) <= set(dir(opened))
+
+
+def example_of(package: str) -> str:
+    """Return the program below ``Example::`` in the docstring of a package, or an empty string."""
+    _, _, rest = (inspect.getdoc(importlib.import_module(package)) or "").partition("Example::\n")
+    return textwrap.dedent(
+        "\n".join(itertools.takewhile(lambda line: line[:1] in ("", " "), rest.splitlines()))
+    )
+
+
+@pytest.mark.parametrize("package", [package for package in PACKAGES if example_of(package)])
+def test_example_in_docstring_runs(
+    package: str, two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").symlink_to(two_rooms_bundle.parent)
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        image = np.random.default_rng(index).integers(0, 256, (48, 64, 3), np.uint8)
+        (tmp_path / "images" / f"{index}.png").write_bytes(to_png(image))
+    write_profile(make_profile(frames=100), tmp_path / "profile.json")
+    monkeypatch.chdir(tmp_path)
+    assert not internal_imports(example_of(package))
+    exec(compile(example_of(package), package, "exec"), {})
 
 
 def test_unknown_name_raises_attribute_error() -> None:

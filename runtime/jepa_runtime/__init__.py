@@ -2,9 +2,17 @@
 
 Example::
 
-    model = WorldModel.open("models/two_rooms")
-    latent = model.encode(frame)
-    futures = model.predict(actions)
+    import numpy as np
+    from jepa_runtime import WorldModel
+
+    with WorldModel.open("models/two_rooms") as model:
+        latent = model.encode(np.zeros((480, 640, 3), np.uint8))
+        futures = model.predict(np.zeros((1, 8, 2)))
+    print(futures.latents[0, -1], futures.error_bounds)
+
+The packages below have more: engines (:mod:`~jepa_runtime.backends`), planning
+(:mod:`~jepa_runtime.planning`), real-time inference (:mod:`~jepa_runtime.serving`) and others. The names in
+``__all__`` of a package are public; its modules are not.
 """
 
 import os

@@ -2,6 +2,13 @@
 
 The package of an engine declares it as :class:`Engine`: engines of this package in ``ENGINES`` of their
 folder, engines of other packages by an entry point of the group ``jepa_runtime.backends``.
+
+Example::
+
+    from jepa_runtime.backends import engines
+
+    for engine in engines():
+        print(engine.name, engine.description)
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,14 @@
 """The format of model bundles: a folder with a manifest that lists every file and its hash.
 
 A bundle holds data only, no code.
+
+Example::
+
+    from jepa_runtime.bundle import Bundle
+
+    bundle = Bundle.open("models/two_rooms")
+    print(bundle.manifest.horizon, bundle.sha256)
+    golden = bundle.golden()
 """
 
 from jepa_runtime.bundle.golden_outputs import GoldenOutputs, history_indices

@@ -1,4 +1,8 @@
-"""Subcommands of ``jepa-runtime``, one a module with ``add_parser(subparsers)`` and ``run(args) -> int``."""
+"""Commands of ``jepa-runtime``, and what other programs need to have commands of the same kind.
+
+Each command is a module with ``add_parser(subparsers)`` and ``run(args) -> int``; a :class:`Program` lists
+the commands and imports the one that runs.
+"""
 
 from typing import TYPE_CHECKING
 

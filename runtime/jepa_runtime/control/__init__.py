@@ -1,7 +1,14 @@
 """From predicted futures to safe commands. Without ROS; the caller passes the clock.
 
-The roles are those of nav2: planner (:mod:`receding_horizon`), controller, goal checker, progress checker,
-recovery behaviors, and a safety monitor that stops the robot.
+The roles are those of nav2: planner (:class:`RecedingHorizonPlanner`), controller, goal checker, progress
+checker, recovery behaviors, and a :class:`SafetyMonitor` that stops the robot. :class:`Controller` combines
+them; the settings are a :class:`ControllerConfig`.
+
+Example::
+
+    from jepa_runtime.control import PRESETS, preset
+
+    print(list(PRESETS), preset("two_rooms"))
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,15 @@
 """Diagnose whether a computer can run a model in real time.
 
 Each finding has its evidence and the commands that fix it. Nothing here changes the machine.
+
+Example::
+
+    from pathlib import Path
+    from jepa_runtime.doctor import LiveFacts, Requirements, System, examine
+
+    requirements = Requirements.from_bundle(Path("models/two_rooms"))
+    for finding in examine(System(Path("/"), LiveFacts()), requirements).findings:
+        print(finding.check, finding.verdict)
 """
 
 from jepa_runtime.doctor.diagnosis_output import as_json, fix_script

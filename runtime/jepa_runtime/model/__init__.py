@@ -1,4 +1,13 @@
-"""The world model: compiled graphs, rollouts, and parity with the golden outputs."""
+"""The world model: compiled graphs, rollouts, and parity with the golden outputs.
+
+Example::
+
+    from jepa_runtime import Bundle
+    from jepa_runtime.model import golden_parity
+
+    for parity in golden_parity(Bundle.open("models/two_rooms"), engine="openvino:CPU"):
+        print(parity.graph, parity.min_cosine, parity.ok)
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,27 +1,26 @@
 """Over-the-air updates of the model: from a signed repository to the serving process.
 
-==================  ======================================================================================
-robot               assembles everything on the disk of one robot
-(:func:`~jepa_runtime.ota.robot.open_client`) client              runs updates to their end
-state_machine       the states of an update, and their transitions
-steps               what is done in each state
-state               the persistent state: the update in progress, floors, rejections
-config              the configuration of a robot
-release             what a release declares, and whether it fits this robot
-rollback            whether the active model must be rolled back
-trust               which files are authentic and current (The Update Framework)
-transport           downloads within limits, from a web server or a folder, and deltas
-storage             staging, slots, and the links to the active and the last known good model
-gate                whether a candidate may serve
-health              the health of the serving process, and the interface to it
-provisioning        sets up a robot, and rebuilds its state
-daemon              checks for updates periodically
-operator_requests   what an operator or a service may request at any time
-operator_alarms     conditions that need an operator
-audit_log           the log, in which each entry is bound to the one before it
-hawkbit             updates that a hawkBit server orders
-tuf_conformance     the client for the conformance suite of The Update Framework
-==================  ======================================================================================
+:func:`open_client` opens everything on the disk of one robot. The other modules and packages are:
+
+- ``client``: runs updates to their end
+- ``state_machine``: the states of an update, and their transitions
+- ``steps``: what is done in each state
+- ``state``: the persistent state: the update in progress, floors, rejections
+- ``config``: the configuration of a robot
+- ``release``: what a release declares, and whether it fits this robot
+- ``rollback``: whether the active model must be rolled back
+- ``trust``: which files are authentic and current (The Update Framework)
+- ``transport``: downloads within limits, from a web server or a folder, and deltas
+- ``storage``: staging, slots, and the links to the active and the last known good model
+- ``gate``: whether a candidate may serve
+- ``health``: the health of the serving process, and the interface to it
+- ``provisioning``: sets up a robot, and rebuilds its state
+- ``daemon``: checks for updates periodically
+- ``operator_requests``: what an operator or a service may request at any time
+- ``operator_alarms``: conditions that need an operator
+- ``audit_log``: the log, in which each entry is bound to the one before it
+- ``hawkbit``: updates that a hawkBit server orders
+- ``tuf_conformance``: the client for the conformance suite of The Update Framework
 """
 
 from typing import TYPE_CHECKING

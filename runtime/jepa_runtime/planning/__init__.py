@@ -1,4 +1,17 @@
-"""Search for action sequences: CEM and MPPI, energies and costs, action limits, default candidates."""
+"""Search for action sequences: CEM and MPPI, energies and costs, action limits, default candidates.
+
+Example::
+
+    from jepa_runtime import WorldModel
+    from jepa_runtime.planning import CEM, ActionLimits, CEMConfig, Planner
+
+    with WorldModel.open("models/two_rooms") as model:
+        latent, goal = model.encode(model.bundle.golden().frames[:2])
+        search = CEM(CEMConfig(num_samples=64, horizon=8), ActionLimits.of(model.manifest), seed=0)
+        planner = Planner(search, iterations=3)
+        plan = planner.plan(lambda actions: model.predict(actions, latents=latent, goal=goal).energies)
+    print(plan.mean[0], plan.cost)
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,15 @@
-"""Latency profiles: load generation, statistics, comparison, import and export."""
+"""Latency profiles: load generation, statistics, comparison, import and export.
+
+``jepa-runtime profile`` writes profiles.
+
+Example::
+
+    from pathlib import Path
+    from jepa_runtime.profiling import describe, read_profile
+
+    profile = read_profile(Path("profile.json"))
+    print(describe(profile.run).latency.p99)
+"""
 
 from typing import TYPE_CHECKING
 

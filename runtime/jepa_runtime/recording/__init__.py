@@ -1,4 +1,14 @@
-"""Record ROS 2 messages into MCAP files that rosbag2 and Foxglove can read, without ROS."""
+"""Record ROS 2 messages into MCAP files that rosbag2 and Foxglove can read, without ROS.
+
+Example::
+
+    from jepa_runtime.recording import McapRecorder
+    from jepa_runtime.ros_messages import build
+
+    with McapRecorder("run.mcap") as recorder:
+        forward = {"linear": {"x": 0.2, "y": 0.0, "z": 0.0}, "angular": {"x": 0.0, "y": 0.0, "z": 0.0}}
+        recorder.write_message("/cmd_vel", build("geometry_msgs/msg/Twist", forward), stamp_ns=0)
+"""
 
 from typing import TYPE_CHECKING
 

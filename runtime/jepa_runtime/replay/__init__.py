@@ -1,4 +1,8 @@
-"""Recorded inputs through a model: replay, comparison of outputs, and what-if."""
+"""Recorded inputs through a model: replay, comparison of outputs, and what-if.
+
+:class:`BagInputs` reads the recorded inputs, a :class:`Player` passes them to a model, :func:`replay_bag`
+records the outputs again, and :func:`branch` predicts other actions from one moment.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,12 @@
-"""ROS 2 message definitions, available without ROS."""
+"""ROS 2 message definitions, available without ROS.
+
+Example::
+
+    from jepa_runtime.ros_messages import build, definition
+
+    vector = build("geometry_msgs/msg/Vector3", {"x": 1.0, "y": 0.0, "z": 0.0})
+    print(definition("jepa_msgs/msg/LatentState"))
+"""
 
 from typing import TYPE_CHECKING
 

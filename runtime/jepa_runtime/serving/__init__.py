@@ -1,4 +1,19 @@
-"""The real-time path: frames in, futures out, on one inference thread."""
+"""The real-time path: frames in, futures out, on one inference thread.
+
+Example::
+
+    from jepa_runtime import WorldModel, open_source
+    from jepa_runtime.serving import Pipeline, Result
+
+    def show(result: Result) -> None:
+        print(result.stamp_ns, result.latent, result.futures)
+
+    pipeline = Pipeline(lambda: WorldModel.open("models/two_rooms"), on_result=show, deadline_ms=50)
+    pipeline.start()
+    for frame in open_source("images").frames():
+        pipeline.submit(frame)
+    pipeline.stop()
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,14 @@
-"""Sources of frames: cameras, video files, image folders, recorded bags, simulated worlds."""
+"""Sources of frames: cameras, video files, image folders, recorded bags, simulated worlds.
+
+Example::
+
+    from jepa_runtime.sources import open_source
+
+    source = open_source("images", rate_hz=10)
+    for frame in source.frames():
+        print(frame.stamp_ns, frame.image.shape)
+    source.close()
+"""
 
 from typing import TYPE_CHECKING
 

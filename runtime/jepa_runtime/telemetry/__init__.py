@@ -1,4 +1,16 @@
-"""Sensor readings of the machine during a measurement, and the system settings that affect its speed."""
+"""Sensor readings of the machine during a measurement, and the system settings that affect its speed.
+
+Example::
+
+    import time
+    from jepa_runtime.telemetry import Monitor, cpu_info
+
+    with Monitor(period_s=0.1) as monitor:
+        time.sleep(0.3)
+    for reading in monitor.readings():
+        print(reading.name, reading.unit, reading.absent or reading.values)
+    print(cpu_info())
+"""
 
 from typing import TYPE_CHECKING
 
