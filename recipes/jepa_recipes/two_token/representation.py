@@ -56,7 +56,7 @@ class RepresentationStage(ModuleStage):
             "inverse": self.inverse,
         }
         super().__init__(modules, steps=steps, learning_rate=2e-3, clip_norm=2.0)
-        self._seed, self._course, self._renderer = seed, training_world, renderer
+        self._seed, self._training_world, self._renderer = seed, training_world, renderer
         self._queue = torch.randn(64, LATENT_DIM)
         self._batches: Iterator[Recordings] | None = None
 
@@ -81,7 +81,7 @@ class RepresentationStage(ModuleStage):
         return {
             "predictive_contrast": losses.predictive_contrast(predicted, robot, temperature),
             "prediction": 0.1 * functional.mse_loss(predicted, robot[:, :, 1:]),
-            "inverse": 2.0 * functional.mse_loss(moved, actions / self._course.top_speed),
+            "inverse": 2.0 * functional.mse_loss(moved, actions / self._training_world.top_speed),
             "scene": 0.5 * self._scene_contrast(scene, self._temperature(step, 0.01)),
             "spread": 4.0 * losses.spread(within),
             "decorrelation": 0.01
@@ -93,7 +93,7 @@ class RepresentationStage(ModuleStage):
 
         With a single layout there is nothing to distinguish, and the loss is 0.
         """
-        if not self._course.varies:
+        if not self._training_world.varies:
             return scene.new_zeros(())
         other = scene.roll(1, dims=1)
         loss = losses.contrast(scene.flatten(0, 2), other.flatten(0, 2), self._queue, temperature)
@@ -107,7 +107,7 @@ class RepresentationStage(ModuleStage):
     def _batch(self, step: int) -> Recordings:
         if self._batches is None:
             self._batches = in_order(
-                lambda index: self._renderer.submit(_record, self._course, self._seed, index),
+                lambda index: self._renderer.submit(_record, self._training_world, self._seed, index),
                 step,
                 self.steps,
             )

@@ -44,7 +44,7 @@ class TemporalDistanceStage(ModuleStage):
         self.encoder, self.predictor, self.energy = encoder, predictor, energy
         modules = {"scene": encoder.scene, "predictor": predictor, "energy": self.energy}
         super().__init__(modules, steps=steps, learning_rate=1e-3, clip_norm=1.0)
-        self._library, self._journeys = library, distances
+        self._library, self._distances = library, distances
         self._robots = library.latents[..., ROBOT, :].contiguous()
         frames = library.first_frames
         with torch.no_grad():
@@ -74,8 +74,8 @@ class TemporalDistanceStage(ModuleStage):
     def _distance(self, where: Tensor, scene: Tensor) -> Tensor:
         where = where.repeat_interleave(PAIRS)
         nodes = self._robots.flatten(1, 2)
-        here, there = ends(where, nodes, self._journeys)
-        target = self._journeys[where, here, there].float()
+        here, there = ends(where, nodes, self._distances)
+        target = self._distances[where, here, there].float()
         known = target < FARTHEST
         target = torch.where(known, target, 0.0)
         error = (self.energy.between(scene, nodes[where, here], nodes[where, there]) - target).abs()
