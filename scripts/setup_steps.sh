@@ -137,7 +137,7 @@ install_packages() {
   rm -f "$STAMPS"/packages-*
   if [ "$PACKAGES" = locked ] && [ -z "$ROS_SOURCED" ]; then install_locked "$all"; else install_resolved "$all"; fi
   # Type checkers do not run the import hooks of editable installs.
-  printf '%s\n' "$ROOT/runtime" "$ROOT/export" "$ROOT/sim" \
+  printf '%s\n' "$ROOT/runtime" "$ROOT/export" "$ROOT/recipes" "$ROOT/sim" \
     >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/jepa_edge_sources.pth"
   if [[ ",$all," == *,ros,* ]]; then finish_ros; fi
   tr , '\n' <<<"$all" >"$STAMPS/extras"

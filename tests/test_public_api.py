@@ -160,7 +160,12 @@ def test_unknown_name_raises_attribute_error() -> None:
 def test_mypy_sees_the_types_in_a_script_outside_the_repository(tmp_path: Path) -> None:
     """An editable install suffices: every package has ``py.typed`` and lies on the path."""
     script = tmp_path / "script.py"
-    names = ["jepa_runtime.WorldModel", "jepa_sim.worlds.interface.World", "jepa_export.release.keys.KeyRing"]
+    names = [
+        "jepa_runtime.WorldModel",
+        "jepa_sim.worlds.interface.World",
+        "jepa_export.release.keys.KeyRing",
+        "jepa_recipes.two_rooms.RECIPE",
+    ]
     if importlib.util.find_spec("jepa_ros"):
         names.append("jepa_ros.common.conversions.fill")
     modules = {name.rpartition(".")[0] for name in names}
