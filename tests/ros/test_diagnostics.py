@@ -31,14 +31,14 @@ def test_serving_node_is_ok():
 
 
 def test_results_over_the_budget_are_a_counted_warning():
-    late = verdict(deadline_misses=3, miss_run=1)
+    late = verdict(late=3, miss_run=1)
     assert late.level is Level.WARN
     assert "3 of 30" in late.message and "33 ms" in late.message
-    assert verdict(deadline_misses=1, miss_run=1).level is Level.WARN
+    assert verdict(late=1, miss_run=1).level is Level.WARN
 
 
 def test_run_of_deadline_misses_is_an_error():
-    assert verdict(deadline_misses=10, miss_run=10).level is Level.ERROR
+    assert verdict(late=10, miss_run=10).level is Level.ERROR
 
 
 def test_run_of_deadline_misses_that_ended_before_the_check_is_an_error():
@@ -108,7 +108,7 @@ def test_time_without_a_value_counts_from_the_first_image_without_it(what, figur
 
 
 def test_failures_of_an_earlier_period_are_ignored():
-    past_errors = {"failed": 2, "undelivered": 3, "errors": 4, "deadline_misses": 5, "dropped": 60}
+    past_errors = {"failed": 2, "undelivered": 3, "errors": 4, "late": 5, "dropped": 60}
     past = past_errors | {"bad_frames": {"bad_stamp": 9}}
     before, now = replace(BEFORE, **past), replace(WELL, **past)
     assert assess(now, before, LIMITS).level is Level.OK

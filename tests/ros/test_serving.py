@@ -19,7 +19,7 @@ from tests.errors import code  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
-COUNTERS = ("received", "processed", "dropped", "failed", "callback_errors", "deadline_misses")
+COUNTERS = ("received", "processed", "dropped", "failed", "callback_errors", "late")
 BASE = Stats(*range(100, 106), longest_miss_run=7, resets={})
 NOW = Stats(*range(200, 212, 2), longest_miss_run=8, resets={})
 
@@ -68,7 +68,7 @@ def test_counters_start_at_activation_and_ages_at_the_last_image(served):
     _, figures = served.verdict(bad_frames={"bad_stamp": 3, "zero_size": 1})
     assert (figures["active_for_s"], figures["frame_age_s"], figures["result_age_s"]) == (1.75, 0.5, 0.75)
     assert (figures["received"], figures["processed"], figures["dropped"]) == (100 + 4, 101, 102)
-    assert (figures["failed"], figures["undelivered"], figures["deadline_misses"]) == (103, 104, 105)
+    assert (figures["failed"], figures["undelivered"], figures["late"]) == (103, 104, 105)
     assert figures["miss_run"] == 0
     assert (figures["bad_frames/bad_stamp"], figures["bad_frames/zero_size"]) == (3, 1)
     assert (figures["total_ms"], figures["encode_ms"]) == (12.346, 1.0)

@@ -50,6 +50,7 @@ def summarize_run(
         "frames_processed": stats.processed,
         "frames_dropped": stats.dropped,
         "frames_failed": stats.failed,
+        "frames_late": stats.late,
         "rate_hz": None if rate_hz is None else round(rate_hz, 3),
         "target_rate_hz": round(target_rate_hz, 3),
         "duration_s": round(times_s[-1], 3) if times_s else 0.0,
@@ -75,15 +76,19 @@ def summarize_run(
     }
 
 
+# Why a frame has no result before its deadline.
+LOSSES = ("late", "dropped", "failed")
+
+
 def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Report:
     """Return the content of the latency report."""
     model, cpu = summary["model"], summary["cpu"]
     total = summary["total_ms"]
-    misses, processed = summary["deadline_misses"], summary["frames_processed"]
+    misses, frames = summary["deadline_misses"], summary["frames_published"]
     rate_hz = summary["rate_hz"]
     return Report(
         title=f"Latency of {model['id']} {model['version']}",
-        subtitle=f"{title}: {processed} frames in {summary['duration_s']:.1f} s",
+        subtitle=f"{title}: {summary['frames_processed']} frames in {summary['duration_s']:.1f} s",
         stages=collector.stages_ms(),
         main="total",
         times_s=collector.times_s,
@@ -92,8 +97,8 @@ def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Re
             ("frames per second", "-" if rate_hz is None else f"{rate_hz:.1f}"),
             ("p50, ms", format_ms(total["p50"])),
             ("p99, ms", format_ms(total["p99"])),
-            (f"deadline misses ({summary['deadline_ms']:g} ms)", f"{misses} of {processed}"),
-            ("frames dropped", f"{summary['frames_dropped']} of {summary['frames_published']}"),
+            (f"deadline misses ({summary['deadline_ms']:g} ms)", f"{misses} of {frames}"),
+            ("of these late, dropped, failed", ", ".join(str(summary[f"frames_{why}"]) for why in LOSSES)),
         ],
         facts={
             "Model": f"{model['id']} {model['version']}, {model['precision']}",

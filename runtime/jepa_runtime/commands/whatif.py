@@ -37,7 +37,7 @@ from jepa_runtime.replay.action_sequences import EXECUTED, FAN, FORMS, ActionSeq
 from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
-from jepa_runtime.reports.whatif_page import ranked, render
+from jepa_runtime.reports.whatif_page import render, rows_of
 from jepa_runtime.util.output_files import file_paths, write_each, write_json, write_text
 
 _MAX_ROWS = 12
@@ -161,10 +161,10 @@ def _show(console: Console, found: WhatIf, action: ActionSpec) -> None:
     table.add_column("", overflow="fold")
     for step in range(len(found.moment.step_images)):
         table.add_column(f"+{(step + 1) * found.step_s:g} s", justify="right", no_wrap=True)
-    rows = ranked(found.branches)
-    errors = [(f"{entry.label}: error", entry.errors) for entry in rows if entry.errors is not None]
+    rows = rows_of(found.branches)
+    errors = [(f"{row.label}: error", row.branch.errors) for row in rows if row.branch.errors is not None]
     _add(table, "", [("error bound", found.error_bounds), *errors])
-    energies = [(entry.label, entry.energies) for entry in rows if entry.energies is not None]
+    energies = [(row.label, row.branch.energies) for row in rows if row.branch.energies is not None]
     if energies:
         _add(table, "energy to the goal", energies[:_MAX_ROWS])
     console.print(table)

@@ -195,14 +195,20 @@ def responses(run: Run) -> _Floats:
     return np.asarray((first[np.searchsorted(processed, scheduled)] - scheduled) * 1000, np.float64)
 
 
-def late_frames(run: Run) -> NDArray[np.bool_] | None:
+def late_frames(run: Run, deadline_ms: float | None = None) -> NDArray[np.bool_] | None:
     """Return for each frame, in the order of the schedule, whether it had no result before the deadline.
 
-    None if the run has no deadline, or a summary instead of samples.
+    Args:
+        run: The run.
+        deadline_ms: The deadline (default: that of the run).
+
+    Returns:
+        None if there is no deadline, or a summary instead of samples.
     """
-    if run.deadline_ms is None or run.told is not None:
+    deadline_ms = run.deadline_ms if deadline_ms is None else deadline_ms
+    if deadline_ms is None or run.told is not None:
         return None
-    return _in_order(run, np.asarray(run.latency_ms, np.float64) > run.deadline_ms)
+    return _in_order(run, np.asarray(run.latency_ms, np.float64) > deadline_ms)
 
 
 def lost_frames(run: Run) -> NDArray[np.bool_]:

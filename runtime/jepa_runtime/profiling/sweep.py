@@ -7,7 +7,7 @@ from threading import Event
 
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.profile import Run, Sweep, SweepPoint
-from jepa_runtime.profiling.run_statistics import describe, responses
+from jepa_runtime.profiling.run_statistics import describe, late_frames
 
 _MAX_LATE = 0.01
 
@@ -45,7 +45,8 @@ def run_sweep(
         if reason:
             on_early_end(reason)
             break
-        late = int((responses(run) > 1e3 / rate_hz).sum())
+        missed = late_frames(run, 1e3 / rate_hz)
+        late = 0 if missed is None else int(missed.sum())
         response = describe(run).response
         points.append(
             SweepPoint(

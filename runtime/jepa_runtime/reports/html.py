@@ -108,7 +108,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .85rem; }
 .s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); }
 .s3 { --c: var(--c3); } .s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
 .fill { fill: var(--c); }
-.stroke { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
+.stroke { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .late { fill: var(--alert); }
 .axis { stroke: var(--line); }
 .limit { fill: none; stroke: var(--bound); stroke-width: 1.6; stroke-dasharray: 5 4; }

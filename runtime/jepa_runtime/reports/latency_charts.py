@@ -18,7 +18,7 @@ _TAIL_TICKS = ((0.0, "0"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p
 
 
 def histogram(samples: Sequence[float], deadline_ms: float | None) -> Html:
-    """Draw a histogram of latencies [ms]; bars beyond the deadline are marked."""
+    """Draw a histogram of latencies [ms]; frames beyond the deadline are marked."""
     values = np.asarray(samples, np.float64)
     if not len(values):
         return empty()
@@ -27,16 +27,19 @@ def histogram(samples: Sequence[float], deadline_ms: float | None) -> Html:
     usual = min(float(values.max()), 2.5 * float(np.quantile(values, 0.99)))
     upper = nice(max(usual, deadline_ms or 0.0) * 1.02)
     beyond = int((values > upper).sum())
+    is_late = np.zeros(len(values), bool) if deadline_ms is None else values > deadline_ms
     counts, edges = np.histogram(values, _BINS, (0.0, upper))
+    late, _ = np.histogram(values[is_late], _BINS, (0.0, upper))
     top = nice(float(counts.max()))
     parts = [*plot.values(top, "frames"), *plot.round_ticks(upper, "ms")]
-    for count, left, right in zip(counts, edges, edges[1:], strict=False):
-        if count:
-            late = deadline_ms is not None and left >= deadline_ms
-            x, y = plot.x(left / upper), min(plot.y(count / top), plot.y(0) - 2)
-            width = max(plot.x(right / upper) - x - 1, 1.0)
-            hint = f"{left:.2f} to {right:.2f} ms: {count}"
-            parts.append(rect("late" if late else "s0 fill", x, y, width, plot.y(0) - y, hint))
+    for count, beyond_deadline, left, right in zip(counts, late, edges, edges[1:], strict=False):
+        # In the bin of the deadline, late frames are above those in time.
+        for kind, shown in (("late", count if beyond_deadline else 0), ("s0 fill", count - beyond_deadline)):
+            if shown:
+                x, y = plot.x(left / upper), min(plot.y(shown / top), plot.y(0) - 2)
+                width = max(plot.x(right / upper) - x - 1, 1.0)
+                hint = f"{left:.2f} to {right:.2f} ms: {count}"
+                parts.append(rect(kind, x, y, width, plot.y(0) - y, hint))
     if beyond:
         label = f"{beyond} more, up to {values.max():.1f} ms →"
         parts.append(text(plot.x(1), plot.y(0) - 14, label, anchor="end", kind="alert"))

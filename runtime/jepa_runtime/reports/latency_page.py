@@ -49,7 +49,6 @@ class Report:
 def render(report: Report) -> str:
     """Return the page."""
     samples, deadline_ms = report.stages[report.main], report.deadline_ms
-    description = report.descriptions.get(report.main, report.main)
     rows = [
         [report.descriptions.get(name, name), *summarize(values).cells()]
         for name, values in report.stages.items()
@@ -60,15 +59,15 @@ def render(report: Report) -> str:
             "Distribution",
             block(
                 "columns",
-                [figure(histogram(samples, deadline_ms), f"Number of frames by {description}, in ms.")],
+                [figure(histogram(samples, deadline_ms), _distribution_caption(report))],
             ),
         ),
         section(
             "Over time",
             figure(
                 timeline(report.times_s, samples, deadline_ms),
-                "The same frames over time. A column with several frames spans from their minimum to their "
-                "maximum, so that no outlier is lost.",
+                "The same frames over time. A column with several frames extends from their minimum to their "
+                "maximum, so every outlier is visible.",
                 wide=True,
             ),
         ),
@@ -91,3 +90,13 @@ def render(report: Report) -> str:
         "facts": report.facts,
     }
     return page(report.title, report.subtitle, sections, data)
+
+
+def _distribution_caption(report: Report) -> str:
+    samples, deadline_ms = report.stages[report.main], report.deadline_ms
+    description = report.descriptions.get(report.main, report.main)
+    caption = f"Number of frames by latency in ms: {description}."
+    if deadline_ms is None:
+        return caption
+    late = sum(sample > deadline_ms for sample in samples)
+    return f"{caption} {late} of {len(samples)} were later than the deadline of {deadline_ms:.4g} ms."

@@ -10,11 +10,13 @@ import numpy as np
 
 from jepa_runtime.profiling.profile import ColdStart, IdleGap, Sweep
 from jepa_runtime.reports.html import Html, ms, with_unit
-from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, rect, text
+from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, rect, text, usual_gap
 from jepa_runtime.telemetry.measurements import Reading
 
 _ROW = 26
 _SPARK_COLUMNS = 120
+# Columns without a reading that interrupt a line.
+_SPARK_GAP = 4
 
 CACHES = {"none": "no cache", "miss": "cache miss", "hit": "cache hit"}
 
@@ -31,10 +33,10 @@ class Bar:
 
 
 def waterfall(bars: Sequence[Bar]) -> Html:
-    """Draw one row per stage: p50 as a bar, with a whisker to p99."""
+    """Draw one row per stage: p50 as a bar, with a whisker to p99, labeled with both."""
     if not bars:
         return empty()
-    plot = Plot(width=1120, height=44 + _ROW * len(bars), left=130, right=80, top=8, bottom=36)
+    plot = Plot(width=1120, height=44 + _ROW * len(bars), left=130, right=130, top=8, bottom=36)
     upper = nice(max(bar.start + (bar.p99 or bar.p50 or 0.0) for bar in bars) * 1.02)
     parts = plot.round_ticks(upper, "ms", lines=True)
     for row, bar in enumerate(bars):
@@ -45,14 +47,16 @@ def waterfall(bars: Sequence[Bar]) -> Html:
             continue
         x, end = plot.x(bar.start / upper), plot.x((bar.start + bar.p50) / upper)
         last = end
-        hint = f"{bar.name}: {ms(bar.p50)} ms"
-        parts.append(rect(f"s{bar.color} fill", x, y + 4, max(end - x, 1.0), _ROW - 10, hint))
+        label = ms(bar.p50) if bar.p99 is None else f"{ms(bar.p50)}, p99 {ms(bar.p99)}"
+        parts.append(
+            rect(f"s{bar.color} fill", x, y + 4, max(end - x, 1.0), _ROW - 10, f"{bar.name}: {label} ms")
+        )
         if bar.p99 is not None:
             last = max(plot.x((bar.start + bar.p99) / upper), end)
             middle = y + _ROW / 2 - 1
             parts.append(line("whisker", end, middle, last, middle))
             parts.append(line("whisker", last, middle - 4, last, middle + 4))
-        parts.append(text(last + 6, y + 16, ms(bar.p50)))
+        parts.append(text(last + 6, y + 16, label))
     summary = ", ".join(f"{bar.name} {with_unit(bar.p50)}" for bar in bars)
     return plot.svg(parts, f"Stages of a frame: {summary}")
 
@@ -149,7 +153,8 @@ def reading(measured: Reading) -> Html:
         ((times[index] - begin) / length, (values[index] - low) / (high - low))
         for index in _extremes(times - begin, values, length)
     ]
-    parts.append(plot.polyline(points, "s0 stroke"))
+    gap = usual_gap(((times - begin) / length).tolist(), at_least=_SPARK_GAP / _SPARK_COLUMNS)
+    parts.append(plot.polyline(points, "s0 stroke", max_gap=gap))
     parts.append(text(plot.left, plot.height - 6, f"{round(begin)} s"))
     parts.append(text(plot.width - plot.right, plot.height - 6, f"{round(begin + length)} s", anchor="end"))
     return plot.svg(

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.imaging.conversion import data_uri, to_png
 from jepa_runtime.reports.html import Html
-from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, text
+from jepa_runtime.reports.svg_plot import (
+    Plot,
+    empty,
+    hidden_limit,
+    line,
+    nice,
+    text,
+    top_with_limit,
+    usual_gap,
+)
 from jepa_runtime.visualization.embedding import Floats, Image
+from jepa_runtime.visualization.palette import SERIES
 
 Points = NDArray[np.floating]
 _COLUMNS = 400
@@ -21,8 +30,6 @@ _CELL, _GAP, _LABEL, _HEAD = 112, 6, 150, 26
 _LINE = 16
 # Columns without data that interrupt a line.
 _GAP_COLUMNS = 8
-# A limit above this multiple of the largest value is cut off, so that the values remain readable.
-_LIMIT_HEADROOM = 3.0
 _FAINT = "whisker faint"
 # The colors of series, as indices in palette.SERIES.
 COLORS = {
@@ -111,34 +118,23 @@ def over_time(
         return empty()
     rows = {name: moments for name, moments in (marks or {}).items() if len(moments)}
     plot = Plot(width=1120, height=240 + 20 * len(rows), left=100, top=26 + 20 * len(rows))
-    highest = max(float(values.max()) for _, values in drawn.values())
-    if limit is not None and len(limit[1]):
-        above = float(limit[1].max(where=np.isfinite(limit[1]), initial=0.0))
-        highest = max(highest, min(above, _LIMIT_HEADROOM * highest))
-    top = nice(1.02 * highest)
+    bounds = np.empty(0) if limit is None else limit[1]
+    top, hidden = top_with_limit([values for _, values in drawn.values()], bounds)
     parts = [*plot.values(top, unit), *plot.round_ticks(length_s, "s")]
     for index, (times, values) in enumerate(drawn.values()):
-        for segment in _segments(_outline(times, values, length_s, top)):
-            parts.append(plot.polyline(segment, f"s{index} stroke"))
+        parts.append(_line(plot, _outline(times, values, length_s, top), f"s{index} stroke"))
     if limit is not None and len(limit[0]):
-        for segment in _segments(_outline(*limit, length_s, top)):
-            visible = [(x, y if y <= 1 else math.nan) for x, y in segment]
-            parts.append(plot.polyline(visible, "limit"))
-        if above > top:
-            hint = f"limit up to {above:.3g}, not shown"
-            parts.append(text(plot.width - plot.right, plot.y(1) - 5, hint, anchor="end"))
+        outline = _outline(*limit, length_s, top)
+        parts.append(_line(plot, [(x, y if y <= 1 else math.nan) for x, y in outline], "limit"))
+        parts += hidden_limit(plot, hidden)
     shares = {name: [min(moment / length_s, 1.0) for moment in moments] for name, moments in rows.items()}
     parts += plot.marks(shares, alert=alert)
     return plot.svg(parts, f"{', '.join(drawn)} over time")
 
 
-def _segments(points: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Split a line where no data was recorded for much longer than usual, so that gaps remain visible."""
-    if len(points) < 3:
-        return [points]
-    distances = np.diff([x for x, _ in points])
-    cuts = np.flatnonzero(distances > max(_GAP_COLUMNS / _COLUMNS, 4 * float(np.median(distances)))) + 1
-    return [points[start:end] for start, end in pairwise([0, *cuts.tolist(), len(points)])]
+def _line(plot: Plot, points: Sequence[tuple[float, float]], kind: str) -> str:
+    gap = usual_gap([x for x, _ in points], at_least=_GAP_COLUMNS / _COLUMNS)
+    return plot.polyline(points, kind, max_gap=gap)
 
 
 def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) -> Html:
@@ -211,14 +207,39 @@ def prediction_errors(
         bounds: Published error bounds.
         persistence: Median errors of the prediction that nothing moves.
     """
+    curves = dict(zip(ERROR_SERIES, (medians, quantiles, persistence), strict=True))
+    return over_steps(ahead_s, curves, "distance", limit=bounds)
+
+
+def over_steps(
+    ahead_s: Points, curves: Mapping[str, Points], unit: str, *, limit: Points | None = None
+) -> Html:
+    """Draw lines over the time ahead [H], with ``limit`` dashed.
+
+    Args:
+        ahead_s: The times ahead.
+        curves: Values by name, which determines the color (:data:`COLORS`), else its position.
+        unit: The unit of the values.
+        limit: Limits of the values.
+    """
     plot = Plot(left=84)
-    every = np.array([medians, quantiles, persistence, bounds])
-    top = nice(1.05 * float(every[np.isfinite(every)].max()))
-    parts = [*plot.values(top, "distance"), *plot.round_ticks(float(ahead_s[-1]), "s ahead")]
-    kinds = [*(f"s{COLORS[name]} stroke" for name in ERROR_SERIES), "limit"]
-    for curve, kind in zip(every, kinds, strict=True):
-        parts.append(plot.polyline(zip(ahead_s / ahead_s[-1], curve / top, strict=True), kind))
-    return plot.svg(parts, "Errors of predictions against their bounds, over the time ahead")
+    top, hidden = top_with_limit(list(curves.values()), np.empty(0) if limit is None else limit)
+    colors = colors_of(curves)
+    drawn = [(values, f"s{color} stroke") for values, color in zip(curves.values(), colors, strict=True)]
+    if limit is not None:
+        drawn.append((np.where(limit <= top, limit, np.nan), "limit"))
+    parts = [*plot.values(top, unit), *plot.round_ticks(float(ahead_s[-1]), "s ahead")]
+    parts += [
+        plot.polyline(zip(ahead_s / ahead_s[-1], values / top, strict=True), kind) for values, kind in drawn
+    ]
+    return plot.svg([*parts, *hidden_limit(plot, hidden)], f"{unit} over the time ahead: {', '.join(curves)}")
+
+
+def colors_of(names: Iterable[str]) -> list[int]:
+    """Return the index of each color in ``palette.SERIES``: by the meaning of the name, else the next one."""
+    names = list(names)
+    free = iter(index for index in range(len(SERIES)) if index not in {COLORS.get(name) for name in names})
+    return [COLORS[name] if name in COLORS else next(free) for name in names]
 
 
 def _outline(times: Points, values: Points, length_s: float, top: float) -> list[tuple[float, float]]:

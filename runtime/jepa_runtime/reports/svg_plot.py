@@ -6,8 +6,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jepa_runtime.reports.html import Html
+
+_LIMIT_HEADROOM = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,12 @@ class Plot:
         )
 
     def values(self, top: float, unit: str) -> list[str]:
-        """Draw horizontal lines from 0 to ``top`` with labels, and the unit above them."""
+        """Draw horizontal lines at round values from 0 to ``top`` with labels, and the unit above them."""
         parts = [text(self.left - 8, self.top - 10, unit, anchor="end")]
-        for step in range(5):
-            y = self.y(step / 4)
+        for value in _round_values(top):
+            y = self.y(value / top)
             parts.append(line("axis", self.left, y, self.width - self.right, y))
-            parts.append(text(self.left - 8, y + 4, _number(top * step / 4, 4), anchor="end"))
+            parts.append(text(self.left - 8, y + 4, _number(value), anchor="end"))
         return parts
 
     def ticks(self, ticks: Sequence[tuple[float, str]], *, lines: bool = False) -> list[str]:
@@ -62,9 +69,8 @@ class Plot:
         """Draw labels at up to six round values from 0 to ``right``, with vertical lines if ``lines``."""
         if not 0 < right < math.inf:
             return self.ticks([(0.0, f"0 {unit}")], lines=lines)
-        step = tick_step(right)
-        values = [index * step for index in range(int(right / step * (1 + 1e-9)) + 1)]
-        labels = [f"{value:.6g}" if value < 1e6 else f"{value:.0f}" for value in values]
+        values = _round_values(right)
+        labels = [_number(value) for value in values]
         labels[-1] += f" {unit}"
         return self.ticks(
             [(value / right, label) for value, label in zip(values, labels, strict=True)], lines=lines
@@ -91,14 +97,40 @@ class Plot:
             ]
         return parts
 
-    def polyline(self, points: Iterable[tuple[float, float]], kind: str) -> str:
-        """Draw a line through points given as fractions, without those that are not finite."""
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points if math.isfinite(y))
-        return f"<polyline class='{kind}' points='{path}'/>"
+    def polyline(self, points: Iterable[tuple[float, float]], kind: str, *, max_gap: float = math.inf) -> str:
+        """Draw lines through points given as fractions.
+
+        They are interrupted where a point is not finite, and where two are further apart than ``max_gap``.
+        """
+        segments: list[list[str]] = []
+        previous = -math.inf
+        for x, y in points:
+            if not math.isfinite(y):
+                previous = -math.inf
+                continue
+            if x - previous > max_gap or previous == -math.inf:
+                segments.append([])
+            segments[-1].append(f"{self.x(x):.1f},{self.y(y):.1f}")
+            previous = x
+        # A single point becomes a dot with the round ends of the line.
+        paths = (" ".join(each * 2 if len(each) == 1 else each) for each in segments)
+        return "".join(f"<polyline class='{kind}' points='{path}'/>" for path in paths)
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.{digits}g}"
+def usual_gap(positions: Sequence[float], *, at_least: float) -> float:
+    """Return the distance from which two neighbors have a gap between them: four times the median."""
+    if len(positions) < 3:
+        return math.inf
+    return max(at_least, 4 * median(after - before for before, after in pairwise(positions)))
+
+
+def _round_values(end: float) -> list[float]:
+    step = tick_step(end)
+    return [index * step for index in range(int(end / step * (1 + 1e-9)) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if value < 1e6 else f"{value:.0f}"
 
 
 def text(x: float, y: float, value: str, *, anchor: str = "start", kind: str = "") -> str:
@@ -119,6 +151,28 @@ def rect(kind: str, x: float, y: float, width: float, height: float, title: str 
     return f"<rect class='{kind}' x='{x:.1f}' y='{y:.1f}' {size}>{hint}</rect>"
 
 
+def top_with_limit(
+    series: Iterable[NDArray[np.floating]], limit: NDArray[np.floating]
+) -> tuple[float, float | None]:
+    """Return the upper end of an axis, and the highest limit if it is not within it.
+
+    The axis has room for a limit up to three times the largest value; a higher one would squeeze the values
+    flat.
+    """
+    highest = max((float(each.max(where=np.isfinite(each), initial=0.0)) for each in series), default=0.0)
+    above = float(limit.max(where=np.isfinite(limit), initial=0.0))
+    top = nice(1.02 * max(highest, min(above, _LIMIT_HEADROOM * highest)))
+    return top, above if above > top else None
+
+
+def hidden_limit(plot: Plot, hidden: float | None) -> list[str]:
+    """Draw a remark about a limit above the area."""
+    if hidden is None:
+        return []
+    remark = f"limit up to {hidden:.3g}, not shown"
+    return [text(plot.width - plot.right, plot.y(1) - 5, remark, anchor="end")]
+
+
 def empty() -> Html:
     """Return a placeholder for a chart without samples."""
     plot = Plot(height=80)
@@ -132,7 +186,7 @@ def tick_step(length: float) -> float:
 
 
 def nice(value: float) -> float:
-    """Return the next number of the form {1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10} x 10^n, with readable quarters.
+    """Return the next number of the form {1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10} x 10^n.
 
     Values below 10^-9 give 1.
     """

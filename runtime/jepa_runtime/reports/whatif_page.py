@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jepa_runtime.imaging.conversion import data_uri, to_jpeg
 from jepa_runtime.replay.action_sequences import EXECUTED
 from jepa_runtime.replay.whatif import Branch, WhatIf
 from jepa_runtime.reports.html import Html, Section, block, card, escape, figure, note, numbers, page, section
-from jepa_runtime.reports.svg_plot import Plot, nice
+from jepa_runtime.reports.run_charts import colors_of, over_steps
 from jepa_runtime.sources.base import Image
 
 # The number of colors of a page.
 _MAX_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a branch, and the number of branches that are shown the same way."""
+
+    branch: Branch
+    count: int
+
+    @property
+    def label(self) -> str:
+        """The label of the branch, and the number of identical ones."""
+        return self.branch.label + (f" ({self.count} identical futures)" if self.count > 1 else "")
+
+
+def rows_of(branches: Sequence[Branch]) -> list[Row]:
+    """Return the ranked branches; those with the same pictures and printed numbers are one row."""
+    merged: dict[Hashable, list[Branch]] = {}
+    for branch in ranked(branches):
+        energies = None if branch.energies is None else tuple(f"{value:.3g}" for value in branch.energies)
+        pictures = tuple(image.tobytes() for image in branch.similar)
+        distances = tuple(f"{distance:.3g}" for distance in branch.distances)
+        is_executed = branch.label == EXECUTED
+        merged.setdefault((is_executed, energies, pictures, distances), []).append(branch)
+    return [Row(alike[0], len(alike)) for alike in merged.values()]
 
 
 def ranked(branches: Sequence[Branch]) -> list[Branch]:
@@ -28,8 +53,8 @@ def ranked(branches: Sequence[Branch]) -> list[Branch]:
 
 def render(found: WhatIf, *, title: str, subtitle: str) -> str:
     """Return the page."""
-    shown = ranked(found.branches)[:_MAX_SHOWN]
-    hidden = len(found.branches) - len(shown)
+    shown = rows_of(found.branches)[:_MAX_SHOWN]
+    hidden = len(found.branches) - sum(row.count for row in shown)
     energy = "-" if found.current_energy is None else f"{found.current_energy:.4g}"
     cards = [card("moment", f"{found.moment.time_s:.3f} s", f"stamp {found.moment.stamp_ns} ns", kind="main")]
     cards.append(card("energy to the goal", energy, "" if found.goal is not None else "no goal"))
@@ -53,17 +78,18 @@ def render(found: WhatIf, *, title: str, subtitle: str) -> str:
     return page(title, subtitle, parts, {"report": "whatif", **found.as_dict()})
 
 
-def _strip(found: WhatIf, shown: Sequence[Branch]) -> Html:
+def _strip(found: WhatIf, shown: Sequence[Row]) -> Html:
     ahead = [f"+{(step + 1) * found.step_s:g} s" for step in range(len(found.arrived))]
     start = _picture(found.image, "the image at the moment")
     goal = Html("") if found.goal is None else _captioned(_picture(found.goal, "the goal"), "the goal")
     rows: list[list[str]] = [["observed", start, *(_observed(image) for image in found.arrived)]]
-    for index, branch in enumerate(shown):
+    for index, row in enumerate(shown):
+        branch = row.branch
         cells = [
             _captioned(_picture(image, f"{branch.label}, step {step + 1}"), f"{distance:.3g}")
             for step, (image, distance) in enumerate(zip(branch.similar, branch.distances, strict=True))
         ]
-        rows.append([branch.label, goal if index == 0 else Html(""), *cells])
+        rows.append([row.label, goal if index == 0 else Html(""), *cells])
     return numbers(["", "at the moment", *ahead], rows)
 
 
@@ -81,36 +107,29 @@ def _picture(image: Image, description: str) -> Html:
     return Html(f"<img src='{uri}' width='{width}' height='{height}' alt='{escape(description)}'/>")
 
 
-def _charts(found: WhatIf, shown: Sequence[Branch]) -> list[Html]:
+def _charts(found: WhatIf, rows: Sequence[Row]) -> list[Html]:
     charts: list[Html] = []
-    energies = [(branch.label, branch.energies) for branch in shown if branch.energies is not None]
+    ahead_s = found.step_s * np.arange(1, len(found.moment.step_images) + 1)
+    energies = {row.label: row.branch.energies for row in rows if row.branch.energies is not None}
     if energies:
-        chart = _lines([values for _, values in energies], found.step_s, "energy")
-        names = [name for name, _ in energies]
-        charts.append(figure(chart, "Energy to the goal, step by step.", title="Energy", legend=names))
-    for branch in shown:
-        if branch.errors is not None:
-            lines: list[NDArray[np.floating]] = [branch.errors, found.error_bounds]
+        charts.append(
+            figure(
+                over_steps(ahead_s, energies, "energy"),
+                "Energy to the goal, step by step.",
+                title="Energy",
+                legend=list(energies),
+                colors=colors_of(energies),
+            )
+        )
+    for row in rows:
+        if row.branch.errors is not None:
+            errors = {EXECUTED: row.branch.errors}
             charts.append(
                 figure(
-                    _lines(lines, found.step_s, "norm"),
-                    "Error of the prediction for the executed actions against the observed frames; the "
-                    "target coverage of the bound is 90 %.",
+                    over_steps(ahead_s, errors, "norm", limit=found.error_bounds),
+                    "Error of the prediction for the executed actions against the observed frames; dashed: "
+                    "its bound, with a target coverage of 90 %.",
                     title="Error of the prediction",
-                    legend=["error", "bound"],
                 )
             )
     return charts
-
-
-def _lines(series: Sequence[NDArray[np.floating]], step_s: float, unit: str) -> Html:
-    plot = Plot()
-    steps = len(series[0])
-    top = nice(
-        max((float(value) for values in series for value in values if np.isfinite(value)), default=1.0)
-    )
-    parts = [*plot.values(top, unit), *plot.round_ticks(steps * step_s, "s")]
-    for index, values in enumerate(series):
-        points = [((step + 1) / steps, float(value) / top) for step, value in enumerate(values)]
-        parts.append(plot.polyline(points, f"stroke s{index}"))
-    return plot.svg(parts, f"{unit} over {steps} steps")

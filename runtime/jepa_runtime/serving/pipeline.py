@@ -371,6 +371,7 @@ class Pipeline:
             self._evaluations.run_next(processor)
             return
         stream, (frame, submitted_ns) = taken
+        _, dropped = self._mailbox.counts(stream)
         self._evaluations.add_frame(stream, submitted_ns)
         counters, callbacks, delivered = self._counters[stream], self._callbacks, True
         try:
@@ -384,13 +385,13 @@ class Pipeline:
                 delivered = callbacks.deliver(callbacks.on_calibration, calibrated, frame) and delivered
         except Exception as error:
             with self._progress:
-                counters.failed += 1
+                counters.fail(dropped=dropped)
                 self._progress.notify_all()
             callbacks.report(error, frame)
             return
         # Last, because wait_idle returns only when everything is delivered.
         with self._progress:
-            counters.add(result, delivered=delivered)
+            counters.add(result, delivered=delivered, dropped=dropped)
             self._progress.notify_all()
 
     def _take_goals(self, processor: FrameProcessor) -> None:

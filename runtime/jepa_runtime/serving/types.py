@@ -101,8 +101,8 @@ class Stats:
         dropped: Frames dropped.
         failed: Frames that failed.
         callback_errors: Results whose callback raised.
-        deadline_misses: Frames over the deadline.
-        longest_miss_run: Most consecutive misses of one stream.
+        late: Results later than the deadline.
+        longest_miss_run: Most consecutive deadline misses of one stream.
         resets: Resets of the history, by reason.
     """
 
@@ -111,9 +111,14 @@ class Stats:
     dropped: int
     failed: int
     callback_errors: int
-    deadline_misses: int
+    late: int
     longest_miss_run: int
     resets: dict[str, int]
+
+    @property
+    def deadline_misses(self) -> int:
+        """Frames without a result before the deadline: late, dropped or failed ones."""
+        return self.late + self.dropped + self.failed
 
 
 class StreamCounters:
@@ -122,7 +127,7 @@ class StreamCounters:
     def __init__(self) -> None:
         self.failed = 0
         self._processed = self._callback_errors = 0
-        self._misses = self._miss_run = self._longest_miss_run = 0
+        self._late = self._dropped = self._miss_run = self._longest_miss_run = 0
         self._resets = {reset.value: 0 for reset in Reset}
 
     @property
@@ -130,15 +135,25 @@ class StreamCounters:
         """Number of frames that were processed or failed."""
         return self._processed + self.failed
 
-    def add(self, result: Result, *, delivered: bool) -> None:
-        """Count a processed frame; ``delivered`` is False if a callback raised."""
+    def add(self, result: Result, *, delivered: bool, dropped: int) -> None:
+        """Count a processed frame.
+
+        Args:
+            result: Its result.
+            delivered: Whether no callback raised.
+            dropped: Frames dropped until it was taken.
+        """
+        self._count_misses(dropped, missed=result.deadline_missed)
         self._processed += 1
         self._callback_errors += not delivered
         if result.reset is not None:
             self._resets[result.reset.value] += 1
-        self._misses += result.deadline_missed
-        self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
-        self._longest_miss_run = max(self._longest_miss_run, self._miss_run)
+        self._late += result.deadline_missed
+
+    def fail(self, *, dropped: int) -> None:
+        """Count a frame that failed, see :meth:`add`."""
+        self._count_misses(dropped, missed=True)
+        self.failed += 1
 
     def stats(self, received: int, dropped: int) -> Stats:
         """Return the counters, including those of the mailbox."""
@@ -148,10 +163,16 @@ class StreamCounters:
             dropped=dropped,
             failed=self.failed,
             callback_errors=self._callback_errors,
-            deadline_misses=self._misses,
-            longest_miss_run=self._longest_miss_run,
+            late=self._late,
+            longest_miss_run=max(self._longest_miss_run, self._miss_run + dropped - self._dropped),
             resets=dict(self._resets),
         )
+
+    def _count_misses(self, dropped: int, *, missed: bool) -> None:
+        self._miss_run += dropped - self._dropped + missed
+        self._longest_miss_run = max(self._longest_miss_run, self._miss_run)
+        self._miss_run = self._miss_run if missed else 0
+        self._dropped = dropped
 
 
 def sum_stats(streams: Iterable[Stats]) -> Stats:
@@ -163,7 +184,7 @@ def sum_stats(streams: Iterable[Stats]) -> Stats:
         dropped=sum(stats.dropped for stats in all_stats),
         failed=sum(stats.failed for stats in all_stats),
         callback_errors=sum(stats.callback_errors for stats in all_stats),
-        deadline_misses=sum(stats.deadline_misses for stats in all_stats),
+        late=sum(stats.late for stats in all_stats),
         longest_miss_run=max(stats.longest_miss_run for stats in all_stats),
         resets={reset.value: sum(stats.resets[reset.value] for stats in all_stats) for reset in Reset},
     )

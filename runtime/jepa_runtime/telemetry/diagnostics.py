@@ -30,7 +30,7 @@ class Limits:
 
     Attributes:
         deadline_ms: The latency budget of a result, for messages.
-        max_miss_run: This many consecutive deadline misses are an error.
+        max_miss_run: This many consecutive late results are an error.
         stale_after_s: Without a frame for this long, the node is stale.
         max_drop_fraction: A larger fraction of dropped frames is a warning.
     """
@@ -58,8 +58,8 @@ class Health:
         failed: Frames whose processing failed.
         undelivered: Results that could not be published.
         errors: Errors of all kinds.
-        deadline_misses: Results later than the deadline.
-        miss_run: The longest run of consecutive deadline misses.
+        late: Results later than the deadline.
+        miss_run: The longest run of consecutive late results.
         bad_frames: Rejected frames by reason.
         last_error: The last error message.
     """
@@ -76,7 +76,7 @@ class Health:
     failed: int = 0
     undelivered: int = 0
     errors: int = 0
-    deadline_misses: int = 0
+    late: int = 0
     miss_run: int = 0
     bad_frames: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
@@ -146,7 +146,7 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
             "one (check that stamps increase), or it is not known what was executed since (check the command "
             "topic)",
         )
-    late, processed = now.deadline_misses - before.deadline_misses, now.processed - before.processed
+    late, processed = now.late - before.late, now.processed - before.processed
     if late > 0:
         return Verdict(Level.WARN, f"{late} of {processed} results were later than {limits.deadline_ms:g} ms")
     dropped, received = now.dropped - before.dropped, now.received - before.received

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jepa_runtime.reports.whatif_page import ranked, render
+from jepa_runtime.reports.whatif_page import ranked, render, rows_of
 from tests.runtime.replay.pages import STEPS, make_branch, make_whatif, several
 
 
@@ -46,3 +46,15 @@ def test_page_escapes_names() -> None:
     text = render(found, title="<script>", subtitle="&")
     assert "<b>'bold'" not in text and text.count("<script") == 1
     assert "alt='&lt;b&gt;&#x27;bold&#x27;&lt;/b&gt;.npy, step 1'" in text
+
+
+def test_identical_futures_are_one_row_that_says_so() -> None:
+    alike = [make_branch(f"fan {index}", [0.4, 0.3, 0.2, 0.1]) for index in range(5)]
+    found = make_whatif(
+        *alike, make_branch("other", [0.5] * 4), make_branch("executed", [0.4, 0.3, 0.2, 0.1])
+    )
+    assert [(row.label, row.count) for row in rows_of(found.branches)] == [
+        ("executed", 1), ("fan 0 (5 identical futures)", 5), ("other", 1)
+    ]  # fmt: skip
+    text = render(found, title="a drive", subtitle="a model")
+    assert text.count("<td class='text'>fan ") == 1 and "not shown" not in text

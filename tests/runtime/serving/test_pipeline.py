@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -19,6 +20,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
 from jepa_runtime.serving.history import Reset
 from jepa_runtime.serving.pipeline import STAGES, Candidates, Pipeline, Result
+from jepa_runtime.serving.types import StreamCounters
 from jepa_runtime.sources.base import Frame
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from tests.errors import code
@@ -309,7 +311,8 @@ def test_overload_drops_frames_and_bounds_the_age() -> None:
     stats = served.pipeline.stats()
     assert stats.received == 60
     assert (stats.processed, stats.dropped) == (21, 39), "of three frames two, and the last is served"
-    assert stats.deadline_misses == stats.longest_miss_run == stats.processed
+    assert stats.late == stats.processed
+    assert stats.deadline_misses == stats.longest_miss_run == stats.received
     # A frame waits at most for the one in work: a queue would let the age grow from frame to frame.
     assert max(result.timings_ms["wait"] for result in served.results) <= 3 * period_ms
     assert [result.sequence for result in served.results] == [*range(0, 60, 3), 59]
@@ -365,3 +368,16 @@ def test_pipeline_serves_a_real_model(tmp_path: Path, history_size: int) -> None
     ]
     with pytest.raises(JepaRuntimeError, match="closed"):
         model.encode(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_consecutive_misses_include_dropped_and_failed_frames() -> None:
+    in_time, late = (SimpleNamespace(reset=None, deadline_missed=missed) for missed in (False, True))
+    counters = StreamCounters()
+    counters.add(in_time, delivered=True, dropped=0)
+    counters.add(late, delivered=True, dropped=2)
+    counters.fail(dropped=2)
+    counters.add(in_time, delivered=True, dropped=3)
+    assert counters.stats(received=7, dropped=3).longest_miss_run == 5
+    found = counters.stats(received=13, dropped=9)
+    assert (found.late, found.dropped, found.failed, found.deadline_misses) == (1, 9, 1, 11)
+    assert found.longest_miss_run == 6, "frames dropped after the last result"

@@ -71,7 +71,7 @@ def summary(profile: Profile) -> Panel:
     facts.add_row("images", f"{len(run.scheduled_s)} of {frames} processed")
     facts.add_row("dropped, failed", f"{len(run.dropped_s)}, {len(run.failed_s)}")
     if (late := late_frames(run)) is not None:
-        facts.add_row(f"later than {run.deadline_ms:.4g} ms or never", str(late.sum()))
+        facts.add_row(f"deadline misses ({run.deadline_ms:.4g} ms)", str(late.sum()))
     subject = profile.subject
     engine = f"{subject.precision} on {subject.engine} ({subject.device})"
     facts.add_row("model", f"{subject.model_id} {subject.model_version}, {engine}")

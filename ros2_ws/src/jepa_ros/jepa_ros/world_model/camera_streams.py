@@ -145,7 +145,7 @@ class StreamMonitor:
             failed=since["failed"],
             undelivered=since["callback_errors"],
             errors=self._errors,
-            deadline_misses=since["deadline_misses"],
+            late=since["late"],
             miss_run=self._longest,
             bad_frames=dict(bad_frames),
             last_error=self._last_error,
@@ -154,7 +154,7 @@ class StreamMonitor:
     def _since_base(self, stats: Stats) -> dict[str, Any]:
         counters = asdict(stats)
         if self._base is not None:
-            for name in ("received", "processed", "dropped", "failed", "callback_errors", "deadline_misses"):
+            for name in ("received", "processed", "dropped", "failed", "callback_errors", "late"):
                 counters[name] -= getattr(self._base, name)
         return counters
 
