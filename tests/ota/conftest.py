@@ -1,4 +1,4 @@
-"""What the tests of updates share: servers, repositories, models to offer, and robots."""
+"""Fixtures for the tests of updates: servers, repositories, models to offer, and robots."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.ota.trusting import Robot
 
 @pytest.fixture(scope="session")
 def bundles(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
-    """Four versions of one model; copy them before changing anything."""
+    """Return four versions of one model; copy them before a change."""
     folder = tmp_path_factory.mktemp("variants")
     return [variant(toy_bundle, folder / str(number), f"{number}.0.0") for number in range(1, 5)]
 
 
 @pytest.fixture
 def site(tmp_path: Path, bundles: list[Bundle]) -> Site:
-    """A robot that serves 1.0.0, and a repository that is still empty."""
+    """Return a robot with the active model 1.0.0 and an empty repository."""
     return Site(tmp_path / "robot", bundles[0])
 
 

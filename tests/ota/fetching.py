@@ -1,4 +1,4 @@
-"""What the tests of fetching share: files to fetch, and limits."""
+"""Helpers for the tests of downloads: files to fetch, and limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 SMALL = random.Random(1).randbytes(100_000)
 LARGE = random.Random(2).randbytes(5 * MIB + 12345)
 LIMITS = Limits(free_bytes=0)
-# For servers that fall silent; on a busy machine others may, too.
+# For servers that stop sending; on a busy machine others may also pause.
 QUICK = Limits(read_s=0.3, free_bytes=0)
 
 

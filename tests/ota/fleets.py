@@ -50,13 +50,13 @@ class Fleet:
 
 
 def edit(root: Path, **fields: Any) -> None:
-    """As a person does, in an editor."""
+    """Edit a file as an operator would."""
     path = root / "config.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | fields))
 
 
 class Daemon:
-    """``jepa-runtime update daemon`` in a process, with somebody who listens to what it tells systemd."""
+    """``jepa-runtime update daemon`` in a process, with a receiver of its notifications to systemd."""
 
     def __init__(self, root: Path, address: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -81,7 +81,7 @@ class Daemon:
 
 
 def until(holds: Callable[[], bool], *, within_s: float = 60.0) -> None:
-    """Wait until something holds, or fail."""
+    """Wait until a condition is met, or fail."""
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline

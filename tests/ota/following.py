@@ -1,5 +1,5 @@
 """A process that serves from the folder of a robot: real pipeline, real socket, real updates; its models are
-toys to which something happens in service."""
+toys with injected faults in service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Happens = Callable[[int], None]
 
 
 class Model:
-    """A real one, to which something happens at each frame; the first one is its warm-up."""
+    """A real model with an injected fault at each frame; the first frame is its warm-up."""
 
     def __init__(self, model: WorldModel, happens: Happens) -> None:
         self._model, self._happens, self._frames = model, happens, -1
@@ -56,9 +56,9 @@ def running(
     """Serve from ``root``.
 
     Args:
-        happens: with which version at each frame.
-        opens: is told each version that is opened, and may raise.
-        end: is told why the process would end.
+        happens: Called with the version at each frame.
+        opens: Called with each version that is opened; may raise.
+        end: Called with the reason why the process would end.
     """
 
     def open_model(bundle: Bundle) -> Any:
@@ -102,6 +102,6 @@ def update(site: Site, **arguments: Any) -> Any:
 
 
 def served(site: Site) -> str:
-    serves = LocalServing(site.root).health().serves
-    assert serves
-    return Bundle.open(SlotStore(site.root).folder(serves)).manifest.version
+    active = LocalServing(site.root).health().serves
+    assert active
+    return Bundle.open(SlotStore(site.root).folder(active)).manifest.version

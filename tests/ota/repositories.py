@@ -1,4 +1,4 @@
-"""A small signed repository in a folder, of which everything can be made wrong."""
+"""A small signed repository in a folder, in which everything can be modified."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ CONTENT = b"weights " * 1000
 
 
 class Repository:
-    """Serves one file, :data:`FILE`, from the start.
+    """A repository that has one file, :data:`FILE`, from the start.
 
     Attributes:
-        now: when the next signatures are made.
-        first_root: what a robot comes with.
-        signers: who signs each role; one may be exchanged, or taken away, without telling the root.
-        signed: what each role says; may be changed before it is published.
+        now: Time of the next signatures.
+        first_root: The initial root of a robot.
+        signers: Signers of each role; can be replaced or removed without a change of the root.
+        signed: Metadata of each role; can be changed before it is published.
     """
 
     def __init__(self, folder: Path, now: datetime = START) -> None:
@@ -71,14 +71,14 @@ class Repository:
         self.first_root = (folder / "metadata" / "1.root.json").read_bytes()
 
     def add(self, path: str, content: bytes, role: str = "channel-stable") -> None:
-        """List a file in a role and store it; it is there once the role is published."""
+        """List a file in a role and store it; it is visible once the role is published."""
         target = TargetFile.from_data(path, content)
         self.signed[role].targets[path] = target
         self.stored(path, role).parent.mkdir(parents=True, exist_ok=True)
         self.stored(path, role).write_bytes(content)
 
     def stored(self, path: str, role: str = "channel-stable") -> Path:
-        """Where a file is stored."""
+        """Return the path of a stored file."""
         name = Path(path)
         return (
             self.folder
@@ -93,7 +93,7 @@ class Repository:
             self.write(role)
 
     def release(self, bundle: Bundle, release: Release) -> None:
-        """Publish a bundle, and what its channel says of it."""
+        """Publish a bundle and its pointer in the channel."""
         for record in bundle.manifest.files:
             self.add(f"{release.folder}/{record.path}", bundle.read(record.path))
         self.add(release.manifest_target, (bundle.path / MANIFEST_NAME).read_bytes())
@@ -105,7 +105,7 @@ class Repository:
         self.publish("channel-stable")
 
     def write(self, role: str) -> None:
-        """Sign what a role says and write it, under the version that it has."""
+        """Sign the metadata of a role and write it, under its present version."""
         signed = self.signed[role]
         if role == "snapshot":
             names = ("targets", *CHANNELS)
@@ -115,7 +115,7 @@ class Repository:
         self.seal(role)
 
     def seal(self, role: str) -> None:
-        """As :meth:`write`, but leave what the snapshot and the timestamp say."""
+        """Write like :meth:`write`, but without a change of the snapshot and the timestamp."""
         signed = self.signed[role]
         signed.expires = self.now + timedelta(days=LIVES[role])
         signed.unrecognized_fields[SIGNED_AT] = self.now.isoformat()
@@ -125,14 +125,14 @@ class Repository:
         self.file(role).write_bytes(metadata.to_bytes())
 
     def file(self, role: str, version: int | None = None) -> Path:
-        """Where a role's metadata lies, in this version or in the one that it has."""
+        """Return the path of the metadata of a role, in this version or its present one."""
         version = version or self.signed[role].version
         return (
             self.folder / "metadata" / ("timestamp.json" if role == "timestamp" else f"{version}.{role}.json")
         )
 
     def rotate(self, *roles: str) -> None:
-        """Give roles new keys, in the next version of the root."""
+        """Replace the keys of roles, in the next version of the root."""
         old = list(self.signers["root"])
         for role in roles:
             for keyid in list(self.signed["root"].roles[role].keyids):
@@ -146,7 +146,7 @@ class Repository:
         self.signers["root"] = new
 
     def copy(self, name: str) -> Path:
-        """The folder as it is now, under another name."""
+        """Return a copy of the folder under another name."""
         return Path(shutil.copytree(self.folder, self.folder.with_name(name)))
 
 

@@ -1,4 +1,4 @@
-"""Robots to update: their folders, what they can be offered, and what surrounds them in tests."""
+"""Robots to update: their folders, their offers, and their simulated environment."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 def settings(**fields: Any) -> Config:
-    """The set-up of a robot whose repository is elsewhere."""
+    """Return the config of a robot whose repository is elsewhere."""
     return Config(
         **{
             "repository": "/nowhere",
@@ -52,7 +52,7 @@ def settings(**fields: Any) -> Config:
 
 
 def variant(toy: Path, folder: Path, version: str) -> Bundle:
-    """The toy bundle under another version, with one file that differs."""
+    """Build the toy bundle under another version, with one different file."""
     shutil.copytree(toy, folder)
     (folder / "report.json").write_text(json.dumps({"version": version}), encoding="utf-8")
     manifest = Bundle.open(toy).manifest.model_dump(mode="json")
@@ -60,7 +60,7 @@ def variant(toy: Path, folder: Path, version: str) -> Bundle:
 
 
 def release_of(bundle: Bundle, seq: int, **fields: Any) -> Release:
-    """What a channel says of a bundle."""
+    """Return the pointer to a bundle in a channel."""
     manifest = bundle.manifest
     return Release.model_validate(
         {
@@ -81,7 +81,7 @@ def release_of(bundle: Bundle, seq: int, **fields: Any) -> Release:
 
 
 def release(seq: int = 2, manifest_sha256: str = "1" * 64) -> Release:
-    """What a channel says of a bundle that nobody looks into."""
+    """Return the pointer to a bundle that nothing opens."""
     return Release.model_validate(
         {
             "schema_version": 1,
@@ -102,27 +102,27 @@ def release(seq: int = 2, manifest_sha256: str = "1" * 64) -> Release:
 
 
 def factory(root: Path, bundle: Bundle | None, **fields: Any) -> Path:
-    """Set up a robot that serves ``bundle``, or nothing."""
+    """Set up a robot with the active model ``bundle``, or without a model."""
     path = None if bundle is None else bundle.path
     provision(root, settings(**fields), b"trusted by nobody", bundle=path, now=lambda: NOW)
     return root
 
 
 class Repository:
-    """What :class:`~jepa_runtime.ota.trust.repository_trust.RepositoryTrust` gives, without signatures.
+    """A :class:`~jepa_runtime.ota.trust.repository_trust.RepositoryTrust` without signatures.
 
     Attributes:
-        files: by path.
-        fetched: the paths of large files that were asked for.
-        asked: how often it was looked at.
-        seen: what a refresh finds.
-        error: raised by every call, if there is one.
+        files: Contents by path.
+        fetched: The paths of requested large files.
+        num_requests: Number of refreshes.
+        seen: The result of a refresh.
+        error: Raised by every call, if there is one.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.fetched: list[str] = []
-        self.asked = 0
+        self.num_requests = 0
         self.seen = Floors({"timestamp": 1}, NOW)
         self.floors: Floors | None = None
         self.error: Exception | None = None
@@ -142,7 +142,7 @@ class Repository:
 
     def refresh(self, floors: Floors) -> Floors:
         self.floors = floors
-        self.asked += 1
+        self.num_requests += 1
         if self.error is not None:
             raise self.error
         return replace(self.seen, release_seqs=floors.release_seqs)
@@ -163,14 +163,14 @@ class Repository:
 
 
 class Gate:
-    """Refuses what it is told to.
+    """A gate that rejects configured versions.
 
     Attributes:
-        bad: versions that are refused, and in which part of the gate (check, probe, shadow).
-        calls: the parts that were asked.
-        comparisons: how often what was compared had been before.
-        probed: the budgets and the active model of each probe.
-        busy: whether the machine is too busy for a probe to judge.
+        bad: Versions to reject, and the part of the gate (check, probe, shadow).
+        calls: The executed parts.
+        comparisons: The number of earlier comparisons, for each comparison.
+        probed: The budgets and the active model of each probe.
+        busy: Whether the machine is too busy for a probe to decide.
     """
 
     def __init__(self, bad: Mapping[str, str] | None = None) -> None:
@@ -208,7 +208,7 @@ class Gate:
 
 
 class Serving:
-    """Serves what it is told to; a version in ``bad`` fails in service."""
+    """A serving process; a version in ``bad`` fails in service."""
 
     def __init__(self, bad: tuple[str, ...] = ()) -> None:
         self.bad = bad
@@ -228,7 +228,7 @@ class Serving:
 
 
 class Clock:
-    """Time that passes when somebody sleeps."""
+    """A clock that advances during sleeps."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -264,7 +264,7 @@ def client_arguments(
 
 
 class Site:
-    """A robot, the repository that it asks, and time."""
+    """A robot, its repository, and a clock."""
 
     def __init__(self, root: Path, bundle: Bundle | None, **fields: Any) -> None:
         self.root = factory(root, bundle, **fields)
@@ -294,7 +294,7 @@ class Site:
 
     @property
     def version(self) -> str:
-        """What serves; it opens, or this fails."""
+        """Return the active model after opening it."""
         return Bundle.open(self.root / "current").manifest.version
 
     @property
@@ -307,14 +307,14 @@ class Site:
 
 
 class Died(BaseException):
-    """The process is gone."""
+    """The process is killed."""
 
 
 def dies_in(phase: Phase) -> Callable[[State, str], None]:
-    """For ``tell``: the process is gone as soon as an update is in ``phase``."""
+    """Return a callback that kills the process as soon as an update is in ``phase``."""
 
-    def tell(kept: State, _: str) -> None:
-        if kept.phase is phase:
+    def tell(state: State, _: str) -> None:
+        if state.phase is phase:
             raise Died
 
     return tell
@@ -329,5 +329,5 @@ def sha256(content: bytes) -> str:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Return every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""A web server on loopback that serves a folder, and whose faults are switched on path by path."""
+"""A web server on loopback that serves a folder, with faults by path."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-# What is done instead of serving the content as it is.
+# Faults that replace a correct answer.
 Fault = Callable[["Request", bytes], None]
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request, and what can be done with it."""
+    """One request and the ways to answer it."""
 
     protocol_version = "HTTP/1.1"
     server: FaultServer
@@ -30,7 +30,7 @@ class Request(BaseHTTPRequestHandler):
 
     @property
     def offset(self) -> int:
-        """From where on the client asks for the content."""
+        """Return the requested start of the content."""
         return int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 
     def head(self, code: int, **headers: object) -> None:
@@ -40,7 +40,7 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def head_of(self, content: bytes) -> bytes:
-        """Send the headers of an honest answer, return the body that would follow."""
+        """Send the headers of a correct answer and return its body."""
         if not self.offset:
             self.head(200, Content_Length=len(content))
             return content
@@ -57,7 +57,7 @@ class Request(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Whether the server closed meanwhile."""
+        """Return whether the server closed meanwhile."""
         return self.server.closing.wait(seconds)
 
     def log_message(self, *_: object) -> None:
@@ -65,7 +65,7 @@ class Request(BaseHTTPRequestHandler):
 
 
 class Loopback(ThreadingHTTPServer):
-    """Serves here until the end of the block; a client that has gone is part of the game."""
+    """Serve until the end of the block; clients may disconnect."""
 
     daemon_threads = True
     block_on_close = False
@@ -84,15 +84,15 @@ class Loopback(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        """See above."""
+        """Wait without blocking the shutdown of the server."""
 
 
 class FaultServer(Loopback):
-    """Serves a folder.
+    """Serve a folder.
 
     Attributes:
-        faults: by path.
-        requests: path and Range header of each, in order.
+        faults: Faults by path.
+        requests: Path and Range header of each request, in order.
     """
 
     def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
@@ -110,17 +110,17 @@ class FaultServer(Loopback):
 
 
 def serve(request: Request, content: bytes) -> None:
-    """No fault."""
+    """Answer without a fault."""
     request.send(request.head_of(content))
 
 
 def status(code: int, **headers: object) -> Fault:
-    """Only a status."""
+    """Answer with a status only."""
     return lambda request, _: request.head(code, Content_Length=0, **headers)
 
 
 def first(times: int, fault: Fault) -> Fault:
-    """A fault that passes."""
+    """Apply a fault only to the first requests."""
     left = [fault] * times
 
     def act(request: Request, content: bytes) -> None:
@@ -130,7 +130,7 @@ def first(times: int, fault: Fault) -> Fault:
 
 
 def cut(after: int) -> Fault:
-    """The connection ends after so many bytes of the body."""
+    """Close the connection after this number of bytes of the body."""
 
     def act(request: Request, content: bytes) -> None:
         request.send(request.head_of(content)[:after])
@@ -140,7 +140,7 @@ def cut(after: int) -> Fault:
 
 
 def stall(after: int) -> Fault:
-    """Nothing comes after so many bytes of the body."""
+    """Send nothing after this number of bytes of the body."""
 
     def act(request: Request, content: bytes) -> None:
         request.send(request.head_of(content)[:after])
@@ -150,7 +150,7 @@ def stall(after: int) -> Fault:
 
 
 def trickle(every_s: float, step: int = 1) -> Fault:
-    """The body comes in small steps, of so many bytes."""
+    """Send the body in steps of this number of bytes."""
 
     def act(request: Request, content: bytes) -> None:
         body = request.head_of(content)
@@ -163,7 +163,7 @@ def trickle(every_s: float, step: int = 1) -> Fault:
 
 
 def slow_headers(every_s: float) -> Fault:
-    """One header after the other, without end."""
+    """Send headers without end."""
 
     def act(request: Request, _: bytes) -> None:
         request.send(b"HTTP/1.1 200 OK\r\nX-Slow: ")
@@ -174,7 +174,7 @@ def slow_headers(every_s: float) -> Fault:
 
 
 def slow_trailers(every_s: float) -> Fault:
-    """The whole body, and then trailers without end."""
+    """Send the whole body, and then trailers without end."""
 
     def act(request: Request, content: bytes) -> None:
         request.head(200, Transfer_Encoding="chunked")
@@ -186,19 +186,19 @@ def slow_trailers(every_s: float) -> Fault:
 
 
 def chunked(request: Request, content: bytes) -> None:
-    """An honest answer without a length."""
+    """Answer correctly without a length."""
     request.head(200, Transfer_Encoding="chunked")
     request.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content))
 
 
 def whole(request: Request, content: bytes) -> None:
-    """All of it, whatever range was asked for."""
+    """Send the whole content for any range."""
     request.head(200, Content_Length=len(content))
     request.send(content)
 
 
 def shifted(request: Request, content: bytes) -> None:
-    """Another range than the one asked for."""
+    """Send another range than the requested one."""
     body = content[request.offset + 1 :]
     where = f"bytes {request.offset + 1}-{len(content) - 1}/{len(content)}"
     request.head(206, Content_Length=len(body), Content_Range=where)
@@ -206,30 +206,30 @@ def shifted(request: Request, content: bytes) -> None:
 
 
 def longer(extra: bytes) -> Fault:
-    """More than was announced."""
+    """Send more than announced."""
     return lambda request, content: request.send(request.head_of(content) + extra)
 
 
 def instead(other: bytes) -> Fault:
-    """Another content."""
+    """Send another content."""
     return lambda request, _: serve(request, other)
 
 
 def endless(request: Request, _: bytes) -> None:
-    """A body without end."""
+    """Send a body without end."""
     request.head(200)
     while not request.server.closing.is_set():
         request.send(b"\0" * 65536)
 
 
 def garbage(request: Request, _: bytes) -> None:
-    """No HTTP."""
+    """Answer with bytes that are no HTTP."""
     request.send(b"\x15\x03\x01 this is no answer\r\n\r\n")
     request.close_connection = True
 
 
 class FastClock:
-    """Time that passes a hundred times faster."""
+    """A clock that runs a hundred times faster."""
 
     def monotonic(self) -> float:
         return time.monotonic() * 100
@@ -239,7 +239,7 @@ class FastClock:
 
 
 class FakeClock:
-    """Time that passes only while somebody sleeps."""
+    """A clock that advances only during sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""States of a robot that has one release and may find a second, and a letter for each phase."""
+"""States of a robot that has one release and may receive a second, and a letter for each phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs a person: updates that stand still, files of another account, an active model that crashes."""
+"""Alarms that need an operator: no progress, files of another account, a crashing active model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.ota.robots import Died, Site
 from tests.ota.test_local_serving import somebody
 
 
-def kept(root: Path) -> State:
+def stored_state(root: Path) -> State:
     return state.load(root / robot.STATE)
 
 
@@ -33,14 +33,14 @@ def test_repository_untrusted_for_long_raises_an_alarm_until_it_is_trusted_again
     site.update()
     site.repository.error = TrustError("timestamp.json is expired")
     for number in range(1, MAX_FAILED_CHECKS + 1):
-        assert alarms(site.root, kept(site.root)) == []
+        assert alarms(site.root, stored_state(site.root)) == []
         assert site.update().failed_looks == number
-    (alarm,) = alarms(site.root, kept(site.root))
+    (alarm,) = alarms(site.root, stored_state(site.root))
     assert "could not be used in the last 10 checks (last success: 2026-03-01 12:00 UTC)" in alarm
     assert "timestamp.json is expired" in alarm
     site.repository.error = None
     site.update()
-    assert alarms(site.root, kept(site.root)) == []
+    assert alarms(site.root, stored_state(site.root)) == []
 
 
 def test_status_command_reports_an_alarm_to_monitoring(
@@ -55,21 +55,21 @@ def test_status_command_reports_an_alarm_to_monitoring(
     stale = State(result="failed", reason="it is expired", failed_looks=MAX_FAILED_CHECKS)
     state.save(path, stale)
     assert fleet.run("status", "--json", "-") == 5
-    told = capfd.readouterr()
-    (alarm,) = json.loads(told.out)["alarms"]
-    assert "(last success: never): it is expired" in alarm and "ALARM: the repository" in told.err
+    output = capfd.readouterr()
+    (alarm,) = json.loads(output.out)["alarms"]
+    assert "(last success: never): it is expired" in alarm and "ALARM: the repository" in output.err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another account")
 @pytest.mark.parametrize("name", ["audit.log", "meta/timestamp.json", "lock"])
 def test_file_that_updates_cannot_change_raises_an_alarm(site: Site, name: str) -> None:
-    """As an update by root left them before it was refused."""
+    """Leave files of another owner, as an update run by root would."""
     path = site.root / name
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert alarms(site.root, kept(site.root)) == []
+    assert alarms(site.root, stored_state(site.root)) == []
     os.chown(path, 1, 1)
-    (alarm,) = alarms(site.root, kept(site.root))
+    (alarm,) = alarms(site.root, stored_state(site.root))
     assert f"{path}: belongs to daemon" in alarm and f"`sudo chown -R root: {site.root}`" in alarm
 
 
@@ -81,7 +81,7 @@ def crash(root: Path, sha256: str, times: int = 1) -> None:
 
 @pytest.fixture
 def updated(site: Site, bundles: list[Bundle]) -> Site:
-    """2.0.0 serves and was found to be good; 1.0.0 did before."""
+    """Return a robot with the committed model 2.0.0 and the earlier one 1.0.0."""
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
     return site
@@ -90,17 +90,17 @@ def updated(site: Site, bundles: list[Bundle]) -> Site:
 def test_active_model_that_crashes_repeatedly_raises_an_alarm(updated: Site, bundles: list[Bundle]) -> None:
     active, due = bundles[1].sha256, daemon.crash_detector(updated.root)
     crash(updated.root, active, MAX_CRASHES)
-    assert alarms(updated.root, kept(updated.root)) == [] and not due()
+    assert alarms(updated.root, stored_state(updated.root)) == [] and not due()
     crash(updated.root, active)
-    (alarm,) = alarms(updated.root, kept(updated.root))
+    (alarm,) = alarms(updated.root, stored_state(updated.root))
     assert "toy 2.0.0, the active model, has crashed 5 times since boot" in alarm
-    assert due() and not due(), "the next round begins at once, and not again and again"
+    assert due() and not due(), "the next round starts immediately, and only once"
     updated.update(serving=LocalServing(updated.root, gone_s=0.1))
-    assert updated.version == "2.0.0", "nothing goes back unless that was chosen"
+    assert updated.version == "2.0.0", "no rollback happens unless it is configured"
     with somebody(updated.root, serves=active):
         pass
     with somebody(updated.root, serves=active):
-        assert alarms(updated.root, kept(updated.root)) == [], "it was stopped, and started again"
+        assert alarms(updated.root, stored_state(updated.root)) == [], "it was stopped and restarted"
 
 
 def test_active_model_that_crashes_is_replaced_where_configured(updated: Site, bundles: list[Bundle]) -> None:
@@ -110,18 +110,18 @@ def test_active_model_that_crashes_is_replaced_where_configured(updated: Site, b
         ended = client.update()
     assert updated.version == updated.good == "1.0.0"
     assert "has crashed 5 times" in ended.refused[bundles[1].sha256].reason
-    assert alarms(updated.root, kept(updated.root)) == []
+    assert alarms(updated.root, stored_state(updated.root)) == []
 
 
 def test_crashes_of_another_boot_or_model_are_not_counted(
     updated: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crash(updated.root, bundles[0].sha256, MAX_CRASHES + 1)
-    assert alarms(updated.root, kept(updated.root)) == []
+    assert alarms(updated.root, stored_state(updated.root)) == []
     crash(updated.root, bundles[1].sha256, MAX_CRASHES + 1)
-    assert alarms(updated.root, kept(updated.root)) != []
+    assert alarms(updated.root, stored_state(updated.root)) != []
     monkeypatch.setattr(serving_socket, "boot_id", lambda: "another")
-    assert alarms(updated.root, kept(updated.root)) == []
+    assert alarms(updated.root, stored_state(updated.root)) == []
 
 
 def test_active_model_that_served_for_an_hour_resets_its_crash_count(
@@ -129,11 +129,11 @@ def test_active_model_that_served_for_an_hour_resets_its_crash_count(
 ) -> None:
     active = bundles[1].sha256
     crash(updated.root, active, MAX_CRASHES)
-    with serving_socket.listen(updated.root) as seat:
-        seat.blame(active)
-        assert alarms(updated.root, kept(updated.root)) != []
-        seat.forgive(active)
-        assert alarms(updated.root, kept(updated.root)) == []
+    with serving_socket.listen(updated.root) as server_socket:
+        server_socket.blame(active)
+        assert alarms(updated.root, stored_state(updated.root)) != []
+        server_socket.forgive(active)
+        assert alarms(updated.root, stored_state(updated.root)) == []
     assert SlotStore(updated.root).current() == active
 
 
@@ -151,4 +151,4 @@ def test_failed_check_is_repeated_with_increasing_delay(
     site.repository.error = TrustError("again")
     assert round_(robot.no_op) == 60.0
     (site.root / robot.STATE).unlink()
-    assert round_(robot.no_op) == 120.0, "also what cannot be stored"
+    assert round_(robot.no_op) == 120.0, "also without a stored state"

@@ -1,4 +1,4 @@
-"""The log of what happened: complete, in order, and never changed without a trace."""
+"""The audit log: complete, ordered and tamper-evident."""
 
 from __future__ import annotations
 
@@ -78,23 +78,23 @@ def test_audit_line_truncated_by_a_power_cut_is_removed_and_recorded(path: Path,
     path.write_bytes(path.read_bytes() + torn)
     assert events(path) == ["one", "two"]
     AuditLog(path, now).append("three")
-    found = list(AuditLog(path, now).entries())
-    assert [entry.event for entry in found] == [
+    entries = list(AuditLog(path, now).entries())
+    assert [entry.event for entry in entries] == [
         "one",
         "two",
         "removed a line that a power cut had truncated",
         "three",
     ]
-    assert found[2].facts == {"bytes": len(torn)}
+    assert entries[2].facts == {"bytes": len(torn)}
 
 
-@pytest.mark.parametrize("kept", [0, 1])
-def test_audit_log_continues_after_malformed_lines_and_still_reports_them(path: Path, kept: int) -> None:
+@pytest.mark.parametrize("intact", [0, 1])
+def test_audit_log_continues_after_malformed_lines_and_still_reports_them(path: Path, intact: int) -> None:
     log = AuditLog(path, now)
     for event in ("one", "two", "three"):
         log.append(event)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:kept], *[b"\0" * 9 + b"\n"] * (3 - kept)]))
+    path.write_bytes(b"".join([*lines[:intact], *[b"\0" * 9 + b"\n"] * (3 - intact)]))
     AuditLog(path, now).append("four")
     with pytest.raises(StorageError, check=code("storage.broken_log")):
         events(path)
@@ -103,7 +103,7 @@ def test_audit_log_continues_after_malformed_lines_and_still_reports_them(path: 
         (3, "continued after damaged lines"),
         (4, "four"),
     ]
-    assert added[0]["facts"] == {"lines": 3 - kept}
+    assert added[0]["facts"] == {"lines": 3 - intact}
 
 
 def test_audit_chain_spans_rotated_files(path: Path) -> None:
@@ -124,8 +124,8 @@ def test_audit_rotation_removes_the_oldest_files_and_the_rest_verifies(path: Pat
     for number in range(40):
         log.append(str(number))
     assert len(list(path.parent.iterdir())) == 4
-    kept = events(path)
-    assert kept == [str(number) for number in range(40 - len(kept), 40)]
+    remaining = events(path)
+    assert remaining == [str(number) for number in range(40 - len(remaining), 40)]
 
 
 def test_power_cut_between_rotation_and_the_next_entry_keeps_the_audit_chain(path: Path) -> None:
@@ -153,18 +153,18 @@ def test_audit_entry_that_cannot_be_written_is_an_error_and_the_chain_continues(
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(cut=st.integers(1, 2000), kept=st.lists(st.text(max_size=20), min_size=1, max_size=8))
-def test_audit_log_truncated_at_any_byte_continues(tmp_path: Path, cut: int, kept: list[str]) -> None:
+@given(cut=st.integers(1, 2000), names=st.lists(st.text(max_size=20), min_size=1, max_size=8))
+def test_audit_log_truncated_at_any_byte_continues(tmp_path: Path, cut: int, names: list[str]) -> None:
     path = tmp_path / "audit.log"
     path.unlink(missing_ok=True)
     log = AuditLog(path, now)
-    for event in kept:
+    for event in names:
         log.append(event)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) - cut % len(content)])
     whole = path.read_bytes().count(b"\n")
     AuditLog(path, now).append("after")
     assert [entry for entry in events(path) if not entry.startswith("removed a line")] == [
-        *kept[:whole],
+        *names[:whole],
         "after",
     ]

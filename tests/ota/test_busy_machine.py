@@ -1,4 +1,4 @@
-"""The first update of the README, on a machine whose processors are all busy with something else."""
+"""The first update of the README, on a machine whose processors are all busy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jepa_runtime.ota.audit_log import AuditLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# A hog ends by itself, should its test be killed.
+# The process ends by itself if its test is killed.
 _HOG = "import time\nends = time.monotonic() + 240\nwhile time.monotonic() < ends: pass"
 
 
 @pytest.fixture
 def hogs() -> Iterator[None]:
-    """Two processes that compute without end at the ordinary priority."""
+    """Run two processes that compute without end at normal priority."""
     running = [subprocess.Popen([sys.executable, "-c", _HOG]) for _ in range(2)]
     yield
     for process in running:
@@ -34,7 +34,7 @@ def hogs() -> Iterator[None]:
 def test_first_apply_of_the_readme_on_a_busy_machine_is_not_rejected(
     two_rooms_bundle: Path, tmp_path: Path
 ) -> None:
-    """By the clock, a probe at the lowest priority was five times over this budget."""
+    """By wall time, a probe at the lowest priority exceeded this budget five times."""
     repo, root = tmp_path / "repo", tmp_path / "robot"
     publish = [
         "--channel",

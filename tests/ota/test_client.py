@@ -1,4 +1,4 @@
-"""Whole updates on a real folder: what then serves, and what is refused."""
+"""Whole updates on a real folder: the active model, and rejections."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.ota.robots import NOW, Clock, Died, Serving, Site, dies_in, factory, 
 
 def test_update_to_a_new_release_activates_it(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
-    kept = site.update()
-    assert (kept.result, site.version, site.good, site.slots) == ("updated", "2.0.0", "2.0.0", 2)
-    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    stored = site.update()
+    assert (stored.result, site.version, site.good, site.slots) == ("updated", "2.0.0", "2.0.0", 2)
+    assert stored.previous is not None and stored.previous.version == "1.0.0"
     assert site.reports == ["updated"]
-    # Without anybody to watch, the model is tried once more from its new place.
+    # Without a serving process, the model is tested again in its slot.
     assert site.gate.calls == ["check", "probe", "shadow", "probe"]
-    assert state.load(site.root / "state.json") == kept
+    assert state.load(site.root / "state.json") == stored
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ def test_release_with_identical_files_and_a_new_version_is_not_installed_again(
     site: Site, bundles: list[Bundle]
 ) -> None:
     site.repository.publish(bundles[0], 9)
-    kept = site.update()
-    assert kept.result == "unchanged" and kept.current == kept.good
-    assert kept.current is not None and kept.current.release_seq == 9
+    state = site.update()
+    assert state.result == "unchanged" and state.current == state.good
+    assert state.current is not None and state.current.release_seq == 9
 
 
 def test_robot_outside_the_rollout_waits(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
-    kept = site.update()
-    assert kept.result == "unchanged" and "0 % of the robots" in kept.reason
+    state = site.update()
+    assert state.result == "unchanged" and "0 % of the robots" in state.reason
 
 
 def test_pinned_robot_waits_until_it_is_unpinned(site: Site, bundles: list[Bundle]) -> None:
@@ -73,13 +73,13 @@ def test_candidate_rejected_by_the_gate_is_never_active_and_not_retried_for_a_wh
 ) -> None:
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": part}
-    kept = site.update()
-    assert (kept.result, kept.reason) == ("refused", f"2.0.0 does not pass {part}")
+    state = site.update()
+    assert (state.result, state.reason) == ("refused", f"2.0.0 does not pass {part}")
     assert (site.version, site.slots) == ("1.0.0", 1)
-    asked = len(site.gate.calls)
+    request = len(site.gate.calls)
     again = site.update()
     assert again.result == "refused" and "was rejected until 2026-03-01 13:00 UTC" in again.reason
-    assert len(site.gate.calls) == asked
+    assert len(site.gate.calls) == request
     site.clock.sleep(3601)
     site.gate.bad = {}
     assert site.update().result == "updated"
@@ -111,8 +111,8 @@ def test_rejected_release_is_retried_immediately_on_request(site: Site, bundles:
     site.gate.bad = {"2.0.0": "probe"}
     site.update()
     site.gate.bad = {}
-    kept = site.update(retry_rejected=True)
-    assert kept.result == "updated" and not kept.refused
+    state = site.update(retry_rejected=True)
+    assert state.result == "updated" and not state.refused
 
 
 def test_release_for_another_software_version_is_rejected_unless_allowed(
@@ -126,8 +126,8 @@ def test_release_for_another_software_version_is_rejected_unless_allowed(
 def test_release_not_offered_to_this_robot_is_installed_once_it_is(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2, hardware_ids=("orin",))
     for _ in range(5):
-        kept = site.update()
-        assert kept.result == "refused" and "is for hardware orin, this robot is bench" in kept.reason
+        state = site.update()
+        assert state.result == "refused" and "is for hardware orin, this robot is bench" in state.reason
         site.clock.sleep(3601)
     edit(site.root, hardware_ids=["bench", "orin"])
     assert site.update().result == "updated" and site.version == "2.0.0"
@@ -136,8 +136,8 @@ def test_release_not_offered_to_this_robot_is_installed_once_it_is(site: Site, b
 def test_model_that_fails_in_service_is_rolled_back(site: Site, bundles: list[Bundle]) -> None:
     site.serving = serving = Serving(bad=("2.0.0",))
     site.repository.publish(bundles[1], 2)
-    kept = site.update()
-    assert (kept.result, kept.reason) == ("refused", "it computes NaN")
+    state = site.update()
+    assert (state.result, state.reason) == ("refused", "it computes NaN")
     assert serving.swaps == ["2.0.0", "1.0.0"]
     assert (site.version, site.good, site.slots) == ("1.0.0", "1.0.0", 1)
 
@@ -149,8 +149,8 @@ def test_model_that_was_replaced_before_the_commit_is_not_committed(
     serving.swap(bundles[0].path)
     monkeypatch.setattr(serving, "swap", lambda folder: None)
     site.repository.publish(bundles[1], 2)
-    kept = site.update()
-    assert (kept.result, kept.reason) == (
+    state = site.update()
+    assert (state.result, state.reason) == (
         "refused",
         f"the serving process runs {bundles[0].sha256[:12]} instead of the candidate",
     )
@@ -163,7 +163,7 @@ def test_new_model_is_monitored_for_the_whole_window(site: Site, bundles: list[B
     lived: list[float] = []
     site.update(heartbeat=lambda: lived.append(site.clock.seconds))
     assert 30 <= site.clock.seconds < 32
-    assert all(later - sooner <= 1 for sooner, later in pairwise(lived)), "else its watchdog ends it"
+    assert all(later - sooner <= 1 for sooner, later in pairwise(lived)), "otherwise its watchdog ends it"
     assert site.gate.calls.count("probe") == 1
 
 
@@ -187,35 +187,35 @@ def test_update_with_a_transient_network_failure_retries(site: Site, bundles: li
     site.repository.publish(bundles[1], 2)
     site.repository.error = unreachable()
 
-    class Mended(Clock):
+    class RecoveringClock(Clock):
         def sleep(self, seconds: float, /) -> None:
             super().sleep(seconds)
             site.repository.error = None
 
-    site.clock = Mended()
+    site.clock = RecoveringClock()
     assert site.update().result == "updated"
 
 
 def test_update_with_a_permanent_network_failure_changes_nothing(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.repository.error = unreachable()
-    kept = site.update()
-    assert (kept.result, kept.reason) == ("failed", str(unreachable()))
-    assert (site.version, kept.refused) == ("1.0.0", {})
+    state = site.update()
+    assert (state.result, state.reason) == ("failed", str(unreachable()))
+    assert (site.version, state.refused) == ("1.0.0", {})
 
 
 def test_untrusted_repository_is_not_queried_twice(site: Site) -> None:
     site.repository.error = TrustError("timestamp: has expired")
-    kept = site.update()
-    assert (kept.result, kept.reason, site.clock.seconds) == ("failed", "timestamp: has expired", 0)
+    state = site.update()
+    assert (state.result, state.reason, site.clock.seconds) == ("failed", "timestamp: has expired", 0)
 
 
 def test_older_signed_release_is_rejected(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[2], 7)
     site.update()
     site.repository.publish(bundles[1], 6)
-    kept = site.update()
-    assert kept.result == "failed" and "offers release 6, but release 7 was offered before" in kept.reason
+    state = site.update()
+    assert state.result == "failed" and "offers release 6, but release 7 was offered before" in state.reason
     site.repository.publish(bundles[1], 8)
     assert site.update().result == "updated" and site.version == "2.0.0"
 
@@ -237,15 +237,15 @@ def test_manual_rollback_is_not_undone_by_the_next_update(site: Site, bundles: l
     site.repository.publish(bundles[1], 2)
     site.update()
     with site.opened() as client:
-        kept = client.rollback("it drifts")
-    assert (site.version, site.good, kept.result, kept.alarm) == ("1.0.0", "1.0.0", "reverted", "")
+        state = client.rollback("it drifts")
+    assert (site.version, site.good, state.result, state.alarm) == ("1.0.0", "1.0.0", "reverted", "")
     assert serving.swaps == ["2.0.0", "1.0.0"]
     assert "was rejected: it drifts" in site.update().reason
     site.gate.bad = {"2.0.0": "shadow"}
     assert site.update(retry_rejected=True).reason == "2.0.0 does not pass shadow"
     site.clock.sleep(3601)
     assert "was rejected: it drifts" in site.update().reason, (
-        "tried once more by hand, and still refused for good"
+        "retried on request, and still rejected permanently"
     )
     with site.opened() as client, pytest.raises(UpdateError, check=code("update.no_earlier_model")):
         client.rollback("again")
@@ -273,13 +273,13 @@ def test_stopped_update_continues_without_a_failed_attempt(site: Site, bundles: 
 
     with pytest.raises(KeyboardInterrupt):
         site.update(on_progress=stop)
-    kept = state.load(site.root / "state.json")
-    assert (kept.phase, kept.stopped) == (Phase.DOWNLOAD, True)
+    stored = state.load(site.root / "state.json")
+    assert (stored.phase, stored.stopped) == (Phase.DOWNLOAD, True)
     with site.opened() as client, pytest.raises(UpdateError, check=code("update.in_progress")):
         client.check()
-    told: list[State] = []
-    assert site.update(on_state=lambda kept, _: told.append(kept)).result == "updated"
-    assert all(not kept.attempts for kept in told)
+    messages: list[State] = []
+    assert site.update(on_state=lambda state, _: messages.append(state)).result == "updated"
+    assert all(not state.attempts for state in messages)
 
 
 def test_probe_killed_by_a_shutdown_is_not_counted_against_its_model(
@@ -294,8 +294,8 @@ def test_probe_killed_by_a_shutdown_is_not_counted_against_its_model(
 
     with pytest.raises(KeyboardInterrupt):
         site.update(heartbeat=heartbeat)
-    kept = state.load(site.root / "state.json")
-    assert (kept.phase, kept.stopped, kept.refused) == (Phase.PROBE, True, {})
+    stored = state.load(site.root / "state.json")
+    assert (stored.phase, stored.stopped, stored.refused) == (Phase.PROBE, True, {})
     site.gate.bad = {}
     assert site.update().result == "updated"
 
@@ -312,8 +312,8 @@ def test_lost_state_is_rebuilt_from_the_slots(site: Site, bundles: list[Bundle])
     (site.root / "state.json").write_bytes(b"\0" * 100)
     with pytest.raises(StorageError, check=code("storage.state_damaged")):
         site.update()
-    kept = provisioning.rebuild(site.root)
-    assert kept.current is not None and kept.current.version == "2.0.0" and kept.current == kept.good
+    state = provisioning.rebuild(site.root)
+    assert state.current is not None and state.current.version == "2.0.0" and state.current == state.good
     site.repository.publish(bundles[2], 3)
     assert site.update().result == "updated"
 

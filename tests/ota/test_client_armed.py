@@ -1,4 +1,4 @@
-"""The last moment before a switch: who has to agree, and what may have changed meanwhile."""
+"""The last moment before a switch: required approvals, and changes in the meantime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ota.robots import Clock, Died, Serving, Site, dies_in, unreachable
 
 
 class Moving(Serving):
-    """Takes another model only while it may."""
+    """A serving process that swaps the model only while it may."""
 
     def swap(self, folder: Path) -> None:
         assert self.may_switch
@@ -24,7 +24,7 @@ class Moving(Serving):
 
 
 class Wait(Clock):
-    """While time passes, things happen: ``then``, once the robot has been busy for five minutes."""
+    """A clock that calls ``then`` once the robot has been busy for five minutes."""
 
     def __init__(self, site: Site, then: Callable[[], object]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Wait(Clock):
 
 @pytest.fixture
 def cautious(tmp_path: Path, bundles: list[Bundle]) -> Site:
-    """A robot that is offered 2.0.0, and switches to nothing that nobody approved."""
+    """Return a robot that is offered 2.0.0 and requires approval."""
     site = Site(tmp_path / "robot", bundles[0], approval=True)
     site.repository.publish(bundles[1], 2)
     return site
@@ -62,8 +62,8 @@ def wait_for_approval(site: Site, seconds: float = 60) -> None:
 def test_switch_with_required_approval_waits_for_it(cautious: Site) -> None:
     wait_for_approval(cautious)
     assert cautious.version == "1.0.0"
-    kept = operator_requests.approve(cautious.root)
-    assert kept.reason == "release 2 (2.0.0) waits for approval: run `jepa-runtime update approve`"
+    state = operator_requests.approve(cautious.root)
+    assert state.reason == "release 2 (2.0.0) waits for approval: run `jepa-runtime update approve`"
     assert cautious.update().result == "updated"
 
 
@@ -71,10 +71,10 @@ def test_unapproved_update_expires_like_one_without_a_safe_moment_and_is_logged_
     cautious: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
-    kept = cautious.update()
-    assert kept.result == "failed" and "waits for approval" in kept.reason
+    state = cautious.update()
+    assert state.result == "failed" and "waits for approval" in state.reason
     assert cautious.clock.seconds == 19 * state_machine.WAIT_S
-    assert cautious.repository.asked == 1, "as often as poll_s says, not at each look for an approval"
+    assert cautious.repository.num_requests == 1, "at the interval poll_s, not at each check for an approval"
     assert cautious.version == "1.0.0"
     entries = audit_log.AuditLog(cautious.root / robot.AUDIT, robot.utc_now).entries()
     assert [entry.event for entry in entries].count("armed -> armed") == 1
@@ -84,7 +84,7 @@ def test_wait_for_approval_continues_regardless_of_repository_errors(
     cautious: Site, bundles: list[Bundle]
 ) -> None:
     wait_for_approval(cautious, 2 * 3600 + 60)
-    assert cautious.repository.asked == 3
+    assert cautious.repository.num_requests == 3
     cautious.repository.error = unreachable()
     wait_for_approval(cautious, 3600 + 60)
     assert "repository not checked while waiting" in (cautious.root / robot.AUDIT).read_text()
@@ -95,13 +95,13 @@ def test_wait_for_approval_continues_regardless_of_repository_errors(
 
 def test_approval_applies_to_one_release_only(cautious: Site, bundles: list[Bundle]) -> None:
     wait_for_approval(cautious)
-    kept = operator_requests.approve(cautious.root)
-    state.save(cautious.root / robot.STATE, replace(kept, approved=bundles[2].sha256))
+    stored = operator_requests.approve(cautious.root)
+    state.save(cautious.root / robot.STATE, replace(stored, approved=bundles[2].sha256))
     wait_for_approval(cautious)
     operator_requests.approve(cautious.root)
     cautious.repository.publish(bundles[2], 3)
-    kept = cautious.update()
-    assert kept.reason == "release 3 (3.0.0) is offered instead of release 2 (2.0.0)"
+    stored = cautious.update()
+    assert stored.reason == "release 3 (3.0.0) is offered instead of release 2 (2.0.0)"
     wait_for_approval(cautious)
     assert cautious.version == "1.0.0"
 
@@ -109,9 +109,9 @@ def test_approval_applies_to_one_release_only(cautious: Site, bundles: list[Bund
 def test_release_revoked_while_waiting_is_dropped(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[0], 3, revoked=(2,)))
-    kept = site.update()
-    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) was revoked before the switch")
-    assert site.version == "1.0.0" and not kept.refused
+    state = site.update()
+    assert (state.result, state.reason) == ("unchanged", "release 2 (2.0.0) was revoked before the switch")
+    assert site.version == "1.0.0" and not state.refused
     entries = list(audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries())
     assert entries[-1].event == "armed -> idle"
 
@@ -123,11 +123,11 @@ def test_revoked_active_model_is_replaced_once_the_robot_allows_the_switch(
     assert site.update().result == "updated"
     none = {"percent": 0.0, "salt": "s"}
     site.repository.publish(bundles[2], 3, revoked=(2,), rollout=none)
-    told: list[str] = []
-    wait = Wait(site, lambda: told.append(site.version))
-    kept = site.update()
-    assert told == ["2.0.0"] and wait.serving.swaps == ["1.0.0"]
-    assert kept.refused[bundles[1].sha256].not_before is None
+    messages: list[str] = []
+    wait = Wait(site, lambda: messages.append(site.version))
+    state = site.update()
+    assert messages == ["2.0.0"] and wait.serving.swaps == ["1.0.0"]
+    assert state.refused[bundles[1].sha256].not_before is None
     entries = [entry.event for entry in audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries()]
     assert entries.count("resolve -> resolve") == 1
 
@@ -135,7 +135,7 @@ def test_revoked_active_model_is_replaced_once_the_robot_allows_the_switch(
 def test_revoked_active_model_is_replaced_while_its_successor_waits_for_approval(
     cautious: Site, bundles: list[Bundle]
 ) -> None:
-    """Who mends a model publishes the new one first: the latest release cannot be revoked."""
+    """To fix a model, its publisher first publishes a new one: the latest release cannot be revoked."""
     cautious.repository.publish(bundles[1], 2)
     wait_for_approval(cautious)
     operator_requests.approve(cautious.root)
@@ -168,9 +168,9 @@ def test_active_model_known_to_be_revoked_is_replaced_after_the_repository_disap
     with pytest.raises(ends):
         site.update()
     site.repository.error = unreachable()
-    kept = site.update()
+    state = site.update()
     assert site.version == site.good == "1.0.0"
-    assert kept.refused[bundles[1].sha256].not_before is None
+    assert state.refused[bundles[1].sha256].not_before is None
 
 
 def test_check_does_not_wait_for_a_safe_moment(site: Site, bundles: list[Bundle]) -> None:
@@ -197,10 +197,10 @@ def test_rollout_that_shrinks_while_its_release_waits_excludes_this_robot(
     none = {"percent": 0.0, "salt": "s"}
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[1], 2, rollout=none))
-    kept = site.update()
-    assert (kept.result, site.version) == ("unchanged", "1.0.0") and not kept.refused
+    state = site.update()
+    assert (state.result, site.version) == ("unchanged", "1.0.0") and not state.refused
     assert (
-        kept.reason
+        state.reason
         == "release 2 (2.0.0) has been rolled out to 0 % of the robots, which do not include this one"
     )
     site.repository.publish(bundles[1], 2)
@@ -223,15 +223,15 @@ def test_unreachable_repository_does_not_block_a_switch(site: Site, bundles: lis
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: setattr(site.repository, "error", unreachable()))
     assert site.update().result == "updated" and site.version == "2.0.0"
-    told = (site.root / robot.AUDIT).read_text()
-    assert "repository not checked before the switch" in told
+    output = (site.root / robot.AUDIT).read_text()
+    assert "repository not checked before the switch" in output
 
 
 def test_untrusted_repository_blocks_a_switch(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: setattr(site.repository, "error", TrustError("timestamp: has expired")))
-    kept = site.update()
-    assert (kept.result, kept.reason, site.version) == ("failed", "timestamp: has expired", "1.0.0")
+    state = site.update()
+    assert (state.result, state.reason, site.version) == ("failed", "timestamp: has expired", "1.0.0")
 
 
 def test_robot_that_becomes_busy_during_the_repository_check_is_not_switched(
@@ -253,14 +253,14 @@ def test_robot_that_becomes_busy_during_the_repository_check_is_not_switched(
     assert busy_at and wait.serving.swaps == ["2.0.0"]
 
 
-# A clock that was set back does not tell for how long.
-@pytest.mark.parametrize(("hours", "asked"), [(0, 1), (1, 2), (-1, 2)])
+# A clock set back does not show for how long.
+@pytest.mark.parametrize(("hours", "num_requests"), [(0, 1), (1, 2), (-1, 2)])
 def test_update_interrupted_long_before_its_switch_checks_the_repository_again(
-    site: Site, bundles: list[Bundle], hours: int, asked: int
+    site: Site, bundles: list[Bundle], hours: int, num_requests: int
 ) -> None:
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
         site.update(on_state=dies_in(Phase.ARMED))
     site.clock.sleep(3600.0 * hours)
     assert site.update().result == "updated"
-    assert site.repository.asked == asked
+    assert site.repository.num_requests == num_requests

@@ -17,7 +17,7 @@ REFUSED, BUSY = ReleaseRejectedError("it has nothing in int8"), UpdateError("the
 
 
 class Choosy(Serving):
-    """Raises, instead of taking a version, what ``errors`` says; 3.0.0 fails in service."""
+    """A serving process that raises ``errors`` instead of swapping; 3.0.0 fails in service."""
 
     def __init__(self) -> None:
         super().__init__(bad=("3.0.0",))
@@ -31,7 +31,7 @@ class Choosy(Serving):
 
     @property
     def version(self) -> str:
-        """What serves."""
+        """Return the active version."""
         assert self.serves is not None
         return self.serves.manifest.version
 
@@ -43,7 +43,7 @@ def choosy() -> Choosy:
 
 @pytest.fixture
 def updated(site: Site, bundles: list[Bundle], choosy: Choosy) -> Site:
-    """2.0.0 serves after 1.0.0."""
+    """Return a robot with the active model 2.0.0 after 1.0.0."""
     site.serving = choosy
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
@@ -57,7 +57,7 @@ def go_back(site: Site) -> State:
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on the disk takes no content any more, and still takes links."""
+    """Return a function that fills the disk: it accepts no more content, but still accepts links."""
 
     def write(path: Path, content: bytes) -> None:
         raise StorageError(f"{path}: cannot be written: No space left on device")
@@ -79,7 +79,7 @@ def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
     for _ in range(2):
         with pytest.raises(StorageError, match="No space left"):
             if revoked:
-                updated.update(on_state=lambda kept, _: full() if kept.phase is Phase.RESOLVE else None)
+                updated.update(on_state=lambda state, _: full() if state.phase is Phase.RESOLVE else None)
             else:
                 full()
                 go_back(updated)
@@ -87,20 +87,20 @@ def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
     monkeypatch.undo()
     updated.repository.error = unreachable()
     for _ in range(3):
-        kept = updated.update()
+        state = updated.update()
         assert choosy.version == updated.version == updated.good == "1.0.0"
-    assert kept.current == kept.good and kept.good is not None and kept.good.version == "1.0.0"
+    assert state.current == state.good and state.good is not None and state.good.version == "1.0.0"
     updated.repository.error = None
     updated.update()
-    assert updated.version == "1.0.0", "2.0.0 is on offer, or revoked, and not taken"
+    assert updated.version == "1.0.0", "2.0.0 is offered or revoked, and not installed"
 
 
 def test_active_model_is_selected_for_the_next_start_when_the_server_rejects_the_rollback(
     updated: Site, choosy: Choosy
 ) -> None:
     choosy.errors = {"1.0.0": REFUSED}
-    for kept in (go_back(updated), updated.update()):
-        assert kept.alarm == "the rollback failed: it has nothing in int8"
+    for state in (go_back(updated), updated.update()):
+        assert state.alarm == "the rollback failed: it has nothing in int8"
         assert choosy.version == updated.version == "2.0.0" and updated.good == "1.0.0"
     choosy.errors = {}
     assert updated.update().alarm == "" and choosy.version == updated.version == "1.0.0"
@@ -158,11 +158,11 @@ def test_rollback_target_that_was_unusable_is_installed_when_offered_again(
     choosy.errors = {"2.0.0": REFUSED}
     assert updated.update().alarm
     updated.repository.publish(bundles[1], 4)
-    kept = updated.update(
-        on_state=lambda kept, _: choosy.errors.clear() if kept.phase is Phase.CHECK else None
+    state = updated.update(
+        on_state=lambda state, _: choosy.errors.clear() if state.phase is Phase.CHECK else None
     )
-    assert (kept.result, choosy.version, updated.good) == ("updated", "2.0.0", "2.0.0")
-    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    assert (state.result, choosy.version, updated.good) == ("updated", "2.0.0", "2.0.0")
+    assert state.previous is not None and state.previous.version == "1.0.0"
     for _ in range(2):
-        kept = updated.update()
-        assert (kept.result, kept.reason) == ("unchanged", "release 4 (2.0.0) is active")
+        state = updated.update()
+        assert (state.result, state.reason) == ("unchanged", "release 4 (2.0.0) is active")

@@ -1,4 +1,4 @@
-"""A machine that is too busy to judge a candidate: undecided, and tried again soon."""
+"""A machine too busy to evaluate a candidate: undecided, and retried soon."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def busy(tmp_path: Path, bundles: list[Bundle]) -> Site:
 def test_candidate_that_cannot_be_evaluated_is_undecided_and_not_rejected(
     busy: Site, bundles: list[Bundle]
 ) -> None:
-    kept = busy.update()
-    assert (kept.result, kept.phase, kept.alarm) == ("undecided", Phase.IDLE, "")
-    assert busy.version == "1.0.0" and busy.slots == 2, "what was fetched stays for the next attempt"
-    assert _STATUS[kept.result] == 4 and summary(kept).startswith("undecided; active model: toy 1.0.0")
-    assert daemon.pause_s(kept, 3600.0) == 300.0
-    (refusal,) = kept.refused.values()
+    state = busy.update()
+    assert (state.result, state.phase, state.alarm) == ("undecided", Phase.IDLE, "")
+    assert busy.version == "1.0.0" and busy.slots == 2, "the downloaded files remain for the next attempt"
+    assert _STATUS[state.result] == 4 and summary(state).startswith("undecided; active model: toy 1.0.0")
+    assert daemon.pause_s(state, 3600.0) == 300.0
+    (refusal,) = state.refused.values()
     assert (refusal.times, refusal.undecided) == (0, 1)
 
 
@@ -45,12 +45,12 @@ def test_undecided_candidate_is_retried_after_minutes_and_installed_on_a_quieter
     calls = list(busy.gate.calls)
     waits = busy.update()
     assert waits.result == "undecided" and "is undecided until 2026-03-01 12:05 UTC" in waits.reason
-    assert busy.gate.calls == calls, "not before its time"
+    assert busy.gate.calls == calls, "not before the scheduled time"
     busy.clock.sleep(301)
     busy.gate.busy = False
     fetched = list(busy.repository.fetched)
-    kept = busy.update()
-    assert (kept.result, busy.version, kept.refused) == ("updated", "2.0.0", {})
+    state = busy.update()
+    assert (state.result, busy.version, state.refused) == ("updated", "2.0.0", {})
     assert busy.repository.fetched == fetched
 
 
@@ -74,9 +74,9 @@ def test_rejection_after_undecided_attempts_counts_as_the_first(busy: Site) -> N
     busy.update()
     busy.clock.sleep(301)
     busy.gate.busy, busy.gate.bad = False, {"2.0.0": "probe"}
-    kept = busy.update()
-    (refusal,) = kept.refused.values()
-    assert (kept.result, refusal.times, refusal.undecided) == ("refused", 1, 0)
+    state = busy.update()
+    (refusal,) = state.refused.values()
+    assert (state.result, refusal.times, refusal.undecided) == ("refused", 1, 0)
 
 
 def test_candidate_is_timed_next_to_the_active_model(busy: Site, bundles: list[Bundle]) -> None:

@@ -1,4 +1,4 @@
-"""Robots whose clock knows nothing of the day before the network tells them: refusals hold all the same."""
+"""Robots without a battery-backed clock, which start with a wrong date: rejections persist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNED = NOW - timedelta(days=4)
 
 
 class Unset(Clock):
-    """Starts anywhere at a boot."""
+    """A clock that starts at any time at a boot."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Unset(Clock):
 
 @pytest.fixture
 def unset(site: Site, bundles: list[Bundle]) -> Site:
-    """It is offered what does not serve well; the repository was signed four days ago."""
+    """Return a robot that is offered a failing model; the repository was signed four days ago."""
     site.clock, site.serving = Unset(), Serving(bad=("2.0.0",))
     site.repository.seen = Floors({"timestamp": 1}, SIGNED)
     site.repository.publish(bundles[1], 2)
@@ -45,10 +45,10 @@ def boots(site: Site, at: datetime) -> str:
 @pytest.mark.parametrize("epoch", [1970, 2024])
 def test_rejected_release_is_not_retried_at_each_boot(unset: Site, epoch: int) -> None:
     start = datetime(epoch, 1, 1, tzinfo=timezone.utc)
-    told = []
+    messages = []
     for boot in range(6):
-        told += [boots(unset, start), boots(unset, NOW + boot * timedelta(minutes=30))]
-    assert told.count("tried") == 3, "before the time came from the network, after, and two hours later"
+        messages += [boots(unset, start), boots(unset, NOW + boot * timedelta(minutes=30))]
+    assert messages.count("tried") == 3, "before the network time arrived, after it, and two hours later"
     (refusal,) = unset.update().refused.values()
     assert refusal.times == 3
 

@@ -1,4 +1,4 @@
-"""A disk that damages what lies in the slots: a valid model serves on, and a new release is the cure."""
+"""A disk that damages slots: a valid model stays active, and a new release fixes the robot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ota.robots import Died, Serving, Site, dies_in, unreachable
 
 @pytest.fixture
 def updated(site: Site, bundles: list[Bundle]) -> Site:
-    """2.0.0 serves after 1.0.0."""
+    """Return a robot with the active model 2.0.0 after 1.0.0."""
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
     return site
@@ -32,7 +32,7 @@ def damage(site: Site, bundle: Bundle, name: str) -> None:
 
 
 def owe_the_way_back(site: Site, bundle: Bundle) -> None:
-    """What is good was damaged when it was gone back to, and is whole again."""
+    """The rollback target was damaged at the rollback, and is intact again."""
     damage(site, bundle, "report.json")
     operator_requests.rollback(site.root, "it drifts", now=site.clock.now)
     path = SlotStore(site.root).folder(bundle.sha256) / "report.json"
@@ -45,9 +45,9 @@ def logged(site: Site) -> list[str]:
 
 def test_rollback_to_a_damaged_slot_is_refused(updated: Site, bundles: list[Bundle]) -> None:
     damage(updated, bundles[0], "report.json")
-    kept = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
-    assert kept.result == "failed"
-    assert kept.alarm.startswith("the rollback failed: ") and "report.json" in kept.alarm
+    state = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
+    assert state.result == "failed"
+    assert state.alarm.startswith("the rollback failed: ") and "report.json" in state.alarm
     assert updated.version == "2.0.0"
 
 
@@ -58,12 +58,12 @@ def test_damaged_rollback_target_does_not_block_the_fix(
     damage(updated, bundles[0], "report.json")
     operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
     for _ in range(3):
-        kept = updated.update()
-        assert kept.alarm.startswith("the rollback failed: "), "nothing has changed"
-        assert updated.version == "2.0.0" and kept.good is not None and kept.good.version == "1.0.0"
+        state = updated.update()
+        assert state.alarm.startswith("the rollback failed: "), "nothing has changed"
+        assert updated.version == "2.0.0" and state.good is not None and state.good.version == "1.0.0"
     updated.repository.publish(bundles[2], 3, revoked=revoked)
-    kept = updated.update()
-    assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
+    state = updated.update()
+    assert (state.result, state.alarm, updated.version, updated.good) == ("updated", "", "3.0.0", "3.0.0")
 
 
 def test_damaged_rollback_target_offered_again_is_downloaded_again(
@@ -72,8 +72,8 @@ def test_damaged_rollback_target_offered_again_is_downloaded_again(
     damage(updated, bundles[0], "report.json")
     operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
     updated.repository.publish(bundles[0], 3)
-    kept = updated.update()
-    assert (kept.result, kept.alarm, updated.version, updated.good) == ("updated", "", "1.0.0", "1.0.0")
+    state = updated.update()
+    assert (state.result, state.alarm, updated.version, updated.good) == ("updated", "", "1.0.0", "1.0.0")
 
 
 def test_check_does_not_execute_a_pending_rollback(updated: Site, bundles: list[Bundle]) -> None:
@@ -89,9 +89,9 @@ def test_update_that_started_with_a_rollback_installs_the_new_release(
 ) -> None:
     owe_the_way_back(updated, bundles[0])
     updated.repository.publish(bundles[2], 3)
-    kept = updated.update()
-    assert (kept.result, kept.alarm, updated.version) == ("updated", "", "3.0.0")
-    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    state = updated.update()
+    assert (state.result, state.alarm, updated.version) == ("updated", "", "3.0.0")
+    assert state.previous is not None and state.previous.version == "1.0.0"
 
 
 def test_manual_rollback_ends_an_update_that_started_with_a_rollback(
@@ -100,8 +100,8 @@ def test_manual_rollback_ends_an_update_that_started_with_a_rollback(
     owe_the_way_back(updated, bundles[0])
     with pytest.raises(Died):
         updated.update(on_state=dies_in(Phase.ROLLBACK))
-    kept = operator_requests.rollback(updated.root, "it drifts still", now=updated.clock.now)
-    assert (kept.phase, kept.result, kept.reason) == (Phase.IDLE, "reverted", "it drifts still")
+    state = operator_requests.rollback(updated.root, "it drifts still", now=updated.clock.now)
+    assert (state.phase, state.result, state.reason) == (Phase.IDLE, "reverted", "it drifts still")
     assert updated.version == "1.0.0"
 
 
@@ -109,8 +109,8 @@ def test_failing_model_is_rolled_back_past_a_damaged_one(updated: Site, bundles:
     damage(updated, bundles[1], "report.json")
     updated.serving = serving = Serving(bad=("3.0.0",))
     updated.repository.publish(bundles[2], 3)
-    kept = updated.update()
-    assert (kept.result, kept.alarm, updated.version, updated.good) == ("refused", "", "1.0.0", "1.0.0")
+    state = updated.update()
+    assert (state.result, state.alarm, updated.version, updated.good) == ("refused", "", "1.0.0", "1.0.0")
     assert serving.swaps == ["3.0.0", "1.0.0"]
     assert "the last known good model is damaged" in logged(updated)
 
@@ -120,9 +120,9 @@ def test_rollback_with_only_damaged_targets_activates_none(updated: Site, bundle
         damage(updated, bundle, "report.json")
     updated.serving = serving = Serving(bad=("3.0.0",))
     updated.repository.publish(bundles[2], 3)
-    kept = updated.update()
-    assert kept.alarm.startswith("the rollback failed: ") and "report.json" in kept.alarm
-    assert serving.swaps == ["3.0.0"] and kept.good is not None and kept.good.version == "2.0.0"
+    state = updated.update()
+    assert state.alarm.startswith("the rollback failed: ") and "report.json" in state.alarm
+    assert serving.swaps == ["3.0.0"] and state.good is not None and state.good.version == "2.0.0"
     store = SlotStore(updated.root)
     assert (store.current(), store.good()) == (bundles[2].sha256, bundles[1].sha256)
 
@@ -131,13 +131,13 @@ def test_candidate_damaged_after_the_gate_is_not_activated(site: Site, bundles: 
     site.repository.publish(bundles[1], 2)
     versions: set[str] = set()
 
-    def tell(kept: State, _: str) -> None:
-        if kept.phase is Phase.SWITCH:
+    def tell(state: State, _: str) -> None:
+        if state.phase is Phase.SWITCH:
             damage(site, bundles[1], "report.json")
         versions.add(site.version)
 
-    kept = site.update(on_state=tell)
-    assert kept.result == "refused" and "report.json" in kept.reason
+    state = site.update(on_state=tell)
+    assert state.result == "refused" and "report.json" in state.reason
     assert versions == {"1.0.0"}
 
 
@@ -163,26 +163,26 @@ def test_damaged_active_model_is_replaced_until_it_is_downloaded_again(
 ) -> None:
     updated.serving = serving = Serving()
     damage(updated, bundles[1], "report.json")
-    kept = updated.update()
-    assert (kept.result, kept.alarm, kept.refused) == ("updated", "", {})
+    state = updated.update()
+    assert (state.result, state.alarm, state.refused) == ("updated", "", {})
     assert serving.swaps == ["1.0.0", "2.0.0"] and updated.version == updated.good == "2.0.0"
-    assert kept.previous is not None and kept.previous.version == "1.0.0"
+    assert state.previous is not None and state.previous.version == "1.0.0"
     assert updated.update().result == "unchanged"
 
 
-@pytest.mark.parametrize("made", [unreachable, lambda: TrustError("expired")], ids=["away", "expired"])
+@pytest.mark.parametrize("created", [unreachable, lambda: TrustError("expired")], ids=["away", "expired"])
 def test_damaged_active_model_is_replaced_while_the_repository_is_unreachable(
-    updated: Site, bundles: list[Bundle], made: Callable[[], Exception]
+    updated: Site, bundles: list[Bundle], created: Callable[[], Exception]
 ) -> None:
-    """Else a robot in the field has no model after its next start."""
+    """Otherwise a deployed robot has no model after its next start."""
     updated.serving = serving = Serving()
     damage(updated, bundles[1], "report.json")
-    updated.repository.error = made()
+    updated.repository.error = created()
     serving.may_switch = False
     assert updated.update().result == "failed" and serving.swaps == []
     serving.may_switch = True
-    kept = updated.update()
-    assert (kept.result, kept.alarm, kept.refused) == ("failed", "", {})
+    state = updated.update()
+    assert (state.result, state.alarm, state.refused) == ("failed", "", {})
     assert serving.swaps == ["1.0.0"] and updated.version == updated.good == "1.0.0"
     assert "reverted" in updated.reports
     updated.repository.error = None
@@ -199,9 +199,9 @@ def test_damaged_active_model_without_an_alternative_stays_active(
         damage(updated, bundles[0], "report.json")
     damage(updated, bundles[1], "report.json")
     updated.repository.error = unreachable()
-    kept = updated.update()
-    assert kept.result == "failed" and "cannot be reached" in kept.reason
-    assert kept.current is not None and kept.current.version == "2.0.0"
+    state = updated.update()
+    assert state.result == "failed" and "cannot be reached" in state.reason
+    assert state.current is not None and state.current.version == "2.0.0"
 
 
 def test_check_reports_a_damaged_active_model(updated: Site, bundles: list[Bundle]) -> None:
@@ -217,22 +217,22 @@ def test_damaged_active_model_without_an_alternative_needs_an_operator(
     site: Site, bundles: list[Bundle], case: str
 ) -> None:
     site.repository.publish(bundles[0], 1)
-    serves = bundles[0]
+    active = bundles[0]
     if case != "there is no other":
         site.repository.publish(bundles[1], 2)
         assert site.update().result == "updated"
-        serves = bundles[1]
+        active = bundles[1]
     if case == "the other is damaged too":
         damage(site, bundles[0], "report.json")
     if case == "it is pinned":
         operator_requests.pin(site.root, pinned=True, now=site.clock.now)
-    damage(site, serves, "report.json")
+    damage(site, active, "report.json")
     site.serving = serving = Serving()
-    kept = site.update()
-    assert kept.result == "unchanged" and not serving.swaps
-    assert ", the active model, is damaged: " in kept.alarm and "report.json" in kept.alarm
-    assert SlotStore(site.root).current() == serves.sha256
-    assert site.update().alarm == kept.alarm and logged(site).count("alarm") == 1
+    state = site.update()
+    assert state.result == "unchanged" and not serving.swaps
+    assert ", the active model, is damaged: " in state.alarm and "report.json" in state.alarm
+    assert SlotStore(site.root).current() == active.sha256
+    assert site.update().alarm == state.alarm and logged(site).count("alarm") == 1
 
 
 def lose(path: Path) -> None:
@@ -241,7 +241,7 @@ def lose(path: Path) -> None:
 
 
 def fail(path: Path) -> None:
-    """Reading it fails, as where the disk cannot read it."""
+    """Let reading fail, as on a disk with unreadable sectors."""
     lose(path)
     path.symlink_to("/proc/self/mem")
 
@@ -280,8 +280,8 @@ def test_log_with_a_damaged_end_does_not_block_updates(updated: Site, bundles: l
     path = updated.root / AUDIT
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:-1], b"\x00" * 40 + b"\n"]))
-    kept = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
-    assert (kept.result, updated.version) == ("reverted", "1.0.0")
+    state = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
+    assert (state.result, updated.version) == ("reverted", "1.0.0")
 
 
 def test_model_without_requests_is_not_committed_before_its_first_one(
@@ -289,8 +289,8 @@ def test_model_without_requests_is_not_committed_before_its_first_one(
 ) -> None:
     class Docked(Serving):
         def health(self) -> object:
-            found = super().health()
-            return type(found)(**vars(found) | {"idle": site.clock.seconds < 3600})
+            result = super().health()
+            return type(result)(**vars(result) | {"idle": site.clock.seconds < 3600})
 
     site.serving = Docked()
     site.repository.publish(bundles[1], 2)

@@ -1,4 +1,4 @@
-"""Deaths and disks that fail, anywhere in an update: a valid model serves, and the next start goes on."""
+"""Kills and disk failures at any point of an update: a valid model is active; the next start continues."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def test_full_disk_leaves_no_failed_or_unmonitored_model_active(
     site: Site, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     class Filling(Serving):
-        """The disk is full once this has switched, or has said how it goes while it is observed."""
+        """The disk is full after the swap, or after the first health report during the observation."""
 
-        full, asked = False, 0
+        full, num_requests = False, 0
 
         def swap(self, folder: Path) -> None:
             super().swap(folder)
             self.full = when == "switched"
 
         def health(self) -> Health:
-            self.asked += bool(self.swaps)
-            self.full |= self.asked > 1
+            self.num_requests += bool(self.swaps)
+            self.full |= self.num_requests > 1
             return super().health()
 
     site.serving = serving = Filling(bad=("2.0.0",) if when == "bad" else ())
@@ -64,14 +64,14 @@ def test_full_disk_leaves_no_failed_or_unmonitored_model_active(
             site.update()
     assert (site.version, serving.swaps) == ("1.0.0", ["2.0.0", "1.0.0"])
     site.serving = None
-    kept = site.update()
-    # A switch is made again. What was being observed is not taken for well because something else is.
-    assert kept.result == ("updated" if when == "switched" else "refused")
-    assert kept.current == kept.good and kept.current is not None and kept.current.version == site.version
+    state = site.update()
+    # A switch is repeated. The observed model does not count as healthy because another one is.
+    assert state.result == ("updated" if when == "switched" else "refused")
+    assert state.current == state.good and state.current is not None and state.current.version == site.version
 
 
 def in_child(run: Callable[[], object]) -> int:
-    """Run something in a child process that may be killed; how it ended, as os.wait gives it."""
+    """Run a function in a child process that may be killed; return its status as os.wait does."""
     child = os.fork()
     if not child:
         try:
@@ -85,13 +85,13 @@ def in_child(run: Callable[[], object]) -> int:
 
 def dying(phase: Phase, *, after: bool) -> type[UpdateSteps]:
     class Dying(UpdateSteps):
-        def __call__(self, kept: State) -> tuple[State, Outcome]:
-            if kept.phase is phase and not after:
+        def __call__(self, state: State) -> tuple[State, Outcome]:
+            if state.phase is phase and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            found = super().__call__(kept)
-            if kept.phase is phase:
+            result = super().__call__(state)
+            if state.phase is phase:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return found
+            return result
 
     return Dying
 
@@ -113,10 +113,10 @@ def test_process_killed_at_any_step_leaves_a_valid_model_and_the_next_finishes_t
         (Phase.ROLLBACK, False),
     )
     assert site.version == ("2.0.0" if switched else "1.0.0")
-    # Who serves lives on.
+    # The serving process survives.
     site.serving.swap(site.root / "current")
-    kept = site.update()
-    assert kept.result == ("refused" if fails else "updated")
+    state = site.update()
+    assert state.result == ("refused" if fails else "updated")
     assert site.version == site.good == ("1.0.0" if fails else "2.0.0")
     assert site.slots == (1 if fails else 2)
 
@@ -130,9 +130,9 @@ def test_candidate_that_was_switched_away_from_is_not_committed(
         patched.setattr(robot, "UpdateSteps", dying(phase, after=False))
         assert os.WIFSIGNALED(in_child(site.update))
     SlotStore(site.root).point("current", bundles[0].sha256)
-    kept = site.update()
-    assert (kept.result, site.version, site.good) == ("refused", "1.0.0", "1.0.0")
-    assert kept.current == kept.good and "the link `current` was changed" in kept.reason
+    state = site.update()
+    assert (state.result, site.version, site.good) == ("refused", "1.0.0", "1.0.0")
+    assert state.current == state.good and "the link `current` was changed" in state.reason
 
 
 def test_model_that_crashes_the_machine_is_rolled_back_after_three_attempts(
@@ -149,7 +149,7 @@ def test_model_that_crashes_the_machine_is_rolled_back_after_three_attempts(
 
 
 class Lives(RuleBasedStateMachine):
-    """A robot that is offered anything, fails anywhere, and is switched off at any step."""
+    """A robot with any offers, failures and kills at any step."""
 
     home: Path
     offered: list[Bundle]
@@ -204,35 +204,35 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def update(self) -> None:
-        kept = self.site.update(on_state=self.told)
-        assert kept.phase is Phase.IDLE
-        assert kept.current == kept.good or (kept.good is None and self.revoked)
+        state = self.site.update(on_state=self.after_step)
+        assert state.phase is Phase.IDLE
+        assert state.current == state.good or (state.good is None and self.revoked)
 
     @rule(phase=st.sampled_from([*ALL, Phase.ROLLBACK, Phase.REJECTED]))
     def update_and_lose_power(self, phase: Phase) -> None:
         dies = dies_in(phase)
 
-        def tell(kept: State, why: str) -> None:
-            self.told(kept, why)
-            dies(kept, why)
+        def tell(state: State, why: str) -> None:
+            self.after_step(state, why)
+            dies(state, why)
 
         with suppress(Died):
             self.site.update(on_state=tell)
 
     @rule()
     def roll_back(self) -> None:
-        with self.site.opened(on_state=self.told) as client:
+        with self.site.opened(on_state=self.after_step) as client:
             try:
                 client.rollback("by hand")
             except UpdateError as error:
                 assert "no earlier model" in str(error)
 
-    def told(self, *_: object) -> None:
+    def after_step(self, *_: object) -> None:
         self.a_valid_model_serves()
 
     @invariant()
     def a_valid_model_serves(self) -> None:
-        """A revoked model serves until another replaces it, but is no model to go back to: if the other
+        """A revoked model stays active until another replaces it, but is no rollback target: if the other
         fails, there is none."""
         store = SlotStore(self.site.root)
         for slot in (store.current(), store.good()):
@@ -243,8 +243,8 @@ class Lives(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.site.repository.error = None
-        kept = self.site.update()
-        assert kept.phase is Phase.IDLE
+        state = self.site.update()
+        assert state.phase is Phase.IDLE
 
 
 def test_updates_under_random_faults_keep_a_valid_model_active_and_finish(

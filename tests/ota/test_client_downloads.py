@@ -1,4 +1,4 @@
-"""How a release comes to a real folder: what is fetched, what is made from what is there, and the room."""
+"""Downloads of a release into a real folder: fetched files, locally created files, and disk space."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ def test_delta_creates_the_file_and_a_damaged_one_falls_back_to_the_whole_file(
     (target / path).write_bytes(new)
     bundle = seal(target, bundles[1].manifest)
     content = release_deltas.make(old, new)
-    for damaged, wanted in ((False, True), (True, True), (False, False)):
-        site = Site(tmp_path / f"robot-{damaged}-{wanted}", bundles[0], deltas=wanted)
+    for damaged, expected in ((False, True), (True, True), (False, False)):
+        site = Site(tmp_path / f"robot-{damaged}-{expected}", bundles[0], deltas=expected)
         delta = Delta(path=path, base_sha256=base.sha256, target="deltas/one", bytes=len(content))
         release = site.repository.publish(bundle, 2, deltas=(delta,))
         site.repository.files["deltas/one"] = content[: len(content) // 2] if damaged else content
         assert site.update().result == "updated"
         whole = f"{release.folder}/{path}" in site.repository.fetched
-        assert whole == (damaged or not wanted)
-        assert ("deltas/one" in site.repository.fetched) == wanted
-        told = (site.root / "audit.log").read_text()
-        assert ("delta not usable" in told) == damaged
+        assert whole == (damaged or not expected)
+        assert ("deltas/one" in site.repository.fetched) == expected
+        output = (site.root / "audit.log").read_text()
+        assert ("delta not usable" in output) == damaged
 
 
 def test_delta_missing_on_the_server_falls_back_to_the_whole_file(
@@ -106,9 +106,9 @@ def test_release_above_the_download_limit_is_fetched_in_parts(site: Site, bundle
         raise spent
 
     site.repository.download = used_up  # type: ignore[method-assign]
-    kept = site.update()
-    assert (kept.result, kept.reason, kept.refused) == ("failed", str(spent), {})
-    assert site.clock.seconds == 0, "another attempt would have nothing left either"
+    state = site.update()
+    assert (state.result, state.reason, state.refused) == ("failed", str(spent), {})
+    assert site.clock.seconds == 0, "another attempt would not have any budget left either"
     site.repository.download = download  # type: ignore[method-assign]
     assert site.update().result == "updated"
 
@@ -118,8 +118,8 @@ def test_release_that_exceeds_the_free_space_is_rejected_before_the_first_byte(
 ) -> None:
     site = Site(tmp_path / "robot", bundles[0], fetch=Limits(free_bytes=1 << 60))
     site.repository.publish(bundles[1], 2)
-    kept = site.update()
-    assert kept.result == "failed" and "make room on this disk" in kept.reason
+    state = site.update()
+    assert state.result == "failed" and "make room on this disk" in state.reason
     assert not site.repository.fetched and not list((site.root / "staging").glob("*/bundle/*"))
 
 
@@ -127,8 +127,8 @@ def test_damaged_staging_file_is_fetched_again(site: Site, bundles: list[Bundle]
     site.repository.publish(bundles[1], 2)
     rotten: list[str] = []
 
-    def rot(kept: State, _: str) -> None:
-        if kept.phase is Phase.VERIFY and not rotten:
+    def rot(state: State, _: str) -> None:
+        if state.phase is Phase.VERIFY and not rotten:
             path = SlotStore(site.root).staged(bundles[1].sha256) / "report.json"
             path.write_bytes(b"{}")
             rotten.append(str(path))

@@ -1,4 +1,4 @@
-"""Looks at what is offered, and when nothing is to be begun."""
+"""Checks of the offer, and updates that may not start anything new."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def test_second_check_finds_nothing_new(site: Site, bundles: list[Bundle]) -> No
     site.repository.publish(bundles[1], 2)
     site.update()
     before = site.root.joinpath("audit.log").read_bytes()
-    kept = site.update()
-    assert (kept.result, kept.reason) == ("unchanged", "release 2 (2.0.0) is active")
+    state = site.update()
+    assert (state.result, state.reason) == ("unchanged", "release 2 (2.0.0) is active")
     assert site.root.joinpath("audit.log").read_bytes() == before
 
 
@@ -54,7 +54,7 @@ def test_finish_only_update_starts_nothing_new(site: Site, bundles: list[Bundle]
     site.repository.publish(bundles[1], 2)
     with site.opened() as client:
         assert client.update(begin=False).result == "none"
-    assert site.repository.asked == 0
+    assert site.repository.num_requests == 0
     with pytest.raises(Died):
         site.update(on_state=dies_in(Phase.PROBE))
     with site.opened() as client:
@@ -63,7 +63,7 @@ def test_finish_only_update_starts_nothing_new(site: Site, bundles: list[Bundle]
 
 def test_fleet_order_for_an_unlisted_version_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
-    kept = site.update(only_version="3.0.0")
-    assert (kept.result, site.version) == ("unchanged", "1.0.0")
-    assert kept.reason.startswith("the fleet requests version 3.0.0, which channel stable does not list")
+    state = site.update(only_version="3.0.0")
+    assert (state.result, site.version) == ("unchanged", "1.0.0")
+    assert state.reason.startswith("the fleet requests version 3.0.0, which channel stable does not list")
     assert site.update(only_version="2.0.0").result == "updated"

@@ -1,4 +1,4 @@
-"""What serves is judged by what was usual with the model before, as far as that is known."""
+"""The service quality of the active model relative to that of the previous one, if known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.ota.robots import Clock
 
 
 class Served:
-    """A model that computes, told to a conduct whose model before is told the same way."""
+    """A model whose frames are reported to a monitor, as those of its predecessor."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -18,7 +18,7 @@ class Served:
         self.conduct.begin(10.0)
 
     def frames(self, n: int, *, late: int = 0, failed: int = 0, surprising: int = 0) -> None:
-        """Serve ``n`` frames within 10 seconds, of which these per cent are late, fail or surprise."""
+        """Serve ``n`` frames within 10 seconds, of which these percentages are late, failed or surprising."""
         for frame in range(n):
             self.clock.sleep(10 / n)
             if frame % 100 < failed:
@@ -33,13 +33,13 @@ class Served:
     ("before", "after", "budget_ms", "failure"),
     [
         ({}, {}, 10.0, ""),
-        # After 300 frames of which none was late, one in thirty may have been usual.
+        # After 300 frames of which none was late, a rate of one in thirty may have been usual.
         ({}, {"late": 6}, 10.0, ""),
         ({}, {"late": 10}, 10.0, "30 of 300 frames exceeded the latency budget of 10 ms"),
         ({"late": 10}, {"late": 10}, 10.0, ""),
         ({"late": 10}, {"late": 20}, 10.0, ""),
         ({"late": 10}, {"late": 30}, 10.0, "90 of 300 frames exceeded the latency budget of 10 ms"),
-        # Of another limit, what was usual under the one before tells nothing.
+        # A baseline under another limit is not comparable.
         ({"late": 10}, {"late": 10}, 10.5, "30 of 300 frames exceeded the latency budget of 10.5 ms"),
         ({}, {"failed": 10}, 10.0, "30 of 300 frames failed: device lost"),
         ({"failed": 10}, {"failed": 10}, 10.0, ""),
@@ -61,9 +61,9 @@ def test_model_as_bad_as_the_previous_one_is_accepted_and_a_worse_one_is_not(
 
 
 @pytest.mark.parametrize(
-    ("known", "budget_ms", "lateness", "judged"),
+    ("known", "budget_ms", "lateness", "evaluated"),
     [
-        # Frames of the model before, the limit of this one, whether lateness is forgiven, and what is judged.
+        # Frames of the previous model, the limit of this one, whether lateness is tolerated, findings.
         (300, 10.0, True, {"late", "surprising"}),
         (300, 10.5, True, {"surprising"}),
         (9, 10.0, True, set()),
@@ -71,30 +71,30 @@ def test_model_as_bad_as_the_previous_one_is_accepted_and_a_worse_one_is_not(
     ],
 )
 def test_unknown_baseline_is_tolerated_where_configured(
-    known: int, budget_ms: float, lateness: bool, judged: set[str]
+    known: int, budget_ms: float, lateness: bool, evaluated: set[str]
 ) -> None:
-    for what in ("late", "surprising", "failed"):
+    for finding in ("late", "surprising", "failed"):
         served = Served()
         served.frames(known)
         served.conduct.begin(budget_ms)
         served.conduct.forgive(lateness=lateness)
-        served.frames(300, **{what: 90})
-        assert bool(served.conduct.failure()) is (what in {*judged, "failed"}), what
+        served.frames(300, **{finding: 90})
+        assert bool(served.conduct.failure()) is (finding in {*evaluated, "failed"}), finding
 
 
 @pytest.mark.parametrize(
-    ("what", "failure"),
+    ("finding", "failure"),
     [
         ("late", "90 of 300 frames exceeded the latency budget of 10 ms"),
         ("failed", "90 of 300 frames failed: device lost"),
     ],
 )
-def test_few_frames_decide_neither_the_model_nor_the_baseline(what: str, failure: str) -> None:
+def test_few_frames_decide_neither_the_model_nor_the_baseline(finding: str, failure: str) -> None:
     served = Served()
-    served.frames(9, **{what: 100})
+    served.frames(9, **{finding: 100})
     assert served.conduct.failure() == "" and served.conduct.idle
     served.conduct.begin(10.0)
-    served.frames(300, **{what: 30})
+    served.frames(300, **{finding: 30})
     assert served.conduct.failure().startswith(failure)
 
 

@@ -1,4 +1,4 @@
-"""The page about config.json has every field, with the default that the code has; the file, what differs."""
+"""The page about config.json lists every field with its default; the file contains only differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROW = re.compile(r"\| `([a-z_.]+)` \|[^|]+\|([^|]*)\|[^|]+\|")
 
 
 def test_config_page_lists_every_field_with_its_default() -> None:
-    told = {name: default.strip().strip("`") for name, default in ROW.findall(PAGE.read_text("utf-8"))}
+    output = {name: default.strip().strip("`") for name, default in ROW.findall(PAGE.read_text("utf-8"))}
     known = {name: field.default for name, field in Config.model_fields.items() if not field.is_required()}
     known |= {name: None for name, field in Config.model_fields.items() if field.is_required()}
     for group, limits in (("fetch", Limits), ("probe", ProbeLimits)):
@@ -27,15 +27,17 @@ def test_config_page_lists_every_field_with_its_default() -> None:
         known |= {f"{group}.{field.name}": field.default for field in fields(limits)}
     del known["schema_version"]
     shown = {name: "" if value is None else f"{value}".removesuffix(".0") for name, value in known.items()}
-    assert told == {name: text.lower() if text in ("True", "False") else text for name, text in shown.items()}
+    assert output == {
+        name: text.lower() if text in ("True", "False") else text for name, text in shown.items()
+    }
 
 
 def test_stored_config_contains_only_differences_from_the_defaults(
     tmp_path: Path,
 ) -> None:
-    wanted = settings(poll_s=60.0, fetch=Limits(max_bytes_s=1e6))
-    config.save(tmp_path / "config.json", wanted)
-    assert config.load(tmp_path / "config.json") == wanted
+    expected = settings(poll_s=60.0, fetch=Limits(max_bytes_s=1e6))
+    config.save(tmp_path / "config.json", expected)
+    assert config.load(tmp_path / "config.json") == expected
     assert json.loads((tmp_path / "config.json").read_text()) == {
         "schema_version": 1,
         "repository": "/nowhere",

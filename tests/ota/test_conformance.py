@@ -1,4 +1,4 @@
-"""The client that the conformance suite tests does what the suite asks of a client's command line."""
+"""The client under the conformance suite follows the command line that the suite specifies."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Client:
         return self.run("--metadata-url", f"{self._url}/metadata", "refresh")
 
     def download(self, *names: str) -> int:
-        wanted = [argument for name in names for argument in ("--target-name", name)]
+        expected = [argument for name in names for argument in ("--target-name", name)]
         where = ["--target-dir", self.targets, "--target-base-url", f"{self._url}/targets"]
-        return self.run("--metadata-url", f"{self._url}/metadata", *wanted, *where, "download")
+        return self.run("--metadata-url", f"{self._url}/metadata", *expected, *where, "download")
 
     def downloaded(self) -> list[bytes]:
         return sorted(path.read_bytes() for path in self.targets.iterdir())

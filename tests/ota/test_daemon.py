@@ -1,4 +1,4 @@
-"""The service: it updates, tells systemd, stops cleanly, and makes way for whoever has something to say."""
+"""The service: it updates, notifies systemd, stops cleanly, and yields to requests of the operator."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def daemon(fleet: Fleet, tmp_path: Path) -> Iterator[Daemon]:
     started.close()
 
 
-def kept(fleet: Fleet) -> State:
+def stored_state(fleet: Fleet) -> State:
     return state.load(fleet.root / robot.STATE)
 
 
 def test_daemon_updates_notifies_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon) -> None:
     assert daemon.heard("READY=1")
-    # Nothing was published under the pointer's name yet.
+    # Nothing is published under the pointer's name yet.
     assert daemon.heard("STATUS=failed; active model: 1.0.0")
     assert daemon.heard("WATCHDOG=1")
     daemon.process.send_signal(signal.SIGTERM)
@@ -70,11 +70,11 @@ def test_daemon_updates_notifies_systemd_and_stops_cleanly(fleet: Fleet, daemon:
 def test_daemon_stopped_during_an_update_leaves_it_to_the_next_process(fleet: Fleet, tmp_path: Path) -> None:
     fleet.publish(fleet.bundles[1], 1)
     started = Daemon(fleet.root, tmp_path / "notify")
-    until(lambda: kept(fleet).phase is Phase.PROBE)
+    until(lambda: stored_state(fleet).phase is Phase.PROBE)
     started.process.send_signal(signal.SIGTERM)
     assert started.process.wait(60) == 0
-    # The step in work ends first.
-    assert kept(fleet).phase in (Phase.PROBE, Phase.SHADOW) and kept(fleet).stopped
+    # The step in progress ends first.
+    assert stored_state(fleet).phase in (Phase.PROBE, Phase.SHADOW) and stored_state(fleet).stopped
     started.close()
     assert fleet.run("apply") == 0
     assert fleet.version == "2.0.0"
@@ -91,7 +91,7 @@ def test_daemon_stop_does_not_wait_for_a_slow_server(fleet: Fleet, tmp_path: Pat
         started.process.send_signal(signal.SIGTERM)
         assert started.process.wait(20) == 0
     started.close()
-    assert kept(fleet).phase is Phase.CHECK and kept(fleet).stopped
+    assert stored_state(fleet).phase is Phase.CHECK and stored_state(fleet).stopped
 
 
 def test_waiting_daemon_allows_status_pin_approve_and_rollback(
@@ -101,27 +101,27 @@ def test_waiting_daemon_allows_status_pin_approve_and_rollback(
     fleet.publish(fleet.bundles[1], 1)
     started = Daemon(fleet.root, tmp_path / "notify")
     try:
-        until(lambda: kept(fleet).waits > 0)
+        until(lambda: stored_state(fleet).waits > 0)
         capfd.readouterr()
         assert fleet.run("status") == 0
-        shown = " ".join(capfd.readouterr().out.split())
-        assert "armed toy 2.0.0, release 1 of stable (release 1 (2.0.0) waits for approval" in shown
-        assert fleet.run("pin") == 0 and kept(fleet).phase is Phase.IDLE
-        until(lambda: "is offered, but this robot is pinned" in kept(fleet).reason)
+        output = " ".join(capfd.readouterr().out.split())
+        assert "armed toy 2.0.0, release 1 of stable (release 1 (2.0.0) waits for approval" in output
+        assert fleet.run("pin") == 0 and stored_state(fleet).phase is Phase.IDLE
+        until(lambda: "is offered, but this robot is pinned" in stored_state(fleet).reason)
         assert fleet.run("unpin") == 0
-        until(lambda: kept(fleet).waits > 0)
+        until(lambda: stored_state(fleet).waits > 0)
         assert fleet.run("approve") == 0
-        until(lambda: kept(fleet).result == "updated")
+        until(lambda: stored_state(fleet).result == "updated")
         assert fleet.version == "2.0.0"
         assert fleet.run("rollback") == 0
         assert fleet.version == "1.0.0"
-        until(lambda: kept(fleet).result == "refused")
+        until(lambda: stored_state(fleet).result == "refused")
     finally:
         started.close()
 
 
 class Waiting:
-    """A robot whose service waits in a process of its own for 3.0.0 to be approved; 2.0.0 serves."""
+    """A robot whose service waits in its own process for the approval of 3.0.0; 2.0.0 is active."""
 
     def __init__(self, site: Site, bundles: list[Bundle]) -> None:
         site.repository.publish(bundles[1], 2)
@@ -132,7 +132,7 @@ class Waiting:
         self.pid = os.fork()
         if not self.pid:
             self._serve()
-        until(lambda: self.kept.phase is Phase.ARMED)
+        until(lambda: self.state.phase is Phase.ARMED)
 
     def _serve(self) -> None:
         robot._SLICE_S = 0.05
@@ -148,7 +148,7 @@ class Waiting:
         return self.site.root
 
     @property
-    def kept(self) -> State:
+    def state(self) -> State:
         return state.load(self.root / robot.STATE)
 
     def kill(self) -> None:
@@ -167,8 +167,8 @@ def waiting(site: Site, bundles: list[Bundle]) -> Iterator[Waiting]:
 
 def test_approval_reaches_the_daemon_immediately(waiting: Waiting) -> None:
     assert operator_requests.approve(waiting.root).phase is Phase.ARMED
-    until(lambda: waiting.kept.result == "updated" and waiting.kept.phase is Phase.IDLE)
-    assert waiting.site.version == "3.0.0" and not waiting.kept.approved
+    until(lambda: waiting.state.result == "updated" and waiting.state.phase is Phase.IDLE)
+    assert waiting.site.version == "3.0.0" and not waiting.state.approved
 
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pin", "cancel"])
@@ -179,15 +179,15 @@ def test_dropped_update_is_not_started_again_in_the_same_round(waiting: Waiting,
         dropped = operator_requests.cancel(waiting.root, "not on a Friday")
     assert (dropped.phase, dropped.result, dropped.pinned) == (Phase.IDLE, "unchanged", pinned)
     time.sleep(0.5)
-    assert waiting.kept == dropped
+    assert waiting.state == dropped
     assert waiting.site.version == "2.0.0"
 
 
 def test_rollback_does_not_wait_for_a_waiting_update(waiting: Waiting) -> None:
-    kept = operator_requests.rollback(waiting.root, "it drifts")
-    assert (kept.result, kept.phase, waiting.site.version) == ("reverted", Phase.IDLE, "1.0.0")
+    state = operator_requests.rollback(waiting.root, "it drifts")
+    assert (state.result, state.phase, waiting.site.version) == ("reverted", Phase.IDLE, "1.0.0")
     time.sleep(0.5)
-    assert waiting.kept == kept
+    assert waiting.state == state
 
 
 def test_operator_requests_are_served_while_an_update_waits_and_it_continues(waiting: Waiting) -> None:
@@ -195,9 +195,11 @@ def test_operator_requests_are_served_while_an_update_waits_and_it_continues(wai
         done = [pool.submit(operator_requests.pin, waiting.root, pinned=False) for _ in range(20)]
     assert all(one.result().phase is Phase.ARMED for one in done)
     operator_requests.approve(waiting.root)
-    until(lambda: waiting.kept.result == "updated")
-    told = [entry.event for entry in audit_log.AuditLog(waiting.root / robot.AUDIT, robot.utc_now).entries()]
-    assert told.count("unpinned") == 20
+    until(lambda: waiting.state.result == "updated")
+    messages = [
+        entry.event for entry in audit_log.AuditLog(waiting.root / robot.AUDIT, robot.utc_now).entries()
+    ]
+    assert messages.count("unpinned") == 20
 
 
 def test_killed_daemon_releases_the_lock(waiting: Waiting) -> None:
@@ -229,32 +231,32 @@ def test_round_that_yields_is_called_again_without_a_pause_and_none_ends_the_loo
 
 
 def read(unit: Path) -> tuple[configparser.SectionProxy, argparse.Namespace]:
-    """What a unit says of its service, and its command as the code reads it."""
+    """Return the service section of a unit, and its command as parsed by the code."""
     parsed = configparser.ConfigParser(strict=False, interpolation=None)
     parsed.optionxform = str  # type: ignore[assignment, method-assign]
     parsed.read(unit)
-    told = parsed["Service"]
-    command = told["ExecStart"].split()
+    reported = parsed["Service"]
+    command = reported["ExecStart"].split()
     assert Path(command[0]).name == "jepa-runtime"
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers()
     update.add_parser(subparsers)
     run.add_parser(subparsers)
-    return told, parser.parse_args(command[1:])
+    return reported, parser.parse_args(command[1:])
 
 
 def test_systemd_units_agree_with_the_code_and_each_other() -> None:
-    (updates, daemon), (serves, command) = read(UPDATES), read(SERVES)
+    (updates, daemon), (active, command) = read(UPDATES), read(SERVES)
     assert float(updates["WatchdogSec"]) == HANG_S
-    assert (updates["Type"], serves["Type"]) == ("notify", "notify")
-    assert float(serves["WatchdogSec"]) > run_robot._SILENT_S
-    assert float(serves["TimeoutStartSec"]) == run_robot._OPENING_S
+    assert (updates["Type"], active["Type"]) == ("notify", "notify")
+    assert float(active["WatchdogSec"]) > run_robot._SILENT_S
+    assert float(active["TimeoutStartSec"]) == run_robot._OPENING_S
     assert (daemon.action, daemon.root) == ("daemon", Path("/var/lib") / updates["StateDirectory"])
-    # The server reads the folder of updates and writes nothing there; updates ask it over a socket.
+    # The server only reads the folder of updates; updates contact it over a socket.
     assert command.robot == daemon.root
-    assert (serves["User"], serves["Group"]) == ("jepa-run", updates["User"])
-    assert "StateDirectory" not in serves and "CacheDirectory" not in serves
-    assert serves["ReadWritePaths"] == updates["ReadWritePaths"] == "-/var/lib/jepa-edge-run"
+    assert (active["User"], active["Group"]) == ("jepa-run", updates["User"])
+    assert "StateDirectory" not in active and "CacheDirectory" not in active
+    assert active["ReadWritePaths"] == updates["ReadWritePaths"] == "-/var/lib/jepa-edge-run"
     assert "AF_UNIX" in updates["RestrictAddressFamilies"].split()
 
 

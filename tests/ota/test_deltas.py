@@ -1,4 +1,4 @@
-"""Deltas: what the maker makes, the reader makes whole again, and nothing else comes of it."""
+"""Deltas: the reader restores what the builder encoded, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def applied(folder: Path, base: bytes, delta: bytes, target: bytes) -> bytes:
-    """What comes of it; nothing may lie at ``out`` if nothing does."""
+    """Return the result; nothing may exist at ``out`` if there is none."""
     (folder / "base").write_bytes(base)
     (folder / "delta").write_bytes(delta)
     out = folder / "out"
@@ -47,7 +47,7 @@ def applied(folder: Path, base: bytes, delta: bytes, target: bytes) -> bytes:
 
 
 def framed(content: bytes, base: int = len(BASE), target: int = len(TARGET), **packing: object) -> bytes:
-    """A delta of which any part may be wrong."""
+    """Return a delta of which any part may be invalid."""
     return HEADER.pack(MAGIC, VERSION, base, target) + zstandard.ZstdCompressor(**packing).compress(content)  # type: ignore[arg-type]
 
 
@@ -128,7 +128,7 @@ def test_missing_file_is_named(folder: Path) -> None:
 
 
 def test_decompression_bomb_and_large_file_need_little_memory(tmp_path: Path) -> None:
-    """4 GB of zeros in 130 KB, said to be 100 MB; then 200 MB that are really made."""
+    """4 GB of zeros in 130 KB with a claimed size of 100 MB; then 200 MB that are really created."""
     (tmp_path / "base").write_bytes(b"")
     frame = zstandard.ZstdCompressor().compressobj(size=4 << 30)
     zeros = bytes(1 << 24)

@@ -1,4 +1,4 @@
-"""Bytes come whole and right, or not at all, whatever a server, a link or a disk does."""
+"""Downloads are complete and valid or absent, for any server, link or disk fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.ota import servers
 from tests.ota.fetching import LARGE, LIMITS, MIB, SMALL, fetch, having
 from tests.ota.servers import FaultServer
 
-# What comes as it should.
+# Downloads without faults.
 
 
 def test_fetched_file_is_complete_and_alone_in_its_part(server: FaultServer, part: Path) -> None:
@@ -71,7 +71,7 @@ def test_several_files_share_one_connection(server: FaultServer, part: Path) -> 
     assert threading.active_count() <= threads + 1
 
 
-# What goes on from where it was.
+# Resumed downloads.
 
 
 def test_cut_download_is_resumed_by_the_next_attempt(server: FaultServer, part: Path) -> None:
@@ -88,7 +88,7 @@ def test_download_cut_after_much_data_is_resumed_immediately(server: FaultServer
     server.faults["large"] = servers.cut(2 * MIB)
     fetch(HttpSource(server.url, LIMITS), part, LARGE, "large")
     assert part.read_bytes() == LARGE
-    assert [asked for _, asked in server.requests] == [None, f"bytes={2 * MIB}-", f"bytes={4 * MIB}-"]
+    assert [requests for _, requests in server.requests] == [None, f"bytes={2 * MIB}-", f"bytes={4 * MIB}-"]
 
 
 def test_server_without_range_support_sends_the_whole_file_again(server: FaultServer, part: Path) -> None:
@@ -109,7 +109,7 @@ def test_unsatisfiable_range_restarts_the_download(server: FaultServer, part: Pa
     server.faults["small"] = servers.first(1, servers.status(416))
     fetch(source, part, SMALL, "small")
     assert part.read_bytes() == SMALL
-    assert [asked for _, asked in server.requests] == [None, "bytes=60000-", None]
+    assert [requests for _, requests in server.requests] == [None, "bytes=60000-", None]
 
 
 def test_unrequested_range_is_rejected(server: FaultServer, part: Path) -> None:
@@ -158,13 +158,13 @@ def test_disk_space_is_allocated_before_the_first_byte(server: FaultServer, part
     assert part.stat().st_blocks * 512 >= len(LARGE)
 
 
-@pytest.mark.parametrize("found", ["zeros where content was", "another file", "whole, but damaged"])
-def test_resumed_part_is_verified_by_its_hash_alone(server: FaultServer, part: Path, found: str) -> None:
-    if found == "zeros where content was":
+@pytest.mark.parametrize("result", ["zeros where content was", "another file", "whole, but damaged"])
+def test_resumed_part_is_verified_by_its_hash_alone(server: FaultServer, part: Path, result: str) -> None:
+    if result == "zeros where content was":
         with PartialFile(part, len(SMALL), free_bytes=0) as file:
             file.write(bytes(60_000))
             file.sync()
-    elif found == "another file":
+    elif result == "another file":
         part.write_bytes(b"x" * 1234)
     else:
         part.write_bytes(SMALL[:-1] + b"!")
@@ -172,7 +172,7 @@ def test_resumed_part_is_verified_by_its_hash_alone(server: FaultServer, part: P
     assert part.read_bytes() == SMALL
 
 
-# What is not what was signed.
+# Content other than the signed one.
 
 
 def test_file_with_another_hash_is_rejected_and_removed(server: FaultServer, part: Path) -> None:
@@ -191,7 +191,7 @@ def test_resumed_file_with_another_hash_is_fetched_once_more(server: FaultServer
     server.faults["small"] = servers.instead(SMALL[::-1])
     with pytest.raises(TrustError):
         fetch(source, part, SMALL, "small")
-    assert [asked for _, asked in server.requests] == [None, "bytes=60000-", None]
+    assert [requests for _, requests in server.requests] == [None, "bytes=60000-", None]
     assert not part.exists()
 
 
@@ -226,12 +226,12 @@ def test_endless_small_file_is_rejected_early(server: FaultServer) -> None:
         fetch_bytes(HttpSource(server.url, LIMITS), "small", max_bytes=1000, limits=LIMITS)
 
 
-# Whatever happens.
+# Any sequence of faults.
 
 
 class Chaotic:
-    """A source that does what it is told at each opening: how many bytes come, from where, and whether they
-    are right."""
+    """A source with a scripted behavior at each opening: number of bytes, start, and whether they are
+    valid."""
 
     def __init__(self, content: bytes, plan: list[tuple[int, bool, bool]]) -> None:
         self._content = content

@@ -1,4 +1,4 @@
-"""A fetch keeps to its limits of time, rate and bytes."""
+"""Downloads respect their limits of time, rate and bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_body_may_take_longer_than_the_read_timeout(server: FaultServer, part: P
 
 
 class Paced:
-    """A source that takes its time for every read, and gives at most ``step`` bytes."""
+    """A source that delays every read, and returns at most ``step`` bytes."""
 
     def __init__(self, content: bytes, clock: FakeClock, *, seconds: float, step: int = 1 << 30) -> None:
         self._content = content
@@ -124,7 +124,7 @@ def test_several_files_share_one_byte_limit(served: Path, part: Path) -> None:
 
 
 def test_wrong_content_is_detected_when_the_update_cannot_fetch_all_of_it(served: Path, part: Path) -> None:
-    """As what was there may be at fault, all is fetched once more, over as many updates as that takes."""
+    """Existing bytes may be wrong, so everything is fetched again, over the required number of updates."""
     errors = []
     for _ in range(5):
         budget = FetchBudget(Limits(max_bytes=60_000, free_bytes=0))

@@ -1,4 +1,4 @@
-"""What ``jepa-runtime run --robot`` makes of the folder of a robot and of what happens to its models."""
+"""``jepa-runtime run --robot``: reactions to changes of a robot's folder and to faults of its models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_new_model_becomes_active_and_is_rolled_back_manually(site: Site, bundle
         assert served(site) == site.version == "1.0.0"
         until(lambda: pipeline.stats().processed > 20)
         assert pipeline.stats().failed == 0
-    assert site.gate.calls == ["check", "probe", "shadow"], "who serves is watched, not probed again"
+    assert site.gate.calls == ["check", "probe", "shadow"], "the active model is monitored, not probed again"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_model_with_poor_service_is_rolled_back(
 ) -> None:
     with running(site.root, {"2.0.0": happens}, rate_hz=rate_hz, deadline_ms=deadline_ms):
         time.sleep(0.5)
-        kept = update(site)
-        assert kept.result == "refused" and re.search(why, kept.reason), kept.reason
+        state = update(site)
+        assert state.result == "refused" and re.search(why, state.reason), state.reason
         assert served(site) == site.version == "1.0.0"
 
 
@@ -83,9 +83,9 @@ def test_model_that_hangs_is_rolled_back(site: Site, monkeypatch: pytest.MonkeyP
             going_on.wait(4)
 
     with running(site.root, {"2.0.0": hangs}):
-        kept = update(site)
+        state = update(site)
         going_on.set()
-        assert kept.result == "refused" and "images arrive, but none was processed for 1 s" in kept.reason
+        assert state.result == "refused" and "images arrive, but none was processed for 1 s" in state.reason
         assert served(site) == site.version == "1.0.0"
 
 
@@ -107,10 +107,10 @@ def test_process_with_a_model_hanging_forever_exits_and_the_next_serves_the_good
         going_on.set()
 
     with running(site.root, {"2.0.0": hangs}, end=end):
-        kept = update(site)
+        state = update(site)
         until(lambda: bool(ends))
         time.sleep(0.5)
-    assert kept.result == "refused" and "images arrive, but none was processed" in kept.reason
+    assert state.result == "refused" and "images arrive, but none was processed" in state.reason
     assert "the active model hangs, and cannot be replaced" in ends[0]
 
 
@@ -172,8 +172,8 @@ def test_restart_after_a_crash_serves_the_good_model_and_does_not_open_the_candi
     assert current
 
     def opened_after_a_death_of(sha256: str) -> list[str]:
-        with suppress(Died), listen(site.root) as seat:
-            seat.blame(sha256)
+        with suppress(Died), listen(site.root) as server_socket:
+            server_socket.blame(sha256)
             raise Died
         opened: list[str] = []
         with running(site.root, opens=opened.append):
@@ -181,16 +181,16 @@ def test_restart_after_a_crash_serves_the_good_model_and_does_not_open_the_candi
         return opened
 
     assert opened_after_a_death_of(current) == ["1.0.0"]
-    assert opened_after_a_death_of(store.good() or "") == ["2.0.0"], "it had no part in it"
+    assert opened_after_a_death_of(store.good() or "") == ["2.0.0"], "it was not the cause"
     store.point("good", current)
-    assert opened_after_a_death_of(current) == ["2.0.0"], "it was found to be good since"
+    assert opened_after_a_death_of(current) == ["2.0.0"], "it was committed since"
 
 
 @pytest.mark.slow
 def test_model_still_opening_when_the_link_moves_never_serves(site: Site) -> None:
     with running(site.root):
         assert update(site).result == "updated"
-    store, serves = SlotStore(site.root), []
+    store, active = SlotStore(site.root), []
     first, second = store.current(), next(slot for slot in store.present() if slot != store.current())
     assert first
 
@@ -201,9 +201,9 @@ def test_model_still_opening_when_the_link_moves_never_serves(site: Site) -> Non
     with running(site.root, opens=moves_on) as pipeline:
         store.point("current", second)
         for _ in range(20):
-            serves.append(pipeline.model.bundle.sha256)
+            active.append(pipeline.model.bundle.sha256)
             time.sleep(0.1)
-    assert set(serves) == {first}
+    assert set(active) == {first}
 
 
 def test_model_as_fast_as_the_previous_one_stays(site: Site) -> None:
@@ -237,8 +237,8 @@ def test_model_that_cannot_be_opened_temporarily_is_retried_and_permanently_is_r
             raise BackendError("no such device")
 
     with running(site.root, opens=never):
-        kept = update(site, retry_rejected=True)
-        assert kept.result == "refused" and "the serving process cannot serve" in kept.reason
+        state = update(site, retry_rejected=True)
+        assert state.result == "refused" and "the serving process cannot serve" in state.reason
         assert served(site) == "1.0.0"
 
 
@@ -258,8 +258,8 @@ def test_rollback_target_unavailable_for_a_while_is_abandoned(
             return swap(open_model)
 
         monkeypatch.setattr(pipeline, "swap", shut)
-        kept = operator_requests.rollback(site.root, "it drifts")
-        assert (kept.alarm, served(site), site.version) == ("", "1.0.0", "1.0.0")
+        state = operator_requests.rollback(site.root, "it drifts")
+        assert (state.alarm, served(site), site.version) == ("", "1.0.0", "1.0.0")
 
 
 @pytest.mark.slow
@@ -293,22 +293,22 @@ def test_last_known_good_model_serves_when_the_candidate_cannot_be_opened_at_the
 
 
 def test_old_crash_is_not_counted_against_a_new_model(site: Site, bundles: list[Bundle]) -> None:
-    with suppress(Died), listen(site.root) as seat:
-        seat.blame(bundles[0].sha256)
+    with suppress(Died), listen(site.root) as server_socket:
+        server_socket.blame(bundles[0].sha256)
         raise Died
     with ExitStack() as stack:
         waits: list[str] = []
 
-        def comes(kept: State, why: str) -> None:
-            if kept.phase is Phase.OBSERVE and why:
+        def comes(state: State, why: str) -> None:
+            if state.phase is Phase.OBSERVE and why:
                 waits.append(why)
             if len(waits) == 1:
                 waits.append("it comes")
                 stack.enter_context(running(site.root))
 
-        # Only what is waited for costs no time here.
-        kept = site.update(serving=LocalServing(site.root, gone_s=0.0), on_state=comes)
-        assert kept.result == "updated"
+        # Only the awaited events take time here.
+        state = site.update(serving=LocalServing(site.root, gone_s=0.0), on_state=comes)
+        assert state.result == "updated"
         assert served(site) == site.good == "2.0.0"
 
 
@@ -324,7 +324,7 @@ def test_last_known_good_model_that_cannot_be_opened_is_replaced_by_the_fix(site
         damaged(version)
 
     def supervised() -> None:
-        """As systemd does."""
+        """Restart the process as systemd does."""
         while not ending.is_set():
             with suppress(BackendError), running(site.root, opens=opens):
                 ending.wait()
@@ -362,7 +362,7 @@ def test_model_that_hangs_while_opening_ends_the_process_once_it_is_deselected(
     with running(site.root, opens=hangs, end=end):
         store.point("current", second)
         time.sleep(2.5)
-        assert not ends, "it is waited for as long as it is wanted"
+        assert not ends, "it is awaited as long as it is selected"
         store.point("current", first)
         until(lambda: bool(ends))
     assert "hangs" in ends[0]

@@ -1,4 +1,4 @@
-"""The sign of life that ``jepa-runtime run --robot`` gives systemd is that of the frames."""
+"""The heartbeat that ``jepa-runtime run --robot`` sends to systemd is that of the frames."""
 
 from __future__ import annotations
 
@@ -41,25 +41,27 @@ def test_follower_notifies_systemd_from_its_first_frame_to_its_exit(
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What systemd was told; a moment is a tenth of a second."""
+def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the notifications to systemd; a period is a tenth of a second."""
     messages: list[str] = []
     monkeypatch.setattr(run_robot, "notify", messages.append)
     monkeypatch.setattr(run_robot, "_POLL_S", 0.1)
     return messages
 
 
-def test_watchdog_is_notified_while_frames_finish_and_while_none_arrive(site: Site, told: list[str]) -> None:
+def test_watchdog_is_notified_while_frames_finish_and_while_none_arrive(
+    site: Site, notified: list[str]
+) -> None:
     with running(site.root):
-        until(lambda: told.count("WATCHDOG=1") >= 3)
-        assert told[0] == "READY=1"
-    assert told[-1] == "STOPPING=1"
-    told.clear()
+        until(lambda: notified.count("WATCHDOG=1") >= 3)
+        assert notified[0] == "READY=1"
+    assert notified[-1] == "STOPPING=1"
+    notified.clear()
     with running(site.root, rate_hz=0.01):
-        until(lambda: told.count("WATCHDOG=1") >= 3)
+        until(lambda: notified.count("WATCHDOG=1") >= 3)
 
 
-def test_watchdog_with_a_hanging_model_is_not_notified(site: Site, told: list[str]) -> None:
+def test_watchdog_with_a_hanging_model_is_not_notified(site: Site, notified: list[str]) -> None:
     hung, goes_on = threading.Event(), threading.Event()
 
     def hangs(frame: int) -> None:
@@ -70,8 +72,8 @@ def test_watchdog_with_a_hanging_model_is_not_notified(site: Site, told: list[st
     with running(site.root, {"1.0.0": hangs}):
         assert hung.wait(60)
         time.sleep(0.3)
-        told.clear()
+        notified.clear()
         time.sleep(1)
-        assert told == []
+        assert notified == []
         goes_on.set()
-        until(lambda: "WATCHDOG=1" in told)
+        until(lambda: "WATCHDOG=1" in notified)

@@ -1,4 +1,4 @@
-"""What the process that tries a bundle gives up before it opens it: network, disk, privileges, resources."""
+"""The process that tests a bundle drops network, disk, privileges and resources before it opens it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONFINED = (
     "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines())\n"
     "names = 'CORE', 'DATA', 'CPU', 'FSIZE'\n"
     "limits = {name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}')) for name in names}\n"
-    "told = {'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
+    "facts = {'reached': reached, 'privileges': status['NoNewPrivs'], 'limits': limits}\n"
     "tries = {\n"
     "    'mode': lambda: os.chmod('kept', 0o600),\n"
     "    'mode of open': lambda: os.chmod(os.open('kept', os.O_RDONLY), 0o600),\n"
@@ -56,33 +56,33 @@ CONFINED = (
     "        refused.append(name)\n"
     "    except OSError as error:\n"
     "        assert (name, error.errno) == ('attribute', errno.EOPNOTSUPP)\n"
-    "print(json.dumps(told | cut | {'refused': refused}))\n"
+    "print(json.dumps(facts | cut | {'refused': refused}))\n"
 )
 
 
 def confined(folder: Path, *arguments: str) -> dict[str, Any]:
-    """What a confined process in ``folder``, which holds a file ``kept``, found out."""
+    """Return the observations of a confined process in ``folder``, which contains a file ``kept``."""
     (folder / "kept").write_text("kept", encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = subprocess.run(
             [sys.executable, "-c", CONFINED, str(server.getsockname()[1]), *arguments], cwd=folder,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def landlock() -> int:
-    """The version of the kernel's Landlock; below 1: it has none."""
+    """Return the version of the kernel's Landlock; below 1: it has none."""
     version: int = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)
     return version
 
 
 @pytest.mark.skipif(landlock() < 6, reason="needs Landlock as of Linux 6.12")
 def test_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
-    found = confined(tmp_path)
-    assert found["disk_cut"]
-    assert found["refused"] == [
+    result = confined(tmp_path)
+    assert result["disk_cut"]
+    assert result["refused"] == [
         "mode", "mode of open", "owner", "attribute",
         "write", "make", "truncate", "remove", "signal", "service", "pair",
     ]  # fmt: skip
@@ -92,9 +92,9 @@ def test_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Pa
 
 
 def test_probe_that_needs_drivers_keeps_their_access(tmp_path: Path) -> None:
-    found = confined(tmp_path, "drivers")
-    assert not found["disk_cut"]
-    assert not {"write", "make", "service", "pair", "mode", "owner"} & {*found["refused"]}
+    result = confined(tmp_path, "drivers")
+    assert not result["disk_cut"]
+    assert not {"write", "make", "service", "pair", "mode", "owner"} & {*result["refused"]}
 
 
 def test_kernel_without_landlock_is_reported() -> None:
@@ -108,7 +108,7 @@ def test_kernel_without_landlock_is_reported() -> None:
 def test_kernel_without_truncate_control_leaves_the_disk_writable(
     version: int, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Landlock of these versions, simulated."""
+    """Simulate these versions of Landlock."""
     answers = [version, os.open(os.devnull, os.O_RDONLY), 0, 0]
     libc = SimpleNamespace(syscall=lambda *_: answers.pop(0))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
@@ -123,11 +123,11 @@ def test_cpu_engines_need_no_write_access(toy_bundle: Path, engine: str) -> None
 
 
 def test_probe_drops_network_privileges_and_resources(tmp_path: Path) -> None:
-    found = confined(tmp_path)
-    assert found["network_cut"] and not found["reached"]
-    assert found["privileges"] == "1"
+    result = confined(tmp_path)
+    assert result["network_cut"] and not result["reached"]
+    assert result["privileges"] == "1"
     fixed = {"CORE": [0, 0], "FSIZE": [1 << 20, 1 << 20]}
-    assert found["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
+    assert result["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
 
 
 def test_probe_whose_parent_died_before_confinement_exits() -> None:
@@ -156,8 +156,8 @@ def test_probe_without_namespaces_has_no_sockets() -> None:
         "print(json.dumps([forbidden, found]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    refused = dict.fromkeys(["AF_INET", "AF_INET6", "AF_PACKET"], "PermissionError")
-    assert json.loads(done.stdout) == [True, refused | {"AF_UNIX": "open"}]
+    rejected = dict.fromkeys(["AF_INET", "AF_INET6", "AF_PACKET"], "PermissionError")
+    assert json.loads(done.stdout) == [True, rejected | {"AF_UNIX": "open"}]
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -165,7 +165,7 @@ def test_probe_without_namespaces_has_no_sockets() -> None:
 def test_release_whose_probe_cannot_be_confined_is_rejected_unless_allowed(
     toy_bundle: Path, required: bool
 ) -> None:
-    """As under a unit whose filter of system calls is without those of Landlock."""
+    """Simulate a unit whose system call filter excludes those of Landlock."""
     code = (
         "import ctypes, json, platform, socket, sys\n"
         "from pathlib import Path\n"
@@ -188,9 +188,9 @@ def test_release_whose_probe_cannot_be_confined_is_rejected_unless_allowed(
     )
     command = [sys.executable, "-c", code, str(toy_bundle), str(required)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     if required:
-        assert "was not opened, because its probe cannot be isolated from the disk" in found
-        assert "require_sandbox to false" in found
+        assert "was not opened, because its probe cannot be isolated from the disk" in result
+        assert "require_sandbox to false" in result
     else:
-        assert found == [True, False]
+        assert result == [True, False]

@@ -1,4 +1,4 @@
-"""A candidate's engines are built before it is tried, in a process that may die, hang or fail."""
+"""The engines of a candidate are built before its probe, in a process that may crash, hang or fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.errors import code
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: str, *, wall_s: float = 30.0) -> int:
-    """Build with another program in the builder's place; how often it was told that this is heartbeat."""
+    """Build with another program as the builder; return the number of heartbeats."""
     monkeypatch.setattr(engine_build, "COMMAND", (sys.executable, "-c", program))
     beats: list[None] = []
     engine_build.build(

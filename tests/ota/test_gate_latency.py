@@ -1,4 +1,4 @@
-"""Whether a candidate meets its latency budget, judged from what was measured under load."""
+"""Decisions on the latency budget of a candidate, from measurements under load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS, BLOCKS, FRAMES = 3, 10, 20
 
 
 def frames(rng: np.random.Generator, typical_ms: float, load: Floats) -> Floats:
-    """Frames of a model whose cost load multiplies, block by block."""
+    """Return frame costs multiplied by the load of each block."""
     jitter = rng.lognormal(0, 0.1, (ROUNDS, BLOCKS, FRAMES))
     return typical_ms * jitter * load[:, :, None]
 
@@ -48,13 +48,13 @@ def test_ratio_interval_excludes_outliers_by_its_confidence(count: int) -> None:
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
 def test_load_that_doubles_both_costs_keeps_their_ratio(factor: float) -> None:
-    """The interval misses the true ratio as rarely as it says, however load changes from block to block."""
+    """The interval misses the true ratio at most at the stated rate, for any load per block."""
     rng, misses = np.random.default_rng(0), 0
     for _ in range(200):
         load = rng.uniform(1, 2, (ROUNDS, BLOCKS))
-        found = compare(frames(rng, factor, load), frames(rng, 1.0, load))
-        misses += not found.low <= factor <= found.high
-        assert found.high / found.low < 1.1
+        result = compare(frames(rng, factor, load), frames(rng, 1.0, load))
+        misses += not result.low <= factor <= result.high
+        assert result.high / result.low < 1.1
     assert misses <= 8
 
 

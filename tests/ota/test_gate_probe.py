@@ -1,4 +1,4 @@
-"""The second gate: whatever a bundle does to the process that tries it, the caller learns of it."""
+"""The second gate: the caller survives and learns of any effect of a bundle on the process that tests it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def report(toy_bundle: Path) -> ProbeReport:
 
 
 def refusal(folder: Path, *, budgets: Budgets = ANYTHING, limits: ProbeLimits = LIMITS) -> str:
-    with pytest.raises(ReleaseRejectedError) as refused:
+    with pytest.raises(ReleaseRejectedError) as raised:
         probe(folder, budgets=budgets, limits=limits)
-    return str(refused.value)
+    return str(raised.value)
 
 
 def test_probe_imports_nothing_from_the_working_directory(
@@ -59,13 +59,13 @@ def test_probe_imports_nothing_from_the_working_directory(
         (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
     assert probe(toy_bundle, budgets=ANYTHING, limits=LIMITS)
-    told = subprocess.run([*engine_build.COMMAND, "--version"], capture_output=True, text=True, check=True)
-    assert told.stdout.startswith("jepa-edge ")
+    output = subprocess.run([*engine_build.COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert output.stdout.startswith("jepa-edge ")
 
 
 @pytest.fixture
 def crafted(toy_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A toy bundle whose encoder is another graph; valid in all that can be seen without running it."""
+    """Return a toy bundle whose encoder is another graph; valid as far as a static check can see."""
 
     def craft(nodes: list[Any], constants: dict[str, Any]) -> Path:
         folder = tmp_path / "crafted"
@@ -102,7 +102,7 @@ def crafted(toy_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def hanging(crafted: Callable[..., Path]) -> Path:
-    """A bundle whose encoder does not end."""
+    """Return a bundle whose encoder does not end."""
     helper, kinds = onnx.helper, onnx.TensorProto
     describe = helper.make_tensor_value_info
     body = helper.make_graph(
@@ -142,18 +142,18 @@ def test_probe_compares_every_graph(toy_bundle: Path, monkeypatch: pytest.Monkey
 def test_probe_compares_and_times_a_bundle_as_served(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def noted(call: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda bundle, **how: asked.append(how) or call(bundle, **how)
+        return lambda bundle, **how: requests.append(how) or call(bundle, **how)
 
     monkeypatch.setattr(probe_process, "golden_parity", noted(probe_process.golden_parity))
     monkeypatch.setattr(WorldModel, "open", noted(WorldModel.open))
     probe_process.measure(
         toy_bundle, engine="openvino:CPU", precision="fp32", threads=2, network_cut=True, disk_cut=True
     )
-    assert len(asked) > 1
-    for how in asked:
+    assert len(requests) > 1
+    for how in requests:
         assert (how["engine"], how["precision"]) == ("openvino:CPU", "fp32")
         assert how["options"].threads == 2
 
@@ -174,11 +174,11 @@ def test_probe_uses_the_fastest_round_without_warm_up_and_other_load(
     clocks = {"perf_counter": lambda: now, "monotonic": lambda: now}
     used = {"thread_time": lambda: now / 2, "process_time": lambda: now / 2}
     monkeypatch.setattr(probe_process, "time", SimpleNamespace(**clocks, **used))
-    found = probe_process.measure(
+    result = probe_process.measure(
         toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True, disk_cut=True
     )
-    assert (found.latency_p50_ms, found.latency_p99_ms) == (pytest.approx(3), pytest.approx(4))
-    assert (found.cost.p99_ms, found.cost.least_ms) == (pytest.approx(2), pytest.approx(1.5))
+    assert (result.latency_p50_ms, result.latency_p99_ms) == (pytest.approx(3), pytest.approx(4))
+    assert (result.cost.p99_ms, result.cost.least_ms) == (pytest.approx(2), pytest.approx(1.5))
 
 
 def test_full_disk_is_not_blamed_on_the_model(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_processor_time_is_the_cost_only_on_a_cpu_with_one_thread(
 
 def test_wall_time_is_the_cost_with_other_threads(toy_bundle: Path) -> None:
     class Elsewhere:
-        """A model that leaves its work to another thread."""
+        """A model that computes in another thread."""
 
         def __init__(self, model: WorldModel) -> None:
             self.bundle, self.manifest, self.num_samples = model.bundle, model.manifest, model.num_samples
@@ -235,11 +235,11 @@ def test_wall_time_is_the_cost_with_other_threads(toy_bundle: Path) -> None:
 
 @pytest.fixture
 def loaded(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Budgets:
-    """A budget between the fastest frame and the 99th percentile, on a machine that others use."""
+    """Return a budget between the fastest frame and the 99th percentile, on a machine with other load."""
     real = probing._run_child
 
-    def answer_of(folder: Path, asked: dict[str, Any], *more: Any) -> Answer:
-        answer = real(folder, asked, *more)
+    def answer_of(folder: Path, request: dict[str, Any], *more: Any) -> Answer:
+        answer = real(folder, request, *more)
         if answer.report is None:
             return answer
         slow = replace(answer.report, others=0.9, cost=replace(answer.report.cost, p99_ms=1e3, least_ms=0.01))
@@ -296,7 +296,7 @@ def test_bundle_with_nan_outputs_is_rejected(crafted: Callable[..., Path]) -> No
 def test_bundle_that_crashes_the_engine_is_rejected_and_the_caller_survives(
     crafted: Callable[..., Path],
 ) -> None:
-    """OpenVINO reads where the indices of GatherND point, wherever that is."""
+    """OpenVINO reads at any address that the indices of GatherND specify."""
     node = onnx.helper.make_node
     folder = crafted(
         [node("Mul", ["indices", "far"], ["places"]), node("Reshape", ["places", "column"], ["listed"]),
@@ -317,7 +317,7 @@ def test_bundle_that_exhausts_memory_is_rejected(crafted: Callable[..., Path]) -
 
 
 def test_bundle_over_the_time_limit_is_rejected(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "_cpu_time", lambda _: (0.0, False))  # whatever else this machine does now
+    monkeypatch.setattr(probing, "_cpu_time", lambda _: (0.0, False))  # despite other load
     limits = ProbeLimits(memory_mb=1000, cpu_s=60, wall_s=4.0)
     assert refusal(hanging, limits=limits).startswith(f"{hanging}: its probe did not end within 4 s")
 
@@ -341,7 +341,7 @@ def test_killed_probe_is_a_rejection_with_that_reason(hanging: Path, number: sig
 
 
 def test_hanging_probe_does_not_block_shutdown(hanging: Path) -> None:
-    # Others' may be there, such as multiprocessing's tracker of resources.
+    # Other children may exist, such as multiprocessing's resource tracker.
     before = psutil.Process().children()
 
     def stopped() -> None:
@@ -355,23 +355,23 @@ def test_hanging_probe_does_not_block_shutdown(hanging: Path) -> None:
 
 @pytest.mark.parametrize("serves", [False, True])
 def test_probe_has_the_lowest_priority_only_next_to_an_active_model(hanging: Path, serves: bool) -> None:
-    """Next to busy processes of the same priority it would otherwise take minutes with nothing to protect."""
-    found: list[int] = []
+    """Next to busy processes of the same priority it would take minutes without a model to protect."""
+    result: list[int] = []
 
     def look() -> None:
         for child in psutil.Process().children():
             if CHILD in " ".join(child.cmdline()) and child.cpu_times().user > 2.0:
-                found.append(child.nice())
+                result.append(child.nice())
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         probe(hanging, budgets=ANYTHING, active=hanging if serves else None, limits=LIMITS, heartbeat=look)
-    assert found == [19 if serves else os.getpriority(os.PRIO_PROCESS, 0)]
+    assert result == [19 if serves else os.getpriority(os.PRIO_PROCESS, 0)]
 
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_probe_without_processor_time_is_undecided(loaded: bool) -> None:
-    """Whether a probe hangs cannot be told on a machine that gives it no processor."""
+    """A hanging probe cannot be recognized on a machine that gives it no processor."""
     spin = "import os, sys; os.sched_setaffinity(0, {0}); os.nice(int(sys.argv[1]))\nwhile True: pass"
     hogs = [subprocess.Popen([sys.executable, "-c", spin, "0"]) for _ in range(4 * loaded)]
     child = subprocess.Popen([sys.executable, "-c", spin if loaded else "import time; time.sleep(60)", "19"])
@@ -408,7 +408,7 @@ def test_probe_exits_with_its_parent(hanging: Path) -> None:
 
 
 def children(pid: int) -> Iterator[Any]:
-    """The processes that probe for ``pid``, as soon as there is one."""
+    """Return the processes that probe for ``pid``, as soon as there is one."""
     while True:
         for process in psutil.Process(pid).children():
             if CHILD in " ".join(process.cmdline()):
@@ -467,23 +467,23 @@ def test_probe_report_round_trips() -> None:
 def test_probe_with_any_other_exit_is_a_rejection(
     status: int, answer: bytes, log: bytes, expected: str, detail: str
 ) -> None:
-    with pytest.raises(ReleaseRejectedError, check=code(expected)) as refused:
+    with pytest.raises(ReleaseRejectedError, check=code(expected)) as raised:
         parse_outcome("b", status, answer, log, LIMITS)
-    assert detail in str(refused.value)
+    assert detail in str(raised.value)
 
 
 def test_gate_uses_the_engine_and_limits_of_the_robot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(robot.engine_build, "build", lambda _, **how: asked.append(how))
-    monkeypatch.setattr(robot.probe, "probe", lambda _, **how: asked.append(how) or GOOD)
+    requests: list[dict[str, Any]] = []
+    monkeypatch.setattr(robot.engine_build, "build", lambda _, **how: requests.append(how))
+    monkeypatch.setattr(robot.probe, "probe", lambda _, **how: requests.append(how) or GOOD)
     limits, budgets = ProbeLimits(threads=2, build_s=7.0), Budgets(latency_p99_ms=5.0)
     heartbeat = Mock()
     gate = robot.LocalGate(settings(engine="tensorrt", precision="fp16", probe=limits), heartbeat)
     assert gate.probe(Path("bundle"), budgets, Path("active"))["latency_p99_ms"] == GOOD.latency_p99_ms
-    built, probed = asked
+    built, probed = requests
     assert built["wall_s"] == 7.0
     assert (probed["limits"], probed["budgets"], probed["active"]) == (limits, budgets, Path("active"))
-    assert all((how["engine"], how["precision"]) == ("tensorrt", "fp16") for how in asked)
-    assert all(how["heartbeat"] is heartbeat for how in asked)
+    assert all((how["engine"], how["precision"]) == ("tensorrt", "fp16") for how in requests)
+    assert all(how["heartbeat"] is heartbeat for how in requests)

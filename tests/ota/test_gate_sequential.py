@@ -1,4 +1,4 @@
-"""The paired sequential test: it errs no more often than it says, and knows when it does not know."""
+"""The paired sequential test: its error rates are as stated, and it reports indecision."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_score_of_constant_latents_equals_that_of_no_prediction() -> None:
 
 
 @given(
-    # Not so small that a scale takes them to 0.
+    # Not so small that scaling underflows to 0.
     st.just(0.0) | st.floats(1e-300, 1e6),
     st.just(0.0) | st.floats(1e-300, 1e6),
     st.floats(1e-3, 1e3),
@@ -118,24 +118,24 @@ def test_fault_on_one_frame_in_twenty_is_detected_in_the_mean() -> None:
 def test_candidate_on_the_margin_has_the_stated_error_rates(
     correlation: float,
 ) -> None:
-    found = power(quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, correlation=correlation)
-    assert found.interval(found.accepted)[0] <= ALPHA
-    assert found.interval(found.refused)[0] <= ALPHA
-    assert found.accepted + found.refused + found.undecided == 400
+    result = power(quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, correlation=correlation)
+    assert result.interval(result.accepted)[0] <= ALPHA
+    assert result.interval(result.refused)[0] <= ALPHA
+    assert result.accepted + result.refused + result.undecided == 400
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_equal_candidate_is_accepted_and_worse_one_rejected(correlation: float) -> None:
     def rate(effect: float) -> tuple[int, int]:
-        found = power(quick, effect=effect, sd=0.02, runs=50, seed=2, correlation=correlation)
-        return found.accepted, found.refused
+        result = power(quick, effect=effect, sd=0.02, runs=50, seed=2, correlation=correlation)
+        return result.accepted, result.refused
 
     assert rate(0.0) == (50, 0)
     assert rate(2 * MARGIN * CURRENT) == (0, 50)
 
 
 def test_rare_large_errors_keep_the_stated_error_rate() -> None:
-    """Scores that are far from Gaussian: a candidate on the margin, whose excess comes from few frames."""
+    """Return scores far from Gaussian: a candidate on the margin, whose excess comes from few frames."""
 
     def run(seed: int) -> PairedTest:
         random, test = np.random.default_rng(seed), quick()

@@ -1,4 +1,4 @@
-"""The third gate: both models on the same frames; only what moves counts, and what is worse does not pass."""
+"""The third gate: both models on the same frames; only motion counts, and a worse model is rejected."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ RATIO = 1.25
 
 @pytest.fixture(autouse=True)
 def waits_for_nobody(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Beside other work, who makes way for everything may stand still for minutes."""
+    """Next to other load, a process that yields to everything may stall for minutes."""
     if "make_way" not in request.node.name:
         monkeypatch.setattr(shadow.realtime, "stay_in_background", robot.no_op)
 
 
 @pytest.fixture(scope="module")
 def noisy(two_rooms_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Two Rooms with so much noise on the predictor's weights that fewer goals are reached with it."""
+    """Return Two Rooms with enough noise on the predictor's weights to reach fewer goals."""
     pytest.importorskip("onnx", reason="onnx is not installed (extra dev)")
     folder = tmp_path_factory.mktemp("noisy") / "bundle"
     variants = load("peers.variants")
-    made: Bundle = variants.perturbed(Bundle.open(two_rooms_bundle), folder, noise=0.3, seed=0)
-    return made
+    created: Bundle = variants.perturbed(Bundle.open(two_rooms_bundle), folder, noise=0.3, seed=0)
+    return created
 
 
 def quick() -> PairedTest:
@@ -110,7 +110,7 @@ def test_shadow_models_yield_to_other_processes_and_the_caller_keeps_its_policy(
 
 
 class Still(PassiveSource):
-    """The same frame over and over, of a robot told to stand, or (silent) of which nothing is known."""
+    """Return repeated frames of a robot commanded to stand, or (silent) without commands."""
 
     name, rate_hz = "still", 30.0
 
@@ -147,7 +147,7 @@ def test_camera_without_actions_times_out(two_rooms_bundle: Path, monkeypatch: p
     assert "use a source with both" in report.reason
     for source, finite in ((Still(frames=200), False), (Still(silent=True, frames=200), True)):
         report = compare(two_rooms_bundle, two_rooms_bundle, source, finite_source=finite)
-        assert report.frames == 200, "it may drive any moment"
+        assert report.frames == 200, "it may drive at any moment"
 
 
 def test_commands_of_another_robot_are_reported(two_rooms_bundle: Path) -> None:
@@ -193,8 +193,8 @@ def test_gate_compares_models_on_the_source_of_the_robot(two_rooms_bundle: Path,
     heard: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
     gate = robot.LocalGate(named, lambda: heard.append(None))
-    told = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
-    assert told is not None and 0 < told["moving"] <= told["frames"] == len(heard)
+    reported = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
+    assert reported is not None and 0 < reported["moving"] <= reported["frames"] == len(heard)
     with pytest.raises(ReleaseRejectedError, match=r"1\.25 times", check=code("gate.shadow_rejected")):
         gate.shadow(two_rooms_bundle, noisy.path, RATIO, comparisons=0)
     nowhere = robot.LocalGate(settings())
@@ -224,7 +224,7 @@ def test_gate_accepts_frames_of_the_server_and_reports_progress(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow, "_REPORT_S", 0.2)
-    told: list[ShadowReport] = []
+    messages: list[ShadowReport] = []
 
     class Elsewhere(TwoRoomsSource):
         closed = False
@@ -235,15 +235,15 @@ def test_gate_accepts_frames_of_the_server_and_reports_progress(
 
     source = Elsewhere(seed=1, start_ns=0)
     named = settings(model_id="two_rooms", shadow="/nowhere")
-    gate = robot.LocalGate(named, frames=lambda: source, on_comparison=told.append)
+    gate = robot.LocalGate(named, frames=lambda: source, on_comparison=messages.append)
     began = time.monotonic()
     end = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
     assert end is not None and source.closed
-    assert 2 <= len(told) <= (time.monotonic() - began) / 0.2 + 1
-    frames = [report.frames for report in told]
+    assert 2 <= len(messages) <= (time.monotonic() - began) / 0.2 + 1
+    frames = [report.frames for report in messages]
     assert frames == sorted({*frames}) and frames[-1] == end["frames"]
-    assert [report.verdict for report in told[:-1]] == [Verdict.CONTINUE] * (len(told) - 1)
-    assert told[-1].verdict is Verdict.ACCEPT
+    assert [report.verdict for report in messages[:-1]] == [Verdict.CONTINUE] * (len(messages) - 1)
+    assert messages[-1].verdict is Verdict.ACCEPT
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_source_with_too_few_frames_is_named(two_rooms_bundle: Path) -> None:
 
 
 class Counter(FakeModel):
-    """Predicts what a frame's mean will be: right but for ``off``, in a latent space of its own ``scale``."""
+    """A model that predicts the mean of a frame with the error ``off``, in a latent space of ``scale``."""
 
     def __init__(self, *, off: float, scale: float = 1.0) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ def test_candidate_with_collapsed_latents_is_rejected() -> None:
 
 
 class Sleeper(Counter):
-    """Its latents are ``noise`` of standard deviation 1 that nothing explains; it predicts their mean."""
+    """A model whose latents are ``noise`` of standard deviation 1 without cause; it predicts their mean."""
 
     def __init__(self, noise: float) -> None:
         super().__init__(off=0.0)
@@ -339,11 +339,11 @@ class Sleeper(Counter):
 
 @pytest.mark.parametrize("noise", [1.0, 0.0])
 def test_candidate_with_uninformative_latents_is_rejected_next_to_a_bad_model(noise: float) -> None:
-    """A ramp up and down; what serves misses 0.44 of each change, noise 0.41 of its own."""
-    serves: Any = Counter(off=2.4)
+    """A ramp up and down; the active model misses 0.44 of each change, noise 0.41 of its own."""
+    active: Any = Counter(off=2.4)
     sleeps: Any = Sleeper(noise)
     test = PairedTest(min_frames=200, max_frames=800, block_frames=4, margin=0.25)
-    shadow = ShadowTest(serves, sleeps, test)
+    shadow = ShadowTest(active, sleeps, test)
     for index in range(1000):
         change = 3 if index % 80 < 40 else -3
         brightness = 60 + 3 * min(index % 80, 80 - index % 80)
@@ -359,10 +359,10 @@ def test_candidate_with_uninformative_latents_is_rejected_next_to_a_bad_model(no
 
 @pytest.mark.parametrize(("period", "scale"), [(40, 2.0), (60, 2.0), (120, 2.0), (160, 0.001), (160, 1000.0)])
 def test_robot_with_repeated_motion_accepts_equal_models(period: int, scale: float) -> None:
-    """Where 120 frames are whole periods all is as it was, so the latents of nobody change over them."""
-    serves, candidate = Counter(off=0.5), Counter(off=0.5, scale=scale)
+    """If 120 frames are whole periods, all latents return to their start over them."""
+    active, candidate = Counter(off=0.5), Counter(off=0.5, scale=scale)
     test = PairedTest(min_frames=200, max_frames=800, block_frames=4)
-    shadow = ShadowTest(serves, candidate, test)  # type: ignore[arg-type]
+    shadow = ShadowTest(active, candidate, test)  # type: ignore[arg-type]
     for index in range(1000):
         at = index % period
         change = 2 if at < period // 2 else -2

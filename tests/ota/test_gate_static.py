@@ -1,4 +1,4 @@
-"""The first gate: a bundle that is not what its release says, or not for this robot, is refused."""
+"""The first gate: a bundle that differs from its release or is not for this robot is rejected."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_engine_missing_on_the_robot_is_not_blamed_on_the_release(bundle: Bundle
         static_checks.check(bundle, release(bundle), replace(ROBOT, engine="steam"))
 
 
-@pytest.mark.parametrize("told", [{}, {"variants": ()}], ids=["by its release", "by its bundle"])
+@pytest.mark.parametrize("expected", [{}, {"variants": ()}], ids=["by its release", "by its bundle"])
 @pytest.mark.parametrize(
     ("named", "reason"),
     [
@@ -126,9 +126,9 @@ def test_engine_missing_on_the_robot_is_not_blamed_on_the_release(bundle: Bundle
     ],
 )
 def test_update_uses_the_engine_and_precision_of_the_robot(
-    tmp_path: Path, bundle: Bundle, named: dict[str, str], told: dict[str, object], reason: str
+    tmp_path: Path, bundle: Bundle, named: dict[str, str], expected: dict[str, object], reason: str
 ) -> None:
     site = Site(tmp_path / "robot", None, **named)
-    site.repository.publish(bundle, 9, **told)
-    kept = site.update(gate=LocalGate(settings(**named)))
-    assert kept.result in ("refused", "failed") and reason in kept.reason
+    site.repository.publish(bundle, 9, **expected)
+    state = site.update(gate=LocalGate(settings(**named)))
+    assert state.result in ("refused", "failed") and reason in state.reason

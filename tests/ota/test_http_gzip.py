@@ -1,4 +1,4 @@
-"""Metadata travels compressed where a server can, and a compressed answer gets around no limit."""
+"""Metadata is compressed if the server supports it, and a compressed answer bypasses no limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def served(tmp_path: Path) -> Path:
 
 
 def compressed(change: object = None, *, size: int | None = None) -> Fault:
-    """Answer with gzip if that is asked for, as nginx does."""
+    """Answer with gzip if requested, as nginx does."""
 
     def act(request: Request, content: bytes) -> None:
         if request.headers.get("Accept-Encoding") != "gzip":
@@ -82,7 +82,7 @@ def test_malformed_compressed_answer_is_an_error(
 
 
 def test_compressed_answer_without_output_ends_early(server: FaultServer) -> None:
-    """A header of gzip may have a name without end."""
+    """Send a gzip header with an endless name."""
 
     def drip(request: Request, _: bytes) -> None:
         request.head(200, Content_Length=1 << 30, Content_Encoding="gzip")

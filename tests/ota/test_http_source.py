@@ -1,4 +1,4 @@
-"""What cannot be had from a web server now is told with the exact reason, soon."""
+"""Unavailable files of a web server are reported quickly with the exact reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.ota import servers
 from tests.ota.fetching import LARGE, LIMITS, QUICK, SMALL, fetch
 from tests.ota.servers import FakeClock, FaultServer
 
-# Faults of a server, and the code of the error that is raised soon.
+# Faults of a server, and the code of the error that is raised quickly.
 
 NOT_NOW = {
     "404": (servers.status(404), NotFoundError, "http.not_found"),

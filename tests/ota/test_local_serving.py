@@ -1,4 +1,4 @@
-"""The serving process without ROS: what updates ask it for, and what they report of one that died."""
+"""The serving process without ROS: requests of updates to it, and reports about a crashed one."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ from tests.ota.robots import Died, Site, dies_in
 
 @contextmanager
 def somebody(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[ServingReport]]:
-    """Serves from ``root``, and says the last of what is given; dies if the block raises.
+    """Serve from ``root`` and report the last given health; crash if the block raises.
 
     Args:
-        at_work: what it serves or opens, if it does not say so.
+        at_work: The model that it serves or opens, if the health does not contain it.
     """
     ending = threading.Event()
-    with listen(root) as seat:
-        seat.server.settimeout(0.01)
-        told = [replace(seat.idle_report, **says)]  # type: ignore[arg-type]
-        seat.blame(at_work or told[0].serves or "0" * 64)
+    with listen(root) as server_socket:
+        server_socket.server.settimeout(0.01)
+        messages = [replace(server_socket.idle_report, **says)]  # type: ignore[arg-type]
+        server_socket.blame(at_work or messages[0].serves or "0" * 64)
 
         def serve() -> None:
             while not ending.is_set():
                 with suppress(TimeoutError):
-                    send_report(seat.server.accept()[0], told[-1])
+                    send_report(server_socket.server.accept()[0], messages[-1])
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield told
+            yield messages
         finally:
             ending.set()
             thread.join()
 
 
 def death(root: Path) -> None:
-    """Somebody serves from ``root``, and dies."""
+    """Serve from ``root`` and crash."""
     with suppress(Died), somebody(root, serves="0" * 64):
         raise Died
 
@@ -114,7 +114,7 @@ def test_health_right_after_boot_waits_for_a_starting_server(
         start.start()
         assert late.health() == Health(serves=bundles[1].sha256)
         start.join()
-    assert serving.health() == Health(), "not for ever"
+    assert serving.health() == Health(), "the wait is limited"
     monkeypatch.setattr(serving_socket, "_STARTING_S", 0.0)
     began = time.monotonic()
     assert LocalServing(site.root).health() == Health() and time.monotonic() - began < 5
@@ -138,15 +138,15 @@ def test_server_is_asked_to_swap_and_may_refuse(
 def test_swap_that_may_still_succeed_is_awaited(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, wanted = bundles[0].sha256, bundles[1].sha256
-    with somebody(site.root, serves=other, refused=wanted, reason="no memory", passing=True) as says:
+    other, expected = bundles[0].sha256, bundles[1].sha256
+    with somebody(site.root, serves=other, refused=expected, reason="no memory", passing=True) as says:
         monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 0.3)
         with pytest.raises(UpdateError, check=code("serving.not_opened")) as raised:
             serving.swap(slot(site, bundles[1]))
         assert not isinstance(raised.value, ReleaseRejectedError)
         monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 30)
         says.append(replace(says[0], refused=bundles[2].sha256, passing=False))
-        later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=wanted, refused="")))
+        later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=expected, refused="")))
         later.start()
         serving.swap(slot(site, bundles[1]))
         says.append(replace(says[0], refused=""))
@@ -165,9 +165,9 @@ def test_server_crash_is_a_failure_even_after_a_restart_with_the_same_pid(
         health = serving.health()
         assert "died, and was restarted" in health.failure and "is opening its model" in health.absent
         says.append(replace(says[0], serves=bundles[1].sha256))
-        assert "died, and was restarted" in serving.health().failure, "it is not forgotten"
+        assert "died, and was restarted" in serving.health().failure, "it is still recorded"
         serving.swap(slot(site, bundles[1]))
-        assert serving.health().failure == "", "another switch begins anew"
+        assert serving.health().failure == "", "another switch resets the count"
 
 
 def test_planned_restart_is_no_crash(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
@@ -199,7 +199,7 @@ def test_server_killed_by_its_model_rejects_it_and_another_may_fix_it(
     with pytest.raises(ReleaseRejectedError, check=code("serving.died")):
         serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[2]))
-    assert serving.health().failure == "", "what died was another"
+    assert serving.health().failure == "", "another model crashed"
 
 
 def test_server_that_cannot_open_the_good_model_does_not_block_the_fix(
@@ -238,28 +238,28 @@ def test_server_that_crashes_repeatedly_while_opening_a_model_rejects_it(
 def test_server_that_crashed_once_while_opening_a_model_may_succeed_after_a_restart(
     site: Site, bundles: list[Bundle]
 ) -> None:
-    serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
+    serving, expected = LocalServing(site.root, gone_s=5), bundles[1].sha256
     with somebody(site.root, serves=bundles[0].sha256):
         serving.health()
-    with suppress(Died), somebody(site.root, at_work=wanted):
+    with suppress(Died), somebody(site.root, at_work=expected):
         raise Died
-    with somebody(site.root, at_work=wanted) as says:
-        assert says[0].blamed == wanted
-        later = threading.Timer(0.5, lambda: says.append(replace(says[0], serves=wanted)))
+    with somebody(site.root, at_work=expected) as says:
+        assert says[0].blamed == expected
+        later = threading.Timer(0.5, lambda: says.append(replace(says[0], serves=expected)))
         later.start()
         serving.swap(slot(site, bundles[1]))
         later.join()
 
 
 def test_planned_restarts_while_opening_do_not_reject_the_model(site: Site, bundles: list[Bundle]) -> None:
-    serving, wanted = LocalServing(site.root, gone_s=5), bundles[1].sha256
+    serving, expected = LocalServing(site.root, gone_s=5), bundles[1].sha256
     with ExitStack() as stack:
 
         def restarts() -> None:
             for _ in range(3):
-                with somebody(site.root, at_work=wanted):
+                with somebody(site.root, at_work=expected):
                     time.sleep(0.3)
-            stack.enter_context(somebody(site.root, serves=wanted))
+            stack.enter_context(somebody(site.root, serves=expected))
 
         restarting = threading.Thread(target=restarts)
         restarting.start()
@@ -273,7 +273,7 @@ def test_planned_restarts_while_opening_do_not_reject_the_model(site: Site, bund
 def test_server_crashed_long_ago_does_not_block_updates_but_is_monitored_before_the_commit(
     site: Site, bundles: list[Bundle]
 ) -> None:
-    """What serves may have died since it cannot be opened: the update is the cure."""
+    """The serving process may have crashed because of its model: the update is the fix."""
     death(site.root)
     health = LocalServing(site.root, gone_s=0.2).health()
     assert (health.failure, health.may_switch, health.serves) == ("", True, "")
@@ -282,15 +282,15 @@ def test_server_crashed_long_ago_does_not_block_updates_but_is_monitored_before_
     waits: list[str] = []
     with ExitStack() as stack:
 
-        def tell(kept: State, why: str) -> None:
-            if kept.phase is not Phase.OBSERVE or not why:
+        def tell(state: State, why: str) -> None:
+            if state.phase is not Phase.OBSERVE or not why:
                 return
             waits.append(why)
             if len(waits) == 5:
                 stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
 
-        kept = site.update(serving=LocalServing(site.root, gone_s=0), on_state=tell)
-    assert kept.result == "updated" and all("the serving process died" in why for why in waits)
+        state = site.update(serving=LocalServing(site.root, gone_s=0), on_state=tell)
+    assert state.result == "updated" and all("the serving process died" in why for why in waits)
     assert site.clock.seconds >= 4 * 30
 
 
@@ -315,10 +315,10 @@ def test_hanging_server_is_reported_and_cannot_roll_back(
 
 
 def test_later_server_version_with_more_fields_is_read(site: Site, serving: LocalServing) -> None:
-    with listen(site.root) as seat:
+    with listen(site.root) as server_socket:
 
         def serve() -> None:
-            with seat.server.accept()[0] as connection:
+            with server_socket.server.accept()[0] as connection:
                 connection.sendall(json.dumps({"token": "t", "serves": "0" * 64, "later": 1}).encode())
 
         later = threading.Thread(target=serve)

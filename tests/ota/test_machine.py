@@ -1,4 +1,4 @@
-"""The states of an update: pauses, refusals, ways back, and what is remembered of them."""
+"""The update state machine: pauses, rejections, rollbacks, and its records of them."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_retry_pause_follows_the_server_within_limits(asked_s: float, pause: flo
     [
         (Phase.ARMED, Waiting("arm is raised"), 30),
         (Phase.OBSERVE, Waiting("the serving process is not there", unobserved=True), 30),
-        # It serves, and may fail at any moment.
+        # The model is active, and may fail at any moment.
         (Phase.OBSERVE, Waiting("no images"), 1),
-        # What it works on is fetched again first, from whoever gave what was wrong.
+        # Its files are fetched again first, from the source of the wrong ones.
         (Phase.VERIFY, Failed("damaged"), 1),
         (Phase.VERIFY, Done(), 0),
     ],
@@ -195,8 +195,8 @@ def test_rejection_with_the_clock_set_back_does_not_block() -> None:
 
 
 def test_commit_clears_the_rejection_and_records_the_good_model() -> None:
-    refused = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused
-    state = next_state(at(Phase.COMMIT, refused=refused, alarm="old"), Done(), NOW)
+    rejected = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused
+    state = next_state(at(Phase.COMMIT, refused=rejected, alarm="old"), Done(), NOW)
     assert state.good == installed(NEW, 2) and state.previous == installed()
     assert (state.refused, state.alarm, state.result) == ({}, "", "updated")
 

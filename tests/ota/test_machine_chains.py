@@ -1,4 +1,4 @@
-"""The states of an update: every way to fail in every phase, and the exact chain of states after it."""
+"""The update state machine: every failure in every phase, and the exact sequence of states after it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jepa_runtime.ota.state_machine import Done, Failed, Outcome, Rejected, Unhe
 from tests.ota.robots import Died, release
 from tests.ota.states import LETTER, LETTERS, NEW, NOW, OLD, before_update
 
-# A letter for each state that was kept, ! for each death of the process. A hang is a death: the watchdog's.
+# A letter for each stored state, ! for each kill of the process. The watchdog turns a hang into a kill.
 CHAINS = {
-    # phase: error once, death once, errors for ever, deaths for ever
+    # phase: one error, one kill, errors forever, kills forever
     "C": ("CCRDVSPHAWOKEGI", "C!CRDVSPHAWOKEGI", "CCCCCI", "C!C!C!C!C!I"),
     "R": ("CRRDVSPHAWOKEGI", "CR!CRDVSPHAWOKEGI", "CRRRJEGI", "CR!CR!CR!JEGI"),
     "D": (
@@ -33,7 +33,7 @@ CHAINS = {
     "K": ("CRDVSPHAWOKKEGI", "CRDVSPHAWOK!KEGI", "CRDVSPHAWOKKKBJEGI", "CRDVSPHAWOK!K!K!BJEGI"),
     "E": ("CRDVSPHAWOKEEGI", "CRDVSPHAWOKE!EGI", "CRDVSPHAWOKEEEEEGI", "CRDVSPHAWOKE!E!E!E!E!GI"),
     "G": ("CRDVSPHAWOKEGGI", "CRDVSPHAWOKEG!GI", "CRDVSPHAWOKEGGGI", "CRDVSPHAWOKEG!G!G!I"),
-    # What comes before these is a candidate that fails in service, and one that is refused.
+    # They are preceded by a candidate that fails in service, and one that is rejected.
     "B": ("CRDVSPHAWOBBJEGI", "CRDVSPHAWOB!BJEGI", "CRDVSPHAWOBBBJEGI", "CRDVSPHAWOB!B!B!JEGI"),
     "J": ("CRDVSPJJEGI", "CRDVSPJ!JEGI", "CRDVSPJJJEGI", "CRDVSPJ!J!J!EGI"),
 }
@@ -55,11 +55,11 @@ ROWS = [
 
 
 class World:
-    """A robot as small as can be: slots, two links, a disk that keeps the state, a clock, and one fault."""
+    """A minimal robot: slots, two links, a stored state, a clock, and one fault."""
 
     def __init__(self, letter: str, kind: str, when: str) -> None:
         self.faulty, self.kind, self.when = LETTERS[letter], kind, when
-        self.kept = before_update()
+        self.state = before_update()
         self.chain = ""
         self.seconds = 0.0
         self.slots, self.current, self.good = {OLD}, OLD, OLD
@@ -67,7 +67,7 @@ class World:
         self._left = 1 if kind in ("error", "kill", "hang") else 10**6
 
     def record(self, _: State, __: Outcome | None, after: State) -> None:
-        self.kept = after
+        self.state = after
         self.chain += LETTER[after.phase]
 
     def rest(self, seconds: float) -> None:
@@ -112,15 +112,15 @@ class World:
                 assert state.good is not None
                 self.current = self.good = state.good.manifest_sha256
             case Phase.GC:
-                kept = [one.manifest_sha256 for one in (state.current, state.good, state.previous) if one]
-                self.slots = {slot for slot in self.slots if slot in kept}
+                retained = [one.manifest_sha256 for one in (state.current, state.good, state.previous) if one]
+                self.slots = {slot for slot in self.slots if slot in retained}
         return state, Done()
 
     def live(self) -> None:
-        """Run, and be started again after each death."""
+        """Run, and restart after each kill."""
         for _ in range(100):
             client = Client(
-                self.kept, run_step=self.step, record=self.record, now=lambda: NOW, sleep=self.rest
+                self.state, run_step=self.step, record=self.record, now=lambda: NOW, sleep=self.rest
             )
             try:
                 client.update()
@@ -141,15 +141,15 @@ def test_failure_in_each_phase_has_the_tabulated_chain_of_states(
     world.live()
     assert world.chain == chain
     committed = "K" in chain and "B" not in chain
-    assert world.kept.phase is Phase.IDLE and world.kept.work is None and not world.kept.attempts
+    assert world.state.phase is Phase.IDLE and world.state.work is None and not world.state.attempts
     if letter == "B" and chain.count("B") == 3:
-        # Going back failed for good. Where the links lead is unknown; the next update begins with them.
-        assert world.kept.alarm and start(world.kept).phase is Phase.ROLLBACK
+        # The rollback failed permanently. The next update starts with the links, whose targets are unknown.
+        assert world.state.alarm and start(world.state).phase is Phase.ROLLBACK
         return
     assert world.current == world.good == (NEW if committed else OLD)
     assert world.slots == {OLD, NEW} if committed else world.slots == {OLD}
-    assert (NEW in world.kept.refused) == (not committed and letter != "C")
-    assert world.kept.result == ("updated" if committed else "refused" if letter in "BJ" else "failed")
+    assert (NEW in world.state.refused) == (not committed and letter != "C")
+    assert world.state.result == ("updated" if committed else "refused" if letter in "BJ" else "failed")
 
 
 def test_chain_table_covers_every_phase_except_idle() -> None:

@@ -1,4 +1,4 @@
-"""What may be asked of a robot between the steps of an update; beside a running one: test_daemon.py."""
+"""Requests of the operator between the steps of an update; those during one are in test_daemon.py."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_cancelled_update_leaves_its_release_for_the_next_check(
 ) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
-    kept = operator_requests.cancel(site.root, "not on a Friday")
-    assert (kept.phase, kept.result, kept.reason) == (Phase.IDLE, "unchanged", "not on a Friday")
-    assert kept.work is None and not kept.refused and site.version == "1.0.0"
+    state = operator_requests.cancel(site.root, "not on a Friday")
+    assert (state.phase, state.result, state.reason) == (Phase.IDLE, "unchanged", "not on a Friday")
+    assert state.work is None and not state.refused and site.version == "1.0.0"
     last = log(site)[-1]
     assert (last.event, last.facts["reason"]) == ("cancelled", "not on a Friday")
     assert phase is Phase.CHECK or last.facts["version"] == "2.0.0"
@@ -67,8 +67,8 @@ def test_cancel_and_approve_between_updates_are_rejected(site: Site) -> None:
 def test_pin_cancels_an_update_before_its_switch(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
-    kept = operator_requests.pin(site.root, pinned=True)
-    assert (kept.phase, kept.result, kept.pinned) == (Phase.IDLE, "unchanged", True)
+    state = operator_requests.pin(site.root, pinned=True)
+    assert (state.phase, state.result, state.pinned) == (Phase.IDLE, "unchanged", True)
     assert site.update().result == "unchanged" and site.version == "1.0.0"
 
 
@@ -76,10 +76,10 @@ def test_pin_cancels_an_update_before_its_switch(site: Site, bundles: list[Bundl
 def test_pin_lets_a_switched_update_finish(site: Site, bundles: list[Bundle], phase: Phase) -> None:
     site.repository.publish(bundles[1], 2)
     cut_off(site, phase)
-    kept = operator_requests.pin(site.root, pinned=True)
-    assert (kept.phase, kept.pinned) == (phase, True)
-    kept = site.update()
-    assert (kept.result, kept.pinned, site.version) == ("updated", True, "2.0.0")
+    state = operator_requests.pin(site.root, pinned=True)
+    assert (state.phase, state.pinned) == (phase, True)
+    state = site.update()
+    assert (state.result, state.pinned, site.version) == ("updated", True, "2.0.0")
 
 
 def test_unpin_cancels_nothing(site: Site, bundles: list[Bundle]) -> None:
@@ -106,11 +106,11 @@ def test_rollback_ends_an_update_in_progress_and_notifies_the_server(
     site.update()
     site.repository.publish(bundles[2], 3)
     cut_off(site, phase)
-    kept = operator_requests.rollback(site.root, "it drifts", serving=serving)
-    # What has switched makes way for what was good before it; what has not, is only dropped.
+    state = operator_requests.rollback(site.root, "it drifts", serving=serving)
+    # A switched release is replaced by the last known good one; any other is dropped.
     expected = "2.0.0" if phase is Phase.OBSERVE else "1.0.0"
-    assert (kept.phase, site.version, serving.swaps[-1]) == (Phase.IDLE, expected, expected)
-    assert kept.reason == "it drifts"
+    assert (state.phase, site.version, serving.swaps[-1]) == (Phase.IDLE, expected, expected)
+    assert state.reason == "it drifts"
 
 
 def test_rollback_without_an_earlier_release_is_rejected(site: Site) -> None:

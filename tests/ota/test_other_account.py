@@ -1,4 +1,4 @@
-"""A robot whose updates run under an account of their own, without any privilege."""
+"""A robot whose updates run under an unprivileged account."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jepa_runtime.util import atomic_files
 from tests.ota.fleets import COMMAND, Fleet, edit, until
 
 NOBODY, STDLIB = 65534, sysconfig.get_path("stdlib")
-# As the service of systemd runs, but for one privilege: to read Python, which may lie in root's home.
+# Like the systemd service, but with one privilege: to read Python, which may be in root's home.
 AS_NOBODY = (
     "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
     *(f"--{caps}=-all,+dac_read_search" for caps in ("inh-caps", "ambient-caps", "bounding-set")),
@@ -34,10 +34,10 @@ pytestmark = [
 
 
 class Account:
-    """Somebody without privileges, and a fleet in a folder that anybody may enter.
+    """An unprivileged account, and a fleet in a folder that anybody may enter.
 
     Args:
-        library: a copy of the standard library: where a probe is, that one privilege ends.
+        library: A copy of the standard library: in a probe, the one privilege is dropped.
     """
 
     def __init__(self, folder: Path, toy: Path, library: Path) -> None:
@@ -92,8 +92,8 @@ def account(toy_bundle: Path, library: Path) -> Iterator[Account]:
 def test_account_provisions_updates_and_rolls_back_a_robot(account: Account) -> None:
     assert account.provision()[0] == 0
     account.fleet.publish(account.fleet.bundles[1], 1)
-    status, told = account.run("apply")
-    assert status == 0, told
+    status, reported = account.run("apply")
+    assert status == 0, reported
     assert account.fleet.version == "2.0.0" and len(account.probed()) == 2
     assert all(path.lstat().st_uid == NOBODY for path in account.root.rglob("*"))
     assert account.run("rollback")[0] == 0
@@ -116,15 +116,15 @@ def test_account_runs_and_stops_its_service(account: Account) -> None:
 
 def test_folder_of_another_account_is_readable_and_names_its_owner(account: Account) -> None:
     os.chown(account.root, 0, 0)
-    status, told = account.provision()
-    assert status == 1 and f"{account.root}: belongs to root" in told
+    status, reported = account.provision()
+    assert status == 1 and f"{account.root}: belongs to root" in reported
     assert account.fleet.provision() == 0
-    status, told = account.run("status", "--json")
-    assert status == 0 and json.loads(told)["phase"] == "idle"
+    status, reported = account.run("status", "--json")
+    assert status == 0 and json.loads(reported)["phase"] == "idle"
     for action in ("apply", "check", "rollback", "pin", "cancel", "daemon"):
-        status, told = account.run(action)
+        status, reported = account.run(action)
         command = shlex.join([str(COMMAND), "update", action, "--robot", str(account.root)])
-        assert status == 1 and f"run `sudo -u root {command}`" in told
+        assert status == 1 and f"run `sudo -u root {command}`" in reported
 
 
 def test_root_leaves_no_files_in_a_folder_of_another_account(account: Account) -> None:
@@ -140,11 +140,11 @@ def test_root_leaves_no_files_in_a_folder_of_another_account(account: Account) -
 
 def test_other_account_cannot_take_a_lock_of_serving_or_updates(account: Account) -> None:
     os.chown(account.root, 0, 0)
-    lock, wanted = account.root / "lock", account.root / "lock.wanted"
-    for path in (lock, wanted):
+    lock, expected = account.root / "lock", account.root / "lock.wanted"
+    for path in (lock, expected):
         path.touch(0o644)
     with atomic_files.locked(lock, purpose="an update"):
         pass
-    for path in (lock, wanted):
+    for path in (lock, expected):
         taken = subprocess.run([*AS_NOBODY[:4], "cat", path], capture_output=True, text=True, check=False)
         assert f"{path}: Permission denied" in taken.stderr

@@ -1,4 +1,4 @@
-"""A file that is still coming, on a disk that is full or fails."""
+"""Partial downloads on a full or failing disk."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_part_counts_only_synced_bytes(part: Path, monkeypatch: pytest.MonkeyPat
         file.sync()
         file.write(b"67890")
         file.finish()
-    # The second of them says how much counts, as the length does in the end.
+    # The second sync confirms the bytes, and finally the length.
     assert calls == ["pwrite", "fsync", "pwrite", "pwrite", "fsync", "ftruncate", "fsync"]
     assert part.read_bytes() == b"1234567890"
 

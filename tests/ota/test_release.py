@@ -1,4 +1,4 @@
-"""What a channel says of a release: what nobody can follow is none; a rollout reaches the part it names."""
+"""Release pointers of a channel: malformed ones are rejected; a rollout selects its percentage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.errors import code
 from tests.ota.robots import release
 
 
-def told(**changes: Any) -> bytes:
+def pointer_bytes(**changes: Any) -> bytes:
     return release().model_copy(update=changes).model_dump_json().encode()
 
 
@@ -22,7 +22,7 @@ def delta(target: str) -> Delta:
 
 @pytest.mark.parametrize("path", ["../models", "/models", "models//toy", "models\\toy", "models/../../toy"])
 def test_path_outside_the_release_is_rejected(path: str) -> None:
-    for content in (told(folder=path), told(deltas=(delta(path),))):
+    for content in (pointer_bytes(folder=path), pointer_bytes(deltas=(delta(path),))):
         with pytest.raises(TrustError, check=code("trust.release_invalid")):
             parse_release(content)
 
@@ -37,11 +37,11 @@ def test_path_outside_the_release_is_rejected(path: str) -> None:
 )
 def test_malformed_release_is_rejected(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(TrustError, check=code(expected)):
-        parse_release(told(**changes))
+        parse_release(pointer_bytes(**changes))
 
 
 def test_oversized_release_is_rejected() -> None:
-    longest = told(deltas=(delta("deltas/1"),)).ljust(MAX_POINTER_BYTES)
+    longest = pointer_bytes(deltas=(delta("deltas/1"),)).ljust(MAX_POINTER_BYTES)
     assert parse_release(longest).deltas == (delta("deltas/1"),)
     with pytest.raises(TrustError, check=code("trust.too_long")):
         parse_release(longest + b" ")

@@ -1,4 +1,4 @@
-"""``jepa-runtime run --robot``: models are exchanged in a process that serves, watched, and taken back."""
+"""``jepa-runtime run --robot``: models are swapped in a serving process, monitored, and rolled back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fleet(tmp_path: Path, toy_bundle: Path) -> Fleet:
 
 @pytest.fixture
 def start(fleet: Fleet, tmp_path: Path) -> Iterator[Start]:
-    """Serve from the robot's folder in a process of its own, until the end of the test."""
+    """Serve from the robot's folder in its own process, until the end of the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(*more: str) -> subprocess.Popen[str]:
@@ -66,8 +66,10 @@ def test_run_swaps_a_model_while_it_serves(fleet: Fleet, start: Start, tmp_path:
     fleet.publish(fleet.bundles[1], 1)
     assert fleet.run("apply") == 0
     assert fleet.version == "2.0.0" and serves(fleet, fleet.bundles[1])
-    told = (fleet.root / "audit.log").read_text()
-    assert told.count('"probed"') == 1, "who serves is watched; a second probe would be for where nobody does"
+    output = (fleet.root / "audit.log").read_text()
+    assert output.count('"probed"') == 1, (
+        "the active model is monitored; a second probe is only for robots without a serving process"
+    )
     assert fleet.run("rollback") == 0
     assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
     measured = ended(process, tmp_path / "run.json")
@@ -80,18 +82,18 @@ def test_run_swaps_a_model_while_it_serves(fleet: Fleet, start: Start, tmp_path:
 def test_run_does_not_overwrite_files_of_the_robot(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
-    kept = [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")]
+    state = [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")]
     options = ["--source", "two_rooms", "--duration", "0.2", "--json", str(fleet.root / out)]
     assert main(["run", "--robot", str(fleet.root), *options]) == 1
     assert "which is read: write into another file" in capsys.readouterr().err
-    assert [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")] == kept
+    assert [(fleet.root / name).read_bytes() for name in ("config.json", "state.json")] == state
     assert Bundle.open(fleet.root / "current").manifest.version == "1.0.0"
 
 
 def test_model_that_cannot_be_served_is_rejected_by_the_server(
     fleet: Fleet, start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It passes the gate on the engine of config.json; the process runs another precision."""
+    """The candidate passes the gate on the engine of config.json; the process runs another precision."""
     start("--precision", "fp16")
     only = fleet.bundles[1]
     manifest = only.manifest.model_dump(mode="json")
@@ -100,8 +102,8 @@ def test_model_that_cannot_be_served_is_rejected_by_the_server(
 
     fleet.publish(seal(only.path, manifest), 1)
     assert fleet.run("apply") == 3
-    shown = " ".join(capfd.readouterr().out.split())
-    assert "the serving process cannot serve" in shown and "fp16" in shown
+    output = " ".join(capfd.readouterr().out.split())
+    assert "the serving process cannot serve" in output and "fp16" in output
     assert fleet.version == "1.0.0" and serves(fleet, fleet.bundles[0])
 
 
@@ -144,7 +146,7 @@ needs_mounts = pytest.mark.skipif(
 @needs_mounts
 @pytest.mark.parametrize("switched", [False, True])
 def test_robot_with_a_read_only_file_system_serves(fleet: Fleet, tmp_path: Path, switched: bool) -> None:
-    """As ext4 becomes on worn flash. A candidate whose attempts cannot be counted is not opened."""
+    """Simulate ext4 on worn flash. A candidate whose attempts cannot be counted is not opened."""
     if switched:
         fleet.publish(fleet.bundles[1], 1)
         assert fleet.run("apply") == 0 and fleet.version == "2.0.0"

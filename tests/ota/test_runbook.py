@@ -1,4 +1,4 @@
-"""What the runbook for operators promises, on signed repositories and the client of robots."""
+"""The runbook for operators, executed on signed repositories and the client of robots."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def restore(repo: Path, backup: Path) -> None:
 
 
 def test_runbook_page_states_the_lifetime_of_signatures() -> None:
-    told = PAGE.read_text(encoding="utf-8")
+    output = PAGE.read_text(encoding="utf-8")
     for role in ("timestamp", "snapshot", "targets", "root"):
         days = default_days(role)
-        assert f"| {role} | {days} | {days / 4:g} |" in told
+        assert f"| {role} | {days} | {days / 4:g} |" in output
     canary, stable = (default_days(f"channel-{name}") for name in ("canary", "stable"))
-    assert f"| channel `canary`; another | {canary}; {stable} | {canary / 4:g}; {stable / 4:g} |" in told
+    assert f"| channel `canary`; another | {canary}; {stable} | {canary / 4:g}; {stable / 4:g} |" in output
 
 
 @pytest.mark.parametrize(("last", "rotated"), [(7, ("snapshot",)), (2**63 - 1, ())])
@@ -76,8 +76,8 @@ def test_new_snapshot_and_timestamp_keys_after_a_theft_or_restore_reach_every_ro
     for role in ("channel-stable", "snapshot", "timestamp"):
         rotate(opened(repo), role)
     release = publish(opened(repo), bundles[2], STABLE)
-    kept = update(root)
-    assert (kept.result, kept.release_seqs) == ("updated", {"stable/toy": release.release_seq})
+    state = update(root)
+    assert (state.result, state.release_seqs) == ("updated", {"stable/toy": release.release_seq})
     assert version(root) == "3.0.0"
 
 

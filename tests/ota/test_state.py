@@ -1,4 +1,4 @@
-"""What survives a restart, and what is said when it did not."""
+"""State stored over a restart, and the errors if it is missing or damaged."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ FULL = State(
 )
 
 
-@pytest.mark.parametrize("kept", [State(), FULL], ids=["empty", "full"])
-def test_stored_state_round_trips(tmp_path: Path, kept: State) -> None:
-    state.save(tmp_path / "state.json", kept)
-    assert state.load(tmp_path / "state.json") == kept
+@pytest.mark.parametrize("stored", [State(), FULL], ids=["empty", "full"])
+def test_stored_state_round_trips(tmp_path: Path, stored: State) -> None:
+    state.save(tmp_path / "state.json", stored)
+    assert state.load(tmp_path / "state.json") == stored
 
 
 def test_state_of_every_phase_can_be_stored(tmp_path: Path) -> None:
-    kept = with_offer(start(FULL), "stable", release(3, "3" * 64))
+    stored = with_offer(start(FULL), "stable", release(3, "3" * 64))
     for outcome in (Failed("cut"), Rejected("expired")):
-        kept = next_state(kept, outcome, NOW)
-        state.save(tmp_path / "state.json", kept)
-        assert state.load(tmp_path / "state.json") == kept
+        stored = next_state(stored, outcome, NOW)
+        state.save(tmp_path / "state.json", stored)
+        assert state.load(tmp_path / "state.json") == stored
 
 
 def test_missing_state_error_says_how_to_create_one(tmp_path: Path) -> None:

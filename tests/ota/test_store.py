@@ -1,4 +1,4 @@
-"""The folders of a robot: a slot is whole or does not count, and what is needed is never removed."""
+"""The slots of a robot: a slot is complete or ignored, and needed slots are never removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> SlotStore:
 
 
 def gather(store: SlotStore, bundle: Bundle) -> str:
-    """As a download does."""
+    """Write files like a download."""
     for relative, content in tree(bundle.path).items():
         part = store.part(sha256(content))
         part.write_bytes(content)
@@ -72,7 +72,7 @@ def test_leftovers_of_a_power_cut_are_removed_and_usable_files_stay(
     store: SlotStore, bundles: list[Bundle]
 ) -> None:
     slot = fill(store, bundles[0])
-    kept = gather(store, bundles[1])
+    state = gather(store, bundles[1])
     part = store.part("a" * 64)
     part.write_bytes(b"half")
     (store.root / ".current.3.tmp").symlink_to(store.folder(slot))
@@ -90,7 +90,7 @@ def test_leftovers_of_a_power_cut_are_removed_and_usable_files_stay(
         "staging/b.copy.tmp",
     ]
     assert store.recover() == [] and not list(store.trash.iterdir())
-    assert part.exists() and store.staged(kept).is_dir() and store.present() == [slot]
+    assert part.exists() and store.staged(state).is_dir() and store.present() == [slot]
     assert stat.S_IMODE(store.folder(slot).stat().st_mode) == 0o555, "no link was followed"
 
 
@@ -139,23 +139,23 @@ def test_file_is_found_by_its_hash_and_copied_without_links(
     monkeypatch.setattr(atomic_files, "sync_file", lambda path: safe.append(path.read_bytes()))
     slot = fill(store, bundles[0])
     record = bundles[0].manifest.files[0]
-    found = store.find(record.sha256)
-    assert found == store.folder(slot) / record.path
-    copied = store.copy(found, record.sha256)
-    assert copied is not None and copied.read_bytes() == found.read_bytes()
-    assert safe == [found.read_bytes()]
-    assert found.stat().st_nlink == 1 and copied.stat().st_ino != found.stat().st_ino
+    result = store.find(record.sha256)
+    assert result == store.folder(slot) / record.path
+    copied = store.copy(result, record.sha256)
+    assert copied is not None and copied.read_bytes() == result.read_bytes()
+    assert safe == [result.read_bytes()]
+    assert result.stat().st_nlink == 1 and copied.stat().st_ino != result.stat().st_ino
     assert store.find("f" * 64) is None
 
 
 def test_file_corrupted_on_disk_is_not_copied(store: SlotStore, bundles: list[Bundle]) -> None:
     fill(store, bundles[0])
     record = bundles[0].manifest.files[0]
-    found = store.find(record.sha256)
-    assert found is not None
-    found.chmod(0o644)
-    found.write_bytes(b"rotten")
-    assert store.copy(found, record.sha256) is None
+    result = store.find(record.sha256)
+    assert result is not None
+    result.chmod(0o644)
+    result.write_bytes(b"rotten")
+    assert store.copy(result, record.sha256) is None
     assert not list(store.staging.iterdir())
 
 
@@ -198,13 +198,13 @@ def test_slot_of_a_later_version_of_jepa_edge_is_skipped(store: SlotStore) -> No
 
 
 def test_staging_retains_only_requested_files(store: SlotStore, bundles: list[Bundle]) -> None:
-    wanted, other = gather(store, bundles[0]), gather(store, bundles[1])
+    expected, other = gather(store, bundles[0]), gather(store, bundles[1])
     for name in ("a" * 64, "b" * 64):
         store.part(name).touch()
         store.part(f"{name}.delta").touch()
-    store.prune_staged(wanted, {"a" * 64})
+    store.prune_staged(expected, {"a" * 64})
     assert {path.name for path in store.staging.iterdir()} == {
-        wanted,
+        expected,
         f"{'a' * 64}.part",
         f"{'a' * 64}.delta.part",
     }

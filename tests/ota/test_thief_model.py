@@ -1,4 +1,4 @@
-"""After the recovery from stolen keys no robot goes back to a model that the thief released."""
+"""After the recovery from stolen keys no robot rolls back to a model that the thief released."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STABLE = Terms(channel="stable")
 
 
 class Fleet:
-    """A repository whose online keys were stolen, and a robot that runs what the thief released."""
+    """A repository whose online keys were stolen, and a robot with the thief's model."""
 
     def __init__(self, folder: Path, bundles: list[Bundle], *, first: bool = False) -> None:
         self.first, self.thiefs, self.recovery, self.later = bundles
@@ -43,7 +43,7 @@ class Fleet:
         shutil.copytree(backup, self.repo)
 
     def recover(self) -> None:
-        """Do what the runbook says."""
+        """Follow the runbook."""
         for role in ("channel-stable", "snapshot", "timestamp"):
             rotate(opened(self.repo), role)
         revoke_manifest(opened(self.repo), "stable", MODEL, self.thiefs.sha256)
@@ -65,7 +65,7 @@ def fleet(tmp_path: Path, bundles: list[Bundle]) -> Fleet:
 
 @pytest.fixture
 def bare(tmp_path: Path, bundles: list[Bundle]) -> Fleet:
-    """The thief's model is the first that the robot ever had."""
+    """The thief's model is the first one of the robot."""
     return Fleet(tmp_path, bundles, first=True)
 
 
@@ -78,8 +78,8 @@ def test_rollback_after_the_recovery_does_not_restore_the_thief_model(fleet: Fle
 
 def test_rollback_with_only_the_thief_model_left_is_rejected(bare: Fleet) -> None:
     bare.recover()
-    kept = bare.update()
-    assert (kept.result, kept.alarm, bare.version) == ("updated", "", "3.0.0")
+    state = bare.update()
+    assert (state.result, state.alarm, bare.version) == ("updated", "", "3.0.0")
     with pytest.raises(UpdateError, check=code("update.no_earlier_model")):
         operator_requests.rollback(bare.root, "by hand", now=robot.utc_now)
 
@@ -97,14 +97,14 @@ def test_failing_recovery_release_with_only_the_thief_model_left_leaves_no_model
     bare.serving = Serving(bad=("3.0.0",))
     bare.recover()
     for _ in range(2):
-        kept = bare.update()
-        assert kept.result == "refused" and "the previous model was revoked" in kept.alarm
-        assert kept.current is kept.good is kept.previous is None
+        state = bare.update()
+        assert state.result == "refused" and "the previous model was revoked" in state.alarm
+        assert state.current is state.good is state.previous is None
         assert not (bare.root / "current").exists() and not (bare.root / "good").exists()
     bare.serving = Serving()
     publish(opened(bare.repo), bare.later, STABLE)
-    kept = bare.update()
-    assert (kept.result, kept.alarm) == ("updated", "")
+    state = bare.update()
+    assert (state.result, state.alarm) == ("updated", "")
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -112,8 +112,8 @@ def test_pin_does_not_retain_the_thief_model(tmp_path: Path, bundles: list[Bundl
     fleet = Fleet(tmp_path, bundles, first=first)
     operator_requests.pin(fleet.root, pinned=True)
     fleet.recover()
-    kept = fleet.update()
-    assert kept.pinned and fleet.version == ("3.0.0" if first else "1.0.0")
+    state = fleet.update()
+    assert state.pinned and fleet.version == ("3.0.0" if first else "1.0.0")
 
 
 def test_thief_model_is_revoked_although_its_version_was_reused(fleet: Fleet) -> None:

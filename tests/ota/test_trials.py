@@ -1,4 +1,4 @@
-"""A candidate that takes the machine down is opened a bounded number of times, counted by who opens it."""
+"""A candidate that crashes the machine is opened a limited number of times; the serving process counts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.ota.fleets import until
 from tests.ota.following import running, served
 from tests.ota.robots import Died, Site, dies_in
 
-# One boot: `run --robot` in a process that is killed when it opens one version, as the machine would be.
+# One boot: `run --robot` in a process that is killed when it opens one version, as by a machine crash.
 BOOT = """
 import os, signal, sys
 from jepa_runtime import cli
@@ -52,7 +52,7 @@ sys.exit(cli.main(["run", "--robot", root, "--source", "two_rooms", "--rate", "5
 
 @pytest.fixture
 def switched(site: Site, bundles: list[Bundle]) -> Site:
-    """A robot whose machine went down when the update had switched to 2.0.0 and was to watch it."""
+    """Return a robot whose machine crashed after the switch to 2.0.0, before the observation."""
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
         site.update(on_state=dies_in(Phase.OBSERVE))
@@ -65,7 +65,7 @@ def command(site: Site, number: int, deadly: str = "2.0.0", duration_s: float = 
 
 
 def boot(site: Site, number: int, deadly: str = "2.0.0") -> tuple[list[str], int, str]:
-    """What one boot opens, how its process ends, and what it reports."""
+    """Return the versions that one boot opens, the exit status of its process, and its report."""
     done = subprocess.run(
         command(site, number, deadly), capture_output=True, text=True, check=False, timeout=60
     )
@@ -78,7 +78,7 @@ def versions(output: str) -> list[str]:
 
 @contextmanager
 def started(site: Site, number: int, deadly: str) -> Iterator[subprocess.Popen[str]]:
-    """A boot whose machine stays up; at the end of the block its process is asked to end."""
+    """A boot without a crash; at the end of the block its process is asked to end."""
     with (site.root.parent / "stderr").open("w+") as stderr:
         process = subprocess.Popen(
             command(site, number, deadly, 60.0), stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -93,13 +93,13 @@ def started(site: Site, number: int, deadly: str) -> Iterator[subprocess.Popen[s
 def test_candidate_that_crashes_the_machine_is_opened_three_times_then_the_good_model_serves(
     switched: Site,
 ) -> None:
-    """Without any process but the one that serves."""
+    """Update without any process but the serving one."""
     boots = [boot(switched, number) for number in range(MAX_ATTEMPTS + 1)]
     assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MAX_ATTEMPTS + [["1.0.0"]]
     assert [status for _, status, _ in boots] == [-9] * MAX_ATTEMPTS + [0]
     assert "the last known good model" in boots[-1][2] and "was opened 3 times in 3 boots" in boots[-1][2]
-    kept = switched.update(serving=LocalServing(switched.root, gone_s=0.1))
-    assert (kept.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in kept.reason
+    state = switched.update(serving=LocalServing(switched.root, gone_s=0.1))
+    assert (state.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in state.reason
 
 
 def test_server_that_rejects_a_candidate_reports_the_reason_to_the_update(
@@ -207,7 +207,7 @@ def test_damaged_attempt_record_is_replaced(switched: Site) -> None:
 def test_slot_with_another_bundle_than_the_signed_one_is_not_served(
     site: Site, bundles: list[Bundle], where: str
 ) -> None:
-    """Another whole bundle is put into the slot, as a bad restore or a disk edited elsewhere does."""
+    """Put another complete bundle into the slot, like a wrong restore or an edited disk."""
     store = SlotStore(site.root)
     slot = store.folder(bundles[0].sha256)
     for path in (slot, *slot.rglob("*")):
@@ -224,7 +224,7 @@ def test_slot_with_another_bundle_than_the_signed_one_is_not_served(
 def test_first_model_that_crashes_the_machine_is_opened_a_limited_number_of_times(
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
-    """There is none to go back to: the serving process waits for another, and the update can end."""
+    """Without a rollback target the serving process waits for another model, and the update can finish."""
     site = Site(tmp_path / "empty", None)
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
@@ -234,17 +234,17 @@ def test_first_model_that_crashes_the_machine_is_opened_a_limited_number_of_time
     with started(site, 99, "2.0.0") as process:
         until(lambda: "no model is opened" in stderr_of(site))
         assert "was opened 3 times in 3 boots" in stderr_of(site)
-        kept = site.update(serving=LocalServing(site.root))
-        assert kept.result == "refused" and SlotStore(site.root).current() is None
+        state = site.update(serving=LocalServing(site.root))
+        assert state.result == "refused" and SlotStore(site.root).current() is None
         site.repository.publish(bundles[2], 3)
-        kept = site.update(serving=LocalServing(site.root), clock=time)
-        assert (kept.result, site.version) == ("updated", "3.0.0"), kept.reason
+        state = site.update(serving=LocalServing(site.root), clock=time)
+        assert (state.result, site.version) == ("updated", "3.0.0"), state.reason
     assert process.returncode == 0 and versions(process.communicate()[0]) == ["3.0.0"]
 
 
 @pytest.fixture
 def updated(site: Site, bundles: list[Bundle]) -> Site:
-    """2.0.0 serves and was found to be good; 1.0.0 did before."""
+    """Return a robot with the committed model 2.0.0 and the earlier one 1.0.0."""
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
     assert (site.version, site.good) == ("2.0.0", "2.0.0")
@@ -254,7 +254,7 @@ def updated(site: Site, bundles: list[Bundle]) -> Site:
 def test_active_model_that_crashes_the_machine_at_each_boot_is_replaced_by_the_previous_one(
     updated: Site, bundles: list[Bundle]
 ) -> None:
-    """By the serving process alone; the update goes back once its process runs."""
+    """The serving process replaces the model; the update rolls back once its process runs."""
     boots = [boot(updated, number) for number in range(MAX_BOOTS + 2)]
     assert [opened for opened, _, _ in boots] == [["2.0.0"]] * MAX_BOOTS + [["1.0.0"]] * 2
     assert [status for _, status, _ in boots] == [-9] * MAX_BOOTS + [0] * 2
@@ -262,10 +262,10 @@ def test_active_model_that_crashes_the_machine_at_each_boot_is_replaced_by_the_p
     (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
     assert alarm.startswith("1.0.0 is active instead: toy 2.0.0, the active model: ")
     assert f"was opened in {MAX_BOOTS} consecutive boots" in alarm
-    kept = updated.update(serving=LocalServing(updated.root, gone_s=0.1))
+    stored = updated.update(serving=LocalServing(updated.root, gone_s=0.1))
     assert (updated.version, updated.good) == ("1.0.0", "1.0.0")
-    assert f"was opened in {MAX_BOOTS} consecutive boots" in kept.refused[bundles[1].sha256].reason
-    assert alarms(updated.root, kept) == []
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in stored.refused[bundles[1].sha256].reason
+    assert alarms(updated.root, stored) == []
 
 
 def test_previous_model_is_opened_a_limited_number_of_times(updated: Site) -> None:
@@ -295,12 +295,12 @@ def test_server_without_a_previous_model_waits_and_opens_the_next_release(
         serving = LocalServing(site.root)
         assert (serving.health().serves, serving.health().may_switch) == ("", True)
         site.repository.publish(bundles[1], 2)
-        kept = site.update(serving=serving, clock=time)
-        assert (kept.result, site.version, site.good) == ("updated", "2.0.0", "2.0.0"), kept.reason
+        stored = site.update(serving=serving, clock=time)
+        assert (stored.result, site.version, site.good) == ("updated", "2.0.0", "2.0.0"), stored.reason
         assert serving.health().serves == bundles[1].sha256
-        assert site.gate.probed[0][1] is None and "shadow" not in site.gate.calls, "the update opens it not"
+        assert site.gate.probed[0][1] is None and "shadow" not in site.gate.calls, "not opened by the update"
     assert process.returncode == 0 and versions(process.communicate()[0]) == ["2.0.0"]
-    assert alarms(site.root, kept) == []
+    assert alarms(site.root, stored) == []
 
 
 def test_pinned_robot_serves_no_other_model(updated: Site) -> None:
@@ -336,7 +336,7 @@ def test_crashes_of_the_active_model_count_once_per_boot_and_are_reset_by_servic
 def test_active_model_is_served_when_the_attempt_cannot_be_recorded(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full or read-only does not take a robot out of service."""
+    """A full or read-only disk does not take a robot out of service."""
     fill_disk(monkeypatch)
     with running(site.root):
         assert served(site) == "1.0.0"

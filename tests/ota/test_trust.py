@@ -1,4 +1,4 @@
-"""What a robot believes of a repository: what is signed, current and complete, and nothing else."""
+"""Trust in a repository: signed, current and complete metadata, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.ota.repositories import CONTENT, FILE, START, Repository
 from tests.ota.servers import FaultServer
 from tests.ota.trusting import DAY, LIMITS, NOTHING, Robot, resign
 
-# What is as it should be.
+# Valid repositories.
 
 
 def test_signed_file_is_trusted(robot: Robot) -> None:
@@ -205,7 +205,7 @@ def test_malformed_initial_root_is_reported(robot: Robot) -> None:
         robot.refresh()
 
 
-# Whatever a repository says.
+# Arbitrary metadata.
 
 
 @settings(max_examples=200)

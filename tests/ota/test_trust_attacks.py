@@ -1,4 +1,4 @@
-"""What an attacker does after the robot saw the repository once, and the exact error that it gives.
+"""Attacks after the robot saw the repository once, and the exact error of each.
 
 The attacks are those of the specification (1.5.2) and of "Survivable Key Compromise in Software Update
 Systems" (Samuel et al., CCS 2010).
@@ -44,7 +44,7 @@ def endless_metadata(repository: Repository) -> None:
 
 
 def endless_snapshot(repository: Repository) -> None:
-    """By who has the keys that lie on the server."""
+    """With the online keys."""
     repository.publish()
     with repository.file("snapshot").open("ab") as file:
         file.truncate(300 << 20)
@@ -94,14 +94,14 @@ def older_timestamp(repository: Repository) -> None:
 
 
 def older_snapshot(repository: Repository) -> None:
-    """By who has the key of the timestamp."""
+    """With the key of the timestamp."""
     repository.signed["timestamp"].version += 1
     repository.signed["timestamp"].snapshot_meta = MetaFile(1)
     repository.seal("timestamp")
 
 
 def older(role: str) -> Attack:
-    """By who has the keys of the timestamp and of the snapshot."""
+    """With the keys of the timestamp and of the snapshot."""
 
     def attack(repository: Repository) -> None:
         for name in ("snapshot", "timestamp"):
@@ -172,7 +172,7 @@ def stolen_key_after_its_rotation(repository: Repository) -> None:
 
 
 def not_authorized(repository: Repository) -> None:
-    """By who has the keys of another channel."""
+    """With the keys of another channel."""
     del repository.signed["channel-stable"].targets[FILE]
     repository.add(FILE, b"evil", role="channel-canary")
     repository.publish("channel-stable", "channel-canary")

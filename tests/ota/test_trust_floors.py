@@ -1,4 +1,4 @@
-"""What a robot has seen holds whatever becomes of its clock and of its metadata."""
+"""Version and time floors of a robot persist over changes of its clock and loss of its metadata."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_clock_that_starts_in_1970_does_not_stop_updates(robot: Robot) -> None:
 def test_clock_in_1970_at_first_contact_does_not_revive_metadata_expired_before_the_root(
     robot: Robot, repository: Repository
 ) -> None:
-    """The root that the robot was set up with is newer than the state that somebody offers it."""
+    """The robot's initial root is newer than the offered state."""
     old = repository.copy("old")
     repository.now += 300 * DAY
     repository.publish("root")
@@ -115,7 +115,7 @@ def test_observed_time_is_persisted(robot: Robot, repository: Repository) -> Non
     assert robot.refresh().signed_at == START
 
 
-# Metadata that got lost.
+# Lost metadata.
 
 
 @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "channel-stable"])
@@ -201,9 +201,9 @@ def test_time_raised_by_a_thief_ends_with_the_stolen_keys(robot: Robot, reposito
 
 
 @pytest.mark.parametrize(
-    ("before", "kept", "after", "ends"),
+    ("before", "state", "after", "ends"),
     [
-        # Number of timestamp keys and threshold before; old keys that stay; threshold now.
+        # Number of timestamp keys and threshold before; remaining old keys; threshold now.
         ((3, 2), 3, 2, False),
         ((3, 2), 3, 1, False),
         ((3, 2), 2, 2, True),
@@ -212,7 +212,7 @@ def test_time_raised_by_a_thief_ends_with_the_stolen_keys(robot: Robot, reposito
     ],
 )
 def test_floors_end_once_an_old_threshold_cannot_be_met(
-    robot: Robot, repository: Repository, before: tuple[int, int], kept: int, after: int, ends: bool
+    robot: Robot, repository: Repository, before: tuple[int, int], state: int, after: int, ends: bool
 ) -> None:
     root = repository.signed["root"]
 
@@ -228,7 +228,7 @@ def test_floors_end_once_an_old_threshold_cannot_be_met(
     old, new = ([CryptoSigner.generate_ed25519() for _ in range(3)] for _ in range(2))
     sign_with(old[: before[0]], before[1])
     robot.refresh()
-    sign_with(old[:kept] + new, after)
+    sign_with(old[:state] + new, after)
     repository.signed["timestamp"].version = 1
     repository.seal("timestamp")
     (robot.meta / "timestamp.json").unlink()

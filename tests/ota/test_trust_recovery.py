@@ -1,4 +1,4 @@
-"""A robot recovers from stolen online keys, whatever the thief has shown it while ``rotate`` was running."""
+"""A robot recovers from stolen online keys, for any metadata shown by the thief during ``rotate``."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ YEARS = timedelta(days=3650)
 
 
 class Thief:
-    """Answers a robot with stolen keys.
+    """Answer a robot with stolen keys.
 
     Args:
-        keys: the stolen keys.
-        drives: what is driven up: the ``version`` of each role, or the ``time`` of signatures.
+        keys: The stolen keys.
+        drives: What is raised: the ``version`` of each role, or the ``time`` of signatures.
     """
 
     def __init__(self, keys: KeyRing, drives: tuple[str, ...]) -> None:
         self._keys, self._drives = keys, drives
 
     def forge(self, stage: Path, folder: Path) -> Path:
-        """Return a copy of a repository in which everything is forged that the keys can sign."""
+        """Return a copy of a repository with everything forged that the keys can sign."""
         shutil.copytree(stage, folder)
         metadata = folder / "metadata"
         root = Metadata[Root].from_bytes(_newest(metadata, "root").read_bytes()).signed
@@ -117,7 +117,7 @@ def test_robot_recovers_from_stolen_keys_with_any_metadata_seen_during_the_rotat
     rotated: tuple[str, ...],
     drives: tuple[str, ...],
 ) -> None:
-    """Each stage of the rotation may have been shown, by the operator or by the thief, or skipped."""
+    """Each stage of the rotation may have been shown, by the operator or the thief, or skipped."""
     repo = new_repository(tmp_path)
     (tmp_path / "stolen").mkdir()
     for role in stolen:

@@ -1,4 +1,4 @@
-"""``jepa-runtime update`` on signed repositories: what it does, shows, and ends with."""
+"""``jepa-runtime update`` on signed repositories: effects, output and exit status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fleet(tmp_path: Path, toy_bundle: Path, capfd: pytest.CaptureFixture[str]) -
     return fleet
 
 
-def told(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def status_json(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(capfd.readouterr().out)
     return content
 
@@ -45,18 +45,18 @@ def test_signed_release_passes_the_real_gate_and_serves(
     assert "release 1 (2.0.0) is offered" in capfd.readouterr().out
     assert fleet.version == "1.0.0"
     assert fleet.run("apply") == 0
-    shown = capfd.readouterr()
-    assert shown.out == "updated; active model: toy 2.0.0, release 1 of stable\n"
-    assert "probing the candidate" in shown.err
-    assert "comparing" not in shown.err, "the robot names no source to compare on"
+    output = capfd.readouterr()
+    assert output.out == "updated; active model: toy 2.0.0, release 1 of stable\n"
+    assert "probing the candidate" in output.err
+    assert "comparing" not in output.err, "the robot names no source to compare on"
     assert fleet.version == "2.0.0"
     assert fleet.run("apply") == 0
     assert "nothing installed" in capfd.readouterr().out
 
     assert fleet.run("status") == 0
-    shown = capfd.readouterr()
+    output = capfd.readouterr()
     for words in ("toy 2.0.0, release 1 of stable", "toy 1.0.0"):
-        assert words in shown.out
+        assert words in output.out
     assert fleet.run("history") == 0
     assert "time (UTC)" in capfd.readouterr().out
     assert fleet.run("history", "--json") == 0
@@ -75,8 +75,8 @@ def test_output_escapes_terminal_control_characters(fleet: Fleet, capfd: pytest.
     audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("refused", version=wipes)
     for action, status in (("status", 5), ("history", 0)):
         assert fleet.run(action) == status
-        shown = capfd.readouterr()
-        assert r"\x1b[2K\rall" in shown.out and "\x1b[2K" not in shown.out + shown.err
+        output = capfd.readouterr()
+        assert r"\x1b[2K\rall" in output.out and "\x1b[2K" not in output.out + output.err
     Transfer(Console(), has_frames=False).on_state(replace(now, phase=Phase.CHECK), wipes)
     assert "\x1b" not in summary(now) + capfd.readouterr().out
 
@@ -90,8 +90,8 @@ def test_model_with_different_outputs_is_rejected_with_status_3(
     np.savez(folder / "golden.npz", **golden)
     fleet.publish(seal(folder, fleet.bundles[1].manifest), 1)
     assert fleet.run("apply", "--json") == 3
-    kept = told(capfd)
-    assert kept["result"] == "refused" and "does not reproduce its golden outputs" in kept["reason"]
+    state = status_json(capfd)
+    assert state["result"] == "refused" and "does not reproduce its golden outputs" in state["reason"]
     assert fleet.version == "1.0.0"
     assert fleet.run("status") == 0
     assert "once, until" in " ".join(capfd.readouterr().out.split())
@@ -109,7 +109,7 @@ def test_repository_with_older_metadata_is_an_error(fleet: Fleet, capfd: pytest.
     timestamp.write_bytes(old)
     capfd.readouterr()
     assert fleet.run("apply", "--json") == 1
-    assert told(capfd)["result"] == "failed"
+    assert status_json(capfd)["result"] == "failed"
     shutil.rmtree(fleet.root / "meta")
     assert fleet.run("apply", "--json") == 1, "the floors hold without the metadata"
     assert fleet.version == "2.0.0"
@@ -128,16 +128,16 @@ def test_update_from_a_usb_stick_is_installed(
 def test_folder_without_a_repository_is_a_usage_error_and_no_failed_update(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
 ) -> None:
-    def kept() -> str:
+    def stored_files() -> str:
         assert fleet.run("status", "--json") == fleet.run("history", "--json") == 0
         return capfd.readouterr().out
 
-    before, stick = kept(), tmp_path / "stick"
+    before, stick = stored_files(), tmp_path / "stick"
     for _ in range(2):
         assert fleet.run(action, "--from", str(stick)) == 1
         assert f"{stick}: not a repository" in capfd.readouterr().err
         stick.mkdir(exist_ok=True)
-    assert kept() == before
+    assert stored_files() == before
 
 
 def test_update_over_the_network_with_targets_on_another_server_is_installed(fleet: Fleet) -> None:
@@ -197,14 +197,14 @@ def test_reason_that_is_not_utf_8_does_not_prevent_a_rollback(
 def test_provision_with_an_invalid_root_is_rejected(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str | None
 ) -> None:
-    given, fleet.root = tmp_path / "given.json", tmp_path / "another"
-    given.write_bytes((fleet.repository.folder / "metadata" / name).read_bytes() if name else b"<html>")
+    inputs, fleet.root = tmp_path / "given.json", tmp_path / "another"
+    inputs.write_bytes((fleet.repository.folder / "metadata" / name).read_bytes() if name else b"<html>")
     if name == "1.root.json":
-        content = json.loads(given.read_bytes())
+        content = json.loads(inputs.read_bytes())
         content["signed"]["version"] = 2
-        given.write_text(json.dumps(content))
-    assert fleet.provision("--trusted-root", str(given)) == 1
-    assert f"{given}: not valid root metadata" in capfd.readouterr().err
+        inputs.write_text(json.dumps(content))
+    assert fleet.provision("--trusted-root", str(inputs)) == 1
+    assert f"{inputs}: not valid root metadata" in capfd.readouterr().err
     assert not fleet.root.exists()
 
 
@@ -237,7 +237,7 @@ def test_rollback_pin_and_unpin(fleet: Fleet, capfd: pytest.CaptureFixture[str])
     assert fleet.run("pin") == 0
     capfd.readouterr()
     assert fleet.run("apply", "--json") == 0
-    assert "pinned" in told(capfd)["reason"] and fleet.version == "1.0.0"
+    assert "pinned" in status_json(capfd)["reason"] and fleet.version == "1.0.0"
     assert fleet.run("unpin") == 0 and fleet.run("apply") == 0
     assert fleet.version == "3.0.0"
     capfd.readouterr()
@@ -271,9 +271,9 @@ def test_verify_names_files_corrupted_on_disk(fleet: Fleet, capfd: pytest.Captur
     report.chmod(0o644)
     report.write_text("{}")
     assert fleet.run("verify", "--json") == 1
-    found = told(capfd)["found"]
-    assert "report.json: " in found["current"] and found["current"].startswith("FAILED")
-    assert not found["state"].startswith("FAILED")
+    result = status_json(capfd)["found"]
+    assert "report.json: " in result["current"] and result["current"].startswith("FAILED")
+    assert not result["state"].startswith("FAILED")
 
 
 def test_verify_checks_slots_without_a_link(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -285,9 +285,9 @@ def test_verify_checks_slots_without_a_link(fleet: Fleet, capfd: pytest.CaptureF
     (before / "report.json").chmod(0o644)
     (before / "report.json").write_text("{}")
     assert fleet.run("verify", "--json") == 1
-    found = told(capfd)["found"]
-    assert found["slots"].startswith("FAILED") and "report.json: " in found["slots"]
-    assert not found["current"].startswith("FAILED")
+    result = status_json(capfd)["found"]
+    assert result["slots"].startswith("FAILED") and "report.json: " in result["slots"]
+    assert not result["current"].startswith("FAILED")
 
 
 def test_lost_state_is_rebuilt(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -305,8 +305,8 @@ def test_folder_without_a_robot_is_reported_and_unchanged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], action: str
 ) -> None:
     assert main(["update", action, "--robot", str(tmp_path)]) == 1
-    shown = capfd.readouterr()
-    assert "jepa-runtime update provision" in shown.out + shown.err
+    output = capfd.readouterr()
+    assert "jepa-runtime update provision" in output.out + output.err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What the tests of trust share: a robot that remembers what it saw of a repository."""
+"""Helpers for the tests of trust: a robot with stored floors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = Limits(free_bytes=0)
 
 
 class Robot:
-    """A robot, its memory, and the repository as it sees it."""
+    """A robot, its stored floors, and the repository as it sees it."""
 
     def __init__(self, home: Path, repository: Repository) -> None:
         self.meta = home / "meta"
@@ -48,14 +48,14 @@ class Robot:
         return self.floors
 
     def fetch(self) -> bytes:
-        """All of it: what is current, and the file."""
+        """Refresh the metadata and fetch the file."""
         self.refresh()
         self.trust.download(FILE, self.part)
         return self.part.read_bytes()
 
 
 def resign(repository: Repository, role: str, signed: dict[str, object]) -> None:
-    """Sign what python-tuf would not write."""
+    """Sign metadata that python-tuf would not write."""
     payload = encode_canonical(signed) or ""
     signatures = [signer.sign(payload.encode()).to_dict() for signer in repository.signers[role]]
     repository.file(role).write_text(json.dumps({"signed": signed, "signatures": signatures}))

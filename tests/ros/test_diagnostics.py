@@ -169,8 +169,8 @@ def test_unpublished_results_are_an_error_with_the_reason():
 
 
 def test_errors_outside_frames_are_a_warning():
-    beside = verdict(errors=1, last_error="goal cannot be encoded")
-    assert beside.level is Level.WARN and "goal cannot be encoded" in beside.message
+    verdict_with_error = verdict(errors=1, last_error="goal cannot be encoded")
+    assert verdict_with_error.level is Level.WARN and "goal cannot be encoded" in verdict_with_error.message
     assert assess(replace(WELL, errors=1), replace(BEFORE, errors=1), LIMITS).level is Level.OK
 
 

@@ -404,7 +404,7 @@ class Safety(RuleBasedStateMachine):
         handle.reach = self.node.reach_goal.tracker_of(handle)
         self.handle = None if self.stopped or self.silent else handle
         self.is_let_drive()
-        self.beside(self.node.reach_goal.on_accepted, handle)
+        self.run_callback(self.node.reach_goal.on_accepted, handle)
 
     @precondition(lambda self: not self.ended and self.node.controller.goal is not None)
     @rule()
@@ -417,9 +417,9 @@ class Safety(RuleBasedStateMachine):
     @rule()
     def it_is_cancelled(self) -> None:
         handle, self.handle = self.handle, None
-        self.beside(self.node.reach_goal.on_cancel, handle)
+        self.run_callback(self.node.reach_goal.on_cancel, handle)
 
-    def beside(self, act: Any, handle: Handle) -> None:
+    def run_callback(self, act: Any, handle: Handle) -> None:
         """Run a callback of the action server, which survives exceptions; the stop follows later."""
         try:
             act(handle)

@@ -116,7 +116,7 @@ def test_worker_takes_one_request_at_a_time(start_worker: Any) -> None:
 def test_automatic_update_answers_an_ordinary_request(start_worker: Any) -> None:
     work = start_worker(poll_s=3600.0)
     work.until_opened(1)
-    assert not work.worker.submit(Request(check_only=True)), "an update is in work"
+    assert not work.worker.submit(Request(check_only=True)), "an update is in progress"
     request = work.submit()
     work.client.released.set()
     assert request.done.wait(10) and request.state == work.client.state

@@ -196,7 +196,7 @@ def test_two_cameras_are_served_independently_of_gaps_in_one(ros_graph, toy_bund
     for camera in ros_graph.report("world_model")["cameras"].values():
         counters = camera["counters"]
         assert counters["processed"] > 30 and counters["dropped"] <= 0.05 * counters["received"]
-        assert counters["received"] - counters["processed"] - counters["dropped"] <= 1, "the one in work"
+        assert counters["received"] - counters["processed"] - counters["dropped"] <= 1, "the one in progress"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What tests of the runtime may use."""
+"""Fixtures for tests of the runtime."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def encoder(toy_bundle: Path) -> Graph:
 
 @pytest.fixture
 def opened(tensorrt: SimulatedTensorRT, tmp_path: Path) -> Callable[..., Backend]:
-    """A backend that keeps its engines in ``tmp_path``; with ``build`` it may build them."""
+    """A backend that caches its engines in ``tmp_path``; with ``build`` it may build them."""
 
     def make(*, build: bool = False, **further: Any) -> Backend:
-        told = (lambda *_: True) if build else None
+        reported = (lambda *_: True) if build else None
         return create_backend(
-            "tensorrt", BackendOptions(cache_dir=tmp_path / "engines", build=told, **further)
+            "tensorrt", BackendOptions(cache_dir=tmp_path / "engines", build=reported, **further)
         )
 
     return make

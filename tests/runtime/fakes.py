@@ -1,4 +1,4 @@
-"""Stand-ins for tests in which time or failure matters: a model that takes as long as it is told to."""
+"""Fakes for tests in which time or failure matters: a model with a configurable duration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def manifest(
     max_norm: float | None = 1.0,
     history_size: int = 1,
 ) -> SimpleNamespace:
-    """What the pipeline reads of a manifest."""
+    """The part of a manifest that the pipeline reads."""
     names = ["linear.x", "linear.y", "angular.z"][: len(low)]
     action = SimpleNamespace(
         names=names,
@@ -129,10 +129,10 @@ class FakeModel:
         action: NDArray[np.float32],
         arrived: NDArray[np.float32],
     ) -> StepOutcome:
-        """As of a :class:`WorldModel`, but for what a test makes of the surprise."""
+        """Like a :class:`WorldModel`, except for the surprise that a test sets."""
         before = previous[-1].ravel()
-        found = step_outcome(before, before + action[0], arrived.ravel())
-        return replace(found, surprise=self.surprise(previous, history_actions, action, arrived))
+        result = step_outcome(before, before + action[0], arrived.ravel())
+        return replace(result, surprise=self.surprise(previous, history_actions, action, arrived))
 
     def close(self) -> None:
         self.threads.add(threading.current_thread().name)

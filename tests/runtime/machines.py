@@ -1,4 +1,4 @@
-"""Trees of proc and sys as other machines have them, with sysfs's links, for tests of what reads them.
+"""Trees of proc and sys of other machines, with the links of sysfs, for tests of their readers.
 
 Layouts: the kernel's documentation (hwmon/ina3221, powercap, ivpu), NVIDIA's Jetson Linux developer guide,
 and listings that users of such machines have published.
@@ -16,7 +16,7 @@ NEVER = 3600.0  # a period so long that only the test samples
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """A clock that advances on request."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -26,12 +26,12 @@ class Clock:
 
 
 def watch(tree: Tree, clock: Clock) -> Monitor:
-    """A monitor of the process of a tree that samples at its opening, when told to, and at its close."""
+    """A monitor of the process of a tree that samples at its opening, on request, and at its close."""
     return Monitor(root=tree.root, pid=PID, clock=clock, period_s=NEVER)
 
 
 def by_name(monitor: Monitor) -> dict[str, Reading]:
-    """The readings so far."""
+    """Return the readings so far."""
     return {reading.name: reading for reading in monitor.readings()}
 
 
@@ -58,7 +58,7 @@ class Tree:
         self.root = root
 
     def write(self, files: dict[str, object]) -> None:
-        """Write files; folders are made."""
+        """Write files and create their folders."""
         for path, content in files.items():
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class Tree:
         place.symlink_to(Path(*[".."] * (len(Path(path).parts) - 1)) / target)
 
     def tick(self, *, busy: int, idle: int, cores: int = 2) -> None:
-        """/proc/stat with so many ticks on each core."""
+        """Write /proc/stat with this number of ticks on each core."""
         each = f"{busy} 0 0 {idle} 0 0 0 0 0 0"
         rows = [f"cpu  {busy * cores} 0 0 {idle * cores} 0 0 0 0 0 0"]
         self.write({"proc/stat": "\n".join(rows + [f"cpu{core} {each}" for core in range(cores)])})
@@ -85,7 +85,7 @@ class Tree:
         switches: tuple[int, int] = (10, 5),
         allowed: str = "0-1",
     ) -> None:
-        """/proc/4711 with two threads; its command has what trips up naive parsers."""
+        """Write /proc/4711 with two threads; its command breaks naive parsers."""
         head = f"{PID} (jepa) (node) S 1 {PID} {PID} 0 -1 4194304"
         tail = "0 0 20 0 2 0 1148 3366912 62500 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0"
         status = _STATUS.format(allowed=allowed, voluntary=switches[0], involuntary=switches[1])
@@ -109,7 +109,7 @@ class Tree:
 
 
 def machine(root: Path) -> Tree:
-    """What every Linux has."""
+    """Write the files that every Linux has."""
     tree = Tree(root)
     tree.tick(busy=100, idle=100)
     tree.process()

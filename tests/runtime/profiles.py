@@ -1,4 +1,4 @@
-"""Profiles made from known distributions, for tests of what reads them."""
+"""Profiles with known distributions, for tests of their readers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def make_run(*, seed: int = 0, frames: int = 1800, rate_hz: float = 30.0, scale:
     due = np.arange(frames) / rate_hz
     lost = set(rng.choice(frames, 4, replace=False).tolist()) if frames > 8 else set()
     dropped, failed = sorted(lost)[:3], sorted(lost)[3:]
-    kept = np.array([index for index in range(frames) if index not in lost], int)
-    count = len(kept)
+    stored = np.array([index for index in range(frames) if index not in lost], int)
+    count = len(stored)
     stages = {
         "receive": rng.gamma(2.0, 0.05, count),
         "wait": rng.gamma(2.0, 0.02, count),
@@ -40,7 +40,7 @@ def make_run(*, seed: int = 0, frames: int = 1800, rate_hz: float = 30.0, scale:
         rate_hz=rate_hz,
         deadline_ms=1000 / rate_hz,
         duration_s=frames / rate_hz,
-        scheduled_s=due[kept].round(6).tolist(),
+        scheduled_s=due[stored].round(6).tolist(),
         latency_ms=latency.round(4).tolist(),
         stages_ms={name: values.round(4).tolist() for name, values in stages.items()},
         dropped_s=due[dropped].tolist(),

@@ -12,7 +12,7 @@ from tests.runtime.fakes import FakeModel
 
 
 class Served:
-    """A started pipeline over a fake model, what it delivered and what it complained about."""
+    """A started pipeline with a fake model, its results and its errors."""
 
     def __init__(self, model: FakeModel, on_result: Callable[[Result], None] | None, **options: Any) -> None:
         self.model = model
@@ -28,7 +28,7 @@ class Served:
             self.results[-1] = result
 
     def feed(self, *frames: Frame) -> None:
-        """Submit frames one by one, each after the last was finished."""
+        """Submit frames one by one, each after the previous result."""
         for each in frames:
             self.pipeline.submit(each)
             assert self.pipeline.wait_idle(5.0)

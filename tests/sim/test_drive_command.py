@@ -24,12 +24,12 @@ def test_drive_shows_every_variant_and_baseline_and_writes_requested_files(
     figures, page, picture = (tmp_path / name for name in ("f.json", "f.html", "f.png"))
     outputs = ["--json", str(figures), "--html", str(page), "--png", str(picture)]
     assert main(["drive", str(toy_bundle), *BRIEF, *outputs]) == 0
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in ("fp32", "fp16", "straight line", "random", "an open floor"))
-    assert "horizon reduced from 8 to 4 steps" in shown
-    found = json.loads(figures.read_text())
-    assert {score["episodes"] for score in found["scores"].values()} == {3}
-    assert found["seeds"] == [0]
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("fp32", "fp16", "straight line", "random", "an open floor"))
+    assert "horizon reduced from 8 to 4 steps" in output
+    result = json.loads(figures.read_text())
+    assert {score["episodes"] for score in result["scores"].values()} == {3}
+    assert result["seeds"] == [0]
     assert page.read_text().count("<img") == 12
     assert decode(picture.read_bytes()).shape[2] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.html", "f.json", "f.png"]
@@ -51,9 +51,9 @@ def test_drive_options_select_engine_precision_planner_and_baselines(
     out = tmp_path / "f.json"
     chosen = ["--precision", "fp16", "--planner", "vjepa2_ac", "--no-baselines", "--threads", "2"]
     assert main(["drive", str(toy_bundle), *BRIEF, *chosen, "--json", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert list(found["scores"]) == ["fp16"] and found["threads"] == 2 and not found["differences"]
-    assert found["planner"]["search"]["num_samples"] == 400 and found["planner"]["search"]["horizon"] == 2
+    result = json.loads(out.read_text())
+    assert list(result["scores"]) == ["fp16"] and result["threads"] == 2 and not result["differences"]
+    assert result["planner"]["search"]["num_samples"] == 400 and result["planner"]["search"]["horizon"] == 2
     assert "horizon reduced" not in capsys.readouterr().out
 
 
@@ -75,9 +75,9 @@ def test_drive_with_a_model_of_another_robot_names_the_differing_actions(
     fields["io"]["action"]["names"] = ["steering", "throttle"]
     seal(tmp_path / "toy", fields)
     assert main(["drive", str(tmp_path / "toy"), "--episodes", "1"]) == 1
-    said = capsys.readouterr().err
-    assert "cannot drive in Two Rooms, random layout" in said
-    assert "steering [m/s], throttle [m/s], the world's are linear.x [m/s], linear.y [m/s]" in said
+    output = capsys.readouterr().err
+    assert "cannot drive in Two Rooms, random layout" in output
+    assert "steering [m/s], throttle [m/s], the world's are linear.x [m/s], linear.y [m/s]" in output
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_drive_closes_the_world_even_if_the_model_cannot_act(
 ) -> None:
     from tests.sim.closed_loop import planes
 
-    made = planes.MappedPlane(tick_s=0.3)
-    monkeypatch.setattr(planes, "MappedPlane", lambda: made)
+    created = planes.MappedPlane(tick_s=0.3)
+    monkeypatch.setattr(planes, "MappedPlane", lambda: created)
     assert main(["drive", str(toy_bundle), *BRIEF]) == 1
-    assert made.closed
+    assert created.closed
     assert "not a multiple of the world's tick" in capsys.readouterr().err

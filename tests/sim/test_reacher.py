@@ -66,11 +66,11 @@ def test_reacher_goal_image_changes_nothing(reacher: Reacher) -> None:
 
 @needs_mujoco
 def test_reacher_joints_turn_at_the_commanded_speed(reacher: Reacher) -> None:
-    for asked, expected in ((1.5, 1.5), (50.0, MAX_JOINT_RADPS)):
+    for request, expected in ((1.5, 1.5), (50.0, MAX_JOINT_RADPS)):
         reacher.reset(2)
-        reacher.step(np.array([asked, 0.0]), 0.4)
+        reacher.step(np.array([request, 0.0]), 0.4)
         before = reacher._environment.data.qpos[0]
-        reacher.step(np.array([asked, 0.0]), 0.4)
+        reacher.step(np.array([request, 0.0]), 0.4)
         turned = reacher._environment.data.qpos[0] - before
         assert turned / 0.4 == pytest.approx(expected, rel=0.06)
 
@@ -86,8 +86,8 @@ def test_reacher_fingertip_equals_that_of_mujoco(reacher: Reacher) -> None:
 
 @needs_mujoco
 def test_reacher_driver_that_knows_the_angles_reaches_the_goal(reacher: Reacher) -> None:
-    found = [run_episode(reacher, straight_line, seed=seed, step_s=0.2) for seed in episode_seeds((0,), 10)]
-    assert [episode.outcome for episode in found] == ["reached"] * 10
+    result = [run_episode(reacher, straight_line, seed=seed, step_s=0.2) for seed in episode_seeds((0,), 10)]
+    assert [episode.outcome for episode in result] == ["reached"] * 10
 
 
 def test_reacher_without_gymnasium_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,8 +106,8 @@ def test_model_fits_a_world_with_the_same_actions(
 ) -> None:
     manifest = Bundle.open(toy_bundle).manifest
     action = manifest.io.action.model_copy(update=differs)
-    given = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
-    assert TwoRooms(seed=0).task.mismatch(given) == reason
+    inputs = manifest.model_copy(update={"io": manifest.io.model_copy(update={"action": action})})
+    assert TwoRooms(seed=0).task.mismatch(inputs) == reason
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from jepa_sim.worlds.two_rooms_geometry import (
 )
 
 EDGE_M = BORDER_M + ROBOT_RADIUS_M
-# What three passes of pushing out may leave where two surfaces meet.
+# The residual after three iterations of resolving overlaps where two surfaces meet.
 SLACK_M = 1e-3
 
 
@@ -72,7 +72,7 @@ def test_robot_never_exceeds_its_top_speed_or_crosses_the_wall(
     layouts = sample_layouts(rng, 16, "random")
     before = sample_positions(rng, layouts)
     after = drive(layouts, before, np.broadcast_to(velocity, before.shape), dt_s)
-    # Sliding round a corner may add a little to the way that the velocity alone would give.
+    # Sliding around a corner may add a little distance.
     assert np.linalg.norm(after - before, axis=1).max() <= MAX_SPEED_MPS * dt_s + 0.02
     crossed = layouts.side(before) != layouts.side(after)
     along = after[np.arange(len(after)), 1 - layouts.axis]

@@ -345,7 +345,7 @@ def held_out(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def told(held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def outcome(held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the fields of the bundle, from a run without training."""
     named: dict[str, Any] = {}
     monkeypatch.setattr(run._Run, "train", lambda *_: None)
@@ -354,16 +354,16 @@ def told(held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     return named
 
 
-def test_report_states_whether_data_was_held_out(held_out: str, told: dict[str, Any]) -> None:
-    assert told["seen"] == (held_out == "0")
-    assert told["report"]["open_loop"]["held_out"] == (held_out != "0")
+def test_report_states_whether_data_was_held_out(held_out: str, outcome: dict[str, Any]) -> None:
+    assert outcome["seen"] == (held_out == "0")
+    assert outcome["report"]["open_loop"]["held_out"] == (held_out != "0")
 
 
-def test_report_marks_only_the_training_data(held_out: str, told: dict[str, Any], tmp_path: Path) -> None:
+def test_report_marks_only_the_training_data(held_out: str, outcome: dict[str, Any], tmp_path: Path) -> None:
     data = open_module.open_data(
         [DATA[1]], FrameStore(tmp_path, height=48, width=48), held_out=float(held_out)
     )
-    assert told["report"]["trained_on"] == sorted(map(mark, data.train))
+    assert outcome["report"]["trained_on"] == sorted(map(mark, data.train))
     assert (len(data.train) < 12) == (held_out != "0")
 
 

@@ -1,4 +1,4 @@
-"""A robot whose update meets something bad."""
+"""Return a scene: a robot whose update meets a fault."""
 
 from __future__ import annotations
 

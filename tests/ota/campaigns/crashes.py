@@ -1,4 +1,4 @@
-"""A death, a full disk or a failing one, at each system call of an update that changes the disk."""
+"""Kill the process, fill the disk or fail it at each system call of an update that changes the disk."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tests.ota.campaigns import tracing
 from tests.ota.campaigns.scene import MEMORY, Broken, Stage, Story, remove
 from tests.ota.campaigns.tracing import Call, Ended
 
-# What a full disk refuses; what it only has to look up or give back still works.
+# A full disk refuses these calls; lookups and removals still work.
 _TAKES_ROOM = frozenset(
     {"write", "writev", "pwrite64", "sendfile", "copy_file_range", "fallocate", "fsync", "mkdir", "mkdirat",
      "symlink", "symlinkat", "rename", "renameat", "renameat2", "link", "linkat"}
 )  # fmt: skip
-# A disk that fails refuses all changes; opening is left out because files are opened to be read as well.
+# A failing disk refuses all changes; opening is omitted because files are also opened for reading.
 _CHANGES = frozenset(tracing.CALLS) - {"open", "openat", "openat2", "creat"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at a call, and whether at all that follow it too."""
+    """Define what happens at a call, and whether it persists for all later calls."""
 
     name: str
     inject: str
     then: frozenset[str] = frozenset()
 
     def options(self, at: Call, before: Counter[str]) -> list[str]:
-        """For strace, given how many calls of each name came before."""
+        """Return the options of strace for this number of earlier calls of each name."""
         options = ["-e", f"inject={at.name}:{self.inject}:when={at.number}"]
         for name in sorted(self.then & set(before)):
             first = at.number if name == at.name else before[name] + 1
@@ -56,13 +56,13 @@ FAULTS = (
 
 @dataclass
 class Report:
-    """What a campaign met.
+    """Contain the results of a campaign.
 
     Attributes:
-        points: system calls that change the disk, at which the fault was to happen.
-        hit: at which it happened.
-        outcomes: how the process ended under the fault, and how often.
-        findings: what did not hold, with the point.
+        points: Number of system calls that change the disk, where the fault is injected.
+        hit: Number of points where the fault occurred.
+        outcomes: Number of times that the process ended in each way under the fault.
+        findings: Violated invariants, with their points.
     """
 
     story: str
@@ -78,23 +78,22 @@ class Report:
 
 
 def points(stage: Stage, story: Story, root: Path, log: Path) -> list[tuple[Call, Counter[str]]]:
-    """Every system call of a story that changes something in the robot's folder, and how many of each name
-    come before it."""
+    """Return each system call of a story that changes the robot's folder, with the earlier calls by name."""
     stage.put(story, root)
     done = tracing.run(lambda _: stage.play(story, root), root, log, [])
     remove(root)
     if done.status:
         raise Broken(f"{story.name}: it failed without a fault")
-    found, before = [], Counter(dict.fromkeys(done.names, 0))
+    result, before = [], Counter(dict.fromkeys(done.names, 0))
     for call, name in zip(done.calls, done.names, strict=True):
         if call is not None:
-            found.append((call, before.copy()))
+            result.append((call, before.copy()))
         before[name] += 1
-    return found
+    return result
 
 
 def campaign(stage: Stage, story: Story, fault: Fault, *, every: int = 1, first: int = 0) -> Report:
-    """Let a story meet a fault at each of its points, or at every ``every``-th from ``first`` on."""
+    """Inject a fault into a story at every ``every``-th of its points, from ``first`` on."""
     began, report = time.monotonic(), Report(story.name, fault.name)
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         _meet(stage, story, fault, Path(folder), report, every, first)
@@ -111,7 +110,7 @@ def _meet(
         stage.put(story, root)
         try:
             ended = tracing.run(
-                lambda say: _act(stage, story, root, say), root, log, fault.options(at, before)
+                lambda send: _act(stage, story, root, send), root, log, fault.options(at, before)
             )
             report.hit += at in ended.calls
             outcomes[_outcome(ended, fault)] += 1
@@ -123,35 +122,35 @@ def _meet(
     report.outcomes = dict(outcomes.most_common())
 
 
-def _act(stage: Stage, story: Story, root: Path, say: tracing.Say) -> None:
+def _act(stage: Stage, story: Story, root: Path, send: tracing.Say) -> None:
     try:
-        kept = stage.play(story, root)
-        say(f"{kept.result}".encode())
+        state = stage.play(story, root)
+        send(f"{state.result}".encode())
     except JepaRuntimeError as error:
-        say(type(error).__name__.encode())
+        send(type(error).__name__.encode())
     except BaseException as error:
         *_, (place, line) = traceback.walk_tb(error.__traceback__)
-        say(f"!{error!r} at {place.f_code.co_filename}:{line}".encode())
+        send(f"!{error!r} at {place.f_code.co_filename}:{line}".encode())
 
 
 def _outcome(ended: Ended, fault: Fault) -> str:
-    """In one word.
+    """Return the outcome in one word.
 
     Raises:
-        Broken: it ended in no way that is meant.
+        Broken: The process ended in an unexpected way.
     """
-    said = ended.said[-1].decode() if ended.said else ""
-    if said.startswith("!"):
-        raise Broken(f"an error that is none of ours: {said[1:]}")
+    message = ended.messages[-1].decode() if ended.messages else ""
+    if message.startswith("!"):
+        raise Broken(f"an error that is none of ours: {message[1:]}")
     if os.WIFSIGNALED(ended.status) and os.WTERMSIG(ended.status) == signal.SIGKILL and fault == KILL:
         return "killed"
-    if ended.status or not said:
+    if ended.status or not message:
         raise Broken(f"it ended with status {ended.status}")
-    return said
+    return message
 
 
 def shown(reports: Sequence[Report]) -> str:
-    """A table, and every finding."""
+    """Return a table and every finding."""
     lines = [f"{'story':<12}{'fault':<31}{'points':>7}{'hit':>6}{'findings':>10}{'s':>8}  ended"]
     for report in reports:
         ended = ", ".join(f"{name} {count}" for name, count in report.outcomes.items())

@@ -64,8 +64,8 @@ class Row:
 
 def rows() -> list[Row]:
     """Return all rows of the page."""
-    found = enumerate(map(_ROW.fullmatch, PAGE.read_text("utf-8").splitlines()))
-    return [Row(line, row["error"], row["test"]) for line, row in found if row]
+    result = enumerate(map(_ROW.fullmatch, PAGE.read_text("utf-8").splitlines()))
+    return [Row(line, row["error"], row["test"]) for line, row in result if row]
 
 
 class Recorder:

@@ -1,12 +1,12 @@
-"""Power cuts, real ones: what the disk has at a moment, and nothing that only the memory of the system had.
+"""Real power cuts: the disk retains what was written to it, and nothing that was only in memory.
 
-The robot lives on an ext4 file system in a file that is a disk (a loop device). The update is killed at one
-of its system calls; at that moment the file is copied as it is, without any synchronization, and the copy
-mounted: that runs the journal as the next start would. What the process had claimed by then must be there:
-states that it told, the slots that these need, the links.
+The robot is on an ext4 file system in a file that acts as a disk (a loop device). The update is killed at one
+of its system calls; at that moment the file is copied as it is, without any synchronization, and the copy is
+mounted, which replays the journal as the next start would. Everything that the process had confirmed by then
+must exist: the states that it reported, the slots that these need, the links.
 
-The file lies in memory (/dev/shm), so the copy is quick; one during which something was still written is made
-again. What a disk with a cache of its own may lose beyond that is not shown here: fsync flushes that cache.
+The file is in memory (/dev/shm), so the copy is fast; a copy during which something was written is repeated.
+Losses of a disk with a volatile cache are not covered: fsync flushes that cache.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ while True:
     os.fsync(fd)
     time.sleep(0.002)
 """
-# When a state in one of these was told, its work may have moved the links already.
+# When a state with one of these phases was reported, its step may have moved the links already.
 _MOVES_CURRENT = (Phase.SWITCH, Phase.ROLLBACK)
 _MOVES_GOOD = (Phase.SWITCH, Phase.COMMIT, Phase.ROLLBACK)
 _HAS_SLOT = (
@@ -52,8 +52,8 @@ _HAS_SLOT = (
 
 @dataclass(frozen=True)
 class Mode:
-    """How the file system is mounted, and whether another process synchronizes files of its own on it, which
-    also writes much of what others did."""
+    """Define the mount options of the file system, and whether another process calls fsync on it, which
+    also writes much of the data of others."""
 
     name: str
     options: str
@@ -62,14 +62,14 @@ class Mode:
 
 MODES = (
     Mode("default", "rw", False),
-    # Nothing gets to the disk by itself, or by the file system's guess at what programs mean.
+    # Nothing reaches the disk by periodic writeback, or by heuristics of the file system.
     Mode("noauto_da_alloc, commit=600", "noauto_da_alloc,commit=600", False),
     Mode("the same, a neighbor fsyncing", "noauto_da_alloc,commit=600", True),
 )
 
 
 def missing() -> str:
-    """Why no power can be cut here; empty: it can."""
+    """Return the reason why power cuts are impossible here, or an empty string."""
     if reason := tracing.missing():
         return reason
     for tool in ("mkfs.ext4", "mount", "umount"):
@@ -84,15 +84,15 @@ def missing() -> str:
             with _mounted(image, where, "rw"):
                 return ""
         except (OSError, subprocess.CalledProcessError) as error:
-            told = getattr(error, "stderr", b"") or str(error).encode()
-            return f"no file can be mounted as a disk here: {told.decode(errors='replace').strip()}"
+            reported = getattr(error, "stderr", b"") or str(error).encode()
+            return f"no file can be mounted as a disk here: {reported.decode(errors='replace').strip()}"
 
 
 class Disks:
-    """Robots on disks that are files.
+    """Manage robots on disks that are files.
 
     Args:
-        home: a folder in memory.
+        home: A folder in memory.
     """
 
     def __init__(self, stage: Stage, home: Path) -> None:
@@ -103,23 +103,25 @@ class Disks:
         self._before: State | None = None
 
     def prepare(self, story: Story) -> None:
-        """A disk with a robot as it is when a story begins."""
+        """A disk with a robot in its state before a story."""
         _make(self._home / "begin")
         with _mounted(self._home / "begin", self._where, "rw"):
             self._stage.put(story, self.root)
             self._before = state.load(self.root / robot.STATE)
 
     def cut(self, story: Story, mode: Mode, options: Sequence[str]) -> tuple[list[State], tracing.Ended]:
-        """Play a story until strace's ``options`` end it, and cut the power there.
+        """Play a story until the ``options`` of strace end it, and cut the power there.
 
         Returns:
-            The states that were told until then.
+            The states that were reported until then.
         """
         work, left = self._home / "work", self._home / "left"
         _copy(self._home / "begin", work)
         with _mounted(work, self._where, mode.options), _neighbor(self._where, mode.neighbor) as halt:
             ended = tracing.run(
-                lambda say: self._stage.play(story, self.root, told=lambda kept: say(pickle.dumps(kept))),
+                lambda send: self._stage.play(
+                    story, self.root, on_state=lambda state: send(pickle.dumps(state))
+                ),
                 self.root,
                 self._log,
                 options,
@@ -132,35 +134,37 @@ class Disks:
                     break
             else:
                 raise Broken("the disk never rested")
-        return [pickle.loads(said) for said in ended.said], ended
+        return [pickle.loads(message) for message in ended.messages], ended
 
     def points(self, story: Story, mode: Mode) -> list[tuple[tracing.Call, list[str]]]:
-        """The system calls at which power can be cut, with the options for that."""
+        """Return the system calls at which the power can be cut, with the options of strace for them."""
         _copy(self._home / "begin", self._home / "work")
         with _mounted(self._home / "work", self._where, mode.options):
             done = tracing.run(lambda _: self._stage.play(story, self.root), self.root, self._log, [])
         return [(call, KILL.options(call, crashes.Counter())) for call in done.calls if call is not None]
 
-    def check(self, story: Story, told: Sequence[State]) -> None:
-        """Start again from what the cut has left: all that was claimed is there, and the story ends well.
+    def check(self, story: Story, reported: Sequence[State]) -> None:
+        """Restart from the disk after the cut: everything confirmed exists, and the story finishes.
 
         Raises:
-            Broken: it is not.
+            Broken: It does not.
         """
         with _mounted(self._home / "left", self._where, "rw"):
             self._stage.check(story, self.root)
-            self._claims(told)
+            self._claims(reported)
             self._stage.end(story, self.root)
 
-    def _claims(self, told: Sequence[State]) -> None:
+    def _claims(self, reported: Sequence[State]) -> None:
         assert self._before is not None
-        *older, last = [self._before, *told]
-        store, kept = SlotStore(self.root), state.load(self.root / robot.STATE)
-        if kept in older:
-            raise Broken(f"the state is that of {kept.phase}, {last.phase} had been told")
+        *older, last = [self._before, *reported]
+        store, stored = SlotStore(self.root), state.load(self.root / robot.STATE)
+        if stored in older:
+            raise Broken(f"the state is that of {stored.phase}, {last.phase} had been reported")
         for role, version in last.versions.items():
-            if kept.versions.get(role, 0) < version:
-                raise Broken(f"version {version} of {role} had been seen, {kept.versions.get(role)} is kept")
+            if stored.versions.get(role, 0) < version:
+                raise Broken(
+                    f"version {version} of {role} had been seen, {stored.versions.get(role)} is stored"
+                )
         if last.phase in _HAS_SLOT and last.work:
             sha256 = last.work.release.manifest_sha256
             if not store.complete(sha256):
@@ -170,7 +174,7 @@ class Disks:
             ("good", store.good(), last.good, _MOVES_GOOD),
         ):
             if last.phase not in moves and (installed is None or slot != installed.manifest_sha256):
-                raise Broken(f"in {last.phase} {name} leads to {slot}, the state told {installed}")
+                raise Broken(f"in {last.phase} {name} leads to {slot}, the reported state is {installed}")
 
 
 def campaign(
@@ -184,9 +188,9 @@ def campaign(
         for at, options in disks.points(story, mode)[first::every][:limit]:
             report.points += 1
             try:
-                told, ended = disks.cut(story, mode, options)
+                reported, ended = disks.cut(story, mode, options)
                 report.hit += at in ended.calls
-                disks.check(story, told)
+                disks.check(story, reported)
             except (Broken, TimeoutError, JepaRuntimeError) as error:
                 report.findings.append(f"{at}: {error}")
     report.outcomes = {"cut": report.hit}
@@ -197,7 +201,7 @@ def campaign(
 def _make(image: Path) -> None:
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
-    # All is made at once, so that nothing of the making goes on while an update runs.
+    # Everything is created in advance, so that no preparation runs during an update.
     _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
 
 
@@ -217,7 +221,7 @@ def _mounted(image: Path, where: Path, options: str) -> Iterator[None]:
 
 @contextmanager
 def _neighbor(where: Path, is_there: bool) -> Iterator[Callable[[], None]]:
-    """Gives what lets it halt."""
+    """Yield a function that stops it."""
     if not is_there:
         yield lambda: None
         return

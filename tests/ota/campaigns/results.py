@@ -1,4 +1,4 @@
-"""Where the figures of campaigns are kept: one part of ``benchmarks/results/robustness.json`` each."""
+"""The figures of campaigns are stored as one part of ``benchmarks/results/robustness.json`` each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("tuf", "securesystemslib", "pydantic", "zstandard", "urllib3")
 
 
 def keep(part: str, figures: dict[str, Any], path: Path = PATH) -> None:
-    """Write one part anew; the others stay."""
+    """Replace one part and keep the others."""
     content = json.loads(path.read_bytes()) if path.exists() else {}
     content[part] = {
         "on": f"{datetime.now(timezone.utc):%F}",

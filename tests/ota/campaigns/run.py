@@ -1,9 +1,9 @@
-"""All of the campaigns, at every point, in the order of the command line:
+"""Run the campaigns at every point, in the order of the command line:
 
     python -m tests.ota.campaigns.run crashes power
 
-Prints a table for each and every finding, and keeps the figures in ``benchmarks/results/robustness.json``.
-Exit status 1: something was found, or a point was not met.
+Print a table for each and every finding, and store the figures in ``benchmarks/results/robustness.json``.
+Exit status 1: there is a finding, or a point was not reached.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th point")
     parser.add_argument("--jobs", type=int, default=2, help="campaigns at a time (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=results.PATH, help="where the figures go")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     ok = True
-    for part in given.parts:
+    for part in arguments.parts:
         if reason := {"crashes": tracing.missing, "power": power.missing}[part]():
             print(f"{part}: {reason}")
             return 2
         with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-            reports = _all(part, Path(folder), given.every, given.jobs)
+            reports = _all(part, Path(folder), arguments.every, arguments.jobs)
         print(f"\n{part}\n{crashes.shown(reports)}", flush=True)
         met = all(report.hit == report.points > 0 and not report.findings for report in reports)
         ok = ok and met
         figures = {
-            "every": given.every,
+            "every": arguments.every,
             "points": sum(report.points for report in reports),
             "findings": sum(len(report.findings) for report in reports),
             "campaigns": [report.as_json() for report in reports],
         }
-        results.keep(part, figures, given.json)
+        results.keep(part, figures, arguments.json)
     return 0 if ok else 1
 
 
@@ -67,7 +67,7 @@ def _all(part: str, home: Path, every: int, count: int) -> list[Report]:
         jobs = [
             partial(_cut, story=story, mode=mode, every=every) for mode in power.MODES for story in STORIES
         ]
-    # Forked, so that no process has anything left to import when it forks what is traced.
+    # Forked, so that no process has anything left to import when it forks the traced child.
     with get_context("fork").Pool(count) as pool:
         done = [pool.apply_async(job, (stage,)) for job in jobs]
         return [one.get() for one in done]

@@ -39,19 +39,19 @@ from jepa_runtime.ota.transport.repository_sources import Limits
 from tests.ota import robots
 
 VERSIONS = ("1.0.0", "2.0.0", "3.0.0")
-# Where a disk is not what takes the time; None: wherever temporary files go.
+# A disk that does not dominate the run time; None: the default folder for temporary files.
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 _RUNS = 3
 
 
 @dataclass(frozen=True)
 class Story:
-    """What a robot is about to do.
+    """Describe an update of a robot.
 
     Attributes:
-        bad: versions that fail in service.
-        serves: versions of which one serves at any moment.
-        ends: the version that serves in the end.
+        bad: Versions that fail in service.
+        serves: Versions of which one is active at any moment.
+        ends: The version that is active at the end.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Story:
     ends: str
 
     def act(self, client: Client) -> State:
-        """Do it, or go on with it after it was cut off."""
+        """Run the story, or continue it after an interruption."""
         if self.name != "rolled back":
             return client.update()
         if client.state.phase is not Phase.IDLE:
             client.update()
-        serves = client.state.current
-        if serves is not None and serves.version != self.ends:
+        active = client.state.current
+        if active is not None and active.version != self.ends:
             return client.rollback("somebody wants it")
         return client.state
 
@@ -79,15 +79,15 @@ STORIES = (
 
 
 class Broken(AssertionError):
-    """Something does not hold that has to."""
+    """An invariant is violated."""
 
 
 class Stage:
-    """Where stories are played.
+    """Prepare and play stories.
 
     Args:
-        home: an empty folder, for the repository and for robots as they are when their story begins.
-        toy: a bundle to make releases of.
+        home: An empty folder, for the repository and for robots in their initial states.
+        toy: A bundle from which releases are built.
     """
 
     def __init__(self, home: Path, toy: Path) -> None:
@@ -109,7 +109,7 @@ class Stage:
         self._begin(folder, earlier, bundles[0])
 
     def put(self, story: Story, root: Path) -> None:
-        """A robot as it is when the story begins."""
+        """Return a robot in the initial state of the story."""
         shutil.copytree(self._beginning(story.name), root, symlinks=True)
 
     def play(
@@ -117,14 +117,14 @@ class Stage:
         story: Story,
         root: Path,
         *,
-        told: Callable[[State], object] = robot.no_op,
+        on_state: Callable[[State], object] = robot.no_op,
         retry_rejected: bool = False,
     ) -> State:
-        """Let it happen; ``told`` is told each state that is kept, ``again`` tries what was given up."""
+        """Run the story; ``on_state`` receives each stored state."""
         clock, serving = robots.Clock(), robots.Serving(story.bad)
         clock.sleep(3600)
         serving.swap(root / "current")
-        # A file of some 100 kB goes through what one of many MB goes through.
+        # A file of 100 kB takes the same path as one of many MB.
         with (
             patch.object(partial_file, "SYNC_BYTES", 1 << 15),
             patch.object(fetch, "_CHUNK_BYTES", 1 << 14),
@@ -134,7 +134,7 @@ class Stage:
                 **robots.client_arguments(
                     gate=robots.Gate(),
                     serving=serving,
-                    on_state=lambda kept, _: told(kept),
+                    on_state=lambda state, _: on_state(state),
                     now=clock.now,
                     clock=clock,
                     retry_rejected=retry_rejected,
@@ -144,10 +144,10 @@ class Stage:
             return story.act(client)
 
     def check(self, story: Story, root: Path) -> None:
-        """What holds at every moment: a whole model of the story serves, and nothing is torn.
+        """Check the invariants: a complete model of the story is active, and no file is truncated.
 
         Raises:
-            Broken: something of that does not hold.
+            Broken: An invariant is violated.
         """
         store = SlotStore(root)
         try:
@@ -169,27 +169,27 @@ class Stage:
             raise Broken("the trusted root has changed")
 
     def end(self, story: Story, root: Path) -> None:
-        """Let the robot start again, and check that the story ends as it has to, with nothing left over.
+        """Restart the robot, and check that the story ends as expected without leftovers.
 
         Raises:
-            Broken: it does not.
+            Broken: It does not.
         """
         for _ in range(_RUNS):
             try:
-                kept = self.play(story, root, retry_rejected=True)
+                state = self.play(story, root, retry_rejected=True)
             except JepaRuntimeError as error:
                 raise Broken(f"after the fault: {type(error).__name__}: {error}") from error
             self.check(story, root)
-            if kept.phase is not Phase.IDLE:
-                raise Broken(f"after the fault: it ended in {kept.phase}")
+            if state.phase is not Phase.IDLE:
+                raise Broken(f"after the fault: it ended in {state.phase}")
             version = Bundle.open(root / "current").manifest.version
-            serves = {installed.version for installed in (kept.current, kept.good) if installed}
-            if serves != {version}:
-                raise Broken(f"after the fault: {version} serves, the state says {serves}")
+            active = {installed.version for installed in (state.current, state.good) if installed}
+            if active != {version}:
+                raise Broken(f"after the fault: {version} serves, the state says {active}")
             if version == story.ends:
                 break
         else:
-            raise Broken(f"after the fault: {version} serves, not {story.ends}: {kept.reason}")
+            raise Broken(f"after the fault: {version} serves, not {story.ends}: {state.reason}")
         rests = [
             str(path.relative_to(root))
             for folder in (root, root / "staging", root / "trash", *(root / "slots").iterdir())
@@ -221,14 +221,14 @@ class Stage:
         class Cut(BaseException):
             pass
 
-        def cut(kept: State) -> None:
-            if kept.phase is Phase.SWITCH:
+        def cut(state: State) -> None:
+            if state.phase is Phase.SWITCH:
                 raise Cut
 
         root = self._beginning(find_rollback.name)
         self.put(update, root)
         try:
-            self.play(update, root, told=cut)
+            self.play(update, root, on_state=cut)
         except Cut:
             return
         raise Broken("3.0.0 was never switched to")
@@ -242,7 +242,7 @@ def remove(root: Path) -> None:
 
 
 def _release(toy: Path, folder: Path, version: str) -> Bundle:
-    """The bundle with some weights changed, which a delta expresses well, and a file that is new."""
+    """Return the bundle with some changed weights, which a delta encodes well, and a new file."""
     shutil.copytree(toy, folder)
     chance = random.Random(version)
     large, small = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_size, reverse=True)[:2]

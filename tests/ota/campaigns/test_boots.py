@@ -1,4 +1,4 @@
-"""Models that take the machine down while they are opened, on a booted Debian: systemd as PID 1, the shipped
+"""Models that crash the machine while they are opened, on a booted Debian: systemd as PID 1, the shipped
 units and accounts, and a power cut at each boot."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.ota.fleets import Fleet, edit
 from tests.ota.robots import Died, Gate, Serving, client_arguments, dies_in
 
 _PACKAGES = "systemd,systemd-sysv,python3,libgl1,libglib2.0-0,libxcb1"
-# Not a camera, which a container has not; and updates that need no look while a test waits.
+# No camera, which a container lacks; and updates without a check while a test waits.
 _DROP_INS = {
     "jepa-run.service.d/test.conf": "[Service]\nExecStart=\nExecStart=/opt/jepa-edge/bin/jepa-runtime run "
     "--robot /var/lib/jepa-edge --source two_rooms --rate 30\n",
@@ -37,7 +37,7 @@ _NEEDED = ("mmdebstrap", "systemd-nspawn", "systemd-sysusers", "systemctl")
 
 pytestmark = [
     pytest.mark.slow,
-    # A Debian is made, and started up to seven times.
+    # A Debian system is built, and booted up to seven times.
     pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
     pytest.mark.skipif(
@@ -47,27 +47,27 @@ pytestmark = [
 
 
 def suite() -> str:
-    """The release of Debian whose libraries the Python of these tests runs with."""
-    told = dict(
+    """Return the release of Debian whose libraries match the Python of these tests."""
+    reported = dict(
         line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
     )
-    return told.get("VERSION_CODENAME", "").strip('"')
+    return reported.get("VERSION_CODENAME", "").strip('"')
 
 
 class Machine:
-    """A Debian in a folder, as firmware_configs/README.md sets a robot up."""
+    """Return a Debian system in a folder, with a robot set up as in firmware_configs/README.md."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.root = folder / "var/lib/jepa-edge"
         self.writes = folder / "var/lib/jepa-edge-run"
-        made = subprocess.run(
+        created = subprocess.run(
             ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", suite(), folder],
             capture_output=True,
             text=True,
         )
-        if made.returncode:
-            pytest.skip(f"no Debian could be made here: {made.stderr.strip()[-200:]}")
+        if created.returncode:
+            pytest.skip(f"no Debian could be made here: {created.stderr.strip()[-200:]}")
         apply(folder, find_shipped(("common",)))
         units = folder / "etc/systemd/system"
         for name, content in _DROP_INS.items():
@@ -83,7 +83,7 @@ class Machine:
             subprocess.run([command[0], f"--root={folder}", *command[1:]], check=True, capture_output=True)
 
     def take(self, fleet: Fleet) -> None:
-        """Give it the robot's folder and the repository."""
+        """Bind the robot's folder and the repository."""
         repository = self.folder / "srv/repository"
         for left in (repository, self.root, self.writes):
             if left.exists():
@@ -97,7 +97,7 @@ class Machine:
 
     @contextmanager
     def booted(self) -> Iterator[None]:
-        """From its start to a power cut."""
+        """Boot until a power cut."""
         paths = dict.fromkeys(str(Path(path)) for path in (ROOT, sys.prefix, sys.base_prefix))
         command = [
             "systemd-nspawn",
@@ -105,7 +105,7 @@ class Machine:
             "--boot",
             "--register=no",
             "--keep-unit",
-            # Another of the same folder's name, or what one that was killed has left, would be in its way.
+            # A folder of the same name or leftovers of a killed one would conflict.
             f"--machine=boot-{uuid.uuid4().hex[:12]}",
             "--directory",
             self.folder,
@@ -128,14 +128,14 @@ class Machine:
                 process.wait()
 
     def opens(self) -> str:
-        """Which model the serving process opens or serves in this boot; empty: none yet."""
+        """Return the model that the serving process opens or serves in this boot, or an empty string."""
         try:
             return (self.writes / "what").read_text().split()[1]
         except (OSError, IndexError):
             return ""
 
     def forget(self) -> None:
-        """Let :meth:`opens` speak of the next boot: after a power cut nothing else reads that file."""
+        """Let :meth:`opens` refer to the next boot: after a power cut nothing else reads that file."""
         (self.writes / "what").unlink(missing_ok=True)
 
 
@@ -179,10 +179,10 @@ def test_candidate_that_crashes_the_machine_is_rolled_back_after_three_boots(
         machine, candidate, MAX_ATTEMPTS, lambda: SlotStore(machine.root).current() == good
     )
     assert opened == [candidate] * MAX_ATTEMPTS + [good]
-    kept = _kept(machine)
-    assert ended and kept.result in ("refused", "unchanged", "failed"), kept
-    assert kept.current == kept.good and f"was opened {MAX_ATTEMPTS} times in {MAX_ATTEMPTS} boots" in (
-        kept.refused[candidate].reason
+    state = _kept(machine)
+    assert ended and state.result in ("refused", "unchanged", "failed"), state
+    assert state.current == state.good and f"was opened {MAX_ATTEMPTS} times in {MAX_ATTEMPTS} boots" in (
+        state.refused[candidate].reason
     )
 
 
@@ -201,18 +201,18 @@ def test_active_model_that_crashes_the_machine_is_replaced_after_five_boots(
         machine, active, MAX_BOOTS, lambda: SlotStore(machine.root).good() == earlier
     )
     assert opened == [active] * MAX_BOOTS + [earlier]
-    kept = _kept(machine)
-    assert ended and SlotStore(machine.root).current() == earlier, kept
-    assert f"was opened in {MAX_BOOTS} consecutive boots" in kept.refused[active].reason
+    state = _kept(machine)
+    assert ended and SlotStore(machine.root).current() == earlier, state
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in state.refused[active].reason
 
 
 def boot_until_another_opens(
     machine: Machine, model: str, most: int, restored: Callable[[], bool]
 ) -> tuple[list[str], bool]:
-    """Boot a machine that ``model`` takes down until it opens another, at most ``most`` + 3 times.
+    """Boot a machine that ``model`` crashes until it opens another, at most ``most`` + 3 times.
 
     Returns:
-        What was opened in each boot; and whether ``restored`` held and the update ended in the last.
+        The model opened in each boot, and whether the update finished with ``restored`` active in the last.
     """
     opened: list[str] = []
     for _ in range(most + 3):

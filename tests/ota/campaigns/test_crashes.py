@@ -1,6 +1,6 @@
-"""A death, a full disk or a failing one at any system call: a whole model serves, and the next start ends it.
+"""A kill or a disk fault at any system call: a complete model is active, and the next start finishes.
 
-The quick part takes a sample of the points; ``-m slow`` takes all.
+The fast part takes a sample of the points; ``-m slow`` takes all.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def test_delta_leftover_that_cannot_be_removed_raises_a_coded_error(
         patched.setattr(os, "unlink", failing)
         if rest == ".made.tmp":
             patched.setattr(deltas, "_add", broken)
-        kept = stage.play(UPDATE, tmp_path / "robot")
+        state = stage.play(UPDATE, tmp_path / "robot")
     # After some attempts the whole file is fetched instead.
-    assert kept.result == "updated"
+    assert state.result == "updated"
     assert "Input/output error" in (tmp_path / "robot" / "audit.log").read_text()
     stage.check(UPDATE, tmp_path / "robot")
     stage.end(UPDATE, tmp_path / "robot")

@@ -1,6 +1,6 @@
-"""Attacks and faults that meet a whole robot: what it says, and what serves meanwhile and after.
+"""Attacks and faults on a whole robot: its error, and the active model meanwhile and afterwards.
 
-Those that meet a part of it stand with the tests of that part; ``docs/update-faults.md`` names all.
+Tests of single parts are next to the tests of those parts; ``docs/update-faults.md`` lists all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIMITS = {"free_bytes": 0}
 
 
 class Fleet:
-    """A robot that asks a web server for what a signed repository offers; only the engine is left out."""
+    """Return a robot that updates from a signed repository on a web server; only the engine is simulated."""
 
     def __init__(
         self, home: Path, bundles: list[Bundle], repository: Repository, server: FaultServer
@@ -77,7 +77,7 @@ class Fleet:
             return client.update()
 
     def served(self, name: str) -> str:
-        """The path under which a server has a file."""
+        """Return the path under which a server has a file."""
         if name == "timestamp":
             return "metadata/timestamp.json"
         if name in self.repository.signed:
@@ -92,7 +92,7 @@ class Fleet:
 
 
 def _longer(bundle: Bundle, folder: Path) -> Bundle:
-    """With a file that does not come in a few steps of a few bytes."""
+    """Limit downloads so that a file needs several steps."""
     shutil.copytree(bundle.path, folder)
     (folder / "report.json").write_text(json.dumps({"padding": "x" * 4000}))
     return seal(folder, bundle.manifest)
@@ -109,7 +109,7 @@ def fleet(
 
 FILES = ("timestamp", "channel-stable", "pointer", "report.json")
 METADATA, SMALL, LARGE = FILES[:2], FILES[2:3], FILES[3:]
-# What a server does, and what is said of it for each file.
+# The behavior of a server, and the error for each file.
 FAULTS: dict[str, tuple[Fault, dict[tuple[str, ...], str]]] = {
     "cuts the connection": (servers.cut(5), {FILES: "the connection was lost, or the response is not HTTP"}),
     "falls silent": (servers.stall(5), {FILES: "the server is silent or too slow"}),
@@ -131,7 +131,7 @@ FAULTS: dict[str, tuple[Fault, dict[tuple[str, ...], str]]] = {
 
 
 SLOW = "sends a byte now and then"
-# By which these are noticed; on a busy machine an honest answer may take longer.
+# Timeouts by which these are detected; on a busy machine a valid answer may take longer.
 IMPATIENT = {"falls silent": {"read_s": 0.1}, SLOW: {"total_s": 2}}
 
 
@@ -142,13 +142,13 @@ IMPATIENT = {"falls silent": {"read_s": 0.1}, SLOW: {"total_s": 2}}
 def test_update_with_server_errors_reports_them_and_keeps_the_active_model(
     fleet: Fleet, fault: str, name: str
 ) -> None:
-    does, said = FAULTS[fault]
-    fleet.server.faults[fleet.served(name)] = does
+    behavior, expected = FAULTS[fault]
+    fleet.server.faults[fleet.served(name)] = behavior
     edit(fleet.root, fetch=LIMITS | IMPATIENT.get(fault, {}))
-    kept = fleet.update()
-    assert (kept.result, kept.phase, fleet.version) == ("failed", Phase.IDLE, "1.0.0")
-    (reason,) = (reason for files, reason in said.items() if name in files)
-    assert re.search(reason, kept.reason), kept.reason
+    state = fleet.update()
+    assert (state.result, state.phase, fleet.version) == ("failed", Phase.IDLE, "1.0.0")
+    (reason,) = (reason for files, reason in expected.items() if name in files)
+    assert re.search(reason, state.reason), state.reason
     assert len(fleet.server.requests) < 150
     fleet.server.faults.clear()
     edit(fleet.root, fetch=LIMITS)
@@ -171,9 +171,9 @@ def test_update_with_a_busy_server_waits_as_long_as_requested(fleet: Fleet, name
 
 def test_update_with_the_clock_ten_years_ahead_stops_and_keeps_the_active_model(fleet: Fleet) -> None:
     fleet.now += timedelta(days=3650)
-    kept = fleet.update()
-    assert kept.result == "failed" and "is expired at 2036-02-27 01:00 UTC" in kept.reason
-    assert "this clock is ahead, set it" in kept.reason and fleet.version == "1.0.0"
+    state = fleet.update()
+    assert state.result == "failed" and "is expired at 2036-02-27 01:00 UTC" in state.reason
+    assert "this clock is ahead, set it" in state.reason and fleet.version == "1.0.0"
     fleet.now -= timedelta(days=3650)
     assert fleet.update().result == "updated"
 
@@ -181,7 +181,7 @@ def test_update_with_the_clock_ten_years_ahead_stops_and_keeps_the_active_model(
 def test_update_with_the_clock_ten_years_back_continues_and_rejections_expire(fleet: Fleet) -> None:
     assert fleet.update(gate=Gate({"2.0.0": "probe"})).result == "refused"
     fleet.now -= timedelta(days=3650)
-    assert fleet.update().result == "refused", "all that tells the time is when the repository was signed"
+    assert fleet.update().result == "refused", "only the signatures give evidence of the time"
     fleet.repository.now += timedelta(hours=3)
     fleet.repository.publish()
     assert fleet.update().result == "updated"
@@ -190,16 +190,16 @@ def test_update_with_the_clock_ten_years_back_continues_and_rejections_expire(fl
 def test_manifest_of_another_release_is_rejected(fleet: Fleet) -> None:
     release = release_of(fleet.bundles[1], 3, manifest_sha256=fleet.bundles[2].sha256)
     fleet.point(release.model_dump_json().encode())
-    kept = fleet.update()
-    assert kept.result == "failed" and "not the manifest of release 3" in kept.reason
+    state = fleet.update()
+    assert state.result == "failed" and "not the manifest of release 3" in state.reason
     assert fleet.version == "1.0.0"
 
 
 def test_pointer_to_another_model_is_rejected(fleet: Fleet) -> None:
     content = json.loads(release_of(fleet.bundles[1], 3).model_dump_json())
     fleet.point(json.dumps(content | {"model_id": "other"}).encode())
-    kept = fleet.update()
-    assert kept.result == "failed" and "offers model other instead of toy" in kept.reason
+    state = fleet.update()
+    assert state.result == "failed" and "offers model other instead of toy" in state.reason
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_pointer_to_another_model_is_rejected(fleet: Fleet) -> None:
 )
 def test_signed_pointer_with_malformed_content_is_reported(fleet: Fleet, content: bytes, reason: str) -> None:
     fleet.point(content)
-    kept = fleet.update()
-    assert kept.result == "failed" and reason in kept.reason
+    state = fleet.update()
+    assert state.result == "failed" and reason in state.reason
     assert fleet.version == "1.0.0"
 
 
@@ -224,22 +224,22 @@ def test_slot_damaged_while_waiting_is_not_activated(site: Site, bundles: list[B
     serving.swap(site.root / "current")
     site.repository.publish(bundles[1], 2)
 
-    def rot(kept: State, _: str) -> None:
-        if kept.phase is Phase.ARMED:
+    def rot(state: State, _: str) -> None:
+        if state.phase is Phase.ARMED:
             path = SlotStore(site.root).folder(bundles[1].sha256) / "report.json"
             path.chmod(0o644)
             path.write_bytes(b"{}")
 
-    kept = site.update(on_state=rot)
-    assert kept.result == "refused" and "report.json: has 2 bytes, the manifest lists" in kept.reason
+    state = site.update(on_state=rot)
+    assert state.result == "refused" and "report.json: has 2 bytes, the manifest lists" in state.reason
     assert (site.version, site.good) == ("1.0.0", "1.0.0") and "2.0.0" not in serving.swaps
 
 
 def test_restarts_of_a_committed_model_are_not_counted(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
-    told: list[State] = []
-    site.update(on_state=lambda kept, _: told.append(kept))
-    after_commit = next(kept for kept in told if kept.phase is Phase.REPORT)
+    messages: list[State] = []
+    site.update(on_state=lambda state, _: messages.append(state))
+    after_commit = next(state for state in messages if state.phase is Phase.REPORT)
     for _ in range(10):
         state.save(site.root / robot.STATE, after_commit)
         assert site.update().result == "updated"
@@ -248,9 +248,9 @@ def test_restarts_of_a_committed_model_are_not_counted(site: Site, bundles: list
 
 def test_update_success_is_not_reported_before_the_commit(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
-    told: list[tuple[str, str, str]] = []
-    site.update(on_end=lambda kept: told.append((kept.result, site.version, site.good)))
-    assert told == [("updated", "2.0.0", "2.0.0")]
+    messages: list[tuple[str, str, str]] = []
+    site.update(on_end=lambda state: messages.append((state.result, site.version, site.good)))
+    assert messages == [("updated", "2.0.0", "2.0.0")]
 
 
 def test_report_that_cannot_be_delivered_causes_no_rollback(site: Site, bundles: list[Bundle]) -> None:
@@ -264,7 +264,7 @@ def test_report_that_cannot_be_delivered_causes_no_rollback(site: Site, bundles:
 
 
 def test_update_without_a_temporary_folder_succeeds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may lie in memory, or on another disk than the slots."""
+    """Put the temporary folder in memory or on another disk than the slots."""
     monkeypatch.setenv("TMPDIR", "/nowhere")
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert fleet.update().result == "updated"

@@ -1,4 +1,4 @@
-"""Power cuts on a real file system: what was claimed is kept, and the next start ends the update."""
+"""Power cuts on a real file system: confirmed writes persist, and the next start finishes the update."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_power_cut_without_fsync_loses_confirmed_writes(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     report = power.campaign(stage, TAKEN_BACK, MODES[1], every=12, first=11)
-    assert any("had been told" in finding for finding in report.findings)
+    assert any("had been reported" in finding for finding in report.findings)
 
 
 @pytest.mark.slow

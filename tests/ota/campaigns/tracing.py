@@ -1,8 +1,8 @@
-"""System calls that change a disk: which ones a process makes, and what happens if one of them fails or is
-its last. strace(1) stands in between; the process is a child that is forked for it, with all imports done.
+"""Trace the system calls of a process that change a disk, and make one of them fail or be its last. It uses
+strace(1); the process is a forked child with all imports done.
 
-A call is known by its name and by its number among those of that name, so what is traced has to do the same
-each time.
+A call is identified by its name and its number among those of that name, so the traced function must be
+deterministic.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CALLS = (
     "rmdir", "mkdir", "mkdirat", "mknod", "mknodat", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown",
     "fchown", "lchown", "fchownat", "utime", "utimes", "utimensat", "futimesat",
 )  # fmt: skip
-# Names that a machine does not know are left out by the question mark.
+# The question mark skips names that a machine does not know.
 _TRACE = "trace=" + ",".join(f"?{name}" for name in CALLS)
 _LINE = re.compile(r"(\w+)\(")
 _WRITES = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC)")
-# What differs from run to run in names: random parts.
+# Random parts of names, which differ from run to run.
 _RANDOM = re.compile(r"[0-9a-f]{32}(?![0-9a-f])|(?<=/tmp)\w{8}(?=$)")
 _PR_SET_PTRACER, _ANYBODY = 0x59616D61, -1
 _LIMIT_S = 60.0
@@ -43,7 +43,7 @@ Say = Callable[[bytes], object]
 
 @dataclass(frozen=True)
 class Call:
-    """One that changes something below the folder of interest: the ``number``-th of this name."""
+    """A call that changes something below the folder of interest: the ``number``-th of this name."""
 
     name: str
     number: int
@@ -55,33 +55,33 @@ class Call:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended, what it said until then, and every call that it made."""
+    """Contain the status of a child, its messages, and its calls."""
 
     status: int
-    said: list[bytes]
+    messages: list[bytes]
     calls: list[Call | None]
     names: list[str]
 
 
 def missing() -> str:
-    """Why nothing can be traced here; empty: it can."""
+    """Return the reason why tracing is impossible here, or an empty string."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     try:
-        done = run(lambda say: say(b"heartbeat"), Path("/"), Path(os.devnull), [])
+        done = run(lambda send: send(b"heartbeat"), Path("/"), Path(os.devnull), [])
     except TimeoutError as error:
         return f"strace cannot attach to a process here: {error}"
-    return "" if done.said == [b"heartbeat"] else f"what strace traces does not work here: {done}"
+    return "" if done.messages == [b"heartbeat"] else f"what strace traces does not work here: {done}"
 
 
 def run(act: Callable[[Say], object], below: Path, log: Path, options: Sequence[str]) -> Ended:
-    """Do something in a traced child.
+    """Run a function in a traced child.
 
     Args:
-        act: is given a way to say something that no fault can hold up.
-        below: the folder of interest.
-        log: a file for strace.
-        options: more for strace, such as what to inject.
+        act: The function; it receives a function that sends a message, which no fault affects.
+        below: The folder of interest.
+        log: A file for strace.
+        options: More options of strace, such as faults to inject.
 
     Raises:
         TimeoutError: strace did not attach, or the child did not end.
@@ -101,7 +101,7 @@ def run(act: Callable[[Say], object], below: Path, log: Path, options: Sequence[
         _wait_for_tracer(pid, tracer)
         ours.settimeout(_LIMIT_S)
         ours.send(b"go")
-        said = list(iter(lambda: ours.recv(_MESSAGE_BYTES), b""))
+        messages = list(iter(lambda: ours.recv(_MESSAGE_BYTES), b""))
     except BaseException:
         with suppress(ProcessLookupError):
             os.kill(pid, 9)
@@ -117,13 +117,13 @@ def run(act: Callable[[Say], object], below: Path, log: Path, options: Sequence[
         numbers[name] += 1
         names.append(name)
         calls.append(_changing(name, numbers[name], line, below))
-    return Ended(status, said, calls, names)
+    return Ended(status, messages, calls, names)
 
 
 def _child(act: Callable[[Say], object], channel: socket.socket) -> None:
     status = 1
     try:
-        # Where the system allows only parents to trace.
+        # For systems that allow only parents to trace.
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_long(_ANYBODY), 0, 0, 0)
         channel.recv(2)
         act(channel.send)
@@ -140,14 +140,14 @@ def _wait_for_tracer(pid: int, tracer: subprocess.Popen[bytes]) -> None:
         if tracer.poll() is not None or time.monotonic() > ends:
             raise TimeoutError(f"it ended with {tracer.poll()}")
         time.sleep(0.001)
-    # It has attached; that it also interrupts the child follows at once.
+    # strace has attached; the interruption of the child follows.
     time.sleep(0.002)
 
 
 def _calls(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
-        if found := _LINE.match(line):
-            yield found[1], line
+        if match := _LINE.match(line):
+            yield match[1], line
 
 
 def _changing(name: str, number: int, line: str, below: Path) -> Call | None:

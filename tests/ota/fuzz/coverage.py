@@ -1,8 +1,8 @@
-"""The same readers under atheris (``pip install atheris``), which looks for inputs that reach new code:
+"""Fuzz the same readers with atheris (``pip install atheris``), which searches inputs that reach new code:
 
     python -m tests.ota.fuzz.coverage manifest -runs=100000
 
-Everything after the name goes to libFuzzer. It starts from the valid inputs, and ends at the first finding.
+Arguments after the name go to libFuzzer. It starts from the valid inputs, and ends at the first finding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes that are nearly right: valid documents with a few things wrong, chosen by a seed."""
+"""Mutations of valid documents, determined by a seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from copy import deepcopy
 from random import Random
 from typing import Any
 
-# What has broken readers of JSON and of times before.
+# Values that have broken readers of JSON and of times before.
 _ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, 5e-324, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1,
     2**64, 10**400, float("nan"), float("inf"), "", " ", "\0", "\ud800", "\u202e", "\u0661", "..",
@@ -25,7 +25,7 @@ _TEXTS = (
 
 
 def mutated(chance: Random, seeds: Sequence[bytes], *, is_json: bool) -> bytes:
-    """One of ``seeds`` with a few changes: of its tokens where it is JSON, or of its bytes."""
+    """Return one of ``seeds`` with a few changes: of its tokens if it is JSON, otherwise of its bytes."""
     data = chance.choice(seeds)
     if not is_json:
         return _bytes(chance, data, seeds)
@@ -68,24 +68,24 @@ def _tokens(chance: Random, tree: Any, seeds: Sequence[bytes]) -> bytes:
     text = json.dumps(holder[0], ensure_ascii=chance.random() < 0.9, indent=chance.choice((None, None, 1)))
     data = text.encode("utf-8", "surrogatepass")
     if chance.random() < 0.02 and (at := data.find(b'": ')) > 0:
-        # The same key once more.
+        # A duplicate key.
         first = data.rindex(b'"', 0, at)
         data = data[:first] + data[first : at + 2] + b" 0, " + data[first:]
     return data
 
 
 def _places(node: Any) -> list[tuple[Any, Any]]:
-    """Every place in a tree: what holds it, and under which key."""
-    found: list[tuple[Any, Any]] = []
+    """Return every place in a tree: its container and its key."""
+    result: list[tuple[Any, Any]] = []
     left = [node]
     while left:
         inside = left.pop()
         keys = list(inside) if isinstance(inside, dict) else range(min(len(inside), 50))
         for key in keys:
-            found.append((inside, key))
+            result.append((inside, key))
             if isinstance(inside[key], (dict, list)):
                 left.append(inside[key])
-    return found
+    return result
 
 
 def _bytes(chance: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:

@@ -1,12 +1,11 @@
-"""Feeds every reader with bytes that are nearly right, as many as asked for:
+"""Fuzz every reader with mutated input:
 
     python -m tests.ota.fuzz.run --executions 1000000
 
-Each reader is fed in a process of its own, whose memory is limited. Prints executions, seconds and findings
-of each, and keeps the figures in ``benchmarks/results/robustness.json``. A finding is an error of another
-kind than a reader may raise (running out of memory is one), or an input that takes seconds of processor
-time; it is told with the seed that makes it again (``--reader NAME --seed N --executions 1``). Exit status 1:
-there is one.
+Each reader runs in its own process with limited memory. Print executions, seconds and findings of each, and
+store the figures in ``benchmarks/results/robustness.json``. A finding is an exception that a reader must not
+raise (such as MemoryError), or an input that takes seconds of processor time; it is reported with the seed
+that reproduces it (``--reader NAME --seed N --executions 1``). Exit status 1: there is a finding.
 """
 
 from __future__ import annotations
@@ -42,19 +41,19 @@ _MOST_FINDINGS = 20
 
 @dataclass
 class Fed:
-    """What came of feeding one reader.
+    """Contain the results of fuzzing one reader.
 
     Attributes:
-        taken: how many inputs it took.
-        refused: how many it raised one of its errors for.
-        grown_mb: by how much its process grew at its largest.
-        findings: one for each place where something else was raised, with the seed.
+        accepted: Number of inputs that it accepted.
+        rejected: Number of inputs for which it raised a coded error.
+        grown_mb: Growth of the peak memory of its process.
+        findings: One for each place that raised another exception, with the seed.
     """
 
     name: str
     executions: int = 0
-    taken: int = 0
-    refused: int = 0
+    accepted: int = 0
+    rejected: int = 0
     seconds: float = 0.0
     grown_mb: float = 0.0
     findings: dict[str, str] = field(default_factory=dict)
@@ -74,9 +73,9 @@ def feed(target: Target, seeds: range) -> Fed:
             signal.setitimer(signal.ITIMER_PROF, _SLOW_S)
             try:
                 target.read(data)
-                fed.taken += 1
+                fed.accepted += 1
             except target.errors:
-                fed.refused += 1
+                fed.rejected += 1
             except (Exception, Hung) as error:
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
@@ -101,7 +100,7 @@ def _alarmed() -> Iterator[None]:
 
 
 def _limit_memory() -> None:
-    """To what is there already, and so much more."""
+    """Limit the memory of the process to its present size plus this amount."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + (MEMORY_MB << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -111,32 +110,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--executions", type=int, default=1_000_000, help="of all readers together")
     parser.add_argument("--seed", type=int, default=0, help="the first (default: %(default)s)")
-    parser.add_argument("--reader", help="only this one; told as JSON, and not kept")
+    parser.add_argument("--reader", help="only this reader; print its results as JSON without storing them")
     parser.add_argument("--jobs", type=int, default=2, help="readers at a time (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=results.PATH, help="where the figures go")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=MEMORY) as home:
         readers = targets(Path(home), make_bundle(Path(home, "toy")).path)
-        if given.reader:
-            reader = next(one for one in readers if one.name == given.reader)
+        if arguments.reader:
+            reader = next(one for one in readers if one.name == arguments.reader)
             _limit_memory()
-            print(json.dumps(asdict(feed(reader, range(given.seed, given.seed + given.executions)))))
+            print(
+                json.dumps(asdict(feed(reader, range(arguments.seed, arguments.seed + arguments.executions))))
+            )
             return 0
     shares = sum(reader.share for reader in readers)
-    counts = {reader.name: -int(-given.executions * reader.share // shares) for reader in readers}
-    with ThreadPoolExecutor(given.jobs) as pool:
-        fed = list(pool.map(lambda name: _fed_elsewhere(name, given.seed, counts[name]), counts))
+    counts = {reader.name: -int(-arguments.executions * reader.share // shares) for reader in readers}
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        fed = list(pool.map(lambda name: _fed_elsewhere(name, arguments.seed, counts[name]), counts))
     print(shown(fed))
-    found = sum(len(one.findings) for one in fed)
+    result = sum(len(one.findings) for one in fed)
     figures: dict[str, Any] = {
         "executions": sum(one.executions for one in fed),
-        "findings": found,
+        "findings": result,
         "memory_limit_mb": MEMORY_MB,
-        "seed": given.seed,
+        "seed": arguments.seed,
         "readers": [asdict(one) for one in fed],
     }
-    results.keep("fuzzing", figures, given.json)
-    return 1 if found else 0
+    results.keep("fuzzing", figures, arguments.json)
+    return 1 if result else 0
 
 
 def _fed_elsewhere(reader: str, seed: int, count: int) -> Fed:
@@ -155,7 +156,7 @@ def _fed_elsewhere(reader: str, seed: int, count: int) -> Fed:
 
 
 def shown(fed: list[Fed]) -> str:
-    """A table, and every finding."""
+    """Return a table and every finding."""
     lines = [f"{'reader':<30}{'executions':>11}{'taken':>9}{'s':>7}{'MB more':>9}{'findings':>10}"]
     for one in fed:
         lines.append(

@@ -1,7 +1,6 @@
-"""Everything on a robot that reads bytes which others may have written, with valid ones to begin from.
+"""All readers of untrusted bytes on a robot, with valid inputs as seeds.
 
-Whatever the bytes are, a reader takes them or raises one of its errors: nothing else, soon, and within little
-memory.
+For any bytes, a reader accepts them or raises one of its errors, quickly and with little memory.
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ class Target:
     """A reader.
 
     Attributes:
-        seeds: valid inputs.
-        read: takes bytes.
-        errors: what it may raise.
-        share: how many of all executions it is to get, relative to the others.
+        seeds: Valid inputs.
+        read: Reads bytes.
+        errors: Exceptions that it may raise.
+        share: Its share of all executions, relative to the others.
     """
 
     name: str
@@ -78,11 +77,11 @@ class Target:
 
 
 def targets(home: Path, toy: Path) -> list[Target]:
-    """All readers.
+    """Return all readers.
 
     Args:
-        home: a folder for their files.
-        toy: a bundle.
+        home: A folder for their files.
+        toy: A bundle.
     """
     bundle = Bundle.open(toy)
     state_file, config_file, log = home / "state.json", home / "config.json", home / "audit.log"
@@ -174,7 +173,7 @@ def _checked(fields: bytes) -> bytes:
 
 
 def _read_log(path: Path) -> None:
-    """Whatever is there, a robot can write on; who reads is told."""
+    """Open a log with any content: a robot can append to it, and readers get an error."""
     try:
         audit_log.AuditLog(path, lambda: robots.NOW).append("looked")
     except StorageError as error:
@@ -203,7 +202,7 @@ def _arrays() -> Iterator[bytes]:
 
 
 def _deltas() -> Iterator[bytes]:
-    """Real ones, and frames that lie about their size or carry what a reader may trip over."""
+    """Return real frames, and frames with a false size or other content that may break a reader."""
     head = deltas.HEADER.pack(deltas.MAGIC, deltas.VERSION, len(_BASE), len(_MADE))
     content = packing.make(_BASE, _MADE)[deltas.HEADER.size :]
     zeros, noise = bytes(len(_MADE)), hashlib.shake_128(b"noise").digest(len(_MADE))
@@ -218,7 +217,7 @@ def _deltas() -> Iterator[bytes]:
         + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
         + stream.flush()
     )
-    # A frame of one segment that says it becomes 2^40 bytes, and one that asks for a window of 2 GiB.
+    # A frame of one segment with a claimed size of 2^40 bytes, and one that requires a window of 2 GiB.
     yield head + b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 1 << 40) + content[9:]
     yield head + b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x03\x00\x00"
     yield head + b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"skip" + content
@@ -247,7 +246,7 @@ class _Folder:
     """A source in memory.
 
     Attributes:
-        files: by path.
+        files: Contents by path.
     """
 
     offset = 0
@@ -263,7 +262,7 @@ class _Folder:
 
 
 def _metadata(home: Path) -> Iterator[Target]:
-    """Each role, as it comes and as its own keys sign it."""
+    """Return each role, as published and as signed by its own keys."""
     repository = Repository(home / "repository")
     repository.publish("targets", "channel-stable")
     repository.rotate("timestamp")
@@ -271,8 +270,11 @@ def _metadata(home: Path) -> Iterator[Target]:
     for role in [role for role in LIVES if role != "channel-canary"]:
         content = repository.file(role).read_bytes()
         seeds = (content,)
-        said = (json.dumps(json.loads(content)["signed"]).encode(),)
-        for name, inputs, signs in ((f"{role}, as it comes", seeds, False), (f"{role}, signed", said, True)):
+        message = (json.dumps(json.loads(content)["signed"]).encode(),)
+        for name, inputs, signs in (
+            (f"{role}, as it comes", seeds, False),
+            (f"{role}, signed", message, True),
+        ):
             yield Target(
                 name,
                 inputs,
@@ -293,12 +295,12 @@ def _refreshing(home: Path, repository: Repository, role: str, signs: bool) -> C
         content = data
         if signs:
             try:
-                said = json.loads(data)
-                payload = (encode_canonical(said) or "").encode()
-            except Exception:  # what cannot be signed is nobody's metadata
+                message = json.loads(data)
+                payload = (encode_canonical(message) or "").encode()
+            except Exception:  # metadata that cannot be signed has no signer
                 return
             content = json.dumps(
-                {"signed": said, "signatures": [signer.sign(payload).to_dict() for signer in signers]}
+                {"signed": message, "signatures": [signer.sign(payload).to_dict() for signer in signers]}
             ).encode()
         source, meta = _Folder(files | {name: content}), Path(tempfile.mkdtemp(dir=home))
         try:
@@ -319,17 +321,17 @@ def _refreshing(home: Path, repository: Repository, role: str, signs: bool) -> C
 
 
 def _fleet(home: Path) -> Iterator[Target]:
-    """What a hawkBit server says, and what is kept of it."""
+    """Return answers of a hawkBit server and stored orders."""
     chunk = {"part": "os", "name": "toy", "version": "2.0.0", "metadata": [{"key": "k", "value": "v"}]}
     does = {"download": "forced", "update": "attempt", "maintenanceWindow": "available", "chunks": [chunk]}
     links = {name: {"href": f"https://h/DEFAULT/controller/v1/robot-1/{name}/12"} for name in _RELATIONS}
-    said: dict[type[ddi_messages._Message], dict[str, Any]] = {
+    message: dict[type[ddi_messages._Message], dict[str, Any]] = {
         ddi_messages.Base: {"config": {"polling": {"sleep": "00:05:00"}}, "_links": links},
         ddi_messages.DeploymentBase: {"id": "12", "deployment": does},
         ddi_messages.ConfirmationBase: {"id": "12", "confirmation": does},
         ddi_messages.CancelAction: {"id": "12", "cancelAction": {"stopId": "11"}},
     }
-    for kind, content in said.items():
+    for kind, content in message.items():
         seeds = (json.dumps(content).encode(),)
         name = f"hawkBit: {kind.__name__}"
         yield Target(name, seeds, _reading(kind), (FetchError,), is_json=True, share=0.4)
@@ -372,7 +374,7 @@ _ANSWERS = (
 
 
 class _Server:
-    """Gives every client the same answer, whatever it asks; it starts with the first question."""
+    """Give every client the same answer to any request; it starts with the first request."""
 
     def __init__(self) -> None:
         self._answer = b""
@@ -393,8 +395,8 @@ class _Server:
         while True:
             peer, _ = listening.accept()
             with peer, suppress(OSError):
-                asked = b""
-                while not asked.endswith(b"\r\n\r\n") and (more := peer.recv(65536)):
-                    asked += more
+                request = b""
+                while not request.endswith(b"\r\n\r\n") and (more := peer.recv(65536)):
+                    request += more
                 peer.sendall(self._answer)
                 peer.shutdown(socket.SHUT_WR)

@@ -1,5 +1,7 @@
-"""Whatever a robot is given to read, it takes it or says so in an error of ours; a million inputs are for
-``python -m tests.ota.fuzz.run``."""
+"""A robot accepts any input or rejects it with a coded error.
+
+``python -m tests.ota.fuzz.run`` runs a million inputs.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def readers(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 def test_reader_accepts_valid_input(readers: Sequence[Target]) -> None:
     for reader in readers:
-        if reader.name != "answer of a server":  # to another question than is asked
+        if reader.name != "answer of a server":  # an answer to another request
             reader.read(reader.seeds[0])
 
 
@@ -58,7 +60,7 @@ def test_reader_with_arbitrary_bytes_raises_only_coded_errors(
 
 
 def test_role_name_that_is_not_a_string_is_reported(robot: Robot, repository: Repository) -> None:
-    """What a million inputs found: python-tuf takes any name, and fails where it uses it."""
+    """A finding of a million inputs: python-tuf accepts any name, and fails where it uses it."""
     signed = json.loads(repository.file("targets").read_bytes())["signed"]
     signed["delegations"]["roles"][0]["name"] = 7
     resign(repository, "targets", signed)
@@ -72,8 +74,8 @@ def test_fuzz_run_with_an_unexpected_exception_records_a_finding_with_its_seed()
             raise KeyError("a zero")
 
     fed = feed(Target("weak", (b"abc", b"\0\0"), read, (ValueError,)), range(50))
-    (told,) = fed.findings.values()
-    seed = int(told.removeprefix("seed ").partition(":")[0])
+    (reported,) = fed.findings.values()
+    seed = int(reported.removeprefix("seed ").partition(":")[0])
     assert b"\0" in mutated(Random(f"weak {seed}"), (b"abc", b"\0\0"), is_json=False)
 
 
@@ -92,6 +94,6 @@ def test_fuzz_results_are_stored_per_target(tmp_path: Path) -> None:
     path = tmp_path / "robustness.json"
     results.keep("fuzzing", {"findings": 0}, path)
     results.keep("power", {"findings": 1}, path)
-    kept = json.loads(path.read_bytes())
-    assert (kept["fuzzing"]["findings"], kept["power"]["findings"]) == (0, 1)
-    assert kept["power"]["versions"]["tuf"]
+    state = json.loads(path.read_bytes())
+    assert (state["fuzzing"]["findings"], state["power"]["findings"]) == (0, 1)
+    assert state["power"]["versions"]["tuf"]

@@ -18,7 +18,7 @@ from tests.ota.robots import Serving, Site
 
 
 class Server(Protocol):
-    """Where a robot gets its orders, and the token that lets it in."""
+    """Return the hawkBit config of a robot, with its token."""
 
     @property
     def url(self) -> str: ...
@@ -28,11 +28,11 @@ class Server(Protocol):
 
 
 class Robot(Site):
-    """A robot that serves 1.0.0 and is one of a fleet.
+    """A robot of a fleet with the active model 1.0.0.
 
     Attributes:
-        lines: what it logged.
-        on_alive: called at every sign of life.
+        lines: Its log.
+        on_alive: Called at every heartbeat.
     """
 
     serving: Serving
@@ -49,7 +49,7 @@ class Robot(Site):
         self.restart()
 
     def restart(self) -> None:
-        """Another process takes up the work."""
+        """Continue in another process."""
         self.fleet = HawkbitAgent(
             self.root,
             lambda **more: self.opened(**more),

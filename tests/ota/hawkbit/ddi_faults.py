@@ -1,4 +1,4 @@
-"""What a hawkBit server may do instead of answering."""
+"""Faults of a hawkBit server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from tests.ota.hawkbit.ddi_server import Action, Fault, Request
 
 
 def says(status: int, content: bytes = b"", **headers: str) -> Fault:
-    """Only this."""
+    """Answer with this status and content."""
     return lambda request: request.send(status, content, **headers)
 
 
 def puts_off(action: Action) -> Fault:
-    """That the deployment of ``action`` is neither to be fetched nor switched to yet."""
+    """Answer that the deployment of ``action`` may not be downloaded or activated yet."""
     later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
     return says(200, json.dumps(later).encode())
 
 
 def silent(request: Request) -> None:
-    """Nothing."""
+    """Close the connection without an answer."""
     request.server.lock.release()
     try:
         request.server.closing.wait(30)
@@ -28,7 +28,7 @@ def silent(request: Request) -> None:
 
 
 def trickles(request: Request) -> None:
-    """An answer, byte by byte, without end."""
+    """Send an answer byte by byte, without end."""
     request.send_response(200)
     request.end_headers()
     request.server.lock.release()

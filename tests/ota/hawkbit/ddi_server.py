@@ -1,8 +1,8 @@
-"""A hawkBit server for tests: its Direct Device Integration API as the real one has it, on loopback.
+"""A hawkBit server for tests: its Direct Device Integration API on loopback.
 
-What is answered when, and what a feedback does to an action, follows hawkBit's own DdiRootController,
+Answers and the effects of feedback on an action follow hawkBit's own DdiRootController,
 DataConversionHelper, JpaControllerManagement, JpaConfirmationManagement, RestConfiguration and their tests.
-What an operator would do over the Management API are methods here.
+Operations of the Management API are methods here.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ATTRIBUTE = re.compile(r"[a-zA-Z0-9_\-!@#$%^&*()+=\[\]{}|;:'\",.<>/\\?\s]{0,128}
 
 @dataclass
 class Action:
-    """A distribution that was assigned to the target.
+    """A distribution that is assigned to the target.
 
     Attributes:
         kind: forced, soft or download_only.
-        window: whether its maintenance window is open; None: it has none.
-        status: as hawkBit calls it, in lower case.
-        told: the executions and results that the device told, with the messages.
+        window: Whether its maintenance window is open; None: it has none.
+        status: The status in hawkBit's terms, in lower case.
+        reported: The executions and results that the device reported, with the messages.
     """
 
     id: int
@@ -45,7 +45,7 @@ class Action:
     window: bool | None = None
     status: str = "running"
     active: bool = True
-    told: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    reported: list[tuple[str, str, list[str]]] = field(default_factory=list)
 
     @property
     def stops(self) -> bool:
@@ -57,13 +57,17 @@ class Action:
 
     @property
     def executions(self) -> list[str]:
-        """What the device told, each once."""
-        return list(dict.fromkeys(execution for execution, *_ in self.told))
+        """Return the distinct executions that the device reported."""
+        return list(dict.fromkeys(execution for execution, *_ in self.reported))
 
     @property
     def ends(self) -> list[tuple[str, str]]:
-        """Of that, what ended the action, or tried to."""
-        return [told[:2] for told in self.told if told[0] in ("closed", "denied") or "cancel" in told[0]]
+        """Return the reports that ended or rejected the action, or answered a cancellation."""
+        return [
+            reported[:2]
+            for reported in self.reported
+            if reported[0] in ("closed", "denied") or "cancel" in reported[0]
+        ]
 
     @property
     def deployment(self) -> dict[str, Any]:
@@ -81,7 +85,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request, and what was answered."""
+    """A request and its answer."""
 
     method: str
     path: str
@@ -97,10 +101,10 @@ class DdiServer(Loopback):
     """One tenant, one target; serves until the end of the block.
 
     Attributes:
-        confirms: whether actions need a confirmation.
-        attributes: that the target gave. asks: whether they are wanted.
-        faults: by what a path ends with: done instead of an answer.
-        seen: requests.
+        confirms: Whether actions need a confirmation.
+        attributes: Attributes of the target. asks: Whether they are requested.
+        faults: Faults by the end of the path, instead of an answer.
+        seen: The requests.
     """
 
     def __init__(self, controller: str = "robot-1", tenant: str = "DEFAULT") -> None:
@@ -135,7 +139,7 @@ class DdiServer(Loopback):
         window: bool | None = None,
         **more: Any,
     ) -> Action:
-        """What the Management API does: older actions are cancelled, softly."""
+        """Assign a distribution as the Management API does: older actions are softly canceled."""
         with self.lock:
             for action in self.actions.values():
                 if action.active:
@@ -160,7 +164,7 @@ class DdiServer(Loopback):
             action.status = "running"
 
     def first(self) -> Action | None:
-        """The active action with the highest weight: all have the same here, so the oldest."""
+        """Return the active action with the highest weight: all have the same here, so the oldest."""
         return next((action for action in self.actions.values() if action.active), None)
 
     def asked(self, method: str = "", ends: str = "") -> list[Seen]:
@@ -176,7 +180,7 @@ class DdiServer(Loopback):
 
 
 class _Says(Exception):
-    """A status without more."""
+    """Answer with a status only."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -221,8 +225,8 @@ class Request(BaseHTTPRequestHandler):
                     return
             try:
                 status, content = self._answer(path, raw)
-            except _Says as said:
-                status, content = said.status, None
+            except _Says as answer:
+                status, content = answer.status, None
             self._note(path, raw, status)
         body = b"" if content is None else json.dumps(content).encode()
         if self.command != "GET" or status != 200:
@@ -240,8 +244,8 @@ class Request(BaseHTTPRequestHandler):
 
     def _answer(self, path: str, raw: bytes) -> tuple[int, Any]:
         server = self.server
-        given = self.headers.get("Authorization", "")
-        if not path.startswith(server.base) or given not in (
+        inputs = self.headers.get("Authorization", "")
+        if not path.startswith(server.base) or inputs not in (
             f"TargetToken {server.target_token}",
             f"GatewayToken {server.gateway_token}",
         ):
@@ -331,10 +335,10 @@ class Request(BaseHTTPRequestHandler):
             raise _Says(404)
         if not action.active:
             raise _Says(410)
-        if len(details) > MAX_MESSAGES or (execution != "closed" and len(action.told) >= MAX_STATUSES):
+        if len(details) > MAX_MESSAGES or (execution != "closed" and len(action.reported) >= MAX_STATUSES):
             raise _Says(429)
-        assert all(len(one) <= MAX_MESSAGE for one in details), "the server would cut it in pieces"
-        action.told.append((execution, finished, details))
+        assert all(len(one) <= MAX_MESSAGE for one in details), "the server would split the message"
+        action.reported.append((execution, finished, details))
         if execution == "closed":
             action.active = False
             action.status = "error" if finished == "failure" else "finished"
@@ -348,7 +352,7 @@ class Request(BaseHTTPRequestHandler):
     def _cancelled(self, action: Action, execution: str, finished: str, details: list[str]) -> None:
         if not action.stops:
             raise _Says(405)
-        action.told.append((f"cancel {execution}", finished, details))
+        action.reported.append((f"cancel {execution}", finished, details))
         if execution == "closed" and finished != "failure":
             action.active, action.status = False, "canceled"
         elif execution in ("closed", "rejected"):
@@ -362,7 +366,7 @@ class Request(BaseHTTPRequestHandler):
             raise _Says(410)
         if not action.waits:
             raise _Says(404)
-        action.told.append((answer, "none", content.get("details", [])))
+        action.reported.append((answer, "none", content.get("details", [])))
         if answer == "confirmed":
             action.status = "running"
 

@@ -34,7 +34,7 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 
 
 class NotInstalledError(Exception):
-    """gooseBit cannot be had; the message says why."""
+    """gooseBit cannot be installed; the message states the reason."""
 
 
 def install(folder: Path) -> Path:
@@ -44,7 +44,7 @@ def install(folder: Path) -> Path:
         The environment's Python.
 
     Raises:
-        NotInstalledError: pip could not, without a network for instance.
+        NotInstalledError: pip failed, for example without a network.
     """
     python = folder / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "10", REQUIREMENT]
@@ -54,17 +54,17 @@ def install(folder: Path) -> Path:
     except subprocess.TimeoutExpired as error:
         raise NotInstalledError(f"{REQUIREMENT}: not installed within {_INSTALL_S:g} s") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or ["no reason given"]
-        raise NotInstalledError(f"{REQUIREMENT}: pip cannot install it: {said[-1]}") from error
+        message = error.stderr.strip().splitlines() or ["no reason given"]
+        raise NotInstalledError(f"{REQUIREMENT}: pip cannot install it: {message[-1]}") from error
     return python
 
 
 class GooseBit:
-    """A server that lets in only devices that its operator has set up; serves until the end of the block.
+    """A server that accepts only devices that its operator has set up; serves until the end of the block.
 
     Attributes:
-        url: for devices.
-        target_token: that the operator gives every device.
+        url: The address for devices.
+        target_token: The token that the operator gives every device.
     """
 
     target_token = "goose-secret"
@@ -111,12 +111,12 @@ class GooseBit:
 
     @property
     def log(self) -> str:
-        """What the server wrote to its log so far."""
+        """Return the log of the server."""
         self._log.seek(0)
         return self._log.read()
 
     def add_software(self, name: str, version: str) -> int:
-        """Upload an image whose name is that of the software module; returns its id."""
+        """Upload an image with the name of the software module; return its id."""
         boundary = uuid.uuid4().hex
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
         body = head.encode() + _image(version) + f"\r\n--{boundary}--\r\n".encode()
@@ -126,23 +126,23 @@ class GooseBit:
         return answer["id"]
 
     def set_device(self, name: str, **fields: Any) -> None:
-        """Set up a device, or change it."""
+        """Create or change a device."""
         self._ask("PUT", "/api/v1/devices", {"devices": [name], **fields})
 
     def roll_out(self, software: int, feed: str) -> None:
-        """Offer a software to the devices of a feed."""
+        """Assign a software to the devices of a feed."""
         fields = {"name": f"{feed} {software}", "feed": feed, "software_id": software}
         self._ask("PUT", "/api/v1/rollouts", fields)
 
     def device(self, name: str) -> dict[str, Any]:
-        """What the server knows of a device."""
+        """Return the server's record of a device."""
         devices = self._ask("GET", "/api/v1/devices")["devices"]
-        (found,) = (device for device in devices if device["id"] == name)
-        assert isinstance(found, dict)
-        return found
+        (result,) = (device for device in devices if device["id"] == name)
+        assert isinstance(result, dict)
+        return result
 
     def device_log(self, name: str) -> str:
-        """What a device reported in words."""
+        """Return the messages that a device reported."""
         return str(self._ask("GET", f"/api/v1/devices/{name}/log")["log"])
 
     def _sign_up(self) -> str:
@@ -160,7 +160,7 @@ class GooseBit:
 
 
 def _image(version: str) -> bytes:
-    """The least SWUpdate image that names a version: a cpio archive with its description."""
+    """Return the minimal SWUpdate image with a version: a cpio archive with its description."""
     content = f'software = {{ version = "{version}"; }};'.encode()
     name = b"sw-description\0"
     fields = [0, 0o100644, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0]

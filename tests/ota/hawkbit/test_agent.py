@@ -1,4 +1,4 @@
-"""What an agent of hawkBit decides, without a server and a robot."""
+"""Decisions of the hawkBit agent, without a server and a robot."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def deployment(*names: str, update: str = "forced", window: str | None = None) -
 def test_deployment_mode_determines_how_far_the_update_goes(
     update: str, window: str | None, switch: bool, only_fetch: bool
 ) -> None:
-    asked = deployment("toy 2.0.0", "camera 7", update=update, window=window)
-    assert ddi_mapping.parse_order("5", asked, "toy", confirmed=True) == replace(
+    request = deployment("toy 2.0.0", "camera 7", update=update, window=window)
+    assert ddi_mapping.parse_order("5", request, "toy", confirmed=True) == replace(
         ORDER, switch=switch, only_fetch=only_fetch
     )
 
@@ -134,10 +134,12 @@ def test_approval_applies_to_one_release() -> None:
     alarm=st.text(max_size=300), device=st.text(min_size=1, max_size=300).filter(lambda text: "," not in text)
 )
 def test_attributes_respect_the_server_limits(alarm: str, device: str) -> None:
-    told = ddi_mapping.attributes(settings(engine=device), State(alarm=alarm, good=installed("2.0.0")), "1.0")
-    assert all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in told.items())
-    assert (told["jepa.version"], told["jepa.release_seq"]) == ("2.0.0", "2")
-    assert (told["jepa.alarm"] == "none") == (alarm in ("", "none"))
+    reported = ddi_mapping.attributes(
+        settings(engine=device), State(alarm=alarm, good=installed("2.0.0")), "1.0"
+    )
+    assert all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in reported.items())
+    assert (reported["jepa.version"], reported["jepa.release_seq"]) == ("2.0.0", "2")
+    assert (reported["jepa.alarm"] == "none") == (alarm in ("", "none"))
 
 
 def test_answer_closes_its_own_order_and_only_the_last_answers_are_stored(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Orders that change while they are carried out: cancelled, replaced, confirmed, approved, taken over."""
+"""Orders that change during their execution: canceled, replaced, confirmed, approved, superseded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_deployment_cancelled_before_its_switch_is_dropped(
     assert fleet_robot.version == "1.0.0"
     again = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
-    assert again.status == "finished", "it is no fault of the release that it was cancelled"
+    assert again.status == "finished", "a cancellation is not blamed on the release"
 
 
 def test_cancellation_before_the_update_started_is_accepted(fleet_robot: Robot, ddi: DdiServer) -> None:
@@ -59,7 +59,7 @@ def test_cancellation_with_an_unreachable_repository_is_accepted(
     fleet_robot.repository.error = unreachable()
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
-    assert action.told[-1][0] == "proceeding" and fleet_robot.state.phase is Phase.IDLE
+    assert action.reported[-1][0] == "proceeding" and fleet_robot.state.phase is Phase.IDLE
     ddi.cancel(action)
     fleet_robot.rounds(1)
     fleet_robot.repository.error = None
@@ -164,11 +164,11 @@ def test_confirmation_with_local_approval_waits_for_it_and_then_switches(
     with pytest.raises(UpdateError, check=code("update.nothing_to_approve")):
         operator_requests.approve(robot.root)
     robot.rounds(10)
-    assert (action.told, robot.state.phase, robot.version) == ([], Phase.ARMED, "1.0.0")
-    assert robot.gate.calls == ["check", "probe", "shadow"], "who approves knows that it passed"
+    assert (action.reported, robot.state.phase, robot.version) == ([], Phase.ARMED, "1.0.0")
+    assert robot.gate.calls == ["check", "probe", "shadow"], "the operator sees that it passed the gate"
     operator_requests.approve(robot.root)
     robot.rounds(2)
-    assert (action.told[0][0], action.status, robot.version) == ("confirmed", "finished", "2.0.0")
+    assert (action.reported[0][0], action.status, robot.version) == ("confirmed", "finished", "2.0.0")
 
 
 def test_release_rejected_by_the_gate_before_confirmation_is_denied_once(
@@ -182,17 +182,17 @@ def test_release_rejected_by_the_gate_before_confirmation_is_denied_once(
     with ddi.fails(f"/{action.id}/feedback", says(503)):
         robot.rounds(2)
     robot.rounds(2)
-    assert action.ends == [("denied", "none")] and "does not pass shadow" in action.told[-1][2][0]
+    assert action.ends == [("denied", "none")] and "does not pass shadow" in action.reported[-1][2][0]
     ddi.confirm(action)
     robot.rounds(1)
-    assert action.ends[-1] == ("closed", "failure"), "whoever confirms it all the same is told"
+    assert action.ends[-1] == ("closed", "failure"), "a later confirmation is answered with the reason"
 
 
 def test_order_without_a_version_of_this_model_is_denied_once(fleet_robot: Robot, ddi: DdiServer) -> None:
     ddi.confirms = True
     action = ddi.assign("2.0.0", name="another")
     fleet_robot.rounds(4)
-    assert action.ends == [("denied", "none")] and "has 0 versions of toy" in action.told[-1][2][0]
+    assert action.ends == [("denied", "none")] and "has 0 versions of toy" in action.reported[-1][2][0]
 
 
 def test_forced_deployment_does_not_replace_local_approval(
@@ -210,7 +210,7 @@ def test_forced_deployment_does_not_replace_local_approval(
     with pytest.raises(YieldLock):
         robot.round()
     assert (robot.state.phase, robot.version) == (Phase.ARMED, "1.0.0")
-    assert action.told[-1][0] == "scheduled" and "waits for approval" in action.told[-1][2][1]
+    assert action.reported[-1][0] == "scheduled" and "waits for approval" in action.reported[-1][2][1]
     operator_requests.approve(robot.root)
     robot.on_alive = lambda: None
     robot.rounds(1)
@@ -235,5 +235,5 @@ def test_operator_cancelling_with_the_lock_ends_the_deployment(
     fleet_robot.on_alive = lambda: None
     fleet_robot.serving.may_switch = True
     fleet_robot.rounds(2)
-    assert action.ends == [("closed", "failure")] and "not today" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "not today" in action.reported[-1][2][0]
     assert fleet_robot.version == "1.0.0"

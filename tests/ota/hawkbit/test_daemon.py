@@ -24,7 +24,7 @@ STABLE = Terms(channel="stable")
 
 
 class Site:
-    """A robot whose config.json names the server and whose repository is signed."""
+    """Return a robot whose config.json names the server and whose repository is signed."""
 
     def __init__(self, folder: Path, toy: Path, ddi: DdiServer) -> None:
         self.root, self.repo = folder / "robot", new_repository(folder)
@@ -72,17 +72,17 @@ def test_daemon_executes_fleet_orders_and_rejects_unsigned_ones(
     wrong = ddi.assign("6.6.6")
     with site.daemon() as daemon:
         assert until(lambda: wrong.status == "error")
-        assert "the latest is release 1 (2.0.0)" in wrong.told[-1][2][0]
+        assert "the latest is release 1 (2.0.0)" in wrong.reported[-1][2][0]
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(20) == 0
     right = ddi.assign("2.0.0", window=False)
     with site.daemon():
-        assert until(lambda: bool(right.told) and right.told[-1][0] == "scheduled")
+        assert until(lambda: bool(right.reported) and right.reported[-1][0] == "scheduled")
     right.window = True
     with site.daemon():
         assert until(lambda: right.status == "finished")
     assert site.version == "2.0.0"
-    assert any("latency_p99_ms" in line for line in right.told[-1][2])
+    assert any("latency_p99_ms" in line for line in right.reported[-1][2])
 
 
 def test_daemon_with_a_model_of_different_outputs_rejects_it_and_reports_why(
@@ -94,7 +94,7 @@ def test_daemon_with_a_model_of_different_outputs_rejects_it_and_reports_why(
     action = ddi.assign("2.0.0")
     with site.daemon():
         assert until(lambda: action.status == "error")
-    assert "does not reproduce its golden outputs" in action.told[-1][2][0]
+    assert "does not reproduce its golden outputs" in action.reported[-1][2][0]
     assert site.version == Bundle.open(toy_bundle).manifest.version
 
 

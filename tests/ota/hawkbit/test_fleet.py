@@ -1,4 +1,4 @@
-"""What a robot does with what a hawkBit server orders, over real HTTP."""
+"""Execution of hawkBit orders by a robot, over real HTTP."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def test_deployment_is_successful_once_committed(
     fleet_robot.rounds(1)
     assert (action.status, fleet_robot.version, good_at_success) == ("finished", "2.0.0", ["2.0.0"])
     assert action.executions == ["proceeding", "download", "downloaded", "scheduled", "closed"]
-    assert any("latency_p99_ms 1.0" in line for line in action.told[-1][2]), "what the gate measured is told"
+    assert any("latency_p99_ms 1.0" in line for line in action.reported[-1][2]), (
+        "the measurements of the gate are reported"
+    )
     assert ddi.attributes["jepa.version"] == "1.0.0"
-    asked = len(fleet_robot.repository.fetched)
+    request = len(fleet_robot.repository.fetched)
     fleet_robot.rounds(3)
     assert ddi.attributes["jepa.version"] == "2.0.0" and not ddi.asks
-    assert action.ends == [("closed", "success")] and len(fleet_robot.repository.fetched) == asked
+    assert action.ends == [("closed", "success")] and len(fleet_robot.repository.fetched) == request
 
 
 def test_release_rejected_by_the_gate_fails_once_and_is_not_fetched_again(
@@ -46,12 +48,12 @@ def test_release_rejected_by_the_gate_fails_once_and_is_not_fetched_again(
     first = ddi.assign("2.0.0")
     fleet_robot.rounds(4)
     assert first.ends == [("closed", "failure")] and first.status == "error"
-    assert "does not pass probe" in first.told[-1][2][0]
+    assert "does not pass probe" in first.reported[-1][2][0]
     fetched = list(fleet_robot.repository.fetched)
     second = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
     assert second.ends == [("closed", "failure")]
-    assert "was rejected until" in second.told[-1][2][0]
+    assert "was rejected until" in second.reported[-1][2][0]
     assert fleet_robot.repository.fetched == fetched and fleet_robot.version == "1.0.0"
 
 
@@ -62,7 +64,7 @@ def test_model_that_fails_in_service_is_rolled_back_and_the_deployment_fails(
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
-    assert action.ends == [("closed", "failure")] and "NaN" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "NaN" in action.reported[-1][2][0]
     assert fleet_robot.version == fleet_robot.good == "1.0.0"
 
 
@@ -79,7 +81,7 @@ def test_release_not_offered_to_this_robot_fails_without_a_fetch(
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign(version, **more)
     fleet_robot.rounds(2)
-    assert action.ends == [("closed", "failure")] and why in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and why in action.reported[-1][2][0]
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 
@@ -88,7 +90,7 @@ def test_pinned_robot_keeps_its_model(fleet_robot: Robot, ddi: DdiServer, bundle
     operator_requests.pin(fleet_robot.root, pinned=True)
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
-    assert action.ends == [("closed", "failure")] and "pinned" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "pinned" in action.reported[-1][2][0]
     assert ddi.attributes["jepa.pinned"] == "yes" and not fleet_robot.repository.fetched
 
 
@@ -118,7 +120,9 @@ def test_order_with_an_unreachable_repository_waits(
     fleet_robot.repository.error = unreachable()
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(3)
-    assert action.active and any("the repository cannot be used now" in told[2][0] for told in action.told)
+    assert action.active and any(
+        "the repository cannot be used now" in reported[2][0] for reported in action.reported
+    )
     fleet_robot.repository.error = None
     fleet_robot.rounds(1)
     assert action.status == "finished"
@@ -132,11 +136,11 @@ def test_deployment_outside_its_window_is_fetched_and_tried_but_not_activated(
     fleet_robot.rounds(20)
     assert (fleet_robot.version, fleet_robot.state.phase) == ("1.0.0", Phase.ARMED)
     assert fleet_robot.gate.calls == ["check", "probe", "shadow"]
-    assert action.told[-1][0] == "scheduled" and "maintenance window" in action.told[-1][2][0]
-    told, fetched = len(action.told), list(fleet_robot.repository.fetched)
+    assert action.reported[-1][0] == "scheduled" and "maintenance window" in action.reported[-1][2][0]
+    reported, fetched = len(action.reported), list(fleet_robot.repository.fetched)
     fleet_robot.restart()
     fleet_robot.rounds(1)
-    assert len(action.told) == told + 1
+    assert len(action.reported) == reported + 1
     action.window = True
     fleet_robot.rounds(1)
     assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
@@ -152,7 +156,7 @@ def test_release_revoked_while_its_window_is_closed_is_not_activated(
     fleet_robot.repository.publish(bundles[0], 3, revoked=(2,))
     action.window = True
     fleet_robot.rounds(1)
-    assert action.ends == [("closed", "failure")] and "was revoked" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "was revoked" in action.reported[-1][2][0]
     assert fleet_robot.version == "1.0.0"
 
 
@@ -163,7 +167,7 @@ def test_download_only_deployment_ends_after_the_gate_and_is_not_fetched_again(
     first = ddi.assign("2.0.0", kind="download_only")
     fleet_robot.rounds(3)
     assert (first.status, fleet_robot.version) == ("downloaded", "1.0.0")
-    assert first.told[-1][0] == "downloaded" and any("probed" in line for line in first.told[-1][2])
+    assert first.reported[-1][0] == "downloaded" and any("probed" in line for line in first.reported[-1][2])
     assert fleet_robot.state.phase is Phase.IDLE
     fetched = list(fleet_robot.repository.fetched)
     second = ddi.assign("2.0.0")
@@ -188,7 +192,7 @@ def test_forced_deployment_waits_until_the_robot_allows_the_switch(
     fleet_robot.on_alive = heartbeat
     fleet_robot.round()
     assert fleet_robot.clock.seconds > 1000 and action.status == "finished"
-    assert fleet_robot.gate.calls == ["check", "probe", "shadow"], "nothing was done again for it"
+    assert fleet_robot.gate.calls == ["check", "probe", "shadow"], "no step was repeated for it"
 
 
 def test_unreachable_server_does_not_block_updates(
@@ -287,7 +291,9 @@ def test_fetch_outside_its_window_waits(fleet_robot: Robot, ddi: DdiServer, bund
     action = ddi.assign("2.0.0")
     with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
         fleet_robot.rounds(3)
-    assert [told[:1] for told in action.told] == [("scheduled",)] and not fleet_robot.repository.fetched
+    assert [messages[:1] for messages in action.reported] == [
+        ("scheduled",)
+    ] and not fleet_robot.repository.fetched
     fleet_robot.rounds(1)
     assert action.status == "finished"
 
@@ -308,7 +314,7 @@ def test_feedback_that_the_server_rejects_does_not_block_other_deployments(
         fleet_robot.repository.publish(bundles[1], 2)
         second = ddi.assign("2.0.0")
         fleet_robot.rounds(1)
-    assert second.status == "finished" and first.told == []
+    assert second.status == "finished" and first.reported == []
 
 
 def test_answer_to_a_deleted_action_is_retried_once(fleet_robot: Robot, ddi: DdiServer) -> None:
@@ -338,7 +344,7 @@ def test_time_of_the_last_server_answer_is_stored_hourly_and_shown(
     written = (fleet_robot.root / STATE_FILE).stat().st_ino
     fleet_robot.clock.sleep(1800)
     fleet_robot.round()
-    assert (fleet_robot.root / STATE_FILE).stat().st_ino == written, "no disk is worn out by it"
+    assert (fleet_robot.root / STATE_FILE).stat().st_ino == written, "the disk is rarely written"
     fleet_robot.clock.sleep(1801)
     fleet_robot.round()
     assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
@@ -363,7 +369,7 @@ def test_deployment_stays_open_while_the_machine_is_too_busy(
     fleet_robot.repository.publish(bundles[1], 2, budgets={"latency_p99_ms": 20.0})
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
-    assert action.active and "it is retried soon: " in action.told[-1][2][0]
+    assert action.active and "it is retried soon: " in action.reported[-1][2][0]
     fleet_robot.gate.busy = False
     fleet_robot.rounds(3)
     assert (action.status, fleet_robot.version) == ("finished", "2.0.0")

@@ -17,7 +17,7 @@ from tests.ota.hawkbit.goosebit import GooseBit
 from tests.ota.repositories import Repository
 from tests.ota.robots import NOW, release_of
 
-# The installation counts for the first test.
+# The first test includes the installation.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -33,7 +33,7 @@ def goosebit_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(goosebit_python: Path, tmp_path: Path) -> Iterator[GooseBit]:
     with GooseBit(goosebit_python, tmp_path / "server") as running:
         yield running
-        assert "Traceback" not in running.log, "no request of an agent fails in the server"
+        assert "Traceback" not in running.log, "no request of an agent causes a server error"
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def repository(tmp_path: Path) -> Repository:
 def robot_of(
     folder: Path, bundle: Bundle, server: GooseBit, repository: Repository, *, feed: str = "default"
 ) -> Robot:
-    """A robot that serves ``bundle``, follows a signed repository, and is set up on the server."""
+    """Return a robot with the active model ``bundle`` and a signed repository, set up on the server."""
     server.set_device(folder.name, feed=feed, auth_token=server.target_token)
     robot = Robot(folder, bundle, server, device_id=folder.name)
     robot.repository = RepositoryTrust(

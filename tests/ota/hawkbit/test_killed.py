@@ -1,4 +1,4 @@
-"""A process that is killed anywhere in the protocol: the next one ends the deployment, once."""
+"""A process is killed at any point of the protocol: the next one finishes the deployment, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Killed(BaseException):
 def killed(
     at: int, *, after: bool, what: tuple[Any, str], monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]
 ) -> bool:
-    """Whether ``work`` was stopped, as by a kill, before or after its call number ``at`` of ``what``."""
+    """Return whether ``work`` was stopped, as by a kill, before or after call number ``at`` of ``what``."""
     count, (owner, name) = 0, what
     real = getattr(owner, name)
 
@@ -51,7 +51,7 @@ CASES = ["success", "refused", "window", "cancelled", "confirmed"]
 
 
 class Life:
-    """A deployment from its order to its end, in two processes."""
+    """Run a deployment from its order to its end, in two processes."""
 
     def __init__(self, folder: Path, bundles: list[Bundle], ddi: DdiServer, case: str) -> None:
         self.robot, self.ddi, self.case = Robot(folder, bundles[0], ddi), ddi, case
@@ -71,17 +71,17 @@ class Life:
         self.robot.rounds(2)
 
     def check(self) -> None:
-        ended = [told[:2] for told in self.action.told if told[0] == "closed"]
-        found = self.action.status, self.robot.version, ended
+        ended = [messages[:2] for messages in self.action.reported if messages[0] == "closed"]
+        result = self.action.status, self.robot.version, ended
         if self.case == "cancelled":
-            assert found == ("canceled", "1.0.0", [])
+            assert result == ("canceled", "1.0.0", [])
         elif self.case == "refused":
-            assert found == ("error", "1.0.0", [("closed", "failure")])
+            assert result == ("error", "1.0.0", [("closed", "failure")])
         else:
-            assert found == ("finished", "2.0.0", [("closed", "success")])
-            assert self.good_at_success == ["2.0.0"], "no success before the commit"
+            assert result == ("finished", "2.0.0", [("closed", "success")])
+            assert self.good_at_success == ["2.0.0"], "no success is reported before the commit"
         fetched = self.robot.repository.fetched
-        assert len(fetched) <= len(set(fetched)) + 1, "nothing is fetched again but the file that was cut off"
+        assert len(fetched) <= len(set(fetched)) + 1, "only the interrupted file is fetched again"
 
 
 def lives(
@@ -92,7 +92,7 @@ def lives(
     what: tuple[Any, str],
     step: int,
 ) -> None:
-    # What a kill leaves does not depend on what is on the disk already.
+    # The result of a kill does not depend on earlier content of the disk.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     for after in (False, True):
         at, was_killed = 1, True

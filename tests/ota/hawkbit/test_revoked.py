@@ -1,4 +1,4 @@
-"""What was revoked makes way whatever a hawkBit server orders, asks for or fails at, over real HTTP."""
+"""Revoked releases are replaced for any orders, requests or failures of a hawkBit server, over real HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ota.robots import Died, dies_in, unreachable
 
 
 def serve_what_is_revoked(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
-    """2.0.0 serves and is revoked since; 3.0.0 is offered, and nobody has ordered it."""
+    """Return a robot whose active model 2.0.0 is revoked; 3.0.0 is offered, but not ordered."""
     robot.repository.publish(bundles[1], 2)
     ddi.assign("2.0.0")
     robot.rounds(2)
@@ -28,7 +28,7 @@ def test_revoked_release_is_replaced_without_a_fleet_order(
 ) -> None:
     serve_what_is_revoked(fleet_robot, ddi, bundles)
     fleet_robot.rounds(20)
-    assert fleet_robot.version == "1.0.0", "and nothing newer is installed that nobody ordered"
+    assert fleet_robot.version == "1.0.0", "no newer release is installed without an order"
     assert ddi.attributes["jepa.version"] == "1.0.0"
     assert any("lists 2.0.0 as installed, but 1.0.0 is active" in line for line in fleet_robot.lines)
 
@@ -59,7 +59,7 @@ def test_revoked_release_is_replaced_while_the_server_answers_without_an_order(
     action = ddi.assign("3.0.0")
     with ddi.fails(f"/deploymentBase/{action.id}", says(500)):
         fleet_robot.rounds(20)
-    assert fleet_robot.version == "1.0.0" and action.told == []
+    assert fleet_robot.version == "1.0.0" and action.reported == []
 
 
 def test_revoked_release_is_replaced_while_the_server_rejects_feedback(
@@ -70,7 +70,7 @@ def test_revoked_release_is_replaced_while_the_server_rejects_feedback(
     later = puts_off(action)
     with ddi.fails(f"/deploymentBase/{action.id}", later), ddi.fails("/feedback", says(500)):
         fleet_robot.rounds(20)
-    assert fleet_robot.version == "1.0.0" and action.told == []
+    assert fleet_robot.version == "1.0.0" and action.reported == []
 
 
 def test_revoked_release_is_replaced_while_the_server_rejects_confirmations(
@@ -98,7 +98,7 @@ def test_revoked_release_is_replaced_when_the_server_is_polled_rarely(
         while fleet_robot.version == "2.0.0" and fleet_robot.clock.seconds < began + 86400:
             fleet_robot.rounds(1)
     assert fleet_robot.version == "1.0.0" and fleet_robot.clock.seconds < began + 2.5 * 3600
-    assert len(ddi.seen) - polled < 10, "no more than one that went back has to tell"
+    assert len(ddi.seen) - polled < 10, "only the rollback is reported"
 
 
 def test_deployment_cancelled_without_details_is_not_continued(
@@ -110,13 +110,13 @@ def test_deployment_cancelled_without_details_is_not_continued(
     ddi.cancel(action)
     with ddi.fails(f"cancelAction/{action.id}", says(500)):
         fleet_robot.rounds(20)
-    assert fleet_robot.version == "1.0.0" and action.told[-1][0] == "scheduled"
+    assert fleet_robot.version == "1.0.0" and action.reported[-1][0] == "scheduled"
     fleet_robot.rounds(1)
     assert action.status == "canceled" and fleet_robot.version == "1.0.0"
 
 
 def wait_for_its_window(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> Action:
-    """2.0.0 serves, and 3.0.0 has passed the gate and may not be switched to yet."""
+    """Return a robot whose candidate 3.0.0 passed the gate and may not replace the active 2.0.0 yet."""
     robot.repository.publish(bundles[1], 2)
     ddi.assign("2.0.0")
     robot.rounds(2)
@@ -131,11 +131,11 @@ def test_revoked_release_is_replaced_while_another_waits_for_its_window(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     action = wait_for_its_window(fleet_robot, ddi, bundles)
-    asked, tried = fleet_robot.repository.asked, list(fleet_robot.gate.calls)
+    request, tried = fleet_robot.repository.num_requests, list(fleet_robot.gate.calls)
     fleet_robot.repository.publish(bundles[3], 4)
     fleet_robot.rounds(40)
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "2.0.0")
-    assert fleet_robot.repository.asked - asked in (2, 3, 4) and fleet_robot.gate.calls == tried
+    assert fleet_robot.repository.num_requests - request in (2, 3, 4) and fleet_robot.gate.calls == tried
     assert (fleet_robot.clock.now() - fleet_robot.state.checked_at).total_seconds() < 4000
     fleet_robot.repository.publish(bundles[3], 5, revoked=(2,))
     fleet_robot.rounds(20)

@@ -1,4 +1,4 @@
-"""A hawkBit server that is slow, wrong, or not the one it should be; and whom the token is sent to."""
+"""A hawkBit server that is slow, faulty or not the expected one; and the recipients of the token."""
 
 from __future__ import annotations
 
@@ -167,9 +167,9 @@ def test_link_to_another_host_contributes_only_its_id(server: DdiClient, ddi: Dd
         f'{{"config":{{"polling":{{"sleep":"00:05:00"}}}},"_links":{{"deploymentBase":{{"href":"{href}"}}}}}}'
     )
     with ddi.fails("robot-1", says(200, content.encode())):
-        found = server.poll().deployment
-    assert found == str(action.id)
-    server.deployment(found)
+        result = server.poll().deployment
+    assert result == str(action.id)
+    server.deployment(result)
     assert ddi.seen[-1].status == 200
 
 
@@ -302,6 +302,6 @@ def test_unknown_fields_are_ignored(extra: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("percent", [0, 30])
 def test_download_progress_is_reported_in_percent(percent: int) -> None:
-    told = feedback("download", "none", ("download: 2.0.0",), percent)["status"]
-    assert told["result"] == {"finished": "none", "progress": {"cnt": percent, "of": 100}}
+    reported = feedback("download", "none", ("download: 2.0.0",), percent)["status"]
+    assert reported["result"] == {"finished": "none", "progress": {"cnt": percent, "of": 100}}
     assert feedback("download", "none", ())["status"]["result"] == {"finished": "none"}

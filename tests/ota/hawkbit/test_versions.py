@@ -1,4 +1,4 @@
-"""Which versions a fleet server may order: those that the channel lists, no older than what the robot has."""
+"""Versions that a fleet server may order: those listed by the channel, no older than the robot's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_pending_deployment_survives_publishing_of_the_next_version(
     action.window = True
     fleet_robot.rounds(1)
     assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
-    assert fleet_robot.state.release_seqs == {"stable/toy": 3}, "the floor is that of the latest release"
+    assert fleet_robot.state.release_seqs == {"stable/toy": 3}, "the floor is the latest release"
 
 
 def test_deployment_of_an_earlier_version_is_executed(
@@ -37,7 +37,7 @@ def test_deployment_of_an_earlier_version_is_executed(
     assert (action.status, fleet_robot.version) == ("finished", "2.0.0")
     fleet_robot.clock.sleep(2 * 3600)
     fleet_robot.rounds(2)
-    assert fleet_robot.version == "2.0.0", "a look at the repository installs nothing else"
+    assert fleet_robot.version == "2.0.0", "a check of the repository installs nothing else"
     second = ddi.assign("3.0.0")
     fleet_robot.rounds(1)
     assert (second.status, fleet_robot.version) == ("finished", "3.0.0")
@@ -73,7 +73,7 @@ def test_revoked_version_is_not_installed(
     fleet_robot.repository.publish(bundles[2], 3, **revoked)
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
-    assert action.ends == [("closed", "failure")] and "or has revoked" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "or has revoked" in action.reported[-1][2][0]
     assert not fleet_robot.repository.fetched and fleet_robot.version == "1.0.0"
 
 
@@ -100,12 +100,12 @@ def test_fleet_order_older_than_the_committed_release_is_rejected(
     old = ddi.assign("2.0.0")
     fleet_robot.rounds(2)
     assert old.ends == [("closed", "failure")]
-    assert "older than the committed release 3" in old.told[-1][2][0]
+    assert "older than the committed release 3" in old.reported[-1][2][0]
     assert fleet_robot.version == "3.0.0"
     fleet_robot.repository.publish(bundles[1], 4)
     again = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
-    assert (again.status, fleet_robot.version) == ("finished", "2.0.0"), "as a downgrade it may"
+    assert (again.status, fleet_robot.version) == ("finished", "2.0.0"), "as an allowed downgrade"
 
 
 def test_factory_model_has_the_version_under_which_the_channel_lists_it(
@@ -118,7 +118,7 @@ def test_factory_model_has_the_version_under_which_the_channel_lists_it(
     action = ddi.assign("1.0.0")
     robot.rounds(2)
     assert action.ends == [("closed", "failure")]
-    assert "older than the committed release 2" in action.told[-1][2][0] and robot.version == "2.0.0"
+    assert "older than the committed release 2" in action.reported[-1][2][0] and robot.version == "2.0.0"
 
 
 def test_listed_release_with_a_different_version_is_rejected(
@@ -131,7 +131,7 @@ def test_listed_release_with_a_different_version_is_rejected(
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
     assert action.active and fleet_robot.version == "1.0.0"
-    assert "names toy 3.0.0" in action.told[-1][2][0]
+    assert "names toy 3.0.0" in action.reported[-1][2][0]
 
 
 def test_earlier_version_follows_its_own_rollout(
@@ -141,7 +141,7 @@ def test_earlier_version_follows_its_own_rollout(
     fleet_robot.repository.publish(bundles[2], 3)
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
-    assert action.ends == [("closed", "failure")] and "0 % of the robots" in action.told[-1][2][0]
+    assert action.ends == [("closed", "failure")] and "0 % of the robots" in action.reported[-1][2][0]
 
 
 def test_robot_without_a_fleet_installs_the_latest(fleet_robot: Robot, bundles: list[Bundle]) -> None:
@@ -153,12 +153,12 @@ def test_robot_without_a_fleet_installs_the_latest(fleet_robot: Robot, bundles: 
 def test_progress_of_one_execution_is_reported_once_per_poll(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    """A download used to report each tenth of it, nine times within seconds."""
+    """Regression: a download reported each tenth of it, nine times within seconds."""
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
     fleet_robot.rounds(1)
-    told = [execution for execution, *_ in action.told]
-    assert told == ["proceeding", "download", "downloaded", "scheduled", "closed"]
+    messages = [execution for execution, *_ in action.reported]
+    assert messages == ["proceeding", "download", "downloaded", "scheduled", "closed"]
 
 
 def test_slow_download_is_reported_once_per_poll(
@@ -174,7 +174,7 @@ def test_slow_download_is_reported_once_per_poll(
     fleet_robot.on_alive = heartbeat
     fleet_robot.round()
     polls = [seen for seen in ddi.seen if seen.method == "GET" and seen.path == ddi.base]
-    downloads = [execution for execution, *_ in action.told].count("download")
+    downloads = [execution for execution, *_ in action.reported].count("download")
     assert 2 <= downloads <= len(polls)
 
 

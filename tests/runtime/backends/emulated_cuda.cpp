@@ -45,7 +45,7 @@ int main() {
       return 1;
     }
     read(&job, sizeof job);
-    // Exactly as large as they are said to be: what lies beside them is poisoned.
+    // Exactly of the stated sizes: the memory around them is poisoned.
     std::vector<unsigned char> image(sizes.image), frame(sizes.frame, 0xA5);
     read(image.data(), image.size());
     job.image = image.data();

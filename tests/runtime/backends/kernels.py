@@ -16,14 +16,14 @@ Size = tuple[int, int]
 
 def oracle(image: Image, size: Size) -> Image:
     """Resize an image to (height, width) on the CPU."""
-    made = np.empty((*size, 3), np.uint8)
-    resize_into(image, made)
-    return made
+    created = np.empty((*size, 3), np.uint8)
+    resize_into(image, created)
+    return created
 
 
-def levels_apart(found: Image, expected: Image) -> int:
+def levels_apart(result: Image, expected: Image) -> int:
     """Return the largest difference of two images."""
-    return int(np.abs(found.astype(int) - expected.astype(int)).max())
+    return int(np.abs(result.astype(int) - expected.astype(int)).max())
 
 
 def random_image(size: Size, seed: int) -> Image:
@@ -33,7 +33,7 @@ def random_image(size: Size, seed: int) -> Image:
 
 def compile_emulation(folder: Path) -> Path:
     """A program in ``folder`` that runs the kernel on this CPU, under the sanitizers for addresses and
-    undefined behavior. Needs g++."""
+    undefined behavior. It requires g++."""
     program = folder / "kernel"
     source = Path(__file__).with_name("emulated_cuda.cpp")
     sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -52,22 +52,22 @@ class Emulation:
         )
 
     def run(self, described: Launch, data: bytes, room: Size) -> Image:
-        """What the launch leaves in an image of size ``room``, from ``data`` in the place of an image.
+        """Return the content of an image of size ``room`` after a launch with ``data`` as its image.
 
         Raises:
-            AssertionError: the kernel touched what is not its own; with what the sanitizer said.
+            AssertionError: The kernel accessed other memory; with the sanitizer's message.
         """
         (argument,) = described.arguments
-        made = np.empty((*room, 3), np.uint8)
+        created = np.empty((*room, 3), np.uint8)
         head = np.array([*described.grid, *described.block], np.int32)
-        sizes = np.array([argument.nbytes, len(data), made.nbytes], np.int64)
+        sizes = np.array([argument.nbytes, len(data), created.nbytes], np.int64)
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(head.tobytes() + sizes.tobytes() + argument.tobytes() + data)
         self._process.stdin.flush()
-        answer = self._process.stdout.read(made.nbytes)
-        if len(answer) != made.nbytes:
+        answer = self._process.stdout.read(created.nbytes)
+        if len(answer) != created.nbytes:
             raise AssertionError(self._process.communicate()[1].decode())
-        return np.frombuffer(answer, np.uint8).reshape(made.shape)
+        return np.frombuffer(answer, np.uint8).reshape(created.shape)
 
     def scaled(self, image: Image, size: Size) -> Image:
         """Resize an image."""

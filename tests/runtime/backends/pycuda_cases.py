@@ -157,13 +157,13 @@ def test_unrecordable_work_is_reported_and_leaves_no_graph(gpu: Cuda) -> None:
 
 
 def test_other_threads_are_unrestricted_during_a_recording(gpu: Cuda) -> None:
-    buffer, told = gpu.buffer((4,), np.uint8), []
+    buffer, reported = gpu.buffer((4,), np.uint8), []
 
     def other() -> None:
         mine = Cuda(0)
-        told.append(used(mine))
+        reported.append(used(mine))
         mine.close()
-        told.append(DRIVER.fake_depth())
+        reported.append(DRIVER.fake_depth())
 
     def work() -> None:
         thread = threading.Thread(target=other)
@@ -176,7 +176,7 @@ def test_other_threads_are_unrestricted_during_a_recording(gpu: Cuda) -> None:
     gpu.run(recorded)
     buffer.host[:] = 0
     gpu.run(lambda: gpu.download(buffer))
-    assert told == [0, 0] and buffer.host.tolist() == [7] * 4
+    assert reported == [0, 0] and buffer.host.tolist() == [7] * 4
 
 
 def test_kernels_run_when_the_recording_is_launched(gpu: Cuda) -> None:
@@ -223,7 +223,7 @@ def test_ten_thousand_runs_use_no_more_memory_than_half_of_them(gpu: Cuda) -> No
 
 
 class CudaOfTensorRT(Cuda):
-    """With what the simulated TensorRT asks of a GPU: to see its memory, and to put Python on the stream."""
+    """Add operations for the simulated TensorRT: access to GPU memory, and Python on the stream."""
 
     def __init__(self, index: int) -> None:
         super().__init__(index)
@@ -232,9 +232,9 @@ class CudaOfTensorRT(Cuda):
         BY_STREAM[self.stream] = self  # type: ignore[assignment]
 
     def buffer(self, shape: tuple[int, ...], dtype: type) -> CudaBuffer:
-        made = super().buffer(shape, dtype)
-        self._made[made.address] = shape, dtype
-        return made
+        created = super().buffer(shape, dtype)
+        self._made[created.address] = shape, dtype
+        return created
 
     def at(self, address: int) -> np.ndarray[Any, Any]:
         shape, dtype = self._made[address]
@@ -248,7 +248,7 @@ class CudaOfTensorRT(Cuda):
 
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BackendOptions:
-    """For the simulated TensorRT on this GPU, whose kernels compute nothing."""
+    """Simulate the kernels of the simulated TensorRT on this GPU; they compute nothing."""
 
     def no_kernels() -> Path:
         raise BackendError("the fake driver has none")

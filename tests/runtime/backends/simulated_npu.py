@@ -18,10 +18,10 @@ class SimulatedCore:
     """See the module.
 
     Attributes:
-        busy: the file in which the driver counts; where it is None there is none.
-        idles: whether the work is done elsewhere in secret.
-        breaks: whether no blob can be imported, whatever was said of it.
-        properties: as the device tells them.
+        busy: The file with the driver's busy time counter, or None.
+        idles: Whether the work is done elsewhere.
+        breaks: Whether every import of a blob fails, also of a compatible one.
+        properties: Properties of the device.
     """
 
     busy: Path | None = None
@@ -32,7 +32,7 @@ class SimulatedCore:
     def __init__(self) -> None:
         self._core = _REAL()
         self.available_devices = [*self._core.available_devices, "NPU"]
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
         self.properties: dict[str, Any] = {
             "SUPPORTED_PROPERTIES": {"NPU_TURBO": "RW", "COMPATIBILITY_CHECK": "RO"},
             "DEVICE_ARCHITECTURE": "4000",
@@ -42,17 +42,17 @@ class SimulatedCore:
     def read_model(self, *arguments: Any) -> Any:
         return self._core.read_model(*arguments)
 
-    def get_property(self, device: str, name: str, asked: dict[str, str] | None = None) -> Any:
+    def get_property(self, device: str, name: str, request: dict[str, str] | None = None) -> Any:
         assert device == "NPU"
-        if asked is not None:
-            self.asked.append((name, asked))
+        if request is not None:
+            self.calls.append((name, request))
             return self.check
         if name not in self.properties:
             raise RuntimeError(f"{name} is not supported by the driver")
         return self.properties[name]
 
     def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
-        self.asked.append(("compile", properties))
+        self.calls.append(("compile", properties))
         if properties.get("INFERENCE_PRECISION_HINT", "f16") not in ("f16", openvino.Type.f16):
             raise RuntimeError("Wrong value for INFERENCE_PRECISION_HINT; supported values: f16, i8")
         return self._Compiled(
@@ -60,7 +60,7 @@ class SimulatedCore:
         )
 
     def import_model(self, blob: bytes, device: str, properties: dict[str, Any]) -> Any:
-        self.asked.append(("import", properties))
+        self.calls.append(("import", properties))
         if self.breaks:
             raise RuntimeError("the blob is not accepted by the driver")
         return self._Compiled(self, self._core.import_model(blob, "CPU", _EXACT))

@@ -85,8 +85,8 @@ class Context:
 
         def compute() -> None:
             outputs = [name for name in names if name not in inputs]
-            for name, found in zip(outputs, self._engine.session.run(outputs, inputs), strict=True):
-                np.copyto(arrays[name], found)
+            for name, result in zip(outputs, self._engine.session.run(outputs, inputs), strict=True):
+                np.copyto(arrays[name], result)
             if self.profiler is not None:
                 self.profiler.report_layer_time("simulated layer", 0.5)
 

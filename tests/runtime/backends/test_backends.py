@@ -33,9 +33,9 @@ pytestmark = pytest.mark.usefixtures("tensorrt")
 
 @pytest.fixture(params=ENGINES)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made = create_backend(request.param, options_for(request.param, tmp_path))
-    yield made
-    made.close()
+    created = create_backend(request.param, options_for(request.param, tmp_path))
+    yield created
+    created.close()
 
 
 def options_for(engine: str, folder: Path, **further: Any) -> BackendOptions:
@@ -76,16 +76,16 @@ def test_engines_agree_on_random_futures(toy_bundle: Path, tmp_path: Path) -> No
     random = np.random.default_rng(3)
     latents = random.standard_normal((1, 1, TOKENS, DIM))
     actions = random.uniform(-1, 1, (5, HORIZON, ACTIONS))
-    found = []
+    result = []
     for engine in ENGINES:
         backend = create_backend(engine, options_for(engine, tmp_path))
         session = backend.load(model_path(toy_bundle, "predictor", backend), predictor_shapes(5))
         session.inputs["history_latents"][:] = latents
         session.inputs["actions"][:] = actions
-        found.append(session.run()["futures"].copy())
-    assert found[0].shape == (5, HORIZON, TOKENS, DIM)
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
-    assert found[0] == pytest.approx(found[2], abs=1e-5)
+        result.append(session.run()["futures"].copy())
+    assert result[0].shape == (5, HORIZON, TOKENS, DIM)
+    assert result[0] == pytest.approx(result[1], abs=1e-5)
+    assert result[0] == pytest.approx(result[2], abs=1e-5)
 
 
 def test_buffers_are_written_and_read_in_place(backend: Backend, toy_bundle: Path) -> None:
@@ -218,21 +218,21 @@ def test_inference_leaves_its_thread_on_the_cores_of_the_process(toy_bundle: Pat
 @pytest.mark.parametrize("count", [32, 48, 64, 33, 16])
 def test_rows_can_be_split_among_threads(toy_bundle: Path, count: int) -> None:
     rng = np.random.default_rng(0)
-    given = {name: rng.standard_normal(shape) for name, shape in predictor_shapes(count).items()}
-    found = []
+    inputs = {name: rng.standard_normal(shape) for name, shape in predictor_shapes(count).items()}
+    result = []
     for threads in (1, 3):
         backend = create_backend("openvino:CPU", BackendOptions(threads=threads))
         path = model_path(toy_bundle, "predictor", backend)
         session = backend.load(path, predictor_shapes(count), rows=("actions",))
         for _ in range(2):
-            for name, values in given.items():
+            for name, values in inputs.items():
                 session.inputs[name][:] = values
             futures = session.run()["futures"].copy()
         assert futures.shape[0] == count
-        found.append(futures)
+        result.append(futures)
         session.close()
         backend.close()
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert result[0] == pytest.approx(result[1], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +289,8 @@ def test_plugins_of_other_devices_are_not_loaded_on_a_cpu(toy_bundle: Path) -> N
         "    maps = open('/proc/self/maps').read()\n"
         "print([name in maps for name in ('_cpu_plugin', '_gpu_plugin', '_npu_plugin')])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip().splitlines()[-1] == "[True, False, False]"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip().splitlines()[-1] == "[True, False, False]"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -55,13 +55,13 @@ def computed_here(monkeypatch: pytest.MonkeyPatch, toy_bundle: Path) -> None:
 def test_bf16_serves_only_where_it_is_selected(bundle: Bundle, computed_here: None) -> None:
     assert "bf16" not in runnable_precisions(bundle.manifest, ("openvino", "onnx"))
     actions = np.random.default_rng(0).uniform(-1, 1, (32, HORIZON, ACTIONS)).astype(np.float32)
-    latents, found = bundle.golden().latents[:1], {}
+    latents, result = bundle.golden().latents[:1], {}
     for precision in (None, "fp32", "bf16"):
         with WorldModel.open(bundle, precision=precision, num_samples=32, allow_untrained=True) as model:
             assert model.precision == (precision or "fp32")
-            found[precision] = model.predict(actions, latents=latents).latents
-    assert np.array_equal(found[None], found["fp32"])
-    assert 1e-5 < np.abs(found["bf16"] - found["fp32"]).max() < 0.1
+            result[precision] = model.predict(actions, latents=latents).latents
+    assert np.array_equal(result[None], result["fp32"])
+    assert 1e-5 < np.abs(result["bf16"] - result["fp32"]).max() < 0.1
     assert all(parity.ok for parity in golden_parity(bundle, engine="openvino:CPU", precision="bf16"))
 
 
@@ -72,8 +72,8 @@ def test_cpu_without_bf16_rejects_it_and_verify_reports_it_as_not_checked(
     with pytest.raises(BackendError, check=code("backend.precision_unsupported")):
         WorldModel.open(bundle, precision="bf16", options=BackendOptions(), allow_untrained=True)
     main(["verify", str(bundle.path), "--json"])
-    told = json.loads(capsys.readouterr().out)
-    (checked,) = [each for each in told["variants"] if each["precision"] == "bf16"]
+    output = json.loads(capsys.readouterr().out)
+    (checked,) = [each for each in output["variants"] if each["precision"] == "bf16"]
     assert checked["status"] == "not checked" and "bf16 requires a CPU" in checked["reason"]
 
 

@@ -108,11 +108,11 @@ def test_onnxruntime_without_vnni_accumulates_without_saturation(tmp_path: Path)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "product.onnx")
     (tmp_path / "cpuinfo").write_text(WITHOUT)
-    told = subprocess.run(
+    emulated = subprocess.run(
         [EMULATOR, "-cpu", "Haswell", sys.executable, "-c", ON_HASWELL, "product.onnx"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    assert float(told.stdout) == pytest.approx(255 * WIDTH, rel=1e-3)
+    assert float(emulated.stdout) == pytest.approx(255 * WIDTH, rel=1e-3)

@@ -53,10 +53,10 @@ def computed(graph: Graph | Path, rows: NDArray[np.float32], threads: int = 1) -
     backend = create_backend("openvino:CPU", BackendOptions(threads=threads))
     session = backend.load(graph, {"rows": rows.shape}, rows=("rows",))
     session.inputs["rows"][:] = rows
-    found: NDArray[np.float32] = session.run()["out"].copy()
+    result: NDArray[np.float32] = session.run()["out"].copy()
     session.close()
     backend.close()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -96,11 +96,11 @@ def test_activations_are_quantized_at_run_time_where_the_manifest_says_so(tmp_pa
         pytest.skip("only where the processor has VNNI")
     actions = np.random.default_rng(0).uniform(-1, 1, (64, 8, 2)).astype(np.float32)
     latents = Bundle.open(MODEL).golden().latents[:1]
-    found = []
+    result = []
     for bundle in (Bundle.open(MODEL), in_groups(tmp_path / "two_rooms", 32)):
         with WorldModel.open(bundle, precision="int8") as model:
-            found.append(model.predict(actions, latents=latents).latents)
-    assert 1e-3 < np.abs(found[0] - found[1]).max() < 0.3
+            result.append(model.predict(actions, latents=latents).latents)
+    assert 1e-3 < np.abs(result[0] - result[1]).max() < 0.3
 
 
 def test_info_and_verify_show_dynamic_quantization(
@@ -108,8 +108,8 @@ def test_info_and_verify_show_dynamic_quantization(
 ) -> None:
     folder = in_groups(tmp_path / "two_rooms", 32).path
     assert main(["info", str(folder)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "int8 for openvino (activations quantized at run time, groups of 32)" in shown
+    output = " ".join(capsys.readouterr().out.split())
+    assert "int8 for openvino (activations quantized at run time, groups of 32)" in output
     assert main(["verify", str(folder), "--json"]) == 0
     graphs = json.loads(capsys.readouterr().out)["graphs"]
     groups = {

@@ -72,16 +72,16 @@ def test_engine_is_stored_next_to_its_description(
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
     (about,) = (tmp_path / "engines").glob("*.json")
-    told = json.loads(about.read_text())
-    assert (told["library"], told["version"], told["gpu"]) == ("tensorrt", "10.3.0", "Simulated GPU")
-    assert told["compute_capability"] == "8.7" and told["driver"] == "12.6"
+    output = json.loads(about.read_text())
+    assert (output["library"], output["version"], output["gpu"]) == ("tensorrt", "10.3.0", "Simulated GPU")
+    assert output["compute_capability"] == "8.7" and output["driver"] == "12.6"
     assert json.loads(about.with_suffix(".layers").read_text()) == {"Layers": ["simulated"]}
-    assert told["build_s"] >= 0
-    assert about.with_suffix(".engine").stat().st_size == told["bytes"]
+    assert output["build_s"] >= 0
+    assert about.with_suffix(".engine").stat().st_size == output["bytes"]
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "expected"),
     [
         ("driver", "13.0", "built for driver 12.6, this is 13.0"),
         ("name", "Other GPU", "built for gpu Simulated GPU, this is Other GPU"),
@@ -97,15 +97,15 @@ def test_engine_of_another_machine_is_reported_and_replaced(
     caplog: pytest.LogCaptureFixture,
     name: str,
     value: Any,
-    told: str,
+    expected: str,
 ) -> None:
     opened(build=True).load(encoder, FRAME).close()
     monkeypatch.setattr(SimulatedGpu, name, value)
-    with pytest.raises(BackendError, match=told):
+    with pytest.raises(BackendError, match=expected):
         opened().load(encoder, FRAME)
     with caplog.at_level(logging.WARNING):
         opened(build=True).load(encoder, FRAME).close()
-    assert told in caplog.text and "building its engine" in caplog.text
+    assert expected in caplog.text and "building its engine" in caplog.text
     # Another GPU or power mode may be used again; the previous driver of this GPU is not.
     left = 2 if name in ("name", "multiprocessors") else 1
     assert len(list((tmp_path / "engines").glob("*.engine"))) == left
@@ -278,8 +278,8 @@ def test_concurrent_build_waits_and_finds_the_engine(
         started.set()
         return go_on.wait(20)
 
-    def build(told: Callable[..., bool]) -> None:
-        backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=told))
+    def build(progress: Callable[..., bool]) -> None:
+        backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=progress))
         backend.load(encoder, FRAME).close()
         backend.close()
 
@@ -308,16 +308,16 @@ def test_engine_behind_a_link_is_not_loaded(
 
 
 def test_stopped_build_leaves_nothing(tensorrt: SimulatedTensorRT, encoder: Graph, tmp_path: Path) -> None:
-    told: list[tuple[str, str, int, int]] = []
+    messages: list[tuple[str, str, int, int]] = []
 
     def stop(*progress: Any) -> bool:
-        told.append(progress)
+        messages.append(progress)
         return progress[2] < 1
 
     backend = create_backend("tensorrt", BackendOptions(cache_dir=tmp_path, build=stop))
     with pytest.raises(BackendError, check=code("backend.build_failed")):
         backend.load(encoder, FRAME)
-    assert told == [(encoder.name, "Building", 0, 2), (encoder.name, "Building", 1, 2)]
+    assert messages == [(encoder.name, "Building", 0, 2), (encoder.name, "Building", 1, 2)]
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 

@@ -19,8 +19,8 @@ def kind(request: pytest.FixtureRequest) -> type[Gpu]:
     if request.param == "simulated":
         return SimulatedGpu
     pytest.importorskip("pycuda.driver", reason="no pycuda, or no NVIDIA driver")
-    found: type[Gpu] = importlib.import_module("jepa_runtime.backends.tensorrt.cuda").Cuda
-    return found
+    result: type[Gpu] = importlib.import_module("jepa_runtime.backends.tensorrt.cuda").Cuda
+    return result
 
 
 @pytest.fixture

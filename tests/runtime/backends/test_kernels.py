@@ -59,11 +59,11 @@ def test_every_image_is_scaled_as_on_the_cpu(
 )
 def test_camera_formats_are_scaled_as_on_the_cpu(emulation: Emulation, width: int, height: int) -> None:
     image = random_image((height, width), 0)
-    found, expected = emulation.scaled(image, MODEL), oracle(image, MODEL)
-    assert levels_apart(found, expected) <= 1
+    result, expected = emulation.scaled(image, MODEL), oracle(image, MODEL)
+    assert levels_apart(result, expected) <= 1
     # OpenCV interpolates with fractions of 1 / 2^11, which changes the rounding of values near a half.
     interpolated = not plan_scaling(height, width, *MODEL).averaged
-    assert np.mean(found != expected) <= (0.15 if interpolated else 0.001)
+    assert np.mean(result != expected) <= (0.15 if interpolated else 0.001)
 
 
 def test_image_of_the_model_size_is_bit_identical(emulation: Emulation) -> None:
@@ -72,8 +72,8 @@ def test_image_of_the_model_size_is_bit_identical(emulation: Emulation) -> None:
 
 
 def test_largest_white_image_stays_white(emulation: Emulation) -> None:
-    found = emulation.scaled(np.full((64, 16381, 3), 255, np.uint8), (1, 1))
-    assert found.ravel().tolist() == [255, 255, 255]
+    result = emulation.scaled(np.full((64, 16381, 3), 255, np.uint8), (1, 1))
+    assert result.ravel().tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize(("missing", "room"), [(1, (3, 3)), (0, (3, 2))])
@@ -107,7 +107,7 @@ def test_compiled_kernels_are_found_by_the_hash_of_their_source(tmp_path: Path) 
     (tmp_path / "preprocess-0123456789abcdef.fatbin").write_bytes(b"of another source")
     with pytest.raises(BackendError, match=fatbin_name()):
         find_fatbin([tmp_path])
-    made = tmp_path / "second" / fatbin_name()
-    made.parent.mkdir()
-    made.write_bytes(b"of this one")
-    assert find_fatbin([tmp_path, made.parent]) == made
+    created = tmp_path / "second" / fatbin_name()
+    created.parent.mkdir()
+    created.write_bytes(b"of this one")
+    assert find_fatbin([tmp_path, created.parent]) == created

@@ -41,18 +41,18 @@ def gpu() -> Iterator[Any]:
 
 def scaled(gpu: Any, image: Image, size: Size) -> Image:
     """Resize an image."""
-    taken, made = gpu.buffer(image.shape, np.uint8), gpu.buffer((*size, 3), np.uint8)
+    taken, created = gpu.buffer(image.shape, np.uint8), gpu.buffer((*size, 3), np.uint8)
     taken.host[:] = image
-    kernel = launch(taken.address, image.shape[:2], made.address, size)
+    kernel = launch(taken.address, image.shape[:2], created.address, size)
 
     def work() -> None:
         gpu.upload(taken)
         gpu.launch(kernel)
-        gpu.download(made)
+        gpu.download(created)
 
     gpu.run(work)
-    found: Image = made.host.copy()
-    return found
+    result: Image = created.host.copy()
+    return result
 
 
 @pytest.mark.parametrize("size", [(224, 224), (97, 131)])

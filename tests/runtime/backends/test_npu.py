@@ -131,8 +131,8 @@ def test_blob_needs_no_compiler_on_the_robot() -> None:
     ],
 )
 def test_blob_of_another_machine_is_incompatible(field: str, value: str, reason: str) -> None:
-    (found,) = Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {field: value})
-    assert reason in found
+    (result,) = Origin.parse(REQUIREMENTS, "ab").mismatches(**HERE | {field: value})
+    assert reason in result
 
 
 def test_blob_origin_round_trips() -> None:
@@ -156,7 +156,7 @@ def test_ir_with_other_weights_has_another_identity() -> None:
 
 
 def kinds(core: SimulatedCore) -> list[str]:
-    return [kind for kind, _ in core.asked if kind in ("compile", "import")]
+    return [kind for kind, _ in core.calls if kind in ("compile", "import")]
 
 
 def test_compatible_blob_is_imported_and_computes_the_golden_outputs(
@@ -167,11 +167,11 @@ def test_compatible_blob_is_imported_and_computes_the_golden_outputs(
     assert [parity.graph for parity in parities] == ["encoder", "predictor", "step", "energy"]
     assert all(parity.ok for parity in parities)
     with WorldModel.open(folder, engine="openvino:NPU", num_samples=16) as model:
-        told = model._backend._core  # type: ignore[attr-defined]
+        reported = model._backend._core  # type: ignore[attr-defined]
         assert (model.engine, model.device, model.skipped_engines) == ("openvino", "NPU", ())
-        assert "import" in kinds(told)
-        assert all(given["NPU_TURBO"] for kind, given in told.asked if kind in ("compile", "import"))
-        assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in told.asked
+        assert "import" in kinds(reported)
+        assert all(inputs["NPU_TURBO"] for kind, inputs in reported.calls if kind in ("compile", "import"))
+        assert ("COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": REQUIREMENTS}) in reported.calls
 
 
 def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_equal_results(
@@ -181,13 +181,13 @@ def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_equal_result
     golden = Bundle.open(folder).golden()
     goal = golden.goal[0]
     with WorldModel.open(folder, engine="openvino:NPU", num_samples=5) as model:
-        found = model.predict(golden.actions[:5], latents=golden.latents[0], goal=goal)
+        result = model.predict(golden.actions[:5], latents=golden.latents[0], goal=goal)
         (one,) = model.predict(golden.actions[:1, :1], latents=golden.latents[0]).latents
-        np.testing.assert_allclose(found.latents, golden.futures[0, :5], atol=1e-4)
+        np.testing.assert_allclose(result.latents, golden.futures[0, :5], atol=1e-4)
         np.testing.assert_allclose(one, golden.futures[0, 0, :1], atol=1e-4)
-        assert found.energies is not None and golden.energy is not None
+        assert result.energies is not None and golden.energy is not None
         np.testing.assert_allclose(model.energy(golden.latents[0], goal), golden.energy[0], atol=1e-4)
-        np.testing.assert_allclose(found.energies[0], model.energy(found.latents[0], goal), atol=1e-6)
+        np.testing.assert_allclose(result.energies[0], model.energy(result.latents[0], goal), atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
@@ -195,8 +195,8 @@ def test_shipped_model_opens_in_its_npu_variants(
     core: type[SimulatedCore], two_rooms_bundle: Path, precision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = Bundle.open(two_rooms_bundle)
-    found = golden_parity(bundle, engine="openvino:NPU", precision=precision)
-    assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step", "energy"]
+    result = golden_parity(bundle, engine="openvino:NPU", precision=precision)
+    assert [parity.graph for parity in result if parity.ok] == ["encoder", "predictor", "step", "energy"]
     assert "computes this fp32 graph in fp16" not in caplog.text
     assert runnable_precisions(bundle.manifest, ("npu", "openvino", "onnx")) == ["int8", "fp16", "fp32"]
 
@@ -210,8 +210,8 @@ def test_more_candidates_than_fixed_shapes_hold_are_rejected(
 
 def test_npu_variants_are_checked_on_a_cpu(npu_bundle: Callable[..., Path]) -> None:
     bundle = Bundle.open(npu_bundle())
-    found = golden_parity(bundle, engine="openvino:CPU", target="npu")
-    assert [parity.graph for parity in found if parity.ok] == ["encoder", "predictor", "step", "energy"]
+    result = golden_parity(bundle, engine="openvino:CPU", target="npu")
+    assert [parity.graph for parity in result if parity.ok] == ["encoder", "predictor", "step", "energy"]
     on_cpu = golden_parity(bundle, engine="openvino:CPU")
     assert [parity.graph for parity in on_cpu if parity.ok] == ["encoder", "predictor", "energy"]
 
@@ -226,24 +226,24 @@ def test_precision_of_the_preferred_target_comes_first(
     assert runnable_precisions(reordered, ("npu", "openvino", "onnx")) == ["fp32", "fp16"]
 
 
-@pytest.mark.parametrize("told", [{"NPU_COMPILER_VERSION": 0}, {}])
+@pytest.mark.parametrize("expected", [{"NPU_COMPILER_VERSION": 0}, {}])
 def test_driver_without_a_compiler_runs_a_compatible_blob(
     core: type[SimulatedCore],
     npu_bundle: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
-    told: dict[str, int],
+    expected: dict[str, int],
 ) -> None:
     begin = SimulatedCore.__init__
 
     def without(self: SimulatedCore) -> None:
         begin(self)
         del self.properties["NPU_COMPILER_VERSION"]
-        self.properties |= told
+        self.properties |= expected
 
     monkeypatch.setattr(SimulatedCore, "__init__", without)
     with WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=16) as model:
-        asked = model._backend._core  # type: ignore[attr-defined]
-        assert "compile" not in kinds(asked) and "import" in kinds(asked)
+        request = model._backend._core  # type: ignore[attr-defined]
+        assert "compile" not in kinds(request) and "import" in kinds(request)
 
 
 def test_operations_are_counted_in_a_graph_compiled_for_it(
@@ -253,12 +253,12 @@ def test_operations_are_counted_in_a_graph_compiled_for_it(
     graph = Graph.read(npu_bundle() / "encoder" / "npu" / "model.xml")
     with suppress(AttributeError):
         backend.layer_times(graph, {"frame": (1, 32, 32, 3)}, 1)
-    (given,) = (given for kind, given in backend._core.asked if kind == "compile")  # type: ignore[attr-defined]
-    assert given["PERF_COUNT"] and "import" not in kinds(backend._core)  # type: ignore[attr-defined]
+    (inputs,) = (inputs for kind, inputs in backend._core.calls if kind == "compile")  # type: ignore[attr-defined]
+    assert inputs["PERF_COUNT"] and "import" not in kinds(backend._core)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "expected"),
     [
         ({"platform": "5010"}, "it is for platform 5010, this NPU is 4000"),
         ({"openvino": "2025.1.0"}, "it was compiled by OpenVINO 2025.1.0, this is"),
@@ -271,14 +271,18 @@ def test_incompatible_blob_is_skipped_with_a_message(
     npu_bundle: Callable[..., Path],
     caplog: pytest.LogCaptureFixture,
     other: dict[str, str],
-    told: str,
+    expected: str,
 ) -> None:
     with (
         caplog.at_level(logging.WARNING),
         WorldModel.open(npu_bundle(**other), engine="openvino:NPU") as model,
     ):
         assert kinds(model._backend._core) == ["compile"] * 4  # type: ignore[attr-defined]
-    assert "ignoring its blob" in caplog.text and told in caplog.text and "compiling the graph" in caplog.text
+    assert (
+        "ignoring its blob" in caplog.text
+        and expected in caplog.text
+        and "compiling the graph" in caplog.text
+    )
 
 
 def test_blob_that_the_driver_cannot_run_is_skipped(

@@ -89,22 +89,22 @@ def test_modified_compiled_model_is_compiled_again(tmp_path: Path, harm: Callabl
         backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / "cache"))
         session = backend.load(tmp_path / "model.xml", {"x": (1, 256)})
         session.inputs["x"][:] = 1
-        found = [array.copy() for array in session.run().values()]
+        result = [array.copy() for array in session.run().values()]
         session.close()
-        return found
+        return result
 
     whole = outputs()
     (blob,) = (tmp_path / "cache").rglob("*.blob")
     written = blob.stat().st_ino, blob.stat().st_mtime_ns
     assert np.array_equal(outputs(), whole)
-    assert (blob.stat().st_ino, blob.stat().st_mtime_ns) == written, "it came from the cache"
+    assert (blob.stat().st_ino, blob.stat().st_mtime_ns) == written, "it was loaded from the cache"
     harm(blob)
-    anew = set()
+    recompiled = set()
     for _ in range(2):
         assert np.array_equal(outputs(), whole)
         assert blob.stat().st_mtime_ns > written[1]
-        anew.add((blob.stat().st_ino, blob.stat().st_mtime_ns))
-    assert len(anew) == 1, "the second time it came from the cache"
+        recompiled.add((blob.stat().st_ino, blob.stat().st_mtime_ns))
+    assert len(recompiled) == 1, "the second load is from the cache"
 
 
 def test_unusable_cache_is_reported_once_and_bypassed(
@@ -117,8 +117,8 @@ def test_unusable_cache_is_reported_once_and_bypassed(
     backend = create_backend("openvino:CPU", BackendOptions(cache_dir=tmp_path / ("x" * 256)))
     for _ in range(2):
         backend.load(model_path(toy_bundle, "encoder", backend), FRAME).close()
-    (told,) = caplog.messages
-    assert told.endswith("x: the cache of compiled models is disabled: File name too long")
+    (reported,) = caplog.messages
+    assert reported.endswith("x: the cache of compiled models is disabled: File name too long")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -135,14 +135,14 @@ def test_cache_of_another_account_is_not_loaded(
     load()
     (blob,) = cache.rglob("*.blob")
     used = blob.parent.stat().st_mtime_ns
-    given = blob.parent if inner else cache
-    os.chown(given, 65534, 65534)
+    inputs = blob.parent if inner else cache
+    os.chown(inputs, 65534, 65534)
     load()
     assert caplog.messages == [
-        f"{cache}: the cache of compiled models is disabled: {given.name} belongs to another account, or "
+        f"{cache}: the cache of compiled models is disabled: {inputs.name} belongs to another account, or "
         "other accounts can write to it"
     ]
-    assert blob.parent.stat().st_mtime_ns == used, "it was not looked into"
+    assert blob.parent.stat().st_mtime_ns == used, "it was not read"
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,10 @@ def pycuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = caches / hashlib.sha256(key.encode()).hexdigest()[:16]
     if not folder.is_dir():
         caches.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=caches) as made:
-            compile_pycuda(Path(made) / "all", tmp_path_factory.mktemp("sources"))
+        with tempfile.TemporaryDirectory(dir=caches) as created:
+            compile_pycuda(Path(created) / "all", tmp_path_factory.mktemp("sources"))
             # It is complete or absent.
-            (Path(made) / "all").rename(folder)
+            (Path(created) / "all").rename(folder)
     return folder
 
 
@@ -107,8 +107,8 @@ def driver(pycuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(pycuda: Path, driver: Path) -> Run:
     """Runs Python code over the fake driver."""
-    found = os.pathsep.join([*sys.path, str(pycuda)])
-    environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": found}
+    result = os.pathsep.join([*sys.path, str(pycuda)])
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": result}
     # Dependencies of PyCUDA may be installed twice, and pytest could load the plugin of the other copy.
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_timeout"}
 

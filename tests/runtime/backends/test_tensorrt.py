@@ -77,11 +77,11 @@ def test_gpu_scales_images_of_changing_sizes(
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         assert session.scale(image)
         # The caller may reuse its array immediately.
-        kept = image.copy()
+        stored = image.copy()
         image[:] = 0
         scaled = session.run()["latent"].copy()
         assert gpu_of(backend).launches[-1] == 1
-        resize_into(kept, session.inputs["frame"][0])
+        resize_into(stored, session.inputs["frame"][0])
         assert session.run()["latent"] == pytest.approx(scaled)
 
 
@@ -133,11 +133,11 @@ def test_model_that_cannot_be_opened_leaves_no_memory(
     tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus: list[SimulatedGpu] = []
-    made = SimulatedGpu.__init__
+    created = SimulatedGpu.__init__
 
     def remember(self: SimulatedGpu, index: int) -> None:
         gpus.append(self)
-        made(self, index)
+        created(self, index)
 
     monkeypatch.setattr(SimulatedGpu, "__init__", remember)
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
@@ -174,9 +174,9 @@ def test_scaling_without_compiled_kernels_uses_the_cpu_and_is_reported(
         WorldModel.open(toy_bundle, engine="tensorrt", options=options) as model,
     ):
         assert "resizing images on the CPU: preprocess-" in caplog.text
-        found = model.encode(frame)
+        result = model.encode(frame)
     with WorldModel.open(toy_bundle) as model:
-        assert found == pytest.approx(model.encode(frame), abs=1e-4)
+        assert result == pytest.approx(model.encode(frame), abs=1e-4)
 
 
 def test_model_scales_its_images_on_the_gpu(
@@ -185,13 +185,13 @@ def test_model_scales_its_images_on_the_gpu(
     options = BackendOptions(cache_dir=tmp_path / "engines", build=lambda *_: True)
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     with WorldModel.open(toy_bundle, engine="tensorrt", options=options) as model:
-        found = model.encode(frame)
+        result = model.encode(frame)
         session: Any = model._sessions.encoder  # type: ignore[union-attr]
         assert frame.shape in session._images
         with pytest.raises(FrameError):
             model.encode(frame[..., 0])
     with WorldModel.open(toy_bundle) as model:
-        assert found == pytest.approx(model.encode(frame), abs=1e-4)
+        assert result == pytest.approx(model.encode(frame), abs=1e-4)
 
 
 def test_energies_are_computed_in_the_memory_of_the_futures(
@@ -220,8 +220,8 @@ def test_energies_of_wrong_futures_are_detected_by_the_golden_outputs(
 
     def refused() -> list[str]:
         options = BackendOptions(cache_dir=tmp_path / "engines", build=lambda *_: True)
-        found = golden_parity(bundle, engine="tensorrt", options=options)
-        return [each.graph for each in found if not each.ok]
+        result = golden_parity(bundle, engine="tensorrt", options=options)
+        return [each.graph for each in result if not each.ok]
 
     assert refused() == []
     link, others = TensorRTSession.link, []
@@ -294,18 +294,18 @@ def test_close_frees_all_memory(opened: Callable[..., Backend], encoder: Graph) 
 
 def test_another_thread_is_rejected(opened: Callable[..., Backend], encoder: Graph) -> None:
     session = opened(build=True).load(encoder, FRAME)
-    said: list[BaseException] = []
+    message: list[BaseException] = []
 
     def elsewhere() -> None:
         try:
             session.run()
         except BackendError as error:
-            said.append(error)
+            message.append(error)
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert "another thread opened it" in str(said[0])
+    assert "another thread opened it" in str(message[0])
 
 
 def test_bundle_serves_and_reproduces_its_golden_outputs(

@@ -55,11 +55,11 @@ def uses(source: str) -> Iterator[tuple[str, str | None]]:
 
 
 def missing(offered: dict[str, list[str]]) -> set[tuple[str, str | None]]:
-    asked = {use for source in _NAMES for use in uses(source) if use[0] not in _PYTHON}
-    assert len(asked) > 40
+    requests = {use for source in _NAMES for use in uses(source) if use[0] not in _PYTHON}
+    assert len(requests) > 40
     return {
         (kind, member)
-        for kind, member in asked
+        for kind, member in requests
         if kind not in offered or (member is not None and member not in offered[kind])
     }
 

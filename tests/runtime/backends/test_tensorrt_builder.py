@@ -39,16 +39,16 @@ def build(listener: Any, graph: Graph, shapes: Any, **further: Any) -> builder.B
     ],
 )
 def test_graphs_are_built(toy_bundle: Path, listener: Any, role: str, shapes: Any) -> None:
-    told: list[tuple[str, int, int]] = []
+    messages: list[tuple[str, int, int]] = []
 
     def progress(*step: Any) -> bool:
-        told.append(step)
+        messages.append(step)
         return True
 
     graph = Graph.read(toy_bundle / role / "onnx" / "model.onnx")
     built = build(listener, graph, shapes, progress=progress, memory_bytes=1 << 28)
     assert len(built.engine) > 1000 and built.layers > 1 and built.build_s > 0
-    assert told and all(0 <= done <= steps for _, done, steps in told)
+    assert messages and all(0 <= done <= steps for _, done, steps in messages)
 
 
 def test_build_can_be_stopped(toy_bundle: Path, listener: Any) -> None:

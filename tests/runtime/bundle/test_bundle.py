@@ -405,10 +405,10 @@ def test_repr_of_a_bundle_is_one_readable_line(toy_bundle: Path) -> None:
 
 def test_repr_html_is_a_table(toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
-    found = ElementTree.fromstring(bundle._repr_html_())
-    assert found.findtext("caption/b") == "Bundle toy 1.2.3"
-    assert bundle.sha256 in found.itertext()
+    result = ElementTree.fromstring(bundle._repr_html_())
+    assert result.findtext("caption/b") == "Bundle toy 1.2.3"
+    assert bundle.sha256 in result.itertext()
     manifest = bundle.manifest.model_copy(update={"description": "<script>&", "trained": False})
-    found = ElementTree.fromstring(replace(bundle, manifest=manifest)._repr_html_())
-    assert found.findtext("caption/b") == "Bundle toy 1.2.3, random weights"
-    assert "<script>&" in found.itertext()
+    result = ElementTree.fromstring(replace(bundle, manifest=manifest)._repr_html_())
+    assert result.findtext("caption/b") == "Bundle toy 1.2.3, random weights"
+    assert "<script>&" in result.itertext()

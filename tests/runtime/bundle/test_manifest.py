@@ -138,8 +138,8 @@ def test_inconsistent_graph_variants_are_rejected(valid: bytes) -> None:
     fields = json.loads(valid)
     (first, *_) = fields["graphs"]["predictor"]
     step = first | {"path": first["path"].replace("predictor/", "step/", 1)}
-    told = rejection(set_in(fields, "graphs.step", [step]))
-    assert "step and predictor must have the same precisions for openvino" in told
+    reported = rejection(set_in(fields, "graphs.step", [step]))
+    assert "step and predictor must have the same precisions for openvino" in reported
     energy = fields["graphs"]["energy"][:1]
     assert "energy graph must have the same targets" in rejection(set_in(fields, "graphs.energy", energy))
     twice = fields["graphs"]["encoder"] * 2
@@ -185,8 +185,8 @@ def test_accelerator_variants_have_their_own_folders(valid: bytes, target: str, 
     form = manifest.graphs.encoder[-1]
     assert form.target == target
     assert form.paths == tuple(f"encoder/{target}/{name}" for name in files[:2])
-    told = rejection(with_predictors_for(fields, target, files[0], *files[len(form.paths) :]))
-    assert "is used but not listed" in told
+    reported = rejection(with_predictors_for(fields, target, files[0], *files[len(form.paths) :]))
+    assert "is used but not listed" in reported
     assert f"path must be encoder/{target}/" in rejection(
         with_predictors_for(fields, target, "model_fp16.json", *files)
     )
@@ -228,7 +228,7 @@ def test_manifest_cannot_list_itself(valid: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "progress"),
     [
         (lambda data: data.replace(b'"toy"', b'"toy", "model_id": "toy"', 1), "key 'model_id' appears twice"),
         (lambda data: data.replace(b"0.05", b"NaN", 1), "NaN is not a number"),
@@ -251,9 +251,9 @@ def test_manifest_cannot_list_itself(valid: bytes) -> None:
     ],
 )
 def test_json_that_is_not_strict_is_rejected(
-    valid: bytes, change: Callable[[bytes], bytes], told: str
+    valid: bytes, change: Callable[[bytes], bytes], progress: str
 ) -> None:
-    assert told in rejection(change(valid))
+    assert progress in rejection(change(valid))
 
 
 def test_manifest_round_trips(valid: bytes) -> None:
@@ -270,11 +270,11 @@ _JSON = st.recursive(
 
 def places(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the paths of all values in nested lists and objects."""
-    found = [place] if place else []
+    result = [place] if place else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        found += places(inner, (*place, key))
-    return found
+        result += places(inner, (*place, key))
+    return result
 
 
 @_QUIET

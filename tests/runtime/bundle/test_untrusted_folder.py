@@ -31,9 +31,9 @@ def test_opening_bundles_repeatedly_leaks_no_descriptors(toy_bundle: Path, tmp_p
             with pytest.raises(BundleError):
                 Bundle.open(missing)
         with UntrustedFolder(toy_bundle) as folder:
-            for refused in ("encoder", "encoder/onnx", "encoder/missing/model.onnx"):
+            for rejected in ("encoder", "encoder/onnx", "encoder/missing/model.onnx"):
                 with pytest.raises(BundleError):
-                    folder.read(refused, 1)
+                    folder.read(rejected, 1)
 
     open_all()
     before = len(os.listdir("/proc/self/fd"))

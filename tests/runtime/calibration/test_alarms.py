@@ -38,11 +38,11 @@ def test_alarm_is_reported_at_its_start_and_end() -> None:
 def test_lasting_alarm_is_reported_once_and_ends_well_after_its_cause() -> None:
     alarms = make()
     often = alarms._changes.threshold.value
-    # Where there is nothing to compare with, nothing says that it is gone.
+    # Without data to compare with, nothing shows the end.
     raised, usual = [often * 1.01] * 100 * BLOCK + [None] * 50 * BLOCK, [often / 2] * 45 * BLOCK
     begun, ended = [alarm for alarm in watched(alarms, raised + usual) if alarm.kind == "change"]
     assert begun.end_ns is None and begun.event.start_ns < len(raised)
-    # It shows every few pairs of blocks, and is over twenty pairs after it last did.
+    # The change appears in every few pairs of blocks, and ends twenty pairs after its last appearance.
     assert ended.end_ns is not None and 10 < (ended.end_ns - len(raised)) / (2 * BLOCK) <= 20
     assert begun.threshold.every == 10 * BLOCK
     assert ended.event.start_ns == begun.event.start_ns
@@ -51,9 +51,9 @@ def test_lasting_alarm_is_reported_once_and_ends_well_after_its_cause() -> None:
 def test_false_alarms_are_no_more_frequent_than_stated() -> None:
     alarms = make()
     scores = np.random.default_rng(1).exponential(size=200_000).tolist()
-    found = watched(alarms, scores)
+    result = watched(alarms, scores)
     for kind in ("surprise", "change"):
-        begun = sum(alarm.kind == kind and alarm.end_ns is None for alarm in found)
+        begun = sum(alarm.kind == kind and alarm.end_ns is None for alarm in result)
         assert begun <= len(scores) * STEP_S / EVERY_S, kind
 
 
@@ -68,8 +68,8 @@ def test_close_ends_an_active_alarm() -> None:
 def test_alarm_ends_before_the_next_of_its_kind(scores: list[float | None], close_every: int) -> None:
     alarms, going_on = make(), set()
     for step in range(0, len(scores), close_every):
-        found = watched(alarms, scores[step : step + close_every], step)
-        for alarm in [*found, *alarms.close(step + close_every)]:
+        result = watched(alarms, scores[step : step + close_every], step)
+        for alarm in [*result, *alarms.close(step + close_every)]:
             assert (alarm.kind in going_on) is (alarm.end_ns is not None)
             going_on ^= {alarm.kind}
         assert not going_on
@@ -83,8 +83,8 @@ def test_alarm_rate_too_low_for_the_normal_data_is_rejected() -> None:
 @pytest.mark.parametrize("every_s", [STEP_S / 2, BLOCK * STEP_S, 2 * BLOCK * STEP_S - STEP_S])
 def test_alarm_rate_above_what_blocks_resolve_is_accepted(every_s: float) -> None:
     alarms = make(every_s)
-    found = watched(alarms, np.random.default_rng(1).exponential(size=20_000).tolist())
+    result = watched(alarms, np.random.default_rng(1).exponential(size=20_000).tolist())
     for kind in ("surprise", "change"):
-        begun = sum(alarm.kind == kind and alarm.end_ns is None for alarm in found)
+        begun = sum(alarm.kind == kind and alarm.end_ns is None for alarm in result)
         assert 0 < begun <= 20_000 / (2 * BLOCK), kind
-    assert found[0].false_alarm_every_s == every_s
+    assert result[0].false_alarm_every_s == every_s

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jepa_runtime.calibration import Bounds
 from jepa_runtime.calibration.conformal import DECAY, FIRST_RATE, MIN_RATE
 
-STREAMS = 50  # Each takes the place of a horizon: so many are run at once.
+STREAMS = 50  # Each stream takes the place of a horizon, so that many run at once.
 STEPS = 4000
 PROBABILITY = 0.9
 
@@ -46,7 +46,7 @@ def rate(count: int, delay: int) -> float:
     return min(max(FIRST_RATE * count**-DECAY, MIN_RATE), 1 / max(delay, 1))
 
 
-def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
+def covered(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
     """Return whether each error [steps, streams] is within the bound stated ``delay`` steps earlier."""
     stated = [bounds.current()] * delay
     within = np.empty(errors.shape, bool)
@@ -62,7 +62,7 @@ def held(bounds: Bounds, errors: np.ndarray, delay: int) -> np.ndarray:
 def test_bounds_have_the_stated_coverage(
     stream: Callable[[np.random.Generator], np.ndarray], delay: int
 ) -> None:
-    within = held(make(delay=delay), stream(np.random.default_rng(1)), delay)
+    within = covered(make(delay=delay), stream(np.random.default_rng(1)), delay)
     assert abs(within[500:].mean() - PROBABILITY) < 0.02
 
 
@@ -74,7 +74,7 @@ def test_bounds_have_the_stated_coverage_200_steps_after_errors_scale_by_three(
     errors = gaussian(np.random.default_rng(2))
     change = STEPS // 2
     errors[change:] *= factor
-    within = held(make(delay=delay), errors, delay)
+    within = covered(make(delay=delay), errors, delay)
     # Where errors shrink, a bound can fall only by alpha times the rate a step.
     settled = change + (200 if factor > 1 else 1000)
     assert abs(within[change : change + 100].mean() - PROBABILITY) > 0.05
@@ -92,9 +92,9 @@ def test_miss_rate_is_bounded_for_any_errors(
     errors: list[float], probability: float, delay: int, start: float
 ) -> None:
     bounds = Bounds([start], probability=probability, delays=[delay], latent_space="a")
-    within = held(bounds, np.array(errors)[:, None], delay)
+    within = covered(bounds, np.array(errors)[:, None], delay)
     width = math.log(1e3 / 1e-3) + rate(1, delay) * (1 + delay)
-    # The bound falls no further than a thousandth of its start: then there are fewer misses, not more.
+    # The bound falls no further than a thousandth of its start, after which there are fewer misses.
     excess = (1 - within).mean() - (1 - probability)
     assert excess <= width / (rate(len(errors), delay) * len(errors)) + 1e-9
 
@@ -108,7 +108,7 @@ def test_bounds_four_misses_from_the_start_widen_3_times() -> None:
 
 def test_bounds_rate_stops_decaying_at_its_floor() -> None:
     bounds = make(1, delay=1, start=1.0)
-    held(bounds, gaussian(np.random.default_rng(4))[:1000, :1], 1)
+    covered(bounds, gaussian(np.random.default_rng(4))[:1000, :1], 1)
     before = bounds.current()
     bounds.update(np.array([9.0]), before)
     assert np.log(bounds.current() / before) == pytest.approx(MIN_RATE * PROBABILITY)
@@ -116,7 +116,7 @@ def test_bounds_rate_stops_decaying_at_its_floor() -> None:
 
 def test_bounds_rate_starts_again_with_another_model() -> None:
     first, second = make(1, start=1.0), make(1, start=1.0)
-    held(first, gaussian(np.random.default_rng(4))[:1000, :1], 1)
+    covered(first, gaussian(np.random.default_rng(4))[:1000, :1], 1)
     second.adopt_state(first)
     before = second.current()
     second.update(np.array([1e3]), before)
@@ -126,8 +126,8 @@ def test_bounds_rate_starts_again_with_another_model() -> None:
 @pytest.mark.parametrize("delay", [0, 8])
 def test_bounds_that_start_a_third_too_small_hold_within_100_errors(delay: int) -> None:
     errors = gaussian(np.random.default_rng(5))
-    within = held(make(delay=delay, start=1.645 / 3), errors, delay)
-    # A fixed rate of 0.05 holds 0.71 of the first 100 and 0.88 of the next.
+    within = covered(make(delay=delay, start=1.645 / 3), errors, delay)
+    # A fixed rate of 0.05 covers 0.71 of the first 100 and 0.88 of the next.
     assert within[:100].mean() > 0.78
     assert within[100:200].mean() == pytest.approx(PROBABILITY, abs=0.015)
 
@@ -186,7 +186,7 @@ def test_missing_error_changes_nothing() -> None:
 
 def test_learned_bounds_are_transferred_between_equal_latent_spaces() -> None:
     first, second = make(streams=3), make(streams=3)
-    held(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
+    covered(first, gaussian(np.random.default_rng(3))[:200, :3] * 2, 0)
     second.adopt_state(first)
     assert second.current() == pytest.approx(first.current())
     second.adopt_state(Bounds([0.5, 1e-9, 0], probability=0.9, delays=[0] * 3, latent_space="a"))

@@ -51,16 +51,16 @@ def test_bounds_start_with_those_of_the_bundle() -> None:
 def test_error_is_compared_with_the_bound_published_for_its_image() -> None:
     trust = make()
     trust.state(0)
-    judged = trust.add_errors(STEP_NS, np.array([1.5, math.nan, math.nan]), [0, -400, -400])
-    assert judged.stated.tolist()[0] == 1.0 and np.isnan(judged.stated[1:]).all()
+    evaluated = trust.add_errors(STEP_NS, np.array([1.5, math.nan, math.nan]), [0, -400, -400])
+    assert evaluated.stated.tolist()[0] == 1.0 and np.isnan(evaluated.stated[1:]).all()
     assert trust.state(STEP_NS).overall[0] == CoverageRate(0, 1)
-    assert trust.state(STEP_NS).bounds[0] > 1.0, "it was missed"
+    assert trust.state(STEP_NS).bounds[0] > 1.0, "the error counts as missed"
 
 
 def test_error_without_a_published_bound_is_scored_only() -> None:
     trust = make()
-    judged = trust.add_errors(STEP_NS, np.array([1.0, 2.0, 4.0]), [0, -400, -400])
-    assert judged.score is not None and judged.score.value == 1.0
+    evaluated = trust.add_errors(STEP_NS, np.array([1.0, 2.0, 4.0]), [0, -400, -400])
+    assert evaluated.score is not None and evaluated.score.value == 1.0
     assert trust.state(STEP_NS).overall == (CoverageRate(0, 0),) * HORIZON
 
 
@@ -136,9 +136,9 @@ def test_history_reset_drops_pending_predictions_and_keeps_learned_bounds() -> N
     live(trust, [[9.0, 9.0, 9.0]] * 20)
     learned = trust.state(20 * STEP_NS).bounds
     trust.reset()
-    assert trust.is_due(0), "time may have been set back"
-    judged = trust.add_errors(21 * STEP_NS, np.ones(HORIZON), [20 * STEP_NS, 18 * STEP_NS, 18 * STEP_NS])
-    assert np.isnan(judged.stated).all()
+    assert trust.is_due(0), "the clock may have been set back"
+    evaluated = trust.add_errors(21 * STEP_NS, np.ones(HORIZON), [20 * STEP_NS, 18 * STEP_NS, 18 * STEP_NS])
+    assert np.isnan(evaluated.stated).all()
     assert trust.state(21 * STEP_NS).bounds.tolist() == learned.tolist()
 
 
@@ -177,7 +177,7 @@ def test_trust_unannounced_jump_counts_as_missed_and_does_not_widen_bounds() -> 
     (begun,) = trust.take_alarms()
     assert begun.kind == "surprise" and begun.event.start_ns == 300 * STEP_NS
     live(trust, after.tolist(), first=303)
-    assert (trust.bounds() < 2 * learned).all(), "nothing of the jump is learned late"
+    assert (trust.bounds() < 2 * learned).all(), "no error of the jump is learned later"
 
 
 @pytest.mark.parametrize("factor", [5.0, 50.0])

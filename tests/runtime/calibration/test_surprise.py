@@ -33,8 +33,8 @@ def normal_scores(count: int, seed: int) -> np.ndarray:
     return (summed[MEMORY:] - summed[:-MEMORY]) / MEMORY
 
 
-def normal_threshold(normal: np.ndarray, *, block: int, **asked: Any) -> Threshold:
-    return threshold_of(block_maxima(normal, block), block=block, **asked)
+def normal_threshold(normal: np.ndarray, *, block: int, **request: Any) -> Threshold:
+    return threshold_of(block_maxima(normal, block), block=block, **request)
 
 
 def some_threshold(value: float = 1.0, *, block: int = 3, every: int = 30) -> Threshold:
@@ -43,16 +43,16 @@ def some_threshold(value: float = 1.0, *, block: int = 3, every: int = 30) -> Th
 
 def events(scores: list[float | None], threshold: Threshold) -> list[Event]:
     detector = EventDetector(threshold)
-    found = [
+    result = [
         detector.update(step, None if value is None else Score(value, step + 1))
         for step, value in enumerate(scores)
     ]
-    return [event for event in [*found, detector.close()] if event is not None]
+    return [event for event in [*result, detector.close()] if event is not None]
 
 
 def test_score_is_the_mean_of_errors_relative_to_their_bounds() -> None:
-    found = score(np.array([1.0, 8.0, math.nan]), np.array([1.0, 2.0, 1.0]))
-    assert found == Score(2.5, horizon=2)
+    result = score(np.array([1.0, 8.0, math.nan]), np.array([1.0, 2.0, 1.0]))
+    assert result == Score(2.5, horizon=2)
 
 
 @pytest.mark.parametrize("bound", [0.0, math.inf, math.nan])
@@ -65,8 +65,8 @@ def test_false_alarms_over_a_million_normal_scores_are_no_more_frequent_than_sta
     threshold = normal_threshold(normal_scores(40 * EVERY, seed=1), block=BLOCK, every=EVERY)
     detector = EventDetector(threshold)
     later = normal_scores(1_200_000, seed=2)
-    found = [detector.update(step, Score(value, 1)) for step, value in enumerate(later.tolist())]
-    alarms = sum(event is not None for event in found) + (detector.current is not None)
+    result = [detector.update(step, Score(value, 1)) for step, value in enumerate(later.tolist())]
+    alarms = sum(event is not None for event in result) + (detector.current is not None)
     assert 0 < alarms <= len(later) / EVERY
 
 
@@ -85,14 +85,14 @@ def test_independent_scores_are_rarely_reported_as_correlated() -> None:
 def test_stated_rate_has_the_stated_confidence_over_calibrations() -> None:
     """For exponential scores the proportion of blocks above a threshold is known exactly."""
     every, block, trials = 500, 10, 400
-    kept = 0
+    stored = 0
     for seed in range(trials):
         normal = np.random.default_rng(seed).exponential(size=20 * every)
         threshold = normal_threshold(normal, block=block, every=every, confidence=0.9)
         above = 1 - (1 - math.exp(-threshold.value)) ** block
-        kept += above <= threshold.rate
-    # Three standard deviations of a share of 0.9, and an order statistic that cannot meet it exactly.
-    assert 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials) <= kept / trials < 0.999
+        stored += above <= threshold.rate
+    # Three standard deviations of a proportion of 0.9, and an order statistic that cannot meet it exactly.
+    assert 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials) <= stored / trials < 0.999
 
 
 def test_more_normal_data_lower_the_threshold() -> None:
@@ -199,15 +199,15 @@ def test_every_second_block_is_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("judged", "average_run", "noticed"),
+    ("evaluated", "average_run", "noticed"),
     [([2, 2, 2], 120, 2), ([2, 2, 2], 122, 3), ([1, 2, 2], 120, 3), ([1, 2, 2], 172, 3)],
 )
 def test_change_is_detected_when_the_e_value_reaches_the_average_run_length(
-    judged: list[int], average_run: int, noticed: int
+    evaluated: list[int], average_run: int, noticed: int
 ) -> None:
-    # A tenth of normal blocks are high: such a one makes stakes 5 times, another 5 / 9 times as large.
+    # A tenth of normal blocks are high: a high one multiplies the e-value by 5, any other by 5 / 9.
     detector = ChangeDetector(some_threshold(block=2, every=20), average_run=average_run)
-    shows = [detector.update(Score(value, 1)) for each in judged for value in (0, 0, each, each)]
+    shows = [detector.update(Score(value, 1)) for each in evaluated for value in (0, 0, each, each)]
     assert shows.index(True) + 1 == 4 * noticed
 
 

@@ -1,4 +1,4 @@
-"""``jepa-runtime build-engine``: engines are there afterwards, and compute what the bundle says."""
+"""``jepa-runtime build-engine``: engines exist afterwards, and compute the golden outputs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_build_engine_builds_once_and_the_engines_serve(
     assert main(serve) == 1
     assert "jepa-runtime build-engine" in capsys.readouterr().err
     assert main(build) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     # Predictor and energy each for all candidates, and for one.
-    assert "built engines of 3 graphs, cache: " in told and "encoder: worst cosine" in told
+    assert "built engines of 3 graphs, cache: " in output and "encoder: worst cosine" in output
     builds = tensorrt.builds
     assert builds == 5
     assert main(build) == main(serve) == 0
@@ -75,7 +75,7 @@ def test_build_engine_without_tensorrt_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], "give either a bundle or --robot ROOT"),
         (["bundle", "--robot", "root"], "give either a bundle or --robot ROOT"),
@@ -83,10 +83,10 @@ def test_build_engine_without_tensorrt_says_what_to_install(
     ],
 )
 def test_build_engine_with_invalid_options_is_rejected(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build-engine", *arguments]) == 1
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_build_engine_for_other_backends_does_nothing(
@@ -124,9 +124,9 @@ def test_build_engine_of_the_good_model_counts_as_an_attempt(
     counted: list[int] = []
     opens = WorldModel.open
 
-    def opened(*given: object, **more: object) -> WorldModel:
+    def opened(*args: object, **more: object) -> WorldModel:
         counted.append(len(json.loads(path.read_text())))
-        return opens(*given, **more)  # type: ignore[arg-type]
+        return opens(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(WorldModel, "open", opened)
     assert main(["build-engine", "--robot", str(site.root)]) == 0

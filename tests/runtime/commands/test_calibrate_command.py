@@ -35,9 +35,9 @@ def test_calibrate_writes_normal_scores_and_error_bounds(
     assert (np.array(after.error_bounds) < before.error_bounds).all() and min(after.error_bounds) > 0
     learned = {"normal_scores": None, "error_bounds": ()}
     assert after.model_copy(update=learned) == before.model_copy(update=learned)
-    said = capsys.readouterr().out
-    assert "in 2 runs" in said and "throughout" not in said
-    assert "Alarms are disabled with this bundle: " in said and "normal scores are too few" in said
+    output = capsys.readouterr().out
+    assert "in 2 runs" in output and "throughout" not in output
+    assert "Alarms are disabled with this bundle: " in output and "normal scores are too few" in output
 
 
 def test_calibrate_with_several_sources_combines_their_runs(
@@ -173,14 +173,14 @@ def test_calibrate_with_commands_of_another_robot_fails(
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", f"{bag}?action=/cmd_vel") == 1
-    said = capsys.readouterr().err
-    assert "angular.z [rad/s]; the model's actions are linear.x [m/s], linear.y [m/s]: select these" in said
+    output = capsys.readouterr().err
+    assert "angular.z [rad/s]; the model's actions are linear.x [m/s], linear.y [m/s]: select these" in output
 
 
 def test_calibrate_skips_steps_with_unknown_actions(
     two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As with keyboard teleoperation: without a pressed key nothing is sent, and the base stops.
+    # As with keyboard teleoperation: without a pressed key no command is sent, and the base stops.
     frames = [image(round(step * 2e8), step % 200, size=(64, 64)) for step in range(150)]
     commands = [twist(round(step * 1e8), 0.5) for step in range(300) if not 80 <= step < 180]
     bag = write_bag(tmp_path / "bag.mcap", [*frames, *commands])
@@ -197,9 +197,9 @@ def test_calibrate_reports_constant_action_components(
     bag = write_bag(tmp_path / "bag.mcap", [*frames, *commands])
     source = f"{bag}?action=/cmd_vel:linear.x,linear.y"
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", source) == 0
-    said = capsys.readouterr().out
-    assert "linear.y was 0 m/s throughout" in said
-    assert "linear.x was" not in said
+    output = capsys.readouterr().out
+    assert "linear.y was 0 m/s throughout" in output
+    assert "linear.x was" not in output
 
 
 def test_calibrate_on_failing_disk_leaves_no_partial_bundle(
@@ -246,5 +246,5 @@ def test_calibrate_reports_correlation_beyond_the_longest_block(
         "jepa_runtime.commands.calibrate._errors", lambda *_: iter([calm * 6, rough, calm * 6])
     )
     assert calibrate(two_rooms_bundle, tmp_path / "new", "--source", "two_rooms") == 0
-    said = capsys.readouterr().out
-    assert "Scores are correlated over more than" in said
+    output = capsys.readouterr().out
+    assert "Scores are correlated over more than" in output

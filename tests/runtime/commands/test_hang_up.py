@@ -45,12 +45,12 @@ def hang_up_on(code: str, *arguments: str, once: bytes) -> int:
     return process.wait(timeout=60)
 
 
-def frames_of_a_run(found: dict[str, Any]) -> int:
-    return int(found["frames_processed"])
+def frames_of_a_run(result: dict[str, Any]) -> int:
+    return int(result["frames_processed"])
 
 
-def frames_of_a_profile(found: dict[str, Any]) -> int:
-    return len(found["run"]["latency_ms"])
+def frames_of_a_profile(result: dict[str, Any]) -> int:
+    return len(result["run"]["latency_ms"])
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_results_are_written_after_the_terminal_hangs_up(
 ) -> None:
     out = tmp_path / "found.json"
     seconds = "60" if ends else "4"
-    told = [str(toy_bundle), "--duration", seconds, "--json", str(out)]
-    assert hang_up_on(code, *command, *told, once=once) == 0
-    found = frames(json.loads(out.read_text()))
-    assert 0 < found < 1000 if ends else found > 60
+    messages = [str(toy_bundle), "--duration", seconds, "--json", str(out)]
+    assert hang_up_on(code, *command, *messages, once=once) == 0
+    result = frames(json.loads(out.read_text()))
+    assert 0 < result < 1000 if ends else result > 60
 
 
 @pytest.mark.parametrize("listening", ["stop_on_signals", "interrupted_by_signals"])

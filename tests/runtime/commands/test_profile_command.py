@@ -60,8 +60,8 @@ def test_profile_writes_report_trace_and_comparable_json(
     assert all(reading.values or reading.absent for reading in profile.readings)
     assert "<svg" in files["html"].read_text(encoding="utf-8")
     assert files["trace"].stat().st_size > 1000
-    shown = capsys.readouterr().out
-    assert "response" in shown and "parity of the encoder" in shown
+    output = capsys.readouterr().out
+    assert "response" in output and "parity of the encoder" in output
     assert main(["compare", "--quantile", "p50", str(files["json"]), str(files["json"])]) == 0
 
 
@@ -108,13 +108,13 @@ def test_profile_with_power_sensor_reports_energy_per_frame(
     monkeypatch.setattr(profile_command, "Monitor", partial(Monitor, probes=[power]))
     command = ["profile", str(MODEL), "--rate", "20", "--duration", "5", "--skip", "all"]
     assert main([*command, "--json", str(tmp_path / "profile.json")]) == 0
-    found = read_profile(tmp_path / "profile.json").energy
-    assert found is not None and found.absent is None
-    assert found.per_frame_j is not None
+    result = read_profile(tmp_path / "profile.json").energy
+    assert result is not None and result.absent is None
+    assert result.per_frame_j is not None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["nowhere"], "nowhere"),
         ([str(MODEL), "--source", "nowhere.mp4"], "nowhere.mp4"),
@@ -125,11 +125,11 @@ def test_profile_with_power_sensor_reports_energy_per_frame(
     ],
 )
 def test_profile_of_unusable_input_fails(
-    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(profile_command, "find_spec", lambda name: None)
     assert main(["profile", "--duration", "1", "--skip", "all", *arguments]) == 1
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_failed_pass_becomes_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_further_passes_use_the_engine_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
 
-    def measure(asked: cold_start.Start, **_: Any) -> list[ColdStart]:
-        started.append(asked.engine)
+    def measure(request: cold_start.Start, **_: Any) -> list[ColdStart]:
+        started.append(request.engine)
         return []
 
     monkeypatch.setattr(profile_passes.cold_start, "measure", measure)
@@ -212,14 +212,14 @@ def test_profile_counts_frames_without_futures(tmp_path: Path, capsys: pytest.Ca
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
     """Replace the measurement and return its profiles."""
-    found: list[Profile] = []
+    result: list[Profile] = []
 
     def measure(*_: Any) -> Profile:
-        found.append(make_profile(frames=50))
-        return found[-1]
+        result.append(make_profile(frames=50))
+        return result[-1]
 
     monkeypatch.setattr(profile_command, "_measure", measure)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
@@ -248,9 +248,9 @@ def test_show_formats_missing_knee_and_p999_as_the_report(
 ) -> None:
     sweep = Sweep(points=[], max_late=0.01, knee_hz=None)
     show(make_profile(frames=2000, sweep=sweep), Console(width=200))
-    told = capsys.readouterr().out
-    assert "sweep: no sustained rate (" in told
-    assert ", p99.9 " in told and "p999" not in told
+    output = capsys.readouterr().out
+    assert "sweep: no sustained rate (" in output
+    assert ", p99.9 " in output and "p999" not in output
 
 
 @pytest.mark.parametrize("option", [["--topic", "image"], ["--ros-param", "cpu_affinity:=[1]"]])
@@ -267,7 +267,7 @@ def test_show_omits_unknown_threads(capsys: pytest.CaptureFixture[str]) -> None:
     profile = make_profile(frames=50)
     unknown = profile.subject.model_copy(update={"threads": None, "engine_version": None})
     show(profile.model_copy(update={"subject": unknown}), Console(width=200))
-    assert "8 steps; 30 Hz" in (told := capsys.readouterr().out) and "None" not in told
+    assert "8 steps; 30 Hz" in (output := capsys.readouterr().out) and "None" not in output
 
 
 def test_show_prints_numbers_without_exponents(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,8 +280,8 @@ def test_show_prints_medians_of_cold_starts(
     measured: list[Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["profile", str(MODEL)]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "cold start, cache miss, medians of 2: 1340 ms (import 405, open 20, compile 890" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "cold start, cache miss, medians of 2: 1340 ms (import 405, open 20, compile 890" in output
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
@@ -313,9 +313,9 @@ def test_one_failed_output_does_not_prevent_the_others(
 ) -> None:
     page = tmp_path / "p.html"
     assert main(["profile", str(MODEL), "--json", "/dev/full", "--html", str(page)]) == 1
-    told = capsys.readouterr()
-    assert "response" in told.out
-    (line,) = told.err.splitlines()
+    output = capsys.readouterr()
+    assert "response" in output.out
+    (line,) = output.err.splitlines()
     assert line.startswith("jepa-runtime: error: /dev/full: ") and "No space left on device" in line
     assert "<svg" in page.read_text(encoding="utf-8")
 
@@ -374,8 +374,8 @@ def test_ctrl_c_during_cold_starts_keeps_earlier_passes(tmp_path: Path) -> None:
             begun = "jepa_runtime.profiling.cold_start" in commands
     # As a terminal does: to all processes of the group.
     os.killpg(profiling.pid, signal.SIGINT)
-    _, said = profiling.communicate(timeout=60)
-    assert profiling.returncode == 0, said
+    _, output = profiling.communicate(timeout=60)
+    assert profiling.returncode == 0, output
     profile = read_profile(out)
     assert profile.run.latency_ms and sum(len(start.total_ms) for start in profile.cold_starts) == 1
     assert "layers: not measured: stopped before" in profile.notes

@@ -28,11 +28,11 @@ def fail(error: Exception) -> int:
 def test_program_help_lists_every_command_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for title, commands in PROGRAM.groups.items():
-        assert f"\n{title}:\n" in shown
+        assert f"\n{title}:\n" in output
         for command in commands:
-            assert f"  {command.name} " in shown and command.summary in shown
+            assert f"  {command.name} " in output and command.summary in output
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -84,8 +84,8 @@ def test_usage_error_shows_the_usage_of_the_command_and_returns_2(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    said = capsys.readouterr().err
-    assert said.startswith(f"usage: {prog} [-h]") and f"\n{prog}: error: " in said
+    output = capsys.readouterr().err
+    assert output.startswith(f"usage: {prog} [-h]") and f"\n{prog}: error: " in output
 
 
 def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,10 +132,10 @@ def test_message_options_set_the_log_level(
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", logging.NOTSET)
-    found: list[int] = []
+    result: list[int] = []
 
     def show(_: argparse.Namespace) -> int:
-        found.append(root.level)
+        result.append(root.level)
         return 0
 
     module = ModuleType("levels")
@@ -143,4 +143,4 @@ def test_message_options_set_the_log_level(
     monkeypatch.setitem(sys.modules, "levels", module)
     program = Program("x", "Show the level.", "1", {"All": [Command("show", "show it", "levels")]})
     assert program.main(["show", *options]) == 0
-    assert found == [level]
+    assert result == [level]

@@ -58,17 +58,17 @@ def measure(path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_run_on_simulated_robot_lasts_for_the_duration(model: FakeModel, tmp_path: Path) -> None:
-    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "0.5")
-    assert found["frames_published"] == 25
-    assert found["frames_processed"] + found["frames_dropped"] == 25
-    assert found["rate_hz"] == pytest.approx(50.0, rel=0.3)
-    assert found["total_ms"]["n"] == found["frames_processed"]
-    assert found["total_ms"]["p50"] is not None and found["total_ms"]["p99"] is None
-    assert found["encode_ms"]["n"] == found["predict_ms"]["n"] == found["energy_ms"]["n"]
-    assert found["surprise"]["n"] > 10
-    assert found["deadline_ms"] == 20.0
-    assert found["resets"] == {"first": 1, "gap": 0, "clock_backwards": 0, "frame": 0, "model": 0}
-    assert found["model"] == {
+    result = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "0.5")
+    assert result["frames_published"] == 25
+    assert result["frames_processed"] + result["frames_dropped"] == 25
+    assert result["rate_hz"] == pytest.approx(50.0, rel=0.3)
+    assert result["total_ms"]["n"] == result["frames_processed"]
+    assert result["total_ms"]["p50"] is not None and result["total_ms"]["p99"] is None
+    assert result["encode_ms"]["n"] == result["predict_ms"]["n"] == result["energy_ms"]["n"]
+    assert result["surprise"]["n"] > 10
+    assert result["deadline_ms"] == 20.0
+    assert result["resets"] == {"first": 1, "gap": 0, "clock_backwards": 0, "frame": 0, "model": 0}
+    assert result["model"] == {
         "id": "fake",
         "version": "1.2.3",
         "sha256": "0" * 64,
@@ -76,19 +76,19 @@ def test_run_on_simulated_robot_lasts_for_the_duration(model: FakeModel, tmp_pat
         "device": "CPU",
         "precision": "fp32",
     }
-    assert found["cpu"]["cores"] >= 1
-    assert {"python", "numpy"} <= set(found["versions"])
-    assert found["error"] is None
+    assert result["cpu"]["cores"] >= 1
+    assert {"python", "numpy"} <= set(result["versions"])
+    assert result["error"] is None
     assert model.closed
 
 
-@pytest.mark.parametrize(("rate", "told"), [("12.5", True), ("10", False)])
+@pytest.mark.parametrize(("rate", "expected"), [("12.5", True), ("10", False)])
 def test_run_without_futures_reports_the_reason(
-    model: FakeModel, capsys: pytest.CaptureFixture[str], rate: str, told: bool
+    model: FakeModel, capsys: pytest.CaptureFixture[str], rate: str, expected: bool
 ) -> None:
     model.manifest.history_size = 2
     assert run("--source", "two_rooms", "--rate", rate, "--duration", "0.6") == 0
-    assert ("no futures: no frame was one step (0.2 s) after another" in capsys.readouterr().out) is told
+    assert ("no futures: no frame was one step (0.2 s) after another" in capsys.readouterr().out) is expected
 
 
 @pytest.mark.parametrize(("history_size", "missing"), [(1, "no surprise"), (2, "no futures")])
@@ -99,9 +99,9 @@ def test_run_on_bag_without_action_explains_how_to_name_it(
     frames = [image(step * 10**8) for step in range(5)]
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), *frames])
     assert run("--source", str(bag)) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{missing}: the executed actions are unknown; for a bag, name the commands" in said
-    assert "?action=TOPIC:linear.x,linear.y" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"{missing}: the executed actions are unknown; for a bag, name the commands" in output
+    assert "?action=TOPIC:linear.x,linear.y" in output
     assert run("--source", f"{bag}?action=/cmd_vel:linear.x,linear.y") == 0
     assert "the executed actions are unknown" not in " ".join(capsys.readouterr().out.split())
 
@@ -130,38 +130,38 @@ def test_run_passes_options_to_the_model(model: FakeModel, tmp_path: Path) -> No
 
 def test_run_plays_a_video_to_its_end(model: FakeModel, tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", 30)
-    found = measure(tmp_path / "run.json", "--source", str(clip), "--rate", "100")
-    assert found["frames_published"] == 30
-    assert "energy_ms" not in found and "surprise_ms" not in found
+    result = measure(tmp_path / "run.json", "--source", str(clip), "--rate", "100")
+    assert result["frames_published"] == 30
+    assert "energy_ms" not in result and "surprise_ms" not in result
 
 
 def test_run_with_goal_image_measures_energies(model: FakeModel, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", **{f"f{index}_png": index for index in range(10)})
     goal = tmp_path / "goal.png"
     cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
-    found = measure(tmp_path / "run.json", "--source", str(folder), "--rate", "100", "--goal", str(goal))
-    assert found["energy_ms"]["n"] == found["frames_processed"]
+    result = measure(tmp_path / "run.json", "--source", str(folder), "--rate", "100", "--goal", str(goal))
+    assert result["energy_ms"]["n"] == result["frames_processed"]
 
 
 def test_run_refuses_to_overwrite_the_goal_image(model: FakeModel, tmp_path: Path) -> None:
     goal = tmp_path / "goal.png"
     cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
-    kept = goal.read_bytes()
+    stored = goal.read_bytes()
     with pytest.raises(JepaRuntimeError, match=r"goal.png, which is read: write into another file"):
         run("--source", "two_rooms", "--duration", "0.1", "--goal", str(goal), "--html", str(goal))
-    assert goal.read_bytes() == kept
+    assert goal.read_bytes() == stored
 
 
 def test_run_with_slow_model_drops_frames_and_misses_deadlines(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(model, "_encode_s", 0.06)
-    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "1")
-    assert found["frames_published"] == 50
-    assert 15 <= found["frames_dropped"] <= 45
-    assert found["frames_late"] == found["frames_processed"]
-    assert found["deadline_misses"] == found["longest_miss_run"] == found["frames_published"]
-    assert found["total_ms"]["max"] < 500
+    result = measure(tmp_path / "run.json", "--source", "two_rooms", "--rate", "50", "--duration", "1")
+    assert result["frames_published"] == 50
+    assert 15 <= result["frames_dropped"] <= 45
+    assert result["frames_late"] == result["frames_processed"]
+    assert result["deadline_misses"] == result["longest_miss_run"] == result["frames_published"]
+    assert result["total_ms"]["max"] < 500
 
 
 def test_run_json_on_standard_output_moves_the_table_to_standard_error(
@@ -209,8 +209,8 @@ def test_run_stopped_by_signal_keeps_its_results(
         return encode(frame)
 
     monkeypatch.setattr(model, "encode", signaled)
-    found = measure(tmp_path / "run.json", "--source", "two_rooms", "--mcap", str(tmp_path / "run.mcap"))
-    assert 5 <= found["frames_published"] <= 30
+    result = measure(tmp_path / "run.json", "--source", "two_rooms", "--mcap", str(tmp_path / "run.mcap"))
+    assert 5 <= result["frames_published"] <= 30
     assert "/world_model/latent" in by_mcap_ros2(tmp_path / "run.mcap")
     assert signal.getsignal(number) is before
 
@@ -220,9 +220,9 @@ def test_run_on_truncated_source_fails_but_keeps_its_results(model: FakeModel, t
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     with pytest.raises(SourceError, check=code("source.truncated")):
         run("--source", str(clip), "--rate", "200", "--json", str(tmp_path / "run.json"))
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert found["frames_processed"] + found["frames_dropped"] == found["frames_published"] > 10
-    assert "truncated or damaged" in found["error"]
+    result = json.loads((tmp_path / "run.json").read_text())
+    assert result["frames_processed"] + result["frames_dropped"] == result["frames_published"] > 10
+    assert "truncated or damaged" in result["error"]
 
 
 def test_run_in_which_every_frame_fails_is_an_error(
@@ -275,10 +275,10 @@ def test_run_with_commands_that_do_not_match_the_model_fails(
     model: FakeModel, tmp_path: Path, fields: str
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
-    wanted = (
+    expected = (
         r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: select these"
     )
-    with pytest.raises(SourceError, match=wanted):
+    with pytest.raises(SourceError, match=expected):
         run("--source", f"{bag}?action=/cmd_vel{fields}", "--mcap", str(tmp_path / "run.mcap"))
     assert list(tmp_path.iterdir()) == [bag], "an empty recording would block the next attempt"
 

@@ -33,12 +33,12 @@ def test_run_works_on_each_engine(toy_bundle: Path, tmp_path: Path, engine: str)
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(path.read_text())
-    assert found["frames_published"] == 30
-    assert found["frames_failed"] == 0 and found["error"] is None
-    assert found["frames_processed"] >= 15
-    assert (found["model"]["id"], found["model"]["engine"]) == ("toy", engine.partition(":")[0])
-    assert len(found["model"]["sha256"]) == 64
+    result = json.loads(path.read_text())
+    assert result["frames_published"] == 30
+    assert result["frames_failed"] == 0 and result["error"] is None
+    assert result["frames_processed"] >= 15
+    assert (result["model"]["id"], result["model"]["engine"]) == ("toy", engine.partition(":")[0])
+    assert len(result["model"]["sha256"]) == 64
     assert list(by_mcap_ros2(recording)["/world_model/futures"].latents.shape) == [5, 4, 2, 8]
 
 
@@ -73,9 +73,9 @@ def test_run_error_is_one_line_and_returns_1(
     toy_bundle: Path, arguments: list[str], complaint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", str(toy_bundle), *arguments]) == 1
-    said = capfd.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+    output = capfd.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith("jepa-runtime: ") and complaint in line
 
 

@@ -39,11 +39,11 @@ def verify_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[in
 
 def test_verify_valid_bundle_returns_0(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(toy_bundle)]) == 0
-    shown = capsys.readouterr()
-    assert "manifest, hashes and formats of 17 files are valid" in shown.out
+    output = capsys.readouterr()
+    assert "manifest, hashes and formats of 17 files are valid" in output.out
     for word in ("fp32", "fp16", "encoder", "predictor", "energy", "worst", "ok"):
-        assert word in shown.out
-    assert shown.err == ""
+        assert word in output.out
+    assert output.err == ""
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,20 @@ def test_verify_valid_bundle_returns_0(toy_bundle: Path, capsys: pytest.CaptureF
 def test_verify_checks_every_variant_of_the_engine(
     toy_bundle: Path, capsys: pytest.CaptureFixture[str], engine: str, precisions: list[str]
 ) -> None:
-    status, told = verify_json(capsys, str(toy_bundle), "--engine", engine)
-    assert status == 0 and told["ok"] and told["reason"] is None
-    assert (told["model_id"], told["engine"], told["trained"]) == ("toy", engine, True)
-    found = [(entry["precision"], entry["graph"]) for entry in told["graphs"]]
-    assert found == [(name, graph) for name in precisions for graph in ("encoder", "predictor", "energy")]
-    for entry in told["graphs"]:
+    status, report = verify_json(capsys, str(toy_bundle), "--engine", engine)
+    assert status == 0 and report["ok"] and report["reason"] is None
+    assert (report["model_id"], report["engine"], report["trained"]) == ("toy", engine, True)
+    result = [(entry["precision"], entry["graph"]) for entry in report["graphs"]]
+    assert result == [(name, graph) for name in precisions for graph in ("encoder", "predictor", "energy")]
+    for entry in report["graphs"]:
         assert entry["ok"] and entry["min_cosine"] >= entry["tolerance"]["min_cosine"]
 
 
 def test_verify_checks_the_chosen_precision(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, told = verify_json(capsys, str(toy_bundle), "--precision", "fp16")
-    assert {entry["precision"] for entry in told["graphs"]} == {"fp16"}
-    status, told = verify_json(capsys, str(toy_bundle), "--precision", "int8")
-    assert status == 1 and "can run in int8" in told["reason"]
+    _, report = verify_json(capsys, str(toy_bundle), "--precision", "fp16")
+    assert {entry["precision"] for entry in report["graphs"]} == {"fp16"}
+    status, report = verify_json(capsys, str(toy_bundle), "--precision", "int8")
+    assert status == 1 and "can run in int8" in report["reason"]
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,17 @@ def test_verify_names_the_graph_with_wrong_outputs(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, graph: str
 ) -> None:
     change_golden(folder, name, 0.5)
-    status, told = verify_json(capsys, str(folder), "--precision", "fp32")
-    assert status == 1 and not told["ok"]
-    assert f"fp32 {graph} does not reproduce its golden outputs on this machine" in told["reason"]
-    assert not next(entry["ok"] for entry in told["graphs"] if entry["graph"] == graph)
+    status, report = verify_json(capsys, str(folder), "--precision", "fp32")
+    assert status == 1 and not report["ok"]
+    assert f"fp32 {graph} does not reproduce its golden outputs on this machine" in report["reason"]
+    assert not next(entry["ok"] for entry in report["graphs"] if entry["graph"] == graph)
 
 
 def test_verify_damaged_bundle_returns_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "golden.npz").write_bytes(b"x")
-    status, told = verify_json(capsys, str(folder))
-    assert status == 1 and told["graphs"] == []
-    assert "golden.npz: has 1 bytes" in told["reason"]
+    status, report = verify_json(capsys, str(folder))
+    assert status == 1 and report["graphs"] == []
+    assert "golden.npz: has 1 bytes" in report["reason"]
     assert main(["verify", str(folder)]) == 1
     assert "golden.npz: has 1 bytes" in capsys.readouterr().err
 
@@ -97,13 +97,13 @@ def test_verify_untrained_bundle_says_so(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_verify_with_missing_engine_returns_1(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, told = verify_json(capsys, str(toy_bundle), "--engine", "onnxruntime:NPU")
-    assert status == 1 and "no such device" in told["reason"]
+    status, report = verify_json(capsys, str(toy_bundle), "--engine", "onnxruntime:NPU")
+    assert status == 1 and "no such device" in report["reason"]
 
 
 def test_info_shows_the_bundle(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy_bundle)]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     sha256 = Bundle.open(toy_bundle).sha256
     for word in (
         "toy 1.2.3",
@@ -115,7 +115,7 @@ def test_info_shows_the_bundle(toy_bundle: Path, capsys: pytest.CaptureFixture[s
         "8 x 4 steps",
         sha256,
     ):
-        assert word in shown
+        assert word in output
 
 
 @pytest.mark.parametrize(("graph", "without"), [("step", "predictor"), ("energy", "mean squared difference")])
@@ -130,9 +130,9 @@ def test_info_shows_what_replaces_a_missing_graph(
 
 def test_info_json_contains_the_manifest(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy_bundle), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["manifest"] == json.loads((toy_bundle / "manifest.json").read_text())
-    assert told["sha256"] == Bundle.open(toy_bundle).sha256
+    output = json.loads(capsys.readouterr().out)
+    assert output["manifest"] == json.loads((toy_bundle / "manifest.json").read_text())
+    assert output["sha256"] == Bundle.open(toy_bundle).sha256
 
 
 def test_info_prints_text_of_a_bundle_literally(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,8 +144,8 @@ def test_info_prints_text_of_a_bundle_literally(folder: Path, capsys: pytest.Cap
 
 def test_info_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path / "nowhere")]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("jepa-runtime: ") and told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("jepa-runtime: ") and output.count("\n") == 1
 
 
 def test_installed_program_prints_its_version() -> None:
@@ -170,25 +170,25 @@ def npu_bundle(folder: Path, *, candidates: int = 16) -> Path:
     return folder
 
 
-def statuses(told: dict[str, Any]) -> dict[tuple[str, str], str]:
-    return {(entry["target"], entry["precision"]): entry["status"] for entry in told["variants"]}
+def statuses(expected: dict[str, Any]) -> dict[tuple[str, str], str]:
+    return {(entry["target"], entry["precision"]): entry["status"] for entry in expected["variants"]}
 
 
 def test_verify_without_the_device_of_a_variant_reports_it_as_not_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = npu_bundle(tmp_path / "toy")
-    status, told = verify_json(capsys, str(folder))
-    assert status == 0, told["reason"]
-    assert statuses(told) == {
+    status, report = verify_json(capsys, str(folder))
+    assert status == 0, report["reason"]
+    assert statuses(report) == {
         ("openvino", "fp32"): "checked",
         ("openvino", "fp16"): "checked",
         ("onnx", "fp32"): "checked",
         ("npu", "fp32"): "not checked",
     }
-    (npu,) = [entry for entry in told["variants"] if entry["target"] == "npu"]
+    (npu,) = [entry for entry in report["variants"] if entry["target"] == "npu"]
     assert "no such device" in npu["reason"] and npu["engine"] == "openvino:CPU"
-    assert {entry["graph"] for entry in told["graphs"] if entry["target"] == "npu"} == {
+    assert {entry["graph"] for entry in report["graphs"] if entry["target"] == "npu"} == {
         *("encoder", "predictor", "step")
     }
     assert main(["verify", str(folder)]) == 0
@@ -200,24 +200,24 @@ def test_verify_npu_variant_without_step_fails(tmp_path: Path, capsys: pytest.Ca
     fields = json.loads((folder / "manifest.json").read_text())
     fields["graphs"]["step"] = []
     (folder / "manifest.json").write_text(json.dumps(fields))
-    status, told = verify_json(capsys, str(folder))
-    assert status == 1 and "for 8 candidates, so npu needs a step graph too" in told["reason"]
+    status, report = verify_json(capsys, str(folder))
+    assert status == 1 and "for 8 candidates, so npu needs a step graph too" in report["reason"]
 
 
 def test_verify_npu_variant_of_other_shapes_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, told = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=9)))
-    assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
-    assert "fp32 for npu cannot be run" in told["reason"] and "requested was [16, 4, 2]" in told["reason"]
-    assert statuses(told)["openvino", "fp32"] == "checked", "other variants are still checked"
+    status, report = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=9)))
+    assert status == 1 and statuses(report)["npu", "fp32"] == "failed"
+    assert "fp32 for npu cannot be run" in report["reason"] and "requested was [16, 4, 2]" in report["reason"]
+    assert statuses(report)["openvino", "fp32"] == "checked", "other variants are still checked"
 
 
 def test_verify_with_an_engine_reports_what_it_does_not_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = npu_bundle(tmp_path / "toy")
-    status, told = verify_json(capsys, str(folder), "--engine", "openvino:CPU", "--precision", "fp32")
+    status, report = verify_json(capsys, str(folder), "--engine", "openvino:CPU", "--precision", "fp32")
     assert status == 0
-    reasons = {(entry["target"], entry["precision"]): entry["reason"] for entry in told["variants"]}
+    reasons = {(entry["target"], entry["precision"]): entry["reason"] for entry in report["variants"]}
     assert reasons == {
         ("openvino", "fp32"): None,
         ("openvino", "fp16"): "only fp32 was requested",
@@ -234,11 +234,11 @@ def test_verify_finds_wrong_weights_in_a_variant_for_a_missing_device(
     weights = folder / "encoder" / "npu" / "model.bin"
     weights.write_bytes(bytes(byte ^ 0x40 for byte in weights.read_bytes()))
     seal(folder, manifest)
-    status, told = verify_json(capsys, str(folder))
-    assert status == 1 and statuses(told)["npu", "fp32"] == "failed"
-    assert statuses(told)["openvino", "fp32"] == "checked"
+    status, report = verify_json(capsys, str(folder))
+    assert status == 1 and statuses(report)["npu", "fp32"] == "failed"
+    assert statuses(report)["openvino", "fp32"] == "checked"
 
 
 def test_verify_shipped_bundle_returns_0(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, told = verify_json(capsys, str(two_rooms_bundle))
-    assert status == 0, told["reason"]
+    status, report = verify_json(capsys, str(two_rooms_bundle))
+    assert status == 0, report["reason"]

@@ -68,7 +68,7 @@ class World:
 
     @property
     def now_ns(self) -> int:
-        """By the clock of stamps."""
+        """Return the time by the clock of stamps."""
         return 10**12 + self.frame * FRAME_NS
 
     def hear(self, *, stop: bool) -> None:
@@ -119,17 +119,17 @@ class World:
         return self.decision
 
     def obey(self, command, stamp_ns):
-        """What the robot then does."""
+        """Return the command that the robot executes."""
         return np.zeros(2) if command is None else command
 
-    def images(self, count: int = 5, **given):
+    def images(self, count: int = 5, **kwargs):
         for _ in range(count):
-            decision = self.image(**given)
+            decision = self.image(**kwargs)
         return decision
 
     def begin(self, goal_ns: int = OTHER_NS, *, is_set: bool = True, **config) -> GoalTracker:
-        given = {"threshold": None, "timeout_s": None, "give_up_after": 2, "patience_s": PATIENCE_S} | config
-        reach = GoalTracker(GoalConfig(goal_ns=goal_ns, **given), now_s=self.now_s)
+        inputs = {"threshold": None, "timeout_s": None, "give_up_after": 2, "patience_s": PATIENCE_S} | config
+        reach = GoalTracker(GoalConfig(goal_ns=goal_ns, **inputs), now_s=self.now_s)
         reach.is_set = is_set
         self.controller.start_goal(reach)
         self.reaches.append(reach)

@@ -35,7 +35,7 @@ def test_controller_drives_to_the_latched_goal(world):
     assert world.controller.verdict().message == "idle" and not world.controller.may_move
     decision = world.images()
     assert decision.state is world.controller.state is State.SEEKING and decision.command[0] > 0
-    assert world.controller.iterations == 4, "one for each image after that on which was asked first"
+    assert world.controller.iterations == 4, "one for each image after the first request"
     assert world.controller.may_move and world.controller.verdict().level is Level.OK
 
 
@@ -54,7 +54,7 @@ def test_controller_without_a_suitable_model_stands(world):
 def test_action_goal_waits_for_its_futures_and_is_driven_to_its_end(world):
     world.images()
     reach = world.begin()
-    assert world.images(3).command is None, "those are to the latched goal"
+    assert world.images(3).command is None, "those belong to the latched goal"
     world.sought = OTHER_NS
     assert world.images().command is not None
     world.energy = 0.5
@@ -77,11 +77,11 @@ def test_action_goal_after_its_end_is_not_driven_to_and_the_next_is_accepted(wor
     world.images()
     world.controller.end_goal(Outcome.CANCELLED, "it was cancelled")
     assert not world.controller.may_move
-    assert world.images().command is None, "the world model has not yet given it back"
+    assert world.images().command is None, "the world model has not released it yet"
     world.sought = None
     assert world.images().state is State.IDLE
     world.sought = OTHER_NS
-    assert world.images().command is None, "it took it late"
+    assert world.images().command is None, "it received it late"
     world.sought = LATCHED_NS
     assert world.images().command is not None
 
@@ -96,7 +96,7 @@ def test_plan_to_the_latched_goal_is_restarted_after_an_action_goal_of_another_c
     world.sought, world.sought_by_service = OTHER_NS, True
     assert world.images(2).state is State.IDLE
     world.sought, world.sought_by_service = LATCHED_NS, False
-    assert world.image().command is None, "nothing is known yet of what would be told now"
+    assert world.image().command is None, "the next command is not known yet"
     assert world.images().command is not None
 
 
@@ -119,7 +119,7 @@ def test_earlier_latched_goal_is_not_driven_to_when_the_world_model_restarts(
     if known:
         world.images()
     world.begin()
-    assert world.images(2).state is State.IDLE, "the world model does not seek it yet"
+    assert world.images(2).state is State.IDLE, "the world model does not have the goal yet"
     world.sought = OTHER_NS
     world.images()
     if not in_work:
@@ -157,11 +157,11 @@ def test_goal_latched_again_after_an_action_goal_is_driven_to(world):
     world.sought = LATCHED_NS
     assert world.images().command is not None
     world.exchange()
-    assert world.images().command is not None, "the world model takes again what it had"
+    assert world.images().command is not None, "the world model has its earlier goal again"
 
 
 def test_goal_without_a_request_to_this_node_is_not_driven_to(world):
-    # A planner that died while it drove has left it behind.
+    # Left behind by a planner that crashed while driving.
     world.sought, world.sought_by_service = OTHER_NS, True
     decision = world.images()
     assert decision.command is None and decision.state is State.IDLE
@@ -182,7 +182,7 @@ def test_messages_from_before_an_action_goal_are_ignored(world):
     world.begin(is_set=False)
     assert not world.controller.may_move
     world.images()
-    assert world.controller.may_move, "to stand is what was decided"
+    assert world.controller.may_move, "standing is the decision"
 
 
 def test_action_goal_has_its_own_threshold_and_the_next_the_default(world):
@@ -199,10 +199,10 @@ def test_new_goal_may_have_the_stamp_of_the_replaced_one(world):
     world.sought, world.energy = OTHER_NS, 0.5
     world.image()
     second = world.begin(is_set=False)
-    assert world.images().command is None, "near the picture of the first"
+    assert world.images().command is None, "near the goal image of the first"
     world.sought = None
     world.images()
-    assert second.result is None, "the first was given back"
+    assert second.result is None, "the first was released"
     second.is_set = True
     world.sought, world.energy = OTHER_NS, 10.0
     assert world.images().command is not None and second.result is None
@@ -250,7 +250,7 @@ def test_model_swap_restarts_the_plans(world):
     world.images()
     assert reach.best_energy == world.energy
     world.exchange()
-    assert math.isnan(reach.best_energy), "energies of two models do not compare"
+    assert math.isnan(reach.best_energy), "energies of two models are not comparable"
     assert world.image().command is None
     assert world.images().command is not None and reach.result is None
     world.energy = 3.0

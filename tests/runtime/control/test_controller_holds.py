@@ -48,7 +48,7 @@ def test_silence_stops_the_robot_and_aborts_an_action_goal_if_it_lasts(world):
 
 
 def test_goal_has_its_own_time_after_any_standstill(world):
-    # As where the world model still loads.
+    # As while the world model loads.
     for _ in range(2):
         world.now_s += PATIENCE_S + 1.0
         world.controller.check_timeouts()
@@ -82,7 +82,7 @@ def test_image_that_grows_too_old_stops_the_robot_despite_new_futures(world):
 
 def test_images_of_unknown_age_stop_the_robot(world):
     world.images()
-    assert world.images(age_s=-0.3).command is not None, "clocks are never quite alike"
+    assert world.images(age_s=-0.3).command is not None, "clocks always differ slightly"
     assert world.image(age_s=-0.6).command is None
     assert (
         world.controller.verdict().level is Level.WARN
@@ -104,7 +104,7 @@ def test_clock_set_forward_between_images_is_not_time_without_progress(world):
     assert world.images().command is not None
     for _ in range(3):
         world.frame += 10_000
-        assert world.image().command is None, "nothing is known yet of what would be told now"
+        assert world.image().command is None, "the next command is not known yet"
         assert world.images().state is State.SEEKING and world.decision.command is not None
     assert reach.result is None and world.controller.may_move
 
@@ -138,7 +138,7 @@ def test_surprises_stop_the_robot_until_they_end(world):
         world.monitor.add_surprise(True)
     assert not world.controller.may_move
     for _ in range(35):
-        assert world.image().command is None, "for a second at least"
+        assert world.image().command is None, "for at least one second"
         world.monitor.add_surprise(False)
         if not world.monitor.holds:
             break
@@ -170,7 +170,7 @@ def test_failure_stops_the_robot_until_it_ends(world):
 
 def test_robot_restarts_from_standstill_after_a_failure(world):
     world.images(60)
-    assert np.abs(world.told).max() > 0.4
+    assert np.abs(world.executed).max() > 0.4
     world.search.broken = "fails"
     while world.image() is not None:
         pass
@@ -202,16 +202,16 @@ def test_energies_that_are_not_finite_stop_the_robot(world, of):
         world.energy = math.nan
     else:
         world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
-    # For longer than a robot without progress takes to drive any way.
+    # Longer than the time without progress before a recovery motion.
     assert [decision for decision in (world.image() for _ in range(90)) if decision.command is not None] == []
     assert not world.controller.may_move and "not finite" in world.controller.verdict().message
     world.sought = None
-    assert world.images().state is State.IDLE and not world.monitor.holds, "there are none without a goal"
+    assert world.images().state is State.IDLE and not world.monitor.holds, "without a goal there are none"
     world.sought, world.energy, world.energies = LATCHED_NS, 10.0, None
     assert world.images().command is not None and not world.monitor.holds
     world.energies = np.full((SAMPLES, HORIZON), np.nan, np.float32)
     world.energies[1] = 1.0
-    assert world.images().command is not None, "of one candidate something is known"
+    assert world.images().command is not None, "one candidate has finite energies"
 
 
 def test_plans_without_evaluation_stop_the_robot_with_a_message_until_evaluated(world):
@@ -238,17 +238,17 @@ def test_robot_at_its_goal_needs_no_plan(world):
     assert world.images().state is State.REACHED and world.controller.verdict().level is Level.OK
 
 
-@pytest.mark.parametrize("sought", [None, OTHER_NS])
-def test_old_failure_does_not_abort_the_next_goal(world, sought):
+@pytest.mark.parametrize("goal_stamp", [None, OTHER_NS])
+def test_old_failure_does_not_abort_the_next_goal(world, goal_stamp):
     world.search.broken = "fails"
     world.images()
-    world.search.broken, world.sought = "", sought
-    if sought is None:
+    world.search.broken, world.sought = "", goal_stamp
+    if goal_stamp is None:
         world.images()
-        assert world.controller.verdict().level is Level.OK, "nothing is to be done"
+        assert world.controller.verdict().level is Level.OK, "no action is required"
     world.now_s += PATIENCE_S + 1.0
     reach = world.begin()
-    assert not world.monitor.holds, "nor is it told as the reason why the robot stands now"
+    assert not world.monitor.holds, "and it is not reported as the cause of the present hold"
     world.sought = OTHER_NS
     assert world.images().command is not None and reach.result is None
 
@@ -260,44 +260,44 @@ def test_repeated_images_while_driving_stop_the_robot_and_abort_an_action_goal(w
     world.sought = OTHER_NS
     reach = world.begin()
     world.images(25)
-    assert world.told.any() and world.controller.verdict().level is Level.OK
+    assert world.executed.any() and world.controller.verdict().level is Level.OK
     world.images(15)
-    assert not world.told.any() and world.controller.verdict().level is Level.ERROR
+    assert not world.executed.any() and world.controller.verdict().level is Level.ERROR
     while reach.result is None:
         world.image()
     assert reach.result.outcome is Outcome.ABORTED
-    assert reach.duration_s <= PATIENCE_S + 2.0, "to be let go between does not prolong it"
+    assert reach.duration_s <= PATIENCE_S + 2.0, "releases in between do not prolong it"
     assert "the camera is frozen" in reach.result.reason
 
 
 def test_robot_standing_during_a_silence_may_see_the_same_image_after_it():
     world = World(frozen_after_s=1.0)
     world.images()
-    assert world.told.any()
+    assert world.executed.any()
     for _ in range(100):
         world.now_s += 0.05
         world.controller.check_timeouts()
     assert not world.controller.may_move
     world.images()
-    assert world.told.any()
+    assert world.executed.any()
 
 
 class Seen(World):
-    """Pass images that show the motion, or do not."""
+    """Pass images that show the motion, or not."""
 
     response = 1.0
 
-    def image(self, **given):
+    def image(self, **kwargs):
         executed = np.array(self.last_command, np.float32)
         self.energy -= 1e-3
-        decision = super().image(**given)
+        decision = super().image(**kwargs)
         self.controller.add_surprise(
             False, executed=executed, response=self.response if executed.any() else np.nan
         )
         return decision
 
     def drive(self, seconds):
-        """Returns the path, in units of the greatest norm times seconds."""
+        """Return the path, in units of the greatest norm times seconds."""
         path = 0.0
         for _ in range(round(seconds * 1e9 / FRAME_NS)):
             self.image()
@@ -325,28 +325,28 @@ def test_robot_without_visible_motion_is_released_once_and_then_held_until_anoth
 def test_robot_that_did_not_move_as_commanded_tries_another_direction():
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
-    before, world.response = np.array(world.told), 0.0
+    before, world.response = np.array(world.executed), 0.0
     across = np.array([-before[1], before[0]])
     while not world.monitor.holds:
         world.image()
     world.response = 1.0
-    while not world.told.any():
+    while not world.executed.any():
         world.image()
-    assert world.told @ before <= abs(world.told @ across)
+    assert world.executed @ before <= abs(world.executed @ across)
 
 
 def test_blocked_robot_tries_another_direction_before_it_is_held():
     """A world whose images do not show motion into a wall."""
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
-    wall = np.array(world.told)
+    wall = np.array(world.executed)
     across = np.array([-wall[1], wall[0]])
     for _ in range(60):
-        pushes = world.told @ wall > abs(world.told @ across)
+        pushes = world.executed @ wall > abs(world.executed @ across)
         world.response = 0.0 if pushes else 1.0
         world.image()
         assert not world.monitor.holds
-    assert world.told.any()
+    assert world.executed.any()
 
 
 def test_image_that_shows_motion_lets_the_robot_continue():

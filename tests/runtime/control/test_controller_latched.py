@@ -6,7 +6,7 @@ import pytest
 
 from tests.runtime.control.controllers import LATCHED_NS, OTHER_NS, Level, Outcome, State, World
 
-# By the clock of whoever latched it, which is not the robot's.
+# By the clock of the publisher of the goal, which is not the robot's.
 AHEAD_NS = 10**13
 
 
@@ -30,9 +30,9 @@ def test_goal_from_before_a_stop_is_over(world, asked_for):
     assert world.images().command is not None and world.controller.verdict().level is Level.OK
 
 
-@pytest.mark.parametrize("sought", [LATCHED_NS, AHEAD_NS])
-def test_stop_between_two_images_is_detected(world, sought):
-    world.sought = sought
+@pytest.mark.parametrize("goal_stamp", [LATCHED_NS, AHEAD_NS])
+def test_stop_between_two_images_is_detected(world, goal_stamp):
+    world.sought = goal_stamp
     assert world.images().command is not None
     world.hear(stop=True)
     world.hear(stop=False)
@@ -43,13 +43,13 @@ def test_stop_between_two_images_is_detected(world, sought):
     assert world.images().command is not None and reach.result is None
 
 
-@pytest.mark.parametrize("sought", [8, AHEAD_NS])
-def test_goals_received_during_a_stop_are_over(world, sought):
+@pytest.mark.parametrize("goal_stamp", [8, AHEAD_NS])
+def test_goals_received_during_a_stop_are_over(world, goal_stamp):
     world.hear(stop=True)
     reach = world.begin()
     assert reach.result.outcome is Outcome.ABORTED and world.controller.goal is None
     world.images()
-    world.sought = sought
+    world.sought = goal_stamp
     world.images()
     world.hear(stop=False)
     assert world.images(20).command is None
@@ -68,12 +68,12 @@ def test_goal_without_images_before_the_release_is_over_by_its_stamp(world, stam
     assert world.images().command is not None
 
 
-@pytest.mark.parametrize("sought", [None, LATCHED_NS])
-def test_goals_of_a_clock_set_back_are_driven_to(world, sought):
+@pytest.mark.parametrize("goal_stamp", [None, LATCHED_NS])
+def test_goals_of_a_clock_set_back_are_driven_to(world, goal_stamp):
     world.hear(stop=True)
     world.hear(stop=False)
     world.frame = -1000
-    world.sought = sought
+    world.sought = goal_stamp
     world.images(20)
     world.sought = world.now_ns
     assert world.images().command is not None
@@ -95,7 +95,7 @@ def test_silence_of_a_required_release_topic_stops_the_robot():
     assert world.images().command is not None
     world.now_s += 0.1
     world.controller.check_timeouts()
-    assert not world.controller.may_move, "none has come since"
+    assert not world.controller.may_move, "no message has arrived since"
     world.hear(stop=False)
     assert world.images().command is None and world.controller.state is State.IDLE
 
@@ -112,9 +112,9 @@ def test_latched_goal_expires_until_there_is_another():
     world.images(1)
     assert world.image().command is None and world.controller.state is State.IDLE
     assert world.controller.verdict().message == "idle: the latched goal has expired, waiting for a new one"
-    for sought in (None, LATCHED_NS):
-        world.sought = sought
-        assert world.images(20).command is None, "whoever takes it again"
+    for goal_stamp in (None, LATCHED_NS):
+        world.sought = goal_stamp
+        assert world.images(20).command is None, "another client may set it again"
     world.sought = OTHER_NS
     assert world.images(30).command is not None
 
@@ -150,4 +150,4 @@ def test_latched_goal_expires_between_images():
     assert world.images().command is not None
     world.now_s += 0.5
     world.controller.check_timeouts()
-    assert world.controller.may_move, "it is not about what was latched before"
+    assert world.controller.may_move, "it does not apply to an earlier goal"

@@ -93,14 +93,14 @@ def test_goal_tracker_time_starts_at_acceptance():
 def test_goal_tracker_lasting_hold_ends_the_goal():
     goal = reach()
     goal.check_timeouts(101.9, "no futures for 4.1 s")
-    assert goal.result is None, "for the most part before it was accepted"
+    assert goal.result is None, "mostly before it was accepted"
     goal.check_timeouts(102.1, "no futures for 4.3 s")
     assert (goal.result.outcome, goal.result.reason) == (Outcome.ABORTED, "no futures for 4.3 s")
 
 
 def test_goal_tracker_world_model_without_the_goal_ends_it():
     goal = reach()
-    assert not goal.matches(None) and not goal.matches(99), "futures to what was sought before"
+    assert not goal.matches(None) and not goal.matches(99), "futures of the previous goal"
     goal.check_timeouts(102.5, "")
     assert goal.result.outcome is Outcome.ABORTED and "no futures for this goal" in goal.result.reason
 
@@ -137,12 +137,12 @@ def test_goal_tracker_energies_of_different_models_are_not_compared():
 
 
 def test_goal_tracker_waiting_thread_is_woken_by_the_end():
-    goal, found = reach(), []
-    waits = threading.Thread(target=lambda: found.append(goal.wait()))
+    goal, result = reach(), []
+    waits = threading.Thread(target=lambda: result.append(goal.wait()))
     waits.start()
     goal.finish(Outcome.CANCELLED, "it was cancelled")
     waits.join(5.0)
-    assert found == [goal.result]
+    assert result == [goal.result]
 
 
 @given(st.lists(st.sampled_from(list(Outcome)), min_size=1, max_size=5))

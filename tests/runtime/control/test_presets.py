@@ -80,9 +80,9 @@ def test_every_preset_approaches_a_reachable_point(name: str) -> None:
         return np.square(actions.cumsum(axis=1) - target).sum(axis=-1)
 
     at_first = energies(search.mean[None])[0]
-    found = energies(planner.plan(energies).mean[None])[0]
-    judged = slice(-1, None) if settings.reduction == "last_step" else slice(None)
-    assert found[judged].sum() < 0.7 * at_first[judged].sum()
+    result = energies(planner.plan(energies).mean[None])[0]
+    evaluated = slice(-1, None) if settings.reduction == "last_step" else slice(None)
+    assert result[evaluated].sum() < 0.7 * at_first[evaluated].sum()
 
 
 @pytest.mark.parametrize("name", ["vjepa2_ac", "lewm", "eb_jepa"])

@@ -13,11 +13,11 @@ from jepa_runtime.control.progress_checker import ProgressChecker
 
 def stuck(checker: ProgressChecker, *energies: float, period_ns: int = 1) -> list[bool]:
     """Return whether the robot is stuck at each of these energies, ``period_ns`` apart."""
-    found = []
+    result = []
     for energy in energies:
         checker.add_time(period_ns)
-        found.append(not checker.makes_progress(energy) and checker.is_stuck(energy))
-    return found
+        result.append(not checker.makes_progress(energy) and checker.is_stuck(energy))
+    return result
 
 
 def test_progress_checker_without_progress_is_stuck_after_the_allowance_and_starts_again() -> None:

@@ -106,9 +106,9 @@ def test_futures_of_other_candidates_update_nothing(planner, search):
 
 
 def test_lost_request_is_repeated(planner):
-    asked = [frame for frame in range(8) if planner.update(futures(frame)).candidates is not None]
-    # At frame 6 a step is over, which is asked about in any case.
-    assert asked == [0, 5, 6]
+    requested = [frame for frame in range(8) if planner.update(futures(frame)).candidates is not None]
+    # At frame 6 a step is over, which always causes a request.
+    assert requested == [0, 5, 6]
 
 
 def test_plan_is_shifted_with_time(planner, search):
@@ -189,52 +189,52 @@ def test_new_goal_starts_a_new_search(planner, search):
 RECOVERY_FIRST, RECOVERY = 0.3 * np.array([1.0, 0.0]), 0.3 * np.array([0.0, 1.0])
 
 
-def drive(planner, frames, *, first=0, **given):
+def drive(planner, frames, *, first=0, **kwargs):
     """Answer all candidates with the next futures."""
-    asked, decisions = None, []
+    requested, decisions = None, []
     for frame in range(first, first + frames):
-        decisions.append(planner.update(futures(frame, answer_to=asked, **given)))
+        decisions.append(planner.update(futures(frame, answer_to=requested, **kwargs)))
         if decisions[-1].candidates is not None:
-            asked = frame
+            requested = frame
     return decisions
 
 
 def test_robot_without_progress_reports_stuck_and_recovers_slowly_in_a_safe_direction(planner, search):
     """The first of the three directions leads away from the goal."""
     planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN)
-    decisions, asked = [], None
+    decisions, requested = [], None
     for frame in range(90):
-        given = futures(frame, answer_to=asked)
+        kwargs = futures(frame, answer_to=requested)
         if "directions" in search.calls:
-            given = replace(given, energies=np.array([[10.0, 11.5], [10.0, 10.9], [10.0, 10.0]]))
-        decisions.append(planner.update(given))
-        asked = frame if decisions[-1].candidates is not None else asked
+            kwargs = replace(kwargs, energies=np.array([[10.0, 11.5], [10.0, 10.9], [10.0, 10.0]]))
+        decisions.append(planner.update(kwargs))
+        requested = frame if decisions[-1].candidates is not None else requested
     stuck = next(index for index, decision in enumerate(decisions) if decision.state is State.STUCK)
-    assert decisions[stuck].command is None, "until the model was asked"
-    told = [decision.command for decision in decisions[stuck + 1 :]]
-    recovering = [command is not None and np.array_equal(command, RECOVERY) for command in told]
+    assert decisions[stuck].command is None, "until the request to the model"
+    commands = [decision.command for decision in decisions[stuck + 1 :]]
+    recovering = [command is not None and np.array_equal(command, RECOVERY) for command in commands]
     assert recovering[:18] == [True] * 18 and not any(recovering[19:])
     assert search.calls.count("directions") == 1
 
 
 def test_stuck_robot_without_a_safe_direction_plans_from_scratch(planner, search):
-    asked, decisions = None, []
+    requested, decisions = None, []
     for frame in range(90):
-        given = futures(frame, answer_to=asked)
+        kwargs = futures(frame, answer_to=requested)
         if "directions" in search.calls:
-            given = replace(given, energies=np.full((3, 2), 11.5))
-        decisions.append(planner.update(given))
-        asked = frame if decisions[-1].candidates is not None else asked
+            kwargs = replace(kwargs, energies=np.full((3, 2), 11.5))
+        decisions.append(planner.update(kwargs))
+        requested = frame if decisions[-1].candidates is not None else requested
     assert decisions[-1].state is State.STUCK
-    told = [decision.command for decision in decisions if decision.command is not None]
-    assert all(np.array_equal(command, search.mean[0]) for command in told)
+    commands = [decision.command for decision in decisions if decision.command is not None]
+    assert all(np.array_equal(command, search.mean[0]) for command in commands)
 
 
 def test_stuck_robot_recovers_from_its_executed_action(planner, search):
-    asked = None
+    requested = None
     for frame in range(70):
-        decision = planner.update(futures(frame, answer_to=asked))
-        asked = frame if decision.candidates is not None else asked
+        decision = planner.update(futures(frame, answer_to=requested))
+        requested = frame if decision.candidates is not None else requested
         planner.last_command = np.array([0.25, 0.0])
     np.testing.assert_array_equal(search.recovers_from, [0.25, 0.0])
 
@@ -242,9 +242,9 @@ def test_stuck_robot_recovers_from_its_executed_action(planner, search):
 def test_stuck_robot_without_a_recovery_motion_plans_from_scratch(search):
     planner = receding_horizon.RecedingHorizonPlanner(search, **CHOSEN | {"recovery_s": 0.0})
     decisions = drive(planner, 300)
-    told = [decision.command for decision in decisions[1:] if decision.command is not None]
-    assert decisions[-1].state is State.STUCK and planner.stuck_count == 299 - len(told) == 4
-    assert all(np.array_equal(command, search.mean[0]) for command in told)
+    commands = [decision.command for decision in decisions[1:] if decision.command is not None]
+    assert decisions[-1].state is State.STUCK and planner.stuck_count == 299 - len(commands) == 4
+    assert all(np.array_equal(command, search.mean[0]) for command in commands)
     assert "directions" not in search.calls
 
 
@@ -262,7 +262,7 @@ def test_blocked_direction_is_not_planned_until_the_robot_has_driven_for_a_while
     assert np.isfinite(search.costs).all()
     planner.avoid(np.array([0.5, 0.0]))
     drive(planner, 4, first=100, goal=8)
-    assert np.isfinite(search.costs).all(), "another goal is sought in any direction"
+    assert np.isfinite(search.costs).all(), "another goal allows all directions"
 
 
 def test_avoid_keeps_the_better_side_of_a_blocked_direction(planner, search):
@@ -343,7 +343,7 @@ def test_clock_set_back_plans_from_scratch_and_ends_the_recovery(planner, search
 def test_two_images_with_one_stamp_are_no_clock_set_back(planner, search):
     planner.update(futures(0))
     assert planner.update(futures(0, answer_to=0)).command is not None
-    assert search.calls.count("reset") == 2, "as it was made, and with the goal"
+    assert search.calls.count("reset") == 2, "like at the construction, and with the goal"
 
 
 @pytest.mark.parametrize(
@@ -357,9 +357,9 @@ def test_two_images_with_one_stamp_are_no_clock_set_back(planner, search):
     ],
 )
 def test_futures_is_unusable_for_a_goal_without_a_candidate_with_finite_energies(energy, energies, nothing):
-    told = replace(futures(0, energy=energy), energies=np.array(energies))
-    assert told.is_unusable is nothing
-    assert not replace(told, goal_stamp_ns=None).is_unusable, "without a goal there are none"
+    commands = replace(futures(0, energy=energy), energies=np.array(energies))
+    assert commands.is_unusable is nothing
+    assert not replace(commands, goal_stamp_ns=None).is_unusable, "without a goal there are no energies"
 
 
 def test_robot_held_repeatedly_is_stuck(planner, search):
@@ -385,15 +385,15 @@ def test_robot_without_an_answer_in_time_stands_and_reports_it(planner, search):
     decisions = [planner.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
     assert all(decision.command is None for decision in decisions) and "directions" not in search.calls
     assert planner.lacks_answers
-    asked = max(frame for frame in range(300) if decisions[frame].candidates is not None)
-    assert planner.update(futures(300, answer_to=asked)).command is not None and not planner.lacks_answers
+    requested = max(frame for frame in range(300) if decisions[frame].candidates is not None)
+    assert planner.update(futures(300, answer_to=requested)).command is not None and not planner.lacks_answers
 
 
 def test_plan_without_further_answers_is_driven_to_its_end_and_no_further(planner):
     planner.update(futures(0))
     driven = [planner.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
     assert driven == [True] * 19 + [False] * 10, "of two steps and one, from the image that was answered"
-    assert not planner.lacks_answers, "not for long yet"
+    assert not planner.lacks_answers, "not yet long enough"
 
 
 def test_short_plan_lasts_until_the_next_answer(search):
@@ -402,10 +402,10 @@ def test_short_plan_lasts_until_the_next_answer(search):
     planner = receding_horizon.RecedingHorizonPlanner(
         search, **CHOSEN | {"step_s": 0.1, "stuck_after_s": 60.0}
     )
-    asked, driven = None, []
+    requested, driven = None, []
     for frame in range(0, 400, 2):
-        answer_to = asked if asked is not None and frame - asked >= 4 else None
+        answer_to = requested if requested is not None and frame - requested >= 4 else None
         decision = planner.update(futures(frame, answer_to=answer_to))
         driven.append(decision.command is not None)
-        asked = frame if decision.candidates is not None else asked
+        requested = frame if decision.candidates is not None else requested
     assert all(driven[driven.index(True) :])

@@ -33,7 +33,7 @@ def monitor(clock):
 
 
 STEP_S, PERIOD_S, FROZEN_AFTER_S = 0.2, 0.05, 1.0
-# How long a held robot stands at least before it is let go.
+# Minimum time that a held robot stands before it is released.
 RETRY_S = 1.1
 
 
@@ -46,7 +46,7 @@ class Images:
         monitor.step_s = STEP_S
 
     def come(self, seconds, *, effort=1.0, response=1.0, surprising=False, energy=None, **image):
-        """The seconds until a hold began; None: there was none. A held robot is commanded to stand."""
+        """Return the seconds until a hold started, or None. A held robot is commanded to stand."""
         discontinuous = image.pop("discontinuous", False)
         for index in range(round(seconds / PERIOD_S)):
             commanded = 0.0 if self.monitor.holds else effort
@@ -129,7 +129,7 @@ def test_intermittent_reasons_last_until_the_robot_has_followed_the_decision(mon
     assert monitor.held_longer_than(1.9) == "old again"
     monitor.release(StopCause.OLD)
     monitor.decision_executed()
-    monitor.hold(StopCause.OLD, "old once more")
+    monitor.hold(StopCause.OLD, "old again")
     assert monitor.held_longer_than(0.0) == ""
 
 
@@ -217,7 +217,7 @@ def test_unchanged_energy_without_a_goal_is_no_reason(images):
 
 
 def test_standing_confirms_nothing_and_attempts_are_short_until_a_goal_is_active(images):
-    """Motion that the images do not show is bounded, whatever the surprises."""
+    """Motion that the images do not show is limited for any surprises."""
     images.come(5.0)
     first_s = images.come(20.0, response=0.0)
     blind_s, attempts_s = first_s, []
@@ -231,7 +231,7 @@ def test_standing_confirms_nothing_and_attempts_are_short_until_a_goal_is_active
     assert len(attempts_s) == 1 and all(each <= 0.4 for each in attempts_s)
     assert blind_s + sum(attempts_s) <= 2 * FROZEN_AFTER_S
     images.come(60.0, effort=0.0, response=0.0)
-    assert StopCause.FROZEN in images.monitor.holds, "however long it stands"
+    assert StopCause.FROZEN in images.monitor.holds, "for any duration of the stop"
     images.monitor.allow_retry()
     assert not images.monitor.holds
     assert images.come(20.0, response=0.0) <= 0.4, "a goal is one more attempt"
@@ -321,8 +321,8 @@ def test_repeated_history_resets_are_a_reason(images, reset):
 
 def test_single_wrong_image_and_a_swapped_model_are_no_reason(images):
     images.come(5.0)
-    for given in ({"discontinuous": True}, {"discontinuous": True}, {"history_reset": "model"}) * 2:
-        images.come(PERIOD_S, **given)
+    for inputs in ({"discontinuous": True}, {"discontinuous": True}, {"history_reset": "model"}) * 2:
+        images.come(PERIOD_S, **inputs)
         images.come(1.0)
     assert not images.monitor.counts
 
@@ -335,7 +335,7 @@ def test_two_image_publishers_are_a_reason_while_they_last(images):
     assert StopCause.CAMERAS in images.monitor.holds and "2 publishers" in images.monitor.reason
     images.come(PERIOD_S, publishers=1)
     assert not images.monitor.holds
-    assert images.come(5.0, response=0.0) <= 0.4, "which of them is left is to be shown"
+    assert images.come(5.0, response=0.0) <= 0.4, "which of them is left is not known yet"
 
 
 def test_unconfirmed_ratio_is_the_fraction_of_the_motion_limit(images):

@@ -59,7 +59,7 @@ class Root(Tree):
             self.write({f"{trip}_type": kind, f"{trip}_temp": limit})
 
     def policies(self, governor: str, low: int, high: int, cores: int = 2) -> None:
-        """How the clocks of the cores are set, in kHz."""
+        """Set the clocks of the cores, in kHz."""
         for core in range(cores):
             policy = f"{_CPU}/cpu{core}/cpufreq"
             names = ("governor", "min_freq", "max_freq")
@@ -152,7 +152,7 @@ def _is_best(mode: tuple[str, int]) -> tuple[bool, bool]:
 
 
 def nvpmodel(modes: dict[str, int]) -> str:
-    """A configuration of nvpmodel with so named modes."""
+    """Return a configuration of nvpmodel with these modes."""
     blocks = [
         f"< POWER_MODEL ID={number} NAME={name} >\nCPU_ONLINE CORE_0 1\nGPU MAX_FREQ 1020000000\n"
         for name, number in modes.items()

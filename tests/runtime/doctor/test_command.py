@@ -22,7 +22,7 @@ from tests.runtime.doctor.roots import Root
 
 _MAIN = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
 _SEVERITIES = ["error", "warning", "unknown", "info", "ok"]
-# Reports, on standard error, every event by which something could be changed.
+# Reports every event that could change something on standard error.
 _WATCHED = """
 import os, sys
 def watch(event, args):
@@ -81,10 +81,10 @@ def test_doctor_with_faults_exits_3_and_sorts_by_severity(
     root = _broken(tmp_path)
 
     assert main(["doctor", "--root", str(root.root)]) == 3
-    shown = capsys.readouterr().out
-    assert shown.index("npu.libraries") < shown.index("cpu.governor")
-    assert "$ sudo timedatectl set-ntp true" in shown
-    assert "engine.pycuda" not in shown
+    output = capsys.readouterr().out
+    assert output.index("npu.libraries") < output.index("cpu.governor")
+    assert "$ sudo timedatectl set-ntp true" in output
+    assert "engine.pycuda" not in output
 
 
 def test_doctor_remedy_is_printed_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,8 +101,8 @@ def test_doctor_verbose_prints_all_findings(tmp_path: Path, capsys: pytest.Captu
 
     main(["doctor", "--root", str(tmp_path / "root"), "--verbose"])
 
-    shown = capsys.readouterr().out
-    assert all(finding.check in shown for finding in diagnosis.findings)
+    output = capsys.readouterr().out
+    assert all(finding.check in output for finding in diagnosis.findings)
 
 
 def test_doctor_bundle_adds_its_checks(two_rooms_bundle: Path, tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_doctor_bundle_adds_its_checks(two_rooms_bundle: Path, tmp_path: Path) -
     args = ["--root", str(tmp_path / "root"), str(two_rooms_bundle), "--json", str(report)]
     assert main(["doctor", *args]) == 0
 
-    found = {finding["check"]: finding["severity"] for finding in json.loads(report.read_text())["findings"]}
-    assert found["bundle.target"] == found["memory.bundle"] == "ok"
+    result = {finding["check"]: finding["severity"] for finding in json.loads(report.read_text())["findings"]}
+    assert result["bundle.target"] == result["memory.bundle"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_doctor_output_onto_the_recorded_facts_is_rejected(
     root = roots.desktop(tmp_path / "root")
     root.diagnose()
     recorded = tmp_path / "root.json"
-    kept = recorded.read_bytes()
+    stored = recorded.read_bytes()
     assert main(["doctor", "--root", str(root.root), "--json", str(recorded)]) == 1
     assert "root.json, which is read: write into another file" in capsys.readouterr().err
-    assert recorded.read_bytes() == kept
+    assert recorded.read_bytes() == stored
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_doctor_system_calls_change_nothing(tmp_path: Path) -> None:
         line
         for line in lines
         if re.search(r"O_WRONLY|O_RDWR|O_CREAT", line)
-        # bind: urllib3 finds out whether there is IPv6, when it is imported. nscd knows names of accounts.
+        # bind: urllib3 detects IPv6 when it is imported. nscd resolves account names.
         or not re.search(r"open|execve|adj|\+\+\+|---|bind\(.*htons\(0\).*\"::1\"|/nscd/socket", line)
     ]
     assert changes == []

@@ -144,9 +144,9 @@ def test_cpu_without_vnni_is_reported_as_info(build: Builder, tmp_path: Path) ->
     cpuinfo = root.root / "proc/cpuinfo"
     text = cpuinfo.read_text()
     cpuinfo.write_text(text.replace("avx_vnni", "avx2").replace("avx512_vnni", "avx2 avx512_bitalg"))
-    found = verdict(root)
-    assert found.severity is Severity.INFO and "no VNNI" in found.summary
-    assert [(seen.source, seen.value) for seen in found.evidence] == [
+    result = verdict(root)
+    assert result.severity is Severity.INFO and "no VNNI" in result.summary
+    assert [(seen.source, seen.value) for seen in result.evidence] == [
         ("/proc/cpuinfo", "flags: none of avx512_vnni, avx_vnni")
     ]
     cpuinfo.write_text("processor\t: 0\n")

@@ -198,8 +198,8 @@ def test_minimum_versions_equal_those_of_the_package() -> None:
     project = pytest.importorskip("tomllib", reason="Python 3.11").loads(
         (Path(__file__).parents[3] / "pyproject.toml").read_text()
     )["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["jetson"]]
+    requests = [*project["dependencies"], *project["optional-dependencies"]["jetson"]]
 
-    least = [line.partition(",")[0] for line in asked]
+    least = [line.partition(",")[0] for line in requests]
     assert f"openvino>={libraries.OPENVINO[0]}.{libraries.OPENVINO[1]}" in least
     assert f"pycuda>={libraries.PYCUDA[0]}.{libraries.PYCUDA[1]}" in least

@@ -40,9 +40,9 @@ def test_package_of_this_python_has_its_version() -> None:
 
 
 def test_program_is_that_of_this_python_in_any_folder() -> None:
-    said = subprocess.run(
+    output = subprocess.run(
         ["sh", "-c", f"{LiveFacts().program('python3')} -c 'import sys; print(sys.prefix)'"],
         env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert said.stdout.strip() == sys.prefix
+    assert output.stdout.strip() == sys.prefix
     assert LiveFacts().needs_root_to_install() is not os.access(sys.prefix, os.W_OK)

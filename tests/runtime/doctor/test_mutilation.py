@@ -37,7 +37,7 @@ def _gone_for(make: Callable[[Path], object]) -> Callable[[Path], None]:
     return mutilate
 
 
-# The last two may be what a firmware or a library really holds.
+# The last two can occur in real firmware or libraries.
 _KINDS: dict[str, Callable[[Path], object]] = {
     "empty": lambda place: place.write_bytes(b""),
     "a folder": _gone_for(Path.mkdir),
@@ -62,7 +62,7 @@ _OF_SOME_MACHINES = (
 
 @pytest.fixture(scope="module", params=_MACHINES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Root, Root]:
-    """A healthy machine, and the same with one fault for each check that no other fault hides."""
+    """Return a healthy machine, and one with a fault for each check that no other fault hides."""
     build, faults = _MACHINES[request.param]
     folder = tmp_path_factory.mktemp("machines")
     healthy, faulty = build(folder / "healthy"), build(folder / "faulty")
@@ -130,7 +130,7 @@ def test_files_without_permission_are_unknown() -> None:
 
 @contextmanager
 def _as_nobody() -> Iterator[None]:
-    """root may read everything."""
+    """Return whether the account is root, which may read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -146,7 +146,7 @@ def _as_nobody() -> Iterator[None]:
     number=st.integers(0, 999),
     mutilate=st.one_of(
         st.sampled_from([*_KINDS.values(), Path.unlink]),
-        # A number may be a right one.
+        # A number may be valid.
         st.binary(max_size=300)
         .filter(lambda content: not content.strip().isdigit())
         .map(lambda content: lambda place: place.write_bytes(content)),
@@ -166,7 +166,7 @@ def test_check_with_mutilated_file_never_hides_a_fault(
         diagnosis = root.diagnose()
 
     now = {finding.check: finding.verdict.severity for finding in diagnosis.findings}
-    # A zone that does not answer measures a part that sleeps: what the others say holds.
+    # A zone that fails may belong to a suspended device: the others are used.
     cured = {"cpu.temperature"} if "thermal_zone" in str(place) else set()
     assert {check for check in faulty - cured if now.get(check) is Severity.OK} == set()
     as_json(diagnosis)

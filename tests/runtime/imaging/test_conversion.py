@@ -45,9 +45,9 @@ def test_to_rgb_preserves_colors(
     rgb: Image, encoding: str, encode: Callable[[Image], Image], padding: int
 ) -> None:
     data, step = rows(np.ascontiguousarray(encode(rgb)), padding)
-    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, rgb)
+    result = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    assert result.dtype == np.uint8
+    assert np.array_equal(result, rgb)
 
 
 @pytest.mark.parametrize("padding", [0, 3])
@@ -69,13 +69,13 @@ def test_both_byte_orders_of_yuv422_are_read(encoding: str, order: str, padding:
     named = {"y": luma, "u": 128, "v": 128}
     gray = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
     data, step = rows(gray, padding)
-    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
-    assert found.shape == (HEIGHT, WIDTH, 3)
-    assert np.ptp(found) <= 1 and abs(int(found[0, 0, 0]) - y) <= 2
+    result = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    assert result.shape == (HEIGHT, WIDTH, 3)
+    assert np.ptp(result) <= 1 and abs(int(result[0, 0, 0]) - y) <= 2
     named["v"] = 200
     red = np.tile(np.array([named[letter] for letter in order], np.uint8), (HEIGHT, WIDTH // 2))
-    found = to_rgb(rows(red, padding)[0], encoding, WIDTH, HEIGHT, step)
-    assert found[0, 0, 0] > found[0, 0, 1] + 50 and found[0, 0, 0] > found[0, 0, 2] + 50
+    result = to_rgb(rows(red, padding)[0], encoding, WIDTH, HEIGHT, step)
+    assert result[0, 0, 0] > result[0, 0, 1] + 50 and result[0, 0, 0] > result[0, 0, 2] + 50
 
 
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
@@ -87,8 +87,8 @@ def test_bayer_pattern_is_named_by_its_first_two_rows(
     color = {"r": 200, "g": 120, "b": 40}
     tile = np.array([color[letter] for letter in pattern], np.uint8).reshape(2, 2)
     data, step = rows(np.tile(tile, (3, 4))[: size[0], : size[1]], padding)
-    found = to_rgb(data, f"bayer_{pattern}8", size[1], size[0], step)
-    assert found.shape == (*size, 3) and (found == (200, 120, 40)).all()
+    result = to_rgb(data, f"bayer_{pattern}8", size[1], size[0], step)
+    assert result.shape == (*size, 3) and (result == (200, 120, 40)).all()
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -110,11 +110,11 @@ def test_sixteen_bit_images_use_the_upper_eight_bits(
     if encoding.startswith("bayer"):
         values[::2, 1::2], values[1::2, ::2] = 200 * 256 + 251, 40 * 256 + 251
     data, step = rows(values.astype(f"{order}u2").view(np.uint8), 6)
-    found = to_rgb(data, encoding, WIDTH, HEIGHT, step, big_endian=order == ">")
-    assert (found == ((77, 77, 77) if encoding == "mono16" else (200, 120, 40))).all()
+    result = to_rgb(data, encoding, WIDTH, HEIGHT, step, big_endian=order == ">")
+    assert (result == ((77, 77, 77) if encoding == "mono16" else (200, 120, 40))).all()
     out = np.empty((3, 4, 3), np.uint8)
-    resize_into(found, out)
-    assert (out == found[:3, :4]).all()
+    resize_into(result, out)
+    assert (out == result[:3, :4]).all()
 
 
 @pytest.mark.parametrize(("encoding", "order"), [("nv12", "uv"), ("nv21", "vu")])
@@ -129,9 +129,9 @@ def test_chroma_planes_below_the_luma_plane_are_read(encoding: str, order: str, 
     # The last pair of rows is gray.
     planes[-1] = 128
     data, step = rows(planes, padding)
-    found = to_rgb(data, encoding, WIDTH, HEIGHT, step)
-    np.testing.assert_allclose(found[:-2], np.broadcast_to(expected, (HEIGHT - 2, WIDTH, 3)), atol=1)
-    np.testing.assert_allclose(found[-2:], np.full((2, WIDTH, 3), bright), atol=1)
+    result = to_rgb(data, encoding, WIDTH, HEIGHT, step)
+    np.testing.assert_allclose(result[:-2], np.broadcast_to(expected, (HEIGHT - 2, WIDTH, 3)), atol=1)
+    np.testing.assert_allclose(result[-2:], np.full((2, WIDTH, 3), bright), atol=1)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array.array("B", data)])
@@ -172,9 +172,9 @@ def test_to_rgb_rejects_an_invalid_image(rgb: Image, changed: dict[str, object],
 def test_compressed_images_are_decoded(suffix: str) -> None:
     bgr = np.full((32, 48, 3), (20, 60, 200), np.uint8)
     _, data = cv2.imencode(suffix, bgr)
-    found = decode(data.tobytes())
-    assert found.shape == (32, 48, 3)
-    assert np.abs(found.astype(int) - (200, 60, 20)).max() <= 3
+    result = decode(data.tobytes())
+    assert result.shape == (32, 48, 3)
+    assert np.abs(result.astype(int) - (200, 60, 20)).max() <= 3
 
 
 @pytest.mark.parametrize(("suffix", "depth"), [(".png", np.uint8), (".png", np.uint16), (".jpg", np.uint8)])
@@ -183,11 +183,11 @@ def test_bayer_pattern_of_a_compressed_image_is_read(suffix: str, depth: type) -
     tile = np.array([[200, 120], [120, 40]]) * scale
     _, data = cv2.imencode(suffix, np.tile(tile, (16, 16)).astype(depth))
     encoding = f"bayer_rggb{np.iinfo(depth).bits}"
-    found = decode(data.tobytes(), encoding)
-    assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3
+    result = decode(data.tobytes(), encoding)
+    assert np.abs(result.astype(int) - (200, 120, 40)).max() <= 3
     _, data = cv2.imencode(suffix, np.full((32, 32, 3), (40, 120, 200), np.uint8))
-    found = decode(data.tobytes(), encoding)
-    assert np.abs(found.astype(int) - (200, 120, 40)).max() <= 3, "who compressed it read the pattern"
+    result = decode(data.tobytes(), encoding)
+    assert np.abs(result.astype(int) - (200, 120, 40)).max() <= 3, "the compressor interpreted the pattern"
 
 
 def test_decode_rejects_other_formats_and_damaged_files() -> None:

@@ -19,14 +19,14 @@ from tests.bundles import make_bundle
 from tests.errors import code
 
 ENGINE = "onnxruntime:CPU"
-# Of INT8 with random weights.
+# The tolerance of INT8 with random weights.
 WIDE = {"min_cosine": 0.9, "max_abs": 2.0}
 
 
 def change_weights(
     path: Path, output: str, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 ) -> None:
-    """Of the product that makes ``output``, and of no other."""
+    """Return the product that computes ``output``, and no other."""
     model = onnx.load(path)
     (node,) = [node for node in model.graph.node if node.output[0] == output]
     (weights,) = [each for each in model.graph.initializer if each.name == node.input[1]]
@@ -39,8 +39,8 @@ def parities(folder: Path, tolerance: dict[str, float]) -> dict[str, Parity]:
     """Return the parities of the current files in ``folder``."""
     fields = json.loads((folder / "manifest.json").read_text())
     fields["golden"]["tolerances"] = dict.fromkeys(fields["golden"]["tolerances"], tolerance)
-    found = golden_parity(seal(folder, fields), engine=ENGINE, precision="fp32")
-    return {each.graph: each for each in found}
+    result = golden_parity(seal(folder, fields), engine=ENGINE, precision="fp32")
+    return {each.graph: each for each in result}
 
 
 def refused(folder: Path, tolerance: dict[str, float]) -> set[str]:
@@ -70,16 +70,16 @@ def test_graph_that_ignores_small_actions_is_detected_within_wide_tolerances(
 ) -> None:
     assert refused(gentle, WIDE) == set()
     change_weights(gentle / graph / "onnx/model.onnx", "pushes", np.zeros_like)
-    found = parities(gentle, WIDE)[graph]
-    assert found.min_cosine > 0.9 and found.max_abs < 2
-    assert not found.ok and found.change_error == pytest.approx(1, abs=1e-3)
-    assert "error of the change by actions 1 (at most 0.8)" in found.figures
+    result = parities(gentle, WIDE)[graph]
+    assert result.min_cosine > 0.9 and result.max_abs < 2
+    assert not result.ok and result.change_error == pytest.approx(1, abs=1e-3)
+    assert "error of the change by actions 1 (at most 0.8)" in result.figures
 
 
 def test_graph_with_inverted_actions_is_detected(gentle: Path) -> None:
     change_weights(gentle / "predictor/onnx/model.onnx", "pushes", np.negative)
-    found = parities(gentle, WIDE)["predictor"]
-    assert not found.ok and found.change_error == pytest.approx(2, abs=0.01)
+    result = parities(gentle, WIDE)["predictor"]
+    assert not result.ok and result.change_error == pytest.approx(2, abs=0.01)
 
 
 def test_negligible_output_changes_are_not_compared(gentle: Path) -> None:
@@ -87,8 +87,8 @@ def test_negligible_output_changes_are_not_compared(gentle: Path) -> None:
     arrays["actions"] *= 0
     arrays["futures"][:] = arrays["futures"][:, :1]
     np.savez(gentle / "golden.npz", **arrays)
-    found = parities(gentle, WIDE)
-    assert [found[graph].change_error for graph in ("encoder", "predictor", "step")] == [None] * 3
+    result = parities(gentle, WIDE)
+    assert [result[graph].change_error for graph in ("encoder", "predictor", "step")] == [None] * 3
 
 
 @pytest.mark.parametrize("broken", ["order", "history_actions"])

@@ -86,14 +86,14 @@ def test_model_equals_the_reference(model: WorldModel, golden: GoldenOutputs) ->
 def test_returned_arrays_are_not_overwritten(model: WorldModel, golden: GoldenOutputs) -> None:
     first = model.encode(golden.frames[0])
     futures = model.predict(golden.actions)
-    kept, kept_futures = first.copy(), futures.latents.copy()
+    stored, kept_futures = first.copy(), futures.latents.copy()
     model.encode(golden.frames[1])
     model.predict(-golden.actions)
-    assert np.array_equal(first, kept)
+    assert np.array_equal(first, stored)
     assert np.array_equal(futures.latents, kept_futures)
-    given = golden.actions.copy()
-    futures = model.predict(given)
-    given[:] = 0
+    inputs = golden.actions.copy()
+    futures = model.predict(inputs)
+    inputs[:] = 0
     assert np.array_equal(futures.actions, golden.actions)
 
 
@@ -212,16 +212,16 @@ def test_single_step_graph_equals_the_predictor(tmp_path: Path, engine: str) -> 
     with_step = make_bundle(tmp_path / "with", history_size=2, step=True)
     without = make_bundle(tmp_path / "without", history_size=2)
     actions = np.random.default_rng(0).uniform(-1, 1, (1, HORIZON, ACTIONS)).astype(np.float32)
-    found = []
+    result = []
     for bundle in (with_step, without):
         with WorldModel.open(bundle, engine=engine) as model:
             latent = model.encode(np.full((SIZE, SIZE, 3), 90, np.uint8))
             one, all_steps = model.predict(actions[:, :1]).latents, model.predict(actions).latents
             surprise = model.surprise(np.stack([latent] * 2), np.zeros((1, 2)), actions[0, 0], latent)
-            found.append((one, all_steps, surprise))
-    for ours, theirs in zip(*found, strict=True):
+            result.append((one, all_steps, surprise))
+    for ours, theirs in zip(*result, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
-    assert found[0][0] == pytest.approx(found[0][1][:, :1], abs=1e-5)
+    assert result[0][0] == pytest.approx(result[0][1][:, :1], abs=1e-5)
     parities = golden_parity(with_step, engine=engine)
     assert [(parity.graph, parity.ok) for parity in parities] == [
         ("encoder", True), ("predictor", True), ("step", True), ("energy", True),
@@ -240,24 +240,24 @@ def test_batched_histories_equal_single_ones(tmp_path: Path, engine: str, thread
     options = BackendOptions(threads=threads)
     with WorldModel.open(bundle, engine=engine, num_samples=64, options=options) as model:
         latent = model.manifest.io.latent
-        asked = [
+        requests = [
             (draw(2, latent.tokens, latent.dim), draw(1, ACTIONS), draw(steps, ACTIONS))
             for steps in (HORIZON, 1, HORIZON - 1)
         ]
         alone = [
             model.predict(actions[None], latents=latents, history_actions=between).latents[0]
-            for latents, between, actions in asked
+            for latents, between, actions in requests
         ]
         for _ in range(2):
-            for ours, expected in zip(model.predict_each(asked), alone, strict=True):
+            for ours, expected in zip(model.predict_each(requests), alone, strict=True):
                 assert ours == pytest.approx(expected, abs=1e-5)
         # Separate requests do not affect the inputs that all candidates share.
         actions = draw(64, HORIZON, ACTIONS)
-        futures = model.predict(actions, latents=asked[0][0], history_actions=asked[0][1]).latents
-        last = model.predict(actions[-1:], latents=asked[0][0], history_actions=asked[0][1]).latents
+        futures = model.predict(actions, latents=requests[0][0], history_actions=requests[0][1]).latents
+        last = model.predict(actions[-1:], latents=requests[0][0], history_actions=requests[0][1]).latents
         assert futures[-1:] == pytest.approx(last, abs=1e-5)
         with pytest.raises(ValueError, match="actions must be finite"):
-            model.predict_each([(asked[0][0], asked[0][1], np.full((HORIZON, ACTIONS), np.nan))])
+            model.predict_each([(requests[0][0], requests[0][1], np.full((HORIZON, ACTIONS), np.nan))])
 
 
 def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: GoldenOutputs) -> None:
@@ -306,8 +306,8 @@ def test_each_batch_size_of_a_graph_is_checked_against_the_golden_outputs(
         def run(self) -> dict[str, NDArray[np.float32]]:
             return {name: np.zeros_like(output) for name, output in self._right.run().items()}
 
-    def opened(*given: Any) -> CompiledGraphs:
-        right = open_sessions(*given)
+    def opened(*args: Any) -> CompiledGraphs:
+        right = open_sessions(*args)
         return replace(right, **{session: Wrong(getattr(right, session))})
 
     monkeypatch.setattr("jepa_runtime.model.world_model.open_sessions", opened)

@@ -67,7 +67,7 @@ def test_projected_actions_are_allowed_and_projecting_again_is_exact(
     size = len(within.low)
     previous = within.clip(data.draw(sequences(size)))[0, 0] if after else None
     given_ = data.draw(sequences(size))
-    kept = given_.copy()
+    stored = given_.copy()
 
     actions = within.clip(given_, previous)
 
@@ -76,7 +76,7 @@ def test_projected_actions_are_allowed_and_projecting_again_is_exact(
     np.testing.assert_array_equal(within.clip(actions, previous), actions)
     alone = [within.clip(each, previous) for each in given_]
     np.testing.assert_allclose(alone, actions, rtol=1e-5, atol=1e-5, err_msg="alike alone and among others")
-    np.testing.assert_array_equal(given_, kept)
+    np.testing.assert_array_equal(given_, stored)
 
 
 @settings(max_examples=100)
@@ -95,11 +95,11 @@ def test_interpolation_between_allowed_sequences_is_allowed(
 def test_partial_step_allows_a_proportional_change(
     data: st.DataObject, within: ActionLimits, share: float
 ) -> None:
-    before, wanted = within.clip(data.draw(sequences(len(within.low))))[0, :2]
-    approached = within.approach(wanted, before, share)
+    before, expected = within.clip(data.draw(sequences(len(within.low))))[0, :2]
+    approached = within.approach(expected, before, share)
     assert_allowed(approached[None, None], within, None)
     if within.max_change is None:
-        np.testing.assert_array_equal(approached, wanted)
+        np.testing.assert_array_equal(approached, expected)
     else:
         assert (np.abs(approached - before) <= share * within.max_change + 1e-5).all()
 
@@ -129,9 +129,9 @@ def test_smallest_action_slightly_above_the_norm_by_rounding_is_returned() -> No
 
 def test_changes_are_limited_relative_to_the_last_executed_action() -> None:
     within = ActionLimits(low=f32(-1), high=f32(1), max_change=f32(0.25))
-    wanted = np.ones((1, 4, 1), np.float32)
-    np.testing.assert_allclose(within.clip(wanted, f32(0))[0, :, 0], [0.25, 0.5, 0.75, 1])
-    np.testing.assert_allclose(within.clip(wanted)[0, :, 0], [1, 1, 1, 1])
+    expected = np.ones((1, 4, 1), np.float32)
+    np.testing.assert_allclose(within.clip(expected, f32(0))[0, :, 0], [0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(within.clip(expected)[0, :, 0], [1, 1, 1, 1])
 
 
 def test_component_with_one_value_never_changes() -> None:

@@ -82,7 +82,7 @@ def test_fraction_of_the_candidates_has_a_constant_action() -> None:
     actions = search(constant_fraction=0.25).ask()
     constant = (actions == actions[:, :1]).all(axis=(1, 2))
     assert constant[-SAMPLES // 4 :].all()
-    # The plan is constant too before anything was told.
+    # The plan is also constant before the first costs.
     assert constant.sum() == SAMPLES // 4 + 1
 
 

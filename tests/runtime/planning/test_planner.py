@@ -36,7 +36,7 @@ def accurate_mppi(seed: int) -> Search:
 
 class PointMass:
     """A unit mass in the plane, pushed by forces [K, H, 2]: positions at the end of steps, and the cost of
-    getting to ``target`` with little force. Linear and quadratic, so that the optimum is known."""
+    reaching ``target`` with little force. Linear and quadratic, so that the optimum is known."""
 
     effort = 0.002
 
@@ -83,9 +83,9 @@ def test_best_is_the_cheapest_of_all_predicted_candidates() -> None:
     seen: list[tuple[float, np.ndarray]] = []
 
     def costs(actions: np.ndarray) -> np.ndarray:
-        found = np.random.default_rng(len(seen)).uniform(0, 1, len(actions))
-        seen.extend(zip(found.tolist(), actions.copy(), strict=True))
-        return found
+        result = np.random.default_rng(len(seen)).uniform(0, 1, len(actions))
+        seen.extend(zip(result.tolist(), actions.copy(), strict=True))
+        return result
 
     plan = Planner(cem(), iterations=5).plan(costs)
     least, actions = min(seen, key=lambda pair: pair[0])
@@ -174,8 +174,8 @@ def test_all_iterations_run_without_a_budget() -> None:
 
 
 def drive(seed: int, *, warm: bool) -> float:
-    """What a point that follows a moving target misses it by, planned anew in each step in two
-    iterations."""
+    """Return the tracking error of a point that follows a moving target, with two iterations of a new plan in
+    each step."""
     search = cem(seed, num_samples=24, topk=4, constant_fraction=0.0, min_std=0.05)
     planner, position, missed = Planner(search, iterations=2), np.zeros(2), 0.0
     for step in range(25):

@@ -63,28 +63,28 @@ def test_constant_actions_differ_where_the_box_excludes_zero() -> None:
 
 def test_retained_elites_are_candidates_after_the_plan() -> None:
     for search in both(keep_elites=3):
-        asked = search.ask()
-        costs = costs_of(asked)
+        request = search.ask()
+        costs = costs_of(request)
         search.tell(costs)
-        np.testing.assert_array_equal(search.ask()[1:4], asked[np.argsort(costs, kind="stable")[:3]])
+        np.testing.assert_array_equal(search.ask()[1:4], request[np.argsort(costs, kind="stable")[:3]])
 
 
 def test_retained_elites_are_shifted_with_the_plan() -> None:
     for search in both(keep_elites=3):
-        asked = search.ask()
-        costs = costs_of(asked)
+        request = search.ask()
+        costs = costs_of(request)
         search.tell(costs)
         search.shift(2)
-        elites = asked[np.argsort(costs, kind="stable")[:3]]
+        elites = request[np.argsort(costs, kind="stable")[:3]]
         np.testing.assert_array_equal(search.ask()[1:4], elites[:, [2, 3, 4, 5, 5, 5]])
 
 
 def test_robot_that_deviates_from_the_plan_starts_from_its_state() -> None:
     for search in both(max_change=0.1):
         search.executed = np.float32([0.9, -0.9])
-        asked = search.ask()
-        assert np.abs(asked[:, 0] - search.executed).max() <= 0.1 + 1e-6
-        assert np.abs(np.diff(asked, axis=1)).max() <= 0.1 + 1e-6
+        request = search.ask()
+        assert np.abs(request[:, 0] - search.executed).max() <= 0.1 + 1e-6
+        assert np.abs(np.diff(request, axis=1)).max() <= 0.1 + 1e-6
 
 
 def test_shift_uses_the_executed_action() -> None:
@@ -93,7 +93,7 @@ def test_shift_uses_the_executed_action() -> None:
         plan = search.mean.copy()
         search.shift(2)
         np.testing.assert_array_equal(search.executed, plan[1])
-        # The plan changes no faster than allowed, so that it may be executed as it is.
+        # The plan changes no faster than allowed, so that it can be executed unchanged.
         assert np.abs(np.diff(plan, axis=0)).max() <= 0.1 + 1e-6
 
 
@@ -132,18 +132,18 @@ def test_wider_limits_widen_the_search_proportionally(further: float) -> None:
 
     def candidates(scale: float) -> list[np.ndarray]:
         reach = np.array([1, 0.5], np.float32) * np.float32(scale)
-        within, found = ActionLimits(low=-reach, high=reach), []
+        within, result = ActionLimits(low=-reach, high=reach), []
         settings = {"num_samples": 32, "horizon": HORIZON, "topk": 6, "min_std": 0.3}
         for search in (
             CEM(CEMConfig(**settings), within, seed=3),
             MPPI(MPPIConfig(refit_std=True, **settings), within, seed=3),
         ):
             for _ in range(4):
-                found.append(search.ask() / scale)
-                search.tell(costs_of(found[-1]))
+                result.append(search.ask() / scale)
+                search.tell(costs_of(result[-1]))
             search.shift()
-            found += [search.ask() / scale, search.directions(1.0) / scale]
-        return found
+            result += [search.ask() / scale, search.directions(1.0) / scale]
+        return result
 
     for usual, more in zip(candidates(1.0), candidates(further), strict=True):
         np.testing.assert_array_equal(more, usual)

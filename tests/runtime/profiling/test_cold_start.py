@@ -32,12 +32,12 @@ def test_cold_start_measures_phases_with_empty_and_full_cache(toy_bundle: Path) 
     )
     assert (miss.cache, hit.cache) == ("miss", "hit")
     assert len(done) == 2
-    for found in (miss, hit):
-        phases = {name: values[0] for name, values in found.phases_ms.items()}
+    for result in (miss, hit):
+        phases = {name: values[0] for name, values in result.phases_ms.items()}
         assert min(phases.values()) > 0
         assert phases["import"] > 10
         counted = sum(value for name, value in phases.items() if not name.startswith("steady"))
-        assert found.total_ms[0] == pytest.approx(counted, abs=0.01)
+        assert result.total_ms[0] == pytest.approx(counted, abs=0.01)
 
 
 @pytest.mark.parametrize("builds", [False, True])
@@ -46,23 +46,23 @@ def test_cold_start_uses_a_new_cache_per_repetition_or_the_given_one(
 ) -> None:
     caches: list[Path] = []
 
-    def run(asked: cold_start.Start, cache: Path) -> dict[str, float]:
+    def run(request: cold_start.Start, cache: Path) -> dict[str, float]:
         caches.append(cache)
         names = ("import", "open", "compile", "first_encode", "first_predict", "steady_encode")
         return {name: len(caches) + 10.0**index for index, name in enumerate(names)}
 
     monkeypatch.setattr(cold_start, "_run", run)
     engine = "tensorrt:0" if builds else "openvino:CPU"
-    found = cold_start.measure(
+    result = cold_start.measure(
         replace(start(tmp_path), engine=engine, cache_dir=tmp_path), stopping=Event(), repetitions=2
     )
     if builds:
         assert caches == [tmp_path] * 2
     else:
         assert caches[0] == caches[1] != caches[2] == caches[3] and tmp_path not in caches
-    assert [each.cache for each in found] == (["hit"] if builds else ["miss", "hit"])
-    assert found[-1].phases_ms["open"] == ([11.0, 12.0] if builds else [12.0, 14.0])
-    assert found[-1].total_ms == ([11116.0, 11121.0] if builds else [11121.0, 11131.0])
+    assert [each.cache for each in result] == (["hit"] if builds else ["miss", "hit"])
+    assert result[-1].phases_ms["open"] == ([11.0, 12.0] if builds else [12.0, 14.0])
+    assert result[-1].total_ms == ([11116.0, 11121.0] if builds else [11121.0, 11131.0])
 
 
 def test_cold_start_phases_are_consecutive(
@@ -75,18 +75,18 @@ def test_cold_start_phases_are_consecutive(
     model.__enter__.return_value = model
     type(model).timings = PropertyMock(side_effect=[each for each in timings for _ in each])
     monkeypatch.setattr(cold_start, "WorldModel", Mock(open=Mock(return_value=model)))
-    told = {
+    messages = {
         "bundle": str(toy_bundle), "engine": "openvino:CPU", "precision": "fp32", "num_samples": 7,
         "threads": 2, "cache_dir": str(tmp_path), "spawned_ns": 5_000_000,
     }  # fmt: skip
-    assert cold_start._phases(told, 16_000_000) == {
+    assert cold_start._phases(messages, 16_000_000) == {
         "import": 11.0, "open": 1.0, "compile": 2.0, "first_encode": 3.0, "first_predict": 5.0,
         "steady_encode": 10.5, "steady_predict": 10.0,
     }  # fmt: skip
-    asked = cold_start.WorldModel.open.call_args.kwargs
-    options = asked.pop("options")
+    request = cold_start.WorldModel.open.call_args.kwargs
+    options = request.pop("options")
     assert (options.threads, options.cache_dir) == (2, tmp_path)
-    assert asked == {
+    assert request == {
         "engine": "openvino:CPU", "precision": "fp32", "num_samples": 7, "allow_untrained": True,
     }  # fmt: skip
 

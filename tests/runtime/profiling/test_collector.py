@@ -15,10 +15,10 @@ def test_collector_retains_the_latest_samples() -> None:
     for number in range(1, 251):
         each = result()
         collector.add(replace(each, timings_ms={**each.timings_ms, "total": float(number)}))
-    kept = collector.stages_ms()["total"]
-    assert 90 <= len(kept) <= 100 and kept[-1] == 250 and kept[0] == 250 - len(kept) + 1
-    assert len(collector.times_s) == len(kept)
-    assert collector.surprise()[0].n == collector.surprise()[1] == len(kept)
+    stored = collector.stages_ms()["total"]
+    assert 90 <= len(stored) <= 100 and stored[-1] == 250 and stored[0] == 250 - len(stored) + 1
+    assert len(collector.times_s) == len(stored)
+    assert collector.surprise()[0].n == collector.surprise()[1] == len(stored)
 
 
 def test_collector_times_start_at_the_first_result() -> None:
@@ -45,8 +45,8 @@ def test_collector_skips_stages_without_output() -> None:
     collector.add(result(goal=False))
     assert set(collector.stages_ms()) == through | {"predict", "surprise"}
     collector.add(replace(result(), surprise=0.25, surprising=False))
-    found = collector.stages_ms()
-    assert next(iter(found)) == "total" and {stage: len(samples) for stage, samples in found.items()} == {
+    stages = collector.stages_ms()
+    assert next(iter(stages)) == "total" and {stage: len(samples) for stage, samples in stages.items()} == {
         **dict.fromkeys(through, 3), "predict": 2, "surprise": 2, "energy": 1,
     }  # fmt: skip
     summary, surprising = collector.surprise()

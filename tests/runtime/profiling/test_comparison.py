@@ -29,7 +29,7 @@ def saved(tmp_path: Path) -> Any:
     return save
 
 
-def judged(baseline: Profile, other: Profile, *, max_regression: float = 0.05) -> Comparison:
+def comparison_of(baseline: Profile, other: Profile, *, max_regression: float = 0.05) -> Comparison:
     return compare(
         baseline,
         other,
@@ -41,10 +41,10 @@ def judged(baseline: Profile, other: Profile, *, max_regression: float = 0.05) -
 
 def losing(run: Run, frames: Container[int]) -> dict[str, Any]:
     """Return the changes of a run that drop these processed frames."""
-    kept = [index for index in range(len(run.scheduled_s)) if index not in frames]
+    stored = [index for index in range(len(run.scheduled_s)) if index not in frames]
     return {
-        "scheduled_s": [run.scheduled_s[index] for index in kept],
-        "latency_ms": [run.latency_ms[index] for index in kept],
+        "scheduled_s": [run.scheduled_s[index] for index in stored],
+        "latency_ms": [run.latency_ms[index] for index in stored],
         "stages_ms": {},
         "dropped_s": sorted(
             [*run.dropped_s, *(due for index, due in enumerate(run.scheduled_s) if index in frames)]
@@ -66,7 +66,7 @@ def test_compare_exit_status_follows_the_verdict(
 def test_rise_below_the_limit_is_not_worse(saved: Any) -> None:
     files = [saved("a.json", make_profile()), saved("b.json", make_profile(seed=7, scale=1.2))]
     assert main(["compare", *files, "--max-regression", "30%"]) == 0
-    assert judged(make_profile(), make_profile(), max_regression=0).verdict == "same"
+    assert comparison_of(make_profile(), make_profile(), max_regression=0).verdict == "same"
 
 
 def test_one_worse_profile_of_several_returns_3(saved: Any) -> None:
@@ -76,7 +76,7 @@ def test_one_worse_profile_of_several_returns_3(saved: Any) -> None:
 
 
 def test_effect_is_within_its_interval_and_near_the_truth() -> None:
-    change = judged(make_profile(), make_profile(seed=7, scale=1.1)).times["p50"]
+    change = comparison_of(make_profile(), make_profile(seed=7, scale=1.1)).times["p50"]
     assert change.low <= change.point <= change.high
     assert change.low < 0.097 < change.high, "10 % of the inferences, which are 97 % of the latency"
 
@@ -85,16 +85,16 @@ def test_risen_tail_with_equal_median_is_worse() -> None:
     baseline, other = (with_run(make_profile(seed=seed), deadline_ms=None) for seed in (0, 7))
     rare = np.random.default_rng(0).random(len(other.run.latency_ms)) < 0.03
     slower = np.where(rare, 1.3, 1.0) * other.run.latency_ms
-    found = judged(baseline, with_run(other, latency_ms=slower.tolist()))
-    assert (found.verdict, len(found.reasons)) == ("worse", 1)
-    assert found.reasons[0].startswith("p99 rose by ")
+    result = comparison_of(baseline, with_run(other, latency_ms=slower.tolist()))
+    assert (result.verdict, len(result.reasons)) == ("worse", 1)
+    assert result.reasons[0].startswith("p99 rose by ")
 
 
 def test_rise_within_noise_is_not_worse() -> None:
     few = make_profile(frames=400)
-    found = judged(few, make_profile(seed=3, frames=400, scale=1.005), max_regression=0.0)
-    assert found.times["p99"].low < 0 < found.times["p99"].high
-    assert not any(reason.startswith("p99") for reason in found.reasons)
+    result = comparison_of(few, make_profile(seed=3, frames=400, scale=1.005), max_regression=0.0)
+    assert result.times["p99"].low < 0 < result.times["p99"].high
+    assert not any(reason.startswith("p99") for reason in result.reasons)
 
 
 def test_insignificant_rise_above_the_limit_is_not_judged(saved: Any) -> None:
@@ -103,22 +103,22 @@ def test_insignificant_rise_above_the_limit_is_not_judged(saved: Any) -> None:
     slower = np.asarray(other.run.latency_ms)
     slower[500:560] *= 3
     stalled = with_run(other, latency_ms=slower.tolist())
-    found = judged(baseline, stalled)
-    assert found.times["p50"].high < 0 and found.times["p99"].point > 1 and found.times["p99"].low < 0
-    assert found.verdict == "not judged"
-    assert found.reasons == (
+    result = comparison_of(baseline, stalled)
+    assert result.times["p50"].high < 0 and result.times["p99"].point > 1 and result.times["p99"].low < 0
+    assert result.verdict == "not judged"
+    assert result.reasons == (
         "too few samples to distinguish a rise of p99 by 148.9% from chance; measure longer",
     )
-    assert judged(baseline, stalled, max_regression=3).verdict == "better"
+    assert comparison_of(baseline, stalled, max_regression=3).verdict == "better"
     assert main(["compare", saved("a.json", baseline), saved("b.json", stalled)]) == 4
 
 
 def test_limit_applies_to_the_effect_and_not_its_interval() -> None:
     baseline, other = make_profile(frames=400), make_profile(seed=7, frames=400, scale=1.2)
-    rise = judged(baseline, other).times["p50"]
+    rise = comparison_of(baseline, other).times["p50"]
     assert rise.low < rise.point
     for allowed, is_worse in (((rise.low + rise.point) / 2, True), (rise.point, False)):
-        reasons = judged(baseline, other, max_regression=allowed).reasons
+        reasons = comparison_of(baseline, other, max_regression=allowed).reasons
         assert any(reason.startswith("p50") for reason in reasons) is is_worse
 
 
@@ -128,12 +128,14 @@ def test_equal_distributions_are_rarely_worse() -> None:
     """
 
     def profile(seed: int) -> Profile:
-        made = make_profile(seed=seed, frames=500)
-        lost = np.flatnonzero(np.random.default_rng(seed).random(len(made.run.scheduled_s)) < 0.02)
-        return with_run(made, **losing(made.run, set(lost.tolist())))
+        created = make_profile(seed=seed, frames=500)
+        lost = np.flatnonzero(np.random.default_rng(seed).random(len(created.run.scheduled_s)) < 0.02)
+        return with_run(created, **losing(created.run, set(lost.tolist())))
 
     runs = 80
-    alarms = sum(judged(profile(2 * seed), profile(2 * seed + 1)).verdict == "worse" for seed in range(runs))
+    alarms = sum(
+        comparison_of(profile(2 * seed), profile(2 * seed + 1)).verdict == "worse" for seed in range(runs)
+    )
     assert alarms <= 0.075 * runs
 
 
@@ -141,51 +143,51 @@ def test_profile_without_rate_is_compared_by_latency() -> None:
     """A stall whose frames are dropped shows in the response only."""
     baseline, other = make_profile(), make_profile(seed=7)
     stalled = with_run(other, **losing(other.run, range(500, 1500)))
-    assert judged(baseline, stalled).times["p50"].point > 1
+    assert comparison_of(baseline, stalled).times["p50"].point > 1
     closed = with_run(baseline, rate_hz=None)
     assert common_measure((closed, stalled)) == "latency"
-    assert abs(judged(closed, stalled).times["p50"].point) < 0.01
+    assert abs(comparison_of(closed, stalled).times["p50"].point) < 0.01
 
 
 def test_risen_lost_frames_are_worse() -> None:
     baseline, other = make_profile(), make_profile(seed=7)
     other = with_run(other, **losing(other.run, range(0, 1790, 100)))
-    found = judged(baseline, other)
-    assert found.verdict == "worse"
-    assert found.lost is not None and found.lost.point == pytest.approx(18 / 1800)
-    assert any("lost frames" in reason for reason in found.reasons)
+    result = comparison_of(baseline, other)
+    assert result.verdict == "worse"
+    assert result.lost is not None and result.lost.point == pytest.approx(18 / 1800)
+    assert any("lost frames" in reason for reason in result.reasons)
 
 
 def test_one_burst_of_drops_is_no_evidence() -> None:
     baseline, other = make_profile(), make_profile(seed=7)
-    found = judged(baseline, with_run(other, **losing(other.run, range(500, 512))))
-    assert found.lost is not None and found.lost.low <= 0 < found.lost.point
+    result = comparison_of(baseline, with_run(other, **losing(other.run, range(500, 512))))
+    assert result.lost is not None and result.lost.low <= 0 < result.lost.point
 
 
 def test_risen_missed_deadlines_are_worse() -> None:
     rng = np.random.default_rng(0)
     baseline, other = make_profile(), make_profile(seed=7)
     late = np.where(rng.random(len(other.run.latency_ms)) < 0.008, 40.0, other.run.latency_ms)
-    found = judged(baseline, with_run(other, latency_ms=late.tolist()))
-    assert found.verdict == "worse"
-    assert "missed deadlines" in found.reasons[-1]
+    result = comparison_of(baseline, with_run(other, latency_ms=late.tolist()))
+    assert result.verdict == "worse"
+    assert "missed deadlines" in result.reasons[-1]
 
 
 def test_proportions_of_fewer_than_twenty_frames_are_not_compared() -> None:
     few, enough = (make_profile(frames=frames) for frames in (19, 20))
-    assert judged(few, enough).lost is None and judged(enough, few).missed is None
-    assert judged(enough, enough).lost is not None
+    assert comparison_of(few, enough).lost is None and comparison_of(enough, few).missed is None
+    assert comparison_of(enough, enough).lost is not None
 
 
 def test_misses_of_different_deadlines_are_not_compared() -> None:
-    assert judged(make_profile(), with_run(make_profile(seed=7), deadline_ms=13.0)).missed is None
+    assert comparison_of(make_profile(), with_run(make_profile(seed=7), deadline_ms=13.0)).missed is None
 
 
 def test_wrong_golden_outputs_are_worse() -> None:
     broken = Parity(graph="encoder", mean_cosine=0.5, worst_cosine=0.1, max_abs=9.0, ok=False)
-    found = judged(make_profile(), make_profile(seed=7, scale=0.5, parity=[broken]))
-    assert found.verdict == "worse"
-    assert "golden" in found.reasons[0]
+    result = comparison_of(make_profile(), make_profile(seed=7, scale=0.5, parity=[broken]))
+    assert result.verdict == "worse"
+    assert "golden" in result.reasons[0]
 
 
 UNLIKE = [
@@ -212,13 +214,13 @@ UNLIKE = [
 
 @pytest.mark.parametrize(("other", "what"), UNLIKE)
 def test_differences_names_different_conditions(other: Profile, what: str) -> None:
-    found = differences(make_profile(), other)
-    assert len(found) == 1
-    assert found[0].startswith(f"{what}: ")
+    result = differences(make_profile(), other)
+    assert len(result) == 1
+    assert result[0].startswith(f"{what}: ")
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (with_subject(make_profile(), threads=None), "threads: 1 against unknown"),
         (with_subject(make_profile(), frame_size=None), "frame size: 640 x 480 against unknown"),
@@ -226,8 +228,8 @@ def test_differences_names_different_conditions(other: Profile, what: str) -> No
         (with_run(make_profile(), deadline_ms=None), "deadline: 33.3333 ms against unknown"),
     ],
 )
-def test_differences_includes_unknown_values(other: Profile, said: str) -> None:
-    assert differences(make_profile(), other) == (said,)
+def test_differences_includes_unknown_values(other: Profile, message: str) -> None:
+    assert differences(make_profile(), other) == (message,)
 
 
 def test_differences_includes_stages_of_most_frames() -> None:
@@ -253,9 +255,9 @@ def test_compare_different_conditions_fails_unless_allowed(
     other = with_subject(with_environment(make_profile(seed=7), cores=8), precision="fp32")
     files = [saved("a.json", make_profile()), saved("b.json", other)]
     assert main(["compare", *files]) == 1
-    said = capsys.readouterr()
-    assert "cores: 2 against 8" in said.err and "precision: int8 against fp32" in said.err
-    assert "--allow-different" in said.err and said.out == ""
+    output = capsys.readouterr()
+    assert "cores: 2 against 8" in output.err and "precision: int8 against fp32" in output.err
+    assert "--allow-different" in output.err and output.out == ""
     assert main(["compare", *files, "--allow-different"]) == 0
     assert "differs from the baseline: cores: 2 against 8" in capsys.readouterr().out.replace("\n", " ")
 
@@ -273,16 +275,16 @@ def test_percentile_with_too_few_samples_in_one_profile_is_not_judged() -> None:
         for frames in (1800, 150)
     )
     for pair, whose in (((many, few), "the other profile"), ((few, many), "the baseline")):
-        found = judged(*pair)
-        assert (found.verdict, list(found.times)) == ("not judged", ["p50"])
-        assert len(found.reasons) == 1 and found.reasons[0].startswith(f"p99 of {whose}: ")
+        result = comparison_of(*pair)
+        assert (result.verdict, list(result.times)) == ("not judged", ["p50"])
+        assert len(result.reasons) == 1 and result.reasons[0].startswith(f"p99 of {whose}: ")
 
 
 def test_profile_without_samples_is_not_judged() -> None:
     empty = with_run(make_profile(), rate_hz=None, scheduled_s=[], latency_ms=[], stages_ms={})
-    found = judged(make_profile(), empty)
-    assert (found.verdict, found.times) == ("not judged", {})
-    assert found.reasons == ("the other profile contains no samples",)
+    result = comparison_of(make_profile(), empty)
+    assert (result.verdict, result.times) == ("not judged", {})
+    assert result.reasons == ("the other profile contains no samples",)
 
 
 def test_compare_unreadable_profile_returns_1(
@@ -353,15 +355,15 @@ def test_compare_two_outputs_on_standard_output_is_a_usage_error(
 
 
 def test_compare_prints_names_from_files_literally(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = with_subject(make_profile(), model_id="[red]x[/]")
-    assert main(["compare", saved("a.json", odd), saved("b.json", odd)]) == 0
+    escaped = with_subject(make_profile(), model_id="[red]x[/]")
+    assert main(["compare", saved("a.json", escaped), saved("b.json", escaped)]) == 0
     assert "[red]x[/]" in capsys.readouterr().out
 
 
 def test_output_in_another_encoding_is_escaped(saved: Any) -> None:
     few = saved("few.json", make_profile(frames=300))
 
-    def told(*args: str) -> tuple[int, bytes]:
+    def run_program(*args: str) -> tuple[int, bytes]:
         run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
         ended = subprocess.run(
             [sys.executable, "-c", run, *args],
@@ -372,9 +374,9 @@ def test_output_in_another_encoding_is_escaped(saved: Any) -> None:
         assert ended.stderr == b""
         return ended.returncode, ended.stdout
 
-    status, table = told("compare", few, few)
+    status, table = run_program("compare", few, few)
     assert status == main(["compare", few, few]) and rb"\u2026]" in table
-    status, text = told("profile", "--help")
+    status, text = run_program("profile", "--help")
     assert status == 0 and rb"PASS,\u2026" in text
 
 

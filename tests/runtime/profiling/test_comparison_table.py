@@ -17,9 +17,9 @@ from tests.runtime.profiles import make_profile, with_subject
 
 
 def test_markdown_has_one_row_per_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = with_subject(make_profile(seed=7, scale=1.2), model_id="a|b <i>", sha256="1" * 64)
+    escaped = with_subject(make_profile(seed=7, scale=1.2), model_id="a|b <i>", sha256="1" * 64)
     files = [tmp_path / "a.json", tmp_path / "b.json"]
-    for profile, path in zip((make_profile(), odd), files, strict=True):
+    for profile, path in zip((make_profile(), escaped), files, strict=True):
         write_profile(profile, path)
     assert main(["compare", *map(str, files), "--markdown", "-"]) == 3
     lines = capsys.readouterr().out.splitlines()
@@ -82,7 +82,7 @@ def test_cells_show_changes_and_wrong_graphs() -> None:
     assert row["max"] == format_ms(statistics.response.max) != format_ms(statistics.latency.max)
     good = profile.model_copy(update={"parity": [each.model_copy(update={"ok": True}) for each in parity]})
     assert cells(replace(entry, profile=good), "response")["parity"] == "ok, worst cosine 0.2500"
-    said = remarks([replace(entry, comparison=None), entry], "latency")
-    assert said[:2] == ["b.json: slower", "b.json: differs from the baseline: CPU: a against b"]
-    assert "latency in ms" in said[2] and len(said) == 5
+    message = remarks([replace(entry, comparison=None), entry], "latency")
+    assert message[:2] == ["b.json: slower", "b.json: differs from the baseline: CPU: a against b"]
+    assert "latency in ms" in message[2] and len(message) == 5
     assert "response in ms" in remarks([entry], "response")[2]

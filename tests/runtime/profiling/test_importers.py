@@ -144,16 +144,16 @@ def test_trtexec_traces_with_and_without_copies_differ(tmp_path: Path) -> None:
     ids=["empty", "no keys", "text", "negative", "nan", "huge", "cut", "deep", "exportProfile"],
 )
 def test_malformed_trtexec_trace_fails_with_the_location(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ProfileError, check=code("profile.malformed")) as refused:
+    with pytest.raises(ProfileError, check=code("profile.malformed")) as raised:
         read_results(saved(tmp_path, text))
-    assert message in str(refused.value)
+    assert message in str(raised.value)
 
 
 def test_python_benchmark_app_report_is_imported(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, PYTHON_REPORT))
-    told = profile.run.told
-    assert told is not None
-    assert (told.n, told.quantiles_ms, told.mean_ms, told.min_ms, told.max_ms) == (
+    reported = profile.run.told
+    assert reported is not None
+    assert (reported.n, reported.quantiles_ms, reported.mean_ms, reported.min_ms, reported.max_ms) == (
         2895,
         {"p50": 0.21},
         0.33,
@@ -184,14 +184,14 @@ def test_cpp_benchmark_app_report_is_imported(tmp_path: Path) -> None:
 
 
 def test_benchmark_app_percentile_is_imported_by_name(tmp_path: Path) -> None:
-    asked = results(**{"latency (ms)": None, "latency (95 percentile) (ms)": "0.28"})
-    told = read_results(saved(tmp_path, asked)).run.told
-    assert told is not None and told.quantiles_ms == {"p95": 0.28}
+    request = results(**{"latency (ms)": None, "latency (95 percentile) (ms)": "0.28"})
+    reported = read_results(saved(tmp_path, request)).run.told
+    assert reported is not None and reported.quantiles_ms == {"p95": 0.28}
 
 
 def test_benchmark_app_unknown_percentile_becomes_a_note(tmp_path: Path) -> None:
-    asked = results(**{"latency (ms)": None, "latency (75 percentile) (ms)": "0.28"})
-    profile = read_results(saved(tmp_path, asked))
+    request = results(**{"latency (ms)": None, "latency (75 percentile) (ms)": "0.28"})
+    profile = read_results(saved(tmp_path, request))
     assert profile.run.told is not None and profile.run.told.quantiles_ms == {}
     assert "75 % of the inferences took at most 0.28 ms" in profile.notes
 
@@ -261,10 +261,10 @@ def test_real_benchmark_app_report_is_imported(tmp_path: Path) -> None:
         timeout=60,
     )
     profile = read_results(tmp_path / "benchmark_report.json")
-    told = profile.run.told
-    assert told is not None and told.n == 200
-    assert told.min_ms is not None and told.max_ms is not None
-    assert 0 < told.min_ms <= told.quantiles_ms["p50"] <= told.max_ms
+    reported = profile.run.told
+    assert reported is not None and reported.n == 200
+    assert reported.min_ms is not None and reported.max_ms is not None
+    assert 0 < reported.min_ms <= reported.quantiles_ms["p50"] <= reported.max_ms
     assert (profile.subject.device, profile.subject.threads) == ("CPU", 1)
 
 

@@ -86,7 +86,7 @@ def test_stages_do_not_overlap(
 
     def held_up(pipeline: Pipeline, frame: Frame) -> None:
         submit(pipeline, frame)
-        time.sleep(0.01)  # Whoever submits is not always the next to run.
+        time.sleep(0.01)  # The submitting thread is not always the next to run.
 
     monkeypatch.setattr(Pipeline, "submit", held_up)
     with load(lambda: FakeModel(encode_s=0.002)) as loaded:
@@ -175,11 +175,11 @@ def test_stall_with_drops_shows_in_the_response() -> None:
             return loaded.open_loop(100, 2.0)
 
     run = undisturbed(stalled, most_dropped=45)
-    told = describe(run)
+    reported = describe(run)
     assert 30 <= len(run.dropped_s) <= 45
-    assert told.response.p90.value is not None and told.latency.p90.value is not None
-    assert told.response.p90.value > 180
-    assert told.latency.p90.value < 50
+    assert reported.response.p90.value is not None and reported.latency.p90.value is not None
+    assert reported.response.p90.value > 180
+    assert reported.latency.p90.value < 50
 
 
 @pytest.mark.parametrize("history_size", [1, 3])
@@ -219,9 +219,9 @@ def test_sweep_includes_predictions() -> None:
     class Predicting(FakeModel):
         predicted = 0
 
-        def predict(self, *given: Any, **named: Any) -> Any:
+        def predict(self, *args: Any, **named: Any) -> Any:
             self.predicted += 1
-            return super().predict(*given, **named)
+            return super().predict(*args, **named)
 
     def stop(_: float) -> None:
         if next(ticks):
@@ -256,12 +256,12 @@ def test_closed_loop_measures_the_highest_rate() -> None:
 
 
 def test_sweep_finds_the_knee() -> None:
-    told: list[float] = []
+    messages: list[float] = []
     with load(lambda: FakeModel(encode_s=0.02)) as loaded:
-        sweep = loaded.sweep(100, 0.6, tick=told.append)
+        sweep = loaded.sweep(100, 0.6, tick=messages.append)
     assert sweep.knee_hz is None or sweep.knee_hz < 50
     assert sweep.points[-1].misses > 0.5 * sweep.points[-1].frames
-    assert told == [point.rate_hz for point in sweep.points]
+    assert messages == [point.rate_hz for point in sweep.points]
 
 
 def test_knee_is_the_highest_rate_with_one_percent_late_frames(
@@ -283,7 +283,7 @@ def test_knee_is_the_highest_rate_with_one_percent_late_frames(
     monkeypatch.setattr(LoadGenerator, "open_loop", measured)
     sweep = load(FakeModel).sweep(100, 1.0)
     assert (sweep.knee_hz, sweep.max_late) == (70.0, 0.01)
-    assert {point.rate_hz: point.misses for point in sweep.points} == lost, "and no rate beyond"
+    assert {point.rate_hz: point.misses for point in sweep.points} == lost, "and no higher rate"
     assert [point.dropped for point in sweep.points] == list(lost.values())
     first = sweep.points[0]
     assert (first.frames, first.p50_ms, first.p99_ms, first.max_ms) == pytest.approx((200, 1.99, 2.97, 2.99))
@@ -295,10 +295,10 @@ def test_failed_rate_ends_the_sweep_and_keeps_earlier_ones(
     ended: list[str] = []
     measure = LoadGenerator.open_loop
 
-    def failing(self: LoadGenerator, rate_hz: float, *given: Any, **named: Any) -> Run:
+    def failing(self: LoadGenerator, rate_hz: float, *args: Any, **named: Any) -> Run:
         if rate_hz > 30:
             raise ProfileError("the engine hangs")
-        return measure(self, rate_hz, *given, **named)
+        return measure(self, rate_hz, *args, **named)
 
     monkeypatch.setattr(LoadGenerator, "open_loop", failing)
     with load(FakeModel) as loaded:
@@ -310,8 +310,8 @@ def test_failed_rate_ends_the_sweep_and_keeps_earlier_ones(
     assert ended == ["50 Hz could not be measured: the engine hangs"]
 
 
-@pytest.mark.parametrize(("stopped_at", "kept"), [(2, 1), (3, 2)])
-def test_stopped_sweep_keeps_complete_rates(stopped_at: int, kept: int) -> None:
+@pytest.mark.parametrize(("stopped_at", "stored"), [(2, 1), (3, 2)])
+def test_stopped_sweep_keeps_complete_rates(stopped_at: int, stored: int) -> None:
     stopping, rates = Event(), list[float]()
 
     def stop(rate_hz: float) -> None:
@@ -321,7 +321,7 @@ def test_stopped_sweep_keeps_complete_rates(stopped_at: int, kept: int) -> None:
 
     with load(FakeModel, stopping) as loaded:
         sweep = loaded.sweep(200, 0.2, tick=stop)
-    assert [point.rate_hz for point in sweep.points] == rates[:kept]
+    assert [point.rate_hz for point in sweep.points] == rates[:stored]
 
 
 def test_sweep_stopped_at_its_first_rate_fails() -> None:
@@ -339,18 +339,18 @@ def test_idle_gap_precedes_every_latency() -> None:
 
 
 def test_stopped_pass_keeps_its_measurements() -> None:
-    stopping, told = Event(), list[Snapshot]()
+    stopping, reported = Event(), list[Snapshot]()
 
     def stop(snapshot: Snapshot) -> None:
-        told.append(snapshot)
+        reported.append(snapshot)
         if snapshot.sent >= 20:
             stopping.set()
 
     with load(lambda: FakeModel(encode_s=0.002), stopping) as loaded:
         run = loaded.open_loop(40, 60, tick=stop)
     assert 19 <= len(run.scheduled_s) + len(run.dropped_s) <= 21
-    assert [(snapshot.sent, snapshot.of) for snapshot in told] == [(0, 2400), (20, 2400)]
-    assert told[-1].recent.p50 is not None and 2 <= told[-1].recent.p50 < 500
+    assert [(snapshot.sent, snapshot.of) for snapshot in reported] == [(0, 2400), (20, 2400)]
+    assert reported[-1].recent.p50 is not None and 2 <= reported[-1].recent.p50 < 500
 
 
 @pytest.mark.parametrize(

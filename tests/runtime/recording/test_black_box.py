@@ -38,21 +38,21 @@ def result(sequence: int, *alarms: Alarm) -> Result:
 
 @contextmanager
 def box(folder: Path, **options: Any) -> Iterator[BlackBox]:
-    made = BlackBox(folder, streams={"": Topics()}, **{"before_s": 0.5, "after_s": 0.3, **options})
-    made.set_model(FakeModel())
+    black_box = BlackBox(folder, streams={"": Topics()}, **{"before_s": 0.5, "after_s": 0.3, **options})
+    black_box.set_model(FakeModel())
     try:
-        yield made
+        yield black_box
     finally:
-        made.close()
+        black_box.close()
 
 
-def drive(made: BlackBox, frames: range, alarms: dict[int, Alarm]) -> None:
+def drive(black_box: BlackBox, frames: range, alarms: dict[int, Alarm]) -> None:
     for sequence in frames:
-        made.add_frame(frame(sequence, sequence % 256))
-        made.add_command(frame(sequence).stamp_ns, np.array([sequence, 0.0], np.float32))
-        made.add_result(result(sequence))
+        black_box.add_frame(frame(sequence, sequence % 256))
+        black_box.add_command(frame(sequence).stamp_ns, np.array([sequence, 0.0], np.float32))
+        black_box.add_result(result(sequence))
         if sequence in alarms:
-            made.add_alarms(result(sequence, alarms[sequence]))
+            black_box.add_alarms(result(sequence, alarms[sequence]))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -64,15 +64,15 @@ def until(condition: Callable[[], bool]) -> None:
 
 def stamps(bag: Path) -> list[int]:
     source = BagSource(bag)
-    found = [each.stamp_ns for each in source.frames()]
+    result = [each.stamp_ns for each in source.frames()]
     source.close()
-    return found
+    return result
 
 
 def test_bag_has_the_time_before_and_after_an_alarm(tmp_path: Path) -> None:
-    with box(tmp_path / "new" / "box") as made:
-        drive(made, range(100), {60: BEGUN, 64: ENDED})
-    assert (made.written, made.fault, made.dropped) == (1, "", 0)
+    with box(tmp_path / "new" / "box") as black_box:
+        drive(black_box, range(100), {60: BEGUN, 64: ENDED})
+    assert (black_box.written, black_box.fault, black_box.dropped) == (1, "", 0)
     (bag,) = (tmp_path / "new" / "box").iterdir()
     assert bag.name == "19700101T000003.000Z_surprise.mcap"
     source = BagSource(bag, action="/cmd_vel:linear.x,linear.y")
@@ -94,42 +94,42 @@ def test_bag_has_the_time_before_and_after_an_alarm(tmp_path: Path) -> None:
 
 
 def test_black_box_without_alarm_writes_nothing(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
-        drive(made, range(60), {30: ENDED})
+    with box(tmp_path) as black_box:
+        drive(black_box, range(60), {30: ENDED})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_alarm_after_a_bag_starts_another(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
-        drive(made, range(120), {40: BEGUN, 45: BEGUN, 80: BEGUN})
-    assert made.written == 2 and len(list(tmp_path.iterdir())) == 2
+    with box(tmp_path) as black_box:
+        drive(black_box, range(120), {40: BEGUN, 45: BEGUN, 80: BEGUN})
+    assert black_box.written == 2 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_alarm_soon_after_a_bag_has_the_whole_time_before(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
-        drive(made, range(100), {40: BEGUN, 53: BEGUN})
+    with box(tmp_path) as black_box:
+        drive(black_box, range(100), {40: BEGUN, 53: BEGUN})
     _, bag = sorted(tmp_path.iterdir())
-    # The first bag holds what came until 49.
+    # The first bag contains the frames up to 49.
     assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(53 - 15, 53 + 9 + 1)]
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_black_box_with_one_wrong_stamp_loses_nothing(tmp_path: Path, hours: int) -> None:
-    """One image stamped an hour ahead emptied the box, and ended the bag."""
-    with box(tmp_path) as made:
+    """Regression: one image stamped an hour ahead emptied the box, and ended the bag."""
+    with box(tmp_path) as black_box:
         for sequence in range(100):
             if sequence in (58, 63):
                 wrong_ns = max(frame(sequence).stamp_ns + hours * 3600 * 10**9, 1)
-                made.add_frame(replace(frame(sequence), stamp_ns=wrong_ns))
-            drive(made, range(sequence, sequence + 1), {60: BEGUN})
+                black_box.add_frame(replace(frame(sequence), stamp_ns=wrong_ns))
+            drive(black_box, range(sequence, sequence + 1), {60: BEGUN})
     (bag,) = tmp_path.iterdir()
     expected = {frame(sequence).stamp_ns for sequence in range(60 - 15, 60 + 9 + 1)}
     assert expected <= set(stamps(bag)) and len(stamps(bag)) == len(expected) + 2
 
 
 def test_alarm_during_a_bag_extends_it(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
-        drive(made, range(120), {40: BEGUN, 48: BEGUN})
+    with box(tmp_path) as black_box:
+        drive(black_box, range(120), {40: BEGUN, 48: BEGUN})
     (bag,) = tmp_path.iterdir()
     assert stamps(bag)[-1] == frame(48 + 9).stamp_ns
 
@@ -138,44 +138,44 @@ def test_queue_of_a_hanging_disk_is_bounded(tmp_path: Path, monkeypatch: Any) ->
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
     large = replace(frame(0), image=np.zeros((4000, 4000, 3), np.uint8))
-    with box(tmp_path) as made:
+    with box(tmp_path) as black_box:
         for _ in range(100):
-            made.add_frame(large)
-        waiting = 100 - made.dropped
+            black_box.add_frame(large)
+        waiting = 100 - black_box.dropped
         blocked.set()
     assert waiting * large.image.nbytes < 512 << 20
 
 
 def test_bag_is_completed_when_frames_stop(tmp_path: Path) -> None:
     now = 0.0
-    with box(tmp_path, clock=lambda: now) as made:
-        drive(made, range(31), {30: BEGUN})
+    with box(tmp_path, clock=lambda: now) as black_box:
+        drive(black_box, range(31), {30: BEGUN})
         until(lambda: bool(list(tmp_path.glob("*.partial"))))
         now = 100.0
-        until(lambda: made.written == 1)
+        until(lambda: black_box.written == 1)
 
 
 def test_bag_has_the_command_in_effect(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
-        made.add_frame(frame(0))
-        made.add_command(frame(0).stamp_ns, np.array([0.25, 0.0], np.float32))
+    with box(tmp_path) as black_box:
+        black_box.add_frame(frame(0))
+        black_box.add_command(frame(0).stamp_ns, np.array([0.25, 0.0], np.float32))
         for sequence in range(1, 61):
-            made.add_frame(frame(sequence))
-        made.add_alarms(result(60, BEGUN))
+            black_box.add_frame(frame(sequence))
+        black_box.add_alarms(result(60, BEGUN))
     (bag,) = tmp_path.iterdir()
     assert by_mcap_ros2(bag)["/cmd_vel"].linear.x == 0.25
 
 
 def test_bag_omits_commands_that_are_no_twist(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
+    with box(tmp_path) as black_box:
         model = FakeModel()
         model.engine, model.manifest.io.action.names = "another", ["joint_1", "joint_2"]
-        made.add_frame(frame(0))
-        made.set_model(model)
-        drive(made, range(1, 30), {})
-        made.add_result(replace(result(29), surprise=None))
-        drive(made, range(30, 60), {30: BEGUN})
-    assert (made.written, made.fault) == (1, "")
+        black_box.add_frame(frame(0))
+        black_box.set_model(model)
+        drive(black_box, range(1, 30), {})
+        black_box.add_result(replace(result(29), surprise=None))
+        drive(black_box, range(30, 60), {30: BEGUN})
+    assert (black_box.written, black_box.fault) == (1, "")
     (bag,) = tmp_path.iterdir()
     recorded = by_mcap_ros2(bag)
     assert "/cmd_vel" not in recorded and "/world_model/surprise" in recorded
@@ -183,18 +183,18 @@ def test_bag_omits_commands_that_are_no_twist(tmp_path: Path) -> None:
 
 
 def test_black_box_without_model_records_frames_only(tmp_path: Path) -> None:
-    made = BlackBox(tmp_path, streams={"": Topics()})
-    drive(made, range(10), {5: BEGUN})
-    made.close()
-    assert (made.written, made.fault, list(tmp_path.iterdir())) == (0, "", [])
+    black_box = BlackBox(tmp_path, streams={"": Topics()})
+    drive(black_box, range(10), {5: BEGUN})
+    black_box.close()
+    assert (black_box.written, black_box.fault, list(tmp_path.iterdir())) == (0, "", [])
 
 
 def test_black_box_with_unwritable_folder_reports_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with box(tmp_path / "file" / "box") as made:
-        until(lambda: "cannot be written" in made.fault)
-        drive(made, range(60), {30: BEGUN})
-    assert made.written == 0 and "cannot be written" in made.fault
+    with box(tmp_path / "file" / "box") as black_box:
+        until(lambda: "cannot be written" in black_box.fault)
+        drive(black_box, range(60), {30: BEGUN})
+    assert black_box.written == 0 and "cannot be written" in black_box.fault
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -202,23 +202,23 @@ def test_black_box_on_a_full_disk_reports_a_fault_and_retries(tmp_path: Path) ->
     name = tmp_path / "19700101T000002.000Z_surprise.mcap.partial"
     left = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
     left.touch()
-    with box(tmp_path) as made:
+    with box(tmp_path) as black_box:
         until(lambda: not left.exists())
         name.symlink_to("/dev/full")
-        drive(made, range(60), {30: BEGUN})
-        until(lambda: "No space left" in made.fault)
-        assert not name.is_symlink(), "what is half done goes"
-        drive(made, range(60, 100), {80: BEGUN})
-    assert (made.written, made.fault) == (1, "")
+        drive(black_box, range(60), {30: BEGUN})
+        until(lambda: "No space left" in black_box.fault)
+        assert not name.is_symlink(), "the partial bag is removed"
+        drive(black_box, range(60, 100), {80: BEGUN})
+    assert (black_box.written, black_box.fault) == (1, "")
     assert len(list(tmp_path.glob("*"))) == 1
 
 
 def test_black_box_any_error_ends_the_bag_and_is_reported(tmp_path: Path) -> None:
-    with box(tmp_path) as made:
-        drive(made, range(31), {30: BEGUN})
-        made.add_frame(replace(frame(31), stream="unknown"))
-        drive(made, range(32, 60), {})
-    assert (made.written, made.fault) == (0, "KeyError: 'unknown'")
+    with box(tmp_path) as black_box:
+        drive(black_box, range(31), {30: BEGUN})
+        black_box.add_frame(replace(frame(31), stream="unknown"))
+        drive(black_box, range(32, 60), {})
+    assert (black_box.written, black_box.fault) == (0, "KeyError: 'unknown'")
     (bag,) = tmp_path.iterdir()
     assert stamps(bag) == [frame(sequence).stamp_ns for sequence in range(15, 31)]
 
@@ -226,22 +226,22 @@ def test_black_box_any_error_ends_the_bag_and_is_reported(tmp_path: Path) -> Non
 def test_black_box_add_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
-    with box(tmp_path) as made:
+    with box(tmp_path) as black_box:
         began = time.monotonic()
-        drive(made, range(600), {})
+        drive(black_box, range(600), {})
         took_s = time.monotonic() - began
         blocked.set()
-    assert made.dropped > 0 and took_s < 5, "and what is too much is counted"
+    assert black_box.dropped > 0 and took_s < 5, "and the excess is counted"
 
 
 def test_black_box_with_full_queue_keeps_alarms(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(10))
-    with box(tmp_path) as made:
-        drive(made, range(600), {599: BEGUN})
-        assert made.dropped > 0
+    with box(tmp_path) as black_box:
+        drive(black_box, range(600), {599: BEGUN})
+        assert black_box.dropped > 0
         blocked.set()
-    assert (made.written, made.fault) == (1, "")
+    assert (black_box.written, black_box.fault) == (1, "")
     (bag,) = tmp_path.iterdir()
     assert by_mcap_ros2(bag)["/world_model/events"].ongoing
 
@@ -249,19 +249,19 @@ def test_black_box_with_full_queue_keeps_alarms(tmp_path: Path, monkeypatch: Any
 def test_black_box_close_does_not_wait_for_a_hanging_disk(tmp_path: Path, monkeypatch: Any) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(BagFolder, "check", lambda self: blocked.wait(30))
-    with box(tmp_path) as made:
-        drive(made, range(600), {})
+    with box(tmp_path) as black_box:
+        drive(black_box, range(600), {})
         began = time.monotonic()
-        made.close(timeout_s=0.1)
+        black_box.close(timeout_s=0.1)
         took_s = time.monotonic() - began
-        assert "does not respond" in made.fault and took_s < 5
+        assert "does not respond" in black_box.fault and took_s < 5
         blocked.set()
 
 
 def test_bag_folder_removes_partial_bags_of_a_power_cut(tmp_path: Path) -> None:
     half = tmp_path / "19700101T000001.000Z_surprise.mcap.partial"
     half.write_text("half")
-    (tmp_path / "drive.mcap.partial").write_text("being recorded beside")
+    (tmp_path / "drive.mcap.partial").write_text("being recorded")
     with box(tmp_path):
         until(lambda: not half.exists())
     assert [path.name for path in tmp_path.iterdir()] == ["drive.mcap.partial"]
@@ -275,7 +275,7 @@ def test_boxes_in_one_folder_keep_each_others_partial_bags(tmp_path: Path) -> No
             drive(second, range(60), {30: BEGUN})
             until(lambda: second.written == 1)
         drive(first, range(31, 60), {})
-    assert [(made.written, made.fault) for made in (first, second)] == [(1, "")] * 2
+    assert [(black_box.written, black_box.fault) for black_box in (first, second)] == [(1, "")] * 2
     assert {path.suffix for path in tmp_path.iterdir()} == {".mcap"} and len(list(tmp_path.iterdir())) == 2
 
 
@@ -283,13 +283,13 @@ def test_boxes_in_one_folder_make_room_concurrently(tmp_path: Path) -> None:
     def keep(kind: str) -> None:
         folder = BagFolder(tmp_path, max_bytes=1 << 20, max_bags=2)
         for at in range(40):
-            # As a node that starts.
+            # As a starting node does.
             folder.check()
             folder.complete(folder.begin(at * 10**9, kind))
 
     with ThreadPoolExecutor() as pool:
-        for kept in [pool.submit(keep, kind) for kind in ("surprise", "change", "surprise", "surprise")]:
-            kept.result()
+        for stored in [pool.submit(keep, kind) for kind in ("surprise", "change", "surprise", "surprise")]:
+            stored.result()
     assert len(list(tmp_path.iterdir())) <= 4
 
 
@@ -325,24 +325,24 @@ def test_bags_from_the_future_are_deleted_first(tmp_path: Path) -> None:
 
 
 def test_bag_of_half_the_limit_ends_early(tmp_path: Path) -> None:
-    with box(tmp_path, max_bytes=40_000, after_s=60.0) as made:
-        made.add_alarms(result(0, BEGUN))
+    with box(tmp_path, max_bytes=40_000, after_s=60.0) as black_box:
+        black_box.add_alarms(result(0, BEGUN))
         for sequence in range(200):
-            made.add_frame(frame(sequence))
-        until(lambda: made.written >= 1)
+            black_box.add_frame(frame(sequence))
+        until(lambda: black_box.written >= 1)
     assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
 
 
 def test_bag_over_its_limit_has_the_time_before_and_after(tmp_path: Path) -> None:
     rng, most = np.random.default_rng(0), 1 << 20
     noise = rng.integers(0, 256, (120, 160, 160, 3), np.uint8)
-    with box(tmp_path, before_s=5.0, after_s=5.0, max_bytes=most) as made:
+    with box(tmp_path, before_s=5.0, after_s=5.0, max_bytes=most) as black_box:
         for sequence, pixels in enumerate(noise):
-            made.add_frame(replace(frame(sequence), image=pixels))
+            black_box.add_frame(replace(frame(sequence), image=pixels))
             if sequence == 59:
-                made.add_alarms(result(sequence, BEGUN))
+                black_box.add_alarms(result(sequence, BEGUN))
     (bag,) = tmp_path.iterdir()
-    assert (made.written, made.fault, made.dropped) == (1, "", 0)
+    assert (black_box.written, black_box.fault, black_box.dropped) == (1, "", 0)
     played = stamps(bag)
     before = sum(stamp_ns <= frame(59).stamp_ns for stamp_ns in played)
     assert before == pytest.approx(len(played) / 2, abs=2)

@@ -18,7 +18,7 @@ from jepa_runtime.sources.bag import BagSource
 from jepa_sim.worlds import TwoRooms
 
 JUMP = 65
-# A horizon of the model: only then has all of it been foreseen before the jump.
+# A horizon of the model: only then has the model predicted all of it before the jump.
 WITHIN_NS = 1_600_000_000
 ACTION = "/cmd_vel:linear.x,linear.y"
 NAMES = ["linear.x", "linear.y"]
@@ -26,7 +26,7 @@ NAMES = ["linear.x", "linear.y"]
 
 @pytest.fixture
 def jump(tmp_path: Path) -> Path:
-    """A robot that stands, and at frame :data:`JUMP` is in other rooms."""
+    """Return a bag of a standing robot that is in other rooms from frame :data:`JUMP` on."""
     world, path = TwoRooms(seed=5), tmp_path / "jump.mcap"
     with McapRecorder(path) as recorder:
         for index in range(100):
@@ -44,32 +44,32 @@ def jump(tmp_path: Path) -> Path:
 
 
 def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
-    """Kind and stamp of the alarms that begin when ``bag`` is played."""
+    """Return kind and stamp of the alarms that start during the playback of ``bag``."""
     terms = ProcessingConfig()
-    source, found = BagSource(bag, action=ACTION), []
+    source, result = BagSource(bag, action=ACTION), []
     with WorldModel.open(bundle, num_samples=1) as model:
         inference = FrameProcessor(model, terms)
         for frame in source.frames():
             assert source.command is not None
             inference.add_action(frame.stamp_ns, source.command)
-            told = inference.update_calibration(inference.with_surprise(inference.process(frame, 0)))
-            alarms = () if told is None else told.alarms
-            found += [(alarm.kind, frame.stamp_ns) for alarm in alarms if alarm.end_ns is None]
+            reported = inference.update_calibration(inference.with_surprise(inference.process(frame, 0)))
+            alarms = () if reported is None else reported.alarms
+            result += [(alarm.kind, frame.stamp_ns) for alarm in alarms if alarm.end_ns is None]
     source.close()
-    return found
+    return result
 
 
 def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
-    """The bags that a run of ``bag`` keeps, of the first run that drops none of its frames.
+    """Return the bags that the first run of ``bag`` without dropped frames records.
 
-    The jump is amid 0.2 s of frames: a machine that stands still for as long drops all that would surprise.
+    The jump is amid 0.2 s of frames: a machine that stalls for that long drops all surprising ones.
     """
     for attempt in range(8):
-        kept, measured = folder / f"kept {attempt}", folder / f"{attempt}.json"
-        options = ["--source", f"{bag}?action={ACTION}", "--black-box", str(kept), "--json", str(measured)]
+        stored, measured = folder / f"kept {attempt}", folder / f"{attempt}.json"
+        options = ["--source", f"{bag}?action={ACTION}", "--black-box", str(stored), "--json", str(measured)]
         assert main(["run", str(bundle), *options]) == 0
         if json.loads(measured.read_text())["frames_dropped"] == 0:
-            return list(kept.iterdir())
+            return list(stored.iterdir())
     pytest.fail("this machine has not once run for 3.3 s without a drop")
 
 
@@ -88,5 +88,5 @@ def test_black_box_with_disabled_alarms_is_reported(
 ) -> None:
     options = ["--source", "two_rooms", "--duration", "0.2", "--allow-untrained"]
     assert main(["run", str(toy_bundle), "--black-box", str(tmp_path / "kept"), *options]) == 0
-    told = capsys.readouterr().out
-    assert "surprise alarms are disabled" in told and "0 bags" in told
+    output = capsys.readouterr().out
+    assert "surprise alarms are disabled" in output and "0 bags" in output

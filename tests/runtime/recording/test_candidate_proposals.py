@@ -17,7 +17,7 @@ STAMP_NS = 5_000_000_007
 
 
 class Clock:
-    """Seconds, as they are set."""
+    """A settable clock in seconds."""
 
     now_s = 100.0
 
@@ -41,9 +41,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def proposals(clock: Clock) -> CandidateProposals:
-    made = CandidateProposals(clock)
-    made.expect(FakeModel())
-    return made
+    created = CandidateProposals(clock)
+    created.expect(FakeModel())
+    return created
 
 
 def test_newest_candidates_are_valid_until_the_timeout(proposals: CandidateProposals, clock: Clock) -> None:

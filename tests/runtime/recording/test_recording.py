@@ -100,22 +100,22 @@ def by_rosbags(path: Path) -> dict[str, Any]:
     reader = Reader(path)
     reader.open()
     store = typestore()
-    found = {entry.topic: store.deserialize_cdr(raw, entry.msgtype) for entry, _, raw in reader.messages()}
+    result = {entry.topic: store.deserialize_cdr(raw, entry.msgtype) for entry, _, raw in reader.messages()}
     reader.close()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("read", [by_mcap_ros2, by_rosbags])
 def test_recording_roundtrip(tmp_path: Path, read: Callable[[Path], dict[str, Any]]) -> None:
-    found = read(record(tmp_path / "run.mcap", *everything()))
+    recorded = read(record(tmp_path / "run.mcap", *everything()))
 
-    latent = found["/latent"]
+    latent = recorded["/latent"]
     assert (latent.header.stamp.sec, latent.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
     assert (latent.header.frame_id, latent.model_id, latent.model_version) == ("camera", "fake", "1.2.3")
     assert (latent.sequence, latent.history_reset) == (5, "gap")
     np.testing.assert_array_equal(messages.array_of(latent.latent), result().latent)
 
-    futures, expected = found["/futures"], result().futures
+    futures, expected = recorded["/futures"], result().futures
     assert expected is not None
     np.testing.assert_array_equal(messages.array_of(futures.latents), expected.latents)
     np.testing.assert_array_equal(messages.array_of(futures.actions), expected.actions)
@@ -130,23 +130,27 @@ def test_recording_roundtrip(tmp_path: Path, read: Callable[[Path], dict[str, An
     assert (futures.candidates_source, futures.candidates_stamp.nanosec) == ("planner", 7)
     assert futures.current_energy == 0.5
 
-    assert (found["/surprise"].value, found["/surprise"].threshold, found["/surprise"].surprising) == (
+    assert (
+        recorded["/surprise"].value,
+        recorded["/surprise"].threshold,
+        recorded["/surprise"].surprising,
+    ) == (
         0.75,
         0.5,
         True,
     )
-    event = found["/events"]
+    event = recorded["/events"]
     assert (event.kind, event.ongoing, event.end.nanosec) == ("surprise", True, 0)
     assert (event.start.nanosec, event.peak.nanosec, event.score, event.threshold) == (5, 6, 9.5, 8.0)
     assert event.horizon_s == pytest.approx(2 * STEP_S)
     assert (event.false_alarm_every_s, event.confidence) == (600.0, pytest.approx(0.95))
-    info = found["/info"]
+    info = recorded["/info"]
     assert (info.model_id, info.sha256, info.engine, info.precision) == ("fake", "0" * 64, "fake", "fp32")
     assert list(info.action_names) == ["linear.x", "linear.y"]
     assert list(info.action_low) == [-1.0, -1.0]
     assert (info.tokens, info.dim, info.trained) == (TOKENS, DIM, False)
-    assert bytes(found["/image"].data) == JPEG["data"].tobytes()
-    assert (found["/cmd_vel"].linear.x, found["/cmd_vel"].angular.z) == (0.5, -1.0)
+    assert bytes(recorded["/image"].data) == JPEG["data"].tobytes()
+    assert (recorded["/cmd_vel"].linear.x, recorded["/cmd_vel"].angular.z) == (0.5, -1.0)
 
 
 def test_recording_has_the_profile_of_rosbag2_and_foxglove(tmp_path: Path) -> None:
@@ -255,8 +259,8 @@ def test_run_recording_with_a_new_model_records_its_information(tmp_path: Path) 
         recording.add_frame(frame(sequence), None)
     recording.close()
     with BagFile(tmp_path / "run.mcap") as bag:
-        told = [(log_ns, info.engine) for _, log_ns, info in bag.read({"/world_model/model_info"})]
-    assert told == [(frame(0).stamp_ns, "fake"), (frame(2).stamp_ns, "another")]
+        messages = [(log_ns, info.engine) for _, log_ns, info in bag.read({"/world_model/model_info"})]
+    assert messages == [(frame(0).stamp_ns, "fake"), (frame(2).stamp_ns, "another")]
 
 
 def test_messages_are_numbered_per_topic(tmp_path: Path) -> None:
@@ -265,8 +269,8 @@ def test_messages_are_numbered_per_topic(tmp_path: Path) -> None:
         for offset, name in enumerate((topic, topic, "/other", topic)):
             recorder.write_message(name, build(type_name, fields), STAMP_NS + offset)
     with (tmp_path / "run.mcap").open("rb") as file:
-        found = [(channel.topic, each.sequence) for _, channel, each in make_reader(file).iter_messages()]
-    assert found == [(topic, 0), (topic, 1), ("/other", 0), (topic, 2)]
+        result = [(channel.topic, each.sequence) for _, channel, each in make_reader(file).iter_messages()]
+    assert result == [(topic, 0), (topic, 1), ("/other", 0), (topic, 2)]
 
 
 def test_recording_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

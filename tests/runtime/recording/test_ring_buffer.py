@@ -28,10 +28,10 @@ def test_ring_buffer_with_one_outlier_is_unchanged(far: int) -> None:
     for stamp_ns in range(100, 111):
         ring.add(entry(stamp_ns))
     assert ring.add(entry(110 + far)) == 110
-    assert len(ring.entries()) == 12, "it is evidence too"
+    assert len(ring.entries()) == 12, "it is also recorded"
     for stamp_ns in range(111, 122):
         ring.add(entry(stamp_ns))
-    assert [each.stamp_ns for each in ring.entries()] == list(range(111, 122)), "and grows old like others"
+    assert [each.stamp_ns for each in ring.entries()] == list(range(111, 122)), "and expires like others"
 
 
 def test_ring_buffer_with_alternating_clocks_keeps_the_first() -> None:
@@ -47,7 +47,7 @@ def test_ring_buffer_restarts_after_several_outliers(to: int) -> None:
     ring = RingBuffer(50, 1000)
     ring.add(entry(100))
     ring.add(entry(95))
-    assert len(ring.entries()) == 2, "a little disorder is none"
+    assert len(ring.entries()) == 2, "a small disorder is accepted"
     for index in range(30):
         ring.add(entry(to + index))
     assert [each.stamp_ns for each in ring.entries()] == list(range(to, to + 30))
@@ -59,7 +59,7 @@ def test_ring_buffer_keeps_latched_entries_when_the_clock_is_set_back() -> None:
     for stamp_ns in range(5, 25):
         ring.add(entry(stamp_ns))
     held = [(each.topic, each.stamp_ns) for each in ring.entries()]
-    assert held[:2] == [("command", 5), ("a", 5)], "and not from a time that is still to come"
+    assert held[:2] == [("command", 5), ("a", 5)], "and not from the future"
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))

@@ -12,9 +12,9 @@ from mcap_ros2.decoder import DecoderFactory
 
 def messages_of(path: Path) -> dict[str, list[Any]]:
     """Return the messages of each topic, read by an independent decoder."""
-    found: dict[str, list[Any]] = defaultdict(list)
+    result: dict[str, list[Any]] = defaultdict(list)
     with path.open("rb") as file:
         reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
         for _, channel, _, message in reader.iter_decoded_messages():
-            found[channel.topic].append(message)
-    return found
+            result[channel.topic].append(message)
+    return result

@@ -26,26 +26,26 @@ def read(spec: str, horizon: int = HORIZON) -> list[ActionSequence]:
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=HORIZON))
 def test_action_file_round_trips_and_repeats_the_last_action(steps: list[tuple[float, float]]) -> None:
-    (found,) = read(";".join(f"{x!r},{y!r}" for x, y in steps))
+    (result,) = read(";".join(f"{x!r},{y!r}" for x, y in steps))
     expected = [*steps, *[steps[-1]] * (HORIZON - len(steps))]
-    np.testing.assert_array_equal(found.actions, np.array(expected, np.float32))
+    np.testing.assert_array_equal(result.actions, np.array(expected, np.float32))
 
 
 @given(st.text())
 def test_arbitrary_text_is_parsed_or_raises_an_error_with_the_reason(text: str) -> None:
     try:
-        found = read(text)
+        result = read(text)
     except JepaRuntimeError as error:
         assert str(error)
     else:
-        assert all(sequence.actions.shape == (HORIZON, 2) for sequence in found)
+        assert all(sequence.actions.shape == (HORIZON, 2) for sequence in result)
 
 
 def test_fan_equals_the_default_candidates_of_the_runtime() -> None:
-    found = read("fan", horizon=2)
-    assert [sequence.label for sequence in found[:2]] == ["fan (0,0)", "fan (1,0)"]
+    result = read("fan", horizon=2)
+    assert [sequence.label for sequence in result[:2]] == ["fan (0,0)", "fan (1,0)"]
     np.testing.assert_array_equal(
-        np.stack([sequence.actions for sequence in found]), default_candidates(manifest(), 5)[:, :2]
+        np.stack([sequence.actions for sequence in result]), default_candidates(manifest(), 5)[:, :2]
     )
 
 
@@ -55,9 +55,9 @@ def test_files_contain_one_sequence_or_several(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(several.tolist()))
     (tmp_path / "plan.csv").write_text("0.1,0.2\n\n0.3,0.4\n")
     for name in ("plan.npy", "plan.json"):
-        found = read(str(tmp_path / name))
-        assert [sequence.label for sequence in found] == [f"{name} 0", f"{name} 1"]
-        np.testing.assert_array_equal(np.stack([sequence.actions for sequence in found]), several)
+        result = read(str(tmp_path / name))
+        assert [sequence.label for sequence in result] == [f"{name} 0", f"{name} 1"]
+        np.testing.assert_array_equal(np.stack([sequence.actions for sequence in result]), several)
     (one,) = read(str(tmp_path / "plan.csv"))
     assert one.label == "plan.csv"
     np.testing.assert_allclose(one.actions, [[0.1, 0.2], [0.3, 0.4], [0.3, 0.4]])

@@ -36,10 +36,10 @@ def outputs(path: Path, *stamps: int, node: str = "/world_model", **changes: Any
     return path
 
 
-def counts(found: Comparison) -> dict[str, tuple[int, int, int, int]]:
+def counts(result: Comparison) -> dict[str, tuple[int, int, int, int]]:
     return {
         topic.topic: (topic.equal, topic.different, topic.only_first, topic.only_second)
-        for topic in found.topics
+        for topic in result.topics
     }
 
 
@@ -47,19 +47,19 @@ def test_durations_and_frame_counters_are_not_compared(tmp_path: Path) -> None:
     first = outputs(tmp_path / "a.mcap", 1, 2)
     times = dict.fromkeys(result().timings_ms, 99.0)
     second = outputs(tmp_path / "b.mcap", 1, 2, timings_ms=times, sequence=77, deadline_missed=False)
-    found = compare(first, second)
-    assert found.same
-    assert counts(found) == {topic: (2, 0, 0, 0) for topic in (LATENT, FUTURES, SURPRISE)}
+    comparison = compare(first, second)
+    assert comparison.same
+    assert counts(comparison) == {topic: (2, 0, 0, 0) for topic in (LATENT, FUTURES, SURPRISE)}
 
 
 def test_single_bit_is_a_difference(tmp_path: Path) -> None:
     latent = result().latent.copy()
     latent[1, 2] = np.nextafter(latent[1, 2], np.float32(np.inf))
-    found = compare(
+    comparison = compare(
         outputs(tmp_path / "a.mcap", STAMP_NS), outputs(tmp_path / "b.mcap", STAMP_NS, latent=latent)
     )
-    assert not found.same
-    (topic,) = [topic for topic in found.topics if not topic.same]
+    assert not comparison.same
+    (topic,) = [topic for topic in comparison.topics if not topic.same]
     assert topic.topic == LATENT and topic.difference is not None
     assert topic.difference.stamp_ns == STAMP_NS
     assert topic.difference.fields == {"latent": pytest.approx(float(np.spacing(result().latent[1, 2])))}
@@ -67,21 +67,21 @@ def test_single_bit_is_a_difference(tmp_path: Path) -> None:
 
 def test_arrays_of_another_shape_or_not_finite_have_no_numeric_difference(tmp_path: Path) -> None:
     other = {"latent": result().latent[:1], "frame_id": "left"}
-    found = compare(outputs(tmp_path / "a.mcap", 1), outputs(tmp_path / "b.mcap", 1, **other))
-    difference = next(topic.difference for topic in found.topics if topic.topic == LATENT)
+    comparison = compare(outputs(tmp_path / "a.mcap", 1), outputs(tmp_path / "b.mcap", 1, **other))
+    difference = next(topic.difference for topic in comparison.topics if topic.topic == LATENT)
     assert difference is not None and difference.fields == {"header.frame_id": None, "latent": None}
 
 
 def test_messages_in_only_one_bag_are_counted(tmp_path: Path) -> None:
-    found = compare(outputs(tmp_path / "a.mcap", 1, 2, 3, 5), outputs(tmp_path / "b.mcap", 2, 4, 5, 6, 7))
-    assert not found.same
-    assert counts(found)[LATENT] == (2, 0, 2, 3)
+    result = compare(outputs(tmp_path / "a.mcap", 1, 2, 3, 5), outputs(tmp_path / "b.mcap", 2, 4, 5, 6, 7))
+    assert not result.same
+    assert counts(result)[LATENT] == (2, 0, 2, 3)
 
 
 def test_outputs_missing_from_the_first_bag_are_reported(tmp_path: Path) -> None:
-    found = compare(outputs(tmp_path / "a.mcap", 1, surprise=None), outputs(tmp_path / "b.mcap", 1))
-    assert counts(found)[SURPRISE] == (0, 0, 0, 1)
-    assert not found.same
+    result = compare(outputs(tmp_path / "a.mcap", 1, surprise=None), outputs(tmp_path / "b.mcap", 1))
+    assert counts(result)[SURPRISE] == (0, 0, 0, 1)
+    assert not result.same
 
 
 def test_event_only_in_the_second_bag_is_reported(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_event_only_in_the_second_bag_is_reported(tmp_path: Path) -> None:
     with McapRecorder(second) as recorder:
         event = messages.surprise_event(BEGUN, result(), model)  # type: ignore[arg-type]
         recorder.write_message("/world_model/events", build(messages.SURPRISE_EVENT, event), 1)
-    found = compare(outputs(tmp_path / "a.mcap", 1), second)
-    assert counts(found)["/world_model/events"] == (0, 0, 0, 1)
+    comparison = compare(outputs(tmp_path / "a.mcap", 1), second)
+    assert counts(comparison)["/world_model/events"] == (0, 0, 0, 1)
 
 
 def test_absent_energies_are_equal(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def goal(stamp_ns: int, topic: str = "/goal_image") -> Entry:
     return image(stamp_ns, topic=topic)
 
 
-def told(inputs: BagInputs) -> list[tuple[str, int]]:
+def received(inputs: BagInputs) -> list[tuple[str, int]]:
     """Return type and log time of all inputs, in order."""
     return [(type(entry.content).__name__, entry.log_ns) for entry in inputs.read()]
 
@@ -43,19 +43,19 @@ def test_messages_arrive_in_order_with_images_last_at_their_time(
     entries = [*(make[kind](stamp) for kind, stamp in given_entries), image(7), twist(7, 0.0)]
     inputs = opened(tmp_path_factory.mktemp("bag") / "bag.mcap", *entries)
     rank = {"Goal": 0, "Command": 1, "Frame": 2}
-    found = told(inputs)
-    assert len(found) == len(entries)
-    assert found == sorted(found, key=lambda entry: (entry[1], rank[entry[0]]))
+    result = received(inputs)
+    assert len(result) == len(entries)
+    assert result == sorted(result, key=lambda entry: (entry[1], rank[entry[0]]))
     inputs.close()
 
 
 def test_messages_are_decoded_with_their_values(tmp_path: Path) -> None:
     described = manifest(low=(-1.0, -1.0, -1.0), high=(1.0, 1.0, 1.0))
     entries = (goal(3), twist(4, 0.5, turn=0.25), image(5, value=9))
-    sought, command, frame = (
+    goal_stamp, command, frame = (
         entry.content for entry in opened(tmp_path / "a.mcap", *entries, described=described).read()
     )
-    assert isinstance(sought, Goal) and sought.stamp_ns == 3 and sought.image is not None
+    assert isinstance(goal_stamp, Goal) and goal_stamp.stamp_ns == 3 and goal_stamp.image is not None
     assert isinstance(command, Command) and command.stamp_ns == 4
     np.testing.assert_array_equal(command.action, np.float32([0.5, 0.0, 0.25]))
     assert isinstance(frame, Frame) and (frame.stamp_ns, frame.sequence) == (5, 0)
@@ -66,8 +66,8 @@ def test_unrequested_images_are_counted_but_not_decoded(tmp_path: Path) -> None:
     log_ns, topic, type_name, fields = image(2)
     broken = (log_ns, topic, type_name, fields | {"encoding": "rgbx77"})
     inputs = opened(tmp_path / "a.mcap", image(1), broken, image(3, value=7), action="none")
-    found = [entry.content for entry in inputs.read(lambda index: index != 1)]
-    assert [frame.sequence for frame in found if isinstance(frame, Frame)] == [0, 2]
+    result = [entry.content for entry in inputs.read(lambda index: index != 1)]
+    assert [frame.sequence for frame in result if isinstance(frame, Frame)] == [0, 2]
     assert inputs.frame(2).image[0, 0, 0] == 7
     with pytest.raises(SourceError, match="image 1 cannot be used"):
         list(inputs.read())
@@ -101,7 +101,7 @@ def test_other_commands_are_listed_with_their_fields(tmp_path: Path) -> None:
 def test_model_without_actions_needs_no_commands(tmp_path: Path) -> None:
     described = manifest(low=(0.0,), high=(0.0,))
     inputs = opened(tmp_path / "a.mcap", image(1), described=described)
-    assert told(inputs) == [("Frame", 1)] and inputs.commands() is None
+    assert received(inputs) == [("Frame", 1)] and inputs.commands() is None
 
 
 def test_several_topics_of_a_kind_require_a_choice(tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_several_topics_of_a_kind_require_a_choice(tmp_path: Path) -> None:
         )
     entries = (image(1), goal(2, "/a/goal_image"), goal(3, "/b/goal_image"))
     inputs = opened(tmp_path / "b.mcap", *entries, action="none", goal="/b/goal_image")
-    assert told(inputs) == [("Frame", 1), ("Goal", 3)]
-    assert told(opened(tmp_path / "c.mcap", *entries, action="none", goal="none")) == [("Frame", 1)]
+    assert received(inputs) == [("Frame", 1), ("Goal", 3)]
+    assert received(opened(tmp_path / "c.mcap", *entries, action="none", goal="none")) == [("Frame", 1)]

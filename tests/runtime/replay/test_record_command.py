@@ -18,8 +18,8 @@ from tests.runtime.replay.reading import messages_of
 
 
 def test_record_writes_frames_commands_goals_and_outputs(recorded: Recorded) -> None:
-    found = messages_of(recorded.bag)
-    assert {topic: len(messages) for topic, messages in found.items()} == {
+    result = messages_of(recorded.bag)
+    assert {topic: len(messages) for topic, messages in result.items()} == {
         "/camera/image_raw": 20,
         "/cmd_vel": 20,
         "/goal_image": 1,
@@ -28,18 +28,18 @@ def test_record_writes_frames_commands_goals_and_outputs(recorded: Recorded) -> 
         "/world_model/futures": 18,
         "/world_model/surprise": 16,
     }
-    assert found["/world_model/futures"][0].has_goal
-    goal, image = found["/goal_image"][0].header, found["/camera/image_raw"][0].header
+    assert result["/world_model/futures"][0].has_goal
+    goal, image = result["/goal_image"][0].header, result["/camera/image_raw"][0].header
     assert from_time(goal.stamp) == from_time(image.stamp)
 
 
 def test_record_preserves_every_pixel(recorded: Recorded) -> None:
     source = open_source("two_rooms?seed=3", rate_hz=10)
     seen = [(frame.image, source.command, source.goal) for frame in itertools.islice(source.frames(), 20)]
-    kept = open_source(f"{recorded.bag}?action=/cmd_vel:linear.x,linear.y")
-    for (pixels, command, _), frame in zip(seen, kept.frames(), strict=True):
+    stored = open_source(f"{recorded.bag}?action=/cmd_vel:linear.x,linear.y")
+    for (pixels, command, _), frame in zip(seen, stored.frames(), strict=True):
         np.testing.assert_array_equal(frame.image, pixels)
-        np.testing.assert_array_equal(kept.command, command)
+        np.testing.assert_array_equal(stored.command, command)
     (goal,) = open_source(f"{recorded.bag}?topic=/goal_image").frames()
     np.testing.assert_array_equal(goal.image, seen[0][2])
 
@@ -82,10 +82,10 @@ def test_record_does_not_replace_an_existing_recording(
     for command, option in (("record", "--output"), ("run", "--mcap"), ("run", "--json")):
         arguments = [str(bundle), "--source", "two_rooms", "--duration", "0.1"]
         assert main([command, *arguments, option, str(older)]) == 1
-        said = capsys.readouterr().err
+        output = capsys.readouterr().err
         assert (
             "drive.mcap already exists, and recordings are never replaced: name another file, or remove"
-            in said
+            in output
         )
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
 
@@ -94,11 +94,11 @@ def test_record_with_stamps_going_back_warns_that_a_replay_has_another_order(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    told = {}
+    messages = {}
     for name, stamps in (("steady", (1.0, 1.1, 1.1, 1.3)), ("set back", (1.0, 1.1, 0.9, 1.0))):
         entries = [(index * 10**8, *image(round(stamp * 1e9))[1:]) for index, stamp in enumerate(stamps)]
         source = str(write_bag(tmp_path / f"{name}.mcap", entries))
         out = str(tmp_path / f"{name} again.mcap")
         assert main(["record", str(bundle), "--source", source, "--output", out]) == 0
-        told[name] = "stamps decreased 1 times" in capsys.readouterr().out
-    assert told == {"steady": False, "set back": True}
+        messages[name] = "stamps decreased 1 times" in capsys.readouterr().out
+    assert messages == {"steady": False, "set back": True}

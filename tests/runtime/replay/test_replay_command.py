@@ -68,7 +68,7 @@ def goal(log_ns: int, stamp_ns: int, value: int | None) -> Entry:
     return log_ns, "/goal_image", type_name, fields
 
 
-# ------------------------------------------------------------------ the same again
+# ------------------------------------------------------------------ reproducibility
 
 
 def test_replay_in_two_processes_equals_the_live_outputs(recorded: Recorded, tmp_path: Path) -> None:
@@ -84,21 +84,21 @@ def test_replay_in_two_processes_equals_the_live_outputs(recorded: Recorded, tmp
         )
         for out in outs
     ]
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     for process in running:
-        said, complaint = process.communicate(timeout=60)
-        assert process.returncode == 0, said + complaint
-        found.append(json.loads(said))
+        output, complaint = process.communicate(timeout=60)
+        assert process.returncode == 0, output + complaint
+        result.append(json.loads(output))
     assert outs[0].read_bytes() == outs[1].read_bytes()
-    assert found[0]["sha256"] == found[1]["sha256"]
-    comparison = found[0]["comparison"]
+    assert result[0]["sha256"] == result[1]["sha256"]
+    comparison = result[0]["comparison"]
     assert comparison["same"] and comparison["models"] == {}
     assert {name: topic["equal"] for name, topic in comparison["topics"].items()} == {
         LATENT: 20,
         FUTURES: 18,
         SURPRISE: 16,
     }
-    assert found[0]["resets"] == {"first": 1}
+    assert result[0]["resets"] == {"first": 1}
 
 
 def test_replay_reproduces_learned_bounds_and_alarms(bundle: Path, run: Replay, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_replay_reproduces_learned_bounds_and_alarms(bundle: Path, run: Replay, 
     scores = {"data": "none", "block": HORIZON, "highest": [1e-3] * 3000}
     seal(watchful, fields | {"normal_scores": scores})
     record(bag, str(watchful), "--source", "two_rooms?seed=3", "--duration", "6")
-    status, said = run(bag, out, "--compare", model=watchful)
-    assert status == 0, said
+    status, output = run(bag, out, "--compare", model=watchful)
+    assert status == 0, output
     live, again = messages_of(bag), messages_of(out)
     assert len(again["/world_model/events"]) == len(live["/world_model/events"]) > 0
     first, last = again[FUTURES][0], again[FUTURES][-1]
@@ -124,9 +124,9 @@ def test_replay_with_more_threads_is_deterministic(recorded: Recorded, run: Repl
 
 def test_replay_output_excludes_durations(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     assert run(recorded.bag, tmp_path / "out.mcap")[0] == 0
-    found = messages_of(tmp_path / "out.mcap")
-    assert {(state.preprocess_ms, state.encode_ms) for state in found[LATENT]} == {(0.0, 0.0)}
-    assert {(futures.predict_ms, futures.deadline_missed) for futures in found[FUTURES]} == {(0.0, False)}
+    result = messages_of(tmp_path / "out.mcap")
+    assert {(state.preprocess_ms, state.encode_ms) for state in result[LATENT]} == {(0.0, 0.0)}
+    assert {(futures.predict_ms, futures.deadline_missed) for futures in result[FUTURES]} == {(0.0, False)}
 
 
 def test_replay_with_another_model_names_it_and_shows_the_first_difference(
@@ -134,9 +134,9 @@ def test_replay_with_another_model_names_it_and_shows_the_first_difference(
 ) -> None:
     make_bundle(tmp_path / "other", history_size=2, seed=1)
     options = ("--compare", "--json", str(tmp_path / "out.json"))
-    status, said = run(recorded.bag, tmp_path / "out.mcap", *options, model=tmp_path / "other")
+    status, output = run(recorded.bag, tmp_path / "out.mcap", *options, model=tmp_path / "other")
     assert status == 3
-    assert "different model: sha256" in said and "different" in said
+    assert "different model: sha256" in output and "different" in output
     comparison = json.loads((tmp_path / "out.json").read_text())["comparison"]
     assert list(comparison["models"]) == ["sha256"]
     latent = comparison["topics"][LATENT]
@@ -157,26 +157,26 @@ def test_replay_of_jpeg_frames_has_different_outputs(bundle: Path, run: Replay, 
 def test_futures_in_half_precision_are_compared_in_half_precision(
     recorded: Recorded, run: Replay, tmp_path: Path
 ) -> None:
-    status, said = run(recorded.bag, tmp_path / "out.mcap", "--futures-dtype", "float16", "--compare")
-    assert status == 0, said
+    status, output = run(recorded.bag, tmp_path / "out.mcap", "--futures-dtype", "float16", "--compare")
+    assert status == 0, output
     half, full = (messages_of(path)[FUTURES][0] for path in (tmp_path / "out.mcap", recorded.bag))
     assert len(half.latents.data) == len(full.latents.data) / 2
 
 
 def test_replay_copy_with_inputs_can_be_replayed(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     assert run(recorded.bag, tmp_path / "copy.mcap", "--copy-inputs")[0] == 0
-    status, said = run(tmp_path / "copy.mcap", tmp_path / "out.mcap", "--compare", str(recorded.bag))
-    assert status == 0, said
-    assert "equal, bit for bit" in said
+    status, output = run(tmp_path / "copy.mcap", tmp_path / "out.mcap", "--compare", str(recorded.bag))
+    assert status == 0, output
+    assert "equal, bit for bit" in output
 
 
-# ------------------------------------------------------------------ everything at its place
+# ------------------------------------------------------------------ order of inputs
 
 
 def test_replay_processes_every_frame_at_any_rate(run: Replay, tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag.mcap", frames(300, every_ms=1))
-    status, said = run(bag, tmp_path / "out.mcap", "--action", "none")
-    assert status == 0 and said.startswith("300 frames")
+    status, output = run(bag, tmp_path / "out.mcap", "--action", "none")
+    assert status == 0 and output.startswith("300 frames")
     assert [state.sequence for state in messages_of(tmp_path / "out.mcap")[LATENT]] == list(range(300))
 
 
@@ -210,8 +210,8 @@ def test_command_takes_effect_at_its_stamp(bundle: Path, run: Replay, tmp_path: 
                 latents=np.stack(latents),
                 history_actions=np.array([[mean, 0.0]], np.float32),
             )
-            found = messages.array_of(outs[name][FUTURES][0].latents)
-            np.testing.assert_array_equal(found, expected.latents)
+            result = messages.array_of(outs[name][FUTURES][0].latents)
+            np.testing.assert_array_equal(result, expected.latents)
 
 
 def test_candidates_are_used_from_their_arrival_until_the_timeout(run: Replay, tmp_path: Path) -> None:
@@ -222,39 +222,39 @@ def test_candidates_are_used_from_their_arrival_until_the_timeout(run: Replay, t
         (futures.candidates_source, futures.candidates_stamp.nanosec)
         for futures in messages_of(tmp_path / "out.mcap")[FUTURES]
     ]
-    # The first two frames have no history; candidates hold for a second.
+    # The first two frames have no history; candidates are valid for a second.
     assert followed == [("fan", 0)] * 2 + [("mine", 300 * MS)] * 10 + [("fan", 0)] * 3
 
 
 def test_invalid_candidates_are_rejected_as_in_service(run: Replay, tmp_path: Path) -> None:
     entries = [twist(0, 0.0), candidates(S, S, steps=HORIZON + 1), *frames(5)]
-    status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
+    status, output = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
     assert status == 0
-    assert "1 inputs rejected, as by the nodes; the last: candidates: actions must be [1..8, 4, 2]" in said
+    assert "1 inputs rejected, as by the nodes; the last: candidates: actions must be [1..8, 4, 2]" in output
 
 
 def test_candidates_with_non_finite_futures_are_rejected_and_no_frame_fails(
     run: Replay, tmp_path: Path
 ) -> None:
     entries = [twist(0, 0.0), candidates(S, S, value=1e38), *frames(5)]
-    status, said = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
+    status, output = run(write_bag(tmp_path / "bag.mcap", entries), tmp_path / "out.mcap")
     assert status == 0
-    assert "the last: candidates: actions must be finite and at most " in said
+    assert "the last: candidates: actions must be finite and at most " in output
 
 
 def test_goals_are_active_from_their_arrival_until_withdrawn(run: Replay, tmp_path: Path) -> None:
     goals = [goal(S + 250 * MS, 7, 50), goal(S + 400 * MS, 8, 60), goal(S + 550 * MS, 9, None)]
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *goals, *frames(8)])
     assert run(bag, tmp_path / "out.mcap")[0] == 0
-    sought = [
+    goal_stamp = [
         futures.goal_stamp.nanosec if futures.has_goal else None
         for futures in messages_of(tmp_path / "out.mcap")[FUTURES]
     ]
-    # From 0.2 s on; the goal recorded at the time of an image was there before it.
-    assert sought == [None, 7, 8, 8, None, None]
+    # From 0.2 s on; the goal recorded at the time of an image precedes it.
+    assert goal_stamp == [None, 7, 8, 8, None, None]
 
 
-# ------------------------------------------------------------------ what cannot be replayed
+# ------------------------------------------------------------------ rejected inputs
 
 
 @pytest.mark.parametrize(
@@ -292,9 +292,9 @@ def test_missing_input_is_named(
     run: Replay, tmp_path: Path, entries: list[Entry], options: tuple[str, ...], complaint: str
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", entries)
-    status, said = run(bag, tmp_path / "out.mcap", *options)
+    status, output = run(bag, tmp_path / "out.mcap", *options)
     assert status == 1
-    assert complaint in said
+    assert complaint in output
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -302,24 +302,24 @@ def test_incomparable_outputs_are_reported_before_the_computation(
     recorded: Recorded, run: Replay, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.mcap"
-    status, said = run(recorded.bag, out, "--compare", str(tmp_path / "other.mcap"))
-    assert status == 1 and "other.mcap: no such file or folder" in said
+    status, output = run(recorded.bag, out, "--compare", str(tmp_path / "other.mcap"))
+    assert status == 1 and "other.mcap: no such file or folder" in output
     assert not out.exists()
 
 
 def test_truncated_bag_is_rejected(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     bag = tmp_path / "cut.mcap"
     bag.write_bytes(recorded.bag.read_bytes()[:-1000])
-    status, said = run(bag, tmp_path / "out.mcap")
-    assert status == 1 and "cut.mcap: not a readable bag" in said
+    status, output = run(bag, tmp_path / "out.mcap")
+    assert status == 1 and "cut.mcap: not a readable bag" in output
 
 
 def test_replay_with_an_invalid_frame_leaves_no_file(run: Replay, tmp_path: Path) -> None:
     log_ns, topic, type_name, fields = image(S + 150 * MS)
     broken = (log_ns, topic, type_name, fields | {"encoding": "rgbx77"})
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.0), *frames(5), broken])
-    status, said = run(bag, tmp_path / "out.mcap")
-    assert status == 1 and "bag.mcap: image 2 cannot be used" in said
+    status, output = run(bag, tmp_path / "out.mcap")
+    assert status == 1 and "bag.mcap: image 2 cannot be used" in output
     assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]
 
 
@@ -327,8 +327,8 @@ def test_replay_does_not_overwrite_its_source(run: Replay, tmp_path: Path) -> No
     bag = write_bag(tmp_path / "bag.mcap", frames(2))
     before = bag.read_bytes()
     for mcap, summary in ((bag, tmp_path / "out.json"), (tmp_path / "out.mcap", bag)):
-        status, said = run(bag, mcap, "--json", str(summary), "--action", "none")
-        assert status == 1 and "which is read: write into another file" in said
+        status, output = run(bag, mcap, "--json", str(summary), "--action", "none")
+        assert status == 1 and "which is read: write into another file" in output
         assert [path.name for path in tmp_path.iterdir()] == ["bag.mcap"]
         assert bag.read_bytes() == before
 
@@ -336,16 +336,16 @@ def test_replay_does_not_overwrite_its_source(run: Replay, tmp_path: Path) -> No
 def test_replay_does_not_replace_another_recording(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     older = tmp_path / "older.mcap"
     older.write_bytes(b"an older recording")
-    status, said = run(recorded.bag, older)
-    assert status == 1 and "older.mcap already exists, and recordings are never replaced" in said
+    status, output = run(recorded.bag, older)
+    assert status == 1 and "older.mcap already exists, and recordings are never replaced" in output
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older recording"]
 
 
 def test_replay_does_not_overwrite_the_compared_bag(recorded: Recorded, run: Replay, tmp_path: Path) -> None:
     other = tmp_path / "again.mcap"
     shutil.copy(recorded.bag, other)
-    status, said = run(recorded.bag, other, "--compare", str(other))
-    assert status == 1 and "which is read: write into another file" in said
+    status, output = run(recorded.bag, other, "--compare", str(other))
+    assert status == 1 and "which is read: write into another file" in output
     assert other.read_bytes() == recorded.bag.read_bytes()
 
 
@@ -354,8 +354,8 @@ def test_replay_does_not_overwrite_a_file_of_the_replayed_folder(run: Replay, tm
     bag = write_bag(folder / "drive_0.mcap", frames(2))
     (folder / "metadata.yaml").touch()
     before = bag.read_bytes()
-    status, said = run(folder, bag, "--action", "none")
-    assert status == 1 and f"lies in, {folder}, which is read" in said
+    status, output = run(folder, bag, "--action", "none")
+    assert status == 1 and f"lies in, {folder}, which is read" in output
     assert bag.read_bytes() == before
 
 

@@ -29,8 +29,8 @@ def test_replay_of_a_recorded_drive_is_reproducible_and_its_predictions_come_tru
         path = tmp_path / "whatif.json"
         moment = ["--at", str(at_s), "--actions", "executed", "--json", str(path)]
         assert main(["whatif", str(bag), *model, *moment]) == 0
-        found = json.loads(path.read_text())
-        errors, bounds = found["branches"][0]["errors"], found["error_bounds"]
+        result = json.loads(path.read_text())
+        errors, bounds = result["branches"][0]["errors"], result["error_bounds"]
         within += [error <= bound for error, bound in zip(errors, bounds, strict=True)]
-    # Nine of ten are stated; these are few, and no held-out episodes.
+    # The stated coverage is nine of ten; these are few steps, and no held-out episodes.
     assert np.mean(within) > 0.7

@@ -42,10 +42,10 @@ def test_moment_uses_the_last_image_before_it(times: list[int], at_s: float) -> 
 
 def test_each_step_is_compared_with_the_image_due_then_if_any() -> None:
     times = stamps(0, 100, 200, 310, 400, 490, 520, 720)
-    found = moment(times, 0.13)
-    assert found.time_s == pytest.approx(0.1), "that of its image"
+    result = moment(times, 0.13)
+    assert result.time_s == pytest.approx(0.1), "the stamp of its image"
     # At 0.3, 0.5 and 0.7 s; a step is 0.2 s, and images count that are within an eighth of it.
-    assert (found.index, found.step_images) == (1, (3, 5, 7))
+    assert (result.index, result.step_images) == (1, (3, 5, 7))
     assert moment(times, 0.2).step_images == (4, None, None)
 
 
@@ -81,19 +81,19 @@ def commands(*entries: tuple[int, float]) -> Commands:
 
 
 def test_executed_actions_are_the_mean_of_each_step() -> None:
-    found = moment(stamps(0, 200, 400, 600), 0.0)
-    done = executed(BAG, commands((0, 0.1), (300, 0.3), (400, -0.2)), found, manifest())
+    result = moment(stamps(0, 200, 400, 600), 0.0)
+    done = executed(BAG, commands((0, 0.1), (300, 0.3), (400, -0.2)), result, manifest())
     np.testing.assert_allclose(done, [[0.1, 0], [0.2, 0], [-0.2, 0]], rtol=1e-6)
 
 
 def test_executed_actions_must_be_known_to_the_last_step() -> None:
-    found = moment(stamps(0, 200, 400, 600), 0.0)
+    result = moment(stamps(0, 200, 400, 600), 0.0)
     with pytest.raises(SourceError, check=code("replay.no_commands")):
-        executed(BAG, None, found, manifest())
+        executed(BAG, None, result, manifest())
     with pytest.raises(SourceError, match=r"unknown from 0 s after the moment on"):
-        executed(BAG, commands((10, 1.0)), found, manifest())
+        executed(BAG, commands((10, 1.0)), result, manifest())
     with pytest.raises(SourceError, match=r"unknown from 0.4 s after .* younger than 0.5 s .* --horizon"):
-        executed(BAG, commands((-150, 1.0)), found, manifest())
+        executed(BAG, commands((-150, 1.0)), result, manifest())
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
@@ -103,9 +103,9 @@ def test_most_similar_frame_is_found(count: int, seed: int) -> None:
     album = FrameAlbum()
     for index, latent in enumerate(latents):
         album.add(np.full((2, 2, 3), index, np.uint8), latent)
-    asked = random.standard_normal((5, 2, 4)).astype(np.float32)
-    images, distances = album.nearest(asked)
-    norms = np.linalg.norm((asked[:, None] - latents[None]).reshape(5, count, -1), axis=2)
+    request = random.standard_normal((5, 2, 4)).astype(np.float32)
+    images, distances = album.nearest(request)
+    norms = np.linalg.norm((request[:, None] - latents[None]).reshape(5, count, -1), axis=2)
     np.testing.assert_allclose(distances, norms.min(axis=1), rtol=1e-4)
     for image, row in zip(images, norms, strict=True):
         assert row[image[0, 0, 0]] == pytest.approx(row.min(), rel=1e-4)

@@ -9,19 +9,19 @@ from tests.runtime.replay.pages import STEPS, make_branch, make_whatif, several
 
 
 def test_executed_branch_is_first_and_the_others_are_sorted_by_final_energy() -> None:
-    found = ranked(
+    result = ranked(
         [
             make_branch("far", [0, 0, 0, 3]),
             make_branch("executed", [9] * 4),
             make_branch("near", [9, 9, 9, 1]),
         ]
     )
-    assert [branch.label for branch in found] == ["executed", "near", "far"]
+    assert [branch.label for branch in result] == ["executed", "near", "far"]
 
 
 def test_branches_without_a_goal_are_in_the_requested_order() -> None:
-    found = ranked([make_branch("b", None), make_branch("a", None)])
-    assert [branch.label for branch in found] == ["b", "a"]
+    result = ranked([make_branch("b", None), make_branch("a", None)])
+    assert [branch.label for branch in result] == ["b", "a"]
 
 
 def test_page_states_the_number_of_omitted_futures() -> None:
@@ -42,8 +42,8 @@ def test_page_without_a_goal_has_no_energies() -> None:
 
 
 def test_page_escapes_names() -> None:
-    found = make_whatif(make_branch("<b>'bold'</b>.npy", [0.1] * 4))
-    text = render(found, title="<script>", subtitle="&")
+    result = make_whatif(make_branch("<b>'bold'</b>.npy", [0.1] * 4))
+    text = render(result, title="<script>", subtitle="&")
     assert "<b>'bold'" not in text and text.count("<script") == 1
     assert "alt='&lt;b&gt;&#x27;bold&#x27;&lt;/b&gt;.npy, step 1'" in text
 

@@ -64,7 +64,7 @@ def test_percentiles_with_too_few_samples_are_dashes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "expected"),
     [
         (15.97, ["0", "5", "10", "15 s"]),
         (11.2, ["0", "2.5", "5", "7.5", "10 s"]),
@@ -73,8 +73,8 @@ def test_percentiles_with_too_few_samples_are_dashes() -> None:
         (0.0, ["0 s"]),
     ],
 )
-def test_ticks_are_short_numbers(seconds: float, told: list[str]) -> None:
-    assert re.findall(r">([^<]+)<", "".join(Plot().round_ticks(seconds, "s"))) == told
+def test_ticks_are_short_numbers(seconds: float, expected: list[str]) -> None:
+    assert re.findall(r">([^<]+)<", "".join(Plot().round_ticks(seconds, "s"))) == expected
 
 
 def test_inconsistent_report_raises() -> None:

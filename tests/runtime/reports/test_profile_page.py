@@ -37,7 +37,7 @@ def minimal(run: Run, **changes: Any) -> Profile:
     return Profile(**(fields | changes))
 
 
-def told() -> Profile:
+def imported() -> Profile:
     """Return an imported profile with percentiles only."""
     run = Run(
         rate_hz=None,
@@ -62,13 +62,13 @@ def words(element: Element) -> str:
 
 def cards(page: Element) -> dict[str, tuple[str, str]]:
     """Return value and remark of each card by its label."""
-    found = {}
+    result = {}
     for card in page.iter("div"):
         if "card" in card.get("class", "").split():
             remark = card.find("small")
             label, value = (str(card.findtext(tag)) for tag in ("span", "b"))
-            found[label] = (value, "" if remark is None else words(remark))
-    return found
+            result[label] = (value, "" if remark is None else words(remark))
+    return result
 
 
 def sections(page: Element) -> dict[str, Element]:
@@ -92,9 +92,9 @@ def rows(element: Element) -> dict[str, list[str]]:
         minimal(make_run(frames=0)),
         minimal(make_run(frames=1)),
         minimal(make_run(frames=50).model_copy(update={"rate_hz": None, "deadline_ms": None})),
-        told(),
+        imported(),
     ],
-    ids=["full", "five frames", "no frame", "one frame", "closed loop", "told"],
+    ids=["full", "five frames", "no frame", "one frame", "closed loop", "imported"],
 )
 def test_profile_page_is_well_formed_and_self_contained(profile: Profile) -> None:
     source = render_profile(profile)
@@ -215,8 +215,8 @@ def test_throughput_cold_start_and_machine_are_shown() -> None:
 
 def test_reading_before_the_run_starts_at_zero() -> None:
     early = Reading(name="rss", unit="MB", times_s=[-0.1, 4.9], values=[1.0, 2.0])
-    told = words(sections(parse(make_profile(readings=[early])))["Machine"])
-    assert "5 s" in told and "-0 s" not in told
+    messages = words(sections(parse(make_profile(readings=[early])))["Machine"])
+    assert "5 s" in messages and "-0 s" not in messages
 
 
 def test_sweep_without_knee_says_so() -> None:
@@ -232,11 +232,12 @@ def test_sum_of_stage_medians_is_compared_with_the_total() -> None:
         name: [1.0, 1.0, 7.0][at:] + [1.0, 1.0, 7.0][:at]
         for at, name in enumerate(("wait", "encode", "predict"))
     }
-    kept = {"scheduled_s": run.scheduled_s[:3], "latency_ms": [9.0] * 3, "stages_ms": stages}
-    page = parse(make_profile(run=run.model_copy(update=kept | {"device_ms": {}})))
-    told = words(sections(page)["Stages"])
+    stored = {"scheduled_s": run.scheduled_s[:3], "latency_ms": [9.0] * 3, "stages_ms": stages}
+    page = parse(make_profile(run=run.model_copy(update=stored | {"device_ms": {}})))
+    reported = words(sections(page)["Stages"])
     assert (
-        "Medians do not add up to the median of the whole: their sum is 3.00 ms, the median 9.00 ms." in told
+        "Medians do not add up to the median of the whole: their sum is 3.00 ms, the median 9.00 ms."
+        in reported
     )
 
 
@@ -307,7 +308,7 @@ def test_profile_page_escapes_names() -> None:
 
 
 def test_imported_summary_shows_neither_drops_nor_samples() -> None:
-    page = parse(told())
+    page = parse(imported())
     shown = cards(page)
     assert shown["Latency p50"] == ("4.25 ms", "")
     assert shown["Latency p99"] == ("-", "not reported")

@@ -77,9 +77,9 @@ class Browser:
             file.as_uri(),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        message = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         # The browser also loads pages of its own, which may report a slow network.
-        return done.stdout, [line for line in said if "source: chrome://" not in line]
+        return done.stdout, [line for line in message if "source: chrome://" not in line]
 
     def measure(self, page: str) -> tuple[list[dict[str, Any]], list[str]]:
         """Return the layout of the page on phone and desktop, and the messages on the console."""
@@ -88,10 +88,10 @@ class Browser:
             for width in (PHONE, DESK)
         )
         outer = f"<!doctype html><body>{frames}<pre id='measured'></pre><script>{MEASURE}</script></body>"
-        document, said = self.load(outer)
-        found = re.search(r"<pre id=.measured.>(.*?)</pre>", document, re.DOTALL)
-        assert found is not None
-        return json.loads(html.unescape(found[1])), said
+        document, message = self.load(outer)
+        result = re.search(r"<pre id=.measured.>(.*?)</pre>", document, re.DOTALL)
+        assert result is not None
+        return json.loads(html.unescape(result[1])), message
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +130,8 @@ def reports() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", reports())
 def test_report_fits_phone_and_desktop_without_requests(browser: Browser, name: str) -> None:
-    layouts, said = browser.measure(reports()[name])
-    assert said == []
+    layouts, message = browser.measure(reports()[name])
+    assert message == []
     for layout, width in zip(layouts, (PHONE, DESK), strict=True):
         assert layout["width"] == width
         assert layout["needed"] <= width, "the page must not scroll sideways"
@@ -142,18 +142,18 @@ def test_report_fits_phone_and_desktop_without_requests(browser: Browser, name: 
 
 
 def test_report_opens_as_a_file_without_console_messages(browser: Browser) -> None:
-    document, said = browser.load(reports()["profile"])
+    document, message = browser.load(reports()["profile"])
     assert "<h1>Latency of vit_s 1.0.0</h1>" in document
-    assert said == []
+    assert message == []
 
 
 def test_browser_checks_detect_broken_pages(browser: Browser) -> None:
     wide = "<div style='width: 2000px'>-</div>"
     chart = "<svg viewBox='0 0 200 50'><text x='190' y='20'>cut off</text></svg>"
     script = "<script>document.querySelector('svg').remove()</script>"
-    layouts, said = browser.measure(reports()["run"].replace("</body>", f"{wide}{chart}{script}</body>"))
+    layouts, message = browser.measure(reports()["run"].replace("</body>", f"{wide}{chart}{script}</body>"))
     for layout in layouts:
         assert layout["needed"] > layout["width"]
         assert layout["clipped"] == ["cut off"]
         assert len(layout["charts"]) == 3, "the page's policy must keep scripts from running"
-    assert "Content Security Policy" in "".join(said)
+    assert "Content Security Policy" in "".join(message)

@@ -68,8 +68,8 @@ def test_surprising_frames_are_counted_above_the_threshold(run: Run) -> None:
 @pytest.mark.parametrize("field", ["value", "threshold"])
 def test_surprise_of_nan_is_omitted(field: str, tmp_path: Path) -> None:
     entries = runs.entries()
-    told = next(message for _, topic, _, message in entries if topic.endswith("/surprise"))
-    told[field] = float("nan")
+    reported = next(message for _, topic, _, message in entries if topic.endswith("/surprise"))
+    reported[field] = float("nan")
     page = render(read_run(write_bag(tmp_path / "run.mcap", entries)))
     assert f"<b>1 of {runs.FRAMES - 1}</b><small>frames above the threshold" in page
 
@@ -100,8 +100,8 @@ def test_run_page_of_minimal_run_omits_sections(tmp_path: Path) -> None:
 
 
 def test_run_page_fits_phone_and_desktop_without_requests(browser: Browser, run: Run) -> None:
-    layouts, said = browser.measure(render(run))
-    assert said == []
+    layouts, message = browser.measure(render(run))
+    assert message == []
     for layout, width in zip(layouts, (PHONE, DESK), strict=True):
         assert layout["width"] == width and layout["needed"] <= width
         assert len(layout["charts"]) > 15

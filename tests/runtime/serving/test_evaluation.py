@@ -34,47 +34,47 @@ class Slow(FakeModel):
         self._predict_s = predict_s
         self.counts: list[int] = []
 
-    def predict(self, asked: np.ndarray, **given: Any) -> Any:
+    def predict(self, request: np.ndarray, **kwargs: Any) -> Any:
         time.sleep(self._predict_s)
-        self.counts.append(len(asked))
-        futures = super().predict(asked, **given)
+        self.counts.append(len(request))
+        futures = super().predict(request, **kwargs)
         self.timings["predict"] = self._predict_s * 1e3
         return futures
 
 
 @pytest.mark.parametrize("count", [1, NUM_SAMPLES - 1, NUM_SAMPLES, 2 * NUM_SAMPLES + 1])
 def test_evaluation_predicts_any_number_of_sequences_from_the_newest_image(count: int) -> None:
-    asked = actions(count)
+    request = actions(count)
     model = Slow()
     with serve(model) as served:
         served.feed(frame(0, 2), frame(1, 7))
         model.counts.clear()
-        found = served.pipeline.evaluate(asked, timeout_s=PATIENCE_S)
+        result = served.pipeline.evaluate(request, timeout_s=PATIENCE_S)
     assert max(model.counts) <= NUM_SAMPLES and sum(model.counts) == count
-    assert found.stamp_ns == frame(1).stamp_ns
-    assert found.latents is not None and found.latents.shape == (count, HORIZON, TOKENS, DIM)
-    np.testing.assert_allclose(found.latents[..., 0, 0], 7 + np.cumsum(asked[:, :, 0], axis=1), rtol=1e-6)
-    assert found.energies is None and found.current_energy is None and found.goal_stamp_ns is None
-    assert found.error_bounds.tolist() == [0.5, 1.0, 1.5]
+    assert result.stamp_ns == frame(1).stamp_ns
+    assert result.latents is not None and result.latents.shape == (count, HORIZON, TOKENS, DIM)
+    np.testing.assert_allclose(result.latents[..., 0, 0], 7 + np.cumsum(request[:, :, 0], axis=1), rtol=1e-6)
+    assert result.energies is None and result.current_energy is None and result.goal_stamp_ns is None
+    assert result.error_bounds.tolist() == [0.5, 1.0, 1.5]
 
 
 def test_evaluation_accepts_sequences_shorter_than_the_horizon() -> None:
     with serve() as served:
         served.feed(frame(0))
-        found = served.pipeline.evaluate(actions(3, 1), timeout_s=PATIENCE_S)
-    assert found.latents is not None and found.latents.shape[:2] == (3, 1)
+        result = served.pipeline.evaluate(actions(3, 1), timeout_s=PATIENCE_S)
+    assert result.latents is not None and result.latents.shape[:2] == (3, 1)
 
 
 def test_evaluation_returns_energies_to_the_goal_and_optionally_latents() -> None:
-    asked = actions(NUM_SAMPLES + 2)
+    request = actions(NUM_SAMPLES + 2)
     with serve() as served:
         served.pipeline.set_goal(np.full((8, 8, 3), 9, np.uint8), 77)
         served.feed(frame(0, 7))
-        found = served.pipeline.evaluate(asked, timeout_s=PATIENCE_S, latents=False)
-    assert found.latents is None and found.goal_stamp_ns == 77
-    assert found.current_energy == pytest.approx(4.0)
-    assert found.energies is not None
-    np.testing.assert_allclose(found.energies, (np.cumsum(asked[:, :, 0], axis=1) - 2) ** 2, rtol=1e-4)
+        result = served.pipeline.evaluate(request, timeout_s=PATIENCE_S, latents=False)
+    assert result.latents is None and result.goal_stamp_ns == 77
+    assert result.current_energy == pytest.approx(4.0)
+    assert result.energies is not None
+    np.testing.assert_allclose(result.energies, (np.cumsum(request[:, :, 0], axis=1) - 2) ** 2, rtol=1e-4)
 
 
 def test_evaluation_without_a_goal_and_latents_is_rejected() -> None:
@@ -87,7 +87,7 @@ def test_evaluation_without_a_goal_and_latents_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "sequences",
     [
         np.zeros((0, HORIZON, 2)),
         np.zeros((2, HORIZON + 1, 2)),
@@ -99,9 +99,9 @@ def test_evaluation_without_a_goal_and_latents_is_rejected() -> None:
         np.where(np.arange(2 * HORIZON * 2) == 5, np.inf, 0.0).reshape(2, HORIZON, 2),
     ],
 )
-def test_evaluation_with_an_invalid_action_sequence_is_rejected_immediately(asked: np.ndarray) -> None:
+def test_evaluation_with_an_invalid_action_sequence_is_rejected_immediately(sequences: np.ndarray) -> None:
     with serve() as served, pytest.raises(ValueError, match=r"actions must be \[1\.\.65536, 1\.\.3, 2\]"):
-        served.pipeline.evaluate(asked, timeout_s=PATIENCE_S)
+        served.pipeline.evaluate(sequences, timeout_s=PATIENCE_S)
 
 
 def test_evaluation_with_latents_beyond_memory_is_rejected() -> None:
@@ -148,17 +148,17 @@ class Schedule:
         self._standing = Standing(1.0)
         predict = self._standing.model.predict
 
-        def timed(*asked: Any, **given: Any) -> Any:
+        def timed(*request: Any, **kwargs: Any) -> Any:
             self.now += self.run
-            return predict(*asked, **given)
+            return predict(*request, **kwargs)
 
         self._standing.model.predict = timed  # type: ignore[method-assign]
-        # What it took in frames.
+        # The measured durations of frames.
         self._standing.model.timings["predict"] = run / MS
         self.questions = EvaluationQueue(lambda: self.now)
 
     def go(self, frames: int) -> list[int]:
-        """How long each frame had to wait for its turn [ns]."""
+        """The time that each frame waited [ns]."""
         waits = []
         for _ in range(frames):
             waits.append(self.now - self._due)
@@ -181,16 +181,16 @@ class Schedule:
 def test_evaluation_never_delays_a_frame(period: int, share: float, run: int, count: int) -> None:
     schedule = Schedule(period=period * MS, frame=round(share * period * MS), run=run * MS)
     schedule.go(3)
-    asked = EvaluationRequest(manifest(), actions(count), "", latents=True)  # type: ignore[arg-type]
-    schedule.questions.submit(asked)
+    request = EvaluationRequest(manifest(), actions(count), "", latents=True)  # type: ignore[arg-type]
+    schedule.questions.submit(request)
     assert schedule.go(count) == [0] * count
     room = (1 - share) * period
     if run * 1.3 < room:
-        assert asked.future.done(), "each gap has room for a run at least"
+        assert request.future.done(), "each gap has room for at least one run"
     elif run > room:
-        assert not asked.has_started
+        assert not request.has_started
         with pytest.raises(JepaRuntimeError, match="the frames leave no time for it"):
-            asked.wait(0.0)
+            request.wait(0.0)
 
 
 def test_evaluation_that_would_delay_the_next_pipelined_frame_does_not_run() -> None:
@@ -206,11 +206,11 @@ def test_evaluation_that_would_delay_the_next_pipelined_frame_does_not_run() -> 
 def test_delayed_evaluation_is_answered_when_the_camera_stops() -> None:
     schedule = Schedule(period=40 * MS, frame=20 * MS, run=30 * MS)
     schedule.go(3)
-    asked = question()
-    schedule.questions.submit(asked)
+    request = question()
+    schedule.questions.submit(request)
     schedule.go(3)
-    assert not asked.has_started
-    while not asked.future.done():
+    assert not request.has_started
+    while not request.future.done():
         assert schedule.now < 6 * 40 * MS + 100 * MS
         schedule.now += 10 * MS
         schedule.questions.run_next(schedule._standing)  # type: ignore[arg-type]
@@ -225,9 +225,9 @@ def test_evaluation_continues_after_a_single_slow_run() -> None:
     assert slow.future.done()
     schedule.run = 10 * MS
     schedule._due = max(schedule._due, schedule.now)
-    schedule.questions.submit(asked := question())
+    schedule.questions.submit(request := question())
     schedule.go(30)
-    assert asked.future.done()
+    assert request.future.done()
 
 
 def test_frames_and_an_evaluation_of_many_runs_are_both_served() -> None:
@@ -239,29 +239,29 @@ def test_frames_and_an_evaluation_of_many_runs_are_both_served() -> None:
             number += 1
             served.feed(frame(number))
             time.sleep(0.02)
-        found = waits.result()
-    assert found.latents is not None and len(found.latents) == 50 * NUM_SAMPLES
+        result = waits.result()
+    assert result.latents is not None and len(result.latents) == 50 * NUM_SAMPLES
     assert len(served.results) == number + 1
 
 
 def test_inference_thread_without_requests_sleeps() -> None:
-    asked = EvaluationQueue(time.perf_counter_ns)
-    assert asked.frame_timeout_s() is None
-    asked.submit(question())
-    assert asked.frame_timeout_s() == 0.0
+    request = EvaluationQueue(time.perf_counter_ns)
+    assert request.frame_timeout_s() is None
+    request.submit(question())
+    assert request.frame_timeout_s() == 0.0
 
 
 def test_evaluation_rejected_during_its_run_is_answered_once() -> None:
-    standing, asked = Standing(1.0), EvaluationQueue(time.perf_counter_ns)
+    standing, request = Standing(1.0), EvaluationQueue(time.perf_counter_ns)
     predict = standing.model.predict
 
-    def stopped_meanwhile(*given: Any, **named: Any) -> Any:
-        asked.close("stopped")
-        return predict(*given, **named)
+    def stopped_meanwhile(*args: Any, **named: Any) -> Any:
+        request.close("stopped")
+        return predict(*args, **named)
 
     standing.model.predict = stopped_meanwhile  # type: ignore[method-assign]
-    asked.submit(waits := question())
-    asked.run_next(standing)  # type: ignore[arg-type]
+    request.submit(waits := question())
+    request.run_next(standing)  # type: ignore[arg-type]
     with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
         waits.wait(0.0)
 
@@ -272,14 +272,14 @@ def question() -> EvaluationRequest:
 
 def test_evaluation_queue_is_limited_and_excludes_cancelled_requests() -> None:
     waiting = [question() for _ in range(2)]
-    asked = EvaluationQueue(time.perf_counter_ns, limit=2)
+    request = EvaluationQueue(time.perf_counter_ns, limit=2)
     for each in waiting:
-        asked.submit(each)
+        request.submit(each)
     with pytest.raises(JepaRuntimeError, check=code("evaluation.too_many_pending")):
-        asked.submit(question())
+        request.submit(question())
     with pytest.raises(JepaRuntimeError, check=code("evaluation.timeout")):
         waiting[1].wait(0.01)
-    asked.submit(question())
+    request.submit(question())
 
 
 def test_waiting_and_new_evaluations_of_a_stopped_pipeline_raise() -> None:
@@ -300,10 +300,10 @@ def test_waiting_and_new_evaluations_of_a_stopped_pipeline_raise() -> None:
 
 def test_model_error_is_raised_to_the_requester_and_frames_continue() -> None:
     class Failing(FakeModel):
-        def predict(self, asked: np.ndarray, **given: Any) -> Any:
-            if len(asked) == 2:
+        def predict(self, request: np.ndarray, **kwargs: Any) -> Any:
+            if len(request) == 2:
                 raise RuntimeError("out of memory")
-            return super().predict(asked, **given)
+            return super().predict(request, **kwargs)
 
     with serve(Failing()) as served:
         served.feed(frame(0))
@@ -328,20 +328,22 @@ class Standing:
 
         return PredictionContext(self._context, np.arange(HORIZON, dtype=np.float32), None, None)
 
-    def predict(self, asked: np.ndarray, context: Any, goal: Any) -> Any:
-        return self.model.predict(asked, latents=context.latents, history_actions=context.actions, goal=goal)
+    def predict(self, request: np.ndarray, context: Any, goal: Any) -> Any:
+        return self.model.predict(
+            request, latents=context.latents, history_actions=context.actions, goal=goal
+        )
 
 
 def test_all_futures_of_an_evaluation_have_one_model_and_one_image() -> None:
-    first, second, asked = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
-    one = EvaluationRequest(manifest(), asked, "", latents=True)  # type: ignore[arg-type]
+    first, second, request = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
+    one = EvaluationRequest(manifest(), request, "", latents=True)  # type: ignore[arg-type]
     assert one.run(first) is None  # type: ignore[arg-type]
-    assert one.run(second) is None, "it begins anew"  # type: ignore[arg-type]
+    assert one.run(second) is None, "it starts from the beginning"  # type: ignore[arg-type]
     second._context = first._context
-    found = one.run(second)  # type: ignore[arg-type]
-    assert isinstance(found, Evaluation) and found.stamp_ns == 2 and found.latents is not None
-    assert found.error_bounds.tolist() == list(range(HORIZON)), "what was learned, not what the bundle says"
-    np.testing.assert_allclose(found.latents[:, 0, 0, 0], 2 + asked[:, 0, 0], rtol=1e-6)
+    result = one.run(second)  # type: ignore[arg-type]
+    assert isinstance(result, Evaluation) and result.stamp_ns == 2 and result.latents is not None
+    assert result.error_bounds.tolist() == list(range(HORIZON)), "the learned bounds, not those of the bundle"
+    np.testing.assert_allclose(result.latents[:, 0, 0, 0], 2 + request[:, 0, 0], rtol=1e-6)
 
 
 @given(
@@ -357,7 +359,7 @@ def test_next_frame_is_expected_one_period_after_the_last(period: int, late: lis
     now = moments[-1] + round(after * period)
     due = timetable.next_due_ns(now)
     if after > 2.7:
-        assert due is None, "a camera that has stopped is not waited for"
+        assert due is None, "a stopped camera is not waited for"
     elif after < 1.3:
         assert due is not None and abs(due - moments[-1] - period) <= 6 * MS
 
@@ -380,6 +382,6 @@ def test_swap_does_not_wait_for_an_evaluation_of_many_runs() -> None:
         time.sleep(0.1)
         served.pipeline.swap(lambda: second)
         assert not waits.done()
-        found = waits.result(PATIENCE_S)
-    assert found.latents is not None and len(found.latents) == 200 * NUM_SAMPLES
-    assert second.counts.count(NUM_SAMPLES) > 200, "all of it was asked of the second"
+        result = waits.result(PATIENCE_S)
+    assert result.latents is not None and len(result.latents) == 200 * NUM_SAMPLES
+    assert second.counts.count(NUM_SAMPLES) > 200, "all of it was requested from the second"

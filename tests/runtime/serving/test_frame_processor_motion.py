@@ -49,8 +49,8 @@ def test_response_is_the_fraction_of_the_predicted_change(
 
 def test_alternating_images_respond_equally_along_and_against_the_motion(inference: FrameProcessor) -> None:
     ring = [0, 2, 4] * 12
-    found = [result.response for result in run(inference, ring)[4:]]
-    assert np.mean(found[-24:]) == pytest.approx(0.0, abs=1e-6)
+    responses = [result.response for result in run(inference, ring)[4:]]
+    assert np.mean(responses[-24:]) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("action", [0.0, 0.1])
@@ -80,7 +80,7 @@ def test_alternating_actions_have_their_magnitude_despite_a_small_mean(
 def test_alternating_images_of_two_cameras_are_discontinuous(
     inference: FrameProcessor, pattern: list[int]
 ) -> None:
-    """At an even rate each image agrees with the one a step before, so that none is surprising."""
+    """At an even rate each image equals the one a step before, so that none is surprising."""
     results = run(inference, pattern * 12, 0.0)[4:]
     jumps = sum(a != b for a, b in zip(pattern, pattern[1:] + pattern[:1], strict=True))
     assert sum(result.discontinuous for result in results) >= len(results) * jumps / len(pattern) - 2
@@ -101,4 +101,4 @@ def test_history_is_immutable_from_outside(inference: FrameProcessor) -> None:
     result = run(inference, [5] * 6)[-1]
     with pytest.raises(ValueError, match="read-only"):
         result.latent[:] = 1e6
-    assert result.latent is inference._streams[""].history._latents[-1], "and it is not copied for that"
+    assert result.latent is inference._streams[""].history._latents[-1], "without a copy"

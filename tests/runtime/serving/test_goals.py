@@ -19,16 +19,16 @@ def test_energies_use_the_latest_goal() -> None:
         served.feed(frame(1, 3))
         served.pipeline.set_goal(None)
         served.feed(frame(2, 3))
-    before, sought, after = served.results
+    before, goal_stamp, after = served.results
     assert before.current_energy is None and before.goal_stamp_ns is None
-    assert sought.current_energy == pytest.approx(4.0)
-    assert sought.goal_stamp_ns == 22
-    assert sought.futures is not None and sought.futures.energies is not None
-    assert sought.futures.energies.shape == (NUM_SAMPLES, HORIZON)
+    assert goal_stamp.current_energy == pytest.approx(4.0)
+    assert goal_stamp.goal_stamp_ns == 22
+    assert goal_stamp.futures is not None and goal_stamp.futures.energies is not None
+    assert goal_stamp.futures.energies.shape == (NUM_SAMPLES, HORIZON)
     assert after.current_energy is None and after.futures is not None and after.futures.energies is None
-    # Of the futures, and of the frame itself.
+    # The energies of the futures, and of the frame itself.
     assert [result.timings_ms["energy"] for result in served.results] == [0.0, 0.5, 0.0]
-    assert sought.timings_ms["predict"] == 0.01
+    assert goal_stamp.timings_ms["predict"] == 0.01
     assert served.errors == []
 
 

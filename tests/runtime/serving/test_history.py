@@ -96,13 +96,13 @@ def test_previous_is_the_latent_one_step_ago_with_the_mean_action_since() -> Non
     np.testing.assert_allclose(action, [1.0, 0.0])
 
 
-@pytest.mark.parametrize(("late_ns", "found"), [(20_000_000, True), (20_000_001, False)])
-def test_previous_without_a_frame_one_step_ago_is_none(late_ns: int, found: bool) -> None:
+@pytest.mark.parametrize(("late_ns", "result"), [(20_000_000, True), (20_000_001, False)])
+def test_previous_without_a_frame_one_step_ago_is_none(late_ns: int, result: bool) -> None:
     history = make()
     history.add_action(0, np.array([1.0, 0.0]))
     history.add_latent(0, latent(0))
     history.add_latent(STEP_NS + late_ns, latent(1))
-    assert (history.previous() is not None) is found
+    assert (history.previous() is not None) is result
 
 
 def test_longer_context_has_latents_one_step_apart_and_the_actions_between() -> None:
@@ -134,7 +134,7 @@ def test_clock_set_back_resets_the_history_with_the_command_in_effect() -> None:
     history.add_action(100, np.array([2.0, 0.0]))
     history.add_latent(100, latent(0))
     assert history.add_latent(50, latent(1)) is Reset.CLOCK_BACKWARDS
-    assert history.mean_action(49, 60) is None, "what was held when belongs to another course of events"
+    assert history.mean_action(49, 60) is None, "the commands in effect belong to another timeline"
     np.testing.assert_array_equal(history.mean_action(50, 60), [2.0, 0.0])
     assert history.resets[Reset.CLOCK_BACKWARDS] == 1
 
@@ -162,12 +162,12 @@ def test_past_context_reaches_back_over_any_number_of_frames_and_commands() -> N
         history.add_action(now, np.array([float(millisecond % 2)]))
         if millisecond % 10 == 0:
             history.add_latent(now, latent(now / step_ns))
-    found = history.past_context(8)
-    assert found is not None and history.context() is not None
-    np.testing.assert_allclose(found.actions, 0.5, atol=0.01)
-    for step, came in enumerate(found.arrived):
-        assert came is not None
-        np.testing.assert_allclose(came, 9.99 - 7 + step, atol=0.02)
+    result = history.past_context(8)
+    assert result is not None and history.context() is not None
+    np.testing.assert_allclose(result.actions, 0.5, atol=0.01)
+    for step, arrived in enumerate(result.arrived):
+        assert arrived is not None
+        np.testing.assert_allclose(arrived, 9.99 - 7 + step, atol=0.02)
 
 
 def test_equal_stamp_replaces_the_latent() -> None:
@@ -240,7 +240,7 @@ def test_mean_action_is_the_integral_of_the_commands_in_effect(
     known: list[tuple[int, float]] = []
     for stamp, value in commands:
         history.add_action(stamp, np.array([value]))
-        # What came before with a later stamp belongs to another course of events.
+        # Earlier entries with a later stamp belong to another timeline.
         known = [(earlier, held) for earlier, held in known if earlier < stamp] + [(stamp, value)]
     mean = history.mean_action(start, start + length)
     if known[0][0] > start:
@@ -292,12 +292,12 @@ def reaching(steps: int, size: int = 1) -> History:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_past_context_combines_earlier_latents_executed_actions_and_arrived_latents(size: int) -> None:
-    found = reaching(4, size).past_context(4)
-    assert found is not None
-    assert found.context.stamp_ns == 31 * STEP_NS // 2
-    assert found.context.latents[:, 0, 0].tolist() == [31.0 - 2 * back for back in range(size - 1, -1, -1)]
-    assert found.actions.tolist() == [[31.5], [33.5], [35.5], [37.5]]
-    assert [None if came is None else came[0, 0] for came in found.arrived] == [33, 35, 37, 39]
+    result = reaching(4, size).past_context(4)
+    assert result is not None
+    assert result.context.stamp_ns == 31 * STEP_NS // 2
+    assert result.context.latents[:, 0, 0].tolist() == [31.0 - 2 * back for back in range(size - 1, -1, -1)]
+    assert result.actions.tolist() == [[31.5], [33.5], [35.5], [37.5]]
+    assert [None if arrived is None else arrived[0, 0] for arrived in result.arrived] == [33, 35, 37, 39]
 
 
 def test_past_context_beyond_the_reach_or_known_actions_is_none() -> None:
@@ -306,7 +306,7 @@ def test_past_context_beyond_the_reach_or_known_actions_is_none() -> None:
     assert unknown.past_context(1) is None
     for frame in range(10):
         unknown.add_latent(frame * STEP_NS, latent(frame))
-    assert unknown.past_context(2) is None, "nobody said what was executed"
+    assert unknown.past_context(2) is None, "the executed action is unknown"
 
 
 def test_past_context_lost_frame_is_none() -> None:
@@ -314,10 +314,10 @@ def test_past_context_lost_frame_is_none() -> None:
     history.add_action(0, np.array([1.0]))
     for step in (0, 1, 3):
         history.add_latent(step * STEP_NS, latent(step))
-    found = history.past_context(3)
-    assert found is not None
-    assert [came is None for came in found.arrived] == [False, True, False]
-    assert found.actions.tolist() == [[1.0]] * 3
+    result = history.past_context(3)
+    assert result is not None
+    assert [arrived is None for arrived in result.arrived] == [False, True, False]
+    assert result.actions.tolist() == [[1.0]] * 3
 
 
 def test_history_with_reach_is_bounded() -> None:

@@ -112,7 +112,7 @@ def test_every_graph_runs_once_before_the_first_frame(monkeypatch: pytest.Monkey
     for name, graph in ran.items():
         monkeypatch.setattr(model, name, graph)
     FrameProcessor(model, ProcessingConfig())
-    # Energies of futures are another graph than that of one state.
+    # The energies of futures are computed by another graph than that of one state.
     assert [graph.call_count for graph in ran.values()] == [1, 1, 1, 2]
 
 
@@ -255,7 +255,7 @@ def test_non_finite_action_is_reported_and_later_ones_are_known() -> None:
     assert [str(error) for error, _ in served.errors] == [
         "action must be finite numbers of at most 1000, got [1.0000000150474662e+30, 0.0]"
     ]
-    # As far as half a metre a second goes in a step, of which nothing is seen.
+    # The distance of one step at half a meter per second, which images do not show.
     surprises = [result.surprise for result in served.results if result.surprise is not None]
     assert surprises == [0.5] * 8
 

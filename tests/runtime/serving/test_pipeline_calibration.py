@@ -41,7 +41,7 @@ def run(served: Served, values: list[float], first: int = 0) -> list[Result]:
 
 def test_futures_include_the_learned_bounds() -> None:
     with serve() as served:
-        # Each frame is one brighter than the last: after h steps what comes is off by 6 h.
+        # Each frame is one level brighter than the last: after h steps the error is 6 h.
         results = run(served, list(range(200)))
         start = served.model.manifest.error_bounds
     first, last = results[0], results[-1]
@@ -50,31 +50,33 @@ def test_futures_include_the_learned_bounds() -> None:
     assert last.futures is not None
     np.testing.assert_allclose(last.futures.error_bounds, last.calibration.bounds.astype(np.float32))
     assert (last.calibration.bounds > np.array(start)).all()
-    *_, (now, judged) = (
+    *_, (now, evaluated) = (
         (at, result.error_sample) for at, result in enumerate(results) if result.error_sample
     )
-    np.testing.assert_allclose(judged.errors, PER_STEP * SIZE * np.arange(1, HORIZON + 1))
-    # What was foreseen a step ago is judged by what was stated then; what lies further back, a horizon ago.
-    foreseen = [now - age * PER_STEP for age in (1, *[HORIZON] * (HORIZON - 1))]
-    stated = [results[at].calibration.bounds[row] for row, at in enumerate(foreseen)]  # type: ignore[union-attr]
-    assert judged.stated.tolist() == stated
+    np.testing.assert_allclose(evaluated.errors, PER_STEP * SIZE * np.arange(1, HORIZON + 1))
+    # The prediction of one step ago is compared with its bounds; those further back are a horizon ago.
+    predictions = [now - age * PER_STEP for age in (1, *[HORIZON] * (HORIZON - 1))]
+    stated = [results[at].calibration.bounds[row] for row, at in enumerate(predictions)]  # type: ignore[union-attr]
+    assert evaluated.stated.tolist() == stated
 
 
 def test_errors_are_recorded_once_per_step_after_a_full_horizon() -> None:
     with serve() as served:
         results = run(served, [7] * 61)
-    judged = [result.sequence for result in results if result.error_sample is not None]
-    assert judged == list(range(HORIZON * PER_STEP, 61, PER_STEP))
+    evaluated = [result.sequence for result in results if result.error_sample is not None]
+    assert evaluated == list(range(HORIZON * PER_STEP, 61, PER_STEP))
     share = results[-1].calibration.overall  # type: ignore[union-attr]
-    assert [each.errors for each in share] == [len(judged) - 1] * HORIZON, "the last came after its futures"
+    assert [each.errors for each in share] == [len(evaluated) - 1] * HORIZON, (
+        "the last error arrived after its futures"
+    )
 
 
 @pytest.mark.parametrize(
-    ("tolerance_s", "early_ns", "judged"),
+    ("tolerance_s", "early_ns", "evaluated"),
     [(None, 24_000_000, True), (None, 26_000_000, False), (0.01, 9_000_000, True), (0.01, 11_000_000, False)],
 )
 def test_errors_are_recorded_up_to_the_tolerance_before_the_end_of_a_step(
-    tolerance_s: float | None, early_ns: int, judged: bool
+    tolerance_s: float | None, early_ns: int, evaluated: bool
 ) -> None:
     step_ns = round(STEP_S * 1e9)
     stamps_ns = [step_ns * step for step in range(1, HORIZON + 3)]
@@ -82,16 +84,16 @@ def test_errors_are_recorded_up_to_the_tolerance_before_the_end_of_a_step(
     with serve(tolerance_s=tolerance_s) as served:
         served.pipeline.add_action(stamps_ns[0], np.zeros(2, np.float32))
         served.feed(*(replace(frame(0), stamp_ns=stamp_ns) for stamp_ns in stamps_ns))
-    assert [result.error_sample is not None for result in served.results[HORIZON:]] == [True, judged]
+    assert [result.error_sample is not None for result in served.results[HORIZON:]] == [True, evaluated]
 
 
 def test_results_do_not_wait_for_their_errors() -> None:
     order: list[str] = []
 
     class Model(FakeModel):
-        def predict(self, actions: NDArray[np.float32], **given: Any) -> Futures:
+        def predict(self, actions: NDArray[np.float32], **kwargs: Any) -> Futures:
             order.append("futures")
-            return super().predict(actions, **given)
+            return super().predict(actions, **kwargs)
 
         def predict_each(self, requests: Any) -> Any:
             order.append("looked back")
@@ -108,13 +110,13 @@ def test_results_do_not_wait_for_their_errors() -> None:
 def test_newest_latent_is_compared_with_its_predictions_at_several_horizons() -> None:
     with serve() as served:
         results = run(served, [5] * 60 + [200] * 6)
-    judged = results[60].error_sample
-    assert judged is not None and judged.score is not None
+    evaluated = results[60].error_sample
+    assert evaluated is not None and evaluated.score is not None
     ages, off = sorted({1, HORIZON // 2, HORIZON}), 195 * SIZE
     expected = [off if age in ages else 0.0 for age in range(1, HORIZON + 1)]
-    np.testing.assert_allclose(judged.errors, expected)
+    np.testing.assert_allclose(evaluated.errors, expected)
     scales = [served.model.manifest.error_bounds[age - 1] for age in ages]
-    assert judged.score.value == pytest.approx(np.mean([off / scale for scale in scales]))
+    assert evaluated.score.value == pytest.approx(np.mean([off / scale for scale in scales]))
 
 
 def test_bounds_have_the_requested_coverage() -> None:
@@ -137,8 +139,8 @@ def test_jump_raises_an_alarm_that_ends() -> None:
     with serve(normal(FakeModel()), false_alarm_every_s=60.0) as served:
         assert served.pipeline.alarms_disabled_reason == ""
         results = run(served, [5] * 60 + [200] * 100)
-    told = [(result.sequence, alarm) for result in results for alarm in result.alarms]
-    (begun_at, begun), (ended_at, ended) = told
+    messages = [(result.sequence, alarm) for result in results for alarm in result.alarms]
+    (begun_at, begun), (ended_at, ended) = messages
     assert 60 <= begun_at < 60 + PER_STEP and begun.end_ns is None and begun.kind == "surprise"
     assert begun.event.start_ns == frame(begun_at).stamp_ns
     assert ended.end_ns == frame(ended_at).stamp_ns and ended_at > begun_at + HORIZON * PER_STEP
@@ -183,8 +185,8 @@ def test_swapped_model_with_a_longer_horizon_is_evaluated_over_its_own() -> None
         assert served.pipeline.swap(lambda: other) is True
         served.model = other
         after = run(served, [5] * 60, first=60)
-    *_, judged = (result.error_sample for result in after if result.error_sample)
-    assert judged.errors.tolist() == [0.0] * (HORIZON + 2)
+    *_, evaluated = (result.error_sample for result in after if result.error_sample)
+    assert evaluated.errors.tolist() == [0.0] * (HORIZON + 2)
 
 
 def test_swapped_model_of_another_latent_space_starts_with_its_own_bounds() -> None:
@@ -198,10 +200,10 @@ def test_swapped_model_of_another_latent_space_starts_with_its_own_bounds() -> N
     assert after.bounds.tolist() == pytest.approx(other.manifest.error_bounds)
 
 
-@pytest.mark.parametrize("given", [{"error_probability": 1.0}, {"false_alarm_every_s": 0.0}])
-def test_unsatisfiable_coverage_is_rejected(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(given))):
-        Pipeline(FakeModel, on_result=lambda result: None, **given)
+@pytest.mark.parametrize("inputs", [{"error_probability": 1.0}, {"false_alarm_every_s": 0.0}])
+def test_unsatisfiable_coverage_is_rejected(inputs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(inputs))):
+        Pipeline(FakeModel, on_result=lambda result: None, **inputs)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -218,8 +220,8 @@ def test_model_with_non_finite_outputs_fails_instead_of_reporting_no_surprise(
         def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
             return self.spoil(super().encode(frame), seen=frame.mean(), of="latents")
 
-        def predict(self, *args: Any, latents: NDArray[np.float32], **given: Any) -> Futures:
-            futures = super().predict(*args, latents=latents, **given)
+        def predict(self, *args: Any, latents: NDArray[np.float32], **kwargs: Any) -> Futures:
+            futures = super().predict(*args, latents=latents, **kwargs)
             self.spoil(futures.latents, seen=latents.mean(), of="futures")
             if futures.energies is not None:
                 for of in ("futures", "energies"):
@@ -227,12 +229,12 @@ def test_model_with_non_finite_outputs_fails_instead_of_reporting_no_surprise(
             return futures
 
         def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
-            found = np.array(super().energy(latents, goal))
-            return self.spoil(found, seen=0 if found.ndim else latents.mean(), of="present energies")
+            result = np.array(super().energy(latents, goal))
+            return self.spoil(result, seen=0 if result.ndim else latents.mean(), of="present energies")
 
         def surprise(self, *known: Any) -> float:
-            found = np.array(super().surprise(*known))
-            return float(self.spoil(found, seen=known[-1].mean(), of="surprises"))
+            result = np.array(super().surprise(*known))
+            return float(self.spoil(result, seen=known[-1].mean(), of="surprises"))
 
     with serve(Broken()) as served:
         served.pipeline.set_goal(np.full((16, 16, 3), 5, np.uint8), 0)
@@ -247,8 +249,8 @@ def test_model_with_non_finite_outputs_fails_instead_of_reporting_no_surprise(
 
 def test_energies_of_a_separate_graph_do_not_validate_the_futures() -> None:
     class Broken(FakeModel):
-        def predict(self, *args: Any, **given: Any) -> Futures:
-            futures = super().predict(*args, **given)
+        def predict(self, *args: Any, **kwargs: Any) -> Futures:
+            futures = super().predict(*args, **kwargs)
             futures.latents[0, 0] = np.nan
             return futures
 
@@ -277,9 +279,9 @@ def test_single_non_finite_value_is_detected_at_any_position(
 
 def test_non_finite_futures_are_not_returned_by_an_evaluation() -> None:
     class Broken(FakeModel):
-        def predict(self, asked: NDArray[np.float32], **given: Any) -> Futures:
-            futures = super().predict(asked, **given)
-            futures.latents[asked[..., 0] > 5] = np.nan
+        def predict(self, request: NDArray[np.float32], **kwargs: Any) -> Futures:
+            futures = super().predict(request, **kwargs)
+            futures.latents[request[..., 0] > 5] = np.nan
             return futures
 
     with serve(Broken()) as served:

@@ -21,10 +21,10 @@ from tests.runtime.served import serve
 
 
 class Street:
-    """Frames of several cameras that come at their times, and a model that takes as long as it is told: on a
-    clock of its own, so that what is bounded is bounded exactly.
+    """Frames of several cameras on a schedule, and a model with a set duration, on a simulated clock, so
+    that limits are exact.
 
-    Frames that are due while the model works are submitted from within it.
+    Frames that are due while the model computes are submitted from within it.
     """
 
     def __init__(self, periods_ms: dict[str, int], durations_ms: list[int], *, frames: int) -> None:
@@ -90,8 +90,8 @@ def test_slow_inference_keeps_data_recent_and_queues_nothing(
     for result, duration in zip(street.results, street.served_ms, strict=True):
         wait_ms = round(result.timings_ms["wait"])
         if result.sequence < 19:
-            assert wait_ms <= periods_ms[result.stream], "a newer one would have taken its place"
-        assert wait_ms <= len(periods_ms) * worst_ms, "one frame in work, and one of each other camera"
+            assert wait_ms <= periods_ms[result.stream], "a newer one would have replaced it"
+        assert wait_ms <= len(periods_ms) * worst_ms, "one frame in progress, and one of each other camera"
         assert round(result.timings_ms["total"]) == wait_ms + duration
     for name in periods_ms:
         stats = street.pipeline.stats(name)

@@ -123,7 +123,7 @@ result = on_a_thread(lambda: [
     os.sched_getscheduler(os.getpid()),
 ])
 """)
-    assert of_others == os.SCHED_OTHER, "the inference thread's alone"
+    assert of_others == os.SCHED_OTHER, "only the inference thread's"
     if applied["achieved"]:
         assert (policy, priority) == (os.SCHED_FIFO, 7)
     else:
@@ -144,10 +144,10 @@ def test_memory_is_locked_or_the_reason_reported() -> None:
     (applied,), locked_kb, unlocked_kb, limits_kept = child("""
 limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 applied, locked = apply(lock_memory=True), locked_kb()
-kept = limits[1] == resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+retained = limits[1] == resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
 more = bytearray(64 << 20)
 realtime.revert(RealtimeSettings(lock_memory=True))
-result = [applied, locked, locked_kb(), kept]
+result = [applied, locked, locked_kb(), retained]
 """)
     assert applied["achieved"] == (locked_kb > 1000)
     assert applied["achieved"] or "LimitMEMLOCK=infinity" in applied["reason"]
@@ -182,17 +182,17 @@ faults_of_images()
 given_back = faults_of_images()
 applied = apply(keep_heap=True)
 faults_of_images()
-kept = faults_of_images()
+retained = faults_of_images()
 with realtime.in_background():
     aside = faults_of_images()
 faults_of_images()
-result = [applied, given_back, kept, aside, faults_of_images()]
+result = [applied, given_back, retained, aside, faults_of_images()]
 """
-    (applied,), given_back, kept, aside, kept_again = child(code)
+    (applied,), given_back, stored, aside, kept_again = child(code)
     if not applied["achieved"]:
         pytest.skip(applied["reason"])
-    assert given_back > 1000 and kept < 100
-    assert aside > 1000 and kept_again < 100, "a model that comes or goes beside another leaves no holes"
+    assert given_back > 1000 and stored < 100
+    assert aside > 1000 and kept_again < 100, "a model opened or closed next to another leaves no holes"
 
 
 def test_objects_alive_after_the_warm_up_are_excluded_from_collection_until_restored() -> None:
@@ -355,10 +355,10 @@ ended.set()
 """
 
 
-# So that it does not depend on what else runs here.
+# Independent of other load.
 _WITH_TIME_LEFT = "realtime._idle_cores = lambda: 1.0\n"
 
-# Every core is wanted by others all the time; they end with the one that started them.
+# Other processes use every core all the time; they end with the one that started them.
 _BESIDE_OTHERS = """
 import subprocess, sys
 

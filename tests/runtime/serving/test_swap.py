@@ -45,11 +45,11 @@ class Stage:
             lambda: first,
             on_result=self.results.append,
             on_error=lambda error, _: self.errors.append(error),
-            on_model=lambda model, kept: self.changes.append((model, kept)),
+            on_model=lambda model, stored: self.changes.append((model, stored)),
         )
 
     def feed(self, *sequences: int, value: int = 0) -> list[float]:
-        """The latents of these frames."""
+        """Return the latents of these frames."""
         before = len(self.results)
         for sequence in sequences:
             self.pipeline.submit(frame(sequence, value))
@@ -101,7 +101,7 @@ def test_work_next_to_the_pipeline_waits_for_the_end_of_a_frame_with_a_timeout(s
 
     began = time.monotonic()
     wait()
-    assert 0.09 < moments.pop() - began < 2.0, "no frame came"
+    assert 0.09 < moments.pop() - began < 2.0, "no frame arrived"
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait)
         time.sleep(0.02)
@@ -180,7 +180,7 @@ def test_dropped_goal_latent_does_not_return_with_its_model(stage: Stage) -> Non
 def test_goal_latent_of_the_old_model_set_during_a_swap_is_discarded(first: Named) -> None:
     results: list[Result] = []
 
-    def on_model(model: Any, kept: bool) -> None:
+    def on_model(model: Any, stored: bool) -> None:
         pipeline.set_goal(np.zeros((TOKENS, DIM), np.float32), 7)
 
     pipeline = Pipeline(lambda: first, on_result=results.append, on_model=on_model)
@@ -277,7 +277,7 @@ def test_failed_swap_keeps_the_old_model_active(
 
 
 def test_callback_that_rejects_the_new_model_keeps_the_old_one_active(first: Named) -> None:
-    def refuse_it(model: Any, kept: bool) -> None:
+    def refuse_it(model: Any, stored: bool) -> None:
         raise RuntimeError("cannot announce it")
 
     other = Named(10.0, history_size=1)

@@ -1,4 +1,4 @@
-"""Commands over time, and how they are read out of a bag."""
+"""Commands over time, and their extraction from a bag."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def commands(stamps: list[int], values: list[float], **more: float) -> Commands:
 
 
 def read(path: Path, action: str, **more: float) -> list[list[float] | None]:
-    """The command at each frame of a bag."""
+    """Return the command at each frame of a bag."""
     source = BagSource(path, action=action, **more)
     return [None if source.command is None else source.command.tolist() for _ in source.frames()]
 
@@ -55,8 +55,8 @@ def test_mean_command_equals_the_mean_action_of_the_history(
     if expected is None:
         assert not held.known(np.array([start]))[0]
     else:
-        found = held.mean(np.array([start]), np.array([start + length]))[0]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        result = held.mean(np.array([start]), np.array([start + length]))[0]
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @given(
@@ -69,11 +69,11 @@ def test_last_command_before_a_moment_is_in_effect_unless_too_old(
 ) -> None:
     held = commands(stamps, [float(index) for index in range(len(stamps))], max_age_s=max_age / 1e9)
     before = [index for index, stamp in enumerate(stamps) if stamp <= moment]
-    found = held.at(moment)
+    result = held.at(moment)
     if not before or moment - stamps[before[-1]] > max_age:
-        assert found is None
+        assert result is None
     else:
-        assert found is not None and found[0] == before[-1]
+        assert result is not None and result[0] == before[-1]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_invalid_maximum_age_is_rejected(age: float) -> None:
         commands([0], [0.0], max_age_s=age)
 
 
-# ------------------------------------------------------------------ out of a bag
+# ------------------------------------------------------------------ from a bag
 
 
 def test_bag_yields_the_command_in_effect_for_each_frame(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def test_frames_have_the_file_stamps_or_else_its_rate(
     tmp_path: Path, name: str, stamps_ms: list[int] | None, found_ms: list[int]
 ) -> None:
     path = write_numbered(tmp_path / name, range(5), stamps_ms=stamps_ms)
-    found = [frame.stamp_ns for frame in VideoSource(path, start_ns=7).frames()]
-    assert found == [7 + 1_000_000 * stamp for stamp in found_ms]
+    result = [frame.stamp_ns for frame in VideoSource(path, start_ns=7).frames()]
+    assert result == [7 + 1_000_000 * stamp for stamp in found_ms]
 
 
 def write_video(path: Path, count: int) -> Path:
@@ -203,7 +203,7 @@ def test_exif_orientation_is_ignored_for_cameras_folders_and_goals(
     tag = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
     jpeg = cv2.imencode(".jpg", picture(1))[1].tobytes()
     tagged = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(tag) + 2) + tag + jpeg[2:]
-    assert cv2.imdecode(np.frombuffer(tagged, np.uint8), cv2.IMREAD_COLOR).shape == (8, 6, 3), "it is heeded"
+    assert cv2.imdecode(np.frombuffer(tagged, np.uint8), cv2.IMREAD_COLOR).shape == (8, 6, 3), "it is applied"
     file = tmp_path / "a.jpg"
     file.write_bytes(tagged)
     (frame,) = open_source(str(tmp_path)).frames()
@@ -345,7 +345,7 @@ def test_camera_yields_rgb_stamped_on_arrival_and_its_end_is_an_error(
     monkeypatch.setattr(camera.cv2, "VideoCapture", lambda *_: capture)
     monkeypatch.setattr(camera, "time", SimpleNamespace(time_ns=lambda: capture.now_ns))
     source = camera.CameraSource(str(tmp_path), rate_hz=20.0)
-    assert source.live and source.rate_hz == 15.0, "what the camera chose"
+    assert source.live and source.rate_hz == 15.0, "the camera's choice"
     assert capture.settings == {cv2.CAP_PROP_BUFFERSIZE: 1, cv2.CAP_PROP_FPS: 20.0}
     frames = source.frames()
     for sequence in (0, 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jepa_runtime.system_files.shipped import Shipped
 
-# Where synchronizing costs nothing.
+# A file system on which fsync is fast.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 # Paths with a time of change, owner, permissions and content.
@@ -28,12 +28,12 @@ FILES: Sequence[Shipped] = (
 
 
 def snapshot(root: Path, *, without_times: Sequence[str] = ()) -> Snapshot:
-    """Every path below ``root``, as nobody can see any more that it was changed.
+    """Return every path below ``root`` with all observable properties.
 
     Args:
-        without_times: folders whose time of change does not count.
+        without_times: Folders whose time of change is ignored.
     """
-    found: Snapshot = {}
+    result: Snapshot = {}
     for folder, folders, files in os.walk(root):
         for name in (".", *folders, *files):
             if name == "." and folder != str(root):
@@ -51,12 +51,12 @@ def snapshot(root: Path, *, without_times: Sequence[str] = ()) -> Snapshot:
                 else {name: os.getxattr(path, name) for name in os.listxattr(path)}
             )
             time_ns = 0 if relative in without_times else status.st_mtime_ns
-            found[relative] = (status.st_mode, status.st_uid, status.st_gid, time_ns, content, xattrs)
-    return found
+            result[relative] = (status.st_mode, status.st_uid, status.st_gid, time_ns, content, xattrs)
+    return result
 
 
 def fill(root: Path) -> None:
-    """A root with a file, a link and permissions of its own where ours go."""
+    """Create a root with a file, a link and permissions of its own at our paths."""
     (root / "etc/sysctl.d").mkdir(parents=True)
     (root / "etc/systemd/system").mkdir(parents=True)
     theirs = root / FILES[0].path

@@ -23,7 +23,7 @@ def installed(before: Item) -> Journal:
 
 
 @pytest.mark.parametrize(
-    ("found", "journal", "action"),
+    ("result", "journal", "action"),
     [
         (None, None, Action.NEW),
         (there("theirs\n"), None, Action.CHANGED),
@@ -35,17 +35,17 @@ def installed(before: Item) -> Journal:
         (there("edited\n"), installed(None), Action.CONFLICT),
         (there("old\n", 0o600), installed(None), Action.CONFLICT),
         (LINK, installed(None), Action.CONFLICT),
-        # Removed by a person, who may also have removed a link that lay there before.
+        # Removed by the user, who may also have removed an earlier link.
         (None, installed(None), Action.NEW),
         (None, installed(there("theirs\n")), Action.CONFLICT),
-        # An installation that was cut off before this file.
+        # An installation interrupted before this file.
         (there("theirs\n"), installed(there("theirs\n")), Action.CHANGED),
     ],
 )
 def test_plan_action_follows_from_found_and_installed_file(
-    found: Item | Obstacle, journal: Journal | None, action: Action
+    result: Item | Obstacle, journal: Journal | None, action: Action
 ) -> None:
-    (change,) = plan([OURS], {OURS.path: found}, journal)
+    (change,) = plan([OURS], {OURS.path: result}, journal)
     assert change.action is action
 
 

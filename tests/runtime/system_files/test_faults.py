@@ -1,7 +1,7 @@
-"""A death, a full disk or a failing one at any system call, real full and read-only file systems: what is
-left is ended by the same command, or taken back by undo.
+"""A kill or a disk fault at any system call, and real full and read-only file systems: the same command
+finishes the installation, or undo reverts it.
 
-The quick part takes a sample of the points; ``-m slow`` takes all.
+The fast part takes a sample of the points; ``-m slow`` takes all.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.ota.campaigns.scene import Broken
 from tests.runtime.system_files.roots import FILES, MEMORY, Snapshot, file, fill, snapshot
 
 NEWER = [file(FILES[0].path, "net.core.rmem_max = 2\n"), *FILES[1:]]
-# Where the journal comes and goes.
+# The folder of the journal.
 _TIMELESS = ["var/lib"]
 
 
 @dataclass(frozen=True)
 class Story:
-    """What is done, and by what it is ended where that was cut off."""
+    """A command, and the command that finishes it after an interruption."""
 
     name: str
     ends_by: str
@@ -56,7 +56,7 @@ STORIES = (
 
 
 class Stage:
-    """Plays stories for :func:`tests.ota.campaigns.crashes.campaign`."""
+    """Play stories for :func:`tests.ota.campaigns.crashes.campaign`."""
 
     def __init__(self) -> None:
         self.before: Snapshot = {}
@@ -76,7 +76,7 @@ class Stage:
         return SimpleNamespace(result="done")
 
     def check(self, story: Story, root: Path) -> None:
-        """Each file is that of one side: none is half written."""
+        """Each file is the old or the new one: none is truncated."""
         for change in preview(root, NEWER):
             if change.action is Action.CONFLICT or change.action is Action.BLOCKED:
                 raise Broken(f"{change.file.path} {change.reason}")
@@ -138,7 +138,7 @@ def test_campaign_detects_a_file_written_in_place(monkeypatch: pytest.MonkeyPatc
 
 @contextmanager
 def mounted(options: str) -> Iterator[Path]:
-    """A file system in memory that holds what :func:`fill` makes, mounted with ``options``."""
+    """Mount a file system in memory with the content of :func:`fill`, with ``options``."""
     if shutil.which("mount") is None:
         pytest.skip("nothing can be mounted here: there is no mount")
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:

@@ -29,7 +29,7 @@ Configs = Callable[..., Done]
 
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Configs:
-    """Runs the command."""
+    """Run the command."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: str | Path) -> Done:
@@ -41,7 +41,7 @@ def configs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(autouse=True)
 def theirs(root: Path) -> Path:
-    """A file of the user where one of ours goes."""
+    """Write a file of the user at one of our paths."""
     path = root / "etc/sysctl.d/60-jepa-dds.conf"
     path.write_text("net.core.rmem_max = 1\n")
     return path
@@ -76,16 +76,16 @@ def test_configs_apply_several_devices_installs_all_and_sets_modes(configs: Conf
 
 
 def test_configs_json_has_files_and_next_steps(configs: Configs, root: Path) -> None:
-    def told(*arguments: str) -> Any:
+    def json_of(*arguments: str) -> Any:
         done = configs(*arguments, "--root", str(root), "--json")
         return json.loads(done.out)
 
-    files = {file["path"]: file for file in told("plan")["files"]}
+    files = {file["path"]: file for file in json_of("plan")["files"]}
     changed = files["etc/sysctl.d/60-jepa-dds.conf"]
     assert (changed["action"], changed["device"]) == ("changed", "common")
     assert "+net.core.rmem_max = 33554432" in changed["diff"]
-    assert "systemctl daemon-reload" in told("apply")["next"]
-    undone = told("undo")
+    assert "systemctl daemon-reload" in json_of("apply")["next"]
+    undone = json_of("undo")
     assert undone["restored"] == ["etc/sysctl.d/60-jepa-dds.conf"] and undone["kept"] == []
 
 
@@ -95,10 +95,10 @@ def test_configs_modified_file_is_rejected_or_kept_on_request(configs: Configs, 
     planned = configs("plan", "--root", root)
     assert planned.status == 3
     assert "conflict  etc/sysctl.d/60-jepa-dds.conf: was changed since it was installed" in planned.out
-    refused = configs("undo", "--root", root)
-    assert refused.status == 1 and "--keep-changed; nothing was undone" in refused.err
-    kept = configs("undo", "--root", root, "--keep-changed")
-    assert kept.status == 0 and "kept      etc/sysctl.d/60-jepa-dds.conf" in kept.out
+    rejected = configs("undo", "--root", root)
+    assert rejected.status == 1 and "--keep-changed; nothing was undone" in rejected.err
+    stored = configs("undo", "--root", root, "--keep-changed")
+    assert stored.status == 0 and "kept      etc/sysctl.d/60-jepa-dds.conf" in stored.out
     folder = root / "etc/sysctl.d"
     assert (folder / "60-jepa-dds.conf").read_text() == "net.core.rmem_max = 2\n"
     assert (folder / "60-jepa-dds.conf.before-jepa-edge").read_text() == "net.core.rmem_max = 1\n"
@@ -115,9 +115,13 @@ def test_configs_missing_root_is_a_usage_error(tmp_path: Path, capsys: pytest.Ca
 )
 def test_configs_on_this_machine_requires_root(tmp_path: Path) -> None:
     program = "from jepa_runtime.cli import main; raise SystemExit(main(['configs', 'apply']))"
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     done = subprocess.run(
-        [*nobody, sys.executable, "-B", "-c", program], capture_output=True, text=True, check=False, cwd="/"
+        [*unprivileged, sys.executable, "-B", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
     )
     if done.returncode == 127 or ("Permission denied" in done.stderr and "jepa-runtime" not in done.stderr):
         pytest.skip(f"another account cannot reach this Python: {done.stderr.strip()}")

@@ -115,15 +115,15 @@ def test_undo_keep_changed_never_replaces_an_existing_backup(root: Path) -> None
     original = (root / FILES[0].path).read_bytes()
     apply(root, FILES)
     (root / FILES[0].path).write_text("mine\n")
-    beside = root / f"{FILES[0].path}{BACKUP_SUFFIX}"
-    beside.write_text("mine too\n")
+    backup = root / f"{FILES[0].path}{BACKUP_SUFFIX}"
+    backup.write_text("mine too\n")
     before = snapshot(root)
     with pytest.raises(SystemFilesError, check=code("system_files.backup_exists")):
         undo(root, keep_changed=True)
     assert snapshot(root) == before
-    beside.unlink()
+    backup.unlink()
     undo(root, keep_changed=True)
-    assert beside.read_bytes() == original
+    assert backup.read_bytes() == original
 
 
 def test_undo_keeps_created_folders_with_other_files(root: Path) -> None:
@@ -274,7 +274,7 @@ CHANGES = (
 
 @contextmanager
 def failing_at(monkeypatch: pytest.MonkeyPatch, number: int, error: int) -> Iterator[list[str]]:
-    """Let the ``number``-th change of the disk fail; gives the calls that were made."""
+    """Let the ``number``-th change of the disk fail; yield the calls."""
     calls: list[str] = []
 
     def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,7 +294,7 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, number: int, error: int) -> Iter
         yield calls
 
 
-def kept(root: Path) -> Journal | None:
+def stored_journal(root: Path) -> Journal | None:
     with RootTree(root) as tree:
         return JournalStore(tree).load()
 
@@ -313,7 +313,7 @@ def test_disk_error_at_any_change_leaves_the_root_unchanged(
         fill(root)
         if installed:
             apply(root, FILES[:2])
-        before, known = snapshot(root, without_times=[STATE]), kept(root)
+        before, known = snapshot(root, without_times=[STATE]), stored_journal(root)
         with failing_at(monkeypatch, number, error) as calls, suppress(SystemFilesError):
             apply(root, NEWER)
         if number <= len(calls):
@@ -322,7 +322,7 @@ def test_disk_error_at_any_change_leaves_the_root_unchanged(
             assert {path: seen for path, seen in after.items() if not path.startswith(journal)} == {
                 path: seen for path, seen in before.items() if path != journal
             }, calls[number - 1]
-            assert kept(root) == known
+            assert stored_journal(root) == known
     assert number > 30
     assert (root / FILES[0].path).read_bytes() == NEWER[0].content
 
@@ -332,8 +332,8 @@ Unsynced = Callable[[Path], set[Path]]
 
 @pytest.fixture
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> Unsynced:
-    """Tells in which folders of a root names were changed and are not on the disk yet. Fails where a name is
-    given to content that is not."""
+    """Record the folders of a root whose entries changed without fsync. Fail if a name is given to unsynced
+    content."""
     written: dict[int, bytes] = {}
     changed: set[int] = set()
 
@@ -356,10 +356,10 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> Unsynced:
 
     def changing(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *args: Any, dir_fd: int | None = None, **more: Any) -> Any:
-            made = real(path, *args, dir_fd=dir_fd, **more)
+            created = real(path, *args, dir_fd=dir_fd, **more)
             if real.__name__ != "open" or args[0] & os.O_CREAT:
                 changed.add(os.stat(os.path.dirname(path) if dir_fd is None else dir_fd).st_ino)
-            return made
+            return created
 
         return call
 

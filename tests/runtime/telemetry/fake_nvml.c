@@ -9,7 +9,7 @@ unsigned long long fake_millijoules = 0, fake_reasons = 1;
 
 static int gpus[2];
 
-static int asked(void *gpu, int older_too) {
+static int query(void *gpu, int older_too) {
   if (!fake_open)
     return UNINITIALIZED;
   if (fake_lost)
@@ -49,36 +49,36 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **gpu) {
 
 int nvmlDeviceGetUtilizationRates(void *gpu, unsigned rates[2]) {
   rates[0] = 40, rates[1] = 7;
-  return asked(gpu, 1);
+  return query(gpu, 1);
 }
 
 int nvmlDeviceGetMemoryInfo(void *gpu, unsigned long long total_free_used[3]) {
   total_free_used[0] = 8000000000ULL, total_free_used[1] = 6500000000ULL, total_free_used[2] = 1500000000ULL;
-  return asked(gpu, 1);
+  return query(gpu, 1);
 }
 
 int nvmlDeviceGetPowerUsage(void *gpu, unsigned *milliwatts) {
   *milliwatts = 62500;
-  return asked(gpu, 0);
+  return query(gpu, 0);
 }
 
 int nvmlDeviceGetTotalEnergyConsumption(void *gpu, unsigned long long *millijoules) {
   *millijoules = fake_millijoules;
-  return asked(gpu, 0);
+  return query(gpu, 0);
 }
 
 int nvmlDeviceGetClockInfo(void *gpu, int domain, unsigned *mhz) {
   *mhz = domain == 1 ? 1980 : 7000; /* 1: the multiprocessors */
-  return asked(gpu, 1);
+  return query(gpu, 1);
 }
 
 int nvmlDeviceGetTemperature(void *gpu, int sensor, unsigned *celsius) {
   (void)sensor;
   *celsius = 61;
-  return asked(gpu, 1);
+  return query(gpu, 1);
 }
 
 int nvmlDeviceGetCurrentClocksEventReasons(void *gpu, unsigned long long *reasons) {
   *reasons = fake_reasons;
-  return asked(gpu, 0);
+  return query(gpu, 0);
 }

@@ -26,24 +26,24 @@ def clock() -> Clock:
 
 def test_orin_nano_total_power_is_its_input_rail(tmp_path: Path, clock: Clock) -> None:
     with watch(orin_nano(tmp_path), clock) as monitor:
-        found = by_name(monitor)
-    assert found["VDD_CPU_GPU_CV power"].values[0] == 1.5
-    assert found["total power"].values[0] == 5.0
+        result = by_name(monitor)
+    assert result["VDD_CPU_GPU_CV power"].values[0] == 1.5
+    assert result["total power"].values[0] == 5.0
     assert monitor.notes() == ["total power: sum of VDD_IN"]
-    assert "sum of shunt voltages power" not in found
+    assert "sum of shunt voltages power" not in result
 
 
 def test_agx_orin_total_power_counts_memory_once(tmp_path: Path, clock: Clock) -> None:
     with watch(agx_orin(tmp_path), clock) as monitor:
-        found = by_name(monitor)
-    assert found["VDDQ_VDD2_1V8AO power"].values[0] == 0.5
-    assert found["total power"].values[0] == pytest.approx(6.0 + 1.2 + 4.0)
+        result = by_name(monitor)
+    assert result["VDDQ_VDD2_1V8AO power"].values[0] == 0.5
+    assert result["total power"].values[0] == pytest.approx(6.0 + 1.2 + 4.0)
     assert monitor.notes() == ["total power: sum of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0"]
 
 
 def test_rail_total_without_one_value_is_none() -> None:
-    found = {probe.name: probe for probe in rail_probes({"VDD_GPU": lambda: 2.0, "VDD_CPU": lambda: None})}
-    assert (found["VDD_GPU power"].read(), found["total power"].read()) == (2.0, None)
+    result = {probe.name: probe for probe in rail_probes({"VDD_GPU": lambda: 2.0, "VDD_CPU": lambda: None})}
+    assert (result["VDD_GPU power"].read(), result["total power"].read()) == (2.0, None)
 
 
 def test_thor_has_monitors_of_one_and_of_three_rails(tmp_path: Path, clock: Clock) -> None:
@@ -53,10 +53,10 @@ def test_thor_has_monitors_of_one_and_of_three_rails(tmp_path: Path, clock: Cloc
     tree.hwmon(1, "platform/i2c-2/2-0040", rails)
     tree.hwmon(2, "platform/i2c-2/2-0044", {"name": "ina238", "label": "VIN", "power1_input": 23_000_000})
     with watch(tree, clock) as monitor:
-        found = by_name(monitor)
-    assert found["VDD_GPU power"].values[0] == pytest.approx(-0.396)  # as its users have seen it idle
-    assert found["total power"].values[0] == 23.0
-    assert "U1 power" not in found
+        result = by_name(monitor)
+    assert result["VDD_GPU power"].values[0] == pytest.approx(-0.396)  # as published by its users, idle
+    assert result["total power"].values[0] == 23.0
+    assert "U1 power" not in result
 
 
 def test_jetpack_4_power_monitor_is_read_from_iio(tmp_path: Path, clock: Clock) -> None:
@@ -72,14 +72,14 @@ def test_orin_has_gpu_temperatures_and_supply_events(tmp_path: Path, clock: Cloc
     tree = orin_nano(tmp_path)
     with watch(tree, clock) as monitor:
         tree.write({"sys/devices/platform/soctherm-oc-event/hwmon/hwmon5/oc3_event_cnt": 40})
-    found = by_name(monitor)
-    assert found["gpu load"].values[0] == 45.3
-    assert found["gpu frequency"].values[0] == 611.25
-    assert found["cpu temperature"].values[0] == 47.5
-    assert found["tj temperature"].unit == "°C"
-    assert found["cpu1 frequency"].values[0] == 1510.4
-    assert found["oc3 throttle events"].values == [0, 3]
-    assert found["oc1 throttle events"].values == [0, 0]
+    result = by_name(monitor)
+    assert result["gpu load"].values[0] == 45.3
+    assert result["gpu frequency"].values[0] == 611.25
+    assert result["cpu temperature"].values[0] == 47.5
+    assert result["tj temperature"].unit == "°C"
+    assert result["cpu1 frequency"].values[0] == 1510.4
+    assert result["oc3 throttle events"].values == [0, 3]
+    assert result["oc1 throttle events"].values == [0, 0]
 
 
 def test_settings_of_a_jetson_have_board_and_power_mode(tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_monitor_without_load_in_sysfs_uses_tegrastats(tmp_path: Path) -> None:
     threads = threading.active_count()
     with Monitor(root=tmp_path, pid=PID, period_s=0.05) as monitor:
         time.sleep(0.1)
-    found = by_name(monitor)
-    assert found["gpu load"].values[0] == 45
-    assert found["emc load"].values[0] == 24
-    assert found["total power"].values[0] == 9
-    assert found["VDD_GPU power"].unit == "W"
+    result = by_name(monitor)
+    assert result["gpu load"].values[0] == 45
+    assert result["emc load"].values[0] == 24
+    assert result["total power"].values[0] == 9
+    assert result["VDD_GPU power"].unit == "W"
     assert threading.active_count() == threads
 
 
@@ -134,10 +134,10 @@ def test_rapl_energy_is_corrected_for_counter_wrap(tmp_path: Path, clock: Clock)
             clock.now += 1
             tree.write({counter: value})
             monitor.sample()
-    found = by_name(monitor)
-    assert found["total energy"].values == [0, 2, 7, 13, 13]
-    assert found["package-0 power"].values == [2, 5, 6]
-    assert found["package-0 core power"].values == [0, 0, 0]
+    result = by_name(monitor)
+    assert result["total energy"].values == [0, 2, 7, 13, 13]
+    assert result["package-0 power"].values == [2, 5, 6]
+    assert result["package-0 core power"].values == [0, 0, 0]
     assert "total energy: sum of package-0 (RAPL)" in monitor.notes()
 
 
@@ -157,13 +157,13 @@ def test_rapl_without_package_zone_has_no_total(tmp_path: Path, clock: Clock) ->
     with watch(tree, clock) as monitor:
         clock.now += 1
         tree.write({f"{RAPL}/intel-rapl:0/energy_uj": 3_000_000})
-    found = by_name(monitor)
-    assert found["system power"].values == [2]
-    assert found["total energy"].absent == "RAPL has no zone of a whole CPU package on this machine"
+    result = by_name(monitor)
+    assert result["system power"].values == [2]
+    assert result["total energy"].absent == "RAPL has no zone of a whole CPU package on this machine"
 
 
 class Forbidden(Files):
-    """Counters as an ordinary user finds them."""
+    """Return counters with the permissions of an ordinary user."""
 
     def text(self, path: str) -> str:
         if path.endswith("energy_uj"):
@@ -201,16 +201,16 @@ def test_laptop_has_npu_gpu_temperature_and_throttling(tmp_path: Path, clock: Cl
         tree.write({"sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": 14})
         for core in range(2):  # the package's one counter, seen from both
             tree.write({f"sys/devices/system/cpu/cpu{core}/thermal_throttle/package_throttle_count": 31})
-    found = by_name(monitor)
-    assert found["npu busy"].values == [25.0]
-    assert found["npu busy"].times_s == [2.0]
-    assert found["npu frequency"].values[0] == 1400
-    assert found["npu memory"].values[0] == 50
-    assert found["gpu awake"].values == [100.0, 0.0]
-    assert found["core throttle events"].values == [0, 0, 4]
-    assert found["package throttle events"].values == [0, 0, 1]
-    assert found["coretemp Package id 0 temperature"].values[0] == 61
-    assert "coretemp Core 0 temperature" not in found
+    result = by_name(monitor)
+    assert result["npu busy"].values == [25.0]
+    assert result["npu busy"].times_s == [2.0]
+    assert result["npu frequency"].values[0] == 1400
+    assert result["npu memory"].values[0] == 50
+    assert result["gpu awake"].values == [100.0, 0.0]
+    assert result["core throttle events"].values == [0, 0, 4]
+    assert result["package throttle events"].values == [0, 0, 1]
+    assert result["coretemp Package id 0 temperature"].values[0] == 61
+    assert "coretemp Core 0 temperature" not in result
 
 
 def test_intel_xe_gpu_is_awake_unless_idle(tmp_path: Path, clock: Clock) -> None:
@@ -219,18 +219,18 @@ def test_intel_xe_gpu_is_awake_unless_idle(tmp_path: Path, clock: Clock) -> None
     with watch(tree, clock) as monitor:
         clock.now += 2
         tree.write({f"{gt}/gtidle/idle_residency_ms": 1600})
-    found = by_name(monitor)
-    assert found["gpu awake"].values == [25.0]
-    assert found["gpu frequency"].values[0] == 1200
+    result = by_name(monitor)
+    assert result["gpu awake"].values == [25.0]
+    assert result["gpu frequency"].values[0] == 1200
 
 
 def test_gpu_without_load_has_its_frequency(tmp_path: Path, clock: Clock) -> None:
     tree = machine(tmp_path)
     tree.write({"sys/class/devfreq/gpu-gpc-0/cur_freq": 1575000000})  # Thor, JetPack 7
     with watch(tree, clock) as monitor:
-        found = by_name(monitor)
-    assert found["gpu frequency"].values[0] == 1575
-    assert "no file 'load'" in str(found["gpu load"].absent)
+        result = by_name(monitor)
+    assert result["gpu frequency"].values[0] == 1575
+    assert "no file 'load'" in str(result["gpu load"].absent)
 
 
 def test_gpu_memory_and_power_are_absent_with_the_reason(tmp_path: Path, clock: Clock) -> None:
@@ -239,8 +239,10 @@ def test_gpu_memory_and_power_are_absent_with_the_reason(tmp_path: Path, clock: 
     assert "included in system memory" in str(orin["gpu memory"].absent)
     assert "rails" in str(orin["gpu power"].absent)
     with watch(laptop(tmp_path / "laptop"), clock) as monitor:
-        found = by_name(monitor)
-    assert "included in RAM and package power" in str(found["gpu memory"].absent) and "gpu load" not in found
+        result = by_name(monitor)
+    assert (
+        "included in RAM and package power" in str(result["gpu memory"].absent) and "gpu load" not in result
+    )
 
 
 def test_nvidia_card_without_nvml_is_absent_and_noted_in_the_total(tmp_path: Path, clock: Clock) -> None:
@@ -249,8 +251,8 @@ def test_nvidia_card_without_nvml_is_absent_and_noted_in_the_total(tmp_path: Pat
     with watch(tree, clock) as monitor:
         clock.now += 1
         monitor.sample()
-        found = by_name(monitor)
-    assert all("NVML" in str(found[f"gpu {what}"].absent) for what in ("load", "memory", "power"))
+        result = by_name(monitor)
+    assert all("NVML" in str(result[f"gpu {what}"].absent) for what in ("load", "memory", "power"))
     assert "total energy: sum of package-0 (RAPL); excludes the NVIDIA GPU" in monitor.notes()
 
 
@@ -260,8 +262,8 @@ def test_npu_without_an_attribute_is_absent(tmp_path: Path, clock: Clock) -> Non
     tree = laptop(tmp_path / "laptop")
     (tree.root / "sys/devices/pci0000:00/0000:00:0b.0/npu_memory_utilization").unlink()
     with watch(tree, clock) as monitor:
-        found = by_name(monitor)
-    assert "npu_memory_utilization" in str(found["npu memory"].absent) and found["npu frequency"].values
+        result = by_name(monitor)
+    assert "npu_memory_utilization" in str(result["npu memory"].absent) and result["npu frequency"].values
 
 
 def test_npu_with_older_kernel_is_absent_with_the_required_version(tmp_path: Path, clock: Clock) -> None:
@@ -306,7 +308,7 @@ def test_settings_have_the_container(tmp_path: Path, path: str, content: str, na
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "told"),
+    ("groups", "files", "expected"),
     [
         (
             "0::/a/b",
@@ -318,7 +320,7 @@ def test_settings_have_the_container(tmp_path: Path, path: str, content: str, na
             {"a/cpu.max": "200000 100000", "a/b/cpu.max": "50000 100000"},
             "0.5 cores",
         ),
-        # In a container of version 1 the group's own folder is the root of what is mounted.
+        # In a container with cgroup version 1 the group's own folder is the root of the mount.
         (
             "5:cpu,cpuacct:/docker/ab12",
             {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"},
@@ -329,8 +331,8 @@ def test_settings_have_the_container(tmp_path: Path, path: str, content: str, na
     ],
 )
 def test_settings_have_the_cpu_quota(
-    tmp_path: Path, groups: str, files: dict[str, str], told: str | None
+    tmp_path: Path, groups: str, files: dict[str, str], expected: str | None
 ) -> None:
     tree = machine(tmp_path)
     tree.write({"proc/self/cgroup": groups} | {f"sys/fs/cgroup/{path}": text for path, text in files.items()})
-    assert settings(tmp_path).get("cpu quota") == told
+    assert settings(tmp_path).get("cpu quota") == expected

@@ -28,16 +28,16 @@ def sampled(*values: float, period_s: float = 0.5) -> list[Reading]:
 
 
 def test_energy_per_frame_is_the_counter_increase_above_idle() -> None:
-    found = measure_energy(counted(30, 40), counted(40, 100, 140), frames=200, duration_s=10)
-    assert (found.idle_w, found.busy_w, found.absent) == (2.0, 10.0, None)
-    assert found.per_frame_j == pytest.approx((100 - 2 * 10) / 200)
+    result = measure_energy(counted(30, 40), counted(40, 100, 140), frames=200, duration_s=10)
+    assert (result.idle_w, result.busy_w, result.absent) == (2.0, 10.0, None)
+    assert result.per_frame_j == pytest.approx((100 - 2 * 10) / 200)
 
 
 def test_energy_without_counters_integrates_sampled_power() -> None:
     ramp = [4.0 + number for number in range(11)]  # trapezoids are exact for a straight line: mean 9 W
-    found = measure_energy(sampled(*[3.0] * 12), sampled(*ramp), frames=10, duration_s=5)
-    assert found.busy_w == pytest.approx(9.0)
-    assert found.per_frame_j == pytest.approx((9 - 3) * 5 / 10)
+    result = measure_energy(sampled(*[3.0] * 12), sampled(*ramp), frames=10, duration_s=5)
+    assert result.busy_w == pytest.approx(9.0)
+    assert result.per_frame_j == pytest.approx((9 - 3) * 5 / 10)
 
 
 def test_energy_with_ten_samples_over_a_second_is_computed() -> None:
@@ -53,8 +53,8 @@ def test_measures_power_with_readable_counters_or_monitors_is_true() -> None:
 
 
 def test_energy_prefers_counters_to_sampled_power() -> None:
-    found = measure_energy(counted(0, 5) + sampled(*[99.0] * 20), counted(0, 50), frames=10, duration_s=5)
-    assert found.idle_w == 1.0
+    result = measure_energy(counted(0, 5) + sampled(*[99.0] * 20), counted(0, 50), frames=10, duration_s=5)
+    assert result.idle_w == 1.0
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_energy_prefers_counters_to_sampled_power() -> None:
 def test_energy_that_cannot_be_computed_is_absent_with_the_reason(
     idle: list[Reading], busy: list[Reading], frames: int, reason: str
 ) -> None:
-    found = measure_energy(idle, busy, frames=frames, duration_s=10)
-    assert found.per_frame_j is None
-    assert found.absent == reason
+    result = measure_energy(idle, busy, frames=frames, duration_s=10)
+    assert result.per_frame_j is None
+    assert result.absent == reason
 
 
 def test_energy_on_orin_uses_its_power_monitor(tmp_path: Path) -> None:
@@ -97,6 +97,6 @@ def test_energy_on_orin_uses_its_power_monitor(tmp_path: Path) -> None:
                 monitor.sample()
         return monitor.readings()
 
-    found = measure_energy(phase(1000), phase(3000), frames=300, duration_s=10)
-    assert (found.idle_w, found.busy_w) == (pytest.approx(5), pytest.approx(15))
-    assert found.per_frame_j == pytest.approx(10 * 10 / 300)
+    result = measure_energy(phase(1000), phase(3000), frames=300, duration_s=10)
+    assert (result.idle_w, result.busy_w) == (pytest.approx(5), pytest.approx(15))
+    assert result.per_frame_j == pytest.approx(10 * 10 / 300)

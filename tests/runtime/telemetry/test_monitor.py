@@ -43,11 +43,11 @@ def busy_child() -> Iterator[subprocess.Popen[bytes]]:
 def test_monitor_of_a_looping_child_is_busy(busy_child: subprocess.Popen[bytes]) -> None:
     with Monitor(pid=busy_child.pid, period_s=0.1) as monitor:
         time.sleep(1.0)
-    found = by_name(monitor)
-    # Other work may take its share of the core; a sample is of ten ticks and may be one or two off.
-    assert max(found["process busy"].values) > 0.2 and mean(found["process busy"].values) <= 1.1
-    assert max(found["cpu busy"].values) > 10
-    assert found["rss"].values[-1] > 1
+    result = by_name(monitor)
+    # Other processes may use the core; a sample is of ten ticks and may be one or two off.
+    assert max(result["process busy"].values) > 0.2 and mean(result["process busy"].values) <= 1.1
+    assert max(result["cpu busy"].values) > 10
+    assert result["rss"].values[-1] > 1
 
 
 def test_monitor_of_a_sleeping_child_is_idle() -> None:
@@ -64,18 +64,18 @@ def test_monitor_of_a_sleeping_child_is_idle() -> None:
 
 def test_monitor_of_this_process_has_memory_faults_and_descriptors(tmp_path: Path) -> None:
     with Monitor(period_s=NEVER) as monitor:
-        # Much more than the system may take back from a large process meanwhile, and none that it had before.
+        # Much more than the system may reclaim from a large process meanwhile, and newly allocated.
         held = mmap.mmap(-1, 256 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         held[:: os.sysconf("SC_PAGE_SIZE")] = b"1" * len(range(0, len(held), os.sysconf("SC_PAGE_SIZE")))
         files = [(tmp_path / str(number)).open("w") for number in range(5)]
         monitor.sample()
         for file in files:
             file.close()
-    found = by_name(monitor)
-    assert found["rss"].values[1] - found["rss"].values[0] > 150
-    assert found["peak rss"].values[-1] >= found["rss"].values[1]
-    assert found["minor faults"].values[:2] == [0, pytest.approx(65536, rel=0.5)]
-    assert found["descriptors"].values[1] - found["descriptors"].values[0] == 5
+    result = by_name(monitor)
+    assert result["rss"].values[1] - result["rss"].values[0] > 150
+    assert result["peak rss"].values[-1] >= result["rss"].values[1]
+    assert result["minor faults"].values[:2] == [0, pytest.approx(65536, rel=0.5)]
+    assert result["descriptors"].values[1] - result["descriptors"].values[0] == 5
 
 
 def test_switches_count_all_threads_including_exited_ones() -> None:
@@ -156,11 +156,11 @@ def test_environment_distinguishes_cpus_of_the_same_name(
 
 
 def test_environment_has_cpu_versions_and_settings() -> None:
-    found = read_environment()
-    assert found.cores == len(os.sched_getaffinity(0))
-    assert found.cpu
-    assert found.versions["python"]
-    assert found.settings == settings()
+    result = read_environment()
+    assert result.cores == len(os.sched_getaffinity(0))
+    assert result.cpu
+    assert result.versions["python"]
+    assert result.settings == settings()
 
 
 def test_environment_has_engine_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,10 +242,10 @@ def test_monitor_of_an_exited_process_keeps_its_values(tmp_path: Path, clock: Cl
         for file in ("stat", "status"):
             (tmp_path / f"proc/{PID}/{file}").unlink()
         clock.now += 1
-    found = by_name(monitor)
-    assert found["rss"].values == [256.0]
+    result = by_name(monitor)
+    assert result["rss"].values == [256.0]
     assert any(note.startswith("rss: 1 samples are missing") for note in monitor.notes())
-    assert found["memory available"].values == [5120.0] * 2
+    assert result["memory available"].values == [5120.0] * 2
 
 
 def test_monitor_of_a_missing_process_is_an_error(tmp_path: Path) -> None:
@@ -271,11 +271,11 @@ def test_rate_of_a_reset_counter_is_none() -> None:
         return next(values)
 
     read = rate(counter, clock)
-    told = []
+    messages = []
     for _ in range(4):
-        told.append(read())
+        messages.append(read())
         clock.now += 2
-    assert told == [None, 5.0, None, 2.5]
+    assert messages == [None, 5.0, None, 2.5]
 
 
 def test_busy_is_the_percentage_since_the_last_sample(tmp_path: Path, clock: Clock) -> None:
@@ -283,10 +283,10 @@ def test_busy_is_the_percentage_since_the_last_sample(tmp_path: Path, clock: Clo
     with watch(tree, clock) as monitor:
         tree.tick(busy=130, idle=170)
         monitor.sample()
-    found = by_name(monitor)
-    assert found["cpu busy"].values == [30.0]
-    assert found["cpu1 busy"].values == [30.0]
-    assert found["cpu stolen"].values == [0.0]
+    result = by_name(monitor)
+    assert result["cpu busy"].values == [30.0]
+    assert result["cpu1 busy"].values == [30.0]
+    assert result["cpu stolen"].values == [0.0]
 
 
 def test_monitor_has_only_the_allowed_cores(tmp_path: Path, clock: Clock) -> None:
@@ -314,13 +314,13 @@ def test_process_busy_is_its_ticks_over_time(tmp_path: Path, clock: Clock) -> No
         clock.now += 2
         tree.process(user=100 + 2 * ticks, system=50 + ticks, faults=1600, switches=(40, 7))
         monitor.sample()
-    found = by_name(monitor)
-    assert found["process busy"].values == [1.5]
-    assert found["minor faults"].values == [0, 600, 600]
-    assert found["voluntary switches"].values == [0, 60, 60]  # of two threads
-    assert found["involuntary switches"].values == [0, 4, 4]
-    assert found["threads"].values == [2, 2, 2]
-    assert found["descriptors"].values == [2, 2, 2]
+    result = by_name(monitor)
+    assert result["process busy"].values == [1.5]
+    assert result["minor faults"].values == [0, 600, 600]
+    assert result["voluntary switches"].values == [0, 60, 60]  # of two threads
+    assert result["involuntary switches"].values == [0, 4, 4]
+    assert result["threads"].values == [2, 2, 2]
+    assert result["descriptors"].values == [2, 2, 2]
 
 
 def test_percentage_over_a_few_ticks_is_none(tmp_path: Path, clock: Clock) -> None:
@@ -334,9 +334,9 @@ def test_percentage_over_a_few_ticks_is_none(tmp_path: Path, clock: Clock) -> No
         clock.now += 0.01
         tree.process(user=101 + ticks, system=50)
         tree.tick(busy=131, idle=171)
-    found = by_name(monitor)
-    assert found["process busy"].values == [0.5]
-    assert found["cpu0 busy"].values == [30.0]
+    result = by_name(monitor)
+    assert result["process busy"].values == [0.5]
+    assert result["cpu0 busy"].values == [30.0]
 
 
 def test_cpu_frequency_in_a_virtual_machine_is_absent(tmp_path: Path, clock: Clock) -> None:

@@ -16,11 +16,11 @@ pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed (ex
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 LOADED = {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65"}
-TOLD = ("load", "memory", "power")
+READINGS = ("load", "memory", "power")
 
 
 class Driver:
-    """What tests set, and ask, of the driver that is none."""
+    """Settings and requests of the stub driver."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
@@ -50,9 +50,9 @@ def driver(library: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setattr(pynvml, "CDLL", lambda name: ctypes.CDLL(str(library)))
     monkeypatch.setattr(pynvml, "nvmlLib", None)
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    made = Driver(library)
-    made.set(count=2, loaded=1, lost=0, open=0, millijoules=0, reasons=1)
-    return made
+    created = Driver(library)
+    created.set(count=2, loaded=1, lost=0, open=0, millijoules=0, reasons=1)
+    return created
 
 
 @pytest.fixture
@@ -69,12 +69,12 @@ def test_nvml_card_has_readings_and_nvml_is_shut_down(driver: Driver, tmp_path: 
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
         clock.now += 1
-        driver.set(reasons=0x20)  # software holds the clock back, for the sake of temperature
+        driver.set(reasons=0x20)  # software reduces the clock because of the temperature
         monitor.sample()
-        found = by_name(monitor)
+        result = by_name(monitor)
         assert driver.open == 1
     assert driver.open == 0
-    values = {name: (found[name].values[0], found[name].unit) for name in found if name.startswith("gpu ")}
+    values = {name: (result[name].values[0], result[name].unit) for name in result if name.startswith("gpu ")}
     assert values == {
         "gpu load": (40, "%"),
         "gpu memory": (1500, "MB"),
@@ -83,7 +83,7 @@ def test_nvml_card_has_readings_and_nvml_is_shut_down(driver: Driver, tmp_path: 
         "gpu temperature": (61, "°C"),
         "gpu held back": (0, "%"),
     }
-    assert found["gpu held back"].values == [0, 100]
+    assert result["gpu held back"].values == [0, 100]
     assert any(note.startswith("gpu memory: memory of the card used") for note in monitor.notes())
 
 
@@ -92,9 +92,9 @@ def test_nvml_several_cards_are_numbered_and_unsupported_is_absent(
 ) -> None:
     with watch(with_card(laptop(tmp_path)), clock) as monitor:
         monitor.sample()
-        found = by_name(monitor)
-    assert found["gpu 0 power"].values and found["gpu 1 load"].values and found["gpu 1 temperature"].values
-    silent = [name for name in found if found[name].absent == "NVML: Not Supported"]
+        result = by_name(monitor)
+    assert result["gpu 0 power"].values and result["gpu 1 load"].values and result["gpu 1 temperature"].values
+    silent = [name for name in result if result[name].absent == "NVML: Not Supported"]
     assert silent == ["gpu 1 power", "gpu 1 held back"]
     assert "total energy: sum of package-0 (RAPL) and gpu 0 (NVML)" in monitor.notes()
 
@@ -102,9 +102,9 @@ def test_nvml_several_cards_are_numbered_and_unsupported_is_absent(
 def test_nvml_unavailable_gpu_does_not_hide_others(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=3)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
-        found = by_name(monitor)
-    assert found["gpu 0 load"].values
-    assert {found[f"gpu 2 {what}"].absent for what in TOLD} == {"NVML: Insufficient Permissions"}
+        result = by_name(monitor)
+    assert result["gpu 0 load"].values
+    assert {result[f"gpu 2 {what}"].absent for what in READINGS} == {"NVML: Insufficient Permissions"}
 
 
 def test_total_energy_includes_cards(driver: Driver, tmp_path: Path, clock: Clock) -> None:
@@ -116,8 +116,8 @@ def test_total_energy_includes_cards(driver: Driver, tmp_path: Path, clock: Cloc
         driver.set(millijoules=648_000_000 + 700_000)
         monitor.sample()
         readings = monitor.readings()
-    found = by_name(monitor)
-    assert found["total energy"].values[:2] == [0, 700]
+    result = by_name(monitor)
+    assert result["total energy"].values[:2] == [0, 700]
     assert "total energy: sum of package-0 (RAPL) and gpu (NVML)" in monitor.notes()
     assert measure_energy(readings, readings, frames=10, duration_s=10.0).busy_w == pytest.approx(70)
 
@@ -136,14 +136,14 @@ def test_nvml_outdated_bindings_are_the_reason(
 ) -> None:
     monkeypatch.delattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons")
     with watch(with_card(machine(tmp_path)), clock) as monitor:
-        found = by_name(monitor)
-    assert "installed pynvml is too old" in str(found["gpu load"].absent)
+        result = by_name(monitor)
+    assert "installed pynvml is too old" in str(result["gpu load"].absent)
 
 
 def test_nvml_lost_card_is_noted(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=1)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
-        # So is the whole driver: it cannot even be let go of.
+        # The whole driver is lost: NVML cannot even be shut down.
         driver.set(lost=1)
         clock.now += 1
         monitor.sample()
@@ -165,16 +165,16 @@ def test_nvml_driver_without_gpu_is_the_reason(
 ) -> None:
     driver.set(**state)
     with watch(with_card(machine(tmp_path)), clock) as monitor:
-        found = by_name(monitor)
-    assert {found[f"gpu {what}"].absent for what in TOLD} == {reason}
+        result = by_name(monitor)
+    assert {result[f"gpu {what}"].absent for what in READINGS} == {reason}
     assert driver.open == 0
 
 
 def test_integrated_gpu_has_its_own_name(driver: Driver, tmp_path: Path, clock: Clock) -> None:
     driver.set(count=1)
     with watch(with_card(laptop(tmp_path)), clock) as monitor:
-        found = by_name(monitor)
-    assert "integrated gpu frequency" in found and found["gpu frequency"].values == [1980]
+        result = by_name(monitor)
+    assert "integrated gpu frequency" in result and result["gpu frequency"].values == [1980]
 
 
 def test_nvml_is_not_used_on_a_jetson(driver: Driver, tmp_path: Path, clock: Clock) -> None:

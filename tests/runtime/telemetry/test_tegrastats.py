@@ -78,11 +78,11 @@ from tests.runtime.machines import Clock
     ],
 )
 def test_parse_tegrastats_published_line(line: str, expected: dict[str, float | None]) -> None:
-    found = parse_tegrastats(line)
-    assert {name: found.get(name) for name in expected} == {
+    result = parse_tegrastats(line)
+    assert {name: result.get(name) for name in expected} == {
         name: None if value is None else pytest.approx(value) for name, value in expected.items()
     }
-    assert not {"IRAM power", "RAM power", "SWAP power"} & set(found)
+    assert not {"IRAM power", "RAM power", "SWAP power"} & set(result)
 
 
 _PIECES = st.sampled_from(
@@ -101,20 +101,20 @@ def test_parse_tegrastats_of_any_text_does_not_fail(line: str) -> None:
     milliwatts=st.integers(-999, 99999),
 )
 def test_parse_tegrastats_roundtrip(load: int, milliwatts: int) -> None:
-    found = parse_tegrastats(f"CPU [5%@1420] GR3D_FREQ {load}%@[611,0] tj@50C VDD_IN {milliwatts}mW/0mW")
-    assert found["gpu load"] == load
-    assert found["VDD_IN power"] == milliwatts / 1e3
+    result = parse_tegrastats(f"CPU [5%@1420] GR3D_FREQ {load}%@[611,0] tj@50C VDD_IN {milliwatts}mW/0mW")
+    assert result["gpu load"] == load
+    assert result["VDD_IN power"] == milliwatts / 1e3
 
 
 def test_tegrastats_without_output_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, tool, asked = Clock(), tmp_path / "usr/bin/tegrastats", tmp_path / "asked"
+    clock, tool, request = Clock(), tmp_path / "usr/bin/tegrastats", tmp_path / "asked"
     monkeypatch.setattr(tegrastats, "time", SimpleNamespace(monotonic=clock))
     tool.parent.mkdir(parents=True)
-    tool.write_text(f"#!/bin/sh\necho $@ > {asked}\necho GR3D_FREQ 45%\nexec sleep 60\n", encoding="utf-8")
+    tool.write_text(f"#!/bin/sh\necho $@ > {request}\necho GR3D_FREQ 45%\nexec sleep 60\n", encoding="utf-8")
     tool.chmod(0o755)
     running = Tegrastats(Files(tmp_path), period_s=0.5)
     [load] = running.probes()
-    assert isinstance(load, Probe) and asked.read_text(encoding="utf-8") == "--interval 500\n"
+    assert isinstance(load, Probe) and request.read_text(encoding="utf-8") == "--interval 500\n"
     clock.now += 3.4
     assert load.read() == 45
     clock.now += 0.2

@@ -157,9 +157,9 @@ def test_locked_excludes_other_processes_and_names_the_holder(tmp_path: Path) ->
     command = [sys.executable, "-c", other, str(tmp_path / "lock")]
     (tmp_path / "lock").write_text("12345678901\n", encoding="ascii")
     with atomic_files.locked(tmp_path / "lock", purpose="the first"):
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert f"another needs it, but another process has it (pid {os.getpid()})" in refused.stderr
+        rejected = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert rejected.returncode == 1
+    assert f"another needs it, but another process has it (pid {os.getpid()})" in rejected.stderr
     assert subprocess.run(command, check=False).returncode == 0
 
 

@@ -12,9 +12,9 @@ from jepa_runtime.util.notebook_html import table
 
 def test_table_escapes_text() -> None:
     html = table("<i>", {"<b>": "'&\""}, {"'/><script>": [1.0, 2.0]})
-    found = ElementTree.fromstring(html)
-    assert "".join(found.itertext()).startswith("<i><b>'&\"'/><script>")
-    assert {element.tag for element in found.iter()} == {
+    result = ElementTree.fromstring(html)
+    assert "".join(result.itertext()).startswith("<i><b>'&\"'/><script>")
+    assert {element.tag for element in result.iter()} == {
         *("table", "caption", "b", "tbody", "tr", "th", "td", "svg", "path")
     }
 

@@ -72,12 +72,12 @@ def test_headless_opencv_works_on_bare_debian_and_the_full_build_names_its_missi
         pytest.skip("needs root and mmdebstrap, to install a Debian in a folder")
     root = tmp_path / "root"
     packages = "--include=python3,python3-venv,ca-certificates"
-    made = subprocess.run(
+    created = subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=minbase", packages, "trixie", root],
         capture_output=True, text=True,
     )  # fmt: skip
-    if made.returncode:
-        pytest.skip(f"mmdebstrap cannot install Debian 13 here: {made.stderr.strip()[-300:]}")
+    if created.returncode:
+        pytest.skip(f"mmdebstrap cannot install Debian 13 here: {created.stderr.strip()[-300:]}")
     for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"):
         shutil.copy(f"/{name}", root / name)
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)

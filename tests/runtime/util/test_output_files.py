@@ -42,8 +42,8 @@ def test_output_inside_a_bundle_is_rejected(
     toy_bundle: Path, tmp_path: Path, command: str, out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
-    told = command.replace("BUNDLE", str(bundle)).replace("OUT", str(bundle / out))
-    assert main(told.split()) == 1
+    reported = command.replace("BUNDLE", str(bundle)).replace("OUT", str(bundle / out))
+    assert main(reported.split()) == 1
     assert f"lies in, {bundle}, which is read: write into another file" in capsys.readouterr().err
     Bundle.open(bundle)
 
@@ -92,15 +92,15 @@ def test_write_replaces_the_file_or_leaves_it_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "new" / "report.html"
-    write_file(target, "told")
+    write_file(target, "text")
     with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
-        write_file(target.parent, "told")
+        write_file(target.parent, "text")
     with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         check_writable(target / "x")
     monkeypatch.setattr(os, "replace", failing(errno.ENOSPC))
     with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         write_file(target, "more")
-    assert [path.read_text() for path in target.parent.iterdir()] == ["told"]
+    assert [path.read_text() for path in target.parent.iterdir()] == ["text"]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_write_overwrites_a_file_that_cannot_be_replaced(
     target.write_text("before")
     monkeypatch.setattr(os if step == "replace" else Path, step, failing(number, suffix=".tmp"))
     check_writable(target)
-    write_file(target, "told")
+    write_file(target, "text")
     monkeypatch.undo()
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["told"]
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["text"]
 
 
 def failing(number: int, suffix: str = "") -> Callable[..., Any]:
@@ -137,11 +137,11 @@ def test_pipes_devices_and_links_are_written_in_place(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "file")
     with ThreadPoolExecutor(1) as reader:
         read = reader.submit(pipe.read_text)
-        write_file(pipe, "told")
-        assert pipe.is_fifo(), "who reads from it waits for ever"
-        assert read.result() == "told"
-    write_file(link, "told")
-    assert link.is_symlink() and (tmp_path / "file").read_text() == "told"
+        write_file(pipe, "text")
+        assert pipe.is_fifo(), "a reader would wait forever"
+        assert read.result() == "text"
+    write_file(link, "text")
+    assert link.is_symlink() and (tmp_path / "file").read_text() == "text"
 
 
 def test_write_accepts_names_that_are_not_utf8(tmp_path: Path) -> None:

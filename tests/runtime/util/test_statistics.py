@@ -106,8 +106,8 @@ def test_maximum_of_no_samples_is_none() -> None:
 
 
 def test_json_values_are_not_rounded() -> None:
-    kept = summarize([17.2754]).as_dict()["max"]
-    assert format_ms(kept) == format_ms(17.2754) == "17.28"
+    stored = summarize([17.2754]).as_dict()["max"]
+    assert format_ms(stored) == format_ms(17.2754) == "17.28"
 
 
 def test_nan_is_rejected() -> None:
@@ -138,10 +138,10 @@ def test_missing_times_are_shown_as_dashes() -> None:
     [(1, ()), (10, ("p50", "p90")), (999, ("p50", "p90", "p95", "p99")), (1000, tuple(PERCENTILES))],
 )
 def test_distribution_has_the_percentiles_its_samples_support(count: int, carried: tuple[str, ...]) -> None:
-    found = distribution(np.arange(count, dtype=float))
-    assert found.n == count
+    result = distribution(np.arange(count, dtype=float))
+    assert result.n == count
     assert (
-        tuple(name for name, quantile in found.quantiles().items() if quantile.value is not None) == carried
+        tuple(name for name, quantile in result.quantiles().items() if quantile.value is not None) == carried
     )
 
 
@@ -206,9 +206,9 @@ def test_intervals_have_about_the_stated_coverage(
     runs = 120
     held = dict.fromkeys(true, 0)
     for seed in range(runs):
-        found = distribution(draw(np.random.default_rng(seed), 1200)).quantiles()
+        result = distribution(draw(np.random.default_rng(seed), 1200)).quantiles()
         for name, value in true.items():
-            quantile = found[name]  # type: ignore[index]
+            quantile = result[name]  # type: ignore[index]
             assert quantile.low is not None
             held[name] += quantile.low <= value <= (np.inf if quantile.high is None else quantile.high)
     assert all(0.85 <= count / runs <= 1.0 for count in held.values()), held
@@ -257,12 +257,12 @@ def test_drawn_means_are_those_of_resampled_blocks() -> None:
 
 def test_stall_hidden_from_the_latencies_shows_in_the_response() -> None:
     run = run_with_a_stall(stall_s=1.0)
-    found = describe(run)
-    assert found.frames == 300 and found.dropped == 29
-    latency_p99, response_p99 = found.latency.p99.value, found.response.p99.value
-    assert latency_p99 is not None and latency_p99 < 11, "only one result tells of the second that was lost"
+    result = describe(run)
+    assert result.frames == 300 and result.dropped == 29
+    latency_p99, response_p99 = result.latency.p99.value, result.response.p99.value
+    assert latency_p99 is not None and latency_p99 < 11, "only one result covers the lost second"
     assert response_p99 is not None and 900 < response_p99 <= 1010
-    assert (found.misses, found.longest_miss_run) == (30, 30)
+    assert (result.misses, result.longest_miss_run) == (30, 30)
 
 
 def test_response_is_the_time_to_a_result_at_least_as_new() -> None:
@@ -286,9 +286,9 @@ def test_misses_are_late_dropped_and_failed_frames_with_a_common_longest_run() -
     run = run_of(
         [0.0, 0.1, 0.4, 0.5, 0.6], [100, 150, 10, 150, 10], dropped_s=(0.2,), failed_s=(0.3,), deadline_ms=100
     )
-    found = describe(run)
-    assert (found.frames, found.processed, found.dropped, found.failed) == (7, 5, 1, 1)
-    assert (found.misses, found.longest_miss_run) == (4, 3)
+    result = describe(run)
+    assert (result.frames, result.processed, result.dropped, result.failed) == (7, 5, 1, 1)
+    assert (result.misses, result.longest_miss_run) == (4, 3)
     late = late_frames(run)
     assert late is not None and late.tolist() == [False, True, True, True, False, True, False]
     kept_up = describe(run_of([0.0, 0.1], [100, 10], deadline_ms=100))
@@ -296,35 +296,35 @@ def test_misses_are_late_dropped_and_failed_frames_with_a_common_longest_run() -
 
 
 def test_run_without_a_deadline_has_no_misses_and_no_slack() -> None:
-    found = describe(run_of([0.0, 0.1], [10, 10], deadline_ms=None))
-    assert (found.misses, found.longest_miss_run, found.slack) == (None, None, None)
+    result = describe(run_of([0.0, 0.1], [10, 10], deadline_ms=None))
+    assert (result.misses, result.longest_miss_run, result.slack) == (None, None, None)
 
 
 def test_slack_is_the_time_left_at_a_percentile() -> None:
     run = make_run()
-    found = describe(run)
-    assert found.slack is not None and run.deadline_ms is not None
-    p99, slack = found.latency.p99, found.slack.p99
+    result = describe(run)
+    assert result.slack is not None and run.deadline_ms is not None
+    p99, slack = result.latency.p99, result.slack.p99
     assert None not in (p99.value, p99.low, p99.high)
     assert slack.value == run.deadline_ms - p99.value  # type: ignore[operator]
     assert slack.low == run.deadline_ms - p99.high  # type: ignore[operator]
-    assert found.slack.max == pytest.approx(run.deadline_ms - max(run.latency_ms))
+    assert result.slack.max == pytest.approx(run.deadline_ms - max(run.latency_ms))
 
 
 def test_jitter_is_the_deviation_from_the_period_and_a_drop_a_whole_one() -> None:
-    found = describe(run_of([0.0, 0.1, 0.3], [10, 16, 16], dropped_s=(0.2,)))
-    assert found.period_jitter.n == 2
-    assert found.period_jitter.max == pytest.approx(100)
-    assert found.period_jitter_rms == pytest.approx(np.sqrt((6**2 + 100**2) / 2))
+    result = describe(run_of([0.0, 0.1, 0.3], [10, 16, 16], dropped_s=(0.2,)))
+    assert result.period_jitter.n == 2
+    assert result.period_jitter.max == pytest.approx(100)
+    assert result.period_jitter_rms == pytest.approx(np.sqrt((6**2 + 100**2) / 2))
     without = describe(run_of([0.0, 0.1], [10, 10], rate_hz=None))
     assert (without.period_jitter.n, without.period_jitter_rms, without.over_two_periods) == (0, None, None)
 
 
 def test_peak_age_is_the_age_of_the_data_just_before_its_replacement() -> None:
-    found = describe(run_of([0.0, 0.1, 0.2, 0.5], [50] * 4, dropped_s=(0.3, 0.4)))
-    assert found.peak_age.n == 3
-    assert found.peak_age.max == pytest.approx(350)
-    assert found.over_two_periods == 1
+    result = describe(run_of([0.0, 0.1, 0.2, 0.5], [50] * 4, dropped_s=(0.3, 0.4)))
+    assert result.peak_age.n == 3
+    assert result.peak_age.max == pytest.approx(350)
+    assert result.over_two_periods == 1
     assert describe(run_of([0.0, 0.125], [125, 125], rate_hz=8.0)).over_two_periods == 0
 
 
@@ -333,21 +333,21 @@ def test_overtaken_result_does_not_refresh_the_data() -> None:
 
 
 def test_residual_is_the_time_outside_the_stages() -> None:
-    found = describe(
+    result = describe(
         run_of([0.0, 0.1], [10, 12], stages_ms={"encode": [4, 5], "predict": [5, 5]}),
     )
-    assert found.residual.mean == pytest.approx(1.5)
-    assert found.residual.max == pytest.approx(2)
-    assert found.residual_share == pytest.approx(1.5 / 11)
-    assert set(found.stages) == {"encode", "predict"}
-    assert describe(run_of([0.0], [10])).residual.n == 0, "no stages: nothing is left of nothing"
+    assert result.residual.mean == pytest.approx(1.5)
+    assert result.residual.max == pytest.approx(2)
+    assert result.residual_share == pytest.approx(1.5 / 11)
+    assert set(result.stages) == {"encode", "predict"}
+    assert describe(run_of([0.0], [10])).residual.n == 0, "without stages there is no residual"
 
 
 def test_frames_that_skip_a_stage_are_no_samples_of_it() -> None:
     stages = {"wait": [0.0] * 3, "predict": [0.25, 0.0, 9.0]}
-    told = describe(run_of([0.0, 0.1, 0.2], [10.0, 2.0, 12.0], stages_ms=stages))
-    assert (told.stages["predict"].n, told.stages["predict"].p50.value) == (2, 0.25)
-    assert (told.stages["wait"].n, told.residual.n) == (3, 3)
+    reported = describe(run_of([0.0, 0.1, 0.2], [10.0, 2.0, 12.0], stages_ms=stages))
+    assert (reported.stages["predict"].n, reported.stages["predict"].p50.value) == (2, 0.25)
+    assert (reported.stages["wait"].n, reported.residual.n) == (3, 3)
 
 
 def test_achieved_rate_is_the_rate_of_results() -> None:
@@ -358,16 +358,16 @@ def test_achieved_rate_is_the_rate_of_results() -> None:
 
 
 def test_empty_run_has_no_values() -> None:
-    found = describe(run_of([], [], dropped_s=(0.0,)))
-    assert (found.frames, found.processed, found.latency.n, found.response.n) == (1, 0, 0, 1)
-    assert (found.latency.mean, found.achieved_hz, found.residual_share) == (None, None, None)
+    result = describe(run_of([], [], dropped_s=(0.0,)))
+    assert (result.frames, result.processed, result.latency.n, result.response.n) == (1, 0, 0, 1)
+    assert (result.latency.mean, result.achieved_hz, result.residual_share) == (None, None, None)
 
 
 def test_reported_latencies_have_no_intervals_and_only_supported_percentiles() -> None:
-    told = ReportedLatencies(
+    reported = ReportedLatencies(
         n=150, quantiles_ms={"p50": 1.0, "p99": 2.0, "p999": 3.0}, mean_ms=1.1, max_ms=3.0
     )
-    run = run_of([], [], rate_hz=None, deadline_ms=None).model_copy(update={"told": told})
+    run = run_of([], [], rate_hz=None, deadline_ms=None).model_copy(update={"told": reported})
     latency = describe(run).latency
     assert (latency.n, latency.p50.value, latency.p99.value, latency.p999.value) == (150, 1.0, 2.0, None)
     assert latency.p50.low is None and latency.mean == 1.1
@@ -375,6 +375,6 @@ def test_reported_latencies_have_no_intervals_and_only_supported_percentiles() -
 
 def test_hour_at_30_hz_is_summarized_within_seconds() -> None:
     samples = np.random.default_rng(0).gamma(2, 3, 108_000)
-    found: Distribution = distribution(samples)
-    assert found.p999.low is not None and found.p999.high is not None
-    assert found.p999.low < 27.7 < found.p999.high, "the gamma distribution's own"
+    result: Distribution = distribution(samples)
+    assert result.p999.low is not None and result.p999.high is not None
+    assert result.p999.low < 27.7 < result.p999.high, "the gamma distribution's own"

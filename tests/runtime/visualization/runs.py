@@ -38,12 +38,12 @@ def velocity(frame: int) -> NDArray[np.float32]:
 
 
 def latent(frame: int) -> NDArray[np.float32]:
-    """The first token is the scene, the second has the robot's place in its first two numbers."""
+    """Return a latent: the first token is the scene, the second has the position in its first two numbers."""
     first, token = (0, np.zeros(2)) if frame < CHANGE else (CHANGE, np.array([7.0, -7.0]))
-    found = np.zeros((TOKENS, DIM), np.float32)
-    found[0] = first
-    found[1, :2] = token + PERIOD_S * (frame - first) * velocity(frame)
-    return found
+    result = np.zeros((TOKENS, DIM), np.float32)
+    result[0] = first
+    result[1, :2] = token + PERIOD_S * (frame - first) * velocity(frame)
+    return result
 
 
 def gray(frame: int) -> int:
@@ -53,13 +53,13 @@ def gray(frame: int) -> int:
 
 def futures(frame: int, error: float, goal: bool, bound: float) -> Futures:
     ahead = STEP_S * np.arange(1, HORIZON + 1, dtype=np.float32)
-    found = np.repeat(np.repeat(latent(frame)[None, None], len(CANDIDATES), 0), HORIZON, 1)
-    found[:, :, 1, :2] += ahead[None, :, None] * CANDIDATES[:, None]
-    # Predictions are off in a direction in which nothing happens.
-    found[:, :, 1, 2] = error
-    energies = np.abs(found[:, :, 1, 0] - 10.0) if goal else None
+    result = np.repeat(np.repeat(latent(frame)[None, None], len(CANDIDATES), 0), HORIZON, 1)
+    result[:, :, 1, :2] += ahead[None, :, None] * CANDIDATES[:, None]
+    # Predictions have their error in a direction without motion.
+    result[:, :, 1, 2] = error
+    energies = np.abs(result[:, :, 1, 0] - 10.0) if goal else None
     actions = np.repeat(CANDIDATES[:, None], HORIZON, 1)
-    return Futures(found, actions, energies, np.full(HORIZON, bound, np.float32))
+    return Futures(result, actions, energies, np.full(HORIZON, bound, np.float32))
 
 
 def result(frame: int, *, error: float = 0.0, goal: bool = True, bound: float = BOUND) -> Result:
@@ -95,26 +95,28 @@ def entries(
     bound: float = BOUND,
     camera: str = "/camera",
 ) -> list[Entry]:
-    """All messages of a run."""
+    """Return all messages of a run."""
     model: Any = FakeModel()
-    node, found = f"{namespace}/world_model", []
-    found.append((START_NS, f"{node}/model_info", messages.MODEL_INFO, messages.model_info(model, START_NS)))
+    node, recorded = f"{namespace}/world_model", []
+    recorded.append(
+        (START_NS, f"{node}/model_info", messages.MODEL_INFO, messages.model_info(model, START_NS))
+    )
     if goal:
-        found.append(image(f"{namespace}/goal_image", START_NS, 200))
+        recorded.append(image(f"{namespace}/goal_image", START_NS, 200))
     for frame in range(FRAMES):
-        at, came = stamp(frame), result(frame, error=error, goal=goal, bound=bound)
+        at, arrived = stamp(frame), result(frame, error=error, goal=goal, bound=bound)
         twist = {"linear": vector(*map(float, velocity(frame))), "angular": vector()}
-        found += [
+        recorded += [
             image(f"{namespace}{camera}/image_raw", at, gray(frame)),
             (at, f"{namespace}/cmd_vel", messages.TWIST, twist),
-            (at, f"{node}/latent", messages.LATENT_STATE, messages.latent_state(came, model)),
+            (at, f"{node}/latent", messages.LATENT_STATE, messages.latent_state(arrived, model)),
             (
                 at,
                 f"{node}/futures",
                 messages.PREDICTED_FUTURES,
-                messages.predicted_futures(came, model) or {},
+                messages.predicted_futures(arrived, model) or {},
             ),
-            (at, f"{node}/surprise", messages.SURPRISE, messages.surprise(came, model) or {}),
+            (at, f"{node}/surprise", messages.SURPRISE, messages.surprise(arrived, model) or {}),
             (at, f"{namespace}/planner/status", PLANNER_STATUS, planner_status(frame)),
         ]
     ended = {
@@ -125,8 +127,8 @@ def entries(
         "duration_s": 3.0,
         "distance_m": 0.1,
     }
-    found.append((stamp(CHANGE) - 1, f"{namespace}/episode", EPISODE_RESULT, ended))
-    return found
+    recorded.append((stamp(CHANGE) - 1, f"{namespace}/episode", EPISODE_RESULT, ended))
+    return recorded
 
 
 def planner_status(frame: int) -> dict[str, Any]:
@@ -140,5 +142,5 @@ def planner_status(frame: int) -> dict[str, Any]:
     }
 
 
-def write_run(path: Path, **given: Any) -> Path:
-    return write_bag(path, entries(**given))
+def write_run(path: Path, **kwargs: Any) -> Path:
+    return write_bag(path, entries(**kwargs))

@@ -36,24 +36,24 @@ def atlas(count: int = 20) -> Atlas:
 
 
 def test_atlas_nearest_returns_index_and_distance() -> None:
-    made = atlas()
-    moved = made.latents.astype(np.float32).reshape(4, 5, TOKENS, DIM) + 0.01
-    found, away = made.nearest(moved)
-    np.testing.assert_array_equal(found, np.arange(20).reshape(4, 5))
+    created = atlas()
+    moved = created.latents.astype(np.float32).reshape(4, 5, TOKENS, DIM) + 0.01
+    result, away = created.nearest(moved)
+    np.testing.assert_array_equal(result, np.arange(20).reshape(4, 5))
     np.testing.assert_allclose(away, 0.01 * np.sqrt(TOKENS * DIM), rtol=1e-2)
-    assert abs(int(made.image(7).mean()) - 35) <= 2
+    assert abs(int(created.image(7).mean()) - 35) <= 2
 
 
 def test_atlas_roundtrip() -> None:
-    made = atlas()
-    read = read_atlas(made.to_bytes(), (TOKENS, DIM), "there")
-    np.testing.assert_array_equal(read.latents, made.latents)
-    assert read.images == made.images
-    np.testing.assert_array_equal(read.project(made.latents), made.project(made.latents))
+    created = atlas()
+    read = read_atlas(created.to_bytes(), (TOKENS, DIM), "there")
+    np.testing.assert_array_equal(read.latents, created.latents)
+    assert read.images == created.images
+    np.testing.assert_array_equal(read.project(created.latents), created.project(created.latents))
     np.testing.assert_array_equal(
-        read.token_colors.colors(made.latents), made.token_colors.colors(made.latents)
+        read.token_colors.colors(created.latents), created.token_colors.colors(created.latents)
     )
-    assert made.to_bytes() == made.to_bytes(), "the same atlas has the same hash"
+    assert created.to_bytes() == created.to_bytes(), "the same atlas has the same hash"
 
 
 def test_bundle_with_and_without_atlas_opens(toy_bundle: Path, tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_bundle_with_and_without_atlas_opens(toy_bundle: Path, tmp_path: Path) -
     (copy / ATLAS_NAME).write_bytes(atlas().to_bytes())
     sealed = seal(copy, Bundle.open(toy_bundle).manifest)
     assert any(record.path == ATLAS_NAME for record in sealed.manifest.files)
-    found = Atlas.from_bundle(Bundle.open(copy))
-    assert found is not None and len(found.images) == 20
+    result = Atlas.from_bundle(Bundle.open(copy))
+    assert result is not None and len(result.images) == 20
 
 
 @pytest.mark.parametrize(
@@ -118,27 +118,27 @@ def test_thumbnail_keeps_aspect_ratio_and_is_never_enlarged() -> None:
 
 
 def test_growing_atlas_is_bounded_and_covers_the_latents() -> None:
-    book, came = GrowingAtlas(2, max_frames=40), latents(500).cumsum(axis=0)
+    book, arrived = GrowingAtlas(2, max_frames=40), latents(500).cumsum(axis=0)
     assert book.atlas() is None
-    for index, latent in enumerate(came):
+    for index, latent in enumerate(arrived):
         book.add(latent, picture(index % 200))
-    found = book.atlas()
-    assert found is not None and 10 <= len(found.images) <= 40
-    _, away = found.nearest(came)
-    assert away.max() < 0.5 * np.linalg.norm((came - came.mean(axis=0)).reshape(500, -1), axis=1).max()
+    result = book.atlas()
+    assert result is not None and 10 <= len(result.images) <= 40
+    _, away = result.nearest(arrived)
+    assert away.max() < 0.5 * np.linalg.norm((arrived - arrived.mean(axis=0)).reshape(500, -1), axis=1).max()
 
 
 def test_growing_atlas_stores_equal_frames_once() -> None:
     book = GrowingAtlas(2)
     for _ in range(40):
         book.add(np.ones((TOKENS, DIM), np.float32), picture(1))
-    found = book.atlas()
-    assert found is not None and len(found.images) == 1
+    result = book.atlas()
+    assert result is not None and len(result.images) == 1
 
 
 def test_growing_atlas_of_large_latents_stores_fewer() -> None:
     book, rng = GrowingAtlas(2), np.random.default_rng(0)
     for index in range(60):
         book.add(rng.standard_normal((512, 1024)).astype(np.float32), picture(index))
-    found = book.atlas()
-    assert found is not None and 2 * found.latents.nbytes <= 1 << 26
+    result = book.atlas()
+    assert result is not None and 2 * result.latents.nbytes <= 1 << 26

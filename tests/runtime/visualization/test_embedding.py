@@ -14,12 +14,12 @@ FLOATS = st.floats(-100, 100, width=32)
 
 
 def scenes(count: int, frames: int) -> np.ndarray:
-    """Scenes that lie far apart, and in each a robot that wanders in two directions of its latent."""
+    """Return scenes that are far apart, each with a robot that wanders in two directions of its latent."""
     rng = np.random.default_rng(0)
-    found = np.zeros((count, frames, 2, 6), np.float32)
-    found[:, :, 0] = 50 * rng.standard_normal((count, 1, 6))
-    found[:, :, 1, 1:3] = 0.1 * rng.standard_normal((count, frames, 2)).cumsum(axis=1)
-    return found.reshape(-1, 2, 6)
+    result = np.zeros((count, frames, 2, 6), np.float32)
+    result[:, :, 0] = 50 * rng.standard_normal((count, 1, 6))
+    result[:, :, 1, 1:3] = 0.1 * rng.standard_normal((count, frames, 2)).cumsum(axis=1)
+    return result.reshape(-1, 2, 6)
 
 
 def test_embedding_shows_changes_and_not_scenes() -> None:

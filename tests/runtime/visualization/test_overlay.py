@@ -1,4 +1,4 @@
-"""Images on topics, and the copy of a bag that has them."""
+"""Pictures on topics, and the copy of a bag with them."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def content(path: Path) -> list[tuple[str, int, bytes]]:
                 for _, channel, message in make_reader(file).iter_messages()]  # fmt: skip
 
 
-def foreseen(frame: int, *, goal: bool = True) -> Predictions:
-    found = Predictions.from_result(runs.result(frame, goal=goal), STEP_S)
-    assert found is not None
-    return found
+def predictions(frame: int, *, goal: bool = True) -> Predictions:
+    result = Predictions.from_result(runs.result(frame, goal=goal), STEP_S)
+    assert result is not None
+    return result
 
 
 def test_add_pictures_copies_all_messages_unchanged(bag: Path, run: Run, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_add_pictures_after_an_error_leaves_no_file(bag: Path, run: Run, tmp_pat
 
 
 def test_draw_images_have_content(run: Run) -> None:
-    painted = draw_images(run.latents[:20], foreseen(19), run.atlas, 10.0)
+    painted = draw_images(run.latents[:20], predictions(19), run.atlas, 10.0)
     assert painted.keys() == {"latent", "futures", "map"}
     for image in painted.values():
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
@@ -96,16 +96,16 @@ def test_draw_images_have_content(run: Run) -> None:
 
 
 def test_futures_image_shows_the_nearest_frames(run: Run) -> None:
-    image = futures_image(foreseen(10), run.atlas)
-    # The best candidate drives right: it sees what came 2, 4 and 6 frames later.
+    image = futures_image(predictions(10), run.atlas)
+    # The best candidate drives right: it shows the frames 2, 4 and 6 later.
     for column, frame in enumerate((12, 14, 16)):
         assert abs(int(image[26 + 40, 92 + 100 * column + 48].mean()) - runs.gray(frame)) <= 3
 
 
 def test_futures_image_without_goal_shows_one_candidate(run: Run) -> None:
-    image = futures_image(foreseen(10, goal=False), run.atlas)
-    assert image.shape[0] < futures_image(foreseen(10), run.atlas).shape[0]
-    assert map_image(run.latents[:5], foreseen(4, goal=False), run.atlas).shape == (400, 480, 3)
+    image = futures_image(predictions(10, goal=False), run.atlas)
+    assert image.shape[0] < futures_image(predictions(10), run.atlas).shape[0]
+    assert map_image(run.latents[:5], predictions(4, goal=False), run.atlas).shape == (400, 480, 3)
 
 
 @pytest.mark.parametrize(

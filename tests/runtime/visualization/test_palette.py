@@ -23,10 +23,10 @@ _WHITE = np.array([0.9505, 1.0, 1.089])
 
 def linear(rgb: tuple[int, int, int]) -> NDArray[np.float64]:
     values = np.array(rgb) / 255
-    found: NDArray[np.float64] = np.where(
+    result: NDArray[np.float64] = np.where(
         values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4
     )
-    return found
+    return result
 
 
 def lab(values: NDArray[np.float64]) -> NDArray[np.float64]:

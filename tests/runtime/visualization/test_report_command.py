@@ -22,9 +22,9 @@ def test_report_writes_all_requested_outputs(
     pytest.importorskip("matplotlib")
     page, figure, copy = (tmp_path / name for name in ("run.html", "run.png", "copy.mcap"))
     assert main(["report", str(bag), "--html", str(page), "--png", str(figure), "--mcap", str(copy)]) == 0
-    said = capsys.readouterr().out
-    assert "60 frames in 5.9 s, predictions at 4 moments, atlas of the run" in said
-    assert page.read_text().startswith("<!DOCTYPE html>") and str(page) in said
+    output = capsys.readouterr().out
+    assert "60 frames in 5.9 s, predictions at 4 moments, atlas of the run" in output
+    assert page.read_text().startswith("<!DOCTYPE html>") and str(page) in output
     assert figure.stat().st_size > 10_000 and copy.stat().st_size > bag.stat().st_size
 
 
@@ -51,9 +51,9 @@ def test_report_of_an_invalid_bag_prints_one_line(
 ) -> None:
     (tmp_path / "zeros.mcap").write_bytes(bytes(100))
     assert main(["report", str(tmp_path / name), "--html", str(tmp_path / "run.html")]) == 1
-    said = capsys.readouterr().err
-    assert complaint in said and said.count("\n") == 1
-    assert ("mcap recover" in said) == (name == "zeros.mcap")
+    output = capsys.readouterr().err
+    assert complaint in output and output.count("\n") == 1
+    assert ("mcap recover" in output) == (name == "zeros.mcap")
 
 
 @pytest.mark.parametrize("option", ["--html", "--png", "--mcap"])

@@ -45,7 +45,7 @@ def test_read_run_has_series_with_times(bag: Path) -> None:
 
 def test_prediction_error_is_that_of_the_executed_candidate(bag: Path) -> None:
     errors = read_run(bag).errors
-    # The last frames have no whole future, and none reaches over the change of the scene.
+    # The last frames have no complete future, and none spans the change of the scene.
     whole = runs.FRAMES - 2 * round(HORIZON * STEP_S / runs.PERIOD_S)
     assert errors.examined == len(errors.distances) == whole
     np.testing.assert_allclose(errors.distances, 0.2, rtol=1e-4)
@@ -66,8 +66,8 @@ def test_moments_cover_the_run_and_have_the_executed_candidate(bag: Path) -> Non
 def test_nearest_frames_show_the_end_of_a_future(bag: Path) -> None:
     run = read_run(bag)
     moment = run.moments[0]
-    found, away = run.atlas.nearest(moment.predictions.latents[runs.RIGHT])
-    np.testing.assert_array_equal(run.frames_with_image[found], moment.observed)
+    result, away = run.atlas.nearest(moment.predictions.latents[runs.RIGHT])
+    np.testing.assert_array_equal(run.frames_with_image[result], moment.observed)
     np.testing.assert_allclose(away, 0.2, rtol=1e-2)
 
 
@@ -141,17 +141,17 @@ def test_read_run_with_several_world_models_needs_a_choice(tmp_path: Path) -> No
     ],
 )
 def test_read_run_without_a_required_topic_names_it(tmp_path: Path, without: str, named: str) -> None:
-    kept = [entry for entry in runs.entries() if entry[1] != without]
+    stored = [entry for entry in runs.entries() if entry[1] != without]
     with pytest.raises(SourceError, check=code("source.topic_not_found")) as raised:
-        read_run(write_bag(tmp_path / "run.mcap", kept))
+        read_run(write_bag(tmp_path / "run.mcap", stored))
     assert named in str(raised.value)
 
 
 def test_read_run_with_images_of_another_camera_is_an_error(tmp_path: Path) -> None:
-    kept = [entry for entry in runs.entries() if entry[1] != "/camera/image_raw"]
-    kept += [runs.image("/other/image_raw", runs.stamp(frame) + 7, 0) for frame in range(5)]
+    stored = [entry for entry in runs.entries() if entry[1] != "/camera/image_raw"]
+    stored += [runs.image("/other/image_raw", runs.stamp(frame) + 7, 0) for frame in range(5)]
     with pytest.raises(SourceError, check=code("source.stamps_differ")):
-        read_run(write_bag(tmp_path / "run.mcap", kept))
+        read_run(write_bag(tmp_path / "run.mcap", stored))
 
 
 def test_read_run_of_a_truncated_bag_names_the_repair_command(bag: Path, tmp_path: Path) -> None:
@@ -162,9 +162,11 @@ def test_read_run_of_a_truncated_bag_names_the_repair_command(bag: Path, tmp_pat
 
 
 def test_read_run_progress_reaches_the_total(bag: Path) -> None:
-    told: list[tuple[int, int]] = []
-    read_run(bag, progress=lambda done, total: told.append((done, total)))
-    assert told[-1][0] == told[-1][1] and [done for done, _ in told] == list(range(1, len(told) + 1))
+    messages: list[tuple[int, int]] = []
+    read_run(bag, progress=lambda done, total: messages.append((done, total)))
+    assert messages[-1][0] == messages[-1][1] and [done for done, _ in messages] == list(
+        range(1, len(messages) + 1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,15 @@ from tests.runtime.visualization import runs
 def logged(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of each entity of a recording: its components, and its ``time`` in ns."""
     reading = pytest.importorskip("rerun.chunk", reason="rerun is not installed (extra rerun)")
-    found: dict[str, list[dict[str, Any]]] = {}
+    result: dict[str, list[dict[str, Any]]] = {}
     for chunk in reading.RrdReader(path).stream():
         batch = chunk.to_record_batch()
         columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if ":" in name}
         if "time" in batch.schema.names:
             columns["time"] = [entry.value for entry in batch.column("time")]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        found.setdefault(str(chunk.entity_path), []).extend(rows)
-    return found
+        result.setdefault(str(chunk.entity_path), []).extend(rows)
+    return result
 
 
 def scalars(rows: list[dict[str, Any]]) -> list[list[float]]:
@@ -90,9 +90,9 @@ def test_view_logs_a_bag_at_the_times_of_its_images(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun is not installed (extra rerun)")
     bag, target = runs.write_run(tmp_path / "run.mcap", error=0.1), tmp_path / "new" / "run.rrd"
     assert main(["view", str(bag), "--output", str(target), "--rate", "5"]) == 0
-    found = logged(target)
-    assert len(found["/camera"]) == runs.FRAMES
-    assert len(found["/map/futures"]) == runs.FRAMES // 2
+    result = logged(target)
+    assert len(result["/camera"]) == runs.FRAMES
+    assert len(result["/map/futures"]) == runs.FRAMES // 2
     assert {
         "/goal",
         "/latent",
@@ -101,12 +101,12 @@ def test_view_logs_a_bag_at_the_times_of_its_images(tmp_path: Path) -> None:
         "/map/came",
         "/map/best",
         "/energies",
-    } <= found.keys()
-    assert scalars(found["/bounds"])[0] == [runs.BOUND] * HORIZON
-    surprise = scalars(found["/surprise/value"])
+    } <= result.keys()
+    assert scalars(result["/bounds"])[0] == [runs.BOUND] * HORIZON
+    surprise = scalars(result["/surprise/value"])
     assert len(surprise) == runs.FRAMES and surprise[40] == [pytest.approx(0.9)]
-    assert scalars(found["/latency/image_to_futures_in_the_planner"])[3] == [8.0]
-    assert min(row["time"] for row in found["/camera"]) == runs.START_NS
+    assert scalars(result["/latency/image_to_futures_in_the_planner"])[3] == [8.0]
+    assert min(row["time"] for row in result["/camera"]) == runs.START_NS
 
 
 def test_view_logs_a_source_live(toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +126,11 @@ def test_view_logs_a_source_live(toy_bundle: Path, tmp_path: Path, monkeypatch: 
     target = tmp_path / "live.rrd"
     command = ["view", str(toy_bundle), "--source", str(frames), "--rate", "100"]
     assert main([*command, "--allow-untrained", "--output", str(target)]) == 0
-    found = logged(target)
-    assert len(found["/latency/total"]) == len(found["/camera"]) == 40
+    result = logged(target)
+    assert len(result["/latency/total"]) == len(result["/camera"]) == 40
     # A map takes some frames to be drawn from.
-    assert 20 < len(found["/map/futures"]) < 40
-    assert len(scalars(found["/bounds"])[0]) == TOY_HORIZON
+    assert 20 < len(result["/map/futures"]) < 40
+    assert len(scalars(result["/bounds"])[0]) == TOY_HORIZON
 
 
 def test_view_of_an_unreadable_bag_keeps_an_older_file(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ def test_episode_is_reached_if_the_driver_stops_at_the_goal(
     driver: object, outcome: Outcome, steps: int, distance: float
 ) -> None:
     began = time.perf_counter()
-    found = run_episode(Plane(), Driver(driver), seed=3, step_s=0.2)  # type: ignore[arg-type]
+    result = run_episode(Plane(), Driver(driver), seed=3, step_s=0.2)  # type: ignore[arg-type]
     took_ms = (time.perf_counter() - began) * 1e3
-    assert (found.seed, found.outcome, found.steps) == (3, outcome, steps)
-    assert found.distance == pytest.approx(distance, abs=1e-9)
-    assert len(found.plan_ms) == min(steps + 1, 5) and min(found.plan_ms) >= 0
-    assert sum(found.plan_ms) <= took_ms
+    assert (result.seed, result.outcome, result.steps) == (3, outcome, steps)
+    assert result.distance == pytest.approx(distance, abs=1e-9)
+    assert len(result.plan_ms) == min(steps + 1, 5) and min(result.plan_ms) >= 0
+    assert sum(result.plan_ms) <= took_ms
 
 
 def test_world_is_reset_with_the_episode_seed_before_driving() -> None:
@@ -105,8 +105,8 @@ def test_world_without_a_straight_line_has_one_baseline_less() -> None:
 
 
 def test_straight_line_on_an_open_floor_reaches_the_goal_and_stops() -> None:
-    found = run_episode(MappedPlane(max_steps=10), straight_line(), seed=1, step_s=0.2)
-    assert found.outcome == "reached" and found.distance < 0.05
+    result = run_episode(MappedPlane(max_steps=10), straight_line(), seed=1, step_s=0.2)
+    assert result.outcome == "reached" and result.distance < 0.05
 
 
 def test_random_actions_respect_the_limits_and_follow_from_the_seed() -> None:
@@ -136,12 +136,12 @@ def test_straight_line_in_two_rooms_is_blocked_by_walls_and_random_actions_reach
 ) -> None:
     monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 30)
     world = TwoRooms(layout="fixed", seed=0)
-    found = {
+    result = {
         name: sum(
             run_episode(world, driver, seed=seed, step_s=0.2).outcome == "reached"
             for seed in episode_seeds((0,), 20)
         )
         for name, driver in baselines(world).items()
     }
-    assert 2 <= found["straight_line"] < 20
-    assert found["random"] < found["straight_line"]
+    assert 2 <= result["straight_line"] < 20
+    assert result["random"] < result["straight_line"]

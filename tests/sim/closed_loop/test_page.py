@@ -16,12 +16,16 @@ from tests.sim.closed_loop.made import driven, episode, film
 
 
 def test_rows_show_rates_intervals_and_outcomes() -> None:
-    found = driven()
-    assert goals_rows(found.goals, found.plan_times)[0] == [
+    result = driven()
+    assert goals_rows(result.goals, result.plan_times)[0] == [
         "fp32", "90.0%", "69.9% to 97.2%", "20", "0", "2", "12.0", "10.0", "12.0",
     ]  # fmt: skip
-    assert [row[0] for row in goals_rows(found.goals, found.plan_times)] == ["fp32", "int8", "straight line"]
-    name, points, interval, gained, lost = difference_rows(found.differences)[0]
+    assert [row[0] for row in goals_rows(result.goals, result.plan_times)] == [
+        "fp32",
+        "int8",
+        "straight line",
+    ]
+    name, points, interval, gained, lost = difference_rows(result.differences)[0]
     assert (name, points, gained, lost) == ("int8", "-10.0", "0", "2")
     low, high = (float(end) for end in interval.split(" to "))
     assert low < -10 < high
@@ -63,10 +67,10 @@ def test_short_episode_is_padded_and_one_frame_is_enough() -> None:
 
 
 def test_sheet_has_a_caption_above_every_strip() -> None:
-    found = captions(driven())
-    image = decode(to_png(sheet(found)))
+    result = captions(driven())
+    image = decode(to_png(sheet(result)))
     height = strip(film(episode())).shape[0]
-    assert image.shape[0] > len(found) * height and len(found) == 6
+    assert image.shape[0] > len(result) * height and len(result) == 6
     assert image[:20].min() < 100, "the caption is written in dark ink"
 
 

@@ -28,75 +28,75 @@ def plane() -> MappedPlane:
 
 
 @pytest.fixture(scope="module")
-def found(toy_bundle: Path, plane: MappedPlane) -> ClosedLoop:
+def evaluated(toy_bundle: Path, plane: MappedPlane) -> ClosedLoop:
     return closed_loop(Bundle.open(toy_bundle), plane, BRIEF)
 
 
 def test_every_precision_and_baseline_drives_the_same_episodes_in_turn(
-    found: ClosedLoop, plane: MappedPlane
+    evaluated: ClosedLoop, plane: MappedPlane
 ) -> None:
-    assert list(found.drives) == ["fp32", "fp16", "straight_line", "random"]
+    assert list(evaluated.drives) == ["fp32", "fp16", "straight_line", "random"]
     seeds = episode_seeds((0, 3), 2)
-    for drive in found.drives.values():
+    for drive in evaluated.drives.values():
         assert [episode.seed for episode in drive.episodes] == seeds
-    assert plane.resets[1:] == [seed for seed in seeds for _ in found.drives]
+    assert plane.resets[1:] == [seed for seed in seeds for _ in evaluated.drives]
 
 
-def test_first_episodes_are_stored_with_every_decided_frame(found: ClosedLoop) -> None:
-    for drive in found.drives.values():
+def test_first_episodes_are_stored_with_every_decided_frame(evaluated: ClosedLoop) -> None:
+    for drive in evaluated.drives.values():
         (film,) = drive.films
         assert film.episode == drive.episodes[0]
         assert len(film.frames) == len(film.episode.plan_ms)
         assert film.goal.shape == film.frames[0].shape
 
 
-def test_variants_are_compared_with_the_first_and_written_to_json(found: ClosedLoop) -> None:
-    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert list(told["scores"]) == list(found.drives) and told["against"] == "fp32"
-    assert list(told["differences"]) == ["fp16", "straight_line", "random"]
-    assert told["scores"]["random"]["outcomes"].keys() == {"reached", "wrong_place", "timeout"}
-    assert told["scores"]["fp32"]["plan_ms_p50"] > 0 and len(told["sha256"]) == 64
-    assert told["engines"].keys() == {"openvino:CPU"} and told["machine"]["cpu"]["model"]
-    assert told["planner"]["search"]["horizon"] == HORIZON
+def test_variants_are_compared_with_the_first_and_written_to_json(evaluated: ClosedLoop) -> None:
+    report = json.loads(json.dumps(evaluated.as_dict(), allow_nan=False))
+    assert list(report["scores"]) == list(evaluated.drives) and report["against"] == "fp32"
+    assert list(report["differences"]) == ["fp16", "straight_line", "random"]
+    assert report["scores"]["random"]["outcomes"].keys() == {"reached", "wrong_place", "timeout"}
+    assert report["scores"]["fp32"]["plan_ms_p50"] > 0 and len(report["sha256"]) == 64
+    assert report["engines"].keys() == {"openvino:CPU"} and report["machine"]["cpu"]["model"]
+    assert report["planner"]["search"]["horizon"] == HORIZON
 
 
-def test_equal_seeds_have_equal_outcomes(found: ClosedLoop, toy_bundle: Path) -> None:
+def test_equal_seeds_have_equal_outcomes(evaluated: ClosedLoop, toy_bundle: Path) -> None:
     again = closed_loop(Bundle.open(toy_bundle), MappedPlane(), BRIEF)
-    assert again.goals == found.goals
+    assert again.goals == evaluated.goals
     assert [each.distance for each in again.drives["fp16"].episodes] == [
-        each.distance for each in found.drives["fp16"].episodes
+        each.distance for each in evaluated.drives["fp16"].episodes
     ]
 
 
 def test_engines_are_named_if_there_are_several_and_fp32_is_first(toy_bundle: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra dev)")
     plan = Plan(engines=("openvino:CPU", "onnxruntime:CPU"), seeds=(0,), episodes=1, baselines=False)
-    found = closed_loop(Bundle.open(toy_bundle), Plane(max_steps=1), plan)
-    assert list(found.drives) == ["openvino:CPU fp32", "onnxruntime:CPU fp32", "openvino:CPU fp16"]
-    assert found.engines.keys() == {"openvino:CPU", "onnxruntime:CPU"}
+    evaluated = closed_loop(Bundle.open(toy_bundle), Plane(max_steps=1), plan)
+    assert list(evaluated.drives) == ["openvino:CPU fp32", "onnxruntime:CPU fp32", "openvino:CPU fp16"]
+    assert evaluated.engines.keys() == {"openvino:CPU", "onnxruntime:CPU"}
 
 
 def test_additional_drivers_are_compared_and_every_episode_is_reported(toy_bundle: Path) -> None:
     def at_once(_world: World, _seed: int) -> Policy:
         return lambda _frame: None
 
-    told: list[tuple[str, bool]] = []
+    messages: list[tuple[str, bool]] = []
     plan = Plan(precisions=("fp32",), seeds=(0,), episodes=2, baselines=False)
-    found = closed_loop(
+    evaluated = closed_loop(
         Bundle.open(toy_bundle),
         Plane(),
         plan,
         peers={"at_once": Driver(at_once)},
-        tick=lambda *said: told.append(said),
+        tick=lambda *message: messages.append(message),
     )
-    assert [name for name, _ in told] == ["fp32", "at_once"] * 2
-    assert found.goals["at_once"].outcomes == {"reached": 0, "wrong_place": 2, "timeout": 0}
+    assert [name for name, _ in messages] == ["fp32", "at_once"] * 2
+    assert evaluated.goals["at_once"].outcomes == {"reached": 0, "wrong_place": 2, "timeout": 0}
 
 
 def test_shipped_model_reaches_goals_that_random_actions_do_not(two_rooms_bundle: Path) -> None:
     plan = Plan(precisions=("int8",), seeds=(0,), episodes=5)
-    found = closed_loop(Bundle.open(two_rooms_bundle), TwoRooms(seed=0), plan).goals
-    assert found["int8"].successes >= 4 > found["random"].successes
+    evaluated = closed_loop(Bundle.open(two_rooms_bundle), TwoRooms(seed=0), plan).goals
+    assert evaluated["int8"].successes >= 4 > evaluated["random"].successes
 
 
 def test_model_that_cannot_act_in_the_world_is_rejected_before_opening(toy_bundle: Path) -> None:

@@ -22,31 +22,31 @@ def episode(outcome: Outcome, *, steps: int = 1, plan_ms: tuple[float, ...] = (1
 
 def test_score_counts_outcomes_and_the_steps_of_reached_goals() -> None:
     driven = [episode("reached", steps=4), episode("reached", steps=8), episode("timeout", steps=80)]
-    found = Goals.of([*driven, episode("wrong_place", steps=2)])
-    assert (found.episodes, found.successes, found.rate) == (4, 2, 0.5)
-    assert found.interval == wilson(2, 4) and found.mean_steps == 6
-    assert found.outcomes == {"reached": 2, "wrong_place": 1, "timeout": 1}
+    result = Goals.of([*driven, episode("wrong_place", steps=2)])
+    assert (result.episodes, result.successes, result.rate) == (4, 2, 0.5)
+    assert result.interval == wilson(2, 4) and result.mean_steps == 6
+    assert result.outcomes == {"reached": 2, "wrong_place": 1, "timeout": 1}
 
 
 def test_score_without_reached_goals_has_no_steps() -> None:
-    found = Goals.of([episode("timeout")])
-    assert found.mean_steps is None and found.rate == 0
-    assert found.outcomes == {"reached": 0, "wrong_place": 0, "timeout": 1}
+    result = Goals.of([episode("timeout")])
+    assert result.mean_steps is None and result.rate == 0
+    assert result.outcomes == {"reached": 0, "wrong_place": 0, "timeout": 1}
 
 
 def test_plan_times_are_over_all_decisions_of_all_episodes() -> None:
     spent = tuple(float(ms) for ms in range(101))
-    found = PlanTime.of([episode("reached", plan_ms=spent[::2]), episode("timeout", plan_ms=spent[1::2])])
-    assert (found.p50, found.p95, found.decisions) == (50.0, 95.0, 101)
+    result = PlanTime.of([episode("reached", plan_ms=spent[::2]), episode("timeout", plan_ms=spent[1::2])])
+    assert (result.p50, result.p95, result.decisions) == (50.0, 95.0, 101)
 
 
 def test_paired_difference_counts_episodes_that_only_one_reached() -> None:
     reached, timeout, wrong_place = map(episode, ("reached", "timeout", "wrong_place"))
     one = [*[reached] * 5, timeout, *[timeout] * 4]
     other = [*[reached] * 3, wrong_place, timeout, reached, *[wrong_place] * 4]
-    found = Difference.of(one, other)
-    assert (found.gained, found.lost, found.rate) == (2, 1, 0.1)
-    assert found.interval == paired_difference(3, 2, 1, 4)
+    result = Difference.of(one, other)
+    assert (result.gained, result.lost, result.rate) == (2, 1, 0.1)
+    assert result.interval == paired_difference(3, 2, 1, 4)
     with pytest.raises(ValueError, match="zip"):
         Difference.of(one, other[:-1])
 

@@ -1,9 +1,9 @@
-"""Record of what a version of TensorRT's Python interface consists.
+"""Record the Python interface of a version of TensorRT.
 
     python record.py tensorrt.so > 10.3.0.json
 
 The library is that of NVIDIA's wheels (tensorrt-cu12-bindings on PyPI). It needs libnvinfer,
-libnvinfer_plugin and libnvonnxparser to be loaded; empty libraries of these names do: nothing is called.
+libnvinfer_plugin and libnvonnxparser to be loaded; empty libraries of these names suffice: nothing is called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASSES = (
 
 
 def members(module: object) -> dict[str, list[str]]:
-    """By class, the names that it offers, its own and inherited ones."""
+    """Return the names of each class, its own and inherited ones."""
     return {
         name: sorted(
             member
