@@ -157,10 +157,10 @@ def _fed_elsewhere(reader: str, seed: int, count: int) -> Fed:
 
 def shown(fed: list[Fed]) -> str:
     """Return a table and every finding."""
-    lines = [f"{'reader':<30}{'executions':>11}{'taken':>9}{'s':>7}{'MB more':>9}{'findings':>10}"]
+    lines = [f"{'reader':<30}{'executions':>11}{'accepted':>9}{'s':>7}{'MB more':>9}{'findings':>10}"]
     for one in fed:
         lines.append(
-            f"{one.name:<30}{one.executions:>11}{one.taken:>9}{one.seconds:>7.0f}{one.grown_mb:>9.1f}"
+            f"{one.name:<30}{one.executions:>11}{one.accepted:>9}{one.seconds:>7.0f}{one.grown_mb:>9.1f}"
             f"{len(one.findings):>10}"
         )
         lines += [f"  {what}: {where}" for what, where in one.findings.items()]

@@ -39,7 +39,7 @@ def test_reader_with_mutated_input_raises_only_coded_errors(readers: Sequence[Ta
     for reader in readers:
         fed = feed(reader, range(int(300 * reader.share) + 10))
         assert fed.findings == {}, reader.name
-        assert fed.refused > 0, reader.name
+        assert fed.rejected > 0, reader.name
 
 
 @settings(max_examples=300)

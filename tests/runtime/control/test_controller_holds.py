@@ -170,7 +170,7 @@ def test_failure_stops_the_robot_until_it_ends(world):
 
 def test_robot_restarts_from_standstill_after_a_failure(world):
     world.images(60)
-    assert np.abs(world.executed).max() > 0.4
+    assert np.abs(world.last_command).max() > 0.4
     world.search.broken = "fails"
     while world.image() is not None:
         pass
@@ -260,9 +260,9 @@ def test_repeated_images_while_driving_stop_the_robot_and_abort_an_action_goal(w
     world.sought = OTHER_NS
     reach = world.begin()
     world.images(25)
-    assert world.executed.any() and world.controller.verdict().level is Level.OK
+    assert world.last_command.any() and world.controller.verdict().level is Level.OK
     world.images(15)
-    assert not world.executed.any() and world.controller.verdict().level is Level.ERROR
+    assert not world.last_command.any() and world.controller.verdict().level is Level.ERROR
     while reach.result is None:
         world.image()
     assert reach.result.outcome is Outcome.ABORTED
@@ -273,13 +273,13 @@ def test_repeated_images_while_driving_stop_the_robot_and_abort_an_action_goal(w
 def test_robot_standing_during_a_silence_may_see_the_same_image_after_it():
     world = World(frozen_after_s=1.0)
     world.images()
-    assert world.executed.any()
+    assert world.last_command.any()
     for _ in range(100):
         world.now_s += 0.05
         world.controller.check_timeouts()
     assert not world.controller.may_move
     world.images()
-    assert world.executed.any()
+    assert world.last_command.any()
 
 
 class Seen(World):
@@ -325,28 +325,28 @@ def test_robot_without_visible_motion_is_released_once_and_then_held_until_anoth
 def test_robot_that_did_not_move_as_commanded_tries_another_direction():
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
-    before, world.response = np.array(world.executed), 0.0
+    before, world.response = np.array(world.last_command), 0.0
     across = np.array([-before[1], before[0]])
     while not world.monitor.holds:
         world.image()
     world.response = 1.0
-    while not world.executed.any():
+    while not world.last_command.any():
         world.image()
-    assert world.executed @ before <= abs(world.executed @ across)
+    assert world.last_command @ before <= abs(world.last_command @ across)
 
 
 def test_blocked_robot_tries_another_direction_before_it_is_held():
     """A world whose images do not show motion into a wall."""
     world = Seen(frozen_after_s=1.0)
     world.drive(2.0)
-    wall = np.array(world.executed)
+    wall = np.array(world.last_command)
     across = np.array([-wall[1], wall[0]])
     for _ in range(60):
-        pushes = world.executed @ wall > abs(world.executed @ across)
+        pushes = world.last_command @ wall > abs(world.last_command @ across)
         world.response = 0.0 if pushes else 1.0
         world.image()
         assert not world.monitor.holds
-    assert world.executed.any()
+    assert world.last_command.any()
 
 
 def test_image_that_shows_motion_lets_the_robot_continue():
