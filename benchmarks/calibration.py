@@ -350,7 +350,7 @@ def false_alarms(manifest: Manifest, runs: list[Run]) -> dict[str, Any]:
 
 def surprises(runs: dict[str, list[Run]], horizon: int) -> dict[str, Any]:
     """Return how well each event is distinguished from its absence, and how often it raises an alarm."""
-    peaks = {name: np.array([run.highest() for run in of]) for name, of in runs.items()}
+    peaks = {name: np.array([run.highest() for run in with_event]) for name, with_event in runs.items()}
     normal = peaks.pop("normal")
     separation = {name: auroc(normal, peak, seed=0) for name, peak in peaks.items()}
     alarmed = {
@@ -386,8 +386,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
 
         def all_of(name: str, run: Callable[[int], Run], seeds: range) -> list[Run]:
-            found: Iterable[Run] = track(pool.map(run, seeds), name, total=len(seeds))
-            return list(found)
+            runs: Iterable[Run] = track(pool.map(run, seeds), name, total=len(seeds))
+            return list(runs)
 
         driving = {
             name: all_of(
@@ -439,18 +439,18 @@ def failures(report: dict[str, Any]) -> list[str]:
         for change, parts in report["changes"].items()
     }
     off[f"wandering, after {SETTLING_S:g} s"] = wandering["farthest_points_after_the_limit"]
-    found = [
+    missed = [
         f"{where}: coverage is {points:.1f} points {how}"
         for how, checked in (("too low", low), ("off", off))
         for where, points in checked.items()
         if points > MAX_POINTS
     ]
-    found += [
+    missed += [
         f"{event}: AUROC {row['auroc']:.3f}, required {MIN_AUROC:g}"
         for event, row in report["surprise"]["events"].items()
         if row["auroc"] < MIN_AUROC
     ]
-    return found
+    return missed
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -462,33 +462,31 @@ def lines(report: dict[str, Any]) -> list[str]:
         return f"stated {ours} (off by {farthest(rows):.1f})   bundle's {fixed}"
 
     driving = report["driving"]
-    found = [f"driving, {'before a change':<32} {row(driving['coverage'])}"]
+    text = [f"driving, {'before a change':<32} {row(driving['coverage'])}"]
     for change, parts in report["changes"].items():
-        found += [f"driving, {change:<9} {part:<22} {row(parts[part])}" for part in parts["farthest_points"]]
-        found.append(
-            f"driving, {change:<9} noticed as a change in {parts['runs_with_a_change_noticed']} runs"
-        )
+        text += [f"driving, {change:<9} {part:<22} {row(parts[part])}" for part in parts["farthest_points"]]
+        text.append(f"driving, {change:<9} noticed as a change in {parts['runs_with_a_change_noticed']} runs")
     wandering = report["wandering"]
-    found += [
+    text += [
         f"wandering, {part:<30} {row(wandering[part])}"
         for part in ("first_50", "before_the_limit", "after_the_limit")
     ]
     settling = wandering["settled_after_s"]
-    found.append(
+    text.append(
         f"wandering: {'not settled' if settling is None else f'settled after {settling:g} s'}, at most "
         f"{wandering['most_points_short']:.1f} points too low over {WINDOW} steps"
     )
     surprise = report["surprise"]
     for event, each in surprise["events"].items():
-        found.append(
+        text.append(
             f"{event:<15} AUROC {each['auroc']:.3f}, alarm in {each['alarmed']} of {each['runs']} runs"
         )
     alarms = " and ".join(f"{number} {kind}" for kind, number in surprise["false_alarms"].items())
-    found.append(
+    text.append(
         f"false alarms: {alarms} in {surprise['normal_seconds_watched']:.0f} s of wandering, stated at most "
         f"{surprise['stated_at_most_of_each']:.1f} of each"
     )
-    return found
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

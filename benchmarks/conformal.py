@@ -75,8 +75,8 @@ class Aci:
         if count < 1 / ALPHA:
             return self._start
         rank = np.ceil((1 - level) * (count + 1)).astype(int)
-        found = np.take_along_axis(self._sorted, np.clip(rank - 1, 0, count - 1)[None], axis=0)[0]
-        return np.where(rank > count, np.inf, np.where(rank < 1, 0.0, found))
+        quantiles = np.take_along_axis(self._sorted, np.clip(rank - 1, 0, count - 1)[None], axis=0)[0]
+        return np.where(rank > count, np.inf, np.where(rank < 1, 0.0, quantiles))
 
 
 class DtAci(Aci):
@@ -164,7 +164,7 @@ def streams(rng: np.random.Generator, steps: int, count: int) -> dict[str, Float
     }
 
 
-def judge(method: Method, errors: Floats, delay: int) -> dict[str, float]:
+def evaluate(method: Method, errors: Floats, delay: int) -> dict[str, float]:
     """Return the coverage of errors [steps, streams] by bounds stated ``delay`` steps before they arrive."""
     steps = len(errors)
     stated = [method.current()] * delay
@@ -217,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = np.full(arguments.streams, np.quantile(errors[:1000], 1 - ALPHA) * STARTS.get(name, 1.0))
         for delay in DELAYS:
             for title, method in methods(start, delay).items():
-                rows.append({"stream": name, "delay": delay, "method": title, **judge(method, errors, delay)})
+                rows.append(
+                    {"stream": name, "delay": delay, "method": title, **evaluate(method, errors, delay)}
+                )
                 shares = "  ".join(f"{key} {value:.3f}" for key, value in list(rows[-1].items())[3:])
                 print(f"{name:<29} delay {delay:>2} {title:<10} {shares}")
     report = {

@@ -22,12 +22,12 @@ def coverage(errors: Floats, stated: Floats, start: Floats) -> list[dict[str, An
         stated: Bounds, [n, H]; NaN: none was stated.
         start: The bundle's bounds for the same errors, [H].
     """
-    found = []
+    rows = []
     for row in range(errors.shape[1]):
         arrived = ~np.isnan(errors[:, row]) & ~np.isnan(stated[:, row])
         count, covered = int(arrived.sum()), int((errors[arrived, row] <= stated[arrived, row]).sum())
         fixed = int((errors[arrived, row] <= start[row]).sum())
-        found.append(
+        rows.append(
             {
                 "horizon": row + 1,
                 "errors": count,
@@ -37,7 +37,7 @@ def coverage(errors: Floats, stated: Floats, start: Floats) -> list[dict[str, An
                 "median_bound": float(np.median(stated[arrived, row])),
             }
         )
-    return found
+    return rows
 
 
 def farthest(rows: list[dict[str, Any]], probability: float) -> float:

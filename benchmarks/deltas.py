@@ -197,7 +197,7 @@ def methods(work: Path) -> Iterator[Method]:
         apply(work / "base", work / "delta", work / "out", sha256=expected[packed], length=length)
         return (work / "out").read_bytes()
 
-    def made(old: bytes, new: bytes) -> bytes:
+    def pack_ours(old: bytes, new: bytes) -> bytes:
         packed = delta_maker.make(old, new)
         if not delta_maker.worth_it(packed, new):
             return new
@@ -205,7 +205,7 @@ def methods(work: Path) -> Iterator[Method]:
         return packed
 
     expected: dict[bytes, str] = {}
-    yield Method("ours", made, applied)
+    yield Method("ours", pack_ours, applied)
     yield Method(
         "full, zstd -19",
         lambda _, new: zstandard.ZstdCompressor(level=19).compress(new),
@@ -246,10 +246,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         title = (
             f"{case['case']} ({case['bytes_changed'] / case['bytes']:.0%} of {case['bytes'] / 1e3:.0f} kB)"
         )
-        for name, found in case["methods"].items():
+        for name, method in case["methods"].items():
             table.add_row(
-                title, name, f"{found['bytes'] / 1e3:.1f}", f"{found['bytes'] / full:.0%}",
-                f"{found['pack_s']:.3f}", f"{found['unpack_s']:.3f}",
+                title, name, f"{method['bytes'] / 1e3:.1f}", f"{method['bytes'] / full:.0%}",
+                f"{method['pack_s']:.3f}", f"{method['unpack_s']:.3f}",
             )  # fmt: skip
             title = ""
     console.print(table)

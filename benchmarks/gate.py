@@ -87,32 +87,33 @@ class Kind:
     open: Open
 
 
-class Once:
+class CachedModel:
     """An open model that computes once what several comparisons request for one frame.
 
     Args:
-        eyes: Another model with the same encoder, whose latents are used.
+        model: The model.
+        encoder: Another model with the same encoder, whose latents are used.
     """
 
-    def __init__(self, model: WorldModel, eyes: Once | None = None) -> None:
+    def __init__(self, model: WorldModel, encoder: CachedModel | None = None) -> None:
         self.model, self.manifest = model, model.manifest
-        self._eyes = eyes
-        self._seen: tuple[Any, Any] = None, None
-        self._judged: tuple[Any, float] = None, 0.0
+        self._encoder = encoder
+        self._encoded: tuple[Any, Any] = None, None
+        self._scored: tuple[Any, float] = None, 0.0
 
     def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See :meth:`WorldModel.encode`."""
-        if self._eyes is not None:
-            return self._eyes.encode(frame)
-        if frame is not self._seen[0]:
-            self._seen = frame, self.model.encode(frame)
-        return self._seen[1]
+        if self._encoder is not None:
+            return self._encoder.encode(frame)
+        if frame is not self._encoded[0]:
+            self._encoded = frame, self.model.encode(frame)
+        return self._encoded[1]
 
     def surprise(self, *known: Any) -> float:
         """See :meth:`WorldModel.surprise`; the arrived latent, last of ``known``, identifies the frame."""
-        if known[-1] is not self._judged[0]:
-            self._judged = known[-1], self.model.surprise(*known)
-        return self._judged[1]
+        if known[-1] is not self._scored[0]:
+            self._scored = known[-1], self.model.surprise(*known)
+        return self._scored[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,21 +129,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             "episodes": args.episodes,
             "test": plan,
         }
-        kept = load(args.json, settings)
+        trials = load(args.json, settings)
         with ExitStack() as stack:
             current = stack.enter_context(WorldModel.open(bundle, precision="fp32"))
             kinds = _kinds(args, bundle, retrain, current)
             for number in track(range(args.trials), "trials", transient=True):
-                todo = [kind for kind in kinds if len(kept.get(kind.name, ())) <= number]
+                todo = [kind for kind in kinds if len(trials.get(kind.name, ())) <= number]
                 for name, end in trial(number, current, todo, plan, args.episodes).items():
-                    kept.setdefault(name, []).append(end)
-                rows = [row(kind, kept, number + 1) for kind in kinds]
-                save(args.json, settings, rows, kept)
+                    trials.setdefault(name, []).append(end)
+                rows = [row(kind, trials, number + 1) for kind in kinds]
+                save(args.json, settings, rows, trials)
     except (JepaRuntimeError, OSError) as error:
         print(f"gate: {error}", file=sys.stderr)
         return 2
     _show(rows)
-    faults = [fault for one in rows for fault in judge(one, args.alpha)]
+    faults = [fault for one in rows for fault in failures(one, args.alpha)]
     for fault in faults:
         print(f"gate: {fault}", file=sys.stderr)
     return int(bool(faults))
@@ -153,10 +154,12 @@ def trial(
 ) -> dict[str, End]:
     """Compare a candidate of each kind with the current model on the same frames, and let it drive."""
     with ExitStack() as stack:
-        eyes, tests = Once(current), {kind.name: PairedTest(**plan) for kind in kinds}
+        active, tests = CachedModel(current), {kind.name: PairedTest(**plan) for kind in kinds}
         models = {kind.name: kind.open(number, stack) for kind in kinds}
         shadows = {
-            name: ShadowTest(eyes, Once(model, eyes if _same_encoder(model, current) else None), tests[name])
+            name: ShadowTest(
+                active, CachedModel(model, active if _same_encoder(model, current) else None), tests[name]
+            )
             for name, model in models.items()
         }
         source = TwoRoomsSource(seed=HELD_OUT_SEED + number, start_ns=0)
@@ -177,9 +180,9 @@ def trial(
         }
 
 
-def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
-    """Summarize the first ``trials`` trials of a kind of candidate."""
-    ends, own = kept[kind.name][:trials], kept["itself"][:trials]
+def row(kind: Kind, trials: dict[str, list[End]], count: int) -> dict[str, Any]:
+    """Summarize the first ``count`` trials of a kind of candidate."""
+    ends, own = trials[kind.name][:count], trials["itself"][:count]
     reasons = [end.reason for end in ends]
     ratios = [end.candidate / end.current for end in ends]
     lost = np.array([sum(base.goals) - sum(end.goals) for base, end in zip(own, ends, strict=True)], float)
@@ -203,20 +206,20 @@ def row(kind: Kind, kept: dict[str, list[End]], trials: int) -> dict[str, Any]:
     }
 
 
-def judge(found: dict[str, Any], alpha: float) -> list[str]:
-    """Return what is wrong with a row: verdicts that err too often, and expectations that do not hold."""
-    name, trials, accepted = found["name"], found["trials"], found["accepted"]
-    if found["harmless"] is None:
+def failures(row: dict[str, Any], alpha: float) -> list[str]:
+    """Return the failures of a row: too many wrong verdicts, and expectations that do not hold."""
+    name, trials, accepted = row["name"], row["trials"], row["accepted"]
+    if row["harmless"] is None:
         return []
     faults = []
-    wrong, what = (trials - accepted, "not accepted") if found["harmless"] else (accepted, "accepted")
+    wrong, verdict = (trials - accepted, "not accepted") if row["harmless"] else (accepted, "accepted")
     if wilson(wrong, trials)[0] > alpha:
-        faults.append(f"{name} is {what} in {wrong} of {trials} trials, more than {alpha:.1%} of them")
-    if found["goals_lost_interval"] is not None:
-        low, high = found["goals_lost_interval"]
-        if found["harmless"] and low >= COST:
+        faults.append(f"{name} is {verdict} in {wrong} of {trials} trials, more than {alpha:.1%} of them")
+    if row["goals_lost_interval"] is not None:
+        low, high = row["goals_lost_interval"]
+        if row["harmless"] and low >= COST:
             faults.append(f"{name} is not harmless: it loses at least {low:.1%} of the goals")
-        if not found["harmless"] and low < COST:
+        if not row["harmless"] and low < COST:
             faults.append(
                 f"{name} is not shown to cost {COST:.0%} of the goals: {low:.1%} to {high:.1%}: more --trials"
             )
@@ -232,20 +235,20 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, list[End]]:
     if not path.exists():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
-    known = content["settings"]
-    if known != (settings if known["retrain"] else settings | {"retrain": None}):
+    earlier = content["settings"]
+    if earlier != (settings if earlier["retrain"] else settings | {"retrain": None}):
         raise UpdateError(f"{path}: belongs to other models or settings; remove it or choose another --json")
     return {name: [End(*end) for end in ends] for name, ends in content["trials"].items()}
 
 
 def save(
-    path: Path, settings: dict[str, Any], rows: list[dict[str, Any]], kept: dict[str, list[End]]
+    path: Path, settings: dict[str, Any], rows: list[dict[str, Any]], trials: dict[str, list[End]]
 ) -> None:
     """Write the results atomically."""
-    trials = {name: [astuple(end) for end in ends] for name, ends in kept.items()}
+    tuples = {name: [astuple(end) for end in ends] for name, ends in trials.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps({"settings": settings, "rows": rows, "trials": trials}) + "\n")
+    partial.write_text(json.dumps({"settings": settings, "rows": rows, "trials": tuples}) + "\n")
     partial.replace(path)
 
 
@@ -288,19 +291,19 @@ def _drive(model: WorldModel, number: int, episodes: int) -> list[int]:
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
     print(f"{'candidate':<12} {'is':<9} {'accepted':>22} {'shown to be worse':>22} {'frames':>7} "
-          f"{'error ratio':>20} {'goals reached':>22} {'lost against itself':>24}")  # fmt: skip
-    for found in rows:
-        shares = [_share(found[what], found["trials"]) for what in ("accepted", "shown_worse")]
-        ratio = "{mean:.3f} ({least:.3f} to {most:.3f})".format(**found["error_ratio"])
-        goals = _share(found["goals"], found["episodes"]) if found["episodes"] else ""
-        bounds = found["goals_lost_interval"]
-        lost = "" if bounds is None else f"{found['goals_lost']:.1%} [{bounds[0]:.1%}, {bounds[1]:.1%}]"
-        kind = {True: "harmless", False: "costly", None: ""}[found["harmless"]]
-        print(f"{found['name']:<12} {kind:<9} {shares[0]:>22} {shares[1]:>22} {found['frames_median']:7.0f} "
+          f"{'error ratio':>20} {'goals reached':>22} {'lost to itself':>24}")  # fmt: skip
+    for row in rows:
+        rates = [_rate(row[verdict], row["trials"]) for verdict in ("accepted", "shown_worse")]
+        ratio = "{mean:.3f} ({least:.3f} to {most:.3f})".format(**row["error_ratio"])
+        goals = _rate(row["goals"], row["episodes"]) if row["episodes"] else ""
+        bounds = row["goals_lost_interval"]
+        lost = "" if bounds is None else f"{row['goals_lost']:.1%} [{bounds[0]:.1%}, {bounds[1]:.1%}]"
+        kind = {True: "harmless", False: "costly", None: ""}[row["harmless"]]
+        print(f"{row['name']:<12} {kind:<9} {rates[0]:>22} {rates[1]:>22} {row['frames_median']:7.0f} "
               f"{ratio:>20} {goals:>22} {lost:>24}")  # fmt: skip
 
 
-def _share(count: int, trials: int) -> str:
+def _rate(count: int, trials: int) -> str:
     low, high = wilson(count, trials)
     return f"{count / trials:.1%} [{low:.1%}, {high:.1%}]"
 

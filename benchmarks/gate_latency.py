@@ -39,10 +39,10 @@ from jepa_runtime.telemetry import read_environment
 from jepa_runtime.util import wilson, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-FACTORS, HOGS, HEADROOM, AT_REST = (1.0, 1.5, 2.0), (0, 1, 2), 1.25, 5
+FACTORS, BUSY_PROCESSES, HEADROOM, AT_REST = (1.0, 1.5, 2.0), (0, 1, 2), 1.25, 5
 # A load process ends by itself if the benchmark is killed.
-_HOG = "import time\nends = time.monotonic() + 600\nwhile time.monotonic() < ends: pass"
-WAYS = ("compared", "alone", "clock")
+_BUSY = "import time\nends = time.monotonic() + 600\nwhile time.monotonic() < ends: pass"
+METHODS = ("compared", "alone", "clock")
 
 
 class Slower:
@@ -71,9 +71,9 @@ class Slower:
 
 
 @contextmanager
-def hogs(number: int, spawner: ThreadPoolExecutor) -> Iterator[None]:
+def busy_processes(number: int, spawner: ThreadPoolExecutor) -> Iterator[None]:
     """Run processes that compute constantly, with the priority of the thread of ``spawner``."""
-    start = partial(subprocess.Popen, [sys.executable, "-c", _HOG], start_new_session=True)
+    start = partial(subprocess.Popen, [sys.executable, "-c", _BUSY], start_new_session=True)
     running = [spawner.submit(start).result() for _ in range(number)]
     try:
         time.sleep(0.5)
@@ -86,7 +86,7 @@ def hogs(number: int, spawner: ThreadPoolExecutor) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of one probe, with a verdict for each of :data:`WAYS`: passed, rejected, or undecided (None)."""
+    """Result of one probe, with a verdict of each of :data:`METHODS`: passed, rejected, None: undecided."""
 
     cost_ms: float
     clock_ms: float
@@ -100,39 +100,39 @@ def trial(active: WorldModel, factor: float, budget_ms: float) -> Trial:
     candidate: Any = Slower(active, factor) if factor > 1 else active
     alone = time_frames([candidate], by_clock=False)
     cost, clock = cost_of(alone.cost[0]), cost_of(alone.clock[0])
-    judged = is_within(budget_ms, cost, others=alone.others, comparison=None)
+    verdict_alone = is_within(budget_ms, cost, others=alone.others, comparison=None)
     both = None
-    if judged is None:
+    if verdict_alone is None:
         both = compare(*time_frames([candidate, active], by_clock=False).cost)
     compared = is_within(budget_ms, cost, others=alone.others, comparison=both)
-    verdicts = {"compared": compared, "alone": judged, "clock": clock.p99_ms <= budget_ms}
+    verdicts = {"compared": compared, "alone": verdict_alone, "clock": clock.p99_ms <= budget_ms}
     return Trial(cost.p99_ms, clock.p99_ms, alone.others, both and both.ratio, verdicts)
 
 
 def row(load: int, factor: float, trials: Sequence[Trial]) -> dict[str, Any]:
     """Summarize all trials of one case."""
-    ends: dict[str, Any] = {}
-    for way in WAYS:
-        verdicts = [one.verdicts[way] for one in trials]
-        numbers = {"passed": verdicts.count(True), "refused": verdicts.count(False)}
-        wrong = numbers["refused" if factor <= HEADROOM else "passed"]
-        ends[way] = {
+    verdicts: dict[str, Any] = {}
+    for method in METHODS:
+        results = [one.verdicts[method] for one in trials]
+        numbers = {"passed": results.count(True), "rejected": results.count(False)}
+        errors = numbers["rejected" if factor <= HEADROOM else "passed"]
+        verdicts[method] = {
             **numbers,
-            "undecided": verdicts.count(None),
-            "wrong": wrong,
-            "wrong_interval": wilson(wrong, len(trials)),
+            "undecided": results.count(None),
+            "errors": errors,
+            "errors_interval": wilson(errors, len(trials)),
         }
     ratios = [one.ratio for one in trials if one.ratio is not None]
     others = [one.others for one in trials if one.others is not None]
     return {
-        "hogs": load,
+        "busy_processes": load,
         "factor": factor,
         "trials": len(trials),
         "cost_p99_ms": float(np.median([one.cost_ms for one in trials])),
         "clock_p99_ms": float(np.median([one.clock_ms for one in trials])),
         "others": float(np.median(others)) if others else None,
         "ratio": float(np.median(ratios)) if ratios else None,
-        "ends": ends,
+        "verdicts": verdicts,
     }
 
 
@@ -154,13 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         spawner.submit(os.getpid).result()
         os.setpriority(os.PRIO_PROCESS, 0, 19)
         report = stored(arguments.json) or at_rest(active)
-        for load, factor in product(HOGS, FACTORS):
-            if any((one["hogs"], one["factor"]) == (load, factor) for one in report["rows"]):
+        for load, factor in product(BUSY_PROCESSES, FACTORS):
+            if any((one["busy_processes"], one["factor"]) == (load, factor) for one in report["rows"]):
                 continue
-            with hogs(load, spawner):
-                steps = track(range(arguments.trials), f"{load} hogs, {factor:g} x", transient=True)
-                found = [trial(active, factor, report["budget_ms"]) for _ in steps]
-            report["rows"].append(row(load, factor, found))
+            with busy_processes(load, spawner):
+                steps = track(range(arguments.trials), f"{load} busy processes, {factor:g} x", transient=True)
+                trials = [trial(active, factor, report["budget_ms"]) for _ in steps]
+            report["rows"].append(row(load, factor, trials))
             write_json(arguments.json, report)
             print(reported(report["rows"][-1]), flush=True)
     return 0
@@ -182,13 +182,13 @@ def at_rest(active: WorldModel) -> dict[str, Any]:
     return {"budget_ms": budget_ms, "headroom": HEADROOM, "rows": [], "environment": where}
 
 
-def reported(found: dict[str, Any]) -> str:
+def reported(case: dict[str, Any]) -> str:
     """Return a row as text."""
-    ends = "; ".join(
-        f"{way}: {end['passed']} passed, {end['refused']} refused, {end['undecided']} undecided"
-        for way, end in found["ends"].items()
+    verdicts = "; ".join(
+        f"{method}: {counts['passed']} passed, {counts['rejected']} rejected, {counts['undecided']} undecided"
+        for method, counts in case["verdicts"].items()
     )
-    return f"{found['hogs']} hogs, {found['factor']:g} x: {ends}"
+    return f"{case['busy_processes']} busy processes, {case['factor']:g} x: {verdicts}"
 
 
 if __name__ == "__main__":

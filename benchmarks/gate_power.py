@@ -46,7 +46,7 @@ class Power:
 
     runs: int
     accepted: int
-    refused: int
+    rejected: int
     undecided: int
     median_frames: float
 
@@ -85,7 +85,7 @@ def power(
     return Power(
         runs=len(ends),
         accepted=reasons.count(GOOD),
-        refused=reasons.count(WORSE),
+        rejected=reasons.count(WORSE),
         undecided=reasons.count(NOT_SHOWN),
         median_frames=float(np.median([test.summary().frames for test in ends])),
     )
@@ -95,9 +95,12 @@ def simulate(case: tuple[float, tuple[str, float]], runs: int) -> dict[str, Any]
     """Return one row of the report."""
     correlation, (name, times) = case
     effect = times * shipped().margin * CURRENT
-    found = power(shipped, effect=effect, sd=SD, runs=runs, seed=0, correlation=correlation)
-    shares = {"accepted": found.interval(found.accepted), "refused": found.interval(found.refused)}
-    return {"candidate": name, "correlation": correlation, **asdict(found), "intervals": shares}
+    result = power(shipped, effect=effect, sd=SD, runs=runs, seed=0, correlation=correlation)
+    intervals = {
+        "accepted": result.interval(result.accepted),
+        "rejected": result.interval(result.rejected),
+    }
+    return {"candidate": name, "correlation": correlation, **asdict(result), "intervals": intervals}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = {"current": CURRENT, "sd": SD, "rows": rows, "environment": read_environment().model_dump()}
     write_json(arguments.json, report)
     for row in rows:
-        ended = f"accepted {row['accepted']}, shown worse {row['refused']}, neither {row['undecided']}"
-        print(f"correlation {row['correlation']:g}, {row['candidate']}: {ended} of {row['runs']}")
+        counts = f"accepted {row['accepted']}, shown worse {row['rejected']}, neither {row['undecided']}"
+        print(f"correlation {row['correlation']:g}, {row['candidate']}: {counts} of {row['runs']}")
     return 0
 
 

@@ -81,31 +81,31 @@ def goals(rows: Sequence[dict[str, Any]], encode_limit: float) -> list[dict[str,
     - the pipeline's median is below that of each library in the same precision;
     - over ROS 2 the node's median and p99 are below those of the plain nodes, and no more images are dropped.
     """
-    found = {(row["row"], row["precision"]): row for row in rows}
-    asked: list[dict[str, Any]] = []
+    by_name = {(row["row"], row["precision"]): row for row in rows}
+    checked: list[dict[str, Any]] = []
 
-    def ask(what: str, value: float | None, of: float | None, limit: float = 1.0) -> None:
-        if value is not None and of is not None:
-            ratio = round(value / of, 4)
-            asked.append({"what": what, "value": ratio, "limit": limit, "met": ratio <= limit})
+    def check(metric: str, value: float | None, peer: float | None, limit: float = 1.0) -> None:
+        if value is not None and peer is not None:
+            ratio = round(value / peer, 4)
+            checked.append({"metric": metric, "value": ratio, "limit": limit, "met": ratio <= limit})
 
-    for (name, precision), row in found.items():
-        app = found.get(("benchmark_app", precision))
+    for (name, precision), row in by_name.items():
+        app = by_name.get(("benchmark_app", precision))
         if name == "pipeline" and app is not None:
-            what = f"encode p50, {precision}: pipeline / benchmark_app"
-            ask(what, round_by_round(row, app, "encode"), 1.0, encode_limit)
+            metric = f"encode p50, {precision}: pipeline / benchmark_app"
+            check(metric, round_by_round(row, app, "encode"), 1.0, encode_limit)
         for other in PEERS.get(name, ()):
-            peer = found.get((other, precision))
+            peer = by_name.get((other, precision))
             if peer is None:
                 continue
             for percentile in ("p50_ms", "p99_ms") if "dropped" in row else ("p50_ms",):
-                what = f"{percentile[:3]}, {precision}: {name} / {other}"
-                ask(what, row[percentile]["value"], peer[percentile]["value"])
+                metric = f"{percentile[:3]}, {precision}: {name} / {other}"
+                check(metric, row[percentile]["value"], peer[percentile]["value"])
             if "dropped" in row:
                 dropped, limit = row["dropped"], peer["dropped"]
-                what = f"images dropped: {name}, at most as many as {other}"
-                asked.append({"what": what, "value": dropped, "limit": limit, "met": dropped <= limit})
-    return asked
+                metric = f"images dropped: {name}, at most those of {other}"
+                checked.append({"metric": metric, "value": dropped, "limit": limit, "met": dropped <= limit})
+    return checked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             seconds=arguments.seconds,
             scratch=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-latency-"))),
         )
-        wanted = [
+        selected = [
             row
             for precision in precisions
             for row in rows_of(setting, precision)
@@ -156,7 +156,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         ]
         progress = stack.enter_context(Progress(console=console))
         _check_parity(bundle, [each for each in precisions if each in offered], arguments.threads)
-        rows, absent = _open(wanted, stack, progress)
+        rows, absent = _open(selected, stack, progress)
         _measure(rows, arguments.rounds, progress)
         summaries = [row.summary() for row in rows]
     return {
@@ -198,23 +198,23 @@ def _check_parity(bundle: Bundle, precisions: Sequence[str], threads: int) -> No
 
 
 def _open(
-    wanted: Sequence[Row], stack: ExitStack, progress: Progress
+    selected: Sequence[Row], stack: ExitStack, progress: Progress
 ) -> tuple[list[Row], list[dict[str, str]]]:
     """Return the rows that can be measured (``stack`` closes them), and the reasons for the others."""
     rows, absent = [], []
-    task = progress.add_task("opening", total=len(wanted))
-    for row in wanted:
+    task = progress.add_task("opening", total=len(selected))
+    for row in selected:
         progress.update(task, description=f"opening {row.name} {row.precision}")
         stack.callback(row.close)
         try:
             row.open()
             rows.append(row)
         except AbsentRowError as error:
-            absent.append({"row": row.name, "precision": row.precision, "why": str(error)})
+            absent.append({"row": row.name, "precision": row.precision, "reason": str(error)})
         progress.advance(task)
     if not rows:
         raise RowError(
-            "; ".join(f"{entry['row']}: {entry['why']}" for entry in absent) or "no row was chosen"
+            "; ".join(f"{entry['row']}: {entry['reason']}" for entry in absent) or "no row was chosen"
         )
     return rows, absent
 
@@ -231,13 +231,13 @@ def _measure(rows: Sequence[Row], rounds: int, progress: Progress) -> None:
 
 def _environment(rows: Sequence[Row]) -> dict[str, Any]:
     """Return this machine and the relevant versions, including those that the ROS 2 nodes reported."""
-    found = read_environment().model_dump()
+    machine = read_environment().model_dump()
     with suppress(PackageNotFoundError):
-        found["versions"]["torch"] = version("torch")
+        machine["versions"]["torch"] = version("torch")
     for row in rows:
         if isinstance(row, GraphRow):
-            found["versions"] |= row.versions
-    return found
+            machine["versions"] |= row.versions
+    return machine
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -271,10 +271,10 @@ def show(report: dict[str, Any], console: Console) -> None:
     for note in dict.fromkeys(note for row in report["rows"] for note in row["notes"]):
         console.print(note, markup=False, highlight=False)
     for entry in report["absent"]:
-        console.print(f"absent: {entry['row']} {entry['precision']}: {entry['why']}", markup=False)
+        console.print(f"absent: {entry['row']} {entry['precision']}: {entry['reason']}", markup=False)
     for goal in report["goals"]:
         verdict = "[green]met[/]" if goal["met"] else "[red]missed[/]"
-        console.print(f"{verdict}: {goal['what']}: {goal['value']}, limit {goal['limit']}", highlight=False)
+        console.print(f"{verdict}: {goal['metric']}: {goal['value']}, limit {goal['limit']}", highlight=False)
     console.print(f"{environment_['cpu']}, {environment_['cores']} cores", highlight=False)
     console.print(", ".join(f"{name} {reported}" for name, reported in environment_["versions"].items()))
 
@@ -287,8 +287,10 @@ def _reported(quantile: dict[str, float | None]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = made.add_argument
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = options.add_argument
     add(
         "--bundle", type=Path, help="bundle (default: ViT-S with random weights, out/vit_s, built if missing)"
     )
@@ -329,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
         help="limit of encode / benchmark_app (default: %(default)s)",
     )
     add("--json", type=Path, default=result_file("latency"))
-    return made
+    return options
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from peers.lewm_ways import (
-    WAYS,
+from peers.lewm_variants import (
+    VARIANTS,
     Call,
     Floats32,
     Predict,
@@ -66,7 +66,7 @@ from jepa_runtime.util.statistics import METHOD, format_ms, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, INT8, FP32, OTHER_SEED = "student int8", "ours int8", "ours fp32", "ours fp32, another seed"
-ANYTIME = "student int8, as long as there is time"
+ANYTIME = "student int8, within the time limit"
 # INT8 calibration: number of rollouts, and of candidates in each.
 CALIBRATION = (8, 64)
 GPU_S, MOST_LOST = 0.98, 0.01
@@ -99,32 +99,32 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = preset("lewm")
     count, horizon = settings.search.num_samples, settings.search.horizon
     model, world = trained(arguments.training, ROOT / "out", depth=arguments.depth)
-    foretelling = trained_student(model, world, arguments.training, ROOT / "out")
+    predictor = trained_student(model, world, arguments.training, ROOT / "out")
     with ExitStack() as stack:
         problem = Problem(
             model=model,
-            student=foretelling,
+            student=predictor,
             count=count,
             horizon=horizon,
             threads=arguments.threads,
             samples=list(calibration(world, horizon)),
             folder=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jepa-lewm-"))),
         )
-        work = {
-            name: problem.multiply_adds(made)
-            for name, made in {"student": student, "ours": rollout, "loop": loop}.items()
+        multiply_adds_of = {
+            name: problem.multiply_adds(create)
+            for name, create in {"student": student, "ours": rollout, "loop": loop}.items()
         }
         rows = count * PAIRS // STAGES
-        share = work["ours"] / multiply_adds(rows)
-        ways = dict.fromkeys([STUDENT, INT8, FP32, *arguments.ways])
-        predicts = {name: WAYS[name](problem, stack) for name in ways}
+        scale = multiply_adds_of["ours"] / multiply_adds(rows)
+        variants = dict.fromkeys([STUDENT, INT8, FP32, *arguments.variants])
+        predicts = {name: VARIANTS[name](problem, stack) for name in variants}
         alone = {name: products_alone(problem, stack, rows, name) for name in ("int8", "fp32")}
         ms = in_turns(predicts, alone, world, problem, arguments)
         plans = {
             name: [timed_plan(predicts[name], world, settings, seed) for seed in range(arguments.plans)]
             for name in (STUDENT, INT8, FP32)
         }
-        judged = parity(predicts, world, settings, arguments.problems, arguments.limit)
+        quality = parity(predicts, world, settings, arguments.problems, arguments.limit)
     return {
         "candidates": [count, horizon, model.config.action_dim],
         "iterations": settings.iterations_per_step,
@@ -133,15 +133,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": arguments.threads,
         # LeWM's, without its projection and action encoder.
         "parameters": {
-            "student": parameters(foretelling),
+            "student": parameters(predictor),
             "ours": parameters(model.blocks, model.norm) + model.pos_embed.numel(),
         },
-        "multiply_adds": work,
+        "multiply_adds": multiply_adds_of,
         "iteration_ms": {name: summarize(ms[name]).as_dict(2) for name in predicts},
-        "products_ms": {name: summarize(share * each for each in ms[name]).as_dict(2) for name in alone},
+        "products_ms": {name: summarize(scale * each for each in ms[name]).as_dict(2) for name in alone},
         "plan_s": {name: [round(each, 3) for each in values] for name, values in plans.items()},
-        "parity": judged,
-        "limits": [asdict(limit) | {"met": limit.met} for limit in limits(plans, judged, arguments.limit)],
+        "parity": quality,
+        "limits": [asdict(limit) | {"met": limit.met} for limit in limits(plans, quality, arguments.limit)],
         "statistics": METHOD,
         "environment": _environment(),
     }
@@ -153,7 +153,7 @@ def calibration(world: World, horizon: int) -> Iterator[Sample]:
     rollouts, count = CALIBRATION
     for _ in range(rollouts):
         places, actions = world.walk(rng, count, horizon)
-        yield {"history_latents": world.see(places[0, 0])[None, None, None], "actions": actions}
+        yield {"history_latents": world.encode(places[0, 0])[None, None, None], "actions": actions}
 
 
 def in_turns(
@@ -165,7 +165,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Return the milliseconds of each call; the first call of each round is not counted."""
     places, actions = world.walk(np.random.default_rng(2), problem.count, problem.horizon)
-    latent = world.see(places[0, 0])
+    latent = world.encode(places[0, 0])
     calls: dict[str, Call] = {name: partial(predict, latent, actions) for name, predict in predicts.items()}
     calls |= alone
     ms: dict[str, list[float]] = {name: [] for name in calls}
@@ -198,7 +198,7 @@ def plan(
 
 def timed_plan(predict: Predict, world: World, settings: ControllerConfig, seed: int) -> float:
     """Return the seconds of a plan."""
-    start, goal = (world.see(place) for place in _problem(seed))
+    start, goal = (world.encode(place) for place in _problem(seed))
     began = time.perf_counter()
     plan(predict, settings, start, goal, seed)
     return time.perf_counter() - began
@@ -216,63 +216,65 @@ def parity(
     makers = {name: (predicts[name], 0, None) for name in (STUDENT, INT8, FP32)}
     makers[OTHER_SEED] = predicts[FP32], problems, None
     makers[ANYTIME] = predicts[STUDENT], 0, budget_s
-    left: dict[str, dict[str, list[float]]] = {name: {"distance": [], "energy": []} for name in makers}
+    remaining: dict[str, dict[str, list[float]]] = {name: {"distance": [], "energy": []} for name in makers}
     iterations, seconds = [], []
     for number in range(problems):
         start, goal = _problem(number)
-        latent, wanted = world.see(start), world.see(goal)
+        latent, target = world.encode(start), world.encode(goal)
         for name, (predict, other, budget) in makers.items():
             began = time.perf_counter()
-            made = plan(predict, settings, latent, wanted, number + other, budget)
+            planned = plan(predict, settings, latent, target, number + other, budget)
             if budget is not None:
-                iterations.append(made.iterations)
+                iterations.append(planned.iterations)
                 seconds.append(round(time.perf_counter() - began, 3))
-            end, actions = start, made.mean
+            end, actions = start, planned.mean
             for action in actions:
                 end = world.move(end, action)
             many = np.broadcast_to(actions, (settings.search.num_samples, *actions.shape))
-            predicted = _energies(predicts[FP32](latent, many), wanted)[0]
-            first = mean_squared(latent[None], wanted[None])
-            left[name]["distance"].append(float(np.linalg.norm(end - goal) / np.linalg.norm(start - goal)))
-            left[name]["energy"].append(float(predicted / first))
+            predicted = _energies(predicts[FP32](latent, many), target)[0]
+            first = mean_squared(latent[None], target[None])
+            distance = np.linalg.norm(end - goal) / np.linalg.norm(start - goal)
+            remaining[name]["distance"].append(float(distance))
+            remaining[name]["energy"].append(float(predicted / first))
     return {
         "problems": problems,
         "anytime": {"iterations": iterations, "seconds": seconds},
-        "left": {
+        "remaining": {
             name: {
                 what: {"mean": float(np.mean(values)), "worst": max(values)} for what, values in of.items()
             }
-            for name, of in left.items()
+            for name, of in remaining.items()
         },
     }
 
 
-def limits(plans_s: Mapping[str, Sequence[float]], judged: Mapping[str, Any], limit_s: float) -> list[Limit]:
+def limits(plans_s: Mapping[str, Sequence[float]], quality: Mapping[str, Any], limit_s: float) -> list[Limit]:
     """Return the limits of INT8 for the student and for LeWM's predictor."""
-    left = {name: of["distance"]["mean"] for name, of in judged["left"].items()}
-    asked = []
+    remaining = {name: of["distance"]["mean"] for name, of in quality["remaining"].items()}
+    checked = []
     for name, predictor in {STUDENT: "a student of its size", INT8: "LeWM's predictor"}.items():
         seconds = plans_s[name]
-        asked += [
+        checked += [
             Limit(
                 "plan", f"{predictor}, INT8, median", round(median(seconds), 3), limit_s, "s",
                 f"{len(seconds)} plans",
             ),
             Limit(
-                "parity", f"{predictor}, INT8: left of the way to the goal, beyond LeWM's in fp32",
-                round(left[name] - left[FP32], 5), MOST_LOST, "of it", f"{judged['problems']} problems",
+                "parity", f"{predictor}, INT8: remaining distance to the goal, beyond LeWM's in fp32",
+                round(remaining[name] - remaining[FP32], 5), MOST_LOST, "of the distance",
+                f"{quality['problems']} problems",
             ),
         ]  # fmt: skip
-    anytime = judged["anytime"]
-    many = f"{judged['problems']} plans of {median(anytime['iterations']):g} iterations (median)"
-    asked += [
+    anytime = quality["anytime"]
+    many = f"{quality['problems']} plans of {median(anytime['iterations']):g} iterations (median)"
+    checked += [
         Limit("anytime", f"{ANYTIME}: longest", max(anytime["seconds"]), limit_s, "s", many),
         Limit(
-            "anytime", f"{ANYTIME}: left of the way to the goal, beyond LeWM's in fp32",
-            round(left[ANYTIME] - left[FP32], 5), MOST_LOST, "of it", many,
+            "anytime", f"{ANYTIME}: remaining distance to the goal, beyond LeWM's in fp32",
+            round(remaining[ANYTIME] - remaining[FP32], 5), MOST_LOST, "of the distance", many,
         ),
     ]  # fmt: skip
-    return asked
+    return checked
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -286,13 +288,13 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     for name, values in report["plan_s"].items():
         console.print(f"plans, {name}: {', '.join(f'{value:.2f}' for value in values)} s")
-    for name, of in report["parity"]["left"].items():
+    for name, of in report["parity"]["remaining"].items():
         reported = ", ".join(f"{of[what]['mean']:.2%} of the {what}" for what in of)
-        console.print(f"left by plans of {name}: {reported}")
+        console.print(f"remaining after plans of {name}: {reported}")
     for limit in report["limits"]:
         verdict = "[green]met[/]" if limit["met"] else "[red]missed[/]"
         console.print(
-            f"{verdict}: {limit['check']}: {limit['what']}: {limit['value']} (limit {limit['limit']})"
+            f"{verdict}: {limit['check']}: {limit['metric']}: {limit['value']} (limit {limit['limit']})"
         )
     console.print(f"{report['environment']['cpu']}, {report['environment']['cores']} cores")
 
@@ -311,17 +313,19 @@ def _energies(futures: Floats32, goal: Floats32) -> Floats32:
 
 
 def _environment() -> dict[str, Any]:
-    found = read_environment().model_dump()
-    found["versions"]["torch"] = version("torch")
-    return found
+    machine = read_environment().model_dump()
+    machine["versions"]["torch"] = version("torch")
+    return machine
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = made.add_argument
-    add("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), metavar="WAY",
-        help=f"variants in addition to {STUDENT}, {INT8} and {FP32}: {', '.join(WAYS)}")  # fmt: skip
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = options.add_argument
+    add("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), metavar="VARIANT",
+        help=f"variants in addition to {STUDENT}, {INT8} and {FP32}: {', '.join(VARIANTS)}")  # fmt: skip
     add("--rounds", type=int, default=5)
     add("--calls", type=int, default=4, help="calls counted in each round (default: %(default)s)")
     add("--plans", type=int, default=5, help="timed plans (default: %(default)s)")
@@ -331,7 +335,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=2)
     add("--limit", type=float, default=GPU_S, help="time limit of a plan [s] (default: %(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "lewm.json")
-    return made
+    return options
 
 
 if __name__ == "__main__":

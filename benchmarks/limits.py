@@ -133,17 +133,17 @@ def serving(setting: Setting, minutes: float) -> list[Limit]:
 def served(setting: Setting, profile: Profile, minutes: float) -> list[Limit]:
     """Return the limits for a profile of ``minutes``."""
     reported = describe(profile.run)
-    of = f"{reported.frames} images in {minutes:g} min"
+    samples = f"{reported.frames} images in {minutes:g} min"
     medians = {stage: known(reported.stages.get(stage), "p50", stage) for stage in (*OURS, *THEIRS)}
     # The history is part of the time that no stage accounts for.
     ours = sum(medians[stage] for stage in OURS) + known(reported.residual, "p50", "the residual")
     p50, p99 = (known(reported.response, name, "the response") for name in ("p50", "p99"))
     return [
-        Limit("serving", "p50 of the response", p50, None, "ms", of),
-        Limit("serving", "p99 of the response", p99, setting.period_ms, "ms", of),
-        Limit("serving", "images dropped", reported.dropped + reported.failed, 0, "images", of),
-        Limit("serving", f"ours ({', '.join(OURS)}, residual), sum of p50", ours, 1.5, "ms", of),
-        *(Limit("serving", f"p50 of {stage}", medians[stage], None, "ms", of) for stage in THEIRS),
+        Limit("serving", "p50 of the response", p50, None, "ms", samples),
+        Limit("serving", "p99 of the response", p99, setting.period_ms, "ms", samples),
+        Limit("serving", "images dropped", reported.dropped + reported.failed, 0, "images", samples),
+        Limit("serving", f"ours ({', '.join(OURS)}, residual), sum of p50", ours, 1.5, "ms", samples),
+        *(Limit("serving", f"p50 of {stage}", medians[stage], None, "ms", samples) for stage in THEIRS),
     ]
 
 
@@ -151,12 +151,14 @@ def memory(setting: Setting) -> list[Limit]:
     """Run the check ``memory``, see the module docstring."""
     limits, alone = [], replace(setting, scratch=setting.scratch / "memory")
     alone.scratch.mkdir()
-    of = f"a minute at {setting.rate_hz:g} Hz"
-    for name in ("of a node that compiled its models", "of one that found them in its cache"):
+    samples = f"a minute at {setting.rate_hz:g} Hz"
+    for name in ("of a node that compiled its models", "of a node with cached models"):
         readings = serve(alone, 60.0).readings
         limits += [
-            Limit("memory", name, max(reading(readings, "rss").values), 300, "MB", of),
-            Limit("memory", "with its start", reading(readings, "peak rss").values[-1], None, "MB", of),
+            Limit("memory", name, max(reading(readings, "rss").values), 300, "MB", samples),
+            Limit(
+                "memory", "including its start", reading(readings, "peak rss").values[-1], None, "MB", samples
+            ),
         ]
     return limits
 
@@ -177,7 +179,7 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
         # Images arrive as from a camera, which sends at any time.
         with Probe(os.sched_getaffinity(0)) as probe, scheduled(2 * REALTIME.fifo_priority):
             run = load.open_loop(rate_hz, seconds, tick=lambda _: ticks.append(time.perf_counter()))
-    refused = [str(each) for each in applied if not each.achieved]
+    failed = [str(each) for each in applied if not each.achieved]
     with scheduled(REALTIME.fifo_priority):
         alone = np.array(bare_infer(setting.bundle, setting.threads, rate_hz, seconds))
     realtime.revert(REALTIME)
@@ -186,11 +188,11 @@ def tail(setting: Setting, seconds: float) -> list[Limit]:
         ticks[0] + scheduled_frames(run),
         probe,
         alone,
-        "; ".join([f"images at {rate_hz:.1f} Hz", *refused]),
+        "; ".join([f"images at {rate_hz:.1f} Hz", *failed]),
     )
 
 
-def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, of: str) -> list[Limit]:
+def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, samples: str) -> list[Limit]:
     """Return the limits for a run at 70 % of the highest rate.
 
     Args:
@@ -198,7 +200,7 @@ def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, of: str
         due_s: Times at which its images were due (perf_counter).
         probe: Probe of the activity of the machine.
         alone: Times of a bare infer() [ms].
-        of: Description of the samples.
+        samples: Description of the samples.
 
     Raises:
         ProfileError: The machine was busy for more than half of the images, or there are too few.
@@ -209,10 +211,10 @@ def tailed(run: Run, due_s: np.ndarray, probe: Probe, alone: np.ndarray, of: str
         raise ProfileError(
             f"the machine was quiet for only {quiet.mean():.0%} of the images, too few for a tail"
         )
-    of_all, of_quiet = f"{len(quiet)} {of}", f"{quiet.sum()} of {len(quiet)} {of}"
+    of_all, of_quiet = f"{len(quiet)} {samples}", f"{quiet.sum()} of {len(quiet)} {samples}"
 
-    def ratio(samples: np.ndarray) -> float:
-        reported = distribution(samples)
+    def ratio(times: np.ndarray) -> float:
+        reported = distribution(times)
         return known(reported, "p999", "the response") / known(reported, "p50", "the response")
 
     bare = float(np.quantile(alone, 0.999) / np.median(alone))
@@ -245,10 +247,10 @@ def neighbor(setting: Setting, seconds: float) -> list[Limit]:
         busy.kill()
         busy.wait()
     ages = np.array(run.latency_ms) - np.array(run.stages_ms["delivery"])
-    of, oldest = f"{len(ages)} results", float(ages.max())
+    samples, oldest = f"{len(ages)} results", float(ages.max())
     return [
-        Limit("neighbor", "images dropped", len(run.dropped_s), None, "images", of),
-        Limit("neighbor", "age of the oldest image published", oldest, 2 * setting.period_ms, "ms", of),
+        Limit("neighbor", "images dropped", len(run.dropped_s), None, "images", samples),
+        Limit("neighbor", "age of the oldest image published", oldest, 2 * setting.period_ms, "ms", samples),
     ]
 
 
@@ -263,7 +265,7 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
         latest_ns = Time.from_msg(latent.header.stamp).nanoseconds
 
     node.create_subscription(LatentState, "/world_model/latent", take, qos.RESULT)
-    taken = []
+    durations_s = []
     try:
         with camera(setting, "camera/image_raw", setting.rate_hz):
             # The first start fills the cache of compiled models.
@@ -280,14 +282,21 @@ def start(setting: Setting, repetitions: int) -> list[Limit]:
                                 f"no latent arrived: {model.exit_message}{model.log_excerpt()}"
                             )
                     if repetition:
-                        taken.append(time.monotonic() - began)
+                        durations_s.append(time.monotonic() - began)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-    of = f"{repetitions} starts, compiled models and files in the cache"
+    samples = f"{repetitions} starts, compiled models and files in the cache"
     return [
-        Limit("start", "process started to first latent, median", statistics.median(taken), 2.0, "s", of),
-        Limit("start", "the slowest", max(taken), None, "s", of),
+        Limit(
+            "start",
+            "process started to first latent, median",
+            statistics.median(durations_s),
+            2.0,
+            "s",
+            samples,
+        ),
+        Limit("start", "the slowest", max(durations_s), None, "s", samples),
     ]
 
 
@@ -312,14 +321,14 @@ def cameras(setting: Setting, seconds: float) -> list[Limit]:
             time.sleep(seconds)
         if model.exit_message:
             raise ProfileError(f"{model.exit_message}{model.log_excerpt()}")
-    found = json.loads(report.read_text(encoding="utf-8"))["cameras"]
+    by_topic = json.loads(report.read_text(encoding="utf-8"))["cameras"]
     limits = []
     for topic in topics:
-        counters = found[topic]["counters"]
+        counters = by_topic[topic]["counters"]
         if counters["received"] < 0.5 * seconds * setting.rate_hz / 2:
             raise ProfileError(f"{topic}: only {counters['received']} images arrived in {seconds:g} s")
-        lost, of = counters["dropped"] + counters["failed"], f"{counters['received']} images"
-        limits.append(Limit("cameras", f"{topic}: images dropped", lost, 0, "images", of))
+        lost, samples = counters["dropped"] + counters["failed"], f"{counters['received']} images"
+        limits.append(Limit("cameras", f"{topic}: images dropped", lost, 0, "images", samples))
     return limits
 
 
@@ -331,16 +340,16 @@ def soak(setting: Setting, minutes: float) -> list[Limit]:
     """
     profile = serve(setting, 60 * minutes)
     run, due = profile.run, round(60 * minutes * setting.rate_hz)
-    of = f"{len(run.scheduled_s)} of {due} images in {minutes:g} min"
+    samples = f"{len(run.scheduled_s)} of {due} images in {minutes:g} min"
     latency = np.array(run.latency_ms)
     noise = float(np.ptp(np.quantile(latency, [0.25, 0.75])))
     rss, descriptors = (reading(profile.readings, name) for name in ("rss", "descriptors"))
     slower, more = growth(run.scheduled_s, latency), growth(descriptors.times_s, descriptors.values)
     return [
         *(replace(limit, check="soak") for limit in served(setting, profile, minutes)),
-        Limit("soak", "growth of the latency", slower, noise, "ms", of),
-        Limit("soak", "growth of the memory", growth(rss.times_s, rss.values), 3.0, "MB", of),
-        Limit("soak", "growth of the descriptors", more, 1.0, "", of),
+        Limit("soak", "growth of the latency", slower, noise, "ms", samples),
+        Limit("soak", "growth of the memory", growth(rss.times_s, rss.values), 3.0, "MB", samples),
+        Limit("soak", "growth of the descriptors", more, 1.0, "", samples),
     ]
 
 
@@ -358,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "cameras": lambda setting: cameras(setting, 20.0),
         "soak": lambda setting: soak(setting, arguments.soak_minutes),
     }
-    found: list[Limit] = []
+    limits: list[Limit] = []
     failed = False
     try:
         path = arguments.bundle or vit_s(only="openvino/int8")
@@ -371,12 +380,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in arguments.checks:
             try:
                 with console.status(f"measuring {name}"):
-                    found += checks[name](setting)
+                    limits += checks[name](setting)
             except (JepaRuntimeError, OSError, subprocess.TimeoutExpired) as error:
                 # The other checks still run.
                 print(f"limits: {name}: {error}", file=sys.stderr)
                 failed = True
-    if not found:
+    if not limits:
         return 2
     manifest = bundle.manifest
     report = {
@@ -390,10 +399,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "camera_frame": SIZE,
         "environment": read_environment().model_dump(),
     }
-    report["limits"] = rows(found, report, arguments.json)
+    report["limits"] = rows(limits, report, arguments.json)
     write_json(arguments.json, report)
-    show(found, report, console)
-    return 2 if failed else 0 if all(limit.met for limit in found) else 1
+    show(limits, report, console)
+    return 2 if failed else 0 if all(limit.met for limit in limits) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -73,12 +73,12 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     manifest, frame = bundle.manifest, bundle.manifest.io.frame
     precision = arguments.precision or manifest.graphs.encoder[0].precision
     backend = create_backend(ENGINE, BackendOptions(threads=arguments.threads))
-    found = graphs(bundle, backend, precision, manifest.num_samples)
+    files = graphs(bundle, backend, precision, manifest.num_samples)
     backend.close()
-    irs = {stage: (Path(found[role][0].name), found[role][1]) for stage, role in STAGES.items()}
+    irs = {stage: (Path(files[role][0].name), files[role][1]) for stage, role in STAGES.items()}
     ours: dict[str, list[float]] = {}
     peer: dict[str, list[dict[str, float]]] = {turn: [] for turn in (*STAGES, JOINED, AT_DEFAULTS)}
-    group = found["predictor"][0].dynamic_quantization_group_size
+    group = files["predictor"][0].dynamic_quantization_group_size
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
             bundle=bundle, threads=arguments.threads, size=f"{frame.width}x{frame.height}", source="",

@@ -51,10 +51,10 @@ def search_alone(name: str, iterations: int) -> dict[str, Any]:
     for each in costs:
         began = time.perf_counter()
         search.ask()
-        asked = time.perf_counter()
+        asked_s = time.perf_counter()
         search.tell(each)
-        spent_ms["ask"].append((asked - began) * 1e3)
-        spent_ms["tell"].append((time.perf_counter() - asked) * 1e3)
+        spent_ms["ask"].append((asked_s - began) * 1e3)
+        spent_ms["tell"].append((time.perf_counter() - asked_s) * 1e3)
     return {
         "candidates": [settings.num_samples, settings.horizon, size],
         "ms": {part: summarize(values).as_dict(4) for part, values in spent_ms.items()},
@@ -67,14 +67,14 @@ def show(report: dict[str, Any], console: Console) -> None:
     table.add_column("preset")
     for column in ("K x H x A", "ask p50", "ask p95", "tell p50", "tell p95", "n"):
         table.add_column(column, justify="right")
-    for name, found in report["search"].items():
-        ask, tell = found["ms"]["ask"], found["ms"]["tell"]
+    for name, measured in report["search"].items():
+        ask, tell = measured["ms"]["ask"], measured["ms"]["tell"]
         figures = (
             "-" if each is None else f"{each:.3f}"
             for part in (ask, tell)
             for each in (part["p50"], part["p95"])
         )
-        table.add_row(name, " x ".join(map(str, found["candidates"])), *figures, str(ask["n"]))
+        table.add_row(name, " x ".join(map(str, measured["candidates"])), *figures, str(ask["n"]))
     console.print(table)
     console.print(f"{report['machine']['cpu']['model']}, {report['machine']['cpu']['cores']} cores")
 

@@ -20,7 +20,7 @@ TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
     "distilled": distilled, "trusted": trusted, "lewm": lewm,
 }  # fmt: skip
-# Which page shows which of them.
+# Tables of each page.
 PAGES = {
     "README.md": ("measured",),
     "docs/benchmarks.md": ("latency", "limits", "updates", "students", "distilled", "trusted", "lewm"),

@@ -244,7 +244,7 @@ def _report(bundle: Bundle, rows: Sequence[Row], limit_m: float) -> dict[str, An
     }
 
 
-def judge(report: dict[str, Any], limit_m: float, goal: float) -> list[str]:
+def check_limits(report: dict[str, Any], limit_m: float, goal: float) -> list[str]:
     """Return the limits that are missed."""
     failures = [
         f"{row['fault']}: path of {row['longest_path_m']:.2f} m, limit {limit_m:g} m"
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(
         arguments.json or RESULTS / ("safety_nodes.json" if arguments.nodes else "safety.json"), report
     )
-    failures = judge(report, arguments.limit, arguments.goal)
+    failures = check_limits(report, arguments.limit, arguments.goal)
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     return int(bool(failures))

@@ -73,9 +73,9 @@ def _weight(bundle: Bundle) -> dict[str, Any]:
     backend = create_backend(ENGINE)
     count, size = {}, {}
     for precision in ("int8", "fp32"):
-        found = graphs(bundle, backend, precision, bundle.manifest.num_samples)
-        size[precision] = sum(len(graph.model) + len(graph.weights or b"") for graph, _ in found.values())
-        count = {role: multiply_adds(graph, shapes) for role, (graph, shapes) in found.items()}
+        files = graphs(bundle, backend, precision, bundle.manifest.num_samples)
+        size[precision] = sum(len(graph.model) + len(graph.weights or b"") for graph, _ in files.values())
+        count = {role: multiply_adds(graph, shapes) for role, (graph, shapes) in files.items()}
     backend.close()
     return {"multiply_adds": count, "bytes": size}
 
@@ -91,12 +91,12 @@ def _estimates(npu: dict[str, Any] | None) -> dict[str, float]:
     }
 
 
-def judge(member: dict[str, Any]) -> list[Limit]:
+def check_limits(member: dict[str, Any]) -> list[Limit]:
     """Return the limits of the middle member, as far as they are known."""
-    found = {(row["row"], row["precision"]): row for row in member["latency"]["rows"]}
+    by_name = {(row["row"], row["precision"]): row for row in member["latency"]["rows"]}
 
-    ours, alone, app = (found[row, "int8"] for row in ("pipeline", "encoder", "benchmark_app"))
-    faster = round_by_round(ours, found["torch_eager", "fp32"], "encode")
+    ours, alone, app = (by_name[row, "int8"] for row in ("pipeline", "encoder", "benchmark_app"))
+    faster = round_by_round(ours, by_name["torch_eager", "fp32"], "encode")
     overhead, predict = round_by_round(alone, app, "encode"), ours["stages_ms"]["predict"]["p50"]
     frames = f"{ours['n']} frames"
     limits = [
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JepaRuntimeError, RowError, BenchmarkAppError) as error:
         print(f"students: {error}", file=sys.stderr)
         return 2
-    limits = judge(next(member for member in members if member["name"] == MIDDLE))
+    limits = check_limits(next(member for member in members if member["name"] == MIDDLE))
     report = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "px": PX,
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(arguments.json, report)
     for limit in limits:
         verdict = "[green]met[/]" if limit.met else "[red]missed[/]"
-        console.print(f"{verdict}: {limit.check}, {limit.what}: {limit.value:.3g}, limit {limit.limit:.3g}")
+        console.print(f"{verdict}: {limit.check}, {limit.metric}: {limit.value:.3g}, limit {limit.limit:.3g}")
     return 0 if all(limit.met for limit in limits) else 1
 
 

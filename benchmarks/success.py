@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, ratio in report["plan_time_ratio"].items():
         print(f"per model step {PEER} takes {ratio:.1f} x the time of {name}")
     write_json(arguments.json, report)
-    failures = judge(report["scores"], arguments.goal, arguments.plan_ms, emulated=report["emulated"])
+    failures = check_limits(report["scores"], arguments.goal, arguments.plan_ms, emulated=report["emulated"])
     for failure in failures:
         print(f"success: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -110,7 +110,7 @@ def line(name: str, score: dict[str, Any]) -> str:
     )
 
 
-def judge(
+def check_limits(
     scores: dict[str, dict[str, Any]], goal: float, plan_ms: float, *, emulated: Sequence[str] = ()
 ) -> list[str]:
     """Return the limits that are missed; decision times of ``emulated`` precisions are not checked."""

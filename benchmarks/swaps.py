@@ -66,11 +66,11 @@ class Measured:
 
     run: Run
     readings: list[Reading]
-    exchanges: list[tuple[float, float]]
+    swaps: list[tuple[float, float]]
 
 
-class Exchanges:
-    """Requests one swap after the other while its node is spun.
+class SwapRequests:
+    """Request one swap after the other while the node is spun.
 
     Args:
         node: Node of the service clients.
@@ -87,29 +87,29 @@ class Exchanges:
         self.failure = ""
         self._bundles, self._pause_s = cycle(bundles), pause_s
         self._due_s = time.monotonic() + pause_s
-        self._began_ns = 0
+        self._start_ns = 0
         self._swap = node.create_client(SwapModel, f"{NODE}/swap_model")
         self._commit = node.create_client(Trigger, f"{NODE}/commit_model")
 
-    def go_on(self) -> None:
-        """Begin the next swap if it is due."""
+    def request_if_due(self) -> None:
+        """Request the next swap if it is due."""
         if time.monotonic() < self._due_s:
             return
-        self._due_s, self._began_ns = math.inf, time.monotonic_ns()
+        self._due_s, self._start_ns = math.inf, time.monotonic_ns()
         request = SwapModel.Request(bundle=str(next(self._bundles)))
         self._swap.call_async(request).add_done_callback(self._swapped)
 
     def _swapped(self, future: Any) -> None:
-        if self._went_well(future.result()):
+        if self._succeeded(future.result()):
             self._commit.call_async(Trigger.Request()).add_done_callback(self._committed)
 
     def _committed(self, future: Any) -> None:
-        if self._went_well(future.result()):
-            self.spans_ns.append((self._began_ns, time.monotonic_ns()))
+        if self._succeeded(future.result()):
+            self.spans_ns.append((self._start_ns, time.monotonic_ns()))
             self._due_s = time.monotonic() + self._pause_s
 
-    def _went_well(self, answer: Any) -> bool:
-        self.failure = "" if answer.success else f"exchange {len(self.spans_ns) + 1}: {answer.message}"
+    def _succeeded(self, answer: Any) -> bool:
+        self.failure = "" if answer.success else f"swap {len(self.spans_ns) + 1}: {answer.message}"
         return bool(answer.success)
 
 
@@ -155,25 +155,25 @@ class Stream:
         ledger = self._listener.ledger = FrameLedger(
             start_ns=start_ns, rate_hz=self._rate_hz, offset_ns=self._offset_ns, frames=self._most
         )
-        exchanges = Exchanges(self._listener, bundles, pause_s)
+        requests = SwapRequests(self._listener, bundles, pause_s)
         gc.freeze()
         self._camera.send({"start_ns": start_ns})
         with Monitor(pid=self._model.process.pid) as monitor, Progress(transient=True) as progress:
-            task = progress.add_task("exchanges", total=swaps)
-            while len(exchanges.spans_ns) < swaps:
-                exchanges.go_on()
+            task = progress.add_task("swaps", total=swaps)
+            while len(requests.spans_ns) < swaps:
+                requests.request_if_due()
                 self._spin_once()
                 self._note_sent(ledger)
-                progress.update(task, completed=len(exchanges.spans_ns))
-                if exchanges.failure:
-                    raise ProfileError(exchanges.failure + self._model.log_excerpt())
+                progress.update(task, completed=len(requests.spans_ns))
+                if requests.failure:
+                    raise ProfileError(requests.failure + self._model.log_excerpt())
             self._rest(pause_s)
             self._note_sent(ledger)
         self._running.remove(self._camera)
         self._camera.stop()
         self._note_sent(ledger)
         self._rest(_SETTLE_S)
-        spans = [((begin - start_ns) / 1e9, (end - start_ns) / 1e9) for begin, end in exchanges.spans_ns]
+        spans = [((begin - start_ns) / 1e9, (end - start_ns) / 1e9) for begin, end in requests.spans_ns]
         return Measured(ledger.run(1e3 / self._rate_hz), monitor.readings(), spans)
 
     def _note_sent(self, ledger: FrameLedger) -> None:
@@ -204,61 +204,64 @@ def split(measured: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     run = measured.run
     due = np.sort(np.concatenate([run.scheduled_s, run.dropped_s, run.failed_s]))
     inside = np.zeros(len(due), bool)
-    for begin, end in measured.exchanges:
+    for begin, end in measured.swaps:
         inside |= (due > begin - 1 / run.rate_hz) & (due <= end)
     return responses(run), lost_frames(run), inside
 
 
-def judge(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
+def check_limits(measured: Measured) -> tuple[list[Limit], dict[str, Any]]:
     """Return the results with their limits, and the statistics of both groups of images.
 
     Raises:
         ProfileError: There are too few images for a p99, or the node's process returned no readings.
     """
-    took, lost, inside = split(measured)
-    swaps, images, others = len(measured.exchanges), int(inside.sum()), int((~inside).sum())
-    during, between = distribution(took[inside]), distribution(took[~inside])
+    response, lost, inside = split(measured)
+    swaps, images, others = len(measured.swaps), int(inside.sum()), int((~inside).sum())
+    during, between = distribution(response[inside]), distribution(response[~inside])
     if during.p99.value is None or between.p99.value is None:
         raise ProfileError(
             f"{images} images during swaps and {others} others are too few for a p99; use more --swaps"
         )
-    ratios = resampled_quantiles(took[inside], 990, seed=0) / resampled_quantiles(took[~inside], 990, seed=1)
+    ratios = resampled_quantiles(response[inside], 990, seed=0) / resampled_quantiles(
+        response[~inside], 990, seed=1
+    )
     low, high = confidence_interval(ratios)
     lost_inside, lost_between = int(lost[inside].sum()), int(lost[~inside].sum())
-    lasted = distribution([1e3 * (end - begin) for begin, end in measured.exchanges])
-    of, rest = f"{images} images in {swaps} exchanges", f"{others} images between them"
-    usual, ratio = lost_between * images / others, during.p99.value / between.p99.value
-    found = [
-        Limit("lost", "images in exchanges", lost_inside, usual, "images", of),
-        Limit("lost", "images between them", lost_between, None, "images", rest),
-        Limit("latency", "p99 of the response in exchanges", during.p99.value, None, "ms", of),
-        Limit("latency", "p99 of the response between them", between.p99.value, None, "ms", rest),
-        Limit("latency", "the first over the second", ratio, MAX_RATIO, "",
+    durations = distribution([1e3 * (end - begin) for begin, end in measured.swaps])
+    inner, outer = f"{images} images during {swaps} swaps", f"{others} images between swaps"
+    expected, ratio = lost_between * images / others, during.p99.value / between.p99.value
+    limits = [
+        Limit("lost", "images during swaps", lost_inside, expected, "images", inner),
+        Limit("lost", "images between swaps", lost_between, None, "images", outer),
+        Limit("latency", "p99 of the response during swaps", during.p99.value, None, "ms", inner),
+        Limit("latency", "p99 of the response between swaps", between.p99.value, None, "ms", outer),
+        Limit("latency", "p99 during swaps / p99 between swaps", ratio, MAX_RATIO, "",
               f"95 % interval {low:.2f} to {high:.2f}"),
-        Limit("latency", "an exchange, median", lasted.p50.value or 0.0, None, "ms", f"{swaps} exchanges"),
+        Limit("latency", "duration of a swap, median", durations.p50.value or 0.0, None, "ms",
+              f"{swaps} swaps"),
         _growth(measured, "rss", MAX_GROWTH_MB, "MB"),
         _growth(measured, "descriptors", MAX_DESCRIPTORS, ""),
     ]  # fmt: skip
     figures = {
-        "in_exchanges": asdict(during) | {"lost": lost_inside},
-        "between_them": asdict(between) | {"lost": lost_between},
+        "during_swaps": asdict(during) | {"lost": lost_inside},
+        "between_swaps": asdict(between) | {"lost": lost_between},
         "p99_ratio_interval": (low, high),
-        "exchange_ms": asdict(lasted),
+        "swap_ms": asdict(durations),
         "after_each": {name: _after_each(measured, name) for name in ("rss", "descriptors")},
     }
-    return found, figures
+    return limits, figures
 
 
 def _after_each(measured: Measured, name: str) -> list[float]:
     """Return a reading at the end of each swap."""
-    found, ends = reading(measured.readings, name), [end for _, end in measured.exchanges]
-    return np.interp(ends, found.times_s, found.values).round(2).tolist()
+    values, ends = reading(measured.readings, name), [end for _, end in measured.swaps]
+    return np.interp(ends, values.times_s, values.values).round(2).tolist()
 
 
 def _growth(measured: Measured, name: str, most: float, unit: str) -> Limit:
-    found = reading(measured.readings, name)
-    of = f"{found.values[0]:.4g} to {found.values[-1]:.4g} in {len(measured.exchanges)} exchanges"
-    return Limit("growth", f"of {name}", growth(found.times_s, found.values), most, unit, of)
+    values = reading(measured.readings, name)
+    samples = f"{values.values[0]:.4g} to {values.values[-1]:.4g} in {len(measured.swaps)} swaps"
+    return Limit("growth", f"of {name}", growth(values.times_s, values.values), most, unit, samples)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -274,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             other = Bundle.open(args.other) if args.other else full_precision(first, scratch / "fp32")
             stream = Stream(first.path, args, scratch, stack)
             measured = stream.measure([other.path, first.path], args.swaps, args.pause)
-        found, figures = judge(measured)
+        limits, figures = check_limits(measured)
     except (JepaRuntimeError, OSError) as error:
         print(f"swaps: {error}", file=sys.stderr)
         return 2
@@ -290,14 +293,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "horizon": manifest.horizon,
         "threads": args.threads,
         "rate_hz": args.rate,
-        "swaps": len(measured.exchanges),
+        "swaps": len(measured.swaps),
         **figures,
-        "limits": [asdict(limit) | {"met": limit.met} for limit in found],
+        "limits": [asdict(limit) | {"met": limit.met} for limit in limits],
         "environment": read_environment().model_dump(),
     }
     write_json(args.json, report)
-    show(found, report, console)
-    return 0 if all(limit.met for limit in found) else 1
+    show(limits, report, console)
+    return 0 if all(limit.met for limit in limits) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

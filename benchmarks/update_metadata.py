@@ -85,7 +85,7 @@ class Robot:
         self._home, self._pointer, self._floors = home, pointer_path(CHANNEL, model_id), Floors({}, None)
         self.server = Server(repo, compresses=compresses)
 
-    def look(self, *, installs: bool) -> int:
+    def check(self, *, installs: bool) -> int:
         """Check for an update and return the number of bytes that the server sent."""
         url, before = f"http://127.0.0.1:{self.server.server_port}", self.server.sent
         trust = RepositoryTrust(
@@ -156,24 +156,24 @@ def row(home: Path, repo: Path, keys: KeyRing, model_id: str, release: Any) -> d
     robots = {
         name: Robot(repo, home / name, model_id, compresses=name == "gzip") for name in ("plain", "gzip")
     }
-    found: dict[str, Any] = {name: {} for name in robots}
+    downloads: dict[str, Any] = {name: {} for name in robots}
     with serving(robots.values()):
         for robot in robots.values():
-            robot.look(installs=True)
+            robot.check(installs=True)
         release()
         for name, robot in robots.items():
-            found[name]["new_release"] = robot.look(installs=True)
+            downloads[name]["new_release"] = robot.check(installs=True)
         steps: dict[str, list[int]] = {name: [] for name in robots}
         for percent in STEPS:
             with Repository.opened(repo, keys) as repository:
                 rollout(repository, CHANNEL, model_id, percent)
             for name, robot in robots.items():
-                steps[name].append(robot.look(installs=False))
+                steps[name].append(robot.check(installs=False))
         for name, robot in robots.items():
-            found[name]["rollout_step"] = round(mean(steps[name]))
-            found[name]["idle_look"] = robot.look(installs=False)
+            downloads[name]["rollout_step"] = round(mean(steps[name]))
+            downloads[name]["idle_check"] = robot.check(installs=False)
     metadata = [path.stat().st_size for path in (repo / "metadata").iterdir()]
-    return found | {"publisher_metadata_bytes": sum(metadata), "publisher_metadata_files": len(metadata)}
+    return downloads | {"publisher_metadata_bytes": sum(metadata), "publisher_metadata_files": len(metadata)}
 
 
 @contextmanager
@@ -201,14 +201,16 @@ def show(report: dict[str, Any], console: Console) -> None:
     table = Table(title=f"bytes for one robot ({report['bundle']['files']} files a release)")
     table.add_column("releases", justify="right")
     names = [
-        (kind, what) for what in ("idle_look", "rollout_step", "new_release") for kind in ("plain", "gzip")
+        (server, event)
+        for event in ("idle_check", "rollout_step", "new_release")
+        for server in ("plain", "gzip")
     ]
-    for kind, what in names:
-        table.add_column(f"{what.replace('_', ' ')}, {kind}", justify="right")
+    for server, event in names:
+        table.add_column(f"{event.replace('_', ' ')}, {server}", justify="right")
     table.add_column("publisher's metadata, MB", justify="right")
-    for found in report["rows"]:
-        cells = [f"{found[kind][what]:,}" for kind, what in names]
-        table.add_row(str(found["releases"]), *cells, f"{found['publisher_metadata_bytes'] / 1e6:.1f}")
+    for row in report["rows"]:
+        cells = [f"{row[server][event]:,}" for server, event in names]
+        table.add_row(str(row["releases"]), *cells, f"{row['publisher_metadata_bytes'] / 1e6:.1f}")
     console.print(table)
 
 

@@ -36,15 +36,15 @@ def row(
 
 
 def verdicts(*measured: dict[str, Any]) -> dict[str, bool]:
-    return {goal["what"]: goal["met"] for goal in latency.goals(measured, 1.03)}
+    return {goal["metric"]: goal["met"] for goal in latency.goals(measured, 1.03)}
 
 
 @pytest.mark.parametrize(("encode", "met"), [(2.06, True), (2.062, False)])
 def test_encode_limit_is_relative_to_the_benchmark_app_median(encode: float, met: bool) -> None:
     peer = row("benchmark_app", 9.0, encode=2.0)
     (goal,) = latency.goals([row("pipeline", 99.0, encode=encode), peer], 1.03)
-    what = "encode p50, int8: pipeline / benchmark_app"
-    assert goal == {"what": what, "value": encode / 2, "limit": 1.03, "met": met}
+    metric = "encode p50, int8: pipeline / benchmark_app"
+    assert goal == {"metric": metric, "value": encode / 2, "limit": 1.03, "met": met}
 
 
 def test_slow_rounds_of_the_machine_are_ignored() -> None:
@@ -71,10 +71,10 @@ def test_ros_median_tail_and_drops_are_compared() -> None:
     assert verdicts(row("node", 8.0, p99=12.0, dropped=2), plain, with_profile) == {
         "p50, int8: node / plain_node": True,
         "p99, int8: node / plain_node": False,
-        "images dropped: node, at most as many as plain_node": True,
+        "images dropped: node, at most those of plain_node": True,
         "p50, int8: node / plain_node_dds": False,
         "p99, int8: node / plain_node_dds": True,
-        "images dropped: node, at most as many as plain_node_dds": False,
+        "images dropped: node, at most those of plain_node_dds": False,
     }
 
 
@@ -123,9 +123,9 @@ def test_latency_reports_every_row_and_the_reason_for_absent_ones(
         assert row["n"] == 24 and row["p50_ms"]["value"] > 0 and row["peak_rss_mb"] > 20
         assert all(row["stages_ms"][stage]["p50"] > 0 for stage in ("encode", "predict"))
     (absent,) = report["absent"]
-    assert absent["row"] == "torch_eager" and absent["why"] in output
+    assert absent["row"] == "torch_eager" and absent["reason"] in output
     assert report["goals"] == latency.goals(report["rows"], 1000)
-    assert len(report["goals"]) == 2 and all(goal["what"] in output for goal in report["goals"])
+    assert len(report["goals"]) == 2 and all(goal["metric"] in output for goal in report["goals"])
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +156,15 @@ def test_overhead_compares_with_each_graph_and_with_both_joined(compared: dict[s
 
 
 @pytest.mark.parametrize(
-    ("model", "kind"),
+    ("model", "name"),
     [
         ("Intel(R) Xeon(R) Processor (family 6, model 207)", "intel-xeon-family-6-model-207"),
         ("AMD EPYC (family 26, model 2)", "amd-epyc-family-26-model-2"),
         ("ARM (0x41, 0xd42 and 0xd4b)", "arm-0x41-0xd42-and-0xd4b"),
     ],
 )
-def test_each_processor_family_has_a_results_file(model: str, kind: str) -> None:
-    assert load("peers.files").kind_of(model) == kind
+def test_each_processor_family_has_a_results_file(model: str, name: str) -> None:
+    assert load("peers.files").slug(model) == name
 
 
 @pytest.mark.parametrize(("met", "status"), [(True, 0), (False, 1)])
@@ -172,7 +172,7 @@ def test_exit_status_is_the_verdict(
     measured: tuple[dict[str, Any], str], compared: dict[str, Any], met: bool, status: int, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    goals = [{"what": "", "value": 1.0, "limit": 1.0, "met": each} for each in (True, met)]
+    goals = [{"metric": "", "value": 1.0, "limit": 1.0, "met": each} for each in (True, met)]
     ratio = 1.1 if met else 1.1001
     reports = {latency: measured[0] | {"goals": goals}, overhead: compared | {"ratio": ratio}}
     for module, report in reports.items():
@@ -282,6 +282,6 @@ def test_mid_size_student_meets_its_goals(
         row("benchmark_app", 0.0, encode=2.0),
         row("torch_eager", 0.0, precision="fp32", encode=10.0),
     ]
-    limits = students.judge({"npu_estimates_ms": npu, "latency": {"rows": [ours, *peers]}})
+    limits = students.check_limits({"npu_estimates_ms": npu, "latency": {"rows": [ours, *peers]}})
     assert len(limits) == 3 + ("4000" in npu)
-    assert {limit.what for limit in limits if not limit.met} == missed
+    assert {limit.metric for limit in limits if not limit.met} == missed

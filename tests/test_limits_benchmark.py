@@ -56,13 +56,13 @@ def test_dropped_images_count_in_the_tail_while_the_machine_is_quiet(
     )
     due_s = 7.0 + limits.scheduled_frames(stalled)
     limits_by_name = {
-        each.what: each for each in limits.tailed(stalled, due_s, Quiet(disturbed), np.ones(100), "images")
+        each.metric: each for each in limits.tailed(stalled, due_s, Quiet(disturbed), np.ones(100), "images")
     }
     assert limits_by_name["images dropped while it was quiet"].value == dropped
     assert limits_by_name["images dropped"].value == 60 and limits_by_name["images dropped"].met
     tail = limits_by_name["p99.9 / p50 while the machine was quiet"]
     assert (tail.met, limits_by_name["images dropped while it was quiet"].met) == (met, met)
-    assert tail.of == f"{len(due_s) - len(due_s[disturbed])} of {len(due_s)} images"
+    assert tail.samples == f"{len(due_s) - len(due_s[disturbed])} of {len(due_s)} images"
     assert limits_by_name["p99.9 / p50 of all"].value > 10 and tail.value > (1 if met else 10)
 
 
@@ -96,7 +96,7 @@ def test_time_outside_the_stages_counts_as_ours(limits: ModuleType) -> None:
     stages = {name: [0.1] * len(run.scheduled_s) for name in (*limits.OURS, *limits.THEIRS)}
     run = run.model_copy(update={"stages_ms": stages, "latency_ms": [3.0] * len(run.scheduled_s)})
     rows = limits.served(limits.Setting(Path(), 1, 30.0, Path()), make_profile(run=run), 1.0)
-    (ours,) = [row for row in rows if row.what.startswith("ours")]
+    (ours,) = [row for row in rows if row.metric.startswith("ours")]
     assert ours.value == pytest.approx(3.0 - 0.1 * len(limits.THEIRS)) and not ours.met
 
 

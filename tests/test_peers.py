@@ -206,7 +206,7 @@ def test_peer_that_cannot_run_the_bundle_states_the_reason_and_exits(peer: Calla
 
 def test_peer_with_different_outputs_is_not_measured(peer: Callable[..., Any], wrong_bundle: Path) -> None:
     pytest.importorskip("onnxruntime")
-    with pytest.raises(rows.RowError, match="its predictor does not compute what the bundle's does"):
+    with pytest.raises(rows.RowError, match="its predictor does not match that of the bundle"):
         peer("onnxruntime_session.py", bundle=wrong_bundle).open()
 
 

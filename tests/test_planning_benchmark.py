@@ -17,7 +17,7 @@ from jepa_export.students.family import randomize
 from tests.scripts import load
 
 planning, lewm = load("planning"), load("lewm")
-world_of, ways = load("peers.lewm_world"), load("peers.lewm_ways")
+lewm_world, variants = load("peers.lewm_world"), load("peers.lewm_variants")
 
 
 def test_small_run_reports_every_search_and_its_repetitions(tmp_path: Path) -> None:
@@ -32,14 +32,14 @@ def test_small_run_reports_every_search_and_its_repetitions(tmp_path: Path) -> N
 
 
 def test_walls_stop_the_point_and_five_displacements_are_one_action() -> None:
-    world = world_of.World(192)
+    world = lewm_world.World(192)
     right = np.tile(np.float32([1, 0]), 5)
     moved = world.move(np.float32([[0, 0], [0.9, 0.5]]), np.stack([right, right]))
-    np.testing.assert_allclose(moved, [[5 * world_of.REACH, 0], [1, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(moved, [[5 * lewm_world.REACH, 0], [1, 0.5]], atol=1e-6)
     places, actions = world.walk(np.random.default_rng(0), 3, 4)
     np.testing.assert_array_equal(places[:, 2], world.move(places[:, 1], actions[:, 1]))
     assert np.abs(actions).max() <= 1
-    seen = world.see(places)
+    seen = world.encode(places)
     np.testing.assert_allclose([seen.mean(-1), seen.std(-1)], [np.zeros((3, 5)), np.ones((3, 5))], atol=1e-5)
 
 
@@ -47,25 +47,25 @@ def test_walls_stop_the_point_and_five_displacements_are_one_action() -> None:
 def problem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return an untrained problem of LeWM's sizes, except for its depth, that depends on its actions."""
     folder = tmp_path_factory.mktemp("lewm")
-    model, world = world_of.trained(1, folder, depth=1)
-    student = world_of.trained_student(model, world, 1, folder)
+    model, world = lewm_world.trained(1, folder, depth=1)
+    student = lewm_world.trained_student(model, world, 1, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.nn.init.normal_(model.blocks[0].modulation[1].weight, std=0.1)
     randomize(student, seed=0)
     samples = list(lewm.calibration(world, 5))[:1]
-    yield ways.Problem(
+    yield variants.Problem(
         model=model, student=student, count=32, horizon=5, threads=1, samples=samples, folder=folder
     )
 
 
-@pytest.mark.parametrize("name", [name for name in ways.WAYS if name != "loop torch.compile"])
+@pytest.mark.parametrize("name", [name for name in variants.VARIANTS if name != "loop torch.compile"])
 def test_every_implementation_predicts_like_its_network(problem: Any, name: str) -> None:
     rng = np.random.default_rng(0)
     latent = rng.standard_normal(192, dtype=np.float32)
     actions = rng.uniform(-1, 1, (32, 5, 10)).astype(np.float32)
     with ExitStack() as stack:
-        actual = ways.WAYS[name](problem, stack)(latent, actions).copy()
+        actual = variants.VARIANTS[name](problem, stack)(latent, actions).copy()
     with torch.inference_mode():
         known, acted = torch.from_numpy(latent), torch.from_numpy(actions)
         if name.startswith("student"):
@@ -78,16 +78,16 @@ def test_every_implementation_predicts_like_its_network(problem: Any, name: str)
 
 
 def test_rollout_with_caching_multiplies_less(problem: Any) -> None:
-    assert problem.multiply_adds(ways.rollout) < 0.75 * problem.multiply_adds(ways.loop)
+    assert problem.multiply_adds(variants.rollout) < 0.75 * problem.multiply_adds(variants.loop)
 
 
 def test_student_of_the_lewm_size_learns_the_dynamics(tmp_path: Path) -> None:
-    model, world = world_of.trained(1, tmp_path, depth=1)
+    model, world = lewm_world.trained(1, tmp_path, depth=1)
     places, actions = world.walk(np.random.default_rng(1), 64, 4)
-    latents = torch.from_numpy(world.see(places))[:, :, None]
+    latents = torch.from_numpy(world.encode(places))[:, :, None]
 
     def error(steps: int) -> float:
-        student = world_of.trained_student(model, world, steps, tmp_path)
+        student = lewm_world.trained_student(model, world, steps, tmp_path)
         with torch.inference_mode():
             predicted = student.next_latents(latents[:, :-1], torch.from_numpy(actions))
         return float((predicted - latents[:, 1:]).square().mean())
@@ -97,22 +97,22 @@ def test_student_of_the_lewm_size_learns_the_dynamics(tmp_path: Path) -> None:
 
 def test_product_count_equals_the_counted_one(problem: Any) -> None:
     with ExitStack() as stack:
-        ways.products_alone(problem, stack, 32, "int8")()
-    graph = ways.Graph.read(problem.folder / "products_int8.xml")
-    assert ways.multiply_adds(graph, {"rows": (32, 192)}) == lewm.multiply_adds(32)
+        variants.products_alone(problem, stack, 32, "int8")()
+    graph = variants.Graph.read(problem.folder / "products_int8.xml")
+    assert variants.multiply_adds(graph, {"rows": (32, 192)}) == lewm.multiply_adds(32)
 
 
 def test_plan_reaches_its_goal_with_an_exact_model() -> None:
-    world, settings = world_of.World(192), lewm.preset("lewm")
+    world, settings = lewm_world.World(192), lewm.preset("lewm")
 
     def perfect(latent: np.ndarray, actions: np.ndarray) -> np.ndarray:
         places = np.repeat(start[None], len(actions), axis=0)
         for step in range(actions.shape[1]):
             places = world.move(places, actions[:, step])
-        return world.see(places)[:, None]
+        return world.encode(places)[:, None]
 
     start, goal = np.float32([-0.4, 0.2]), np.float32([0.5, -0.3])
-    plan = lewm.plan(perfect, settings, world.see(start), world.see(goal), seed=0)
+    plan = lewm.plan(perfect, settings, world.encode(start), world.encode(goal), seed=0)
     end = start
     for action in plan.mean:
         end = world.move(end, action)
@@ -130,24 +130,28 @@ def test_small_run_times_every_implementation_and_checks_int8(
     monkeypatch.setattr(lewm, "CALIBRATION", (1, 32))
     out = tmp_path / "new" / "lewm.json"
     arguments = ["--depth", "1", "--training", "2", "--rounds", "2", "--calls", "1", "--plans", "2"]
-    arguments += ["--problems", "2", "--threads", "1", "--ways", "loop torch", "--json", str(out)]
+    arguments += ["--problems", "2", "--threads", "1", "--variants", "loop torch", "--json", str(out)]
     assert lewm.main([*arguments, "--limit", "1e-4"]) == 1
     report = json.loads(out.read_text())
-    variants = set(report["iteration_ms"])
-    assert variants == {"student int8", "ours int8", "ours fp32", "loop torch"}
+    names = set(report["iteration_ms"])
+    assert names == {"student int8", "ours int8", "ours fp32", "loop torch"}
     timed = [*report["iteration_ms"].values(), *report["products_ms"].values()]
     assert all(of["n"] == 2 and of["p50"] > 0 for of in timed)
     assert {len(values) for values in report["plan_s"].values()} == {2}
-    left = report["parity"]["left"]
-    assert set(left) == {*(name for name in variants if name != "loop torch"), lewm.ANYTIME, lewm.OTHER_SEED}
+    remaining = report["parity"]["remaining"]
+    assert set(remaining) == {
+        *(name for name in names if name != "loop torch"),
+        lewm.ANYTIME,
+        lewm.OTHER_SEED,
+    }
     output = capsys.readouterr().out
     for name, (plan, parity) in zip(
         ("student int8", "ours int8"), (report["limits"][:2], report["limits"][2:4]), strict=True
     ):
-        assert not plan["met"] and f"missed: plan: {plan['what']}" in output
-        difference = left[name]["distance"]["mean"] - left["ours fp32"]["distance"]["mean"]
+        assert not plan["met"] and f"missed: plan: {plan['metric']}" in output
+        difference = remaining[name]["distance"]["mean"] - remaining["ours fp32"]["distance"]["mean"]
         assert parity["value"] == pytest.approx(difference, abs=1e-5)
     longest, parity = report["limits"][4:]
     assert not longest["met"] and report["parity"]["anytime"]["iterations"] == [1, 1]
-    difference = left[lewm.ANYTIME]["distance"]["mean"] - left["ours fp32"]["distance"]["mean"]
+    difference = remaining[lewm.ANYTIME]["distance"]["mean"] - remaining["ours fp32"]["distance"]["mean"]
     assert parity["value"] == pytest.approx(difference, abs=1e-5)

@@ -36,13 +36,13 @@ def report(path_m: float, rate: float) -> dict[str, Any]:
     [(2.5, 0.95, []), (2.51, 0.95, ["ring of 2: path of 2.51 m"]), (2.0, 0.94, ["94.0% of the goals"])],
 )
 def test_missed_limit_is_reported(path_m: float, rate: float, words: list[str]) -> None:
-    failures = safety.judge(report(path_m, rate), 2.5, 0.95)
+    failures = safety.check_limits(report(path_m, rate), 2.5, 0.95)
     assert len(failures) == len(words)
     assert all(word in failure for word, failure in zip(words, failures, strict=True))
 
 
 def test_report_of_the_nodes_has_no_episodes_without_a_fault() -> None:
-    assert safety.judge({"faults": report(1.0, 0.0)["faults"]}, 2.5, 0.95) == []
+    assert safety.check_limits({"faults": report(1.0, 0.0)["faults"]}, 2.5, 0.95) == []
 
 
 def children(pid: int) -> set[int]:

@@ -37,16 +37,16 @@ def scores(fp32: float, int8: float, *, plan_ms: float = 10.0) -> dict[str, dict
     ],
 )
 def test_missed_limit_is_reported(report_scores: dict[str, Any], failures: list[str]) -> None:
-    messages = success.judge(report_scores, 0.97, 50.0)
+    messages = success.check_limits(report_scores, 0.97, 50.0)
     assert len(messages) == len(failures)
     assert all(failure in message for failure, message in zip(failures, messages, strict=True))
 
 
 def test_emulated_duration_is_not_evaluated_but_goals_are() -> None:
     report_scores = scores(1.0, 1.0) | {"bf16": {"rate": 0.98, "plan_ms_p95": 900.0}}
-    (failure,) = success.judge(report_scores, 0.97, 50.0, emulated=["bf16"])
+    (failure,) = success.check_limits(report_scores, 0.97, 50.0, emulated=["bf16"])
     assert failure == "bf16 reaches 98.0% of the goals, required 99.0% (fp32)"
-    assert len(success.judge(report_scores, 0.97, 50.0)) == 2
+    assert len(success.check_limits(report_scores, 0.97, 50.0)) == 2
 
 
 @pytest.mark.slow

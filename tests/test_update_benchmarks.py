@@ -43,34 +43,34 @@ def test_gate_test_is_run_as_shipped() -> None:
     good = gate_power.simulate((0.0, ("as good", 0.0)), runs=3)
     assert (good["accepted"], good["median_frames"]) == (3, 1200)
     worse = gate_power.simulate((0.0, ("worse", 2.0)), runs=3)
-    assert (worse["refused"], worse["accepted"]) == (3, 0)
+    assert (worse["rejected"], worse["accepted"]) == (3, 0)
     low, high = worse["intervals"]["accepted"]
     assert low < 0.01 and 0.4 < high < 0.8
 
 
 def test_harmless_candidate_may_rarely_be_rejected() -> None:
-    assert gate.judge(row([end() for _ in range(100)]), 0.01) == []
-    assert gate.judge(row([end("too few")] + [end() for _ in range(99)]), 0.01) == []
-    (fault,) = gate.judge(row([end(WORSE)] * 5 + [end() for _ in range(95)]), 0.01)
+    assert gate.failures(row([end() for _ in range(100)]), 0.01) == []
+    assert gate.failures(row([end("too few")] + [end() for _ in range(99)]), 0.01) == []
+    (fault,) = gate.failures(row([end(WORSE)] * 5 + [end() for _ in range(95)]), 0.01)
     assert fault == "other is not accepted in 5 of 100 trials, more than 1.0% of them"
 
 
 def test_costly_candidate_must_cost_goals_and_be_rejected() -> None:
     costly = [end(WORSE, goals=(0,)) for _ in range(100)]
-    assert gate.judge(row(costly, harmless=False), 0.01) == []
-    (accepted,) = gate.judge(row([end(goals=(0,)) for _ in range(100)], harmless=False), 0.01)
+    assert gate.failures(row(costly, harmless=False), 0.01) == []
+    (accepted,) = gate.failures(row([end(goals=(0,)) for _ in range(100)], harmless=False), 0.01)
     assert "accepted in 100 of 100" in accepted
-    (cheap,) = gate.judge(row([end(WORSE) for _ in range(100)], harmless=False), 0.01)
+    (cheap,) = gate.failures(row([end(WORSE) for _ in range(100)], harmless=False), 0.01)
     assert "not shown to cost" in cheap
 
 
 def test_candidate_that_costs_goals_is_not_called_harmless() -> None:
-    (fault,) = gate.judge(row([end(goals=(0,)) for _ in range(100)]), 0.01)
+    (fault,) = gate.failures(row([end(goals=(0,)) for _ in range(100)]), 0.01)
     assert "not harmless" in fault
 
 
 def test_intermediate_noise_has_no_verdict() -> None:
-    assert gate.judge(row([end(WORSE) for _ in range(100)], harmless=None), 0.01) == []
+    assert gate.failures(row([end(WORSE) for _ in range(100)], harmless=None), 0.01) == []
 
 
 class Model:
@@ -92,7 +92,7 @@ class Model:
 
 def test_comparisons_on_the_same_frames_share_computations() -> None:
     model = Model()
-    shared = gate.Once(model)
+    shared = gate.CachedModel(model)
     for value in range(3):
         frame = np.full(2, value)
         for _ in range(4):
@@ -102,7 +102,7 @@ def test_comparisons_on_the_same_frames_share_computations() -> None:
 
 def test_comparison_with_the_same_encoder_computes_only_predictions() -> None:
     model = Model()
-    shared, frame = gate.Once(model, gate.Once(Model())), np.zeros(2)
+    shared, frame = gate.CachedModel(model, gate.CachedModel(Model())), np.zeros(2)
     assert shared.surprise(shared.encode(frame)) == 2
     assert model.asked == ["surprise"]
 
@@ -171,7 +171,7 @@ def test_image_belongs_to_a_swap_from_one_period_before_it_to_its_end(swaps: Mod
     ("changed", "missed"),
     [
         ({}, []),
-        ({"dropped_s": (6.0,)}, ["images in exchanges"]),
+        ({"dropped_s": (6.0,)}, ["images during swaps"]),
         ({"dropped_s": (1.0, 2.0, 3.0, 4.0, 6.0)}, []),
         ({"grown": 9.0}, ["of rss"]),
     ],
@@ -179,11 +179,11 @@ def test_image_belongs_to_a_swap_from_one_period_before_it_to_its_end(swaps: Mod
 def test_swaps_may_cost_no_image_and_no_memory(
     swaps: ModuleType, changed: dict[str, Any], missed: list[str]
 ) -> None:
-    failures, figures = swaps.judge(measured(swaps, np.ones(600), **changed))
-    late = [limit.what for limit in failures if not limit.met and limit.check != "latency"]
+    failures, figures = swaps.check_limits(measured(swaps, np.ones(600), **changed))
+    late = [limit.metric for limit in failures if not limit.met and limit.check != "latency"]
     assert late == missed
     lost = len([second for second in changed.get("dropped_s", ()) if second >= 5])
-    assert figures["in_exchanges"]["lost"] == lost
+    assert figures["during_swaps"]["lost"] == lost
 
 
 @pytest.mark.ros
@@ -193,18 +193,18 @@ def test_p99_during_swaps_is_compared_with_that_between_them(
 ) -> None:
     latency = np.full(600, 10.0)
     latency[swaps.split(measured(swaps, latency))[2]] *= factor
-    failures, _ = swaps.judge(measured(swaps, latency))
-    (ratio,) = [limit for limit in failures if limit.what == "the first over the second"]
+    failures, _ = swaps.check_limits(measured(swaps, latency))
+    (ratio,) = [limit for limit in failures if limit.metric == "p99 during swaps / p99 between swaps"]
     assert ratio.value == pytest.approx(factor) and ratio.met is met
 
 
 @pytest.mark.ros
 def test_rejected_swap_ends_the_benchmark_with_the_reason(swaps: ModuleType) -> None:
     clients = SimpleNamespace(create_client=lambda *_: None)
-    exchanges = swaps.Exchanges(clients, [Path("a"), Path("b")], 1.0)
+    requests = swaps.SwapRequests(clients, [Path("a"), Path("b")], 1.0)
     answer = SimpleNamespace(success=False, message="not a bundle")
-    exchanges._swapped(SimpleNamespace(result=lambda: answer))
-    assert exchanges.failure == "exchange 1: not a bundle" and exchanges.spans_ns == []
+    requests._swapped(SimpleNamespace(result=lambda: answer))
+    assert requests.failure == "swap 1: not a bundle" and requests.spans_ns == []
 
 
 @pytest.mark.ros
@@ -222,8 +222,8 @@ def test_models_are_swapped_in_a_running_node(swaps: ModuleType, toy_bundle: Pat
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(out.read_text())
     assert done.returncode == (0 if all(limit["met"] for limit in report["limits"]) else 1)
-    assert report["swaps"] == report["exchange_ms"]["n"] == 30
-    assert report["in_exchanges"]["n"] >= 100 and report["between_them"]["n"] >= 400
+    assert report["swaps"] == report["swap_ms"]["n"] == 30
+    assert report["during_swaps"]["n"] >= 100 and report["between_swaps"]["n"] >= 400
     assert "growth" in done.stdout
 
 
@@ -246,7 +246,7 @@ def test_metadata_of_a_rollout_step_excludes_the_file_list(toy_bundle: Path) -> 
     for row in report["rows"]:
         files, step = row["plain"]["new_release"], row["plain"]["rollout_step"]
         assert step < files / 2 and row["gzip"]["rollout_step"] < step
-        assert row["plain"]["idle_look"] < step
+        assert row["plain"]["idle_check"] < step
 
 
 def test_latency_gate_row_counts_wrong_verdicts_per_candidate_kind() -> None:
@@ -254,11 +254,11 @@ def test_latency_gate_row_counts_wrong_verdicts_per_candidate_kind() -> None:
         return gate_latency.Trial(2.0, 90.0, 0.9, 1.0, {"compared": compared, "alone": None, "clock": False})
 
     good = gate_latency.row(2, 1.0, [trial(True)] * 18 + [trial(False), trial(None)])
-    assert good["ends"]["compared"]["wrong"] == 1 and good["ends"]["compared"]["passed"] == 18
-    assert (good["ends"]["alone"]["undecided"], good["ends"]["alone"]["wrong"]) == (20, 0)
-    assert good["ends"]["clock"]["wrong"] == 20
+    assert good["verdicts"]["compared"]["errors"] == 1 and good["verdicts"]["compared"]["passed"] == 18
+    assert (good["verdicts"]["alone"]["undecided"], good["verdicts"]["alone"]["errors"]) == (20, 0)
+    assert good["verdicts"]["clock"]["errors"] == 20
     slow = gate_latency.row(2, 2.0, [trial(True)] * 3 + [trial(False)] * 17)
-    assert (slow["ends"]["compared"]["wrong"], slow["ends"]["clock"]["wrong"]) == (3, 0)
+    assert (slow["verdicts"]["compared"]["errors"], slow["verdicts"]["clock"]["errors"]) == (3, 0)
 
 
 def test_slower_model_takes_the_specified_multiple_of_processor_time() -> None:

@@ -19,14 +19,13 @@ ENGINE = "openvino:CPU"
 
 
 def has_bf16() -> bool:
-    """Whether the processor has AMX or AVX512-BF16."""
+    """Return whether the processor has AMX or AVX512-BF16."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @contextmanager
 def allowed() -> Iterator[None]:
-    """Let the runtime compute bf16 on any x86 with AVX-512, where OpenVINO emulates it and takes longer than
-    in fp32."""
+    """Let the runtime compute bf16 on any x86 with AVX-512, where OpenVINO emulates it slower than fp32."""
     check = OpenVINOBackend._check_bf16
     OpenVINOBackend._check_bf16 = lambda *_: None  # type: ignore[method-assign]
     try:
@@ -36,11 +35,12 @@ def allowed() -> Iterator[None]:
 
 
 def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
-    """A copy of a bundle with variants in bf16, as ``jepa-export add-variant`` makes them. To be called
-    within :func:`allowed`.
+    """Return a copy of a bundle with variants in bf16, as created by ``jepa-export add-variant``.
+
+    Call it within :func:`allowed`.
 
     Raises:
-        JepaRuntimeError: they cannot be made, do not compute the golden outputs, or OpenVINO does not even
+        JepaRuntimeError: They cannot be created, do not compute the golden outputs, or OpenVINO does not even
             emulate bf16 on this processor.
     """
     try:
@@ -49,7 +49,7 @@ def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
     except ImportError as error:
         raise JepaRuntimeError("bf16 variants need torch: pip install 'jepa-edge[export]'") from error
     try:
-        made = add_variants(
+        copy = add_variants(
             bundle,
             folder,
             [("openvino", "bf16")],
@@ -60,14 +60,14 @@ def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
         )
     except JepaExportError as error:
         raise JepaRuntimeError(f"bf16: {error}") from error
-    path = next(each.path for each in made.manifest.graphs.encoder if each.precision == "bf16")
-    compiled = openvino.Core().compile_model(made.path / path, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    path = next(each.path for each in copy.manifest.graphs.encoder if each.precision == "bf16")
+    compiled = openvino.Core().compile_model(copy.path / path, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
         raise JepaRuntimeError("bf16: OpenVINO neither computes nor emulates it on this processor")
-    return made
+    return copy
 
 
 def parity(bundle: Bundle) -> dict[str, Any]:
-    """How closely each graph in bf16 reproduces the golden outputs."""
-    found = golden_parity(bundle, engine=ENGINE, precision="bf16")
-    return {each.graph: asdict(each) | {"tolerance": each.tolerance.model_dump()} for each in found}
+    """Return how closely each graph in bf16 reproduces the golden outputs."""
+    reports = golden_parity(bundle, engine=ENGINE, precision="bf16")
+    return {each.graph: asdict(each) | {"tolerance": each.tolerance.model_dump()} for each in reports}

@@ -1,5 +1,5 @@
-"""The encoder of jepa_runtime alone, as benchmark_app has a graph alone: one frame after the other, with
-nothing between that takes its place in the caches."""
+"""The encoder of jepa_runtime alone, like a graph in benchmark_app: one frame after the other, with nothing
+in between that would replace it in the caches."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The installed nodes with a camera that goes wrong: a driver between the camera of the simulated robot and
-the world model sends what a fault makes of its images. For safety.py."""
+"""The installed nodes with a faulty camera: a driver between the camera of the simulated robot and the world
+model replaces the images by those of a fault. Used by safety.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CAMERA, _DRIVER = "camera/image_raw", "driver/image_raw"
 
 
 class _Driver(Node):
-    """Sends the images on, and adds up the commands."""
+    """Forward the images, and record the commands."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__("driver")
@@ -44,13 +44,13 @@ class _Driver(Node):
         self.create_subscription(PlannerStatus, "planner/status", self._on_status, qos.RESULT)
 
     def fail(self) -> None:
-        """From now on the images go wrong."""
+        """Apply the fault from now on."""
         self.fails = True
         if isinstance(self._fault, Others) and self._fault.counted:
             self._images.append(self.create_publisher(Image, _DRIVER, qos.SENSOR))
 
     def path_m(self, since_s: float) -> float:
-        """Commanded since then."""
+        """Return the commanded path since ``since_s``."""
         ends = [at_s for at_s, _ in self.commands[1:]] + [time.monotonic()]
         return sum(
             speed * max(end_s - max(at_s, since_s), 0.0)
@@ -78,14 +78,14 @@ class _Driver(Node):
 
 
 def drive_nodes(bundle: Path, fault: Fault, lasts_s: float) -> tuple[float, float | None, int]:
-    """Let the images go wrong while the robot drives.
+    """Apply a fault to the images while the robot drives.
 
     Returns:
-        The commanded path within ``lasts_s`` [m], the time until it was held [s] (None: it never was), and in
-        how many images it was.
+        The commanded path within ``lasts_s`` [m], the time until the robot was held [s] (None: never), and
+        the number of images in which it was.
 
     Raises:
-        JepaRuntimeError: a node does not run.
+        JepaRuntimeError: A node does not run.
     """
     prepare_environment(isolated=True)
     rclpy.init(args=[])

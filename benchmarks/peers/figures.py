@@ -1,4 +1,4 @@
-"""Figures out of profiles, as limits judge them: what is not known is an error, never a zero."""
+"""Values from profiles for comparison with limits: an unknown value is an error, never zero."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from jepa_runtime.util import PercentileName
 
 
 def known(measured: Distribution | None, name: PercentileName, what: str) -> float:
-    """A percentile; of None, what was not measured at all.
+    """Return a percentile of a distribution; None: it was not measured.
 
     Raises:
-        ProfileError: there are too few samples for it.
+        ProfileError: There are too few samples for it.
     """
     value = measured.quantiles()[name].value if measured else None
     if value is None:
         count = measured.n if measured else 0
-        raise ProfileError(f"{name} of {what} is not known: {count} samples do not carry it; measure longer")
+        raise ProfileError(f"{name} of {what} is not known: {count} samples are too few; measure longer")
     return value
 
 
 def reading(readings: Sequence[Reading], name: str) -> Reading:
-    """What was read of the node.
+    """Return the reading ``name`` of the node.
 
     Raises:
-        ProfileError: nothing was.
+        ProfileError: It has no values.
     """
-    found = next(each for each in readings if each.name == name)
-    if not found.values:
-        raise ProfileError(f"{name} of the node is not known: {found.absent}")
-    return found
+    named = next(each for each in readings if each.name == name)
+    if not named.values:
+        raise ProfileError(f"{name} of the node is not known: {named.absent}")
+    return named
 
 
 def growth(times: Sequence[float], values: Sequence[float] | np.ndarray) -> float:
-    """How much a line through ``values`` rises over ``times``, without the first tenth."""
+    """Return the rise of a line through ``values`` over ``times``, without the first tenth."""
     first = len(times) // 10
     x, y = np.array(times[first:]), np.array(values[first:])
     return float(np.polyfit(x, y, 1)[0] * np.ptp(x)) if len(x) > 2 else 0.0
 
 
 def round_by_round(ours: Mapping[str, Any], theirs: Mapping[str, Any], stage: str) -> float:
-    """A stage's median in one row over that in another: the median of the ratios of each round.
+    """Return the ratio of a stage's median in two rows, as the median of the ratios of each round.
 
-    In a round the two follow one another; whole rounds in which the machine is slower for both, or the
-    moments in which it is for one, would decide the ratio of what all rounds come to."""
+    In a round both run one after the other. Rounds in which the machine is slower for both, or moments in
+    which it is for one, would dominate a ratio over all rounds.
+    """
     rounds = (row["stages_ms"][stage]["rounds_p50"] for row in (ours, theirs))
     return median(one / other for one, other in zip(*rounds, strict=True))

@@ -1,6 +1,6 @@
-"""onnxruntime as its documentation shows it: two sessions, numpy arrays in and out.
+"""onnxruntime as in its documentation: two sessions, numpy arrays in and out.
 
-In INT8 it runs what its own quantizer makes of the fp32 graphs: Q/DQ at the matrix products, weights per
+In INT8 it runs the output of its own quantizer for the fp32 graphs: Q/DQ at the matrix products, weights per
 channel, activations in uint8, calibrated on the golden inputs."""
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def _graph(task: Task, role: str, folder: Path) -> Path:
 
 
 class _Inputs:
-    """As the quantizer reads them."""
+    """Samples in the interface of the quantizer."""
 
     def __init__(self, samples: Iterator[dict[str, NDArray[np.generic]]]) -> None:
         self._samples = samples
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
-        """The next sample; None: there are no more."""
+        """Return the next sample, or None at the end."""
         return next(self._samples, None)
 
 

@@ -1,5 +1,5 @@
-"""OpenVINO's Python API alone on both graphs in turn, with the settings with which benchmark_app runs each by
-itself: the time of a graph when another one has used the caches and the threads since its last run."""
+"""OpenVINO's Python API on both graphs in turn, with the settings of benchmark_app for each alone: the time
+of a graph after another one has used the caches and the threads."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class _Graphs:
     def __init__(self, task: Task) -> None:
         self._requests = {}
         backend = create_backend("openvino:CPU", BackendOptions(threads=task.threads))
-        found = graphs(task.bundle, backend, task.precision, task.bundle.manifest.num_samples)
+        files = graphs(task.bundle, backend, task.precision, task.bundle.manifest.num_samples)
         backend.close()
         core = openvino.Core()
-        for role, (graph, shapes) in found.items():
+        for role, (graph, shapes) in files.items():
             model = core.read_model(graph.name)
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             properties = {

@@ -24,12 +24,12 @@ class _BackToBack:
         task.graph("encoder", "openvino")
         manifest = task.bundle.manifest
         self._images = task.images
-        # Stamps are those of a camera: what the model does once a step it does as often as it would there.
+        # Stamps of a camera, so that work done once per step is done as often as on a robot.
         rate_hz, step_s = manifest.io.frame.rate_hz, manifest.io.step_s
         self._period_ns = round(1e9 / rate_hz)
-        # The history has to be full before anything is predicted.
+        # The past context must be full before anything is predicted.
         self._uncounted = WARM_UP + math.ceil((manifest.history_size - 1) * step_s * rate_hz) + 1
-        self._sequence = self._left = self._count = 0
+        self._sequence = self._remaining = self._count = 0
         self._submitted = self._cpu_s = 0.0
         self._clocks: list[tuple[float, dict[str, float]]] = []
         self._failure: Exception | None = None
@@ -45,17 +45,17 @@ class _BackToBack:
         )
         self._pipeline.start()
         if manifest.history_size > 1:
-            # Nothing is predicted from several frames unless the action between them is known.
+            # Predictions from several frames need the actions between them.
             self._pipeline.add_action(0, np.zeros(manifest.action_size, np.float32))
         self.facts: dict[str, Any] = {"open_s": round(time.perf_counter() - began, 3)}
 
     def run(self, count: int) -> dict[str, Any]:
         """See :class:`serving.Server`."""
-        self._clocks, self._count, self._left = [], count, self._uncounted + count
+        self._clocks, self._count, self._remaining = [], count, self._uncounted + count
         self._done.clear()
         self._submit()
         if not self._done.wait(_PATIENCE_S):
-            raise TimeoutError(f"{self._left} frames were left after {_PATIENCE_S:g} s")
+            raise TimeoutError(f"{self._remaining} frames remained after {_PATIENCE_S:g} s")
         if self._failure is not None:
             raise self._failure
         return {
@@ -76,14 +76,14 @@ class _BackToBack:
 
     def _take(self, result: Result) -> None:
         latency_ms = (time.perf_counter() - self._submitted) * 1e3
-        self._left -= 1
-        if self._left == self._count:
+        self._remaining -= 1
+        if self._remaining == self._count:
             self._cpu_s = time.process_time()
-        elif self._left < self._count:
-            assert result.futures is not None, "a frame with a full history gave no futures"
-            # Of each result the clocks only: kept futures would cost each next frame fresh memory.
+        elif self._remaining < self._count:
+            assert result.futures is not None, "a frame with a full past context has no futures"
+            # Only the times of each result: retained futures would cost each next frame new memory.
             self._clocks.append((latency_ms, result.timings_ms))
-        if self._left:
+        if self._remaining:
             self._submit()
         else:
             self._cpu_s = time.process_time() - self._cpu_s

@@ -1,5 +1,5 @@
-"""Measures plain_node.py as jepa_ros.nodes.profiler measures world_model: the same camera in a process of its
-own, the same schedule, and latency from the moment an image was due until its futures are here."""
+"""Measure plain_node.py as jepa_ros.nodes.profiler measures world_model: the same camera in a separate
+process, the same schedule, and latency from the time an image was due until its futures arrive."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _POLL_S = 0.05
 
 
 class _Listener(Node):
-    """Takes the futures: ``answered_ns`` is when the last came, ``ledger`` takes those that count."""
+    """Receive futures: ``answered_ns`` is the time of the last, ``ledger`` records the counted ones."""
 
     def __init__(self, values: int) -> None:
         super().__init__("listener")
@@ -49,7 +49,7 @@ class _Listener(Node):
     def _on_futures(self, message: Float32MultiArray) -> None:
         now_ns = self.answered_ns = time.monotonic_ns()
         if len(message.data) != self._values:
-            raise ProfileError(f"futures of {len(message.data)} values came, expected were {self._values}")
+            raise ProfileError(f"received futures of {len(message.data)} values, expected {self._values}")
         if self.ledger is not None:
             seconds, _, nanoseconds = message.layout.dim[0].label.partition(".")
             self.ledger.add_futures(int(seconds) * 10**9 + int(nanoseconds), now_ns)
@@ -86,7 +86,7 @@ class _Graph:
         self._until(self._camera.read_messages, "has no camera")
 
     def measure(self) -> Profile:
-        self._until(lambda: self._listener.answered_ns, "answered nothing")
+        self._until(lambda: self._listener.answered_ns, "sent no futures")
         warm_s = time.monotonic() + _WARM_UP_S
         self._spin(lambda: time.monotonic() > warm_s)
         rate_hz = self._options.rate
@@ -131,7 +131,7 @@ class _Graph:
 
 
 def main() -> int:
-    """Measure, and write the profile; 1 after an error."""
+    """Measure and write the profile; return 1 after an error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--precision", required=True)

@@ -1,4 +1,4 @@
-"""A world model node as most people write one: everything in the subscription's callback.
+"""A world model node as commonly written: everything in the subscription's callback.
 
 usage: plain_node.py BUNDLE PRECISION
 
@@ -27,7 +27,7 @@ class PlainNode(Node):
         io = manifest["io"]
         self.size = io["frame"]["width"], io["frame"]["height"]
         self.history_size = manifest["history_size"]
-        # The model was made for latents one step apart, the camera is faster.
+        # The model needs latents one step apart; the camera is faster.
         self.stride = round(io["step_s"] * io["frame"]["rate_hz"])
         self.latents = deque(maxlen=(self.history_size - 1) * self.stride + 1)
         low, high = io["action"]["low"], io["action"]["high"]

@@ -1,5 +1,4 @@
-"""How fast this processor multiplies matrices of LeWM's sizes through OpenVINO, and does nothing else: what a
-rollout cannot beat."""
+"""The time of matrix products of LeWM's sizes alone in OpenVINO: a lower bound for a rollout."""
 
 from __future__ import annotations
 
@@ -9,16 +8,16 @@ import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
 
-# Widths between the products of a block, each of which reads what the one before gave. (In LeWM keys, values
-# and queries read the same; here there are as many products, one after the other.)
+# Widths between the products of a block, each of which reads the output of the one before. (In LeWM keys,
+# values and queries have the same input; here the same number of products runs in sequence.)
 _BLOCK = (192, 1024, 192, 1024, 192, 2048, 192)
 _BLOCKS = 6
-# Where numbers are rounded to INT8: they are of unit scale.
+# Range of the values rounded to INT8: they have unit scale.
 _REACH = 4.0
 
 
 def products(*, int8: bool) -> ov.Model:
-    """``rows`` [?, 192] -> [?, 192], through products alone; ``int8``: of rounded numbers."""
+    """Return a model of products alone, ``rows`` [?, 192] -> [?, 192]; ``int8``: with rounded values."""
     rng = np.random.default_rng(0)
     rows = ops.parameter([-1, _BLOCK[0]], np.float32, name="rows")
     rows.output(0).get_tensor().set_names({"rows"})
@@ -38,11 +37,11 @@ def products(*, int8: bool) -> ov.Model:
 
 
 def multiply_adds(rows: int) -> int:
-    """Of one call."""
+    """Return the multiply-adds of one call."""
     return rows * _BLOCKS * sum(before * after for before, after in pairwise(_BLOCK))
 
 
 def _bounds(low: float | np.ndarray, high: float | np.ndarray) -> tuple[ov.Node, ...]:
-    """Of inputs, and the same of outputs."""
+    """Return the bounds of inputs and the same of outputs."""
     ends = [ops.constant(np.asarray(end, np.float32)) for end in (low, high)]
     return (*ends, *ends)

@@ -1,10 +1,9 @@
-"""When the machine was quiet: a probe next to a measurement, which our own work cannot slow down.
+"""Detection of a quiet machine: a probe next to a measurement, which our own work cannot slow down.
 
-On each core a process of the highest priority wakes every 2 ms for 15 us. Whatever runs at a lower priority
-gives way to it, so two things alone disturb it: what has the core without this system's knowing (another
-virtual machine, a neighbor on the same physical core, firmware), and the kernel where it does not let go.
-Then the probe comes late, as cyclictest of the rt-tests measures it, or its few instructions take longer than
-they usually do.
+On each core a process of the highest priority wakes every 2 ms for 15 us. It preempts everything of lower
+priority, so only two things disturb it: other use of the core that this system cannot see (another virtual
+machine, a neighbor on the same physical core, firmware), and kernel code that cannot be preempted. Then the
+probe wakes late, as measured by cyclictest of the rt-tests, or its few instructions take longer than usual.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from jepa_runtime.errors import ProfileError
 from jepa_runtime.serving import realtime
 
 _PRIORITY, _PERIOD_S = 50, 0.002
-# Usual are 0.03 ms.
+# 0.03 ms is usual.
 _LATE_S = 0.00015
-# The median of this number of consecutive ones counts, relative to the usual one: a neighbor on the core
-# makes it 1.6 to 2 times as long.
+# Number of consecutive probes whose median counts, and its limit relative to the usual duration: a neighbor
+# on the core makes it 1.6 to 2 times as long.
 _NEIGHBORS, _SLOWER = 5, 1.4
-# Work that was held up holds up what comes after it.
+# Delayed work delays what follows it.
 _AFTER_S = 0.1
 
 _Floats = NDArray[np.float64]
 
 
 class Probe:
-    """Watches ``cores`` while it is entered.
+    """Watch ``cores`` while the context is open.
 
     Raises:
-        ProfileError: it may not come before everything else here.
+        ProfileError: Real-time priority is not permitted.
     """
 
     def __init__(self, cores: Collection[int]) -> None:
@@ -55,7 +54,7 @@ class Probe:
             subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for core in self._cores
         ]
-        # Each says when it has begun.
+        # Each prints a line when it has started.
         if not all([process.stdout.readline() for process in self._processes if process.stdout]):
             self._end()
         return self
@@ -67,23 +66,25 @@ class Probe:
     def _end(self) -> list[bytes]:
         for process in self._processes:
             process.terminate()
-        ended = [process.communicate(timeout=30) for process in self._processes]
-        for process, (_, err) in zip(self._processes, ended, strict=True):
+        outputs = [process.communicate(timeout=30) for process in self._processes]
+        for process, (_, err) in zip(self._processes, outputs, strict=True):
             if process.returncode > 0:
                 raise ProfileError(
                     f"no probe of how quiet the machine is: {err.decode(errors='replace').strip()}"
                 )
-        return [out for out, _ in ended]
+        return [out for out, _ in outputs]
 
     def quiet(self, begin_s: _Floats, end_s: _Floats) -> NDArray[np.bool_]:
-        """Of pieces of work from ``begin_s`` to ``end_s`` (perf_counter): was nothing disturbed in them, nor
-        in the 0.1 s before?"""
+        """Return for each interval from ``begin_s`` to ``end_s`` (perf_counter) whether it was undisturbed.
+
+        That includes the 0.1 s before it.
+        """
         first = np.searchsorted(self._disturbances, begin_s - _AFTER_S)
         return first == np.searchsorted(self._disturbances, end_s, side="right")
 
 
 def disturbances(due_s: _Floats, woken_s: _Floats, taken_s: _Floats) -> _Floats:
-    """When probes of one core were late or slow, given when each was due, when it woke, and what it took."""
+    """Return the times of late or slow probes of one core, from their due times, wake times and durations."""
     late = woken_s - due_s > _LATE_S
     padded = np.pad(taken_s, _NEIGHBORS // 2, mode="reflect")
     around = np.median(sliding_window_view(padded, _NEIGHBORS), axis=1)
@@ -92,19 +93,19 @@ def disturbances(due_s: _Floats, woken_s: _Floats, taken_s: _Floats) -> _Floats:
 
 
 def _watch(core: int) -> None:
-    """Say that it begins, probe until SIGTERM, then write [3, n]: due, woken, taken."""
+    """Print a line, probe until SIGTERM, then write [3, n]: due times, wake times, durations."""
     settings = realtime.RealtimeSettings(cpu_affinity=(core,), fifo_priority=_PRIORITY)
-    refused = [str(each) for each in realtime.apply(settings) if not each.achieved]
-    if refused:
-        sys.exit("; ".join(refused))
-    ended = Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    failed = [str(each) for each in realtime.apply(settings) if not each.achieved]
+    if failed:
+        sys.exit("; ".join(failed))
+    stopped = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     gc.disable()
     clock, tries, steps = time.perf_counter, range(4), range(400)
     due_s, woken_s, taken_s = array.array("d"), array.array("d"), array.array("d")
     print(flush=True)
     due = clock()
-    while not ended.is_set():
+    while not stopped.is_set():
         due += _PERIOD_S
         time.sleep(max(0.0, due - clock()))
         woken_s.append(clock())
@@ -114,10 +115,10 @@ def _watch(core: int) -> None:
             for _ in steps:
                 pass
             taken.append(clock() - began)
-        # Of the others, one had cold caches, another an interrupt.
+        # The others include cold caches or interrupts.
         taken_s.append(min(taken))
         due_s.append(due)
-    # np.save takes no pipe that has a buffer.
+    # np.save does not support a buffered pipe.
     sys.stdout.buffer.write(np.array([due_s, woken_s, taken_s]).tobytes())
 
 

@@ -1,4 +1,4 @@
-"""The rows of the comparison: each is opened once, measured once a round, and summed up at the end."""
+"""The rows of the comparison: each is opened once, measured once per round, and summarized at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jepa_runtime.util import is_supported
 
 HERE = Path(__file__).resolve().parent
 ENGINE = "openvino:CPU"
-# torch.compile takes a minute or two, onnxruntime and OpenVINO seconds.
+# torch.compile takes one or two minutes, onnxruntime and OpenVINO seconds.
 _OPEN_PATIENCE_S = 900.0
 _ROUND_PATIENCE_S = 600.0
 _STOP_PATIENCE_S = 10.0
@@ -45,8 +45,13 @@ class AbsentRowError(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share. ``frames``: counted in a round of the rows without ROS; ``seconds``: in a round of
-    those with it; ``scratch``: a folder for logs and what else is not kept."""
+    """Settings shared by all rows.
+
+    Attributes:
+        frames: Counted frames per round of a row without ROS.
+        seconds: Duration of a round of a row with ROS.
+        scratch: Folder of temporary files.
+    """
 
     bundle: Bundle
     threads: int
@@ -60,15 +65,15 @@ class Setting:
 
 @dataclass
 class Row:
-    """One row. Subclasses open, measure and close; this adds up.
+    """One row. Subclasses open, measure and close; this class collects the results.
 
     Attributes:
-        name: for the command line.
-        label: for people.
+        name: Name on the command line.
+        label: Name in tables.
         precision: int8, fp16, bf16 or fp32.
-        emulated: the processor lacks the precision; measured in the first round only, on few frames.
-        notes: what a reader of its figures must know.
-        start_s: from files to the first frame's futures, libraries loaded; None: not known.
+        emulated: The processor lacks the precision; measured in the first round only, on few frames.
+        notes: Conditions of the measurement.
+        start_s: From files to the futures of the first frame, with loaded libraries; None: unknown.
     """
 
     name: str
@@ -88,31 +93,31 @@ class Row:
 
     @property
     def frames(self) -> int:
-        """Counted in a round."""
+        """Return the number of counted frames per round."""
         return _EMULATED_FRAMES if self.emulated else self.setting.frames
 
     def open(self) -> None:
-        """Get ready; what is kept from now on waits without using a processor.
+        """Prepare the row; afterwards it waits without using a processor.
 
         Raises:
-            AbsentRowError: see there.
-            RowError: it failed.
+            AbsentRowError: The row does not exist here.
+            RowError: It failed.
         """
 
     def measure(self) -> None:
-        """One round.
+        """Measure one round.
 
         Raises:
-            RowError: it failed.
+            RowError: It failed.
         """
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop all processes."""
 
     def add(
         self, latency_ms: Sequence[float], stages_ms: dict[str, list[float]], cpu_s: float, peak_rss_mb: float
     ) -> None:
-        """Take in a round."""
+        """Add the results of a round."""
         self.latency_ms += latency_ms
         self.rounds_p50_ms.append(round(median(latency_ms), 4))
         for stage, values in stages_ms.items():
@@ -122,7 +127,7 @@ class Row:
         self.peak_rss_mb = max(self.peak_rss_mb, peak_rss_mb)
 
     def summary(self) -> dict[str, Any]:
-        """The row as the report has it."""
+        """Return the row of the report."""
         reported = distribution(self.latency_ms)
         return {
             "row": self.name,
@@ -151,7 +156,7 @@ class Row:
 
 @dataclass
 class ServedRow(Row):
-    """A process that speaks as peers/serving.py does. ``script``: its file; ``options``: its own."""
+    """A process with the protocol of peers/serving.py. ``script``: its file; ``options``: its own options."""
 
     script: str = ""
     options: tuple[str, ...] = ()
@@ -164,7 +169,7 @@ class ServedRow(Row):
             "--precision", self.precision, "--threads", str(setting.threads), "--size", setting.size,
             *self.options,
         ]  # fmt: skip
-        # What torch.compile kept from another time would hide what compiling takes.
+        # A cache of torch.compile from an earlier run would hide the compilation time.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(setting.scratch / "inductor")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -177,7 +182,7 @@ class ServedRow(Row):
 
     def measure(self) -> None:
         assert self._process.stdin is not None
-        # One that has ended gives no answer.
+        # A process that has exited gives no answer.
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{self.frames}\n".encode())
             self._process.stdin.flush()
@@ -199,36 +204,36 @@ class ServedRow(Row):
         assert stdout is not None
         line = stdout.readline() if select.select([stdout], [], [], patience_s)[0] else b""
         if not line:
-            said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
-            raise RowError(f"{self.name} ({self.precision}) gave no answer: " + "\n  ".join(said))
+            output = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
+            raise RowError(f"{self.name} ({self.precision}) gave no answer: " + "\n  ".join(output))
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @dataclass
 class BenchmarkAppRow(Row):
-    """benchmark_app on each graph by itself. It tells one percentile a run, so each graph is run twice."""
+    """benchmark_app on each graph alone. It reports one percentile per run, so each graph is run twice."""
 
     def open(self) -> None:
         backend = create_backend(ENGINE, BackendOptions(threads=self.setting.threads))
         # In bf16 OpenVINO computes the fp32 graphs.
         source = "fp32" if self.precision == "bf16" else self.precision
         try:
-            found = graphs(self.setting.bundle, backend, source, self.setting.bundle.manifest.num_samples)
+            files = graphs(self.setting.bundle, backend, source, self.setting.bundle.manifest.num_samples)
         finally:
             backend.close()
         self._options = OPTIONS
         if self.precision == "bf16":
             self._options = OPTIONS.replace("-infer_precision f32", "-infer_precision bf16")
         stages = {"encoder": "encode", "predictor": "predict"}
-        self._graphs = {stages[role]: (Path(graph.name), shapes) for role, (graph, shapes) in found.items()}
+        self._graphs = {stages[role]: (Path(graph.name), shapes) for role, (graph, shapes) in files.items()}
         self._reported: dict[str, dict[int, list[Reported]]] = {
             stage: {50: [], 99: []} for stage in self._graphs
         }
         self.notes += [
-            f"benchmark_app {self._options}; each graph in a process of its own: p50 is the sum of the two "
-            "medians (of each, the median over the rounds), memory the sum of both; a p99 of the sum is not "
-            "known",
+            f"benchmark_app {self._options}; each graph in a separate process: p50 is the sum of the two "
+            "medians (of each, the median over the rounds), memory the sum of both; a p99 of the sum is "
+            "unknown",
         ]
 
     def measure(self) -> None:
@@ -274,8 +279,12 @@ class BenchmarkAppRow(Row):
 
 @dataclass
 class GraphRow(Row):
-    """A node on a ROS 2 graph: a program that measures it writes a profile each round. ``command``: that
-    program; ``dds_profile``: whether Fast DDS is set up with the file of jepa_bringup."""
+    """A node on a ROS 2 graph, measured by a program that writes a profile in each round.
+
+    Attributes:
+        command: That program.
+        dds_profile: Whether Fast DDS uses the profile of jepa_bringup.
+    """
 
     command: tuple[str, ...] = ()
     dds_profile: bool = True
@@ -293,11 +302,11 @@ class GraphRow(Row):
             env=self._environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if probe.returncode:
-            said = probe.stderr.strip().splitlines()[-1:]
-            raise AbsentRowError(f"ROS 2 and the workspace are not on the paths (. scripts/env.sh): {said}")
+            stderr = probe.stderr.strip().splitlines()[-1:]
+            raise AbsentRowError(f"ROS 2 and the workspace are not on the paths (. scripts/env.sh): {stderr}")
         from jepa_ros.profiler.processes import choose_domain
 
-        # A graph of its own, on this machine only.
+        # An isolated graph on this machine only.
         self._environment["ROS_DOMAIN_ID"] = choose_domain()
 
     def measure(self) -> None:
@@ -330,7 +339,7 @@ class GraphRow(Row):
 
 
 def _integral(reading: Reading) -> float:
-    """What a rate adds up to, over the intervals that its values are of."""
+    """Return the integral of a rate over the intervals of its values."""
     times = [0.0, *reading.times_s]
     return sum(
         value * (now - before) for before, now, value in zip(times, times[1:], reading.values, strict=False)
@@ -346,7 +355,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def rows_of(setting: Setting, precision: str) -> list[Row]:
-    """Every row there is, in this precision, opened by nobody yet."""
+    """Return all rows of this precision, not yet opened."""
 
     emulated = precision == "bf16" and not has_bf16()
     suffix = ", emulated" if emulated else ""
@@ -365,7 +374,10 @@ def rows_of(setting: Setting, precision: str) -> list[Row]:
     return [
         served(
             "pipeline", "jepa-edge pipeline", "pipeline.py",
-            notes=["pipeline: also computes surprise, and looks back once a step; both are in its times"],
+            notes=[
+                "pipeline: also computes surprise, and updates the past context once per step; its times "
+                "include both"
+            ],
         ),
         served("encoder", "jepa-edge, the encoder alone", "encoder.py"),
         BenchmarkAppRow(
@@ -389,11 +401,13 @@ def rows_of(setting: Setting, precision: str) -> list[Row]:
         ),
         GraphRow(
             "node", "jepa-edge world_model node", precision, setting, command=profiler,
-            notes=["node: also computes energies and surprise and tells its stage times; futures in float16"],
+            notes=[
+                "node: also computes energies and surprise and publishes its stage times; futures in float16"
+            ],
         ),
         GraphRow(
             "plain_node", "plain rclpy node", precision, setting, command=plain, dds_profile=False,
-            notes=["plain_node: Fast DDS as it comes; OpenVINO's defaults, but f32; futures in float32"],
+            notes=["plain_node: Fast DDS and OpenVINO with their defaults, but in f32; futures in float32"],
         ),
         GraphRow(
             "plain_node_dds", "plain rclpy node, DDS profile of jepa-edge", precision, setting, command=plain,

@@ -1,9 +1,10 @@
-"""What the peers have in common: each is a process that opens the model once and then, for each number of
-frames that it is sent, computes that many one after the other and reports their times.
+"""The protocol of the peers: each is a process that opens the model once and then, for each number it
+receives, computes that number of frames one after the other and reports their times.
 
-It reads one number per line. It answers in lines of JSON: first ``{"ready": facts}``, or ``{"absent": why}``
-and the end; then for each number ``latency_ms`` and ``stages_ms`` of every frame, ``cpu_s`` (user and system,
-all threads) of those frames together, and ``peak_rss_mb`` so far. It ends with its standard input.
+It reads one number per line and answers in lines of JSON: first ``{"ready": facts}``, or ``{"absent":
+reason}`` before it exits; then for each number ``latency_ms`` and ``stages_ms`` of every frame, ``cpu_s``
+(user and system, all threads) of those frames together, and ``peak_rss_mb`` so far. It exits at the end of
+its standard input.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from jepa_runtime.imaging import resize_into
 from jepa_runtime.planning import default_candidates
 from jepa_runtime.telemetry import peak_rss_mb
 
-# Frames before the counted ones of a round: caches and clocks were others' until then.
+# Frames before the counted ones of a round, which warm up caches and clocks.
 WARM_UP = 10
 STAGES = ("preprocess", "encode", "predict")
 _DISTINCT = 8
@@ -41,12 +42,12 @@ class AbsentError(Exception):
 
 
 class DifferentError(Exception):
-    """A peer computes something else than the model."""
+    """A peer does not compute the outputs of the model."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every peer is given. ``images``: uint8 [n, h, w, 3] RGB, shown in turn; ``actions``: [K, H, A]."""
+    """Input of every peer. ``images``: uint8 [n, h, w, 3] RGB, used in turn; ``actions``: [K, H, A]."""
 
     bundle: Bundle
     precision: str
@@ -57,25 +58,30 @@ class Task:
 
     @classmethod
     def read(cls) -> Task:
-        """The task as the command line tells it."""
+        """Return the task from the command line."""
         parser = argparse.ArgumentParser()
         parser.add_argument("--bundle", type=Path, required=True)
         parser.add_argument("--precision", required=True)
         parser.add_argument("--threads", type=int, required=True)
         parser.add_argument("--size", type=frame_size, required=True)
-        known, options = parser.parse_known_args()
-        bundle = Bundle.open(known.bundle)
-        width, height = known.size
+        arguments, options = parser.parse_known_args()
+        bundle = Bundle.open(arguments.bundle)
+        width, height = arguments.size
         images = np.random.default_rng(0).integers(0, 256, (_DISTINCT, height, width, 3), np.uint8)
         return cls(
-            bundle, known.precision, known.threads, images, default_candidates(bundle.manifest), options
+            bundle,
+            arguments.precision,
+            arguments.threads,
+            images,
+            default_candidates(bundle.manifest),
+            options,
         )
 
     def graph(self, role: str, target: str) -> Path:
-        """The file of a graph.
+        """Return the file of a graph.
 
         Raises:
-            AbsentError: the bundle has none for this target and precision.
+            AbsentError: The bundle has none for this target and precision.
         """
         for variant in self.bundle.manifest.graphs.variants(role):  # type: ignore[arg-type]
             if (variant.target, variant.precision) == (target, self.precision):
@@ -83,8 +89,10 @@ class Task:
         raise AbsentError(f"the bundle has no {target} graph in {self.precision}")
 
     def inputs(self, role: str) -> Iterator[dict[str, NDArray[np.generic]]]:
-        """The golden inputs of the encoder or the predictor, by name and in their order, for those who
-        calibrate; the predictor's with as many candidates as are timed."""
+        """Yield the golden inputs of the encoder or the predictor, by name and in order, for calibration.
+
+        Those of the predictor have the number of candidates that is timed.
+        """
         golden = self.bundle.golden()
         if role == "encoder":
             yield from ({"frame": frame[None]} for frame in golden.frames)
@@ -98,7 +106,7 @@ class Task:
 
 
 class Server(Protocol):
-    """``facts``: what is to be known of it; ``run(count)``: the answer for that many frames."""
+    """A peer. ``facts``: its first answer; ``run(count)``: the answer for ``count`` frames."""
 
     facts: dict[str, Any]
 
@@ -106,22 +114,22 @@ class Server(Protocol):
 
 
 class Model(Protocol):
-    """Encoder and predictor as a library runs them. Arrays are float32 but for the frame."""
+    """Encoder and predictor in a library. Arrays are float32, except for the frame."""
 
     def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[1, H, W, 3] -> [1, T, D]"""
+        """Encode a frame: [1, H, W, 3] -> [1, T, D]."""
 
     def predict(
         self, latents: NDArray[np.float32], actions: NDArray[np.float32], past: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """[1, W, T, D], [K, H, A], [1, W-1, A] (None where W is 1) -> [K, H, T, D]"""
+        """Predict futures: [1, W, T, D], [K, H, A], [1, W-1, A] (None if W is 1) -> [K, H, T, D]."""
 
 
 class InTurn:
-    """Serves a :class:`Model`: scales a frame, encodes it, predicts from the last latents.
+    """Serve a :class:`Model`: resize a frame, encode it, predict from the last latents.
 
     Raises:
-        DifferentError: the model does not compute the golden outputs of the bundle.
+        DifferentError: The model does not compute the golden outputs of the bundle.
     """
 
     def __init__(self, task: Task, open_model: Callable[[Task], Model]) -> None:
@@ -157,7 +165,7 @@ class InTurn:
         }
 
     def _frame(self, image: NDArray[np.uint8]) -> tuple[float, ...]:
-        """When it came and when each stage of it was done [s]."""
+        """Process one image and return its start and the end of each stage [s]."""
         began = time.perf_counter()
         resize_into(image, self._fitted[0])
         fitted = time.perf_counter()
@@ -170,7 +178,7 @@ class InTurn:
     def _check(self) -> None:
         manifest, golden = self._task.bundle.manifest, self._task.bundle.golden()
         count = min(len(golden.actions), len(self._task.actions))
-        # As many candidates as are going to be timed: of another number a compiler makes another program.
+        # The number of candidates that is timed: a compiler creates another program for another number.
         actions = np.resize(golden.actions, self._task.actions.shape)
         past = self._past if golden.history_actions is None else golden.history_actions[None]
         for number, history in enumerate(golden.history_indices(manifest.history_size)):
@@ -179,33 +187,33 @@ class InTurn:
             predicted = self._model.predict(golden.latents[history][None], actions, past)
             self._compare("predictor", predicted[:count, : manifest.horizon], futures[:count])
 
-    def _compare(self, graph: str, found: NDArray[np.float32], golden: NDArray[np.float32]) -> None:
+    def _compare(self, graph: str, actual: NDArray[np.float32], golden: NDArray[np.float32]) -> None:
         tolerances: dict[str, Tolerance] = dict(self._task.bundle.manifest.golden.tolerances)
         tolerance = tolerances.get(self._task.precision, _OF_BF16)
-        norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(golden, axis=-1)
-        cosine = float(((found * golden).sum(-1) / np.maximum(norms, 1e-12)).min())
-        difference = float(np.abs(found - golden).max())
+        norms = np.linalg.norm(actual, axis=-1) * np.linalg.norm(golden, axis=-1)
+        cosine = float(((actual * golden).sum(-1) / np.maximum(norms, 1e-12)).min())
+        difference = float(np.abs(actual - golden).max())
         if not (cosine >= tolerance.min_cosine and difference <= tolerance.max_abs):
             raise DifferentError(
-                f"its {graph} does not compute what the bundle's does (worst cosine {cosine:.5f}, largest "
-                f"difference {difference:.4f}): times of another model would not compare"
+                f"its {graph} does not match that of the bundle (worst cosine {cosine:.5f}, largest "
+                f"difference {difference:.4f}): times of another model are not comparable"
             )
 
 
 def serve(open_server: Callable[[Task], Server]) -> None:
-    """Be a peer until standard input ends."""
-    # Libraries print what they like; the channel is for answers only.
+    """Serve requests until the end of standard input."""
+    # Libraries print to standard output; the channel is for answers only.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(what: dict[str, Any]) -> None:
-        print(json.dumps(what), file=channel, flush=True)
+    def send(answer: dict[str, Any]) -> None:
+        print(json.dumps(answer), file=channel, flush=True)
 
     try:
         server = open_server(Task.read())
     except AbsentError as error:
-        tell({"absent": str(error)})
+        send({"absent": str(error)})
         return
-    tell({"ready": server.facts})
+    send({"ready": server.facts})
     for line in sys.stdin:
-        tell(server.run(int(line)))
+        send(server.run(int(line)))

@@ -12,10 +12,11 @@ OUT = Path(__file__).resolve().parents[2] / "out"
 
 
 def vit_s(only: str | None = None) -> Path:
-    """The ViT-S-class bundle in out/, built if it is missing; ``only``: with this variant alone.
+    """Return the folder of the ViT-S-class bundle in out/, built if it is missing; ``only``: its only
+    variant.
 
     Raises:
-        JepaRuntimeError: it could not be built.
+        JepaRuntimeError: It could not be built.
     """
     return student(
         "_".join(["vit_s", *(only or "").split("/")[1:]]), "vit_s", *(["--only", only] if only else [])
@@ -23,10 +24,10 @@ def vit_s(only: str | None = None) -> Path:
 
 
 def student(folder_name: str, name: str, *options: str) -> Path:
-    """The bundle of student ``name`` in out/, built with these options if it is missing.
+    """Return the folder of the bundle of student ``name`` in out/, built with these options if it is missing.
 
     Raises:
-        JepaRuntimeError: it could not be built.
+        JepaRuntimeError: It could not be built.
     """
     folder = OUT / folder_name
     if not folder.exists():

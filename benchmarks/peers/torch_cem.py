@@ -83,12 +83,12 @@ class TorchCEM:
         latents = self._encoder(torch.tensor(golden.frames))
         futures = self._predictor(latents[:1, None], torch.tensor(golden.actions))
         energy = self._energy(latents, torch.tensor(golden.goal))
-        for name, found, expected in (
+        for name, actual, expected in (
             ("latents", latents, golden.latents),
             ("futures", futures, golden.futures[0]),
             ("energy", energy, golden.energy),
         ):
-            error = float(np.abs(found.numpy() - expected).max())
+            error = float(np.abs(actual.numpy() - expected).max())
             if not error <= _TOLERANCE:
                 raise BundleError(
                     f"{bundle.path}: the {name} of PyTorch differ by {error:.3g} from the golden outputs",
@@ -148,12 +148,14 @@ def loaded(module: nn.Module, path: Path) -> nn.Module:
             if name in constants:
                 value = constants[name].T if node.op_type == "MatMul" else constants[name]
                 used.setdefault(name, torch.from_numpy(value.copy()))
-    known = module.state_dict()
-    others = [name for name in known if name not in used and not name.endswith("num_batches_tracked")]
-    unnamed = [value for name, value in used.items() if name not in known]
-    found = {name: used[name] for name in known if name in used}
-    found |= {name: value.reshape(known[name].shape) for name, value in zip(others, unnamed, strict=True)}
-    module.load_state_dict(known | found)
+    initial = module.state_dict()
+    others = [name for name in initial if name not in used and not name.endswith("num_batches_tracked")]
+    unnamed = [value for name, value in used.items() if name not in initial]
+    loaded_weights = {name: used[name] for name in initial if name in used}
+    loaded_weights |= {
+        name: value.reshape(initial[name].shape) for name, value in zip(others, unnamed, strict=True)
+    }
+    module.load_state_dict(initial | loaded_weights)
     return module.eval()
 
 

@@ -1,12 +1,12 @@
-"""PyTorch: the modules that were exported, with the same weights.
+"""PyTorch: the exported modules with the same weights.
 
-Eager, or with ``--compile`` through torch.compile in its default mode, or with ``--compile frozen`` with
-frozen weights, which it then lays out for its kernels. Of the other modes of torch.compile, reduce-overhead
-means CUDA graphs: there are none on a CPU. In bf16 by autocast. In INT8:
+Eager; or with ``--compile`` through torch.compile in its default mode; or with ``--compile frozen`` with
+frozen weights, which it then lays out for its kernels. The mode reduce-overhead of torch.compile uses CUDA
+graphs, which a CPU does not have. In bf16 with autocast. In INT8:
 
     eager           torch.ao's dynamic quantization: weights per channel, activations at run time
     frozen          torchao's quantizer for x86 (PT2E): weights per channel, activations calibrated on the
-                    golden inputs; torchao is no dependency of this project
+                    golden inputs; torchao is not a dependency of this project
 
 The weights of an untrained student come from its seed, which the bundle's provenance contains."""
 
@@ -43,7 +43,7 @@ _PRECISIONS = {
     "frozen": ("fp32", "bf16", "int8"),
 }
 # The encoder reads the weights of this layer itself, to fold the normalization of pixels into them.
-_READ_BY_ITS_OWNER = "embed.proj"
+_NOT_QUANTIZED = "embed.proj"
 
 
 class _Modules:
@@ -84,14 +84,14 @@ class _Modules:
 
 
 def _mode(options: list[str]) -> str | None:
-    """None: eager."""
+    """Return the mode of torch.compile; None: eager."""
     if "--compile" not in options:
         return None
     return "frozen" if "frozen" in options else "default"
 
 
 def _exported(task: Task) -> tuple[nn.Module, nn.Module]:
-    """Encoder and predictor as they were exported."""
+    """Return encoder and predictor as they were exported."""
     manifest = task.bundle.manifest
     seed = re.search(r"build .*--seed (\d+)", manifest.provenance.command)
     if manifest.trained or manifest.model_id not in FAMILY or seed is None:
@@ -108,13 +108,13 @@ def _exported(task: Task) -> tuple[nn.Module, nn.Module]:
 
 
 def _prepared(module: nn.Module, task: Task, role: str, mode: str | None) -> Any:
-    """The module, quantized and compiled as asked for."""
+    """Return the module, quantized and compiled as requested."""
     if task.precision == "int8":
         module = _dynamic(module) if mode is None else _static(module, task, role)
     if mode is None:
         return module
     if mode == "frozen":
-        # As an option of torch.compile it does not reach all that must know of it (torch 2.13).
+        # As an option of torch.compile it does not reach all code that needs it (torch 2.13).
         torch._inductor.config.freezing = True
     return torch.compile(module)
 
@@ -128,14 +128,14 @@ def _dynamic(module: nn.Module) -> nn.Module:
     products = {
         name: per_channel_dynamic_qconfig
         for name, each in module.named_modules()
-        if isinstance(each, torch.nn.Linear) and name != _READ_BY_ITS_OWNER
+        if isinstance(each, torch.nn.Linear) and name != _NOT_QUANTIZED
     }
     with warnings.catch_warnings(action="ignore"):  # It is deprecated.
         return quantize_dynamic(module, products, inplace=True)
 
 
 def _in_one_product(block: Block, tokens: torch.Tensor) -> torch.Tensor:
-    """The forward of a block by its layer qkv as a whole, which can be replaced by a quantized one."""
+    """Run a block with its layer qkv as one product, which can be replaced by a quantized one."""
     products = block.qkv(block.norm_attention(tokens)).chunk(3, dim=-1)
     query, key, value = (split_heads(part, block.heads) for part in products)
     tokens = tokens + block.out(merge_heads(attend(query, key, value)))

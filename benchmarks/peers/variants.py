@@ -1,4 +1,4 @@
-"""Variants of a bundle: its form in full precision, and that with noise on the predictor's weights."""
+"""Copies of a bundle: its full-precision variant, and that with noise on the predictor's weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from jepa_runtime.bundle import ROLES, Bundle, seal
 
 
 def full_precision(bundle: Bundle, folder: Path, **fields: Any) -> Bundle:
-    """A copy of the fp32 (ONNX) half of a bundle.
+    """Return a copy of a bundle with its fp32 (ONNX) variants only.
 
     Args:
-        folder: of the copy; it is made.
-        fields: of its manifest that differ.
+        bundle: The bundle.
+        folder: New folder of the copy.
+        fields: Changed fields of its manifest.
 
     Raises:
-        BundleError: the bundle has no such half.
+        BundleError: The bundle has no such variants.
     """
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("openvino", "manifest.json"))
     manifest = bundle.manifest.model_dump(mode="json") | fields
@@ -31,12 +32,16 @@ def full_precision(bundle: Bundle, folder: Path, **fields: Any) -> Bundle:
 
 
 def perturbed(bundle: Bundle, folder: Path, *, noise: float, seed: int, **fields: Any) -> Bundle:
-    """As :func:`full_precision`, with Gaussian noise on the predictor's matrices.
+    """Return a :func:`full_precision` copy with Gaussian noise on the predictor's matrices.
 
-    The golden outputs stay those of the original: the shadow gate does not look at them.
+    The golden outputs are those of the original: the shadow gate does not use them.
 
     Args:
-        noise: its standard deviation, as a share of the root mean square of each matrix.
+        bundle: The bundle.
+        folder: New folder of the copy.
+        noise: Standard deviation of the noise relative to the root mean square of each matrix.
+        seed: Seed of the noise.
+        fields: Changed fields of the manifest.
     """
     copy = full_precision(bundle, folder, **fields)
     path = folder / copy.manifest.graphs.predictor[0].path

@@ -1,4 +1,4 @@
-"""What the models are worth: students, what distilling keeps, bounds and surprise."""
+"""Tables about the models: students, distillation, error bounds and surprise."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from readme_tables.words import machine, processor, read, span
 
 
 def students() -> str:
-    """What the members of the family weigh, compute and take."""
+    """Return size, compute and latency of the students."""
     report = read("students")
-    ways = {
+    columns = {
         ("pipeline", "int8"): "ours INT8", ("encoder", "int8"): "alone INT8",
         ("benchmark_app", "int8"): "benchmark_app INT8", ("pipeline", "fp32"): "ours fp32",
         ("torch_eager", "fp32"): "torch eager",
@@ -24,24 +24,26 @@ def students() -> str:
         f"medians in ms of {' or '.join(map(str, sorted(counts)))} frames on {report['threads']} threads"
         " (`benchmarks/students.py`).",
         machine(report["environment"]),
-        "Alone: our encoder with nothing between its frames, as benchmark_app has each graph.",
-        "NPU: what the cost model of Intel's compiler expects of the encoder, an estimate.",
+        "Alone: our encoder without other work between its frames, like each graph in benchmark_app.",
+        "NPU: latency of the encoder estimated by the cost model of Intel's compiler.",
         "",
         "| | M parameters | G multiply-adds | MB INT8 | MB fp32 | "
-        f"{' | '.join(ways.values())} | NPU 3720; 4000; 5010 |",
-        "|" + "---|" * (6 + len(ways)),
+        f"{' | '.join(columns.values())} | NPU 3720; 4000; 5010 |",
+        "|" + "---|" * (6 + len(columns)),
     ]
     for member in report["students"]:
         rows = {(row["row"], row["precision"]): row["stages_ms"] for row in member["latency"]["rows"]}
         cells = [member["name"]]
-        for of, scale in ((member["parameters"], 1e6), (member["multiply_adds"], 1e9)):
-            cells.append(f"{of['encoder'] / scale:.1f}; {of['predictor'] / scale:.1f}")
+        for counted, scale in ((member["parameters"], 1e6), (member["multiply_adds"], 1e9)):
+            cells.append(f"{counted['encoder'] / scale:.1f}; {counted['predictor'] / scale:.1f}")
         cells += [f"{member['bytes'][precision] / 1e6:.1f}" for precision in ("int8", "fp32")]
         cells += [
             "; ".join(
-                f"{rows[way][stage]['p50']:.1f}" for stage in ("encode", "predict") if stage in rows[way]
+                f"{rows[column][stage]['p50']:.1f}"
+                for stage in ("encode", "predict")
+                if stage in rows[column]
             )
-            for way in ways
+            for column in columns
         ]
         cells.append("; ".join(f"{value:.2f}" for value in member["npu_estimates_ms"].values()))
         lines.append(f"| {' | '.join(cells)} |")
@@ -49,14 +51,14 @@ def students() -> str:
 
 
 def distilled() -> str:
-    """What a distillation in Two Rooms kept."""
+    """Return the results of a distillation in Two Rooms."""
     report = read("distill")
     teacher, machine = report["teacher"], report["closed_loop"]["machine"]
     lines = [
-        "Two Rooms: a vision transformer trained from nothing, and what was distilled from it alone, on",
+        "Two Rooms: a vision transformer trained from scratch, and a student distilled from it alone, on",
         f"layouts that neither was trained on ({processor(machine['cpu'])}):",
         "",
-        "| | goals reached | episodes | M multiply-adds: a frame | 64 futures of 8 steps |",
+        "| | goals reached | episodes | M multiply-adds per frame | per 64 futures of 8 steps |",
         "|---|---|---|---|---|",
     ]
     rows = [
@@ -64,8 +66,8 @@ def distilled() -> str:
         ("student, fp32", report, "fp32"),
         ("student, INT8", report, "int8"),
     ]
-    for name, of, precision in rows:
-        score, work = of["closed_loop"]["scores"][precision], of["multiply_adds"]
+    for name, entry, precision in rows:
+        score, work = entry["closed_loop"]["scores"][precision], entry["multiply_adds"]
         lines.append(
             f"| {name} | {score['rate']:.1%} ({span(score['interval'])}) | {score['episodes']} | "
             f"{work['encoder'] / 1e6:.1f} | {work['predictor'] / 1e6:.1f} |"
@@ -81,9 +83,9 @@ _PARTS = {
 
 
 def _adapted(report: dict[str, Any]) -> list[str]:
-    """How far coverage is off while driving, after each change."""
+    """Return the deviation of the coverage while driving, after each change."""
     lines = [
-        f"| driving, bounds stated with {report['probability']:.0%}: points off at the worst horizon | "
+        f"| driving, target {report['probability']:.0%}: deviation at the worst horizon, points | "
         f"{' | '.join(_PARTS.values())} |",
         "|---" * (1 + len(_PARTS)) + "|",
     ]
@@ -94,12 +96,12 @@ def _adapted(report: dict[str, Any]) -> list[str]:
 
 
 def _coverage(report: dict[str, Any], driving: dict[str, Any], demo: dict[str, Any]) -> list[str]:
-    """Coverage of each horizon while the planner drives, in the demo, and while a robot wanders."""
+    """Return the coverage of each horizon while the planner drives, in the demo, and while wandering."""
     driven, wandering = driving["coverage"], report["wandering"]
     probability, limit = driving["probability"], f"{wandering['settling_limit_s']:g} s"
     rows = {
         f"the planner drives, {driving['nodes']['episodes']} episodes, {_errors(driven)}": _values(driven),
-        "the same, bounds of the bundle, not adapted": _values(driven, "coverage_of_the_bundle"),
+        "the same, bounds of the bundle without adaptation": _values(driven, "coverage_of_the_bundle"),
     }
     if "error_bounds" in demo:
         shown = demo["error_bounds"]
@@ -115,7 +117,7 @@ def _coverage(report: dict[str, Any], driving: dict[str, Any], demo: dict[str, A
         rows[f"wandering, {when}, {_errors(wandering[part])}"] = _values(wandering[part])
     steps = [str(row["horizon"]) for row in driven]
     lines = [
-        f"| coverage of bounds stated with {probability:.0%}, by steps ahead | {' | '.join(steps)} |",
+        f"| coverage with target {probability:.0%}, by steps ahead | {' | '.join(steps)} |",
         "|---" * (1 + len(steps)) + "|",
     ]
     for name, values in rows.items():
@@ -132,16 +134,16 @@ def _errors(rows: list[dict[str, Any]]) -> str:
 
 
 def trusted() -> str:
-    """How well bounds hold, and what is noticed."""
+    """Return the coverage of error bounds, and the detection of events."""
     report = read("calibration")
     surprise = report["surprise"]
     lines = [
-        f"Two Rooms, layouts never trained on, {report['engine']}",
+        f"Two Rooms, held-out layouts, {report['engine']}",
         f"({processor(report['machine']['cpu'])}; `benchmarks/calibration.py`).",
         "",
         *_adapted(report),
     ]
-    lines += ["", "| event | AUROC | alarm before it is a horizon old |", "|---|---|---|"]
+    lines += ["", "| event | AUROC | alarm within a horizon |", "|---|---|---|"]
     for event, row in surprise["events"].items():
         low, high = row["interval"]
         lines.append(
@@ -151,12 +153,15 @@ def trusted() -> str:
     lines += ["", *_coverage(report, read("piloting"), read("demo"))]
     settled = report["wandering"]["settled_after_s"]
     if settled is not None:
-        lines += ["", f"Coverage while wandering is within 2 points at each horizon from {settled:g} s on."]
+        lines += [
+            "",
+            f"Coverage while wandering is within 2 points of the target at each horizon after {settled:g} s.",
+        ]
     return "\n".join(
         [
             *lines,
             "",
             f"False alarms in {surprise['normal_seconds_watched']:.0f} s of wandering: {counts};"
-            f" stated: at most {surprise['stated_at_most_of_each']:.1f} of each.",
+            f" expected: at most {surprise['stated_at_most_of_each']:.1f} of each.",
         ]
     )

@@ -1,4 +1,4 @@
-"""What the runtime does, and what it is compared with and held to."""
+"""Tables about the runtime: the demo, comparisons and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from readme_tables.words import (
     model,
     processor,
     read,
-    read_kinds,
+    read_by_processor,
     span,
     spread,
     verdicts,
@@ -20,9 +20,9 @@ from readme_tables.words import (
 
 
 def measured() -> str:
-    """What the demo's model does."""
+    """Return the results of the demo's model."""
     demo = read("demo")
-    overheads = read_kinds("overhead")
+    overheads = read_by_processor("overhead")
     success = read("success")
     piloting, e2e = read("piloting"), demo["e2e_ms"]
     published, dropped = demo["frames_published"], demo["frames_dropped"]
@@ -37,10 +37,10 @@ def measured() -> str:
             f"{encode['n']} images, `make demo`",
         ),
         ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo`"),
-        ("memory of the node at most, with its start", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
+        ("peak memory of the node, including its start", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
         *(
             (
-                f"pipeline against OpenVINO's benchmark_app, same graphs, {each['machine']['cpu']['model']}",
+                f"pipeline / OpenVINO's benchmark_app, same graphs, {each['machine']['cpu']['model']}",
                 f"{each['ratio']:.2f} x",
                 f"{each['pipeline_ms']['encode']['n']} frames, `benchmarks/overhead.py`",
             )
@@ -50,24 +50,24 @@ def measured() -> str:
     names = {
         "fp32": "goals reached, fp32",
         "int8": "goals reached, INT8",
-        "torch_cem": "goals reached, plain PyTorch CEM of the same settings, one full plan per step",
+        "torch_cem": "goals reached, plain PyTorch CEM with the same settings, one full plan per step",
     }
     for name, score in success["scores"].items():
         shown = f"{score['rate']:.1%} ({span(score['interval'])})"
-        what = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
-        rows.append((what, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
+        metric = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
+        rows.append((metric, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
     rows.append(_in_bf16())
     driven = piloting["nodes"]
     shown = f"{driven['rate']:.1%} ({span(driven['interval'])})"
-    of = f"{driven['episodes']} held-out episodes without a restart, `benchmarks/piloting.py`"
-    rows.append(("goals reached by a robot that runs for all episodes, INT8", shown, of))
+    episodes = f"{driven['episodes']} held-out episodes without a restart, `benchmarks/piloting.py`"
+    rows.append(("goals reached by a robot that runs for all episodes, INT8", shown, episodes))
     alarms, stated = piloting["alarms"], piloting["driven_s"] / piloting["false_alarm_every_s"]
     false = " and ".join(f"{number} of {kind}" for kind, number in alarms.items())
     rows.append(
         (
             "false alarms of that robot",
-            f"{false} in {piloting['driven_s']:.0f} s; stated: at most {stated:.1f} of each",
-            "in those episodes",
+            f"{false} in {piloting['driven_s']:.0f} s; expected: at most {stated:.1f} of each",
+            "in these episodes",
         )
     )
     planning = success["scores"]["int8"]
@@ -97,17 +97,17 @@ def measured() -> str:
                 "`benchmarks/piloting.py`": processor(cpu(piloting)),
             }.items()
         ),
-        f"Of `make demo`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
-        "Cores that others share, no GPU, no NPU. Intervals are 95 % (Wilson).",
+        f"`make demo`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
+        "Shared cores, no GPU, no NPU. Intervals are 95 % (Wilson).",
         "",
-        "| what | measured | of |",
+        "| metric | measured | samples |",
         "|---|---|---|",
     ]
-    return "\n".join([*lines, *(f"| {what} | {value} | {of} |" for what, value, of in rows)])
+    return "\n".join([*lines, *(f"| {metric} | {value} | {samples} |" for metric, value, samples in rows)])
 
 
 def _in_bf16() -> tuple[str, str, str]:
-    """Goals reached in bf16, and in the other precisions in the same episodes."""
+    """Return the goals reached in bf16, and in the other precisions in the same episodes."""
     report = read("success_bf16")
     scores = report["scores"]
     emulated = " (emulated)" if "bf16" in report["emulated"] else ""
@@ -122,17 +122,17 @@ def _in_bf16() -> tuple[str, str, str]:
 
 
 def latency() -> str:
-    """The ways of running one model, on each kind of processor."""
-    return "\n\n".join(map(_ways, read_kinds("latency")))
+    """Return the comparison of libraries for each processor."""
+    return "\n\n".join(map(_comparison, read_by_processor("latency")))
 
 
-def _ways(report: dict[str, Any]) -> str:
+def _comparison(report: dict[str, Any]) -> str:
     lines = [
-        f"{model(report)}, {report['threads']} threads, in {report['rounds']} rounds that take turns; "
-        "of a run `benchmark_app` reports only the median.",
+        f"{model(report)}, {report['threads']} threads, {report['rounds']} alternating rounds; "
+        "`benchmark_app` reports only the median of a run.",
         machine(report["environment"]),
         "",
-        "| | | p50 ms | encode | p99 ms | n | CPU ms a frame | memory MB | dropped |",
+        "| | | p50 ms | encode | p99 ms | n | CPU ms per frame | memory MB | dropped |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
@@ -153,19 +153,19 @@ def _ways(report: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     reasons: dict[str, list[str]] = {}
     for row in report["absent"]:
-        reasons.setdefault(row["why"], []).append(f"`{row['row']}` {row['precision']}")
+        reasons.setdefault(row["reason"], []).append(f"`{row['row']}` {row['precision']}")
     if reasons:
-        reported = "; ".join(f"{', '.join(rows)}: {why}" for why, rows in reasons.items())
+        reported = "; ".join(f"{', '.join(rows)}: {reason}" for reason, rows in reasons.items())
         lines += ["", f"Absent: {reported}."]
     return "\n".join(lines)
 
 
 def limits() -> str:
-    """What the runtime is held to."""
+    """Return the limits of the runtime."""
     report = read("limits")
     lines = [
         f"{model(report)}, {report['threads']} threads, {report['rate_hz']:g} images of "
-        f"{'x'.join(map(str, report['camera_frame']))} a second.",
+        f"{'x'.join(map(str, report['camera_frame']))} per second.",
         machine(report["environment"]),
         *where((each["check"], f"{each['created'][:10]}, {each['cpu']}") for each in report["limits"]),
         "",
@@ -174,7 +174,7 @@ def limits() -> str:
 
 
 def lewm() -> str:
-    """LeWM's planning problem."""
+    """Return the results of LeWM's planning problem."""
     report = read("lewm")
     count, horizon, _ = report["candidates"]
     plans = [limit for limit in report["limits"] if limit["check"] == "plan"]
@@ -182,30 +182,32 @@ def lewm() -> str:
     sizes = {name: f"{number / 1e6:.1f} million" for name, number in report["parameters"].items()}
     alone = report["iterations"] * report["products_ms"]["int8"]["p50"] / 1e3
     anytime = report["parity"]["anytime"]
-    left = [f"{of['distance']['mean']:.2%} by {name}" for name, of in report["parity"]["left"].items()]
+    remaining = [
+        f"{of['distance']['mean']:.2%} with {name}" for name, of in report["parity"]["remaining"].items()
+    ]
     lines = [
         f"LeWM's planning problem: {count} candidates of {horizon} steps, {report['iterations']} iterations,"
-        f" by its predictor (ours and loop, {sizes['ours']} parameters) and by a student's of its size"
-        f" ({sizes['student']}), trained alike.",
+        f" with its predictor (ours and loop, {sizes['ours']} parameters) and a student's of the same size"
+        f" ({sizes['student']}), trained on the same data.",
         machine(report["environment"]),
         "",
         "| futures of one iteration | p50 ms | p95 ms | n |",
         "|---|---|---|---|",
     ]
     rows = report["iteration_ms"] | {
-        f"matrix products of ours alone, {name}": of for name, of in report["products_ms"].items()
+        f"matrix products of ours only, {name}": of for name, of in report["products_ms"].items()
     }
     lines += [f"| {name} | {of['p50']:.1f} | {of['p95']:.1f} | {of['n']} |" for name, of in rows.items()]
     return "\n".join(
         [
             *lines,
             "",
-            f"A whole plan in INT8 takes {student:.2f} s by the student's predictor, {ours:.2f} s by LeWM's"
-            f" (medians of {plans[0]['of']}), of which its matrix products alone take {alone:.2f} s; asked"
-            f" for: {plans[0]['limit']:.2f} s, which its authors report of a GPU. Who has no more time makes"
-            f" {median(anytime['iterations']):g} iterations of them by the student's (longest plan:"
-            f" {max(anytime['seconds']):.2f} s). Left of the way to the goal, means of"
-            f" {report['parity']['problems']} problems: {', '.join(left)}.",
+            f"A complete plan in INT8 takes {student:.2f} s with the student's predictor, {ours:.2f} s with"
+            f" LeWM's (medians of {plans[0]['samples']}), of which its matrix products alone take"
+            f" {alone:.2f} s; the limit is {plans[0]['limit']:.2f} s, the authors' figure for a GPU."
+            f" Within it the student's predictor completes {median(anytime['iterations']):g} iterations"
+            f" (longest plan: {max(anytime['seconds']):.2f} s). Remaining distance to the goal, means over"
+            f" {report['parity']['problems']} problems: {', '.join(remaining)}.",
             "",
             *verdicts(report["limits"]),
         ]

@@ -1,4 +1,4 @@
-"""What updates over the air let pass, cost and withstand."""
+"""Tables about updates over the air: the gate, deltas, swaps and robustness."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from readme_tables.words import cpu, processor, read, span
 
 
 def updates() -> str:
-    """What the gate lets pass, and what a delta saves."""
+    """Return the results of the gate, of deltas, of swaps and of the robustness campaigns."""
     gate = read("gate")
     ratio = 1 + gate["settings"]["test"]["margin"]
     row = gate["rows"][0]
     lines = [
-        f"Candidates next to the active model: {row['trials']} comparisons each, on frames of their own;",
+        f"Candidates next to the active model: {row['trials']} comparisons each, on separate frames;",
         f"at most {ratio:g} x its prediction error is allowed. What a candidate costs is measured over",
         f"{row['episodes']} episodes in closed loop (`benchmarks/gate.py`).",
         "",
         "| candidate | accepted | error, x that of the active model | goals reached |",
         "|---|---|---|---|",
     ]
-    names = {"itself": "the model itself", "int8": "its INT8 form", "retrain": "a retrain, other seed"}
+    names = {
+        "itself": "the model itself",
+        "int8": "its INT8 variant",
+        "retrain": "retrained with another seed",
+    }
     for row in gate["rows"]:
         noise = f"noise on the predictor's weights,{row['name'].removeprefix('noise')} of their RMS"
         name = names.get(row["name"], noise)
@@ -27,11 +31,11 @@ def updates() -> str:
             f"| {name} | {row['accepted']} of {row['trials']} | {row['error_ratio']['mean']:.2f} | {goals} |"
         )
     broken, swaps = read("robustness"), read("swaps")
-    inside, between = swaps["in_exchanges"], swaps["between_them"]
-    grown = next(limit["value"] for limit in swaps["limits"] if limit["what"] == "of rss")
+    inside, between = swaps["during_swaps"], swaps["between_swaps"]
+    grown = next(limit["value"] for limit in swaps["limits"] if limit["metric"] == "of rss")
     times = inside["p99"]["value"] / between["p99"]["value"]
     crashes, power, fuzzing = (broken[part] for part in ("crashes", "power", "fuzzing"))
-    found = sum(part["findings"] for part in (crashes, power, fuzzing))
+    findings = sum(part["findings"] for part in (crashes, power, fuzzing))
     return "\n".join(
         [
             *lines,
@@ -42,77 +46,84 @@ def updates() -> str:
             "",
             *_deltas(),
             "",
-            f"{swaps['swaps']} exchanges under {swaps['rate_hz']:g} images a second: {inside['lost']} of"
+            f"{swaps['swaps']} swaps under {swaps['rate_hz']:g} images per second: {inside['lost']} of"
             f" {inside['n']} images lost; p99 of the response {inside['p99']['value']:.1f} ms, of the"
-            f" {between['n']} between them {between['p99']['value']:.1f} ms ({times:.2f} x, asked for: 1.5);"
-            f" the node grew by {grown:.1f} MB (asked for: 3; {processor(cpu(swaps))};"
+            f" {between['n']} between them {between['p99']['value']:.1f} ms ({times:.2f} x, limit 1.5);"
+            f" the node grew by {grown:.1f} MB (limit 3; {processor(cpu(swaps))};"
             " `benchmarks/swaps.py`).",
             "",
-            f"Whole updates and rollbacks (stand-ins for the engine and the server), killed or failed"
-            f" (ENOSPC, EIO) at {crashes['points']} system calls ({crashes['on']}), cut off from power on"
+            f"Complete updates and rollbacks (with fakes of the engine and the server), killed or failed"
+            f" (ENOSPC, EIO) at {crashes['points']} system calls ({crashes['on']}), with power cuts on"
             f" ext4 at {power['points']} ({power['on']});",
-            f"what a robot reads, fuzzed {fuzzing['executions']} times ({fuzzing['on']}):"
-            f" {found} findings left (`tests/ota/campaigns`, `tests/ota/fuzz`).",
+            f"input of a robot fuzzed {fuzzing['executions']} times ({fuzzing['on']}):"
+            f" {findings} open findings (`tests/ota/campaigns`, `tests/ota/fuzz`).",
         ]
     )
 
 
 def _power() -> list[str]:
-    """How often the gate's test errs."""
+    """Return the error rates of the gate's test."""
     rows = read("gate_power")["rows"]
     lines = [
-        f"The same test on made-up scores, {rows[0]['runs']} runs each (`benchmarks/gate_power.py`). What is",
-        "as bad as is just allowed may be accepted in one of a hundred first comparisons, and in one",
-        "more by all comparisons that follow. Correlation: of neighboring frames;",
-        "at 0.998 they stay alike for longer than a block of the test, and it errs more often than stated.",
+        f"The same test on synthetic scores, {rows[0]['runs']} runs each (`benchmarks/gate_power.py`).",
+        "A candidate exactly as bad as allowed may be accepted in one of a hundred first comparisons, and in",
+        "one more by all later comparisons. Correlation: between consecutive frames; at 0.998 they are",
+        "similar for longer than a block of the test, which then errs more often than its nominal rate.",
         "",
         "| candidate | correlation | accepted | shown to be worse | frames, median |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        ends = [f"{row[end] / row['runs']:.1%} ({span(found)})" for end, found in row["intervals"].items()]
-        cells = [row["candidate"], f"{row['correlation']:g}", *ends, f"{row['median_frames']:.0f}"]
+        rates = [
+            f"{row[verdict] / row['runs']:.1%} ({span(interval)})"
+            for verdict, interval in row["intervals"].items()
+        ]
+        cells = [row["candidate"], f"{row['correlation']:g}", *rates, f"{row['median_frames']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _latency() -> list[str]:
-    """How often the latency budget of the probe errs under load."""
+    """Return the error rates of the latency probe under load."""
     report = read("gate_latency")
     rows = report["rows"]
     lines = [
         f"Latency budget of {report['budget_ms']:.2f} ms, {report['headroom']:g} x the p99 of the active"
         " model, next to processes that compute",
-        f"without end and whatever else the machine does; {rows[0]['trials']} probes each, passed / refused /"
+        f"constantly and other activity of the machine; {rows[0]['trials']} probes each, passed / rejected /"
         " undecided",
         f"({processor(cpu(report))}; `benchmarks/gate_latency.py`).",
         "",
-        "| busy processes | others use, of the processors | candidate's frames | p99 by the clock, ms "
-        "| of processor time, ms | as shipped | without an active model | by the clock alone |",
+        "| busy processes | CPU used by others | time of a candidate's frame | wall-clock p99, ms "
+        "| p99 of CPU time, ms | as shipped | without an active model | by wall clock only |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        ends = [
-            " / ".join(str(row["ends"][way][end]) for end in ("passed", "refused", "undecided"))
-            for way in ("compared", "alone", "clock")
+        verdicts = [
+            " / ".join(
+                str(row["verdicts"][method][verdict]) for verdict in ("passed", "rejected", "undecided")
+            )
+            for method in ("compared", "alone", "clock")
         ]
-        name = "as long" if row["factor"] == 1 else f"{row['factor']:g} x as long"
+        name = "unchanged" if row["factor"] == 1 else f"{row['factor']:g} x"
         figures = f"{row['clock_p99_ms']:.1f} | {row['cost_p99_ms']:.2f}"
-        lines.append(f"| {row['hogs']} | {row['others']:.0%} | {name} | {figures} | {' | '.join(ends)} |")
+        lines.append(
+            f"| {row['busy_processes']} | {row['others']:.0%} | {name} | {figures} | {' | '.join(verdicts)} |"
+        )
     return lines
 
 
 def _deltas() -> list[str]:
-    """What deltas save."""
+    """Return the savings of deltas."""
     report = read("deltas")
     cases = report["cases"]
     names = list(cases[0]["methods"])
     lines = [
-        "One INT8 model to the next: MB that a robot fetches (ms to make, apply, medians of"
+        "Updates between INT8 models: MB downloaded by a robot (ms to create and to apply, medians of"
         f" {report['rounds']};",
         f"{processor(report['machine']['cpu'])}; `benchmarks/deltas.py`).",
         "",
-        f"| | MB that differ | {' | '.join(names)} |",
+        f"| | changed files, MB | {' | '.join(names)} |",
         "|---|---|" + "---|" * len(names),
     ]
     for case in cases:

@@ -1,4 +1,4 @@
-"""The ways to predict all futures of one iteration of LeWM's planner."""
+"""Variants of predicting all futures of one iteration of LeWM's planner."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Floats32 = NDArray[np.float32]
 # A latent [D] and candidates [K, H, A] -> their futures [K, H, D].
 Predict = Callable[[Floats32, Floats32], Floats32]
 Call = Callable[[], object]
-# Of the graphs that are exported: they take any number.
+# Number of candidates in the exported graphs, which accept any number.
 _EXAMPLES = 2
 
 
@@ -46,8 +46,17 @@ class Loop(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """``model``, or ``student`` in its place, predicts ``count`` candidates of ``horizon`` steps on
-    ``threads``; INT8 is calibrated on ``samples``, graphs lie in ``folder``."""
+    """A planning problem.
+
+    Attributes:
+        model: LeWM.
+        student: A student's predictor that can replace it.
+        count: Number of candidates.
+        horizon: Number of steps.
+        threads: Number of threads.
+        samples: Calibration samples for INT8.
+        folder: Folder of the graphs.
+    """
 
     model: LeWM
     student: Predictor
@@ -59,59 +68,59 @@ class Problem:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Of the inputs."""
+        """Return the shapes of the inputs."""
         config = self.model.config
         return {
             "history_latents": (1, 1, 1, config.encoder.width),
             "actions": (self.count, self.horizon, config.action_dim),
         }
 
-    def graph(self, made: Made, precision: str = "fp32", suffix: str = ".xml") -> Path:
-        """What ``made`` makes as a file, written where it is missing."""
-        path = self.folder / f"{made.__name__}_{precision}{suffix}"
+    def graph(self, create: CreateNetwork, precision: str = "fp32", suffix: str = ".xml") -> Path:
+        """Return the file of a network's graph, written if it is missing."""
+        path = self.folder / f"{create.__name__}_{precision}{suffix}"
         if path.exists():
             return path
         if suffix == ".onnx":
             inputs = {name: torch.zeros(_EXAMPLES, *shape[1:]) for name, shape in self.shapes.items()}
             inputs["history_latents"] = inputs["history_latents"][:1]
-            export_onnx(made(self), inputs, ["futures"], path, free_axis=("actions",))
+            export_onnx(create(self), inputs, ["futures"], path, free_axis=("actions",))
             return path
-        ir = convert(self.graph(made, suffix=".onnx"))
+        ir = convert(self.graph(create, suffix=".onnx"))
         save(quantize_transformer_int8(ir, self.samples) if precision == "int8" else ir, path)
         return path
 
-    def multiply_adds(self, made: Made) -> int:
-        """Of all futures."""
-        return multiply_adds(Graph.read(self.graph(made)), self.shapes)
+    def multiply_adds(self, create: CreateNetwork) -> int:
+        """Return the multiply-adds of all futures."""
+        return multiply_adds(Graph.read(self.graph(create)), self.shapes)
 
 
-# A network that predicts futures, of a problem.
-Made = Callable[[Problem], nn.Module]
+# Create the network that predicts the futures of a problem.
+CreateNetwork = Callable[[Problem], nn.Module]
 
 
 def rollout(problem: Problem) -> nn.Module:
-    """LeWM's, which computes nothing twice."""
+    """Return LeWM's rollout that computes nothing twice."""
     return Rollout(problem.model)
 
 
 def loop(problem: Problem) -> nn.Module:
-    """LeWM's, as published."""
+    """Return LeWM's rollout as published."""
     return Loop(problem.model)
 
 
 def student(problem: Problem) -> nn.Module:
-    """The student's, which keeps what it knows of each frame."""
+    """Return the student's rollout, which caches each frame."""
     return problem.student
 
 
-def ours(problem: Problem, stack: ExitStack, made: Made, precision: str) -> Predict:
-    """A rollout as the runtime runs it."""
-    graph = problem.graph(made, precision)
+def ours(problem: Problem, stack: ExitStack, create: CreateNetwork, precision: str) -> Predict:
+    """Open a rollout as the runtime runs it."""
+    graph = problem.graph(create, precision)
     return _session(problem, stack, "openvino:CPU", graph, rows=("actions",))
 
 
 def ours_in_bf16(problem: Problem, stack: ExitStack) -> Predict:
-    """The same in bf16, which the runtime never chooses."""
+    """Open LeWM's rollout in bf16, which the runtime never selects."""
     model = ov.Core().read_model(problem.graph(rollout))
     model.reshape({name: list(shape) for name, shape in problem.shapes.items()})
     hints = {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": problem.threads}
@@ -125,15 +134,15 @@ def ours_in_bf16(problem: Problem, stack: ExitStack) -> Predict:
 
 
 def loop_in(problem: Problem, stack: ExitStack, engine: str, suffix: str) -> Predict:
-    """The published loop, exported."""
+    """Open the exported published loop in an engine."""
     return _session(problem, stack, engine, problem.graph(loop, suffix=suffix))
 
 
 def loop_in_torch(problem: Problem, stack: ExitStack, *, compiled: bool) -> Predict:
-    """The published loop.
+    """Open the published loop in torch.
 
     Raises:
-        FileNotFoundError: it is to be compiled, and there is no compiler.
+        FileNotFoundError: It is to be compiled, and there is no compiler.
     """
     if compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise FileNotFoundError("torch.compile needs a C++ compiler")
@@ -144,14 +153,14 @@ def loop_in_torch(problem: Problem, stack: ExitStack, *, compiled: bool) -> Pred
     def predict(latent: Floats32, actions: Floats32) -> Floats32:
         with torch.inference_mode():
             futures = run(torch.from_numpy(latent[None, None, None]), torch.from_numpy(actions))
-        found: Floats32 = futures[:, :, 0].numpy()
-        return found
+        predicted: Floats32 = futures[:, :, 0].numpy()
+        return predicted
 
     return predict
 
 
 def products_alone(problem: Problem, stack: ExitStack, rows: int, precision: str) -> Call:
-    """A call of the products alone."""
+    """Open the products alone."""
     path = problem.folder / f"products_{precision}.xml"
     save(products(int8=precision == "int8"), path)
     backend = create_backend("openvino:CPU", BackendOptions(threads=problem.threads))
@@ -162,7 +171,7 @@ def products_alone(problem: Problem, stack: ExitStack, rows: int, precision: str
     return session.run
 
 
-WAYS: dict[str, Callable[[Problem, ExitStack], Predict]] = {
+VARIANTS: dict[str, Callable[[Problem, ExitStack], Predict]] = {
     "student int8": lambda problem, stack: ours(problem, stack, student, "int8"),
     "student fp32": lambda problem, stack: ours(problem, stack, student, "fp32"),
     "ours int8": lambda problem, stack: ours(problem, stack, rollout, "int8"),
