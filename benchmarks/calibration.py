@@ -1,9 +1,9 @@
 """Coverage of the error bounds and alarms of the shipped model in held-out layouts of Two Rooms.
 
-Driving: the controller drives as in the ROS nodes (see piloting.py), which is what the bundle is calibrated
-on. Each run starts with the bounds of the bundle. Coverage is measured before and after a lasting change:
-friction (the robot moves 0.7 of what is commanded) or lighting (pixels at 0.6 of their value). piloting.py
-measures it over a longer time, without a change.
+Driving: the controller drives as in the ROS nodes (see continuous_driving.py), on which the bundle is
+calibrated. Each run starts with the bounds of the bundle. Coverage is measured before and after a lasting
+change: friction (the robot moves 0.7 of what is commanded) or lighting (pixels at 0.6 of their value).
+continuous_driving.py measures it over a longer time, without a change.
 
 Wandering: random commands, one image per model step. This is a distribution shift: errors of a wandering
 robot are smaller, and the bounds of the bundle are too wide until they have adapted. The time until coverage
@@ -11,7 +11,8 @@ has settled is measured and limited. Coverage below the target is a failure at a
 
 Surprise, while wandering: the highest score within one horizon after an impossible event, compared with the
 same run without it, as AUROC; and whether an alarm begins in that time, at the default rate of false alarms.
-False alarms are counted in the wandering runs, as one stream; piloting.py counts those of the controller.
+False alarms are counted in the wandering runs, as one stream; continuous_driving.py counts those of the
+controller.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import covered
+import bound_coverage
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
@@ -64,7 +65,7 @@ LATE = "from_100_to_400_after"
 WINDOWS = {"first_50_after": (0, 50), "from_50_to_100_after": (50, 100), LATE: (100, 400)}
 # Steps per point of the coverage curve, and per window that is checked while wandering.
 POINT, WINDOW = 25, 200
-MAX_POINTS, MIN_AUROC = covered.MOST_POINTS, 0.98
+MAX_POINTS, MIN_AUROC = bound_coverage.MOST_POINTS, 0.98
 # Time limit for coverage to settle while wandering.
 SETTLING_S = 60.0
 CONFIG = ProcessingConfig()
@@ -245,7 +246,7 @@ def coverage(runs: Sequence[Run], start: Floats, since: int, until: int) -> list
     chosen = [(run.steps >= since) & (run.steps < until) for run in runs]
     errors = np.concatenate([run.errors[rows] for run, rows in zip(runs, chosen, strict=True)])
     stated = np.concatenate([run.stated[rows] for run, rows in zip(runs, chosen, strict=True)])
-    return covered.coverage(errors, stated, start)
+    return bound_coverage.coverage(errors, stated, start)
 
 
 def curve(runs: Sequence[Run], start: Floats, since: int, until: int) -> list[dict[str, Any]]:
@@ -264,8 +265,8 @@ def curve(runs: Sequence[Run], start: Floats, since: int, until: int) -> list[di
 
 
 def farthest(rows: list[dict[str, Any]]) -> float:
-    """Return the largest deviation of the coverage; see :func:`covered.farthest`."""
-    return covered.farthest(rows, CONFIG.error_probability)
+    """Return the largest deviation of the coverage; see :func:`bound_coverage.farthest`."""
+    return bound_coverage.farthest(rows, CONFIG.error_probability)
 
 
 def shortfall(rows: list[dict[str, Any]]) -> float:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from continuous_driving import drive_goals
 from faults import FAULTS, RATE_HZ, Fault, Sent
 from numpy.typing import NDArray
-from piloting import drive_goals
 from rich.console import Console
 from rich.table import Table
 

@@ -78,7 +78,8 @@ class Watcher:
         Raises:
             DemoError: It was rejected or did not end in time, or a process exited.
         """
-        self._update, self._requested_ns = Update(offer.version, offer.what, offer.result), time.time_ns()
+        self._update = Update(offer.version, offer.description, offer.result)
+        self._requested_ns = time.time_ns()
         sent = self._action.send_goal_async(UpdateModel.Goal(), feedback_callback=self._on_feedback)
         self.until(sent.done, START_TIMEOUT_S, f"response to the request for {offer.version}")
         if not sent.result().accepted:
@@ -200,7 +201,7 @@ def _drive(publisher: Publisher, out: Path, seed: int) -> tuple[Story, list[str]
         watcher.await_start()
         updates = []
         for offer in OFFERS:
-            print(f"\n{offer.version} published: {offer.what}", flush=True)
+            print(f"\n{offer.version} published: {offer.description}", flush=True)
             publisher.release(offer.version)
             updates.append(watcher.update(offer))
         ends = time.monotonic() + AFTER_S
@@ -241,7 +242,7 @@ def _nodes(out: Path, seed: int) -> dict[str, tuple[dict[str, Any], dict[str, st
 
 def _summary(story: Story, out: Path) -> str:
     summary = story.summary
-    lines = [f"  {update.version}  {update.result:<9} {update.what}" for update in story.updates]
+    lines = [f"  {update.version}  {update.result:<9} {update.description}" for update in story.updates]
     lost = f"{summary['frames_dropped']} of {summary['frames_published']}"
     return "\n".join(
         [

@@ -77,7 +77,7 @@ class Update:
     """Represent a release, its expected result and what happened."""
 
     version: str
-    what: str
+    description: str
     expected: str
     result: str = ""
     reason: str = ""
@@ -118,7 +118,7 @@ def render(story: Story) -> str:
             ),
             numbers(
                 ["release", "characteristic", "result", "reason"],
-                [[one.version, one.what, one.result, one.reason or "-"] for one in updates],
+                [[one.version, one.description, one.result, one.reason or "-"] for one in updates],
                 text_columns=4,
             ),
         ),
@@ -206,7 +206,7 @@ def _comparisons(updates: Sequence[Update]) -> list[Html]:
         figure(
             comparison(update.compared),
             update.reason or "It is as good as the active model.",
-            title=f"{update.version}: {update.what}",
+            title=f"{update.version}: {update.description}",
             legend=["candidate, with its confidence sequence", "active model"],
         )
         for update in shown

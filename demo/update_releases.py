@@ -42,7 +42,7 @@ class Offer:
     """Represent a release, its characteristic, the expected result and a part of the expected reason."""
 
     version: str
-    what: str
+    description: str
     result: str
     reason: str
 

@@ -231,19 +231,19 @@ def test_help_states_when_a_benchmark_fails(module: ModuleType, capsys: pytest.C
     assert "--bundle" in output and "--json" in output and "Exit status 1 if" in output
 
 
-def test_piloting_drives_all_episodes_and_checks_its_limits(
+def test_continuous_driving_runs_all_episodes_and_checks_its_limits(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    piloting, out = load("piloting"), tmp_path / "out.json"
+    continuous_driving, out = load("continuous_driving"), tmp_path / "out.json"
     options = ("--bundle", str(two_rooms_bundle), "--episodes", "2", "--seed", "0", "--json", str(out))
     lenient = ("--goal", "0.5", "--points", "100")
-    assert piloting.main([*options, *lenient]) == 0
+    assert continuous_driving.main([*options, *lenient]) == 0
     report = json.loads(out.read_text())
     assert report["nodes"]["episodes"] == 2
     assert 0.5 < report["mean_s"] < 16
-    monkeypatch.setattr(piloting, "measure", lambda *_: report)
-    assert piloting.main([*options, *lenient, "--goal", "1.1"]) == 1
-    assert piloting.main([*options, *lenient, "--points", "1e-6"]) == 1
+    monkeypatch.setattr(continuous_driving, "measure", lambda *_: report)
+    assert continuous_driving.main([*options, *lenient, "--goal", "1.1"]) == 1
+    assert continuous_driving.main([*options, *lenient, "--points", "1e-6"]) == 1
 
 
 @pytest.mark.ros

@@ -150,7 +150,7 @@ def trusted() -> str:
             f"| {event} | {row['auroc']:.3f} ({low:.3f} to {high:.3f}) | {row['alarmed']} of {row['runs']} |"
         )
     counts = " and ".join(f"{count} of {kind}" for kind, count in surprise["false_alarms"].items())
-    lines += ["", *_coverage(report, read("piloting"), read("demo"))]
+    lines += ["", *_coverage(report, read("continuous_driving"), read("demo"))]
     settled = report["wandering"]["settled_after_s"]
     if settled is not None:
         lines += [

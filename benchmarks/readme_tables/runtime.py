@@ -24,7 +24,7 @@ def measured() -> str:
     demo = read("demo")
     overheads = read_by_processor("overhead")
     success = read("success")
-    piloting, e2e = read("piloting"), demo["e2e_ms"]
+    driving, e2e = read("continuous_driving"), demo["e2e_ms"]
     published, dropped = demo["frames_published"], demo["frames_dropped"]
     encode, predict = demo["encode_ms"], demo["predict_ms"]
     futures = f"{demo['futures_per_frame']} futures of {demo['horizon']} steps"
@@ -57,16 +57,19 @@ def measured() -> str:
         metric = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((metric, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
     rows.append(_in_bf16())
-    driven = piloting["nodes"]
+    driven = driving["nodes"]
     shown = f"{driven['rate']:.1%} ({span(driven['interval'])})"
-    episodes = f"{driven['episodes']} held-out episodes without a restart, `benchmarks/piloting.py`"
+    episodes = f"{driven['episodes']} held-out episodes without a restart, `benchmarks/continuous_driving.py`"
     rows.append(("goals reached by a robot that runs for all episodes, INT8", shown, episodes))
-    alarms, stated = piloting["alarms"], piloting["driven_s"] / piloting["false_alarm_every_s"]
+    alarms, stated = (
+        driving["alarms"],
+        driving["driven_s"] / driving["false_alarm_every_s"],
+    )
     false = " and ".join(f"{number} of {kind}" for kind, number in alarms.items())
     rows.append(
         (
             "false alarms of that robot",
-            f"{false} in {piloting['driven_s']:.0f} s; expected: at most {stated:.1f} of each",
+            f"{false} in {driving['driven_s']:.0f} s; expected: at most {stated:.1f} of each",
             "in these episodes",
         )
     )
@@ -94,7 +97,7 @@ def measured() -> str:
             {
                 "`make demo`": processor(demo["cpu"]),
                 "`benchmarks/success.py`": processor(success["machine"]["cpu"]),
-                "`benchmarks/piloting.py`": processor(cpu(piloting)),
+                "`benchmarks/continuous_driving.py`": processor(cpu(driving)),
             }.items()
         ),
         f"`make demo`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",

@@ -137,7 +137,7 @@ def story(update: ModuleType, **last: Any) -> Any:
     states = ("check", "resolve", "download", "verify", "stage", "probe", "shadow", "armed", "switch", "idle")
     updates = [
         update.Update(
-            offer.version, offer.what, offer.result, offer.result, offer.reason,
+            offer.version, offer.description, offer.result, offer.result, offer.reason,
             [update.Entered(10.0 * row + column, state, "") for column, state in enumerate(states)],
             [update.Compared(60 * n, 1.07, 1.25, -0.036 - 0.1 / n, -0.036 + 0.1 / n) for n in range(1, 20)],
         )
@@ -156,7 +156,7 @@ def story(update: ModuleType, **last: Any) -> Any:
 def test_update_page_shows_each_release_and_is_self_contained(update):
     page = update.update_page.render(story(update, reason="<b>its error is</b> 0.4"))
     for offer in update.OFFERS:
-        assert offer.version in page and offer.what.replace("'", "&#x27;") in page
+        assert offer.version in page and offer.description.replace("'", "&#x27;") in page
     assert "&lt;b&gt;its error is" in page and "1 swapped" in page and "4 of 5" in page
     assert page.count("<polygon") == 3
     assert external(page) == []

@@ -328,15 +328,16 @@ VELOCITIES = (["linear.x", "linear.y"], [-MAX_SPEED_MPS] * 2, [MAX_SPEED_MPS] * 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(
-    ("further", "actions"), [([], VELOCITIES), (LEAN, PLAIN)], ids=["as it comes", "as little as can be"]
+    ("further", "actions"), [([], VELOCITIES), (LEAN, PLAIN)], ids=["default", "minimal"]
 )
 def test_smallest_real_student_builds_and_verifies(
     further: list[str], actions: tuple[object, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "vit_ti"
     process = start(folder, *further)
-    _, output = process.communicate(timeout=110)
+    _, output = process.communicate(timeout=900)
     assert process.returncode == 0, output
     assert list(tmp_path.iterdir()) == [folder]
     assert runtime(["verify", str(folder)]) == 0

@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import covered
+import bound_coverage
 import numpy as np
 from rich.console import Console
 
@@ -102,7 +102,7 @@ def measure(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
         "false_alarm_every_s": ProcessingConfig.false_alarm_every_s,
         "stuck": robot.planner.stuck_count,
         "probability": ProcessingConfig.error_probability,
-        "coverage": covered.coverage(
+        "coverage": bound_coverage.coverage(
             np.array([each.errors for each in robot.error_samples]),
             np.array([each.stated for each in robot.error_samples]),
             np.array(bundle.manifest.error_bounds),
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with progress(len(arguments.seed) * arguments.episodes, Console()) as tick:
             report = measure(arguments, tick)
     except JepaRuntimeError as error:
-        print(f"piloting: {error}", file=sys.stderr)
+        print(f"continuous_driving: {error}", file=sys.stderr)
         return 2
     goals = report["nodes"]
     low, high = goals["interval"]
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(f"false alarms: {report['alarms']} in {report['driven_s']:.0f} s")
     write_json(arguments.json, report)
-    points = covered.farthest(report["coverage"], report["probability"])
+    points = bound_coverage.farthest(report["coverage"], report["probability"])
     return int(report["nodes"]["rate"] < arguments.goal or points > arguments.points)
 
 
@@ -156,13 +156,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--points",
         type=positive,
-        default=covered.MOST_POINTS,
+        default=bound_coverage.MOST_POINTS,
         help="allowed deviation of the coverage of the learned bounds, in points (default: %(default)s)",
     )
     parser.add_argument(
         "--mcap", type=Path, help="record images and commands, as normal data for calibration"
     )
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "piloting.json")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "benchmarks" / "results" / "continuous_driving.json"
+    )
     return parser
 
 
