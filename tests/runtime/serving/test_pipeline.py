@@ -310,10 +310,10 @@ def test_overload_drops_frames_and_bounds_the_age() -> None:
         assert served.pipeline.wait_idle(60)
     stats = served.pipeline.stats()
     assert stats.received == 60
-    assert (stats.processed, stats.dropped) == (21, 39), "of three frames two, and the last is served"
+    assert (stats.processed, stats.dropped) == (21, 39), "two of three frames, and the last is served"
     assert stats.late == stats.processed
     assert stats.deadline_misses == stats.longest_miss_run == stats.received
-    # A frame waits at most for the one in work: a queue would let the age grow from frame to frame.
+    # A frame waits at most for the one in progress: a queue would let the age grow from frame to frame.
     assert max(result.timings_ms["wait"] for result in served.results) <= 3 * period_ms
     assert [result.sequence for result in served.results] == [*range(0, 60, 3), 59]
 
