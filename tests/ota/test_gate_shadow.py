@@ -159,7 +159,11 @@ def test_recorded_commands_in_another_order_are_rejected(two_rooms_bundle: Path,
     bag = write_bag(tmp_path / "bag.mcap", [twist(0, 0.5), image(0), image(10**8)])
     with (
         closing(open_source(f"{bag}?action=/cmd_vel:linear.y,linear.x")) as source,
-        pytest.raises(SourceError, match=r"its actions are linear\.y .*; the model's actions are linear\.x"),
+        pytest.raises(
+            SourceError,
+            match=r"its actions are linear\.y .*; the model's actions are linear\.x",
+            check=code("source.action_mismatch"),
+        ),
     ):
         compare(two_rooms_bundle, two_rooms_bundle, source)
 

@@ -113,7 +113,7 @@ def test_release_that_the_robot_cannot_run_is_rejected_before_the_download(
 
 
 def test_engine_missing_on_the_robot_is_not_blamed_on_the_release(bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match="unknown engine 'steam'"):
+    with pytest.raises(BackendError, check=code("backend.engine_unknown")):
         static_checks.check(bundle, release(bundle), replace(ROBOT, engine="steam"))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.errors import BackendError, StorageError
+from jepa_runtime.errors import BackendError, JepaRuntimeError, StorageError
 from jepa_runtime.ota import operator_requests, robot, state
 from jepa_runtime.ota.health import trial_counter
 from jepa_runtime.ota.health.serving_socket import LocalServing
@@ -110,7 +110,7 @@ def test_server_that_rejects_a_candidate_reports_the_reason_to_the_update(
     (switched.root / f"serving/{candidate}.attempts").write_text(json.dumps(["a", "b", "b"]))
     with running(switched.root):
         assert served(switched) == "1.0.0"
-        with pytest.raises(Exception, match="was opened 3 times in 2 boots"):
+        with pytest.raises(JepaRuntimeError, check=code("serving.cannot_open")):
             LocalServing(switched.root).swap(SlotStore(switched.root).folder(candidate))
 
 
@@ -217,7 +217,7 @@ def test_slot_with_another_bundle_than_the_signed_one_is_not_served(
     if where == "is damaged":
         assert "holds another bundle" in store.damage(bundles[0].sha256)
     else:
-        with pytest.raises(Exception, match="holds another bundle"), running(site.root):
+        with pytest.raises(JepaRuntimeError, check=code("storage.damaged_slot")), running(site.root):
             pass
 
 

@@ -27,6 +27,7 @@ from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.ota.transport import http_source
 from jepa_runtime.ota.transport.repository_sources import Limits
+from tests.errors import code
 from tests.ota import robots, servers
 from tests.ota.campaigns import faults
 from tests.ota.fleets import edit
@@ -274,7 +275,7 @@ def test_folder_without_write_permission_is_reported(site: Site, bundles: list[B
     site.repository.publish(bundles[1], 2)
     (site.root / "staging").rmdir()
     (site.root / "staging").write_bytes(b"in the way")
-    with pytest.raises(robot.UpdateError, match="staging: cannot be"):
+    with pytest.raises(robot.UpdateError, check=code("storage.io_error")):
         site.update()
     assert site.version == "1.0.0"
     (site.root / "staging").unlink()

@@ -329,7 +329,11 @@ def test_driver_compiler_error_states_the_reason(
         )
 
     monkeypatch.setattr(SimulatedCore, "compile_model", refuse)
-    with pytest.raises(BackendError, match=r"Compiler returned msg: Upper bounds were not specified$"):
+    with pytest.raises(
+        BackendError,
+        match=r"Compiler returned msg: Upper bounds were not specified$",
+        check=code("backend.graph_invalid"),
+    ):
         WorldModel.open(toy_bundle, engine="openvino:NPU")
 
 

@@ -20,6 +20,7 @@ from jepa_runtime.calibration import (
     threshold_of,
 )
 from jepa_runtime.errors import JepaRuntimeError
+from tests.errors import code
 
 BLOCK = 60
 EVERY = 18_000  # one in 10 minutes at 30 Hz
@@ -109,7 +110,9 @@ def test_more_normal_data_lower_the_threshold() -> None:
 
 
 def test_too_few_normal_data_error_states_the_required_number() -> None:
-    with pytest.raises(JepaRuntimeError, match=r"record at least (\d+)") as caught:
+    with pytest.raises(
+        JepaRuntimeError, match=r"record at least (\d+)", check=code("calibration.too_few_scores")
+    ) as caught:
         normal_threshold(np.ones(1000), block=BLOCK, every=EVERY)
     needed = int(str(caught.value).split("at least ")[1].split(",")[0])
     assert normal_threshold(np.ones(needed), block=BLOCK, every=EVERY).blocks == needed // BLOCK

@@ -147,7 +147,7 @@ def test_run_refuses_to_overwrite_the_goal_image(model: FakeModel, tmp_path: Pat
     goal = tmp_path / "goal.png"
     cv2.imwrite(str(goal), np.full((6, 8, 3), 9, np.uint8))
     stored = goal.read_bytes()
-    with pytest.raises(JepaRuntimeError, match=r"goal.png, which is read: write into another file"):
+    with pytest.raises(JepaRuntimeError, check=code("recording.output_is_input")):
         run("--source", "two_rooms", "--duration", "0.1", "--goal", str(goal), "--html", str(goal))
     assert goal.read_bytes() == stored
 
@@ -257,7 +257,7 @@ def test_run_with_lost_device_fails(model: FakeModel, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_run_on_full_disk_fails(model: FakeModel, tmp_path: Path) -> None:
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
-    with pytest.raises(RecordingError, match="No space left on device"):
+    with pytest.raises(RecordingError, check=code("recording.io")):
         run("--source", "two_rooms", "--duration", "0.2", "--mcap", str(tmp_path / "run.mcap"))
 
 
@@ -265,7 +265,7 @@ def test_run_on_full_disk_fails(model: FakeModel, tmp_path: Path) -> None:
 def test_run_on_full_disk_keeps_its_measurements(model: FakeModel, tmp_path: Path) -> None:
     (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     options = ["--mcap", str(tmp_path / "run.mcap"), "--json", str(tmp_path / "run.json")]
-    with pytest.raises(RecordingError, match="No space left on device"):
+    with pytest.raises(RecordingError, check=code("recording.io")):
         run("--source", "two_rooms?seed=1", "--rate", "200", "--duration", "3", *options)
     assert "No space left" in json.loads((tmp_path / "run.json").read_text())["error"]
 
@@ -278,7 +278,7 @@ def test_run_with_commands_that_do_not_match_the_model_fails(
     expected = (
         r"its actions are linear.*; the model's actions are linear.x \[m/s\], linear.y \[m/s\]: select these"
     )
-    with pytest.raises(SourceError, match=expected):
+    with pytest.raises(SourceError, match=expected, check=code("source.action_mismatch")):
         run("--source", f"{bag}?action=/cmd_vel{fields}", "--mcap", str(tmp_path / "run.mcap"))
     assert list(tmp_path.iterdir()) == [bag], "an empty recording would block the next attempt"
 
@@ -330,7 +330,7 @@ def test_one_failed_output_does_not_prevent_the_others(
     model: FakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--json", "/dev/full", "--html", str(tmp_path / "latency.html")]
-    with pytest.raises(JepaRuntimeError, match="/dev/full: cannot be written: No space left on device"):
+    with pytest.raises(JepaRuntimeError, check=code("output.not_writable")):
         run("--source", "two_rooms", "--duration", "0.2", *options)
     assert (tmp_path / "latency.html").stat().st_size > 1000
     assert "total (frame submitted to result)" in capsys.readouterr().out

@@ -377,5 +377,5 @@ def test_workload_reads_and_scales_frames(tmp_path: Path) -> None:
 
 
 def test_workload_of_missing_source_names_it() -> None:
-    with pytest.raises(SourceError, match=r"nowhere\.mp4"):
+    with pytest.raises(SourceError, check=code("source.not_found")):
         Workload.read("nowhere.mp4", rate_hz=10)

@@ -13,6 +13,7 @@ from jepa_runtime.errors import SourceError
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.replay.output_comparison import Comparison, compare
 from jepa_runtime.ros_messages.definitions import build
+from tests.errors import code
 from tests.runtime.fakes import FakeModel
 from tests.runtime.recording.test_black_box import BEGUN
 from tests.runtime.recording.test_recording import STAMP_NS, result
@@ -112,5 +113,9 @@ def test_several_cameras_require_a_choice(tmp_path: Path) -> None:
         for camera in ("left", "right"):
             message = build(messages.LATENT_STATE, messages.latent_state(result(), model))
             recorder.write_message(f"/world_model/{camera}/latent", message, 1)
-    with pytest.raises(SourceError, match=r"several topics of jepa_msgs/msg/LatentState: .*left.*right"):
+    with pytest.raises(
+        SourceError,
+        match=r"several topics of jepa_msgs/msg/LatentState: .*left.*right",
+        check=code("replay.ambiguous_topic"),
+    ):
         compare(outputs(tmp_path / "a.mcap", 1), both)

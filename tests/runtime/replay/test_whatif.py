@@ -33,7 +33,9 @@ def moment(times: Any, at_s: float, **more: Any) -> Moment:
 def test_moment_uses_the_last_image_before_it(times: list[int], at_s: float) -> None:
     since = [time - times[0] for time in times]
     if at_s * 1000 > since[-1] + 0.5:
-        with pytest.raises(SourceError, match=f"its {len(times)} images span 0 to "):
+        with pytest.raises(
+            SourceError, match=f"its {len(times)} images span 0 to ", check=code("replay.no_such_moment")
+        ):
             index_at(BAG, stamps(*times), at_s)
     elif all(abs(at_s * 1000 + 0.5 - time) > 1e-3 for time in since):
         index = index_at(BAG, stamps(*times), at_s)
@@ -71,7 +73,9 @@ def test_more_steps_than_the_model_predicts_are_rejected(horizon: int) -> None:
 
 @pytest.mark.parametrize("at_s", [-0.1, 0.7, float("nan"), float("inf")])
 def test_moment_outside_the_recording_is_rejected_with_its_span(at_s: float) -> None:
-    with pytest.raises(SourceError, match=r"drive.mcap: no moment .* span 0 to 0.600 s"):
+    with pytest.raises(
+        SourceError, match=r"drive.mcap: no moment .* span 0 to 0.600 s", check=code("replay.no_such_moment")
+    ):
         moment(stamps(0, 200, 600), at_s)
 
 
@@ -90,9 +94,15 @@ def test_executed_actions_must_be_known_to_the_last_step() -> None:
     result = moment(stamps(0, 200, 400, 600), 0.0)
     with pytest.raises(SourceError, check=code("replay.no_commands")):
         executed(BAG, None, result, manifest())
-    with pytest.raises(SourceError, match=r"unknown from 0 s after the moment on"):
+    with pytest.raises(
+        SourceError, match=r"unknown from 0 s after the moment on", check=code("replay.unknown_actions")
+    ):
         executed(BAG, commands((10, 1.0)), result, manifest())
-    with pytest.raises(SourceError, match=r"unknown from 0.4 s after .* younger than 0.5 s .* --horizon"):
+    with pytest.raises(
+        SourceError,
+        match=r"unknown from 0.4 s after .* younger than 0.5 s .* --horizon",
+        check=code("replay.unknown_actions"),
+    ):
         executed(BAG, commands((-150, 1.0)), result, manifest())
 
 

@@ -366,7 +366,7 @@ def test_pipeline_serves_a_real_model(tmp_path: Path, history_size: int) -> None
     assert [result.futures is not None for result in results] == [
         i >= 6 * (history_size - 1) for i in range(20)
     ]
-    with pytest.raises(JepaRuntimeError, match="closed"):
+    with pytest.raises(JepaRuntimeError, check=code("model.closed")):
         model.encode(np.zeros((8, 8, 3), np.uint8))
 
 

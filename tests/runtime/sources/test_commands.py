@@ -19,6 +19,7 @@ from jepa_runtime.sources.bag import BagSource
 from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.factory import open_source
+from tests.errors import code
 from tests.runtime.bags import Entry, floats, image, joints, twist, twist_stamped, vector, write_bag
 
 MS = 1_000_000
@@ -155,7 +156,9 @@ def test_images_stamped_by_another_clock_than_the_commands_are_an_error(
     since_boot = [(2000 * S, *image(S)[1:]), (2001 * S, *image(2 * S)[1:])]
     path = write_bag(tmp_path / "bag.mcap", [*since_boot, twist(2000 * S, 1.0), twist(2001 * S, 2.0)])
     with pytest.raises(
-        SourceError, match=r"images until 2\.000 s, commands from 2000\.000 s .*the same clock"
+        SourceError,
+        match=r"images until 2\.000 s, commands from 2000\.000 s .*the same clock",
+        check=code("source.commands_unmatched"),
     ):
         read(path, "cmd_vel:linear.x")
 
