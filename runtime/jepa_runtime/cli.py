@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jepa_runtime
 from jepa_runtime.commands.program import Command, Program
 
-_COMMANDS = "jepa_runtime.commands"
+_COMMANDS = "jepa_runtime.commands.parsers"
 
 PROGRAM = Program(
     name="jepa-runtime",

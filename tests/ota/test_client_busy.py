@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.update_actions import _STATUS
+from jepa_runtime.commands.update import _STATUS
 from jepa_runtime.commands.update_view import summary
 from jepa_runtime.ota import daemon
 from jepa_runtime.ota.health.serving_interface import Health

@@ -20,7 +20,8 @@ from threading import Event
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands import run, run_robot, update
+from jepa_runtime.commands import run_robot
+from jepa_runtime.commands.parsers import run, update
 from jepa_runtime.errors import StorageError
 from jepa_runtime.ota import audit_log, config, operator_requests, robot, state
 from jepa_runtime.ota import daemon as service
@@ -251,9 +252,9 @@ def test_systemd_units_agree_with_the_code_and_each_other() -> None:
     assert (updates["Type"], active["Type"]) == ("notify", "notify")
     assert float(active["WatchdogSec"]) > run_robot._SILENT_S
     assert float(active["TimeoutStartSec"]) == run_robot._OPENING_S
-    assert (daemon.action, daemon.root) == ("daemon", Path("/var/lib") / updates["StateDirectory"])
+    assert (daemon.action, daemon.robot) == ("daemon", Path("/var/lib") / updates["StateDirectory"])
     # The server only reads the folder of updates; updates contact it over a socket.
-    assert command.robot == daemon.root
+    assert command.robot == daemon.robot
     assert (active["User"], active["Group"]) == ("jepa-run", updates["User"])
     assert "StateDirectory" not in active and "CacheDirectory" not in active
     assert active["ReadWritePaths"] == updates["ReadWritePaths"] == "-/var/lib/jepa-edge-run"

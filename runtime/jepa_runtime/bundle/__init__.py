@@ -27,7 +27,6 @@ from jepa_runtime.bundle.manifest import (
     STEP_S,
     FileRecord,
     Manifest,
-    Precision,
     Role,
     Target,
     Tolerance,
@@ -40,6 +39,7 @@ from jepa_runtime.bundle.manifest import (
 from jepa_runtime.bundle.manifest_parser import parse_manifest
 from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.bundle.writer import seal
+from jepa_runtime.util.precision import Precision
 
 __all__ = [
     "ACTION_LIMIT",

@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from jepa_runtime.util.precision import Precision
+
 SCHEMA_VERSION = 1
 """The version of the format."""
 MANIFEST_NAME = "manifest.json"
@@ -35,8 +37,6 @@ MAX_PATH_LENGTH = 255
 
 Target = Literal["openvino", "onnx", "npu", "tensorrt"]
 """The format of a graph, which decides the engines that can run it."""
-Precision = Literal["int8", "fp16", "bf16", "fp32"]
-"""The number format of the weights of a graph."""
 Role = Literal["encoder", "predictor", "step", "energy"]
 """What a graph computes."""
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -1,7 +1,8 @@
 """Commands of ``jepa-runtime``, and what other programs need to have commands of the same kind.
 
-Each command is a module with ``add_parser(subparsers)`` and ``run(args) -> int``; a :class:`Program` lists
-the commands and imports the one that runs.
+Each command is a module with ``run(args) -> int``. The module of the same name in :mod:`parsers` adds its
+options by ``add_parser(subparsers)``, and imports the command when it runs. A :class:`Program` lists the
+commands.
 """
 
 from typing import TYPE_CHECKING

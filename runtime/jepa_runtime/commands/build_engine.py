@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +18,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.registry import requires_build, split_alternatives
 from jepa_runtime.backends.tensorrt.engine_store import engine_folders
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import add_bundle_argument, add_json_argument, open_console, progress_on
+from jepa_runtime.commands.arguments import open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.parity import golden_parity
 from jepa_runtime.model.world_model import WorldModel
@@ -27,47 +26,6 @@ from jepa_runtime.ota import config, robot
 from jepa_runtime.ota.health.trial_counter import TrialCounter
 from jepa_runtime.ota.storage.slots import find_slot
 from jepa_runtime.util.output_files import STDOUT, write_json
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add ``build-engine`` to the subcommands of ``jepa-runtime``."""
-    parser = subparsers.add_parser(
-        "build-engine",
-        help="build a bundle's TensorRT engines on this GPU, once",
-        description="Build the engines of a bundle on the device that will run it, cache them, and compare "
-        "them with the bundle's golden outputs. Cached engines that match library, driver and GPU are "
-        "reused. The serving process never builds engines: run this command after each update of the model, "
-        "driver or TensorRT (jepa-build-engine.service does).",
-        epilog="Exit status: 0 success, 1 error.",
-    )
-    add_bundle_argument(parser, required=False)
-    parser.add_argument(
-        "--robot",
-        type=Path,
-        metavar="DIR",
-        help="use the model installed on a robot, with engine and precision of its config.json",
-    )
-    parser.add_argument("--engine", metavar="E", help="engine and device (default: tensorrt)")
-    parser.add_argument(
-        "--precision",
-        choices=("int8", "fp16", "fp32"),
-        help="precision (default: the robot's, or the first of the bundle that the engine can run)",
-    )
-    parser.add_argument(
-        "--num-samples",
-        type=int,
-        metavar="K",
-        help="number of action sequences per frame (default: the bundle's)",
-    )
-    parser.add_argument(
-        "--cache-dir",
-        type=Path,
-        metavar="DIR",
-        help="engine cache, also used by the serving process (default: /var/cache/jepa-edge, or the "
-        "account's own cache)",
-    )
-    add_json_argument(parser, "the result")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

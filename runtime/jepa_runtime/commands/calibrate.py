@@ -19,14 +19,6 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
 from jepa_runtime.calibration import block_maxima, is_correlated, score_of
 from jepa_runtime.calibration.alarms import Alarms
-from jepa_runtime.commands.arguments import (
-    add_bundle_argument,
-    add_cache_argument,
-    add_engine_argument,
-    add_precision_argument,
-    add_untrained_argument,
-    positive,
-)
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
@@ -38,44 +30,6 @@ _DIGITS = 6
 _CONFIG = ProcessingConfig()
 
 Floats = NDArray[np.float64]
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add ``calibrate`` to the subcommands of ``jepa-runtime``."""
-    parser = subparsers.add_parser(
-        "calibrate",
-        description="Run a model on recordings of normal operation, as fast as possible, and write a copy of "
-        "its bundle with the error bounds of predictions and the anomaly scores of these recordings. Robots "
-        "start with these bounds and derive their alarm thresholds from the scores. For one false alarm in "
-        "ten minutes, the recordings must last at least half an hour and contain the commands.",
-    )
-    add_bundle_argument(parser)
-    parser.add_argument(
-        "--source",
-        action="append",
-        required=True,
-        metavar="S",
-        help="a recording, as for `jepa-runtime run`, such as BAG.mcap?action=/cmd_vel:…; repeatable",
-    )
-    parser.add_argument(
-        "--keep-bounds",
-        action="store_true",
-        help="keep the error bounds of the bundle and learn the scores only",
-    )
-    parser.add_argument(
-        "--duration",
-        type=positive,
-        metavar="S",
-        help="use the first S seconds of each recording (default: all)",
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FOLDER", help="the new bundle; must not exist"
-    )
-    add_engine_argument(parser)
-    add_precision_argument(parser)
-    add_cache_argument(parser)
-    add_untrained_argument(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,14 +6,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from jepa_runtime.commands.arguments import add_json_argument
 from jepa_runtime.commands.exit_status import ExitStatus
 from jepa_runtime.errors import SystemFilesError
 from jepa_runtime.system_files import transaction
@@ -23,7 +20,6 @@ from jepa_runtime.system_files.shipped import DEVICES, find_shipped
 from jepa_runtime.system_files.transaction import Undone
 from jepa_runtime.util.output_files import STDOUT, write_json
 
-_EPILOG = "Exit status: 0 done, or nothing to do; 1 error; 3 `plan` found changes to make."
 _DEFAULT = DEVICES[:1]
 _HINT = (
     f"only the files for every robot: --device adds {' or '.join(DEVICES[1:])} (together with --device "
@@ -31,35 +27,6 @@ _HINT = (
 )
 _STYLES = {Action.NEW: "green", Action.CHANGED: "yellow", Action.SAME: "dim"}
 _DIFFER = (Action.CHANGED, Action.CONFLICT)
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add ``configs`` to the subcommands of ``jepa-runtime``."""
-    parser = subparsers.add_parser(
-        "configs",
-        description="Install the system files of jepa-edge (systemd units, limits, DDS, clocks), all or "
-        "none, or restore the previous state of the root. No unit is loaded or started: the commands for "
-        "that are printed.",
-        epilog=_EPILOG,
-    )
-    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
-    plan = _add(actions, "plan", "show the changes that apply would make")
-    apply = _add(actions, "apply", "install the files, and back up those that they replace")
-    for action in (plan, apply):
-        action.add_argument(
-            "--device",
-            action="append",
-            choices=DEVICES,
-            help="files to install; repeatable (default: common)",
-        )
-    undo = _add(actions, "undo", "restore the root as it was before the first apply")
-    for action in (apply, undo):
-        action.add_argument(
-            "--keep-changed",
-            action="store_true",
-            help="keep files that were changed since they were installed, instead of failing; undo then "
-            "writes the previous content next to them, to NAME.before-jepa-edge",
-        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,24 +41,6 @@ def run(args: argparse.Namespace) -> int:
             code="system_files.not_root",
         )
     return {"plan": _plan, "apply": _apply, "undo": _undo}[args.action](args, Console(highlight=False))
-
-
-def _add(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=_EPILOG
-    )
-    parser.add_argument(
-        "--root", type=_folder, default=Path("/"), metavar="DIR", help="root folder (default: %(default)s)"
-    )
-    add_json_argument(parser, "the outcome")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _folder(text: str) -> Path:
-    if not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text}: no such folder")
-    return Path(text)
 
 
 def _plan(args: argparse.Namespace, console: Console) -> int:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role
-from jepa_runtime.commands.arguments import add_bundle_argument, add_json_argument, open_console
+from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.util.output_files import STDOUT, write_json
 
 # What replaces a graph that a bundle may lack.
 _WITHOUT: dict[Role, str] = {"step": "none (predictor)", "energy": "none (mean squared difference)"}
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add ``info`` to the subcommands of ``jepa-runtime``."""
-    parser = subparsers.add_parser(
-        "info", description="Check the files of a bundle and show what it contains."
-    )
-    add_bundle_argument(parser)
-    add_json_argument(parser, "the manifest and its hash")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

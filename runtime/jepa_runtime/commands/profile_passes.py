@@ -23,7 +23,6 @@ from jepa_runtime.profiling import cold_start
 from jepa_runtime.profiling.load_generator import LoadGenerator
 from jepa_runtime.profiling.profile import Layer, Parity, Subject
 
-PASSES = ("parity", "closed", "sweep", "cold", "idle", "layers")
 _IDLE_GAPS = ((0.1, 10), (1.0, 5), (10.0, 2))
 SWEEP_S = 4.0
 _CLOSED_S = 5.0

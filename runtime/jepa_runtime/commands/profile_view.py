@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.commands.arguments import progress_on
-from jepa_runtime.profiling.comparison import label
 from jepa_runtime.profiling.load_generator import Snapshot
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import Distribution, RunStatistics, describe
 from jepa_runtime.reports.html import ms
 from jepa_runtime.telemetry.measurements import Energy, Reading
+from jepa_runtime.util.percentiles import label
 from jepa_runtime.util.statistics import format_ms
 
 

@@ -31,7 +31,8 @@ class Command:
         name: The word that the user types.
         summary: One line for the help of the program.
         module: The module that has ``add_parser(subparsers)``, which adds the command's parser and sets
-            its default ``run``: a function from the parsed arguments to the exit status.
+            its default ``run``: a function from the parsed arguments to the exit status. It imports little;
+            ``run`` imports the rest.
     """
 
     name: str

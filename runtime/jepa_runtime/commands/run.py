@@ -18,15 +18,8 @@ from rich.live import Live
 
 from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
-    add_bundle_argument,
-    add_json_argument,
-    add_model_arguments,
-    mcap_file,
     message_console,
     open_model,
-    positive,
-    rate,
-    text_output,
 )
 from jepa_runtime.commands.exit_status import ExitStatus, print_warning
 from jepa_runtime.commands.run_summary import html_report, summarize_run
@@ -63,75 +56,6 @@ _REFRESH_S = 0.5
 _DRAIN_S = 5.0
 # Pauses between attempts to open a camera, and the period of watchdog notifications meanwhile.
 _FIRST_PAUSE_S, _MAX_PAUSE_S, _WATCHDOG_S = 1.0, 60.0, 10.0
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add ``run`` to the subcommands of ``jepa-runtime``."""
-    parser = subparsers.add_parser(
-        "run",
-        description="Run a model on a source in real time: latents, predicted futures, energies and "
-        "surprise, with the latency of each stage. Frames arrive at a fixed rate, independently of the "
-        "model. A frame that arrives while the previous one still waits replaces it, and a drop is counted.",
-        usage="%(prog)s (BUNDLE | --robot DIR) --source S [OPTION ...]",
-        epilog="Exit status: 0 the source or the duration ended, or a signal stopped the run; 1 error. "
-        "Results until then are written in both cases.",
-    )
-    add_arguments(parser)
-    parser.add_argument(
-        "--mcap", type=mcap_file, metavar="FILE", help="also record the run, as `jepa-runtime record` does"
-    )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :func:`run` reads, except for the recording."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    add_bundle_argument(model, required=False)
-    model.add_argument(
-        "--robot",
-        type=Path,
-        metavar="DIR",
-        help="the folder of a robot (`jepa-runtime update provision`): run its active model, which updates "
-        "swap while it runs, monitor, and roll back if it fails",
-    )
-    parser.add_argument(
-        "--source",
-        required=True,
-        metavar="S",
-        help="two_rooms[?seed=N&layout=fixed], a video, a folder of images, /dev/videoN, "
-        "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z]",
-    )
-    parser.add_argument(
-        "--rate", type=rate, metavar="HZ", help="frames per second (default: the source's, else 30)"
-    )
-    parser.add_argument(
-        "--duration", type=positive, metavar="S", help="seconds to run (default: until the source ends)"
-    )
-    parser.add_argument(
-        "--goal", metavar="IMAGE", help="PNG or JPEG of the goal (default: the source's, if it has one)"
-    )
-    add_model_arguments(parser, first="the robot's, else")
-    parser.add_argument(
-        "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
-    )
-    add_json_argument(parser, "the measurements")
-    parser.add_argument(
-        "--html",
-        type=text_output,
-        metavar="FILE",
-        help="write a latency report to FILE (- for standard output)",
-    )
-    parser.add_argument(
-        "--jpeg",
-        action="store_true",
-        help="record frames as JPEG: smaller, but lossy, so that a replay gives different outputs",
-    )
-    parser.add_argument(
-        "--black-box",
-        type=Path,
-        metavar="DIR",
-        help="write the seconds around each surprise to bags in DIR",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,13 +14,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from jepa_runtime.backends import DEFAULT_ENGINE
-from jepa_runtime.bundle.manifest import ModelId, Precision
+from jepa_runtime.bundle.manifest import ModelId
 from jepa_runtime.errors import StrictJsonError, UpdateError
 from jepa_runtime.ota.gate.probe import ProbeLimits
 from jepa_runtime.ota.hawkbit.settings import Hawkbit
 from jepa_runtime.ota.release import Identifier
 from jepa_runtime.ota.transport.repository_sources import Limits
 from jepa_runtime.util import atomic_files
+from jepa_runtime.util.precision import Precision
 from jepa_runtime.util.strict_json import parse_json_as
 
 # An update without a heartbeat for this long is considered hung; above every pause and limit of a step.

@@ -40,7 +40,8 @@ from jepa_runtime.profiling.run_statistics import (
     stage_times,
 )
 from jepa_runtime.util.bootstrap import MIN_SAMPLES, confidence_interval, resampled_means, resampled_quantiles
-from jepa_runtime.util.statistics import PERCENTILES, PercentileName, nearest_rank
+from jepa_runtime.util.percentiles import PERCENTILES, PercentileName, label
+from jepa_runtime.util.statistics import nearest_rank
 
 Measure = Literal["response", "latency"]
 Verdict = Literal["better", "same", "worse", "not judged"]
@@ -77,11 +78,6 @@ class Comparison:
     times: dict[PercentileName, Change]
     lost: Change | None
     missed: Change | None
-
-
-def label(name: PercentileName) -> str:
-    """Return the usual notation of a percentile, such as ``p99.9``."""
-    return "p99.9" if name == "p999" else name
 
 
 def common_measure(profiles: Iterable[Profile]) -> Measure:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.profiling.comparison import Change, Comparison, Measure, label, measured
+from jepa_runtime.profiling.comparison import Change, Comparison, Measure, measured
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import Distribution, Quantile, RunStatistics
 from jepa_runtime.util.bootstrap import METHOD as INTERVALS
+from jepa_runtime.util.percentiles import label
 from jepa_runtime.util.statistics import METHOD as PERCENTILES
 from jepa_runtime.util.statistics import format_ms
 

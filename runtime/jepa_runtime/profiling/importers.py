@@ -25,7 +25,7 @@ from jepa_runtime.profiling.profile import (
     read_measurement,
 )
 from jepa_runtime.telemetry.measurements import MAX_VALUE, UNKNOWN, Duration, Environment, Number
-from jepa_runtime.util.statistics import PERCENTILES
+from jepa_runtime.util.percentiles import PERCENTILES
 from jepa_runtime.util.strict_json import describe_problems
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from jepa_runtime.profiling.profile import OPTIONAL_STAGES, ReportedLatencies, Run
 from jepa_runtime.util.bootstrap import MIN_SAMPLES, confidence_interval, resampled_quantiles
-from jepa_runtime.util.statistics import PERCENTILES, PercentileName, is_supported, percentile, sort_samples
+from jepa_runtime.util.percentiles import PERCENTILES, PercentileName
+from jepa_runtime.util.statistics import is_supported, percentile, sort_samples
 
 _Floats = NDArray[np.float64]
 

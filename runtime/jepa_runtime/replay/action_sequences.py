@@ -14,12 +14,7 @@ from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.candidates import default_candidates
-
-FAN, EXECUTED = "fan", "executed"
-FORMS = (
-    f"{EXECUTED}, {FAN}, 0.5,0;0.5,0 (steps between semicolons), or a file: .npy or .json of [K, H, A] or "
-    "[H, A], .csv with one line per step"
-)
+from jepa_runtime.replay.names import FAN, FORMS
 
 Floats = NDArray[np.float32]
 

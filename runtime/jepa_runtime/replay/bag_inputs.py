@@ -19,6 +19,7 @@ from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
+from jepa_runtime.replay.names import NONE
 from jepa_runtime.sources.bag import image_connections, read_frame
 from jepa_runtime.sources.bag_file import BagFile, is_goal_topic
 from jepa_runtime.sources.base import Frame, Image
@@ -26,7 +27,6 @@ from jepa_runtime.sources.command_fields import CommandFields, action_mismatch
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands
 
-NONE = "none"
 _TWISTS = {TWIST, TWIST_STAMPED}
 
 

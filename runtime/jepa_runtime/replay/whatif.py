@@ -14,6 +14,7 @@ from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.replay import action_sequences as actions
 from jepa_runtime.replay.bag_inputs import BagInputs, Goal
+from jepa_runtime.replay.names import EXECUTED
 from jepa_runtime.replay.player import Player
 from jepa_runtime.serving.pipeline import Candidates, Result
 from jepa_runtime.sources.base import Frame, Image
@@ -307,9 +308,7 @@ def _conclude(window: _Window, sequences: Sequence[actions.ActionSequence], mani
                 label=sequence.label,
                 actions=sequence.actions,
                 energies=None if futures.energies is None else futures.energies[index],
-                errors=_errors(futures.latents[index], arrived)
-                if sequence.label == actions.EXECUTED
-                else None,
+                errors=_errors(futures.latents[index], arrived) if sequence.label == EXECUTED else None,
                 similar=tuple(similar[steps]),
                 distances=distances[steps],
             )

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jepa_runtime.profiling.comparison import Change, Measure, label
+from jepa_runtime.profiling.comparison import Change, Measure
 from jepa_runtime.profiling.comparison_table import Entry, as_dict, cells, remarks
 from jepa_runtime.reports.html import Html, Section, block, bullets, card, figure, numbers, page, section
 from jepa_runtime.reports.latency_charts import tail
 from jepa_runtime.reports.svg_plot import Plot, line, rect, text, tick_step
+from jepa_runtime.util.percentiles import label
 from jepa_runtime.visualization.palette import SERIES
 
 _ROW = 26

@@ -34,8 +34,8 @@ from jepa_runtime.reports.html import (
 from jepa_runtime.reports.latency_charts import histogram, tail, timeline
 from jepa_runtime.telemetry.measurements import UNKNOWN, Energy, Environment, Reading
 from jepa_runtime.util.bootstrap import METHOD as INTERVALS
+from jepa_runtime.util.percentiles import PERCENTILES
 from jepa_runtime.util.statistics import METHOD as PERCENTILE_METHOD
-from jepa_runtime.util.statistics import PERCENTILES
 
 _TOP_LAYERS = 20
 _HEAD = ["p50", "p90", "p95", "p99", "p99.9", "max", "n"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_runtime.imaging.conversion import data_uri, to_jpeg
-from jepa_runtime.replay.action_sequences import EXECUTED
+from jepa_runtime.replay.names import EXECUTED
 from jepa_runtime.replay.whatif import Branch, WhatIf
 from jepa_runtime.reports.html import Html, Section, block, card, escape, figure, note, numbers, page, section
 from jepa_runtime.reports.run_charts import colors_of, over_steps

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         write_json,
         write_text,
     )
+    from jepa_runtime.util.percentiles import PercentileName
+    from jepa_runtime.util.precision import PRECISIONS
     from jepa_runtime.util.proportions import paired_difference, wilson
-    from jepa_runtime.util.statistics import PercentileName, format_ms, is_supported, summarize
+    from jepa_runtime.util.statistics import format_ms, is_supported, summarize
     from jepa_runtime.util.strict_json import describe_problems
     from jepa_runtime.util.units import normalize_unit
     from jepa_runtime.util.workers import end_with_parent
@@ -53,7 +55,9 @@ else:
                 "write_text",
             ],
             "proportions": ["paired_difference", "wilson"],
-            "statistics": ["PercentileName", "format_ms", "is_supported", "summarize"],
+            "percentiles": ["PercentileName"],
+            "precision": ["PRECISIONS"],
+            "statistics": ["format_ms", "is_supported", "summarize"],
             "strict_json": ["describe_problems"],
             "units": ["normalize_unit"],
             "workers": ["end_with_parent"],
@@ -62,6 +66,7 @@ else:
 
 __all__ = [
     "MIN_SAMPLES",
+    "PRECISIONS",
     "RESAMPLES",
     "STDOUT",
     "PercentileName",

@@ -25,7 +25,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.util.statistics import PERCENTILES, nearest_rank
+from jepa_runtime.util.percentiles import PERCENTILES
+from jepa_runtime.util.statistics import nearest_rank
 
 RESAMPLES = 1000
 """The number of resamples."""

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.util.percentiles import PERCENTILES
+
 METHOD = "nearest rank; a percentile is given from 1 / (1 - p) samples on"
-
-PercentileName = Literal["p50", "p90", "p95", "p99", "p999"]
-"""The name of a percentile."""
-
-# In thousandths: integers, so that ranks are exact.
-PERCENTILES: dict[PercentileName, int] = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p999": 999}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,14 @@ import pytest
 from jepa_runtime.cli import PROGRAM, main
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError, status_of
 from jepa_runtime.commands.program import Command, Program
+from jepa_runtime.control import PRESETS
 from jepa_runtime.errors import BundleError, JepaRuntimeError
+from jepa_sim import drive_parser
 
+LARGE = {"numpy", "pydantic", "rich", "tuf", "cv2", "openvino", "onnxruntime", "rosbags", "torch"}
+NO_LARGE_PACKAGE = (
+    f"large = {LARGE} & sys.modules.keys()\nsys.exit(f'imported: {{sorted(large)}}' if large else 0)\n"
+)
 VERSION = "from jepa_runtime.cli import main; main(['--version'])"
 COMMANDS = [command.name for group in PROGRAM.groups.values() for command in group]
 
@@ -52,11 +58,22 @@ def test_program_help_and_version_import_no_large_package(option: str) -> None:
         f"    main([{option!r}])\n"
         "except SystemExit:\n"
         "    pass\n"
-        "large = {'numpy', 'pydantic', 'rich', 'tuf', 'cv2', 'openvino', 'rosbags'} & sys.modules.keys()\n"
-        "sys.exit(f'imported: {sorted(large)}' if large else 0)\n"
+        f"{NO_LARGE_PACKAGE}"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("package", ["jepa_runtime", "jepa_export"])
+def test_parsers_of_all_commands_import_no_large_package(package: str) -> None:
+    program = f"import sys\nfrom {package}.cli import PROGRAM\nPROGRAM.parser()\n{NO_LARGE_PACKAGE}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_in_parsers_equal_those_of_the_library() -> None:
+    """The parser of ``drive`` does not import the planners."""
+    assert tuple(sorted(PRESETS)) == drive_parser.PLANNERS
 
 
 def test_program_version_takes_less_than_300_ms() -> None:

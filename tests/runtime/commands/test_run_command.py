@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jepa_runtime.commands import run as run_command
+from jepa_runtime.commands.parsers import run as run_parser
 from jepa_runtime.errors import DeviceLostError, JepaRuntimeError, RecordingError, SourceError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.sources.factory import open_source
@@ -45,7 +46,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    run_command.add_parser(parser.add_subparsers(required=True))
+    run_parser.add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args(["run", "models/fake", *arguments])
     code: int = args.run(args)
     return code
@@ -120,7 +121,7 @@ def test_run_passes_options_to_the_model(model: FakeModel, tmp_path: Path) -> No
     )
     opened = model.opened_with
     assert (opened["bundle"], opened["engine"], opened["precision"]) == (
-        "models/fake",
+        Path("models/fake"),
         "onnxruntime:CPU",
         "int8",
     )

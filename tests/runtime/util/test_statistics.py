@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from jepa_runtime.profiling.profile import ReportedLatencies, Run
 from jepa_runtime.profiling.run_statistics import Distribution, describe, distribution, late_frames, responses
 from jepa_runtime.util.bootstrap import RESAMPLES, resampled_means, resampled_quantiles
-from jepa_runtime.util.statistics import PERCENTILES, format_ms, summarize
+from jepa_runtime.util.percentiles import PERCENTILES
+from jepa_runtime.util.statistics import format_ms, summarize
 from tests.runtime.profiles import make_run
 
 Floats = NDArray[np.float64]

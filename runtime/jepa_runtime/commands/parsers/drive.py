@@ -12,7 +12,7 @@ from jepa_runtime.util.simulation import import_simulation
 def add_parser(subparsers: Any) -> None:
     """Add ``drive`` to the subcommands of ``jepa-runtime``."""
     try:
-        import_simulation("drive_command").add_parser(subparsers)
+        import_simulation("drive_parser").add_parser(subparsers)
     except SourceError:
         # Without a prefix for options, any arguments lead to the error that the package is missing.
         parser = subparsers.add_parser(

@@ -1,11 +1,11 @@
-"""``jepa-runtime record``: run a model on a source and record a bag that can be replayed."""
+"""The options of ``jepa-runtime record``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jepa_runtime.commands import run
 from jepa_runtime.commands.arguments import mcap_file
+from jepa_runtime.commands.parsers.run import add_arguments
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,4 +26,4 @@ def add_parser(subparsers: Any) -> None:
         metavar="BAG",
         help="the MCAP file to write",
     )
-    run.add_arguments(parser)
+    add_arguments(parser)
