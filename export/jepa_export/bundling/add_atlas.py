@@ -55,8 +55,8 @@ def add_atlas(
     The frames of the atlas are chosen by farthest-point sampling in latent space.
 
     Args:
-        bundle: To copy.
-        source: Of the frames.
+        bundle: Bundle to copy.
+        source: Source of the frames.
         out: Folder of the new bundle.
         frames: Number of frames in the atlas.
         read: Number of frames of ``source`` to choose from.

@@ -65,7 +65,7 @@ def check_addable(base: Bundle, variants: Sequence[VariantKey], *, calibrated: b
 
     Args:
         base: The bundle to extend.
-        variants: To add.
+        variants: Variants to add.
         calibrated: Whether calibration frames are available.
 
     Raises:
@@ -115,17 +115,17 @@ def add_variants(
     within the bundle's tolerances; ONNX Runtime or OpenVINO computes it on this CPU.
 
     Args:
-        base: Opened, trained or not.
-        folder: Must not exist.
-        variants: Of :data:`~jepa_export.bundling.variants.VARIANTS`, the preferred first; they follow those
-            of ``base``.
+        base: Opened bundle, trained or not.
+        folder: Destination; must not exist.
+        variants: Variants of :data:`~jepa_export.bundling.variants.VARIANTS`, the preferred first; they
+            follow those of ``base``.
         frames: uint8 [n, height, width, 3], ``step_s`` apart; None: the golden frames, which suffice for
             variants that are not quantized.
-        command: For the provenance of the bundle.
+        command: Command line for the provenance of the bundle.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
-        version: Of the new bundle; None: that of ``base``.
+        version: Version of the new bundle; None: that of ``base``.
         compile_blobs: Whether NPU variants are compiled ahead of time, where the compiler is installed.
-        seed: Of the actions to calibrate on.
+        seed: Seed of the actions to calibrate on.
 
     Raises:
         JepaExportError: See :func:`check_addable`; or ``folder`` exists or cannot be written; or a variant
@@ -186,7 +186,7 @@ def add_blobs(base: Bundle, folder: Path, *, progress: Callable[[str], None]) ->
 
     Args:
         base: The bundle to extend.
-        folder: Must not exist.
+        folder: Destination; must not exist.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
 
     Raises:

@@ -123,7 +123,7 @@ class BundleBuilder:
         """Seal the bundle, verify it against its golden outputs, and run the vendors' compilers.
 
         Args:
-            fields: Of the manifest, see :func:`~jepa_export.bundling.manifest_fields.create_manifest`.
+            fields: Fields of the manifest, see :func:`~jepa_export.bundling.manifest_fields.create_manifest`.
             report: Content of report.json, extended by the results of this method.
             graphs: The variants to verify and compile; None: all that ``fields`` lists.
             compile_blobs: Whether NPU variants are compiled ahead of time.

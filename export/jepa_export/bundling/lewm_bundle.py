@@ -50,7 +50,8 @@ class Trajectories:
     Attributes:
         frames: uint8 [n, H + 1, px, px, 3], one step apart.
         actions: [n, H, A] between the frames, in the units of the recordings.
-        statistics: Of all actions in the recordings; A / len(statistics.names) of them make one action here.
+        statistics: Statistics of all actions in the recordings; A / len(statistics.names) of them are one
+            action here.
         step_s: Time between two frames.
     """
 
@@ -88,7 +89,7 @@ def sample_trajectories(recordings: Sequence[Recording], *, action_dim: int, hor
     """Return at most :data:`NUM_TRAJECTORIES` evenly spaced trajectories, at the longest recording's rate.
 
     Args:
-        recordings: With actions.
+        recordings: Recordings with actions.
         action_dim: Size of one action of LeWM.
         horizon: H.
 
@@ -172,12 +173,12 @@ def write_lewm_bundle(
     """Write the bundle ``folder`` of a LeWM; an existing bundle is replaced.
 
     Args:
-        model: In evaluation mode.
-        trajectories: To calibrate and measure on.
+        model: Model in evaluation mode.
+        trajectories: Trajectories to calibrate and measure on.
         folder: Destination.
-        settings: Of the bundle.
-        identity: Of the weights.
-        seed: Of the candidates that INT8 is calibrated on.
+        settings: Settings of the bundle.
+        identity: Identity of the weights.
+        seed: Seed of the candidates that INT8 is calibrated on.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
 
     Raises:

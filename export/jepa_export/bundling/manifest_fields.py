@@ -48,14 +48,15 @@ class BundleSettings:
     """The shape of a bundle.
 
     Attributes:
-        actions: Of the robot.
+        actions: Actions of the robot.
         history_size: W, frames that the predictor sees.
         horizon: H, predicted steps.
         num_samples: K, candidates that are predicted at once.
         step_s: Duration of one action.
         rate_hz: Frame rate.
-        variants: Of :data:`~jepa_export.bundling.variants.VARIANTS`, the preferred first; a robot needs one.
-        command: For the provenance.
+        variants: Variants of :data:`~jepa_export.bundling.variants.VARIANTS`, the preferred first; a robot
+            needs one.
+        command: Command line for the provenance.
     """
 
     actions: ActionSpace
@@ -119,13 +120,13 @@ def create_manifest(
     """Return the fields of a manifest.
 
     Args:
-        identity: Of the weights.
-        settings: Of the bundle.
+        identity: Identity of the weights.
+        settings: Settings of the bundle.
         measured: Error statistics.
         px: Side of the frame in pixels.
         latent: Tokens of a latent and their width.
         roles: Graphs that the bundle has in every variant of ``settings``.
-        tolerances: By precision, for at least the precisions of ``settings``.
+        tolerances: Tolerances by precision, for at least the precisions of ``settings``.
     """
     tokens, dim = latent
     graphs = {

@@ -90,7 +90,7 @@ class ScaledPredictor(Predictor):
 
 
 def create_predictor(config: PredictorConfig, latents: Tensor) -> Predictor:
-    """Create a predictor for latents like ``latents`` [N, T, D], scaled unless these are of unit scale."""
+    """Create a predictor; it scales its inputs and outputs if ``latents`` [N, T, D] are not of unit scale."""
     if torch.allclose(latents, unit_scale(latents), atol=_UNIT_ATOL):
         return Predictor(config)
     return ScaledPredictor(config, latents)
@@ -162,10 +162,10 @@ def write_predictor_bundle(
         predictor: New predictor.
         clips: uint8 [C, n, px, px, 3] to calibrate the predictor on, of at least ``history_size`` frames.
         folder: Destination.
-        settings: Of the bundle.
-        identity: Of the weights.
+        settings: Settings of the bundle.
+        identity: Identity of the weights.
         measured: Error statistics.
-        seed: Of the actions to calibrate on.
+        seed: Seed of the actions to calibrate on.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
         report: Content of report.json, extended by the results of the build.
         held_out: See :func:`~jepa_export.bundling.student_bundle.write_student_bundle`.

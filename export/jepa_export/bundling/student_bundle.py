@@ -59,8 +59,8 @@ def write_untrained_bundle(
         student: Network.
         frames: uint8 [n, px, px, 3], consecutive.
         folder: See :func:`write_student_bundle`.
-        settings: Of the bundle.
-        seed: Of the actions to calibrate on.
+        settings: Settings of the bundle.
+        seed: Seed of the actions to calibrate on.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
     """
     identity = ModelIdentity(
@@ -99,16 +99,16 @@ def write_student_bundle(
         student: Network.
         clips: uint8 [C, n, px, px, 3] to calibrate on, each of at least ``history_size`` and two frames.
         folder: Destination.
-        settings: Of the bundle.
-        identity: Of the weights.
+        settings: Settings of the bundle.
+        identity: Identity of the weights.
         measured: Error statistics.
-        seed: Of the actions to calibrate on.
+        seed: Seed of the actions to calibrate on.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
         report: Content of report.json, extended by the results of the build.
         held_out: Clips like ``clips`` that are not calibrated on. INT8 is measured and controlled on them,
             see :class:`~jepa_export.quantization.accuracy_control.AccuracyController`. None: no accuracy
         control.
-        limits: Of INT8 on ``held_out``.
+        limits: Limits of INT8 on ``held_out``.
         seen: Whether ``held_out`` is part of the calibration data, because there is no other.
 
     Raises:
@@ -204,8 +204,8 @@ def rollout_samples(latents: Tensor, settings: BundleSettings, seed: int) -> lis
 
     Args:
         latents: [C, n, T, D].
-        settings: Of the bundle.
-        seed: Of the candidates.
+        settings: Settings of the bundle.
+        seed: Seed of the candidates.
     """
     size = settings.history_size
     samples: list[Sample] = []

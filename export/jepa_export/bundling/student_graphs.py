@@ -33,11 +33,11 @@ def write_graph(
     """Write ``module`` in every variant.
 
     Args:
-        module: In evaluation mode.
+        module: Module in evaluation mode.
         samples: Inputs by name, on which quantization is calibrated.
         output: Name of the output.
         folder: Folder of the graph in the bundle.
-        variants: To write.
+        variants: Variants to write.
         free_axis: Inputs whose first axis may have any length (for NPUs: that of ``samples``).
         held_out: Samples on which the accuracy of INT8 is controlled.
         extremes: See :func:`~jepa_export.targets.openvino.transformer_options`.
@@ -81,11 +81,11 @@ def write_predictor(
     ``rollouts``.
 
     Args:
-        predictor: In evaluation mode.
+        predictor: Predictor in evaluation mode.
         rollouts: Inputs by name (history_latents, actions, and history_actions where the history has several
             frames). INT8 is calibrated on all their steps.
         folder: Folder of the graph in the bundle.
-        variants: To write.
+        variants: Variants to write.
         held_out: Rollouts on whose steps the accuracy of INT8 is controlled.
     """
     folder.mkdir(parents=True, exist_ok=True)

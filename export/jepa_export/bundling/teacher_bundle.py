@@ -111,7 +111,7 @@ class GraphCost:
 
     Attributes:
         weights: Number of parameters.
-        multiply_adds: Of the matrix products.
+        multiply_adds: Number of multiply-adds of the matrix products.
         working_bytes: Memory of the intermediate results of the largest block.
     """
 
@@ -134,12 +134,12 @@ class BundleCost:
 
     @property
     def robot_bytes(self) -> float:
-        """Memory on the robot: weights as read and in the layout of the engine."""
+        """Memory on the robot: weights from the file and in the layout of the engine."""
         return _RUNTIME_BYTES + 2 * self.weight_bytes + self._working_bytes
 
     @property
     def building_bytes(self) -> float:
-        """Peak memory of the build: weights in torch, ONNX, OpenVINO IR, as read, and in the engine."""
+        """Peak memory of the build: weights in torch, ONNX, the OpenVINO IR, its file, and the engine."""
         return _BUILDER_BYTES + 5 * self.weight_bytes + self._working_bytes
 
     @property
@@ -151,7 +151,7 @@ def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> Bundle
     """Return what a bundle costs, without reading any weights.
 
     Args:
-        config: Of the teacher.
+        config: Configuration of the teacher.
         history_size: W, in tubelets.
         horizon: H, in tubelets.
     """
@@ -183,8 +183,8 @@ def check_teacher(
     """Return the configuration of a teacher, after checking that its bundle can be built.
 
     Args:
-        name: Of the teacher.
-        member: Of the family of teachers.
+        name: Name of the teacher.
+        member: Member of the family of teachers.
         frames: Length of the clip.
         horizon: Predicted steps.
         depth: Number of blocks in the encoder, and at most in the predictor; for random weights only.
@@ -252,11 +252,11 @@ def write_teacher_bundle(
     """Write the bundle ``folder`` of a teacher; an existing bundle is replaced.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         frames: uint8 [:func:`frames_needed`, px, px, 3], one step apart.
         folder: Destination.
-        settings: Of the bundle.
-        identity: Of the weights.
+        settings: Settings of the bundle.
+        identity: Identity of the weights.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
 
     Raises:

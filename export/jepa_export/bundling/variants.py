@@ -41,7 +41,7 @@ _MIN_CANDIDATES = 16
 def select_variants(
     targets: Sequence[str], only: str | None, *, offered: Sequence[VariantKey] = VARIANTS
 ) -> tuple[VariantKey, ...]:
-    """Return all variants of some targets, or one variant.
+    """Return all variants of ``targets``, or one variant.
 
     Args:
         targets: Ignored where ``only`` is given.
@@ -59,7 +59,7 @@ def select_variants(
 
 
 def variants_for(targets: Sequence[str], precisions: Sequence[str] | None) -> tuple[VariantKey, ...]:
-    """Return the variants of some targets in some precisions (None: in each of :data:`VARIANTS`).
+    """Return the variants of ``targets`` in ``precisions`` (None: in every one of :data:`VARIANTS`).
 
     Raises:
         JepaExportError: A target has none of these precisions.
@@ -105,11 +105,11 @@ def write_variants(
 
     Args:
         onnx_path: The graph in fp32.
-        irs: By precision (fp32, int8), a function that makes the OpenVINO IR; called only where needed.
+        irs: Functions by precision (fp32, int8) that create the OpenVINO IR; called only if needed.
         samples: Inputs by name, on which the TensorRT variants are calibrated.
         folder: Folder of the graph in the bundle.
         variants: The variants to write.
-        shapes: For NPUs, shapes of the inputs with a free axis.
+        shapes: Shapes of the inputs with a free axis, for NPUs.
 
     Raises:
         JepaExportError: A variant cannot be made.

@@ -128,7 +128,7 @@ def check_disk_space(out: Path, weights: int, variants: Sequence[VariantKey]) ->
     Args:
         out: Folder of the bundle.
         weights: Number of parameters.
-        variants: Of the bundle.
+        variants: Variants of the bundle.
 
     Raises:
         JepaExportError: There is not enough free space.

@@ -20,9 +20,9 @@ class TeacherRequest:
         out: Folder of the bundle.
         frames: Length of the clip; None: the default of the teacher.
         horizon: Predicted steps; None: the default of the teacher.
-        seed: Of random weights and candidates.
+        seed: Seed of random weights and candidates.
         calibration: Source of frames.
-        targets: Of the variants.
+        targets: Targets of the variants.
         only: One variant as TARGET/PRECISION; None: those of ``targets``.
         accept_non_commercial: Whether a license that forbids commercial use is accepted.
     """

@@ -33,7 +33,7 @@ class Scenes:
     Attributes:
         past: uint8 [n, W, h, w, 3].
         actions: float32 [n, W, A], executed from each of these frames until the next.
-        outcomes: By name (``normal`` first), uint8 [n, h, w, 3] each, in the same light.
+        outcomes: Images by name (``normal`` first), uint8 [n, h, w, 3] each, in the same light.
     """
 
     past: Image

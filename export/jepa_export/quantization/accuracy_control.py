@@ -138,8 +138,8 @@ class AccuracyController:
 
         Args:
             graph: Name of the graph, for messages.
-            model: In fp32.
-            samples: To calibrate on.
+            model: Model in fp32.
+            samples: Samples to calibrate on.
             held_out: Samples on which the limits must hold.
             extremes: See :func:`~jepa_export.targets.openvino.transformer_options`.
         """

@@ -46,7 +46,7 @@ class ExternalKey:
     """A private key outside the key folders.
 
     Attributes:
-        uri: For securesystemslib, such as ``awskms:…``, ``gcpkms:…``, ``hsm:…`` or ``file2:PATH``.
+        uri: Address for securesystemslib, such as ``awskms:…``, ``gcpkms:…``, ``hsm:…`` or ``file2:PATH``.
         public: PEM file with the public key.
     """
 
@@ -120,7 +120,7 @@ class KeyRing:
     Args:
         *folders: All are searched, because the keys of several people may be on several disks.
         offline: Folder for the keys of root and targets, which is searched as well; None: no such folder.
-        passphrases: Of encrypted keys.
+        passphrases: Passphrases of encrypted keys.
         encrypt: Whether new keys are encrypted.
     """
 

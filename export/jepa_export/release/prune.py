@@ -30,7 +30,7 @@ def prune(repository: Repository, *, keep: int, after: timedelta) -> PruneResult
     All versions of root stay, because a robot that was offline needs each that it has not seen.
 
     Args:
-        repository: Opened for changes.
+        repository: Repository opened for changes.
         keep: Number of versions of each model in each channel whose files stay.
         after: Younger files stay, because a robot may be reading them.
 

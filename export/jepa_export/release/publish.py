@@ -54,7 +54,7 @@ class Terms:
     Attributes:
         channel: Name of the channel.
         release_seq: Sequence number, above that of the previous release; None: the next number.
-        percent: Of the robots to which the release is offered.
+        percent: Percentage of the robots to which the release is offered.
         salt: Selects these robots; None: the name of the model.
         hardware_ids: Types of robot.
         budgets: Values of :class:`jepa_runtime.ota.release.Budgets` that differ from the default.
@@ -76,8 +76,8 @@ def check_bundle(
     """Check that a bundle can be released: trained, commercially usable, and reproducing its golden outputs.
 
     Args:
-        bundle: To release.
-        engine: To verify it with.
+        bundle: Bundle to release.
+        engine: Engine for the verification.
         allow_untrained: Whether random weights are accepted.
         accept_non_commercial: Whether a license that forbids commercial use is accepted.
 
@@ -180,10 +180,10 @@ def rollout(
     """Change the percentage of the robots to which the latest release is offered.
 
     Args:
-        repository: Opened for changes.
+        repository: Repository opened for changes.
         channel: Name of the channel.
-        model_id: Of the model.
-        percent: Of the robots.
+        model_id: Id of the model.
+        percent: Percentage of the robots.
         shrink: Whether the percentage may decrease; robots that have the release keep it.
 
     Raises:
@@ -264,11 +264,11 @@ def downgrade(
     """Release an old version again, with a new sequence number and the terms it had.
 
     Args:
-        repository: Opened for changes.
+        repository: Repository opened for changes.
         channel: Name of the channel.
-        model_id: Of the model.
-        version: To release.
-        percent: Of the robots to which it is offered.
+        model_id: Id of the model.
+        version: Version to release.
+        percent: Percentage of the robots to which it is offered.
         count: Number of earlier releases from which deltas are offered.
 
     Raises:

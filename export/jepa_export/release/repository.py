@@ -107,7 +107,7 @@ def read(folder: Path, at: datetime) -> dict[str, Signed]:
     """Read all metadata of a repository, verified from the first root on, as robots do.
 
     Args:
-        folder: Of the repository.
+        folder: Folder of the repository.
         at: Time at which nothing may have expired.
 
     Raises:
@@ -157,7 +157,7 @@ class Repository:
     """Signed metadata that is changed in memory and then committed.
 
     Args:
-        folder: Of the repository.
+        folder: Folder of the repository.
         keys: Available signing keys.
         now: Clock.
         signed: Metadata of each role.

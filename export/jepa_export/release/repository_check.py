@@ -51,7 +51,7 @@ def open_read_only(folder: Path, at: datetime = LONG_AGO) -> Repository:
     """Open a repository without keys and without the lock of publishers.
 
     Args:
-        folder: Of the repository.
+        folder: Folder of the repository.
         at: Time at which nothing may have expired.
 
     Raises:

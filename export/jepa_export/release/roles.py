@@ -102,7 +102,7 @@ def init(
     """Create a repository without releases, and the keys that sign it.
 
     Args:
-        folder: Of the repository.
+        folder: Folder of the repository.
         keys: Folders of keys.
         channels: Names.
         policy: Quorum of each role.
@@ -180,7 +180,7 @@ def rotate(
     """Replace a key of a role by a new one, or finish an interrupted rotation of the role.
 
     Args:
-        repository: Opened for changes.
+        repository: Repository opened for changes.
         role: Name of the role.
         retire: First characters of the ID of the old key; None: the role has only one key.
         external: New key outside the key folders; None: a key is created.
@@ -232,7 +232,7 @@ def resign(repository: Repository, within: timedelta | None = None) -> tuple[lis
     """Sign roles that expire soon.
 
     Args:
-        repository: Opened for changes.
+        repository: Repository opened for changes.
         within: Remaining lifetime below which a role is signed; None: a quarter of its lifetime.
 
     Returns:

@@ -110,9 +110,9 @@ def store(
     """Write the history of a model, and list the files of its newest versions.
 
     Args:
-        repository: Opened for changes.
+        repository: Repository opened for changes.
         channel: Name of the channel.
-        model_id: Of the model.
+        model_id: Id of the model.
         versions: All versions by name.
         touched: Version with a new pointer.
         deltas: Its deltas that are not listed yet, by path.

@@ -22,7 +22,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes.
+    """Sizes of the encoder.
 
     Attributes:
         px: Side of the frame in pixels.

@@ -30,7 +30,7 @@ Frame = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig:
-    """Sizes.
+    """Sizes of the predictor.
 
     Attributes:
         tokens: Number of tokens of a latent.
@@ -170,7 +170,7 @@ class Predictor(nn.Module):
         self.register_buffer("action_scale", torch.tensor(config.action_scale), persistent=False)
 
     def next_latents(self, latents: Tensor, actions: Tensor | None) -> Tensor:
-        """Predict for training what follows each frame of a sequence, from it and the frames before it.
+        """Predict the latent after each frame of a sequence, from it and the frames before it, for training.
 
         Args:
             latents: [B, L, T, D].

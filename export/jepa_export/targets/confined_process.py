@@ -42,7 +42,7 @@ def run_confined(
     Args:
         command: Program and arguments.
         folder: Working directory.
-        limits: Of the process.
+        limits: Limits of the process.
         what: Name of the program in messages.
         environment: Variables added to those of this process.
 

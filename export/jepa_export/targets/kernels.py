@@ -138,7 +138,7 @@ def compile_kernels(
     Args:
         folder: Destination.
         nvcc: Path of the compiler; None: :func:`find_nvcc`.
-        limits: Of the compiler.
+        limits: Limits of the compiler.
 
     Raises:
         JepaExportError: nvcc is missing, warns or fails, or the folder cannot be written.

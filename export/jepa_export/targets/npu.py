@@ -36,7 +36,7 @@ class Schedule:
     to compare graphs.
 
     Attributes:
-        total_ms: From start to end.
+        total_ms: Time from start to end.
         dma_ms: Data transfers; these and the next two overlap.
         dpu_ms: Matrix products.
         shave_ms: Everything else (softmax, GELU, normalization).
@@ -80,8 +80,8 @@ def static_ir(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> ov.Model:
     """Return a copy of ``model`` with every shape fixed, as NPUs require.
 
     Args:
-        model: With or without free axes.
-        shapes: Of the inputs that have a free axis.
+        model: Model with or without free axes.
+        shapes: Shapes of the inputs that have a free axis.
 
     Raises:
         JepaExportError: An input does not exist or does not accept the shape, or a shape is still free.
@@ -139,7 +139,7 @@ def compile_blob(model_xml: Path, out: Path, platform: str) -> Schedule:
     Args:
         model_xml: The IR; its .bin is next to it.
         out: Path of the blob.
-        platform: Of :data:`PLATFORMS`.
+        platform: One of :data:`PLATFORMS`.
 
     Raises:
         JepaExportError: The platform is unknown, the compiler is not installed, the IR has a free axis or is

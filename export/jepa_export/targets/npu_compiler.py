@@ -79,9 +79,9 @@ class NpuCompiler:
 
         Args:
             model_xml: The IR; its .bin is next to it.
-            platform: Of :data:`jepa_export.targets.npu.PLATFORMS`.
+            platform: One of :data:`jepa_export.targets.npu.PLATFORMS`.
             folder: Working directory.
-            limits: Of the process.
+            limits: Limits of the process.
 
         Returns:
             The blob's requirements on the machine that loads it, in OpenVINO's format

@@ -21,7 +21,7 @@ def check_size(name: str, weights: int) -> None:
     """Check that a network fits into one ONNX file.
 
     Args:
-        name: Of the network, for messages.
+        name: Name of the network, for messages.
         weights: Number of parameters.
 
     Raises:
@@ -46,7 +46,7 @@ def export_onnx(
     """Write ``module`` to ``path`` as one self-contained file.
 
     Args:
-        module: In evaluation mode; called with ``inputs`` in order.
+        module: Module in evaluation mode; called with ``inputs`` in order.
         inputs: Examples by tensor name; their shapes become those of the graph.
         outputs: Names by position.
         path: Destination.

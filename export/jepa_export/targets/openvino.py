@@ -45,7 +45,7 @@ def quantize_int8(model: ov.Model, samples: Sequence[Sample]) -> ov.Model:
     Matrix products with fewer than :data:`SMALL_WEIGHTS` weights stay in fp32.
 
     Args:
-        model: In fp32.
+        model: Model in fp32.
         samples: Recorded inputs by tensor name, to calibrate on.
     """
     import nncf  # Takes seconds to import, and only quantization needs it.
@@ -68,7 +68,7 @@ def quantize_transformer_int8(
     """Quantize a transformer with NNCF after training; see :func:`transformer_options`.
 
     Args:
-        model: In fp32.
+        model: Model in fp32.
         samples: Recorded inputs by tensor name, to calibrate on.
         extremes: See :func:`transformer_options`.
     """
@@ -88,7 +88,7 @@ def transformer_options(samples: Sequence[Sample], *, extremes: bool = False) ->
     cost as much as they save.
 
     Args:
-        samples: To calibrate on.
+        samples: Samples to calibrate on.
         extremes: Whether the range of activations covers all samples instead of the mean sample. Necessary
             where a sample is one action: the range of a mean action excludes most others.
     """
@@ -137,8 +137,8 @@ def multiplies_activations(model: ov.Model) -> bool:
 def compress_int8(model: ov.Model) -> ov.Model:
     """Compress weights to INT8 (symmetric, one scale per output), with activations in fp32.
 
-    For rollouts, whose errors accumulate: also quantizing the activations of the demo's predictor would cost
-    a third of a step at top speed.
+    Used for rollouts, whose errors accumulate: quantizing the activations of the demo's predictor as well
+    would add an error of a third of a step at top speed.
     """
     import nncf
 
@@ -166,7 +166,7 @@ def save(model: ov.Model, path: Path, *, halve: bool = False) -> None:
     """Write ``path`` (.xml) and its .bin.
 
     Args:
-        model: To write.
+        model: Model to write.
         path: Destination.
         halve: Whether weights are stored in fp16.
 

@@ -34,7 +34,7 @@ def calibrate(model: onnx.ModelProto, samples: Sequence[Sample]) -> dict[str, fl
     """Return the ranges of the inputs and outputs of all matrix products.
 
     Args:
-        model: In fp32.
+        model: Model in fp32.
         samples: Recorded inputs by name.
 
     Raises:
@@ -78,7 +78,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     nothing overflows silently.
 
     Args:
-        model: In fp32.
+        model: Model in fp32.
         ranges: See :func:`calibrate`.
 
     Raises:
@@ -96,7 +96,7 @@ def to_int8(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     which symmetric INT8 would reduce to 7 bits.
 
     Args:
-        model: In fp32.
+        model: Model in fp32.
         ranges: See :func:`calibrate`.
 
     Raises:

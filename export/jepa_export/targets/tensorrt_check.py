@@ -33,7 +33,7 @@ class CheckReport:
     """The result of checking one graph.
 
     Attributes:
-        version: Of TensorRT for RTX.
+        version: Version of TensorRT for RTX.
         layers: Number of layers after parsing; 0 where no engine was built.
         engine_bytes: Size for compute capability 8.6; 0 where no engine was built.
         build_s: Duration of the build.
@@ -64,7 +64,7 @@ def check(path: Path, *, count: int = 64, limits: ProcessLimits | None = None) -
     Args:
         path: ONNX file.
         count: Length of free axes (candidates).
-        limits: Of the process.
+        limits: Limits of the process.
 
     Raises:
         JepaExportError: TensorRT is not installed, crashed or exceeded a limit.

@@ -33,7 +33,7 @@ def run_vendor_compilers(
     """Compile graphs for NPUs ahead of time, and check graphs for TensorRT.
 
     Args:
-        folder: Of the bundle; blobs are written next to their IRs.
+        folder: Folder of the bundle; blobs are written next to their IRs.
         graphs: Variants; those of other targets are ignored.
         num_samples: Candidates of the bundle.
         progress: Called with each step in words, and with how to install a missing compiler.

@@ -20,7 +20,7 @@ from jepa_export.teachers.vit import ViT, ViTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LeWMConfig:
-    """Sizes.
+    """Sizes of the model.
 
     Attributes:
         history: Frames that the predictor reads.

@@ -12,7 +12,7 @@ from jepa_export.teachers.layers import EPS, PatchEmbedding, Sizes, blocks, chec
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Sizes):
-    """Sizes.
+    """Sizes of the vision transformer.
 
     Attributes:
         class_token: Prepend a token without a position.

@@ -56,9 +56,9 @@ def write_two_token_bundle(
     Args:
         model: Trained networks.
         folder: Destination.
-        model_id: For the manifest.
-        version: For the manifest.
-        command: For the provenance.
+        model_id: Id for the manifest.
+        version: Version for the manifest.
+        command: Command line for the provenance.
         teacher: What the model was distilled from.
         int8: Whether the bundle gets a quantized variant.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.

@@ -86,9 +86,9 @@ def ends(where: Tensor, nodes: Tensor, distances: Tensor) -> tuple[Tensor, Tenso
     """Return the indices [P] into ``nodes`` [L, N, D] at which paths in layouts ``where`` [P] begin and end.
 
     Uniform sampling rarely draws the pairs at which a robot fails: it presses against the wall in front of
-    its goal, and stops next to it. So of eight ends, four are those of :data:`DRAWS` candidates with the
-    longest path (``distances`` [L, N, N], steps) for their straight distance; two are the nearest; one is the
-    beginning itself; one is arbitrary.
+    its goal, and stops next to it. Each group of eight ends is therefore drawn from :data:`DRAWS` candidates:
+    four have the longest path (``distances`` [L, N, N], steps) relative to their straight distance, two are
+    the nearest, one equals the beginning, and one is random.
     """
     here = torch.randint(0, nodes.shape[1], where.shape)
     drawn = torch.randint(0, nodes.shape[1], (DRAWS, len(where)))

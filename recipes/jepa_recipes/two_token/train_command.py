@@ -35,9 +35,9 @@ def train_and_bundle(
     Args:
         out: Folder of checkpoints and bundles.
         training_world: World to train in.
-        command: For the provenance of the bundle.
-        seed: Of weights and data.
-        episodes: For each of three seeds; 0: none.
+        command: Command line for the provenance of the bundle.
+        seed: Seed of weights and data.
+        episodes: Number of episodes for each of three seeds; 0: none.
         distilled: Whether to train a teacher first, whose bundle is ``out``/teacher, and distill it.
     """
     console = Console()

@@ -197,9 +197,9 @@ class Controller:
             self._clear_goal()
 
     def set_stop(self, stop: bool, *, now_ns: int) -> None:
-        """Take a stop message.
+        """Process a stop message.
 
-        All goals until the next ``False`` end for good: the robot must not set out by itself then.
+        Goals set before the next ``False`` end permanently: the robot must not start to move by itself after it.
 
         Args:
             stop: Whether the robot must stand.
@@ -215,7 +215,7 @@ class Controller:
             self._latched_goal.released(now_ns)
 
     def update(self, futures: PlannerInput, *, age_s: float) -> Decision:
-        """Take the futures of a new image and decide.
+        """Process the futures of a new image and decide.
 
         Args:
             futures: The futures.
@@ -256,7 +256,7 @@ class Controller:
         return self._note(decision)
 
     def refine(self, futures: PlannerInput) -> Decision:
-        """Take further futures of the same image, which answer the last candidates, and decide again.
+        """Process further futures of the same image, which answer the last candidates, and decide again.
 
         For callers that evaluate candidates themselves and run several search iterations per image.
 

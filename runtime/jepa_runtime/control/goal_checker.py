@@ -14,7 +14,7 @@ class GoalChecker:
         images: Consecutive images that must count.
 
     Attributes:
-        threshold: As given; may be changed.
+        threshold: Maximum energy at the goal; may be changed.
         is_reached: Result of the last :meth:`update`.
     """
 

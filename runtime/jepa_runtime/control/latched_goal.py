@@ -12,7 +12,7 @@ class LatchedGoal:
     """The latched goal, identified by its stamp.
 
     Once it has expired it stays so until a goal with another stamp is latched: a restarted world model
-    receives the same image again, and the robot must not set out for it.
+    receives the same image again, and the robot must not drive to it.
 
     Args:
         timeout_s: Time after which it expires, reached or not; 0: never.

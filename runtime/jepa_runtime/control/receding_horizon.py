@@ -185,7 +185,7 @@ class RecedingHorizonPlanner:
         self._discard_plan(self._goal_ns)
 
     def update(self, futures: PlannerInput) -> Decision:
-        """Take the futures of a new image and decide."""
+        """Process the futures of a new image and decide."""
         if futures.goal_stamp_ns is None:
             self._begin(None)
             return Decision(State.IDLE, None, None)
@@ -205,7 +205,7 @@ class RecedingHorizonPlanner:
         return self._decide(futures)
 
     def refine(self, futures: PlannerInput) -> Decision:
-        """Take further futures of the same image, which answer the last candidates, and decide again."""
+        """Process further futures of the same image, which answer the last candidates, and decide again."""
         self._learn(futures)
         return self._decide(futures)
 
@@ -255,7 +255,7 @@ class RecedingHorizonPlanner:
             self._proposed_ns = 0
 
     def _learn(self, futures: PlannerInput) -> bool:
-        """Take the answer to the last candidates; return whether it updated the search."""
+        """Process the answer to the last candidates; return whether it updated the search."""
         answers = self._proposed_ns != 0 and futures.candidates_stamp_ns == self._proposed_ns
         if not answers or len(futures.energies) != self._proposed_count:
             return False

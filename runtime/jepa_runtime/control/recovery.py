@@ -16,7 +16,7 @@ class RecoveryMotion:
         duration_ns: Duration of the motion; 0: there is none.
 
     Attributes:
-        duration_ns: As given.
+        duration_ns: Duration of the motion.
         is_requested: Candidates for a motion are wanted.
         until_ns: Image stamp at which the motion ends.
     """

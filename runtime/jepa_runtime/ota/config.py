@@ -41,8 +41,8 @@ class Config(BaseModel):
         model_id: The model that the robot runs.
         device_id: The robot's name, which also decides whether it is part of a partial rollout.
         hardware_ids: The hardware types of this robot.
-        engine: The engine that serves. Exactly one, because results of the gate hold for one engine.
-        precision: The precision that serves; None: the first of a bundle that the engine can run.
+        engine: The engine of the serving process. Exactly one, because results of the gate apply to one.
+        precision: The precision of the active model; None: the first of a bundle that the engine can run.
         allow_untrained: Accept random weights, for tests.
         shadow: A source of frames for the shadow test (see ``jepa-runtime run --source``); None: no shadow
             test.

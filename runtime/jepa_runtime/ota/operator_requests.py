@@ -73,7 +73,7 @@ def cancel(
 
     Args:
         root: The robot's folder.
-        reason: For the audit log.
+        reason: Reason for the audit log.
         wait_s: The longest wait for the lock.
         now: The time of day.
 
@@ -107,7 +107,7 @@ def rollback(
 
     Args:
         root: The robot's folder.
-        reason: For the audit log.
+        reason: Reason for the audit log.
         serving: The interface to the serving process; None: see
             :class:`~jepa_runtime.ota.robot.UpdateComponents`.
         now: The time of day.

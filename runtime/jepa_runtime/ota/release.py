@@ -155,8 +155,8 @@ class Robot:
 
     Attributes:
         hardware_ids: Its hardware types.
-        engine: The engine that serves.
-        precision: The precision that serves; None: any.
+        engine: The engine of the serving process.
+        precision: The precision of the active model; None: any.
         interface: The action interface that its software expects; None: any.
     """
 

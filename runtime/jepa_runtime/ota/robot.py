@@ -117,7 +117,7 @@ ClientOpener = Callable[..., AbstractContextManager[Client]]
 
 
 class LocalGate:
-    """The gate on this robot, with the engine that serves.
+    """The gate on this robot, with the engine of the serving process.
 
     Args:
         settings: The robot's configuration.

@@ -63,7 +63,7 @@ class Comparison:
     """One profile compared with the baseline.
 
     Attributes:
-        verdict: See the module.
+        verdict: The verdict; see the module.
         reasons: The reasons for ``worse`` and ``not judged``.
         differences: Conditions that differ, so that a change may have another cause than the model.
         times: Relative change by percentile, without those that could not be judged.

@@ -98,9 +98,9 @@ class Run(_Model):
     Attributes:
         rate_hz: Rate of the schedule, which is independent of the results; None in closed loop.
         deadline_ms: Later results count as deadline misses.
-        duration_s: From the first scheduled time to the last result.
+        duration_s: Time from the first scheduled time to the last result.
         scheduled_s: Scheduled time of each frame.
-        latency_ms: From the scheduled time to the result.
+        latency_ms: Time from the scheduled time to the result.
         stages_ms: Duration of each stage (see :data:`STAGES`, :data:`OPTIONAL_STAGES`). The rest of
             ``latency_ms`` is the residual.
         dropped_s: Scheduled times of frames that a newer one replaced.
@@ -167,7 +167,7 @@ class ColdStart(_Model):
         cache: State of the cache of compiled models.
         phases_ms: import, open (read and verify), compile, first_encode, first_predict, and for comparison
             the steady state: steady_encode, steady_predict.
-        total_ms: From the start of the process to the first futures.
+        total_ms: Time from the start of the process to the first futures.
     """
 
     cache: Literal["none", "miss", "hit"]

@@ -57,13 +57,13 @@ class RunStatistics:
     Attributes:
         rate_hz: Rate of the schedule; None in closed loop.
         frames: Number of scheduled frames: processed, dropped and failed.
-        latency: Of processed frames: from the scheduled time to the result, which is the age of the data when
+        latency: Time of processed frames from the schedule to the result, which is the age of the data when
             its result is published.
-        response: Of all frames, see :func:`responses`. It shows stalls, which latency hides because it skips
-            dropped frames.
-        stages: Of the processed frames that did not skip the stage, by stage.
-        device: Of some stages, by the device's clock.
-        residual: Of processed frames: latency minus the sum of the stages. Empty without stages.
+        response: Response time of all frames, see :func:`responses`. It shows stalls, which latency hides
+            because it skips dropped frames.
+        stages: Durations of the processed frames that did not skip the stage, by stage.
+        device: Durations of some stages by the device's clock.
+        residual: Latency minus the sum of the stages, of processed frames. Empty without stages.
         residual_share: Mean residual divided by the mean latency.
         misses: Number of frames without a result before the deadline; None if unknown or without a deadline.
         longest_miss_run: The longest sequence of those, in the order of the schedule.

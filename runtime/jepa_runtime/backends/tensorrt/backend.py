@@ -167,7 +167,7 @@ class TensorRTSession:
         return self._gpu.buffer(shape, dtype)
 
     def _scaling(self, shape: Shape) -> tuple[Buffer, Work]:
-        """Return memory for an image of this shape, and the work that starts from it."""
+        """Return memory for an image of this shape, and a recorded run that resizes that image."""
         buffer = self._gpu.buffer(shape, np.uint8)
         height, width = self.inputs["frame"].shape[1:3]
         kernel = launch(buffer.address, shape[:2], self._inputs["frame"].address, (height, width))

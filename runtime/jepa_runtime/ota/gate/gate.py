@@ -27,7 +27,7 @@ class Gate(Protocol):
         Args:
             folder: The bundle.
             budgets: The limits of its release.
-            active: The bundle that serves; None: none does.
+            active: The active bundle; None: there is none.
 
         Raises:
             MachineBusyError: The machine is too busy to compare the latency with its budget.

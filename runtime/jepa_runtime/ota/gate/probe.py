@@ -118,8 +118,8 @@ def probe(
     Args:
         folder: The bundle.
         budgets: The limits of its release; ``max_error_ratio`` is not checked by this gate.
-        active: The bundle that serves, for a comparison if load may be why the candidate is over its latency
-            budget (:mod:`~jepa_runtime.ota.gate.latency_budget`); None: no model serves, and the probe has
+        active: The active bundle, for a comparison if load may be why the candidate is over its latency
+            budget (:mod:`~jepa_runtime.ota.gate.latency_budget`); None: there is none, and the probe has
             the priority of this process instead of the lowest.
         engine: The engine that will serve it.
         precision: The precision that will serve it; None: the first that the engine can run.

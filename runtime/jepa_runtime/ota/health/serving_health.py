@@ -27,7 +27,7 @@ _MIN_FRAMES = 10
 
 
 class ServingHealth:
-    """Assesses the model that serves.
+    """Assesses the active model.
 
     Results are passed in on one thread, and the verdict is read on another. A frame that arrives while a new
     assessment begins may count for either model.
@@ -44,11 +44,11 @@ class ServingHealth:
         ServingHealth.begin(self, None)
 
     def compare(self) -> None:
-        """Begin to record what is usual with the model that serves."""
+        """Begin to record the baseline with the active model."""
         self._timed = self._late = self._failed = self._latents = self._surprised = self._judged = 0
 
     def begin(self, budget_ms: float | None) -> None:
-        """Begin to assess the model that serves.
+        """Begin to assess the active model.
 
         Args:
             budget_ms: Budget of the 99th percentile of its encode and predict; None: unlimited.

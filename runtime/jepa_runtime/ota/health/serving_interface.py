@@ -12,7 +12,7 @@ class Health:
     """The health of the serving process.
 
     Attributes:
-        serves: SHA-256 of the manifest of the model that serves; None: no serving process.
+        serves: SHA-256 of the manifest of the active model; None: no serving process.
         failure: What is wrong: errors, NaN, late frames, a process that died; empty: nothing.
         absent: Why an expected serving process cannot be assessed; empty: no such reason.
         may_switch: Whether the robot allows a model switch now.

@@ -61,7 +61,7 @@ class BackgroundServices:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop for good."""
+        """Stop permanently."""
         self._executor.shutdown()
         self._thread.join()
         for action in self._actions:

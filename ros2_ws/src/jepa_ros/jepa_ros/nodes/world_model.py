@@ -167,7 +167,7 @@ class WorldModelNode(LifecycleNode):
 
     @report_failures
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop to subscribe and publish. The model stays loaded."""
+        """Stop subscribing and publishing. The model stays loaded."""
         self._unsubscribe()
         return super().on_deactivate(state)
 
@@ -179,7 +179,7 @@ class WorldModelNode(LifecycleNode):
 
     @report_failures
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the model for good."""
+        """Close the model permanently."""
         self._release()
         return super().on_shutdown(state)
 

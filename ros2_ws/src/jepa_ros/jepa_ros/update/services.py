@@ -89,7 +89,7 @@ class UpdateServices:
             goal.handle.publish_feedback(feedback)
 
     def close(self) -> None:
-        """Stop to serve, once the client of the goal has its result. The worker has stopped before."""
+        """Stop serving once the client of the goal has its result. The worker has stopped before."""
         deadline = time.monotonic() + _TIMEOUT_S
         while self._goal is not None and time.monotonic() < deadline:
             time.sleep(_POLL_S)

@@ -51,7 +51,7 @@ class EvaluationService:
         self._services.start()
 
     def close(self) -> None:
-        """Stop to serve. The model must be closed already."""
+        """Stop serving. The model must be closed already."""
         self._services.stop()
 
     def _on_request(self, request: Any, response: Any) -> Any:

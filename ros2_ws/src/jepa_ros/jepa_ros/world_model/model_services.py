@@ -36,7 +36,7 @@ class ModelServices:
         self._services.start()
 
     def close(self) -> None:
-        """Stop to serve.
+        """Stop serving.
 
         A swap in progress is cancelled without a response, as if the node had been killed, so that the client
         does not mistake it for a rejection of the model.
