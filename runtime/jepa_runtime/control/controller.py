@@ -199,7 +199,7 @@ class Controller:
     def set_stop(self, stop: bool, *, now_ns: int) -> None:
         """Process a stop message.
 
-        Goals set before the next ``False`` end permanently: the robot must not start to move by itself after it.
+        Goals set before the next ``False`` end permanently: it must not make the robot start by itself.
 
         Args:
             stop: Whether the robot must stand.

@@ -60,7 +60,7 @@ class Pipeline:
         on_model: Called when another model is about to become active, with the model and whether the
             histories continue; no frame is processed meanwhile.
         tolerance_s: See :class:`~jepa_runtime.serving.history.History`; None: an eighth of a step.
-        max_gap_s: See there; None: two steps.
+        max_gap_s: See :class:`~jepa_runtime.serving.history.History`; None: two steps.
         error_probability: Target coverage of the error bounds.
         false_alarm_every_s: Mean time between false alarms of each kind on normal data, at least.
         streams: Names of the streams (:attr:`Frame.stream`).
