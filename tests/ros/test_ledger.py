@@ -73,7 +73,7 @@ class TestLedger:
         Console(width=120).print(summary(make_profile(run=book.run(deadline_ms=100.0))))
         rows = [line.strip("│ ").split("  ") for line in capsys.readouterr().out.splitlines()]
         shown = {cells[0]: cells[-1].strip() for cells in rows}
-        assert (shown["encode"], shown["predict"], shown["later than 100 ms or never"]) == ("2", "1", "1")
+        assert (shown["encode"], shown["predict"], shown["deadline misses (100 ms)"]) == ("2", "1", "1")
         assert (shown["encode, device clock"], shown["predict, device clock"]) == ("2", "1")
 
     def test_images_without_a_result_count_as_dropped_or_failed_and_unsent_ones_do_not(self):
