@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from jepa_export.bundling.builder import (
-    REFERENCE_ENGINES,
     Progress,
     build_bundle,
     verify_golden_outputs,
@@ -44,6 +43,7 @@ from jepa_export.targets.openvino import (
 )
 from jepa_export.targets.vendor_compilers import run_vendor_compilers
 from jepa_runtime import WorldModel
+from jepa_runtime.backends import reference_engine
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant
 from jepa_runtime.model import cosines
 
@@ -324,7 +324,7 @@ def _fields(
 def _open(bundle: Bundle, key: VariantKey) -> WorldModel:
     target, precision = key
     return WorldModel.open(
-        bundle, engine=REFERENCE_ENGINES[target], precision=precision, target=target, allow_untrained=True
+        bundle, engine=reference_engine(target), precision=precision, target=target, allow_untrained=True
     )
 
 

@@ -19,6 +19,7 @@ from jepa_export.bundling.staging import staged, write_report
 from jepa_export.bundling.variants import VariantKey, key_of, model_path, write_npu_step
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.vendor_compilers import GraphVariant, run_vendor_compilers
+from jepa_runtime.backends import reference_engine
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Precision, Role, Target, seal
 from jepa_runtime.model import golden_parity
 
@@ -27,13 +28,6 @@ Progress = Callable[[str], None]
 
 # A mean squared difference of latents at about unit scale; two camera images never differ by less.
 _STATIC_SCENE = 1e-6
-# The engine that computes the variants of each target on the workstation.
-REFERENCE_ENGINES: dict[Target, str] = {
-    "openvino": "openvino:CPU",
-    "onnx": "onnxruntime:CPU",
-    "npu": "openvino:CPU",
-    "tensorrt": "onnxruntime:CPU",
-}
 
 
 @contextmanager
@@ -168,7 +162,7 @@ def verify_golden_outputs(bundle: Bundle, target: Target, precision: Precision) 
         JepaExportError: A graph exceeds the tolerances of the bundle.
     """
     rows = []
-    engine = REFERENCE_ENGINES[target]
+    engine = reference_engine(target)
     for found in golden_parity(bundle, engine=engine, precision=precision, target=target):
         if not found.ok:
             raise JepaExportError(

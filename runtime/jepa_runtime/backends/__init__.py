@@ -26,11 +26,18 @@ if TYPE_CHECKING:
         Engine,
         Graph,
         LayerTime,
+        Package,
         Session,
         Shape,
         check_inputs,
     )
-    from jepa_runtime.backends.registry import create_backend, engines, find_engine, split_engine
+    from jepa_runtime.backends.registry import (
+        create_backend,
+        engines,
+        find_engine,
+        reference_engine,
+        split_engine,
+    )
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -42,11 +49,12 @@ else:
                 "Engine",
                 "Graph",
                 "LayerTime",
+                "Package",
                 "Session",
                 "Shape",
                 "check_inputs",
             ],
-            "registry": ["create_backend", "engines", "find_engine", "split_engine"],
+            "registry": ["create_backend", "engines", "find_engine", "reference_engine", "split_engine"],
         },
     )
 
@@ -57,6 +65,7 @@ __all__ = [
     "Engine",
     "Graph",
     "LayerTime",
+    "Package",
     "Session",
     "Shape",
     "check_inputs",
@@ -64,5 +73,6 @@ __all__ = [
     "create_backend",
     "engines",
     "find_engine",
+    "reference_engine",
     "split_engine",
 ]

@@ -51,6 +51,32 @@ class BackendOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Package:
+    """A package of an engine: profiles record its version, and ``jepa-runtime doctor`` checks it.
+
+    Attributes:
+        name: The name of the distribution.
+        title: The name in messages (default: ``name``).
+        at_least: The oldest supported version; None: any, and the doctor does not require the package.
+        below: The first version that is not supported; None: there is none.
+        machines: The kinds of machine (:mod:`jepa_runtime.doctor.machine`) on which the doctor requires it,
+            unless the bundle has no graph for the engine; empty: it is required everywhere.
+        instructions: What else installs it: lines for a shell, before the command of pip.
+        pip: Whether pip can install it.
+        pip_environment: Variables for pip, such as ``PATH=/opt/bin:$PATH``.
+    """
+
+    name: str
+    title: str = ""
+    at_least: tuple[int, int] | None = None
+    below: tuple[int, int] | None = None
+    machines: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    pip: bool = True
+    pip_environment: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Engine:
     """Declare an engine: everything that the rest of the program must know about it.
 
@@ -64,7 +90,10 @@ class Engine:
         default_device: The device if none is given.
         modules: Python modules that the engine imports.
         install: How to install them.
-        requires_build: Whether the engine runs only what ``jepa-runtime build-engine`` has built.
+        packages: The packages whose versions matter.
+        build_folder: For engines that run only what ``jepa-runtime build-engine`` has built: returns the
+            folder of built engines, for the ``cache_dir`` of the options. None: no build is required.
+        reference_for: Targets whose variants this engine computes on the workstation that exports them.
         transfers: How inputs get to the device and outputs back, for reports; empty: inside encode and
             predict.
     """
@@ -76,8 +105,15 @@ class Engine:
     default_device: str = "CPU"
     modules: tuple[str, ...] = ()
     install: str = ""
-    requires_build: bool = False
+    packages: tuple[Package, ...] = ()
+    build_folder: Callable[[Path | None], Path] | None = field(default=None, repr=False)
+    reference_for: tuple[str, ...] = ()
     transfers: str = ""
+
+    @property
+    def requires_build(self) -> bool:
+        """Whether the engine runs only what ``jepa-runtime build-engine`` has built."""
+        return self.build_folder is not None
 
     @property
     def is_installed(self) -> bool:

@@ -17,11 +17,16 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 import jepa_runtime.backends
-from jepa_runtime.backends.base import Backend, BackendOptions, Engine
+from jepa_runtime.backends.base import Backend, BackendOptions, Engine, Package
 from jepa_runtime.errors import BackendError
 
 ENTRY_POINTS = "jepa_runtime.backends"
 _LOG = logging.getLogger(__name__)
+
+
+def built_in_engines() -> list[Engine]:
+    """Return the engines of this package."""
+    return list(_built_in().values())
 
 
 def engines() -> list[Engine]:
@@ -51,6 +56,24 @@ def engines_for(target: str) -> list[tuple[Engine, str]]:
     found = [engine for engine in engines() if target in engine.devices]
     found.sort(key=lambda engine: list(engine.devices).index(target))
     return [(engine, engine.devices[target]) for engine in found]
+
+
+def reference_engine(target: str) -> str:
+    """Return the engine and device that compute the variants of a target on a workstation.
+
+    Raises:
+        BackendError: No engine does.
+    """
+    for engine in engines():
+        if target in engine.reference_for:
+            return f"{engine.name}:{engine.default_device}"
+    raise BackendError(f"no engine computes variants for {target}", code="backend.no_reference")
+
+
+def packages() -> list[Package]:
+    """Return the packages of all engines, each once."""
+    found = {package.name: package for engine in engines() for package in engine.packages}
+    return list(found.values())
 
 
 def split_engine(engine: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The command ``jepa-runtime build-engine``: builds TensorRT engines before a process has to serve them."""
+"""The command ``jepa-runtime build-engine``: builds engines before a process has to serve them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from jepa_runtime.backends.base import BackendOptions
-from jepa_runtime.backends.registry import requires_build, split_alternatives
-from jepa_runtime.backends.tensorrt.engine_store import engine_folders
+from jepa_runtime.backends.registry import engines, find_engine, split_alternatives, split_engine
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
@@ -33,14 +32,15 @@ def run(args: argparse.Namespace) -> int:
     console = open_console(stderr=args.json == STDOUT)
     began = time.monotonic()
     _adopt(args)
-    if not requires_build(args.engine):
+    declared = find_engine(split_engine(args.engine)[0])
+    if declared is None or declared.build_folder is None:
         if args.json is not None:
             nothing = {"bundle": str(args.bundle), "engine": args.engine, "built": [], "ok": True}
             write_json(args.json, nothing)
         console.print(f"{escape(args.engine)} needs no engine build")
         return 0
     bundle = Bundle.open(args.bundle)
-    folder = engine_folders(args.cache_dir)[0]
+    folder = declared.build_folder(args.cache_dir)
     with _counted_attempt(args), _Phases(console) as phases:
         options = BackendOptions(cache_dir=args.cache_dir, build=phases.on_progress)
         with WorldModel.open(
@@ -92,7 +92,7 @@ def _adopt(args: argparse.Namespace) -> None:
         # The gate builds the engines of a candidate.
         args.bundle = args.robot / ("good" if (args.robot / "good").exists() else "current")
         args.engine, args.precision = args.engine or settings.engine, args.precision or settings.precision
-    args.engine = args.engine or "tensorrt"
+    args.engine = args.engine or next(engine.name for engine in engines() if engine.requires_build)
     if len(split_alternatives(args.engine)) > 1:
         raise JepaRuntimeError(
             f"{args.engine}: names several engines: name the one to build", code="cli.several_engines"

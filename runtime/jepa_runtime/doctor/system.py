@@ -234,7 +234,7 @@ class System:
         """
         for folder in self.facts.library_folders():
             for file in ("dist-info/METADATA", "egg-info/PKG-INFO"):
-                for path in self.find(f"{glob.escape(folder)}/{name}-*.{file}"):
+                for path in self.find(f"{glob.escape(folder)}/{name.replace('-', '[-_]')}-*.{file}"):
                     return self.field(path, r"^Version: (\S+)$", "Version")
         return None
 

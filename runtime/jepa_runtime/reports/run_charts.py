@@ -21,8 +21,10 @@ from jepa_runtime.reports.svg_plot import (
     top_with_limit,
     usual_gap,
 )
+from jepa_runtime.visualization import futures_picture
 from jepa_runtime.visualization.embedding import Floats, Image
-from jepa_runtime.visualization.palette import SERIES
+from jepa_runtime.visualization.futures_picture import ErrorCurves, FuturesPicture, MomentPicture
+from jepa_runtime.visualization.palette import BASELINE, BEST, EXECUTED, SERIES
 
 Points = NDArray[np.floating]
 _COLUMNS = 400
@@ -32,14 +34,10 @@ _LINE = 16
 _GAP_COLUMNS = 8
 _FAINT = "whisker faint"
 # The colors of series, as indices in palette.SERIES.
-COLORS = {
-    "observed": 0,
-    "best": 2,
-    "executed": 3,
-    "worst": 4,
-    "error, median": 3,
-    "error, 90 % quantile": 2,
-    "persistence, median": 5,
+COLORS = {name: SERIES.index(color) for name, color in futures_picture.COLORS.items()} | {
+    "error, median": SERIES.index(EXECUTED),
+    "error, 90 % quantile": SERIES.index(BEST),
+    "persistence, median": SERIES.index(BASELINE),
 }
 ERROR_SERIES = ("error, median", "error, 90 % quantile", "persistence, median")
 
@@ -121,7 +119,7 @@ def over_time(
     bounds = np.empty(0) if limit is None else limit[1]
     top, hidden = top_with_limit([values for _, values in drawn.values()], bounds)
     parts = [*plot.values(top, unit), *plot.round_ticks(length_s, "s")]
-    for index, (times, values) in enumerate(drawn.values()):
+    for index, (times, values) in zip(colors_of(drawn), drawn.values(), strict=True):
         parts.append(_line(plot, _outline(times, values, length_s, top), f"s{index} stroke"))
     if limit is not None and len(limit[0]):
         outline = _outline(*limit, length_s, top)
@@ -137,35 +135,28 @@ def _line(plot: Plot, points: Sequence[tuple[float, float]], kind: str) -> str:
     return plot.polyline(points, kind, max_gap=gap)
 
 
-def candidates(ahead_s: Points, curves: Points, chosen: Mapping[str, Points]) -> Html:
-    """Draw the energy of each candidate [K, H] over the prediction time, with ``chosen`` ones in color."""
-    plot = Plot()
-    every = [*curves, *chosen.values()]
-    top = nice(1.02 * max((float(np.nanmax(curve)) for curve in every), default=0.0))
+def candidates(picture: FuturesPicture) -> Html:
+    """Draw the energy of each candidate over the prediction time, with those that are shown in color."""
+    assert picture.energies is not None
+    plot, ahead_s, energies = Plot(), picture.ahead_s, picture.energies
+    top = nice(1.02 * float(np.nanmax(energies)))
 
-    def curve_line(curve: Points, kind: str) -> str:
-        return plot.polyline(zip(ahead_s / ahead_s[-1], np.clip(curve / top, 0, 1), strict=True), kind)
+    def curve_line(index: int, kind: str) -> str:
+        curve = np.clip(energies[index] / top, 0, 1)
+        return plot.polyline(zip(ahead_s / ahead_s[-1], curve, strict=True), kind)
 
     parts = [*plot.values(top, "energy"), *plot.round_ticks(float(ahead_s[-1]), "s ahead")]
-    parts += [curve_line(curve, _FAINT) for curve in curves]
-    parts += [curve_line(curve, f"s{COLORS[name]} stroke") for name, curve in chosen.items()]
-    return plot.svg(parts, f"energy over the time ahead: {', '.join(chosen)}")
+    parts += [curve_line(index, _FAINT) for index in range(len(energies))]
+    parts += [curve_line(each.index, f"s{COLORS[each.role]} stroke") for each in picture.candidates]
+    names = ", ".join(each.role for each in picture.candidates)
+    return plot.svg(parts, f"energy over the time ahead: {names}")
 
 
-def plane(
-    known: Floats, paths: Floats, chosen: Mapping[str, Floats], start: Floats, explained: Floats
-) -> Html:
-    """Draw the map of futures.
-
-    Args:
-        known: Positions [N, 2] of known frames.
-        paths: Paths [K, H, 2] of all candidates.
-        chosen: Paths [H, 2] to draw in color, by name.
-        start: The common start [2].
-        explained: Fraction of the variance along each axis [2].
-    """
+def plane(known: Floats, picture: MomentPicture) -> Html:
+    """Draw the map of futures, among the positions [N, 2] of known frames."""
+    futures, observed = picture.futures, picture.observed_path
     plot = Plot(height=420, left=10, right=10, top=26, bottom=28)
-    every = np.concatenate([known, paths.reshape(-1, 2), start[None], *chosen.values()])
+    every = np.concatenate([known, futures.paths.reshape(-1, 2), observed])
     low, high = every.min(axis=0), every.max(axis=0)
     size = np.array([plot.x(1) - plot.x(0), plot.y(0) - plot.y(1)])
     # One scale for both directions, so that distances are comparable.
@@ -181,34 +172,27 @@ def plane(
 
     parts = [dot(place, "fill='currentColor' opacity='.16'", 2)
              for place in shares(known[:: -(-len(known) // 1500)])]  # fmt: skip
-    parts += [plot.polyline(shares(np.vstack([start, path])), _FAINT) for path in paths]
-    for name, path in chosen.items():
+    parts += [plot.polyline(shares(futures.path(index)), _FAINT) for index in range(len(futures.paths))]
+    drawn = {each.role: futures.path(each.index) for each in futures.candidates} | {"observed": observed}
+    for name, path in drawn.items():
         index = COLORS[name]
-        parts.append(plot.polyline(shares(np.vstack([start, path])), f"s{index} stroke"))
-        parts += [dot(place, f"class='s{index} fill'", 3) for place in shares(path)]
-    parts.append(dot(shares(start), "class='whisker' fill='none'", 6))
+        parts.append(plot.polyline(shares(path), f"s{index} stroke"))
+        parts += [dot(place, f"class='s{index} fill'", 3) for place in shares(path[1:])]
+    parts.append(dot(shares(futures.start), "class='whisker' fill='none'", 6))
     left, bottom = plot.x(0), plot.y(0)
     parts += [line("axis", left, bottom, plot.x(1), bottom), line("axis", left, bottom, left, plot.y(1))]
-    parts.append(text(left, plot.top - 12, f"\u2191 principal axis 2 ({explained[1]:.0%} of the variance)"))
-    label = f"principal axis 1 ({explained[0]:.0%} of the variance) \u2192"
+    parts.append(
+        text(left, plot.top - 12, f"\u2191 principal axis 2 ({futures.explained[1]:.0%} of the variance)")
+    )
+    label = f"principal axis 1 ({futures.explained[0]:.0%} of the variance) \u2192"
     parts.append(text(plot.x(1), bottom + 18, label, anchor="end"))
-    return plot.svg(parts, f"Map of futures: {', '.join(chosen)}")
+    return plot.svg(parts, f"Map of futures: {', '.join(drawn)}")
 
 
-def prediction_errors(
-    ahead_s: Points, medians: Points, quantiles: Points, bounds: Points, persistence: Points
-) -> Html:
-    """Draw prediction errors over the prediction time [H].
-
-    Args:
-        ahead_s: Prediction times.
-        medians: Median errors.
-        quantiles: 90 % quantiles of the errors.
-        bounds: Published error bounds.
-        persistence: Median errors of the prediction that nothing moves.
-    """
-    curves = dict(zip(ERROR_SERIES, (medians, quantiles, persistence), strict=True))
-    return over_steps(ahead_s, curves, "distance", limit=bounds)
+def prediction_errors(curves: ErrorCurves) -> Html:
+    """Draw prediction errors over the prediction time, against their bounds."""
+    shown = dict(zip(ERROR_SERIES, (curves.medians, curves.quantiles, curves.persistence), strict=True))
+    return over_steps(curves.ahead_s, shown, "distance", limit=curves.bounds)
 
 
 def over_steps(

@@ -13,8 +13,8 @@ from jepa_runtime.util.opencv import cv2
 from jepa_runtime.util.statistics import format_ms, summarize
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Image
+from jepa_runtime.visualization.futures_picture import ErrorCurves, MomentPicture
 from jepa_runtime.visualization.latent_tiles import tile
-from jepa_runtime.visualization.prediction_errors import Moment, PredictionErrors
 from jepa_runtime.visualization.run_data import Run
 
 _STRIP = 8
@@ -29,12 +29,14 @@ def render(run: Run, atlas: Atlas | None = None) -> str:
         atlas: The bundle's atlas, in which predicted latents are looked up (default: the frames of the run).
     """
     album = atlas or run.atlas
+    moments = [MomentPicture.of(run, moment, album) for moment in run.moments]
+    curves = ErrorCurves.of(run)
     parts = [
         _headline(run),
         _observations(run),
-        *(_moment(run, album, moment) for moment in run.moments),
+        *(_moment(run, album, moment) for moment in moments),
         _legend(run, atlas) if run.moments else None,
-        _prediction_errors(run.errors, run),
+        None if curves is None else _prediction_errors(curves, run),
         _surprise(run),
         _energy(run),
         _latency(run),
@@ -44,7 +46,21 @@ def render(run: Run, atlas: Atlas | None = None) -> str:
         f"Observations and predictions of {run.facts.model}",
         run.name,
         [part for part in parts if part],
-        {"report": "run"},
+        {
+            "report": "run",
+            "name": run.name,
+            "facts": run.facts,
+            "duration_s": run.duration_s,
+            "known": album.project(album.latents),
+            "moments": moments,
+            "errors": curves,
+            "surprise": run.surprise,
+            "threshold": run.threshold,
+            "surprises_s": surprises(run),
+            "energy": run.energy,
+            "latency_ms": run.latency_ms,
+            "outcomes": run.outcomes,
+        },
     )
 
 
@@ -53,15 +69,6 @@ def surprises(run: Run) -> list[float]:
     above = run.surprise.values > run.threshold.values
     began = above & ~np.concatenate([[False], above[:-1]])
     return [float(moment) for moment in run.surprise.times_s[began]]
-
-
-def rows_of(moment: Moment) -> list[tuple[str, int]]:
-    """Return the labels and indices of the candidates to show."""
-    rows = [] if moment.executed is None else [("nearest to\nexecuted", moment.executed)]
-    ends = moment.predictions.best_and_worst
-    if ends is not None:
-        rows += [("best candidate", ends[0]), ("worst candidate", ends[1])]
-    return rows or [("first candidate", 0)]
 
 
 def _headline(run: Run) -> Html:
@@ -104,70 +111,54 @@ def _observations(run: Run) -> Section:
     return section("Observations", *parts)
 
 
-def _moment(run: Run, album: Atlas, moment: Moment) -> Section:
-    predictions, steps = moment.predictions, moment.predictions.columns()
-    at_s = (predictions.stamp_ns - run.start_ns) / 1e9
+def _moment(run: Run, album: Atlas, picture: MomentPicture) -> Section:
+    futures = picture.futures
     observed = [
-        _uri(run.image(moment.frame)),
-        *(_uri(run.image(int(moment.observed[step]))) for step in steps),
+        _uri(run.image(picture.frame)),
+        *(_uri(run.image(int(picture.observed[step]))) for step in futures.steps),
     ]
     strips: list[tuple[str, Sequence[str | None], Sequence[str]]] = [("observed", observed, ())]
-    goal_image = run.goal_at(predictions.stamp_ns)
+    goal_image = run.goal_at(futures.stamp_ns)
     goal = None if goal_image is None else data_uri(goal_image)
-    for row, (name, index) in enumerate(rows_of(moment)):
-        found, distances = album.nearest(predictions.latents[index][steps])
-        images = [_uri(album.image(int(frame))) for frame in found]
+    for row, candidate in enumerate(futures.candidates):
+        images = [_uri(album.image(int(frame))) for frame in candidate.frames]
         remarks = [
             "the goal" if goal and row == 0 else "",
-            *(f"distance {distance:.2f}" for distance in distances),
+            *(f"distance {distance:.2f}" for distance in candidate.distances),
         ]
-        strips.append((f"predicted:\n{name}", [goal if row == 0 else None, *images], remarks))
-    heads = ["the image", *(f"+{predictions.ahead_s[step]:.1f} s" for step in steps)]
-    shown = [_map(run, album, moment)]
-    if predictions.energies is not None:
-        chosen = {name: predictions.energies[index] for name, index in _named(moment).items()}
-        chart = run_charts.candidates(predictions.ahead_s, predictions.energies, chosen)
-        about = f"Energy, the distance to the goal, of {len(predictions.energies)} candidates."
-        colors = [run_charts.COLORS[name] for name in chosen]
-        title = "Energy of each candidate"
-        shown.append(figure(chart, about, title=title, legend=list(chosen), colors=colors))
+        strips.append((f"predicted:\n{candidate.label}", [goal if row == 0 else None, *images], remarks))
+    heads = ["the image", *(f"+{futures.ahead_s[step]:.1f} s" for step in futures.steps)]
+    roles = [candidate.role for candidate in futures.candidates]
+    shown = [_map(album, picture)]
+    if futures.energies is not None:
+        chart = run_charts.candidates(futures)
+        about = f"Energy, the distance to the goal, of {len(futures.energies)} candidates."
+        colors = [run_charts.COLORS[role] for role in roles]
+        shown.append(figure(chart, about, title="Energy of each candidate", legend=roles, colors=colors))
     caption = "Below each predicted image: the distance of its latent from the predicted one."
-    if moment.executed is not None:
+    if picture.errors is not None:
         caption += (
-            f" The candidate nearest to the executed actions differs from them by {moment.mismatch:.2g} per "
+            f" The candidate nearest to the executed actions differs from them by {picture.mismatch:.2g} per "
             "component, on average."
         )
     return section(
-        f"Futures predicted {at_s:.1f} s into the run",
+        f"Futures predicted {picture.at_s:.1f} s into the run",
         figure(run_charts.film_strip(heads, strips), caption, wide=True),
         block("columns", shown),
     )
 
 
-def _map(run: Run, album: Atlas, moment: Moment) -> Html:
-    paths = album.project(moment.predictions.latents)
-    chosen = {name: paths[index] for name, index in _named(moment).items()}
-    chosen["observed"] = album.project(run.latents[moment.observed])
-    svg = run_charts.plane(
-        album.project(album.latents),
-        paths,
-        chosen,
-        album.project(run.latents[moment.frame]),
-        album.embedding.explained,
-    )
-    share = float(album.embedding.explained.sum())
+def _map(album: Atlas, picture: MomentPicture) -> Html:
+    futures = picture.futures
+    svg = run_charts.plane(album.project(album.latents), picture)
+    share = float(futures.explained.sum())
     caption = (
-        f"Paths of {len(paths)} candidates among the known frames (dots). The plane contains {share:.0%} of "
-        "the variance of motion."
+        f"Paths of {len(futures.paths)} candidates among the known frames (dots). The plane contains "
+        f"{share:.0%} of the variance of motion."
     )
-    colors = [run_charts.COLORS[name] for name in chosen]
-    return figure(svg, caption, title="Map of futures", legend=list(chosen), colors=colors)
-
-
-def _named(moment: Moment) -> dict[str, int]:
-    named = {} if moment.executed is None else {"executed": moment.executed}
-    ends = moment.predictions.best_and_worst
-    return named if ends is None else named | {"best": ends[0], "worst": ends[1]}
+    names = [*(candidate.role for candidate in futures.candidates), "observed"]
+    colors = [run_charts.COLORS[name] for name in names]
+    return figure(svg, caption, title="Map of futures", legend=names, colors=colors)
 
 
 def _legend(run: Run, atlas: Atlas | None) -> Html:
@@ -180,27 +171,23 @@ def _legend(run: Run, atlas: Atlas | None) -> Html:
     )
 
 
-def _prediction_errors(errors: PredictionErrors, run: Run) -> Section | None:
-    if not len(errors.distances):
-        return None
-    distances, bounds = errors.distances, errors.bounds
-    ahead = run.facts.step_s * np.arange(1, distances.shape[1] + 1)
-    medians, quantiles = np.median(distances, axis=0), np.quantile(distances, 0.9, axis=0)
-    persistence, published = np.median(errors.persistence, axis=0), np.median(bounds, axis=0)
-    chart = run_charts.prediction_errors(ahead, medians, quantiles, published, persistence)
-    times = (errors.stamps_ns - run.start_ns) / 1e9
+def _prediction_errors(curves: ErrorCurves, run: Run) -> Section:
     last = run_charts.over_time(
-        {"error": (times, distances[:, -1])}, run.duration_s, "distance", limit=(times, bounds[:, -1])
+        {"executed": (curves.times_s, curves.last_errors)},
+        run.duration_s,
+        "distance",
+        limit=(curves.times_s, curves.last_bounds),
     )
-    columns = (medians, quantiles, published, persistence)
+    columns = (curves.medians, curves.quantiles, curves.bounds, curves.persistence)
     rows = [
         (f"{seconds:.1f} s", *(f"{value:.3f}" if np.isfinite(value) else "-" for value in values))
-        for seconds, *values in zip(ahead, *columns, strict=True)
+        for seconds, *values in zip(curves.ahead_s, *columns, strict=True)
     ]
     about = (
-        f"Of {errors.examined} frames, {len(distances)} had a candidate near the executed actions (within a "
-        "tenth of the action range, on average). The error is that of this candidate and thus partly caused "
-        "by its different actions: it is less precise than the coverage that a calibration measures."
+        f"Of {run.errors.examined} frames, {len(curves.times_s)} had a candidate near the executed actions "
+        "(within a tenth of the action range, on average). The error is that of this candidate and thus "
+        "partly caused by its different actions: it is less precise than the coverage that a calibration "
+        "measures."
     )
 
     heads = ("ahead", "median", "90 % quantile", "bound", "persistence")
@@ -209,11 +196,12 @@ def _prediction_errors(errors: PredictionErrors, run: Run) -> Section | None:
         "Dashed: the published bound."
     )
     colors = [run_charts.COLORS[name] for name in run_charts.ERROR_SERIES]
+    chart = run_charts.prediction_errors(curves)
     shape = figure(chart, caption, legend=run_charts.ERROR_SERIES, colors=colors)
     return section(
         "Prediction errors and their bounds",
         block("columns", [shape, numbers(heads, rows)]),
-        figure(last, f"Error {ahead[-1]:.1f} s ahead over the run; dashed: its bound.", wide=True),
+        figure(last, f"Error {curves.ahead_s[-1]:.1f} s ahead over the run; dashed: its bound.", wide=True),
         note(about),
     )
 

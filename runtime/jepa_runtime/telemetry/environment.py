@@ -7,14 +7,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from jepa_runtime.backends.registry import packages
 from jepa_runtime.telemetry.measurements import Environment
 from jepa_runtime.telemetry.system_settings import settings
 
 _CPUINFO = Path("/proc/cpuinfo")
-_PACKAGES = (
-    "jepa-edge", "numpy", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13-libs",
-    "opencv-python", "opencv-python-headless",
-)  # fmt: skip
+# In addition to those of the engines.
+_PACKAGES = ("jepa-edge", "numpy", "opencv-python", "opencv-python-headless")
 
 
 def read_environment() -> Environment:
@@ -36,7 +35,7 @@ def cpu_info() -> dict[str, str | int]:
 def package_versions() -> dict[str, str]:
     """Return the versions of Python, kernel, operating system, and packages that affect speed."""
     found = {"python": platform.python_version(), "kernel": platform.release(), "system": _system()}
-    for package in _PACKAGES:
+    for package in dict.fromkeys((*_PACKAGES, *(each.name for each in packages()))):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -12,10 +12,11 @@ from jepa_runtime.errors import RecordingError
 from jepa_runtime.imaging.conversion import to_jpeg
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Latents
+from jepa_runtime.visualization.futures_picture import COLORS, FuturesPicture
 from jepa_runtime.visualization.latent_tiles import tile
-from jepa_runtime.visualization.palette import BASELINE, BEST, FAINT, OBSERVED, WORST
+from jepa_runtime.visualization.palette import BASELINE, FAINT, OBSERVED
 from jepa_runtime.visualization.predictions import Predictions
-from jepa_runtime.visualization.topic_images import futures_image
+from jepa_runtime.visualization.topic_images import MAX_COLUMNS, futures_image
 
 TIMELINE = "time"
 # The default port of Rerun's viewer.
@@ -89,20 +90,22 @@ class RerunViewer:
         """Log the futures from an image whose latent is ``latent`` [T, D]."""
         self._log_atlas(atlas)
         rr, stamp = self._rr, predictions.stamp_ns
-        start = atlas.project(latent)[None]
-        paths = [_flip_vertical(np.vstack([start, path])) for path in atlas.project(predictions.latents)]
+        picture = FuturesPicture.of(predictions, latent, atlas, max_columns=MAX_COLUMNS)
+        paths = [_flip_vertical(picture.path(index)) for index in range(len(picture.paths))]
         self._log("map/futures", rr.LineStrips2D(paths, colors=[_FAINT]), stamp)
-        self._log("futures", self._encoded_image(to_jpeg(futures_image(predictions, atlas))), stamp)
+        self._log("futures", self._encoded_image(to_jpeg(futures_image(picture, atlas))), stamp)
         self._log("bounds", rr.Scalars(predictions.bounds), stamp)
         self.scalar("latency/predict", predictions.predict_ms, stamp)
-        extremes = predictions.best_and_worst
-        if extremes is not None and predictions.energies is not None:
-            best, worst = extremes
-            self._log("map/best", rr.LineStrips2D([paths[best]], colors=[BEST.rgb_on_dark]), stamp)
-            self._log("map/worst", rr.LineStrips2D([paths[worst]], colors=[WORST.rgb_on_dark]), stamp)
-            self._log("energies", rr.BarChart(predictions.energies.sum(axis=1)), stamp)
-            self.scalar("energy/now", predictions.current_energy, stamp)
-            self.scalar("energy/best", float(predictions.energies[best, -1]), stamp)
+        for candidate in picture.candidates:
+            color = COLORS[candidate.role].rgb_on_dark
+            path = rr.LineStrips2D([paths[candidate.index]], colors=[color])
+            self._log(f"map/{candidate.role}", path, stamp)
+            if picture.energies is not None:
+                energy = float(picture.energies[candidate.index, -1])
+                self.scalar(f"energy/{candidate.role}", energy, stamp)
+        if picture.energies is not None:
+            self._log("energies", rr.BarChart(picture.energies.sum(axis=1)), stamp)
+            self.scalar("energy/now", picture.current_energy, stamp)
 
     def scalar(self, name: str, value: float, stamp_ns: int) -> None:
         """Log a number over time, such as ``surprise/value``."""

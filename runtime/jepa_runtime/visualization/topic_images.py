@@ -10,12 +10,13 @@ import numpy as np
 from jepa_runtime.util.opencv import cv2
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.embedding import Floats, Image, Latents
+from jepa_runtime.visualization.futures_picture import COLORS, FuturesPicture
 from jepa_runtime.visualization.latent_tiles import tile
-from jepa_runtime.visualization.palette import BEST, FAINT, OBSERVED, PAPER, SECONDARY_TEXT, TEXT, WORST
+from jepa_runtime.visualization.palette import FAINT, OBSERVED, PAPER, SECONDARY_TEXT, TEXT
 from jepa_runtime.visualization.predictions import Predictions
 
 _INK, _SOFT, _PAPER, _FAINT = TEXT.rgb, SECONDARY_TEXT.rgb, PAPER.rgb, FAINT.rgb
-_STEPS = 6
+MAX_COLUMNS = 6
 _CELL, _GAP, _LEFT, _TOP = 96, 4, 92, 26
 
 ToPixels = Callable[[Floats], Floats]
@@ -30,10 +31,11 @@ def draw_images(trail: Latents, predictions: Predictions, atlas: Atlas, seconds:
         atlas: The frames that latents are shown as.
         seconds: The duration of the trail.
     """
+    picture = FuturesPicture.of(predictions, trail[-1], atlas, max_columns=MAX_COLUMNS)
     return {
         "latent": latent_image(trail, atlas, seconds),
-        "futures": futures_image(predictions, atlas),
-        "map": map_image(trail[-max(1, len(trail) // 5) :], predictions, atlas),
+        "futures": futures_image(picture, atlas),
+        "map": map_image(trail[-max(1, len(trail) // 5) :], picture, atlas),
     }
 
 
@@ -48,47 +50,43 @@ def latent_image(latents: Latents, atlas: Atlas, seconds: float) -> Image:
     return canvas
 
 
-def futures_image(predictions: Predictions, atlas: Atlas) -> Image:
-    """Draw the best and the worst candidate as their nearest frames; without a goal, the first candidate."""
-    extremes = predictions.best_and_worst
-    rows = [("first", 0)] if extremes is None else [("best", extremes[0]), ("worst", extremes[1])]
-    steps = predictions.columns(_STEPS)
-    canvas = _blank(_LEFT + len(steps) * (_CELL + _GAP), _TOP + len(rows) * (_CELL + 20))
-    for column, step in enumerate(steps):
-        _write(canvas, f"+{predictions.ahead_s[step]:.1f} s", (_LEFT + column * (_CELL + _GAP) + 20, 18))
-    for row, (name, index) in enumerate(rows):
+def futures_image(picture: FuturesPicture, atlas: Atlas) -> Image:
+    """Draw the candidates of a picture as their nearest frames."""
+    canvas = _blank(
+        _LEFT + len(picture.steps) * (_CELL + _GAP), _TOP + len(picture.candidates) * (_CELL + 20)
+    )
+    for column, step in enumerate(picture.steps):
+        _write(canvas, f"+{picture.ahead_s[step]:.1f} s", (_LEFT + column * (_CELL + _GAP) + 20, 18))
+    for row, candidate in enumerate(picture.candidates):
         top = _TOP + row * (_CELL + 20)
-        _write(canvas, name, (8, top + 18), _INK)
-        if predictions.energies is not None and extremes is not None:
-            _write(canvas, f"energy {predictions.energies[index, -1]:.2g}", (8, top + 38), scale=0.36)
-        frames, distances = atlas.nearest(predictions.latents[index][steps])
-        for column, frame in enumerate(frames):
+        _write(canvas, candidate.role, (8, top + 18), _INK)
+        if picture.energies is not None:
+            _write(canvas, f"energy {picture.energies[candidate.index, -1]:.2g}", (8, top + 38), scale=0.36)
+        for column, frame in enumerate(candidate.frames):
             left = _LEFT + column * (_CELL + _GAP)
             _paste(canvas, atlas.image(int(frame)), (left, top), (_CELL, _CELL), smooth=True)
-            _write(canvas, f"{distances[column]:.2f} away", (left + 14, top + _CELL + 13), scale=0.36)
+            away = f"{candidate.distances[column]:.2f} away"
+            _write(canvas, away, (left + 14, top + _CELL + 13), scale=0.36)
     return canvas
 
 
-def map_image(trail: Latents, predictions: Predictions, atlas: Atlas) -> Image:
+def map_image(trail: Latents, picture: FuturesPicture, atlas: Atlas) -> Image:
     """Draw the recent path of the latent (``trail`` [n, T, D]), and the predicted paths from its end."""
     canvas = _blank(480, 400)
     stored, observed = atlas.project(atlas.latents), atlas.project(trail)
-    paths = atlas.project(predictions.latents)
-    to_pixels = _fit(np.concatenate([stored, observed, paths.reshape(-1, 2)]), 480, 400)
+    to_pixels = _fit(np.concatenate([stored, observed, picture.paths.reshape(-1, 2)]), 480, 400)
     for x, y in to_pixels(stored):
         cv2.circle(canvas, (int(x), int(y)), 2, _FAINT, -1, cv2.LINE_AA)
-    for path in paths:
-        _path(canvas, to_pixels(np.vstack([observed[-1], path])), _FAINT)
-    extremes = predictions.best_and_worst
-    for index, color in zip(extremes or (), (BEST, WORST), strict=False):
-        _path(canvas, to_pixels(np.vstack([observed[-1], paths[index]])), color.rgb, 2)
+    for index in range(len(picture.paths)):
+        _path(canvas, to_pixels(picture.path(index)), _FAINT)
+    for candidate in picture.candidates:
+        _path(canvas, to_pixels(picture.path(candidate.index)), COLORS[candidate.role].rgb, 2)
     _path(canvas, to_pixels(observed), OBSERVED.rgb, 2)
     x, y = to_pixels(observed[-1:])[0]
     cv2.circle(canvas, (int(x), int(y)), 5, _INK, 2, cv2.LINE_AA)
-    labels = (("observed", OBSERVED), ("best", BEST), ("worst", WORST))
-    for row, (label, color) in enumerate(labels[: 1 if extremes is None else 3]):
-        _write(canvas, label, (12, 20 + 18 * row), color.rgb)
-    across, upward = atlas.embedding.explained
+    for row, label in enumerate(("observed", *(candidate.role for candidate in picture.candidates))):
+        _write(canvas, label, (12, 20 + 18 * row), COLORS[label].rgb)
+    across, upward = picture.explained
     _write(canvas, f"axes: {across:.0%} (right) and {upward:.0%} (up) of all changes", (12, 390), scale=0.36)
     return canvas
 

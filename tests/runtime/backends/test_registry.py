@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jepa_runtime.backends import Engine, engines, find_engine
+from jepa_runtime.backends import Engine, engines, find_engine, reference_engine
 from jepa_runtime.backends.registry import engines_for, split_engine
+from jepa_runtime.errors import BackendError
+from tests.errors import code
 
 TOY = Path(__file__).parent / "toy_engine"
 
@@ -94,7 +97,24 @@ def test_doctor_lists_the_engines_of_other_packages(site: Path) -> None:
     program = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     report = json.loads(run(site, "-c", program, "doctor", "--json", "-").stdout)
     (finding,) = [each for each in report["findings"] if each["check"] == "engine.plugins"]
-    assert finding["summary"] == "other packages provide the engines toy"
+    assert finding["summary"] == "other packages provide the engines toy (jepa-edge-toy-engine 0.1)"
+    (finding,) = [each for each in report["findings"] if each["check"] == "engine.plugin_packages"]
+    assert finding["summary"] == f"onnx {version('onnx')} is installed"
+
+
+def test_environment_has_the_versions_of_engines_of_other_packages(site: Path) -> None:
+    program = "import json; from jepa_runtime.telemetry.environment import package_versions as found"
+    versions = json.loads(run(site, "-c", f"{program}; print(json.dumps(found()))").stdout)
+    assert (versions["jepa-edge-toy-engine"], versions["onnx"]) == ("0.1", version("onnx"))
+    assert versions["openvino"] == version("openvino")
+
+
+def test_reference_engine_is_that_of_the_registry() -> None:
+    assert [reference_engine(target) for target in ("openvino", "onnx", "npu", "tensorrt")] == [
+        "openvino:CPU", "onnxruntime:CPU", "openvino:CPU", "onnxruntime:CPU"
+    ]  # fmt: skip
+    with pytest.raises(BackendError, check=code("backend.no_reference")):
+        reference_engine("unknown")
 
 
 def test_unknown_engine_lists_those_of_other_packages(site: Path) -> None:

@@ -227,7 +227,7 @@ JETSON = (
     Fault(
         "TensorRT too new",
         "engine.tensorrt",
-        "# install TensorRT 10 or 11",
+        "# install TensorRT 10.3 to 11",
         _version("tensorrt", "10.3.0", "12.0.1"),
         "error",
     ),

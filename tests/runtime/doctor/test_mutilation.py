@@ -55,7 +55,7 @@ _OF_SOME_MACHINES = (
     "memory.bundle",
     "engine.tensorrt",
     "engine.pycuda",
-    "engine.plugins",
+    "engine.plugin",
     "cpu.int8",
 )
 

@@ -12,6 +12,7 @@ from mcap.reader import make_reader
 from jepa_runtime.errors import RecordingError, SourceError
 from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.visualization.bag_overlay import add_pictures
+from jepa_runtime.visualization.futures_picture import FuturesPicture
 from jepa_runtime.visualization.latent_tiles import tile
 from jepa_runtime.visualization.predictions import Predictions
 from jepa_runtime.visualization.run_data import Run, read_run
@@ -38,6 +39,10 @@ def content(path: Path) -> list[tuple[str, int, bytes]]:
     with path.open("rb") as file:
         return [(channel.topic, message.log_time, message.data)
                 for _, channel, message in make_reader(file).iter_messages()]  # fmt: skip
+
+
+def picture(run: Run, frame: int, *, goal: bool = True) -> FuturesPicture:
+    return FuturesPicture.of(predictions(frame, goal=goal), run.latents[frame], run.atlas, max_columns=6)
 
 
 def predictions(frame: int, *, goal: bool = True) -> Predictions:
@@ -96,16 +101,16 @@ def test_draw_images_have_content(run: Run) -> None:
 
 
 def test_futures_image_shows_the_nearest_frames(run: Run) -> None:
-    image = futures_image(predictions(10), run.atlas)
+    image = futures_image(picture(run, 10), run.atlas)
     # The best candidate drives right: it shows the frames 2, 4 and 6 later.
     for column, frame in enumerate((12, 14, 16)):
         assert abs(int(image[26 + 40, 92 + 100 * column + 48].mean()) - runs.gray(frame)) <= 3
 
 
 def test_futures_image_without_goal_shows_one_candidate(run: Run) -> None:
-    image = futures_image(predictions(10, goal=False), run.atlas)
-    assert image.shape[0] < futures_image(predictions(10), run.atlas).shape[0]
-    assert map_image(run.latents[:5], predictions(4, goal=False), run.atlas).shape == (400, 480, 3)
+    image = futures_image(picture(run, 10, goal=False), run.atlas)
+    assert image.shape[0] < futures_image(picture(run, 10), run.atlas).shape[0]
+    assert map_image(run.latents[:5], picture(run, 4, goal=False), run.atlas).shape == (400, 480, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """ONNX Runtime on a CPU."""
 
-from jepa_runtime.backends.base import Backend, BackendOptions, Engine
+from jepa_runtime.backends.base import Backend, BackendOptions, Engine, Package
 
 
 def _create(device: str, options: BackendOptions) -> Backend:
@@ -17,6 +17,8 @@ ENGINES = (
         devices={"onnx": "CPU"},
         modules=("onnxruntime",),
         install="pip install 'jepa-edge[onnxruntime]'",
+        packages=(Package(name="onnxruntime", title="ONNX Runtime"),),
+        reference_for=("onnx", "tensorrt"),
     ),
 )
 """ONNX Runtime."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jepa_runtime.backends.base import Backend, BackendOptions, Engine
+from jepa_runtime.backends.base import Backend, BackendOptions, Engine, Package
 from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ ENGINES = (
         devices={"openvino": "CPU", "npu": "NPU", "onnx": "CPU"},
         modules=("openvino",),
         install="pip install jepa-edge",
+        packages=(Package(name="openvino", title="OpenVINO", at_least=(2025, 0)),),
+        reference_for=("openvino", "npu"),
     ),
 )
 """OpenVINO."""

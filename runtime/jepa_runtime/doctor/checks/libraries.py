@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
 from configparser import ConfigParser, Error
 from contextlib import suppress
+from functools import partial
 
-from jepa_runtime.backends.registry import ENTRY_POINTS
-from jepa_runtime.backends.tensorrt import MIN_TENSORRT
+from jepa_runtime.backends.base import Engine, Package
+from jepa_runtime.backends.registry import ENTRY_POINTS, built_in_engines, engines
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, info, ok, pip_install
 from jepa_runtime.errors import UndeterminedError
 
-# Equal to the minimum versions in pyproject.toml; a test compares them.
-OPENVINO, PYCUDA = (2025, 0), (2024, 1)
-# Requirements for pip. Not jepa-edge with its extras: it is on no package index, and a fix script stops at
-# the first step that fails.
-_OPENVINO, _PYCUDA = "openvino>={}.{}".format(*OPENVINO), "pycuda>={}.{}".format(*PYCUDA)
-_TENSORRT_TOO_NEW = (12, 0)
 _TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
-_BINDINGS = (
-    "# TensorRT 10.3 is part of JetPack 6.1: upgrade earlier JetPack releases first",
-    "sudo apt-get install python3-libnvinfer",
-    "# these bindings are for the system's Python; create the environment with python3 -m venv "
-    "--system-site-packages to use them, or build them from the NVIDIA/TensorRT sources for another Python",
-)
 
 
 def _release(version: str, package: str) -> tuple[int, int]:
@@ -34,48 +24,80 @@ def _release(version: str, package: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _check_version(context: Context, name: str, least: tuple[int, int], remedy: tuple[str, ...]) -> Verdict:
-    required = f"{least[0]}.{least[1]} or later is required"
+def _requirement(package: Package) -> str:
+    """Return the requirement for pip. Not jepa-edge with its extras: it is on no package index."""
+    return f"{package.name}>={_version(package.at_least)}" if package.at_least else package.name
+
+
+def _version(version: tuple[int, int]) -> str:
+    return "{}.{}".format(*version)
+
+
+def _range(package: Package) -> str:
+    """Return the supported versions in words."""
+    assert package.at_least is not None
+    least = _version(package.at_least)
+    return f"{least} or later" if package.below is None else f"{least} to {package.below[0] - 1}"
+
+
+def _remedy(context: Context, package: Package) -> tuple[str, ...]:
+    if not package.pip:
+        return package.instructions
+    prefix = f"env {package.pip_environment} " if package.pip_environment else ""
+    return *package.instructions, pip_install(context, f"'{_requirement(package)}'", prefix)
+
+
+def _check_version(context: Context, package: Package) -> Verdict:
+    name, least = package.name, package.at_least
+    assert least is not None
+    required = f"{_version(least)} or later is required"
     version = context.system.package(name)
     if version is None and not context.system.facts.library_folders():
         raise UndeterminedError("this root has no known folder of Python packages")
-    evidence = Evidence(f"pip show {name}", version or "not installed")
+    evidence, remedy = Evidence(f"pip show {name}", version or "not installed"), _remedy(context, package)
     if version is None:
         return Verdict(Severity.ERROR, f"{name} is not installed: {required}", (evidence,), remedy)
-    if _release(version, name) < least:
+    release = _release(version, name)
+    if release < least:
         return Verdict(Severity.ERROR, f"{name} {version} is too old: {required}", (evidence,), remedy)
+    if package.below is not None and release >= package.below:
+        supported = _range(package)
+        return Verdict(
+            Severity.ERROR,
+            f"{name} {version} is too new: {supported} are supported",
+            (evidence,),
+            (f"# install {package.title or name} {supported}, or a newer jepa-edge",),
+        )
     return ok(f"{name} {version} is installed", evidence)
 
 
-def _openvino(context: Context) -> Verdict:
-    return _check_version(context, "openvino", OPENVINO, (pip_install(context, f"'{_OPENVINO}'"),))
-
-
-def _pycuda(context: Context) -> Verdict:
-    remedy = (
-        "# the installation compiles PyCUDA and needs the CUDA toolkit: sudo apt-get install nvidia-jetpack",
-        # Its setup finds the toolkit through nvcc.
-        pip_install(context, f"'{_PYCUDA}'", "env PATH=/usr/local/cuda/bin:$PATH "),
-    )
-    return _check_version(context, "pycuda", PYCUDA, remedy)
-
-
-def _tensorrt(context: Context) -> Verdict:
-    verdict = _check_version(context, "tensorrt", MIN_TENSORRT, _BINDINGS)
-    version = verdict.evidence[0].value
-    if verdict.severity is Severity.OK and _release(version, "tensorrt") >= _TENSORRT_TOO_NEW:
-        return Verdict(
-            Severity.ERROR,
-            f"tensorrt {version} is too new: 10.3 to 11 are supported",
-            verdict.evidence,
-            ("# install TensorRT 10 or 11, or a newer jepa-edge",),
-        )
-    return verdict
-
-
-def _uses_tensorrt(context: Context) -> bool:
+def _applies(context: Context, engine: Engine, package: Package) -> bool:
+    if not package.machines:
+        return True
     requirements = context.requirements
-    return context.machine.kind == "jetson" and (requirements is None or "tensorrt" in requirements.targets)
+    has_graphs = requirements is None or not requirements.targets.isdisjoint(engine.devices)
+    return context.machine.kind in package.machines and has_graphs
+
+
+def _version_checks(declared: Iterable[Engine]) -> list[Check]:
+    """Return a check of each package of which an engine requires a version."""
+    found: dict[str, Check] = {}
+    for engine in declared:
+        for package in engine.packages:
+            if package.at_least is None or package.name in found:
+                continue
+            remedy = f"pip install --upgrade '{_requirement(package)}'"
+            if not package.pip:
+                remedy = next(line for line in package.instructions if not line.startswith("#"))
+            found[package.name] = Check(
+                f"engine.{package.name}",
+                f"{package.title or package.name} {_range(package)} is installed",
+                "Python package metadata",
+                f"`{remedy}`",
+                partial(_check_version, package=package),
+                partial(_applies, engine=engine, package=package),
+            )
+    return list(found.values())
 
 
 def _plugins(context: Context) -> dict[str, str]:
@@ -92,9 +114,38 @@ def _plugins(context: Context) -> dict[str, str]:
 
 
 def _list_plugins(context: Context) -> Verdict:
-    found = _plugins(context)
-    evidence = (Evidence(f"/{path}", name) for name, path in sorted(found.items()))
-    return info(f"other packages provide the engines {', '.join(sorted(found))}", *evidence)
+    found = {name: (path, _owner(context, path)) for name, path in sorted(_plugins(context).items())}
+    listed = ", ".join(f"{name} ({owner})" for name, (_, owner) in found.items())
+    evidence = (Evidence(f"/{path}", f"{name} of {owner}") for name, (path, owner) in found.items())
+    return info(f"other packages provide the engines {listed}", *evidence)
+
+
+def _owner(context: Context, entry_points: str) -> str:
+    """Return name and version of the package that has these entry points."""
+    metadata = entry_points.replace("entry_points.txt", "METADATA")
+    name, version = (context.system.field(metadata, rf"^{key}: (\S+)$", key) for key in ("Name", "Version"))
+    return f"{name} {version}"
+
+
+def _plugin_packages(context: Context) -> list[Package]:
+    """Return the packages that engines of other packages require, if those can be loaded here."""
+    names = _plugins(context).keys() - {engine.name for engine in built_in_engines()}
+    return [
+        package
+        for engine in engines()
+        if engine.name in names
+        for package in engine.packages
+        if package.at_least is not None and _applies(context, engine, package)
+    ]
+
+
+def _check_plugin_packages(context: Context) -> Verdict:
+    verdicts = [_check_version(context, package) for package in _plugin_packages(context)]
+    problem = next((verdict for verdict in verdicts if verdict.severity is not Severity.OK), None)
+    return problem or ok(
+        "; ".join(verdict.summary for verdict in verdicts),
+        *(evidence for verdict in verdicts for evidence in verdict.evidence),
+    )
 
 
 def _targets(context: Context) -> Verdict:
@@ -123,29 +174,7 @@ def _targets(context: Context) -> Verdict:
 
 
 CHECKS = (
-    Check(
-        "engine.openvino",
-        "OpenVINO 2025.0 or later is installed",
-        "Python package metadata",
-        f"`pip install --upgrade '{_OPENVINO}'`",
-        _openvino,
-    ),
-    Check(
-        "engine.tensorrt",
-        "TensorRT 10.3 to 11 is installed for this Python",
-        "Python package metadata",
-        "install python3-libnvinfer",
-        _tensorrt,
-        _uses_tensorrt,
-    ),
-    Check(
-        "engine.pycuda",
-        "PyCUDA 2024.1 or later is installed",
-        "Python package metadata",
-        f"`pip install --upgrade '{_PYCUDA}'`",
-        _pycuda,
-        _uses_tensorrt,
-    ),
+    *_version_checks(built_in_engines()),
     Check(
         "engine.plugins",
         "the engines of other packages are listed",
@@ -153,6 +182,14 @@ CHECKS = (
         "",
         _list_plugins,
         lambda context: bool(_plugins(context)),
+    ),
+    Check(
+        "engine.plugin_packages",
+        "the engines of other packages have the packages that they require",
+        "Python package metadata",
+        "`pip install --upgrade`",
+        _check_plugin_packages,
+        lambda context: bool(_plugin_packages(context)),
     ),
     Check(
         "bundle.target",

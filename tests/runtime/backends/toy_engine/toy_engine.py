@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.backends import Backend, BackendOptions, Engine, Graph, LayerTime, check_inputs
+from jepa_runtime.backends import Backend, BackendOptions, Engine, Graph, LayerTime, Package, check_inputs
 from jepa_runtime.errors import BackendError
 
 
@@ -84,4 +84,5 @@ ENGINE = Engine(
     devices={"onnx": "CPU"},
     modules=("onnx",),
     install="pip install onnx",
+    packages=(Package(name="jepa-edge-toy-engine"), Package(name="onnx", at_least=(1, 14))),
 )
