@@ -9,7 +9,7 @@ import pytest
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import InconclusiveError, StorageError, TrustError, UpdateError
-from jepa_runtime.ota import audit_log, operator_requests, provisioning, state
+from jepa_runtime.ota import audit_log, provisioning, state
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.trust.metadata import Floors
 from tests.errors import code
@@ -42,29 +42,10 @@ def test_update_without_a_comparison_logs_the_reason(
     assert reason in why
 
 
-def test_release_with_identical_files_and_a_new_version_is_not_installed_again(
-    site: Site, bundles: list[Bundle]
-) -> None:
-    site.repository.publish(bundles[0], 9)
-    state = site.update()
-    assert state.result == "unchanged" and state.current == state.good
-    assert state.current is not None and state.current.release_seq == 9
-
-
 def test_robot_outside_the_rollout_waits(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2, rollout={"percent": 0.0, "salt": "s"})
     state = site.update()
     assert state.result == "unchanged" and "0 % of the robots" in state.reason
-
-
-def test_pinned_robot_waits_until_it_is_unpinned(site: Site, bundles: list[Bundle]) -> None:
-    site.repository.publish(bundles[1], 2)
-    operator_requests.pin(site.root, pinned=True)
-    assert (
-        site.update().reason == "release 2 (2.0.0) is offered, but this robot is pinned to its active model"
-    )
-    operator_requests.pin(site.root, pinned=False)
-    assert site.update().result == "updated"
 
 
 @pytest.mark.parametrize("part", ["check", "probe", "shadow"])
@@ -104,15 +85,6 @@ def test_gate_receives_the_number_of_earlier_comparisons_of_a_candidate(
     monkeypatch.undo()
     site.update(retry_rejected=True)
     assert site.gate.comparisons == [0, 1, 2, 3, 4]
-
-
-def test_rejected_release_is_retried_immediately_on_request(site: Site, bundles: list[Bundle]) -> None:
-    site.repository.publish(bundles[1], 2)
-    site.gate.bad = {"2.0.0": "probe"}
-    site.update()
-    site.gate.bad = {}
-    state = site.update(retry_rejected=True)
-    assert state.result == "updated" and not state.refused
 
 
 def test_release_for_another_software_version_is_rejected_unless_allowed(
@@ -196,14 +168,6 @@ def test_update_with_a_transient_network_failure_retries(site: Site, bundles: li
     assert site.update().result == "updated"
 
 
-def test_update_with_a_permanent_network_failure_changes_nothing(site: Site, bundles: list[Bundle]) -> None:
-    site.repository.publish(bundles[1], 2)
-    site.repository.error = unreachable()
-    state = site.update()
-    assert (state.result, state.reason) == ("failed", str(unreachable()))
-    assert (site.version, state.refused) == ("1.0.0", {})
-
-
 def test_untrusted_repository_is_not_queried_twice(site: Site) -> None:
     site.repository.error = TrustError("timestamp: has expired")
     state = site.update()
@@ -230,25 +194,6 @@ def test_refresh_sets_the_version_floor_of_the_next_one(site: Site, bundles: lis
         {"timestamp": 41, "snapshot": 7},
         NOW,
     )
-
-
-def test_manual_rollback_is_not_undone_by_the_next_update(site: Site, bundles: list[Bundle]) -> None:
-    site.serving = serving = Serving()
-    site.repository.publish(bundles[1], 2)
-    site.update()
-    with site.opened() as client:
-        state = client.rollback("it drifts")
-    assert (site.version, site.good, state.result, state.alarm) == ("1.0.0", "1.0.0", "reverted", "")
-    assert serving.swaps == ["2.0.0", "1.0.0"]
-    assert "was rejected: it drifts" in site.update().reason
-    site.gate.bad = {"2.0.0": "shadow"}
-    assert site.update(retry_rejected=True).reason == "2.0.0 does not pass shadow"
-    site.clock.sleep(3601)
-    assert "was rejected: it drifts" in site.update().reason, (
-        "retried on request, and still rejected permanently"
-    )
-    with site.opened() as client, pytest.raises(UpdateError, check=code("update.no_earlier_model")):
-        client.rollback("again")
 
 
 def test_first_model_of_a_robot_has_no_rollback_target(tmp_path: Path, bundles: list[Bundle]) -> None:

@@ -18,14 +18,6 @@ def test_second_check_finds_nothing_new(site: Site, bundles: list[Bundle]) -> No
     assert site.root.joinpath("audit.log").read_bytes() == before
 
 
-def test_check_installs_nothing(site: Site, bundles: list[Bundle]) -> None:
-    release = site.repository.publish(bundles[1], 2)
-    with site.opened() as client:
-        assert client.check() == release
-        assert client.state.phase is Phase.IDLE and client.state.result == "unchanged"
-    assert (site.version, site.slots, site.repository.fetched) == ("1.0.0", 1, [])
-
-
 def test_check_rolls_nothing_back(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
     site.update()
@@ -38,16 +30,6 @@ def test_check_rolls_nothing_back(site: Site, bundles: list[Bundle]) -> None:
         )
     assert site.version == "2.0.0"
     assert site.update().result == "unchanged" and site.version == "1.0.0"
-
-
-@pytest.mark.parametrize("phase", [Phase.CHECK, Phase.RESOLVE])
-def test_interrupted_check_is_repeated(site: Site, bundles: list[Bundle], phase: Phase) -> None:
-    release = site.repository.publish(bundles[1], 2)
-    with pytest.raises(Died), site.opened(on_state=dies_in(phase)) as client:
-        client.check()
-    with site.opened() as client:
-        assert client.check() == release
-        assert client.state.phase is Phase.IDLE
 
 
 def test_finish_only_update_starts_nothing_new(site: Site, bundles: list[Bundle]) -> None:

@@ -29,6 +29,7 @@ from jepa_runtime.ota.release import Release
 from jepa_runtime.ota.state import Installed, Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.ota.transport.repository_sources import Limits
+from tests.errors import code
 from tests.ota import robots
 from tests.ota.disk_faults import failing_disk
 from tests.ota.repositories import Repository
@@ -223,9 +224,8 @@ class UpdateStates(RuleBasedStateMachine):
             self.approved = self.stored.work.release.manifest_sha256
             self.take(operator_requests.approve(self.root))
         else:
-            with pytest.raises(UpdateError) as caught:
+            with self.rejected("update.nothing_to_approve"):
                 operator_requests.approve(self.root)
-            assert caught.value.code == "update.nothing_to_approve"
 
     @rule()
     def cancel(self) -> None:
@@ -235,24 +235,24 @@ class UpdateStates(RuleBasedStateMachine):
             self.take(operator_requests.cancel(self.root, "cancelled", now=self.now))
             assert (self.stored.phase, self.stored.result) == (Phase.IDLE, "unchanged")
         else:
-            with pytest.raises(UpdateError) as caught:
+            with self.rejected(f"update.{'nothing' if phase is Phase.IDLE else 'too_late'}_to_cancel"):
                 operator_requests.cancel(self.root, "cancelled", now=self.now)
-            idle = phase is Phase.IDLE
-            assert caught.value.code == f"update.{'nothing' if idle else 'too_late'}_to_cancel"
 
     @rule()
     def check(self) -> None:
         """Check for an update, which installs and rolls back nothing."""
         before, current = self.stored, SlotStore(self.root).current()
+        expected = None if self.revokes(before.current) else self.expected(retry=False)
         with self.opened() as client:
             if LETTER[before.phase] in "ICR":
                 found = client.check()
                 assert self.stored.phase is Phase.IDLE
-                assert found is None or found.manifest_sha256 != _sha256(before.current)
+                assert found is None or found.manifest_sha256 == self.offered.manifest_sha256
+                if expected is not None and expected[0] in ("updated", "unchanged"):
+                    assert (found is not None) == (expected[0] == "updated")
             else:
-                with pytest.raises(UpdateError) as caught:
+                with pytest.raises(UpdateError, check=code("update.in_progress")):
                     client.check()
-                assert caught.value.code == "update.in_progress"
         assert before.phase is not Phase.IDLE or _sha256(self.stored.current) == _sha256(before.current)
         assert SlotStore(self.root).current() == current
 
@@ -263,7 +263,7 @@ class UpdateStates(RuleBasedStateMachine):
 
     @rule(interruption=_INTERRUPTIONS)
     def roll_back(self, interruption: Interruption | None) -> None:
-        """Roll back by hand to the model before the active one."""
+        """Roll back by hand to the model before the active one, which the next update does not undo."""
         before = self.stored
         earlier = [one for one in (before.good, before.previous) if one not in (None, before.current)]
         letter = LETTER[before.phase]
@@ -278,10 +278,13 @@ class UpdateStates(RuleBasedStateMachine):
         else:
             if interruption is None:
                 self.check_end()
+                assert letter in "BJ" or self.stored.reason == "rolled back by hand"
                 assert letter in "WOKBJ" or self.stored.current == earlier[0]
         finally:
             self.operator_rolls_back = False
             self.reload()
+        if interruption is None:
+            self.update(None, retry=False)
 
     def update(
         self,
@@ -301,8 +304,11 @@ class UpdateStates(RuleBasedStateMachine):
         else:
             if interruption is None:
                 self.check_end()
+                active = self.stored.current
                 if expected is not None:
-                    assert (self.stored.result, _sha256(self.stored.current)) == expected, self.stored.reason
+                    assert (self.stored.result, _sha256(active)) == expected, self.stored.reason
+                if self.stored.result == "unchanged" and _sha256(active) == self.offered.manifest_sha256:
+                    assert active is not None and active.release_seq == self.offered.release_seq
         finally:
             self.retries = False
             self.reload()
@@ -366,6 +372,7 @@ class UpdateStates(RuleBasedStateMachine):
         candidate = "" if work is None else work.release.manifest_sha256
         store = SlotStore(self.root)
         if (came_from, entered) == ("R", "D"):
+            self.gate.calls.clear()
             self.check_wanted(after)
         if entered == "W" and came_from == "A":
             assert self.serving.may_switch
@@ -377,6 +384,7 @@ class UpdateStates(RuleBasedStateMachine):
         if came_from == "K" and entered == "E":
             assert store.current() == store.good() == candidate
             assert after.previous == before.good or after.previous == before.previous
+            assert candidate not in after.refused
             self.rejections.pop(candidate, None)
         if entered == "I":
             self.approved = ""
@@ -467,6 +475,15 @@ class UpdateStates(RuleBasedStateMachine):
         """Return the time from which the robot counts rejections."""
         return max(self.now(), self.stored.signed_at or self.now())
 
+    @contextmanager
+    def rejected(self, expected: str) -> Iterator[None]:
+        """Check that a request is rejected with a code, and leaves the state and the log as they are."""
+        files = [self.root / name for name in (robot.STATE, robot.AUDIT)]
+        before = [file.read_bytes() for file in files]
+        with pytest.raises(UpdateError, check=code(expected)):
+            yield
+        assert [file.read_bytes() for file in files] == before
+
     def take(self, stored: State) -> None:
         """Take a state that an operator's request has stored."""
         self.recorded(stored, "")
@@ -509,7 +526,11 @@ def _sha256(installed: Installed | None) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("histories", "steps"), [(25, 12), pytest.param(400, 40, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("histories", "steps"),
+    [
+        pytest.param(50, 15, marks=pytest.mark.timeout(300), id="short"),
+        pytest.param(200, 40, marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="long"),
+    ],
 )
 def test_updates_of_random_histories_match_the_model(
     tmp_path: Path, bundles: list[Bundle], histories: int, steps: int
