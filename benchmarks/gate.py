@@ -41,7 +41,7 @@ from jepa_runtime.errors import JepaRuntimeError, UpdateError
 from jepa_runtime.model import WorldModel
 from jepa_runtime.ota import Budgets
 from jepa_runtime.ota.gate import GOOD, WORSE, PairedTest, ShadowTest, Verdict
-from jepa_runtime.util import MIN_SAMPLES, confidence_interval, resampled_means, wilson
+from jepa_runtime.util import MIN_SAMPLES, atomic_files, confidence_interval, resampled_means, wilson
 from jepa_sim.closed_loop.episodes import HELD_OUT_SEED, episode_seeds, model_driver, run_episode
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from jepa_sim.worlds import TwoRooms
@@ -247,9 +247,8 @@ def save(
     """Write the results atomically."""
     tuples = {name: [astuple(end) for end in ends] for name, ends in trials.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps({"settings": settings, "rows": rows, "trials": tuples}) + "\n")
-    partial.replace(path)
+    content = json.dumps({"settings": settings, "rows": rows, "trials": tuples}) + "\n"
+    atomic_files.write(path, content.encode())
 
 
 def _kinds(args: argparse.Namespace, bundle: Bundle, retrain: Path | None, current: WorldModel) -> list[Kind]:

@@ -243,10 +243,10 @@ class ServerSocket:
 
     def blame(self, sha256: str) -> None:
         """Record the model to blame if the process dies; empty: none."""
-        written, crashes = self.root / f"{MARKER}.new", self.crashes.get(sha256, 0)
-        with suppress(OSError):
-            written.write_text(f"{boot_id()} {sha256} {crashes}" if sha256 else "", "ascii")
-            written.replace(self.root / MARKER)
+        path, crashes = self.root / MARKER, self.crashes.get(sha256, 0)
+        atomic_files.remove_unfinished(path)
+        with suppress(OSError), atomic_files.replacing(path) as temporary:
+            temporary.write_text(f"{boot_id()} {sha256} {crashes}" if sha256 else "", "ascii")
 
     def forgive(self, sha256: str) -> None:
         """Reset the crash count after a model has served for long enough."""
