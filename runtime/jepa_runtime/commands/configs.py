@@ -96,7 +96,7 @@ def _as_dict(change: FileChange) -> dict[str, str]:
         "path": change.file.path,
         "device": change.file.device,
         "action": change.action,
-        "why": change.reason,
+        "reason": change.reason,
         "diff": change.diff() if change.action in _DIFFER else "",
     }
 

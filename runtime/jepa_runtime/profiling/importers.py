@@ -151,7 +151,7 @@ def _import_benchmark_app(path: Path, content: bytes) -> Profile:
             scheduled_s=[],
             latency_ms=[],
             stages_ms={},
-            told=summary,
+            reported=summary,
         ),
         notes=[
             "closed loop; latency is that of one graph's inference request",

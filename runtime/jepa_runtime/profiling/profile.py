@@ -107,7 +107,7 @@ class Run(_Model):
         failed_s: Scheduled times of frames whose processing failed.
         absent: Stages that were not measured, and why.
         device_ms: Duration of some stages by the device's clock; zero where it reported none.
-        told: Summary instead of samples, in an imported profile.
+        reported: Summary instead of samples, in an imported profile.
     """
 
     rate_hz: Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE)] | None
@@ -120,7 +120,7 @@ class Run(_Model):
     failed_s: Milliseconds = []
     absent: dict[str, str] = {}
     device_ms: dict[str, Milliseconds] = {}
-    told: ReportedLatencies | None = None
+    reported: ReportedLatencies | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Run:
@@ -129,8 +129,8 @@ class Run(_Model):
         for name, values in (("latency_ms", self.latency_ms), *timed):
             if len(values) != count:
                 raise ValueError(f"{name} must have one entry per frame ({count}), got {len(values)}")
-        if self.told is not None and count:
-            raise ValueError(f"told: must be null if there are samples ({count})")
+        if self.reported is not None and count:
+            raise ValueError(f"reported: must be null if there are samples ({count})")
         return self
 
 

@@ -128,7 +128,7 @@ def distribution(samples: Sequence[float] | _Floats) -> Distribution:
 def describe(run: Run) -> RunStatistics:
     """Return the statistics of ``run``. Missing samples give empty distributions, never zeros."""
     scheduled, latency = np.asarray(run.scheduled_s, np.float64), np.asarray(run.latency_ms, np.float64)
-    total = distribution(latency) if run.told is None else _from_summary(run.told)
+    total = distribution(latency) if run.reported is None else _from_summary(run.reported)
     residual = latency - np.sum(list(run.stages_ms.values()), axis=0) if run.stages_ms else np.empty(0)
     rest = distribution(residual)
     share = rest.mean / total.mean if rest.mean is not None and total.mean else None
@@ -207,7 +207,7 @@ def late_frames(run: Run, deadline_ms: float | None = None) -> NDArray[np.bool_]
         None if there is no deadline, or a summary instead of samples.
     """
     deadline_ms = run.deadline_ms if deadline_ms is None else deadline_ms
-    if deadline_ms is None or run.told is not None:
+    if deadline_ms is None or run.reported is not None:
         return None
     return _in_order(run, np.asarray(run.latency_ms, np.float64) > deadline_ms)
 

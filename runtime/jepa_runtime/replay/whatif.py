@@ -108,8 +108,8 @@ class WhatIf:
             "goal": self.goal is not None,
             "current_energy": self.current_energy,
             "error_bounds": _finite(self.error_bounds),
-            "came": [image is not None for image in self.arrived],
-            "frames_looked_through": self.album_size,
+            "arrived": [image is not None for image in self.arrived],
+            "frames_searched": self.album_size,
             "branches": [
                 {
                     "label": entry.label,

@@ -83,7 +83,7 @@ def _subtitle(profile: Profile) -> str:
 
 def _headline(profile: Profile, run: RunStatistics) -> list[Html | Section]:
     name, main = _main(run)
-    without = f"too few frames ({main.n})" if profile.run.told is None else "not reported"
+    without = f"too few frames ({main.n})" if profile.run.reported is None else "not reported"
     shown = (("p50", main.p50, "main"), ("p99", main.p99, "main"), ("p99.9", main.p999, ""))
     cards = [
         *(_percentile_card(f"{name.capitalize()} {at}", value, without, kind) for at, value, kind in shown),
@@ -183,7 +183,7 @@ def _regularity(run: RunStatistics) -> dict[str, str]:
 
 
 def _samples(profile: Profile, run: RunStatistics) -> list[Html | Section]:
-    if profile.run.told is not None:
+    if profile.run.reported is not None:
         return [note(f"{profile.tool} reported a summary without samples: no distribution, no timeline.")]
     return [_distribution(profile, run), _over_time(profile, run)]
 

@@ -151,7 +151,7 @@ def test_malformed_trtexec_trace_fails_with_the_location(tmp_path: Path, text: s
 
 def test_python_benchmark_app_report_is_imported(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, PYTHON_REPORT))
-    reported = profile.run.told
+    reported = profile.run.reported
     assert reported is not None
     assert (reported.n, reported.quantiles_ms, reported.mean_ms, reported.min_ms, reported.max_ms) == (
         2895,
@@ -178,21 +178,21 @@ def test_python_benchmark_app_report_is_imported(tmp_path: Path) -> None:
 
 def test_cpp_benchmark_app_report_is_imported(tmp_path: Path) -> None:
     profile = read_results(saved(tmp_path, CPP_REPORT))
-    assert profile.run.told is not None
-    assert profile.run.told.quantiles_ms == {"p99": 0.2134}
+    assert profile.run.reported is not None
+    assert profile.run.reported.quantiles_ms == {"p99": 0.2134}
     assert (profile.subject.device, profile.environment.settings["inference requests"]) == ("NPU", "4")
 
 
 def test_benchmark_app_percentile_is_imported_by_name(tmp_path: Path) -> None:
     request = results(**{"latency (ms)": None, "latency (95 percentile) (ms)": "0.28"})
-    reported = read_results(saved(tmp_path, request)).run.told
+    reported = read_results(saved(tmp_path, request)).run.reported
     assert reported is not None and reported.quantiles_ms == {"p95": 0.28}
 
 
 def test_benchmark_app_unknown_percentile_becomes_a_note(tmp_path: Path) -> None:
     request = results(**{"latency (ms)": None, "latency (75 percentile) (ms)": "0.28"})
     profile = read_results(saved(tmp_path, request))
-    assert profile.run.told is not None and profile.run.told.quantiles_ms == {}
+    assert profile.run.reported is not None and profile.run.reported.quantiles_ms == {}
     assert "75 % of the inferences took at most 0.28 ms" in profile.notes
 
 
@@ -261,7 +261,7 @@ def test_real_benchmark_app_report_is_imported(tmp_path: Path) -> None:
         timeout=60,
     )
     profile = read_results(tmp_path / "benchmark_report.json")
-    reported = profile.run.told
+    reported = profile.run.reported
     assert reported is not None and reported.n == 200
     assert reported.min_ms is not None and reported.max_ms is not None
     assert 0 < reported.min_ms <= reported.quantiles_ms["p50"] <= reported.max_ms
@@ -311,5 +311,5 @@ def test_benchmark_app_report_with_arbitrary_values_is_read_or_fails(
         profile = read_results(saved(tmp_path, report | {part: report[part] | changes}))
     except ProfileError:
         return
-    assert profile.run.told is not None and profile.run.told.n >= 1
+    assert profile.run.reported is not None and profile.run.reported.n >= 1
     describe(profile.run)

@@ -89,7 +89,7 @@ def test_branch_equals_the_prediction_from_the_history(
     np.testing.assert_allclose(result["branches"][1]["errors"], errors, rtol=1e-4)
     assert result["branches"][0]["errors"] is None
     assert result["error_bounds"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert result["came"] == [True] * HORIZON
+    assert result["arrived"] == [True] * HORIZON
 
 
 def test_branch_along_published_candidates_equals_the_published_futures(
@@ -123,7 +123,7 @@ def test_goal_may_be_a_frame_of_the_recording(run_whatif: Callable[..., dict[str
 
 def test_steps_after_the_end_have_no_error(run_whatif: Callable[..., dict[str, Any]]) -> None:
     result = run_whatif("--at", "1.5", "--actions", "executed", "--horizon", "3")
-    assert result["came"] == [True, True, False]
+    assert result["arrived"] == [True, True, False]
     errors = result["branches"][0]["errors"]
     assert errors[2] is None and min(errors[:2]) > 0
 
@@ -212,7 +212,7 @@ def test_only_the_surroundings_of_the_moment_are_loaded_from_a_long_recording(
         assert run(*options, "--json", str(tmp_path / "a.json"), bag=bag)[0] == 0
         result.append(json.loads((tmp_path / "a.json").read_text()))
     near, all_of_it = result
-    assert (near["image"], near["frames_looked_through"], all_of_it["frames_looked_through"]) == (
+    assert (near["image"], near["frames_searched"], all_of_it["frames_searched"]) == (
         200,
         41,
         400,

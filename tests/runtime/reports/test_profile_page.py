@@ -46,7 +46,7 @@ def imported() -> Profile:
         scheduled_s=[],
         latency_ms=[],
         stages_ms={},
-        told=ReportedLatencies(n=2400, quantiles_ms={"p50": 4.25}, mean_ms=4.5, max_ms=9.0),
+        reported=ReportedLatencies(n=2400, quantiles_ms={"p50": 4.25}, mean_ms=4.5, max_ms=9.0),
     )
     unknown = Environment(cpu="unknown", cores=0, architecture="unknown", versions={})
     return minimal(run, kind="benchmark_app", tool="benchmark_app", environment=unknown)

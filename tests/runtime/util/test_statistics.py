@@ -368,7 +368,7 @@ def test_reported_latencies_have_no_intervals_and_only_supported_percentiles() -
     reported = ReportedLatencies(
         n=150, quantiles_ms={"p50": 1.0, "p99": 2.0, "p999": 3.0}, mean_ms=1.1, max_ms=3.0
     )
-    run = run_of([], [], rate_hz=None, deadline_ms=None).model_copy(update={"told": reported})
+    run = run_of([], [], rate_hz=None, deadline_ms=None).model_copy(update={"reported": reported})
     latency = describe(run).latency
     assert (latency.n, latency.p50.value, latency.p99.value, latency.p999.value) == (150, 1.0, 2.0, None)
     assert latency.p50.low is None and latency.mean == 1.1
