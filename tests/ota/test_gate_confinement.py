@@ -81,7 +81,7 @@ def landlock() -> int:
 @pytest.mark.skipif(landlock() < 6, reason="needs Landlock as of Linux 6.12")
 def test_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Path) -> None:
     result = confined(tmp_path)
-    assert result["disk_cut"]
+    assert result["disk_isolated"]
     assert result["refused"] == [
         "mode", "mode of open", "owner", "attribute",
         "write", "make", "truncate", "remove", "signal", "service", "pair",
@@ -93,7 +93,7 @@ def test_probe_on_a_cpu_writes_nothing_and_reaches_no_other_process(tmp_path: Pa
 
 def test_probe_that_needs_drivers_keeps_their_access(tmp_path: Path) -> None:
     result = confined(tmp_path, "drivers")
-    assert not result["disk_cut"]
+    assert not result["disk_isolated"]
     assert not {"write", "make", "service", "pair", "mode", "owner"} & {*result["refused"]}
 
 
@@ -119,12 +119,12 @@ def test_kernel_without_truncate_control_leaves_the_disk_writable(
 @pytest.mark.parametrize("engine", ["openvino:CPU", "onnxruntime"])
 def test_cpu_engines_need_no_write_access(toy_bundle: Path, engine: str) -> None:
     pytest.importorskip(engine.partition(":")[0])
-    assert probe(toy_bundle, budgets=ANYTHING, engine=engine, limits=LIMITS).disk_cut
+    assert probe(toy_bundle, budgets=ANYTHING, engine=engine, limits=LIMITS).disk_isolated
 
 
 def test_probe_drops_network_privileges_and_resources(tmp_path: Path) -> None:
     result = confined(tmp_path)
-    assert result["network_cut"] and not result["reached"]
+    assert result["network_isolated"] and not result["reached"]
     assert result["privileges"] == "1"
     fixed = {"CORE": [0, 0], "FSIZE": [1 << 20, 1 << 20]}
     assert result["limits"] == fixed | {"DATA": [10**9, 10**9], "CPU": [7, 8]}
@@ -182,7 +182,7 @@ def test_release_whose_probe_cannot_be_confined_is_rejected_unless_allowed(
         "required = sys.argv[2] == 'True'\n"
         "try:\n"
         "    report = probe(Path(sys.argv[1]), budgets=ANYTHING, limits=LIMITS, require_sandbox=required)\n"
-        "    print(json.dumps([report.network_cut, report.disk_cut]))\n"
+        "    print(json.dumps([report.network_isolated, report.disk_isolated]))\n"
         "except ReleaseRejectedError as error:\n"
         "    print(json.dumps(str(error)))\n"
     )

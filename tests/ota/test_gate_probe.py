@@ -133,7 +133,12 @@ def test_probe_compares_every_graph(toy_bundle: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(probe_process, "golden_parity", noted)
     probe_process.measure(
-        toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True, disk_cut=True
+        toy_bundle,
+        engine="openvino:CPU",
+        precision=None,
+        threads=1,
+        network_isolated=True,
+        disk_isolated=True,
     )
     assert [parity.graph for parity in compared] == ["encoder", "predictor", "energy"]
     assert all(parity.ok for parity in compared)
@@ -150,7 +155,12 @@ def test_probe_compares_and_times_a_bundle_as_served(
     monkeypatch.setattr(probe_process, "golden_parity", noted(probe_process.golden_parity))
     monkeypatch.setattr(WorldModel, "open", noted(WorldModel.open))
     probe_process.measure(
-        toy_bundle, engine="openvino:CPU", precision="fp32", threads=2, network_cut=True, disk_cut=True
+        toy_bundle,
+        engine="openvino:CPU",
+        precision="fp32",
+        threads=2,
+        network_isolated=True,
+        disk_isolated=True,
     )
     assert len(requests) > 1
     for how in requests:
@@ -175,7 +185,12 @@ def test_probe_uses_the_fastest_round_without_warm_up_and_other_load(
     used = {"thread_time": lambda: now / 2, "process_time": lambda: now / 2}
     monkeypatch.setattr(probe_process, "time", SimpleNamespace(**clocks, **used))
     result = probe_process.measure(
-        toy_bundle, engine="openvino:CPU", precision=None, threads=1, network_cut=True, disk_cut=True
+        toy_bundle,
+        engine="openvino:CPU",
+        precision=None,
+        threads=1,
+        network_isolated=True,
+        disk_isolated=True,
     )
     assert (result.latency_p50_ms, result.latency_p99_ms) == (pytest.approx(3), pytest.approx(4))
     assert (result.cost.p99_ms, result.cost.least_ms) == (pytest.approx(2), pytest.approx(1.5))
@@ -423,8 +438,8 @@ GOOD = ProbeReport(
     by_clock=False,
     others=0.5,
     peak_memory_mb=100.0,
-    network_cut=True,
-    disk_cut=True,
+    network_isolated=True,
+    disk_isolated=True,
 )
 
 

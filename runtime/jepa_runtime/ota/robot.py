@@ -181,8 +181,8 @@ class LocalGate:
             "others": None if report.others is None else round(report.others, 2),
             **compared,
             "peak_memory_mb": round(report.peak_memory_mb, 1),
-            "network_cut": report.network_cut,
-            "disk_cut": report.disk_cut,
+            "network_isolated": report.network_isolated,
+            "disk_isolated": report.disk_isolated,
         }
 
     def shadow(

@@ -81,7 +81,7 @@ class RerunViewer:
         colors = tile(atlas.token_colors.colors(trail[-1]))
         self._log("latent", self._rr.Image(colors), stamp_ns)
         points = _flip_vertical(atlas.project(trail))
-        self._log("map/came", self._rr.LineStrips2D([points], colors=[OBSERVED.rgb_on_dark]), stamp_ns)
+        self._log("map/observed", self._rr.LineStrips2D([points], colors=[OBSERVED.rgb_on_dark]), stamp_ns)
         self._log(
             "map/now", self._rr.Points2D(points[-1:], colors=[OBSERVED.rgb_on_dark], radii=[-4.0]), stamp_ns
         )

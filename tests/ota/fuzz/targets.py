@@ -102,8 +102,8 @@ def targets(home: Path, toy: Path) -> list[Target]:
         by_clock=False,
         others=0.5,
         peak_memory_mb=9.0,
-        network_cut=True,
-        disk_cut=True,
+        network_isolated=True,
+        disk_isolated=True,
         comparison=Comparison(candidate=cost, active=cost, ratio=1.0, low=0.99, high=1.01),
     )
     return [

@@ -98,7 +98,7 @@ def test_view_logs_a_bag_at_the_times_of_its_images(tmp_path: Path) -> None:
         "/latent",
         "/futures",
         "/map/known",
-        "/map/came",
+        "/map/observed",
         "/map/best",
         "/energies",
     } <= result.keys()

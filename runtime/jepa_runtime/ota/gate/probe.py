@@ -73,10 +73,10 @@ class ProbeReport:
         by_clock: Whether the cost is wall-clock time; otherwise it is processor time.
         others: Proportion of the processors that other processes used meanwhile; None: unknown.
         peak_memory_mb: Peak resident memory of the process.
-        network_cut: Whether the process had no network; it has one where the kernel has neither namespaces
-            nor seccomp.
-        disk_cut: Whether the process could not write to the disk; it can with the engine of a GPU or an NPU,
-            and without seccomp or Landlock of Linux 6.2.
+        network_isolated: Whether the process had no network; it has one where the kernel has neither
+            namespaces nor seccomp.
+        disk_isolated: Whether the process could not write to the disk; it can with the engine of a GPU or an
+            NPU, and without seccomp or Landlock of Linux 6.2.
         comparison: The comparison with the active model; None: not needed, or not possible.
     """
 
@@ -86,8 +86,8 @@ class ProbeReport:
     by_clock: bool
     others: float | None
     peak_memory_mb: float
-    network_cut: bool
-    disk_cut: bool
+    network_isolated: bool
+    disk_isolated: bool
     comparison: Comparison | None = None
 
 

@@ -57,13 +57,13 @@ def confine(limits: ProbeLimits, parent: int, *, drivers: bool, yields: bool) ->
             the probe then takes up to a hundred times as long.
 
     Returns:
-        ``network_cut`` and ``disk_cut`` of :class:`ProbeReport`.
+        ``network_isolated`` and ``disk_isolated`` of :class:`ProbeReport`.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     cut = not libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) or not libc.unshare(_CLONE_NEWNET)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     filtered = seccomp.forbid(drivers=drivers)
-    disk_cut = not drivers and landlock.forbid() and filtered
+    disk_isolated = not drivers and landlock.forbid() and filtered
     # Last, because a change of credentials would clear it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -75,7 +75,7 @@ def confine(limits: ProbeLimits, parent: int, *, drivers: bool, yields: bool) ->
     _limit(resource.RLIMIT_DATA, limits.memory_mb * 1_000_000)
     # One second apart: SIGXCPU at the soft limit identifies the reason, SIGKILL at the hard limit does not.
     _limit(resource.RLIMIT_CPU, limits.cpu_s, 1)
-    return {"network_cut": cut or filtered, "disk_cut": disk_cut}
+    return {"network_isolated": cut or filtered, "disk_isolated": disk_isolated}
 
 
 def _limit(what: int, most: int, room: int = 0) -> None:
@@ -101,7 +101,13 @@ class Timing(NamedTuple):
 
 
 def measure(
-    folder: Path, *, engine: str, precision: str | None, threads: int, network_cut: bool, disk_cut: bool
+    folder: Path,
+    *,
+    engine: str,
+    precision: str | None,
+    threads: int,
+    network_isolated: bool,
+    disk_isolated: bool,
 ) -> ProbeReport:
     """Open a bundle strictly, compare it with its golden outputs, and time it as in service.
 
@@ -128,8 +134,8 @@ def measure(
         by_clock=timing.by_clock,
         others=timing.others,
         peak_memory_mb=peak_rss_mb(),
-        network_cut=network_cut,
-        disk_cut=disk_cut,
+        network_isolated=network_isolated,
+        disk_isolated=disk_isolated,
     )
 
 
@@ -208,9 +214,9 @@ def _is_by_clock(engine: str, threads: int) -> bool:
     return device != "CPU" or threads > 1
 
 
-def _missing_isolation(*, network_cut: bool, disk_cut: bool, drivers: bool) -> str:
+def _missing_isolation(*, network_isolated: bool, disk_isolated: bool, drivers: bool) -> str:
     """Return what a process is not isolated from although it should be, or an empty string."""
-    found = {"the network": network_cut, "the disk": disk_cut or drivers}
+    found = {"the network": network_isolated, "the disk": disk_isolated or drivers}
     return " and ".join(what for what, cut in found.items() if not cut)
 
 
