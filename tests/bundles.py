@@ -148,8 +148,8 @@ def _golden(
         golden["history_actions"] = past
     golden["goal"] = latents[-1:].copy()
     if "energy" in graphs:
-        judge = ReferenceEvaluator(graphs["energy"])
-        golden["energy"] = judge.run(None, {"latents": latents, "goal": golden["goal"]})[0]
+        energy = ReferenceEvaluator(graphs["energy"])
+        golden["energy"] = energy.run(None, {"latents": latents, "goal": golden["goal"]})[0]
     return golden
 
 

@@ -43,11 +43,11 @@ def test_drive_change_after_n_steps_shows_in_the_errors() -> None:
 @pytest.mark.parametrize("event", calibration.EVENTS)
 def test_impossible_event_surprises_more_than_the_run_without_it(event: str) -> None:
     with WorldModel.open(ROOT / "models" / "two_rooms", num_samples=1) as model:
-        usual, odd = (
+        usual, impossible = (
             calibration.wander(model, seed=9003, before=16, after=8, change=change).highest()
             for change in (None, calibration.EVENTS[event])
         )
-    assert odd > usual
+    assert impossible > usual
 
 
 def run_within(within: dict[int, bool]) -> Any:

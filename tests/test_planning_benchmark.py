@@ -39,8 +39,10 @@ def test_walls_stop_the_point_and_five_displacements_are_one_action() -> None:
     places, actions = world.walk(np.random.default_rng(0), 3, 4)
     np.testing.assert_array_equal(places[:, 2], world.move(places[:, 1], actions[:, 1]))
     assert np.abs(actions).max() <= 1
-    seen = world.encode(places)
-    np.testing.assert_allclose([seen.mean(-1), seen.std(-1)], [np.zeros((3, 5)), np.ones((3, 5))], atol=1e-5)
+    latents = world.encode(places)
+    np.testing.assert_allclose(
+        [latents.mean(-1), latents.std(-1)], [np.zeros((3, 5)), np.ones((3, 5))], atol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")

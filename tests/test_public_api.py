@@ -80,12 +80,12 @@ def test_internal_imports_of_statement_returns_names_that_are_not_exported(
 
 @pytest.mark.parametrize("folder", CONSUMERS.values(), ids=CONSUMERS.keys())
 def test_package_imports_only_public_names(folder: str) -> None:
-    found = {
+    names = {
         str(path.relative_to(ROOT)): internal
         for path in (ROOT / folder).rglob("*.py")
         if (internal := internal_imports(path.read_text("utf-8")))
     }
-    assert (ROOT / folder).is_dir() and not found
+    assert (ROOT / folder).is_dir() and not names
 
 
 def described_constants(module: ModuleType) -> set[str]:
@@ -103,7 +103,7 @@ def described_constants(module: ModuleType) -> set[str]:
 def home_of(package: ModuleType, name: str) -> ModuleType:
     """Return the module from which a package imports a name, as type checkers see it."""
     module = package
-    while homes := [home for home, found in imports_of(inspect.getsource(module)) if found == name]:
+    while homes := [home for home, imported in imports_of(inspect.getsource(module)) if imported == name]:
         if homes[0] == module.__name__:
             return importlib.import_module(f"{homes[0]}.{name}")
         module = importlib.import_module(homes[0])

@@ -88,11 +88,11 @@ def node(profile: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("profile", [FAST_DDS, LAUNCHED / "fastdds_results.xml"], ids=lambda path: path.name)
 def test_fast_dds_creates_the_shared_memory_of_its_profile(profile: Path) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
-    asked_for = ElementTree.parse(profile).getroot().find(".//{*}segment_size")
-    assert asked_for is not None and asked_for.text
+    configured = ElementTree.parse(profile).getroot().find(".//{*}segment_size")
+    assert configured is not None and configured.text
     done = node(profile)
     assert done.returncode == 0 and "XMLPARSER" not in done.stderr, done.stderr
-    assert 0 <= int(done.stdout) - int(asked_for.text) < 1 << 20
+    assert 0 <= int(done.stdout) - int(configured.text) < 1 << 20
 
 
 @pytest.mark.ros

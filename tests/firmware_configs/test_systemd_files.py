@@ -71,8 +71,8 @@ def test_realtime_drop_in_is_accepted_by_systemd(root: Path, tmp_path: Path) -> 
     example.rename(example.with_suffix(""))
     done = verify(copy, "jepa-run.service")
     assert (done.returncode, done.stderr) == (0, "")
-    shown = run("systemd-analyze", "cat-config", f"--root={copy}", "systemd/system/jepa-run.service")
-    assert "CPUSchedulingPolicy=fifo" in shown.stdout
+    merged = run("systemd-analyze", "cat-config", f"--root={copy}", "systemd/system/jepa-run.service")
+    assert "CPUSchedulingPolicy=fifo" in merged.stdout
 
 
 @needs("systemd-analyze")
@@ -255,8 +255,8 @@ def test_unit_continues_when_memory_runs_out(root: Path, unit: str) -> None:
 
 @needs("systemd-analyze")
 def test_journal_is_limited(root: Path) -> None:
-    shown = run("systemd-analyze", "cat-config", f"--root={root}", "systemd/journald.conf").stdout
-    assert "SystemMaxUse=500M" in shown and "RateLimitBurst=1000" in shown
+    merged = run("systemd-analyze", "cat-config", f"--root={root}", "systemd/journald.conf").stdout
+    assert "SystemMaxUse=500M" in merged and "RateLimitBurst=1000" in merged
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit not in _AS_ROOT])

@@ -77,7 +77,7 @@ class Wire(Publisher):
             raise RuntimeError("no room to publish")
         if action.any():
             # The planner would handle an exception raised here as its own fault.
-            case.violations += [case.why_to_stand(), *self._beyond(action)]
+            case.violations += [case.stop_reason(), *self._beyond(action)]
             self.stamp_ns = case.image_ns
         self.action = action
 
@@ -85,14 +85,14 @@ class Wire(Publisher):
         """Return the limits that ``action`` exceeds: box or norm, change, one action per step."""
         case, limits, step_s = self._case, self._case.limits, self._case.info.step_s
         passed_s = step_s if self._per_step else (case.image_ns - case.before_ns) / 1e9
-        told_s = (case.image_ns - self.stamp_ns) / 1e9
+        commanded_s = (case.image_ns - self.stamp_ns) / 1e9
         allowed, before = (limits.clip(each[None], None)[0] for each in (action, self.action))
         reach = limits.max_change * min(max(passed_s / step_s, 0.0), 1.0)
         beyond = {
             "box or norm": not np.allclose(allowed, action, rtol=0, atol=1e-6),
             "change": np.any(np.abs(action - before) > reach + 1e-5),
             # The previous one may be late by an eighth of a step, and this one as early.
-            "step": self._per_step and 0 <= told_s < step_s * 6 / 8 - 1e-6,
+            "step": self._per_step and 0 <= commanded_s < step_s * 6 / 8 - 1e-6,
         }
         return [f"{limit}: {action} after {before}" for limit, is_beyond in beyond.items() if is_beyond]
 

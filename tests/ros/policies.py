@@ -68,7 +68,7 @@ class Observed:
     def look(self) -> None:
         """Add the current ones."""
         observer = self._observer
-        ways = {
+        queries = {
             "publish": observer.get_publisher_names_and_types_by_node,
             "subscribe": observer.get_subscriber_names_and_types_by_node,
             "reply": observer.get_service_names_and_types_by_node,
@@ -77,8 +77,8 @@ class Observed:
         for name, namespace in observer.get_node_names_and_namespaces():
             if (name, namespace) == (observer.get_name(), observer.get_namespace()):
                 continue
-            for kind, ask in ways.items():
-                self.used[name] |= {(kind, access) for access, _ in ask(name, namespace)}
+            for kind, query in queries.items():
+                self.used[name] |= {(kind, access) for access, _ in query(name, namespace)}
 
     def settle(self) -> None:
         """Poll until nothing is added for a while."""

@@ -87,10 +87,10 @@ def test_services_and_actions_follow_the_remapping_of_their_owner(ros_graph: Any
     for node, own in names.items():
         given = {"bundle": toy_bundle, "allow_untrained": True} if node == "world_model" else {}
         ros_graph.start(node, given, tuple(f"~/{name}:=fleet/{name}" for name in own))
-    wanted = {f"/fleet/{name}" for own in names.values() for name in own}
+    expected = {f"/fleet/{name}" for own in names.values() for name in own}
 
     def offered() -> set[str]:
         services = ros_graph.observer.get_service_names_and_types()
         return {name.removesuffix("/_action/send_goal") for name, _ in services}
 
-    ros_graph.until(lambda: wanted <= offered(), "every service by its other name")
+    ros_graph.until(lambda: expected <= offered(), "every service by its other name")

@@ -55,8 +55,8 @@ def test_bounds_hold_without_warnings_when_episodes_are_announced(model: WorldMo
     assert [each.undercovered for each in stated] == [()] * SECONDS
     assert not robot.alarms
     last = stated[-1]
-    assert min(share.errors for share in last.overall) > 60
-    assert not any(clearly_below(share, 0.9, correlated=8) for share in last.overall)
+    assert min(rate.errors for rate in last.overall) > 60
+    assert not any(clearly_below(rate, 0.9, correlated=8) for rate in last.overall)
     # Bounds that hold because they are far too wide are of no use: jumps make them thirty times as wide.
     assert (last.bounds < 2 * model.manifest.error_bounds[-1]).all()
 

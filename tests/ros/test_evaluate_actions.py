@@ -106,8 +106,8 @@ def test_evaluation_energies_are_those_to_the_current_goal(model: Model) -> None
 
 
 def test_evaluation_goal_may_be_a_past_latent(model: Model) -> None:
-    seen = model.latents[-1].latent
-    assert model.set_goal(latent=seen, stamp=to_time(88)).success
+    latent = model.latents[-1].latent
+    assert model.set_goal(latent=latent, stamp=to_time(88)).success
     model.serve(lambda: from_time(model.futures[-1].goal_stamp) == 88)
     assert model.set_goal().success
     model.serve(lambda: not model.futures[-1].has_goal)

@@ -107,9 +107,9 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
     unset = dict.fromkeys(PROFILES, "")
     with mock.patch.dict(os.environ, unset | (environment or {})):
         walk(described)
-        found = dict(os.environ)
+        variables_set = dict(os.environ)
     declared = {argument.name for argument in described.get_launch_arguments()}
-    return Launched(declared, commands, found, own, topics)
+    return Launched(declared, commands, variables_set, own, topics)
 
 
 @pytest.mark.parametrize(

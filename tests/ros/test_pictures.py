@@ -89,7 +89,7 @@ def test_undrawable_input_is_reported_and_skipped(ros_graph):
     )
     fields = {"model_id": "one", "version": "1", "tokens": 2, "dim": 4, "horizon": 1}
 
-    def until_told(words: str, **named: Any) -> None:
+    def until_reported(words: str, **named: Any) -> None:
         ros_graph.until(lambda: words in ros_graph.log("pictures").read_text(), words, **named)
 
     def send(value: float | None = None) -> None:
@@ -98,11 +98,11 @@ def test_undrawable_input_is_reported_and_skipped(ros_graph):
             publisher.publish(message)
 
     infos.publish(ModelInfo(**fields, step_s=math.inf))
-    until_told("infinity")
+    until_reported("infinity")
     camera.publish(serialize_message(Image())[:6])
     infos.publish(ModelInfo(**fields, step_s=0.1))
     # A model that computes NaN for a while.
-    until_told("not finite", meanwhile=lambda: send(math.nan))
+    until_reported("not finite", meanwhile=lambda: send(math.nan))
     ros_graph.until(lambda: shown, "a picture", meanwhile=send)
     assert ros_graph.stop("pictures") == 0
 

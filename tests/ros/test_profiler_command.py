@@ -95,8 +95,8 @@ def sweeping(out: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
 def test_sweep_that_is_stopped_keeps_the_run_and_the_finished_rates(toy_bundle: Path, tmp_path: Path) -> None:
     with sweeping(tmp_path / "p.json", toy_bundle) as profiling:
         profiling.terminate()
-        said, _ = profiling.communicate(timeout=30)
-    assert profiling.returncode == 0, said
+        output, _ = profiling.communicate(timeout=30)
+    assert profiling.returncode == 0, output
     profile = read_profile(tmp_path / "p.json")
     assert len(profile.run.scheduled_s) == 40
     assert profile.sweep is not None and len(profile.sweep.points) == 1
@@ -209,8 +209,8 @@ def test_stopped_profile_keeps_its_measurements_and_leaves_no_process(
     profiling, below = started(tmp_path / "p.json", toy_bundle)
     # A terminal signals the whole group, systemd only the process.
     (os.killpg if number == signal.SIGINT else os.kill)(profiling.pid, number)
-    said, _ = profiling.communicate(timeout=30)
-    assert profiling.returncode == 0, said
+    output, _ = profiling.communicate(timeout=30)
+    assert profiling.returncode == 0, output
     profile = read_profile(tmp_path / "p.json")
     assert profile.run.latency_ms and any("stopped after" in note for note in profile.notes)
     assert "parity: not measured: stopped before" in profile.notes

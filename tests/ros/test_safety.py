@@ -55,8 +55,8 @@ BLINDNESS = (
     *({"response": response} for response in (0.0, -2.0, math.nan)),
     *({"ring": size} for size in (1, 2, 3, 4, 8, 16)),
     *({"ring": size, "response": response} for size in (1, 4, 8) for response in (0.0, 0.5)),
-    {"is_judged": False},
-    {"is_judged": False, "history_reset": "clock_backwards"},
+    {"has_surprise": False},
+    {"has_surprise": False, "history_reset": "clock_backwards"},
 )
 # Faults of images and their futures.
 HAZARDS = (
@@ -135,13 +135,13 @@ class Safety(RuleBasedStateMachine):
         # Energies of the last images; times of surprises and whether they were surprising; times of
         # discontinuities; interval in which the robot is held for them; number of publishers.
         self.energies: list[float] = []
-        self.judged: list[tuple[float, bool]] = []
+        self.surprises: list[tuple[float, bool]] = []
         self.breaks: list[float] = []
         self.held_s, self.publishers = (math.inf, -math.inf), 1
 
     def teardown(self) -> None:
         if not self.ended:
-            self.it_ends()
+            self.end()
         assert not self.moving
         self._patches.undo()
         self.node.destroy_node()
@@ -163,19 +163,19 @@ class Safety(RuleBasedStateMachine):
     def reach_is_open(self) -> bool:
         return self.handle is not None and self.handle.reach.result is None
 
-    def why_to_stand(self) -> str:
+    def stop_reason(self) -> str:
         """Return all reasons to stop, from messages and clocks, or an empty string."""
         due_s = PERIOD_S + 1e-6
-        told_to = None
+        may_drive = None
         if self.goal is not None and self.goal[1]:
-            told_to = self.reach_is_open and self.handle.goal_ns == self.goal[0]
-            told_to = told_to and self.now_s <= self.handle.ends_s + due_s
+            may_drive = self.reach_is_open and self.handle.goal_ns == self.goal[0]
+            may_drive = may_drive and self.now_s <= self.handle.ends_s + due_s
         elif self.goal is not None:
-            told_to = self.goal[0] not in (self.over_ns, *self.past)
-            told_to = told_to and self.now_s - self.latched_s <= GOAL_TIMEOUT_S + due_s
-            told_to = told_to and (not self.reach_is_open or self.handle.goal_ns == self.goal[0])
+            may_drive = self.goal[0] not in (self.over_ns, *self.past)
+            may_drive = may_drive and self.now_s - self.latched_s <= GOAL_TIMEOUT_S + due_s
+            may_drive = may_drive and (not self.reach_is_open or self.handle.goal_ns == self.goal[0])
         reasons = {
-            "no goal": not told_to,
+            "no goal": not may_drive,
             "ended": self.ended,
             "stopped": self.stopped or self.silent,
             "no model": not self.usable,
@@ -205,11 +205,11 @@ class Safety(RuleBasedStateMachine):
                     efforts.append(float(np.linalg.norm(wire.action)) / self.limits.max_norm)
         return max(efforts)
 
-    def is_let_drive(self) -> None:
+    def record_drive(self) -> None:
         """Record that the robot was commanded to drive."""
         self.wanted, self.held_s = self.wanted + 1, (math.inf, -math.inf)
 
-    def is_held(self) -> None:
+    def record_hold(self) -> None:
         """Record a stop caused by images."""
         if self.now_s > self.held_s[1]:
             self.held_s = (self.now_s + PERIOD_S + 1e-6, self.now_s + HELD_S)
@@ -218,9 +218,9 @@ class Safety(RuleBasedStateMachine):
             self.held_s = (self.held_s[0], max(self.held_s[1], self.now_s + PERIOD_S))
 
     @invariant()
-    def a_robot_that_is_to_stand_was_told_so_within_a_period(self) -> None:
+    def stop_is_sent_within_a_period(self) -> None:
         assert not any(self.violations)
-        assert not self.moving or self.why_to_stand() == ""
+        assert not self.moving or self.stop_reason() == ""
 
     # --- events
 
@@ -229,7 +229,7 @@ class Safety(RuleBasedStateMachine):
         try:
             act(*arguments)
         except RuntimeError:
-            self.it_ends()
+            self.end()
 
     def advance(self, seconds: float) -> None:
         ends_s = self.now_s + seconds
@@ -237,7 +237,7 @@ class Safety(RuleBasedStateMachine):
             self.ticked_s += PERIOD_S
             self.pass_until(max(self.now_s, self.ticked_s))
             self.call(self.node.watch)
-            self.a_robot_that_is_to_stand_was_told_so_within_a_period()
+            self.stop_is_sent_within_a_period()
         self.pass_until(ends_s)
 
     def pass_until(self, now_s: float) -> None:
@@ -247,45 +247,45 @@ class Safety(RuleBasedStateMachine):
     def _sleep(self, seconds: float) -> None:
         self.pass_until(self.now_s + seconds)
 
-    @initialize(info=st.sampled_from(MODELS), asked_for=st.booleans())
-    def it_drives(self, info: ModelInfo, asked_for: bool) -> None:
-        self.it_sets_out(info, asked_for)
+    @initialize(info=st.sampled_from(MODELS), requested=st.booleans())
+    def drive(self, info: ModelInfo, requested: bool) -> None:
+        self.start_driving(info, requested)
         assert self.moving
 
     @precondition(lambda self: not self.ended)
-    @rule(info=st.sampled_from(MODELS), asked_for=st.booleans())
-    def it_sets_out(self, info: ModelInfo, asked_for: bool) -> None:
+    @rule(info=st.sampled_from(MODELS), requested=st.booleans())
+    def start_driving(self, info: ModelInfo, requested: bool) -> None:
         self.deaf = 0
-        self.somebody_says_whether_to_stop(stop=False)
-        self.a_model_serves(info)
-        if asked_for:
-            self.a_goal_is_asked_for(ASKED[0], 0.0)
-            self.the_world_model_takes_it()
+        self.send_stop_signal(stop=False)
+        self.announce_model(info)
+        if requested:
+            self.request_goal(ASKED[0], 0.0)
+            self.accept_goal()
         else:
-            self.a_goal_is_latched("another")
-        self.images_come(8)
+            self.latch_goal("another")
+        self.receive_images(8)
 
     @precondition(lambda self: not self.ended)
     @rule(count=st.integers(1, 12))
-    def images_come(self, count: int) -> None:
-        self.odd_images_come(count, {})
+    def receive_images(self, count: int) -> None:
+        self.receive_odd_images(count, {})
 
     @precondition(lambda self: not self.ended)
     @rule(count=st.sampled_from([1, 4, 12, 40]), hazard=st.sampled_from(HAZARDS))
-    def odd_images_come(self, count: int, hazard: dict[str, Any]) -> None:
+    def receive_odd_images(self, count: int, hazard: dict[str, Any]) -> None:
         for _ in range(count):
             self.advance(hazard.get("after_s", FRAME_S))
             if not self.ended:
                 self.image(**hazard)
-                self.a_robot_that_is_to_stand_was_told_so_within_a_period()
+                self.stop_is_sent_within_a_period()
 
     @precondition(lambda self: not self.ended)
-    @rule(asked_for=st.booleans(), blindness=st.sampled_from(BLINDNESS))
-    def the_camera_fails(self, asked_for: bool, blindness: dict[str, Any]) -> None:
+    @rule(requested=st.booleans(), blindness=st.sampled_from(BLINDNESS))
+    def fail_camera(self, requested: bool, blindness: dict[str, Any]) -> None:
         """Fail for longer than all attempts take, while the goal seems to come nearer."""
         self.energy = 100.0
-        self.it_sets_out(MODELS[0], asked_for)
-        self.odd_images_come(100, blindness | {"after_s": 2 * FRAME_S, "nearer": 0.97})
+        self.start_driving(MODELS[0], requested)
+        self.receive_odd_images(100, blindness | {"after_s": 2 * FRAME_S, "nearer": 0.97})
         self.energy = 10.0
 
     def image(
@@ -334,14 +334,14 @@ class Safety(RuleBasedStateMachine):
         self.image_s, self.age_s = self.now_s, (self.ros_ns() - stamp_ns) / 1e9
         self.goal, self.ahead = self.node_goal, self.age_s < -self.timeout_s
         if self.publishers > publishers:
-            self.is_let_drive()
+            self.record_drive()
         self.publishers = publishers
         if history_reset:
-            self.is_broken()
+            self.record_fault()
         if self.goal is not None and not self.goal[1]:
             if self.goal[0] != self.latched_ns:
                 self.latched_ns, self.latched_s, self.over_ns = self.goal[0], self.now_s, None
-                self.is_let_drive()
+                self.record_drive()
             if self.stopped or self.silent:
                 self.over_ns = self.latched_ns
         self.call(
@@ -349,73 +349,75 @@ class Safety(RuleBasedStateMachine):
             fill(message, {"energies": messages.tensor("e", energies + np.float32(bad))}),
         )
         if has_surprise and not self.ended:
-            self.judge(surprising, executed, response, discontinuous)
+            self.add_surprise(surprising, executed, response, discontinuous)
             # Once it was counted, for as long as the robot moved.
             if effort and response > 0 and not is_repeated:
                 self.blind_s, self.wanted = 0.0, 0
 
-    def judge(self, surprising: bool, executed: Any, response: float, discontinuous: bool) -> None:
-        self.judged.append((self.now_s, surprising))
-        recent = [was for at_s, was in self.judged if at_s >= self.now_s - WINDOW_S]
-        before_s = max((at_s for at_s, _ in self.judged if at_s < self.now_s - WINDOW_S), default=-math.inf)
+    def add_surprise(self, surprising: bool, executed: Any, response: float, discontinuous: bool) -> None:
+        self.surprises.append((self.now_s, surprising))
+        recent = [was for at_s, was in self.surprises if at_s >= self.now_s - WINDOW_S]
+        before_s = max(
+            (at_s for at_s, _ in self.surprises if at_s < self.now_s - WINDOW_S), default=-math.inf
+        )
         if all(recent) and len(recent) > 3 and before_s > self.now_s - 2 * WINDOW_S:
-            self.is_held()
+            self.record_hold()
         if discontinuous:
-            self.is_broken()
+            self.record_fault()
         surprise = Surprise(surprising=surprising, response=response, discontinuous=discontinuous)
         self.call(self.node.on_surprise, fill(surprise, {"executed": np.asarray(executed, np.float32)}))
 
-    def is_broken(self) -> None:
+    def record_fault(self) -> None:
         self.breaks.append(self.now_s)
         if sum(at_s >= self.now_s - WINDOW_S for at_s in self.breaks) >= 4:
-            self.is_held()
+            self.record_hold()
 
     @precondition(lambda self: not self.ended)
     @rule(seconds=st.sampled_from([0.02, 0.3, 0.6, 1.5, 3.0]))
-    def time_goes_by(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.advance(seconds)
 
     @rule(
         seconds=st.sampled_from([-3600.0, -0.3, 0.3, 3600.0]),
         whose=st.sampled_from(["ros", "camera", "both"]),
     )
-    def a_clock_is_set(self, seconds: float, whose: str) -> None:
+    def set_clock(self, seconds: float, whose: str) -> None:
         self.ros_ahead_s += seconds * (whose != "camera")
         self.camera_ahead_s += seconds * (whose != "ros")
         # Stamps no longer order events.
         self.past.clear()
 
     @rule(which=st.sampled_from(["none", "the last", "another"]))
-    def a_goal_is_latched(self, which: str) -> None:
+    def latch_goal(self, which: str) -> None:
         if which == "another":
             self.advance(0.001)
             self.stamps.append(max(self.ros_ns(), 1) + (self.ros_ns() == self.stamps[-1]))
         self.node_goal = None if which == "none" else (self.stamps[-1], False)
 
     @rule(stamp=st.sampled_from(ASKED))
-    def another_planner_has_a_goal_sought(self, stamp: int) -> None:
+    def set_foreign_goal(self, stamp: int) -> None:
         self.node_goal = (stamp + 100, True)
 
     @precondition(lambda self: not self.ended)
     @rule(stamp=st.sampled_from([*ASKED, None]), timeout_s=st.sampled_from([0.0, 0.0, 1.0]))
-    def a_goal_is_asked_for(self, stamp: int | None, timeout_s: float) -> None:
+    def request_goal(self, stamp: int | None, timeout_s: float) -> None:
         self.goals_sent += 1
         handle = Handle(self.goals_sent, stamp or self.stamps[-1], timeout_s, self.now_s)
         handle.reach = self.node.reach_goal.tracker_of(handle)
         self.handle = None if self.stopped or self.silent else handle
-        self.is_let_drive()
+        self.record_drive()
         self.run_callback(self.node.reach_goal.on_accepted, handle)
 
     @precondition(lambda self: not self.ended and self.node.controller.goal is not None)
     @rule()
-    def the_world_model_takes_it(self) -> None:
+    def accept_goal(self) -> None:
         reach = self.node.controller.goal
         reach.is_set = True
         self.node_goal = (reach.config.goal_ns, True)
 
     @precondition(lambda self: not self.ended and self.handle is not None)
     @rule()
-    def it_is_cancelled(self) -> None:
+    def cancel_goal(self) -> None:
         handle, self.handle = self.handle, None
         self.run_callback(self.node.reach_goal.on_cancel, handle)
 
@@ -428,10 +430,10 @@ class Safety(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.ended)
     @rule(stop=st.booleans())
-    def somebody_says_whether_to_stop(self, stop: bool) -> None:
+    def send_stop_signal(self, stop: bool) -> None:
         if self.stopped or self.silent:
             self.past.update(self.stamps)
-            self.is_let_drive()
+            self.record_drive()
         self.stopped, self.heard_s = stop, self.now_s
         if stop:
             self.handle, self.over_ns = None, self.latched_ns
@@ -439,7 +441,7 @@ class Safety(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.ended)
     @rule(info=st.sampled_from([*MODELS, *MODELS, *MODELS, *NO_MODELS]))
-    def a_model_serves(self, info: ModelInfo) -> None:
+    def announce_model(self, info: ModelInfo) -> None:
         self.announced, self.usable = info, any(info is each for each in MODELS)
         if self.usable:
             self.info = info
@@ -455,30 +457,30 @@ class Safety(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.ended)
     @rule(timeout_s=st.sampled_from([0.1, 0.5, 60.0]))
-    def the_timeout_is_set(self, timeout_s: float) -> None:
+    def set_timeout(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.node.set_parameters([Parameter("futures_timeout_s", value=timeout_s)])
         self.advance(PERIOD_S)
 
     @rule(energy=st.sampled_from([0.5, 5.0, 10.0]))
-    def the_robot_is_somewhere(self, energy: float) -> None:
+    def move_robot(self, energy: float) -> None:
         self.energy = energy
 
     @rule(count=st.integers(1, 3))
-    def commands_cannot_be_published(self, count: int) -> None:
+    def fail_publishing(self, count: int) -> None:
         self.deaf = count
 
     @rule(count=st.integers(0, 2))
-    def somebody_listens_to_commands(self, count: int) -> None:
+    def set_subscribers(self, count: int) -> None:
         for wire in self.wires:
             wire.listeners = count
 
     @precondition(lambda self: not self.ended)
     @rule()
-    def it_is_diagnosed(self) -> None:
+    def publish_diagnostics(self) -> None:
         self.node.publish_diagnostics()
 
-    def it_ends(self) -> None:
+    def end(self) -> None:
         self.deaf, self.ended = 0, True
         self.node.stop()
 

@@ -70,13 +70,13 @@ def test_unannounced_jump_raises_an_alarm_with_a_recording_and_an_announced_one_
     graph.start("world_model", {"bundle": two_rooms_bundle, **box}, ("image:=camera/image_raw",))
     eye = Eye(graph)
 
-    def judged(count: int) -> bool:
+    def has_errors(count: int) -> bool:
         return bool(futures) and min(futures[-1].errors_seen) >= count
 
-    graph.until(lambda: judged(3), "errors of the first place", meanwhile=eye.look)
+    graph.until(lambda: has_errors(3), "errors of the first place", meanwhile=eye.look)
     before = futures[-1].error_bounds
     eye.move("camera#2")
-    graph.until(lambda: judged(8), "errors of the second place", meanwhile=eye.look)
+    graph.until(lambda: has_errors(8), "errors of the second place", meanwhile=eye.look)
     assert not events, "nothing is predicted across an announced jump"
     jump_ns = eye.move("camera#2")
     graph.until(lambda: list(bags.glob("*.mcap")), "a bag", meanwhile=eye.look)

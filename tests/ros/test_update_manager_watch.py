@@ -108,9 +108,9 @@ def test_pausing_camera_is_not_a_failure(phase_s: float, pause_s: int) -> None:
     assert watched.failure == ""
 
 
-def surprise(watched: Watched, share: float, frames: int = 900) -> None:
+def surprise(watched: Watched, factor: float, frames: int = 900) -> None:
     for frame in range(frames):
-        watched.watch.surprise(0.1, frame % 100 < 100 * share)
+        watched.watch.surprise(0.1, frame % 100 < 100 * factor)
 
 
 @pytest.mark.parametrize(

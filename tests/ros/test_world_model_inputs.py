@@ -104,7 +104,7 @@ def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_b
     camera, _ = served(ros_graph, toy_bundle, error_probability=0.5)
     commands = ros_graph.publisher(Twist, "cmd_vel")
 
-    def until_told(words, *offsets_s, commanded=True):
+    def until_reported(words, *offsets_s, commanded=True):
         diagnostics.clear()
         offsets_ns = cycle(round(offset_s * 1e9) for offset_s in offsets_s)
 
@@ -113,17 +113,17 @@ def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_b
             if commanded:
                 commands.publish(Twist())
 
-        def is_told():
+        def is_reported():
             return any(words in status.message for message in diagnostics for status in message.status)
 
-        ros_graph.until(is_told, words, meanwhile=look)
+        ros_graph.until(is_reported, words, meanwhile=look)
 
-    until_told("no surprise for", 0.0, commanded=False)
-    until_told("running", 0.0)
-    until_told("s behind this node's clock", -60.0)
-    until_told("s ahead of this node's clock", 60.0)
+    until_reported("no surprise for", 0.0, commanded=False)
+    until_reported("running", 0.0)
+    until_reported("s behind this node's clock", -60.0)
+    until_reported("s ahead of this node's clock", 60.0)
     # Two drivers that publish on one topic.
-    until_told("no surprise for", 0.0, -0.9)
+    until_reported("no surprise for", 0.0, -0.9)
 
 
 def test_non_finite_commands_are_reported(ros_graph, toy_bundle):
@@ -136,10 +136,10 @@ def test_non_finite_commands_are_reported(ros_graph, toy_bundle):
         camera.publish(image())
         commands.publish(broken)
 
-    def is_told():
+    def is_reported():
         return any("2 finite numbers, got [nan, 0.0]" in each.status[0].message for each in diagnostics)
 
-    ros_graph.until(is_told, "a warning", meanwhile=look)
+    ros_graph.until(is_reported, "a warning", meanwhile=look)
 
 
 def test_other_publishers_of_images_and_results_are_reported(ros_graph, toy_bundle):
@@ -147,18 +147,18 @@ def test_other_publishers_of_images_and_results_are_reported(ros_graph, toy_bund
     # Images without surprise, since there are no commands, cause a warning too.
     camera, _ = served(ros_graph, toy_bundle, stale_after_s=0.3)
 
-    def until_told(*words):
-        def is_told():
+    def until_reported(*words):
+        def is_reported():
             return diagnostics and all(each in diagnostics[-1].status[0].message for each in words)
 
-        ros_graph.until(is_told, " and ".join(words), meanwhile=lambda: camera.publish(image()))
+        ros_graph.until(is_reported, " and ".join(words), meanwhile=lambda: camera.publish(image()))
 
-    until_told("no surprise for")
+    until_reported("no surprise for")
     driver = ros_graph.observer.create_publisher(Image, "image", qos.SENSOR)
-    until_told("/image has 2 publishers", "no surprise for")
+    until_reported("/image has 2 publishers", "no surprise for")
     ros_graph.observer.destroy_publisher(driver)
     ros_graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True}, called="twin")
-    until_told("/world_model/latent has 2 publishers", "no surprise for")
+    until_reported("/world_model/latent has 2 publishers", "no surprise for")
 
 
 def test_executed_actions_follow_ros_time(owner, monkeypatch):

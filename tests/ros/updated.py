@@ -116,8 +116,8 @@ class Fleet:
     def ask(self, kind: type[Any], service: str, **request: Any) -> Any:
         return self.graph.call(kind, f"/{self._namespace}update_manager/{service}", kind.Request(**request))
 
-    def until_state(self, wanted: str) -> None:
-        self.until(lambda: self.events and self.events[-1].state == wanted, f"the state {wanted}")
+    def until_state(self, state: str) -> None:
+        self.until(lambda: self.events and self.events[-1].state == state, f"the state {state}")
 
     @property
     def serves(self) -> str:

@@ -116,11 +116,11 @@ def test_added_variant_computes_the_golden_outputs(
     bundle = add(base, tmp_path / "new", (kind,))
     target, precision = kind
     engine = "openvino:CPU" if target == "npu" else "onnxruntime:CPU"
-    found = golden_parity(bundle, engine=engine, precision=precision, target=target)
-    assert [parity.graph for parity in found if parity.ok] == [
+    reports = golden_parity(bundle, engine=engine, precision=precision, target=target)
+    assert [parity.graph for parity in reports if parity.ok] == [
         "encoder", "predictor", *(["step"] if target == "npu" else []), "energy",
     ]  # fmt: skip
-    assert all(parity.min_cosine > (0.95 if precision == "int8" else 0.999) for parity in found)
+    assert all(parity.min_cosine > (0.95 if precision == "int8" else 0.999) for parity in reports)
 
 
 def test_bundle_with_step_graphs_gets_them_for_every_target(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def write(
     randomize(student.predictor, 0)
     for layer in (*(block.modulation for block in student.predictor.blocks), student.predictor.out):
         layer.weight.data *= strength
-    settings = told_to_be(precisions)
+    settings = settings_for(precisions)
     identity = ModelIdentity(
         model_id="tiny",
         version="1.0.0",
@@ -57,7 +57,7 @@ def write(
     return bundle, messages
 
 
-def told_to_be(precisions: tuple[str, ...] = ("int8",)) -> BundleSettings:
+def settings_for(precisions: tuple[str, ...] = ("int8",)) -> BundleSettings:
     return BundleSettings(
         actions=TWO_ROOMS_ACTIONS,
         history_size=2,
@@ -82,7 +82,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_calibration_context_does_not_cross_clips() -> None:
     latents = torch.arange(15.0).reshape(3, 5, 1, 1)
-    samples = rollout_samples(latents, told_to_be(), 0)
+    samples = rollout_samples(latents, settings_for(), 0)
     contexts = [sample["history_latents"].flatten().tolist() for sample in samples]
     assert contexts == [[first, first + 1] for first in range(15) if first % 5 != 4]
 
@@ -106,12 +106,12 @@ def test_int8_actions_change_the_next_frame_as_in_fp32(tmp_path: Path) -> None:
     moved = {}
     for precision in ("fp32", "int8"):
         with WorldModel.open(bundle, precision=precision) as model:
-            seen, still = (
+            moving, still = (
                 np.stack([model.encode(frame) for frame in noise(1)[:2]]),
                 np.zeros((1, 2), np.float32),
             )
             ends = [
-                model.predict(action, latents=seen, history_actions=still).latents.copy()
+                model.predict(action, latents=moving, history_actions=still).latents.copy()
                 for action in (low, high)
             ]
         moved[precision] = ends[1] - ends[0]

@@ -111,8 +111,8 @@ def test_runtime_computes_what_the_teacher_computes(built: Built, engine: str) -
     clips = normalize(torch.from_numpy(shown).float())[:, None].expand(-1, 2, -1, -1, -1)
     latents = built.model(clips)
     with WorldModel.open(built.folder, engine=engine) as model:
-        latents_found = np.stack([model.encode(frame) for frame in shown])
-        np.testing.assert_allclose(latents_found, latents, atol=1e-4, rtol=0)
+        encoded = np.stack([model.encode(frame) for frame in shown])
+        np.testing.assert_allclose(encoded, latents, atol=1e-4, rtol=0)
         futures = model.predict(np.zeros((1, HORIZON, 1), np.float32), latents=latents.numpy())
     if built.model.config.output_space == "encoder":
         expected = built.model.anticipate(latents.flatten(0, 1)[None], steps=HORIZON)

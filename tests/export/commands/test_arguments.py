@@ -114,7 +114,7 @@ def test_invalid_held_out_proportion_is_reported_before_decoding_videos(
 
 
 def test_video_with_a_non_utf8_name_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    film = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
-    arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(film)]
+    video = write_video(tmp_path / "film.mp4", range(30)).rename(os.fsdecode(bytes(tmp_path) + b"/\xe9.mp4"))
+    arguments = ["distill", *TEACHER, "--student", "tiny", *SHAPE, *PACE, "--data", str(video)]
     assert main([*arguments, "--held-out", "0", "--output", str(tmp_path / "run")]) == 1
     assert REACHED in capsys.readouterr().err

@@ -232,20 +232,20 @@ def test_impossible_build_is_reported_in_one_line_and_leaves_nothing(
 
 
 def test_unreadable_calibration_source_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    film = tmp_path / "film.mp4"
-    film.write_text("no film")
-    assert str(film) in refused(["--calibration", str(film)], tmp_path / "vit_ti", capsys)
-    assert list(tmp_path.iterdir()) == [film]
+    video = tmp_path / "film.mp4"
+    video.write_text("no film")
+    assert str(video) in refused(["--calibration", str(video)], tmp_path / "vit_ti", capsys)
+    assert list(tmp_path.iterdir()) == [video]
 
 
 def test_too_few_calibration_frames_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    film = tmp_path / "film"
-    film.mkdir()
+    video = tmp_path / "film"
+    video.mkdir()
     for index in range(12):
-        cv2.imwrite(str(film / f"{index}.png"), np.zeros((8, 8, 3), np.uint8))
-    output = refused(["--calibration", str(film)], tmp_path / "vit_ti", capsys)
+        cv2.imwrite(str(video / f"{index}.png"), np.zeros((8, 8, 3), np.uint8))
+    output = refused(["--calibration", str(video)], tmp_path / "vit_ti", capsys)
     assert "has 2 frames one step apart, calibration needs at least 16" in output
-    assert list(tmp_path.iterdir()) == [film]
+    assert list(tmp_path.iterdir()) == [video]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

@@ -50,9 +50,9 @@ def test_evaluate_prints_figures_and_writes_json_and_html(
         str(figures),
     ]
     assert main(run) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in ("openvino:CPU int8", "no motion", "wall removed", "straight_line", "11.55 M"):
-        assert part in shown
+        assert part in output
     report = json.loads(figures.read_text())
     assert [variant["precision"] for variant in report["variants"]] == ["int8", "fp32", "fp32"]
     html = page.read_text()
@@ -84,9 +84,9 @@ def test_evaluate_names_its_data_and_warns_that_two_rooms_is_simulated(
     fields["io"]["action"] |= {"names": ["linear.x", "angular.z"], "units": ["m/s", "rad/s"]}
     seal(tmp_path / "toy", fields)
     assert main(["evaluate", str(tmp_path / "toy"), "--clips", "2"]) == 0
-    shown = capsys.readouterr().out
-    assert "measured on 2 clips of Two Rooms, random layouts never trained on" in shown
-    assert "not measured: images of this model's own robot: name a recording of it (--data)" in shown
+    output = capsys.readouterr().out
+    assert "measured on 2 clips of Two Rooms, random layouts never trained on" in output
+    assert "not measured: images of this model's own robot: name a recording of it (--data)" in output
 
 
 def test_evaluate_updates_the_report_in_the_bundle_and_nothing_else(bundle: Path) -> None:
@@ -209,14 +209,14 @@ def test_invalid_use_is_reported_in_one_line_and_nothing_is_written(
 
 
 def test_evaluate_on_a_video_measures_surprise_in_two_rooms(bundle: Path, tmp_path: Path) -> None:
-    film, figures = tmp_path / "film", tmp_path / "f.json"
-    film.mkdir()
+    images, figures = tmp_path / "film", tmp_path / "f.json"
+    images.mkdir()
     for index in range(5):
         noise = np.random.default_rng(index).integers(0, 256, (60, 80, 3))
-        cv2.imwrite(str(film / f"{index}.png"), noise)
-    assert main(["evaluate", str(bundle), *BRIEF, "--data", str(film), "--json", str(figures)]) == 0
+        cv2.imwrite(str(images / f"{index}.png"), noise)
+    assert main(["evaluate", str(bundle), *BRIEF, "--data", str(images), "--json", str(figures)]) == 0
     report = json.loads(figures.read_text())
-    assert report["data"] == str(film) and report["frames"] == 2
+    assert report["data"] == str(images) and report["frames"] == 2
     assert (
         report["variants"][0]["prediction_accuracy"] is None and report["variants"][0]["surprise"] is not None
     )

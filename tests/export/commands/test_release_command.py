@@ -121,9 +121,9 @@ def test_show_names_roles_and_releases(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run("show", published) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for expected in ("channel-canary", "1 of 1", "7.0", "toy", "1.2.3", "100 %", "latest"):
-        assert expected in shown
+        assert expected in output
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_publish_warns_of_a_release_that_no_robot_accepts(
     of_toy = ("--channel", "stable", "--model", "toy")
     assert run("publish", repo, toy_bundle, "--channel", "stable") == (expired is not None)
     assert run("rollout", repo, *of_toy, "--percent", 100) == (expired is not None)
-    shown = capsys.readouterr()
-    assert "toy 1.2.3 is release 1" in shown.out
-    assert (f"robots reject it, because {expired} expired" in shown.err) == (expired is not None)
+    captured = capsys.readouterr()
+    assert "toy 1.2.3 is release 1" in captured.out
+    assert (f"robots reject it, because {expired} expired" in captured.err) == (expired is not None)
     assert run("resign", repo) == 0
     assert run("rollout", repo, *of_toy, "--percent", 100) == 0
 

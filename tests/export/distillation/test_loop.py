@@ -160,8 +160,8 @@ def test_best_held_out_weights_are_saved_whether_or_not_the_run_was_killed(
     assert error == pytest.approx(min(losses), rel=1e-5)
     with pytest.raises(JepaExportError):
         go(fabric, windows, tmp_path / "cut", pace, stage=Brightness(bad=5), held_out=bright)
-    again = go(fabric, windows, tmp_path / "cut", pace, held_out=bright)
-    assert torch.equal(again.line.weight, whole.line.weight)
+    resumed = go(fabric, windows, tmp_path / "cut", pace, held_out=bright)
+    assert torch.equal(resumed.line.weight, whole.line.weight)
     for name in ("brightness.csv", "brightness_held_out.csv", "brightness_variety.csv"):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
 
@@ -171,8 +171,8 @@ def test_finished_stage_is_loaded_without_another_step(
 ) -> None:
     done = go(fabric, windows, tmp_path)
     before = (tmp_path / "brightness.csv").read_text()
-    again = go(fabric, windows, tmp_path, stage=Brightness(bad=0))
-    assert torch.equal(again.line.weight, done.line.weight)
+    resumed = go(fabric, windows, tmp_path, stage=Brightness(bad=0))
+    assert torch.equal(resumed.line.weight, done.line.weight)
     assert (tmp_path / "brightness.csv").read_text() == before
 
 
@@ -297,7 +297,7 @@ def test_batch_is_split_among_processes_completely_and_without_overlap(windows: 
     shares = [
         ShardedBatches(windows, size=8, seed=3, rank=rank, world_size=4).indices(2) for rank in range(4)
     ]
-    assert sorted(clip for share in shares for clip in share) == sorted(whole)
+    assert sorted(clip for part in shares for clip in part) == sorted(whole)
     with pytest.raises(JepaExportError, check=code("data.batch_size")):
         ShardedBatches(windows, size=8, seed=3, rank=0, world_size=3)
 

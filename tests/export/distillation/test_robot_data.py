@@ -58,8 +58,8 @@ def test_robot_recording_becomes_a_bundle_with_its_actions(
     capsys.readouterr()
     assert main(["evaluate", str(out / "bundle"), *data[:2], "--clips", "4"]) == 0
     note = f"measured on 4 clips of {data[1]} (1 of 3 recordings; the model was not trained on these)"
-    shown = capsys.readouterr().out
-    assert note in shown and "Drift of the futures from" in shown
+    output = capsys.readouterr().out
+    assert note in output and "Drift of the futures from" in output
 
 
 def test_recording_with_other_action_units_is_named_before_training(
@@ -71,7 +71,9 @@ def test_recording_with_other_action_units_is_named_before_training(
         unit = 1000 if drive == 3 else 1
         entries += [twist(S + index * 100 * MS - 20 * MS, 0.1 * (index % 7) * unit) for index in range(12)]
         write_bag(tmp_path / f"bags/drive_{drive}.mcap", entries)
-    monkeypatch.setattr(open_module, "split", lambda recordings, share: (recordings[:-1], recordings[-1:]))
+    monkeypatch.setattr(
+        open_module, "split", lambda recordings, proportion: (recordings[:-1], recordings[-1:])
+    )
     data = ["--data", f"{tmp_path}/bags?action=/cmd_vel:linear.x", "--rate", "10"]
     # Rejected after the data was read.
     arguments = ["distill", *TEACHER, "--student", "tiny", *data, *SHAPE, *PACE, "--num-samples", "70000"]

@@ -252,8 +252,8 @@ def test_untrained_model_is_driven_only_on_request(tmp_path: Path, monkeypatch: 
     assert not evaluation.baselines and any(
         "random weights reaches no goal" in note for note in evaluation.notes
     )
-    asked = evaluate(bundle, EvaluationPlan(clips=1, episodes=1))
-    assert all(variant.drive and variant.drive.episodes == 3 for variant in asked.variants)
+    driven = evaluate(bundle, EvaluationPlan(clips=1, episodes=1))
+    assert all(variant.drive and variant.drive.episodes == 3 for variant in driven.variants)
 
 
 @pytest.mark.parametrize(

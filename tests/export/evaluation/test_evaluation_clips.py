@@ -27,7 +27,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return make_bundle(tmp_path_factory.mktemp("clips") / "toy", history_size=2).manifest
 
 
-def film(folder: Path, count: int) -> str:
+def image_folder(folder: Path, count: int) -> str:
     folder.mkdir()
     for index in range(count):
         cv2.imwrite(str(folder / f"{index}.png"), np.full((40, 48, 3), index, np.uint8))
@@ -46,7 +46,7 @@ def drive(folder: Path, seconds: float, *, gap: int | None = None) -> str:
 
 
 def test_image_clips_cover_the_images_with_random_candidates(manifest: Manifest, tmp_path: Path) -> None:
-    clips = recorded_clips([film(tmp_path / "film", 9)], manifest, count=4, seed=0)
+    clips = recorded_clips([image_folder(tmp_path / "film", 9)], manifest, count=4, seed=0)
     grays = clips.frames.mean(axis=(2, 3, 4)).round().astype(int).tolist()
     assert grays == [[0, 1], [2, 3], [5, 6], [7, 8]]
     assert not clips.executed and clips.actions.shape == (4, CANDIDATES, manifest.horizon, 2)
@@ -93,7 +93,7 @@ def test_clips_never_span_a_gap(manifest: Manifest, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [("short", "data.no_clip"), ("nowhere.mp4", "data.not_found")])
 def test_source_without_clips_is_named(name: str, expected: str, manifest: Manifest, tmp_path: Path) -> None:
-    film(tmp_path / "short", 1)
+    image_folder(tmp_path / "short", 1)
     with pytest.raises((JepaExportError, SourceError), check=code(expected)):
         recorded_clips([str(tmp_path / name)], manifest, count=2, seed=0)
 

@@ -170,10 +170,10 @@ def test_only_needed_recordings_are_decoded_and_each_once(manifest: Manifest, tm
 def test_unusable_recordings_are_skipped_on_request(manifest: Manifest, tmp_path: Path) -> None:
     write_video(tmp_path / "films/a.mp4", range(20))
     (tmp_path / "films/b.mp4").write_bytes(b"no film")
-    films = [str(tmp_path / "films")]
+    folders = [str(tmp_path / "films")]
     with pytest.raises(JepaExportError, check=code("data.video_damaged")):
-        recorded_clips(films, manifest, count=2, seed=0)
-    assert len(recorded_clips(films, manifest, count=2, seed=0, skip_bad=True)) == 2
+        recorded_clips(folders, manifest, count=2, seed=0)
+    assert len(recorded_clips(folders, manifest, count=2, seed=0, skip_bad=True)) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ def test_resumed_table_continues_after_the_last_row_before_the_checkpoint(tmp_pa
     for step in range(3):
         table.write(step, {"loss": step / 2})
     table.close()
-    again = LossTable(path, 2)
-    again.write(2, {"loss": 9.0})
-    again.close()
+    resumed = LossTable(path, 2)
+    resumed.write(2, {"loss": 9.0})
+    resumed.close()
     assert rows(path) == ["step,loss", "0,0.0", "1,0.5", "2,9.0"]
 
 
@@ -56,6 +56,6 @@ def test_progress_bar_fits_80_columns() -> None:
     losses = {"loss": 5.08e-06, "next": 2.98e-07, "rollout": 4.5e-06, "free": 2.84e-07, "inverse": 0.0123}
     progress.add_task("predictor", total=20000, completed=12345, losses=format_losses(losses))
     console.print(progress.get_renderable())
-    shown = console.export_text()
-    assert "12345/20000" in shown and "…" not in shown
-    assert all(f"{name} {value:.3g}" in shown for name, value in losses.items())
+    output = console.export_text()
+    assert "12345/20000" in output and "…" not in output
+    assert all(f"{name} {value:.3g}" in output for name, value in losses.items())

@@ -34,10 +34,10 @@ def test_recordings_follow_from_the_seed_and_stay_within_reach(training_world: R
     assert drawn.frames.shape == (2, 2, 3, 128, 128, 3) and drawn.actions.shape == (2, 2, 2, 2)
     assert np.linalg.norm(drawn.actions, axis=-1).max() <= MAX_JOINT_RADPS
     assert np.linalg.norm(drawn.positions, axis=-1).max() <= sum(LINKS_M) + 1e-6
-    way = np.linalg.norm(np.diff(drawn.positions, axis=2), axis=-1)
-    assert way.max() <= 2 * MAX_JOINT_RADPS * STEP_S * sum(LINKS_M)
-    again = training_world.record((0, 1), layouts=2, trajectories=2, frames=3)
-    np.testing.assert_array_equal(drawn.frames, again.frames)
+    path = np.linalg.norm(np.diff(drawn.positions, axis=2), axis=-1)
+    assert path.max() <= 2 * MAX_JOINT_RADPS * STEP_S * sum(LINKS_M)
+    repeated = training_world.record((0, 1), layouts=2, trajectories=2, frames=3)
+    np.testing.assert_array_equal(drawn.frames, repeated.frames)
     assert not np.array_equal(
         drawn.frames, training_world.record((0, 2), layouts=2, trajectories=2, frames=3).frames
     )

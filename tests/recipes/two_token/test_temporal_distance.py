@@ -19,8 +19,8 @@ PAIRS = 8000
 @pytest.fixture
 def drawn() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    way = torch.where(ACROSS, APART + 40, APART)
-    return ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], way[None].half())
+    distances = torch.where(ACROSS, APART + 40, APART)
+    return ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], distances[None].half())
 
 
 def test_half_of_the_pairs_are_close_to_and_on_both_sides_of_the_wall(
@@ -41,6 +41,6 @@ def test_quarter_of_the_pairs_are_near_and_an_eighth_are_identical(
 
 
 def test_unreachable_position_does_not_count_as_the_farthest() -> None:
-    way = torch.where(ACROSS, torch.tensor(math.inf), APART)
-    here, there = ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], way[None].half())
+    distances = torch.where(ACROSS, torch.tensor(math.inf), APART)
+    here, there = ends(torch.zeros(PAIRS, dtype=torch.long), PLACES[None, :, None], distances[None].half())
     assert ACROSS[here[1::2], there[1::2]].float().mean() < 0.05

@@ -72,5 +72,5 @@ def test_training_ends_with_a_scored_and_sealed_bundle(
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.provenance.command == "jepa-export train two_rooms --layout random --seed 3"
     assert '"closed_loop"' in (tmp_path / "bundle" / "report.json").read_text()
-    shown = capsys.readouterr().out
-    assert "int8" in shown and "straight_line" in shown
+    output = capsys.readouterr().out
+    assert "int8" in output and "straight_line" in output

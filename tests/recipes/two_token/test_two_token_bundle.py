@@ -48,11 +48,11 @@ def test_int8_is_within_tolerance_or_verify_names_the_failing_graph(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = runtime(["verify", str(tiny_bundle), "--precision", "int8"])
-    shown = capsys.readouterr()
+    captured = capsys.readouterr()
     reports = golden_parity(Bundle.open(tiny_bundle), engine="openvino:CPU", precision="int8")
     failed = [parity for parity in reports if not parity.ok]
     assert status == (1 if failed else 0)
-    assert all(f"int8 {parity.graph} does not reproduce" in shown.err for parity in failed)
+    assert all(f"int8 {parity.graph} does not reproduce" in captured.err for parity in failed)
 
 
 def test_runtime_computes_what_the_networks_compute(

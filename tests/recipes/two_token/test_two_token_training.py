@@ -117,9 +117,9 @@ def test_finished_run_is_loaded_without_training(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(TrainingStage, "train_step", refuse)
-    again = train_tiny(tiny_run[0])
-    assert_identical(again.energy.state_dict(), tiny_run[1].energy.state_dict(), "energy")
-    np.testing.assert_array_equal(again.held_out.frames, tiny_run[1].held_out.frames)
+    resumed = train_tiny(tiny_run[0])
+    assert_identical(resumed.energy.state_dict(), tiny_run[1].energy.state_dict(), "energy")
+    np.testing.assert_array_equal(resumed.held_out.frames, tiny_run[1].held_out.frames)
 
 
 def test_folder_of_other_settings_is_rejected_and_unchanged(
