@@ -35,6 +35,7 @@ FIELDS = {
     "predict_ms",
     "deadline_ms",
     "deadline_misses",
+    "frames_late",
     "futures_per_frame",
     "horizon",
     "episodes",

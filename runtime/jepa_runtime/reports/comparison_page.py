@@ -107,7 +107,7 @@ def _distributions(entries: Sequence[Entry], measure: Measure) -> Section | None
     if not series:
         return None
     deadlines = {entry.profile.run.deadline_ms for entry in entries}
-    chart = tail(series, deadlines.pop() if len(deadlines) == 1 else None)
+    chart = tail(series, deadlines.pop() if len(deadlines) == 1 else None, wide=True)
     hidden = len(entries) - len(drawn)
     about = (
         f"{measure.capitalize()} in ms by the proportion of faster frames; the last 1 % is as wide as the "

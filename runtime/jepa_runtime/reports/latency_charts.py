@@ -106,6 +106,8 @@ def tail(
     series: Mapping[str, Sequence[float]],
     deadline_ms: float | None,
     intervals: Sequence[tuple[float, float, float]] = (),
+    *,
+    wide: bool = False,
 ) -> Html:
     """Draw empirical distributions with a stretched tail: ms over the proportion of faster samples.
 
@@ -115,13 +117,14 @@ def tail(
         series: Samples in ms by name; the first has the first color.
         deadline_ms: The deadline, or None.
         intervals: (proportion, low, high), drawn as whiskers on the first series.
+        wide: Draw it for the full width of the page.
     """
     ordered = {
         name: np.sort(np.asarray(samples, np.float64)) for name, samples in series.items() if len(samples)
     }
     if not ordered:
         return empty()
-    plot = Plot()
+    plot = Plot(width=1120, left=84) if wide else Plot()
     decades = max(math.log10(max(len(values) for values in ordered.values())), 1.0) * 1.02
     largest = max(float(values[-1]) for values in ordered.values())
     upper = nice(max(largest, deadline_ms or 0.0) * 1.02)

@@ -111,8 +111,7 @@ def _draw_charts(figure: Any, album: Atlas, picture: MomentPicture) -> None:
     margin = 0.1 * np.ptp(every, axis=0) + 1e-6
     low, high = every.min(axis=0) - margin, every.max(axis=0) + margin
     across, upward = (
-        f"principal axis {axis} ({share:.0%} of the variance)"
-        for axis, share in enumerate(futures.explained, start=1)
+        f"axis {axis}: {share:.0%} of the variance" for axis, share in enumerate(futures.explained, start=1)
     )
     plane.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], title="map of futures",
               xlabel=across, ylabel=upward)  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.errors import RecordingError
+from jepa_runtime.reports.page_data import read_page_data
 from jepa_runtime.reports.run_figure import draw
 from jepa_runtime.reports.run_page import render, surprises
 from jepa_runtime.visualization.atlas import Atlas, thumbnail
@@ -45,6 +46,18 @@ def test_run_page_is_complete_and_self_contained(run: Run) -> None:
     assert page.count("<section id='futures-predicted") == 4
     assert external(page) == []
     assert "the 60 frames of this run" in page
+
+
+def test_run_page_embeds_what_its_pictures_draw(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.html").write_text(render(run), encoding="utf-8")
+    data = read_page_data(tmp_path / "run.html")
+    assert len(data["known"]) == runs.FRAMES and len(data["moments"]) == 4
+    futures = data["moments"][0]["futures"]
+    assert [candidate["role"] for candidate in futures["candidates"]] == ["executed", "best", "worst"]
+    assert np.shape(futures["paths"]) == (*np.shape(futures["energies"]), 2) == (5, 3, 2)
+    assert data["moments"][0]["errors"] == pytest.approx([0.2] * 3)
+    assert data["errors"]["bounds"] == pytest.approx([runs.BOUND] * 3)
+    assert data["surprises_s"] == [pytest.approx(4.0)]
 
 
 def test_run_page_shows_errors_with_their_bounds(run: Run) -> None:
