@@ -23,8 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.calibration import Bounds
-from jepa_runtime.calibration.conformal import MIN_RATE
+from jepa_runtime.calibration import MIN_RATE, Bounds
 from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_runtime.util import write_json
 

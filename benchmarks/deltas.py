@@ -39,7 +39,7 @@ from rich.table import Table
 from jepa_export.release import delta_maker
 from jepa_runtime.bundle import ROLES, Bundle, seal
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.ota.transport.deltas import apply
+from jepa_runtime.ota.transport import deltas
 from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_runtime.util import write_json
 
@@ -194,7 +194,7 @@ def methods(work: Path) -> Iterator[Method]:
         (work / "base").write_bytes(old)
         (work / "delta").write_bytes(packed)
         length = int.from_bytes(packed[16:24], "little")
-        apply(work / "base", work / "delta", work / "out", sha256=expected[packed], length=length)
+        deltas.apply(work / "base", work / "delta", work / "out", sha256=expected[packed], length=length)
         return (work / "out").read_bytes()
 
     def pack_ours(old: bytes, new: bytes) -> bytes:

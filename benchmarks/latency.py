@@ -54,9 +54,7 @@ from jepa_runtime.commands import frame_size, positive
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model import golden_parity
 from jepa_runtime.telemetry import read_environment
-from jepa_runtime.util import format_ms, write_json
-from jepa_runtime.util.bootstrap import METHOD as INTERVALS
-from jepa_runtime.util.statistics import METHOD as PERCENTILES
+from jepa_runtime.util import INTERVAL_METHOD, PERCENTILE_METHOD, format_ms, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
@@ -179,7 +177,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         "rows": summaries,
         "absent": absent,
         "goals": goals(summaries, arguments.limit),
-        "statistics": {"percentiles": PERCENTILES, "intervals": INTERVALS},
+        "statistics": {"percentiles": PERCENTILE_METHOD, "intervals": INTERVAL_METHOD},
         "environment": _environment(rows),
     }
 

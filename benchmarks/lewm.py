@@ -61,8 +61,7 @@ from jepa_runtime.control import ControllerConfig, preset
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning import ActionLimits, Plan, Planner, create_search, mean_squared
 from jepa_runtime.telemetry import read_environment
-from jepa_runtime.util import write_json
-from jepa_runtime.util.statistics import METHOD, format_ms, summarize
+from jepa_runtime.util import PERCENTILE_METHOD, format_ms, summarize, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, INT8, FP32, OTHER_SEED = "student int8", "ours int8", "ours fp32", "ours fp32, another seed"
@@ -142,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "plan_s": {name: [round(each, 3) for each in values] for name, values in plans.items()},
         "parity": quality,
         "limits": [asdict(limit) | {"met": limit.met} for limit in limits(plans, quality, arguments.limit)],
-        "statistics": METHOD,
+        "statistics": PERCENTILE_METHOD,
         "environment": _environment(),
     }
 

@@ -20,8 +20,7 @@ from rich.table import Table
 from jepa_runtime.control import PRESETS, preset
 from jepa_runtime.planning import ActionLimits, create_search
 from jepa_runtime.telemetry import cpu_info, package_versions
-from jepa_runtime.util import write_json
-from jepa_runtime.util.statistics import METHOD, summarize
+from jepa_runtime.util import PERCENTILE_METHOD, summarize, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # Action size of the robot of each preset.
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     report = {
         "search": {name: search_alone(name, arguments.iterations) for name in PRESETS},
-        "method": METHOD,
+        "method": PERCENTILE_METHOD,
         "machine": {"cpu": cpu_info(), "versions": package_versions()},
     }
     write_json(arguments.json, report)

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.reports.run_figure import draw as draw_figure
+from jepa_runtime.reports import draw_run
 from jepa_runtime.visualization import read_run
 
 
 def draw(recording: Path, target: Path) -> str:
     """Draw ``target`` from ``recording``; return why it failed, or an empty string."""
     try:
-        draw_figure(read_run(recording), target)
+        draw_run(read_run(recording), target)
     except JepaRuntimeError as error:
         return f"(not drawn: {error})"
     return ""

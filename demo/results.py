@@ -10,7 +10,7 @@ from typing import Any
 
 from processes import DemoError
 
-from jepa_runtime.reports.latency_page import Report, render
+from jepa_runtime.reports import LatencyReport, render_latency
 from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_runtime.util import format_ms, summarize, write_file
 
@@ -125,7 +125,7 @@ def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[s
     """Write the latency report of the run."""
     samples = {**reports["planner"]["samples_ms"], **reports["world_model"]["samples_ms"]}
     stamps, model, e2e = reports["planner"]["stamps_ns"], summary["model"], summary["e2e_ms"]
-    report = Report(
+    report = LatencyReport(
         title="From image to futures",
         subtitle=f"{model['id']} {model['version']} on {model['engine']}:{model['device']} over ROS 2",
         stages={stage: samples[stage] for stage in _STAGES if samples.get(stage)},
@@ -152,4 +152,4 @@ def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[s
         },
         descriptions=_STAGES,
     )
-    write_file(path, render(report))
+    write_file(path, render_latency(report))

@@ -37,6 +37,7 @@ CONSUMERS = {
     "jepa_sim": "sim/jepa_sim",
     "jepa_recipes": "recipes/jepa_recipes",
     "jepa_ros": "ros2_ws/src/jepa_ros/jepa_ros",
+    "demo": "demo",
     "examples": "examples",
 }
 

@@ -50,6 +50,7 @@ Floats = NDArray[np.float64]
 
 FIRST_RATE = 0.5
 MIN_RATE = 0.05
+"""The lowest rate at which bounds are adapted."""
 # Between 1/2 and 1: fast enough that the rates add up to any correction, and that noise averages out.
 DECAY = 0.6
 # Lower limit of a bound relative to its start, so that a robot that stood all night recovers quickly.

@@ -13,8 +13,8 @@ from jepa_runtime.commands.arguments import (
 from jepa_runtime.commands.exit_status import UsageError
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.reports.run_figure import draw
-from jepa_runtime.reports.run_page import render
+from jepa_runtime.reports.run_figure import draw_run
+from jepa_runtime.reports.run_page import render_run
 from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_text
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.bag_overlay import add_pictures
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
             add_pictures(args.bag, found, atlas or found.atlas, args.mcap, rate_hz=args.rate)
 
         write_each(
-            (args.html, lambda: write_text(args.html, render(found, atlas))),
-            (args.png, lambda: draw(found, args.png, atlas)),
+            (args.html, lambda: write_text(args.html, render_run(found, atlas))),
+            (args.png, lambda: draw_run(found, args.png, atlas)),
             (args.mcap, copy),
         )
     origin = "run" if atlas is None else "bundle"

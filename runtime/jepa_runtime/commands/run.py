@@ -40,7 +40,7 @@ from jepa_runtime.recording import check_outputs, check_separate
 from jepa_runtime.recording.bag_folder import check_folder
 from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
-from jepa_runtime.reports.latency_page import render
+from jepa_runtime.reports.latency_page import render_latency
 from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame, Image, Source, check_commands
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
@@ -175,7 +175,7 @@ class _Run:
         return ExitStatus.OK
 
     def _report(self, title: str, summary: dict[str, Any]) -> str:
-        return render(html_report(title, self._collector, summary))
+        return render_latency(html_report(title, self._collector, summary))
 
     @contextmanager
     def _serving(self) -> Iterator[Pipeline | None]:

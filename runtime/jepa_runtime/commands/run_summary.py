@@ -7,10 +7,10 @@ from typing import Any
 
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.collector import STAGE_DESCRIPTIONS, Collector
-from jepa_runtime.reports.latency_page import Report
+from jepa_runtime.reports.latency_page import LatencyReport
 from jepa_runtime.serving.pipeline import Stats
 from jepa_runtime.telemetry.environment import cpu_info, package_versions, peak_rss_mb
-from jepa_runtime.util.statistics import METHOD, format_ms, summarize
+from jepa_runtime.util.statistics import PERCENTILE_METHOD, format_ms, summarize
 
 
 def model_facts(model: WorldModel) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def summarize_run(
         "duration_s": round(times_s[-1], 3) if times_s else 0.0,
         **{f"{name}_ms": summarize(samples).as_dict() for name, samples in stages.items()},
         "publish_late_ms": summarize(lateness_ms).as_dict(),
-        "percentiles": METHOD,
+        "percentiles": PERCENTILE_METHOD,
         "deadline_ms": round(deadline_ms, 3),
         "deadline_misses": stats.deadline_misses,
         "longest_miss_run": stats.longest_miss_run,
@@ -80,13 +80,13 @@ def summarize_run(
 LOSSES = ("late", "dropped", "failed")
 
 
-def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> Report:
+def html_report(title: str, collector: Collector, summary: dict[str, Any]) -> LatencyReport:
     """Return the content of the latency report."""
     model, cpu = summary["model"], summary["cpu"]
     total = summary["total_ms"]
     misses, frames = summary["deadline_misses"], summary["frames_published"]
     rate_hz = summary["rate_hz"]
-    return Report(
+    return LatencyReport(
         title=f"Latency of {model['id']} {model['version']}",
         subtitle=f"{title}: {summary['frames_processed']} frames in {summary['duration_s']:.1f} s",
         stages=collector.stages_ms(),

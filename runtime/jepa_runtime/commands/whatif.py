@@ -32,7 +32,7 @@ from jepa_runtime.replay.bag_inputs import BagInputs
 from jepa_runtime.replay.names import EXECUTED, FAN
 from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.whatif import WhatIf, branch, executed, find_moment, index_at
-from jepa_runtime.reports.whatif_page import render, rows_of
+from jepa_runtime.reports.whatif_page import render_whatif, rows_of
 from jepa_runtime.util.output_files import file_paths, write_each, write_json, write_text
 
 _MAX_ROWS = 12
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 args.json,
                 lambda: write_json(args.json, {"bag": str(args.bag), "model": model, **found.as_dict()}),
             ),
-            (args.html, lambda: write_text(args.html, render(found, title=title, subtitle=name))),
+            (args.html, lambda: write_text(args.html, render_whatif(found, title=title, subtitle=name))),
         )
     finally:
         _show(console, found, bundle.manifest.io.action)

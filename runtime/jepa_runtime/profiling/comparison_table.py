@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from jepa_runtime.profiling.comparison import Change, Comparison, Measure, measured
 from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import Distribution, Quantile, RunStatistics
-from jepa_runtime.util.bootstrap import METHOD as INTERVALS
+from jepa_runtime.util.bootstrap import INTERVAL_METHOD
 from jepa_runtime.util.percentiles import label
-from jepa_runtime.util.statistics import METHOD as PERCENTILES
-from jepa_runtime.util.statistics import format_ms
+from jepa_runtime.util.statistics import PERCENTILE_METHOD, format_ms
 
 _TEXT = ("file", "model", "engine", "precision", "change", "verdict")
 
@@ -76,8 +75,8 @@ def remarks(entries: Sequence[Entry], measure: Measure) -> list[str]:
     return [
         *lines,
         definition,
-        f"percentiles: {PERCENTILES}",
-        f"in brackets: {INTERVALS}; an open end is unbounded",
+        f"percentiles: {PERCENTILE_METHOD}",
+        f"in brackets: {INTERVAL_METHOD}; an open end is unbounded",
     ]
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from jepa_runtime.reports.html import Html, Section, block, card, facts, figure, note, numbers, page, section
 from jepa_runtime.reports.latency_charts import histogram, timeline
-from jepa_runtime.util.statistics import METHOD, summarize
+from jepa_runtime.util.statistics import PERCENTILE_METHOD, summarize
 
 
 @dataclass(frozen=True)
-class Report:
+class LatencyReport:
     """The content of a report.
 
     Attributes:
@@ -46,7 +46,7 @@ class Report:
             )
 
 
-def render(report: Report) -> str:
+def render_latency(report: LatencyReport) -> str:
     """Return the page."""
     samples, deadline_ms = report.stages[report.main], report.deadline_ms
     rows = [
@@ -74,7 +74,7 @@ def render(report: Report) -> str:
         section(
             "Stages",
             numbers(["Stage", "p50", "p95", "p99", "max", "n"], rows),
-            note(f"Times in ms. Percentiles: {METHOD}. A dash stands for too few samples."),
+            note(f"Times in ms. Percentiles: {PERCENTILE_METHOD}. A dash stands for too few samples."),
         ),
         section("Model and environment", facts(report.facts)),
     ]
@@ -92,7 +92,7 @@ def render(report: Report) -> str:
     return page(report.title, report.subtitle, sections, data)
 
 
-def _distribution_caption(report: Report) -> str:
+def _distribution_caption(report: LatencyReport) -> str:
     samples, deadline_ms = report.stages[report.main], report.deadline_ms
     description = report.descriptions.get(report.main, report.main)
     caption = f"Number of frames by latency in ms: {description}."

@@ -33,9 +33,9 @@ from jepa_runtime.reports.html import (
 )
 from jepa_runtime.reports.latency_charts import histogram, tail, timeline
 from jepa_runtime.telemetry.measurements import UNKNOWN, Energy, Environment, Reading
-from jepa_runtime.util.bootstrap import METHOD as INTERVALS
+from jepa_runtime.util.bootstrap import INTERVAL_METHOD
 from jepa_runtime.util.percentiles import PERCENTILES
-from jepa_runtime.util.statistics import METHOD as PERCENTILE_METHOD
+from jepa_runtime.util.statistics import PERCENTILE_METHOD
 
 _TOP_LAYERS = 20
 _HEAD = ["p50", "p90", "p95", "p99", "p99.9", "max", "n"]
@@ -63,7 +63,8 @@ def render_profile(profile: Profile) -> str:
         _layers(profile.layers),
         section("Environment", facts(_environment(profile))),
         note(
-            f"Times in ms. Percentiles: {PERCENTILE_METHOD}; a dash stands for too few samples. {INTERVALS}."
+            f"Times in ms. Percentiles: {PERCENTILE_METHOD}; a dash stands for too few samples. "
+            f"{INTERVAL_METHOD}."
         ),
     ]
     return page(

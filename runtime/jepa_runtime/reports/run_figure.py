@@ -21,7 +21,7 @@ from jepa_runtime.visualization.run_data import Run
 _DPI = 110
 
 
-def draw(run: Run, target: Path, atlas: Atlas | None = None) -> None:
+def draw_run(run: Run, target: Path, atlas: Atlas | None = None) -> None:
     """Draw the most eventful moment of a run.
 
     Args:

@@ -21,7 +21,7 @@ _STRIP = 8
 _TILE_PX = 56
 
 
-def render(run: Run, atlas: Atlas | None = None) -> str:
+def render_run(run: Run, atlas: Atlas | None = None) -> str:
     """Return the page.
 
     Args:

@@ -51,7 +51,7 @@ def ranked(branches: Sequence[Branch]) -> list[Branch]:
     return [branch for branch in branches if branch.label == EXECUTED] + others
 
 
-def render(found: WhatIf, *, title: str, subtitle: str) -> str:
+def render_whatif(found: WhatIf, *, title: str, subtitle: str) -> str:
     """Return the page."""
     shown = rows_of(found.branches)[:_MAX_SHOWN]
     hidden = len(found.branches) - sum(row.count for row in shown)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jepa_runtime.util import atomic_files, opencv
     from jepa_runtime.util.atomic_files import sync_file, sync_folder
     from jepa_runtime.util.bootstrap import (
+        INTERVAL_METHOD,
         MIN_SAMPLES,
         RESAMPLES,
         confidence_interval,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from jepa_runtime.util.percentiles import PercentileName
     from jepa_runtime.util.precision import PRECISIONS
     from jepa_runtime.util.proportions import paired_difference, wilson
-    from jepa_runtime.util.statistics import format_ms, is_supported, summarize
+    from jepa_runtime.util.statistics import PERCENTILE_METHOD, format_ms, is_supported, summarize
     from jepa_runtime.util.strict_json import describe_problems
     from jepa_runtime.util.units import normalize_unit
     from jepa_runtime.util.workers import end_with_parent
@@ -38,6 +39,7 @@ else:
             "": ["atomic_files", "opencv"],
             "atomic_files": ["sync_file", "sync_folder"],
             "bootstrap": [
+                "INTERVAL_METHOD",
                 "MIN_SAMPLES",
                 "RESAMPLES",
                 "confidence_interval",
@@ -57,7 +59,7 @@ else:
             "proportions": ["paired_difference", "wilson"],
             "percentiles": ["PercentileName"],
             "precision": ["PRECISIONS"],
-            "statistics": ["format_ms", "is_supported", "summarize"],
+            "statistics": ["PERCENTILE_METHOD", "format_ms", "is_supported", "summarize"],
             "strict_json": ["describe_problems"],
             "units": ["normalize_unit"],
             "workers": ["end_with_parent"],
@@ -65,7 +67,9 @@ else:
     )
 
 __all__ = [
+    "INTERVAL_METHOD",
     "MIN_SAMPLES",
+    "PERCENTILE_METHOD",
     "PRECISIONS",
     "RESAMPLES",
     "STDOUT",

@@ -31,10 +31,11 @@ from jepa_runtime.util.statistics import nearest_rank
 RESAMPLES = 1000
 """The number of resamples."""
 CONFIDENCE = 0.95
-METHOD = (
+INTERVAL_METHOD = (
     f"{CONFIDENCE:.0%} bootstrap intervals: m out of n for percentiles (m: effective number of independent "
     "samples), circular blocks of sqrt(n) for proportions"
 )
+"""How intervals are computed, for reports."""
 
 MIN_SAMPLES = 20
 """Intervals of fewer samples would be too narrow."""

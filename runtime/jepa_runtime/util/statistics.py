@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from jepa_runtime.util.percentiles import PERCENTILES
 
-METHOD = "nearest rank; a percentile is given from 1 / (1 - p) samples on"
+PERCENTILE_METHOD = "nearest rank; a percentile is given from 1 / (1 - p) samples on"
+"""How percentiles are computed, for reports."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jepa_runtime.reports.latency_page import Report, render
+from jepa_runtime.reports.latency_page import LatencyReport, render_latency
 from jepa_runtime.reports.svg_plot import Plot
 from tests.pages import external
 
 
-def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: object) -> Report:
+def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: object) -> LatencyReport:
     settings = {
         "title": "Latency",
         "subtitle": "a test",
@@ -24,11 +24,11 @@ def report(samples: list[float], deadline_ms: float | None = 33.0, **changes: ob
         "facts": {"Processor": "a <fast> one"},
         "descriptions": {"total": "end to end"},
     }
-    return Report(**{**settings, **changes})
+    return LatencyReport(**{**settings, **changes})
 
 
 def test_latency_page_is_self_contained() -> None:
-    page = render(report([5.0] * 200))
+    page = render_latency(report([5.0] * 200))
     assert external(page) == []
 
 
@@ -37,28 +37,28 @@ def test_latency_page_is_self_contained() -> None:
 def test_latency_page_is_well_formed_for_any_number_of_samples(
     samples: list[float], deadline_ms: float | None
 ) -> None:
-    page = ElementTree.fromstring(render(report(samples, deadline_ms)))
+    page = ElementTree.fromstring(render_latency(report(samples, deadline_ms)))
     assert [chart.get("role") for chart in page.iter("svg")] == ["img", "img"]
 
 
 def test_latency_page_escapes_names_and_values() -> None:
-    page = render(report([1.0], title="<b>&"))
+    page = render_latency(report([1.0], title="<b>&"))
     assert "<title>&lt;b&gt;&amp;</title>" in page
     assert "a &lt;fast&gt; one" in page
 
 
 def test_samples_beyond_the_deadline_are_marked() -> None:
-    assert "class='late'" not in render(report([5.0] * 100))
-    assert "class='late'" in render(report([5.0] * 100 + [50.0] * 5))
+    assert "class='late'" not in render_latency(report([5.0] * 100))
+    assert "class='late'" in render_latency(report([5.0] * 100 + [50.0] * 5))
 
 
 def test_histogram_labels_outliers_instead_of_drawing_them() -> None:
-    page = render(report([5.0] * 999 + [900.0]))
+    page = render_latency(report([5.0] * 999 + [900.0]))
     assert "1 more, up to 900.0 ms" in page
 
 
 def test_percentiles_with_too_few_samples_are_dashes() -> None:
-    page = ElementTree.fromstring(render(report([5.0] * 50)))
+    page = ElementTree.fromstring(render_latency(report([5.0] * 50)))
     rows = [[cell.text for cell in row] for row in page.iter("tr")]
     assert ["end to end", "5.00", "5.00", "-", "5.00", "50"] in rows
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from jepa_runtime.reports.latency_page import Report, render
+from jepa_runtime.reports.latency_page import LatencyReport, render_latency
 from jepa_runtime.reports.profile_page import render_profile
-from jepa_runtime.reports.whatif_page import render as render_whatif
+from jepa_runtime.reports.whatif_page import render_whatif
 from jepa_sim.closed_loop.results_page import render as render_closed_loop
 from tests.runtime.profiles import make_profile, make_run
 from tests.runtime.replay.pages import several
@@ -112,8 +112,8 @@ def reports() -> dict[str, str]:
             make_profile(run=run, sweep=None, closed_loop=None, cold_starts=[], layers=[])
         ),
         "what if": render_whatif(several(), title="What if", subtitle="of a test"),
-        "run": render(
-            Report(
+        "run": render_latency(
+            LatencyReport(
                 "A run",
                 "for a test",
                 {"total": samples},
