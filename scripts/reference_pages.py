@@ -143,9 +143,13 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPars
 
 
 def api_packages() -> list[str]:
-    """Return the modules with public names: all packages of jepa_runtime, and its errors."""
-    modules = pkgutil.walk_packages(jepa_runtime.__path__, "jepa_runtime.")
-    return ["jepa_runtime.errors", *(module.name for module in modules if module.ispkg)]
+    """Return the modules with public names: the packages with ``__all__``, and the errors."""
+    packages = [
+        module.name
+        for module in pkgutil.walk_packages(jepa_runtime.__path__, "jepa_runtime.")
+        if module.ispkg and hasattr(importlib.import_module(module.name), "__all__")
+    ]
+    return ["jepa_runtime.errors", *packages]
 
 
 def _api_file(package: str) -> str:

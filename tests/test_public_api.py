@@ -24,12 +24,13 @@ from jepa_runtime.profiling import write_profile
 from tests.runtime.profiles import make_profile
 from tests.scripts import ROOT
 
+# A package without ``__all__`` has no public names.
 PACKAGES = [
     "jepa_runtime",
     *(
         module.name
         for module in pkgutil.walk_packages(jepa_runtime.__path__, "jepa_runtime.")
-        if module.ispkg
+        if module.ispkg and hasattr(importlib.import_module(module.name), "__all__")
     ),
 ]
 CONSUMERS = {

@@ -12,6 +12,3 @@ CHECKS = (
     *session.CHECKS,
     *storage.CHECKS,
 )
-"""All checks."""
-
-__all__ = ["CHECKS"]
