@@ -32,16 +32,16 @@ test-runtime:    ## the runtime's tests in an environment without torch and ROS 
 	@. scripts/env.sh && $(RUNTIME_TESTS)
 
 # Of updates, what reads and believes a repository and what tries a model: on JetPack 6 Python 3.10 does it.
-UPDATE_TESTS = $(foreach name,trust trust_floors client http_source gate_probe gate_confinement gate_engines,\
-	tests/ota/test_$(name).py)
+UPDATE_TESTS = $(addprefix tests/ota/,trust/test_repository_trust.py trust/test_floors.py test_client.py \
+	transport/test_http_source.py gate/test_probe.py gate/test_confinement.py gate/test_engine_build.py)
 # With the oldest packages, what computes, reads, draws and reports by means of them.
 PACKAGE_TESTS = $(addprefix tests/runtime/,calibration control visualization planning replay commands/test_arguments.py \
-	backends/test_backends.py backends/test_openvino_cache.py sources/test_bag_source.py bundle/test_bundle.py profiling/test_comparison.py \
+	backends/test_backends.py backends/test_openvino_cache.py sources/test_bag.py bundle/test_bundle.py profiling/test_comparison.py \
 	imaging/test_conversion.py util/test_output_files.py sources/test_sources.py profiling/test_perfetto_trace.py \
 	model/test_parity.py)
 # Apart: where tests use OpenVINO itself it may leave their thread a stack for signals that is gone, see
 # jepa_runtime.backends.openvino.signal_stack.
-SIGNAL_TESTS = tests/runtime/commands/test_run_command.py tests/runtime/commands/test_run_process.py
+SIGNAL_TESTS = tests/runtime/commands/test_run.py tests/runtime/commands/test_run_process.py
 PYTEST = python -m pytest --durations=10 -rs
 ifeq ($(JEPA_PACKAGES),oldest)
 RUNTIME_TESTS = exec $(PYTEST) --numprocesses 2 --dist worksteal $(PACKAGE_TESTS) $(UPDATE_TESTS)

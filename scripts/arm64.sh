@@ -18,7 +18,7 @@ CPU=neoverse-n1
 NOT_UNDER_QEMU=(
   serving/test_realtime.py::test_pages_of_files_leave_memory_and_can_be_read_again
   telemetry/test_monitor.py::test_monitor_of_this_process_has_memory_faults_and_descriptors
-  profiling/test_importers.py::test_a_file_that_benchmark_app_really_wrote
+  profiling/test_importers.py::test_real_benchmark_app_report_is_imported
   recording/test_black_box_run.py::test_replay_of_a_black_box_bag_is_surprising_again
 )
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from jepa_runtime.recording import messages
 from tests.runtime.fakes import FakeModel
-from tests.runtime.recording.test_recording import result
+from tests.runtime.recording.test_mcap_writer import result
 
 outputs = pytest.importorskip(
     "jepa_ros.world_model.output_messages", reason="the workspace is not on the paths: . scripts/env.sh"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.cli import main
-from tests.runtime.recording.test_recording import by_mcap_ros2
+from tests.runtime.recording.test_mcap_writer import by_mcap_ros2
 
 
 def command(*arguments: str) -> list[str]:

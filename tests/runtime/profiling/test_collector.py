@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jepa_runtime.profiling.collector import Collector
-from tests.runtime.recording.test_recording import result
+from tests.runtime.recording.test_mcap_writer import result
 
 
 def test_collector_retains_the_latest_samples() -> None:

@@ -23,8 +23,8 @@ from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.bag import BagSource
 from tests.errors import code
 from tests.runtime.fakes import FakeModel, frame
-from tests.runtime.recording.test_recording import by_mcap_ros2
-from tests.runtime.recording.test_recording import result as recorded_result
+from tests.runtime.recording.test_mcap_writer import by_mcap_ros2
+from tests.runtime.recording.test_mcap_writer import result as recorded_result
 
 BEGUN = Alarm("surprise", Event(0, 0, 1, 9.0), None, Threshold(8.0, 8, 3000, 0.95, 1200), 600.0)
 ENDED = replace(BEGUN, end_ns=1)

@@ -16,7 +16,7 @@ from jepa_runtime.ros_messages.definitions import build
 from tests.errors import code
 from tests.runtime.fakes import FakeModel
 from tests.runtime.recording.test_black_box import BEGUN
-from tests.runtime.recording.test_recording import STAMP_NS, result
+from tests.runtime.recording.test_mcap_writer import STAMP_NS, result
 
 LATENT, FUTURES, SURPRISE = (f"/world_model/{name}" for name in ("latent", "futures", "surprise"))
 

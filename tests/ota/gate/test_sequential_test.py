@@ -22,7 +22,7 @@ from tests.scripts import load
 
 power = load("gate_power").power
 CURRENT, MARGIN, ALPHA = 0.2, 0.05, 0.05
-MEASURED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "gate.json"
+MEASURED = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "gate.json"
 
 
 def quick(**changes: float) -> PairedTest:

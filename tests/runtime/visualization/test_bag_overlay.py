@@ -19,7 +19,7 @@ from jepa_runtime.visualization.run_data import Run, read_run
 from jepa_runtime.visualization.topic_images import draw_images, futures_image, map_image
 from tests.errors import code
 from tests.runtime.fakes import STEP_S
-from tests.runtime.recording.test_recording import by_mcap_ros2, by_rosbags
+from tests.runtime.recording.test_mcap_writer import by_mcap_ros2, by_rosbags
 from tests.runtime.visualization import runs
 
 ADDED = {f"/pictures/{name}/image" for name in ("latent", "futures", "map")}

@@ -18,8 +18,8 @@ from jepa_runtime.ota.operator_alarms import MAX_CRASHES, MAX_FAILED_CHECKS, ala
 from jepa_runtime.ota.state import State
 from jepa_runtime.ota.storage.slots import SlotStore
 from tests.ota.fleets import Fleet, edit
+from tests.ota.health.test_serving_socket import somebody
 from tests.ota.robots import Died, Site
-from tests.ota.test_local_serving import somebody
 
 
 def stored_state(root: Path) -> State:

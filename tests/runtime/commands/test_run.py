@@ -25,7 +25,7 @@ from jepa_runtime.sources.factory import open_source
 from tests.errors import code
 from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.fakes import FakeModel
-from tests.runtime.recording.test_recording import by_mcap_ros2
+from tests.runtime.recording.test_mcap_writer import by_mcap_ros2
 from tests.runtime.sources.test_sources import write_images, write_video
 
 Run = Callable[..., int]

@@ -17,7 +17,7 @@ import pytest
 from jepa_runtime.ota.gate import landlock as disk
 from jepa_runtime.ota.gate.probe import CHILD, probe
 from tests.conftest import ROOT
-from tests.ota.test_gate_probe import ANYTHING, LIMITS
+from tests.ota.gate.test_probe import ANYTHING, LIMITS
 
 CONFINED = (
     "import errno, json, os, resource, socket, sys\n"
@@ -172,7 +172,7 @@ def test_release_whose_probe_cannot_be_confined_is_rejected_unless_allowed(
         "from jepa_runtime.errors import ReleaseRejectedError\n"
         "from jepa_runtime.ota.gate import seccomp as calls\n"
         "from jepa_runtime.ota.gate.probe import probe\n"
-        "from tests.ota.test_gate_probe import ANYTHING, LIMITS\n"
+        "from tests.ota.gate.test_probe import ANYTHING, LIMITS\n"
         "libc = ctypes.CDLL(None)\n"
         "libc.prctl(38, 1, 0, 0, 0)\n"
         "machine = calls._MACHINES[platform.machine()]\n"
