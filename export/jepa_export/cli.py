@@ -14,8 +14,8 @@ _COMMANDS = "jepa_export.commands"
 
 
 def _invoke(arguments: argparse.Namespace) -> int:
-    """Run the command of parsed arguments, whose ``needs`` names the packages that it imports."""
-    missing = [name for name in arguments.needs if importlib.util.find_spec(name) is None]
+    """Run the command of parsed arguments, whose ``needs``, if any, names the packages that it imports."""
+    missing = [name for name in getattr(arguments, "needs", ()) if importlib.util.find_spec(name) is None]
     if missing:
         raise JepaExportError(
             f"{', '.join(missing)} not installed: run pip install 'jepa-edge[export]'",
@@ -31,23 +31,43 @@ PROGRAM = Program(
     version=jepa_runtime.__version__,
     groups={
         "Train a model": [
-            Command("train", "train a model from scratch in a simulated world", f"{_COMMANDS}.train"),
-            Command("distill", "train a student of a teacher on recordings", f"{_COMMANDS}.distill"),
+            Command(
+                "train",
+                "train a model from scratch in a simulated world",
+                f"{_COMMANDS}.train",
+                has_config=True,
+            ),
+            Command(
+                "distill",
+                "train a student of a teacher on recordings",
+                f"{_COMMANDS}.distill",
+                has_config=True,
+            ),
             Command(
                 "train-predictor",
                 "train a predictor of your robot's actions on a frozen encoder",
                 f"{_COMMANDS}.train_predictor",
+                has_config=True,
             ),
         ],
         "Build a bundle": [
-            Command("build", "build the bundle of a student or a teacher", f"{_COMMANDS}.build"),
+            Command(
+                "build", "build the bundle of a student or a teacher", f"{_COMMANDS}.build", has_config=True
+            ),
             Command("add-variant", "add variants for other devices to a bundle", f"{_COMMANDS}.add_variant"),
             Command("compile-npu", "compile the NPU variants of a bundle", f"{_COMMANDS}.compile_npu"),
             Command("atlas", "add frames to show latents as images", f"{_COMMANDS}.atlas"),
         ],
         "Evaluate and release": [
-            Command("evaluate", "measure the variants of a bundle", f"{_COMMANDS}.evaluate"),
+            Command("evaluate", "measure the variants of a bundle", f"{_COMMANDS}.evaluate", has_config=True),
             Command("release", "publish signed model releases for robots", f"{_COMMANDS}.release"),
+        ],
+        "Use a shell": [
+            Command(
+                "completion",
+                "print a completion script for bash or zsh",
+                "jepa_runtime.commands.parsers.completion",
+            ),
         ],
     },
     invoke=_invoke,

@@ -31,11 +31,11 @@ class Fleet:
         self.trusted_root = folder / "root.json"
         self.trusted_root.write_bytes(self.repository.first_root)
 
-    def provision(self, *more: str) -> int:
+    def provision(self, *more: str, bundle: Path | None = None) -> int:
         return main(
             ["update", "provision", "--robot", str(self.root), "--trusted-root", str(self.trusted_root),
              "--repository", str(self.repository.folder), "--channel", CHANNEL, "--model", MODEL,
-             "--device-id", "robot-1", "--hardware", "bench", str(self.bundles[0].path), *more]
+             "--device-id", "robot-1", "--hardware", "bench", str(bundle or self.bundles[0].path), *more]
         )  # fmt: skip
 
     def publish(self, bundle: Bundle, seq: int, **fields: Any) -> None:

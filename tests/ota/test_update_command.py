@@ -312,7 +312,7 @@ def test_folder_without_a_robot_is_reported_and_unchanged(
 
 def test_provision_with_an_invalid_bundle_leaves_no_partial_robot(fleet: Fleet, tmp_path: Path) -> None:
     fleet.root = tmp_path / "another"
-    assert fleet.provision(str(tmp_path / "nowhere")) == 1
+    assert fleet.provision(bundle=tmp_path / "nowhere") == 1
     assert not fleet.root.exists()
 
 

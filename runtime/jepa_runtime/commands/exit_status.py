@@ -46,6 +46,11 @@ class UsageError(JepaRuntimeError):
     code = "cli.usage"
 
 
+def describe_usage_error(error: UsageError) -> str:
+    """Return the message, and the code if it says more than that the usage is wrong."""
+    return str(error) if error.code == UsageError.code else f"{error} [{error.code}]"
+
+
 def print_error(program: str, error: CodedError) -> None:
     """Print ``PROGRAM: error: MESSAGE [CODE]`` on standard error."""
     code = "" if error.code == CodedError.code else f" [{error.code}]"

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from jepa_runtime.commands.exit_status import UsageError, status_of
+from jepa_runtime.commands.config_file import ConfigFile, add_config_argument, config_path
+from jepa_runtime.commands.exit_status import UsageError, describe_usage_error, status_of
 from jepa_runtime.commands.standard_streams import make_streams_robust
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -33,11 +34,13 @@ class Command:
         module: The module that has ``add_parser(subparsers)``, which adds the command's parser and sets
             its default ``run``: a function from the parsed arguments to the exit status. It imports little;
             ``run`` imports the rest.
+        has_config: Whether a file can hold its options, see :mod:`~jepa_runtime.commands.config_file`.
     """
 
     name: str
     summary: str
     module: str
+    has_config: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,25 @@ class Program:
             return status_of(self.name, lambda: self.invoke(args), stopped=getattr(args, "stopped", ""))
         except UsageError as error:
             parser: argparse.ArgumentParser = args.parser
-            parser.error(str(error))
+            parser.error(describe_usage_error(error))
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; exits with status 2 and the usage of the command if they are wrong."""
-        # The program itself has only --help and --version before the command.
-        selected = next((word for word in argv if not word.startswith("-")), "")
-        args, unknown = self.parser(only=selected).parse_known_args(argv)
+        names = {command.name for group in self.groups.values() for command in group}
+        parser = self.parser(only=next((word for word in argv if word in names), ""))
+        command, file = _leaf(parser, argv), None
+        if any(action.dest == "config" for action in command._actions) and (path := config_path(argv)):
+            try:
+                file = ConfigFile(path, command)
+            except UsageError as error:
+                command.error(describe_usage_error(error))
+        # Options for messages, before or after the command, have no defaults of their own.
+        args = argparse.Namespace(verbose=0, quiet=False, log_level=None)
+        _, unknown = parser.parse_known_args(argv, args)
         if unknown:
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        if file is not None:
+            file.complete(args)
         return args
 
     def parser(self, *, only: str | None = None) -> argparse.ArgumentParser:
@@ -94,12 +107,12 @@ class Program:
         """
         parser = argparse.ArgumentParser(
             prog=self.name,
-            usage="%(prog)s [-h] [--version] COMMAND ...",
+            usage="%(prog)s [-h] [--version] [-v] [-q] [--log-level LEVEL] COMMAND ...",
             description=self.description,
             epilog=self._overview(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("--version", action="version", version=f"jepa-edge {self.version}")
+        self._add_message_options(parser)
         subparsers = parser.add_subparsers(
             required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog=self.name
         )
@@ -107,10 +120,36 @@ class Program:
             if only in (None, command.name):
                 import_module(command.module).add_parser(subparsers)
                 for leaf in _leaves(subparsers.choices[command.name]):
-                    _add_common_options(leaf)
+                    self._complete(leaf, has_config=command.has_config)
             else:
                 subparsers.add_parser(command.name)
         return parser
+
+    def _complete(self, parser: argparse.ArgumentParser, *, has_config: bool) -> None:
+        """Add the options that all commands share."""
+        parser.set_defaults(parser=parser, program=self)
+        # A command that is not installed takes any words, see commands/parsers/drive.py.
+        if "-" in parser.prefix_chars:
+            if has_config:
+                add_config_argument(parser)
+            self._add_message_options(parser.add_argument_group("messages"))
+
+    def _add_message_options(self, parser: argparse._ActionsContainer) -> None:
+        absent = argparse.SUPPRESS
+        parser.add_argument(
+            "-v", "--verbose", action="count", default=absent,
+            help="show details and log at level info (-vv: debug)",
+        )  # fmt: skip
+        parser.add_argument("-q", "--quiet", action="store_true", default=absent, help="log errors only")
+        parser.add_argument(
+            "--log-level", choices=_LEVELS, default=absent, help="log level (default: warning)"
+        )
+        parser.add_argument(
+            "--version",
+            action="version",
+            version=f"jepa-edge {self.version}",
+            help="show the version and exit",
+        )
 
     def _overview(self) -> str:
         width = max(len(command.name) for group in self.groups.values() for command in group)
@@ -131,21 +170,17 @@ def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
             yield from _leaves(child)
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(parser=parser)
-    # A command that is not installed takes any words, see commands/drive.py.
-    if "-" not in parser.prefix_chars:
-        return
-    group = parser.add_argument_group("messages")
-    group.add_argument(
-        "-v", "--verbose", action="count", default=0, help="show details and log at level info (-vv: debug)"
-    )
-    group.add_argument("-q", "--quiet", action="store_true", help="log errors only")
-    group.add_argument("--log-level", choices=_LEVELS, help="log level (default: warning)")
+def _leaf(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command, or of its sub-command, that a command line names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for index, word in enumerate(argv):
+                if word in action.choices:
+                    return _leaf(action.choices[word], argv[index + 1 :])
+    return parser
 
 
 def _configure_logging(args: argparse.Namespace) -> None:
-    verbose, quiet = getattr(args, "verbose", 0), getattr(args, "quiet", False)
-    chosen = "error" if quiet else ("warning", "info", "debug")[min(verbose, 2)]
-    level = getattr(args, "log_level", None) or chosen
+    chosen = "error" if args.quiet else ("warning", "info", "debug")[min(args.verbose, 2)]
+    level = args.log_level or chosen
     logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import jepa_runtime
 from jepa_runtime.cli import PROGRAM, main
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError, status_of
 from jepa_runtime.commands.program import Command, Program
@@ -105,6 +106,17 @@ def test_usage_error_shows_the_usage_of_the_command_and_returns_2(
     assert output.startswith(f"usage: {prog} [-h]") and f"\n{prog}: error: " in output
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["run", "--version"], ["update", "status", "--version"]]
+)
+def test_program_and_commands_show_the_version(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert capsys.readouterr().out == f"jepa-edge {jepa_runtime.__version__}\n"
+
+
 def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["fly"])
@@ -148,6 +160,7 @@ def test_message_options_set_the_log_level(
 ) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(logging, "basicConfig", lambda level, **_: root.setLevel(level))
     monkeypatch.setattr(root, "level", logging.NOTSET)
     result: list[int] = []
 
@@ -159,5 +172,7 @@ def test_message_options_set_the_log_level(
     module.__dict__["add_parser"] = lambda subparsers: subparsers.add_parser("show").set_defaults(run=show)
     monkeypatch.setitem(sys.modules, "levels", module)
     program = Program("x", "Show the level.", "1", {"All": [Command("show", "show it", "levels")]})
-    assert program.main(["show", *options]) == 0
-    assert result == [level]
+    for arguments in (["show", *options], [*options, "show"]):
+        root.handlers = []
+        assert program.main(arguments) == 0
+    assert result == [level, level]
