@@ -65,18 +65,19 @@ def test_run_of_deadline_misses_that_ended_before_the_check_is_an_error():
 
 
 def test_images_without_predictions_are_a_warning_with_the_reason():
-    assert verdict(unforeseen_s=0.9).level is Level.OK, "a history begins with images without futures"
-    result = verdict(unforeseen_s=3.0)
+    assert verdict(without_futures_s=0.9).level is Level.OK, "a history begins with images without futures"
+    result = verdict(without_futures_s=3.0)
     assert result.level is Level.WARN
-    assert "no futures for 3.0 s" in result.message and "what was executed" in result.message
+    assert "no futures for 3.0 s" in result.message and "actions executed" in result.message
 
 
 def test_images_without_surprise_are_a_warning_with_the_reason():
-    assert verdict(unjudged_s=2.9).level is Level.OK, "a history begins with images without surprise"
-    assert assess(replace(WELL, unjudged_s=5.9), BEFORE, replace(LIMITS, stale_after_s=2.0)).level is Level.OK
-    result = verdict(unjudged_s=4.0)
+    assert verdict(without_surprise_s=2.9).level is Level.OK, "a history begins with images without surprise"
+    limits = replace(LIMITS, stale_after_s=2.0)
+    assert assess(replace(WELL, without_surprise_s=5.9), BEFORE, limits).level is Level.OK
+    result = verdict(without_surprise_s=4.0)
     assert result.level is Level.WARN
-    assert "no surprise for 4.0 s" in result.message and "what was executed" in result.message
+    assert "no surprise for 4.0 s" in result.message and "actions executed" in result.message
 
 
 @pytest.mark.parametrize(("age_s", "words"), [(7.0, "7.0 s behind"), (-7.0, "7.0 s ahead of")])
@@ -86,8 +87,8 @@ def test_stamps_of_another_clock_than_the_commands_are_a_warning(age_s, words):
     assert result.level is Level.WARN and f"{words} this node's clock" in result.message
 
 
-@pytest.mark.parametrize(("what", "figure"), [("futures", "unforeseen_s"), ("surprise", "unjudged_s")])
-def test_time_without_a_value_counts_from_the_first_image_without_it(what, figure):
+@pytest.mark.parametrize("what", ["futures", "surprise"])
+def test_time_without_a_value_counts_from_the_first_image_without_it(what):
     serving = pytest.importorskip("jepa_ros.world_model.camera_streams")
     nothing, now = Stats(*[0] * 7, resets={}), [0.0]
     watch = serving.StreamMonitor(nothing, clock=lambda: now[0])
@@ -100,7 +101,7 @@ def test_time_without_a_value_counts_from_the_first_image_without_it(what, figur
         fields = {"futures": object(), "surprise": 1.0, "calibration": None, "deadline_missed": False}
         watch.on_result(SimpleNamespace(**fields | {what: value}, timings_ms=times))
         _, figures = watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)
-        return figures[figure]
+        return figures[f"without_{what}_s"]
 
     assert [since(at_s, None) for at_s in (20.0, 20.5, 22.0)] == [0.0, 0.5, 2.0]
     assert since(22.1, object()) == 0.0
@@ -108,13 +109,13 @@ def test_time_without_a_value_counts_from_the_first_image_without_it(what, figur
 
 
 def test_failures_of_an_earlier_period_are_ignored():
-    past_errors = {"failed": 2, "undelivered": 3, "errors": 4, "late": 5, "dropped": 60}
+    past_errors = {"failed": 2, "unpublished": 3, "errors": 4, "late": 5, "dropped": 60}
     past = past_errors | {"bad_frames": {"bad_stamp": 9}}
     before, now = replace(BEFORE, **past), replace(WELL, **past)
     assert assess(now, before, LIMITS).level is Level.OK
     refused = replace(now, bad_frames={"bad_stamp": 10, "bad_image": 2})
     assert assess(refused, before, LIMITS).message.startswith("3 frames rejected: bad_image")
-    assert assess(replace(now, undelivered=4), before, LIMITS).message.startswith("1 results could not be")
+    assert assess(replace(now, unpublished=4), before, LIMITS).message.startswith("1 results could not be")
 
 
 def test_node_without_frames_is_stale_whatever_the_last_result():
@@ -163,7 +164,7 @@ def test_failed_frames_are_an_error_with_the_reason():
 
 
 def test_unpublished_results_are_an_error_with_the_reason():
-    unsent = verdict(undelivered=2, errors=2, last_error="cannot publish data")
+    unsent = verdict(unpublished=2, errors=2, last_error="cannot publish data")
     assert unsent.level is Level.ERROR
     assert "2 results" in unsent.message and "cannot publish data" in unsent.message
 

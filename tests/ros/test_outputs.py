@@ -54,10 +54,10 @@ def test_futures_are_written_in_the_requested_type_at_any_count(dtype):
     for count in (len(whole.futures.latents), 1):
         first = {name: getattr(whole.futures, name)[:count] for name in ("latents", "actions", "energies")}
         fewer = replace(whole, futures=replace(whole.futures, **first))
-        message = writer.write(fewer, FakeModel(), dtype, goal_asked=True)
+        message = writer.write(fewer, FakeModel(), dtype, goal_requested=True)
         np.testing.assert_array_equal(messages.array_of(message.latents), first["latents"].astype(dtype))
         np.testing.assert_array_equal(messages.array_of(message.energies), first["energies"])
-        assert message.goal_asked
+        assert message.goal_requested
 
 
 def test_latents_of_futures_are_written_into_the_same_buffer():
@@ -73,12 +73,12 @@ def test_latents_of_futures_are_written_into_the_same_buffer():
 
 def test_message_keeps_nothing_of_the_previous_one():
     writer = outputs.FuturesWriter()
-    assert writer.write(result(), FakeModel(), "float16", goal_asked=True).has_goal
+    assert writer.write(result(), FakeModel(), "float16", goal_requested=True).has_goal
     message = writer.write(result(goal=False), FakeModel(), "float16")
     fresh = outputs.FuturesWriter().write(result(goal=False), FakeModel(), "float16")
     # Compared by repr, since the current energy is NaN.
     assert repr(message) == repr(fresh)
-    assert (message.has_goal, message.goal_asked, len(message.energies.data)) == (False, False, 0)
+    assert (message.has_goal, message.goal_requested, len(message.energies.data)) == (False, False, 0)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64", "int64", "float32", "float64"])

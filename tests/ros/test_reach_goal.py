@@ -70,7 +70,7 @@ class Stub:
         message = PredictedFutures(has_goal=self.goal_ns is not None, current_energy=self.energy)
         message.header.stamp = to_time(now_ns())
         message.goal_stamp = to_time(self.goal_ns or 0)
-        message.goal_asked = any(from_time(request.stamp) == self.goal_ns for request in self.set)
+        message.goal_requested = any(from_time(request.stamp) == self.goal_ns for request in self.set)
         energies = np.ones((SAMPLES, HORIZON), np.float32)
         if self.candidates:
             candidates = self.candidates[-1]
@@ -138,7 +138,7 @@ class Stub:
         return response
 
 
-QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "patience_s": 1.5, "surprise_window_s": 0.1}
+QUICK = {"stuck_after_s": 0.8, "give_up_after": 2, "failure_tolerance_s": 1.5, "surprise_window_s": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_goal_is_set_at_the_world_model_reached_and_cleared(stub: Stub) -> None:
     assert from_time(stub.set[0].stamp) == stamp_ns and stub.set[0].image.height == 8
     stub.energy = 6.0
     stub.until(lambda: goal.feedback and goal.feedback[-1].best_energy == 6.0, "feedback")
-    assert goal.feedback[-1].state == PlannerStatus.SEEKING and goal.feedback[-1].hold == ""
+    assert goal.feedback[-1].state == PlannerStatus.SEEKING and goal.feedback[-1].stopped_reason == ""
     stub.energy = 0.5
     result = stub.ends(goal, "reached", GoalStatus.STATUS_SUCCEEDED)
     assert result.energy == result.best_energy == 0.5 and result.duration_s > 0
@@ -253,7 +253,7 @@ def test_surprising_images_stop_the_robot_and_abort_the_goal_if_they_last(stub: 
     stub.surprising = True
     result = stub.ends(goal, "aborted", GoalStatus.STATUS_ABORTED)
     assert "within 0.1 s surprised the model" in result.reason
-    assert any("surprised" in feedback.hold for feedback in goal.feedback)
+    assert any("surprised" in feedback.stopped_reason for feedback in goal.feedback)
     stub.until(lambda: stub.has_status(1, "surprised the model"), "WARN in the diagnostics")
 
 

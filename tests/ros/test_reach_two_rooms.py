@@ -40,7 +40,7 @@ class Robot:
         graph.start("world_model", {"bundle": bundle}, ("image:=camera/image_raw",))
         # On a busy machine images are late and show slower motion than their stamps imply, which surprises
         # the model.
-        graph.start("planner", {"patience_s": 3.0, "surprise_ratio": 1.0})
+        graph.start("planner", {"failure_tolerance_s": 3.0, "surprise_ratio": 1.0})
         graph.start(
             "two_rooms",
             {"seed": 3, "episode_timeout_s": 10 * EPISODE_S, "min_subscribers": 1},

@@ -46,7 +46,7 @@ HELD_S = 1.0
 CHOSEN = {
     "topk": 2, "max_change": MAX_CHANGE, "frozen_after_s": FROZEN_AFTER_S, "futures_timeout_s": 0.5,
     "surprise_window_s": WINDOW_S, "surprise_ratio": RATIO, "recovery_s": 0.3, "stuck_after_s": 0.5,
-    "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "patience_s": 6.0,
+    "reached_after": 2, "goal_timeout_s": GOAL_TIMEOUT_S, "failure_tolerance_s": 6.0,
 }  # fmt: skip
 ASKED = 7, 8
 # Images that do not show the motion: no motion, backward motion, a model that predicts no change; repeated
@@ -320,7 +320,7 @@ class Safety(RuleBasedStateMachine):
         )
         message.header.stamp = to_time(stamp_ns)
         if self.node_goal is not None:
-            message.goal_stamp, message.goal_asked = to_time(self.node_goal[0]), self.node_goal[1]
+            message.goal_stamp, message.goal_requested = to_time(self.node_goal[0]), self.node_goal[1]
         energies = np.ones(shape, np.float32)
         questions = self.candidates.sent
         if answers != "none" and questions:

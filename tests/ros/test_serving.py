@@ -68,7 +68,7 @@ def test_counters_start_at_activation_and_ages_at_the_last_image(served):
     _, figures = served.verdict(bad_frames={"bad_stamp": 3, "zero_size": 1})
     assert (figures["active_for_s"], figures["frame_age_s"], figures["result_age_s"]) == (1.75, 0.5, 0.75)
     assert (figures["received"], figures["processed"], figures["dropped"]) == (100 + 4, 101, 102)
-    assert (figures["failed"], figures["undelivered"], figures["late"]) == (103, 104, 105)
+    assert (figures["failed"], figures["unpublished"], figures["late"]) == (103, 104, 105)
     assert figures["miss_run"] == 0
     assert (figures["bad_frames/bad_stamp"], figures["bad_frames/zero_size"]) == (3, 1)
     assert (figures["total_ms"], figures["encode_ms"]) == (12.346, 1.0)
@@ -105,12 +105,12 @@ def test_last_known_bounds_remain_when_a_result_has_none(served):
 def test_time_without_surprise_counts_from_the_end_of_a_silence(served):
     for served.now_s in (50.0, 54.0):
         served.result(surprise=None)
-    assert served.verdict()[1]["unjudged_s"] == 4.0
+    assert served.verdict()[1]["without_surprise_s"] == 4.0
     served.now_s = 56.0
     assert served.verdict()[0].level is Level.STALE
     for served.now_s in (60.0, 60.5):
         served.result(surprise=None)
-    assert served.verdict()[1]["unjudged_s"] == 0.5
+    assert served.verdict()[1]["without_surprise_s"] == 0.5
 
 
 def test_final_report_has_every_sample_and_counter(served):

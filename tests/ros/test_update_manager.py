@@ -47,7 +47,7 @@ def test_release_goes_live_between_two_images_and_is_reported_throughout(fleet: 
     update = fleet.update()
     status, result = update.end(meanwhile=fleet.look)
     assert (status, result.result) == (GoalStatus.STATUS_SUCCEEDED, "updated"), result.reason
-    assert result.serves == bundle.sha256 and fleet.serves == result.version == bundle.manifest.version
+    assert result.sha256 == bundle.sha256 and fleet.serves == result.version == bundle.manifest.version
     fleet.until(lambda: update.feedback[-1].state == "idle", "the last feedback")
     states = [feedback.state for feedback in update.feedback]
     road = ["check", "download", "probe", "armed", "switch", "observe", "commit", "idle"]
@@ -182,7 +182,7 @@ def test_observed_release_is_rolled_back_by_hand_without_opening_a_model(fleet: 
         assert fleet.serves != before
         assert fleet.ask(Trigger, "rollback").success
         status, result = update.end()
-        assert (status, result.result, result.reason) == (GoalStatus.STATUS_ABORTED, "refused", "by hand")
+        assert (status, result.result, result.reason) == (GoalStatus.STATUS_ABORTED, "refused", "manual")
         assert fleet.serves == before
         assert "active model after rollback" in fleet.graph.log("world_model").read_text()
     finally:

@@ -51,7 +51,7 @@ def test_stopping_manager_ends_the_pending_update_request(
         return False
 
     # Simulates a result that is being sent.
-    monkeypatch.setattr(UpdateServices, "_is_cancelled", staticmethod(slowly))
+    monkeypatch.setattr(UpdateServices, "is_cancelled", staticmethod(slowly))
 
     def until(future: Any) -> Any:
         rclpy.spin_until_future_complete(asker, future, timeout_sec=20.0)

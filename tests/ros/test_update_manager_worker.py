@@ -100,7 +100,7 @@ def test_request_is_carried_out_with_its_own_options(start_worker: Any) -> None:
     work = start_worker()
     work.client.released.set()
     assert work.submit().done.wait(10)
-    request = work.submit(source=Path("/stick"), again=True)
+    request = work.submit(source=Path("/stick"), retry_rejected=True)
     assert request.done.wait(10) and request.state == work.client.state
     options = UpdateOptions(source=Path("/stick"), retry_rejected=True)
     assert work.client.opened[1:] == [{"options": options, "begin": True}]
@@ -126,9 +126,9 @@ def test_automatic_update_answers_an_ordinary_request(start_worker: Any) -> None
 def test_other_request_waits_for_the_automatic_update_and_can_be_withdrawn(start_worker: Any) -> None:
     work = start_worker(poll_s=3600.0)
     work.until_opened(1)
-    withdrawn = work.submit(again=True)
+    withdrawn = work.submit(retry_rejected=True)
     assert work.worker.withdraw(withdrawn) and withdrawn.done.is_set() and withdrawn.state is None
-    request = work.submit(again=True)
+    request = work.submit(retry_rejected=True)
     work.client.released.set()
     assert request.done.wait(10) and len(work.client.opened) == 2
     assert not work.worker.withdraw(request)

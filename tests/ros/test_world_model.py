@@ -300,7 +300,7 @@ class TestServing:
         wrong = {"actions": messages.tensor("actions", np.zeros((1, 1, 1), np.float32)), "source": "wrong"}
         planner.publish(fill(ActionCandidates(), wrong))
         graph.until(
-            lambda: values(diagnostics).get("refused_candidates") == "1", "a refusal in the diagnostics"
+            lambda: values(diagnostics).get("rejected_candidates") == "1", "a refusal in the diagnostics"
         )
 
     @pytest.mark.parametrize("value", [1e300, 1e38])
@@ -308,12 +308,12 @@ class TestServing:
         graph, camera, _, diagnostics = node
         infos = graph.listen(ModelInfo, "world_model/model_info", qos.LATCHED)
         graph.until(lambda: infos, "which model serves")
-        refused = int(values(diagnostics)["refused_candidates"])
+        refused = int(values(diagnostics)["rejected_candidates"])
         wild = np.full((1, infos[-1].horizon, len(infos[-1].action_names)), value)
         planner = graph.publisher(ActionCandidates, "world_model/candidates")
         planner.publish(fill(ActionCandidates(), {"actions": messages.tensor("actions", wild)}))
         graph.until(
-            lambda: int(values(diagnostics)["refused_candidates"]) == refused + 1,
+            lambda: int(values(diagnostics)["rejected_candidates"]) == refused + 1,
             "a refusal in the diagnostics",
             meanwhile=lambda: camera.publish(image()),
         )

@@ -59,11 +59,11 @@ def test_old_goal_image_does_not_return_with_the_next_activation(ros_graph, toy_
         ros_graph.until(
             lambda sec=sec: futures and futures[-1].goal_stamp.sec == sec, "futures with a goal", **send
         )
-    assert not futures[-1].goal_asked
+    assert not futures[-1].goal_requested
     request = SetGoal.Request(stamp=Time(sec=66), image=image())
     assert ros_graph.call(SetGoal, "world_model/set_goal", request).success
     ros_graph.until(lambda: futures[-1].goal_stamp.sec == 66, "futures with the other goal", **send)
-    assert futures[-1].goal_asked
+    assert futures[-1].goal_requested
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
         assert ros_graph.change_state("world_model", transition)
     futures.clear()

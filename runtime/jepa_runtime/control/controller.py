@@ -310,7 +310,7 @@ class Controller:
             if self._latched_goal.is_expired:
                 self._restart()
         if self.goal is not None:
-            reason = self.safety_monitor.held_longer_than(self.goal.config.patience_s)
+            reason = self.safety_monitor.held_longer_than(self.goal.config.failure_tolerance_s)
             self.goal.check_timeouts(self._clock(), reason)
             if self.goal.result is not None:
                 self._clear_goal()

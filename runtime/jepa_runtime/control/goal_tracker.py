@@ -37,14 +37,14 @@ class GoalConfig:
         threshold: Energy at or below which it is reached; None: the model's.
         timeout_s: Time after which it ends; None: never.
         give_up_after: The goal ends as stuck once the robot was stuck this many times without progress.
-        patience_s: The goal is aborted once the robot has been stopped for longer than this.
+        failure_tolerance_s: The goal is aborted once the robot has been stopped for longer than this.
     """
 
     goal_ns: int
     threshold: float | None
     timeout_s: float | None
     give_up_after: int
-    patience_s: float
+    failure_tolerance_s: float
 
 
 class GoalTracker:
@@ -127,7 +127,7 @@ class GoalTracker:
         """
         if self._newest_ns is None:
             self._stuck_count = stuck_count
-        elif 0 < stamp_ns - self._newest_ns <= self.config.patience_s * 1e9:
+        elif 0 < stamp_ns - self._newest_ns <= self.config.failure_tolerance_s * 1e9:
             self._elapsed_ns += stamp_ns - self._newest_ns
         self._newest_ns = stamp_ns
         self.energy = energy
@@ -155,18 +155,19 @@ class GoalTracker:
 
         Args:
             now_s: The time.
-            stopped_reason: Why the robot has been stopped for longer than ``patience_s``; empty: it has not.
-                Time before the goal was accepted does not count.
+            stopped_reason: Why the robot has been stopped for longer than ``failure_tolerance_s``; empty: it
+                has not. Time before the goal was accepted does not count.
         """
         self.duration_s = now_s - self._accepted_s
         config = self.config
-        is_impatient = self.duration_s > config.patience_s
+        is_overdue = self.duration_s > config.failure_tolerance_s
         if config.timeout_s is not None and self.duration_s > config.timeout_s:
             self.finish(Outcome.TIMEOUT, f"not reached within {config.timeout_s:g} s")
-        elif is_impatient and stopped_reason:
+        elif is_overdue and stopped_reason:
             self.finish(Outcome.ABORTED, stopped_reason)
-        elif is_impatient and not self.has_futures:
+        elif is_overdue and not self.has_futures:
             self.finish(
                 Outcome.ABORTED,
-                f"no futures for this goal arrived within {config.patience_s:g} s: does the world model run?",
+                f"no futures for this goal arrived within {config.failure_tolerance_s:g} s: check that the "
+                "world model is running",
             )

@@ -142,7 +142,7 @@ def predicted_futures(result: Result, model: WorldModel, *, image_publishers: in
         "actions": tensor("actions", futures.actions),
         "latents": tensor("latents", futures.latents),
         "has_goal": result.goal_stamp_ns is not None,
-        "goal_asked": False,
+        "goal_requested": False,
         "goal_stamp": time_message(result.goal_stamp_ns or 0),
         "current_energy": math.nan if result.current_energy is None else result.current_energy,
         "energies": tensor("energies", energies),

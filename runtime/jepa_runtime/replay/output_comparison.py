@@ -19,7 +19,7 @@ from jepa_runtime.recording.run_recording import NODE
 from jepa_runtime.sources.bag_file import BagFile, message_stamp_ns
 
 _IGNORED_FIELDS = {
-    "sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed", "goal_asked"
+    "sequence", "preprocess_ms", "encode_ms", "predict_ms", "deadline_missed", "goal_requested"
 }  # fmt: skip
 _ALWAYS_COMPARED = (
     messages.LATENT_STATE,

@@ -49,14 +49,14 @@ class Health:
         active_for_s: Time since activation.
         frame_age_s: Time since the last frame, infinite before the first.
         result_age_s: Time since the last result, infinite before the first.
-        unforeseen_s: For how long results have had no predicted futures; 0 if the last one had them.
-        unjudged_s: For how long results have had no surprise; 0 if the last one had it.
+        without_futures_s: For how long results have had no predicted futures; 0 if the last one had them.
+        without_surprise_s: For how long results have had no surprise; 0 if the last one had it.
         stamp_age_s: The age of the last frame on arrival by the node's clock.
         received: Frames received.
         processed: Frames processed.
         dropped: Frames dropped because a newer one arrived.
         failed: Frames whose processing failed.
-        undelivered: Results that could not be published.
+        unpublished: Results that could not be published.
         errors: Errors of all kinds.
         late: Results later than the deadline.
         miss_run: The longest run of consecutive late results.
@@ -67,14 +67,14 @@ class Health:
     active_for_s: float
     frame_age_s: float
     result_age_s: float
-    unforeseen_s: float = 0.0
-    unjudged_s: float = 0.0
+    without_futures_s: float = 0.0
+    without_surprise_s: float = 0.0
     stamp_age_s: float = 0.0
     received: int = 0
     processed: int = 0
     dropped: int = 0
     failed: int = 0
-    undelivered: int = 0
+    unpublished: int = 0
     errors: int = 0
     late: int = 0
     miss_run: int = 0
@@ -113,9 +113,9 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
         return _no_frames(now, limits)
     if now.failed > before.failed:
         return Verdict(Level.ERROR, f"{now.failed - before.failed} frames failed: {now.last_error}")
-    if now.undelivered > before.undelivered:
-        undelivered = now.undelivered - before.undelivered
-        return Verdict(Level.ERROR, f"{undelivered} results could not be published: {now.last_error}")
+    if now.unpublished > before.unpublished:
+        unpublished = now.unpublished - before.unpublished
+        return Verdict(Level.ERROR, f"{unpublished} results could not be published: {now.last_error}")
     if min(now.result_age_s, now.active_for_s) > limits.stale_after_s:
         return Verdict(Level.ERROR, f"stalled: frames arrive, but no result {_age(now.result_age_s)}")
     if now.miss_run >= limits.max_miss_run:
@@ -126,11 +126,11 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
         return Verdict(Level.WARN, f"{rejected} frames rejected: {_most_frequent_reason(now, before)}")
     if now.errors > before.errors:
         return Verdict(Level.WARN, now.last_error)
-    if now.unforeseen_s > limits.stale_after_s:
+    if now.without_futures_s > limits.stale_after_s:
         return Verdict(
             Level.WARN,
-            f"no futures for {now.unforeseen_s:.1f} s: no earlier images lie at multiples of the model's "
-            "step before the current one, or it is not known what was executed between them",
+            f"no futures for {now.without_futures_s:.1f} s: no earlier images lie at multiples of the "
+            "model's step before the current one, or the actions executed between them are unknown",
         )
     if abs(now.stamp_age_s) > limits.stale_after_s:
         where = "behind" if now.stamp_age_s > 0 else "ahead of"
@@ -139,12 +139,12 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
             f"image stamps are {abs(now.stamp_age_s):.1f} s {where} this node's clock, so commands are "
             "matched to the wrong images: check use_sim_time and the camera's clock",
         )
-    if now.unjudged_s > _SURPRISE_WITHIN * limits.stale_after_s:
+    if now.without_surprise_s > _SURPRISE_WITHIN * limits.stale_after_s:
         return Verdict(
             Level.WARN,
-            f"no surprise for {now.unjudged_s:.1f} s: no image lies one step of the model before the current "
-            "one (check that stamps increase), or it is not known what was executed since (check the command "
-            "topic)",
+            f"no surprise for {now.without_surprise_s:.1f} s: no image lies one step of the model before the "
+            "current one (check that stamps increase), or the actions executed since are unknown (check the "
+            "command topic)",
         )
     late, processed = now.late - before.late, now.processed - before.processed
     if late > 0:

@@ -23,7 +23,7 @@ LIMITS = ActionLimits(
     max_norm=1.0,
     max_change=np.array([0.5, 0.5], np.float32),
 )
-TIMEOUT_S, PATIENCE_S = 0.5, 2.0
+TIMEOUT_S, FAILURE_TOLERANCE_S = 0.5, 2.0
 
 
 class Search(CEM):
@@ -128,7 +128,12 @@ class World:
         return decision
 
     def begin(self, goal_ns: int = OTHER_NS, *, is_set: bool = True, **config) -> GoalTracker:
-        inputs = {"threshold": None, "timeout_s": None, "give_up_after": 2, "patience_s": PATIENCE_S} | config
+        inputs = {
+            "threshold": None,
+            "timeout_s": None,
+            "give_up_after": 2,
+            "failure_tolerance_s": FAILURE_TOLERANCE_S,
+        } | config
         reach = GoalTracker(GoalConfig(goal_ns=goal_ns, **inputs), now_s=self.now_s)
         reach.is_set = is_set
         self.controller.start_goal(reach)

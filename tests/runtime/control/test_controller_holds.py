@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.runtime.control.controllers import (
+    FAILURE_TOLERANCE_S,
     FRAME_NS,
     HORIZON,
     LATCHED_NS,
     LIMITS,
     OTHER_NS,
-    PATIENCE_S,
     SAMPLES,
     STEP_S,
     TIMEOUT_S,
@@ -39,7 +39,7 @@ def test_silence_stops_the_robot_and_aborts_an_action_goal_if_it_lasts(world):
     world.controller.check_timeouts()
     assert not world.controller.may_move and world.controller.verdict().level is Level.STALE
     assert reach.result is None
-    world.now_s += PATIENCE_S + 0.1
+    world.now_s += FAILURE_TOLERANCE_S + 0.1
     world.controller.check_timeouts()
     assert reach.result.outcome is Outcome.ABORTED and "no futures for" in reach.result.reason
     world.sought = None
@@ -50,10 +50,10 @@ def test_silence_stops_the_robot_and_aborts_an_action_goal_if_it_lasts(world):
 def test_goal_has_its_own_time_after_any_standstill(world):
     # As while the world model loads.
     for _ in range(2):
-        world.now_s += PATIENCE_S + 1.0
+        world.now_s += FAILURE_TOLERANCE_S + 1.0
         world.controller.check_timeouts()
     reach = world.begin()
-    world.now_s += PATIENCE_S - 0.1
+    world.now_s += FAILURE_TOLERANCE_S - 0.1
     world.controller.check_timeouts()
     assert reach.result is None
     world.sought = OTHER_NS
@@ -246,7 +246,7 @@ def test_old_failure_does_not_abort_the_next_goal(world, goal_stamp):
     if goal_stamp is None:
         world.images()
         assert world.controller.verdict().level is Level.OK, "no action is required"
-    world.now_s += PATIENCE_S + 1.0
+    world.now_s += FAILURE_TOLERANCE_S + 1.0
     reach = world.begin()
     assert not world.monitor.holds, "and it is not reported as the cause of the present hold"
     world.sought = OTHER_NS
@@ -266,7 +266,7 @@ def test_repeated_images_while_driving_stop_the_robot_and_abort_an_action_goal(w
     while reach.result is None:
         world.image()
     assert reach.result.outcome is Outcome.ABORTED
-    assert reach.duration_s <= PATIENCE_S + 2.0, "releases in between do not prolong it"
+    assert reach.duration_s <= FAILURE_TOLERANCE_S + 2.0, "releases in between do not prolong it"
     assert "the camera is frozen" in reach.result.reason
 
 

@@ -18,7 +18,9 @@ GOAL_NS, STEP_NS = 7, 200_000_000
 
 
 def reach(timeout_s=None):
-    config = GoalConfig(goal_ns=GOAL_NS, threshold=None, timeout_s=timeout_s, give_up_after=2, patience_s=2.0)
+    config = GoalConfig(
+        goal_ns=GOAL_NS, threshold=None, timeout_s=timeout_s, give_up_after=2, failure_tolerance_s=2.0
+    )
     goal = GoalTracker(config, now_s=100.0)
     goal.is_set = True
     return goal

@@ -56,12 +56,12 @@ class BackgroundServices:
         )
 
     def start(self) -> None:
-        """Start to serve."""
+        """Start serving."""
         self._executor.add_node(self.node)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop permanently."""
+        """Stop serving. It cannot be started again."""
         self._executor.shutdown()
         self._thread.join()
         for action in self._actions:

@@ -36,11 +36,11 @@ def report_failures(transition: Transition[Node]) -> Transition[Node]:
     def reporting(self: Node, state: LifecycleState) -> TransitionCallbackReturn:
         name = transition.__name__.removeprefix("on_")
         try:
-            answer = transition(self, state)
+            result = transition(self, state)
         except JepaRuntimeError as error:
-            answer, self.fault = TransitionCallbackReturn.FAILURE, f"{name} failed: {error}"
+            result, self.fault = TransitionCallbackReturn.FAILURE, f"{name} failed: {error}"
         except Exception as error:
-            answer, self.fault = (
+            result, self.fault = (
                 TransitionCallbackReturn.ERROR,
                 f"{name} failed: {type(error).__name__}: {error}",
             )
@@ -48,10 +48,10 @@ def report_failures(transition: Transition[Node]) -> Transition[Node]:
         else:
             # The success of the error handler does not clear the failure before it.
             self.fault = self.fault if name == "error" else ""
-        if answer != TransitionCallbackReturn.SUCCESS:
+        if result != TransitionCallbackReturn.SUCCESS:
             self.get_logger().error(self.fault)
         self.publish_diagnostics()
-        return answer
+        return result
 
     return reporting
 
@@ -63,7 +63,7 @@ def reject_invalid_transitions(node: Any) -> None:
     """
     change_state = node._service_change_state.callback
 
-    def answering(request: Any, response: Any) -> Any:
+    def respond(request: Any, response: Any) -> Any:
         try:
             return change_state(request, response)
         except Exception as error:
@@ -73,4 +73,4 @@ def reject_invalid_transitions(node: Any) -> None:
             response.success = False
             return response
 
-    node._service_change_state.callback = answering
+    node._service_change_state.callback = respond

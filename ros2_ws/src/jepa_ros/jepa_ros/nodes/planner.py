@@ -325,7 +325,7 @@ def _read_futures(message: PredictedFutures, requested: ActionCandidates) -> Pla
     return PlannerInput(
         stamp_ns=from_time(message.header.stamp),
         goal_stamp_ns=from_time(message.goal_stamp) if message.has_goal else None,
-        goal_requested=message.goal_asked,
+        goal_requested=message.goal_requested,
         current_energy=message.current_energy,
         energies=messages.array_of(message.energies),
         candidates_stamp_ns=from_time(message.candidates_stamp) if own else 0,

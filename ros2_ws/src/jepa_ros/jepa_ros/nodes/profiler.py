@@ -309,7 +309,7 @@ class Profiler:
             )
         silent_s = self._silent_s(ledger)
         if 0 < ledger.sent < ledger.frames and silent_s > 1 / ledger.rate_hz + self._max_silence_s(ledger):
-            return f"the world model stopped to respond after {elapsed_s - silent_s:.1f} s"
+            return f"the world model stopped responding after {elapsed_s - silent_s:.1f} s"
         return ""
 
     def _max_silence_s(self, ledger: FrameLedger) -> float:

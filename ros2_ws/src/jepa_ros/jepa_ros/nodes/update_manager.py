@@ -109,7 +109,7 @@ class UpdateManagerNode(Node):
             permission=self._permission,
             monitor=NodeHealthMonitor(name, silent_after_s=values["silent_after_s"]),
             discovery_s=values["discovery_s"],
-            response_timeout_s=values["answer_timeout_s"],
+            response_timeout_s=values["response_timeout_s"],
             budget_ms=values["latency_p99_ms"] or None,
             stopping=self._worker.stopping,
         )
@@ -208,7 +208,7 @@ class UpdateManagerNode(Node):
                     self._serving.swap(SlotStore(self._root).folder(expected.manifest_sha256))
                     self._serving.commit(saved)
         except (JepaRuntimeError, OSError) as error:
-            self.get_logger().warning(f"the node serves another model than expected: {error}")
+            self.get_logger().warning(f"the node serves another model and cannot be switched: {error}")
 
     def _on_update_ended(self, ended: State) -> None:
         self._results[ended.result] += 1
@@ -278,7 +278,7 @@ class UpdateManagerNode(Node):
     def report(self) -> dict[str, Any]:
         """Return the results of updates since the start, and the version of the active model."""
         active = self._state.current
-        return {"ended": dict(self._results), "serves": "" if active is None else active.version}
+        return {"results": dict(self._results), "active_version": "" if active is None else active.version}
 
     def stop(self) -> None:
         """Interrupt an update in progress at a safe point. It resumes at the next start."""

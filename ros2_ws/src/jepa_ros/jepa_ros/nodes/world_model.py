@@ -1,8 +1,8 @@
 """The world model as a lifecycle node: camera images in, latent states and predicted futures out.
 
-``configure`` loads the model, ``activate`` starts to subscribe and publish. The model runs on the pipeline's
-inference thread, which also publishes. The callbacks here only validate, convert and hand over. Services swap
-the model during operation.
+``configure`` loads the model, ``activate`` starts subscribing and publishing. The model runs on the inference
+thread of the pipeline, which also publishes. The callbacks here only validate, convert and hand over.
+Services swap the model during operation.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class WorldModelNode(LifecycleNode):
 
     @report_failures
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to subscribe and publish."""
+        """Start subscribing and publishing."""
         result = super().on_activate(state)
         for camera in self._cameras.values():
             camera.begin(self._require_session().pipeline.stats(camera.topic))
@@ -179,7 +179,7 @@ class WorldModelNode(LifecycleNode):
 
     @report_failures
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the model permanently."""
+        """Close the model before the process ends."""
         self._release()
         return super().on_shutdown(state)
 
@@ -312,7 +312,7 @@ class WorldModelNode(LifecycleNode):
             camera.timer.publish(
                 PredictedFutures,
                 lambda: camera.futures.write(
-                    result, model, dtype, goal_asked=requested, image_publishers=camera.publishers
+                    result, model, dtype, goal_requested=requested, image_publishers=camera.publishers
                 ),
             )
 
@@ -365,7 +365,7 @@ class WorldModelNode(LifecycleNode):
         """Publish the current verdict on each camera; called every second and after each transition."""
         hardware = f"{self._info.engine}:{self._info.device}" if self._info else str(self._values["engine"])
         session = self.session
-        node_values: dict[str, Any] = {"refused_candidates": self._proposals.rejected, "pid": os.getpid()}
+        node_values: dict[str, Any] = {"rejected_candidates": self._proposals.rejected, "pid": os.getpid()}
         applied = session.applied if session else []
         node_values |= {f"realtime/{setting.name}": str(setting) for setting in applied}
         skipped_engines = session.model.skipped_engines if session else ()

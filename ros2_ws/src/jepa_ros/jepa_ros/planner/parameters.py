@@ -130,7 +130,7 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter(
-        name="patience_s",
+        name="failure_tolerance_s",
         default=5.0,
         description="Maximum time for which safety checks may stop the robot before a ~/reach_goal goal is "
         "aborted [s].",
@@ -141,8 +141,8 @@ PARAMETERS = (
     Parameter(
         name="camera",
         default="",
-        description="Image topic of the camera to drive by, as in the world model's parameter cameras. "
-        "Empty: its only camera.",
+        description="Image topic of the camera that the planner uses, as in the world model's parameter "
+        "cameras. Empty: its only camera.",
         read_only=True,
     ),
     Parameter(

@@ -90,12 +90,12 @@ class ReachGoalServer:
                 best_energy=tracker.best_energy,
                 steps=tracker.steps,
                 state=int(controller.state),
-                hold=controller.safety_monitor.reason,
+                stopped_reason=controller.safety_monitor.reason,
             )
         handle.publish_feedback(feedback)
 
     def close(self) -> None:
-        """Abort the goal in progress and stop to serve."""
+        """Abort the goal in progress and stop serving."""
         with self._lock:
             self._closing = True
             self._end(Outcome.ABORTED, "the planner is shutting down", self._controller.goal)
@@ -143,7 +143,7 @@ class ReachGoalServer:
             threshold=goal.energy_threshold or None,
             timeout_s=goal.timeout_s or None,
             give_up_after=parameters["give_up_after"],
-            patience_s=parameters["patience_s"],
+            failure_tolerance_s=parameters["failure_tolerance_s"],
         )
         return self._trackers.setdefault(_id(handle), GoalTracker(config, now_s=time.monotonic()))
 

@@ -19,7 +19,8 @@ class UpdateFeedback:
 
     Args:
         send: Receives the complete feedback each time. Download progress is sent a few times a second at
-            most. clock: Monotonic clock [s].
+            most.
+        clock: Monotonic clock [s].
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class NodeHealthMonitor(ServingHealth):
         self.begin(None)
 
     def begin(self, budget_ms: float | None) -> None:
-        """Start to monitor; see :meth:`ServingHealth.begin`."""
+        """Start monitoring; see :meth:`ServingHealth.begin`."""
         super().begin(budget_ms)
         self._latent_at = float("inf")
         self._pid_at_begin = self._pid

@@ -71,8 +71,8 @@ PARAMETERS = (
     Parameter(
         name="latency_p99_ms",
         default=0.0,
-        description="Budget of the p99 time to encode and predict a frame while a new model is observed "
-        "[ms]. 0: the budget in its release.",
+        description="Budget of the p99 time for encoding and predicting a frame while a new model is "
+        "observed [ms]. 0: the budget in its release.",
         low=0.0,
         high=60000.0,
         read_only=True,
@@ -95,7 +95,7 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter(
-        name="answer_timeout_s",
+        name="response_timeout_s",
         default=60.0,
         description="Time to wait until the world_model node has swapped its model [s].",
         low=0.1,

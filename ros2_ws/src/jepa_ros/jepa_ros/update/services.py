@@ -64,7 +64,7 @@ class UpdateServices:
         self._log = owner.get_logger()
         self._goal: Goal | None = None
         self._newest = UpdateModel.Feedback()
-        self._services = BackgroundServices(owner, "doors", MultiThreadedExecutor(_THREADS))
+        self._services = BackgroundServices(owner, "services", MultiThreadedExecutor(_THREADS))
         for service_type, service, callback in (
             (CheckUpdate, "check", self._check),
             (Trigger, "approve", self._approve),
@@ -89,7 +89,7 @@ class UpdateServices:
             goal.handle.publish_feedback(feedback)
 
     def close(self) -> None:
-        """Stop serving once the client of the goal has its result. The worker has stopped before."""
+        """Stop serving, once the client of the goal has its result. The worker must have stopped."""
         deadline = time.monotonic() + _TIMEOUT_S
         while self._goal is not None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -106,7 +106,7 @@ class UpdateServices:
         options = handle.request
         request = Request(
             source=Path(options.source) if options.source else None,
-            again=options.again,
+            retry_rejected=options.retry_rejected,
             any_interface=options.any_interface,
         )
         goal = Goal(handle, request)
@@ -119,7 +119,7 @@ class UpdateServices:
             handle.publish_feedback(self._newest)
         request.done.wait()
         self._goal = None
-        if self._is_cancelled(goal):
+        if self.is_cancelled(goal):
             handle.canceled()
         elif request.state is not None and request.state.result in ("updated", "unchanged"):
             handle.succeed()
@@ -146,7 +146,7 @@ class UpdateServices:
         return CancelResponse.ACCEPT
 
     @staticmethod
-    def _is_cancelled(goal: Goal) -> bool:
+    def is_cancelled(goal: Goal) -> bool:
         """Return whether the goal was cancelled, which rclpy records shortly after it was accepted."""
         deadline = time.monotonic() + _TIMEOUT_S
         while goal.cancelling and not goal.handle.is_cancel_requested and time.monotonic() < deadline:
@@ -185,7 +185,7 @@ class UpdateServices:
 
     def _rollback(self, _: Any, response: Any) -> Any:
         def rollback() -> str:
-            saved = self._roll_back_model("by hand")
+            saved = self._roll_back_model("manual")
             self._on_change(saved)
             if saved.alarm:
                 raise UpdateError(saved.alarm, code="update.rollback_failed")

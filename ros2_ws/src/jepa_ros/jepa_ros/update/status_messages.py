@@ -61,7 +61,7 @@ def status(state: State, settings: Config) -> UpdateStatus:
         alarm=state.alarm,
         candidate=release(candidate),
         current=release(state.current),
-        good=release(state.good),
+        last_known_good=release(state.good),
         awaits_approval=awaits_approval,
         pinned=state.pinned,
         checked=Time() if state.checked_at is None else to_time(int(state.checked_at.timestamp() * 1e9)),
@@ -76,7 +76,7 @@ def result(state: State) -> UpdateModel.Result:
         reason=state.reason,
         version=current.version,
         release_seq=current.release_seq,
-        serves=current.sha256,
+        sha256=current.sha256,
     )
 
 
@@ -108,7 +108,7 @@ def verdict(
         "reason": state.reason,
         "alarm": "; ".join(alarms),
         "current": name(state.current),
-        "good": name(state.good),
+        "last_known_good": name(state.good),
         "candidate": name(_candidate(state)),
         "pinned": state.pinned,
         "metadata_age_s": "never" if checked_s is None else round(checked_s),

@@ -23,7 +23,7 @@ class Request:
     Attributes:
         check_only: Whether to only look for an update, without installing it.
         source: See :class:`jepa_runtime.ota.robot.UpdateOptions`, as for the next two.
-        again: Whether to include releases that were rejected earlier.
+        retry_rejected: Whether to include releases that were rejected earlier.
         any_interface: Whether to accept other actions, limits or steps.
         state: Final state, or None if the request has not completed.
         error: Why it failed. Empty if the node shuts down.
@@ -33,7 +33,7 @@ class Request:
 
     check_only: bool = False
     source: Path | None = None
-    again: bool = False
+    retry_rejected: bool = False
     any_interface: bool = False
     state: State | None = None
     error: str = ""
@@ -43,7 +43,7 @@ class Request:
     @property
     def is_default(self) -> bool:
         """Whether the request equals a periodic update."""
-        return not (self.check_only or self.source or self.again or self.any_interface)
+        return not (self.check_only or self.source or self.retry_rejected or self.any_interface)
 
 
 class Worker:
@@ -156,7 +156,9 @@ class Worker:
 
     def _process(self, request: Request, alive: daemon.Heartbeat) -> State:
         options = UpdateOptions(
-            source=request.source, retry_rejected=request.again, any_interface=request.any_interface
+            source=request.source,
+            retry_rejected=request.retry_rejected,
+            any_interface=request.any_interface,
         )
         open_client = partial(self._open_client, options=options)
         if request.check_only:

@@ -40,7 +40,7 @@ class FuturesWriter:
         model: WorldModel,
         dtype: str,
         *,
-        goal_asked: bool = False,
+        goal_requested: bool = False,
         image_publishers: int = 0,
     ) -> PredictedFutures:
         """Return the message of a result.
@@ -49,7 +49,7 @@ class FuturesWriter:
             result: Result with futures.
             model: Model that predicted them.
             dtype: Type of the latents, float16 or float32.
-            goal_asked: Whether the goal was set through ``~/set_goal``.
+            goal_requested: Whether the goal was set through ``~/set_goal``.
             image_publishers: Number of publishers on the image topic; 0 if unknown.
 
         Raises:
@@ -58,7 +58,7 @@ class FuturesWriter:
         fields = messages.predicted_futures(result, model, image_publishers=image_publishers)
         if fields is None or result.futures is None:
             raise ValueError("the result has no futures")
-        fields["goal_asked"] = goal_asked
+        fields["goal_requested"] = goal_requested
         if dtype == "float16":
             latents, tensor = result.futures.latents, self._message.latents
             if len(tensor.data) != 2 * latents.size:
