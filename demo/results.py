@@ -37,7 +37,7 @@ def summarize_run(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """
     robot, model, planner = reports["two_rooms"], reports["world_model"], reports["planner"]
     counters, stages = model["counters"], model["samples_ms"]
-    published, processed = robot["frames_published"], counters["processed"]
+    published, processed = robot["frames_published"], counters.get("processed", 0)
     e2e_ms, deadline_ms = planner["samples_ms"]["e2e"], model["deadline_ms"]
     late = sum(latency > deadline_ms for latency in e2e_ms)
     if not processed:

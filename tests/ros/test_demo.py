@@ -127,6 +127,16 @@ def update() -> ModuleType:
         return importlib.import_module("update")
 
 
+def test_summary_of_a_run_without_an_active_model_is_an_error(update):
+    reports = {
+        "two_rooms": {"frames_published": 3},
+        "world_model": {"counters": {}, "samples_ms": {}, "deadline_ms": 33.0},
+        "planner": {"samples_ms": {"e2e": []}},
+    }
+    with pytest.raises(update.DemoError, match="none of 3 images was processed"):
+        update.results.summarize_run(reports)
+
+
 def test_demos_use_another_domain_than_the_shell(update, monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", "7")
     chosen = {update.own_graph()["ROS_DOMAIN_ID"] for _ in range(2000)}
