@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 from rich.console import Console, Group
@@ -56,7 +56,7 @@ def show(profile: Profile, console: Console, *, verbose: bool = False) -> None:
     Args:
         profile: The profile.
         console: Where to print.
-        verbose: Print why each sensor is not available, not only which.
+        verbose: Print why each sensor or stage is missing, not only which.
     """
     run = describe(profile.run)
     subject = profile.subject
@@ -71,8 +71,7 @@ def show(profile: Profile, console: Console, *, verbose: bool = False) -> None:
         )
     _show_passes(profile, console)
     _show_machine(profile.readings, profile.energy, console, verbose=verbose)
-    for name, reason in profile.run.absent.items():
-        console.print(f"[dim]{name}: not measured: {escape(reason)}[/]")
+    _show_absent("not measured", profile.run.absent, console, verbose=verbose)
     for note in profile.notes:
         console.print(f"[dim]{escape(note)}[/]")
     console.print(
@@ -182,19 +181,19 @@ def _show_machine(readings: list[Reading], energy: Energy | None, console: Conso
     console.print(
         escape("machine, final counts: " + ", ".join(f"{each.name} {each.values[-1]:g}" for each in counts))
     )
-    absent: dict[str, list[str]] = {}
-    for reading in readings:
-        if reading.absent is not None:
-            absent.setdefault(reading.absent, []).append(reading.name)
-    if verbose:
-        for reason, names in absent.items():
-            console.print(f"[dim]{', '.join(names)}: {escape(reason)}[/]")
-    elif absent:
-        listed = ", ".join(name for names in absent.values() for name in names)
-        console.print(f"[dim]not available: {listed} (-v: why)[/]")
-    if energy is not None:
-        console.print(
-            f"energy per frame: {energy.per_frame_j * 1e3:.1f} mJ above idle"
-            if energy.per_frame_j is not None
-            else f"[dim]energy per frame: {escape(energy.absent or 'unknown')}[/]"
-        )
+    absent = {reading.name: reading.absent for reading in readings if reading.absent is not None}
+    if energy is not None and energy.per_frame_j is None:
+        absent["energy per frame"] = energy.absent or "unknown"
+    _show_absent("not available", absent, console, verbose=verbose)
+    if energy is not None and energy.per_frame_j is not None:
+        console.print(f"energy per frame: {energy.per_frame_j * 1e3:.1f} mJ above idle")
+
+
+def _show_absent(title: str, absent: Mapping[str, str], console: Console, *, verbose: bool) -> None:
+    """Print one line with what is missing, or with ``verbose`` one line for each reason."""
+    if absent and not verbose:
+        console.print(f"[dim]{title}: {', '.join(absent)} (-v: why)[/]")
+        return
+    for reason in dict.fromkeys(absent.values()):
+        names = ", ".join(name for name, why in absent.items() if why == reason)
+        console.print(f"[dim]{names}: {title}: {escape(reason)}[/]")

@@ -197,11 +197,25 @@ def test_profile_of_a_model_that_computes_nan_fails(
     assert not (tmp_path / "p.json").exists()
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_missing_sensors_take_one_line_and_verbose_states_the_reasons(
+    verbose: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(make_profile(), open_console(), verbose=verbose)
+    lines = capsys.readouterr().out.splitlines()
+    reasons = {
+        "package power: not available: no RAPL counters in /sys/class/powercap",
+        "energy per frame: not available: the machine has no power sensor",
+    }
+    summary = "not available: package power, energy per frame (-v: why)"
+    assert (summary in lines, reasons <= set(lines)) == (not verbose, verbose)
+
+
 def test_profile_counts_frames_without_futures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
     bundles.make_bundle(tmp_path / "toy", history_size=2)
     command = ["profile", str(tmp_path / "toy"), "--skip", "all", "--rate", "12.5"]
-    assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json")]) == 0
+    assert main([*command, "--duration", "0.8", "--json", str(tmp_path / "p.json"), "-v"]) == 0
     profile = read_profile(tmp_path / "p.json")
     assert "predict" not in profile.run.stages_ms
     assert "use a multiple of 5 Hz" in profile.run.absent["predict"]
