@@ -154,7 +154,7 @@ class Run:
 
     def alarmed(self, kind: str, *, since: int, until: int) -> int:
         """Return the number of alarms of ``kind`` that began in these steps."""
-        return sum(of == kind and since <= step < until for step, of in self.alarms)
+        return sum(name == kind and since <= step < until for step, name in self.alarms)
 
 
 def wander(model: WorldModel, *, seed: int, before: int, after: int, change: Change | None = None) -> Run:

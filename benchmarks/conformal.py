@@ -89,7 +89,7 @@ class DtAci(Aci):
         experts = len(self._STEPS)
         self._levels = np.full((experts, len(start)), ALPHA)
         self._weights = np.full((experts, len(start)), 1 / experts)
-        self._share = 1 / (2 * self._INTERVAL)
+        self._mixing_rate = 1 / (2 * self._INTERVAL)
         spread = (1 - ALPHA) ** 2 * ALPHA**3 + ALPHA**2 * (1 - ALPHA) ** 3
         self._rate = math.sqrt(3 / self._INTERVAL * (math.log(experts * self._INTERVAL) + 2) / spread)
 
@@ -100,7 +100,9 @@ class DtAci(Aci):
         fitting = ((self._sorted >= errors).sum(axis=0) + 1) / (len(self._sorted) + 1)
         away = fitting - self._levels
         fitted = self._weights * np.exp(-self._rate * (ALPHA * away - np.minimum(0, away)))
-        self._weights = (1 - self._share) * fitted / fitted.sum(axis=0) + self._share / len(fitted)
+        self._weights = (1 - self._mixing_rate) * fitted / fitted.sum(axis=0) + self._mixing_rate / len(
+            fitted
+        )
         self._levels = self._levels + self._STEPS * (ALPHA - (self._levels > fitting))
         self._push(errors)
 
@@ -114,17 +116,17 @@ class Pid:
         self._tracked = start.copy()
         self._sum = np.zeros(len(start))
         self._errors = np.tile(start, (WINDOW, 1))
-        self._seen = 0
+        self._count = 0
 
     def current(self) -> Floats:
-        count = self._seen + 2
+        count = self._count + 2
         angle = self._sum * math.log(count) / (self._SATURATION * count)
         integral = np.tan(np.clip(angle, -1.57, 1.57)) * self._errors.max(axis=0)
         return np.maximum(0, self._tracked + integral)
 
     def update(self, errors: Floats, stated: Floats) -> None:
-        self._errors[self._seen % WINDOW] = errors
-        self._seen += 1
+        self._errors[self._count % WINDOW] = errors
+        self._count += 1
         away = (errors > stated) - ALPHA
         self._tracked = self._tracked + 0.1 * self._errors.max(axis=0) * away
         self._sum += away

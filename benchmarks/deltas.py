@@ -101,8 +101,8 @@ def compare(folder: Path, to: Path | None, *, rounds: int, seed: int) -> dict[st
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         variants = [] if to is None else [("trained on", Bundle.open(to))]
-        for number, (title, share, one_layer) in enumerate(CASES):
-            variant = noisy(bundle, scratch / str(number), share, one_layer=one_layer, seed=seed)
+        for number, (title, proportion, one_layer) in enumerate(CASES):
+            variant = noisy(bundle, scratch / str(number), proportion, one_layer=one_layer, seed=seed)
             variants.append((f"noise: {title}", variant))
         for title, changed in variants:
             pairs = list(differing(bundle, changed))
@@ -129,8 +129,8 @@ def compare(folder: Path, to: Path | None, *, rounds: int, seed: int) -> dict[st
     }
 
 
-def noisy(bundle: Bundle, folder: Path, share: float, *, one_layer: bool, seed: int) -> Bundle:
-    """Return a copy of a bundle in which about the proportion ``share`` of the INT8 weights differ.
+def noisy(bundle: Bundle, folder: Path, proportion: float, *, one_layer: bool, seed: int) -> Bundle:
+    """Return a copy of a bundle in which about ``proportion`` of the INT8 weights differ.
 
     Raises:
         JepaRuntimeError: The bundle has no INT8 weights.
@@ -141,7 +141,7 @@ def noisy(bundle: Bundle, folder: Path, share: float, *, one_layer: bool, seed: 
     if one_layer:
         layers = [max(layers, key=lambda layer: layer.size)]
     # A weight changes if its noise does not round to 0.
-    deviation = 0.5 / NormalDist().inv_cdf(1 - share / 2)
+    deviation = 0.5 / NormalDist().inv_cdf(1 - proportion / 2)
     random = np.random.default_rng(seed)
     shutil.copytree(bundle.path, folder)
     for layer in layers:
