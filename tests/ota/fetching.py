@@ -22,8 +22,8 @@ def fetch(
     source: Source, part: Path, content: bytes, name: str, limits: Limits = LIMITS, clock: Clock | None = None
 ) -> None:
     allowance = FetchBudget(limits) if clock is None else FetchBudget(limits, clock)
-    fetch_file(source, name, part, length=len(content), verify=having(content), budget=allowance)
+    fetch_file(source, name, part, length=len(content), verify=has_content(content), budget=allowance)
 
 
-def having(content: bytes) -> Callable[[BufferedReader], bool]:
+def has_content(content: bytes) -> Callable[[BufferedReader], bool]:
     return lambda file: file.read() == content

@@ -69,7 +69,7 @@ class Daemon:
             text=True,
         )
 
-    def heard(self, prefix: str) -> str:
+    def received(self, prefix: str) -> str:
         while not (message := self.socket.recv(4096).decode()).startswith(prefix):
             pass
         return message

@@ -31,7 +31,7 @@ def damage(site: Site, bundle: Bundle, name: str) -> None:
     path.write_text("{}", encoding="utf-8")
 
 
-def owe_the_way_back(site: Site, bundle: Bundle) -> None:
+def leave_pending_rollback(site: Site, bundle: Bundle) -> None:
     """The rollback target was damaged at the rollback, and is intact again."""
     damage(site, bundle, "report.json")
     operator_requests.rollback(site.root, "it drifts", now=site.clock.now)
@@ -77,7 +77,7 @@ def test_damaged_rollback_target_offered_again_is_downloaded_again(
 
 
 def test_check_does_not_execute_a_pending_rollback(updated: Site, bundles: list[Bundle]) -> None:
-    owe_the_way_back(updated, bundles[0])
+    leave_pending_rollback(updated, bundles[0])
     with updated.opened() as client:
         assert client.check() is None
     assert updated.version == "2.0.0"
@@ -87,7 +87,7 @@ def test_check_does_not_execute_a_pending_rollback(updated: Site, bundles: list[
 def test_update_that_started_with_a_rollback_installs_the_new_release(
     updated: Site, bundles: list[Bundle]
 ) -> None:
-    owe_the_way_back(updated, bundles[0])
+    leave_pending_rollback(updated, bundles[0])
     updated.repository.publish(bundles[2], 3)
     state = updated.update()
     assert (state.result, state.alarm, updated.version) == ("updated", "", "3.0.0")
@@ -97,7 +97,7 @@ def test_update_that_started_with_a_rollback_installs_the_new_release(
 def test_manual_rollback_ends_an_update_that_started_with_a_rollback(
     updated: Site, bundles: list[Bundle]
 ) -> None:
-    owe_the_way_back(updated, bundles[0])
+    leave_pending_rollback(updated, bundles[0])
     with pytest.raises(Died):
         updated.update(on_state=dies_in(Phase.ROLLBACK))
     state = operator_requests.rollback(updated.root, "it drifts still", now=updated.clock.now)

@@ -16,7 +16,7 @@ from tests.ota.robots import Serving, Site, unreachable
 REFUSED, BUSY = ReleaseRejectedError("it has nothing in int8"), UpdateError("the memory is taken")
 
 
-class Choosy(Serving):
+class SelectiveServing(Serving):
     """A serving process that raises ``errors`` instead of swapping; 3.0.0 fails in service."""
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class Choosy(Serving):
 
 
 @pytest.fixture
-def choosy() -> Choosy:
-    return Choosy()
+def selective() -> SelectiveServing:
+    return SelectiveServing()
 
 
 @pytest.fixture
-def updated(site: Site, bundles: list[Bundle], choosy: Choosy) -> Site:
+def updated(site: Site, bundles: list[Bundle], selective: SelectiveServing) -> Site:
     """Return a robot with the active model 2.0.0 after 1.0.0."""
-    site.serving = choosy
+    site.serving = selective
     site.repository.publish(bundles[1], 2)
     assert site.update().result == "updated"
     return site
@@ -69,7 +69,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
     updated: Site,
     bundles: list[Bundle],
-    choosy: Choosy,
+    selective: SelectiveServing,
     full: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     revoked: bool,
@@ -83,12 +83,12 @@ def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
             else:
                 full()
                 go_back(updated)
-        assert choosy.version == updated.version == updated.good == "1.0.0"
+        assert selective.version == updated.version == updated.good == "1.0.0"
     monkeypatch.undo()
     updated.repository.error = unreachable()
     for _ in range(3):
         state = updated.update()
-        assert choosy.version == updated.version == updated.good == "1.0.0"
+        assert selective.version == updated.version == updated.good == "1.0.0"
     assert state.current == state.good and state.good is not None and state.good.version == "1.0.0"
     updated.repository.error = None
     updated.update()
@@ -96,72 +96,74 @@ def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
 
 
 def test_active_model_is_selected_for_the_next_start_when_the_server_rejects_the_rollback(
-    updated: Site, choosy: Choosy
+    updated: Site, selective: SelectiveServing
 ) -> None:
-    choosy.errors = {"1.0.0": REFUSED}
+    selective.errors = {"1.0.0": REFUSED}
     for state in (go_back(updated), updated.update()):
         assert state.alarm == "the rollback failed: it has nothing in int8"
-        assert choosy.version == updated.version == "2.0.0" and updated.good == "1.0.0"
-    choosy.errors = {}
-    assert updated.update().alarm == "" and choosy.version == updated.version == "1.0.0"
+        assert selective.version == updated.version == "2.0.0" and updated.good == "1.0.0"
+    selective.errors = {}
+    assert updated.update().alarm == "" and selective.version == updated.version == "1.0.0"
 
 
 def test_failed_candidate_is_not_selected_for_the_next_start(
-    updated: Site, bundles: list[Bundle], choosy: Choosy
+    updated: Site, bundles: list[Bundle], selective: SelectiveServing
 ) -> None:
     updated.repository.publish(bundles[2], 3)
-    choosy.errors = {"2.0.0": REFUSED}
-    assert updated.update().alarm and choosy.version == "3.0.0"
+    selective.errors = {"2.0.0": REFUSED}
+    assert updated.update().alarm and selective.version == "3.0.0"
     assert updated.version == updated.good == "2.0.0"
 
 
-def test_check_leaves_the_link_that_the_server_may_have_followed(updated: Site, choosy: Choosy) -> None:
-    choosy.errors = {"1.0.0": BUSY}
+def test_check_leaves_the_link_that_the_server_may_have_followed(
+    updated: Site, selective: SelectiveServing
+) -> None:
+    selective.errors = {"1.0.0": BUSY}
     assert go_back(updated).alarm == "the rollback failed: the memory is taken"
-    assert choosy.version == "2.0.0" and updated.version == "1.0.0", "the serving process goes on trying"
+    assert selective.version == "2.0.0" and updated.version == "1.0.0", "the serving process goes on trying"
     with updated.opened() as client:
         assert client.check() is None
     assert updated.version == "1.0.0"
-    choosy.errors = {}
-    assert updated.update().alarm == "" and choosy.version == "1.0.0"
+    selective.errors = {}
+    assert updated.update().alarm == "" and selective.version == "1.0.0"
 
 
 def test_rollback_with_a_revoked_target_activates_the_release_before_it(
-    updated: Site, bundles: list[Bundle], choosy: Choosy
+    updated: Site, bundles: list[Bundle], selective: SelectiveServing
 ) -> None:
     updated.repository.publish(bundles[2], 3)
-    choosy.errors = {"2.0.0": REFUSED}
+    selective.errors = {"2.0.0": REFUSED}
     updated.update()
     updated.repository.publish(bundles[3], 4, revoked=(2, 3), rollout={"percent": 0.0, "salt": "s"})
     assert updated.update().alarm == ""
-    assert choosy.version == updated.version == updated.good == "1.0.0"
+    assert selective.version == updated.version == updated.good == "1.0.0"
 
 
 def test_manual_rollback_to_the_last_known_good_model_keeps_the_previous_one(
-    updated: Site, bundles: list[Bundle], choosy: Choosy
+    updated: Site, bundles: list[Bundle], selective: SelectiveServing
 ) -> None:
     updated.repository.publish(bundles[2], 3)
-    choosy.errors = {"2.0.0": REFUSED}
+    selective.errors = {"2.0.0": REFUSED}
     assert updated.update().alarm
-    choosy.errors = {}
+    selective.errors = {}
     assert go_back(updated).alarm == ""
-    assert choosy.version == updated.version == updated.good == "2.0.0"
+    assert selective.version == updated.version == updated.good == "2.0.0"
     updated.repository.publish(bundles[3], 4, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
     assert updated.update().alarm == ""
-    assert choosy.version == updated.version == updated.good == "1.0.0"
+    assert selective.version == updated.version == updated.good == "1.0.0"
 
 
 def test_rollback_target_that_was_unusable_is_installed_when_offered_again(
-    updated: Site, bundles: list[Bundle], choosy: Choosy
+    updated: Site, bundles: list[Bundle], selective: SelectiveServing
 ) -> None:
     updated.repository.publish(bundles[2], 3)
-    choosy.errors = {"2.0.0": REFUSED}
+    selective.errors = {"2.0.0": REFUSED}
     assert updated.update().alarm
     updated.repository.publish(bundles[1], 4)
     state = updated.update(
-        on_state=lambda state, _: choosy.errors.clear() if state.phase is Phase.CHECK else None
+        on_state=lambda state, _: selective.errors.clear() if state.phase is Phase.CHECK else None
     )
-    assert (state.result, choosy.version, updated.good) == ("updated", "2.0.0", "2.0.0")
+    assert (state.result, selective.version, updated.good) == ("updated", "2.0.0", "2.0.0")
     assert state.previous is not None and state.previous.version == "1.0.0"
     for _ in range(2):
         state = updated.update()

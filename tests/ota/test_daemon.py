@@ -57,12 +57,12 @@ def stored_state(fleet: Fleet) -> State:
 
 
 def test_daemon_updates_notifies_systemd_and_stops_cleanly(fleet: Fleet, daemon: Daemon) -> None:
-    assert daemon.heard("READY=1")
+    assert daemon.received("READY=1")
     # Nothing is published under the pointer's name yet.
-    assert daemon.heard("STATUS=failed; active model: 1.0.0")
-    assert daemon.heard("WATCHDOG=1")
+    assert daemon.received("STATUS=failed; active model: 1.0.0")
+    assert daemon.received("WATCHDOG=1")
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.heard("STOPPING=1")
+    assert daemon.received("STOPPING=1")
     _, log = daemon.process.communicate(timeout=60)
     assert daemon.process.returncode == 0
     assert log.splitlines()[-1] == "stopped" and "latest.json" in log

@@ -35,7 +35,7 @@ def fails(_: int) -> None:
     raise RuntimeError("device lost")
 
 
-def fails_every_other_time(frame: int) -> None:
+def fails_every_other_frame(frame: int) -> None:
     if frame % 2:
         raise RuntimeError("device lost")
 
@@ -59,7 +59,7 @@ def test_new_model_becomes_active_and_is_rolled_back_manually(site: Site, bundle
     ("happens", "rate_hz", "deadline_ms", "why"),
     [
         (fails, 2.0, 1000.0, r"(\d+) of \1 frames failed: RuntimeError: device lost"),
-        (fails_every_other_time, 50.0, 1000.0, r"\d+ of \d+ frames failed: RuntimeError: device lost"),
+        (fails_every_other_frame, 50.0, 1000.0, r"\d+ of \d+ frames failed: RuntimeError: device lost"),
         (is_late, 20.0, 10.0, r"\d+ of \d+ frames exceeded the latency budget of 10 ms"),
     ],
 )
@@ -171,7 +171,7 @@ def test_restart_after_a_crash_serves_the_good_model_and_does_not_open_the_candi
     current = store.current()
     assert current
 
-    def opened_after_a_death_of(sha256: str) -> list[str]:
+    def opened_after_crash_of(sha256: str) -> list[str]:
         with suppress(Died), listen(site.root) as server_socket:
             server_socket.blame(sha256)
             raise Died
@@ -180,10 +180,10 @@ def test_restart_after_a_crash_serves_the_good_model_and_does_not_open_the_candi
             time.sleep(3)
         return opened
 
-    assert opened_after_a_death_of(current) == ["1.0.0"]
-    assert opened_after_a_death_of(store.good() or "") == ["2.0.0"], "it was not the cause"
+    assert opened_after_crash_of(current) == ["1.0.0"]
+    assert opened_after_crash_of(store.good() or "") == ["2.0.0"], "it was not the cause"
     store.point("good", current)
-    assert opened_after_a_death_of(current) == ["2.0.0"], "it was committed since"
+    assert opened_after_crash_of(current) == ["2.0.0"], "it was committed since"
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_old_crash_is_not_counted_against_a_new_model(site: Site, bundles: list[
     with ExitStack() as stack:
         waits: list[str] = []
 
-        def comes(state: State, why: str) -> None:
+        def on_state(state: State, why: str) -> None:
             if state.phase is Phase.OBSERVE and why:
                 waits.append(why)
             if len(waits) == 1:
@@ -307,7 +307,7 @@ def test_old_crash_is_not_counted_against_a_new_model(site: Site, bundles: list[
                 stack.enter_context(running(site.root))
 
         # Only the awaited events take time here.
-        state = site.update(serving=LocalServing(site.root, gone_s=0.0), on_state=comes)
+        state = site.update(serving=LocalServing(site.root, gone_s=0.0), on_state=on_state)
         assert state.result == "updated"
         assert served(site) == site.good == "2.0.0"
 

@@ -18,7 +18,7 @@ from jepa_runtime.ota.operator_alarms import MAX_CRASHES, MAX_FAILED_CHECKS, ala
 from jepa_runtime.ota.state import State
 from jepa_runtime.ota.storage.slots import SlotStore
 from tests.ota.fleets import Fleet, edit
-from tests.ota.health.test_serving_socket import somebody
+from tests.ota.health.test_serving_socket import running_server
 from tests.ota.robots import Died, Site
 
 
@@ -75,7 +75,7 @@ def test_file_that_updates_cannot_change_raises_an_alarm(site: Site, name: str) 
 
 def crash(root: Path, sha256: str, times: int = 1) -> None:
     for _ in range(times):
-        with suppress(Died), somebody(root, serves=sha256):
+        with suppress(Died), running_server(root, serves=sha256):
             raise Died
 
 
@@ -97,9 +97,9 @@ def test_active_model_that_crashes_repeatedly_raises_an_alarm(updated: Site, bun
     assert due() and not due(), "the next round starts immediately, and only once"
     updated.update(serving=LocalServing(updated.root, gone_s=0.1))
     assert updated.version == "2.0.0", "no rollback happens unless it is configured"
-    with somebody(updated.root, serves=active):
+    with running_server(updated.root, serves=active):
         pass
-    with somebody(updated.root, serves=active):
+    with running_server(updated.root, serves=active):
         assert alarms(updated.root, stored_state(updated.root)) == [], "it was stopped and restarted"
 
 

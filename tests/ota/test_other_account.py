@@ -22,7 +22,7 @@ from tests.ota.fleets import COMMAND, Fleet, edit, until
 
 NOBODY, STDLIB = 65534, sysconfig.get_path("stdlib")
 # Like the systemd service, but with one privilege: to read Python, which may be in root's home.
-AS_NOBODY = (
+UNPRIVILEGED = (
     "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
     *(f"--{caps}=-all,+dac_read_search" for caps in ("inh-caps", "ambient-caps", "bounding-set")),
 )  # fmt: skip
@@ -50,7 +50,7 @@ class Account:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*AS_NOBODY, COMMAND, "update", *args, "--robot", str(self.root)],
+            [*UNPRIVILEGED, COMMAND, "update", *args, "--robot", str(self.root)],
             env=os.environ | {"HOME": "/", "PYTHONPATH": f"{self._library}:{self._library}/lib-dynload"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -146,5 +146,5 @@ def test_other_account_cannot_take_a_lock_of_serving_or_updates(account: Account
     with atomic_files.locked(lock, purpose="an update"):
         pass
     for path in (lock, expected):
-        taken = subprocess.run([*AS_NOBODY[:4], "cat", path], capture_output=True, text=True, check=False)
+        taken = subprocess.run([*UNPRIVILEGED[:4], "cat", path], capture_output=True, text=True, check=False)
         assert f"{path}: Permission denied" in taken.stderr

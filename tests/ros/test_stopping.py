@@ -42,11 +42,11 @@ def test_stopped_robot_stands_until_it_gets_another_goal(ros_graph: Any, profile
     drives(stub)
     words.publish(Bool(data=True))
     stub.until(lambda: stub.commands[-1] == Twist(), "a stop command")
-    stub.until(lambda: stub.says(1, "robot stopped: stop requested"), "WARN in the diagnostics")
+    stub.until(lambda: stub.has_status(1, "robot stopped: stop requested"), "WARN in the diagnostics")
     words.publish(Bool(data=False))
     stub.until(lambda: stub.statuses[-1].state == PlannerStatus.IDLE, "rest")
     rests(stub)
-    stub.until(lambda: stub.says(0, "idle: the latched goal has expired"), "why, in the diagnostics")
+    stub.until(lambda: stub.has_status(0, "idle: the latched goal has expired"), "why, in the diagnostics")
     drives(stub)
 
 
@@ -72,8 +72,8 @@ def test_robot_is_stopped_when_the_stop_signal_expires(ros_graph: Any) -> None:
         stub.image()
 
     stub.goal_ns = now_ns()
-    stub.until(lambda: stub.says(1, "no stop message for 0.5 s"), "that it is stopped until then")
-    ros_graph.until(lambda: stub.says(0, "idle"), "that it is not any more", meanwhile=go)
+    stub.until(lambda: stub.has_status(1, "no stop message for 0.5 s"), "that it is stopped until then")
+    ros_graph.until(lambda: stub.has_status(0, "idle"), "that it is not any more", meanwhile=go)
     stub.goal_ns = now_ns()
     driven = lambda: stub.commands[-1:] and stub.commands[-1].linear.x > 0.1  # noqa: E731
     ros_graph.until(driven, "commands", meanwhile=go)

@@ -160,7 +160,7 @@ def test_frames_are_rgb_images_of_8_bits() -> None:
         assert frame.flags.c_contiguous
 
 
-def centre_of_red(frame: np.ndarray) -> np.ndarray:
+def center_of_red(frame: np.ndarray) -> np.ndarray:
     """Return the position of the robot in the image, [x, y] in meters: it is the only red object."""
     pixels = frame.astype(int)
     rows, columns = np.nonzero(pixels[..., 0] - pixels[..., 1] > 70)
@@ -170,8 +170,8 @@ def centre_of_red(frame: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(6))
 def test_frame_shows_the_robot_and_the_goal_image_its_target(seed: int) -> None:
     world = TwoRooms(seed=seed)
-    np.testing.assert_allclose(centre_of_red(world.render()), world.position, atol=0.06)
-    np.testing.assert_allclose(centre_of_red(world.render_goal()), world.goal, atol=0.06)
+    np.testing.assert_allclose(center_of_red(world.render()), world.position, atol=0.06)
+    np.testing.assert_allclose(center_of_red(world.render_goal()), world.goal, atol=0.06)
 
 
 def test_light_changes_while_the_robot_stands_still() -> None:

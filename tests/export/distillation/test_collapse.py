@@ -44,7 +44,7 @@ def test_non_finite_latents_are_a_collapse() -> None:
     assert latent_statistics(torch.full((4, 2, 8), float("nan"))).collapsed
 
 
-@given(seen=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
+@given(collapses=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
 def test_training_ends_at_the_first_run_of_collapses_of_the_limit(collapses: list[bool], limit: int) -> None:
     alarm, row, ended = CollapseAlarm(limit), 0, False
     for step, good in enumerate(collapses):

@@ -36,7 +36,7 @@ from tests.ota.fuzz.targets import Target, targets
 
 MEMORY_MB = 256
 _SLOW_S = 5.0
-_MOST_FINDINGS = 20
+_MAX_FINDINGS = 20
 
 
 @dataclass
@@ -79,7 +79,7 @@ def feed(target: Target, seeds: range) -> Fed:
             except (Exception, Hung) as error:
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
-                if len(fed.findings) < _MOST_FINDINGS:
+                if len(fed.findings) < _MAX_FINDINGS:
                     fed.findings.setdefault(what, f"seed {seed}: {str(error)[:200]}; input {data[:200]!r}")
     fed.seconds = round(time.monotonic() - began, 1)
     fed.grown_mb = round(peak_rss_mb() - before, 1)
@@ -88,10 +88,10 @@ def feed(target: Target, seeds: range) -> Fed:
 
 @contextmanager
 def _alarmed() -> Iterator[None]:
-    def ring(*_: object) -> None:
+    def raise_hung(*_: object) -> None:
         raise Hung(f"more than {_SLOW_S:g} s of processor time")
 
-    before = signal.signal(signal.SIGPROF, ring)
+    before = signal.signal(signal.SIGPROF, raise_hung)
     try:
         yield
     finally:
@@ -126,8 +126,8 @@ def main() -> int:
     shares = sum(reader.share for reader in readers)
     counts = {reader.name: -int(-arguments.executions * reader.share // shares) for reader in readers}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        fed = list(pool.map(lambda name: _fed_elsewhere(name, arguments.seed, counts[name]), counts))
-    print(shown(fed))
+        fed = list(pool.map(lambda name: _feed_in_process(name, arguments.seed, counts[name]), counts))
+    print(table(fed))
     result = sum(len(one.findings) for one in fed)
     figures: dict[str, Any] = {
         "executions": sum(one.executions for one in fed),
@@ -140,7 +140,7 @@ def main() -> int:
     return 1 if result else 0
 
 
-def _fed_elsewhere(reader: str, seed: int, count: int) -> Fed:
+def _feed_in_process(reader: str, seed: int, count: int) -> Fed:
     command = [sys.executable, "-m", "tests.ota.fuzz.run", "--reader", reader]
     done = subprocess.run(
         [*command, "--seed", str(seed), "--executions", str(count)],
@@ -155,7 +155,7 @@ def _fed_elsewhere(reader: str, seed: int, count: int) -> Fed:
     return Fed(**json.loads(done.stdout))
 
 
-def shown(fed: list[Fed]) -> str:
+def table(fed: list[Fed]) -> str:
     """Return a table and every finding."""
     lines = [f"{'reader':<30}{'executions':>11}{'accepted':>9}{'s':>7}{'MB more':>9}{'findings':>10}"]
     for one in fed:

@@ -36,9 +36,9 @@ RATIO = 1.25
 
 
 @pytest.fixture(autouse=True)
-def waits_for_nobody(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def no_background_priority(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Next to other load, a process that yields to everything may stall for minutes."""
-    if "make_way" not in request.node.name:
+    if "yield_to_other_processes" not in request.node.name:
         monkeypatch.setattr(shadow.realtime, "stay_in_background", robot.no_op)
 
 

@@ -7,15 +7,15 @@ import json
 from tests.ota.hawkbit.ddi_server import Action, Fault, Request
 
 
-def says(status: int, content: bytes = b"", **headers: str) -> Fault:
+def answers(status: int, content: bytes = b"", **headers: str) -> Fault:
     """Answer with this status and content."""
     return lambda request: request.send(status, content, **headers)
 
 
-def puts_off(action: Action) -> Fault:
+def delays(action: Action) -> Fault:
     """Answer that the deployment of ``action`` may not be downloaded or activated yet."""
     later = {"id": str(action.id), "deployment": action.deployment | {"download": "skip", "update": "skip"}}
-    return says(200, json.dumps(later).encode())
+    return answers(200, json.dumps(later).encode())
 
 
 def silent(request: Request) -> None:

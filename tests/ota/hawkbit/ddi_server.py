@@ -167,9 +167,6 @@ class DdiServer(Loopback):
         """Return the active action with the highest weight: all have the same here, so the oldest."""
         return next((action for action in self.actions.values() if action.active), None)
 
-    def asked(self, method: str = "", ends: str = "") -> list[Seen]:
-        return [one for one in self.seen if one.method.startswith(method) and one.path.endswith(ends)]
-
     @contextmanager
     def fails(self, ends: str, fault: Fault) -> Iterator[None]:
         self.faults[ends] = fault
@@ -179,7 +176,7 @@ class DdiServer(Loopback):
             del self.faults[ends]
 
 
-class _Says(Exception):
+class _StatusAnswer(Exception):
     """Answer with a status only."""
 
     def __init__(self, status: int) -> None:
@@ -225,7 +222,7 @@ class Request(BaseHTTPRequestHandler):
                     return
             try:
                 status, content = self._answer(path, raw)
-            except _Says as answer:
+            except _StatusAnswer as answer:
                 status, content = answer.status, None
             self._note(path, raw, status)
         body = b"" if content is None else json.dumps(content).encode()
@@ -249,7 +246,7 @@ class Request(BaseHTTPRequestHandler):
             f"TargetToken {server.target_token}",
             f"GatewayToken {server.gateway_token}",
         ):
-            raise _Says(401)
+            raise _StatusAnswer(401)
         rest = path.removeprefix(server.base).strip("/").split("/")
         match self.command, rest:
             case "GET", [""]:
@@ -257,22 +254,22 @@ class Request(BaseHTTPRequestHandler):
             case "GET", ["deploymentBase", id_]:
                 action = self._action(id_)
                 if action.stops or action.waits:
-                    raise _Says(404)
+                    raise _StatusAnswer(404)
                 action.status = "retrieved" if action.active else action.status
                 return 200, {"id": id_, "deployment": action.deployment}
             case "GET", ["confirmationBase", id_]:
                 action = self._action(id_)
                 if not action.waits:
-                    raise _Says(404)
+                    raise _StatusAnswer(404)
                 return 200, {"id": id_, "confirmation": action.deployment}
             case "GET", ["cancelAction", id_]:
                 if not self._action(id_).stops:
-                    raise _Says(404)
+                    raise _StatusAnswer(404)
                 return 200, {"id": id_, "cancelAction": {"stopId": id_}}
             case "GET", ["installedBase", id_]:
                 action = self._action(id_)
                 if action.active or action.stops:
-                    raise _Says(404)
+                    raise _StatusAnswer(404)
                 return 200, {"id": id_, "deployment": action.deployment}
             case "POST", ["deploymentBase", id_, "feedback"]:
                 self._updated(self._action(id_), *self._feedback(raw))
@@ -283,7 +280,7 @@ class Request(BaseHTTPRequestHandler):
             case "PUT", ["configData"]:
                 self._described(self._json(raw))
             case _:
-                raise _Says(405)
+                raise _StatusAnswer(405)
         return 200, None
 
     def _base(self) -> dict[str, Any]:
@@ -306,15 +303,15 @@ class Request(BaseHTTPRequestHandler):
     def _action(self, id_: str) -> Action:
         action = self.server.actions.get(int(id_)) if id_.isdecimal() else None
         if action is None:
-            raise _Says(404)
+            raise _StatusAnswer(404)
         return action
 
     def _json(self, raw: bytes) -> dict[str, Any]:
         if self.headers.get("Content-Type") != "application/json":
-            raise _Says(415)
+            raise _StatusAnswer(415)
         content = json.loads(raw)
         if not isinstance(content, dict):
-            raise _Says(400)
+            raise _StatusAnswer(400)
         return content
 
     def _feedback(self, raw: bytes) -> tuple[str, str, list[str]]:
@@ -325,18 +322,18 @@ class Request(BaseHTTPRequestHandler):
         numbers = all(type(value) is int and abs(value) < 1 << 31 for value in progress.values())
         lines = [] if details is None else details
         if not isinstance(lines, list) or not all(isinstance(one, str) for one in lines):
-            raise _Says(400)
+            raise _StatusAnswer(400)
         if execution not in EXECUTIONS or finished not in FINISHED or not numbers:
-            raise _Says(400)
+            raise _StatusAnswer(400)
         return execution, finished, lines
 
     def _updated(self, action: Action, execution: str, finished: str, details: list[str]) -> None:
         if action.waits:
-            raise _Says(404)
+            raise _StatusAnswer(404)
         if not action.active:
-            raise _Says(410)
+            raise _StatusAnswer(410)
         if len(details) > MAX_MESSAGES or (execution != "closed" and len(action.reported) >= MAX_STATUSES):
-            raise _Says(429)
+            raise _StatusAnswer(429)
         assert all(len(one) <= MAX_MESSAGE for one in details), "the server would split the message"
         action.reported.append((execution, finished, details))
         if execution == "closed":
@@ -351,7 +348,7 @@ class Request(BaseHTTPRequestHandler):
 
     def _cancelled(self, action: Action, execution: str, finished: str, details: list[str]) -> None:
         if not action.stops:
-            raise _Says(405)
+            raise _StatusAnswer(405)
         action.reported.append((f"cancel {execution}", finished, details))
         if execution == "closed" and finished != "failure":
             action.active, action.status = False, "canceled"
@@ -361,11 +358,11 @@ class Request(BaseHTTPRequestHandler):
     def _confirmed(self, action: Action, content: dict[str, Any]) -> None:
         answer = content.get("confirmation")
         if answer not in ("confirmed", "denied"):
-            raise _Says(400)
+            raise _StatusAnswer(400)
         if not action.active:
-            raise _Says(410)
+            raise _StatusAnswer(410)
         if not action.waits:
-            raise _Says(404)
+            raise _StatusAnswer(404)
         action.reported.append((answer, "none", content.get("details", [])))
         if answer == "confirmed":
             action.status = "running"
@@ -373,8 +370,8 @@ class Request(BaseHTTPRequestHandler):
     def _described(self, content: dict[str, Any]) -> None:
         data = content.get("data")
         if not isinstance(data, dict) or not data or content.get("mode") != "merge":
-            raise _Says(400)
+            raise _StatusAnswer(400)
         if not all(ATTRIBUTE.fullmatch(key) and ATTRIBUTE.fullmatch(value) for key, value in data.items()):
-            raise _Says(400)
+            raise _StatusAnswer(400)
         self.server.attributes |= data
         self.server.asks = False

@@ -14,7 +14,7 @@ from jepa_runtime.ota.daemon import YieldLock
 from jepa_runtime.ota.state import Phase
 from tests.errors import code
 from tests.ota.hawkbit.conftest import Robot
-from tests.ota.hawkbit.ddi_faults import says
+from tests.ota.hawkbit.ddi_faults import answers
 from tests.ota.hawkbit.ddi_server import DdiServer
 from tests.ota.robots import unreachable
 
@@ -45,7 +45,7 @@ def test_deployment_cancelled_before_its_switch_is_dropped(
 def test_cancellation_before_the_update_started_is_accepted(fleet_robot: Robot, ddi: DdiServer) -> None:
     action = ddi.assign("2.0.0")
     ddi.cancel(action)
-    with ddi.fails("/feedback", says(503)):
+    with ddi.fails("/feedback", answers(503)):
         fleet_robot.rounds(2)
     assert action.active
     fleet_robot.rounds(1)
@@ -72,7 +72,7 @@ def test_cancellation_after_the_switch_is_rejected_and_success_reported(
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
-    with ddi.fails(f"/deploymentBase/{action.id}/feedback", says(503)):
+    with ddi.fails(f"/deploymentBase/{action.id}/feedback", answers(503)):
         fleet_robot.rounds(1)
         ddi.cancel(action)
         fleet_robot.rounds(1)
@@ -179,7 +179,7 @@ def test_release_rejected_by_the_gate_before_confirmation_is_denied_once(
     robot.repository.publish(bundles[1], 2)
     ddi.confirms = True
     action = ddi.assign("2.0.0")
-    with ddi.fails(f"/{action.id}/feedback", says(503)):
+    with ddi.fails(f"/{action.id}/feedback", answers(503)):
         robot.rounds(2)
     robot.rounds(2)
     assert action.ends == [("denied", "none")] and "does not pass shadow" in action.reported[-1][2][0]

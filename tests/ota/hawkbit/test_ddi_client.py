@@ -25,7 +25,7 @@ from jepa_runtime.ota.hawkbit.ddi_messages import (
 from jepa_runtime.ota.hawkbit.settings import Hawkbit
 from jepa_runtime.ota.transport.repository_sources import BusyError, NotFoundError
 from tests.errors import code
-from tests.ota.hawkbit.ddi_faults import says, silent, trickles
+from tests.ota.hawkbit.ddi_faults import answers, silent, trickles
 from tests.ota.hawkbit.ddi_server import DdiServer, Fault, Request
 
 
@@ -152,7 +152,7 @@ def test_link_to_another_robot_tenant_or_resource_is_an_error(
         {"config": {"polling": {"sleep": "00:05:00"}}, "_links": {"deploymentBase": {"href": href}}}
     ).model_dump_json(by_alias=True)
     with (
-        ddi.fails("robot-1", says(200, content.encode())),
+        ddi.fails("robot-1", answers(200, content.encode())),
         pytest.raises(FetchError, check=code("hawkbit.foreign_link")),
     ):
         server.poll()
@@ -166,7 +166,7 @@ def test_link_to_another_host_contributes_only_its_id(server: DdiClient, ddi: Dd
     content = (
         f'{{"config":{{"polling":{{"sleep":"00:05:00"}}}},"_links":{{"deploymentBase":{{"href":"{href}"}}}}}}'
     )
-    with ddi.fails("robot-1", says(200, content.encode())):
+    with ddi.fails("robot-1", answers(200, content.encode())):
         result = server.poll().deployment
     assert result == str(action.id)
     server.deployment(result)
@@ -189,7 +189,7 @@ def test_server_error_answer_is_reported(
     server: DdiClient, ddi: DdiServer, status: int, kind: type[FetchError], why: str
 ) -> None:
     with (
-        ddi.fails("robot-1", says(status, b"<html>", Location="http://evil.example/")),
+        ddi.fails("robot-1", answers(status, b"<html>", Location="http://evil.example/")),
         pytest.raises(FetchError) as raised,
     ):
         server.poll()
@@ -199,12 +199,12 @@ def test_server_error_answer_is_reported(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_busy_server_reports_its_retry_delay(server: DdiClient, ddi: DdiServer, status: int) -> None:
-    with ddi.fails("robot-1", says(status, Retry_After="120")), pytest.raises(BusyError) as raised:
+    with ddi.fails("robot-1", answers(status, Retry_After="120")), pytest.raises(BusyError) as raised:
         server.poll()
     assert raised.value.after_s == 120
     for after in ("soon", "-1", "\u00b2", "9" * 400):
         with (
-            ddi.fails("robot-1", says(status, Retry_After=after.encode("utf-8").decode("latin-1"))),
+            ddi.fails("robot-1", answers(status, Retry_After=after.encode("utf-8").decode("latin-1"))),
             pytest.raises(FetchError) as other,
         ):
             server.poll()
@@ -230,14 +230,14 @@ def test_busy_server_reports_its_retry_delay(server: DdiClient, ddi: DdiServer, 
     ids=lambda content: repr(content[:40]),
 )
 def test_malformed_answer_is_an_error(server: DdiClient, ddi: DdiServer, content: bytes) -> None:
-    with ddi.fails("robot-1", says(200, content)), pytest.raises(FetchError):
+    with ddi.fails("robot-1", answers(200, content)), pytest.raises(FetchError):
         server.poll()
 
 
 def test_answer_for_another_action_is_an_error(server: DdiClient, ddi: DdiServer) -> None:
     content = b'{"id": "7", "deployment": {"download": "forced", "update": "forced", "chunks": []}}'
     with (
-        ddi.fails("/deploymentBase/5", says(200, content)),
+        ddi.fails("/deploymentBase/5", answers(200, content)),
         pytest.raises(FetchError, check=code("hawkbit.wrong_action")),
     ):
         server.deployment("5")

@@ -15,7 +15,7 @@ from jepa_runtime.ota.hawkbit.agent import STATE_FILE
 from jepa_runtime.ota.hawkbit.saved_state import SavedState
 from jepa_runtime.ota.state import Phase
 from tests.ota.hawkbit.conftest import Robot
-from tests.ota.hawkbit.ddi_faults import puts_off, says
+from tests.ota.hawkbit.ddi_faults import answers, delays
 from tests.ota.hawkbit.ddi_server import DdiServer
 from tests.ota.robots import Died, Serving, dies_in, unreachable
 
@@ -200,7 +200,7 @@ def test_unreachable_server_does_not_block_updates(
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
-    gone = says(503)
+    gone = answers(503)
 
     def heartbeat() -> None:
         if fleet_robot.state.phase is Phase.DOWNLOAD:
@@ -227,7 +227,7 @@ def test_accepted_order_is_executed_without_the_server(
     fleet_robot.rounds(1)
     fleet_robot.repository.error = None
     fleet_robot.restart()
-    with ddi.fails("robot-1", says(502)):
+    with ddi.fails("robot-1", answers(502)):
         fleet_robot.rounds(1)
     assert fleet_robot.version == "2.0.0"
 
@@ -244,7 +244,7 @@ def test_local_update_that_has_switched_finishes_first(
     with pytest.raises(KeyboardInterrupt):
         fleet_robot.update(heartbeat=stop)
     assert fleet_robot.state.phase is Phase.OBSERVE
-    with ddi.fails("robot-1", says(500)):
+    with ddi.fails("robot-1", answers(500)):
         fleet_robot.rounds(1)
     assert fleet_robot.good == "2.0.0"
     action = ddi.assign("2.0.0")
@@ -289,7 +289,7 @@ def test_robot_without_a_server_reports_it(fleet_robot: Robot) -> None:
 def test_fetch_outside_its_window_waits(fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
-    with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
+    with ddi.fails(f"/deploymentBase/{action.id}", delays(action)):
         fleet_robot.rounds(3)
     assert [messages[:1] for messages in action.reported] == [
         ("scheduled",)
@@ -299,7 +299,7 @@ def test_fetch_outside_its_window_waits(fleet_robot: Robot, ddi: DdiServer, bund
 
 
 def test_server_that_requests_a_pause_is_not_polled(fleet_robot: Robot, ddi: DdiServer) -> None:
-    with ddi.fails("robot-1", says(429, Retry_After="3600")):
+    with ddi.fails("robot-1", answers(429, Retry_After="3600")):
         assert 3240 <= fleet_robot.round() <= 3960
     assert "retry after 3600 s" in fleet_robot.lines[0]
 
@@ -308,7 +308,7 @@ def test_feedback_that_the_server_rejects_does_not_block_other_deployments(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
     first = ddi.assign("1.0.0")
-    with ddi.fails(f"/{first.id}/feedback", says(400)), ddi.fails("/configData", says(429)):
+    with ddi.fails(f"/{first.id}/feedback", answers(400)), ddi.fails("/configData", answers(429)):
         fleet_robot.rounds(2)
         ddi.force_quit(first)
         fleet_robot.repository.publish(bundles[1], 2)
@@ -319,7 +319,7 @@ def test_feedback_that_the_server_rejects_does_not_block_other_deployments(
 
 def test_answer_to_a_deleted_action_is_retried_once(fleet_robot: Robot, ddi: DdiServer) -> None:
     action = ddi.assign("1.0.0")
-    with ddi.fails(f"/{action.id}/feedback", says(503)):
+    with ddi.fails(f"/{action.id}/feedback", answers(503)):
         fleet_robot.rounds(1)
     ddi.force_quit(action)
     fleet_robot.rounds(4)
@@ -330,24 +330,24 @@ def test_answer_to_a_deleted_action_is_retried_once(fleet_robot: Robot, ddi: Ddi
 def test_time_of_the_last_server_answer_is_stored_hourly_and_shown(
     fleet_robot: Robot, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def asked() -> str:
+    def last_contact() -> str:
         assert main(["update", "status", "--robot", str(fleet_robot.root)]) == 0
         (line,) = (
             line for line in capsys.readouterr().out.splitlines() if line.startswith("last hawkBit response")
         )
         return line.removeprefix("last hawkBit response").strip()
 
-    assert asked() == "never"
+    assert last_contact() == "never"
     fleet_robot.round()
     began = fleet_robot.clock.now()
-    assert asked() == f"{began:%Y-%m-%d %H:%M} UTC"
+    assert last_contact() == f"{began:%Y-%m-%d %H:%M} UTC"
     written = (fleet_robot.root / STATE_FILE).stat().st_ino
     fleet_robot.clock.sleep(1800)
     fleet_robot.round()
     assert (fleet_robot.root / STATE_FILE).stat().st_ino == written, "the disk is rarely written"
     fleet_robot.clock.sleep(1801)
     fleet_robot.round()
-    assert asked() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
+    assert last_contact() == f"{fleet_robot.clock.now():%Y-%m-%d %H:%M} UTC"
 
 
 def test_full_disk_is_reported_to_the_server(

@@ -10,12 +10,12 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.ota import state_machine
 from jepa_runtime.ota.state import Phase
 from tests.ota.hawkbit.conftest import Robot
-from tests.ota.hawkbit.ddi_faults import puts_off, says
+from tests.ota.hawkbit.ddi_faults import answers, delays
 from tests.ota.hawkbit.ddi_server import Action, DdiServer
 from tests.ota.robots import Died, dies_in, unreachable
 
 
-def serve_what_is_revoked(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
+def activate_revoked_release(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -> None:
     """Return a robot whose active model 2.0.0 is revoked; 3.0.0 is offered, but not ordered."""
     robot.repository.publish(bundles[1], 2)
     ddi.assign("2.0.0")
@@ -26,7 +26,7 @@ def serve_what_is_revoked(robot: Robot, ddi: DdiServer, bundles: list[Bundle]) -
 def test_revoked_release_is_replaced_without_a_fleet_order(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0", "no newer release is installed without an order"
     assert ddi.attributes["jepa.version"] == "1.0.0"
@@ -36,8 +36,8 @@ def test_revoked_release_is_replaced_without_a_fleet_order(
 def test_revoked_release_is_replaced_while_the_fleet_server_is_down(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
-    with ddi.fails("robot-1", says(500)):
+    activate_revoked_release(fleet_robot, ddi, bundles)
+    with ddi.fails("robot-1", answers(500)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0"
 
@@ -45,9 +45,9 @@ def test_revoked_release_is_replaced_while_the_fleet_server_is_down(
 def test_revoked_release_is_replaced_while_another_is_scheduled_for_later(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     action = ddi.assign("3.0.0")
-    with ddi.fails(f"/deploymentBase/{action.id}", puts_off(action)):
+    with ddi.fails(f"/deploymentBase/{action.id}", delays(action)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0"
 
@@ -55,9 +55,9 @@ def test_revoked_release_is_replaced_while_another_is_scheduled_for_later(
 def test_revoked_release_is_replaced_while_the_server_answers_without_an_order(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     action = ddi.assign("3.0.0")
-    with ddi.fails(f"/deploymentBase/{action.id}", says(500)):
+    with ddi.fails(f"/deploymentBase/{action.id}", answers(500)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0" and action.reported == []
 
@@ -65,10 +65,10 @@ def test_revoked_release_is_replaced_while_the_server_answers_without_an_order(
 def test_revoked_release_is_replaced_while_the_server_rejects_feedback(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     action = ddi.assign("3.0.0")
-    later = puts_off(action)
-    with ddi.fails(f"/deploymentBase/{action.id}", later), ddi.fails("/feedback", says(500)):
+    later = delays(action)
+    with ddi.fails(f"/deploymentBase/{action.id}", later), ddi.fails("/feedback", answers(500)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0" and action.reported == []
 
@@ -76,10 +76,10 @@ def test_revoked_release_is_replaced_while_the_server_rejects_feedback(
 def test_revoked_release_is_replaced_while_the_server_rejects_confirmations(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     ddi.confirms = True
     action = ddi.assign("3.0.0")
-    with ddi.fails(f"confirmationBase/{action.id}/feedback", says(500)):
+    with ddi.fails(f"confirmationBase/{action.id}/feedback", answers(500)):
         fleet_robot.rounds(20)
     assert (fleet_robot.state.phase, fleet_robot.version) == (Phase.ARMED, "1.0.0")
 
@@ -89,9 +89,9 @@ def test_revoked_release_is_replaced_while_the_server_rejects_confirmations(
 def test_revoked_release_is_replaced_when_the_server_is_polled_rarely(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], busy: bool, waits: bool
 ) -> None:
-    (wait_for_its_window if waits else serve_what_is_revoked)(fleet_robot, ddi, bundles)
+    (wait_for_its_window if waits else activate_revoked_release)(fleet_robot, ddi, bundles)
     ddi.sleep = "00:05:00" if busy else "24:00:00"
-    with ddi.fails("robot-1", says(429, Retry_After="86400")) if busy else nullcontext():
+    with ddi.fails("robot-1", answers(429, Retry_After="86400")) if busy else nullcontext():
         fleet_robot.rounds(1)
         fleet_robot.repository.publish(bundles[3], 4, revoked=(2,))
         began, polled = fleet_robot.clock.seconds, len(ddi.seen)
@@ -108,7 +108,7 @@ def test_deployment_cancelled_without_details_is_not_continued(
     fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
     action.window = True
     ddi.cancel(action)
-    with ddi.fails(f"cancelAction/{action.id}", says(500)):
+    with ddi.fails(f"cancelAction/{action.id}", answers(500)):
         fleet_robot.rounds(20)
     assert fleet_robot.version == "1.0.0" and action.reported[-1][0] == "scheduled"
     fleet_robot.rounds(1)
@@ -154,11 +154,11 @@ def test_revoked_release_is_replaced_at_the_first_safe_moment_while_another_is_s
     fleet_robot.repository.publish(bundles[2], 3, revoked=(2,))
     fleet_robot.serving.may_switch = False
 
-    def died_waiting() -> None:
+    def killed_while_waiting() -> None:
         if fleet_robot.state.waits_to_roll_back:
             raise Died
 
-    fleet_robot.on_alive = died_waiting
+    fleet_robot.on_alive = killed_while_waiting
     with pytest.raises(Died):
         fleet_robot.rounds(40)
     if restarts:
@@ -184,7 +184,7 @@ def test_ordered_deployment_does_not_fail_while_the_revoked_release_waits_for_a_
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_machine, "MAX_WAITS", 20)
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     fleet_robot.serving.may_switch = False
     action = ddi.assign("3.0.0")
     fleet_robot.rounds(3)
@@ -210,7 +210,7 @@ def test_candidate_waits_for_its_window_while_the_repository_is_unreachable(
 def test_server_is_polled_while_the_revoked_release_waits_for_a_safe_moment(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle]
 ) -> None:
-    serve_what_is_revoked(fleet_robot, ddi, bundles)
+    activate_revoked_release(fleet_robot, ddi, bundles)
     fleet_robot.serving.may_switch = False
     while fleet_robot.state.phase is not Phase.RESOLVE:
         fleet_robot.rounds(1)

@@ -34,7 +34,7 @@ from tests.ota.robots import Died, Site, dies_in
 
 
 @contextmanager
-def somebody(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[ServingReport]]:
+def running_server(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[ServingReport]]:
     """Serve from ``root`` and report the last given health; crash if the block raises.
 
     Args:
@@ -60,9 +60,9 @@ def somebody(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[
             thread.join()
 
 
-def death(root: Path) -> None:
+def crashed_server(root: Path) -> None:
     """Serve from ``root`` and crash."""
-    with suppress(Died), somebody(root, serves="0" * 64):
+    with suppress(Died), running_server(root, serves="0" * 64):
         raise Died
 
 
@@ -87,7 +87,7 @@ def test_swap_without_any_server_sends_no_request(site: Site, bundles: list[Bund
 def test_cleanly_stopped_server_is_no_failure_and_is_awaited(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
-    with somebody(site.root, serves=bundles[0].sha256):
+    with running_server(site.root, serves=bundles[0].sha256):
         assert serving.health() == Health(serves=bundles[0].sha256)
     assert not (site.root / SOCKET).exists()
     health = serving.health()
@@ -96,20 +96,20 @@ def test_cleanly_stopped_server_is_no_failure_and_is_awaited(
     with pytest.raises(UpdateError, check=code("serving.gone")):
         serving.swap(slot(site, bundles[1]))
     serving.swap(slot(site, bundles[0]))
-    with somebody(site.root, serves=bundles[1].sha256):
+    with running_server(site.root, serves=bundles[1].sha256):
         assert serving.health() == Health(serves=bundles[1].sha256)
 
 
 def test_health_right_after_boot_waits_for_a_starting_server(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with somebody(site.root):
+    with running_server(site.root):
         pass
     monkeypatch.setattr(serving_socket, "_STARTING_S", 1e9)
     late = LocalServing(site.root, gone_s=30)
     with ExitStack() as stack:
         start = threading.Timer(
-            0.3, lambda: stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
+            0.3, lambda: stack.enter_context(running_server(site.root, serves=bundles[1].sha256))
         )
         start.start()
         assert late.health() == Health(serves=bundles[1].sha256)
@@ -123,7 +123,7 @@ def test_health_right_after_boot_waits_for_a_starting_server(
 def test_server_is_asked_to_swap_and_may_refuse(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
-    with somebody(site.root, serves=bundles[1].sha256) as says:
+    with running_server(site.root, serves=bundles[1].sha256) as says:
         serving.swap(slot(site, bundles[1]))
         assert serving.health() == Health(serves=bundles[1].sha256)
         says.append(replace(says[0], refused=bundles[2].sha256, reason="no such device"))
@@ -139,7 +139,7 @@ def test_swap_that_may_still_succeed_is_awaited(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, expected = bundles[0].sha256, bundles[1].sha256
-    with somebody(site.root, serves=other, refused=expected, reason="no memory", passing=True) as says:
+    with running_server(site.root, serves=other, refused=expected, reason="no memory", passing=True) as says:
         monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 0.3)
         with pytest.raises(UpdateError, check=code("serving.not_opened")) as raised:
             serving.swap(slot(site, bundles[1]))
@@ -158,10 +158,10 @@ def test_swap_that_may_still_succeed_is_awaited(
 def test_server_crash_is_a_failure_even_after_a_restart_with_the_same_pid(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
-    with suppress(Died), somebody(site.root, serves=bundles[1].sha256):
+    with suppress(Died), running_server(site.root, serves=bundles[1].sha256):
         serving.swap(slot(site, bundles[1]))
         raise Died
-    with somebody(site.root) as says:
+    with running_server(site.root) as says:
         health = serving.health()
         assert "died, and was restarted" in health.failure and "is opening its model" in health.absent
         says.append(replace(says[0], serves=bundles[1].sha256))
@@ -172,14 +172,14 @@ def test_server_crash_is_a_failure_even_after_a_restart_with_the_same_pid(
 
 def test_planned_restart_is_no_crash(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
     for _ in range(2):
-        with somebody(site.root, serves=bundles[1].sha256):
+        with running_server(site.root, serves=bundles[1].sha256):
             assert serving.health() == Health(serves=bundles[1].sha256)
 
 
 def test_crashed_server_does_not_block_a_rollback(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
-    with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
+    with suppress(Died), running_server(site.root, serves=bundles[0].sha256):
         serving.health()
         raise Died
     health = serving.health()
@@ -193,7 +193,7 @@ def test_crashed_server_does_not_block_a_rollback(
 def test_server_killed_by_its_model_rejects_it_and_another_may_fix_it(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
-    with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
+    with suppress(Died), running_server(site.root, at_work=bundles[1].sha256):
         serving.health()
         raise Died
     with pytest.raises(ReleaseRejectedError, check=code("serving.died")):
@@ -205,10 +205,10 @@ def test_server_killed_by_its_model_rejects_it_and_another_may_fix_it(
 def test_server_that_cannot_open_the_good_model_does_not_block_the_fix(
     site: Site, serving: LocalServing
 ) -> None:
-    with somebody(site.root):
+    with running_server(site.root):
         assert not serving.health().may_switch, "it may still succeed"
-    death(site.root)
-    with somebody(site.root):
+    crashed_server(site.root)
+    with running_server(site.root):
         health = serving.health()
         assert health.may_switch and "is opening its model" in health.absent
 
@@ -220,7 +220,7 @@ def test_server_that_crashes_repeatedly_while_opening_a_model_rejects_it(
 
     def loop() -> None:
         while not ending.is_set():
-            with suppress(Died), somebody(site.root, at_work=bundles[1].sha256):
+            with suppress(Died), running_server(site.root, at_work=bundles[1].sha256):
                 time.sleep(0.3)
                 raise Died
 
@@ -239,11 +239,11 @@ def test_server_that_crashed_once_while_opening_a_model_may_succeed_after_a_rest
     site: Site, bundles: list[Bundle]
 ) -> None:
     serving, expected = LocalServing(site.root, gone_s=5), bundles[1].sha256
-    with somebody(site.root, serves=bundles[0].sha256):
+    with running_server(site.root, serves=bundles[0].sha256):
         serving.health()
-    with suppress(Died), somebody(site.root, at_work=expected):
+    with suppress(Died), running_server(site.root, at_work=expected):
         raise Died
-    with somebody(site.root, at_work=expected) as says:
+    with running_server(site.root, at_work=expected) as says:
         assert says[0].blamed == expected
         later = threading.Timer(0.5, lambda: says.append(replace(says[0], serves=expected)))
         later.start()
@@ -257,9 +257,9 @@ def test_planned_restarts_while_opening_do_not_reject_the_model(site: Site, bund
 
         def restarts() -> None:
             for _ in range(3):
-                with somebody(site.root, at_work=expected):
+                with running_server(site.root, at_work=expected):
                     time.sleep(0.3)
-            stack.enter_context(somebody(site.root, serves=expected))
+            stack.enter_context(running_server(site.root, serves=expected))
 
         restarting = threading.Thread(target=restarts)
         restarting.start()
@@ -274,7 +274,7 @@ def test_server_crashed_long_ago_does_not_block_updates_but_is_monitored_before_
     site: Site, bundles: list[Bundle]
 ) -> None:
     """The serving process may have crashed because of its model: the update is the fix."""
-    death(site.root)
+    crashed_server(site.root)
     health = LocalServing(site.root, gone_s=0.2).health()
     assert (health.failure, health.may_switch, health.serves) == ("", True, "")
     assert "the serving process died, or the machine stopped" in health.absent
@@ -287,7 +287,7 @@ def test_server_crashed_long_ago_does_not_block_updates_but_is_monitored_before_
                 return
             waits.append(why)
             if len(waits) == 5:
-                stack.enter_context(somebody(site.root, serves=bundles[1].sha256))
+                stack.enter_context(running_server(site.root, serves=bundles[1].sha256))
 
         state = site.update(serving=LocalServing(site.root, gone_s=0), on_state=tell)
     assert state.result == "updated" and all("the serving process died" in why for why in waits)
@@ -295,11 +295,11 @@ def test_server_crashed_long_ago_does_not_block_updates_but_is_monitored_before_
 
 
 def test_power_cut_is_no_server_crash(site: Site, serving: LocalServing, bundles: list[Bundle]) -> None:
-    with suppress(Died), somebody(site.root, serves=bundles[0].sha256):
+    with suppress(Died), running_server(site.root, serves=bundles[0].sha256):
         serving.health()
         raise Died
     (site.root / "serving/what").write_text(f"another-boot {bundles[0].sha256}")
-    with somebody(site.root, serves=bundles[0].sha256):
+    with running_server(site.root, serves=bundles[0].sha256):
         assert serving.health().failure == ""
 
 
@@ -332,9 +332,9 @@ def test_waiting_for_a_server_notifies_the_watchdog(site: Site, bundles: list[Bu
         raise KeyboardInterrupt
 
     serving = LocalServing(site.root, stop, gone_s=30)
-    with somebody(site.root, serves=bundles[0].sha256), pytest.raises(KeyboardInterrupt):
+    with running_server(site.root, serves=bundles[0].sha256), pytest.raises(KeyboardInterrupt):
         serving.swap(slot(site, bundles[1]))
-    death(site.root)
+    crashed_server(site.root)
     with pytest.raises(KeyboardInterrupt):
         serving.health()
 
@@ -351,7 +351,7 @@ def test_second_server_or_missing_folder_is_an_error(site: Site, tmp_path: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 def test_socket_of_another_account_is_reported(site: Site) -> None:
-    with somebody(site.root, serves="0" * 64):
+    with running_server(site.root, serves="0" * 64):
         shutil.chown(site.root / SOCKET, 1)
         for folder in (site.root, *site.root.parents):
             if folder.stat().st_uid == 0 and folder != Path("/"):
@@ -372,14 +372,14 @@ def test_socket_of_another_account_is_reported(site: Site) -> None:
 def test_folder_with_a_long_path_has_a_socket(tmp_path: Path, bundles: list[Bundle]) -> None:
     root = tmp_path / ("long" * 40)
     root.mkdir()
-    with somebody(root, serves=bundles[0].sha256, failure="\ud800" * 100_000):
+    with running_server(root, serves=bundles[0].sha256, failure="\ud800" * 100_000):
         health = LocalServing(root).health()
         assert health.serves == bundles[0].sha256 and len(health.failure) == 1000
 
 
 def test_update_after_a_suspend_is_not_committed_unmonitored(site: Site, bundles: list[Bundle]) -> None:
     site.repository.publish(bundles[1], 2)
-    with somebody(site.root, serves=bundles[1].sha256), pytest.raises(Died):
+    with running_server(site.root, serves=bundles[1].sha256), pytest.raises(Died):
         site.update(serving=LocalServing(site.root), on_state=dies_in(Phase.OBSERVE))
     looks = 0
 
@@ -392,6 +392,6 @@ def test_update_after_a_suspend_is_not_committed_unmonitored(site: Site, bundles
     with pytest.raises(Died):
         site.update(serving=LocalServing(site.root, gone_s=0), on_state=tell)
     assert site.good == "1.0.0"
-    with somebody(site.root, serves=bundles[1].sha256):
+    with running_server(site.root, serves=bundles[1].sha256):
         assert site.update(serving=LocalServing(site.root)).result == "updated"
     assert site.good == "2.0.0"

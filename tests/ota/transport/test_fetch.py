@@ -18,7 +18,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, NotFoundError
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import LARGE, LIMITS, MIB, SMALL, fetch, having
+from tests.ota.fetching import LARGE, LIMITS, MIB, SMALL, fetch, has_content
 from tests.ota.servers import FaultServer
 
 # Downloads without faults.
@@ -31,7 +31,7 @@ def test_fetched_file_is_complete_and_alone_in_its_part(server: FaultServer, par
         "large",
         part,
         length=len(LARGE),
-        verify=having(LARGE),
+        verify=has_content(LARGE),
         budget=FetchBudget(LIMITS),
         progress=lambda done, of: seen.append((done, of)),
     )

@@ -14,7 +14,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, Limits
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import LARGE, MIB, SMALL, fetch, having
+from tests.ota.fetching import LARGE, MIB, SMALL, fetch, has_content
 from tests.ota.servers import FakeClock, FastClock, FaultServer
 
 
@@ -90,7 +90,7 @@ def test_download_rate_stays_below_the_limit_after_a_pause(part: Path) -> None:
         "f",
         part,
         length=len(content),
-        verify=having(content),
+        verify=has_content(content),
         budget=FetchBudget(limits, clock),
         progress=watch,
     )
@@ -116,11 +116,11 @@ def test_several_files_share_one_byte_limit(served: Path, part: Path) -> None:
     short = FetchBudget(Limits(total_s=100, free_bytes=0), clock)
     for budget, expected in ((short, "transfer.time_limit"), (few, "transfer.byte_limit")):
         part.unlink(missing_ok=True)
-        fetch_file(source, "small", part, length=len(SMALL), verify=having(SMALL), budget=budget)
+        fetch_file(source, "small", part, length=len(SMALL), verify=has_content(SMALL), budget=budget)
         part.unlink()
         clock.sleep(101)
         with pytest.raises(TransferLimitError, check=code(expected)):
-            fetch_file(source, "small", part, length=len(SMALL), verify=having(SMALL), budget=budget)
+            fetch_file(source, "small", part, length=len(SMALL), verify=has_content(SMALL), budget=budget)
 
 
 def test_wrong_content_is_detected_when_the_update_cannot_fetch_all_of_it(served: Path, part: Path) -> None:
@@ -134,7 +134,7 @@ def test_wrong_content_is_detected_when_the_update_cannot_fetch_all_of_it(served
                 "small",
                 part,
                 length=len(SMALL),
-                verify=having(b""),
+                verify=has_content(b""),
                 budget=budget,
             )
         except UpdateError as error:

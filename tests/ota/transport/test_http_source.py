@@ -125,10 +125,10 @@ def test_endless_trailers_do_not_block(server: FaultServer) -> None:
 
 def test_refused_connection_is_reported(part: Path) -> None:
     with pytest.raises(FetchError, check=code("http.no_connection")):
-        fetch(HttpSource(_nobody(), LIMITS), part, SMALL, "small")
+        fetch(HttpSource(_closed_address(), LIMITS), part, SMALL, "small")
 
 
-def _nobody() -> str:
+def _closed_address() -> str:
     with FaultServer(Path("/nonexistent")) as server:
         return server.url
 

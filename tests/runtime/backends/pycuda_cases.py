@@ -51,7 +51,7 @@ def fail(prefix: str, call: int = 1) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def leaks_nothing() -> Iterator[None]:
     yield
     fail("", 0)
     assert left() == ({}, 0, 0)

@@ -32,20 +32,20 @@ def test_least_recently_used_graphs_are_removed_from_a_full_cache(
     cache = tmp_path / "cache"
     (cache / "of somebody else").mkdir(parents=True)
 
-    def kept_after(graph: str) -> set[str]:
+    def remaining_after(graph: str) -> set[str]:
         backend = create_backend("openvino:CPU", BackendOptions(cache_dir=cache))
         backend.load(model_path(toy_bundle, graph, backend), shapes[graph]).close()
         backend.close()
         return {path.parent.name for path in cache.rglob("*.blob")}
 
     shapes = {"encoder": FRAME, "predictor": predictor_shapes(1)}
-    (encoder,) = kept_after("encoder")
-    both = kept_after("predictor")
+    (encoder,) = remaining_after("encoder")
+    both = remaining_after("predictor")
     assert len(both) == 2
-    assert kept_after("encoder") == both
+    assert remaining_after("encoder") == both
     monkeypatch.setattr(model_cache, "MAX_BYTES", 1)
-    assert kept_after("encoder") == {encoder}
-    assert kept_after("predictor") == both - {encoder}
+    assert remaining_after("encoder") == {encoder}
+    assert remaining_after("predictor") == both - {encoder}
     assert (cache / "of somebody else").is_dir()
 
 

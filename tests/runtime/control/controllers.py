@@ -61,7 +61,7 @@ class World:
         self.decision = None
         self.last_command = np.zeros(2)
         self.reaches: list[GoalTracker] = []
-        self.exchange()
+        self.swap_model()
 
     def clock(self) -> float:
         return self.now_s
@@ -71,10 +71,10 @@ class World:
         """Return the time by the clock of stamps."""
         return 10**12 + self.frame * FRAME_NS
 
-    def hear(self, *, stop: bool) -> None:
+    def receive_stop_message(self, *, stop: bool) -> None:
         self.controller.set_stop(stop, now_ns=self.now_ns)
 
-    def exchange(self) -> None:
+    def swap_model(self) -> None:
         self.search = Search(CEMConfig(num_samples=SAMPLES, horizon=HORIZON, topk=2), LIMITS, seed=0)
         planner = RecedingHorizonPlanner(
             self.search,

@@ -47,7 +47,7 @@ def test_controller_without_a_suitable_model_stands(world):
     reach = world.begin()
     world.sought = OTHER_NS
     assert world.images().command is None and reach.result is None
-    world.exchange()
+    world.swap_model()
     assert world.images().command is not None
 
 
@@ -127,7 +127,7 @@ def test_earlier_latched_goal_is_not_driven_to_when_the_world_model_restarts(
         world.sought = None
         world.images()
     for _ in range(2):
-        world.exchange()
+        world.swap_model()
         if new_has_none_at_first:
             world.sought = None
             world.images()
@@ -143,7 +143,7 @@ def test_earlier_latched_goal_is_not_driven_to_when_the_action_goal_starts_immed
     world.begin()
     world.sought = OTHER_NS
     world.images()
-    world.exchange()
+    world.swap_model()
     world.sought = LATCHED_NS
     assert world.images().command is None and world.decision.state is State.IDLE
 
@@ -156,7 +156,7 @@ def test_goal_latched_again_after_an_action_goal_is_driven_to(world):
     world.images()
     world.sought = LATCHED_NS
     assert world.images().command is not None
-    world.exchange()
+    world.swap_model()
     assert world.images().command is not None, "the world model has its earlier goal again"
 
 
@@ -249,7 +249,7 @@ def test_model_swap_restarts_the_plans(world):
     reach = world.begin(threshold=4.0)
     world.images()
     assert reach.best_energy == world.energy
-    world.exchange()
+    world.swap_model()
     assert math.isnan(reach.best_energy), "energies of two models are not comparable"
     assert world.image().command is None
     assert world.images().command is not None and reach.result is None
@@ -311,7 +311,7 @@ class Driving(RuleBasedStateMachine):
         self.last = None
 
     @rule(count=st.integers(1, 8), age_s=st.sampled_from([0.01, 0.01, 0.01, 0.7]))
-    def images_come(self, count: int, age_s: float) -> None:
+    def receive_images(self, count: int, age_s: float) -> None:
         for _ in range(count):
             self.last = self.world.image(age_s=age_s)
             self.check_command(age_s)
@@ -326,16 +326,16 @@ class Driving(RuleBasedStateMachine):
         assert reach is None or (reach.result is None and reach.config.goal_ns == world.sought)
 
     @rule(goal=st.sampled_from([None, LATCHED_NS, 8, 9]))
-    def the_world_model_seeks(self, goal: int | None) -> None:
+    def set_world_model_goal(self, goal: int | None) -> None:
         self.world.sought = goal
 
     @rule(goal=st.sampled_from([8, 9]), timeout_s=st.sampled_from([None, 1.0]))
-    def a_goal_is_asked_for(self, goal: int, timeout_s: float | None) -> None:
+    def request_goal(self, goal: int, timeout_s: float | None) -> None:
         self.world.begin(goal, timeout_s=timeout_s)
 
     @rule()
     @precondition(lambda self: self.world.controller.goal is not None)
-    def it_is_cancelled(self) -> None:
+    def cancel_goal(self) -> None:
         reach = self.world.controller.goal
         self.world.controller.end_goal(Outcome.CANCELLED, "")
         assert reach is not None and reach.result is not None and not self.world.controller.may_move
@@ -354,27 +354,27 @@ class Driving(RuleBasedStateMachine):
             self.world.monitor.add_surprise(each)
 
     @rule(seconds=st.sampled_from([0.05, 0.6, 3.0]))
-    def time_goes_by(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         self.world.now_s += seconds
         self.world.controller.check_timeouts()
         assert seconds < TIMEOUT_S or not self.world.controller.may_move
 
     @rule(usable=st.booleans())
-    def the_model_is_exchanged(self, usable: bool) -> None:
+    def swap_model(self, usable: bool) -> None:
         if usable:
-            self.world.exchange()
+            self.world.swap_model()
         else:
             self.world.controller.set_model(None, "unusable")
             assert not self.world.controller.may_move
 
     @invariant()
-    def no_more_than_the_newest_goal_is_in_work(self) -> None:
+    def only_newest_goal_is_in_progress(self) -> None:
         in_work = [reach for reach in self.world.reaches if reach.result is None]
         assert in_work == ([] if self.world.controller.goal is None else [self.world.controller.goal])
         assert in_work in ([], self.world.reaches[-1:])
 
     @invariant()
-    def why_the_robot_stands_is_told(self) -> None:
+    def stop_reason_is_reported(self) -> None:
         verdict = self.world.controller.verdict()
         assert bool(self.world.monitor.holds) == verdict.message.startswith("robot stopped: ")
         assert verdict.level is not Level.OK or not self.world.monitor.holds

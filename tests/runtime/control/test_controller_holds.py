@@ -313,8 +313,8 @@ def test_robot_without_visible_motion_is_released_once_and_then_held_until_anoth
     assert world.drive(60.0) == 0.0
     world.sought = LATCHED_NS + 1
     assert 0 < world.drive(60.0) <= 0.5, "one more attempt"
-    world.hear(stop=True)
-    world.hear(stop=False)
+    world.receive_stop_message(stop=True)
+    world.receive_stop_message(stop=False)
     world.sought = world.now_ns + 1
     assert 0 < world.drive(60.0) <= 0.5
     world.begin()

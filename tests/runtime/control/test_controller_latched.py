@@ -16,16 +16,16 @@ def test_goal_from_before_a_stop_is_over(world, asked_for):
         world.begin()
         world.sought = OTHER_NS
     assert world.images().command is not None
-    world.hear(stop=True)
+    world.receive_stop_message(stop=True)
     assert not world.controller.may_move and world.controller.verdict().level is Level.WARN
     assert world.images().command is None and world.controller.state is State.HELD
     assert [(reach.result.outcome, reach.result.reason) for reach in world.reaches] == [
         (Outcome.ABORTED, "stop requested")
     ] * asked_for
-    world.hear(stop=False)
+    world.receive_stop_message(stop=False)
     for _ in range(2):
         assert world.images(20).command is None and world.controller.state is State.IDLE
-        world.exchange()
+        world.swap_model()
     world.sought = world.now_ns + 1
     assert world.images().command is not None and world.controller.verdict().level is Level.OK
 
@@ -34,8 +34,8 @@ def test_goal_from_before_a_stop_is_over(world, asked_for):
 def test_stop_between_two_images_is_detected(world, goal_stamp):
     world.sought = goal_stamp
     assert world.images().command is not None
-    world.hear(stop=True)
-    world.hear(stop=False)
+    world.receive_stop_message(stop=True)
+    world.receive_stop_message(stop=False)
     assert world.images().command is None
     assert world.controller.verdict().message == "idle: the latched goal has expired, waiting for a new one"
     reach = world.begin()
@@ -45,13 +45,13 @@ def test_stop_between_two_images_is_detected(world, goal_stamp):
 
 @pytest.mark.parametrize("goal_stamp", [8, AHEAD_NS])
 def test_goals_received_during_a_stop_are_over(world, goal_stamp):
-    world.hear(stop=True)
+    world.receive_stop_message(stop=True)
     reach = world.begin()
     assert reach.result.outcome is Outcome.ABORTED and world.controller.goal is None
     world.images()
     world.sought = goal_stamp
     world.images()
-    world.hear(stop=False)
+    world.receive_stop_message(stop=False)
     assert world.images(20).command is None
     world.sought = world.now_ns + 1
     assert world.images().command is not None
@@ -59,8 +59,8 @@ def test_goals_received_during_a_stop_are_over(world, goal_stamp):
 
 @pytest.mark.parametrize("stamp_ns", [0, 8, 10**12])
 def test_goal_without_images_before_the_release_is_over_by_its_stamp(world, stamp_ns):
-    world.hear(stop=True)
-    world.hear(stop=False)
+    world.receive_stop_message(stop=True)
+    world.receive_stop_message(stop=False)
     world.sought = stamp_ns
     assert world.images(20).command is None
     assert world.controller.verdict().message == "idle: the latched goal has expired, waiting for a new one"
@@ -70,8 +70,8 @@ def test_goal_without_images_before_the_release_is_over_by_its_stamp(world, stam
 
 @pytest.mark.parametrize("goal_stamp", [None, LATCHED_NS])
 def test_goals_of_a_clock_set_back_are_driven_to(world, goal_stamp):
-    world.hear(stop=True)
-    world.hear(stop=False)
+    world.receive_stop_message(stop=True)
+    world.receive_stop_message(stop=False)
     world.frame = -1000
     world.sought = goal_stamp
     world.images(20)
@@ -80,7 +80,7 @@ def test_goals_of_a_clock_set_back_are_driven_to(world, goal_stamp):
 
 
 def test_goals_without_a_stamp_are_driven_to_without_a_stop(world):
-    world.hear(stop=False)
+    world.receive_stop_message(stop=False)
     world.sought = 0
     assert world.images().command is not None
 
@@ -90,19 +90,19 @@ def test_silence_of_a_required_release_topic_stops_the_robot():
     assert (
         world.images(20).command is None and "no stop message for 0.2 s" in world.controller.verdict().message
     )
-    world.hear(stop=False)
+    world.receive_stop_message(stop=False)
     world.sought = world.now_ns + 1
     assert world.images().command is not None
     world.now_s += 0.1
     world.controller.check_timeouts()
     assert not world.controller.may_move, "no message has arrived since"
-    world.hear(stop=False)
+    world.receive_stop_message(stop=False)
     assert world.images().command is None and world.controller.state is State.IDLE
 
 
 def test_restarted_planner_with_a_release_topic_drives_to_no_earlier_goal():
     world = World(stop_timeout_s=0.2)
-    world.hear(stop=False)
+    world.receive_stop_message(stop=False)
     assert world.images().command is None
 
 

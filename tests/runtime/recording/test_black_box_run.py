@@ -59,7 +59,7 @@ def alarms(bundle: Path, bag: Path) -> list[tuple[str, int]]:
     return result
 
 
-def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
+def bags_without_drops(bundle: Path, bag: Path, folder: Path) -> list[Path]:
     """Return the bags that the first run of ``bag`` without dropped frames records.
 
     The jump is amid 0.2 s of frames: a machine that stalls for that long drops all surprising ones.
@@ -76,7 +76,7 @@ def kept_of_every_frame(bundle: Path, bag: Path, folder: Path) -> list[Path]:
 def test_replay_of_a_black_box_bag_is_surprising_again(
     two_rooms_bundle: Path, jump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bag,) = kept_of_every_frame(two_rooms_bundle, jump, tmp_path)
+    (bag,) = bags_without_drops(two_rooms_bundle, jump, tmp_path)
     assert "1 bags of surprises written" in capsys.readouterr().out
     ((kind, stamp_ns),) = alarms(two_rooms_bundle, bag)
     jumped_ns = 10**9 + round(JUMP / 30 * 1e9)

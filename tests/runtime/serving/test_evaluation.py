@@ -145,30 +145,30 @@ class Schedule:
     def __init__(self, *, period: int, frame: int, run: int) -> None:
         self.now = self._due = 0
         self._period, self._frame, self.run = period, frame, run
-        self._standing = Standing(1.0)
-        predict = self._standing.model.predict
+        self._processor = FakeProcessor(1.0)
+        predict = self._processor.model.predict
 
         def timed(*request: Any, **kwargs: Any) -> Any:
             self.now += self.run
             return predict(*request, **kwargs)
 
-        self._standing.model.predict = timed  # type: ignore[method-assign]
+        self._processor.model.predict = timed  # type: ignore[method-assign]
         # The measured durations of frames.
-        self._standing.model.timings["predict"] = run / MS
-        self.questions = EvaluationQueue(lambda: self.now)
+        self._processor.model.timings["predict"] = run / MS
+        self.queue = EvaluationQueue(lambda: self.now)
 
     def go(self, frames: int) -> list[int]:
         """The time that each frame waited [ns]."""
         waits = []
         for _ in range(frames):
             waits.append(self.now - self._due)
-            self.questions.add_frame("", self._due)
+            self.queue.add_frame("", self._due)
             self.now += self._frame
             self._due += self._period
             while self.now < self._due:
-                patience_s = self.questions.frame_timeout_s()
+                patience_s = self.queue.frame_timeout_s()
                 if patience_s == 0.0:
-                    self.questions.run_next(self._standing)  # type: ignore[arg-type]
+                    self.queue.run_next(self._processor)  # type: ignore[arg-type]
                 else:
                     waited = self._period if patience_s is None else round(patience_s * 1e9)
                     self.now = min(self.now + waited, self._due)
@@ -182,7 +182,7 @@ def test_evaluation_never_delays_a_frame(period: int, share: float, run: int, co
     schedule = Schedule(period=period * MS, frame=round(share * period * MS), run=run * MS)
     schedule.go(3)
     request = EvaluationRequest(manifest(), actions(count), "", latents=True)  # type: ignore[arg-type]
-    schedule.questions.submit(request)
+    schedule.queue.submit(request)
     assert schedule.go(count) == [0] * count
     room = (1 - share) * period
     if run * 1.3 < room:
@@ -206,26 +206,26 @@ def test_evaluation_that_would_delay_the_next_pipelined_frame_does_not_run() -> 
 def test_delayed_evaluation_is_answered_when_the_camera_stops() -> None:
     schedule = Schedule(period=40 * MS, frame=20 * MS, run=30 * MS)
     schedule.go(3)
-    request = question()
-    schedule.questions.submit(request)
+    request = make_request()
+    schedule.queue.submit(request)
     schedule.go(3)
     assert not request.has_started
     while not request.future.done():
         assert schedule.now < 6 * 40 * MS + 100 * MS
         schedule.now += 10 * MS
-        schedule.questions.run_next(schedule._standing)  # type: ignore[arg-type]
+        schedule.queue.run_next(schedule._processor)  # type: ignore[arg-type]
 
 
 def test_evaluation_continues_after_a_single_slow_run() -> None:
     schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
     schedule.go(3)
     schedule.run = 60 * MS
-    schedule.questions.submit(slow := question())
+    schedule.queue.submit(slow := make_request())
     schedule.go(2)
     assert slow.future.done()
     schedule.run = 10 * MS
     schedule._due = max(schedule._due, schedule.now)
-    schedule.questions.submit(request := question())
+    schedule.queue.submit(request := make_request())
     schedule.go(30)
     assert request.future.done()
 
@@ -247,39 +247,39 @@ def test_frames_and_an_evaluation_of_many_runs_are_both_served() -> None:
 def test_inference_thread_without_requests_sleeps() -> None:
     request = EvaluationQueue(time.perf_counter_ns)
     assert request.frame_timeout_s() is None
-    request.submit(question())
+    request.submit(make_request())
     assert request.frame_timeout_s() == 0.0
 
 
 def test_evaluation_rejected_during_its_run_is_answered_once() -> None:
-    standing, request = Standing(1.0), EvaluationQueue(time.perf_counter_ns)
-    predict = standing.model.predict
+    processor, request = FakeProcessor(1.0), EvaluationQueue(time.perf_counter_ns)
+    predict = processor.model.predict
 
     def stopped_meanwhile(*args: Any, **named: Any) -> Any:
         request.close("stopped")
         return predict(*args, **named)
 
-    standing.model.predict = stopped_meanwhile  # type: ignore[method-assign]
-    request.submit(waits := question())
-    request.run_next(standing)  # type: ignore[arg-type]
+    processor.model.predict = stopped_meanwhile  # type: ignore[method-assign]
+    request.submit(waits := make_request())
+    request.run_next(processor)  # type: ignore[arg-type]
     with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
         waits.wait(0.0)
 
 
-def question() -> EvaluationRequest:
+def make_request() -> EvaluationRequest:
     return EvaluationRequest(manifest(), actions(2), "", latents=True)  # type: ignore[arg-type]
 
 
 def test_evaluation_queue_is_limited_and_excludes_cancelled_requests() -> None:
-    waiting = [question() for _ in range(2)]
+    waiting = [make_request() for _ in range(2)]
     request = EvaluationQueue(time.perf_counter_ns, limit=2)
     for each in waiting:
         request.submit(each)
     with pytest.raises(JepaRuntimeError, check=code("evaluation.too_many_pending")):
-        request.submit(question())
+        request.submit(make_request())
     with pytest.raises(JepaRuntimeError, check=code("evaluation.timeout")):
         waiting[1].wait(0.01)
-    request.submit(question())
+    request.submit(make_request())
 
 
 def test_waiting_and_new_evaluations_of_a_stopped_pipeline_raise() -> None:
@@ -313,7 +313,7 @@ def test_model_error_is_raised_to_the_requester_and_frames_continue() -> None:
     assert len(served.results) == 2 and served.errors == []
 
 
-class Standing:
+class FakeProcessor:
     """A frame processor with a model and one image."""
 
     def __init__(self, value: float) -> None:
@@ -335,7 +335,7 @@ class Standing:
 
 
 def test_all_futures_of_an_evaluation_have_one_model_and_one_image() -> None:
-    first, second, request = Standing(1.0), Standing(2.0), actions(NUM_SAMPLES + 1)
+    first, second, request = FakeProcessor(1.0), FakeProcessor(2.0), actions(NUM_SAMPLES + 1)
     one = EvaluationRequest(manifest(), request, "", latents=True)  # type: ignore[arg-type]
     assert one.run(first) is None  # type: ignore[arg-type]
     assert one.run(second) is None, "it starts from the beginning"  # type: ignore[arg-type]

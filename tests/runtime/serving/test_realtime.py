@@ -340,7 +340,7 @@ def test_invalid_settings_are_rejected(wrong: dict[str, Any]) -> None:
         RealtimeSettings(**wrong)
 
 
-_ASIDE = """
+_LOWER_PRIORITY = """
 ended = threading.Event()
 other = threading.Thread(target=ended.wait)
 
@@ -360,7 +360,7 @@ ended.set()
 _WITH_TIME_LEFT = "realtime._idle_cores = lambda: 1.0\n"
 
 # Other processes use every core all the time; they end with the one that started them.
-_BESIDE_OTHERS = """
+_WITH_OTHER_LOAD = """
 import subprocess, sys
 
 busy = "import os; parent = os.getppid()\\nwhile os.getppid() == parent: pass"
@@ -371,22 +371,22 @@ others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * len(
 @needs_root
 def test_low_priority_thread_is_restored_with_its_children() -> None:
     idle, usual = os.SCHED_IDLE, os.SCHED_OTHER
-    assert child(_WITH_TIME_LEFT + _ASIDE) == [idle, idle, usual, usual, usual]
+    assert child(_WITH_TIME_LEFT + _LOWER_PRIORITY) == [idle, idle, usual, usual, usual]
 
 
 @needs_root
 def test_thread_that_could_not_be_restored_keeps_its_priority() -> None:
-    assert child(_WITH_TIME_LEFT + _ASIDE, privileged=False) == [os.SCHED_OTHER] * 5
+    assert child(_WITH_TIME_LEFT + _LOWER_PRIORITY, privileged=False) == [os.SCHED_OTHER] * 5
 
 
 @needs_root
 def test_thread_without_an_idle_core_keeps_its_share() -> None:
-    assert child(_BESIDE_OTHERS + _ASIDE) == [os.SCHED_OTHER] * 5
+    assert child(_WITH_OTHER_LOAD + _LOWER_PRIORITY) == [os.SCHED_OTHER] * 5
 
 
 @needs_root
 def test_real_time_thread_loses_its_priority_while_lowered() -> None:
     first = "    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    with realtime"
-    code = _BESIDE_OTHERS + _ASIDE.replace("    with realtime", first)
+    code = _WITH_OTHER_LOAD + _LOWER_PRIORITY.replace("    with realtime", first)
     other, fifo = os.SCHED_OTHER, os.SCHED_FIFO
     assert child(code) == [other, other, fifo, fifo, other]

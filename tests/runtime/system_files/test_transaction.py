@@ -382,12 +382,12 @@ def test_power_cut_never_leaves_a_change_without_its_journal(
         assert not unsynced(root) & {root / STATE, *(root / STATE).parents}
         commit(tree, path, item)
 
-    def after_all_that_it_tells_of(store: JournalStore, journal: Journal) -> None:
+    def after_its_content(store: JournalStore, journal: Journal) -> None:
         assert not unsynced(root)
         remove(store, journal)
 
     monkeypatch.setattr(RootTree, "commit", after_its_journal)
-    monkeypatch.setattr(JournalStore, "remove", after_all_that_it_tells_of)
+    monkeypatch.setattr(JournalStore, "remove", after_its_content)
     for act in (lambda: apply(root, FILES), lambda: apply(root, NEWER), lambda: undo(root)):
         act()
         assert not unsynced(root)
