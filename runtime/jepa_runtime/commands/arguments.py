@@ -101,20 +101,29 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def message_console(args: argparse.Namespace, *outputs: str) -> Console:
-    """Return the console for messages: standard error if an output goes to standard output.
+def writes_to_stdout(args: argparse.Namespace, *outputs: str) -> bool:
+    """Return whether an output goes to standard output.
 
     Args:
         args: The parsed arguments.
         outputs: The attributes of ``args`` that name an output file.
 
     Raises:
-        UsageError: Two outputs go to standard output.
+        UsageError: Several outputs go to standard output.
     """
     options = [f"--{name.replace('_', '-')}" for name in outputs if getattr(args, name) == STDOUT]
     if len(options) > 1:
-        raise UsageError(f"{' and '.join(options)} cannot both write to standard output")
-    return open_console(stderr=bool(options))
+        raise UsageError(f"only one of {' and '.join(options)} can write to standard output")
+    return bool(options)
+
+
+def message_console(args: argparse.Namespace, *outputs: str) -> Console:
+    """Return the console for messages: standard error if one of ``outputs`` goes to standard output.
+
+    Raises:
+        UsageError: See :func:`writes_to_stdout`.
+    """
+    return open_console(stderr=writes_to_stdout(args, *outputs))
 
 
 def progress_on(console: Console) -> Progress:

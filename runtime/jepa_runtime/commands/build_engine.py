@@ -17,7 +17,7 @@ from rich.progress import TaskID
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.registry import engines, find_engine, split_alternatives, split_engine
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import open_console, progress_on
+from jepa_runtime.commands.arguments import message_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.parity import golden_parity
 from jepa_runtime.model.world_model import WorldModel
@@ -29,7 +29,7 @@ from jepa_runtime.util.output_files import STDOUT, write_json
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    console = open_console(stderr=args.json == STDOUT)
+    console = message_console(args, "json")
     began = time.monotonic()
     _adopt(args)
     declared = find_engine(split_engine(args.engine)[0])

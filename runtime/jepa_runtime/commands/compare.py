@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from jepa_runtime.commands.arguments import open_console
-from jepa_runtime.commands.exit_status import ExitStatus, UsageError
+from jepa_runtime.commands.arguments import open_console, writes_to_stdout
+from jepa_runtime.commands.exit_status import ExitStatus
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.profiling.comparison import Measure, Verdict, common_measure, compare, differences
 from jepa_runtime.profiling.comparison_table import Entry, as_dict, cells, markdown, remarks
@@ -19,7 +19,7 @@ from jepa_runtime.profiling.profile import Profile
 from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.comparison_page import render_comparison
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_json, write_text
+from jepa_runtime.util.output_files import file_paths, write_json, write_text
 from jepa_runtime.util.percentiles import PERCENTILES, label
 
 _STYLES: dict[Verdict, str] = {"better": "green", "same": "green", "worse": "red", "not judged": "yellow"}
@@ -32,11 +32,9 @@ def run(args: argparse.Namespace) -> int:
         ProfileError: A profile cannot be read, or the profiles are not comparable.
         JepaRuntimeError: A file cannot be written.
     """
-    outputs = (args.markdown, args.json, args.html)
-    if outputs.count(STDOUT) > 1:
-        raise UsageError("only one of --markdown, --json and --html can write to standard output")
+    is_quiet = writes_to_stdout(args, "markdown", "json", "html")
     paths = [args.baseline, *args.others]
-    check_outputs(file_paths(*outputs), *paths)
+    check_outputs(file_paths(args.markdown, args.json, args.html), *paths)
     profiles = [read_results(path) for path in paths]
     if not args.allow_different:
         _check_comparable(paths, profiles)
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, {"quantile": args.quantile, **data})
     if args.html:
         write_text(args.html, render_comparison(entries, measure, max_regression=args.max_regression))
-    if STDOUT not in outputs:
+    if not is_quiet:
         _show(entries, measure)
     verdicts = {entry.comparison.verdict for entry in entries if entry.comparison is not None}
     if "worse" in verdicts:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from jepa_runtime.commands.arguments import (
-    open_console,
-)
-from jepa_runtime.commands.exit_status import ExitStatus, UsageError
+from jepa_runtime.commands.arguments import open_console, writes_to_stdout
+from jepa_runtime.commands.exit_status import ExitStatus
 from jepa_runtime.doctor import (
     Diagnosis,
     Finding,
@@ -24,7 +22,7 @@ from jepa_runtime.doctor import (
     fix_script,
 )
 from jepa_runtime.recording import check_outputs
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_text
+from jepa_runtime.util.output_files import file_paths, write_text
 
 _STYLES = {
     Severity.ERROR: "bold red",
@@ -42,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
         DoctorError: The root or its recorded facts cannot be read.
         JepaRuntimeError: The bundle is invalid, or a file cannot be written.
     """
-    if args.fix_script == args.json == STDOUT:
-        raise UsageError("--fix-script and --json cannot both write to standard output")
+    is_quiet = writes_to_stdout(args, "fix_script", "json")
     facts = LiveFacts() if args.root == Path("/") else RecordedFacts(args.root)
     read = file_paths(args.bundle, facts.path if isinstance(facts, RecordedFacts) else None)
     check_outputs(file_paths(args.fix_script, args.json), *read)
@@ -53,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.fix_script, fix_script(diagnosis).rstrip("\n"))
     if args.json is not None:
         write_text(args.json, as_json(diagnosis))
-    if STDOUT not in (args.json, args.fix_script):
+    if not is_quiet:
         _show(diagnosis, verbose=bool(args.verbose))
     return ExitStatus.NEGATIVE if diagnosis.problems else ExitStatus.OK
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
     frame_progress,
-    open_console,
+    message_console,
     open_model,
 )
 from jepa_runtime.commands.exit_status import ExitStatus
@@ -27,7 +27,7 @@ from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.replay import Replayed, replay_bag
 from jepa_runtime.sources.bag_file import BagFile
 from jepa_runtime.util.compat import file_sha256
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_json
+from jepa_runtime.util.output_files import file_paths, write_json
 
 _MAX_FIELDS = 4
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         JepaRuntimeError: An input is invalid, or the outputs cannot be computed or written.
     """
-    console = open_console(stderr=args.json == STDOUT)
+    console = message_console(args, "json")
     outs = file_paths(args.output, args.json)
     check_outputs(outs, args.bag, Path(args.compare or args.bag), args.bundle)
     bundle = Bundle.open(args.bundle)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import (
-    open_console,
+    message_console,
     progress_on,
 )
 from jepa_runtime.commands.exit_status import UsageError
@@ -15,7 +15,7 @@ from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.reports.run_figure import draw_run
 from jepa_runtime.reports.run_page import render_run
-from jepa_runtime.util.output_files import STDOUT, file_paths, write_each, write_text
+from jepa_runtime.util.output_files import file_paths, write_each, write_text
 from jepa_runtime.visualization.atlas import Atlas
 from jepa_runtime.visualization.bag_overlay import add_pictures
 from jepa_runtime.visualization.run_data import read_run
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.html or args.png or args.mcap):
         raise UsageError("at least one of --html, --png and --mcap is required")
     check_outputs(file_paths(args.html, args.png, args.mcap), args.bag, *file_paths(args.bundle))
-    console = open_console(stderr=args.html == STDOUT)
+    console = message_console(args, "html")
     with progress_on(console) as progress:
         task = progress.add_task("reading", total=None)
         found = read_run(

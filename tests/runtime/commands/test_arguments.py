@@ -98,3 +98,20 @@ def test_console_without_terminal_does_not_wrap_lines(
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
     assert open_console().width == width
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run bundle --source two_rooms --json - --html -",
+        "drive bundle --json --html -",
+        "doctor --json - --fix-script -",
+        "compare a.json b.json --json - --markdown -",
+    ],
+)
+def test_two_outputs_on_standard_output_are_a_usage_error(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert "can write to standard output" in capsys.readouterr().err
