@@ -18,7 +18,7 @@ from jepa_ros.common.action_commands import PoseDeltaCommands
 from jepa_ros.common.conversions import TwistActions
 
 from tests.ros.goals import goal_image
-from tests.ros.test_driving import Publisher
+from tests.ros.test_command_publisher import Publisher
 
 SAMPLES, HORIZON = 8, 3
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 # Tests that run longest and cover most APIs.
-TESTS = ("nodes", "pictures", "reach_two_rooms", "swap", "timers", "trust", "world_model")
+TESTS = ("nodes", "pictures", "reach_two_rooms", "swap", "timers", "calibration", "world_model")
 NOT_COPIED = shutil.ignore_patterns(".venv", "out", ".*_cache", "build", "install", "log", "__pycache__")
 
 

@@ -21,7 +21,7 @@ from jepa_ros.nodes.planner import PlannerNode, create_controller_model
 from jepa_ros.planner.parameters import PARAMETERS
 from rclpy.parameter import Parameter
 
-from tests.ros.test_driving import Publisher
+from tests.ros.test_command_publisher import Publisher
 from tests.ros.test_nodes import futures, model_info
 
 pytestmark = pytest.mark.ros

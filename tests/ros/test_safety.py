@@ -34,7 +34,7 @@ from std_msgs.msg import Bool
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.recording import messages
 from tests.ros.hazards import HORIZON, MODELS, NO_MODELS, SAMPLES, Handle, Wire, model
-from tests.ros.test_driving import Publisher
+from tests.ros.test_command_publisher import Publisher
 
 pytestmark = pytest.mark.ros
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
-from tests.ros.test_driving import commands
+from tests.ros.test_command_publisher import commands
 from tests.runtime.control.controllers import FRAME_NS, HORIZON, LIMITS, SAMPLES, World
 
 pytestmark = pytest.mark.ros
