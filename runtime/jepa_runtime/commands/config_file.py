@@ -24,7 +24,7 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="YAML file with options, such as num-samples: 16; the command line wins over it",
+        help="read options from a YAML file, by their names without dashes; the command line wins over it",
     )
 
 

@@ -17,9 +17,7 @@ from rich.console import Console
 import jepa_runtime
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import (
-    message_console,
-)
+from jepa_runtime.commands.arguments import message_console
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.commands.parsers.profile import PASSES
 from jepa_runtime.commands.profile_passes import SWEEP_S, Passes

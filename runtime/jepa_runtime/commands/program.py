@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -119,20 +119,23 @@ class Program:
         for command in (command for group in self.groups.values() for command in group):
             if only in (None, command.name):
                 import_module(command.module).add_parser(subparsers)
-                for leaf in _leaves(subparsers.choices[command.name]):
-                    self._complete(leaf, has_config=command.has_config)
+                self._complete(subparsers.choices[command.name], has_config=command.has_config)
             else:
                 subparsers.add_parser(command.name)
         return parser
 
     def _complete(self, parser: argparse.ArgumentParser, *, has_config: bool) -> None:
-        """Add the options that all commands share."""
+        """Add the options that all commands share, also to the sub-commands."""
         parser.set_defaults(parser=parser, program=self)
+        nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         # A command that is not installed takes any words, see commands/parsers/drive.py.
         if "-" in parser.prefix_chars:
-            if has_config:
+            if has_config and not nested:
                 add_config_argument(parser)
             self._add_message_options(parser.add_argument_group("messages"))
+        for action in nested:
+            for child in action.choices.values():
+                self._complete(child, has_config=has_config)
 
     def _add_message_options(self, parser: argparse._ActionsContainer) -> None:
         absent = argparse.SUPPRESS
@@ -158,16 +161,6 @@ class Program:
             lines += [f"{title}:", *(f"  {entry.name:{width}}  {entry.summary}" for entry in commands), ""]
         lines += [f"`{self.name} COMMAND --help` shows the options of a command.", _EXIT_STATUS]
         return "\n".join(lines)
-
-
-def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Yield the parsers below ``parser`` that have no sub-commands, or ``parser`` itself."""
-    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not nested:
-        yield parser
-    for action in nested:
-        for child in action.choices.values():
-            yield from _leaves(child)
 
 
 def _leaf(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:

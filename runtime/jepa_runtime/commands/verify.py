@@ -10,9 +10,7 @@ from rich.table import Table
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import (
-    open_console,
-)
+from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.exit_status import ExitStatus, print_error
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.parity import VariantCheck, check_variants

@@ -107,7 +107,8 @@ def test_usage_error_shows_the_usage_of_the_command_and_returns_2(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["run", "--version"], ["update", "status", "--version"]]
+    "arguments",
+    [["--version"], ["run", "--version"], ["update", "--version"], ["update", "status", "--version"]],
 )
 def test_program_and_commands_show_the_version(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -115,6 +116,12 @@ def test_program_and_commands_show_the_version(
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
     assert capsys.readouterr().out == f"jepa-edge {jepa_runtime.__version__}\n"
+
+
+def test_message_options_may_stand_before_and_after_each_command() -> None:
+    for arguments in (["-v", "update", "status"], ["update", "-v", "status"], ["update", "status", "-v"]):
+        args = PROGRAM.parse(arguments)
+        assert (args.verbose, args.quiet, args.log_level) == (1, False, None)
 
 
 def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
