@@ -5,11 +5,11 @@ SHELL := /bin/bash
 help:            ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo:            ## run the main job for DEMO_SECONDS (default 45) over ROS 2 and leave the results in out/demo
+demo:            ## run the demo for DEMO_SECONDS (default 45) over ROS 2; results in out/demo
 	@scripts/setup.sh --with ros,viz
 	@. scripts/env.sh && exec python demo/run.py
 
-demo-update:     ## three releases over the air to a driving robot: one goes live, two are refused; results in out/demo-update
+demo-update:     ## three releases over the air to a driving robot: one is installed, two are rejected; results in out/demo-update
 	@scripts/setup.sh --with ros,viz,export
 	@. scripts/env.sh && exec python demo/update.py
 
@@ -17,11 +17,11 @@ docs:            ## build the documentation site in out/site; strict: a broken l
 	@scripts/setup.sh --with ros,viz,export,docs
 	@. scripts/env.sh && exec python -m mkdocs build
 
-test:            ## run the tests; PYTEST_ARGS="-k bundle" for some of them
+test:            ## run the tests; PYTEST_ARGS="-k bundle" selects some
 	@scripts/setup.sh --with ros,viz,export,dev
 	@. scripts/env.sh && $(if $(PYTEST_ARGS),exec python -m pytest $(PYTEST_ARGS),$(ALL_TESTS))
 
-# The ROS 2 nodes of the tests have the machine for themselves: they are held to real time.
+# The tests of ROS 2 nodes run alone, because they check real-time limits.
 ALL_TESTS = failed=0; \
 	python -m pytest --durations=10 -rs --numprocesses 2 --dist worksteal --ignore tests/ros || failed=1; \
 	python -m pytest --durations=10 -rs tests/ros || failed=1; \
@@ -31,15 +31,15 @@ test-runtime:    ## the runtime's tests in an environment without torch and ROS 
 	@scripts/setup.sh --with onnxruntime,viz,dev
 	@. scripts/env.sh && $(RUNTIME_TESTS)
 
-# Of updates, what reads and believes a repository and what tries a model: on JetPack 6 Python 3.10 does it.
+# Trust, downloads and the gate of updates, which run on Python 3.10 on JetPack 6.
 UPDATE_TESTS = $(addprefix tests/ota/,trust/test_repository_trust.py trust/test_floors.py test_client.py \
 	transport/test_http_source.py gate/test_probe.py gate/test_confinement.py gate/test_engine_build.py)
-# With the oldest packages, what computes, reads, draws and reports by means of them.
+# Tests of the code that uses third-party packages, for a run with the oldest ones.
 PACKAGE_TESTS = $(addprefix tests/runtime/,calibration control visualization planning replay commands/test_arguments.py \
 	backends/test_backends.py backends/test_openvino_cache.py sources/test_bag.py bundle/test_bundle.py profiling/test_comparison.py \
 	imaging/test_conversion.py util/test_output_files.py sources/test_sources.py profiling/test_perfetto_trace.py \
 	model/test_parity.py)
-# Apart: where tests use OpenVINO itself it may leave their thread a stack for signals that is gone, see
+# Run separately: tests that use OpenVINO directly may leave their thread with a freed signal stack, see
 # jepa_runtime.backends.openvino.signal_stack.
 SIGNAL_TESTS = tests/runtime/commands/test_run.py tests/runtime/commands/test_run_process.py
 PYTEST = python -m pytest --durations=10 -rs
@@ -56,6 +56,6 @@ lint:            ## check style, types, the direction of imports and spelling
 	@scripts/setup.sh --with ros,viz,export,dev
 	@. scripts/env.sh && ruff check . && mypy && lint-imports && codespell
 
-clean:           ## remove what was built (.venv stays)
+clean:           ## remove build outputs (.venv stays)
 	@rm -rf out ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
