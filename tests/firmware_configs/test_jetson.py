@@ -134,7 +134,7 @@ FAN = """POLLING_INTERVAL 2
 # At exit, store the initial profile in the status file.
 SYSTEMCTL = """#!/bin/sh
 cd "$(dirname "$0")"
-echo "$*" >>asked
+echo "$*" >>calls
 case "$*" in
   "-q is-active nvfancontrol.service") [ -e running ] ;;
   "stop nvfancontrol.service") mv running status ;;
@@ -202,10 +202,10 @@ def test_fan_profile_failure_restarts_the_daemon(tmp_path: Path) -> None:
     (tmp_path / "running").touch()
     (tmp_path / "status").mkdir()
     assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode != 0
-    assert (tmp_path / "asked").read_text().splitlines()[-1] == "--no-block start nvfancontrol.service"
+    assert (tmp_path / "calls").read_text().splitlines()[-1] == "--no-block start nvfancontrol.service"
 
 
 def test_fan_profile_does_not_block_a_starting_daemon(tmp_path: Path) -> None:
     (tmp_path / "nvfancontrol.conf").write_text(FAN)
     assert fan(tmp_path, "set", "cool", str(tmp_path / "before")).returncode == 0
-    assert (tmp_path / "asked").read_text().splitlines() == ["-q is-active nvfancontrol.service"]
+    assert (tmp_path / "calls").read_text().splitlines() == ["-q is-active nvfancontrol.service"]

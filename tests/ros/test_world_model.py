@@ -180,7 +180,7 @@ def test_two_cameras_are_served_independently_of_gaps_in_one(ros_graph, toy_bund
     for name in latents:
         assert {message.header.frame_id for message in latents[name]} == {f"{name}_eye"}
         assert futures[name][-1].header.frame_id == f"{name}_eye"
-        assert futures[name][-1].has_goal, "each has the goal of its own topic"
+        assert futures[name][-1].has_goal, "each camera has the goal of its topic"
 
     ros_graph.processes["front"].send_signal(signal.SIGSTOP)
     ros_graph.spin_for(1.0)

@@ -58,7 +58,7 @@ VALUES = st.one_of(
 
 
 @pytest.fixture(autouse=True)
-def stopped_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Replace training and writing; the models are tiny."""
 
     def stop(*_: object, **__: object) -> None:

@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> FrameStore:
 
 
 @pytest.fixture(autouse=True)
-def usual_scheduling() -> Iterator[None]:
+def restored_scheduling() -> Iterator[None]:
     """Restore the scheduling: SVT-AV1 leaves the thread that opened it under SCHED_FIFO."""
     yield
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

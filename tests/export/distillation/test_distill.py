@@ -251,7 +251,7 @@ def test_videos_and_a_vjepa2_become_a_bundle_that_the_runtime_runs(
     assert runtime(["run", *bundle, "--source", str(bikes), "--duration", "3", "--json", str(played)]) == 0
     assert json.loads(played.read_text())["frames_processed"] > 30
     report = json.loads(played.read_text())
-    assert report["predict_ms"]["n"] > 0, "nobody has to say what is executed"
+    assert report["predict_ms"]["n"] > 0, "without executed actions"
     repeated = tmp_path / "again"
     arguments = [*TRAIN, "--encoder", str(out / "bundle"), *data, "--action-free", "--output", str(repeated)]
     assert main([*arguments, "--untrained-teacher"]) == 0
@@ -276,7 +276,7 @@ def test_impossible_settings_are_reported_at_once(
         return refused(list(arguments), tmp_path / "run", capsys)
 
     options = ["--data", str(bikes), "--held-out", "0"]
-    assert "student 'nobody': unknown" in stderr_of(*DISTILL, "--student", "nobody")
+    assert "student 'missing': unknown" in stderr_of(*DISTILL, "--student", "missing")
     assert "--steps: must be at least 1, got 0" in stderr_of(*DISTILL, "--steps", "0")
     assert "--size: must be between 16 and 4096, got 0" in stderr_of(*DISTILL, "--size", "0")
     assert "--size: must be between 16 and 4096, got 100000" in stderr_of(*DISTILL, "--size", "100000")

@@ -237,7 +237,7 @@ def test_damaged_checkpoint_is_rejected(fabric: Fabric, windows: Windows, tmp_pa
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
+def limit_file_size(size: int) -> Iterator[None]:
     """Limit the size of files, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -250,7 +250,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_full_disk_leaves_only_the_previous_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "stage.pt"
     save({"step": 1}, path)
-    with files_of_at_most(4096), pytest.raises(JepaExportError, check=code("training.not_writable")):
+    with limit_file_size(4096), pytest.raises(JepaExportError, check=code("training.not_writable")):
         save({"step": 2, "weights": torch.zeros(100_000)}, path)
     assert load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]

@@ -93,7 +93,7 @@ def test_random_weights_follow_from_the_seed_and_are_reported() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "expected"),
     [
-        ("nobody", {}, "teacher.unknown"),
+        ("missing", {}, "teacher.unknown"),
         ("tiny_vjepa2", {"depth": 0}, "export.invalid_option"),
         ("tiny_vjepa2", {"depth": 3}, "export.invalid_option"),
         ("tiny_vjepa2=file.pt", {}, "export.option_not_applicable"),

@@ -134,7 +134,7 @@ def test_retained_teacher_information_is_taken_from_the_bundle(
 
 
 @pytest.fixture
-def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
+def robot_bundle(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
     """Return the bundle of a robot: INT8 only."""
     folder = Path(shutil.copytree(two_rooms_bundle, tmp_path / "int8"))
     fields = Bundle.open(folder).manifest.model_dump(mode="json")
@@ -145,8 +145,8 @@ def robots_form(two_rooms_bundle: Path, tmp_path: Path) -> Bundle:
     return seal(folder, fields)
 
 
-def test_reference_without_fp32_is_the_golden_outputs(robots_form: Bundle) -> None:
-    evaluation = evaluate(robots_form, EvaluationPlan(clips=2, episodes=0))
+def test_reference_without_fp32_is_the_golden_outputs(robot_bundle: Bundle) -> None:
+    evaluation = evaluate(robot_bundle, EvaluationPlan(clips=2, episodes=0))
     (variant,) = evaluation.variants
     (comparison,) = variant.comparisons
     assert comparison.reference == GOLDEN and 0.99 < comparison.worst_cosine < 1
@@ -206,14 +206,14 @@ def test_variants_for_absent_devices_are_reported(
 
 
 def test_bundle_without_a_runnable_variant_reports_why(
-    robots_form: Bundle, monkeypatch: pytest.MonkeyPatch
+    robot_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise BackendError("no such instruction")
 
     monkeypatch.setattr(run.WorldModel, "open", fails)
     with pytest.raises(JepaExportError, check=code("evaluation.nothing_runs")):
-        evaluate(robots_form, EvaluationPlan(clips=1, episodes=0))
+        evaluate(robot_bundle, EvaluationPlan(clips=1, episodes=0))
 
 
 def test_nan_ends_the_evaluation_with_variant_and_graph(

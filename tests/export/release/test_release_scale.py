@@ -108,7 +108,7 @@ def test_listings_are_signed_again_with_their_channel(repo: Path, bundles: list[
     assert "listing.canary.toy.0" in signed and "channel-canary" in signed and not missing
 
 
-def as_listed_before(repo: Path, *, copies: bool) -> None:
+def list_as_earlier(repo: Path, *, copies: bool) -> None:
     """Let channel ``stable`` list everything itself, as jepa-edge did before there were listings."""
     repository = opened(repo)
     channel, known = repository.channel("stable"), repository.listed("stable")
@@ -140,7 +140,7 @@ def test_repository_of_an_earlier_jepa_edge_is_converted_by_the_next_change(
     downgrade(opened(repo), "stable", MODEL, "2.0.1")
     revoke(opened(repo), "stable", MODEL, 1)
     before = history(opened(repo), "stable", MODEL)
-    as_listed_before(repo, copies=copies)
+    list_as_earlier(repo, copies=copies)
     robot, client = Robot(repo, tmp_path / "robot"), Client(repo, tmp_path / "plain")
     assert client.install(tmp_path / "before").sha256 == bundles[1].sha256
     robot.refresh()

@@ -45,7 +45,7 @@ def bundle(toy_bundle: Path) -> Bundle:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> ExternalKey:
+def external_key(tmp_path: Path) -> ExternalKey:
     """Return a key stored outside the folder of keys."""
     signer = CryptoSigner.generate_ecdsa()
     (tmp_path / "private.pem").write_bytes(signer.private_bytes)
@@ -262,34 +262,38 @@ def test_damaged_private_key_is_named(repo: Path, bundle: Bundle) -> None:
 
 
 def test_key_stored_elsewhere_signs_by_its_uri(
-    tmp_path: Path, bundle: Bundle, elsewhere: ExternalKey
+    tmp_path: Path, bundle: Bundle, external_key: ExternalKey
 ) -> None:
-    repository = make(tmp_path, externals={"channel-stable": [elsewhere]})
+    repository = make(tmp_path, externals={"channel-stable": [external_key]})
     (keyid,) = keyids(repository.folder, "channel-stable")
     assert repository.targets.get_key(keyid).keytype == "ecdsa"
     (named,) = (tmp_path / "keys").glob("channel-stable.*")
-    assert named.suffix == ".uri" and named.read_text() == elsewhere.uri
+    assert named.suffix == ".uri" and named.read_text() == external_key.uri
     publish(opened(repository.folder), bundle, STABLE)
     client = Client(repository.folder, tmp_path / "robot")
     assert client.install(tmp_path / "installed").sha256 == bundle.sha256
 
 
-def test_rotation_may_add_a_key_stored_elsewhere(repo: Path, tmp_path: Path, elsewhere: ExternalKey) -> None:
-    rotate(opened(repo), "timestamp", external=elsewhere)
+def test_rotation_may_add_a_key_stored_elsewhere(
+    repo: Path, tmp_path: Path, external_key: ExternalKey
+) -> None:
+    rotate(opened(repo), "timestamp", external=external_key)
     (tmp_path / "private.pem").unlink()
     with pytest.raises(JepaExportError, check=code("release.key_unusable")):
         resign(opened(repo), within=timedelta(days=8))
 
 
-def test_key_that_does_not_match_its_public_half_is_rejected(tmp_path: Path, elsewhere: ExternalKey) -> None:
-    Path(elsewhere.uri.removeprefix("file2:")).write_bytes(CryptoSigner.generate_ecdsa().private_bytes)
+def test_key_that_does_not_match_its_public_half_is_rejected(
+    tmp_path: Path, external_key: ExternalKey
+) -> None:
+    Path(external_key.uri.removeprefix("file2:")).write_bytes(CryptoSigner.generate_ecdsa().private_bytes)
     with pytest.raises(JepaExportError, check=code("release.key_unusable")):
-        make(tmp_path, externals={"root": [elsewhere]})
-    elsewhere.public.write_text("no key")
+        make(tmp_path, externals={"root": [external_key]})
+    external_key.public.write_text("no key")
     with pytest.raises(JepaExportError, check=code("release.key_unusable")):
-        make(tmp_path, externals={"root": [elsewhere]})
+        make(tmp_path, externals={"root": [external_key]})
     with pytest.raises(JepaExportError, check=code("release.too_many_keys")):
-        make(tmp_path, externals={"root": [elsewhere, elsewhere]})
+        make(tmp_path, externals={"root": [external_key, external_key]})
 
 
 def at(repo: Path, days: float) -> Repository:

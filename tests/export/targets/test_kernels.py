@@ -47,7 +47,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kernels, "_candidates", lambda: iter([tmp_path / "nvcc"]))
 
 
-def stand_in(folder: Path, script: str) -> Path:
+def fake_compiler(folder: Path, script: str) -> Path:
     """Write a program that replaces nvcc, to simulate other compilers."""
     program = folder / "nvcc"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -120,12 +120,12 @@ def test_missing_compiler_is_reported_with_its_package(tmp_path: Path) -> None:
 
 def test_program_that_is_no_nvcc_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_unsupported")):
-        compile_kernels(tmp_path / "out", nvcc=stand_in(tmp_path, "echo hello"))
+        compile_kernels(tmp_path / "out", nvcc=fake_compiler(tmp_path, "echo hello"))
 
 
 def test_failed_compiler_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(JepaExportError, check=code("target.nvcc_failed")):
-        compile_kernels(tmp_path / "out", nvcc=stand_in(tmp_path, "echo no license >&2; exit 3"))
+        compile_kernels(tmp_path / "out", nvcc=fake_compiler(tmp_path, "echo no license >&2; exit 3"))
 
 
 def test_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:

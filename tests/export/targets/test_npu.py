@@ -84,7 +84,7 @@ def test_memory_limit_is_enforced(tmp_path: Path) -> None:
     allowed = ProcessLimits(memory_bytes=256 << 20)
     assert confined("bytearray(64 << 20)", tmp_path, allowed)[0] == 0
     with pytest.raises(JepaExportError, check=code("target.compiler_out_of_memory")):
-        confined("import time; kept = b'x' * (512 << 20); time.sleep(5)", tmp_path, allowed)
+        confined("import time; data = b'x' * (512 << 20); time.sleep(5)", tmp_path, allowed)
 
 
 def test_schedule_is_read_in_milliseconds() -> None:

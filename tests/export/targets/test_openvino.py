@@ -86,7 +86,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
 
 
 @pytest.fixture(scope="module")
-def hurt(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> ov.Model:
     """Return the same network with huge weights for a channel that is always zero: fp32 is unaffected, but
     INT8 rounds the layer's other weights to zero."""
     encoder = make_encoder()
@@ -159,10 +159,10 @@ def test_missing_held_out_data_is_reported(healthy: ov.Model, frames: list[Sampl
     assert control.report()["int8"][0]["held_out"] is False
 
 
-def test_harmful_layer_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[Sample]) -> None:
+def test_harmful_layer_stays_in_fp32_and_is_named(harmed: ov.Model, frames: list[Sample]) -> None:
     messages: list[str] = []
     control = AccuracyController(LIMITS, messages.append)
-    quantized = control.quantize("encoder", hurt, frames[:16], frames[16:])
+    quantized = control.quantize("encoder", harmed, frames[:16], frames[16:])
     (outcome,) = control.outcomes
     assert outcome.plain.used(LIMITS) > 1 >= outcome.found.used(LIMITS) and outcome.holds
     assert outcome.in_fp32 == (RUINED,)
@@ -178,8 +178,8 @@ def test_harmful_layer_stays_in_fp32_and_is_named(hurt: ov.Model, frames: list[S
     assert in_fp32 == {RUINED}
 
 
-def test_signal_handlers_work_after_the_search(hurt: ov.Model, frames: list[Sample]) -> None:
-    AccuracyController(LIMITS, lambda _: None).quantize("encoder", hurt, frames[:16], frames[16:])
+def test_signal_handlers_work_after_the_search(harmed: ov.Model, frames: list[Sample]) -> None:
+    AccuracyController(LIMITS, lambda _: None).quantize("encoder", harmed, frames[:16], frames[16:])
     received: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
     try:

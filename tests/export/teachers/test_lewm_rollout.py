@@ -41,7 +41,7 @@ def create_inputs(known: int, horizon: int, count: int = COUNT) -> Inputs:
     return inputs
 
 
-def by_its_loop(model: LeWM, inputs: Inputs) -> Tensor:
+def published_rollout(model: LeWM, inputs: Inputs) -> Tensor:
     actions = inputs["actions"]
     if "history_actions" in inputs:
         actions = torch.cat([inputs["history_actions"].expand(len(actions), -1, -1), actions], dim=1)
@@ -55,7 +55,7 @@ def test_rollout_equals_the_published_loop(model: LeWM, known: int, horizon: int
     inputs = create_inputs(known, horizon)
     actual = Rollout(model)(*inputs.values())
     assert actual.shape == (COUNT, horizon, 1, DIM)
-    torch.testing.assert_close(actual, by_its_loop(model, inputs), atol=2e-5, rtol=0)
+    torch.testing.assert_close(actual, published_rollout(model, inputs), atol=2e-5, rtol=0)
 
 
 def test_position_and_candidate_change_the_rollout(model: LeWM) -> None:
@@ -96,7 +96,7 @@ def test_exported_rollout_takes_any_number_of_candidates(
             session.inputs[name][:] = tensor.numpy()
         actual = session.run()["futures"].copy()
         session.close()
-    np.testing.assert_allclose(actual, by_its_loop(model, inputs).numpy(), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(actual, published_rollout(model, inputs).numpy(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
@@ -112,5 +112,5 @@ def test_int8_rollout_is_close_to_fp32(model: LeWM, tmp_path: Path) -> None:
             session.inputs[name][:] = tensor.numpy()
         actual = session.run()["futures"].reshape(-1, DIM).astype(np.float64)
         session.close()
-    likeness = cosines(actual, by_its_loop(model, inputs).reshape(-1, DIM).double().numpy())
+    likeness = cosines(actual, published_rollout(model, inputs).reshape(-1, DIM).double().numpy())
     assert 0.98 < likeness.mean() < 1 - 1e-6
