@@ -29,15 +29,19 @@ def test_follower_notifies_systemd_from_its_first_frame_to_its_exit(
         monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            heard = [systemd.recv(100) for _ in range(3)]
+            notifications = [systemd.recv(100) for _ in range(3)]
             process.send_signal(signal.SIGTERM)
-            while heard[-1] == b"WATCHDOG=1":
-                heard.append(systemd.recv(100))
+            while notifications[-1] == b"WATCHDOG=1":
+                notifications.append(systemd.recv(100))
             assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
-    assert (heard[0], set(heard[1:-1]), heard[-1]) == (b"READY=1", {b"WATCHDOG=1"}, b"STOPPING=1")
+    assert (notifications[0], set(notifications[1:-1]), notifications[-1]) == (
+        b"READY=1",
+        {b"WATCHDOG=1"},
+        b"STOPPING=1",
+    )
 
 
 @pytest.fixture

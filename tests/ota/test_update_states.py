@@ -245,11 +245,11 @@ class UpdateStates(RuleBasedStateMachine):
         expected = None if self.revokes(before.current) else self.expected(retry=False)
         with self.opened() as client:
             if LETTER[before.phase] in "ICR":
-                found = client.check()
+                result = client.check()
                 assert self.stored.phase is Phase.IDLE
-                assert found is None or found.manifest_sha256 == self.offered.manifest_sha256
+                assert result is None or result.manifest_sha256 == self.offered.manifest_sha256
                 if expected is not None and expected[0] in ("updated", "unchanged"):
-                    assert (found is not None) == (expected[0] == "updated")
+                    assert (result is not None) == (expected[0] == "updated")
             else:
                 with pytest.raises(UpdateError, check=code("update.in_progress")):
                     client.check()

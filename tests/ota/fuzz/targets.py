@@ -150,7 +150,9 @@ def targets(home: Path, toy: Path) -> list[Target]:
         ),
         *_metadata(home),
         *_fleet(home),
-        Target("answer of a server", tuple(_ANSWERS), _Server().ask, (FetchError, TrustError), share=0.05),
+        Target(
+            "answer of a server", tuple(_ANSWERS), _Server().connect, (FetchError, TrustError), share=0.05
+        ),
     ]
 
 
@@ -380,7 +382,7 @@ class _Server:
         self._answer = b""
         self._source: HttpSource | None = None
 
-    def ask(self, data: bytes) -> None:
+    def connect(self, data: bytes) -> None:
         if self._source is None:
             listening = socket.create_server(("127.0.0.1", 0))
             threading.Thread(target=self._serve, args=(listening,), daemon=True).start()

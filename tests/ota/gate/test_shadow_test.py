@@ -194,11 +194,11 @@ def test_failing_source_is_not_a_verdict(two_rooms_bundle: Path) -> None:
 
 
 def test_gate_compares_models_on_the_source_of_the_robot(two_rooms_bundle: Path, noisy: Bundle) -> None:
-    heard: list[None] = []
+    heartbeats: list[None] = []
     named = settings(shadow="two_rooms?seed=1", model_id="two_rooms")
-    gate = robot.LocalGate(named, lambda: heard.append(None))
+    gate = robot.LocalGate(named, lambda: heartbeats.append(None))
     reported = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
-    assert reported is not None and 0 < reported["moving"] <= reported["frames"] == len(heard)
+    assert reported is not None and 0 < reported["moving"] <= reported["frames"] == len(heartbeats)
     with pytest.raises(ReleaseRejectedError, match=r"1\.25 times", check=code("gate.shadow_rejected")):
         gate.shadow(two_rooms_bundle, noisy.path, RATIO, comparisons=0)
     nowhere = robot.LocalGate(settings())

@@ -200,11 +200,11 @@ def test_unreachable_server_does_not_block_updates(
 ) -> None:
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0")
-    gone = answers(503)
+    unavailable = answers(503)
 
     def heartbeat() -> None:
         if fleet_robot.state.phase is Phase.DOWNLOAD:
-            ddi.faults["robot-1"] = ddi.faults["/feedback"] = gone
+            ddi.faults["robot-1"] = ddi.faults["/feedback"] = unavailable
 
     fleet_robot.on_alive = heartbeat
     fleet_robot.round()

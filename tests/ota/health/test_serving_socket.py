@@ -34,7 +34,7 @@ from tests.ota.robots import Died, Site, dies_in
 
 
 @contextmanager
-def running_server(root: Path, *, at_work: str = "", **says: object) -> Iterator[list[ServingReport]]:
+def running_server(root: Path, *, at_work: str = "", **fields: object) -> Iterator[list[ServingReport]]:
     """Serve from ``root`` and report the last given health; crash if the block raises.
 
     Args:
@@ -43,7 +43,7 @@ def running_server(root: Path, *, at_work: str = "", **says: object) -> Iterator
     ending = threading.Event()
     with listen(root) as server_socket:
         server_socket.server.settimeout(0.01)
-        messages = [replace(server_socket.idle_report, **says)]  # type: ignore[arg-type]
+        messages = [replace(server_socket.idle_report, **fields)]  # type: ignore[arg-type]
         server_socket.blame(at_work or messages[0].serves or "0" * 64)
 
         def serve() -> None:
@@ -123,13 +123,13 @@ def test_health_right_after_boot_waits_for_a_starting_server(
 def test_server_is_asked_to_swap_and_may_refuse(
     site: Site, serving: LocalServing, bundles: list[Bundle]
 ) -> None:
-    with running_server(site.root, serves=bundles[1].sha256) as says:
+    with running_server(site.root, serves=bundles[1].sha256) as reports:
         serving.swap(slot(site, bundles[1]))
         assert serving.health() == Health(serves=bundles[1].sha256)
-        says.append(replace(says[0], refused=bundles[2].sha256, reason="no such device"))
+        reports.append(replace(reports[0], refused=bundles[2].sha256, reason="no such device"))
         with pytest.raises(ReleaseRejectedError, check=code("serving.cannot_open")):
             serving.swap(slot(site, bundles[2]))
-        says.append(replace(says[0], failure="it computes NaN or infinity", idle=True))
+        reports.append(replace(reports[0], failure="it computes NaN or infinity", idle=True))
         assert (serving.health().failure, serving.health().idle) == ("it computes NaN or infinity", True)
         (site.root / HOLD).touch()
         assert not serving.health().may_switch
@@ -139,17 +139,19 @@ def test_swap_that_may_still_succeed_is_awaited(
     site: Site, serving: LocalServing, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, expected = bundles[0].sha256, bundles[1].sha256
-    with running_server(site.root, serves=other, refused=expected, reason="no memory", passing=True) as says:
+    with running_server(
+        site.root, serves=other, refused=expected, reason="no memory", passing=True
+    ) as reports:
         monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 0.3)
         with pytest.raises(UpdateError, check=code("serving.not_opened")) as raised:
             serving.swap(slot(site, bundles[1]))
         assert not isinstance(raised.value, ReleaseRejectedError)
         monkeypatch.setattr(serving_socket, "_RETRY_TIMEOUT_S", 30)
-        says.append(replace(says[0], refused=bundles[2].sha256, passing=False))
-        later = threading.Timer(0.3, lambda: says.append(replace(says[0], serves=expected, refused="")))
+        reports.append(replace(reports[0], refused=bundles[2].sha256, passing=False))
+        later = threading.Timer(0.3, lambda: reports.append(replace(reports[0], serves=expected, refused="")))
         later.start()
         serving.swap(slot(site, bundles[1]))
-        says.append(replace(says[0], refused=""))
+        reports.append(replace(reports[0], refused=""))
         monkeypatch.setattr(serving_socket, "_OPEN_TIMEOUT_S", 0.3)
         with pytest.raises(UpdateError, check=code("serving.not_opened")):
             serving.swap(slot(site, bundles[1]))
@@ -161,10 +163,10 @@ def test_server_crash_is_a_failure_even_after_a_restart_with_the_same_pid(
     with suppress(Died), running_server(site.root, serves=bundles[1].sha256):
         serving.swap(slot(site, bundles[1]))
         raise Died
-    with running_server(site.root) as says:
+    with running_server(site.root) as reports:
         health = serving.health()
         assert "died, and was restarted" in health.failure and "is opening its model" in health.absent
-        says.append(replace(says[0], serves=bundles[1].sha256))
+        reports.append(replace(reports[0], serves=bundles[1].sha256))
         assert "died, and was restarted" in serving.health().failure, "it is still recorded"
         serving.swap(slot(site, bundles[1]))
         assert serving.health().failure == "", "another switch resets the count"
@@ -243,9 +245,9 @@ def test_server_that_crashed_once_while_opening_a_model_may_succeed_after_a_rest
         serving.health()
     with suppress(Died), running_server(site.root, at_work=expected):
         raise Died
-    with running_server(site.root, at_work=expected) as says:
-        assert says[0].blamed == expected
-        later = threading.Timer(0.5, lambda: says.append(replace(says[0], serves=expected)))
+    with running_server(site.root, at_work=expected) as reports:
+        assert reports[0].blamed == expected
+        later = threading.Timer(0.5, lambda: reports.append(replace(reports[0], serves=expected)))
         later.start()
         serving.swap(slot(site, bundles[1]))
         later.join()

@@ -24,10 +24,10 @@ def product(tmp_path: Path) -> Path:
     """Products of bytes and the largest weights: the sum of any two exceeds 16 bits."""
     values = ops.parameter([1, WIDTH], np.float32, name="values")
     bounds = (np.float32(each) for each in (0, 255, 0, 255))
-    held = ops.fake_quantize(values, *bounds, 256)
+    quantized = ops.fake_quantize(values, *bounds, 256)
     whole = ops.constant(np.full((WIDTH, WIDTH), 127, np.int8))
     weights = ops.multiply(ops.convert(whole, np.float32), np.full((WIDTH, 1), 1 / 127, np.float32))
-    model = openvino.Model([ops.matmul(held, weights, False, True)], [values])
+    model = openvino.Model([ops.matmul(quantized, weights, False, True)], [values])
     model.outputs[0].get_tensor().set_names({"sum"})
     openvino.save_model(model, tmp_path / "product.xml", compress_to_fp16=False)
     return tmp_path / "product.xml"

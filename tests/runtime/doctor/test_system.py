@@ -52,9 +52,9 @@ def test_link_out_of_the_root_is_not_followed(system: System, tmp_path: Path) ->
     (system.root / "inside").write_text("text")
     (system.root / "good").symlink_to("inside")
 
-    for ask in (system.text, system.exists):
+    for read in (system.text, system.exists):
         with pytest.raises(UndeterminedError, check=code("doctor.outside_root")):
-            ask("link")
+            read("link")
     assert system.find_nonempty("*") == ["good", "inside"]
     assert system.text("good") == "text"
 

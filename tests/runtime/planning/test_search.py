@@ -57,8 +57,8 @@ def test_colored_candidates_travel_further_in_one_direction() -> None:
 def test_constant_actions_differ_where_the_box_excludes_zero() -> None:
     box = ActionLimits(low=np.float32([0.5, 2]), high=np.float32([1, 3]))
     for search in (CEM(CEMConfig(), box, seed=3), MPPI(MPPIConfig(), box, seed=3)):
-        held = search.ask()[-16:, 0]
-        assert (held > box.low).any(axis=1).sum() >= 8
+        constant = search.ask()[-16:, 0]
+        assert (constant > box.low).any(axis=1).sum() >= 8
 
 
 def test_retained_elites_are_candidates_after_the_plan() -> None:

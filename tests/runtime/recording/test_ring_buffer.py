@@ -18,8 +18,8 @@ def test_ring_buffer_keeps_its_span_and_latched_entries() -> None:
     for stamp_ns in range(0, 50, 5):
         ring.add(entry(stamp_ns))
         ring.add(entry(stamp_ns, topic="command", latched=True))
-    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
-    assert held == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
+    retained = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert retained == [("command", 30)] + [(topic, at) for at in (35, 40, 45) for topic in ("a", "command")]
 
 
 @pytest.mark.parametrize("far", [3600, -3600])
@@ -58,8 +58,8 @@ def test_ring_buffer_keeps_latched_entries_when_the_clock_is_set_back() -> None:
     ring.add(entry(100, topic="command", latched=True))
     for stamp_ns in range(5, 25):
         ring.add(entry(stamp_ns))
-    held = [(each.topic, each.stamp_ns) for each in ring.entries()]
-    assert held[:2] == [("command", 5), ("a", 5)], "and not from the future"
+    retained = [(each.topic, each.stamp_ns) for each in ring.entries()]
+    assert retained[:2] == [("command", 5), ("a", 5)], "and not from the future"
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=60))
@@ -67,7 +67,7 @@ def test_ring_buffer_never_exceeds_its_limits(added: list[tuple[int, int]]) -> N
     ring = RingBuffer(20, 100)
     for stamp_ns, size in added:
         ring.add(entry(stamp_ns, size=size))
-        held = ring.entries()
-        assert sum(each.size for each in held) == ring._bytes <= 100
+        retained = ring.entries()
+        assert sum(each.size for each in retained) == ring._bytes <= 100
         moments = [moment_ns for moment_ns, _ in ring._entries]
         assert ring._entries[-1][1].stamp_ns == stamp_ns and ring._newest_ns - moments[0] <= 20

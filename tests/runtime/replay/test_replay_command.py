@@ -40,8 +40,8 @@ def run(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
     def run(bag: Path, out: Path, *options: str, model: Path = bundle) -> tuple[int, str]:
         status = main(["replay", str(bag), str(model), "--output", str(out), *options])
-        said = capsys.readouterr()
-        return status, said.out + said.err
+        output = capsys.readouterr()
+        return status, output.out + output.err
 
     return run
 
@@ -150,8 +150,8 @@ def test_replay_of_jpeg_frames_has_different_outputs(bundle: Path, run: Replay, 
     bag = tmp_path / "jpeg.mcap"
     source = ["--source", "two_rooms", "--rate", "10", "--duration", "0.5", "--jpeg"]
     assert main(["record", str(bundle), "--output", str(bag), *source]) == 0
-    status, said = run(bag, tmp_path / "out.mcap", "--compare")
-    assert status == 3 and "latent by" in said
+    status, output = run(bag, tmp_path / "out.mcap", "--compare")
+    assert status == 3 and "latent by" in output
 
 
 def test_futures_in_half_precision_are_compared_in_half_precision(

@@ -18,8 +18,8 @@ from jepa_runtime.visualization.palette import EXECUTED, SERIES
 
 def lines(chart: str, kind: str) -> list[list[tuple[float, float]]]:
     """Return the corners of each line of a kind."""
-    found = re.findall(f"<polyline class='{kind}' points='([^']*)'", chart)
-    return [[tuple(map(float, corner.split(","))) for corner in points.split()] for points in found]
+    result = re.findall(f"<polyline class='{kind}' points='([^']*)'", chart)
+    return [[tuple(map(float, corner.split(","))) for corner in points.split()] for points in result]
 
 
 def texts(chart: str) -> list[str]:
@@ -46,16 +46,16 @@ def test_vertical_ticks_are_round(top: float, labels: list[str]) -> None:
 
 def test_line_is_interrupted_at_undefined_points_and_single_points_are_dots() -> None:
     points = [(0.0, 0.5), (0.2, 0.5), (0.4, np.nan), (0.6, 0.5), (0.8, np.inf), (1.0, 0.5)]
-    found = lines(Plot().polyline(points, "limit"), "limit")
-    assert [len(each) for each in found] == [2, 2, 2]
-    assert found[1][0] == found[1][1]
+    result = lines(Plot().polyline(points, "limit"), "limit")
+    assert [len(each) for each in result] == [2, 2, 2]
+    assert result[1][0] == result[1][1]
 
 
 def test_line_is_interrupted_at_gaps() -> None:
     positions = [*np.linspace(0.0, 0.3, 10), *np.linspace(0.7, 1.0, 10)]
     gap = usual_gap(positions, at_least=0.0)
-    found = lines(Plot().polyline([(x, 0.5) for x in positions], "limit", max_gap=gap), "limit")
-    assert [len(each) for each in found] == [10, 10]
+    result = lines(Plot().polyline([(x, 0.5) for x in positions], "limit", max_gap=gap), "limit")
+    assert [len(each) for each in result] == [10, 10]
 
 
 def test_reading_is_not_drawn_across_a_pause() -> None:
@@ -81,8 +81,8 @@ def test_errors_are_not_squeezed_by_a_high_bound() -> None:
 
 
 def test_executed_actions_have_their_color_and_others_none_of_it() -> None:
-    found = colors_of(["a", "executed", "b", "c", "d", "e"])
-    assert SERIES[found[1]] == EXECUTED and len(set(found)) == 6
+    result = colors_of(["a", "executed", "b", "c", "d", "e"])
+    assert SERIES[result[1]] == EXECUTED and len(set(result)) == 6
 
 
 def test_histogram_marks_a_late_frame_in_the_bin_of_the_deadline() -> None:

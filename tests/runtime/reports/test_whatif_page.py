@@ -52,11 +52,11 @@ def test_page_escapes_names() -> None:
 
 def test_identical_futures_are_one_row_that_says_so() -> None:
     alike = [make_branch(f"fan {index}", [0.4, 0.3, 0.2, 0.1]) for index in range(5)]
-    found = make_whatif(
+    result = make_whatif(
         *alike, make_branch("other", [0.5] * 4), make_branch("executed", [0.4, 0.3, 0.2, 0.1])
     )
-    assert [(row.label, row.count) for row in rows_of(found.branches)] == [
+    assert [(row.label, row.count) for row in rows_of(result.branches)] == [
         ("executed", 1), ("fan 0 (5 identical futures)", 5), ("other", 1)
     ]  # fmt: skip
-    text = render_whatif(found, title="a drive", subtitle="a model")
+    text = render_whatif(result, title="a drive", subtitle="a model")
     assert text.count("<td class='text'>fan ") == 1 and "not shown" not in text

@@ -290,12 +290,12 @@ def test_waiting_and_new_evaluations_of_a_stopped_pipeline_raise() -> None:
         while not pipeline._evaluations._pending:
             time.sleep(0.001)
         pipeline.stop()
-        for ask in (
+        for call in (
             lambda: waits.result(PATIENCE_S),
             lambda: pipeline.evaluate(actions(2), timeout_s=60.0),
         ):
             with pytest.raises(JepaRuntimeError, check=code("pipeline.stopped")):
-                ask()
+                call()
 
 
 def test_model_error_is_raised_to_the_requester_and_frames_continue() -> None:

@@ -241,17 +241,17 @@ def test_mean_action_is_the_integral_of_the_commands_in_effect(
     for stamp, value in commands:
         history.add_action(stamp, np.array([value]))
         # Earlier entries with a later stamp belong to another timeline.
-        known = [(earlier, held) for earlier, held in known if earlier < stamp] + [(stamp, value)]
+        known = [(earlier, value_then) for earlier, value_then in known if earlier < stamp] + [(stamp, value)]
     mean = history.mean_action(start, start + length)
     if known[0][0] > start:
         assert mean is None
         return
-    held = [
+    in_effect = [
         next(value for stamp, value in reversed(known) if stamp <= moment)
         for moment in range(start, start + length)
     ]
     assert mean is not None
-    np.testing.assert_allclose(mean[0], np.mean(held), atol=1e-4)
+    np.testing.assert_allclose(mean[0], np.mean(in_effect), atol=1e-4)
 
 
 @given(st.lists(st.integers(1, 60_000_000), min_size=1, max_size=1500), st.integers(1, 4))

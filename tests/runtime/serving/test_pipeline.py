@@ -378,6 +378,6 @@ def test_consecutive_misses_include_dropped_and_failed_frames() -> None:
     counters.fail(dropped=2)
     counters.add(in_time, delivered=True, dropped=3)
     assert counters.stats(received=7, dropped=3).longest_miss_run == 5
-    found = counters.stats(received=13, dropped=9)
-    assert (found.late, found.dropped, found.failed, found.deadline_misses) == (1, 9, 1, 11)
-    assert found.longest_miss_run == 6, "frames dropped after the last result"
+    stats = counters.stats(received=13, dropped=9)
+    assert (stats.late, stats.dropped, stats.failed, stats.deadline_misses) == (1, 9, 1, 11)
+    assert stats.longest_miss_run == 6, "frames dropped after the last result"

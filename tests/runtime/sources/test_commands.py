@@ -51,12 +51,12 @@ def test_mean_command_equals_the_mean_action_of_the_history(
     history = History(1, 10, action_size=1, tolerance_ns=1, max_gap_ns=10)
     for stamp, value in ordered:
         history.add_action(stamp, np.array([value]))
-    held = commands([stamp for stamp, _ in ordered], [value for _, value in ordered])
+    series = commands([stamp for stamp, _ in ordered], [value for _, value in ordered])
     expected = history.mean_action(start, start + length)
     if expected is None:
-        assert not held.known(np.array([start]))[0]
+        assert not series.known(np.array([start]))[0]
     else:
-        result = held.mean(np.array([start]), np.array([start + length]))[0]
+        result = series.mean(np.array([start]), np.array([start + length]))[0]
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
@@ -68,9 +68,9 @@ def test_mean_command_equals_the_mean_action_of_the_history(
 def test_last_command_before_a_moment_is_in_effect_unless_too_old(
     stamps: list[int], moment: int, max_age: int
 ) -> None:
-    held = commands(stamps, [float(index) for index in range(len(stamps))], max_age_s=max_age / 1e9)
+    series = commands(stamps, [float(index) for index in range(len(stamps))], max_age_s=max_age / 1e9)
     before = [index for index, stamp in enumerate(stamps) if stamp <= moment]
-    result = held.at(moment)
+    result = series.at(moment)
     if not before or moment - stamps[before[-1]] > max_age:
         assert result is None
     else:

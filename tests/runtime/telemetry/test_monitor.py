@@ -65,8 +65,10 @@ def test_monitor_of_a_sleeping_child_is_idle() -> None:
 def test_monitor_of_this_process_has_memory_faults_and_descriptors(tmp_path: Path) -> None:
     with Monitor(period_s=NEVER) as monitor:
         # Much more than the system may reclaim from a large process meanwhile, and newly allocated.
-        held = mmap.mmap(-1, 256 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        held[:: os.sysconf("SC_PAGE_SIZE")] = b"1" * len(range(0, len(held), os.sysconf("SC_PAGE_SIZE")))
+        mapping = mmap.mmap(-1, 256 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapping[:: os.sysconf("SC_PAGE_SIZE")] = b"1" * len(
+            range(0, len(mapping), os.sysconf("SC_PAGE_SIZE"))
+        )
         files = [(tmp_path / str(number)).open("w") for number in range(5)]
         monitor.sample()
         for file in files:

@@ -153,9 +153,9 @@ def test_reader_that_closes_after_the_first_lines_sees_no_traceback(toy_bundle: 
     run = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
     reads, writes = os.pipe()
     os.close(reads)
-    with open(writes, "w") as gone:
+    with open(writes, "w") as closed:
         ended = subprocess.run(
-            [sys.executable, "-c", run, "info", toy_bundle, "--json"], stdout=gone, stderr=subprocess.PIPE
+            [sys.executable, "-c", run, "info", toy_bundle, "--json"], stdout=closed, stderr=subprocess.PIPE
         )
     assert ended.stderr == b""
     assert ended.returncode == 141

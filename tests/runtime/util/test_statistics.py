@@ -205,14 +205,14 @@ def test_intervals_have_about_the_stated_coverage(
     draw: Callable[[np.random.Generator, int], Floats], true: dict[str, float]
 ) -> None:
     runs = 120
-    held = dict.fromkeys(true, 0)
+    covered = dict.fromkeys(true, 0)
     for seed in range(runs):
         result = distribution(draw(np.random.default_rng(seed), 1200)).quantiles()
         for name, value in true.items():
             quantile = result[name]  # type: ignore[index]
             assert quantile.low is not None
-            held[name] += quantile.low <= value <= (np.inf if quantile.high is None else quantile.high)
-    assert all(0.85 <= count / runs <= 1.0 for count in held.values()), held
+            covered[name] += quantile.low <= value <= (np.inf if quantile.high is None else quantile.high)
+    assert all(0.85 <= count / runs <= 1.0 for count in covered.values()), covered
 
 
 def test_intervals_of_frames_taken_as_independent_are_too_narrow() -> None:

@@ -57,7 +57,7 @@ def test_view_with_viewer_that_does_not_start_is_an_error(
         monkeypatch.setattr(rerun_viewer, "_PORT", taken.getsockname()[1])
         monkeypatch.setattr(rerun, "spawn", lambda **_: None)
         assert main(["view", str(runs.write_run(tmp_path / "run.mcap", error=0.1))]) == 1
-    assert "did not start" in (said := capsys.readouterr().err) and "--output" in said
+    assert "did not start" in (errors := capsys.readouterr().err) and "--output" in errors
 
 
 @pytest.mark.parametrize(

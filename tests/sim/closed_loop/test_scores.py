@@ -82,8 +82,8 @@ def test_agreement_narrows_the_paired_interval() -> None:
 
 def test_paired_interval_covers_about_95_of_100_samples() -> None:
     rng = np.random.default_rng(0)
-    held = 0
+    covered = 0
     for counts in rng.multinomial(100, (0.8, 0.12, 0.05, 0.03), 2000):
         low, high = paired_difference(*map(int, counts))
-        held += low <= 0.07 <= high
-    assert 0.93 < held / 2000 < 0.98
+        covered += low <= 0.07 <= high
+    assert 0.93 < covered / 2000 < 0.98
