@@ -12,6 +12,8 @@ import pytest
 
 from tests.scripts import ROOT
 
+pytest.importorskip("codespell_lib", reason="codespell is not installed (extra dev)")
+
 
 def codespell(*arguments: str, text: str = "") -> str:
     command = [sys.executable, "-m", "codespell_lib", *arguments]
