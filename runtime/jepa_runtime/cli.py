@@ -58,7 +58,9 @@ PROGRAM = Program(
                 f"{_COMMANDS}.calibrate",
                 has_config=True,
             ),
-            Command("build-engine", "build the TensorRT engines of a bundle", f"{_COMMANDS}.build_engine"),
+            Command(
+                "build-engine", "build the engines of a bundle on this device", f"{_COMMANDS}.build_engine"
+            ),
         ],
         "Maintain a robot": [
             Command("doctor", "check the machine for real-time inference", f"{_COMMANDS}.doctor"),

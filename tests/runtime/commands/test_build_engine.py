@@ -77,8 +77,8 @@ def test_build_engine_without_tensorrt_says_what_to_install(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give either a bundle or --robot ROOT"),
-        (["bundle", "--robot", "root"], "give either a bundle or --robot ROOT"),
+        ([], "give either BUNDLE or --robot DIR"),
+        (["bundle", "--robot", "root"], "give either BUNDLE or --robot DIR"),
         (["bundle", "--engine", "tensorrt,openvino:CPU"], "name the one to build"),
     ],
 )

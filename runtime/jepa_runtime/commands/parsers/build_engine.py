@@ -13,11 +13,11 @@ def add_parser(subparsers: Any) -> None:
     """Add ``build-engine`` to the subcommands of ``jepa-runtime``."""
     parser = subparsers.add_parser(
         "build-engine",
-        help="build a bundle's TensorRT engines on this GPU, once",
+        help="build a bundle's engines on this device, once",
         description="Build the engines of a bundle on the device that will run it, cache them, and compare "
         "them with the bundle's golden outputs. Cached engines that match library, driver and GPU are "
         "reused. The serving process never builds engines: run this command after each update of the model, "
-        "driver or TensorRT (jepa-build-engine.service does).",
+        "driver or engine (jepa-build-engine.service does).",
         epilog="Exit status: 0 success, 1 error.",
     )
     add_bundle_argument(parser, required=False)
@@ -27,7 +27,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="use the model installed on a robot, with engine and precision of its config.json",
     )
-    parser.add_argument("--engine", metavar="E", help="engine and device (default: tensorrt)")
+    parser.add_argument(
+        "--engine",
+        metavar="E",
+        help="engine and device (default: the first engine that is built ahead of time)",
+    )
     parser.add_argument(
         "--precision",
         choices=("int8", "fp16", "fp32"),

@@ -1,4 +1,4 @@
-"""Builds a candidate's TensorRT engines, which takes minutes, before it is probed.
+"""Builds the engines of a candidate, which takes minutes, before it is probed.
 
 The builder runs in its own process at the lowest priority, next to the serving process, because it may crash,
 hang or exhaust memory. It writes to the engine cache, so it is not confined like a probe: its input was
