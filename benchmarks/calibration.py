@@ -281,7 +281,7 @@ def steady(runs: Sequence[Run], start: Floats) -> dict[str, Any]:
         "runs": len(runs),
         "steps": BEFORE,
         "coverage": rows,
-        "points_short": shortfall(rows),
+        "shortfall_points": shortfall(rows),
         "curve": curve(runs, start, -BEFORE, 0),
     }
 
@@ -292,9 +292,9 @@ def changed(runs: Sequence[Run], start: Floats) -> dict[str, Any]:
     return {
         "runs": len(runs),
         **parts,
-        "farthest_points": {part: farthest(rows) for part, rows in parts.items()},
+        "max_deviation_points": {part: farthest(rows) for part, rows in parts.items()},
         "curve": curve(runs, start, 0, AFTER),
-        "runs_with_a_change_noticed": sum(run.alarmed("change", since=0, until=AFTER) > 0 for run in runs),
+        "runs_with_change_alarm": sum(run.alarmed("change", since=0, until=AFTER) > 0 for run in runs),
     }
 
 
@@ -312,12 +312,12 @@ def settled(runs: Sequence[Run], start: Floats, step_s: float) -> dict[str, Any]
         "runs": len(runs),
         "steps": WANDERING,
         "first_50": coverage(runs, start, 0, 50),
-        "before_the_limit": coverage(runs, start, 0, limit),
-        "after_the_limit": coverage(runs, start, limit, WANDERING),
+        "before_limit": coverage(runs, start, 0, limit),
+        "after_limit": coverage(runs, start, limit, WANDERING),
         "settled_after_s": since * step_s if since in windows else None,
         "settling_limit_s": SETTLING_S,
-        "most_points_short": max(map(shortfall, windows.values())),
-        "farthest_points_after_the_limit": farthest(coverage(runs, start, limit, WANDERING)),
+        "max_shortfall_points": max(map(shortfall, windows.values())),
+        "max_deviation_points_after_limit": farthest(coverage(runs, start, limit, WANDERING)),
         "curve": curve(runs, start, 0, WANDERING),
     }
 
@@ -344,8 +344,8 @@ def false_alarms(manifest: Manifest, runs: list[Run]) -> dict[str, Any]:
     )
     return {
         "false_alarms": {kind: begun[kind] for kind in ("surprise", "change")},
-        "normal_seconds_watched": len(scores) * step_s,
-        "stated_at_most_of_each": len(scores) * step_s / every_s,
+        "normal_s": len(scores) * step_s,
+        "max_expected_false_alarms": len(scores) * step_s / every_s,
     }
 
 
@@ -368,7 +368,7 @@ def surprises(runs: dict[str, list[Run]], horizon: int) -> dict[str, Any]:
             }
             for name, peak in peaks.items()
         },
-        "normal_runs_alarmed": alarmed["normal"],
+        "normal_runs_with_alarm": alarmed["normal"],
     }
 
 
@@ -432,14 +432,14 @@ def failures(report: dict[str, Any]) -> list[str]:
     """
     driving, wandering = report["driving"], report["wandering"]
     low = {
-        "driving": driving["points_short"],
-        f"wandering, over {WINDOW} steps": wandering["most_points_short"],
+        "driving": driving["shortfall_points"],
+        f"wandering, over {WINDOW} steps": wandering["max_shortfall_points"],
     }
     off = {
-        f"driving, {change}, {LATE}": parts["farthest_points"][LATE]
+        f"driving, {change}, {LATE}": parts["max_deviation_points"][LATE]
         for change, parts in report["changes"].items()
     }
-    off[f"wandering, after {SETTLING_S:g} s"] = wandering["farthest_points_after_the_limit"]
+    off[f"wandering, after {SETTLING_S:g} s"] = wandering["max_deviation_points_after_limit"]
     missed = [
         f"{where}: coverage is {points:.1f} points {how}"
         for how, checked in (("too low", low), ("off", off))
@@ -460,22 +460,24 @@ def lines(report: dict[str, Any]) -> list[str]:
     def row(rows: list[dict[str, Any]]) -> str:
         ours = " ".join(f"{each['coverage']:.3f}" for each in rows)
         fixed = " ".join(f"{each['coverage_of_the_bundle']:.3f}" for each in rows)
-        return f"stated {ours} (off by {farthest(rows):.1f})   bundle's {fixed}"
+        return f"learned bounds {ours} (off by {farthest(rows):.1f})   bundle's {fixed}"
 
     driving = report["driving"]
     text = [f"driving, {'before a change':<32} {row(driving['coverage'])}"]
     for change, parts in report["changes"].items():
-        text += [f"driving, {change:<9} {part:<22} {row(parts[part])}" for part in parts["farthest_points"]]
-        text.append(f"driving, {change:<9} noticed as a change in {parts['runs_with_a_change_noticed']} runs")
+        text += [
+            f"driving, {change:<9} {part:<22} {row(parts[part])}" for part in parts["max_deviation_points"]
+        ]
+        text.append(f"driving, {change:<9} change alarm in {parts['runs_with_change_alarm']} runs")
     wandering = report["wandering"]
     text += [
         f"wandering, {part:<30} {row(wandering[part])}"
-        for part in ("first_50", "before_the_limit", "after_the_limit")
+        for part in ("first_50", "before_limit", "after_limit")
     ]
     settling = wandering["settled_after_s"]
     text.append(
         f"wandering: {'not settled' if settling is None else f'settled after {settling:g} s'}, at most "
-        f"{wandering['most_points_short']:.1f} points too low over {WINDOW} steps"
+        f"{wandering['max_shortfall_points']:.1f} points too low over {WINDOW} steps"
     )
     surprise = report["surprise"]
     for event, each in surprise["events"].items():
@@ -484,8 +486,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         )
     alarms = " and ".join(f"{number} {kind}" for kind, number in surprise["false_alarms"].items())
     text.append(
-        f"false alarms: {alarms} in {surprise['normal_seconds_watched']:.0f} s of wandering, stated at most "
-        f"{surprise['stated_at_most_of_each']:.1f} of each"
+        f"false alarms: {alarms} in {surprise['normal_s']:.0f} s of wandering, expected at most "
+        f"{surprise['max_expected_false_alarms']:.1f} of each"
     )
     return text
 

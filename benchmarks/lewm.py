@@ -325,13 +325,13 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), metavar="VARIANT",
         help=f"variants in addition to {STUDENT}, {INT8} and {FP32}: {', '.join(VARIANTS)}")  # fmt: skip
-    add("--rounds", type=int, default=5)
+    add("--rounds", type=int, default=5, help="alternating rounds (default: %(default)s)")
     add("--calls", type=int, default=4, help="calls counted in each round (default: %(default)s)")
     add("--plans", type=int, default=5, help="timed plans (default: %(default)s)")
     add("--problems", type=int, default=20, help="problems for the quality of plans (default: %(default)s)")
     add("--training", type=int, default=100, help="training steps of the predictor (default: %(default)s)")
     add("--depth", type=int, help="blocks of the predictor (default: all)")
-    add("--threads", type=int, default=2)
+    add("--threads", type=int, default=2, help="threads of each variant (default: %(default)s)")
     add("--limit", type=float, default=GPU_S, help="time limit of a plan [s] (default: %(default)s)")
     add("--json", type=Path, default=ROOT / "benchmarks" / "results" / "lewm.json")
     return options

@@ -80,7 +80,7 @@ def test_false_alarms_are_counted_over_one_continuous_stream() -> None:
 
     alarms = calibration.false_alarms(manifest, [run({-2, -1}), run({-12})])
     assert alarms["false_alarms"] == {"surprise": 0, "change": 1}
-    assert alarms["normal_seconds_watched"] == pytest.approx(2 * (12 * pair - 1) * 0.2)
+    assert alarms["normal_s"] == pytest.approx(2 * (12 * pair - 1) * 0.2)
     apart = [calibration.false_alarms(manifest, [run(high)]) for high in ({-2, -1}, {-12})]
     assert [each["false_alarms"]["change"] for each in apart] == [0, 0]
 
@@ -91,8 +91,8 @@ def test_settled_bounds_that_start_too_wide_settle_without_low_coverage() -> Non
     actual = calibration.settled(runs, np.array([1.0]), 0.2)
     # Of the 200 steps from step 50 on, the first 50 are too wide: 2.5 points.
     assert actual["settled_after_s"] == pytest.approx(75 * 0.2)
-    assert actual["most_points_short"] == pytest.approx(0)
-    assert actual["farthest_points_after_the_limit"] == pytest.approx(0)
+    assert actual["max_shortfall_points"] == pytest.approx(0)
+    assert actual["max_deviation_points_after_limit"] == pytest.approx(0)
     assert [point["from_step"] for point in actual["curve"]] == list(range(0, 600, 25))
     assert actual["curve"][0]["coverage"] == [1.0]
 
@@ -101,7 +101,7 @@ def test_settled_rejects_bounds_that_stay_too_wide() -> None:
     runs = [run_within({step: True for step in range(calibration.WANDERING)})]
     actual = calibration.settled(runs, np.array([1.0]), 0.2)
     assert actual["settled_after_s"] is None
-    assert actual["farthest_points_after_the_limit"] == pytest.approx(10)
+    assert actual["max_deviation_points_after_limit"] == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_failures_name_each_value_beyond_its_limit(worse: dict[str, float], fail
     values = {"before": 1.9, "later": 1.9, "short": 1.9, "settled": 1.9, "auroc": 0.98} | worse
     points = {"first_50_after": 40.0, "from_100_to_400_after": values["later"]}
     report = {
-        "driving": {"points_short": values["before"]},
-        "changes": {"friction": {"farthest_points": points}},
+        "driving": {"shortfall_points": values["before"]},
+        "changes": {"friction": {"max_deviation_points": points}},
         "wandering": {
-            "most_points_short": values["short"],
-            "farthest_points_after_the_limit": values["settled"],
+            "max_shortfall_points": values["short"],
+            "max_deviation_points_after_limit": values["settled"],
         },
         "surprise": {"events": {"teleport": {"auroc": values["auroc"]}}},
     }

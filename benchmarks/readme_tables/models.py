@@ -90,7 +90,7 @@ def _adapted(report: dict[str, Any]) -> list[str]:
         "|---" * (1 + len(_PARTS)) + "|",
     ]
     for change, parts in report["changes"].items():
-        points = " | ".join(f"{parts['farthest_points'][part]:.1f}" for part in _PARTS)
+        points = " | ".join(f"{parts['max_deviation_points'][part]:.1f}" for part in _PARTS)
         lines.append(f"| {change}, {parts['runs']} runs | {points} |")
     return lines
 
@@ -113,7 +113,7 @@ def _coverage(report: dict[str, Any], driving: dict[str, Any], demo: dict[str, A
     rows[f"the planner drives, first {length} of {first['runs']} runs, {_errors(first['coverage'])}"] = (
         _values(first["coverage"])
     )
-    for part, when in (("before_the_limit", f"first {limit}"), ("after_the_limit", f"after {limit}")):
+    for part, when in (("before_limit", f"first {limit}"), ("after_limit", f"after {limit}")):
         rows[f"wandering, {when}, {_errors(wandering[part])}"] = _values(wandering[part])
     steps = [str(row["horizon"]) for row in driven]
     lines = [
@@ -161,7 +161,7 @@ def trusted() -> str:
         [
             *lines,
             "",
-            f"False alarms in {surprise['normal_seconds_watched']:.0f} s of wandering: {counts};"
-            f" expected: at most {surprise['stated_at_most_of_each']:.1f} of each.",
+            f"False alarms in {surprise['normal_s']:.0f} s of wandering: {counts};"
+            f" expected: at most {surprise['max_expected_false_alarms']:.1f} of each.",
         ]
     )
