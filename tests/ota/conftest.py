@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from jepa_runtime.bundle import Bundle
-from tests.ota.fetching import LARGE, SMALL
+from tests.ota.downloads import LARGE, SMALL
 from tests.ota.repositories import Repository
 from tests.ota.robots import Site, variant
 from tests.ota.servers import FaultServer
-from tests.ota.trusting import Robot
+from tests.ota.trusted_robots import Robot
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from jepa_runtime.ota.health.serving_socket import LocalServing, listen
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.ota.storage.slots import SlotStore
 from tests.ota.fleets import edit, until
-from tests.ota.following import Happens, running, served, update
 from tests.ota.robots import Died, Site
+from tests.ota.serving_processes import Happens, running, served, update
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 
 from jepa_runtime.commands import run_robot
 from tests.ota.fleets import COMMAND, Fleet, until
-from tests.ota.following import running
 from tests.ota.robots import Site
+from tests.ota.serving_processes import running
 
 
 def test_follower_notifies_systemd_from_its_first_frame_to_its_exit(

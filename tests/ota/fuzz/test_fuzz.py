@@ -22,7 +22,7 @@ from tests.ota.fuzz.mutate import mutated
 from tests.ota.fuzz.run import feed
 from tests.ota.fuzz.targets import Target, targets
 from tests.ota.repositories import Repository
-from tests.ota.trusting import Robot, resign
+from tests.ota.trusted_robots import Robot, resign
 
 
 @pytest.fixture(scope="module")

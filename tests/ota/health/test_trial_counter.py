@@ -27,8 +27,8 @@ from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util import atomic_files
 from tests.errors import code
 from tests.ota.fleets import until
-from tests.ota.following import running, served
 from tests.ota.robots import Died, Site, dies_in
+from tests.ota.serving_processes import running, served
 
 # One boot: `run --robot` in a process that is killed when it opens one version, as by a machine crash.
 BOOT = """

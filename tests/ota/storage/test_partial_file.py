@@ -16,7 +16,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import FolderSource, Limits
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import LARGE, LIMITS, SMALL, fetch
+from tests.ota.downloads import LARGE, LIMITS, SMALL, fetch
 from tests.ota.servers import FaultServer
 
 

@@ -18,7 +18,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, NotFoundError
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import LARGE, LIMITS, MIB, SMALL, fetch, has_content
+from tests.ota.downloads import LARGE, LIMITS, MIB, SMALL, fetch, has_content
 from tests.ota.servers import FaultServer
 
 # Downloads without faults.

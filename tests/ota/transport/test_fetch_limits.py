@@ -14,7 +14,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import Body, FolderSource, Limits
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import LARGE, MIB, SMALL, fetch, has_content
+from tests.ota.downloads import LARGE, MIB, SMALL, fetch, has_content
 from tests.ota.servers import FakeClock, FastClock, FaultServer
 
 

@@ -12,7 +12,7 @@ from jepa_runtime.errors import CodedError, FetchError, TrustError
 from jepa_runtime.ota.transport.fetch import fetch_bytes
 from jepa_runtime.ota.transport.http_source import HttpSource
 from tests.errors import code
-from tests.ota.fetching import LIMITS, QUICK, fetch
+from tests.ota.downloads import LIMITS, QUICK, fetch
 from tests.ota.servers import Fault, FaultServer, Request
 
 CONTENT = json.dumps({"signed": list(range(5000))}).encode()

@@ -20,7 +20,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import BusyError, NotFoundError
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import LARGE, LIMITS, QUICK, SMALL, fetch
+from tests.ota.downloads import LARGE, LIMITS, QUICK, SMALL, fetch
 from tests.ota.servers import FakeClock, FaultServer
 
 # Faults of a server, and the code of the error that is raised quickly.

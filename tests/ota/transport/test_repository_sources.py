@@ -10,7 +10,7 @@ import pytest
 from jepa_runtime.errors import FetchError
 from jepa_runtime.ota.transport.repository_sources import FolderSource, NotFoundError
 from tests.errors import code
-from tests.ota.fetching import SMALL, fetch
+from tests.ota.downloads import SMALL, fetch
 
 
 def test_missing_folder_is_reported(tmp_path: Path, part: Path) -> None:

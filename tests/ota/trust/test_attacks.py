@@ -22,10 +22,10 @@ from jepa_runtime.ota.transport.repository_sources import NotFoundError
 from jepa_runtime.ota.trust.repository_trust import RepositoryTrust
 from tests.errors import code
 from tests.ota import servers
-from tests.ota.fetching import QUICK
+from tests.ota.downloads import QUICK
 from tests.ota.repositories import CONTENT, FILE, START, Repository
 from tests.ota.servers import FaultServer
-from tests.ota.trusting import DAY, NOTHING, Robot
+from tests.ota.trusted_robots import DAY, NOTHING, Robot
 
 Attack = Callable[[Repository], None]
 

@@ -14,7 +14,7 @@ from jepa_runtime.ota.robot import SOFTWARE_DATE
 from jepa_runtime.ota.trust.metadata import Floors
 from tests.errors import code
 from tests.ota.repositories import CONTENT, START, Repository
-from tests.ota.trusting import DAY, Robot
+from tests.ota.trusted_robots import DAY, Robot
 
 # The clock.
 

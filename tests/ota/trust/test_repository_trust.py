@@ -18,7 +18,7 @@ from jepa_runtime.ota.trust.repository_trust import RepositoryTrust
 from tests.errors import code
 from tests.ota.repositories import CONTENT, FILE, START, Repository
 from tests.ota.servers import FaultServer
-from tests.ota.trusting import DAY, LIMITS, NOTHING, Robot, resign
+from tests.ota.trusted_robots import DAY, LIMITS, NOTHING, Robot, resign
 
 # Valid repositories.
 

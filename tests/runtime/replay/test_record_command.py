@@ -13,8 +13,8 @@ from jepa_runtime.cli import main
 from jepa_runtime.recording.messages import from_time
 from jepa_runtime.sources.factory import open_source
 from tests.runtime.bags import image, write_bag
+from tests.runtime.replay.bag_messages import messages_of
 from tests.runtime.replay.conftest import Recorded
-from tests.runtime.replay.reading import messages_of
 
 
 def test_record_writes_frames_commands_goals_and_outputs(recorded: Recorded) -> None:

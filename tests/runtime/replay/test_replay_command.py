@@ -23,8 +23,8 @@ from jepa_runtime.replay.player import Player
 from jepa_runtime.replay.replay import replay_bag
 from tests.bundles import HORIZON, make_bundle
 from tests.runtime.bags import Entry, image, twist, write_bag
+from tests.runtime.replay.bag_messages import messages_of
 from tests.runtime.replay.conftest import Recorded, record
-from tests.runtime.replay.reading import messages_of
 
 MS = 1_000_000
 S = 1_000 * MS

@@ -21,8 +21,8 @@ from jepa_runtime.sources.factory import open_source
 from tests.bundles import HORIZON, NUM_SAMPLES
 from tests.pages import external
 from tests.runtime.bags import image, twist, write_bag
+from tests.runtime.replay.bag_messages import messages_of
 from tests.runtime.replay.conftest import Recorded
-from tests.runtime.replay.reading import messages_of
 
 MS = 1_000_000
 S = 1_000 * MS

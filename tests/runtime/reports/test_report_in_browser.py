@@ -19,7 +19,7 @@ from jepa_runtime.reports.whatif_page import render_whatif
 from jepa_sim.closed_loop.results_page import render as render_closed_loop
 from tests.runtime.profiles import make_profile, make_run
 from tests.runtime.replay.pages import several
-from tests.sim.closed_loop.made import driven
+from tests.sim.closed_loop.results import driven
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = 390, 1280

@@ -16,7 +16,7 @@ from jepa_runtime.serving.evaluation import EvaluationQueue, EvaluationRequest, 
 from jepa_runtime.serving.pipeline import Evaluation, Pipeline
 from tests.errors import code
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame, manifest
-from tests.runtime.served import serve
+from tests.runtime.pipelines import serve
 
 MS = 1_000_000
 PATIENCE_S = 5.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame
-from tests.runtime.served import serve
+from tests.runtime.pipelines import serve
 
 
 def test_energies_use_the_latest_goal() -> None:

@@ -25,7 +25,7 @@ from jepa_runtime.sources.base import Frame
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from tests.errors import code
 from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel, frame
-from tests.runtime.served import serve
+from tests.runtime.pipelines import serve
 
 
 def test_model_is_used_only_on_the_inference_thread() -> None:

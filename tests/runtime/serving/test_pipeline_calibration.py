@@ -19,7 +19,7 @@ from jepa_runtime.serving.history import Reset
 from jepa_runtime.serving.pipeline import Pipeline, Result
 from tests.errors import code
 from tests.runtime.fakes import DIM, HORIZON, STEP_S, TOKENS, FakeModel, frame
-from tests.runtime.served import Served, serve
+from tests.runtime.pipelines import Served, serve
 
 PER_STEP = 6
 SIZE = np.sqrt(TOKENS * DIM)

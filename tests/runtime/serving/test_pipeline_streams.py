@@ -17,7 +17,7 @@ from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from tests.errors import code
 from tests.runtime.fakes import FakeModel, frame
-from tests.runtime.served import serve
+from tests.runtime.pipelines import serve
 
 
 class Street:

@@ -12,7 +12,7 @@ from jepa_runtime.imaging.conversion import decode, to_png
 from jepa_sim.closed_loop.film_strips import SHOWN, TILE_PX, captions, sheet, strip, tiles
 from jepa_sim.closed_loop.results_page import difference_rows, goals_rows, render
 from tests.pages import external
-from tests.sim.closed_loop.made import driven, episode, film
+from tests.sim.closed_loop.results import driven, episode, film
 
 
 def test_rows_show_rates_intervals_and_outcomes() -> None:
