@@ -17,7 +17,7 @@ from jepa_export.evaluation.reference_outputs import Outputs, Reference, ServedM
 from jepa_export.evaluation.results import Cost, Evaluation, Variant
 from jepa_export.evaluation.surprise_separation import separate
 from jepa_export.evaluation.two_rooms_clips import draw, drives
-from jepa_runtime.backends import create_backend
+from jepa_runtime.backends import DEFAULT_ENGINE, create_backend, engine_devices, split_engine
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import BackendError
@@ -35,9 +35,6 @@ from jepa_sim.closed_loop.scores import Goals
 from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
-ENGINES = (
-    "openvino:CPU", "openvino:GPU", "openvino:NPU", "onnxruntime:CPU", "tensorrt", "tensorrt_rtx",
-)  # fmt: skip
 DEFAULT_DATA = ("two_rooms",)
 DEFAULT_CLIPS = 128
 # Per seed; there are three seeds.
@@ -235,7 +232,7 @@ def _runnable(bundle: Bundle) -> tuple[list[_EngineVariant], dict[str, str]]:
     runnable: list[_EngineVariant] = []
     absent: dict[str, str] = {}
     targets: set[str] = set()
-    for engine in ENGINES:
+    for engine in engine_devices():
         try:
             backend = create_backend(engine)
         except BackendError as error:
@@ -258,8 +255,9 @@ def _fp32(
 ) -> dict[str, Outputs]:
     """Return the fp32 outputs of the bundle by the name of their variant; empty if none runs."""
     candidates = [form for form in runnable if form.precision == "fp32"]
-    # The less common serving engine first: then the two engines also verify each other.
-    for form in sorted(candidates, key=lambda form: not form.engine.startswith("onnxruntime")):
+    # Another engine than the default first: then the engines also verify each other.
+    default, _ = split_engine(DEFAULT_ENGINE)
+    for form in sorted(candidates, key=lambda form: split_engine(form.engine)[0] == default):
         try:
             with form.open(bundle) as model:
                 name = f"{form.name}, the reference"

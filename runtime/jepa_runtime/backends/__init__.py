@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from jepa_runtime.backends.registry import (
         create_backend,
+        engine_devices,
         engines,
         find_engine,
         reference_engine,
@@ -54,7 +55,14 @@ else:
                 "Shape",
                 "check_inputs",
             ],
-            "registry": ["create_backend", "engines", "find_engine", "reference_engine", "split_engine"],
+            "registry": [
+                "create_backend",
+                "engine_devices",
+                "engines",
+                "find_engine",
+                "reference_engine",
+                "split_engine",
+            ],
         },
     )
 
@@ -71,6 +79,7 @@ __all__ = [
     "check_inputs",
     "cpu_int8",
     "create_backend",
+    "engine_devices",
     "engines",
     "find_engine",
     "reference_engine",

@@ -88,6 +88,7 @@ class Engine:
             :class:`~jepa_runtime.bundle.manifest.Variant`) the device on which its variants are verified, the
             engine's own targets first.
         default_device: The device if none is given.
+        further_devices: Devices that are neither this nor those of ``devices``.
         modules: Python modules that the engine imports.
         install: How to install them.
         packages: The packages whose versions matter.
@@ -103,6 +104,7 @@ class Engine:
     create: Callable[[str, BackendOptions], Backend] = field(repr=False)
     devices: Mapping[str, str]
     default_device: str = "CPU"
+    further_devices: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     install: str = ""
     packages: tuple[Package, ...] = ()

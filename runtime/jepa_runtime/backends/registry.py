@@ -17,6 +17,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 import jepa_runtime.backends
+from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.backends.base import Backend, BackendOptions, Engine, Package
 from jepa_runtime.errors import BackendError
 
@@ -56,6 +57,18 @@ def engines_for(target: str) -> list[tuple[Engine, str]]:
     found = [engine for engine in engines() if target in engine.devices]
     found.sort(key=lambda engine: list(engine.devices).index(target))
     return [(engine, engine.devices[target]) for engine in found]
+
+
+def engine_devices() -> list[str]:
+    """Return all engines on all their devices as ``name:DEVICE``, those of the default engine first."""
+    default, _ = split_engine(DEFAULT_ENGINE)
+    return [
+        f"{engine.name}:{device}"
+        for engine in sorted(engines(), key=lambda engine: engine.name != default)
+        for device in dict.fromkeys(
+            (engine.default_device, *engine.further_devices, *engine.devices.values())
+        )
+    ]
 
 
 def reference_engine(target: str) -> str:

@@ -65,7 +65,7 @@ def test_evaluate_prints_figures_and_writes_json_and_html(
 def test_names_in_a_bundle_are_not_interpreted_as_markup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jepa_export.evaluation.evaluate.ENGINES", ("openvino:CPU",))
+    monkeypatch.setattr("jepa_export.evaluation.evaluate.engine_devices", lambda: ["openvino:CPU"])
     make_bundle(tmp_path / "toy", trained=False)
     fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
     fields["io"]["action"]["names"] = ["<b>x", "[red]y"]
@@ -78,7 +78,7 @@ def test_names_in_a_bundle_are_not_interpreted_as_markup(
 def test_evaluate_names_its_data_and_warns_that_two_rooms_is_simulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("jepa_export.evaluation.evaluate.ENGINES", ("openvino:CPU",))
+    monkeypatch.setattr("jepa_export.evaluation.evaluate.engine_devices", lambda: ["openvino:CPU"])
     make_bundle(tmp_path / "toy")
     fields = Bundle.open(tmp_path / "toy").manifest.model_dump(mode="json")
     fields["io"]["action"] |= {"names": ["linear.x", "angular.z"], "units": ["m/s", "rad/s"]}

@@ -200,7 +200,7 @@ def test_missing_engine_is_reported_and_the_others_are_measured(
 def test_variants_for_absent_devices_are_reported(
     two_rooms_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ENGINES", ("openvino:NPU", "onnxruntime:CPU"))
+    monkeypatch.setattr(run, "engine_devices", lambda: ["openvino:NPU", "onnxruntime:CPU"])
     evaluation = evaluate(Bundle.open(two_rooms_bundle), EvaluationPlan(clips=1, episodes=0))
     assert evaluation.absent["openvino int8"] == "no engine on this machine runs it"
 
@@ -246,7 +246,7 @@ def test_model_of_another_robot_is_compared_but_not_driven(tmp_path: Path) -> No
 
 
 def test_untrained_model_is_driven_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "ENGINES", ("openvino:CPU",))
+    monkeypatch.setattr(run, "engine_devices", lambda: ["openvino:CPU"])
     bundle = make_bundle(tmp_path / "toy", trained=False)
     evaluation = evaluate(bundle, EvaluationPlan(clips=1))
     assert not evaluation.baselines and any(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jepa_runtime.backends import Engine, engines, find_engine, reference_engine
+from jepa_runtime.backends import Engine, engine_devices, engines, find_engine, reference_engine
 from jepa_runtime.backends.registry import engines_for, split_engine
 from jepa_runtime.errors import BackendError
 from tests.errors import code
@@ -107,6 +107,11 @@ def test_environment_has_the_versions_of_engines_of_other_packages(site: Path) -
     versions = json.loads(run(site, "-c", f"{program}; print(json.dumps(found()))").stdout)
     assert (versions["jepa-edge-toy-engine"], versions["onnx"]) == ("0.1", version("onnx"))
     assert versions["openvino"] == version("openvino")
+
+
+def test_engine_devices_begin_with_the_default_engine() -> None:
+    assert engine_devices()[:4] == ["openvino:CPU", "openvino:GPU", "openvino:NPU", "onnxruntime:CPU"]
+    assert {"tensorrt:0", "tensorrt_rtx:0"} <= set(engine_devices())
 
 
 def test_reference_engine_is_that_of_the_registry() -> None:

@@ -37,6 +37,7 @@ ENGINES = (
         description="OpenVINO on a CPU, an Intel GPU or an Intel NPU",
         create=_create,
         devices={"openvino": "CPU", "npu": "NPU", "onnx": "CPU"},
+        further_devices=("GPU",),
         modules=("openvino",),
         install="pip install jepa-edge",
         packages=(Package(name="openvino", title="OpenVINO", at_least=(2025, 0)),),
