@@ -192,7 +192,7 @@ def _cards(story: Story, live: Sequence[str]) -> list[Html]:
     return [
         card("releases offered", str(len(story.updates))),
         card("gone live", ", ".join(live) or "none", kind="main"),
-        card("rejected", str(sum(update.result == "refused" for update in story.updates))),
+        card("rejected", str(sum(update.result == "rejected" for update in story.updates))),
         card("images dropped", dropped),
         card("end to end, p50", f"{format_ms(e2e.p50)} ms"),
         card("end to end, p99", f"{format_ms(e2e.p99)} ms"),

@@ -49,8 +49,8 @@ class Offer:
 
 OFFERS = (
     Offer("1.1.0", "the same model in INT8", "updated", ""),
-    Offer("1.2.0", f"more futures per image than its budget of {LATENCY_MS:g} ms allows", "refused", "p99"),
-    Offer("1.3.0", "noise on the predictor, with golden outputs to match", "refused", "its error is"),
+    Offer("1.2.0", f"more futures per image than its budget of {LATENCY_MS:g} ms allows", "rejected", "p99"),
+    Offer("1.3.0", "noise on the predictor, with golden outputs to match", "rejected", "its error is"),
 )
 
 

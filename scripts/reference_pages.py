@@ -247,6 +247,43 @@ def messages_page() -> str:
     return "\n".join(lines)
 
 
+# Names in signed or stored files that differ from the terms of the documentation: name, file, term, reason.
+_KEPT_NAMES = (
+    (
+        "`licence`",
+        "`manifest.json`",
+        "license",
+        "Releases sign the manifest, and its format rejects unknown keys: earlier runtimes could not open a "
+        "bundle with another key. It changes with the next format version.",
+    ),
+    (
+        "`lock.wanted`",
+        "folder of a robot",
+        "request for the lock",
+        "During an upgrade, processes of two versions share the lock: with different names, one would no "
+        "longer yield to the other.",
+    ),
+    (
+        "`good`",
+        "folder of a robot",
+        "last known good model",
+        "Processes of two versions follow this link, also after a downgrade.",
+    ),
+    (
+        "`what`",
+        "`serving/` in that folder",
+        "model that the last process served",
+        "After an upgrade, the new process reads it to count a crash of the one before.",
+    ),
+    (
+        "`refused`, `passing`, `blamed`",
+        "socket in `serving/`",
+        "rejected model, whether a retry may succeed, model of the last crash",
+        "The serving process and the update service may be of different versions during an upgrade.",
+    ),
+)
+
+
 def manifest_page() -> str:
     """Describe each field of a bundle's manifest, from its JSON schema."""
     schema = json.loads((ROOT / "runtime/jepa_runtime/schema/manifest-1.schema.json").read_text("utf-8"))
@@ -265,6 +302,18 @@ def manifest_page() -> str:
                 f"| `{field}` | {_type_of(description)} | {required} | {_cell(described.get(field, ''))} |"
             )
         lines.append("")
+    lines += [
+        "## Names kept for compatibility",
+        "",
+        "| name | where | term | why it stays |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in _KEPT_NAMES]
+    lines += [
+        "",
+        "`state.json` has other names since format 2; format 1 is read, and replaced at the next change.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -55,11 +55,11 @@ def test_candidate_rejected_by_the_gate_is_never_active_and_not_retried_for_a_wh
     site.repository.publish(bundles[1], 2)
     site.gate.bad = {"2.0.0": part}
     state = site.update()
-    assert (state.result, state.reason) == ("refused", f"2.0.0 does not pass {part}")
+    assert (state.result, state.reason) == ("rejected", f"2.0.0 does not pass {part}")
     assert (site.version, site.slots) == ("1.0.0", 1)
     request = len(site.gate.calls)
     again = site.update()
-    assert again.result == "refused" and "was rejected until 2026-03-01 13:00 UTC" in again.reason
+    assert again.result == "rejected" and "was rejected until 2026-03-01 13:00 UTC" in again.reason
     assert len(site.gate.calls) == request
     site.clock.sleep(3601)
     site.gate.bad = {}
@@ -99,7 +99,7 @@ def test_release_not_offered_to_this_robot_is_installed_once_it_is(site: Site, b
     site.repository.publish(bundles[1], 2, hardware_ids=("orin",))
     for _ in range(5):
         state = site.update()
-        assert state.result == "refused" and "is for hardware orin, this robot is bench" in state.reason
+        assert state.result == "rejected" and "is for hardware orin, this robot is bench" in state.reason
         site.clock.sleep(3601)
     edit(site.root, hardware_ids=["bench", "orin"])
     assert site.update().result == "updated" and site.version == "2.0.0"
@@ -109,7 +109,7 @@ def test_model_that_fails_in_service_is_rolled_back(site: Site, bundles: list[Bu
     site.serving = serving = Serving(bad=("2.0.0",))
     site.repository.publish(bundles[1], 2)
     state = site.update()
-    assert (state.result, state.reason) == ("refused", "it computes NaN")
+    assert (state.result, state.reason) == ("rejected", "it computes NaN")
     assert serving.swaps == ["2.0.0", "1.0.0"]
     assert (site.version, site.good, site.slots) == ("1.0.0", "1.0.0", 1)
 
@@ -123,7 +123,7 @@ def test_model_that_was_replaced_before_the_commit_is_not_committed(
     site.repository.publish(bundles[1], 2)
     state = site.update()
     assert (state.result, state.reason) == (
-        "refused",
+        "rejected",
         f"the serving process runs {bundles[0].sha256[:12]} instead of the candidate",
     )
     assert (site.version, site.good) == ("1.0.0", "1.0.0")
@@ -200,7 +200,7 @@ def test_first_model_of_a_robot_has_no_rollback_target(tmp_path: Path, bundles: 
     site = Site(tmp_path / "robot", None)
     site.repository.publish(bundles[1], 2)
     site.serving = Serving(bad=("2.0.0",))
-    assert site.update().result == "refused" and not (site.root / "current").exists()
+    assert site.update().result == "rejected" and not (site.root / "current").exists()
     site.serving = Serving()
     assert site.update(retry_rejected=True).result == "updated" and site.version == "2.0.0"
 
@@ -240,7 +240,7 @@ def test_probe_killed_by_a_shutdown_is_not_counted_against_its_model(
     with pytest.raises(KeyboardInterrupt):
         site.update(heartbeat=heartbeat)
     stored = state.load(site.root / "state.json")
-    assert (stored.phase, stored.stopped, stored.refused) == (Phase.PROBE, True, {})
+    assert (stored.phase, stored.stopped, stored.rejections) == (Phase.PROBE, True, {})
     site.gate.bad = {}
     assert site.update().result == "updated"
 

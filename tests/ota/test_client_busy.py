@@ -36,7 +36,7 @@ def test_candidate_that_cannot_be_evaluated_is_undecided_and_not_rejected(
     assert busy.version == "1.0.0" and busy.slots == 2, "the downloaded files remain for the next attempt"
     assert _STATUS[state.result] == 4 and summary(state).startswith("undecided; active model: toy 1.0.0")
     assert daemon.pause_s(state, 3600.0) == 300.0
-    (refusal,) = state.refused.values()
+    (refusal,) = state.rejections.values()
     assert (refusal.times, refusal.undecided) == (0, 1)
 
 
@@ -50,14 +50,14 @@ def test_undecided_candidate_is_retried_after_minutes_and_installed_on_a_quieter
     busy.gate.busy = False
     fetched = list(busy.repository.fetched)
     state = busy.update()
-    assert (state.result, busy.version, state.refused) == ("updated", "2.0.0", {})
+    assert (state.result, busy.version, state.rejections) == ("updated", "2.0.0", {})
     assert busy.repository.fetched == fetched
 
 
 def test_undecided_candidate_retry_delay_doubles_up_to_an_hour(busy: Site) -> None:
     pauses = []
     for _ in range(7):
-        (refusal,) = busy.update().refused.values()
+        (refusal,) = busy.update().rejections.values()
         assert refusal.not_before is not None
         pauses.append((refusal.not_before - busy.clock.now()) / timedelta(minutes=1))
         busy.clock.sleep(pauses[-1] * 60 + 1)
@@ -75,8 +75,8 @@ def test_rejection_after_undecided_attempts_counts_as_the_first(busy: Site) -> N
     busy.clock.sleep(301)
     busy.gate.busy, busy.gate.bad = False, {"2.0.0": "probe"}
     state = busy.update()
-    (refusal,) = state.refused.values()
-    assert (state.result, refusal.times, refusal.undecided) == ("refused", 1, 0)
+    (refusal,) = state.rejections.values()
+    assert (state.result, refusal.times, refusal.undecided) == ("rejected", 1, 0)
 
 
 def test_candidate_is_timed_next_to_the_active_model(busy: Site, bundles: list[Bundle]) -> None:

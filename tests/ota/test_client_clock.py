@@ -49,7 +49,7 @@ def test_rejected_release_is_not_retried_at_each_boot(unset: Site, epoch: int) -
     for boot in range(6):
         messages += [boots(unset, start), boots(unset, NOW + boot * timedelta(minutes=30))]
     assert messages.count("tried") == 3, "before the network time arrived, after it, and two hours later"
-    (refusal,) = unset.update().refused.values()
+    (refusal,) = unset.update().rejections.values()
     assert refusal.times == 3
 
 
@@ -62,5 +62,5 @@ def test_rejection_beyond_a_week_from_the_last_signature_is_retained(unset: Site
 
 def test_rejection_with_the_clock_behind_counts_from_the_last_signature(unset: Site) -> None:
     boots(unset, datetime(1970, 1, 1, tzinfo=timezone.utc))
-    (refusal,) = unset.update().refused.values()
+    (refusal,) = unset.update().rejections.values()
     assert refusal.not_before == SIGNED + FIRST_REJECTION

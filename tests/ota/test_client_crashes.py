@@ -62,7 +62,7 @@ def test_full_disk_leaves_no_failed_or_unmonitored_model_active(
     site.serving = None
     state = site.update()
     # A switch is repeated. The observed model does not count as healthy because another one is.
-    assert state.result == ("updated" if when == "switched" else "refused")
+    assert state.result == ("updated" if when == "switched" else "rejected")
     assert state.current == state.good and state.current is not None and state.current.version == site.version
 
 
@@ -102,7 +102,7 @@ def test_candidate_that_was_switched_away_from_is_not_committed(
         assert os.WIFSIGNALED(in_child(site.update))
     SlotStore(site.root).point("current", bundles[0].sha256)
     state = site.update()
-    assert (state.result, site.version, site.good) == ("refused", "1.0.0", "1.0.0")
+    assert (state.result, site.version, site.good) == ("rejected", "1.0.0", "1.0.0")
     assert state.current == state.good and "the link `current` was changed" in state.reason
 
 

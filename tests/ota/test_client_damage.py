@@ -101,7 +101,7 @@ def test_manual_rollback_ends_an_update_that_started_with_a_rollback(
     with pytest.raises(Died):
         updated.update(on_state=dies_in(Phase.ROLLBACK))
     state = operator_requests.rollback(updated.root, "it drifts still", now=updated.clock.now)
-    assert (state.phase, state.result, state.reason) == (Phase.IDLE, "reverted", "it drifts still")
+    assert (state.phase, state.result, state.reason) == (Phase.IDLE, "rolled_back", "it drifts still")
     assert updated.version == "1.0.0"
 
 
@@ -110,7 +110,7 @@ def test_failing_model_is_rolled_back_past_a_damaged_one(updated: Site, bundles:
     updated.serving = serving = Serving(bad=("3.0.0",))
     updated.repository.publish(bundles[2], 3)
     state = updated.update()
-    assert (state.result, state.alarm, updated.version, updated.good) == ("refused", "", "1.0.0", "1.0.0")
+    assert (state.result, state.alarm, updated.version, updated.good) == ("rejected", "", "1.0.0", "1.0.0")
     assert serving.swaps == ["3.0.0", "1.0.0"]
     assert "the last known good model is damaged" in logged(updated)
 
@@ -137,7 +137,7 @@ def test_candidate_damaged_after_the_gate_is_not_activated(site: Site, bundles: 
         versions.add(site.version)
 
     state = site.update(on_state=tell)
-    assert state.result == "refused" and "report.json" in state.reason
+    assert state.result == "rejected" and "report.json" in state.reason
     assert versions == {"1.0.0"}
 
 
@@ -164,7 +164,7 @@ def test_damaged_active_model_is_replaced_until_it_is_downloaded_again(
     updated.serving = serving = Serving()
     damage(updated, bundles[1], "report.json")
     state = updated.update()
-    assert (state.result, state.alarm, state.refused) == ("updated", "", {})
+    assert (state.result, state.alarm, state.rejections) == ("updated", "", {})
     assert serving.swaps == ["1.0.0", "2.0.0"] and updated.version == updated.good == "2.0.0"
     assert state.previous is not None and state.previous.version == "1.0.0"
     assert updated.update().result == "unchanged"
@@ -182,9 +182,9 @@ def test_damaged_active_model_is_replaced_while_the_repository_is_unreachable(
     assert updated.update().result == "failed" and serving.swaps == []
     serving.may_switch = True
     state = updated.update()
-    assert (state.result, state.alarm, state.refused) == ("failed", "", {})
+    assert (state.result, state.alarm, state.rejections) == ("failed", "", {})
     assert serving.swaps == ["1.0.0"] and updated.version == updated.good == "1.0.0"
-    assert "reverted" in updated.reports
+    assert "rolled_back" in updated.reports
     updated.repository.error = None
     assert updated.update().result == "updated" and updated.version == "2.0.0"
 
@@ -281,7 +281,7 @@ def test_log_with_a_damaged_end_does_not_block_updates(updated: Site, bundles: l
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:-1], b"\x00" * 40 + b"\n"]))
     state = operator_requests.rollback(updated.root, "it drifts", now=updated.clock.now)
-    assert (state.result, updated.version) == ("reverted", "1.0.0")
+    assert (state.result, updated.version) == ("rolled_back", "1.0.0")
 
 
 def test_model_without_requests_is_not_committed_before_its_first_one(

@@ -107,7 +107,7 @@ def test_release_above_the_download_limit_is_fetched_in_parts(site: Site, bundle
 
     site.repository.download = used_up  # type: ignore[method-assign]
     state = site.update()
-    assert (state.result, state.reason, state.refused) == ("failed", str(spent), {})
+    assert (state.result, state.reason, state.rejections) == ("failed", str(spent), {})
     assert site.clock.seconds == 0, "another attempt would not have any budget left either"
     site.repository.download = download  # type: ignore[method-assign]
     assert site.update().result == "updated"

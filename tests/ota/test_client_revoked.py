@@ -22,7 +22,7 @@ def test_revoked_release_is_replaced_even_on_a_pinned_robot(site: Site, bundles:
     state = site.update()
     assert site.version == site.good == "1.0.0"
     assert "pinned" in state.reason
-    assert site.reports == ["updated", "reverted"]
+    assert site.reports == ["updated", "rolled_back"]
     operator_requests.pin(site.root, pinned=False)
     assert site.update().result == "updated" and site.version == "3.0.0"
 
@@ -42,7 +42,7 @@ def test_rollback_without_a_safe_moment_rejects_no_release(
         state.reason
         == "release 2, the active model, was revoked; the robot does not allow a model switch now"
     )
-    assert state.refused == {} and site.reports == ["updated", "failed"]
+    assert state.rejections == {} and site.reports == ["updated", "failed"]
     serving.may_switch = True
     assert site.update().result == "updated" and site.version == "3.0.0"
 
@@ -53,7 +53,7 @@ def test_offered_release_is_not_revoked_under_its_earlier_version(site: Site, bu
         assert site.update().result == "updated"
     site.repository.publish(bundles[2], 5, revoked=(3,))
     state = site.update()
-    assert (state.result, state.alarm, state.refused, site.version) == ("unchanged", "", {}, "3.0.0")
+    assert (state.result, state.alarm, state.rejections, site.version) == ("unchanged", "", {}, "3.0.0")
     assert state.current is not None and state.current.release_seq == 5
 
 

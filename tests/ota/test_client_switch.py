@@ -111,7 +111,7 @@ def test_release_revoked_while_waiting_is_dropped(site: Site, bundles: list[Bund
     Wait(site, lambda: site.repository.publish(bundles[0], 3, revoked=(2,)))
     state = site.update()
     assert (state.result, state.reason) == ("unchanged", "release 2 (2.0.0) was revoked before the switch")
-    assert site.version == "1.0.0" and not state.refused
+    assert site.version == "1.0.0" and not state.rejections
     entries = list(audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries())
     assert entries[-1].event == "armed -> idle"
 
@@ -127,7 +127,7 @@ def test_revoked_active_model_is_replaced_once_the_robot_allows_the_switch(
     wait = Wait(site, lambda: messages.append(site.version))
     state = site.update()
     assert messages == ["2.0.0"] and wait.serving.swaps == ["1.0.0"]
-    assert state.refused[bundles[1].sha256].not_before is None
+    assert state.rejections[bundles[1].sha256].not_before is None
     entries = [entry.event for entry in audit_log.AuditLog(site.root / robot.AUDIT, robot.utc_now).entries()]
     assert entries.count("resolve -> resolve") == 1
 
@@ -170,7 +170,7 @@ def test_active_model_known_to_be_revoked_is_replaced_after_the_repository_disap
     site.repository.error = unreachable()
     state = site.update()
     assert site.version == site.good == "1.0.0"
-    assert state.refused[bundles[1].sha256].not_before is None
+    assert state.rejections[bundles[1].sha256].not_before is None
 
 
 def test_check_does_not_wait_for_a_safe_moment(site: Site, bundles: list[Bundle]) -> None:
@@ -198,7 +198,7 @@ def test_rollout_that_shrinks_while_its_release_waits_excludes_this_robot(
     site.repository.publish(bundles[1], 2)
     Wait(site, lambda: site.repository.publish(bundles[1], 2, rollout=none))
     state = site.update()
-    assert (state.result, site.version) == ("unchanged", "1.0.0") and not state.refused
+    assert (state.result, site.version) == ("unchanged", "1.0.0") and not state.rejections
     assert (
         state.reason
         == "release 2 (2.0.0) has been rolled out to 0 % of the robots, which do not include this one"

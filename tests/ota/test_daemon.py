@@ -116,7 +116,7 @@ def test_waiting_daemon_allows_status_pin_approve_and_rollback(
         assert fleet.version == "2.0.0"
         assert fleet.run("rollback") == 0
         assert fleet.version == "1.0.0"
-        until(lambda: stored_state(fleet).result == "refused")
+        until(lambda: stored_state(fleet).result == "rejected")
     finally:
         started.close()
 
@@ -186,7 +186,7 @@ def test_dropped_update_is_not_started_again_in_the_same_round(waiting: Waiting,
 
 def test_rollback_does_not_wait_for_a_waiting_update(waiting: Waiting) -> None:
     state = operator_requests.rollback(waiting.root, "it drifts")
-    assert (state.result, state.phase, waiting.site.version) == ("reverted", Phase.IDLE, "1.0.0")
+    assert (state.result, state.phase, waiting.site.version) == ("rolled_back", Phase.IDLE, "1.0.0")
     time.sleep(0.5)
     assert waiting.state == state
 

@@ -69,7 +69,7 @@ def test_model_with_poor_service_is_rolled_back(
     with running(site.root, {"2.0.0": happens}, rate_hz=rate_hz, deadline_ms=deadline_ms):
         time.sleep(0.5)
         state = update(site)
-        assert state.result == "refused" and re.search(why, state.reason), state.reason
+        assert state.result == "rejected" and re.search(why, state.reason), state.reason
         assert served(site) == site.version == "1.0.0"
 
 
@@ -85,7 +85,7 @@ def test_model_that_hangs_is_rolled_back(site: Site, monkeypatch: pytest.MonkeyP
     with running(site.root, {"2.0.0": hangs}):
         state = update(site)
         going_on.set()
-        assert state.result == "refused" and "images arrive, but none was processed for 1 s" in state.reason
+        assert state.result == "rejected" and "images arrive, but none was processed for 1 s" in state.reason
         assert served(site) == site.version == "1.0.0"
 
 
@@ -110,7 +110,7 @@ def test_process_with_a_model_hanging_forever_exits_and_the_next_serves_the_good
         state = update(site)
         until(lambda: bool(ends))
         time.sleep(0.5)
-    assert state.result == "refused" and "images arrive, but none was processed" in state.reason
+    assert state.result == "rejected" and "images arrive, but none was processed" in state.reason
     assert "the active model hangs, and cannot be replaced" in ends[0]
 
 
@@ -238,7 +238,7 @@ def test_model_that_cannot_be_opened_temporarily_is_retried_and_permanently_is_r
 
     with running(site.root, opens=never):
         state = update(site, retry_rejected=True)
-        assert state.result == "refused" and "the serving process cannot serve" in state.reason
+        assert state.result == "rejected" and "the serving process cannot serve" in state.reason
         assert served(site) == "1.0.0"
 
 

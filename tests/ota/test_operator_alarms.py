@@ -34,7 +34,7 @@ def test_repository_untrusted_for_long_raises_an_alarm_until_it_is_trusted_again
     site.repository.error = TrustError("timestamp.json is expired")
     for number in range(1, MAX_FAILED_CHECKS + 1):
         assert alarms(site.root, stored_state(site.root)) == []
-        assert site.update().failed_looks == number
+        assert site.update().failed_checks == number
     (alarm,) = alarms(site.root, stored_state(site.root))
     assert "could not be used in the last 10 checks (last success: 2026-03-01 12:00 UTC)" in alarm
     assert "timestamp.json is expired" in alarm
@@ -52,7 +52,7 @@ def test_status_command_reports_an_alarm_to_monitoring(
     assert fleet.run("status", "--json", "-") == 0
     assert json.loads(capfd.readouterr().out)["alarms"] == []
     path = fleet.root / robot.STATE
-    stale = State(result="failed", reason="it is expired", failed_looks=MAX_FAILED_CHECKS)
+    stale = State(result="failed", reason="it is expired", failed_checks=MAX_FAILED_CHECKS)
     state.save(path, stale)
     assert fleet.run("status", "--json", "-") == 5
     output = capfd.readouterr()
@@ -109,7 +109,7 @@ def test_active_model_that_crashes_is_replaced_where_configured(updated: Site, b
     with updated.opened(serving=LocalServing(updated.root, gone_s=0.1)) as client:
         ended = client.update()
     assert updated.version == updated.good == "1.0.0"
-    assert "has crashed 5 times" in ended.refused[bundles[1].sha256].reason
+    assert "has crashed 5 times" in ended.rejections[bundles[1].sha256].reason
     assert alarms(updated.root, stored_state(updated.root)) == []
 
 

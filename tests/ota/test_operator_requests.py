@@ -34,7 +34,7 @@ def test_cancelled_update_leaves_its_release_for_the_next_check(
     cut_off(site, phase)
     state = operator_requests.cancel(site.root, "not on a Friday")
     assert (state.phase, state.result, state.reason) == (Phase.IDLE, "unchanged", "not on a Friday")
-    assert state.work is None and not state.refused and site.version == "1.0.0"
+    assert state.candidate is None and not state.rejections and site.version == "1.0.0"
     last = log(site)[-1]
     assert (last.event, last.facts["reason"]) == ("cancelled", "not on a Friday")
     assert phase is Phase.CHECK or last.facts["version"] == "2.0.0"

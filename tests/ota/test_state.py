@@ -24,7 +24,7 @@ from tests.ota.robots import release
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
 FULL = State(
     phase=Phase.DOWNLOAD,
-    work=with_offer(State(), "stable", release()).work,
+    candidate=with_offer(State(), "stable", release()).candidate,
     attempts={Phase.CHECK: 1, Phase.DOWNLOAD: 2},
     transitions=3,
     approved="1" * 64,
@@ -36,7 +36,7 @@ FULL = State(
     versions={"timestamp": 12, "channel-stable": 3},
     signed_at=NOW,
     release_seqs={"stable/toy": 2},
-    refused={
+    rejections={
         "1" * 64: Rejection(reason="slow", times=2, not_before=NOW),
         "2" * 64: Rejection(reason="revoked", times=1, not_before=None),
     },
@@ -74,7 +74,7 @@ def test_state_of_a_version_without_approvals_is_read(tmp_path: Path) -> None:
 
 def test_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
     fields = state.as_json(FULL)
-    for known in (fields, fields["current"], *fields["refused"].values()):
+    for known in (fields, fields["current"], *fields["rejections"].values()):
         known["later"] = {"more": 1}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
@@ -82,14 +82,14 @@ def test_state_with_fields_of_a_later_version_is_read(tmp_path: Path) -> None:
 
 
 def test_state_of_another_version_differs_from_a_damaged_one(tmp_path: Path) -> None:
-    fields = state.as_json(FULL) | {"schema_version": 2}
+    fields = state.as_json(FULL) | {"schema_version": 3}
     content = {"sha256": state._checksum(fields), "state": fields}
     (tmp_path / "state.json").write_text(json.dumps(content))
     with pytest.raises(StorageError, check=code("storage.state_version")):
         state.load(tmp_path / "state.json")
 
 
-@pytest.mark.parametrize("field", ["phase", "refused", "current", "transitions"])
+@pytest.mark.parametrize("field", ["phase", "rejections", "current", "transitions"])
 def test_invalid_state_field_is_named(tmp_path: Path, field: str) -> None:
     fields = state.as_json(FULL) | {field: [1]}
     content = {"sha256": state._checksum(fields), "state": fields}

@@ -39,8 +39,8 @@ from tests.ota.states import LETTER, LETTERS, NEW, NOW, OLD, before_update, inst
 
 
 def at(phase: Phase, **fields: object) -> State:
-    work = with_offer(before_update(), "stable", release()).work
-    return replace(before_update(), phase=phase, work=work, transitions=3, **fields)  # type: ignore[arg-type]
+    work = with_offer(before_update(), "stable", release()).candidate
+    return replace(before_update(), phase=phase, candidate=work, transitions=3, **fields)  # type: ignore[arg-type]
 
 
 def test_retry_pause_doubles_up_to_its_limit() -> None:
@@ -132,12 +132,12 @@ def test_rejection_lasts_longer_each_time_up_to_a_week(phase: Phase, outcome: Ou
         last = {phase: LIMITS[phase].attempts - 1}
         state = replace(with_offer(state, "stable", release()), phase=phase, attempts=last)
         state = next_state(state, outcome, NOW)
-        until = state.refused[NEW].not_before
+        until = state.rejections[NEW].not_before
         assert until is not None
         lasted.append(until - NOW)
     assert lasted[:3] == [FIRST_REJECTION, 2 * FIRST_REJECTION, 4 * FIRST_REJECTION]
     assert lasted[-1] == MAX_REJECTION
-    assert state.refused[NEW].times == 12
+    assert state.rejections[NEW].times == 12
 
 
 def test_latest_rejections_are_stored_with_their_reasons() -> None:
@@ -145,8 +145,8 @@ def test_latest_rejections_are_stored_with_their_reasons() -> None:
     for seq in range(70):
         state = replace(with_offer(state, "stable", release(2 + seq, f"{seq:064x}")), phase=Phase.SHADOW)
         state = next_state(state, Rejected("/models/caf\udce9: worse" + 2000 * "!"), NOW)
-    assert [*state.refused] == [*state.comparisons] == [f"{seq:064x}" for seq in range(6, 70)]
-    reasons = {state.reason, *(refusal.reason for refusal in state.refused.values())}
+    assert [*state.rejections] == [*state.comparisons] == [f"{seq:064x}" for seq in range(6, 70)]
+    reasons = {state.reason, *(refusal.reason for refusal in state.rejections.values())}
     assert reasons == {"/models/caf?: worse" + 981 * "!"}
 
 
@@ -155,11 +155,11 @@ def test_failure_not_caused_by_the_release_does_not_extend_its_rejection() -> No
     for _ in range(5):
         state = replace(with_offer(state, "stable", release()), phase=Phase.ARMED, waits=MAX_WAITS)
         state = next_state(state, Waiting("it stands in its dock"), NOW)
-        assert state.refused[NEW].not_before == NOW + FIRST_REJECTION
+        assert state.rejections[NEW].not_before == NOW + FIRST_REJECTION
     state = next_state(
         replace(with_offer(state, "stable", release()), phase=Phase.PROBE), Rejected("slow"), NOW
     )
-    assert state.refused[NEW].times == 2
+    assert state.rejections[NEW].times == 2
 
 
 def test_update_that_started_with_a_rollback_continues_when_it_is_impossible() -> None:
@@ -182,11 +182,11 @@ def test_stationary_robot_during_observation_is_not_blamed_on_the_release() -> N
         state = replace(with_offer(state, "stable", release()), phase=Phase.OBSERVE, waits=MAX_WAITS)
         state = next_state(state, Waiting("no images"), NOW)
         assert (state.phase, state.result) == (Phase.ROLLBACK, "failed")
-        assert state.refused[NEW].not_before == NOW + FIRST_REJECTION
+        assert state.rejections[NEW].not_before == NOW + FIRST_REJECTION
 
 
 def test_rejection_with_the_clock_set_back_does_not_block() -> None:
-    refusal = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused[NEW]
+    refusal = next_state(at(Phase.PROBE), Rejected("slow"), NOW).rejections[NEW]
     assert blocks(refusal, NOW)
     assert not blocks(refusal, NOW + FIRST_REJECTION)
     assert not blocks(refusal, NOW - timedelta(days=3650))
@@ -195,10 +195,10 @@ def test_rejection_with_the_clock_set_back_does_not_block() -> None:
 
 
 def test_commit_clears_the_rejection_and_records_the_good_model() -> None:
-    rejected = next_state(at(Phase.PROBE), Rejected("slow"), NOW).refused
-    state = next_state(at(Phase.COMMIT, refused=rejected, alarm="old"), Done(), NOW)
+    rejected = next_state(at(Phase.PROBE), Rejected("slow"), NOW).rejections
+    state = next_state(at(Phase.COMMIT, rejections=rejected, alarm="old"), Done(), NOW)
     assert state.good == installed(NEW, 2) and state.previous == installed()
-    assert (state.refused, state.alarm, state.result) == ({}, "", "updated")
+    assert (state.rejections, state.alarm, state.result) == ({}, "", "updated")
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_revoked_active_model_is_rolled_back_and_not_retried() -> None:
     now_serving = replace(at(Phase.RESOLVE), current=installed(NEW, 2), good=installed(NEW, 2))
     now_serving = replace(now_serving, previous=installed(), attempts={Phase.ROLLBACK: 2})
     state = next_state(now_serving, RolledBack(installed(), "release 2 was revoked"), NOW)
-    assert (state.phase, state.good, state.work) == (Phase.ROLLBACK, installed(), None)
+    assert (state.phase, state.good, state.candidate) == (Phase.ROLLBACK, installed(), None)
     assert (state.previous, state.attempts) == (None, {})
-    assert state.refused[NEW].not_before is None
+    assert state.rejections[NEW].not_before is None
     state = next_state(state, Done(), NOW)
-    assert (state.phase, state.current, state.result) == (Phase.REJECTED, installed(), "reverted")
+    assert (state.phase, state.current, state.result) == (Phase.REJECTED, installed(), "rolled_back")
 
 
 def test_offer_of_another_release_resets_the_counters() -> None:
@@ -239,12 +239,17 @@ def test_offer_of_another_release_resets_the_counters() -> None:
 
 def test_untrusted_repository_rejects_no_release() -> None:
     state = next_state(at(Phase.CHECK), Rejected("expired"), NOW)
-    assert (state.phase, state.result, state.reason, state.refused) == (Phase.IDLE, "failed", "expired", {})
+    assert (state.phase, state.result, state.reason, state.rejections) == (
+        Phase.IDLE,
+        "failed",
+        "expired",
+        {},
+    )
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
 def test_update_beyond_the_transition_limit_is_abandoned_and_can_leave_every_phase(phase: Phase) -> None:
-    last = replace(at(phase), transitions=MAX_TRANSITIONS - 1, result="refused")
+    last = replace(at(phase), transitions=MAX_TRANSITIONS - 1, result="rejected")
     assert next_state(last, Done(), NOW).phase is NEXT[phase]
     state = next_state(replace(last, transitions=MAX_TRANSITIONS), Done(), NOW)
     before = phase in (LETTERS[letter] for letter in "RDVSPHA")
@@ -257,7 +262,12 @@ OUTCOMES = st.sampled_from(
     [Done(), Done(), Done(), Failed("f"), Rejected("r"), Unhealthy("u"), Interrupted(), Waiting("n")]
 )
 LOOKED = st.sampled_from(
-    [NothingNew("same"), NothingNew("refused", "refused"), Dropped("d"), RolledBack(installed("2" * 64), "b")]
+    [
+        NothingNew("same"),
+        NothingNew("rejected", "rejected"),
+        Dropped("d"),
+        RolledBack(installed("2" * 64), "b"),
+    ]
 )
 
 

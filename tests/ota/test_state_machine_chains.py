@@ -141,15 +141,15 @@ def test_failure_in_each_phase_has_the_tabulated_chain_of_states(
     world.live()
     assert world.chain == chain
     committed = "K" in chain and "B" not in chain
-    assert world.state.phase is Phase.IDLE and world.state.work is None and not world.state.attempts
+    assert world.state.phase is Phase.IDLE and world.state.candidate is None and not world.state.attempts
     if letter == "B" and chain.count("B") == 3:
         # The rollback failed permanently. The next update starts with the links, whose targets are unknown.
         assert world.state.alarm and start(world.state).phase is Phase.ROLLBACK
         return
     assert world.current == world.good == (NEW if committed else OLD)
     assert world.slots == {OLD, NEW} if committed else world.slots == {OLD}
-    assert (NEW in world.state.refused) == (not committed and letter != "C")
-    assert world.state.result == ("updated" if committed else "refused" if letter in "BJ" else "failed")
+    assert (NEW in world.state.rejections) == (not committed and letter != "C")
+    assert world.state.result == ("updated" if committed else "rejected" if letter in "BJ" else "failed")
 
 
 def test_chain_table_covers_every_phase_except_idle() -> None:

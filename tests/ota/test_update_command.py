@@ -72,7 +72,7 @@ def test_output_escapes_terminal_control_characters(fleet: Fleet, capfd: pytest.
     wipes = "\x1b[2K\rall is well"
     now = replace(state.load(fleet.root / STATE), result="unchanged", reason=f"the fleet requests {wipes}")
     state.save(fleet.root / STATE, replace(now, alarm=wipes))
-    audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("refused", version=wipes)
+    audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("rejected", version=wipes)
     for action, status in (("status", 5), ("history", 0)):
         assert fleet.run(action) == status
         output = capfd.readouterr()
@@ -91,7 +91,7 @@ def test_model_with_different_outputs_is_rejected_with_status_3(
     fleet.publish(seal(folder, fleet.bundles[1].manifest), 1)
     assert fleet.run("apply", "--json") == 3
     state = status_json(capfd)
-    assert state["result"] == "refused" and "does not reproduce its golden outputs" in state["reason"]
+    assert state["result"] == "rejected" and "does not reproduce its golden outputs" in state["reason"]
     assert fleet.version == "1.0.0"
     assert fleet.run("status") == 0
     assert "once, until" in " ".join(capfd.readouterr().out.split())
@@ -251,7 +251,7 @@ def test_output_to_a_file_or_pipe_has_one_line_per_entry(
     monkeypatch.delenv("COLUMNS", raising=False)
     why = "it drifts to the left " * 10
     state.save(fleet.root / STATE, replace(state.load(fleet.root / STATE), alarm=why))
-    audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("refused", reason=why)
+    audit_log.AuditLog(fleet.root / AUDIT, utc_now).append("rejected", reason=why)
     for action, status in (("status", 5), ("history", 0)):
         assert fleet.run(action) == status
         assert why.strip() in capfd.readouterr().out

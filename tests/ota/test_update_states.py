@@ -81,7 +81,7 @@ class Rejection:
     at: datetime
     least: timedelta | None
     most: timedelta | None
-    result: str = "refused"
+    result: str = "rejected"
 
 
 class UpdateStates(RuleBasedStateMachine):
@@ -220,8 +220,8 @@ class UpdateStates(RuleBasedStateMachine):
     def approve(self) -> None:
         """Approve a switch, which only a candidate that waits for it needs."""
         if self.stored.phase is Phase.ARMED:
-            assert self.stored.work is not None
-            self.approved = self.stored.work.release.manifest_sha256
+            assert self.stored.candidate is not None
+            self.approved = self.stored.candidate.release.manifest_sha256
             self.take(operator_requests.approve(self.root))
         else:
             with self.rejected("update.nothing_to_approve"):
@@ -344,12 +344,12 @@ class UpdateStates(RuleBasedStateMachine):
             return "unchanged", active
         fails = self.gate.bad.get(self.offered.version)
         if fails in ("check", "probe") or (fails == "shadow" and active is not None and not self.gate.busy):
-            return "refused", active
+            return "rejected", active
         if self.gate.busy:
             return "undecided", active
         if self.settings.approval or not self.serving.may_switch:
             return "failed", active
-        return ("refused", good) if fails == "service" else ("updated", offered)
+        return ("rejected", good) if fails == "service" else ("updated", offered)
 
     def revokes(self, installed: Installed | None) -> bool:
         """Return whether the offered release revokes an installed one."""
@@ -368,7 +368,7 @@ class UpdateStates(RuleBasedStateMachine):
         rolls_back = self.operator_rolls_back and entered == "B"
         assert entered == came_from or entered in _FOLLOWING[came_from] or rolls_back, (came_from, entered)
         self.check_floors(before, after)
-        work = after.work or before.work
+        work = after.candidate or before.candidate
         candidate = "" if work is None else work.release.manifest_sha256
         store = SlotStore(self.root)
         if (came_from, entered) == ("R", "D"):
@@ -384,7 +384,7 @@ class UpdateStates(RuleBasedStateMachine):
         if came_from == "K" and entered == "E":
             assert store.current() == store.good() == candidate
             assert after.previous == before.good or after.previous == before.previous
-            assert candidate not in after.refused
+            assert candidate not in after.rejections
             self.rejections.pop(candidate, None)
         if entered == "I":
             self.approved = ""
@@ -392,11 +392,11 @@ class UpdateStates(RuleBasedStateMachine):
             self.reject(candidate, _HOUR, _WEEK)
         elif came_from == "P" and after.result == "undecided":
             self.reject(candidate, timedelta(minutes=5), _HOUR, "undecided")
-        elif entered == "B" and came_from != "B" and after.result == "reverted" and before.current:
+        elif entered == "B" and came_from != "B" and after.result == "rolled_back" and before.current:
             self.reject(before.current.manifest_sha256, None, None)
 
     def reject(
-        self, sha256: str, least: timedelta | None, most: timedelta | None, result: str = "refused"
+        self, sha256: str, least: timedelta | None, most: timedelta | None, result: str = "rejected"
     ) -> None:
         """Remember that the robot has rejected a release; a permanent rejection stays permanent."""
         known = self.rejections.get(sha256)
@@ -405,10 +405,10 @@ class UpdateStates(RuleBasedStateMachine):
 
     def check_wanted(self, after: State) -> None:
         """Check that the release that is about to be downloaded is one to install."""
-        assert after.work is not None
-        release = after.work.release
+        assert after.candidate is not None
+        release = after.candidate.release
         assert release.rollout.percent
-        assert not after.pinned or (after.current is not None and after.work.revokes(after.current))
+        assert not after.pinned or (after.current is not None and after.candidate.revokes(after.current))
         rejection = self.rejections.get(release.manifest_sha256)
         if rejection is not None and not self.retries:
             assert rejection.least is not None, "a release that was rolled back is installed again"
@@ -434,7 +434,7 @@ class UpdateStates(RuleBasedStateMachine):
         if current is not None:
             assert self.serving.serves is not None and self.serving.serves.sha256 == current
         retained = {_sha256(one) for one in (self.stored.current, self.stored.good, self.stored.previous)}
-        if self.stored.result in ("updated", "reverted"):
+        if self.stored.result in ("updated", "rolled_back"):
             assert len(set(store.present()) - retained) <= self.settings.keep_slots
         leftovers = [
             path

@@ -183,10 +183,10 @@ def test_comparison_band_is_the_confidence_sequence_as_ratios(update):
     ("last", "fault"),
     [
         ({}, ""),
-        ({"result": "updated"}, "1.3.0: expected refused because 'its error is', got updated"),
+        ({"result": "updated"}, "1.3.0: expected rejected because 'its error is', got updated"),
         (
             {"reason": "a probe that hung"},
-            "expected refused because 'its error is', got refused: a probe that hung",
+            "expected rejected because 'its error is', got rejected: a probe that hung",
         ),
     ],
 )
@@ -210,7 +210,7 @@ def test_update_demo_activates_one_release_and_rejects_two(two_rooms_bundle, tmp
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    assert [update["result"] for update in summary["updates"]] == ["updated", "refused", "refused"]
+    assert [update["result"] for update in summary["updates"]] == ["updated", "rejected", "rejected"]
     assert summary["model"]["version"] == "1.1.0" and summary["model"]["precision"] == "int8"
     assert summary["frames_processed"] > 0.9 * summary["frames_published"]
     assert "<svg" in (tmp_path / "update.html").read_text(encoding="utf-8")

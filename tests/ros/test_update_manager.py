@@ -69,7 +69,7 @@ def test_release_rejected_by_the_probe_leaves_the_node_unchanged(fleet: Fleet) -
     before, count = fleet.serves, len(fleet.infos)
     fleet.publish(wrong=True)
     status, result = fleet.update().end()
-    assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "refused")
+    assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "rejected")
     assert "does not reproduce its golden outputs" in result.reason
     fleet.until_state("idle")
     assert fleet.events[-1].reason == result.reason
@@ -150,8 +150,8 @@ def test_rollback_and_pin_change_the_active_model(fleet: Fleet) -> None:
     back = fleet.ask(Trigger, "rollback")
     assert back.success and before in back.message
     assert fleet.serves == before
-    fleet.until(lambda: fleet.events[-1].result == "reverted", "the event")
-    assert fleet.update().end()[1].result == "refused", "it is not installed again"
+    fleet.until(lambda: fleet.events[-1].result == "rolled_back", "the event")
+    assert fleet.update().end()[1].result == "rejected", "it is not installed again"
 
     assert fleet.ask(SetBool, "pin", data=True).success
     fleet.publish()
@@ -182,7 +182,7 @@ def test_observed_release_is_rolled_back_by_hand_without_opening_a_model(fleet: 
         assert fleet.serves != before
         assert fleet.ask(Trigger, "rollback").success
         status, result = update.end()
-        assert (status, result.result, result.reason) == (GoalStatus.STATUS_ABORTED, "refused", "manual")
+        assert (status, result.result, result.reason) == (GoalStatus.STATUS_ABORTED, "rejected", "manual")
         assert fleet.serves == before
         assert "active model after rollback" in fleet.graph.log("world_model").read_text()
     finally:
@@ -207,7 +207,7 @@ def test_node_that_dies_during_observation_is_rolled_back(fleet: Fleet) -> None:
         fleet.until_state("observe")
         fleet.graph.stop("world_model", signal.SIGKILL)
         status, result = update.end()
-        assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "refused")
+        assert (status, result.result) == (GoalStatus.STATUS_ABORTED, "rejected")
         assert "/world_model is gone" in result.reason
         assert Bundle.open(fleet.root / "current").manifest.version == before
     finally:

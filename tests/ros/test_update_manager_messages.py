@@ -22,14 +22,14 @@ from jepa_ros.update.parameters import PARAMETERS
 
 from jepa_runtime.ota.gate.sequential_test import Summary, Verdict
 from jepa_runtime.ota.gate.shadow_test import ShadowReport
-from jepa_runtime.ota.state import Phase, State, Work
+from jepa_runtime.ota.state import ChannelRelease, Phase, State
 from jepa_runtime.telemetry.diagnostics import Level
 from tests.ota.robots import Clock, release, settings
 
 pytestmark = pytest.mark.ros
 
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
-WORK = Work(channel="stable", release=release(2))
+WORK = ChannelRelease(channel="stable", release=release(2))
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 WELL = State(checked_at=NOW - timedelta(minutes=30), signed_at=NOW - timedelta(hours=1))
 ROOM = 1 << 40
@@ -57,8 +57,8 @@ def verdict_of(
     [
         (WELL, Level.OK, "idle"),
         (State(), Level.OK, "idle"),
-        (replace(WELL, phase=Phase.ARMED, work=WORK), Level.OK, "armed"),
-        (replace(WELL, result="refused", reason="it is slow"), Level.OK, "idle"),
+        (replace(WELL, phase=Phase.ARMED, candidate=WORK), Level.OK, "armed"),
+        (replace(WELL, result="rejected", reason="it is slow"), Level.OK, "idle"),
         (replace(WELL, alarm="could not go back"), Level.ERROR, "could not go back"),
         (replace(WELL, checked_at=NOW - timedelta(hours=3)), Level.WARN, "last reached 10800 s ago"),
         (
@@ -84,7 +84,7 @@ def test_node_that_serves_another_model_is_a_warning_between_updates() -> None:
     assert verdict_of(serves, info=info_of(WORK.installed.manifest_sha256)).level is Level.OK
     other = verdict_of(serves, info=info_of("f" * 64))
     assert other.level is Level.WARN and "serves ffffffffffff, not toy 2.0.0 (2)" in other.message
-    observing = replace(serves, phase=Phase.OBSERVE, work=WORK)
+    observing = replace(serves, phase=Phase.OBSERVE, candidate=WORK)
     assert verdict_of(observing, info=info_of("f" * 64)).level is Level.OK
 
 
@@ -120,7 +120,7 @@ def test_diagnostics_contain_the_last_contact_with_the_repository() -> None:
 
 
 def test_diagnostics_contain_the_release_awaiting_approval() -> None:
-    armed = replace(WELL, phase=Phase.ARMED, work=WORK)
+    armed = replace(WELL, phase=Phase.ARMED, candidate=WORK)
     assert status_messages.status(armed, settings(approval=True)).awaits_approval
     assert not status_messages.status(armed, settings()).awaits_approval
     approved = replace(armed, approved=WORK.release.manifest_sha256)
@@ -134,7 +134,7 @@ def test_feedback_reports_bytes_a_few_times_a_second_and_the_last_always() -> No
     feedback = UpdateFeedback(
         lambda message: sent.append((message.state, message.bytes_done, message.bytes_per_s)), clock.monotonic
     )
-    feedback.on_state(State(phase=Phase.DOWNLOAD, work=WORK), "")
+    feedback.on_state(State(phase=Phase.DOWNLOAD, candidate=WORK), "")
     for done in range(0, 1001, 5):
         feedback.on_download(done, 1000)
         clock.sleep(0.01)

@@ -211,10 +211,10 @@ def test_node_that_serves_another_model_for_a_while_disagrees(
 
 
 def test_previous_model_is_released_after_a_completed_update(served: Served) -> None:
-    served.serving.commit(State(result="refused"))
+    served.serving.commit(State(result="rejected"))
     assert served.requests == []
     served.serving.swap(served.bundles[1].path)
-    served.serving.commit(State(result="refused"))
+    served.serving.commit(State(result="rejected"))
     assert served.kept_sha256 is None and served.requests[1:] == [Trigger.Request]
     served.serving.commit(State(result="updated"))
     assert served.requests[2:] == [Trigger.Request]

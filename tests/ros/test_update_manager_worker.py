@@ -18,12 +18,12 @@ from jepa_ros.update.worker import Request, Worker
 
 from jepa_runtime.errors import FetchError, UpdateError
 from jepa_runtime.ota.robot import UpdateOptions
-from jepa_runtime.ota.state import Phase, State, Work
+from jepa_runtime.ota.state import ChannelRelease, Phase, State
 from tests.ota.robots import release
 
 pytestmark = pytest.mark.ros
 
-WORK = Work(channel="stable", release=release(2))
+WORK = ChannelRelease(channel="stable", release=release(2))
 
 
 class Client:
@@ -134,7 +134,9 @@ def test_other_request_waits_for_the_automatic_update_and_can_be_withdrawn(start
     assert not work.worker.withdraw(request)
 
 
-@pytest.mark.parametrize("waits", [State(phase=Phase.ARMED, work=WORK), State(phase=Phase.RESOLVE, waits=1)])
+@pytest.mark.parametrize(
+    "waits", [State(phase=Phase.ARMED, candidate=WORK), State(phase=Phase.RESOLVE, waits=1)]
+)
 def test_pending_update_continues_without_a_new_one(start_worker: Any, waits: State) -> None:
     work = start_worker()
     request = work.submit()

@@ -345,7 +345,7 @@ class Follower:
     def _budget_ms(self, serves: str) -> float | None:
         """Return the latency budget of the release in progress, if its model is active."""
         with suppress(JepaRuntimeError):
-            work = state.load(self._root / robot.STATE).work
+            work = state.load(self._root / robot.STATE).candidate
             if work is not None and work.release.manifest_sha256 == serves:
                 return work.release.budgets.latency_p99_ms
         return None

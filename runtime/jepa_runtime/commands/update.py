@@ -33,8 +33,8 @@ _STATUS: dict[Result, int] = {
     "none": 0,
     "updated": 0,
     "unchanged": 0,
-    "reverted": 3,
-    "refused": 3,
+    "rolled_back": 3,
+    "rejected": 3,
     "undecided": 4,
     "failed": 1,
 }
@@ -125,7 +125,10 @@ def _rollback(args: argparse.Namespace) -> int:
 
 def _approve(args: argparse.Namespace) -> int:
     stored = operator_requests.approve(args.robot)
-    print("approved" + ("" if stored.work is None else f": {stored.work.release.version} will be activated"))
+    print(
+        "approved"
+        + ("" if stored.candidate is None else f": {stored.candidate.release.version} will be activated")
+    )
     return 0
 
 

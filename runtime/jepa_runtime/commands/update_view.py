@@ -108,7 +108,7 @@ def status_table(state: State, alarms: Sequence[str], hawkbit: str) -> Table:
         if value:
             # Text is literal; a string from a bundle or a message could contain markup.
             table.add_row(key, Text(printable(value), style="red" if key == "ALARM" else ""))
-    for sha256, refusal in state.refused.items():
+    for sha256, refusal in state.rejections.items():
         until = "permanently" if refusal.not_before is None else f"until {moment(refusal.not_before)}"
         times = "once" if refusal.times == 1 else f"{refusal.times} times"
         if refusal.undecided:
@@ -147,7 +147,7 @@ def _name(installed: Installed | None) -> str:
 
 
 def _in_progress(state: State) -> str:
-    release = "" if state.work is None else f" {_name(state.work.installed)}"
+    release = "" if state.candidate is None else f" {_name(state.candidate.installed)}"
     return f"{state.phase}{release}" + (f" ({state.reason})" if state.reason else "")
 
 

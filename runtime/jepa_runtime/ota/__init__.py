@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         release_path,
     )
     from jepa_runtime.ota.robot import UpdateCallbacks, UpdateComponents, UpdateOptions, open_client
-    from jepa_runtime.ota.state import Installed, Phase, State, Work
+    from jepa_runtime.ota.state import ChannelRelease, Installed, Phase, State
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -69,7 +69,7 @@ else:
                 "release_path",
             ],
             "robot": ["UpdateCallbacks", "UpdateComponents", "UpdateOptions", "open_client"],
-            "state": ["Installed", "Phase", "State", "Work"],
+            "state": ["Installed", "Phase", "State", "ChannelRelease"],
         },
     )
 
@@ -79,6 +79,7 @@ __all__ = [
     "RUNTIME_ABI",
     "SCHEMA_VERSION",
     "Budgets",
+    "ChannelRelease",
     "Client",
     "Config",
     "Installed",
@@ -88,7 +89,6 @@ __all__ = [
     "UpdateCallbacks",
     "UpdateComponents",
     "UpdateOptions",
-    "Work",
     "alarms",
     "config",
     "daemon",

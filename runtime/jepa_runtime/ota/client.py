@@ -72,7 +72,7 @@ class Client:
         else:
             return self.state
         self._run()
-        if self.state.result == "reverted":
+        if self.state.result == "rolled_back":
             # The revoked model was replaced by an older one: a newer one may be offered.
             self._store(None, start(self.state))
             self._run()
@@ -98,9 +98,9 @@ class Client:
                 code="update.in_progress",
             )
         self._run(until=Phase.DOWNLOAD, only_check=True)
-        if self.state.work is None:
+        if self.state.candidate is None:
             return None
-        release = self.state.work.release
+        release = self.state.candidate.release
         self._advance(self.state, NothingNew(f"{release.name} is offered"))
         return release
 

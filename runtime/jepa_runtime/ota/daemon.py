@@ -95,7 +95,7 @@ def polling_round(
         next_s = poll_s()
         try:
             state = update(heartbeat)
-            failures = failures + 1 if state.failed_looks else 0
+            failures = failures + 1 if state.failed_checks else 0
             _log_result(state, log)
             next_s = pause_s(state, next_s)
         except UpdateError as error:

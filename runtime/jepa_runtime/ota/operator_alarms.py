@@ -71,11 +71,11 @@ def boots_alarm(root: Path, state: State) -> str:
 
 
 def _failed_checks(state: State) -> str:
-    if state.failed_looks < MAX_FAILED_CHECKS:
+    if state.failed_checks < MAX_FAILED_CHECKS:
         return ""
     last = "never" if state.checked_at is None else f"{state.checked_at:%Y-%m-%d %H:%M} UTC"
     why = f": {state.reason}" if state.result == "failed" and state.reason else ""
-    count = state.failed_looks
+    count = state.failed_checks
     return f"the repository could not be used in the last {count} checks (last success: {last}){why}"
 
 

@@ -55,13 +55,13 @@ def approve(root: Path) -> State:
     """
 
     def change(stored: State) -> tuple[State, str]:
-        if stored.phase is not Phase.ARMED or stored.work is None:
+        if stored.phase is not Phase.ARMED or stored.candidate is None:
             raise UpdateError(
                 f"{root}: no candidate waits for approval (phase {stored.phase}): check `jepa-runtime "
                 "update status`",
                 code="update.nothing_to_approve",
             )
-        return replace(stored, approved=stored.work.release.manifest_sha256), ""
+        return replace(stored, approved=stored.candidate.release.manifest_sha256), ""
 
     return _change_state(root, "approved", change, wait_s=WAIT_S)
 

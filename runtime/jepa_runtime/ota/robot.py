@@ -309,7 +309,7 @@ def open_client(
 
 def release_facts(before: State, after: State) -> dict[str, Any]:
     """Return what a log entry says about the release of the update in progress."""
-    work = after.work or before.work
+    work = after.candidate or before.candidate
     if work is None:
         return {}
     return {"release_seq": work.release.release_seq, "version": work.release.version}

@@ -8,19 +8,19 @@ from dataclasses import replace
 from jepa_runtime.errors import BundleError
 from jepa_runtime.ota.health.trial_counter import TrialCounter
 from jepa_runtime.ota.operator_alarms import boots_alarm, crash_alarm
-from jepa_runtime.ota.state import State, Work
+from jepa_runtime.ota.state import ChannelRelease, State
 from jepa_runtime.ota.state_machine import RolledBack
 from jepa_runtime.ota.storage.slots import SlotStore
 
 
 def find_rollback(
-    state: State, work: Work, store: SlotStore, note: Callable[..., None]
+    state: State, offer: ChannelRelease, store: SlotStore, note: Callable[..., None]
 ) -> tuple[State, RolledBack | None, str]:
     """Return the rollback if the active model was revoked or is damaged.
 
     Args:
         state: The stored state.
-        work: The release that the channel offers.
+        offer: The release that the channel offers.
         store: The slots.
         note: Writes to the audit log.
 
@@ -30,13 +30,13 @@ def find_rollback(
     """
     if state.current is None:
         return state, None, state.alarm
-    if state.previous is not None and work.revokes(state.previous):
+    if state.previous is not None and offer.revokes(state.previous):
         note("the previous model was revoked", before=state.previous.version)
         state = replace(state, previous=None)
     current, previous = state.current, state.previous
     # With a rollback pending, the update has begun with it already: the offered release may be the remedy.
-    retrying = state.rollback_pending and not work.revokes(state.good)
-    if current is not None and work.revokes(current) and not retrying:
+    retrying = state.rollback_pending and not offer.revokes(state.good)
+    if current is not None and offer.revokes(current) and not retrying:
         why = f"release {current.release_seq}, the active model, was revoked"
         if previous not in (None, current):
             return state, RolledBack(previous, why), ""
@@ -46,7 +46,7 @@ def find_rollback(
         return replace(state, good=None), None, alarm
     if state.rollback_pending:
         return state, None, state.alarm
-    return state, *(rollback_from_damage(state, store) if is_offered(state, work) else (None, ""))
+    return state, *(rollback_from_damage(state, store) if is_offered(state, offer) else (None, ""))
 
 
 def rollback_from_damage(state: State, store: SlotStore) -> tuple[RolledBack | None, str]:
@@ -82,9 +82,9 @@ def rollback_from_crashes(state: State, store: SlotStore, *, on_crashes: bool) -
     return RolledBack(previous, why)
 
 
-def is_offered(state: State, work: Work) -> bool:
+def is_offered(state: State, offer: ChannelRelease) -> bool:
     """Return whether the active model has the bytes of the offered release, under any release number."""
-    return state.current is not None and state.current.manifest_sha256 == work.release.manifest_sha256
+    return state.current is not None and state.current.manifest_sha256 == offer.release.manifest_sha256
 
 
 def with_usable_good(state: State, store: SlotStore, note: Callable[..., None]) -> State:

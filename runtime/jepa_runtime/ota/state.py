@@ -4,7 +4,8 @@ The file is replaced as a whole and carries a checksum. If it is lost, the slots
 model; rejections are then lost, and only the floors of the stored metadata remain.
 
 Unknown fields were written by a later version and are ignored after a downgrade: a field that must not be
-ignored raises ``schema_version``.
+ignored raises ``schema_version``. A file of version 1 is read as well, until the next change of the state
+replaces it by version 2, which names some fields and results differently.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import auto
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter
 
@@ -30,18 +31,25 @@ MAX_STATE_BYTES = 1 << 22
 _REBUILD = "rebuild it with `jepa-runtime update provision --rebuild`"
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
+_SCHEMA_VERSION: Final = 2
+_FIELDS_OF_VERSION_1 = {
+    "work": "candidate", "watched": "serving_observed", "refused": "rejections",
+    "failed_looks": "failed_checks",
+}  # fmt: skip
+_RESULTS_OF_VERSION_1 = {"refused": "rejected", "reverted": "rolled_back"}
+
 # How the last update ended. ``undecided``: the machine was too busy to assess the candidate, which is retried
-# soon. ``reverted``: the active model was rolled back, by an operator or because it was revoked.
-Result = Literal["none", "updated", "unchanged", "refused", "undecided", "failed", "reverted"]
+# soon. ``rolled_back``: the active model was rolled back, by an operator or because it was revoked.
+Result = Literal["none", "updated", "unchanged", "rejected", "undecided", "failed", "rolled_back"]
 # What logs and the command line call them; the names above are those of the file format.
 RESULT_NAMES: Mapping[Result, str] = {
     "none": "not checked",
     "updated": "updated",
     "unchanged": "nothing installed",
-    "refused": "rejected",
+    "rejected": "rejected",
     "undecided": "undecided",
     "failed": "failed",
-    "reverted": "rolled back",
+    "rolled_back": "rolled back",
 }
 
 
@@ -80,7 +88,7 @@ class Installed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ChannelRelease:
     """The release that is being installed, and its channel."""
 
     __pydantic_config__ = _STRICT
@@ -139,12 +147,12 @@ class State:
 
     Attributes:
         phase: The phase of the update in progress.
-        work: The release in progress; None between updates, and after it was dropped.
+        candidate: The release in progress; None between updates, and after it was dropped.
         attempts: Failed or interrupted attempts by phase, in this update.
         waits: How often the update had to wait, in this update.
         transitions: Transitions between phases, in this update.
         stopped: Whether the update was asked to stop, which is no failed attempt.
-        watched: Whether a serving process could be observed when this update switched.
+        serving_observed: Whether a serving process could be observed when this update switched.
         approved: SHA-256 of the manifest whose switch was approved, in this update; empty: none.
         result: Result of the update in progress as far as known, or of the last one.
         reason: Reason for the result.
@@ -156,22 +164,22 @@ class State:
         versions: Highest version seen of each signed role.
         signed_at: Time of the latest signature seen.
         release_seqs: Highest release number seen of each ``channel/model``.
-        refused: Rejections by SHA-256 of the manifest.
+        rejections: Rejections by SHA-256 of the manifest.
         comparisons: Number of shadow tests that were evaluated, by SHA-256 of the manifest.
         checked_at: Time of the last successful check of the repository.
-        failed_looks: Number of failed checks since then.
+        failed_checks: Number of failed checks since then.
     """
 
     __pydantic_config__ = _STRICT
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = _SCHEMA_VERSION
     phase: Phase = Phase.IDLE
-    work: Work | None = None
+    candidate: ChannelRelease | None = None
     attempts: Mapping[Phase, int] = field(default_factory=dict)
     waits: int = 0
     transitions: int = 0
     stopped: bool = False
-    watched: bool = False
+    serving_observed: bool = False
     approved: str = ""
     result: Result = "none"
     reason: str = ""
@@ -183,10 +191,10 @@ class State:
     versions: Mapping[str, int] = field(default_factory=dict)
     signed_at: AwareDatetime | None = None
     release_seqs: Mapping[str, int] = field(default_factory=dict)
-    refused: Mapping[str, Rejection] = field(default_factory=dict)
+    rejections: Mapping[str, Rejection] = field(default_factory=dict)
     comparisons: Mapping[str, int] = field(default_factory=dict)
     checked_at: AwareDatetime | None = None
-    failed_looks: int = 0
+    failed_checks: int = 0
 
     @property
     def rollback_pending(self) -> bool:
@@ -247,7 +255,9 @@ def load(path: Path) -> State:
     fields = parsed.get("state") if isinstance(parsed, dict) else None
     if not isinstance(fields, dict) or parsed.get("sha256") != _checksum(fields):
         raise _damaged(path, "wrong checksum")
-    if fields.get("schema_version") != 1:
+    if fields.get("schema_version") == 1:
+        fields = _upgraded(fields)
+    if fields.get("schema_version") != _SCHEMA_VERSION:
         raise StorageError(
             f"{path}: unknown format version {str(fields.get('schema_version'))[:20]}, written by another "
             f"version of jepa-edge: use that version, or {_REBUILD}",
@@ -257,6 +267,15 @@ def load(path: Path) -> State:
         return validate_json(_ADAPTER, json.dumps(fields).encode(), "state")
     except StrictJsonError as error:
         raise _damaged(path, str(error)) from error
+
+
+def _upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a file of version 1 as version 2 names them."""
+    named = {_FIELDS_OF_VERSION_1.get(name, name): value for name, value in fields.items()}
+    result = str(fields.get("result"))
+    if result in _RESULTS_OF_VERSION_1:
+        named["result"] = _RESULTS_OF_VERSION_1[result]
+    return named | {"schema_version": _SCHEMA_VERSION}
 
 
 def _checksum(fields: dict[str, Any]) -> str:

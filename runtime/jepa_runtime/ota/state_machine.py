@@ -37,7 +37,7 @@ from itertools import pairwise
 from typing import Literal
 
 from jepa_runtime.ota.release import Release
-from jepa_runtime.ota.state import Installed, Phase, Rejection, Result, State, Work
+from jepa_runtime.ota.state import ChannelRelease, Installed, Phase, Rejection, Result, State
 
 MAX_TRANSITIONS = 40
 WAIT_S = 30.0
@@ -102,12 +102,12 @@ class NothingNew:
 
     Attributes:
         reason: Why not.
-        result: ``refused``: the release does not fit this robot as it is now, or was rejected before;
+        result: ``rejected``: the release does not fit this robot as it is now, or was rejected before;
             ``undecided``: the machine was recently too busy to assess it.
     """
 
     reason: str
-    result: Literal["unchanged", "refused", "undecided"] = "unchanged"
+    result: Literal["unchanged", "rejected", "undecided"] = "unchanged"
 
 
 @dataclass(frozen=True)
@@ -212,17 +212,17 @@ def start(state: State, *, only_check: bool = False) -> State:
 
 def with_offer(state: State, channel: str, release: Release) -> State:
     """Return the state with an offered release; attempts at another release are reset."""
-    known = replace(state, work=Work(channel=channel, release=release), failed_looks=0)
-    if state.work is None or state.work.release.manifest_sha256 == release.manifest_sha256:
+    known = replace(state, candidate=ChannelRelease(channel=channel, release=release), failed_checks=0)
+    if state.candidate is None or state.candidate.release.manifest_sha256 == release.manifest_sha256:
         return known
     return replace(known, attempts={}, waits=0, transitions=0)
 
 
 def count_comparison(state: State) -> State:
     """Return the state with one more shadow test of the release in progress."""
-    if state.work is None:
+    if state.candidate is None:
         return state
-    key = state.work.release.manifest_sha256
+    key = state.candidate.release.manifest_sha256
     others = [(name, times) for name, times in state.comparisons.items() if name != key]
     counted = (key, state.comparisons.get(key, 0) + 1)
     return replace(state, comparisons=dict([*others, counted][-_MAX_REMEMBERED:]))
@@ -292,12 +292,12 @@ def _next_state(state: State, outcome: Outcome, now: datetime) -> State:
         case Undecided(reason):
             return _enter(_postpone(_with_result(state, "undecided", reason), reason, now), Phase.IDLE)
         case Rejected(reason) | Unhealthy(reason):
-            return _give_up(state, "failed" if phase is Phase.CHECK else "refused", reason, now)
+            return _give_up(state, "failed" if phase is Phase.CHECK else "rejected", reason, now)
         case RolledBack(to, reason, permanent):
             remembered = _reject(state, state.current, reason, None) if permanent else state
             earlier = state.previous if to == state.good else None
-            remembered = replace(remembered, good=to, previous=earlier, work=None, attempts={})
-            return _enter(_with_result(remembered, "reverted", reason), Phase.ROLLBACK)
+            remembered = replace(remembered, good=to, previous=earlier, candidate=None, attempts={})
+            return _enter(_with_result(remembered, "rolled_back", reason), Phase.ROLLBACK)
         case Failed(reason):
             return _count_attempt(state, reason, _RETRY_FROM, now)
         case Interrupted():
@@ -327,7 +327,7 @@ def _count_attempt(state: State, reason: str, then: Mapping[Phase, Phase], now: 
 
 def _with_result_of(state: State) -> State:
     """Return the state with the changes that its completed phase made."""
-    candidate = None if state.work is None else state.work.installed
+    candidate = None if state.candidate is None else state.candidate.installed
     match state.phase:
         case Phase.ARMED:
             return replace(state, reason="", waits=0)
@@ -345,7 +345,7 @@ def _with_result_of(state: State) -> State:
                 alarm="",
                 good=candidate,
                 previous=state.previous if _sha256(state.good) == key else state.good,
-                refused={sha: record for sha, record in state.refused.items() if sha != key},
+                rejections={sha: record for sha, record in state.rejections.items() if sha != key},
                 comparisons={sha: times for sha, times in state.comparisons.items() if sha != key},
             )
         case _:
@@ -363,14 +363,14 @@ def _give_up(
             return _enter(replace(record, attempts={}), Phase.CHECK)
         return _enter(replace(record, result="failed"), to)
     if phase is Phase.CHECK:
-        failed = replace(state, failed_looks=state.failed_looks + 1)
+        failed = replace(state, failed_checks=state.failed_checks + 1)
         return _enter(_with_result(failed, result, reason), to)
     if phase not in _BEFORE_SWITCH + SWITCHED:
         return _enter(state, to)
     # If a rollback found no moment to switch, the offered release is neither at fault nor rejected.
-    candidate = None if state.work is None or state.waits_to_roll_back else state.work.installed
+    candidate = None if state.candidate is None or state.waits_to_roll_back else state.candidate.installed
     if at_fault is None:
-        at_fault = result == "refused" or phase in SWITCHED
+        at_fault = result == "rejected" or phase in SWITCHED
     return _enter(_reject(_with_result(state, result, reason), candidate, reason, now, at_fault=at_fault), to)
 
 
@@ -381,27 +381,27 @@ def _reject(
     if candidate is None:
         return state
     key = candidate.manifest_sha256
-    before = state.refused.get(key)
+    before = state.rejections.get(key)
     if before is not None and before.not_before is None:
         return state
     times = max(1, at_fault + (before.times if before is not None else 0))
     until = None if now is None else now + min(FIRST_REJECTION * 2 ** min(times - 1, 16), MAX_REJECTION)
-    others = [(name, refusal) for name, refusal in state.refused.items() if name != key]
+    others = [(name, refusal) for name, refusal in state.rejections.items() if name != key]
     refusal = Rejection(reason=reason[:_MAX_REASON], times=times, not_before=until)
-    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REMEMBERED:]))
+    return replace(state, rejections=dict([*others, (key, refusal)][-_MAX_REMEMBERED:]))
 
 
 def _postpone(state: State, reason: str, now: datetime) -> State:
     """Remember when to retry a candidate that could not be assessed."""
-    key = _sha256(None if state.work is None else state.work.installed)
+    key = _sha256(None if state.candidate is None else state.candidate.installed)
     if key is None:
         return state
-    before = state.refused.get(key, Rejection(reason="", times=0, not_before=now))
+    before = state.rejections.get(key, Rejection(reason="", times=0, not_before=now))
     count = before.undecided + 1
     until = now + min(FIRST_UNDECIDED * 2 ** min(count - 1, 16), FIRST_REJECTION)
     refusal = replace(before, reason=reason[:_MAX_REASON], not_before=until, undecided=count)
-    others = [(name, one) for name, one in state.refused.items() if name != key]
-    return replace(state, refused=dict([*others, (key, refusal)][-_MAX_REMEMBERED:]))
+    others = [(name, one) for name, one in state.rejections.items() if name != key]
+    return replace(state, rejections=dict([*others, (key, refusal)][-_MAX_REMEMBERED:]))
 
 
 def _sha256(installed: Installed | None) -> str | None:
@@ -414,6 +414,6 @@ def _with_result(state: State, result: Result, reason: str) -> State:
 
 def _enter(state: State, phase: Phase) -> State:
     if phase is Phase.IDLE:
-        ended = replace(state, work=None, attempts={}, waits=0, transitions=0, stopped=False)
-        return replace(ended, phase=phase, approved="", watched=False)
+        ended = replace(state, candidate=None, attempts={}, waits=0, transitions=0, stopped=False)
+        return replace(ended, phase=phase, approved="", serving_observed=False)
     return replace(state, phase=phase, transitions=state.transitions + 1)

@@ -40,7 +40,7 @@ from jepa_runtime.ota.rollback import (
     rollback_from_damage,
     with_usable_good,
 )
-from jepa_runtime.ota.state import Phase, State, Work, floor_key
+from jepa_runtime.ota.state import ChannelRelease, Phase, State, floor_key
 from jepa_runtime.ota.state_machine import (
     WAIT_S,
     Done,
@@ -223,9 +223,9 @@ class UpdateSteps:
         return max(known, listed.release_seq)
 
     def _resolve(self, state: State) -> Step:
-        work, now = _work(state), self.now()
-        release, name = work.release, work.release.name
-        state, rollback, alarm = find_rollback(state, work, self.store, self.note)
+        offer, now = _candidate(state), self.now()
+        release, name = offer.release, offer.release.name
+        state, rollback, alarm = find_rollback(state, offer, self.store, self.note)
         if rollback is not None:
             return state, self._cannot_switch(f"{rollback.reason}; ") or rollback
         if alarm and alarm != state.alarm:
@@ -233,20 +233,20 @@ class UpdateSteps:
         state = replace(state, alarm=alarm)
         if self.only_version not in (None, release.version):
             return state, NothingNew(
-                f"the fleet requests version {self.only_version}, which channel {work.channel} does not list "
-                f"or has revoked; the latest is {name}"
+                f"the fleet requests version {self.only_version}, which channel {offer.channel} does not "
+                f"list or has revoked; the latest is {name}"
             )
-        rejection = state.refused.get(release.manifest_sha256)
-        if is_offered(state, work):
+        rejection = state.rejections.get(release.manifest_sha256)
+        if is_offered(state, offer):
             if state.rollback_pending:
                 return state, NothingNew(f"{name} is active, though its rollback is pending")
             # The same bytes may have been published under another number.
-            return replace(state, current=work.installed, good=work.installed), NothingNew(
+            return replace(state, current=offer.installed, good=offer.installed), NothingNew(
                 f"{name} is active"
             )
-        if state.pinned and not (state.current and work.revokes(state.current)):
+        if state.pinned and not (state.current and offer.revokes(state.current)):
             return state, NothingNew(f"{name} is offered, but this robot is pinned to its active model")
-        latest_seq = state.release_seqs.get(floor_key(work.channel, release.model_id), 0)
+        latest_seq = state.release_seqs.get(floor_key(offer.channel, release.model_id), 0)
         if release.release_seq < latest_seq and release.release_seq < (least := self._committed_seq(state)):
             return state, NothingNew(
                 f"the fleet requests {name}, which is older than the committed release {least}: publish it "
@@ -260,7 +260,7 @@ class UpdateSteps:
             return state, NothingNew(
                 f"{name} {how}{until}: {rejection.reason}; retry now with `jepa-runtime update apply "
                 "--retry-rejected`",
-                "undecided" if rejection.undecided else "refused",
+                "undecided" if rejection.undecided else "rejected",
             )
         if reason := rollout_exclusion(release, self.config.device_id):
             return state, NothingNew(reason)
@@ -268,11 +268,11 @@ class UpdateSteps:
             self.gate.check_release(release, self._robot(state))
         except ReleaseRejectedError as error:
             # Not remembered: an upgrade or a new field in config.json may remove the reason at any time.
-            return state, NothingNew(str(error), "refused")
+            return state, NothingNew(str(error), "rejected")
         return state, Done()
 
     def _download(self, state: State) -> Step:
-        release = _work(state).release
+        release = _candidate(state).release
         if not self.store.complete(release.manifest_sha256):
             Download(
                 release=release,
@@ -287,7 +287,7 @@ class UpdateSteps:
         return state, Done()
 
     def _verify(self, state: State) -> Step:
-        sha256 = _work(state).release.manifest_sha256
+        sha256 = _candidate(state).release.manifest_sha256
         whole = self.store.complete(sha256)
         try:
             Bundle.open(self.store.folder(sha256) if whole else self.store.staged(sha256))
@@ -300,11 +300,11 @@ class UpdateSteps:
         return state, Done()
 
     def _stage(self, state: State) -> Step:
-        self.store.adopt(_work(state).release.manifest_sha256)
+        self.store.adopt(_candidate(state).release.manifest_sha256)
         return state, Done()
 
     def _probe(self, state: State) -> Step:
-        release = _work(state).release
+        release = _candidate(state).release
         folder = self.store.folder(release.manifest_sha256)
         self.gate.check(Bundle.open(folder), release, self._robot(state))
         current = state.current
@@ -315,7 +315,7 @@ class UpdateSteps:
         return state, Done()
 
     def _shadow(self, state: State) -> Step:
-        release, current = _work(state).release, state.current
+        release, current = _candidate(state).release, state.current
         candidate, ratio = release.manifest_sha256, release.budgets.max_error_ratio
         result = None
         if current is None:
@@ -339,7 +339,7 @@ class UpdateSteps:
         return state, Done()
 
     def _armed(self, state: State) -> Step:
-        release = _work(state).release
+        release = _candidate(state).release
         if self.config.approval and state.approved != release.manifest_sha256:
             reason = f"{release.name} waits for approval: run `jepa-runtime update approve`"
             return self._rollback_while_waiting(state, Waiting(reason))
@@ -361,8 +361,8 @@ class UpdateSteps:
         except (FetchError, TrustError) as error:
             self.note("repository not checked while waiting", reason=str(error))
             return state, wait
-        work = Work(channel=self.config.channel, release=offered)
-        state, rollback, _ = find_rollback(state, work, self.store, self.note)
+        offer = ChannelRelease(channel=self.config.channel, release=offered)
+        state, rollback, _ = find_rollback(state, offer, self.store, self.note)
         return state, wait if rollback is None or self._cannot_switch() else rollback
 
     def _cannot_switch(self, prefix: str = "") -> Waiting | None:
@@ -372,34 +372,34 @@ class UpdateSteps:
         return Waiting(prefix + (health.absent or "the robot does not allow a model switch now"))
 
     def _still_offered(self, state: State) -> Step:
-        release = _work(state).release
+        release = _candidate(state).release
         try:
             state, offered = self._offered(state)
         except FetchError as error:
             self.note("repository not checked before the switch", reason=str(error))
             return state, Done()
-        work = Work(channel=self.config.channel, release=offered)
-        state, rollback, _ = find_rollback(state, work, self.store, self.note)
+        offer = ChannelRelease(channel=self.config.channel, release=offered)
+        state, rollback, _ = find_rollback(state, offer, self.store, self.note)
         if rollback is not None:
             return state, rollback
         if offered.manifest_sha256 == release.manifest_sha256:
             reason = rollout_exclusion(offered, self.config.device_id)
             return state, Dropped(reason) if reason else Done()
-        if work.revokes(_work(state).installed):
+        if offer.revokes(_candidate(state).installed):
             return state, Dropped(f"{release.name} was revoked before the switch")
         return state, Dropped(f"{offered.name} is offered instead of {release.name}")
 
     def _switch(self, state: State) -> Step:
-        sha256 = _work(state).release.manifest_sha256
+        sha256 = _candidate(state).release.manifest_sha256
         if reason := TrialCounter(self.store).exhausted(sha256):
             return state, Rejected(reason)
         folder = self.store.open(sha256).path
         self.store.point("current", sha256)
         self.serving.swap(folder)
-        return replace(state, watched=self.serving.health().serves is not None), Done()
+        return replace(state, serving_observed=self.serving.health().serves is not None), Done()
 
     def _observe(self, state: State) -> Step:
-        release = _work(state).release
+        release = _candidate(state).release
         if self.store.current() != release.manifest_sha256:
             return state, _LINK_CHANGED
         if reason := TrialCounter(self.store).exhausted(release.manifest_sha256):
@@ -410,7 +410,7 @@ class UpdateSteps:
             health = self.serving.health()
             if health.failure:
                 return state, Unhealthy(health.failure)
-            if health.absent or (health.serves is None and state.watched):
+            if health.absent or (health.serves is None and state.serving_observed):
                 absent = health.absent or "the serving process is not running: start it"
                 return state, Waiting(absent, unobserved=True)
             if health.serves is None:
@@ -429,7 +429,7 @@ class UpdateSteps:
             self.clock.sleep(_POLL_S)
 
     def _commit(self, state: State) -> Step:
-        sha256 = _work(state).release.manifest_sha256
+        sha256 = _candidate(state).release.manifest_sha256
         if self.store.current() != sha256:
             return state, _LINK_CHANGED
         self.store.point("good", sha256)
@@ -468,7 +468,7 @@ class UpdateSteps:
     def _retain_active(self, state: State) -> None:
         """Point ``current`` at the active model again, unless that is a candidate that failed."""
         current = state.current
-        if state.work is None and current and self.serving.health().serves == current.manifest_sha256:
+        if state.candidate is None and current and self.serving.health().serves == current.manifest_sha256:
             self.store.point("current", current.manifest_sha256)
 
     def _rejected(self, state: State) -> Step:
@@ -496,9 +496,9 @@ class UpdateSteps:
         self.on_progress(done, total)
 
 
-def _work(state: State) -> Work:
-    assert state.work is not None, state.phase
-    return state.work
+def _candidate(state: State) -> ChannelRelease:
+    assert state.candidate is not None, state.phase
+    return state.candidate
 
 
 _STEPS: Mapping[Phase, Callable[[UpdateSteps, State], Step]] = {

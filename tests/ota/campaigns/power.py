@@ -165,8 +165,8 @@ class Disks:
                 raise Broken(
                     f"version {version} of {role} had been seen, {stored.versions.get(role)} is stored"
                 )
-        if last.phase in _HAS_SLOT and last.work:
-            sha256 = last.work.release.manifest_sha256
+        if last.phase in _HAS_SLOT and last.candidate:
+            sha256 = last.candidate.release.manifest_sha256
             if not store.complete(sha256):
                 raise Broken(f"in {last.phase} the slot of the candidate is not complete")
         for name, slot, installed, moves in (

@@ -180,9 +180,9 @@ def test_candidate_that_crashes_the_machine_is_rolled_back_after_three_boots(
     )
     assert opened == [candidate] * MAX_ATTEMPTS + [good]
     state = _kept(machine)
-    assert ended and state.result in ("refused", "unchanged", "failed"), state
+    assert ended and state.result in ("rejected", "unchanged", "failed"), state
     assert state.current == state.good and f"was opened {MAX_ATTEMPTS} times in {MAX_ATTEMPTS} boots" in (
-        state.refused[candidate].reason
+        state.rejections[candidate].reason
     )
 
 
@@ -203,7 +203,7 @@ def test_active_model_that_crashes_the_machine_is_replaced_after_five_boots(
     assert opened == [active] * MAX_BOOTS + [earlier]
     state = _kept(machine)
     assert ended and SlotStore(machine.root).current() == earlier, state
-    assert f"was opened in {MAX_BOOTS} consecutive boots" in state.refused[active].reason
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in state.rejections[active].reason
 
 
 def boot_until_another_opens(

@@ -180,9 +180,9 @@ def test_update_with_the_clock_ten_years_ahead_stops_and_keeps_the_active_model(
 
 
 def test_update_with_the_clock_ten_years_back_continues_and_rejections_expire(fleet: Fleet) -> None:
-    assert fleet.update(gate=Gate({"2.0.0": "probe"})).result == "refused"
+    assert fleet.update(gate=Gate({"2.0.0": "probe"})).result == "rejected"
     fleet.now -= timedelta(days=3650)
-    assert fleet.update().result == "refused", "only the signatures give evidence of the time"
+    assert fleet.update().result == "rejected", "only the signatures give evidence of the time"
     fleet.repository.now += timedelta(hours=3)
     fleet.repository.publish()
     assert fleet.update().result == "updated"
@@ -232,7 +232,7 @@ def test_slot_damaged_while_waiting_is_not_activated(site: Site, bundles: list[B
             path.write_bytes(b"{}")
 
     state = site.update(on_state=rot)
-    assert state.result == "refused" and "report.json: has 2 bytes, the manifest lists" in state.reason
+    assert state.result == "rejected" and "report.json: has 2 bytes, the manifest lists" in state.reason
     assert (site.version, site.good) == ("1.0.0", "1.0.0") and "2.0.0" not in serving.swaps
 
 

@@ -131,4 +131,4 @@ def test_update_uses_the_engine_and_precision_of_the_robot(
     site = Site(tmp_path / "robot", None, **named)
     site.repository.publish(bundle, 9, **expected)
     state = site.update(gate=LocalGate(settings(**named)))
-    assert state.result in ("refused", "failed") and reason in state.reason
+    assert state.result in ("rejected", "failed") and reason in state.reason

@@ -14,7 +14,7 @@ from jepa_runtime.errors import ReleaseRejectedError, StorageError
 from jepa_runtime.ota.hawkbit import ddi_mapping, saved_state
 from jepa_runtime.ota.hawkbit.ddi_messages import Deployment
 from jepa_runtime.ota.hawkbit.saved_state import Answer, Order, SavedState
-from jepa_runtime.ota.state import Installed, Phase, Rejection, State, Work
+from jepa_runtime.ota.state import ChannelRelease, Installed, Phase, Rejection, State
 from jepa_runtime.ota.state_machine import DROPPABLE
 from tests.errors import code
 from tests.ota.hawkbit.ddi_server import ATTRIBUTE
@@ -64,7 +64,7 @@ def test_deployment_without_exactly_one_version_of_this_model_is_rejected(names:
 
 @given(
     phase=st.sampled_from(Phase),
-    result=st.sampled_from(["none", "updated", "unchanged", "refused", "failed", "reverted"]),
+    result=st.sampled_from(["none", "updated", "unchanged", "rejected", "failed", "rolled_back"]),
     current=st.sampled_from(["1.0.0", "2.0.0"]),
     good=st.sampled_from(["1.0.0", "2.0.0"]),
     repository_answered=st.booleans(),
@@ -85,7 +85,7 @@ def test_deployment_succeeds_only_after_the_commit(
         reason="too slow",
         current=installed(current),
         good=installed(good),
-        refused={
+        rejections={
             "2" * 64: Rejection(reason="too slow" if held else "NaN", times=1, not_before=None),
             "3" * 64: Rejection(reason="too large", times=1, not_before=None),
         },
@@ -122,7 +122,7 @@ def test_cancellation_drops_the_update_or_lets_it_finish_or_finds_none(phase: Ph
 
 
 def test_approval_applies_to_one_release() -> None:
-    waits = State(phase=Phase.ARMED, work=Work(channel="stable", release=release()))
+    waits = State(phase=Phase.ARMED, candidate=ChannelRelease(channel="stable", release=release()))
     assert not ddi_mapping.is_approved(ORDER, waits)
     assert ddi_mapping.is_approved(ORDER, replace(waits, approved="1" * 64))
     assert not ddi_mapping.is_approved(replace(ORDER, version="3.0.0"), replace(waits, approved="1" * 64))

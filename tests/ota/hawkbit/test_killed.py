@@ -47,7 +47,7 @@ def killed(
     return False
 
 
-CASES = ["success", "refused", "window", "cancelled", "confirmed"]
+CASES = ["success", "rejected", "window", "cancelled", "confirmed"]
 
 
 class Life:
@@ -58,7 +58,7 @@ class Life:
         self.good_at_success: list[str] = []
         ddi.on_success = lambda: self.good_at_success.append(self.robot.good)
         ddi.confirms = case == "confirmed"
-        self.robot.gate.bad = {"2.0.0": "probe"} if case == "refused" else {}
+        self.robot.gate.bad = {"2.0.0": "probe"} if case == "rejected" else {}
         self.robot.repository.publish(bundles[1], 2)
         self.action = ddi.assign("2.0.0", window=False if case in ("window", "cancelled") else None)
 
@@ -75,7 +75,7 @@ class Life:
         result = self.action.status, self.robot.version, ended
         if self.case == "cancelled":
             assert result == ("canceled", "1.0.0", [])
-        elif self.case == "refused":
+        elif self.case == "rejected":
             assert result == ("error", "1.0.0", [("closed", "failure")])
         else:
             assert result == ("finished", "2.0.0", [("closed", "success")])

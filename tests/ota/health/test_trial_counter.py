@@ -99,7 +99,7 @@ def test_candidate_that_crashes_the_machine_is_opened_three_times_then_the_good_
     assert [status for _, status, _ in boots] == [-9] * MAX_ATTEMPTS + [0]
     assert "the last known good model" in boots[-1][2] and "was opened 3 times in 3 boots" in boots[-1][2]
     state = switched.update(serving=LocalServing(switched.root, gone_s=0.1))
-    assert (state.result, switched.version) == ("refused", "1.0.0") and "in 3 boots" in state.reason
+    assert (state.result, switched.version) == ("rejected", "1.0.0") and "in 3 boots" in state.reason
 
 
 def test_server_that_rejects_a_candidate_reports_the_reason_to_the_update(
@@ -235,7 +235,7 @@ def test_first_model_that_crashes_the_machine_is_opened_a_limited_number_of_time
         until(lambda: "no model is opened" in stderr_of(site))
         assert "was opened 3 times in 3 boots" in stderr_of(site)
         state = site.update(serving=LocalServing(site.root))
-        assert state.result == "refused" and SlotStore(site.root).current() is None
+        assert state.result == "rejected" and SlotStore(site.root).current() is None
         site.repository.publish(bundles[2], 3)
         state = site.update(serving=LocalServing(site.root), clock=time)
         assert (state.result, site.version) == ("updated", "3.0.0"), state.reason
@@ -264,7 +264,7 @@ def test_active_model_that_crashes_the_machine_at_each_boot_is_replaced_by_the_p
     assert f"was opened in {MAX_BOOTS} consecutive boots" in alarm
     stored = updated.update(serving=LocalServing(updated.root, gone_s=0.1))
     assert (updated.version, updated.good) == ("1.0.0", "1.0.0")
-    assert f"was opened in {MAX_BOOTS} consecutive boots" in stored.refused[bundles[1].sha256].reason
+    assert f"was opened in {MAX_BOOTS} consecutive boots" in stored.rejections[bundles[1].sha256].reason
     assert alarms(updated.root, stored) == []
 
 

@@ -98,7 +98,7 @@ def test_failing_recovery_release_with_only_the_thief_model_left_leaves_no_model
     bare.recover()
     for _ in range(2):
         state = bare.update()
-        assert state.result == "refused" and "the previous model was revoked" in state.alarm
+        assert state.result == "rejected" and "the previous model was revoked" in state.alarm
         assert state.current is state.good is state.previous is None
         assert not (bare.root / "current").exists() and not (bare.root / "good").exists()
     bare.serving = Serving()

@@ -262,7 +262,7 @@ class HawkbitAgent:
         """Carry out the order as far as possible now."""
         order, now = self._saved.order, self._state()
         assert order is not None
-        work = now.work
+        work = now.candidate
         if ddi_mapping.can_drop(now) and work is not None and work.release.version != order.version:
             self._cancel_update(f"the fleet requests {order.version}")
             now = self._state()
@@ -281,7 +281,7 @@ class HawkbitAgent:
 
     def _finish_switched_update(self, heartbeat: Callable[[], None]) -> None:
         """Finish an update that can no longer be stopped, even if the server did not request it."""
-        order, work = self._saved.order, self._state().work
+        order, work = self._saved.order, self._state().candidate
         run = self._run_update(heartbeat, None)
         if order is not None and work is not None and work.release.version == order.version:
             answer = self._conclude(order, run)

@@ -72,7 +72,7 @@ def is_ready(order: Order, state: State) -> bool:
 
 def is_approved(order: Order, state: State) -> bool:
     """Return whether the ordered release was approved on the robot."""
-    release = None if state.work is None else state.work.release
+    release = None if state.candidate is None else state.candidate.release
     return release is not None and (release.version, release.manifest_sha256) == (
         order.version,
         state.approved,
@@ -118,7 +118,7 @@ def conclude(
     if is_serving(state, order.version):
         lines = details([f"{order.version} is active and committed", *measured])
         return Answer(execution="closed", finished="success", details=lines, version=order.version)
-    was_rejected = any(refusal.reason == state.reason for refusal in state.refused.values())
+    was_rejected = any(refusal.reason == state.reason for refusal in state.rejections.values())
     if state.result == "undecided" or (
         state.result == "failed" and not (repository_answered and was_rejected)
     ):

@@ -37,8 +37,8 @@ class UpdateFeedback:
             self._feedback = _initial_feedback()
         feedback = self._feedback
         feedback.state, feedback.reason = str(state.phase), reason
-        if state.work is not None:
-            feedback.shadow_max_error_ratio = state.work.release.budgets.max_error_ratio or math.inf
+        if state.candidate is not None:
+            feedback.shadow_max_error_ratio = state.candidate.release.budgets.max_error_ratio or math.inf
         self._began = None
         self._send(feedback)
 

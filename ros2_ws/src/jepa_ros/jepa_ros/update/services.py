@@ -23,7 +23,7 @@ from jepa_ros.common.background_services import BackgroundServices
 from jepa_ros.update import status_messages
 from jepa_ros.update.worker import Request, Worker
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
-from jepa_runtime.ota import State, Work, config, operator_requests, robot, state
+from jepa_runtime.ota import ChannelRelease, State, config, operator_requests, robot, state
 
 # One thread waits with the goal, the others serve further requests.
 _THREADS = 8
@@ -170,7 +170,7 @@ class UpdateServices:
             if request.offered is not None:
                 channel = config.load(self._root / robot.CONFIG).channel
                 response.offered = status_messages.release(
-                    Work(channel=channel, release=request.offered).installed
+                    ChannelRelease(channel=channel, release=request.offered).installed
                 )
             return request.state.reason
 

@@ -178,8 +178,8 @@ class ServingNodeClient:
         observes, compares = state.phase is Phase.OBSERVE, state.phase in _COMPARES
         if compares and not self._compares:
             self._monitor.compare()
-        if observes and not self._observes and state.work is not None:
-            self._monitor.begin(self._budget_ms or state.work.release.budgets.latency_p99_ms)
+        if observes and not self._observes and state.candidate is not None:
+            self._monitor.begin(self._budget_ms or state.candidate.release.budgets.latency_p99_ms)
         self._observes, self._compares = observes, compares
         self._subscribe()
         for topic in [] if observes or compares else list(self._subscriptions):

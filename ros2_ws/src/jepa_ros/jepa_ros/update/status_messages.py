@@ -161,4 +161,4 @@ def name(installed: Installed | None) -> str:
 
 
 def _candidate(state: State) -> Installed | None:
-    return None if state.work is None else state.work.installed
+    return None if state.candidate is None else state.candidate.installed

@@ -200,7 +200,7 @@ class Worker:
             if not request.check_only:
                 self._updated_at = time.monotonic()
                 self._jitter = daemon.jitter()
-                failed = request.error or (request.state is not None and request.state.failed_looks)
+                failed = request.error or (request.state is not None and request.state.failed_checks)
                 self._failures = self._failures + 1 if failed else 0
         if requested is not None:
             requested.state, requested.error = request.state, request.error
