@@ -44,10 +44,10 @@ def test_non_finite_latents_are_a_collapse() -> None:
     assert latent_statistics(torch.full((4, 2, 8), float("nan"))).collapsed
 
 
-@given(collapses=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
-def test_training_ends_at_the_first_run_of_collapses_of_the_limit(collapses: list[bool], limit: int) -> None:
+@given(healthy=st.lists(st.booleans(), max_size=30), limit=st.integers(1, 5))
+def test_training_ends_at_the_first_run_of_collapses_of_the_limit(healthy: list[bool], limit: int) -> None:
     alarm, row, ended = CollapseAlarm(limit), 0, False
-    for step, good in enumerate(collapses):
+    for step, good in enumerate(healthy):
         row = 0 if good else row + 1
         try:
             assert (alarm.update(GOOD if good else BAD, step) is None) == good

@@ -34,7 +34,7 @@ def start(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
     )
 
 
@@ -60,6 +60,7 @@ def test_student_learns(undisturbed: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_run_resumes_to_the_same_losses_and_weights(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for stage, step in KILLS:
@@ -79,6 +80,7 @@ def test_killed_run_resumes_to_the_same_losses_and_weights(undisturbed: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path) -> None:
     # As in INT8, the last bit of a sum can decide how a value is rounded.
     for name, through in (("one", ()), ("two", tuple(TORCHRUN))):
