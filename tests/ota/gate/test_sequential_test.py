@@ -120,15 +120,15 @@ def test_candidate_on_the_margin_has_the_stated_error_rates(
 ) -> None:
     result = power(quick, effect=MARGIN * CURRENT, sd=0.05, runs=400, seed=1, correlation=correlation)
     assert result.interval(result.accepted)[0] <= ALPHA
-    assert result.interval(result.refused)[0] <= ALPHA
-    assert result.accepted + result.refused + result.undecided == 400
+    assert result.interval(result.rejected)[0] <= ALPHA
+    assert result.accepted + result.rejected + result.undecided == 400
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_equal_candidate_is_accepted_and_worse_one_rejected(correlation: float) -> None:
     def rate(effect: float) -> tuple[int, int]:
         result = power(quick, effect=effect, sd=0.02, runs=50, seed=2, correlation=correlation)
-        return result.accepted, result.refused
+        return result.accepted, result.rejected
 
     assert rate(0.0) == (50, 0)
     assert rate(2 * MARGIN * CURRENT) == (0, 50)
