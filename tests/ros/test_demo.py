@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.pages import external
 
@@ -71,6 +72,11 @@ def test_demo_writes_its_results(toy_bundle, tmp_path):
     assert "<svg" in (tmp_path / "latency.html").read_text(encoding="utf-8")
     assert (tmp_path / "demo.mcap").stat().st_size > 1_000_000
     assert "end to end" in output
+    animation = tmp_path / "demo.webp"
+    command = [sys.executable, DEMO / "animation.py", tmp_path / "demo.mcap", animation, "--start", "0"]
+    subprocess.run(command, check=True, timeout=60)
+    with Image.open(animation) as picture:
+        assert picture.n_frames >= 5
 
 
 def test_demo_with_a_dead_node_fails_and_names_it(toy_bundle, tmp_path):

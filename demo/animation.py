@@ -1,0 +1,99 @@
+"""Draw an animated picture from a recording of the demo: camera, goal, predicted futures and map.
+
+The images of futures and map are those that ``jepa-runtime report --mcap`` adds to a recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rosbags.highlevel import AnyReader
+
+GOAL, CAMERA = "/goal_image", "/camera/image_raw"
+FUTURES, MAP = "/pictures/futures/image", "/pictures/map/image"
+RATE_HZ = 5.0
+SIZE, MARGIN, CAPTION = (900, 474), 10, 20
+PAPER, INK = (255, 255, 255), (40, 40, 40)
+BOXES = {
+    CAMERA: ("camera", (MARGIN, 0, 220, 220)),
+    GOAL: ("goal", (MARGIN, 256, 180, 180)),
+    FUTURES: ("predicted futures, as the nearest known images", (244, 0, 646, 246)),
+    MAP: ("map of latents", (244, 256, 250, 180)),
+}
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recording", type=Path, help="recording of the demo (demo.mcap)")
+    parser.add_argument("target", type=Path, help="output file (WebP)")
+    parser.add_argument("--start", type=float, default=2.0, help="first second (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="duration [s] (default: %(default)s)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bag = Path(folder) / "pictures.mcap"
+        command = [Path(sys.executable).with_name("jepa-runtime"), "report", arguments.recording]
+        report = subprocess.run([*command, "--mcap", bag, "--rate", str(RATE_HZ)])
+        if report.returncode:
+            return report.returncode
+        frames = read_frames(bag, arguments.start, arguments.seconds)
+    if not frames:
+        print(f"{arguments.recording} has no futures in this time", file=sys.stderr)
+        return 1
+    frames[0].save(
+        arguments.target, save_all=True, append_images=frames[1:], duration=round(1000 / RATE_HZ), loop=0,
+        quality=60, method=6,
+    )  # fmt: skip
+    print(arguments.target)
+    return 0
+
+
+def read_frames(bag: Path, start_s: float, seconds: float) -> list[Image.Image]:
+    """Return one frame for each picture of futures between ``start_s`` and ``start_s + seconds``."""
+    newest: dict[str, Image.Image] = {}
+    frames = []
+    with AnyReader([bag]) as reader:
+        chosen = [connection for connection in reader.connections if connection.topic in BOXES]
+        for connection, stamp_ns, raw in reader.messages(chosen):
+            newest[connection.topic] = decode(reader.deserialize(raw, connection.msgtype))
+            at_s = (stamp_ns - reader.start_time) / 1e9
+            if connection.topic == MAP and start_s <= at_s < start_s + seconds:
+                frames.append(compose(newest))
+    return frames
+
+
+def decode(message: Any) -> Image.Image:
+    """Return the picture in an ``Image`` (rgb8) or a ``CompressedImage``."""
+    if hasattr(message, "format"):
+        return Image.open(io.BytesIO(message.data.tobytes())).convert("RGB")
+    rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
+    return Image.fromarray(rows[:, : message.width * 3].reshape(message.height, message.width, 3))
+
+
+def compose(newest: dict[str, Image.Image]) -> Image.Image:
+    """Return one frame of the animation from the newest picture of each topic."""
+    canvas = Image.new("RGB", SIZE, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(13)
+    for topic, (caption, (left, top, width, height)) in BOXES.items():
+        if topic not in newest:
+            continue
+        draw.text((left, MARGIN + top), caption, INK, font)
+        picture = newest[topic]
+        scale = min(width / picture.width, height / picture.height)
+        size = (round(picture.width * scale), round(picture.height * scale))
+        smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+        canvas.paste(picture.resize(size, smooth), (left, MARGIN + top + CAPTION))
+    return canvas
+
+
+if __name__ == "__main__":
+    sys.exit(main())
