@@ -6,16 +6,15 @@ The images of futures and map are those that ``jepa-runtime report --mcap`` adds
 from __future__ import annotations
 
 import argparse
-import io
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rosbags.highlevel import AnyReader
+
+from jepa_runtime.imaging import image_from_message
 
 GOAL, CAMERA = "/goal_image", "/camera/image_raw"
 FUTURES, MAP = "/pictures/futures/image", "/pictures/map/image"
@@ -63,19 +62,12 @@ def read_frames(bag: Path, start_s: float, seconds: float) -> list[Image.Image]:
     with AnyReader([bag]) as reader:
         chosen = [connection for connection in reader.connections if connection.topic in BOXES]
         for connection, stamp_ns, raw in reader.messages(chosen):
-            newest[connection.topic] = decode(reader.deserialize(raw, connection.msgtype))
+            message = reader.deserialize(raw, connection.msgtype)
+            newest[connection.topic] = Image.fromarray(image_from_message(message))
             at_s = (stamp_ns - reader.start_time) / 1e9
             if connection.topic == MAP and start_s <= at_s < start_s + seconds:
                 frames.append(compose(newest))
     return frames
-
-
-def decode(message: Any) -> Image.Image:
-    """Return the picture in an ``Image`` (rgb8) or a ``CompressedImage``."""
-    if hasattr(message, "format"):
-        return Image.open(io.BytesIO(message.data.tobytes())).convert("RGB")
-    rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
-    return Image.fromarray(rows[:, : message.width * 3].reshape(message.height, message.width, 3))
 
 
 def compose(newest: dict[str, Image.Image]) -> Image.Image:
