@@ -1,4 +1,4 @@
-"""Time of a search alone: ask and tell of each preset in jepa_runtime.control.presets, without a model.
+"""Time of a search alone: ask and tell of each preset that searches by energies, without a model.
 
 This is the overhead of the planner in each iteration. Costs are drawn in advance. For whole plans with a
 predictor of LeWM's size see benchmarks/lewm.py.
@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepa_runtime.control import PRESETS, preset
+from jepa_runtime.control import preset
 from jepa_runtime.planning import ActionLimits, create_search
 from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_runtime.util import PERCENTILE_METHOD, summarize, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-# Action size of the robot of each preset.
+# Action size of the robot of each preset in jepa_runtime.control.presets that searches by energies.
 ACTION_SIZES = {"vjepa2_ac": 7, "lewm": 10, "eb_jepa": 2, "two_rooms": 2}
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the measurement and return the exit status."""
     arguments = _parser().parse_args(argv)
     report = {
-        "search": {name: search_alone(name, arguments.iterations) for name in PRESETS},
+        "search": {name: search_alone(name, arguments.iterations) for name in ACTION_SIZES},
         "method": PERCENTILE_METHOD,
         "machine": {"cpu": cpu_info(), "versions": package_versions()},
     }

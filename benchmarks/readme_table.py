@@ -9,21 +9,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from readme_tables.models import distilled, students, trusted
-from readme_tables.runtime import latency, lewm, limits, measured
+from readme_tables.models import distilled, first_person_time_charged, students, time_charged, trusted
+from readme_tables.runtime import latency, lewm, limits, measured, routes
 from readme_tables.updates import updates
+from readme_tables.worlds import first_person, first_person_mujoco, first_person_robot
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
-    "distilled": distilled, "trusted": trusted, "lewm": lewm,
+    "distilled": distilled, "trusted": trusted, "lewm": lewm, "routes": routes,
+    "first_person": first_person, "first_person_mujoco": first_person_mujoco,
+    "first_person_robot": first_person_robot, "time_charged": time_charged,
+    "first_person_time_charged": first_person_time_charged,
 }  # fmt: skip
 # Tables of each page.
 PAGES = {
     "README.md": ("measured",),
     "docs/benchmarks.md": ("latency", "limits", "updates", "students", "distilled", "trusted", "lewm"),
+    "docs/explanation/latency.md": ("time_charged", "first_person_time_charged"),
+    "docs/how-to/teach-and-repeat.md": ("routes",),
+    "docs/worlds.md": ("first_person", "first_person_robot", "first_person_mujoco"),
 }
 
 

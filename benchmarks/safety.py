@@ -7,6 +7,10 @@ two publishers do not. Without a fault: goals reached, and holds, all of which a
 
 With --nodes the installed nodes drive instead, in real time, with some of the faults.
 
+With --goal-poses a client publishes where the goal is, such as the route node, and becomes wrong instead of
+the images. The robot steers to these poses in first-person rooms, to goals at most 1.5 m away; turns do not
+count as path.
+
 Exit status 1 if a path is longer than --limit, or fewer than --goal of the goals are reached without a fault.
 """
 
@@ -27,11 +31,13 @@ from typing import Any
 import numpy as np
 from continuous_driving import drive_goals
 from faults import FAULTS, RATE_HZ, Fault, Sent
+from goal_pose_faults import CLIENT_FAULTS, LEVEL, drive_with_client, near_goals
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime import Bundle, WorldModel
+from jepa_runtime.backends import BackendOptions
 from jepa_runtime.commands import count, positive
 from jepa_runtime.control import ControllerConfig, State
 from jepa_runtime.errors import JepaRuntimeError
@@ -45,6 +51,7 @@ from jepa_sim.worlds import TwoRooms
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 LASTS_S = 15.0
+NO_FAULT = "none"
 NODES_FAULTS = (
     *(f"ring of {size}" for size in (1, 2, 4, 8)),
     *(f"one image, noise {noise}" for noise in (1, 3)),
@@ -178,6 +185,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     bundle = Bundle.open(arguments.bundle)
     if arguments.nodes:
         return measure_nodes(arguments, console)
+    if arguments.goal_poses:
+        return measure_goal_poses(arguments, console)
     seeds = episode_seeds(arguments.seed, arguments.episodes)
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), end_with_parent) as pool:
         normal = [
@@ -210,6 +219,44 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "false_holds_per_hour": round(counts.total() / hours, 1),
         }
     }
+
+
+def with_client_fault(bundle: Path, name: str, seeds: Sequence[int], episodes: int, after_s: float) -> Row:
+    """Return the row of one fault of goal poses; runs in its own process."""
+    # Imported here: first-person rooms need an extra.
+    from jepa_sim.worlds.first_person.world import FirstPersonRooms
+
+    world, create = FirstPersonRooms(LEVEL), CLIENT_FAULTS.get(name)
+    with WorldModel.open(Bundle.open(bundle), options=BackendOptions(threads=1)) as model:
+        drives = [
+            drive_with_client(
+                model, world, each, None if create is None else create(), after_s=after_s, lasts_s=LASTS_S
+            )
+            for seed in seeds
+            for each in near_goals(world, seed, episodes)
+        ]
+    return Row.of(name, [Run(each.path_m, each.stopped_after_s, each.stops, each.reached) for each in drives])
+
+
+def measure_goal_poses(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Return the report of the faults of goal poses.
+
+    Raises:
+        JepaRuntimeError: The bundle cannot be run.
+    """
+    bundle, rows = Bundle.open(arguments.bundle), list[Row]()
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), end_with_parent) as pool:
+        for row in pool.map(
+            with_client_fault,
+            repeat(bundle.path),
+            arguments.faults or (NO_FAULT, *CLIENT_FAULTS),
+            repeat(arguments.seed),
+            repeat(arguments.episodes),
+            repeat(arguments.after),
+        ):
+            rows.append(row)
+            console.print(f"{row.fault}: {row.longest_path_m:.2f} m")
+    return _report(bundle, rows, arguments.limit)
 
 
 def measure_nodes(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -277,7 +324,17 @@ def table(report: dict[str, Any]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the episodes and return the exit status."""
-    arguments, console = _parser().parse_args(argv), Console()
+    parser, console = _parser(), Console()
+    arguments = parser.parse_args(argv)
+    known = (NO_FAULT, *CLIENT_FAULTS) if arguments.goal_poses else tuple(FAULTS)
+    if unknown := set(arguments.faults or ()) - set(known):
+        parser.error(f"no fault is named {', '.join(sorted(unknown))}: choose from {'; '.join(known)}")
+    world, report_name = "two_rooms", "safety"
+    if arguments.nodes:
+        report_name = "safety_nodes"
+    elif arguments.goal_poses:
+        world, report_name = "first_person", "safety_goal_poses"
+    arguments.bundle = arguments.bundle or ROOT / "models" / world
     try:
         report = measure(arguments, console)
     except JepaRuntimeError as error:
@@ -291,9 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{normal['false_holds_per_hour']:g} false holds per hour of driving ({normal['holds']} in "
             f"{normal['episodes_with_a_hold']} episodes, {normal['driven_s']:.0f} s)"
         )
-    write_json(
-        arguments.json or RESULTS / ("safety_nodes.json" if arguments.nodes else "safety.json"), report
-    )
+    write_json(arguments.json or RESULTS / f"{report_name}.json", report)
     failures = check_limits(report, arguments.limit, arguments.goal)
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
@@ -304,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "two_rooms")
+    parser.add_argument("--bundle", type=Path, help="bundle (default: two_rooms or first_person in models/)")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], metavar="S")
     parser.add_argument(
         "--episodes",
@@ -318,9 +373,7 @@ def _parser() -> argparse.ArgumentParser:
         default=100,
         help="episodes without a fault, for each seed (default: %(default)s)",
     )
-    parser.add_argument(
-        "--faults", nargs="+", choices=list(FAULTS), metavar="FAULT", help="faults (default: all)"
-    )
+    parser.add_argument("--faults", nargs="+", metavar="FAULT", help="faults (default: all)")
     parser.add_argument("--jobs", type=count, default=2, help="parallel processes (default: %(default)s)")
     parser.add_argument(
         "--after", type=positive, default=1.0, help="seconds before the fault (default: %(default)s)"
@@ -331,8 +384,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--goal", type=float, default=0.95, help="required success rate (default: %(default)s)"
     )
-    parser.add_argument("--nodes", action="store_true", help="drive with the installed nodes, in real time")
-    parser.add_argument("--json", type=Path, help="result file (default: results/safety.json)")
+    robots = parser.add_mutually_exclusive_group()
+    robots.add_argument("--nodes", action="store_true", help="drive with the installed nodes, in real time")
+    robots.add_argument(
+        "--goal-poses", action="store_true", help="faults of a client that publishes the pose of the goal"
+    )
+    parser.add_argument("--json", type=Path, help="result file (default: in results/, by these options)")
     return parser
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import latency
 from peers.benchmark_app import BenchmarkAppError
 from peers.figures import round_by_round
+from peers.files import result_file
 from peers.limit import Limit
 from peers.rows import ENGINE, RowError
 from peers.students import student
@@ -38,7 +39,6 @@ from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model import graphs
 from jepa_runtime.util import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 ROWS = ("pipeline", "encoder", "benchmark_app", "torch_eager", "torch_compile", "onnxruntime")
 FORMS = ("--target", "onnx", "--target", "openvino", "--target", "npu")
 MIDDLE, PX = "vit_s", 224
@@ -144,8 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", type=int, default=60, help="frames per round of a row (default: %(default)s)"
     )
-    default = ROOT / "benchmarks" / "results" / "students.json"
-    parser.add_argument("--json", type=Path, default=default)
+    parser.add_argument("--json", type=Path, default=result_file("students"))
     return parser
 
 

@@ -111,6 +111,16 @@ def node_command(node: str, parameters: Mapping[str, Any], remaps: Mapping[str, 
     return command
 
 
+def warnings_in(log_dir: Path) -> list[str]:
+    """Return the lines of warnings and errors in the logs so far."""
+    return [
+        f"{path.stem}: {line}"
+        for path in sorted(log_dir.glob("*.log"))
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith(("[WARN]", "[ERROR]", "[FATAL]"))
+    ]
+
+
 def own_graph() -> dict[str, str]:
     """Return the environment of nodes on an isolated graph."""
     environment = dict(os.environ)

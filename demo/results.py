@@ -27,17 +27,37 @@ _STAGES = {
 
 
 def summarize_run(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of a run.
+    """Return the figures of a run of the two_rooms robot: those of its images, and its goals."""
+    robot = reports["two_rooms"]
+    return summarize_images(robot, reports["world_model"], reports["planner"]) | {
+        "episodes": robot["episodes"],
+        "successes": robot["successes"],
+    }
+
+
+def summarize_images(
+    robot: dict[str, Any], model: dict[str, Any], planner: dict[str, Any], *, planned: int | None = None
+) -> dict[str, Any]:
+    """Return the figures of all images of a run.
 
     ``frames_dropped`` counts all published images without a result, wherever they were lost. ``e2e_ms`` is
-    from the image stamp to its futures in the planner. ``deadline_misses`` counts the published images
-    without futures in the planner before the deadline, ``frames_late`` those whose futures came later.
-    ``rss_mb`` is the peak memory of the world model.
+    from the image stamp to its futures in the planner. ``deadline_misses`` counts the images published while
+    the planner ran without futures in the planner before the deadline, ``frames_late`` those whose futures
+    came later. ``rss_mb`` is the peak memory of the world model.
     ``error_bounds`` is the number of errors within the bounds of ``probability``, by horizon in steps.
+
+    Args:
+        robot: Report of the simulated robot.
+        model: Report of the world model.
+        planner: Report of the planner.
+        planned: Number of images published while the planner ran; None: all.
+
+    Raises:
+        DemoError: No image was processed.
     """
-    robot, model, planner = reports["two_rooms"], reports["world_model"], reports["planner"]
     counters, stages = model["counters"], model["samples_ms"]
     published, processed = robot["frames_published"], counters.get("processed", 0)
+    planned = published if planned is None else planned
     e2e_ms, deadline_ms = planner["samples_ms"]["e2e"], model["deadline_ms"]
     late = sum(latency > deadline_ms for latency in e2e_ms)
     if not processed:
@@ -47,17 +67,16 @@ def summarize_run(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "frames_published": published,
         "frames_processed": processed,
         "frames_dropped": published - processed,
+        "frames_planned": planned,
         "rate_hz": round((processed - 1) / robot["duration_s"], 2) if robot["duration_s"] else 0.0,
         "e2e_ms": summarize(e2e_ms).as_dict(),
         "encode_ms": summarize(stages["encode"]).as_dict(),
         "predict_ms": summarize(stages["predict"]).as_dict(),
         "deadline_ms": deadline_ms,
-        "deadline_misses": published - len(e2e_ms) + late,
+        "deadline_misses": planned - len(e2e_ms) + late,
         "frames_late": late,
         "futures_per_frame": model["futures_per_frame"],
         "horizon": model["horizon"],
-        "episodes": robot["episodes"],
-        "successes": robot["successes"],
         "error_bounds": model["error_bounds"],
         "rss_mb": model["rss_mb"],
         "cpu": cpu_info(),
@@ -78,38 +97,55 @@ def _ros_distribution() -> str:
 
 
 def describe(summary: dict[str, Any], out: Path, note: str) -> str:
-    """Return the summary as text."""
-    e2e, model = summary["e2e_ms"], summary["model"]
+    """Return the summary of the two_rooms robot as text."""
+    return f"""
+{describe_model(summary)}
+
+{describe_images(summary)}
+  goals       {summary["successes"]} of {summary["episodes"]} reached
+
+{describe_files(out, note)}"""
+
+
+def describe_model(summary: dict[str, Any]) -> str:
+    """Return the model and where it runs."""
+    model = summary["model"]
+    engine = f"{model['precision']} on {model['engine']}:{model['device']} ({summary['cpu']['model']})"
+    return f"{model['id']} {model['version']}, {engine}"
+
+
+def describe_images(summary: dict[str, Any]) -> str:
+    """Return the lines about images, latency, error bounds and memory."""
+    e2e = summary["e2e_ms"]
     loss = 100 * summary["frames_dropped"] / summary["frames_published"]
-    processed = summary["frames_processed"]
     spread = "  ".join(f"{name} {format_ms(e2e[name])}" for name in ("p50", "p95", "p99", "max"))
     encode, predict = (format_ms(summary[stage]["p50"]) for stage in ("encode_ms", "predict_ms"))
-    engine = f"{model['precision']} on {model['engine']}:{model['device']} ({summary['cpu']['model']})"
-    rate_hz, published = summary["rate_hz"], summary["frames_published"]
-    images = f"{processed} of {published} processed at {rate_hz:.1f} Hz, {loss:.1f} % dropped"
-    late = (
-        f"{summary['deadline_misses']} of {published} images had no futures in the planner within "
-        f"{summary['deadline_ms']:g} ms"
+    images = (
+        f"{summary['frames_processed']} of {summary['frames_published']} processed at "
+        f"{summary['rate_hz']:.1f} Hz, {loss:.1f} % dropped"
     )
-    return f"""
-{model["id"]} {model["version"]}, {engine}
-
-  images      {images}
+    late = (
+        f"{summary['deadline_misses']} of {summary['frames_planned']} images had no futures in the planner "
+        f"within {summary['deadline_ms']:g} ms"
+    )
+    return f"""  images      {images}
   futures     {summary["futures_per_frame"]} of {summary["horizon"]} steps for each image
   end to end  {spread} ms, from image stamp to futures in the planner
   model       encode {encode} ms, predict {predict} ms (median)
   deadline    {late}
-  goals       {summary["successes"]} of {summary["episodes"]} reached
-  bounds      {_coverage(summary["error_bounds"])}
-  memory      {summary["rss_mb"]:.0f} MB peak (world_model)
+  bounds      {coverage(summary["error_bounds"])}
+  memory      {summary["rss_mb"]:.0f} MB peak (world_model)"""
 
-  {out / "summary.json"}
+
+def describe_files(out: Path, note: str) -> str:
+    """Return the files that both demos of driving robots write."""
+    return f"""  {out / "summary.json"}
   {out / "latency.html"}
   {out / "futures.png"}   {note}
   {out / "demo.mcap"}   (rosbag2, Foxglove)"""
 
 
-def _coverage(bounds: dict[str, Any] | None) -> str:
+def coverage(bounds: dict[str, Any] | None) -> str:
     """Return the coverage of the error bounds, over all horizons and at the worst one."""
     if bounds is None or not all(bounds["errors"]):
         return "not evaluated: no prediction is a horizon old"
@@ -121,8 +157,17 @@ def _coverage(bounds: dict[str, Any] | None) -> str:
     )
 
 
-def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[str, Any]]) -> None:
-    """Write the latency report of the run."""
+def write_latency(
+    path: Path, summary: dict[str, Any], reports: dict[str, dict[str, Any]], goals: tuple[str, str]
+) -> None:
+    """Write the latency report of the run.
+
+    Args:
+        path: The file.
+        summary: The figures of the run.
+        reports: Reports of the nodes.
+        goals: Caption and value of what the robot has reached.
+    """
     samples = {**reports["planner"]["samples_ms"], **reports["world_model"]["samples_ms"]}
     stamps, model, e2e = reports["planner"]["stamps_ns"], summary["model"], summary["e2e_ms"]
     report = LatencyReport(
@@ -138,11 +183,11 @@ def write_latency(path: Path, summary: dict[str, Any], reports: dict[str, dict[s
             ("rate", f"{summary['rate_hz']:.1f} Hz"),
             (
                 f"deadline misses ({summary['deadline_ms']:g} ms)",
-                f"{summary['deadline_misses']} of {summary['frames_published']}",
+                f"{summary['deadline_misses']} of {summary['frames_planned']}",
             ),
             ("images dropped", f"{summary['frames_dropped']} of {summary['frames_published']}"),
             ("futures for each image", f"{summary['futures_per_frame']} x {summary['horizon']} steps"),
-            ("goals reached", f"{summary['successes']} of {summary['episodes']}"),
+            goals,
         ],
         facts={
             "Processor": f"{summary['cpu']['model']}, {summary['cpu']['cores']} cores",

@@ -25,13 +25,13 @@ from typing import Any
 import rclpy
 import results
 import update_page
+from graph_client import GraphClient
 from jepa_msgs.action import UpdateModel
 from jepa_msgs.msg import ModelInfo, UpdateEvent
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import from_time
 from processes import DemoError, Processes, node_command, own_graph, report
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from update_page import Compared, Entered, Story, Update
 from update_releases import OFFERS, Offer, Publisher, served
@@ -46,7 +46,7 @@ CAMERA = "camera/image_raw"
 START_TIMEOUT_S, UPDATE_TIMEOUT_S, AFTER_S = 60.0, 150.0, 3.0
 
 
-class Watcher:
+class Watcher(GraphClient):
     """Request updates and record what happens, on the system clock [ns].
 
     Args:
@@ -57,14 +57,12 @@ class Watcher:
     def __init__(self, root: Path, check: Callable[[], None]) -> None:
         self.models: list[tuple[int, str]] = []
         self._slot = re.compile(rf"{re.escape(str(root))}/slots/[0-9a-f]*/bundle: ")
-        self._check, self._update = check, Update("", "", "")
-        self._node = rclpy.create_node("update_demo")
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        super().__init__("update_demo", check)
+        self._update = Update("", "", "")
         self._began_ns, self._requested_ns = time.time_ns(), math.inf
-        self._node.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
-        self._node.create_subscription(UpdateEvent, "update_manager/events", self._on_event, qos.EVENTS)
-        self._action = ActionClient(self._node, UpdateModel, "update_manager/update")
+        self.node.create_subscription(ModelInfo, "world_model/model_info", self._on_model, qos.LATCHED)
+        self.node.create_subscription(UpdateEvent, "update_manager/events", self._on_event, qos.EVENTS)
+        self._action = ActionClient(self.node, UpdateModel, "update_manager/update")
 
     def await_start(self) -> None:
         """Wait until a model is active and the update manager accepts requests."""
@@ -90,27 +88,9 @@ class Watcher:
         self._update.result, self._update.reason = result.result, self._short(result.reason)
         return self._update
 
-    def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-        """Process messages until ``condition`` is true.
-
-        Raises:
-            DemoError: The time is over.
-        """
-        end = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > end:
-                raise DemoError(f"timed out after {timeout_s:g} s waiting for the {what}")
-            self._check()
-            self._executor.spin_once(timeout_sec=0.1)
-
     def since_start(self, stamp_ns: int) -> float:
         """Return the time since the start [s]."""
         return (stamp_ns - self._began_ns) / 1e9
-
-    def close(self) -> None:
-        """Close the node."""
-        self._executor.shutdown()
-        self._node.destroy_node()
 
     def _short(self, reason: str) -> str:
         return self._slot.sub("", reason)
@@ -204,8 +184,7 @@ def _drive(publisher: Publisher, out: Path, seed: int) -> tuple[Story, list[str]
             print(f"\n{offer.version} published: {offer.description}", flush=True)
             publisher.release(offer.version)
             updates.append(watcher.update(offer))
-        ends = time.monotonic() + AFTER_S
-        watcher.until(lambda: time.monotonic() > ends, 2 * AFTER_S, "images after the last update")
+        watcher.wait(AFTER_S, "images after the last update")
         watcher.close()
     finally:
         faults = processes.stop()

@@ -32,6 +32,7 @@ INCLUDED = {
     "README.md": "index.md",
     "ros2_ws/README.md": "ros2.md",
     "recipes/TRAINING.md": "training.md",
+    "recipes/FIRST_PERSON.md": "first-person-training.md",
     "firmware_configs/README.md": "system-files.md",
     "benchmarks/README.md": "benchmark-programs.md",
     "examples/README.md": "examples.md",
@@ -42,11 +43,13 @@ INCLUDED = {
 NODE_PARAMETERS = {
     "world_model": "jepa_ros.world_model.parameters",
     "planner": "jepa_ros.planner.parameters",
+    "route": "jepa_ros.route.parameters",
     "update_manager": "jepa_ros.update.parameters",
     "camera": "jepa_ros.nodes.camera",
     "monitor": "jepa_ros.nodes.monitor",
     "pictures": "jepa_ros.nodes.pictures",
     "two_rooms": "jepa_ros.nodes.two_rooms",
+    "first_person": "jepa_ros.nodes.first_person_parameters",
 }
 
 

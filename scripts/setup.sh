@@ -38,6 +38,8 @@ case $PACKAGES in locked | newest | oldest) ;; *) fail "JEPA_PACKAGES must be lo
 # The Python of the ROS wheels sets this for its children; it must not reach another environment.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1
+# Python compiles modules at their first import, where it may store them; compiling all packages takes over a minute.
+if [ -z "${PYTHONDONTWRITEBYTECODE:-}" ]; then export PIP_COMPILE=0; fi
 
 wants() { [[ ",$EXTRAS," == *",$1,"* ]]; }
 

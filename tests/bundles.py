@@ -29,6 +29,7 @@ def make_bundle(
     history_size: int = 1,
     energy: bool = True,
     step: bool = False,
+    relative_pose: bool = False,
     trained: bool = True,
     seed: int = 0,
     standing: bool = False,
@@ -41,6 +42,7 @@ def make_bundle(
         history_size: Number of context frames (W).
         energy: Add an energy graph.
         step: Add a graph for one step of one candidate.
+        relative_pose: Add a relative pose graph.
         trained: Value in the manifest.
         standing: Repeat one frame in the past context of the golden outputs, as in earlier bundles.
     """
@@ -50,18 +52,41 @@ def make_bundle(
         graphs["step"] = _predictor(seed, history_size, horizon=1)
     if energy:
         graphs["energy"] = _energy(random)
+    if relative_pose:
+        graphs["relative_pose"] = _relative_pose(random)
     for role, model in graphs.items():
-        _write_variants(folder / role, model)
+        write_variants(folder / role, model)
     np.savez(folder / "golden.npz", **_golden(graphs, history_size, random, standing=standing))
     (folder / "report.json").write_text('{"note": "random weights"}\n', encoding="utf-8")
-    return seal(folder, manifest_fields(history_size=history_size, energy=energy, step=step, trained=trained))
+    fields = manifest_fields(
+        history_size=history_size, energy=energy, step=step, relative_pose=relative_pose, trained=trained
+    )
+    return seal(folder, fields)
+
+
+def make_wheeled_bundle(folder: Path) -> Path:
+    """Write a sealed bundle of random weights for the robot of the first-person rooms; return its folder."""
+    make_bundle(folder, relative_pose=True)
+    fields = manifest_fields(relative_pose=True)
+    fields["io"]["action"] = {
+        "names": ["linear.x", "angular.z"], "units": ["m/s", "rad/s"], "low": [-0.2, -1.5],
+        "high": [0.8, 1.5], "max_norm": None,
+    }  # fmt: skip
+    fields["io"]["step_s"] = 0.3
+    seal(folder, fields)
+    return folder
 
 
 def manifest_fields(
-    *, history_size: int = 1, energy: bool = True, step: bool = False, trained: bool = True
+    *,
+    history_size: int = 1,
+    energy: bool = True,
+    step: bool = False,
+    relative_pose: bool = False,
+    trained: bool = True,
 ) -> dict[str, Any]:
     """Return the manifest fields of a toy bundle for :func:`seal`."""
-    optional = {"step": step, "energy": energy}
+    optional = {"step": step, "energy": energy, "relative_pose": relative_pose}
     variants = {role: _variants(role) for role in ("encoder", "predictor")}
     variants |= {role: _variants(role) if included else [] for role, included in optional.items()}
     exact = {"min_cosine": 0.9999, "max_abs": 1e-4}
@@ -117,7 +142,8 @@ def _variants(role: str) -> list[dict[str, str]]:
     ]
 
 
-def _write_variants(folder: Path, model: onnx.ModelProto) -> None:
+def write_variants(folder: Path, model: onnx.ModelProto) -> None:
+    """Write the variants of one graph that :func:`manifest_fields` lists."""
     content = model.SerializeToString()
     (folder / "onnx").mkdir(parents=True)
     (folder / "onnx" / "model.onnx").write_bytes(content)
@@ -147,19 +173,29 @@ def _golden(
     if history_size > 1 and not standing:
         golden["history_actions"] = past
     golden["goal"] = latents[-1:].copy()
-    if "energy" in graphs:
-        energy = ReferenceEvaluator(graphs["energy"])
-        golden["energy"] = energy.run(None, {"latents": latents, "goal": golden["goal"]})[0]
+    for role in ("energy", "relative_pose"):
+        if role in graphs:
+            read = ReferenceEvaluator(graphs[role])
+            golden[role] = read.run(None, {"latents": latents, "goal": golden["goal"]})[0]
     return golden
 
 
-def _model(
+def build_model(
     name: str,
     inputs: dict[str, tuple[int, list[int | str]]],
     output: tuple[str, list[int | str]],
     nodes: list[onnx.NodeProto],
     constants: Arrays,
 ) -> onnx.ModelProto:
+    """Return a checked graph.
+
+    Args:
+        name: Its name.
+        inputs: Type and shape of each input.
+        output: Name and shape of its output, float32.
+        nodes: Its nodes.
+        constants: Its weights.
+    """
     described = [helper.make_tensor_value_info(key, *spec) for key, spec in inputs.items()]
     result = helper.make_tensor_value_info(output[0], TensorProto.FLOAT, output[1])
     weights = [numpy_helper.from_array(array, key) for key, array in constants.items()]
@@ -176,7 +212,7 @@ def _weights(random: np.random.Generator) -> Callable[[int, int], NDArray[np.flo
 def _encoder(random: np.random.Generator) -> onnx.ModelProto:
     pixels = SIZE * SIZE * 3
     node = helper.make_node
-    return _model(
+    return build_model(
         "encoder",
         {"frame": (TensorProto.UINT8, [1, SIZE, SIZE, 3])},
         ("latent", [1, TOKENS, DIM]),
@@ -240,13 +276,13 @@ def _predictor(seed: int, history_size: int, horizon: int = HORIZON) -> onnx.Mod
         state = f"state{step}"
         steps.append(state)
     nodes += [node("Concat", steps, ["states"], axis=1), node("Reshape", ["states", "shape"], ["futures"])]
-    return _model("predictor", inputs, ("futures", ["K", horizon, TOKENS, DIM]), nodes, constants)
+    return build_model("predictor", inputs, ("futures", ["K", horizon, TOKENS, DIM]), nodes, constants)
 
 
 def _energy(random: np.random.Generator) -> onnx.ModelProto:
     """Return a weighted mean of squared differences, which differs from the unweighted one."""
     node = helper.make_node
-    return _model(
+    return build_model(
         "energy",
         {"latents": (TensorProto.FLOAT, ["N", TOKENS, DIM]), "goal": (TensorProto.FLOAT, [1, TOKENS, DIM])},
         ("energy", ["N"]),
@@ -257,4 +293,28 @@ def _energy(random: np.random.Generator) -> onnx.ModelProto:
             node("ReduceMean", ["weighted"], ["energy"], axes=[1, 2], keepdims=0),
         ],
         {"weights": random.uniform(0.5, 3.0, (1, TOKENS, DIM)).astype(np.float32)},
+    )
+
+
+def _relative_pose(random: np.random.Generator) -> onnx.ModelProto:
+    """Return ``tanh`` of mixed differences as a pose, and ``exp`` of others as its standard deviations."""
+    node = helper.make_node
+    return build_model(
+        "relative_pose",
+        {"latents": (TensorProto.FLOAT, ["N", TOKENS, DIM]), "goal": (TensorProto.FLOAT, [1, TOKENS, DIM])},
+        ("relative_pose", ["N", 5]),
+        [
+            node("Sub", ["latents", "goal"], ["difference"]),
+            node("Reshape", ["difference", "flat"], ["rows"]),
+            node("MatMul", ["rows", "weights"], ["mixed"]),
+            node("Tanh", ["mixed"], ["bounded"]),
+            node("Split", ["bounded", "sizes"], ["pose", "scales"], axis=1),
+            node("Exp", ["scales"], ["deviations"]),
+            node("Concat", ["pose", "deviations"], ["relative_pose"], axis=1),
+        ],
+        {
+            "flat": np.array([0, _FLAT]),
+            "weights": _weights(random)(_FLAT, 5),
+            "sizes": np.array([3, 2]),
+        },
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+
+# Set before NumPy and torch are imported. Two tests run at once, and more threads than cores slow both down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -79,6 +83,15 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_bundle = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)").make_bundle
     folder = tmp_path_factory.mktemp("bundles") / "toy"
     make_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a toy bundle with a relative pose graph; copy it before changing anything."""
+    make_bundle = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)").make_bundle
+    folder = tmp_path_factory.mktemp("bundles") / "toy_pose"
+    make_bundle(folder, relative_pose=True)
     return folder
 
 

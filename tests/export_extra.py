@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-# Set before torch is imported: tests share the machine with other processes.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 _NEEDED = ("torch", "onnx", "nncf", "scipy", "safetensors", "av", "pyarrow", "lightning_fabric")
 _MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 

@@ -16,7 +16,8 @@ from tests.ota.robots import Site
 
 PLANE = "tests.sim.closed_loop.planes:MappedPlane"
 MAINS = {"jepa-runtime": runtime.main, "jepa-export": export.main}
-# A short run of each command. {bag} is a recording, {profile} a profile, {root} an empty folder.
+# A short run of each command. {bag} is a recording, {profile} a profile, {route} a route that {two_rooms} was
+# taught, {root} an empty folder.
 RUNS = {
     "jepa-runtime run": "{bundle} --source two_rooms --duration 0.2",
     "jepa-runtime record": "{bundle} --source two_rooms --duration 0.2 --output {root}/drive.mcap",
@@ -26,6 +27,8 @@ RUNS = {
     "jepa-runtime compare": "{profile} {profile}",
     "jepa-runtime verify": "{bundle} --precision fp32 --engine openvino:CPU",
     "jepa-runtime drive": f"{{bundle}} --world {PLANE} --seed 0 --episodes 1",
+    "jepa-runtime teach": "{two_rooms} --from {route} --output {root}/route",
+    "jepa-runtime repeat": "{route} {two_rooms}",
     "jepa-runtime info": "{bundle}",
     "jepa-runtime doctor": "",
     "jepa-runtime build-engine": "{bundle} --engine openvino:CPU",
@@ -59,7 +62,9 @@ def test_all_commands_with_json_are_tested_here() -> None:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> dict[str, Path]:
+def places(
+    tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path, two_rooms_bundle: Path
+) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("json")
     paths = {"bundle": toy_bundle, "bag": folder / "drive.mcap", "profile": folder / "profile.json"}
     source = [str(toy_bundle), "--source", "two_rooms"]
@@ -67,6 +72,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> dict[s
     brief = ["--duration", "0.3", "--skip", "all"]
     profiled = ["profile", str(toy_bundle), *brief, "--json", str(paths["profile"])]
     assert runtime.main(profiled) == 0
+    paths |= {"two_rooms": two_rooms_bundle, "route": folder / "route"}
+    taught = ["teach", str(two_rooms_bundle), "--source", "two_rooms", "--duration", "3"]
+    assert runtime.main([*taught, "--output", str(paths["route"])]) == 0
     paths["robot"] = Site(folder / "robot", Bundle.open(toy_bundle)).root
     return paths
 

@@ -99,6 +99,7 @@ def test_runtime_does_not_depend_on_torch(wheel: zipfile.ZipFile) -> None:
         "nvml",
         "viz",
         "worlds",
+        "first-person",
         "rerun",
         "dev",
         "docs",

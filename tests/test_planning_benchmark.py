@@ -25,7 +25,7 @@ def test_small_run_reports_every_search_and_its_repetitions(tmp_path: Path) -> N
     assert planning.main(["--iterations", "25", "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["search"]["lewm"]["candidates"] == [300, 5, 10]
-    assert set(report["search"]) == set(planning.PRESETS)
+    assert set(report["search"]) == set(planning.ACTION_SIZES)
     for measured in report["search"].values():
         for part in ("ask", "tell"):
             assert measured["ms"][part]["n"] == 25 and measured["ms"][part]["p50"] > 0

@@ -20,6 +20,7 @@ DOCUMENTS = [
         for folder in ("docs", "examples", "benchmarks", "firmware_configs")
         for path in (ROOT / folder).rglob("*.md")
     ),
+    ROOT / "recipes/FIRST_PERSON.md",
     ROOT / "recipes/TRAINING.md",
     ROOT / "ros2_ws/README.md",
 ]

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from readme_tables.words import machine, processor, read, span
+from readme_tables.words import cpu, machine, processor, read, read_by_processor, read_by_world, span
 
 
 def students() -> str:
-    """Return size, compute and latency of the students."""
-    report = read("students")
+    """Return size, compute and latency of the students, one table per processor."""
+    lines = [
+        "With random weights; encoder; predictor of 64 futures of 8 steps. Times are medians in ms",
+        "(`benchmarks/students.py`). Alone: our encoder without other work between its frames, like each "
+        "graph in",
+        "benchmark_app. NPU: latency of the encoder estimated by the cost model of Intel's compiler.",
+    ]
+    return "\n\n".join(["\n".join(lines), *map(_students, read_by_processor("students"))])
+
+
+def _students(report: dict[str, Any]) -> str:
     columns = {
         ("pipeline", "int8"): "ours INT8", ("encoder", "int8"): "alone INT8",
         ("benchmark_app", "int8"): "benchmark_app INT8", ("pipeline", "fp32"): "ours fp32",
@@ -20,12 +29,8 @@ def students() -> str:
         row["stages_ms"]["encode"]["n"] for each in report["students"] for row in each["latency"]["rows"]
     }
     lines = [
-        f"With random weights at {report['px']} px; encoder; predictor of 64 futures of 8 steps. Times are",
-        f"medians in ms of {' or '.join(map(str, sorted(counts)))} frames on {report['threads']} threads"
-        " (`benchmarks/students.py`).",
         machine(report["environment"]),
-        "Alone: our encoder without other work between its frames, like each graph in benchmark_app.",
-        "NPU: latency of the encoder estimated by the cost model of Intel's compiler.",
+        f"{report['px']} px, {' or '.join(map(str, sorted(counts)))} frames on {report['threads']} threads.",
         "",
         "| | M parameters | G multiply-adds | MB INT8 | MB fp32 | "
         f"{' | '.join(columns.values())} | NPU 3720; 4000; 5010 |",
@@ -47,6 +52,56 @@ def students() -> str:
         ]
         cells.append("; ".join(f"{value:.2f}" for value in member["npu_estimates_ms"].values()))
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def charged_worlds() -> list[dict[str, Any]]:
+    """Return the reports of time_charged.py in first-person rooms, by level."""
+    return read_by_world("time_charged")
+
+
+def time_charged() -> str:
+    """Return goals reached against latency in Two Rooms."""
+    return _charged(read("time_charged"))
+
+
+def first_person_time_charged() -> str:
+    """Return goals reached against latency in first-person rooms."""
+    return "\n\n".join(map(_charged, charged_worlds())) or "No bundle has been measured yet."
+
+
+_CHARGED = {
+    "late": "images {} ms late",
+    "thinking": "decisions of {} ms",
+    "disturbed": "images 100 ms late, {}",
+    "profile": "decisions as in {}",
+    "estimate": "decisions as estimated for NPU {}",
+}
+
+
+def _charged(report: dict[str, Any]) -> str:
+    """Return a table of one report of time_charged.py."""
+    names = list(dict.fromkeys(row["driver"] for row in report["rows"]))
+    cells = {(row["kind"], row["latency"], row["driver"]): row for row in report["rows"]}
+    episodes = sorted({row["episodes"] for row in report["rows"]})
+    machine_cpu = cpu({"environment": report["machine"]})
+    lines = [
+        f"{report['world']}; {report['model']} in {report['precision']}; "
+        f"{' or '.join(map(str, episodes))} held-out",
+        "episodes, the same for all (`benchmarks/time_charged.py`). The latencies are given, not those of",
+        f"the machine ({processor(machine_cpu)}). Goals reached, with 95 % intervals:",
+        "",
+        f"| latency | {' | '.join(names)} |",
+        "|---|" + "---|" * len(names),
+    ]
+    kinds = list(_CHARGED)
+    for kind, latency in sorted(
+        {(row["kind"], row["latency"]): None for row in report["rows"]},
+        key=lambda cell: (kinds.index(cell[0]), float(cell[1]) if cell[0] in ("late", "thinking") else 0.0),
+    ):
+        rates = [cells.get((kind, latency, name)) for name in names]
+        shown = ["" if row is None else f"{row['rate']:.1%} ({span(row['interval'])})" for row in rates]
+        lines.append(f"| {_CHARGED[kind].format(latency)} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

@@ -56,7 +56,6 @@ def measured() -> str:
         shown = f"{score['rate']:.1%} ({span(score['interval'])})"
         metric = names.get(name, f"goals reached, {name.replace('_', ' ')} baseline")
         rows.append((metric, shown, f"{score['episodes']} held-out episodes, `benchmarks/success.py`"))
-    rows.append(_in_bf16())
     driven = driving["nodes"]
     shown = f"{driven['rate']:.1%} ({span(driven['interval'])})"
     episodes = f"{driven['episodes']} held-out episodes without a restart, `benchmarks/continuous_driving.py`"
@@ -107,21 +106,6 @@ def measured() -> str:
         "|---|---|---|",
     ]
     return "\n".join([*lines, *(f"| {metric} | {value} | {samples} |" for metric, value, samples in rows)])
-
-
-def _in_bf16() -> tuple[str, str, str]:
-    """Return the goals reached in bf16, and in the other precisions in the same episodes."""
-    report = read("success_bf16")
-    scores = report["scores"]
-    emulated = " (emulated)" if "bf16" in report["emulated"] else ""
-    others = ", ".join(f"{name}: {scores[name]['rate']:.1%}" for name in ("fp32", "int8"))
-    score = scores["bf16"]
-    earlier = "" if "images_per_step" in report["planner"] else ", with an earlier planner"
-    return (
-        f"goals reached, bf16{emulated}{earlier}",
-        f"{score['rate']:.1%} ({span(score['interval'])}); {others}",
-        f"{score['episodes']} held-out episodes, `benchmarks/success.py --precision fp32 int8 bf16`",
-    )
 
 
 def latency() -> str:
@@ -215,3 +199,21 @@ def lewm() -> str:
             *verdicts(report["limits"]),
         ]
     )
+
+
+def routes() -> str:
+    """Return the routes repeated in Two Rooms."""
+    report = read("teach_and_repeat")
+    lines = [
+        f"{report['model']} in Two Rooms: routes of {report['median_length_m']:.1f} m (median) "
+        "through a door, start "
+        f"displaced by {report['displaced_s']:g} s of driving in a random direction, success within "
+        f"{report['tolerance_m']:g} m of the true end. {processor(report['machine']['cpu'])}; "
+        "`benchmarks/teach_and_repeat.py`.",
+        "",
+        "| driver | routes | success | 95 % |",
+        "|---|---|---|---|",
+    ]
+    for name, score in report["scores"].items():
+        lines.append(f"| {name} | {score['routes']} | {score['rate']:.0%} | {span(score['interval'])} |")
+    return "\n".join(lines)

@@ -69,6 +69,15 @@ def verdicts(limits: Iterable[dict[str, Any]]) -> list[str]:
 
 def read_by_processor(name: str) -> list[dict[str, Any]]:
     """Return the committed results of a benchmark, one per processor."""
+    return _read_each(name)
+
+
+def read_by_world(name: str) -> list[dict[str, Any]]:
+    """Return the committed results of a benchmark in worlds other than Two Rooms."""
+    return _read_each(name)
+
+
+def _read_each(name: str) -> list[dict[str, Any]]:
     paths = sorted(_RESULTS.glob(f"{name}.*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 

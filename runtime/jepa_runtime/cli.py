@@ -28,6 +28,18 @@ PROGRAM = Program(
                 f"{_COMMANDS}.drive",
                 has_config=True,
             ),
+            Command(
+                "teach",
+                "record a route that a robot can repeat",
+                f"{_COMMANDS}.teach",
+                has_config=True,
+            ),
+            Command(
+                "repeat",
+                "repeat a taught route in a simulated world",
+                f"{_COMMANDS}.repeat",
+                has_config=True,
+            ),
             Command("view", "show a run in Rerun, recorded or live", f"{_COMMANDS}.view"),
         ],
         "Analyze recordings": [

@@ -10,10 +10,12 @@ CodedError
     │   ├── UnsupportedPrecisionError
     │   └── DeviceLostError
     ├── FrameError
+    ├── OdometryError
     ├── SourceError
     ├── WorldError
     ├── RecordingError
     ├── ProfileError
+    ├── RouteError
     ├── UpdateError
     │   ├── TrustError
     │   │   └── UnlistedTargetError
@@ -41,9 +43,11 @@ __all__ = [
     "InconclusiveError",
     "JepaRuntimeError",
     "MachineBusyError",
+    "OdometryError",
     "ProfileError",
     "RecordingError",
     "ReleaseRejectedError",
+    "RouteError",
     "SourceError",
     "StorageError",
     "StrictJsonError",
@@ -119,6 +123,10 @@ class FrameError(JepaRuntimeError):
     """An image cannot be used: unsupported encoding, no pixels, or too few bytes for its size."""
 
 
+class OdometryError(JepaRuntimeError):
+    """The pose of the robot by its odometry is unknown."""
+
+
 class SourceError(JepaRuntimeError):
     """A source of frames cannot be opened or read."""
 
@@ -133,6 +141,10 @@ class RecordingError(JepaRuntimeError):
 
 class ProfileError(JepaRuntimeError):
     """A profile cannot be read or written, or a requested quantity cannot be measured."""
+
+
+class RouteError(JepaRuntimeError):
+    """A taught route cannot be recorded or read, or does not fit the model."""
 
 
 class UpdateError(JepaRuntimeError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -11,11 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands import message_console
+from jepa_runtime.commands import UsageError, message_console
 from jepa_runtime.control import preset
+from jepa_runtime.errors import BundleError
 from jepa_runtime.imaging import to_png
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.util import file_paths, write_each, write_file, write_json, write_text
+from jepa_sim.closed_loop.charged_time import ChargedTime, npu_estimates, profiled_decisions
 from jepa_sim.closed_loop.episodes import SEEDS
 from jepa_sim.closed_loop.film_strips import captions, sheet
 from jepa_sim.closed_loop.results_page import GOALS_HEAD, difference_rows, goals_rows, render
@@ -32,19 +36,20 @@ def run(args: argparse.Namespace) -> int:
     """
     console = message_console(args, "json", "html")
     check_outputs(file_paths(args.json, args.html, args.png), args.bundle)
+    bundle = Bundle.open(args.bundle)
     plan = Plan(
         engines=tuple(dict.fromkeys(args.engine)),
         precisions=None if args.precision is None else tuple(dict.fromkeys(args.precision)),
         seeds=SEEDS if args.seed is None else tuple(dict.fromkeys(args.seed)),
         episodes=args.episodes,
-        planner=preset(args.planner),
+        planner=replace(preset(args.planner), compensate_latency=args.compensation),
         threads=args.threads,
         cache_dir=args.cache_dir,
         baselines=args.baselines,
         films=args.films if args.html or args.png else 0,
         allow_untrained=args.allow_untrained,
+        charged=_charged_time(args, bundle),
     )
-    bundle = Bundle.open(args.bundle)
     with closing(make_world(args.world)) as world, progress(len(plan.seeds) * plan.episodes, console) as tick:
         found = closed_loop(bundle, world, plan, tick=tick)
     # The files are written even if the terminal is closed.
@@ -59,6 +64,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _charged_time(args: argparse.Namespace, bundle: Bundle) -> ChargedTime | None:
+    if args.time is None:
+        if args.latency_ms:
+            raise UsageError("--latency-ms needs --time: use --time measured, for example")
+        return None
+    decisions_s: tuple[float, ...] = ()
+    if isinstance(args.time, Path):
+        decisions_s = profiled_decisions(args.time)
+    elif isinstance(args.time, tuple):
+        decisions_s = (_estimated_decision(bundle, *args.time),)
+    elif args.time != "measured":
+        decisions_s = (args.time / 1e3,)
+    return ChargedTime(decisions_s=decisions_s, transport_s=args.latency_ms / 1e3)
+
+
+def _estimated_decision(bundle: Bundle, platform: str) -> float:
+    estimates = npu_estimates(bundle.report() or {})
+    if platform not in estimates:
+        known = ", ".join(estimates) or "none"
+        raise BundleError(
+            f"{bundle.path}: its report has no estimates of Intel's NPU compiler for all graphs on platform "
+            f"{platform!r}, only for: {known}: write the bundle where the compiler is installed, or give "
+            "milliseconds",
+            code="bundle.no_npu_estimate",
+        )
+    return estimates[platform]
+
+
 def _show(found: ClosedLoop, console: Console) -> None:
     if not found.trained:
         console.print(f"[yellow]{escape(found.model)}: untrained, the results mean nothing[/]")
@@ -68,6 +101,11 @@ def _show(found: ClosedLoop, console: Console) -> None:
             f"planning horizon reduced from {requested.horizon} to {used.horizon} steps: the model "
             f"predicts no more",
             style="yellow",
+        )
+    if found.plan.charged is not None:
+        console.print(
+            f"time is charged: futures_timeout_s is {found.planner.futures_timeout_s:g} s, frozen_after_s "
+            f"{found.planner.frozen_after_s:g} s for this latency"
         )
     console.print(
         _table(f"{found.model} in {found.task.name}", GOALS_HEAD, goals_rows(found.goals, found.plan_times))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from jepa_runtime.backends import DEFAULT_ENGINE
@@ -13,12 +14,15 @@ from jepa_runtime.commands import (
     add_untrained_argument,
     binary_output,
     count,
+    positive,
     text_output,
 )
 from jepa_runtime.util import PRECISIONS
 
+_NPU = "npu:"
 _FILMS = 3
-PLANNERS = ("eb_jepa", "lewm", "two_rooms", "vjepa2_ac")
+_MAX_MS = 60e3
+PLANNERS = ("eb_jepa", "lewm", "steering", "two_rooms", "vjepa2_ac")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,6 +36,10 @@ def add_parser(subparsers: Any) -> None:
         "straight to the goal. An episode counts if the model decides that the goal is reached and the "
         "robot is truly there.",
         epilog="Worlds: two_rooms, two_rooms_fixed, reacher (Gymnasium: pip install 'jepa-edge[worlds]'), "
+        "first_person_l0, first_person_l1, first_person_l2, first_person_tour (numba: pip install "
+        "'jepa-edge[first-person]'), "
+        "first_person_mujoco_l0, first_person_mujoco_l1, first_person_mujoco_l2 (also MuJoCo: pip install "
+        "'jepa-edge[first-person,worlds]'), "
         "worlds of installed packages (entry points of the group jepa_edge.worlds), and any "
         "module:attribute.",
     )
@@ -65,6 +73,27 @@ def add_parser(subparsers: Any) -> None:
         help="planner preset (default: %(default)s)",
     )
     parser.add_argument(
+        "--time",
+        type=_time,
+        metavar="measured|MS|FILE|npu:PLATFORM",
+        help="let the world go on while the robot thinks: decisions take as long as measured here, MS "
+        "milliseconds, times of the profile FILE, or what Intel's NPU compiler estimated for the graphs of "
+        "the bundle on a platform, such as npu:4000 (default: thinking is free)",
+    )
+    parser.add_argument(
+        "--latency-ms",
+        type=positive,
+        default=0.0,
+        metavar="MS",
+        help="with --time: images arrive MS milliseconds late, at their full rate (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--no-compensation",
+        dest="compensation",
+        action="store_false",
+        help="plan from the image instead of the state at the moment when the command takes effect",
+    )
+    parser.add_argument(
         "--threads", type=count, default=1, metavar="N", help="threads of each engine (default: %(default)s)"
     )
     parser.add_argument(
@@ -92,6 +121,21 @@ def _run(args: argparse.Namespace) -> int:
     from jepa_sim import drive_command
 
     return drive_command.run(args)
+
+
+def _time(text: str) -> str | float | Path | tuple[str]:
+    """Return ``measured``, milliseconds, the path of a profile, or an NPU platform in a tuple."""
+    if text == "measured":
+        return text
+    if text.startswith(_NPU):
+        return (text.removeprefix(_NPU),)
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        return Path(text)
+    if not 0 <= milliseconds <= _MAX_MS:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {_MAX_MS:g} ms, got {text}")
+    return milliseconds
 
 
 def _seed(text: str) -> int:

@@ -64,6 +64,10 @@ class TwoRoomsSource:
         """Image of the robot at the goal of this episode."""
         return self._goal
 
+    @property
+    def pose(self) -> None:
+        """None: the simulated base has no odometry."""
+
     def frames(self) -> Iterator[Frame]:
         """Yield frames without end."""
         per_episode = max(1, round(_EPISODE_S / self._period_s))

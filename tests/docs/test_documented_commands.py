@@ -17,7 +17,13 @@ PROGRAMS = {"jepa-runtime": RUNTIME, "jepa-export": EXPORT}
 PAGES = [
     *(
         ROOT / name
-        for name in ("README.md", "ros2_ws/README.md", "recipes/TRAINING.md", "firmware_configs/README.md")
+        for name in (
+            "README.md",
+            "ros2_ws/README.md",
+            "recipes/FIRST_PERSON.md",
+            "recipes/TRAINING.md",
+            "firmware_configs/README.md",
+        )
     ),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]

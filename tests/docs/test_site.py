@@ -16,7 +16,10 @@ import pytest
 import jepa_runtime.errors
 from tests.scripts import ROOT
 
-TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+TUTORIALS = [
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
+    ROOT / "docs" / "how-to" / "teach-and-repeat.md",
+]
 
 
 @pytest.mark.slow

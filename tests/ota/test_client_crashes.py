@@ -19,6 +19,7 @@ from jepa_runtime.ota.state_machine import Outcome
 from jepa_runtime.ota.steps import UpdateSteps
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util import atomic_files
+from tests.errors import code
 from tests.ota.robots import Serving, Site
 
 ALL = (
@@ -51,12 +52,12 @@ def test_full_disk_leaves_no_failed_or_unmonitored_model_active(
 
     def write_unless_full(path: Path, content: bytes) -> None:
         if serving.full:
-            raise StorageError(f"{path}: cannot be written: No space left on device")
+            raise StorageError(f"{path}: cannot be written: No space left on device", code="storage.full")
         write(path, content)
 
     with monkeypatch.context() as patched:
         patched.setattr(atomic_files, "write", write_unless_full)
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(StorageError, check=code("storage.full")):
             site.update()
     assert (site.version, serving.swaps) == ("1.0.0", ["2.0.0", "1.0.0"])
     site.serving = None

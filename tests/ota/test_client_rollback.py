@@ -11,6 +11,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import ReleaseRejectedError, StorageError, UpdateError
 from jepa_runtime.ota.state import Phase, State
 from jepa_runtime.util import atomic_files
+from tests.errors import code
 from tests.ota.robots import Serving, Site, unreachable
 
 REFUSED, BUSY = ReleaseRejectedError("it has nothing in int8"), UpdateError("the memory is taken")
@@ -60,7 +61,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function that fills the disk: it accepts no more content, but still accepts links."""
 
     def write(path: Path, content: bytes) -> None:
-        raise StorageError(f"{path}: cannot be written: No space left on device")
+        raise StorageError(f"{path}: cannot be written: No space left on device", code="storage.full")
 
     return lambda: monkeypatch.setattr(atomic_files, "write", write)
 
@@ -77,7 +78,7 @@ def test_rollback_that_a_full_disk_could_not_record_is_not_undone(
     if revoked:
         updated.repository.publish(bundles[2], 3, revoked=(2,), rollout={"percent": 0.0, "salt": "s"})
     for _ in range(2):
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(StorageError, check=code("storage.full")):
             if revoked:
                 updated.update(on_state=lambda state, _: full() if state.phase is Phase.RESOLVE else None)
             else:

@@ -227,7 +227,7 @@ def test_round_that_yields_is_called_again_without_a_pause_and_none_ends_the_loo
             return 0.01
         return None
 
-    service.run(round_, stopping=Event(), log=calls.append, root=tmp_path)
+    service.run(round_, stopping=Event(), log=robot.no_op, root=tmp_path)
     assert calls == ["called"] * 3
 
 

@@ -75,8 +75,14 @@ def test_invalid_request_interrupts_no_update(site: Site, wish: Callable[..., St
         wish(site.root)
 
 
-@pytest.mark.parametrize("wish", WISHES, ids=["pin", "approve", "cancel", "rollback"])
-def test_folder_without_a_robot_is_unchanged(tmp_path: Path, wish: Callable[..., State]) -> None:
-    with pytest.raises(UpdateError, match="jepa-runtime update provision"):
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [*zip(WISHES, [*["storage.state_missing"] * 3, "update.config_unreadable"], strict=True)],
+    ids=["pin", "approve", "cancel", "rollback"],
+)
+def test_folder_without_a_robot_is_unchanged(
+    tmp_path: Path, wish: Callable[..., State], expected: str
+) -> None:
+    with pytest.raises(UpdateError, check=code(expected)):
         wish(tmp_path)
     assert not list(tmp_path.iterdir())

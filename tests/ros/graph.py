@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
 TIMEOUT_S = 20.0
+# How long aborted nodes may take to write their stacks, and how much of each log is shown.
+ABORT_S = 3.0
+LOG_CHARACTERS = 4000
 
 
 def executable(node: str) -> str:
@@ -53,6 +57,8 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.observer)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        # What was waited for in vain, after which the nodes were aborted.
+        self._missed = ""
 
     def start(
         self,
@@ -79,7 +85,9 @@ class Graph:
         for name, value in given.items():
             text = json.dumps(str(value) if isinstance(value, Path) else value)
             command += ["-p", f"{name}:={text}"]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"
+        }  # fmt: skip
         with self.log(called).open("ab") as log:
             self.processes[called] = subprocess.Popen(
                 command, env=environment, **{"stdout": log, "stderr": log} | process
@@ -115,20 +123,45 @@ class Graph:
         meanwhile: Callable[[], Any] | None = None,
         every_s: float = 0.04,
     ) -> None:
-        """Spin until ``condition`` is true, calling ``meanwhile`` repeatedly; fail at the timeout."""
+        """Spin until ``condition`` is true, calling ``meanwhile`` repeatedly.
+
+        At the timeout, fail with the exit code of each process that has exited, abort the others, and show
+        the end of each log, which then has the stacks of their threads.
+        """
         began = time.monotonic()
         due = began
         while not condition():
             now = time.monotonic()
+            if self._missed:
+                raise AssertionError(f"{what}: the nodes were aborted after waiting for {self._missed}")
             if now > began + timeout_s:
-                logs = "".join(
-                    f"\n--- {node}\n{self.log(node).read_text()[-2000:]}" for node in self.processes
-                )
-                raise AssertionError(f"not within {timeout_s:g} s: {what}{logs}")
+                self._missed = what
+                raise AssertionError(f"not within {timeout_s:g} s: {what}{self._abort()}")
             if meanwhile is not None and now >= due:
                 meanwhile()
                 due = now + every_s
             self._executor.spin_once(timeout_sec=0.02)
+
+    def _abort(self) -> str:
+        """Abort the running processes; return the state of each process and the end of its log."""
+        exited = {node: process.poll() for node, process in self.processes.items()}
+        running = [process for node, process in self.processes.items() if exited[node] is None]
+        for process in running:
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+            process.send_signal(signal.SIGABRT)
+        deadline = time.monotonic() + ABORT_S
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        report = ""
+        for node, code in exited.items():
+            state = "running, aborted now" if code is None else f"exited with {code}"
+            lines = self.log(node).read_text(encoding="utf-8", errors="replace").splitlines()
+            # With the stacks, Python writes a long line of names of modules.
+            log = "\n".join(line for line in lines if not line.startswith("Extension modules: "))
+            report += f"\n--- {node}: {state}\n{log[-LOG_CHARACTERS:]}"
+        return report
 
     def spin_for(self, duration_s: float) -> None:
         """Process messages for a while, to show that something does not arrive."""

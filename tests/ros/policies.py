@@ -14,6 +14,8 @@ POLICIES = SECURITY / "policies"
 # Services and topics of an action.
 _CALLED = ("cancel_goal", "get_result", "send_goal")
 _HEARD = ("feedback", "status")
+# How the server and the client of an action use them.
+_ACTIONS = {"execute": ("reply", "publish"), "call": ("request", "subscribe")}
 
 SETTLED_S = 1.0
 
@@ -42,7 +44,7 @@ def granted(enclave: str, **arguments: str) -> dict[str, Access]:
             for item in rule:
                 name = _whole(str(item.text), namespace, node)
                 for kind in allowed:
-                    access |= _of_action(name) if kind == "execute" else {(kind, name)}
+                    access |= _of_action(name, *_ACTIONS[kind]) if kind in _ACTIONS else {(kind, name)}
     return used
 
 
@@ -52,9 +54,9 @@ def _whole(name: str, namespace: str, node: str) -> str:
     return f"{namespace}/{node}{name[1:]}" if name.startswith("~") else f"{namespace}/{name}"
 
 
-def _of_action(name: str) -> Access:
-    return {("reply", f"{name}/_action/{part}") for part in _CALLED} | {
-        ("publish", f"{name}/_action/{part}") for part in _HEARD
+def _of_action(name: str, service: str, topic: str) -> Access:
+    return {(service, f"{name}/_action/{part}") for part in _CALLED} | {
+        (topic, f"{name}/_action/{part}") for part in _HEARD
     }
 
 

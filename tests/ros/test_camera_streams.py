@@ -32,7 +32,11 @@ class Served:
         self.watch = serving.StreamMonitor(BASE, clock=lambda: self.now_s)
 
     def result(
-        self, total_ms: float = 1.0, calibration: Calibration | None = None, surprise: float | None = 1.0
+        self,
+        total_ms: float = 1.0,
+        calibration: Calibration | None = None,
+        surprise: float | None = 1.0,
+        compensated_ns: int = 0,
     ) -> None:
         times = dict.fromkeys(STAGES, 1.0) | {"total": total_ms}
         self.watch.on_frame()
@@ -43,6 +47,7 @@ class Served:
                 calibration=calibration,
                 deadline_missed=False,
                 timings_ms=times,
+                compensated_ns=compensated_ns,
             )
         )
 
@@ -55,6 +60,12 @@ class Served:
 @pytest.fixture
 def served() -> Served:
     return Served()
+
+
+def test_compensated_latency_is_a_value_of_the_diagnostics(served):
+    served.result(compensated_ns=250_000_000)
+    _, values = served.verdict()
+    assert values["compensated_ms"] == 250.0
 
 
 def test_counters_start_at_activation_and_ages_at_the_last_image(served):

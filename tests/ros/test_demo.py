@@ -1,4 +1,4 @@
-"""The demo as a user runs it, but shorter and with a toy model: four processes, no mocks."""
+"""The demo two_rooms as a user runs it, but shorter and with a toy model: four processes, no mocks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 pytestmark = pytest.mark.ros
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
-RUN = DEMO / "run.py"
+RUN = DEMO / "two_rooms.py"
 FIELDS = {
     "frames_published",
     "frames_processed",
     "frames_dropped",
+    "frames_planned",
     "rate_hz",
     "e2e_ms",
     "encode_ms",
@@ -73,7 +74,14 @@ def test_demo_writes_its_results(toy_bundle, tmp_path):
     assert (tmp_path / "demo.mcap").stat().st_size > 1_000_000
     assert "end to end" in output
     animation = tmp_path / "demo.webp"
-    command = [sys.executable, DEMO / "animation.py", tmp_path / "demo.mcap", animation, "--start", "0"]
+    command = [
+        sys.executable,
+        DEMO / "two_rooms_animation.py",
+        tmp_path / "demo.mcap",
+        animation,
+        "--start",
+        "0",
+    ]
     subprocess.run(command, check=True, timeout=60)
     with Image.open(animation) as picture:
         assert picture.n_frames >= 5

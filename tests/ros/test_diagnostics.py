@@ -20,6 +20,13 @@ LIMITS = Limits(deadline_ms=33.0, max_miss_run=10, stale_after_s=1.0)
 NEVER = float("inf")
 BEFORE = Health(active_for_s=9.0, frame_age_s=0.01, result_age_s=0.02, received=270, processed=270)
 WELL = Health(active_for_s=10.0, frame_age_s=0.01, result_age_s=0.02, received=300, processed=300)
+RESULT = {
+    "futures": None,
+    "surprise": None,
+    "calibration": None,
+    "deadline_missed": False,
+    "compensated_ns": 0,
+}
 
 
 def verdict(**changes):
@@ -49,11 +56,7 @@ def test_run_of_deadline_misses_that_ended_before_the_check_is_an_error():
     def level_after(*missed):
         for late in missed:
             times = dict.fromkeys(STAGES, 1.0)
-            watch.on_result(
-                SimpleNamespace(
-                    futures=None, surprise=None, calibration=None, deadline_missed=late, timings_ms=times
-                )
-            )
+            watch.on_result(SimpleNamespace(**RESULT | {"deadline_missed": late}, timings_ms=times))
         given = {"deadline_ms": 33.0, "max_miss_run": 10, "stale_after_s": 1.0}
         watch.on_frame()
         return watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)[0].level
@@ -98,8 +101,8 @@ def test_time_without_a_value_counts_from_the_first_image_without_it(what):
     def since(at_s, value):
         now[0] = at_s
         watch.on_frame()
-        fields = {"futures": object(), "surprise": 1.0, "calibration": None, "deadline_missed": False}
-        watch.on_result(SimpleNamespace(**fields | {what: value}, timings_ms=times))
+        fields = RESULT | {"futures": object(), "surprise": 1.0, what: value}
+        watch.on_result(SimpleNamespace(**fields, timings_ms=times))
         _, figures = watch.verdict(stats=nothing, bad_frames={}, active=True, fault="", limits=given)
         return figures[f"without_{what}_s"]
 

@@ -17,6 +17,7 @@ from jepa_runtime.errors import BackendError  # noqa: E402
 from jepa_runtime.ota.storage.slots import SlotStore  # noqa: E402
 from jepa_runtime.recording.black_box import Topics  # noqa: E402
 from jepa_runtime.serving import realtime  # noqa: E402
+from tests.errors import code  # noqa: E402
 from tests.ota.robots import Site, variant  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -69,7 +70,7 @@ def test_candidate_that_crashed_the_machine_three_times_is_not_opened(toy_bundle
     served = serving(site.root / "current")
     try:
         assert served.model.bundle.sha256 == bundles[0].sha256
-        with pytest.raises(BackendError, match="was opened 3 times in 3 boots"):
+        with pytest.raises(BackendError, check=code("serving.too_many_attempts")):
             served.swap(str(store.folder(bundles[1].sha256)), lambda: None)
     finally:
         served.stop()
@@ -88,13 +89,13 @@ def test_active_model_that_crashed_the_machine_in_five_boots_is_not_opened(toy_b
     attempts.write_text(json.dumps(["a", "b", "c", "d", "e"]))
     earlier = site.root / f"serving/{bundles[0].sha256}.attempts"
     earlier.write_text(json.dumps(["a", "b", "c"]))
-    with pytest.raises(BackendError, match="was opened 3 times in 3 boots"):
+    with pytest.raises(BackendError, check=code("serving.too_many_attempts")):
         serving(site.root / "current")
     earlier.unlink()
     served = serving(site.root / "current")
     try:
         assert served.model.bundle.sha256 == bundles[0].sha256
-        with pytest.raises(BackendError, match="was opened in 5 consecutive boots"):
+        with pytest.raises(BackendError, check=code("serving.too_many_attempts")):
             served.swap(str(store.folder(bundles[1].sha256)), lambda: None)
     finally:
         served.stop()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
@@ -36,6 +39,24 @@ def test_monitor_records_every_topic_unchanged(ros_graph, tmp_path):
     assert [message.energy for message in recorded["/planner/status"]] == list(range(20))
     assert recorded["/goal_image"][0].encoding == "latched before the monitor started"
     assert ros_graph.report("monitor")["messages"]["/planner/status"] == 20
+
+
+def test_monitor_records_large_messages_at_a_limited_rate(ros_graph, tmp_path):
+    recording = tmp_path / "all.mcap"
+    ros_graph.start("monitor", {"mcap": recording, "view": "none", "large_messages_hz": 2.0})
+    images = ros_graph.publisher(Image, "image", qos.RESULT)
+    statuses = ros_graph.publisher(PlannerStatus, "planner/status", qos.RESULT)
+    began = time.monotonic()
+    for _ in range(40):
+        images.publish(Image(data=bytes(120_000)))
+        statuses.publish(PlannerStatus())
+        ros_graph.spin_for(0.05)
+    elapsed_s = time.monotonic() - began
+    assert ros_graph.stop("monitor") == 0
+    with recording.open("rb") as file:
+        topics = Counter(channel.topic for _, channel, _ in make_reader(file).iter_messages())
+    assert topics["/planner/status"] == 40 == ros_graph.report("monitor")["messages"]["/image"]
+    assert topics["/image"] == pytest.approx(2 * elapsed_s, abs=1.5)
 
 
 def test_monitor_receives_a_later_publisher_with_another_qos(ros_graph):

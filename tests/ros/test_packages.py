@@ -17,7 +17,7 @@ yaml = pytest.importorskip("yaml")
 pytestmark = pytest.mark.ros
 
 WORKSPACE = Path(__file__).resolve().parents[2] / "ros2_ws"
-NODES = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures")
+NODES = ("world_model", "camera", "two_rooms", "first_person", "planner", "monitor", "pictures", "route")
 # update_manager has its own section in the parameter file, see test_update_manager_messages.
 DESCRIBED = (*NODES, "update_manager")
 BRINGUP = WORKSPACE / "src" / "jepa_bringup"
@@ -157,6 +157,16 @@ def test_launch_supports_nodes_between_planner_and_robot(given, planner, robot):
         "planner": planner,
         "world_model": robot,
         "update_manager": robot,
+    }
+
+
+@pytest.mark.parametrize(("given", "odometry"), [({}, "odom"), ({"odom_topic": "base/odom"}, "base/odom")])
+def test_launch_supports_any_topic_of_the_odometry(given, odometry):
+    topics = launched("world_model", planner="true", routes_dir="/routes", **given).topics
+    assert {node: own.get("odom") for node, own in topics.items()} == {
+        "world_model": None,
+        "planner": odometry,
+        "route": odometry,
     }
 
 

@@ -15,23 +15,32 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from jepa_msgs.msg import ActionCandidates, PlannerStatus, Tensor
+from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, Tensor
+from jepa_ros.common.conversions import to_time
 from jepa_ros.nodes import planner as planner_node
 from jepa_ros.nodes.planner import PlannerNode, create_controller_model
 from jepa_ros.planner.parameters import PARAMETERS
 from rclpy.parameter import Parameter
 
+from jepa_runtime.planning import Steering
 from tests.ros.test_command_publisher import Publisher
-from tests.ros.test_nodes import futures, model_info
+from tests.ros.test_nodes import HORIZON, futures, model_info
 
 pytestmark = pytest.mark.ros
+
+
+def differential_drive() -> ModelInfo:
+    info = model_info()
+    info.action_names, info.action_units = ["linear.x", "angular.z"], ["m/s", "rad/s"]
+    return info
 
 
 class Planner:
     """Represent the node with a model, a settable ROS time and recorded publications."""
 
     def __init__(self, monkeypatch) -> None:
-        self.now_ns, self.skipped_s = 10**18, 0.0
+        self.now_ns, self.skipped_s, self.start_s = 10**18, 0.0, 0.0
+        self.goal_pose: list[float] = []
         self.commands, self.questions, self.statuses, self.diagnostics = (Publisher() for _ in range(4))
         fakes = {
             Twist: self.commands,
@@ -51,12 +60,19 @@ class Planner:
         monkeypatch.setattr(self.node, "get_clock", lambda: Mock(now=lambda: Mock(nanoseconds=self.now_ns)))
         self.node.on_model(model_info())
 
+    def steer(self) -> None:
+        """Steer a differential drive from now on."""
+        self.node._values["search_method"] = "steering"
+        self.node.on_model(differential_drive())
+
     def image(self, *, age_s: float = 0.0, source: str = "cem", by_another: bool = False) -> float:
         """Pass futures of the last candidates; return the commanded velocity to the right."""
         self.now_ns += 33_000_000
         request = self.questions.sent[-1] if self.questions.sent else None
         message = futures(self.now_ns - round(age_s * 1e9), request)
         message.candidates_source = source
+        message.goal_pose = self.goal_pose
+        message.start = to_time(self.now_ns - round(age_s * 1e9) + round(self.start_s * 1e9))
         if by_another:
             message.actions = Tensor(data=message.actions.data[::-1])
         self.node.on_futures(message)
@@ -148,12 +164,31 @@ def test_planner_learns_only_from_its_own_candidates(planner):
 
 def test_image_age_follows_ros_time_and_a_new_timeout_applies_at_once(planner):
     planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
-    assert planner.drives(age_s=30.0)
-    assert planner.statuses.sent[-1].e2e_ms == 30e3
-    planner.node.set_parameters([Parameter("futures_timeout_s", value=20.0)])
-    assert planner.image(age_s=30.0) == 0
+    assert planner.drives(age_s=0.75)
+    assert planner.statuses.sent[-1].e2e_ms == 750
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=0.5)])
+    assert planner.image(age_s=0.75) == 0
     assert planner.statuses.sent[-1].state == PlannerStatus.HELD
     assert planner.node.report()["counters"]["old_futures"] == 1
+
+
+def test_image_older_than_the_models_horizon_stops_the_robot_with_any_timeout(planner):
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=60.0)])
+    assert planner.drives() and not planner.drives(age_s=30.0)
+    assert planner.statuses.sent[-1].state == PlannerStatus.HELD
+
+
+def test_candidates_state_the_measured_latency_and_diagnostics_show_what_is_compensated(planner):
+    assert planner.drives(age_s=0.25)
+    assert planner.questions.sent[0].delay_s == 0.0, "nothing was measured before"
+    assert planner.questions.sent[-1].delay_s == pytest.approx(0.25, abs=0.02)
+    planner.start_s = 0.2
+    planner.image(age_s=0.25)
+    assert planner.statuses.sent[-1].compensated_ms == pytest.approx(200.0)
+    planner.node.publish_diagnostics()
+    values = {each.key: each.value for each in planner.diagnostics.sent[-1].status[0].values}
+    assert float(values["compensated_ms"]) == pytest.approx(200.0)
+    assert float(values["latency_ms"]) == pytest.approx(250.0, abs=20.0)
 
 
 def test_shorter_timeout_applies_without_further_futures(planner):
@@ -196,3 +231,56 @@ def test_unacknowledged_stop_is_an_error(planner, monkeypatch):
         )
         planner.node.publish_diagnostics()
         assert planner.diagnostics.sent[-1].status[0].level == bytes([level])
+
+
+def test_planner_steers_to_the_goal_pose_in_the_futures(planner):
+    planner.steer()
+    planner.goal_pose = [2.0, 0.5, 0.0, 0.05, 0.05]
+    assert planner.drives(source="steering")
+    assert planner.questions.sent[-1].source == "steering"
+    assert list(planner.questions.sent[-1].actions.shape) == [4, HORIZON, 2]
+    assert 0 < planner.commands.sent[-1].linear.x <= 0.6 and planner.commands.sent[-1].angular.z > 0
+
+
+def test_steering_without_a_goal_pose_stops_the_robot(planner):
+    planner.node.set_parameters([Parameter("futures_timeout_s", value=0.1)])
+    planner.steer()
+    planner.goal_pose = [2.0, 0.0, 0.0, 0.05, 0.05]
+    assert planner.drives(source="steering")
+    planner.goal_pose = []
+    assert planner.image(source="steering") > 0
+    planner.skipped_s = 0.2
+    assert planner.image(source="steering") == 0
+    planner.node.publish_diagnostics()
+    assert "pose of the goal" in planner.diagnostics.sent[-1].status[0].message
+    planner.goal_pose = [2.0, 0.0, 0.0, 0.05, 0.05]
+    assert planner.drives(source="steering")
+
+
+@pytest.mark.parametrize("goal_pose", [[2.0, 0.0, 0.0], [0.0] * 8])
+def test_goal_pose_of_another_size_is_a_fault_that_stops_the_robot(planner, goal_pose):
+    planner.steer()
+    planner.goal_pose = [2.0, 0.0, 0.0, 0.05, 0.05]
+    assert planner.drives(source="steering")
+    planner.goal_pose = goal_pose
+    assert planner.image(source="steering") == 0
+    assert planner.statuses.sent[-1].state == PlannerStatus.HELD
+    assert planner.node.report()["counters"]["faults"] == 1
+
+
+def test_model_that_cannot_be_steered_is_rejected(planner):
+    planner.node._values["search_method"] = "steering"
+    planner.node.on_model(model_info())
+    planner.node.publish_diagnostics()
+    status = planner.diagnostics.sent[-1].status[0]
+    assert status.level == bytes([2]) and "cannot drive with stub" in status.message
+    assert not planner.drives()
+
+
+def test_steering_uses_the_speed_limits_of_its_parameters():
+    values = {parameter.name: parameter.default for parameter in PARAMETERS}
+    steered = values | {"search_method": "steering", "max_speed_mps": 0.2, "max_turn_radps": 0.5}
+    search = create_controller_model(differential_drive(), steered).planner._search
+    assert isinstance(search, Steering)
+    assert (search.config.max_speed_mps, search.config.max_turn_radps) == (0.2, 0.5)
+    assert (search.config.horizon, search.config.num_samples) == (HORIZON, 4)

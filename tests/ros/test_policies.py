@@ -58,8 +58,10 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
     cv2.imwrite(str(folder / "0.png"), np.zeros((48, 64, 3), np.uint8))
     observed = Observed(graph)
     graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True}, REMAPS)
-    graph.start("planner", remaps=REMAPS)
+    # Steering uses odometry too.
+    graph.start("planner", {"search_method": "steering"}, REMAPS)
     graph.start("pictures", remaps=REMAPS)
+    graph.start("route", remaps=REMAPS)
     with profiler(graph, folder):
         graph.until(
             lambda: {"profiler", "profiler_camera"} <= observed.used.keys(),
@@ -69,6 +71,7 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
         observed.settle()
     graph.start("camera", {"source": folder, "loop": True}, REMAPS)
     graph.start("two_rooms", remaps=REMAPS)
+    graph.start("first_person", remaps=REMAPS)
     graph.start("monitor", {"view": "none"}, REMAPS)
     graph.until(
         lambda: ("subscribe", IMAGES) in observed.used.get("monitor", ()),
@@ -103,7 +106,10 @@ def test_update_manager_policy_grants_exactly_what_an_update_needs(
     assert {node: observed.used[node] for node in grants} == grants
 
 
-@pytest.mark.parametrize("enclave", ["world_model", "camera", "two_rooms", "planner", "pictures", "profiler"])
+@pytest.mark.parametrize(
+    "enclave",
+    ["world_model", "camera", "two_rooms", "first_person", "planner", "pictures", "route", "profiler"],
+)
 def test_node_policy_grants_exactly_what_it_uses(used: dict[str, Access], enclave: str) -> None:
     grants = granted(enclave, namespace=NAMESPACE)
     assert {node: used[node] for node in grants} == grants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ pytest.importorskip("jepa_ros.update", reason="the workspace is not on the paths
 from jepa_ros.update.worker import Request, Worker
 
 from jepa_runtime.errors import FetchError, UpdateError
+from jepa_runtime.ota import daemon, robot
 from jepa_runtime.ota.robot import UpdateOptions
 from jepa_runtime.ota.state import ChannelRelease, Phase, State
 from tests.ota.robots import release
@@ -59,12 +61,13 @@ class RunningWorker:
 
     def __init__(self, folder: Path, poll_s: float | None = None, fleet: Any = None) -> None:
         self.client = Client()
-        self.lines: list[str] = []
-        self.worker = Worker(
-            self.client.open, poll_s=lambda: poll_s, root=folder, log=self.lines.append, fleet=fleet
-        )
+        self.lines: list[tuple[int, str]] = []
+        self.worker = Worker(self.client.open, poll_s=lambda: poll_s, root=folder, log=self._log, fleet=fleet)
         self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
+
+    def _log(self, level: int, line: str) -> None:
+        self.lines.append((level, line))
 
     def submit(self, **what: Any) -> Request:
         request = Request(**what)
@@ -165,7 +168,39 @@ def test_error_ends_the_request_and_not_the_thread(start_worker: Any) -> None:
     assert failed.done.wait(10) and failed.error == "cannot be reached" and failed.state is None
     work.client.error = None
     assert (good := work.submit()).done.wait(10) and good.state is not None
-    assert work.lines == ["error: cannot be reached"]
+    assert work.lines == [(logging.ERROR, "cannot be reached")]
+
+
+def test_error_of_a_check_is_left_to_the_service(start_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(_: Client) -> Any:
+        raise FetchError("cannot be reached")
+
+    monkeypatch.setattr(Client, "check", check)
+    work = start_worker()
+    request = work.submit(check_only=True)
+    assert request.done.wait(10) and request.error == "cannot be reached"
+    assert work.lines == []
+
+
+def test_error_that_repeats_in_periodic_updates_is_logged_once(
+    start_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "retry_s", lambda failures: 0.01)
+    work = start_worker(poll_s=0.01)
+    work.client.error = FetchError("cannot be reached")
+    work.client.released.set()
+    work.until_opened(4)
+    work.client.error = FetchError("not signed")
+    work.until_opened(len(work.client.opened) + 3)
+    work.client.error = None
+    work.until_opened(len(work.client.opened) + 3)
+    work.client.error = FetchError("not signed")
+    work.until_opened(len(work.client.opened) + 3)
+    assert work.lines == [
+        (logging.ERROR, "cannot be reached"),
+        (logging.ERROR, "not signed"),
+        (logging.ERROR, "not signed"),
+    ]
 
 
 def test_stopping_worker_answers_pending_requests(start_worker: Any) -> None:
@@ -181,7 +216,7 @@ def test_failed_worker_answers_pending_requests_and_accepts_no_more(tmp_path: Pa
     def broken(**options: Any) -> Any:
         raise RuntimeError("no memory")
 
-    worker = Worker(broken, poll_s=lambda: None, root=tmp_path, log=lambda line: None)
+    worker = Worker(broken, poll_s=lambda: None, root=tmp_path, log=robot.no_op)
     assert worker.submit(request := Request())
     with pytest.raises(RuntimeError, match="no memory"):
         worker.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.ros_messages.definitions import build
+from jepa_runtime.ros_messages.odometry import ODOMETRY
 
 IMAGE = "sensor_msgs/msg/Image"
 JOINTS = "sensor_msgs/msg/JointState"
@@ -45,6 +47,20 @@ def twist_stamped(log_ns: int, stamp_ns: int, forward: float) -> Entry:
         "twist": {"linear": vector(forward), "angular": vector()},
     }
     return log_ns, "/cmd_vel", messages.TWIST_STAMPED, fields
+
+
+def odometry(
+    log_ns: int, x: float, y: float = 0.0, yaw: float = 0.0, *, stamp_ns: int | None = None
+) -> Entry:
+    turn = {"x": 0.0, "y": 0.0, "z": math.sin(yaw / 2), "w": math.cos(yaw / 2)}
+    unknown = np.zeros(36)
+    fields = {
+        "header": messages.header(log_ns if stamp_ns is None else stamp_ns, "odom"),
+        "child_frame_id": "base_link",
+        "pose": {"pose": {"position": vector(x, y), "orientation": turn}, "covariance": unknown},
+        "twist": {"twist": {"linear": vector(), "angular": vector()}, "covariance": unknown},
+    }
+    return log_ns, "/odom", ODOMETRY, fields
 
 
 def floats(log_ns: int, *values: float) -> Entry:

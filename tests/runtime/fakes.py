@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.model.world_model import Futures, StepOutcome, step_outcome
 from jepa_runtime.sources.base import Frame
 
@@ -31,6 +32,7 @@ def manifest(
         low=list(low),
         high=list(high),
         max_norm=max_norm,
+        is_rate=True,
         max_plausible=1000 * max(map(abs, (*low, *high))),
     )
     io = SimpleNamespace(
@@ -63,15 +65,17 @@ class FakeModel:
 
     engine, device, precision, num_samples = "fake", "CPU", "fp32", NUM_SAMPLES
     latent_space = "fake"
+    energy_space = ""
 
     def __init__(self, *, encode_s: float = 0.0, history_size: int = 1) -> None:
         self.manifest = manifest(history_size=history_size)
         self.bundle = SimpleNamespace(sha256="0" * 64, path="fake")
         self.device_timings: dict[str, float] = {}
-        self.timings = {"preprocess": 0.0, "encode": 0.0, "predict": 0.0, "energy": 0.0}
+        self.timings = {"preprocess": 0.0, "encode": 0.0, "predict": 0.0, "energy": 0.0, "relative_pose": 0.0}
         self.threads = {threading.current_thread().name}
         self.closed = False
         self.surprises = 0
+        self.pose: RelativePose | None = None
         self._encode_s = encode_s
 
     def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -101,6 +105,17 @@ class FakeModel:
             error_bounds=np.arange(1, HORIZON + 1, dtype=np.float32),
         )
 
+    def advance(
+        self,
+        latents: NDArray[np.float32],
+        history_actions: NDArray[np.float32],
+        actions: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        for action in actions:
+            latents = np.concatenate([latents[1:], latents[-1:] + action[0]])
+            history_actions = np.concatenate([history_actions, action[None]])[1:]
+        return latents, history_actions
+
     def predict_each(self, requests: list[tuple[NDArray[np.float32], ...]]) -> list[NDArray[np.float32]]:
         return [
             FakeModel.predict(self, actions[None], latents=latents, history_actions=history_actions).latents[
@@ -111,6 +126,19 @@ class FakeModel:
 
     def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.mean((latents - goal) ** 2, axis=(-2, -1))
+
+    @property
+    def reads_poses(self) -> bool:
+        return self.pose is not None
+
+    def goal_pose(
+        self, goal: NDArray[np.float32], *, latent: NDArray[np.float32] | None = None
+    ) -> RelativePose | None:
+        return self.pose
+
+    def relative_poses(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert self.pose is not None
+        return np.tile(np.float32(astuple(self.pose)), (*latents.shape[:-2], 1))
 
     def surprise(
         self,

@@ -11,8 +11,10 @@ import pytest
 from jepa_runtime.bundle import seal
 from jepa_runtime.cli import main
 from jepa_runtime.imaging.conversion import decode
+from jepa_runtime.profiling import write_profile
 from jepa_sim import drive_command
 from tests.bundles import make_bundle
+from tests.runtime.profiles import make_profile
 
 PLANE = "tests.sim.closed_loop.planes:MappedPlane"
 BRIEF = ["--world", PLANE, "--seed", "0", "--episodes", "3"]
@@ -83,7 +85,7 @@ def test_drive_with_a_model_of_another_robot_names_the_differing_actions(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--world", "maze"], "unknown world 'maze': choose one of reacher, two_rooms, two_rooms_fixed"),
+        (["--world", "maze"], "unknown world 'maze': choose one of first_person_l0, first_person_l1"),
         (["--engine", "nowhere:CPU"], "nowhere"),
         (["--json", "/dev/null/f.json"], "/dev/null/f.json: cannot be written"),
     ],
@@ -116,3 +118,68 @@ def test_drive_closes_the_world_even_if_the_model_cannot_act(
     assert main(["drive", str(toy_bundle), *BRIEF]) == 1
     assert created.closed
     assert "not a multiple of the world's tick" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("time", ["measured", "20", "profile"])
+def test_drive_with_charged_time_reports_it(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], time: str
+) -> None:
+    if time == "profile":
+        time = str(tmp_path / "profile.json")
+        write_profile(make_profile(frames=30), time)
+    out = tmp_path / "f.json"
+    options = ["--precision", "fp16", "--time", time, "--latency-ms", "100", "--json", str(out)]
+    assert main(["drive", str(toy_bundle), *BRIEF, *options]) == 0
+    result = json.loads(out.read_text())
+    charged = result["charged_time"]
+    assert charged["transport_s"] == 0.1 and (charged["decisions_ms"] is None) is (time == "measured")
+    assert result["planner"]["futures_timeout_s"] > 0.4 and result["planner"]["compensate_latency"]
+    assert "time is charged" in capsys.readouterr().out
+
+
+def test_drive_charges_the_estimates_of_the_npu_compiler(tmp_path: Path) -> None:
+    folder, out = tmp_path / "toy", tmp_path / "f.json"
+    fields = make_bundle(folder).manifest.model_dump(mode="json")
+    rows = [
+        {"graph": graph, "platform": "4000", "estimate": {"total_ms": 100.0}}
+        for graph in ("encoder", "predictor", "energy")
+    ]
+    (folder / "report.json").write_text(json.dumps({"npu": {"graphs": rows}}))
+    seal(folder, fields)
+    options = ["--precision", "fp16", "--no-baselines", "--time", "npu:4000", "--json", str(out)]
+    assert main(["drive", str(folder), *BRIEF, *options]) == 0
+    assert json.loads(out.read_text())["charged_time"]["decisions_ms"]["p50"] == pytest.approx(300.0)
+
+
+def test_drive_with_a_platform_without_estimates_names_those_that_have_some(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drive", str(toy_bundle), *BRIEF, "--time", "npu:4000"]) == 1
+    assert "only for: none" in capsys.readouterr().err
+
+
+def test_drive_without_compensation_and_free_time_says_so(toy_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.json"
+    options = ["--precision", "fp16", "--no-compensation", "--no-baselines", "--json", str(out)]
+    assert main(["drive", str(toy_bundle), *BRIEF, *options]) == 0
+    result = json.loads(out.read_text())
+    assert result["charged_time"] is None and not result["planner"]["compensate_latency"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--latency-ms", "100"], ["--time", "-1"], ["--time", "nan"], ["--latency-ms", "-5"]]
+)
+def test_drive_with_invalid_time_is_a_usage_error(toy_bundle: Path, options: list[str]) -> None:
+    try:
+        status = main(["drive", str(toy_bundle), *BRIEF, *options])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+
+
+def test_drive_with_a_file_that_is_no_profile_fails_with_the_reason(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.json").write_text("{}")
+    assert main(["drive", str(toy_bundle), *BRIEF, "--time", str(tmp_path / "p.json")]) == 1
+    assert "not a jepa-edge profile" in capsys.readouterr().err

@@ -11,8 +11,7 @@ import pytest
 
 from jepa_runtime.errors import WorldError
 from jepa_sim.closed_loop.episodes import episode_seeds, run_episode, straight_line
-from jepa_sim.worlds import HasStraightLine, World, make_world
-from jepa_sim.worlds import gymnasium_adapter as adapter
+from jepa_sim.worlds import HasStraightLine, World, make_world, mujoco_gl
 from jepa_sim.worlds.reacher import MAX_JOINT_RADPS, TOLERANCE_M, Reacher, fingertip
 from tests.errors import code
 
@@ -86,7 +85,9 @@ def test_reacher_fingertip_equals_that_of_mujoco(reacher: Reacher) -> None:
 
 @needs_mujoco
 def test_reacher_driver_that_knows_the_angles_reaches_the_goal(reacher: Reacher) -> None:
-    result = [run_episode(reacher, straight_line, seed=seed, step_s=0.2) for seed in episode_seeds((0,), 10)]
+    result = [
+        run_episode(reacher, straight_line(), seed=seed, step_s=0.2) for seed in episode_seeds((0,), 10)
+    ]
     assert [episode.outcome for episode in result] == ["reached"] * 10
 
 
@@ -100,6 +101,6 @@ def test_reacher_without_gymnasium_says_what_to_install(monkeypatch: pytest.Monk
 def test_reacher_without_a_rendering_library_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(adapter, "find_library", lambda _name: None)
+    monkeypatch.setattr(mujoco_gl, "find_library", lambda _name: None)
     with pytest.raises(WorldError, check=code("sim.no_renderer")):
         make_world("reacher")

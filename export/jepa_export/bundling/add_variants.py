@@ -6,7 +6,7 @@ The existing files stay unchanged, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from jepa_export.bundling.staging import copy_files, source_commit
 from jepa_export.bundling.student_bundle import TOLERANCES, calibration_samples, rollout_samples
 from jepa_export.bundling.variants import (
     VariantKey,
-    fixed_num_samples,
     key_of,
     model_path,
-    write_npu_step,
+    needs_step,
+    write_step,
     write_variants,
 )
 from jepa_export.errors import JepaExportError
@@ -41,22 +41,25 @@ from jepa_export.targets.openvino import (
     quantize_int8,
     quantize_transformer_int8,
 )
+from jepa_export.targets.registry import SOURCE, targets
 from jepa_export.targets.vendor_compilers import run_vendor_compilers
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import reference_engine
-from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Variant
+from jepa_runtime.bundle import (
+    GOAL_ROLES,
+    POSE_BATCH,
+    ROLES,
+    Bundle,
+    Manifest,
+    Role,
+    Variant,
+    compiled_candidates,
+)
 from jepa_runtime.model import cosines
 
-SOURCE: VariantKey = ("onnx", "fp32")
-_INT8: VariantKey = ("openvino", "int8")
-# The energy decides when the robot stops, and its graph is small: one variant for each target, in the best
-# precision that the target supports.
-_ENERGY: Mapping[str, VariantKey] = {
-    "openvino": ("openvino", "fp32"),
-    "npu": ("npu", "fp16"),
-    "tensorrt": ("tensorrt", "fp16"),
-}
-_ENERGY_SAMPLES = 8
+_INT8_IR: VariantKey = ("openvino", "int8")
+_FP32_IR: VariantKey = ("openvino", "fp32")
+_GOALS = 8
 _Samples = dict[Role, list[Sample]]
 
 
@@ -85,7 +88,9 @@ def check_addable(base: Bundle, variants: Sequence[VariantKey], *, calibrated: b
             code="export.variant_exists",
         )
     uncalibrated = [
-        key for key in variants if key[1] == "int8" and (key[0] != "npu" or _INT8 not in existing)
+        key
+        for key in variants
+        if key[1] == "int8" and not (targets()[key[0]].uses_ir and _INT8_IR in existing)
     ]
     if uncalibrated and not calibrated:
         raise JepaExportError(
@@ -161,7 +166,7 @@ def add_variants(
                 )
             else:
                 for key in selected:
-                    write_npu_step(builder.staging, key)
+                    write_step(builder.staging, key)
         note = {
             "variants": ["/".join(key) for key in variants],
             "command": command,
@@ -219,13 +224,13 @@ def add_blobs(base: Bundle, folder: Path, *, progress: Callable[[str], None]) ->
 
 def _variants_of_role(manifest: Manifest, role: Role, variants: Sequence[VariantKey]) -> list[VariantKey]:
     """Return the variants of one graph that go with these variants of the encoder."""
-    if role == "energy":
-        existing = {each.target for each in manifest.graphs.energy}
-        targets = dict.fromkeys(target for target, _ in variants if existing and target not in existing)
-        return [_ENERGY[target] for target in targets]
+    if role in GOAL_ROLES:
+        existing = {each.target for each in manifest.graphs.variants(role)}
+        added = dict.fromkeys(target for target, _ in variants if existing and target not in existing)
+        return [(target, targets()[target].energy_precision) for target in added]
     if role == "step" and not _find(manifest, role, SOURCE):
         # With fixed shapes the predictor cannot serve a single candidate.
-        return [key for key in variants if key[0] == "npu" and manifest.num_samples > 1]
+        return [key for key in variants if needs_step(key) and manifest.num_samples > 1]
     return list(variants)
 
 
@@ -241,7 +246,7 @@ def _ir(
     manifest: Manifest, folder: Path, role: Role, precision: str, samples: Sequence[Sample]
 ) -> Callable[[], ov.Model]:
     """Return a function that loads the bundle's OpenVINO graph, or else converts the ONNX graph."""
-    own = _find(manifest, role, _INT8 if precision == "int8" else ("openvino", "fp32"))
+    own = _find(manifest, role, _INT8_IR if precision == "int8" else _FP32_IR)
     if own is not None:
         path = folder / own.path
         return lambda: ov.Core().read_model(path)
@@ -265,11 +270,15 @@ def _fixed_shapes(manifest: Manifest, role: Role) -> dict[str, tuple[int, ...]]:
     """Return the shapes that :mod:`jepa_runtime.model.compiled_graphs` requests from an NPU."""
     latent = manifest.io.latent
     if role == "predictor":
-        return {"actions": (fixed_num_samples(manifest.num_samples), manifest.horizon, manifest.action_size)}
+        return {
+            "actions": (compiled_candidates(manifest.num_samples), manifest.horizon, manifest.action_size)
+        }
     if role == "step":
         return {"actions": (1, 1, manifest.action_size)}
     if role == "energy":
         return {"latents": (manifest.num_samples * manifest.horizon, latent.tokens, latent.dim)}
+    if role == "relative_pose":
+        return {"latents": (POSE_BATCH, latent.tokens, latent.dim)}
     return {}
 
 
@@ -299,12 +308,14 @@ def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
     # The history may be longer than the frames: repeat them.
     clip = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
     predicted = calibration_samples(rollout_samples(torch.from_numpy(clip)[None], settings, seed))
-    goals = latents[:: max(1, len(latents) // _ENERGY_SAMPLES)]
+    goals = latents[:: max(1, len(latents) // _GOALS)]
+    to_goals = [{"latents": latents, "goal": goal[None]} for goal in goals]
     return {
         "encoder": [{"frame": frame[None]} for frame in frames],
         "predictor": predicted["predictor"],
         "step": predicted["step"],
-        "energy": [{"latents": latents, "goal": goal[None]} for goal in goals],
+        "energy": to_goals,
+        "relative_pose": to_goals,
     }
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from jepa_export.bundling.staging import staged, write_report
-from jepa_export.bundling.variants import VariantKey, key_of, model_path, write_npu_step
+from jepa_export.bundling.variants import VariantKey, key_of, model_path, needs_step, write_step
 from jepa_export.errors import JepaExportError
-from jepa_export.targets.vendor_compilers import GraphVariant, run_vendor_compilers
+from jepa_export.targets.registry import GraphVariant
+from jepa_export.targets.vendor_compilers import run_vendor_compilers
 from jepa_runtime.backends import reference_engine
 from jepa_runtime.bundle import ROLES, Bundle, Manifest, Precision, Role, Target, seal
 from jepa_runtime.model import golden_parity
@@ -70,14 +71,13 @@ class BundleBuilder:
             entries.append({"target": variant.target, "precision": variant.precision, "path": path})
         return entries
 
-    def write_npu_steps(self, variants: Sequence[VariantKey]) -> list[dict[str, str]]:
-        """Derive the ``step`` graph of each NPU variant from its predictor; return the manifest entries."""
+    def write_steps(self, variants: Sequence[VariantKey]) -> list[dict[str, str]]:
+        """Derive the ``step`` graph of each variant with fixed shapes; return the manifest entries."""
         entries = []
-        for target, precision in variants:
-            if target == "npu":
-                write_npu_step(self.staging, (target, precision))
-                path = model_path("step", (target, precision))
-                entries.append({"target": str(target), "precision": str(precision), "path": path})
+        for key in variants:
+            if needs_step(key):
+                write_step(self.staging, key)
+                entries.append({"target": key[0], "precision": str(key[1]), "path": model_path("step", key)})
         return entries
 
     def write_golden_outputs(self, *, latents: Tensor, **others: Tensor) -> None:
@@ -120,7 +120,7 @@ class BundleBuilder:
             fields: Fields of the manifest, see :func:`~jepa_export.bundling.manifest_fields.create_manifest`.
             report: Content of report.json, extended by the results of this method.
             graphs: The variants to verify and compile; None: all that ``fields`` lists.
-            compile_blobs: Whether NPU variants are compiled ahead of time.
+            compile_blobs: Whether variants are compiled ahead of time, where a target allows it.
 
         Raises:
             JepaExportError: A variant does not reproduce the golden outputs.
@@ -141,8 +141,9 @@ class BundleBuilder:
         keys = [key_of(variant) for role, variant in graphs if role == "encoder"]
         rows = [row for key in keys for row in verify_golden_outputs(bundle, *key)]
         report = report | {"parity": [*report.get("parity", ()), *rows]}
-        compiled = [graph for graph in graphs if compile_blobs or graph[1].target != "npu"]
-        results = run_vendor_compilers(self.staging, compiled, manifest.num_samples, self._progress)
+        results = run_vendor_compilers(
+            self.staging, graphs, manifest.num_samples, self._progress, compile_blobs=compile_blobs
+        )
         for target, result in results.items():
             earlier = report.get(target, {"graphs": []})["graphs"]
             report[target] = result | {"graphs": [*earlier, *result["graphs"]]}

@@ -20,6 +20,7 @@ from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
     ActionSpace,
     BundleSettings,
+    FrameFormat,
     MeasuredErrors,
     ModelIdentity,
     create_manifest,
@@ -212,7 +213,7 @@ def write_lewm_bundle(
         ]
         folder_of_predictor = builder.staging / "predictor"
         write_graph(predictor, rollouts, "futures", folder_of_predictor, variants, free_axis=("actions",))
-        steps = builder.write_npu_steps(variants)
+        steps = builder.write_steps(variants)
         golden = latents[:GOLDEN_FRAMES, 0]
         candidates = torch.from_numpy(sample_candidates(settings, GOLDEN_CANDIDATES, seed))
         builder.write_golden_outputs(
@@ -225,7 +226,7 @@ def write_lewm_bundle(
             identity,
             settings,
             measured,
-            px=model.config.encoder.px,
+            frame=FrameFormat(model.config.encoder.px, model.config.encoder.px),
             latent=(1, model.config.encoder.width),
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,

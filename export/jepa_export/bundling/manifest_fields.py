@@ -43,6 +43,23 @@ class ActionSpace:
 NO_ACTIONS = ActionSpace(names=("none",), units=("1",), low=(0.0,), high=(0.0,), max_norm=None)
 
 
+@dataclass(frozen=True)
+class FrameFormat:
+    """The input image of the encoder, as in the manifest.
+
+    Attributes:
+        height: Height in pixels.
+        width: Width in pixels.
+        mean: What the graph subtracts from each channel.
+        std: What it divides each channel by.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float] = PIXEL_MEAN
+    std: tuple[float, float, float] = PIXEL_STD
+
+
 @dataclass(frozen=True, kw_only=True)
 class BundleSettings:
     """The shape of a bundle.
@@ -112,7 +129,7 @@ def create_manifest(
     settings: BundleSettings,
     measured: MeasuredErrors,
     *,
-    px: int,
+    frame: FrameFormat,
     latent: tuple[int, int],
     roles: Sequence[str],
     tolerances: Tolerances,
@@ -123,7 +140,7 @@ def create_manifest(
         identity: Identity of the weights.
         settings: Settings of the bundle.
         measured: Error statistics.
-        px: Side of the frame in pixels.
+        frame: Input image of the encoder.
         latent: Tokens of a latent and their width.
         roles: Graphs that the bundle has in every variant of ``settings``.
         tolerances: Tolerances by precision, for at least the precisions of ``settings``.
@@ -144,15 +161,15 @@ def create_manifest(
         "provenance": provenance | {"commit": source_commit(), "command": manifest_text(settings.command)},
         "io": {
             "frame": {
-                "height": px,
-                "width": px,
+                "height": frame.height,
+                "width": frame.width,
                 "channels": 3,
                 "layout": "NHWC",
                 "dtype": "uint8",
                 "color": "rgb",
                 "rate_hz": settings.rate_hz,
-                "mean": list(PIXEL_MEAN),
-                "std": list(PIXEL_STD),
+                "mean": list(frame.mean),
+                "std": list(frame.std),
             },
             "latent": {"tokens": tokens, "dim": dim, "dtype": "float32"},
             "action": asdict(settings.actions),

@@ -1,7 +1,7 @@
 """The bundle of a new predictor on the encoder of an existing bundle, whose latents keep their meaning.
 
-Encoder and energy graphs are copied in every variant, with their golden outputs, so that a robot can keep the
-latents and goals it has stored, and planners see the same energies.
+Encoder, energy and relative pose graphs are copied in every variant, with their golden outputs, so that a
+robot can keep the latents and goals it has stored, and planners see the same energies and poses.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jepa_export.bundling.builder import BundleBuilder, Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
     ActionSpace,
     BundleSettings,
+    FrameFormat,
     MeasuredErrors,
     ModelIdentity,
     create_manifest,
@@ -44,7 +45,7 @@ from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
 from jepa_export.targets.openvino import Sample, save
-from jepa_runtime.bundle import Bundle, GoldenOutputs, check_futures_size
+from jepa_runtime.bundle import GOAL_ROLES, Bundle, GoldenOutputs, Variant, check_futures_size
 
 # Lower limit of a component's standard deviation, as a fraction of that of all components.
 _MIN_RELATIVE_STD = 1e-2
@@ -211,38 +212,36 @@ def write_predictor_bundle(
             variants,
             held_out=controlled.get("predictor"),
         )
-        _save_golden(builder, replace(golden, energy=None))
+        _save_golden(builder, replace(golden, energy=None, relative_pose=None))
         io = base.manifest.io
         fields = create_manifest(
             identity,
             settings,
             measured,
-            px=io.frame.height,
+            frame=FrameFormat(io.frame.height, io.frame.width, io.frame.mean, io.frame.std),
             latent=(io.latent.tokens, io.latent.dim),
             roles=("encoder", "predictor", "step"),
             tolerances={precision: _tolerance(base, precision) for _, precision in variants},
         )
-        fields["io"]["frame"] |= {"mean": list(io.frame.mean), "std": list(io.frame.std)}
         builder.finish(fields, report | controller.report())
-        if base.manifest.graphs.energy:
-            # Copied after the verification: neither the graph nor its outputs changed since ``base`` was
-            # built.
-            fields["graphs"]["energy"] = builder.copy_graph(base, "energy")
-            for entry in fields["graphs"]["energy"]:
+        # Copied after the verification: neither these graphs nor their outputs changed since ``base``.
+        for role in GOAL_ROLES:
+            fields["graphs"][role] = builder.copy_graph(base, role)
+            for entry in fields["graphs"][role]:
                 tolerance = base.manifest.golden.tolerances[entry["precision"]]
                 fields["golden"]["tolerances"].setdefault(entry["precision"], tolerance.model_dump())
-            _reshape_npu_energy(builder.staging, fields)
-            _save_golden(builder, golden)
-            builder.seal(fields)
+        _reshape_fixed_energy(builder.staging, fields)
+        _save_golden(builder, golden)
+        builder.seal(fields)
     return Bundle.open(folder)
 
 
-def _reshape_npu_energy(staging: Path, fields: dict[str, Any]) -> None:
-    """Reshape the energy graphs for NPUs, which have fixed shapes, to the number of states of this bundle."""
+def _reshape_fixed_energy(staging: Path, fields: dict[str, Any]) -> None:
+    """Reshape the energy graphs that have fixed shapes to the number of states of this bundle."""
     latent = fields["io"]["latent"]
     shape = fields["num_samples"] * fields["horizon"], latent["tokens"], latent["dim"]
     for entry in fields["graphs"]["energy"]:
-        if entry["target"] == "npu":
+        if Variant(**entry).has_fixed_shapes:
             path = staging / entry["path"]
             model = ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
             save(static_ir(model, {"latents": shape}), path, halve=entry["precision"] == "fp16")

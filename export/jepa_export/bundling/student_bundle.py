@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
     BundleSettings,
+    FrameFormat,
     MeasuredErrors,
     ModelIdentity,
     create_manifest,
@@ -25,7 +27,6 @@ from jepa_export.quantization.accuracy_control import (
     HeldOutSamples,
 )
 from jepa_export.students.family import Student
-from jepa_export.students.predictor import Predictor
 from jepa_export.targets.openvino import Sample
 from jepa_runtime.bundle import Bundle, history_indices
 from jepa_runtime.planning import CEM, ActionLimits, CEMConfig
@@ -154,7 +155,7 @@ def write_student_bundle(
             identity,
             settings,
             measured,
-            px=config.px,
+            frame=FrameFormat(config.px, config.px),
             latent=(config.tokens, config.dim),
             roles=("encoder", "predictor", "step"),
             tolerances=TOLERANCES,
@@ -223,9 +224,15 @@ def rollout_samples(latents: Tensor, settings: BundleSettings, seed: int) -> lis
 
 @torch.no_grad()
 def golden_futures(
-    predictor: Predictor, latents: Tensor, settings: BundleSettings, seed: int
+    predictor: Callable[..., Tensor], latents: Tensor, settings: BundleSettings, seed: int
 ) -> dict[str, Tensor]:
     """Return candidates, and the futures of each history in latents [n, T, D].
+
+    Args:
+        predictor: The network, from latents, actions and history actions to futures.
+        latents: Latents of n frames.
+        settings: Settings of the bundle.
+        seed: Seed of the candidates.
 
     Returns:
         ``actions``, ``futures`` and, with a history of several frames, ``history_actions``, see

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
-from jepa_export.bundling.variants import VariantKey, fixed_num_samples, write_variants
+from jepa_export.bundling.variants import VariantKey, write_variants
 from jepa_export.quantization.accuracy_control import HeldOutSamples
 from jepa_export.students.predictor import WINDOW, Past, Predictor, Step
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
 from jepa_export.targets.openvino_rollout import absent_table, loop
+from jepa_runtime.bundle import compiled_candidates
 
 
 def write_graph(
@@ -29,6 +30,7 @@ def write_graph(
     free_axis: tuple[str, ...] = (),
     held_out: HeldOutSamples | None = None,
     extremes: bool = False,
+    quantize: Callable[[ov.Model], ov.Model] | None = None,
 ) -> None:
     """Write ``module`` in every variant.
 
@@ -41,6 +43,7 @@ def write_graph(
         free_axis: Inputs whose first axis may have any length (for NPUs: that of ``samples``).
         held_out: Samples on which the accuracy of INT8 is controlled.
         extremes: See :func:`~jepa_export.targets.openvino.transformer_options`.
+        quantize: Quantizes the graph to INT8; None: as a transformer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Next to the bundle's own files, because other file systems may have less space.
@@ -50,7 +53,11 @@ def write_graph(
         shapes = {name: samples[0][name].shape for name in free_axis}
         irs = {
             "fp32": lambda: convert(path),
-            "int8": lambda: _int8(folder.name, convert(path), samples, held_out, extremes=extremes),
+            "int8": lambda: (
+                quantize(convert(path))
+                if quantize is not None
+                else _int8(folder.name, convert(path), samples, held_out, extremes=extremes)
+            ),
         }
         write_variants(path, irs, samples, folder, variants, shapes=shapes)
 
@@ -98,7 +105,7 @@ def write_predictor(
             "fp32": partial(_loop, predictor, rollouts, held_out, Path(scratch), quantize=False),
             "int8": partial(_loop, predictor, rollouts, held_out, Path(scratch), quantize=True),
         }
-        shapes = {"actions": (fixed_num_samples(count), *rest)}
+        shapes = {"actions": (compiled_candidates(count), *rest)}
         write_variants(path, irs, rollouts, folder, variants, shapes=shapes)
 
 

@@ -26,6 +26,7 @@ from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.manifest_fields import (
     ERROR_QUANTILE,
     BundleSettings,
+    FrameFormat,
     MeasuredErrors,
     ModelIdentity,
     Tolerances,
@@ -298,7 +299,7 @@ def write_teacher_bundle(
             identity,
             settings,
             measured,
-            px=model.config.encoder.px,
+            frame=FrameFormat(model.config.encoder.px, model.config.encoder.px),
             latent=(latents.shape[1], latents.shape[2]),
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_export.commands.options import NOTHING_WRITTEN, REQUIRED, add_output_argument
+from jepa_export.targets.registry import SOURCE, target_names
 
 if TYPE_CHECKING:
     from jepa_runtime.bundle import Bundle
@@ -29,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         "--target",
         action="append",
         required=True,
-        choices=["openvino", "npu", "tensorrt"],
+        choices=[name for name in target_names() if name != SOURCE[0]],
         help="target to add; repeatable",
     )
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_MAX_COUNT, _MAX_DAYS = 100_000, 36_500
+_MAX_COUNT, _MAX_LARGE_COUNT, _MAX_DAYS, _MAX_WEIGHT = 100_000, 1_000_000_000, 36_500, 1_000
 
 
 def seed(text: str) -> int:
@@ -18,6 +18,27 @@ def count(text: str) -> int:
     """Parse a number of items, which may be 0."""
     value = int(text)
     _check(value, _MAX_COUNT)
+    return value
+
+
+def positive_count(text: str) -> int:
+    """Parse a number of items, at least 1."""
+    value = int(text)
+    _check(value, _MAX_COUNT, minimum=1)
+    return value
+
+
+def large_count(text: str) -> int:
+    """Parse a number of training images, at least 1."""
+    value = int(text)
+    _check(value, _MAX_LARGE_COUNT, minimum=1)
+    return value
+
+
+def weight(text: str) -> float:
+    """Parse the weight of a loss, which may be 0."""
+    value = float(text)
+    _check(value, _MAX_WEIGHT)
     return value
 
 
@@ -35,6 +56,6 @@ def percent(text: str) -> float:
     return value
 
 
-def _check(value: float, maximum: int) -> None:
-    if not 0 <= value <= maximum:
-        raise argparse.ArgumentTypeError(f"must be between 0 and {maximum}, got {value}")
+def _check(value: float, maximum: int, *, minimum: int = 0) -> None:
+    if not minimum <= value <= maximum:
+        raise argparse.ArgumentTypeError(f"must be between {minimum} and {maximum}, got {value}")

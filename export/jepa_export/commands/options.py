@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from jepa_export.targets.registry import default_target_names, target_names
+
 # Packages without which a command cannot run; see jepa_export.cli.
 REQUIRED = ("torch", "onnx", "nncf", "scipy")
 # What a command prints after Ctrl-C.
@@ -19,12 +21,13 @@ def add_output_argument(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--target`` and ``--only``; see :func:`jepa_export.bundling.variants.select_variants`."""
+    defaults = " and ".join(default_target_names())
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--target",
         action="append",
-        choices=["onnx", "openvino", "npu", "tensorrt"],
-        help="target of the bundle; repeatable (default: onnx and openvino)",
+        choices=target_names(),
+        help=f"target of the bundle; repeatable (default: {defaults})",
     )
     group.add_argument(
         "--only", metavar="TARGET/PRECISION", help="the only variant of the bundle, such as openvino/int8"

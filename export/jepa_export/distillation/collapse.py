@@ -33,6 +33,13 @@ class LatentStatistics:
         """Return whether the latents hardly distinguish frames."""
         return not (self.rank >= MIN_RANK and self.std >= MIN_STD)
 
+    def describe(self) -> str:
+        """Return the statistics, and the limits of :attr:`collapsed`, as text."""
+        return (
+            f"effective rank {self.rank:.2f} (minimum {MIN_RANK:g}), standard deviation {self.std:.4f} "
+            f"(minimum {MIN_STD:g})"
+        )
+
 
 def latent_statistics(latents: Tensor) -> LatentStatistics:
     """Return the statistics of the latents of N frames [N, ...].
@@ -73,11 +80,7 @@ class CollapseAlarm:
             self.count = 0
             return None
         self.count += 1
-        message = (
-            f"step {step}: the latents of held-out frames collapsed: effective rank {found.rank:.2f} "
-            "(minimum "
-            f"{MIN_RANK:g}), standard deviation {found.std:.4f} (minimum {MIN_STD:g})"
-        )
+        message = f"step {step}: the latents of held-out frames collapsed: {found.describe()}"
         if self.limit is not None and self.count >= self.limit:
             raise JepaExportError(
                 f"{message}, {self.count} times in a row; lower the learning rate, use more varied frames, "

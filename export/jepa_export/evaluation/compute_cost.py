@@ -49,7 +49,7 @@ def multiply_adds(graph: Graph, shapes: Mapping[str, Shape]) -> int:
 def bundle_multiply_adds(bundle: Bundle) -> dict[Role, int]:
     """Return the multiply-adds of one call of each graph, in the bundle's preferred variant.
 
-    Predictor and energy: for all futures.
+    Predictor and energy: for all futures. Relative pose: of the goal in the frame of one image.
 
     Raises:
         JepaExportError: See :func:`multiply_adds`.
@@ -59,14 +59,14 @@ def bundle_multiply_adds(bundle: Bundle) -> dict[Role, int]:
     free: dict[Role, dict[str, Shape]] = {
         "predictor": {"actions": (manifest.num_samples, manifest.horizon, manifest.action_size)},
         "energy": {"latents": (manifest.num_samples * manifest.horizon, latent.tokens, latent.dim)},
+        "relative_pose": {"latents": (1, latent.tokens, latent.dim)},
     }
     found: dict[Role, int] = {}
     for role in ROLES:
         for variant in manifest.graphs.variants(role)[:1]:
             model, *weights = (bundle.read(path) for path in variant.paths)
             graph = Graph(str(bundle.path / variant.path), model, weights[0] if weights else None)
-            # The shapes of an NPU graph are fixed.
-            found[role] = multiply_adds(graph, {} if variant.target == "npu" else free.get(role, {}))
+            found[role] = multiply_adds(graph, {} if variant.has_fixed_shapes else free.get(role, {}))
     return found
 
 

@@ -29,7 +29,7 @@ from jepa_runtime.model import cosines
 MAX_GROUPS = 10
 # A ranking uses the samples with the largest INT8 errors.
 _RANKING_SAMPLES = 16
-_PRODUCTS = ("MatMul", "ScaledDotProductAttention")
+_PRODUCTS = ("MatMul", "Convolution", "ScaledDotProductAttention")
 # Operations that move values without changing them: their readers see quantized values where they do.
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Slice", "StridedSlice")
 _Pair = tuple[Sample, list[NDArray[np.float32]]]
@@ -76,7 +76,7 @@ class QuantizationResult:
         plain: Agreement of INT8 throughout.
         found: Agreement of the graph in the bundle.
         limits: Required agreement.
-        in_fp32: Names of the matrix products that stay in fp32.
+        in_fp32: Names of the matrix products and convolutions that stay in fp32.
         held_out: Whether this was measured on samples that were not calibrated on.
     """
 
@@ -100,7 +100,7 @@ class QuantizationResult:
         samples = "held-out samples" if self.held_out else "calibration samples"
         text = f"{self.graph} in INT8 on {samples}: {self.plain}"
         if self.in_fp32:
-            text += f"; {self.found} with these products in fp32: {', '.join(self.in_fp32)}"
+            text += f"; {self.found} with these layers in fp32: {', '.join(self.in_fp32)}"
         if self.holds:
             return text
         training = "distill with --quantization-aware, or " if self.graph == "encoder" else ""
@@ -249,7 +249,7 @@ def _vectors(output: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _quantized(model: ov.Model) -> set[str]:
-    """Return the names of the matrix products that compute in INT8."""
+    """Return the names of the matrix products and convolutions that compute in INT8."""
     products = [operation for operation in model.get_ops() if operation.get_type_name() in _PRODUCTS]
     return {product.get_friendly_name() for product in products if _source(product) == "FakeQuantize"}
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.confined_process import ProcessLimits, run_confined
 from jepa_runtime.backends.tensorrt.kernels import FOLDERS, fatbin_name, source
+from jepa_runtime.util import ArgumentParser
 
 # CUDA 13 renamed the architecture of Thor.
 JETSONS = {"Jetson Orin": ("sm_87",), "Jetson Thor": ("sm_110", "sm_101")}
@@ -208,9 +209,7 @@ def _output(nvcc: Path, arguments: list[str], folder: Path, limits: ProcessLimit
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "folder",
         type=Path,

@@ -25,6 +25,7 @@ import openvino as ov
 
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.confined_process import ProcessLimits, run_confined
+from jepa_runtime.util import ArgumentParser
 
 SYSTEM_PACKAGES = {"wine": "wine", "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64"}
 MODEL, BLOB, TRACE = "model.xml", "model.blob", "compileTimeScheduleTrace.json"
@@ -207,9 +208,7 @@ def _reason(output: str) -> str:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
         print(install(print).folder)
     except JepaExportError as error:

@@ -7,15 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jepa_export.bundling.variants import fixed_num_samples
 from jepa_export.errors import JepaExportError
 from jepa_export.targets import npu_compiler, tensorrt_check
 from jepa_export.targets.npu import PLATFORMS, compile_blob
-from jepa_runtime.bundle import Role, Variant, blob_path
+from jepa_export.targets.registry import GraphVariant, targets
+from jepa_runtime.bundle import blob_path, compiled_candidates
 
 Row = dict[str, Any]
-GraphVariant = tuple[Role, Variant]
-"""One variant of one of the bundle's graphs."""
 _ESTIMATE = (
     "ms as estimated by the cost model of Intel's NPU compiler, not measured: useful to compare graphs only"
 )
@@ -29,25 +27,43 @@ def run_vendor_compilers(
     graphs: Sequence[GraphVariant],
     num_samples: int,
     progress: Callable[[str], None],
+    *,
+    compile_blobs: bool = True,
 ) -> dict[str, Any]:
-    """Compile graphs for NPUs ahead of time, and check graphs for TensorRT.
+    """Run the vendors' compilers on the graphs of each target that has one.
 
     Args:
         folder: Folder of the bundle; blobs are written next to their IRs.
-        graphs: Variants; those of other targets are ignored.
+        graphs: Variants; those of targets without a compiler are ignored.
         num_samples: Candidates of the bundle.
         progress: Called with each step in words, and with how to install a missing compiler.
+        compile_blobs: Whether compilers run that add compiled graphs to the bundle.
 
     Returns:
-        The report of each target that ``graphs`` has, ``npu`` and ``tensorrt``. A graph that a compiler
-        rejects is a row with a ``problem``.
+        The report of each target that ``graphs`` has and that has a compiler. A graph that a compiler rejects
+        is a row with a ``problem``.
     """
     found: dict[str, Any] = {}
-    if npu := [graph for graph in graphs if graph[1].target == "npu"]:
-        found["npu"] = {"about": _ESTIMATE, "graphs": _npu(folder, npu, progress)}
-    if tensorrt := [graph for graph in graphs if graph[1].target == "tensorrt"]:
-        found["tensorrt"] = {"about": _BUILDER, "graphs": _tensorrt(folder, tensorrt, num_samples, progress)}
+    for name in dict.fromkeys(variant.target for _, variant in graphs):
+        target = targets()[name]
+        if target.vendor_report is not None and (compile_blobs or not target.writes_blobs):
+            own = [graph for graph in graphs if graph[1].target == name]
+            found[name] = target.vendor_report(folder, own, num_samples, progress)
     return found
+
+
+def compile_for_npus(
+    folder: Path, graphs: Sequence[GraphVariant], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compile graphs for every NPU platform; return the report."""
+    return {"about": _ESTIMATE, "graphs": _npu(folder, graphs, progress)}
+
+
+def check_for_tensorrt(
+    folder: Path, graphs: Sequence[GraphVariant], num_samples: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Build graphs with NVIDIA's builder; return the report."""
+    return {"about": _BUILDER, "graphs": _tensorrt(folder, graphs, num_samples, progress)}
 
 
 def _npu(folder: Path, graphs: Sequence[GraphVariant], progress: Callable[[str], None]) -> list[Row]:
@@ -86,7 +102,7 @@ def _tensorrt(
         progress(f"TensorRT: building the {variant.precision} {role}")
         row: Row = {"graph": role, "precision": variant.precision, "built": False}
         try:
-            report = tensorrt_check.check(folder / variant.path, count=fixed_num_samples(num_samples))
+            report = tensorrt_check.check(folder / variant.path, count=compiled_candidates(num_samples))
             row |= asdict(report) | {"built": report.built, "problems": list(report.problems)}
         except JepaExportError as error:
             row["problems"] = [_without(folder, error)]

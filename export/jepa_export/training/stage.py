@@ -29,7 +29,8 @@ class TrainingStage(ABC):
     Attributes:
         name: Name of the stage and of its files.
         network: Module whose gradients are clipped.
-        optimizer: Optimizer of the parameters.
+        optimizer: Optimizer of the parameters. The learning rate of a group is multiplied by its
+            ``lr_factor``, if it has one.
         fabric: Processes and precision that the stage is trained with.
         tables: Names of the evaluation tables that :meth:`after_step` writes.
     """
@@ -77,7 +78,7 @@ class TrainingStage(ABC):
     def train_step(self, step: int) -> dict[str, float]:
         """Update the parameters once and return the loss and its terms."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = self.learning_rate(step) * group.get("lr_factor", 1.0)
         total, values = self.reduce(self.losses(step))
         self.check_finite(values["loss"], "the loss", step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,17 +120,27 @@ class ModuleStage(TrainingStage):
     """
 
     def __init__(
-        self, modules: dict[str, nn.Module], *, steps: int, learning_rate: float, clip_norm: float
+        self,
+        modules: dict[str, nn.Module],
+        *,
+        steps: int,
+        learning_rate: float,
+        clip_norm: float,
+        warmup_steps: int = WARMUP_STEPS,
     ) -> None:
         super().__init__(
             Fabric(accelerator="cpu", devices=1),
             steps=steps,
             learning_rate=learning_rate,
             clip_norm=clip_norm,
-            warmup_steps=WARMUP_STEPS,
+            warmup_steps=warmup_steps,
         )
         self.network = self.modules = nn.ModuleDict(modules)
-        self.optimizer = torch.optim.AdamW(self.modules.parameters(), learning_rate, weight_decay=1e-4)
+        self.optimizer = self.create_optimizer()
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer of :attr:`modules`."""
+        return torch.optim.AdamW(self.modules.parameters(), self._learning_rate, weight_decay=1e-4)
 
     def extra_state(self) -> dict[str, Any]:
         """Return further state that the next step depends on."""
@@ -209,3 +220,8 @@ def warmup(step: int, steps: int) -> float:
 def cosine_decay(step: int, steps: int) -> float:
     """Return the factor of the learning rate: a cosine from 1 to 0.01 over ``steps`` steps."""
     return 0.505 + 0.495 * math.cos(math.pi * step / steps)
+
+
+def linear_decay(step: int, start: int, steps: int) -> float:
+    """Return the factor of the learning rate: 1 up to ``start``, then a line to 0.02 at ``steps``."""
+    return 1.0 if step < start else max(0.02, (steps - step) / (steps - start))

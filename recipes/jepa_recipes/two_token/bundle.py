@@ -14,6 +14,7 @@ from jepa_export.bundling.builder import build_bundle
 from jepa_export.bundling.manifest_fields import (
     ActionSpace,
     BundleSettings,
+    FrameFormat,
     MeasuredErrors,
     ModelIdentity,
     create_manifest,
@@ -29,7 +30,7 @@ from jepa_recipes.two_token.dynamics import HORIZON
 from jepa_recipes.two_token.metrics import WorldMetrics, goal_threshold, measure
 from jepa_recipes.two_token.networks import LATENT_DIM, PIXEL_MEAN, PIXEL_STD
 from jepa_recipes.two_token.training import TrainedModel
-from jepa_runtime.bundle import MODEL_SUFFIX
+from jepa_runtime.bundle import model_suffix
 from jepa_sim.worlds.two_rooms_camera import FRAME_PX, Image
 
 NUM_SAMPLES = 64
@@ -184,15 +185,20 @@ def _golden_outputs(model: TrainedModel, settings: BundleSettings, frames: Image
 def _fields(identity: ModelIdentity, settings: BundleSettings, measured: MeasuredErrors) -> dict[str, Any]:
     """Return the manifest's fields; energy is fp32 in every variant, and file names carry no precision."""
     fields = create_manifest(
-        identity, settings, measured, px=FRAME_PX, latent=(2, LATENT_DIM), roles=(), tolerances=TOLERANCES
+        identity,
+        settings,
+        measured,
+        frame=FrameFormat(FRAME_PX, FRAME_PX, PIXEL_MEAN, PIXEL_STD),
+        latent=(2, LATENT_DIM),
+        roles=(),
+        tolerances=TOLERANCES,
     )
-    fields["io"]["frame"] |= {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)}
     fields["graphs"] = {
         role: [
             {
                 "target": target,
                 "precision": "fp32" if role == "energy" else precision,
-                "path": f"{role}/{target}/model{MODEL_SUFFIX[target]}",
+                "path": f"{role}/{target}/model{model_suffix(target)}",
             }
             for target, precision in settings.variants
         ]

@@ -1,7 +1,17 @@
 from setuptools import find_packages, setup
 
 package_name = "jepa_ros"
-nodes = ("world_model", "camera", "two_rooms", "planner", "monitor", "pictures", "update_manager")
+nodes = (
+    "world_model",
+    "camera",
+    "two_rooms",
+    "first_person",
+    "planner",
+    "monitor",
+    "pictures",
+    "route",
+    "update_manager",
+)
 
 setup(
     name=package_name,

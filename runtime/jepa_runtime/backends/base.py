@@ -95,6 +95,10 @@ class Engine:
         build_folder: For engines that run only what ``jepa-runtime build-engine`` has built: returns the
             folder of built engines, for the ``cache_dir`` of the options. None: no build is required.
         reference_for: Targets whose variants this engine computes on the workstation that exports them.
+        preferred_targets: For each kind of machine (:mod:`jepa_runtime.doctor.machine`) that the engine is
+            meant for, the targets to build bundles with, the best first.
+        fallback_targets: What happens on these machines if a bundle has only a variant for another target, by
+            target, for the doctor.
         transfers: How inputs get to the device and outputs back, for reports; empty: inside encode and
             predict.
     """
@@ -110,6 +114,8 @@ class Engine:
     packages: tuple[Package, ...] = ()
     build_folder: Callable[[Path | None], Path] | None = field(default=None, repr=False)
     reference_for: tuple[str, ...] = ()
+    preferred_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fallback_targets: Mapping[str, str] = field(default_factory=dict)
     transfers: str = ""
 
     @property

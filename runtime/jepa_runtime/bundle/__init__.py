@@ -14,14 +14,16 @@ Example::
 from jepa_runtime.bundle.golden_outputs import GoldenOutputs, history_indices
 from jepa_runtime.bundle.manifest import (
     ACTION_LIMIT,
+    GOAL_ROLES,
     HORIZON,
     MANIFEST_NAME,
     MAX_BLOCKS,
     MAX_MANIFEST_BYTES,
     MAX_TEXT,
-    MODEL_SUFFIX,
     NORM_ROUNDING,
     NUM_SAMPLES,
+    POSE_BATCH,
+    POSE_SIZE,
     ROLES,
     SCHEMA_VERSION,
     STEP_S,
@@ -34,7 +36,9 @@ from jepa_runtime.bundle.manifest import (
     blob_metadata_path,
     blob_path,
     check_futures_size,
+    compiled_candidates,
     manifest_schema,
+    model_suffix,
 )
 from jepa_runtime.bundle.manifest_parser import parse_manifest
 from jepa_runtime.bundle.reader import Bundle
@@ -43,14 +47,16 @@ from jepa_runtime.util.precision import Precision
 
 __all__ = [
     "ACTION_LIMIT",
+    "GOAL_ROLES",
     "HORIZON",
     "MANIFEST_NAME",
     "MAX_BLOCKS",
     "MAX_MANIFEST_BYTES",
     "MAX_TEXT",
-    "MODEL_SUFFIX",
     "NORM_ROUNDING",
     "NUM_SAMPLES",
+    "POSE_BATCH",
+    "POSE_SIZE",
     "ROLES",
     "SCHEMA_VERSION",
     "STEP_S",
@@ -66,8 +72,10 @@ __all__ = [
     "blob_metadata_path",
     "blob_path",
     "check_futures_size",
+    "compiled_candidates",
     "history_indices",
     "manifest_schema",
+    "model_suffix",
     "parse_manifest",
     "seal",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.bundle.manifest import MAX_TENSOR_BYTES, Manifest
+from jepa_runtime.bundle.manifest import MAX_TENSOR_BYTES, POSE_SIZE, POSE_VARIABLES, Manifest
 from jepa_runtime.errors import BundleError
 
 _MAX_MEMBERS = 64
@@ -26,6 +26,8 @@ class GoldenOutputs:
         futures: [n, K, H, T, D], one set for each of :meth:`history_indices`.
         goal: [1, T, D].
         energy: [n], from ``latents[i]`` to ``goal``; None if the bundle has no energy graph.
+        relative_pose: [n, 5], of ``goal`` in the frame of ``latents[i]``; None if the bundle has no relative
+            pose graph.
         history_actions: [W-1, A], executed in each history; None if a history is one frame, or repeats one
             frame.
     """
@@ -36,6 +38,7 @@ class GoldenOutputs:
     futures: NDArray[np.float32]
     goal: NDArray[np.float32]
     energy: NDArray[np.float32] | None
+    relative_pose: NDArray[np.float32] | None = None
     history_actions: NDArray[np.float32] | None = None
 
     def history_indices(self, size: int) -> NDArray[np.intp]:
@@ -80,6 +83,8 @@ def read_golden(data: bytes, manifest: Manifest, where: str) -> GoldenOutputs:
     }
     if manifest.graphs.energy:
         expected["energy"] = ((n,), np.float32)
+    if manifest.graphs.relative_pose:
+        expected["relative_pose"] = ((n, POSE_SIZE), np.float32)
     if "history_actions" in arrays and manifest.history_size > 1:
         expected["history_actions"] = ((manifest.history_size - 1, manifest.action_size), np.float32)
     if arrays.keys() != expected.keys():
@@ -100,6 +105,12 @@ def read_golden(data: bytes, manifest: Manifest, where: str) -> GoldenOutputs:
                 f"{where}: {name} holds NaN or infinity: export the model again", code="bundle.golden_invalid"
             )
     floats = {name: arrays[name].astype(np.float32, copy=False) for name in expected if name != "frames"}
+    poses = floats.get("relative_pose")
+    if poses is not None and not (poses[:, POSE_VARIABLES:] > 0).all():
+        raise BundleError(
+            f"{where}: relative_pose has a standard deviation that is not positive: export the model again",
+            code="bundle.golden_invalid",
+        )
     return GoldenOutputs(
         frames=arrays["frames"].astype(np.uint8, copy=False), energy=floats.pop("energy", None), **floats
     )

@@ -35,17 +35,39 @@ MAX_FILES = 1000
 MAX_TENSOR_BYTES = 1 << 30
 MAX_PATH_LENGTH = 255
 
-Target = Literal["openvino", "onnx", "npu", "tensorrt"]
-"""The format of a graph, which decides the engines that can run it."""
-Role = Literal["encoder", "predictor", "step", "energy"]
+Target = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=32)]
+"""The name of the format of a graph, which decides the engines that can run it."""
+Role = Literal["encoder", "predictor", "step", "energy", "relative_pose"]
 """What a graph computes."""
 ROLES: tuple[Role, ...] = get_args(Role)
 """All roles."""
+GOAL_ROLES: tuple[Role, ...] = ("energy", "relative_pose")
+"""The roles of graphs that compare states with a goal."""
+POSE_SIZE = 5
+"""The number of values of a relative pose, see :class:`Graphs`."""
+POSE_VARIABLES = 3
+"""The number of these that are a pose; the others are standard deviations."""
+POSE_BATCH = 4
+"""The number of states for which a relative pose graph is compiled, in addition to one."""
+# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates, but not
+# for 1, or for 9 and more. A few unused candidates cost little.
+_MIN_CANDIDATES = 9
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _PATH = re.compile(rf"(?:{_NAME}/)*{_NAME}\.(?:xml|bin|onnx|json|npz|blob)")
-MODEL_SUFFIX: dict[Target, str] = {"openvino": ".xml", "onnx": ".onnx", "npu": ".xml", "tensorrt": ".onnx"}
-"""The suffix of the model file of each target."""
+# Of the targets that this format defines: OpenVINO IRs, all others are ONNX; and those with fixed shapes.
+_IR_TARGETS = ("openvino", "npu")
+_FIXED_SHAPES = ("npu",)
+
+
+def compiled_candidates(num_samples: int) -> int:
+    """Return the number of candidates for which a predictor of ``num_samples`` is compiled."""
+    return num_samples if num_samples == 1 else max(num_samples, _MIN_CANDIDATES)
+
+
+def model_suffix(target: Target) -> str:
+    """Return the suffix of the model files of a target."""
+    return ".xml" if target in _IR_TARGETS else ".onnx"
 
 
 def check_path(path: str) -> str:
@@ -152,6 +174,11 @@ class ActionSpec(_Model):
         """The largest magnitude of a component that is accepted as an action, in its unit."""
         return _MAX_EXCESS * (max(map(abs, (*self.low, *self.high))) or 1.0)
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether all components are rates, by their units: half for twice as long has the same path."""
+        return all(unit.endswith("/s") for unit in self.units)
+
     @model_validator(mode="after")
     def _agree(self) -> ActionSpec:
         count = len(self.names)
@@ -185,10 +212,11 @@ class Variant(_Model):
     """Represent a variant of a graph: its target, precision and file (an IR has a ``.bin`` next to it).
 
     Targets. ``openvino``: an IR for any OpenVINO device. ``onnx``: for any engine. ``npu``: an IR for Intel
-    NPUs with all shapes fixed (the predictor for ``num_samples``, at least 16 unless it is 1; the energy for
-    ``num_samples`` x ``horizon`` states), optionally with blobs compiled ahead of time next to it, such as
-    ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision in the graph, from which a robot with an
-    NVIDIA GPU builds its engine. A robot ignores the variants that it cannot run.
+    NPUs with all shapes fixed (the predictor for ``num_samples``, at least 9 unless it is 1; the energy for
+    ``num_samples`` x ``horizon`` states; the relative pose for 4), optionally with blobs compiled ahead of
+    time next to it, such as ``model_int8_4000.blob``. ``tensorrt``: ONNX with its precision in the graph,
+    from which a robot with an NVIDIA GPU builds its engine. Any other name: ONNX, for an engine of another
+    package. A robot ignores the variants that it cannot run.
 
     ``bf16``: a graph for ``openvino`` with fp32 weights, computed in bfloat16 on CPUs that support it (x86
     with AMX or AVX512-BF16) and on no others; it is used only if it is requested by name.
@@ -230,6 +258,11 @@ class Variant(_Model):
         return f"{self.precision} for {self.target}{dynamic}"
 
     @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether the shapes of all inputs are fixed."""
+        return self.target in _FIXED_SHAPES
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The files of this variant."""
         return (self.path, weights_path(self.path)) if self.path.endswith(".xml") else (self.path,)
@@ -260,12 +293,20 @@ class Graphs(_Model):
     candidate as well, which takes time and memory if it is large; a predictor for an NPU, whose shapes are
     fixed, needs it unless ``num_samples`` is 1. ``energy`` may be empty (then energy is the mean squared
     difference), and need not exist in every precision.
+
+    ``relative_pose`` reads where a goal is: from ``latents`` [N, T, D] and ``goal`` [1, T, D] it computes
+    ``relative_pose`` [N, 5], which is x [m], y [m] and yaw [rad] of the goal in the frame of each latent
+    (REP-103: x forward, y left, yaw counterclockwise), followed by the standard deviations of the position
+    [m] and of the yaw [rad]. It may be empty (then the model reads no poses), and need not exist in every
+    precision. Runtimes that do not know it reject the whole bundle as ``bundle.manifest_invalid``, so a robot
+    that gets it as an update continues with its active model.
     """
 
     encoder: Annotated[_Variants, Field(min_length=1)]
     predictor: Annotated[_Variants, Field(min_length=1)]
     step: _Variants = ()
     energy: _Variants
+    relative_pose: _Variants = ()
 
     def variants(self, role: Role) -> tuple[Variant, ...]:
         """Return the variants of one graph."""
@@ -281,7 +322,7 @@ class Graphs(_Model):
             if len(set(kinds[role])) != len(kinds[role]):
                 raise ValueError(f"graph {role} has two variants of the same target and precision")
             for variant in self.variants(role):
-                suffix, folder = MODEL_SUFFIX[variant.target], f"{role}/{variant.target}/"
+                suffix, folder = model_suffix(variant.target), f"{role}/{variant.target}/"
                 if not variant.path.startswith(folder) or not variant.path.endswith(suffix):
                     raise ValueError(f"graph {role}: path must be {folder}*{suffix}, got {variant.path!r}")
         if set(kinds["encoder"]) != set(kinds["predictor"]):
@@ -293,8 +334,9 @@ class Graphs(_Model):
             if step != predictor:
                 raise ValueError(f"step and predictor must have the same precisions for {target}")
         targets = {target for target, _ in kinds["encoder"]}
-        if kinds["energy"] and {target for target, _ in kinds["energy"]} != targets:
-            raise ValueError("the energy graph must have the same targets as the encoder")
+        for role in GOAL_ROLES:
+            if kinds[role] and {target for target, _ in kinds[role]} != targets:
+                raise ValueError(f"the {role} graph must have the same targets as the encoder")
         return self
 
 
@@ -385,9 +427,21 @@ class Manifest(_Model):
         """Whether the predicted futures can depend on actions."""
         return self.io.action.low != self.io.action.high
 
+    def interface(self) -> dict[str, Any]:
+        """Return what a robot's software relies on, as JSON values.
+
+        That is the actions, their units, limits and duration, and the number of predicted steps. Latents may
+        change.
+        """
+        return self.io.action.model_dump(mode="json") | {"step_s": self.io.step_s, "horizon": self.horizon}
+
     def to_json_dict(self) -> dict[str, Any]:
         """Return the fields as they are written: without defaults that earlier readers would reject."""
-        omitted = {"normal_scores"} if self.normal_scores is None else set()
+        omitted: dict[str, Any] = {}
+        if self.normal_scores is None:
+            omitted["normal_scores"] = True
+        if not self.graphs.relative_pose:
+            omitted["graphs"] = {"relative_pose"}
         return self.model_dump(mode="json", exclude=omitted)
 
     @model_validator(mode="after")
@@ -398,12 +452,14 @@ class Manifest(_Model):
                 f"error_bounds must have one entry per step ({self.horizon}), got {len(self.error_bounds)}"
             )
         self._check_listed()
-        targets = {role: {variant.target for variant in self.graphs.variants(role)} for role in ROLES}
-        if self.num_samples > 1 and "npu" in targets["predictor"] - targets["step"]:
-            raise ValueError(
-                f"graphs: the predictor for npu has fixed shapes, for {self.num_samples} candidates, so npu "
-                "needs a step graph too: export the NPU variants again (jepa-export add-variant creates it)"
-            )
+        stepped = {variant.target for variant in self.graphs.step}
+        for variant in self.graphs.predictor:
+            if self.num_samples > 1 and variant.has_fixed_shapes and variant.target not in stepped:
+                raise ValueError(
+                    f"graphs: the predictor for {variant.target} has fixed shapes, for {self.num_samples} "
+                    f"candidates, so {variant.target} needs a step graph too: export its variants again "
+                    "(jepa-export add-variant creates it)"
+                )
         for role in ROLES:
             for variant in self.graphs.variants(role):
                 if variant.precision not in self.golden.tolerances:

@@ -23,7 +23,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,22 @@ class Calibration:
     bounds: Floats
     overall: tuple[CoverageRate, ...]
     recent: tuple[CoverageRate, ...]
+
+    def ahead(self, steps: int) -> Calibration:
+        """Return the reliability of futures that start ``steps`` predicted steps after the image.
+
+        Nothing is known of errors beyond the horizon: their bounds are infinite.
+        """
+        if not steps:
+            return self
+        kept, unknown = slice(steps, None), (CoverageRate(0, 0),) * steps
+        bounds = np.concatenate([self.bounds, np.full(steps, np.inf)])[kept]
+        return replace(
+            self,
+            bounds=bounds,
+            overall=(*self.overall, *unknown)[kept],
+            recent=(*self.recent, *unknown)[kept],
+        )
 
     @property
     def undercovered(self) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         positive,
         progress_on,
         rate,
+        read_image,
         text_output,
     )
     from jepa_runtime.commands.exit_status import ExitStatus, UsageError
@@ -46,6 +47,7 @@ else:
                 "positive",
                 "progress_on",
                 "rate",
+                "read_image",
                 "text_output",
             ],
             "exit_status": ["ExitStatus", "UsageError"],
@@ -74,5 +76,6 @@ __all__ = [
     "positive",
     "progress_on",
     "rate",
+    "read_image",
     "text_output",
 ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from jepa_runtime.bundle import Bundle
+    from jepa_runtime.imaging import Image
     from jepa_runtime.model.world_model import WorldModel
 
 # As seconds this is 31 years: in nanoseconds, also added to a stamp, it fits 64 bits.
@@ -250,3 +251,21 @@ def open_model(args: argparse.Namespace, bundle: str | Path | Bundle) -> WorldMo
         options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
         allow_untrained=args.allow_untrained,
     )
+
+
+def read_image(path: str | Path) -> Image:
+    """Return the image of a goal, uint8 [h, w, 3] RGB.
+
+    Raises:
+        SourceError: There is no such file, or it is not a readable PNG or JPEG.
+    """
+    from jepa_runtime.errors import FrameError, SourceError
+    from jepa_runtime.imaging import decode
+
+    try:
+        return decode(Path(path).read_bytes())
+    except (OSError, FrameError) as error:
+        raise SourceError(
+            f"{path}: no such image, or not a readable PNG or JPEG: give another file",
+            code="source.goal_unreadable",
+        ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_runtime.commands.exit_status import UsageError
+from jepa_runtime.util.argument_parser import ArgumentParser
 
 _ABSENT = object()
 _EXCLUDED = ("help", "version", "verbose", "quiet", "log_level", "config")
@@ -30,7 +31,7 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 
 def config_path(argv: Sequence[str]) -> Path | None:
     """Return the file that ``--config`` names in a command line."""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser = ArgumentParser(add_help=False, exit_on_error=False)
     add_config_argument(parser)
     try:
         path: Path | None = parser.parse_known_args(argv)[0].config
@@ -102,7 +103,7 @@ class ConfigFile:
         if isinstance(value, bool) and action.nargs in (0, "?"):
             return action.const if value else action.default
         is_append = isinstance(action, argparse._AppendAction)
-        entries = value if isinstance(value, list) and (is_append or action.nargs == "+") else [value]
+        entries = value if isinstance(value, list) and (is_append or action.nargs in ("+", "*")) else [value]
         if action.nargs == 0 or not all(isinstance(entry, str | int | float) for entry in entries):
             expected = (
                 "true or false" if action.nargs == 0 else "a value, or a list if the option is repeatable"

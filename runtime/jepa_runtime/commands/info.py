@@ -12,7 +12,11 @@ from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.util.output_files import STDOUT, write_json
 
 # What replaces a graph that a bundle may lack.
-_WITHOUT: dict[Role, str] = {"step": "none (predictor)", "energy": "none (mean squared difference)"}
+_WITHOUT: dict[Role, str] = {
+    "step": "none (predictor)",
+    "energy": "none (mean squared difference)",
+    "relative_pose": "none (reads no poses)",
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json == STDOUT:
         return 0
     title = f"{bundle.manifest.model_id} {bundle.manifest.version}"
-    # Without a box, a hash fits on one line.
-    table = Table(box=None, show_header=False, title=title, title_justify="left")
+    # Without a box and outer padding, a hash fits on one line.
+    table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _facts(bundle).items():

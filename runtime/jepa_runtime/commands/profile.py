@@ -15,9 +15,9 @@ from threading import Event
 from rich.console import Console
 
 import jepa_runtime
-from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
-from jepa_runtime.commands.arguments import message_console
+from jepa_runtime.commands import profile_family
+from jepa_runtime.commands.arguments import message_console, open_model
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.commands.parsers.profile import PASSES
 from jepa_runtime.commands.profile_passes import SWEEP_S, Passes
@@ -25,6 +25,7 @@ from jepa_runtime.commands.profile_view import Steps, show
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.profiling.family import find_bundles
 from jepa_runtime.profiling.load_generator import LoadGenerator, Workload, count_frames
 from jepa_runtime.profiling.perfetto_trace import import_perfetto, write_trace
 from jepa_runtime.profiling.profile import Profile, Run, Subject, read_profile, write_profile
@@ -48,21 +49,25 @@ def run(args: argparse.Namespace) -> int:
         UsageError: The options contradict each other.
         JepaRuntimeError: An input is invalid, the main pass failed, or a file cannot be written.
     """
-    if (args.bundle is None) == (args.attach is None):
+    paths = [found for path in args.bundle for found in find_bundles(path)]
+    if paths != args.bundle or len(paths) > 1:
+        return profile_family.run(args, paths)
+    bundle = paths[0] if paths else None
+    if (bundle is None) == (args.attach is None):
         raise UsageError("either BUNDLE or --attach is required")
     on_graph = args.ros or args.attach is not None
     if (args.topic or args.ros_param) and not on_graph:
         raise UsageError("--topic and --ros-param require --ros or --attach")
     console = message_console(args, "json", "html")
     outs = file_paths(args.json, args.html, args.trace)
-    check_outputs(outs, Path(split_spec(args.source)[0]), *file_paths(args.bundle))
+    check_outputs(outs, Path(split_spec(args.source)[0]), *file_paths(bundle))
     if args.trace is not None:
         import_perfetto(args.trace)
     with stop_on_signals() as stopping:
-        if on_graph:
-            profile, status = _from_ros(args, stopping, console)
+        if on_graph or bundle is None:
+            profile, status = _from_ros(args, bundle, stopping, console)
         else:
-            profile, status = _measure(args, stopping, console), 0
+            profile, status = _measure(args, bundle, stopping, console), 0
     # The files are written first: printing to a closed terminal fails.
     try:
         write_each(
@@ -75,21 +80,16 @@ def run(args: argparse.Namespace) -> int:
     return ExitStatus.OK if status == 0 else ExitStatus.ERROR
 
 
-def _measure(args: argparse.Namespace, stopping: Event, console: Console) -> Profile:
-    bundle = Bundle.open(args.bundle)
+def _measure(args: argparse.Namespace, path: Path, stopping: Event, console: Console) -> Profile:
+    bundle = Bundle.open(path)
     workload = Workload.read(args.source, rate_hz=args.rate, size=args.size)
-    open_model = partial(
-        WorldModel.open, bundle, engine=args.engine, precision=args.precision, num_samples=args.num_samples,
-        options=BackendOptions(threads=args.threads, cache_dir=args.cache_dir),
-        allow_untrained=args.allow_untrained,
-    )  # fmt: skip
     with Steps(console) as steps:
         steps.say("idle power")
         with Monitor() as idle:
             if measures_power(idle.readings()):
                 stopping.wait(IDLE_S)
         passes = Passes(set(PASSES) - set(args.skip), steps, stopping, args.cache_dir)
-        with LoadGenerator(open_model, workload, stopping=stopping) as load:
+        with LoadGenerator(partial(open_model, args, bundle), workload, stopping=stopping) as load:
             subject, skipped_engines = _subject(args, load.model, workload), load.model.skipped_engines
             with ExitStack() as monitored:
                 busy = monitored.enter_context(Monitor())
@@ -168,7 +168,9 @@ def _environment(subject: Subject) -> Environment:
     return found.model_copy(update={"settings": found.settings | ({"gpu": gpu} if gpu else {})})
 
 
-def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tuple[Profile, int]:
+def _from_ros(
+    args: argparse.Namespace, path: Path | None, stopping: Event, console: Console
+) -> tuple[Profile, int]:
     """Measure the main pass and the sweep with the profiler of jepa_ros, a separate program.
 
     Parity is measured here afterwards, if the bundle is known.
@@ -182,10 +184,10 @@ def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tu
             "ros2_ws/install/setup.bash)",
             code="profile.ros_not_found",
         )
-    bundle = Bundle.open(args.bundle) if args.bundle else None
+    bundle = None if path is None else Bundle.open(path)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
-        status = _run_profiler(_profiler_command(args, out), stopping)
+        status = _run_profiler(_profiler_command(args, path, out), stopping)
         if not out.exists():
             raise ProfileError(
                 f"the profiler of jepa_ros ended with status {status} and wrote no profile",
@@ -206,7 +208,7 @@ def _from_ros(args: argparse.Namespace, stopping: Event, console: Console) -> tu
     return profile.model_copy(update={**passes.found, "notes": [*notes, *passes.notes]}), status
 
 
-def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
+def _profiler_command(args: argparse.Namespace, bundle: Path | None, out: Path) -> list[str]:
     options = {
         "--source": args.source, "--rate": args.rate,
         "--duration": args.duration, "--engine": args.engine, "--threads": args.threads, "--output": out,
@@ -220,7 +222,7 @@ def _profiler_command(args: argparse.Namespace, out: Path) -> list[str]:
     arguments += ["--quiet", *(f"--param={parameter}" for parameter in args.ros_param)]
     if args.allow_untrained:
         arguments.append("--allow-untrained")
-    return [*python_module("jepa_ros.nodes.profiler"), *map(str, file_paths(args.bundle)), *arguments]
+    return [*python_module("jepa_ros.nodes.profiler"), *map(str, file_paths(bundle)), *arguments]
 
 
 def _run_profiler(command: list[str], stopping: Event) -> int:

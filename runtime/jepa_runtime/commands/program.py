@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 
 from jepa_runtime.commands.config_file import ConfigFile, add_config_argument, config_path
 from jepa_runtime.commands.exit_status import UsageError, describe_usage_error, status_of
 from jepa_runtime.commands.standard_streams import make_streams_robust
+from jepa_runtime.util.argument_parser import ArgumentParser
 
 _LEVELS = ("debug", "info", "warning", "error")
 _EXIT_STATUS = (
@@ -85,6 +87,7 @@ class Program:
         names = {command.name for group in self.groups.values() for command in group}
         parser = self.parser(only=next((word for word in argv if word in names), ""))
         command, file = _leaf(parser, argv), None
+        _check_version_option(command, argv)
         if any(action.dest == "config" for action in command._actions) and (path := config_path(argv)):
             try:
                 file = ConfigFile(path, command)
@@ -105,7 +108,7 @@ class Program:
         Args:
             only: The one command whose options are added (default: those of all commands).
         """
-        parser = argparse.ArgumentParser(
+        parser = ArgumentParser(
             prog=self.name,
             usage="%(prog)s [-h] [--version] [-v] [-q] [--log-level LEVEL] COMMAND ...",
             description=self.description,
@@ -171,6 +174,21 @@ def _leaf(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Argu
                 if word in action.choices:
                     return _leaf(action.choices[word], argv[index + 1 :])
     return parser
+
+
+def _check_version_option(command: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Exit with a usage error if ``--version`` has a value, which that of a bundle would have."""
+    for word, following in pairwise([*argv, "-"]):
+        option, equals, value = word.partition("=")
+        value = value if equals else following
+        if option == "--version" and (equals or not value.startswith("-")):
+            others = [
+                name
+                for name in command._option_string_actions
+                if name.endswith("-version") and name != option
+            ]
+            advice = f": use {' or '.join(others)}" if others else ""
+            command.error(f"argument --version: takes no value, got {value!r}{advice}")
 
 
 def _configure_logging(args: argparse.Namespace) -> None:

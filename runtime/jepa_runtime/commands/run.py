@@ -20,6 +20,7 @@ from jepa_runtime.bundle import Bundle, Manifest
 from jepa_runtime.commands.arguments import (
     message_console,
     open_model,
+    read_image,
 )
 from jepa_runtime.commands.exit_status import ExitStatus, print_warning
 from jepa_runtime.commands.run_summary import html_report, summarize_run
@@ -27,13 +28,11 @@ from jepa_runtime.commands.run_view import final_table, live_view
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import (
     DeviceLostError,
-    FrameError,
     JepaRuntimeError,
     RecordingError,
     SourceError,
     printable,
 )
-from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.collector import MAX_SAMPLES, Collector
 from jepa_runtime.recording import check_outputs, check_separate
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         if source is None:
             return ExitStatus.OK
         stack.enter_context(closing(source))
-        goal = None if args.goal is None else _read_image(args.goal)
+        goal = None if args.goal is None else read_image(args.goal)
         return _Run(args, source, goal, stopping, console).play()
 
 
@@ -366,12 +365,3 @@ class _Run:
             f"no futures: no frame was one step ({manifest.io.step_s:g} s) after another, or the actions "
             "executed between them are unknown"
         )
-
-
-def _read_image(path: str) -> Image:
-    try:
-        return decode(Path(path).read_bytes())
-    except (OSError, FrameError) as error:
-        raise SourceError(
-            f"{path}: no such image, or not a readable PNG or JPEG", code="source.goal_unreadable"
-        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -166,8 +167,9 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _daemon(args: argparse.Namespace) -> int:
-    def log(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
+    def log(level: int, line: str) -> None:
+        label = {logging.ERROR: "error: ", logging.CRITICAL: "ALARM: "}.get(level, "")
+        print(f"{label}{printable(line)}", file=sys.stderr, flush=True)
 
     folder_owner.require_owner(args.robot)
     path, open_client = args.robot / robot.CONFIG, partial(robot.open_client, args.robot)

@@ -17,7 +17,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.control.config import ControllerConfig
-    from jepa_runtime.control.controller import Controller, ControllerModel
+    from jepa_runtime.control.controller import BLOCKED_RATIO, Controller, ControllerModel
     from jepa_runtime.control.goal_tracker import GoalConfig, GoalResult, GoalTracker, Outcome
     from jepa_runtime.control.presets import PRESETS, preset
     from jepa_runtime.control.receding_horizon import Decision, PlannerInput, RecedingHorizonPlanner, State
@@ -27,7 +27,7 @@ else:
         __name__,
         {
             "config": ["ControllerConfig"],
-            "controller": ["Controller", "ControllerModel"],
+            "controller": ["BLOCKED_RATIO", "Controller", "ControllerModel"],
             "goal_tracker": ["GoalConfig", "GoalResult", "GoalTracker", "Outcome"],
             "presets": ["PRESETS", "preset"],
             "receding_horizon": ["Decision", "PlannerInput", "RecedingHorizonPlanner", "State"],
@@ -36,6 +36,7 @@ else:
     )
 
 __all__ = [
+    "BLOCKED_RATIO",
     "PRESETS",
     "Controller",
     "ControllerConfig",

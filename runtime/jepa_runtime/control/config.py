@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from jepa_runtime.planning.cem import CEMConfig
 from jepa_runtime.planning.energies import ENERGIES, EnergyName, ReductionName
 from jepa_runtime.planning.mppi import MPPIConfig
+from jepa_runtime.planning.steering import SteeringConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,8 @@ class ControllerConfig:
     """Settings of the controller. The defaults are those of the planner node.
 
     Attributes:
-        search: Method of the search and its settings.
+        search: Method of the search and its settings. Steering needs a model that reads poses, and actions
+            ``linear.x`` and ``angular.z``.
         seed: Seed of the candidates.
         energy: Energy by which candidates are compared; None: the bundle's own. Whether the goal is reached
             is always decided by the bundle's own energy.
@@ -30,6 +33,11 @@ class ControllerConfig:
         stuck_after_s: Time without progress after which the robot is stuck.
         recovery_s: Duration of the recovery motion of a stuck robot; 0: none.
         recovery_speed: Proportion of the action limits used by the recovery motion.
+        compensate_latency: Plan from the state that the model predicts for the moment when the command takes
+            effect, instead of the image; see :mod:`jepa_runtime.serving.latency_compensation`.
+        actuation_delay_s: Time from a command to its effect on the robot, by which the pose of the goal is
+            advanced further; futures are shifted by the model, see
+            :class:`~jepa_runtime.serving.frame_processor.ProcessingConfig`.
         futures_timeout_s: Age of the newest futures, or of their image, at which the robot is stopped.
         surprise_window_s: Window over which surprising and discontinuous images are counted.
         surprise_ratio: Proportion of surprising images in the window above which the robot is stopped; 1: it
@@ -40,10 +48,10 @@ class ControllerConfig:
         stop_timeout_s: Time without a stop message after which the robot is stopped; 0: never.
 
     Raises:
-        ValueError: A count is out of range, or the energy is unknown.
+        ValueError: A count or the delay is out of range, or the energy is unknown.
     """
 
-    search: CEMConfig | MPPIConfig = field(default_factory=CEMConfig)
+    search: CEMConfig | MPPIConfig | SteeringConfig = field(default_factory=CEMConfig)
     seed: int = 0
     energy: EnergyName | None = None
     reduction: ReductionName = "sum"
@@ -55,6 +63,8 @@ class ControllerConfig:
     stuck_after_s: float = 2.0
     recovery_s: float = 0.0
     recovery_speed: float = 0.3
+    compensate_latency: bool = True
+    actuation_delay_s: float = 0.0
     futures_timeout_s: float = 0.4
     surprise_window_s: float = 1.0
     surprise_ratio: float = 0.8
@@ -66,6 +76,8 @@ class ControllerConfig:
         for name, least in (("images_per_step", 1), ("extra_iterations", 0), ("reached_after", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.actuation_delay_s < math.inf:
+            raise ValueError(f"actuation_delay_s must be at least 0, got {self.actuation_delay_s}")
         if self.energy is not None and self.energy not in ENERGIES:
             raise ValueError(f"energy must be {', '.join(ENERGIES)} or None, got {self.energy!r}")
 
@@ -81,13 +93,4 @@ class ControllerConfig:
             horizon: Steps that the model predicts.
             num_samples: Candidates that it predicts at once; None: any number.
         """
-        search = self.search
-        samples = search.num_samples if num_samples is None else min(search.num_samples, num_samples)
-        search = replace(
-            search,
-            num_samples=samples,
-            topk=min(search.topk, samples),
-            keep_elites=min(search.keep_elites, samples - 1),
-            horizon=min(search.horizon, horizon),
-        )
-        return replace(self, search=search)
+        return replace(self, search=self.search.fitted(horizon=horizon, num_samples=num_samples))

@@ -7,26 +7,35 @@ node and the simulation use this same class. Without ROS; the caller passes the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.control.config import ControllerConfig
+from jepa_runtime.control.given_goal_pose import GivenPoseCheck
+from jepa_runtime.control.goal_pose import GoalPoseEstimator
 from jepa_runtime.control.goal_tracker import GoalTracker, Outcome
 from jepa_runtime.control.latched_goal import LatchedGoal
+from jepa_runtime.control.latency_estimate import LatencyEstimate
 from jepa_runtime.control.receding_horizon import Decision, PlannerInput, RecedingHorizonPlanner, State
 from jepa_runtime.control.safety_monitor import RETRIED, SafetyMonitor, StopCause
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits
+from jepa_runtime.planning.cem import CEM
+from jepa_runtime.planning.differential_drive import DifferentialDrive
+from jepa_runtime.planning.mppi import MPPI
 from jepa_runtime.planning.planner import create_search
+from jepa_runtime.planning.steering import Steering, SteeringConfig
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
 
 # States in which there is no command.
 _AT_REST = (State.IDLE, State.REACHED)
-# Unconfirmed motion, as a proportion of the stop limit, at which its direction is avoided, and the further
-# unconfirmed motion at which the next direction is.
-_BLOCKED, _BLOCKED_AGAIN = 0.4, 0.2
+BLOCKED_RATIO = 0.4
+"""Unconfirmed motion, as a proportion of the stop limit, at which its direction is avoided."""
+# The further unconfirmed motion at which the next direction is.
+_BLOCKED_AGAIN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,7 @@ class ControllerModel:
         step_s: Duration of a model step.
         goal_threshold: Energy at or below which a goal is reached.
         per_step: An action is a change within one step and is sent once per step.
+        goal_pose: Estimates the pose of the goal, to which the planner steers; None: it plans by energies.
     """
 
     planner: RecedingHorizonPlanner
@@ -46,6 +56,7 @@ class ControllerModel:
     step_s: float
     goal_threshold: float
     per_step: bool
+    goal_pose: GoalPoseEstimator | None = None
 
     @classmethod
     def from_config(
@@ -56,10 +67,22 @@ class ControllerModel:
         step_s: float,
         goal_threshold: float,
         per_step: bool = False,
+        action_names: Sequence[str] = (),
     ) -> ControllerModel:
-        """Return a model with the planner of ``config``, whose search must fit the model."""
+        """Return a model with the planner of ``config``, whose search must fit the model.
+
+        Raises:
+            JepaRuntimeError: The search is steering, and the actions do not drive such a robot.
+        """
+        search: CEM | MPPI | Steering
+        if isinstance(config.search, SteeringConfig):
+            drive = DifferentialDrive.of(action_names)
+            search = Steering(config.search, limits, drive, step_s=step_s, seed=config.seed)
+            goal_pose = GoalPoseEstimator(drive, seed=config.seed)
+        else:
+            search, goal_pose = create_search(config.search, limits, seed=config.seed), None
         planner = RecedingHorizonPlanner(
-            create_search(config.search, limits, seed=config.seed),
+            search,
             step_s=step_s,
             goal_threshold=goal_threshold,
             reached_after=config.reached_after,
@@ -70,7 +93,12 @@ class ControllerModel:
             discount=config.discount,
         )
         return cls(
-            planner=planner, limits=limits, step_s=step_s, goal_threshold=goal_threshold, per_step=per_step
+            planner=planner,
+            limits=limits,
+            step_s=step_s,
+            goal_threshold=goal_threshold,
+            per_step=per_step,
+            goal_pose=goal_pose,
         )
 
     def approach(self, planned: NDArray[np.floating], elapsed_ns: int) -> NDArray[np.floating]:
@@ -94,6 +122,8 @@ class Controller:
         goal_timeout_s: Time after which a latched goal expires, reached or not; 0: never.
         stop_timeout_s: Time without a stop message after which the robot is stopped; 0: the last message is
             valid until the next.
+        compensate_latency: See :class:`~jepa_runtime.control.config.ControllerConfig`.
+        actuation_delay_s: The same.
         clock: Monotonic seconds, the same as that of the safety monitor.
 
     Attributes:
@@ -107,6 +137,8 @@ class Controller:
         *,
         timeout_s: float,
         clock: Callable[[], float],
+        compensate_latency: bool = True,
+        actuation_delay_s: float = 0.0,
         goal_timeout_s: float = 0.0,
         stop_timeout_s: float = 0.0,
     ) -> None:
@@ -118,10 +150,15 @@ class Controller:
         self._model: ControllerModel | None = None
         # Arrival of the newest futures, and time of their image.
         self._futures_s = self._image_s = clock()
+        self._compensates_latency = compensate_latency
+        self._actuation_delay_s = actuation_delay_s
+        self._latency = LatencyEstimate()
+        # Age of the image when the futures arrived, until its command is sent; None: it has no valid age.
+        self._pending_age_s: float | None = None
         # Whether the last decision permits motion and its plan is still valid.
         self._is_decision_valid = False
         # Unconfirmed motion at which the present direction is avoided next.
-        self._blocked_at = _BLOCKED
+        self._blocked_at = BLOCKED_RATIO
         # Stamp of the previous image, and the time since then.
         self._stamp_ns = self._elapsed_ns = 0
         # Stamp of the goal that ended last, until another one is active: the world model may still have it,
@@ -131,6 +168,9 @@ class Controller:
         self._stop_timeout_s = stop_timeout_s
         # Time of the last stop message.
         self._stop_message_s = -math.inf
+        # The newest given pose of a goal, the stamp of that goal, and of the image in whose frame it is.
+        self._given_pose: tuple[RelativePose, int, int] | None = None
+        self._given_pose_check = GivenPoseCheck()
 
     @classmethod
     def from_config(cls, config: ControllerConfig, *, clock: Callable[[], float]) -> Controller:
@@ -144,6 +184,8 @@ class Controller:
         return cls(
             monitor,
             timeout_s=config.futures_timeout_s,
+            compensate_latency=config.compensate_latency,
+            actuation_delay_s=config.actuation_delay_s,
             goal_timeout_s=config.goal_timeout_s,
             stop_timeout_s=config.stop_timeout_s,
             clock=clock,
@@ -153,6 +195,16 @@ class Controller:
     def may_move(self) -> bool:
         """Whether the last command is still valid."""
         return self._is_decision_valid and not self.safety_monitor.holds
+
+    @property
+    def latency_s(self) -> float:
+        """Time from an image to its command, as measured over the last decisions."""
+        return self._latency.value_s
+
+    @property
+    def delay_s(self) -> float:
+        """Time from an image to its command that candidates state; 0: latency is not compensated."""
+        return self.latency_s if self._compensates_latency else 0.0
 
     @property
     def iterations(self) -> int:
@@ -184,11 +236,60 @@ class Controller:
         self.safety_monitor.release(*RETRIED)
         self.safety_monitor.allow_retry()
         self.goal, self._ended_goal_ns = goal, None
+        self._given_pose_check.reset()
         self._latched_goal.goal_requested()
         self._apply_goal_threshold()
         self._restart()
         if StopCause.STOPPED in self.safety_monitor.holds:
             self.end_goal(Outcome.ABORTED, self.safety_monitor.holds[StopCause.STOPPED])
+
+    def move_goal(self, goal_ns: int, *, is_via: bool) -> bool:
+        """Continue the requested goal in progress to another one, without a stop.
+
+        The robot drives by its present plan until the futures for the new goal arrive. The safety monitor is
+        not affected.
+
+        Args:
+            goal_ns: Stamp of the new goal.
+            is_via: See :class:`GoalConfig`.
+
+        Returns:
+            Whether a goal is in progress.
+        """
+        if self.goal is None:
+            return False
+        self.goal.move(goal_ns, is_via=is_via, now_s=self._clock())
+        if self._model is not None:
+            self._model.planner.continue_to(goal_ns)
+            if self._model.goal_pose is not None:
+                self._model.goal_pose.continue_to(goal_ns)
+        return True
+
+    def set_goal_pose(self, pose: RelativePose, *, goal_ns: int, stamp_ns: int) -> None:
+        """Use a pose of the goal with :attr:`GoalConfig.pose_is_given`, until it is older than the timeout.
+
+        If the poses do not follow the motion that is commanded and that the images show, the goal is aborted.
+
+        Args:
+            pose: The pose. Values that are not finite count as unknown.
+            goal_ns: Stamp of the goal. Poses of other goals are ignored.
+            stamp_ns: Stamp of the image in whose frame the pose is.
+        """
+        self._given_pose = pose, goal_ns, stamp_ns
+        goal, estimator = self.goal, None if self._model is None else self._model.goal_pose
+        is_used = goal is not None and goal.config.pose_is_given and goal_ns == goal.config.goal_ns
+        if estimator is None or not is_used:
+            return
+        time_s = self._image_s - (self._stamp_ns - stamp_ns) / 1e9
+        problem = self._given_pose_check.add(
+            pose,
+            goal_ns,
+            time_s=time_s,
+            commands=estimator.commands,
+            is_blocked=self.safety_monitor.unconfirmed_ratio >= BLOCKED_RATIO,
+        )
+        if problem:
+            self.end_goal(Outcome.ABORTED, problem)
 
     def end_goal(self, outcome: Outcome, reason: str) -> None:
         """End the requested goal, if there is one, and stop the robot."""
@@ -229,10 +330,11 @@ class Controller:
             publishers=futures.image_publishers,
         )
         self.safety_monitor.release(StopCause.STALE)
-        if age_s > self.timeout_s:
+        self._pending_age_s = None
+        if age_s > self._age_limit_s:
             self.safety_monitor.hold(
                 StopCause.OLD,
-                f"the image was {age_s:.2f} s old when its futures arrived (limit: {self.timeout_s:g} s)",
+                f"the image was {age_s:.2f} s old when its futures arrived (limit: {self._age_limit_s:g} s)",
             )
         elif age_s < -self.timeout_s:
             self.safety_monitor.hold(
@@ -242,7 +344,8 @@ class Controller:
             )
         else:
             self.safety_monitor.release(StopCause.OLD)
-            self._image_s -= max(age_s, 0.0)
+            self._pending_age_s = max(age_s, 0.0)
+            self._image_s -= self._pending_age_s
         if self._elapsed_ns > self.timeout_s * 1e9:
             # No timeout was noticed in between: the clock was set forward, and the plan is for another time.
             self._restart()
@@ -286,8 +389,12 @@ class Controller:
 
     def set_command(self, action: NDArray[np.floating]) -> None:
         """Note that ``action`` [A] was sent to the robot as decided; the plan continues from it."""
+        if self._pending_age_s is not None:
+            self._latency.add(self._pending_age_s + self._clock() - self._futures_s)
+            self._pending_age_s = None
         if self._model is not None:
             self._model.planner.last_command = np.asarray(action, np.float32)
+            self._note_sent(self._model, action)
             self.safety_monitor.motion.set_command(self._model.limits.effort(action))
         if self._is_decision_valid:
             self.safety_monitor.decision_executed()
@@ -328,6 +435,13 @@ class Controller:
         message = self.state.name.lower() + (expired if self._latched_goal.is_expired else "")
         return self.safety_monitor.verdict(Verdict(level, message))
 
+    @property
+    def _age_limit_s(self) -> float:
+        """Age of an image at which the robot is stopped: no plan may start beyond the model's horizon."""
+        if self._model is None or not self._compensates_latency:
+            return self.timeout_s
+        return min(self.timeout_s, self._model.planner.horizon_s - self._actuation_delay_s)
+
     def _note(self, decision: Decision) -> Decision:
         self.state = decision.state
         self._is_decision_valid = decision.command is not None or decision.state in _AT_REST
@@ -346,6 +460,20 @@ class Controller:
         if futures.is_unusable:
             self.safety_monitor.hold(StopCause.FAULT, "the energies to the goal are not finite")
             return self._hold()
+        if model.goal_pose is not None and futures.goal_stamp_ns is not None:
+            futures = replace(
+                futures, goal_pose=self._estimate_goal_pose(model.goal_pose, futures, futures.goal_stamp_ns)
+            )
+            unread_s = self._image_s - model.goal_pose.read_s
+            if unread_s > self.timeout_s:
+                self.safety_monitor.hold(
+                    StopCause.NO_POSE,
+                    f"the client of the goal has not published its pose for {unread_s:.2f} s"
+                    if goal is not None and goal.config.pose_is_given
+                    else f"the model has not read the pose of the goal for {unread_s:.2f} s: steering needs "
+                    "a model with a relative pose graph",
+                )
+                return self._hold()
         decision = self._check_command(model, model.planner.update(futures))
         if decision.state is State.HELD:
             # The command is forbidden; its plan says nothing about the goal.
@@ -364,9 +492,37 @@ class Controller:
                 step_ns=round(model.step_s * 1e9),
                 energy=futures.current_energy,
                 stuck_count=model.planner.stuck_count,
-                reached=decision.state is State.REACHED,
+                reached=decision.state is State.REACHED and futures.goal_stamp_ns == goal.config.goal_ns,
             )
         return decision
+
+    def _estimate_goal_pose(
+        self, estimator: GoalPoseEstimator, futures: PlannerInput, goal_ns: int
+    ) -> RelativePose | None:
+        """Return the pose of the goal when the command that answers ``futures`` takes effect."""
+        reading, read_s, odometry = futures.goal_pose, self._image_s, futures.odometry
+        if self.goal is not None and self.goal.config.pose_is_given:
+            # Its client has used the odometry already.
+            reading = odometry = None
+            if self._given_pose is not None and self._given_pose[1] == goal_ns:
+                age_s = (futures.stamp_ns - self._given_pose[2]) / 1e9
+                if abs(age_s) <= self.timeout_s:
+                    reading, read_s = self._given_pose[0], self._image_s - age_s
+        effect_s = self._image_s
+        if self._compensates_latency:
+            effect_s = self._futures_s + self._actuation_delay_s
+        return estimator.update(
+            reading,
+            goal_ns,
+            image_s=self._image_s,
+            effect_s=effect_s,
+            odometry=odometry,
+            read_s=read_s,
+        )
+
+    def _note_sent(self, model: ControllerModel, action: NDArray[np.floating]) -> None:
+        if model.goal_pose is not None:
+            model.goal_pose.commands.add(action, self._clock() + self._actuation_delay_s)
 
     def _check_command(self, model: ControllerModel, decision: Decision) -> Decision:
         """Hold a forbidden command; limit the change of an allowed one."""
@@ -396,8 +552,8 @@ class Controller:
         model, unconfirmed = self._model, self.safety_monitor.unconfirmed_ratio
         if model is None:
             return
-        if unconfirmed < _BLOCKED:
-            self._blocked_at = _BLOCKED
+        if unconfirmed < BLOCKED_RATIO:
+            self._blocked_at = BLOCKED_RATIO
             model.planner.confirm_motion()
         elif unconfirmed >= self._blocked_at and np.any(model.planner.last_command):
             model.planner.avoid(model.planner.last_command)
@@ -413,7 +569,8 @@ class Controller:
         self.safety_monitor.motion.set_command(0.0)
         if self._model is not None:
             planner = self._model.planner
-            is_blocked = self.safety_monitor.doubts_motion and self._blocked_at == _BLOCKED
+            self._note_sent(self._model, np.zeros_like(self._model.limits.low))
+            is_blocked = self.safety_monitor.doubts_motion and self._blocked_at == BLOCKED_RATIO
             if is_blocked and np.any(planner.last_command):
                 planner.avoid(planner.last_command)
             planner.restart()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jepa_runtime.control.progress_checker import PROGRESS
 from jepa_runtime.util.compat import StrEnum
@@ -38,6 +38,8 @@ class GoalConfig:
         timeout_s: Time after which it ends; None: never.
         give_up_after: The goal ends as stuck once the robot was stuck this many times without progress.
         failure_tolerance_s: The goal is aborted once the robot has been stopped for longer than this.
+        is_via: Reaching it does not end it: the robot waits there for :meth:`GoalTracker.move`.
+        pose_is_given: Its pose is given to :meth:`Controller.set_goal_pose`, instead of read by the model.
     """
 
     goal_ns: int
@@ -45,6 +47,8 @@ class GoalConfig:
     timeout_s: float | None
     give_up_after: int
     failure_tolerance_s: float
+    is_via: bool = False
+    pose_is_given: bool = False
 
 
 class GoalTracker:
@@ -61,6 +65,7 @@ class GoalTracker:
         is_replaced: The goal ended because another one was set.
         energy: Energy of the newest image; NaN: unknown.
         best_energy: Lowest energy so far; NaN: unknown.
+        is_reached: The robot is at the present goal.
         steps: Model steps so far, by the stamps of the images; jumps of their clock do not count.
         duration_s: Time since the goal was accepted.
     """
@@ -69,13 +74,16 @@ class GoalTracker:
         self.config = config
         self.result: GoalResult | None = None
         self.is_set = False
-        self.is_replaced = False
+        self.is_replaced = self.is_reached = False
         self._ended = threading.Event()
         self.energy = self.best_energy = math.nan
         self.steps = 0
         self.duration_s = 0.0
-        self._accepted_s = now_s
+        # When the goal was accepted, and when its timeout started.
+        self._accepted_s = self._moved_s = now_s
         self._newest_ns: int | None = None
+        # Stamps of earlier goals, until the futures for the present one arrive.
+        self._earlier_ns: set[int] = set()
         self._elapsed_ns = 0
         self._stuck_count = 0
 
@@ -92,6 +100,17 @@ class GoalTracker:
         self._ended.set()
         return True
 
+    def move(self, goal_ns: int, *, is_via: bool, now_s: float) -> None:
+        """Continue to another goal: futures for the earlier ones are valid until those for this one arrive.
+
+        The timeout starts again.
+        """
+        self._earlier_ns.add(self.config.goal_ns)
+        self.config = replace(self.config, goal_ns=goal_ns, is_via=is_via)
+        self.is_reached = False
+        self._moved_s = now_s
+        self.reset_energies()
+
     def wait(self) -> GoalResult:
         """Wait for the result; for use in another thread."""
         self._ended.wait()
@@ -107,6 +126,9 @@ class GoalTracker:
         if not self.is_set:
             return False
         if goal_ns == self.config.goal_ns:
+            self._earlier_ns.clear()
+            return True
+        if goal_ns in self._earlier_ns:
             return True
         if self.has_futures:
             self.is_replaced = goal_ns is not None
@@ -123,7 +145,7 @@ class GoalTracker:
             step_ns: Duration of a model step.
             energy: Energy of the image to the goal.
             stuck_count: How often the robot has been stuck, with any goal.
-            reached: Whether the goal is reached.
+            reached: Whether the present goal is reached.
         """
         if self._newest_ns is None:
             self._stuck_count = stuck_count
@@ -138,7 +160,8 @@ class GoalTracker:
         if energy < best:
             self.best_energy = energy
         attempts = stuck_count - self._stuck_count
-        if reached:
+        self.is_reached = reached
+        if reached and not self.config.is_via:
             self.finish(Outcome.REACHED, f"the energy is {energy:.4g}")
         elif attempts >= self.config.give_up_after:
             self.finish(
@@ -161,7 +184,7 @@ class GoalTracker:
         self.duration_s = now_s - self._accepted_s
         config = self.config
         is_overdue = self.duration_s > config.failure_tolerance_s
-        if config.timeout_s is not None and self.duration_s > config.timeout_s:
+        if config.timeout_s is not None and now_s - self._moved_s > config.timeout_s:
             self.finish(Outcome.TIMEOUT, f"not reached within {config.timeout_s:g} s")
         elif is_overdue and stopped_reason:
             self.finish(Outcome.ABORTED, stopped_reason)

@@ -1,4 +1,4 @@
-"""Published planner settings by name, as baselines and starting points.
+"""Planner settings by name: those of publications, as baselines and starting points, and those of this robot.
 
 What the publications leave to the robot is left to the robot here too: actions are limited by the bundle, and
 standard deviations are fractions of half that range. Each plan starts from scratch: V-JEPA 2-AC and eb_jepa
@@ -16,6 +16,7 @@ from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.cem import CEMConfig
 from jepa_runtime.planning.mppi import MPPIConfig
+from jepa_runtime.planning.steering import SteeringConfig
 
 
 def vjepa2_ac() -> ControllerConfig:
@@ -77,8 +78,17 @@ def two_rooms() -> ControllerConfig:
     return ControllerConfig()
 
 
-PRESETS = {create.__name__: create for create in (vjepa2_ac, lewm, eb_jepa, two_rooms)}
-"""The functions that create the settings of published planners, by name."""
+def steering() -> ControllerConfig:
+    """Return the settings that steer to the pose of the goal, for models that read poses.
+
+    The energy to a goal behind the robot hardly falls while it turns around, so that it has longer than in
+    ``two_rooms`` before it is stuck.
+    """
+    return ControllerConfig(search=SteeringConfig(), stuck_after_s=4.0)
+
+
+PRESETS = {create.__name__: create for create in (vjepa2_ac, lewm, eb_jepa, two_rooms, steering)}
+"""The functions that create the settings of planners, by name."""
 
 
 def preset(name: str) -> ControllerConfig:

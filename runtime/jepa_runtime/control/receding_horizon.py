@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from jepa_runtime.control.goal_checker import GoalChecker
 from jepa_runtime.control.progress_checker import ProgressChecker
 from jepa_runtime.control.recovery import BlockedDirections, RecoveryMotion
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.energies import ReductionName, plan_costs
+from jepa_runtime.util.poses import Pose
 
 # Candidates may still be under evaluation when the next futures arrive. After this many images without an
 # answer they are lost.
@@ -47,6 +49,8 @@ class Search(Protocol):
     def shift(self, steps: int = 1, *, executed: NDArray[np.float32] | None = None) -> None: ...
     def reset(self) -> None: ...
     def directions(self, speed: float) -> NDArray[np.float32]: ...
+    def set_goal_pose(self, pose: RelativePose | None) -> None: ...
+    def pose_ratio(self, pose: RelativePose | None) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,9 @@ class PlannerInput:
         goal_requested: The goal was set by a request; otherwise it is latched.
         history_reset: Why the history was reset with this image; empty: it was not.
         image_publishers: Publishers of the image topic; 0: unknown.
+        goal_pose: Pose of the goal in the frame of the image, and of the command that answers it for
+            :class:`RecedingHorizonPlanner`; None: the model did not read it. Only steering uses it.
+        odometry: Pose of the robot at the image by odometry [3]; None: unknown. Only steering uses it.
     """
 
     stamp_ns: int
@@ -73,6 +80,8 @@ class PlannerInput:
     goal_requested: bool = False
     history_reset: str = ""
     image_publishers: int = 0
+    goal_pose: RelativePose | None = None
+    odometry: Pose | None = None
 
     @property
     def is_unusable(self) -> bool:
@@ -144,6 +153,8 @@ class RecedingHorizonPlanner:
         self._recovery = RecoveryMotion(round(recovery_s * 1e9))
         self._blocked = BlockedDirections(self._stuck_after_ns)
         self._newest_ns = 0
+        # Stamp of the goal to which the present plan continues.
+        self._continued_ns: int | None = None
         self._begin(None)
 
     @property
@@ -154,6 +165,11 @@ class RecedingHorizonPlanner:
     @goal_threshold.setter
     def goal_threshold(self, threshold: float) -> None:
         self._goal_checker.threshold = threshold
+
+    @property
+    def horizon_s(self) -> float:
+        """Duration of a plan."""
+        return len(self._search.mean) * self._step_ns / 1e9
 
     @property
     def executed(self) -> NDArray[np.float32] | None:
@@ -176,6 +192,10 @@ class RecedingHorizonPlanner:
         """Note that images show the robot's motion."""
         self._blocked.confirm_motion()
 
+    def continue_to(self, goal_ns: int) -> None:
+        """Keep the plan when the goal with this stamp becomes active: it lies beyond the present one."""
+        self._continued_ns = goal_ns
+
     def restart(self) -> None:
         """Discard the plan, since the robot was stopped.
 
@@ -189,19 +209,22 @@ class RecedingHorizonPlanner:
         if futures.goal_stamp_ns is None:
             self._begin(None)
             return Decision(State.IDLE, None, None)
+        if futures.goal_stamp_ns == self._continued_ns != self._goal_ns:
+            self._continue(futures.goal_stamp_ns)
         # If the clock was set back, earlier stamps mean nothing.
         if futures.goal_stamp_ns != self._goal_ns or futures.stamp_ns < self._newest_ns:
             self._begin(futures.goal_stamp_ns)
         elapsed_ns = futures.stamp_ns - self._newest_ns if self._newest_ns else 0
         self._newest_ns = futures.stamp_ns
         was_reached = self._goal_checker.is_reached
-        if self._goal_checker.update(futures.current_energy):
+        if self._goal_checker.update(futures.current_energy, self._search.pose_ratio(futures.goal_pose)):
             self._state = State.REACHED
             return Decision(State.REACHED, None, None)
         if was_reached:
             self._begin(self._goal_ns)
         self._learn_and_shift(futures, elapsed_ns)
         self._check_progress(futures, elapsed_ns)
+        self._search.set_goal_pose(futures.goal_pose)
         return self._decide(futures)
 
     def refine(self, futures: PlannerInput) -> Decision:
@@ -228,6 +251,11 @@ class RecedingHorizonPlanner:
         self._candidates: NDArray[np.floating] | None = None
         self._recovery.reset()
         self._newest_ns = 0
+
+    def _continue(self, goal_ns: int) -> None:
+        self._goal_ns, self._state = goal_ns, State.SEEKING
+        self._progress_checker.reset()
+        self._goal_checker.reset()
 
     def _decide(self, futures: PlannerInput) -> Decision:
         recovery_action = self._recovery.action(futures.stamp_ns)

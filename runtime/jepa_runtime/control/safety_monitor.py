@@ -30,6 +30,7 @@ class StopCause(Enum):
     OLD = "old", Level.WARN
     STALE = "stale", Level.STALE
     UNANSWERED = "unanswered", Level.WARN
+    NO_POSE = "no_pose", Level.WARN
 
     def __init__(self, label: str, level: Level) -> None:
         self.label = label
@@ -37,7 +38,7 @@ class StopCause(Enum):
 
 
 # Only a decision that may be executed shows that these are over. Until then the planner tries again.
-RETRIED = frozenset({StopCause.FAULT, StopCause.FORBIDDEN, StopCause.UNANSWERED})
+RETRIED = frozenset({StopCause.FAULT, StopCause.FORBIDDEN, StopCause.UNANSWERED, StopCause.NO_POSE})
 # Causes in the images. A robot that stands learns nothing about them: it is released on probation, and only
 # this many times before its motion was confirmed.
 _PROBATION = frozenset({StopCause.CAMERAS, StopCause.FROZEN, StopCause.DISCONTINUOUS, StopCause.SURPRISE})
@@ -117,9 +118,14 @@ class SafetyMonitor:
         return self.motion.total_s / self._limit_s if self._frozen_after_s else 0.0
 
     @property
+    def cause(self) -> StopCause | None:
+        """The most serious cause; None: there is none."""
+        return next((cause for cause in StopCause if cause in self.holds), None)
+
+    @property
     def reason(self) -> str:
         """Reason of the most serious cause; empty: there is none."""
-        return next((self.holds[cause] for cause in StopCause if cause in self.holds), "")
+        return "" if self.cause is None else self.holds[self.cause]
 
     def hold(self, cause: StopCause, reason: str) -> None:
         """Hold the robot for ``cause``; its reason may change while it lasts."""

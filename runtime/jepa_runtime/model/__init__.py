@@ -16,6 +16,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from jepa_runtime.model.compiled_graphs import graphs, runnable_precisions
     from jepa_runtime.model.parity import Parity, cosines, golden_parity
+    from jepa_runtime.model.relative_pose import RelativePose
     from jepa_runtime.model.world_model import Futures, StepOutcome, WorldModel
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -23,6 +24,7 @@ else:
         {
             "compiled_graphs": ["graphs", "runnable_precisions"],
             "parity": ["Parity", "cosines", "golden_parity"],
+            "relative_pose": ["RelativePose"],
             "world_model": ["Futures", "StepOutcome", "WorldModel"],
         },
     )
@@ -30,6 +32,7 @@ else:
 __all__ = [
     "Futures",
     "Parity",
+    "RelativePose",
     "StepOutcome",
     "WorldModel",
     "cosines",

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_runtime.backends.base import Array, Backend, Graph, LinkableSession, Session, Shape
-from jepa_runtime.bundle import ROLES, Bundle, Manifest, Role, Target, Variant
-from jepa_runtime.bundle.manifest import blob_metadata_path, blob_path, check_futures_size
+from jepa_runtime.bundle import GOAL_ROLES, ROLES, Bundle, Manifest, Role, Target, Variant
+from jepa_runtime.bundle.manifest import (
+    POSE_BATCH,
+    POSE_SIZE,
+    blob_metadata_path,
+    blob_path,
+    check_futures_size,
+    compiled_candidates,
+)
 from jepa_runtime.errors import BackendError, BundleError, JepaRuntimeError
 
 _Tensors = dict[str, tuple[Shape, type[np.generic]]]
-# OpenVINO 2026.4 crashes the process when it compiles a quantized predictor for 2 to 8 candidates, but not
-# for 1, or for 9 and more. A few unused candidates cost almost nothing.
-_MIN_CANDIDATES = 16
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class CompiledGraphs:
         precision: The precision.
         variants: The compiled variant of each graph.
         encoder_sha256: The hash of the encoder's files.
+        energy_sha256: The hash of the energy's files; empty without an energy graph.
         encoder: Encodes one frame.
         predictor: Predicts K candidates over H steps.
         predict_one: Predicts one candidate, over one step if there is a step graph. It is a separate session
@@ -36,22 +41,29 @@ class CompiledGraphs:
         energy_one: Computes the energy of one state; a separate session if that is cheaper.
         energy_of_futures: Computes the energies of the predictor's output on the device; None if the engine
             cannot.
+        relative_pose: Reads the poses of a goal in the frames of several states; None if the bundle has no
+            relative pose graph.
+        relative_pose_one: Reads the pose in the frame of one state; a separate session if that is cheaper.
     """
 
     precision: str
     variants: Mapping[Role, Variant]
     encoder_sha256: str
+    energy_sha256: str
     encoder: Session
     predictor: Session
     predict_one: Session
     energy: Session | None
     energy_one: Session | None
     energy_of_futures: Session | None
+    relative_pose: Session | None
+    relative_pose_one: Session | None
 
     def close(self) -> None:
         """Close all sessions."""
         energies = self.energy_of_futures, self.energy, self.energy_one
-        for session in (*energies, self.predict_one, self.predictor, self.encoder):
+        poses = self.relative_pose, self.relative_pose_one
+        for session in (*poses, *energies, self.predict_one, self.predictor, self.encoder):
             if session is not None:
                 session.close()
 
@@ -110,29 +122,39 @@ def open_sessions(
                 sessions.append(session)
             return sessions
 
+        def load_optional(role: Role) -> tuple[Session | None, Session | None]:
+            """Return the sessions for several states and for one."""
+            if role not in chosen.variants:
+                return None, None
+            several, *one = load(role, *chosen.sizes[role])
+            return several, one[0] if one else several
+
         (encoder,) = load("encoder", 1)
         *ones, predictor = load("predictor", *chosen.sizes["predictor"])
         (one,) = load("step", *chosen.sizes["step"]) if "step" in chosen.variants else ones or [predictor]
-        energy = energy_one = of_futures = None
-        if "energy" in chosen.variants:
-            energy, *singly = load("energy", *chosen.sizes["energy"])
-            energy_one = singly[0] if singly else energy
-            if isinstance(energy, LinkableSession) and (
-                of_futures := energy.link("latents", predictor, "futures")
-            ):
-                opened.callback(of_futures.close)
+        energy, energy_one = load_optional("energy")
+        of_futures = None
+        if isinstance(energy, LinkableSession) and (
+            of_futures := energy.link("latents", predictor, "futures")
+        ):
+            opened.callback(of_futures.close)
+        relative_pose, relative_pose_one = load_optional("relative_pose")
         encoder_sha256 = _sha256(manifest, chosen.variants["encoder"])
+        energy_sha256 = _sha256(manifest, chosen.variants["energy"]) if "energy" in chosen.variants else ""
         opened.pop_all()
         return CompiledGraphs(
             precision=chosen.precision,
             variants=chosen.variants,
             encoder_sha256=encoder_sha256,
+            energy_sha256=energy_sha256,
             encoder=encoder,
             predictor=predictor,
             predict_one=one,
             energy=energy,
             energy_one=energy_one,
             energy_of_futures=of_futures,
+            relative_pose=relative_pose,
+            relative_pose_one=relative_pose_one,
         )
 
 
@@ -159,7 +181,7 @@ def graphs(
 class _Chosen:
     """Represent the chosen variant of each graph, and the sizes for which it is compiled.
 
-    Sizes are the K of predictor and step, and the N of the energy.
+    Sizes are the K of predictor and step, and the N of energy and relative pose.
     """
 
     precision: str
@@ -179,25 +201,27 @@ def _choose(
         if role == "step":
             predictor = variants["predictor"]
             offered = [each for each in offered if _kind(each) == _kind(predictor)]
-        # An energy graph need not exist in every precision: it is small, and its input matters more.
+        # Energy and relative pose need not exist in every precision: they are small, and their inputs matter
+        # more.
         fitting = [variant for variant in offered if variant.precision == precision] or offered
         if fitting:
             variants[role] = min(fitting, key=lambda variant: targets.index(variant.target))
     # Fixed shapes are for the num_samples of the bundle; unused candidates are ignored.
-    fixed = {role: variant.target == "npu" for role, variant in variants.items()}
-    limit = _candidates(manifest.num_samples)
+    fixed = {role: variant.has_fixed_shapes for role, variant in variants.items()}
+    limit = compiled_candidates(manifest.num_samples)
     if fixed["predictor"] and num_samples > limit:
         raise BundleError(
-            f"{bundle.path}: its predictor for npu has fixed shapes, for {limit} candidates, and "
-            f"{num_samples} were requested: request at most {limit}",
+            f"{bundle.path}: its predictor for {variants['predictor'].target} has fixed shapes, for {limit} "
+            f"candidates, and {num_samples} were requested: request at most {limit}",
             code="bundle.variant_missing",
         )
-    count = limit if fixed["predictor"] else _candidates(num_samples)
+    count = limit if fixed["predictor"] else compiled_candidates(num_samples)
     sizes: dict[Role, list[int]] = {
         "encoder": [1],
         "predictor": [count] if count == 1 or "step" in variants else [1, count],
         "step": [1],
         "energy": [num_samples * manifest.horizon, 1],
+        "relative_pose": [POSE_BATCH] if fixed.get("relative_pose") else [POSE_BATCH, 1],
     }
     if fixed.get("energy"):
         sizes["energy"] = [manifest.num_samples * manifest.horizon]
@@ -206,11 +230,6 @@ def _choose(
 
 def _kind(variant: Variant) -> tuple[str, str]:
     return variant.target, variant.precision
-
-
-def _candidates(num_samples: int) -> int:
-    """Return the number of candidates for which a predictor is compiled."""
-    return num_samples if num_samples == 1 else max(num_samples, _MIN_CANDIDATES)
 
 
 def _check_num_samples(bundle: Bundle, num_samples: int) -> None:
@@ -265,7 +284,10 @@ def _graph(bundle: Bundle, variant: Variant) -> Graph:
 
 
 def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tensors]:
-    """Return inputs and outputs of a graph; ``size`` is the K of the predictor or the N of the energy."""
+    """Return inputs and outputs of a graph.
+
+    ``size`` is the K of the predictor, or the N of energy and relative pose.
+    """
     frame, latent = manifest.io.frame, (manifest.io.latent.tokens, manifest.io.latent.dim)
     history_size, horizon, actions = manifest.history_size, manifest.horizon, manifest.action_size
     if role == "encoder":
@@ -273,10 +295,11 @@ def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tens
             {"frame": ((1, frame.height, frame.width, frame.channels), np.uint8)},
             {"latent": ((1, *latent), np.float32)},
         )
-    if role == "energy":
+    if role in GOAL_ROLES:
+        values = () if role == "energy" else (POSE_SIZE,)
         return (
             {"latents": ((size, *latent), np.float32), "goal": ((1, *latent), np.float32)},
-            {"energy": ((size,), np.float32)},
+            {role: ((size, *values), np.float32)},
         )
     if role == "step":
         horizon = 1

@@ -30,6 +30,8 @@ MAX_CHANGE_ERROR = 0.8
 # step, and INT8 has errors of the same size.)
 _MIN_CHANGE: dict[str, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 1e-2, "int8": 1e-2}
 _TINY = 1e-12
+# The column of the yaw in relative poses.
+_YAW = 2
 # A graph, its outputs, and the reference outputs.
 _Compared = tuple[Role, NDArray[np.float32], NDArray[np.float32]]
 
@@ -39,10 +41,11 @@ class Parity:
     """Represent how closely one graph reproduces its reference outputs.
 
     Attributes:
-        graph: encoder, predictor, step or energy.
+        graph: encoder, predictor, step, energy or relative_pose.
         precision: The requested precision.
         mean_cosine: The mean over all vectors; NaN if an output is not finite.
-        min_cosine: The cosine of the worst vector (a token, or all energies together); NaN if an output is
+        min_cosine: The cosine of the worst vector (a token, all energies together, or all relative poses
+            together); NaN if an output is
             not finite.
         max_abs: The largest difference of two numbers; NaN if an output is not finite.
         tolerance: The tolerance of the bundle.
@@ -338,7 +341,27 @@ def _outputs(model: WorldModel, golden: GoldenOutputs) -> list[_Compared]:
         )
         expected = np.concatenate([np.stack([golden.energy] * 3), via_host])
         found.append(("energy", np.concatenate([states, on_device]), expected))
+    if golden.relative_pose is not None:
+        found.append(("relative_pose", *_poses(model, golden.latents, goal, golden.relative_pose)))
     return found
+
+
+def _poses(
+    model: WorldModel, latents: NDArray[np.float32], goal: NDArray[np.float32], golden: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the poses of single states and of several together, and the reference; all in one vector."""
+    reference = np.concatenate([golden] * 3)
+    try:
+        singly = np.stack([model.relative_poses(latent, goal) for latent in latents])
+        poses = np.concatenate([singly, model.relative_poses(np.concatenate([latents, latents]), goal)])
+    except BackendError as error:
+        if error.code != "backend.output_not_finite":
+            raise
+        poses = np.full_like(reference, np.nan)
+    # A yaw of -180 degrees is one of 180.
+    yaw = reference[:, _YAW]
+    poses[:, _YAW] = yaw + np.remainder(poses[:, _YAW] - yaw + np.pi, 2 * np.pi) - np.pi
+    return poses.reshape(1, -1), reference.reshape(1, -1)
 
 
 def _difference(computed: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float, float]:

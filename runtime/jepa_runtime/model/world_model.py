@@ -20,9 +20,11 @@ from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.backends.base import Backend, BackendOptions, ScalingSession, Session, TimedSession
 from jepa_runtime.backends.registry import create_backend, split_alternatives
 from jepa_runtime.bundle import Bundle, Manifest, Target
+from jepa_runtime.bundle.manifest import POSE_SIZE
 from jepa_runtime.errors import BackendError, BundleError, FrameError, JepaRuntimeError
 from jepa_runtime.imaging.conversion import ImageLike, as_array, check_rgb, resize_into
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
+from jepa_runtime.model.relative_pose import RelativePose, are_valid
 from jepa_runtime.model.rollouts import RolloutRequest, Rollouts
 from jepa_runtime.util.notebook_html import table
 from jepa_runtime.util.opencv import cv2, load_opencv
@@ -102,7 +104,10 @@ class WorldModel:
         num_samples: K, the maximum number of futures per call.
         latent_space: The identity of the latent space: two models with equal values can use each other's
             latents.
-        timings: The duration in ms of the last call: preprocess, encode, predict, energy.
+        energy_space: The identity of the energy: two models with equal values of this and of
+            ``latent_space`` compute the same energies. Empty: the mean squared difference.
+        timings: The duration in ms of the last call: preprocess, encode, predict, energy,
+            relative_pose.
         device_timings: The same of encode and predict on the device's clock, if it has one.
     """
 
@@ -116,7 +121,10 @@ class WorldModel:
         self.skipped_engines: tuple[str, ...] = ()
         self.num_samples = num_samples
         self.latent_space = sessions.encoder_sha256
-        self.timings: dict[str, float] = dict.fromkeys(("preprocess", "encode", "predict", "energy"), 0.0)
+        self.energy_space = sessions.energy_sha256
+        self.timings: dict[str, float] = dict.fromkeys(
+            ("preprocess", "encode", "predict", "energy", "relative_pose"), 0.0
+        )
         self.device_timings: dict[str, float] = {}
         self._backend = backend
         self._sessions: CompiledGraphs | None = sessions
@@ -228,6 +236,11 @@ class WorldModel:
     def manifest(self) -> Manifest:
         """The manifest of the bundle."""
         return self.bundle.manifest
+
+    @property
+    def reads_poses(self) -> bool:
+        """Whether the bundle has a relative pose graph: :meth:`goal_pose` returns where the goal is."""
+        return "relative_pose" in self.variants
 
     def __repr__(self) -> str:
         manifest, closed = self.manifest, ", closed" if self._sessions is None else ""
@@ -370,6 +383,33 @@ class WorldModel:
         energies = None if goal is None else self._energies(session, futures, goal)
         return Futures(futures, chosen, energies, self._error_bounds[: chosen.shape[1]].copy())
 
+    def advance(
+        self, latents: Floats, history_actions: NDArray[np.floating], actions: NDArray[np.floating]
+    ) -> tuple[Floats, Floats]:
+        """Return the history after further actions, with predicted latents in place of observed ones.
+
+        Args:
+            latents: [W, T, D], one step apart, oldest first.
+            history_actions: [W-1, A] between them.
+            actions: [n, A], each in force for a step.
+
+        Returns:
+            The latents [W, T, D] and the actions [W-1, A] between them, n steps later.
+
+        Raises:
+            ValueError: A shape is wrong, or an action is not finite.
+        """
+        session = self._open_here().predict_one
+        steps, width = session.inputs["actions"].shape[1], self.manifest.history_size
+        chosen = np.asarray(actions, np.float32)
+        between = np.asarray(history_actions, np.float32)
+        for start in range(0, len(chosen), steps):
+            part = chosen[start : start + steps]
+            predicted = self._rollouts.run(session, part[None], latents, between)[0]
+            latents = np.concatenate([latents, predicted])[-width:]
+            between = np.concatenate([between, part])[len(part) :]
+        return latents, between
+
     def predict_each(self, requests: Sequence[RolloutRequest]) -> list[Floats]:
         """Predict the future of each history under its own actions, of up to H steps.
 
@@ -402,20 +442,74 @@ class WorldModel:
             ValueError: A shape is wrong.
         """
         sessions = self._open_here()
-        self._check_goal(goal)
-        latent = self._latent_shape
-        if latents.shape[-2:] != latent:
-            raise ValueError(f"latents must be [..., {latent[0]}, {latent[1]}], got {list(latents.shape)}")
+        flat = self._states(latents, goal)
         began = time.perf_counter()
-        flat = latents.reshape(-1, *latent)
         energies: Floats = np.empty(len(flat), np.float32)
         session = sessions.energy_one if len(flat) == 1 else sessions.energy
         if session is None:
             _mean_squared(flat, goal, energies)
         else:
-            _in_blocks(session, flat, goal, energies)
+            _in_blocks(session, flat, goal, "energy", energies)
         self.timings["energy"] = (time.perf_counter() - began) * 1e3
         return energies.reshape(latents.shape[:-2])
+
+    def relative_poses(self, latents: Floats, goal: Floats) -> Floats:
+        """Read the pose of a goal in the frame of each state.
+
+        Args:
+            latents: [..., T, D].
+            goal: [T, D].
+
+        Returns:
+            float32 [..., 5]: the values of a :class:`RelativePose` in the order of its fields.
+
+        Raises:
+            BundleError: The bundle has no relative pose graph (:attr:`reads_poses`).
+            BackendError: A pose is not finite, or has a standard deviation that is not positive.
+            ValueError: A shape is wrong.
+        """
+        sessions = self._open_here()
+        flat = self._states(latents, goal)
+        session = sessions.relative_pose_one if len(flat) == 1 else sessions.relative_pose
+        if session is None:
+            raise BundleError(
+                f"{self.bundle.path}: has no relative pose graph, so this model reads no poses: use a bundle "
+                "that has one (jepa-runtime info)",
+                code="bundle.graph_missing",
+            )
+        began = time.perf_counter()
+        poses: Floats = np.empty((len(flat), POSE_SIZE), np.float32)
+        _in_blocks(session, flat, goal, "relative_pose", poses)
+        self.timings["relative_pose"] = (time.perf_counter() - began) * 1e3
+        if not are_valid(poses):
+            raise BackendError(
+                f"{self.engine}:{self.device} ({self.precision}): a relative pose is not finite, or has a "
+                "standard deviation that is not positive: use another precision or engine (jepa-runtime "
+                "verify)",
+                code="backend.output_not_finite",
+            )
+        return poses.reshape(*latents.shape[:-2], POSE_SIZE)
+
+    def goal_pose(self, goal: Floats, *, latent: Floats | None = None) -> RelativePose | None:
+        """Read the pose of a goal in the frame of an image.
+
+        Args:
+            goal: [T, D].
+            latent: [T, D] of the image; None: the frame encoded last.
+
+        Returns:
+            The pose; None if the bundle has no relative pose graph.
+
+        Raises:
+            BackendError: The pose is not finite, or has a standard deviation that is not positive.
+            ValueError: A shape is wrong, or no frame was encoded yet.
+        """
+        if not self.reads_poses:
+            return None
+        latent = self._last if latent is None else latent
+        if latent is None:
+            raise ValueError("no latent to read the pose from: encode a frame first, or give latent")
+        return RelativePose(*self.relative_poses(latent, goal).tolist())
 
     def _energies(self, predicted_by: Session, futures: Floats, goal: Floats) -> Floats:
         """Compute the energies of futures [K', H', T, D] that a session has just predicted."""
@@ -430,6 +524,14 @@ class WorldModel:
         energies: Floats = every[: futures.shape[0], : futures.shape[1]].copy()
         self.timings["energy"] = (time.perf_counter() - began) * 1e3
         return energies
+
+    def _states(self, latents: Floats, goal: Floats) -> Floats:
+        """Return latents [..., T, D] as [n, T, D]; check them and the goal."""
+        self._check_goal(goal)
+        latent = self._latent_shape
+        if latents.shape[-2:] != latent:
+            raise ValueError(f"latents must be [..., {latent[0]}, {latent[1]}], got {list(latents.shape)}")
+        return latents.reshape(-1, *latent)
 
     def _check_goal(self, goal: Floats) -> None:
         if goal.shape != self._latent_shape:
@@ -516,12 +618,12 @@ def _mean_squared(latents: Floats, goal: Floats, energies: Floats) -> None:
     energies[distances[:, 0] == _NO_DISTANCE] = np.nan
 
 
-def _in_blocks(session: Session, latents: Floats, goal: Floats, energies: Floats) -> None:
-    """Write ``energies`` [n] in blocks of the size of the session."""
+def _in_blocks(session: Session, latents: Floats, goal: Floats, output: str, values: Floats) -> None:
+    """Write the values [n, ...] of an output in blocks of the size of the session."""
     buffer = session.inputs["latents"]
     session.inputs["goal"][0] = goal
     for start in range(0, len(latents), len(buffer)):
         block = latents[start : start + len(buffer)]
         buffer[: len(block)] = block
         buffer[len(block) :] = 0
-        energies[start : start + len(block)] = session.run()["energy"][: len(block)]
+        values[start : start + len(block)] = session.run()[output][: len(block)]

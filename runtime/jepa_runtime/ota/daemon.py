@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import math
 import random
 import time
@@ -23,6 +24,8 @@ from jepa_runtime.util.systemd import notify
 
 T = TypeVar("T")
 Heartbeat = Callable[[], None]
+Log = Callable[[int, str], None]
+"""Takes log lines, each after its level of :mod:`logging`."""
 
 FIRST_PAUSE_S = 60.0
 _STDERR = 2
@@ -41,7 +44,7 @@ def run(
     round_: Callable[[Heartbeat], float | None],
     *,
     stopping: Event,
-    log: Callable[[str], None],
+    log: Log,
     root: Path,
     wake: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -68,7 +71,7 @@ def run(
                     heartbeat()
                     stopping.wait(min(left, _SLICE_S))
     except KeyboardInterrupt:
-        log("stopped")
+        log(logging.INFO, "stopped")
     finally:
         notify("STOPPING=1")
 
@@ -76,7 +79,7 @@ def run(
 def polling_round(
     open_client: Callable[..., AbstractContextManager[Client]],
     poll_s: Callable[[], float],
-    log: Callable[[str], None],
+    log: Log,
     alarms: Callable[[], list[str]] = list,
 ) -> Callable[[Heartbeat], float]:
     """Return the round of a robot that polls its repository: it runs one update.
@@ -100,9 +103,9 @@ def polling_round(
             next_s = pause_s(state, next_s)
         except UpdateError as error:
             failures += 1
-            log(f"error: {error}")
+            log(logging.ERROR, str(error))
         for alarm in alarms():
-            log(f"ALARM: {alarm}")
+            log(logging.CRITICAL, alarm)
         return min(next_s, retry_s(failures)) * jitter()
 
     return round_
@@ -214,10 +217,11 @@ def heartbeat_watchdog(stopping: Event) -> Iterator[Heartbeat]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _log_result(state: State, log: Callable[[str], None]) -> None:
+def _log_result(state: State, log: Log) -> None:
     active = "none" if state.current is None else state.current.version
     notify(f"STATUS={RESULT_NAMES[state.result]}; active model: {active}")
     log(
+        logging.INFO,
         f"{RESULT_NAMES[state.result]}; active model: {active}"
-        + (f": {state.reason}" if state.reason else "")
+        + (f": {state.reason}" if state.reason else ""),
     )

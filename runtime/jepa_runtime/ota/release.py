@@ -158,12 +158,14 @@ class Robot:
         engine: The engine of the serving process.
         precision: The precision of the active model; None: any.
         interface: The action interface that its software expects; None: any.
+        needs_poses: Whether its software may steer by poses that the model reads, as the active model does.
     """
 
     hardware_ids: tuple[str, ...]
     engine: str = DEFAULT_ENGINE
     precision: str | None = None
     interface: str | None = None
+    needs_poses: bool = False
 
 
 def pointer_path(channel: str, model_id: str) -> str:
@@ -218,16 +220,8 @@ def manifest_fields(manifest: Manifest) -> dict[str, Any]:
 
 
 def interface_digest(manifest: Manifest) -> str:
-    """Return a digest of what a robot's software relies on.
-
-    That is the actions, their units, limits and duration, and the number of predicted steps. Latents may
-    change.
-    """
-    relied_on = manifest.io.action.model_dump(mode="json") | {
-        "step_s": manifest.io.step_s,
-        "horizon": manifest.horizon,
-    }
-    return hashlib.sha256(json.dumps(relied_on, sort_keys=True).encode()).hexdigest()
+    """Return a digest of :meth:`~jepa_runtime.bundle.Manifest.interface`."""
+    return hashlib.sha256(json.dumps(manifest.interface(), sort_keys=True).encode()).hexdigest()
 
 
 def rollout_exclusion(release: Release, device_id: str) -> str:

@@ -476,10 +476,12 @@ class UpdateSteps:
 
     def _robot(self, state: State) -> Robot:
         """Return this robot; its software expects the interface of the active model."""
-        expected = None
-        if state.current is not None and not self.any_interface:
-            expected = interface_digest(self._first_readable_manifest(state))
-        return Robot(self.config.hardware_ids, self.config.engine, self.config.precision, expected)
+        robot = Robot(self.config.hardware_ids, self.config.engine, self.config.precision)
+        if state.current is None or self.any_interface:
+            return robot
+        active = self._first_readable_manifest(state)
+        needs_poses = bool(active.graphs.relative_pose)
+        return replace(robot, interface=interface_digest(active), needs_poses=needs_poses)
 
     def _first_readable_manifest(self, state: State) -> Manifest:
         """Return the manifest of the active, last known good or previous model, whichever is undamaged."""

@@ -22,6 +22,7 @@ from jepa_runtime.ota.transport.http_source import HttpSource
 from jepa_runtime.ota.transport.repository_sources import Limits
 from jepa_runtime.ota.trust.metadata import Floors
 from jepa_runtime.ota.trust.repository_trust import RepositoryTrust
+from jepa_runtime.util.argument_parser import ArgumentParser
 
 _ROOT = "provisioned_root"
 
@@ -63,7 +64,7 @@ def _download(trust: RepositoryTrust, name: str, folder: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jepa_runtime.ota.tuf_conformance", description=__doc__)
+    parser = ArgumentParser(prog="jepa_runtime.ota.tuf_conformance", description=__doc__)
     parser.add_argument("--metadata-dir", type=Path, required=True)
     parser.add_argument("--metadata-url")
     parser.add_argument("--target-name", action="append", default=[])

@@ -1,4 +1,4 @@
-"""Search for action sequences: CEM and MPPI, energies and costs, action limits, default candidates.
+"""Search for action sequences: CEM, MPPI and steering, energies and costs, action limits, default candidates.
 
 Example::
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from jepa_runtime.planning.action_limits import ActionLimits
     from jepa_runtime.planning.candidates import default_candidates
     from jepa_runtime.planning.cem import CEM, CEMConfig
+    from jepa_runtime.planning.differential_drive import DifferentialDrive
     from jepa_runtime.planning.energies import ENERGIES, mean_squared, plan_costs
     from jepa_runtime.planning.mppi import MPPI, MPPIConfig
     from jepa_runtime.planning.planner import Plan, Planner, create_search
     from jepa_runtime.planning.search import Search
+    from jepa_runtime.planning.steering import Steering, SteeringConfig
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -32,10 +34,12 @@ else:
             "action_limits": ["ActionLimits"],
             "candidates": ["default_candidates"],
             "cem": ["CEM", "CEMConfig"],
+            "differential_drive": ["DifferentialDrive"],
             "energies": ["ENERGIES", "mean_squared", "plan_costs"],
             "mppi": ["MPPI", "MPPIConfig"],
             "planner": ["Plan", "Planner", "create_search"],
             "search": ["Search"],
+            "steering": ["Steering", "SteeringConfig"],
         },
     )
 
@@ -45,10 +49,13 @@ __all__ = [
     "MPPI",
     "ActionLimits",
     "CEMConfig",
+    "DifferentialDrive",
     "MPPIConfig",
     "Plan",
     "Planner",
     "Search",
+    "Steering",
+    "SteeringConfig",
     "create_search",
     "default_candidates",
     "mean_squared",

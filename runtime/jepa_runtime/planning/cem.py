@@ -7,6 +7,7 @@ the ``topk`` candidates of lowest cost, warm-started from step to step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ class CEMConfig(SearchConfig):
         momentum_mean: Weight of the old mean in the new one.
         momentum_std: Weight of the old spread in the new one.
     """
+
+    METHOD: ClassVar[str] = "cem"
 
     momentum_mean: float = 0.0
     momentum_std: float = 0.0

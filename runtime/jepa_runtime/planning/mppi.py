@@ -7,6 +7,7 @@ its control cost; with elites and an optional refitted spread as in TD-MPC (Hans
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ class MPPIConfig(SearchConfig):
             implementations use this name for its inverse.
         refit_std: Fit the spread to the weighted elites too; otherwise it does not change.
     """
+
+    METHOD: ClassVar[str] = "mppi"
 
     topk: int = 64
     temperature: float = 1.0

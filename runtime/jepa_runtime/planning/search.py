@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits, Floats32
 
 
@@ -61,6 +62,17 @@ class SearchConfig:
                 f"keep_elites must be between 0 and topk ({self.topk}) and below num_samples, got "
                 f"{self.keep_elites}"
             )
+
+    def fitted(self: Config, *, horizon: int, num_samples: int | None = None) -> Config:
+        """Return the settings reduced to what a model predicts; see :meth:`ControllerConfig.fitted`."""
+        samples = self.num_samples if num_samples is None else min(self.num_samples, num_samples)
+        return replace(
+            self,
+            num_samples=samples,
+            topk=min(self.topk, samples),
+            keep_elites=min(self.keep_elites, samples - 1),
+            horizon=min(self.horizon, horizon),
+        )
 
 
 Config = TypeVar("Config", bound=SearchConfig)
@@ -141,12 +153,8 @@ class Search(ABC, Generic[Config]):
             speed: Size of the actions, as a proportion of the box.
         """
         self.reset()
-        count, (steps, width) = self.config.num_samples, self.mean.shape
-        vectors = self._rng.standard_normal((count, 1, width), dtype=np.float32)
-        vectors /= np.maximum(np.abs(vectors).max(axis=-1, keepdims=True), np.float32(1e-9))
-        return self.limits.clip(
-            np.repeat(vectors * self._scale * np.float32(speed), steps, axis=1), self.executed
-        )
+        shape = self.config.num_samples, self.config.horizon
+        return constant_directions(self._rng, self.limits, shape, speed, self.executed)
 
     def shift(self, steps: int = 1, *, executed: Floats32 | None = None) -> None:
         """Advance the plan by ``steps``: drop those actions, hold the last one, and widen the search.
@@ -170,6 +178,14 @@ class Search(ABC, Generic[Config]):
         self._std = np.full(self.mean.shape, self.config.init_std / 2, np.float32) * self._scale
         self._candidates = None
 
+    def set_goal_pose(self, pose: RelativePose | None) -> None:
+        """Note the pose of the goal, which a search by energies does not use."""
+
+    def pose_ratio(self, pose: RelativePose | None) -> float:
+        """Return 0: whether the goal is reached follows from its energy alone."""
+        del pose
+        return 0.0
+
     @abstractmethod
     def _refit(self, elites: Floats32, costs: NDArray[np.floating]) -> None:
         """Fit mean and spread to ``elites`` [n, H, A] (1 to topk) with ``costs`` [n], lowest first."""
@@ -177,6 +193,29 @@ class Search(ABC, Generic[Config]):
     def _floor(self, std: Floats32) -> Floats32:
         floored: Floats32 = np.maximum(std, self.config.min_std * self._scale).astype(np.float32)
         return floored
+
+
+def constant_directions(
+    rng: np.random.Generator,
+    limits: ActionLimits,
+    shape: tuple[int, int],
+    speed: float,
+    executed: Floats32 | None,
+) -> Floats32:
+    """Return constant actions [K, H, A] in random directions, within the limits.
+
+    Args:
+        rng: Draws the directions.
+        limits: Limits of the actions.
+        shape: K and H.
+        speed: Size of the actions, as a proportion of the box.
+        executed: Last executed action [A]; None: unknown.
+    """
+    count, steps = shape
+    scale = ((limits.high - limits.low) / 2).astype(np.float32)
+    vectors = rng.standard_normal((count, 1, len(scale)), dtype=np.float32)
+    vectors /= np.maximum(np.abs(vectors).max(axis=-1, keepdims=True), np.float32(1e-9))
+    return limits.clip(np.repeat(vectors * scale * np.float32(speed), steps, axis=1), executed)
 
 
 def _shifted(actions: Floats32, steps: int) -> Floats32:

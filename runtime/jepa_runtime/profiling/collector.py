@@ -21,6 +21,7 @@ STAGE_DESCRIPTIONS = {
     "encode": "encode",
     "predict": "predict all futures",
     "energy": "energy to the goal",
+    "relative_pose": "pose of the goal",
     "surprise": "surprise (one-step prediction)",
 }
 
@@ -57,6 +58,7 @@ class Collector:
             outputs = {
                 "predict": result.futures,
                 "energy": result.current_energy,
+                "relative_pose": result.goal_pose,
                 "surprise": result.surprise,
             }
             for stage, samples in self._stages.items():

@@ -92,13 +92,22 @@ class LoadGenerator:
         open_model: See :class:`~jepa_runtime.serving.pipeline.Pipeline`.
         workload: The frames.
         stopping: When it is set, the current pass ends; its measurements count.
+        with_goal: Whether the first frame of ``workload`` is the goal, to which every frame is compared.
 
     Attributes:
         began_s: Scheduled time of the first frame of the last open loop, by ``time.monotonic``.
     """
 
-    def __init__(self, open_model: Callable[[], WorldModel], workload: Workload, *, stopping: Event) -> None:
+    def __init__(
+        self,
+        open_model: Callable[[], WorldModel],
+        workload: Workload,
+        *,
+        stopping: Event,
+        with_goal: bool = False,
+    ) -> None:
         self._workload = workload
+        self._with_goal = with_goal
         self._stopping = stopping
         self._pipeline = Pipeline(open_model, on_result=self._take, on_error=self._fail)
         self.began_s = 0.0
@@ -114,6 +123,8 @@ class LoadGenerator:
         self._step_s = manifest.io.step_s
         # A constant action (standing still), so that each frame is compared with its prediction.
         self._pipeline.add_action(0, np.zeros(manifest.action_size, np.float32))
+        if self._with_goal:
+            self._pipeline.set_goal(self._workload.frames[0])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -311,6 +322,8 @@ class LoadGenerator:
             "copy": copy_absent_reason(self.model.engine, self.model.device),
             "predict": unpaired, "energy": "no goal was set", "surprise": unpaired,
         }  # fmt: skip
+        if self.model.reads_poses:
+            absent["relative_pose"] = absent["energy"]
 
         def moments_s(keys: Iterable[int]) -> list[float]:
             return [round((scheduled[key] - start_ns) / 1e9, 7) for key in keys]

@@ -33,12 +33,12 @@ _MAX_BYTES = 1 << 28
 # the mailbox; with messages also ``transport`` of the image to the process of the model, ``message``,
 # ``publish``, and ``delivery`` of the result to the measuring process.
 STAGES = (
-    "receive", "transport", "decode", "wait", "preprocess", "copy", "encode", "predict", "energy", "surprise",
-    "message", "publish", "delivery",
+    "receive", "transport", "decode", "wait", "preprocess", "copy", "encode", "predict", "energy",
+    "relative_pose", "surprise", "message", "publish", "delivery",
 )  # fmt: skip
 
 # Stages that some frames, or runs of trtexec, skip: zero in those.
-OPTIONAL_STAGES = ("predict", "energy", "surprise", "h2d", "d2h")
+OPTIONAL_STAGES = ("predict", "energy", "relative_pose", "surprise", "h2d", "d2h")
 
 
 def stage_order(names: Iterable[str]) -> list[str]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_runtime.bundle.manifest import POSE_SIZE
 from jepa_runtime.calibration import Alarm
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.imaging.conversion import to_jpeg
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Image
@@ -131,6 +134,7 @@ def predicted_futures(result: Result, model: WorldModel, *, image_publishers: in
     if futures is None or calibration is None:
         return None
     step_s, steps = model.manifest.io.step_s, futures.latents.shape[1]
+    calibration = calibration.ahead(math.ceil(result.compensated_ns / round(step_s * 1e9)))
     energies = np.zeros((0, 0), np.float32) if futures.energies is None else futures.energies
     return {
         "header": header(result.stamp_ns, result.frame_id),
@@ -138,13 +142,15 @@ def predicted_futures(result: Result, model: WorldModel, *, image_publishers: in
         "sequence": result.sequence,
         "history_reset": "" if result.reset is None else result.reset.value,
         "image_publishers": image_publishers,
-        "horizon_s": np.arange(1, steps + 1) * step_s,
+        "start": time_message(result.stamp_ns + result.compensated_ns),
+        "horizon_s": result.compensated_ns / 1e9 + np.arange(1, steps + 1) * step_s,
         "actions": tensor("actions", futures.actions),
         "latents": tensor("latents", futures.latents),
         "has_goal": result.goal_stamp_ns is not None,
         "goal_requested": False,
         "goal_stamp": time_message(result.goal_stamp_ns or 0),
         "current_energy": math.nan if result.current_energy is None else result.current_energy,
+        "goal_pose": np.array([] if result.goal_pose is None else astuple(result.goal_pose), np.float32),
         "energies": tensor("energies", energies),
         "error_bounds": np.asarray(futures.error_bounds, np.float32),
         "error_probability": calibration.probability,
@@ -158,6 +164,20 @@ def predicted_futures(result: Result, model: WorldModel, *, image_publishers: in
         "predict_ms": result.timings_ms["predict"],
         "deadline_missed": result.deadline_missed,
     }
+
+
+def goal_pose_of(message: Any) -> RelativePose | None:
+    """Return the goal pose in a jepa_msgs/PredictedFutures of rosbags or rclpy; None: it has none.
+
+    Raises:
+        ValueError: It does not have five values.
+    """
+    values = [float(value) for value in message.goal_pose]
+    if not values:
+        return None
+    if len(values) != POSE_SIZE:
+        raise ValueError(f"goal_pose must have {POSE_SIZE} values or none, got {len(values)}")
+    return RelativePose(*values)
 
 
 def surprise(result: Result, model: WorldModel) -> Fields | None:
@@ -211,6 +231,10 @@ def model_info(model: WorldModel, stamp_ns: int) -> Fields:
         "horizon": manifest.horizon,
         "num_samples": model.num_samples,
         "step_s": manifest.io.step_s,
+        "frame_width": manifest.io.frame.width,
+        "frame_height": manifest.io.frame.height,
+        "latent_space": model.latent_space,
+        "energy_space": model.energy_space,
         "tokens": manifest.io.latent.tokens,
         "dim": manifest.io.latent.dim,
         "action_names": list(action.names),
@@ -220,6 +244,7 @@ def model_info(model: WorldModel, stamp_ns: int) -> Fields:
         "action_max_norm": action.max_norm or 0.0,
         "goal_threshold": manifest.goal_threshold,
         "surprise_threshold": manifest.surprise_threshold,
+        "reads_poses": model.reads_poses,
     }
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jepa_runtime.reports.latency_page import LatencyReport, render_latency
     from jepa_runtime.reports.page_data import read_page_data
     from jepa_runtime.reports.profile_page import render_profile
+    from jepa_runtime.reports.route_page import render_route
     from jepa_runtime.reports.run_figure import draw_run
     from jepa_runtime.reports.run_page import render_run
     from jepa_runtime.reports.svg_plot import Plot, empty, line, nice, rect, text
@@ -51,6 +52,7 @@ else:
             "latency_page": ["LatencyReport", "render_latency"],
             "page_data": ["read_page_data"],
             "profile_page": ["render_profile"],
+            "route_page": ["render_route"],
             "run_figure": ["draw_run"],
             "run_page": ["render_run"],
             "svg_plot": ["Plot", "empty", "line", "nice", "rect", "text"],
@@ -80,6 +82,7 @@ __all__ = [
     "rect",
     "render_latency",
     "render_profile",
+    "render_route",
     "render_run",
     "render_whatif",
     "section",

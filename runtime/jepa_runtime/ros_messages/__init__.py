@@ -14,17 +14,20 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.ros_messages.definitions import build, definition, type_hash, typestore
+    from jepa_runtime.ros_messages.odometry import planar_pose
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "definitions": ["build", "definition", "type_hash", "typestore"],
+            "odometry": ["planar_pose"],
         },
     )
 
 __all__ = [
     "build",
     "definition",
+    "planar_pose",
     "type_hash",
     "typestore",
 ]

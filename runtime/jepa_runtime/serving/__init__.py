@@ -21,7 +21,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.serving import realtime
-    from jepa_runtime.serving.evaluation import Evaluation
+    from jepa_runtime.serving.evaluation import Evaluation, Scores
     from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
     from jepa_runtime.serving.history import History
     from jepa_runtime.serving.pipeline import Pipeline
@@ -32,7 +32,7 @@ else:
         __name__,
         {
             "": ["realtime"],
-            "evaluation": ["Evaluation"],
+            "evaluation": ["Evaluation", "Scores"],
             "frame_processor": ["FrameProcessor", "ProcessingConfig"],
             "history": ["History"],
             "pipeline": ["Pipeline"],
@@ -52,6 +52,7 @@ __all__ = [
     "ProcessingConfig",
     "RealtimeSettings",
     "Result",
+    "Scores",
     "Stats",
     "realtime",
 ]

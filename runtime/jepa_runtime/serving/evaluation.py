@@ -6,23 +6,26 @@ frame waits and none is due before that run would end. Requests have a timeout.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.bundle.manifest import check_futures_size
+from jepa_runtime.bundle.manifest import POSE_SIZE, check_futures_size
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.serving.frame_processor import FrameProcessor, PredictionContext
 
 _MAX_SEQUENCES = 65536
+MAX_SCORED = 4096
 # Interval of attempts while frames leave no time for a request.
 _RETRY_S = 0.01
 # A run may take this much longer than the last one.
@@ -54,7 +57,64 @@ class Evaluation:
     error_bounds: NDArray[np.float32]
 
 
-class EvaluationRequest:
+Answer = TypeVar("Answer")
+
+
+class Request(ABC, Generic[Answer]):
+    """A request to the inference thread.
+
+    Attributes:
+        future: The result.
+    """
+
+    def __init__(self) -> None:
+        self.future: Future[Answer] = Future()
+        self._obstacle = "the frames leave no time for it"
+
+    @property
+    @abstractmethod
+    def has_started(self) -> bool:
+        """Whether a part of the result is known."""
+
+    @abstractmethod
+    def expected_ms(self, timings: Mapping[str, float]) -> float:
+        """Return how long a run should take.
+
+        Args:
+            timings: Durations of the model's last calls, see :attr:`WorldModel.timings`.
+        """
+
+    @abstractmethod
+    def run(self, processor: FrameProcessor) -> Answer | None:
+        """Compute a part of the result; return the result once it is complete."""
+
+    def wait(self, timeout_s: float) -> Answer:
+        """Wait for the result.
+
+        Raises:
+            JepaRuntimeError: It is not complete in time; or see :meth:`run`.
+            Exception: Any error of the model.
+        """
+        try:
+            return self.future.result(timeout_s)
+        except FutureTimeoutError:
+            if self.future.cancel():
+                raise JepaRuntimeError(
+                    f"not evaluated within {timeout_s:g} s: {self._obstacle}", code="evaluation.timeout"
+                ) from None
+            return self.future.result()
+
+    def complete(self, outcome: Answer | Exception) -> None:
+        """Set the result or the error, unless the request was canceled."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+class EvaluationRequest(Request[Evaluation]):
     """One request and its partial result. All its futures start from one image.
 
     Args:
@@ -65,9 +125,6 @@ class EvaluationRequest:
 
     Raises:
         ValueError: The actions are not such sequences, or their latents would be too large.
-
-    Attributes:
-        future: The result.
     """
 
     def __init__(
@@ -83,9 +140,8 @@ class EvaluationRequest:
             )
         if latents:
             check_futures_size(manifest, len(sequences))
-        self.future: Future[Evaluation] = Future()
+        super().__init__()
         self._actions, self._stream, self._wants_latents = sequences, stream, latents
-        self._obstacle = "the frames leave no time for it"
         self._processor: FrameProcessor | None = None
         self._context: PredictionContext | None = None
         self._latents: list[NDArray[np.float32]] = []
@@ -96,6 +152,9 @@ class EvaluationRequest:
     def has_started(self) -> bool:
         """Whether a part of the result is known."""
         return self._done > 0
+
+    def expected_ms(self, timings: Mapping[str, float]) -> float:
+        return timings["predict"] + timings["energy"]
 
     def run(self, processor: FrameProcessor) -> Evaluation | None:
         """Predict as many sequences as the model can in one run; return the result once it is complete.
@@ -141,30 +200,120 @@ class EvaluationRequest:
             error_bounds=context.error_bounds[: self._actions.shape[1]],
         )
 
-    def wait(self, timeout_s: float) -> Evaluation:
-        """Wait for the result.
+
+@dataclass(frozen=True)
+class Scores:
+    """Energies of latents to a goal, and poses of the goal.
+
+    Attributes:
+        energies: float32 [N].
+        stamp_ns: Stamp of the newest image, if its latent is the goal; else 0.
+        latent_space: Identity of the latents of the model that computed them.
+        poses: The pose of the goal in the frame of each requested latent, as
+            :meth:`WorldModel.relative_poses` returns them, float32 [n, 5].
+    """
+
+    energies: NDArray[np.float32]
+    stamp_ns: int
+    latent_space: str
+    poses: NDArray[np.float32]
+
+
+class ScoreRequest(Request[Scores]):
+    """A request for the energies of latents to one latent, or to the newest image of a stream.
+
+    Args:
+        manifest: Manifest of the model.
+        latents: Latents [N, T, D].
+        goal: Latent [T, D]; None: that of the newest image.
+        stream: Stream of the image.
+        pose_indices: Indices of the latents in whose frames the pose of the goal is read [n].
+
+    Raises:
+        ValueError: They have another shape, are too many, or are not finite; or an index is out of range.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        latents: NDArray[np.floating],
+        goal: NDArray[np.floating] | None,
+        stream: str,
+        pose_indices: NDArray[np.integer],
+    ) -> None:
+        super().__init__()
+        self._pose_indices = np.array(pose_indices, np.int64)
+        shape = manifest.io.latent.tokens, manifest.io.latent.dim
+        self._latents = np.array(latents, np.float32)
+        self._goal = None if goal is None else np.array(goal, np.float32)
+        self._stream = stream
+        given = (self._latents,) if self._goal is None else (self._latents, self._goal)
+        if (
+            self._latents.shape[1:] != shape
+            or not 1 <= len(self._latents) <= MAX_SCORED
+            or (self._goal is not None and self._goal.shape != shape)
+            or not all(np.isfinite(each).all() for each in given)
+        ):
+            raise ValueError(
+                f"latents must be [1..{MAX_SCORED}, {shape[0]}, {shape[1]}] and the goal "
+                f"{list(shape)} finite "
+                f"numbers, got {list(self._latents.shape)}"
+            )
+        count, indices = len(self._latents), self._pose_indices
+        if len(indices) > count or ((indices < 0) | (indices >= count)).any():
+            raise ValueError(
+                f"pose_indices must be at most {count} numbers from 0 to {count - 1}, got {indices.tolist()}"
+            )
+
+        self._horizon = manifest.horizon
+        self._processor: FrameProcessor | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._scored: tuple[int, NDArray[np.float32]] | None = None
+        self._poses: NDArray[np.float32] | None = None
+        self._energies: list[NDArray[np.float32]] = []
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a part of the result is known."""
+        return self._poses is not None or bool(self._energies)
+
+    def expected_ms(self, timings: Mapping[str, float]) -> float:
+        reads = self._poses is None and len(self._pose_indices) > 0
+        return timings["relative_pose" if reads else "energy"]
+
+    def run(self, processor: FrameProcessor) -> Scores | None:
+        """Read the poses, or compute the energies of as many latents as a frame has futures.
+
+        Returns:
+            The result once it is complete; None as long as there is no image, too.
 
         Raises:
-            JepaRuntimeError: It is not complete in time; or see :meth:`run`.
-            Exception: Any error of the model.
+            BundleError: Poses are requested, and the model reads none.
+            BackendError: A pose is not finite.
         """
-        try:
-            return self.future.result(timeout_s)
-        except FutureTimeoutError:
-            if self.future.cancel():
-                raise JepaRuntimeError(
-                    f"not evaluated within {timeout_s:g} s: {self._obstacle}", code="evaluation.timeout"
-                ) from None
-            return self.future.result()
-
-    def complete(self, outcome: Evaluation | Exception) -> None:
-        """Set the result or the error, unless the request was canceled."""
-        if not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, Exception):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+        if self._processor is not processor:
+            # Results of another model for the first latents are not comparable with the rest.
+            self._processor = processor
+            self._begin()
+        if self._scored is None:
+            self._scored = (
+                (0, self._goal) if self._goal is not None else processor.newest_latent(self._stream)
+            )
+        if self._scored is None:
+            self._obstacle = "there is no image: are images received?"
+            return None
+        model, (stamp_ns, goal) = processor.model, self._scored
+        if self._poses is None and len(self._pose_indices):
+            self._poses = model.relative_poses(self._latents[self._pose_indices], goal)
+            return None
+        done, block = sum(map(len, self._energies)), model.num_samples * self._horizon
+        self._energies.append(model.energy(self._latents[done : done + block], goal))
+        if done + block < len(self._latents):
+            return None
+        poses = np.zeros((0, POSE_SIZE), np.float32) if self._poses is None else self._poses
+        return Scores(np.concatenate(self._energies), stamp_ns, model.latent_space, poses)
 
 
 class EvaluationQueue:
@@ -179,13 +328,14 @@ class EvaluationQueue:
         self._clock_ns = clock_ns
         self._limit = limit
         self._lock = Lock()
-        self._pending: list[EvaluationRequest] = []
+        self._pending: list[Request[Any]] = []
         self._frame_timing = FrameTiming()
-        self._run_ns = 0.0
+        # Durations of the last runs by kind of request.
+        self._run_ns: dict[type[Request[Any]], float] = {}
         self._is_blocked = False
         self._closed_reason = ""
 
-    def submit(self, request: EvaluationRequest) -> None:
+    def submit(self, request: Request[Any]) -> None:
         """Add a request.
 
         Raises:
@@ -204,7 +354,8 @@ class EvaluationQueue:
     def add_frame(self, stream: str, arrived_ns: int) -> None:
         """Note the arrival of the frame of ``stream`` that is processed now."""
         self._frame_timing.add(stream, arrived_ns)
-        self._run_ns *= _DECAY
+        for kind in self._run_ns:
+            self._run_ns[kind] *= _DECAY
         self._is_blocked = False
 
     def frame_timeout_s(self) -> float | None:
@@ -215,22 +366,23 @@ class EvaluationQueue:
         return _RETRY_S if self._is_blocked else 0.0
 
     def run_next(self, processor: FrameProcessor) -> None:
-        """Continue the oldest request, unless a frame is due before that would end."""
+        """Continue the oldest request that would end before a frame is due."""
         with self._lock:
             pending = self._without_canceled()
         if not pending:
             return
-        request, began_ns = pending[0], self._clock_ns()
-        self._is_blocked = not self._has_time(processor, began_ns)
-        if self._is_blocked:
+        began_ns = self._clock_ns()
+        request = next((each for each in pending if self._has_time(each, processor, began_ns)), None)
+        self._is_blocked = request is None
+        if request is None:
             return
-        outcome: Evaluation | Exception | None
+        outcome: Any
         try:
             outcome = request.run(processor)
         except Exception as error:
             outcome = error
-        if request.has_started:
-            self._run_ns = self._clock_ns() - began_ns
+        if request.has_started or outcome is not None:
+            self._run_ns[type(request)] = self._clock_ns() - began_ns
         self._is_blocked = outcome is None and not request.has_started
         with self._lock:
             # False if the queue was closed meanwhile.
@@ -251,13 +403,13 @@ class EvaluationQueue:
         for request in pending:
             request.complete(JepaRuntimeError(reason, code="pipeline.stopped"))
 
-    def _has_time(self, processor: FrameProcessor, now_ns: int) -> bool:
-        timings = processor.model.timings
-        run_ns = max(self._run_ns, 1e6 * (timings["predict"] + timings["energy"]))
+    def _has_time(self, request: Request[Any], processor: FrameProcessor, now_ns: int) -> bool:
+        expected_ms = request.expected_ms(processor.model.timings)
+        run_ns = max(self._run_ns.get(type(request), 0.0), 1e6 * expected_ms)
         due_ns = self._frame_timing.next_due_ns(now_ns)
         return due_ns is None or now_ns + _MARGIN * run_ns <= due_ns
 
-    def _without_canceled(self) -> list[EvaluationRequest]:
+    def _without_canceled(self) -> list[Request[Any]]:
         self._pending = [request for request in self._pending if not request.future.cancelled()]
         return self._pending
 

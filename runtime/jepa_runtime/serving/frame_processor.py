@@ -16,6 +16,8 @@ from jepa_runtime.model.world_model import Futures, WorldModel
 from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.serving.goals import Goal, is_image
 from jepa_runtime.serving.history import Context, History, PastContext, Reset
+from jepa_runtime.serving.latency_compensation import advance
+from jepa_runtime.serving.motion_response import MOTION_STEPS, MotionResponse
 from jepa_runtime.serving.types import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.util.opencv import cv2
@@ -36,6 +38,7 @@ class ProcessingConfig:
     max_gap_s: float | None = None
     error_probability: float = 0.9
     false_alarm_every_s: float = 600.0
+    actuation_delay_s: float = 0.0
     clock_ns: Callable[[], int] = time.perf_counter_ns
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class ProcessingConfig:
             raise ValueError(f"error_probability must lie between 0 and 1, got {self.error_probability}")
         if not self.false_alarm_every_s > 0:
             raise ValueError(f"false_alarm_every_s must be positive, got {self.false_alarm_every_s}")
+        if not 0 <= self.actuation_delay_s < math.inf:
+            raise ValueError(f"actuation_delay_s must be at least 0, got {self.actuation_delay_s}")
 
 
 @dataclass(slots=True)
@@ -92,10 +97,12 @@ class FrameProcessor:
     def __init__(self, model: WorldModel, config: ProcessingConfig) -> None:
         self.model = model
         self._config = config
+        self._motion_response = MotionResponse.of(model)
         self._streams = {
             stream: _StreamState(self._create_history(), self._create_monitor()) for stream in config.streams
         }
         self._default_candidates = Candidates(default_candidates(model.manifest, model.num_samples), "fan")
+        self._actuation_ns = round(config.actuation_delay_s * 1e9)
         self._warm_up()
 
     @property
@@ -111,7 +118,8 @@ class FrameProcessor:
             submitted_ns: When it was submitted, by the clock of the settings.
 
         Raises:
-            BackendError: Outputs of the model are not finite.
+            BackendError: Outputs of the model are not finite, or a pose is not valid.
+            ValueError: The candidates do not fit the model.
         """
         model, state, clock_ns = self.model, self._streams[frame.stream], self._config.clock_ns
         timings = dict.fromkeys(STAGES, 0.0)
@@ -132,19 +140,27 @@ class FrameProcessor:
         candidates = self._candidates()
         context = state.history.context()
         futures = calibration = None
+        compensated_ns = 0
         if context is not None:
+            began_ns = clock_ns()
+            context = self._advance(state.history, context, candidates.delay_ns)
+            compensated_ns = context.stamp_ns - frame.stamp_ns
+            advance_ms = (clock_ns() - began_ns) / 1e6 if compensated_ns else 0.0
             futures = self.predict(candidates.actions, context, state.goal)
             calibration = state.monitor.state(frame.stamp_ns)
-            bounds = calibration.bounds[: futures.actions.shape[1]].astype(np.float32)
+            ahead = calibration.ahead(state.history.steps_in(compensated_ns))
+            bounds = ahead.bounds[: futures.actions.shape[1]].astype(np.float32)
             futures = Futures(futures.latents, futures.actions, futures.energies, bounds)
-            timings["predict"] = model.timings["predict"]
+            timings["predict"] = advance_ms + model.timings["predict"]
             timings["energy"] = 0.0 if state.goal is None else model.timings["energy"]
-        current_energy = None
+        current_energy = goal_pose = None
         if state.goal is not None:
             current_energy = float(model.energy(latent, state.goal))
             if not math.isfinite(current_energy):
                 raise self._not_finite("energies")
             timings["energy"] += model.timings["energy"]
+            goal_pose = model.goal_pose(state.goal, latent=latent)
+            timings["relative_pose"] = 0.0 if goal_pose is None else model.timings["relative_pose"]
         timings["total"] = (clock_ns() - submitted_ns) / 1e6
         deadline_ms = self._config.deadline_ms
         return Result(
@@ -169,6 +185,8 @@ class FrameProcessor:
             deadline_missed=deadline_ms is not None and timings["total"] > deadline_ms,
             stream=frame.stream,
             calibration=calibration,
+            compensated_ns=compensated_ns,
+            goal_pose=goal_pose,
         )
 
     def predict(
@@ -216,14 +234,22 @@ class FrameProcessor:
             raise self._not_finite("surprises")
         result.timings_ms["surprise"] = (self._config.clock_ns() - began_ns) / 1e6
         manifest = self.model.manifest
-        resolution = manifest.error_bounds[0] / math.sqrt(result.latent.size)
-        is_visible = outcome.predicted_change > resolution
+        if self._motion_response is not None:
+            ages = range(MOTION_STEPS, 0, -1)
+            longest = next(filter(None, map(state.history.past_context, ages)))
+            response = self._motion_response.measure(
+                longest.context.latents[-1], longest.actions, result.latent
+            )
+        else:
+            resolution = manifest.error_bounds[0] / math.sqrt(result.latent.size)
+            is_visible = outcome.predicted_change > resolution
+            response = outcome.observed_change / outcome.predicted_change if is_visible else math.nan
         return replace(
             result,
             surprise=outcome.surprise,
             surprising=outcome.surprise > manifest.surprise_threshold,
             executed=state.history.mean_magnitude(),
-            response=outcome.observed_change / outcome.predicted_change if is_visible else math.nan,
+            response=response,
             discontinuous=self._is_discontinuous(state, outcome.predicted_change),
         )
 
@@ -287,16 +313,32 @@ class FrameProcessor:
         if (np.abs(action) > limit).any():
             raise ValueError(f"action must be finite numbers of at most {limit:g}, got {action.tolist()}")
         for state in self._streams.values():
-            state.history.add_action(stamp_ns, action)
+            state.history.add_action(stamp_ns + self._actuation_ns, action)
 
-    def prediction_context(self, stream: str) -> PredictionContext | None:
-        """Return the state from which futures of ``stream`` start; None: its history is not long enough."""
+    def prediction_context(self, stream: str, *, delay_ns: int = 0) -> PredictionContext | None:
+        """Return the state from which futures of ``stream`` start; None: its history is not long enough.
+
+        Args:
+            stream: The stream.
+            delay_ns: See :class:`~jepa_runtime.serving.types.Candidates`.
+        """
         state = self._streams[stream]
         context = state.history.context()
         if context is None:
             return None
         bounds = state.monitor.bounds().astype(np.float32)
+        context = self._advance(state.history, context, delay_ns)
         return PredictionContext(context, bounds, state.goal, state.goal_stamp_ns)
+
+    def _advance(self, history: History, context: Context, delay_ns: int) -> Context:
+        """Return the context when the first action takes effect that is sent after ``delay_ns``."""
+        if not delay_ns:
+            return context
+        return advance(self.model, history, context, delay_ns + self._actuation_ns)
+
+    def newest_latent(self, stream: str) -> tuple[int, NDArray[np.float32]] | None:
+        """Return stamp and latent [T, D] of the newest image of ``stream``; None: there is none."""
+        return self._streams[stream].newest
 
     def set_goal(self, stream: str, goal: Goal | None, stamp_ns: int) -> None:
         """Set a goal, and encode it if it is an image; if that fails there is no goal."""
@@ -406,6 +448,9 @@ class FrameProcessor:
         model.predict(self._default_candidates.actions, latents=history, history_actions=actions, goal=latent)
         model.surprise(history, actions, self._default_candidates.actions[0, 0], latent)
         model.energy(latent, latent)
+        if model.reads_poses:
+            model.relative_poses(latent, latent)
+            model.relative_poses(np.stack([latent, latent]), latent)
 
 
 def are_finite(numbers: NDArray[np.float32]) -> bool:

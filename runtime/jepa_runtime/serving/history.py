@@ -160,6 +160,10 @@ class History:
         self._actions = list(other._actions)
         self._integrals = list(other._integrals)
 
+    def steps_in(self, duration_ns: int) -> int:
+        """Return the number of model steps that cover ``duration_ns``."""
+        return -(-duration_ns // self.step_ns)
+
     def restart(self, reason: Reset) -> None:
         """Drop the latents: the next one begins a new sequence, for this ``reason``."""
         self._first = reason

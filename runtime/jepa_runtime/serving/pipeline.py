@@ -25,7 +25,13 @@ from numpy.typing import NDArray
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.callbacks import Callbacks
-from jepa_runtime.serving.evaluation import Evaluation, EvaluationQueue, EvaluationRequest
+from jepa_runtime.serving.evaluation import (
+    Evaluation,
+    EvaluationQueue,
+    EvaluationRequest,
+    ScoreRequest,
+    Scores,
+)
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
 from jepa_runtime.serving.goals import Goal, Goals, is_image
 from jepa_runtime.serving.inference_thread import InferenceThread
@@ -63,6 +69,7 @@ class Pipeline:
         max_gap_s: See :class:`~jepa_runtime.serving.history.History`; None: two steps.
         error_probability: Target coverage of the error bounds.
         false_alarm_every_s: Mean time between false alarms of each kind on normal data, at least.
+        actuation_delay_s: Time from the stamp of an action to its effect on the robot.
         streams: Names of the streams (:attr:`Frame.stream`).
         clock_ns: Monotonic clock of the stage timings. Stamps of frames are never compared with it.
 
@@ -85,6 +92,7 @@ class Pipeline:
         max_gap_s: float | None = None,
         error_probability: float = ProcessingConfig.error_probability,
         false_alarm_every_s: float = ProcessingConfig.false_alarm_every_s,
+        actuation_delay_s: float = 0.0,
         streams: Sequence[str] = ("",),
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
@@ -98,6 +106,7 @@ class Pipeline:
             max_gap_s=max_gap_s,
             error_probability=error_probability,
             false_alarm_every_s=false_alarm_every_s,
+            actuation_delay_s=actuation_delay_s,
             clock_ns=clock_ns,
         )
         self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
@@ -230,9 +239,9 @@ class Pipeline:
         self._mailbox.put((frame, self._config.clock_ns()), frame.stream)
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
-        """Add ``action`` [A] in SI units, which the robot executes from ``stamp_ns`` (the frames' clock) on.
+        """Add ``action`` [A] in SI units, sent to the robot at ``stamp_ns`` (the frames' clock).
 
-        All streams see the same robot.
+        The robot executes it until the next one. All streams see the same robot.
         """
         self._actions.append((stamp_ns, action))
 
@@ -279,6 +288,38 @@ class Pipeline:
         """
         self._check(stream)
         request = EvaluationRequest(self.model.manifest, actions, stream, latents=latents)
+        self._evaluations.submit(request)
+        self._mailbox.wake()
+        return request.wait(timeout_s)
+
+    def score(
+        self,
+        latents: NDArray[np.floating],
+        goal: NDArray[np.floating] | None = None,
+        *,
+        timeout_s: float,
+        stream: str = "",
+        pose_indices: NDArray[np.integer] | Sequence[int] = (),
+    ) -> Scores:
+        """Return the energies of latents to a goal, or to the newest image of ``stream``, and its poses.
+
+        Waits until the inference thread has computed them in the time that frames leave.
+
+        Args:
+            latents: Latents [N, T, D] of the active model.
+            goal: Latent [T, D]; None: that of the newest image.
+            timeout_s: Maximum wait.
+            stream: The stream.
+            pose_indices: Indices of the latents in whose frames the pose of the goal is read.
+
+        Raises:
+            ValueError: They have another shape, are too many, or are not finite; or an index is out of range.
+            BundleError: Poses are requested, and the model reads none.
+            JepaRuntimeError: There is no such stream, too many requests are pending, or the time is over.
+        """
+        self._check(stream)
+        indices = np.array(pose_indices, np.int64)
+        request = ScoreRequest(self.model.manifest, latents, goal, stream, indices)
         self._evaluations.submit(request)
         self._mailbox.wake()
         return request.wait(timeout_s)

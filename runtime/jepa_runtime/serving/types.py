@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Alarm, Calibration, ErrorSample
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.model.world_model import Futures
 from jepa_runtime.serving.history import Reset
 
-STAGES = ("wait", "preprocess", "encode", "predict", "energy", "surprise", "total")
+STAGES = ("wait", "preprocess", "encode", "predict", "energy", "relative_pose", "surprise", "total")
 """The stages of a frame whose durations are measured."""
 
 
@@ -25,11 +26,15 @@ class Candidates:
         actions: float32 [K, H, A] in SI units.
         source: Name of the component that proposes them.
         stamp_ns: Stamp of the image for which they are proposed.
+        delay_ns: Time from the stamp of the image that evaluates them until their first action is sent. The
+            futures start when that action takes effect; see
+            :mod:`jepa_runtime.serving.latency_compensation`. 0: they start at the image.
     """
 
     actions: NDArray[np.float32]
     source: str = "candidates"
     stamp_ns: int = 0
+    delay_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Result:
         goal_stamp_ns: Stamp of the goal; None without one.
         current_energy: Energy of the frame to the goal; None without one.
         timings_ms: Durations by stage: ``wait`` in the mailbox, ``preprocess``, ``encode``, ``predict``,
-            ``energy``; ``total`` from :meth:`Pipeline.submit` until everything but the surprise is known;
-            ``surprise``.
+            ``energy``, ``relative_pose``; ``total`` from :meth:`Pipeline.submit` until everything but the
+            surprise is known; ``surprise``.
         deadline_missed: ``total`` exceeded the deadline.
         stream: Stream of the frame.
         device_ms: Durations of ``encode`` and ``predict`` by the device's own clock, if it has one.
@@ -61,9 +66,13 @@ class Result:
         executed: Mean magnitude [A] of the actions executed in the previous step; None without a prediction.
         response: Proportion of the change predicted of those actions that the frame shows (1: as predicted,
             0: none, negative: the opposite); NaN if the predicted change is within the error bound, and
-            without a prediction.
+            without a prediction. Of a model that reads poses and drives a differential drive, the proportion
+            of the motion of the last steps that is read; NaN if that is too little to be read.
         discontinuous: The frame is further from the previous one than the prediction and the surprise
             threshold explain.
+        compensated_ns: Time from the frame to the start of the futures.
+        goal_pose: Pose of the goal in the frame of the image; None without a goal, and if the model reads no
+            poses.
     """
 
     stamp_ns: int
@@ -87,6 +96,8 @@ class Result:
     executed: NDArray[np.float32] | None = None
     response: float = math.nan
     discontinuous: bool = False
+    compensated_ns: int = 0
+    goal_pose: RelativePose | None = None
 
 
 @dataclass(frozen=True)

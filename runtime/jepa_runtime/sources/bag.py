@@ -1,4 +1,4 @@
-"""Source of the images of a recorded ROS 2 bag (MCAP or SQLite), and of its commands, read without ROS."""
+"""Source of the images of a recorded ROS 2 bag, and of its commands and odometry, read without ROS."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.interfaces import Connection
 
-from jepa_runtime.errors import FrameError, SourceError
+from jepa_runtime.errors import FrameError, OdometryError, SourceError
 from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.sources.bag_file import IMAGE_TYPES, BagFile, is_camera_topic, message_stamp_ns
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import MAX_AGE_S
+from jepa_runtime.sources.odometry_topic import read_odometry
+from jepa_runtime.util.odometry_history import OdometryHistory, OdometryPose
 
 _RATE_SAMPLES = 60
 
@@ -31,6 +33,8 @@ class BagSource(PassiveSource):
             :class:`~jepa_runtime.sources.command_topic.CommandTopic`). All commands are read when the bag is
             opened. None: actions are unknown.
         max_age_s: How long a command is in force if no other follows.
+        odometry: The topic of the odometry, all of which is read when the bag is opened. None: poses are
+            unknown.
 
     Attributes:
         commands: The commands; None without ``action``.
@@ -38,7 +42,7 @@ class BagSource(PassiveSource):
     Raises:
         SourceError: The path is not a bag, the bag is truncated, has no images, or has several image topics
             (the message lists them); the action does not exist, or its numbers are not finite or change in
-            count.
+            count; or the odometry does not exist or is invalid.
     """
 
     def __init__(
@@ -48,14 +52,18 @@ class BagSource(PassiveSource):
         topic: str | None = None,
         action: str | None = None,
         max_age_s: float = MAX_AGE_S,
+        odometry: str | None = None,
     ) -> None:
         self._stamp_ns: int | None = None
+        self._odometry: OdometryHistory | None = None
         self._bag = BagFile(path)
         try:
             self._connections = image_connections(self._bag, topic, option="?topic=NAME")
             self.rate_hz = self._measure_rate()
             if action is not None:
                 self.commands = CommandTopic(self._bag, action).read_all(max_age_s)
+            if odometry is not None:
+                self._odometry = read_odometry(self._bag, odometry)
         except BaseException:
             self.close()
             raise
@@ -68,17 +76,29 @@ class BagSource(PassiveSource):
             return None
         return self.commands.at(self._stamp_ns)
 
+    @property
+    def pose(self) -> OdometryPose | None:
+        """The pose by odometry at the last frame."""
+        if self._odometry is None or self._stamp_ns is None:
+            return None
+        try:
+            return self._odometry.at(self._stamp_ns)
+        except OdometryError:
+            return None
+
     def frames(self) -> Iterator[Frame]:
         """The images.
 
         Raises:
-            SourceError: a message cannot be decoded, or at no image it was known what was executed.
+            SourceError: a message cannot be decoded, or at no image it was known what was executed, or
+            where the robot was.
         """
-        known = False
+        known = located = False
         for sequence, (connection, log_ns, raw) in enumerate(self._bag.messages(self._connections)):
             frame = read_frame(self._bag, connection, log_ns, raw, sequence)
             self._stamp_ns = frame.stamp_ns
             known = known or self.command is not None
+            located = located or self.pose is not None
             yield frame
         if self.commands is not None and self._stamp_ns is not None and not known:
             raise SourceError(
@@ -86,6 +106,11 @@ class BagSource(PassiveSource):
                 f"commands from {self.commands.stamps_ns[0] / 1e9:.3f} s to "
                 f"{self.commands.stamps_ns[-1] / 1e9:.3f} s: check that both use the same clock",
                 code="source.commands_unmatched",
+            )
+        if self._odometry is not None and self._stamp_ns is not None and not located:
+            raise SourceError(
+                f"{self.name}: no image has odometry around its stamp: check that both use the same clock",
+                code="source.odometry_unmatched",
             )
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import SourceError
 from jepa_runtime.sources.command_fields import action_mismatch
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.util.odometry_history import OdometryPose
 
 Image = NDArray[np.uint8]
 
@@ -53,6 +54,7 @@ class Source(Protocol):
         commands: All recorded commands with the names of their components; None if there are none.
         command: The action [A] (SI units) in force from the stamp of the last frame on; None if unknown.
         goal: The image of the goal that the source proposes; None if it proposes none.
+        pose: The pose of the robot by odometry at the last frame; None if unknown.
     """
 
     name: str
@@ -65,6 +67,9 @@ class Source(Protocol):
 
     @property
     def goal(self) -> Image | None: ...
+
+    @property
+    def pose(self) -> OdometryPose | None: ...
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames, once.
@@ -93,6 +98,11 @@ class PassiveSource:
     @property
     def goal(self) -> Image | None:
         """None: goals are unknown."""
+        return None
+
+    @property
+    def pose(self) -> OdometryPose | None:
+        """None: there is no odometry."""
         return None
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ Stamps = NDArray[np.int64]
 
 # Without a command for this long a base stops (cmd_vel_timeout of ROS 2's diff_drive_controller).
 MAX_AGE_S = 0.5
-_MAX_DURATION_S = 86_400.0
+MAX_DURATION_S = 86_400.0
 
 
 class Commands:
@@ -43,8 +43,8 @@ class Commands:
         self.names, self.units = tuple(names), tuple(units)
         self.stamps_ns: Stamps = np.asarray(stamps_ns, np.int64)
         self.values: Floats = np.asarray(values, np.float32)
-        if not 0 < max_age_s <= _MAX_DURATION_S:
-            raise ValueError(f"max_age_s must be in (0, {_MAX_DURATION_S:g}], got {max_age_s:g}")
+        if not 0 < max_age_s <= MAX_DURATION_S:
+            raise ValueError(f"max_age_s must be in (0, {MAX_DURATION_S:g}], got {max_age_s:g}")
         self.max_age_ns = round(max_age_s * 1e9)
         count = len(self.stamps_ns)
         if count == 0:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _BAG_SUFFIXES = {".mcap", ".db3"}
 _FORMS = (
-    "two_rooms[?seed=N&layout=random|fixed], a video file, a folder of PNG or JPEG images, "
-    "/dev/videoN or N (a camera), BAG.mcap or a rosbag2 folder "
-    "[?topic=/name&action=/cmd_vel:linear.x,angular.z&max_age_s=0.5]"
+    "two_rooms[?seed=N&layout=random|fixed], first_person_tour[?seed=N], a video file, "
+    "a folder of PNG or JPEG images, /dev/videoN or N (a camera), BAG.mcap or a rosbag2 folder "
+    "[?topic=/name&action=/cmd_vel:linear.x,angular.z&max_age_s=0.5&odometry=/odom]"
 )
 
 
@@ -27,10 +27,10 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
     """Open the source that ``spec`` names.
 
     Args:
-        spec: ``two_rooms``, a video file, a folder of images, ``/dev/videoN`` or a number, an ``.mcap`` file
-            or a rosbag2 folder; options follow a question mark (``two_rooms?seed=3``,
-            ``bag.mcap?topic=/camera/image_raw&action=/cmd_vel:linear.x,angular.z``).
-        rate_hz: The rate of sources that can choose it (camera, image folder, two_rooms).
+        spec: ``two_rooms``, ``first_person_tour``, a video file, a folder of images, ``/dev/videoN`` or a
+            number, an ``.mcap`` file or a rosbag2 folder; options follow a question mark
+            (``two_rooms?seed=3``, ``bag.mcap?topic=/camera/image_raw&action=/cmd_vel:linear.x,angular.z``).
+        rate_hz: The rate of sources that can choose it (camera, image folder, simulated worlds).
 
     Raises:
         SourceError: The source does not exist, or cannot be read.
@@ -42,6 +42,8 @@ def open_source(spec: str, *, rate_hz: float | None = None) -> Source:
         raise SourceError(f"no source is given: give one of: {_FORMS}", code="source.not_found")
     if name == "two_rooms":
         return _two_rooms(options, rate_hz)
+    if name == "first_person_tour":
+        return _first_person_tour(options, rate_hz)
     if is_camera(name):
         from jepa_runtime.sources.camera import CameraSource
 
@@ -70,22 +72,33 @@ def is_camera(name: str) -> bool:
 
 
 def open_bag(path: Path, options: Mapping[str, str]) -> BagSource:
-    """Open a recorded bag with the options ``topic``, ``action`` and ``max_age_s``.
+    """Open a recorded bag with the options ``topic``, ``action``, ``max_age_s`` and ``odometry``.
 
     Raises:
         SourceError: An option is unknown or invalid, or the bag cannot be read.
     """
     from jepa_runtime.sources.bag import BagSource
-    from jepa_runtime.sources.commands import MAX_AGE_S
+    from jepa_runtime.sources.commands import MAX_AGE_S, MAX_DURATION_S
 
-    check_options(str(path), options, allowed=("topic", "action", "max_age_s"))
+    check_options(str(path), options, allowed=("topic", "action", "max_age_s", "odometry"))
     try:
         max_age_s = float(options.get("max_age_s", MAX_AGE_S))
     except ValueError:
         raise SourceError(
             f"{path}: max_age_s must be a number, got {options['max_age_s']!r}", code="source.option_invalid"
         ) from None
-    return BagSource(path, topic=options.get("topic"), action=options.get("action"), max_age_s=max_age_s)
+    if not 0 < max_age_s <= MAX_DURATION_S:
+        raise SourceError(
+            f"{path}: max_age_s must be above 0 and at most {MAX_DURATION_S:g}, got {max_age_s:g}",
+            code="source.option_invalid",
+        )
+    return BagSource(
+        path,
+        topic=options.get("topic"),
+        action=options.get("action"),
+        max_age_s=max_age_s,
+        odometry=options.get("odometry"),
+    )
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -124,16 +137,27 @@ def check_options(name: str, options: Mapping[str, str], *, allowed: tuple[str, 
 
 def _two_rooms(options: dict[str, str], rate_hz: float | None) -> Source:
     check_options("two_rooms", options, allowed=("seed", "layout"))
-    seed, layout = options.get("seed", "0"), options.get("layout", "random")
-    if not seed.isdecimal():
-        raise SourceError(
-            f"two_rooms: seed must be an integer >= 0, got {seed!r}", code="source.option_invalid"
-        )
+    layout = options.get("layout", "random")
     if layout not in ("random", "fixed"):
         raise SourceError(
             f"two_rooms: layout must be random or fixed, got {layout!r}", code="source.option_invalid"
         )
     source: Source = import_simulation("two_rooms_source").TwoRoomsSource(
-        seed=int(seed), layout=layout, rate_hz=rate_hz
+        seed=_seed("two_rooms", options), layout=layout, rate_hz=rate_hz
     )
     return source
+
+
+def _first_person_tour(options: dict[str, str], rate_hz: float | None) -> Source:
+    check_options("first_person_tour", options, allowed=("seed",))
+    source: Source = import_simulation("first_person_tour_source").FirstPersonTourSource(
+        seed=_seed("first_person_tour", options), rate_hz=rate_hz
+    )
+    return source
+
+
+def _seed(name: str, options: Mapping[str, str]) -> int:
+    seed = options.get("seed", "0")
+    if not seed.isdecimal():
+        raise SourceError(f"{name}: seed must be an integer >= 0, got {seed!r}", code="source.option_invalid")
+    return int(seed)

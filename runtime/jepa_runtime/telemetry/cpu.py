@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
+from statistics import fmean
 
+from jepa_runtime.telemetry.measurements import Reading
 from jepa_runtime.telemetry.probes import Machine, Probe, ProbeOrReading, absent, number_in, percentage
 from jepa_runtime.telemetry.sysfs import Files, parse_cpu_list
 
@@ -24,6 +27,18 @@ def cpu_probes(machine: Machine) -> list[ProbeOrReading]:
     busy = [Probe(f"{row} busy", "%", percentage(partial(_ticks, files, row))) for row in rows]
     stolen = Probe("cpu stolen", "%", percentage(partial(_ticks, files, "cpu", stolen=True)))
     return [*busy, stolen, *_frequencies(files, allowed)]
+
+
+def busy_by_others(readings: Iterable[Reading]) -> float | None:
+    """Return how many of the cores that the process may use other processes used; None: unknown.
+
+    Args:
+        readings: Those of all probes of a :class:`~jepa_runtime.telemetry.monitor.Monitor`.
+    """
+    means = {reading.name: fmean(reading.values) for reading in readings if reading.values}
+    cores = [mean / 100 for name, mean in means.items() if re.fullmatch(r"cpu\d+ busy", name)]
+    own = means.get("process busy")
+    return None if own is None or not cores else max(0.0, sum(cores) - own)
 
 
 def allowed_cores(machine: Machine) -> list[int]:

@@ -1,4 +1,4 @@
-"""Helpers that know nothing of models: files, JSON, statistics, units, compatibility."""
+"""Helpers that know nothing of models: files, JSON, statistics, units, poses, compatibility."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.util import atomic_files, opencv
+    from jepa_runtime.util.argument_parser import ArgumentParser
     from jepa_runtime.util.atomic_files import sync_file, sync_folder
     from jepa_runtime.util.bootstrap import (
         INTERVAL_METHOD,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         resampled_quantiles,
     )
     from jepa_runtime.util.compat import file_sha256, python_module
+    from jepa_runtime.util.odometry_history import OdometryHistory, OdometryPose
     from jepa_runtime.util.output_files import (
         STDOUT,
         check_writable,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         write_text,
     )
     from jepa_runtime.util.percentiles import PercentileName
+    from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, travel_m, wrap
     from jepa_runtime.util.precision import PRECISIONS
     from jepa_runtime.util.proportions import paired_difference, wilson
     from jepa_runtime.util.statistics import PERCENTILE_METHOD, format_ms, is_supported, summarize
@@ -37,6 +40,7 @@ else:
         __name__,
         {
             "": ["atomic_files", "opencv"],
+            "argument_parser": ["ArgumentParser"],
             "atomic_files": ["sync_file", "sync_folder"],
             "bootstrap": [
                 "INTERVAL_METHOD",
@@ -47,6 +51,7 @@ else:
                 "resampled_quantiles",
             ],
             "compat": ["file_sha256", "python_module"],
+            "odometry_history": ["OdometryHistory", "OdometryPose"],
             "output_files": [
                 "STDOUT",
                 "check_writable",
@@ -58,6 +63,7 @@ else:
             ],
             "proportions": ["paired_difference", "wilson"],
             "percentiles": ["PercentileName"],
+            "poses": ["TURN_M", "Pose", "compose", "relative", "travel_m", "wrap"],
             "precision": ["PRECISIONS"],
             "statistics": ["PERCENTILE_METHOD", "format_ms", "is_supported", "summarize"],
             "strict_json": ["describe_problems"],
@@ -73,9 +79,15 @@ __all__ = [
     "PRECISIONS",
     "RESAMPLES",
     "STDOUT",
+    "TURN_M",
+    "ArgumentParser",
+    "OdometryHistory",
+    "OdometryPose",
     "PercentileName",
+    "Pose",
     "atomic_files",
     "check_writable",
+    "compose",
     "confidence_interval",
     "describe_problems",
     "end_with_parent",
@@ -87,12 +99,15 @@ __all__ = [
     "opencv",
     "paired_difference",
     "python_module",
+    "relative",
     "resampled_means",
     "resampled_quantiles",
     "summarize",
     "sync_file",
     "sync_folder",
+    "travel_m",
     "wilson",
+    "wrap",
     "write_each",
     "write_file",
     "write_json",

@@ -154,7 +154,7 @@ class PredictionScorer:
         if self._commands is None or predictions.actions.shape[2] != len(self._commands.names):
             return None
         ends = predictions.stamp_ns + np.round(predictions.ahead_s * 1e9).astype(np.int64)
-        starts = np.concatenate([[predictions.stamp_ns], ends[:-1]])
+        starts = np.concatenate([ends[:1] - self._step_ns, ends[:-1]])
         if not self._commands.known(starts).all():
             return None
         return self._commands.mean(starts, ends)

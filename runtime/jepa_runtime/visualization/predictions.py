@@ -67,7 +67,7 @@ class Predictions:
             actions=futures.actions,
             energies=futures.energies,
             bounds=futures.error_bounds,
-            ahead_s=step_s * np.arange(1, futures.latents.shape[1] + 1),
+            ahead_s=result.compensated_ns / 1e9 + step_s * np.arange(1, futures.latents.shape[1] + 1),
             current_energy=float("nan") if result.current_energy is None else result.current_energy,
             predict_ms=result.timings_ms["predict"],
         )

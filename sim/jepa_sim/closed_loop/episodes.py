@@ -152,7 +152,7 @@ def baselines(world: World) -> dict[str, Driver]:
 
 
 def _images_per_step(most: int, manifest: Manifest, task: Task) -> int:
-    if not all(unit.endswith("/s") for unit in manifest.io.action.units):
+    if not manifest.io.action.is_rate:
         return 1
     if task.tick_s is None:
         return most

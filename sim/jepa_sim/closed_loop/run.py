@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import BundleError, WorldError
 from jepa_runtime.model import WorldModel, runnable_precisions
 from jepa_runtime.telemetry import cpu_info, package_versions
+from jepa_sim.closed_loop.charged_time import ChargedTime, run_charged_episode
 from jepa_sim.closed_loop.episodes import (
     SEEDS,
     Driver,
@@ -51,6 +52,7 @@ class Plan:
         baselines: Evaluate the baselines too.
         films: Number of first episodes whose images are retained.
         allow_untrained: Accept random weights.
+        charged: Time that passes in the world while the robot thinks; None: thinking is free.
     """
 
     engines: tuple[str, ...] = (DEFAULT_ENGINE,)
@@ -63,6 +65,7 @@ class Plan:
     baselines: bool = True
     films: int = 0
     allow_untrained: bool = False
+    charged: ChargedTime | None = None
 
     @property
     def options(self) -> BackendOptions:
@@ -140,6 +143,7 @@ class ClosedLoop:
             "max_steps": self.task.max_steps,
             "seeds": list(self.plan.seeds),
             "planner": asdict(self.planner),
+            "charged_time": None if self.plan.charged is None else self.plan.charged.as_dict(),
             "model": self.model,
             "sha256": self.sha256,
             "trained": self.trained,
@@ -186,6 +190,8 @@ def closed_loop(
             f"{bundle.path} cannot drive in {world.task.name}: {mismatch}", code="sim.model_mismatch"
         )
     planner = adapted(plan.planner, manifest, world.task)
+    if plan.charged is not None:
+        planner = plan.charged.adapted(planner)
     machine = {"cpu": cpu_info(), "versions": package_versions(), "load_average": os.getloadavg()[0]}
     with ExitStack() as opened:
         models = {
@@ -195,6 +201,12 @@ def closed_loop(
         drivers = {name: model_driver(model, planner, world.task) for name, model in models.items()}
         drivers.update(peers or {})
         drivers.update(baselines(world) if plan.baselines else {})
+        if plan.charged is not None:
+            # One camera for all.
+            drivers = {
+                name: replace(driver, images_per_step=planner.images_per_step)
+                for name, driver in drivers.items()
+            }
         drives = _drive_all(world, drivers, plan, manifest.io.step_s, tick)
         engines = {f"{model.engine}:{model.device}": model.engine_version for model in models.values()}
     return ClosedLoop(
@@ -274,9 +286,13 @@ def _drive_all(
         for name, driver in drivers.items():
             frames: list[Image] = []
             is_filmed = number < plan.films
-            episode = run_episode(
-                world, driver, seed=seed, step_s=step_s, watch=frames.append if is_filmed else _discard
-            )
+            watch = frames.append if is_filmed else _discard
+            if plan.charged is None:
+                episode = run_episode(world, driver, seed=seed, step_s=step_s, watch=watch)
+            else:
+                episode = run_charged_episode(
+                    world, driver, plan.charged, seed=seed, step_s=step_s, watch=watch
+                )
             drives[name].episodes.append(episode)
             if is_filmed:
                 drives[name].films.append(Film(episode, world.render_goal(), frames))

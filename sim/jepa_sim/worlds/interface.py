@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
-from jepa_runtime.util import normalize_unit
+from jepa_runtime.util import Pose, normalize_unit
 
 Image = NDArray[np.uint8]
 Actions = NDArray[np.floating]
@@ -56,6 +56,11 @@ class Task:
                 "action_names, action_units, low and high must have a value for each action component, got "
                 f"{', '.join(map(str, sizes))} values"
             )
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether all actions are rates, by their units: half for twice as long has the same path."""
+        return all(unit.endswith("/s") for unit in self.action_units)
 
     def mismatch(self, manifest: Manifest) -> str | None:
         """Return why a model cannot act here, or None if it can."""
@@ -122,6 +127,15 @@ class HasStraightLine(Protocol):
 
     def straight_line(self) -> Actions:
         """Return the action [A] straight to the goal, whatever lies between."""
+        ...
+
+
+@runtime_checkable
+class HasOdometry(Protocol):
+    """A world whose robot measures its own motion."""
+
+    def read_odometry(self) -> Pose:
+        """Return x, y and heading [3] from any origin, as the robot measures them."""
         ...
 
 

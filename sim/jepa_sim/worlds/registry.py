@@ -16,6 +16,13 @@ BUILT_IN = {
     "two_rooms": "jepa_sim.worlds.two_rooms_world:random_layouts",
     "two_rooms_fixed": "jepa_sim.worlds.two_rooms_world:fixed_layout",
     "reacher": "jepa_sim.worlds.reacher:Reacher",
+    "first_person_l0": "jepa_sim.worlds.first_person.world:level_0",
+    "first_person_l1": "jepa_sim.worlds.first_person.world:level_1",
+    "first_person_l2": "jepa_sim.worlds.first_person.world:level_2",
+    "first_person_tour": "jepa_sim.worlds.first_person.world:tour",
+    "first_person_mujoco_l0": "jepa_sim.worlds.first_person_mujoco.world:level_0",
+    "first_person_mujoco_l1": "jepa_sim.worlds.first_person_mujoco.world:level_1",
+    "first_person_mujoco_l2": "jepa_sim.worlds.first_person_mujoco.world:level_2",
 }
 _MEMBERS = {member for member in vars(World) if not member.startswith("_")}
 

@@ -70,7 +70,7 @@ def only(path: Path) -> list[str]:
 def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, out = make_bundle(tmp_path / "toy"), tmp_path / "new"
+    base, out = make_bundle(tmp_path / "toy", relative_pose=True), tmp_path / "new"
     options = ["--target", "npu", "--target", "tensorrt", "--calibration", str(images), "--frames", "16"]
     assert (
         main(["add-variant", str(base.path), *options, "--bundle-version", "2.0.0", "--output", str(out)])
@@ -79,10 +79,8 @@ def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
     bundle = Bundle.open(out)
     assert variants_in(bundle, "encoder") == variants_in(base, "encoder") | set(NPU) | set(TENSORRT)
     assert variants_in(bundle, "step") == set(NPU)
-    assert variants_in(bundle, "energy") == variants_in(base, "energy") | {
-        ("npu", "fp16"),
-        ("tensorrt", "fp16"),
-    }
+    for role in ("energy", "relative_pose"):
+        assert variants_in(bundle, role) == variants_in(base, role) | {("npu", "fp16"), ("tensorrt", "fp16")}
     for record in base.manifest.files:
         if record.path != "report.json":
             assert bundle.read(record.path) == base.read(record.path)
@@ -112,13 +110,13 @@ def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
 def test_added_variant_computes_the_golden_outputs(
     kind: VariantKey, history_size: int, tmp_path: Path
 ) -> None:
-    base = make_bundle(tmp_path / "toy", history_size=history_size)
+    base = make_bundle(tmp_path / "toy", history_size=history_size, relative_pose=True)
     bundle = add(base, tmp_path / "new", (kind,))
     target, precision = kind
     engine = "openvino:CPU" if target == "npu" else "onnxruntime:CPU"
     reports = golden_parity(bundle, engine=engine, precision=precision, target=target)
     assert [parity.graph for parity in reports if parity.ok] == [
-        "encoder", "predictor", *(["step"] if target == "npu" else []), "energy",
+        "encoder", "predictor", *(["step"] if target == "npu" else []), "energy", "relative_pose",
     ]  # fmt: skip
     assert all(parity.min_cosine > (0.95 if precision == "int8" else 0.999) for parity in reports)
 
@@ -127,7 +125,7 @@ def test_bundle_with_step_graphs_gets_them_for_every_target(tmp_path: Path) -> N
     base = make_bundle(tmp_path / "toy", step=True, energy=False)
     bundle = add(base, tmp_path / "new", NPU + TENSORRT)
     assert variants_in(bundle, "step") == variants_in(bundle, "predictor")
-    assert variants_in(bundle, "energy") == set()
+    assert variants_in(bundle, "energy") == variants_in(bundle, "relative_pose") == set()
 
 
 def test_int8_npu_variant_reuses_int8_openvino_weights_without_frames(tmp_path: Path) -> None:

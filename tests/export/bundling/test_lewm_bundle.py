@@ -68,7 +68,7 @@ def test_npu_bundle_has_a_step_graph_and_opens(checkpoint: Path, tmp_path: Path)
     folder = tmp_path / "bundle"
     arguments = ["--checkpoint", str(checkpoint), "--horizon", str(HORIZON), "--calibration", SOURCE]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jepa_export.bundling.builder.run_vendor_compilers", lambda *_: {})
+        patch.setattr("jepa_export.bundling.builder.run_vendor_compilers", lambda *_, **__: {})
         assert (
             main(["build", "--teacher", "lewm", *arguments, "--target", "npu", "--output", str(folder)]) == 0
         )

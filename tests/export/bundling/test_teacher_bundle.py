@@ -205,7 +205,7 @@ def test_untrained_teacher_with_fewer_blocks_is_marked(
 
 
 def test_accelerators_get_the_teacher_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "run_vendor_compilers", lambda *_: {})
+    monkeypatch.setattr(builder, "run_vendor_compilers", lambda *_, **__: {})
     folder = tmp_path / "bundle"
     arguments = ["--untrained", *CLIP, "--target", "npu", "--target", "tensorrt", "--output", str(folder)]
     assert main(["build", "--teacher", "vjepa2_1", *arguments]) == 0

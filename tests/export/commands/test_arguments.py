@@ -90,9 +90,9 @@ def test_option_values_are_accepted_or_rejected_in_one_line(
         return
     stderr = capsys.readouterr().err
     assert status == 1
-    assert stderr.startswith("jepa-export: ") and stderr.count("\n") == 1 + value.count("\n") * stderr.count(
-        value
-    )
+    message = stderr.removesuffix("\n")
+    assert message.startswith("jepa-export: ")
+    assert message.count("\n") == value.count("\n") * message.count(value)
     assert not (out / "bundle").exists()
 
 

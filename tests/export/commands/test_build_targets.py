@@ -19,7 +19,6 @@ from onnx import TensorProto
 
 from jepa_export.bundling.variants import (
     VARIANTS,
-    fixed_num_samples,
     model_path,
     select_variants,
     write_variants,
@@ -32,7 +31,7 @@ from jepa_export.targets import npu_compiler, tensorrt_check, vendor_compilers
 from jepa_export.targets.npu import Schedule
 from jepa_export.targets.tensorrt_check import CheckReport
 from jepa_runtime import Bundle, BundleError, WorldModel
-from jepa_runtime.bundle import Variant
+from jepa_runtime.bundle import Variant, compiled_candidates
 from jepa_runtime.cli import main as runtime
 from tests.errors import code
 
@@ -102,13 +101,13 @@ def test_npu_graph_has_only_static_shapes(without_compilers: tuple[Path, str]) -
     for kind in ELSEWHERE[:2]:
         model = ov.Core().read_model(without_compilers[0] / model_path("predictor", kind))
         shapes = {port.get_any_name(): list(port.shape) for port in model.inputs}
-        # Three futures were requested: the runtime compiles graphs for at least 16.
-        assert shapes["actions"] == [16, 2, 2] and list(model.output(0).shape) == [16, 2, 4, 16]
+        # Three futures were requested: the runtime compiles graphs for at least 9.
+        assert shapes["actions"] == [9, 2, 2] and list(model.output(0).shape) == [9, 2, 4, 16]
 
 
-@pytest.mark.parametrize(("num_samples", "count"), [(1, 1), (2, 16), (16, 16), (64, 64)])
+@pytest.mark.parametrize(("num_samples", "count"), [(1, 1), (2, 9), (16, 16), (64, 64)])
 def test_shapes_match_the_runtime_requests(num_samples: int, count: int) -> None:
-    assert fixed_num_samples(num_samples) == count
+    assert compiled_candidates(num_samples) == count
 
 
 def test_tensorrt_graph_has_explicit_precision(without_compilers: tuple[Path, str]) -> None:

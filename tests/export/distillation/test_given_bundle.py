@@ -25,6 +25,7 @@ from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.bundle import seal
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.serving.pipeline import Pipeline
+from tests.bundles import make_bundle
 from tests.export.distillation.tiny import DATA, PACE, families
 
 # The bundle has six variants, each of which is built and checked.
@@ -44,7 +45,7 @@ def tiny() -> Iterator[None]:
 def without_compilers() -> Iterator[None]:
     """The shipped bundle has NPU and TensorRT variants; test_vendor_compilers.py tests their compilers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "run_vendor_compilers", lambda *_: {})
+        patch.setattr(builder, "run_vendor_compilers", lambda *_, **__: {})
         yield
 
 
@@ -126,6 +127,25 @@ def test_goal_energies_and_threshold_are_unchanged(two_rooms_bundle: Path, post_
     assert energies[0] == energies[1]
     before, after = (Bundle.open(folder).manifest for folder in (two_rooms_bundle, post_trained))
     assert before.goal_threshold == after.goal_threshold
+
+
+def test_poses_of_goals_are_unchanged(tmp_path: Path) -> None:
+    given = make_bundle(tmp_path / "toy", relative_pose=True)
+    fields = given.manifest.model_dump(mode="json")
+    for role, variants in fields["graphs"].items():
+        fields["graphs"][role] = [each for each in variants if each["precision"] == "fp32"]
+        for half in (given.path / role).glob("openvino/model_fp16.*"):
+            half.unlink()
+    given = seal(given.path, fields)
+    assert main([*TRAIN, "--encoder", str(given.path), "--output", str(tmp_path / "run")]) == 0
+    made = Bundle.open(tmp_path / "run" / "bundle")
+    before, after = (
+        [bundle.read(path) for variant in bundle.manifest.graphs.relative_pose for path in variant.paths]
+        for bundle in (given, made)
+    )
+    assert len(before) == 3 and before == after
+    np.testing.assert_array_equal(made.golden().relative_pose, given.golden().relative_pose)
+    assert runtime(["verify", str(made.path)]) == 0
 
 
 def test_result_replaces_the_given_bundle_in_a_running_pipeline(

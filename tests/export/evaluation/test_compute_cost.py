@@ -63,13 +63,14 @@ def test_bundle_cost_covers_all_candidates_and_steps(toy_bundle: Path, engine: s
     assert costs["predictor"] == FLAT * FLAT + 16 * HORIZON * ACTIONS * FLAT + steps
 
 
-def test_bundle_cost_is_that_of_the_preferred_variant(toy_bundle: Path) -> None:
-    bundle = Bundle.open(toy_bundle)
+def test_bundle_cost_is_that_of_the_preferred_variant(pose_bundle: Path) -> None:
+    bundle = Bundle.open(pose_bundle)
     steps = (1 + NUM_SAMPLES * (HORIZON - 1)) * FLAT * FLAT
     assert bundle_multiply_adds(bundle) == {
         "encoder": SIZE * SIZE * 3 * FLAT,
         "predictor": FLAT * FLAT + NUM_SAMPLES * HORIZON * ACTIONS * FLAT + steps,
         "energy": 0,
+        "relative_pose": FLAT * 5,
     }
 
 

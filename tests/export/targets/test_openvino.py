@@ -178,6 +178,19 @@ def test_harmful_layer_stays_in_fp32_and_is_named(harmed: ov.Model, frames: list
     assert in_fp32 == {RUINED}
 
 
+def test_harmful_convolution_stays_in_fp32_and_is_named(frames: list[Sample], tmp_path: Path) -> None:
+    network = Convolutions().requires_grad_(False)
+    first, _, second = network.layers
+    # The range of one channel, which is not used, leaves a few steps for all others.
+    first.weight[5] *= 2000
+    second.weight[:, 5] = 0
+    control = AccuracyController(LIMITS, lambda _: None)
+    control.quantize("encoder", converted(network, tmp_path), frames[:16], frames[16:])
+    (outcome,) = control.outcomes
+    assert outcome.plain.used(LIMITS) > 1 >= outcome.found.used(LIMITS)
+    assert "/layers/layers.2/Conv/WithoutBiases" in outcome.in_fp32
+
+
 def test_signal_handlers_work_after_the_search(harmed: ov.Model, frames: list[Sample]) -> None:
     AccuracyController(LIMITS, lambda _: None).quantize("encoder", harmed, frames[:16], frames[16:])
     received: list[int] = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
-from jepa_export.training.stage import ModuleStage, run_stage
+from jepa_export.training.stage import ModuleStage, linear_decay, run_stage
 from tests.errors import code
 
 
@@ -64,3 +64,16 @@ def test_learning_rate_warms_up_and_decays_to_a_hundredth() -> None:
         stage.train_step(step)
         rates.append(stage.optimizer.param_groups[0]["lr"] / 0.1)
     assert rates == pytest.approx([0.01, 0.976, 0.505, 0.01], abs=2e-3)
+
+
+def test_learning_rate_of_a_group_is_multiplied_by_its_factor() -> None:
+    stage = Line(steps=1000)
+    stage.optimizer.param_groups[0]["lr_factor"] = 10.0
+    stage.train_step(99)
+    assert stage.optimizer.param_groups[0]["lr"] == pytest.approx(10 * stage.learning_rate(99))
+
+
+def test_linear_decay_is_constant_and_then_a_line_to_two_hundredths() -> None:
+    rates = [linear_decay(step, 60, 100) for step in (0, 59, 60, 80, 99)]
+    assert rates == pytest.approx([1, 1, 1, 0.5, 0.025])
+    assert linear_decay(999, 0, 1000) == 0.02

@@ -187,9 +187,9 @@ def test_failing_source_is_not_a_verdict(two_rooms_bundle: Path) -> None:
     class Broken(Still):
         def frames(self) -> Iterator[Frame]:
             yield from super().frames()
-            raise SourceError("the bag is damaged")
+            raise SourceError("the bag is damaged", code="test.damaged")
 
-    with pytest.raises(SourceError, match="the bag is damaged"):
+    with pytest.raises(SourceError, check=code("test.damaged")):
         compare(two_rooms_bundle, two_rooms_bundle, Broken())
 
 
@@ -199,7 +199,7 @@ def test_gate_compares_models_on_the_source_of_the_robot(two_rooms_bundle: Path,
     gate = robot.LocalGate(named, lambda: heartbeats.append(None))
     reported = gate.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0)
     assert reported is not None and 0 < reported["moving"] <= reported["frames"] == len(heartbeats)
-    with pytest.raises(ReleaseRejectedError, match=r"1\.25 times", check=code("gate.shadow_rejected")):
+    with pytest.raises(ReleaseRejectedError, check=code("gate.shadow_rejected")):
         gate.shadow(two_rooms_bundle, noisy.path, RATIO, comparisons=0)
     nowhere = robot.LocalGate(settings())
     assert nowhere.shadow(two_rooms_bundle, two_rooms_bundle, RATIO, comparisons=0) is None

@@ -14,7 +14,7 @@ from jepa_runtime.ota.gate import static_checks
 from jepa_runtime.ota.release import Budgets, Release, Robot, Rollout, manifest_fields
 from jepa_runtime.ota.robot import LocalGate
 from tests.errors import code
-from tests.ota.robots import Site, settings
+from tests.ota.robots import Gate, Site, settings, variant
 
 ROBOT = Robot(hardware_ids=("kestrel-2",))
 
@@ -110,6 +110,37 @@ def test_release_that_the_robot_cannot_run_is_rejected_before_the_download(
 ) -> None:
     with nullcontext() if expected is None else pytest.raises(ReleaseRejectedError, check=code(expected)):
         static_checks.check_release(release(bundle, **changes), replace(ROBOT, precision=precision))
+
+
+def test_bundle_that_reads_no_poses_is_rejected_by_a_robot_that_needs_them(
+    bundle: Bundle, pose_bundle: Path
+) -> None:
+    needing = replace(ROBOT, needs_poses=True)
+    with pytest.raises(ReleaseRejectedError, check=code("gate.reads_no_poses")):
+        static_checks.check(bundle, release(bundle), needing)
+    reading = Bundle.open(pose_bundle)
+    for robot in (ROBOT, needing):
+        static_checks.check(reading, release(reading), robot)
+
+
+class StaticGate(Gate):
+    """A gate with real static checks."""
+
+    def check(self, bundle: Bundle, release: Release, robot: Robot) -> None:
+        static_checks.check(bundle, release, robot)
+
+
+def test_update_from_a_model_that_reads_poses_must_read_them_unless_allowed(
+    tmp_path: Path, toy_bundle: Path, pose_bundle: Path
+) -> None:
+    site = Site(tmp_path / "robot", variant(pose_bundle, tmp_path / "first", "1.0.0"))
+    site.gate = StaticGate()
+    site.repository.publish(variant(toy_bundle, tmp_path / "second", "2.0.0"), 2)
+    state = site.update()
+    assert state.result == "rejected" and "reads no poses" in state.reason
+    assert site.update(any_interface=True, retry_rejected=True).result == "updated"
+    site.repository.publish(variant(pose_bundle, tmp_path / "third", "3.0.0"), 3)
+    assert site.update().result == "updated", "poses may be added at any time"
 
 
 def test_engine_missing_on_the_robot_is_not_blamed_on_the_release(bundle: Bundle) -> None:

@@ -53,7 +53,7 @@ class Robot(Site):
         self.fleet = HawkbitAgent(
             self.root,
             lambda **more: self.opened(**more),
-            log=self.lines.append,
+            log=lambda _, line: self.lines.append(line),
             clock=self.clock,
             now=self.clock.now,
         )

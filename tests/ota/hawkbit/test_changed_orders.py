@@ -85,7 +85,7 @@ def test_cancellation_that_cannot_be_stored_is_not_rejected(
     fleet_robot: Robot, ddi: DdiServer, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise StorageError("state.json: cannot be written: No space left on device")
+        raise StorageError("state.json: cannot be written: No space left on device", code="storage.full")
 
     fleet_robot.repository.publish(bundles[1], 2)
     action = ddi.assign("2.0.0", window=False)

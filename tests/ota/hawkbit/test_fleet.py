@@ -354,7 +354,7 @@ def test_full_disk_is_reported_to_the_server(
     fleet_robot: Robot, ddi: DdiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, _: SavedState) -> None:
-        raise StorageError(f"{path}: cannot be written: No space left on device")
+        raise StorageError(f"{path}: cannot be written: No space left on device", code="storage.full")
 
     monkeypatch.setattr(saved_state, "save", full)
     fleet_robot.round()

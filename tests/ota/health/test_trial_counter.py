@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,28 +23,10 @@ from jepa_runtime.ota.state import Phase
 from jepa_runtime.ota.storage.slots import SlotStore
 from jepa_runtime.util import atomic_files
 from tests.errors import code
-from tests.ota.fleets import until
+from tests.ota.boots import Boot
+from tests.ota.fleets import edit, until
 from tests.ota.robots import Died, Site, dies_in
 from tests.ota.serving_processes import running, served
-
-# One boot: `run --robot` in a process that is killed when it opens one version, as by a machine crash.
-BOOT = """
-import os, signal, sys
-from jepa_runtime import cli
-from jepa_runtime.commands import run
-from jepa_runtime.ota.health import serving_socket as local_serving, trial_counter as trials
-root, boot, deadly, duration = sys.argv[1:]
-local_serving.boot_id = trials.boot_id = lambda: boot
-open_model = run.open_model
-def opens(args, bundle):
-    version = bundle.manifest.version
-    print(version, flush=True)
-    if version in deadly.split(","):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return open_model(args, bundle)
-run.open_model = opens
-sys.exit(cli.main(["run", "--robot", root, "--source", "two_rooms", "--rate", "50", "--duration", duration]))
-"""
 
 
 @pytest.fixture
@@ -60,34 +39,23 @@ def switched(site: Site, bundles: list[Bundle]) -> Site:
     return site
 
 
-def command(site: Site, number: int, deadly: str = "2.0.0", duration_s: float = 0.3) -> list[str]:
-    return [sys.executable, "-c", BOOT, str(site.root), f"boot-{number}", deadly, str(duration_s)]
-
-
 def boot(site: Site, number: int, deadly: str = "2.0.0") -> tuple[list[str], int, str]:
     """Return the versions that one boot opens, the exit status of its process, and its report."""
-    done = subprocess.run(
-        command(site, number, deadly), capture_output=True, text=True, check=False, timeout=60
-    )
-    return versions(done.stdout), done.returncode, done.stderr
-
-
-def versions(output: str) -> list[str]:
-    return [line for line in output.splitlines() if re.fullmatch(r"\d\.\d\.\d", line)]
+    one = Boot(site.root, number, deadly, duration_s=0.3)
+    status = one.wait(60)
+    return one.versions, status, one.stderr
 
 
 @contextmanager
-def started(site: Site, number: int, deadly: str) -> Iterator[subprocess.Popen[str]]:
-    """A boot without a crash; at the end of the block its process is asked to end."""
-    with (site.root.parent / "stderr").open("w+") as stderr:
-        process = subprocess.Popen(
-            command(site, number, deadly, 60.0), stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(30)
+def started(site: Site, number: int, deadly: str) -> Iterator[Boot]:
+    """A boot without a crash; at the end of the block its process ends without an error."""
+    one = Boot(site.root, number, deadly, duration_s=60.0)
+    try:
+        yield one
+    finally:
+        one.terminate()
+        status = one.wait(30)
+    assert status == 0
 
 
 def test_candidate_that_crashes_the_machine_is_opened_three_times_then_the_good_model_serves(
@@ -118,7 +86,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every write fail as on a full disk."""
 
     def full(path: Path, content: bytes) -> None:
-        raise StorageError(f"{path}: cannot be written: No space left on device")
+        raise StorageError(f"{path}: cannot be written: No space left on device", code="storage.full")
 
     monkeypatch.setattr(atomic_files, "write", full)
 
@@ -225,21 +193,21 @@ def test_first_model_that_crashes_the_machine_is_opened_a_limited_number_of_time
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     """Without a rollback target the serving process waits for another model, and the update can finish."""
-    site = Site(tmp_path / "empty", None)
+    site = Site(tmp_path / "empty", None, health_window_s=2.0)
     site.repository.publish(bundles[1], 2)
     with pytest.raises(Died):
         site.update(on_state=dies_in(Phase.OBSERVE))
     boots = [boot(site, number)[:2] for number in range(MAX_ATTEMPTS)]
     assert boots == [(["2.0.0"], -9)] * MAX_ATTEMPTS
-    with started(site, 99, "2.0.0") as process:
-        until(lambda: "no model is opened" in stderr_of(site))
-        assert "was opened 3 times in 3 boots" in stderr_of(site)
+    with started(site, 99, "2.0.0") as last:
+        until(lambda: "no model is opened" in last.stderr)
+        assert "was opened 3 times in 3 boots" in last.stderr
         state = site.update(serving=LocalServing(site.root))
         assert state.result == "rejected" and SlotStore(site.root).current() is None
         site.repository.publish(bundles[2], 3)
         state = site.update(serving=LocalServing(site.root), clock=time)
         assert (state.result, site.version) == ("updated", "3.0.0"), state.reason
-    assert process.returncode == 0 and versions(process.communicate()[0]) == ["3.0.0"]
+    assert last.versions == ["3.0.0"]
 
 
 @pytest.fixture
@@ -271,25 +239,22 @@ def test_active_model_that_crashes_the_machine_at_each_boot_is_replaced_by_the_p
 def test_previous_model_is_opened_a_limited_number_of_times(updated: Site) -> None:
     boots = [boot(updated, number, "1.0.0,2.0.0")[0] for number in range(MAX_BOOTS + MAX_ATTEMPTS)]
     assert boots == [["2.0.0"]] * MAX_BOOTS + [["1.0.0"]] * MAX_ATTEMPTS
-    with started(updated, 99, "1.0.0,2.0.0") as process:
-        until(lambda: "no model is opened" in stderr_of(updated))
+    with started(updated, 99, "1.0.0,2.0.0") as last:
+        until(lambda: "no model is opened" in last.stderr)
         (alarm,) = alarms(updated.root, state.load(updated.root / robot.STATE))
         assert "no model is active" in alarm
-    assert process.returncode == 0 and versions(process.communicate()[0]) == []
-
-
-def stderr_of(site: Site) -> str:
-    return (site.root.parent / "stderr").read_text()
+    assert last.versions == []
 
 
 def test_server_without_a_previous_model_waits_and_opens_the_next_release(
     site: Site, bundles: list[Bundle]
 ) -> None:
+    edit(site.root, health_window_s=2.0)
     boots = [boot(site, number, "1.0.0")[:2] for number in range(MAX_BOOTS)]
     assert boots == [(["1.0.0"], -9)] * MAX_BOOTS
-    with started(site, 99, "1.0.0") as process:
-        until(lambda: "no model is opened" in stderr_of(site))
-        assert f"was opened in {MAX_BOOTS} consecutive boots" in stderr_of(site)
+    with started(site, 99, "1.0.0") as last:
+        until(lambda: "no model is opened" in last.stderr)
+        assert f"was opened in {MAX_BOOTS} consecutive boots" in last.stderr
         (alarm,) = alarms(site.root, state.load(site.root / robot.STATE))
         assert "toy 1.0.0, the active model" in alarm and "no model is active" in alarm
         serving = LocalServing(site.root)
@@ -299,7 +264,7 @@ def test_server_without_a_previous_model_waits_and_opens_the_next_release(
         assert (stored.result, site.version, site.good) == ("updated", "2.0.0", "2.0.0"), stored.reason
         assert serving.health().serves == bundles[1].sha256
         assert site.gate.probed[0][1] is None and "shadow" not in site.gate.calls, "not opened by the update"
-    assert process.returncode == 0 and versions(process.communicate()[0]) == ["2.0.0"]
+    assert last.versions == ["2.0.0"]
     assert alarms(site.root, stored) == []
 
 
@@ -307,9 +272,9 @@ def test_pinned_robot_serves_no_other_model(updated: Site) -> None:
     operator_requests.pin(updated.root, pinned=True, now=updated.clock.now)
     for number in range(MAX_BOOTS):
         boot(updated, number)
-    with started(updated, 99, "2.0.0") as process:
-        until(lambda: "no model is opened" in stderr_of(updated))
-    assert process.returncode == 0 and versions(process.communicate()[0]) == []
+    with started(updated, 99, "2.0.0") as last:
+        until(lambda: "no model is opened" in last.stderr)
+    assert last.versions == []
 
 
 def test_crashes_of_the_active_model_count_once_per_boot_and_are_reset_by_service(

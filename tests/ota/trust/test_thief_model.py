@@ -13,7 +13,7 @@ from jepa_runtime.ota import operator_requests, robot
 from jepa_runtime.ota.provisioning import provision
 from jepa_runtime.ota.state import State
 from tests.errors import code
-from tests.ota.robots import Gate, Serving, client_arguments, settings
+from tests.ota.robots import Clock, Gate, Serving, client_arguments, settings
 
 pytest.importorskip("jepa_export.release.publish", reason="extra export is not installed")
 
@@ -50,7 +50,9 @@ class Fleet:
         publish(opened(self.repo), self.recovery, STABLE)
 
     def update(self) -> State:
-        with robot.open_client(self.root, **client_arguments(gate=Gate(), serving=self.serving)) as client:
+        with robot.open_client(
+            self.root, **client_arguments(gate=Gate(), serving=self.serving, clock=Clock())
+        ) as client:
             return client.update()
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.training.stage import run_stage
 from jepa_recipes.training_worlds.two_rooms import TwoRoomsTrainingWorld
 from jepa_recipes.two_token import bundle as packing
-from jepa_recipes.two_token import train_command, training, vit_trunk
+from jepa_recipes.two_token import distillation, representation, train_command, training, vit_trunk
 from jepa_recipes.two_token.distillation import (
     DynamicsDistillationStage,
     RepresentationDistillationStage,
@@ -28,9 +29,20 @@ from jepa_recipes.two_token.training import STUDENT, TEACHER, DistillationRecipe
 from jepa_runtime.bundle import Bundle
 from tests.errors import code
 
-pytestmark = pytest.mark.timeout(300)
-
 TINY = DistillationRecipe(representation_steps=2, dynamics_steps=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Use one thread, like the other tests: two are ten times as slow when another test runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_LARGE_THREADS", 1)
+        yield
+
+
+def render_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Save the seconds in which another process imports torch; ``student_run`` uses such a process."""
+    patch.setattr(training, "_renderer", lambda: ThreadPoolExecutor(1))
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +50,12 @@ def teacher_run(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -
     """Return a barely trained teacher, and the folder of its library."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
     recipe = replace(tiny_recipe, representation_steps=2, teacher=True)
-    return folder, training.train(
-        folder, seed=0, training_world=TwoRoomsTrainingWorld("random"), recipe=recipe
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        render_in_this_process(patch)
+        patch.setattr(representation, "LAYOUTS", 8)
+        return folder, training.train(
+            folder, seed=0, training_world=TwoRoomsTrainingWorld("random"), recipe=recipe
+        )
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +96,9 @@ def test_teacher_is_trained_in_bf16_where_the_processor_supports_it(
 
 
 def test_predictor_and_energy_learn_the_predictions_of_their_teacher(
-    teacher_run: tuple[Path, TrainedModel], tmp_path: Path
+    teacher_run: tuple[Path, TrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(distillation, "LAYOUTS", 8)
     folder, teacher = teacher_run
     torch.manual_seed(0)
     whole = teacher.encoder, teacher.predictor, teacher.energy
@@ -98,8 +114,12 @@ def test_predictor_and_energy_learn_the_predictions_of_their_teacher(
 
 
 def test_repeated_distillation_is_identical(
-    teacher_run: tuple[Path, TrainedModel], student_run: tuple[Path, TrainedModel], tmp_path: Path
+    teacher_run: tuple[Path, TrainedModel],
+    student_run: tuple[Path, TrainedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    render_in_this_process(monkeypatch)
     again = training.distill(teacher_run[1], teacher_run[0], tmp_path, seed=0, recipe=TINY)
     taken_up = training.distill(teacher_run[1], teacher_run[0], student_run[0], seed=0, recipe=TINY)
     for model in (again, taken_up):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions, Graph, create_backend
 from jepa_runtime.backends.openvino.npu import Origin
-from jepa_runtime.bundle import Bundle, seal
+from jepa_runtime.bundle import POSE_BATCH, Bundle, seal
 from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.model.compiled_graphs import runnable_precisions
 from jepa_runtime.model.parity import golden_parity
@@ -53,7 +53,7 @@ def npu_bundle(tmp_path: Path) -> Callable[..., Path]:
 
     def make(**other: str) -> Path:
         folder = tmp_path / "bundle"
-        manifest = make_bundle(folder).manifest.model_dump(mode="json")
+        manifest = make_bundle(folder, relative_pose=True).manifest.model_dump(mode="json")
         # Without fixed shapes the predictor also runs one candidate: only the NPU has the step.
         whole = make_bundle(tmp_path / "whole", step=True)
         shutil.copytree(whole.path / "step", folder / "step")
@@ -71,9 +71,10 @@ def npu_bundle(tmp_path: Path) -> Callable[..., Path]:
 
 _SHAPES = {
     "encoder": {},
-    "predictor": {"actions": [16, HORIZON, ACTIONS]},
+    "predictor": {"actions": [9, HORIZON, ACTIONS]},
     "step": {"actions": [1, 1, ACTIONS]},
     "energy": {"latents": [NUM_SAMPLES * HORIZON, TOKENS, DIM]},
+    "relative_pose": {"latents": [POSE_BATCH, TOKENS, DIM]},
 }
 
 
@@ -164,9 +165,9 @@ def test_compatible_blob_is_imported_and_computes_the_golden_outputs(
 ) -> None:
     folder = npu_bundle()
     parities = golden_parity(Bundle.open(folder), engine="openvino:NPU")
-    assert [parity.graph for parity in parities] == ["encoder", "predictor", "step", "energy"]
+    assert [parity.graph for parity in parities] == [*_SHAPES]
     assert all(parity.ok for parity in parities)
-    with WorldModel.open(folder, engine="openvino:NPU", num_samples=16) as model:
+    with WorldModel.open(folder, engine="openvino:NPU", num_samples=9) as model:
         reported = model._backend._core  # type: ignore[attr-defined]
         assert (model.engine, model.device, model.skipped_engines) == ("openvino", "NPU", ())
         assert "import" in kinds(reported)
@@ -188,6 +189,10 @@ def test_fixed_shapes_serve_fewer_candidates_and_single_states_with_equal_result
         assert result.energies is not None and golden.energy is not None
         np.testing.assert_allclose(model.energy(golden.latents[0], goal), golden.energy[0], atol=1e-4)
         np.testing.assert_allclose(result.energies[0], model.energy(result.latents[0], goal), atol=1e-6)
+        assert golden.relative_pose is not None
+        for count in (1, 3):
+            poses = model.relative_poses(golden.latents[:count], goal)
+            np.testing.assert_allclose(poses, golden.relative_pose[:count], atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
@@ -211,9 +216,11 @@ def test_more_candidates_than_fixed_shapes_hold_are_rejected(
 def test_npu_variants_are_checked_on_a_cpu(npu_bundle: Callable[..., Path]) -> None:
     bundle = Bundle.open(npu_bundle())
     result = golden_parity(bundle, engine="openvino:CPU", target="npu")
-    assert [parity.graph for parity in result if parity.ok] == ["encoder", "predictor", "step", "energy"]
+    assert [parity.graph for parity in result if parity.ok] == [*_SHAPES]
     on_cpu = golden_parity(bundle, engine="openvino:CPU")
-    assert [parity.graph for parity in on_cpu if parity.ok] == ["encoder", "predictor", "energy"]
+    assert [parity.graph for parity in on_cpu if parity.ok] == [
+        "encoder", "predictor", "energy", "relative_pose",
+    ]  # fmt: skip
 
 
 def test_precision_of_the_preferred_target_comes_first(
@@ -241,7 +248,7 @@ def test_driver_without_a_compiler_runs_a_compatible_blob(
         self.properties |= expected
 
     monkeypatch.setattr(SimulatedCore, "__init__", without)
-    with WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=16) as model:
+    with WorldModel.open(npu_bundle(), engine="openvino:NPU", num_samples=9) as model:
         request = model._backend._core  # type: ignore[attr-defined]
         assert "compile" not in kinds(request) and "import" in kinds(request)
 
@@ -277,7 +284,7 @@ def test_incompatible_blob_is_skipped_with_a_message(
         caplog.at_level(logging.WARNING),
         WorldModel.open(npu_bundle(**other), engine="openvino:NPU") as model,
     ):
-        assert kinds(model._backend._core) == ["compile"] * 4  # type: ignore[attr-defined]
+        assert kinds(model._backend._core) == ["compile"] * len(_SHAPES)  # type: ignore[attr-defined]
     assert (
         "ignoring its blob" in caplog.text
         and expected in caplog.text
@@ -304,7 +311,7 @@ def test_blob_that_cannot_be_imported_is_skipped(
 ) -> None:
     monkeypatch.setattr(SimulatedCore, "breaks", True)
     with WorldModel.open(npu_bundle(), engine="openvino:NPU") as model:
-        assert kinds(model._backend._core) == ["import", "compile"] * 4  # type: ignore[attr-defined]
+        assert kinds(model._backend._core) == ["import", "compile"] * len(_SHAPES)  # type: ignore[attr-defined]
     assert "ignoring its blob: the blob is not accepted by the driver; compiling the graph" in caplog.text
 
 

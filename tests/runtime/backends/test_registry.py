@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,41 +14,18 @@ from jepa_runtime.backends import Engine, engine_devices, engines, find_engine, 
 from jepa_runtime.backends.registry import engines_for, split_engine
 from jepa_runtime.errors import BackendError
 from tests.errors import code
-
-TOY = Path(__file__).parent / "toy_engine"
+from tests.toy_packages import install_toy_engine, run, run_program
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of installed packages with the toy engine."""
-    source = Path(shutil.copytree(TOY, tmp_path_factory.mktemp("source") / "toy_engine"))
-    target = tmp_path_factory.mktemp("site")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
-            *("--no-build-isolation", "--target", target, source),
-        ],
-        check=True,
-    )
-    return target
-
-
-def run(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run Python with the packages of ``site``."""
-    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH", ""))))
-    return subprocess.run(
-        [sys.executable, *command],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return install_toy_engine(tmp_path_factory)
 
 
 def jepa_runtime(site: Path, *arguments: str | Path) -> tuple[Any, str]:
     """Run a command of ``jepa-runtime``, and return its JSON output and its text output."""
-    program = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
-    done = run(site, "-c", program, *arguments, "--json", "-")
+    done = run_program(site, "jepa_runtime", *arguments, "--json", "-")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -94,8 +68,7 @@ def test_engine_of_another_package_reproduces_the_golden_outputs(site: Path, toy
 
 
 def test_doctor_lists_the_engines_of_other_packages(site: Path) -> None:
-    program = "import sys; from jepa_runtime.cli import main; sys.exit(main())"
-    report = json.loads(run(site, "-c", program, "doctor", "--json", "-").stdout)
+    report = json.loads(run_program(site, "jepa_runtime", "doctor", "--json", "-").stdout)
     (finding,) = [each for each in report["findings"] if each["check"] == "engine.plugins"]
     assert finding["summary"] == "other packages provide the engines toy (jepa-edge-toy-engine 0.1)"
     (finding,) = [each for each in report["findings"] if each["check"] == "engine.plugin_packages"]

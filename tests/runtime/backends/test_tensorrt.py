@@ -22,7 +22,7 @@ from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BackendError, DeviceLostError, FrameError
 from jepa_runtime.imaging.conversion import resize_into
 from jepa_runtime.model.parity import golden_parity
-from tests.bundles import SIZE
+from tests.bundles import DIM, SIZE, TOKENS
 from tests.errors import code
 from tests.runtime.backends.simulated_gpu import SimulatedGpu
 from tests.runtime.backends.simulated_tensorrt import SimulatedTensorRT
@@ -120,8 +120,12 @@ def test_image_size_that_cannot_be_prepared_leaves_nothing(
     session.scale(first)
     of_first = session.run()["latent"].copy()
     with monkeypatch.context() as broken:
-        broken.setattr(SimulatedGpu, "run", lambda *_: (_ for _ in ()).throw(BackendError("planted")))
-        with pytest.raises(BackendError, match="planted"):
+        broken.setattr(
+            SimulatedGpu,
+            "run",
+            lambda *_: (_ for _ in ()).throw(BackendError("planted", code="test.planted")),
+        )
+        with pytest.raises(BackendError, check=code("test.planted")):
             session.scale(second)
     assert session.scale(second)
     assert session.run()["latent"] != pytest.approx(of_first)
@@ -309,13 +313,16 @@ def test_another_thread_is_rejected(opened: Callable[..., Backend], encoder: Gra
 
 
 def test_bundle_serves_and_reproduces_its_golden_outputs(
-    tensorrt: SimulatedTensorRT, toy_bundle: Path, tmp_path: Path
+    tensorrt: SimulatedTensorRT, pose_bundle: Path, tmp_path: Path
 ) -> None:
     options = BackendOptions(cache_dir=tmp_path, build=lambda *_: True)
-    parities = golden_parity(Bundle.open(toy_bundle), engine="tensorrt", options=options)
-    assert [parity.graph for parity in parities] == ["encoder", "predictor", "energy"]
+    parities = golden_parity(Bundle.open(pose_bundle), engine="tensorrt", options=options)
+    assert [parity.graph for parity in parities] == [
+        "encoder", "predictor", "energy", "relative_pose",
+    ]  # fmt: skip
     assert all(parity.ok for parity in parities)
     with WorldModel.open(
-        toy_bundle, engine="tensorrt:0", options=BackendOptions(cache_dir=tmp_path)
+        pose_bundle, engine="tensorrt:0", options=BackendOptions(cache_dir=tmp_path)
     ) as model:
         assert np.isfinite(model.encode(np.zeros((48, 64, 3), np.uint8))).all()
+        assert model.goal_pose(np.zeros((TOKENS, DIM), np.float32)) is not None

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from jepa_runtime import Bundle, BundleError
-from jepa_runtime.bundle import onnx_external_data
+from jepa_runtime.bundle import onnx_external_data, seal
 from jepa_runtime.bundle.golden_outputs import read_npz
 from jepa_runtime.bundle.onnx_external_data import has_external_data
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
@@ -81,6 +81,21 @@ def test_golden_arrays_have_the_shapes_of_the_manifest(toy_bundle: Path) -> None
     assert golden.frames.shape == (n, SIZE, SIZE, 3)
     assert golden.futures.shape == (n, NUM_SAMPLES, HORIZON, TOKENS, DIM)
     assert golden.energy is not None and golden.energy.shape == (n,)
+
+
+def test_golden_poses_must_match_the_manifest(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "toy", relative_pose=True)
+    poses = bundle.golden().relative_pose
+    assert poses is not None and poses.shape == (len(bundle.golden().frames), 5)
+    arrays = dict(np.load(bundle.path / "golden.npz"))
+    for wrong in (poses[:, :3], poses[:1], np.full_like(poses, np.nan), poses * [1, 1, 1, 1, 0]):
+        np.savez(bundle.path / "golden.npz", **arrays | {"relative_pose": wrong.astype(np.float32)})
+        with pytest.raises(BundleError, check=code("bundle.golden_invalid")):
+            seal(bundle.path, bundle.manifest)
+    del arrays["relative_pose"]
+    np.savez(bundle.path / "golden.npz", **arrays)
+    with pytest.raises(BundleError, check=code("bundle.golden_invalid")):
+        seal(bundle.path, bundle.manifest)
 
 
 def test_bundle_folder_may_be_a_link(toy_bundle: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from jepa_runtime.bundle import Manifest, parse_manifest
 from jepa_runtime.errors import BundleError
+from tests.bundles import make_bundle
 from tests.errors import code
 
 Fields = dict[str, Any]
@@ -117,6 +118,7 @@ def test_path_that_is_not_allowed_is_rejected(valid: bytes, path: str) -> None:
         ("graphs.encoder", [], "graphs.encoder"),
         ("graphs.encoder.0.path", "encoder/onnx/model.onnx", "path must be encoder/openvino/"),
         ("graphs.encoder.0.precision", "int4", "graphs.encoder.0.precision"),
+        ("graphs.unknown_role", [], "graphs.unknown_role"),
         ("graphs.predictor.0.precision", "int8", "same targets and precisions"),
         ("golden.tolerances.fp32", None, "golden.tolerances.fp32"),
         ("files.0.sha256", "0" * 63, "files.0.sha256"),
@@ -144,6 +146,26 @@ def test_inconsistent_graph_variants_are_rejected(valid: bytes) -> None:
     assert "energy graph must have the same targets" in rejection(set_in(fields, "graphs.energy", energy))
     twice = fields["graphs"]["encoder"] * 2
     assert "encoder has two variants of the same" in rejection(set_in(fields, "graphs.encoder", twice))
+
+
+def test_relative_pose_graph_needs_every_target_and_its_files(tmp_path: Path) -> None:
+    fields = make_bundle(tmp_path / "toy", relative_pose=True).manifest.to_json_dict()
+    assert len(parse_manifest(json.dumps(fields).encode()).graphs.relative_pose) == 3
+    first = fields["graphs"]["relative_pose"][:1]
+    reported = rejection(set_in(fields, "graphs.relative_pose", first))
+    assert "relative_pose graph must have the same targets" in reported
+    path = first[0]["path"]
+    fields["files"] = [entry for entry in fields["files"] if entry["path"] != path]
+    assert f"{path!r} is used but not listed" in rejection(fields)
+
+
+def test_relative_pose_role_is_written_only_if_the_bundle_has_it(valid: bytes) -> None:
+    """Earlier readers reject unknown roles, as this one does, so other bundles must not name it."""
+    fields = json.loads(valid)
+    assert "relative_pose" not in fields["graphs"]
+    manifest = parse_manifest(json.dumps(set_in(fields, "graphs.relative_pose", [])).encode())
+    assert manifest.graphs.relative_pose == ()
+    assert manifest.to_json_dict()["graphs"] == fields["graphs"]
 
 
 def test_file_listed_twice_is_rejected(valid: bytes) -> None:
@@ -217,8 +239,20 @@ def test_fixed_shape_predictor_without_a_step_is_rejected_except_for_one_step(va
     assert parse_manifest(json.dumps(changed | {"num_samples": 1}).encode()).num_samples == 1
 
 
-def test_unknown_target_is_rejected(valid: bytes) -> None:
-    assert "graphs.encoder" in rejection(set_in(json.loads(valid), "graphs.encoder.0.target", "tpu"))
+def test_target_of_another_package_is_accepted_for_onnx(valid: bytes) -> None:
+    fields = json.loads(valid)
+    fields["graphs"]["energy"] = []
+    manifest = parse_manifest(json.dumps(with_predictors_for(fields, "tpu", "m.onnx", "m.onnx")).encode())
+    assert manifest.graphs.encoder[-1].paths == ("encoder/tpu/m.onnx",)
+    assert "path must be encoder/tpu/*.onnx" in rejection(
+        with_predictors_for(fields, "tpu", "m.xml", "m.xml", "m.bin")
+    )
+    assert "path must be encoder/tpu/" in rejection(set_in(fields, "graphs.encoder.0.target", "tpu"))
+
+
+@pytest.mark.parametrize("target", ["", "../x", "Tpu", "t p", "x" * 33, "tpu\n"])
+def test_target_that_is_no_name_is_rejected(valid: bytes, target: str) -> None:
+    assert "graphs.encoder" in rejection(set_in(json.loads(valid), "graphs.encoder.0.target", target))
 
 
 def test_manifest_cannot_list_itself(valid: bytes) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import jepa_runtime
+from jepa_export.cli import PROGRAM as EXPORT
 from jepa_runtime.cli import PROGRAM, main
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError, status_of
 from jepa_runtime.commands.program import Command, Program
@@ -95,6 +96,10 @@ def test_program_version_takes_less_than_300_ms() -> None:
         (["info", "bundle", "--bundel"], "jepa-runtime info"),
         (["update", "status", "--rot", "x"], "jepa-runtime update status"),
         (["report", "run.mcap"], "jepa-runtime report"),
+        (["info", "bundle", "--vers"], "jepa-runtime info"),
+        (["update", "status", "--rob", "x"], "jepa-runtime update status"),
+        (["update", "status", "--version", "1.0.0"], "jepa-runtime update status"),
+        (["update", "status", "--version=1.0.0"], "jepa-runtime update status"),
     ],
 )
 def test_usage_error_shows_the_usage_of_the_command_and_returns_2(
@@ -116,6 +121,25 @@ def test_program_and_commands_show_the_version(
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
     assert capsys.readouterr().out == f"jepa-edge {jepa_runtime.__version__}\n"
+
+
+@pytest.mark.parametrize("version", [["--version", "1.0.0"], ["--version=1.0.0"]])
+def test_version_with_a_value_names_the_option_that_takes_one(
+    version: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["release", "downgrade", "repository", "--channel", "stable", "--model", "toy", *version]
+    with pytest.raises(SystemExit, match="2"):
+        EXPORT.main(arguments)
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.endswith("takes no value, got '1.0.0': use --bundle-version\n")
+
+
+def test_abbreviated_option_is_a_usage_error_also_before_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--verb", "info", "bundle"])
+    assert "unrecognized arguments: --verb" in capsys.readouterr().err
 
 
 def test_message_options_may_stand_before_and_after_each_command() -> None:

@@ -313,8 +313,10 @@ def test_run_error_is_one_line(model: FakeModel, arguments: list[str], complaint
 def test_run_with_unwritable_output_fails_before_opening_the_model(
     model: FakeModel, option: str, target: str
 ) -> None:
-    with pytest.raises(JepaRuntimeError, match=f"^{target}: cannot be written"):
+    expected = "recording.io" if option == "--black-box" else "output.not_writable"
+    with pytest.raises(JepaRuntimeError, check=code(expected)) as caught:
         run("--source", "two_rooms", "--duration", "0.1", option, target)
+    assert str(caught.value).startswith(f"{target}: ")
     assert not hasattr(model, "opened_with")
 
 

@@ -118,7 +118,10 @@ def test_info_shows_the_bundle(toy_bundle: Path, capsys: pytest.CaptureFixture[s
         assert word in output
 
 
-@pytest.mark.parametrize(("graph", "without"), [("step", "predictor"), ("energy", "mean squared difference")])
+@pytest.mark.parametrize(
+    ("graph", "without"),
+    [("step", "predictor"), ("energy", "mean squared difference"), ("relative_pose", "reads no poses")],
+)
 def test_info_shows_what_replaces_a_missing_graph(
     graph: str, without: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +159,7 @@ def test_installed_program_prints_its_version() -> None:
     assert done.stdout.startswith("jepa-edge ")
 
 
-def npu_bundle(folder: Path, *, candidates: int = 16) -> Path:
+def npu_bundle(folder: Path, *, candidates: int = 9) -> Path:
     """Return a bundle that also has an NPU variant, whose graphs have fixed shapes."""
     fields = make_bundle(folder, step=True, energy=False).manifest.model_dump(mode="json")
     shapes = {"encoder": None, "predictor": [candidates, HORIZON, ACTIONS], "step": [1, 1, ACTIONS]}
@@ -205,9 +208,9 @@ def test_verify_npu_variant_without_step_fails(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_verify_npu_variant_of_other_shapes_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, report = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=9)))
+    status, report = verify_json(capsys, str(npu_bundle(tmp_path / "toy", candidates=16)))
     assert status == 1 and statuses(report)["npu", "fp32"] == "failed"
-    assert "fp32 for npu cannot be run" in report["reason"] and "requested was [16, 4, 2]" in report["reason"]
+    assert "fp32 for npu cannot be run" in report["reason"] and "requested was [9, 4, 2]" in report["reason"]
     assert statuses(report)["openvino", "fp32"] == "checked", "other variants are still checked"
 
 

@@ -22,6 +22,13 @@ def test_goal_checker_leaves_a_goal_only_by_a_clear_margin() -> None:
     assert reached(checker, 1, 1, 1.9, 2.0, 2.1, 1.9) == [False, True, True, True, False, False]
 
 
+def test_goal_is_reached_only_within_the_tolerance_of_its_pose() -> None:
+    checker = GoalChecker(1.0, images=2)
+    assert [checker.update(0.5, ratio) for ratio in (1.1, 1.0, 0.5)] == [False, False, True]
+    # It is left by a clear margin, too.
+    assert [checker.update(0.5, ratio) for ratio in (1.9, 2.1)] == [True, False]
+
+
 def test_goal_checker_reset_forgets_all_images() -> None:
     checker = GoalChecker(1.0, images=2)
     reached(checker, 1, 1)

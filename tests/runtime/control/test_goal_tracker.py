@@ -100,6 +100,18 @@ def test_goal_tracker_lasting_hold_ends_the_goal():
     assert (goal.result.outcome, goal.result.reason) == (Outcome.ABORTED, "no futures for 4.3 s")
 
 
+def test_goal_tracker_moved_goals_restart_the_timeout_but_not_the_time_of_a_hold():
+    """A route moves its goal on more often than the tolerance, also while the robot is held."""
+    goal = reach(timeout_s=1.5)
+    follow(goal)
+    for now_s in (101.0, 102.0):
+        goal.check_timeouts(now_s, "frozen" if now_s > 102 else "")
+        goal.move(GOAL_NS, is_via=True, now_s=now_s)
+    assert goal.result is None
+    goal.check_timeouts(102.5, "frozen")
+    assert goal.result == reaching.GoalResult(Outcome.ABORTED, "frozen") and goal.duration_s == 2.5
+
+
 def test_goal_tracker_world_model_without_the_goal_ends_it():
     goal = reach()
     assert not goal.matches(None) and not goal.matches(99), "futures of the previous goal"

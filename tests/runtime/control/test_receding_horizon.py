@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.control import receding_horizon as receding_horizon
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
 
@@ -32,6 +33,11 @@ class Recorder:
         self.calls: list[str] = []
         self.costs = None
         self.recovers_from = None
+        self.goal_pose = None
+        self.ratio = 0.0
+
+    def pose_ratio(self, pose):
+        return self.ratio
 
     def ask(self):
         self.calls.append("ask")
@@ -47,6 +53,9 @@ class Recorder:
 
     def reset(self):
         self.calls.append("reset")
+
+    def set_goal_pose(self, pose):
+        self.goal_pose = pose
 
     def directions(self, speed):
         self.calls.append("directions")
@@ -103,6 +112,14 @@ def test_futures_of_other_candidates_update_nothing(planner, search):
     decision = planner.update(futures(1))
     assert "tell" not in search.calls
     assert decision.candidates is None
+
+
+def test_goal_pose_of_each_image_is_passed_to_the_search(planner, search):
+    pose = RelativePose(1.0, 0.5, 0.2, 0.1, 0.1)
+    planner.update(replace(futures(0), goal_pose=pose))
+    assert search.goal_pose is pose
+    planner.update(futures(1))
+    assert search.goal_pose is None
 
 
 def test_lost_request_is_repeated(planner):

@@ -92,6 +92,7 @@ def test_monitor_without_a_reason_allows_driving(monitor):
         ("OLD", Level.WARN),
         ("STALE", Level.STALE),
         ("UNANSWERED", Level.WARN),
+        ("NO_POSE", Level.WARN),
     ],
 )
 def test_each_reason_has_its_level_and_message(monitor, cause, level):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from jepa_runtime.backends.registry import packages
 from jepa_runtime.doctor import Diagnosis, Requirements, Severity
+from jepa_runtime.doctor.finding import Verdict
 from tests.runtime.doctor import roots
 from tests.runtime.doctor.faults import JETSON, NPU_LAPTOP, Fault
 
@@ -89,6 +91,32 @@ def test_bundle_with_onnx_on_a_jetson_is_a_warning(tmp_path: Path) -> None:
     assert finding.verdict.severity is Severity.WARNING
     assert "the GPU will run its ONNX variant in fp32" in finding.verdict.summary
     assert "--target tensorrt" in finding.verdict.remedy[0]
+
+
+def test_bundle_for_an_engine_of_another_package_suits_the_machine_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    shutil.copy(Path(__file__).parents[1] / "backends" / "toy_engine" / "toy_engine.py", site)
+    installed = {
+        "METADATA": "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n",
+        "entry_points.txt": "[jepa_runtime.backends]\ntoy = toy_engine:ENGINE\n",
+    }
+    (site / "toy-1.0.dist-info").mkdir()
+    for name, text in installed.items():
+        (site / "toy-1.0.dist-info" / name).write_text(text)
+    monkeypatch.syspath_prepend(site)
+    root = roots.desktop(tmp_path / "root")
+
+    def finding(*targets: str) -> Verdict:
+        found = root.diagnose(_needs(*targets)).findings
+        return next(each.verdict for each in found if each.check == "bundle.target")
+
+    assert finding("toy").severity is Severity.ERROR
+    root.write({f"{roots.PYTHON}/toy-1.0.dist-info/{name}": text for name, text in installed.items()})
+    assert finding("toy").severity is Severity.OK
+    assert "(openvino or onnx or toy)" in finding("npu").summary
 
 
 def test_bundle_too_large_for_memory_and_disk_is_reported(tmp_path: Path) -> None:

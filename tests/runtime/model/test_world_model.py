@@ -54,6 +54,34 @@ def test_three_lines_open_encode_and_predict(toy_bundle: Path) -> None:
     assert futures.energies is None
 
 
+@pytest.mark.parametrize("history_size", [1, 3])
+@pytest.mark.parametrize("step", [False, True], ids=["whole horizon", "step graph"])
+def test_advance_continues_the_history_with_predictions(
+    tmp_path: Path, history_size: int, step: bool
+) -> None:
+    make_bundle(tmp_path / "toy", history_size=history_size, step=step)
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((history_size, *LATENT)).astype(np.float32)
+    between = rng.uniform(-1, 1, (history_size - 1, ACTIONS)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (2, ACTIONS)).astype(np.float32)
+    with WorldModel.open(tmp_path / "toy", engine="onnxruntime:CPU") as model:
+        predicted = model.predict(actions[None], latents=latents, history_actions=between).latents[0]
+        advanced, later = model.advance(latents, between, actions)
+        if step:
+            (state, done) = (latents, between)
+            for action in actions:
+                state, done = model.advance(state, done, action[None])
+            np.testing.assert_array_equal(advanced, state)
+        else:
+            np.testing.assert_allclose(
+                advanced, np.concatenate([latents, predicted])[-history_size:], rtol=1e-5, atol=1e-5
+            )
+        unchanged, _ = model.advance(latents, between, actions[:0])
+    np.testing.assert_array_equal(later, np.concatenate([between, actions])[2:])
+    np.testing.assert_array_equal(unchanged, latents)
+    assert advanced.shape == latents.shape
+
+
 def test_compiled_models_are_not_stored_in_the_bundle(toy_bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
     (tmp_path / "link").symlink_to(folder)
@@ -293,10 +321,12 @@ def test_step_response_is_the_fraction_of_the_predicted_change(
         ("predict_one", "predictor"),
         ("energy", "energy"),
         ("energy_one", "energy"),
+        ("relative_pose", "relative_pose"),
+        ("relative_pose_one", "relative_pose"),
     ],
 )
 def test_each_batch_size_of_a_graph_is_checked_against_the_golden_outputs(
-    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, session: str, graph: str
+    pose_bundle: Path, monkeypatch: pytest.MonkeyPatch, session: str, graph: str
 ) -> None:
     class Wrong:
         def __init__(self, right: Session) -> None:
@@ -311,15 +341,18 @@ def test_each_batch_size_of_a_graph_is_checked_against_the_golden_outputs(
         return replace(right, **{session: Wrong(getattr(right, session))})
 
     monkeypatch.setattr("jepa_runtime.model.world_model.open_sessions", opened)
-    parities = golden_parity(Bundle.open(toy_bundle), engine="onnxruntime:CPU")
+    parities = golden_parity(Bundle.open(pose_bundle), engine="onnxruntime:CPU")
     assert [parity.graph for parity in parities if not parity.ok] == [graph]
 
 
 def test_every_stage_is_timed(model: WorldModel, golden: GoldenOutputs) -> None:
     model.encode(golden.frames[0])
     model.energy(model.predict(golden.actions).latents, golden.goal[0])
-    assert set(model.timings) == {"preprocess", "encode", "predict", "energy"}
-    assert all(0 < value < 1000 for value in model.timings.values())
+    took_ms = model.timings
+    assert set(took_ms) == {"preprocess", "encode", "predict", "energy", "relative_pose"}
+    # This bundle has no relative pose graph.
+    assert took_ms["relative_pose"] == 0
+    assert all(0 < took_ms[stage] < 1000 for stage in ("preprocess", "encode", "predict", "energy"))
 
 
 def test_invalid_frame_is_rejected_and_the_next_one_served(model: WorldModel, golden: GoldenOutputs) -> None:

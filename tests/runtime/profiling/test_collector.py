@@ -47,7 +47,7 @@ def test_collector_skips_stages_without_output() -> None:
     collector.add(replace(result(), surprise=0.25, surprising=False))
     stages = collector.stages_ms()
     assert next(iter(stages)) == "total" and {stage: len(samples) for stage, samples in stages.items()} == {
-        **dict.fromkeys(through, 3), "predict": 2, "surprise": 2, "energy": 1,
+        **dict.fromkeys(through, 3), "predict": 2, "surprise": 2, "energy": 1, "relative_pose": 1,
     }  # fmt: skip
     summary, surprising = collector.surprise()
     assert (summary.n, summary.max, surprising) == (2, 0.75, 1)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jepa_runtime.errors import ProfileError, SourceError
+from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.load_generator import LoadGenerator, Snapshot, Workload
 from jepa_runtime.profiling.profile import Run
 from jepa_runtime.profiling.run_statistics import describe
@@ -68,6 +69,17 @@ class Clocked(FakeModel):
     def __init__(self) -> None:
         super().__init__(history_size=2)
         self.device_timings = {"encode": 0.5, "predict": 0.25}
+
+
+@pytest.mark.parametrize("with_goal", [True, False])
+def test_energy_and_relative_pose_are_measured_with_a_goal(pose_bundle: Path, with_goal: bool) -> None:
+    with LoadGenerator(
+        lambda: WorldModel.open(pose_bundle), FRAMES, stopping=Event(), with_goal=with_goal
+    ) as loaded:
+        run = loaded.open_loop(30, 0.4, align_stamps=True)
+    for stage in ("energy", "relative_pose"):
+        assert (stage in run.stages_ms, stage in run.absent) == (with_goal, not with_goal)
+        assert all(time_ms > 0 for time_ms in run.stages_ms.get(stage, []))
 
 
 def test_device_times_of_skipped_predictions_are_absent() -> None:
@@ -354,17 +366,17 @@ def test_stopped_pass_keeps_its_measurements() -> None:
 
 
 @pytest.mark.parametrize(
-    "measure",
+    ("measure", "expected"),
     [
-        lambda loaded: loaded.open_loop(50, 0.2),
-        lambda loaded: loaded.closed_loop(0.2),
-        lambda loaded: loaded.idle_gap(0.0, 1),
+        (lambda loaded: loaded.open_loop(50, 0.2), "profile.no_frame_processed"),
+        (lambda loaded: loaded.closed_loop(0.2), "profile.frame_failed"),
+        (lambda loaded: loaded.idle_gap(0.0, 1), "profile.frame_failed"),
     ],
 )
 def test_model_that_always_fails_raises_profile_error(
-    measure: Callable[[LoadGenerator], object],
+    measure: Callable[[LoadGenerator], object], expected: str
 ) -> None:
-    with load(Failing) as loaded, pytest.raises(ProfileError, match="out of order"):
+    with load(Failing) as loaded, pytest.raises(ProfileError, check=code(expected)):
         measure(loaded)
 
 

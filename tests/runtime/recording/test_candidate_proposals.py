@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from jepa_runtime.recording import messages
 from jepa_runtime.recording.candidate_proposals import CandidateProposals
 from jepa_runtime.ros_messages.definitions import build
-from tests.runtime.fakes import HORIZON, NUM_SAMPLES, FakeModel
+from tests.runtime.fakes import HORIZON, NUM_SAMPLES, STEP_S, FakeModel
 
 GOOD = np.full((2, HORIZON, 2), 0.5, np.float32)
 STAMP_NS = 5_000_000_007
@@ -25,9 +26,10 @@ class Clock:
         return self.now_s
 
 
-def message(actions: np.ndarray, source: str = "planner") -> Any:
+def message(actions: np.ndarray, source: str = "planner", *, delay_s: float = 0.0) -> Any:
     fields = {
         "header": messages.header(STAMP_NS, ""),
+        "delay_s": delay_s,
         "actions": messages.tensor("actions", actions),
         "source": source,
     }
@@ -87,6 +89,28 @@ def test_offer_accepts_finite_candidates_of_the_models_shape(
     newest = proposals.newest()
     assert newest is not None and newest.source == ("planner" if taken else "before")
     assert newest.actions.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("delay_s", "taken"),
+    [(0.0, True), (0.25, True), (0.5, True), (0.51, False), (-0.1, False), (np.nan, False), (np.inf, False)],
+)
+def test_offer_accepts_a_delay_within_the_models_horizon(
+    proposals: CandidateProposals, delay_s: float, taken: bool
+) -> None:
+    proposals.actuation_delay_s = HORIZON * STEP_S - 0.5
+    proposals.expect(FakeModel())
+    assert (proposals.offer(message(GOOD, delay_s=delay_s)) == "") is taken
+    newest = proposals.newest()
+    assert (newest is not None) is taken and (newest is None or newest.delay_ns == round(delay_s * 1e9))
+
+
+def test_offer_of_a_recording_without_delays_starts_at_the_image(proposals: CandidateProposals) -> None:
+    recorded = message(GOOD)
+    older = SimpleNamespace(header=recorded.header, actions=recorded.actions, source=recorded.source)
+    assert proposals.offer(older) == ""
+    newest = proposals.newest()
+    assert newest is not None and newest.delay_ns == 0
 
 
 def test_offer_with_invalid_tensor_is_rejected(proposals: CandidateProposals) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rosbags.typesys import get_types_from_msg
 
 from jepa_runtime.calibration import Alarm, Calibration, CoverageRate, Event, Threshold
 from jepa_runtime.errors import RecordingError
+from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.model.world_model import Futures
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.run_recording import RunRecording
@@ -52,6 +54,7 @@ def result(*, goal: bool = True, futures: bool = True) -> Result:
         surprising=True,
         goal_stamp_ns=1_000_000_002 if goal else None,
         current_energy=0.5 if goal else None,
+        goal_pose=RelativePose(1.5, -0.5, 0.25, 0.125, 0.0625) if goal else None,
         timings_ms={stage: float(index) for index, stage in enumerate(STAGES)},
         deadline_missed=True,
         calibration=Calibration(
@@ -129,6 +132,7 @@ def test_recording_roundtrip(tmp_path: Path, read: Callable[[Path], dict[str, An
     assert (futures.goal_stamp.sec, futures.goal_stamp.nanosec) == (1, 2)
     assert (futures.candidates_source, futures.candidates_stamp.nanosec) == ("planner", 7)
     assert futures.current_energy == 0.5
+    assert messages.goal_pose_of(futures) == RelativePose(1.5, -0.5, 0.25, 0.125, 0.0625)
 
     assert (
         recorded["/surprise"].value,
@@ -208,7 +212,14 @@ def test_without_a_goal_there_are_no_energies(tmp_path: Path) -> None:
     ]
     assert not futures.has_goal
     assert np.isnan(futures.current_energy)
+    assert messages.goal_pose_of(futures) is None
     assert messages.array_of(futures.energies).size == 0
+
+
+@pytest.mark.parametrize("size", [1, 4, 6])
+def test_goal_pose_of_another_size_raises(size: int) -> None:
+    with pytest.raises(ValueError, match="goal_pose"):
+        messages.goal_pose_of(SimpleNamespace(goal_pose=np.zeros(size, np.float32)))
 
 
 def test_result_without_prediction_has_no_messages() -> None:

@@ -91,23 +91,24 @@ def test_sequences_beyond_the_limits_name_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "reason"),
     [
-        ("a.npy", b"not an array"),
-        ("a.npy", b""),
-        ("a.json", b"{"),
-        ("a.json", b'{"actions": 1}'),
-        ("a.json", b"[]"),
-        ("a.json", b"\xff\xfe"),
-        ("a.json", b"[" * 100_000),
-        ("a.csv", b"linear.x,linear.y\n0,0\n"),
-        ("a.csv", b""),
+        ("a.npy", b"not an array", "unreadable_actions"),
+        ("a.npy", b"", "unreadable_actions"),
+        ("a.json", b"{", "unreadable_actions"),
+        ("a.json", b'{"actions": 1}', "invalid_actions"),
+        ("a.json", b"[]", "invalid_actions"),
+        ("a.json", b"\xff\xfe", "unreadable_actions"),
+        ("a.json", b"[" * 100_000, "unreadable_actions"),
+        ("a.csv", b"linear.x,linear.y\n0,0\n", "unreadable_actions"),
+        ("a.csv", b"", "invalid_actions"),
     ],
 )
-def test_files_without_actions_are_rejected(tmp_path: Path, name: str, content: bytes) -> None:
+def test_files_without_actions_are_rejected(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(JepaRuntimeError, match=name):
+    with pytest.raises(JepaRuntimeError, check=code(f"replay.{reason}")) as caught:
         read(str(tmp_path / name))
+    assert name in str(caught.value)
 
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:

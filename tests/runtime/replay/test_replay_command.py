@@ -51,11 +51,17 @@ def frames(count: int, *, every_ms: int = 100) -> list[Entry]:
 
 
 def candidates(
-    log_ns: int, stamp_ns: int, count: int = 2, steps: int = HORIZON, value: float = 0.25
+    log_ns: int,
+    stamp_ns: int,
+    count: int = 2,
+    steps: int = HORIZON,
+    value: float = 0.25,
+    delay_s: float = 0.0,
 ) -> Entry:
     actions = np.full((count, steps, 2), value, np.float32)
     fields = {
         "header": messages.header(stamp_ns, "front"),
+        "delay_s": delay_s,
         "actions": messages.tensor("actions", actions),
         "source": "mine",
     }
@@ -224,6 +230,26 @@ def test_candidates_are_used_from_their_arrival_until_the_timeout(run: Replay, t
     ]
     # The first two frames have no history; candidates are valid for a second.
     assert followed == [("fan", 0)] * 2 + [("mine", 300 * MS)] * 10 + [("fan", 0)] * 3
+
+
+def test_candidates_with_a_delay_start_from_the_same_predicted_state_in_each_replay(
+    run: Replay, tmp_path: Path
+) -> None:
+    moving, delayed = twist(0, 0.5), candidates(S + 50 * MS, S, delay_s=0.25)
+    bag = write_bag(tmp_path / "bag.mcap", [moving, delayed, *frames(6)])
+    outputs = []
+    for name in ("first.mcap", "second.mcap"):
+        assert run(bag, tmp_path / name)[0] == 0
+        outputs.append(messages_of(tmp_path / name)[FUTURES][-1])
+    first, second = outputs
+    assert messages.from_time(first.start) - messages.from_time(first.header.stamp) == 250 * MS
+    np.testing.assert_allclose(first.horizon_s, 0.25 + 0.2 * np.arange(1, HORIZON + 1))
+    np.testing.assert_array_equal(messages.array_of(first.latents), messages.array_of(second.latents))
+    undelayed = write_bag(tmp_path / "at.mcap", [moving, candidates(S + 50 * MS, S), *frames(6)])
+    assert run(undelayed, tmp_path / "third.mcap")[0] == 0
+    at_image = messages_of(tmp_path / "third.mcap")[FUTURES][-1]
+    assert messages.from_time(at_image.start) == messages.from_time(at_image.header.stamp)
+    assert not np.array_equal(messages.array_of(at_image.latents), messages.array_of(first.latents))
 
 
 def test_invalid_candidates_are_rejected_as_in_service(run: Replay, tmp_path: Path) -> None:

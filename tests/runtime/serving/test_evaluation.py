@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.serving.evaluation import EvaluationQueue, EvaluationRequest, FrameTiming
+from jepa_runtime.serving.evaluation import EvaluationQueue, EvaluationRequest, FrameTiming, ScoreRequest
 from jepa_runtime.serving.pipeline import Evaluation, Pipeline
 from tests.errors import code
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame, manifest
@@ -385,3 +385,40 @@ def test_swap_does_not_wait_for_an_evaluation_of_many_runs() -> None:
         result = waits.result(PATIENCE_S)
     assert result.latents is not None and len(result.latents) == 200 * NUM_SAMPLES
     assert second.counts.count(NUM_SAMPLES) > 200, "all of it was requested from the second"
+
+
+def test_scores_fit_between_frames_that_leave_no_time_for_predictions() -> None:
+    schedule = Schedule(period=40 * MS, frame=30 * MS, run=30 * MS)
+    schedule.go(3)
+    schedule.queue.submit(predictions := make_request())
+    latent = np.zeros((1, TOKENS, DIM), np.float32)
+    schedule.queue.submit(
+        scores := ScoreRequest(manifest(), latent, latent[0], "", np.zeros(0, int))  # type: ignore[arg-type]
+    )
+    assert schedule.go(5) == [0] * 5
+    assert scores.future.done() and not predictions.has_started
+
+
+def test_scores_of_many_latents_are_computed_in_parts_between_frames() -> None:
+    schedule = Schedule(period=40 * MS, frame=30 * MS, run=30 * MS)
+    schedule.go(3)
+    model = schedule._processor.model
+    energy, counts = model.energy, []
+
+    def timed(latents: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        schedule.now += 7 * MS
+        counts.append(len(latents))
+        return energy(latents, goal)
+
+    model.energy = timed  # type: ignore[method-assign]
+    model.timings["energy"] = 7.0
+    block = NUM_SAMPLES * HORIZON
+    latents = np.arange(2 * block + 1, dtype=np.float32)[:, None, None] + np.zeros(
+        (1, TOKENS, DIM), np.float32
+    )
+    schedule.queue.submit(
+        scores := ScoreRequest(manifest(), latents, latents[5], "", np.zeros(0, int))  # type: ignore[arg-type]
+    )
+    assert schedule.go(5) == [0] * 5
+    assert counts == [block, block, 1]
+    np.testing.assert_array_equal(scores.wait(0.0).energies, energy(latents, latents[5]))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 
+from jepa_runtime import BackendError
+from jepa_runtime.model import RelativePose
 from tests.runtime.fakes import DIM, HORIZON, NUM_SAMPLES, TOKENS, FakeModel, frame
 from tests.runtime.pipelines import serve
+
+POSE = RelativePose(1.0, -0.5, 0.25, 0.125, 0.0625)
 
 
 def test_energies_use_the_latest_goal() -> None:
@@ -30,6 +36,42 @@ def test_energies_use_the_latest_goal() -> None:
     assert [result.timings_ms["energy"] for result in served.results] == [0.0, 0.5, 0.0]
     assert goal_stamp.timings_ms["predict"] == 0.01
     assert served.errors == []
+
+
+def test_result_has_the_pose_of_the_goal_and_its_time() -> None:
+    model = FakeModel()
+    model.pose, model.timings["relative_pose"] = POSE, 0.25
+    with serve(model) as served:
+        served.feed(frame(0, 3))
+        served.pipeline.set_goal(np.full((8, 8, 3), 3, np.uint8), 11)
+        served.feed(frame(1, 3))
+        served.pipeline.set_goal(None)
+        served.feed(frame(2, 3))
+    assert [result.goal_pose for result in served.results] == [None, POSE, None]
+    assert [result.timings_ms["relative_pose"] for result in served.results] == [0.0, 0.25, 0.0]
+    assert served.errors == []
+
+
+def test_model_that_reads_no_poses_has_none() -> None:
+    with serve() as served:
+        served.pipeline.set_goal(np.full((8, 8, 3), 3, np.uint8), 11)
+        served.feed(frame(0, 3))
+    (result,) = served.results
+    assert result.goal_pose is None and result.timings_ms["relative_pose"] == 0
+
+
+def test_frame_with_an_invalid_pose_has_no_result() -> None:
+    model = FakeModel()
+    model.pose = POSE
+    invalid = BackendError("a relative pose is not finite", code="backend.output_not_finite")
+    with serve(model) as served:
+        served.pipeline.set_goal(np.full((8, 8, 3), 3, np.uint8), 11)
+        served.feed(frame(0, 3))
+        with patch.object(model, "goal_pose", side_effect=invalid):
+            served.feed(frame(1, 3))
+        served.feed(frame(2, 3))
+    assert [result.sequence for result in served.results] == [0, 2]
+    assert [error for error, _ in served.errors] == [invalid]
 
 
 def test_goal_that_cannot_be_encoded_clears_the_previous_one() -> None:

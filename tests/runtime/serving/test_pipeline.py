@@ -48,9 +48,9 @@ def test_model_is_used_only_on_the_inference_thread() -> None:
 
 def test_start_raises_the_error_of_opening_the_model() -> None:
     def open_model() -> FakeModel:
-        raise JepaRuntimeError("no such bundle")
+        raise JepaRuntimeError("no such bundle", code="test.missing")
 
-    with pytest.raises(JepaRuntimeError, match="no such bundle"):
+    with pytest.raises(JepaRuntimeError, check=code("test.missing")):
         Pipeline(open_model, on_result=lambda result: None).start()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +209,7 @@ def test_jepa_planner_command_takes_effect_at_its_own_stamp(
         "state": 1,
         "energy": 0.0,
         "e2e_ms": 0.0,
+        "compensated_ms": 0.0,
         "command": {"linear": vector(3.0), "angular": vector()},
     }
     path = write_bag(
@@ -255,23 +255,28 @@ def test_invalid_action_error_lists_the_available_ones(
     tmp_path: Path, entries: list[Entry], action: str, complaint: str
 ) -> None:
     path = write_bag(tmp_path / "bag.mcap", [image(S), *entries])
-    with pytest.raises(SourceError, match=re.escape(complaint)) as caught:
+    expected = (
+        "source.topic_not_found" if complaint.startswith("no commands on") else "source.command_invalid"
+    )
+    with pytest.raises(SourceError, check=code(expected)) as caught:
         BagSource(path, action=action)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and complaint in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "named"),
     [
-        ("max_age_s=x", "max_age_s must be a number, got 'x'"),
-        ("action=/cmd_vel&max_age_s=-1", "max_age_s must be in"),
-        ("axtion=/cmd_vel", "unknown option axtion; options of this source: topic, action, max_age_s"),
+        ("max_age_s=x", "max_age_s"),
+        ("action=/cmd_vel&max_age_s=-1", "max_age_s"),
+        ("max_age_s=nan", "max_age_s"),
+        ("axtion=/cmd_vel", "axtion"),
     ],
 )
-def test_invalid_bag_options_are_named(tmp_path: Path, options: str, complaint: str) -> None:
+def test_invalid_bag_options_are_named(tmp_path: Path, options: str, named: str) -> None:
     path = write_bag(tmp_path / "bag.mcap", [image(S), twist(S, 1.0)])
-    with pytest.raises(SourceError, match=complaint):
+    with pytest.raises(SourceError, check=code("source.option_invalid")) as caught:
         open_source(f"{path}?{options}")
+    assert named in str(caught.value).removeprefix(f"{path}?{options}")
 
 
 @given(st.text("linear.xyzagu[]0129data ", max_size=12))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jepa_runtime.commands.run import _read_image
+from jepa_runtime.commands import read_image
 from jepa_runtime.errors import SourceError
 from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.sources import camera
@@ -207,7 +207,7 @@ def test_exif_orientation_is_ignored_for_cameras_folders_and_goals(
     file = tmp_path / "a.jpg"
     file.write_bytes(tagged)
     (frame,) = open_source(str(tmp_path)).frames()
-    for image in (decode(tagged), frame.image, _read_image(str(file))):
+    for image in (decode(tagged), frame.image, read_image(str(file))):
         np.testing.assert_array_equal(image, decode(jpeg))
 
 
@@ -215,7 +215,7 @@ def test_name_that_is_not_utf_8_is_accepted(tmp_path: Path) -> None:
     folder = write_images(tmp_path / os.fsdecode(b"\xff"))
     goal = folder / "goal.png"
     goal.write_bytes(cv2.imencode(".png", picture(1))[1].tobytes())
-    np.testing.assert_array_equal(_read_image(str(goal)), decode(goal.read_bytes()))
+    np.testing.assert_array_equal(read_image(str(goal)), decode(goal.read_bytes()))
     write_video(tmp_path / "clip.avi", 1).rename(folder / "clip.avi")
     with pytest.raises(SourceError, check=code("source.name_invalid")):
         open_source(str(folder / "clip.avi"))

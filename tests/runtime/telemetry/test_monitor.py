@@ -19,7 +19,9 @@ import pytest
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.telemetry import Monitor
 from jepa_runtime.telemetry import environment as environment_module
+from jepa_runtime.telemetry.cpu import busy_by_others
 from jepa_runtime.telemetry.environment import read_environment
+from jepa_runtime.telemetry.measurements import Reading
 from jepa_runtime.telemetry.probes import Probe, rate
 from jepa_runtime.telemetry.sysfs import parse_cpu_list
 from jepa_runtime.telemetry.system_settings import settings
@@ -360,3 +362,19 @@ def test_cpu_frequency_without_cpufreq_is_read_from_cpuinfo(tmp_path: Path, cloc
 @pytest.mark.parametrize(("text", "expected"), [("", []), ("5", [5]), ("0-2,6", [0, 1, 2, 6])])
 def test_parse_cpu_list(text: str, expected: list[int]) -> None:
     assert parse_cpu_list(text) == expected
+
+
+def test_cores_used_by_others_exclude_those_of_this_process() -> None:
+    readings = [
+        Reading(name="cpu busy", unit="%", times_s=[0.0], values=[99.0]),
+        Reading(name="cpu2 busy", unit="%", times_s=[0.0, 1.0], values=[40.0, 60.0]),
+        Reading(name="cpu13 busy", unit="%", times_s=[0.0], values=[100.0]),
+        Reading(name="process busy", unit="cores", times_s=[0.0, 1.0], values=[0.5, 0.7]),
+    ]
+    assert busy_by_others(readings) == pytest.approx(0.9)
+    own = Reading(name="process busy", unit="cores", times_s=[0.0], values=[1.9])
+    assert busy_by_others([*readings[:3], own]) == 0.0
+    assert busy_by_others(readings[:3]) is None
+    assert busy_by_others([readings[0], readings[3]]) is None
+    absent = Reading(name="process busy", unit="cores", absent="too few samples")
+    assert busy_by_others([*readings[:3], absent]) is None

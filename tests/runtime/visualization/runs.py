@@ -138,6 +138,7 @@ def planner_status(frame: int) -> dict[str, Any]:
         "state": 1,
         "energy": 1.0,
         "e2e_ms": 5.0 + frame,
+        "compensated_ms": 0.0,
         "command": {"linear": vector(), "angular": vector()},
     }
 

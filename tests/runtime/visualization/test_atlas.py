@@ -13,6 +13,7 @@ import pytest
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.errors import BundleError, FrameError
 from jepa_runtime.imaging.conversion import decode
+from jepa_runtime.visualization import growing_atlas
 from jepa_runtime.visualization.atlas import ATLAS_NAME, Atlas, read_atlas, sample_farthest_points, thumbnail
 from jepa_runtime.visualization.embedding import fit_embedding
 from jepa_runtime.visualization.growing_atlas import GrowingAtlas
@@ -136,9 +137,11 @@ def test_growing_atlas_stores_equal_frames_once() -> None:
     assert result is not None and len(result.images) == 1
 
 
-def test_growing_atlas_of_large_latents_stores_fewer() -> None:
+def test_growing_atlas_of_large_latents_stores_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    capacity = 1 << 20
+    monkeypatch.setattr(growing_atlas, "_MAX_BYTES", capacity)
     book, rng = GrowingAtlas(2), np.random.default_rng(0)
     for index in range(60):
-        book.add(rng.standard_normal((512, 1024)).astype(np.float32), picture(index))
+        book.add(rng.standard_normal((64, 128)).astype(np.float32), picture(index))
     result = book.atlas()
-    assert result is not None and 2 * result.latents.nbytes <= 1 << 26
+    assert result is not None and 2 * result.latents.nbytes <= capacity

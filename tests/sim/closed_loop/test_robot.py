@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from jepa_runtime import WorldModel
+from jepa_runtime.bundle import seal
 from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.control.presets import PRESETS, preset
 from jepa_runtime.control.receding_horizon import State
 from jepa_runtime.errors import WorldError
+from jepa_runtime.model import RelativePose
 from jepa_sim.closed_loop.episodes import Driver, adapted, model_driver, run_episode
 from jepa_sim.closed_loop.robot import SimulatedRobot
-from tests.bundles import HORIZON
+from tests.bundles import HORIZON, make_bundle, manifest_fields
 from tests.errors import code
 from tests.sim.closed_loop.planes import Plane
 
@@ -78,13 +80,52 @@ def test_robot_records_each_image_with_its_command(model: WorldModel) -> None:
     np.testing.assert_allclose(seen, commands, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "steering"])
 def test_model_driver_drives_with_each_preset(model: WorldModel, name: str) -> None:
     world = Plane(max_steps=3)
     driver = model_driver(model, preset(name), world.task)
     episode = run_episode(world, driver, seed=1, step_s=STEP_S)
     assert len(episode.plan_ms) == round(3 * driver.images_per_step) or episode.outcome != "timeout"
     assert episode.steps <= 3
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorldModel]:
+    """Return a model that reads poses, of a robot with two driven wheels."""
+    folder = tmp_path_factory.mktemp("bundles") / "steered"
+    make_bundle(folder, relative_pose=True)
+    fields = manifest_fields(relative_pose=True)
+    fields["io"]["action"] |= {"names": ["linear.x", "angular.z"], "units": ["m/s", "rad/s"]}
+    with WorldModel.open(seal(folder, fields)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("goal_pose", "command"),
+    [
+        (RelativePose(2.0, 0.0, 0.0, 0.05, 0.05), [0.6, 0.0]),
+        (RelativePose(0.0, -1.0, 0.0, 0.05, 0.05), [0.0, -1.25]),
+    ],
+)
+def test_robot_steers_to_a_given_pose(
+    steered: WorldModel, goal_pose: RelativePose, command: list[float]
+) -> None:
+    world, robot = Plane(), SimulatedRobot(steered, preset("steering"), period_s=STEP_S / 6)
+    robot.set_goal(world.render_goal())
+    commands = [robot.step(world.render(), goal_pose=goal_pose) for _ in range(3)]
+    np.testing.assert_allclose(commands[-1], command, atol=1e-6)
+
+
+def test_robot_steers_to_the_pose_that_its_model_reads(steered: WorldModel) -> None:
+    world, robot = Plane(), SimulatedRobot(steered, preset("steering"), period_s=STEP_S / 6)
+    robot.set_goal(world.render_goal())
+    commands = [robot.step(world.render()) for _ in range(3)]
+    assert commands[-1].any() and not robot.stops
+
+
+def test_steering_with_a_model_that_reads_no_poses_raises(model: WorldModel) -> None:
+    with pytest.raises(WorldError, check=code("sim.no_poses")):
+        SimulatedRobot(model, preset("steering"), period_s=STEP_S)
 
 
 def test_model_driver_same_seed_drives_the_same_way(model: WorldModel) -> None:

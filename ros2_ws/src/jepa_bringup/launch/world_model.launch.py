@@ -38,8 +38,10 @@ ARGUMENTS = (
         "Topic of the planner's velocities, if a mux or a collision monitor forwards them. Empty: "
         "cmd_vel_topic.",
     ),
+    ("odom_topic", "odom", "Topic of the odometry, for routes and for steering."),
     ("source", "", "Source of a camera to start (device, video, folder or bag). Empty: no camera."),
     ("planner", "false", "Whether to start the planner, which drives to goals."),
+    ("routes_dir", "", "Folder of the routes, to start the route node. Empty: no routes."),
     ("update_root", "", "Folder of the robot, to start the update manager. Empty: no updates."),
 )
 FORWARDED = (
@@ -114,7 +116,30 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                     (
                         "cmd_vel",
                         launch_arguments["planner_cmd_vel_topic"] or launch_arguments["cmd_vel_topic"],
-                    )
+                    ),
+                    ("odom", launch_arguments["odom_topic"]),
+                ],
+            )
+        )
+    if launch_arguments["routes_dir"]:
+        nodes.append(
+            Node(
+                **common,
+                executable="route",
+                name="route",
+                arguments=[*arguments, f"{namespace}/route"],
+                parameters=[
+                    file,
+                    {
+                        "routes_dir": launch_arguments["routes_dir"],
+                        "autostart": get_typed_value(launch_arguments["autostart"], bool),
+                    },
+                ],
+                remappings=[
+                    ("image", image),
+                    ("image/compressed", f"{image}/compressed"),
+                    ("cmd_vel", launch_arguments["cmd_vel_topic"]),
+                    ("odom", launch_arguments["odom_topic"]),
                 ],
             )
         )

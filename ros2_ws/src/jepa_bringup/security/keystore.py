@@ -27,7 +27,7 @@ _NEXT = """
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if every enclave exists, 1 after an error."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("keystore", type=Path, help="folder of the keystore, created if missing")
     parser.add_argument(
         "--namespace", default="", help="namespace argument of the launch files (default: none)"

@@ -42,6 +42,7 @@ ENGINES = (
         install="pip install jepa-edge",
         packages=(Package(name="openvino", title="OpenVINO", at_least=(2025, 0)),),
         reference_for=("openvino", "npu"),
+        preferred_targets={"intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")},
     ),
 )
 """OpenVINO."""

@@ -98,6 +98,8 @@ ENGINES = (
         "--system-site-packages), then pip install 'jepa-edge[jetson]'",
         packages=(_TENSORRT, _PYCUDA),
         build_folder=_build_folder,
+        preferred_targets={"jetson": ("tensorrt",)},
+        fallback_targets={"onnx": "the GPU will run its ONNX variant in fp32"},
         transfers=_TRANSFERS,
     ),
     Engine(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from jepa_runtime.commands.arguments import (
-    add_bundle_argument,
     add_cache_argument,
     add_engine_argument,
     add_json_argument,
@@ -32,11 +32,21 @@ def add_parser(subparsers: Any) -> None:
         description="Measure latency on this machine. The main pass is open loop: frames are scheduled at "
         "a fixed rate, independently of the model, and latency counts from the scheduled time. Further "
         "passes: parity with the golden outputs, closed loop (the highest rate), a sweep of rates up to "
-        "the knee, cold starts, the first frame after an idle gap, and the time of each layer.",
+        "the knee, cold starts, the first frame after an idle gap, and the time of each layer. Of several "
+        "bundles, or of a folder with bundles, only the main pass is measured, with a goal and in turns, and "
+        "the largest bundle whose p99 is within the deadline is recommended.",
         epilog="Exit status: 0 measured, 1 error. If the world model node died or stopped publishing, the "
-        "measurements until then are written.",
+        "measurements until then are written. With several bundles: 3 none keeps the deadline, 4 too few "
+        "frames to decide.",
     )
-    add_bundle_argument(parser, "folder of the bundle (not with --attach)", required=False)
+    parser.add_argument(
+        "bundle",
+        type=Path,
+        nargs="*",
+        metavar="BUNDLE",
+        help="folder of the bundle (not with --attach); several, or a folder with bundles, are the sizes to "
+        "recommend one of",
+    )
     parser.add_argument(
         "--source",
         default="two_rooms",
@@ -54,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
         type=positive,
         default=60.0,
         metavar="S",
-        help="seconds of the main pass (default: %(default)g)",
+        help="seconds of the main pass, for each bundle (default: %(default)g)",
     )
     parser.add_argument(
         "--deadline-ms", type=positive, metavar="MS", help="deadline per frame (default: one period)"
@@ -71,7 +81,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="PASS,…",
         help=f"passes to skip: {', '.join(PASSES)}, or all",
     )
-    add_json_argument(parser, "the profile, for `jepa-runtime compare`,")
+    add_json_argument(parser, "the profile, for `jepa-runtime compare`, or the recommendation")
     parser.add_argument(
         "--html", type=text_output, metavar="FILE", help="write a report to FILE (- for standard output)"
     )

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         metavar="S",
-        help="two_rooms[?seed=N&layout=fixed], a video, a folder of images, /dev/videoN, "
+        help="two_rooms[?seed=N&layout=fixed], first_person_tour[?seed=N], a video, a folder of images, "
+        "/dev/videoN, "
         "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z]",
     )
     parser.add_argument(

@@ -44,7 +44,9 @@ def add_parser(subparsers: Any) -> None:
             help="retry releases that were rejected earlier",
         )
         action.add_argument(
-            "--any-interface", action="store_true", help="accept releases with other actions, limits or steps"
+            "--any-interface",
+            action="store_true",
+            help="accept releases with other actions, limits or steps, and without poses",
         )
     _add(actions, "status", "show the active model and the last update", as_json=True)
     rollback = _add(actions, "rollback", "go back to the previous model", as_json=True)

@@ -14,8 +14,6 @@ from jepa_runtime.backends.registry import ENTRY_POINTS, built_in_engines, engin
 from jepa_runtime.doctor.finding import Check, Context, Evidence, Severity, Verdict, info, ok, pip_install
 from jepa_runtime.errors import UndeterminedError
 
-_TARGETS = {"jetson": ("tensorrt",), "intel_npu": ("npu", "openvino"), "plain": ("openvino", "onnx")}
-
 
 def _release(version: str, package: str) -> tuple[int, int]:
     found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", version)
@@ -127,13 +125,17 @@ def _owner(context: Context, entry_points: str) -> str:
     return f"{name} {version}"
 
 
+def _plugin_engines(context: Context) -> list[Engine]:
+    """Return the engines of other packages that can be loaded here."""
+    names = _plugins(context).keys() - {engine.name for engine in built_in_engines()}
+    return [engine for engine in engines() if engine.name in names] if names else []
+
+
 def _plugin_packages(context: Context) -> list[Package]:
     """Return the packages that engines of other packages require, if those can be loaded here."""
-    names = _plugins(context).keys() - {engine.name for engine in built_in_engines()}
     return [
         package
-        for engine in engines()
-        if engine.name in names
+        for engine in _plugin_engines(context)
         for package in engine.packages
         if package.at_least is not None and _applies(context, engine, package)
     ]
@@ -148,27 +150,39 @@ def _check_plugin_packages(context: Context) -> Verdict:
     )
 
 
+def _preferred_targets(declared: Iterable[Engine], kind: str) -> list[str]:
+    """Return the targets that suit a kind of machine, the best first."""
+    return list(
+        dict.fromkeys(target for engine in declared for target in engine.preferred_targets.get(kind, ()))
+    )
+
+
 def _targets(context: Context) -> Verdict:
     requirements, kind = context.requirements, context.machine.kind
     assert requirements is not None
     evidence = Evidence(
         "jepa-runtime info", f"{requirements.name} has {', '.join(sorted(requirements.targets))}"
     )
-    if requirements.targets & set(_TARGETS[kind]):
+    declared = [*built_in_engines(), *_plugin_engines(context)]
+    preferred = _preferred_targets(declared, kind)
+    if requirements.targets.intersection(preferred):
         return ok("the bundle has a variant for this machine", evidence)
-    fallback = ""
-    if kind == "jetson" and "onnx" in requirements.targets:
-        fallback = ": the GPU will run its ONNX variant in fp32"
-    elif requirements.targets & set(_TARGETS["plain"]):
-        fallback = ": it will run on the CPU"
-    target = {"jetson": "tensorrt", "intel_npu": "npu", "plain": "openvino"}[kind]
+    fallbacks = [
+        f": {effect}"
+        for engine in declared
+        if kind in engine.preferred_targets
+        for target, effect in engine.fallback_targets.items()
+        if target in requirements.targets
+    ]
+    if requirements.targets.intersection(_preferred_targets(declared, "plain")):
+        fallbacks.append(": it will run on the CPU")
     return Verdict(
-        Severity.WARNING if fallback else Severity.ERROR,
-        f"the bundle has no variant for this machine ({' or '.join(_TARGETS[kind])}){fallback}",
+        Severity.WARNING if fallbacks else Severity.ERROR,
+        f"the bundle has no variant for this machine ({' or '.join(preferred)}){''.join(fallbacks[:1])}",
         (evidence,),
         (
-            f"# on the workstation, rebuild the bundle with --target {target} (jepa-export build, distill or "
-            "train-predictor)",
+            f"# on the workstation, rebuild the bundle with --target {preferred[0]} (jepa-export build, "
+            "distill or train-predictor)",
         ),
     )
 

@@ -59,6 +59,13 @@ def check(bundle: Bundle, release: Release, robot: Robot, *, allow_untrained: bo
             f"{bundle.path}: {what} has random weights (trained: false): publish a trained model",
             code="gate.untrained",
         )
+    if robot.needs_poses and not manifest.graphs.relative_pose:
+        raise ReleaseRejectedError(
+            f"{bundle.path}: {what} reads no poses, but the active model does, and this robot may steer by "
+            "them: publish a model with a relative pose graph, or change the planner's search first and "
+            "accept this one with --any-interface",
+            code="gate.reads_no_poses",
+        )
     _check_runnable(release, fields["variants"], robot)
 
 

@@ -8,6 +8,7 @@ carried out whether or not the server can be reached.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,7 +50,7 @@ class HawkbitAgent:
         root: Path,
         open_client: robot.ClientOpener,
         *,
-        log: Callable[[str], None],
+        log: daemon.Log,
         clock: Clock = time,
         now: Callable[[], datetime] = robot.utc_now,
     ) -> None:
@@ -77,7 +78,7 @@ class HawkbitAgent:
             with atomic_files.locked(self._root / LOCK, purpose="the hawkBit agent"):
                 pause_s = act(heartbeat)
         except UpdateError as error:
-            self._log(f"error: {error}")
+            self._log(logging.ERROR, str(error))
             pause_s = self._pause_after(error)
         now = self._clock.monotonic()
         next_round = now + _within(pause_s * daemon.jitter())
@@ -107,7 +108,7 @@ class HawkbitAgent:
         try:
             self._send_attributes(offer)
         except FetchError as error:
-            self._log(f"error: {error}")
+            self._log(logging.ERROR, str(error))
         return self._confirm(offer) or self._continue(heartbeat)
 
     def _continue_offline(
@@ -116,7 +117,7 @@ class HawkbitAgent:
         act: Callable[[Callable[[], None]], float],
         heartbeat: Callable[[], None],
     ) -> float:
-        self._log(f"error: {error}")
+        self._log(logging.ERROR, str(error))
         act(heartbeat)
         return self._pause_after(error)
 
@@ -191,7 +192,7 @@ class HawkbitAgent:
         elif ended is not None and ended.execution != "canceled":
             refused = f"it has ended already: {ended.finished}"
         if refused:
-            self._log(f"deployment {stopped} was not cancelled: {refused}")
+            self._log(logging.WARNING, f"deployment {stopped} was not cancelled: {refused}")
             body = feedback("rejected", "none", ddi_mapping.details([refused]))
         else:
             self._end_action(stopped, Answer(execution="canceled", finished="none", details=(), sent=True))
@@ -218,7 +219,7 @@ class HawkbitAgent:
             except NotFoundError:
                 pass
             except FetchError as error:
-                self._log(f"error: {error}")
+                self._log(logging.ERROR, str(error))
                 continue
             if not answer.sent:
                 self._save(self._saved.answered(action, replace(answer, sent=True)))
@@ -240,7 +241,10 @@ class HawkbitAgent:
                     offer.installed, deployment, self._config.model_id, confirmed=True
                 )
                 if order.version != serves:
-                    self._log(f"the server lists {order.version} as installed, but {serves} is active")
+                    self._log(
+                        logging.WARNING,
+                        f"the server lists {order.version} as installed, but {serves} is active",
+                    )
 
     def _confirm(self, offer: Offer) -> float | None:
         """Confirm an order that waits for it, and was approved if that is required; None: not confirmed."""
@@ -254,7 +258,7 @@ class HawkbitAgent:
         try:
             self._server.send_feedback("confirmationBase", order.action, body)
         except FetchError as error:
-            self._log(f"error: {error}")
+            self._log(logging.ERROR, str(error))
             return None
         return MIN_SLEEP_S
 
@@ -324,7 +328,7 @@ class HawkbitAgent:
     def _end_action(self, action: str, answer: Answer) -> None:
         self._save(self._saved.answered(action, answer))
         detail = f": {answer.details[0]}" if answer.details else ""
-        self._log(f"deployment {action}: {answer.execution}, {answer.finished}{detail}")
+        self._log(logging.INFO, f"deployment {action}: {answer.execution}, {answer.finished}{detail}")
 
     def _check_repository(self, heartbeat: Callable[[], None]) -> float:
         """Check the repository periodically for a revocation of the active model, and return the pause.
@@ -342,9 +346,9 @@ class HawkbitAgent:
         if now.waits_to_roll_back:
             return MIN_SLEEP_S
         if now.result != "unchanged":
-            self._log(f"{RESULT_NAMES[now.result]}: {now.reason}")
+            self._log(logging.INFO, f"{RESULT_NAMES[now.result]}: {now.reason}")
         for alarm in alarms(self._root, now):
-            self._log(f"ALARM: {alarm}")
+            self._log(logging.CRITICAL, alarm)
         return self._sleep_s
 
     def _schedule_check(self) -> None:
@@ -391,7 +395,7 @@ class HawkbitAgent:
             if self._clock.monotonic() >= self._next_poll and self._requested_order(self._poll()) != order:
                 raise Suspend
         except UpdateError as error:
-            self._log(f"error: {error}")
+            self._log(logging.ERROR, str(error))
             self._backoff_until = self._clock.monotonic() + self._pause_after(error)
 
     def _report_progress(
@@ -415,7 +419,7 @@ class HawkbitAgent:
         try:
             return saved_state.load(self._root / STATE_FILE)
         except StorageError as error:
-            self._log(f"error: {error}")
+            self._log(logging.ERROR, str(error))
             return SavedState()
 
     def _save(self, after: SavedState) -> None:

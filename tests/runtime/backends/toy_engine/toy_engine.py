@@ -45,7 +45,7 @@ class ToySession:
 class ToyBackend:
     """The reference implementation of ONNX on the CPU."""
 
-    engine, device, targets = "toy", "CPU", ("onnx",)
+    engine, device, targets = "toy", "CPU", ("toy", "onnx")
 
     def __init__(self, device: str) -> None:
         import onnx
@@ -81,8 +81,10 @@ ENGINE = Engine(
     name="toy",
     description="Reference implementation of ONNX, in NumPy",
     create=create,
-    devices={"onnx": "CPU"},
+    devices={"toy": "CPU", "onnx": "CPU"},
     modules=("onnx",),
     install="pip install onnx",
     packages=(Package(name="jepa-edge-toy-engine"), Package(name="onnx", at_least=(1, 14))),
+    reference_for=("toy",),
+    preferred_targets={"plain": ("toy",)},
 )

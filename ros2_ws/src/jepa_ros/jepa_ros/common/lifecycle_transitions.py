@@ -1,4 +1,4 @@
-"""Lifecycle transitions that report their failures, and replies to invalid transition requests."""
+"""Lifecycle transitions: at the start of a node, with reported failures, and invalid requests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
+from jepa_ros.common.spin import create_steady_timer
 from jepa_runtime.errors import JepaRuntimeError
 
 
@@ -54,6 +55,20 @@ def report_failures(transition: Transition[Node]) -> Transition[Node]:
         return result
 
     return reporting
+
+
+def activate_on_spin(node: Any) -> None:
+    """Configure and activate ``node`` when it begins to spin; if that fails, end it with the reason."""
+
+    def start() -> None:
+        timer.cancel()
+        for trigger in (node.trigger_configure, node.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                node.failure = node.fault
+                node.finished.set()
+                return
+
+    timer = create_steady_timer(node, 0.0, start)
 
 
 def reject_invalid_transitions(node: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,12 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.util import check_writable
+from jepa_runtime.util import OdometryHistory, check_writable
 
 _RELATIVE_TOPIC = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
+
+# rclpy itself declares the parameters with this prefix, with the topic that they are for.
+_QOS_OVERRIDES = "qos_overrides."
 
 Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 
@@ -94,6 +98,14 @@ REPORT_PATH = Parameter(
     read_only=True,
 )
 
+ODOMETRY_TIMEOUT = Parameter(
+    name="odometry_timeout_s",
+    default=OdometryHistory().timeout_s,
+    description="Longest time from the newest odometry to an image, and largest difference of its stamps "
+    "from this clock, at which the pose is known [s].",
+    low=0.05,
+    high=10.0,
+)
 STAMPED_CMD_VEL = Parameter(
     name="enable_stamped_cmd_vel",
     default=False,
@@ -142,8 +154,27 @@ def declare_parameters(
     node.add_on_set_parameters_callback(check)
     for parameter in parameters:
         node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+    _warn_of_unknown_overrides(node)
     if REPORT_PATH in parameters and (report := node.get_parameter(REPORT_PATH.name).value):
         check_writable(Path(report))
+
+
+def _warn_of_unknown_overrides(node: Node) -> None:
+    """Log each given parameter that no node of this package has, such as a misspelled one."""
+    # rclpy has no public accessor. A section of a file for all nodes gives this node the others' parameters.
+    given: Mapping[str, RosParameter] = node._parameter_overrides
+    unknown = [name for name in given if not node.has_parameter(name) and not name.startswith(_QOS_OVERRIDES)]
+    if not unknown:
+        return
+    from jepa_ros.common.all_parameters import NAMES
+
+    for name in unknown:
+        if name not in NAMES:
+            declared = [each for each in node._parameters if not each.startswith(_QOS_OVERRIDES)]
+            (nearest,) = difflib.get_close_matches(name, declared, n=1, cutoff=0.0)
+            node.get_logger().warning(
+                f"parameter {name} is ignored: there is no such parameter; the nearest name is {nearest}"
+            )
 
 
 def parameter_values(node: Node, parameters: Sequence[Parameter]) -> dict[str, Any]:

@@ -14,52 +14,13 @@ from sensor_msgs.msg import Image
 
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import to_image
-from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameters, parameter_values
+from jepa_ros.common.parameters import declare_parameters, parameter_values
 from jepa_ros.common.spin import create_steady_timer, run
+from jepa_ros.nodes.camera_parameters import PARAMETERS
 from jepa_ros.world_model import output_messages
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.sources import Frame, Source, open_source, view_name
 from jepa_runtime.telemetry import Level, Verdict
-
-PARAMETERS = (
-    Parameter(
-        name="source",
-        default="/dev/video0",
-        description="Source of the images: /dev/videoN, a video file, a folder of images, or a bag "
-        "(FILE.mcap?topic=/name).",
-        read_only=True,
-    ),
-    Parameter(
-        name="rate_hz",
-        default=30.0,
-        description="Images per second requested from a camera or read from a folder; other files play at "
-        "their own rate [Hz].",
-        low=0.1,
-        high=1000.0,
-        read_only=True,
-    ),
-    Parameter(
-        name="frame_id",
-        default="camera",
-        description="frame_id of the images. Each repetition of a file appends #2, #3 and so on.",
-        read_only=True,
-    ),
-    Parameter(
-        name="loop",
-        default=False,
-        description="Whether to repeat a file. Each pass has its own frame_id, so that nothing is predicted "
-        "from its end to its start.",
-        read_only=True,
-    ),
-    Parameter(
-        name="stale_after_s",
-        default=1.0,
-        description="Time without an image after which the diagnostics report STALE [s].",
-        low=0.05,
-        high=3600.0,
-    ),
-    REPORT_PATH,
-)
 
 
 class CameraNode(Node):

@@ -22,40 +22,16 @@ from rclpy.subscription import Subscription
 
 from jepa_ros.common import raw_topics
 from jepa_ros.common.monitor_view import GraphSnapshot, PlainLines, Terminal
-from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameters, parameter_values
+from jepa_ros.common.parameters import declare_parameters, parameter_values
 from jepa_ros.common.sample_window import SampleWindow, round_ms
 from jepa_ros.common.spin import create_steady_timer, run
+from jepa_ros.nodes.monitor_parameters import PARAMETERS
 from jepa_runtime.errors import RecordingError
 from jepa_runtime.recording import McapRecorder
 
-PARAMETERS = (
-    Parameter(
-        name="mcap",
-        default="",
-        description="New MCAP file that receives all topics. Empty: no recording.",
-        read_only=True,
-    ),
-    Parameter(
-        name="view",
-        default="auto",
-        description="Display: live (redrawn in place), lines or none. auto: live on a terminal, otherwise "
-        "lines.",
-        choices=("auto", "live", "lines", "none"),
-        read_only=True,
-    ),
-    Parameter(
-        name="line_period_s",
-        default=5.0,
-        description="Time between two lines [s].",
-        low=0.5,
-        high=3600.0,
-        read_only=True,
-    ),
-    REPORT_PATH,
-)
-
 _DISCOVERY_PERIOD_S = 0.25
 _VIEW_PERIOD_S = 0.5
+_LARGE_BYTES = 100_000
 
 
 class MonitorNode(Node):
@@ -71,6 +47,10 @@ class MonitorNode(Node):
         # By topic: what its publishers have offered so far, and the subscription.
         self._offered: defaultdict[str, set[raw_topics.OfferedQos]] = defaultdict(set)
         self._topic_subscriptions: dict[str, Subscription] = {}
+        rate_hz: float = values["large_messages_hz"]
+        self._large_period_ns = round(1e9 / rate_hz) if rate_hz else 0
+        # By topic: when the next large message is recorded.
+        self._large_due_ns: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self._previous_counts: Counter[str] = Counter()
         self._latency_ms: dict[str, SampleWindow] = {}
@@ -143,13 +123,24 @@ class MonitorNode(Node):
 
     def _record(self, topic: str, type_name: str, cdr: bytes, now_ns: int) -> None:
         self._counts[topic] += 1
-        if self._recorder is None:
+        if self._recorder is None or not self._is_due(topic, len(cdr), now_ns):
             return
         try:
             self._recorder.write(topic, type_name, cdr, now_ns)
         except RecordingError as error:
             self.failure = str(error)
             self.finished.set()
+
+    def _is_due(self, topic: str, size: int, now_ns: int) -> bool:
+        """Return whether to record a message, as the rate of large ones is limited."""
+        if size <= _LARGE_BYTES or not self._large_period_ns:
+            return True
+        due_ns = self._large_due_ns.get(topic, now_ns)
+        if now_ns < due_ns:
+            return False
+        # The next one is due a period later, not a period after an image that came late.
+        self._large_due_ns[topic] = max(due_ns, now_ns - self._large_period_ns) + self._large_period_ns
+        return True
 
     # --- display
 

@@ -21,40 +21,15 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from jepa_ros.common import qos, raw_topics
 from jepa_ros.common.conversions import fill
-from jepa_ros.common.parameters import REPORT_PATH, Parameter, declare_parameters, parameter_values
+from jepa_ros.common.parameters import declare_parameters, parameter_values
 from jepa_ros.common.spin import run
+from jepa_ros.nodes.pictures_parameters import PARAMETERS
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import FrameError
 from jepa_runtime.imaging import image_from_message
 from jepa_runtime.recording import messages
 from jepa_runtime.visualization import Atlas, GrowingAtlas, Predictions, check_finite, draw_images, stamp_of
 
-PARAMETERS = (
-    Parameter(
-        name="pictures_hz",
-        default=2.0,
-        description="Rendered images per second [Hz].",
-        low=0.1,
-        high=30.0,
-        read_only=True,
-    ),
-    Parameter(
-        name="trail_s",
-        default=10.0,
-        description="Time span of past latents in the images [s].",
-        low=0.5,
-        high=600.0,
-        read_only=True,
-    ),
-    Parameter(
-        name="atlas_bundle",
-        default="",
-        description="Bundle whose atlas is used. Empty, or a bundle without one: frames of this run are "
-        "used.",
-        read_only=True,
-    ),
-    REPORT_PATH,
-)
 _NS = 1_000_000_000
 # The latent of an image arrives after later images.
 _IMAGES = 16

@@ -20,13 +20,21 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise
+from jepa_msgs.msg import (
+    ActionCandidates,
+    GoalPose,
+    ModelInfo,
+    PlannerStatus,
+    PredictedFutures,
+    Surprise,
+)
 from rclpy.node import Node
 from std_msgs.msg import Bool, Header
 
 from jepa_ros.common import qos
 from jepa_ros.common.action_commands import create_action_commands, validate_action_units
 from jepa_ros.common.conversions import fill, from_time
+from jepa_ros.common.odometry import OdometryInput
 from jepa_ros.common.parameters import (
     STAMPED_CMD_VEL,
     declare_parameters,
@@ -41,14 +49,16 @@ from jepa_ros.planner.reach_action import ReachGoalServer
 from jepa_ros.world_model import output_messages
 from jepa_runtime.bundle import ACTION_LIMIT, HORIZON, NUM_SAMPLES, STEP_S
 from jepa_runtime.control import Controller, ControllerConfig, ControllerModel, Decision, PlannerInput, State
-from jepa_runtime.planning import ActionLimits, CEMConfig
+from jepa_runtime.errors import JepaRuntimeError, OdometryError
+from jepa_runtime.model import RelativePose
+from jepa_runtime.planning import ActionLimits, CEMConfig, SteeringConfig
 from jepa_runtime.recording import messages
 from jepa_runtime.telemetry import Level, Verdict, with_causes
+from jepa_runtime.util import Pose
 
 _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
 _E2E_SAMPLE = np.dtype([("stamp_ns", np.int64), ("e2e_ms", np.float32)])
-_SOURCE = "cem"
 _BOUNDS = {
     "step_s": STEP_S,
     "horizon": HORIZON,
@@ -77,6 +87,9 @@ class PlannerNode(Node):
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
         self.controller = Controller.from_config(controller_config(self._values), clock=time.monotonic)
+        self._odometry: OdometryInput | None = None
+        if self._values["search_method"] == SteeringConfig.METHOD:
+            self._odometry = OdometryInput(self, self._values["odometry_timeout_s"])
         # The action server runs on other threads.
         self._lock = threading.RLock()
         self.command_publisher: CommandPublisher | None = None
@@ -85,6 +98,8 @@ class PlannerNode(Node):
         self._requested = ActionCandidates()
         self._counts: Counter[str] = Counter()
         self._e2e = SampleWindow(_E2E_SAMPLE)
+        # Time from the last image to the start of its futures.
+        self._compensated_ms = 0.0
         self._candidates = self.create_publisher(ActionCandidates, "world_model/candidates", qos.RESULT)
         self._statuses = self.create_publisher(PlannerStatus, "~/status", qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RESULT)
@@ -100,6 +115,7 @@ class PlannerNode(Node):
         prefix = "/".join(filter(None, ("world_model", self._values["camera"])))
         self.create_subscription(PredictedFutures, f"{prefix}/futures", self.on_futures, qos.RESULT)
         self.create_subscription(Surprise, f"{prefix}/surprise", self.on_surprise, qos.RESULT)
+        self.create_subscription(GoalPose, "~/goal_pose", self.on_goal_pose, qos.RESULT)
         qos.subscribe_any_qos(self, Bool, "~/stop", self.on_stop)
         create_steady_timer(self, _WATCHDOG_PERIOD_S, self.watch)
         create_steady_timer(self, _DIAGNOSTICS_PERIOD_S, self.publish_diagnostics)
@@ -107,6 +123,8 @@ class PlannerNode(Node):
     def _on_parameters(self, changed: Mapping[str, Any]) -> None:
         with self._lock:
             self.controller.timeout_s = changed.get("futures_timeout_s", self.controller.timeout_s)
+        if self._odometry is not None and "odometry_timeout_s" in changed:
+            self._odometry.set_timeout(changed["odometry_timeout_s"])
 
     def on_model(self, info: ModelInfo) -> None:
         """Use a new model; the robot stops until there is a plan by it."""
@@ -116,7 +134,7 @@ class PlannerNode(Node):
                 _validate(info)
                 self._create_command_publisher(info)
                 model = create_controller_model(info, self._values)
-            except ValueError as error:
+            except (ValueError, JepaRuntimeError) as error:
                 self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
                 self.controller.set_model(None, f"cannot drive with {info.model_id}: {error}")
                 return
@@ -154,6 +172,14 @@ class PlannerNode(Node):
                 discontinuous=message.discontinuous,
             )
 
+    def on_goal_pose(self, message: GoalPose) -> None:
+        """Use the pose of a goal that its client knows."""
+        pose = RelativePose(message.x, message.y, message.yaw, message.position_std, message.yaw_std)
+        with self._lock:
+            self.controller.set_goal_pose(
+                pose, goal_ns=from_time(message.goal_stamp), stamp_ns=from_time(message.header.stamp)
+            )
+
     def on_stop(self, message: Bool) -> None:
         """Stop the robot, or allow it to drive again."""
         with self._lock:
@@ -164,6 +190,7 @@ class PlannerNode(Node):
         """Plan on the futures of an image and command the robot."""
         stamp_ns = from_time(message.header.stamp)
         e2e_ms = (int(self.get_clock().now().nanoseconds) - stamp_ns) / 1e6
+        self._compensated_ms = (from_time(message.start) - stamp_ns) / 1e6
         self._e2e.add((stamp_ns, e2e_ms))
         self._counts["futures"] += 1
         with self._lock:
@@ -174,6 +201,7 @@ class PlannerNode(Node):
                 state=int(self.controller.state),
                 energy=message.current_energy,
                 e2e_ms=e2e_ms,
+                compensated_ms=self._compensated_ms,
                 command=command,
             )
         self._statuses.publish(status)
@@ -184,7 +212,8 @@ class PlannerNode(Node):
         controller = self.controller
         self._counts["old_futures"] += e2e_ms > controller.timeout_s * 1e3
         try:
-            futures = _read_futures(message, self._requested)
+            futures = _read_futures(message, self._requested, self._values["search_method"])
+            futures = replace(futures, odometry=self._locate(futures.stamp_ns))
             return self._execute(controller.update(futures, age_s=e2e_ms / 1e3), message)
         except Exception as error:
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
@@ -193,11 +222,24 @@ class PlannerNode(Node):
             self._stop_robot()
             return Twist()
 
+    def _locate(self, stamp_ns: int) -> Pose | None:
+        """Return the pose of the robot by odometry at the stamp of an image [3]; None: it is unknown."""
+        if self._odometry is None:
+            return None
+        try:
+            return np.array(self._odometry.at(stamp_ns).pose)
+        except OdometryError:
+            return None
+
     def _execute(self, decision: Decision, message: PredictedFutures) -> Twist:
         self._counts[decision.state.name.lower()] += 1
         if decision.candidates is not None:
             candidates = np.ascontiguousarray(decision.candidates, np.float32)
-            fields = {"actions": messages.tensor("actions", candidates), "source": _SOURCE}
+            fields = {
+                "actions": messages.tensor("actions", candidates),
+                "source": self._values["search_method"],
+                "delay_s": self.controller.delay_s,
+            }
             self._requested = fill(ActionCandidates(header=message.header), fields)
             self._candidates.publish(self._requested)
         if self.command_publisher is None:
@@ -230,6 +272,8 @@ class PlannerNode(Node):
         """Publish the verdict of the controller; called every second."""
         with self._lock:
             verdict = self.controller.verdict()
+            if self._odometry is not None and self._odometry.problem:
+                verdict = with_causes(verdict, [self._odometry.problem])
             if self.command_publisher is not None:
                 verdict = with_causes(verdict, self.command_publisher.conflicts())
                 if self.command_publisher.stop_unacknowledged():
@@ -240,6 +284,8 @@ class PlannerNode(Node):
                 "state": self.controller.state.name.lower(),
                 "goal": "reach_goal action" if self.controller.goal is not None else "latched image, if any",
                 "iterations": self.controller.iterations,
+                "latency_ms": round(1e3 * self.controller.latency_s, 3),
+                "compensated_ms": round(self._compensated_ms, 3),
                 **{f"stops/{cause}": count for cause, count in self.controller.safety_monitor.counts.items()},
                 **self._counts,
             }
@@ -288,17 +334,28 @@ def create_controller_model(info: ModelInfo, parameters: Mapping[str, Any]) -> C
         max_norm=info.action_max_norm or None,
         max_change=max_change * (high - low) if max_change < 1 else None,
     )
-    search = CEMConfig(
-        num_samples=info.num_samples,
-        horizon=info.horizon,
-        topk=min(parameters["topk"], info.num_samples),
-    )
     return ControllerModel.from_config(
-        replace(controller_config(parameters), search=search),
+        replace(controller_config(parameters), search=_search_config(info, parameters)),
         limits,
         step_s=info.step_s,
         goal_threshold=info.goal_threshold,
         per_step=create_action_commands(info.action_names).per_step,
+        action_names=info.action_names,
+    )
+
+
+def _search_config(info: ModelInfo, parameters: Mapping[str, Any]) -> CEMConfig | SteeringConfig:
+    if parameters["search_method"] == SteeringConfig.METHOD:
+        config = SteeringConfig(
+            horizon=info.horizon,
+            max_speed_mps=parameters["max_speed_mps"],
+            max_turn_radps=parameters["max_turn_radps"],
+        )
+        return config.fitted(horizon=info.horizon, num_samples=info.num_samples)
+    return CEMConfig(
+        num_samples=info.num_samples,
+        horizon=info.horizon,
+        topk=min(parameters["topk"], info.num_samples),
     )
 
 
@@ -319,9 +376,9 @@ def _validate(info: ModelInfo) -> None:
     validate_action_units(names, info.action_units)
 
 
-def _read_futures(message: PredictedFutures, requested: ActionCandidates) -> PlannerInput:
+def _read_futures(message: PredictedFutures, requested: ActionCandidates, source: str) -> PlannerInput:
     # Another planner may use the same source name and the same images.
-    own = message.candidates_source == _SOURCE and message.actions.data == requested.actions.data
+    own = message.candidates_source == source and message.actions.data == requested.actions.data
     return PlannerInput(
         stamp_ns=from_time(message.header.stamp),
         goal_stamp_ns=from_time(message.goal_stamp) if message.has_goal else None,
@@ -331,6 +388,7 @@ def _read_futures(message: PredictedFutures, requested: ActionCandidates) -> Pla
         candidates_stamp_ns=from_time(message.candidates_stamp) if own else 0,
         history_reset=message.history_reset,
         image_publishers=message.image_publishers,
+        goal_pose=messages.goal_pose_of(message),
     )
 
 

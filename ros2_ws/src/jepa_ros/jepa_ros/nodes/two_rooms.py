@@ -23,81 +23,11 @@ from std_msgs.msg import Header
 from jepa_ros.common import qos
 from jepa_ros.common.action_commands import VelocityCommands
 from jepa_ros.common.conversions import from_time, to_image, to_time
-from jepa_ros.common.parameters import (
-    REPORT_PATH,
-    STAMPED_CMD_VEL,
-    Parameter,
-    declare_parameters,
-    parameter_values,
-)
+from jepa_ros.common.parameters import STAMPED_CMD_VEL, declare_parameters, parameter_values
 from jepa_ros.common.spin import run
+from jepa_ros.nodes.two_rooms_parameters import PARAMETERS
 from jepa_runtime.sources import view_name
 from jepa_sim.worlds.two_rooms_world import TwoRooms
-
-PARAMETERS = (
-    Parameter(
-        name="layout",
-        default="random",
-        description="Layout of the rooms. random: new positions of wall and door in each episode; fixed: "
-        "always the same.",
-        choices=("random", "fixed"),
-        read_only=True,
-    ),
-    Parameter(
-        name="seed",
-        default=0,
-        description="Seed of all layouts, start positions, goals and lights.",
-        low=0,
-        high=2**31 - 1,
-        read_only=True,
-    ),
-    Parameter(
-        name="rate_hz",
-        default=30.0,
-        description="Image rate [Hz].",
-        low=0.1,
-        high=1000.0,
-        read_only=True,
-    ),
-    Parameter(
-        name="frame_id",
-        default="camera",
-        description="frame_id of the images of the first episode. Later episodes append #2, #3 and so on.",
-        read_only=True,
-    ),
-    Parameter(
-        name="command_timeout_s",
-        default=0.5,
-        description="Maximum age of a command before the robot stops [s].",
-        low=0.01,
-        high=60.0,
-    ),
-    Parameter(
-        name="episode_timeout_s",
-        default=20.0,
-        description="Duration after which an episode counts as failed [s].",
-        low=0.1,
-        high=3600.0,
-    ),
-    Parameter(
-        name="min_subscribers",
-        default=0,
-        description="Number of image subscribers to wait for before the first image.",
-        low=0,
-        high=100,
-        read_only=True,
-    ),
-    Parameter(
-        name="duration_s",
-        default=0.0,
-        description="Duration of the images after which the node exits [s]. 0: no limit.",
-        low=0.0,
-        high=1e6,
-        read_only=True,
-    ),
-    STAMPED_CMD_VEL,
-    REPORT_PATH,
-)
 
 
 class TwoRoomsNode(Node):

@@ -6,6 +6,7 @@ node. The manager is a separate process, so that no failure here interrupts the 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import threading
@@ -118,8 +119,15 @@ class UpdateManagerNode(Node):
         configured = self._settings.hawkbit is not None
         return HawkbitAgent(self._root, self._open_client, log=self._log) if configured else None
 
-    def _log(self, line: str) -> None:
-        self.get_logger().info(line)
+    def _log(self, level: int, line: str) -> None:
+        logger = self.get_logger()
+        # rclpy rejects a call with another level at the same place.
+        if level >= logging.ERROR:
+            logger.error(line)
+        elif level == logging.WARNING:
+            logger.warning(line)
+        else:
+            logger.info(line)
 
     # --- the update thread
 
@@ -204,7 +212,9 @@ class UpdateManagerNode(Node):
             with atomic_files.locked(self._root / robot.LOCK, purpose="the update manager", wait_s=0.0):
                 saved = state.load(self._root / robot.STATE)
                 if expected == _expected_model(saved):
-                    self._log(f"the node serves another model: switching to {expected.version}")
+                    self.get_logger().warning(
+                        f"the node serves another model: switching to {expected.version}"
+                    )
                     self._serving.swap(SlotStore(self._root).folder(expected.manifest_sha256))
                     self._serving.commit(saved)
         except (JepaRuntimeError, OSError) as error:

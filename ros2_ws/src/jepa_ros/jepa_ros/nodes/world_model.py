@@ -33,7 +33,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from jepa_ros.common import qos
 from jepa_ros.common.action_commands import ActionCommands, create_action_commands
 from jepa_ros.common.conversions import from_time
-from jepa_ros.common.lifecycle_transitions import reject_invalid_transitions, report_failures
+from jepa_ros.common.lifecycle_transitions import (
+    activate_on_spin,
+    reject_invalid_transitions,
+    report_failures,
+)
 from jepa_ros.common.parameters import STAMPED_CMD_VEL, declare_parameters, parameter_values
 from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.world_model import output_messages
@@ -97,23 +101,12 @@ class WorldModelNode(LifecycleNode):
             self, self._require_session, lambda: self._cameras, lambda: self._values["futures_dtype"]
         )
         if self._values["autostart"]:
-            self._start_timer = create_steady_timer(self, 0.0, self._autostart)
+            activate_on_spin(self)
 
     def _set_parameters(self, changed: Mapping[str, Any]) -> None:
         self._values = {**self._values, **changed}
         self._proposals.timeout_s = self._values["candidates_timeout_s"]
-
-    def _autostart(self) -> None:
-        self._start_timer.cancel()
-        triggers: tuple[Callable[[], TransitionCallbackReturn], ...] = (
-            self.trigger_configure,
-            self.trigger_activate,
-        )
-        for trigger in triggers:
-            if trigger() != TransitionCallbackReturn.SUCCESS:
-                self.failure = self.fault
-                self.finished.set()
-                return
+        self._proposals.actuation_delay_s = self._values["actuation_delay_s"]
 
     # --- lifecycle
 

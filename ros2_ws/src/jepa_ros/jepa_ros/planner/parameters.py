@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
+from jepa_ros.common.parameters import ODOMETRY_TIMEOUT, REPORT_PATH, STAMPED_CMD_VEL, Parameter
 from jepa_runtime.control import ControllerConfig
+from jepa_runtime.planning import CEMConfig, SteeringConfig
 
-_DEFAULTS = ControllerConfig()
+_DEFAULTS, _CEM, _STEERING = ControllerConfig(), CEMConfig(), SteeringConfig()
 
 PARAMETERS = (
     Parameter(
+        name="search_method",
+        default=CEMConfig.METHOD,
+        description="How the planner finds its plan. cem: among random candidates, by their energies. "
+        "steering: it drives to the pose of the goal, for models that read poses and robots with the "
+        "actions linear.x and angular.z.",
+        choices=(CEMConfig.METHOD, SteeringConfig.METHOD),
+        read_only=True,
+    ),
+    Parameter(
         name="topk",
-        default=_DEFAULTS.search.topk,
+        default=_CEM.topk,
         description="Number of best candidates from which the next sampling distribution is computed.",
         low=1,
         high=65536,
+        read_only=True,
+    ),
+    Parameter(
+        name="max_speed_mps",
+        default=_STEERING.max_speed_mps,
+        description="With steering, maximum forward speed [m/s]. The model's action limits apply too.",
+        low=0.1,
+        high=10.0,
+        read_only=True,
+    ),
+    Parameter(
+        name="max_turn_radps",
+        default=_STEERING.max_turn_radps,
+        description="With steering, maximum turning rate [rad/s]. The model's action limits apply too.",
+        low=0.1,
+        high=10.0,
         read_only=True,
     ),
     Parameter(
@@ -31,6 +57,22 @@ PARAMETERS = (
         "exceed the latency of the futures plus the image period.",
         low=0.02,
         high=60.0,
+    ),
+    Parameter(
+        name="compensate_latency",
+        default=_DEFAULTS.compensate_latency,
+        description="Whether plans start from the state that the model predicts for the moment when "
+        "their first command takes effect, instead of the image.",
+        read_only=True,
+    ),
+    Parameter(
+        name="actuation_delay_s",
+        default=_DEFAULTS.actuation_delay_s,
+        description="Time from a command on its topic to its effect on the robot [s], by which steering "
+        "advances the pose of the goal. Set the same for the world_model node.",
+        low=0.0,
+        high=10.0,
+        read_only=True,
     ),
     Parameter(
         name="surprise_window_s",
@@ -151,6 +193,7 @@ PARAMETERS = (
         description="frame_id of pose deltas and of stamped velocities.",
         read_only=True,
     ),
+    ODOMETRY_TIMEOUT,
     STAMPED_CMD_VEL,
     REPORT_PATH,
 )

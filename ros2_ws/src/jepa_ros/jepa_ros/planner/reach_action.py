@@ -1,4 +1,7 @@
-"""The action ``~/reach_goal`` of the planner. Goals wait on threads of their own while the robot drives."""
+"""The action ``~/reach_goal`` of the planner, and the service ``~/move_goal``.
+
+Goals wait on threads of their own while the robot drives.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jepa_msgs.action import ReachGoal
-from jepa_msgs.srv import SetGoal
+from jepa_msgs.srv import MoveGoal, SetGoal
 from rclpy.action import CancelResponse, GoalResponse
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
 from jepa_ros.common.background_services import BackgroundServices
 from jepa_ros.common.conversions import from_time, to_time
-from jepa_runtime.control import Controller, GoalConfig, GoalTracker, Outcome
+from jepa_runtime.control import Controller, GoalConfig, GoalTracker, Outcome, StopCause
 from jepa_runtime.errors import JepaRuntimeError
 
 # One goal in progress, one that is being replaced, and their clients.
@@ -61,6 +64,8 @@ class ReachGoalServer:
         self._closing = False
         # The world model has one goal: each goal clears it before the next one sets its own.
         self._world_model_goal = threading.Lock()
+        # A goal that is moved must not reach the world model after its end.
+        self._setting = threading.Lock()
         self._services = BackgroundServices(owner, "goals", MultiThreadedExecutor(_THREADS))
         self._set_goal = self._services.node.create_client(
             SetGoal,
@@ -76,6 +81,7 @@ class ReachGoalServer:
             cancel_callback=self.on_cancel,
             result_timeout=_RESULT_S,
         )
+        self._services.add_service(MoveGoal, "~/move_goal", self._on_move)
         self._services.start()
 
     def publish_feedback(self) -> None:
@@ -91,6 +97,9 @@ class ReachGoalServer:
                 steps=tracker.steps,
                 state=int(controller.state),
                 stopped_reason=controller.safety_monitor.reason,
+                stopped_cause=_label(controller.safety_monitor.cause),
+                reached=tracker.is_reached,
+                goal_stamp=to_time(tracker.config.goal_ns),
             )
         handle.publish_feedback(feedback)
 
@@ -140,10 +149,13 @@ class ReachGoalServer:
         goal, parameters = handle.request, self._parameters
         config = GoalConfig(
             goal_ns=from_time(goal.image.header.stamp) or int(self._clock.now().nanoseconds),
-            threshold=goal.energy_threshold or None,
+            # With a given pose, the client decides when the goal is reached.
+            threshold=-math.inf if goal.use_goal_pose else goal.energy_threshold or None,
             timeout_s=goal.timeout_s or None,
             give_up_after=parameters["give_up_after"],
             failure_tolerance_s=parameters["failure_tolerance_s"],
+            is_via=goal.via,
+            pose_is_given=goal.use_goal_pose,
         )
         return self._trackers.setdefault(_id(handle), GoalTracker(config, now_s=time.monotonic()))
 
@@ -217,9 +229,28 @@ class ReachGoalServer:
             tracker.is_set = True
         return True
 
+    def _on_move(self, request: MoveGoal.Request, response: MoveGoal.Response) -> MoveGoal.Response:
+        """Move the goal in progress. Futures for the previous goal stay valid until those for the new one."""
+        goal_ns = from_time(request.stamp)
+        with self._setting:
+            with self._lock:
+                goal = self._controller.goal
+                is_current = goal is not None and goal.config.goal_ns == from_time(request.goal_stamp)
+                if is_current:
+                    self._controller.move_goal(goal_ns, is_via=request.via)
+            try:
+                if not is_current:
+                    raise JepaRuntimeError("that goal is not in progress", code="node.goal_not_in_progress")
+                self._call(SetGoal.Request(stamp=request.stamp, latent=request.latent))
+                response.success = True
+            except JepaRuntimeError as error:
+                response.message = str(error)
+        return response
+
     def _clear_world_model_goal(self) -> None:
         try:
-            self._call(SetGoal.Request())
+            with self._setting:
+                self._call(SetGoal.Request())
         except JepaRuntimeError as error:
             self._log.warning(f"the world model may still have the goal that has ended: {error}")
 
@@ -236,6 +267,10 @@ class ReachGoalServer:
             raise NoResponseError(f"service {name} did not respond within {_RESPONSE_TIMEOUT_S:g} s")
         if not future.result().success:
             raise JepaRuntimeError(future.result().message, code="node.goal_rejected")
+
+
+def _label(cause: StopCause | None) -> str:
+    return "" if cause is None else cause.label
 
 
 def _id(handle: Any) -> bytes:

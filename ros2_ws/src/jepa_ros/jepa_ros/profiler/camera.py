@@ -34,6 +34,7 @@ from jepa_ros.common.conversions import to_image, to_time
 from jepa_runtime.errors import JepaRuntimeError, ProfileError, SourceError
 from jepa_runtime.imaging import resize_into
 from jepa_runtime.sources import Frame, Source, open_source
+from jepa_runtime.util import ArgumentParser
 
 _MAX_LOADED_BYTES = 128 << 20
 # Discovery takes up to 3 s.
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = ArgumentParser()
     parser.add_argument("--source", required=True)
     parser.add_argument("--topic", required=True)
     parser.add_argument("--rate", type=float, required=True)

@@ -14,6 +14,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.commands import add_bundle_argument, frame_size, positive, rate
+from jepa_runtime.util import ArgumentParser
 
 # ROS would accept any other name.
 _NODE_PARAMETERS = tuple(parameter.name for parameter in PARAMETERS)
@@ -22,7 +23,7 @@ _NODE_PARAMETERS = tuple(parameter.name for parameter in PARAMETERS)
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments of :mod:`jepa_ros.nodes.profiler`, by default those of the process."""
     description = "Measure the latency of the world model on a running graph from another process."
-    parser = argparse.ArgumentParser(prog="profiler", description=description)
+    parser = ArgumentParser(prog="profiler", description=description)
     add = parser.add_argument
     add_bundle_argument(parser, "start a world model with this bundle", required=False)
     add("--attach", type=_name, metavar="/NODE", help="measure a running world model instead")

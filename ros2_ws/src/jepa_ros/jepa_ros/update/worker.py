@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Request:
         check_only: Whether to only look for an update, without installing it.
         source: See :class:`jepa_runtime.ota.robot.UpdateOptions`, as for the next two.
         retry_rejected: Whether to include releases that were rejected earlier.
-        any_interface: Whether to accept other actions, limits or steps.
+        any_interface: Whether to accept other actions, limits or steps, and models that read no poses.
         state: Final state, or None if the request has not completed.
         error: Why it failed. Empty if the node shuts down.
         offered: Release found by a check.
@@ -55,7 +56,8 @@ class Worker:
         open_client: Opens the client; takes ``heartbeat`` and ``options``.
         poll_s: Returns the interval of periodic updates without jitter [s], or None if they are disabled.
         root: Folder of the robot.
-        log: Receives log lines.
+        log: Receives log lines. An error that repeats in periodic updates is logged once, and that of a check
+            not at all, since the service reports it.
         on_idle: Called periodically while there is nothing to do.
         fleet: Replaces the periodic update if a fleet server manages the robot, for example
             :class:`jepa_runtime.ota.hawkbit.agent.HawkbitAgent`. Returns the pause until the next call [s].
@@ -67,7 +69,7 @@ class Worker:
         *,
         poll_s: Callable[[], float | None],
         root: Path,
-        log: Callable[[str], None],
+        log: daemon.Log,
         on_idle: Callable[[], None] = lambda: None,
         fleet: Callable[[daemon.Heartbeat], float] | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class Worker:
         self._current: Request | None = None
         self._updated_at = -float("inf")
         self._jitter, self._failures = 1.0, 0
+        self._periodic_error = ""
         self._fleet_pause_s = 0.0
         self._update: Callable[[daemon.Heartbeat], State] | None = None
 
@@ -150,7 +153,11 @@ class Worker:
                 request.state = self._process(request, alive_or_woken)
         except UpdateError as error:
             request.error = str(error)
-            self._log(f"error: {error}")
+        is_repeated = False
+        if request is self._periodic:
+            is_repeated, self._periodic_error = request.error == self._periodic_error, request.error
+        if request.error and not request.check_only and not is_repeated:
+            self._log(logging.ERROR, request.error)
         self._end(request)
         return 0.0
 

@@ -43,6 +43,7 @@ class StreamMonitor:
         self._began = clock()
         self._frame_at = self._result_at = -_NEVER
         self._stamp_age_s = 0.0
+        self._compensated_ms = 0.0
         self._errors, self._last_error = 0, ""
         # Since when images have had no futures, and no surprise. None: the last image had it.
         self._without_futures_at: float | None = None
@@ -76,6 +77,7 @@ class StreamMonitor:
         elif self._without_surprise_at is None:
             self._without_surprise_at = self._result_at
         self.calibration = result.calibration or self.calibration
+        self._compensated_ms = result.compensated_ns / 1e6
         self._miss_run = self._miss_run + 1 if result.deadline_missed else 0
         self._longest = max(self._longest, self._miss_run)
         self._samples_ms.add(tuple(result.timings_ms[stage] for stage in STAGES))
@@ -102,6 +104,7 @@ class StreamMonitor:
         before = self._before or Health(active_for_s=0.0, frame_age_s=_NEVER, result_age_s=_NEVER)
         self._before = now
         values = {name: value for name, value in asdict(now).items() if name != "bad_frames"}
+        values["compensated_ms"] = round(self._compensated_ms, 3)
         values |= {f"bad_frames/{reason}": count for reason, count in bad_frames.items()}
         if self.calibration is not None:
             values |= calibration_values(self.calibration)

@@ -1,6 +1,6 @@
-"""The service ``~/evaluate_actions`` of the world_model node.
+"""The services ``~/evaluate_actions`` and ``~/score_latents`` of the world_model node.
 
-It runs on its own threads: a reply waits for idle time between images, which must be received meanwhile.
+They run on their own threads: a reply waits for idle time between images, which must be received meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jepa_msgs.srv import EvaluateActions
+from jepa_msgs.srv import EvaluateActions, ScoreLatents
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
@@ -28,7 +28,7 @@ _DEFAULT_DEADLINE_S, _MAX_DEADLINE_S = 1.0, 60.0
 
 
 class EvaluationService:
-    """Serve ``~/evaluate_actions`` of ``owner``.
+    """Serve ``~/evaluate_actions`` and ``~/score_latents`` of ``owner``.
 
     Args:
         owner: The world_model node.
@@ -47,17 +47,24 @@ class EvaluationService:
         self._session, self._cameras, self._dtype = session, cameras, dtype
         self._log = owner.get_logger()
         self._services = BackgroundServices(owner, "evaluations", MultiThreadedExecutor(_THREADS))
-        self._services.add_service(EvaluateActions, "~/evaluate_actions", self._on_request)
+        self._services.add_service(EvaluateActions, "~/evaluate_actions", self._on_evaluate)
+        self._services.add_service(ScoreLatents, "~/score_latents", self._on_score)
         self._services.start()
 
     def close(self) -> None:
         """Stop serving. The model must be closed already."""
         self._services.stop()
 
-    def _on_request(self, request: Any, response: Any) -> Any:
+    def _on_evaluate(self, request: Any, response: Any) -> Any:
+        return self._respond(lambda: _fields(self._evaluate(request), self._dtype()), response)
+
+    def _on_score(self, request: Any, response: Any) -> Any:
+        return self._respond(lambda: self._score(request), response)
+
+    def _respond(self, compute: Callable[[], dict[str, Any]], response: Any) -> Any:
         # No exception of the model may end the serving thread.
         try:
-            fill(response, _fields(self._evaluate(request), self._dtype()))
+            fill(response, compute())
             response.success = True
         except (JepaRuntimeError, ValueError) as error:
             response.message = str(error)
@@ -67,19 +74,37 @@ class EvaluationService:
             self._log.error(f"evaluation failed: {error}", throttle_duration_sec=5.0)
         return response
 
+    def _score(self, request: Any) -> dict[str, Any]:
+        scores = self._session().pipeline.score(
+            messages.array_of(request.latents),
+            messages.array_of(request.goal) if request.goal.data else None,
+            timeout_s=_deadline_s(request),
+            stream=find_camera(self._cameras(), request.camera).topic,
+            pose_indices=request.pose_indices,
+        )
+        return {
+            "energies": scores.energies,
+            "relative_poses": scores.poses,
+            "stamp": messages.time_message(scores.stamp_ns),
+            "latent_space": scores.latent_space,
+        }
+
     def _evaluate(self, request: Any) -> Evaluation:
-        deadline_s = request.deadline_s or _DEFAULT_DEADLINE_S
-        if not 0 < deadline_s <= _MAX_DEADLINE_S:
-            raise JepaRuntimeError(
-                f"deadline_s must be 0 to {_MAX_DEADLINE_S:g}, got {deadline_s:g}",
-                code="node.invalid_request",
-            )
         return self._session().pipeline.evaluate(
             messages.array_of(request.actions),
-            timeout_s=deadline_s,
+            timeout_s=_deadline_s(request),
             stream=find_camera(self._cameras(), request.camera).topic,
             latents=request.latents,
         )
+
+
+def _deadline_s(request: Any) -> float:
+    deadline_s = float(request.deadline_s or _DEFAULT_DEADLINE_S)
+    if not 0 < deadline_s <= _MAX_DEADLINE_S:
+        raise JepaRuntimeError(
+            f"deadline_s must be 0 to {_MAX_DEADLINE_S:g}, got {deadline_s:g}", code="node.invalid_request"
+        )
+    return deadline_s
 
 
 def _fields(evaluation: Evaluation, dtype: str) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class ServingSession:
             streams=tuple(topics),
             error_probability=parameters["error_probability"],
             false_alarm_every_s=parameters["false_alarm_every_s"],
+            actuation_delay_s=parameters["actuation_delay_s"],
             **callbacks,
         )
         # Before the settings are applied: these keep all existing threads off the model's cores.

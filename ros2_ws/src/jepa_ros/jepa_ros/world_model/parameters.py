@@ -128,6 +128,15 @@ PARAMETERS = (
         when_unconfigured=True,
     ),
     Parameter(
+        name="actuation_delay_s",
+        default=0.0,
+        description="Time from a command on its topic to its effect on the robot [s]. Executed actions, "
+        "and the start of futures whose latency is compensated, are shifted by it.",
+        low=0.0,
+        high=10.0,
+        when_unconfigured=True,
+    ),
+    Parameter(
         name="black_box_dir",
         default="",
         description="Folder for recordings of images and commands around each surprise. Empty: no "

@@ -1,0 +1,81 @@
+"""Whether the given poses of a goal follow the commanded motion. Without ROS; the caller passes the time.
+
+A client whose estimate of the pose hangs, or begins again and again, publishes poses that look valid: the
+goal stays ahead of the robot, which would drive on forever. A robot that moves as commanded approaches the
+goal as far as its commands say. What the poses show of that is compared in sections of commanded motion, so
+that noise, and a correction of the estimate now and then, do not count. Nor do sections in which the images
+do not show the motion either: the robot is blocked, which the safety monitor checks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+
+import numpy as np
+
+from jepa_runtime.control.goal_pose import SentCommands
+from jepa_runtime.model.relative_pose import RelativePose
+from jepa_runtime.util.poses import TURN_M, Pose, relative, wrap
+
+# Commanded change of the pose after which the given one is compared with it; turns count as TURN_M.
+_SECTION_M = 0.4
+# Largest difference between the given and the commanded change, as a proportion of the latter.
+_MAX_ERROR = 0.75
+# Commanded change that the poses may fail to show, and the proportion of a shown one that reduces it.
+_LIMIT_M, _CREDIT = 1.2, 0.5
+
+
+class GivenPoseCheck:
+    """Sums up the commanded motion that the given poses of a goal do not show."""
+
+    def __init__(self) -> None:
+        self._unshown_m = 0.0
+        self._goal_ns = 0
+        # The pose [3] at which the present section begins, and its time; None: there is none.
+        self._start: tuple[Pose, float] | None = None
+
+    def reset(self) -> None:
+        """Forget all poses, since another goal is requested."""
+        self._unshown_m, self._start = 0.0, None
+
+    def add(
+        self, given: RelativePose, goal_ns: int, *, time_s: float, commands: SentCommands, is_blocked: bool
+    ) -> str:
+        """Add a pose; return why the robot must not drive by these poses, or an empty string.
+
+        Args:
+            given: The pose. Values that are not finite count as unknown.
+            goal_ns: Stamp of the goal. A goal further on begins another section.
+            time_s: Time of the image in whose frame the pose is, by the clock of ``commands``.
+            commands: The commands that were sent.
+            is_blocked: The images do not show the commanded motion.
+        """
+        pose: Pose = np.array(astuple(given)[:3], np.float64)
+        if not np.isfinite(pose).all():
+            return ""
+        start, start_s = self._start or (pose, math.inf)
+        if goal_ns != self._goal_ns or time_s < start_s:
+            # The first pose, the first of this goal, or the clock of the stamps was set back.
+            self._start, self._goal_ns = (pose, time_s), goal_ns
+            return ""
+        commanded = relative(commands.motion(start_s, time_s), start)
+        commanded_m = _apart_m(start, commanded)
+        if commanded_m < _SECTION_M:
+            return ""
+        self._start = pose, time_s
+        if _apart_m(commanded, pose) <= _MAX_ERROR * commanded_m:
+            self._unshown_m = max(self._unshown_m - _CREDIT * commanded_m, 0.0)
+            return ""
+        self._unshown_m += 0.0 if is_blocked else commanded_m
+        if self._unshown_m < _LIMIT_M:
+            return ""
+        return (
+            f"the poses that the client of the goal publishes do not show {self._unshown_m:.1f} m of "
+            "commanded motion, which the images show: its estimate hangs or is reset"
+        )
+
+
+def _apart_m(one: Pose, other: Pose) -> float:
+    """Return the size of the difference between two poses in one frame, where turns count as TURN_M."""
+    return math.hypot(one[0] - other[0], one[1] - other[1], TURN_M * wrap(one[2] - other[2]))

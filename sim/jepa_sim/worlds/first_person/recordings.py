@@ -1,0 +1,156 @@
+"""Drives that are shown to the robot before its own: a route, or a tour of the house."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_runtime.util import Pose
+from jepa_sim.worlds.first_person.layouts import Layout, PackedLayouts
+from jepa_sim.worlds.first_person.motion import TICK_S, clearance
+from jepa_sim.worlds.first_person.paths import CRUISE_MPS, Command, DistanceField, path_length, steer
+from jepa_sim.worlds.first_person.scene import SimulatedRobot
+
+# Ticks between two commands of the driver who shows the way.
+_COMMAND_TICKS = 4
+_FREE_M = 0.12
+_ARRIVED_M = 0.3
+# Goals of a route are farther apart than this.
+_APART_M = 2.5
+_MAX_S = 120.0
+_TURN_RADPS = 1.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A drive.
+
+    Attributes:
+        poses: True poses at every tick [N, 3].
+        odometry: Wheel odometry at every tick [N, 3]; it begins at the origin.
+    """
+
+    poses: Pose
+    odometry: Pose
+
+    @property
+    def duration_s(self) -> float:
+        """Duration of the drive."""
+        return (len(self.poses) - 1) * TICK_S
+
+    @property
+    def length_m(self) -> float:
+        """Length of the path."""
+        return path_length(self.poses)
+
+    def at(self, times_s: NDArray[np.floating]) -> Recording:
+        """Return the recording at certain times [N], interpolated between ticks.
+
+        Its headings are not limited to one turn.
+        """
+        ticks = np.arange(len(self.poses)) * TICK_S
+
+        def interpolated(poses: Pose) -> Pose:
+            columns = poses[:, 0], poses[:, 1], np.unwrap(poses[:, 2])
+            return np.stack([np.interp(times_s, ticks, column) for column in columns], axis=1)
+
+        return Recording(interpolated(self.poses), interpolated(self.odometry))
+
+
+def free_pose(layouts: PackedLayouts, layout: Layout, rng: np.random.Generator, least: float = 0.05) -> Pose:
+    """Return a random pose whose clearance exceeds ``least``, in the first of ``layouts``."""
+    while True:
+        pose: Pose = rng.uniform((0, 0, -math.pi), (*layout.size, math.pi))
+        if clearance(pose[0], pose[1], layouts.solids[0], int(layouts.solid_count[0])) > least:
+            return pose
+
+
+def record_route(
+    layouts: PackedLayouts,
+    layout: Layout,
+    robot: SimulatedRobot,
+    length_m: float,
+    rng: np.random.Generator,
+) -> Recording | None:
+    """Record a drive to one random goal after the other.
+
+    Args:
+        layouts: One layout.
+        layout: The same.
+        robot: The robot, where the drive begins.
+        length_m: Length after which it ends.
+        rng: Random numbers.
+
+    Returns:
+        The drive; None if the driver was stuck.
+    """
+    drive = _Drive(layouts, robot)
+    while drive.robot.path_m < length_m:
+        goal = free_pose(layouts, layout, rng, _FREE_M)
+        pose = drive.robot.pose
+        if math.hypot(goal[0] - pose[0], goal[1] - pose[1]) < _APART_M:
+            continue
+        if not drive.to(goal, length_m):
+            return None
+    return drive.recording()
+
+
+def record_tour(
+    layouts: PackedLayouts, layout: Layout, robot: SimulatedRobot, rng: np.random.Generator
+) -> Recording:
+    """Record a drive through every room, with a full turn in each; the nearest room is always next."""
+    drive = _Drive(layouts, robot)
+    left = list(range(len(layout.rooms)))
+    while left:
+        goals = {}
+        for number in left:
+            goal = free_pose(layouts, layout, rng, _FREE_M)
+            while layout.room_at(goal[0], goal[1]) != number:
+                goal = free_pose(layouts, layout, rng, _FREE_M)
+            goals[number] = goal
+        lengths = {
+            number: path_length(DistanceField(layouts, 0, goal).path(drive.robot.pose))
+            for number, goal in goals.items()
+        }
+        nearest = min(left, key=lengths.__getitem__)
+        drive.to(goals[nearest], math.inf)
+        drive.turn(2 * math.pi)
+        left.remove(nearest)
+    return drive.recording()
+
+
+class _Drive:
+    """A drive in progress, with the recording so far."""
+
+    def __init__(self, layouts: PackedLayouts, robot: SimulatedRobot) -> None:
+        self._layouts = layouts
+        self.robot = robot
+        self._poses: list[Pose] = [robot.pose]
+        self._wheels: list[Pose] = [np.zeros(3)]
+
+    def recording(self) -> Recording:
+        self._hold(np.zeros(2), round(0.5 / TICK_S))
+        return Recording(np.array(self._poses), np.array(self._wheels))
+
+    def to(self, goal: Pose, length_m: float) -> bool:
+        """Drive near a goal, or until the path has a length; return whether that worked."""
+        field = DistanceField(self._layouts, 0, goal)
+        for _ in range(round(_MAX_S / TICK_S / _COMMAND_TICKS)):
+            pose = self.robot.pose
+            if self.robot.path_m >= length_m or math.hypot(*(goal - pose)[:2]) < _ARRIVED_M:
+                return True
+            self._hold(steer(pose, *field.waypoint(pose), CRUISE_MPS), _COMMAND_TICKS)
+        return False
+
+    def turn(self, angle: float) -> None:
+        """Turn on the spot."""
+        self._hold(np.array([0.0, _TURN_RADPS]), round(angle / _TURN_RADPS / TICK_S))
+
+    def _hold(self, command: Command, ticks: int) -> None:
+        for _ in range(ticks):
+            self.robot.drive(command, 1)
+            self._poses.append(self.robot.pose)
+            self._wheels.append(self.robot.read_odometry())

@@ -1,0 +1,215 @@
+"""A goal whose pose the client states, such as the route node from odometry: the model reads nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from jepa_runtime.control.goal_tracker import GoalTracker, Outcome
+from jepa_runtime.control.safety_monitor import StopCause
+from jepa_runtime.model.relative_pose import RelativePose
+from jepa_runtime.util.poses import relative
+from tests.runtime.control.steering_robot import CONFIG, GOAL_NS, TICK_S, SteeredRobot
+
+GOAL = np.array([2.0, 0.8, 0.5])
+PERIOD_S = 0.1
+
+
+def no_reading(_pose: RelativePose) -> None:
+    return None
+
+
+def wrong_reading(_pose: RelativePose) -> RelativePose:
+    return RelativePose(1.0, -1.0, -1.0, 0.02, 0.02)
+
+
+def requested(
+    reading: Callable[[RelativePose], RelativePose | None] = no_reading,
+) -> tuple[SteeredRobot, GoalTracker]:
+    robot = SteeredRobot(np.zeros(3), GOAL, reading=reading, latency_s=0.1)
+    return robot, robot.request_goal(pose_is_given=True)
+
+
+def drive(robot: SteeredRobot, duration_s: float, *, age_s: float = 0.15) -> SteeredRobot:
+    """Drive while the client states the pose of earlier images, ten times per second."""
+    for _ in range(round(duration_s / PERIOD_S)):
+        robot.drive(PERIOD_S)
+        robot.give_pose(age_s=min(age_s, robot.now_s - 100.1))
+    return robot
+
+
+@pytest.mark.parametrize("reading", [no_reading, wrong_reading])
+@pytest.mark.parametrize("age_s", [0.0, 0.3])
+def test_robot_drives_to_the_given_pose_whatever_the_model_reads(
+    reading: Callable[[RelativePose], RelativePose | None], age_s: float
+) -> None:
+    robot, goal = requested(reading)
+    drive(robot, 8.0, age_s=age_s)
+    assert robot.is_at_goal and np.hypot(*(robot.pose - GOAL)[:2]) < 0.15
+    assert goal.result is None and not goal.is_reached, "the client decides when the goal is reached"
+
+
+def test_old_pose_is_advanced_by_the_commands_sent_since_then() -> None:
+    """Without that, the robot would overshoot a goal by what it drives meanwhile."""
+    furthest = {}
+    for age_s in (0.0, 0.45):
+        robot, _ = requested()
+        robot.goal = np.array([1.5, 0.0, 0.0])
+        drive(robot, 6.0, age_s=age_s)
+        furthest[age_s] = max(pose[0] for pose in robot.path)
+    assert furthest[0.45] < furthest[0.0] + 0.08
+
+
+def test_robot_stands_when_no_pose_arrives_any_more_and_its_goal_is_aborted() -> None:
+    robot, goal = requested()
+    drive(robot, 2.0)
+    assert robot.command[0] > 0.1
+    # The timeout, and the age of an image.
+    robot.drive(CONFIG.futures_timeout_s + 0.4)
+    assert robot.cause is StopCause.NO_POSE and not robot.command.any()
+    at = robot.pose
+    robot.drive(6.0)
+    np.testing.assert_array_equal(robot.pose, at)
+    assert goal.result is not None and goal.result.outcome is Outcome.ABORTED
+    assert "has not published its pose" in goal.result.reason
+
+
+def test_robot_goes_on_when_poses_arrive_again() -> None:
+    robot, goal = requested()
+    drive(robot, 2.0)
+    robot.drive(2.0)
+    assert robot.cause is StopCause.NO_POSE
+    assert drive(robot, 8.0).is_at_goal and goal.result is None
+
+
+def test_poses_of_another_goal_and_old_ones_are_ignored() -> None:
+    robot, _ = requested()
+    for _ in range(20):
+        robot.goal_ns = GOAL_NS + 1
+        robot.give_pose()
+        robot.goal_ns = GOAL_NS
+        robot.drive(PERIOD_S)
+    assert not np.any(robot.commands) and robot.cause is StopCause.NO_POSE
+    for _ in range(20):
+        robot.give_pose(age_s=CONFIG.futures_timeout_s + 0.3)
+        robot.drive(PERIOD_S)
+    assert not np.any(robot.commands)
+    assert drive(robot, 8.0).is_at_goal
+
+
+def test_given_pose_that_is_not_finite_is_ignored() -> None:
+    robot, _ = requested()
+    for _ in range(20):
+        pose = RelativePose(np.nan, 0.0, 0.0, 0.1, 0.1)
+        robot.controller.set_goal_pose(pose, goal_ns=GOAL_NS, stamp_ns=round(robot.now_s * 1e9))
+        robot.drive(PERIOD_S)
+    assert not np.any(robot.commands) and robot.cause is StopCause.NO_POSE
+
+
+def test_goals_with_given_poses_move_on_without_a_stop() -> None:
+    robot, _ = requested()
+    robot.goal = np.array([1.2, 0.0, 0.0])
+    drive(robot, 1.0)
+    began = len(robot.commands)
+    for sub_goal in range(8):
+        robot.move_goal(np.array([1.5 + 0.3 * sub_goal, 0.0, 0.0]))
+        drive(robot, 0.6)
+    assert np.array(robot.commands[began:])[:, 0].min() > 0.2
+
+
+def test_goal_without_a_given_pose_is_driven_to_by_the_readings() -> None:
+    robot = SteeredRobot(np.zeros(3), GOAL)
+    robot.request_goal()
+    for _ in range(80):
+        robot.drive(PERIOD_S)
+        robot.controller.set_goal_pose(
+            RelativePose(1.0, -1.0, 0.0, 0.02, 0.02), goal_ns=GOAL_NS, stamp_ns=round(robot.now_s * 1e9)
+        )
+    assert robot.is_at_goal
+
+
+def drive_by(
+    robot: SteeredRobot, poses: Callable[[int, RelativePose], RelativePose], duration_s: float
+) -> None:
+    """Drive while the client publishes what ``poses`` makes of the number and the true pose of each image."""
+    for number in range(round(duration_s / PERIOD_S)):
+        robot.drive(PERIOD_S)
+        true = RelativePose(*relative(robot.pose, robot.goal).tolist(), 0.05, 0.05)
+        robot.controller.set_goal_pose(
+            poses(number, true), goal_ns=GOAL_NS, stamp_ns=round(robot.now_s * 1e9)
+        )
+
+
+def hanging(_number: int, _true: RelativePose) -> RelativePose:
+    return RelativePose(1.0, 0.2, 0.1, 0.05, 0.05)
+
+
+def noisy(number: int, _true: RelativePose) -> RelativePose:
+    noise = np.random.default_rng(number).normal(0, 0.03, 3)
+    return RelativePose(1.0 + noise[0], 0.2 + noise[1], 0.1 + noise[2], 0.05, 0.05)
+
+
+def behind(_number: int, _true: RelativePose) -> RelativePose:
+    return RelativePose(-2.0, 0.5, 0.0, 0.05, 0.05)
+
+
+@pytest.mark.parametrize("poses", [hanging, noisy, behind])
+def test_goal_is_aborted_when_new_poses_do_not_show_the_commanded_motion(
+    poses: Callable[[int, RelativePose], RelativePose],
+) -> None:
+    robot, goal = requested()
+    drive_by(robot, poses, 15.0)
+    assert goal.result is not None and goal.result.outcome is Outcome.ABORTED
+    assert "do not show" in goal.result.reason
+    assert sum(abs(command[0]) for command in robot.commands) * TICK_S < 1.6
+    assert not np.any(robot.commands[-100:])
+
+
+def test_goal_is_aborted_when_the_pose_is_reset_every_second() -> None:
+    robot, goal = requested()
+    offset = [np.zeros(3)]
+
+    def reset(number: int, _true: RelativePose) -> RelativePose:
+        if number % 10 == 0:
+            offset[0] = robot.pose
+        pose = relative(relative(offset[0], robot.pose), GOAL)
+        return RelativePose(*pose.tolist(), 0.05, 0.05)
+
+    drive_by(robot, reset, 15.0)
+    assert goal.result is not None and goal.result.outcome is Outcome.ABORTED
+    assert sum(abs(command[0]) for command in robot.commands) * TICK_S < 2.5
+
+
+def test_goal_whose_pose_is_noisy_and_corrected_once_is_not_aborted() -> None:
+    def corrected(number: int, true: RelativePose) -> RelativePose:
+        noise = np.random.default_rng(number).normal(0, 0.05, 3)
+        jump = 0.6 if number < 15 else 0.0
+        return RelativePose(
+            true.x_m + noise[0] + jump, true.y_m + noise[1], true.yaw_rad + noise[2], 0.1, 0.1
+        )
+
+    robot, goal = requested()
+    robot.goal = np.array([5.0, 0.0, 0.0])
+    drive_by(robot, corrected, 15.0)
+    assert np.hypot(*(robot.pose - robot.goal)[:2]) < 0.2 and goal.result is None
+
+
+def test_goal_of_a_blocked_robot_is_not_aborted_by_its_poses() -> None:
+    """The safety monitor stops it, and a route waits and tries again."""
+    robot, goal = requested()
+    robot.blocked = True
+    with patch.object(type(robot.controller.safety_monitor), "unconfirmed_ratio", 0.5):
+        drive_by(robot, hanging, 8.0)
+    assert goal.result is None
+
+
+def test_next_goal_after_an_aborted_one_is_driven_to() -> None:
+    robot, _ = requested()
+    drive_by(robot, hanging, 6.0)
+    robot.goal_ns += 1
+    robot.goal = relative(np.zeros(3), robot.pose) + np.array([0.8, 0.0, 0.0])
+    goal = robot.request_goal(pose_is_given=True)
+    assert drive(robot, 10.0).is_at_goal and goal.result is None
