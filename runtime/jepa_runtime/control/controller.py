@@ -275,10 +275,11 @@ class Controller:
             goal_ns: Stamp of the goal. Poses of other goals are ignored.
             stamp_ns: Stamp of the image in whose frame the pose is.
         """
-        self._given_pose = pose, goal_ns, stamp_ns
         goal, estimator = self.goal, None if self._model is None else self._model.goal_pose
-        is_used = goal is not None and goal.config.pose_is_given and goal_ns == goal.config.goal_ns
-        if estimator is None or not is_used:
+        if goal is None or not goal.config.pose_is_given or goal_ns != goal.config.goal_ns:
+            return
+        self._given_pose = pose, goal_ns, stamp_ns
+        if estimator is None:
             return
         time_s = self._image_s - (self._stamp_ns - stamp_ns) / 1e9
         problem = self._given_pose_check.add(

@@ -10,13 +10,13 @@ do not show the motion either: the robot is blocked, which the safety monitor ch
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from jepa_runtime.control.goal_pose import SentCommands
 from jepa_runtime.model.relative_pose import RelativePose
-from jepa_runtime.util.poses import TURN_M, Pose, relative, wrap
+from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, wrap
 
 # Commanded change of the pose after which the given one is compared with it; turns count as TURN_M.
 _SECTION_M = 0.4
@@ -26,18 +26,39 @@ _MAX_ERROR = 0.75
 _LIMIT_M, _CREDIT = 1.2, 0.5
 
 
+@dataclass
+class _Section:
+    """Poses [3] of a goal in the frame of the robot: at the start, expected by the commands, and given."""
+
+    start: Pose
+    expected: Pose
+    given: Pose
+    time_s: float
+    goal_ns: int
+
+    def add(self, given: Pose, time_s: float, commands: SentCommands) -> None:
+        """Add a pose of the same goal."""
+        self.expected = relative(commands.motion(self.time_s, time_s), self.expected)
+        self.given, self.time_s = given, time_s
+
+    def change_goal(self, given: Pose, time_s: float, goal_ns: int) -> None:
+        """Add the first pose of another goal: nothing shows the motion since the last one of this goal."""
+        inverse = relative(self.given, np.zeros(3))
+        self.start = compose(compose(self.start, inverse), given)
+        self.expected = compose(compose(self.expected, inverse), given)
+        self.given, self.time_s, self.goal_ns = given, time_s, goal_ns
+
+
 class GivenPoseCheck:
     """Sums up the commanded motion that the given poses of a goal do not show."""
 
     def __init__(self) -> None:
         self._unshown_m = 0.0
-        self._goal_ns = 0
-        # The pose [3] at which the present section begins, and its time; None: there is none.
-        self._start: tuple[Pose, float] | None = None
+        self._section: _Section | None = None
 
     def reset(self) -> None:
         """Forget all poses, since another goal is requested."""
-        self._unshown_m, self._start = 0.0, None
+        self._unshown_m, self._section = 0.0, None
 
     def add(
         self, given: RelativePose, goal_ns: int, *, time_s: float, commands: SentCommands, is_blocked: bool
@@ -46,7 +67,7 @@ class GivenPoseCheck:
 
         Args:
             given: The pose. Values that are not finite count as unknown.
-            goal_ns: Stamp of the goal. A goal further on begins another section.
+            goal_ns: Stamp of the goal. A section continues with a goal further on.
             time_s: Time of the image in whose frame the pose is, by the clock of ``commands``.
             commands: The commands that were sent.
             is_blocked: The images do not show the commanded motion.
@@ -54,17 +75,20 @@ class GivenPoseCheck:
         pose: Pose = np.array(astuple(given)[:3], np.float64)
         if not np.isfinite(pose).all():
             return ""
-        start, start_s = self._start or (pose, math.inf)
-        if goal_ns != self._goal_ns or time_s < start_s:
-            # The first pose, the first of this goal, or the clock of the stamps was set back.
-            self._start, self._goal_ns = (pose, time_s), goal_ns
+        section = self._section
+        if section is None or time_s < section.time_s:
+            # The first pose, or the clock of the stamps was set back.
+            self._section = _Section(pose, pose, pose, time_s, goal_ns)
             return ""
-        commanded = relative(commands.motion(start_s, time_s), start)
-        commanded_m = _apart_m(start, commanded)
+        if goal_ns == section.goal_ns:
+            section.add(pose, time_s, commands)
+        else:
+            section.change_goal(pose, time_s, goal_ns)
+        commanded_m = _apart_m(section.start, section.expected)
         if commanded_m < _SECTION_M:
             return ""
-        self._start = pose, time_s
-        if _apart_m(commanded, pose) <= _MAX_ERROR * commanded_m:
+        self._section = _Section(pose, pose, pose, time_s, goal_ns)
+        if _apart_m(section.expected, pose) <= _MAX_ERROR * commanded_m:
             self._unshown_m = max(self._unshown_m - _CREDIT * commanded_m, 0.0)
             return ""
         self._unshown_m += 0.0 if is_blocked else commanded_m

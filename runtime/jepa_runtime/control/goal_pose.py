@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from jepa_runtime.control.goal_particles import GoalParticles
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.differential_drive import DifferentialDrive
+from jepa_runtime.util.odometry_history import OdometryPose
 from jepa_runtime.util.poses import Pose, compose, relative, wrap
 
 # Time over which readings are averaged. A longer average would rely on the commands more than on the images.
@@ -100,7 +101,7 @@ class GoalPoseEstimator:
         # Announced goals beyond the present one.
         self._continued_ns: set[int] = set()
         self._image_s = -math.inf
-        self._odometry: Pose | None = None
+        self._odometry: OdometryPose | None = None
         # x, y, yaw [3] at the newest image; None: unknown. Its precisions (inverse variances) [3] by those of
         # the readings, and the mean squares of the differences between them [3].
         self._pose: Pose | None = None
@@ -120,7 +121,7 @@ class GoalPoseEstimator:
         *,
         image_s: float,
         effect_s: float,
-        odometry: Pose | None = None,
+        odometry: OdometryPose | None = None,
         read_s: float | None = None,
     ) -> RelativePose | None:
         """Add an image and return the pose of the goal when the next command takes effect; None: unknown.
@@ -131,7 +132,7 @@ class GoalPoseEstimator:
             goal_ns: Stamp of the goal.
             image_s: Time of the image.
             effect_s: Time at which the next command takes effect.
-            odometry: Pose of the robot at the image by odometry [3]; None: unknown.
+            odometry: Pose of the robot at the image by odometry; None: unknown.
             read_s: Time of the image of the reading; None: ``image_s``.
         """
         read_s = image_s if read_s is None else read_s
@@ -164,10 +165,10 @@ class GoalPoseEstimator:
         if not is_beyond:
             self.read_s = image_s
 
-    def _advance(self, image_s: float, odometry: Pose | None) -> float:
+    def _advance(self, image_s: float, odometry: OdometryPose | None) -> float:
         """Move the estimate to an image; return the weight of a reading of that image."""
         elapsed_s = max(image_s - self._image_s, 0.0)
-        if odometry is not None and not np.isfinite(odometry).all():
+        if odometry is not None and not np.isfinite(odometry.pose).all():
             odometry = None
         measured = self._measured_motion(odometry, elapsed_s)
         self._odometry = odometry
@@ -184,11 +185,11 @@ class GoalPoseEstimator:
         self._precision = remaining * self._precision
         return 1 - remaining
 
-    def _measured_motion(self, odometry: Pose | None, elapsed_s: float) -> Pose | None:
+    def _measured_motion(self, odometry: OdometryPose | None, elapsed_s: float) -> Pose | None:
         """Return the motion since the last image by odometry; None: there is none, or it was reset."""
-        if odometry is None or self._odometry is None:
+        if odometry is None or self._odometry is None or odometry.part != self._odometry.part:
             return None
-        motion = relative(self._odometry, odometry)
+        motion = relative(np.array(self._odometry.pose), np.array(odometry.pose))
         too_far = math.hypot(motion[0], motion[1]) > _MAX_SPEED_MPS * elapsed_s
         return None if too_far or abs(motion[2]) > _MAX_TURN_RADPS * elapsed_s else motion
 

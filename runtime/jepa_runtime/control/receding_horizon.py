@@ -21,7 +21,7 @@ from jepa_runtime.control.progress_checker import ProgressChecker
 from jepa_runtime.control.recovery import BlockedDirections, RecoveryMotion
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.energies import ReductionName, plan_costs
-from jepa_runtime.util.poses import Pose
+from jepa_runtime.util.odometry_history import OdometryPose
 
 # Candidates may still be under evaluation when the next futures arrive. After this many images without an
 # answer they are lost.
@@ -69,7 +69,7 @@ class PlannerInput:
         image_publishers: Publishers of the image topic; 0: unknown.
         goal_pose: Pose of the goal in the frame of the image, and of the command that answers it for
             :class:`RecedingHorizonPlanner`; None: the model did not read it. Only steering uses it.
-        odometry: Pose of the robot at the image by odometry [3]; None: unknown. Only steering uses it.
+        odometry: Pose of the robot at the image by odometry; None: unknown. Only steering uses it.
     """
 
     stamp_ns: int
@@ -81,7 +81,7 @@ class PlannerInput:
     history_reset: str = ""
     image_publishers: int = 0
     goal_pose: RelativePose | None = None
-    odometry: Pose | None = None
+    odometry: OdometryPose | None = None
 
     @property
     def is_unusable(self) -> bool:

@@ -186,7 +186,6 @@ class RouteFollower:
             self._unsure_since_s = now_s
         if status.cause is not None and status.cause not in _RETRIED_CAUSES:
             # The controller stops the robot, and aborts the goal if the cause lasts.
-            self._driven_s = 0.0
             return self.goal
         if self.state is FollowerState.LOCALIZING:
             self._localize(place, is_certain, now_s)

@@ -13,6 +13,9 @@ from jepa_runtime.routes.manifest import MAX_KEY_FRAMES, RouteModel
 from jepa_runtime.routes.route import Floats, KeyFrame, Route, Score, measure_energies
 from jepa_runtime.util.poses import travel_m
 
+# Images may overtake each other by this much. A larger step back is one of the clock.
+_MAX_BACK_S = 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecorderConfig:
@@ -24,6 +27,9 @@ class RecorderConfig:
             threshold.
         spacing_m: Travel by odometry since the last key frame, see
             :func:`~jepa_runtime.util.poses.travel_m`, if there is odometry.
+        max_hole_m: Longest travel by odometry between two consecutive images.
+        max_hole_s: Longest time between two consecutive images that look like different key frames, without
+            odometry.
 
     Raises:
         ValueError: A value is out of range.
@@ -32,12 +38,15 @@ class RecorderConfig:
     spacing: float = 2.0
     max_gap_s: float = 2.0
     spacing_m: float = 0.25
+    max_hole_m: float = 1.0
+    max_hole_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.spacing >= 1 or not self.max_gap_s > 0 or not self.spacing_m > 0:
+        lengths = self.max_gap_s, self.spacing_m, self.max_hole_m, self.max_hole_s
+        if not self.spacing >= 1 or not all(length > 0 for length in lengths):
             raise ValueError(
-                f"spacing must be at least 1, and max_gap_s and spacing_m positive, got {self.spacing:g}, "
-                f"{self.max_gap_s:g} and {self.spacing_m:g}"
+                "spacing must be at least 1, and max_gap_s, spacing_m, max_hole_m and max_hole_s positive, "
+                f"got {self.spacing:g}, {', '.join(f'{length:g}' for length in lengths)}"
             )
 
 
@@ -117,17 +126,22 @@ class RouteRecorder:
                 :class:`~jepa_runtime.util.OdometryPose`. Poses of later parts are not recorded.
 
         Raises:
-            RouteError: The energies are not finite, or the route is too long.
+            RouteError: The energies are not finite, the route is too long, the clock of the stamps was set
+                back, or the robot moved while no images arrived.
         """
-        if self._newest is None:
+        previous, elapsed_s = self._newest, (stamp_ns - self._newest_ns) / 1e9
+        if previous is None:
             self._start_ns = stamp_ns
-        elif stamp_ns <= self._newest_ns:
+        elif elapsed_s <= 0:
+            self._check_order(-elapsed_s)
             self.skipped += 1
             return False
         else:
-            self._integrate((stamp_ns - self._newest_ns) / 1e9)
+            self._integrate(elapsed_s)
         self._newest_ns = stamp_ns
         pose = self._continued(pose, part)
+        if previous is not None:
+            self._check_hole(previous, latent, pose, elapsed_s)
         self._command = None if command is None else np.asarray(command, float)
         self._newest = _View(stamp_ns, latent, self._fitted(image), pose)
         if self._key_frames and not self._is_next(latent, stamp_ns, pose):
@@ -172,6 +186,34 @@ class RouteRecorder:
             gap_s >= self._config.max_gap_s and energy > threshold
         )
 
+    def _check_order(self, back_s: float) -> None:
+        if back_s > _MAX_BACK_S:
+            raise RouteError(
+                f"the stamp of an image is {back_s:.1f} s before that of the previous one: the clock was set "
+                "back, or two cameras publish: correct that, and teach the route again",
+                code="route.time_backward",
+            )
+
+    def _check_hole(
+        self, previous: _View, latent: Floats, pose: tuple[float, float, float] | None, elapsed_s: float
+    ) -> None:
+        """Check that the robot did not move on without images: nothing would show the way across a hole."""
+        config = self._config
+        if pose is not None and previous.pose is not None:
+            moved_m = travel_m(np.array(previous.pose), np.array(pose))
+            is_hole, moved = moved_m > config.max_hole_m, f"{moved_m:.1f} m"
+        else:
+            is_hole = elapsed_s > config.max_hole_s and (
+                self._energy(latent, to=previous.latent) > config.spacing * self._model.goal_threshold
+            )
+            moved = "on to another place"
+        if is_hole:
+            raise RouteError(
+                f"no image arrived for {elapsed_s:.1f} s, {self.duration_s:.1f} s after the start, while the "
+                f"robot moved {moved}: check the camera and its connection, and teach the route again",
+                code="route.hole",
+            )
+
     def _continued(
         self, pose: tuple[float, float, float] | None, part: int
     ) -> tuple[float, float, float] | None:
@@ -184,8 +226,10 @@ class RouteRecorder:
             self._unlocated_s = self.duration_s
         return None
 
-    def _energy(self, latent: Floats) -> float:
-        energy = float(self._score(self._key_frames[-1].latent[None], latent)[0])
+    def _energy(self, latent: Floats, to: Floats | None = None) -> float:
+        """Return the energy of the newest key frame, or of another latent, to a latent."""
+        start = self._key_frames[-1].latent if to is None else to
+        energy = float(self._score(start[None], latent)[0])
         if not np.isfinite(energy):
             raise RouteError(
                 "the energy between two images of the route is not finite: use another precision or engine "

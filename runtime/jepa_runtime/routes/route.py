@@ -50,6 +50,8 @@ _ANCHORS = 64
 _LEAST_TRAVEL_M = 1e-3
 # Key frames at least this far apart, in key frames, count as other places.
 _FAR = 4
+# Key frames whose energies to each of these are measured, besides its neighbors.
+_OTHERS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -315,11 +317,14 @@ def measure_energies(latents: Floats, score: Score) -> tuple[float, float]:
     """
     count = len(latents)
     indices = np.arange(count)
+    # Not all of a long route: the node that scores them must answer in time.
+    others = np.unique(np.linspace(0, count - 1, min(count, _OTHERS)).round().astype(int))
     near: list[float] = []
     far: list[float] = []
     for anchor in np.unique(np.linspace(0, count - 1, min(count, _ANCHORS)).round().astype(int)):
-        energies = score(latents, latents[anchor])
-        apart = np.abs(indices - anchor)
+        scored = np.union1d(others, indices[max(anchor - 1, 0) : anchor + 2])
+        energies = score(latents[scored], latents[anchor])
+        apart = np.abs(scored - anchor)
         near.extend(energies[apart == 1])
         far.extend(energies[apart >= min(_FAR, count - 1)])
     found = float(np.median(near)), float(np.median(far or near))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_runtime.errors import OdometryError
-from jepa_runtime.util.poses import compose, relative
+from jepa_runtime.util.poses import Pose, compose, relative
 
 PoseTuple = tuple[float, float, float]
 """x [m], y [m], yaw [rad]."""
@@ -34,6 +34,12 @@ class OdometryPose:
 
     pose: PoseTuple
     part: int
+
+    @classmethod
+    def of(cls, pose: Pose) -> OdometryPose:
+        """Return a pose [3] of odometry that is continuous throughout, such as that of a simulated robot."""
+        x, y, yaw = pose.tolist()
+        return cls((x, y, yaw), part=0)
 
 
 @dataclass(frozen=True)

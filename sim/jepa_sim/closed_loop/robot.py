@@ -32,7 +32,7 @@ from jepa_runtime.model import Futures, RelativePose, WorldModel
 from jepa_runtime.planning import ENERGIES, ActionLimits, SteeringConfig
 from jepa_runtime.serving import Candidates, FrameProcessor, ProcessingConfig, Result
 from jepa_runtime.sources import Frame, view_name
-from jepa_runtime.util import Pose
+from jepa_runtime.util import OdometryPose, Pose
 from jepa_sim.worlds.interface import HasOdometry, Image, World
 
 # Time from an image to its command, as `make demo` measures it.
@@ -373,7 +373,7 @@ class SimulatedRobot:
             history_reset="" if result.reset is None else result.reset.value,
             image_publishers=image_publishers,
             goal_pose=self._goal_pose or result.goal_pose,
-            odometry=self._odometry,
+            odometry=None if self._odometry is None else OdometryPose.of(self._odometry),
         )
 
     def _run_extra_iterations(self, decision: Decision, futures: PlannerInput) -> Decision:

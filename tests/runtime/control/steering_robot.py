@@ -23,6 +23,7 @@ from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.differential_drive import DifferentialDrive
 from jepa_runtime.planning.steering import SteeringConfig
+from jepa_runtime.util.odometry_history import OdometryPose
 from jepa_runtime.util.poses import Pose, compose, relative
 
 NAMES = ("linear.x", "angular.z")
@@ -220,7 +221,7 @@ class SteeredRobot:
             energies=self._energies(pose, candidates),
             candidates_stamp_ns=self._candidates_ns,
             goal_pose=read,
-            odometry=pose if self._has_odometry else None,
+            odometry=OdometryPose.of(pose) if self._has_odometry else None,
         )
         decision = self.controller.update(futures, age_s=self.now_s - stamp_s)
         if decision.candidates is not None:

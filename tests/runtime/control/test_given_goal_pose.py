@@ -8,10 +8,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from jepa_runtime.control.given_goal_pose import GivenPoseCheck
+from jepa_runtime.control.goal_pose import SentCommands
 from jepa_runtime.control.goal_tracker import GoalTracker, Outcome
 from jepa_runtime.control.safety_monitor import StopCause
 from jepa_runtime.model.relative_pose import RelativePose
-from jepa_runtime.util.poses import relative
+from jepa_runtime.planning.differential_drive import DifferentialDrive
+from jepa_runtime.util.poses import Pose, compose, relative
 from tests.runtime.control.steering_robot import CONFIG, GOAL_NS, TICK_S, SteeredRobot
 
 GOAL = np.array([2.0, 0.8, 0.5])
@@ -213,3 +216,63 @@ def test_next_goal_after_an_aborted_one_is_driven_to() -> None:
     robot.goal = relative(np.zeros(3), robot.pose) + np.array([0.8, 0.0, 0.0])
     goal = robot.request_goal(pose_is_given=True)
     assert drive(robot, 10.0).is_at_goal and goal.result is None
+
+
+def driven_until_noticed_m(
+    poses: Callable[[int, Pose], tuple[int, Pose]], *, speed_mps: float, duration_s: float = 60.0
+) -> float | None:
+    """Return after which distance given poses, and the numbers of their goals, are noticed; None: never."""
+    model, check = DifferentialDrive.of(("linear.x", "angular.z")), GivenPoseCheck()
+    commands, robot = SentCommands(model), np.zeros(3)
+    command = np.array([speed_mps, 0.1 * speed_mps])
+    commands.add(command, 100.0)
+    for number in range(round(duration_s / PERIOD_S)):
+        goal, pose = poses(number, robot)
+        problem = check.add(
+            RelativePose(*pose.tolist(), 0.05, 0.05),
+            GOAL_NS + goal,
+            time_s=100 + number * PERIOD_S,
+            commands=commands,
+            is_blocked=False,
+        )
+        if problem:
+            return number * PERIOD_S * speed_mps
+        robot = compose(robot, model.motion(command, PERIOD_S))
+    return None
+
+
+@pytest.mark.parametrize("speed_mps", [0.1, 0.22, 0.5])
+@pytest.mark.parametrize("images_per_goal", [4, 17, 1000])
+def test_hanging_poses_are_noticed_also_when_the_client_renews_its_goal(
+    speed_mps: float, images_per_goal: int
+) -> None:
+    stopped_m = driven_until_noticed_m(
+        lambda number, _: (number // images_per_goal, np.array([1.0, 0.2, 0.1])), speed_mps=speed_mps
+    )
+    assert stopped_m is not None and stopped_m < 2.0
+
+
+@pytest.mark.parametrize("speed_mps", [0.1, 0.5])
+def test_true_poses_of_goals_along_a_route_are_not_taken_for_hanging(speed_mps: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def ahead(_number: int, robot: Pose) -> tuple[int, Pose]:
+        goal = 2 + int(robot[0] / 0.5)
+        return goal, relative(robot, np.array([0.5 * goal, 0.0, 0.0])) + rng.normal(0, 0.03, 3)
+
+    def renewed(number: int, robot: Pose) -> tuple[int, Pose]:
+        return number // 17, relative(robot, np.array([9.0, 3.0, 0.4])) + rng.normal(0, 0.03, 3)
+
+    assert driven_until_noticed_m(ahead, speed_mps=speed_mps, duration_s=20) is None
+    assert driven_until_noticed_m(renewed, speed_mps=speed_mps) is None
+
+
+def test_poses_of_another_goal_do_not_replace_those_of_the_present_one() -> None:
+    robot, _ = requested()
+    for _ in range(80):
+        robot.give_pose()
+        robot.goal_ns = GOAL_NS + 1
+        robot.give_pose()
+        robot.goal_ns = GOAL_NS
+        robot.drive(PERIOD_S)
+    assert robot.is_at_goal

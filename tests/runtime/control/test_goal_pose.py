@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from jepa_runtime.control.goal_pose import GoalPoseEstimator, SentCommands
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.differential_drive import DifferentialDrive
+from jepa_runtime.util.odometry_history import OdometryPose
 from jepa_runtime.util.poses import compose, relative
 
 DRIVE = DifferentialDrive.of(("linear.x", "angular.z"))
@@ -31,9 +33,11 @@ def update(
     goal_ns: int = GOAL_NS,
     effect_s: float | None = None,
     odometry: np.ndarray | None = None,
+    part: int = 0,
 ) -> RelativePose | None:
     effect_s = image_s if effect_s is None else effect_s
-    return estimator.update(reading, goal_ns, image_s=image_s, effect_s=effect_s, odometry=odometry)
+    located = None if odometry is None else replace(OdometryPose.of(odometry), part=part)
+    return estimator.update(reading, goal_ns, image_s=image_s, effect_s=effect_s, odometry=located)
 
 
 def place(pose: RelativePose | None) -> np.ndarray:
@@ -249,6 +253,16 @@ def test_commands_are_used_while_odometry_is_reset_or_missing(estimator: GoalPos
     np.testing.assert_allclose(place(lost), relative(DRIVE.motion(command, 0.2), place(READING)))
     invalid = update(estimator, None, 10.3, odometry=np.array([math.nan, 0.0, 0.0]))
     np.testing.assert_allclose(place(invalid), relative(DRIVE.motion(command, 0.3), place(READING)))
+
+
+def test_odometry_that_was_reset_during_a_pause_is_not_taken_for_a_motion(
+    estimator: GoalPoseEstimator,
+) -> None:
+    """After a pause, the robot could have been where the odometry begins again, so only its part tells."""
+    for image in range(10):
+        update(estimator, READING, 10 + image * PERIOD_S, odometry=np.array([2.0, -1.0, 0.6]))
+    after_reset = update(estimator, None, 12.5, odometry=np.zeros(3), part=1)
+    np.testing.assert_allclose(place(after_reset), place(READING), atol=0.15)
 
 
 def test_goals_that_move_on_again_before_a_reading_do_not_count_as_read(estimator: GoalPoseEstimator) -> None:

@@ -175,6 +175,15 @@ def test_follower_other_holds_are_left_to_the_controller() -> None:
     assert drive.outcome() is None and not drive.follower.stops
 
 
+def test_follower_driving_without_progress_is_noticed_although_single_images_are_late() -> None:
+    drive = Drive()
+    late = RobotStatus(cause=StopCause.OLD, reason="the image is old")
+    for _ in range(20):
+        drive.at(3, RobotStatus(is_driving=True), for_s=3.5)
+        drive.at(3, late, for_s=0.1)
+    assert drive.follower.stops and "no progress" in drive.follower.stops[0][1]
+
+
 def test_follower_robot_found_further_back_gets_an_earlier_goal() -> None:
     drive = Drive()
     later = drive.at(20)

@@ -67,6 +67,39 @@ def test_recorder_repeated_and_earlier_stamps_are_skipped() -> None:
     assert (len(recorder), recorder.skipped) == (1, 2)
 
 
+@pytest.mark.parametrize("has_odometry", [True, False])
+def test_recorder_rejects_a_drive_part_of_which_has_no_images(has_odometry: bool) -> None:
+    """The camera stalls, and the robot drives on around a corner."""
+    positions = np.concatenate([line(2.0), line(2.0)[:, ::-1] + np.array([2.0, 0.0])])
+    seen = [index for index in range(len(positions)) if not 20 <= index < 60]
+    recorder = RouteRecorder(MODEL, score)
+    with pytest.raises(RouteError, check=code("route.hole")) as raised:
+        for index in seen:
+            at = positions[index]
+            recorder.add(
+                stamp_ns=index * PERIOD_NS, latent=latent_at(at), image=image_at(at),
+                pose=pose_at(at) if has_odometry else None,
+            )  # fmt: skip
+    assert "no image arrived for 4.1 s, 6.0 s after the start" in str(raised.value)
+
+
+def test_recorder_accepts_a_pause_without_images_in_which_the_robot_stands() -> None:
+    positions = np.concatenate([line(1.0), line(1.0) + np.array([1.0, 0.0])])
+    recorder = RouteRecorder(MODEL, score)
+    for index, at in enumerate(positions):
+        paused_ns = 60_000_000_000 if index >= len(positions) // 2 else 0
+        recorder.add(stamp_ns=index * PERIOD_NS + paused_ns, latent=latent_at(at), image=image_at(at))
+    assert recorder.finish("test").duration_s > 60
+
+
+def test_recorder_rejects_stamps_of_a_clock_that_was_set_back() -> None:
+    recorder = RouteRecorder(MODEL, score)
+    view = {"latent": latent_at(np.zeros(2)), "image": image_at(np.zeros(2))}
+    recorder.add(stamp_ns=20_000_000_000, **view)
+    with pytest.raises(RouteError, check=code("route.time_backward")):
+        recorder.add(stamp_ns=10_000_000_000, **view)
+
+
 @pytest.mark.parametrize("count", [1, 50])
 def test_recorder_robot_that_does_not_move_is_rejected(count: int) -> None:
     with pytest.raises(RouteError, check=code("route.too_short")):

@@ -54,7 +54,7 @@ from jepa_runtime.model import RelativePose
 from jepa_runtime.planning import ActionLimits, CEMConfig, SteeringConfig
 from jepa_runtime.recording import messages
 from jepa_runtime.telemetry import Level, Verdict, with_causes
-from jepa_runtime.util import Pose
+from jepa_runtime.util import OdometryPose
 
 _WATCHDOG_PERIOD_S = 0.05
 _DIAGNOSTICS_PERIOD_S = 1.0
@@ -222,12 +222,12 @@ class PlannerNode(Node):
             self._stop_robot()
             return Twist()
 
-    def _locate(self, stamp_ns: int) -> Pose | None:
-        """Return the pose of the robot by odometry at the stamp of an image [3]; None: it is unknown."""
+    def _locate(self, stamp_ns: int) -> OdometryPose | None:
+        """Return the pose of the robot by odometry at the stamp of an image; None: it is unknown."""
         if self._odometry is None:
             return None
         try:
-            return np.array(self._odometry.at(stamp_ns).pose)
+            return self._odometry.at(stamp_ns)
         except OdometryError:
             return None
 
