@@ -18,6 +18,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
 
 from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
 from geometry_msgs.msg import Twist
 from jepa_msgs.action import ReachGoal, RepeatRoute, TeachRoute
 from jepa_msgs.msg import LatentState, PlannerStatus
@@ -147,6 +148,15 @@ def test_route_is_aborted_by_another_client_of_the_planner(shared: Robot) -> Non
     assert "replaced by another goal" in result.reason
     assert other.cancel()
     assert other.end()[1].outcome == ReachGoal.Result.CANCELLED
+
+
+def test_route_is_aborted_when_another_client_cancels_the_goal_of_the_planner(shared: Robot) -> None:
+    handle = shared.drive(reverse=True)
+    canceled = shared.graph.call(CancelGoal, "planner/reach_goal/_action/cancel_goal", CancelGoal.Request())
+    assert len(canceled.goals_canceling) == 1
+    status, result = handle.end(10.0)
+    assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, "aborted")
+    assert "another client canceled" in result.reason and shared.stands()
 
 
 def test_second_route_replaces_the_first(shared: Robot) -> None:

@@ -90,8 +90,8 @@ class RouteNode(LifecycleNode):
         self._planner = Planner(self, self._background, self._values["goal_deadline_s"])
         log, values = self.get_logger(), self._values
         self._repeat = RepeatServer(
-            log=log, begin=self._begin_repeating, planner=self._planner, command=lambda: self._command,
-            parameters=values, is_active=lambda: self._active,
+            log=log, begin=self._begin_repeating, check_model=self._check_model, planner=self._planner,
+            command=lambda: self._command, parameters=values, is_active=lambda: self._active,
         )  # fmt: skip
         self._teach = TeachServer(
             log=log, begin=self._begin_teaching, record=self._record, parameters=values,
@@ -184,7 +184,7 @@ class RouteNode(LifecycleNode):
     # --- inputs
 
     def on_model(self, info: ModelInfo) -> None:
-        """Note the active model, and subscribe to its commands."""
+        """Note the active model, and subscribe to its commands; abort a route that it cannot repeat."""
         try:
             model: RouteModel | None = route_model(info)
             self._model_reason = ""
@@ -192,6 +192,7 @@ class RouteNode(LifecycleNode):
             model, self._model_reason = None, f"{info.model_id} cannot be used: {error}"
             self.get_logger().error(self._model_reason)
         self._model, self._reads_poses = model, info.reads_poses
+        self._repeat.on_model()
         names = tuple(info.action_names)
         if names == self._commands_key:
             return
@@ -217,7 +218,7 @@ class RouteNode(LifecycleNode):
     def _begin_repeating(self, goal: RepeatRoute.Goal) -> Repetition:
         folder = route_folder(self._values["routes_dir"], goal.name)
         taught = Route.open(folder)
-        taught.check_model(self._active_model(), str(folder))
+        self._check_model(taught, str(folder))
         route = taught.reversed() if goal.reverse else taught
         place = 1 - goal.start if goal.reverse else goal.start
         start = None if goal.start < 0 else route.index_at(place * route.duration_s)
@@ -283,6 +284,9 @@ class RouteNode(LifecycleNode):
                     f"image recorded without odometry: {error}", throttle_duration_sec=5.0
                 )
             return None
+
+    def _check_model(self, route: Route, where: str) -> None:
+        route.check_model(self._active_model(), where)
 
     def _active_model(self) -> RouteModel:
         if self._model is None:

@@ -134,6 +134,8 @@ class ThreadSafeActionClient(ActionClient):
 class Planner:
     """The planner's goal in progress, which belongs to one route.
 
+    One thread at a time drives; any thread may call :meth:`halt`.
+
     Args:
         owner: The route node.
         services: Its helper node.
@@ -141,7 +143,7 @@ class Planner:
     """
 
     def __init__(self, owner: Node, services: BackgroundServices, deadline_s: float) -> None:
-        self._clock = owner.get_clock()
+        self._clock, self._log = owner.get_clock(), owner.get_logger()
         self._deadline_s = deadline_s
         self._reach = ThreadSafeActionClient(
             services.node,
@@ -156,6 +158,8 @@ class Planner:
         self._lock = threading.Lock()
         self._handle: Any = None
         self._result: Any = None
+        self._canceling: Any = None
+        self._is_halted = False
         self._feedback: ReachGoal.Feedback | None = None
         self._goal: SubGoal | None = None
         self._stamp_ns, self._renewed_s = 0, 0.0
@@ -183,7 +187,7 @@ class Planner:
         )
 
     def pursue(self, goal: SubGoal | None, *, by_pose: bool = False) -> None:
-        """Drive to a goal, or stand.
+        """Drive to a goal, or stand; do nothing after :meth:`halt`.
 
         Args:
             goal: The goal; None: stand.
@@ -192,21 +196,57 @@ class Planner:
 
         Raises:
             NoAnswerError: The planner did not answer.
-            JepaRuntimeError: It rejected the goal.
+            JepaRuntimeError: It rejected the goal, or another client canceled it.
         """
+        end = self.end
+        if self._is_halted:
+            return
+        if end is not None and end.outcome == ReachGoal.Result.CANCELLED:
+            raise JepaRuntimeError(
+                "another client canceled the goal of the planner: send the route again to continue",
+                code="node.goal_canceled",
+            )
         if goal is None:
             self.cancel()
-        elif self._handle is None or self.end is not None:
+        elif self._handle is None or end is not None:
             self._start(goal, by_pose=by_pose)
         elif goal is not self._goal or time.monotonic() - self._renewed_s > self._deadline_s / 3:
             self._continue(goal)
 
-    def cancel(self) -> None:
-        """Stop the robot, if it drives to a goal of this route, and wait until it does."""
-        handle, result, self._handle, self._result, self._goal = self._handle, self._result, None, None, None
-        if handle is not None and not result.done():
-            handle.cancel_goal_async()
-            wait(result.done, 2 * _RESPONSE_TIMEOUT_S)
+    def halt(self) -> None:
+        """Stop the robot at once, without waiting for it, and start no goal until :meth:`resume`."""
+        with self._lock:
+            self._is_halted = True
+            self._request_cancel()
+
+    def resume(self) -> None:
+        """Allow goals again, for another route."""
+        with self._lock:
+            self._is_halted = False
+
+    def cancel(self) -> str:
+        """Stop the robot, if it drives to a goal of this route, and wait until it does.
+
+        Returns:
+            Why it may still drive, which is also logged; empty: it stands.
+        """
+        with self._lock:
+            self._request_cancel()
+            result, canceling = self._result, self._canceling
+            self._handle = self._result = self._canceling = self._goal = None
+        if canceling is None or wait(result.done, 2 * _RESPONSE_TIMEOUT_S):
+            return ""
+        if canceling.done() and canceling.result().goals_canceling:
+            # The planner stops the robot before it accepts the cancellation; its result may take longer.
+            return ""
+        problem = f"the planner did not confirm within {2 * _RESPONSE_TIMEOUT_S:g} s that the robot stopped"
+        self._log.warning(problem)
+        return problem
+
+    def _request_cancel(self) -> None:
+        """Cancel the goal, once, if it is in progress. The caller holds the lock."""
+        if self._handle is not None and self._canceling is None and not self._result.done():
+            self._canceling = self._handle.cancel_goal_async()
 
     def close(self) -> None:
         """Release the client."""
@@ -236,13 +276,19 @@ class Planner:
         with self._lock:
             self._feedback = None
         sent = self._reach.send_goal_async(request, feedback_callback=self._on_feedback)
-        if not wait(sent.done, 2 * _RESPONSE_TIMEOUT_S):
-            # If it is accepted later, it ends after the deadline.
+        wait(lambda: sent.done() or self._is_halted, 2 * _RESPONSE_TIMEOUT_S)
+        if not sent.done():
+            sent.add_done_callback(_cancel_accepted)
             raise NoAnswerError("the planner did not answer to a goal")
-        if not sent.result().accepted:
+        handle = sent.result()
+        if not handle.accepted:
             raise JepaRuntimeError("the planner rejected a goal: see its log", code="node.goal_rejected")
-        self._handle, self._goal, self._renewed_s = sent.result(), goal, time.monotonic()
-        self._result = self._handle.get_result_async()
+        result = handle.get_result_async()
+        with self._lock:
+            self._handle, self._result = handle, result
+            if self._is_halted:
+                self._request_cancel()
+        self._goal, self._renewed_s = goal, time.monotonic()
 
     def _continue(self, goal: SubGoal) -> None:
         stamp_ns = self._next_stamp()
@@ -262,6 +308,13 @@ class Planner:
     def _on_feedback(self, message: Any) -> None:
         with self._lock:
             self._feedback = message.feedback
+
+
+def _cancel_accepted(sent: Any) -> None:
+    """Cancel a goal that the planner accepted too late for its route."""
+    handle = sent.result()
+    if handle is not None and handle.accepted:
+        handle.cancel_goal_async()
 
 
 def call(client: Any, request: Any) -> Any:

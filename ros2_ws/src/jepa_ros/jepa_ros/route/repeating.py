@@ -184,6 +184,8 @@ class RepeatServer:
     Args:
         log: Logger of the node.
         begin: Creates the repetition of a goal; raises JepaRuntimeError if it is impossible.
+        check_model: Checks that the active model can repeat a route, which is named in the message; raises
+            JepaRuntimeError if it cannot.
         planner: Drives to goals.
         command: Returns the newest command of the robot.
         parameters: Parameters of the node.
@@ -195,16 +197,18 @@ class RepeatServer:
         *,
         log: Any,
         begin: Callable[[RepeatRoute.Goal], Repetition],
+        check_model: Callable[[Route, str], None],
         planner: Planner,
         command: Callable[[], NDArray[Any] | None],
         parameters: dict[str, Any],
         is_active: Callable[[], bool],
     ) -> None:
-        self._log, self._begin, self._planner = log, begin, planner
+        self._log, self._begin, self._check_model, self._planner = log, begin, check_model, planner
         self._command, self._parameters, self._is_active = command, parameters, is_active
         self._lock = threading.Lock()
         self._newest: Any = None
         self._current: Repetition | None = None
+        self._current_handle: Any = None
         # The planner has one goal: a route begins when the previous one has ended.
         self._driving = threading.Lock()
         self.state = "idle"
@@ -224,20 +228,41 @@ class RepeatServer:
         """Make an accepted goal the current one, and abort the previous one."""
         with self._lock:
             self._newest = handle
-            if self._current is not None:
-                self._current.follower.end(RouteOutcome.ABORTED, "replaced by another route")
+            self._abort("replaced by another route")
         handle.execute()
 
-    def on_cancel(self, _: Any) -> CancelResponse:
-        """Accept every cancellation."""
+    def on_cancel(self, handle: Any) -> CancelResponse:
+        """Accept every cancellation, and stop the robot. The route ends when rclpy has recorded it."""
+        with self._lock:
+            if handle is self._current_handle:
+                self._planner.halt()
         return CancelResponse.ACCEPT
+
+    def on_model(self) -> None:
+        """Abort the route in progress if the active model, which has changed, cannot repeat it."""
+        with self._lock:
+            self._check_current()
 
     def end(self, reason: str) -> None:
         """Abort the route in progress."""
         with self._lock:
             self._newest = None
-            if self._current is not None:
-                self._current.follower.end(RouteOutcome.ABORTED, reason)
+            self._abort(reason)
+
+    def _abort(self, reason: str) -> None:
+        """Abort the route in progress, and stop the robot. The caller holds the lock."""
+        if self._current is not None:
+            self._current.follower.end(RouteOutcome.ABORTED, reason)
+            self._planner.halt()
+
+    def _check_current(self) -> None:
+        """Abort the route in progress if the active model cannot repeat it. The caller holds the lock."""
+        if self._current is None:
+            return
+        try:
+            self._check_model(self._current.route, self._current_handle.request.name)
+        except JepaRuntimeError as error:
+            self._abort(str(error))
 
     def join(self) -> None:
         """Wait until the route in progress has ended; its result is sent after that."""
@@ -264,17 +289,21 @@ class RepeatServer:
         except JepaRuntimeError as error:
             return self._finish(handle, None, str(error))
         with self._lock:
-            self._current = repetition
+            self._current, self._current_handle = repetition, handle
+            self._planner.resume()
             if handle is not self._newest:
-                repetition.follower.end(RouteOutcome.ABORTED, "replaced by another route")
+                self._abort("replaced by another route")
+            # The model may have changed since the repetition was created.
+            self._check_current()
         try:
             self._follow(handle, repetition)
         finally:
             # The robot stands before the result is known.
-            self._planner.cancel()
+            problem = self._planner.cancel()
             with self._lock:
-                self._current, self.state = None, "idle"
-        return self._finish(handle, repetition, "")
+                self._current = self._current_handle = None
+                self.state = "idle"
+        return self._finish(handle, repetition, problem)
 
     def _follow(self, handle: Any, repetition: Repetition) -> None:
         period_s = 1 / self._parameters["route_rate_hz"]
@@ -303,7 +332,7 @@ class RepeatServer:
             handle.abort()
         return RepeatRoute.Result(
             outcome=str(outcome),
-            reason=reason if ended is None else ended.reason,
+            reason="; ".join(filter(None, ("" if ended is None else ended.reason, reason))),
             progress=math.nan if repetition is None else repetition.localizer.place.progress,
             stops=0 if repetition is None else len(repetition.follower.stops),
         )

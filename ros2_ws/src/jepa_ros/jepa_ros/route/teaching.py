@@ -115,13 +115,17 @@ class TeachServer:
     def execute(self, handle: Any) -> TeachRoute.Result:
         """Record the route of a goal."""
         result = TeachRoute.Result(outcome=TeachRoute.Result.ABORTED)
+        recorder: RouteRecorder | None = None
         try:
-            self._run(handle, result)
+            folder, recorder = self._begin(handle.request)
+            self._run(handle, result, folder, recorder)
         except JepaRuntimeError as error:
             result.reason = str(error)
         finally:
             with self._lock:
                 self._busy = False
+        if recorder is not None and recorder.skipped:
+            result.reason += f"; {recorder.skipped} images skipped: their stamps do not increase"
         if result.outcome == TeachRoute.Result.SAVED:
             handle.succeed()
         elif result.outcome == TeachRoute.Result.CANCELED:
@@ -131,8 +135,7 @@ class TeachServer:
         self._log.info(f"recording of {handle.request.name}: {result.outcome}: {result.reason}")
         return result
 
-    def _run(self, handle: Any, result: TeachRoute.Result) -> None:
-        folder, recorder = self._begin(handle.request)
+    def _run(self, handle: Any, result: TeachRoute.Result, folder: Path, recorder: RouteRecorder) -> None:
         period_s, duration_s = 1 / self._parameters["route_rate_hz"], handle.request.duration_s
         while not self._finishing.is_set() and not (duration_s and recorder.duration_s >= duration_s):
             due_s = time.monotonic() + period_s
