@@ -17,7 +17,7 @@ from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.serving.goals import Goal, is_image
 from jepa_runtime.serving.history import Context, History, PastContext, Reset
 from jepa_runtime.serving.latency_compensation import advance
-from jepa_runtime.serving.motion_response import MOTION_STEPS, MotionResponse
+from jepa_runtime.serving.motion_response import MotionResponse
 from jepa_runtime.serving.types import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
 from jepa_runtime.util.opencv import cv2
@@ -235,11 +235,7 @@ class FrameProcessor:
         result.timings_ms["surprise"] = (self._config.clock_ns() - began_ns) / 1e6
         manifest = self.model.manifest
         if self._motion_response is not None:
-            ages = range(MOTION_STEPS, 0, -1)
-            longest = next(filter(None, map(state.history.past_context, ages)))
-            response = self._motion_response.measure(
-                longest.context.latents[-1], longest.actions, result.latent
-            )
+            response = self._motion_response.newest(state.history, result.latent)
         else:
             resolution = manifest.error_bounds[0] / math.sqrt(result.latent.size)
             is_visible = outcome.predicted_change > resolution

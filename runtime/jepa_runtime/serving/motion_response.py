@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.planning.differential_drive import DifferentialDrive
+from jepa_runtime.serving.history import History
 from jepa_runtime.util.poses import TURN_M, compose
 
-# Model steps over which a motion is read: those of one step are hardly longer than the errors of readings.
-MOTION_STEPS = 3
+# Most model steps over which a motion is read: a slow one of one step is hardly longer than the errors of
+# readings.
+_MOST_STEPS = 3
 # A motion is read if it is this many standard deviations long: readings of equal images are not exactly 0.
 _VISIBLE_STDS = 2.5
 
@@ -41,6 +43,29 @@ class MotionResponse:
             return cls(model, DifferentialDrive.of(model.manifest.io.action.names))
         except JepaRuntimeError:
             return None
+
+    def newest(self, history: History, latent: NDArray[np.float32]) -> float:
+        """Return the proportion that the newest image shows of the executed motion.
+
+        The motion is read over as few model steps as possible, so that an image that no longer changes is
+        noticed soon.
+
+        Args:
+            history: Recent latents and actions.
+            latent: Latent [T, D] of the newest image.
+
+        Returns:
+            The proportion; NaN: the motion of all steps is too small to be read.
+        """
+        response = math.nan
+        for steps in range(1, _MOST_STEPS + 1):
+            past = history.past_context(steps)
+            if past is None:
+                break
+            response = self.measure(past.context.latents[-1], past.actions, latent)
+            if not math.isnan(response):
+                break
+        return response
 
     def measure(
         self, previous: NDArray[np.float32], actions: NDArray[np.floating], newest: NDArray[np.float32]

@@ -6,8 +6,8 @@ from collections.abc import Generator
 
 import pytest
 
-# What the gate reports about a process of the lowest priority that got no processor in its time, and about one
-# whose latency other processes may have increased.
+# What the gate reports about a process of the lowest priority that got no processor in its time, and about
+# one whose latency other processes may have increased.
 _UNDECIDED = {"gate.timeout_undecided", "gate.latency_undecided"}
 
 
