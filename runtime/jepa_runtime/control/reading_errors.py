@@ -19,7 +19,7 @@ OFFSET_M = 0.15
 # The farthest goal.
 _MAX_M = 4.0
 # A reading shows this proportion of the angle between the bearing and that of an arc to the goal's heading.
-_SHOWN = 0.7
+_SHOWN = 0.8
 # Expected error of the bearing, as a multiple of that of the position divided by the distance, and at least;
 # that of the logarithm of the distance, as a multiple of that of the bearing; and that of yaw, as a multiple
 # of the stated one.
