@@ -18,6 +18,7 @@ from action_msgs.msg import GoalInfo
 from action_msgs.srv import CancelGoal
 from jepa_msgs.action import ReachGoal, RepeatRoute, TeachRoute
 from jepa_msgs.msg import ModelInfo
+from jepa_msgs.srv import ScoreLatents
 from jepa_ros.nodes.route import RouteNode
 from jepa_ros.profiler.processes import choose_domain
 from jepa_ros.route import clients
@@ -367,3 +368,17 @@ def test_recording_reports_images_whose_stamps_do_not_increase(
     result = teach.execute(StubHandle(goal))
     assert result.outcome == ("saved" if moves else "aborted")
     assert result.reason.endswith("; 2 images skipped: their stamps do not increase")
+
+
+def test_energies_are_requested_again_while_frames_leave_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = ScoreLatents.Response(success=False, message="the frames leave no time for it")
+    done = ScoreLatents.Response(success=True, latent_space=MODEL.latent_space, energies=[1.0, 2.0])
+    answers = [busy, busy, done]
+    monkeypatch.setattr(clients, "call", lambda _client, _request: answers.pop(0))
+    energies = clients.Energies.__new__(clients.Energies)
+    energies._client, energies._camera = None, ""
+    latents = np.stack([latent_at(np.zeros(2))] * 2)
+    with pytest.raises(NoAnswerError, match="leave no time"):
+        energies.score(latents, latents[0], MODEL.latent_space)
+    scores = energies.score(latents, latents[0], MODEL.latent_space, attempts=2)
+    assert scores.energies.tolist() == [1.0, 2.0] and not answers

@@ -55,6 +55,8 @@ from jepa_runtime.util import OdometryPose
 # A goal in progress and one that replaces it, a recording, and their clients.
 _THREADS = 8
 _RESULT_S = 10
+# Requests for the energies of a recording that has ended; one takes a second at most.
+_ATTEMPTS = 20
 
 
 class RouteNode(LifecycleNode):
@@ -234,11 +236,12 @@ class RouteNode(LifecycleNode):
         config = RecorderConfig(
             spacing=self._values["key_frame_spacing"], max_gap_s=self._values["key_frame_max_gap_s"]
         )
-        return folder, RouteRecorder(
-            model,
-            lambda latents, goal: self._energies.score(latents, goal, model.latent_space).energies,
-            config,
-        )
+
+        def score(latents: np.ndarray[Any, Any], goal: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            attempts = _ATTEMPTS if self._teach.is_finishing else 1
+            return self._energies.score(latents, goal, model.latent_space, attempts=attempts).energies
+
+        return folder, RouteRecorder(model, score, config)
 
     def _record(self, recorder: RouteRecorder) -> None:
         """Add the newest image; one that the world model does not score in time is left out."""

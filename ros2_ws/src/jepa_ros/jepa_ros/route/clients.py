@@ -63,6 +63,8 @@ class Energies:
         goal: np.ndarray[Any, Any] | None,
         latent_space: str,
         pose_indices: Sequence[int] | np.ndarray[Any, Any] = (),
+        *,
+        attempts: int = 1,
     ) -> Scores:
         """Return the energies of latents to a goal or the newest image.
 
@@ -71,6 +73,7 @@ class Energies:
             goal: Latent [T, D]; None: the newest image.
             latent_space: Identity of the latents.
             pose_indices: Indices of the latents in whose frames the pose of the goal is read [n].
+            attempts: Requests until there is an answer; frames may leave no time for one of them.
 
         Raises:
             NoAnswerError: The world model did not answer.
@@ -86,6 +89,10 @@ class Energies:
         if goal is not None:
             fill(request.goal, messages.tensor("goal", np.ascontiguousarray(goal, np.float32)))
         answer = call(self._client, request)
+        for _ in range(attempts - 1):
+            if answer.success:
+                break
+            answer = call(self._client, request)
         if not answer.success:
             raise NoAnswerError(f"the world model computed no energies: {answer.message}")
         if answer.latent_space != latent_space:

@@ -80,6 +80,11 @@ class TeachServer:
         """Whether a recording is in progress."""
         return self._busy
 
+    @property
+    def is_finishing(self) -> bool:
+        """Whether a recording has its last image: an energy that comes late is better than none."""
+        return self._busy and self._finishing.is_set()
+
     def on_goal(self, goal: TeachRoute.Goal) -> GoalResponse:
         """Accept or reject a goal."""
         with self._lock:
@@ -151,6 +156,7 @@ class TeachServer:
                 TeachRoute.Feedback(key_frames=result.key_frames, duration_s=result.duration_s)
             )
             time.sleep(max(due_s - time.monotonic(), 0.0))
+        self._finishing.set()
         route = recorder.finish(f"ROS 2, recorded as {handle.request.name}")
         route.save(folder)
         result.outcome, result.path, result.key_frames = TeachRoute.Result.SAVED, str(folder), len(route)
