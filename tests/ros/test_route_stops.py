@@ -102,7 +102,10 @@ class StubEnergies:
     def resume(self) -> None:
         self._may_answer.set()
 
-    def score(self, latents: Any, goal: Any, latent_space: str, pose_indices: Any = ()) -> Scores:
+    def score(
+        self, latents: Any, goal: Any, latent_space: str, pose_indices: Any = (), *, attempts: int = 1
+    ) -> Scores:
+        del attempts
         self.blocked += not self._may_answer.is_set()
         self._may_answer.wait()
         self._stamp_ns += 100_000_000
