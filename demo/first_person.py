@@ -37,7 +37,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NODES = ("world_model", "route", "monitor", "first_person", "planner")
 # Subscribers required before the first image: world model, route and the monitor, which records.
 SUBSCRIBERS = 3
-FUTURES = 4
 # Place on the route at which the last door is closed.
 CLOSED_AT = 0.1
 
@@ -117,8 +116,8 @@ def _nodes(arguments: argparse.Namespace, out: Path) -> dict[str, tuple[dict[str
     model = {
         "bundle": arguments.bundle.resolve(),
         "allow_untrained": arguments.allow_untrained,
-        # Steering needs the futures of its plan only, and no search among many.
-        "num_samples": FUTURES,
+        # Steering needs the future of its plan only, and the route needs time for its energies.
+        "num_samples": 1,
     }
     robot = {"min_subscribers": SUBSCRIBERS, "seed": arguments.seed}
     return {
