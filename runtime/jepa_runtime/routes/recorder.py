@@ -160,7 +160,8 @@ class RouteRecorder:
         """
         newest, frames = self._newest, self._key_frames
         if newest is not None and newest.stamp_ns != self._key_ns:
-            if len(frames) > 1 and self._energy(newest.latent) <= self._model.goal_threshold:
+            threshold = self._model.goal_threshold
+            if len(frames) > 1 and self._energy(frames[-1].latent, newest.latent) <= threshold:
                 self._remove_last()
             self._append(newest)
         if len(frames) < 3 and (len(frames) < 2 or self._ends_at_start()):
@@ -180,7 +181,7 @@ class RouteRecorder:
         has_odometry = pose is not None and last is not None
         if has_odometry and travel_m(np.array(last), np.array(pose)) >= self._config.spacing_m:
             return True
-        energy, threshold = self._energy(latent), self._model.goal_threshold
+        energy, threshold = self._energy(self._key_frames[-1].latent, latent), self._model.goal_threshold
         gap_s = (stamp_ns - self._key_ns) / 1e9
         return energy >= self._config.spacing * threshold or (
             gap_s >= self._config.max_gap_s and energy > threshold
@@ -204,7 +205,7 @@ class RouteRecorder:
             is_hole, moved = moved_m > config.max_hole_m, f"{moved_m:.1f} m"
         else:
             is_hole = elapsed_s > config.max_hole_s and (
-                self._energy(latent, to=previous.latent) > config.spacing * self._model.goal_threshold
+                self._energy(previous.latent, latent) > config.spacing * self._model.goal_threshold
             )
             moved = "on to another place"
         if is_hole:
@@ -226,9 +227,8 @@ class RouteRecorder:
             self._unlocated_s = self.duration_s
         return None
 
-    def _energy(self, latent: Floats, to: Floats | None = None) -> float:
-        """Return the energy of the newest key frame, or of another latent, to a latent."""
-        start = self._key_frames[-1].latent if to is None else to
+    def _energy(self, start: Floats, latent: Floats) -> float:
+        """Return the energy of ``start`` to ``latent``."""
         energy = float(self._score(start[None], latent)[0])
         if not np.isfinite(energy):
             raise RouteError(

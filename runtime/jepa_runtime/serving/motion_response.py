@@ -84,6 +84,8 @@ class MotionResponse:
         for action in actions:
             motion = compose(motion, self._drive.motion(action, self._model.manifest.io.step_s))
         executed = weights * motion
+        if not executed.any():
+            return math.nan
         read = self._model.relative_poses(previous, newest).astype(np.float64)
         length_m, std_m = float(np.linalg.norm(executed)), math.hypot(read[3], TURN_M * read[4])
         if length_m <= _VISIBLE_STDS * std_m:

@@ -88,12 +88,11 @@ class Energies:
         fill(request.latents, messages.tensor("latents", np.ascontiguousarray(latents, np.float32)))
         if goal is not None:
             fill(request.goal, messages.tensor("goal", np.ascontiguousarray(goal, np.float32)))
-        answer = call(self._client, request)
-        for _ in range(attempts - 1):
+        for _ in range(attempts):
+            answer = call(self._client, request)
             if answer.success:
                 break
-            answer = call(self._client, request)
-        if not answer.success:
+        else:
             raise NoAnswerError(f"the world model computed no energies: {answer.message}")
         if answer.latent_space != latent_space:
             raise RouteError(
