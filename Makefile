@@ -32,8 +32,8 @@ test:            ## run the tests; PYTEST_ARGS="-k bundle" selects some
 
 # The tests of ROS 2 nodes run alone, because they check real-time limits, except those in simulated time.
 ALL_TESTS = failed=0; \
-	python -m pytest --durations=10 -rs --numprocesses 2 --dist worksteal --ignore-glob 'tests/ros/test_*' || failed=1; \
-	python -m pytest --durations=10 -rs tests/ros --ignore tests/ros/simulated_time || failed=1; \
+	python -m pytest --durations=10 -rfEs --numprocesses 2 --dist worksteal --ignore-glob 'tests/ros/test_*' || failed=1; \
+	python -m pytest --durations=10 -rfEs tests/ros --ignore tests/ros/simulated_time || failed=1; \
 	exit $$failed
 
 test-runtime:    ## the runtime's tests in an environment without torch and ROS 2; PYTHON=python3.10 make test-runtime
@@ -51,7 +51,7 @@ PACKAGE_TESTS = $(addprefix tests/runtime/,calibration control visualization pla
 # Run separately: tests that use OpenVINO directly may leave their thread with a freed signal stack, see
 # jepa_runtime.backends.openvino.signal_stack.
 SIGNAL_TESTS = tests/runtime/commands/test_run.py tests/runtime/commands/test_run_process.py
-PYTEST = python -m pytest --durations=10 -rs
+PYTEST = python -m pytest --durations=10 -rfEs
 ifeq ($(JEPA_PACKAGES),oldest)
 RUNTIME_TESTS = exec $(PYTEST) --numprocesses 2 --dist worksteal $(PACKAGE_TESTS) $(UPDATE_TESTS)
 else

@@ -26,7 +26,8 @@ Ints = NDArray[np.int64]
 _INTENSITY, _AMBIENT = 2, 3
 _MAX_STRIDE = 4
 _MAX_TURN_RAD = 1.6
-# In this proportion of drives, all turned frames look to one side, up to a deviation: of this range, for each drive.
+# In this proportion of drives, all turned frames look to one side, up to a deviation whose limit is drawn
+# from this range for each drive.
 _ASIDE, _ASIDE_DEVIATION_RAD = 0.8, (0.2, 0.9)
 _MAX_NOISE, _GAIN = 5.0, (0.75, 1.3)
 

@@ -53,7 +53,8 @@ def test_rare_pairs_that_turn_away_from_the_bearing_are_drawn_more_often() -> No
     odometry[..., 0], odometry[..., 1] = np.linspace(0, 0.9, 10), np.linspace(0, 0.9, 10)
     odometry[..., 2] = np.linspace(0, 0.3, 10)
     odometry[:, 8:, 2] = -0.3
-    first, second = (odometry.reshape(-1, 3)[each] for each in sample_pairs(odometry, 500, reach_m=1.5, rng=rng))
+    pairs = sample_pairs(odometry, 500, reach_m=1.5, rng=rng)
+    first, second = (odometry.reshape(-1, 3)[each] for each in pairs)
     away = (second[:, 0] > first[:, 0]) & (second[:, 2] < first[:, 2])
     # Drawn at random, it would be 16 of 90.
     assert away.mean() > 0.21

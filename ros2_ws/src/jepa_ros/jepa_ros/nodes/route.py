@@ -54,6 +54,8 @@ from jepa_runtime.util import OdometryPose
 
 # A goal in progress and one that replaces it, a recording, and their clients.
 _THREADS = 8
+# The topic is latched, and its publisher is discovered a moment after a node starts.
+_MODEL_INFO_S = 5.0
 _RESULT_S = 10
 # Requests for the energies of a recording that has ended; one takes a second at most.
 _ATTEMPTS = 20
@@ -76,6 +78,7 @@ class RouteNode(LifecycleNode):
         if camera:
             require_relative(camera, "camera")
         self._model: RouteModel | None = None
+        self._has_model_info = threading.Event()
         self._model_reason = "no model is active: start the world model"
         self._command: NDArray[np.float32] | None = None
         self._commands_key: tuple[str, ...] = ()
@@ -194,6 +197,7 @@ class RouteNode(LifecycleNode):
             model, self._model_reason = None, f"{info.model_id} cannot be used: {error}"
             self.get_logger().error(self._model_reason)
         self._model, self._reads_poses = model, info.reads_poses
+        self._has_model_info.set()
         self._repeat.on_model()
         names = tuple(info.action_names)
         if names == self._commands_key:
@@ -292,6 +296,8 @@ class RouteNode(LifecycleNode):
         route.check_model(self._active_model(), where)
 
     def _active_model(self) -> RouteModel:
+        """Return the model; a node that has just started waits until it has heard of it."""
+        self._has_model_info.wait(_MODEL_INFO_S)
         if self._model is None:
             raise JepaRuntimeError(self._model_reason, code="node.no_model")
         return self._model
