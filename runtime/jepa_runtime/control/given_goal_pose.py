@@ -2,9 +2,9 @@
 
 A client whose estimate of the pose hangs, or begins again and again, publishes poses that look valid: the
 goal stays ahead of the robot, which would drive on forever. A robot that moves as commanded approaches the
-goal as far as its commands say. What the poses show of that is compared in sections of commanded motion, so
-that noise, and a correction of the estimate now and then, do not count. Nor do sections in which the images
-do not show the motion either: the robot is blocked, which the safety monitor checks.
+goal as far as its commands say. The poses are compared with that in sections of commanded motion, and what
+they differ by is summed up, less what slip and noise explain. Sections in which the images do not show the
+motion either add nothing: the robot is blocked, which the safety monitor checks.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, wrap
 
 # Commanded change of the pose after which the given one is compared with it; turns count as TURN_M.
 _SECTION_M = 0.4
-# Largest difference between the given and the commanded change, as a proportion of the latter.
-_MAX_ERROR = 0.75
-# Commanded change that the poses may fail to show, and the proportion of a shown one that reduces it.
-_LIMIT_M, _CREDIT = 1.2, 0.5
+# Difference of a section that slip and noise explain, as a proportion of the commanded change.
+_EXPECTED_ERROR = 0.5
+# Sum of unexplained differences at which the goal is aborted: that of poses that hang for three sections.
+_LIMIT_M = 0.6
 
 
 @dataclass
@@ -50,15 +50,15 @@ class _Section:
 
 
 class GivenPoseCheck:
-    """Sums up the commanded motion that the given poses of a goal do not show."""
+    """Sums up by how much the given poses of a goal differ from the commanded motion."""
 
     def __init__(self) -> None:
-        self._unshown_m = 0.0
+        self._unexplained_m = 0.0
         self._section: _Section | None = None
 
     def reset(self) -> None:
         """Forget all poses, since another goal is requested."""
-        self._unshown_m, self._section = 0.0, None
+        self._unexplained_m, self._section = 0.0, None
 
     def add(
         self, given: RelativePose, goal_ns: int, *, time_s: float, commands: SentCommands, is_blocked: bool
@@ -88,15 +88,16 @@ class GivenPoseCheck:
         if commanded_m < _SECTION_M:
             return ""
         self._section = _Section(pose, pose, pose, time_s, goal_ns)
-        if _apart_m(section.expected, pose) <= _MAX_ERROR * commanded_m:
-            self._unshown_m = max(self._unshown_m - _CREDIT * commanded_m, 0.0)
-            return ""
-        self._unshown_m += 0.0 if is_blocked else commanded_m
-        if self._unshown_m < _LIMIT_M:
+        unexplained_m = _apart_m(section.expected, pose) - _EXPECTED_ERROR * commanded_m
+        if is_blocked:
+            unexplained_m = min(unexplained_m, 0.0)
+        self._unexplained_m = max(self._unexplained_m + unexplained_m, 0.0)
+        if self._unexplained_m < _LIMIT_M:
             return ""
         return (
-            f"the poses that the client of the goal publishes do not show {self._unshown_m:.1f} m of "
-            "commanded motion, which the images show: its estimate hangs or is reset"
+            "the poses that the client of the goal publishes do not show the commanded motion, which the "
+            f"images show: they differ by {self._unexplained_m:.1f} m more than expected; its estimate hangs "
+            "or is reset"
         )
 
 

@@ -13,7 +13,7 @@ the robot's pose in the frame of the route, from which the pose of a key frame f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,8 @@ class Place:
         contrast: The same, given that it is on the route.
         entropy: Entropy of the probabilities, from 0 (certain) to 1.
         energy: Lowest energy around that key frame; NaN: unknown.
+        unseen_m: Motion since the last certain place by odometry, see
+            :func:`~jepa_runtime.util.poses.travel_m`; NaN: unknown.
     """
 
     key_frame: int
@@ -98,6 +100,7 @@ class Place:
     contrast: float
     entropy: float
     energy: float
+    unseen_m: float = math.nan
 
 
 class RouteLocalizer:
@@ -137,6 +140,7 @@ class RouteLocalizer:
         self._stamp_ns: int | None = None
         self._pose: tuple[float, float, float] | None = None
         self._last: tuple[bytes, bytes] | None = None
+        self._unseen_m = math.nan
         # Poses of the key frames if they can be read, and the robot's among them; None: unknown.
         self._poses = route.poses if reads_poses else None
         self._filter: PoseFilter | None = None
@@ -240,6 +244,7 @@ class RouteLocalizer:
         # A robot that stands may see the same image again.
         is_repeated = content == self._last and (command is None or bool(np.any(command)))
         self._last = content
+        self._unseen_m += self._moved_m(pose)
         self._track(elapsed_s, pose, None if is_repeated else readings)
         self._predict(elapsed_s, command, pose)
         every = self._all_energies(window, energies)
@@ -247,8 +252,17 @@ class RouteLocalizer:
             weight = 1.0 if is_first else min(elapsed_s / _CORRELATION_S, 1.0)
             self._weigh(every, weight)
         self.place = self._estimate(every)
+        if self.place.confidence >= self._config.min_confidence:
+            self._unseen_m = 0.0
+        self.place = replace(self.place, unseen_m=self._unseen_m)
         self._check_pose()
         return self.place
+
+    def _moved_m(self, pose: tuple[float, float, float] | None) -> float:
+        """Return the motion since the previous image by odometry; NaN: unknown."""
+        if pose is None or self._pose is None:
+            return math.nan
+        return travel_m(np.array(self._pose), np.array(pose))
 
     def _track(
         self,

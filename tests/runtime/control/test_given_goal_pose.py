@@ -252,6 +252,33 @@ def test_hanging_poses_are_noticed_also_when_the_client_renews_its_goal(
     assert stopped_m is not None and stopped_m < 2.0
 
 
+@pytest.mark.parametrize("speed_mps", [0.1, 0.22, 0.3, 0.5])
+@pytest.mark.parametrize("reset_s", [0.4, 0.7, 1.0, 1.6, 2.5])
+def test_poses_that_are_reset_again_and_again_are_noticed(speed_mps: float, reset_s: float) -> None:
+    reset = {0: np.zeros(3)}
+
+    def pose(number: int, robot: Pose) -> tuple[int, Pose]:
+        since = reset.setdefault(int(number * PERIOD_S / reset_s), robot)
+        noise = np.random.default_rng(number).normal(0, 0.03, 3)
+        return 0, relative(relative(since, robot), GOAL) + noise
+
+    stopped_m = driven_until_noticed_m(pose, speed_mps=speed_mps)
+    assert stopped_m is not None and stopped_m < 2.5
+
+
+@pytest.mark.parametrize("speed_mps", [0.1, 0.5])
+def test_poses_of_a_robot_that_moves_less_than_commanded_are_not_taken_for_hanging(speed_mps: float) -> None:
+    """Its wheels slip, or its motors lag behind."""
+
+    def slow(number: int, robot: Pose) -> tuple[int, Pose]:
+        noise = np.random.default_rng(number).normal(0, 0.03, 3)
+        yaw = 0.65 * robot[2]
+        here = np.array([10 * np.sin(yaw), 10 * (1 - np.cos(yaw)), yaw])
+        return 0, relative(here, np.array([9.0, 3.0, 0.4])) + noise
+
+    assert driven_until_noticed_m(slow, speed_mps=speed_mps) is None
+
+
 @pytest.mark.parametrize("speed_mps", [0.1, 0.5])
 def test_true_poses_of_goals_along_a_route_are_not_taken_for_hanging(speed_mps: float) -> None:
     rng = np.random.default_rng(0)

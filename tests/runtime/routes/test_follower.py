@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pytest
 
 from jepa_runtime.control import StopCause
@@ -38,12 +39,13 @@ class Drive:
         confidence: float = 0.95,
         contrast: float = 0.95,
         energy: float = 0.05,
+        unseen_m: float = math.nan,
         for_s: float = PERIOD_S,
     ) -> SubGoal | None:
         last = len(self.route) - 1
         place = Place(
             key_frame=round(index), index=index, progress=index / last, confidence=confidence,
-            contrast=contrast, entropy=0.1, energy=energy,
+            contrast=contrast, entropy=0.1, energy=energy, unseen_m=unseen_m,
         )  # fmt: skip
         goal = self.follower.goal
         for _ in range(max(1, round(for_s / PERIOD_S))):
@@ -118,6 +120,17 @@ def test_follower_same_place_that_looks_different_is_changed() -> None:
     drive.at(3)
     drive.at(3, confidence=0.2, contrast=0.95, energy=1.0, for_s=CONFIG.lost_after_s + 2)
     assert drive.outcome() is RouteOutcome.CHANGED
+
+
+@pytest.mark.parametrize(("unseen_m", "outcome"), [(0.3, RouteOutcome.CHANGED), (2.5, RouteOutcome.LOST)])
+def test_follower_uncertain_robot_that_hardly_moved_since_a_certain_place_is_not_lost(
+    unseen_m: float, outcome: RouteOutcome
+) -> None:
+    """A closed door fills its view: the images match no place of the route."""
+    drive = Drive()
+    drive.at(3)
+    drive.at(12, confidence=0.0, contrast=0.3, unseen_m=unseen_m, for_s=CONFIG.lost_after_s + 2)
+    assert drive.outcome() is outcome
 
 
 def test_follower_robot_without_progress_is_blocked_after_all_attempts() -> None:

@@ -168,6 +168,21 @@ def test_localizer_odometry_moves_the_place_between_images() -> None:
     assert drive.localizer.place.key_frame == pytest.approx(3, abs=1)
 
 
+def test_localizer_motion_since_the_last_certain_place_is_known_by_odometry() -> None:
+    route = record(line())
+    frames = (
+        replace(frame, pose=(float(frame.latent[0, 0]), 0.0, 0.0), command=None) for frame in route.key_frames
+    )
+    drive = Drive(replace(route, key_frames=tuple(frames)), start=0)
+    for x in np.arange(0.0, 1.0, 0.1):
+        certain = drive.see(np.array([x, 0.0]), None, pose=(x, 0.0, 0.0))
+    assert certain.confidence > 0.5 and certain.unseen_m == 0.0
+    off_route = np.array([1.0, 5.0])
+    places = [drive.see(off_route, None, pose=(x, 0.0, 0.0)) for x in np.linspace(0.9, 1.3, 20)]
+    assert places[-1].confidence < 0.2 and 0.2 < places[-1].unseen_m <= 0.4
+    assert np.isnan(drive.see(off_route, None).unseen_m), "without odometry it is unknown"
+
+
 def test_localizer_odometry_passes_key_frames_of_a_turn_only_when_the_robot_turns() -> None:
     drive = Drive(turning(), start=8)
     window, flat = drive.localizer.window, np.full(len(drive.localizer.window), 0.3, np.float32)
