@@ -236,7 +236,6 @@ class Controller:
         self.safety_monitor.release(*RETRIED)
         self.safety_monitor.allow_retry()
         self.goal, self._ended_goal_ns = goal, None
-        self._given_pose_check.reset()
         self._latched_goal.goal_requested()
         self._apply_goal_threshold()
         self._restart()

@@ -21,9 +21,13 @@ from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, wrap
 # Commanded change of the pose after which the given one is compared with it; turns count as TURN_M.
 _SECTION_M = 0.4
 # Difference of a section that slip and noise explain, as a proportion of the commanded change.
-_EXPECTED_ERROR = 0.5
+_EXPECTED_ERROR = 0.45
+# Largest difference of a section that counts: any estimate may be corrected once, by any amount.
+_MAX_DIFFERENCE_M = 0.55
 # Sum of unexplained differences at which the goal is aborted: that of poses that hang for three sections.
 _LIMIT_M = 0.6
+# A pose that is older than the last one by less is out of order; otherwise the clock was set back.
+_CLOCK_SET_BACK_S = 1.0
 
 
 @dataclass
@@ -43,22 +47,41 @@ class _Section:
 
     def change_goal(self, given: Pose, time_s: float, goal_ns: int) -> None:
         """Add the first pose of another goal: nothing shows the motion since the last one of this goal."""
-        inverse = relative(self.given, np.zeros(3))
-        self.start = compose(compose(self.start, inverse), given)
-        self.expected = compose(compose(self.expected, inverse), given)
+        to_new_goal = compose(_robot(self.given), given)
+        self.start, self.expected = compose(self.start, to_new_goal), compose(self.expected, to_new_goal)
         self.given, self.time_s, self.goal_ns = given, time_s, goal_ns
+
+    def is_out_of_order(self, time_s: float, goal_ns: int) -> bool:
+        """Return whether a pose is of an earlier image, or the second one of an image, and no clock was set."""
+        back_s = self.time_s - time_s
+        return 0 < back_s < _CLOCK_SET_BACK_S or (back_s == 0 and goal_ns == self.goal_ns)
+
+    @property
+    def commanded_m(self) -> float:
+        """The commanded motion of the robot."""
+        return _apart_m(_robot(self.start), _robot(self.expected))
+
+    @property
+    def difference_m(self) -> float:
+        """By how much the given poses differ from the commanded motion.
+
+        It is the smaller one of the differences between the poses of the goal and between those of the robot
+        in the frame of the goal. If the goal is far, the former contains the errors of the robot's heading,
+        and the latter those of the goal's, in proportion to the distance.
+        """
+        robot_m = _apart_m(_robot(self.expected), _robot(self.given))
+        return min(_apart_m(self.expected, self.given), robot_m)
 
 
 class GivenPoseCheck:
-    """Sums up by how much the given poses of a goal differ from the commanded motion."""
+    """Sums up by how much the given poses of goals differ from the commanded motion.
+
+    Another request does not reset it: its client may be the same one.
+    """
 
     def __init__(self) -> None:
         self._unexplained_m = 0.0
         self._section: _Section | None = None
-
-    def reset(self) -> None:
-        """Forget all poses, since another goal is requested."""
-        self._unexplained_m, self._section = 0.0, None
 
     def add(
         self, given: RelativePose, goal_ns: int, *, time_s: float, commands: SentCommands, is_blocked: bool
@@ -76,29 +99,35 @@ class GivenPoseCheck:
         if not np.isfinite(pose).all():
             return ""
         section = self._section
+        if section is not None and section.is_out_of_order(time_s, goal_ns):
+            return ""
         if section is None or time_s < section.time_s:
-            # The first pose, or the clock of the stamps was set back.
             self._section = _Section(pose, pose, pose, time_s, goal_ns)
             return ""
         if goal_ns == section.goal_ns:
             section.add(pose, time_s, commands)
         else:
             section.change_goal(pose, time_s, goal_ns)
-        commanded_m = _apart_m(section.start, section.expected)
-        if commanded_m < _SECTION_M:
+        if section.commanded_m < _SECTION_M:
             return ""
         self._section = _Section(pose, pose, pose, time_s, goal_ns)
-        unexplained_m = _apart_m(section.expected, pose) - _EXPECTED_ERROR * commanded_m
+        unexplained_m = min(section.difference_m, _MAX_DIFFERENCE_M) - _EXPECTED_ERROR * section.commanded_m
         if is_blocked:
             unexplained_m = min(unexplained_m, 0.0)
-        self._unexplained_m = max(self._unexplained_m + unexplained_m, 0.0)
-        if self._unexplained_m < _LIMIT_M:
+        unexplained_m = max(self._unexplained_m + unexplained_m, 0.0)
+        self._unexplained_m = 0.0 if unexplained_m >= _LIMIT_M else unexplained_m
+        if unexplained_m < _LIMIT_M:
             return ""
         return (
             "the poses that the client of the goal publishes do not show the commanded motion, which the "
-            f"images show: they differ by {self._unexplained_m:.1f} m more than expected; its estimate hangs "
+            f"images show: they differ by {unexplained_m:.1f} m more than expected; its estimate hangs "
             "or is reset"
         )
+
+
+def _robot(goal: Pose) -> Pose:
+    """Return the pose of the robot in the frame of the goal."""
+    return relative(goal, np.zeros(3))
 
 
 def _apart_m(one: Pose, other: Pose) -> float:

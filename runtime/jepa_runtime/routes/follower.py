@@ -21,8 +21,6 @@ from jepa_runtime.util.compat import StrEnum
 _PROGRESS, _FORGIVEN_AFTER = 0.5, 3.0
 # A place this many key frames from the last certain one is still the same surroundings.
 _SAME_PLACE = 4
-# The same by odometry, if the place is uncertain.
-_SAME_PLACE_M = 1.0
 # Probability, given that the robot is on the route, above which only one place is likely.
 _DISTINCT = 0.8
 # The images show a person in the way or a changed place; or no motion. Others end the drive as aborted.
@@ -255,19 +253,17 @@ class RouteFollower:
         self.stops.append((place.progress, reason))
 
     def _give_up(self, place: Place) -> None:
-        outcome, reason = self._outcome_of_wait, self.reason
+        outcome = self._outcome_of_wait
         certain = self._certain
         is_same_place = (
             certain is not None
             and place.contrast >= _DISTINCT
             and abs(place.key_frame - certain.key_frame) <= _SAME_PLACE
         )
-        if outcome is RouteOutcome.LOST and (is_same_place or place.unseen_m <= _SAME_PLACE_M):
+        if outcome is RouteOutcome.LOST and (is_same_place or place.is_tracked):
             # The robot is still there, by its images or its odometry, but the place does not look as it did.
             outcome = RouteOutcome.CHANGED
-            if not is_same_place:
-                reason += f" {place.unseen_m:.1f} m after a certain one"
-        self.end(outcome, f"{reason}; gave up at {place.progress:.0%} of the route")
+        self.end(outcome, f"{self.reason}; gave up at {place.progress:.0%} of the route")
 
     def _obstacle(self, place: Place) -> RouteOutcome:
         """Return whether a robot without progress is blocked, or its surroundings have changed."""

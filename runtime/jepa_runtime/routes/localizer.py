@@ -33,6 +33,8 @@ _NEAR = 2
 _READ = 3
 # A certain place this far from the estimated pose begins another estimate.
 _ELSEWHERE_M = 2.0
+# Motion since a certain place, and distance from the route, within which odometry alone tells the place.
+_TRACKED_M, _ON_ROUTE_M = 1.0, 0.4
 # Diffusion, in key frames per second, of a robot that stands, and in key frames per key frame of motion.
 _STANDING_DRIFT, _MOVING_DRIFT = 0.05, 0.3
 # Fastest motion, as a multiple of the taught speed, that a command can ask for.
@@ -89,8 +91,7 @@ class Place:
         contrast: The same, given that it is on the route.
         entropy: Entropy of the probabilities, from 0 (certain) to 1.
         energy: Lowest energy around that key frame; NaN: unknown.
-        unseen_m: Motion since the last certain place by odometry, see
-            :func:`~jepa_runtime.util.poses.travel_m`; NaN: unknown.
+        is_tracked: By odometry, the robot is on the route and has hardly moved since the place was certain.
     """
 
     key_frame: int
@@ -100,7 +101,7 @@ class Place:
     contrast: float
     entropy: float
     energy: float
-    unseen_m: float = math.nan
+    is_tracked: bool = False
 
 
 class RouteLocalizer:
@@ -254,7 +255,7 @@ class RouteLocalizer:
         self.place = self._estimate(every)
         if self.place.confidence >= self._config.min_confidence:
             self._unseen_m = 0.0
-        self.place = replace(self.place, unseen_m=self._unseen_m)
+        self.place = replace(self.place, is_tracked=self._is_tracked())
         self._check_pose()
         return self.place
 
@@ -263,6 +264,12 @@ class RouteLocalizer:
         if pose is None or self._pose is None:
             return math.nan
         return travel_m(np.array(self._pose), np.array(pose))
+
+    def _is_tracked(self) -> bool:
+        if self._poses is None or self._filter is None or not self._unseen_m <= _TRACKED_M:
+            return False
+        apart_m = np.hypot(*(self._poses[:, :2] - self._filter.pose[:2]).T)
+        return bool(apart_m.min() <= _ON_ROUTE_M)
 
     def _track(
         self,

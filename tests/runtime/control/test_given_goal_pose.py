@@ -142,7 +142,7 @@ def drive_by(
         robot.drive(PERIOD_S)
         true = RelativePose(*relative(robot.pose, robot.goal).tolist(), 0.05, 0.05)
         robot.controller.set_goal_pose(
-            poses(number, true), goal_ns=GOAL_NS, stamp_ns=round(robot.now_s * 1e9)
+            poses(number, true), goal_ns=robot.goal_ns, stamp_ns=round(robot.now_s * 1e9)
         )
 
 
@@ -253,12 +253,12 @@ def test_hanging_poses_are_noticed_also_when_the_client_renews_its_goal(
 
 
 @pytest.mark.parametrize("speed_mps", [0.1, 0.22, 0.3, 0.5])
-@pytest.mark.parametrize("reset_s", [0.4, 0.7, 1.0, 1.6, 2.5])
-def test_poses_that_are_reset_again_and_again_are_noticed(speed_mps: float, reset_s: float) -> None:
+@pytest.mark.parametrize("reset_m", [0.04, 0.1, 0.2, 0.35, 0.6])
+def test_poses_that_are_reset_again_and_again_are_noticed(speed_mps: float, reset_m: float) -> None:
     reset = {0: np.zeros(3)}
 
     def pose(number: int, robot: Pose) -> tuple[int, Pose]:
-        since = reset.setdefault(int(number * PERIOD_S / reset_s), robot)
+        since = reset.setdefault(int(number * PERIOD_S * speed_mps / reset_m), robot)
         noise = np.random.default_rng(number).normal(0, 0.03, 3)
         return 0, relative(relative(since, robot), GOAL) + noise
 
@@ -303,3 +303,57 @@ def test_poses_of_another_goal_do_not_replace_those_of_the_present_one() -> None
         robot.goal_ns = GOAL_NS
         robot.drive(PERIOD_S)
     assert robot.is_at_goal
+
+
+@pytest.mark.parametrize("speed_mps", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("jump_m", [0.7, 1.0, 3.0])
+def test_one_correction_of_any_size_is_accepted(speed_mps: float, jump_m: float) -> None:
+    def corrected(number: int, robot: Pose) -> tuple[int, Pose]:
+        noise = np.random.default_rng(number).normal(0, 0.03, 3)
+        jump = jump_m if number < 40 else 0.0
+        return 0, relative(robot, np.array([9.0, 3.0 + jump, 0.4])) + noise
+
+    assert driven_until_noticed_m(corrected, speed_mps=speed_mps, duration_s=30) is None
+
+
+@pytest.mark.parametrize("far_m", [2.0, 4.0, 8.0])
+def test_noise_of_the_robot_pose_is_accepted_however_far_the_goal_is(far_m: float) -> None:
+    """The heading of the robot moves a far goal sideways."""
+
+    def noisy_robot(number: int, robot: Pose) -> tuple[int, Pose]:
+        noise = np.random.default_rng(number).normal(0, 0.05, 3)
+        return 0, relative(robot + noise, np.array([far_m, 1.0, 0.4]))
+
+    assert driven_until_noticed_m(noisy_robot, speed_mps=0.3, duration_s=20) is None
+
+
+def test_poses_out_of_order_do_not_hide_that_they_hang() -> None:
+    """The client publishes each stamp twice, the second one a millisecond earlier by the robot's clock."""
+    model, check = DifferentialDrive.of(("linear.x", "angular.z")), GivenPoseCheck()
+    commands, command = SentCommands(model), np.array([0.3, 0.0])
+    commands.add(command, 100.0)
+    for number in range(200):
+        for earlier_s in (0.0, 0.001):
+            problem = check.add(
+                RelativePose(1.0, 0.2, 0.1, 0.05, 0.05),
+                GOAL_NS,
+                time_s=100 + number * PERIOD_S - earlier_s,
+                commands=commands,
+                is_blocked=False,
+            )
+            if problem:
+                assert number * PERIOD_S * command[0] < 1.6
+                return
+    pytest.fail("hanging poses were not noticed")
+
+
+def test_hanging_client_that_requests_its_goal_again_and_again_is_noticed() -> None:
+    robot, goal = requested()
+    for _ in range(10):
+        drive_by(robot, hanging, 2.0)
+        if goal.result is not None:
+            break
+        robot.goal_ns += 1
+        goal = robot.request_goal(pose_is_given=True)
+    assert goal.result is not None and "do not show" in goal.result.reason
+    assert sum(abs(command[0]) for command in robot.commands) * TICK_S < 2.5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from jepa_runtime.control import StopCause
@@ -40,13 +38,13 @@ class Drive:
         confidence: float = 0.95,
         contrast: float = 0.95,
         energy: float = 0.05,
-        unseen_m: float = math.nan,
+        is_tracked: bool = False,
         for_s: float = PERIOD_S,
     ) -> SubGoal | None:
         last = len(self.route) - 1
         place = Place(
             key_frame=round(index), index=index, progress=index / last, confidence=confidence,
-            contrast=contrast, entropy=0.1, energy=energy, unseen_m=unseen_m,
+            contrast=contrast, entropy=0.1, energy=energy, is_tracked=is_tracked,
         )  # fmt: skip
         goal = self.follower.goal
         for _ in range(max(1, round(for_s / PERIOD_S))):
@@ -123,14 +121,16 @@ def test_follower_same_place_that_looks_different_is_changed() -> None:
     assert drive.outcome() is RouteOutcome.CHANGED
 
 
-@pytest.mark.parametrize(("unseen_m", "outcome"), [(0.3, RouteOutcome.CHANGED), (2.5, RouteOutcome.LOST)])
-def test_follower_uncertain_robot_that_hardly_moved_since_a_certain_place_is_not_lost(
-    unseen_m: float, outcome: RouteOutcome
+@pytest.mark.parametrize(
+    ("is_tracked", "outcome"), [(True, RouteOutcome.CHANGED), (False, RouteOutcome.LOST)]
+)
+def test_follower_uncertain_place_is_changed_if_odometry_tracks_the_robot(
+    is_tracked: bool, outcome: RouteOutcome
 ) -> None:
     """A closed door fills its view: the images match no place of the route."""
     drive = Drive()
     drive.at(3)
-    drive.at(12, confidence=0.0, contrast=0.3, unseen_m=unseen_m, for_s=CONFIG.lost_after_s + 2)
+    drive.at(12, confidence=0.0, contrast=0.3, is_tracked=is_tracked, for_s=CONFIG.lost_after_s + 2)
     assert drive.outcome() is outcome
 
 

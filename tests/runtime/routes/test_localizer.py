@@ -168,21 +168,6 @@ def test_localizer_odometry_moves_the_place_between_images() -> None:
     assert drive.localizer.place.key_frame == pytest.approx(3, abs=1)
 
 
-def test_localizer_motion_since_the_last_certain_place_is_known_by_odometry() -> None:
-    route = record(line())
-    frames = (
-        replace(frame, pose=(float(frame.latent[0, 0]), 0.0, 0.0), command=None) for frame in route.key_frames
-    )
-    drive = Drive(replace(route, key_frames=tuple(frames)), start=0)
-    for x in np.arange(0.0, 1.0, 0.1):
-        certain = drive.see(np.array([x, 0.0]), None, pose=(x, 0.0, 0.0))
-    assert certain.confidence > 0.5 and certain.unseen_m == 0.0
-    off_route = np.array([1.0, 5.0])
-    places = [drive.see(off_route, None, pose=(x, 0.0, 0.0)) for x in np.linspace(0.9, 1.3, 20)]
-    assert places[-1].confidence < 0.2 and 0.2 < places[-1].unseen_m <= 0.4
-    assert np.isnan(drive.see(off_route, None).unseen_m), "without odometry it is unknown"
-
-
 def test_localizer_odometry_passes_key_frames_of_a_turn_only_when_the_robot_turns() -> None:
     drive = Drive(turning(), start=8)
     window, flat = drive.localizer.window, np.full(len(drive.localizer.window), 0.3, np.float32)
@@ -270,6 +255,23 @@ def test_localizer_kidnapped_robot_begins_another_estimate_of_its_pose() -> None
     for step in range(40):
         drive.read(moved + np.array([0.0, 0.001 * step]))
     assert drive.goal_error_m(len(drive.route) - 1, moved) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("motion_m", "is_tracked"), [((0.2, 0.0), True), ((0.0, 0.7), False), ((1.3, 0.0), False)]
+)
+def test_localizer_robot_that_hardly_left_a_certain_place_is_tracked_by_odometry(
+    motion_m: tuple[float, float], is_tracked: bool
+) -> None:
+    drive = ReadDrive(record(line(), odometry=True), start=0)
+    for position in line()[:20]:
+        assert drive.read(position).is_tracked
+    assert drive.origin is not None
+    for part in np.linspace(0.0, 1.0, 30):
+        at = position + part * np.array(motion_m)
+        place = drive.see(np.array([1.0, 5.0]), pose=pose_at(at - drive.origin))
+    assert place.confidence < 0.5 and place.is_tracked is is_tracked
+    assert not drive.see(np.array([1.0, 5.0])).is_tracked, "without odometry it is unknown"
 
 
 def test_localizer_readings_of_a_repeated_image_are_no_evidence() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ from jepa_runtime.util import OdometryPose
 
 # A goal in progress and one that replaces it, a recording, and their clients.
 _THREADS = 8
-# The topic is latched, and its publisher is discovered a moment after a node starts.
+# Time after the activation in which the publisher of the latched topic is discovered.
 _MODEL_INFO_S = 5.0
 _RESULT_S = 10
 # Requests for the energies of a recording that has ended; one takes a second at most.
@@ -79,6 +80,7 @@ class RouteNode(LifecycleNode):
             require_relative(camera, "camera")
         self._model: RouteModel | None = None
         self._has_model_info = threading.Event()
+        self._model_info_until_s = 0.0
         self._model_reason = "no model is active: start the world model"
         self._command: NDArray[np.float32] | None = None
         self._commands_key: tuple[str, ...] = ()
@@ -160,6 +162,7 @@ class RouteNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Accept goals."""
         self._active = True
+        self._model_info_until_s = time.monotonic() + _MODEL_INFO_S
         self.get_logger().info(f"accepts goals; routes are in {self._values['routes_dir'] or '(none)'}")
         return super().on_activate(state)
 
@@ -296,8 +299,8 @@ class RouteNode(LifecycleNode):
         route.check_model(self._active_model(), where)
 
     def _active_model(self) -> RouteModel:
-        """Return the model; a node that has just started waits until it has heard of it."""
-        self._has_model_info.wait(_MODEL_INFO_S)
+        """Return the model; soon after the activation, wait for it."""
+        self._has_model_info.wait(max(self._model_info_until_s - time.monotonic(), 0.0))
         if self._model is None:
             raise JepaRuntimeError(self._model_reason, code="node.no_model")
         return self._model

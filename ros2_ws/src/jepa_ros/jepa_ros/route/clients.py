@@ -176,6 +176,11 @@ class Planner:
         return self._result.result().result if self._result is not None and self._result.done() else None
 
     @property
+    def goal(self) -> SubGoal | None:
+        """The goal in progress."""
+        return self._goal
+
+    @property
     def status(self) -> RobotStatus:
         """What the robot does."""
         with self._lock:
@@ -216,8 +221,13 @@ class Planner:
             self.cancel()
         elif self._handle is None or end is not None:
             self._start(goal, by_pose=by_pose)
-        elif goal is not self._goal or time.monotonic() - self._renewed_s > self._deadline_s / 3:
+        elif self.is_due(goal):
             self._continue(goal)
+
+    def is_due(self, goal: SubGoal) -> bool:
+        """Return whether :meth:`pursue` will move or renew the goal in progress."""
+        is_old = time.monotonic() - self._renewed_s > self._deadline_s / 3
+        return self._goal is not None and (goal is not self._goal or is_old)
 
     def halt(self) -> None:
         """Stop the robot at once, without waiting for it, and start no goal until :meth:`resume`."""

@@ -131,27 +131,35 @@ class Repetition:
                 follower.end(RouteOutcome.ABORTED, f"the pose of the robot is unknown: {self.problem}")
             return
         self._located_s = now_s
-        goal_pose = self._goal_pose(pose)
+        goal_pose = self._goal_pose(follower.goal, pose)
         is_at_goal = goal_pose is not None and localizer.is_at(goal_pose)
         status = self._planner.status
         follower.update(place, replace(status, reached=status.reached or is_at_goal), now_s=now_s)
         self._check_planner()
         if follower.result is None:
-            self._pursue(self._goal_pose(pose), scores.stamp_ns)
+            self._pursue(pose, scores.stamp_ns)
 
-    def _pursue(self, goal_pose: RelativePose | None, stamp_ns: int) -> None:
+    def _pursue(self, pose: tuple[float, float, float] | None, stamp_ns: int) -> None:
+        goal, planner = self.follower.goal, self._planner
         if not self._by_pose:
-            self._planner.pursue(self.follower.goal)
-        elif goal_pose is None:
-            self._planner.pursue(None)
-        else:
-            self._planner.pursue(self.follower.goal, by_pose=True)
-            self._planner.publish_pose(goal_pose, stamp_ns)
+            planner.pursue(goal)
+            return
+        goal_pose = self._goal_pose(goal, pose)
+        if goal is None or goal_pose is None:
+            planner.pursue(None)
+            return
+        if planner.is_due(goal):
+            # The planner compares poses of one goal with the motion: the last one is of the same image.
+            last = self._goal_pose(planner.goal, pose)
+            if last is not None:
+                planner.publish_pose(last, stamp_ns)
+        planner.pursue(goal, by_pose=True)
+        planner.publish_pose(goal_pose, stamp_ns)
 
-    def _goal_pose(self, pose: tuple[float, float, float] | None) -> RelativePose | None:
-        if self.follower.goal is None or pose is None:
-            return None
-        return self.localizer.goal_pose(self.follower.goal.index, pose)
+    def _goal_pose(
+        self, goal: SubGoal | None, pose: tuple[float, float, float] | None
+    ) -> RelativePose | None:
+        return None if goal is None or pose is None else self.localizer.goal_pose(goal.index, pose)
 
     def _locate(self, stamp_ns: int) -> tuple[float, float, float] | None:
         """Return the pose by odometry at the stamp of an image; None: it is unknown.
