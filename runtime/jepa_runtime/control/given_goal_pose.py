@@ -52,7 +52,7 @@ class _Section:
         self.given, self.time_s, self.goal_ns = given, time_s, goal_ns
 
     def is_out_of_order(self, time_s: float, goal_ns: int) -> bool:
-        """Return whether a pose is of an earlier image, or the second one of an image, and no clock was set."""
+        """Return whether a pose is of an earlier image, or of the same one again, and no clock was set."""
         back_s = self.time_s - time_s
         return 0 < back_s < _CLOCK_SET_BACK_S or (back_s == 0 and goal_ns == self.goal_ns)
 

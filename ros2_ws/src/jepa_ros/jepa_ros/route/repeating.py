@@ -31,6 +31,7 @@ from jepa_runtime.routes import (
     RouteLocalizer,
     RouteModel,
     RouteOutcome,
+    SubGoal,
 )
 
 # The robot stands after this time, and a result is sent after that.
