@@ -326,7 +326,7 @@ def test_planner_shutdown_ends_its_goal_and_stops_the_robot(ros_graph: Any) -> N
 def test_planner_releases_the_images_of_finished_goals(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info())
     image = to_image(np.zeros((960, 1280, 3), np.uint8), stamp_ns=0, frame_id="eye")
-    goals, status = 15, Path(f"/proc/{ros_graph.processes['planner'].pid}/status")
+    goals, status = 40, Path(f"/proc/{ros_graph.processes['planner'].pid}/status")
 
     def memory_mb() -> float:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) / 1e3
