@@ -1,4 +1,4 @@
-"""The tour of a house in first-person rooms as a source of frames, with the odometry of the robot."""
+"""The tour of a house in first-person rooms as a source of frames, with odometry and commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_runtime.sources import Frame, PassiveSource
 from jepa_runtime.util import OdometryPose
@@ -34,6 +35,12 @@ class FirstPersonTourSource(PassiveSource):
         self.rate_hz: float | None = rate_hz or _DEFAULT_RATE_HZ
         self._seed, self._period_s = seed, 1 / self.rate_hz
         self._pose: OdometryPose | None = None
+        self._command: NDArray[np.float32] | None = None
+
+    @property
+    def command(self) -> NDArray[np.float32] | None:
+        """Command of the driver from the last frame's stamp until the next [2]."""
+        return self._command
 
     @property
     def pose(self) -> OdometryPose | None:
@@ -51,6 +58,7 @@ class FirstPersonTourSource(PassiveSource):
         for number, (time_s, image, odometry) in enumerate(
             zip(shown.times_s, shown.images, shown.odometry, strict=True)
         ):
+            self._command = shown.commands[number].astype(np.float32)
             x, y, heading = odometry.tolist()
             self._pose = OdometryPose((x, y, heading), part=0)
             yield Frame(image, start_ns + round(time_s * 1e9), "camera", number)

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     runs, played, specs = [], [], " ".join(args.source)
     with model, ExitStack() as stack:
         # All are opened first: an unreadable one must not fail after hours of another.
-        sources = [stack.enter_context(closing(open_source(spec))) for spec in args.source]
+        sources = [stack.enter_context(closing(open_source(spec, rate_hz=args.rate))) for spec in args.source]
         for source in sources:
             segments = _errors(model, source, args.duration, executed_range)
             runs += [np.array(run) for run in segments if len(run) >= horizon]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.cli import main
+from jepa_runtime.sources.factory import open_source
 from tests.runtime.bags import image, twist, write_bag
 
 
@@ -65,6 +67,21 @@ def test_calibrate_keep_bounds_changes_scores_only(two_rooms_bundle: Path, tmp_p
     ratio = np.divide(alarms.normal_scores.highest, both.normal_scores.highest)
     assert units.min() - 1e-3 < ratio.min() <= ratio.max() < units.max() + 1e-3
     assert alarms.normal_scores.highest != both.normal_scores.highest
+
+
+def test_calibrate_rate_is_that_of_a_simulated_world(
+    two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def note(spec: str, **options: Any) -> Any:
+        opened.append(open_source(spec, **options))
+        return opened[-1]
+
+    monkeypatch.setattr("jepa_runtime.commands.calibrate.open_source", note)
+    source = ("--source", "two_rooms?seed=3", "--duration", "8", "--rate", "10")
+    assert calibrate(two_rooms_bundle, tmp_path / "new", *source) == 0
+    assert [source.rate_hz for source in opened] == [10.0]
 
 
 def test_calibrate_with_missing_source_fails_before_playing_another(

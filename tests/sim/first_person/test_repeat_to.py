@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_tour_source_shows_the_house_of_the_world_from_the_start_of_its_robot() 
     assert np.abs(frame.image.astype(int) - world.render()).mean() < 4, "but for the noise of the sensor"
     world.reset(SEED + 1)
     assert np.abs(frame.image.astype(int) - world.render()).mean() > 10
+
+
+def test_tour_source_has_the_commands_that_its_odometry_shows() -> None:
+    source = open_source(f"first_person_tour?seed={SEED}", rate_hz=30.0)
+    commands, poses = [], []
+    for _ in islice(source.frames(), 900):
+        assert source.command is not None and source.pose is not None
+        commands.append(source.command)
+        poses.append(source.pose.pose)
+    moved = np.diff(np.array(poses), axis=0)
+    speeds = 30 * np.stack([np.hypot(moved[:, 0], moved[:, 1]), moved[:, 2]], axis=1)
+    # The robot follows with a lag, and its odometry has errors.
+    for axis, least in enumerate((0.7, 0.9)):
+        assert np.corrcoef(np.array(commands)[:-1, axis], speeds[:, axis])[0, 1] > least
 
 
 @pytest.mark.parametrize("spec", ["first_person_tour?seed=x", "first_person_tour?layout=fixed"])

@@ -13,6 +13,7 @@ from jepa_runtime.commands.arguments import (
     add_precision_argument,
     add_untrained_argument,
     positive,
+    rate,
 )
 
 
@@ -32,6 +33,9 @@ def add_parser(subparsers: Any) -> None:
         required=True,
         metavar="S",
         help="a recording, as for `jepa-runtime run`, such as BAG.mcap?action=/cmd_vel:…; repeatable",
+    )
+    parser.add_argument(
+        "--rate", type=rate, metavar="HZ", help="rate of an image folder or a simulated world"
     )
     parser.add_argument(
         "--keep-bounds",

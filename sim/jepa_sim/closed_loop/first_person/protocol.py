@@ -20,6 +20,7 @@ from jepa_runtime.util import Pose
 from jepa_sim.worlds.first_person.levels import Level, Mission, goal_error, is_reached
 from jepa_sim.worlds.first_person.motion import TICK_S
 from jepa_sim.worlds.first_person.paths import Command
+from jepa_sim.worlds.first_person.recordings import Recording
 from jepa_sim.worlds.first_person.scene import RayCastScene, Scene, Simulator
 from jepa_sim.worlds.interface import Image
 
@@ -60,11 +61,13 @@ class Demonstration:
         times_s: Times since its start [N].
         images: Camera images, uint8 [N, 72, 96, 3] RGB.
         odometry: Odometry from the origin at its start [N, 3]; the heading is not limited to one turn.
+        commands: Command of the driver from then on [N, 2].
     """
 
     times_s: NDArray[np.float64]
     images: NDArray[np.uint8]
     odometry: Pose
+    commands: NDArray[np.float64]
 
 
 class Assignment:
@@ -102,20 +105,19 @@ class Assignment:
 
     def recorded_odometry(self, period_s: float) -> Pose:
         """Return the odometry of the recording at this period [N, 3]."""
-        return self._recorded(period_s)[2]
+        return self._recorded(period_s)[1].odometry
 
     def demonstration(self, period_s: float = 1 / 30) -> Demonstration:
         """Return the recording with images at this period, of which there may be thousands."""
-        times_s, poses, odometry = self._recorded(period_s)
-        return Demonstration(times_s, self._scene.images(poses), odometry)
+        times_s, shown = self._recorded(period_s)
+        return Demonstration(times_s, self._scene.images(shown.poses), shown.odometry, shown.commands)
 
-    def _recorded(self, period_s: float) -> tuple[NDArray[np.float64], Pose, Pose]:
+    def _recorded(self, period_s: float) -> tuple[NDArray[np.float64], Recording]:
         recording = self._mission.recording
         if recording is None:
             raise ValueError(f"level {self.level} has no recording")
         times_s = np.append(np.arange(0.0, recording.duration_s, period_s), recording.duration_s)
-        shown = recording.at(times_s)
-        return times_s, shown.poses, shown.odometry
+        return times_s, recording.at(times_s)
 
 
 # From an observation to the next command, or None if the driver stops.

@@ -31,10 +31,12 @@ class Recording:
     Attributes:
         poses: True poses at every tick [N, 3].
         odometry: Wheel odometry at every tick [N, 3]; it begins at the origin.
+        commands: Command of the driver from every tick on [N, 2].
     """
 
     poses: Pose
     odometry: Pose
+    commands: NDArray[np.float64]
 
     @property
     def duration_s(self) -> float:
@@ -47,7 +49,7 @@ class Recording:
         return path_length(self.poses)
 
     def at(self, times_s: NDArray[np.floating]) -> Recording:
-        """Return the recording at certain times [N], interpolated between ticks.
+        """Return the recording at certain times [N], its poses interpolated between ticks.
 
         Its headings are not limited to one turn.
         """
@@ -57,7 +59,8 @@ class Recording:
             columns = poses[:, 0], poses[:, 1], np.unwrap(poses[:, 2])
             return np.stack([np.interp(times_s, ticks, column) for column in columns], axis=1)
 
-        return Recording(interpolated(self.poses), interpolated(self.odometry))
+        held = np.searchsorted(ticks, times_s, side="right") - 1
+        return Recording(interpolated(self.poses), interpolated(self.odometry), self.commands[held])
 
 
 def free_pose(layouts: PackedLayouts, layout: Layout, rng: np.random.Generator, least: float = 0.05) -> Pose:
@@ -130,10 +133,13 @@ class _Drive:
         self.robot = robot
         self._poses: list[Pose] = [robot.pose]
         self._wheels: list[Pose] = [np.zeros(3)]
+        self._commands: list[Command] = []
 
     def recording(self) -> Recording:
         self._hold(np.zeros(2), round(0.5 / TICK_S))
-        return Recording(np.array(self._poses), np.array(self._wheels))
+        # The command that ended the drive.
+        commands = np.array([*self._commands, np.zeros(2)])
+        return Recording(np.array(self._poses), np.array(self._wheels), commands)
 
     def to(self, goal: Pose, length_m: float) -> bool:
         """Drive near a goal, or until the path has a length; return whether that worked."""
@@ -151,6 +157,7 @@ class _Drive:
 
     def _hold(self, command: Command, ticks: int) -> None:
         for _ in range(ticks):
+            self._commands.append(command)
             self.robot.drive(command, 1)
             self._poses.append(self.robot.pose)
             self._wheels.append(self.robot.read_odometry())
