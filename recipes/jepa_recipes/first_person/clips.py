@@ -26,9 +26,8 @@ Ints = NDArray[np.int64]
 _INTENSITY, _AMBIENT = 2, 3
 _MAX_STRIDE = 4
 _MAX_TURN_RAD = 1.6
-# In this proportion of drives, all turned frames look to one side, up to a deviation whose limit is drawn
-# from this range for each drive.
-_ASIDE, _ASIDE_DEVIATION_RAD = 0.8, (0.2, 0.9)
+# In this proportion of drives, all turned frames look to one side, up to this deviation.
+_ASIDE, _ASIDE_DEVIATION_RAD = 0.8, 0.3
 _MAX_NOISE, _GAIN = 5.0, (0.75, 1.3)
 
 
@@ -128,7 +127,7 @@ def _turn(poses: NDArray[np.float64], odometry: Floats, shape: ClipShape, rng: n
     source = rng.integers(untouched, size=(shape.drives, shape.turned))
     angle = rng.uniform(-_MAX_TURN_RAD, _MAX_TURN_RAD, source.shape)
     aside = rng.random(shape.drives) < _ASIDE
-    deviation = rng.uniform(*_ASIDE_DEVIATION_RAD, (shape.drives, 1)) * rng.uniform(-1, 1, source.shape)
+    deviation = rng.uniform(-_ASIDE_DEVIATION_RAD, _ASIDE_DEVIATION_RAD, source.shape)
     angle[aside] = (angle[:, :1] + deviation)[aside]
     measured = np.array([_measure(turn, rng) for turn in angle.flat]).reshape(source.shape)
     drive = np.arange(shape.drives)[:, None]

@@ -2,8 +2,7 @@
 
 Most frames of a drive are near each other, and ahead of or behind each other: drawn at random, pairs more
 than 1.5 m apart were one in twenty, and a model that saw few pairs side by side read their bearing as
-straight ahead. A robot that drives to one side also turns to that side: a model that saw few pairs with a
-turn to the other side read their turn well and their bearing as small.
+straight ahead.
 """
 
 from __future__ import annotations
@@ -39,13 +38,12 @@ def sample_pairs(
     first, second = np.nonzero(~np.eye(frames, dtype=bool))
     change = odometry[:, second] - odometry[:, first]
     distance = np.hypot(change[..., 0], change[..., 1])
-    bearing = _wrapped(np.arctan2(change[..., 1], change[..., 0]) - odometry[:, first, 2])
-    opposite = _wrapped(change[..., 2]) * bearing < 0
-    bearing, turn = np.abs(bearing), np.abs(_wrapped(change[..., 2]))
+    bearing = np.abs(_wrapped(np.arctan2(change[..., 1], change[..., 0]) - odometry[:, first, 2]))
+    turn = np.abs(_wrapped(change[..., 2]))
     eligible = (distance < reach_m) & (turn < _MAX_TURN_RAD)
     bins = np.minimum(_DISTANCES - 1, (distance / reach_m * _DISTANCES).astype(np.int64))
-    bins = (len(_BEARINGS_RAD) + 1) * bins + np.searchsorted(_BEARINGS_RAD, bearing)
-    bins = 4 * bins + 2 * (turn >= _LARGE_TURN_RAD) + opposite
+    bins = 2 * (len(_BEARINGS_RAD) + 1) * bins + 2 * np.searchsorted(_BEARINGS_RAD, bearing)
+    bins += turn >= _LARGE_TURN_RAD
     crowd = np.bincount(bins[eligible], minlength=bins.max(initial=0) + 1) + _SMOOTHING
     weights = eligible / crowd[bins] * np.where(turn < _LARGE_TURN_RAD, 1.0, _LARGE_TURN_WEIGHT)
     weights[~eligible.any(axis=1)] = 1.0

@@ -46,20 +46,6 @@ def test_rare_pairs_side_by_side_are_drawn_more_often() -> None:
     assert both_aside.mean() > 0.035
 
 
-def test_rare_pairs_that_turn_away_from_the_bearing_are_drawn_more_often() -> None:
-    rng = np.random.default_rng(0)
-    odometry = np.zeros((20, 10, 3), np.float32)
-    # The robot turns to the side to which it drives, but for the last two frames of a drive.
-    odometry[..., 0], odometry[..., 1] = np.linspace(0, 0.9, 10), np.linspace(0, 0.9, 10)
-    odometry[..., 2] = np.linspace(0, 0.3, 10)
-    odometry[:, 8:, 2] = -0.3
-    pairs = sample_pairs(odometry, 500, reach_m=1.5, rng=rng)
-    first, second = (odometry.reshape(-1, 3)[each] for each in pairs)
-    away = (second[:, 0] > first[:, 0]) & (second[:, 2] < first[:, 2])
-    # Drawn at random, it would be 16 of 90.
-    assert away.mean() > 0.21
-
-
 def test_pairs_turned_too_far_are_not_drawn() -> None:
     odometry = line(drives=1, frames=6)
     odometry[0, :, 2] = [0, 0, 0, 3, 3, 3]
