@@ -253,16 +253,12 @@ class RouteFollower:
         self.stops.append((place.progress, reason))
 
     def _give_up(self, place: Place) -> None:
-        outcome = self._outcome_of_wait
-        certain = self._certain
-        is_same_place = (
-            certain is not None
-            and place.contrast >= _DISTINCT
-            and abs(place.key_frame - certain.key_frame) <= _SAME_PLACE
-        )
-        if outcome is RouteOutcome.LOST and (is_same_place or place.is_tracked):
-            # The robot is still there, by its images or its odometry, but the place does not look as it did.
-            outcome = RouteOutcome.CHANGED
+        outcome, certain = self._outcome_of_wait, self._certain
+        if certain is not None and outcome is RouteOutcome.LOST:
+            is_seen = place.contrast >= _DISTINCT and abs(place.key_frame - certain.key_frame) <= _SAME_PLACE
+            if is_seen or place.is_tracked:
+                # By its images or its odometry, the robot is still there: the place does not look as it did.
+                outcome, place = RouteOutcome.CHANGED, place if is_seen else certain
         self.end(outcome, f"{self.reason}; gave up at {place.progress:.0%} of the route")
 
     def _obstacle(self, place: Place) -> RouteOutcome:

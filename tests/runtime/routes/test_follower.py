@@ -132,6 +132,9 @@ def test_follower_uncertain_place_is_changed_if_odometry_tracks_the_robot(
     drive.at(3)
     drive.at(12, confidence=0.0, contrast=0.3, is_tracked=is_tracked, for_s=CONFIG.lost_after_s + 2)
     assert drive.outcome() is outcome
+    progress = (3 if is_tracked else 12) / (len(drive.route) - 1)
+    assert drive.follower.result is not None
+    assert drive.follower.result.reason.endswith(f"gave up at {progress:.0%} of the route")
 
 
 def test_follower_robot_without_progress_is_blocked_after_all_attempts() -> None:
