@@ -33,7 +33,7 @@ CAMERA, POSE, READ = "/camera/image_raw", "/first_person/true_pose", "/planner/g
 SURPRISE, FUTURES = "/world_model/surprise", "/pictures/futures/image"
 TOPICS = (CAMERA, POSE, READ, SURPRISE, FUTURES)
 # A frame for this time of the drive, shown for that one.
-PERIOD_S, FRAME_MS = 0.4, 100
+PERIOD_S, FRAME_MS = 0.8, 160
 # What is shown before a drive and after it, and the time in the plot of surprise.
 _BEFORE_S, _AFTER_S, _PLOTTED_S = 0.5, 1.5, 10.0
 SIZE = (900, 516)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -76,13 +76,10 @@ class Request(ABC, Generic[Answer]):
     def has_started(self) -> bool:
         """Whether a part of the result is known."""
 
+    @property
     @abstractmethod
-    def expected_ms(self, timings: Mapping[str, float]) -> float:
-        """Return how long a run should take.
-
-        Args:
-            timings: Durations of the model's last calls, see :attr:`WorldModel.timings`.
-        """
+    def stages(self) -> tuple[str, ...]:
+        """The calls of the model in the next run, as in :attr:`WorldModel.timings`."""
 
     @abstractmethod
     def run(self, processor: FrameProcessor) -> Answer | None:
@@ -153,8 +150,9 @@ class EvaluationRequest(Request[Evaluation]):
         """Whether a part of the result is known."""
         return self._done > 0
 
-    def expected_ms(self, timings: Mapping[str, float]) -> float:
-        return timings["predict"] + timings["energy"]
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return "predict", "energy"
 
     def run(self, processor: FrameProcessor) -> Evaluation | None:
         """Predict as many sequences as the model can in one run; return the result once it is complete.
@@ -279,9 +277,10 @@ class ScoreRequest(Request[Scores]):
         """Whether a part of the result is known."""
         return self._poses is not None or bool(self._energies)
 
-    def expected_ms(self, timings: Mapping[str, float]) -> float:
+    @property
+    def stages(self) -> tuple[str, ...]:
         reads = self._poses is None and len(self._pose_indices) > 0
-        return timings["relative_pose" if reads else "energy"]
+        return ("relative_pose",) if reads else ("energy",)
 
     def run(self, processor: FrameProcessor) -> Scores | None:
         """Read the poses, or compute the energies of as many latents as a frame has futures.
@@ -330,8 +329,9 @@ class EvaluationQueue:
         self._lock = Lock()
         self._pending: list[Request[Any]] = []
         self._frame_timing = FrameTiming()
-        # Durations of the last runs by kind of request.
-        self._run_ns: dict[type[Request[Any]], float] = {}
+        # Durations of the last runs by their stages, and of the model's last calls in these.
+        self._run_ns: dict[tuple[str, ...], float] = {}
+        self._call_ms: dict[tuple[str, ...], float] = {}
         self._is_blocked = False
         self._closed_reason = ""
 
@@ -354,8 +354,8 @@ class EvaluationQueue:
     def add_frame(self, stream: str, arrived_ns: int) -> None:
         """Note the arrival of the frame of ``stream`` that is processed now."""
         self._frame_timing.add(stream, arrived_ns)
-        for kind in self._run_ns:
-            self._run_ns[kind] *= _DECAY
+        for stages in self._run_ns:
+            self._run_ns[stages] *= _DECAY
         self._is_blocked = False
 
     def frame_timeout_s(self) -> float | None:
@@ -377,12 +377,13 @@ class EvaluationQueue:
         if request is None:
             return
         outcome: Any
+        stages = request.stages
         try:
             outcome = request.run(processor)
         except Exception as error:
             outcome = error
         if request.has_started or outcome is not None:
-            self._run_ns[type(request)] = self._clock_ns() - began_ns
+            self._run_ns[stages] = self._clock_ns() - began_ns
         self._is_blocked = outcome is None and not request.has_started
         with self._lock:
             # False if the queue was closed meanwhile.
@@ -404,8 +405,13 @@ class EvaluationQueue:
             request.complete(JepaRuntimeError(reason, code="pipeline.stopped"))
 
     def _has_time(self, request: Request[Any], processor: FrameProcessor, now_ns: int) -> bool:
-        expected_ms = request.expected_ms(processor.model.timings)
-        run_ns = max(self._run_ns.get(type(request), 0.0), 1e6 * expected_ms)
+        stages = request.stages
+        call_ms = sum(processor.model.timings[stage] for stage in stages)
+        if call_ms != self._call_ms.get(stages):
+            # The model was called meanwhile. Otherwise, the duration of the last call decays.
+            self._call_ms[stages] = call_ms
+            self._run_ns[stages] = max(self._run_ns.get(stages, 0.0), 1e6 * call_ms)
+        run_ns = self._run_ns[stages]
         due_ns = self._frame_timing.next_due_ns(now_ns)
         return due_ns is None or now_ns + _MARGIN * run_ns <= due_ns
 

@@ -32,12 +32,14 @@ class Limits:
         deadline_ms: The latency budget of a result, for messages.
         max_miss_run: This many consecutive late results are an error.
         stale_after_s: Without a frame for this long, the node is stale.
+        max_late_fraction: A larger fraction of late results is a warning.
         max_drop_fraction: A larger fraction of dropped frames is a warning.
     """
 
     deadline_ms: float
     max_miss_run: int
     stale_after_s: float
+    max_late_fraction: float = 0.05
     max_drop_fraction: float = 0.1
 
 
@@ -147,7 +149,7 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
             "command topic)",
         )
     late, processed = now.late - before.late, now.processed - before.processed
-    if late > 0:
+    if late > limits.max_late_fraction * max(processed, 1):
         return Verdict(Level.WARN, f"{late} of {processed} results were later than {limits.deadline_ms:g} ms")
     dropped, received = now.dropped - before.dropped, now.received - before.received
     if dropped > limits.max_drop_fraction * max(received, 1):

@@ -145,6 +145,7 @@ class Schedule:
     def __init__(self, *, period: int, frame: int, run: int) -> None:
         self.now = self._due = 0
         self._period, self._frame, self.run = period, frame, run
+        self._predict_ms, self._frames = run / MS, 0
         self._processor = FakeProcessor(1.0)
         predict = self._processor.model.predict
 
@@ -153,8 +154,6 @@ class Schedule:
             return predict(*request, **kwargs)
 
         self._processor.model.predict = timed  # type: ignore[method-assign]
-        # The measured durations of frames.
-        self._processor.model.timings["predict"] = run / MS
         self.queue = EvaluationQueue(lambda: self.now)
 
     def go(self, frames: int) -> list[int]:
@@ -164,6 +163,9 @@ class Schedule:
             waits.append(self.now - self._due)
             self.queue.add_frame("", self._due)
             self.now += self._frame
+            # Each frame measures the predictor, and never twice the same.
+            self._frames += 1
+            self._processor.model.timings["predict"] = self._predict_ms + 1e-6 * self._frames
             self._due += self._period
             while self.now < self._due:
                 patience_s = self.queue.frame_timeout_s()
@@ -228,6 +230,18 @@ def test_evaluation_continues_after_a_single_slow_run() -> None:
     schedule.queue.submit(request := make_request())
     schedule.go(30)
     assert request.future.done()
+
+
+def test_scores_continue_after_a_slow_call_that_no_frame_repeats() -> None:
+    """Without a goal, frames compute no energies: the last duration of an energy stays what it was."""
+    schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
+    schedule.go(3)
+    schedule._processor.model.timings["energy"] = 150.0
+    latents = np.zeros((3, TOKENS, DIM), np.float32)
+    scores = ScoreRequest(manifest(), latents, latents[0], "", np.zeros(0, int))  # type: ignore[arg-type]
+    schedule.queue.submit(scores)
+    schedule.go(50)
+    assert scores.future.done()
 
 
 def test_frames_and_an_evaluation_of_many_runs_are_both_served() -> None:
