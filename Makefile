@@ -8,9 +8,9 @@ help:            ## show this list
 
 # Demos of a driving robot: the scripts demo/NAME.py.
 DEMOS := two_rooms first_person
-DEMO ?= two_rooms
+DEMO ?= first_person
 
-demo:            ## run the demo over ROS 2; results in out/demo; DEMO=two_rooms (for DEMO_SECONDS, default 45) or first_person
+demo:            ## run the demo over ROS 2; results in out/demo; DEMO=first_person or two_rooms (for DEMO_SECONDS, default 45)
 	@$(if $(filter $(DEMO),$(DEMOS)),,$(error DEMO must be one of $(DEMOS), got $(DEMO)))
 	@scripts/setup.sh --with ros,viz$(if $(filter first_person,$(DEMO)),$(COMMA)first-person)
 	@. scripts/env.sh && exec python demo/$(DEMO).py

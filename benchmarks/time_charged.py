@@ -65,7 +65,7 @@ from jepa_sim.worlds.interface import World
 from jepa_sim.worlds.registry import make_world
 
 ROOT = Path(__file__).resolve().parent.parent
-# Duration of a decision where it is not what varies, as `make demo` measures it.
+# Duration of a decision where it is not what varies, as `make demo DEMO=two_rooms` measures it.
 DECISION_S = 0.006
 GOAL_MS, GOAL = 500, 0.9
 COMPENSATED, PLAIN, CLONING = "compensated", "not compensated", "behavior cloning"

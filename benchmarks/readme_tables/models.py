@@ -160,7 +160,7 @@ def _coverage(report: dict[str, Any], driving: dict[str, Any], demo: dict[str, A
     }
     if "error_bounds" in demo:
         shown = demo["error_bounds"]
-        rows[f"`make demo`, {max(shown['errors'])} errors"] = [
+        rows[f"`make demo DEMO=two_rooms`, {max(shown['errors'])} errors"] = [
             within / errors for within, errors in zip(shown["within"], shown["errors"], strict=True)
         ]
     first = report["driving"]

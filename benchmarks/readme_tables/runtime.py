@@ -29,15 +29,15 @@ def measured() -> str:
     encode, predict = demo["encode_ms"], demo["predict_ms"]
     futures = f"{demo['futures_per_frame']} futures of {demo['horizon']} steps"
     rows = [
-        ("image stamp to futures in another process", spread(e2e), f"{e2e['n']} images, `make demo`"),
-        ("images dropped at 30 Hz", f"{dropped} of {published}", "`make demo`"),
+        ("image stamp to futures in another process", spread(e2e), f"{e2e['n']} images, `make demo DEMO=two_rooms`"),
+        ("images dropped at 30 Hz", f"{dropped} of {published}", "`make demo DEMO=two_rooms`"),
         (
             f"encode; predict {futures}",
             f"p50 {encode['p50']:.1f} ms; {predict['p50']:.1f} ms, inside the demo",
-            f"{encode['n']} images, `make demo`",
+            f"{encode['n']} images, `make demo DEMO=two_rooms`",
         ),
-        ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo`"),
-        ("peak memory of the node, including its start", f"{demo['rss_mb']:.0f} MB", "`make demo`"),
+        ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo DEMO=two_rooms`"),
+        ("peak memory of the node, including its start", f"{demo['rss_mb']:.0f} MB", "`make demo DEMO=two_rooms`"),
         *(
             (
                 f"pipeline / OpenVINO's benchmark_app, same graphs, {each['machine']['cpu']['model']}",
@@ -94,12 +94,12 @@ def measured() -> str:
     lines = [
         *where(
             {
-                "`make demo`": processor(demo["cpu"]),
+                "`make demo DEMO=two_rooms`": processor(demo["cpu"]),
                 "`benchmarks/success.py`": processor(success["machine"]["cpu"]),
                 "`benchmarks/continuous_driving.py`": processor(cpu(driving)),
             }.items()
         ),
-        f"`make demo`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
+        f"`make demo DEMO=two_rooms`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
         "Shared cores, no GPU, no NPU. Intervals are 95 % (Wilson).",
         "",
         "| metric | measured | samples |",

@@ -199,7 +199,6 @@ def test_demo_without_a_bundle_reports_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xfail(reason="at the closed door it ends as lost, and the model has no normal data")
 @pytest.mark.skipif(not BUNDLE.is_dir(), reason="models/first_person is not in this checkout")
 def test_demo_repeats_the_route_and_stops_at_the_closed_door(tmp_path: Path) -> None:
     command = [sys.executable, DEMO / "first_person.py", "-o", tmp_path]
