@@ -18,6 +18,8 @@ from readme_tables.words import (
     where,
 )
 
+_DEMO = "`make demo DEMO=two_rooms`"
+
 
 def measured() -> str:
     """Return the results of the demo's model."""
@@ -29,15 +31,15 @@ def measured() -> str:
     encode, predict = demo["encode_ms"], demo["predict_ms"]
     futures = f"{demo['futures_per_frame']} futures of {demo['horizon']} steps"
     rows = [
-        ("image stamp to futures in another process", spread(e2e), f"{e2e['n']} images, `make demo DEMO=two_rooms`"),
-        ("images dropped at 30 Hz", f"{dropped} of {published}", "`make demo DEMO=two_rooms`"),
+        ("image stamp to futures in another process", spread(e2e), f"{e2e['n']} images, {_DEMO}"),
+        ("images dropped at 30 Hz", f"{dropped} of {published}", _DEMO),
         (
             f"encode; predict {futures}",
             f"p50 {encode['p50']:.1f} ms; {predict['p50']:.1f} ms, inside the demo",
-            f"{encode['n']} images, `make demo DEMO=two_rooms`",
+            f"{encode['n']} images, {_DEMO}",
         ),
-        ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", "`make demo DEMO=two_rooms`"),
-        ("peak memory of the node, including its start", f"{demo['rss_mb']:.0f} MB", "`make demo DEMO=two_rooms`"),
+        ("goals reached in the demo", f"{demo['successes']} of {demo['episodes']}", _DEMO),
+        ("peak memory of the node, including its start", f"{demo['rss_mb']:.0f} MB", _DEMO),
         *(
             (
                 f"pipeline / OpenVINO's benchmark_app, same graphs, {each['machine']['cpu']['model']}",
@@ -94,12 +96,12 @@ def measured() -> str:
     lines = [
         *where(
             {
-                "`make demo DEMO=two_rooms`": processor(demo["cpu"]),
+                _DEMO: processor(demo["cpu"]),
                 "`benchmarks/success.py`": processor(success["machine"]["cpu"]),
                 "`benchmarks/continuous_driving.py`": processor(cpu(driving)),
             }.items()
         ),
-        f"`make demo DEMO=two_rooms`: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
+        f"{_DEMO}: {versions['system']}, ROS 2 {versions['ros']}, {software}.",
         "Shared cores, no GPU, no NPU. Intervals are 95 % (Wilson).",
         "",
         "| metric | measured | samples |",
