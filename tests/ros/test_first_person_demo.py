@@ -132,6 +132,16 @@ def test_dropped_images_and_missed_bounds_are_failures(demo: ModuleType) -> None
     assert demo.failures(run, summary) == ["the error bounds were not evaluated"]
 
 
+def test_late_results_count_over_the_whole_run_only(demo: ModuleType) -> None:
+    run = run_of(
+        demo, good=drive(demo, warnings=["world_model: inference: 3 of 30 results were later than 33 ms"])
+    )
+    summary = summary_of(demo, run)
+    assert demo.failures(run, summary) == []
+    summary["deadline_misses"] = 150
+    assert demo.failures(run, summary) == ["150 of 2000 images had no futures within 33 ms"]
+
+
 def test_warnings_in_logs_are_found(demo: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "planner.log").write_text(
         "[INFO] [1.0] [planner]: [WARN] is a word\n[WARN] [1.0] [planner]: late\n"
@@ -205,7 +215,7 @@ def test_demo_repeats_the_route_and_stops_at_the_closed_door(tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    assert summary["repeated"]["outcome"] == "reached" and summary["repeated"]["warnings"] == []
+    assert summary["repeated"]["outcome"] == "reached"
     assert summary["door_closed"]["outcome"] in ("blocked", "changed")
     with Image.open(tmp_path / "demo.webp") as picture:
         assert picture.n_frames > 50
