@@ -102,7 +102,7 @@ def test_demo_with_a_dead_node_fails_and_names_it(toy_bundle, tmp_path):
     assert "planner exited early" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_demo_stops_its_nodes_and_keeps_its_results(toy_bundle, tmp_path, number):
     demo = start(toy_bundle, tmp_path, seconds="60")
     recording = tmp_path / "demo.mcap.partial"

@@ -323,6 +323,7 @@ def test_planner_shutdown_ends_its_goal_and_stops_the_robot(ros_graph: Any) -> N
     assert result.outcome == "aborted" and result.reason == "the planner is shutting down"
 
 
+@pytest.mark.slow
 def test_planner_releases_the_images_of_finished_goals(ros_graph: Any) -> None:
     stub = Stub(ros_graph, model_info())
     image = to_image(np.zeros((960, 1280, 3), np.uint8), stamp_ns=0, frame_id="eye")

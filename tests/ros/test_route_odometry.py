@@ -259,6 +259,7 @@ def test_recording_with_a_jump_of_the_odometry_has_none(at_start: Nodes) -> None
     assert Route.open(at_start.folder / "jumped").poses is None
 
 
+@pytest.mark.slow
 def test_route_without_odometry_is_repeated_without_given_poses(at_start: Nodes) -> None:
     """The planner then has what the model reads: of a goal ahead, nothing."""
     began, ended = at_start.began, at_start.ended
@@ -278,6 +279,7 @@ def test_route_without_odometry_is_repeated_without_given_poses(at_start: Nodes)
     assert handle.end(10.0)[1].outcome == "canceled"
 
 
+@pytest.mark.slow
 def test_model_that_reads_no_poses_repeats_the_route_without_given_poses(at_start: Nodes) -> None:
     graph = at_start.graph
     handle = at_start.drive("first")

@@ -71,6 +71,7 @@ def test_old_goal_image_does_not_return_with_the_next_activation(ros_graph, toy_
     assert {message.goal_stamp.sec for message in futures} == {66}
 
 
+@pytest.mark.slow
 def test_images_while_the_model_is_closed_do_not_end_the_node(ros_graph, toy_bundle):
     camera, futures = served(ros_graph, toy_bundle)
     commands = ros_graph.publisher(Twist, "cmd_vel")
@@ -98,6 +99,7 @@ def test_images_while_the_model_is_closed_do_not_end_the_node(ros_graph, toy_bun
     assert ros_graph.stop("world_model") == 0
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_matched_to_commands_are_reported(ros_graph, toy_bundle):
     diagnostics = ros_graph.listen(DiagnosticArray, "/diagnostics")
     # Warnings about a toy model's surprise and bounds on noise are irrelevant here.
