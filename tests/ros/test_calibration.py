@@ -107,7 +107,8 @@ def test_unannounced_jump_raises_an_alarm_with_a_recording_and_an_announced_one_
     changes = [np.abs(later[1] - earlier[1]).mean() for earlier, later in pairwise(frames)]
     after = next(index for index, (stamp_ns, *_) in enumerate(frames) if stamp_ns > jump_ns)
     assert frames[after][0] - jump_ns < 0.2e9, "the recording covers the jump"
-    assert changes[after - 1] > 5 * np.median(changes)
+    # Other changes are noise of the camera, and differ by a few percent.
+    assert changes[after - 1] > 3 * np.median(changes)
     assert graph.stop("world_model") == 0
 
 
