@@ -245,9 +245,11 @@ class RouteLocalizer:
         # A robot that stands may see the same image again.
         is_repeated = content == self._last and (command is None or bool(np.any(command)))
         self._last = content
-        self._unseen_m += self._moved_m(pose)
+        moved_m = self._moved_m(pose)
+        self._unseen_m += moved_m
         self._track(elapsed_s, pose, None if is_repeated else readings)
-        self._predict(elapsed_s, command, pose)
+        self._pose = pose
+        self._predict(elapsed_s, command, moved_m)
         every = self._all_energies(window, energies)
         if not is_repeated and np.isfinite(energies).all():
             weight = 1.0 if is_first else min(elapsed_s / _CORRELATION_S, 1.0)
@@ -302,9 +304,9 @@ class RouteLocalizer:
         self,
         elapsed_s: float,
         command: NDArray[np.floating] | None,
-        pose: tuple[float, float, float] | None,
+        moved_m: float,
     ) -> None:
-        advance = self._advance(elapsed_s, command, pose)
+        advance = self._advance(elapsed_s, command, moved_m)
         on_route, off_route = _moved(self._on_route, advance), self._off_route
         drift = _STANDING_DRIFT * elapsed_s + _MOVING_DRIFT * float(np.abs(advance).mean())
         on_route = _diffused(on_route, min(drift, 0.3))
@@ -317,14 +319,13 @@ class RouteLocalizer:
         self,
         elapsed_s: float,
         command: NDArray[np.floating] | None,
-        pose: tuple[float, float, float] | None,
+        moved_m: float,
     ) -> NDArray[np.float64]:
         """Return the expected motion [N] in key frames from each key frame on."""
-        before, self._pose = self._pose, pose
         traveled_m = self._route.traveled_m
-        if pose is not None and before is not None and traveled_m is not None:
+        if traveled_m is not None and not math.isnan(moved_m):
             indices = np.arange(len(traveled_m), dtype=float)
-            there_m = traveled_m + travel_m(np.array(before), np.array(pose))
+            there_m = traveled_m + moved_m
             moved: NDArray[np.float64] = np.interp(there_m, traveled_m, indices) - indices
             return moved
         ratio = 0.5
