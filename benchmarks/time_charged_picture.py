@@ -48,7 +48,8 @@ def draw(reports: Sequence[dict[str, Any]]) -> bytes:
             _draw_world(axis, report)
         axes[0][0].set_ylabel("goals reached [%]")
         names = {line.get_label(): line for axis in axes[0] for line in axis.containers}
-        drawing.legend(names.values(), names.keys(), loc="outside lower center", ncols=3, frameon=False)
+        columns = min(3, 1 + len(reports))
+        drawing.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns, frameon=False)
         drawn = BytesIO()
         drawing.savefig(drawn, dpi=_DPI, format="png")
         plt.close(drawing)
@@ -68,8 +69,9 @@ def _draw_world(axis: Any, report: dict[str, Any]) -> None:
             color, style = BASELINE.light, _BASELINE_STYLES[baselines % len(_BASELINE_STYLES)]
             baselines += 1
         rates = [100 * row["rate"] for row in rows]
-        below = [rate - 100 * row["interval"][0] for rate, row in zip(rates, rows, strict=True)]
-        above = [100 * row["interval"][1] - rate for rate, row in zip(rates, rows, strict=True)]
+        # At 0 % and 100 %, rounding can put the rate outside its interval.
+        below = [max(0.0, rate - 100 * row["interval"][0]) for rate, row in zip(rates, rows, strict=True)]
+        above = [max(0.0, 100 * row["interval"][1] - rate) for rate, row in zip(rates, rows, strict=True)]
         axis.errorbar(
             [float(row["latency"]) for row in rows], rates, yerr=[below, above], label=name, color=color,
             linestyle=style, marker="o", markersize=3, elinewidth=0.7, capsize=2,

@@ -152,7 +152,7 @@ def api_packages() -> list[str]:
         for module in pkgutil.walk_packages(jepa_runtime.__path__, "jepa_runtime.")
         if module.ispkg and hasattr(importlib.import_module(module.name), "__all__")
     ]
-    return ["jepa_runtime.errors", *packages]
+    return ["jepa_runtime.errors", *packages, "jepa_export"]
 
 
 def _api_file(package: str) -> str:

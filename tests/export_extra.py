@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 _NEEDED = ("torch", "onnx", "nncf", "scipy", "safetensors", "av", "pyarrow", "lightning_fabric")
-_MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 class _Skipped(pytest.Module):
@@ -17,13 +17,13 @@ class _Skipped(pytest.Module):
 
     def collect(self) -> Iterable[pytest.Item]:
         pytest.skip(
-            f"{', '.join(_MISSING)} not installed (pip install 'jepa-edge[export]')", allow_module_level=True
+            f"{', '.join(MISSING)} not installed (pip install 'jepa-edge[export]')", allow_module_level=True
         )
 
 
 def skipped_module(path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Return the stand-in of a module that cannot be imported, or None if the extra is installed."""
-    if not _MISSING:
+    if not MISSING:
         return None
     skipped: pytest.Module = _Skipped.from_parent(parent, path=path)
     return skipped

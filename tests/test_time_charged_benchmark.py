@@ -203,6 +203,7 @@ def test_picture_has_a_chart_for_each_world() -> None:
     picture = load("time_charged_picture")
     names = ("steering, compensated", "steering, not compensated", "behavior cloning")
     rows = [row(latency, 0.5, name) for name in names for latency in ("500", "0")]
+    rows += [row("0", 1.0, "straight line") | {"interval": (0.7, 0.9999999999999999)}]
     report = {"world": "first-person rooms, L0: near", "rows": rows}
     one, two = (decode(picture.draw([report] * count)) for count in (1, 2))
     assert two.shape[1] > 1.5 * one.shape[1] and two.shape[0] == one.shape[0]

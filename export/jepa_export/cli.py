@@ -54,6 +54,12 @@ PROGRAM = Program(
             Command(
                 "build", "build the bundle of a student or a teacher", f"{_COMMANDS}.build", has_config=True
             ),
+            Command(
+                "bundle",
+                "make a bundle of your own encoder and predictor",
+                f"{_COMMANDS}.bundle",
+                has_config=True,
+            ),
             Command("add-variant", "add variants for other devices to a bundle", f"{_COMMANDS}.add_variant"),
             Command("compile-npu", "compile the NPU variants of a bundle", f"{_COMMANDS}.compile_npu"),
             Command("atlas", "add frames to show latents as images", f"{_COMMANDS}.atlas"),

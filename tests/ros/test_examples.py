@@ -55,8 +55,3 @@ def test_example_without_a_world_model_reports_it(ros_graph: Any) -> None:
     example = start(ros_graph, "score_trajectories.py", "--service", "/missing/evaluate_actions")
     output, _ = example.communicate(timeout=60)
     assert example.returncode == 1 and "/missing/evaluate_actions is not available" in output
-
-
-def test_every_example_fits_on_a_page() -> None:
-    for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 40, path.name

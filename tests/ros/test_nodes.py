@@ -29,6 +29,7 @@ from sensor_msgs.msg import Image
 from jepa_runtime.errors import BackendError, DeviceLostError
 from jepa_runtime.recording import messages
 from jepa_runtime.sources.base import Frame
+from tests.export.data.recordings import write_video
 from tests.ros.graph import executable
 
 pytestmark = pytest.mark.ros
@@ -305,6 +306,16 @@ def test_folder_of_images_is_played_as_a_camera(ros_graph, tmp_path):
         assert begins == (len(views) == 2), "each pass announces its beginning"
     assert all(re.fullmatch(r"eye(#\d+)?", image.header.frame_id) for image in images)
     assert abs(time.time_ns() - from_time(images[-1].header.stamp)) < 5e9
+    assert ros_graph.stop("camera", signal.SIGTERM) == 0
+
+
+def test_video_that_starts_again_is_another_view(ros_graph, tmp_path):
+    path = write_video(tmp_path / "film.ts", range(12))
+    path.write_bytes(path.read_bytes() * 2)
+    images = ros_graph.listen(Image, "camera/image_raw", qos.SENSOR)
+    ros_graph.start("camera", {"source": path, "loop": True})
+    ros_graph.until(lambda: len(images) > 24, "images, more than both parts have")
+    assert {"camera#2", "camera#3"} <= {image.header.frame_id for image in images}
     assert ros_graph.stop("camera", signal.SIGTERM) == 0
 
 

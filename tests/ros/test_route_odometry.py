@@ -34,6 +34,7 @@ from tests.ros.route_goals import RouteGoal
 pytestmark = pytest.mark.ros
 
 START_S, ROUTE_S = 60.0, 60.0
+DISCOVERY_S = 1.0
 PATIENCE_S = 2.0
 # Ahead, to the left, and ahead: speed, turning rate, duration.
 TAUGHT = ((0.4, 0.0, 2.0), (0.4, 0.7, 1.5), (0.4, 0.0, 1.5))
@@ -96,6 +97,8 @@ class Nodes:
         self.graph.until(
             lambda: log.read_text().count("accepts goals") == self._starts, "the route node", START_S
         )
+        # A client may count a server as ready before both match each other, and its request is then lost.
+        self.graph.spin_for(DISCOVERY_S)
 
     def teach(self, name: str, meanwhile: Callable[[int], None] = lambda _: None) -> Any:
         """Drive the taught path and return the result; ``meanwhile`` is called before each part of it."""

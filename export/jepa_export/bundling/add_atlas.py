@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_export.bundling.staging import check_output, copy_files, staged
+from jepa_export.bundling.staging import check_output, check_outside, copy_files, staged
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.model import WorldModel
@@ -70,11 +70,7 @@ def add_atlas(
         JepaRuntimeError: The source or the bundle cannot be read, or the model cannot run.
     """
     check_output(out)
-    if bundle.path.resolve() in out.resolve().parents:
-        raise JepaExportError(
-            f"{out}: lies in {bundle.path}, which is copied: choose a folder elsewhere",
-            code="export.output_in_bundle",
-        )
+    check_outside(out, bundle)
     latent_bytes = 2 * bundle.manifest.io.latent.tokens * bundle.manifest.io.latent.dim
     read = min(read, _MAX_BYTES // latent_bytes)
     if frames * latent_bytes > max_bytes:

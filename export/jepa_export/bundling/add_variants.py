@@ -20,8 +20,8 @@ from jepa_export.bundling.builder import (
     build_bundle,
     verify_golden_outputs,
 )
-from jepa_export.bundling.manifest_fields import ActionSpace, BundleSettings, manifest_text
-from jepa_export.bundling.staging import copy_files, source_commit
+from jepa_export.bundling.manifest_fields import ERROR_QUANTILE, ActionSpace, BundleSettings, manifest_text
+from jepa_export.bundling.staging import check_absent, check_outside, copy_files, source_commit
 from jepa_export.bundling.student_bundle import TOLERANCES, calibration_samples, rollout_samples
 from jepa_export.bundling.variants import (
     VariantKey,
@@ -63,23 +63,30 @@ _GOALS = 8
 _Samples = dict[Role, list[Sample]]
 
 
-def check_addable(base: Bundle, variants: Sequence[VariantKey], *, calibrated: bool) -> None:
+def check_addable(base: Bundle, folder: Path, variants: Sequence[VariantKey], *, calibrated: bool) -> None:
     """Check that :func:`add_variants` can add these variants.
 
     Args:
         base: The bundle to extend.
+        folder: Destination.
         variants: Variants to add.
         calibrated: Whether calibration frames are available.
 
     Raises:
-        JepaExportError: ``base`` has no fp32 ONNX graphs or already has one of ``variants``, or one of them
-            needs calibration frames.
+        JepaExportError: ``folder`` exists or lies in ``base``; or ``base`` lacks an fp32 ONNX graph or
+            already has one of ``variants``, or one of them needs calibration frames.
     """
-    existing = [key_of(each) for each in base.manifest.graphs.encoder]
-    if SOURCE not in existing:
+    check_absent(folder)
+    check_outside(folder, base)
+    manifest = base.manifest
+    existing = [key_of(each) for each in manifest.graphs.encoder]
+    # The step graph of a target with fixed shapes is derived from the predictor.
+    needed = [role for role in ROLES if role != "step" and manifest.graphs.variants(role)]
+    if missing := [role for role in needed if not _find(manifest, role, SOURCE)]:
         raise JepaExportError(
-            f"{base.path}: has no fp32 ONNX graphs to make variants from (it has {_names(existing)}): build "
-            f"it again with --target onnx as well; it was built by: {base.manifest.provenance.command}",
+            f"{base.path}: variants are made from fp32 ONNX graphs, and it has no such graph of: "
+            f"{', '.join(missing)} (its encoder: {_names(existing)}): build it again with --target onnx as "
+            f"well; it was built by: {manifest.provenance.command}",
             code="export.no_onnx_source",
         )
     if present := [key for key in variants if key in existing]:
@@ -117,7 +124,9 @@ def add_variants(
     INT8 and TensorRT variants are calibrated on ``frames`` and on actions that a planner proposes within the
     bundle's limits. INT8 for NPUs is the bundle's INT8 for OpenVINO with fixed shapes, where that exists.
     Each variant must reproduce the golden outputs, and the outputs of the fp32 ONNX graphs on ``frames``,
-    within the bundle's tolerances; ONNX Runtime or OpenVINO computes it on this CPU.
+    within the bundle's tolerances; ONNX Runtime or OpenVINO computes it on this CPU. Error bounds, thresholds
+    and normal scores stay those of ``base``; how far each variant is from fp32, relative to the error bounds,
+    is measured, reported to ``progress`` and written to report.json.
 
     Args:
         base: Opened bundle, trained or not.
@@ -133,11 +142,11 @@ def add_variants(
         seed: Seed of the actions to calibrate on.
 
     Raises:
-        JepaExportError: See :func:`check_addable`; or ``folder`` exists or cannot be written; or a variant
-            cannot be made, or does not reproduce the fp32 graphs.
+        JepaExportError: See :func:`check_addable`; or ``folder`` cannot be written; or a variant cannot be
+            made, or does not reproduce the fp32 graphs.
         BundleError: ``base`` was changed meanwhile, or the result is not a valid bundle.
     """
-    check_addable(base, variants, calibrated=frames is not None)
+    check_addable(base, folder, variants, calibrated=frames is not None)
     manifest = base.manifest
     progress("verifying the ONNX graphs against the golden outputs")
     verify_golden_outputs(base, *SOURCE)
@@ -170,15 +179,17 @@ def add_variants(
         note = {
             "variants": ["/".join(key) for key in variants],
             "command": command,
+            "base_sha256": base.sha256,
             "commit": source_commit(),
             "frames": len(used),
         }
         report: dict[str, Any] = dict(base.report() or {})
         report["added"] = [*report.get("added", ()), note]
-        fields = _fields(manifest, added, command, version)
+        fields = _fields(manifest, added, f"{command} (bundle {base.sha256})", version)
         bundle = builder.finish(fields, report, graphs=added, compile_blobs=compile_blobs)
         progress(f"comparing each variant with fp32 on these {len(used)} frames")
-        note["agreement"] = _agreement(bundle, variants, used, samples["predictor"])
+        note["agreement"] = rows = measure_agreement(bundle, variants, used, samples["predictor"])
+        progress(_unchanged_bounds(base, variants, rows))
         builder.write_report(bundle.report() | {"added": report["added"]})
         builder.seal(bundle.manifest)
     return Bundle.open(folder)
@@ -196,9 +207,10 @@ def add_blobs(base: Bundle, folder: Path, *, progress: Callable[[str], None]) ->
 
     Raises:
         JepaExportError: ``base`` has no NPU variant, the compiler is not installed or rejects a graph, or
-            ``folder`` exists or cannot be written.
+            ``folder`` exists, lies in ``base`` or cannot be written.
         BundleError: ``base`` was changed meanwhile.
     """
+    check_outside(folder, base)
     graphs = [
         (role, each) for role in ROLES for each in base.manifest.graphs.variants(role) if each.target == "npu"
     ]
@@ -339,10 +351,22 @@ def _open(bundle: Bundle, key: VariantKey) -> WorldModel:
     )
 
 
-def _agreement(
+def measure_agreement(
     bundle: Bundle, variants: Sequence[VariantKey], frames: NDArray[np.uint8], rollouts: Sequence[Sample]
 ) -> list[dict[str, Any]]:
     """Compare encoder and predictor of each variant with the fp32 ONNX graphs on the same inputs.
+
+    ``error_of_bound`` is the 90 % quantile of the norm of the difference, as a fraction of the error bound of
+    its step (the first, for latents of the encoder), at the worst step; None if the bounds are zero.
+
+    Args:
+        bundle: Bundle with fp32 ONNX graphs.
+        variants: Variants to compare.
+        frames: uint8 [n, height, width, 3].
+        rollouts: Inputs of the predictor by name.
+
+    Returns:
+        The rows for report.json.
 
     Raises:
         JepaExportError: The mean cosine is below the minimum cosine of the bundle's tolerance.
@@ -363,6 +387,7 @@ def _agreement(
                 "predictor": np.stack(futures),
             }
 
+    bounds = np.array(bundle.manifest.error_bounds)
     reference, rows = outputs(SOURCE), []
     for key in variants:
         minimum = bundle.manifest.golden.tolerances[key[1]].min_cosine
@@ -377,16 +402,43 @@ def _agreement(
                 "mean_cosine": mean,
                 "min_cosine": float(found.min()),
                 "max_abs": float(np.abs(computed - expected).max()),
+                "error_of_bound": None,
             }
+            if (bounds > 0).all():
+                of_steps = bounds[:1] if graph == "encoder" else bounds
+                norms = np.linalg.norm(computed - expected, axis=(-2, -1)).reshape(-1, len(of_steps))
+                fractions = np.quantile(norms, ERROR_QUANTILE, axis=0) / of_steps
+                row["error_of_bound"] = float(fractions.max())
             # Written so that NaN is rejected as well.
             if not mean >= minimum:
                 raise JepaExportError(
-                    f"the {key[1]} {graph} for {key[0]} does not reproduce fp32 on the calibration frames: "
+                    f"the {key[1]} {graph} for {key[0]} does not reproduce fp32 on recorded frames: "
                     f"mean cosine {mean:.4f}, required: {minimum:g}; nothing was written",
                     code="export.parity_failed",
                 )
             rows.append(row)
     return rows
+
+
+def _unchanged_bounds(base: Bundle, variants: Sequence[VariantKey], rows: Sequence[dict[str, Any]]) -> str:
+    """Return the message that error bounds and thresholds were not measured with the new variants."""
+    text = (
+        f"error bounds, thresholds and normal scores are those of {base.path.name} (jepa-runtime calibrate "
+        "measures error bounds and normal scores with a variant)"
+    )
+    if any(row["error_of_bound"] is None for row in rows):
+        return text
+    return f"{text}; {describe_agreement(variants, rows)}"
+
+
+def describe_agreement(variants: Sequence[VariantKey], rows: Sequence[dict[str, Any]]) -> str:
+    """Return the result of :func:`measure_agreement` for error bounds above zero, in words."""
+    largest = {
+        key: max(row["error_of_bound"] for row in rows if (row["target"], row["precision"]) == key)
+        for key in variants
+    }
+    found = ", ".join(f"{_names([key])} {fraction:.1%}" for key, fraction in largest.items())
+    return f"deviation from fp32 relative to the error bounds: {found}"
 
 
 def _names(variants: Sequence[VariantKey]) -> str:

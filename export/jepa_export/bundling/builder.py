@@ -7,6 +7,7 @@ seal. The finished folder then replaces the destination in one step, or nothing 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,23 @@ import numpy as np
 from torch import Tensor
 
 from jepa_export.bundling.staging import staged, write_report
-from jepa_export.bundling.variants import VariantKey, key_of, model_path, needs_step, write_step
+from jepa_export.bundling.variants import (
+    VariantKey,
+    key_of,
+    manifest_entries,
+    model_path,
+    needs_step,
+    write_step,
+)
 from jepa_export.errors import JepaExportError
+from jepa_export.quantization.accuracy_control import AccuracyController
 from jepa_export.targets.registry import GraphVariant
 from jepa_export.targets.vendor_compilers import run_vendor_compilers
+from jepa_export.training.step_results import StepResults
 from jepa_runtime.backends import reference_engine
-from jepa_runtime.bundle import ROLES, Bundle, Manifest, Precision, Role, Target, seal
+from jepa_runtime.bundle import MANIFEST_NAME, ROLES, Bundle, Manifest, Precision, Role, Target, seal
 from jepa_runtime.model import golden_parity
+from jepa_runtime.util import file_sha256
 
 Progress = Callable[[str], None]
 """Called with a description of each step before it begins, and with warnings."""
@@ -32,19 +43,23 @@ _STATIC_SCENE = 1e-6
 
 
 @contextmanager
-def build_bundle(folder: Path, progress: Progress, *, replace: bool = True) -> Iterator[BundleBuilder]:
+def build_bundle(
+    folder: Path, progress: Progress, *, replace: bool = True, results: StepResults | None = None
+) -> Iterator[BundleBuilder]:
     """Build the bundle ``folder`` in the block; it appears when the block ends without an error.
 
     Args:
         folder: Destination.
         progress: See :data:`Progress`.
         replace: Whether an existing bundle may be replaced.
+        results: Where finished graphs are stored, so that they are not built again after an interruption
+            (None: nowhere).
 
     Raises:
         JepaExportError: ``folder`` exists and may not be replaced, or cannot be written.
     """
     with staged(folder, replace=replace) as staging:
-        yield BundleBuilder(staging, progress)
+        yield BundleBuilder(staging, progress, results)
 
 
 class BundleBuilder:
@@ -54,8 +69,36 @@ class BundleBuilder:
         staging: Folder that becomes the bundle. Graphs go into one folder for each role.
     """
 
-    def __init__(self, staging: Path, progress: Progress) -> None:
-        self.staging, self._progress = staging, progress
+    def __init__(self, staging: Path, progress: Progress, results: StepResults | None = None) -> None:
+        self.staging, self._progress, self._results = staging, progress, results
+
+    def write_graphs(
+        self,
+        role: Role,
+        write: Callable[[Path], None],
+        inputs: dict[str, Any],
+        controller: AccuracyController,
+    ) -> None:
+        """Write every variant of a graph, or copy those that an interrupted run wrote from the same inputs.
+
+        Args:
+            role: Name of the graph and of its folder.
+            write: Writes the variants into a folder, and quantizes with ``controller``.
+            inputs: Everything that the graphs depend on, as JSON values.
+            controller: Gets the outcomes of copied graphs.
+        """
+
+        def work(folder: Path) -> list[dict[str, Any]]:
+            earlier = len(controller.outcomes)
+            write(folder / role)
+            return [outcome.as_dict() for outcome in controller.outcomes[earlier:]]
+
+        if self._results is None:
+            work(self.staging)
+            return
+        result = self._results.run(f"{role} graphs", inputs, work, into=self.staging)
+        if result.reused:
+            controller.add(result.values)
 
     def copy_graph(self, base: Bundle, role: Role) -> list[dict[str, str]]:
         """Copy every variant of a graph from another bundle, and return the entries for the manifest.
@@ -73,12 +116,10 @@ class BundleBuilder:
 
     def write_steps(self, variants: Sequence[VariantKey]) -> list[dict[str, str]]:
         """Derive the ``step`` graph of each variant with fixed shapes; return the manifest entries."""
-        entries = []
-        for key in variants:
-            if needs_step(key):
-                write_step(self.staging, key)
-                entries.append({"target": key[0], "precision": str(key[1]), "path": model_path("step", key)})
-        return entries
+        derived = [key for key in variants if needs_step(key)]
+        for key in derived:
+            write_step(self.staging, key)
+        return manifest_entries("step", derived)
 
     def write_golden_outputs(self, *, latents: Tensor, **others: Tensor) -> None:
         """Write golden.npz, with the last of ``latents`` as the goal.
@@ -141,14 +182,42 @@ class BundleBuilder:
         keys = [key_of(variant) for role, variant in graphs if role == "encoder"]
         rows = [row for key in keys for row in verify_golden_outputs(bundle, *key)]
         report = report | {"parity": [*report.get("parity", ()), *rows]}
-        results = run_vendor_compilers(
-            self.staging, graphs, manifest.num_samples, self._progress, compile_blobs=compile_blobs
-        )
+        results = self._run_vendor_compilers(graphs, manifest, compile_blobs=compile_blobs)
         for target, result in results.items():
             earlier = report.get(target, {"graphs": []})["graphs"]
             report[target] = result | {"graphs": [*earlier, *result["graphs"]]}
         self.write_report(report)
         return self.seal(manifest)
+
+    def _run_vendor_compilers(
+        self, graphs: Sequence[GraphVariant], manifest: Manifest, *, compile_blobs: bool
+    ) -> dict[str, Any]:
+        """Run the vendors' compilers, or copy the results of an interrupted run on the same graphs."""
+
+        def run() -> dict[str, Any]:
+            return run_vendor_compilers(
+                self.staging, graphs, manifest.num_samples, self._progress, compile_blobs=compile_blobs
+            )
+
+        if self._results is None:
+            return run()
+
+        def work(folder: Path) -> dict[str, Any]:
+            reports = run()
+            for path in self.staging.rglob("*"):
+                name = path.relative_to(self.staging)
+                if path.is_file() and str(name) not in recorded:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, folder / name)
+            return reports
+
+        recorded = {record.path for record in manifest.files} | {MANIFEST_NAME}
+        read = {path: file_sha256(self.staging / path) for _, variant in graphs for path in variant.paths}
+        inputs = {"graphs": read, "num_samples": manifest.num_samples, "compile_blobs": compile_blobs}
+        reports: dict[str, Any] = self._results.run(
+            "vendor compilers", inputs, work, into=self.staging
+        ).values
+        return reports
 
     def _write(self, path: str, content: bytes) -> None:
         destination = self.staging / path

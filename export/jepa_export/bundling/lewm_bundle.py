@@ -27,6 +27,7 @@ from jepa_export.bundling.manifest_fields import (
 )
 from jepa_export.bundling.student_bundle import GOLDEN_CANDIDATES, TOLERANCES, sample_candidates
 from jepa_export.bundling.student_graphs import write_graph
+from jepa_export.bundling.task_progress import Begin, ignore_progress, track
 from jepa_export.bundling.teacher_bundle import GOLDEN_FRAMES, measure_errors
 from jepa_export.data.action_statistics import ActionStatistics
 from jepa_export.data.action_statistics import measure as measure_actions
@@ -170,6 +171,7 @@ def write_lewm_bundle(
     *,
     seed: int,
     progress: Progress,
+    begin: Begin = ignore_progress,
 ) -> Bundle:
     """Write the bundle ``folder`` of a LeWM; an existing bundle is replaced.
 
@@ -181,6 +183,7 @@ def write_lewm_bundle(
         identity: Identity of the weights.
         seed: Seed of the candidates that INT8 is calibrated on.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
+        begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
@@ -192,7 +195,8 @@ def write_lewm_bundle(
         progress(f"the action {name} is constant in the recordings, so robots may not change it either")
     with build_bundle(folder, progress) as builder:
         progress(f"encoding {frames.shape[0] * frames.shape[1]} frames")
-        latents = torch.stack([torch.cat([encoder(frame[None]) for frame in each]) for each in frames])
+        each_frame = track(frames.flatten(0, 1).split(1), "encoding frames", begin)
+        latents = torch.cat([encoder(frame) for frame in each_frame]).unflatten(0, frames.shape[:2])
         progress(f"predicting {len(frames)} trajectories to measure errors")
         actions = torch.from_numpy(trajectories.actions)
         predicted = torch.cat(
@@ -230,8 +234,8 @@ def write_lewm_bundle(
             latent=(1, model.config.encoder.width),
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,
+            others={"step": steps},
         )
-        fields["graphs"]["step"] = steps
         builder.finish(fields, {})
     return Bundle.open(folder)
 

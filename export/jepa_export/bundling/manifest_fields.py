@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
 from jepa_export.bundling.staging import source_commit
-from jepa_export.bundling.variants import VariantKey, model_path
+from jepa_export.bundling.variants import VariantKey, manifest_entries
 from jepa_export.errors import JepaExportError
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_runtime.bundle import MAX_TEXT, SCHEMA_VERSION, Manifest, Variant
@@ -31,7 +32,7 @@ class ActionSpace:
     units: tuple[str, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    max_norm: float | None
+    max_norm: float | None = None
 
     @property
     def scale(self) -> tuple[float, ...]:
@@ -133,6 +134,8 @@ def create_manifest(
     latent: tuple[int, int],
     roles: Sequence[str],
     tolerances: Tolerances,
+    others: Mapping[str, Sequence[dict[str, str]]] = MappingProxyType({}),
+    commit: str | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a manifest.
 
@@ -143,22 +146,28 @@ def create_manifest(
         frame: Input image of the encoder.
         latent: Tokens of a latent and their width.
         roles: Graphs that the bundle has in every variant of ``settings``.
-        tolerances: Tolerances by precision, for at least the precisions of ``settings``.
+        tolerances: Tolerances by precision, for at least the precisions of all graphs.
+        others: Entries by role of the graphs that have other variants than those of ``settings``.
+        commit: Commit of the code that defines the model (default: that of this code).
     """
     tokens, dim = latent
-    graphs = {
-        role: [
-            {"target": target, "precision": precision, "path": model_path(role, (target, precision))}
-            for target, precision in settings.variants
-        ]
-        for role in roles
+    graphs = {role: manifest_entries(role, settings.variants) for role in roles} | {
+        role: list(entries) for role, entries in others.items()
     }
+    precisions = dict.fromkeys(precision for _, precision in settings.variants) | dict.fromkeys(
+        entry["precision"] for entries in others.values() for entry in entries
+    )
     stated = asdict(identity)
-    provenance = {"data": manifest_text(stated.pop("data")), "teacher": stated.pop("teacher")}
+    provenance = {
+        "data": manifest_text(stated.pop("data")),
+        "teacher": stated.pop("teacher"),
+        "commit": source_commit() if commit is None else commit,
+        "command": manifest_text(settings.command),
+    }
     return {
         **stated,
         "release_seq": 1,
-        "provenance": provenance | {"commit": source_commit(), "command": manifest_text(settings.command)},
+        "provenance": provenance,
         "io": {
             "frame": {
                 "height": frame.height,
@@ -182,7 +191,7 @@ def create_manifest(
         **asdict(measured),
         "golden": {
             "path": "golden.npz",
-            "tolerances": {precision: tolerances[precision] for _, precision in settings.variants},
+            "tolerances": {precision: tolerances[precision] for precision in precisions},
         },
     }
 

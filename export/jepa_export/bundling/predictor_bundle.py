@@ -7,6 +7,7 @@ robot can keep the latents and goals it has stored, and planners see the same en
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from jepa_export.bundling.student_bundle import (
     TOLERANCES,
     calibration_samples,
     golden_futures,
+    graph_inputs,
+    predictor_writers,
     rollout_samples,
 )
-from jepa_export.bundling.student_graphs import write_predictor, write_step
 from jepa_export.bundling.variants import VariantKey, key_of
 from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.errors import JepaExportError
@@ -45,6 +47,7 @@ from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
 from jepa_export.targets.openvino import Sample, save
+from jepa_export.training.step_results import StepResults, network_hash
 from jepa_runtime.bundle import GOAL_ROLES, Bundle, GoldenOutputs, Variant, check_futures_size
 
 # Lower limit of a component's standard deviation, as a fraction of that of all components.
@@ -152,6 +155,7 @@ def write_predictor_bundle(
     held_out: NDArray[np.uint8] | None = None,
     limits: CosineAgreement = DEFAULT_LIMITS,
     seen: bool = False,
+    results: StepResults | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` with the encoder of ``base`` and another predictor.
 
@@ -172,6 +176,7 @@ def write_predictor_bundle(
         held_out: See :func:`~jepa_export.bundling.student_bundle.write_student_bundle`.
         limits: Likewise.
         seen: Likewise.
+        results: Likewise.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
@@ -195,23 +200,22 @@ def write_predictor_bundle(
         latents = torch.stack([encoder(torch.from_numpy(film)) for film in films])
         return calibration_samples(rollout_samples(latents, settings, seed))
 
-    with build_bundle(folder, progress) as builder:
+    @cache
+    def samples() -> dict[str, list[Sample]]:
+        return samples_of(clips, seed)
+
+    @cache
+    def unseen() -> dict[str, HeldOutSamples]:
+        found = {} if held_out is None else samples_of(held_out, seed + len(samples()["step"]))
+        return {role: HeldOutSamples(each, controller) for role, each in found.items()}
+
+    networks = f"{encoder.identity} {network_hash(predictor)}"
+    writers = predictor_writers(predictor, samples, unseen, variants, progress)
+    inputs = graph_inputs(networks, clips, held_out, settings, controller, seed=seed)
+    with build_bundle(folder, progress, results=results) as builder:
         builder.copy_graph(base, "encoder")
-        samples = samples_of(clips, seed)
-        unseen = {} if held_out is None else samples_of(held_out, seed + len(samples["step"]))
-        controlled = {role: HeldOutSamples(each, controller) for role, each in unseen.items()}
-        progress(f"step: writing graphs, calibrated on {len(samples['step'])} samples")
-        write_step(
-            predictor, samples["step"], builder.staging / "step", variants, held_out=controlled.get("step")
-        )
-        progress(f"predictor: writing graphs, calibrated on {len(samples['predictor'])} rollouts")
-        write_predictor(
-            predictor,
-            samples["predictor"],
-            builder.staging / "predictor",
-            variants,
-            held_out=controlled.get("predictor"),
-        )
+        for role, write in writers.items():
+            builder.write_graphs(role, write, inputs, controller)
         _save_golden(builder, replace(golden, energy=None, relative_pose=None))
         io = base.manifest.io
         fields = create_manifest(

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -70,6 +71,19 @@ def check_absent(folder: Path) -> None:
         )
 
 
+def check_outside(folder: Path, base: Bundle) -> None:
+    """Check that a copy of ``base`` in ``folder`` would not add files to ``base``.
+
+    Raises:
+        JepaExportError: ``folder`` lies in ``base``.
+    """
+    if base.path.resolve() in folder.resolve().parents:
+        raise JepaExportError(
+            f"{folder}: lies in {base.path}, which is copied: choose a folder elsewhere",
+            code="export.output_in_bundle",
+        )
+
+
 @contextmanager
 def staged(folder: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield an empty folder that replaces ``folder`` when the block ends without an error.
@@ -87,7 +101,7 @@ def staged(folder: Path, *, replace: bool = True) -> Iterator[Path]:
     (check_output if replace else check_absent)(folder)
     with write_errors_reported(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_staging_prefix(folder)) as temporary:
             staging = Path(temporary) / "bundle"
             staging.mkdir()
             yield staging
@@ -95,6 +109,19 @@ def staged(folder: Path, *, replace: bool = True) -> Iterator[Path]:
                 _replace(folder, staging, Path(temporary) / "replaced")
             else:
                 staging.rename(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the staging folders that killed processes left next to the bundle ``folder``.
+
+    Call it only where no other process can be writing this bundle.
+    """
+    for left in folder.parent.glob(f"{_staging_prefix(folder)}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _staging_prefix(folder: Path) -> str:
+    return f".{folder.name}.staging."
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -142,16 +169,17 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def source_commit() -> str:
-    """Return the commit of this code, or ``unknown`` outside a repository."""
+def source_commit(file: Path = Path(__file__)) -> str:
+    """Return the commit of the code in ``file`` (default: of this code), or ``unknown``.
+
+    A file that git does not track, such as a package installed below a repository, has no commit.
+    """
+    commands = [["git", "ls-files", "--error-unmatch", file.name], ["git", "describe", "--always", "--dirty"]]
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        *_, described = [
+            subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True).stdout
+            for command in commands
+        ]
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return described.strip()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from jepa_export.bundling.manifest_fields import (
     create_manifest,
 )
 from jepa_export.bundling.student_graphs import write_graph, write_predictor, write_step
+from jepa_export.bundling.variants import VariantKey
 from jepa_export.quantization.accuracy_control import (
     DEFAULT_LIMITS,
     AccuracyController,
@@ -27,8 +30,10 @@ from jepa_export.quantization.accuracy_control import (
     HeldOutSamples,
 )
 from jepa_export.students.family import Student
+from jepa_export.students.predictor import Predictor
 from jepa_export.targets.openvino import Sample
-from jepa_runtime.bundle import Bundle, history_indices
+from jepa_export.training.step_results import StepResults, array_hash, network_hash
+from jepa_runtime.bundle import Bundle, Role, history_indices
 from jepa_runtime.planning import CEM, ActionLimits, CEMConfig
 
 # Rollouts to calibrate the predictor on; each yields one sample per step.
@@ -93,6 +98,7 @@ def write_student_bundle(
     held_out: NDArray[np.uint8] | None = None,
     limits: CosineAgreement = DEFAULT_LIMITS,
     seen: bool = False,
+    results: StepResults | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` of a student; an existing bundle is replaced.
 
@@ -111,44 +117,38 @@ def write_student_bundle(
         control.
         limits: Limits of INT8 on ``held_out``.
         seen: Whether ``held_out`` is part of the calibration data, because there is no other.
+        results: See :func:`~jepa_export.bundling.builder.build_bundle`.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
         BundleError: The result is not a valid bundle.
     """
     variants, controller = settings.variants, AccuracyController(limits, progress, seen=seen)
-    with build_bundle(folder, progress) as builder:
+
+    @cache
+    def samples() -> dict[str, list[Sample]]:
         progress("encoding the frames")
-        samples = _samples(student, clips, settings, seed)
+        return _samples(student, clips, settings, seed)
+
+    @cache
+    def unseen() -> dict[str, HeldOutSamples]:
         # Held-out samples get other candidates.
-        held_out_seed = seed + len(samples["step"])
-        unseen = {} if held_out is None else _samples(student, held_out, settings, held_out_seed)
-        controlled = {role: HeldOutSamples(each, controller) for role, each in unseen.items()}
-        progress(f"encoder: writing graphs, calibrated on {len(samples['encoder'])} frames")
-        write_graph(
-            student.encoder,
-            samples["encoder"],
-            "latent",
-            builder.staging / "encoder",
-            variants,
-            held_out=controlled.get("encoder"),
-        )
-        progress(f"step: writing graphs, calibrated on {len(samples['step'])} samples")
-        write_step(
-            student.predictor,
-            samples["step"],
-            builder.staging / "step",
-            variants,
-            held_out=controlled.get("step"),
-        )
-        progress(f"predictor: writing graphs, calibrated on {len(samples['predictor'])} rollouts")
-        write_predictor(
-            student.predictor,
-            samples["predictor"],
-            builder.staging / "predictor",
-            variants,
-            held_out=controlled.get("predictor"),
-        )
+        held_out_seed = seed + len(samples()["step"])
+        found = {} if held_out is None else _samples(student, held_out, settings, held_out_seed)
+        return {role: HeldOutSamples(each, controller) for role, each in found.items()}
+
+    def write_encoder(folder: Path) -> None:
+        frames = samples()["encoder"]
+        progress(f"encoder: writing graphs, calibrated on {len(frames)} frames")
+        write_graph(student.encoder, frames, "latent", folder, variants, held_out=unseen().get("encoder"))
+
+    writers: dict[Role, Callable[[Path], None]] = {"encoder": write_encoder}
+    writers |= predictor_writers(student.predictor, samples, unseen, variants, progress)
+    networks = network_hash(student.encoder, student.predictor)
+    inputs = graph_inputs(networks, clips, held_out, settings, controller, seed=seed)
+    with build_bundle(folder, progress, results=results) as builder:
+        for role, write in writers.items():
+            builder.write_graphs(role, write, inputs, controller)
         builder.write_golden_outputs(**_golden_outputs(student, clips, settings, seed))
         config = student.encoder.config
         fields = create_manifest(
@@ -162,6 +162,69 @@ def write_student_bundle(
         )
         builder.finish(fields, (report or {}) | controller.report())
     return Bundle.open(folder)
+
+
+def predictor_writers(
+    predictor: Predictor,
+    samples: Callable[[], dict[str, list[Sample]]],
+    held_out: Callable[[], dict[str, HeldOutSamples]],
+    variants: Sequence[VariantKey],
+    progress: Progress,
+) -> dict[Role, Callable[[Path], None]]:
+    """Return functions that write the graphs of a predictor into a folder, by graph.
+
+    Args:
+        predictor: Network.
+        samples: Returns the samples to calibrate on, by graph.
+        held_out: Returns those on which INT8 is controlled; empty: no accuracy control.
+        variants: Variants to write.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
+    """
+
+    def write_steps(folder: Path) -> None:
+        steps = samples()["step"]
+        progress(f"step: writing graphs, calibrated on {len(steps)} samples")
+        write_step(predictor, steps, folder, variants, held_out=held_out().get("step"))
+
+    def write_rollouts(folder: Path) -> None:
+        rollouts = samples()["predictor"]
+        progress(f"predictor: writing graphs, calibrated on {len(rollouts)} rollouts")
+        write_predictor(predictor, rollouts, folder, variants, held_out=held_out().get("predictor"))
+
+    return {"step": write_steps, "predictor": write_rollouts}
+
+
+def graph_inputs(
+    networks: str,
+    clips: NDArray[np.uint8],
+    held_out: NDArray[np.uint8] | None,
+    settings: BundleSettings,
+    controller: AccuracyController,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Return everything that the graphs of a bundle depend on, as JSON values.
+
+    Args:
+        networks: Hash of encoder and predictor.
+        clips: See :func:`write_student_bundle`.
+        held_out: Likewise.
+        settings: Settings of the bundle.
+        controller: Controls the accuracy of INT8.
+        seed: Seed of the actions to calibrate on.
+    """
+    return {
+        "networks": networks,
+        "calibration clips": array_hash(clips),
+        "held-out clips": None if held_out is None else array_hash(held_out),
+        "variants": settings.variants,
+        "actions": asdict(settings.actions),
+        "history_size": settings.history_size,
+        "horizon": settings.horizon,
+        "num_samples": settings.num_samples,
+        "INT8 limits": controller.settings,
+        "seed": seed,
+    }
 
 
 def _samples(
@@ -239,7 +302,9 @@ def golden_futures(
         :class:`jepa_runtime.bundle.GoldenOutputs`.
     """
     size = settings.history_size
-    actions = torch.from_numpy(sample_candidates(settings, GOLDEN_CANDIDATES, seed))
+    # Graphs with fixed shapes for one candidate cannot run several.
+    count = 1 if settings.num_samples == 1 else GOLDEN_CANDIDATES
+    actions = torch.from_numpy(sample_candidates(settings, GOLDEN_CANDIDATES, seed)[-count:])
     inputs = {"actions": actions}
     if size > 1:
         inputs["history_actions"] = torch.from_numpy(sample_candidates(settings, size, seed)[1:, 0])

@@ -3,7 +3,8 @@
 The runtime encodes frame by frame, the teachers encode clips. Each step of the clip is therefore a still: one
 frame repeated ``tubelet`` times and encoded alone, as in V-JEPA 2-AC (Assran et al. 2025). Motion reaches the
 predictor, which sees the tokens of the clip at their positions, and mask tokens at those of the future. The
-model has no actions: the bundle has one that can only be 0, and every candidate has the same future.
+report states what the latents lose by that (:mod:`~jepa_export.bundling.still_and_clip`). The model has no
+actions: the bundle has one that can only be 0, and every candidate has the same future.
 
 A teacher that was distilled from a larger one predicts in the latent space of the larger one. A linear map,
 fitted here by least squares on recorded frames, projects its predictions into its own latent space; all other
@@ -32,6 +33,8 @@ from jepa_export.bundling.manifest_fields import (
     Tolerances,
     create_manifest,
 )
+from jepa_export.bundling.still_and_clip import CLIPS, compare_still_and_clip, steps_needed
+from jepa_export.bundling.task_progress import Begin, ignore_progress, track
 from jepa_export.bundling.variants import VARIANTS, VariantKey, write_variants
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
@@ -123,10 +126,19 @@ class GraphCost:
 
 @dataclass(frozen=True)
 class BundleCost:
-    """The costs of both graphs, and estimates of the memory to build the bundle and to run it."""
+    """The costs of both graphs and of a clip, and estimates for the build and for the robot.
+
+    Attributes:
+        encoder: One frame.
+        predictor: One prediction.
+        clip: The encoder for a whole clip, which is compared with still frames in the build only.
+        frames: Frames that the build encodes to measure errors.
+    """
 
     encoder: GraphCost
     predictor: GraphCost
+    clip: GraphCost
+    frames: int
 
     @property
     def weight_bytes(self) -> int:
@@ -136,16 +148,23 @@ class BundleCost:
     @property
     def robot_bytes(self) -> float:
         """Memory on the robot: weights from the file and in the layout of the engine."""
-        return _RUNTIME_BYTES + 2 * self.weight_bytes + self._working_bytes
+        working_bytes = max(self.encoder.working_bytes, self.predictor.working_bytes)
+        return _RUNTIME_BYTES + 2 * self.weight_bytes + working_bytes
 
     @property
     def building_bytes(self) -> float:
         """Peak memory of the build: weights in torch, ONNX, the OpenVINO IR, its file, and the engine."""
-        return _BUILDER_BYTES + 5 * self.weight_bytes + self._working_bytes
+        working_bytes = max(self.clip.working_bytes, self.predictor.working_bytes)
+        return _BUILDER_BYTES + 5 * self.weight_bytes + working_bytes
 
-    @property
-    def _working_bytes(self) -> int:
-        return max(self.encoder.working_bytes, self.predictor.working_bytes)
+    def building_multiply_adds(self, variants: int) -> int:
+        """Return the multiply-adds of the build: measurements, golden outputs, and each variant's outputs."""
+        golden = GOLDEN_FRAMES * variants
+        return (
+            (self.frames + golden) * self.encoder.multiply_adds
+            + (WINDOWS + GOLDEN_FRAMES + golden) * self.predictor.multiply_adds
+            + 2 * CLIPS * self.clip.multiply_adds
+        )
 
 
 def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> BundleCost:
@@ -164,11 +183,16 @@ def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> Bundle
         predictor = AnticipationPredictor(model, history_size, horizon, read_back)
         known, actions = torch.zeros(1, history_size, tokens, width), torch.zeros(1, horizon, 1)
         frame = torch.zeros(1, encoder.px, encoder.px, 3, dtype=torch.uint8)
+        clip = torch.zeros(1, history_size * encoder.tubelet, 3, encoder.px, encoder.px)
         encode = network_multiply_adds(StillFrameEncoder(model), frame)
         predict = network_multiply_adds(predictor, known, actions)
+        encode_clip = network_multiply_adds(model, clip)
+    weights = parameters(model.encoder)
     return BundleCost(
-        GraphCost(parameters(model.encoder), encode, _working_bytes(encoder, tokens)),
+        GraphCost(weights, encode, _working_bytes(encoder, tokens)),
         GraphCost(parameters(model.predictor), predict, _working_bytes(config.predictor, steps * tokens)),
+        GraphCost(weights, encode_clip, _working_bytes(encoder, history_size * tokens)),
+        steps_read(config, history_size, horizon),
     )
 
 
@@ -236,9 +260,9 @@ def windows(config: VJEPA2Config, horizon: int) -> list[int]:
     return [*range(half), *range(half + gap, WINDOWS + gap)]
 
 
-def frames_needed(config: VJEPA2Config, history_size: int, horizon: int) -> int:
-    """Return the number of frames, one step apart, that a bundle is fitted and measured on."""
-    return windows(config, horizon)[-1] + history_size + horizon
+def steps_read(config: VJEPA2Config, history_size: int, horizon: int) -> int:
+    """Return the number of steps, of ``tubelet`` frames each, that a bundle is fitted and measured on."""
+    return max(windows(config, horizon)[-1] + history_size + horizon, steps_needed(history_size))
 
 
 @torch.no_grad()
@@ -249,36 +273,51 @@ def write_teacher_bundle(
     settings: BundleSettings,
     identity: ModelIdentity,
     progress: Progress,
+    begin: Begin = ignore_progress,
 ) -> Bundle:
     """Write the bundle ``folder`` of a teacher; an existing bundle is replaced.
 
     Args:
         model: Model in evaluation mode.
-        frames: uint8 [:func:`frames_needed`, px, px, 3], one step apart.
+        frames: uint8 [n * tubelet, px, px, 3], ``tubelet`` for each of n :func:`steps_read`.
         folder: Destination.
         settings: Settings of the bundle.
         identity: Identity of the weights.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
+        begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
         BundleError: The result is not a valid bundle.
     """
     size, horizon = settings.history_size, settings.horizon
-    encoder = StillFrameEncoder(model)
+    encoder, tubelet = StillFrameEncoder(model), model.config.encoder.tubelet
+    stills = frames[tubelet - 1 :: tubelet]
     with build_bundle(folder, progress) as builder:
-        progress(f"encoding {len(frames)} frames")
-        latents = torch.cat([encoder(torch.from_numpy(frame[None])) for frame in frames])
+        progress(f"encoding {len(stills)} frames")
+        latents = torch.cat(
+            [encoder(frame) for frame in track(torch.from_numpy(stills).split(1), "encoding frames", begin)]
+        )
+        progress("comparing still frames with clips")
+        compared = compare_still_and_clip(
+            model, torch.from_numpy(frames), latents, size, trained=identity.trained, begin=begin
+        )
+        compared.report(progress)
         progress(f"predicting {WINDOWS} windows to measure errors")
         seen = [latents[start : start + size + horizon] for start in windows(model.config, horizon)]
         unprojected = AnticipationPredictor(model, size, horizon, nn.Identity())
-        predicted = torch.cat([unprojected(*_inputs(window[None, :size], settings)) for window in seen])
+        predicted = torch.cat(
+            [
+                unprojected(*_inputs(window[None, :size], settings))
+                for window in track(seen, "predicting", begin)
+            ]
+        )
         actual = torch.stack([window[size:] for window in seen])
         read_back, report = _fit_read_back(model.config, predicted, actual)
         predictor = AnticipationPredictor(model, size, horizon, read_back)
         fitted = WINDOWS // 2 if report else 0
         measured = measure_errors(read_back(predicted[fitted:]), actual[fitted:], latents[1:] - latents[:-1])
-        samples: list[Sample] = [{"frame": frame[None]} for frame in frames]
+        samples: list[Sample] = [{"frame": frame[None]} for frame in stills]
         _write(encoder, samples, "latent", builder.staging / "encoder", settings.variants, progress)
         names = ("history_latents", "actions", "history_actions")
         inputs = [_inputs(window[None, :size], settings) for window in seen]
@@ -289,7 +328,7 @@ def write_teacher_bundle(
         golden = latents[:GOLDEN_FRAMES]
         golden_inputs = [_inputs(golden[past][None], settings) for past in history_indices(len(golden), size)]
         builder.write_golden_outputs(
-            frames=torch.from_numpy(frames[:GOLDEN_FRAMES]),
+            frames=torch.from_numpy(stills[:GOLDEN_FRAMES]),
             latents=golden,
             actions=golden_inputs[0][1],
             futures=torch.stack([predictor(*each) for each in golden_inputs]),
@@ -304,7 +343,7 @@ def write_teacher_bundle(
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,
         )
-        builder.finish(fields, report)
+        builder.finish(fields, report | compared.as_report())
     return Bundle.open(folder)
 
 

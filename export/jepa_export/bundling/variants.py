@@ -75,6 +75,21 @@ def model_path(role: str, key: VariantKey) -> str:
     return f"{role}/{target}/model_{precision}{model_suffix(target)}"
 
 
+def manifest_entries(role: str, keys: Sequence[VariantKey]) -> list[dict[str, str]]:
+    """Return the manifest entries of the variants ``keys`` of the graph ``role``."""
+    return [{"target": key[0], "precision": str(key[1]), "path": model_path(role, key)} for key in keys]
+
+
+def goal_variants(variants: Sequence[VariantKey]) -> tuple[VariantKey, ...]:
+    """Return the variants of the graphs that compare states with a goal, for encoder ``variants``.
+
+    These graphs decide where the robot drives and when it stops, and are small: one variant for each target,
+    in the best precision that it supports.
+    """
+    names = dict.fromkeys(target for target, _ in variants)
+    return tuple((name, targets()[name].energy_precision) for name in names)
+
+
 def write_variants(
     onnx_path: Path,
     irs: Mapping[str, Callable[[], ov.Model]],

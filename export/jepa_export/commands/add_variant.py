@@ -43,8 +43,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--calibration",
         metavar="SOURCE",
-        help="calibration frames: two_rooms, a video, a folder of images or a bag; required for INT8, except "
-        "for an NPU if the bundle has INT8 for OpenVINO (default: the golden frames)",
+        help="calibration frames: a video, a folder of images, a bag, or a simulated source such as "
+        "two_rooms; required for INT8, except for an NPU if the bundle has INT8 for OpenVINO (default: the "
+        "golden frames)",
     )
     parser.add_argument(
         "--frames",
@@ -53,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="number of calibration frames, one per step of the model (default: %(default)s)",
     )
-    add_output_argument(parser, "folder of the new bundle; must not exist")
+    add_output_argument(parser, "folder of the new bundle, outside BUNDLE; must not exist")
     parser.add_argument(
         "--bundle-version", metavar="X.Y.Z", help="version of the new bundle (default: version of BUNDLE)"
     )
@@ -69,16 +70,14 @@ def _add_variant(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from jepa_export.bundling.add_variants import add_variants, check_addable
-    from jepa_export.bundling.staging import check_absent
     from jepa_export.bundling.variants import variants_for
     from jepa_export.commands.build_student import print_steps, read_calibration_frames
     from jepa_runtime.bundle import Bundle
 
-    check_absent(arguments.out)
     variants = variants_for(arguments.target, arguments.precision)
     base = Bundle.open(arguments.bundle)
     source = arguments.calibration
-    check_addable(base, variants, calibrated=source is not None)
+    check_addable(base, arguments.out, variants, calibrated=source is not None)
     frame = base.manifest.io.frame
     frames = None
     if source is not None:

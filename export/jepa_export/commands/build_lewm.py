@@ -11,6 +11,7 @@ from rich.console import Console
 from jepa_export.bundling.lewm_bundle import sample_trajectories, write_lewm_bundle
 from jepa_export.bundling.manifest_fields import BundleSettings, ModelIdentity
 from jepa_export.bundling.staging import write_errors_reported
+from jepa_export.bundling.task_progress import show_on
 from jepa_export.bundling.variants import select_variants
 from jepa_export.commands.build_student import DEFAULT_RATE_HZ, check_disk_space, print_steps
 from jepa_export.commands.teacher_request import TeacherRequest
@@ -22,6 +23,7 @@ from jepa_export.evaluation.compute_cost import network_multiply_adds, parameter
 from jepa_export.teachers.checkpoints import Teacher
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
+from jepa_runtime.commands import progress_on
 from jepa_runtime.control import preset
 
 # The default source with longer trajectories, which LeWM needs.
@@ -78,15 +80,17 @@ def build_lewm(request: TeacherRequest) -> int:
                 command=request.command,
             )
             identity = _identity(request, teacher)
-            write_lewm_bundle(
-                model,
-                trajectories,
-                request.out,
-                settings,
-                identity,
-                seed=request.seed,
-                progress=print_steps(console),
-            )
+            with progress_on(console) as bars:
+                write_lewm_bundle(
+                    model,
+                    trajectories,
+                    request.out,
+                    settings,
+                    identity,
+                    seed=request.seed,
+                    progress=print_steps(console),
+                    begin=show_on(bars),
+                )
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -150,35 +152,40 @@ def read_calibration_frames(
     step_s: float = STEP_S,
     maximum: int = CALIBRATION_FRAMES,
     minimum: int = MIN_CALIBRATION_FRAMES,
+    frames_per_step: int = 1,
 ) -> NDArray[np.uint8]:
-    """Read frames of a source: uint8 [n, height, width, 3].
+    """Read frames of a source: uint8 [n * frames_per_step, height, width, 3] for n steps.
 
     Args:
         source: As for `jepa-runtime run`.
         size: Height and width to which frames are scaled.
-        step_s: Time between two frames.
-        maximum: Number of frames to read.
-        minimum: Number of frames that the source must have.
+        step_s: Duration of a step.
+        maximum: Number of steps to read.
+        minimum: Number of steps that the source must have.
+        frames_per_step: Number of frames in a step; a slower source repeats frames.
 
     Raises:
         SourceError: The source does not exist or cannot be read.
-        JepaExportError: The source has fewer than ``minimum`` such frames.
+        JepaExportError: The source has fewer than ``minimum`` such steps.
     """
     opened = open_source(source)
     try:
         stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
-        found = []
-        for frame in islice(opened.frames(), 0, maximum * stride, stride):
-            found.append(np.empty((*size, 3), np.uint8))
-            resize_into(frame.image, found[-1])
+        rows = [math.ceil(index * stride / frames_per_step) for index in range(maximum * frames_per_step)]
+        times, found = Counter(rows), []
+        for row, frame in enumerate(islice(opened.frames(), rows[-1] + 1)):
+            if row in times:
+                scaled = np.empty((*size, 3), np.uint8)
+                resize_into(frame.image, scaled)
+                found += [scaled] * times[row]
     finally:
         opened.close()
-    if len(found) < minimum:
+    if (steps := len(found) // frames_per_step) < minimum:
         raise JepaExportError(
-            f"{source}: has {len(found)} frames one step apart, calibration needs at least {minimum}",
+            f"{source}: has {steps} frames one step apart, calibration needs at least {minimum}",
             code="export.too_few_frames",
         )
-    return np.stack(found)
+    return np.stack(found[: steps * frames_per_step])
 
 
 def cost_table(student: Student, request: StudentRequest) -> Table:

@@ -12,13 +12,14 @@ from torch import nn
 
 from jepa_export.bundling.manifest_fields import NO_ACTIONS, BundleSettings, ModelIdentity
 from jepa_export.bundling.staging import check_output
+from jepa_export.bundling.task_progress import show_on
 from jepa_export.bundling.teacher_bundle import (
     STEP_S,
     TEACHER_VARIANTS,
     BundleCost,
     bundle_cost,
     check_teacher,
-    frames_needed,
+    steps_read,
     write_teacher_bundle,
 )
 from jepa_export.bundling.variants import select_variants
@@ -31,10 +32,13 @@ from jepa_export.commands.build_student import (
 )
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
+from jepa_export.evaluation.compute_cost import multiply_adds_per_second
 from jepa_export.teachers.checkpoints import read
 from jepa_export.teachers.family import Member, find_teacher
+from jepa_export.teachers.layers import Block
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
+from jepa_runtime.commands import progress_on
 
 DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
 
@@ -77,11 +81,23 @@ def build_teacher(request: TeacherRequest) -> int:
         highlight=False,
         soft_wrap=True,
     )
+    seconds = building_seconds(config, cost, len(variants))
+    console.print(
+        f"estimated time: {seconds:.0f} s to encode and predict (from the speed of one transformer block), "
+        "in addition to reading the weights and converting the graphs",
+        highlight=False,
+        soft_wrap=True,
+    )
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
-    needed = frames_needed(config, size, horizon)
+    needed = steps_read(config, size, horizon)
     square = config.encoder.px, config.encoder.px
     frames = read_calibration_frames(
-        request.calibration, square, step_s=STEP_S, maximum=needed, minimum=needed
+        request.calibration,
+        square,
+        step_s=STEP_S,
+        maximum=needed,
+        minimum=needed,
+        frames_per_step=config.encoder.tubelet,
     )
     model, identity = _model(request, member, config)
     settings = BundleSettings(
@@ -94,9 +110,18 @@ def build_teacher(request: TeacherRequest) -> int:
         variants=variants,
         command=request.command,
     )
-    write_teacher_bundle(model, frames, request.out, settings, identity, print_steps(console))
+    with progress_on(console) as bars:
+        progress, begin = print_steps(console), show_on(bars)
+        write_teacher_bundle(model, frames, request.out, settings, identity, progress, begin)
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def building_seconds(config: VJEPA2Config, cost: BundleCost, variants: int) -> float:
+    """Estimate the time to encode and predict in a build, by its multiply-adds at the speed of one block."""
+    sizes = config.encoder
+    speed = multiply_adds_per_second(Block(sizes), torch.zeros(1, sizes.side**2, sizes.width))
+    return cost.building_multiply_adds(variants) / speed
 
 
 def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> Table:

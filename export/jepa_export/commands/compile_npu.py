@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, which is not changed"
     )
-    add_output_argument(parser, "folder of the new bundle; must not exist")
+    add_output_argument(parser, "folder of the new bundle, outside BUNDLE; must not exist")
     parser.set_defaults(run=_run, needs=REQUIRED, stopped=NOTHING_WRITTEN)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Arguments that do not affect the result, and are not part of the recorded command.
 _NOT_RECORDED = (
     *("out", "cache", "tensorboard", "run", "needs", "stopped"),
-    *("parser", "verbose", "quiet", "log_level"),
+    *("parser", "program", "verbose", "quiet", "log_level"),
 )
 
 
@@ -33,8 +33,8 @@ def add_parser(subparsers: Any) -> None:
         "distill",
         description="Train the student's encoder to reproduce the teacher's features from single frames; "
         "then train a predictor on frames and actions, or on frames alone if the data has no actions. The "
-        "same command resumes from the last checkpoint. On several GPUs: torchrun --no-python "
-        "--nproc-per-node=N jepa-export distill …",
+        "same command resumes from the last checkpoint and does not repeat finished measurements and graphs. "
+        "On several GPUs: torchrun --no-python --nproc-per-node=N jepa-export distill …",
     )
     parser.add_argument(
         "--teacher",

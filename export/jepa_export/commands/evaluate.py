@@ -83,6 +83,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from jepa_export.bundling.task_progress import show_on
     from jepa_export.errors import JepaExportError
     from jepa_export.evaluation.bundle_report import add_to_report
     from jepa_export.evaluation.evaluate import DEFAULT_DATA, EvaluationPlan, evaluate
@@ -109,11 +110,10 @@ def _run(arguments: argparse.Namespace) -> int:
     columns = TextColumn("{task.description:>34}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
 
-        def begin(what: str, total: int) -> Any:
-            task = progress.add_task(what, total=total)
-            return lambda: progress.advance(task)
+        def reading(text: str) -> None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        found = evaluate(bundle, plan, begin=begin)
+        found = evaluate(bundle, plan, begin=show_on(progress), reading=reading)
     # Files are written first: printing fails if the terminal was closed.
     try:
         write_each(

@@ -21,16 +21,21 @@ def add_output_argument(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--target`` and ``--only``; see :func:`jepa_export.bundling.variants.select_variants`."""
-    defaults = " and ".join(default_target_names())
     group = parser.add_mutually_exclusive_group()
+    add_target_argument(group)
     group.add_argument(
+        "--only", metavar="TARGET/PRECISION", help="the only variant of the bundle, such as openvino/int8"
+    )
+
+
+def add_target_argument(parser: argparse._ActionsContainer) -> None:
+    """Add ``--target`` to a parser or a group; see :func:`targets_of`."""
+    defaults = " and ".join(default_target_names())
+    parser.add_argument(
         "--target",
         action="append",
         choices=target_names(),
         help=f"target of the bundle; repeatable (default: {defaults})",
-    )
-    group.add_argument(
-        "--only", metavar="TARGET/PRECISION", help="the only variant of the bundle, such as openvino/int8"
     )
 
 

@@ -13,7 +13,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train-predictor",
         description="Train a predictor of your robot's actions on a frozen encoder, and write the bundle of "
-        "both. The same command resumes from the last checkpoint.",
+        "both. The same command resumes from the last checkpoint and does not repeat finished measurements "
+        "and graphs.",
     )
     parser.add_argument(
         "--encoder",

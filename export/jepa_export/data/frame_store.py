@@ -62,12 +62,18 @@ class FrameStore:
                 code="data.store_unavailable",
             ) from error
 
-    def prepare(self, origin: Origin, cancelled: Callable[[], bool] = lambda: False) -> StoredRecording:
+    def prepare(
+        self,
+        origin: Origin,
+        cancelled: Callable[[], bool] = lambda: False,
+        reading: Callable[[int], None] = lambda _count: None,
+    ) -> StoredRecording:
         """Return a recording, decoding it first unless it is already stored.
 
         Args:
             origin: The recording.
             cancelled: Called at each frame; decoding is aborted once it returns True.
+            reading: Called at each frame with the number of frames before it.
 
         Raises:
             StoreError: The disk is full or damaged.
@@ -83,7 +89,7 @@ class FrameStore:
         with self._locked(stored):
             index = self._index(stored)
             if index is None:
-                self._write(origin, stored, cancelled)
+                self._write(origin, stored, cancelled, reading)
                 index = self._index(stored)
         if index is None:
             raise StoreError(
@@ -116,14 +122,16 @@ class FrameStore:
         count, rest = divmod(size, self.height * self.width * 3)
         return index if index.dtype == np.int64 and index.shape == (2, count) and not rest else None
 
-    def _write(self, origin: Origin, stored: Path, cancelled: Callable[[], bool]) -> None:
+    def _write(
+        self, origin: Origin, stored: Path, cancelled: Callable[[], bool], reading: Callable[[int], None]
+    ) -> None:
         partial = stored.with_suffix(".partial")
         for old in (stored, partial):
             shutil.rmtree(old, ignore_errors=True)
         try:
             partial.mkdir()
             with (partial / _FRAMES).open("wb") as file:
-                index = list(self._write_frames(origin, file, cancelled))
+                index = list(self._write_frames(origin, file, cancelled, reading))
             np.save(partial / _INDEX, np.array(index, np.int64).T)
             for name in (_FRAMES, _INDEX):
                 sync_file(partial / name)
@@ -133,7 +141,11 @@ class FrameStore:
         sync_folder(self.folder)
 
     def _write_frames(
-        self, origin: Origin, file: BinaryIO, cancelled: Callable[[], bool]
+        self,
+        origin: Origin,
+        file: BinaryIO,
+        cancelled: Callable[[], bool],
+        reading: Callable[[int], None],
     ) -> Iterator[tuple[int, int]]:
         """Write the frames, yielding the stamp and the episode number of each."""
         last: Frame | None = None
@@ -142,6 +154,7 @@ class FrameStore:
         for frame in origin.frames():
             if cancelled():
                 raise JepaExportError(f"{origin.name}: decoding was cancelled", code="data.cancelled")
+            reading(count)
             if last is not None and frame.image.shape != last.image.shape:
                 raise JepaExportError(
                     f"{origin.name}: frame {count} is {_size(frame.image.shape)}, the previous ones are "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -18,11 +20,12 @@ from jepa_export.data.provenance_marks import mark
 from jepa_export.data.recording import Origin, Recording
 from jepa_export.data.video_recordings import SUFFIXES, VideoOrigin
 from jepa_export.errors import JepaExportError
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.errors import CodedError, JepaRuntimeError
 from jepa_runtime.sources import check_options, split_spec
 from jepa_sim.worlds.two_rooms_geometry import LayoutKind
 
 _LOG = logging.getLogger(__name__)
+_READING_INTERVAL_S = 5.0
 _BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 _BAG_OPTIONS = ("topic", "action", "max_age_s")
 _FORMS = (
@@ -61,15 +64,17 @@ def open_data(
             nevertheless; it may become a training recording once there are more.
         skip_bad: Skip unusable recordings with a warning instead of failing.
         workers: Number of threads (default: the number of processors).
-        progress: Called with a message after each recording.
+        progress: Called with a message after each recording, and every few seconds while one is decoded.
 
     Raises:
-        JepaExportError: A source does not exist, a recording is not usable, or there are too few to hold one
+        JepaExportError: A source does not exist, recordings are not usable, or there are too few to hold one
             out.
         JepaRuntimeError: A recording cannot be read.
     """
     origins = [origin for spec in specs for origin in find_recordings(spec, store)]
-    recordings, skipped = prepare(origins, store, skip_bad=skip_bad, workers=workers, progress=progress)
+    recordings, skipped = prepare(
+        origins, store, skip_bad=skip_bad, workers=workers, progress=progress, reading=progress
+    )
     train, held = split(recordings, held_out)
     return TrainingData(train, held, tuple(skipped))
 
@@ -81,6 +86,7 @@ def prepare(
     skip_bad: bool = False,
     workers: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    reading: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Recording], list[str]]:
     """Return the usable recordings, and the reasons for those that were skipped.
 
@@ -90,31 +96,39 @@ def prepare(
         skip_bad: Skip unusable recordings with a warning instead of failing.
         workers: Number of threads.
         progress: Called with a message after each recording.
+        reading: Called with a message every few seconds while a recording is decoded.
 
     Raises:
-        JepaExportError: A recording is not usable.
+        JepaExportError: Recordings are not usable; the message states all of them.
         JepaRuntimeError: A recording cannot be read.
     """
     recordings: list[Recording] = []
-    skipped: list[str] = []
+    errors: list[CodedError] = []
     cancelled = Event()
+    reported_s = time.monotonic()
 
-    def recording_or_reason(origin: Origin | SimulatedRecording) -> Recording | str:
+    def report(origin: Origin, count: int) -> None:
+        nonlocal reported_s
+        if time.monotonic() - reported_s > _READING_INTERVAL_S:
+            reported_s = time.monotonic()
+            reading(f"{origin.name}: {count} frames read")
+
+    def recording_or_error(origin: Origin | SimulatedRecording) -> Recording | CodedError:
         if isinstance(origin, SimulatedRecording):
             return origin
         try:
-            return store.prepare(origin, cancelled.is_set)
+            return store.prepare(origin, cancelled.is_set, partial(report, origin))
+        except StoreError:
+            raise
         except (JepaExportError, JepaRuntimeError) as error:
-            if not skip_bad or isinstance(error, StoreError):
-                raise
-            return str(error)
+            return error
 
     pool = ThreadPoolExecutor(workers or os.cpu_count(), "jepa-decode")
     try:
-        for number, prepared in enumerate(pool.map(recording_or_reason, origins), 1):
-            if isinstance(prepared, str):
-                _LOG.warning("skipped recording: %s", prepared)
-                skipped.append(prepared)
+        for number, prepared in enumerate(pool.map(recording_or_error, origins), 1):
+            if isinstance(prepared, CodedError):
+                _LOG.warning("%s: %s", "skipped recording" if skip_bad else "unusable recording", prepared)
+                errors.append(prepared)
             else:
                 recordings.append(prepared)
             progress(f"recording {number} of {len(origins)}: {origins[number - 1].name}")
@@ -122,11 +136,20 @@ def prepare(
         # On an error or Ctrl-C, do not wait until the videos in progress are decoded.
         cancelled.set()
         pool.shutdown(cancel_futures=True)
+    if len(errors) == 1 and not skip_bad:
+        raise errors[0]
+    reasons = [str(error) for error in errors]
+    if errors and not skip_bad:
+        raise JepaExportError(
+            f"{len(errors)} of {len(origins)} recordings cannot be used; repair or remove them, or skip them "
+            "with --skip-bad:" + "".join(f"\n  {reason}" for reason in reasons),
+            code="data.unusable_recordings",
+        )
     if not recordings:
         raise JepaExportError(
-            f"none of {len(origins)} recordings is usable; the first: {skipped[0]}", code="data.no_recordings"
+            f"none of {len(origins)} recordings is usable; the first: {reasons[0]}", code="data.no_recordings"
         )
-    return recordings, skipped
+    return recordings, reasons
 
 
 def split(
@@ -184,7 +207,10 @@ def find_recordings(spec: str, store: FrameStore) -> Sequence[Origin | Simulated
     if (path / INFO).is_file():
         check_options(name, options, allowed=("camera", "action"))
         return list(episodes(path, options))
-    found = list(_recordings_in(path, options, set()))
+    found: list[Origin] = list(_recordings_in(path, options, set()))
+    if not found and path.is_file():
+        # Only in folders does the suffix decide what is a video.
+        found = [VideoOrigin(path)]
     if not found:
         raise JepaExportError(f"{name}: neither a video nor a bag; use {_FORMS}", code="data.not_found")
     allowed = _BAG_OPTIONS if any(isinstance(origin, BagOrigin) for origin in found) else ()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_export.bundling.manifest_fields import ERROR_QUANTILE, FALSE_ALARM_RATE
@@ -17,7 +18,7 @@ from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_export.data.batches import Batch, Batches
 from jepa_export.data.clip_windows import Windows
 from jepa_export.distillation.data_split import DataSplit
-from jepa_export.distillation.stages import EncoderStage, PredictorStage
+from jepa_export.distillation.stages import EncoderStage
 
 _LOG = logging.getLogger(__name__)
 MEASURED_CLIPS = 256
@@ -57,10 +58,26 @@ class ClipMetrics:
         if useless := sum(ratio >= 1 for ratio in ratios):
             _LOG.warning(
                 "predictions are no better than predicting no change at %d of %d steps: train the predictor "
-                "longer (--predictor-steps), and check the actions and --rate",
+                "longer, and check the actions and the duration of a step",
                 useless,
                 len(ratios),
             )
+
+
+class ClipPredictor(Protocol):
+    """A network that predicts the latents of a clip, such as a ``PredictorStage``."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the parameters; clips are moved to their device."""
+        ...
+
+    def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the latents [B, T, tokens, D] and the actions [B, T, A] of clips."""
+        ...
+
+    def roll_out(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Predict the last frames of the clips from the first ones and the actions: [B, H, tokens, D]."""
+        ...
 
 
 @torch.no_grad()
@@ -94,7 +111,7 @@ def measure_retention(stage: EncoderStage, split: DataSplit, teacher: str) -> Te
 
 
 @torch.no_grad()
-def measure(stage: PredictorStage, windows: Windows) -> ClipMetrics:
+def measure(stage: ClipPredictor, windows: Windows) -> ClipMetrics:
     """Evaluate the predictions of ``stage`` on clips of ``windows``, up to :data:`MEASURED_CLIPS`.
 
     Raises:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from jepa_export.bundling.predictor_bundle import (
     select_action_space,
     write_predictor_bundle,
 )
-from jepa_export.bundling.staging import check_output
+from jepa_export.bundling.staging import check_output, remove_unfinished
 from jepa_export.bundling.student_bundle import TOLERANCES, write_student_bundle
+from jepa_export.bundling.teacher_retention import TeacherRetention
 from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey, select_variants
 from jepa_export.data.action_statistics import measure as statistics
 from jepa_export.data.batches import Batches
@@ -67,6 +68,7 @@ from jepa_export.students.family import FAMILY, Student, create
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.training.checkpoint import claim_folder, lock_folder
+from jepa_export.training.step_results import FOLDER, StepResults, network_hash
 from jepa_runtime.bundle import MANIFEST_NAME
 
 _LOG = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ def distill(request: DistillationRequest, progress: Progress) -> Path | None:
         run.train(aware, clips, request.quantization_aware, rate_factor=_INT8_LEARNING_RATE)
     report = {}
     if fabric.is_global_zero:
-        retention = clip_metrics.measure_retention(encoder.eval(), clips, teacher.name)
+        retention = run.measure_retention(encoder.eval(), clips, teacher, progress)
         retention.report(progress)
         report = retention.as_report()
     return run.finish(source, student.predictor, actions, frames, progress, report)
@@ -261,6 +263,40 @@ class _Run:
             tensorboard=request.tensorboard,
         )
 
+    def results(self, progress: Progress) -> StepResults:
+        """Return the results of the steps after training that an earlier process finished."""
+        return StepResults(self.request.out / FOLDER, progress)
+
+    def measure_retention(
+        self, stage: EncoderStage, split: DataSplit, teacher: Teacher, progress: Progress
+    ) -> TeacherRetention:
+        """Return how well ``stage`` reproduces ``teacher``; see :func:`clip_metrics.measure_retention`."""
+        inputs = {
+            "teacher": f"{teacher.provenance} {teacher.fingerprint}",
+            "clip": self.request.clip,
+            "student": network_hash(stage),
+            "data": split.digest,
+        }
+        result = self.results(progress).run(
+            "agreement with the teacher",
+            inputs,
+            lambda _: asdict(clip_metrics.measure_retention(stage, split, teacher.name)),
+        )
+        return TeacherRetention(**result.values)
+
+    def _measure(
+        self, stage: PredictorStage, source: FrozenEncoderSource, windows: Windows, results: StepResults
+    ) -> clip_metrics.ClipMetrics:
+        inputs = {
+            "networks": f"{source.identity} {network_hash(source.encoder, stage.predictor)}",
+            "history": self.request.history,
+            "data": windows.digest,
+        }
+        result = results.run(
+            "prediction error", inputs, lambda _: asdict(clip_metrics.measure(stage, windows))
+        )
+        return clip_metrics.ClipMetrics(**result.values)
+
     def check(self, source: FrozenEncoderSource, actions: ActionSpace, split: DataSplit) -> None:
         """Check before training that a valid bundle can be made."""
         settings, identity = self._manifest_fields(source, actions, split)
@@ -335,7 +371,8 @@ class _Run:
         self.train(predictor, split, request.predictor_steps)
         if not self.fabric.is_global_zero:
             return None
-        metrics = clip_metrics.measure(predictor.eval(), split.held_out)
+        results = self.results(progress)
+        metrics = self._measure(predictor.eval(), source, split.held_out, results)
         metrics.report("held-out" if self.data.held_out else "training", progress)
         settings, identity = self._manifest_fields(source, actions, split)
         measured = MeasuredErrors(
@@ -351,11 +388,17 @@ class _Run:
         report = report | {"open_loop": report_fields(metrics) | clip_source}
         if source.trained_on is not None:
             report[TRAINED_ON] = sorted(source.trained_on.union(map(mark, self.data.train)))
-        options: dict[str, Any] = {"seed": request.seed, "progress": progress, "report": report}
+        options: dict[str, Any] = {
+            "seed": request.seed,
+            "progress": progress,
+            "report": report,
+            "results": results,
+        }
         if request.int8_cosine:
             options["limits"] = limits_of(request.int8_cosine)
             options["held_out"] = clip_metrics.calibration_clips(split.held_out)
             options["seen"] = not self.data.held_out
+        remove_unfinished(folder)
         if source.bundle:
             assert isinstance(source.encoder, BundleEncoder)
             write_predictor_bundle(
@@ -372,6 +415,7 @@ class _Run:
         else:
             student = Student(source.name, source.encoder.cpu(), network.cpu())
             write_student_bundle(student, clips, folder, settings, identity, measured, **options)
+        results.remove()
         return folder
 
 

@@ -110,7 +110,7 @@ class PredictorStage(DistillationStage):
     def set_extra_state(self, state: Tensor) -> None:
         self.predictor.action_scale.copy_(state)
 
-    def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+    def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         encoder = self._encoder[0].to(device)
         frames = torch.from_numpy(batch.frames).to(device)
         latents = encoder(frames.flatten(0, 1)).float().unflatten(0, frames.shape[:2])

@@ -11,7 +11,7 @@ from jepa_runtime.imaging import Image
 from jepa_runtime.planning import CEM, ActionLimits, CEMConfig
 from jepa_runtime.sources import Floats
 
-# Action sequences predicted from each clip.
+# Action sequences predicted from each clip; fewer if the model has fewer candidates.
 CANDIDATES = 4
 
 
@@ -38,6 +38,11 @@ class Clips:
         return len(self.frames)
 
 
+def takes_actions(manifest: Manifest) -> bool:
+    """Return whether an action of the model can be anything but 0."""
+    return any((*manifest.io.action.low, *manifest.io.action.high))
+
+
 def candidates(manifest: Manifest, count: int, seed: int) -> Floats:
     """Return action sequences as a planner samples them, float32 [count, H, A]; the first stands still."""
     config = CEMConfig(num_samples=count, horizon=manifest.horizon, topk=1)
@@ -45,10 +50,16 @@ def candidates(manifest: Manifest, count: int, seed: int) -> Floats:
 
 
 def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manifest, seed: int) -> Clips:
-    """Return clips of frames [n, L, h, w, 3] and, if known, the actions [n, >= L-1, A] between them."""
+    """Return clips of frames [n, L, h, w, 3] and, if known, the actions [n, >= L-1, A] between them.
+
+    A model without actions executes 0.
+    """
     past, count = manifest.history_size - 1, len(frames)
-    actions = np.stack([candidates(manifest, CANDIDATES, seed + index) for index in range(count)])
+    rows = min(CANDIDATES, manifest.num_samples)
+    actions = np.stack([candidates(manifest, rows, seed + index) for index in range(count)])
     history_actions = np.zeros((count, past, manifest.action_size), np.float32)
+    if not takes_actions(manifest):
+        executed = np.zeros((count, past + manifest.horizon, manifest.action_size), np.float32)
     if executed is not None:
         history_actions = executed[:, :past]
         actions[:, 0] = executed[:, past : past + manifest.horizon]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jepa_export.bundling.task_progress import Begin, ignore_progress
 from jepa_export.bundling.teacher_retention import read_teacher_retention
 from jepa_export.data.provenance_marks import trained_on
 from jepa_export.errors import JepaExportError
@@ -40,9 +41,6 @@ DEFAULT_CLIPS = 128
 # Per seed; there are three seeds.
 DEFAULT_EPISODES = 100
 GOLDEN = "golden outputs"
-
-# Called with the name of a task and its number of parts; returns a function to call after each part.
-Begin = Callable[[str, int], Callable[[], None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,8 @@ def evaluate(
     plan: EvaluationPlan,
     *,
     references: Sequence[Reference] = (),
-    begin: Begin = lambda _what, _total: lambda: None,
+    begin: Begin = ignore_progress,
+    reading: Callable[[str], None] = lambda _text: None,
 ) -> Evaluation:
     """Measure each variant of ``bundle`` that this machine can run. The same seed gives the same results.
 
@@ -110,7 +109,8 @@ def evaluate(
         bundle: The bundle.
         plan: What to measure.
         references: References in addition to the bundle's own fp32: a teacher, a student's checkpoint.
-        begin: Called at the beginning of each task, see :data:`Begin`.
+        begin: Called at the beginning of each task, see :data:`~jepa_export.bundling.task_progress.Begin`.
+        reading: Called with a message every few seconds while a recording is decoded.
 
     Raises:
         JepaExportError: No variant runs here, an output is not finite, the clips are not available, or
@@ -122,7 +122,7 @@ def evaluate(
     episodes = _episodes(bundle, plan, notes)
     runnable, absent = _runnable(bundle)
     # First, so that problems with the data are reported early.
-    given = None if plan.data == DEFAULT_DATA else _recorded(bundle, plan, begin)
+    given = None if plan.data == DEFAULT_DATA else _recorded(bundle, plan, begin, reading)
     drawn, scenes = draw(manifest, layout=plan.layout, count=plan.clips, seed=plan.seed)
     clips = drawn if given is None else given
     if given is None and not drives(manifest):
@@ -191,7 +191,7 @@ def evaluate(
     )
 
 
-def _recorded(bundle: Bundle, plan: EvaluationPlan, begin: Begin) -> Clips:
+def _recorded(bundle: Bundle, plan: EvaluationPlan, begin: Begin, reading: Callable[[str], None]) -> Clips:
     return recorded_clips(
         plan.data,
         bundle.manifest,
@@ -201,6 +201,7 @@ def _recorded(bundle: Bundle, plan: EvaluationPlan, begin: Begin) -> Clips:
         cache=plan.cache,
         skip_bad=plan.skip_bad,
         begin=begin,
+        reading=reading,
     )
 
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from jepa_export.bundling.task_progress import Begin, ignore_progress
 from jepa_export.data.clip_windows import Windows
 from jepa_export.data.drawn_rooms import SimulatedRecording
 from jepa_export.data.file_hash import file_hash
@@ -20,7 +21,7 @@ from jepa_export.data.open_data import find_recordings, holds_recordings, prepar
 from jepa_export.data.provenance_marks import mark
 from jepa_export.data.recording import Origin, Recording
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.clips import Clips, clips_of
+from jepa_export.evaluation.clips import Clips, clips_of, takes_actions
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.imaging import resize_into
 from jepa_runtime.sources import (
@@ -46,7 +47,8 @@ def recorded_clips(
     trained_on: frozenset[str] | None = None,
     cache: Path | None = None,
     skip_bad: bool = False,
-    begin: Callable[[str, int], Callable[[], None]] = lambda _what, _total: lambda: None,
+    begin: Begin = ignore_progress,
+    reading: Callable[[str], None] = lambda _text: None,
 ) -> Clips:
     """Return up to ``count`` clips, evenly distributed over all recordings and their duration.
 
@@ -59,8 +61,8 @@ def recorded_clips(
         trained_on: Marks of recordings that are excluded unless all are among them; None: unknown.
         cache: Folder of decoded frames (None: temporary).
         skip_bad: Skip unusable recordings with a warning instead of failing.
-        begin: Called with the name of a task and its number of parts; returns a function to call after each
-            part.
+        begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
+        reading: Called with a message every few seconds while a recording is decoded.
 
     Raises:
         JepaExportError: A source does not exist, a recording is not usable, together they contain no clip, or
@@ -77,13 +79,16 @@ def recorded_clips(
         candidates, training_note = _not_trained_on(found, trained_on)
         chosen = [candidates[row] for row in _spread(len(candidates), count)]
         tick = begin("recordings", len(chosen))
-        recordings, _ = prepare(chosen, store, skip_bad=skip_bad, progress=lambda _: tick())
-        for recording in recordings:
+        recordings, _ = prepare(chosen, store, skip_bad=skip_bad, progress=lambda _: tick(), reading=reading)
+        given = takes_actions(manifest)
+        for recording in recordings if given else ():
             _check_actions(recording, manifest)
-        known = recordings[0].action_names is not None
+        known = not given or recordings[0].action_names is not None
         length = size + manifest.horizon if known else size
         _check_length(recordings, length, step_s)
-        windows = Windows(recordings, frames=length, rate_hz=1 / step_s, max_offset=_MAX_OFFSET)
+        windows = Windows(
+            recordings, frames=length, rate_hz=1 / step_s, max_offset=_MAX_OFFSET, actions=given
+        )
         clips = [windows[row] for row in _spread(len(windows), count)]
     name = ", ".join(specs)
     if not all(isinstance(each, _PlayedSource) for each in found):

@@ -96,6 +96,17 @@ class QuantizationResult:
         """Return the entry for report.json."""
         return asdict(self) | {"holds": self.holds}
 
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> QuantizationResult:
+        """Return the result that :meth:`as_dict` describes."""
+        agreements = {name: CosineAgreement(**entry[name]) for name in ("plain", "found", "limits")}
+        return cls(
+            graph=entry["graph"],
+            in_fp32=tuple(entry["in_fp32"]),
+            held_out=entry["held_out"],
+            **agreements,
+        )
+
     def __str__(self) -> str:
         samples = "held-out samples" if self.held_out else "calibration samples"
         text = f"{self.graph} in INT8 on {samples}: {self.plain}"
@@ -154,21 +165,35 @@ class AccuracyController:
             )
             after = _agreement(_compiled(best), pairs)
         in_fp32 = tuple(sorted(_quantized(plain) - _quantized(best)))
-        outcome = QuantizationResult(
-            graph=graph,
-            plain=before,
-            found=after,
-            limits=self.limits,
-            in_fp32=in_fp32,
-            held_out=not self._seen,
+        self._add(
+            QuantizationResult(
+                graph=graph,
+                plain=before,
+                found=after,
+                limits=self.limits,
+                in_fp32=in_fp32,
+                held_out=not self._seen,
+            )
         )
-        self.outcomes.append(outcome)
-        self._progress(str(outcome))
         return best
+
+    def add(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add the results of graphs that were quantized earlier, see :meth:`QuantizationResult.as_dict`."""
+        for entry in entries:
+            self._add(QuantizationResult.from_dict(entry))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what the outcome depends on besides graphs and samples, as JSON values."""
+        return asdict(self.limits) | {"seen": self._seen}
 
     def report(self) -> dict[str, Any]:
         """Return the entry for report.json."""
         return {"int8": [outcome.as_dict() for outcome in self.outcomes]} if self.outcomes else {}
+
+    def _add(self, outcome: QuantizationResult) -> None:
+        self.outcomes.append(outcome)
+        self._progress(str(outcome))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -54,7 +55,7 @@ def export_onnx(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     axes = {name: {0: "count"} for name in (*free_axis, *outputs)} if free_axis else {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _attention_as_operations():
         # The tracing exporter is chosen deliberately: its graphs use only operators that every target
         # supports.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -72,3 +73,14 @@ def export_onnx(
             dynamo=False,
         )
     onnx.checker.check_model(str(path), full_check=True)
+
+
+@contextmanager
+def _attention_as_operations() -> Iterator[None]:
+    """Turn off the fused layers of torch.nn.TransformerEncoder in the block: ONNX has no such operation."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

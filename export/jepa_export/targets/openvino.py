@@ -9,6 +9,8 @@ saturation 0.9998.
 from __future__ import annotations
 
 import logging
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from jepa_runtime.backends import cpu_int8
 # Output layers of this size cost next to nothing, and their outputs are the latent itself: in INT8 the error
 # of the robot token was five times as large (0.24 instead of 0.05, where one step at top speed is 0.66).
 SMALL_WEIGHTS = 8192
+_GENERATED_NAME = re.compile(r'\bname="([A-Z][A-Za-z0-9]*)_([0-9]+)((?:[/_][^"]*)?)"')
 Sample = dict[str, NDArray[np.generic]]
 
 
@@ -163,7 +166,7 @@ def _small_products(model: ov.Model) -> list[str]:
 
 
 def save(model: ov.Model, path: Path, *, halve: bool = False) -> None:
-    """Write ``path`` (.xml) and its .bin.
+    """Write ``path`` (.xml) and its .bin; the files do not depend on what the process converted before.
 
     Args:
         model: Model to write.
@@ -176,9 +179,25 @@ def save(model: ov.Model, path: Path, *, halve: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         ov.save_model(model, path, compress_to_fp16=halve)
+        path.write_text(_number_operations(path.read_text()))
     # OpenVINO reports a full disk as a RuntimeError without details.
     except RuntimeError as error:
         raise JepaExportError(
             f"{path.name} cannot be written ({error}): is the disk full? nothing was written",
             code="export.write_failed",
         ) from error
+
+
+def _number_operations(xml: str) -> str:
+    """Replace the numbers in names such as ``Convert_471``, which count all operations of the process.
+
+    NNCF and OpenVINO append to such names: ``Convert_471/fq_output_0``, ``Constant_471_compressed``.
+    """
+    numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+
+    def renumber(found: re.Match[str]) -> str:
+        kind, number, rest = found.groups()
+        seen = numbers[kind]
+        return f'name="{kind}_{seen.setdefault(number, len(seen))}{rest}"'
+
+    return _GENERATED_NAME.sub(renumber, xml)

@@ -119,6 +119,28 @@ class VJEPA2AC(nn.Module):
         """Predict for each frame the tokens of the next, of unit scale; see :class:`ActionPredictor`."""
         return unit_scale(self.predictor(latents, actions, states))
 
+    def rollout(self, latents: Tensor, actions: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the frames and states that a sequence of actions leads to, as the official planner does.
+
+        Args:
+            latents: [batch, T, patches, dim].
+            actions: [batch, T-1+H, 7]: those between the frames, then one for each predicted frame.
+            states: [batch, T, 7].
+
+        Returns:
+            Tokens [batch, H, patches, dim] of unit scale, and states [batch, H, 7].
+
+        Raises:
+            JepaExportError: A tensor has another shape, or T-1+H is more than the predictor reads.
+        """
+        known = int(latents.shape[1])
+        for frames in range(known, int(actions.shape[1]) + 1):
+            following = self.predict(latents, actions[:, :frames], states)[:, -1:]
+            reached = next_state(*(each[:, frames - 1].double().numpy() for each in (states, actions)))
+            latents = torch.cat([latents, following], dim=1)
+            states = torch.cat([states, torch.from_numpy(reached).to(states)[:, None]], dim=1)
+        return latents[:, known:], states[:, known:]
+
 
 def next_state(state: NDArray[np.float64], action: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the state that ``action`` leads to from ``state``, both [..., 7].

@@ -28,10 +28,9 @@ from jepa_export.bundling.student_bundle import (
     rollout_samples,
 )
 from jepa_export.bundling.student_graphs import write_graph
-from jepa_export.bundling.variants import VariantKey, model_path
+from jepa_export.bundling.variants import VariantKey, goal_variants, manifest_entries
 from jepa_export.quantization.accuracy_control import AccuracyController, HeldOutSamples, limits_of
 from jepa_export.targets.openvino import Sample, compress_int8
-from jepa_export.targets.registry import targets
 from jepa_recipes.first_person.clips import ClipShape, sample_clips
 from jepa_recipes.first_person.exported_graphs import EnergyGraph, PredictorGraph, RelativePoseGraph
 from jepa_recipes.first_person.library import DriveLibrary
@@ -198,15 +197,11 @@ def _write_graphs(
         quantize=compress_int8,
     )
     entries = {"step": builder.write_steps(variants)}
-    names = dict.fromkeys(target for target, _ in variants)
-    precisions = tuple((name, targets()[name].energy_precision) for name in names)
+    precisions = goal_variants(variants)
     for role, (module, states) in _readers(networks, settings).items():
         samples = _pairs(latents, states)
         write_graph(module, samples, role, folder / role, precisions, free_axis=("latents",))
-        entries[role] = [
-            {"target": target, "precision": precision, "path": model_path(role, (target, precision))}
-            for target, precision in precisions
-        ]
+        entries[role] = manifest_entries(role, precisions)
     return entries
 
 
@@ -252,7 +247,7 @@ def _fields(
     graphs: dict[str, list[dict[str, str]]],
     dim: int,
 ) -> dict[str, Any]:
-    fields = create_manifest(
+    return create_manifest(
         identity,
         settings,
         MeasuredErrors(
@@ -264,8 +259,5 @@ def _fields(
         latent=(TOKENS, dim),
         roles=("encoder", "predictor"),
         tolerances=TOLERANCES,
+        others=graphs,
     )
-    fields["graphs"] |= graphs
-    for entry in (each for entries in graphs.values() for each in entries):
-        fields["golden"]["tolerances"].setdefault(entry["precision"], TOLERANCES[entry["precision"]])
-    return fields

@@ -2,7 +2,7 @@
 
 The last frames of a clip are earlier ones of the same drive after a turn on the spot. Simulation allows any
 turn there; a robot would turn, and its odometry measures by how much. In most drives, they all look to about
-the same side: these frames are side by side, as those along the drive are not.
+the same side: these frames are side by side, as those along the drive are not. In some, they look back.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ Ints = NDArray[np.int64]
 
 # Columns of PackedLayouts.lights.
 _INTENSITY, _AMBIENT = 2, 3
-_MAX_STRIDE = 4
-_MAX_TURN_RAD = 1.6
-# In this proportion of drives, all turned frames look to one side, up to this deviation.
-_ASIDE, _ASIDE_DEVIATION_RAD = 0.8, 0.3
+_MAX_STRIDE = 10
+# Turns of this proportion of drives are up to the first limit, those of the others up to half a circle.
+_OVERLAPPING, _MAX_OVERLAPPING_RAD = 0.75, 1.6
+# In this proportion of drives, all turned frames look to one side, up to a deviation in this range.
+_ASIDE, _ASIDE_DEVIATION_RAD = 0.8, (0.2, 0.9)
 _MAX_NOISE, _GAIN = 5.0, (0.75, 1.3)
 
 
@@ -40,7 +41,7 @@ class ClipShape:
         frames: Frames of each drive F, with those after a turn.
         turned: How many of them were taken after a turn on the spot.
         consecutive: How many drives, from the first, have frames one model step apart; in the others, one to
-            four.
+            ten.
     """
 
     drives: int = 12
@@ -112,10 +113,10 @@ def sample_clips(
 
 
 def _times(steps: int, shape: ClipShape, rng: np.random.Generator) -> Ints:
-    """Return the steps of the drives at which frames are taken [D, F]."""
+    """Return the steps of the drives at which frames are taken [D, F]; the turned ones are replaced."""
     stride = rng.integers(1, _MAX_STRIDE, size=shape.drives, endpoint=True)
     stride[: shape.consecutive] = 1
-    span = stride * (shape.frames - 1)
+    span = stride * (shape.frames - shape.turned - 1)
     start = rng.integers(0, np.maximum(1, steps - span))
     times: Ints = np.minimum(steps - 1, start[:, None] + stride[:, None] * np.arange(shape.frames))
     return times
@@ -125,9 +126,10 @@ def _turn(poses: NDArray[np.float64], odometry: Floats, shape: ClipShape, rng: n
     """Replace the last frames of each drive by earlier ones after a turn on the spot."""
     untouched = shape.frames - shape.turned
     source = rng.integers(untouched, size=(shape.drives, shape.turned))
-    angle = rng.uniform(-_MAX_TURN_RAD, _MAX_TURN_RAD, source.shape)
+    limit = np.where(rng.random((shape.drives, 1)) < _OVERLAPPING, _MAX_OVERLAPPING_RAD, np.pi)
+    angle = limit * rng.uniform(-1, 1, source.shape)
     aside = rng.random(shape.drives) < _ASIDE
-    deviation = rng.uniform(-_ASIDE_DEVIATION_RAD, _ASIDE_DEVIATION_RAD, source.shape)
+    deviation = rng.uniform(*_ASIDE_DEVIATION_RAD, (shape.drives, 1)) * rng.uniform(-1, 1, source.shape)
     angle[aside] = (angle[:, :1] + deviation)[aside]
     measured = np.array([_measure(turn, rng) for turn in angle.flat]).reshape(source.shape)
     drive = np.arange(shape.drives)[:, None]

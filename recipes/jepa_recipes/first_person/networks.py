@@ -400,6 +400,10 @@ class Networks:
     head: RelativePoseHead
     predictor: ActionPredictor
 
+    def train(self) -> Networks:
+        """Return the networks in training mode."""
+        return Networks(self.encoder.train(), self.head.train(), self.predictor.train())
+
     def eval(self) -> Networks:
         """Return the networks in evaluation mode."""
         return Networks(self.encoder.eval(), self.head.eval(), self.predictor.eval())

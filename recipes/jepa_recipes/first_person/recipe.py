@@ -6,7 +6,7 @@ import argparse
 
 from jepa_export.commands import number_types
 from jepa_export.training.recipes import TrainingRecipe
-from jepa_recipes.first_person.sizes import BASE, STUDENTS
+from jepa_recipes.first_person.sizes import BASE, LAYOUTS, STUDENTS
 from jepa_runtime.commands import UsageError
 
 _FRAMES = 10_000_000
@@ -30,6 +30,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=STUDENTS,
         default=BASE,
         help="size of the networks; a larger one takes more time for a frame (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layouts",
+        type=number_types.positive_count,
+        default=LAYOUTS,
+        metavar="N",
+        help="houses through which the drives for training lead (default: %(default)s)",
     )
     parser.add_argument(
         "--prediction-frames",
@@ -81,6 +88,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "alone (default: %(default)s)",
     )
     parser.add_argument(
+        "--from-joint",
+        action="store_true",
+        help="with --distill: the model starts from the weights of a training without --distill in DIR",
+    )
+    parser.add_argument(
         "--cloning-frames",
         type=number_types.large_count,
         metavar="N",
@@ -93,7 +105,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from jepa_recipes.first_person.train_command import train_and_bundle, train_policy
     from jepa_recipes.first_person.training import TeacherTraining
 
-    command = f"jepa-export train first_person --size {arguments.size} --seed {arguments.seed}"
+    command = (
+        f"jepa-export train first_person --size {arguments.size} --seed {arguments.seed}"
+        f" --layouts {arguments.layouts}"
+    )
     if arguments.cloning_frames is not None:
         if arguments.size != BASE:
             raise UsageError(f"--cloning-frames: policies have the size {BASE}: leave out --size")
@@ -101,6 +116,7 @@ def _train(arguments: argparse.Namespace) -> int:
             arguments.out,
             seed=arguments.seed,
             frames=arguments.cloning_frames,
+            layouts=arguments.layouts,
             threads=arguments.threads,
             command=f"{command} --cloning-frames {arguments.cloning_frames}",
         )
@@ -113,14 +129,16 @@ def _train(arguments: argparse.Namespace) -> int:
             masked_frames=arguments.masked_frames,
             frames=arguments.teacher_frames,
             odometry_weight=arguments.odometry_weight,
+            starts_from_joint=arguments.from_joint,
         )
         command += (
             f" --distill --masked-frames {teacher.masked_frames} --teacher-frames {teacher.frames}"
-            f" --odometry-weight {teacher.odometry_weight:g}"
+            f" --odometry-weight {teacher.odometry_weight:g}{' --from-joint' * teacher.starts_from_joint}"
         )
     return train_and_bundle(
         arguments.out,
         size=arguments.size,
+        layouts=arguments.layouts,
         seed=arguments.seed,
         frames=arguments.frames,
         prediction_frames=arguments.prediction_frames,

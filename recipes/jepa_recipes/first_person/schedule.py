@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jepa_recipes.first_person.clips import ClipShape
 from jepa_recipes.first_person.pairs import MAX_REACH_M
@@ -29,6 +29,10 @@ class Schedule:
     reach: tuple[int, int] = (150_000, 450_000)
     decay: int = 200_000
     evaluation: int = 100_000
+
+    def continued(self) -> Schedule:
+        """Return the schedule of networks that have learned all terms before."""
+        return replace(self, pose=(0, 1), prediction=0, reach=(0, 1))
 
     def pose_weight(self, seen: int) -> float:
         """Return the weight of the relative pose after ``seen`` frames."""

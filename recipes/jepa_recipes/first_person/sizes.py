@@ -1,4 +1,4 @@
-"""The sizes of the networks. Without torch, so that the recipe can list them in its help."""
+"""The sizes of the networks and of the training set. Without torch, so that the help can list them."""
 
 from __future__ import annotations
 
@@ -31,4 +31,6 @@ STUDENTS = {
 BASE = "base"
 """The name of the size that is trained unless another one is chosen."""
 STUDENT = STUDENTS[BASE]
+LAYOUTS = 5000
+"""Number of houses for training unless another one is chosen."""
 TEACHER = NetworkSize(dim=160, encoder_depth=6, encoder_heads=4, predictor_depth=3)

@@ -5,6 +5,7 @@ Or train the policy that models are compared with.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def train_and_bundle(
     out: Path,
     *,
     size: str,
+    layouts: int,
     seed: int,
     frames: int,
     prediction_frames: int,
@@ -58,6 +60,7 @@ def train_and_bundle(
     Args:
         out: Folder of drives, checkpoints and the bundle.
         size: Name of the size, of :data:`~jepa_recipes.first_person.sizes.STUDENTS`.
+        layouts: Number of houses for training.
         seed: Seed of drives, weights and batches.
         frames: Number of camera images to train on.
         prediction_frames: Number of camera images on which the predictor then trains alone, without teacher.
@@ -67,7 +70,7 @@ def train_and_bundle(
         teacher: How to train a teacher first, whose bundle is ``out``/teacher, and distill the model from it;
             None: train the model directly.
     """
-    console, recipe = Console(), Recipe(student=STUDENTS[size])
+    console, recipe = Console(), _recipe(size, layouts)
     folder, teacher_folder = out / "bundle", out / "teacher"
     check_output(folder)
     write_bundle = partial(
@@ -83,12 +86,12 @@ def train_and_bundle(
             threads=threads,
             recipe=recipe,
         )
-        drives, held_out = sample_drives(out, seed=seed)
+        drives, held_out = sample_drives(out, seed=seed, recipe=recipe)
     else:
         check_output(teacher_folder)
         distilled = distill(out, seed=seed, frames=frames, teacher=teacher, threads=threads, recipe=recipe)
         networks = distilled.student
-        drives, held_out = sample_drives(out, seed=seed)
+        drives, held_out = sample_drives(out, seed=seed, recipe=recipe)
         metrics = write_bundle(
             distilled.teacher,
             drives,
@@ -114,23 +117,29 @@ def train_and_bundle(
     return 0
 
 
-def train_policy(out: Path, *, seed: int, frames: int, threads: int, command: str) -> int:
+def train_policy(out: Path, *, layouts: int, seed: int, frames: int, threads: int, command: str) -> int:
     """Train a policy by behavior cloning, and write it to ``out``/policy.
 
     Args:
         out: Folder of :func:`train_and_bundle`, whose joint stage the policy starts from.
-        seed: Seed of the run in this folder.
+        layouts: Number of houses of the run in this folder.
+        seed: Seed of that run.
         frames: Number of camera images to train on.
         threads: Threads of torch.
         command: Command line for the provenance of the policy.
     """
-    console, folder = Console(), out / "policy"
-    policy = clone(out, seed=seed, frames=frames, threads=threads)
-    _, held_out = sample_drives(out, seed=seed)
+    console, folder, recipe = Console(), out / "policy", _recipe(BASE, layouts)
+    policy = clone(out, seed=seed, frames=frames, threads=threads, recipe=recipe)
+    _, held_out = sample_drives(out, seed=seed, recipe=recipe)
     errors = evaluate_policy(policy, held_out, batches=_POLICY_BATCHES)
     write_policy(policy, folder, command=command, joint_steps=joint_steps(out), errors=errors)
     console.print(f"policy: {folder}")
     return 0
+
+
+def _recipe(size: str, layouts: int) -> Recipe:
+    recipe = Recipe(student=STUDENTS[size])
+    return replace(recipe, library=replace(recipe.library, layouts=layouts))
 
 
 def _add_costs(folder: Path, further: dict[str, Any] | None = None) -> dict[str, Any]:

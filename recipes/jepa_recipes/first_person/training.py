@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -28,10 +28,10 @@ from jepa_recipes.first_person.masked import MaskedStage
 from jepa_recipes.first_person.networks import Networks, create_networks
 from jepa_recipes.first_person.prediction import PredictionStage
 from jepa_recipes.first_person.schedule import Amount, Schedule
-from jepa_recipes.first_person.sizes import STUDENT, TEACHER, NetworkSize
+from jepa_recipes.first_person.sizes import LAYOUTS, STUDENT, TEACHER, NetworkSize
 from jepa_recipes.first_person.stage import StageSettings, discard_outdated, run_drive_stage
 
-_LIBRARY = LibrarySize(layouts=5000, drives=6, steps=48)
+_LIBRARY = LibrarySize(layouts=LAYOUTS, drives=6, steps=48)
 _HELD_OUT = LibrarySize(layouts=200, drives=2, steps=40)
 _MASKED = Amount(clips=ClipShape(drives=30, frames=FRAMES, turned=0, consecutive=30), pairs=0)
 _PREDICTION = Amount(
@@ -74,11 +74,14 @@ class TeacherTraining:
         frames: Number of camera images of the joint stage.
         odometry_weight: Weight of the terms of the joint stage, from odometry and later images, in the
             distillation; 0: the student learns from the teacher alone.
+        starts_from_joint: Whether the student starts from the networks of :func:`train` in the same folder,
+            and not from random weights.
     """
 
     masked_frames: int
     frames: int
     odometry_weight: float
+    starts_from_joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,10 @@ def distill(
         checkpoint_every: Steps between two checkpoints.
 
     Raises:
-        JepaExportError: See :func:`train`; or the latents of the masked stage collapsed.
+        JepaExportError: See :func:`train`; or the latents of the masked stage collapsed; or the student
+            starts from the joint stage, which has not begun.
     """
+    start = {"joint": joint_steps(folder)} if teacher.starts_from_joint else dict[str, float]()
     with _open_run(folder, seed, recipe or Recipe(), threads) as run:
         amount, depends_on = run.recipe.amount, dict[str, float]()
         torch.manual_seed(seed + 1)
@@ -169,10 +174,15 @@ def distill(
             large, run.settings(amount, teacher.frames, depends_on=depends_on), name="teacher_joint"
         )
         run_drive_stage(joint, checkpoint_every=checkpoint_every)
-        depends_on |= {joint.name: joint.steps, "odometry_weight": teacher.odometry_weight}
+        depends_on |= {joint.name: joint.steps, "odometry_weight": teacher.odometry_weight} | start
         torch.manual_seed(seed + 3)
+        if teacher.starts_from_joint:
+            student = load_networks(_joint(folder), run.recipe.student).train()
+            amount = replace(amount, schedule=amount.schedule.continued())
+        else:
+            student = create_networks(run.recipe.student)
         distillation = DistillationStage(
-            create_networks(run.recipe.student),
+            student,
             large,
             run.settings(amount, frames, depends_on=depends_on),
             odometry_weight=teacher.odometry_weight,
@@ -229,8 +239,8 @@ def joint_steps(folder: Path) -> int:
     path = _joint(folder)
     if not path.exists():
         raise JepaExportError(
-            f"{path}: does not exist, and the policy starts from it: train the model there first "
-            "(jepa-export train first_person)",
+            f"{path}: does not exist, and the training starts from it: train the model there first "
+            "(jepa-export train first_person, without --distill)",
             code="training.no_joint_stage",
         )
     steps: int = load(path)["step"]

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import Progress
 
 from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import MAX_BLOCKS, Bundle, Manifest, seal
 from jepa_runtime.calibration import block_maxima, is_correlated, score_of
 from jepa_runtime.calibration.alarms import Alarms
+from jepa_runtime.commands.arguments import open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
@@ -61,11 +63,11 @@ def run(args: argparse.Namespace) -> int:
     # Minimum and maximum of each component of the executed actions.
     executed_range = np.full((2, bundle.manifest.action_size), np.nan)
     runs, played, specs = [], [], " ".join(args.source)
-    with model, ExitStack() as stack:
+    with model, progress_on(open_console(stderr=True)) as bars, ExitStack() as stack:
         # All are opened first: an unreadable one must not fail after hours of another.
         sources = [stack.enter_context(closing(open_source(spec, rate_hz=args.rate))) for spec in args.source]
         for source in sources:
-            segments = _errors(model, source, args.duration, executed_range)
+            segments = _errors(model, source, args.duration, executed_range, bars)
             runs += [np.array(run) for run in segments if len(run) >= horizon]
             played.append(source.name if args.duration is None else f"{args.duration:g} s of {source.name}")
     if not runs:
@@ -174,7 +176,7 @@ def _constant_components(manifest: Manifest, minimum: Floats, maximum: Floats) -
 
 
 def _errors(
-    model: WorldModel, source: Source, duration_s: float | None, executed_range: Floats
+    model: WorldModel, source: Source, duration_s: float | None, executed_range: Floats, bars: Progress
 ) -> Iterator[list[Floats]]:
     """Yield the errors [H] of each step, for each run of frames without a gap and with known actions.
 
@@ -186,7 +188,7 @@ def _errors(
     run: list[Floats] = []
     first_ns: int | None = None
     unknown_ns: int | None = None
-    for frame in source.frames():
+    for frame in bars.track(source.frames(), description="frames"):
         first_ns = frame.stamp_ns if first_ns is None else first_ns
         if duration_s is not None and frame.stamp_ns - first_ns > duration_s * 1e9:
             break

@@ -212,7 +212,11 @@ class _Run:
         goal: Image | None = None
         with self._live() as refresh:
             frames = paced_frames(
-                self._source, rate_hz=self._rate_hz, duration_s=self._args.duration, stopping=self._stopping
+                self._source,
+                rate_hz=self._rate_hz,
+                by_stamps=self._args.rate is None,
+                duration_s=self._args.duration,
+                stopping=self._stopping,
             )
             for frame, late_ms in frames:
                 self._lateness_ms.append(late_ms)

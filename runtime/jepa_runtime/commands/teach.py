@@ -7,9 +7,9 @@ import math
 from contextlib import closing
 from threading import Event
 
-from rich.console import Console
+from rich.progress import Progress
 
-from jepa_runtime.commands.arguments import message_console, open_model
+from jepa_runtime.commands.arguments import message_console, open_model, progress_on
 from jepa_runtime.commands.exit_status import ExitStatus, UsageError
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import RouteError, SourceError
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         if args.taught is not None:
             route = Route.open(args.taught).encoded_with(model)
         else:
-            with closing(open_source(args.source, rate_hz=args.rate)) as source:
-                route = _record(args, source, model, config, stopping, console)
+            with closing(open_source(args.source, rate_hz=args.rate)) as source, progress_on(console) as bars:
+                route = _record(args, source, model, config, stopping, bars)
         route.save(args.output)
     if args.json is not None:
         write_json(args.json, _properties(route))
@@ -62,7 +62,7 @@ def _record(
     model: WorldModel,
     config: RecorderConfig,
     stopping: Event,
-    console: Console,
+    bars: Progress,
 ) -> Route:
     manifest = model.manifest
     check_commands(source, manifest)
@@ -70,7 +70,7 @@ def _record(
     first_ns: int | None = None
     view: str | None = None
     start_s = args.start or 0.0
-    for frame in source.frames():
+    for frame in bars.track(source.frames(), description="frames"):
         first_ns = frame.stamp_ns if first_ns is None else first_ns
         elapsed_s = (frame.stamp_ns - first_ns) / 1e9
         if stopping.is_set() or elapsed_s > start_s + (args.duration or math.inf):
@@ -78,7 +78,7 @@ def _record(
         if elapsed_s < start_s:
             continue
         if view not in (None, frame.frame_id):
-            console.print(
+            bars.console.print(
                 f"{source.name}: the images continue in another place after {recorder.duration_s:.1f} s: the "
                 "route ends there",
                 style="yellow",

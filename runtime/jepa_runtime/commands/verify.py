@@ -12,7 +12,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands.arguments import open_console
 from jepa_runtime.commands.exit_status import ExitStatus, print_error
-from jepa_runtime.errors import JepaRuntimeError
+from jepa_runtime.errors import BundleError, JepaRuntimeError
 from jepa_runtime.model.parity import VariantCheck, check_variants
 from jepa_runtime.util.output_files import STDOUT, write_json
 
@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         }
         options = BackendOptions(threads=args.threads, cache_dir=args.cache_dir)
         checks = check_variants(bundle, engine=args.engine, precision=args.precision, options=options)
-        if faults := [check.fault for check in checks if check.fault]:
-            failure = JepaRuntimeError("; ".join(faults), code="bundle.golden_mismatch")
+        if errors := [check.error for check in checks if check.error]:
+            failure = BundleError("; ".join(map(str, errors)), code=errors[0].code)
     except JepaRuntimeError as error:
         failure = error
     graphs = [
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     variants = [variant.as_dict() for variant in checks]
     reason = None if failure is None else str(failure)
-    outcome |= {"ok": failure is None, "reason": reason, "variants": variants, "graphs": graphs}
+    code = None if failure is None else failure.code
+    outcome |= {"ok": failure is None, "reason": reason, "code": code, "variants": variants, "graphs": graphs}
     if args.json is not None:
         write_json(args.json, outcome)
     if args.json != STDOUT:
@@ -82,7 +83,7 @@ def _line(variant: VariantCheck) -> str:
     if variant.status == "checked":
         return f"{name} on {variant.engine} ({variant.engine_version})"
     if variant.status == "failed" or variant.engine is None:
-        return f"{name}: {escape(variant.fault or variant.unchecked)}"
+        return f"{name}: {escape(variant.reason)}"
     return f"{name} on its own device: {escape(variant.unchecked)}; its graphs run on {variant.engine}"
 
 

@@ -141,7 +141,8 @@ def _feed(
     stopping: Event,
 ) -> None:
     goal: Image | None = None
-    for frame, _ in paced_frames(source, rate_hz=rate_hz, duration_s=duration_s, stopping=stopping):
+    frames = paced_frames(source, rate_hz=rate_hz, by_stamps=True, duration_s=duration_s, stopping=stopping)
+    for frame, _ in frames:
         if source.goal is not goal:
             goal = source.goal
             pipeline.set_goal(goal, frame.stamp_ns)

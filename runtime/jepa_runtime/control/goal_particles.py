@@ -17,10 +17,9 @@ from jepa_runtime.control.reading_errors import (
     certainty,
     draw_poses,
     log_likelihoods,
-    wrapped,
 )
 from jepa_runtime.model.relative_pose import RelativePose
-from jepa_runtime.util.poses import Pose
+from jepa_runtime.util.poses import Pose, wrap_all
 
 _PARTICLES = 800
 # Of particles that are drawn again, how many are replaced by what the newest reading says alone.
@@ -96,7 +95,7 @@ class GoalParticles:
             float(mode[1]),
             yaw,
             _STATED * float(weights @ np.hypot(*(positions - mode).T)),
-            _STATED * float(weights @ np.abs(wrapped(yaws - yaw))),
+            _STATED * float(weights @ np.abs(wrap_all(yaws - yaw))),
         )
 
     def _weights(self) -> Floats:
@@ -113,7 +112,7 @@ class GoalParticles:
 
     def _scatter(self, poses: Floats, position_std: float | Floats, yaw_std: float) -> None:
         poses[:, :2] += position_std * self._rng.standard_normal((len(poses), 2))
-        poses[:, 2] = wrapped(poses[:, 2] + yaw_std * self._rng.standard_normal(len(poses)))
+        poses[:, 2] = wrap_all(poses[:, 2] + yaw_std * self._rng.standard_normal(len(poses)))
 
 
 def _draw(weights: Floats, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.model.relative_pose import RelativePose
+from jepa_runtime.util.poses import wrap_all
 
 OFFSET_M = 0.15
 """Added to a distance before its logarithm is compared."""
@@ -54,10 +55,10 @@ def log_likelihoods(poses: Floats, reading: RelativePose) -> Floats:
     read_m, read_rad = _polar(reading)
     bearing_scale, distance_scale, yaw_scale = _scales(reading)
     on_arc = yaw / 2 + np.where(np.abs(bearing) > math.pi / 2, math.pi, 0.0)
-    shown = on_arc + _SHOWN * wrapped(bearing - on_arc)
-    by_bearing = _bearing_counts(distance) * np.abs(wrapped(read_rad - shown)) / bearing_scale
+    shown = on_arc + _SHOWN * wrap_all(bearing - on_arc)
+    by_bearing = _bearing_counts(distance) * np.abs(wrap_all(read_rad - shown)) / bearing_scale
     by_distance = np.abs(np.log((distance + OFFSET_M) / (read_m + OFFSET_M))) / distance_scale
-    by_yaw = np.abs(wrapped(reading.yaw_rad - yaw)) / yaw_scale
+    by_yaw = np.abs(wrap_all(reading.yaw_rad - yaw)) / yaw_scale
     certain_m = _CERTAIN_M + _CERTAIN_RATIO * distance
     excess = np.clip(np.log(reading.position_std_m / certain_m), 0.0, _MAX_EXCESS)
     total: Floats = -_CERTAIN_EXPONENT * excess * np.square(np.maximum(np.cos(yaw), 0.0))
@@ -73,27 +74,21 @@ def draw_poses(reading: RelativePose, count: int, rng: np.random.Generator) -> F
     is_wrong = rng.random((3, count)) < _DRAWN_WRONG
     errors = rng.laplace(size=(3, count))
     anywhere = rng.uniform(-math.pi, math.pi, (2, count))
-    yaw = np.where(is_wrong[0], anywhere[0], wrapped(reading.yaw_rad + yaw_scale * errors[0]))
+    yaw = np.where(is_wrong[0], anywhere[0], wrap_all(reading.yaw_rad + yaw_scale * errors[0]))
     low, high = math.log(OFFSET_M), math.log(_MAX_M + OFFSET_M)
     logarithm = math.log(read_m + OFFSET_M) + distance_scale * errors[1]
     is_wrong[1] |= (logarithm < low) | (logarithm > high)
     distance = np.exp(np.where(is_wrong[1], rng.uniform(low, high, count), logarithm)) - OFFSET_M
-    shown = wrapped(read_rad + bearing_scale / np.maximum(_bearing_counts(distance), 0.1) * errors[2])
+    shown = wrap_all(read_rad + bearing_scale / np.maximum(_bearing_counts(distance), 0.1) * errors[2])
     bearing = np.where(is_wrong[2], anywhere[1], _bearing_of(shown, yaw))
     return np.stack([distance * np.cos(bearing), distance * np.sin(bearing), yaw], axis=1)
 
 
-def wrapped(angles: Floats) -> Floats:
-    """Return angles between -pi and pi."""
-    between: Floats = (angles + math.pi) % (2 * math.pi) - math.pi
-    return between
-
-
 def _bearing_of(shown: Floats, yaw: Floats) -> Floats:
     """Return the bearings of which readings show these; as shown, if there is none on that side."""
-    from_ahead = wrapped(shown - yaw / 2) / _SHOWN
-    from_behind = wrapped(shown - yaw / 2 - math.pi) / _SHOWN
-    ahead, behind = yaw / 2 + from_ahead, wrapped(yaw / 2 + math.pi + from_behind)
+    from_ahead = wrap_all(shown - yaw / 2) / _SHOWN
+    from_behind = wrap_all(shown - yaw / 2 - math.pi) / _SHOWN
+    ahead, behind = yaw / 2 + from_ahead, wrap_all(yaw / 2 + math.pi + from_behind)
     is_behind = (np.abs(behind) > math.pi / 2) & (np.abs(from_behind) < math.pi / 2)
     bearing: Floats = np.where(np.abs(ahead) < math.pi / 2, ahead, np.where(is_behind, behind, shown))
     return bearing

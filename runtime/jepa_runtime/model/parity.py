@@ -118,7 +118,7 @@ class VariantCheck:
         engine: The engine that ran its graphs; None if none did.
         engine_version: The version of that engine.
         unchecked: The reason why the variant was not verified on its own device; empty if it was.
-        fault: The reason why the variant cannot be used; empty if it can.
+        error: The error that makes the variant unusable; None if it can be used.
         parities: The results of its graphs.
     """
 
@@ -127,13 +127,18 @@ class VariantCheck:
     engine: str | None = None
     engine_version: str | None = None
     unchecked: str = ""
-    fault: str = ""
+    error: BundleError | None = None
     parities: tuple[Parity, ...] = ()
 
     @property
     def status(self) -> str:
         """``failed``, ``not checked`` or ``checked``."""
-        return "failed" if self.fault else "not checked" if self.unchecked else "checked"
+        return "failed" if self.error else "not checked" if self.unchecked else "checked"
+
+    @property
+    def reason(self) -> str:
+        """The reason for :attr:`status`; empty if the variant was checked."""
+        return str(self.error or self.unchecked)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -143,7 +148,8 @@ class VariantCheck:
             "status": self.status,
             "engine": self.engine,
             "engine_version": self.engine_version,
-            "reason": self.fault or self.unchecked or None,
+            "reason": self.reason or None,
+            "code": self.error.code if self.error else None,
         }
 
 
@@ -157,7 +163,8 @@ def check_variants(
     """Verify each variant of a bundle by golden parity, on its own device.
 
     If this machine has no such device, the default engine opens and runs the graphs on the CPU. This detects
-    graphs that cannot be opened; the results of the device remain unverified.
+    graphs that cannot be opened; the results of the device remain unverified. Variants for a target that no
+    installed package declares are not opened.
 
     Args:
         bundle: The bundle, trained or not.
@@ -217,7 +224,10 @@ def _check_on_its_device(
     bundle: Bundle, target: Target, precision: str, options: BackendOptions | None
 ) -> VariantCheck:
     missing = []
-    for declared, device in engines_for(target):
+    declared_engines = engines_for(target)
+    if not declared_engines:
+        return VariantCheck(target, precision, unchecked=f"no engine for {target} is installed")
+    for declared, device in declared_engines:
         engine = f"{declared.name}:{device}"
         if not declared.is_installed:
             missing.append(f"{engine} is not installed")
@@ -229,9 +239,9 @@ def _check_on_its_device(
             continue
         checked = _check(bundle, VariantCheck(target, precision, engine), options)
         # An engine that was not built yet is not a fault of the variant.
-        if not (checked.fault and not checked.parities and requires_build(engine)):
+        if not (checked.error and not checked.parities and requires_build(engine)):
             return checked
-        missing.append(checked.fault)
+        missing.append(checked.reason)
     found = VariantCheck(target, precision, DEFAULT_ENGINE, unchecked="; ".join(missing))
     return _check(bundle, found, options)
 
@@ -248,10 +258,14 @@ def _check(bundle: Bundle, variant: VariantCheck, options: BackendOptions | None
     except UnsupportedPrecisionError as error:
         return replace(variant, engine=None, engine_version=None, unchecked=str(error))
     except JepaRuntimeError as error:
-        kind = f"{variant.precision} for {variant.target}"
-        return replace(variant, fault=f"{kind} cannot be run on {engine}: {error}")
-    fault = "; ".join(parity.fault for parity in parities if not parity.ok)
-    return replace(variant, parities=tuple(parities), fault=fault)
+        unusable = BundleError(
+            f"{variant.precision} for {variant.target} cannot be run on {engine}: {error}",
+            code="bundle.variant_unusable",
+        )
+        return replace(variant, error=unusable)
+    faults = "; ".join(parity.fault for parity in parities if not parity.ok)
+    mismatch = BundleError(faults, code="bundle.golden_mismatch") if faults else None
+    return replace(variant, parities=tuple(parities), error=mismatch)
 
 
 def golden_parity(

@@ -64,16 +64,18 @@ class Workload:
             ProfileError: The source has no frames.
         """
         frames: list[Image] = []
-        began = time.perf_counter()
         with closing(open_source(source, rate_hz=rate_hz)) as opened:
             for frame in islice(opened.frames(), _MAX_FRAMES):
+                if not frames:
+                    # A source may read ahead before the first frame.
+                    began = time.perf_counter()
                 frames.append(frame.image if size is None else _scaled(frame.image, size))
                 if sum(image.nbytes for image in frames) > _MAX_BYTES:
                     break
             name = opened.name
         if not frames:
             raise ProfileError(f"{source}: has no frames", code="profile.no_frames")
-        return cls(name, frames, (time.perf_counter() - began) * 1e3 / len(frames))
+        return cls(name, frames, (time.perf_counter() - began) * 1e3 / max(1, len(frames) - 1))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.util.poses import Pose
+from jepa_runtime.util.poses import Pose, wrap_all
 
 _ITERATIONS = 12
 _CONVERGED = 1e-4
@@ -61,7 +61,7 @@ def relax(poses: Pose, measurements: Sequence[Measurement]) -> Pose:
         relaxed = relaxed + step
         if np.abs(step).max() < _CONVERGED:
             break
-    relaxed[:, 2] = _wrapped(relaxed[:, 2])
+    relaxed[:, 2] = wrap_all(relaxed[:, 2])
     return relaxed
 
 
@@ -73,7 +73,7 @@ def _linearized(
     dx, dy = (poses[second, :2] - poses[first, :2]).T
     x, y = cos * dx + sin * dy, -sin * dx + cos * dy
     turn = poses[second, 2] - poses[first, 2] - measured[:, 2]
-    residuals = np.stack([x - measured[:, 0], y - measured[:, 1], _wrapped(turn)], axis=1)
+    residuals = np.stack([x - measured[:, 0], y - measured[:, 1], wrap_all(turn)], axis=1)
     by_second = np.zeros((len(first), 3, 3))
     by_second[:, 0, 0] = by_second[:, 1, 1] = cos
     by_second[:, 0, 1], by_second[:, 1, 0] = sin, -sin
@@ -103,8 +103,3 @@ def _solve(
     matrix[np.diag_indices(3 * count)] += _DAMPING
     solution = np.linalg.solve(matrix, gradient.reshape(-1))
     return -np.asarray(solution, np.float64).reshape(count, 3)
-
-
-def _wrapped(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    wrapped: NDArray[np.float64] = (angles + np.pi) % (2 * np.pi) - np.pi
-    return wrapped

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median, median_low
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -28,12 +29,13 @@ _MAX_SEQUENCES = 65536
 MAX_SCORED = 4096
 # Interval of attempts while frames leave no time for a request.
 _RETRY_S = 0.01
-# A run may take this much longer than the last one.
+# A run may take this much longer than expected.
 _MARGIN = 1.25
-# Decay per frame of the duration of the last run, so that one slow run does not block all later ones.
-_DECAY = 0.95
-# Number of last frames of a stream that determine its period.
-_INTERVALS = 4
+# A run is expected to take as long as the median of the last ones, whose durations decay with each frame: a
+# few slow runs, such as those of a thread that was preempted, do not block all later ones.
+_RUNS, _DECAY = 5, 0.95
+# Number of last intervals of a stream that determine when its next frame is due.
+_INTERVALS = 8
 
 
 @dataclass(frozen=True)
@@ -330,7 +332,7 @@ class EvaluationQueue:
         self._pending: list[Request[Any]] = []
         self._frame_timing = FrameTiming()
         # Durations of the last runs by their stages, and of the model's last calls in these.
-        self._run_ns: dict[tuple[str, ...], float] = {}
+        self._run_ns: dict[tuple[str, ...], deque[float]] = {}
         self._call_ms: dict[tuple[str, ...], float] = {}
         self._is_blocked = False
         self._closed_reason = ""
@@ -354,8 +356,8 @@ class EvaluationQueue:
     def add_frame(self, stream: str, arrived_ns: int) -> None:
         """Note the arrival of the frame of ``stream`` that is processed now."""
         self._frame_timing.add(stream, arrived_ns)
-        for stages in self._run_ns:
-            self._run_ns[stages] *= _DECAY
+        for stages, durations in self._run_ns.items():
+            self._run_ns[stages] = deque((_DECAY * each for each in durations), maxlen=_RUNS)
         self._is_blocked = False
 
     def frame_timeout_s(self) -> float | None:
@@ -383,7 +385,8 @@ class EvaluationQueue:
         except Exception as error:
             outcome = error
         if request.has_started or outcome is not None:
-            self._run_ns[stages] = self._clock_ns() - began_ns
+            self._run_ns[stages].append(self._clock_ns() - began_ns)
+            self._call_ms[stages] = _call_ms(processor, stages)
         self._is_blocked = outcome is None and not request.has_started
         with self._lock:
             # False if the queue was closed meanwhile.
@@ -406,25 +409,30 @@ class EvaluationQueue:
 
     def _has_time(self, request: Request[Any], processor: FrameProcessor, now_ns: int) -> bool:
         stages = request.stages
-        call_ms = sum(processor.model.timings[stage] for stage in stages)
+        call_ms = _call_ms(processor, stages)
         if call_ms != self._call_ms.get(stages):
-            # The model was called meanwhile. Otherwise, the duration of the last call decays.
+            # The model was called meanwhile.
             self._call_ms[stages] = call_ms
-            self._run_ns[stages] = max(self._run_ns.get(stages, 0.0), 1e6 * call_ms)
-        run_ns = self._run_ns[stages]
+            self._run_ns.setdefault(stages, deque(maxlen=_RUNS)).append(1e6 * call_ms)
         due_ns = self._frame_timing.next_due_ns(now_ns)
-        return due_ns is None or now_ns + _MARGIN * run_ns <= due_ns
+        return due_ns is None or now_ns + _MARGIN * median(self._run_ns[stages]) <= due_ns
 
     def _without_canceled(self) -> list[Request[Any]]:
         self._pending = [request for request in self._pending if not request.future.cancelled()]
         return self._pending
 
 
+def _call_ms(processor: FrameProcessor, stages: tuple[str, ...]) -> float:
+    """Return the duration of the model's last calls in ``stages``."""
+    return sum(processor.model.timings[stage] for stage in stages)
+
+
 class FrameTiming:
     """Predicts when frames are due.
 
-    The period of a stream is the shortest interval of its last frames. A stream that is two periods late is
-    not expected any more.
+    The frames of a stream are expected at regular times, but can be late. The next one is due when it would
+    arrive at the earliest: with the shortest delay of the last frames. If frames are missing, the shortest of
+    the last intervals passes at least. A stream that is two periods late is not expected any more.
     """
 
     def __init__(self) -> None:
@@ -438,7 +446,11 @@ class FrameTiming:
         """Return when the next frame of any stream is due, which may be past; None: none is expected."""
         due_times = []
         for arrivals in self._arrivals.values():
-            period = min((after - before for before, after in pairwise(arrivals)), default=None)
-            if period is not None and now_ns <= arrivals[-1] + 2 * period:
-                due_times.append(arrivals[-1] + period)
+            if len(arrivals) < 2:
+                continue
+            intervals = [after - before for before, after in pairwise(arrivals)]
+            period = median_low(intervals)
+            if now_ns <= arrivals[-1] + 2 * period:
+                regular = min(arrived + ahead * period for ahead, arrived in enumerate(reversed(arrivals), 1))
+                due_times.append(max(regular, arrivals[-1] + min(intervals)))
         return min(due_times, default=None)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jepa_runtime.sources.commands import Commands, Floats, Stamps
     from jepa_runtime.sources.factory import check_options, is_camera, open_bag, open_source, split_spec
     from jepa_runtime.sources.image_folder import IMAGE_SUFFIXES
+    from jepa_runtime.sources.video_container import truncation_reason
+    from jepa_runtime.sources.video_timing import timed_frames
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -29,6 +31,8 @@ else:
             "commands": ["Commands", "Floats", "Stamps"],
             "factory": ["check_options", "is_camera", "open_bag", "open_source", "split_spec"],
             "image_folder": ["IMAGE_SUFFIXES"],
+            "video_container": ["truncation_reason"],
+            "video_timing": ["timed_frames"],
         },
     )
 
@@ -47,5 +51,7 @@ __all__ = [
     "open_bag",
     "open_source",
     "split_spec",
+    "timed_frames",
+    "truncation_reason",
     "view_name",
 ]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.imaging.conversion import decode
-from jepa_runtime.sources.base import Frame, PassiveSource
+from jepa_runtime.sources.base import Frame, Image, PassiveSource
 
 _LOG = logging.getLogger(__name__)
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 """The suffixes of image files."""
 _DEFAULT_RATE_HZ = 30.0
+_LISTED = 20
 
 
 class ImageFolderSource(PassiveSource):
@@ -56,19 +57,28 @@ class ImageFolderSource(PassiveSource):
         """Yield the images.
 
         Raises:
-            SourceError: An image cannot be decoded.
+            SourceError: An image cannot be decoded; the message names all such images.
         """
         for sequence, file in enumerate(self._files):
-            try:
-                rgb = decode(file.read_bytes())
-            except (OSError, FrameError) as error:
+            rgb = _decoded(file)
+            if rgb is None:
+                bad = [other.name for other in self._files[sequence:] if _decoded(other) is None]
                 raise SourceError(
-                    f"{file}: not a readable image: it is damaged, truncated, or has the wrong suffix",
+                    f"{self.name}: {len(bad)} of {len(self._files)} images are damaged, truncated, or have "
+                    f"the wrong suffix: {', '.join(bad[:_LISTED])}{', …' if len(bad) > _LISTED else ''}; "
+                    "replace or remove them",
                     code="source.image_invalid",
-                ) from error
+                )
             yield Frame(
                 rgb, self._start_ns + round(sequence * self._period_ns), Path(self.name).name, sequence
             )
+
+
+def _decoded(file: Path) -> Image | None:
+    try:
+        return decode(file.read_bytes())
+    except (OSError, FrameError):
+        return None
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import cast
 
 from jepa_runtime.errors import SourceError
 from jepa_runtime.sources.base import Frame, Image, PassiveSource
+from jepa_runtime.sources.video_container import truncation_reason
+from jepa_runtime.sources.video_timing import timed_frames
 from jepa_runtime.util.opencv import cv2
 
-# Containers estimate their number of frames from duration and rate; truncation loses more than this.
-_COUNT_SLACK = 0.02
-_COUNT_SLACK_FRAMES = 3
+_DEFAULT_RATE_HZ = 30.0
+_UNIT_HZ = 1000
 
 
 class VideoSource(PassiveSource):
@@ -23,8 +25,11 @@ class VideoSource(PassiveSource):
         path: The file.
         start_ns: The stamp of the first frame (default: now).
 
+    Attributes:
+        rate_hz: The mean rate; None if the file has none.
+
     Raises:
-        SourceError: The file is missing, OpenCV cannot decode it, or it has no frames.
+        SourceError: The file is missing, or OpenCV cannot open it.
     """
 
     def __init__(self, path: Path, *, start_ns: int | None = None) -> None:
@@ -45,47 +50,56 @@ class VideoSource(PassiveSource):
                 code="source.video_unreadable",
             )
         rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
-        if not 0 < rate_hz < 1e4:
-            self.close()
-            raise SourceError(
-                f"{path}: no usable frame rate ({rate_hz:g} Hz): encode it again",
-                code="source.video_unreadable",
-            )
-        self.rate_hz: float | None = rate_hz
-        self._period_ns = round(1e9 / rate_hz)
-        self._expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        # Without a rate in the file, OpenCV reports its unit of time, 1 ms.
+        self.rate_hz: float | None = rate_hz if 0 < rate_hz < _UNIT_HZ else None
+        self._period_ns = round(1e9 / (self.rate_hz or _DEFAULT_RATE_HZ))
+        self._announced = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._start_ns = time.time_ns() if start_ns is None else start_ns
 
     def frames(self) -> Iterator[Frame]:
-        """Yield the frames.
+        """Yield the frames, see :func:`~jepa_runtime.sources.video_timing.timed_frames`.
 
         Raises:
-            SourceError: No frame can be decoded, or significantly fewer than the file states.
+            SourceError: No frame can be decoded, or the file is truncated.
         """
-        sequence = elapsed_ns = first_ns = 0
+        path, frame = Path(self.name), None
+        for frame in timed_frames(
+            self._decoded(), period_ns=self._period_ns, start_ns=self._start_ns, frame_id=path.stem
+        ):
+            yield frame
+        if frame is None:
+            tag = int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+            codec = tag.to_bytes(4, "little").decode("latin-1")
+            raise SourceError(
+                f"{self.name}: no frame can be decoded: it is damaged, or OpenCV lacks the codec {codec!r}: "
+                "encode it again, for example with ffmpeg -i FILE -c:v libx264 NEW.mp4",
+                code="source.video_unreadable",
+            )
+        reason = truncation_reason(
+            path,
+            announced=self._announced,
+            count=frame.sequence + 1,
+            elapsed_ns=frame.stamp_ns - self._start_ns,
+            period_ns=self._period_ns,
+        )
+        if reason is not None:
+            raise SourceError(f"{self.name}: {reason}", code="source.truncated")
+
+    def _decoded(self) -> Iterator[tuple[int | None, Image]]:
+        """Yield the stamp in the file, or None, and the image of each frame."""
+        held: tuple[int, Image] | None = None
+        newest_ns: float = math.inf
         while True:
             read, image = self._capture.read()
+            stamp_ns = round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6) if read else 0
+            if held is not None:
+                # OpenCV reports 0 for a missing stamp. Only in a file that starts again do others follow.
+                missing = held[0] == 0 and not 0 < stamp_ns < newest_ns
+                newest_ns = held[0]
+                yield None if missing else held[0], held[1]
             if not read:
-                break
-            shown_ns = round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-            if sequence == 0:
-                first_ns = shown_ns
-            elif shown_ns - first_ns > elapsed_ns:
-                elapsed_ns = shown_ns - first_ns
-            else:
-                elapsed_ns += self._period_ns
-            rgb = cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            yield Frame(rgb, self._start_ns + elapsed_ns, Path(self.name).stem, sequence)
-            sequence += 1
-        if sequence == 0:
-            raise SourceError(f"{self.name}: no frame can be decoded", code="source.video_unreadable")
-        missing = self._expected - sequence
-        if missing > max(_COUNT_SLACK_FRAMES, _COUNT_SLACK * self._expected):
-            raise SourceError(
-                f"{self.name}: ended after {sequence} of {self._expected} frames: "
-                "the file is truncated or damaged",
-                code="source.truncated",
-            )
+                return
+            held = stamp_ns, cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def close(self) -> None:
         """Close the file."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         write_text,
     )
     from jepa_runtime.util.percentiles import PercentileName
-    from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, travel_m, wrap
+    from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, travel_m, wrap, wrap_all
     from jepa_runtime.util.precision import PRECISIONS
     from jepa_runtime.util.proportions import paired_difference, wilson
     from jepa_runtime.util.statistics import PERCENTILE_METHOD, format_ms, is_supported, summarize
@@ -63,7 +63,7 @@ else:
             ],
             "proportions": ["paired_difference", "wilson"],
             "percentiles": ["PercentileName"],
-            "poses": ["TURN_M", "Pose", "compose", "relative", "travel_m", "wrap"],
+            "poses": ["TURN_M", "Pose", "compose", "relative", "travel_m", "wrap", "wrap_all"],
             "precision": ["PRECISIONS"],
             "statistics": ["PERCENTILE_METHOD", "format_ms", "is_supported", "summarize"],
             "strict_json": ["describe_problems"],
@@ -95,6 +95,7 @@ __all__ = [
     "file_sha256",
     "format_ms",
     "is_supported",
+    "lazy_exports",
     "normalize_unit",
     "opencv",
     "paired_difference",
@@ -108,6 +109,7 @@ __all__ = [
     "travel_m",
     "wilson",
     "wrap",
+    "wrap_all",
     "write_each",
     "write_file",
     "write_json",

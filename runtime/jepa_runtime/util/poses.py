@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+_Float = TypeVar("_Float", bound="np.floating[Any]")
 Pose = NDArray[np.float64]
 """x, y and yaw [3], or poses [..., 3]."""
 
@@ -17,6 +19,11 @@ TURN_M = 0.5
 def wrap(angle: float) -> float:
     """Return an angle between -pi and pi."""
     return float((angle + math.pi) % (2 * math.pi) - math.pi)
+
+
+def wrap_all(angles: NDArray[_Float]) -> NDArray[_Float]:
+    """Return angles between -pi and pi, each as :func:`wrap` does."""
+    return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi, angles.dtype)
 
 
 def relative(origin: Pose, pose: Pose) -> Pose:

@@ -63,6 +63,18 @@ def add(base: Bundle, out: Path, variants: tuple[VariantKey, ...], **given: Any)
     return add_variants(base, out, variants, **rest | given)
 
 
+def without_targets(bundle: Bundle, *targets: str) -> Bundle:
+    """Remove all variants for ``targets`` from a bundle."""
+    fields = bundle.manifest.to_json_dict()
+    for role, variants in fields["graphs"].items():
+        fields["graphs"][role] = [each for each in variants if each["target"] not in targets]
+        for target in targets:
+            shutil.rmtree(bundle.path / role / target, ignore_errors=True)
+        if not fields["graphs"][role]:
+            shutil.rmtree(bundle.path / role, ignore_errors=True)
+    return seal(bundle.path, fields)
+
+
 def only(path: Path) -> list[str]:
     return sorted(each.name for each in path.iterdir())
 
@@ -90,19 +102,45 @@ def test_add_variants_adds_tensorrt_and_npu_variants_and_keeps_the_others(
     assert bundle.manifest.version == "2.0.0"
     assert bundle.manifest.provenance.commit == base.manifest.provenance.commit
     command = f"jepa-export add-variant toy {' '.join(options)}"
-    assert bundle.manifest.provenance.command == f"{base.manifest.provenance.command}; {command}"
+    made_by = f"{command} (bundle {base.sha256})"
+    assert bundle.manifest.provenance.command == f"{base.manifest.provenance.command}; {made_by}"
     report = bundle.report()
     assert report["note"] == base.report()["note"]
     (note,) = report["added"]
-    assert (note["command"], note["frames"]) == (command, 16)
+    assert (note["command"], note["base_sha256"], note["frames"]) == (command, base.sha256, 16)
     rows = {(row["graph"], row["target"], row["precision"]) for row in note["agreement"]}
     assert rows == {(graph, *kind) for graph in ("encoder", "predictor") for kind in NPU + TENSORRT}
     assert {(row["target"], row["precision"]) for row in report["parity"]} == set(NPU) | set(TENSORRT)
+    assert all(0 <= row["error_of_bound"] < 2 for row in note["agreement"])
     printed = " ".join(capsys.readouterr().out.split())
+    assert "error bounds, thresholds and normal scores are those of toy" in printed
     assert "a robot compiles the IRs itself: not installed: install it" in printed
     assert runtime(["info", str(out)]) == 0
     for engine in ("openvino:CPU", "onnxruntime:CPU"):
         assert runtime(["verify", str(out), "--engine", engine]) == 0, capsys.readouterr().err
+
+
+def test_shipped_bundle_without_device_variants_gets_all_of_them_again(
+    two_rooms_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = Bundle.open(two_rooms_bundle)
+    base = without_targets(
+        Bundle.open(shutil.copytree(two_rooms_bundle, tmp_path / "base")), "npu", "tensorrt"
+    )
+    assert {each.target for each in base.manifest.graphs.encoder} == {"openvino", "onnx"}
+    options = ["--target", "tensorrt", "--target", "npu", "--calibration", "two_rooms", "--frames", "32"]
+    assert main(["add-variant", str(base.path), *options, "--output", str(tmp_path / "new")]) == 0
+    bundle = Bundle.open(tmp_path / "new")
+    for role in ROLES:
+        assert variants_in(bundle, role) == variants_in(shipped, role)
+    for name in ("error_bounds", "surprise_threshold", "goal_threshold", "normal_scores", "version"):
+        assert getattr(bundle.manifest, name) == getattr(shipped.manifest, name)
+    capsys.readouterr()
+    assert runtime(["verify", str(bundle.path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    named = {(each["target"], each["precision"]) for each in report["variants"]}
+    assert named == variants_in(bundle, "encoder")
+    assert all(each["status"] == "checked" or each["reason"] for each in report["variants"])
 
 
 @pytest.mark.parametrize("history_size", [1, 3])
@@ -218,13 +256,33 @@ def test_impossible_variant_is_rejected_with_the_reason(
 
 
 def test_bundle_without_onnx_graphs_is_rejected_with_its_build_command(tmp_path: Path) -> None:
+    base = without_targets(make_bundle(tmp_path / "toy"), "onnx")
+    with pytest.raises(JepaExportError, check=code("export.no_onnx_source")):
+        add(base, tmp_path / "new", NPU)
+
+
+def test_bundle_with_an_energy_graph_in_another_precision_only_is_rejected(tmp_path: Path) -> None:
     base = make_bundle(tmp_path / "toy")
     fields = base.manifest.model_dump(mode="json")
-    for role in ROLES:
-        fields["graphs"][role] = [each for each in fields["graphs"][role] if each["target"] != "onnx"]
-        shutil.rmtree(base.path / role / "onnx", ignore_errors=True)
-    with pytest.raises(JepaExportError, check=code("export.no_onnx_source")):
+    for energy in fields["graphs"]["energy"]:
+        if energy["target"] == "onnx":
+            energy["precision"] = "fp16"
+    with pytest.raises(JepaExportError, match="graph of: energy", check=code("export.no_onnx_source")):
         add(seal(base.path, fields), tmp_path / "new", NPU)
+
+
+@pytest.mark.parametrize("command", ["add-variant", "compile-npu"])
+@pytest.mark.parametrize("inside", ["new", "encoder/new", "link/new"])
+def test_output_inside_the_bundle_is_rejected(
+    command: str, inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = add(make_bundle(tmp_path / "toy"), tmp_path / "npu", (("npu", "fp16"),), frames=None)
+    (tmp_path / "link").symlink_to(base.path)
+    out = tmp_path / inside if inside.startswith("link") else base.path / inside
+    options = ["--target", "tensorrt", "--precision", "fp16"] if command == "add-variant" else []
+    assert main([command, str(base.path), *options, "--output", str(out)]) == 1
+    assert "[export.output_in_bundle]" in capsys.readouterr().err
+    assert Bundle.open(base.path).sha256 == base.sha256
 
 
 def test_frames_of_another_size_are_rejected(tmp_path: Path) -> None:

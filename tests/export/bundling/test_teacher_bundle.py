@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from jepa_export.bundling import builder, teacher_bundle
+from jepa_export.bundling.still_and_clip import compare_still_and_clip
 from jepa_export.bundling.teacher_bundle import bundle_cost, check_teacher
 from jepa_export.cli import main
 from jepa_export.commands import build_teacher as command
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import bundle_multiply_adds
+from jepa_export.evaluation.evaluate import EvaluationPlan, evaluate
 from jepa_export.teachers.checkpoints import read
 from jepa_export.teachers.family import FAMILY, find_teacher
 from jepa_export.teachers.normalization import normalize
@@ -28,6 +30,7 @@ from jepa_export.teachers.vjepa2 import VJEPA2
 from jepa_runtime import Bundle, BundleError, WorldModel
 from jepa_runtime.cli import main as runtime
 from tests.errors import code
+from tests.export.data.recordings import write_video
 from tests.export.teachers.tiny import TINY, official
 
 PX, SIZE, HORIZON = 48, 2, 2
@@ -62,11 +65,17 @@ class Built:
         model = read(case, checkpoint).model
         assert isinstance(model, VJEPA2)
         self.model = model
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        printed, self.parts = io.StringIO(), {}
+        with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(command, "show_on", lambda _: self._begin)
             arguments = ["--teacher", case, "--checkpoint", str(checkpoint), *CLIP, "--output", str(folder)]
             assert main(["build", *arguments]) == 0
         self.said = " ".join(printed.getvalue().split())
+
+    def _begin(self, what: str, total: int) -> Callable[[], None]:
+        """Count the parts of a task that are done."""
+        done = self.parts[what] = [total, 0]
+        return lambda: done.__setitem__(1, done[1] + 1)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -84,8 +93,10 @@ def frames(count: int) -> np.ndarray:
 def test_cost_is_reported_before_the_build(built: Built) -> None:
     places = [
         built.said.index(part)
-        for part in ("multiply-adds", "estimated memory:", "GB on the robot", "[1]", "bundle:")
-    ]
+        for part in (
+            "multiply-adds", "estimated memory:", "GB on the robot", "estimated time:", "[1]", "bundle:",
+        )
+    ]  # fmt: skip
     assert places == sorted(places)
     count = sum(parameter.numel() for parameter in built.model.encoder.parameters())
     assert f"{count / 1e6:.2f} M" in built.said
@@ -136,6 +147,48 @@ def test_report_of_a_distilled_teacher_has_the_readout_quality(built: Built) -> 
         assert "projected by a linear map" in Bundle.open(built.folder).manifest.description
 
 
+def test_each_encoded_frame_clip_and_window_counts_as_progress(built: Built) -> None:
+    steps = teacher_bundle.steps_read(built.model.config, SIZE, HORIZON)
+    assert built.parts == {"encoding frames": [steps] * 2, "encoding clips": [4] * 2, "predicting": [8] * 2}
+
+
+def test_report_compares_still_frames_with_clips(built: Built) -> None:
+    found = Bundle.open(built.folder).report()["still_and_clip"]
+    assert (found["clips"], found["frames"], found["trained"]) == (4, 4, True)
+    names = ("still_and_clip", "clip_and_reverse", "consecutive_stills")
+    assert all(0 < found[name] < 1 for name in names)
+    assert f"mean cosine of still frames and clips of 4 frames: {found['still_and_clip']:.3f}" in built.said
+
+
+def test_clip_is_compared_with_its_still_and_with_its_reverse(built: Built) -> None:
+    shown = torch.from_numpy(frames(2 * SIZE * 2))
+    pixels = normalize(shown.float())
+    stills = built.model(pixels[1::2, None].expand(-1, 2, -1, -1, -1))
+    found = compare_still_and_clip(
+        built.model, shown, stills, SIZE, trained=False, begin=lambda *_: lambda: None
+    )
+    forward, reverse = (built.model(pixels[rows][None])[0, -9:] for rows in ([0, 1, 2, 3], [6, 5, 4, 3]))
+    pairs = (stills[1], forward), (forward, reverse), (stills[1], stills[2])
+    expected = [float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in pairs]
+    measured = found.still_and_clip, found.clip_and_reverse, found.consecutive_stills
+    assert measured == pytest.approx(expected, abs=1e-5) and found.clips == 1
+    lines: list[str] = []
+    found.report(lines.append)
+    assert "random weights" in lines[0]
+
+
+def test_time_estimate_covers_frames_clips_and_predictions(built: Built) -> None:
+    cost = bundle_cost(built.model.config, SIZE, HORIZON)
+    assert cost.clip.multiply_adds > SIZE * cost.encoder.multiply_adds
+    per_variant = cost.building_multiply_adds(2) - cost.building_multiply_adds(1)
+    assert per_variant == 3 * (cost.encoder.multiply_adds + cost.predictor.multiply_adds)
+    measured = cost.frames * cost.encoder.multiply_adds + 8 * (
+        cost.predictor.multiply_adds + cost.clip.multiply_adds
+    )
+    assert cost.building_multiply_adds(0) == measured + 3 * cost.predictor.multiply_adds
+    assert 0 < command.building_seconds(built.model.config, cost, 2) < 60
+
+
 def test_teacher_bundle_verifies_and_runs_on_a_source(built: Built, tmp_path: Path) -> None:
     assert runtime(["verify", str(built.folder)]) == 0
     summary = tmp_path / "summary.json"
@@ -144,13 +197,20 @@ def test_teacher_bundle_verifies_and_runs_on_a_source(built: Built, tmp_path: Pa
     assert json.loads(summary.read_text())
 
 
+def test_predictions_of_a_teacher_bundle_are_evaluated(built: Built, tmp_path: Path) -> None:
+    video = str(write_video(tmp_path / "drive.mp4", range(60)))
+    evaluation = evaluate(Bundle.open(built.folder), EvaluationPlan(data=(video,), clips=2))
+    for variant in evaluation.variants:
+        assert variant.prediction_accuracy is not None and len(variant.prediction_accuracy.drift) == HORIZON
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 4])
 def test_readout_is_scored_on_frames_it_was_not_fitted_on(horizon: int) -> None:
     starts = teacher_bundle.windows(TINY["vjepa2_1"].config, horizon)
     predicted = [set(range(start + SIZE, start + SIZE + horizon)) for start in starts]
     fitted, scored = set().union(*predicted[:4]), set().union(*predicted[4:])
     assert len(starts) == 8 and not fitted & scored
-    needed = teacher_bundle.frames_needed(TINY["vjepa2_1"].config, SIZE, horizon)
+    needed = teacher_bundle.steps_read(TINY["vjepa2_1"].config, SIZE, horizon)
     assert needed == max(fitted | scored) + 1
     assert teacher_bundle.windows(TINY["vjepa2"].config, horizon) == list(range(8)), "nothing is fitted"
 

@@ -181,7 +181,7 @@ def test_evaluate_killed_while_writing_leaves_the_old_or_the_new_bundle(tmp_path
         (["{tmp}/nothing"], "nothing: not a bundle"),
         (["{tmp}"], "[bundle.file_missing]"),
         (["{bundle}", "--data", "{tmp}/no.mp4"], "no.mp4: no such file or folder"),
-        (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: cannot be decoded after 0 frames"),
+        (["{bundle}", "--data", "{tmp}/film.mp4"], "film.mp4: cannot be read"),
         (["{bundle}", "--clips", "0"], "--clips: must be between 1"),
         (["{bundle}", "--html", "{tmp}"], "cannot be written: Is a directory"),
         (["{bundle}", "--json", "{tmp}/film.mp4/x.json"], "cannot be written: "),

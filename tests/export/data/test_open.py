@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jepa_export.data import open_data as open_data_module
 from jepa_export.data.clip_windows import Windows
 from jepa_export.data.drawn_rooms import SimulatedRecording
 from jepa_export.data.frame_store import FrameStore
@@ -140,12 +141,35 @@ def test_bad_recording_is_an_error_unless_it_may_be_skipped(
     write_video(tmp_path / "data/good.mp4", range(3))
     (tmp_path / "data/bad.mp4").write_bytes(b"nothing")
     (tmp_path / "data/cut.mcap").write_bytes(b"nothing")
-    with pytest.raises(JepaExportError, check=code("data.video_damaged")):
+    with pytest.raises(JepaExportError, check=code("data.unusable_recordings")) as error:
         open_data([str(tmp_path / "data")], store, held_out=0)
+    assert "bad.mp4" in str(error.value) and "cut.mcap" in str(error.value)
     data = open_data([str(tmp_path / "data")], store, held_out=0, skip_bad=True)
     assert names(data.train) == ["good.mp4"]
     assert len(data.skipped) == 2
     assert caplog.text.count("skipped recording: ") == 2
+
+
+def test_single_bad_recording_is_reported_with_its_own_code(tmp_path: Path, store: FrameStore) -> None:
+    write_video(tmp_path / "data/good.mp4", range(3))
+    (tmp_path / "data/bad.mp4").write_bytes(b"nothing")
+    with pytest.raises(JepaExportError, check=code("data.video_damaged")):
+        open_data([str(tmp_path / "data")], store, held_out=0)
+
+
+def test_named_file_is_read_as_a_video_whatever_its_suffix(tmp_path: Path, store: FrameStore) -> None:
+    path = write_video(tmp_path / "film.mp4", range(3)).rename(tmp_path / "film.dat")
+    assert names(open_data([str(path)], store, held_out=0).train) == ["film.dat"]
+
+
+def test_long_recording_reports_its_progress(
+    tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_data_module, "_READING_INTERVAL_S", 0.0)
+    path = write_video(tmp_path / "film.mp4", range(3))
+    messages: list[str] = []
+    open_data([str(path)], store, held_out=0, progress=messages.append)
+    assert messages[-2:] == [f"{path}: 2 frames read", f"recording 1 of 1: {path}"]
 
 
 def test_full_disk_does_not_count_as_a_bad_recording(tmp_path: Path, store: FrameStore) -> None:

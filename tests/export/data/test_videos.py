@@ -43,6 +43,7 @@ def test_frames_equal_those_decoded_by_opencv(carphone: Path) -> None:
         ("a.mp4", "libx264"),
         ("a.mp4", "libsvtav1"),
         ("a.avi", "mjpeg"),
+        ("a.avi", "libx264"),
         ("a.mkv", "libx264"),
         ("a.webm", "libvpx-vp9"),
     ],
@@ -121,10 +122,8 @@ def test_video_with_concealed_decoding_errors_is_rejected(tmp_path: Path, bikes:
     content[middle:end] = bytes(end - middle)
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    stamps: list[int] = []
-    with pytest.raises(JepaExportError, check=code("data.video_damaged")):
-        stamps.extend(frame.stamp_ns for frame in VideoOrigin(path).frames())
-    assert len(stamps) == 137
+    with pytest.raises(JepaExportError, match="after 137 frames", check=code("data.video_damaged")):
+        list(VideoOrigin(path).frames())
 
 
 @pytest.mark.parametrize("content", [b"", b"this is not a video\n" * 100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,7 +180,9 @@ def test_quantization_aware_encoder_is_in_the_bundle_and_used_by_later_predictor
     with WorldModel.open(out / "bundle", precision="fp32", allow_untrained=True) as model:
         actual = np.stack([model.encode(frame) for frame in frames])
     np.testing.assert_allclose(actual, expected, atol=1e-3)
-    assert "--quantization-aware 3" in Bundle.open(out / "bundle").manifest.provenance.command
+    command = Bundle.open(out / "bundle").manifest.provenance.command
+    assert "--quantization-aware 3" in command
+    assert main([*shlex.split(command)[1:], "--output", str(out)]) == 0, "the command can be repeated"
 
 
 @pytest.mark.slow

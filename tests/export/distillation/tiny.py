@@ -1,6 +1,6 @@
 """Run jepa-export with a teacher and a student that train in seconds, in a separate process.
 
-    python -m tests.export.distillation.tiny [--die STAGE STEP] [--no-bundle] ARGUMENTS …
+    python -m tests.export.distillation.tiny [--die STAGE STEP] [--die-in MODULE:FUNCTION N] [--no-bundle] …
 
 SIGKILL prevents all cleanup, as a power cut does.
 """
@@ -8,6 +8,7 @@ SIGKILL prevents all cleanup, as a power cut does.
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,21 @@ def die_at(stage: str, step: int) -> None:
     TrainingStage.train_step = killing_train_step
 
 
+def die_in(function: str, call: int) -> None:
+    """Kill this process at a call of a function, counted from 1, as in ``package.module:Class.function``."""
+    owner, _, name = function.replace(":", ".").rpartition(".")
+    whole, calls = pkgutil.resolve_name(function), 0
+
+    def killing(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(*arguments, **named)
+
+    setattr(pkgutil.resolve_name(owner), name, killing)
+
+
 def _end(*_: object) -> None:
     sys.exit(0)
 
@@ -58,8 +74,8 @@ if __name__ == "__main__":
     from jepa_export.cli import main
 
     arguments = sys.argv[1:]
-    if arguments[0] == "--die":
-        die_at(arguments[1], int(arguments[2]))
+    while arguments[0] in ("--die", "--die-in"):
+        (die_at if arguments[0] == "--die" else die_in)(arguments[1], int(arguments[2]))
         arguments = arguments[3:]
     if arguments[0] == "--no-bundle":
         distill.clip_metrics.measure = _end

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 
 from jepa_export.bundling.staging import write_report
+from jepa_export.data import open_data
 from jepa_export.data.frame_store import FrameStore
 from jepa_export.data.open_data import find_recordings
 from jepa_export.data.provenance_marks import mark, trained_on
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation import recorded_clips as recorded
 from jepa_export.evaluation.clips import Clips
+from jepa_export.evaluation.evaluate import EvaluationPlan, evaluate
 from jepa_export.evaluation.recorded_clips import recorded_clips
-from jepa_runtime.bundle import Manifest, seal
+from jepa_runtime.bundle import Bundle, Manifest, seal
 from jepa_runtime.errors import SourceError
+from jepa_runtime.model import WorldModel
 from jepa_runtime.sources.base import Frame, PassiveSource
 from tests.bundles import make_bundle
 from tests.errors import code
@@ -36,6 +39,16 @@ NAMES = ["linear.x", "linear.y"]
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Return the manifest of W = 2, H = 4, steps of 0.2 s, actions linear.x and linear.y."""
     return make_bundle(tmp_path_factory.mktemp("recorded") / "toy", history_size=2).manifest
+
+
+@pytest.fixture(scope="module")
+def action_free(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle of W = 2, H = 4, whose actions can only be 0."""
+    folder = tmp_path_factory.mktemp("action_free") / "toy"
+    fields = make_bundle(folder, history_size=2).manifest.model_dump(mode="json")
+    nothing = {"low": [0, 0], "high": [0, 0], "max_norm": None}
+    fields["io"]["action"] = {"names": ["none", "none_2"], "units": ["1", "1"], **nothing}
+    return seal(folder, fields)
 
 
 def lerobot(folder: Path, episodes: int = 4) -> str:
@@ -113,6 +126,34 @@ def test_invalid_recording_is_rejected_as_in_distillation(
     assert isinstance(error.value, SourceError) if expected is None else error.value.code == expected
 
 
+@pytest.mark.parametrize("recorded_actions", [True, False])
+def test_action_free_model_is_evaluated_on_any_recording(
+    recorded_actions: bool, action_free: Bundle, tmp_path: Path
+) -> None:
+    spec = lerobot(tmp_path) if recorded_actions else str(write_video(tmp_path / "drive.mp4", range(30)))
+    clips = recorded_clips([spec], action_free.manifest, count=3, seed=0)
+    assert clips.executed and clips.frames.shape[1] == 2 + action_free.manifest.horizon
+    assert not clips.history_actions.any() and not clips.actions.any()
+
+
+def test_predictions_of_an_action_free_model_are_compared_with_the_frames_that_followed(
+    action_free: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepa_export.evaluation.evaluate.engine_devices", lambda: ["onnxruntime:CPU"])
+    spec = str(write_video(tmp_path / "drive.mp4", range(30)))
+    evaluation = evaluate(action_free, EvaluationPlan(data=(spec,), clips=1))
+    (frames,) = recorded_clips([spec], action_free.manifest, count=1, seed=0).frames
+    with WorldModel.open(action_free, engine="onnxruntime:CPU") as model:
+        latents = np.stack([model.encode(frame) for frame in frames])
+        nothing = np.zeros((1, action_free.manifest.horizon, 2), np.float32)
+        futures = model.predict(nothing, latents=latents[:2]).latents[0]
+    errors = np.linalg.norm((futures - latents[2:]).reshape(len(futures), -1), axis=1)
+    norms = np.linalg.norm(latents[2:].reshape(len(futures), -1), axis=1)
+    accuracy = evaluation.variants[0].prediction_accuracy
+    assert accuracy is not None and accuracy.drift == pytest.approx(errors / norms, rel=1e-4)
+    assert not any("prediction accuracy" in note for note in evaluation.notes)
+
+
 def test_images_may_differ_in_size(manifest: Manifest, tmp_path: Path) -> None:
     for index in range(4):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((40 + index, 48, 3), np.uint8))
@@ -165,6 +206,16 @@ def test_only_needed_recordings_are_decoded_and_each_once(manifest: Manifest, tm
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 3
     assert set(episodes_of(first)) == {0, 2, 4} and (first.frames == again.frames).all()
     assert {entry.name: entry.stat().st_ino for entry in cache.iterdir()} == inodes
+
+
+def test_reading_of_a_long_recording_is_reported(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_data, "_READING_INTERVAL_S", 0.0)
+    path = write_video(tmp_path / "a.mp4", range(20))
+    messages: list[str] = []
+    recorded_clips([str(path)], manifest, count=2, seed=0, reading=messages.append)
+    assert messages[-1] == f"{path}: 19 frames read"
 
 
 def test_unusable_recordings_are_skipped_on_request(manifest: Manifest, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
+import openvino.opset15 as ops
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,13 @@ from jepa_export.quantization.accuracy_control import AccuracyController, Cosine
 from jepa_export.students.encoder import Encoder, EncoderConfig
 from jepa_export.students.layers import Block
 from jepa_export.targets.onnx import export_onnx
-from jepa_export.targets.openvino import Sample, convert, quantize_int8, quantize_transformer_int8
+from jepa_export.targets.openvino import (
+    Sample,
+    convert,
+    quantize_int8,
+    quantize_transformer_int8,
+    save,
+)
 from jepa_runtime.backends import cpu_int8
 from jepa_runtime.model.parity import cosines
 
@@ -46,6 +53,31 @@ def test_inputs_keep_their_names_in_fp32_and_int8(tmp_path: Path) -> None:
     model = convert(tmp_path / "model.onnx")
     for each in (model, quantize_transformer_int8(model, [{"action": action.numpy()}])):
         assert [port.get_names() for port in each.inputs] == [{"action"}]
+
+
+@pytest.mark.parametrize("halve", [False, True])
+def test_file_does_not_depend_on_what_was_converted_before(halve: bool, tmp_path: Path) -> None:
+    frame = torch.randint(0, 256, (1, 8, 8, 3), dtype=torch.uint8)
+    export_onnx(Convolutions(), {"frame": frame}, ["out"], tmp_path / "model.onnx")
+    written = []
+    for name in ("one", "two"):
+        model = quantize_transformer_int8(convert(tmp_path / "model.onnx"), [{"frame": frame.numpy()}])
+        save(model, tmp_path / f"{name}.xml", halve=halve)
+        written.append([(tmp_path / f"{name}{suffix}").read_bytes() for suffix in (".xml", ".bin")])
+        outputs = ov.compile_model(tmp_path / f"{name}.xml", "CPU")(frame.numpy())
+        assert np.isfinite(outputs[0]).all()
+    assert written[0] == written[1]
+
+
+def test_file_in_fp16_does_not_depend_on_what_was_created_before(tmp_path: Path) -> None:
+    """OpenVINO appends to the generated name of a constant whose values it halves."""
+    for name in ("one", "two"):
+        frame = ops.parameter([1, 64], np.float32, name="frame")
+        weights = np.random.default_rng(0).random((64, 64), np.float32)
+        product = ops.matmul(frame, ops.constant(weights), False, False)
+        product.output(0).get_tensor().set_names({"out"})
+        save(ov.Model([ops.result(product)], [frame], "model"), tmp_path / f"{name}.xml", halve=True)
+    assert (tmp_path / "one.xml").read_bytes() == (tmp_path / "two.xml").read_bytes()
 
 
 class Convolutions(nn.Module):

@@ -193,13 +193,48 @@ def vjepa2_ac() -> None:
     latents = world.encode(np.zeros(1))
     actions, states = tiny.draw(1, 3, 7, seed=2), tiny.draw(1, 3, 7, seed=3)
     pose = importlib.import_module("utils.mpc_utils").compute_new_pose
+    latents = latents.unflatten(1, (3, -1))
+    raw = predictor(latents.flatten(1, 2), actions, states).unflatten(1, (3, -1))
+    # In double precision: these large weights amplify rounding errors from step to step.
+    predictor.double()
+    start = latents[:, 0].double(), states[:, 0].double()
+    rollout, rollout_states = _rollout(world, *start, tiny.draw(2, 3, 7, seed=4).double())
     _save(
         "vjepa2_ac",
         {"encoder": encoder, "predictor": predictor},
-        latents=latents.unflatten(1, (3, -1)),
-        raw=predictor(latents, actions, states).unflatten(1, (3, -1)),
+        latents=latents,
+        raw=raw,
         pose=pose(states[0, :, None], actions[0, :, None])[:, 0],
+        rollout=rollout,
+        rollout_states=rollout_states,
     )
+
+
+def _rollout(world: Any, latent: Tensor, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the latents [n, H, patches, dim] and poses [n, H, 7] that the official planner rolls out.
+
+    Args:
+        world: The class of the notebook.
+        latent: [1, patches, dim].
+        state: [1, 7].
+        actions: [n, H, 7], used instead of those that the planner samples.
+    """
+    module = importlib.import_module("utils.world_model_wrapper")
+    planner, steps = module.cem, []
+
+    def plan(*, world_model: Any, **others: Any) -> Any:
+        def step(latents: Tensor, _: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+            steps.append(world_model(latents, actions[:, : latents.shape[1]], poses))
+            return steps[-1]
+
+        return planner(world_model=step, **others)
+
+    count, horizon = actions.shape[:2]
+    world.mpc_args = {"rollout": horizon, "samples": count, "topk": count, "cem_steps": 1}
+    module.cem = plan
+    world.infer_next_action(latent[None], state[None], latent[None])
+    latents, poses = zip(*steps, strict=True)
+    return torch.cat(latents, dim=1), torch.cat(poses, dim=1)
 
 
 def ijepa() -> None:

@@ -64,10 +64,23 @@ def test_last_frames_are_earlier_ones_turned_by_the_measured_angle(drives: Drive
 
 
 def test_most_drives_look_to_one_side_in_their_turned_frames(drives: DriveLibrary) -> None:
-    shape = ClipShape(drives=60, frames=6, turned=3, consecutive=0)
-    angles = measured_turns(sample_clips(drives, shape, np.random.default_rng(0))).reshape(60, 3)
-    aside = np.ptp(angles, axis=1) < 0.65
-    assert 0.7 < aside.mean() < 0.95 and np.ptp(angles[aside].mean(axis=1)) > 1.5
+    shape = ClipShape(drives=200, frames=6, turned=3, consecutive=0)
+    angles = measured_turns(sample_clips(drives, shape, np.random.default_rng(0))).reshape(200, 3)
+    aside = np.ptp(angles, axis=1) < 1.9
+    assert 0.75 < aside.mean() < 0.95 and np.ptp(angles[aside].mean(axis=1)) > 1.5
+
+
+def test_some_turned_frames_look_back(drives: DriveLibrary) -> None:
+    shape = ClipShape(drives=200, frames=6, turned=3, consecutive=0)
+    angles = np.abs(measured_turns(sample_clips(drives, shape, np.random.default_rng(0))))
+    assert 0.05 < (angles > 2.5).mean() < 0.2
+
+
+def test_frames_of_drives_that_are_not_consecutive_are_far_apart(drives: DriveLibrary) -> None:
+    shape = ClipShape(drives=60, frames=6, turned=2, consecutive=20)
+    odometry = sample_clips(drives, shape, np.random.default_rng(0)).odometry[:, :4]
+    apart = np.hypot(*(odometry[:, 3] - odometry[:, 0])[:, :2].T)
+    assert apart[20:].mean() > 2 * apart[:20].mean()
 
 
 def test_turned_image_is_that_of_the_turned_camera(

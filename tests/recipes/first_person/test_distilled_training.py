@@ -16,6 +16,7 @@ pytest.importorskip("numba", reason="numba is not installed (extra first-person)
 
 from jepa_export.errors import JepaExportError
 from jepa_recipes.first_person import training
+from jepa_recipes.first_person.distillation import DistillationStage
 from jepa_recipes.first_person.joint import JointStage
 from jepa_recipes.first_person.networks import Networks
 from jepa_recipes.first_person.training import (
@@ -23,6 +24,7 @@ from jepa_recipes.first_person.training import (
     TeacherTraining,
     distill,
     load_networks,
+    train,
 )
 from tests.errors import code
 from tests.recipes.first_person.runs import BATCH, TINY, assert_same, checkpoint, interrupt, tables
@@ -134,6 +136,31 @@ def test_networks_of_the_checkpoints_are_those_of_the_run(finished: tuple[Path, 
             trained = getattr(networks, part)
             assert_same(dict(getattr(loaded, part).state_dict()), dict(trained.state_dict()), part)
             assert not trained.training
+
+
+def test_student_starts_from_the_joint_stage_if_asked(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has learned all terms before, so they all count from the first step on."""
+    from_joint = replace(TEACHER, starts_from_joint=True)
+    with pytest.raises(JepaExportError, check=code("training.no_joint_stage")):
+        distill_tiny(prepared, teacher=from_joint)
+    train(prepared, seed=0, frames=STEPS * BATCH, prediction_frames=BATCH, threads=1, recipe=TINY)
+    trained = checkpoint(prepared, "joint")["modules"]
+    started = list[dict[str, torch.Tensor]]()
+
+    class Recorded(DistillationStage):
+        def __init__(self, student: Networks, *given: Any, **settings: Any) -> None:
+            started.append(copy.deepcopy(dict(student.encoder.state_dict())))
+            super().__init__(student, *given, **settings)
+
+    monkeypatch.setattr(training, "DistillationStage", Recorded)
+    distill_tiny(prepared, teacher=from_joint)
+    assert_same(
+        {f"encoder.{name}": value for name, value in started[0].items()},
+        {name: value for name, value in trained.items() if name.startswith("encoder.")},
+    )
+    assert all(float(row["rollout"]) != 0 for row in rows(prepared, "distillation"))
 
 
 def test_distillation_brings_held_out_latents_nearer_to_the_teacher(copied: Path) -> None:

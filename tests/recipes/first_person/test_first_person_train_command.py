@@ -33,6 +33,7 @@ def short_mission(level: Level, seed: int) -> Mission:
 
 SETTINGS: dict[str, Any] = {
     "size": "base",
+    "layouts": 7,
     "seed": 3,
     "frames": 240,
     "prediction_frames": 120,
@@ -88,7 +89,7 @@ def test_train_command_trains_the_size_and_names_it_in_the_model_id(
     trained, ids = [], []
 
     def train(*_: object, recipe: Recipe, **__: object) -> Networks:
-        trained.append(recipe.student)
+        trained.append((recipe.student, recipe.library.layouts))
         return networks
 
     def write(*_: object, model_id: str, **__: object) -> None:
@@ -99,7 +100,7 @@ def test_train_command_trains_the_size_and_names_it_in_the_model_id(
     monkeypatch.setattr(train_command, "sample_drives", lambda *_, **__: (drives, drives))
     monkeypatch.setattr(train_command, "write_first_person_bundle", write)
     assert train_and_bundle(tmp_path, **SETTINGS | {"size": "small"}) == 0
-    assert trained == [STUDENTS["small"]] and ids == ["first_person_small"]
+    assert trained == [(STUDENTS["small"], 7)] and ids == ["first_person_small"]
 
 
 def test_train_command_with_a_teacher_writes_both_bundles(

@@ -228,13 +228,14 @@ def recorded_call(
 def test_recipe_trains_the_number_of_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {
         "seed": 3, "frames": 20_000_000, "prediction_frames": 5000, "threads": 1, "episodes": 7,
-        "teacher": None, "size": "base",
+        "teacher": None, "size": "base", "layouts": 40,
     }  # fmt: skip
     settings["command"] = (
-        "jepa-export train first_person --size base --seed 3 --frames 20000000 --prediction-frames 5000"
+        "jepa-export train first_person --size base --seed 3 --layouts 40 --frames 20000000 "
+        "--prediction-frames 5000"
     )
     given = ("--frames", "20000000", "--prediction-frames", "5000", "--threads", "1", "--episodes", "7")
-    assert recorded_call(monkeypatch, tmp_path, *given) == (tmp_path, settings)
+    assert recorded_call(monkeypatch, tmp_path, *given, "--layouts", "40") == (tmp_path, settings)
 
 
 def test_recipe_with_distill_trains_a_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -243,16 +244,23 @@ def test_recipe_with_distill_trains_a_teacher(monkeypatch: pytest.MonkeyPatch, t
     assert settings["size"] == "large"
     assert settings["teacher"] == TeacherTraining(masked_frames=50, frames=70, odometry_weight=0.5)
     assert settings["command"] == (
-        "jepa-export train first_person --size large --seed 3 --frames 90 --distill --masked-frames 50 "
-        "--teacher-frames 70 --odometry-weight 0.5"
+        "jepa-export train first_person --size large --seed 3 --layouts 5000 --frames 90 --distill "
+        "--masked-frames 50 --teacher-frames 70 --odometry-weight 0.5"
     )
+
+
+def test_recipe_distills_from_the_joint_stage_if_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, settings = recorded_call(monkeypatch, tmp_path, "--distill", "--from-joint")
+    assert settings["teacher"].starts_from_joint and settings["command"].endswith(" --from-joint")
 
 
 def test_recipe_with_cloning_frames_trains_a_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = ("--cloning-frames", "700", "--threads", "1")
     _, settings = recorded_call(monkeypatch, tmp_path, *given, function="train_policy")
-    command = "jepa-export train first_person --size base --seed 3 --cloning-frames 700"
-    assert settings == {"seed": 3, "frames": 700, "threads": 1, "command": command}
+    command = "jepa-export train first_person --size base --seed 3 --layouts 5000 --cloning-frames 700"
+    assert settings == {"layouts": 5000, "seed": 3, "frames": 700, "threads": 1, "command": command}
 
 
 def test_recipe_rejects_a_policy_of_another_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -266,6 +274,7 @@ def test_recipe_rejects_a_policy_of_another_size(monkeypatch: pytest.MonkeyPatch
     [
         ("--size", "huge"),
         ("--frames", "0"),
+        ("--layouts", "0"),
         ("--threads", "0"),
         ("--odometry-weight", "-1"),
         ("--cloning-frames", "0"),

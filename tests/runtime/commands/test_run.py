@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,7 @@ from jepa_runtime.errors import DeviceLostError, JepaRuntimeError, RecordingErro
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.sources.factory import open_source
 from tests.errors import code
+from tests.export.data.recordings import write_video as write_numbered
 from tests.runtime.bags import image, twist, write_bag
 from tests.runtime.fakes import FakeModel
 from tests.runtime.recording.test_mcap_writer import by_mcap_ros2
@@ -224,6 +226,16 @@ def test_run_on_truncated_source_fails_but_keeps_its_results(model: FakeModel, t
     result = json.loads((tmp_path / "run.json").read_text())
     assert result["frames_processed"] + result["frames_dropped"] == result["frames_published"] > 10
     assert "truncated or damaged" in result["error"]
+
+
+def test_run_on_a_video_lasts_as_recorded(model: FakeModel, tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "clip.mkv", range(4), stamps_ms=[0, 100, 1400, 1500])
+    began_s = time.monotonic()
+    assert measure(tmp_path / "run.json", "--source", str(path))["frames_published"] == 4
+    assert time.monotonic() - began_s >= 1.5
+    began_s = time.monotonic()
+    measure(tmp_path / "run.json", "--source", str(path), "--rate", "50")
+    assert time.monotonic() - began_s < 1.5
 
 
 def test_run_in_which_every_frame_fails_is_an_error(

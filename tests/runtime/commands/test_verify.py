@@ -78,6 +78,7 @@ def test_verify_names_the_graph_with_wrong_outputs(
     status, report = verify_json(capsys, str(folder), "--precision", "fp32")
     assert status == 1 and not report["ok"]
     assert f"fp32 {graph} does not reproduce its golden outputs on this machine" in report["reason"]
+    assert report["code"] == "bundle.golden_mismatch"
     assert not next(entry["ok"] for entry in report["graphs"] if entry["graph"] == graph)
 
 
@@ -198,13 +199,54 @@ def test_verify_without_the_device_of_a_variant_reports_it_as_not_checked(
     assert "fp32 for npu: not checked on its own device" in capsys.readouterr().out
 
 
-def test_verify_npu_variant_without_step_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("without", [("npu",), ("npu", "openvino", "onnx")], ids=["npu", "all targets"])
+def test_verify_npu_variant_without_step_fails(
+    without: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = npu_bundle(tmp_path / "toy")
     fields = json.loads((folder / "manifest.json").read_text())
-    fields["graphs"]["step"] = []
+    steps = fields["graphs"]["step"]
+    fields["graphs"]["step"] = [each for each in steps if each["target"] not in without]
     (folder / "manifest.json").write_text(json.dumps(fields))
     status, report = verify_json(capsys, str(folder))
-    assert status == 1 and "for 8 candidates, so npu needs a step graph too" in report["reason"]
+    assert (status, report["code"]) == (1, "bundle.manifest_invalid")
+    assert "for 8 candidates, so npu needs a step graph too" in report["reason"]
+
+
+@pytest.mark.parametrize("role", ["encoder", "predictor", "step"])
+def test_verify_variant_that_cannot_be_opened_fails_with_its_code(
+    role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = npu_bundle(tmp_path / "toy")
+    manifest = Bundle.open(folder).manifest
+    (folder / role / "npu" / "model.xml").write_text("<net/>")
+    seal(folder, manifest)
+    status, report = verify_json(capsys, str(folder))
+    assert (status, report["code"]) == (1, "bundle.variant_unusable")
+    codes = {(entry["target"], entry["precision"]): entry["code"] for entry in report["variants"]}
+    assert codes.pop(("npu", "fp32")) == "bundle.variant_unusable"
+    assert set(codes.values()) == {None}, "other variants are still checked"
+    assert main(["verify", str(folder)]) == 1
+    assert "[bundle.variant_unusable]" in capsys.readouterr().err
+
+
+def test_verify_without_an_engine_for_a_target_reports_it_as_not_checked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = Bundle.open(folder).manifest.model_dump(mode="json")
+    for role in ("encoder", "predictor", "energy"):
+        path = folder / role / "toy" / "model.onnx"
+        path.parent.mkdir()
+        shutil.copy(folder / role / "onnx" / "model.onnx", path)
+        fields["graphs"][role].append(
+            {"target": "toy", "precision": "fp32", "path": str(path.relative_to(folder))}
+        )
+    seal(folder, fields)
+    status, report = verify_json(capsys, str(folder))
+    assert status == 0 and statuses(report)["toy", "fp32"] == "not checked"
+    assert {entry["target"] for entry in report["graphs"]} == {"openvino", "onnx"}
+    assert main(["verify", str(folder)]) == 0
+    assert "fp32 for toy: not checked: no engine for toy is installed" in capsys.readouterr().out
 
 
 def test_verify_npu_variant_of_other_shapes_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,19 @@ def test_evaluation_continues_after_a_single_slow_run() -> None:
     assert request.future.done()
 
 
+def test_evaluation_continues_at_once_after_a_run_that_was_preempted() -> None:
+    schedule = Schedule(period=33 * MS, frame=14 * MS, run=2 * MS)
+    schedule.go(3)
+    for run in (2 * MS, 2 * MS, 18 * MS):
+        schedule.run = run
+        schedule.queue.submit(make_request())
+        schedule.go(1)
+    schedule.run = 2 * MS
+    schedule.queue.submit(request := make_request())
+    schedule.go(1)
+    assert request.future.done()
+
+
 def test_scores_continue_after_a_slow_call_that_no_frame_repeats() -> None:
     """Without a goal, frames compute no energies: the last duration of an energy stays what it was."""
     schedule = Schedule(period=40 * MS, frame=10 * MS, run=10 * MS)
@@ -376,6 +389,29 @@ def test_next_frame_is_expected_one_period_after_the_last(period: int, late: lis
         assert due is None, "a stopped camera is not waited for"
     elif after < 1.3:
         assert due is not None and abs(due - moments[-1] - period) <= 6 * MS
+
+
+def test_next_frame_is_expected_at_its_regular_time_after_one_was_late() -> None:
+    timetable = FrameTiming()
+    for moment in (0, 33, 66, 109, 132, 165):
+        timetable.add("", moment)
+    assert timetable.next_due_ns(166) == 198, "one interval of 23 makes no period of 23"
+    timetable.add("", 208)
+    assert timetable.next_due_ns(209) == 231, "after a late frame, the next one may be on time"
+
+
+def test_next_frame_of_a_camera_with_two_rates_is_expected_at_the_higher_one() -> None:
+    timetable = FrameTiming()
+    for moment in (0, 33, 100, 133, 200):
+        timetable.add("", moment)
+    assert timetable.next_due_ns(201) == 233
+
+
+def test_missing_frames_do_not_move_the_time_of_the_next_frame() -> None:
+    timetable = FrameTiming()
+    for moment in (0, 33, 66, 132, 165):
+        timetable.add("", moment)
+    assert timetable.next_due_ns(166) == 198
 
 
 def test_next_frame_belongs_to_the_stream_that_is_due_first() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Event, Timer
+
+import pytest
 
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.playback import paced_frames
@@ -36,6 +39,43 @@ def test_frames_are_due_at_their_own_time_after_a_late_one() -> None:
     assert published[3] == (450_000_000, 150.0)
     assert published[4] == (450_000_000, 50.0)
     assert published[5] == (500_000_000, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("stamps_s", "due_s"),
+    [
+        ([5, 5.2, 7, 7.1], [0, 0.2, 2, 2.1]),
+        # The clock was set, or the recording was paused for long.
+        ([5, 4, 4.2, 4.2, 90], [0, 0.1, 0.3, 0.4, 0.5]),
+    ],
+)
+def test_playback_by_stamps_takes_the_recorded_time(stamps_s: list[float], due_s: list[float]) -> None:
+    now = {"ns": 0}
+
+    class Recorded(PassiveSource):
+        name, rate_hz = "recorded", None
+
+        def frames(self) -> Iterator[Frame]:
+            for sequence, stamp_s in enumerate(stamps_s):
+                yield replace(frame(sequence), stamp_ns=round(stamp_s * 1e9))
+
+    class Patient(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            now["ns"] += round((timeout or 0) * 1e9)
+            return False
+
+    played_s = [
+        now["ns"] / 1e9
+        for _ in paced_frames(
+            Recorded(),
+            rate_hz=10.0,
+            by_stamps=True,
+            duration_s=None,
+            stopping=Patient(),
+            clock_ns=lambda: now["ns"],
+        )
+    ]
+    assert played_s == pytest.approx(due_s)
 
 
 def test_waiting_playback_ends_on_request() -> None:

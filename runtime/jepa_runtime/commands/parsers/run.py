@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z]",
     )
     parser.add_argument(
-        "--rate", type=rate, metavar="HZ", help="frames per second (default: the source's, else 30)"
+        "--rate", type=rate, metavar="HZ", help="frames per second (default: as recorded, else 30)"
     )
     parser.add_argument(
         "--duration", type=positive, metavar="S", help="seconds to run (default: until the source ends)"

@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         description="Check the manifest, hashes and formats of a bundle, and whether the graphs of each "
         "variant reproduce the golden outputs on this machine within the bundle's tolerances. A variant "
         "for a device that this machine lacks is reported as not checked; its graphs are opened and run on "
-        "the CPU.",
+        "the CPU, unless no installed engine is for its target.",
         epilog="Exit status: 0 valid, 1 invalid.",
     )
     add_bundle_argument(parser)

@@ -35,7 +35,7 @@ class CameraNode(Node):
         self.failure = ""
         declare_parameters(self, PARAMETERS)
         self._values = parameter_values(self, PARAMETERS)
-        self._published = self._passes = 0
+        self._published = self._views = 0
         self._frame_at = self._began = time.monotonic()
         self._stopping = threading.Event()
         self._source = self._open()
@@ -52,7 +52,7 @@ class CameraNode(Node):
     def _play(self) -> None:
         try:
             while self._play_once() and self._values["loop"] and not self._stopping.is_set():
-                self._passes += 1
+                self._views += 1
                 self._source = self._open()
             if not self._stopping.is_set():
                 self.get_logger().info(f"{self._source.name} ended after {self._published} images")
@@ -66,7 +66,7 @@ class CameraNode(Node):
     def _play_once(self) -> int:
         """Publish the frames of the source at their rate and return their number."""
         source, count = self._source, 0
-        began = first_ns = None
+        began = first_ns = view = None
         try:
             for frame in source.frames():
                 if not source.live:
@@ -76,6 +76,8 @@ class CameraNode(Node):
                     self._stopping.wait(max(0.0, due - time.monotonic()))
                 if self._stopping.is_set():
                     break
+                self._views += view not in (None, frame.frame_id)
+                view = frame.frame_id
                 self.publish(frame, live=source.live)
                 count += 1
         finally:
@@ -90,7 +92,7 @@ class CameraNode(Node):
         # time: old stamps would look like a camera that hangs.
         age_ns = time.time_ns() - frame.stamp_ns if live else 0
         stamp_ns = max(0, int(self.get_clock().now().nanoseconds) - age_ns)
-        view = view_name(self._values["frame_id"], self._passes)
+        view = view_name(self._values["frame_id"], self._views)
         self._images.publish(to_image(frame.image, stamp_ns=stamp_ns, frame_id=view))
         self._published += 1
         self._frame_at = time.monotonic()

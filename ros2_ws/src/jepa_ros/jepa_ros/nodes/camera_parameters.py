@@ -24,7 +24,8 @@ PARAMETERS = (
     Parameter(
         name="frame_id",
         default="camera",
-        description="frame_id of the images. Each repetition of a file appends #2, #3 and so on.",
+        description="frame_id of the images. Each repetition or discontinuity of a file appends #2, #3 and "
+        "so on.",
         read_only=True,
     ),
     Parameter(

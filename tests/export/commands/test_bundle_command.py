@@ -1,0 +1,126 @@
+"""jepa-export bundle: a function of another project creates the networks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from jepa_export.bundling.network_factory import create_networks, load_factory
+from jepa_export.errors import JepaExportError
+from jepa_runtime import Bundle
+from jepa_runtime.cli import main as runtime
+from tests.errors import code
+
+MODULE = """
+import torch
+from torch import nn
+from jepa_export import ActionSpace, Normalization
+
+class Predictor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(16 + 2, 16)
+
+    def forward(self, latents, actions):
+        action = actions[:, -1, None].expand(-1, latents.shape[2], -1)
+        return self.mix(torch.cat([latents[:, -1], action], dim=-1))
+
+def make(checkpoint):
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(2))
+    encoder.load_state_dict(torch.load(checkpoint, weights_only=True))
+    return {
+        "encoder": encoder, "predictor": Predictor(), "frame_size": (32, 32), "normalize": Normalization(),
+        "actions": ActionSpace(names=("linear.x", "linear.y"), units=("m/s", "m/s"),
+                               low=(-1.25, -1.25), high=(1.25, 1.25), max_norm=1.25),
+        "step_s": 0.2, "horizon": 2, "num_samples": 9, "model_id": "maze", "version": "1.0.0",
+        "description": "a maze", "license": "MIT", "data": "drawn rooms",
+    }
+
+def fail(checkpoint):
+    raise KeyError("encoder.weight")
+
+def number(checkpoint):
+    return 7
+
+def incomplete(checkpoint):
+    return {"encoder": nn.Identity(), "held_out": [], "size": 3}
+
+def square(checkpoint):
+    return make("w.pt") | {"frame_size": 32}
+
+constant = 7
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of another project, which is the current one."""
+    (tmp_path / "maze_model.py").write_text(MODULE)
+    (tmp_path / "broken_model.py").write_text("import package_that_does_not_exist\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("maze_model", "broken_model"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def save_weights(folder: Path) -> None:
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, 8)).state_dict(), folder / "w.pt")
+
+
+def git(folder: Path, *words: str) -> str:
+    settings = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *settings, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.timeout(120)
+def test_command_writes_the_bundle_of_the_function(project: Path) -> None:
+    save_weights(project)
+    git(project, "init", "-q")
+    git(project, "add", "maze_model.py")
+    git(project, "commit", "-q", "-m", "a model")
+    options = ["--checkpoint", "w.pt", "--data", "two_rooms?trajectories=8&frames=8", "--target", "onnx"]
+    command = [sys.executable, "-c", "from jepa_export.cli import main; raise SystemExit(main())", "bundle"]
+    done = subprocess.run(
+        [*command, "maze_model:make", *options, "--output", "made/maze"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = Bundle.open(project / "made/maze").manifest
+    assert (manifest.model_id, manifest.horizon, manifest.io.latent.tokens) == ("maze", 2, 4)
+    assert git(project, "rev-parse", "HEAD").startswith(manifest.provenance.commit.removesuffix("-dirty"))
+    assert manifest.provenance.command.startswith("jepa-export bundle maze_model:make --checkpoint w.pt")
+    assert runtime(["verify", "made/maze"]) == 0
+    assert [path.name for path in (project / "made").iterdir()] == ["maze"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("maze_model", "factory.invalid_name"),
+        (":make", "factory.invalid_name"),
+        ("maze_model:make.it", "factory.invalid_name"),
+        ("no_such_module:make", "factory.not_importable"),
+        ("broken_model:make", "factory.not_importable"),
+        ("maze_model:missing", "factory.not_found"),
+        ("maze_model:constant", "factory.not_found"),
+        ("maze_model:fail", "factory.failed"),
+        ("maze_model:number", "factory.invalid_arguments"),
+        ("maze_model:incomplete", "factory.invalid_arguments"),
+        ("maze_model:square", "factory.invalid_arguments"),
+    ],
+)
+def test_unusable_function_is_an_error(project: Path, name: str, expected: str) -> None:
+    save_weights(project)
+    with pytest.raises(JepaExportError, check=code(expected)):
+        create_networks(name, load_factory(name), None)
+
+
+@pytest.mark.usefixtures("project")
+def test_missing_checkpoint_is_an_error() -> None:
+    with pytest.raises(JepaExportError, check=code("factory.checkpoint_missing")):
+        create_networks("maze_model:make", load_factory("maze_model:make"), Path("missing.pt"))

@@ -1,0 +1,45 @@
+"""The examples that need no ROS 2, run as by a user; those that do are in tests/ros/test_examples.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa_runtime import WorldModel
+from jepa_runtime.cli import main as runtime
+from jepa_sim.worlds.two_rooms_camera import FRAME_PX
+from tests.export_extra import MISSING
+from tests.scripts import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed (extra export)")
+def test_own_model_becomes_a_bundle_that_predicts(tmp_path: Path) -> None:
+    folder = tmp_path / "own_model"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "own_model.py"), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert runtime(["verify", str(folder)]) == 0
+    with WorldModel.open(folder) as model:
+        latent = model.encode(np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8))
+        futures = model.predict(np.zeros((4, 8, 2)), goal=latent)
+        report = model.bundle.report()
+    assert futures.latents.shape == (4, 8, 16, 16) and futures.energies is not None
+    assert report is not None
+    # Better than predicting no change on trajectories that it was not trained on.
+    measured = report["open_loop"]
+    assert all(np.array(measured["rmse"]) < measured["copy_last_rmse"])
+
+
+def test_every_example_fits_on_a_page() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path.name
