@@ -156,10 +156,12 @@ class CloningStage(DriveStage[CloningBatch]):
     def losses(self, step: int) -> dict[str, Tensor]:
         drawn = self.batch(step)
         first, second = (torch.from_numpy(numbers) for numbers in drawn.batch.pairs)
-        with torch.no_grad():
-            latents = self.policy.encoder(torch.from_numpy(drawn.batch.clips.images).flatten(0, 1))
+        with self.autocast():
+            with torch.no_grad():
+                latents = self.policy.encoder(torch.from_numpy(drawn.batch.clips.images).flatten(0, 1))
+            commands = self.policy.head(latents[first], latents[second])
         # The median, unlike the mean, is one of two commands if both are possible.
-        errors = (self.policy.head(latents[first], latents[second]) - drawn.advice.targets()).abs().mean(0)
+        errors = (commands - drawn.advice.targets()).abs().mean(0)
         return {"command": errors[:2].sum(), "distance": errors[2]}
 
     def evaluate(self) -> dict[str, dict[str, float]]:

@@ -47,9 +47,10 @@ class DistillationStage(JointStage):
 
     def losses(self, step: int) -> dict[str, Tensor]:
         batch, rollouts = self.batch(step), self.rollouts(step)
-        outputs = compute_outputs(self.networks, batch, rollouts=rollouts)
+        with self.autocast():
+            outputs = compute_outputs(self.networks, batch, rollouts=rollouts)
         goals = outputs.imagined.goals if outputs.imagined else None
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             taught = compute_outputs(self.teacher, batch, rollouts=rollouts, goals=goals)
         terms = self._taught_losses(step, outputs, taught)
         if self._odometry_weight:

@@ -55,7 +55,8 @@ class JointStage(DriveStage[Batch]):
 
     def losses(self, step: int) -> dict[str, Tensor]:
         batch = self.batch(step)
-        outputs = compute_outputs(self.networks, batch, rollouts=self.rollouts(step))
+        with self.autocast():
+            outputs = compute_outputs(self.networks, batch, rollouts=self.rollouts(step))
         return self.recorded_losses(step, batch, outputs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -96,5 +97,6 @@ class JointStage(DriveStage[Batch]):
             torch.from_numpy(np.concatenate([turned, pairs.reshape(drives, -1)[:, :_MATCH_PAIRS].flatten()]))
             for turned, pairs in zip((turns.first, turns.second), batch.pairs, strict=True)
         )
-        matches, points = self.networks.head.locate(latents[first], latents[second])
+        with self.autocast():
+            matches, points = self.networks.head.locate(latents[first], latents[second])
         return match_loss(matches, points, relative_poses(odometry[first], odometry[second]))

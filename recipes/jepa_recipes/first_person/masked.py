@@ -87,7 +87,8 @@ class MaskedStage(DriveStage[MaskedBatch]):
         return draw_masked_batch(self.settings.library, self.settings.amount.clips, rng, single=single)
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        predicted, targets, _ = self._predict(self.batch(step))
+        with self.autocast():
+            predicted, targets, _ = self._predict(self.batch(step))
         return {"masked": functional.l1_loss(predicted, targets)}
 
     def after_step(self, step: int, log: ProgressLog | None) -> None:

@@ -37,9 +37,9 @@ class PredictionStage(DriveStage[Batch]):
 
     def losses(self, step: int) -> dict[str, Tensor]:
         batch = self.batch(step)
-        return rollout_losses(
-            batch, compute_outputs(self.networks, batch, rollouts=self.settings.amount.clips)
-        )
+        with self.autocast():
+            outputs = compute_outputs(self.networks, batch, rollouts=self.settings.amount.clips)
+        return rollout_losses(batch, outputs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         networks = self.networks

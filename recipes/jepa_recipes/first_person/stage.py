@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 
 from jepa_export.errors import JepaExportError
@@ -36,6 +37,7 @@ class StageSettings:
         steps: Number of steps.
         renderer: Prepares batches while this process trains.
         checkpoints: Folder of the checkpoints.
+        bf16: Whether the networks compute in bf16 where that is accurate enough. Weights stay in fp32.
         depends_on: Further numbers that the result depends on, by name, such as the lengths of earlier
             stages.
     """
@@ -47,6 +49,7 @@ class StageSettings:
     steps: int
     renderer: Executor
     checkpoints: Path
+    bf16: bool = False
     depends_on: dict[str, float] = field(default_factory=dict)
 
 
@@ -91,6 +94,10 @@ class DriveStage(ModuleStage, Generic[_BatchT]):
                 lambda index: self.settings.renderer.submit(self.draw, index), step, self.steps
             )
         return next(self._batches)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the networks compute."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16)
 
     def create_optimizer(self) -> CombinedOptimizer:
         return muon_and_adamw(self.modules, self._learning_rate)

@@ -51,6 +51,7 @@ def train_and_bundle(
     frames: int,
     prediction_frames: int,
     threads: int,
+    bf16: bool,
     episodes: int,
     command: str,
     teacher: TeacherTraining | None = None,
@@ -65,6 +66,7 @@ def train_and_bundle(
         frames: Number of camera images to train on.
         prediction_frames: Number of camera images on which the predictor then trains alone, without teacher.
         threads: Threads of torch.
+        bf16: Whether the networks are trained in bf16 where that is accurate enough.
         episodes: Closed-loop episodes for each level; 0: none.
         command: Command line for the provenance of the bundle.
         teacher: How to train a teacher first, whose bundle is ``out``/teacher, and distill the model from it;
@@ -84,12 +86,15 @@ def train_and_bundle(
             frames=frames,
             prediction_frames=prediction_frames,
             threads=threads,
+            bf16=bf16,
             recipe=recipe,
         )
         drives, held_out = sample_drives(out, seed=seed, recipe=recipe)
     else:
         check_output(teacher_folder)
-        distilled = distill(out, seed=seed, frames=frames, teacher=teacher, threads=threads, recipe=recipe)
+        distilled = distill(
+            out, seed=seed, frames=frames, teacher=teacher, threads=threads, bf16=bf16, recipe=recipe
+        )
         networks = distilled.student
         drives, held_out = sample_drives(out, seed=seed, recipe=recipe)
         metrics = write_bundle(
@@ -117,7 +122,9 @@ def train_and_bundle(
     return 0
 
 
-def train_policy(out: Path, *, layouts: int, seed: int, frames: int, threads: int, command: str) -> int:
+def train_policy(
+    out: Path, *, layouts: int, seed: int, frames: int, threads: int, bf16: bool, command: str
+) -> int:
     """Train a policy by behavior cloning, and write it to ``out``/policy.
 
     Args:
@@ -126,10 +133,11 @@ def train_policy(out: Path, *, layouts: int, seed: int, frames: int, threads: in
         seed: Seed of that run.
         frames: Number of camera images to train on.
         threads: Threads of torch.
+        bf16: Whether the policy is trained in bf16 where that is accurate enough.
         command: Command line for the provenance of the policy.
     """
     console, folder, recipe = Console(), out / "policy", _recipe(BASE, layouts)
-    policy = clone(out, seed=seed, frames=frames, threads=threads, recipe=recipe)
+    policy = clone(out, seed=seed, frames=frames, threads=threads, bf16=bf16, recipe=recipe)
     _, held_out = sample_drives(out, seed=seed, recipe=recipe)
     errors = evaluate_policy(policy, held_out, batches=_POLICY_BATCHES)
     write_policy(policy, folder, command=command, joint_steps=joint_steps(out), errors=errors)

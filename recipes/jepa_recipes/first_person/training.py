@@ -99,6 +99,7 @@ def train(
     frames: int,
     prediction_frames: int,
     threads: int,
+    bf16: bool = False,
     recipe: Recipe | None = None,
     checkpoint_every: int = 100,
 ) -> Networks:
@@ -113,6 +114,7 @@ def train(
         frames: Number of camera images of the joint stage.
         prediction_frames: Number of camera images of the prediction stage.
         threads: Threads of torch. With another number, the same run differs by rounding.
+        bf16: See :class:`~jepa_recipes.first_person.stage.StageSettings`; also differs by rounding.
         recipe: The recipe; None: that of the model for a robot.
         checkpoint_every: Steps between two checkpoints.
 
@@ -120,7 +122,7 @@ def train(
         JepaExportError: The loss diverged, ``folder`` cannot be written, belongs to a run with other
             settings, or is in use by another process.
     """
-    with _open_run(folder, seed, recipe or Recipe(), threads) as run:
+    with _open_run(folder, seed, recipe or Recipe(), threads, bf16) as run:
         torch.manual_seed(seed)
         joint = JointStage(create_networks(run.recipe.student), run.settings(run.recipe.amount, frames))
         run_drive_stage(joint, checkpoint_every=checkpoint_every)
@@ -140,6 +142,7 @@ def distill(
     frames: int,
     teacher: TeacherTraining,
     threads: int,
+    bf16: bool = False,
     recipe: Recipe | None = None,
     checkpoint_every: int = 100,
 ) -> DistilledNetworks:
@@ -153,6 +156,7 @@ def distill(
         frames: Number of camera images to distill on.
         teacher: How the teacher is trained.
         threads: Threads of torch. With another number, the same run differs by rounding.
+        bf16: See :class:`~jepa_recipes.first_person.stage.StageSettings`; also differs by rounding.
         recipe: The recipe; None: that of the model for a robot.
         checkpoint_every: Steps between two checkpoints.
 
@@ -161,7 +165,7 @@ def distill(
             starts from the joint stage, which has not begun.
     """
     start = {"joint": joint_steps(folder)} if teacher.starts_from_joint else dict[str, float]()
-    with _open_run(folder, seed, recipe or Recipe(), threads) as run:
+    with _open_run(folder, seed, recipe or Recipe(), threads, bf16) as run:
         amount, depends_on = run.recipe.amount, dict[str, float]()
         torch.manual_seed(seed + 1)
         large = create_networks(run.recipe.teacher)
@@ -197,6 +201,7 @@ def clone(
     seed: int,
     frames: int,
     threads: int,
+    bf16: bool = False,
     recipe: Recipe | None = None,
     amount: Amount = CLONING,
     checkpoint_every: int = 100,
@@ -211,6 +216,7 @@ def clone(
         seed: Seed of the run; that of the batches.
         frames: Number of camera images to train on.
         threads: Threads of torch. With another number, the same run differs by rounding.
+        bf16: See :class:`~jepa_recipes.first_person.stage.StageSettings`; also differs by rounding.
         recipe: The recipe of the run; None: that of the model for a robot.
         amount: Size of a batch, and the schedule.
         checkpoint_every: Steps between two checkpoints.
@@ -219,7 +225,7 @@ def clone(
         JepaExportError: See :func:`train`; or the joint stage has not begun.
     """
     steps = joint_steps(folder)
-    with _open_run(folder, seed, recipe or Recipe(), threads) as run:
+    with _open_run(folder, seed, recipe or Recipe(), threads, bf16) as run:
         torch.manual_seed(seed + 4)
         stage = CloningStage(
             Policy(load_networks(_joint(folder))),
@@ -310,6 +316,7 @@ class _Run:
     library: DriveLibrary
     held_out: DriveLibrary
     renderer: Executor
+    bf16: bool
 
     def settings(
         self, amount: Amount, frames: int, *, depends_on: dict[str, float] | None = None
@@ -323,12 +330,13 @@ class _Run:
             steps=amount.steps(frames),
             renderer=self.renderer,
             checkpoints=self.folder / "checkpoints",
+            bf16=self.bf16,
             depends_on=dict(depends_on or {}),
         )
 
 
 @contextmanager
-def _open_run(folder: Path, seed: int, recipe: Recipe, threads: int) -> Iterator[_Run]:
+def _open_run(folder: Path, seed: int, recipe: Recipe, threads: int, bf16: bool) -> Iterator[_Run]:
     """Claim ``folder``, sample the drives that are missing there, and start the renderer."""
     claim_folder(folder, {"seed": seed, **asdict(recipe)}, write=True)
     lock_folder(folder)
@@ -336,4 +344,4 @@ def _open_run(folder: Path, seed: int, recipe: Recipe, threads: int) -> Iterator
     torch.set_num_threads(threads)
     # A thread: compiled code renders in parallel, and images need not be copied between processes.
     with ThreadPoolExecutor(1) as renderer:
-        yield _Run(folder, seed, recipe, library, held_out, renderer)
+        yield _Run(folder, seed, recipe, library, held_out, renderer, bf16)

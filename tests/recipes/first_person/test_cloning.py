@@ -207,7 +207,7 @@ def test_train_policy_writes_the_trained_policy(
     monkeypatch.setattr(train_command, "clone", lambda *_, **__: policy)
     monkeypatch.setattr(train_command, "sample_drives", lambda *_, **__: (drives, drives))
     monkeypatch.setattr(train_command, "_POLICY_BATCHES", 1)
-    assert train_policy(run, layouts=7, seed=3, frames=240, threads=1, command="a test") == 0
+    assert train_policy(run, layouts=7, seed=3, frames=240, threads=1, bf16=False, command="a test") == 0
     provenance = json.loads((run / "policy" / "policy.json").read_text())
     assert provenance["held_out_errors"] and provenance["joint_steps"] == 5
     ClonedPolicy(run / "policy").close()

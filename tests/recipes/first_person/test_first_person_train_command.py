@@ -38,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "frames": 240,
     "prediction_frames": 120,
     "threads": 1,
+    "bf16": False,
     "episodes": 0,
     "command": "a test",
 }

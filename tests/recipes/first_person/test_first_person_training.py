@@ -18,8 +18,10 @@ pytest.importorskip("numba", reason="numba is not installed (extra first-person)
 
 from jepa_export.errors import JepaExportError
 from jepa_export.training.recipes import TrainingRecipe
+from jepa_export.training.stage import TrainingStage
 from jepa_recipes.first_person import train_command
 from jepa_recipes.first_person.batches import draw_batch
+from jepa_recipes.first_person.joint import JointStage
 from jepa_recipes.first_person.library import DriveLibrary
 from jepa_recipes.first_person.networks import Networks
 from jepa_recipes.first_person.outputs import compute_outputs
@@ -110,6 +112,49 @@ def test_interrupted_run_resumes_with_identical_losses_and_weights(
     assert tables(prepared) == tables(finished)
     for name in ("joint", "prediction"):
         assert_same(checkpoint(prepared, name), checkpoint(finished, name))
+
+
+def test_bf16_has_nearly_the_gradients_of_fp32(
+    drives: DriveLibrary, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = TINY.amount.schedule.continued()
+    recipe = replace(TINY, amount=replace(TINY.amount, schedule=schedule))
+    batch, gradients = draw_batch(drives, recipe.amount, 0, 0), list[torch.Tensor]()
+    monkeypatch.setattr("jepa_recipes.first_person.joint.draw_batch", lambda *_: batch)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(stage: TrainingStage, *_: Any, **__: Any) -> None:
+        weights = list(stage.network.parameters())
+        assert all(weight.dtype == torch.float32 for weight in weights)
+        gradients.append(torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]))
+        raise Stopped
+
+    # The first step has made the gradients when its outcome is logged.
+    monkeypatch.setattr(JointStage, "after_step", stop)
+    for bf16 in (False, True):
+        with pytest.raises(Stopped):
+            train_tiny(prepared, recipe=recipe, bf16=bf16)
+        shutil.rmtree(prepared / "checkpoints")
+    exact, fast = gradients
+    assert not torch.equal(exact, fast)
+    assert torch.cosine_similarity(exact, fast, dim=0) > 0.99
+
+
+def test_interrupted_bf16_run_resumes_with_identical_weights(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(prepared, whole)
+    train_tiny(whole, bf16=True)
+    interrupt(monkeypatch, "joint", at=5)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(prepared, bf16=True)
+    monkeypatch.undo()
+    train_tiny(prepared, bf16=True)
+    for stage in ("joint", "prediction"):
+        assert_same(checkpoint(prepared, stage), checkpoint(whole, stage))
 
 
 def test_prediction_stage_changes_the_predictor_alone(finished: Path) -> None:
@@ -228,7 +273,7 @@ def recorded_call(
 def test_recipe_trains_the_number_of_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {
         "seed": 3, "frames": 20_000_000, "prediction_frames": 5000, "threads": 1, "episodes": 7,
-        "teacher": None, "size": "base", "layouts": 40,
+        "teacher": None, "size": "base", "layouts": 40, "bf16": False,
     }  # fmt: skip
     settings["command"] = (
         "jepa-export train first_person --size base --seed 3 --layouts 40 --frames 20000000 "
@@ -257,10 +302,13 @@ def test_recipe_distills_from_the_joint_stage_if_asked(
 
 
 def test_recipe_with_cloning_frames_trains_a_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = ("--cloning-frames", "700", "--threads", "1")
+    given = ("--cloning-frames", "700", "--threads", "1", "--precision", "bf16-mixed")
     _, settings = recorded_call(monkeypatch, tmp_path, *given, function="train_policy")
-    command = "jepa-export train first_person --size base --seed 3 --layouts 5000 --cloning-frames 700"
-    assert settings == {"layouts": 5000, "seed": 3, "frames": 700, "threads": 1, "command": command}
+    command = "jepa-export train first_person --size base --seed 3 --layouts 5000"
+    assert settings == {
+        "layouts": 5000, "seed": 3, "frames": 700, "threads": 1, "bf16": True,
+        "command": f"{command} --precision bf16-mixed --cloning-frames 700",
+    }  # fmt: skip
 
 
 def test_recipe_rejects_a_policy_of_another_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -276,6 +324,7 @@ def test_recipe_rejects_a_policy_of_another_size(monkeypatch: pytest.MonkeyPatch
         ("--frames", "0"),
         ("--layouts", "0"),
         ("--threads", "0"),
+        ("--precision", "bf16"),
         ("--odometry-weight", "-1"),
         ("--cloning-frames", "0"),
     ],
