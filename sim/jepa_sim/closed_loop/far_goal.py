@@ -31,6 +31,10 @@ from jepa_sim.worlds.interface import Image, World
 
 # Ends of a route after which there may be another way.
 _RETRIED = frozenset({RouteOutcome.BLOCKED, RouteOutcome.CHANGED, RouteOutcome.LOST, RouteOutcome.ABORTED})
+# How far the robot drives to look around at another position, and for how long at most. It drives to a goal
+# with this pose relative to the place where it looked around.
+_NEXT_POSITION = RelativePose(0.8, 0.0, 0.0, position_std_m=0.02, yaw_std_rad=0.02)
+_TO_NEXT_POSITION_S, _ARRIVED_M = 3.5, 0.15
 # With this pose of the goal, steering turns on the spot: it is unknown where the goal is.
 _UNKNOWN = RelativePose(1.0, 0.0, 0.0, position_std_m=1e3, yaw_std_rad=math.pi)
 # The robot faces its way: it backs up to a goal that is behind it only this near.
@@ -59,9 +63,9 @@ class FarGoalConfig:
         min_confidence: Confidence in the place of the robot above which it may stop looking around.
         max_position_std_m: Standard deviation of that place below which it may.
         every: It takes one of this many images to find its place.
-        least_look_around_s: Time for which it looks around at its start: one view may look like another
-            place.
-        look_around_s: Time after which it goes on from the most likely place, if there is one.
+        look_around_s: Time for which it looks around at a position: one view may look like another place.
+        positions: At how many positions it looks around, at most. At the last one, it goes on from the most
+            likely place, if there is one.
         least_confidence: Confidence in the place of the robot and of the goal below which that is unknown.
         attempts: Further attempts after the robot was stopped on its way, each by another way if there is
             one.
@@ -71,8 +75,8 @@ class FarGoalConfig:
     min_confidence: float = 0.7
     max_position_std_m: float = 0.3
     every: int = 3
-    least_look_around_s: float = 8.0
-    look_around_s: float = 17.0
+    look_around_s: float = 8.0
+    positions: int = 3
     least_confidence: float = 0.2
     attempts: int = 4
 
@@ -227,6 +231,9 @@ class FarGoalRobot:
         self._localizer: GraphLocalizer | None = None
         self._relocalizer = self._graph.relocalizer(self._model)
         self._images = -round(back_up_s / self.period_s)
+        self._positions = 1
+        # By odometry, where the robot has looked around and drives on from; None: it looks around.
+        self._leaves_from: NDArray[np.float64] | None = None
         # Confidence in the place that it has found so far.
         self._confidence = 0.0
         # Where the robot was blocked, in the graph and by odometry; None: it does not know where it is.
@@ -240,6 +247,8 @@ class FarGoalRobot:
         self._images += 1
         if self._images <= 0:
             return self._robot.step(image, goal_pose=_BEHIND)
+        if self._leaves_from is not None:
+            return self._drive_on(image, pose)
         command = self._robot.step(image, goal_pose=_UNKNOWN)
         if self._blocked_at is not None and self._images * self.period_s > _FIND_AGAIN_S:
             location, there = self._blocked_at
@@ -249,20 +258,40 @@ class FarGoalRobot:
         if not is_over and self._images % self._config.every:
             return command
         self._relocalizer.add(self._robot.latent, pose)
-        has_looked = self._images * self.period_s >= self._config.least_look_around_s
         # The place takes long to compute.
-        origin = self._relocalizer.origin if has_looked or is_over or self._attempts else None
+        origin = self._relocalizer.origin if is_over or self._attempts else None
         self._confidence = 0.0 if origin is None else origin.confidence
         if origin is not None and self._is_certain(origin):
             self._begin(image, origin.moved(pose))
             return np.zeros_like(command)
-        if is_over:
+        if is_over and self._is_last_position:
             self.end(RouteOutcome.LOST, "no place of the graph is likely: start on the tour")
+        elif is_over:
+            self._leaves_from = pose
+            self._images = 0
         return command
+
+    def _drive_on(self, image: Image, pose: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the command on the way to the next position to look around at."""
+        assert self._leaves_from is not None
+        there = compose(self._leaves_from, np.array([_NEXT_POSITION.x_m, _NEXT_POSITION.y_m, 0.0]))
+        x, y, yaw = relative(pose, there).tolist()
+        command = self._robot.step(image, goal_pose=replace(_NEXT_POSITION, x_m=x, y_m=y, yaw_rad=yaw))
+        if self._images % self._config.every == 0:
+            self._relocalizer.add(self._robot.latent, pose)
+        if math.hypot(x, y) < _ARRIVED_M or self._images * self.period_s > _TO_NEXT_POSITION_S:
+            self._leaves_from = None
+            self._images = 0
+            self._positions += 1
+        return command
+
+    @property
+    def _is_last_position(self) -> bool:
+        return self._positions >= self._config.positions
 
     def _is_certain(self, location: Location) -> bool:
         config = self._config
-        if self._images * self.period_s > config.look_around_s:
+        if self._is_last_position and self._images * self.period_s > config.look_around_s:
             return location.confidence >= config.least_confidence
         return (
             location.confidence >= config.min_confidence

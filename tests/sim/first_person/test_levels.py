@@ -68,6 +68,15 @@ def test_near_goals_have_the_distance_and_the_angle_of_their_level(
         assert len(rooms) == 1
 
 
+def test_goals_after_a_tour_are_those_without_one() -> None:
+    for seed in range(3):
+        alone, toured = (mission_of(LEVELS[name], seed) for name in ("L2", "L2-tour"))
+        np.testing.assert_array_equal(alone.start, toured.start)
+        np.testing.assert_array_equal(alone.goal, toured.goal)
+        assert alone.recording is None and not alone.is_tour
+        assert toured.recording is not None and toured.is_tour
+
+
 @pytest.mark.parametrize(("name", "least", "most", "doors"), [("L2", 1.5, 6.0, 1), ("L3", 6.0, 15.0, 2)])
 def test_far_goals_have_the_path_and_the_doors_of_their_level(
     name: str, least: float, most: float, doors: int

@@ -86,7 +86,9 @@ def test_robot_driver_with_an_unknown_goal_image_is_lost_and_does_not_move(
     assert ends == ["lost"] and found.stopped and found.time_s == 0 and not found.reached
 
 
-def test_robot_driver_at_an_unknown_place_looks_around_and_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robot_driver_at_an_unknown_place_looks_around_at_three_positions_and_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The goal image is the last one of which it is certain, after those of the tour."""
     show_poses(monkeypatch)
     level = LEVELS["L3"]
@@ -94,7 +96,7 @@ def test_robot_driver_at_an_unknown_place_looks_around_and_is_lost(monkeypatch: 
     with closing(mission.open_scene(np.random.default_rng(0))) as scene:
         shown = len(Assignment(level, mission, scene).demonstration(2 * PERIOD_S).images)
     found, ends = driven("L3", 25, SightedModel(shown + 1))
-    assert ends == ["lost"] and 15.0 < found.time_s < 20.0 and found.path_m < 0.05
+    assert ends == ["lost"] and 24.0 < found.time_s < 32.0 and 0.8 < found.path_m < 1.7
 
 
 def test_robot_driver_with_a_frozen_camera_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@
 | L0 | 0.4 to 1 m away, turned within 60 degrees, nothing in between |
 | L1 | in the same room, 1 to 3 m away, bearing and heading within 90 degrees |
 | L2 | in the next room, through a door, over a shortest path of 1.5 to 6 m |
+| L2-tour | the same goals as L2, after a tour of the house |
 | L3 | over a shortest path of 6 to 15 m and at least two doors, after a tour of the house |
 | TR | the end of a route of 10 to 20 m through doors, which was shown once |
 | TR-back | the start of the same route, from its end |
@@ -191,7 +192,7 @@ def _sample_l1(houses: Houses) -> Mission:
                 return house.mission(start, goal, time_limit_s=24.0)
 
 
-def _sample_l2(houses: Houses) -> Mission:
+def _sample_l2(houses: Houses, *, has_tour: bool) -> Mission:
     while True:
         house = houses.draw(_ROOMS)
         for _ in range(_TRIES):
@@ -200,7 +201,8 @@ def _sample_l2(houses: Houses) -> Mission:
                 continue
             path = house.path(start, goal)
             if len(house.layout.doors_on(path)) == 1 and _L2_M[0] <= path_length(path) <= _L2_M[1]:
-                return house.mission(start, goal, time_limit_s=36.0)
+                tour = house.tour() if has_tour else None
+                return house.mission(start, goal, time_limit_s=36.0, recording=tour, is_tour=has_tour)
 
 
 def _sample_l3(houses: Houses) -> Mission:
@@ -238,7 +240,16 @@ LEVELS = {
     for level in (
         Level("L0", "0.4 to 1 m away, turned within 60 degrees, nothing in between; 12 s", _sample_l0),
         Level("L1", "same room, 1 to 3 m away, bearing and heading within 90 degrees; 24 s", _sample_l1),
-        Level("L2", "next room, through a door, shortest path 1.5 to 6 m; 36 s", _sample_l2),
+        Level(
+            "L2",
+            "next room, through a door, shortest path 1.5 to 6 m; 36 s",
+            lambda houses: _sample_l2(houses, has_tour=False),
+        ),
+        Level(
+            "L2-tour",
+            "the same goals as L2, after one tour of the house; 36 s",
+            lambda houses: _sample_l2(houses, has_tour=True),
+        ),
         Level(
             "L3",
             "shortest path 6 to 15 m, two doors or more, after one tour of the house; 90 s",
