@@ -110,10 +110,10 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle ``path`` of an encoder and a predictor; an existing bundle is replaced.
 
-    Each network is a torch module or the path of an ONNX file with the same inputs and output, under any names.
-    Modules are copied to the CPU, in fp32 and evaluation mode. All networks are checked. Error bounds and thresholds
-    are measured on ``held_out``. Every variant must reproduce the outputs of the networks, as `jepa-runtime
-    verify` checks it, or nothing is written.
+    Each network is a torch module, or the path of an ONNX file with the same inputs and output under any
+    names. Modules are copied to the CPU, in fp32 and evaluation mode. All networks are checked. Error bounds
+    and thresholds are measured on ``held_out``. Every variant must reproduce the outputs of the networks, as
+    `jepa-runtime verify` checks it, or nothing is written.
 
     Args:
         path: Folder of the bundle.
@@ -190,9 +190,7 @@ def export_bundle(
         "energy": L1Energy() if energy is None else energy,
     }
     parts = {role: _network(role, network) for role, network in given.items()}
-    files = {
-        role: file_facts(Path(each)) for role, each in given.items() if not isinstance(each, nn.Module)
-    }
+    files = {role: file_facts(Path(each)) for role, each in given.items() if not isinstance(each, nn.Module)}
     _check_recordings(calibration, held_out, frame_size, actions)
     clips, unseen = (
         Windows(recordings, frames=history + horizon, rate_hz=1 / step_s)

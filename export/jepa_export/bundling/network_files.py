@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.defs
 import onnx.inliner
 import onnx.version_converter
 from onnx import TensorProto
@@ -23,7 +24,7 @@ from jepa_export.targets.onnx import MAX_BYTES, OPSET
 from jepa_export.targets.onnx_network import OnnxNetwork, sizes_of
 
 # The axes of the inputs and of the output of each network.
-_INPUTS = {
+_INPUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "encoder": {"images": ("N", "3", "height", "width")},
     "predictor": {"latents": ("K", "W", "T", "D"), "actions": ("K", "W", "A")},
     "energy": {"latents": ("N", "T", "D"), "goal": ("1", "T", "D")},
@@ -37,8 +38,8 @@ _RENEW = "export it again with torch.onnx.export"
 def load_network(role: str, path: Path) -> OnnxNetwork:
     """Load a network of a bundle from an ONNX file.
 
-    Inputs are told apart by the number of their axes, then by their order; their names are free. A fixed first
-    axis is made free, except in an encoder of one image, which encodes images one by one.
+    Inputs are identified by the number of their axes, then by their order; their names are free. A fixed
+    first axis is made free, except in an encoder of one image, which encodes images one by one.
 
     Args:
         role: ``encoder``, ``predictor`` or ``energy``.
@@ -48,17 +49,8 @@ def load_network(role: str, path: Path) -> OnnxNetwork:
         JepaExportError: The file is missing or no valid ONNX file, or a bundle cannot contain its graph.
     """
     name = f"{role} {path}"
-    model = _read(name, path)
-    _check_operations(name, model)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    # With the largest number of axes first, as in _INPUTS; the order of others is retained.
-    inputs.sort(key=lambda value: -len(value.type.tensor_type.shape.dim))
-    _check_inputs(name, role, inputs)
-    _check_output(name, model)
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    batch = sizes_of(inputs[0])[0]
+    model = _checked_graph(name, role, path)
+    batch = sizes_of(model.graph.input[0])[0]
     row_by_row = role == "encoder" and batch == 1
     if batch is not None and not row_by_row:
         _free_batch(model, list(_INPUTS[role]))
@@ -81,6 +73,11 @@ def load_network(role: str, path: Path) -> OnnxNetwork:
         ) from error
 
 
+def input_shape(role: str, path: Path) -> list[int | None]:
+    """Return the shape of the first input of a network, see :func:`load_network`; None for a free axis."""
+    return sizes_of(_checked_graph(f"{role} {path}", role, path).graph.input[0])
+
+
 def file_facts(path: Path) -> dict[str, Any]:
     """Return what the report of a bundle states about the ONNX file of a network: its hashes and origin."""
     model = onnx.load(path, load_external_data=False)
@@ -94,6 +91,21 @@ def file_facts(path: Path) -> dict[str, Any]:
         "opset": _opset(model),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
+
+
+def _checked_graph(name: str, role: str, path: Path) -> onnx.ModelProto:
+    """Return the graph of a file, with its inputs in the order of :data:`_INPUTS`."""
+    model = _read(name, path)
+    _check_operations(name, model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    # The order of inputs with the same number of axes is retained.
+    inputs.sort(key=lambda value: -len(value.type.tensor_type.shape.dim))
+    _check_inputs(name, role, inputs)
+    _check_output(name, model)
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model
 
 
 def _read(name: str, path: Path) -> onnx.ModelProto:
@@ -136,13 +148,11 @@ def _check_operations(name: str, model: onnx.ModelProto) -> None:
 
 def _check_inputs(name: str, role: str, found: Sequence[onnx.ValueInfoProto]) -> None:
     expected = _INPUTS[role]
-    if any(
-        not _fits(value, axes) for value, axes in zip_longest(found, expected.values(), fillvalue=None)
-    ):
+    if any(not _fits(value, axes) for value, axes in zip_longest(found, expected.values(), fillvalue=None)):
         wanted = " and ".join(f"{key} [{', '.join(axes)}]" for key, axes in expected.items())
         raise JepaExportError(
-            f"{name}: must have the inputs {wanted} under any names, has {_shown(found)}: wrap the network in "
-            "a module with these inputs, and export that",
+            f"{name}: must have the inputs {wanted} under any names, has {_shown(found)}: wrap the network "
+            "in a module with these inputs, and export that",
             code="network.onnx_wrong_inputs",
         )
     _check_type(name, found)
@@ -181,9 +191,7 @@ def _fits(value: onnx.ValueInfoProto | None, axes: tuple[str, ...] | None) -> bo
 def _free_batch(model: onnx.ModelProto, expected: Sequence[str]) -> None:
     """Make the first axes of all inputs and of the output free, except for inputs that all rows share."""
     del model.graph.value_info[:]
-    inputs = [
-        value for value, key in zip(model.graph.input, expected, strict=True) if key not in _SHARED
-    ]
+    inputs = [value for value, key in zip(model.graph.input, expected, strict=True) if key not in _SHARED]
     for value in (*inputs, *model.graph.output):
         axes = value.type.tensor_type.shape.dim
         if axes:
@@ -195,7 +203,12 @@ def _converted(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     found = _opset(model)
     if found == OPSET:
         return model
+    newer = [("", kind) for kind in {node.op_type for node in model.graph.node} if _is_newer(kind)]
     try:
+        # The standard defines most newer operations, such as Gelu, by functions of older ones. They use
+        # CastLike, which TensorRT does not have, and which is a function as well.
+        for names in (newer, [("", "CastLike")]):
+            model = onnx.inliner.inline_selected_functions(model, names, inline_schema_functions=True)
         return onnx.version_converter.convert_version(model, OPSET)
     # The converter raises errors of many classes.
     except Exception as error:
@@ -204,6 +217,15 @@ def _converted(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
             f"{_RENEW} and opset_version={OPSET}",
             code="network.onnx_opset",
         ) from error
+
+
+def _is_newer(kind: str) -> bool:
+    """Return whether an operation does not exist in the opset of bundles."""
+    try:
+        onnx.defs.get_schema(kind, OPSET, "")
+    except onnx.defs.SchemaError:
+        return True
+    return False
 
 
 def _opset(model: onnx.ModelProto) -> int:

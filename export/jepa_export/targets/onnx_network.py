@@ -63,7 +63,7 @@ class OnnxNetwork(nn.Module):
         Raises:
             JepaExportError: An input does not have the shape of the graph.
         """
-        computed: Tensor = _Call.apply(self, *inputs)
+        computed: Tensor = _Call.apply(self, *inputs)  # type: ignore[no-untyped-call]
         return computed
 
     def run(self, *inputs: Tensor) -> Tensor:
@@ -76,9 +76,7 @@ class OnnxNetwork(nn.Module):
         return output
 
     def _run_session(self, inputs: tuple[Tensor, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        feeds = {
-            name: tensor.contiguous().numpy() for name, tensor in zip(self._inputs, inputs, strict=True)
-        }
+        feeds = {name: tensor.contiguous().numpy() for name, tensor in zip(self._inputs, inputs, strict=True)}
         rows = len(inputs[0])
         try:
             (output,) = self._session.run(None, feeds)
@@ -102,8 +100,8 @@ class OnnxNetwork(nn.Module):
             ):
                 declared = ["any" if size is None else size for size in sizes]
                 raise JepaExportError(
-                    f"{self.name}: the input {name} has the shape {declared}, the bundle needs {found}: change "
-                    "the arguments of the export (frame_size, history, actions), or export the network again",
+                    f"{self.name}: the input {name} has the shape {declared}, the bundle needs {found}: "
+                    "change frame_size, history or actions, or export the network again",
                     code="network.onnx_shape_mismatch",
                 )
 
