@@ -113,10 +113,10 @@ To open exactly this bundle, append `@` and the commit.
 """
 
 
-def _metadata(licence: str) -> str:
-    known = licence.lower() in _LICENSES
+def _metadata(license: str) -> str:
+    known = license.lower() in _LICENSES
     lines = (
-        [f"license: {licence.lower()}"] if known else ["license: other", f"license_name: {_quoted(licence)}"]
+        [f"license: {license.lower()}"] if known else ["license: other", f"license_name: {_quoted(license)}"]
     )
     tags = ["jepa", "world-model", "robotics"]
     return "\n".join(
