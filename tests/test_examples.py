@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,39 @@ def test_own_model_becomes_a_bundle_that_predicts(tmp_path: Path) -> None:
     # Better than predicting no change on trajectories that it was not trained on.
     measured = report["open_loop"]
     assert all(np.array(measured["rmse"]) < measured["copy_last_rmse"])
+
+
+def code_of(notebook: Path) -> str:
+    """Return the code of all cells of a notebook."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed (extra export)")
+def test_notebook_of_own_model_runs(tmp_path: Path) -> None:
+    """Its cells run in order as one program: Jupyter is not installed for the tests."""
+    code = code_of(EXAMPLES / "own_model.ipynb") + "\nassert futures.energies.shape == (4, 8)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert runtime(["verify", str(tmp_path / "own_model")]) == 0
+
+
+def test_notebook_of_own_model_has_the_code_of_the_program() -> None:
+    program = (EXAMPLES / "own_model.py").read_text(encoding="utf-8").replace("sys.argv[1]", '"own_model"')
+    own = [ast.unparse(node) for node in ast.parse(code_of(EXAMPLES / "own_model.ipynb")).body]
+    # Without the docstring and the import of sys.
+    assert [ast.unparse(node) for node in ast.parse(program).body[2:]] == own[:-4]
+
+
+def test_notebook_stores_no_outputs() -> None:
+    cells = json.loads((EXAMPLES / "own_model.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
 
 
 def test_every_example_fits_on_a_page() -> None:

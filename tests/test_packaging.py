@@ -93,6 +93,7 @@ def test_runtime_does_not_depend_on_torch(wheel: zipfile.ZipFile) -> None:
         "ros",
         "export",
         "onnxruntime",
+        "hub",
         "tensorrt-check",
         "cuda-build",
         "jetson",

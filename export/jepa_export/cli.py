@@ -66,6 +66,7 @@ PROGRAM = Program(
         ],
         "Evaluate and release": [
             Command("evaluate", "measure the variants of a bundle", f"{_COMMANDS}.evaluate", has_config=True),
+            Command("push", "upload a bundle to the Hugging Face Hub", f"{_COMMANDS}.push"),
             Command("release", "publish signed model releases for robots", f"{_COMMANDS}.release"),
         ],
         "Use a shell": [

@@ -1,4 +1,4 @@
-"""The bundle of any encoder and predictor that torch can export."""
+"""The bundle of any encoder and predictor that torch can export, or that ONNX files contain."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from jepa_export.bundling.network_checks import (
     export_errors,
     run_errors,
 )
+from jepa_export.bundling.network_files import file_facts, load_network
 from jepa_export.bundling.staging import check_output, source_commit
 from jepa_export.bundling.student_bundle import (
     GOLDEN_FRAMES,
@@ -81,9 +82,9 @@ _OUTSIDE = 1e-6
 def export_bundle(
     path: Path | str,
     *,
-    encoder: nn.Module,
-    predictor: nn.Module,
-    energy: nn.Module | None = None,
+    encoder: nn.Module | Path | str,
+    predictor: nn.Module | Path | str,
+    energy: nn.Module | Path | str | None = None,
     frame_size: tuple[int, int],
     normalize: Normalization,
     actions: ActionSpace,
@@ -109,18 +110,19 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle ``path`` of an encoder and a predictor; an existing bundle is replaced.
 
-    The networks are copied to the CPU, in fp32 and evaluation mode, and checked. Error bounds and thresholds
-    are measured on ``held_out``. Every variant must reproduce the outputs of the networks, as `jepa-runtime
-    verify` checks it, or nothing is written.
+    Each network is a torch module, or the path of an ONNX file with the same inputs and output under any
+    names. Modules are copied to the CPU, in fp32 and evaluation mode. All networks are checked. Error bounds
+    and thresholds are measured on ``held_out``. Every variant must reproduce the outputs of the networks, as
+    `jepa-runtime verify` checks it, or nothing is written.
 
     Args:
         path: Folder of the bundle.
-        encoder: Module from float32 images [N, 3, height, width] to latents [N, T, D].
-        predictor: Module of one step, from latents [K, W, T, D] and actions [K, W, A], oldest first, to the
+        encoder: Network from float32 images [N, 3, height, width] to latents [N, T, D].
+        predictor: Network of one step, from latents [K, W, T, D] and actions [K, W, A], oldest first, to the
             next latent [K, T, D]. Action i is in force from latent i on, in the units of ``actions``: a
             network that was trained on scaled actions must scale them itself. It is applied ``horizon``
             times.
-        energy: Module from latents [N, T, D] and a goal [1, T, D] to energies [N], which are low at the goal
+        energy: Network from latents [N, T, D] and a goal [1, T, D] to energies [N], which are low at the goal
             (default: the mean absolute difference, as in V-JEPA 2-AC).
         frame_size: Height and width of the images in pixels.
         normalize: Normalization that the encoder expects.
@@ -182,6 +184,13 @@ def export_bundle(
     limits = limits_of(int8_cosine)
     # Before anything is read: these errors need no data.
     validate_manifest(fields_of(settings, MeasuredErrors.zero(horizon), (1, 1)))
+    given = {
+        "encoder": encoder,
+        "predictor": predictor,
+        "energy": L1Energy() if energy is None else energy,
+    }
+    parts = {role: _network(role, network) for role, network in given.items()}
+    files = {role: file_facts(Path(each)) for role, each in given.items() if not isinstance(each, nn.Module)}
     _check_recordings(calibration, held_out, frame_size, actions)
     clips, unseen = (
         Windows(recordings, frames=history + horizon, rate_hz=1 / step_s)
@@ -190,9 +199,9 @@ def export_bundle(
     settings = replace(settings, rate_hz=clips.camera_hz)
     _warn_of_limits(clips, actions, progress)
     networks = _Networks(
-        NormalizedEncoder(_copied("encoder", encoder), fields_of.frame),
-        UnrolledPredictor(_copied("predictor", predictor)),
-        _copied("energy", L1Energy() if energy is None else energy),
+        NormalizedEncoder(parts["encoder"], fields_of.frame),
+        UnrolledPredictor(parts["predictor"]),
+        parts["energy"],
         history,
     ).eval()
     progress("checking the networks")
@@ -212,6 +221,7 @@ def export_bundle(
         report |= {
             "normalization": {"mean": normalize.mean, "std": normalize.std},
             "versions": _versions(),
+            **({"onnx_files": files} if files else {}),
         }
         fields = fields_of(settings, measured, latent, scale=_scale(golden))
         with run_errors():
@@ -305,6 +315,11 @@ def _variants(names: Sequence[str]) -> tuple[VariantKey, ...]:
             code="export.unknown_target",
         )
     return variants_for(tuple(dict.fromkeys(names)), None)
+
+
+def _network(role: str, network: nn.Module | Path | str) -> nn.Module:
+    """Return what computes a network: a copy of a module, or a loaded ONNX file."""
+    return _copied(role, network) if isinstance(network, nn.Module) else load_network(role, Path(network))
 
 
 def _copied(role: str, module: nn.Module) -> nn.Module:

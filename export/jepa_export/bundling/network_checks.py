@@ -102,7 +102,7 @@ def export_errors(role: str) -> Iterator[None]:
     # Exporters and converters raise errors of many classes.
     except Exception as error:
         raise JepaExportError(
-            f"{role}: cannot be exported: {type(error).__name__}: {_first_line(error)}: use operations that "
+            f"{role}: cannot be exported: {type(error).__name__}: {first_line(error)}: use operations that "
             f"torch.onnx.export (opset {OPSET}) and OpenVINO support, and no control flow that depends "
             "on values",
             code="network.not_exportable",
@@ -132,10 +132,12 @@ def _compute(name: str, module: nn.Module, *inputs: Tensor) -> Tensor:
     )
     try:
         output = module(*inputs)
+    except CodedError:
+        raise
     # The network is code of another project.
     except Exception as error:
         raise JepaExportError(
-            f"{name}: fails on {shapes}: {type(error).__name__}: {_first_line(error)}: its inputs are "
+            f"{name}: fails on {shapes}: {type(error).__name__}: {first_line(error)}: its inputs are "
             "documented at export_bundle",
             code="network.forward_failed",
         ) from error
@@ -184,5 +186,6 @@ def _difference(computed: Tensor, expected: Tensor) -> float:
     return float((computed - expected).norm() / expected.norm().clamp_min(_TINY))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of an error."""
     return (str(error).strip().splitlines() or ["no message"])[0]

@@ -89,7 +89,7 @@ def measure_retention(stage: EncoderStage, split: DataSplit, teacher: str) -> Te
     Raises:
         JepaExportError: A frame cannot be read.
     """
-    device = next(stage.parameters()).device
+    device = next((each.device for each in stage.parameters()), torch.device("cpu"))
     clips = min(COMPARED_CLIPS, len(split.held_out))
     cosines, squares, missed = [], 0.0, 0.0
     total = torch.zeros((), dtype=torch.float64)
@@ -117,7 +117,7 @@ def measure(stage: ClipPredictor, windows: Windows) -> ClipMetrics:
     Raises:
         JepaExportError: A frame cannot be read.
     """
-    device = next(stage.parameters()).device
+    device = next((each.device for each in stage.parameters()), torch.device("cpu"))
     batches = Batches(windows, size=1, seed=_SEED)
     errors, changes = [], []
     for batch in batches.iterate(0, min(MEASURED_CLIPS, len(windows))):

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
+from jepa_export.targets.onnx_network import DOMAIN, insert_networks, networks_of
 
 OPSET = 18
 # Size limit of a file, which is one protocol buffers message.
-_MAX_BYTES = 2**31
+MAX_BYTES = 2**31
 
 
 def check_size(name: str, weights: int) -> None:
@@ -28,7 +29,7 @@ def check_size(name: str, weights: int) -> None:
     Raises:
         JepaExportError: It does not fit.
     """
-    if 4 * weights >= _MAX_BYTES:
+    if 4 * weights >= MAX_BYTES:
         raise JepaExportError(
             f"{name} cannot be built: its encoder has {4 * weights / 1e9:.1f} GB, and an ONNX file, the only "
             "place for weights in a bundle, has at most 2.1 GB: choose a smaller teacher",
@@ -47,7 +48,8 @@ def export_onnx(
     """Write ``module`` to ``path`` as one self-contained file.
 
     Args:
-        module: Module in evaluation mode; called with ``inputs`` in order.
+        module: Module in evaluation mode; called with ``inputs`` in order. Parts of it may be ONNX graphs
+            (:class:`~jepa_export.targets.onnx_network.OnnxNetwork`).
         inputs: Examples by tensor name; their shapes become those of the graph.
         outputs: Names by position.
         path: Destination.
@@ -55,6 +57,7 @@ def export_onnx(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     axes = {name: {0: "count"} for name in (*free_axis, *outputs)} if free_axis else {}
+    networks = networks_of(module)
     with warnings.catch_warnings(), _attention_as_operations():
         # The tracing exporter is chosen deliberately: its graphs use only operators that every target
         # supports.
@@ -70,8 +73,11 @@ def export_onnx(
             output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
+            custom_opsets={DOMAIN: 1} if networks else None,
             dynamo=False,
         )
+    if networks:
+        onnx.save(insert_networks(onnx.load(path), networks), path)
     onnx.checker.check_model(str(path), full_check=True)
 
 

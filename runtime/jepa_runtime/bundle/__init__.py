@@ -12,6 +12,7 @@ Example::
 """
 
 from jepa_runtime.bundle.golden_outputs import GoldenOutputs, history_indices
+from jepa_runtime.bundle.hub import HubRepository, hub_client
 from jepa_runtime.bundle.manifest import (
     ACTION_LIMIT,
     GOAL_ROLES,
@@ -41,7 +42,7 @@ from jepa_runtime.bundle.manifest import (
     model_suffix,
 )
 from jepa_runtime.bundle.manifest_parser import parse_manifest
-from jepa_runtime.bundle.reader import Bundle
+from jepa_runtime.bundle.reader import HUB_SCHEME, Bundle
 from jepa_runtime.bundle.writer import seal
 from jepa_runtime.util.precision import Precision
 
@@ -49,6 +50,7 @@ __all__ = [
     "ACTION_LIMIT",
     "GOAL_ROLES",
     "HORIZON",
+    "HUB_SCHEME",
     "MANIFEST_NAME",
     "MAX_BLOCKS",
     "MAX_MANIFEST_BYTES",
@@ -63,6 +65,7 @@ __all__ = [
     "Bundle",
     "FileRecord",
     "GoldenOutputs",
+    "HubRepository",
     "Manifest",
     "Precision",
     "Role",
@@ -74,6 +77,7 @@ __all__ = [
     "check_futures_size",
     "compiled_candidates",
     "history_indices",
+    "hub_client",
     "manifest_schema",
     "model_suffix",
     "parse_manifest",

@@ -28,6 +28,8 @@ from jepa_runtime.errors import BundleError, StrictJsonError
 from jepa_runtime.util.notebook_html import table
 from jepa_runtime.util.strict_json import parse_json
 
+HUB_SCHEME = "hf://"
+"""The beginning of the address of a bundle on the Hugging Face Hub."""
 _REPORT_NAME = "report.json"
 
 
@@ -73,9 +75,17 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Open the bundle in the folder ``path``, and verify it completely.
 
+        ``hf://org/name`` and ``hf://org/name@revision`` are bundles on the Hugging Face Hub, which are
+        downloaded unless they are cached (extra ``hub``).
+
         Raises:
-            BundleError: A rule is violated; the message says which, where, and what to do.
+            BundleError: A rule is violated, or a download fails; the message says which, where, and what to
+                do.
         """
+        if isinstance(path, str) and path.startswith(HUB_SCHEME):
+            from jepa_runtime.bundle.hub import HubRepository
+
+            path = HubRepository.parse(path).download()
         path = Path(path)
         with UntrustedFolder(path) as folder:
             data = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)

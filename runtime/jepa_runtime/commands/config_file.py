@@ -103,13 +103,19 @@ class ConfigFile:
         if isinstance(value, bool) and action.nargs in (0, "?"):
             return action.const if value else action.default
         is_append = isinstance(action, argparse._AppendAction)
-        entries = value if isinstance(value, list) and (is_append or action.nargs in ("+", "*")) else [value]
+        is_list = is_append or action.nargs in ("+", "*") or isinstance(action.nargs, int)
+        entries = value if isinstance(value, list) and is_list else [value]
         if action.nargs == 0 or not all(isinstance(entry, str | int | float) for entry in entries):
             expected = (
                 "true or false" if action.nargs == 0 else "a value, or a list if the option is repeatable"
             )
             raise UsageError(
                 f"{self._path}: {key} must be {expected}, got {value!r}", code="config_file.invalid_value"
+            )
+        if isinstance(action.nargs, int) and action.nargs not in (0, len(entries)):
+            raise UsageError(
+                f"{self._path}: {key} must be a list of {action.nargs} values, got {value!r}",
+                code="config_file.invalid_value",
             )
         words = [str(entry) for entry in entries]
         try:

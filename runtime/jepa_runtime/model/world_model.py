@@ -154,7 +154,8 @@ class WorldModel:
         """Verify a bundle and load it.
 
         Args:
-            bundle: Its folder, or the opened bundle.
+            bundle: Its folder, its address on the Hugging Face Hub (``hf://org/name``, see
+                :meth:`jepa_runtime.bundle.Bundle.open`), or the opened bundle.
             engine: ``engine:DEVICE``, or a list of alternatives, the preferred first:
                 ``openvino:NPU,openvino:CPU``. Engines that are not listed are never used.
             precision: int8, fp16, bf16 or fp32; None: the first of the bundle that the engine can run.

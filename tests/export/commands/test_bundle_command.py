@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
+from jepa_export import cli
 from jepa_export.bundling.network_factory import create_networks, load_factory
 from jepa_export.errors import JepaExportError
 from jepa_runtime import Bundle
 from jepa_runtime.cli import main as runtime
 from tests.errors import code
+from tests.export.bundling import onnx_files
 
 MODULE = """
 import torch
@@ -124,3 +127,111 @@ def test_unusable_function_is_an_error(project: Path, name: str, expected: str) 
 def test_missing_checkpoint_is_an_error() -> None:
     with pytest.raises(JepaExportError, check=code("factory.checkpoint_missing")):
         create_networks("maze_model:make", load_factory("maze_model:make"), Path("missing.pt"))
+
+
+ONNX = ["--onnx", "encoder.onnx", "predictor.onnx", "--data", "two_rooms?trajectories=8&frames=8"]
+SETTINGS = {
+    "mean": "0 0 0",
+    "std": "1 1 1",
+    "action-low": "-1.25 -1.25",
+    "action-high": "1.25 1.25",
+    "step-s": "0.2",
+    "horizon": "2",
+    "num-samples": "9",
+    "model-id": "maze",
+    "model-version": "1.0.0",
+    "description": "rooms",
+    "license": "MIT",
+    "trained-on": "drawn-rooms",
+}
+
+
+def options(settings: dict[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", *value.split())]
+
+
+@pytest.fixture
+def onnx_project(project: Path) -> Path:
+    """Return the project, with its networks as ONNX files."""
+    save_weights(project)
+    made = create_networks("maze_model:make", load_factory("maze_model:make"), Path("w.pt"))
+    onnx_files.write(project / "encoder.onnx", made["encoder"], torch.zeros(2, 3, 32, 32))
+    inputs = torch.zeros(2, 1, 4, 16), torch.zeros(2, 1, 2)
+    onnx_files.write(project / "predictor.onnx", made["predictor"], *inputs)
+    return project
+
+
+@pytest.mark.timeout(120)
+def test_command_writes_the_bundle_of_onnx_files(onnx_project: Path) -> None:
+    words = [*ONNX, *options(SETTINGS), "--target", "onnx", "--output", "made"]
+    assert cli.main(["bundle", *words]) == 0
+    bundle = Bundle.open(onnx_project / "made")
+    manifest, report = bundle.manifest, bundle.report()
+    assert (manifest.model_id, manifest.horizon, manifest.io.latent.tokens) == ("maze", 2, 4)
+    assert (manifest.io.frame.height, manifest.history_size) == (32, 1)
+    assert manifest.provenance.command.startswith("jepa-export bundle --onnx encoder.onnx predictor.onnx")
+    assert "--action-low -1.25 -1.25" in manifest.provenance.command
+    assert report is not None and set(report["onnx_files"]) == {"encoder", "predictor"}
+    assert runtime(["verify", "made"]) == 0
+
+
+@pytest.mark.timeout(120)
+def test_settings_of_onnx_files_can_be_in_a_configuration_file(onnx_project: Path) -> None:
+    lines = [
+        f"{name}: [{', '.join(value.split())}]" if " " in value else f"{name}: {value}"
+        for name, value in SETTINGS.items()
+    ]
+    files = "onnx: [encoder.onnx, predictor.onnx]"
+    (onnx_project / "model.yaml").write_text("\n".join([files, *lines]))
+    words = ["--config", "model.yaml", *ONNX[3:], "--target", "onnx", "--output", "made"]
+    assert cli.main(["bundle", *words]) == 0
+    assert runtime(["verify", "made"]) == 0
+
+
+@pytest.mark.usefixtures("onnx_project")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ONNX,
+        [*ONNX, *options({name: SETTINGS[name] for name in SETTINGS if name != "mean"})],
+        [*ONNX, *options(SETTINGS), "--checkpoint", "w.pt"],
+        ["maze_model:make", *ONNX[3:], "--horizon", "2"],
+        ["maze_model:make", *ONNX, *options(SETTINGS)],
+        ONNX[3:],
+    ],
+)
+def test_wrong_options_are_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["bundle", *words, "--output", "made"])
+    assert "usage: jepa-export bundle" in capsys.readouterr().err
+    assert not Path("made").exists()
+
+
+@pytest.mark.usefixtures("onnx_project")
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"action-low": "-1.25"}, "export.invalid_settings"),
+        ({"frame-size": "16 16"}, "network.onnx_shape_mismatch"),
+        ({"history": "3"}, "network.onnx_shape_mismatch"),
+    ],
+)
+def test_settings_that_do_not_fit_the_files_are_an_error(
+    changed: dict[str, str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*ONNX, *options(SETTINGS | changed), "--target", "onnx", "--output", "made"]
+    assert cli.main(["bundle", *words]) == 1
+    assert f"[{expected}]" in capsys.readouterr().err
+    assert not Path("made").exists()
+
+
+def test_free_size_of_images_must_be_given(onnx_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(onnx_project / "encoder.onnx")
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_param = "side"
+    onnx.save(model, onnx_project / "encoder.onnx")
+    words = ["bundle", *ONNX, *options(SETTINGS), "--target", "onnx", "--output", "made"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert "--frame-size is required" in capsys.readouterr().err
+    assert cli.main([*words, "--frame-size", "32", "32"]) == 0

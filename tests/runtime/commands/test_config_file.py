@@ -10,6 +10,9 @@ import pytest
 
 from jepa_export.cli import PROGRAM as EXPORT
 from jepa_runtime.cli import PROGRAM, main
+from jepa_runtime.commands import UsageError
+from jepa_runtime.commands.config_file import ConfigFile
+from tests.errors import code
 from tests.scripts import ROOT
 
 RUN = """
@@ -69,6 +72,21 @@ def test_several_values_of_one_option_are_a_list(tmp_path: Path) -> None:
     file.write_text("seed: [3, 4]\nno-baselines: true\n")
     args = PROGRAM.parse(["drive", "bundle", "--config", str(file)])
     assert (args.seed, args.baselines) == ([3, 4], False)
+
+
+def test_option_of_a_fixed_number_of_values_takes_a_list_of_that_length(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mean", nargs=3, type=float)
+    path = tmp_path / "options.yaml"
+    path.write_text("mean: [0, 0.5, 1]\n")
+    config = ConfigFile(path, parser)
+    arguments = parser.parse_args([])
+    config.complete(arguments)
+    assert arguments.mean == [0.0, 0.5, 1.0]
+    for wrong in ("[0, 1]", "0.5"):
+        path.write_text(f"mean: {wrong}\n")
+        with pytest.raises(UsageError, check=code("config_file.invalid_value")):
+            ConfigFile(path, parser)
 
 
 def test_sub_command_has_the_options_of_the_file(tmp_path: Path) -> None:
