@@ -90,10 +90,9 @@ def build_teacher(request: TeacherRequest) -> int:
     )
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = steps_read(config, size, horizon)
-    square = config.encoder.px, config.encoder.px
     frames = read_calibration_frames(
         request.calibration,
-        square,
+        config.encoder.frame_size,
         step_s=STEP_S,
         maximum=needed,
         minimum=needed,
@@ -120,7 +119,7 @@ def build_teacher(request: TeacherRequest) -> int:
 def building_seconds(config: VJEPA2Config, cost: BundleCost, variants: int) -> float:
     """Estimate the time to encode and predict in a build, by its multiply-adds at the speed of one block."""
     sizes = config.encoder
-    speed = multiply_adds_per_second(Block(sizes), torch.zeros(1, sizes.side**2, sizes.width))
+    speed = multiply_adds_per_second(Block(sizes), torch.zeros(1, sizes.patches, sizes.width))
     return cost.building_multiply_adds(variants) / speed
 
 

@@ -72,7 +72,13 @@ def _vjepa2_1(name: str, sizes: dict[str, Any], taps: tuple[int, ...] | None = N
         family="V-JEPA 2.1",
         config=VJEPA2Config(
             encoder=EncoderConfig(
-                **sizes, px=384, pairing="interleaved", span=16, images=True, taps=taps or (last,)
+                **sizes,
+                px=384,
+                pairing="interleaved",
+                span=16,
+                images=True,
+                modalities=True,
+                taps=taps or (last,),
             ),
             predictor=PredictorConfig(
                 **_sizes(384, 24 if taps else 12, 12),
