@@ -113,7 +113,7 @@ class VJEPA2AC(nn.Module):
         self.predictor = ActionPredictor(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode frames [batch, T, 3, height, width] (see :mod:`normalization`) to [batch, T, patches, dim]."""
+        """Encode normalized frames [batch, T, 3, height, width] to [batch, T, patches, dim]."""
         frames = images.flatten(0, 1)[:, None].expand(-1, self.config.encoder.tubelet, -1, -1, -1)
         out: Tensor = unit_scale(self.encoder(frames)).unflatten(0, images.shape[:2])
         return out
