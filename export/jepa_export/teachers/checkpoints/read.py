@@ -84,7 +84,10 @@ def inspect(name: str, source: str | Path, settings: Settings | None = None) -> 
     Raises:
         JepaExportError: See :func:`read`.
     """
-    return _recognized(name, source, None, settings)[0] if is_family(name) else find_teacher(name)
+    if is_family(name):
+        return _recognized(name, source, None, settings)[0]
+    _check_no_settings(name, settings)
+    return find_teacher(name)
 
 
 def read(
@@ -137,13 +140,7 @@ def _recognized(
             code="teacher.wrong_family",
         )
     if not is_family(name):
-        if settings not in (None, Settings()):
-            raise JepaExportError(
-                f"{name}: the settings of this model are known; omit --training-config, --heads, "
-                "--predictor-heads, --resolution and --max-frames, or read the checkpoint as one of "
-                f"{', '.join(FAMILY_NAMES)}",
-                code="export.option_not_applicable",
-            )
+        _check_no_settings(name, settings)
         return find_teacher(name), checkpoint
     found = find_settings(path, settings or Settings())
     encoder = weights or next((one for one in _ENCODERS[family] if one in checkpoint.encoders), "encoder")
@@ -152,6 +149,16 @@ def _recognized(
     return Member(
         family=family, config=config, weights=encoder, published=(), license=family_license(name)
     ), checkpoint
+
+
+def _check_no_settings(name: str, settings: Settings | None) -> None:
+    if settings not in (None, Settings()):
+        raise JepaExportError(
+            f"{name}: the settings of this model are known; omit --training-config, --heads, "
+            "--predictor-heads, --resolution and --max-frames, or read the checkpoint as one of "
+            f"{', '.join(FAMILY_NAMES)}",
+            code="export.option_not_applicable",
+        )
 
 
 @contextlib.contextmanager
