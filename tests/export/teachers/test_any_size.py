@@ -1,4 +1,4 @@
-"""Checkpoints of any size: their sizes are read from the weights, and their outputs are those of references."""
+"""Checkpoints of any size: the sizes are those of the weights, and the outputs those of references."""
 
 from __future__ import annotations
 
@@ -164,6 +164,63 @@ def test_v_jepa_2_of_any_size_gives_the_outputs_of_the_reference(
     encoder = teacher.model.config.encoder
     assert (encoder.width, encoder.depth, encoder.patch, encoder.tubelet) == (40, 3, patch, tubelet or 1)
     check_video(teacher, content)
+
+
+@pytest.mark.parametrize(
+    ("px", "patch", "tubelet", "frames", "ratio"),
+    [(48, 16, 2, 4, 4), (28, 14, 1, 3, 2.5), (64, 8, 3, 6, 48 / 11)],
+)
+def test_folder_of_transformers_is_read_without_options(
+    tmp_path: Path, px: int, patch: int, tubelet: int, frames: int, ratio: float
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra dev)")
+    port = transformers.VJEPA2Model(
+        transformers.VJEPA2Config(
+            crop_size=px,
+            patch_size=patch,
+            tubelet_size=tubelet,
+            frames_per_clip=frames,
+            mlp_ratio=ratio,
+            hidden_size=44,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            pred_hidden_size=28,
+            pred_num_hidden_layers=2,
+            pred_num_attention_heads=2,
+            pred_num_mask_tokens=3,
+        )
+    ).eval()
+    port.load_state_dict(seeded(shapes_of(port.state_dict())))
+    port.save_pretrained(tmp_path)
+    model = read("vjepa2", tmp_path).model
+    assert isinstance(model, VJEPA2)
+    encoder = model.config.encoder
+    assert (encoder.px, encoder.patch, encoder.tubelet, encoder.frames) == (px, patch, tubelet, frames)
+    clips, places = draw(2, frames, 3, px, px), torch.arange(encoder.places)
+    context, target = places[::2], places[1::2]
+    expected = port(clips, [context.expand(2, -1)], [target.expand(2, -1)])
+    tokens = model(clips)
+    close(tokens, expected.last_hidden_state)
+    predicted = model.predictor(tokens[:, context], context, target)
+    close(predicted, expected.predictor_output.last_hidden_state)
+
+
+def test_i_jepa_folder_of_transformers_is_read_without_options(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra dev)")
+    config = transformers.IJepaConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=60,
+        image_size=40,
+        patch_size=8,
+        layer_norm_eps=1e-6,
+    )
+    port = transformers.IJepaModel(config, add_pooling_layer=False).eval()
+    port.load_state_dict(seeded(shapes_of(port.state_dict())))
+    port.save_pretrained(tmp_path)
+    teacher, images = read("ijepa", tmp_path), draw(2, 3, 40, 40)
+    close(teacher.model(images), port(images).last_hidden_state)
 
 
 @pytest.mark.parametrize("known", ["both", "frame_size", "frames"])
