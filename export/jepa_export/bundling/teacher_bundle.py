@@ -47,8 +47,6 @@ from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
 from jepa_runtime.bundle import Bundle, history_indices
 
 TEACHER_VARIANTS = tuple(key for key in VARIANTS if key[1] != "int8")
-# V-JEPA 2 was trained at 4 frames per second (Assran et al. 2025), and one step is a tubelet of two frames.
-STEP_S = 0.5
 # Windows of frames to measure errors on; where a projection is fitted, it is fitted on the first half.
 WINDOWS = 8
 # With fewer, a history in reverse order would be the same.

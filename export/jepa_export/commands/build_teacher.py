@@ -14,7 +14,6 @@ from jepa_export.bundling.manifest_fields import NO_ACTIONS, BundleSettings, Mod
 from jepa_export.bundling.staging import check_output
 from jepa_export.bundling.task_progress import show_on
 from jepa_export.bundling.teacher_bundle import (
-    STEP_S,
     TEACHER_VARIANTS,
     BundleCost,
     bundle_cost,
@@ -96,7 +95,7 @@ def build_teacher(request: TeacherRequest) -> int:
     frames = read_calibration_frames(
         request.calibration,
         config.encoder.frame_size,
-        step_s=STEP_S,
+        step_s=config.step_s,
         maximum=needed,
         minimum=needed,
         frames_per_step=config.encoder.tubelet,
@@ -107,7 +106,7 @@ def build_teacher(request: TeacherRequest) -> int:
         history_size=size,
         horizon=horizon,
         num_samples=1,
-        step_s=STEP_S,
+        step_s=config.step_s,
         rate_hz=DEFAULT_RATE_HZ,
         variants=variants,
         command=request.command,

@@ -101,10 +101,20 @@ class PredictorConfig(Sizes):
 
 @dataclass(frozen=True, kw_only=True)
 class VJEPA2Config:
-    """Encoder and predictor of one model."""
+    """Encoder and predictor of one model.
+
+    Attributes:
+        fps: Frame rate of the clips that the model was trained on in Hz (4 in Assran et al. 2025).
+    """
 
     encoder: EncoderConfig
     predictor: PredictorConfig
+    fps: float = 4.0
+
+    @property
+    def step_s(self) -> float:
+        """Return the duration of one tubelet in seconds."""
+        return self.encoder.tubelet / self.fps
 
     @property
     def output_space(self) -> Literal["encoder", "teacher"]:

@@ -92,7 +92,7 @@ def test_training_configuration_next_to_the_checkpoint_replaces_the_options(tmp_
     # A port does not state whether positions are stretched.
     assert build(folder, *arguments) == 1
     training = {
-        "data": {"crop_size": 32, "dataset_fpcs": [8]},
+        "data": {"crop_size": 32, "dataset_fpcs": [8], "fps": 8},
         "model": {"pred_num_heads": 2, "interpolate_rope": True},
     }
     with (tmp_path / "params-pretrain.yaml").open("w") as stream:
@@ -100,6 +100,7 @@ def test_training_configuration_next_to_the_checkpoint_replaces_the_options(tmp_
     assert build(folder, *arguments, "--heads", "3") == 0
     model = read("vjepa2_1", tmp_path / "latest.pt", settings=Settings(heads=3)).model
     assert isinstance(model, VJEPA2) and model.config.encoder.span == 16
+    assert Bundle.open(folder).manifest.io.step_s == 0.25
     check_latents(folder, model)
 
 

@@ -435,7 +435,7 @@ def test_settings_come_from_the_configuration_next_to_the_checkpoint(
     path = saved(content)
     training = {
         "app": "vjepa",
-        "data": {"crop_size": 56, "patch_size": 14, "tubelet_size": 2, "dataset_fpcs": [4, 6]},
+        "data": {"crop_size": 56, "patch_size": 14, "tubelet_size": 2, "dataset_fpcs": [4, 6], "fps": 5},
         "model": {
             "model_name": "vit_tiny",
             "pred_depth": 2,
@@ -467,6 +467,8 @@ def test_settings_come_from_the_configuration_next_to_the_checkpoint(
     encoder, predictor = teacher.model.config.encoder, teacher.model.config.predictor
     assert (encoder.heads, predictor.heads) == (3, 3)
     assert (encoder.frame_size, encoder.frames) == ((56, 56), 6)
+    # A port does not state the frame rate: 4 Hz, as in the published models.
+    assert teacher.model.config.step_s == (0.5 if form == "port" else 0.4)
     assert teacher.provenance == (
         "vjepa2 (V-JEPA 2), target_encoder of official.pt, not recorded in the checkpoint"
     )
@@ -662,6 +664,7 @@ def test_architecture_that_is_not_implemented_is_rejected(
         ("data: {crop_size: -1}", "data.crop_size"),
         ("data: {crop_size: true}", "data.crop_size"),
         ("data: {dataset_fpcs: 16}", "data.dataset_fpcs"),
+        ("data: {fps: 0}", "data.fps"),
         ("model: {use_rope: 'yes'}", "model.use_rope"),
         ("model: {pred_num_heads: 2.5}", "model.pred_num_heads"),
     ],

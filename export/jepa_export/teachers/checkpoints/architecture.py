@@ -131,7 +131,7 @@ class _Derivation:
         )
         mask_tokens = self._shape("predictor.mask_tokens")[0]
         predictor = PredictorConfig(**own, mask_tokens=mask_tokens, teacher_width=teacher_width, span=span)
-        return VJEPA2Config(encoder=encoder, predictor=predictor)
+        return VJEPA2Config(encoder=encoder, predictor=predictor, fps=settings.fps or VJEPA2Config.fps)
 
     def vjepa2_ac(self) -> VJEPA2ACConfig:
         """Return the configuration of a V-JEPA 2-AC."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class TrainingConfig(Settings):
         rotary: Positions are rotary; False: a table.
         stretched: Rows and columns of rotary positions are stretched to those of the pretraining
             (V-JEPA 2.1).
+        fps: Frame rate of the clips in Hz.
         stated: Sizes that the weights show as well, by what they are.
         unsupported: Entries that change the model in a way that is not implemented here.
         source: Name of the file, for messages.
@@ -63,6 +65,7 @@ class TrainingConfig(Settings):
 
     rotary: bool | None = None
     stretched: bool | None = None
+    fps: float | None = None
     stated: Mapping[str, int] = field(default_factory=dict)
     unsupported: tuple[str, ...] = ()
     source: str = ""
@@ -172,6 +175,14 @@ class _Entries:
             return value
         raise self._invalid(name, "true or false")
 
+    def rate(self, name: str) -> float | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        if type(value) in (int, float) and 0 < value < inf:
+            return float(value)
+        raise self._invalid(name, "a positive number")
+
     def size(self, name: str) -> tuple[int, int] | None:
         value = self.get(name)
         if isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value):
@@ -225,6 +236,7 @@ def _of_vjepa(entries: _Entries) -> TrainingConfig:
         frames=entries.longest("data.dataset_fpcs"),
         rotary=False if complete and rotary is None else rotary,
         stretched=False if complete and stretched is None else stretched,
+        fps=entries.rate("data.fps"),
         stated={what: sizes[what] for what in ("width", "depth") if sizes} | stated,
         unsupported=tuple(unsupported),
         source=entries.path.name,
