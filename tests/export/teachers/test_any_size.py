@@ -713,6 +713,14 @@ def test_weight_of_an_impossible_shape_is_rejected(saved: Save, weight: str) -> 
     assert error.value.code in ("teacher.weights_mismatch", "teacher.architecture_unsupported")
 
 
+@pytest.mark.parametrize("weight", ["cls_token", "register_tokens", "norm2.weight"])
+def test_weight_without_a_place_is_named(saved: Save, weight: str) -> None:
+    content = checkpoint(encoder_shapes(40, 2), predictor_shapes(28, 2, 40))
+    content["target_encoder"]["module.backbone." + weight] = torch.zeros(1, 1, 40)
+    message = refused("teacher.weights_mismatch", "vjepa2", saved(content), GIVEN)
+    assert f"unexpected: encoder.{weight}" in message
+
+
 def test_checkpoint_of_another_family_is_rejected(saved: Save) -> None:
     path = saved(checkpoint(encoder_shapes(40, 2), predictor_shapes(28, 2, 40)))
     message = refused("teacher.wrong_family", "vjepa2_1", path, GIVEN)
