@@ -727,6 +727,12 @@ def test_checkpoint_of_another_family_is_rejected(saved: Save) -> None:
     assert "vjepa2_vitl_256" in message and message.endswith("vjepa2, or use another file")
 
 
+def test_checkpoint_that_no_published_model_fits_is_to_be_read_as_its_family(saved: Save) -> None:
+    path = saved(checkpoint(encoder_shapes(40, 2), predictor_shapes(28, 2, 40)))
+    message = refused("teacher.weights_mismatch", "vjepa2_vitl_256", path)
+    assert message.endswith("or as vjepa2, a model of any size")
+
+
 def test_published_model_accepts_no_settings(saved: Save) -> None:
     path = saved(checkpoint(encoder_shapes(40, 2), predictor_shapes(28, 2, 40)))
     refused("export.option_not_applicable", "vjepa2_vitl_256", path, GIVEN)
@@ -803,8 +809,8 @@ def test_i_jepa_reads_the_configuration_of_its_training(saved: Save, tmp_path: P
     config["meta"]["model_name"] = "vit_tiny"
     write_yaml(tmp_path / "params-ijepa.yaml", config)
     assert read("ijepa", path).model.config.encoder.heads == 3
-    other = Settings(frame_size=(48, 48))
-    assert "32x32" in refused("teacher.settings_contradict", "ijepa", path, other)
+    for other, stated in ((Settings(frame_size=(48, 48)), "48x48"), (Settings(frames=4), "state 4")):
+        assert stated in refused("teacher.settings_contradict", "ijepa", path, other)
 
 
 def test_i_jepa_positions_that_are_no_square_are_rejected(saved: Save) -> None:

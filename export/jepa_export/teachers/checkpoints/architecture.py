@@ -82,7 +82,9 @@ class _Derivation:
             raise self._unsupported(f"the patch convolution has the shape {list(kernel)}")
         self.patch, self.tubelet = kernel[-1], kernel[2] if len(kernel) == 5 else 1
         # The official code builds an encoder without an axis of time for clips of one frame.
-        self.single_frame = len(kernel) == 4 and self.family != "I-JEPA"
+        self.single_frame = len(kernel) == 4
+        if self.single_frame and self.family != "V-JEPA 2-AC" and settings.frames not in (None, 1):
+            raise self._contradiction("the longest clip", "1 frame", settings.frames, "the settings state")
 
     def vjepa2(self) -> VJEPA2Config:
         """Return the configuration of a V-JEPA 2 or 2.1."""
@@ -172,8 +174,9 @@ class _Derivation:
         px = side * self.patch
         if side**2 != patches:
             raise self._unsupported(f"its {patches} positions are not those of a square image")
-        if self.settings.frame_size not in (None, (px, px)):
-            raise self._contradiction("the resolution", f"{px}x{px}", self.settings.frame_size)
+        if self.settings.frame_size is not None and self.settings.frame_size != (px, px):
+            given = "{}x{}".format(*self.settings.frame_size)
+            raise self._contradiction("the resolution", f"{px}x{px}", given, "the settings state")
         predictor = None
         if any(name.startswith("predictor.") for name in self.weights):
             # The official code gives the predictor the heads of the encoder.
@@ -217,7 +220,7 @@ class _Derivation:
         for what, value in actual.items():
             stated = self.settings.stated.get(what, value)
             if stated != value:
-                raise self._contradiction(what, value, stated)
+                raise self._contradiction(what, value, stated, f"{self.settings.source} states")
         if width % (2 * heads):
             raise JepaExportError(
                 f"{self.where}: the {network} has width {width}, which {heads} heads do not divide into "
@@ -330,10 +333,9 @@ class _Derivation:
             )
         return tuple(self.weights[name].shape)
 
-    def _contradiction(self, what: str, actual: object, stated: object) -> JepaExportError:
-        source = self.settings.source or "the option"
+    def _contradiction(self, what: str, actual: object, stated: object, source: str) -> JepaExportError:
         return JepaExportError(
-            f"{self.where}: {what} is {actual} by the weights, but {source} states {stated}; pass the "
+            f"{self.where}: {what} is {actual} by the weights, but {source} {stated}; pass the "
             "checkpoint and the configuration of the same training",
             code="teacher.settings_contradict",
         )

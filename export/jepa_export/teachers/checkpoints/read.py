@@ -203,7 +203,7 @@ def _fill(model: nn.Module, tensors: Tensors, name: str, where: str) -> None:
     }
     if found := [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]:
         raise JepaExportError(
-            f"{where}: does not fit {name} ({'; '.join(found)}); read it as the model that it was made from",
+            f"{where}: does not fit {name} ({'; '.join(found)}); {_advice(name)}",
             code="teacher.weights_mismatch",
         )
     if broken := [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
@@ -212,6 +212,15 @@ def _fill(model: nn.Module, tensors: Tensors, name: str, where: str) -> None:
             code="teacher.checkpoint_damaged",
         )
     model.load_state_dict(tensors)
+
+
+def _advice(name: str) -> str:
+    """Return what to do with a checkpoint whose weights do not fit."""
+    if is_family(name):
+        return "use the file as the training saved it"
+    advice = "read it as the model that it was made from"
+    families = [other for other, family in FAMILY_NAMES.items() if family == FAMILY[name].family]
+    return f"{advice}, or as {families[0]}, a model of any size" if families else advice
 
 
 def _shape(tensor: Tensor) -> str:
