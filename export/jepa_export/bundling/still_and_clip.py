@@ -68,7 +68,7 @@ def compare_still_and_clip(
 
     Args:
         model: Model in evaluation mode.
-        frames: uint8 [n * tubelet, px, px, 3], ``tubelet`` for each step.
+        frames: uint8 [n * tubelet, height, width, 3], ``tubelet`` for each step.
         stills: Latents [n, T, D] of the last frame of each step, encoded as a still.
         history_size: Steps of a clip; n is at least :func:`steps_needed`.
         trained: Whether the weights are trained.

@@ -47,8 +47,6 @@ from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
 from jepa_runtime.bundle import Bundle, history_indices
 
 TEACHER_VARIANTS = tuple(key for key in VARIANTS if key[1] != "int8")
-# V-JEPA 2 was trained at 4 frames per second (Assran et al. 2025), and one step is a tubelet of two frames.
-STEP_S = 0.5
 # Windows of frames to measure errors on; where a projection is fitted, it is fitted on the first half.
 WINDOWS = 8
 # With fewer, a history in reverse order would be the same.
@@ -64,7 +62,7 @@ TOLERANCES: Tolerances = {
 
 
 class StillFrameEncoder(nn.Module):
-    """The encoder for one camera frame as a still clip: uint8 [1, px, px, 3] -> tokens [1, T, D]."""
+    """The encoder for one camera frame as a still clip: uint8 [1, height, width, 3] -> tokens [1, T, D]."""
 
     mean: Tensor
     std: Tensor
@@ -90,7 +88,7 @@ class AnticipationPredictor(nn.Module):
 
     def __init__(self, model: VJEPA2, history_size: int, horizon: int, read_back: nn.Module) -> None:
         super().__init__()
-        tokens = model.config.encoder.side**2
+        tokens = model.config.encoder.patches
         positions = torch.arange((history_size + horizon) * tokens).split(tokens)
         known, predicted = torch.cat(positions[:history_size]), torch.cat(positions[history_size:])
         self.predict, self.read_back = FixedPredictor(model.predictor, known, predicted), read_back
@@ -176,14 +174,14 @@ def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> Bundle
         horizon: H, in tubelets.
     """
     encoder, space = config.encoder, config.output_dim
-    tokens, width, steps = encoder.side**2, encoder.output_dim, history_size + horizon
+    tokens, width, steps = encoder.patches, encoder.output_dim, history_size + horizon
     with torch.device("meta"):
         model = config.build()
         read_back = nn.Linear(space, width) if config.output_space == "teacher" else nn.Identity()
         predictor = AnticipationPredictor(model, history_size, horizon, read_back)
         known, actions = torch.zeros(1, history_size, tokens, width), torch.zeros(1, horizon, 1)
-        frame = torch.zeros(1, encoder.px, encoder.px, 3, dtype=torch.uint8)
-        clip = torch.zeros(1, history_size * encoder.tubelet, 3, encoder.px, encoder.px)
+        frame = torch.zeros(1, *encoder.frame_size, 3, dtype=torch.uint8)
+        clip = torch.zeros(1, history_size * encoder.tubelet, 3, *encoder.frame_size)
         encode = network_multiply_adds(StillFrameEncoder(model), frame)
         predict = network_multiply_adds(predictor, known, actions)
         encode_clip = network_multiply_adds(model, clip)
@@ -279,7 +277,7 @@ def write_teacher_bundle(
 
     Args:
         model: Model in evaluation mode.
-        frames: uint8 [n * tubelet, px, px, 3], ``tubelet`` for each of n :func:`steps_read`.
+        frames: uint8 [n * tubelet, height, width, 3], ``tubelet`` for each of n :func:`steps_read`.
         folder: Destination.
         settings: Settings of the bundle.
         identity: Identity of the weights.
@@ -338,7 +336,7 @@ def write_teacher_bundle(
             identity,
             settings,
             measured,
-            frame=FrameFormat(model.config.encoder.px, model.config.encoder.px),
+            frame=FrameFormat(*model.config.encoder.frame_size),
             latent=(latents.shape[1], latents.shape[2]),
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,

@@ -10,7 +10,9 @@ from jepa_export.commands.options import (
     NOTHING_WRITTEN,
     REQUIRED,
     add_output_argument,
+    add_settings_arguments,
     add_variant_arguments,
+    settings_of,
     targets_of,
 )
 from jepa_runtime.commands import UsageError
@@ -26,7 +28,10 @@ def add_parser(subparsers: Any) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--student", metavar="NAME", help="student: vit_ti, vit_s or vit_m")
     model.add_argument(
-        "--teacher", metavar="NAME", help="teacher, such as vjepa2_1_vitb_384 or vjepa2_vitl_256"
+        "--teacher",
+        metavar="NAME",
+        help="published teacher, such as vjepa2_1_vitb_384 or vjepa2_vitl_256; or vjepa2 or vjepa2_1 for a "
+        "checkpoint of any size",
     )
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument(
@@ -85,6 +90,7 @@ def add_parser(subparsers: Any) -> None:
         default=None,
         help="accept weights whose license forbids commercial use",
     )
+    add_settings_arguments(parser)
     parser.set_defaults(run=_run, needs=REQUIRED, stopped=NOTHING_WRITTEN)
 
 
@@ -111,10 +117,16 @@ def _run(arguments: argparse.Namespace) -> int:
                 frames=arguments.frames,
                 horizon=arguments.horizon,
                 accept_non_commercial=bool(arguments.accept_non_commercial),
+                settings=settings_of(arguments),
                 **common,
             )
         )
     _reject(arguments, "a teacher", "checkpoint", "frames", "depth", "accept_non_commercial")
+    _reject(
+        arguments,
+        "a teacher of any size",
+        *("training_config", "heads", "predictor_heads", "resolution", "max_frames"),
+    )
     return build_student(
         StudentRequest(
             student=arguments.student,

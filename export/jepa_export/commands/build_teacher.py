@@ -14,7 +14,6 @@ from jepa_export.bundling.manifest_fields import NO_ACTIONS, BundleSettings, Mod
 from jepa_export.bundling.staging import check_output
 from jepa_export.bundling.task_progress import show_on
 from jepa_export.bundling.teacher_bundle import (
-    STEP_S,
     TEACHER_VARIANTS,
     BundleCost,
     bundle_cost,
@@ -33,8 +32,9 @@ from jepa_export.commands.build_student import (
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import multiply_adds_per_second
-from jepa_export.teachers.checkpoints import read
-from jepa_export.teachers.family import Member, find_teacher
+from jepa_export.teachers.checkpoints import Settings, inspect, read
+from jepa_export.teachers.checkpoints.architecture import describe_config
+from jepa_export.teachers.family import Member, find_teacher, is_family
 from jepa_export.teachers.layers import Block
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
@@ -57,7 +57,7 @@ def build_teacher(request: TeacherRequest) -> int:
             "--depth is for random weights: a checkpoint has all of its blocks",
             code="export.option_not_applicable",
         )
-    member = find_teacher(request.teacher)
+    member = _member(request)
     if isinstance(member.config, LeWMConfig):
         return build_lewm(request)
     variants = select_variants(request.targets, request.only, offered=TEACHER_VARIANTS)
@@ -74,6 +74,8 @@ def build_teacher(request: TeacherRequest) -> int:
     )
     size = length // config.encoder.tubelet
     cost = bundle_cost(config, size, horizon)
+    if is_family(request.teacher):
+        console.print(f"sizes: {describe_config(config)}", highlight=False, soft_wrap=True)
     console.print(cost_table(request.teacher, cost, size, horizon))
     console.print(
         f"estimated memory: {cost.building_bytes / 1e9:.1f} GB for this build, "
@@ -90,11 +92,10 @@ def build_teacher(request: TeacherRequest) -> int:
     )
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = steps_read(config, size, horizon)
-    square = config.encoder.px, config.encoder.px
     frames = read_calibration_frames(
         request.calibration,
-        square,
-        step_s=STEP_S,
+        config.encoder.frame_size,
+        step_s=config.step_s,
         maximum=needed,
         minimum=needed,
         frames_per_step=config.encoder.tubelet,
@@ -105,7 +106,7 @@ def build_teacher(request: TeacherRequest) -> int:
         history_size=size,
         horizon=horizon,
         num_samples=1,
-        step_s=STEP_S,
+        step_s=config.step_s,
         rate_hz=DEFAULT_RATE_HZ,
         variants=variants,
         command=request.command,
@@ -117,10 +118,23 @@ def build_teacher(request: TeacherRequest) -> int:
     return 0
 
 
+def _member(request: TeacherRequest) -> Member:
+    """Return the teacher; the sizes of a family are those of its checkpoint."""
+    if request.checkpoint is not None:
+        return inspect(request.teacher, request.checkpoint, request.settings)
+    if request.settings != Settings():
+        raise JepaExportError(
+            "--training-config, --heads, --predictor-heads, --resolution and --max-frames are for "
+            "checkpoints of any size; omit them with --untrained",
+            code="export.option_not_applicable",
+        )
+    return find_teacher(request.teacher)
+
+
 def building_seconds(config: VJEPA2Config, cost: BundleCost, variants: int) -> float:
     """Estimate the time to encode and predict in a build, by its multiply-adds at the speed of one block."""
     sizes = config.encoder
-    speed = multiply_adds_per_second(Block(sizes), torch.zeros(1, sizes.side**2, sizes.width))
+    speed = multiply_adds_per_second(Block(sizes), torch.zeros(1, sizes.patches, sizes.width))
     return cost.building_multiply_adds(variants) / speed
 
 
@@ -145,7 +159,10 @@ def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tup
     """Return the network, and the entries of the manifest about it."""
     name = request.teacher
     license = member.license if member.commercial else f"{member.license}: not for commercial use"
-    summary = f"{name} ({member.family}), each frame encoded as a still clip, predicting without actions"
+    sizes = f", {describe_config(config)}" if is_family(name) else ""
+    summary = (
+        f"{name} ({member.family}{sizes}), each frame encoded as a still clip, predicting without actions"
+    )
     if request.checkpoint is None:
         blocks = (config.encoder.depth, member.config.encoder.depth)
         part = "" if request.depth is None else ", {} of its {} blocks".format(*blocks)
@@ -159,7 +176,7 @@ def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tup
             teacher=f"{name} ({member.family}), random weights{part}",
         )
         return _random_weights(config, request.seed), identity
-    teacher = read(name, request.checkpoint)
+    teacher = read(name, request.checkpoint, settings=request.settings)
     assert isinstance(teacher.model, VJEPA2)
     fitted = "and projected by a linear map " if config.output_space == "teacher" else ""
     identity = ModelIdentity(

@@ -13,7 +13,9 @@ from jepa_export.commands.options import (
     REQUIRED,
     RESUMES,
     add_output_argument,
+    add_settings_arguments,
     add_variant_arguments,
+    settings_of,
     targets_of,
 )
 
@@ -40,8 +42,8 @@ def add_parser(subparsers: Any) -> None:
         "--teacher",
         required=True,
         metavar="NAME[=CHECKPOINT]",
-        help="teacher, such as vjepa2_vitl_256; its checkpoint is a file, a folder or a name on the Hugging "
-        "Face Hub",
+        help="published teacher, such as vjepa2_vitl_256, or vjepa2, vjepa2_1, vjepa2_ac or ijepa for a "
+        "checkpoint of any size; its checkpoint is a file, a folder or a name on the Hugging Face Hub",
     )
     parser.add_argument(
         "--size",
@@ -132,6 +134,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--allow-collapse", "warn of collapsed latents without ending the training")
     flag("--tensorboard", "write TensorBoard events to OUTPUT/events")
     add_variant_arguments(parser)
+    add_settings_arguments(parser)
     parser.set_defaults(needs=(*REQUIRED, "lightning_fabric"), stopped=RESUMES)
 
 
@@ -149,6 +152,7 @@ def common_fields(arguments: argparse.Namespace, command: str) -> dict[str, Any]
         "tensorboard": arguments.tensorboard,
         "targets": targets_of(arguments),
         "only": arguments.only,
+        "settings": settings_of(arguments),
         "command": f"jepa-export {command} {_recorded(arguments)}",
     }
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
+from typing import NamedTuple
 
 _MAX_COUNT, _MAX_LARGE_COUNT, _MAX_DAYS, _MAX_WEIGHT = 100_000, 1_000_000_000, 36_500, 1_000
+_MAX_SIDE = 4096
 
 
 def seed(text: str) -> int:
@@ -54,6 +57,27 @@ def percent(text: str) -> float:
     value = float(text)
     _check(value, 100)
     return value
+
+
+class FrameSize(NamedTuple):
+    """Height and width of a frame in pixels, written as HEIGHTxWIDTH."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+def frame_size(text: str) -> FrameSize:
+    """Parse the size of a frame: the side of a square in pixels, or HEIGHTxWIDTH."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a number of pixels or HEIGHTxWIDTH, got {text!r}")
+    size = FrameSize(int(match[1]), int(match[2] or match[1]))
+    for side in size:
+        _check(side, _MAX_SIDE, minimum=1)
+    return size
 
 
 def _check(value: float, maximum: int, *, minimum: int = 0) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jepa_export.commands.build_student import variant_arguments
+from jepa_export.teachers.checkpoints import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class TeacherRequest:
         targets: Targets of the variants.
         only: One variant as TARGET/PRECISION; None: those of ``targets``.
         accept_non_commercial: Whether a license that forbids commercial use is accepted.
+        settings: Settings that the weights do not show.
     """
 
     teacher: str
@@ -38,22 +40,30 @@ class TeacherRequest:
     targets: tuple[str, ...]
     only: str | None
     accept_non_commercial: bool
+    settings: Settings
 
     @property
     def command(self) -> str:
-        """The command that builds the same bundle; a local checkpoint appears by name, without its folder."""
+        """The command that builds the same bundle; local files appear by name, without their folder."""
         if self.checkpoint is None:
             weights = f"--untrained --seed {self.seed}" + (f" --depth {self.depth}" if self.depth else "")
         else:
             local = Path(self.checkpoint).expanduser()
             weights = f"--checkpoint {shlex.quote(local.name if local.exists() else self.checkpoint)}"
         accepted = " --accept-non-commercial" if self.accept_non_commercial else ""
-        lengths = {"--frames": self.frames, "--horizon": self.horizon}
-        lengths_given = "".join(
-            f" {option} {length}" for option, length in lengths.items() if length is not None
-        )
+        given = self.settings
+        optional = {
+            "--frames": self.frames,
+            "--horizon": self.horizon,
+            "--training-config": given.training_config and shlex.quote(given.training_config.name),
+            "--heads": given.heads,
+            "--predictor-heads": given.predictor_heads,
+            "--resolution": given.frame_size and f"{given.frame_size[0]}x{given.frame_size[1]}",
+            "--max-frames": given.frames,
+        }
+        options = "".join(f" {option} {value}" for option, value in optional.items() if value is not None)
         return (
-            f"jepa-export build --teacher {self.teacher} {weights}{lengths_given} "
+            f"jepa-export build --teacher {self.teacher} {weights}{options} "
             "--calibration "
             f"{shlex.quote(self.calibration)}{variant_arguments(self.targets, self.only)}{accepted}"
         )

@@ -483,6 +483,7 @@ def _teacher(spec: str, request: TrainingRequest) -> Teacher:
         depth=request.depth,
         seed=request.seed,
         accept_non_commercial=request.accept_non_commercial,
+        settings=request.settings,
     )
 
 

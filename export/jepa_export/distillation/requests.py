@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from jepa_export.errors import JepaExportError
+from jepa_export.teachers.checkpoints import Settings
 from jepa_runtime.bundle import HORIZON, STEP_S
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -29,6 +30,7 @@ class TrainingRequest:
         targets: Targets of the variants, see :func:`~jepa_export.bundling.variants.select_variants`; empty
             and ``only`` is None: the default variants.
         only: One variant instead, as TARGET/PRECISION.
+        settings: Settings of the teacher that its weights do not show.
         command: Command line, for the provenance in the bundle.
     """
 
@@ -58,6 +60,7 @@ class TrainingRequest:
     int8_cosine: float
     targets: tuple[str, ...]
     only: str | None
+    settings: Settings
     command: str
 
     def check(self) -> None:

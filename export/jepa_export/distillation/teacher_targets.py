@@ -10,16 +10,23 @@ from torch.nn import functional
 
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
-from jepa_export.teachers.checkpoints.read import Teacher, read
-from jepa_export.teachers.family import find_teacher, shallow
+from jepa_export.teachers.checkpoints import Settings, Teacher, read
+from jepa_export.teachers.family import family_license, find_teacher, is_family, shallow
 from jepa_export.teachers.lewm import LeWM
+from jepa_export.teachers.license import forbids_commercial_use
 from jepa_export.teachers.normalization import normalize
-from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
+from jepa_export.teachers.vjepa2 import VJEPA2, EncoderConfig, VJEPA2Config
 from jepa_export.teachers.vjepa2_ac import VJEPA2AC
 
 
 def open_teacher(
-    spec: str, *, untrained: bool, depth: int | None, seed: int, accept_non_commercial: bool
+    spec: str,
+    *,
+    untrained: bool,
+    depth: int | None,
+    seed: int,
+    accept_non_commercial: bool,
+    settings: Settings | None = None,
 ) -> Teacher:
     """Return the teacher ``NAME`` or ``NAME=CHECKPOINT``.
 
@@ -31,14 +38,21 @@ def open_teacher(
         depth: Encoder blocks of a teacher with random weights (None: all).
         seed: Seed of random weights.
         accept_non_commercial: Accept weights whose license forbids commercial use.
+        settings: Settings of a checkpoint of any size that its weights do not show.
 
     Raises:
         JepaExportError: The teacher is unknown, its checkpoint cannot be read, its license is not accepted,
             or the arguments contradict each other.
     """
     name, _, source = spec.partition("=")
-    member = find_teacher(name)
+    license = family_license(name) if source and is_family(name) else find_teacher(name).license
     if untrained:
+        if settings not in (None, Settings()):
+            raise JepaExportError(
+                "--untrained-teacher: cannot be combined with --training-config, --heads, --predictor-heads, "
+                "--resolution and --max-frames, which are for checkpoints of any size",
+                code="export.option_not_applicable",
+            )
         if source:
             raise JepaExportError(
                 f"--untrained-teacher: cannot be combined with a checkpoint ({source})",
@@ -50,21 +64,27 @@ def open_teacher(
             "--depth: requires --untrained-teacher, as published weights have a fixed depth",
             code="export.option_not_applicable",
         )
-    if not (member.commercial or accept_non_commercial):
+    if forbids_commercial_use(license) and not accept_non_commercial:
         raise JepaExportError(
-            f"teacher {name}: its license {member.license} forbids commercial use of the weights and of "
+            f"teacher {name}: its license {license} forbids commercial use of the weights and of "
             "models "
             "trained from them; choose another teacher, or accept it with --accept-non-commercial",
             code="export.non_commercial",
         )
-    on_hub = [place for place in member.published if "." not in place.rsplit("/", 1)[-1]]
-    if not source and not on_hub:
+    return read(name, source or _on_hub(name), settings=settings)
+
+
+def _on_hub(name: str) -> str:
+    """Return the name of the first published checkpoint of a model on the Hugging Face Hub."""
+    published = find_teacher(name).published
+    on_hub = [place for place in published if "." not in place.rsplit("/", 1)[-1]]
+    if not on_hub:
         raise JepaExportError(
-            f"teacher {name}: not on the Hugging Face Hub; download {', '.join(member.published)} from "
+            f"teacher {name}: not on the Hugging Face Hub; download {', '.join(published)} from "
             f"dl.fbaipublicfiles.com and pass --teacher {name}=FILE",
             code="teacher.no_checkpoint",
         )
-    return read(name, source or on_hub[0])
+    return on_hub[0]
 
 
 def _random(name: str, depth: int | None, seed: int) -> Teacher:
@@ -94,12 +114,19 @@ class TeacherFeatures:
         frames: Length of a clip for V-JEPA 2; the others use 1.
 
     Raises:
-        JepaExportError: The teacher reads no clips of that length.
+        JepaExportError: The teacher reads no clips of that length, or no square frames.
     """
 
     def __init__(self, teacher: Teacher, *, frames: int) -> None:
         model, config = teacher.model, teacher.model.config
         self.model = model
+        if isinstance(config.encoder, EncoderConfig) and len(set(config.encoder.frame_size)) > 1:
+            height, width = config.encoder.frame_size
+            raise JepaExportError(
+                f"teacher {teacher.name}: reads frames of {height}x{width} px, and students read square "
+                "ones; pass the side of a square with --resolution",
+                code="export.teacher_unsupported",
+            )
         self.px, self.frames = config.encoder.px, 1
         self.side = 1 if isinstance(model, LeWM) else self.px // config.encoder.patch
         self.dim = getattr(config.encoder, "output_dim", config.encoder.width)

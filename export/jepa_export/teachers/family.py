@@ -1,4 +1,7 @@
-"""The published models by name: sizes, inputs, the weights that are used, and their licenses."""
+"""The published models by name: sizes, inputs, the weights that are used, and their licenses.
+
+A family by name (:data:`FAMILY_NAMES`) stands for a model of any size: its checkpoint determines the sizes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from jepa_export.errors import JepaExportError
 from jepa_export.teachers.ijepa import IJEPA, IJEPAConfig
 from jepa_export.teachers.layers import Sizes
 from jepa_export.teachers.lewm import LeWM, LeWMConfig
+from jepa_export.teachers.license import forbids_commercial_use
 from jepa_export.teachers.vit import ViTConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, EncoderConfig, PredictorConfig, VJEPA2Config
 from jepa_export.teachers.vjepa2_ac import VJEPA2AC, VJEPA2ACConfig
@@ -36,18 +40,27 @@ class Member:
     @property
     def commercial(self) -> bool:
         """Return whether models made from the weights may be used commercially."""
-        return "-NC-" not in self.license
+        return not forbids_commercial_use(self.license)
 
 
 def _sizes(width: int, depth: int, heads: int, hidden: int | None = None) -> dict[str, Any]:
     return {"width": width, "depth": depth, "heads": heads, "hidden": hidden or 4 * width}
 
 
-_BASE = _sizes(768, 12, 12)
-_LARGE = _sizes(1024, 24, 16)
-_HUGE = _sizes(1280, 32, 16)
-_GIANT = _sizes(1408, 40, 22, 6144)
-_GIGANTIC = _sizes(1664, 48, 26, 8192)
+# The encoders that the official code can train, by their names there.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "vit_tiny": _sizes(192, 12, 3),
+    "vit_small": _sizes(384, 12, 6),
+    "vit_base": _sizes(768, 12, 12),
+    "vit_large": _sizes(1024, 24, 16),
+    "vit_huge": _sizes(1280, 32, 16),
+    "vit_giant": _sizes(1408, 40, 16, 6144),
+    "vit_giant_xformers": _sizes(1408, 40, 22, 6144),
+    "vit_gigantic": _sizes(1664, 48, 16, 8192),
+    "vit_gigantic_xformers": _sizes(1664, 48, 26, 8192),
+}
+_BASE, _LARGE, _HUGE = (ARCHITECTURES[name] for name in ("vit_base", "vit_large", "vit_huge"))
+_GIANT, _GIGANTIC = ARCHITECTURES["vit_giant_xformers"], ARCHITECTURES["vit_gigantic_xformers"]
 
 
 def _vjepa2(name: str, sizes: dict[str, Any], px: int) -> Member:
@@ -72,7 +85,13 @@ def _vjepa2_1(name: str, sizes: dict[str, Any], taps: tuple[int, ...] | None = N
         family="V-JEPA 2.1",
         config=VJEPA2Config(
             encoder=EncoderConfig(
-                **sizes, px=384, pairing="interleaved", span=16, images=True, taps=taps or (last,)
+                **sizes,
+                px=384,
+                pairing="interleaved",
+                span=16,
+                images=True,
+                modalities=True,
+                taps=taps or (last,),
             ),
             predictor=PredictorConfig(
                 **_sizes(384, 24 if taps else 12, 12),
@@ -137,7 +156,7 @@ FAMILY: dict[str, Member] = {
         _HUGE, 448, 16, 12, "ijepa/IN1K-vit.h.16-448px-300e.pth.tar", "facebook/ijepa_vith16_1k"
     ),
     "ijepa_vitg16_224": _ijepa(
-        _sizes(1408, 40, 16, 6144),
+        ARCHITECTURES["vit_giant"],
         224,
         16,
         16,
@@ -147,17 +166,52 @@ FAMILY: dict[str, Member] = {
 }
 
 
+FAMILY_NAMES: dict[str, Family] = {
+    "vjepa2": "V-JEPA 2",
+    "vjepa2_1": "V-JEPA 2.1",
+    "vjepa2_ac": "V-JEPA 2-AC",
+    "ijepa": "I-JEPA",
+}
+# Of weights that are not one of the published models. I-JEPA's code is for non-commercial use only.
+_LICENSES: dict[Family, str] = {"I-JEPA": "CC-BY-NC-4.0"}
+
+
+def is_family(name: str) -> bool:
+    """Return whether ``name`` is a family, whose sizes are read from the checkpoint.
+
+    Raises:
+        JepaExportError: It is neither a family nor a model.
+    """
+    if name in FAMILY:
+        return False
+    if name not in FAMILY_NAMES:
+        raise JepaExportError(
+            f"teacher {name!r}: unknown; choose one of {', '.join(FAMILY)}, or for a checkpoint of any size "
+            f"{', '.join(FAMILY_NAMES)}",
+            code="teacher.unknown",
+        )
+    return True
+
+
 def find_teacher(name: str) -> Member:
     """Return the model with this name.
 
     Raises:
-        JepaExportError: There is none.
+        JepaExportError: There is none, or the name is that of a family.
     """
-    if name not in FAMILY:
+    if is_family(name):
+        models = [other for other, member in FAMILY.items() if member.family == FAMILY_NAMES[name]]
         raise JepaExportError(
-            f"teacher {name!r}: unknown; choose one of {', '.join(FAMILY)}", code="teacher.unknown"
+            f"teacher {name}: the sizes of this family are read from a checkpoint, and none was given; pass "
+            f"the checkpoint, or choose one of {', '.join(models)}",
+            code="teacher.checkpoint_required",
         )
     return FAMILY[name]
+
+
+def family_license(name: str) -> str:
+    """Return the license of weights in this family that are not one of the published models."""
+    return _LICENSES.get(FAMILY_NAMES[name], "not recorded in the checkpoint")
 
 
 @overload

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import merge_heads, split_heads
@@ -20,7 +20,12 @@ EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of a transformer; ``hidden`` is the width inside its MLPs.
+    """Sizes of a transformer.
+
+    Attributes:
+        hidden: Width inside its MLPs.
+        qkv_bias: Queries, keys and values have a bias.
+        gated: The MLPs are gated (SwiGLU).
 
     Raises:
         JepaExportError: The width is not divisible by the heads, or the size of a head is odd.
@@ -30,6 +35,8 @@ class Sizes:
     depth: int
     heads: int
     hidden: int
+    qkv_bias: bool = True
+    gated: bool = False
 
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads):
@@ -46,10 +53,10 @@ class Sizes:
 class Attention(nn.Module):
     """Self-attention over [batch, n, width]; ``mask`` is added to the scores."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
@@ -74,15 +81,29 @@ class MLP(nn.Module):
         return out
 
 
+class GatedMLP(nn.Module):
+    """Two parallel linear layers, one of which gates the other (SwiGLU, Shazeer 2020), and a third."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(width, hidden)
+        self.fc3 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.fc3(silu(self.fc1(tokens)) * self.fc2(tokens))
+        return out
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: [batch, n, width] -> the same shape."""
 
     def __init__(self, sizes: Sizes, eps: float = EPS) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(sizes.width, eps)
-        self.attn = Attention(sizes.width, sizes.heads)
+        self.attn = Attention(sizes.width, sizes.heads, bias=sizes.qkv_bias)
         self.norm2 = nn.LayerNorm(sizes.width, eps)
-        self.mlp = MLP(sizes.width, sizes.hidden)
+        self.mlp = (GatedMLP if sizes.gated else MLP)(sizes.width, sizes.hidden)
 
     def forward(self, tokens: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens), rotation, mask)
@@ -96,20 +117,29 @@ def blocks(sizes: Sizes, eps: float = EPS) -> nn.ModuleList:
 
 
 class PatchEmbedding(nn.Module):
-    """Patch embedding: [N, channels, px, px] -> [N, patches, width], row by row."""
+    """Patch embedding: [N, channels, height, width of the image] -> [N, patches, width], row by row.
 
-    def __init__(self, channels: int, px: int, patch: int, width: int) -> None:
+    Args:
+        channels: Channels of an image.
+        px: Side of a square image, or its height and width.
+        patch: Side of a patch.
+        width: Width of a token.
+    """
+
+    def __init__(self, channels: int, px: int | tuple[int, int], patch: int, width: int) -> None:
         super().__init__()
-        if px < 1 or px % patch:
+        size = (px, px) if isinstance(px, int) else px
+        if any(side < 1 or side % patch for side in size):
             raise JepaExportError(
                 f"px: must be a multiple of the patch size ({patch}), got {px}", code="teacher.sizes"
             )
-        self.channels, self.side, self.patch = channels, px // patch, patch
+        self.rows, self.columns = (side // patch for side in size)
+        self.channels, self.patch = channels, patch
         self.proj = nn.Linear(channels * patch**2, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        rows = images.reshape(-1, self.side, self.patch, self.side, self.patch).transpose(2, 3)
-        patches = rows.reshape(-1, self.channels, self.side**2, self.patch**2).transpose(1, 2)
+        rows = images.reshape(-1, self.rows, self.patch, self.columns, self.patch).transpose(2, 3)
+        patches = rows.reshape(-1, self.channels, self.rows * self.columns, self.patch**2).transpose(1, 2)
         out: Tensor = self.proj(patches.flatten(2))
         return out
 

@@ -66,15 +66,16 @@ class Rope(nn.Module):
         return Rotation(cos, sin, self.partner)
 
 
-def grid_positions(frames: int, side: int, span: int | None = None) -> Tensor:
-    """Return (frame, row, column) of each token of a clip, [frames * side * side, 3], frames outermost.
+def grid_positions(frames: int, rows: int, columns: int | None = None, *, span: int | None = None) -> Tensor:
+    """Return (frame, row, column) of each token of a clip, [frames * rows * columns, 3], frames outermost.
 
     Args:
         frames: Number of frames.
-        side: Rows and columns of a frame.
-        span: Stretch rows and columns to the range of a grid of this width (V-JEPA 2.1's encoder: 16).
+        rows: Rows of a frame.
+        columns: Columns of a frame (None: as many as rows).
+        span: Stretch rows and columns to the range of a grid of this side (V-JEPA 2.1: 16 or 18).
     """
-    along = torch.arange(float(side))
+    down, across = (torch.arange(float(count)) for count in (rows, columns or rows))
     if span is not None:
-        along = along * (span - 1) / (side - 1)
-    return torch.cartesian_prod(torch.arange(float(frames)), along, along)
+        down, across = (along * (span - 1) / (len(along) - 1) for along in (down, across))
+    return torch.cartesian_prod(torch.arange(float(frames)), down, across)

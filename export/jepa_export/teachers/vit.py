@@ -32,7 +32,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbedding(3, config.px, config.patch, config.width)
-        patches = self.patch_embed.side**2
+        patches = self.patch_embed.rows * self.patch_embed.columns
         if config.class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + config.class_token, config.width))

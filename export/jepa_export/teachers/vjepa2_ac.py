@@ -51,15 +51,18 @@ class ActionPredictor(nn.Module):
 
     def __init__(self, config: VJEPA2ACConfig) -> None:
         super().__init__()
-        width, dim, side = config.predictor.width, config.encoder.output_dim, config.encoder.side
-        self.frames, self.patches, self.dim = config.frames, side**2, dim
+        width, dim = config.predictor.width, config.encoder.output_dim
+        self.frames, self.patches, self.dim = config.frames, config.encoder.patches, dim
         self.embed = nn.Linear(dim, width)
         self.action_encoder = nn.Linear(STATE_DIM, width)
         self.state_encoder = nn.Linear(STATE_DIM, width)
         # Actions and states are at row and column 0 of their frame.
         leading = torch.zeros(config.frames, _LEADING, 3)
         leading[..., 0] = torch.arange(float(config.frames))[:, None]
-        grid = grid_positions(config.frames, side).unflatten(0, (config.frames, -1))
+        rows, columns = config.encoder.grid
+        grid = grid_positions(config.frames, rows, columns).unflatten(0, (config.frames, -1))
+        # The official predictor scales columns to the range of the rows.
+        grid[..., 2] *= rows / columns
         positions = torch.cat([leading, grid], dim=1).flatten(0, 1)
         self.rope = Rope(positions, config.predictor.head_dim, config.encoder.pairing)
         frame = positions[:, 0]
@@ -110,7 +113,7 @@ class VJEPA2AC(nn.Module):
         self.predictor = ActionPredictor(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode frames [batch, T, 3, px, px] (see :mod:`normalization`) to [batch, T, patches, dim]."""
+        """Encode normalized frames [batch, T, 3, height, width] to [batch, T, patches, dim]."""
         frames = images.flatten(0, 1)[:, None].expand(-1, self.config.encoder.tubelet, -1, -1, -1)
         out: Tensor = unit_scale(self.encoder(frames)).unflatten(0, images.shape[:2])
         return out

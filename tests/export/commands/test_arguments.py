@@ -22,7 +22,8 @@ COMMANDS = {
     "distill": (
         DISTILL,
         "size steps quantization-aware depth clip rate history horizon num-samples batch predictor-steps "
-        "learning-rate seed held-out int8-cosine checkpoint-every watch-every alarms student teacher data",
+        "learning-rate seed held-out int8-cosine checkpoint-every watch-every alarms student teacher data "
+        "training-config heads predictor-heads resolution max-frames",
     ),
     "train-predictor": (
         [
@@ -44,7 +45,8 @@ COMMANDS = {
     ),
     "build --teacher": (
         ["build", "--teacher", "tiny_vjepa2", "--untrained", "--frames", "2", "--horizon", "2"],
-        "frames depth horizon seed calibration only teacher",
+        "frames depth horizon seed calibration only teacher "
+        "training-config heads predictor-heads resolution max-frames",
     ),
 }
 FLAGS = [(name, option) for name, (_, options) in COMMANDS.items() for option in options.split()]

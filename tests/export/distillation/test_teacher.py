@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from jepa_export.cli import main
+from jepa_export.distillation import distill as distillation
 from jepa_export.distillation.frozen_encoders import PooledTeacher
+from jepa_export.distillation.requests import DistillationRequest
 from jepa_export.distillation.teacher_targets import TeacherFeatures, open_teacher
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
-from jepa_export.teachers.checkpoints.read import Teacher
+from jepa_export.teachers.checkpoints import Settings, Teacher
 from jepa_export.teachers.normalization import normalize
 from tests.errors import code
 from tests.export.distillation.tiny import families
@@ -121,3 +126,20 @@ def test_clips_that_the_teacher_cannot_read_are_rejected(length: int) -> None:
 def test_single_image_suffices_for_an_image_teacher() -> None:
     features = TeacherFeatures(teacher("tiny_vjepa2_1"), frames=1)
     assert features(frames(1, features.px)).shape == (2, features.side**2, features.dim)
+
+
+def test_settings_of_a_teacher_reach_the_distillation_and_its_recorded_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken: list[DistillationRequest] = []
+    monkeypatch.setattr(distillation, "distill", lambda request, _: taken.append(request))
+    options = shlex.split(
+        "--heads 2 --predictor-heads 4 --resolution 96 --max-frames 16 --training-config a.yaml"
+    )
+    command = ["distill", "--teacher", "vjepa2=own.pt", "--data", "two_rooms", *options]
+    assert main([*command, "--output", str(tmp_path)]) == 0
+    assert main([*shlex.split(taken[0].command)[1:], "--output", str(tmp_path)]) == 0
+    expected = Settings(
+        heads=2, predictor_heads=4, frame_size=(96, 96), frames=16, training_config=Path("a.yaml")
+    )
+    assert [request.settings for request in taken] == [expected, expected]

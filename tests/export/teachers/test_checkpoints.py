@@ -168,7 +168,7 @@ def test_random_bytes_raise_only_our_errors(
     path = tmp_path_factory.mktemp("bytes") / f"file{suffix}"
     path.write_bytes(data)
     with pytest.raises(JepaExportError) as error:
-        recognize(*load(path))
+        recognize(load(path), str(path))
     assert error.value.code in ("teacher.checkpoint_damaged", "teacher.checkpoint_unknown")
 
 

@@ -43,7 +43,14 @@ def _vjepa2_1(*taps: int, teacher_width: int | None) -> Member:
         family="V-JEPA 2.1",
         config=VJEPA2Config(
             encoder=EncoderConfig(
-                **sizes(WIDTH, 12), px=PX, frames=8, pairing="interleaved", span=16, images=True, taps=taps
+                **sizes(WIDTH, 12),
+                px=PX,
+                frames=8,
+                pairing="interleaved",
+                span=16,
+                images=True,
+                modalities=True,
+                taps=taps,
             ),
             predictor=PredictorConfig(**sizes(PRED_WIDTH, 4), mask_tokens=3, teacher_width=teacher_width),
         ),

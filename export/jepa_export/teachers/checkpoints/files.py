@@ -22,27 +22,34 @@ _INDEX = "model.safetensors.index.json"
 Content = dict[str, Any]
 
 
-def load(source: str | Path) -> tuple[Content, str]:
-    """Return the contents of ``source`` by name, and its name for messages.
+def locate(source: str | Path) -> tuple[Path, str]:
+    """Return the path of ``source`` on disk, and its name for messages.
 
     Args:
         source: A file (.pt, .pth, .tar, .ckpt, .safetensors), a folder in the Hub's layout, or a name there
             (owner/name), which is downloaded unless a folder has this name.
 
     Raises:
-        JepaExportError: The checkpoint is missing, damaged, or contains more than data.
+        JepaExportError: There is no such checkpoint, or the download failed.
     """
     path = Path(source).expanduser()
     if not path.exists() and _HUB_NAME.fullmatch(str(source)) and path.suffix not in _SUFFIXES:
-        return _folder(_fetch(str(source))), str(source)
-    if path.is_dir():
-        return _folder(path), str(path)
-    if not path.is_file():
+        return _fetch(str(source)), str(source)
+    if not path.is_dir() and not path.is_file():
         raise JepaExportError(
             f"{path}: does not exist; pass the file of a checkpoint, its folder, or owner/name",
             code="teacher.checkpoint_not_found",
         )
-    return _file(path), str(path)
+    return path, str(path)
+
+
+def load(path: Path) -> Content:
+    """Return the contents of a file or folder by name.
+
+    Raises:
+        JepaExportError: The checkpoint is damaged, or contains more than data.
+    """
+    return _folder(path) if path.is_dir() else _file(path)
 
 
 def _fetch(name: str) -> Path:

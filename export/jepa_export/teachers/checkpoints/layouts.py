@@ -24,12 +24,9 @@ Rules = Sequence[tuple[str, str | None]]
 Origin = Literal["Meta", "Hugging Face", "LeWM"]
 
 _VJEPA2_ENCODER: Rules = [
-    # Left in files from before rotary positions, and unused since.
-    (r"pos_embed$", None),
     (r"norm\.", "norms.0."),
 ]
 _VJEPA2_PREDICTOR: Rules = [
-    (r"predictor_pos_embed$", None),
     (r"predictor_proj_context\.", None),
     (r"extrinsics_encoder\.", None),
     (r"predictor_", ""),
@@ -90,16 +87,54 @@ class Checkpoint:
     content: Mapping[str, Any]
     where: str
 
-    def weights(self, encoder: str, *, levels: int) -> Tensors:
+    @property
+    def encoders(self) -> list[str]:
+        """Return the names of the encoders in an official file; other files have one without a name."""
+        if self.origin != "Meta":
+            return []
+        return [name for name in _networks(self.content) if name != "predictor"]
+
+    @property
+    def levels(self) -> int:
+        """Return the number of outputs of the encoder that the predictor reads (V-JEPA 2.1: 1 or 4)."""
+        first = _networks(self.content).get("predictor", {}).get("predictor_embed.0.weight")
+        return 1 if first is None else int(first.shape[1] // first.shape[0])
+
+    def patch_shape(self, encoder: str) -> tuple[int, ...]:
+        """Return the shape of the patch convolution: [width, colors, (frames,) rows, columns].
+
+        Raises:
+            JepaExportError: The file has no such encoder, or the encoder no patch convolution.
+        """
+        network = _flat(self.content) if self.origin != "Meta" else self._network(encoder)
+        for name, tensor in network.items():
+            if re.search(r"(^|\.)(patch_embed|patch_embeddings)\.(proj|projection)\.weight$", name):
+                return tuple(tensor.shape)
+        raise JepaExportError(
+            f"{self.where}: encoder {encoder}: weight patch_embed.proj.weight missing; use the file as the "
+            "training saved it",
+            code="teacher.weights_mismatch",
+        )
+
+    def weights(self, encoder: str, *, levels: int, tables: bool = False) -> Tensors:
         """Return all weights of the model, under the names of this package.
 
         Args:
             encoder: Name of the encoder in an official file.
             levels: Number of normalized outputs of the model's encoder (V-JEPA 2.1).
+            tables: Include the position tables of V-JEPA 2. They are left in files from before rotary
+                positions, and unused since.
 
         Raises:
             JepaExportError: The file has no such encoder.
         """
+        weights = self._weights(encoder, levels)
+        if self.family.startswith("V-JEPA") and not tables:
+            for name in ("encoder.pos_embed", "predictor.pos_embed"):
+                weights.pop(name, None)
+        return weights
+
+    def _weights(self, encoder: str, levels: int) -> Tensors:
         if self.origin == "LeWM":
             flat = _flat(self.content)
             rest = {name: tensor for name, tensor in flat.items() if not name.startswith("encoder.")}
@@ -112,12 +147,6 @@ class Checkpoint:
                 encoder=_renamed(_under(flat, "encoder."), _PORTED_VJEPA2_ENCODER),
                 predictor=_renamed(_under(flat, "predictor."), _PORTED_VJEPA2_PREDICTOR),
             )
-        networks = _networks(self.content)
-        if encoder not in networks:
-            raise JepaExportError(
-                f"{self.where}: no encoder {encoder}; choose one of {', '.join(networks)}",
-                code="teacher.unknown_encoder",
-            )
         if self.family == "I-JEPA":
             rules: tuple[Rules, Rules] = [], [(r"predictor_", "")]
         elif self.family == "V-JEPA 2.1":
@@ -125,9 +154,18 @@ class Checkpoint:
         else:
             rules = _VJEPA2_ENCODER, _VJEPA2_PREDICTOR
         return _joined(
-            encoder=_renamed(networks[encoder], rules[0]),
-            predictor=_renamed(networks["predictor"], rules[1]),
+            encoder=_renamed(self._network(encoder), rules[0]),
+            predictor=_renamed(self._network("predictor"), rules[1]),
         )
+
+    def _network(self, name: str) -> Tensors:
+        networks = _networks(self.content)
+        if name not in networks:
+            raise JepaExportError(
+                f"{self.where}: no encoder {name}; choose one of {', '.join(self.encoders)}",
+                code="teacher.unknown_encoder",
+            )
+        return networks[name]
 
 
 def recognize(content: Mapping[str, Any], where: str) -> Checkpoint:

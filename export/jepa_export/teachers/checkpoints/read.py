@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
-from jepa_export.teachers.checkpoints.files import load
+from jepa_export.teachers.checkpoints.architecture import derive_config
+from jepa_export.teachers.checkpoints.files import load, locate
 from jepa_export.teachers.checkpoints.layouts import Checkpoint, Tensors, recognize
-from jepa_export.teachers.family import FAMILY, Config, Member, Model, find_teacher
+from jepa_export.teachers.checkpoints.settings import Settings, find_settings
+from jepa_export.teachers.family import (
+    FAMILY,
+    FAMILY_NAMES,
+    Config,
+    Family,
+    Member,
+    Model,
+    family_license,
+    find_teacher,
+    is_family,
+)
 from jepa_export.teachers.ijepa import IJEPAConfig
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2Config
@@ -41,46 +54,66 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the first values of each tensor, which changes with the weights."""
-        found = hashlib.sha256()
+        """Return a hash of the first values of each tensor, which changes with the weights.
+
+        That of a model that is not published also changes with settings that the weights do not show.
+        """
+        found = hashlib.sha256(b"" if self.member.published else repr(self.model.config).encode())
         for tensor in self.model.state_dict().values():
             found.update(tensor.flatten()[:_FINGERPRINT_VALUES].double().numpy().tobytes())
         return found.hexdigest()
 
 
-def read(name: str, source: str | Path, *, weights: str | None = None) -> Teacher:
+# The encoders in an official file, first the one that the authors of the family evaluate.
+_ENCODERS: dict[Family, tuple[str, ...]] = {
+    "V-JEPA 2": ("target_encoder", "encoder"),
+    "V-JEPA 2.1": ("ema_encoder", "target_encoder", "encoder"),
+    "V-JEPA 2-AC": ("encoder", "target_encoder"),
+    "I-JEPA": ("target_encoder", "encoder"),
+}
+
+
+def inspect(name: str, source: str | Path, settings: Settings | None = None) -> Member:
+    """Return the teacher ``name``; the sizes of a family are read from ``source``.
+
+    Args:
+        name: See :func:`read`.
+        source: See :func:`read`.
+        settings: See :func:`read`.
+
+    Raises:
+        JepaExportError: See :func:`read`.
+    """
+    if is_family(name):
+        return _recognized(name, source, None, settings)[0]
+    _check_no_settings(name, settings)
+    return find_teacher(name)
+
+
+def read(
+    name: str, source: str | Path, *, weights: str | None = None, settings: Settings | None = None
+) -> Teacher:
     """Return the teacher ``name`` with the weights in ``source``.
 
     Args:
-        name: A name in :data:`~jepa_export.teachers.family.FAMILY`.
+        name: A name in :data:`~jepa_export.teachers.family.FAMILY`, or that of a family
+            (:data:`~jepa_export.teachers.family.FAMILY_NAMES`), whose sizes are read from the checkpoint.
         source: An official file, a folder in the layout of the Hugging Face Hub, or a name there.
         weights: Encoder in an official file; None: the one that its authors evaluate.
+        settings: Settings of a family that its weights do not show; those that are not given come from the
+            configuration of the training next to the checkpoint.
 
     Raises:
         JepaExportError: The teacher is unknown, or the file cannot be read, is of another model, does not
-            fit, or contains values that are not finite.
+            fit, or contains values that are not finite; or settings are missing or contradict the weights.
     """
-    member = find_teacher(name)
-    content, where = load(source)
-    checkpoint = recognize(content, where)
-    if checkpoint.family != member.family:
-        others = [other for other, of in FAMILY.items() if of.family == checkpoint.family]
-        raise JepaExportError(
-            f"{where}: a checkpoint of {checkpoint.family}, but {name} is {member.family}; read it as one of "
-            f"{', '.join(others)}, or use another file",
-            code="teacher.wrong_family",
-        )
-    chosen = weights or member.weights
-    levels = len(member.config.encoder.taps) if isinstance(member.config, VJEPA2Config) else 1
-    try:
-        tensors = checkpoint.weights(chosen, levels=levels)
-    # Raised by torch if a weight has too few dimensions, or if parts of one are incompatible.
-    except (IndexError, RuntimeError) as error:
-        raise JepaExportError(
-            f"{where}: weights have shapes that no {member.family} has: {error}; download it again",
-            code="teacher.weights_mismatch",
-        ) from error
-    model = _adapted(member.config, tensors).build()
+    member, checkpoint = _recognized(name, source, weights, settings)
+    chosen, where, config = weights or member.weights, checkpoint.where, member.config
+    levels = len(config.encoder.taps) if isinstance(config, VJEPA2Config) else 1
+    tables = isinstance(config, VJEPA2Config) and config.encoder.table
+    with _shapes_checked(checkpoint):
+        tensors = checkpoint.weights(chosen, levels=levels, tables=tables)
+    model = _adapted(config, tensors).build()
     _fill(model, tensors, name, where)
     return Teacher(
         name=name,
@@ -89,6 +122,56 @@ def read(name: str, source: str | Path, *, weights: str | None = None) -> Teache
         weights=_describe_weights(checkpoint, chosen),
         source=Path(where).name if Path(where).exists() else where,
     )
+
+
+def _recognized(
+    name: str, source: str | Path, weights: str | None, settings: Settings | None
+) -> tuple[Member, Checkpoint]:
+    """Return the teacher ``name`` and its checkpoint."""
+    family = FAMILY_NAMES[name] if is_family(name) else find_teacher(name).family
+    path, where = locate(source)
+    checkpoint = recognize(load(path), where)
+    if checkpoint.family != family:
+        others = [other for other, of in FAMILY.items() if of.family == checkpoint.family]
+        others += [other for other, of in FAMILY_NAMES.items() if of == checkpoint.family]
+        raise JepaExportError(
+            f"{where}: a checkpoint of {checkpoint.family}, but {name} is {family}; read it as one of "
+            f"{', '.join(dict.fromkeys(others))}, or use another file",
+            code="teacher.wrong_family",
+        )
+    if not is_family(name):
+        _check_no_settings(name, settings)
+        return find_teacher(name), checkpoint
+    found = find_settings(path, settings or Settings())
+    encoder = weights or next((one for one in _ENCODERS[family] if one in checkpoint.encoders), "encoder")
+    with _shapes_checked(checkpoint):
+        config = derive_config(checkpoint, encoder, found)
+    return Member(
+        family=family, config=config, weights=encoder, published=(), license=family_license(name)
+    ), checkpoint
+
+
+def _check_no_settings(name: str, settings: Settings | None) -> None:
+    if settings not in (None, Settings()):
+        raise JepaExportError(
+            f"{name}: the settings of this model are known; omit --training-config, --heads, "
+            "--predictor-heads, --resolution and --max-frames, or read the checkpoint as one of "
+            f"{', '.join(FAMILY_NAMES)}",
+            code="export.option_not_applicable",
+        )
+
+
+@contextlib.contextmanager
+def _shapes_checked(checkpoint: Checkpoint) -> Iterator[None]:
+    """Report that a weight has too few dimensions, or that parts of one are incompatible."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        raise JepaExportError(
+            f"{checkpoint.where}: weights have shapes that no {checkpoint.family} has: {error}; download it "
+            "again",
+            code="teacher.weights_mismatch",
+        ) from error
 
 
 def _describe_weights(checkpoint: Checkpoint, chosen: str) -> str:
@@ -120,7 +203,7 @@ def _fill(model: nn.Module, tensors: Tensors, name: str, where: str) -> None:
     }
     if found := [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]:
         raise JepaExportError(
-            f"{where}: does not fit {name} ({'; '.join(found)}); read it as the model that it was made from",
+            f"{where}: does not fit {name} ({'; '.join(found)}); {_advice(name)}",
             code="teacher.weights_mismatch",
         )
     if broken := [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
@@ -129,6 +212,15 @@ def _fill(model: nn.Module, tensors: Tensors, name: str, where: str) -> None:
             code="teacher.checkpoint_damaged",
         )
     model.load_state_dict(tensors)
+
+
+def _advice(name: str) -> str:
+    """Return what to do with a checkpoint whose weights do not fit."""
+    if is_family(name):
+        return "use the file as the training saved it"
+    advice = "read it as the model that it was made from"
+    families = [other for other, family in FAMILY_NAMES.items() if family == FAMILY[name].family]
+    return f"{advice}, or as {families[0]}, a model of any size" if families else advice
 
 
 def _shape(tensor: Tensor) -> str:
