@@ -270,8 +270,9 @@ class PairHead(nn.Module):
 
     def _search(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries [N, heads, TOKENS, K] and keys [N, heads, TOKENS + 1, K], the last for nowhere."""
-        query = functional.normalize(self._by_head(self.query(first)).float(), dim=-1) * self.log_sharpness.exp()
-        key = functional.normalize(self._by_head(self.key(second)).float(), dim=-1)
+        queries, keys = self._by_head(self.query(first)).float(), self._by_head(self.key(second)).float()
+        query = functional.normalize(queries, dim=-1) * self.log_sharpness.exp()
+        key = functional.normalize(keys, dim=-1)
         not_found = self.not_found.expand_as(query[..., :1])
         return torch.cat([query, not_found], dim=-1), functional.pad(key, (0, 1, 0, 1)) + self.nowhere
 
@@ -315,8 +316,9 @@ class PairHead(nn.Module):
 
     @in_fp32
     def _points(self, log_range: nn.Linear, tokens: Tensor) -> Tensor:
-        """Return where the things are that tokens show [N, TOKENS, 2], given the layer that reads distances."""
-        return log_range(tokens).clamp(*_LOG_RANGES).exp() * self.rays + self.camera
+        """Return where the things are that tokens show, whose distances a layer reads [N, TOKENS, 2]."""
+        distance: Tensor = log_range(tokens).clamp(*_LOG_RANGES).exp()
+        return distance * self.rays + self.camera
 
     def _by_head(self, values: Tensor) -> Tensor:
         out: Tensor = values.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -57,8 +57,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["32-true", "bf16-mixed"],
         default="32-true",
-        help="training precision; bf16-mixed is faster on CPUs with AVX512-BF16 or AMX, and changes the result "
-        "by rounding (default: %(default)s)",
+        help="training precision; bf16-mixed is faster on CPUs with AVX512-BF16 or AMX, and changes the "
+        "result by rounding (default: %(default)s)",
     )
     parser.add_argument(
         "--episodes",
