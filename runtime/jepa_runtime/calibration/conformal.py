@@ -58,6 +58,32 @@ _MIN_OF_START = 1e-3
 _MIN = 1e-12
 
 
+def conformal_quantile(errors: Floats, probability: float) -> float:
+    """Return the bound of split conformal prediction: an order statistic of recorded errors.
+
+    The next error is at most this with the probability, if it is exchangeable with the ``errors``: the bound
+    is the ``ceil((n + 1) * probability)``-th smallest (Vovk, Gammerman & Shafer, "Algorithmic learning in a
+    random world", 2005).
+
+    Args:
+        errors: Errors [n].
+        probability: Probability that the next error is at most the bound.
+
+    Returns:
+        The bound; infinite if there are too few errors for this probability.
+
+    Raises:
+        ValueError: The errors are not [n] numbers, or the probability is out of range.
+    """
+    if errors.ndim != 1 or np.isnan(errors).any():
+        raise ValueError(f"errors must be [n] numbers, got {list(errors.shape)}")
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must lie between 0 and 1, got {probability}")
+    # The margin is for rounding.
+    rank = math.ceil((len(errors) + 1) * probability - 1e-9)
+    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else math.inf
+
+
 class Bounds:
     """One error bound per horizon.
 
