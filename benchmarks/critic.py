@@ -40,7 +40,7 @@ from jepa_runtime.commands import count
 from jepa_runtime.critic import Critic, CriticConfig, CriticState, Response
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.telemetry import cpu_info, package_versions
-from jepa_runtime.util import paired_difference, wilson, write_json
+from jepa_runtime.util import RESAMPLES, paired_difference, wilson, write_json
 from jepa_sim.closed_loop.episodes import SEEDS, episode_seeds
 from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
@@ -217,8 +217,8 @@ class Tally:
         checked: Of each episode, whether it began after the warm-up.
         steps: Steps of each episode.
         responses: Number of chunks by response, after the warm-up.
-        harmless: Number of harmless given chunks after the warm-up, by the energy after them.
-        false_vetoes: Number of these that were not executed as given.
+        harmless: Number of harmless given chunks of each episode after the warm-up, by the energy after them.
+        false_vetoes: Number of these that were not executed as given, of each episode.
         harmful: Number of given chunks after the warm-up that were not harmless.
         prevented: Number of these that were not executed as given.
         truly_harmless: Number of given chunks after the warm-up that shorten the true path by at least the
@@ -233,8 +233,8 @@ class Tally:
     checked: list[bool] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     responses: Counter[str] = field(default_factory=Counter)
-    harmless: int = 0
-    false_vetoes: int = 0
+    harmless: list[int] = field(default_factory=list)
+    false_vetoes: list[int] = field(default_factory=list)
     harmful: int = 0
     prevented: int = 0
     truly_harmless: int = 0
@@ -259,7 +259,7 @@ class Tally:
             "reached_after_warmup": _proportion(after, sum(self.checked)),
             "mean_steps": float(np.mean(self.steps)),
             "responses": dict(self.responses),
-            "false_vetoes": _proportion(self.false_vetoes, self.harmless),
+            "false_vetoes": _clustered(self.false_vetoes, self.harmless),
             "true_false_vetoes": _proportion(self.true_false_vetoes, self.truly_harmless),
             "prevented": _proportion(self.prevented, self.harmful),
             "coverage": {name: _proportion(self.within[name], self.bounded[name]) for name in self.bounded},
@@ -272,6 +272,22 @@ class Tally:
 
 def _proportion(part: int, whole: int) -> dict[str, Any] | None:
     return {"of": whole, "rate": part / whole, "interval": wilson(part, whole)} if whole else None
+
+
+def _clustered(parts: Sequence[int], wholes: Sequence[int]) -> dict[str, Any] | None:
+    """Return the proportion of all episodes together, with a 95 % bootstrap interval over episodes.
+
+    A policy may propose a vetoed chunk again, so that the chunks of an episode are not independent.
+    """
+    part, whole = np.array(parts), np.array(wholes)
+    if not whole.sum():
+        return None
+    drawn = np.random.default_rng(0).integers(len(part), size=(RESAMPLES, len(part)))
+    rates = part[drawn].sum(axis=1) / np.maximum(whole[drawn].sum(axis=1), 1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return {
+        "of": int(whole.sum()), "rate": float(part.sum() / whole.sum()), "interval": (float(low), float(high))
+    }  # fmt: skip
 
 
 @dataclass
@@ -314,6 +330,8 @@ def run_episode(model: WorldModel, world: Rooms, goal: Floats, policy: Policy, a
     tally, critic, steps = arm.tally, arm.critic, 0
     if critic is not None:
         critic.set_goal(goal.astype(np.float32))
+    tally.harmless.append(0)
+    tally.false_vetoes.append(0)
     tally.checked.append(critic is None or not critic.is_warming_up)
     while steps < MAX_STEPS and not world.reached():
         now = model.encode(world.render())
@@ -387,8 +405,8 @@ def _count(
     is_refused = response is not Response.ACCEPT
     tally.responses[response.value] += 1
     if change <= CONFIG.limit:
-        tally.harmless += 1
-        tally.false_vetoes += is_refused
+        tally.harmless[-1] += 1
+        tally.false_vetoes[-1] += is_refused
     else:
         tally.harmful += 1
         tally.prevented += is_refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,18 @@ def test_own_model_becomes_a_bundle_that_predicts(tmp_path: Path) -> None:
     # Better than predicting no change on trajectories that it was not trained on.
     measured = report["open_loop"]
     assert all(np.array(measured["rmse"]) < measured["copy_last_rmse"])
+
+
+def test_critic_checks_the_chunks_of_a_policy(two_rooms_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "critic.py"), str(two_rooms_bundle)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^(\d+) of (\d+) goals reached", done.stdout, re.MULTILINE)
+    (_, unchecked), (reached, checked) = [tuple(map(int, line)) for line in lines]
+    # The same policy reaches less than a fifth of the goals alone.
+    assert unchecked + checked == 40 and reached >= 0.3 * checked
+    assert all(f"'{response}'" in done.stdout for response in ("accept", "choose", "veto"))
 
 
 def test_every_example_fits_on_a_page() -> None:

@@ -32,7 +32,7 @@ class CriticConfig:
     false_veto_rate: float = 0.05
     coverage: float = 0.9
     warmup: int = 100
-    trial_rate: float = 0.05
+    trial_rate: float = 0.1
     scales: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:

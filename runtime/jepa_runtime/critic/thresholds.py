@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jepa_runtime.calibration import Bounds, conformal_quantile
+from jepa_runtime.calibration import FIRST_RATE, MIN_RATE, Bounds, conformal_quantile
 from jepa_runtime.critic.config import CriticConfig
 
 # Lowest start of a learned number, relative to the mean prediction error: Bounds changes by factors, and
@@ -86,10 +86,18 @@ class CriticThresholds:
 
     def start(self, values: Sequence[float]) -> None:
         """End the warm-up and continue from these values, in the order of :meth:`values`."""
-        rates = self._config.false_veto_rate, 1 - self._config.coverage, 1 - self._config.coverage
+        coverage = self._config.coverage
+        # Trials are rare: the excess follows them at a rate that does not decay.
+        settings = (1 - self._config.false_veto_rate, FIRST_RATE), (coverage, MIN_RATE), (coverage, MIN_RATE)
         veto, given, alternative = (
-            Bounds([value], probability=1 - rate, delays=[0], latent_space=self._latent_space)
-            for value, rate in zip(values, rates, strict=True)
+            Bounds(
+                [value],
+                probability=probability,
+                delays=[0],
+                latent_space=self._latent_space,
+                min_rate=min_rate,
+            )
+            for value, (probability, min_rate) in zip(values, settings, strict=True)
         )
         self._learned = veto, given, alternative
 

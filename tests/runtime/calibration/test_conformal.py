@@ -238,6 +238,19 @@ def test_errors_of_other_horizons_are_rejected(errors: int, stated: int) -> None
         make(streams=2).update(np.ones(errors), np.ones(stated))
 
 
+def test_update_with_a_higher_minimum_rate_does_not_decay_below_it() -> None:
+    bounds = Bounds([1.0], probability=0.9, delays=[0], latent_space="a", min_rate=0.5)
+    for _ in range(100):
+        bounds.update(np.array([1.0]), np.array([0.5]))
+    assert float(bounds.current()[0]) == pytest.approx(math.exp(100 * 0.5 * 0.9))
+
+
+@pytest.mark.parametrize("min_rate", [0.0, 0.6])
+def test_minimum_rate_out_of_range_raises(min_rate: float) -> None:
+    with pytest.raises(ValueError, match="min_rate"):
+        Bounds([1.0], probability=0.9, delays=[0], latent_space="a", min_rate=min_rate)
+
+
 @pytest.mark.parametrize(
     ("count", "probability", "rank"), [(19, 0.95, 19), (18, 0.95, None), (99, 0.9, 90), (100, 0.9, 91)]
 )
