@@ -29,6 +29,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from jepa_runtime.critic.config import CriticConfig
     from jepa_runtime.critic.critic import Critic, Hazard
+    from jepa_runtime.critic.lerobot_policy import LeRobotCriticPolicy
     from jepa_runtime.critic.thresholds import CriticState
     from jepa_runtime.critic.verdict import ChunkOutcome, CriticVerdict, Response
 else:
@@ -37,6 +38,7 @@ else:
         {
             "config": ["CriticConfig"],
             "critic": ["Critic", "Hazard"],
+            "lerobot_policy": ["LeRobotCriticPolicy"],
             "thresholds": ["CriticState"],
             "verdict": ["ChunkOutcome", "CriticVerdict", "Response"],
         },
@@ -49,5 +51,6 @@ __all__ = [
     "CriticState",
     "CriticVerdict",
     "Hazard",
+    "LeRobotCriticPolicy",
     "Response",
 ]
