@@ -70,7 +70,7 @@ class Rooms(TwoRooms):
     turn_rad = 0.0
 
     def step(self, velocity: NDArray[np.floating], dt_s: float) -> None:
-        super().step(_turned(np.asarray(velocity, float)[None], np.array([self.turn_rad]))[0, 0], dt_s)
+        super().step(turned(np.asarray(velocity, float)[None], np.array([self.turn_rad]))[0, 0], dt_s)
 
 
 def path_m(world: TwoRooms) -> float:
@@ -118,7 +118,7 @@ def _limited(velocity: Floats) -> Floats:
     return velocity * min(1.0, MAX_SPEED_MPS / max(float(np.linalg.norm(velocity)), 1e-9))
 
 
-def _turned(chunk: Floats, angles: Floats) -> Floats:
+def turned(chunk: Floats, angles: Floats) -> Floats:
     """Return a chunk [h, 2] turned by each of the angles [K]."""
     cos, sin = np.cos(angles), np.sin(angles)
     turns = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
@@ -126,15 +126,15 @@ def _turned(chunk: Floats, angles: Floats) -> Floats:
     return turned
 
 
-def _directions(count: int, rng: np.random.Generator) -> Floats:
+def directions(count: int, rng: np.random.Generator) -> Floats:
     angles = rng.uniform(-np.pi, np.pi, count)
-    return _turned(np.repeat([[MAX_SPEED_MPS, 0.0]], CHUNK, axis=0), angles)
+    return turned(np.repeat([[MAX_SPEED_MPS, 0.0]], CHUNK, axis=0), angles)
 
 
 def _faulty(world: TwoRooms, _now: Floats, _goal: Floats, count: int, rng: np.random.Generator) -> Floats:
     wrong = rng.random(count) < 0.5
     right = np.repeat(_expert_chunk(world)[None], count, axis=0)
-    return np.where(wrong[:, None, None], _directions(count, rng), right)
+    return np.where(wrong[:, None, None], directions(count, rng), right)
 
 
 class Cloning:
@@ -190,7 +190,7 @@ def _noisy(chunk_of: Callable[[TwoRooms], Floats], mean: float, std: float) -> P
     """Return the policy whose chunks are turned by a random angle in degrees."""
 
     def chunks(world: TwoRooms, _now: Floats, _goal: Floats, count: int, rng: np.random.Generator) -> Floats:
-        return _turned(chunk_of(world), np.radians(rng.normal(mean, std, count)))
+        return turned(chunk_of(world), np.radians(rng.normal(mean, std, count)))
 
     return chunks
 
@@ -259,7 +259,7 @@ class Tally:
             "reached_after_warmup": _proportion(after, sum(self.checked)),
             "mean_steps": float(np.mean(self.steps)),
             "responses": dict(self.responses),
-            "false_vetoes": _clustered(self.false_vetoes, self.harmless),
+            "false_vetoes": clustered(self.false_vetoes, self.harmless),
             "true_false_vetoes": _proportion(self.true_false_vetoes, self.truly_harmless),
             "prevented": _proportion(self.prevented, self.harmful),
             "coverage": {name: _proportion(self.within[name], self.bounded[name]) for name in self.bounded},
@@ -274,7 +274,7 @@ def _proportion(part: int, whole: int) -> dict[str, Any] | None:
     return {"of": whole, "rate": part / whole, "interval": wilson(part, whole)} if whole else None
 
 
-def _clustered(parts: Sequence[int], wholes: Sequence[int]) -> dict[str, Any] | None:
+def clustered(parts: Sequence[int], wholes: Sequence[int]) -> dict[str, Any] | None:
     """Return the proportion of all episodes together, with a 95 % bootstrap interval over episodes.
 
     A policy may propose a vetoed chunk again, so that the chunks of an episode are not independent.
@@ -340,12 +340,12 @@ def run_episode(model: WorldModel, world: Rooms, goal: Floats, policy: Policy, a
         if arm.candidates > 1:
             others = policy(world, now.astype(np.float64), goal, arm.candidates - 1, draws)
             chunks = np.concatenate([chunks, others])
-        chunks = np.concatenate([_turned(each, np.array([-world.turn_rad])) for each in chunks])
+        chunks = np.concatenate([turned(each, np.array([-world.turn_rad])) for each in chunks])
         chunks = chunks.astype(np.float32)
         is_counted = arm.name not in (ALONE, RANDOM) and (critic is None or not critic.is_warming_up)
         verdict = None
         if critic is None:
-            response, actions = _random_response(chunks, arm.rates, draws)
+            response, actions = random_response(chunks, arm.rates, draws)
         else:
             began = time.perf_counter()
             verdict = critic.evaluate(chunks, latents=now)
@@ -373,7 +373,7 @@ def run_episode(model: WorldModel, world: Rooms, goal: Floats, policy: Policy, a
     tally.steps.append(steps)
 
 
-def _random_response(
+def random_response(
     chunks: NDArray[np.float32], rates: tuple[float, ...], rng: np.random.Generator
 ) -> tuple[Response, NDArray[np.float32]]:
     """Return an intervention at random: another candidate, half the speed, or rest."""
@@ -468,11 +468,11 @@ def missions_of(model: WorldModel, seeds: Sequence[int], episodes: int) -> list[
 
 
 def missed_limits(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the rows of the critic whose false veto rate is above the stated one."""
+    """Return the rows of critics whose false veto rate is above the stated one."""
     missed = []
     for row in rows:
         found = row["false_vetoes"]
-        if row["arm"] not in (CRITIC, SINGLE) or found is None:
+        if not row["arm"].startswith(CRITIC) or found is None:
             continue
         if found["interval"][0] > CONFIG.false_veto_rate:
             missed.append(

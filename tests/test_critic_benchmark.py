@@ -1,4 +1,4 @@
-"""The critic benchmark: a small run, its policies, and what it counts."""
+"""The critic benchmarks: small runs, its policies, and what it counts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from jepa_runtime import WorldModel
-from jepa_runtime.critic import Response
+from jepa_runtime.critic import CriticConfig, Response
 from tests.scripts import load
 
-critic = load("critic")
+critic, keep_out = load("critic"), load("critic_keep_out")
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +83,45 @@ def test_path_through_the_door_is_longer_than_the_straight_line(model: WorldMode
 
 def row(arm: str, vetoes: int, harmless: int) -> dict[str, Any]:
     """Return a row with one harmless chunk in each episode, of which ``vetoes`` were refused."""
-    found = critic._clustered([1] * vetoes + [0] * (harmless - vetoes), [1] * harmless)
+    found = critic.clustered([1] * vetoes + [0] * (harmless - vetoes), [1] * harmless)
     return {"policy": "p", "condition": critic.USUAL, "arm": arm, "false_vetoes": found}
 
 
 def test_false_veto_rate_significantly_above_the_stated_one_is_reported() -> None:
     within, above = row(critic.CRITIC, 60, 1000), row(critic.CRITIC, 80, 1000)
     assert critic.missed_limits([within, row(critic.FIXED, 500, 1000), row(critic.CRITIC, 0, 0)]) == []
-    clustered = critic._clustered([40, *[0] * 49], [40, *[10] * 49])
+    clustered = critic.clustered([40, *[0] * 49], [40, *[10] * 49])
     assert critic.missed_limits([within | {"false_vetoes": clustered}]) == []
     (message,) = critic.missed_limits([within, above])
     assert message.startswith("p, usual, critic: 8.0% of 1000 harmless chunks")
+
+
+def test_keep_out_run_prevents_entries(
+    two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 30 harmless chunks in the warm-up instead of 100."""
+    config = CriticConfig(limit=keep_out.CONFIG.limit, warmup=30)
+    monkeypatch.setattr(keep_out, "CONFIG", config)
+    monkeypatch.setattr(keep_out, "WARMUP_EPISODES", 40)
+    only = {name: policy for name, policy in keep_out.POLICIES.items() if name.startswith("towards")}
+    monkeypatch.setattr(keep_out, "POLICIES", only)
+    out = tmp_path / "critic_keep_out.json"
+    options = ["--bundle", str(two_rooms_bundle), "--seed", "5", "--episodes", "4", "--json", str(out)]
+    assert keep_out.main(options) == 0
+    rows = {row["arm"]: row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == list(keep_out.ARMS)
+    assert rows[critic.ALONE]["entered"] >= 3 and rows[keep_out.NO_TRIALS]["entered"] <= 1
+    assert rows[keep_out.NO_TRIALS]["mean_path_m"] > 2.0
+    assert rows[critic.CRITIC]["false_vetoes"]["of"] > 10
+
+
+def test_keep_out_warmup_without_enough_harmless_chunks_is_reported(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keep_out, "WARMUP_EPISODES", 1)
+    options = ["--bundle", str(two_rooms_bundle), "--episodes", "1", "--json", str(tmp_path / "k.json")]
+    assert keep_out.main(options) == 2
+    assert "fewer than 100 harmless chunks in 1 episodes" in capsys.readouterr().err

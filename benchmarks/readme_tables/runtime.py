@@ -274,6 +274,32 @@ def critic() -> str:
     return "\n".join(lines)
 
 
+def critic_keep_out() -> str:
+    """Return the entries into a place to avoid that the world model prevents in Two Rooms."""
+    report = read("critic_keep_out")
+    config = report["config"]
+    lines = [
+        f"{report['model']} ({report['precision']}) in Two Rooms, {report['rows'][0]['episodes']} held-out "
+        f"episodes of {report['max_steps'] * report['step_s']:g} s for each row. A robot within "
+        f"{report['radius_m']:g} m of the place has entered it; `limit={config['limit']:g}`: a harmless "
+        f"chunk stays at least {-config['limit']:g} steps away. The warm-up of {config['warmup']} harmless "
+        "chunks is "
+        f"in other episodes; `trial_rate={config['trial_rate']:g}` or 0. "
+        f"{processor(report['machine']['cpu'])}; `benchmarks/critic_keep_out.py`.",
+        "",
+        "| policy | driver | place entered | mean path | false vetoes (stated: at most "
+        f"{config['false_veto_rate']:.0%}) | harmful chunks not executed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        cells = [
+            f"{row['policy']} | {row['arm']} | {_rate(row)} | {row['mean_path_m']:.1f} m",
+            *(_part(row[name]) if row[name] else "" for name in ("false_vetoes", "prevented")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _rate(row: dict[str, Any]) -> str:
     return f"{row['rate']:.1%} ({span(row['interval'])})"
 
