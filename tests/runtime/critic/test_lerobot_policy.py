@@ -116,22 +116,29 @@ def test_act_policy_of_lerobot_drives_in_two_rooms(two_rooms_bundle: Path) -> No
 
     from jepa_sim.worlds import TwoRooms
 
-    key = "observation.images.top"
+    key, state_key = "observation.images.top", "observation.state"
     config = ACTConfig(
-        input_features={key: PolicyFeature(FeatureType.VISUAL, (3, 128, 128))},
+        input_features={
+            key: PolicyFeature(FeatureType.VISUAL, (3, 128, 128)),
+            state_key: PolicyFeature(FeatureType.STATE, (2,)),
+        },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
         chunk_size=6, n_action_steps=6, pretrained_backbone_weights=None, dim_model=32, n_heads=2,
         dim_feedforward=32, n_encoder_layers=1, n_vae_encoder_layers=1, latent_dim=4, device="cpu",
     )  # fmt: skip
     images = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)}
     actions = {"mean": torch.tensor([0.1, -0.1]), "std": torch.tensor([0.5, 0.5])}
+    positions = {"mean": torch.full((2,), 2.0), "std": torch.ones(2)}
     torch.manual_seed(0)
     policy = ACTPolicy(config)
-    preprocess, postprocess = make_act_pre_post_processors(config, {key: images, "action": actions})
+    preprocess, postprocess = make_act_pre_post_processors(
+        config, {key: images, state_key: positions, "action": actions}
+    )
     world = TwoRooms(seed=0)
 
     def batch(image: np.ndarray) -> dict[str, Any]:
-        return preprocess({key: torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255})
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        return preprocess({key: pixels, state_key: torch.from_numpy(world.position)[None].float()})
 
     with WorldModel.open(two_rooms_bundle) as opened, torch.inference_mode():
         for state in (None, learned(opened, limit=-1e6, veto_excess=1e-9)):
