@@ -256,7 +256,7 @@ def critic() -> str:
         "shortens the true path by at least one step.",
         "",
         "| policy | robot | false vetoes | by path | of fixed threshold | harmful chunks not executed | "
-        "failures prevented; caused | within bounds |",
+        "failures prevented; caused (all episodes) | within bounds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (policy, condition), found in rows.items():
