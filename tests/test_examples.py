@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,18 @@ def test_notebook_of_own_model_has_the_code_of_the_program() -> None:
 def test_notebook_stores_no_outputs() -> None:
     cells = json.loads((EXAMPLES / "own_model.ipynb").read_text(encoding="utf-8"))["cells"]
     assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+
+
+def test_critic_checks_the_chunks_of_a_policy(two_rooms_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "critic.py"), str(two_rooms_bundle)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^(\d+) of (\d+) goals reached", done.stdout, re.MULTILINE)
+    (_, unchecked), (reached, checked) = [tuple(map(int, line)) for line in lines]
+    # The same policy reaches less than a fifth of the goals alone.
+    assert unchecked + checked == 40 and reached >= 0.3 * checked
+    assert all(f"'{response}'" in done.stdout for response in ("accept", "choose", "veto"))
 
 
 def test_every_example_fits_on_a_page() -> None:

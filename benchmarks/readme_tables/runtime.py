@@ -219,3 +219,93 @@ def routes() -> str:
     for name, score in report["scores"].items():
         lines.append(f"| {name} | {score['routes']} | {score['rate']:.0%} | {span(score['interval'])} |")
     return "\n".join(lines)
+
+
+def critic() -> str:
+    """Return what the world model prevents as a critic of other policies in Two Rooms."""
+    report = read("critic")
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in report["rows"]:
+        rows.setdefault((row["policy"], row["condition"]), {})[row["arm"]] = row
+    arms = list(dict.fromkeys(row["arm"] for row in report["rows"]))
+    config, episodes = report["config"], report["rows"][0]["episodes"]
+    times = [row["evaluate_ms"] for row in report["rows"] if row["arm"] == "critic"]
+    lines = [
+        f"{report['model']} ({report['precision']}) in Two Rooms, {episodes} held-out episodes of at most "
+        f"{report['max_steps'] * report['step_s']:g} s for each cell, chunks of "
+        f"{report['chunk_steps']} steps, "
+        f"{report['candidates']} candidates, `limit={config['limit']:g}`, warm-up of {config['warmup']} "
+        f"harmless chunks (counted in all columns), `trial_rate={config['trial_rate']:g}`. "
+        f"{processor(report['machine']['cpu'])}, shared with other processes; a verdict takes "
+        f"{median(each['p50'] for each in times):.1f} ms (median over the rows of p50; p99 "
+        f"{median(each['p99'] for each in times):.1f} ms). `benchmarks/critic.py`.",
+        "",
+        "Goals reached in time, with 95 % intervals (Wilson):",
+        "",
+        f"| policy | robot | {' | '.join(arms)} |",
+        f"|---|---|{'---|' * len(arms)}",
+    ]
+    for (policy, condition), found in rows.items():
+        cells = [_rate(found[arm]) if arm in found else "" for arm in arms]
+        lines.append(f"| {policy} | {condition} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"The critic, after its warm-up. Stated: at most {config['false_veto_rate']:.0%} false vetoes, and "
+        f"{config['coverage']:.0%} of the scores within their bounds (given chunks; alternatives). "
+        "Intervals of false vetoes are from a bootstrap over episodes. *By path*: a chunk is harmless if it "
+        "shortens the true path by at least one step.",
+        "",
+        "| policy | robot | false vetoes | by path | of fixed threshold | harmful chunks not executed | "
+        "failures prevented; caused (all episodes) | within bounds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (policy, condition), found in rows.items():
+        row = found["critic"]
+        cells = [
+            _part(row["false_vetoes"]),
+            _part(row["true_false_vetoes"]),
+            _part(found["fixed threshold"]["false_vetoes"]),
+            _part(row["prevented"]),
+            f"{row['failures_prevented']} of {episodes - found['alone']['reached']}; "
+            f"{row['failures_caused']} of {found['alone']['reached']}",
+            "; ".join(_part(row["coverage"].get(kind)) for kind in ("given", "alternative")),
+        ]
+        lines.append(f"| {policy} | {condition} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def critic_keep_out() -> str:
+    """Return the entries into a place to avoid that the world model prevents in Two Rooms."""
+    report = read("critic_keep_out")
+    config = report["config"]
+    lines = [
+        f"{report['model']} ({report['precision']}) in Two Rooms, {report['rows'][0]['episodes']} held-out "
+        f"episodes of {report['max_steps'] * report['step_s']:g} s for each row. A robot within "
+        f"{report['radius_m']:g} m of the place has entered it; `limit={config['limit']:g}`: a harmless "
+        f"chunk stays at least {-config['limit']:g} steps away. The warm-up of {config['warmup']} harmless "
+        "chunks is "
+        f"in other episodes; `trial_rate={config['trial_rate']:g}` or 0. "
+        f"{processor(report['machine']['cpu'])}; `benchmarks/critic_keep_out.py`.",
+        "",
+        "| policy | driver | place entered | mean path | false vetoes (stated: at most "
+        f"{config['false_veto_rate']:.0%}) | harmful chunks not executed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        cells = [
+            f"{row['policy']} | {row['arm']} | {_rate(row)} | {row['mean_path_m']:.1f} m",
+            *(_part(row[name]) if row[name] else "" for name in ("false_vetoes", "prevented")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['rate']:.1%} ({span(row['interval'])})"
+
+
+def _part(proportion: dict[str, Any] | None) -> str:
+    """Return a proportion with its interval and count."""
+    if proportion is None:
+        return "none"
+    return f"{proportion['rate']:.1%} ({span(proportion['interval'])}) of {proportion['of']}"

@@ -10,6 +10,7 @@ CodedError
     │   ├── UnsupportedPrecisionError
     │   └── DeviceLostError
     ├── FrameError
+    ├── CriticError
     ├── OdometryError
     ├── SourceError
     ├── WorldError
@@ -36,6 +37,7 @@ __all__ = [
     "BackendError",
     "BundleError",
     "CodedError",
+    "CriticError",
     "DeviceLostError",
     "DoctorError",
     "FetchError",
@@ -121,6 +123,10 @@ class DeviceLostError(BackendError):
 
 class FrameError(JepaRuntimeError):
     """An image cannot be used: unsupported encoding, no pixels, or too few bytes for its size."""
+
+
+class CriticError(JepaRuntimeError):
+    """The critic cannot evaluate a chunk or its outcome."""
 
 
 class OdometryError(JepaRuntimeError):

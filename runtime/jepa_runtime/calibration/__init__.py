@@ -4,7 +4,7 @@ No clock and no file is used: stamps and numbers in, numbers out.
 """
 
 from jepa_runtime.calibration.alarms import Alarm, Alarms
-from jepa_runtime.calibration.conformal import MIN_RATE, Bounds
+from jepa_runtime.calibration.conformal import FIRST_RATE, MIN_RATE, Bounds, conformal_quantile
 from jepa_runtime.calibration.coverage import Coverage, CoverageRate, clearly_below
 from jepa_runtime.calibration.monitor import (
     Calibration,
@@ -26,6 +26,7 @@ from jepa_runtime.calibration.surprise import (
 )
 
 __all__ = [
+    "FIRST_RATE",
     "MIN_RATE",
     "Alarm",
     "Alarms",
@@ -42,6 +43,7 @@ __all__ = [
     "Threshold",
     "block_maxima",
     "clearly_below",
+    "conformal_quantile",
     "create_monitor",
     "is_correlated",
     "score",

@@ -49,13 +49,40 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FIRST_RATE = 0.5
+"""The rate of the first error."""
 MIN_RATE = 0.05
-"""The lowest rate at which bounds are adapted."""
+"""The lowest rate at which bounds are adapted, unless another is set."""
 # Between 1/2 and 1: fast enough that the rates add up to any correction, and that noise averages out.
 DECAY = 0.6
 # Lower limit of a bound relative to its start, so that a robot that stood all night recovers quickly.
 _MIN_OF_START = 1e-3
 _MIN = 1e-12
+
+
+def conformal_quantile(errors: Floats, probability: float) -> float:
+    """Return the bound of split conformal prediction: an order statistic of recorded errors.
+
+    The next error is at most this with the probability, if it is exchangeable with the ``errors``: the bound
+    is the ``ceil((n + 1) * probability)``-th smallest (Vovk, Gammerman & Shafer, "Algorithmic learning in a
+    random world", 2005).
+
+    Args:
+        errors: Errors [n].
+        probability: Probability that the next error is at most the bound.
+
+    Returns:
+        The bound; infinite if there are too few errors for this probability.
+
+    Raises:
+        ValueError: The errors are not [n] numbers, or the probability is out of range.
+    """
+    if errors.ndim != 1 or np.isnan(errors).any():
+        raise ValueError(f"errors must be [n] numbers, got {list(errors.shape)}")
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must lie between 0 and 1, got {probability}")
+    # The margin is for rounding.
+    rank = math.ceil((len(errors) + 1) * probability - 1e-9)
+    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else math.inf
 
 
 class Bounds:
@@ -68,13 +95,21 @@ class Bounds:
         delays: Number of predictions [H] made until the error of the first one arrives (>= 0): for h + 1
             steps, ``(h + 1) * step_s * rate_hz``.
         latent_space: See :attr:`jepa_runtime.model.world_model.WorldModel.latent_space`.
+        min_rate: The rate at which the decay stops. Higher for errors that are rare: the bound follows them
+            sooner, and varies more.
 
     Raises:
         ValueError: An argument is out of range, or numbers of horizons differ.
     """
 
     def __init__(
-        self, start: Sequence[float], *, probability: float, delays: Sequence[int], latent_space: str
+        self,
+        start: Sequence[float],
+        *,
+        probability: float,
+        delays: Sequence[int],
+        latent_space: str,
+        min_rate: float = MIN_RATE,
     ) -> None:
         first = np.asarray(start, np.float64)
         waits = np.asarray(delays, np.float64)
@@ -84,6 +119,9 @@ class Bounds:
             raise ValueError(f"delays must be {len(first)} numbers >= 0, got {list(delays)}")
         if not 0 < probability < 1:
             raise ValueError(f"probability must lie between 0 and 1, got {probability}")
+        if not 0 < min_rate <= FIRST_RATE:
+            raise ValueError(f"min_rate must be above 0 and at most {FIRST_RATE}, got {min_rate}")
+        self._min_rate = min_rate
         self.probability = probability
         self.latent_space = latent_space
         known = first > 0
@@ -134,7 +172,7 @@ class Bounds:
     def _rates(self) -> Floats:
         """Return the rate [H] of the newest error of each horizon."""
         decayed = FIRST_RATE * np.maximum(self._counts, 1.0) ** -DECAY
-        rates: Floats = np.minimum(np.maximum(decayed, MIN_RATE), self._max_rate)
+        rates: Floats = np.minimum(np.maximum(decayed, self._min_rate), self._max_rate)
         return rates
 
     def adopt_state(self, other: Bounds) -> None:

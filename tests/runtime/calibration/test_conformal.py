@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_runtime.calibration import Bounds
+from jepa_runtime.calibration import Bounds, conformal_quantile
 from jepa_runtime.calibration.conformal import DECAY, FIRST_RATE, MIN_RATE
 
 STREAMS = 50  # Each stream takes the place of a horizon, so that many run at once.
@@ -236,3 +236,40 @@ def test_error_that_is_not_a_norm_is_rejected(error: float) -> None:
 def test_errors_of_other_horizons_are_rejected(errors: int, stated: int) -> None:
     with pytest.raises(ValueError, match=rf"must be \[2\], got \[{errors}\] and \[{stated}\]"):
         make(streams=2).update(np.ones(errors), np.ones(stated))
+
+
+def test_update_with_a_higher_minimum_rate_does_not_decay_below_it() -> None:
+    bounds = Bounds([1.0], probability=0.9, delays=[0], latent_space="a", min_rate=0.5)
+    for _ in range(100):
+        bounds.update(np.array([1.0]), np.array([0.5]))
+    assert float(bounds.current()[0]) == pytest.approx(math.exp(100 * 0.5 * 0.9))
+
+
+@pytest.mark.parametrize("min_rate", [0.0, 0.6])
+def test_minimum_rate_out_of_range_raises(min_rate: float) -> None:
+    with pytest.raises(ValueError, match="min_rate"):
+        Bounds([1.0], probability=0.9, delays=[0], latent_space="a", min_rate=min_rate)
+
+
+@pytest.mark.parametrize(
+    ("count", "probability", "rank"), [(19, 0.95, 19), (18, 0.95, None), (99, 0.9, 90), (100, 0.9, 91)]
+)
+def test_conformal_quantile_is_the_stated_order_statistic(
+    count: int, probability: float, rank: int | None
+) -> None:
+    errors = np.random.default_rng(0).permutation(np.arange(1.0, count + 1))
+    assert conformal_quantile(errors, probability) == (math.inf if rank is None else rank)
+
+
+def test_conformal_quantile_covers_the_next_error_with_the_probability() -> None:
+    errors = np.random.default_rng(0).standard_normal((4000, 40))
+    within = [row[-1] <= conformal_quantile(row[:-1], 0.9) for row in errors]
+    assert np.mean(within) == pytest.approx(0.9, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("errors", "probability"), [(np.zeros((2, 2)), 0.9), (np.array([np.nan]), 0.9), (np.zeros(2), 1.0)]
+)
+def test_conformal_quantile_of_bad_input_raises(errors: np.ndarray, probability: float) -> None:
+    with pytest.raises(ValueError):
+        conformal_quantile(errors, probability)
