@@ -487,6 +487,12 @@ def line(row: dict[str, Any]) -> str:
     low, high = row["interval"]
     shown = f"{row['policy']:<38} {row['condition']:<13} {row['arm']:<22}"
     shown += f" {row['reached']:>4}/{row['episodes']:<4} {row['rate']:6.1%} [{low:.1%}, {high:.1%}]"
+    return shown + proportions(row)
+
+
+def proportions(row: dict[str, Any]) -> str:
+    """Return the proportions of chunks of a row as the end of its line."""
+    shown = ""
     for label, name in (("false vetoes", "false_vetoes"), ("harmful chunks replaced", "prevented")):
         if (found := row[name]) is not None:
             shown += f"  {label} {found['rate']:.1%} of {found['of']}"

@@ -37,6 +37,7 @@ from critic import (
     clustered,
     directions,
     missed_limits,
+    proportions,
     random_response,
     turned,
 )
@@ -296,10 +297,7 @@ def line(row: dict[str, Any]) -> str:
     low, high = row["interval"]
     shown = f"{row['policy']:<36} {row['arm']:<21} entered {row['entered']:>4}/{row['episodes']:<4}"
     shown += f" {row['rate']:6.1%} [{low:.1%}, {high:.1%}]  path {row['mean_path_m']:.1f} m"
-    for label, name in (("false vetoes", "false_vetoes"), ("harmful chunks replaced", "prevented")):
-        if (found := row[name]) is not None:
-            shown += f"  {label} {found['rate']:.1%} of {found['of']}"
-    return shown
+    return shown + proportions(row)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
