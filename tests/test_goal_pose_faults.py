@@ -89,5 +89,5 @@ def test_robot_reaches_the_goal_without_a_fault() -> None:
     world = FirstPersonRooms(faults.LEVEL)
     (seed,) = faults.near_goals(world, 0, 1)
     with WorldModel.open(Bundle.open(BUNDLE), options=BackendOptions(threads=1)) as model:
-        drive = faults.drive_with_client(model, world, seed, None, after_s=0.5, lasts_s=11.5)
+        drive = faults.drive_with_client(model, world, seed, None, after_s=0.5, lasts_s=5.5)
     assert drive.reached and drive.stopped_after_s is None and drive.stops == 0

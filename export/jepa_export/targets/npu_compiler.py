@@ -30,6 +30,9 @@ from jepa_runtime.util import ArgumentParser
 SYSTEM_PACKAGES = {"wine": "wine", "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64"}
 MODEL, BLOB, TRACE = "model.xml", "model.blob", "compileTimeScheduleTrace.json"
 _REQUIREMENTS, _FAILED = "REQUIREMENTS ", "FAILED "
+# Wine's server ends a few seconds after its last program. A program that connects just then is cut off before
+# it has begun.
+_CUT_OFF, _ATTEMPTS = "wine client error", 3
 _SOURCE = r"""
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,14 +97,17 @@ class NpuCompiler:
         what = f"{model_xml}: the NPU compiler of OpenVINO {self.release} for platform {platform}"
         shutil.copyfile(model_xml, folder / MODEL)
         shutil.copyfile(model_xml.with_suffix(".bin"), folder / Path(MODEL).with_suffix(".bin"))
-        # Without folders in file names, because the program expects Windows paths.
-        _, output = run_confined(
-            ["wine", str(self.program), MODEL, platform, BLOB, "enable-schedule-trace=true"],
-            folder=folder,
-            limits=limits,
-            what=what,
-            environment=_wine(self.folder),
-        )
+        for _ in range(_ATTEMPTS):
+            # Without folders in file names, because the program expects Windows paths.
+            _, output = run_confined(
+                ["wine", str(self.program), MODEL, platform, BLOB, "enable-schedule-trace=true"],
+                folder=folder,
+                limits=limits,
+                what=what,
+                environment=_wine(self.folder),
+            )
+            if _CUT_OFF not in output:
+                break
         made = [line for line in output.splitlines() if line.startswith(_REQUIREMENTS)]
         if not made or not (folder / BLOB).is_file() or not (folder / TRACE).is_file():
             raise JepaExportError(f"{what} {_reason(output)}", code="target.npu_compilation_failed")

@@ -55,22 +55,25 @@ class MotionCheck:
         self._integrate()
         self._effort = effort
 
-    def observe(self, effort: float, response: float) -> bool:
+    def observe(self, effort: float, response: float, *, step_s: float) -> bool:
         """Add the comparison of an image with its prediction.
 
         Args:
             effort: Mean effort executed in the previous step. It replaces the commanded effort since the last
                 observation, which another component may have limited.
             response: Proportion of the predicted change that the image shows; NaN: no change is predicted.
+            step_s: Duration of a step. If the last observation is older, the effort in between is unknown,
+                and at most what was commanded.
 
         Returns:
             Whether all motion is confirmed and the probation is over.
         """
         self._integrate()
         now_s = self._clock()
-        elapsed_s, self._observed_s, self._pending_s = now_s - self._observed_s, now_s, 0.0
+        elapsed_s, self._observed_s = now_s - self._observed_s, now_s
+        commanded_s, self._pending_s = self._pending_s, 0.0
         shown = 0.0 if math.isnan(response) else min(max(response, _MIN_RESPONSE), 1.0)
-        moved_s = effort * elapsed_s
+        moved_s = max(effort * min(elapsed_s, step_s), min(effort * elapsed_s, commanded_s))
         self.shown_s = max(self.shown_s + moved_s * shown, 0.0)
         if self.shown_s >= self._required_s:
             self._floor_s = 0.0

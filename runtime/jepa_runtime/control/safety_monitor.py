@@ -206,7 +206,7 @@ class SafetyMonitor:
         # A repeated image confirms nothing.
         shown = min(response, 0.0) if self._is_repeated else response
         is_held = self.holds.keys() & _PROBATION
-        is_confirmed = effort is not None and self.motion.observe(effort, shown)
+        is_confirmed = effort is not None and self.motion.observe(effort, shown, step_s=self.step_s)
         if is_confirmed and not is_held and self.motion.shown_s >= _FORGIVEN_AFTER * self._limit_s:
             self._attempts = 0
         self._check_images(now_s)

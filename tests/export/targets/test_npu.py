@@ -143,6 +143,36 @@ def test_missing_compiler_is_reported_with_what_to_install(
     assert not (tmp_path / "cache").exists() and not (tmp_path / "model.blob").exists()
 
 
+@pytest.mark.parametrize(("cut_off", "is_compiled"), [(2, True), (3, False)])
+def test_program_that_wine_cuts_off_is_started_again(
+    cut_off: int, is_compiled: bool, ir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script stands in for Wine, whose server is cut off so rarely that no test can wait for it."""
+    wine, starts = tmp_path / "wine", tmp_path / "starts"
+    wine.write_text(
+        f"""#!/bin/sh
+echo start >> {starts}
+if [ $(wc -l < {starts}) -le {cut_off} ]; then
+  echo "wine client error:0: recvmsg: Connection reset by peer"
+  exit 1
+fi
+touch {npu_compiler.BLOB} {npu_compiler.TRACE}
+echo "REQUIREMENTS meta=2.7"
+""",
+        encoding="utf-8",
+    )
+    wine.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "made").mkdir()
+    compiler = npu_compiler.NpuCompiler(tmp_path / "npu", "2026.4.1")
+    if is_compiled:
+        assert compiler.compile(ir, "4000", tmp_path / "made", ProcessLimits()) == "meta=2.7"
+        return
+    with pytest.raises(JepaExportError, check=code("target.npu_compilation_failed")) as error:
+        compiler.compile(ir, "4000", tmp_path / "made", ProcessLimits())
+    assert "Connection reset" in str(error.value)
+
+
 @needs_compiler
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_ir_becomes_a_blob_with_estimate_and_origin(platform: str, ir: Path, tmp_path: Path) -> None:

@@ -192,6 +192,25 @@ def test_motion_blocked_by_other_nodes_is_not_counted(images):
     assert not images.monitor.holds
 
 
+def test_motion_after_a_long_gap_between_images_counts_from_its_start(images):
+    """The effort is a mean of one step, and the robot stood in most of the gap."""
+    images.receive(PERIOD_S)
+    images.monitor.motion.set_command(0.0)
+    images.clock.now_s += 5.0
+    images.monitor.motion.set_command(1.0)
+    images.clock.now_s += STEP_S / 2
+    images.monitor.add_surprise(False, effort=0.5, response=math.nan)
+    assert images.monitor.unconfirmed_ratio == pytest.approx(STEP_S / 2 / FROZEN_AFTER_S)
+
+
+def test_motion_during_a_long_gap_between_images_counts(images):
+    images.receive(PERIOD_S)
+    images.monitor.motion.set_command(1.0)
+    images.clock.now_s += 0.8
+    images.monitor.add_surprise(False, effort=1.0, response=math.nan)
+    assert images.monitor.unconfirmed_ratio == pytest.approx(0.8 / FROZEN_AFTER_S)
+
+
 @pytest.mark.parametrize("size", range(1, 33))
 def test_images_that_repeat_a_recent_one_are_a_reason(images, size):
     images.receive(5.0)
