@@ -59,7 +59,7 @@ from jepa_export.evaluation.compute_cost import parameters
 from jepa_export.targets.openvino import Sample
 from jepa_runtime.control import ControllerConfig, preset
 from jepa_runtime.errors import JepaRuntimeError
-from jepa_runtime.planning import ActionLimits, Plan, Planner, create_search, mean_squared
+from jepa_runtime.planning import ActionLimits, Plan, Planner, SearchContext, create_search, mean_squared
 from jepa_runtime.telemetry import read_environment
 from jepa_runtime.util import PERCENTILE_METHOD, format_ms, summarize, write_json
 
@@ -188,7 +188,9 @@ def plan(
 ) -> Plan:
     """Plan from one latent [D] to another, from a cold start."""
     side = np.ones(10, np.float32)
-    search = create_search(settings.search, ActionLimits(low=-side, high=side), seed=seed)
+    search = create_search(
+        settings.search, SearchContext(limits=ActionLimits(low=-side, high=side), seed=seed)
+    )
     planner = Planner(
         search, iterations=settings.iterations_per_step, budget_s=budget_s, reduction=settings.reduction
     )

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_runtime.control import preset
-from jepa_runtime.planning import ActionLimits, create_search
+from jepa_runtime.planning import ActionLimits, SearchContext, create_search
 from jepa_runtime.telemetry import cpu_info, package_versions
 from jepa_runtime.util import PERCENTILE_METHOD, summarize, write_json
 
@@ -44,7 +44,7 @@ def search_alone(name: str, iterations: int) -> dict[str, Any]:
     """Return the statistics of ask and tell over ``iterations``."""
     settings, size = preset(name).search, ACTION_SIZES[name]
     limits = ActionLimits(low=np.full(size, -1, np.float32), high=np.ones(size, np.float32))
-    search = create_search(settings, limits, seed=0)
+    search = create_search(settings, SearchContext(limits=limits, seed=0))
     costs = np.random.default_rng(0).uniform(0, 1, (iterations, settings.num_samples)).astype(np.float32)
     spent_ms: dict[str, list[float]] = {"ask": [], "tell": []}
     for each in costs:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from readme_tables.models import distilled, first_person_time_charged, students, time_charged, trusted
-from readme_tables.runtime import critic, critic_keep_out, latency, lewm, limits, measured, routes
+from readme_tables.runtime import critic, critic_keep_out, latency, lewm, limits, measured, planners, routes
 from readme_tables.updates import updates
 from readme_tables.worlds import first_person, first_person_mujoco, first_person_robot
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
     "distilled": distilled, "trusted": trusted, "lewm": lewm, "routes": routes, "critic": critic,
-    "critic_keep_out": critic_keep_out,
+    "critic_keep_out": critic_keep_out, "planners": planners,
     "first_person": first_person, "first_person_mujoco": first_person_mujoco,
     "first_person_robot": first_person_robot, "time_charged": time_charged,
     "first_person_time_charged": first_person_time_charged,
@@ -32,7 +32,7 @@ PAGES = {
     "docs/explanation/latency.md": ("time_charged", "first_person_time_charged"),
     "docs/how-to/critic.md": ("critic", "critic_keep_out"),
     "docs/how-to/teach-and-repeat.md": ("routes",),
-    "docs/worlds.md": ("first_person", "first_person_robot", "first_person_mujoco"),
+    "docs/worlds.md": ("planners", "first_person", "first_person_robot", "first_person_mujoco"),
 }
 
 

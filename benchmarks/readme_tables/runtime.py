@@ -300,6 +300,45 @@ def critic_keep_out() -> str:
     return "\n".join(lines)
 
 
+def planners() -> str:
+    """Return success against milliseconds of the registered searches in Two Rooms."""
+    lines: list[str] = []
+    for report in read_by_processor("planners"):
+        rows = report["rows"]
+        energies = [energy for energy in dict.fromkeys(row["energy"] for row in rows) if energy != "-"]
+        found = {(row["planner"], row["energy"]): row for row in rows}
+        columns = " | ".join(f"{energy}: goals reached | steps | p50; p99 ms" for energy in energies)
+        lines += [
+            f"{report['model']} ({report['precision']}) in Two Rooms, {rows[0]['episodes']} held-out "
+            f"episodes for each row, one image and a plan of {report['iterations']} iterations per step, "
+            f"{report['threads']} thread. {processor(report['machine']['cpu'])}, shared with other processes "
+            "during the run, which p99 shows. `benchmarks/planners.py`.",
+            "",
+            f"| planner | {columns} |",
+            f"|---|{'---|' * 3 * len(energies)}",
+        ]
+        for name in report["searches"]:
+            cells = [
+                f"{_rate(row)} | {_steps(row)} | {row['decision_ms']['p50']:.1f}; "
+                f"{row['decision_ms']['p99']:.1f}"
+                for row in (found[name, energy] for energy in energies)
+            ]
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        lines += ["", "Without a search, stopping by the true distance:", ""]
+        lines += ["| driver | goals reached | steps |", "|---|---|---|"]
+        lines += [
+            f"| {row['planner'].replace('_', ' ')} | {_rate(row)} | {_steps(row)} |"
+            for row in rows
+            if row["energy"] == "-"
+        ]
+    return "\n".join(lines)
+
+
+def _steps(row: dict[str, Any]) -> str:
+    """Return the mean duration of the episodes that reached their goal."""
+    return "-" if row["mean_steps"] is None else f"{row['mean_steps']:.1f}"
+
+
 def _rate(row: dict[str, Any]) -> str:
     return f"{row['rate']:.1%} ({span(row['interval'])})"
 

@@ -17,12 +17,18 @@ from jepa_runtime.commands import (
     positive,
     text_output,
 )
+from jepa_runtime.planning import search_names
 from jepa_runtime.util import PRECISIONS
 
 _NPU = "npu:"
 _FILMS = 3
 _MAX_MS = 60e3
-PLANNERS = ("eb_jepa", "lewm", "steering", "two_rooms", "vjepa2_ac")
+PRESETS = ("eb_jepa", "lewm", "steering", "two_rooms", "vjepa2_ac")
+
+
+def planners() -> list[str]:
+    """Return the names of all planners: presets, then searches with their default settings."""
+    return list(dict.fromkeys([*PRESETS, *search_names()]))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -68,9 +74,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--planner",
-        choices=PLANNERS,
+        choices=planners(),
         default="two_rooms",
-        help="planner preset (default: %(default)s)",
+        help="planner preset or search (default: %(default)s)",
     )
     parser.add_argument(
         "--time",

@@ -17,7 +17,7 @@ from jepa_runtime.commands import (
     text_output,
 )
 from jepa_runtime.util import PRECISIONS
-from jepa_sim.drive_parser import PLANNERS
+from jepa_sim.drive_parser import planners
 
 
 def add_parser(subparsers: Any) -> None:
@@ -66,7 +66,9 @@ def add_parser(subparsers: Any) -> None:
         "--precision", choices=PRECISIONS, help="precision (default: the bundle's first that the engine runs)"
     )
     parser.add_argument(
-        "--planner", choices=PLANNERS, help="planner preset (default: two_rooms; with --to: steering)"
+        "--planner",
+        choices=planners(),
+        help="planner preset or search (default: two_rooms; with --to: steering)",
     )
     parser.add_argument(
         "--threads", type=count, default=1, metavar="N", help="inference threads (default: %(default)s)"

@@ -277,6 +277,16 @@ def test_model_that_cannot_be_steered_is_rejected(planner):
     assert not planner.drives()
 
 
+def test_search_methods_are_the_registered_ones_that_need_neither_latents_nor_a_policy():
+    (method,) = (each for each in PARAMETERS if each.name == "search_method")
+    assert method.choices == ("cem", "mppi", "refined_cem", "steering")
+    values = {parameter.name: parameter.default for parameter in PARAMETERS}
+    for name in ("mppi", "refined_cem"):
+        search = create_controller_model(model_info(), values | {"search_method": name}).planner._search
+        assert name == search.config.METHOD
+        assert (search.config.horizon, search.config.topk) == (HORIZON, min(8, model_info().num_samples))
+
+
 def test_steering_uses_the_speed_limits_of_its_parameters():
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
     steered = values | {"search_method": "steering", "max_speed_mps": 0.2, "max_turn_radps": 0.5}

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from jepa_runtime.planning.cem import CEMConfig
 from jepa_runtime.planning.energies import ENERGIES, EnergyName, ReductionName
-from jepa_runtime.planning.mppi import MPPIConfig
-from jepa_runtime.planning.steering import SteeringConfig
+from jepa_runtime.planning.search_method import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +15,8 @@ class ControllerConfig:
     """Settings of the controller. The defaults are those of the planner node.
 
     Attributes:
-        search: Method of the search and its settings. Steering needs a model that reads poses, and actions
-            ``linear.x`` and ``angular.z``.
+        search: Settings of a registered search, see :mod:`jepa_runtime.planning.registry`. Steering needs a
+            model that reads poses, and actions ``linear.x`` and ``angular.z``.
         seed: Seed of the candidates.
         energy: Energy by which candidates are compared; None: the bundle's own. Whether the goal is reached
             is always decided by the bundle's own energy.
@@ -51,7 +50,7 @@ class ControllerConfig:
         ValueError: A count or the delay is out of range, or the energy is unknown.
     """
 
-    search: CEMConfig | MPPIConfig | SteeringConfig = field(default_factory=CEMConfig)
+    search: SearchSettings = field(default_factory=CEMConfig)
     seed: int = 0
     energy: EnergyName | None = None
     reduction: ReductionName = "sum"

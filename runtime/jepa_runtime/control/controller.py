@@ -23,11 +23,9 @@ from jepa_runtime.control.receding_horizon import Decision, PlannerInput, Recedi
 from jepa_runtime.control.safety_monitor import RETRIED, SafetyMonitor, StopCause
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits
-from jepa_runtime.planning.cem import CEM
 from jepa_runtime.planning.differential_drive import DifferentialDrive
-from jepa_runtime.planning.mppi import MPPI
-from jepa_runtime.planning.planner import create_search
-from jepa_runtime.planning.steering import Steering, SteeringConfig
+from jepa_runtime.planning.registry import create_search, find_search
+from jepa_runtime.planning.search_method import LatentModel, SearchContext
 from jepa_runtime.telemetry.diagnostics import Level, Verdict
 
 # States in which there is no command.
@@ -68,19 +66,20 @@ class ControllerModel:
         goal_threshold: float,
         per_step: bool = False,
         action_names: Sequence[str] = (),
+        latent_model: LatentModel | None = None,
     ) -> ControllerModel:
         """Return a model with the planner of ``config``, whose search must fit the model.
 
         Raises:
-            JepaRuntimeError: The search is steering, and the actions do not drive such a robot.
+            JepaRuntimeError: The search is not registered, needs ``latent_model``, or uses the pose of the
+                goal and the actions do not drive such a robot.
         """
-        search: CEM | MPPI | Steering
-        if isinstance(config.search, SteeringConfig):
-            drive = DifferentialDrive.of(action_names)
-            search = Steering(config.search, limits, drive, step_s=step_s, seed=config.seed)
-            goal_pose = GoalPoseEstimator(drive, seed=config.seed)
-        else:
-            search, goal_pose = create_search(config.search, limits, seed=config.seed), None
+        context = SearchContext(
+            limits=limits, seed=config.seed, step_s=step_s, action_names=action_names, model=latent_model
+        )
+        search, goal_pose = create_search(config.search, context), None
+        if "goal_pose" in find_search(config.search.METHOD).requires:
+            goal_pose = GoalPoseEstimator(DifferentialDrive.of(action_names), seed=config.seed)
         planner = RecedingHorizonPlanner(
             search,
             step_s=step_s,

@@ -16,6 +16,7 @@ from jepa_runtime.control.config import ControllerConfig
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.cem import CEMConfig
 from jepa_runtime.planning.mppi import MPPIConfig
+from jepa_runtime.planning.registry import find_search, search_names
 from jepa_runtime.planning.steering import SteeringConfig
 
 
@@ -92,14 +93,17 @@ PRESETS = {create.__name__: create for create in (vjepa2_ac, lewm, eb_jepa, two_
 
 
 def preset(name: str) -> ControllerConfig:
-    """Return the settings of this name.
+    """Return the settings of this name: those of a preset, or the defaults with a registered search.
 
     Raises:
-        JepaRuntimeError: There is no such preset.
+        JepaRuntimeError: There is neither, or the package of the search is broken.
     """
-    if name not in PRESETS:
+    if name in PRESETS:
+        return PRESETS[name]()
+    if name not in search_names():
+        known = dict.fromkeys([*PRESETS, *search_names()])
         raise JepaRuntimeError(
-            f"unknown planner preset {name!r}: choose one of {', '.join(PRESETS)}",
+            f"unknown planner {name!r}: choose one of {', '.join(known)}",
             code="planner.unknown_preset",
         )
-    return PRESETS[name]()
+    return ControllerConfig(search=find_search(name).config())

@@ -21,6 +21,7 @@ from jepa_runtime.control.progress_checker import ProgressChecker
 from jepa_runtime.control.recovery import BlockedDirections, RecoveryMotion
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.energies import ReductionName, plan_costs
+from jepa_runtime.planning.search import LatentFutures
 from jepa_runtime.util.odometry_history import OdometryPose
 
 # Candidates may still be under evaluation when the next futures arrive. After this many images without an
@@ -51,6 +52,10 @@ class Search(Protocol):
     def directions(self, speed: float) -> NDArray[np.float32]: ...
     def set_goal_pose(self, pose: RelativePose | None) -> None: ...
     def pose_ratio(self, pose: RelativePose | None) -> float: ...
+    def set_proposals(self, proposals: NDArray[np.float32] | None) -> None: ...
+    def energies(
+        self, energies: NDArray[np.float32], futures: LatentFutures | None
+    ) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ class PlannerInput:
         goal_pose: Pose of the goal in the frame of the image, and of the command that answers it for
             :class:`RecedingHorizonPlanner`; None: the model did not read it. Only steering uses it.
         odometry: Pose of the robot at the image by odometry; None: unknown. Only steering uses it.
+        latents: The predicted latents; None: the caller has none. Only searches that require them use them.
+        proposals: Action sequences [n, h, A] of a policy for the image; None: there is no policy.
     """
 
     stamp_ns: int
@@ -82,6 +89,8 @@ class PlannerInput:
     image_publishers: int = 0
     goal_pose: RelativePose | None = None
     odometry: OdometryPose | None = None
+    latents: LatentFutures | None = None
+    proposals: NDArray[np.float32] | None = None
 
     @property
     def is_unusable(self) -> bool:
@@ -225,6 +234,7 @@ class RecedingHorizonPlanner:
         self._learn_and_shift(futures, elapsed_ns)
         self._check_progress(futures, elapsed_ns)
         self._search.set_goal_pose(futures.goal_pose)
+        self._search.set_proposals(futures.proposals)
         return self._decide(futures)
 
     def refine(self, futures: PlannerInput) -> Decision:
@@ -292,7 +302,7 @@ class RecedingHorizonPlanner:
             if self._recovery.start(futures.energies, futures.current_energy, futures.stamp_ns):
                 self._progress_checker.grant(self._recovery.duration_ns)
             return False
-        self._search.tell(self._costs(futures.energies))
+        self._search.tell(self._costs(self._search.energies(futures.energies, futures.latents)))
         self._planned_until_ns = futures.stamp_ns + (len(self._search.mean) + 1) * self._step_ns
         self._proposed_ns = 0
         self.iterations += 1

@@ -1,4 +1,4 @@
-"""Search for action sequences: CEM, MPPI and steering, energies and costs, action limits, default candidates.
+"""Search for action sequences: a registry of searches, energies and costs, action limits, candidates.
 
 Example::
 
@@ -22,10 +22,21 @@ if TYPE_CHECKING:
     from jepa_runtime.planning.candidates import default_candidates
     from jepa_runtime.planning.cem import CEM, CEMConfig
     from jepa_runtime.planning.differential_drive import DifferentialDrive
-    from jepa_runtime.planning.energies import ENERGIES, mean_squared, plan_costs
+    from jepa_runtime.planning.energies import ENERGIES, EnergyName, mean_squared, plan_costs
+    from jepa_runtime.planning.hierarchical_cem import HierarchicalCEM, HierarchicalCEMConfig
     from jepa_runtime.planning.mppi import MPPI, MPPIConfig
-    from jepa_runtime.planning.planner import Plan, Planner, create_search
-    from jepa_runtime.planning.search import Search
+    from jepa_runtime.planning.planner import Plan, Planner
+    from jepa_runtime.planning.policy_cem import PolicyCEM, PolicyCEMConfig
+    from jepa_runtime.planning.refined_cem import RefinedCEM, RefinedCEMConfig
+    from jepa_runtime.planning.registry import create_search, find_search, search_names
+    from jepa_runtime.planning.search import LatentFutures, Search, SearchConfig, SearchInputs
+    from jepa_runtime.planning.search_method import (
+        LatentModel,
+        SearchContext,
+        SearchInput,
+        SearchMethod,
+        SearchSettings,
+    )
     from jepa_runtime.planning.steering import Steering, SteeringConfig
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -35,10 +46,21 @@ else:
             "candidates": ["default_candidates"],
             "cem": ["CEM", "CEMConfig"],
             "differential_drive": ["DifferentialDrive"],
-            "energies": ["ENERGIES", "mean_squared", "plan_costs"],
+            "energies": ["ENERGIES", "EnergyName", "mean_squared", "plan_costs"],
             "mppi": ["MPPI", "MPPIConfig"],
-            "planner": ["Plan", "Planner", "create_search"],
-            "search": ["Search"],
+            "hierarchical_cem": ["HierarchicalCEM", "HierarchicalCEMConfig"],
+            "planner": ["Plan", "Planner"],
+            "policy_cem": ["PolicyCEM", "PolicyCEMConfig"],
+            "refined_cem": ["RefinedCEM", "RefinedCEMConfig"],
+            "registry": ["create_search", "find_search", "search_names"],
+            "search": ["LatentFutures", "Search", "SearchConfig", "SearchInputs"],
+            "search_method": [
+                "LatentModel",
+                "SearchContext",
+                "SearchInput",
+                "SearchMethod",
+                "SearchSettings",
+            ],
             "steering": ["Steering", "SteeringConfig"],
         },
     )
@@ -50,14 +72,31 @@ __all__ = [
     "ActionLimits",
     "CEMConfig",
     "DifferentialDrive",
+    "EnergyName",
+    "HierarchicalCEM",
+    "HierarchicalCEMConfig",
+    "LatentFutures",
+    "LatentModel",
     "MPPIConfig",
     "Plan",
     "Planner",
+    "PolicyCEM",
+    "PolicyCEMConfig",
+    "RefinedCEM",
+    "RefinedCEMConfig",
     "Search",
+    "SearchConfig",
+    "SearchContext",
+    "SearchInput",
+    "SearchInputs",
+    "SearchMethod",
+    "SearchSettings",
     "Steering",
     "SteeringConfig",
     "create_search",
     "default_candidates",
+    "find_search",
     "mean_squared",
     "plan_costs",
+    "search_names",
 ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.planning.action_limits import Floats32
 from jepa_runtime.planning.search import Search, SearchConfig
+from jepa_runtime.planning.search_method import SearchMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +45,12 @@ class CEM(Search[CEMConfig]):
         mean, std = elites.mean(axis=0), elites.std(axis=0)
         self.mean = mean + np.float32(self.config.momentum_mean) * (self.mean - mean)
         self._std = self._floor(std + np.float32(self.config.momentum_std) * (self._std - std))
+
+
+SEARCH = SearchMethod(
+    name=CEMConfig.METHOD,
+    summary="among random candidates, by their energies",
+    source="Rubinstein and Kroese, The Cross-Entropy Method (2004)",
+    config=CEMConfig,
+    create=lambda config, context: CEM(config, context.limits, seed=context.seed),
+)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Floats32 = NDArray[np.float32]
 EnergyName = Literal["l1", "l2", "mean_squared", "cosine"]
+"""Names of the energies, see :data:`ENERGIES`."""
 ReductionName = Literal["last_step", "sum", "discounted", "min"]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.planning.action_limits import Floats32
 from jepa_runtime.planning.search import Search, SearchConfig
+from jepa_runtime.planning.search_method import SearchMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +55,12 @@ def path_weights(costs: NDArray[np.floating], temperature: float) -> Floats32:
     weights = np.exp(-(costs - costs.min()) / temperature)
     normalized: Floats32 = (weights / weights.sum()).astype(np.float32)
     return normalized
+
+
+SEARCH = SearchMethod(
+    name=MPPIConfig.METHOD,
+    summary="the same, with candidates weighted by their energies",
+    source="Williams et al., Information Theoretic MPC for Model-Based Reinforcement Learning (2017)",
+    config=MPPIConfig,
+    create=lambda config, context: MPPI(config, context.limits, seed=context.seed),
+)

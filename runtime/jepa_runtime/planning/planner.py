@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jepa_runtime.planning.action_limits import ActionLimits, Floats32
-from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.action_limits import Floats32
 from jepa_runtime.planning.energies import ReductionName, plan_costs
-from jepa_runtime.planning.mppi import MPPI, MPPIConfig
 from jepa_runtime.planning.search import Search
 
 # Candidates [K, H, A] -> their energies [K, H], or their costs [K]: all of them in one call.
@@ -100,10 +98,3 @@ class Planner:
             longest_s = max(longest_s, ends - began)
         best = best if lowest < math.inf else self.search.mean
         return Plan(self.search.mean.copy(), best.copy(), lowest, done)
-
-
-def create_search(config: CEMConfig | MPPIConfig, limits: ActionLimits, *, seed: int) -> CEM | MPPI:
-    """Return the search with these settings."""
-    if isinstance(config, MPPIConfig):
-        return MPPI(config, limits, seed=seed)
-    return CEM(config, limits, seed=seed)

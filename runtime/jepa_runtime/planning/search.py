@@ -75,10 +75,50 @@ class SearchConfig:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentFutures:
+    """The predicted futures of one image as latents.
+
+    Attributes:
+        latents: Predicted latents [K, H, T, D] of the candidates.
+        current: Latent [T, D] from which they start.
+        goal: Latent [T, D] of the goal.
+    """
+
+    latents: Floats32
+    current: Floats32
+    goal: Floats32
+
+
+class SearchInputs:
+    """What a planner passes to a search in addition to costs. A search overrides what it uses."""
+
+    def set_goal_pose(self, pose: RelativePose | None) -> None:
+        """Note the pose of the goal at the next command; None: it is unknown."""
+
+    def pose_ratio(self, pose: RelativePose | None) -> float:
+        """Return how far away the goal is, as a multiple of the tolerance; 0: its energy alone decides."""
+        del pose
+        return 0.0
+
+    def set_proposals(self, proposals: Floats32 | None) -> None:
+        """Note action sequences [n, h, A] that a policy proposes for the newest image; None: no policy."""
+
+    def energies(self, energies: Floats32, futures: LatentFutures | None) -> Floats32:
+        """Return the energies [K, H] by which the candidates are compared.
+
+        Args:
+            energies: Energies [K, H] to the goal.
+            futures: The predicted latents; None: the caller has none.
+        """
+        del futures
+        return energies
+
+
 Config = TypeVar("Config", bound=SearchConfig)
 
 
-class Search(ABC, Generic[Config]):
+class Search(SearchInputs, ABC, Generic[Config]):
     """Searches for the action sequence of lowest cost.
 
     ``ask`` returns candidates [K, H, A], ``tell`` takes their costs [K], and ``mean`` [H, A] is the plan. The
@@ -131,20 +171,15 @@ class Search(ABC, Generic[Config]):
         Raises:
             ValueError: The number of costs is wrong, or there are no candidates.
         """
-        if self._candidates is None or costs.shape != (self.config.num_samples,):
-            raise ValueError(
-                f"tell needs one cost for each of the {self.config.num_samples} candidates of the last "
-                f"ask, got {costs.shape}"
-            )
+        candidates = self._answered(costs)
         order = np.argsort(costs, kind="stable")
         order = order[np.isfinite(costs[order])][: self.config.topk]
-        elites = self._candidates[order]
+        elites = candidates[order]
         if len(elites):
             self._refit(elites, costs[order])
         # The mean of allowed elites is allowed, except for rounding and momentum.
         self.mean = self.limits.clip(self.mean, self.executed)
         self._elites = elites[: self.config.keep_elites]
-        self._candidates = None
 
     def directions(self, speed: float) -> Floats32:
         """Return constant actions [K, H, A] in random directions, and discard the plan.
@@ -178,17 +213,19 @@ class Search(ABC, Generic[Config]):
         self._std = np.full(self.mean.shape, self.config.init_std / 2, np.float32) * self._scale
         self._candidates = None
 
-    def set_goal_pose(self, pose: RelativePose | None) -> None:
-        """Note the pose of the goal, which a search by energies does not use."""
-
-    def pose_ratio(self, pose: RelativePose | None) -> float:
-        """Return 0: whether the goal is reached follows from its energy alone."""
-        del pose
-        return 0.0
-
     @abstractmethod
     def _refit(self, elites: Floats32, costs: NDArray[np.floating]) -> None:
         """Fit mean and spread to ``elites`` [n, H, A] (1 to topk) with ``costs`` [n], lowest first."""
+
+    def _answered(self, costs: NDArray[np.floating]) -> Floats32:
+        """Return the candidates of the last ``ask``, which ``costs`` answer; they are answered once."""
+        if self._candidates is None or costs.shape != (self.config.num_samples,):
+            raise ValueError(
+                f"tell needs one cost for each of the {self.config.num_samples} candidates of the last "
+                f"ask, got {costs.shape}"
+            )
+        candidates, self._candidates = self._candidates, None
+        return candidates
 
     def _floor(self, std: Floats32) -> Floats32:
         floored: Floats32 = np.maximum(std, self.config.min_std * self._scale).astype(np.float32)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits, Floats32
 from jepa_runtime.planning.differential_drive import DifferentialDrive
-from jepa_runtime.planning.search import constant_directions
+from jepa_runtime.planning.search import SearchInputs, constant_directions
+from jepa_runtime.planning.search_method import SearchContext, SearchMethod
 from jepa_runtime.util.poses import Pose, relative, wrap
 
 # A goal this far to one side is nearly behind: noise must not change the direction in which the robot turns.
@@ -121,7 +122,7 @@ class SteeringConfig:
 _MOTIONS = 4
 
 
-class Steering:
+class Steering(SearchInputs):
     """Plans to the pose of the goal, with the interface of :class:`~jepa_runtime.planning.search.Search`.
 
     Args:
@@ -312,3 +313,19 @@ class Steering:
         """Return by how much the robot may use its speed, from 0 (lost) to 1."""
         certain, lost = self.config.certain_ratio, self.config.lost_ratio
         return min(max((lost - self._ratio(pose)) / (lost - certain), 0.0), 1.0)
+
+
+def _create(config: SteeringConfig, context: SearchContext) -> Steering:
+    drive = DifferentialDrive.of(context.action_names)
+    return Steering(config, context.limits, drive, step_s=context.step_s, seed=context.seed)
+
+
+SEARCH = SearchMethod(
+    name=SteeringConfig.METHOD,
+    summary="it drives to the pose of the goal, for models that read poses and robots with the actions "
+    "linear.x and angular.z",
+    source="this project",
+    config=SteeringConfig,
+    create=_create,
+    requires=frozenset({"goal_pose"}),
+)

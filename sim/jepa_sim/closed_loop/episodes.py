@@ -16,7 +16,7 @@ import numpy as np
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.control import ControllerConfig
 from jepa_runtime.model import WorldModel
-from jepa_sim.closed_loop.robot import RobotPolicy
+from jepa_sim.closed_loop.robot import Proposer, RobotPolicy
 from jepa_sim.worlds.interface import Actions, HasStraightLine, Image, Task, World
 
 # Training uses numpy seed sequences of three numbers, evaluation single large ones.
@@ -107,17 +107,21 @@ def run_episode(
     return Episode(seed, outcome, actions / driver.images_per_step, world.distance(), tuple(plan_ms))
 
 
-def model_driver(model: WorldModel, config: ControllerConfig, task: Task) -> Driver:
+def model_driver(
+    model: WorldModel, config: ControllerConfig, task: Task, *, propose: Proposer | None = None
+) -> Driver:
     """Return the controller of the robot with this model, in a world with this task.
 
     Args:
         model: The open world model.
         config: Settings of the controller; the episode's seed replaces theirs.
         task: What to do; see :func:`adapted`.
+        propose: Policy whose action sequences the search starts from; None: there is none.
     """
     config = adapted(config, model.manifest, task)
     return Driver(
-        lambda world, seed: RobotPolicy(model, world, replace(config, seed=seed)), config.images_per_step
+        lambda world, seed: RobotPolicy(model, world, replace(config, seed=seed), propose),
+        config.images_per_step,
     )
 
 

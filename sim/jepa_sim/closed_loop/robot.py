@@ -29,7 +29,7 @@ from jepa_runtime.control import (
 )
 from jepa_runtime.errors import WorldError
 from jepa_runtime.model import Futures, RelativePose, WorldModel
-from jepa_runtime.planning import ENERGIES, ActionLimits, SteeringConfig
+from jepa_runtime.planning import ENERGIES, ActionLimits, EnergyName, LatentFutures, SearchInput, find_search
 from jepa_runtime.serving import Candidates, FrameProcessor, ProcessingConfig, Result
 from jepa_runtime.sources import Frame, view_name
 from jepa_runtime.util import OdometryPose, Pose
@@ -43,6 +43,8 @@ _START_NS = 10**12
 # Limits of requested goals, the defaults of the planner node.
 _GIVE_UP_AFTER, _FAILURE_TOLERANCE_S = 3, 5.0
 
+# From the latents [T, D] of an image and the goal to action sequences [n, h, A].
+Proposer = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 Recorder = Callable[[Frame, NDArray[np.float32]], None]
 
 
@@ -54,6 +56,27 @@ class Resettable(Protocol):
         ...
 
 
+class InProcessModel:
+    """A world model as the search sees it, with the energy of the controller.
+
+    Args:
+        model: The open world model.
+        energy: Energy by which candidates are compared; None: the bundle's own.
+    """
+
+    def __init__(self, model: WorldModel, energy: EnergyName | None) -> None:
+        self._model = model
+        self._energy = model.energy if energy is None else ENERGIES[energy]
+
+    def predict(self, actions: NDArray[np.float32], latent: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the latents [K, H, T, D] that follow ``latent`` [T, D]."""
+        return self._model.predict(actions, latents=latent).latents
+
+    def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the energies [...] of ``latents`` [..., T, D]."""
+        return self._energy(latents, goal)
+
+
 class SimulatedRobot:
     """World model and controller in simulated time.
 
@@ -62,6 +85,7 @@ class SimulatedRobot:
         config: Settings of the controller; see :meth:`ControllerConfig.fitted`.
         period_s: Time between two images.
         record: Called with each image and the command that follows it; None: nothing is recorded.
+        propose: Policy whose action sequences the search starts from; None: there is none.
 
     Attributes:
         processor: The world model.
@@ -72,7 +96,7 @@ class SimulatedRobot:
         error_samples: Prediction errors so far.
 
     Raises:
-        WorldError: The planner steers, and the model reads no poses.
+        WorldError: The planner steers, and the model reads no poses, or it needs a policy, and there is none.
     """
 
     def __init__(
@@ -82,15 +106,24 @@ class SimulatedRobot:
         *,
         period_s: float,
         record: Recorder | None = None,
+        propose: Proposer | None = None,
     ) -> None:
         manifest = model.manifest
         self._config = ControllerConfig() if config is None else config
-        if isinstance(self._config.search, SteeringConfig) and not model.reads_poses:
+        self._requires = find_search(self._config.search.METHOD).requires
+        if "goal_pose" in self._requires and not model.reads_poses:
             raise WorldError(
                 f"{model.bundle.path} reads no poses, which steering needs: use another planner, or a bundle "
                 "with a relative_pose graph",
                 code="sim.no_poses",
             )
+        if "proposals" in self._requires and propose is None:
+            raise WorldError(
+                f"{self._config.search.METHOD} needs a policy, and none was given: pass one with propose, or "
+                "use another planner",
+                code="sim.no_policy",
+            )
+        self._propose = propose
         self._config = self._config.fitted(horizon=manifest.horizon, num_samples=model.num_samples)
         self._record = record
         self._period_ns = round(period_s * 1e9)
@@ -164,6 +197,7 @@ class SimulatedRobot:
             step_s=manifest.io.step_s,
             goal_threshold=manifest.goal_threshold,
             action_names=manifest.io.action.names,
+            latent_model=InProcessModel(self.processor.model, self._config.energy),
         )
         self.controller.set_model(model)
         self.planner = model.planner
@@ -374,7 +408,28 @@ class SimulatedRobot:
             image_publishers=image_publishers,
             goal_pose=self._goal_pose or result.goal_pose,
             odometry=None if self._odometry is None else OdometryPose.of(self._odometry),
+            latents=self._latents(futures),
+            proposals=self._proposals(),
         )
+
+    def _latents(self, futures: Futures) -> LatentFutures | None:
+        start = self._start("latents")
+        if start is None:
+            return None
+        return LatentFutures(latents=futures.latents, current=start[0], goal=start[1])
+
+    def _proposals(self) -> NDArray[np.float32] | None:
+        start = self._start("proposals")
+        return None if start is None or self._propose is None else self._propose(*start)
+
+    def _start(self, needed: SearchInput) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return the latents [T, D] from which futures start and of the goal, if the search requires this."""
+        if needed not in self._requires:
+            return None
+        context = self.processor.prediction_context("", delay_ns=self._delay_ns)
+        if context is None or context.goal is None:
+            return None
+        return context.context.latents[-1], context.goal
 
     def _run_extra_iterations(self, decision: Decision, futures: PlannerInput) -> Decision:
         context = None
@@ -386,7 +441,12 @@ class SimulatedRobot:
             candidates = np.asarray(decision.candidates, np.float32)
             predicted = self.processor.predict(candidates, context.context, context.goal)
             decision = self.controller.refine(
-                replace(futures, energies=self._energies(predicted), candidates_stamp_ns=futures.stamp_ns)
+                replace(
+                    futures,
+                    energies=self._energies(predicted),
+                    candidates_stamp_ns=futures.stamp_ns,
+                    latents=self._latents(predicted),
+                )
             )
         return decision
 
@@ -406,11 +466,14 @@ class RobotPolicy:
         model: The open world model.
         world: The world, which was just reset.
         config: Settings of the controller.
+        propose: See :class:`SimulatedRobot`.
     """
 
-    def __init__(self, model: WorldModel, world: World, config: ControllerConfig) -> None:
+    def __init__(
+        self, model: WorldModel, world: World, config: ControllerConfig, propose: Proposer | None = None
+    ) -> None:
         period_s = model.manifest.io.step_s / config.images_per_step
-        self._robot = SimulatedRobot(model, config, period_s=period_s)
+        self._robot = SimulatedRobot(model, config, period_s=period_s, propose=propose)
         self._robot.set_goal(world.render_goal())
         self._world = world if isinstance(world, HasOdometry) else None
         # Odometry of the images that have not arrived, by their stamps.

@@ -75,7 +75,7 @@ def test_parsers_of_all_commands_import_no_large_package(package: str) -> None:
 
 def test_names_in_parsers_equal_those_of_the_library() -> None:
     """The parser of ``drive`` does not import the planners."""
-    assert tuple(sorted(PRESETS)) == drive_parser.PLANNERS
+    assert tuple(sorted(PRESETS)) == drive_parser.PRESETS
 
 
 def test_program_version_takes_less_than_300_ms() -> None:

@@ -13,7 +13,9 @@ from jepa_runtime.control.presets import PRESETS, preset
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.mppi import MPPIConfig
-from jepa_runtime.planning.planner import Planner, create_search
+from jepa_runtime.planning.planner import Planner
+from jepa_runtime.planning.registry import create_search
+from jepa_runtime.planning.search_method import SearchContext
 from tests.errors import code
 
 SEARCHES = [name for name in PRESETS if name != "steering"]
@@ -74,7 +76,7 @@ def test_only_eb_jepa_uses_mppi() -> None:
 def test_every_search_by_energies_approaches_a_reachable_point(name: str) -> None:
     settings = preset(name)
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
-    search = create_search(settings.search, limits, seed=0)
+    search = create_search(settings.search, SearchContext(limits=limits, seed=0))
     planner = Planner(search, iterations=settings.iterations_per_step, reduction=settings.reduction)
     target = np.float32([0.8, -0.6])
 
@@ -91,7 +93,9 @@ def test_every_search_by_energies_approaches_a_reachable_point(name: str) -> Non
 def test_preset_plans_start_as_their_first_one(name: str) -> None:
     settings = preset(name)
     limits = ActionLimits(low=np.full(2, -1, np.float32), high=np.ones(2, np.float32))
-    search, fresh = (create_search(settings.search, limits, seed=seed) for seed in (0, 1))
+    search, fresh = (
+        create_search(settings.search, SearchContext(limits=limits, seed=seed)) for seed in (0, 1)
+    )
     planner = Planner(search, iterations=settings.iterations_per_step, reduction=settings.reduction)
     planner.plan(lambda actions: np.square(actions - np.float32([0.8, -0.6])).sum(axis=-1))
     search.shift()

@@ -11,6 +11,7 @@ from jepa_runtime.control import receding_horizon as receding_horizon
 from jepa_runtime.model.relative_pose import RelativePose
 from jepa_runtime.planning.action_limits import ActionLimits
 from jepa_runtime.planning.cem import CEM, CEMConfig
+from jepa_runtime.planning.search import LatentFutures, SearchInputs
 
 State = receding_horizon.State
 
@@ -24,7 +25,7 @@ CHOSEN = {
 }  # fmt: skip
 
 
-class Recorder:
+class Recorder(SearchInputs):
     """A search that records its calls."""
 
     def __init__(self) -> None:
@@ -81,6 +82,18 @@ def futures(frame, *, goal=7, energy=10.0, answer_to=None):
         energies=np.array([[1.0, 2.0], [0.0, 1.0], [5.0, 5.0]]),
         candidates_stamp_ns=0 if answer_to is None else START_NS + answer_to * FRAME_NS,
     )
+
+
+def test_search_receives_the_proposals_and_chooses_the_energies(planner, search, monkeypatch):
+    given, proposals = [], np.ones((1, 2, 2), np.float32)
+    point = np.zeros((1, 4), np.float32)
+    latents = LatentFutures(latents=np.zeros((3, 2, 1, 4), np.float32), current=point, goal=point)
+    monkeypatch.setattr(search, "set_proposals", given.append)
+    monkeypatch.setattr(search, "energies", lambda energies, futures: energies + 10 * (futures is latents))
+    planner.update(replace(futures(0), proposals=proposals))
+    planner.update(replace(futures(1, answer_to=0), latents=latents))
+    assert given[0] is proposals and given[1] is None
+    np.testing.assert_array_equal(search.costs, [23.0, 21.0, 30.0])
 
 
 def test_horizon_without_a_goal_stands(planner):

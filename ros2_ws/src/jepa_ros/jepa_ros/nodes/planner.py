@@ -51,7 +51,7 @@ from jepa_runtime.bundle import ACTION_LIMIT, HORIZON, NUM_SAMPLES, STEP_S
 from jepa_runtime.control import Controller, ControllerConfig, ControllerModel, Decision, PlannerInput, State
 from jepa_runtime.errors import JepaRuntimeError, OdometryError
 from jepa_runtime.model import RelativePose
-from jepa_runtime.planning import ActionLimits, CEMConfig, SteeringConfig
+from jepa_runtime.planning import ActionLimits, SearchSettings, SteeringConfig, find_search
 from jepa_runtime.recording import messages
 from jepa_runtime.telemetry import Level, Verdict, with_causes
 from jepa_runtime.util import OdometryPose
@@ -88,7 +88,7 @@ class PlannerNode(Node):
             require_relative(self._values["camera"], "camera")
         self.controller = Controller.from_config(controller_config(self._values), clock=time.monotonic)
         self._odometry: OdometryInput | None = None
-        if self._values["search_method"] == SteeringConfig.METHOD:
+        if "goal_pose" in find_search(self._values["search_method"]).requires:
             self._odometry = OdometryInput(self, self._values["odometry_timeout_s"])
         # The action server runs on other threads.
         self._lock = threading.RLock()
@@ -344,19 +344,21 @@ def create_controller_model(info: ModelInfo, parameters: Mapping[str, Any]) -> C
     )
 
 
-def _search_config(info: ModelInfo, parameters: Mapping[str, Any]) -> CEMConfig | SteeringConfig:
-    if parameters["search_method"] == SteeringConfig.METHOD:
+def _search_config(info: ModelInfo, parameters: Mapping[str, Any]) -> SearchSettings:
+    method = find_search(parameters["search_method"])
+    if "goal_pose" in method.requires:
         config = SteeringConfig(
             horizon=info.horizon,
             max_speed_mps=parameters["max_speed_mps"],
             max_turn_radps=parameters["max_turn_radps"],
         )
         return config.fitted(horizon=info.horizon, num_samples=info.num_samples)
-    return CEMConfig(
+    settings: SearchSettings = method.config(
         num_samples=info.num_samples,
         horizon=info.horizon,
         topk=min(parameters["topk"], info.num_samples),
     )
+    return settings
 
 
 def _validate(info: ModelInfo) -> None:

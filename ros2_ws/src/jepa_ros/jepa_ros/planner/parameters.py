@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from jepa_ros.common.parameters import ODOMETRY_TIMEOUT, REPORT_PATH, STAMPED_CMD_VEL, Parameter
 from jepa_runtime.control import ControllerConfig
-from jepa_runtime.planning import CEMConfig, SteeringConfig
+from jepa_runtime.planning import CEMConfig, SteeringConfig, find_search, search_names
 
+# The futures of the world model node have no latents, and no policy proposes actions.
+_SEARCHES = [find_search(name) for name in search_names()]
+SEARCH_METHODS = tuple(each.name for each in _SEARCHES if not each.requires & {"latents", "proposals"})
 _DEFAULTS, _CEM, _STEERING = ControllerConfig(), CEMConfig(), SteeringConfig()
 
 PARAMETERS = (
     Parameter(
         name="search_method",
         default=CEMConfig.METHOD,
-        description="How the planner finds its plan. cem: among random candidates, by their energies. "
-        "steering: it drives to the pose of the goal, for models that read poses and robots with the "
-        "actions linear.x and angular.z.",
-        choices=(CEMConfig.METHOD, SteeringConfig.METHOD),
+        description="How the planner finds its plan. "
+        + " ".join(f"{each.name}: {each.summary}." for each in _SEARCHES if each.name in SEARCH_METHODS),
+        choices=SEARCH_METHODS,
         read_only=True,
     ),
     Parameter(
