@@ -56,6 +56,8 @@ class PolicyConfig:
         timeout_s: Time from the arrival of candidates to their verdict after which they are not judged.
         commands: Whether the robot is commanded. False: candidates are judged as soon as their futures
             arrive, with thresholds that do not change, and the caller executes the verdict.
+        warm_up: Whether chunks may be executed unchecked while the critic has no learned thresholds. False:
+            they are not judged.
         reached_after: Consecutive images at or below the goal threshold after which the goal is reached.
         silent_after_s: Time without an action to execute after which the reason is reported.
     """
@@ -65,6 +67,7 @@ class PolicyConfig:
     steps: int = 0
     timeout_s: float = 1.0
     commands: bool = True
+    warm_up: bool = True
     reached_after: int = 3
     silent_after_s: float = 2.0
 
@@ -137,12 +140,16 @@ class PolicyPlanner:
         # Candidates that wait to be proposed, and those that were proposed and have no verdict yet.
         self._newest: _Offer | None = None
         self._proposed: _Offer | None = None
-        self._vetoes = 0
         # Stamp of the newest image, and time without an action to execute.
         self._newest_ns = self._idle_ns = 0
         # The decided action that the caller sends.
         self._commanded: NDArray[np.floating] | None = None
         self._begin(None)
+
+    @property
+    def may_warm_up(self) -> bool:
+        """Whether chunks may be executed unchecked; their outcomes are known only if they are commanded."""
+        return self._config.warm_up and self._config.commands
 
     @property
     def goal_threshold(self) -> float:
@@ -246,10 +253,8 @@ class PolicyPlanner:
         """Return why candidates cannot be judged; empty: they can."""
         if publishers > 1:
             return f"the candidates have {publishers} publishers: keep one policy and stop the others"
-        if not self._config.commands and self.judge.is_warming_up:
-            return (
-                "there are no learned thresholds, and none are learned from chunks that another node executes"
-            )
+        if self.judge.is_warming_up and not self.may_warm_up:
+            return "there are no learned thresholds for this model, and no warm-up in which to learn them"
         size, most = len(self._limits.low), self._num_samples - self.judge.slower_count
         is_valid = actions.ndim == 3 and 1 <= len(actions) <= most and 1 <= actions.shape[1] <= self._horizon
         if not is_valid or actions.shape[2] != size:
@@ -283,7 +288,7 @@ class PolicyPlanner:
         # Stamp of the image with which candidates were proposed, whether the newest image has their futures,
         # and how many images have come without them.
         self._proposed_ns, self._is_answered, self._images_without_answer = 0, False, 0
-        self._newest_ns = self._idle_ns = 0
+        self._newest_ns = self._idle_ns = self._vetoes = 0
 
     def _discard(self, reason: str) -> None:
         """End the chunk in progress, and answer the candidates that were not judged."""

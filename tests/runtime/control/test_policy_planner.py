@@ -359,8 +359,9 @@ def test_without_commands_candidates_are_judged_at_once_and_the_robot_is_not_com
     assert robot.controller.verdict().message == "seeking" and robot.planner.counts == {"accept": 3}
 
 
-def test_without_commands_and_learned_thresholds_nothing_is_judged() -> None:
-    robot = Robot(judge(state=None), commands=False)
+@pytest.mark.parametrize("setting", ["commands", "warm_up"])
+def test_without_learned_thresholds_and_a_warmup_nothing_is_judged(setting: str) -> None:
+    robot = Robot(judge(state=None), **{setting: False})
     robot.image()
     robot.offer(chunk(RIGHT))
     assert "no learned thresholds" in robot.verdict().reason
