@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -48,6 +49,25 @@ def test_example_scores_trajectories_while_the_robot_drives(ros_graph: Any, two_
     )
     assert match is not None, output
     assert int(match[2]) < 150
+
+
+def test_example_policy_receives_verdicts_and_the_critic_learns(
+    ros_graph: Any, two_rooms_bundle: Path, tmp_path: Path
+) -> None:
+    """With this limit all chunks of a step are harmless, so that the warm-up takes four seconds."""
+    state = tmp_path / "critic.json"
+    settings = {"critic_limit": 1000.0, "critic_warmup": 19, "critic_trial_rate": 0.0, "critic_state": state}
+    ros_graph.start("world_model", {"bundle": two_rooms_bundle}, ("image:=camera/image_raw",))
+    ros_graph.start("planner", {"search_method": "policy", **settings})
+    ros_graph.start("two_rooms", {"min_subscribers": 1})
+    example = start(ros_graph, "ros2_policy.py", "--count", "50", "--steps", "1")
+    output, _ = example.communicate(timeout=60)
+    assert example.returncode == 0, output
+    assert "accept: warm-up: the chunk is executed unchecked" in output
+    assert re.search(r"accept: predicted score -?[\d.]+, veto threshold 1000", output), output
+    assert ros_graph.stop("planner") == 0
+    assert ros_graph.report("planner")["counters"]["critic/harmless"] >= 19
+    assert json.loads(state.read_text(encoding="utf-8"))["state"]["limit"] == 1000.0
 
 
 @pytest.mark.slow

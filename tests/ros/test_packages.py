@@ -170,6 +170,12 @@ def test_launch_supports_any_topic_of_the_odometry(given, odometry):
     }
 
 
+def test_launch_with_the_topic_of_a_policy_starts_a_planner_that_executes_it():
+    launch = launched("world_model", policy_topic="policy/candidates")
+    assert launch.topics["planner"]["~/policy_candidates"] == "policy/candidates"
+    assert "~/policy_candidates" not in launched("world_model", planner="true").topics["planner"]
+
+
 @pytest.mark.parametrize(("word", "starts"), [("True", True), ("yes", True), ("1", True), ("False", False)])
 def test_launch_accepts_the_boolean_spellings_of_ros(word, starts):
     assert ("planner" in launched("world_model", planner=word).commands) is starts

@@ -58,7 +58,11 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
     cv2.imwrite(str(folder / "0.png"), np.zeros((48, 64, 3), np.uint8))
     observed = Observed(graph)
     graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True}, REMAPS)
-    # Steering uses odometry too.
+    # A policy has topics of its own, and steering uses odometry.
+    graph.start("planner", {"search_method": "policy"}, REMAPS)
+    graph.until(lambda: "planner" in observed.used, "the planner of a policy", meanwhile=observed.look)
+    observed.settle()
+    assert graph.stop("planner") == 0
     graph.start("planner", {"search_method": "steering"}, REMAPS)
     graph.start("pictures", remaps=REMAPS)
     graph.start("route", remaps=REMAPS)

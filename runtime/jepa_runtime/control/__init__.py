@@ -17,8 +17,9 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.control.config import ControllerConfig
-    from jepa_runtime.control.controller import BLOCKED_RATIO, Controller, ControllerModel
+    from jepa_runtime.control.controller import BLOCKED_RATIO, CommandPlanner, Controller, ControllerModel
     from jepa_runtime.control.goal_tracker import GoalConfig, GoalResult, GoalTracker, Outcome
+    from jepa_runtime.control.policy_planner import PolicyConfig, PolicyPlanner, PolicyVerdict
     from jepa_runtime.control.presets import PRESETS, preset
     from jepa_runtime.control.receding_horizon import Decision, PlannerInput, RecedingHorizonPlanner, State
     from jepa_runtime.control.safety_monitor import SafetyMonitor, StopCause
@@ -27,8 +28,9 @@ else:
         __name__,
         {
             "config": ["ControllerConfig"],
-            "controller": ["BLOCKED_RATIO", "Controller", "ControllerModel"],
+            "controller": ["BLOCKED_RATIO", "CommandPlanner", "Controller", "ControllerModel"],
             "goal_tracker": ["GoalConfig", "GoalResult", "GoalTracker", "Outcome"],
+            "policy_planner": ["PolicyConfig", "PolicyPlanner", "PolicyVerdict"],
             "presets": ["PRESETS", "preset"],
             "receding_horizon": ["Decision", "PlannerInput", "RecedingHorizonPlanner", "State"],
             "safety_monitor": ["SafetyMonitor", "StopCause"],
@@ -38,6 +40,7 @@ else:
 __all__ = [
     "BLOCKED_RATIO",
     "PRESETS",
+    "CommandPlanner",
     "Controller",
     "ControllerConfig",
     "ControllerModel",
@@ -47,6 +50,9 @@ __all__ = [
     "GoalTracker",
     "Outcome",
     "PlannerInput",
+    "PolicyConfig",
+    "PolicyPlanner",
+    "PolicyVerdict",
     "RecedingHorizonPlanner",
     "SafetyMonitor",
     "State",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,28 @@ BLOCKED_RATIO = 0.4
 _BLOCKED_AGAIN = 0.2
 
 
+class CommandPlanner(Protocol):
+    """What the controller asks for commands, such as :class:`RecedingHorizonPlanner`."""
+
+    last_command: NDArray[np.floating]
+    goal_threshold: float
+    iterations: int
+    stuck_count: int
+
+    @property
+    def horizon_s(self) -> float: ...
+    @property
+    def executed(self) -> NDArray[np.float32] | None: ...
+    @property
+    def obstacle(self) -> str: ...
+    def avoid(self, action: NDArray[np.floating]) -> None: ...
+    def confirm_motion(self) -> None: ...
+    def continue_to(self, goal_ns: int) -> None: ...
+    def restart(self) -> None: ...
+    def update(self, futures: PlannerInput) -> Decision: ...
+    def refine(self, futures: PlannerInput) -> Decision: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControllerModel:
     """What the controller needs to know of the active model.
@@ -49,7 +72,7 @@ class ControllerModel:
         goal_pose: Estimates the pose of the goal, to which the planner steers; None: it plans by energies.
     """
 
-    planner: RecedingHorizonPlanner
+    planner: CommandPlanner
     limits: ActionLimits
     step_s: float
     goal_threshold: float
@@ -477,13 +500,9 @@ class Controller:
         if decision.state is State.HELD:
             # The command is forbidden; its plan says nothing about the goal.
             return decision
-        if decision.command is None and decision.state is not State.REACHED and model.planner.lacks_answers:
-            self.safety_monitor.hold(
-                StopCause.UNANSWERED,
-                "no futures of the planner's candidates arrived within a model step "
-                f"({model.step_s:g} s) and five images: the world model is too slow, or evaluates those of "
-                "another planner",
-            )
+        obstacle = model.planner.obstacle
+        if decision.command is None and decision.state is not State.REACHED and obstacle:
+            self.safety_monitor.hold(StopCause.UNANSWERED, obstacle)
             decision = replace(decision, state=State.HELD)
         if goal is not None:
             goal.update(

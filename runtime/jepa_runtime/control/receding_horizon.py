@@ -74,6 +74,7 @@ class PlannerInput:
         image_publishers: Publishers of the image topic; 0: unknown.
         goal_pose: Pose of the goal in the frame of the image, and of the command that answers it for
             :class:`RecedingHorizonPlanner`; None: the model did not read it. Only steering uses it.
+        start_ns: Time at which the futures start; None: at the image. Only a policy's planner uses it.
         odometry: Pose of the robot at the image by odometry; None: unknown. Only steering uses it.
         latents: The predicted latents; None: the caller has none. Only searches that require them use them.
         proposals: Action sequences [n, h, A] of a policy for the image; None: there is no policy.
@@ -89,6 +90,7 @@ class PlannerInput:
     image_publishers: int = 0
     goal_pose: RelativePose | None = None
     odometry: OdometryPose | None = None
+    start_ns: int | None = None
     latents: LatentFutures | None = None
     proposals: NDArray[np.float32] | None = None
 
@@ -186,9 +188,15 @@ class RecedingHorizonPlanner:
         return self._search.executed
 
     @property
-    def lacks_answers(self) -> bool:
-        """Whether there has been no plan for longer than the robot may be without progress."""
-        return self._planless_ns > self._stuck_after_ns
+    def obstacle(self) -> str:
+        """Why there has been no plan for longer than the robot may be without progress; empty: there was."""
+        if self._planless_ns <= self._stuck_after_ns:
+            return ""
+        return (
+            "no futures of the planner's candidates arrived within a model step "
+            f"({self._step_ns / 1e9:g} s) and five images: the world model is too slow, or evaluates those "
+            "of another planner"
+        )
 
     def avoid(self, action: NDArray[np.floating]) -> None:
         """Plan around the direction of ``action`` [A], which did not move the robot as predicted.

@@ -29,7 +29,9 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from jepa_runtime.critic.config import CriticConfig
     from jepa_runtime.critic.critic import Critic, Hazard
+    from jepa_runtime.critic.judge import ChunkJudge
     from jepa_runtime.critic.lerobot_policy import LeRobotCriticPolicy
+    from jepa_runtime.critic.state_file import read_critic_state, write_critic_state
     from jepa_runtime.critic.thresholds import CriticState
     from jepa_runtime.critic.verdict import ChunkOutcome, CriticVerdict, Response
 else:
@@ -38,13 +40,16 @@ else:
         {
             "config": ["CriticConfig"],
             "critic": ["Critic", "Hazard"],
+            "judge": ["ChunkJudge"],
             "lerobot_policy": ["LeRobotCriticPolicy"],
+            "state_file": ["read_critic_state", "write_critic_state"],
             "thresholds": ["CriticState"],
             "verdict": ["ChunkOutcome", "CriticVerdict", "Response"],
         },
     )
 
 __all__ = [
+    "ChunkJudge",
     "ChunkOutcome",
     "Critic",
     "CriticConfig",
@@ -53,4 +58,6 @@ __all__ = [
     "Hazard",
     "LeRobotCriticPolicy",
     "Response",
+    "read_critic_state",
+    "write_critic_state",
 ]

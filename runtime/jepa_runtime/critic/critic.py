@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.critic.config import CriticConfig
-from jepa_runtime.critic.thresholds import CriticState, CriticThresholds
+from jepa_runtime.critic.judge import ChunkJudge
+from jepa_runtime.critic.thresholds import CriticState
 from jepa_runtime.critic.verdict import ChunkOutcome, CriticVerdict, Response
 from jepa_runtime.errors import CriticError
 from jepa_runtime.model.world_model import WorldModel
@@ -56,38 +56,37 @@ class Critic:
         state: CriticState | None = None,
         seed: int = 0,
     ) -> None:
-        self.config = config or CriticConfig()
         self._model, self._hazard = model, hazard
         self._goal: Floats32 | None = None
-        self._limits = ActionLimits.of(model.manifest)
-        self._rest = self._limits.clip(np.zeros_like(self._limits.low))
-        self._scales = self.config.scales if model.manifest.io.action.is_rate else ()
-        self._rng = np.random.default_rng(seed)
-        self._thresholds = CriticThresholds(self.config, model.latent_space)
-        if state is not None:
-            values = state.veto_excess, state.given_margin, state.alternative_margin
-            if state != self._state_of(values):
-                raise CriticError(
-                    "the state of the critic was learned with another model or other settings (limit, "
-                    "false_veto_rate, coverage): start without a state, which begins with a warm-up",
-                    code="critic.state_mismatch",
-                )
-            self._thresholds.start(values)
+        self._judge = ChunkJudge(
+            config or CriticConfig(),
+            ActionLimits.of(model.manifest),
+            is_rate=model.manifest.io.action.is_rate,
+            latent_space=model.latent_space,
+            energy_space=model.energy_space,
+            state=state,
+            seed=seed,
+        )
+
+    @property
+    def config(self) -> CriticConfig:
+        """Settings."""
+        return self._judge.config
 
     @property
     def is_warming_up(self) -> bool:
         """Whether chunks are only observed: too few harmless ones have been executed."""
-        return self._thresholds.is_warming_up
+        return self._judge.is_warming_up
 
     @property
     def veto_threshold(self) -> float:
         """Predicted score above which a given chunk is not executed; infinite during the warm-up."""
-        return self.config.limit + self._thresholds.values()[0]
+        return self._judge.veto_threshold
 
     @property
     def state(self) -> CriticState | None:
         """What was learned so far; None during the warm-up."""
-        return None if self.is_warming_up else self._state_of(self._thresholds.values())
+        return self._judge.state
 
     def set_goal(self, goal: Floats32) -> None:
         """Set the goal, a latent [T, D]. What was learned is retained.
@@ -119,30 +118,9 @@ class Critic:
         history = self._checked_latents("latents", latents, self._history_shape, self._latent_shape)
         between = self._checked_history_actions(history_actions)
         self._check_goal()
-        count = len(chunks)
-        slower = [self._limits.clip(self._rest + scale * (chunks[0] - self._rest)) for scale in self._scales]
-        rows: Floats32 = np.concatenate([chunks, np.array(slower, np.float32).reshape(-1, *chunks.shape[1:])])
-        scores, energy_now = self._predicted_scores(rows, history, between)
-        veto_excess, given_margin, alternative_margin = self._thresholds.values()
-        bounds = scores + alternative_margin
-        bounds[0] = scores[0] + given_margin
-        threshold = self.config.limit + veto_excess
-        response, row, is_trial, reason = self._decide(scores, bounds, count, threshold)
-        is_slower = row is not None and row >= count
-        return CriticVerdict(
-            response=response,
-            actions=np.repeat(self._rest[None], chunks.shape[1], axis=0) if row is None else rows[row].copy(),
-            index=None if row is None else 0 if is_slower else row,
-            scale=self._scales[row - count] if row is not None and is_slower else 1.0,
-            reason=reason,
-            scores=scores[:count].copy(),
-            upper_bounds=bounds[:count].copy(),
-            veto_threshold=threshold,
-            is_trial=is_trial,
-            predicted=math.nan if row is None else float(scores[row]),
-            upper_bound=math.nan if row is None else float(bounds[row]),
-            energy_now=energy_now,
-        )
+        variants = self._judge.variants(chunks)
+        scores, energy_now = self._predicted_scores(variants, history, between)
+        return self._judge.judge(variants, scores, energy_now=energy_now)
 
     def observe(self, verdict: CriticVerdict, latents: Floats32) -> ChunkOutcome | None:
         """Learn from what was observed after the actions of a verdict were executed completely.
@@ -167,47 +145,7 @@ class Critic:
         if verdict.response is Response.VETO:
             return None
         score = self._observed_score(observed.reshape(1, -1, *self._latent_shape), verdict.energy_now)
-        _check_finite("the observed score", np.array(score))
-        is_harmless = score <= self.config.limit
-        error, excess = score - verdict.predicted, max(float(verdict.scores[0]) - self.config.limit, 0.0)
-        is_alternative = verdict.response is not Response.ACCEPT
-        if self.is_warming_up:
-            self._thresholds.record(error, excess if is_harmless else None)
-        else:
-            margin = verdict.upper_bound - verdict.predicted
-            self._thresholds.learn_margin(error, margin, is_alternative=is_alternative)
-            if verdict.is_trial and is_harmless:
-                self._thresholds.learn_excess(excess, verdict.veto_threshold - self.config.limit)
-        is_stated = math.isfinite(verdict.upper_bound)
-        return ChunkOutcome(score, is_harmless, score <= verdict.upper_bound if is_stated else None)
-
-    def _decide(
-        self, scores: NDArray[np.float64], bounds: NDArray[np.float64], count: int, threshold: float
-    ) -> tuple[Response, int | None, bool, str]:
-        """Return the response, the row to execute, whether it is a trial, and the reason."""
-        limit, given = self.config.limit, scores[0]
-        is_trial = self.is_warming_up or bool(self._rng.random() < self.config.trial_rate)
-        if not math.isfinite(given):
-            is_trial, reason = False, "the predicted score of the given chunk is not finite"
-        elif self.is_warming_up:
-            return Response.ACCEPT, 0, True, "warm-up: the chunk is executed unchecked"
-        elif is_trial:
-            return Response.ACCEPT, 0, True, "trial: the chunk is executed to learn from its outcome"
-        elif given <= threshold:
-            return Response.ACCEPT, 0, False, f"predicted score {given:.4g}, veto threshold {threshold:.4g}"
-        else:
-            reason = f"predicted score {given:.4g} exceeds the veto threshold {threshold:.4g}"
-        usable = np.where(np.isfinite(scores), bounds, np.inf)
-        if count > 1 and usable[1 + (best := int(usable[1:count].argmin()))] <= limit:
-            reason += f"; candidate {1 + best} has the upper bound {usable[1 + best]:.4g}"
-            return Response.CHOOSE, 1 + best, False, reason
-        for row in range(count, len(usable)):
-            if usable[row] <= limit:
-                reason += (
-                    f"; scaled by {self._scales[row - count]:g} it has the upper bound {usable[row]:.4g}"
-                )
-                return Response.SLOW_DOWN, row, False, reason
-        return Response.VETO, None, False, f"{reason}; no alternative has an upper bound up to {limit:.4g}"
+        return self._judge.observe(verdict, score)
 
     def _predicted_scores(
         self, rows: Floats32, history: Floats32, between: NDArray[np.floating] | None
@@ -304,19 +242,6 @@ class Critic:
             )
         _check_finite(name, checked)
         return checked
-
-    def _state_of(self, values: tuple[float, float, float]) -> CriticState:
-        veto_excess, given_margin, alternative_margin = values
-        return CriticState(
-            veto_excess=veto_excess,
-            given_margin=given_margin,
-            alternative_margin=alternative_margin,
-            limit=self.config.limit,
-            false_veto_rate=self.config.false_veto_rate,
-            coverage=self.config.coverage,
-            latent_space=self._model.latent_space,
-            energy_space=self._model.energy_space,
-        )
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

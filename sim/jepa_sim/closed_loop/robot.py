@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.calibration import Calibration, ErrorSample
 from jepa_runtime.control import (
+    CommandPlanner,
     Controller,
     ControllerConfig,
     ControllerModel,
@@ -24,7 +25,6 @@ from jepa_runtime.control import (
     GoalTracker,
     Outcome,
     PlannerInput,
-    RecedingHorizonPlanner,
     State,
 )
 from jepa_runtime.errors import WorldError
@@ -185,7 +185,7 @@ class SimulatedRobot:
     def _delay_ns(self) -> int:
         return round(self.controller.delay_s * 1e9)
 
-    def swap_model(self) -> RecedingHorizonPlanner:
+    def swap_model(self) -> CommandPlanner:
         """Plan from scratch, as when another model with the same weights becomes active."""
         manifest, limits = self.processor.model.manifest, ActionLimits.of(self.processor.model.manifest)
         if self._config.max_change < 1:

@@ -87,7 +87,9 @@ class Wire(Publisher):
         passed_s = step_s if self._per_step else (case.image_ns - case.before_ns) / 1e9
         commanded_s = (case.image_ns - self.stamp_ns) / 1e9
         allowed, before = (limits.clip(each[None], None)[0] for each in (action, self.action))
-        reach = limits.max_change * min(max(passed_s / step_s, 0.0), 1.0)
+        reach = math.inf
+        if limits.max_change is not None:
+            reach = limits.max_change * min(max(passed_s / step_s, 0.0), 1.0)
         beyond = {
             "box or norm": not np.allclose(allowed, action, rtol=0, atol=1e-6),
             "change": np.any(np.abs(action - before) > reach + 1e-5),

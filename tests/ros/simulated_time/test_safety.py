@@ -22,11 +22,18 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from jepa_msgs.msg import ActionCandidates, ModelInfo, PlannerStatus, PredictedFutures, Surprise
+from jepa_msgs.msg import (
+    ActionCandidates,
+    CriticVerdict,
+    ModelInfo,
+    PlannerStatus,
+    PredictedFutures,
+    Surprise,
+)
 from jepa_ros.common import parameters
 from jepa_ros.common.conversions import fill, to_time
 from jepa_ros.nodes import planner
-from jepa_ros.planner import command_publisher, reach_action
+from jepa_ros.planner import command_publisher, policy_input, reach_action
 from jepa_ros.profiler.processes import choose_domain
 from rclpy.parameter import Parameter
 from std_msgs.msg import Bool
@@ -79,20 +86,22 @@ class Safety(RuleBasedStateMachine):
     """Generate events in any order, and track independently of the planner why the robot must stop."""
 
     stop_timeout_s = 0.0
+    chosen = CHOSEN
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s, self.ticked_s, self.ros_ahead_s, self.camera_ahead_s = 100.0, 100.0, 0.0, 0.0
         fake = SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._sleep)
         self._patches = pytest.MonkeyPatch()
-        for module in (planner, reach_action, command_publisher):
+        for module in (planner, reach_action, command_publisher, policy_input):
             self._patches.setattr(module, "time", fake)
-        chosen = CHOSEN | {"stop_timeout_s": self.stop_timeout_s}
+        chosen = self.chosen | {"stop_timeout_s": self.stop_timeout_s}
         self._patches.setattr(
             planner, "parameter_values", lambda *given: parameters.parameter_values(*given) | chosen
         )
         self.candidates = Publisher()
-        fakes = {ActionCandidates: self.candidates, PlannerStatus: Publisher(), DiagnosticArray: Publisher()}
+        fakes = {kind: Publisher() for kind in (PlannerStatus, DiagnosticArray, CriticVerdict)}
+        fakes[ActionCandidates] = self.candidates
         create_publisher = planner.PlannerNode.create_publisher
 
         def create(node: Any, kind: type, *given: Any, **options: Any) -> Any:
@@ -447,11 +456,12 @@ class Safety(RuleBasedStateMachine):
         if self.usable:
             self.info = info
             low, high = (np.array(side, np.float32) for side in (info.action_low, info.action_high))
+            max_change = self.chosen["max_change"]
             self.limits = ActionLimits(
                 low=low,
                 high=high,
                 max_norm=info.action_max_norm or None,
-                max_change=MAX_CHANGE * (high - low),
+                max_change=max_change * (high - low) if max_change < 1 else None,
             )
         self.call(self.node.on_model, info)
         assert self.ended or not self.moving
@@ -492,10 +502,49 @@ class SafetyBySilence(Safety):
     stop_timeout_s = STOP_TIMEOUT_S
 
 
+class SafetyOfPolicy(Safety):
+    """Execute a policy that sends random chunks, some of them invalid, with each image."""
+
+    chosen = CHOSEN | {
+        "search_method": "policy", "max_change": 1.0, "critic_warmup": 20, "critic_trial_rate": 0.5
+    }  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def image(self, **hazard: Any) -> None:
+        self.offer()
+        super().image(**hazard)
+
+    def offer(self) -> None:
+        """Send candidates of which the futures, with those of the slower variant, are the stub's."""
+        if self.limits is None:
+            return
+        count = SAMPLES - ("linear.x" in self.info.action_names)
+        low, high = self.limits.low, self.limits.high
+        drawn = self.rng.uniform(low, high, (count, 1, len(low))).astype(np.float32)
+        actions = np.repeat(self.limits.clip(drawn), 2, axis=1)
+        if self.rng.random() < 0.1:
+            actions[0, 1] = self.rng.choice([np.nan, np.inf, 1e9])
+        self.send_candidates(actions)
+
+    @precondition(lambda self: not self.ended)
+    @rule(shape=st.sampled_from([(1, 1, 2), (SAMPLES, HORIZON + 1, 2), (1, 2, 3), (0, 0, 0), (2,)]))
+    def send_odd_candidates(self, shape: tuple[int, ...]) -> None:
+        self.send_candidates(np.full(shape, 0.3, np.float32))
+
+    def send_candidates(self, actions: Any) -> None:
+        message = fill(ActionCandidates(), {"actions": messages.tensor("actions", actions)})
+        self.call(self.node._policy.on_candidates, message)
+
+
 Safety.TestCase.settings = SafetyBySilence.TestCase.settings = settings(
     max_examples=30, stateful_step_count=50
 )
+SafetyOfPolicy.TestCase.settings = Safety.TestCase.settings
 TestSafety, TestSafetyBySilence = Safety.TestCase, SafetyBySilence.TestCase
+TestSafetyOfPolicy = SafetyOfPolicy.TestCase
 
 
 @pytest.fixture(autouse=True, scope="module")

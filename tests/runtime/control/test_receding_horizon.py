@@ -414,16 +414,16 @@ def test_robot_without_an_answer_in_time_stands_and_reports_it(planner, search):
     """Each answer arrives one model step too late."""
     decisions = [planner.update(futures(frame, answer_to=frame - 7)) for frame in range(300)]
     assert all(decision.command is None for decision in decisions) and "directions" not in search.calls
-    assert planner.lacks_answers
+    assert planner.obstacle
     requested = max(frame for frame in range(300) if decisions[frame].candidates is not None)
-    assert planner.update(futures(300, answer_to=requested)).command is not None and not planner.lacks_answers
+    assert planner.update(futures(300, answer_to=requested)).command is not None and not planner.obstacle
 
 
 def test_plan_without_further_answers_is_driven_to_its_end_and_no_further(planner):
     planner.update(futures(0))
     driven = [planner.update(futures(frame, answer_to=0)).command is not None for frame in range(1, 30)]
     assert driven == [True] * 19 + [False] * 10, "of two steps and one, from the image that was answered"
-    assert not planner.lacks_answers, "not yet long enough"
+    assert not planner.obstacle, "not yet long enough"
 
 
 def test_short_plan_lasts_until_the_next_answer(search):

@@ -41,6 +41,12 @@ ARGUMENTS = (
     ("odom_topic", "odom", "Topic of the odometry, for routes and for steering."),
     ("source", "", "Source of a camera to start (device, video, folder or bag). Empty: no camera."),
     ("planner", "false", "Whether to start the planner, which drives to goals."),
+    (
+        "policy_topic",
+        "",
+        "Topic of the action candidates of a policy, to start a planner that executes those that the critic "
+        "allows. Empty: the planner searches for actions itself.",
+    ),
     ("routes_dir", "", "Folder of the routes, to start the route node. Empty: no routes."),
     ("update_root", "", "Folder of the robot, to start the update manager. Empty: no updates."),
 )
@@ -104,15 +110,17 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 remappings=[("camera/image_raw", image)],
             )
         )
-    if get_typed_value(launch_arguments["planner"], bool):
+    policy = launch_arguments["policy_topic"]
+    if get_typed_value(launch_arguments["planner"], bool) or policy:
         nodes.append(
             Node(
                 **common,
                 executable="planner",
                 name="planner",
                 arguments=[*arguments, f"{namespace}/planner"],
-                parameters=[file],
+                parameters=[file, *([{"search_method": "policy"}] if policy else [])],
                 remappings=[
+                    *([("~/policy_candidates", policy)] if policy else []),
                     (
                         "cmd_vel",
                         launch_arguments["planner_cmd_vel_topic"] or launch_arguments["cmd_vel_topic"],

@@ -1,5 +1,7 @@
 """Drives to a goal with the world model's futures: a latched goal image, or a goal of ``~/reach_goal``.
 
+It searches for actions itself, or executes those of a policy that the critic allows; the checks are the same.
+
 Safe by default: the robot is commanded to stop when ``~/stop`` says so, when futures are missing or old, when
 images do not show its motion, surprise the model, repeat or come from several cameras, when a command is not
 allowed, when the model is swapped, when an error occurs in this node, when there is no goal, when the goal is
@@ -45,10 +47,19 @@ from jepa_ros.common.sample_window import SampleWindow, round_ms
 from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.planner.command_publisher import CommandPublisher
 from jepa_ros.planner.parameters import PARAMETERS
+from jepa_ros.planner.policy_input import PolicyInput
 from jepa_ros.planner.reach_action import ReachGoalServer
 from jepa_ros.world_model import output_messages
 from jepa_runtime.bundle import ACTION_LIMIT, HORIZON, NUM_SAMPLES, STEP_S
-from jepa_runtime.control import Controller, ControllerConfig, ControllerModel, Decision, PlannerInput, State
+from jepa_runtime.control import (
+    Controller,
+    ControllerConfig,
+    ControllerModel,
+    Decision,
+    PlannerInput,
+    PolicyConfig,
+    State,
+)
 from jepa_runtime.errors import JepaRuntimeError, OdometryError
 from jepa_runtime.model import RelativePose
 from jepa_runtime.planning import ActionLimits, SearchSettings, SteeringConfig, find_search
@@ -87,11 +98,15 @@ class PlannerNode(Node):
         if self._values["camera"]:
             require_relative(self._values["camera"], "camera")
         self.controller = Controller.from_config(controller_config(self._values), clock=time.monotonic)
-        self._odometry: OdometryInput | None = None
-        if "goal_pose" in find_search(self._values["search_method"]).requires:
-            self._odometry = OdometryInput(self, self._values["odometry_timeout_s"])
         # The action server runs on other threads.
         self._lock = threading.RLock()
+        self._odometry: OdometryInput | None = None
+        self._policy: PolicyInput | None = None
+        method = self._values["search_method"]
+        if method == PolicyConfig.METHOD:
+            self._policy = PolicyInput(self, self._values, self._lock)
+        elif "goal_pose" in find_search(method).requires:
+            self._odometry = OdometryInput(self, self._values["odometry_timeout_s"])
         self.command_publisher: CommandPublisher | None = None
         self._commands_key: tuple[Any, ...] = ()
         # The last published candidates.
@@ -130,10 +145,11 @@ class PlannerNode(Node):
         """Use a new model; the robot stops until there is a plan by it."""
         with self._lock:
             self._stop_robot()
+            if self._policy is not None:
+                self._policy.remove_model()
             try:
                 _validate(info)
-                self._create_command_publisher(info)
-                model = create_controller_model(info, self._values)
+                model = self._create_model(info)
             except (ValueError, JepaRuntimeError) as error:
                 self.get_logger().error(f"cannot drive with {info.model_id}: {error}")
                 self.controller.set_model(None, f"cannot drive with {info.model_id}: {error}")
@@ -142,6 +158,14 @@ class PlannerNode(Node):
         self.get_logger().info(
             f"planning with {info.model_id} {info.version}: {info.num_samples} x {info.horizon} steps"
         )
+
+    def _create_model(self, info: ModelInfo) -> ControllerModel:
+        if self._policy is None:
+            self._create_command_publisher(info)
+            return create_controller_model(info, self._values)
+        if self._policy.commands:
+            self._create_command_publisher(info)
+        return self._policy.create_model(info, _limits(info))
 
     def _create_command_publisher(self, info: ModelInfo) -> None:
         """Replace the command publisher if the action names or the step have changed."""
@@ -205,6 +229,8 @@ class PlannerNode(Node):
                 command=command,
             )
         self._statuses.publish(status)
+        if self._policy is not None:
+            self._policy.publish_verdicts(message.header.frame_id)
         self.reach_goal.publish_feedback()
 
     def _drive(self, message: PredictedFutures, e2e_ms: float) -> Twist:
@@ -262,6 +288,8 @@ class PlannerNode(Node):
             self._counts["watchdog_stops"] += 1
             state = State.HELD if reason else State.IDLE
             self._statuses.publish(PlannerStatus(header=Header(), state=int(state), energy=float("nan")))
+        if self._policy is not None:
+            self._policy.publish_verdicts()
         self.reach_goal.publish_feedback()
 
     def _stop_robot(self) -> bool:
@@ -274,6 +302,9 @@ class PlannerNode(Node):
             verdict = self.controller.verdict()
             if self._odometry is not None and self._odometry.problem:
                 verdict = with_causes(verdict, [self._odometry.problem])
+            if self._policy is not None:
+                verdict = with_causes(verdict, self._policy.warnings())
+                self._policy.save()
             if self.command_publisher is not None:
                 verdict = with_causes(verdict, self.command_publisher.conflicts())
                 if self.command_publisher.stop_unacknowledged():
@@ -288,6 +319,7 @@ class PlannerNode(Node):
                 "compensated_ms": round(self._compensated_ms, 3),
                 **{f"stops/{cause}": count for cause, count in self.controller.safety_monitor.counts.items()},
                 **self._counts,
+                **({} if self._policy is None else self._policy.values()),
             }
         self._diagnostics.publish(
             output_messages.diagnostics(
@@ -304,13 +336,20 @@ class PlannerNode(Node):
         with self._lock:
             if self.command_publisher is not None:
                 self.command_publisher.close()
+        if self._policy is not None:
+            self._policy.close()
         self.reach_goal.close()
 
     def report(self) -> dict[str, Any]:
         """Return counters since the start and every end-to-end sample [ms]."""
         stops = {f"stops/{cause}": count for cause, count in self.controller.safety_monitor.counts.items()}
         return {
-            "counters": {**self._counts, **stops, "iterations": self.controller.iterations},
+            "counters": {
+                **self._counts,
+                **stops,
+                **({} if self._policy is None else self._policy.values()),
+                "iterations": self.controller.iterations,
+            },
             "samples_ms": {"e2e": round_ms(self._e2e.latest()["e2e_ms"])},
             "stamps_ns": self._e2e.latest()["stamp_ns"].tolist(),
         }
@@ -326,14 +365,9 @@ def controller_config(parameters: Mapping[str, Any]) -> ControllerConfig:
 
 def create_controller_model(info: ModelInfo, parameters: Mapping[str, Any]) -> ControllerModel:
     """Return the limits and the planner of a model, from its description and the node's parameters."""
-    low, high = np.array(info.action_low, np.float32), np.array(info.action_high, np.float32)
-    max_change = parameters["max_change"]
-    limits = ActionLimits(
-        low=low,
-        high=high,
-        max_norm=info.action_max_norm or None,
-        max_change=max_change * (high - low) if max_change < 1 else None,
-    )
+    limits, max_change = _limits(info), parameters["max_change"]
+    if max_change < 1:
+        limits = replace(limits, max_change=max_change * (limits.high - limits.low))
     return ControllerModel.from_config(
         replace(controller_config(parameters), search=_search_config(info, parameters)),
         limits,
@@ -341,6 +375,14 @@ def create_controller_model(info: ModelInfo, parameters: Mapping[str, Any]) -> C
         goal_threshold=info.goal_threshold,
         per_step=create_action_commands(info.action_names).per_step,
         action_names=info.action_names,
+    )
+
+
+def _limits(info: ModelInfo) -> ActionLimits:
+    return ActionLimits(
+        low=np.array(info.action_low, np.float32),
+        high=np.array(info.action_high, np.float32),
+        max_norm=info.action_max_norm or None,
     )
 
 
@@ -391,6 +433,7 @@ def _read_futures(message: PredictedFutures, requested: ActionCandidates, source
         history_reset=message.history_reset,
         image_publishers=message.image_publishers,
         goal_pose=messages.goal_pose_of(message),
+        start_ns=from_time(message.start) or None,
     )
 
 

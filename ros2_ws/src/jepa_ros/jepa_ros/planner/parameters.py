@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from jepa_ros.common.parameters import ODOMETRY_TIMEOUT, REPORT_PATH, STAMPED_CMD_VEL, Parameter
-from jepa_runtime.control import ControllerConfig
+from jepa_runtime.control import ControllerConfig, PolicyConfig
+from jepa_runtime.critic import CriticConfig
 from jepa_runtime.planning import CEMConfig, SteeringConfig, find_search, search_names
 
 # The futures of the world model node have no latents, and no policy proposes actions.
 _SEARCHES = [find_search(name) for name in search_names()]
 SEARCH_METHODS = tuple(each.name for each in _SEARCHES if not each.requires & {"latents", "proposals"})
 _DEFAULTS, _CEM, _STEERING = ControllerConfig(), CEMConfig(), SteeringConfig()
+_POLICY, _CRITIC = PolicyConfig(), CriticConfig()
 
 PARAMETERS = (
     Parameter(
         name="search_method",
         default=CEMConfig.METHOD,
         description="How the planner finds its plan. "
-        + " ".join(f"{each.name}: {each.summary}." for each in _SEARCHES if each.name in SEARCH_METHODS),
-        choices=SEARCH_METHODS,
+        + " ".join(f"{each.name}: {each.summary}." for each in _SEARCHES if each.name in SEARCH_METHODS)
+        + " policy: none; it executes the candidates on ~/policy_candidates that the critic allows.",
+        choices=(*SEARCH_METHODS, PolicyConfig.METHOD),
         read_only=True,
     ),
     Parameter(
@@ -193,6 +196,89 @@ PARAMETERS = (
         name="action_frame",
         default="base_link",
         description="frame_id of pose deltas and of stamped velocities.",
+        read_only=True,
+    ),
+    Parameter(
+        name="policy_steps",
+        default=_POLICY.steps,
+        description="With a policy, number of steps of each chunk that are judged and executed; the rest is "
+        "dropped. 0: all.",
+        low=0,
+        high=65536,
+        read_only=True,
+    ),
+    Parameter(
+        name="policy_timeout_s",
+        default=_POLICY.timeout_s,
+        description="With a policy, maximum time from the arrival of candidates to their verdict; later they "
+        "are not judged [s].",
+        low=0.02,
+        high=60.0,
+        read_only=True,
+    ),
+    Parameter(
+        name="policy_commands",
+        default=_POLICY.commands,
+        description="With a policy, whether the planner commands the robot. false: it only publishes "
+        "verdicts, with the thresholds in critic_state, and another node executes them.",
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_limit",
+        default=_CRITIC.limit,
+        description="Change of the energy to the goal up to which a chunk is harmless. 0: the robot ends no "
+        "further from the goal.",
+        low=-1e9,
+        high=1e9,
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_false_veto_rate",
+        default=_CRITIC.false_veto_rate,
+        description="Maximum proportion of harmless chunks that are not executed as given.",
+        low=0.001,
+        high=0.999,
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_coverage",
+        default=_CRITIC.coverage,
+        description="Target coverage of the upper bounds of scores.",
+        low=0.001,
+        high=0.999,
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_warmup",
+        default=_CRITIC.warmup,
+        description="Number of harmless chunks that are executed unchecked before the first intervention. 0: "
+        "none; without thresholds in critic_state, candidates are not judged.",
+        low=0,
+        high=100000,
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_trial_rate",
+        default=_CRITIC.trial_rate,
+        description="Probability that a chunk is executed whatever its prediction, to learn from its "
+        "outcome. 0: the veto threshold is that of the warm-up.",
+        low=0.0,
+        high=1.0,
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_slow_down",
+        default=_CRITIC.scales[0],
+        description="Factor of the slower variant of a chunk. 0: chunks are never slowed down.",
+        low=0.0,
+        high=0.99,
+        read_only=True,
+    ),
+    Parameter(
+        name="critic_state",
+        default="",
+        description="File with the learned thresholds, which is read at the start and written while the "
+        "robot drives. Empty: each start begins with a warm-up.",
         read_only=True,
     ),
     ODOMETRY_TIMEOUT,
