@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -153,6 +154,17 @@ def test_pipeline_predicts_only_images_with_a_pose(untrained: Path) -> None:
             assert pipeline.wait_idle(20.0)
     assert [result.futures is not None for result in results] == [False, True, True]
     assert [result.surprise is not None for result in results] == [False, False, True]
+
+
+def test_run_without_poses_explains_the_missing_futures(
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), frame(number))
+    arguments = ["--source", str(tmp_path), "--rate", "20", "--allow-untrained"]
+    assert runtime(["run", str(untrained), *arguments]) == 0
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert "the model reads the state of the robot (x, y, z, roll, pitch, yaw, gripper)" in output
 
 
 @pytest.mark.parametrize(
