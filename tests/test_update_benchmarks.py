@@ -85,7 +85,7 @@ class Model:
         self.asked.append("encode")
         return frame + 1
 
-    def surprise(self, *known: Any) -> float:
+    def surprise(self, *known: Any, **states: Any) -> float:
         self.asked.append("surprise")
         return float(known[-1].sum())
 

@@ -38,6 +38,7 @@ def manifest(
     io = SimpleNamespace(
         frame=SimpleNamespace(height=16, width=16, rate_hz=30.0),
         action=action,
+        state=None,
         step_s=STEP_S,
         latent=SimpleNamespace(tokens=TOKENS, dim=DIM, dtype="float32"),
     )
@@ -50,6 +51,7 @@ def manifest(
         graphs=SimpleNamespace(energy=[]),
         history_size=history_size,
         action_size=len(names),
+        state_size=0,
         takes_actions=low != high,
         horizon=HORIZON,
         num_samples=NUM_SAMPLES,
@@ -92,6 +94,7 @@ class FakeModel:
         *,
         latents: NDArray[np.float32],
         history_actions: NDArray[np.float32],
+        history_states: None = None,
         goal: NDArray[np.float32] | None = None,
     ) -> Futures:
         assert latents.shape == (self.manifest.history_size, TOKENS, DIM)
@@ -121,7 +124,7 @@ class FakeModel:
             FakeModel.predict(self, actions[None], latents=latents, history_actions=history_actions).latents[
                 0
             ]
-            for latents, history_actions, actions in requests
+            for latents, history_actions, actions, _ in requests
         ]
 
     def energy(self, latents: NDArray[np.float32], goal: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -146,6 +149,7 @@ class FakeModel:
         history_actions: NDArray[np.float32],
         action: NDArray[np.float32],
         arrived: NDArray[np.float32],
+        history_states: None = None,
     ) -> float:
         self.surprises += 1
         return float(np.sqrt(np.mean((previous[-1] + action[0] - arrived) ** 2)))
@@ -156,6 +160,7 @@ class FakeModel:
         history_actions: NDArray[np.float32],
         action: NDArray[np.float32],
         arrived: NDArray[np.float32],
+        history_states: None = None,
     ) -> StepOutcome:
         """Like a :class:`WorldModel`, except for the surprise that a test sets."""
         before = previous[-1].ravel()

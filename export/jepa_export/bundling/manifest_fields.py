@@ -40,6 +40,14 @@ class ActionSpace:
         return tuple(max(-low, high) or 1.0 for low, high in zip(self.low, self.high, strict=True))
 
 
+@dataclass(frozen=True)
+class StateSpace:
+    """The measured state of the robot that the predictor reads, as in the manifest."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+
 # For a model without actions: one component that can only be 0.
 NO_ACTIONS = ActionSpace(names=("none",), units=("1",), low=(0.0,), high=(0.0,), max_norm=None)
 
@@ -136,6 +144,7 @@ def create_manifest(
     tolerances: Tolerances,
     others: Mapping[str, Sequence[dict[str, str]]] = MappingProxyType({}),
     commit: str | None = None,
+    state: StateSpace | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a manifest.
 
@@ -149,6 +158,7 @@ def create_manifest(
         tolerances: Tolerances by precision, for at least the precisions of all graphs.
         others: Entries by role of the graphs that have other variants than those of ``settings``.
         commit: Commit of the code that defines the model (default: that of this code).
+        state: State of the robot that the predictor reads; None: none.
     """
     tokens, dim = latent
     graphs = {role: manifest_entries(role, settings.variants) for role in roles} | {
@@ -182,6 +192,7 @@ def create_manifest(
             },
             "latent": {"tokens": tokens, "dim": dim, "dtype": "float32"},
             "action": asdict(settings.actions),
+            **({} if state is None else {"state": asdict(state)}),
             "step_s": settings.step_s,
         },
         "history_size": settings.history_size,

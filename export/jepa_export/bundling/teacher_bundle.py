@@ -44,6 +44,7 @@ from jepa_export.targets.openvino import Sample, convert
 from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
 from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
+from jepa_export.teachers.vjepa2_ac import VJEPA2AC
 from jepa_runtime.bundle import Bundle, history_indices
 
 TEACHER_VARIANTS = tuple(key for key in VARIANTS if key[1] != "int8")
@@ -67,7 +68,7 @@ class StillFrameEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: VJEPA2) -> None:
+    def __init__(self, model: VJEPA2 | VJEPA2AC) -> None:
         super().__init__()
         self.encoder, self.tubelet = model.encoder, model.config.encoder.tubelet
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
@@ -128,15 +129,18 @@ class BundleCost:
 
     Attributes:
         encoder: One frame.
-        predictor: One prediction.
-        clip: The encoder for a whole clip, which is compared with still frames in the build only.
+        predictor: One prediction; its working memory is that of all candidates.
+        clip: The encoder for a whole clip, which is compared with still frames in the build only; None: it is
+            not.
         frames: Frames that the build encodes to measure errors.
+        num_samples: K, candidates that are predicted at once.
     """
 
     encoder: GraphCost
     predictor: GraphCost
-    clip: GraphCost
+    clip: GraphCost | None
     frames: int
+    num_samples: int = 1
 
     @property
     def weight_bytes(self) -> int:
@@ -152,7 +156,8 @@ class BundleCost:
     @property
     def building_bytes(self) -> float:
         """Peak memory of the build: weights in torch, ONNX, the OpenVINO IR, its file, and the engine."""
-        working_bytes = max(self.clip.working_bytes, self.predictor.working_bytes)
+        largest = self.encoder if self.clip is None else self.clip
+        working_bytes = max(largest.working_bytes, self.predictor.working_bytes)
         return _BUILDER_BYTES + 5 * self.weight_bytes + working_bytes
 
     def building_multiply_adds(self, variants: int) -> int:
@@ -160,8 +165,8 @@ class BundleCost:
         golden = GOLDEN_FRAMES * variants
         return (
             (self.frames + golden) * self.encoder.multiply_adds
-            + (WINDOWS + GOLDEN_FRAMES + golden) * self.predictor.multiply_adds
-            + 2 * CLIPS * self.clip.multiply_adds
+            + (WINDOWS + GOLDEN_FRAMES + golden * self.num_samples) * self.predictor.multiply_adds
+            + (0 if self.clip is None else 2 * CLIPS * self.clip.multiply_adds)
         )
 
 
@@ -187,9 +192,9 @@ def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> Bundle
         encode_clip = network_multiply_adds(model, clip)
     weights = parameters(model.encoder)
     return BundleCost(
-        GraphCost(weights, encode, _working_bytes(encoder, tokens)),
-        GraphCost(parameters(model.predictor), predict, _working_bytes(config.predictor, steps * tokens)),
-        GraphCost(weights, encode_clip, _working_bytes(encoder, history_size * tokens)),
+        GraphCost(weights, encode, working_bytes(encoder, tokens)),
+        GraphCost(parameters(model.predictor), predict, working_bytes(config.predictor, steps * tokens)),
+        GraphCost(weights, encode_clip, working_bytes(encoder, history_size * tokens)),
         steps_read(config, history_size, horizon),
     )
 
@@ -226,7 +231,7 @@ def check_teacher(
     if not isinstance(config, VJEPA2Config):
         raise JepaExportError(
             f"{name} ({member.family}) cannot be built: it does not predict without actions; V-JEPA 2, "
-            "V-JEPA 2.1 and LeWM can be built",
+            "V-JEPA 2.1, V-JEPA 2-AC and LeWM can be built",
             code="export.teacher_unsupported",
         )
     if depth is not None:
@@ -424,6 +429,6 @@ def _write(
         write_variants(path, {"fp32": lambda: convert(path)}, samples, folder, variants, shapes=shapes)
 
 
-def _working_bytes(sizes: Sizes, tokens: int) -> int:
+def working_bytes(sizes: Sizes, tokens: int) -> int:
     """Return the memory of the attention scores of one block and its other intermediate results."""
     return 4 * (2 * sizes.heads * tokens**2 + tokens * (6 * sizes.width + sizes.hidden))

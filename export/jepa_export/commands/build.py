@@ -30,8 +30,8 @@ def add_parser(subparsers: Any) -> None:
     model.add_argument(
         "--teacher",
         metavar="NAME",
-        help="published teacher, such as vjepa2_1_vitb_384 or vjepa2_vitl_256; or vjepa2 or vjepa2_1 for a "
-        "checkpoint of any size",
+        help="published teacher, such as vjepa2_1_vitb_384 or vjepa2_vitl_256; or vjepa2, vjepa2_1 or "
+        "vjepa2_ac for a checkpoint of any size",
     )
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument(
@@ -48,7 +48,10 @@ def add_parser(subparsers: Any) -> None:
     add_output_argument(parser, "folder of the bundle")
     add_variant_arguments(parser)
     parser.add_argument(
-        "--horizon", type=int, metavar="N", help="predicted steps (default: 8; for a teacher 4, for LeWM 5)"
+        "--horizon",
+        type=int,
+        metavar="N",
+        help="predicted steps (default: 8; for a teacher 4, for LeWM 5, for V-JEPA 2-AC 2)",
     )
     parser.add_argument(
         "--seed", type=number_types.seed, default=0, help="random seed (default: %(default)s)"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from jepa_export.bundling import vjepa2_ac_bundle
 from jepa_export.bundling.manifest_fields import NO_ACTIONS, BundleSettings, ModelIdentity
 from jepa_export.bundling.staging import check_output
 from jepa_export.bundling.task_progress import show_on
@@ -31,16 +32,21 @@ from jepa_export.commands.build_student import (
 )
 from jepa_export.commands.teacher_request import TeacherRequest
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.compute_cost import multiply_adds_per_second
+from jepa_export.evaluation.compute_cost import multiply_adds_per_second, parameters
+from jepa_export.targets.onnx import check_size
 from jepa_export.teachers.checkpoints import Settings, inspect, read
 from jepa_export.teachers.checkpoints.architecture import describe_config
-from jepa_export.teachers.family import Member, find_teacher, is_family
+from jepa_export.teachers.family import Member, find_teacher, is_family, shallow
 from jepa_export.teachers.layers import Block
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
+from jepa_export.teachers.vjepa2_ac import STEP_S, VJEPA2AC, VJEPA2ACConfig
 from jepa_runtime.commands import progress_on
+from jepa_runtime.control import preset
 
 DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
+AC_NUM_SAMPLES = 16
+"""Candidates that a V-JEPA 2-AC predicts at once; planners evaluate more in several calls."""
 
 
 def build_teacher(request: TeacherRequest) -> int:
@@ -60,6 +66,8 @@ def build_teacher(request: TeacherRequest) -> int:
     member = _member(request)
     if isinstance(member.config, LeWMConfig):
         return build_lewm(request)
+    if isinstance(member.config, VJEPA2ACConfig):
+        return _build_vjepa2_ac(console, request, member, member.config)
     variants = select_variants(request.targets, request.only, offered=TEACHER_VARIANTS)
     length = DEFAULT_FRAMES if request.frames is None else request.frames
     horizon = DEFAULT_HORIZON if request.horizon is None else request.horizon
@@ -74,22 +82,7 @@ def build_teacher(request: TeacherRequest) -> int:
     )
     size = length // config.encoder.tubelet
     cost = bundle_cost(config, size, horizon)
-    if is_family(request.teacher):
-        console.print(f"sizes: {describe_config(config)}", highlight=False, soft_wrap=True)
-    console.print(cost_table(request.teacher, cost, size, horizon))
-    console.print(
-        f"estimated memory: {cost.building_bytes / 1e9:.1f} GB for this build, "
-        f"{cost.robot_bytes / 1e9:.1f} GB on the robot",
-        highlight=False,
-        soft_wrap=True,
-    )
-    seconds = building_seconds(config, cost, len(variants))
-    console.print(
-        f"estimated time: {seconds:.0f} s to encode and predict (from the speed of one transformer block), "
-        "in addition to reading the weights and converting the graphs",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _announce(console, request, config, cost, cost_table(request.teacher, cost, size, horizon), len(variants))
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = steps_read(config, size, horizon)
     frames = read_calibration_frames(
@@ -100,7 +93,9 @@ def build_teacher(request: TeacherRequest) -> int:
         minimum=needed,
         frames_per_step=config.encoder.tubelet,
     )
-    model, identity = _model(request, member, config)
+    about = "each frame encoded as a still clip, predicting without actions"
+    model, identity = _model(request, member, config, about)
+    assert isinstance(model, VJEPA2)
     settings = BundleSettings(
         actions=NO_ACTIONS,
         history_size=size,
@@ -118,6 +113,92 @@ def build_teacher(request: TeacherRequest) -> int:
     return 0
 
 
+def _build_vjepa2_ac(
+    console: Console, request: TeacherRequest, member: Member, config: VJEPA2ACConfig
+) -> int:
+    """Print the cost of a V-JEPA 2-AC, and write its bundle."""
+    if request.frames is not None:
+        raise JepaExportError(
+            f"--frames is for other teachers: {request.teacher} plans from one frame",
+            code="export.option_not_applicable",
+        )
+    search = preset("vjepa2_ac").search
+    horizon = search.horizon if request.horizon is None else request.horizon
+    if not 1 <= horizon <= config.frames:
+        raise JepaExportError(
+            f"--horizon must be between 1 and {config.frames}, the frames that the predictor reads, got "
+            f"{horizon}",
+            code="export.invalid_option",
+        )
+    if request.depth is not None:
+        shallower = shallow(config, request.depth)
+        assert isinstance(shallower, VJEPA2ACConfig)
+        config = shallower
+    with torch.device("meta"):
+        check_size(request.teacher, parameters(config.build().encoder))
+    variants = select_variants(request.targets, request.only, offered=TEACHER_VARIANTS)
+    cost = vjepa2_ac_bundle.bundle_cost(config, horizon, AC_NUM_SAMPLES)
+    _announce(console, request, config, cost, cost_table(request.teacher, cost, 1, horizon), len(variants))
+    check_disk_space(request.out, cost.weight_bytes // 4, variants)
+    needed = vjepa2_ac_bundle.frames_needed(horizon)
+    frames = read_calibration_frames(
+        request.calibration, config.encoder.frame_size, step_s=STEP_S, maximum=needed, minimum=needed
+    )
+    about = "each frame encoded as a still clip, planning from one frame and the pose of the arm"
+    model, identity = _model(request, member, config, about)
+    assert isinstance(model, VJEPA2AC)
+    settings = BundleSettings(
+        actions=vjepa2_ac_bundle.POSE_DELTAS,
+        history_size=1,
+        horizon=horizon,
+        num_samples=AC_NUM_SAMPLES,
+        step_s=STEP_S,
+        rate_hz=DEFAULT_RATE_HZ,
+        variants=variants,
+        command=request.command,
+    )
+    with progress_on(console) as bars:
+        vjepa2_ac_bundle.write_vjepa2_ac_bundle(
+            model,
+            frames,
+            request.out,
+            settings,
+            identity,
+            seed=request.seed,
+            progress=print_steps(console),
+            begin=show_on(bars),
+        )
+    console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _announce(
+    console: Console,
+    request: TeacherRequest,
+    config: VJEPA2Config | VJEPA2ACConfig,
+    cost: BundleCost,
+    table: Table,
+    variants: int,
+) -> None:
+    """Print sizes, cost, memory and time of a build."""
+    if is_family(request.teacher):
+        console.print(f"sizes: {describe_config(config)}", highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(
+        f"estimated memory: {cost.building_bytes / 1e9:.1f} GB for this build, "
+        f"{cost.robot_bytes / 1e9:.1f} GB on the robot",
+        highlight=False,
+        soft_wrap=True,
+    )
+    seconds = building_seconds(config, cost, variants)
+    console.print(
+        f"estimated time: {seconds:.0f} s to encode and predict (from the speed of one transformer block), "
+        "in addition to reading the weights and converting the graphs",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _member(request: TeacherRequest) -> Member:
     """Return the teacher; the sizes of a family are those of its checkpoint."""
     if request.checkpoint is not None:
@@ -131,7 +212,7 @@ def _member(request: TeacherRequest) -> Member:
     return find_teacher(request.teacher)
 
 
-def building_seconds(config: VJEPA2Config, cost: BundleCost, variants: int) -> float:
+def building_seconds(config: VJEPA2Config | VJEPA2ACConfig, cost: BundleCost, variants: int) -> float:
     """Estimate the time to encode and predict in a build, by its multiply-adds at the speed of one block."""
     sizes = config.encoder
     speed = multiply_adds_per_second(Block(sizes), torch.zeros(1, sizes.patches, sizes.width))
@@ -155,14 +236,14 @@ def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> 
     return table
 
 
-def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tuple[VJEPA2, ModelIdentity]:
-    """Return the network, and the entries of the manifest about it."""
+def _model(
+    request: TeacherRequest, member: Member, config: VJEPA2Config | VJEPA2ACConfig, about: str
+) -> tuple[VJEPA2 | VJEPA2AC, ModelIdentity]:
+    """Return the network, and the entries of the manifest about it, with ``about`` in the description."""
     name = request.teacher
     license = member.license if member.commercial else f"{member.license}: not for commercial use"
     sizes = f", {describe_config(config)}" if is_family(name) else ""
-    summary = (
-        f"{name} ({member.family}{sizes}), each frame encoded as a still clip, predicting without actions"
-    )
+    summary = f"{name} ({member.family}{sizes}), {about}"
     if request.checkpoint is None:
         blocks = (config.encoder.depth, member.config.encoder.depth)
         part = "" if request.depth is None else ", {} of its {} blocks".format(*blocks)
@@ -175,10 +256,14 @@ def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tup
             data="none: random weights",
             teacher=f"{name} ({member.family}), random weights{part}",
         )
-        return _random_weights(config, request.seed), identity
+        return random_weights(config, request.seed), identity
     teacher = read(name, request.checkpoint, settings=request.settings)
-    assert isinstance(teacher.model, VJEPA2)
-    fitted = "and projected by a linear map " if config.output_space == "teacher" else ""
+    assert isinstance(teacher.model, VJEPA2 | VJEPA2AC)
+    fitted = ""
+    if isinstance(config, VJEPA2ACConfig):
+        fitted = "with an arm that stands "
+    elif config.output_space == "teacher":
+        fitted = "and projected by a linear map "
     identity = ModelIdentity(
         model_id=name.lower(),
         version="1.0.0",
@@ -191,7 +276,7 @@ def _model(request: TeacherRequest, member: Member, config: VJEPA2Config) -> tup
     return teacher.model, identity
 
 
-def _random_weights(config: VJEPA2Config, seed: int) -> VJEPA2:
+def random_weights(config: VJEPA2Config | VJEPA2ACConfig, seed: int) -> VJEPA2 | VJEPA2AC:
     """Return a network with random weights, also for parameters that training starts from zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

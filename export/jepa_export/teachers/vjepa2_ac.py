@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
@@ -22,9 +19,13 @@ from jepa_export.teachers.layers import EPS, Sizes, blocks, check_shape
 from jepa_export.teachers.rope import Rope, grid_positions
 from jepa_export.teachers.vjepa2 import Encoder, EncoderConfig
 
-# Numbers in a state (x, y, z in m; roll, pitch, yaw in rad; gripper, 0 open to 1 closed) and in an action,
-# which is the change of the state until the next frame.
-STATE_DIM = 7
+STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+"""Components of a state, and of an action, which is the change of the state until the next frame."""
+STATE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1")
+"""Their units; a gripper is open at 0 and closed at 1."""
+STATE_DIM = len(STATE_NAMES)
+STEP_S = 0.25
+"""Time between two frames (Assran et al. 2025: 4 Hz)."""
 # Tokens before those of a frame: its action and its state.
 _LEADING = 2
 # Added to a score, this makes its softmax vanish, and float16 can represent it.
@@ -139,18 +140,36 @@ class VJEPA2AC(nn.Module):
         known = int(latents.shape[1])
         for frames in range(known, int(actions.shape[1]) + 1):
             following = self.predict(latents, actions[:, :frames], states)[:, -1:]
-            reached = next_state(*(each[:, frames - 1].double().numpy() for each in (states, actions)))
-            latents = torch.cat([latents, following], dim=1)
-            states = torch.cat([states, torch.from_numpy(reached).to(states)[:, None]], dim=1)
+            reached = next_state(states[:, -1:], actions[:, frames - 1 : frames])
+            latents, states = torch.cat([latents, following], dim=1), torch.cat([states, reached], dim=1)
         return latents[:, known:], states[:, known:]
 
 
-def next_state(state: NDArray[np.float64], action: NDArray[np.float64]) -> NDArray[np.float64]:
+def next_state(state: Tensor, action: Tensor) -> Tensor:
     """Return the state that ``action`` leads to from ``state``, both [..., 7].
 
     Positions add up, rotations (about the fixed axes x, y, z, in this order) are composed, and the gripper is
-    clipped to [0, 1].
+    clipped to [0, 1]. At a pitch of 90 degrees, where roll and yaw are not unique, they are inaccurate.
     """
-    rotation = Rotation.from_euler("xyz", action[..., 3:6]) * Rotation.from_euler("xyz", state[..., 3:6])
-    gripper = (state[..., 6:] + action[..., 6:]).clip(0, 1)
-    return np.concatenate([state[..., :3] + action[..., :3], rotation.as_euler("xyz"), gripper], axis=-1)
+    rotation = _rotation_matrix(action[..., 3:6]) @ _rotation_matrix(state[..., 3:6])
+    gripper = (state[..., 6:] + action[..., 6:]).clamp(0.0, 1.0)
+    return torch.cat([state[..., :3] + action[..., :3], _euler_angles(rotation), gripper], dim=-1)
+
+
+def _rotation_matrix(angles: Tensor) -> Tensor:
+    """Return the matrices [..., 3, 3] of rotations about the fixed axes x, then y, then z [..., 3]."""
+    (sr, sp, sy), (cr, cp, cy) = angles.sin().unbind(-1), angles.cos().unbind(-1)
+    rows = (
+        (cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr),
+        (sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr),
+        (-sp, cp * sr, cp * cr),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _euler_angles(rotation: Tensor) -> Tensor:
+    """Return the angles [..., 3] of :func:`_rotation_matrix`, the second in [-pi/2, pi/2]."""
+    (r00, r10, r20), _, _ = (column.unbind(-1) for column in rotation.unbind(-1))
+    r21, r22 = rotation[..., 2, 1], rotation[..., 2, 2]
+    pitch = torch.atan2(-r20, (r21.square() + r22.square()).sqrt())
+    return torch.stack([torch.atan2(r21, r22), pitch, torch.atan2(r10, r00)], dim=-1)

@@ -30,6 +30,7 @@ class GoldenOutputs:
             pose graph.
         history_actions: [W-1, A], executed in each history; None if a history is one frame, or repeats one
             frame.
+        history_states: [W, S], the states of the robot in each history; None if the predictor reads none.
     """
 
     frames: NDArray[np.uint8]
@@ -40,6 +41,7 @@ class GoldenOutputs:
     energy: NDArray[np.float32] | None
     relative_pose: NDArray[np.float32] | None = None
     history_actions: NDArray[np.float32] | None = None
+    history_states: NDArray[np.float32] | None = None
 
     def history_indices(self, size: int) -> NDArray[np.intp]:
         """Return the frame indices of each history of ``size`` frames: [n, ``size``], the newest last.
@@ -87,6 +89,8 @@ def read_golden(data: bytes, manifest: Manifest, where: str) -> GoldenOutputs:
         expected["relative_pose"] = ((n, POSE_SIZE), np.float32)
     if "history_actions" in arrays and manifest.history_size > 1:
         expected["history_actions"] = ((manifest.history_size - 1, manifest.action_size), np.float32)
+    if manifest.state_size:
+        expected["history_states"] = ((manifest.history_size, manifest.state_size), np.float32)
     if arrays.keys() != expected.keys():
         raise BundleError(
             f"{where}: must hold {', '.join(expected)}; holds {', '.join(arrays)}: export the model again",

@@ -199,12 +199,34 @@ class ActionSpec(_Model):
         return self
 
 
+class StateSpec(_Model):
+    """Represent the measured state of the robot, which the predictor reads: S numbers, such as a pose."""
+
+    names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
+    units: tuple[Name, ...]
+
+    @model_validator(mode="after")
+    def _agree(self) -> StateSpec:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("state names must be unique")
+        if len(self.units) != len(self.names):
+            raise ValueError(
+                f"state units must have one entry per name ({len(self.names)}), got {len(self.units)}"
+            )
+        return self
+
+
 class IO(_Model):
-    """Represent the inputs and outputs. An action is held for ``step_s``, the step of the predictor."""
+    """Represent the inputs and outputs. An action is held for ``step_s``, the step of the predictor.
+
+    ``state``: the measured state of the robot that the predictor reads at each latent; absent: it reads none.
+    Runtimes that do not know this field reject the bundle as ``bundle.manifest_invalid``.
+    """
 
     frame: FrameSpec
     latent: LatentSpec
     action: ActionSpec
+    state: StateSpec | None = None
     step_s: Annotated[float, Field(ge=STEP_S[0], le=STEP_S[1])]
 
 
@@ -423,6 +445,11 @@ class Manifest(_Model):
         return len(self.io.action.names)
 
     @property
+    def state_size(self) -> int:
+        """The number of components of the robot's state, S; 0 if the predictor reads none."""
+        return 0 if self.io.state is None else len(self.io.state.names)
+
+    @property
     def takes_actions(self) -> bool:
         """Whether the predicted futures can depend on actions."""
         return self.io.action.low != self.io.action.high
@@ -430,10 +457,12 @@ class Manifest(_Model):
     def interface(self) -> dict[str, Any]:
         """Return what a robot's software relies on, as JSON values.
 
-        That is the actions, their units, limits and duration, and the number of predicted steps. Latents may
-        change.
+        That is the actions, their units, limits and duration, the state of the robot if the model reads it,
+        and the number of predicted steps. Latents may change.
         """
-        return self.io.action.model_dump(mode="json") | {"step_s": self.io.step_s, "horizon": self.horizon}
+        state = {} if self.io.state is None else {"state": self.io.state.model_dump(mode="json")}
+        action = self.io.action.model_dump(mode="json")
+        return action | state | {"step_s": self.io.step_s, "horizon": self.horizon}
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the fields as they are written: without defaults that earlier readers would reject."""
@@ -442,6 +471,8 @@ class Manifest(_Model):
             omitted["normal_scores"] = True
         if not self.graphs.relative_pose:
             omitted["graphs"] = {"relative_pose"}
+        if self.io.state is None:
+            omitted["io"] = {"state"}
         return self.model_dump(mode="json", exclude=omitted)
 
     @model_validator(mode="after")

@@ -357,6 +357,9 @@ class _Run:
     def _missing(self, manifest: Manifest, summary: dict[str, Any]) -> str | None:
         """Return which outputs are missing and why, or None."""
         predicted = "predict_ms" in summary
+        if manifest.io.state is not None and not predicted:
+            names = ", ".join(manifest.io.state.names)
+            return f"no futures: the model reads the state of the robot ({names}), which no source has"
         if manifest.takes_actions and not self._actions_known and self._source.commands is None:
             missing, names = "surprise" if predicted else "futures", ",".join(manifest.io.action.names)
             return (

@@ -309,6 +309,8 @@ def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tens
     }
     if history_size > 1:
         inputs["history_actions"] = ((1, history_size - 1, actions), np.float32)
+    if manifest.state_size:
+        inputs["history_states"] = ((1, history_size, manifest.state_size), np.float32)
     return inputs, {"futures": ((size, horizon, *latent), np.float32)}
 
 

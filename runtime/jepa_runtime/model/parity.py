@@ -326,8 +326,16 @@ def _outputs(model: WorldModel, golden: GoldenOutputs) -> list[_Compared]:
     goal = golden.goal[0]
 
     def predict(actions: NDArray[np.float32]) -> list[Futures]:
-        between = golden.history_actions
-        return [model.predict(actions, latents=past, history_actions=between, goal=goal) for past in pasts]
+        return [
+            model.predict(
+                actions,
+                latents=past,
+                history_actions=golden.history_actions,
+                history_states=golden.history_states,
+                goal=goal,
+            )
+            for past in pasts
+        ]
 
     def predict_latents(actions: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([each.latents for each in predict(actions)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,22 @@ from jepa_runtime.backends.base import PartitionedSession, Session
 from jepa_runtime.bundle import Manifest
 
 Floats = NDArray[np.float32]
-# Past latents [W, T, D] (or one [T, D] that is repeated), the actions between them [W-1, A] (None: zero), and
-# the future actions [h, A].
-RolloutRequest = tuple[Floats, NDArray[np.floating] | None, NDArray[np.floating]]
+
+
+class RolloutRequest(NamedTuple):
+    """A history and the actions after it.
+
+    Attributes:
+        latents: Past latents [W, T, D], or one [T, D] that is repeated.
+        history_actions: The actions between them [W-1, A]; None: zero.
+        actions: The future actions [h, A].
+        history_states: The states of the robot at the latents [W, S]; None if the model reads none.
+    """
+
+    latents: Floats
+    history_actions: NDArray[np.floating] | None
+    actions: NDArray[np.floating]
+    history_states: NDArray[np.floating] | None = None
 
 
 class Rollouts:
@@ -24,6 +37,7 @@ class Rollouts:
         self._latent = manifest.io.latent.tokens, manifest.io.latent.dim
         self._history = manifest.history_size, *self._latent
         self._history_actions = manifest.history_size - 1, manifest.action_size
+        self._history_states = manifest.history_size, manifest.state_size
 
     def run(
         self,
@@ -31,6 +45,7 @@ class Rollouts:
         actions: Floats,
         latents: Floats,
         history_actions: NDArray[np.floating] | None,
+        history_states: NDArray[np.floating] | None = None,
     ) -> Floats:
         """Predict the futures of one history under ``actions`` [K', h, A].
 
@@ -38,9 +53,9 @@ class Rollouts:
             A view [K', h, T, D] of the session's output.
 
         Raises:
-            ValueError: A shape is wrong, or an action is not finite.
+            ValueError: A shape is wrong, or an action or a state is not finite.
         """
-        self._fill(session.inputs, actions, latents, history_actions)
+        self._fill(session.inputs, actions, latents, history_actions, history_states)
         count, steps = actions.shape[:2]
         futures: Floats = session.run()["futures"][:count, :steps]
         return futures
@@ -51,20 +66,21 @@ class Rollouts:
         They run in the parts of a partitioned session in parallel, otherwise one after the other.
 
         Raises:
-            ValueError: A shape is wrong, or an action is not finite.
+            ValueError: A shape is wrong, or an action or a state is not finite.
         """
         found: list[Floats] = []
         if not isinstance(session, PartitionedSession):
-            for latents, history_actions, actions in requests:
+            for latents, history_actions, actions, states in requests:
                 chosen = np.asarray(actions, np.float32)[None]
-                found.append(self.run(session, chosen, latents, history_actions)[0].copy())
+                found.append(self.run(session, chosen, latents, history_actions, states)[0].copy())
             return found
         for start in range(0, len(requests), len(session.parts)):
             together = list(zip(requests[start : start + len(session.parts)], session.parts, strict=False))
-            for (latents, history_actions, actions), part in together:
-                self._fill(part.inputs, np.asarray(actions, np.float32)[None], latents, history_actions)
+            for (latents, history_actions, actions, states), part in together:
+                chosen = np.asarray(actions, np.float32)[None]
+                self._fill(part.inputs, chosen, latents, history_actions, states)
             session.run_parts(len(together))
-            found += [part.outputs["futures"][0, : len(one[2])].copy() for one, part in together]
+            found += [part.outputs["futures"][0, : len(one.actions)].copy() for one, part in together]
         return found
 
     def _fill(
@@ -73,6 +89,7 @@ class Rollouts:
         actions: Floats,
         latents: Floats,
         history_actions: NDArray[np.floating] | None,
+        history_states: NDArray[np.floating] | None,
     ) -> None:
         before = 0 if history_actions is None else history_actions
         if not (np.isfinite(actions).all() and np.isfinite(before).all()):
@@ -86,6 +103,7 @@ class Rollouts:
                 f"history_actions must be {list(self._history_actions)}, got "
                 f"{list(np.shape(history_actions))}"
             )
+        self._fill_states(inputs, history_states)
         inputs["history_latents"][0] = latents
         if self._history_actions[0]:
             inputs["history_actions"][0] = before
@@ -96,3 +114,15 @@ class Rollouts:
             # Values of the previous call must not affect this one.
             buffer[:] = 0
             buffer[: actions.shape[0], : actions.shape[1]] = actions
+
+    def _fill_states(self, inputs: Mapping[str, NDArray[Any]], states: NDArray[np.floating] | None) -> None:
+        if not self._history_states[1]:
+            if states is not None:
+                raise ValueError("history_states must be None: the model reads no state of the robot")
+            return
+        if states is None or np.shape(states) != self._history_states or not np.isfinite(states).all():
+            raise ValueError(
+                f"history_states must be {list(self._history_states)} finite numbers, the robot's states at "
+                f"the latents, got {None if states is None else np.asarray(states).tolist()}"
+            )
+        inputs["history_states"][0] = states

@@ -342,6 +342,7 @@ class WorldModel:
         *,
         latents: Floats | None = None,
         history_actions: NDArray[np.floating] | None = None,
+        history_states: NDArray[np.floating] | None = None,
         goal: Floats | None = None,
     ) -> Futures:
         """Predict the futures of up to K action sequences of up to H steps.
@@ -352,13 +353,16 @@ class WorldModel:
             latents: [W, T, D] one step apart, oldest first, or one [T, D] that is repeated; None: the frame
                 encoded last.
             history_actions: [W-1, A] between the latents; None: zero.
+            history_states: [W, S], the states of the robot at the latents; required if the model reads them
+                (``manifest.io.state``), otherwise None.
             goal: [T, D]; if given, the futures include their energies to it, see :meth:`energy`.
 
         Returns:
             The futures.
 
         Raises:
-            ValueError: A shape is wrong, an action is not finite, or no frame was encoded yet.
+            ValueError: A shape is wrong, an action or a state is not finite, the states are missing, or no
+                frame was encoded yet.
         """
         sessions = self._open_here()
         chosen = np.array(actions, np.float32)
@@ -378,7 +382,7 @@ class WorldModel:
         if latents is None:
             raise ValueError("no latents to predict from: encode a frame first, or give latents")
         began = time.perf_counter()
-        futures = self._rollouts.run(session, chosen, latents, history_actions).copy()
+        futures = self._rollouts.run(session, chosen, latents, history_actions, history_states).copy()
         self.timings["predict"] = (time.perf_counter() - began) * 1e3
         self._note_device_time("predict", session)
         energies = None if goal is None else self._energies(session, futures, goal)
@@ -389,6 +393,8 @@ class WorldModel:
     ) -> tuple[Floats, Floats]:
         """Return the history after further actions, with predicted latents in place of observed ones.
 
+        Not for models that read the state of the robot, whose later states are unknown.
+
         Args:
             latents: [W, T, D], one step apart, oldest first.
             history_actions: [W-1, A] between them.
@@ -398,7 +404,7 @@ class WorldModel:
             The latents [W, T, D] and the actions [W-1, A] between them, n steps later.
 
         Raises:
-            ValueError: A shape is wrong, or an action is not finite.
+            ValueError: A shape is wrong, an action is not finite, or the model reads the state of the robot.
         """
         session = self._open_here().predict_one
         steps, width = session.inputs["actions"].shape[1], self.manifest.history_size
@@ -415,13 +421,13 @@ class WorldModel:
         """Predict the future of each history under its own actions, of up to H steps.
 
         Args:
-            requests: See :data:`~jepa_runtime.model.rollouts.RolloutRequest`.
+            requests: See :class:`~jepa_runtime.model.rollouts.RolloutRequest`.
 
         Returns:
             The latents [h, T, D] of each.
 
         Raises:
-            ValueError: A shape is wrong, or an action is not finite.
+            ValueError: A shape is wrong, or an action or a state is not finite.
         """
         sessions = self._open_here()
         of_one = sessions.predict_one.inputs["actions"].shape[1] == self.manifest.horizon
@@ -544,9 +550,10 @@ class WorldModel:
         history_actions: NDArray[np.floating],
         action: NDArray[np.floating],
         observed: Floats,
+        history_states: NDArray[np.floating] | None = None,
     ) -> float:
         """Return the surprise of one step, see :meth:`outcome`."""
-        return self.outcome(previous, history_actions, action, observed).surprise
+        return self.outcome(previous, history_actions, action, observed, history_states).surprise
 
     def outcome(
         self,
@@ -554,6 +561,7 @@ class WorldModel:
         history_actions: NDArray[np.floating],
         action: NDArray[np.floating],
         observed: Floats,
+        history_states: NDArray[np.floating] | None = None,
     ) -> StepOutcome:
         """Compare the outcome of one step with its prediction.
 
@@ -562,9 +570,10 @@ class WorldModel:
             history_actions: [W-1, A] between them.
             action: [A], the executed action.
             observed: [T, D], the latent after the step.
+            history_states: [W, S], the states of the robot at ``previous``; None if the model reads none.
 
         Raises:
-            ValueError: A shape is wrong, or an action is not finite.
+            ValueError: A shape is wrong, an action or a state is not finite, or the states are missing.
         """
         session = self._open_here().predict_one
         size = self.manifest.action_size
@@ -574,7 +583,8 @@ class WorldModel:
                 f"{list(np.shape(action))} and {list(observed.shape)}"
             )
         chosen = np.asarray(action, np.float32)[None, None]
-        predicted = self._rollouts.run(session, chosen, previous, history_actions)[0, 0].ravel()
+        rollout = self._rollouts.run(session, chosen, previous, history_actions, history_states)
+        predicted = rollout[0, 0].ravel()
         before = (previous if previous.shape == self._latent_shape else previous[-1]).ravel()
         return step_outcome(before, predicted, observed.ravel())
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.calibration import CalibrationMonitor, ErrorSample, create_monitor
 from jepa_runtime.errors import BackendError, BundleError
+from jepa_runtime.model.rollouts import RolloutRequest
 from jepa_runtime.model.world_model import Futures, WorldModel
 from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.serving.goals import Goal, is_image
@@ -204,7 +205,11 @@ class FrameProcessor:
             BackendError: Outputs of the model are not finite.
         """
         futures = self.model.predict(
-            actions, latents=context.latents, history_actions=context.actions, goal=goal
+            actions,
+            latents=context.latents,
+            history_actions=context.actions,
+            history_states=context.states,
+            goal=goal,
         )
         latents, energies = futures.latents, futures.energies
         # Energies without their own graph depend on all values of the latents, so checking them is enough.
@@ -229,7 +234,9 @@ class FrameProcessor:
             return result
         context = past.context
         began_ns = self._config.clock_ns()
-        outcome = self.model.outcome(context.latents, context.actions, past.actions[0], result.latent)
+        outcome = self.model.outcome(
+            context.latents, context.actions, past.actions[0], result.latent, history_states=context.states
+        )
         if not math.isfinite(outcome.surprise):
             raise self._not_finite("surprises")
         result.timings_ms["surprise"] = (self._config.clock_ns() - began_ns) / 1e6
@@ -286,7 +293,10 @@ class FrameProcessor:
         between = [past for age in ages[1:-1] if (past := history.past_context(age)) is not None]
         pasts = [oldest, *between]
         predicted = self.model.predict_each(
-            [(past.context.latents, past.context.actions, past.actions) for past in pasts]
+            [
+                RolloutRequest(past.context.latents, past.context.actions, past.actions, past.context.states)
+                for past in pasts
+            ]
         )
         errors, *nearer = (_errors(*pair) for pair in zip(predicted, pasts, strict=True))
         from_ns = [oldest.context.stamp_ns] * ages[-1]
@@ -310,6 +320,15 @@ class FrameProcessor:
             raise ValueError(f"action must be finite numbers of at most {limit:g}, got {action.tolist()}")
         for state in self._streams.values():
             state.history.add_action(stamp_ns + self._actuation_ns, action)
+
+    def add_state(self, stamp_ns: int, state: NDArray[np.floating]) -> None:
+        """See :meth:`~jepa_runtime.serving.pipeline.Pipeline.add_state`.
+
+        Raises:
+            ValueError: It is not a state that this model reads.
+        """
+        for stream in self._streams.values():
+            stream.history.add_state(stamp_ns, state)
 
     def prediction_context(self, stream: str, *, delay_ns: int = 0) -> PredictionContext | None:
         """Return the state from which futures of ``stream`` start; None: its history is not long enough.
@@ -373,13 +392,13 @@ class FrameProcessor:
         """Check that this model can replace that of ``other`` without a restart.
 
         Raises:
-            BundleError: Its actions, their limits or its step differ.
+            BundleError: Its actions, their limits, the state that it reads, or its step differ.
         """
         theirs, ours = other.model.manifest.io, self.model.manifest.io
-        if (ours.action, ours.step_s) != (theirs.action, theirs.step_s):
+        if (ours.action, ours.state, ours.step_s) != (theirs.action, theirs.state, theirs.step_s):
             raise BundleError(
-                f"{self.model.bundle.path}: actions, limits or step differ from those of the active model: "
-                "restart with it instead of swapping",
+                f"{self.model.bundle.path}: actions, limits, state or step differ from those of the active "
+                "model: restart with it instead of swapping",
                 code="bundle.incompatible_actions",
             )
 
@@ -413,6 +432,7 @@ class FrameProcessor:
             tolerance_ns=self._tolerance_ns(),
             max_gap_ns=round(max_gap_s * 1e9),
             reach=manifest.horizon,
+            state_size=manifest.state_size,
         )
         if not manifest.takes_actions:
             # The only possible action is always executed.
@@ -441,8 +461,11 @@ class FrameProcessor:
         latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
         history = np.repeat(latent[None], manifest.history_size, axis=0)
         actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
-        model.predict(self._default_candidates.actions, latents=history, history_actions=actions, goal=latent)
-        model.surprise(history, actions, self._default_candidates.actions[0, 0], latent)
+        states = np.zeros((manifest.history_size, manifest.state_size), np.float32)
+        rest = Context(history, actions, 0, states if manifest.state_size else None)
+        self.predict(self._default_candidates.actions, rest, latent)
+        first = self._default_candidates.actions[0, 0]
+        model.surprise(history, actions, first, latent, history_states=rest.states)
         model.energy(latent, latent)
         if model.reads_poses:
             model.relative_poses(latent, latent)

@@ -8,7 +8,9 @@ Rules:
        there is no mean.
     2. Steps are found by time, not by counting frames: the latent one step ago is the one nearest to
        ``step_ns`` before the newest, within ``tolerance_ns``.
-    3. Frames further apart than ``max_gap_ns``, a stamp that goes backwards, or :meth:`History.restart` reset
+    3. If the model reads the state of the robot, the state at a latent is the one nearest to it in time,
+       within ``tolerance_ns``. Without one there is no context.
+    4. Frames further apart than ``max_gap_ns``, a stamp that goes backwards, or :meth:`History.restart` reset
        the history, and :meth:`History.add_latent` reports it. The last action then stays in force, with an
        unknown start.
 """
@@ -16,7 +18,7 @@ Rules:
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
 
@@ -27,8 +29,8 @@ Floats = NDArray[np.float32]
 
 # Evenly spaced if more arrive within the time span of the history.
 _MAX_LATENTS = 512
-# Half a minute of commands at 1 kHz.
-_MAX_ACTIONS = 32768
+# Half a minute of commands or states at 1 kHz.
+_MAX_ACTIONS = _MAX_STATES = 32768
 
 
 class Reset(Enum):
@@ -49,11 +51,13 @@ class Context:
         latents: [W, T, D], oldest first.
         actions: Actions [W-1, A] between them in SI units.
         stamp_ns: Stamp of the newest latent.
+        states: States [W, S] of the robot at the latents; None if the model reads none.
     """
 
     latents: Floats
     actions: Floats
     stamp_ns: int
+    states: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class History:
         tolerance_ns: Largest distance of a latent from its nominal time (less than half a step).
         max_gap_ns: Frames further apart than this do not form one sequence.
         reach: Number of steps that :meth:`past_context` can look back (>= 1); may be changed.
+        state_size: S, the number of components of the robot's state; 0: the model reads none.
 
     Raises:
         ValueError: An argument is out of range.
@@ -95,6 +100,7 @@ class History:
         tolerance_ns: int,
         max_gap_ns: int,
         reach: int = 1,
+        state_size: int = 0,
     ) -> None:
         if history_size < 1:
             raise ValueError(f"history_size must be at least 1, got {history_size}")
@@ -116,6 +122,7 @@ class History:
         self.tolerance_ns = tolerance_ns
         self.max_gap_ns = max_gap_ns
         self.reach = reach
+        self.state_size = state_size
         self.resets: dict[Reset, int] = dict.fromkeys(Reset, 0)
         self._first = Reset.FIRST
         self._no_actions = np.zeros((0, action_size), np.float32)
@@ -126,6 +133,8 @@ class History:
         # At the stamp of each action, the time integral [ns] of the previous actions and of the magnitudes of
         # their components [2A], so that the cost of a mean does not depend on the number of commands.
         self._integrals: list[list[float]] = []
+        self._state_stamps: list[int] = []
+        self._states: list[Floats] = []
 
     def __len__(self) -> int:
         """Return the number of latents."""
@@ -153,9 +162,28 @@ class History:
         self._integrals.append(integral)
         self._drop_actions(slice(0, max(0, len(self._actions) - _MAX_ACTIONS)))
 
+    def add_state(self, stamp_ns: int, state: NDArray[np.floating]) -> None:
+        """Add the ``state`` [S] of the robot at ``stamp_ns``. It is copied.
+
+        A stamp older than that of the last state means that the clock was set back: later states are dropped.
+
+        Raises:
+            ValueError: ``state`` does not have ``state_size`` finite components.
+        """
+        measured = np.array(state, np.float32)
+        if measured.shape != (self.state_size,) or not np.isfinite(measured).all():
+            raise ValueError(
+                f"state must be {self.state_size} finite numbers, got {np.asarray(state).tolist()}"
+            )
+        self._drop_states(slice(bisect_left(self._state_stamps, stamp_ns), None))
+        self._state_stamps.append(stamp_ns)
+        self._states.append(measured)
+        self._drop_states(slice(0, max(0, len(self._states) - _MAX_STATES)))
+
     def adopt_actions(self, other: History) -> None:
-        """Copy the actions of ``other``, but not its latents, which belong to another model."""
+        """Copy the actions and states of ``other``, but not its latents, which belong to another model."""
         self._first = Reset.MODEL
+        self._state_stamps, self._states = list(other._state_stamps), list(other._states)
         self._action_stamps = list(other._action_stamps)
         self._actions = list(other._actions)
         self._integrals = list(other._integrals)
@@ -197,7 +225,7 @@ class History:
         """Return the newest latent and the W-1 before it, one step apart.
 
         Returns:
-            None if the history is too short, or an action between them is unknown.
+            None if the history is too short, or an action between them or a state is unknown.
         """
         return self._context_at(len(self._stamps) - 1)
 
@@ -305,7 +333,9 @@ class History:
             return None
         stamp_ns = self._stamps[newest]
         if self.history_size == 1:
-            return Context(self._latents[newest][None], self._no_actions, stamp_ns)
+            return self._with_states(
+                Context(self._latents[newest][None], self._no_actions, stamp_ns), [newest]
+            )
         indices: list[int] = []
         for back in range(self.history_size - 1, 0, -1):
             index = self._nearest(stamp_ns - back * self.step_ns)
@@ -322,7 +352,26 @@ class History:
         latents = np.empty((self.history_size, *self._latents[newest].shape), np.float32)
         for row, index in enumerate(indices):
             latents[row] = self._latents[index]
-        return Context(latents, actions, stamp_ns)
+        return self._with_states(Context(latents, actions, stamp_ns), indices)
+
+    def _with_states(self, context: Context, indices: list[int]) -> Context | None:
+        """Return ``context`` with the states at its latents; None if one is unknown."""
+        if not self.state_size:
+            return context
+        states = [self._state_at(self._stamps[index]) for index in indices]
+        known = [state for state in states if state is not None]
+        return replace(context, states=np.stack(known)) if len(known) == len(states) else None
+
+    def _state_at(self, stamp_ns: int) -> Floats | None:
+        after = bisect_left(self._state_stamps, stamp_ns)
+        nearest = min(
+            range(max(0, after - 1), min(after + 1, len(self._states))),
+            key=lambda index: abs(self._state_stamps[index] - stamp_ns),
+            default=None,
+        )
+        if nearest is None or abs(self._state_stamps[nearest] - stamp_ns) > self.tolerance_ns:
+            return None
+        return self._states[nearest]
 
     def _drop_before(self, oldest_ns: int) -> None:
         stale = bisect_left(self._stamps, oldest_ns)
@@ -330,6 +379,10 @@ class History:
         # The action in force at that time is still needed, earlier ones are not.
         stale = bisect_right(self._action_stamps, oldest_ns) - 1
         self._drop_actions(slice(0, max(0, stale)))
+        self._drop_states(slice(0, bisect_left(self._state_stamps, oldest_ns - self.tolerance_ns)))
 
     def _drop_actions(self, which: slice) -> None:
         del self._action_stamps[which], self._actions[which], self._integrals[which]
+
+    def _drop_states(self, which: slice) -> None:
+        del self._state_stamps[which], self._states[which]

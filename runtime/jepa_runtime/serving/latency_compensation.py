@@ -11,7 +11,8 @@ Rules:
        step whose action is the mean in that rest, scaled by its proportion of a step, which has the same
        path. Only rates can be scaled so; with other actions the delay is rounded to whole steps.
     3. Nothing is compensated if a command in the delay is unknown.
-    4. A delay beyond the horizon of the model is an error.
+    4. Nothing is compensated for a model that reads the state of the robot: later states are unknown.
+    5. A delay beyond the horizon of the model is an error.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def advance(model: WorldModel, history: History, context: Context, delay_ns: int
             f"the delay must be from 0 to the model's horizon of {horizon * step_ns / 1e9:g} s, got "
             f"{delay_ns / 1e9:g} s"
         )
-    if delay_ns <= history.tolerance_ns:
+    if delay_ns <= history.tolerance_ns or context.states is not None:
         return context
     if not model.manifest.io.action.is_rate:
         delay_ns = round(delay_ns / step_ns) * step_ns

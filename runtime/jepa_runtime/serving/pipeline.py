@@ -39,7 +39,7 @@ from jepa_runtime.serving.mailbox import Mailbox
 from jepa_runtime.serving.types import STAGES, Candidates, Result, Stats, StreamCounters, sum_stats
 from jepa_runtime.sources.base import Frame
 
-_MAX_WAITING_ACTIONS = 1024
+_MAX_WAITING_ACTIONS = _MAX_WAITING_STATES = 1024
 _TIMEOUT_S = 5.0
 # With frames further apart, background work hardly delays one.
 _GAP_S = 0.1
@@ -111,8 +111,9 @@ class Pipeline:
         )
         self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
         self._goals = Goals()
-        # Appending to and popping from a bounded deque is atomic; the oldest actions are dropped.
+        # Appending to and popping from a bounded deque is atomic; the oldest entries are dropped.
         self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
+        self._states: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_STATES)
         self._evaluations = EvaluationQueue(clock_ns)
         self._progress = Condition(Lock())
         self._counters = {stream: StreamCounters() for stream in streams}
@@ -244,6 +245,13 @@ class Pipeline:
         The robot executes it until the next one. All streams see the same robot.
         """
         self._actions.append((stamp_ns, action))
+
+    def add_state(self, stamp_ns: int, state: NDArray[np.floating]) -> None:
+        """Add the ``state`` [S] of the robot at ``stamp_ns`` (the frames' clock), if the model reads it.
+
+        Add it before the frame that it belongs to: a frame without a state near its stamp has no futures.
+        """
+        self._states.append((stamp_ns, state))
 
     def set_goal(self, goal: Goal | None, stamp_ns: int = 0, stream: str = "") -> None:
         """Set the goal of a stream.
@@ -407,7 +415,8 @@ class Pipeline:
     def _serve(self, processor: FrameProcessor) -> None:
         taken = self._mailbox.take(self._evaluations.frame_timeout_s())
         self._take_goals(processor)
-        self._take_actions(processor)
+        self._take_each(self._actions, processor.add_action)
+        self._take_each(self._states, processor.add_state)
         if taken is None:
             self._evaluations.run_next(processor)
             return
@@ -442,10 +451,14 @@ class Pipeline:
             except Exception as error:
                 self._callbacks.report(error, None)
 
-    def _take_actions(self, processor: FrameProcessor) -> None:
-        while self._actions:
-            stamp_ns, action = self._actions.popleft()
+    def _take_each(
+        self,
+        waiting: deque[tuple[int, NDArray[np.floating]]],
+        add: Callable[[int, NDArray[np.floating]], None],
+    ) -> None:
+        while waiting:
+            stamp_ns, values = waiting.popleft()
             try:
-                processor.add_action(stamp_ns, action)
+                add(stamp_ns, values)
             except ValueError as error:
                 self._callbacks.report(error, None)

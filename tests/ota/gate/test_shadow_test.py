@@ -292,7 +292,9 @@ class Counter(FakeModel):
     def encode(self, frame: np.ndarray) -> np.ndarray:
         return self._scale * super().encode(frame)
 
-    def surprise(self, previous: Any, history_actions: Any, action: Any, arrived: Any) -> float:
+    def surprise(
+        self, previous: Any, history_actions: Any, action: Any, arrived: Any, *, history_states: None = None
+    ) -> float:
         expected = previous[-1] + self._scale * (action[0] + self._off)
         return float(np.sqrt(np.mean((expected - arrived) ** 2)))
 
@@ -337,7 +339,9 @@ class Sleeper(Counter):
         latent = super().encode(frame)
         return (self._noise * self._random.standard_normal(latent.shape)).astype(np.float32)
 
-    def surprise(self, previous: Any, history_actions: Any, action: Any, arrived: Any) -> float:
+    def surprise(
+        self, previous: Any, history_actions: Any, action: Any, arrived: Any, *, history_states: None = None
+    ) -> float:
         return float(np.sqrt(np.mean(arrived**2)))
 
 

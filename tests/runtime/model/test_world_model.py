@@ -21,6 +21,7 @@ from jepa_runtime.backends.base import BackendOptions, Session
 from jepa_runtime.bundle import GoldenOutputs
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
 from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.model.rollouts import RolloutRequest
 from tests.bundles import ACTIONS, DIM, HORIZON, NUM_SAMPLES, SIZE, TOKENS, make_bundle
 from tests.errors import code
 
@@ -269,12 +270,12 @@ def test_batched_histories_equal_single_ones(tmp_path: Path, engine: str, thread
     with WorldModel.open(bundle, engine=engine, num_samples=64, options=options) as model:
         latent = model.manifest.io.latent
         requests = [
-            (draw(2, latent.tokens, latent.dim), draw(1, ACTIONS), draw(steps, ACTIONS))
+            RolloutRequest(draw(2, latent.tokens, latent.dim), draw(1, ACTIONS), draw(steps, ACTIONS))
             for steps in (HORIZON, 1, HORIZON - 1)
         ]
         alone = [
             model.predict(actions[None], latents=latents, history_actions=between).latents[0]
-            for latents, between, actions in requests
+            for latents, between, actions, _ in requests
         ]
         for _ in range(2):
             for ours, expected in zip(model.predict_each(requests), alone, strict=True):
@@ -285,7 +286,7 @@ def test_batched_histories_equal_single_ones(tmp_path: Path, engine: str, thread
         last = model.predict(actions[-1:], latents=requests[0][0], history_actions=requests[0][1]).latents
         assert futures[-1:] == pytest.approx(last, abs=1e-5)
         with pytest.raises(ValueError, match="actions must be finite"):
-            model.predict_each([(requests[0][0], requests[0][1], np.full((HORIZON, ACTIONS), np.nan))])
+            model.predict_each([requests[0]._replace(actions=np.full((HORIZON, ACTIONS), np.nan))])
 
 
 def test_surprise_is_the_error_of_one_step(model: WorldModel, golden: GoldenOutputs) -> None:

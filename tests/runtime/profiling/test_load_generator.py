@@ -110,7 +110,7 @@ def test_stages_do_not_overlap(
 class Surprised(FakeModel):
     """A model whose comparison with the prediction is slow."""
 
-    def surprise(self, *of: Any) -> float:
+    def surprise(self, *of: Any, **states: Any) -> float:
         time.sleep(0.002)
         return super().surprise(*of)
 

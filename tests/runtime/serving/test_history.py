@@ -388,3 +388,23 @@ def test_reset_history_drops_its_latents_and_states_the_reason() -> None:
     history.restart(Reset.FRAME)
     assert history.add_latent(FRAME_NS, latent(2)) is Reset.FRAME
     assert len(history) == 1 and history.resets[Reset.FRAME] == 1
+
+
+def test_state_nearest_to_a_latent_is_part_of_the_context() -> None:
+    history = History(1, 1000, action_size=0, tolerance_ns=100, max_gap_ns=2000, state_size=2)
+    history.add_latent(0, np.zeros((1, 1), np.float32))
+    assert history.context() is None
+    for stamp_ns in (-101, -60, 50, 200):
+        history.add_state(stamp_ns, np.full(2, stamp_ns))
+    context = history.context()
+    assert context is not None and context.states is not None
+    assert context.states.tolist() == [[50.0, 50.0]]
+    history.add_latent(1000, np.zeros((1, 1), np.float32))
+    assert history.context() is None
+
+
+def test_state_of_the_wrong_size_or_not_finite_is_rejected() -> None:
+    history = History(1, 1000, action_size=0, tolerance_ns=100, max_gap_ns=2000, state_size=2)
+    for state in (np.zeros(3), np.array([0.0, np.nan])):
+        with pytest.raises(ValueError, match="state must be 2 finite numbers"):
+            history.add_state(0, state)

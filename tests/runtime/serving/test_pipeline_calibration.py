@@ -232,8 +232,8 @@ def test_model_with_non_finite_outputs_fails_instead_of_reporting_no_surprise(
             result = np.array(super().energy(latents, goal))
             return self.spoil(result, seen=0 if result.ndim else latents.mean(), of="present energies")
 
-        def surprise(self, *known: Any) -> float:
-            result = np.array(super().surprise(*known))
+        def surprise(self, *known: Any, **states: Any) -> float:
+            result = np.array(super().surprise(*known, **states))
             return float(self.spoil(result, seen=known[-1].mean(), of="surprises"))
 
     with serve(Broken()) as served:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jepa_runtime.model import Futures, RelativePose
+from jepa_runtime.model.rollouts import RolloutRequest
 from jepa_runtime.model.world_model import StepOutcome, step_outcome
 from jepa_runtime.util.poses import compose, relative
 from jepa_sim.worlds.first_person import camera
@@ -74,7 +75,13 @@ class PoseModel:
         return np.array([[x, y, *(levels[2:] - _MIDDLE) / _PER_UNIT]], np.float32)
 
     def predict(
-        self, actions: Floats, *, latents: Floats, history_actions: Floats, goal: Floats | None = None
+        self,
+        actions: Floats,
+        *,
+        latents: Floats,
+        history_actions: Floats,
+        history_states: None = None,
+        goal: Floats | None = None,
     ) -> Futures:
         futures = np.stack([_driven(latents[-1], each) for each in actions])
         energies = None if goal is None else self.energy(futures, goal)
@@ -83,17 +90,22 @@ class PoseModel:
     def advance(self, latents: Floats, history_actions: Floats, actions: Floats) -> tuple[Floats, Floats]:
         return np.concatenate([latents, _driven(latents[-1], actions)])[-1:], history_actions
 
-    def predict_each(self, requests: list[tuple[Floats, Floats, Floats]]) -> list[Floats]:
-        return [_driven(latents[-1], actions) for latents, _, actions in requests]
+    def predict_each(self, requests: list[RolloutRequest]) -> list[Floats]:
+        return [_driven(latents[-1], actions) for latents, _, actions, _ in requests]
 
     def outcome(
-        self, previous: Floats, history_actions: Floats, action: Floats, observed: Floats
+        self,
+        previous: Floats,
+        history_actions: Floats,
+        action: Floats,
+        observed: Floats,
+        history_states: None = None,
     ) -> StepOutcome:
         predicted = _driven(previous[-1], np.asarray(action)[None])[0]
         return step_outcome(previous[-1].ravel(), predicted.ravel(), observed.ravel())
 
-    def surprise(self, *known: Any) -> float:
-        return self.outcome(*known).surprise
+    def surprise(self, *known: Any, **states: Any) -> float:
+        return self.outcome(*known, **states).surprise
 
     def energy(self, latents: Floats, goal: Floats) -> Floats:
         """Return the time to drive to the goal and to turn there."""

@@ -49,7 +49,14 @@ class StillModel(PoseModel):
         energies = None if goal is None else self.energy(futures, goal)
         return Futures(futures, actions, energies, np.full(actions.shape[1], 0.05, np.float32))
 
-    def outcome(self, previous: Floats, _between: Floats, _action: Floats, observed: Floats) -> StepOutcome:
+    def outcome(
+        self,
+        previous: Floats,
+        _between: Floats,
+        _action: Floats,
+        observed: Floats,
+        history_states: None = None,
+    ) -> StepOutcome:
         return step_outcome(previous[-1].ravel(), previous[-1].ravel(), observed.ravel())
 
 

@@ -182,7 +182,9 @@ class _Predictions:
         context, executed = previous
         change = _distance(context.latents[-1], arrived)
         self.coherence.add(arrived, change)
-        error = self._model.surprise(context.latents, context.actions, executed, arrived)
+        error = self._model.surprise(
+            context.latents, context.actions, executed, arrived, history_states=context.states
+        )
         return error, change
 
 
