@@ -462,10 +462,12 @@ class FrameProcessor:
         history = np.repeat(latent[None], manifest.history_size, axis=0)
         actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
         states = np.zeros((manifest.history_size, manifest.state_size), np.float32)
-        rest = Context(history, actions, 0, states if manifest.state_size else None)
-        self.predict(self._default_candidates.actions, rest, latent)
-        first = self._default_candidates.actions[0, 0]
-        model.surprise(history, actions, first, latent, history_states=rest.states)
+        at_rest = states if manifest.state_size else None
+        candidates = self._default_candidates.actions
+        model.predict(
+            candidates, latents=history, history_actions=actions, history_states=at_rest, goal=latent
+        )
+        model.surprise(history, actions, candidates[0, 0], latent, history_states=at_rest)
         model.energy(latent, latent)
         if model.reads_poses:
             model.relative_poses(latent, latent)
