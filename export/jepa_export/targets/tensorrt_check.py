@@ -36,14 +36,12 @@ class CheckReport:
         version: Version of TensorRT for RTX.
         layers: Number of layers after parsing; 0 where no engine was built.
         engine_bytes: Size for compute capability 8.6; 0 where no engine was built.
-        build_s: Duration of the build.
         problems: Errors of parser and builder; empty if an engine was built.
     """
 
     version: str
     layers: int
     engine_bytes: int
-    build_s: float
     problems: tuple[str, ...]
 
     @property
@@ -106,14 +104,11 @@ def _check_here(path: str, count: int) -> CheckReport:
             capability=trt.ComputeCapability.SM86,
         )
     except BackendError as error:
-        return CheckReport(
-            version=trt.__version__, layers=0, engine_bytes=0, build_s=0.0, problems=(str(error),)
-        )
+        return CheckReport(version=trt.__version__, layers=0, engine_bytes=0, problems=(str(error),))
     return CheckReport(
         version=trt.__version__,
         layers=built.layers,
         engine_bytes=len(built.engine),
-        build_s=built.build_s,
         problems=(),
     )
 

@@ -41,7 +41,7 @@ TINY = Sizes(encoder=(64, 1, 2), predictor=(32, 1, 2), tokens=4, dim=16)
 ROLES = ("encoder", "predictor", "step")
 ELSEWHERE = [kind for kind in VARIANTS if kind[0] in ("npu", "tensorrt")]
 ESTIMATE = Schedule(total_ms=1.23456, dma_ms=1, dpu_ms=0.5, shave_ms=0.25, exposed_dma_ms=0.125)
-REFUSED = CheckReport(version="1.5", layers=0, engine_bytes=0, build_s=0.1, problems=("no such operator",))
+REFUSED = CheckReport(version="1.5", layers=0, engine_bytes=0, problems=("no such operator",))
 
 
 @pytest.fixture(scope="module", autouse=True)
