@@ -70,6 +70,20 @@ def test_undecided_candidate_is_retried_immediately_on_request(busy: Site) -> No
     assert busy.update(retry_rejected=True).result == "updated"
 
 
+def test_undecided_retry_of_a_model_rolled_back_by_hand_leaves_it_rejected(busy: Site) -> None:
+    busy.gate.busy = False
+    assert busy.update().result == "updated"
+    with busy.opened() as client:
+        client.rollback("it drifts")
+    busy.gate.busy = True
+    assert busy.update(retry_rejected=True).result == "undecided"
+    busy.gate.busy = False
+    busy.clock.sleep(7200)
+    state = busy.update()
+    assert (state.result, busy.version) == ("rejected", "1.0.0"), "installed again without a request"
+    assert "was rejected: it drifts" in state.reason
+
+
 def test_rejection_after_undecided_attempts_counts_as_the_first(busy: Site) -> None:
     busy.update()
     busy.clock.sleep(301)

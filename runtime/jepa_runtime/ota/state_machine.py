@@ -392,11 +392,13 @@ def _reject(
 
 
 def _postpone(state: State, reason: str, now: datetime) -> State:
-    """Remember when to retry a candidate that could not be assessed."""
+    """Remember when to retry a candidate that could not be assessed; a permanent rejection stays permanent."""
     key = _sha256(None if state.candidate is None else state.candidate.installed)
     if key is None:
         return state
     before = state.rejections.get(key, Rejection(reason="", times=0, not_before=now))
+    if before.not_before is None:
+        return state
     count = before.undecided + 1
     until = now + min(FIRST_UNDECIDED * 2 ** min(count - 1, 16), FIRST_REJECTION)
     refusal = replace(before, reason=reason[:_MAX_REASON], not_before=until, undecided=count)
