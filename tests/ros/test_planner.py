@@ -277,9 +277,9 @@ def test_model_that_cannot_be_steered_is_rejected(planner):
     assert not planner.drives()
 
 
-def test_search_methods_are_the_registered_ones_that_need_neither_latents_nor_a_policy():
+def test_search_methods_are_those_that_need_no_latents_and_the_policy_behind_the_critic():
     (method,) = (each for each in PARAMETERS if each.name == "search_method")
-    assert method.choices == ("cem", "mppi", "refined_cem", "steering")
+    assert method.choices == ("cem", "mppi", "refined_cem", "steering", "policy")
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
     for name in ("mppi", "refined_cem"):
         search = create_controller_model(model_info(), values | {"search_method": name}).planner._search

@@ -19,7 +19,7 @@ from jepa_export.teachers.vjepa2_ac import STATE_NAMES, VJEPA2AC, VJEPA2ACConfig
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.control import preset
-from jepa_runtime.planning import ActionLimits, Planner, create_search
+from jepa_runtime.planning import ActionLimits, Planner, SearchContext, create_search
 from jepa_runtime.serving import Pipeline, Result
 from jepa_runtime.sources import Frame
 from tests.export.teachers.tiny import PX, TINY, draw, golden, official
@@ -125,9 +125,8 @@ def test_official_settings_plan_within_the_limits_towards_the_goal(untrained: Pa
         pushed = np.tile(np.array([0.05, -0.05, 0.05, 0, 0, 0, 0.5], np.float32), (1, 2, 1))
         goal = model.predict(pushed, latents=latent, history_states=POSE).latents[0, -1]
         limits = ActionLimits.of(model.manifest)
-        planner = Planner(
-            create_search(config.search, limits, seed=0), iterations=10, reduction=config.reduction
-        )
+        search = create_search(config.search, SearchContext(limits=limits, seed=0))
+        planner = Planner(search, iterations=10, reduction=config.reduction)
 
         def energies(actions: np.ndarray) -> np.ndarray:
             found = model.predict(actions, latents=latent, history_states=POSE, goal=goal).energies
