@@ -15,7 +15,7 @@ from jepa_runtime.recording import messages
 
 RESPONSES = ("accept", "choose", "slow_down", "veto", "not_judged")
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--count", type=int, default=100, help="number of verdicts (default: %(default)s)")
+parser.add_argument("--count", type=int, default=100, help="chunks to be judged (default: %(default)s)")
 parser.add_argument("--candidates", type=int, default=8, help="chunks per message (default: %(default)s)")
 parser.add_argument("--steps", type=int, default=4, help="steps per chunk (default: %(default)s)")
 parser.add_argument("--planner", default="planner", help="name of the planner (default: %(default)s)")
@@ -47,7 +47,7 @@ def send() -> None:
 node.create_timer(0.1, send)
 responses: Counter[str] = Counter()
 newest_s = time.monotonic()
-while sum(responses.values()) < arguments.count:
+while sum(responses.values()) - responses["not_judged"] < arguments.count:
     rclpy.spin_once(node, timeout_sec=0.5)
     newest_s = time.monotonic() if verdicts else newest_s
     if time.monotonic() - newest_s > 10.0:
@@ -56,5 +56,5 @@ while sum(responses.values()) < arguments.count:
         responses[RESPONSES[verdict.response]] += 1
         print(f"{RESPONSES[verdict.response]}: {verdict.reason}", flush=True)
     verdicts.clear()
-print(f"{arguments.count} verdicts: {dict(responses)}")
+print(f"{sum(responses.values())} verdicts: {dict(responses)}")
 rclpy.shutdown()
