@@ -392,7 +392,7 @@ def _reject(
 
 
 def _postpone(state: State, reason: str, now: datetime) -> State:
-    """Remember when to retry a candidate that could not be assessed; a permanent rejection stays permanent."""
+    """Remember when to retry a candidate that was not assessed; a permanent rejection stays permanent."""
     key = _sha256(None if state.candidate is None else state.candidate.installed)
     if key is None:
         return state
