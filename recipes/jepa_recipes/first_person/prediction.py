@@ -22,15 +22,16 @@ class PredictionStage(DriveStage[Batch]):
     Args:
         networks: The networks; the parameters of encoder and head no longer get gradients.
         settings: What the run gives to the stage.
+        name: Name of the stage and of its files.
     """
 
     tables = TABLES
 
-    def __init__(self, networks: Networks, settings: StageSettings) -> None:
+    def __init__(self, networks: Networks, settings: StageSettings, *, name: str = "prediction") -> None:
         self.networks = networks
         networks.encoder.requires_grad_(False)
         networks.head.requires_grad_(False)
-        super().__init__("prediction", {"predictor": networks.predictor}, settings)
+        super().__init__(name, {"predictor": networks.predictor}, settings)
 
     def draw(self, step: int) -> Batch:
         return draw_batch(self.settings.library, self.settings.amount, self.settings.seed, step)

@@ -43,8 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number_types.large_count,
         default=_PREDICTION_FRAMES,
         metavar="N",
-        help="camera images on which the predictor then trains alone; not with --distill "
-        "(default: %(default)s)",
+        help="camera images on which the predictor then trains alone (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
@@ -131,9 +130,7 @@ def _train(arguments: argparse.Namespace) -> int:
             bf16=bf16,
             command=f"{command} --cloning-frames {arguments.cloning_frames}",
         )
-    command += f" --frames {arguments.frames}"
-    if not arguments.distill:
-        command += f" --prediction-frames {arguments.prediction_frames}"
+    command += f" --frames {arguments.frames} --prediction-frames {arguments.prediction_frames}"
     teacher = None
     if arguments.distill:
         teacher = TeacherTraining(

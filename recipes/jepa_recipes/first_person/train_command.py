@@ -64,7 +64,7 @@ def train_and_bundle(
         layouts: Number of houses for training.
         seed: Seed of drives, weights and batches.
         frames: Number of camera images to train on.
-        prediction_frames: Number of camera images on which the predictor then trains alone, without teacher.
+        prediction_frames: Number of camera images on which the predictor then trains alone.
         threads: Threads of torch.
         bf16: Whether the networks are trained in bf16 where that is accurate enough.
         episodes: Closed-loop episodes for each level; 0: none.
@@ -93,7 +93,14 @@ def train_and_bundle(
     else:
         check_output(teacher_folder)
         distilled = distill(
-            out, seed=seed, frames=frames, teacher=teacher, threads=threads, bf16=bf16, recipe=recipe
+            out,
+            seed=seed,
+            frames=frames,
+            prediction_frames=prediction_frames,
+            teacher=teacher,
+            threads=threads,
+            bf16=bf16,
+            recipe=recipe,
         )
         networks = distilled.student
         drives, held_out = sample_drives(out, seed=seed, recipe=recipe)

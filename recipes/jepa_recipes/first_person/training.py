@@ -126,12 +126,7 @@ def train(
         torch.manual_seed(seed)
         joint = JointStage(create_networks(run.recipe.student), run.settings(run.recipe.amount, frames))
         run_drive_stage(joint, checkpoint_every=checkpoint_every)
-        prediction = PredictionStage(
-            joint.networks,
-            run.settings(run.recipe.prediction, prediction_frames, depends_on={joint.name: joint.steps}),
-        )
-        discard_outdated(prediction)
-        run_drive_stage(prediction, checkpoint_every=checkpoint_every)
+        run.train_prediction(joint, "prediction", prediction_frames, checkpoint_every)
     return joint.networks.eval()
 
 
@@ -140,6 +135,7 @@ def distill(
     *,
     seed: int,
     frames: int,
+    prediction_frames: int,
     teacher: TeacherTraining,
     threads: int,
     bf16: bool = False,
@@ -154,6 +150,7 @@ def distill(
         folder: Folder of drives, checkpoints and losses.
         seed: Seed of drives, weights and batches.
         frames: Number of camera images to distill on.
+        prediction_frames: Number of camera images on which the student's predictor then trains alone.
         teacher: How the teacher is trained.
         threads: Threads of torch. With another number, the same run differs by rounding.
         bf16: See :class:`~jepa_recipes.first_person.stage.StageSettings`; also differs by rounding.
@@ -192,6 +189,7 @@ def distill(
             odometry_weight=teacher.odometry_weight,
         )
         run_drive_stage(distillation, checkpoint_every=checkpoint_every)
+        run.train_prediction(distillation, "distilled_prediction", prediction_frames, checkpoint_every)
     return DistilledNetworks(large.eval(), distillation.networks.eval())
 
 
@@ -333,6 +331,15 @@ class _Run:
             bf16=self.bf16,
             depends_on=dict(depends_on or {}),
         )
+
+    def train_prediction(
+        self, trained: JointStage | DistillationStage, name: str, frames: int, checkpoint_every: int
+    ) -> None:
+        """Train the predictor of a finished stage alone; over again if that stage has become longer."""
+        settings = self.settings(self.recipe.prediction, frames, depends_on={trained.name: trained.steps})
+        stage = PredictionStage(trained.networks, settings, name=name)
+        discard_outdated(stage)
+        run_drive_stage(stage, checkpoint_every=checkpoint_every)
 
 
 @contextmanager

@@ -31,11 +31,12 @@ from tests.recipes.first_person.runs import BATCH, TINY, assert_same, checkpoint
 
 STEPS = 6
 TEACHER = TeacherTraining(masked_frames=STEPS * BATCH, frames=STEPS * BATCH, odometry_weight=1.0)
-STAGES = ("masked", "teacher_joint", "distillation")
+STAGES = ("masked", "teacher_joint", "distillation", "distilled_prediction")
 
 
 def distill_tiny(folder: Path, **settings: Any) -> DistilledNetworks:
-    given = {"seed": 0, "frames": STEPS * BATCH, "teacher": TEACHER, "recipe": TINY, "threads": 1}
+    frames = {"frames": STEPS * BATCH, "prediction_frames": STEPS * BATCH}
+    given = frames | {"seed": 0, "teacher": TEACHER, "recipe": TINY, "threads": 1}
     return distill(folder, **given | {"checkpoint_every": 2} | settings)
 
 
@@ -70,7 +71,12 @@ def test_distilled_run_writes_losses_and_tables_of_each_stage(
     folder, _ = finished
     for stage in STAGES:
         assert [int(row["step"]) for row in rows(folder, stage)] == list(range(STEPS))
-    evaluated = {"masked": ("held_out",), "teacher_joint": (), "distillation": ("of_teacher",)}
+    evaluated = {
+        "masked": ("held_out",),
+        "teacher_joint": (),
+        "distillation": ("of_teacher",),
+        "distilled_prediction": (),
+    }
     for stage, further in evaluated.items():
         readings = ("bearing_deg", "heading_deg", "prediction_error") if stage != "masked" else ()
         for table in (*readings, *further):
@@ -131,7 +137,8 @@ def test_networks_of_the_checkpoints_are_those_of_the_run(finished: tuple[Path, 
         (found.teacher, "teacher_joint", (TINY.teacher,)),
         (found.student, "distillation", ()),
     ):
-        loaded = load_networks(folder / "checkpoints" / f"{name}.pt", *size)
+        predictor = folder / "checkpoints" / "distilled_prediction.pt" if name == "distillation" else None
+        loaded = load_networks(folder / "checkpoints" / f"{name}.pt", *size, prediction=predictor)
         for part in ("encoder", "head", "predictor"):
             trained = getattr(networks, part)
             assert_same(dict(getattr(loaded, part).state_dict()), dict(trained.state_dict()), part)

@@ -289,8 +289,8 @@ def test_recipe_with_distill_trains_a_teacher(monkeypatch: pytest.MonkeyPatch, t
     assert settings["size"] == "large"
     assert settings["teacher"] == TeacherTraining(masked_frames=50, frames=70, odometry_weight=0.5)
     assert settings["command"] == (
-        "jepa-export train first_person --size large --seed 3 --layouts 5000 --frames 90 --distill "
-        "--masked-frames 50 --teacher-frames 70 --odometry-weight 0.5"
+        "jepa-export train first_person --size large --seed 3 --layouts 5000 --frames 90 "
+        "--prediction-frames 400000 --distill --masked-frames 50 --teacher-frames 70 --odometry-weight 0.5"
     )
 
 
