@@ -101,6 +101,48 @@ class UnrolledPredictor(nn.Module):
         return torch.stack(futures, dim=1)
 
 
+class ActionFreePredictor(nn.Module):
+    """The graph ``predictor`` of a network without actions: every candidate has the same future.
+
+    Args:
+        step: latents [1, W, tokens, dim] -> the next latent [1, tokens, dim].
+    """
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(
+        self, history_latents: Tensor, actions: Tensor, history_actions: Tensor | None = None
+    ) -> Tensor:
+        """Predict the same H steps for K candidates, see :class:`UnrolledPredictor`."""
+        latents, futures = history_latents, []
+        for _ in actions.split(1, dim=1):
+            following = self.step(latents)
+            latents = torch.cat([latents[:, 1:], following[:, None]], dim=1)
+            futures.append(following)
+        return for_all_candidates(torch.stack(futures, dim=1), actions, history_actions)
+
+
+def for_all_candidates(future: Tensor, actions: Tensor, history_actions: Tensor | None) -> Tensor:
+    """Repeat a future that actions do not change.
+
+    The result reads the actions, because some engines drop an input that no operation reads.
+
+    Args:
+        future: [1, H, tokens, dim].
+        actions: [K, H, A].
+        history_actions: [1, W-1, A]; None if W is 1.
+
+    Returns:
+        [K, H, tokens, dim].
+    """
+    nothing = 0 * actions.sum(dim=-1)[..., None, None]
+    if history_actions is not None:
+        nothing = nothing + 0 * history_actions.sum()
+    return future + nothing
+
+
 class L1Energy(nn.Module):
     """The graph ``energy`` by default: the mean absolute difference of two latents, as in V-JEPA 2-AC."""
 

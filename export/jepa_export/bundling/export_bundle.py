@@ -19,12 +19,14 @@ import jepa_runtime
 from jepa_export.bundling.add_variants import describe_agreement, measure_agreement
 from jepa_export.bundling.builder import BundleBuilder, build_bundle
 from jepa_export.bundling.bundle_networks import (
+    ActionFreePredictor,
     L1Energy,
     Normalization,
     NormalizedEncoder,
     UnrolledPredictor,
 )
 from jepa_export.bundling.manifest_fields import (
+    NO_ACTIONS,
     ActionSpace,
     BundleSettings,
     MeasuredErrors,
@@ -72,6 +74,7 @@ from jepa_export.targets.registry import targets as all_targets
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.imaging import Image
 
+_NUM_SAMPLES = 64
 _ROLES = ("encoder", "predictor")
 _PACKAGES = ("torch", "onnx", "openvino", "nncf", "numpy")
 _COMPARED_CLIPS = 2
@@ -87,11 +90,11 @@ def export_bundle(
     energy: nn.Module | Path | str | None = None,
     frame_size: tuple[int, int],
     normalize: Normalization,
-    actions: ActionSpace,
+    actions: ActionSpace | None,
     step_s: float,
     horizon: int,
     history: int = 1,
-    num_samples: int = 64,
+    num_samples: int | None = None,
     calibration: Sequence[Recording],
     held_out: Sequence[Recording],
     targets: Sequence[str] = DEFAULT_TARGETS,
@@ -121,16 +124,18 @@ def export_bundle(
         predictor: Network of one step, from latents [K, W, T, D] and actions [K, W, A], oldest first, to the
             next latent [K, T, D]. Action i is in force from latent i on, in the units of ``actions``: a
             network that was trained on scaled actions must scale them itself. It is applied ``horizon``
-            times.
+            times. Without actions, it gets the latents alone.
         energy: Network from latents [N, T, D] and a goal [1, T, D] to energies [N], which are low at the goal
             (default: the mean absolute difference, as in V-JEPA 2-AC).
         frame_size: Height and width of the images in pixels.
         normalize: Normalization that the encoder expects.
-        actions: Names, units and limits of an action.
+        actions: Names, units and limits of an action; None: the predictor predicts from the history alone,
+            and recordings need no actions. The manifest then has one action that can only be 0.
         step_s: Duration of one step in seconds.
         horizon: H, predicted steps.
         history: W, latents that the predictor sees.
-        num_samples: K, candidates that are predicted at once.
+        num_samples: K, candidates that are predicted at once (default: 64; without actions 1, because all
+            candidates have the same future).
         calibration: Recordings to calibrate on, such as :class:`~jepa_export.ArrayRecording`.
         held_out: Recordings to measure on, none of which the networks were trained or calibrated on.
         targets: Targets of the bundle. All but ``onnx`` have an INT8 variant.
@@ -159,8 +164,11 @@ def export_bundle(
     folder = Path(path)
     caller = _calling_file()
     check_output(folder)
+    action_free = actions is None
+    if num_samples is None:
+        num_samples = 1 if action_free else _NUM_SAMPLES
     settings = BundleSettings(
-        actions=actions,
+        actions=NO_ACTIONS if actions is None else actions,
         history_size=history,
         horizon=horizon,
         num_samples=num_samples,
@@ -189,18 +197,19 @@ def export_bundle(
         "predictor": predictor,
         "energy": L1Energy() if energy is None else energy,
     }
-    parts = {role: _network(role, network) for role, network in given.items()}
+    parts = {role: _network(role, network, action_free=action_free) for role, network in given.items()}
     files = {role: file_facts(Path(each)) for role, each in given.items() if not isinstance(each, nn.Module)}
     _check_recordings(calibration, held_out, frame_size, actions)
     clips, unseen = (
-        Windows(recordings, frames=history + horizon, rate_hz=1 / step_s)
+        Windows(recordings, frames=history + horizon, rate_hz=1 / step_s, actions=not action_free)
         for recordings in (calibration, held_out)
     )
     settings = replace(settings, rate_hz=clips.camera_hz)
-    _warn_of_limits(clips, actions, progress)
+    if actions is not None:
+        _warn_of_limits(clips, actions, progress)
     networks = _Networks(
         NormalizedEncoder(parts["encoder"], fields_of.frame),
-        UnrolledPredictor(parts["predictor"]),
+        (ActionFreePredictor if action_free else UnrolledPredictor)(parts["predictor"]),
         parts["energy"],
         history,
     ).eval()
@@ -237,7 +246,11 @@ class _Networks(nn.Module):
     """The graphs of the bundle; a :class:`~jepa_export.distillation.clip_metrics.ClipPredictor`."""
 
     def __init__(
-        self, encoder: NormalizedEncoder, predictor: UnrolledPredictor, energy: nn.Module, history: int
+        self,
+        encoder: NormalizedEncoder,
+        predictor: UnrolledPredictor | ActionFreePredictor,
+        energy: nn.Module,
+        history: int,
     ) -> None:
         super().__init__()
         self.encoder, self.predictor, self.energy = encoder, predictor, energy
@@ -248,8 +261,10 @@ class _Networks(nn.Module):
         return torch.stack([self.encoder(torch.from_numpy(clip)) for clip in clips])
 
     def inputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        assert batch.actions is not None
-        return self.encode(batch.frames), torch.from_numpy(batch.actions)
+        latents = self.encode(batch.frames)
+        if batch.actions is None:
+            return latents, latents.new_zeros(*latents.shape[:2], len(NO_ACTIONS.names))
+        return latents, torch.from_numpy(batch.actions)
 
     def roll_out(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Predict one clip."""
@@ -317,9 +332,11 @@ def _variants(names: Sequence[str]) -> tuple[VariantKey, ...]:
     return variants_for(tuple(dict.fromkeys(names)), None)
 
 
-def _network(role: str, network: nn.Module | Path | str) -> nn.Module:
+def _network(role: str, network: nn.Module | Path | str, *, action_free: bool) -> nn.Module:
     """Return what computes a network: a copy of a module, or a loaded ONNX file."""
-    return _copied(role, network) if isinstance(network, nn.Module) else load_network(role, Path(network))
+    if isinstance(network, nn.Module):
+        return _copied(role, network)
+    return load_network(role, Path(network), action_free=action_free)
 
 
 def _copied(role: str, module: nn.Module) -> nn.Module:
@@ -339,13 +356,15 @@ def _check_recordings(
     calibration: Sequence[Recording],
     held_out: Sequence[Recording],
     frame_size: tuple[int, int],
-    actions: ActionSpace,
+    actions: ActionSpace | None,
 ) -> None:
-    """Check that recordings fit the model and each other."""
+    """Check that recordings fit the model and each other; a model without actions ignores those recorded."""
     for which, recordings in (("calibration", calibration), ("held_out", held_out)):
         if not recordings:
             raise JepaExportError(
-                f"{which}: contains no recording: pass at least one with actions", code="data.no_recordings"
+                f"{which}: contains no recording: pass at least one"
+                f"{'' if actions is None else ' with actions'}",
+                code="data.no_recordings",
             )
         for recording in recordings:
             if (recording.height, recording.width) != tuple(frame_size):
@@ -356,7 +375,7 @@ def _check_recordings(
                     code="data.size_mismatch",
                 )
             found = recording.action_names, recording.action_units
-            if found != (actions.names, actions.units):
+            if actions is not None and found != (actions.names, actions.units):
                 raise JepaExportError(
                     f"{recording.name}: actions are {found[0] or 'none'} in {found[1] or 'no unit'}, those "
                     f"of the model {actions.names} in {actions.units}: select the same components in the "
@@ -394,12 +413,19 @@ def _check_networks(
     latents = check_encoder(networks.encoder, frames)
     size = settings.history_size
     histories = latents.unfold(0, size, 1).movedim(-1, 1)[:2]
-    candidates = sample_candidates(replace(settings, horizon=max(settings.horizon, size)), 2, 1)
-    executed = torch.from_numpy(candidates[:, :size])
-    if not check_predictor(networks.predictor.step, histories, executed):
+    if isinstance(networks.predictor, ActionFreePredictor):
+        check_predictor(networks.predictor.step, histories, None)
+    elif not check_predictor(networks.predictor.step, histories, _executed(settings)):
         progress("WARNING: the prediction does not depend on the action, so planning cannot choose one")
     check_energy(networks.energy, latents)
     return latents.shape[1], latents.shape[2]
+
+
+def _executed(settings: BundleSettings) -> Tensor:
+    """Return the actions of two different histories [2, W, A]."""
+    size = settings.history_size
+    candidates = sample_candidates(replace(settings, horizon=max(settings.horizon, size)), 2, 1)
+    return torch.from_numpy(candidates[:, :size])
 
 
 @torch.no_grad()

@@ -45,27 +45,30 @@ def check_encoder(encoder: nn.Module, frames: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_predictor(step: nn.Module, latents: Tensor, actions: Tensor) -> bool:
+def check_predictor(step: nn.Module, latents: Tensor, actions: Tensor | None) -> bool:
     """Check a predictor of one step, and return whether its output depends on the action.
 
     Args:
-        step: latents [K, W, tokens, dim] and actions [K, W, A] -> [K, tokens, dim].
+        step: latents [K, W, tokens, dim] and, unless ``actions`` is None, actions [K, W, A] -> [K, tokens,
+            dim].
         latents: At least two different histories.
-        actions: Actions in them.
+        actions: Actions in them; None for a predictor without actions.
 
     Raises:
         JepaExportError: The predictor cannot be part of a bundle.
     """
-    predicted = _compute("predictor", step, latents, actions)
+    inputs = (latents,) if actions is None else (latents, actions)
+    predicted = _compute("predictor", step, *inputs)
     expected = [len(latents), *latents.shape[2:]]
     if list(predicted.shape) != expected:
         raise JepaExportError(
-            f"predictor: must return the next latent {expected} for latents {list(latents.shape)} and "
-            f"actions {list(actions.shape)}, returned {list(predicted.shape)}: return one step, without an "
-            "axis for time",
+            f"predictor: must return the next latent {expected} for {_shapes(inputs)}, returned "
+            f"{list(predicted.shape)}: return one step, without an axis for time",
             code="network.wrong_shape",
         )
-    _check_function("predictor", step, (latents, actions), predicted)
+    _check_function("predictor", step, inputs, predicted)
+    if actions is None:
+        return False
     return not torch.equal(_compute("predictor", step, latents, actions.flip(0)), predicted)
 
 
@@ -127,9 +130,7 @@ def run_errors() -> Iterator[None]:
 
 
 def _compute(name: str, module: nn.Module, *inputs: Tensor) -> Tensor:
-    shapes = " and ".join(
-        f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in inputs
-    )
+    shapes = _shapes(inputs)
     try:
         output = module(*inputs)
     except CodedError:
@@ -154,6 +155,13 @@ def _compute(name: str, module: nn.Module, *inputs: Tensor) -> Tensor:
             code="network.not_finite",
         )
     return output
+
+
+def _shapes(inputs: Sequence[Tensor]) -> str:
+    """Return the types and shapes of inputs for messages."""
+    return " and ".join(
+        f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in inputs
+    )
 
 
 def _check_function(

@@ -35,7 +35,7 @@ _STANDARD = ("", "ai.onnx")
 _RENEW = "export it again with torch.onnx.export"
 
 
-def load_network(role: str, path: Path) -> OnnxNetwork:
+def load_network(role: str, path: Path, *, action_free: bool = False) -> OnnxNetwork:
     """Load a network of a bundle from an ONNX file.
 
     Inputs are identified by the number of their axes, then by their order; their names are free. A fixed
@@ -44,16 +44,17 @@ def load_network(role: str, path: Path) -> OnnxNetwork:
     Args:
         role: ``encoder``, ``predictor`` or ``energy``.
         path: The file; weights may be in files next to it.
+        action_free: The predictor has no input for actions.
 
     Raises:
         JepaExportError: The file is missing or no valid ONNX file, or a bundle cannot contain its graph.
     """
     name = f"{role} {path}"
-    model = _checked_graph(name, role, path)
+    model = _checked_graph(name, role, path, action_free)
     batch = sizes_of(model.graph.input[0])[0]
     row_by_row = role == "encoder" and batch == 1
     if batch is not None and not row_by_row:
-        _free_batch(model, list(_INPUTS[role]))
+        _free_batch(model, list(_expected_inputs(role, action_free)))
     try:
         return OnnxNetwork(
             name,
@@ -73,9 +74,9 @@ def load_network(role: str, path: Path) -> OnnxNetwork:
         ) from error
 
 
-def input_shape(role: str, path: Path) -> list[int | None]:
+def input_shape(role: str, path: Path, *, action_free: bool = False) -> list[int | None]:
     """Return the shape of the first input of a network, see :func:`load_network`; None for a free axis."""
-    return sizes_of(_checked_graph(f"{role} {path}", role, path).graph.input[0])
+    return sizes_of(_checked_graph(f"{role} {path}", role, path, action_free).graph.input[0])
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -93,7 +94,12 @@ def file_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _checked_graph(name: str, role: str, path: Path) -> onnx.ModelProto:
+def _expected_inputs(role: str, action_free: bool) -> dict[str, tuple[str, ...]]:
+    """Return the inputs of :data:`_INPUTS` that a network has."""
+    return {name: axes for name, axes in _INPUTS[role].items() if not (action_free and name == "actions")}
+
+
+def _checked_graph(name: str, role: str, path: Path, action_free: bool) -> onnx.ModelProto:
     """Return the graph of a file, with its inputs in the order of :data:`_INPUTS`."""
     model = _read(name, path)
     _check_operations(name, model)
@@ -101,7 +107,7 @@ def _checked_graph(name: str, role: str, path: Path) -> onnx.ModelProto:
     inputs = [value for value in model.graph.input if value.name not in weights]
     # The order of inputs with the same number of axes is retained.
     inputs.sort(key=lambda value: -len(value.type.tensor_type.shape.dim))
-    _check_inputs(name, role, inputs)
+    _check_inputs(name, _expected_inputs(role, action_free), inputs)
     _check_output(name, model)
     del model.graph.input[:]
     model.graph.input.extend(inputs)
@@ -146,13 +152,15 @@ def _check_operations(name: str, model: onnx.ModelProto) -> None:
         )
 
 
-def _check_inputs(name: str, role: str, found: Sequence[onnx.ValueInfoProto]) -> None:
-    expected = _INPUTS[role]
+def _check_inputs(
+    name: str, expected: dict[str, tuple[str, ...]], found: Sequence[onnx.ValueInfoProto]
+) -> None:
     if any(not _fits(value, axes) for value, axes in zip_longest(found, expected.values(), fillvalue=None)):
         wanted = " and ".join(f"{key} [{', '.join(axes)}]" for key, axes in expected.items())
+        hint = "; for a predictor without actions, pass actions=None (--action-free)"
         raise JepaExportError(
             f"{name}: must have the inputs {wanted} under any names, has {_shown(found)}: wrap the network "
-            "in a module with these inputs, and export that",
+            f"in a module with these inputs, and export that{hint if 'actions' in expected else ''}",
             code="network.onnx_wrong_inputs",
         )
     _check_type(name, found)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_export.bundling.builder import Progress, build_bundle
+from jepa_export.bundling.bundle_networks import for_all_candidates
 from jepa_export.bundling.manifest_fields import (
     ERROR_QUANTILE,
     BundleSettings,
@@ -100,12 +101,7 @@ class AnticipationPredictor(nn.Module):
         """Predict from [1, W, T, D], [K, H, A] and [1, W-1, A]: [K, H, T, D]."""
         future = self.read_back(self.predict(history_latents.flatten(1, 2)))
         future = future.unflatten(1, (-1, history_latents.shape[2]))
-        # Actions change nothing, but some engines drop an input that no operation reads.
-        nothing = 0 * actions.sum(dim=-1)[..., None, None]
-        if history_actions is not None:
-            nothing = nothing + 0 * history_actions.sum()
-        futures: Tensor = future + nothing
-        return futures
+        return for_all_candidates(future, actions, history_actions)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ _REQUIRED = (
     "license",
     "trained_on",
 )
-_OPTIONAL = ("energy", "frame_size", "history", "num_samples", "action_max_norm")
+_OPTIONAL = ("energy", "frame_size", "history", "num_samples", "action_max_norm", "action_free")
+_OF_ACTIONS = ("action_low", "action_high", "action_max_norm")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -60,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         metavar=("ENCODER", "PREDICTOR"),
         help="ONNX files: images float32 [N, 3, height, width] to latents [N, T, D], and latents "
-        "[K, W, T, D] and actions [K, W, A] to the next latent [K, T, D]",
+        "[K, W, T, D] and actions [K, W, A] (not with --action-free) to the next latent [K, T, D]",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights, passed to the function")
     parser.add_argument(
@@ -69,7 +70,8 @@ def add_parser(subparsers: Any) -> None:
         required=True,
         metavar="DATA",
         help="recordings with actions: a bag, a folder of them, a LeRobot data set, or two_rooms; for a bag "
-        "with the topic and fields of the actions: BAG?action=/cmd_vel:linear.x,angular.z; repeatable",
+        "with the topic and fields of the actions: BAG?action=/cmd_vel:linear.x,angular.z; for a model "
+        "without actions also videos; repeatable",
     )
     parser.add_argument(
         "--held-out",
@@ -114,6 +116,12 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
     add("--action-low", type=float, nargs="+", metavar="MIN", help="minimum of each action component")
     add("--action-high", type=float, nargs="+", metavar="MAX", help="maximum of each action component")
     add("--action-max-norm", type=float, metavar="NORM", help="maximum norm of an action (default: none)")
+    add(
+        "--action-free",
+        action="store_true",
+        default=None,
+        help="the predictor predicts from latents alone; recordings need no actions",
+    )
     add("--step-s", type=float, metavar="SECONDS", help="duration of one step of the predictor")
     add("--horizon", type=int, metavar="N", help="predicted steps")
     add(
@@ -122,7 +130,12 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="latents that the predictor sees (default: those of its input)",
     )
-    add("--num-samples", type=int, metavar="K", help="futures predicted at once (default: 64)")
+    add(
+        "--num-samples",
+        type=int,
+        metavar="K",
+        help="futures predicted at once (default: 64; 1 with --action-free)",
+    )
     add("--model-id", metavar="ID", help="id of the model: lower case letters, digits and underscores")
     add("--model-version", metavar="VERSION", help="version, as in Semantic Versioning")
     add("--description", metavar="TEXT", help="what the model is for")
@@ -156,7 +169,7 @@ def _run(arguments: argparse.Namespace) -> int:
             store = FrameStore(arguments.cache or Path(scratch), height=height, width=width)
             progress("reading recordings")
             data = open_data(arguments.data, store, held_out=arguments.held_out, skip_bad=arguments.skip_bad)
-            if arguments.onnx is not None:
+            if "actions" not in networks:
                 networks["actions"] = _recorded_actions(arguments, data.train[0])
             export_bundle(
                 arguments.out,
@@ -181,7 +194,11 @@ def _check_options(arguments: argparse.Namespace) -> None:
         )
     if arguments.onnx is not None and arguments.checkpoint is not None:
         raise UsageError("--checkpoint: not with --onnx, whose files contain the weights")
-    if arguments.onnx is not None and (missing := [name for name in _REQUIRED if name not in given]):
+    of_actions = _OF_ACTIONS if arguments.action_free else ()
+    if excluded := [name for name in of_actions if name in given]:
+        raise UsageError(f"{', '.join(map(_option, excluded))}: not with --action-free")
+    missing = [name for name in _REQUIRED if name not in given and name not in of_actions]
+    if arguments.onnx is not None and missing:
         raise UsageError(f"--onnx requires {', '.join(map(_option, missing))}")
 
 
@@ -196,7 +213,7 @@ def _python_networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], str
 
 
 def _onnx_networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Return the arguments of export_bundle, except for the actions, from ONNX files and options.
+    """Return the arguments of export_bundle, except for recorded actions, from ONNX files and options.
 
     The commit of the code that defines the networks is not known; the report of the bundle has the hashes of
     the files.
@@ -206,8 +223,9 @@ def _onnx_networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     encoder, predictor = arguments.onnx
     *_, height, width = input_shape("encoder", encoder)
-    history = input_shape("predictor", predictor)[1]
+    history = input_shape("predictor", predictor, action_free=bool(arguments.action_free))[1]
     networks = {
+        **({"actions": None} if arguments.action_free else {}),
         "encoder": encoder,
         "predictor": predictor,
         "energy": arguments.energy,
@@ -216,7 +234,7 @@ def _onnx_networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "step_s": arguments.step_s,
         "horizon": arguments.horizon,
         "history": _fixed("history", arguments.history, history, predictor),
-        "num_samples": 64 if arguments.num_samples is None else arguments.num_samples,
+        "num_samples": arguments.num_samples,
         "model_id": arguments.model_id,
         "version": arguments.model_version,
         "description": arguments.description,
@@ -256,7 +274,8 @@ def _command(arguments: argparse.Namespace) -> str:
     words += [arguments.factory] if arguments.onnx is None else ["--onnx", *map(str, arguments.onnx)]
     for name in (*_REQUIRED, *_OPTIONAL):
         if (value := getattr(arguments, name)) is not None:
-            words += [_option(name), *map(str, value if isinstance(value, list) else [value])]
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words += [_option(name), *map(str, values)]
     words += [] if arguments.checkpoint is None else ["--checkpoint", str(arguments.checkpoint)]
     words += [word for data in arguments.data for word in ("--data", data)]
     words += ["--held-out", str(arguments.held_out), "--seed", str(arguments.seed)]

@@ -1,4 +1,4 @@
-"""A recording in memory: arrays of frames, and the actions between them."""
+"""A recording in memory: arrays of frames, and the actions between them if there are any."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ArrayRecording:
     Args:
         images: uint8 [n, height, width, 3] RGB, ``step_s`` apart.
         actions: [n - 1, A] between the frames, or [n, A] with the action from the last frame on, in the units
-            ``action_units``.
-        action_names: Names of the A components.
+            ``action_units``; None for a model without actions.
+        action_names: Names of the A components; none without actions.
         action_units: Their units, such as ``m/s``.
         step_s: Time between two frames, in seconds.
         name: Name for messages.
@@ -32,10 +32,10 @@ class ArrayRecording:
     def __init__(
         self,
         images: Image,
-        actions: NDArray[np.floating],
+        actions: NDArray[np.floating] | None = None,
         *,
-        action_names: Sequence[str],
-        action_units: Sequence[str],
+        action_names: Sequence[str] = (),
+        action_units: Sequence[str] = (),
         step_s: float,
         name: str = "array",
     ) -> None:
@@ -46,17 +46,26 @@ class ArrayRecording:
                 code="data.invalid_images",
             )
         count, size = len(images), len(action_names)
-        if actions.ndim != 2 or len(actions) not in (count - 1, count) or actions.shape[1] != size:
+        if actions is None and (size or action_units):
+            raise JepaExportError(
+                f"{name}: has the action names {', '.join(action_names) or 'none'} and "
+                f"{len(action_units)} units, but no actions: pass the actions, or neither names nor units",
+                code="data.invalid_actions",
+            )
+        if actions is not None and (
+            actions.ndim != 2 or len(actions) not in (count - 1, count) or actions.shape[1] != size
+        ):
             raise JepaExportError(
                 f"{name}: actions must be [{count - 1} or {count}, {size}] for {count} frames and the names "
                 f"{', '.join(action_names)}, got {list(actions.shape)}: pass one action per step",
                 code="data.invalid_actions",
             )
-        if not np.isfinite(actions).all() or len(action_units) != size or not step_s > 0:
+        wrong = 0 if actions is None else int((~np.isfinite(actions)).sum())
+        if wrong or len(action_units) != size or not step_s > 0:
             raise JepaExportError(
                 f"{name}: actions must be finite, with one unit each ({size}) and a positive step_s, got "
-                f"{len(action_units)} units, step_s {step_s:g} and {int((~np.isfinite(actions)).sum())} "
-                "numbers that are not finite: leave out the frames without a valid action",
+                f"{len(action_units)} units, step_s {step_s:g} and {wrong} numbers that are not finite: "
+                "leave out the frames without a valid action",
                 code="data.invalid_actions",
             )
         step_ns = round(step_s * 1e9)
@@ -64,14 +73,16 @@ class ArrayRecording:
         self.height, self.width = images.shape[1:3]
         self.stamps_ns: Stamps = np.arange(count, dtype=np.int64) * step_ns
         self.episodes = np.zeros(count, np.int32)
-        self.action_names: tuple[str, ...] | None = tuple(action_names)
-        self.action_units: tuple[str, ...] | None = tuple(action_units)
+        self.action_names = None if actions is None else tuple(action_names)
+        self.action_units = None if actions is None else tuple(action_units)
         # The action before the last frame counts as continued, so that the last frame can end a clip.
-        self.known = np.ones(count, bool)
+        self.known = np.full(count, actions is not None)
         self._images = images
-        self._commands = Commands(action_names, action_units, self.stamps_ns[: len(actions)], actions)
+        self._commands: Commands | None = None
         content = hashlib.sha256(np.ascontiguousarray(images).data)
-        content.update(self._commands.values.tobytes())
+        if actions is not None:
+            self._commands = Commands(action_names, action_units, self.stamps_ns[: len(actions)], actions)
+            content.update(self._commands.values.tobytes())
         self.identity = self.key = content.hexdigest()
 
     def frames(self, rows: NDArray[np.integer]) -> Image:
@@ -79,4 +90,5 @@ class ArrayRecording:
         return frames
 
     def actions(self, starts_ns: Stamps, ends_ns: Stamps) -> Floats:
+        assert self._commands is not None
         return self._commands.mean(starts_ns, ends_ns)

@@ -14,8 +14,10 @@ PX, TOKENS, DIM, STEP_S = 16, 4, 8, 0.2
 ACTIONS = ActionSpace(names=("vx", "vy"), units=("m/s", "m/s"), low=(-1.0, -1.0), high=(1.0, 1.0))
 
 
-def recording(seed: int, *, count: int = 12, px: int = PX, units: tuple[str, str] = ACTIONS.units) -> Any:
-    """Return frames in which a bright square moves by the action."""
+def recording(
+    seed: int, *, count: int = 12, px: int = PX, units: tuple[str, str] = ACTIONS.units, known: bool = True
+) -> Any:
+    """Return frames in which a bright square moves by the action, which the recording states if ``known``."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 40, (count, px, px, 3), np.uint8)
     actions = rng.uniform(-1, 1, (count - 1, 2)).astype(np.float32)
@@ -24,6 +26,8 @@ def recording(seed: int, *, count: int = 12, px: int = PX, units: tuple[str, str
         row, column = np.clip(place, 2, px - 3).astype(int)
         image[row - 2 : row + 2, column - 2 : column + 2] = 255
         place = np.clip(place + 4 * actions[min(index, count - 2)], 2, px - 3)
+    if not known:
+        return ArrayRecording(images, step_s=STEP_S, name=f"run {seed}")
     return ArrayRecording(
         images, actions, action_names=ACTIONS.names, action_units=units, step_s=STEP_S, name=f"run {seed}"
     )
@@ -67,6 +71,18 @@ class Predictor(nn.Module):
         known = latents.transpose(1, 2).flatten(2)
         executed = actions.flatten(1)[:, None].expand(-1, latents.shape[2], -1)
         change: Tensor = self.out(torch.relu(self.mix(torch.cat([known, executed], dim=-1))))
+        return latents[:, -1] + change
+
+
+class ActionFree(Predictor):
+    """The next latent from W latents alone."""
+
+    def __init__(self, history: int = 2) -> None:
+        super().__init__(history)
+        self.mix = nn.Linear(history * DIM, 32)
+
+    def forward(self, latents: Tensor) -> Tensor:  # type: ignore[override]
+        change: Tensor = self.out(torch.relu(self.mix(latents.transpose(1, 2).flatten(2))))
         return latents[:, -1] + change
 
 
@@ -189,3 +205,13 @@ def arguments(**changed: Any) -> dict[str, Any]:
         "license": "Apache-2.0",
         "data": "drawn squares",
     } | changed
+
+
+def action_free_arguments(**changed: Any) -> dict[str, Any]:
+    """Return the arguments of export_bundle for a model without actions, with changes."""
+    torch.manual_seed(0)
+    runs = {
+        "calibration": [recording(1, known=False), recording(2, known=False)],
+        "held_out": [recording(3, known=False)],
+    }
+    return arguments(predictor=ActionFree(), actions=None, num_samples=None, **runs) | changed

@@ -176,6 +176,23 @@ def test_command_writes_the_bundle_of_onnx_files(onnx_project: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_command_writes_a_bundle_without_actions(onnx_project: Path) -> None:
+    class Predictor(torch.nn.Module):
+        def forward(self, latents: torch.Tensor) -> torch.Tensor:
+            return 0.9 * latents[:, -1]
+
+    onnx_files.write(onnx_project / "predictor.onnx", Predictor(), torch.zeros(2, 1, 4, 16))
+    excluded = ("action-low", "action-high", "num-samples")
+    settings = {name: value for name, value in SETTINGS.items() if name not in excluded}
+    words = [*ONNX, *options(settings), "--action-free", "--target", "onnx", "--output", "made"]
+    assert cli.main(["bundle", *words]) == 0
+    manifest = Bundle.open(onnx_project / "made").manifest
+    assert not manifest.takes_actions and manifest.num_samples == 1
+    assert "--action-free --data" in manifest.provenance.command
+    assert runtime(["verify", "made"]) == 0
+
+
+@pytest.mark.timeout(120)
 def test_settings_of_onnx_files_can_be_in_a_configuration_file(onnx_project: Path) -> None:
     lines = [
         f"{name}: [{', '.join(value.split())}]" if " " in value else f"{name}: {value}"
@@ -195,6 +212,8 @@ def test_settings_of_onnx_files_can_be_in_a_configuration_file(onnx_project: Pat
         ONNX,
         [*ONNX, *options({name: SETTINGS[name] for name in SETTINGS if name != "mean"})],
         [*ONNX, *options(SETTINGS), "--checkpoint", "w.pt"],
+        [*ONNX, *options(SETTINGS), "--action-free"],
+        ["maze_model:make", *ONNX[3:], "--action-free"],
         ["maze_model:make", *ONNX[3:], "--horizon", "2"],
         ["maze_model:make", *ONNX, *options(SETTINGS)],
         ONNX[3:],
