@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_export.commands.options import NOTHING_WRITTEN, REQUIRED, add_output_argument
 from jepa_export.targets.registry import SOURCE, target_names
+from jepa_runtime.commands import add_bundle_argument
 
 if TYPE_CHECKING:
     from jepa_runtime.bundle import Bundle
@@ -23,9 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "fp32 ONNX graphs. Each variant is verified against the fp32 outputs on this machine, and with the "
         "vendors' compilers where they are installed.",
     )
-    parser.add_argument(
-        "bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, which is not changed"
-    )
+    add_bundle_argument(parser, "bundle, which is not changed: its folder")
     parser.add_argument(
         "--target",
         action="append",

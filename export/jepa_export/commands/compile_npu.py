@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jepa_export.commands.add_variant import print_sizes
 from jepa_export.commands.options import NOTHING_WRITTEN, REQUIRED, add_output_argument
+from jepa_runtime.commands import add_bundle_argument
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,9 +18,7 @@ def add_parser(subparsers: Any) -> None:
         "variants, compiled by Intel's compiler of the installed OpenVINO release. A robot imports a blob of "
         "its own OpenVINO release, and compiles the graph itself otherwise.",
     )
-    parser.add_argument(
-        "bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, which is not changed"
-    )
+    add_bundle_argument(parser, "bundle, which is not changed: its folder")
     add_output_argument(parser, "folder of the new bundle, outside BUNDLE; must not exist")
     parser.set_defaults(run=_run, needs=REQUIRED, stopped=NOTHING_WRITTEN)
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jepa_runtime.commands import add_bundle_argument, add_json_argument, text_output
+from jepa_runtime.commands import UsageError, add_bundle_argument, add_json_argument, text_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,6 +98,11 @@ def _run(arguments: argparse.Namespace) -> int:
     names = ("clips", "cache", "skip_bad", "episodes", "layout", "seed")
     data = tuple(arguments.data or DEFAULT_DATA)
     plan = EvaluationPlan(data=data, **{name: getattr(arguments, name) for name in names})
+    if arguments.write and arguments.downloaded:
+        raise UsageError(
+            f"--write: cannot add results to {arguments.downloaded[0]}, a bundle on the Hugging Face Hub: "
+            f"copy {arguments.bundle} to another folder, and evaluate the copy"
+        )
     bundle = Bundle.open(arguments.bundle)
     console = message_console(arguments, "json", "html")
     outs = file_paths(arguments.json, arguments.html)

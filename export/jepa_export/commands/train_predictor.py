@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from jepa_export.commands.distill import add_common_arguments, common_fields, run_training
+from jepa_runtime.commands import bundle_location
+
+
+def _encoder(text: str) -> Any:
+    """Parse ``--encoder``: the address of a bundle, or the text of a folder or a teacher."""
+    location = bundle_location(text)
+    return text if isinstance(location, Path) else location
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,10 +26,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--encoder",
+        type=_encoder,
         required=True,
         metavar="FOLDER|BUNDLE|NAME[=CHECKPOINT]",
-        help="output folder of jepa-export distill; or a bundle, whose encoder is kept in every variant; or "
-        "a teacher, whose tokens are averaged to at most 16",
+        help="output folder of jepa-export distill; or a bundle (its folder, or hf://org/name[@revision]), "
+        "whose encoder is kept in every variant; or a teacher, whose tokens are averaged to at most 16",
     )
     parser.add_argument(
         "--student",
@@ -39,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from jepa_export.distillation.requests import PredictorRequest
 
     request = PredictorRequest(
-        encoder=arguments.encoder,
+        encoder=str(arguments.encoder),
         action_free=arguments.action_free,
         **common_fields(arguments, "train-predictor"),
     )

@@ -42,8 +42,9 @@ from jepa_runtime.bundle.manifest import (
     model_suffix,
 )
 from jepa_runtime.bundle.manifest_parser import parse_manifest
-from jepa_runtime.bundle.reader import HUB_SCHEME, Bundle
+from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.bundle.writer import seal
+from jepa_runtime.util.hub_address import HUB_SCHEME
 from jepa_runtime.util.precision import Precision
 
 __all__ = [

@@ -19,10 +19,11 @@ from typing import Any
 
 from jepa_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from jepa_runtime.bundle.manifest_parser import parse_manifest
-from jepa_runtime.bundle.reader import HUB_SCHEME, Bundle
+from jepa_runtime.bundle.reader import Bundle
 from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError
 from jepa_runtime.util import atomic_files
+from jepa_runtime.util.hub_address import HUB_SCHEME
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ADDRESS = re.compile(rf"hf://(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>{_NAME}(?:/{_NAME})*))?")

@@ -25,11 +25,10 @@ from jepa_runtime.bundle.manifest_parser import parse_manifest
 from jepa_runtime.bundle.onnx_external_data import has_external_data
 from jepa_runtime.bundle.untrusted_folder import UntrustedFolder
 from jepa_runtime.errors import BundleError, StrictJsonError
+from jepa_runtime.util.hub_address import HUB_SCHEME
 from jepa_runtime.util.notebook_html import table
 from jepa_runtime.util.strict_json import parse_json
 
-HUB_SCHEME = "hf://"
-"""The beginning of the address of a bundle on the Hugging Face Hub."""
 _REPORT_NAME = "report.json"
 
 

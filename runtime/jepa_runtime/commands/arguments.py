@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from jepa_runtime.backends import DEFAULT_ENGINE
 from jepa_runtime.commands.exit_status import UsageError
+from jepa_runtime.util.hub_address import HUB_SCHEME, HubAddress
 from jepa_runtime.util.output_files import STDOUT
 
 if TYPE_CHECKING:
@@ -155,11 +156,40 @@ def frame_progress(console: Console, total: int, stopping: Event) -> Iterator[Ca
         yield step
 
 
+def bundle_location(text: str) -> Path | HubAddress:
+    """Parse the folder or the address of a bundle (``type=`` of an argument).
+
+    :class:`~jepa_runtime.commands.program.Program` downloads the bundle of an address before the command
+    runs, which gets the folder.
+    """
+    return HubAddress(text) if text.startswith(HUB_SCHEME) else Path(text)
+
+
+def local_bundle(text: str) -> Path:
+    """Parse the folder of a bundle that must not be downloaded (``type=`` of an argument)."""
+    if text.startswith(HUB_SCHEME):
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be a folder, this command does not download bundles: download it with "
+            f"`jepa-runtime info {text}`, and give the folder that it shows"
+        )
+    return Path(text)
+
+
 def add_bundle_argument(
-    parser: argparse._ActionsContainer, what: str = "folder of the bundle", *, required: bool = True
+    parser: argparse._ActionsContainer,
+    what: str = "folder of the bundle",
+    *,
+    required: bool = True,
+    local: bool = False,
 ) -> None:
-    """Add the positional ``BUNDLE`` with the help ``what``."""
-    parser.add_argument("bundle", type=Path, nargs=None if required else "?", metavar="BUNDLE", help=what)
+    """Add the positional ``BUNDLE`` with the help ``what``; ``local``: not an address on the Hub."""
+    parser.add_argument(
+        "bundle",
+        type=local_bundle if local else bundle_location,
+        nargs=None if required else "?",
+        metavar="BUNDLE",
+        help=what if local else f"{what}, or hf://org/name[@revision]",
+    )
 
 
 def add_bag_argument(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import shtab
 
-from jepa_runtime.commands.arguments import binary_output, mcap_file, text_output
+from jepa_runtime.commands.arguments import (
+    binary_output,
+    bundle_location,
+    local_bundle,
+    mcap_file,
+    text_output,
+)
 
-_FILE_TYPES = (Path, binary_output, mcap_file, text_output)
+_FILE_TYPES = (Path, bundle_location, local_bundle, binary_output, mcap_file, text_output)
 # Options whose value may be a file, but need not be.
 _FILE_OPTIONS = ("json", "source", "goal", "data", "calibration", "checkpoint")
 

@@ -68,6 +68,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "thresholds": f"surprise {manifest.surprise_threshold:.4g}, goal {manifest.goal_threshold:.4g}",
         "size": f"{_size(manifest) / 1e6:.2f} MB in {len(manifest.files) + 1} files",
         "SHA-256": bundle.sha256,
+        "folder": str(bundle.path),
     }
 
 

@@ -18,6 +18,7 @@ from jepa_runtime.commands.config_file import ConfigFile, add_config_argument, c
 from jepa_runtime.commands.exit_status import UsageError, describe_usage_error, status_of
 from jepa_runtime.commands.standard_streams import make_streams_robust
 from jepa_runtime.util.argument_parser import ArgumentParser
+from jepa_runtime.util.hub_address import HubAddress
 
 _LEVELS = ("debug", "info", "warning", "error")
 _EXIT_STATUS = (
@@ -77,10 +78,35 @@ class Program:
         args = self.parse(sys.argv[1:] if argv is None else argv)
         _configure_logging(args)
         try:
-            return status_of(self.name, lambda: self.invoke(args), stopped=getattr(args, "stopped", ""))
+            return status_of(
+                self.name, lambda: self._invoke_with_bundles(args), stopped=getattr(args, "stopped", "")
+            )
         except UsageError as error:
             parser: argparse.ArgumentParser = args.parser
             parser.error(describe_usage_error(error))
+
+    def _invoke_with_bundles(self, args: argparse.Namespace) -> int:
+        """Run the command with the downloaded folder in place of each address of a bundle.
+
+        ``args.downloaded`` lists the addresses.
+
+        Raises:
+            BundleError: A bundle cannot be downloaded.
+        """
+        for name, value in list(vars(args).items()):
+            values = value if isinstance(value, list) else [value]
+            addresses = [each for each in values if isinstance(each, HubAddress)]
+            if not addresses:
+                continue
+            from jepa_runtime.bundle.hub import HubRepository
+
+            folders = [
+                HubRepository.parse(each.text).download() if isinstance(each, HubAddress) else each
+                for each in values
+            ]
+            setattr(args, name, folders if isinstance(value, list) else folders[0])
+            args.downloaded += tuple(addresses)
+        return self.invoke(args)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; exits with status 2 and the usage of the command if they are wrong."""
@@ -94,7 +120,7 @@ class Program:
             except UsageError as error:
                 command.error(describe_usage_error(error))
         # Options for messages, before or after the command, have no defaults of their own.
-        args = argparse.Namespace(verbose=0, quiet=False, log_level=None)
+        args = argparse.Namespace(verbose=0, quiet=False, log_level=None, downloaded=())
         _, unknown = parser.parse_known_args(argv, args)
         if unknown:
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")

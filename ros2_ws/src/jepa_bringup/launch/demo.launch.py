@@ -29,7 +29,7 @@ ARGUMENTS = (
         "",
         "Keystore of the nodes; they ignore nodes without keys. Empty: as set by ROS_SECURITY_*.",
     ),
-    ("bundle", "", "Folder of the model bundle. Empty: the one in params_file."),
+    ("bundle", "", "Folder of the model bundle, or hf://org/name@revision. Empty: the one in params_file."),
     ("planner", "true", "Whether to start the planner, which drives to goals."),
     ("mcap", "", "New MCAP file that receives all topics. Empty: no recording."),
 )

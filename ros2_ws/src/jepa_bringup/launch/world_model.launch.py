@@ -29,7 +29,12 @@ ARGUMENTS = (
         "",
         "Keystore of the nodes; they ignore nodes without keys. Empty: as set by ROS_SECURITY_*.",
     ),
-    ("bundle", "", "Folder of the model bundle. Empty: the one in update_root or in params_file."),
+    (
+        "bundle",
+        "",
+        "Folder of the model bundle, or hf://org/name@revision. Empty: the one in update_root or in "
+        "params_file.",
+    ),
     ("image_topic", "camera/image_raw", "Topic of the images."),
     ("cmd_vel_topic", "cmd_vel", "Topic of the velocities that the robot executes."),
     (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jepa_runtime.commands.arguments import (
@@ -15,6 +14,7 @@ from jepa_runtime.commands.arguments import (
     add_threads_argument,
     add_untrained_argument,
     binary_output,
+    bundle_location,
     frame_size,
     positive,
     rate,
@@ -41,11 +41,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "bundle",
-        type=Path,
+        type=bundle_location,
         nargs="*",
         metavar="BUNDLE",
-        help="folder of the bundle (not with --attach); several, or a folder with bundles, are the sizes to "
-        "recommend one of",
+        help="folder of the bundle, or hf://org/name[@revision] (not with --attach); several, or a folder "
+        "with bundles, are the sizes to recommend one of",
     )
     parser.add_argument(
         "--source",

@@ -85,7 +85,7 @@ def _add(actions: Any, name: str, what: str, *, as_json: bool = False) -> argpar
 
 def _add_provision(actions: Any) -> None:
     parser = _add(actions, "provision", "set up the folder of a robot", as_json=True)
-    add_bundle_argument(parser, "factory model", required=False)
+    add_bundle_argument(parser, "factory model", required=False, local=True)
     parser.add_argument(
         "--trusted-root", type=Path, metavar="FILE", help="root.json of the repository, from a trusted source"
     )

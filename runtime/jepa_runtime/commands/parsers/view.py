@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jepa_runtime.commands.arguments import (
@@ -12,6 +11,7 @@ from jepa_runtime.commands.arguments import (
     add_engine_argument,
     add_untrained_argument,
     binary_output,
+    bundle_location,
     positive,
     rate,
 )
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "input",
-        type=Path,
+        type=bundle_location,
         metavar="BAG|BUNDLE",
         help="an .mcap or .db3 file, or a rosbag2 folder; with --source: the bundle",
     )

@@ -6,7 +6,13 @@ from jepa_ros.common.parameters import REPORT_PATH, STAMPED_CMD_VEL, Parameter
 from jepa_runtime.backends import DEFAULT_ENGINE
 
 PARAMETERS = (
-    Parameter(name="bundle", default="", description="Folder of the model bundle.", when_unconfigured=True),
+    Parameter(
+        name="bundle",
+        default="",
+        description="Folder of the model bundle, or its address on the Hugging Face Hub "
+        "(hf://org/name@revision), which is downloaded when the node is configured.",
+        when_unconfigured=True,
+    ),
     Parameter(
         name="engine",
         default=DEFAULT_ENGINE,
