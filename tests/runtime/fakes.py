@@ -38,6 +38,9 @@ def manifest(
     io = SimpleNamespace(
         frame=SimpleNamespace(height=16, width=16, rate_hz=30.0),
         action=action,
+        clip=None,
+        encoder_frames=1,
+        frame_interval_s=STEP_S,
         state=None,
         step_s=STEP_S,
         latent=SimpleNamespace(tokens=TOKENS, dim=DIM, dtype="float32"),

@@ -12,6 +12,7 @@ from jepa_export.bundling.staging import check_output, check_outside, copy_files
 from jepa_export.errors import JepaExportError
 from jepa_runtime.bundle import Bundle, seal
 from jepa_runtime.model import WorldModel
+from jepa_runtime.serving import ClipSampler
 from jepa_runtime.sources import Frame, open_source
 from jepa_runtime.visualization import ATLAS_NAME, Atlas, sample_farthest_points, thumbnail
 
@@ -80,9 +81,13 @@ def add_atlas(
             code="export.atlas_too_large",
         )
     latents, images, stamps_ns = [], [], []
+    sampler = ClipSampler(bundle.manifest)
     with WorldModel.open(bundle, allow_untrained=True) as model:
         for frame in _frames(source, read):
-            latents.append(model.encode(frame.image).astype(np.float16))
+            clip = sampler.add(frame)
+            if clip is None:
+                continue
+            latents.append(model.encode_clip(clip.images).astype(np.float16))
             images.append(thumbnail(frame.image, px))
             stamps_ns.append(frame.stamp_ns)
             progress(len(latents), read)

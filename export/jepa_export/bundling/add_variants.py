@@ -315,15 +315,19 @@ def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
         variants=(),
         command="",
     )
+    clip, inputs = manifest.io.clip, frames[:, None]
+    if clip is not None:
+        windows = np.lib.stride_tricks.sliding_window_view(frames, clip.frames, axis=0)
+        inputs = np.moveaxis(windows[:: clip.frames_per_step], -1, 1)
     with _open(base, SOURCE) as model:
-        latents = np.stack([model.encode(frame) for frame in frames])
+        latents = np.stack([model.encode_clip(each) for each in inputs])
     # The history may be longer than the frames: repeat them.
-    clip = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
-    predicted = calibration_samples(rollout_samples(torch.from_numpy(clip)[None], settings, seed))
+    known = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
+    predicted = calibration_samples(rollout_samples(torch.from_numpy(known)[None], settings, seed))
     goals = latents[:: max(1, len(latents) // _GOALS)]
     to_goals = [{"latents": latents, "goal": goal[None]} for goal in goals]
     return {
-        "encoder": [{"frame": frame[None]} for frame in frames],
+        "encoder": [{"frame": np.ascontiguousarray(each)} for each in inputs],
         "predictor": predicted["predictor"],
         "step": predicted["step"],
         "energy": to_goals,

@@ -69,6 +69,19 @@ class FrameFormat:
     std: tuple[float, float, float] = PIXEL_STD
 
 
+@dataclass(frozen=True)
+class ClipFormat:
+    """The clips that the encoder reads, as in the manifest.
+
+    Attributes:
+        frames: Images in a clip.
+        frames_per_step: Images in a step of the model.
+    """
+
+    frames: int
+    frames_per_step: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class BundleSettings:
     """The shape of a bundle.
@@ -145,6 +158,7 @@ def create_manifest(
     others: Mapping[str, Sequence[dict[str, str]]] = MappingProxyType({}),
     commit: str | None = None,
     state: StateSpace | None = None,
+    clip: ClipFormat | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a manifest.
 
@@ -159,6 +173,7 @@ def create_manifest(
         others: Entries by role of the graphs that have other variants than those of ``settings``.
         commit: Commit of the code that defines the model (default: that of this code).
         state: State of the robot that the predictor reads; None: none.
+        clip: The clips that the encoder reads; None: it reads one image.
     """
     tokens, dim = latent
     graphs = {role: manifest_entries(role, settings.variants) for role in roles} | {
@@ -190,6 +205,7 @@ def create_manifest(
                 "mean": list(frame.mean),
                 "std": list(frame.std),
             },
+            **({} if clip is None else {"clip": asdict(clip)}),
             "latent": {"tokens": tokens, "dim": dim, "dtype": "float32"},
             "action": asdict(settings.actions),
             **({} if state is None else {"state": asdict(state)}),

@@ -1,10 +1,11 @@
 """The bundle of a published V-JEPA 2 or 2.1, unchanged: a clip is its history, anticipation its prediction.
 
-The runtime encodes frame by frame, the teachers encode clips. Each step of the clip is therefore a still: one
-frame repeated ``tubelet`` times and encoded alone, as in V-JEPA 2-AC (Assran et al. 2025). Motion reaches the
-predictor, which sees the tokens of the clip at their positions, and mask tokens at those of the future. The
-report states what the latents lose by that (:mod:`~jepa_export.bundling.still_and_clip`). The model has no
-actions: the bundle has one that can only be 0, and every candidate has the same future.
+A latent is the end of a clip. By default the clip is a still: the newest frame repeated ``tubelet`` times and
+encoded alone, as in V-JEPA 2-AC (Assran et al. 2025). Motion then reaches only the predictor, which sees the
+tokens of the last steps at their positions, and mask tokens at those of the future. With ``clip_frames`` the
+encoder reads that number of frames once per step, and the latent is their last tubelet, which also depends on
+motion. The report compares both (:mod:`~jepa_export.bundling.still_and_clip`, and for clips
+:mod:`~jepa_export.bundling.motion_probe`). The model has no actions: the bundle has one that can only be 0, and every candidate has the same future.
 
 A teacher that was distilled from a larger one predicts in the latent space of the larger one. A linear map,
 fitted here by least squares on recorded frames, projects its predictions into its own latent space; all other
@@ -28,12 +29,14 @@ from jepa_export.bundling.bundle_networks import for_all_candidates
 from jepa_export.bundling.manifest_fields import (
     ERROR_QUANTILE,
     BundleSettings,
+    ClipFormat,
     FrameFormat,
     MeasuredErrors,
     ModelIdentity,
     Tolerances,
     create_manifest,
 )
+from jepa_export.bundling.motion_probe import DIRECTIONS, IMAGES, probe_motion
 from jepa_export.bundling.still_and_clip import CLIPS, compare_still_and_clip, steps_needed
 from jepa_export.bundling.task_progress import Begin, ignore_progress, track
 from jepa_export.bundling.variants import VARIANTS, VariantKey, write_variants
@@ -53,6 +56,8 @@ TEACHER_VARIANTS = tuple(key for key in VARIANTS if key[1] != "int8")
 WINDOWS = 8
 # With fewer, a history in reverse order would be the same.
 GOLDEN_FRAMES = 3
+# Of a usual camera, for the cost of stills.
+CAMERA_HZ = 30.0
 # Regularization of the projection, as a fraction of the mean square of the inputs.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Memory of the libraries on a workstation and on a robot.
@@ -79,6 +84,25 @@ class StillFrameEncoder(nn.Module):
         # As in jepa_export.teachers.normalization, whose movedim is exported with an axis that ONNX rejects.
         pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         out: Tensor = self.encoder(torch.stack([pixels] * self.tubelet, dim=1))
+        return out
+
+
+class ClipEncoder(nn.Module):
+    """The encoder for a clip: uint8 [frames, height, width, 3] -> tokens of its last tubelet [1, T, D]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: VJEPA2) -> None:
+        super().__init__()
+        self.encoder, self.tokens = model.encoder, model.config.encoder.patches
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        # As in StillFrameEncoder.
+        pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        out: Tensor = self.encoder(pixels[None])[:, -self.tokens :]
         return out
 
 
@@ -130,6 +154,7 @@ class BundleCost:
             not.
         frames: Frames that the build encodes to measure errors.
         num_samples: K, candidates that are predicted at once.
+        still: The encoder for one still, of a bundle whose encoder reads clips; None: of any other.
     """
 
     encoder: GraphCost
@@ -137,6 +162,7 @@ class BundleCost:
     clip: GraphCost | None
     frames: int
     num_samples: int = 1
+    still: GraphCost | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -163,16 +189,21 @@ class BundleCost:
             (self.frames + golden) * self.encoder.multiply_adds
             + (WINDOWS + GOLDEN_FRAMES + golden * self.num_samples) * self.predictor.multiply_adds
             + (0 if self.clip is None else 2 * CLIPS * self.clip.multiply_adds)
+            + (0 if self.still is None else (self.frames + IMAGES) * self.still.multiply_adds)
+            + (0 if self.still is None else IMAGES * len(DIRECTIONS) * self.encoder.multiply_adds)
         )
 
 
-def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> BundleCost:
+def bundle_cost(
+    config: VJEPA2Config, history_size: int, horizon: int, clip_frames: int | None = None
+) -> BundleCost:
     """Return what a bundle costs, without reading any weights.
 
     Args:
         config: Configuration of the teacher.
         history_size: W, in tubelets.
         horizon: H, in tubelets.
+        clip_frames: Frames that the encoder reads at once; None: a still.
     """
     encoder, space = config.encoder, config.output_dim
     tokens, width, steps = encoder.patches, encoder.output_dim, history_size + horizon
@@ -182,16 +213,21 @@ def bundle_cost(config: VJEPA2Config, history_size: int, horizon: int) -> Bundle
         predictor = AnticipationPredictor(model, history_size, horizon, read_back)
         known, actions = torch.zeros(1, history_size, tokens, width), torch.zeros(1, horizon, 1)
         frame = torch.zeros(1, *encoder.frame_size, 3, dtype=torch.uint8)
-        clip = torch.zeros(1, history_size * encoder.tubelet, 3, *encoder.frame_size)
+        compared_frames = history_size * encoder.tubelet if clip_frames is None else clip_frames
+        clip = torch.zeros(1, compared_frames, 3, *encoder.frame_size)
         encode = network_multiply_adds(StillFrameEncoder(model), frame)
         predict = network_multiply_adds(predictor, known, actions)
         encode_clip = network_multiply_adds(model, clip)
     weights = parameters(model.encoder)
+    of_still = GraphCost(weights, encode, working_bytes(encoder, tokens))
+    clip_tokens = compared_frames // encoder.tubelet * tokens
+    of_clip = GraphCost(weights, encode_clip, working_bytes(encoder, clip_tokens))
     return BundleCost(
-        GraphCost(weights, encode, working_bytes(encoder, tokens)),
+        of_still if clip_frames is None else of_clip,
         GraphCost(parameters(model.predictor), predict, working_bytes(config.predictor, steps * tokens)),
-        GraphCost(weights, encode_clip, working_bytes(encoder, history_size * tokens)),
-        steps_read(config, history_size, horizon),
+        of_clip,
+        steps_read(config, history_size, horizon, clip_frames),
+        still=None if clip_frames is None else of_still,
     )
 
 
@@ -201,6 +237,7 @@ def check_teacher(
     *,
     frames: int,
     horizon: int,
+    clip_frames: int | None = None,
     depth: int | None = None,
     accept_non_commercial: bool = False,
 ) -> VJEPA2Config:
@@ -211,6 +248,7 @@ def check_teacher(
         member: Member of the family of teachers.
         frames: Length of the clip.
         horizon: Predicted steps.
+        clip_frames: Frames that the encoder reads at once; None: a still.
         depth: Number of blocks in the encoder, and at most in the predictor; for random weights only.
         accept_non_commercial: Whether a license that forbids commercial use is accepted.
 
@@ -238,6 +276,14 @@ def check_teacher(
             f"--frames must be a multiple of {name}'s tubelet ({tubelet}), got {frames}",
             code="export.invalid_clip_length",
         )
+    if clip_frames is not None and (
+        clip_frames < max(2, tubelet) or clip_frames % tubelet or clip_frames > longest
+    ):
+        raise JepaExportError(
+            f"--time clip:N: N must be a multiple of {name}'s tubelet ({tubelet}), and from "
+            f"{max(2, tubelet)} to the {longest} frames that it was trained on, got {clip_frames}",
+            code="export.invalid_clip_length",
+        )
     if horizon < 1 or frames + horizon * tubelet > longest:
         raise JepaExportError(
             f"clip and prediction must stay within the {longest} frames that {name} was trained on; a "
@@ -259,9 +305,16 @@ def windows(config: VJEPA2Config, horizon: int) -> list[int]:
     return [*range(half), *range(half + gap, WINDOWS + gap)]
 
 
-def steps_read(config: VJEPA2Config, history_size: int, horizon: int) -> int:
-    """Return the number of steps, of ``tubelet`` frames each, that a bundle is fitted and measured on."""
-    return max(windows(config, horizon)[-1] + history_size + horizon, steps_needed(history_size))
+def steps_read(config: VJEPA2Config, history_size: int, horizon: int, clip_frames: int | None = None) -> int:
+    """Return the number of steps, of ``tubelet`` frames each, that a bundle is fitted and measured on.
+
+    With ``clip_frames``, the first steps only belong to the clip that ends after them.
+    """
+    measured = windows(config, horizon)[-1] + history_size + horizon
+    if clip_frames is None:
+        return max(measured, steps_needed(history_size))
+    clip_steps = clip_frames // config.encoder.tubelet
+    return max(measured + clip_steps - 1, steps_needed(clip_steps))
 
 
 @torch.no_grad()
@@ -273,6 +326,8 @@ def write_teacher_bundle(
     identity: ModelIdentity,
     progress: Progress,
     begin: Begin = ignore_progress,
+    *,
+    clip_frames: int | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` of a teacher; an existing bundle is replaced.
 
@@ -284,24 +339,43 @@ def write_teacher_bundle(
         identity: Identity of the weights.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
         begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
+        clip_frames: Frames that the encoder reads at once; None: a still.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
         BundleError: The result is not a valid bundle.
     """
     size, horizon = settings.history_size, settings.horizon
-    encoder, tubelet = StillFrameEncoder(model), model.config.encoder.tubelet
-    stills = frames[tubelet - 1 :: tubelet]
+    still, tubelet = StillFrameEncoder(model), model.config.encoder.tubelet
+    images = torch.from_numpy(frames)
+    stills = images[tubelet - 1 :: tubelet]
+    # The inputs of the encoder: [n, 1 or clip_frames, height, width, 3], one for each step.
+    encoder: nn.Module = still
+    inputs, clip = stills[:, None], None
+    if clip_frames is not None:
+        encoder, clip = ClipEncoder(model), ClipFormat(clip_frames, tubelet)
+        inputs = images.unfold(0, clip_frames, tubelet).movedim(-1, 1)
     with build_bundle(folder, progress) as builder:
-        progress(f"encoding {len(stills)} frames")
-        latents = torch.cat(
-            [encoder(frame) for frame in track(torch.from_numpy(stills).split(1), "encoding frames", begin)]
-        )
+        progress(f"encoding {len(inputs)} {'frames' if clip is None else 'clips'}")
+        latents = torch.cat([encoder(each) for each in track(inputs.unbind(0), "encoding frames", begin)])
         progress("comparing still frames with clips")
+        still_latents = latents
+        if clip_frames is not None:
+            still_latents = torch.cat([still(each) for each in stills.split(1)])
         compared = compare_still_and_clip(
-            model, torch.from_numpy(frames), latents, size, trained=identity.trained, begin=begin
+            model,
+            images,
+            still_latents,
+            size if clip_frames is None else clip_frames // tubelet,
+            trained=identity.trained,
+            begin=begin,
         )
         compared.report(progress)
+        found = compared.as_report()
+        if clip_frames is not None:
+            probe = probe_motion(still, encoder, stills, clip_frames, trained=identity.trained, begin=begin)
+            probe.report(progress)
+            found |= probe.as_report() | _encoder_cost(model.config, size, settings, clip_frames)
         progress(f"predicting {WINDOWS} windows to measure errors")
         seen = [latents[start : start + size + horizon] for start in windows(model.config, horizon)]
         unprojected = AnticipationPredictor(model, size, horizon, nn.Identity())
@@ -316,18 +390,18 @@ def write_teacher_bundle(
         predictor = AnticipationPredictor(model, size, horizon, read_back)
         fitted = WINDOWS // 2 if report else 0
         measured = measure_errors(read_back(predicted[fitted:]), actual[fitted:], latents[1:] - latents[:-1])
-        samples: list[Sample] = [{"frame": frame[None]} for frame in stills]
+        samples: list[Sample] = [{"frame": each.contiguous().numpy()} for each in inputs]
         _write(encoder, samples, "latent", builder.staging / "encoder", settings.variants, progress)
         names = ("history_latents", "actions", "history_actions")
-        inputs = [_inputs(window[None, :size], settings) for window in seen]
         rollouts: list[Sample] = [
-            {name: tensor.numpy() for name, tensor in zip(names, each, strict=False)} for each in inputs
+            {name: tensor.numpy() for name, tensor in zip(names, each, strict=False)}
+            for each in (_inputs(window[None, :size], settings) for window in seen)
         ]
         _write(predictor, rollouts, "futures", builder.staging / "predictor", settings.variants, progress)
         golden = latents[:GOLDEN_FRAMES]
         golden_inputs = [_inputs(golden[past][None], settings) for past in history_indices(len(golden), size)]
         builder.write_golden_outputs(
-            frames=torch.from_numpy(stills[:GOLDEN_FRAMES]),
+            frames=inputs[:GOLDEN_FRAMES, 0] if clip is None else inputs[:GOLDEN_FRAMES],
             latents=golden,
             actions=golden_inputs[0][1],
             futures=torch.stack([predictor(*each) for each in golden_inputs]),
@@ -341,9 +415,35 @@ def write_teacher_bundle(
             latent=(latents.shape[1], latents.shape[2]),
             roles=("encoder", "predictor"),
             tolerances=TOLERANCES,
+            clip=clip,
         )
-        builder.finish(fields, report | compared.as_report())
+        builder.finish(fields, report | found)
     return Bundle.open(folder)
+
+
+def _encoder_cost(
+    config: VJEPA2Config, history_size: int, settings: BundleSettings, clip_frames: int
+) -> dict[str, object]:
+    """Return the entry for report.json: what the encoder costs with stills and with clips, per second."""
+    cost = bundle_cost(config, history_size, settings.horizon, clip_frames)
+    assert cost.still is not None
+    calls_hz = {"still": CAMERA_HZ, "clip": 1 / settings.step_s}
+    per_call = {"still": cost.still.multiply_adds, "clip": cost.encoder.multiply_adds}
+    about = (
+        f"multiply-adds of the encoder: stills are encoded for every image, here of a camera with {CAMERA_HZ:g} "
+        "Hz, and clips once per step"
+    )
+    return {
+        "encoder_cost": {"about": about}
+        | {
+            name: {
+                "multiply_adds": per_call[name],
+                "calls_per_s": rate_hz,
+                "multiply_adds_per_s": round(per_call[name] * rate_hz),
+            }
+            for name, rate_hz in calls_hz.items()
+        }
+    }
 
 
 def _inputs(history: Tensor, settings: BundleSettings) -> list[Tensor]:

@@ -69,18 +69,28 @@ def _add_variant(arguments: argparse.Namespace) -> int:
 
     from jepa_export.bundling.add_variants import add_variants, check_addable
     from jepa_export.bundling.variants import variants_for
-    from jepa_export.commands.build_student import print_steps, read_calibration_frames
+    from jepa_export.commands.build_student import (
+        MIN_CALIBRATION_FRAMES,
+        print_steps,
+        read_calibration_frames,
+    )
     from jepa_runtime.bundle import Bundle
 
     variants = variants_for(arguments.target, arguments.precision)
     base = Bundle.open(arguments.bundle)
     source = arguments.calibration
     check_addable(base, arguments.out, variants, calibrated=source is not None)
-    frame = base.manifest.io.frame
+    io = base.manifest.io
     frames = None
     if source is not None:
+        before = 0 if io.clip is None else io.clip.frames // io.clip.frames_per_step - 1
         frames = read_calibration_frames(
-            source, (frame.height, frame.width), step_s=base.manifest.io.step_s, maximum=arguments.frames
+            source,
+            (io.frame.height, io.frame.width),
+            step_s=io.step_s,
+            maximum=arguments.frames + before,
+            minimum=MIN_CALIBRATION_FRAMES + before,
+            frames_per_step=1 if io.clip is None else io.clip.frames_per_step,
         )
     made = add_variants(
         base,

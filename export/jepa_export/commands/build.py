@@ -82,7 +82,14 @@ def add_parser(subparsers: Any) -> None:
         "--frames",
         type=int,
         metavar="N",
-        help="frames in the clip of the predictor, each encoded alone (default: 8)",
+        help="frames in the clip of the predictor (default: 8)",
+    )
+    teacher.add_argument(
+        "--time",
+        type=_clip_frames,
+        metavar="still|clip:N",
+        help="what the encoder reads: each frame alone, as a still, or once per step the last N frames as a "
+        "clip, whose latents also depend on motion; clip is for V-JEPA 2 and 2.1 (default: still)",
     )
     teacher.add_argument(
         "--depth", type=int, metavar="N", help="number of blocks, for random weights only (default: all)"
@@ -121,10 +128,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 horizon=arguments.horizon,
                 accept_non_commercial=bool(arguments.accept_non_commercial),
                 settings=settings_of(arguments),
+                clip_frames=arguments.time or None,
                 **common,
             )
         )
-    _reject(arguments, "a teacher", "checkpoint", "frames", "depth", "accept_non_commercial")
+    _reject(arguments, "a teacher", "checkpoint", "frames", "time", "depth", "accept_non_commercial")
     _reject(
         arguments,
         "a teacher of any size",
@@ -141,6 +149,16 @@ def _run(arguments: argparse.Namespace) -> int:
             **common,
         )
     )
+
+
+def _clip_frames(text: str) -> int:
+    """Return the number of frames of ``clip:N``; 0 for ``still``."""
+    kind, _, count = text.partition(":")
+    if text == "still":
+        return 0
+    if kind != "clip" or not count.isdecimal() or int(count) < 1:
+        raise argparse.ArgumentTypeError(f"must be still or clip:N, such as clip:8, got {text!r}")
+    return int(count)
 
 
 def _reject(arguments: argparse.Namespace, model: str, *options: str) -> None:

@@ -64,6 +64,12 @@ def build_teacher(request: TeacherRequest) -> int:
             code="export.option_not_applicable",
         )
     member = _member(request)
+    if request.clip_frames is not None and not isinstance(member.config, VJEPA2Config):
+        raise JepaExportError(
+            f"--time clip is for V-JEPA 2 and 2.1: the predictor of {request.teacher} ({member.family}) was "
+            "trained on frames that are encoded alone",
+            code="export.option_not_applicable",
+        )
     if isinstance(member.config, LeWMConfig):
         return build_lewm(request)
     if isinstance(member.config, VJEPA2ACConfig):
@@ -77,14 +83,15 @@ def build_teacher(request: TeacherRequest) -> int:
         member,
         frames=length,
         horizon=horizon,
+        clip_frames=request.clip_frames,
         depth=request.depth,
         accept_non_commercial=request.accept_non_commercial,
     )
-    size = length // config.encoder.tubelet
-    cost = bundle_cost(config, size, horizon)
+    size, clip_frames = length // config.encoder.tubelet, request.clip_frames
+    cost = bundle_cost(config, size, horizon, clip_frames)
     _announce(console, request, config, cost, cost_table(request.teacher, cost, size, horizon), len(variants))
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
-    needed = steps_read(config, size, horizon)
+    needed = steps_read(config, size, horizon, clip_frames)
     frames = read_calibration_frames(
         request.calibration,
         config.encoder.frame_size,
@@ -94,6 +101,10 @@ def build_teacher(request: TeacherRequest) -> int:
         frames_per_step=config.encoder.tubelet,
     )
     about = "each frame encoded as a still clip, predicting without actions"
+    rate_hz = DEFAULT_RATE_HZ
+    if clip_frames is not None:
+        about = f"clips of {clip_frames} frames encoded once per step, predicting without actions"
+        rate_hz = config.encoder.tubelet / config.step_s
     model, identity = _model(request, member, config, about)
     assert isinstance(model, VJEPA2)
     settings = BundleSettings(
@@ -102,13 +113,15 @@ def build_teacher(request: TeacherRequest) -> int:
         horizon=horizon,
         num_samples=1,
         step_s=config.step_s,
-        rate_hz=DEFAULT_RATE_HZ,
+        rate_hz=rate_hz,
         variants=variants,
         command=request.command,
     )
     with progress_on(console) as bars:
         progress, begin = print_steps(console), show_on(bars)
-        write_teacher_bundle(model, frames, request.out, settings, identity, progress, begin)
+        write_teacher_bundle(
+            model, frames, request.out, settings, identity, progress, begin, clip_frames=clip_frames
+        )
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -223,7 +236,7 @@ def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> 
     """Return a table of the parameters, multiply-adds and size of both graphs."""
     table = Table("graph", "parameters", "multiply-adds", "MB fp32", title=name)
     graphs = {
-        "encoder, one frame": cost.encoder,
+        f"encoder, one {'frame' if cost.still is None else 'clip'}": cost.encoder,
         f"predictor, {horizon} steps after {history_size}": cost.predictor,
     }
     for graph, each in graphs.items():

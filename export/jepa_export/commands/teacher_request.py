@@ -21,6 +21,7 @@ class TeacherRequest:
         out: Folder of the bundle.
         frames: Length of the clip; None: the default of the teacher.
         horizon: Predicted steps; None: the default of the teacher.
+        clip_frames: Frames that the encoder reads at once (``--time clip:N``); None: a still.
         seed: Seed of random weights and candidates.
         calibration: Source of frames.
         targets: Targets of the variants.
@@ -41,6 +42,7 @@ class TeacherRequest:
     only: str | None
     accept_non_commercial: bool
     settings: Settings
+    clip_frames: int | None = None
 
     @property
     def command(self) -> str:
@@ -55,6 +57,7 @@ class TeacherRequest:
         optional = {
             "--frames": self.frames,
             "--horizon": self.horizon,
+            "--time": self.clip_frames and f"clip:{self.clip_frames}",
             "--training-config": given.training_config and shlex.quote(given.training_config.name),
             "--heads": given.heads,
             "--predictor-heads": given.predictor_heads,

@@ -73,6 +73,7 @@ class BundleEncoder(FrameEncoder):
     It has no torch weights and runs on the CPU, on whichever device the frames are.
 
     Raises:
+        JepaExportError: The encoder reads clips.
         JepaRuntimeError: The bundle has no encoder that runs here, or it changed after it was opened.
     """
 
@@ -88,6 +89,12 @@ class BundleEncoder(FrameEncoder):
         )
         self.identity = self._model.latent_space
         io = bundle.manifest.io
+        if io.clip is not None:
+            raise JepaExportError(
+                f"{bundle.path}: its encoder reads clips of {io.clip.frames} images, and a predictor is trained "
+                "on frames that are encoded alone: build it with --time still",
+                code="distillation.clip_encoder",
+            )
         self.config = FrozenConfig(px=io.frame.height, tokens=io.latent.tokens, dim=io.latent.dim)
 
     def forward(self, frame: Tensor) -> Tensor:

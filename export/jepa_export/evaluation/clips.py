@@ -21,7 +21,8 @@ class Clips:
 
     Attributes:
         name: Description of their source, for messages.
-        frames: uint8 [n, L, h, w, 3], one step apart; the first W are the history.
+        frames: uint8 [n, L, h, w, 3], one step apart; the first W are the history. Of a model that reads
+            clips, the clip at each step: [n, L, F, h, w, 3].
         history_actions: float32 [n, W-1, A], executed between these.
         actions: float32 [n, C, H, A], to predict from there.
         executed: ``actions[:, 0]`` were executed, and L = W + H: frame W + h (from 0) shows the result of
@@ -49,11 +50,32 @@ def candidates(manifest: Manifest, count: int, seed: int) -> Floats:
     return CEM(config, ActionLimits.of(manifest), seed=seed).ask()
 
 
+def frames_read(manifest: Manifest, steps: int) -> int:
+    """Return the number of frames, ``manifest.io.frame_interval_s`` apart, that ``steps`` latents need."""
+    clip = manifest.io.clip
+    return steps if clip is None else clip.frames + (steps - 1) * clip.frames_per_step
+
+
 def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manifest, seed: int) -> Clips:
-    """Return clips of frames [n, L, h, w, 3] and, if known, the actions [n, >= L-1, A] between them.
+    """Return clips of frames and, if known, the actions between them.
 
     A model without actions executes 0.
+
+    Args:
+        name: Description of their source.
+        frames: uint8 [n, :func:`frames_read` of L, h, w, 3], ``manifest.io.frame_interval_s`` apart.
+        executed: Actions [n, at least one fewer, A] from each frame until the next; None: unknown.
+        manifest: Manifest of the model.
+        seed: Seed of the candidates.
     """
+    clip = manifest.io.clip
+    if clip is not None:
+        views = np.lib.stride_tricks.sliding_window_view(frames, clip.frames, axis=1)
+        frames = np.moveaxis(views[:, :: clip.frames_per_step], -1, 2)
+        if executed is not None:
+            rows = (frames.shape[1] - 1) * clip.frames_per_step
+            within = executed[:, clip.frames - 1 :][:, :rows]
+            executed = within.reshape(len(frames), -1, clip.frames_per_step, within.shape[-1]).mean(axis=2)
     past, count = manifest.history_size - 1, len(frames)
     rows = min(CANDIDATES, manifest.num_samples)
     actions = np.stack([candidates(manifest, rows, seed + index) for index in range(count)])

@@ -21,7 +21,7 @@ from jepa_export.data.open_data import find_recordings, holds_recordings, prepar
 from jepa_export.data.provenance_marks import mark
 from jepa_export.data.recording import Origin, Recording
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.clips import Clips, clips_of, takes_actions
+from jepa_export.evaluation.clips import Clips, clips_of, frames_read, takes_actions
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.imaging import resize_into
 from jepa_runtime.sources import (
@@ -69,12 +69,14 @@ def recorded_clips(
             their actions are not those of the model.
         JepaRuntimeError: A recording cannot be read.
     """
-    size, step_s, frame = manifest.history_size, manifest.io.step_s, manifest.io.frame
+    size, step_s, frame = manifest.history_size, manifest.io.frame_interval_s, manifest.io.frame
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(TemporaryDirectory(prefix="jepa-edge-")))
         store = FrameStore(folder, height=frame.height, width=frame.width)
         found = [
-            each for spec in specs for each in _find(spec, store, step_s, count * (size + manifest.horizon))
+            each
+            for spec in specs
+            for each in _find(spec, store, step_s, count * frames_read(manifest, size + manifest.horizon))
         ]
         candidates, training_note = _not_trained_on(found, trained_on)
         chosen = [candidates[row] for row in _spread(len(candidates), count)]
@@ -84,7 +86,7 @@ def recorded_clips(
         for recording in recordings if given else ():
             _check_actions(recording, manifest)
         known = not given or recordings[0].action_names is not None
-        length = size + manifest.horizon if known else size
+        length = frames_read(manifest, size + manifest.horizon if known else size)
         _check_length(recordings, length, step_s)
         windows = Windows(
             recordings, frames=length, rate_hz=1 / step_s, max_offset=_MAX_OFFSET, actions=given

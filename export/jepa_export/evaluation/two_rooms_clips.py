@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_export.data.two_rooms_recordings import wander
-from jepa_export.evaluation.clips import Clips, clips_of
+from jepa_export.evaluation.clips import Clips, clips_of, frames_read
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.imaging import Image, resize_into
 from jepa_runtime.sources import Floats
@@ -42,8 +42,8 @@ class Scenes:
 
 
 def drives(manifest: Manifest) -> bool:
-    """Return whether the model's actions are those of the robot in Two Rooms."""
-    return (manifest.io.action.names, manifest.io.action.units) == ACTIONS
+    """Return whether the model drives the robot in Two Rooms: it has its actions, and reads single images."""
+    return manifest.io.clip is None and (manifest.io.action.names, manifest.io.action.units) == ACTIONS
 
 
 def draw(manifest: Manifest, *, layout: LayoutKind, count: int, seed: int) -> tuple[Clips, Scenes]:
@@ -51,21 +51,22 @@ def draw(manifest: Manifest, *, layout: LayoutKind, count: int, seed: int) -> tu
 
     For a model with other actions, the clips have no actions, and the scenes are meaningless.
     """
-    size, horizon, step_s = manifest.history_size, manifest.horizon, manifest.io.step_s
+    size, interval_s = manifest.history_size, manifest.io.frame_interval_s
+    length = frames_read(manifest, size + manifest.horizon)
     rng = np.random.default_rng((HELD_OUT_SEED, _PURPOSE, seed))
     world = _Rooms(layout=layout, seed=HELD_OUT_SEED + _PURPOSE + seed)
-    velocities = wander(rng, count, size + horizon)
+    velocities = wander(rng, count, length)
     shape = manifest.io.frame.height, manifest.io.frame.width, 3
-    frames = np.empty((count, size + horizon, *shape), np.uint8)
+    frames = np.empty((count, length, *shape), np.uint8)
     outcomes = {event: np.empty((count, *shape), np.uint8) for event in ("teleport", "wall removed")}
     for index in range(count):
         world.reset()
-        for step in range(size + horizon):
+        for step in range(length):
             resize_into(world.render(), frames[index, step])
             if step == size:
                 resize_into(world.render_elsewhere(rng), outcomes["teleport"][index])
                 resize_into(world.render_without_wall(), outcomes["wall removed"][index])
-            world.step(velocities[index, step], step_s)
+            world.step(velocities[index, step], interval_s)
     actions = velocities.astype(np.float32)
     name = f"Two Rooms, {layout} layouts never trained on"
     clips = clips_of(name, frames, actions if drives(manifest) else None, manifest, seed)

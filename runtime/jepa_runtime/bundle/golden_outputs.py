@@ -20,7 +20,7 @@ class GoldenOutputs:
     """Represent reference inputs and fp32 outputs of n frames.
 
     Attributes:
-        frames: uint8 [n, H, W, 3].
+        frames: uint8 [n, H, W, 3]; of a model that reads clips, the clips [n, F, H, W, 3].
         latents: [n, T, D], the encoded frames.
         actions: [K, H, A].
         futures: [n, K, H, T, D], one set for each of :meth:`history_indices`.
@@ -76,8 +76,9 @@ def read_golden(data: bytes, manifest: Manifest, where: str) -> GoldenOutputs:
             f"{where}: must hold at least one frame and one candidate: export the model again",
             code="bundle.golden_invalid",
         )
+    clip = () if spec.clip is None else (spec.clip.frames,)
     expected: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "frames": ((n, spec.frame.height, spec.frame.width, spec.frame.channels), np.uint8),
+        "frames": ((n, *clip, spec.frame.height, spec.frame.width, spec.frame.channels), np.uint8),
         "latents": ((n, *latent), np.float32),
         "actions": ((k, manifest.horizon, manifest.action_size), np.float32),
         "futures": ((n, k, manifest.horizon, *latent), np.float32),

@@ -143,8 +143,27 @@ class FrameSpec(_Model):
     std: tuple[Positive, Positive, Positive]
 
 
+class ClipSpec(_Model):
+    """Represent the clip that the encoder reads instead of one image: the newest image and those before it.
+
+    The encoder runs once per step, on ``frames`` images that are ``step_s / frames_per_step`` seconds apart.
+    """
+
+    frames: Annotated[int, Field(ge=2, le=1024)]
+    frames_per_step: Annotated[int, Field(ge=1, le=1024)]
+
+    @model_validator(mode="after")
+    def _agree(self) -> ClipSpec:
+        if self.frames % self.frames_per_step:
+            raise ValueError(
+                f"clip frames must be a multiple of frames_per_step ({self.frames_per_step}), got "
+                f"{self.frames}"
+            )
+        return self
+
+
 class LatentSpec(_Model):
-    """Represent the latent state of one frame: ``tokens`` vectors of ``dim`` numbers."""
+    """Represent the latent state of one frame, or of the end of a clip: ``tokens`` vectors of ``dim`` numbers."""
 
     tokens: Annotated[int, Field(ge=1, le=65536)]
     dim: Annotated[int, Field(ge=1, le=65536)]
@@ -220,14 +239,36 @@ class IO(_Model):
     """Represent the inputs and outputs. An action is held for ``step_s``, the step of the predictor.
 
     ``state``: the measured state of the robot that the predictor reads at each latent; absent: it reads none.
-    Runtimes that do not know this field reject the bundle as ``bundle.manifest_invalid``.
+    ``clip``: the images that the encoder reads at once; absent: it reads one. Runtimes that do not know one
+    of these fields reject the bundle as ``bundle.manifest_invalid``.
     """
 
     frame: FrameSpec
+    clip: ClipSpec | None = None
     latent: LatentSpec
     action: ActionSpec
     state: StateSpec | None = None
     step_s: Annotated[float, Field(ge=STEP_S[0], le=STEP_S[1])]
+
+    @property
+    def encoder_frames(self) -> int:
+        """The number of images that the encoder reads at once."""
+        return 1 if self.clip is None else self.clip.frames
+
+    @property
+    def frame_interval_s(self) -> float:
+        """The time between two images that the encoder reads, in seconds."""
+        return self.step_s if self.clip is None else self.step_s / self.clip.frames_per_step
+
+    @model_validator(mode="after")
+    def _agree(self) -> IO:
+        frame, clip_bytes = self.frame, self.encoder_frames * self.frame.height * self.frame.width * 3
+        if clip_bytes > MAX_TENSOR_BYTES:
+            raise ValueError(
+                f"a clip of {self.encoder_frames} images of {frame.height} x {frame.width} takes "
+                f"{clip_bytes / 2**30:.1f} GiB, at most {MAX_TENSOR_BYTES >> 30} GiB is allowed"
+            )
+        return self
 
 
 class Variant(_Model):
@@ -457,12 +498,13 @@ class Manifest(_Model):
     def interface(self) -> dict[str, Any]:
         """Return what a robot's software relies on, as JSON values.
 
-        That is the actions, their units, limits and duration, the state of the robot if the model reads it,
-        and the number of predicted steps. Latents may change.
+        That is the actions, their units, limits and duration, the state of the robot and the clips if the
+        model reads them, and the number of predicted steps. Latents may change.
         """
+        clip = {} if self.io.clip is None else {"clip": self.io.clip.model_dump(mode="json")}
         state = {} if self.io.state is None else {"state": self.io.state.model_dump(mode="json")}
         action = self.io.action.model_dump(mode="json")
-        return action | state | {"step_s": self.io.step_s, "horizon": self.horizon}
+        return action | state | clip | {"step_s": self.io.step_s, "horizon": self.horizon}
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the fields as they are written: without defaults that earlier readers would reject."""
@@ -471,8 +513,9 @@ class Manifest(_Model):
             omitted["normal_scores"] = True
         if not self.graphs.relative_pose:
             omitted["graphs"] = {"relative_pose"}
-        if self.io.state is None:
-            omitted["io"] = {"state"}
+        absent = {name for name in ("clip", "state") if getattr(self.io, name) is None}
+        if absent:
+            omitted["io"] = absent
         return self.model_dump(mode="json", exclude=omitted)
 
     @model_validator(mode="after")

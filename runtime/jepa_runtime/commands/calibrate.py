@@ -23,6 +23,7 @@ from jepa_runtime.calibration.alarms import Alarms
 from jepa_runtime.commands.arguments import open_console, progress_on
 from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.model.world_model import WorldModel
+from jepa_runtime.serving.clip_sampler import ClipSampler
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
 from jepa_runtime.sources.base import Source, check_commands
 from jepa_runtime.sources.factory import open_source
@@ -185,7 +186,7 @@ def _errors(
     processor, manifest = FrameProcessor(model, _CONFIG), model.manifest
     check_commands(source, manifest)
     reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
-    run: list[Floats] = []
+    sampler, run = ClipSampler(manifest), list[Floats]()
     first_ns: int | None = None
     unknown_ns: int | None = None
     for frame in bars.track(source.frames(), description="frames"):
@@ -204,7 +205,10 @@ def _errors(
                 ) from error
             np.fmin(executed_range[0], source.command, out=executed_range[0])
             np.fmax(executed_range[1], source.command, out=executed_range[1])
-        result = processor.with_surprise(processor.process(frame, time.perf_counter_ns()))
+        clip = sampler.add(frame)
+        if clip is None:
+            continue
+        result = processor.with_surprise(processor.process(frame, time.perf_counter_ns(), clip))
         judged = processor.update_calibration(result)
         # The processor holds the last command; a robot whose commands stop does not.
         unknown = manifest.takes_actions and unknown_ns is not None and frame.stamp_ns < unknown_ns + reach_ns

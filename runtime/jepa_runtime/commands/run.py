@@ -331,8 +331,9 @@ class _Run:
         """Return the measurements."""
         stats = pipeline.stats()
         if stats.received and not stats.processed and self._fatal is None:
+            reason = pipeline.clip_obstacle() or f"last error: {self._last_error}"
             self._fatal = JepaRuntimeError(
-                f"none of {stats.received} frames was processed; last error: {self._last_error}",
+                f"none of {stats.received} frames was processed; {reason}",
                 code="source.no_frame_processed",
             )
         return summarize_run(

@@ -48,6 +48,7 @@ def summarize_run(
         "source": source,
         "frames_published": stats.received,
         "frames_processed": stats.processed,
+        "frames_skipped": stats.skipped,
         "frames_dropped": stats.dropped,
         "frames_failed": stats.failed,
         "frames_late": stats.late,

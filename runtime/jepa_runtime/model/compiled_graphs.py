@@ -33,7 +33,7 @@ class CompiledGraphs:
         variants: The compiled variant of each graph.
         encoder_sha256: The hash of the encoder's files.
         energy_sha256: The hash of the energy's files; empty without an energy graph.
-        encoder: Encodes one frame.
+        encoder: Encodes one frame, or one clip.
         predictor: Predicts K candidates over H steps.
         predict_one: Predicts one candidate, over one step if there is a step graph. It is a separate session
             if that is cheaper.
@@ -292,7 +292,7 @@ def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tens
     history_size, horizon, actions = manifest.history_size, manifest.horizon, manifest.action_size
     if role == "encoder":
         return (
-            {"frame": ((1, frame.height, frame.width, frame.channels), np.uint8)},
+            {"frame": ((manifest.io.encoder_frames, frame.height, frame.width, frame.channels), np.uint8)},
             {"latent": ((1, *latent), np.float32)},
         )
     if role in GOAL_ROLES:

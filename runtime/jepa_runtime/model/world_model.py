@@ -283,6 +283,10 @@ class WorldModel:
     def encode(self, frame: ImageLike) -> Floats:
         """Encode a frame to its latent state, or a batch of independent frames.
 
+        A model that reads clips (``manifest.io.clip``) encodes a clip [F, h, w, 3], oldest image first, or a
+        batch of them [B, F, h, w, 3]. A single image is encoded as a clip that repeats it, which has no
+        motion; see :meth:`encode_clip` for images of different sizes.
+
         The frames of a batch are encoded one after the other: engines compile the encoder for one frame.
         :meth:`predict` continues from a single frame; after a batch, give it ``latents``.
 
@@ -295,23 +299,30 @@ class WorldModel:
             float32 [T, D], or [B, T, D] of a batch; a copy.
 
         Raises:
-            FrameError: It is neither such an image nor such a batch, or has no pixels.
+            FrameError: It is neither such an image nor such a batch, or has no pixels; or a clip has another
+                number of images.
         """
         self._open_here()
         began = time.perf_counter()
         image = as_array(frame)
-        if not isinstance(image, np.ndarray) or image.ndim != 4:
-            return self._encode_image(image, began)
-        if image.dtype != np.uint8 or image.shape[3] != 3 or image.size == 0:
+        dimensions = image.ndim if isinstance(image, np.ndarray) else 0
+        reads_clips = self.manifest.io.clip is not None
+        if dimensions == 4 and reads_clips:
+            return self._encode_images(image, began)
+        if dimensions != (5 if reads_clips else 4):
+            return self._encode_images([image], began)
+        if image.dtype != np.uint8 or image.shape[-1] != 3 or image.size == 0:
+            clip = ", frames" if reads_clips else ""
             raise FrameError(
-                f"frames must be uint8 [batch, height, width, 3] RGB, got {image.dtype} {list(image.shape)}",
+                f"frames must be uint8 [batch{clip}, height, width, 3] RGB, got {image.dtype} "
+                f"{list(image.shape)}",
                 code="frame.not_rgb",
             )
         latents: Floats = np.empty((len(image), *self._latent_shape), np.float32)
         preprocess = encode = on_device = 0.0
         try:
             for index, each in enumerate(image):
-                latents[index] = self._encode_image(each, began)
+                latents[index] = self._encode_images(each if reads_clips else [each], began)
                 preprocess += self.timings["preprocess"]
                 encode += self.timings["encode"]
                 on_device += self.device_timings.get("encode", 0.0)
@@ -323,10 +334,36 @@ class WorldModel:
             self.device_timings["encode"] = on_device
         return latents
 
-    def _encode_image(self, image: NDArray[np.uint8], began: float) -> Floats:
+    def encode_clip(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
+        """Encode a clip to the latent state at its end.
+
+        Args:
+            images: uint8 [h, w, 3] RGB each, of any size, oldest first: ``manifest.io.clip.frames`` images,
+                or a single one that is repeated; a model that reads no clips takes one.
+
+        Returns:
+            float32 [T, D]; a copy.
+
+        Raises:
+            FrameError: They are not RGB images, or another number.
+        """
+        self._open_here()
+        return self._encode_images(images, time.perf_counter())
+
+    def _encode_images(self, images: Sequence[NDArray[np.uint8]], began: float) -> Floats:
+        """Encode one input of the encoder: a frame or a clip, of which a single image is repeated."""
         session = self._open_here().encoder
-        if not self._is_scaled(image):
-            resize_into(image, session.inputs["frame"][0])
+        buffer = session.inputs["frame"]
+        if len(images) not in (1, len(buffer)):
+            raise FrameError(
+                f"a clip of this model has {len(buffer)} images, got {len(images)}: give the last "
+                f"{len(buffer)}, {self.manifest.io.frame_interval_s:g} s apart",
+                code="frame.wrong_clip",
+            )
+        if len(buffer) > 1 or not self._is_scaled(images[0]):
+            for image, out in zip(images, buffer, strict=False):
+                resize_into(image, out)
+            buffer[len(images) :] = buffer[0]
         fitted = time.perf_counter()
         self._last = None
         self._last = session.run()["latent"][0]

@@ -123,10 +123,14 @@ class LoadGenerator:
         self._pipeline.start()
         manifest = self.model.manifest
         self._step_s = manifest.io.step_s
+        self._step_images = 1 if manifest.io.clip is None else manifest.io.clip.frames_per_step
         # A constant action (standing still), so that each frame is compared with its prediction.
         self._pipeline.add_action(0, np.zeros(manifest.action_size, np.float32))
         if self._with_goal:
             self._pipeline.set_goal(self._workload.frames[0])
+        # Of a model that reads clips, each frame of the schedule completes a step.
+        for _ in range(manifest.io.encoder_frames - self._step_images):
+            self._submit_image(round(manifest.io.frame_interval_s * 1e9))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +166,8 @@ class LoadGenerator:
             ProfileError: No frame was processed.
         """
         period_ns = round(1e9 / rate_hz)
-        stamps_ns = self._aligned_period_ns(rate_hz) if align_stamps else period_ns
+        reads_clips = self.model.manifest.io.clip is not None
+        stamps_ns = self._aligned_period_ns(rate_hz) if align_stamps or reads_clips else period_ns
         lead = self._lead_frames(stamps_ns)
         count = count_frames(rate_hz, duration_s)
         scheduled: dict[int, int] = {}
@@ -260,10 +265,18 @@ class LoadGenerator:
         return math.ceil(self.model.manifest.history_size * self._step_s * 1e9 / period_ns) + 2
 
     def _aligned_period_ns(self, rate_hz: float) -> int:
-        """Return the period nearest to ``rate_hz`` of which a step is a multiple."""
+        """Return the period nearest to ``rate_hz`` of which a step is a multiple; with clips, a step."""
+        if self.model.manifest.io.clip is not None:
+            return round(self._step_s * 1e9)
         return round(self._step_s * 1e9 / max(1, round(self._step_s * rate_hz)))
 
     def _submit(self, period_ns: int) -> int:
+        """Submit a frame, after the images between it and the previous one that a clip needs."""
+        for _ in range(self._step_images):
+            sequence = self._submit_image(period_ns // self._step_images)
+        return sequence
+
+    def _submit_image(self, period_ns: int) -> int:
         self._sequence += 1
         self._stamp_ns += period_ns
         image = self._workload.frames[self._sequence % len(self._workload.frames)]

@@ -21,6 +21,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.serving import realtime
+    from jepa_runtime.serving.clip_sampler import Clip, ClipSampler
     from jepa_runtime.serving.evaluation import Evaluation, Scores
     from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
     from jepa_runtime.serving.history import History
@@ -32,6 +33,7 @@ else:
         __name__,
         {
             "": ["realtime"],
+            "clip_sampler": ["Clip", "ClipSampler"],
             "evaluation": ["Evaluation", "Scores"],
             "frame_processor": ["FrameProcessor", "ProcessingConfig"],
             "history": ["History"],
@@ -45,6 +47,8 @@ __all__ = [
     "STAGES",
     "AppliedSetting",
     "Candidates",
+    "Clip",
+    "ClipSampler",
     "Evaluation",
     "FrameProcessor",
     "History",

@@ -15,6 +15,7 @@ from jepa_runtime.errors import BackendError, BundleError
 from jepa_runtime.model.rollouts import RolloutRequest
 from jepa_runtime.model.world_model import Futures, WorldModel
 from jepa_runtime.planning.candidates import default_candidates
+from jepa_runtime.serving.clip_sampler import Clip
 from jepa_runtime.serving.goals import Goal, is_image
 from jepa_runtime.serving.history import Context, History, PastContext, Reset
 from jepa_runtime.serving.latency_compensation import advance
@@ -66,6 +67,8 @@ class _StreamState:
     previous: tuple[int, NDArray[np.float32]] | None = None
     goal: NDArray[np.float32] | None = None
     goal_stamp_ns: int | None = None
+    # Of the newest clip.
+    clock_jumps: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,14 @@ class FrameProcessor:
         """Reason why alarms are disabled; empty: they are enabled."""
         return next(iter(self._streams.values())).monitor.alarms_disabled_reason
 
-    def process(self, frame: Frame, submitted_ns: int) -> Result:
+    def process(self, frame: Frame, submitted_ns: int, clip: Clip | None = None) -> Result:
         """Encode a frame, add it to the history, and predict futures; everything but the surprise.
 
         Args:
             frame: The frame.
             submitted_ns: When it was submitted, by the clock of the settings.
+            clip: The clip that ends with the frame, see
+                :class:`~jepa_runtime.serving.clip_sampler.ClipSampler`; None: only the frame.
 
         Raises:
             BackendError: Outputs of the model are not finite, or a pose is not valid.
@@ -125,7 +130,7 @@ class FrameProcessor:
         model, state, clock_ns = self.model, self._streams[frame.stream], self._config.clock_ns
         timings = dict.fromkeys(STAGES, 0.0)
         timings["wait"] = (clock_ns() - submitted_ns) / 1e6
-        latent = model.encode(frame.image)
+        latent = model.encode(frame.image) if clip is None else model.encode_clip(clip.images)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
         if not are_finite(latent):
             raise self._not_finite("latents")
@@ -134,6 +139,9 @@ class FrameProcessor:
         if state.source not in (None, source):
             state.history.restart(Reset.FRAME)
         state.source = source
+        if clip is not None and clip.clock_jumps != state.clock_jumps:
+            state.clock_jumps = clip.clock_jumps
+            state.history.restart(Reset.CLOCK_BACKWARDS)
         reset = state.history.add_latent(frame.stamp_ns, latent)
         state.previous, state.newest = state.newest, (frame.stamp_ns, latent)
         if reset is not None:
@@ -382,8 +390,12 @@ class FrameProcessor:
             return
         previous = other._streams
         self._streams = {
-            stream: _StreamState(self._create_history(), self._create_monitor(previous[stream].monitor))
-            for stream in previous
+            stream: _StreamState(
+                self._create_history(),
+                self._create_monitor(state.monitor),
+                clock_jumps=state.clock_jumps,
+            )
+            for stream, state in previous.items()
         }
         for stream, state in self._streams.items():
             state.history.adopt_actions(previous[stream].history)
@@ -392,13 +404,18 @@ class FrameProcessor:
         """Check that this model can replace that of ``other`` without a restart.
 
         Raises:
-            BundleError: Its actions, their limits, the state that it reads, or its step differ.
+            BundleError: Its actions, their limits, the state or clips that it reads, or its step differ.
         """
         theirs, ours = other.model.manifest.io, self.model.manifest.io
-        if (ours.action, ours.state, ours.step_s) != (theirs.action, theirs.state, theirs.step_s):
+        if (ours.action, ours.state, ours.clip, ours.step_s) != (
+            theirs.action,
+            theirs.state,
+            theirs.clip,
+            theirs.step_s,
+        ):
             raise BundleError(
-                f"{self.model.bundle.path}: actions, limits, state or step differ from those of the active "
-                "model: restart with it instead of swapping",
+                f"{self.model.bundle.path}: actions, limits, state, clips or step differ from those of the "
+                "active model: restart with it instead of swapping",
                 code="bundle.incompatible_actions",
             )
 

@@ -10,6 +10,9 @@ waits for at most the one in progress and one of every other stream.
 
 Another model can replace the active one (:meth:`Pipeline.swap`) between two frames, without losing any, and
 be rolled back (:meth:`Pipeline.rollback`): the replaced model stays open until :meth:`Pipeline.commit`.
+
+Of a model that reads clips, :meth:`Pipeline.submit` passes on only the frames that complete a step, each with
+its clip; the others are counted as skipped and cost nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 from jepa_runtime.errors import JepaRuntimeError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.callbacks import Callbacks
+from jepa_runtime.serving.clip_sampler import Clip, ClipSampler
 from jepa_runtime.serving.evaluation import (
     Evaluation,
     EvaluationQueue,
@@ -109,7 +113,11 @@ class Pipeline:
             actuation_delay_s=actuation_delay_s,
             clock_ns=clock_ns,
         )
-        self._mailbox: Mailbox[tuple[Frame, int]] = Mailbox(streams)
+        self._mailbox: Mailbox[tuple[Frame, int, Clip | None]] = Mailbox(streams)
+        # Of a model that reads clips; a swap never changes them.
+        self._samplers: dict[str, ClipSampler] = {}
+        self._sampling = Lock()
+        self._skipped = dict.fromkeys(streams, 0)
         self._goals = Goals()
         # Appending to and popping from a bounded deque is atomic; the oldest entries are dropped.
         self._actions: deque[tuple[int, NDArray[np.floating]]] = deque(maxlen=_MAX_WAITING_ACTIONS)
@@ -153,6 +161,9 @@ class Pipeline:
             )
         self._check_not_stopped()
         self._thread.open()
+        manifest = self.model.manifest
+        if manifest.io.clip is not None:
+            self._samplers = {stream: ClipSampler(manifest) for stream in self._counters}
         self._thread.activate()
 
     def stop(self, timeout_s: float = _TIMEOUT_S) -> None:
@@ -231,13 +242,31 @@ class Pipeline:
     def submit(self, frame: Frame) -> None:
         """Submit a frame without waiting; it replaces a waiting one of its stream.
 
-        Do not change the image afterwards.
+        Do not change the image afterwards. Of a model that reads clips, a frame that does not complete a step
+        has no result.
 
         Raises:
             JepaRuntimeError: There is no such stream.
         """
         self._check(frame.stream)
-        self._mailbox.put((frame, self._config.clock_ns()), frame.stream)
+        clip = None
+        if self._samplers:
+            with self._sampling:
+                clip = self._samplers[frame.stream].add(frame)
+                self._skipped[frame.stream] += clip is None
+            if clip is None:
+                return
+        self._mailbox.put((frame, self._config.clock_ns(), clip), frame.stream)
+
+    def clip_obstacle(self, stream: str = "") -> str:
+        """Return why the newest frames of ``stream`` form no clip; empty: they do, or the model reads none.
+
+        Raises:
+            JepaRuntimeError: There is no such stream.
+        """
+        self._check(stream)
+        with self._sampling:
+            return self._samplers[stream].obstacle if self._samplers else ""
 
     def add_action(self, stamp_ns: int, action: NDArray[np.floating]) -> None:
         """Add ``action`` [A] in SI units, sent to the robot at ``stamp_ns`` (the frames' clock).
@@ -355,8 +384,10 @@ class Pipeline:
         if stream is not None:
             self._check(stream)
             received, dropped = self._mailbox.counts(stream)
+            with self._sampling:
+                skipped = self._skipped[stream]
             with self._progress:
-                return self._counters[stream].stats(received, dropped)
+                return self._counters[stream].stats(received + skipped, dropped, skipped)
         return sum_stats(self.stats(each) for each in self._counters)
 
     def _finished(self) -> int:
@@ -420,12 +451,12 @@ class Pipeline:
         if taken is None:
             self._evaluations.run_next(processor)
             return
-        stream, (frame, submitted_ns) = taken
+        stream, (frame, submitted_ns, clip) = taken
         _, dropped = self._mailbox.counts(stream)
         self._evaluations.add_frame(stream, submitted_ns)
         counters, callbacks, delivered = self._counters[stream], self._callbacks, True
         try:
-            result = processor.process(frame, submitted_ns)
+            result = processor.process(frame, submitted_ns, clip)
             if result.futures is not None:
                 delivered = callbacks.deliver(callbacks.on_futures, result, frame)
             result = processor.with_surprise(result)

@@ -44,7 +44,8 @@ class Result:
     Attributes:
         stamp_ns: Stamp of the frame.
         frame_id: Frame id of the frame.
-        sequence: The frame's number at its source; a step of more than one shows lost frames.
+        sequence: The frame's number at its source; a step of more than one shows lost frames, or skipped ones
+            of a model that reads clips.
         latent: [T, D], read-only: the history holds the same array.
         futures: Predicted futures; None until the history is long enough.
         candidates: The evaluated action sequences; their source is ``fan`` if none were proposed.
@@ -104,7 +105,7 @@ class Result:
 class Stats:
     """Counters since the start.
 
-    A received frame is processed, is dropped (a newer one arrived) or fails.
+    A received frame is processed, is dropped (a newer one arrived), fails, or is skipped.
 
     Attributes:
         received: Frames received.
@@ -115,6 +116,7 @@ class Stats:
         late: Results later than the deadline.
         longest_miss_run: Most consecutive deadline misses of one stream.
         resets: Resets of the history, by reason.
+        skipped: Frames that complete no step of a model that reads clips; of other models none.
     """
 
     received: int
@@ -125,6 +127,7 @@ class Stats:
     late: int
     longest_miss_run: int
     resets: dict[str, int]
+    skipped: int = 0
 
     @property
     def deadline_misses(self) -> int:
@@ -166,8 +169,8 @@ class StreamCounters:
         self._count_misses(dropped, missed=True)
         self.failed += 1
 
-    def stats(self, received: int, dropped: int) -> Stats:
-        """Return the counters, including those of the mailbox."""
+    def stats(self, received: int, dropped: int, skipped: int = 0) -> Stats:
+        """Return the counters, including those of the mailbox and the skipped frames."""
         return Stats(
             received=received,
             processed=self._processed,
@@ -177,6 +180,7 @@ class StreamCounters:
             late=self._late,
             longest_miss_run=max(self._longest_miss_run, self._miss_run + dropped - self._dropped),
             resets=dict(self._resets),
+            skipped=skipped,
         )
 
     def _count_misses(self, dropped: int, *, missed: bool) -> None:
@@ -198,4 +202,5 @@ def sum_stats(streams: Iterable[Stats]) -> Stats:
         late=sum(stats.late for stats in all_stats),
         longest_miss_run=max(stats.longest_miss_run for stats in all_stats),
         resets={reset.value: sum(stats.resets[reset.value] for stats in all_stats) for reset in Reset},
+        skipped=sum(stats.skipped for stats in all_stats),
     )

@@ -58,12 +58,14 @@ class Health:
         processed: Frames processed.
         dropped: Frames dropped because a newer one arrived.
         failed: Frames whose processing failed.
+        skipped: Frames that complete no step of a model that reads clips.
         unpublished: Results that could not be published.
         errors: Errors of all kinds.
         late: Results later than the deadline.
         miss_run: The longest run of consecutive late results.
         bad_frames: Rejected frames by reason.
         last_error: The last error message.
+        clip_obstacle: The reason why the newest frames form no clip; empty if they do.
     """
 
     active_for_s: float
@@ -76,12 +78,14 @@ class Health:
     processed: int = 0
     dropped: int = 0
     failed: int = 0
+    skipped: int = 0
     unpublished: int = 0
     errors: int = 0
     late: int = 0
     miss_run: int = 0
     bad_frames: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
+    clip_obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
     if now.unpublished > before.unpublished:
         unpublished = now.unpublished - before.unpublished
         return Verdict(Level.ERROR, f"{unpublished} results could not be published: {now.last_error}")
+    if now.clip_obstacle:
+        return Verdict(Level.WARN, now.clip_obstacle)
     if min(now.result_age_s, now.active_for_s) > limits.stale_after_s:
         return Verdict(Level.ERROR, f"stalled: frames arrive, but no result {_age(now.result_age_s)}")
     if now.miss_run >= limits.max_miss_run:
@@ -151,7 +157,8 @@ def assess(now: Health, before: Health, limits: Limits) -> Verdict:
     late, processed = now.late - before.late, now.processed - before.processed
     if late > limits.max_late_fraction * max(processed, 1):
         return Verdict(Level.WARN, f"{late} of {processed} results were later than {limits.deadline_ms:g} ms")
-    dropped, received = now.dropped - before.dropped, now.received - before.received
+    dropped = now.dropped - before.dropped
+    received = now.received - before.received - (now.skipped - before.skipped)
     if dropped > limits.max_drop_fraction * max(received, 1):
         return Verdict(
             Level.WARN,

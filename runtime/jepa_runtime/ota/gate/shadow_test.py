@@ -30,6 +30,7 @@ from jepa_runtime.errors import UpdateError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.gate.sequential_test import INCOHERENT, PairedTest, Summary, Verdict, score
 from jepa_runtime.serving import realtime
+from jepa_runtime.serving.clip_sampler import ClipSampler
 from jepa_runtime.serving.history import History
 from jepa_runtime.sources.base import Frame, Source, check_commands
 
@@ -158,7 +159,7 @@ class _Predictions:
         self.coherence = _Coherence()
         manifest = model.manifest
         step_ns = round(manifest.io.step_s * 1e9)
-        self._model = model
+        self._model, self._sampler = model, ClipSampler(manifest)
         self._history = History(
             manifest.history_size,
             step_ns,
@@ -174,7 +175,11 @@ class _Predictions:
         """
         if action is not None:
             self._history.add_action(frame.stamp_ns, action)
-        arrived = self._model.encode(frame.image)
+        clip = self._sampler.add(frame)
+        if clip is None:
+            return None
+        reads_clips = self._model.manifest.io.clip is not None
+        arrived = self._model.encode_clip(clip.images) if reads_clips else self._model.encode(frame.image)
         self._history.add_latent(frame.stamp_ns, arrived)
         previous = self._history.previous()
         if previous is None:

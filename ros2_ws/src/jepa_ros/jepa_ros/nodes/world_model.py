@@ -375,6 +375,7 @@ class WorldModelNode(LifecycleNode):
                 active=self._active,
                 fault=self.fault,
                 limits=self._values,
+                clip_obstacle=session.pipeline.clip_obstacle(camera.topic) if session else "",
             )
             if self._active:
                 warnings = degradation_warnings(

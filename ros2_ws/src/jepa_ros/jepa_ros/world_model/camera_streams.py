@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -90,13 +90,17 @@ class StreamMonitor:
         active: bool,
         fault: str,
         limits: Mapping[str, Any],
+        clip_obstacle: str = "",
     ) -> tuple[Verdict, dict[str, Any]]:
-        """Return the verdict on the time since the last call, and the values behind it."""
+        """Return the verdict on the time since the last call, and the values behind it.
+
+        ``clip_obstacle``: see :meth:`jepa_runtime.serving.Pipeline.clip_obstacle`.
+        """
         if fault:
             return Verdict(Level.ERROR, fault), {}
         if not active or stats is None:
             return Verdict(Level.OK, "not active" if stats else "not configured"), {}
-        now = self._health(stats, bad_frames)
+        now = replace(self._health(stats, bad_frames), clip_obstacle=clip_obstacle)
         self._longest = self._miss_run
         if now.frame_age_s > limits["stale_after_s"]:
             # After a gap the history starts from scratch.
@@ -144,6 +148,7 @@ class StreamMonitor:
             stamp_age_s=round(self._stamp_age_s, 3),
             received=since["received"] + sum(bad_frames.values()),
             processed=since["processed"],
+            skipped=since["skipped"],
             dropped=since["dropped"],
             failed=since["failed"],
             unpublished=since["callback_errors"],
@@ -157,7 +162,7 @@ class StreamMonitor:
     def _since_base(self, stats: Stats) -> dict[str, Any]:
         counters = asdict(stats)
         if self._base is not None:
-            for name in ("received", "processed", "dropped", "failed", "callback_errors", "late"):
+            for name in ("received", "processed", "dropped", "failed", "callback_errors", "late", "skipped"):
                 counters[name] -= getattr(self._base, name)
         return counters
 
