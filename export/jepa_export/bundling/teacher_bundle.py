@@ -5,7 +5,8 @@ encoded alone, as in V-JEPA 2-AC (Assran et al. 2025). Motion then reaches only 
 tokens of the last steps at their positions, and mask tokens at those of the future. With ``clip_frames`` the
 encoder reads that number of frames once per step, and the latent is their last tubelet, which also depends on
 motion. The report compares both (:mod:`~jepa_export.bundling.still_and_clip`, and for clips
-:mod:`~jepa_export.bundling.motion_probe`). The model has no actions: the bundle has one that can only be 0, and every candidate has the same future.
+:mod:`~jepa_export.bundling.motion_probe`). The model has no actions: the bundle has one that can only be 0,
+and every candidate has the same future.
 
 A teacher that was distilled from a larger one predicts in the latent space of the larger one. A linear map,
 fitted here by least squares on recorded frames, projects its predictions into its own latent space; all other
@@ -430,8 +431,8 @@ def _encoder_cost(
     calls_hz = {"still": CAMERA_HZ, "clip": 1 / settings.step_s}
     per_call = {"still": cost.still.multiply_adds, "clip": cost.encoder.multiply_adds}
     about = (
-        f"multiply-adds of the encoder: stills are encoded for every image, here of a camera with {CAMERA_HZ:g} "
-        "Hz, and clips once per step"
+        "multiply-adds of the encoder: stills are encoded for every image, here of a camera with "
+        f"{CAMERA_HZ:g} Hz, and clips once per step"
     )
     return {
         "encoder_cost": {"about": about}

@@ -91,8 +91,8 @@ class BundleEncoder(FrameEncoder):
         io = bundle.manifest.io
         if io.clip is not None:
             raise JepaExportError(
-                f"{bundle.path}: its encoder reads clips of {io.clip.frames} images, and a predictor is trained "
-                "on frames that are encoded alone: build it with --time still",
+                f"{bundle.path}: its encoder reads clips of {io.clip.frames} images, and a predictor is "
+                "trained on frames that are encoded alone: build it with --time still",
                 code="distillation.clip_encoder",
             )
         self.config = FrozenConfig(px=io.frame.height, tokens=io.latent.tokens, dim=io.latent.dim)

@@ -163,7 +163,7 @@ class ClipSpec(_Model):
 
 
 class LatentSpec(_Model):
-    """Represent the latent state of one frame, or of the end of a clip: ``tokens`` vectors of ``dim`` numbers."""
+    """Represent the latent state of a frame or the end of a clip: ``tokens`` vectors of ``dim`` numbers."""
 
     tokens: Annotated[int, Field(ge=1, le=65536)]
     dim: Annotated[int, Field(ge=1, le=65536)]

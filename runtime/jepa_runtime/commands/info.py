@@ -61,7 +61,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "frame": f"{frame.height} x {frame.width} {frame.color} {frame.dtype} at {frame.rate_hz:g} Hz",
         "clip": "one image"
         if manifest.io.clip is None
-        else f"{manifest.io.encoder_frames} images, {manifest.io.frame_interval_s:g} s apart; one clip per step",
+        else f"{manifest.io.encoder_frames} images, {manifest.io.frame_interval_s:g} s apart, once per step",
         "latent": f"{latent.tokens} tokens x {latent.dim} {latent.dtype}",
         "actions": f"{limits}{norm}; step {manifest.io.step_s:g} s",
         "history": f"{manifest.history_size} latent{'s' * (manifest.history_size > 1)}",

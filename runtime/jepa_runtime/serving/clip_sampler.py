@@ -62,8 +62,8 @@ class ClipSampler:
         if self._clip is None or count == needed:
             return ""
         return (
-            f"no latent yet: a clip of this model needs {needed} images, {self._interval_ns / 1e9:g} s apart, "
-            f"and {count} are there"
+            f"no latent yet: a clip of this model needs {needed} images, {self._interval_ns / 1e9:g} s "
+            f"apart, and {count} are there"
         )
 
     def add(self, frame: Frame) -> Clip | None:
@@ -76,9 +76,8 @@ class ClipSampler:
         source, self._previous_ns = (frame.frame_id, frame.image.shape), stamp_ns
         backwards = previous_ns is not None and stamp_ns < previous_ns
         self._clock_jumps += backwards
-        if previous_ns is None or backwards or source != self._source:
-            self._begin(stamp_ns)
-        elif stamp_ns > self._due_ns + self._interval_ns // 2:
+        too_late = stamp_ns > self._due_ns + self._interval_ns // 2
+        if previous_ns is None or backwards or too_late or source != self._source:
             self._begin(stamp_ns)
         elif self._due_ns - stamp_ns > min(stamp_ns - previous_ns, self._interval_ns) // 2:
             return None
