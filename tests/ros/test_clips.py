@@ -43,26 +43,27 @@ def test_node_publishes_one_latent_per_step_and_reports_missing_images(ros_graph
     ros_graph.start("world_model", {"bundle": clip_bundle, "allow_untrained": True})
     camera = ros_graph.publisher(Image, "image", qos.SENSOR)
     pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
-    began_ns = time.time_ns()
-    sent = 0
+    stamps_ns = [time.time_ns()]
 
-    def publish() -> None:
-        nonlocal sent
-        stamp_ns = began_ns + 50_000_000 * sent
-        if time.time_ns() >= stamp_ns:
-            camera.publish(to_image(pixels, stamp_ns=stamp_ns, frame_id="eye"))
-            sent += 1
+    def publish(period_s: float) -> None:
+        if time.time_ns() >= stamps_ns[-1]:
+            camera.publish(to_image(pixels, stamp_ns=stamps_ns[-1], frame_id="eye"))
+            stamps_ns.append(stamps_ns[-1] + round(period_s * 1e9))
 
     def messages_of_diagnostics() -> str:
         return " ".join(status.message for each in diagnostics for status in each.status)
 
-    ros_graph.until(lambda: "a clip of this model needs 4 images" in messages_of_diagnostics(),
-                    "the reason why there is no latent", meanwhile=publish)  # fmt: skip
-    ros_graph.until(lambda: len(futures) >= 2, "futures", meanwhile=publish)
+    ros_graph.until(
+        lambda: "a clip of this model needs 4 images" in messages_of_diagnostics(),
+        "the reason why there is no latent, of images too far apart",
+        meanwhile=lambda: publish(0.6),
+    )
+    assert not latents
+    ros_graph.until(lambda: len(futures) >= 2, "futures", meanwhile=lambda: publish(0.05))
     stamps_s = [each.header.stamp.sec + each.header.stamp.nanosec / 1e9 for each in latents]
     assert len(stamps_s) >= 2
     # An image that is lost on the way shifts a sample, or begins a new clip.
     assert np.diff(stamps_s).min() > 0.35
-    assert sent > 5 * len(latents)
+    assert len(stamps_ns) > 5 * len(latents)
     values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values}
     assert int(values["skipped"]) > 5 * int(values["processed"])
