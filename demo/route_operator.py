@@ -19,12 +19,12 @@ from graph_client import GraphClient
 from jepa_msgs.action import RepeatRoute, TeachRoute
 from jepa_msgs.msg import PlannerStatus
 from jepa_ros.common import qos
-from jepa_ros.common.action_commands import euler_from_quaternion
 from jepa_ros.common.conversions import from_time
 from processes import DemoError
 from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
+from jepa_runtime.ros_messages import euler_from_quaternion
 from jepa_runtime.util import Pose
 from jepa_sim.worlds.first_person.levels import Mission, goal_error, is_reached
 from jepa_sim.worlds.first_person.paths import TrajectoryFollower

@@ -16,6 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from jepa_runtime.bundle import Bundle, seal
 
 SIZE, TOKENS, DIM, HORIZON, NUM_SAMPLES, ACTIONS = 32, 2, 8, 4, 8, 2
+ARM_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+ARM_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1")
+ARM_LIMITS = (0.05, 0.05, 0.05, 0.0, 0.0, 0.0, 0.75)
 _FLAT = TOKENS * DIM
 _OPSET, _IR_VERSION = 17, 9
 _GOLDEN_FRAMES = 3
@@ -75,6 +78,31 @@ def make_wheeled_bundle(folder: Path) -> Path:
     fields["io"]["step_s"] = 0.3
     seal(folder, fields)
     return folder
+
+
+def make_arm_bundle(folder: Path, *, history_size: int = 1) -> Bundle:
+    """Write a sealed bundle of random weights whose predictor reads the pose of an arm, as V-JEPA 2-AC does.
+
+    Its energy is the mean absolute difference. It is marked as untrained.
+    """
+    random = np.random.default_rng(0)
+    sizes = {"actions": len(ARM_NAMES), "states": len(ARM_NAMES)}
+    graphs = {
+        "encoder": _encoder(random),
+        "predictor": _predictor(0, history_size, **sizes),
+        "energy": _mean_absolute(),
+    }
+    for role, model in graphs.items():
+        write_variants(folder / role, model)
+    np.savez(folder / "golden.npz", **_golden(graphs, history_size, random, standing=False, **sizes))
+    (folder / "report.json").write_text('{"note": "random weights"}\n', encoding="utf-8")
+    fields = manifest_fields(history_size=history_size, trained=False)
+    fields["io"]["action"] = {
+        "names": list(ARM_NAMES), "units": list(ARM_UNITS), "low": [-limit for limit in ARM_LIMITS],
+        "high": list(ARM_LIMITS), "max_norm": None,
+    }  # fmt: skip
+    fields["io"]["state"] = {"names": list(ARM_NAMES), "units": list(ARM_UNITS)}
+    return seal(folder, fields)
 
 
 def manifest_fields(
@@ -154,24 +182,35 @@ def write_variants(folder: Path, model: onnx.ModelProto) -> None:
 
 
 def _golden(
-    graphs: dict[str, onnx.ModelProto], history_size: int, random: np.random.Generator, *, standing: bool
+    graphs: dict[str, onnx.ModelProto],
+    history_size: int,
+    random: np.random.Generator,
+    *,
+    standing: bool,
+    actions: int = ACTIONS,
+    states: int = 0,
 ) -> Arrays:
     """Return inputs, and the outputs of ONNX's reference implementation."""
     frames = random.integers(0, 256, (_GOLDEN_FRAMES, SIZE, SIZE, 3), np.uint8)
-    actions = random.uniform(-1, 1, (NUM_SAMPLES, HORIZON, ACTIONS)).astype(np.float32)
+    candidates = random.uniform(-1, 1, (NUM_SAMPLES, HORIZON, actions)).astype(np.float32)
     encode, predict = (ReferenceEvaluator(graphs[role]) for role in ("encoder", "predictor"))
     latents = np.concatenate([encode.run(None, {"frame": frame[None]})[0] for frame in frames])
-    past = random.uniform(-1, 1, (history_size - 1, ACTIONS)).astype(np.float32) * (not standing)
+    past = random.uniform(-1, 1, (history_size - 1, actions)).astype(np.float32) * (not standing)
+    measured = random.uniform(-1, 1, (history_size, states)).astype(np.float32)
     futures = []
     for number in range(_GOLDEN_FRAMES):
         rows = [number - back * (not standing) for back in reversed(range(history_size))]
-        feeds = {"history_latents": latents[None, rows], "actions": actions}
+        feeds = {"history_latents": latents[None, rows], "actions": candidates}
+        if states:
+            feeds["history_states"] = measured[None]
         if history_size > 1:
             feeds["history_actions"] = past[None]
         futures.append(predict.run(None, feeds)[0])
-    golden = {"frames": frames, "latents": latents, "actions": actions, "futures": np.stack(futures)}
+    golden = {"frames": frames, "latents": latents, "actions": candidates, "futures": np.stack(futures)}
     if history_size > 1 and not standing:
         golden["history_actions"] = past
+    if states:
+        golden["history_states"] = measured
     golden["goal"] = latents[-1:].copy()
     for role in ("energy", "relative_pose"):
         if role in graphs:
@@ -235,18 +274,20 @@ def _encoder(random: np.random.Generator) -> onnx.ModelProto:
     )
 
 
-def _predictor(seed: int, history_size: int, horizon: int = HORIZON) -> onnx.ModelProto:
+def _predictor(
+    seed: int, history_size: int, horizon: int = HORIZON, *, actions: int = ACTIONS, states: int = 0
+) -> onnx.ModelProto:
     """Return ``z = tanh(z A + a B)`` per step; the first z mixes the past context."""
     weights, node = _weights(np.random.default_rng([seed, 1])), helper.make_node
     inputs: dict[str, tuple[int, list[int | str]]] = {
         "history_latents": (TensorProto.FLOAT, [1, history_size, TOKENS, DIM]),
-        "actions": (TensorProto.FLOAT, ["K", horizon, ACTIONS]),
+        "actions": (TensorProto.FLOAT, ["K", horizon, actions]),
     }
     constants: Arrays = {
         "history_shape": np.array([1, 1, history_size * _FLAT]),
         "history_weights": weights(history_size * _FLAT, _FLAT),
         "state_weights": weights(_FLAT, _FLAT),
-        "action_weights": weights(ACTIONS, _FLAT),
+        "action_weights": weights(actions, _FLAT),
         "shape": np.array([0, horizon, TOKENS, DIM]),
         "one": np.array([1]),
     }
@@ -257,13 +298,22 @@ def _predictor(seed: int, history_size: int, horizon: int = HORIZON) -> onnx.Mod
     ]
     state = "start"
     if history_size > 1:
-        inputs["history_actions"] = (TensorProto.FLOAT, [1, history_size - 1, ACTIONS])
+        inputs["history_actions"] = (TensorProto.FLOAT, [1, history_size - 1, actions])
         nodes += [
             node("MatMul", ["history_actions", "action_weights"], ["moved"]),
             node("ReduceSum", ["moved", "one"], ["moves"]),
             node("Add", ["start", "moves"], ["start_moved"]),
         ]
         state = "start_moved"
+    if states:
+        inputs["history_states"] = (TensorProto.FLOAT, [1, history_size, states])
+        constants["pose_weights"] = weights(states, _FLAT)
+        nodes += [
+            node("MatMul", ["history_states", "pose_weights"], ["placed"]),
+            node("ReduceSum", ["placed", "one"], ["place"]),
+            node("Add", [state, "place"], ["start_placed"]),
+        ]
+        state = "start_placed"
     steps = []
     for step in range(horizon):
         constants |= {f"from{step}": np.array([step]), f"to{step}": np.array([step + 1])}
@@ -293,6 +343,22 @@ def _energy(random: np.random.Generator) -> onnx.ModelProto:
             node("ReduceMean", ["weighted"], ["energy"], axes=[1, 2], keepdims=0),
         ],
         {"weights": random.uniform(0.5, 3.0, (1, TOKENS, DIM)).astype(np.float32)},
+    )
+
+
+def _mean_absolute() -> onnx.ModelProto:
+    """Return the energy of V-JEPA 2-AC."""
+    node = helper.make_node
+    return build_model(
+        "energy",
+        {"latents": (TensorProto.FLOAT, ["N", TOKENS, DIM]), "goal": (TensorProto.FLOAT, [1, TOKENS, DIM])},
+        ("energy", ["N"]),
+        [
+            node("Sub", ["latents", "goal"], ["difference"]),
+            node("Abs", ["difference"], ["distance"]),
+            node("ReduceMean", ["distance"], ["energy"], axes=[1, 2], keepdims=0),
+        ],
+        {},
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_runtime.imaging import Image
-from jepa_runtime.sources import Commands, Frame, view_name
+from jepa_runtime.sources import Frame, PassiveSource, view_name
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS, LayoutKind
 from jepa_sim.worlds.two_rooms_world import TwoRooms
 
@@ -20,7 +20,7 @@ _TURN_RADPS = 1.5
 _SPEED_CHANGE_PER_S = 1.0
 
 
-class TwoRoomsSource:
+class TwoRoomsSource(PassiveSource):
     """Frames of a robot that explores smoothly, and its commands (velocity x, y in m/s).
 
     Every 12 s a new episode begins in another place. Its frames have another ``frame_id`` and its stamps
@@ -32,9 +32,6 @@ class TwoRoomsSource:
         rate_hz: Frame rate; None: 30.
         start_ns: Stamp of the first frame; None: now.
     """
-
-    live = False
-    commands: Commands | None = None
 
     def __init__(
         self,
@@ -64,10 +61,6 @@ class TwoRoomsSource:
         """Image of the robot at the goal of this episode."""
         return self._goal
 
-    @property
-    def pose(self) -> None:
-        """None: the simulated base has no odometry."""
-
     def frames(self) -> Iterator[Frame]:
         """Yield frames without end."""
         per_episode = max(1, round(_EPISODE_S / self._period_s))
@@ -82,9 +75,6 @@ class TwoRoomsSource:
             yield Frame(self._world.render(), stamp_ns, view_name("overhead_camera", episode), sequence)
             self._world.step(self._velocity, self._period_s)
             sequence += 1
-
-    def close(self) -> None:
-        """Release nothing."""
 
     def _explore(self) -> None:
         noise = self._rng.standard_normal(2) * np.sqrt(self._period_s)

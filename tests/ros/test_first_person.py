@@ -14,13 +14,13 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from geometry_msgs.msg import PoseStamped, Twist
 from jepa_ros.common import qos
-from jepa_ros.common.action_commands import euler_from_quaternion
 from jepa_ros.common.conversions import from_time
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from jepa_runtime.imaging import image_from_message
+from jepa_runtime.ros_messages import euler_from_quaternion
 from tests.ros.graph import Graph
 
 pytestmark = pytest.mark.ros

@@ -79,6 +79,16 @@ def joints(log_ns: int, **positions: float) -> Entry:
     return log_ns, "/joint_states", JOINTS, fields
 
 
+def arm_pose(
+    stamp_ns: int, x: float, *, yaw: float = 0.0, log_ns: int | None = None, topic: str = "/pose"
+) -> Entry:
+    """The pose of an end effector 0.2 m above the base, logged at its stamp."""
+    turn = {"x": 0.0, "y": 0.0, "z": math.sin(yaw / 2), "w": math.cos(yaw / 2)}
+    pose = {"position": vector(x, 0.0, 0.2), "orientation": turn}
+    fields = {"header": messages.header(stamp_ns, "base"), "pose": pose}
+    return stamp_ns if log_ns is None else log_ns, topic, "geometry_msgs/msg/PoseStamped", fields
+
+
 def write_bag(path: Path, entries: Iterable[Entry]) -> Path:
     """Record ``entries`` in the order of their log times."""
     with McapRecorder(path) as recorder:

@@ -25,7 +25,7 @@ from jepa_runtime.errors import JepaRuntimeError, SourceError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.serving.clip_sampler import ClipSampler
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
-from jepa_runtime.sources.base import Source, check_commands
+from jepa_runtime.sources.base import Source, check_commands, check_states
 from jepa_runtime.sources.factory import open_source
 from jepa_runtime.util.output_files import check_writable
 
@@ -185,6 +185,7 @@ def _errors(
     """
     processor, manifest = FrameProcessor(model, _CONFIG), model.manifest
     check_commands(source, manifest)
+    check_states(source, manifest)
     reach_ns = round((manifest.history_size + manifest.horizon) * manifest.io.step_s * 1e9)
     sampler, run = ClipSampler(manifest), list[Floats]()
     first_ns: int | None = None
@@ -205,6 +206,8 @@ def _errors(
                 ) from error
             np.fmin(executed_range[0], source.command, out=executed_range[0])
             np.fmax(executed_range[1], source.command, out=executed_range[1])
+        if manifest.state_size and source.state is not None:
+            processor.add_state(*source.state)
         clip = sampler.add(frame)
         if clip is None:
             continue

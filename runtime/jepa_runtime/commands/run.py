@@ -41,7 +41,7 @@ from jepa_runtime.recording.black_box import BlackBox, Topics
 from jepa_runtime.recording.run_recording import RunRecording
 from jepa_runtime.reports.latency_page import render_latency
 from jepa_runtime.serving.pipeline import Pipeline, Result
-from jepa_runtime.sources.base import Frame, Image, Source, check_commands
+from jepa_runtime.sources.base import Frame, Image, Source, check_commands, check_states
 from jepa_runtime.sources.factory import is_camera, open_source, split_spec
 from jepa_runtime.sources.playback import paced_frames
 from jepa_runtime.util import systemd
@@ -209,6 +209,7 @@ class _Run:
 
     def _feed(self, pipeline: Pipeline) -> None:
         check_commands(self._source, pipeline.model.manifest)
+        check_states(self._source, pipeline.model.manifest)
         goal: Image | None = None
         with self._live() as refresh:
             frames = paced_frames(
@@ -230,6 +231,11 @@ class _Run:
                 if command is not None:
                     self._actions_known = True
                     pipeline.add_action(frame.stamp_ns, command)
+                state = self._source.state if pipeline.model.manifest.state_size else None
+                if state is not None:
+                    pipeline.add_state(*state)
+                    for bag in self._bags():
+                        bag.add_state(*state)
                 if self._black_box is not None:
                     self._black_box.add_frame(frame)
                     if command is not None:
@@ -359,8 +365,11 @@ class _Run:
         """Return which outputs are missing and why, or None."""
         predicted = "predict_ms" in summary
         if manifest.io.state is not None and not predicted:
-            names = ", ".join(manifest.io.state.names)
-            return f"no futures: the model reads the state of the robot ({names}), which no source has"
+            return (
+                "no futures: no image had a state of the robot within an eighth of the model's step "
+                f"({manifest.io.step_s / 8:g} s) of its stamp: check that images and states use one clock, "
+                "and that states were recorded often enough"
+            )
         if manifest.takes_actions and not self._actions_known and self._source.commands is None:
             missing, names = "surprise" if predicted else "futures", ",".join(manifest.io.action.names)
             return (

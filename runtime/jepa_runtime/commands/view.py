@@ -25,7 +25,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.bag_file import BagFile
-from jepa_runtime.sources.base import Source, check_commands
+from jepa_runtime.sources.base import Source, check_commands, check_states
 from jepa_runtime.sources.factory import open_source, split_spec
 from jepa_runtime.sources.playback import paced_frames
 from jepa_runtime.util.output_files import file_paths
@@ -123,6 +123,7 @@ def _show_live(args: argparse.Namespace) -> None:
         pipeline.start()
         stack.callback(pipeline.stop)
         check_commands(source, pipeline.model.manifest)
+        check_states(source, pipeline.model.manifest)
         _feed(pipeline, source, shown.frame, rate_hz, args.duration, stopping)
         pipeline.wait_idle(_DRAIN_S)
         if not pipeline.stats().processed and shown.errors:
@@ -148,6 +149,8 @@ def _feed(
             pipeline.set_goal(goal, frame.stamp_ns)
         if source.command is not None:
             pipeline.add_action(frame.stamp_ns, source.command)
+        if pipeline.model.manifest.state_size and source.state is not None:
+            pipeline.add_state(*source.state)
         on_frame(frame.stamp_ns, frame.image)
         pipeline.submit(frame)
 

@@ -1,9 +1,9 @@
 """The black box: records the seconds before and after an alarm into a bag that can be replayed.
 
-Frames (as JPEG), commands, surprise and alarms of the last seconds are held in memory. When an alarm begins,
-they are written to a bag, followed by everything until ``after_s`` later. Another alarm in the meantime
-extends the bag; one after its end starts a bag that again contains the seconds before it. Latents and futures
-are not recorded: they can be computed from frames and commands, and are a hundred times as large.
+Frames (as JPEG), commands, states of the robot, surprise and alarms of the last seconds are held in memory.
+When an alarm begins, they are written to a bag, followed by everything until ``after_s`` later. Another alarm
+in the meantime extends the bag; one after its end starts a bag that again contains the seconds before it.
+Latents and futures are not recorded: they can be computed from the rest, and are a hundred times as large.
 
 Callers never wait: all work happens on a background thread, and what it cannot keep up with is dropped and
 counted, except for alarms and model information. Errors are reported by :attr:`BlackBox.fault`; the next
@@ -29,7 +29,7 @@ from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.recording import McapRecorder, messages
 from jepa_runtime.recording.bag_folder import BagFolder
 from jepa_runtime.recording.ring_buffer import Entry, RingBuffer
-from jepa_runtime.recording.run_recording import COMMAND_TOPIC, IMAGE_TOPIC, NODE
+from jepa_runtime.recording.run_recording import COMMAND_TOPIC, IMAGE_TOPIC, NODE, STATE_TOPIC
 from jepa_runtime.ros_messages.definitions import build, prepare
 from jepa_runtime.serving.pipeline import Result
 from jepa_runtime.sources.base import Frame
@@ -40,6 +40,7 @@ _TYPES = (
     messages.SURPRISE_EVENT,
     messages.COMPRESSED_IMAGE,
     messages.TWIST,
+    messages.JOINT_STATE,
 )
 # Two seconds of the input of two cameras.
 _MAX_QUEUED = 512
@@ -147,6 +148,13 @@ class BlackBox:
         twist = None if model is None else messages.twist(model.manifest.io.action.names, action)
         if twist is not None:
             self._put(Entry(COMMAND_TOPIC, messages.TWIST, twist, stamp_ns, latched=True))
+
+    def add_state(self, stamp_ns: int, state: NDArray[np.float32]) -> None:
+        """Add a ``state`` [S] of the robot at ``stamp_ns``; ignored if the model reads none."""
+        spec = None if self._model is None else self._model.manifest.io.state
+        if spec is not None:
+            fields = messages.joint_state(spec.names, state, stamp_ns)
+            self._put(Entry(STATE_TOPIC, messages.JOINT_STATE, fields, stamp_ns))
 
     def add_result(self, result: Result) -> None:
         """Add the surprise of a frame's result."""

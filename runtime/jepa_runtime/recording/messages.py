@@ -32,6 +32,7 @@ MODEL_INFO = "jepa_msgs/msg/ModelInfo"
 ACTION_CANDIDATES = "jepa_msgs/msg/ActionCandidates"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+JOINT_STATE = "sensor_msgs/msg/JointState"
 TWIST, TWIST_STAMPED = "geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"
 
 # Codes 1-10 are those of isaac_ros_tensor_list_interfaces; see Tensor.msg.
@@ -277,3 +278,14 @@ def twist(names: Sequence[str], action: NDArray[np.float32]) -> Fields | None:
             return None
         parts[kind][axis] = float(value)
     return parts
+
+
+def joint_state(names: Sequence[str], state: NDArray[np.float32], stamp_ns: int) -> Fields:
+    """Return the fields of a sensor_msgs/JointState with the components of a robot's ``state`` [S]."""
+    return {
+        "header": header(stamp_ns, ""),
+        "name": list(names),
+        "position": np.asarray(state, np.float64),
+        "velocity": np.zeros(0),
+        "effort": np.zeros(0),
+    }

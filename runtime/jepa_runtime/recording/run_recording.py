@@ -16,6 +16,7 @@ from jepa_runtime.sources.base import Frame, Image
 
 NODE = "/world_model"
 IMAGE_TOPIC, GOAL_TOPIC, COMMAND_TOPIC = "/camera/image_raw", "/goal_image", "/cmd_vel"
+STATE_TOPIC = "/robot_state"
 _TYPES = (
     messages.MODEL_INFO,
     messages.LATENT_STATE,
@@ -25,11 +26,14 @@ _TYPES = (
     messages.SURPRISE_EVENT,
     messages.COMPRESSED_IMAGE,
     messages.TWIST,
+    messages.JOINT_STATE,
 )
 
 
 class RunRecording:
-    """The frames, goals, commands and results of one run, logged at the stamp of their frame or as specified.
+    """The frames, goals, commands, states and results of one run.
+
+    They are logged at the stamp of their frame or as specified.
 
     Args:
         path: The MCAP file to write.
@@ -77,6 +81,13 @@ class RunRecording:
         if command is not None:
             twist = messages.twist(self._model.manifest.io.action.names, command)
             self._write(COMMAND_TOPIC, messages.TWIST, twist, frame.stamp_ns)
+
+    def add_state(self, stamp_ns: int, state: NDArray[np.float32]) -> None:
+        """Record a ``state`` [S] of the robot, if the model reads it."""
+        spec = self._model.manifest.io.state
+        if spec is not None:
+            fields = messages.joint_state(spec.names, state, stamp_ns)
+            self._write(STATE_TOPIC, messages.JOINT_STATE, fields, stamp_ns)
 
     def add_goal(self, image: Image | None, stamp_ns: int) -> None:
         """Record the goal from ``stamp_ns`` on, or that there is none."""

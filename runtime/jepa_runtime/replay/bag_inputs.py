@@ -23,9 +23,9 @@ from jepa_runtime.replay.names import NONE
 from jepa_runtime.sources.bag import image_connections, read_frame
 from jepa_runtime.sources.bag_file import BagFile, is_goal_topic
 from jepa_runtime.sources.base import Frame, Image
-from jepa_runtime.sources.command_fields import CommandFields, action_mismatch
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.sources.message_fields import MessageFields, action_mismatch
 
 _TWISTS = {TWIST, TWIST_STAMPED}
 
@@ -241,7 +241,7 @@ class BagInputs:
     def _commands(self) -> CommandTopic | None:
         return None if self._action is None else CommandTopic(self._bag, self._action, self._check)
 
-    def _check(self, given: CommandFields) -> None:
+    def _check(self, given: MessageFields) -> None:
         reason = action_mismatch(given.names, given.units, self._manifest.io.action)
         if reason is not None:
             raise SourceError(

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 from jepa_runtime.errors import OdometryError
+from jepa_runtime.ros_messages.poses import is_rotation
 
 ODOMETRY = "nav_msgs/msg/Odometry"
-# Largest error of the norm of an orientation. Some drivers leave all four values at zero.
-_NORM_TOLERANCE = 0.1
 
 
 def planar_pose(message: Any) -> tuple[float, float, float]:
@@ -19,9 +18,7 @@ def planar_pose(message: Any) -> tuple[float, float, float]:
         OdometryError: A value is not finite, or the orientation is not a unit quaternion.
     """
     position, turn = message.pose.pose.position, message.pose.pose.orientation
-    values = position.x, position.y, turn.x, turn.y, turn.z, turn.w
-    norm = math.hypot(*values[2:])
-    if not all(math.isfinite(value) for value in values) or abs(norm - 1) > _NORM_TOLERANCE:
+    if not math.isfinite(position.x) or not math.isfinite(position.y) or not is_rotation(turn):
         raise OdometryError(
             f"an odometry message has the position ({position.x:g}, {position.y:g}) and the orientation "
             f"({turn.x:g}, {turn.y:g}, {turn.z:g}, {turn.w:g}): they must be finite, and the orientation a "

@@ -16,10 +16,11 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.sources.base import Frame, PassiveSource, Source, view_name
-    from jepa_runtime.sources.command_fields import UNKNOWN_UNIT, action_mismatch
     from jepa_runtime.sources.commands import Commands, Floats, Stamps
     from jepa_runtime.sources.factory import check_options, is_camera, open_bag, open_source, split_spec
     from jepa_runtime.sources.image_folder import IMAGE_SUFFIXES
+    from jepa_runtime.sources.message_fields import UNKNOWN_UNIT, action_mismatch
+    from jepa_runtime.sources.states import States
     from jepa_runtime.sources.video_container import truncation_reason
     from jepa_runtime.sources.video_timing import timed_frames
 else:
@@ -27,10 +28,11 @@ else:
         __name__,
         {
             "base": ["Frame", "PassiveSource", "Source", "view_name"],
-            "command_fields": ["UNKNOWN_UNIT", "action_mismatch"],
             "commands": ["Commands", "Floats", "Stamps"],
             "factory": ["check_options", "is_camera", "open_bag", "open_source", "split_spec"],
             "image_folder": ["IMAGE_SUFFIXES"],
+            "message_fields": ["UNKNOWN_UNIT", "action_mismatch"],
+            "states": ["States"],
             "video_container": ["truncation_reason"],
             "video_timing": ["timed_frames"],
         },
@@ -45,6 +47,7 @@ __all__ = [
     "PassiveSource",
     "Source",
     "Stamps",
+    "States",
     "action_mismatch",
     "check_options",
     "is_camera",

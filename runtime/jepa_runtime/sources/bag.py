@@ -1,4 +1,4 @@
-"""Source of the images of a recorded ROS 2 bag, and of its commands and odometry, read without ROS."""
+"""Source of the images of a recorded ROS 2 bag, and of its commands, states and odometry, without ROS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import MAX_AGE_S
 from jepa_runtime.sources.odometry_topic import read_odometry
+from jepa_runtime.sources.state_topics import StateTopics
 from jepa_runtime.util.odometry_history import OdometryHistory, OdometryPose
+from jepa_runtime.util.state_parts import MeasuredState
 
 _RATE_SAMPLES = 60
 
@@ -32,17 +34,22 @@ class BagSource(PassiveSource):
         action: The topic of the executed commands, and the fields that are the action (see
             :class:`~jepa_runtime.sources.command_topic.CommandTopic`). All commands are read when the bag is
             opened. None: actions are unknown.
-        max_age_s: How long a command is in force if no other follows.
+        state: The topics of the robot's measured state, and the fields that are the state (see
+            :class:`~jepa_runtime.sources.state_topics.StateTopics`). All states are read when the bag is
+            opened. None: states are unknown.
+        max_age_s: How long a command is in force if no other follows, and the longest time between messages
+            that are joined to a state.
         odometry: The topic of the odometry, all of which is read when the bag is opened. None: poses are
             unknown.
 
     Attributes:
         commands: The commands; None without ``action``.
+        states: The states; None without ``state``.
 
     Raises:
         SourceError: The path is not a bag, the bag is truncated, has no images, or has several image topics
-            (the message lists them); the action does not exist, or its numbers are not finite or change in
-            count; or the odometry does not exist or is invalid.
+            (the message lists them); the action or the state does not exist, or its numbers are not finite or
+            change in count; or the odometry does not exist or is invalid.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class BagSource(PassiveSource):
         *,
         topic: str | None = None,
         action: str | None = None,
+        state: str | None = None,
         max_age_s: float = MAX_AGE_S,
         odometry: str | None = None,
     ) -> None:
@@ -62,6 +70,8 @@ class BagSource(PassiveSource):
             self.rate_hz = self._measure_rate()
             if action is not None:
                 self.commands = CommandTopic(self._bag, action).read_all(max_age_s)
+            if state is not None:
+                self.states = StateTopics(self._bag, state, max_age_s=max_age_s).read_all()
             if odometry is not None:
                 self._odometry = read_odometry(self._bag, odometry)
         except BaseException:
@@ -75,6 +85,13 @@ class BagSource(PassiveSource):
         if self.commands is None or self._stamp_ns is None:
             return None
         return self.commands.at(self._stamp_ns)
+
+    @property
+    def state(self) -> MeasuredState | None:
+        """The state measured nearest to the stamp of the last frame."""
+        if self.states is None or self._stamp_ns is None:
+            return None
+        return self.states.nearest(self._stamp_ns)
 
     @property
     def pose(self) -> OdometryPose | None:

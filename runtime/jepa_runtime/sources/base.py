@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import SourceError
-from jepa_runtime.sources.command_fields import action_mismatch
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.sources.message_fields import action_mismatch, state_mismatch
+from jepa_runtime.sources.states import States
 from jepa_runtime.util.odometry_history import OdometryPose
+from jepa_runtime.util.state_parts import MeasuredState
 
 Image = NDArray[np.uint8]
 
@@ -52,7 +54,9 @@ class Source(Protocol):
         rate_hz: The rate of the source; None if it has none.
         live: Whether the source determines when frames arrive (a camera); otherwise the caller does.
         commands: All recorded commands with the names of their components; None if there are none.
+        states: All recorded states of the robot with the names of their components; None if there are none.
         command: The action [A] (SI units) in force from the stamp of the last frame on; None if unknown.
+        state: The state of the robot measured nearest to the last frame; None if unknown.
         goal: The image of the goal that the source proposes; None if it proposes none.
         pose: The pose of the robot by odometry at the last frame; None if unknown.
     """
@@ -61,9 +65,13 @@ class Source(Protocol):
     rate_hz: float | None
     live: bool
     commands: Commands | None
+    states: States | None
 
     @property
     def command(self) -> NDArray[np.float32] | None: ...
+
+    @property
+    def state(self) -> MeasuredState | None: ...
 
     @property
     def goal(self) -> Image | None: ...
@@ -89,10 +97,16 @@ class PassiveSource:
 
     live = False
     commands: Commands | None = None
+    states: States | None = None
 
     @property
     def command(self) -> NDArray[np.float32] | None:
         """None: actions are unknown."""
+        return None
+
+    @property
+    def state(self) -> MeasuredState | None:
+        """None: the state of the robot is unknown."""
         return None
 
     @property
@@ -122,4 +136,27 @@ def check_commands(source: Source, manifest: Manifest) -> None:
     if reason is not None:
         raise SourceError(
             f"{source.name}: {reason} (?action=TOPIC:FIELD,FIELD)", code="source.action_mismatch"
+        )
+
+
+def check_states(source: Source, manifest: Manifest) -> None:
+    """Check that a source has the states that a model reads, if it reads any.
+
+    Raises:
+        SourceError: There are none, or their number, order or units differ.
+    """
+    spec, states = manifest.io.state, source.states
+    if spec is None:
+        return
+    if states is None:
+        raise SourceError(
+            f"{source.name}: the model {manifest.model_id} reads the measured state of the robot "
+            f"({', '.join(spec.names)}) at each image, and this source has none: use a bag and name the "
+            "topics of its states (?state=TOPIC:FIELD,FIELD;TOPIC:FIELD)",
+            code="source.state_missing",
+        )
+    reason = state_mismatch(states.names, states.units, spec)
+    if reason is not None:
+        raise SourceError(
+            f"{source.name}: {reason} (?state=TOPIC:FIELD,FIELD;TOPIC:FIELD)", code="source.state_mismatch"
         )

@@ -19,7 +19,7 @@ _BAG_SUFFIXES = {".mcap", ".db3"}
 _FORMS = (
     "two_rooms[?seed=N&layout=random|fixed], first_person_tour[?seed=N], a video file, "
     "a folder of PNG or JPEG images, /dev/videoN or N (a camera), BAG.mcap or a rosbag2 folder "
-    "[?topic=/name&action=/cmd_vel:linear.x,angular.z&max_age_s=0.5&odometry=/odom]"
+    "[?topic=/name&action=/cmd_vel:linear.x,angular.z&state=/pose;/gripper&max_age_s=0.5&odometry=/odom]"
 )
 
 
@@ -72,7 +72,7 @@ def is_camera(name: str) -> bool:
 
 
 def open_bag(path: Path, options: Mapping[str, str]) -> BagSource:
-    """Open a recorded bag with the options ``topic``, ``action``, ``max_age_s`` and ``odometry``.
+    """Open a recorded bag with the options ``topic``, ``action``, ``state``, ``max_age_s`` and ``odometry``.
 
     Raises:
         SourceError: An option is unknown or invalid, or the bag cannot be read.
@@ -80,7 +80,7 @@ def open_bag(path: Path, options: Mapping[str, str]) -> BagSource:
     from jepa_runtime.sources.bag import BagSource
     from jepa_runtime.sources.commands import MAX_AGE_S, MAX_DURATION_S
 
-    check_options(str(path), options, allowed=("topic", "action", "max_age_s", "odometry"))
+    check_options(str(path), options, allowed=("topic", "action", "state", "max_age_s", "odometry"))
     try:
         max_age_s = float(options.get("max_age_s", MAX_AGE_S))
     except ValueError:
@@ -96,6 +96,7 @@ def open_bag(path: Path, options: Mapping[str, str]) -> BagSource:
         path,
         topic=options.get("topic"),
         action=options.get("action"),
+        state=options.get("state"),
         max_age_s=max_age_s,
         odometry=options.get("odometry"),
     )

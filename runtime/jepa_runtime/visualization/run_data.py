@@ -15,8 +15,8 @@ from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import array_of
 from jepa_runtime.sources.bag_file import BagFile
-from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
+from jepa_runtime.sources.message_fields import MessageFields
 from jepa_runtime.visualization.atlas import Atlas, thumbnail
 from jepa_runtime.visualization.bag_topics import Topics, find_topics
 from jepa_runtime.visualization.embedding import Image, Latents
@@ -276,7 +276,7 @@ class _RunReader:
             return None
         try:
             first = self._commands[0][1]
-            fields = CommandFields(first.__msgtype__, names, first)
+            fields = MessageFields(first.__msgtype__, names, first)
             values = np.array([fields.read(message) for _, message in self._commands])
             stamps = np.array([log_ns for log_ns, _ in self._commands])
             return Commands(fields.names, fields.units, stamps, values, max_age_s=1.0)

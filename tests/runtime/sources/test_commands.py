@@ -15,9 +15,9 @@ from jepa_runtime.recording import messages
 from jepa_runtime.ros_messages.definitions import build
 from jepa_runtime.serving.history import History
 from jepa_runtime.sources.bag import BagSource
-from jepa_runtime.sources.command_fields import CommandFields
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.factory import open_source
+from jepa_runtime.sources.message_fields import MessageFields
 from tests.errors import code
 from tests.runtime.bags import Entry, floats, image, joints, twist, twist_stamped, vector, write_bag
 
@@ -124,7 +124,7 @@ def test_bag_yields_the_command_in_effect_for_each_frame(tmp_path: Path) -> None
 def test_unit_is_reported_only_for_fields_of_known_meaning() -> None:
     odometry = SimpleNamespace(position=SimpleNamespace(x=1.0), linear=SimpleNamespace(x=2.0))
     fields = ("position.x", "linear.x")
-    assert CommandFields("some_msgs/msg/Odometry", fields, odometry).units == ("unknown", "unknown")
+    assert MessageFields("some_msgs/msg/Odometry", fields, odometry).units == ("unknown", "unknown")
 
 
 def test_commands_without_an_action_option_are_unknown(tmp_path: Path) -> None:
@@ -223,14 +223,14 @@ def test_jepa_planner_command_takes_effect_at_its_own_stamp(
     ("entries", "action", "complaint"),
     [
         ([], "/cmd_vel", "no commands on topic /cmd_vel; its topics: /image (sensor_msgs/msg/Image)"),
-        ([], "/image", "sensor_msgs/msg/Image has no default action fields"),
+        ([], "/image", "sensor_msgs/msg/Image has no default fields"),
         ([], "/image:encoding", "has no number encoding, only str"),
         ([twist(S, 1)], "/cmd_vel:linear.w", "has no linear.w: the fields at w are x, y, z"),
         ([twist(S, 1)], "/cmd_vel:linear", "has no number linear"),
         ([twist(S, 1)], "/cmd_vel:linear..x", "'linear..x' is not a field: write it as linear.x or data[2]"),
-        ([twist(S, 1)], "/cmd_vel:linear.x,linear.x", "must have one or more distinct fields"),
+        ([twist(S, 1)], "/cmd_vel:linear.x,linear.x", "one or more distinct fields are needed"),
         ([twist(S, np.nan)], "/cmd_vel:linear.x", "topic /cmd_vel: 1 of 1 commands are not finite"),
-        ([floats(S)], "/effort", "must have one or more distinct fields, got none"),
+        ([floats(S)], "/effort", "one or more distinct fields are needed, got none"),
         ([floats(S, 1, 2)], "/effort:data[2]", "has no data[2]: it has 2 elements there"),
         (
             [floats(S, 1, 2), floats(S + 1, 1, 2, 3)],
@@ -284,7 +284,7 @@ def test_any_text_is_a_field_or_a_coded_error(field: str) -> None:
     _, _, type_name, fields = twist(S, 1.0)
     message = build(type_name, fields)
     try:
-        reader = CommandFields(type_name, (field,), message)
+        reader = MessageFields(type_name, (field,), message)
     except ValueError as error:
         assert str(error)
     else:

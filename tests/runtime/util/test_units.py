@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jepa_runtime.bundle.manifest import ActionSpec
-from jepa_runtime.sources.command_fields import action_mismatch
+from jepa_runtime.sources.message_fields import action_mismatch
 from jepa_runtime.util.units import normalize_unit
 
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="two_rooms[?seed=N&layout=fixed], first_person_tour[?seed=N], a video, a folder of images, "
         "/dev/videoN, "
-        "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z]",
+        "BAG.mcap[?topic=/name&action=/cmd_vel:linear.x,angular.z&state=/pose;/gripper]",
     )
     parser.add_argument(
         "--rate", type=rate, metavar="HZ", help="frames per second (default: as recorded, else 30)"

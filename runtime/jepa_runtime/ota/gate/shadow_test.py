@@ -32,7 +32,8 @@ from jepa_runtime.ota.gate.sequential_test import INCOHERENT, PairedTest, Summar
 from jepa_runtime.serving import realtime
 from jepa_runtime.serving.clip_sampler import ClipSampler
 from jepa_runtime.serving.history import History
-from jepa_runtime.sources.base import Frame, Source, check_commands
+from jepa_runtime.sources.base import Frame, Source, check_commands, check_states
+from jepa_runtime.util.state_parts import MeasuredState
 
 _REPORT_S = 1.0
 # Frames after which an endless source that never reports executed actions, such as a camera, is given up.
@@ -76,16 +77,23 @@ class ShadowTest:
         self._still = current.manifest.error_bounds[0] / math.sqrt(latent.tokens * latent.dim)
         self._frames = self._predicted = self._moving = 0
 
-    def add(self, frame: Frame, action: NDArray[np.floating] | None) -> Verdict:
-        """Add one frame, and the action [A] that is executed from its stamp on (None: unknown).
+    def add(
+        self, frame: Frame, action: NDArray[np.floating] | None, state: MeasuredState | None = None
+    ) -> Verdict:
+        """Add one frame.
+
+        Args:
+            frame: The frame.
+            action: The action [A] that is executed from its stamp on; None: unknown.
+            state: The state of the robot near its stamp; None: unknown, or the models read none.
 
         Raises:
-            ValueError: The action does not fit this robot.
+            ValueError: The action or the state does not fit this robot.
             UpdateError: The active model predicts NaN or infinity.
             BackendError: A model failed.
         """
         self._frames += 1
-        current, candidate = (model.add(frame, action) for model in (self._current, self._candidate))
+        current, candidate = (model.add(frame, action, state) for model in (self._current, self._candidate))
         if current is None or candidate is None:
             return self._test.verdict
         self._predicted += 1
@@ -166,15 +174,20 @@ class _Predictions:
             action_size=manifest.action_size,
             tolerance_ns=step_ns // 8,
             max_gap_ns=2 * step_ns,
+            state_size=manifest.state_size,
         )
 
-    def add(self, frame: Frame, action: NDArray[np.floating] | None) -> tuple[float, float] | None:
+    def add(
+        self, frame: Frame, action: NDArray[np.floating] | None, state: MeasuredState | None
+    ) -> tuple[float, float] | None:
         """Return the error of the prediction of this frame, and the distance of the last latent.
 
         Both are root mean squares. None if the frame could not be predicted.
         """
         if action is not None:
             self._history.add_action(frame.stamp_ns, action)
+        if state is not None:
+            self._history.add_state(*state)
         clip = self._sampler.add(frame)
         if clip is None:
             return None
@@ -231,11 +244,14 @@ def run(
         realtime.stay_in_background()
         with open_current() as current, open_candidate() as candidate:
             check_commands(source, current.manifest)
+            check_states(source, current.manifest)
+            reads_states = current.manifest.state_size > 0
             shadow = ShadowTest(current, candidate, test)
             reported_at = time.monotonic()
             for frame in source.frames():
                 heartbeat()
-                if shadow.add(frame, _command(source, current)) is not Verdict.CONTINUE:
+                state = source.state if reads_states else None
+                if shadow.add(frame, _command(source, current), state) is not Verdict.CONTINUE:
                     break
                 if time.monotonic() - reported_at >= _REPORT_S:
                     on_report(shadow.report())

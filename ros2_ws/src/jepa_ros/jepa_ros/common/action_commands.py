@@ -23,10 +23,11 @@ from std_msgs.msg import Float64, Header
 from jepa_ros.common import qos
 from jepa_ros.common.conversions import TwistActions
 from jepa_ros.common.parameters import STAMPED_CMD_VEL
+from jepa_runtime.ros_messages import POSE_NAMES, euler_from_quaternion
 from jepa_runtime.util import normalize_unit
 
 CMD_VEL = "cmd_vel"
-POSE_DELTA = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+POSE_DELTA = (*POSE_NAMES, "gripper")
 _ANGLES = POSE_DELTA[3:6]
 _UNITS = {"linear": "m/s", "angular": "rad/s"} | dict.fromkeys("xyz", "m") | dict.fromkeys(_ANGLES, "rad")
 
@@ -209,16 +210,3 @@ def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> Quaternion:
         y=cr * sp * cy + sr * cp * sy,
         z=cr * cp * sy - sr * sp * cy,
     )
-
-
-def euler_from_quaternion(q: Quaternion) -> tuple[float, float, float]:
-    """Return the angles [rad] of :func:`quaternion_from_euler`, with pitch in [-pi/2, pi/2].
-
-    The quaternion is normalized first. Zero length gives no rotation; values that are not finite give NaN.
-    """
-    length = math.hypot(q.w, q.x, q.y, q.z) or 1.0
-    w, x, y, z = q.w / length, q.x / length, q.y / length, q.z / length
-    roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
-    pitch = math.asin(np.clip(2 * (w * y - z * x), -1.0, 1.0))
-    yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-    return roll, pitch, yaw
