@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from jepa_runtime.sources.commands import Commands, Floats, Stamps
     from jepa_runtime.sources.factory import check_options, is_camera, open_bag, open_source, split_spec
     from jepa_runtime.sources.image_folder import IMAGE_SUFFIXES
-    from jepa_runtime.sources.message_fields import UNKNOWN_UNIT, action_mismatch
+    from jepa_runtime.sources.message_fields import (
+        UNKNOWN_UNIT,
+        MessageFields,
+        action_mismatch,
+        state_mismatch,
+    )
     from jepa_runtime.sources.states import States
     from jepa_runtime.sources.video_container import truncation_reason
     from jepa_runtime.sources.video_timing import timed_frames
@@ -31,7 +36,7 @@ else:
             "commands": ["Commands", "Floats", "Stamps"],
             "factory": ["check_options", "is_camera", "open_bag", "open_source", "split_spec"],
             "image_folder": ["IMAGE_SUFFIXES"],
-            "message_fields": ["UNKNOWN_UNIT", "action_mismatch"],
+            "message_fields": ["UNKNOWN_UNIT", "MessageFields", "action_mismatch", "state_mismatch"],
             "states": ["States"],
             "video_container": ["truncation_reason"],
             "video_timing": ["timed_frames"],
@@ -44,6 +49,7 @@ __all__ = [
     "Commands",
     "Floats",
     "Frame",
+    "MessageFields",
     "PassiveSource",
     "Source",
     "Stamps",
@@ -54,6 +60,7 @@ __all__ = [
     "open_bag",
     "open_source",
     "split_spec",
+    "state_mismatch",
     "timed_frames",
     "truncation_reason",
     "view_name",

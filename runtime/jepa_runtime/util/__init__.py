@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jepa_runtime.util.poses import TURN_M, Pose, compose, relative, travel_m, wrap, wrap_all
     from jepa_runtime.util.precision import PRECISIONS
     from jepa_runtime.util.proportions import paired_difference, wilson
+    from jepa_runtime.util.state_parts import MeasuredState, StateParts
     from jepa_runtime.util.statistics import PERCENTILE_METHOD, format_ms, is_supported, summarize
     from jepa_runtime.util.strict_json import describe_problems
     from jepa_runtime.util.units import normalize_unit
@@ -65,6 +66,7 @@ else:
             "percentiles": ["PercentileName"],
             "poses": ["TURN_M", "Pose", "compose", "relative", "travel_m", "wrap", "wrap_all"],
             "precision": ["PRECISIONS"],
+            "state_parts": ["MeasuredState", "StateParts"],
             "statistics": ["PERCENTILE_METHOD", "format_ms", "is_supported", "summarize"],
             "strict_json": ["describe_problems"],
             "units": ["normalize_unit"],
@@ -81,10 +83,12 @@ __all__ = [
     "STDOUT",
     "TURN_M",
     "ArgumentParser",
+    "MeasuredState",
     "OdometryHistory",
     "OdometryPose",
     "PercentileName",
     "Pose",
+    "StateParts",
     "atomic_files",
     "check_writable",
     "compose",

@@ -49,12 +49,13 @@ from jepa_ros.world_model.model_opening import ServingSession
 from jepa_ros.world_model.model_services import ModelServices
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_ros.world_model.stage_times import StageTimer
+from jepa_ros.world_model.state_input import StateInput
 from jepa_runtime.errors import DeviceLostError, JepaRuntimeError
 from jepa_runtime.model import WorldModel
 from jepa_runtime.recording import CandidateProposals, Topics
 from jepa_runtime.serving import Result
 from jepa_runtime.sources import Frame
-from jepa_runtime.telemetry import with_causes, with_warnings
+from jepa_runtime.telemetry import Level, Verdict, with_causes, with_warnings
 
 # Upper limit for opening a model, during which no callback runs.
 _HANG_TIMEOUT_S = 900.0
@@ -79,6 +80,8 @@ class WorldModelNode(LifecycleNode):
         self._active = False
         # None if no model is loaded, or if it takes no actions and commands are ignored.
         self._commands: ActionCommands | None = None
+        # None if no model is loaded, or if it reads no state of the robot.
+        self._states: StateInput | None = None
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._proposals = CandidateProposals()
@@ -120,6 +123,7 @@ class WorldModelNode(LifecycleNode):
         manifest = model.manifest
         names, stamped = manifest.io.action.names, values[STAMPED_CMD_VEL.name]
         self._commands = create_action_commands(names, stamped=stamped) if manifest.takes_actions else None
+        self._states = self._create_state_input(model)
         self._set_model_info(model)
         self._model_info = self._publisher(ModelInfo, "~/model_info", qos.LATCHED)
         for camera in self._cameras.values():
@@ -147,6 +151,7 @@ class WorldModelNode(LifecycleNode):
         subscribe, when_active = self.create_subscription, self._while_active
         self._inputs = [
             *(self._commands.subscribe(self, when_active(self.on_action)) if self._commands else ()),
+            *self._subscribe_states(),
             subscribe(ActionCandidates, "~/candidates", when_active(self._on_candidates), qos.RESULT),
         ]
         for camera in self._cameras.values():
@@ -225,6 +230,19 @@ class WorldModelNode(LifecycleNode):
             self.get_logger().warning(f"alarms are disabled: {session.pipeline.alarms_disabled_reason}")
         return session
 
+    def _create_state_input(self, model: WorldModel) -> StateInput | None:
+        io = model.manifest.io
+        if io.state is None:
+            return None
+        add_state = self._require_session().add_state
+        return StateInput(self, io.state, self._values, tolerance_s=io.step_s / 8, callback=add_state)
+
+    def _subscribe_states(self) -> list[Any]:
+        if self._states is None:
+            return []
+        self._states.begin()
+        return self._states.subscribe(self._while_active)
+
     def _set_model_info(self, model: WorldModel) -> None:
         """Log ``model`` and validate candidates against it."""
         info = self._info = output_messages.model_info(model, stamp_ns=self._now_ns())
@@ -278,6 +296,7 @@ class WorldModelNode(LifecycleNode):
             stream=camera.topic,
         )
         camera.monitor.on_accepted_frame((self._now_ns() - frame.stamp_ns) / 1e9)
+        camera.newest_ns = frame.stamp_ns
         camera.timer.frame_arrived(frame.stamp_ns, received_ns)
         self._require_session().submit(frame)
 
@@ -285,6 +304,8 @@ class WorldModelNode(LifecycleNode):
         if self._active:
             for camera in self._cameras.values():
                 camera.count_publishers(self)
+            if self._states is not None:
+                self._states.count_publishers()
 
     def on_action(self, action: NDArray[np.float32]) -> None:
         """Record an executed action, stamped with the time of the graph."""
@@ -367,6 +388,8 @@ class WorldModelNode(LifecycleNode):
         alarms_disabled_reason = session.pipeline.alarms_disabled_reason if session else ""
         if session is not None:
             node_values["alarms"] = alarms_disabled_reason or "enabled"
+        if self._states is not None:
+            node_values |= {"states": self._states.accepted, "rejected_states": self._states.rejected}
         conflicts = self._commands.conflicts(self) if self._commands and self._active else []
         for camera in self._cameras.values():
             verdict, values = camera.monitor.verdict(
@@ -382,6 +405,7 @@ class WorldModelNode(LifecycleNode):
                     camera.monitor.calibration, box, skipped_engines, alarms_disabled_reason
                 )
                 verdict = with_warnings(verdict, warnings)
+                verdict = self._with_state_problem(verdict, camera)
                 verdict = with_causes(verdict, [*conflicts, *camera.duplicate_publishers(self)])
             self._diagnostics.publish(
                 output_messages.diagnostics(
@@ -392,6 +416,13 @@ class WorldModelNode(LifecycleNode):
                     stamp_ns=self._now_ns(),
                 )
             )
+
+    def _with_state_problem(self, verdict: Verdict, camera: CameraStream) -> Verdict:
+        """Return at least an error if the newest image has no state that the model needs."""
+        problem = self._states.problem(camera.newest_ns) if self._states is not None else ""
+        if not problem:
+            return verdict
+        return Verdict(max(verdict.level, Level.ERROR), f"no futures: {problem}; {verdict.message}")
 
     def report(self) -> dict[str, Any]:
         """Return counters and stage times since the last activation, by image topic if there are several."""

@@ -181,6 +181,7 @@ class CameraStream:
         outputs: Publishers by message type.
         futures: Writer of PredictedFutures.
         timer: Stage times of its images.
+        newest_ns: Stamp of its newest image in this activation; None: there is none.
         publishers: Number of publishers on the image topic; 0 before the first count.
         reader: Reader of its images in this activation.
         monitor: Monitor of its results in this activation.
@@ -201,6 +202,7 @@ class CameraStream:
     def begin(self, base: Stats | None) -> None:
         """Reset the state for a new activation; ``base`` are the current counters of the stream."""
         self.reader = ImageReader()
+        self.newest_ns: int | None = None
         self.monitor = StreamMonitor(base)
 
     def count_publishers(self, node: Node) -> None:

@@ -123,6 +123,12 @@ class ServingSession:
             self.box.add_command(stamp_ns, action)
         self.pipeline.add_action(stamp_ns, action)
 
+    def add_state(self, stamp_ns: int, state: NDArray[np.float32]) -> None:
+        """Pass the measured ``state`` [S] of the robot to the pipeline and the black box."""
+        if self.box is not None:
+            self.box.add_state(stamp_ns, state)
+        self.pipeline.add_state(stamp_ns, state)
+
     def stop(self) -> None:
         """Close all models and undo the real-time settings."""
         try:

@@ -143,6 +143,41 @@ PARAMETERS = (
         when_unconfigured=True,
     ),
     Parameter(
+        name="state_topic",
+        default="",
+        description="Topic of the measured state of the robot, if the model reads it. Empty: pose, or "
+        "joint_states if the state is not a pose.",
+        when_unconfigured=True,
+    ),
+    Parameter(
+        name="gripper_topic",
+        default="gripper_state",
+        description="Topic of the gripper's JointState, if the model reads a pose and a gripper.",
+        when_unconfigured=True,
+    ),
+    Parameter(
+        name="gripper_joint",
+        default="",
+        description="Joint of the gripper on gripper_topic. Empty: its only joint.",
+        when_unconfigured=True,
+    ),
+    Parameter(
+        name="gripper_open",
+        default=0.0,
+        description="Position of that joint which the model reads as 0.",
+        low=-1e3,
+        high=1e3,
+        when_unconfigured=True,
+    ),
+    Parameter(
+        name="gripper_closed",
+        default=1.0,
+        description="Position of that joint which the model reads as 1.",
+        low=-1e3,
+        high=1e3,
+        when_unconfigured=True,
+    ),
+    Parameter(
         name="black_box_dir",
         default="",
         description="Folder for recordings of images and commands around each surprise. Empty: no "
