@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from jepa_export.bundling.variants import VariantKey, write_variants
+from jepa_export.evaluation.compute_cost import parameters
 from jepa_export.quantization.accuracy_control import HeldOutSamples
 from jepa_export.students.predictor import WINDOW, Past, Predictor, Step
-from jepa_export.targets.onnx import export_onnx
-from jepa_export.targets.openvino import Sample, convert, quantize_transformer_int8
+from jepa_export.targets.onnx import check_size, export_onnx, fits
+from jepa_export.targets.openvino import Sample, convert, convert_module, quantize_transformer_int8
 from jepa_export.targets.openvino_rollout import absent_table, loop
 from jepa_runtime.bundle import compiled_candidates
 
@@ -34,6 +35,8 @@ def write_graph(
 ) -> None:
     """Write ``module`` in every variant.
 
+    A module too large for an ONNX file is converted directly, for OpenVINO alone.
+
     Args:
         module: Module in evaluation mode.
         samples: Inputs by name, on which quantization is calibrated.
@@ -49,14 +52,20 @@ def write_graph(
     # Next to the bundle's own files, because other file systems may have less space.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         path = Path(scratch) / "model.onnx"
-        export_onnx(module, _tensors(samples[0]), [output], path, free_axis=free_axis)
+        example = _tensors(samples[0])
+        if fits(parameters(module)):
+            export_onnx(module, example, [output], path, free_axis=free_axis)
+            create_ir = partial(convert, path)
+        else:
+            check_size(folder.name, parameters(module), {target for target, _ in variants})
+            create_ir = partial(convert_module, module, example, output, free_axis=free_axis)
         shapes = {name: samples[0][name].shape for name in free_axis}
         irs = {
-            "fp32": lambda: convert(path),
+            "fp32": create_ir,
             "int8": lambda: (
-                quantize(convert(path))
+                quantize(create_ir())
                 if quantize is not None
-                else _int8(folder.name, convert(path), samples, held_out, extremes=extremes)
+                else _int8(folder.name, create_ir(), samples, held_out, extremes=extremes)
             ),
         }
         write_variants(path, irs, samples, folder, variants, shapes=shapes)

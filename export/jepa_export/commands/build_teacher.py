@@ -147,9 +147,9 @@ def _build_vjepa2_ac(
         shallower = shallow(config, request.depth)
         assert isinstance(shallower, VJEPA2ACConfig)
         config = shallower
-    with torch.device("meta"):
-        check_size(request.teacher, parameters(config.build().encoder))
     variants = select_variants(request.targets, request.only, offered=TEACHER_VARIANTS)
+    with torch.device("meta"):
+        check_size(request.teacher, parameters(config.build().encoder), {target for target, _ in variants})
     cost = vjepa2_ac_bundle.bundle_cost(config, horizon, AC_NUM_SAMPLES)
     _announce(console, request, config, cost, cost_table(request.teacher, cost, 1, horizon), len(variants))
     check_disk_space(request.out, cost.weight_bytes // 4, variants)

@@ -1,4 +1,4 @@
-"""Conversion of ONNX to OpenVINO IR, and INT8 quantization with NNCF.
+"""Conversion of ONNX and of torch modules to OpenVINO IR, and INT8 quantization with NNCF.
 
 NNCF corrects biases and compares INT8 with fp32 on this CPU. Where the CPU saturates sums of INT8 products
 (:mod:`jepa_runtime.backends.cpu_int8`), weights use half of their range, which avoids saturation: the latents
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from jepa_export.errors import JepaExportError
 from jepa_runtime.backends import cpu_int8
@@ -39,6 +42,36 @@ def convert(onnx_path: Path) -> ov.Model:
     model = ov.convert_model(onnx_path)
     for port in model.inputs:
         port.get_tensor().set_names({port.get_node().get_friendly_name()})
+    return model
+
+
+def convert_module(
+    module: nn.Module, inputs: dict[str, Tensor], output: str, *, free_axis: tuple[str, ...] = ()
+) -> ov.Model:
+    """Convert a torch module to an IR in fp32, without an ONNX file and its size limit.
+
+    The IR shares its weights with the module, which takes no memory for a second copy.
+
+    Args:
+        module: Module in evaluation mode; called with ``inputs`` in order.
+        inputs: Examples by tensor name; their shapes become those of the graph.
+        output: Name of the output.
+        free_axis: Inputs whose first axis may have any length.
+    """
+    described = []
+    for name, each in inputs.items():
+        count, *rest = each.shape
+        shape = ov.PartialShape([-1 if name in free_axis else count, *rest])
+        described.append((shape, ov.Type(each.numpy().dtype)))
+    with warnings.catch_warnings():
+        # OpenVINO traces the module.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # Sizes are supposed to become constants.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        model = ov.convert_model(module.eval(), example_input=tuple(inputs.values()), input=described)
+    for port, name in zip((*model.inputs, *model.outputs), (*inputs, output), strict=True):
+        port.get_tensor().set_names({name})
+        port.get_node().set_friendly_name(name)
     return model
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling.vjepa2_ac_bundle import PoseRollout
+from jepa_export.bundling.vjepa2_ac_bundle import ACFrameEncoder, PoseRollout
 from jepa_export.cli import main
 from jepa_export.commands.build_teacher import random_weights
+from jepa_export.targets import onnx as onnx_target
 from jepa_export.teachers.checkpoints import Settings, read
 from jepa_export.teachers.family import FAMILY
 from jepa_export.teachers.vjepa2_ac import STATE_NAMES, VJEPA2AC, VJEPA2ACConfig
@@ -178,6 +179,31 @@ def test_impossible_build_is_rejected(
     arguments = ["--teacher", "vjepa2_ac_vitg_256", "--untrained", *options]
     assert main(["build", *arguments, "--output", str(tmp_path / "bundle")]) == 1
     assert f"[{reason}]" in capsys.readouterr().err
+
+
+def test_weights_beyond_an_onnx_file_are_converted_directly_for_openvino_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_target, "MAX_BYTES", 1000)
+    folder = tmp_path / "bundle"
+    arguments = ["build", "--teacher", "vjepa2_ac_vitg_256", "--untrained", "--output", str(folder)]
+    assert main(arguments) == 1
+    assert "[target.model_too_large]" in capsys.readouterr().err
+    assert main([*arguments, "--target", "openvino"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.index("estimated memory:") < said.index("writing graphs")
+    assert {each.target for each in Bundle.open(folder).manifest.graphs.encoder} == {"openvino"}
+    model = _random(seed=0)
+    actions = np.random.default_rng(1).uniform(-0.3, 0.3, (5, 2, 7)).astype(np.float32)
+    with WorldModel.open(folder, allow_untrained=True) as served:
+        latent = served.encode(frame())
+        futures = served.predict(actions, latents=latent, history_states=POSE)
+    start, pose = torch.from_numpy(latent)[None, None], torch.from_numpy(POSE)[None]
+    expected, _ = model.rollout(
+        start.expand(5, -1, -1, -1), torch.from_numpy(actions), pose.expand(5, -1, -1)
+    )
+    assert np.abs(latent - ACFrameEncoder(model)(torch.from_numpy(frame())[None]).numpy()[0]).max() <= 1e-5
+    assert np.abs(futures.latents - expected.numpy()).max() <= 1e-5
 
 
 def _random(seed: int) -> VJEPA2AC:
