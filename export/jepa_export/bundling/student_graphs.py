@@ -55,7 +55,7 @@ def write_graph(
         example = _tensors(samples[0])
         if fits(parameters(module)):
             export_onnx(module, example, [output], path, free_axis=free_axis)
-            create_ir = partial(convert, path)
+            create_ir: Callable[[], ov.Model] = partial(convert, path)
         else:
             check_size(folder.name, parameters(module), {target for target, _ in variants})
             create_ir = partial(convert_module, module, example, output, free_axis=free_axis)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw")
+"""The components of a pose."""
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad")
+"""Their units."""
 # Largest error of the norm of an orientation. Some drivers leave all four values at zero.
 _NORM_TOLERANCE = 0.1
 
