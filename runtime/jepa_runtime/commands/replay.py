@@ -34,7 +34,9 @@ _MAX_FIELDS = 4
 
 def topics(args: argparse.Namespace) -> Topics:
     """Return the topics that the arguments name."""
-    return Topics(image=args.topic, action=args.action, goal=args.goal, candidates=args.candidates)
+    return Topics(
+        image=args.topic, action=args.action, goal=args.goal, candidates=args.candidates, state=args.state
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The inputs of a model in a bag, in order: images, commands, goals and candidates."""
+"""The inputs of a model in a bag, in order: images, commands, states, goals and candidates."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import FrameError, SourceError
 from jepa_runtime.imaging.conversion import image_from_message
 from jepa_runtime.recording.messages import ACTION_CANDIDATES, TWIST, TWIST_STAMPED, from_time
+from jepa_runtime.recording.run_recording import STATE_TOPIC
 from jepa_runtime.replay.names import NONE
 from jepa_runtime.sources.bag import image_connections, read_frame
 from jepa_runtime.sources.bag_file import BagFile, is_goal_topic
 from jepa_runtime.sources.base import Frame, Image
 from jepa_runtime.sources.command_topic import CommandTopic
 from jepa_runtime.sources.commands import Commands
-from jepa_runtime.sources.message_fields import MessageFields, action_mismatch
+from jepa_runtime.sources.message_fields import MessageFields, action_mismatch, state_mismatch
+from jepa_runtime.sources.state_topics import StateTopics
+from jepa_runtime.util.state_parts import MeasuredState
 
 _TWISTS = {TWIST, TWIST_STAMPED}
 
@@ -40,12 +43,16 @@ class Topics:
             None: the only Twist named ``cmd_vel``. The fields of a Twist default to the model's action names.
         goal: Topic of goal images; None: the only one named ``goal_image``.
         candidates: Topic of jepa_msgs/ActionCandidates.
+        state: Topics of the robot's state, and their fields (see
+            :class:`~jepa_runtime.sources.state_topics.StateTopics`); None: that of recordings of a run. Not
+            used if the model reads none.
     """
 
     image: str | None = None
     action: str | None = None
     goal: str | None = None
     candidates: str | None = None
+    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Proposal:
     message: Any
 
 
-Content = Frame | Command | Goal | Proposal
+Content = Frame | Command | MeasuredState | Goal | Proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,8 @@ class _Kind(IntEnum):
     GOAL = 0
     CANDIDATES = 1
     COMMAND = 2
-    IMAGE = 3
+    STATE = 3
+    IMAGE = 4
 
 
 class BagInputs:
@@ -112,17 +120,19 @@ class BagInputs:
         try:
             self._images = image_connections(self._bag, chosen.image, option="--topic")
             self._action = self._choose_action(chosen.action)
+            self._state = self._choose_state(chosen.state)
             goals = self._choose(chosen.goal, is_goal_topic, "goal images", "--goal")
             candidates = self._choose(chosen.candidates, _is_candidates, "candidates", "--candidates")
         except BaseException:
             self.close()
             raise
         self.count = sum(entry.msgcount for entry in self._images)
-        commands = self._commands()
+        commands, states = self._commands(), self._states()
         by_kind = {
             _Kind.GOAL: goals,
             _Kind.CANDIDATES: candidates,
             _Kind.COMMAND: [] if commands is None else commands.connections,
+            _Kind.STATE: [] if states is None else states.connections,
             _Kind.IMAGE: self._images,
         }
         self._kinds = {entry.topic: kind for kind, entries in by_kind.items() for entry in entries}
@@ -154,7 +164,7 @@ class BagInputs:
         Raises:
             SourceError: A message cannot be read, or is not a command of this model.
         """
-        commands = self._commands()
+        commands, states = self._commands(), self._states()
         index = -1
         for log_ns, together in groupby(self._bag.messages(self._connections), key=itemgetter(1)):
             for connection, _, raw in sorted(together, key=lambda entry: self._kinds[entry[0].topic]):
@@ -167,6 +177,11 @@ class BagInputs:
                 elif kind is _Kind.COMMAND and commands is not None:
                     stamp_ns, values = commands.read(connection, log_ns, raw)
                     content = Command(stamp_ns, np.array(values, np.float32))
+                elif kind is _Kind.STATE and states is not None:
+                    state = states.read(connection, log_ns, raw)
+                    if state is None:
+                        continue
+                    content = state
                 elif kind is _Kind.GOAL:
                     content = self._goal(connection, raw)
                 else:
@@ -218,6 +233,20 @@ class BagInputs:
             listed = ",".join(action.names)
         return f"{found[0].topic}:{listed}" if listed else found[0].topic
 
+    def _choose_state(self, wanted: str | None) -> str | None:
+        spec = self._manifest.io.state
+        if spec is None or wanted == NONE:
+            return None
+        if wanted is None and not self._bag.connections_on({STATE_TOPIC}):
+            raise SourceError(
+                f"{self.path}: the model reads the measured state of the robot ({', '.join(spec.names)}), "
+                f"and there is no topic {STATE_TOPIC}: name the topics of the state with --state "
+                f"'TOPIC[:FIELD,FIELD];TOPIC', or use --state {NONE} for latents alone; its topics: "
+                f"{self._bag.describe_topics()}",
+                code="replay.no_states",
+            )
+        return wanted or STATE_TOPIC
+
     def _choose(
         self, wanted: str | None, fits: Callable[[Connection], bool], what: str, option: str
     ) -> list[Connection]:
@@ -240,6 +269,18 @@ class BagInputs:
 
     def _commands(self) -> CommandTopic | None:
         return None if self._action is None else CommandTopic(self._bag, self._action, self._check)
+
+    def _states(self) -> StateTopics | None:
+        return None if self._state is None else StateTopics(self._bag, self._state, check=self._check_state)
+
+    def _check_state(self, names: tuple[str, ...], units: tuple[str, ...]) -> None:
+        spec = self._manifest.io.state
+        reason = None if spec is None else state_mismatch(names, units, spec)
+        if reason is not None:
+            raise SourceError(
+                f"{self.path}: {self._state}: {reason} (--state TOPIC:FIELD,FIELD;TOPIC:FIELD)",
+                code="replay.state_mismatch",
+            )
 
     def _check(self, given: MessageFields) -> None:
         reason = action_mismatch(given.names, given.units, self._manifest.io.action)

@@ -14,6 +14,7 @@ from jepa_runtime.recording.candidate_proposals import CandidateProposals
 from jepa_runtime.replay.bag_inputs import Command, Goal, Input, Proposal
 from jepa_runtime.serving.pipeline import Candidates, Pipeline, Result
 from jepa_runtime.sources.base import Frame
+from jepa_runtime.util.state_parts import MeasuredState
 
 # Long enough for an engine that compiles for a new frame size, and for a swapping system.
 _TIMEOUT_S = 120.0
@@ -85,6 +86,8 @@ class Player:
             return self._process(content)
         if isinstance(content, Command):
             self._pipeline.add_action(content.stamp_ns, content.action)
+        elif isinstance(content, MeasuredState):
+            self._pipeline.add_state(*content)
         elif isinstance(content, Goal):
             self.set_goal(content.image, content.stamp_ns)
         else:

@@ -152,6 +152,33 @@ def test_run_predicts_with_the_recorded_states(arm_bundle: Path, tmp_path: Path)
             assert np.abs(difference).max() < 1e-5
 
 
+def test_replay_of_a_recorded_run_gives_the_same_futures(arm_bundle: Path, tmp_path: Path) -> None:
+    path, recorded = write(tmp_path, recording()), tmp_path / "run.mcap"
+    run = ["run", str(arm_bundle), "--source", f"{path}?{ARM}", "--allow-untrained", "--rate", "5"]
+    assert main([*run, "--mcap", str(recorded)]) == 0
+    replayed = tmp_path / "replayed.mcap"
+    replay = ["replay", str(recorded), str(arm_bundle), "--allow-untrained", "--output", str(replayed)]
+    assert main([*replay, "--action", "none"]) == 0
+    first, second = (
+        [messages.array_of(message.latents) for _, _, message in _messages(bag, "/world_model/futures")]
+        for bag in (recorded, replayed)
+    )
+    assert len(first) == len(second) == 12
+    np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_replay_without_states_is_rejected(
+    arm_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, recording())
+    arguments = ["replay", str(path), str(arm_bundle), "--allow-untrained"]
+    output = ["--output", str(tmp_path / "out.mcap"), "--action", "none"]
+    assert main([*arguments, *output]) == 1
+    assert "[replay.no_states]" in capsys.readouterr().err
+    assert main([*arguments, *output, "--state", "pose"]) == 1
+    assert "[replay.state_mismatch]" in capsys.readouterr().err
+
+
 def test_run_without_states_is_rejected(
     arm_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

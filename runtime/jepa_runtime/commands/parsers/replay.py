@@ -66,6 +66,12 @@ def add_topic_arguments(parser: argparse.ArgumentParser) -> None:
         f"cmd_vel:linear.x,linear.y, or {NONE} (default: cmd_vel and the model's action names)",
     )
     parser.add_argument(
+        "--state",
+        metavar="T",
+        help="topics of the robot's measured state, if the model reads it, and their fields, such as "
+        f"'pose;gripper_state:position.finger', or {NONE} (default: robot_state)",
+    )
+    parser.add_argument(
         "--goal",
         metavar="T",
         help=f"topic of the goal images, or {NONE} (default: goal_image, if there is one)",
