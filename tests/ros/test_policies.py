@@ -19,6 +19,7 @@ import cv2
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Twist
 
+from tests.bundles import make_arm_bundle
 from tests.ros.graph import executable
 from tests.ros.policies import POLICIES, Access, Observed, granted
 from tests.ros.updated import SHADOWED, Fleet
@@ -57,10 +58,29 @@ def used(shared_graph: Any, toy_bundle: Path, tmp_path_factory: Any) -> dict[str
     graph, folder = shared_graph, tmp_path_factory.mktemp("frames")
     cv2.imwrite(str(folder / "0.png"), np.zeros((48, 64, 3), np.uint8))
     observed = Observed(graph)
+    # The state of an arm is a pose and a gripper, or joints; its commands are deltas.
+    arm = make_arm_bundle(tmp_path_factory.mktemp("arm") / "bundle").path
+    for topic in ("pose", "joint_states"):
+        graph.start("world_model", {"bundle": arm, "allow_untrained": True, "state_topic": topic}, REMAPS)
+        graph.start("planner", remaps=REMAPS)
+        uses = {
+            "world_model": {("subscribe", f"/{NAMESPACE}/{topic}")},
+            "planner": {("publish", f"/{NAMESPACE}/{delta}") for delta in ("pose_delta", "gripper_delta")},
+        }
+        graph.until(
+            lambda uses=uses: all(observed.used[node] >= expected for node, expected in uses.items()),
+            f"the nodes of an arm that reads {topic}",
+            meanwhile=observed.look,
+        )
+        observed.settle()
+        assert graph.stop("planner") == graph.stop("world_model") == 0
     graph.start("world_model", {"bundle": toy_bundle, "allow_untrained": True}, REMAPS)
     # A policy has topics of its own, and steering uses odometry.
     graph.start("planner", {"search_method": "policy"}, REMAPS)
-    graph.until(lambda: "planner" in observed.used, "the planner of a policy", meanwhile=observed.look)
+    chunks = "subscribe", f"/{NAMESPACE}/planner/policy_candidates"
+    graph.until(
+        lambda: chunks in observed.used["planner"], "the planner of a policy", meanwhile=observed.look
+    )
     observed.settle()
     assert graph.stop("planner") == 0
     graph.start("planner", {"search_method": "steering"}, REMAPS)

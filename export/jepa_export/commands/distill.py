@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Arguments that do not affect the result, and are not part of the recorded command.
 _NOT_RECORDED = (
     *("out", "cache", "tensorboard", "run", "needs", "stopped"),
-    *("parser", "program", "verbose", "quiet", "log_level"),
+    *("parser", "program", "downloaded", "verbose", "quiet", "log_level"),
 )
 
 

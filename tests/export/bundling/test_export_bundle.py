@@ -67,8 +67,6 @@ def documented_tensors() -> dict[str, dict[str, tuple[str, str]]]:
 
 def test_graphs_have_the_documented_tensors(bundle: Bundle) -> None:
     documented = documented_tensors()
-    # The predictor reads no state of the robot.
-    del documented["predictor"]["history_states"]
     dtypes = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
     sizes = {
         "1": 1,
@@ -80,6 +78,7 @@ def test_graphs_have_the_documented_tensors(bundle: Bundle) -> None:
         "A": 2,
         "W-1": 1,
         "W": 2,
+        "F": 1,
     }
     for role in ("encoder", "predictor", "energy"):
         graph = onnx.load(bundle.path / role / "onnx" / "model_fp32.onnx").graph
