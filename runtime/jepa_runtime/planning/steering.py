@@ -5,9 +5,8 @@ on the spot if the goal is to the side; back up to a near goal behind; within th
 heading of the goal. The law has no knowledge of obstacles. The caller predicts the futures of the plan and of
 a few other motions, one of which is executed while the plan is rejected (cost infinite).
 
-The less certain the pose, the slower the robot. A robot that is unsure of the position of the goal but knows
-its heading turns to that heading, in which images are most like that of the goal, before it drives on. If it
-is unknown where the goal is, the robot turns on the spot until an image shows it.
+The less certain the pose, the slower the robot. If it is unknown where the goal is, the robot turns slowly on
+the spot, until an image shows it.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ from jepa_runtime.util.poses import Pose, relative, wrap
 _BEHIND_RAD = math.radians(150)
 # A goal whose heading differs by more is approached straight: the point before it lies behind the robot.
 _MAX_ARRIVAL_TURN_RAD = math.radians(80)
-# A robot that is unsure turns to the heading of the goal if it differs by more than this.
-_LEAST_FACING_RAD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +56,7 @@ class SteeringConfig:
             robot drives at full speed.
         lost_ratio: The same from which it turns on the spot to look around.
         lost_yaw_std_rad: Standard deviation of the goal's heading from which the heading is ignored.
-        unsure_ratio: Standard deviation of the position, as a proportion of the distance, from which it first
-            turns to the heading of the goal.
-        sure_ratio: The same at which it drives on before it has that heading.
-        unsure_yaw_std_rad: Standard deviation of the goal's heading from which it does not turn there.
-        look_around_radps: Turning rate of looking around, and of turning to the heading of the goal.
+        look_around_radps: Turning rate of looking around.
 
     Raises:
         ValueError: A value is out of range.
@@ -90,10 +83,7 @@ class SteeringConfig:
     certain_ratio: float = 0.25
     lost_ratio: float = 0.75
     lost_yaw_std_rad: float = 0.7
-    unsure_ratio: float = 0.6
-    sure_ratio: float = 0.35
-    unsure_yaw_std_rad: float = 0.35
-    look_around_radps: float = 0.9
+    look_around_radps: float = 0.4
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -102,7 +92,7 @@ class SteeringConfig:
             raise ValueError(f"num_samples must be from 1 to {_MOTIONS}, got {self.num_samples}")
         for name in (
             "max_speed_mps", "speed_gain_per_s", "max_turn_radps", "turn_gain_per_s", "back_up_mps",
-            "arrival_m", "goal_m", "goal_rad", "lost_yaw_std_rad", "unsure_yaw_std_rad", "look_around_radps",
+            "arrival_m", "goal_m", "goal_rad", "lost_yaw_std_rad", "look_around_radps",
         ):  # fmt: skip
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
@@ -120,11 +110,6 @@ class SteeringConfig:
             raise ValueError(
                 f"certain_ratio must be above 0 and below lost_ratio, got {self.certain_ratio} and "
                 f"{self.lost_ratio}"
-            )
-        if not 0 < self.sure_ratio <= self.unsure_ratio < math.inf:
-            raise ValueError(
-                f"sure_ratio must be above 0 and at most unsure_ratio, got {self.sure_ratio} and "
-                f"{self.unsure_ratio}"
             )
 
     def fitted(self, *, horizon: int, num_samples: int | None = None) -> SteeringConfig:
@@ -173,8 +158,6 @@ class Steering(SearchInputs):
     def reset(self) -> None:
         """Discard the goal pose and the plan."""
         self._goal: RelativePose | None = None
-        # Whether the robot turns to the heading of the goal because it is unsure of its position.
-        self._is_facing = False
         self._candidates: Floats32 | None = None
         # The motion that is executed while the plan is rejected.
         self._other: Floats32 | None = None
@@ -187,7 +170,6 @@ class Steering(SearchInputs):
             bearing = math.atan2(pose.y_m, pose.x_m)
             if abs(bearing) < _BEHIND_RAD:
                 self._side = math.copysign(1.0, bearing)
-        self._is_facing = pose is not None and self._must_face(pose)
         self._plan = self._rollout()
         self._choose()
 
@@ -289,12 +271,10 @@ class Steering(SearchInputs):
             read: The pose that was read, which states how certain it is.
         """
         config = self.config
-        x, y, yaw = goal.tolist()
-        if self._is_facing and abs(yaw) > config.goal_rad:
-            return 0.0, self._turn(yaw, 0.0)
         if self._is_lost(read):
             return 0.0, self._side * config.look_around_radps
         certainty = self._certainty(read)
+        x, y, yaw = goal.tolist()
         if read.yaw_std_rad >= config.lost_yaw_std_rad:
             yaw = 0.0
         distance, bearing = math.hypot(x, y), math.atan2(y, x)
@@ -325,15 +305,6 @@ class Steering(SearchInputs):
     def _ratio(self, pose: RelativePose) -> float:
         """Return the standard deviation of the position as a proportion of the distance."""
         return pose.position_std_m / (math.hypot(pose.x_m, pose.y_m) + self.config.arrival_m)
-
-    def _must_face(self, pose: RelativePose) -> bool:
-        """Return whether the robot turns to the heading of the goal before it drives on."""
-        if pose.yaw_std_rad >= self.config.unsure_yaw_std_rad:
-            return False
-        ratio, turn = self._ratio(pose), abs(pose.yaw_rad)
-        if self._is_facing:
-            return ratio > self.config.sure_ratio and turn > self.config.goal_rad
-        return ratio > self.config.unsure_ratio and turn > _LEAST_FACING_RAD
 
     def _is_lost(self, pose: RelativePose) -> bool:
         return not self._ratio(pose) < self.config.lost_ratio

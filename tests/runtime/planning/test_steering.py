@@ -149,7 +149,7 @@ def test_less_certain_poses_are_driven_to_more_slowly() -> None:
 
 
 @pytest.mark.parametrize("std_m", [1.0, 30.0, math.inf])
-def test_robot_that_does_not_know_where_the_goal_is_looks_around(std_m: float) -> None:
+def test_robot_that_does_not_know_where_the_goal_is_looks_around_slowly(std_m: float) -> None:
     search = steering()
     for bearing in (0.3, -0.3, 2.0, -3.0):
         forward, turn = command(pose(math.cos(bearing), math.sin(bearing), std_m=std_m), search)
@@ -160,29 +160,6 @@ def test_robot_looks_around_to_the_side_where_the_goal_was_last() -> None:
     search = steering()
     command(pose(1.0, -0.3), search)
     assert command(pose(1.0, 0.3, std_m=5.0), search)[1] < 0
-
-
-@pytest.mark.parametrize("side", [1, -1])
-def test_robot_that_is_unsure_of_the_position_turns_to_the_heading_of_the_goal(side: int) -> None:
-    forward, turn = command(pose(1.0, -0.5 * side, 60 * side, std_m=0.9))
-    assert forward == 0 and turn * side == pytest.approx(SteeringConfig().look_around_radps)
-
-
-def test_robot_that_turns_to_the_heading_continues_until_it_is_sure_or_has_it() -> None:
-    search = steering()
-    assert command(pose(1.0, 0.5, -60, std_m=0.5), search)[1] > 0
-    assert command(pose(1.0, 0.5, -60, std_m=0.9), search)[1] < 0
-    assert command(pose(1.0, 0.5, -40, std_m=0.5), search)[1] < 0
-    assert command(pose(1.0, 0.5, -20, std_m=0.3), search)[1] > 0
-    assert command(pose(1.0, 0.5, -60, std_m=0.9), search)[1] < 0
-    assert command(pose(1.0, 0.5, 5, std_m=0.75), search)[1] > 0
-
-
-@pytest.mark.parametrize(
-    "goal", [pose(1.0, 0.5, -20, std_m=0.7), pose(1.0, 0.5, -60, std_m=0.7, yaw_std_rad=0.5)]
-)
-def test_robot_does_not_turn_to_a_heading_that_it_has_or_does_not_know(goal: RelativePose) -> None:
-    assert command(goal)[1] > 0
 
 
 def test_heading_that_is_unknown_is_ignored() -> None:
