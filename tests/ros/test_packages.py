@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 from xml.etree import ElementTree
 
@@ -62,7 +63,7 @@ def test_every_parameter_has_a_description():
 class Launched(NamedTuple):
     """Represent a launch file: its arguments, the command of each node, and the environment of all nodes.
 
-    ``own`` and ``topics`` are the variables and the remapped topics of each node.
+    ``own``, ``topics`` and ``parameters`` are the variables, remapped topics and parameters of each node.
     """
 
     declared: set[str]
@@ -70,6 +71,7 @@ class Launched(NamedTuple):
     environment: dict[str, str]
     own: dict[str, dict[str, str]]
     topics: dict[str, dict[str, str]]
+    parameters: dict[str, dict[str, Any]]
 
 
 def launched(name: str, environment: dict[str, str] | None = None, **given: str) -> Launched:
@@ -81,7 +83,7 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
     described = get_launch_description_from_python_launch_file(str(BRINGUP / "launch" / f"{name}.launch.py"))
-    context, commands, own, topics = LaunchContext(), {}, {}, {}
+    context, commands, own, topics, given_parameters = LaunchContext(), {}, {}, {}, {}
 
     def text(pieces) -> str:
         return "".join(getattr(piece, "text", "") for piece in pieces)
@@ -97,6 +99,7 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
             own[entity.node_executable] = {text(name): text(value) for name, value in variables}
             entity._perform_substitutions(context)
             topics[entity.node_executable] = dict(entity.expanded_remapping_rules or ())
+            given_parameters[entity.node_executable] = _parameters([text(part) for part in entity.cmd])
             return
         if getattr(entity, "condition", None) is not None and not entity.condition.evaluate(context):
             return
@@ -109,7 +112,17 @@ def launched(name: str, environment: dict[str, str] | None = None, **given: str)
         walk(described)
         variables_set = dict(os.environ)
     declared = {argument.name for argument in described.get_launch_arguments()}
-    return Launched(declared, commands, variables_set, own, topics)
+    return Launched(declared, commands, variables_set, own, topics, given_parameters)
+
+
+def _parameters(command: list[str]) -> dict[str, Any]:
+    """Return the parameters that the files of a command set for all nodes or for its own; later files win."""
+    found: dict[str, Any] = {}
+    for option, path in pairwise(command):
+        if option == "--params-file":
+            for section in yaml.safe_load(Path(path).read_text(encoding="utf-8")).values():
+                found |= section["ros__parameters"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -174,6 +187,35 @@ def test_launch_with_the_topic_of_a_policy_starts_a_planner_that_executes_it():
     launch = launched("world_model", policy_topic="policy/candidates")
     assert launch.topics["planner"]["~/policy_candidates"] == "policy/candidates"
     assert "~/policy_candidates" not in launched("world_model", planner="true").topics["planner"]
+
+
+STATE_ARGUMENTS = ("state_topic", "gripper_topic", "gripper_joint", "gripper_open", "gripper_closed")
+
+
+def test_launch_without_arguments_of_the_state_leaves_them_to_the_parameter_file(tmp_path):
+    shipped = yaml.safe_load((BRINGUP / "config" / "jepa.yaml").read_text(encoding="utf-8"))
+    values = {"state_topic": "arm/pose", "gripper_topic": "hand", "gripper_joint": "left"}
+    values |= {"gripper_open": 0.04, "gripper_closed": 0.0}
+    shipped["/**"]["ros__parameters"] |= values
+    file = tmp_path / "arm.yaml"
+    file.write_text(yaml.safe_dump(shipped), encoding="utf-8")
+    parameters = launched("world_model", params_file=str(file)).parameters["world_model"]
+    assert {name: parameters[name] for name in STATE_ARGUMENTS} == values
+
+
+def test_launch_passes_the_arguments_of_the_state_to_the_world_model():
+    given = ("arm/pose", "hand/joint_states", "7", "0", "0.8")
+    launch = launched("world_model", planner="true", **dict(zip(STATE_ARGUMENTS, given, strict=True)))
+    parameters = launch.parameters["world_model"]
+    found = [parameters[name] for name in STATE_ARGUMENTS]
+    assert found == ["arm/pose", "hand/joint_states", "7", 0.0, 0.8]
+    assert [type(value) for value in found] == [str, str, str, float, float]
+
+
+@pytest.mark.parametrize("name", ["gripper_open", "gripper_closed"])
+def test_launch_with_a_gripper_position_that_is_no_number_starts_nothing(name):
+    with pytest.raises(ValueError, match=f"{name}:=wide is not a number"):
+        launched("world_model", **{name: "wide"})
 
 
 @pytest.mark.parametrize(("word", "starts"), [("True", True), ("yes", True), ("1", True), ("False", False)])

@@ -44,6 +44,27 @@ ARGUMENTS = (
         "cmd_vel_topic.",
     ),
     ("odom_topic", "odom", "Topic of the odometry, for routes and for steering."),
+    (
+        "state_topic",
+        "",
+        "Topic of the measured state of the robot, if the model reads it. Empty: the one in params_file.",
+    ),
+    (
+        "gripper_topic",
+        "",
+        "Topic of the gripper's JointState, if the model reads a gripper. Empty: the one in params_file.",
+    ),
+    ("gripper_joint", "", "Joint of the gripper on gripper_topic. Empty: the one in params_file."),
+    (
+        "gripper_open",
+        "",
+        "Position of that joint which the model reads as 0. Empty: the one in params_file.",
+    ),
+    (
+        "gripper_closed",
+        "",
+        "Position of that joint which the model reads as 1. Empty: the one in params_file.",
+    ),
     ("source", "", "Source of a camera to start (device, video, folder or bag). Empty: no camera."),
     ("planner", "false", "Whether to start the planner, which drives to goals."),
     (
@@ -72,11 +93,14 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     namespace = context.launch_configurations["ros_namespace"].rstrip("/")
     arguments = ["--ros-args", "--log-level", launch_arguments["log_level"], "--enclave"]
     file = ParameterFile(launch_arguments["params_file"], allow_substs=True)
-    parameters: dict[str, bool | str] = {"autostart": get_typed_value(launch_arguments["autostart"], bool)}
+    parameters: dict[str, bool | str | float] = {
+        "autostart": get_typed_value(launch_arguments["autostart"], bool)
+    }
     if launch_arguments["update_root"]:
         parameters["bundle"] = os.path.join(launch_arguments["update_root"], "current")
     if launch_arguments["bundle"]:
         parameters["bundle"] = launch_arguments["bundle"]
+    parameters |= _state_parameters(launch_arguments)
     image_profile = {
         name: os.path.join(CONFIG, "fastdds.xml")
         for name, profile in context.environment.items()
@@ -157,6 +181,24 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             )
         )
     return nodes
+
+
+def _state_parameters(launch_arguments: dict[str, str]) -> dict[str, str | float]:
+    """Return the parameters of the measured state that are given as arguments."""
+    given: dict[str, str | float] = {
+        name: launch_arguments[name]
+        for name in ("state_topic", "gripper_topic", "gripper_joint")
+        if launch_arguments[name]
+    }
+    for name in ("gripper_open", "gripper_closed"):
+        if text := launch_arguments[name]:
+            try:
+                given[name] = float(text)
+            except ValueError:
+                raise ValueError(
+                    f"{name}:={text} is not a number. Set it to a position of the gripper's joint"
+                ) from None
+    return given
 
 
 def _update_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
