@@ -96,6 +96,15 @@ def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def arm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a toy bundle that reads the pose of an arm; copy it before changing anything."""
+    bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
+    folder = tmp_path_factory.mktemp("bundles") / "toy_arm"
+    bundles.make_arm_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_rooms_bundle() -> Path:
     """Return the folder of the bundle that ships with this repository."""
     folder = ROOT / "models" / "two_rooms"

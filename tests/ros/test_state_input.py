@@ -26,7 +26,7 @@ from std_msgs.msg import Float64
 from jepa_runtime import WorldModel
 from jepa_runtime.bundle.manifest import StateSpec
 from jepa_runtime.recording import messages
-from tests.bundles import ARM_LIMITS, ARM_NAMES, ARM_UNITS, make_arm_bundle
+from tests.bundles import ARM_LIMITS, ARM_NAMES, ARM_UNITS
 from tests.ros.test_world_model import image
 
 pytestmark = pytest.mark.ros
@@ -34,13 +34,6 @@ pytestmark = pytest.mark.ros
 # 0.04 m apart is an open gripper, which the model reads as 0.
 GRIPPER = {"gripper_joint": "finger", "gripper_open": 0.04, "gripper_closed": 0.0}
 STATE = np.array([0.4, 0.1, 0.3, 0.2, -0.3, 0.5, 0.25], np.float32)
-
-
-@pytest.fixture(scope="module")
-def arm_bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("arm") / "bundle"
-    make_arm_bundle(folder)
-    return folder
 
 
 def pose(stamp_ns: int, x: float = 0.4) -> PoseStamped:

@@ -8,11 +8,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from jepa_runtime.bundle import seal
+from jepa_runtime.bundle import Bundle, StateSpec, seal
 from jepa_runtime.cli import main
 from jepa_runtime.imaging.conversion import decode
 from jepa_runtime.profiling import write_profile
 from jepa_sim import drive_command
+from jepa_sim.worlds import make_world
 from tests.bundles import make_bundle
 from tests.runtime.profiles import make_profile
 
@@ -80,6 +81,19 @@ def test_drive_with_a_model_of_another_robot_names_the_differing_actions(
     output = capsys.readouterr().err
     assert "cannot drive in Two Rooms, random layout" in output
     assert "steering [m/s], throttle [m/s], the world's are linear.x [m/s], linear.y [m/s]" in output
+
+
+def test_drive_with_a_model_that_reads_states_is_rejected(
+    arm_bundle: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drive", str(arm_bundle), "--episodes", "1", "--allow-untrained"]) == 1
+    assert "[sim.model_mismatch]" in capsys.readouterr().err
+    # Also if its actions are those of the world.
+    manifest, task = Bundle.open(toy_bundle).manifest, make_world(PLANE).task
+    assert task.mismatch(manifest) is None
+    io = manifest.io.model_copy(update={"state": StateSpec(names=("x",), units=("m",))})
+    reason = task.mismatch(manifest.model_copy(update={"io": io}))
+    assert reason is not None and "reads the measured state of the robot (x)" in reason
 
 
 @pytest.mark.parametrize(

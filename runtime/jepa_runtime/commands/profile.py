@@ -178,13 +178,19 @@ def _from_ros(
     Returns:
         The profile, and the exit status of the profiler.
     """
+    bundle = None if path is None else Bundle.open(path)
+    if bundle is not None and bundle.manifest.io.state is not None:
+        raise ProfileError(
+            f"{path}: the model reads the measured state of the robot, which the profiler of jepa_ros does "
+            "not publish: profile it without --ros, or a running node on a robot with --attach",
+            code="profile.ros_state_unsupported",
+        )
     if not all(map(find_spec, ("rclpy", "jepa_ros"))):
         raise ProfileError(
             "ROS 2 or its package jepa_ros is not found: source the workspace (. scripts/env.sh, or "
             "ros2_ws/install/setup.bash)",
             code="profile.ros_not_found",
         )
-    bundle = None if path is None else Bundle.open(path)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
         status = _run_profiler(_profiler_command(args, path, out), stopping)

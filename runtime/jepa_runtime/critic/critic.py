@@ -102,6 +102,7 @@ class Critic:
         *,
         latents: Floats32,
         history_actions: NDArray[np.floating] | None = None,
+        history_states: NDArray[np.floating] | None = None,
     ) -> CriticVerdict:
         """Decide what to execute.
 
@@ -109,6 +110,8 @@ class Critic:
             candidates: [K, h, A], h at most the horizon of the model; the first is the given one.
             latents: [W, T, D] up to now, one step apart, oldest first, or the newest [T, D] alone.
             history_actions: [W-1, A] between the latents; None: zero.
+            history_states: [W, S], the states of the robot at the latents; required if the model reads them
+                (``io.state`` in its manifest), else None.
 
         Raises:
             CriticError: A shape is wrong, a value is not finite, there is no goal, or the hazard does not
@@ -117,9 +120,10 @@ class Critic:
         chunks = self._checked_candidates(candidates)
         history = self._checked_latents("latents", latents, self._history_shape, self._latent_shape)
         between = self._checked_history_actions(history_actions)
+        states = self._checked_history_states(history_states)
         self._check_goal()
         variants = self._judge.variants(chunks)
-        scores, energy_now = self._predicted_scores(variants, history, between)
+        scores, energy_now = self._predicted_scores(variants, history, between, states)
         return self._judge.judge(variants, scores, energy_now=energy_now)
 
     def observe(self, verdict: CriticVerdict, latents: Floats32) -> ChunkOutcome | None:
@@ -148,7 +152,11 @@ class Critic:
         return self._judge.observe(verdict, score)
 
     def _predicted_scores(
-        self, rows: Floats32, history: Floats32, between: NDArray[np.floating] | None
+        self,
+        rows: Floats32,
+        history: Floats32,
+        between: NDArray[np.floating] | None,
+        states: NDArray[np.floating] | None,
     ) -> tuple[NDArray[np.float64], float | None]:
         """Return the predicted scores of chunks [n, h, A], and the energy of the newest latent."""
         model, block = self._model, self._model.num_samples
@@ -159,7 +167,11 @@ class Critic:
         scores = []
         for start in range(0, len(rows), block):
             futures = model.predict(
-                rows[start : start + block], latents=history, history_actions=between, goal=goal
+                rows[start : start + block],
+                latents=history,
+                history_actions=between,
+                history_states=states,
+                goal=goal,
             )
             if futures.energies is None:
                 scores.append(self._hazards(futures.latents))
@@ -230,6 +242,27 @@ class Critic:
             )
         _check_finite("history_actions", actions)
         return actions
+
+    def _checked_history_states(self, states: NDArray[np.floating] | None) -> NDArray[np.floating] | None:
+        manifest = self._model.manifest
+        spec = manifest.io.state
+        if spec is None:
+            if states is not None:
+                raise CriticError(
+                    f"history_states must be None: {self._model!r} reads no state of the robot",
+                    code="critic.shape",
+                )
+            return None
+        expected = manifest.history_size, len(spec.names)
+        if states is None or np.shape(states) != expected:
+            found = "None" if states is None else str(list(np.shape(states)))
+            raise CriticError(
+                f"history_states must be {list(expected)} for {self._model!r}, got {found}: give the "
+                f"measured state of the robot ({', '.join(spec.names)}) at each latent",
+                code="critic.shape",
+            )
+        _check_finite("history_states", states)
+        return states
 
     def _checked_latents(self, name: str, latents: Floats32, *shapes: tuple[int | None, ...]) -> Floats32:
         """Return latents of one of these shapes; None: any size of at least 1."""

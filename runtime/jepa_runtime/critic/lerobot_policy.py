@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_runtime.critic.critic import Critic, Floats32
 from jepa_runtime.critic.verdict import CriticVerdict, Response
@@ -78,16 +79,21 @@ class LeRobotCriticPolicy:
         self.verdict: CriticVerdict | None = None
         self._latents: deque[Floats32] = deque(maxlen=self._history)
         self._executed: deque[Floats32] = deque(maxlen=self._history - 1)
+        self._states: deque[Floats32] = deque(maxlen=self._history)
         self._observed: list[Floats32] = []
         self._queue: deque[Floats32] = deque()
         self._like: Any = None
 
-    def select_action(self, batch: dict[str, Any], *, image: ImageLike) -> Any:
+    def select_action(
+        self, batch: dict[str, Any], *, image: ImageLike, state: NDArray[np.floating] | None = None
+    ) -> Any:
         """Return the action of this step in the units of the robot, a tensor [1, A]; do not postprocess it.
 
         Args:
             batch: The observation, after the preprocessor of the policy; a batch of one.
             image: The image that the world model reads, uint8 [h, w, 3] RGB.
+            state: The measured state [S] of the robot at the image, in the names and units of ``io.state`` in
+                the manifest; None if the world model reads none.
 
         Raises:
             CriticError: See :meth:`Critic.evaluate`.
@@ -95,6 +101,10 @@ class LeRobotCriticPolicy:
         """
         latent = self._model.encode(image)
         self._latents.append(latent)
+        if state is None:
+            self._states.clear()
+        else:
+            self._states.append(np.asarray(state, np.float32))
         if self.verdict is not None:
             self._observed.append(latent)
         if not self._queue:
@@ -123,7 +133,14 @@ class LeRobotCriticPolicy:
             np.stack(chunks),
             latents=np.stack(self._latents) if is_complete else self._latents[-1],
             history_actions=np.stack(self._executed) if is_complete and self._history > 1 else None,
+            history_states=self._state_history(is_complete),
         )
         is_veto = self.verdict.response is Response.VETO
         self._queue.extend(self.verdict.actions[:1] if is_veto else self.verdict.actions)
         self._observed = []
+
+    def _state_history(self, is_complete: bool) -> Floats32 | None:
+        """Return the states at the latents, the newest repeated if those are incomplete; None: unknown."""
+        if not self._states:
+            return None
+        return np.stack(self._states if is_complete else [self._states[-1]] * self._history)

@@ -30,6 +30,12 @@ class RolloutRequest(NamedTuple):
     history_states: NDArray[np.floating] | None = None
 
 
+def zero_states(manifest: Manifest) -> Floats | None:
+    """Return states [W, S] of zeros, for runs whose values do not matter; None: the model reads no state."""
+    shape = manifest.history_size, manifest.state_size
+    return np.zeros(shape, np.float32) if manifest.state_size else None
+
+
 class Rollouts:
     """Runs rollouts of a model. H is the horizon of the session's graph; h <= H and K' <= K."""
 

@@ -25,6 +25,7 @@ from jepa_runtime.backends.base import BackendOptions
 from jepa_runtime.backends.registry import requires_build
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
+from jepa_runtime.model.rollouts import zero_states
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.profile import ColdStart
 from jepa_runtime.util.compat import python_module
@@ -136,14 +137,15 @@ def _phases(config: dict[str, Any], imported_ns: int) -> dict[str, float]:
         frame, manifest = bundle.manifest.io.frame, bundle.manifest
         image = np.zeros((frame.height, frame.width, 3), np.uint8)
         actions = np.zeros((model.num_samples, manifest.horizon, manifest.action_size), np.float32)
+        states = zero_states(manifest)
         model.encode(image)
         end_phase("first_encode")
-        model.predict(actions)
+        model.predict(actions, history_states=states)
         end_phase("first_predict")
         steady: dict[str, list[float]] = {"encode": [], "predict": []}
         for _ in range(_STEADY_RUNS):
             model.encode(image)
-            model.predict(actions)
+            model.predict(actions, history_states=states)
             for stage, values in steady.items():
                 values.append(model.timings[stage])
         phases |= {f"steady_{stage}": median(values) for stage, values in steady.items()}

@@ -3,6 +3,8 @@
 Frames are preloaded and played in a loop, so that a decoder does not delay the schedule. In open loop, frame
 i is scheduled at i / rate, independently of earlier frames, and its latency counts from then: a load that
 waits for results omits the moments at which results are late (Tene, "How NOT to measure latency").
+
+A model that reads the state of the robot gets a state of zeros with each frame.
 """
 
 from __future__ import annotations
@@ -280,6 +282,8 @@ class LoadGenerator:
         self._sequence += 1
         self._stamp_ns += period_ns
         image = self._workload.frames[self._sequence % len(self._workload.frames)]
+        if size := self.model.manifest.state_size:
+            self._pipeline.add_state(self._stamp_ns, np.zeros(size, np.float32))
         self._pipeline.submit(Frame(image, self._stamp_ns, "profile", self._sequence))
         return self._sequence
 

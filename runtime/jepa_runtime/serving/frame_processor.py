@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.calibration import CalibrationMonitor, ErrorSample, create_monitor
 from jepa_runtime.errors import BackendError, BundleError
-from jepa_runtime.model.rollouts import RolloutRequest
+from jepa_runtime.model.rollouts import RolloutRequest, zero_states
 from jepa_runtime.model.world_model import Futures, WorldModel
 from jepa_runtime.planning.candidates import default_candidates
 from jepa_runtime.serving.clip_sampler import Clip
@@ -478,13 +478,12 @@ class FrameProcessor:
         latent = model.encode(np.zeros((frame.height, frame.width, 3), np.uint8))
         history = np.repeat(latent[None], manifest.history_size, axis=0)
         actions = np.zeros((manifest.history_size - 1, len(manifest.io.action.names)), np.float32)
-        states = np.zeros((manifest.history_size, manifest.state_size), np.float32)
-        at_rest = states if manifest.state_size else None
+        states = zero_states(manifest)
         candidates = self._default_candidates.actions
         model.predict(
-            candidates, latents=history, history_actions=actions, history_states=at_rest, goal=latent
+            candidates, latents=history, history_actions=actions, history_states=states, goal=latent
         )
-        model.surprise(history, actions, candidates[0, 0], latent, history_states=at_rest)
+        model.surprise(history, actions, candidates[0, 0], latent, history_states=states)
         model.energy(latent, latent)
         if model.reads_poses:
             model.relative_poses(latent, latent)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from jepa_runtime.sources.base import Frame, PassiveSource, Source, view_name
+    from jepa_runtime.sources.base import Frame, PassiveSource, Source, check_state_names, view_name
     from jepa_runtime.sources.commands import Commands, Floats, Stamps
     from jepa_runtime.sources.factory import check_options, is_camera, open_bag, open_source, split_spec
     from jepa_runtime.sources.image_folder import IMAGE_SUFFIXES
@@ -32,7 +32,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "base": ["Frame", "PassiveSource", "Source", "view_name"],
+            "base": ["Frame", "PassiveSource", "Source", "check_state_names", "view_name"],
             "commands": ["Commands", "Floats", "Stamps"],
             "factory": ["check_options", "is_camera", "open_bag", "open_source", "split_spec"],
             "image_folder": ["IMAGE_SUFFIXES"],
@@ -56,6 +56,7 @@ __all__ = [
     "States",
     "action_mismatch",
     "check_options",
+    "check_state_names",
     "is_camera",
     "open_bag",
     "open_source",

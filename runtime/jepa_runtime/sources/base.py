@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_runtime.bundle import Manifest
+from jepa_runtime.bundle import Manifest, StateSpec
 from jepa_runtime.errors import SourceError
 from jepa_runtime.sources.commands import Commands
 from jepa_runtime.sources.message_fields import action_mismatch, state_mismatch
@@ -145,12 +145,20 @@ def check_states(source: Source, manifest: Manifest) -> None:
     Raises:
         SourceError: There are none, or their number, order or units differ.
     """
-    spec, states = manifest.io.state, source.states
-    if spec is None:
-        return
+    if manifest.io.state is not None:
+        check_state_names(source, manifest.io.state, manifest.model_id)
+
+
+def check_state_names(source: Source, spec: StateSpec, model_id: str) -> None:
+    """Check that a source has the states that the model ``model_id`` reads.
+
+    Raises:
+        SourceError: There are none, or their number, order or units differ.
+    """
+    states = source.states
     if states is None:
         raise SourceError(
-            f"{source.name}: the model {manifest.model_id} reads the measured state of the robot "
+            f"{source.name}: the model {model_id} reads the measured state of the robot "
             f"({', '.join(spec.names)}) at each image, and this source has none: use a bag and name the "
             "topics of its states (?state=TOPIC:FIELD,FIELD;TOPIC:FIELD)",
             code="source.state_missing",

@@ -77,6 +77,9 @@ class Task:
                     f"the model's {name} ranges from {low:g} to {high:g}, the world's from {world_low:g} to "
                     f"{world_high:g}"
                 )
+        if manifest.io.state is not None:
+            names = ", ".join(manifest.io.state.names)
+            return f"the model reads the measured state of the robot ({names}), which worlds do not report"
         if self.tick_s is not None and abs(step_s / self.tick_s - round(step_s / self.tick_s)) > _ROUNDING:
             return (
                 f"the model's step of {step_s:g} s is not a multiple of the world's tick of {self.tick_s:g} s"

@@ -409,3 +409,20 @@ def test_ctrl_c_during_cold_starts_keeps_earlier_passes(tmp_path: Path) -> None:
 )
 def test_copy_absent_reason_depends_on_the_engine(engine: str, device: str, reason: str) -> None:
     assert reason in copy_absent_reason(engine, device)
+
+
+def test_profile_of_a_model_that_reads_states_measures_predictions(arm_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    options = ["--allow-untrained", "--duration", "0.5", "--skip", "all", "--json", str(out)]
+    assert main(["profile", str(arm_bundle), *options]) == 0
+    profile = read_profile(out)
+    assert profile.run is not None
+    assert len(profile.run.stages_ms["predict"]) == len(profile.run.latency_ms)
+    assert not any("futures in" in note for note in profile.notes)
+
+
+def test_profile_over_ros_of_a_model_that_reads_states_is_rejected(
+    arm_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(arm_bundle), "--ros", "--allow-untrained", "--duration", "1"]) == 1
+    assert "[profile.ros_state_unsupported]" in capsys.readouterr().err

@@ -287,3 +287,11 @@ def test_verify_finds_wrong_weights_in_a_variant_for_a_missing_device(
 def test_verify_shipped_bundle_returns_0(two_rooms_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, report = verify_json(capsys, str(two_rooms_bundle))
     assert status == 0, report["reason"]
+
+
+def test_verify_bundle_that_reads_states_returns_0(
+    arm_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, report = verify_json(capsys, str(arm_bundle))
+    assert status == 0, report["reason"]
+    assert statuses(report)["openvino", "fp16"] == statuses(report)["onnx", "fp32"] == "checked"

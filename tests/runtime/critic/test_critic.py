@@ -317,3 +317,45 @@ def test_chunk_to_the_goal_is_accepted_and_one_away_from_it_is_not(two_rooms_bun
         assert critic.evaluate(towards, latents=latent).response is Response.ACCEPT
         replaced = critic.evaluate(np.concatenate([[[[0, 1.2]] * 3], towards]), latents=latent)
         assert replaced.response is Response.CHOOSE and replaced.index == 1
+
+
+STATE = np.linspace(0.1, 0.7, 7, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def arm(arm_bundle: Path) -> Iterator[WorldModel]:
+    with WorldModel.open(arm_bundle, allow_untrained=True) as opened:
+        yield opened
+
+
+def test_evaluate_of_a_model_that_reads_states_predicts_from_them(arm: WorldModel) -> None:
+    critic = Critic(arm)
+    critic.set_goal(LATENT + 0.5)
+    chunks = np.full((2, 2, 7), 0.01, np.float32)
+    verdict = critic.evaluate(chunks, latents=LATENT, history_states=STATE[None])
+    futures = arm.predict(chunks, latents=LATENT, history_states=STATE[None], goal=LATENT + 0.5)
+    assert futures.energies is not None
+    expected = futures.energies[:, -1] - arm.energy(LATENT, LATENT + 0.5)
+    np.testing.assert_allclose(verdict.scores, expected, atol=1e-6)
+    elsewhere = critic.evaluate(chunks, latents=LATENT, history_states=STATE[None] + 1)
+    assert np.abs(elsewhere.scores - verdict.scores).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [(None, "critic.shape"), (STATE, "critic.shape"), (STATE[None] * np.nan, "critic.not_finite")],
+)
+def test_evaluate_without_the_states_that_the_model_reads_is_rejected(
+    arm: WorldModel, states: Any, expected: str
+) -> None:
+    critic = Critic(arm)
+    critic.set_goal(LATENT)
+    with pytest.raises(CriticError, check=code(expected)):
+        critic.evaluate(np.zeros((1, 2, 7), np.float32), latents=LATENT, history_states=states)
+
+
+def test_evaluate_with_states_for_a_model_that_reads_none_is_rejected(model: WorldModel) -> None:
+    critic = Critic(model)
+    critic.set_goal(LATENT)
+    with pytest.raises(CriticError, check=code("critic.shape")):
+        critic.evaluate(CHUNKS, latents=LATENT, history_states=STATE[None])

@@ -13,6 +13,7 @@ import pytest
 from jepa_runtime import WorldModel
 from jepa_runtime.critic import Critic, CriticConfig, LeRobotCriticPolicy, Response
 from jepa_runtime.errors import CriticError
+from tests.bundles import make_arm_bundle
 from tests.errors import code
 from tests.runtime.critic.test_critic import LATENT, Scores, learned
 
@@ -157,3 +158,28 @@ def test_act_policy_of_lerobot_drives_in_two_rooms(two_rooms_bundle: Path) -> No
                     image = world.render()
             assert wrapped.verdict is not None
             assert wrapped.verdict.response is (Response.VETO if state else Response.ACCEPT)
+
+
+@pytest.mark.parametrize("history_size", [1, 2])
+def test_states_of_the_robot_reach_the_critic(
+    history_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_arm_bundle(tmp_path / "arm", history_size=history_size)
+    with WorldModel.open(tmp_path / "arm", allow_untrained=True) as arm:
+        critic, given = Critic(arm), []
+        critic.set_goal(LATENT)
+        evaluate = critic.evaluate
+        monkeypatch.setattr(
+            critic,
+            "evaluate",
+            lambda *chunks, **inputs: given.append(inputs["history_states"]) or evaluate(*chunks, **inputs),
+        )
+        policy = Numbered()
+        policy.predict_action_chunk = lambda batch: torch.zeros(1, 2, 7)
+        wrapped = LeRobotCriticPolicy(policy, critic, arm, postprocess=unnormalize, steps=1)
+        for number in range(3):
+            wrapped.select_action({}, image=IMAGE, state=np.full(7, number))
+        with pytest.raises(CriticError, match="measured state", check=code("critic.shape")):
+            wrapped.select_action({}, image=IMAGE)
+    expected = [[0], [1], [2]] if history_size == 1 else [[0, 0], [0, 1], [1, 2]]
+    assert [states[:, 0].tolist() for states in given[:3]] == expected

@@ -104,3 +104,8 @@ def test_stopped_cold_starts_keep_earlier_ones(toy_bundle: Path) -> None:
     stopping = Event()
     (miss,) = cold_start.measure(start(toy_bundle), stopping=stopping, tick=stopping.set)
     assert miss.cache == "miss" and len(miss.total_ms) == 1
+
+
+def test_cold_start_of_a_model_that_reads_states_is_measured(arm_bundle: Path) -> None:
+    miss, hit = cold_start.measure(start(arm_bundle), stopping=Event(), repetitions=1)
+    assert miss.phases_ms["first_predict"][0] > 0 and hit.phases_ms["steady_predict"][0] > 0

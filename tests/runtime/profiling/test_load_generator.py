@@ -391,3 +391,11 @@ def test_workload_reads_and_scales_frames(tmp_path: Path) -> None:
 def test_workload_of_missing_source_names_it() -> None:
     with pytest.raises(SourceError, check=code("source.not_found")):
         Workload.read("nowhere.mp4", rate_hz=10)
+
+
+def test_model_that_reads_states_has_futures_and_surprises(arm_bundle: Path) -> None:
+    with LoadGenerator(
+        lambda: WorldModel.open(arm_bundle, allow_untrained=True), FRAMES, stopping=Event()
+    ) as loaded:
+        run = loaded.open_loop(30, 0.4)
+    assert len(run.stages_ms["predict"]) == len(run.stages_ms["surprise"]) == len(run.latency_ms) > 0

@@ -28,13 +28,6 @@ ARM = "state=/pose;/joint_states:position.finger"
 bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
 
 
-@pytest.fixture(scope="module")
-def arm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("arm") / "bundle"
-    bundles.make_arm_bundle(folder)
-    return folder
-
-
 def recording(*, delay_ms: int = 0, count: int = 12) -> list[Entry]:
     """An arm that moves along x; its pose is measured ``delay_ms`` after each image."""
     entries = []
