@@ -113,6 +113,7 @@ def add_variants(
     variants: Sequence[VariantKey],
     *,
     frames: NDArray[np.uint8] | None,
+    states: NDArray[np.float32] | None = None,
     command: str,
     progress: Progress,
     version: str | None = None,
@@ -135,6 +136,8 @@ def add_variants(
             follow those of ``base``.
         frames: uint8 [n, height, width, 3], ``step_s`` apart; None: the golden frames, which suffice for
             variants that are not quantized.
+        states: [n, S], the states of the robot at ``frames``, if the model reads them; None: those of the
+            golden outputs, for all frames.
         command: Command line for the provenance of the bundle.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
         version: Version of the new bundle; None: that of ``base``.
@@ -154,7 +157,7 @@ def add_variants(
     with build_bundle(folder, progress, replace=False) as builder:
         copy_files(base, builder.staging)
         progress(f"encoding {len(used)} frames")
-        samples = _samples(base, used, seed)
+        samples = _samples(base, used, states, seed)
         added: list[tuple[Role, Variant]] = []
         for role in ROLES:
             selected = _variants_of_role(manifest, role, variants)
@@ -295,8 +298,10 @@ def _fixed_shapes(manifest: Manifest, role: Role) -> dict[str, tuple[int, ...]]:
 
 
 @torch.no_grad()
-def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
-    """Return inputs of each graph: the frames, their latents, and actions that a planner proposes."""
+def _samples(
+    base: Bundle, frames: NDArray[np.uint8], states: NDArray[np.float32] | None, seed: int
+) -> _Samples:
+    """Return inputs of each graph: the frames, their latents and states, and actions of a planner."""
     manifest = base.manifest
     size = manifest.io.frame.height, manifest.io.frame.width, manifest.io.frame.channels
     if frames.dtype != np.uint8 or frames.shape[1:] != size:
@@ -323,7 +328,11 @@ def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
         latents = np.stack([model.encode_clip(each) for each in inputs])
     # The history may be longer than the frames: repeat them.
     known = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
-    predicted = calibration_samples(rollout_samples(torch.from_numpy(known)[None], settings, seed))
+    rollouts = rollout_samples(torch.from_numpy(known)[None], settings, seed)
+    if manifest.io.state is not None:
+        for rollout, measured in zip(rollouts, _state_histories(base, states, len(known)), strict=True):
+            rollout["history_states"] = measured[None]
+    predicted = calibration_samples(rollouts)
     goals = latents[:: max(1, len(latents) // _GOALS)]
     to_goals = [{"latents": latents, "goal": goal[None]} for goal in goals]
     return {
@@ -333,6 +342,17 @@ def _samples(base: Bundle, frames: NDArray[np.uint8], seed: int) -> _Samples:
         "energy": to_goals,
         "relative_pose": to_goals,
     }
+
+
+def _state_histories(base: Bundle, states: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
+    """Return the states [n, W, S] at every history in ``count`` latents."""
+    size = base.manifest.history_size
+    if states is None:
+        golden = base.golden().history_states
+        assert golden is not None
+        return np.broadcast_to(golden, (count - size + 1, *golden.shape))
+    known = np.resize(states, (count, states.shape[1]))
+    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(known, size, axis=0), -1, 1)
 
 
 def _fields(
@@ -383,6 +403,7 @@ def measure_agreement(
                     np.asarray(each["actions"], np.float32),
                     latents=each["history_latents"][0],
                     history_actions=each["history_actions"][0] if "history_actions" in each else None,
+                    history_states=each["history_states"][0] if "history_states" in each else None,
                 ).latents
                 for each in rollouts
             ]

@@ -42,7 +42,14 @@ from jepa_export.bundling.teacher_bundle import (
 from jepa_export.bundling.variants import goal_variants, manifest_entries
 from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
 from jepa_export.students.layers import unit_scale
-from jepa_export.teachers.vjepa2_ac import STATE_DIM, STATE_NAMES, STATE_UNITS, VJEPA2AC, VJEPA2ACConfig
+from jepa_export.teachers.vjepa2_ac import (
+    STATE_DIM,
+    STATE_NAMES,
+    STATE_UNITS,
+    VJEPA2AC,
+    VJEPA2ACConfig,
+    pose_delta,
+)
 from jepa_runtime.bundle import Bundle
 
 # Limits of the official planner: 0.05 m along each axis, no rotation, three quarters of the gripper's range.
@@ -118,13 +125,15 @@ def write_vjepa2_ac_bundle(
     settings: BundleSettings,
     identity: ModelIdentity,
     *,
+    states: NDArray[np.float32] | None = None,
     seed: int,
     progress: Progress,
     begin: Begin = ignore_progress,
 ) -> Bundle:
     """Write the bundle ``folder`` of a V-JEPA 2-AC; an existing bundle is replaced.
 
-    Errors are measured with an arm that stands, because sources of frames have no poses.
+    Errors are measured with the recorded poses of the arm: an action is the change of the pose from one frame
+    to the next. Without poses they are those of an arm that stands at pose 0.
 
     Args:
         model: Model in evaluation mode.
@@ -132,6 +141,7 @@ def write_vjepa2_ac_bundle(
         folder: Destination.
         settings: Settings of the bundle.
         identity: Identity of the weights.
+        states: [:func:`frames_needed`, 7], the poses at the frames; None: unknown.
         seed: Seed of the golden candidates.
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
         begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
@@ -146,9 +156,19 @@ def write_vjepa2_ac_bundle(
         progress(f"encoding {len(frames)} frames")
         latents = torch.cat([encoder(each) for each in track(images.split(1), "encoding frames", begin)])
         progress(f"predicting {WINDOWS} windows to measure errors")
-        standing = torch.zeros(1, horizon, STATE_DIM), torch.zeros(1, 1, STATE_DIM)
+        poses = torch.zeros(len(frames), STATE_DIM) if states is None else torch.from_numpy(states)
+        actions = pose_delta(poses[:-1], poses[1:])
         starts = track(range(WINDOWS), "predicting", begin)
-        predicted = torch.cat([predictor(latents[None, start : start + 1], *standing) for start in starts])
+        predicted = torch.cat(
+            [
+                predictor(
+                    latents[None, start : start + 1],
+                    actions[None, start : start + horizon],
+                    poses[None, start : start + 1],
+                )
+                for start in starts
+            ]
+        )
         measured = _measured(predicted, latents)
         progress("encoder, predictor and energy: writing graphs")
         write_graph(encoder, [{"frame": frames[:1]}], "latent", builder.staging / "encoder", variants)
@@ -170,14 +190,14 @@ def write_vjepa2_ac_bundle(
         steps = builder.write_steps(variants)
         golden = latents[:GOLDEN_FRAMES]
         count = min(settings.num_samples, GOLDEN_CANDIDATES)
-        actions = torch.from_numpy(sample_candidates(wide, GOLDEN_CANDIDATES, seed)[-count:])
+        golden_actions = torch.from_numpy(sample_candidates(wide, GOLDEN_CANDIDATES, seed)[-count:])
         state = torch.tensor([[_GOLDEN_POSE]])
         builder.write_golden_outputs(
             frames=images[:GOLDEN_FRAMES],
             latents=golden,
-            actions=actions,
+            actions=golden_actions,
             history_states=state[0],
-            futures=torch.stack([predictor(latent[None, None], actions, state) for latent in golden]),
+            futures=torch.stack([predictor(latent[None, None], golden_actions, state) for latent in golden]),
             energy=energy(golden, golden[-1:]),
         )
         fields = create_manifest(

@@ -42,8 +42,9 @@ def add_parser(subparsers: Any) -> None:
         "--calibration",
         metavar="SOURCE",
         help="calibration frames: a video, a folder of images, a bag, or a simulated source such as "
-        "two_rooms; required for INT8, except for an NPU if the bundle has INT8 for OpenVINO (default: the "
-        "golden frames)",
+        "two_rooms; for a model that reads the state of the robot, a bag with states "
+        "(BAG.mcap?state=TOPIC:FIELD,FIELD;TOPIC:FIELD); required for INT8, except for an NPU if the bundle "
+        "has INT8 for OpenVINO (default: the golden outputs)",
     )
     parser.add_argument(
         "--frames",
@@ -72,7 +73,7 @@ def _add_variant(arguments: argparse.Namespace) -> int:
     from jepa_export.commands.build_student import (
         MIN_CALIBRATION_FRAMES,
         print_steps,
-        read_calibration_frames,
+        read_calibration,
     )
     from jepa_runtime.bundle import Bundle
 
@@ -81,22 +82,25 @@ def _add_variant(arguments: argparse.Namespace) -> int:
     source = arguments.calibration
     check_addable(base, arguments.out, variants, calibrated=source is not None)
     io = base.manifest.io
-    frames = None
+    frames = states = None
     if source is not None:
         before = 0 if io.clip is None else io.clip.frames // io.clip.frames_per_step - 1
-        frames = read_calibration_frames(
+        frames, states = read_calibration(
             source,
             (io.frame.height, io.frame.width),
             step_s=io.step_s,
             maximum=arguments.frames + before,
             minimum=MIN_CALIBRATION_FRAMES + before,
             frames_per_step=1 if io.clip is None else io.clip.frames_per_step,
+            state=io.state,
+            model_id=base.manifest.model_id,
         )
     made = add_variants(
         base,
         arguments.out,
         variants,
         frames=frames,
+        states=states,
         command=_command(arguments),
         progress=print_steps(Console()),
         version=arguments.bundle_version,

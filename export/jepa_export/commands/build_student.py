@@ -26,8 +26,9 @@ from jepa_export.data.two_rooms_recordings import STEP_S
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
 from jepa_export.students.family import Student, create, randomize
+from jepa_runtime.bundle import StateSpec
 from jepa_runtime.imaging import resize_into
-from jepa_runtime.sources import open_source
+from jepa_runtime.sources import Source, check_state_names, open_source
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS
 
 CALIBRATION_FRAMES = 64
@@ -145,6 +146,64 @@ def check_disk_space(out: Path, weights: int, variants: Sequence[VariantKey]) ->
         )
 
 
+def read_calibration(
+    source: str,
+    size: tuple[int, int],
+    *,
+    step_s: float = STEP_S,
+    maximum: int = CALIBRATION_FRAMES,
+    minimum: int = MIN_CALIBRATION_FRAMES,
+    frames_per_step: int = 1,
+    state: StateSpec | None = None,
+    model_id: str = "",
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Read frames of a source, and the states of the robot at them.
+
+    Args:
+        source: As for `jepa-runtime run`.
+        size: Height and width to which frames are scaled.
+        step_s: Duration of a step.
+        maximum: Number of steps to read.
+        minimum: Number of steps that the source must have.
+        frames_per_step: Number of frames in a step; a slower source repeats frames.
+        state: The state that the model reads; None: none is read.
+        model_id: The model, for messages.
+
+    Returns:
+        Frames, uint8 [n * frames_per_step, height, width, 3] for n steps, and their states [n *
+        frames_per_step, S]; None without ``state``.
+
+    Raises:
+        SourceError: The source does not exist or cannot be read, or does not have the states.
+        JepaExportError: The source has fewer than ``minimum`` such steps, or a frame has no state within an
+            eighth of a step.
+    """
+    opened = open_source(source)
+    states: list[NDArray[np.float32]] = []
+    try:
+        if state is not None:
+            check_state_names(opened, state, model_id)
+        stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
+        rows = [math.ceil(index * stride / frames_per_step) for index in range(maximum * frames_per_step)]
+        times, found = Counter(rows), []
+        for row, frame in enumerate(islice(opened.frames(), rows[-1] + 1)):
+            if row in times:
+                scaled = np.empty((*size, 3), np.uint8)
+                resize_into(frame.image, scaled)
+                found += [scaled] * times[row]
+                if state is not None:
+                    states += [_state_at(opened, frame.stamp_ns, step_s / 8)] * times[row]
+    finally:
+        opened.close()
+    if (steps := len(found) // frames_per_step) < minimum:
+        raise JepaExportError(
+            f"{source}: has {steps} frames one step apart, calibration needs at least {minimum}",
+            code="export.too_few_frames",
+        )
+    count = steps * frames_per_step
+    return np.stack(found[:count]), None if state is None else np.stack(states[:count])
+
+
 def read_calibration_frames(
     source: str,
     size: tuple[int, int],
@@ -154,38 +213,29 @@ def read_calibration_frames(
     minimum: int = MIN_CALIBRATION_FRAMES,
     frames_per_step: int = 1,
 ) -> NDArray[np.uint8]:
-    """Read frames of a source: uint8 [n * frames_per_step, height, width, 3] for n steps.
+    """Read frames of a source; see :func:`read_calibration`."""
+    frames, _ = read_calibration(
+        source, size, step_s=step_s, maximum=maximum, minimum=minimum, frames_per_step=frames_per_step
+    )
+    return frames
 
-    Args:
-        source: As for `jepa-runtime run`.
-        size: Height and width to which frames are scaled.
-        step_s: Duration of a step.
-        maximum: Number of steps to read.
-        minimum: Number of steps that the source must have.
-        frames_per_step: Number of frames in a step; a slower source repeats frames.
+
+def _state_at(source: Source, stamp_ns: int, tolerance_s: float) -> NDArray[np.float32]:
+    """Return the state of the robot at the last frame of ``source``.
 
     Raises:
-        SourceError: The source does not exist or cannot be read.
-        JepaExportError: The source has fewer than ``minimum`` such steps.
+        JepaExportError: None was measured within ``tolerance_s``.
     """
-    opened = open_source(source)
-    try:
-        stride = max(1, round((opened.rate_hz or DEFAULT_RATE_HZ) * step_s))
-        rows = [math.ceil(index * stride / frames_per_step) for index in range(maximum * frames_per_step)]
-        times, found = Counter(rows), []
-        for row, frame in enumerate(islice(opened.frames(), rows[-1] + 1)):
-            if row in times:
-                scaled = np.empty((*size, 3), np.uint8)
-                resize_into(frame.image, scaled)
-                found += [scaled] * times[row]
-    finally:
-        opened.close()
-    if (steps := len(found) // frames_per_step) < minimum:
+    state = source.state
+    if state is None or abs(state.stamp_ns - stamp_ns) > tolerance_s * 1e9:
+        gap = "" if state is None else f": the nearest is {abs(state.stamp_ns - stamp_ns) / 1e9:.3f} s away"
         raise JepaExportError(
-            f"{source}: has {steps} frames one step apart, calibration needs at least {minimum}",
-            code="export.too_few_frames",
+            f"{source.name}: no state of the robot within an eighth of the model's step ({tolerance_s:g} s) "
+            f"of the frame at {stamp_ns / 1e9:.3f} s{gap}: record states at least as often, with the clock "
+            "of the images, and cut the recording to where both exist",
+            code="export.state_unmatched",
         )
-    return np.stack(found[: steps * frames_per_step])
+    return state.values
 
 
 def cost_table(student: Student, request: StudentRequest) -> Table:

@@ -28,6 +28,7 @@ from jepa_export.commands.build_student import (
     DEFAULT_RATE_HZ,
     check_disk_space,
     print_steps,
+    read_calibration,
     read_calibration_frames,
 )
 from jepa_export.commands.teacher_request import TeacherRequest
@@ -40,9 +41,11 @@ from jepa_export.teachers.family import Member, find_teacher, is_family, shallow
 from jepa_export.teachers.layers import Block
 from jepa_export.teachers.lewm import LeWMConfig
 from jepa_export.teachers.vjepa2 import VJEPA2, VJEPA2Config
-from jepa_export.teachers.vjepa2_ac import STEP_S, VJEPA2AC, VJEPA2ACConfig
+from jepa_export.teachers.vjepa2_ac import STATE_NAMES, STATE_UNITS, STEP_S, VJEPA2AC, VJEPA2ACConfig
+from jepa_runtime.bundle import StateSpec
 from jepa_runtime.commands import progress_on
 from jepa_runtime.control import preset
+from jepa_runtime.sources import split_spec
 
 DEFAULT_FRAMES, DEFAULT_HORIZON = 8, 4
 AC_NUM_SAMPLES = 16
@@ -154,11 +157,28 @@ def _build_vjepa2_ac(
     _announce(console, request, config, cost, cost_table(request.teacher, cost, 1, horizon), len(variants))
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = vjepa2_ac_bundle.frames_needed(horizon)
-    frames = read_calibration_frames(
-        request.calibration, config.encoder.frame_size, step_s=STEP_S, maximum=needed, minimum=needed
+    has_states = "state" in split_spec(request.calibration)[1]
+    frames, states = read_calibration(
+        request.calibration,
+        config.encoder.frame_size,
+        step_s=STEP_S,
+        maximum=needed,
+        minimum=needed,
+        state=StateSpec(names=STATE_NAMES, units=STATE_UNITS) if has_states else None,
+        model_id=request.teacher,
     )
+    if states is None:
+        console.print(
+            "errors are measured with an arm that stands at pose 0, so that bounds and thresholds are "
+            "placeholders: use a bag with poses "
+            "(--calibration 'arm.mcap?state=/pose;/gripper_state:position.finger')",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     about = "each frame encoded as a still clip, planning from one frame and the pose of the arm"
-    model, identity = _model(request, member, config, about)
+    fitted = "with an arm that stands " if states is None else "with the recorded poses of the arm "
+    model, identity = _model(request, member, config, about, fitted)
     assert isinstance(model, VJEPA2AC)
     settings = BundleSettings(
         actions=vjepa2_ac_bundle.POSE_DELTAS,
@@ -177,6 +197,7 @@ def _build_vjepa2_ac(
             request.out,
             settings,
             identity,
+            states=states,
             seed=request.seed,
             progress=print_steps(console),
             begin=show_on(bars),
@@ -250,9 +271,21 @@ def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> 
 
 
 def _model(
-    request: TeacherRequest, member: Member, config: VJEPA2Config | VJEPA2ACConfig, about: str
+    request: TeacherRequest,
+    member: Member,
+    config: VJEPA2Config | VJEPA2ACConfig,
+    about: str,
+    measured: str = "",
 ) -> tuple[VJEPA2 | VJEPA2AC, ModelIdentity]:
-    """Return the network, and the entries of the manifest about it, with ``about`` in the description."""
+    """Return the network, and the entries of the manifest about it.
+
+    Args:
+        request: The request.
+        member: The teacher.
+        config: Its sizes.
+        about: What the bundle computes, for the description.
+        measured: How errors are measured, with a space at the end; empty: as usual.
+    """
     name = request.teacher
     license = member.license if member.commercial else f"{member.license}: not for commercial use"
     sizes = f", {describe_config(config)}" if is_family(name) else ""
@@ -272,10 +305,8 @@ def _model(
         return random_weights(config, request.seed), identity
     teacher = read(name, request.checkpoint, settings=request.settings)
     assert isinstance(teacher.model, VJEPA2 | VJEPA2AC)
-    fitted = ""
-    if isinstance(config, VJEPA2ACConfig):
-        fitted = "with an arm that stands "
-    elif config.output_space == "teacher":
+    fitted = measured
+    if isinstance(config, VJEPA2Config) and config.output_space == "teacher":
         fitted = "and projected by a linear map "
     identity = ModelIdentity(
         model_id=name.lower(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Clips:
             clips, the clip at each step: [n, L, F, h, w, 3].
         history_actions: float32 [n, W-1, A], executed between these.
         actions: float32 [n, C, H, A], to predict from there.
+        history_states: float32 [n, W, S], the states of the robot at the history; None if the model reads
+            none.
         executed: ``actions[:, 0]`` were executed, and L = W + H: frame W + h (from 0) shows the result of
             step h.
     """
@@ -34,6 +36,7 @@ class Clips:
     history_actions: Floats
     actions: Floats
     executed: bool
+    history_states: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -94,16 +97,27 @@ def clips_of(name: str, frames: Image, executed: Floats | None, manifest: Manife
     )
 
 
+def with_golden_states(clips: Clips, golden: GoldenOutputs) -> Clips:
+    """Return clips with the states of the golden outputs, for a model that reads them.
+
+    The robot was not in these states at the frames, so that the futures are not what followed.
+    """
+    assert golden.history_states is not None
+    states = np.broadcast_to(golden.history_states, (len(clips), *golden.history_states.shape))
+    return replace(clips, history_states=states, executed=False)
+
+
 def golden_clips(golden: GoldenOutputs, manifest: Manifest) -> Clips:
     """Return the bundle's golden inputs as clips."""
     count, size = len(golden.frames), manifest.history_size
     history_actions = np.zeros((size - 1, manifest.action_size), np.float32)
     if golden.history_actions is not None:
         history_actions = golden.history_actions
-    return Clips(
+    clips = Clips(
         name=f"the bundle's {count} golden frames",
         frames=golden.frames[golden.history_indices(size)],
         history_actions=np.broadcast_to(history_actions, (count, *history_actions.shape)),
         actions=np.broadcast_to(golden.actions, (count, *golden.actions.shape)),
         executed=False,
     )
+    return clips if golden.history_states is None else with_golden_states(clips, golden)

@@ -10,7 +10,7 @@ from jepa_export.bundling.task_progress import Begin, ignore_progress
 from jepa_export.bundling.teacher_retention import read_teacher_retention
 from jepa_export.data.provenance_marks import trained_on
 from jepa_export.errors import JepaExportError
-from jepa_export.evaluation.clips import Clips, golden_clips
+from jepa_export.evaluation.clips import Clips, golden_clips, with_golden_states
 from jepa_export.evaluation.comparison import compare, compare_predictions
 from jepa_export.evaluation.compute_cost import multiply_adds
 from jepa_export.evaluation.recorded_clips import recorded_clips
@@ -127,7 +127,15 @@ def evaluate(
     clips = drawn if given is None else given
     if given is None and not drives(manifest):
         notes.append("images of this model's own robot: name a recording of it (--data)")
-    if not clips.executed:
+    if manifest.io.state is not None:
+        clips = with_golden_states(clips, bundle.golden())
+        notes.append(
+            "prediction accuracy: the model reads the measured state of the robot "
+            f"({', '.join(manifest.io.state.names)}), which is not read from data here: variants are "
+            "compared with the states of the golden outputs; jepa-runtime calibrate measures errors on a bag "
+            "with states"
+        )
+    elif not clips.executed:
         notes.append(
             f"prediction accuracy: the executed actions of {clips.name} are unknown (bags: ?action=)"
         )

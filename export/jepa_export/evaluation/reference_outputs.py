@@ -32,10 +32,17 @@ class Reference(Protocol):
         """Return the latent [T, D] of a frame (uint8 [h, w, 3] at the model's size)."""
         ...
 
-    def roll_out(self, latents: Floats, history_actions: Floats, actions: Floats) -> Floats:
+    def roll_out(
+        self,
+        latents: Floats,
+        history_actions: Floats,
+        actions: Floats,
+        history_states: Floats | None = None,
+    ) -> Floats:
         """Predict the latents [C, H, T, D] after ``latents`` [W, T, D] under ``actions`` [C, H, A].
 
-        ``history_actions`` [W-1, A] were executed between the latents.
+        ``history_actions`` [W-1, A] were executed between the latents; ``history_states`` [W, S] are the
+        states of the robot at them, None if the model reads none.
         """
         ...
 
@@ -49,8 +56,16 @@ class ServedModel:
     def encode(self, frame: Image) -> Floats:
         return self.model.encode(frame)
 
-    def roll_out(self, latents: Floats, history_actions: Floats, actions: Floats) -> Floats:
-        return self.model.predict(actions, latents=latents, history_actions=history_actions).latents
+    def roll_out(
+        self,
+        latents: Floats,
+        history_actions: Floats,
+        actions: Floats,
+        history_states: Floats | None = None,
+    ) -> Floats:
+        return self.model.predict(
+            actions, latents=latents, history_actions=history_actions, history_states=history_states
+        ).latents
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,8 @@ def compute(of: Reference, clips: Clips, tick: Callable[[], None] = lambda: None
         zip(clips.frames, clips.history_actions, clips.actions, strict=True)
     ):
         latents.append(np.stack([of.encode(frame) for frame in frames]))
-        futures.append(of.roll_out(latents[-1][:size], history_actions, actions))
+        states = None if clips.history_states is None else clips.history_states[number]
+        futures.append(of.roll_out(latents[-1][:size], history_actions, actions, states))
         for output_name, output in (("encoder", latents[-1]), ("predictor", futures[-1])):
             check_finite(f"{of.name}: the {output_name}", output, f"clip {number} of {clips.name}")
         tick()

@@ -43,7 +43,8 @@ class Scenes:
 
 def drives(manifest: Manifest) -> bool:
     """Return whether the model drives the robot in Two Rooms: it has its actions, and reads single images."""
-    return manifest.io.clip is None and (manifest.io.action.names, manifest.io.action.units) == ACTIONS
+    io = manifest.io
+    return io.clip is None and io.state is None and (io.action.names, io.action.units) == ACTIONS
 
 
 def draw(manifest: Manifest, *, layout: LayoutKind, count: int, seed: int) -> tuple[Clips, Scenes]:

@@ -156,6 +156,13 @@ def next_state(state: Tensor, action: Tensor) -> Tensor:
     return torch.cat([state[..., :3] + action[..., :3], _euler_angles(rotation), gripper], dim=-1)
 
 
+def pose_delta(state: Tensor, following: Tensor) -> Tensor:
+    """Return the action [..., 7] that leads from one state to another, see :func:`next_state`."""
+    turned = _rotation_matrix(following[..., 3:6]) @ _rotation_matrix(state[..., 3:6]).mT
+    moved, gripped = following[..., :3] - state[..., :3], following[..., 6:] - state[..., 6:]
+    return torch.cat([moved, _euler_angles(turned), gripped], dim=-1)
+
+
 def _rotation_matrix(angles: Tensor) -> Tensor:
     """Return the matrices [..., 3, 3] of rotations about the fixed axes x, then y, then z [..., 3]."""
     (sr, sp, sy), (cr, cp, cy) = angles.sin().unbind(-1), angles.cos().unbind(-1)

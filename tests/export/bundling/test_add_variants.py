@@ -13,6 +13,7 @@ import onnx
 import openvino
 import pytest
 
+from jepa_export.bundling import add_variants as add_variants_module
 from jepa_export.bundling.add_variants import add_blobs, add_variants
 from jepa_export.bundling.builder import BundleBuilder
 from jepa_export.bundling.variants import VariantKey, model_path
@@ -24,7 +25,7 @@ from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.bundle import ROLES, seal
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.model.parity import golden_parity
-from tests.bundles import ACTIONS, HORIZON, SIZE, make_bundle
+from tests.bundles import ACTIONS, HORIZON, SIZE, make_arm_bundle, make_bundle
 from tests.errors import code
 
 NPU: tuple[VariantKey, ...] = (("npu", "int8"), ("npu", "fp16"))
@@ -335,3 +336,40 @@ def test_variants_can_be_added_repeatedly(tmp_path: Path) -> None:
     json.dumps(second.report(), allow_nan=False)
     with WorldModel.open(second, engine="openvino:CPU", target="npu") as model:
         assert (model.precision, "step" in model.variants) == ("fp16", True)
+
+
+@pytest.mark.parametrize("history_size", [1, 2])
+def test_model_that_reads_states_gets_variants_calibrated_on_them(tmp_path: Path, history_size: int) -> None:
+    base = make_arm_bundle(tmp_path / "arm", history_size=history_size)
+    variants = (("openvino", "int8"), *NPU, *TENSORRT)
+    frames = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), np.uint8)
+    states = np.random.default_rng(1).uniform(-1, 1, (24, 7)).astype(np.float32)
+    recorded = add(base, tmp_path / "recorded", variants, frames=frames, states=states)
+    golden = add(base, tmp_path / "golden", (("tensorrt", "fp16"), ("npu", "fp16")), frames=None)
+    for bundle in (recorded, golden):
+        for note in bundle.report()["added"][0]["agreement"]:
+            assert note["mean_cosine"] > 0.99
+        for engine in ("openvino:CPU", "onnxruntime:CPU"):
+            assert runtime(["verify", str(bundle.path), "--engine", engine]) == 0
+
+
+def test_states_of_each_calibration_sample_are_those_at_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_arm_bundle(tmp_path / "arm", history_size=2)
+    used: list[Any] = []
+    measure = add_variants_module.measure_agreement
+    monkeypatch.setattr(
+        add_variants_module, "measure_agreement", lambda *given: used.extend(given[3]) or measure(*given)
+    )
+    frames = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
+    states = np.arange(16 * 7, dtype=np.float32).reshape(16, 7)
+    add(base, tmp_path / "new", (("openvino", "int8"),), frames=frames, states=states)
+    with WorldModel.open(base, allow_untrained=True) as model:
+        latents = np.stack([model.encode(frame) for frame in frames])
+    assert len(used) > 4
+    for sample in used:
+        distances = np.abs(latents - sample["history_latents"][0, -1]).max(axis=(1, 2))
+        row = int(distances.argmin())
+        assert distances[row] < 1e-4
+        np.testing.assert_array_equal(sample["history_states"][0], states[row - 1 : row + 1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -10,20 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_export.bundling.vjepa2_ac_bundle import ACFrameEncoder, PoseRollout
+from jepa_export.bundling.teacher_bundle import WINDOWS
+from jepa_export.bundling.vjepa2_ac_bundle import ACFrameEncoder, PoseRollout, frames_needed
 from jepa_export.cli import main
 from jepa_export.commands.build_teacher import random_weights
 from jepa_export.targets import onnx as onnx_target
 from jepa_export.teachers.checkpoints import Settings, read
 from jepa_export.teachers.family import FAMILY
-from jepa_export.teachers.vjepa2_ac import STATE_NAMES, VJEPA2AC, VJEPA2ACConfig
+from jepa_export.teachers.vjepa2_ac import STATE_NAMES, VJEPA2AC, VJEPA2ACConfig, pose_delta
 from jepa_runtime import Bundle, WorldModel
 from jepa_runtime.cli import main as runtime
 from jepa_runtime.control import preset
 from jepa_runtime.planning import ActionLimits, Planner, SearchContext, create_search
 from jepa_runtime.serving import Pipeline, Result
-from jepa_runtime.sources import Frame
+from jepa_runtime.sources import Frame, open_source
 from tests.export.teachers.tiny import PX, TINY, draw, golden, official
+from tests.runtime.bags import arm_pose, image, joints, write_bag
 
 POSE = np.array([[0.4, 0.1, 0.3, 2.0, 0.2, -0.5, 0.5]], np.float32)
 
@@ -204,6 +208,79 @@ def test_weights_beyond_an_onnx_file_are_converted_directly_for_openvino_alone(
     )
     assert np.abs(latent - ACFrameEncoder(model)(torch.from_numpy(frame())[None]).numpy()[0]).max() <= 1e-5
     assert np.abs(futures.latents - expected.numpy()).max() <= 1e-5
+
+
+def arm_recording(path: Path, *, poses: bool = True, moving: bool = True) -> str:
+    """Write a bag of an arm with an image and a pose every 0.05 s; return it as a source with states."""
+    entries = []
+    for index in range(200):
+        stamp_ns, place = 10**9 + index * 50_000_000, 0.01 * index * moving
+        entries += [
+            joints(stamp_ns, finger=0.25),
+            image(stamp_ns + 2, index, size=(PX, PX)),
+            *([arm_pose(stamp_ns + 1, place, yaw=0.5 + place)] if poses or index < 20 else []),
+        ]
+    return f"{write_bag(path, entries)}?state=/pose;/joint_states:position.finger"
+
+
+def test_errors_are_measured_with_the_recorded_poses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = arm_recording(tmp_path / "arm.mcap")
+    build = ["build", "--teacher", "vjepa2_ac_vitg_256", "--untrained", "--target", "openvino"]
+    folders = [tmp_path / name for name in ("moving", "unknown")]
+    assert main([*build, "--calibration", source, "--output", str(folders[0])]) == 0
+    assert "stands at pose 0" not in " ".join(capsys.readouterr().out.split())
+    assert main([*build, "--calibration", source.partition("?")[0], "--output", str(folders[1])]) == 0
+    assert "stands at pose 0" in " ".join(capsys.readouterr().out.split())
+    moving, unknown = (Bundle.open(folder).manifest for folder in folders)
+    assert moving.goal_threshold == unknown.goal_threshold
+    model = _random(seed=0)
+    with closing(open_source(source)) as opened:
+        pairs = [(frame.image, opened.state) for frame in islice(opened.frames(), 0, None, 5)]
+    needed = frames_needed(2)
+    latents = torch.cat([ACFrameEncoder(model)(torch.tensor(each)[None]) for each, _ in pairs[:needed]])
+    poses = torch.tensor(np.stack([state.values for _, state in pairs[:needed] if state is not None]))
+    surprises = []
+    for start in range(WINDOWS):
+        actions = torch.stack([pose_delta(poses[start + step], poses[start + step + 1]) for step in (0, 1)])
+        futures = PoseRollout(model)(
+            latents[None, start : start + 1], actions[None], poses[None, start : start + 1]
+        )
+        surprises.append(float((futures[0, 0] - latents[start + 1]).square().mean().sqrt()))
+    assert moving.surprise_threshold == pytest.approx(max(surprises), rel=1e-5)
+    assert unknown.surprise_threshold != pytest.approx(max(surprises), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("poses", "state", "expected"),
+    [
+        (False, None, "export.state_unmatched"),
+        (True, "state=/pose", "source.state_mismatch"),
+        (True, "state=/nowhere", "source.topic_not_found"),
+    ],
+)
+def test_build_with_states_that_cannot_be_used_is_rejected(
+    poses: bool, state: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = arm_recording(tmp_path / "arm.mcap", poses=poses)
+    if state is not None:
+        source = f"{source.partition('?')[0]}?{state}"
+    build = ["build", "--teacher", "vjepa2_ac_vitg_256", "--untrained", "--calibration", source]
+    assert main([*build, "--output", str(tmp_path / "bundle")]) == 1
+    assert f"[{expected}]" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_quantized_variant_is_calibrated_on_recorded_poses(
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = arm_recording(tmp_path / "arm.mcap"), tmp_path / "int8"
+    add = ["add-variant", str(untrained), "--target", "tensorrt", "--frames", "16", "--output", str(out)]
+    assert main([*add, "--calibration", source.partition("?")[0]]) == 1
+    assert "[source.state_missing]" in capsys.readouterr().err and not out.exists()
+    assert main([*add, "--calibration", source]) == 0
+    assert runtime(["verify", str(out)]) == 0
 
 
 def _random(seed: int) -> VJEPA2AC:

@@ -169,7 +169,13 @@ class Checkpoint:
     def encode(self, frame: Image) -> Floats:
         return self._model.encode(frame) * np.float32(1.01)
 
-    def roll_out(self, latents: Floats, history_actions: Floats, actions: Floats) -> Floats:
+    def roll_out(
+        self,
+        latents: Floats,
+        history_actions: Floats,
+        actions: Floats,
+        history_states: Floats | None = None,
+    ) -> Floats:
         return self._model.predict(actions, latents=latents, history_actions=history_actions).latents
 
 
@@ -243,6 +249,30 @@ def test_model_of_another_robot_is_compared_but_not_driven(tmp_path: Path) -> No
     )
     with pytest.raises(JepaExportError, check=code("evaluation.not_drivable")):
         evaluate(bundle, EvaluationPlan(clips=2, episodes=1))
+
+
+def test_model_that_reads_states_is_compared_with_those_of_its_golden_outputs(arm_bundle: Path) -> None:
+    evaluation = evaluate(Bundle.open(arm_bundle), EvaluationPlan(clips=2))
+    assert len(evaluation.variants) >= 3
+    for variant in evaluation.variants:
+        assert variant.prediction_accuracy is None and variant.surprise is None and variant.drive is None
+        assert variant.comparisons[0].worst_cosine > 0.99
+    assert any("reads the measured state of the robot (x, y, z" in note for note in evaluation.notes)
+
+
+def test_model_that_reads_states_without_fp32_is_compared_with_its_golden_outputs(
+    arm_bundle: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(arm_bundle, tmp_path / "arm"))
+    fields = Bundle.open(folder).manifest.to_json_dict()
+    for role, graphs in fields["graphs"].items():
+        fields["graphs"][role] = [each for each in graphs if each["precision"] != "fp32"]
+        shutil.rmtree(folder / role / "onnx", ignore_errors=True)
+        for path in (folder / role).glob("openvino/model.*"):
+            path.unlink()
+    (variant,) = evaluate(seal(folder, fields), EvaluationPlan(clips=2)).variants
+    assert variant.precision == "fp16"
+    assert variant.comparisons[0].reference == GOLDEN and variant.comparisons[0].worst_cosine > 0.99
 
 
 def test_untrained_model_is_driven_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from jepa_export.errors import JepaExportError
 from jepa_export.students.layers import unit_scale
 from jepa_export.teachers.checkpoints import Teacher
-from jepa_export.teachers.vjepa2_ac import next_state
+from jepa_export.teachers.vjepa2_ac import next_state, pose_delta
 from tests.errors import code
 from tests.export.teachers.tiny import ACTION_DIM, CONTEXT, FRAMES, HISTORY, PX, SIDE, TARGET, draw, golden
 
@@ -150,6 +150,15 @@ def test_predictor_is_causal(teacher: Read) -> None:
 def test_action_leads_to_the_official_next_state() -> None:
     state, action = draw(1, 3, 7, seed=3)[0], draw(1, 3, 7, seed=2)[0]
     close(next_state(state, action), golden("vjepa2_ac")[1]["pose"], atol=1e-5)
+
+
+def test_change_of_a_pose_is_the_action_that_leads_to_it() -> None:
+    states = draw(2, 5, 7, seed=7).double()
+    states[..., 6] = states[..., 6].sigmoid()
+    close(next_state(states[0], pose_delta(states[0], states[1]))[..., :3], states[1][..., :3], atol=1e-12)
+    action = 0.3 * draw(5, 7, seed=8).double()
+    action[..., 6] = 0
+    close(pose_delta(states[0], next_state(states[0], action)), action, atol=1e-9)
 
 
 @pytest.mark.parametrize(
