@@ -19,6 +19,7 @@ from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3
 from jepa_msgs.msg import ModelInfo
 from jepa_msgs.srv import SwapModel
 from jepa_ros.common.conversions import to_image
+from jepa_ros.nodes.update_manager import UpdateManagerNode
 from jepa_ros.update.health_watch import NodeHealthMonitor, SwitchPermission
 from jepa_ros.update.serving_node import ServingNodeClient
 from jepa_ros.update.topic_source import TopicSource
@@ -26,10 +27,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import ReleaseRejectedError, SourceError, UpdateError
 from jepa_runtime.ota.state import State
 from tests.errors import code
-from tests.ota.robots import variant
+from tests.ota.robots import factory, variant
 
 pytestmark = pytest.mark.ros
 
@@ -340,3 +342,12 @@ def test_topic_without_images_is_an_error() -> None:
 
 def test_source_ends_by_itself() -> None:
     assert list(source(Owner(), duration_s=0.0).frames()) == []
+
+
+def test_comparison_on_topics_with_a_model_that_reads_states_names_the_recording_to_use(
+    arm_bundle: Path, tmp_path: Path
+) -> None:
+    root = factory(tmp_path / "robot", Bundle.open(arm_bundle), allow_untrained=True)
+    manager = SimpleNamespace(_root=root, _values={"image_topic": "image"})
+    with pytest.raises(SourceError, match=r"shadow in config\.json", check=code("source.state_missing")):
+        UpdateManagerNode._open_frames(manager)

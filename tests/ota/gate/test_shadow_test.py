@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,19 +21,21 @@ from jepa_runtime.errors import InconclusiveError, ReleaseRejectedError, SourceE
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota import robot
 from jepa_runtime.ota.gate import shadow_test as shadow
-from jepa_runtime.ota.gate.sequential_test import PairedTest, Verdict
+from jepa_runtime.ota.gate.sequential_test import PairedTest, Verdict, score
 from jepa_runtime.ota.gate.shadow_test import ShadowReport, ShadowTest, run
+from jepa_runtime.recording import messages
 from jepa_runtime.sources.base import Frame, PassiveSource
 from jepa_runtime.sources.factory import open_source
 from jepa_sim.two_rooms_source import TwoRoomsSource
 from tests.errors import code
 from tests.ota.robots import settings
-from tests.runtime.bags import image, twist, write_bag
+from tests.runtime.bags import IMAGE, arm_pose, floats, image, joints, twist, write_bag
 from tests.runtime.fakes import FakeModel
 from tests.scripts import load
 
 STEP_NS = 200_000_000
 RATIO = 1.25
+bundles = pytest.importorskip("tests.bundles", reason="onnx is not installed (extra dev)")
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +169,73 @@ def test_recorded_commands_in_another_order_are_rejected(two_rooms_bundle: Path,
         ),
     ):
         compare(two_rooms_bundle, two_rooms_bundle, source)
+
+
+ARM = "action=/effort&state=/pose;/joint_states:position.finger"
+
+
+def arm_drive(path: Path, *, count: int, late_ms: int = 0) -> Path:
+    """Write a bag of a moving arm with images, commands and poses every 0.2 s, these ``late_ms`` later."""
+    random, entries = np.random.default_rng(0), []
+    for index in range(count):
+        stamp_ns = 10**9 + index * STEP_NS
+        pixels = random.integers(0, 256, (bundles.SIZE, bundles.SIZE, 3), np.uint8)
+        entries += [
+            joints(stamp_ns + late_ms * 10**6 - 1, finger=0.3),
+            arm_pose(stamp_ns + late_ms * 10**6, float(np.sin(index / 10)), yaw=0.4),
+            floats(stamp_ns, *random.uniform(-0.05, 0.05, 7)),
+            (stamp_ns, "/image", IMAGE, messages.image(pixels, stamp_ns, "camera")),
+        ]
+    return write_bag(path, entries)
+
+
+def test_gate_compares_models_that_read_states_on_a_recording_with_them(
+    arm_bundle: Path, tmp_path: Path
+) -> None:
+    bag = arm_drive(tmp_path / "arm.mcap", count=1400)
+    given = {"model_id": "toy", "allow_untrained": True, "precision": "fp32"}
+    reports: list[ShadowReport] = []
+    gate = robot.LocalGate(settings(shadow=f"{bag}?{ARM}", **given), on_comparison=reports.append)
+    accepted = gate.shadow(arm_bundle, arm_bundle, RATIO, comparisons=0)
+    assert accepted is not None and accepted["moving"] > 0
+    report = reports[-1]
+    # Each error is that of a prediction from the state at the image one step before.
+    scores, pasts = [], []
+    with (
+        WorldModel.open(arm_bundle, precision="fp32", allow_untrained=True) as model,
+        closing(open_source(f"{bag}?{ARM}")) as source,
+    ):
+        for frame in islice(source.frames(), report.frames):
+            latent = model.encode(frame.image)
+            if pasts:
+                before, state, action = pasts[-1]
+                error = model.surprise(before[None], None, action, latent, history_states=state.values[None])
+                change = float(np.sqrt(np.mean(np.square(latent - before))))
+                scores.append(score(error, change))
+            pasts.append((latent, source.state, source.command))
+    assert len(scores) == report.predicted == report.moving
+    assert report.summary.current == pytest.approx(np.mean(scores), rel=1e-4)
+
+
+def test_gate_without_the_states_that_the_models_read_explains_what_to_record(
+    arm_bundle: Path, tmp_path: Path
+) -> None:
+    bag = arm_drive(tmp_path / "arm.mcap", count=12)
+    given = {"model_id": "toy", "allow_untrained": True, "precision": "fp32"}
+    gate = robot.LocalGate(settings(shadow=f"{bag}?action=/effort", **given))
+    with pytest.raises(SourceError, match="state=TOPIC", check=code("source.state_missing")):
+        gate.shadow(arm_bundle, arm_bundle, RATIO, comparisons=0)
+    other = robot.LocalGate(settings(shadow=f"{bag}?action=/effort&state=/pose", **given))
+    with pytest.raises(SourceError, check=code("source.state_mismatch")):
+        other.shadow(arm_bundle, arm_bundle, RATIO, comparisons=0)
+
+
+def test_gate_with_states_far_from_the_images_names_them(arm_bundle: Path, tmp_path: Path) -> None:
+    bag = arm_drive(tmp_path / "arm.mcap", count=30, late_ms=100)
+    given = {"model_id": "toy", "allow_untrained": True, "precision": "fp32"}
+    gate = robot.LocalGate(settings(shadow=f"{bag}?{ARM}", **given))
+    with pytest.raises(UpdateError, match="no state of the robot", check=code("gate.shadow_too_few_frames")):
+        gate.shadow(arm_bundle, arm_bundle, RATIO, comparisons=0)
 
 
 def test_shadow_comparison_stops_on_request(two_rooms_bundle: Path) -> None:

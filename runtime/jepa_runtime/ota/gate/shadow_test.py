@@ -75,6 +75,7 @@ class ShadowTest:
         self._current, self._candidate, self._test = _Predictions(current), _Predictions(candidate), test
         latent = current.manifest.io.latent
         self._still = current.manifest.error_bounds[0] / math.sqrt(latent.tokens * latent.dim)
+        self._state = current.manifest.io.state
         self._frames = self._predicted = self._moving = 0
 
     def add(
@@ -124,6 +125,14 @@ class ShadowTest:
         )
 
     def _reason(self, summary: Summary) -> str:
+        if not self._predicted and self._state is not None:
+            return (
+                f"none of {self._frames} frames could be predicted: the actions between them are unknown, "
+                "they are further apart than the models' steps, or there is no state of the robot "
+                f"({', '.join(self._state.names)}) within an eighth of a step of them: use a recording with "
+                "all of these and one clock, such as "
+                "arm.mcap?action=TOPIC:FIELD,FIELD&state=TOPIC:FIELD,FIELD;TOPIC:FIELD"
+            )
         if not self._predicted:
             return (
                 f"none of {self._frames} frames could be predicted: the actions between them are unknown, or "

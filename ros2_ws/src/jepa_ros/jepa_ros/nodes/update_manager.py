@@ -177,12 +177,21 @@ class UpdateManagerNode(Node):
             raise SourceError(
                 f"{self._root / 'current'}: there is no active model to compare with", code="source.no_model"
             )
+        io = store.manifest(active).io
+        if io.state is not None:
+            raise SourceError(
+                f"{values['image_topic']}: the active model reads the measured state of the robot "
+                f"({', '.join(io.state.names)}), which is not read from topics for a comparison: start this "
+                "node without image_topic, and set shadow in config.json to a recorded bag with ?action= and "
+                "?state=",
+                code="source.state_missing",
+            )
         try:
             return TopicSource(
                 self,
                 images=values["image_topic"],
                 commands=values["action_topic"],
-                action_names=store.manifest(active).io.action.names,
+                action_names=io.action.names,
                 stamped=values[STAMPED_CMD_VEL.name],
                 timeout_s=values["frames_timeout_s"],
                 duration_s=values["compare_for_s"],
