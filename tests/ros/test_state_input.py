@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
+from unittest.mock import Mock
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scripts/env.sh")
@@ -16,7 +20,7 @@ from geometry_msgs.msg import PoseStamped
 from jepa_msgs.msg import ActionCandidates, LatentState, PredictedFutures
 from jepa_ros.common import qos
 from jepa_ros.common.action_commands import quaternion_from_euler
-from jepa_ros.common.conversions import from_time, to_time
+from jepa_ros.common.conversions import from_time, to_image, to_time
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_ros.world_model.state_input import StateInput
 from rclpy.clock import Clock
@@ -26,7 +30,7 @@ from std_msgs.msg import Float64
 from jepa_runtime import WorldModel
 from jepa_runtime.bundle.manifest import StateSpec
 from jepa_runtime.recording import messages
-from tests.bundles import ARM_LIMITS, ARM_NAMES, ARM_UNITS
+from tests.bundles import ARM_LIMITS, ARM_NAMES, ARM_UNITS, DIM, SIZE, TOKENS
 from tests.ros.test_world_model import image
 
 pytestmark = pytest.mark.ros
@@ -185,6 +189,77 @@ def test_planner_moves_the_arm_within_the_limits_of_the_model(ros_graph, arm_bun
     assert not moved()
 
 
+class PredictedArm(Arm):
+    """An arm that moves as the model predicts of its commands, with an image per step; its camera shows that.
+
+    Attributes:
+        driver_hangs: The last pose is published again, with new stamps.
+        held: The arm does not move, whatever is commanded.
+    """
+
+    def __init__(self, graph, bundle, **parameters) -> None:
+        super().__init__(graph, bundle, **parameters)
+        self.commands = graph.publisher(PoseStamped, "pose_delta")
+        encoder = onnx.load(bundle / "encoder" / "onnx" / "model.onnx").graph
+        weights = {each.name: numpy_helper.to_array(each) for each in encoder.initializer}["weights"]
+        self._inverse = np.linalg.pinv(weights)
+        self._latent = np.random.default_rng(0).uniform(-0.9, 0.9, (TOKENS, DIM)).astype(np.float32)
+        self._model = WorldModel.open(bundle, allow_untrained=True)
+        self._steps, self._next_s = 0, time.monotonic()
+        self.driver_hangs = self.held = False
+
+    def look(self) -> None:
+        """Publish the pose and the image, and command the next step."""
+        self.graph.spin_for(max(0.0, self._next_s - time.monotonic()))
+        self._next_s += 0.2
+        stamp_ns = time.time_ns()
+        self.grippers.publish(fingers(stamp_ns))
+        self.poses.publish(pose(stamp_ns, self.x))
+        self.graph.spin_for(0.01)
+        spread = np.arctanh(np.clip(self._latent.ravel(), -0.999, 0.999)) @ self._inverse
+        shown = np.clip(np.round(127.5 + 63.75 * spread), 0, 255).astype(np.uint8).reshape(SIZE, SIZE, 3)
+        self.camera.publish(to_image(shown, stamp_ns=stamp_ns, frame_id="camera"))
+        self._steps += 1
+        action = np.array([1, 1, -1, 0, 0, 0, 0], np.float32) * 0.05 * (-1) ** self._steps
+        command = PoseStamped()
+        position = command.pose.position
+        position.x, position.y, position.z = map(float, action[:3])
+        self.commands.publish(command)
+        if self.held:
+            return
+        state = np.array([self.x, *STATE[1:]], np.float32)
+        self._latent = self._model.predict(
+            action[None, None], latents=self._latent, history_states=state[None]
+        ).latents[0, 0]
+        if not self.driver_hangs:
+            self.x += float(action[0])
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.look()
+
+    def close(self) -> None:
+        self._model.close()
+
+
+def test_driver_that_repeats_a_pose_is_reported_and_a_held_arm_is_not(ros_graph, arm_bundle):
+    with closing(PredictedArm(ros_graph, arm_bundle)) as arm:
+        # A command that is in force at the first image.
+        arm.until(lambda: len(arm.futures) > 8, "futures")
+        assert not arm._has_error("has not changed")
+        arm.driver_hangs = True
+        arm.until_error("while images show the commanded motion")
+        arm.driver_hangs = False
+        arm.recovers()
+        arm.held = True
+        arm.diagnostics.clear()
+        arm.steps(20)
+        assert arm.diagnostics and not arm._has_error("no futures")
+        arm.futures.clear()
+        arm.steps(3)
+        assert arm.futures
+
+
 class _Node:
     """The part of a node that the input uses."""
 
@@ -201,10 +276,14 @@ class _Node:
         return kind, topic, callback
 
 
-def create(spec: StateSpec, **changed):
+def create(spec: StateSpec, frozen=None, **changed):
     states = []
     parameters = {parameter.name: parameter.default for parameter in PARAMETERS} | changed
-    given = {"tolerance_s": 0.03, "callback": lambda stamp_ns, state: states.append((stamp_ns, state))}
+    given = {
+        "tolerance_s": 0.03,
+        "frozen": frozen or Mock(reason=""),
+        "callback": lambda stamp_ns, state: states.append((stamp_ns, state)),
+    }
     return StateInput(_Node(), spec, parameters, **given), states
 
 
@@ -248,6 +327,22 @@ def test_gripper_without_recent_messages_is_reported():
     np.testing.assert_allclose(states[0][1], STATE, atol=1e-6)
     on_pose(pose(10**9 + 600_000_000))
     assert len(states) == 1 and "gripper_state: the newest message" in reader.problem(None)
+
+
+def test_state_that_is_an_old_one_is_rejected_until_it_changes():
+    frozen = Mock(reason="")
+    reader, states = create(StateSpec(names=("x",), units=("m",)), frozen)
+    ((_, _, on_pose),) = reader.subscribe(lambda callback: callback)
+    on_pose(pose(10**9))
+    reader.add_result("an image")
+    frozen.add_result.assert_called_once_with("an image")
+    frozen.reason = "its driver repeats an old state"
+    on_pose(pose(2 * 10**9))
+    assert len(states) == 1 and "repeats an old state" in reader.problem(10**9)
+    assert frozen.add_state.call_count == 2, "a change has to be noticed"
+    frozen.reason = ""
+    on_pose(pose(3 * 10**9))
+    assert len(states) == 2 and not reader.problem(3 * 10**9)
 
 
 def test_pose_in_other_units_is_rejected():

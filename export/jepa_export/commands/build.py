@@ -60,8 +60,9 @@ def add_parser(subparsers: Any) -> None:
         "--calibration",
         default="two_rooms",
         metavar="SOURCE",
-        help="calibration frames: two_rooms, a video, a folder of images or a bag; for LeWM recordings with "
-        "actions, as for distill --data (default: %(default)s)",
+        help="calibration frames: two_rooms, a video, a folder of images or a bag; for V-JEPA 2-AC a bag "
+        "with poses (BAG.mcap?state=TOPIC:FIELD,FIELD;TOPIC:FIELD); for LeWM recordings with actions, as for "
+        "distill --data (default: %(default)s)",
     )
     student = parser.add_argument_group("options for students")
     student.add_argument("--size", type=int, metavar="PX", help="side of the frame in pixels (default: 224)")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jepa_runtime.serving.clip_sampler import Clip, ClipSampler
     from jepa_runtime.serving.evaluation import Evaluation, Scores
     from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
+    from jepa_runtime.serving.frozen_state import FrozenStateCheck
     from jepa_runtime.serving.history import History
     from jepa_runtime.serving.pipeline import Pipeline
     from jepa_runtime.serving.realtime import AppliedSetting, RealtimeSettings
@@ -36,6 +37,7 @@ else:
             "clip_sampler": ["Clip", "ClipSampler"],
             "evaluation": ["Evaluation", "Scores"],
             "frame_processor": ["FrameProcessor", "ProcessingConfig"],
+            "frozen_state": ["FrozenStateCheck"],
             "history": ["History"],
             "pipeline": ["Pipeline"],
             "realtime": ["AppliedSetting", "RealtimeSettings"],
@@ -51,6 +53,7 @@ __all__ = [
     "ClipSampler",
     "Evaluation",
     "FrameProcessor",
+    "FrozenStateCheck",
     "History",
     "Pipeline",
     "ProcessingConfig",

@@ -53,7 +53,7 @@ from jepa_ros.world_model.state_input import StateInput
 from jepa_runtime.errors import DeviceLostError, JepaRuntimeError
 from jepa_runtime.model import WorldModel
 from jepa_runtime.recording import CandidateProposals, Topics
-from jepa_runtime.serving import Result
+from jepa_runtime.serving import FrozenStateCheck, Result
 from jepa_runtime.sources import Frame
 from jepa_runtime.telemetry import Level, Verdict, with_causes, with_warnings
 
@@ -234,8 +234,14 @@ class WorldModelNode(LifecycleNode):
         io = model.manifest.io
         if io.state is None:
             return None
-        add_state = self._require_session().add_state
-        return StateInput(self, io.state, self._values, tolerance_s=io.step_s / 8, callback=add_state)
+        return StateInput(
+            self,
+            io.state,
+            self._values,
+            tolerance_s=io.step_s / 8,
+            frozen=FrozenStateCheck(model.manifest),
+            callback=self._require_session().add_state,
+        )
 
     def _subscribe_states(self) -> list[Any]:
         if self._states is None:
@@ -333,6 +339,8 @@ class WorldModelNode(LifecycleNode):
     def _on_result(self, result: Result) -> None:
         camera = self._cameras[result.stream]
         camera.monitor.on_result(result)
+        if self._states is not None:
+            self._states.add_result(result)
         if not self._active:
             return
         session = self._require_session()

@@ -25,6 +25,7 @@ from jepa_ros.common.conversions import from_time
 from jepa_ros.common.duplicate_publishers import duplicate_publishers
 from jepa_runtime.bundle import StateSpec
 from jepa_runtime.ros_messages import POSE_NAMES, POSE_UNITS, euler_pose
+from jepa_runtime.serving import FrozenStateCheck, Result
 from jepa_runtime.sources import UNKNOWN_UNIT, MessageFields, state_mismatch
 from jepa_runtime.util import StateParts
 
@@ -38,13 +39,16 @@ StateCallback = Callable[[int, NDArray[np.float32]], None]
 
 
 class StateInput:
-    """Subscribes to the state that a model reads. Its methods are called by the executor's thread.
+    """Subscribes to the state that a model reads.
+
+    Its methods are called by the executor's thread, except for :meth:`add_result`.
 
     Args:
         node: Node that owns the subscriptions.
         spec: The state that the model reads.
         parameters: Parameters of the node.
         tolerance_s: Longest time between an image and its state.
+        frozen: Detects a driver that repeats an old state.
         callback: Receives the stamp [ns] and the values [S] of each state.
 
     Attributes:
@@ -62,10 +66,11 @@ class StateInput:
         parameters: Mapping[str, Any],
         *,
         tolerance_s: float,
+        frozen: FrozenStateCheck,
         callback: StateCallback,
     ) -> None:
         self._node, self._spec, self._parameters = node, spec, parameters
-        self._tolerance_s, self._callback = tolerance_s, callback
+        self._tolerance_s, self._frozen, self._callback = tolerance_s, frozen, callback
         has_pose, has_gripper = bool({*POSE_NAMES} & {*spec.names}), _GRIPPER in spec.names
         self._is_pose = has_pose and {*spec.names} <= {*POSE_NAMES, _GRIPPER}
         topic = parameters["state_topic"] or ("pose" if self._is_pose else "joint_states")
@@ -83,6 +88,7 @@ class StateInput:
 
     def begin(self) -> None:
         """Reset the state for a new activation."""
+        self._frozen.begin()
         self._parts = StateParts(len(self.topics))
         self._stamps: deque[int] = deque(maxlen=_STAMPS)
         self._rejections = [""] * len(self.topics)
@@ -134,6 +140,10 @@ class StateInput:
             "is published and uses the clock of the images"
         )
 
+    def add_result(self, result: Result) -> None:
+        """Add the result of an image, which may show that the state is an old one."""
+        self._frozen.add_result(result)
+
     def _receiver(self, part: int, read: Callable[[Any], Sequence[float]]) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
             self._received[part] += 1
@@ -162,11 +172,15 @@ class StateInput:
             raise ValueError(self._duplicates[0])
         state = self._parts.add(part, stamp_ns, values)
         self._rejections[part] = ""
-        if state is not None:
-            self.accepted += 1
-            self._stamps.append(stamp_ns)
-            ordered = state.values if self._order is None else state.values[self._order]
-            self._callback(stamp_ns, ordered)
+        if state is None:
+            return
+        ordered = state.values if self._order is None else state.values[self._order]
+        self._frozen.add_state(stamp_ns, ordered)
+        if self._frozen.reason:
+            raise ValueError(self._frozen.reason)
+        self.accepted += 1
+        self._stamps.append(stamp_ns)
+        self._callback(stamp_ns, ordered)
 
     def _read_pose(self, message: PoseStamped) -> list[float]:
         pose = euler_pose(message.pose)
