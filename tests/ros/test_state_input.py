@@ -17,10 +17,10 @@ pytest.importorskip("jepa_ros", reason="the workspace is not on the paths: . scr
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from jepa_msgs.msg import ActionCandidates, LatentState, PredictedFutures
+from jepa_msgs.msg import ActionCandidates, CriticVerdict, LatentState, PredictedFutures
 from jepa_ros.common import qos
 from jepa_ros.common.action_commands import quaternion_from_euler
-from jepa_ros.common.conversions import from_time, to_image, to_time
+from jepa_ros.common.conversions import fill, from_time, to_image, to_time
 from jepa_ros.world_model.parameters import PARAMETERS
 from jepa_ros.world_model.state_input import StateInput
 from rclpy.clock import Clock
@@ -187,6 +187,37 @@ def test_planner_moves_the_arm_within_the_limits_of_the_model(ros_graph, arm_bun
     deltas.clear()
     arm.until(lambda: len(arm.latents) and not ros_graph.spin_for(0.5), "half a second")
     assert not moved()
+
+
+def test_policy_moves_the_arm_behind_the_critic(ros_graph, arm_bundle):
+    arm = Arm(ros_graph, arm_bundle)
+    deltas = ros_graph.listen(PoseStamped, "pose_delta")
+    verdicts = ros_graph.listen(CriticVerdict, "planner/verdict")
+    disabled = {"frozen_after_s": 0.0, "surprise_ratio": 1.0, "stuck_after_s": 3600.0}
+    policy = {"search_method": "policy", "futures_timeout_s": 2.0, "policy_timeout_s": 10.0}
+    ros_graph.start("planner", disabled | policy)
+    ros_graph.publisher(Image, "goal_image", qos.LATCHED).publish(image(5 * 10**9, size=(32, 32)))
+    offers = ros_graph.publisher(ActionCandidates, "planner/policy_candidates")
+    chunk = np.zeros((1, 2, 7), np.float32)
+    chunk[..., 0] = 0.03
+    offer = fill(ActionCandidates(source="policy"), {"actions": messages.tensor("actions", chunk)})
+
+    def accepted() -> list[CriticVerdict]:
+        offer.header.stamp = to_time(time.time_ns())
+        offers.publish(offer)
+        return [each for each in verdicts if each.response == CriticVerdict.ACCEPT]
+
+    arm.until(lambda: len(accepted()) > 1, "verdicts")
+    assert accepted()[0].warming_up and np.isfinite(accepted()[0].score)
+    arm.until(lambda: any(each.pose.position.x > 0.02 for each in deltas), "commands of the policy")
+    assert max(each.pose.position.x for each in deltas) == pytest.approx(0.03)
+    # Without the pose nothing is judged, and the arm rests.
+    arm.behind_ns = None
+    arm.until_error("s before the image")
+    deltas.clear()
+    seen = len(accepted())
+    ros_graph.spin_for(1.0)
+    assert len(accepted()) == seen and not any(each.pose.position.x for each in deltas)
 
 
 class PredictedArm(Arm):

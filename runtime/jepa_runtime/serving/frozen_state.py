@@ -19,8 +19,8 @@ from jepa_runtime.serving.types import Result
 
 # Effort (1: an action at its limit) from which an action is clearly more than noise.
 _CLEAR_EFFORT = 0.1
-# Proportion of the predicted change from which an image shows it.
-_SHOWN_RESPONSE = 0.5
+# Proportion of the predicted change between which an image shows it. An image of another scene shows more.
+_LEAST_RESPONSE, _MOST_RESPONSE = 0.5, 1.5
 # Model steps of shown motion without any change of the state that are a fault.
 _LIMIT_STEPS = 4.0
 # It may hold an object, and then does not move when it is closed.
@@ -78,8 +78,7 @@ class FrozenStateCheck:
             is_frozen = self._state is not None and result.stamp_ns - self._step_ns >= self._since_ns
             if not is_frozen or result.executed is None or not self._moves_robot(result.executed):
                 return
-            # NaN, no visible change is predicted, counts as not shown.
-            change_ns = elapsed_ns if result.response >= _SHOWN_RESPONSE else -elapsed_ns
+            change_ns = elapsed_ns if _shows_motion(result) else -elapsed_ns
             shown_ns = max(self._shown_ns.get(result.stream, 0) + change_ns, 0)
             self._shown_ns[result.stream] = shown_ns
             if shown_ns > _LIMIT_STEPS * self._step_ns and not self.reason:
@@ -93,3 +92,9 @@ class FrozenStateCheck:
         gripper = self._limits.effort(np.where(self._is_gripper, executed, 0))
         others = self._limits.effort(np.where(self._is_gripper, 0, executed))
         return others >= _CLEAR_EFFORT > gripper
+
+
+def _shows_motion(result: Result) -> bool:
+    """Return whether an image shows the predicted motion; not if no visible change is predicted (NaN)."""
+    is_other_scene = result.surprising or result.discontinuous
+    return not is_other_scene and _LEAST_RESPONSE <= result.response <= _MOST_RESPONSE

@@ -34,7 +34,14 @@ class Robot:
         self.state = np.linspace(0.1, 0.7, 7, dtype=np.float32)
 
     def run(
-        self, seconds: float, *, executed: Any = MOVE, response: Any = 1.0, moving: Any = (), stream: str = ""
+        self,
+        seconds: float,
+        *,
+        executed: Any = MOVE,
+        response: Any = 1.0,
+        moving: Any = (),
+        stream: str = "",
+        **marks: bool,
     ) -> str:
         """Return the reason after this time; ``moving``: components of the state that change."""
         for index in range(round(seconds * 20)):
@@ -43,7 +50,13 @@ class Robot:
                 self.state[component] += np.float32(1e-4)
             self.check.add_state(self.stamp_ns, self.state.copy())
             shown = response(index) if callable(response) else response
-            result = SimpleNamespace(stamp_ns=self.stamp_ns, stream=stream, executed=executed, response=shown)
+            result = SimpleNamespace(
+                stamp_ns=self.stamp_ns,
+                stream=stream,
+                executed=executed,
+                response=shown,
+                **{"surprising": False, "discontinuous": False} | marks,
+            )
             self.check.add_result(result)  # type: ignore[arg-type]
         return self.check.reason
 
@@ -68,6 +81,9 @@ def test_same_state_while_images_show_motion_is_reported_until_it_changes(manife
         ("held by a limit switch", {"response": 0.0}),
         ("held, while the predicted change is too small to be seen", {"response": math.nan}),
         ("held, and something else moves", {"response": lambda index: 1.5 * math.sin(index)}),
+        ("held, in front of a scene that surprises the model", {"surprising": True}),
+        ("held, with images of two cameras in turn", {"discontinuous": True}),
+        ("held, while the scene changes more than its motion would", {"response": 2.0}),
         ("moving", {"moving": [4]}),
         ("closing its gripper", {"executed": GRIP}),
         ("closing its gripper, while it is held", {"executed": GRIP + MOVE}),
