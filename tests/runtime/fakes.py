@@ -83,6 +83,9 @@ class FakeModel:
         self.pose: RelativePose | None = None
         self._encode_s = encode_s
 
+    def create_cache(self) -> None:
+        """The encoder is not causal."""
+
     def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.threads.add(threading.current_thread().name)
         if frame.ndim != 3:

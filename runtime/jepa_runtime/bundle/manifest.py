@@ -147,10 +147,41 @@ class ClipSpec(_Model):
     """Represent the clip that the encoder reads instead of one image: the newest image and those before it.
 
     The encoder runs once per step, on ``frames`` images that are ``step_s / frames_per_step`` seconds apart.
+
+    ``cache_shape``: a causal encoder reads only the ``frames_per_step`` images of the newest step, and what
+    it computed of the steps before it: an array of this shape for each. Absent: it reads all images of the
+    clip.
+    Runtimes that do not know this field reject the bundle as ``bundle.manifest_invalid``.
     """
 
     frames: Annotated[int, Field(ge=2, le=1024)]
     frames_per_step: Annotated[int, Field(ge=1, le=1024)]
+    cache_shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_TENSOR_BYTES)], ...] | None, Field(min_length=1, max_length=8)
+    ] = None
+
+    @property
+    def frames_per_call(self) -> int:
+        """The number of images that the encoder reads in one call."""
+        return self.frames if self.cache_shape is None else self.frames_per_step
+
+    @property
+    def steps(self) -> int:
+        """The number of steps in a clip."""
+        return self.frames // self.frames_per_step
+
+    @property
+    def cached_steps(self) -> int:
+        """The number of steps before the newest that a causal encoder reads from its cache; 0 without one."""
+        return 0 if self.cache_shape is None else self.steps - 1
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit an absent cache, which earlier versions of the reader would reject."""
+        written: dict[str, Any] = write(self)
+        if self.cache_shape is None:
+            written.pop("cache_shape", None)
+        return written
 
     @model_validator(mode="after")
     def _agree(self) -> ClipSpec:
@@ -158,6 +189,17 @@ class ClipSpec(_Model):
             raise ValueError(
                 f"clip frames must be a multiple of frames_per_step ({self.frames_per_step}), got "
                 f"{self.frames}"
+            )
+        if self.cache_shape is not None and self.steps == 1:
+            raise ValueError(
+                f"cache_shape is for clips of several steps: {self.frames} frames are one step, so the cache "
+                "would be empty"
+            )
+        cache_bytes = 4 * self.cached_steps * math.prod(self.cache_shape or ())
+        if cache_bytes > MAX_TENSOR_BYTES:
+            raise ValueError(
+                f"the cache of {self.cached_steps} steps takes {cache_bytes / 2**30:.1f} GiB, at most "
+                f"{MAX_TENSOR_BYTES >> 30} GiB is allowed"
             )
         return self
 
@@ -252,7 +294,7 @@ class IO(_Model):
 
     @property
     def encoder_frames(self) -> int:
-        """The number of images that the encoder reads at once."""
+        """The number of images that a latent is computed from; a causal encoder caches the earlier ones."""
         return 1 if self.clip is None else self.clip.frames
 
     @property

@@ -211,6 +211,9 @@ def _errors(
         clip = sampler.add(frame)
         if clip is None:
             continue
+        if not clip.is_complete:
+            processor.fill_cache(frame.stream, clip)
+            continue
         result = processor.with_surprise(processor.process(frame, time.perf_counter_ns(), clip))
         judged = processor.update_calibration(result)
         # The processor holds the last command; a robot whose commands stop does not.

@@ -33,7 +33,7 @@ class CompiledGraphs:
         variants: The compiled variant of each graph.
         encoder_sha256: The hash of the encoder's files.
         energy_sha256: The hash of the energy's files; empty without an energy graph.
-        encoder: Encodes one frame, or one clip.
+        encoder: Encodes one frame, one clip, or one step of a clip whose other steps are cached.
         predictor: Predicts K candidates over H steps.
         predict_one: Predicts one candidate, over one step if there is a step graph. It is a separate session
             if that is cheaper.
@@ -291,10 +291,15 @@ def _tensors(manifest: Manifest, role: Role, size: int) -> tuple[_Tensors, _Tens
     frame, latent = manifest.io.frame, (manifest.io.latent.tokens, manifest.io.latent.dim)
     history_size, horizon, actions = manifest.history_size, manifest.horizon, manifest.action_size
     if role == "encoder":
-        return (
-            {"frame": ((manifest.io.encoder_frames, frame.height, frame.width, frame.channels), np.uint8)},
-            {"latent": ((1, *latent), np.float32)},
-        )
+        clip = manifest.io.clip
+        images = 1 if clip is None else clip.frames_per_call
+        read: _Tensors = {"frame": ((images, frame.height, frame.width, frame.channels), np.uint8)}
+        written: _Tensors = {"latent": ((1, *latent), np.float32)}
+        if clip is not None and clip.cache_shape is not None:
+            read["cache"] = ((clip.cached_steps, *clip.cache_shape), np.float32)
+            read["positions"] = ((clip.steps,), np.float32)
+            written["entry"] = ((1, *clip.cache_shape), np.float32)
+        return read, written
     if role in GOAL_ROLES:
         values = () if role == "energy" else (POSE_SIZE,)
         return (

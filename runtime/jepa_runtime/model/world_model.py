@@ -24,6 +24,7 @@ from jepa_runtime.bundle.manifest import POSE_SIZE
 from jepa_runtime.errors import BackendError, BundleError, FrameError, JepaRuntimeError
 from jepa_runtime.imaging.conversion import ImageLike, as_array, check_rgb, resize_into
 from jepa_runtime.model.compiled_graphs import CompiledGraphs, open_sessions
+from jepa_runtime.model.encoder_cache import EncoderCache
 from jepa_runtime.model.relative_pose import RelativePose, are_valid
 from jepa_runtime.model.rollouts import RolloutRequest, Rollouts
 from jepa_runtime.util.notebook_html import table
@@ -138,6 +139,9 @@ class WorldModel:
         self._error_bounds = np.asarray(manifest.error_bounds, np.float32)
         # A view of the encoder's output: callers may modify the copy that they get.
         self._last: Floats | None = None
+        # The cache whose entries are in the input of the encoder, and its revision then: after a swap,
+        # another model may have continued it.
+        self._loaded: tuple[EncoderCache | None, int] = (None, 0)
 
     @classmethod
     def open(
@@ -277,6 +281,7 @@ class WorldModel:
             return
         sessions = self._open_here()
         self._sessions = self._scaler = self._last = None
+        self._loaded = (None, 0)
         sessions.close()
         self._backend.close()
 
@@ -285,7 +290,8 @@ class WorldModel:
 
         A model that reads clips (``manifest.io.clip``) encodes a clip [F, h, w, 3], oldest image first, or a
         batch of them [B, F, h, w, 3]. A single image is encoded as a clip that repeats it, which has no
-        motion; see :meth:`encode_clip` for images of different sizes.
+        motion; see :meth:`encode_clip` for images of different sizes. A causal encoder starts from an empty
+        cache and encodes all steps of the clip.
 
         The frames of a batch are encoded one after the other: engines compile the encoder for one frame.
         :meth:`predict` continues from a single frame; after a batch, give it ``latents``.
@@ -334,12 +340,26 @@ class WorldModel:
             self.device_timings["encode"] = on_device
         return latents
 
-    def encode_clip(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
+    def create_cache(self) -> EncoderCache | None:
+        """Return an empty cache for one stream; None: the encoder is not causal, and needs none."""
+        clip = self.manifest.io.clip
+        return None if clip is None or clip.cache_shape is None else EncoderCache(clip)
+
+    def encode_clip(
+        self, images: Sequence[NDArray[np.uint8]], cache: EncoderCache | None = None, step: int = 0
+    ) -> Floats:
         """Encode a clip to the latent state at its end.
+
+        With a ``cache``, only the last step of the clip is encoded: the cache has what was computed of the
+        steps before it, each of which costs as much. The result differs slightly from that of the clip alone,
+        because the cached steps depend on those before them, also on steps before the clip.
 
         Args:
             images: uint8 [h, w, 3] RGB each, of any size, oldest first: ``manifest.io.clip.frames`` images,
-                or a single one that is repeated; a model that reads no clips takes one.
+                or a single one that is repeated; a model that reads no clips takes one. With a cache, at
+                least the images of one step.
+            cache: The cache of the stream (:meth:`create_cache`); None: the clip has no previous steps.
+            step: The number of the step in the stream. A step that was not encoded is absent from the cache.
 
         Returns:
             float32 [T, D]; a copy.
@@ -348,18 +368,63 @@ class WorldModel:
             FrameError: They are not RGB images, or another number.
         """
         self._open_here()
-        return self._encode_images(images, time.perf_counter())
+        began = time.perf_counter()
+        if cache is None:
+            return self._encode_images(images, began)
+        return self._encode_step(images, cache, step, began)
 
     def _encode_images(self, images: Sequence[NDArray[np.uint8]], began: float) -> Floats:
+        """Encode a frame or a clip, of which a single image is repeated."""
+        cache, clip = self.create_cache(), self.manifest.io.clip
+        if cache is None or clip is None:
+            return self._encode_input(images, began)
+        self._check_count(images, clip.frames)
+        preprocess = encode = on_device = 0.0
+        for step in range(clip.steps):
+            first = 0 if len(images) == 1 else step * clip.frames_per_step
+            latent = self._encode_step(images[first : first + clip.frames_per_step], cache, step, began)
+            preprocess += self.timings["preprocess"]
+            encode += self.timings["encode"]
+            on_device += self.device_timings.get("encode", 0.0)
+            began = time.perf_counter()
+        self.timings |= {"preprocess": preprocess, "encode": encode}
+        if self._has_clock:
+            self.device_timings["encode"] = on_device
+        return latent
+
+    def _encode_step(
+        self, images: Sequence[NDArray[np.uint8]], cache: EncoderCache, step: int, began: float
+    ) -> Floats:
+        """Encode the last step of ``images`` after the steps in the cache, and store its entry there."""
+        session, clip = self._open_here().encoder, self.manifest.io.clip
+        if clip is None or cache.entries.shape != session.inputs["cache"].shape:
+            raise ValueError("the cache is that of another model: create one with create_cache()")
+        if self._loaded[0] is not cache or self._loaded[1] != cache.revision:
+            session.inputs["cache"][:] = cache.entries
+        session.inputs["positions"][:] = cache.positions(step)
+        latent = self._encode_input(images[-clip.frames_per_step :], began)
+        stored = time.perf_counter()
+        entry = session.outputs["entry"][0]
+        index = cache.store(step, entry)
+        if index is not None:
+            session.inputs["cache"][index] = entry
+        self._loaded = (cache, cache.revision)
+        self.timings["encode"] += (time.perf_counter() - stored) * 1e3
+        return latent
+
+    def _check_count(self, images: Sequence[NDArray[np.uint8]], count: int) -> None:
+        if len(images) not in (1, count):
+            raise FrameError(
+                f"a clip of this model has {count} images, got {len(images)}: give the last {count}, "
+                f"{self.manifest.io.frame_interval_s:g} s apart",
+                code="frame.wrong_clip",
+            )
+
+    def _encode_input(self, images: Sequence[NDArray[np.uint8]], began: float) -> Floats:
         """Encode one input of the encoder: a frame or a clip, of which a single image is repeated."""
         session = self._open_here().encoder
         buffer = session.inputs["frame"]
-        if len(images) not in (1, len(buffer)):
-            raise FrameError(
-                f"a clip of this model has {len(buffer)} images, got {len(images)}: give the last "
-                f"{len(buffer)}, {self.manifest.io.frame_interval_s:g} s apart",
-                code="frame.wrong_clip",
-            )
+        self._check_count(images, len(buffer))
         if len(buffer) > 1 or not self._is_scaled(images[0]):
             for image, out in zip(images, buffer, strict=False):
                 resize_into(image, out)

@@ -138,13 +138,14 @@ def _phases(config: dict[str, Any], imported_ns: int) -> dict[str, float]:
         image = np.zeros((frame.height, frame.width, 3), np.uint8)
         actions = np.zeros((model.num_samples, manifest.horizon, manifest.action_size), np.float32)
         states = zero_states(manifest)
-        model.encode(image)
+        cache = model.create_cache()
+        model.encode_clip([image], cache, 0)
         end_phase("first_encode")
         model.predict(actions, history_states=states)
         end_phase("first_predict")
         steady: dict[str, list[float]] = {"encode": [], "predict": []}
-        for _ in range(_STEADY_RUNS):
-            model.encode(image)
+        for step in range(1, 1 + _STEADY_RUNS):
+            model.encode_clip([image], cache, step)
             model.predict(actions, history_states=states)
             for stage, values in steady.items():
                 values.append(model.timings[stage])

@@ -3,7 +3,7 @@
 Images are sampled every ``step_s / frames_per_step`` seconds by their stamps; of those around a sampling time
 the one is taken that a camera with regular images brings nearest to it. After every ``frames_per_step``
 samples a step is complete, and once the last ``frames`` samples are there, they form a clip. All other images
-cost nothing.
+cost nothing. A causal encoder, which reads each step once, also gets the steps before the first clip.
 
 Rules:
     1. The first image is a sample. Sampling times follow the camera: each deviation shifts the following
@@ -33,10 +33,16 @@ class Clip:
     Attributes:
         images: Oldest first; the last is that of the frame with which the step is complete.
         clock_jumps: Number of stamps that went backwards so far.
+        step: Number of the step. A new sequence begins at a number that is further from the previous one than
+            a clip is long.
+        is_complete: Whether all images of the clip are there. An incomplete one, which only models with a
+            causal encoder get, has no latent: it fills the cache.
     """
 
     images: tuple[Image, ...]
     clock_jumps: int = 0
+    step: int = 0
+    is_complete: bool = True
 
 
 class ClipSampler:
@@ -50,7 +56,7 @@ class ClipSampler:
         self._clip = manifest.io.clip
         self._interval_ns = round(manifest.io.frame_interval_s * 1e9)
         self._images: deque[Image] = deque(maxlen=manifest.io.encoder_frames)
-        self._samples = self._clock_jumps = 0
+        self._samples = self._clock_jumps = self._step = 0
         self._previous_ns: int | None = None
         self._due_ns = 0
         self._source: tuple[str, tuple[int, ...]] | None = None
@@ -85,11 +91,16 @@ class ClipSampler:
         self._images.append(frame.image)
         self._samples += 1
         self._due_ns += self._interval_ns + (stamp_ns - self._due_ns) // _CORRECTION
-        if self._samples % self._clip.frames_per_step or len(self._images) < self._clip.frames:
+        if self._samples % self._clip.frames_per_step:
             return None
-        return Clip(tuple(self._images), self._clock_jumps)
+        self._step += 1
+        is_complete = len(self._images) == self._clip.frames
+        if not is_complete and not self._clip.cached_steps:
+            return None
+        return Clip(tuple(self._images), self._clock_jumps, self._step, is_complete)
 
     def _begin(self, stamp_ns: int) -> None:
         """Begin a new sequence."""
         self._images.clear()
         self._samples, self._due_ns = 0, stamp_ns
+        self._step += self._images.maxlen or 0

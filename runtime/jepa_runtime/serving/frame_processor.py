@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jepa_runtime.calibration import CalibrationMonitor, ErrorSample, create_monitor
 from jepa_runtime.errors import BackendError, BundleError
+from jepa_runtime.model.encoder_cache import EncoderCache
 from jepa_runtime.model.rollouts import RolloutRequest, zero_states
 from jepa_runtime.model.world_model import Futures, WorldModel
 from jepa_runtime.planning.candidates import default_candidates
@@ -22,6 +23,7 @@ from jepa_runtime.serving.latency_compensation import advance
 from jepa_runtime.serving.motion_response import MotionResponse
 from jepa_runtime.serving.types import STAGES, Candidates, Result
 from jepa_runtime.sources.base import Frame
+from jepa_runtime.util.finite import are_finite
 from jepa_runtime.util.opencv import cv2
 
 
@@ -69,6 +71,8 @@ class _StreamState:
     goal_stamp_ns: int | None = None
     # Of the newest clip.
     clock_jumps: int = 0
+    # Of a causal encoder.
+    cache: EncoderCache | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class FrameProcessor:
         self._config = config
         self._motion_response = MotionResponse.of(model)
         self._streams = {
-            stream: _StreamState(self._create_history(), self._create_monitor()) for stream in config.streams
+            stream: _StreamState(self._create_history(), self._create_monitor(), cache=model.create_cache())
+            for stream in config.streams
         }
         self._default_candidates = Candidates(default_candidates(model.manifest, model.num_samples), "fan")
         self._actuation_ns = round(config.actuation_delay_s * 1e9)
@@ -130,7 +135,7 @@ class FrameProcessor:
         model, state, clock_ns = self.model, self._streams[frame.stream], self._config.clock_ns
         timings = dict.fromkeys(STAGES, 0.0)
         timings["wait"] = (clock_ns() - submitted_ns) / 1e6
-        latent = model.encode(frame.image) if clip is None else model.encode_clip(clip.images)
+        latent = model.encode(frame.image) if clip is None else self._encode_clip(clip, frame.stream)
         timings["preprocess"], timings["encode"] = model.timings["preprocess"], model.timings["encode"]
         if not are_finite(latent):
             raise self._not_finite("latents")
@@ -197,6 +202,18 @@ class FrameProcessor:
             compensated_ns=compensated_ns,
             goal_pose=goal_pose,
         )
+
+    def fill_cache(self, stream: str, clip: Clip) -> None:
+        """Encode the newest step of an incomplete clip for the cache of a causal encoder.
+
+        Raises:
+            BackendError: The latents are not finite.
+        """
+        if not are_finite(self._encode_clip(clip, stream)):
+            raise self._not_finite("latents")
+
+    def _encode_clip(self, clip: Clip, stream: str) -> NDArray[np.float32]:
+        return self.model.encode_clip(clip.images, self._streams[stream].cache, clip.step)
 
     def predict(
         self, actions: NDArray[np.floating], context: Context, goal: NDArray[np.float32] | None
@@ -394,6 +411,7 @@ class FrameProcessor:
                 self._create_history(),
                 self._create_monitor(state.monitor),
                 clock_jumps=state.clock_jumps,
+                cache=self.model.create_cache(),
             )
             for stream, state in previous.items()
         }
@@ -488,12 +506,6 @@ class FrameProcessor:
         if model.reads_poses:
             model.relative_poses(latent, latent)
             model.relative_poses(np.stack([latent, latent]), latent)
-
-
-def are_finite(numbers: NDArray[np.float32]) -> bool:
-    """Return whether all ``numbers`` (any shape) are finite, in one pass and without allocation."""
-    # The sum of magnitudes in double precision, which finite float32 cannot overflow.
-    return math.isfinite(cv2.norm(numbers.reshape(1, -1), cv2.NORM_L1))
 
 
 def _errors(predicted: NDArray[np.float32], past: PastContext) -> NDArray[np.float64]:

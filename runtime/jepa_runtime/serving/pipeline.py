@@ -12,7 +12,8 @@ Another model can replace the active one (:meth:`Pipeline.swap`) between two fra
 be rolled back (:meth:`Pipeline.rollback`): the replaced model stays open until :meth:`Pipeline.commit`.
 
 Of a model that reads clips, :meth:`Pipeline.submit` passes on only the frames that complete a step, each with
-its clip; the others are counted as skipped and cost nothing.
+its clip; the others are counted as skipped and cost nothing. Of a model with a causal encoder, the steps
+before the first complete clip are encoded as well, without a result.
 """
 
 from __future__ import annotations
@@ -456,6 +457,12 @@ class Pipeline:
         self._evaluations.add_frame(stream, submitted_ns)
         counters, callbacks, delivered = self._counters[stream], self._callbacks, True
         try:
+            if clip is not None and not clip.is_complete:
+                processor.fill_cache(stream, clip)
+                with self._progress:
+                    counters.skip(dropped=dropped)
+                    self._progress.notify_all()
+                return
             result = processor.process(frame, submitted_ns, clip)
             if result.futures is not None:
                 delivered = callbacks.deliver(callbacks.on_futures, result, frame)

@@ -116,7 +116,8 @@ class Stats:
         late: Results later than the deadline.
         longest_miss_run: Most consecutive deadline misses of one stream.
         resets: Resets of the history, by reason.
-        skipped: Frames that complete no step of a model that reads clips; of other models none.
+        skipped: Frames without a latent because they complete no clip of a model that reads clips; of other
+            models none.
     """
 
     received: int
@@ -140,14 +141,14 @@ class StreamCounters:
 
     def __init__(self) -> None:
         self.failed = 0
-        self._processed = self._callback_errors = 0
+        self._processed = self._callback_errors = self._skipped = 0
         self._late = self._dropped = self._miss_run = self._longest_miss_run = 0
         self._resets = {reset.value: 0 for reset in Reset}
 
     @property
     def finished(self) -> int:
-        """Number of frames that were processed or failed."""
-        return self._processed + self.failed
+        """Number of frames that were processed, failed, or only filled a cache."""
+        return self._processed + self.failed + self._skipped
 
     def add(self, result: Result, *, delivered: bool, dropped: int) -> None:
         """Count a processed frame.
@@ -169,8 +170,13 @@ class StreamCounters:
         self._count_misses(dropped, missed=True)
         self.failed += 1
 
+    def skip(self, *, dropped: int) -> None:
+        """Count a frame that only filled the cache of a causal encoder, see :meth:`add`."""
+        self._count_misses(dropped, missed=False)
+        self._skipped += 1
+
     def stats(self, received: int, dropped: int, skipped: int = 0) -> Stats:
-        """Return the counters, including those of the mailbox and the skipped frames."""
+        """Return the counters, including those of the mailbox and of the frames skipped before it."""
         return Stats(
             received=received,
             processed=self._processed,
@@ -180,7 +186,7 @@ class StreamCounters:
             late=self._late,
             longest_miss_run=max(self._longest_miss_run, self._miss_run + dropped - self._dropped),
             resets=dict(self._resets),
-            skipped=skipped,
+            skipped=skipped + self._skipped,
         )
 
     def _count_misses(self, dropped: int, *, missed: bool) -> None:

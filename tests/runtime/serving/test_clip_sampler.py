@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from jepa_runtime.bundle.manifest import ClipSpec
+from jepa_runtime.model.encoder_cache import EncoderCache
 from jepa_runtime.serving.clip_sampler import ClipSampler
 from jepa_runtime.serving.history import Reset
 from jepa_runtime.sources.base import Frame
@@ -19,8 +21,10 @@ from tests.runtime.pipelines import serve
 STEP_S = 0.5
 
 
-def manifest(frames: int = 4, frames_per_step: int = 2) -> SimpleNamespace:
-    clip = SimpleNamespace(frames=frames, frames_per_step=frames_per_step)
+def manifest(
+    frames: int = 4, frames_per_step: int = 2, cache_shape: tuple[int, ...] | None = None
+) -> SimpleNamespace:
+    clip = ClipSpec(frames=frames, frames_per_step=frames_per_step, cache_shape=cache_shape)
     io = SimpleNamespace(clip=clip, encoder_frames=frames, frame_interval_s=STEP_S / frames_per_step)
     return SimpleNamespace(io=io)
 
@@ -86,6 +90,17 @@ def test_stamp_that_goes_backwards_is_counted_and_begins_a_new_sequence() -> Non
     assert [int(each[0, 0, 0]) for each in clip.images] == [100, 125]
 
 
+def test_causal_encoder_gets_each_step_from_the_first_one() -> None:
+    sampler = ClipSampler(manifest(6, 2, cache_shape=(1,)))
+    found = [clip for each in np.arange(0, 2, 0.25) if (clip := sampler.add(image_at(each))) is not None]
+    assert [clip.is_complete for clip in found] == [False, False, True, True]
+    assert [len(clip.images) for clip in found] == [2, 4, 6, 6]
+    assert np.diff([clip.step for clip in found]).tolist() == [1, 1, 1]
+    later = [clip for each in (5.0, 5.25) if (clip := sampler.add(image_at(each))) is not None]
+    assert [clip.is_complete for clip in later] == [False]
+    assert later[0].step - found[-1].step > 2, "no entry of the cache is in reach"
+
+
 def test_images_of_two_cameras_never_form_a_clip() -> None:
     sampler = ClipSampler(manifest(2, 2))
     for index in range(8):
@@ -103,12 +118,14 @@ class ClipModel(FakeModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.manifest.io.clip = SimpleNamespace(frames=4, frames_per_step=2)
+        self.manifest.io.clip = ClipSpec(frames=4, frames_per_step=2)
         self.manifest.io.encoder_frames = 4
         self.manifest.io.step_s, self.manifest.io.frame_interval_s = STEP_S, STEP_S / 2
         self.encoded: list[int] = []
 
-    def encode_clip(self, images: tuple[NDArray[np.uint8], ...]) -> NDArray[np.float32]:
+    def encode_clip(
+        self, images: tuple[NDArray[np.uint8], ...], cache: EncoderCache | None = None, step: int = 0
+    ) -> NDArray[np.float32]:
         self.encoded.append(len(images))
         return self.encode(np.mean(images, axis=0).astype(np.uint8))
 

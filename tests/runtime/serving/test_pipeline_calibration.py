@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from jepa_runtime.errors import BackendError
 from jepa_runtime.model.world_model import Futures
-from jepa_runtime.serving.frame_processor import are_finite
 from jepa_runtime.serving.history import Reset
 from jepa_runtime.serving.pipeline import Pipeline, Result
+from jepa_runtime.util.finite import are_finite
 from tests.errors import code
 from tests.runtime.fakes import DIM, HORIZON, STEP_S, TOKENS, FakeModel, frame
 from tests.runtime.pipelines import Served, serve

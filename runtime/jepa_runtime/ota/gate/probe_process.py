@@ -171,17 +171,23 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
             the work.
     """
     inputs = [
-        (one, one.bundle.golden().frames, default_candidates(one.manifest, one.num_samples)) for one in models
+        (
+            one,
+            [frame if frame.ndim == 4 else frame[None] for frame in one.bundle.golden().frames],
+            default_candidates(one.manifest, one.num_samples),
+            one.create_cache(),
+        )
+        for one in models
     ]
     times = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
 
     def run(which: int, count: int) -> Floats:
-        model, frames, actions = inputs[which]
+        model, clips, actions, cache = inputs[which]
         samples = []
         for index in range(count):
             # Time of the thread: under RLIMIT_CPU, that of the process advances only with the scheduler tick.
             clock, own = time.perf_counter(), time.thread_time()
-            model.encode(frames[index % len(frames)])
+            model.encode_clip(clips[index % len(clips)], cache, index)
             model.predict(actions)
             samples.append((time.perf_counter() - clock, time.thread_time() - own))
         return np.asarray(np.transpose(samples), np.float64)

@@ -176,7 +176,7 @@ class _Predictions:
         self.coherence = _Coherence()
         manifest = model.manifest
         step_ns = round(manifest.io.step_s * 1e9)
-        self._model, self._sampler = model, ClipSampler(manifest)
+        self._model, self._sampler, self._cache = model, ClipSampler(manifest), model.create_cache()
         self._history = History(
             manifest.history_size,
             step_ns,
@@ -201,7 +201,13 @@ class _Predictions:
         if clip is None:
             return None
         reads_clips = self._model.manifest.io.clip is not None
-        arrived = self._model.encode_clip(clip.images) if reads_clips else self._model.encode(frame.image)
+        arrived = (
+            self._model.encode_clip(clip.images, self._cache, clip.step)
+            if reads_clips
+            else self._model.encode(frame.image)
+        )
+        if not clip.is_complete:
+            return None
         self._history.add_latent(frame.stamp_ns, arrived)
         previous = self._history.previous()
         if previous is None:
