@@ -83,11 +83,15 @@ def add_atlas(
     latents, images, stamps_ns = [], [], []
     sampler = ClipSampler(bundle.manifest)
     with WorldModel.open(bundle, allow_untrained=True) as model:
+        cache = model.create_cache()
         for frame in _frames(source, read):
             clip = sampler.add(frame)
             if clip is None:
                 continue
-            latents.append(model.encode_clip(clip.images).astype(np.float16))
+            latent = model.encode_clip(clip.images, cache, clip.step)
+            if not clip.is_complete:
+                continue
+            latents.append(latent.astype(np.float16))
             images.append(thumbnail(frame.image, px))
             stamps_ns.append(frame.stamp_ns)
             progress(len(latents), read)

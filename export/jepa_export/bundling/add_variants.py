@@ -55,11 +55,14 @@ from jepa_runtime.bundle import (
     Variant,
     compiled_candidates,
 )
+from jepa_runtime.bundle.manifest import ClipSpec
 from jepa_runtime.model import cosines
 
 _INT8_IR: VariantKey = ("openvino", "int8")
 _FP32_IR: VariantKey = ("openvino", "fp32")
 _GOALS = 8
+# Of all caches in the samples of a causal encoder.
+_MAX_CACHED_BYTES = 1 << 30
 _Samples = dict[Role, list[Sample]]
 
 
@@ -324,8 +327,12 @@ def _samples(
     if clip is not None:
         windows = np.lib.stride_tricks.sliding_window_view(frames, clip.frames, axis=0)
         inputs = np.moveaxis(windows[:: clip.frames_per_step], -1, 1)
+    encoder_samples: list[Sample] = [{"frame": np.ascontiguousarray(each)} for each in inputs]
     with _open(base, SOURCE) as model:
-        latents = np.stack([model.encode_clip(each) for each in inputs])
+        if clip is not None and clip.cached_steps:
+            encoder_samples, latents = _causal_samples(model, clip, frames)
+        else:
+            latents = np.stack([model.encode_clip(each) for each in inputs])
     # The history may be longer than the frames: repeat them.
     known = np.resize(latents, (max(len(latents), manifest.history_size), *latents.shape[1:]))
     rollouts = rollout_samples(torch.from_numpy(known)[None], settings, seed)
@@ -336,7 +343,7 @@ def _samples(
     goals = latents[:: max(1, len(latents) // _GOALS)]
     to_goals = [{"latents": latents, "goal": goal[None]} for goal in goals]
     return {
-        "encoder": [{"frame": np.ascontiguousarray(each)} for each in inputs],
+        "encoder": encoder_samples,
         "predictor": predicted["predictor"],
         "step": predicted["step"],
         "energy": to_goals,
@@ -353,6 +360,26 @@ def _state_histories(base: Bundle, states: NDArray[np.float32] | None, count: in
         return np.broadcast_to(golden, (count - size + 1, *golden.shape))
     known = np.resize(states, (count, states.shape[1]))
     return np.moveaxis(np.lib.stride_tricks.sliding_window_view(known, size, axis=0), -1, 1)
+
+
+def _causal_samples(
+    model: WorldModel, clip: ClipSpec, frames: NDArray[np.uint8]
+) -> tuple[list[Sample], NDArray[np.float32]]:
+    """Return inputs of a causal encoder with full caches, and the latents [n, T, D] of the stream."""
+    cache = model.create_cache()
+    assert cache is not None
+    steps = len(frames) // clip.frames_per_step
+    latents = []
+    samples: list[Sample] = []
+    count = max(1, min(steps - clip.cached_steps, _MAX_CACHED_BYTES // cache.entries.nbytes))
+    chosen = set(np.linspace(clip.cached_steps, steps - 1, count).round().astype(int).tolist())
+    for step in range(steps):
+        images = frames[step * clip.frames_per_step :][: clip.frames_per_step]
+        if step in chosen:
+            positions = cache.positions(step)
+            samples.append({"frame": images, "cache": cache.entries.copy(), "positions": positions})
+        latents.append(model.encode_clip(list(images), cache, step))
+    return samples, np.stack(latents[clip.cached_steps :])
 
 
 def _fields(

@@ -76,10 +76,16 @@ class ClipFormat:
     Attributes:
         frames: Images in a clip.
         frames_per_step: Images in a step of the model.
+        cache_shape: Shape of what a causal encoder caches of a step; None: the encoder reads whole clips.
     """
 
     frames: int
     frames_per_step: int
+    cache_shape: tuple[int, ...] | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of the manifest, without those that earlier readers would reject."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +211,7 @@ def create_manifest(
                 "mean": list(frame.mean),
                 "std": list(frame.std),
             },
-            **({} if clip is None else {"clip": asdict(clip)}),
+            **({} if clip is None else {"clip": clip.fields()}),
             "latent": {"tokens": tokens, "dim": dim, "dtype": "float32"},
             "action": asdict(settings.actions),
             **({} if state is None else {"state": asdict(state)}),

@@ -35,6 +35,7 @@ class MotionProbe:
         chance: Accuracy of guessing.
         still_accuracy: Accuracy from the latents of the last frames, encoded as stills.
         clip_accuracy: Accuracy from the latents of the clips.
+        causal_accuracy: Accuracy from the latents of the clips by a causal encoder; None: there is none.
     """
 
     images: int
@@ -43,22 +44,32 @@ class MotionProbe:
     chance: float
     still_accuracy: float
     clip_accuracy: float
+    causal_accuracy: float | None = None
 
     def report(self, progress: Callable[[str], None]) -> None:
         """Report it in one line."""
+        causal = "" if self.causal_accuracy is None else f"{self.causal_accuracy:.0%} of causal clips, "
         progress(
             f"direction of motion read by a linear probe: {self.clip_accuracy:.0%} of clips of {self.frames} "
-            f"frames, {self.still_accuracy:.0%} of stills (chance: {self.chance:.0%})"
+            f"frames, {causal}{self.still_accuracy:.0%} of stills (chance: {self.chance:.0%})"
             + ("" if self.trained else " (random weights)")
         )
 
     def as_report(self) -> dict[str, Any]:
         """Return the entry for report.json."""
-        return {"motion_probe": asdict(self)}
+        measured = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"motion_probe": measured}
 
 
 def probe_motion(
-    still: nn.Module, clip: nn.Module, images: Tensor, frames: int, *, trained: bool, begin: Begin
+    still: nn.Module,
+    clip: nn.Module,
+    images: Tensor,
+    frames: int,
+    *,
+    trained: bool,
+    begin: Begin,
+    causal: nn.Module | None = None,
 ) -> MotionProbe:
     """Encode moving windows, fit the probe, and measure it.
 
@@ -69,14 +80,17 @@ def probe_motion(
         frames: Frames in a clip.
         trained: Whether the weights are trained.
         begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
+        causal: The causal encoder of a clip, likewise; None: there is none.
     """
     rows = torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().int().unique()
-    still_features, clip_features = [], []
+    still_features, clip_features, causal_features = [], [], []
     for image in track(images[rows].unbind(0), "probing motion", begin):
         moved = [moving_window(image, direction, frames) for direction in DIRECTIONS]
         latent = still(moved[0][-1:]).mean(dim=1)
         still_features.append(latent.expand(len(DIRECTIONS), -1))
         clip_features.append(torch.cat([clip(each).mean(dim=1) for each in moved]))
+        if causal is not None:
+            causal_features.append(torch.cat([causal(each).mean(dim=1) for each in moved]))
     return MotionProbe(
         images=len(rows),
         frames=frames,
@@ -84,6 +98,7 @@ def probe_motion(
         chance=1 / len(DIRECTIONS),
         still_accuracy=_accuracy(torch.stack(still_features)),
         clip_accuracy=_accuracy(torch.stack(clip_features)),
+        causal_accuracy=_accuracy(torch.stack(causal_features)) if causal_features else None,
     )
 
 

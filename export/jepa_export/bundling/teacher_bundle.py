@@ -4,8 +4,11 @@ A latent is the end of a clip. By default the clip is a still: the newest frame 
 encoded alone, as in V-JEPA 2-AC (Assran et al. 2025). Motion then reaches only the predictor, which sees the
 tokens of the last steps at their positions, and mask tokens at those of the future. With ``clip_frames`` the
 encoder reads that number of frames once per step, and the latent is their last tubelet, which also depends on
-motion. The report compares both (:mod:`~jepa_export.bundling.still_and_clip`, and for clips
-:mod:`~jepa_export.bundling.motion_probe`). The model has no actions: the bundle has one that can only be 0,
+motion. A causal encoder reads the same frames step by step, with a cache
+(:mod:`~jepa_export.teachers.causal`), at a lower cost, but without the attention of earlier frames to later
+ones that the teacher was trained with. The report compares them (:mod:`~jepa_export.bundling.still_and_clip`,
+for clips :mod:`~jepa_export.bundling.motion_probe`, and for causal encoders
+:mod:`~jepa_export.bundling.causal_graph`). The model has no actions: the bundle has one that can only be 0,
 and every candidate has the same future.
 
 A teacher that was distilled from a larger one predicts in the latent space of the larger one. A linear map,
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,12 @@ from torch import Tensor, nn
 
 from jepa_export.bundling.builder import Progress, build_bundle
 from jepa_export.bundling.bundle_networks import for_all_candidates
+from jepa_export.bundling.causal_graph import (
+    CausalClipEncoder,
+    CausalGraph,
+    graph_samples,
+    measure_causal_gap,
+)
 from jepa_export.bundling.manifest_fields import (
     ERROR_QUANTILE,
     BundleSettings,
@@ -46,9 +55,10 @@ from jepa_export.evaluation.compute_cost import network_multiply_adds, parameter
 from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.onnx import check_size, export_onnx
 from jepa_export.targets.openvino import Sample, convert
+from jepa_export.teachers.causal import check_causal, entry_shape
 from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
-from jepa_export.teachers.vjepa2 import VJEPA2, FixedPredictor, VJEPA2Config
+from jepa_export.teachers.vjepa2 import VJEPA2, Encoder, FixedPredictor, VJEPA2Config
 from jepa_export.teachers.vjepa2_ac import VJEPA2AC
 from jepa_runtime.bundle import Bundle, history_indices
 
@@ -156,6 +166,8 @@ class BundleCost:
         frames: Frames that the build encodes to measure errors.
         num_samples: K, candidates that are predicted at once.
         still: The encoder for one still, of a bundle whose encoder reads clips; None: of any other.
+        steps: Steps of a clip that a causal encoder encodes one by one; 1 for any other encoder.
+        cache_bytes: Memory of the cache of a causal encoder.
     """
 
     encoder: GraphCost
@@ -164,6 +176,8 @@ class BundleCost:
     frames: int
     num_samples: int = 1
     still: GraphCost | None = None
+    steps: int = 1
+    cache_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -172,9 +186,9 @@ class BundleCost:
 
     @property
     def robot_bytes(self) -> float:
-        """Memory on the robot: weights from the file and in the layout of the engine."""
+        """Memory on the robot: weights and a cache, each in its own layout and in that of the engine."""
         working_bytes = max(self.encoder.working_bytes, self.predictor.working_bytes)
-        return _RUNTIME_BYTES + 2 * self.weight_bytes + working_bytes
+        return _RUNTIME_BYTES + 2 * (self.weight_bytes + self.cache_bytes) + working_bytes
 
     @property
     def building_bytes(self) -> float:
@@ -186,17 +200,25 @@ class BundleCost:
     def building_multiply_adds(self, variants: int) -> int:
         """Return the multiply-adds of the build: measurements, golden outputs, and each variant's outputs."""
         golden = GOLDEN_FRAMES * variants
+        # A causal encoder also encodes the clips of its golden outputs, of the comparison and of the probe.
+        causal_clips = 0 if self.steps == 1 else golden + CLIPS + IMAGES * len(DIRECTIONS)
+        probed = self.encoder if self.clip is None or self.steps == 1 else self.clip
         return (
-            (self.frames + golden) * self.encoder.multiply_adds
+            (self.frames + golden + causal_clips * self.steps) * self.encoder.multiply_adds
             + (WINDOWS + GOLDEN_FRAMES + golden * self.num_samples) * self.predictor.multiply_adds
             + (0 if self.clip is None else 2 * CLIPS * self.clip.multiply_adds)
             + (0 if self.still is None else (self.frames + IMAGES) * self.still.multiply_adds)
-            + (0 if self.still is None else IMAGES * len(DIRECTIONS) * self.encoder.multiply_adds)
+            + (0 if self.still is None else IMAGES * len(DIRECTIONS) * probed.multiply_adds)
         )
 
 
 def bundle_cost(
-    config: VJEPA2Config, history_size: int, horizon: int, clip_frames: int | None = None
+    config: VJEPA2Config,
+    history_size: int,
+    horizon: int,
+    clip_frames: int | None = None,
+    *,
+    causal: bool = False,
 ) -> BundleCost:
     """Return what a bundle costs, without reading any weights.
 
@@ -205,6 +227,7 @@ def bundle_cost(
         history_size: W, in tubelets.
         horizon: H, in tubelets.
         clip_frames: Frames that the encoder reads at once; None: a still.
+        causal: Whether the encoder is causal over these frames.
     """
     encoder, space = config.encoder, config.output_dim
     tokens, width, steps = encoder.patches, encoder.output_dim, history_size + horizon
@@ -219,16 +242,27 @@ def bundle_cost(
         encode = network_multiply_adds(StillFrameEncoder(model), frame)
         predict = network_multiply_adds(predictor, known, actions)
         encode_clip = network_multiply_adds(model, clip)
+        steps = compared_frames // encoder.tubelet
+        if causal:
+            tubelet = torch.zeros(encoder.tubelet, *encoder.frame_size, 3, dtype=torch.uint8)
+            cache = torch.zeros(steps - 1, *entry_shape(encoder))
+            encode_step = network_multiply_adds(
+                CausalGraph(model.encoder, steps), tubelet, cache, torch.zeros(steps)
+            )
     weights = parameters(model.encoder)
     of_still = GraphCost(weights, encode, working_bytes(encoder, tokens))
-    clip_tokens = compared_frames // encoder.tubelet * tokens
-    of_clip = GraphCost(weights, encode_clip, working_bytes(encoder, clip_tokens))
+    of_clip = GraphCost(weights, encode_clip, working_bytes(encoder, steps * tokens))
+    of_encoder = of_still if clip_frames is None else of_clip
+    if causal:
+        of_encoder = GraphCost(weights, encode_step, working_bytes(encoder, tokens, steps * tokens))
     return BundleCost(
-        of_still if clip_frames is None else of_clip,
+        of_encoder,
         GraphCost(parameters(model.predictor), predict, working_bytes(config.predictor, steps * tokens)),
         of_clip,
         steps_read(config, history_size, horizon, clip_frames),
         still=None if clip_frames is None else of_still,
+        steps=steps if causal else 1,
+        cache_bytes=4 * cache.numel() if causal else 0,
     )
 
 
@@ -239,6 +273,7 @@ def check_teacher(
     frames: int,
     horizon: int,
     clip_frames: int | None = None,
+    causal: bool = False,
     depth: int | None = None,
     accept_non_commercial: bool = False,
 ) -> VJEPA2Config:
@@ -250,6 +285,7 @@ def check_teacher(
         frames: Length of the clip.
         horizon: Predicted steps.
         clip_frames: Frames that the encoder reads at once; None: a still.
+        causal: Whether the encoder is causal over these frames.
         depth: Number of blocks in the encoder, and at most in the predictor; for random weights only.
         accept_non_commercial: Whether a license that forbids commercial use is accepted.
 
@@ -281,10 +317,12 @@ def check_teacher(
         clip_frames < max(2, tubelet) or clip_frames % tubelet or clip_frames > longest
     ):
         raise JepaExportError(
-            f"--time clip:N: N must be a multiple of {name}'s tubelet ({tubelet}), and from "
+            f"--time clip:N or causal:N: N must be a multiple of {name}'s tubelet ({tubelet}), and from "
             f"{max(2, tubelet)} to the {longest} frames that it was trained on, got {clip_frames}",
             code="export.invalid_clip_length",
         )
+    if clip_frames is not None and causal:
+        check_causal(name, config.encoder, clip_frames // tubelet)
     if horizon < 1 or frames + horizon * tubelet > longest:
         raise JepaExportError(
             f"clip and prediction must stay within the {longest} frames that {name} was trained on; a "
@@ -329,6 +367,7 @@ def write_teacher_bundle(
     begin: Begin = ignore_progress,
     *,
     clip_frames: int | None = None,
+    causal: Encoder | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` of a teacher; an existing bundle is replaced.
 
@@ -341,6 +380,9 @@ def write_teacher_bundle(
         progress: See :data:`~jepa_export.bundling.builder.Progress`.
         begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
         clip_frames: Frames that the encoder reads at once; None: a still.
+        causal: The encoder to run with block-causal attention over the frames of a clip: that of the model,
+            or one that was trained for it (:mod:`~jepa_export.distillation.causal_encoder`). None: attention
+            in both directions.
 
     Raises:
         JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
@@ -353,12 +395,21 @@ def write_teacher_bundle(
     # The inputs of the encoder: [n, 1 or clip_frames, height, width, 3], one for each step.
     encoder: nn.Module = still
     inputs, clip = stills[:, None], None
+    step_encoder: CausalClipEncoder | None = None
     if clip_frames is not None:
         encoder, clip = ClipEncoder(model), ClipFormat(clip_frames, tubelet)
         inputs = images.unfold(0, clip_frames, tubelet).movedim(-1, 1)
+        if causal is not None:
+            step_encoder = CausalClipEncoder(causal, clip_frames // tubelet)
+            clip = replace(clip, cache_shape=entry_shape(causal.config))
     with build_bundle(folder, progress) as builder:
         progress(f"encoding {len(inputs)} {'frames' if clip is None else 'clips'}")
-        latents = torch.cat([encoder(each) for each in track(inputs.unbind(0), "encoding frames", begin)])
+        stream = latents = torch.empty(0)
+        if step_encoder is None:
+            latents = torch.cat([encoder(each) for each in track(inputs.unbind(0), "encoding frames", begin)])
+        else:
+            stream = step_encoder.stream(images)
+            latents = stream[step_encoder.steps - 1 :]
         progress("comparing still frames with clips")
         still_latents = latents
         if clip_frames is not None:
@@ -374,9 +425,24 @@ def write_teacher_bundle(
         compared.report(progress)
         found = compared.as_report()
         if clip_frames is not None:
-            probe = probe_motion(still, encoder, stills, clip_frames, trained=identity.trained, begin=begin)
+            probe = probe_motion(
+                still,
+                encoder,
+                stills,
+                clip_frames,
+                trained=identity.trained,
+                begin=begin,
+                causal=step_encoder,
+            )
             probe.report(progress)
-            found |= probe.as_report() | _encoder_cost(model.config, size, settings, clip_frames)
+            found |= probe.as_report()
+            found |= _encoder_cost(model.config, size, settings, clip_frames, causal=causal is not None)
+        if step_encoder is not None:
+            gap = measure_causal_gap(
+                encoder, step_encoder, images, stream, still_latents, trained=identity.trained, begin=begin
+            )
+            gap.report(progress)
+            found |= gap.as_report()
         progress(f"predicting {WINDOWS} windows to measure errors")
         seen = [latents[start : start + size + horizon] for start in windows(model.config, horizon)]
         unprojected = AnticipationPredictor(model, size, horizon, nn.Identity())
@@ -391,15 +457,20 @@ def write_teacher_bundle(
         predictor = AnticipationPredictor(model, size, horizon, read_back)
         fitted = WINDOWS // 2 if report else 0
         measured = measure_errors(read_back(predicted[fitted:]), actual[fitted:], latents[1:] - latents[:-1])
+        graph, outputs = encoder, ["latent"]
         samples: list[Sample] = [{"frame": each.contiguous().numpy()} for each in inputs]
-        _write(encoder, samples, "latent", builder.staging / "encoder", settings.variants, progress)
+        golden = latents[:GOLDEN_FRAMES]
+        if causal is not None and step_encoder is not None:
+            graph, outputs = CausalGraph(causal, step_encoder.steps), ["latent", "entry"]
+            samples = graph_samples(graph, images[:clip_frames])
+            golden = torch.cat([step_encoder(each) for each in inputs[:GOLDEN_FRAMES]])
+        _write(graph, samples, outputs, builder.staging / "encoder", settings.variants, progress)
         names = ("history_latents", "actions", "history_actions")
         rollouts: list[Sample] = [
             {name: tensor.numpy() for name, tensor in zip(names, each, strict=False)}
             for each in (_inputs(window[None, :size], settings) for window in seen)
         ]
-        _write(predictor, rollouts, "futures", builder.staging / "predictor", settings.variants, progress)
-        golden = latents[:GOLDEN_FRAMES]
+        _write(predictor, rollouts, ["futures"], builder.staging / "predictor", settings.variants, progress)
         golden_inputs = [_inputs(golden[past][None], settings) for past in history_indices(len(golden), size)]
         builder.write_golden_outputs(
             frames=inputs[:GOLDEN_FRAMES, 0] if clip is None else inputs[:GOLDEN_FRAMES],
@@ -423,17 +494,20 @@ def write_teacher_bundle(
 
 
 def _encoder_cost(
-    config: VJEPA2Config, history_size: int, settings: BundleSettings, clip_frames: int
+    config: VJEPA2Config, history_size: int, settings: BundleSettings, clip_frames: int, *, causal: bool
 ) -> dict[str, object]:
-    """Return the entry for report.json: what the encoder costs with stills and with clips, per second."""
-    cost = bundle_cost(config, history_size, settings.horizon, clip_frames)
-    assert cost.still is not None
+    """Return the entry for report.json: what stills, clips and a causal encoder cost per second."""
+    cost = bundle_cost(config, history_size, settings.horizon, clip_frames, causal=causal)
+    assert cost.still is not None and cost.clip is not None
     calls_hz = {"still": CAMERA_HZ, "clip": 1 / settings.step_s}
-    per_call = {"still": cost.still.multiply_adds, "clip": cost.encoder.multiply_adds}
+    per_call = {"still": cost.still.multiply_adds, "clip": cost.clip.multiply_adds}
     about = (
         "multiply-adds of the encoder: stills are encoded for every image, here of a camera with "
         f"{CAMERA_HZ:g} Hz, and clips once per step"
     )
+    if causal:
+        calls_hz["causal"], per_call["causal"] = 1 / settings.step_s, cost.encoder.multiply_adds
+        about += "; a causal encoder reads the images of one step, and its cache"
     return {
         "encoder_cost": {"about": about}
         | {
@@ -510,7 +584,7 @@ def measure_errors(predicted: Tensor, actual: Tensor, changes: Tensor) -> Measur
 def _write(
     module: nn.Module,
     samples: Sequence[Sample],
-    output: str,
+    outputs: Sequence[str],
     folder: Path,
     variants: Sequence[VariantKey],
     progress: Progress,
@@ -522,10 +596,17 @@ def _write(
     folder.mkdir()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         path = Path(scratch) / "model.onnx"
-        export_onnx(module, example, [output], path, free_axis=free_axis)
+        export_onnx(module, example, outputs, path, free_axis=free_axis)
         write_variants(path, {"fp32": lambda: convert(path)}, samples, folder, variants, shapes=shapes)
 
 
-def working_bytes(sizes: Sizes, tokens: int) -> int:
-    """Return the memory of the attention scores of one block and its other intermediate results."""
-    return 4 * (2 * sizes.heads * tokens**2 + tokens * (6 * sizes.width + sizes.hidden))
+def working_bytes(sizes: Sizes, tokens: int, attended: int | None = None) -> int:
+    """Return the memory of the attention scores of one block and its other intermediate results.
+
+    Args:
+        sizes: Sizes of the transformer.
+        tokens: Tokens that it computes.
+        attended: Tokens that these attend to; None: to each other.
+    """
+    scores = 2 * sizes.heads * tokens * (tokens if attended is None else attended)
+    return 4 * (scores + tokens * (6 * sizes.width + sizes.hidden))

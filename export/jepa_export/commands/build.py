@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
 from jepa_export.commands.options import (
@@ -16,6 +16,9 @@ from jepa_export.commands.options import (
     targets_of,
 )
 from jepa_runtime.commands import UsageError
+
+if TYPE_CHECKING:
+    from jepa_export.commands.teacher_request import EncoderTime
 
 
 def add_parser(subparsers: Any) -> None:
@@ -87,10 +90,11 @@ def add_parser(subparsers: Any) -> None:
     )
     teacher.add_argument(
         "--time",
-        type=_clip_frames,
-        metavar="still|clip:N",
+        type=_time,
+        metavar="still|clip:N|causal[:N]",
         help="what the encoder reads: each frame alone, as a still, or once per step the last N frames as a "
-        "clip, whose latents also depend on motion; clip is for V-JEPA 2 and 2.1 (default: still)",
+        "clip, whose latents also depend on motion; causal: only the frames of the step, with a cache of the "
+        "others (N: as --frames); clip and causal are for V-JEPA 2 and 2.1 (default: still)",
     )
     teacher.add_argument(
         "--depth", type=int, metavar="N", help="number of blocks, for random weights only (default: all)"
@@ -129,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 horizon=arguments.horizon,
                 accept_non_commercial=bool(arguments.accept_non_commercial),
                 settings=settings_of(arguments),
-                clip_frames=arguments.time or None,
+                **({} if arguments.time is None else {"time": arguments.time}),
                 **common,
             )
         )
@@ -152,14 +156,14 @@ def _run(arguments: argparse.Namespace) -> int:
     )
 
 
-def _clip_frames(text: str) -> int:
-    """Return the number of frames of ``clip:N``; 0 for ``still``."""
-    kind, _, count = text.partition(":")
-    if text == "still":
-        return 0
-    if kind != "clip" or not count.isdecimal() or int(count) < 1:
-        raise argparse.ArgumentTypeError(f"must be still or clip:N, such as clip:8, got {text!r}")
-    return int(count)
+def _time(text: str) -> EncoderTime:
+    """Return the value of ``--time``."""
+    from jepa_export.commands.teacher_request import EncoderTime
+
+    try:
+        return EncoderTime.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _reject(arguments: argparse.Namespace, model: str, *options: str) -> None:

@@ -31,7 +31,7 @@ from jepa_export.commands.build_student import (
     read_calibration,
     read_calibration_frames,
 )
-from jepa_export.commands.teacher_request import TeacherRequest
+from jepa_export.commands.teacher_request import STILL, TeacherRequest
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import multiply_adds_per_second, parameters
 from jepa_export.targets.onnx import check_size
@@ -67,10 +67,10 @@ def build_teacher(request: TeacherRequest) -> int:
             code="export.option_not_applicable",
         )
     member = _member(request)
-    if request.clip_frames is not None and not isinstance(member.config, VJEPA2Config):
+    if request.time != STILL and not isinstance(member.config, VJEPA2Config):
         raise JepaExportError(
-            f"--time clip is for V-JEPA 2 and 2.1: the predictor of {request.teacher} ({member.family}) was "
-            "trained on frames that are encoded alone",
+            f"--time clip and causal are for V-JEPA 2 and 2.1: the predictor of {request.teacher} "
+            f"({member.family}) was trained on frames that are encoded alone",
             code="export.option_not_applicable",
         )
     if isinstance(member.config, LeWMConfig):
@@ -81,17 +81,21 @@ def build_teacher(request: TeacherRequest) -> int:
     length = DEFAULT_FRAMES if request.frames is None else request.frames
     horizon = DEFAULT_HORIZON if request.horizon is None else request.horizon
     request = replace(request, frames=length, horizon=horizon)
+    causal, clip_frames = request.time.causal, request.time.frames
+    if causal and clip_frames is None:
+        clip_frames = length
     config = check_teacher(
         request.teacher,
         member,
         frames=length,
         horizon=horizon,
-        clip_frames=request.clip_frames,
+        clip_frames=clip_frames,
+        causal=causal,
         depth=request.depth,
         accept_non_commercial=request.accept_non_commercial,
     )
-    size, clip_frames = length // config.encoder.tubelet, request.clip_frames
-    cost = bundle_cost(config, size, horizon, clip_frames)
+    size = length // config.encoder.tubelet
+    cost = bundle_cost(config, size, horizon, clip_frames, causal=causal)
     _announce(console, request, config, cost, cost_table(request.teacher, cost, size, horizon), len(variants))
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = steps_read(config, size, horizon, clip_frames)
@@ -107,6 +111,8 @@ def build_teacher(request: TeacherRequest) -> int:
     rate_hz = DEFAULT_RATE_HZ
     if clip_frames is not None:
         about = f"clips of {clip_frames} frames encoded once per step, predicting without actions"
+        if causal:
+            about = f"each step encoded after those of {clip_frames} frames, predicting without actions"
         rate_hz = config.encoder.tubelet / config.step_s
     model, identity = _model(request, member, config, about)
     assert isinstance(model, VJEPA2)
@@ -123,7 +129,15 @@ def build_teacher(request: TeacherRequest) -> int:
     with progress_on(console) as bars:
         progress, begin = print_steps(console), show_on(bars)
         write_teacher_bundle(
-            model, frames, request.out, settings, identity, progress, begin, clip_frames=clip_frames
+            model,
+            frames,
+            request.out,
+            settings,
+            identity,
+            progress,
+            begin,
+            clip_frames=clip_frames,
+            causal=model.encoder if causal else None,
         )
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -256,8 +270,9 @@ def building_seconds(config: VJEPA2Config | VJEPA2ACConfig, cost: BundleCost, va
 def cost_table(name: str, cost: BundleCost, history_size: int, horizon: int) -> Table:
     """Return a table of the parameters, multiply-adds and size of both graphs."""
     table = Table("graph", "parameters", "multiply-adds", "MB fp32", title=name)
+    called = "frame" if cost.still is None else "clip" if cost.steps == 1 else "step"
     graphs = {
-        f"encoder, one {'frame' if cost.still is None else 'clip'}": cost.encoder,
+        f"encoder, one {called}": cost.encoder,
         f"predictor, {horizon} steps after {history_size}": cost.predictor,
     }
     for graph, each in graphs.items():

@@ -10,6 +10,41 @@ from jepa_export.commands.build_student import variant_arguments
 from jepa_export.teachers.checkpoints import Settings
 
 
+@dataclass(frozen=True)
+class EncoderTime:
+    """What the encoder of a teacher reads (``--time``).
+
+    Attributes:
+        frames: Frames of a clip; None: a still, or for a causal encoder the frames of the predictor.
+        causal: Whether the encoder reads the clip step by step, with a cache.
+    """
+
+    frames: int | None = None
+    causal: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> EncoderTime:
+        """Return the value of the option ``text``.
+
+        Raises:
+            ValueError: It is neither ``still`` nor ``clip:N``, ``causal`` nor ``causal:N``.
+        """
+        if text in ("still", "causal"):
+            return cls(causal=text == "causal")
+        kind, _, count = text.partition(":")
+        if kind not in ("clip", "causal") or not count.isdecimal() or int(count) < 1:
+            raise ValueError(f"must be still, clip:N, causal or causal:N, such as clip:8, got {text!r}")
+        return cls(int(count), kind == "causal")
+
+    def __str__(self) -> str:
+        """Return the value of the option."""
+        kind = "causal" if self.causal else "still" if self.frames is None else "clip"
+        return kind if self.frames is None else f"{kind}:{self.frames}"
+
+
+STILL = EncoderTime()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherRequest:
     """The arguments of the command.
@@ -21,7 +56,7 @@ class TeacherRequest:
         out: Folder of the bundle.
         frames: Length of the clip; None: the default of the teacher.
         horizon: Predicted steps; None: the default of the teacher.
-        clip_frames: Frames that the encoder reads at once (``--time clip:N``); None: a still.
+        time: What the encoder reads.
         seed: Seed of random weights and candidates.
         calibration: Source of frames.
         targets: Targets of the variants.
@@ -42,7 +77,7 @@ class TeacherRequest:
     only: str | None
     accept_non_commercial: bool
     settings: Settings
-    clip_frames: int | None = None
+    time: EncoderTime = STILL
 
     @property
     def command(self) -> str:
@@ -57,7 +92,7 @@ class TeacherRequest:
         optional = {
             "--frames": self.frames,
             "--horizon": self.horizon,
-            "--time": self.clip_frames and f"clip:{self.clip_frames}",
+            "--time": None if self.time == STILL else str(self.time),
             "--training-config": given.training_config and shlex.quote(given.training_config.name),
             "--heads": given.heads,
             "--predictor-heads": given.predictor_heads,

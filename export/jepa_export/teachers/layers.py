@@ -59,8 +59,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
+    def heads_of(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each [batch, heads, n, head_dim]."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(tokens).chunk(3, dim=-1))
+        return query, key, value
+
+    def forward(self, tokens: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
+        query, key, value = self.heads_of(tokens)
         if rotation is not None:
             query, key = rotation.apply(query), rotation.apply(key)
         out: Tensor = self.proj(merge_heads(scaled_dot_product_attention(query, key, value, attn_mask=mask)))

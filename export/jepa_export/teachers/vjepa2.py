@@ -186,7 +186,12 @@ class Encoder(nn.Module):
                 f"{frames}; repeat a single image {config.tubelet} times",
                 code="teacher.shape",
             )
-        steps = frames // config.tubelet
+        return self.embed_tubelets(clips)
+
+    def embed_tubelets(self, clips: Tensor) -> Tensor:
+        """Return the tokens of clips of any number of tubelets, before the first block."""
+        config = self.config
+        steps = int(clips.shape[1]) // config.tubelet
         tubelets = clips.reshape(-1, 3 * config.tubelet, *config.frame_size)
         tokens: Tensor = self.patch_embed(tubelets)
         tokens = tokens.reshape(-1, steps * config.patches, config.width)
