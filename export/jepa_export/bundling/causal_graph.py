@@ -98,6 +98,7 @@ class CausalGap:
         causal: Of the causal encoder that starts with the clip.
         stream: Of the causal encoder after all previous frames, as on the robot.
         still: Of the last frame as a still, for comparison.
+        before_training: As ``causal``, with the weights of the teacher; None: these are used.
     """
 
     clips: int
@@ -106,18 +107,20 @@ class CausalGap:
     causal: float
     stream: float
     still: float
+    before_training: float | None = None
 
     def report(self, progress: Callable[[str], None]) -> None:
         """Report it in one line."""
         progress(
             f"mean cosine with two-way attention over {self.frames} frames: causal {self.causal:.3f}, in a "
             f"stream {self.stream:.3f}, still {self.still:.3f}"
+            + ("" if self.before_training is None else f", before training {self.before_training:.3f}")
             + ("" if self.trained else " (random weights: means nothing)")
         )
 
     def as_report(self) -> dict[str, Any]:
         """Return the entry for report.json."""
-        return {"causal_gap": asdict(self)}
+        return {"causal_gap": {name: value for name, value in asdict(self).items() if value is not None}}
 
 
 def measure_causal_gap(
@@ -129,6 +132,7 @@ def measure_causal_gap(
     *,
     trained: bool,
     begin: Begin,
+    before: CausalClipEncoder | None = None,
 ) -> CausalGap:
     """Compare causal latents with those of two-way attention over the same clips.
 
@@ -140,6 +144,7 @@ def measure_causal_gap(
         stills: Those of the last frame of each step as a still [n, T, D].
         trained: Whether the weights are trained.
         begin: See :data:`~jepa_export.bundling.task_progress.Begin`.
+        before: The causal encoder with the weights of the teacher, if ``causal`` was trained; else None.
     """
     tubelet = causal.config.tubelet
     ends = torch.linspace(causal.steps, len(latents), _CLIPS).round().int().unique().tolist()
@@ -147,7 +152,9 @@ def measure_causal_gap(
     for end in track(ends, "comparing attention", begin):
         clip = frames[(end - causal.steps) * tubelet : end * tubelet]
         expected = two_way(clip)[0]
-        compared = causal(clip)[0], latents[end - 1], stills[end - 1]
+        compared = [causal(clip)[0], latents[end - 1], stills[end - 1]]
+        if before is not None:
+            compared.append(before(clip)[0])
         found.append([float(cosine_similarity(each, expected, dim=-1).mean()) for each in compared])
     means = torch.tensor(found).mean(0).tolist()
     return CausalGap(len(ends), causal.steps * tubelet, trained, *means)

@@ -438,8 +438,16 @@ def write_teacher_bundle(
             found |= probe.as_report()
             found |= _encoder_cost(model.config, size, settings, clip_frames, causal=causal is not None)
         if step_encoder is not None:
+            steps = step_encoder.steps
             gap = measure_causal_gap(
-                encoder, step_encoder, images, stream, still_latents, trained=identity.trained, begin=begin
+                encoder,
+                step_encoder,
+                images,
+                stream,
+                still_latents,
+                trained=identity.trained,
+                begin=begin,
+                before=None if causal is model.encoder else CausalClipEncoder(model.encoder, steps),
             )
             gap.report(progress)
             found |= gap.as_report()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_export.commands import number_types
@@ -97,6 +98,13 @@ def add_parser(subparsers: Any) -> None:
         "others (N: as --frames); clip and causal are for V-JEPA 2 and 2.1 (default: still)",
     )
     teacher.add_argument(
+        "--causal-encoder",
+        type=Path,
+        metavar="FILE",
+        help="weights of the encoder for --time causal: causal.pt of "
+        "jepa_export.distillation.causal_encoder (default: those of the teacher)",
+    )
+    teacher.add_argument(
         "--depth", type=int, metavar="N", help="number of blocks, for random weights only (default: all)"
     )
     teacher.add_argument(
@@ -134,10 +142,12 @@ def _run(arguments: argparse.Namespace) -> int:
                 accept_non_commercial=bool(arguments.accept_non_commercial),
                 settings=settings_of(arguments),
                 **({} if arguments.time is None else {"time": arguments.time}),
+                causal_encoder=arguments.causal_encoder,
                 **common,
             )
         )
-    _reject(arguments, "a teacher", "checkpoint", "frames", "time", "depth", "accept_non_commercial")
+    _reject(arguments, "a teacher", "checkpoint", "frames", "time", "causal_encoder", "depth")
+    _reject(arguments, "a teacher", "accept_non_commercial")
     _reject(
         arguments,
         "a teacher of any size",

@@ -32,6 +32,7 @@ from jepa_export.commands.build_student import (
     read_calibration_frames,
 )
 from jepa_export.commands.teacher_request import STILL, TeacherRequest
+from jepa_export.distillation.causal_encoder import read_causal_encoder
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import multiply_adds_per_second, parameters
 from jepa_export.targets.onnx import check_size
@@ -73,6 +74,11 @@ def build_teacher(request: TeacherRequest) -> int:
             f"({member.family}) was trained on frames that are encoded alone",
             code="export.option_not_applicable",
         )
+    if request.causal_encoder is not None and not (request.time.causal and request.checkpoint):
+        raise JepaExportError(
+            "--causal-encoder is for --time causal and the --checkpoint that it was trained from",
+            code="export.option_not_applicable",
+        )
     if isinstance(member.config, LeWMConfig):
         return build_lewm(request)
     if isinstance(member.config, VJEPA2ACConfig):
@@ -112,10 +118,16 @@ def build_teacher(request: TeacherRequest) -> int:
     if clip_frames is not None:
         about = f"clips of {clip_frames} frames encoded once per step, predicting without actions"
         if causal:
-            about = f"each step encoded after those of {clip_frames} frames, predicting without actions"
+            trained = "" if request.causal_encoder is None else " by an encoder that was trained for it"
+            about = (
+                f"each step encoded with a cache of {clip_frames} frames{trained}, predicting without actions"
+            )
         rate_hz = config.encoder.tubelet / config.step_s
     model, identity = _model(request, member, config, about)
     assert isinstance(model, VJEPA2)
+    encoder = model.encoder if causal else None
+    if request.causal_encoder is not None and clip_frames is not None:
+        encoder = read_causal_encoder(model, request.causal_encoder, clip_frames // config.encoder.tubelet)
     settings = BundleSettings(
         actions=NO_ACTIONS,
         history_size=size,
@@ -137,7 +149,7 @@ def build_teacher(request: TeacherRequest) -> int:
             progress,
             begin,
             clip_frames=clip_frames,
-            causal=model.encoder if causal else None,
+            causal=encoder,
         )
     console.print(f"bundle: {request.out}", markup=False, highlight=False, soft_wrap=True)
     return 0

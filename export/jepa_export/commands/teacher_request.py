@@ -57,6 +57,7 @@ class TeacherRequest:
         frames: Length of the clip; None: the default of the teacher.
         horizon: Predicted steps; None: the default of the teacher.
         time: What the encoder reads.
+        causal_encoder: Checkpoint of a trained causal encoder; None: the encoder of the teacher.
         seed: Seed of random weights and candidates.
         calibration: Source of frames.
         targets: Targets of the variants.
@@ -78,6 +79,7 @@ class TeacherRequest:
     accept_non_commercial: bool
     settings: Settings
     time: EncoderTime = STILL
+    causal_encoder: Path | None = None
 
     @property
     def command(self) -> str:
@@ -93,6 +95,7 @@ class TeacherRequest:
             "--frames": self.frames,
             "--horizon": self.horizon,
             "--time": None if self.time == STILL else str(self.time),
+            "--causal-encoder": self.causal_encoder and shlex.quote(self.causal_encoder.name),
             "--training-config": given.training_config and shlex.quote(given.training_config.name),
             "--heads": given.heads,
             "--predictor-heads": given.predictor_heads,
