@@ -43,6 +43,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _clip(manifest: Manifest) -> str:
+    clip = manifest.io.clip
+    if clip is None:
+        return "one image"
+    text = f"{clip.frames} images, {manifest.io.frame_interval_s:g} s apart, once per step"
+    if not clip.cached_steps:
+        return text
+    return f"{text}: {clip.frames_per_call} are encoded, {clip.cached_steps} steps are cached"
+
+
 def _facts(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     frame, latent, action = manifest.io.frame, manifest.io.latent, manifest.io.action
@@ -59,9 +69,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "teacher": origin.teacher or "none",
         "created by": f"{origin.command} (commit {origin.commit})",
         "frame": f"{frame.height} x {frame.width} {frame.color} {frame.dtype} at {frame.rate_hz:g} Hz",
-        "clip": "one image"
-        if manifest.io.clip is None
-        else f"{manifest.io.encoder_frames} images, {manifest.io.frame_interval_s:g} s apart, once per step",
+        "clip": _clip(manifest),
         "latent": f"{latent.tokens} tokens x {latent.dim} {latent.dtype}",
         "actions": f"{limits}{norm}; step {manifest.io.step_s:g} s",
         "history": f"{manifest.history_size} latent{'s' * (manifest.history_size > 1)}",
