@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from jepa_export.bundling.manifest_fields import FrameFormat
 
 _WHITE = 255.0
+
+PredictorInputs = Literal["one_step", "action_free", "action_prefixes"]
+"""What a predictor reads and returns: see :class:`UnrolledPredictor`, :class:`ActionFreePredictor` and
+:class:`PrefixPredictor`."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,31 @@ class UnrolledPredictor(nn.Module):
             known = None if known is None else executed[:, 1:]
             futures.append(following)
         return torch.stack(futures, dim=1)
+
+
+class PrefixPredictor(nn.Module):
+    """The graph ``predictor`` of a network that predicts the latents after every prefix of the actions.
+
+    One call of the network returns all steps (Fast-LeWM, arXiv:2606.26217).
+
+    Args:
+        network: From latents [1, W, tokens, dim], actions [K, H, A] and, if W is not 1, the actions between
+            the latents [1, W-1, A] to futures [K, H, tokens, dim].
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, history_latents: Tensor, actions: Tensor, history_actions: Tensor | None = None
+    ) -> Tensor:
+        """Predict K futures of H steps, see :class:`UnrolledPredictor`."""
+        if history_actions is None:
+            futures: Tensor = self.network(history_latents, actions)
+            return futures
+        # Some engines drop an input that no operation reads, and a network may ignore this one.
+        return self.network(history_latents, actions, history_actions) + 0 * history_actions.sum()
 
 
 class ActionFreePredictor(nn.Module):

@@ -23,6 +23,8 @@ from jepa_export.bundling.bundle_networks import (
     L1Energy,
     Normalization,
     NormalizedEncoder,
+    PredictorInputs,
+    PrefixPredictor,
     UnrolledPredictor,
 )
 from jepa_export.bundling.manifest_fields import (
@@ -39,6 +41,7 @@ from jepa_export.bundling.network_checks import (
     check_encoder,
     check_energy,
     check_predictor,
+    check_prefix_predictor,
     export_errors,
     run_errors,
 )
@@ -80,6 +83,13 @@ _PACKAGES = ("torch", "onnx", "openvino", "nncf", "numpy")
 _COMPARED_CLIPS = 2
 # Of the range of an action component: rounding.
 _OUTSIDE = 1e-6
+_PREDICTORS: dict[
+    PredictorInputs, type[UnrolledPredictor] | type[ActionFreePredictor] | type[PrefixPredictor]
+] = {
+    "one_step": UnrolledPredictor,
+    "action_free": ActionFreePredictor,
+    "action_prefixes": PrefixPredictor,
+}
 
 
 def export_bundle(
@@ -91,6 +101,7 @@ def export_bundle(
     frame_size: tuple[int, int],
     normalize: Normalization,
     actions: ActionSpace | None,
+    action_prefixes: bool = False,
     step_s: float,
     horizon: int,
     history: int = 1,
@@ -124,13 +135,18 @@ def export_bundle(
         predictor: Network of one step, from latents [K, W, T, D] and actions [K, W, A], oldest first, to the
             next latent [K, T, D]. Action i is in force from latent i on, in the units of ``actions``: a
             network that was trained on scaled actions must scale them itself. It is applied ``horizon``
-            times. Without actions, it gets the latents alone.
+            times. Without actions, it gets the latents alone. For all steps in one call, see
+            ``action_prefixes``.
         energy: Network from latents [N, T, D] and a goal [1, T, D] to energies [N], which are low at the goal
             (default: the mean absolute difference, as in V-JEPA 2-AC).
         frame_size: Height and width of the images in pixels.
         normalize: Normalization that the encoder expects.
         actions: Names, units and limits of an action; None: the predictor predicts from the history alone,
             and recordings need no actions. The manifest then has one action that can only be 0.
+        action_prefixes: The predictor returns the latents after every prefix of the actions in one call
+            (Fast-LeWM, arXiv:2606.26217): from latents [1, W, T, D], which all candidates share, actions
+            [K, H, A], the first in force from the newest latent on, and, if W is not 1, the actions between
+            the latents [1, W-1, A], to [K, H, T, D]. Latent i must depend on no action after action i.
         step_s: Duration of one step in seconds.
         horizon: H, predicted steps.
         history: W, latents that the predictor sees.
@@ -165,6 +181,14 @@ def export_bundle(
     caller = _calling_file()
     check_output(folder)
     action_free = actions is None
+    if action_free and action_prefixes:
+        raise JepaExportError(
+            "action_prefixes: without actions there are no prefixes of them: pass a predictor of one step",
+            code="export.invalid_settings",
+        )
+    inputs: PredictorInputs = (
+        "action_free" if action_free else "action_prefixes" if action_prefixes else "one_step"
+    )
     if num_samples is None:
         num_samples = 1 if action_free else _NUM_SAMPLES
     settings = BundleSettings(
@@ -197,7 +221,7 @@ def export_bundle(
         "predictor": predictor,
         "energy": L1Energy() if energy is None else energy,
     }
-    parts = {role: _network(role, network, action_free=action_free) for role, network in given.items()}
+    parts = {role: _network(role, network, inputs) for role, network in given.items()}
     files = {role: file_facts(Path(each)) for role, each in given.items() if not isinstance(each, nn.Module)}
     _check_recordings(calibration, held_out, frame_size, actions)
     clips, unseen = (
@@ -209,7 +233,7 @@ def export_bundle(
         _warn_of_limits(clips, actions, progress)
     networks = _Networks(
         NormalizedEncoder(parts["encoder"], fields_of.frame),
-        (ActionFreePredictor if action_free else UnrolledPredictor)(parts["predictor"]),
+        _PREDICTORS[inputs](parts["predictor"]),
         parts["energy"],
         history,
     ).eval()
@@ -248,7 +272,7 @@ class _Networks(nn.Module):
     def __init__(
         self,
         encoder: NormalizedEncoder,
-        predictor: UnrolledPredictor | ActionFreePredictor,
+        predictor: UnrolledPredictor | ActionFreePredictor | PrefixPredictor,
         energy: nn.Module,
         history: int,
     ) -> None:
@@ -332,11 +356,11 @@ def _variants(names: Sequence[str]) -> tuple[VariantKey, ...]:
     return variants_for(tuple(dict.fromkeys(names)), None)
 
 
-def _network(role: str, network: nn.Module | Path | str, *, action_free: bool) -> nn.Module:
+def _network(role: str, network: nn.Module | Path | str, inputs: PredictorInputs) -> nn.Module:
     """Return what computes a network: a copy of a module, or a loaded ONNX file."""
     if isinstance(network, nn.Module):
         return _copied(role, network)
-    return load_network(role, Path(network), action_free=action_free)
+    return load_network(role, Path(network), predictor=inputs)
 
 
 def _copied(role: str, module: nn.Module) -> nn.Module:
@@ -413,19 +437,26 @@ def _check_networks(
     latents = check_encoder(networks.encoder, frames)
     size = settings.history_size
     histories = latents.unfold(0, size, 1).movedim(-1, 1)[:2]
-    if isinstance(networks.predictor, ActionFreePredictor):
-        check_predictor(networks.predictor.step, histories, None)
-    elif not check_predictor(networks.predictor.step, histories, _executed(settings)):
+    predictor = networks.predictor
+    if isinstance(predictor, ActionFreePredictor):
+        check_predictor(predictor.step, histories, None)
+        depends = True
+    elif isinstance(predictor, PrefixPredictor):
+        before, candidates = _executed(settings, size - 1), _executed(settings, settings.horizon)
+        known = before[:1] if size > 1 else None
+        depends = check_prefix_predictor(predictor.network, histories[:1], candidates, known)
+    else:
+        depends = check_predictor(predictor.step, histories, _executed(settings, size))
+    if not depends:
         progress("WARNING: the prediction does not depend on the action, so planning cannot choose one")
     check_energy(networks.energy, latents)
     return latents.shape[1], latents.shape[2]
 
 
-def _executed(settings: BundleSettings) -> Tensor:
-    """Return the actions of two different histories [2, W, A]."""
-    size = settings.history_size
-    candidates = sample_candidates(replace(settings, horizon=max(settings.horizon, size)), 2, 1)
-    return torch.from_numpy(candidates[:, :size])
+def _executed(settings: BundleSettings, count: int) -> Tensor:
+    """Return two different sequences of actions [2, count, A]."""
+    candidates = sample_candidates(replace(settings, horizon=max(settings.horizon, count)), 2, 1)
+    return torch.from_numpy(candidates[:, :count])
 
 
 @torch.no_grad()

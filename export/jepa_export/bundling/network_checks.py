@@ -6,7 +6,7 @@ one frame or one candidate must not depend on which others are computed with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -73,6 +73,49 @@ def check_predictor(step: nn.Module, latents: Tensor, actions: Tensor | None) ->
 
 
 @torch.no_grad()
+def check_prefix_predictor(
+    predictor: nn.Module, latents: Tensor, actions: Tensor, history_actions: Tensor | None
+) -> bool:
+    """Check a predictor of all steps, and return whether its output depends on the actions.
+
+    Args:
+        predictor: latents [1, W, tokens, dim], actions [K, H, A] and, unless it is None, ``history_actions``
+            -> [K, H, tokens, dim].
+        latents: One history.
+        actions: Two candidates that differ in every step.
+        history_actions: Actions between the latents [1, W-1, A].
+
+    Raises:
+        JepaExportError: The predictor cannot be part of a bundle.
+    """
+    known = () if history_actions is None else (history_actions,)
+    inputs = (latents, actions, *known)
+    predicted = _compute("predictor", predictor, *inputs)
+    expected = [*actions.shape[:2], *latents.shape[2:]]
+    if list(predicted.shape) != expected:
+        raise JepaExportError(
+            f"predictor: must return the latents after every action {expected} for {_shapes(inputs)}, "
+            f"returned {list(predicted.shape)}: return one latent for each candidate and step",
+            code="network.wrong_shape",
+        )
+
+    def predict(candidates: Tensor) -> Tensor:
+        return _compute("predictor", predictor, latents, candidates, *known)
+
+    _check_function("predictor", predict, (actions,), predicted)
+    for step in range(1, actions.shape[1]):
+        changed = torch.cat([actions[:, :step], actions[:, step:].flip(0)], dim=1)
+        if (difference := _difference(predict(changed)[:, :step], predicted[:, :step])) > _SAME:
+            raise JepaExportError(
+                f"predictor: the first {step} of {actions.shape[1]} predicted latents depend on later "
+                f"actions (relative difference {difference:.2g}): use a causal mask, so that a latent "
+                "depends only on the actions before it",
+                code="network.not_causal",
+            )
+    return not torch.equal(predict(actions.flip(0)), predicted)
+
+
+@torch.no_grad()
 def check_energy(energy: nn.Module, latents: Tensor) -> None:
     """Check an energy on latents [N, tokens, dim].
 
@@ -129,7 +172,7 @@ def run_errors() -> Iterator[None]:
         ) from error
 
 
-def _compute(name: str, module: nn.Module, *inputs: Tensor) -> Tensor:
+def _compute(name: str, module: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     shapes = _shapes(inputs)
     try:
         output = module(*inputs)
@@ -165,7 +208,12 @@ def _shapes(inputs: Sequence[Tensor]) -> str:
 
 
 def _check_function(
-    name: str, module: nn.Module, inputs: Sequence[Tensor], output: Tensor, *, shared: Sequence[Tensor] = ()
+    name: str,
+    module: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    output: Tensor,
+    *,
+    shared: Sequence[Tensor] = (),
 ) -> None:
     """Check that ``module`` computes ``output`` again, and each row of it from that row of ``inputs``."""
     if (difference := _difference(_compute(name, module, *inputs, *shared), output)) > _SAME:

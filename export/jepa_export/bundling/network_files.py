@@ -17,25 +17,33 @@ import onnx.version_converter
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
+from jepa_export.bundling.bundle_networks import PredictorInputs
 from jepa_export.bundling.network_checks import first_line
 from jepa_export.data.file_hash import file_hash
 from jepa_export.errors import JepaExportError
 from jepa_export.targets.onnx import MAX_BYTES, OPSET
 from jepa_export.targets.onnx_network import OnnxNetwork, sizes_of
 
-# The axes of the inputs and of the output of each network.
-_INPUTS: dict[str, dict[str, tuple[str, ...]]] = {
+_Inputs = dict[str, tuple[str, ...]]
+# The axes of the inputs of each network. Those whose first axis is 1 are the same for every row.
+_INPUTS: dict[str, _Inputs] = {
     "encoder": {"images": ("N", "3", "height", "width")},
-    "predictor": {"latents": ("K", "W", "T", "D"), "actions": ("K", "W", "A")},
     "energy": {"latents": ("N", "T", "D"), "goal": ("1", "T", "D")},
 }
-# Every row has the same goal.
-_SHARED = ("goal",)
+_PREDICTOR_INPUTS: dict[PredictorInputs, _Inputs] = {
+    "one_step": {"latents": ("K", "W", "T", "D"), "actions": ("K", "W", "A")},
+    "action_free": {"latents": ("K", "W", "T", "D")},
+    "action_prefixes": {
+        "latents": ("1", "W", "T", "D"),
+        "actions": ("K", "H", "A"),
+        "history_actions": ("1", "W-1", "A"),
+    },
+}
 _STANDARD = ("", "ai.onnx")
 _RENEW = "export it again with torch.onnx.export"
 
 
-def load_network(role: str, path: Path, *, action_free: bool = False) -> OnnxNetwork:
+def load_network(role: str, path: Path, *, predictor: PredictorInputs = "one_step") -> OnnxNetwork:
     """Load a network of a bundle from an ONNX file.
 
     Inputs are identified by the number of their axes, then by their order; their names are free. A fixed
@@ -44,23 +52,26 @@ def load_network(role: str, path: Path, *, action_free: bool = False) -> OnnxNet
     Args:
         role: ``encoder``, ``predictor`` or ``energy``.
         path: The file; weights may be in files next to it.
-        action_free: The predictor has no input for actions.
+        predictor: What a predictor reads. One of action prefixes has no ``history_actions`` if W is 1.
 
     Raises:
         JepaExportError: The file is missing or no valid ONNX file, or a bundle cannot contain its graph.
     """
     name = f"{role} {path}"
-    model = _checked_graph(name, role, path, action_free)
-    batch = sizes_of(model.graph.input[0])[0]
+    model = _checked_graph(name, role, path, predictor)
+    shared = [axes[0] == "1" for axes in _expected_inputs(role, predictor, len(model.graph.input)).values()]
+    rows_of = shared.index(False)
+    batch = sizes_of(model.graph.input[rows_of])[0]
     row_by_row = role == "encoder" and batch == 1
     if batch is not None and not row_by_row:
-        _free_batch(model, list(_expected_inputs(role, action_free)))
+        _free_batch(model, shared)
     try:
         return OnnxNetwork(
             name,
             role,
             model,
             _converted(name, model),
+            rows_of=rows_of,
             row_by_row=row_by_row,
             fixed_batch=None if row_by_row else batch,
         )
@@ -74,9 +85,9 @@ def load_network(role: str, path: Path, *, action_free: bool = False) -> OnnxNet
         ) from error
 
 
-def input_shape(role: str, path: Path, *, action_free: bool = False) -> list[int | None]:
+def input_shape(role: str, path: Path, *, predictor: PredictorInputs = "one_step") -> list[int | None]:
     """Return the shape of the first input of a network, see :func:`load_network`; None for a free axis."""
-    return sizes_of(_checked_graph(f"{role} {path}", role, path, action_free).graph.input[0])
+    return sizes_of(_checked_graph(f"{role} {path}", role, path, predictor).graph.input[0])
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -94,20 +105,24 @@ def file_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _expected_inputs(role: str, action_free: bool) -> dict[str, tuple[str, ...]]:
-    """Return the inputs of :data:`_INPUTS` that a network has."""
-    return {name: axes for name, axes in _INPUTS[role].items() if not (action_free and name == "actions")}
+def _expected_inputs(role: str, predictor: PredictorInputs, count: int) -> _Inputs:
+    """Return the inputs that a network must have, given the number of those that it has."""
+    expected = _PREDICTOR_INPUTS[predictor] if role == "predictor" else _INPUTS[role]
+    without_history = count == 2
+    return {
+        name: axes for name, axes in expected.items() if not (without_history and name == "history_actions")
+    }
 
 
-def _checked_graph(name: str, role: str, path: Path, action_free: bool) -> onnx.ModelProto:
-    """Return the graph of a file, with its inputs in the order of :data:`_INPUTS`."""
+def _checked_graph(name: str, role: str, path: Path, predictor: PredictorInputs) -> onnx.ModelProto:
+    """Return the graph of a file, with its inputs in the order of :func:`_expected_inputs`."""
     model = _read(name, path)
     _check_operations(name, model)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     # The order of inputs with the same number of axes is retained.
     inputs.sort(key=lambda value: -len(value.type.tensor_type.shape.dim))
-    _check_inputs(name, _expected_inputs(role, action_free), inputs)
+    _check_inputs(name, _expected_inputs(role, predictor, len(inputs)), inputs)
     _check_output(name, model)
     del model.graph.input[:]
     model.graph.input.extend(inputs)
@@ -152,12 +167,13 @@ def _check_operations(name: str, model: onnx.ModelProto) -> None:
         )
 
 
-def _check_inputs(
-    name: str, expected: dict[str, tuple[str, ...]], found: Sequence[onnx.ValueInfoProto]
-) -> None:
+def _check_inputs(name: str, expected: _Inputs, found: Sequence[onnx.ValueInfoProto]) -> None:
     if any(not _fits(value, axes) for value, axes in zip_longest(found, expected.values(), fillvalue=None)):
         wanted = " and ".join(f"{key} [{', '.join(axes)}]" for key, axes in expected.items())
-        hint = "; for a predictor without actions, pass actions=None (--action-free)"
+        hint = (
+            "; for a predictor without actions, pass actions=None (--action-free); for one that returns all "
+            "steps, action_prefixes=True (--action-prefixes)"
+        )
         raise JepaExportError(
             f"{name}: must have the inputs {wanted} under any names, has {_shown(found)}: wrap the network "
             f"in a module with these inputs, and export that{hint if 'actions' in expected else ''}",
@@ -196,10 +212,10 @@ def _fits(value: onnx.ValueInfoProto | None, axes: tuple[str, ...] | None) -> bo
     )
 
 
-def _free_batch(model: onnx.ModelProto, expected: Sequence[str]) -> None:
+def _free_batch(model: onnx.ModelProto, shared: Sequence[bool]) -> None:
     """Make the first axes of all inputs and of the output free, except for inputs that all rows share."""
     del model.graph.value_info[:]
-    inputs = [value for value, key in zip(model.graph.input, expected, strict=True) if key not in _SHARED]
+    inputs = [value for value, same in zip(model.graph.input, shared, strict=True) if not same]
     for value in (*inputs, *model.graph.output):
         axes = value.type.tensor_type.shape.dim
         if axes:

@@ -6,6 +6,7 @@ robot can keep the latents and goals it has stored, and planners see the same en
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ from jepa_export.bundling.student_bundle import (
     predictor_writers,
     rollout_samples,
 )
+from jepa_export.bundling.student_graphs import write_graph
 from jepa_export.bundling.variants import VariantKey, key_of
 from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.errors import JepaExportError
@@ -46,7 +48,7 @@ from jepa_export.quantization.accuracy_control import (
 from jepa_export.students.layers import unit_scale
 from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
-from jepa_export.targets.openvino import Sample, save
+from jepa_export.targets.openvino import Sample, compress_int8, save
 from jepa_export.training.step_results import StepResults, network_hash
 from jepa_runtime.bundle import GOAL_ROLES, Bundle, GoldenOutputs, Variant, check_futures_size
 
@@ -142,7 +144,7 @@ def encoder_variants(bundle: Bundle) -> tuple[VariantKey, ...]:
 def write_predictor_bundle(
     base: Bundle,
     encoder: BundleEncoder,
-    predictor: Predictor,
+    predictor: nn.Module,
     clips: NDArray[np.uint8],
     folder: Path,
     settings: BundleSettings,
@@ -164,7 +166,9 @@ def write_predictor_bundle(
     Args:
         base: Bundle of the encoder.
         encoder: The same encoder as a module.
-        predictor: New predictor.
+        predictor: New predictor, with the inputs and the output of the graph ``predictor``. That of a student
+            gets a graph ``step`` in every variant; for any other, ``step`` is derived from ``predictor`` for
+            targets with fixed shapes, and INT8 quantizes weights alone.
         clips: uint8 [C, n, px, px, 3] to calibrate the predictor on, of at least ``history_size`` frames.
         folder: Destination.
         settings: Settings of the bundle.
@@ -210,12 +214,17 @@ def write_predictor_bundle(
         return {role: HeldOutSamples(each, controller) for role, each in found.items()}
 
     networks = f"{encoder.identity} {network_hash(predictor)}"
-    writers = predictor_writers(predictor, samples, unseen, variants, progress)
+    steps = isinstance(predictor, Predictor)
+    if isinstance(predictor, Predictor):
+        writers = predictor_writers(predictor, samples, unseen, variants, progress)
+    else:
+        writers = {"predictor": _sequence_writer(predictor, samples, variants, progress)}
     inputs = graph_inputs(networks, clips, held_out, settings, controller, seed=seed)
     with build_bundle(folder, progress, results=results) as builder:
         builder.copy_graph(base, "encoder")
         for role, write in writers.items():
             builder.write_graphs(role, write, inputs, controller)
+        derived = {} if steps else {"step": builder.write_steps(variants)}
         _save_golden(builder, replace(golden, energy=None, relative_pose=None))
         io = base.manifest.io
         fields = create_manifest(
@@ -224,8 +233,9 @@ def write_predictor_bundle(
             measured,
             frame=FrameFormat(io.frame.height, io.frame.width, io.frame.mean, io.frame.std),
             latent=(io.latent.tokens, io.latent.dim),
-            roles=("encoder", "predictor", "step"),
+            roles=("encoder", "predictor", *(("step",) if steps else ())),
             tolerances={precision: _tolerance(base, precision) for _, precision in variants},
+            others=derived,
         )
         builder.finish(fields, report | controller.report())
         # Copied after the verification: neither these graphs nor their outputs changed since ``base``.
@@ -238,6 +248,29 @@ def write_predictor_bundle(
         _save_golden(builder, golden)
         builder.seal(fields)
     return Bundle.open(folder)
+
+
+def _sequence_writer(
+    predictor: nn.Module,
+    samples: Callable[[], dict[str, list[Sample]]],
+    variants: Sequence[VariantKey],
+    progress: Progress,
+) -> Callable[[Path], None]:
+    """Return the function that writes a predictor of whole action sequences into a folder."""
+
+    def write(folder: Path) -> None:
+        progress("predictor: writing graphs")
+        write_graph(
+            predictor,
+            samples()["predictor"],
+            "futures",
+            folder,
+            variants,
+            free_axis=("actions",),
+            quantize=compress_int8,
+        )
+
+    return write
 
 
 def _reshape_fixed_energy(staging: Path, fields: dict[str, Any]) -> None:

@@ -35,8 +35,16 @@ _REQUIRED = (
     "license",
     "trained_on",
 )
-_OPTIONAL = ("energy", "frame_size", "history", "num_samples", "action_max_norm", "action_free")
-_OF_ACTIONS = ("action_low", "action_high", "action_max_norm")
+_OPTIONAL = (
+    "energy",
+    "frame_size",
+    "history",
+    "num_samples",
+    "action_max_norm",
+    "action_free",
+    "action_prefixes",
+)
+_OF_ACTIONS = ("action_low", "action_high", "action_max_norm", "action_prefixes")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -61,7 +69,8 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         metavar=("ENCODER", "PREDICTOR"),
         help="ONNX files: images float32 [N, 3, height, width] to latents [N, T, D], and latents "
-        "[K, W, T, D] and actions [K, W, A] (not with --action-free) to the next latent [K, T, D]",
+        "[K, W, T, D] and actions [K, W, A] (not with --action-free) to the next latent [K, T, D] (otherwise "
+        "with --action-prefixes)",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights, passed to the function")
     parser.add_argument(
@@ -121,6 +130,14 @@ def _add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="the predictor predicts from latents alone; recordings need no actions",
+    )
+    add(
+        "--action-prefixes",
+        action="store_true",
+        default=None,
+        help="the predictor returns the latents after every prefix of the actions in one call: from latents "
+        "[1, W, T, D], actions [K, H, A] and, if W > 1, the actions between the latents [1, W-1, A], to "
+        "[K, H, T, D]",
     )
     add("--step-s", type=float, metavar="SECONDS", help="duration of one step of the predictor")
     add("--horizon", type=int, metavar="N", help="predicted steps")
@@ -218,12 +235,17 @@ def _onnx_networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     The commit of the code that defines the networks is not known; the report of the bundle has the hashes of
     the files.
     """
-    from jepa_export.bundling.bundle_networks import Normalization
+    from jepa_export.bundling.bundle_networks import Normalization, PredictorInputs
     from jepa_export.bundling.network_files import input_shape
 
     encoder, predictor = arguments.onnx
     *_, height, width = input_shape("encoder", encoder)
-    history = input_shape("predictor", predictor, action_free=bool(arguments.action_free))[1]
+    inputs: PredictorInputs = "one_step"
+    if arguments.action_free:
+        inputs = "action_free"
+    elif arguments.action_prefixes:
+        inputs = "action_prefixes"
+    history = input_shape("predictor", predictor, predictor=inputs)[1]
     networks = {
         **({"actions": None} if arguments.action_free else {}),
         "encoder": encoder,
@@ -231,6 +253,7 @@ def _onnx_networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "energy": arguments.energy,
         "frame_size": _fixed("frame_size", arguments.frame_size, (height, width), encoder),
         "normalize": Normalization(tuple(arguments.mean), tuple(arguments.std)),
+        "action_prefixes": bool(arguments.action_prefixes),
         "step_s": arguments.step_s,
         "horizon": arguments.horizon,
         "history": _fixed("history", arguments.history, history, predictor),

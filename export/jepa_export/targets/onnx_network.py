@@ -31,7 +31,8 @@ class OnnxNetwork(nn.Module):
         role: Name of the operation, unique among the networks of a module.
         original: The graph to run; its inputs are in the order of the arguments of a call.
         converted: The same graph in the opset of :func:`~jepa_export.targets.onnx.export_onnx`.
-        row_by_row: Whether the graph computes one row of its first input at a time.
+        rows_of: Index of the input whose first axis is that of the output.
+        row_by_row: Whether the graph computes one row of its inputs at a time.
         fixed_batch: Number of rows for which the graph was exported, if its first axis was fixed.
     """
 
@@ -42,11 +43,12 @@ class OnnxNetwork(nn.Module):
         original: onnx.ModelProto,
         converted: onnx.ModelProto,
         *,
+        rows_of: int = 0,
         row_by_row: bool = False,
         fixed_batch: int | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.role, self.converted = name, role, converted
+        self.name, self.role, self.converted, self.rows_of = name, role, converted, rows_of
         self._row_by_row, self._fixed_batch = row_by_row, fixed_batch
         self._inputs = {value.name: sizes_of(value) for value in original.graph.input}
         options = onnxruntime.SessionOptions()
@@ -77,7 +79,7 @@ class OnnxNetwork(nn.Module):
 
     def _run_session(self, inputs: tuple[Tensor, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
         feeds = {name: tensor.contiguous().numpy() for name, tensor in zip(self._inputs, inputs, strict=True)}
-        rows = len(inputs[0])
+        rows = len(inputs[self.rows_of])
         try:
             (output,) = self._session.run(None, feeds)
         # ONNX Runtime's exceptions have no common base class.
@@ -123,7 +125,7 @@ class _Call(torch.autograd.Function):
     @staticmethod
     def symbolic(graph: Any, network: OnnxNetwork, *inputs: Any) -> Any:
         output = graph.op(f"{DOMAIN}::{network.role}", *inputs)
-        rows = (inputs[0].type().varyingSizes() or [None])[0]
+        rows = (inputs[network.rows_of].type().varyingSizes() or [None])[0]
         output.setType(inputs[0].type().with_sizes([rows, *network.output_sizes]))
         return output
 

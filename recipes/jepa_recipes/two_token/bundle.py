@@ -20,17 +20,25 @@ from jepa_export.bundling.manifest_fields import (
     create_manifest,
     report_fields,
 )
+from jepa_export.bundling.predictor_bundle import encoder_variants, write_predictor_bundle
 from jepa_export.bundling.student_bundle import GOLDEN_CANDIDATES, GOLDEN_FRAMES, sample_candidates
 from jepa_export.bundling.variants import VariantKey
-from jepa_export.data.two_rooms_recordings import STEP_S
+from jepa_export.data.two_rooms_recordings import STEP_S, Recordings
+from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, save
 from jepa_recipes.training_worlds.interface import TrainingWorld
 from jepa_recipes.two_token.dynamics import HORIZON
 from jepa_recipes.two_token.metrics import WorldMetrics, goal_threshold, measure
-from jepa_recipes.two_token.networks import LATENT_DIM, PIXEL_MEAN, PIXEL_STD
+from jepa_recipes.two_token.networks import (
+    LATENT_DIM,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    ActionPrefixPredictor,
+    Predictor,
+)
 from jepa_recipes.two_token.training import TrainedModel
-from jepa_runtime.bundle import model_suffix
+from jepa_runtime.bundle import Bundle, model_suffix
 from jepa_sim.worlds.two_rooms_camera import FRAME_PX, Image
 
 NUM_SAMPLES = 64
@@ -108,6 +116,78 @@ def write_two_token_bundle(
         )
         fields = _fields(identity, settings, measured)
         builder.finish(fields, {"open_loop": report_fields(metrics)})
+    return metrics
+
+
+def write_distilled_predictor(
+    base: Bundle,
+    predictor: Predictor | ActionPrefixPredictor,
+    held_out: Recordings,
+    folder: Path,
+    *,
+    command: str,
+    seed: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> WorldMetrics:
+    """Write the bundle ``folder`` with the encoder and the energy of ``base`` and another predictor.
+
+    Args:
+        base: Bundle that the predictor was trained for.
+        predictor: Predictor in evaluation mode.
+        held_out: Recordings to measure errors on.
+        folder: Destination; an existing bundle is replaced.
+        command: Command line for the provenance.
+        seed: Seed of the candidates that variants are verified with.
+        progress: See :data:`~jepa_export.bundling.builder.Progress`.
+
+    Returns:
+        The metrics of the model on held-out layouts.
+
+    Raises:
+        JepaExportError: ``folder`` exists and is not a bundle, or a graph does not reproduce the network.
+        BundleError: The result is not a valid bundle.
+    """
+    manifest, encoder = base.manifest, BundleEncoder(base)
+    metrics = measure(encoder, predictor, held_out, HORIZON)
+    all_at_once = isinstance(predictor, ActionPrefixPredictor)
+    described = "in one call" if all_at_once else "step by step"
+    identity = ModelIdentity(
+        model_id=manifest.model_id,
+        version=f"{manifest.version}-{'prefixes' if all_at_once else 'recursive'}",
+        trained=True,
+        description=f"{manifest.description}; a smaller predictor that predicts all steps {described}",
+        licence=manifest.licence,
+        data=manifest.provenance.data,
+        teacher=f"the predictor of {manifest.model_id} {manifest.version}",
+    )
+    settings = BundleSettings(
+        actions=ActionSpace(**manifest.io.action.model_dump()),
+        history_size=1,
+        horizon=HORIZON,
+        num_samples=manifest.num_samples,
+        step_s=manifest.io.step_s,
+        rate_hz=manifest.io.frame.rate_hz,
+        variants=encoder_variants(base),
+        command=command,
+    )
+    measured = MeasuredErrors(
+        error_bounds=tuple(metrics.error_bounds),
+        surprise_threshold=metrics.surprise_threshold,
+        goal_threshold=manifest.goal_threshold,
+    )
+    write_predictor_bundle(
+        base,
+        encoder,
+        predictor,
+        held_out.frames[:, 0, :GOLDEN_FRAMES],
+        folder,
+        settings,
+        identity,
+        measured,
+        seed=seed,
+        progress=progress,
+        report={"open_loop": report_fields(metrics)},
+    )
     return metrics
 
 

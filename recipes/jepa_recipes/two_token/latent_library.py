@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_export.training.prefetch import in_order
 from jepa_recipes.training_worlds.interface import TrainingWorld
-from jepa_recipes.two_token.networks import Encoder
 from jepa_runtime.util import atomic_files
 
 TRAJECTORIES, FRAMES = 16, 17
@@ -46,7 +45,7 @@ def read_library(path: Path) -> LatentLibrary:
 
 
 def build_library(
-    encoder: Encoder,
+    encoder: nn.Module,
     seed: int,
     stream: int,
     *,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_export.bundling.manifest_fields import ERROR_QUANTILE, FALSE_ALARM_RATE
 from jepa_export.data.two_rooms_recordings import Recordings
-from jepa_recipes.two_token.networks import ROBOT, SCENE, Encoder, Energy, Predictor
+from jepa_recipes.two_token.networks import ROBOT, SCENE, Encoder, Energy, RobotPredictor
 
 ARRIVALS = 0.98
 HALF_STEP = 0.5
@@ -35,7 +35,9 @@ class WorldMetrics:
 
 
 @torch.no_grad()
-def measure(encoder: Encoder, predictor: Predictor, held_out: Recordings, horizon: int) -> WorldMetrics:
+def measure(
+    encoder: nn.Module, predictor: RobotPredictor, held_out: Recordings, horizon: int
+) -> WorldMetrics:
     """Evaluate ``predictor`` over the first ``horizon`` steps of each held-out trajectory."""
     frames = torch.from_numpy(held_out.frames)
     encoded = torch.cat([encoder(run) for run in frames.flatten(0, 1)]).unflatten(0, frames.shape[:3])

@@ -7,6 +7,8 @@ futures affordable.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,6 +94,14 @@ class Encoder(nn.Module):
         return torch.stack([self.scene(features), robot], dim=1)
 
 
+class RobotPredictor(Protocol):
+    """A predictor of the token :data:`ROBOT`."""
+
+    def rollout(self, scene: Tensor, robot: Tensor, actions: Tensor) -> Tensor:
+        """Return the robot tokens [N, H, dim] after each of ``actions`` [N, H, 2]."""
+        ...
+
+
 class Predictor(nn.Module):
     """Predictor of the token :data:`ROBOT` one step ahead: robot' = robot + MLP(robot, scene, action)."""
 
@@ -121,11 +131,67 @@ class Predictor(nn.Module):
         return torch.stack(steps, dim=1)
 
     def forward(self, history_latents: Tensor, actions: Tensor) -> Tensor:
-        """Predict futures [K, H, 2, dim] from [1, 1, 2, dim] and [K, H, 2]; this is the exported graph."""
-        latent = history_latents[0]
-        robot = self.rollout(latent[:, SCENE], latent[:, ROBOT], actions)
-        scene = latent[:, None, SCENE].expand(robot.shape)
-        return torch.stack([scene, robot], dim=2)
+        """Predict futures, see :func:`predict_futures`."""
+        return predict_futures(self, history_latents, actions)
+
+
+class ActionPrefixPredictor(nn.Module):
+    """Predictor of the token :data:`ROBOT` after every prefix of the actions, in one call.
+
+    The steps of a sequence are computed in parallel (Fast-LeWM, arXiv:2606.26217): a step is a function of
+    the latent and of the actions up to it, which two causal layers combine. As the first layer is linear in
+    the actions, it costs little more than a sum over them.
+    """
+
+    causal: Tensor
+
+    def __init__(
+        self,
+        horizon: int,
+        dim: int = LATENT_DIM,
+        width: int = 128,
+        *,
+        top_speed: float = MAX_SPEED_MPS,
+    ) -> None:
+        super().__init__()
+        self.horizon, self.top_speed = horizon, top_speed
+        self.from_latent = nn.Linear(2 * dim, width)
+        self.from_actions = nn.Linear(2 * horizon, horizon * width)
+        self.before = nn.Linear(width, width)
+        self.over_steps = nn.Parameter(torch.ones(horizon, horizon) / horizon)
+        self.after = nn.Linear(width, width)
+        self.out = nn.Linear(width, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer("causal", torch.ones(horizon, horizon).tril(), persistent=False)
+
+    def rollout(self, scene: Tensor, robot: Tensor, actions: Tensor) -> Tensor:
+        """Return the robot tokens [N, H, dim] after each of ``actions`` [N, H, 2].
+
+        ``scene`` and ``robot`` are [N or 1, dim].
+        """
+        width = self.out.in_features
+        mask = self.causal.repeat_interleave(width, 0).repeat_interleave(2, 1)
+        weight = self.from_actions.weight * mask
+        scaled = (actions / self.top_speed).flatten(1)
+        prefixes = functional.linear(scaled, weight, self.from_actions.bias).unflatten(1, (-1, width))
+        state = self.from_latent(torch.cat([scene, robot], dim=-1))[:, None]
+        steps = functional.gelu(self.before(functional.gelu(prefixes + state)))
+        steps = (self.over_steps * self.causal) @ steps
+        moved: Tensor = self.out(functional.gelu(self.after(steps)))
+        return robot[:, None] + moved
+
+    def forward(self, history_latents: Tensor, actions: Tensor) -> Tensor:
+        """Predict futures, see :class:`Predictor`."""
+        return predict_futures(self, history_latents, actions)
+
+
+def predict_futures(predictor: RobotPredictor, history_latents: Tensor, actions: Tensor) -> Tensor:
+    """Predict futures [K, H, 2, dim] from [1, 1, 2, dim] and [K, H, 2]: the exported graph."""
+    latent = history_latents[0]
+    robot = predictor.rollout(latent[:, SCENE], latent[:, ROBOT], actions)
+    scene = latent[:, None, SCENE].expand(robot.shape)
+    return torch.stack([scene, robot], dim=2)
 
 
 class InverseDynamics(nn.Module):

@@ -15,8 +15,14 @@ from jepa_export.bundling.staging import check_output
 from jepa_export.evaluation.bundle_report import add_to_report
 from jepa_export.evaluation.compute_cost import bundle_multiply_adds
 from jepa_recipes.training_worlds.interface import TrainingWorld
-from jepa_recipes.two_token.bundle import write_two_token_bundle
-from jepa_recipes.two_token.training import TEACHER_RECIPES, distill, train
+from jepa_recipes.two_token.bundle import write_distilled_predictor, write_two_token_bundle
+from jepa_recipes.two_token.training import (
+    TEACHER_RECIPES,
+    PredictorRecipe,
+    distill,
+    distill_predictor,
+    train,
+)
 from jepa_runtime.bundle import Bundle
 from jepa_sim.closed_loop.run import Plan, closed_loop, progress
 
@@ -69,6 +75,44 @@ def train_and_bundle(
             console.print(success_table(title, found["closed_loop"]))
     if distilled:
         console.print(compute_table(report))
+    console.print(f"bundle: {folder}")
+    return 0
+
+
+def distill_predictor_and_bundle(
+    out: Path,
+    training_world: TrainingWorld,
+    base_folder: Path,
+    *,
+    command: str,
+    seed: int,
+    episodes: int,
+    recipe: PredictorRecipe,
+) -> int:
+    """Train a predictor for an existing bundle in ``out``, write the bundle ``out``/bundle, and measure it.
+
+    Args:
+        out: Folder of checkpoints and bundle.
+        training_world: World that the bundle was trained in.
+        base_folder: The bundle, whose encoder and energy are copied.
+        command: Command line for the provenance of the bundle.
+        seed: Seed of weights and data.
+        episodes: Number of episodes for each of three seeds; 0: none.
+        recipe: Predictor and amount of training.
+    """
+    folder, console = out / "bundle", Console()
+    check_output(folder)
+    base = Bundle.open(base_folder)
+    predictor, held_out = distill_predictor(
+        base, out / "checkpoints", seed=seed, training_world=training_world, recipe=recipe
+    )
+    metrics = write_distilled_predictor(base, predictor, held_out, folder, command=command, seed=seed)
+    report = {"open_loop": report_fields(metrics)} | _measured(
+        Bundle.open(folder), training_world, episodes, baselines=True
+    )
+    add_to_report(Bundle.open(folder), report)
+    if "closed_loop" in report:
+        console.print(success_table(base.manifest.model_id, report["closed_loop"]))
     console.print(f"bundle: {folder}")
     return 0
 

@@ -21,6 +21,7 @@ import torch
 
 from jepa_export.bundling.staging import write_errors_reported
 from jepa_export.data.two_rooms_recordings import Recordings
+from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.errors import JepaExportError
 from jepa_export.training.checkpoint import lock_folder
 from jepa_export.training.stage import run_stage
@@ -32,10 +33,14 @@ from jepa_recipes.two_token.distillation import (
 from jepa_recipes.two_token.dynamics import HORIZON, DynamicsStage
 from jepa_recipes.two_token.imagined_distances import load_or_compute_distances
 from jepa_recipes.two_token.latent_library import PRESSING, build_library, read_library
-from jepa_recipes.two_token.networks import Encoder, Energy, Predictor
+from jepa_recipes.two_token.networks import ActionPrefixPredictor, Encoder, Energy, Predictor
+from jepa_recipes.two_token.predictor_distillation import PredictorDistillationStage
 from jepa_recipes.two_token.representation import RepresentationStage
 from jepa_recipes.two_token.temporal_distance import TemporalDistanceStage
 from jepa_recipes.two_token.vit_trunk import ViTTrunk
+from jepa_runtime import WorldModel
+from jepa_runtime.backends import BackendOptions
+from jepa_runtime.bundle import Bundle
 from jepa_runtime.util import end_with_parent
 
 LIBRARY = "library.npz"
@@ -92,6 +97,31 @@ DISTILLATION_RECIPES: dict[str, DistillationRecipe] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictorRecipe:
+    """Amount of training of a predictor on the encoder of a bundle.
+
+    Attributes:
+        action_prefixes: The predictor returns all steps in one call; otherwise it is applied recursively.
+        layouts: Size of the library that it learns from.
+        steps: Training steps.
+        held_out_layouts: Layouts that errors are measured on.
+    """
+
+    action_prefixes: bool
+    layouts: int = 480
+    steps: int = 6000
+    held_out_layouts: int = 48
+
+    def create(self, top_speed: float) -> Predictor | ActionPrefixPredictor:
+        """Create the untrained predictor."""
+        if self.action_prefixes:
+            return ActionPrefixPredictor(HORIZON, width=_PREDICTOR_WIDTH, top_speed=top_speed)
+        return Predictor(width=_PREDICTOR_WIDTH, top_speed=top_speed)
+
+
+# Half of the shipped predictor's.
+_PREDICTOR_WIDTH = 128
 # Independent of the number of cores: results depend on it.
 _LARGE_THREADS = 2
 
@@ -176,13 +206,7 @@ def train(
         steps=recipe.temporal_distance_steps,
     )
     run_stage(temporal, folder, checkpoint_every=500)
-    held_out = training_world.record(
-        (seed, _HELD_OUT_STREAM),
-        layouts=recipe.held_out_layouts,
-        trajectories=4,
-        frames=HORIZON + 1,
-        pressing=PRESSING,
-    )
+    held_out = _held_out(training_world, seed, recipe.held_out_layouts)
     return TrainedModel(
         training_world, encoder.eval(), temporal.predictor.eval(), temporal.energy.eval(), held_out
     )
@@ -242,6 +266,45 @@ def distill(
         encoder=representation.encoder.eval(),
         predictor=dynamics.predictor.eval(),
         energy=dynamics.energy.eval(),
+    )
+
+
+def distill_predictor(
+    base: Bundle, folder: Path, *, seed: int, training_world: TrainingWorld, recipe: PredictorRecipe
+) -> tuple[Predictor | ActionPrefixPredictor, Recordings]:
+    """Train a predictor on the encoder and the predictor of a bundle, or resume the run in ``folder``.
+
+    Returns:
+        The predictor in evaluation mode, and recordings of layouts that it was not trained on.
+
+    Raises:
+        JepaExportError: See :func:`train`.
+        JepaRuntimeError: ``base`` does not run here in fp32.
+    """
+    _claim(folder, f"seed {seed}, bundle {base.sha256}, {recipe}\n")
+    torch.set_num_threads(1)
+    with _renderer() as renderer:
+        library = build_library(
+            BundleEncoder(base),
+            seed,
+            _LIBRARY_STREAM,
+            layouts=recipe.layouts,
+            training_world=training_world,
+            renderer=renderer,
+            cache=folder / LIBRARY,
+        )
+    torch.manual_seed(seed)
+    with WorldModel.open(base, precision="fp32", options=BackendOptions(threads=1)) as teacher:
+        stage = PredictorDistillationStage(
+            teacher, library, recipe.create(training_world.top_speed), steps=recipe.steps
+        )
+        run_stage(stage, folder, checkpoint_every=1000)
+    return stage.predictor.eval(), _held_out(training_world, seed, recipe.held_out_layouts)
+
+
+def _held_out(training_world: TrainingWorld, seed: int, layouts: int) -> Recordings:
+    return training_world.record(
+        (seed, _HELD_OUT_STREAM), layouts=layouts, trajectories=4, frames=HORIZON + 1, pressing=PRESSING
     )
 
 

@@ -17,8 +17,15 @@ IMAGES = torch.zeros(2, 3, own.PX, own.PX)
 LATENTS, ACTIONS = torch.zeros(2, 2, own.TOKENS, own.DIM), torch.zeros(2, 2, 2)
 
 
-def write(path: Path, network: nn.Module, *inputs: torch.Tensor, free: bool = True, opset: int = 17) -> Path:
-    """Write the ONNX file of a network, with free first axes or without."""
+def write(
+    path: Path,
+    network: nn.Module,
+    *inputs: torch.Tensor,
+    free: bool = True,
+    free_inputs: Sequence[str] | None = None,
+    opset: int = 17,
+) -> Path:
+    """Write the ONNX file of a network, with free first axes (of all inputs by default) or without."""
     names = [f"in_{index}" for index in range(len(inputs))]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -27,7 +34,7 @@ def write(path: Path, network: nn.Module, *inputs: torch.Tensor, free: bool = Tr
             inputs,
             str(path),
             input_names=names,
-            dynamic_axes={name: {0: "rows"} for name in names} if free else None,
+            dynamic_axes={name: {0: "rows"} for name in free_inputs or names} if free else None,
             opset_version=opset,
             dynamo=False,
         )

@@ -86,6 +86,66 @@ class ActionFree(Predictor):
         return latents[:, -1] + change
 
 
+class Prefixes(nn.Module):
+    """The latents after every prefix of H actions, from W shared latents and the actions between them."""
+
+    def __init__(self, history: int = 2, horizon: int = 3) -> None:
+        super().__init__()
+        self.state = nn.Linear(history * DIM + 2 * (history - 1), 32)
+        self.actions = nn.Linear(2, 32)
+        self.register_buffer("sums", torch.ones(horizon, horizon).tril())
+        self.out = nn.Linear(32, DIM)
+
+    def forward(self, latents: Tensor, actions: Tensor, history_actions: Tensor | None = None) -> Tensor:
+        known = latents.transpose(1, 2).flatten(2)
+        if history_actions is not None:
+            executed = history_actions.flatten(1)[:, None].expand(-1, latents.shape[2], -1)
+            known = torch.cat([known, executed], dim=-1)
+        prefixes = self.sums @ self.actions(actions)
+        change: Tensor = self.out(torch.relu(self.state(known)[:, None] + prefixes[:, :, None]))
+        return latents[:, -1:] + change
+
+
+class Anticipating(Prefixes):
+    """Its latents depend on later actions too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums.fill_(1.0)
+
+
+class LastOnly(Prefixes):
+    """Returns the latent after the last action only."""
+
+    def forward(self, latents: Tensor, actions: Tensor, history_actions: Tensor | None = None) -> Tensor:
+        return super().forward(latents, actions, history_actions)[:, -1]
+
+
+class MixingPrefixes(Prefixes):
+    """Adds the mean of all candidates."""
+
+    def forward(self, latents: Tensor, actions: Tensor, history_actions: Tensor | None = None) -> Tensor:
+        futures = super().forward(latents, actions, history_actions)
+        return futures + futures.mean(0, keepdim=True)
+
+
+class NewestLatent(Prefixes):
+    """Ignores the actions between the latents."""
+
+    def __init__(self) -> None:
+        super().__init__(history=1)
+
+    def forward(self, latents: Tensor, actions: Tensor, history_actions: Tensor | None = None) -> Tensor:
+        return super().forward(latents[:, -1:], actions)
+
+
+class IgnoringActions(Prefixes):
+    """Ignores the actions."""
+
+    def forward(self, latents: Tensor, actions: Tensor, history_actions: Tensor | None = None) -> Tensor:
+        return super().forward(latents, torch.zeros_like(actions), history_actions)
+
+
 class Noise(Encoder):
     """Adds noise in evaluation mode as well."""
 
@@ -205,6 +265,12 @@ def arguments(**changed: Any) -> dict[str, Any]:
         "license": "Apache-2.0",
         "data": "drawn squares",
     } | changed
+
+
+def prefix_arguments(**changed: Any) -> dict[str, Any]:
+    """Return the arguments of export_bundle for a predictor of all steps, with changes."""
+    torch.manual_seed(0)
+    return arguments(predictor=Prefixes(), action_prefixes=True) | changed
 
 
 def action_free_arguments(**changed: Any) -> dict[str, Any]:

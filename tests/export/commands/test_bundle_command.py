@@ -193,6 +193,23 @@ def test_command_writes_a_bundle_without_actions(onnx_project: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_command_writes_a_bundle_of_action_prefixes(onnx_project: Path) -> None:
+    class Predictor(torch.nn.Module):
+        def forward(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+            return latents[:, -1:] + actions.cumsum(1).sum(-1)[..., None, None]
+
+    inputs = torch.zeros(1, 1, 4, 16), torch.zeros(2, 2, 2)
+    file = onnx_project / "predictor.onnx"
+    onnx_files.write(file, Predictor(), *inputs, free_inputs=("in_1",))
+    words = [*ONNX, *options(SETTINGS), "--action-prefixes", "--target", "onnx", "--output", "made"]
+    assert cli.main(["bundle", *words]) == 0
+    manifest = Bundle.open(onnx_project / "made").manifest
+    assert (manifest.horizon, manifest.history_size, manifest.num_samples) == (2, 1, 9)
+    assert "--action-prefixes --data" in manifest.provenance.command
+    assert runtime(["verify", "made"]) == 0
+
+
+@pytest.mark.timeout(120)
 def test_settings_of_onnx_files_can_be_in_a_configuration_file(onnx_project: Path) -> None:
     lines = [
         f"{name}: [{', '.join(value.split())}]" if " " in value else f"{name}: {value}"
@@ -214,6 +231,7 @@ def test_settings_of_onnx_files_can_be_in_a_configuration_file(onnx_project: Pat
         [*ONNX, *options(SETTINGS), "--checkpoint", "w.pt"],
         [*ONNX, *options(SETTINGS), "--action-free"],
         ["maze_model:make", *ONNX[3:], "--action-free"],
+        ["maze_model:make", *ONNX[3:], "--action-prefixes"],
         ["maze_model:make", *ONNX[3:], "--horizon", "2"],
         ["maze_model:make", *ONNX, *options(SETTINGS)],
         ONNX[3:],
