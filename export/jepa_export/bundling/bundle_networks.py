@@ -126,9 +126,11 @@ class PrefixPredictor(nn.Module):
         """Predict K futures of H steps, see :class:`UnrolledPredictor`."""
         if history_actions is None:
             futures: Tensor = self.network(history_latents, actions)
-            return futures
-        # Some engines drop an input that no operation reads, and a network may ignore this one.
-        return self.network(history_latents, actions, history_actions) + 0 * history_actions.sum()
+        else:
+            futures = self.network(history_latents, actions, history_actions)
+            # Some engines drop an input that no operation reads, and a network may ignore this one.
+            futures = futures + 0 * history_actions.sum()
+        return futures
 
 
 class ActionFreePredictor(nn.Module):

@@ -179,7 +179,7 @@ class _CausalStage(TrainingStage):
         length = int(random.integers(window, min(2 * window, shortest + 1))) * self._tubelet
         clips = []
         for _ in range(self._settings.batch):
-            frames = self._recordings[random.integers(len(self._recordings))]
+            frames = self._recordings[int(random.integers(len(self._recordings)))]
             start = random.integers(len(frames) - length + 1)
             clips.append(torch.from_numpy(frames[start : start + length]))
         return normalize(torch.stack(clips).float())

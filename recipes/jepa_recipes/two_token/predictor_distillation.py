@@ -80,7 +80,8 @@ class PredictorDistillationStage(ModuleStage):
         noise[:, :_CONSTANT] = 0
         candidates[:, _RECORDED:] = constant + noise * torch.randn(STARTS, count, HORIZON, 2)
         norm = candidates.norm(dim=-1, keepdim=True)
-        return candidates * (top_speed / norm.clamp_min(top_speed))
+        limited: Tensor = candidates * (top_speed / norm.clamp_min(top_speed))
+        return limited
 
     def _targets(self, starts: Tensor, candidates: Tensor) -> Tensor:
         """Return the robot tokens [STARTS * CANDIDATES, H, D] that the teacher predicts."""
