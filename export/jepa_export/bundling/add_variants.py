@@ -50,12 +50,12 @@ from jepa_runtime.bundle import (
     POSE_BATCH,
     ROLES,
     Bundle,
+    ClipSpec,
     Manifest,
     Role,
     Variant,
     compiled_candidates,
 )
-from jepa_runtime.bundle.manifest import ClipSpec
 from jepa_runtime.model import cosines
 
 _INT8_IR: VariantKey = ("openvino", "int8")

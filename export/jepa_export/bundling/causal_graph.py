@@ -16,8 +16,8 @@ from jepa_export.targets.openvino import Sample
 from jepa_export.teachers.causal import CausalEncoder, CausalStepEncoder, entry_shape
 from jepa_export.teachers.normalization import normalize
 from jepa_export.teachers.vjepa2 import Encoder
-from jepa_runtime.bundle.manifest import ClipSpec
-from jepa_runtime.model.encoder_cache import EncoderCache
+from jepa_runtime.bundle import ClipSpec
+from jepa_runtime.model import EncoderCache
 
 _CLIPS = 4
 

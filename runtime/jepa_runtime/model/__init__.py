@@ -15,6 +15,7 @@ from jepa_runtime.util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from jepa_runtime.model.compiled_graphs import graphs, runnable_precisions
+    from jepa_runtime.model.encoder_cache import EncoderCache
     from jepa_runtime.model.parity import Parity, cosines, golden_parity
     from jepa_runtime.model.relative_pose import RelativePose
     from jepa_runtime.model.world_model import Futures, StepOutcome, WorldModel
@@ -23,6 +24,7 @@ else:
         __name__,
         {
             "compiled_graphs": ["graphs", "runnable_precisions"],
+            "encoder_cache": ["EncoderCache"],
             "parity": ["Parity", "cosines", "golden_parity"],
             "relative_pose": ["RelativePose"],
             "world_model": ["Futures", "StepOutcome", "WorldModel"],
@@ -30,6 +32,7 @@ else:
     )
 
 __all__ = [
+    "EncoderCache",
     "Futures",
     "Parity",
     "RelativePose",
