@@ -240,6 +240,8 @@ def test_wall_time_is_the_cost_with_other_threads(toy_bundle: Path) -> None:
         def encode(self, _: object) -> None:
             self._pool.submit(lambda: sum(range(20_000))).result()
 
+        def create_cache(self) -> None: ...
+
         def predict(self, _: object) -> None: ...
 
     with WorldModel.open(toy_bundle, allow_untrained=True) as model:

@@ -173,7 +173,7 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
     inputs = [
         (
             one,
-            [frame if frame.ndim == 4 else frame[None] for frame in one.bundle.golden().frames],
+            one.bundle.golden().frames,
             default_candidates(one.manifest, one.num_samples),
             one.create_cache(),
         )
@@ -182,12 +182,15 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
     times = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
 
     def run(which: int, count: int) -> Floats:
-        model, clips, actions, cache = inputs[which]
+        model, frames, actions, cache = inputs[which]
         samples = []
         for index in range(count):
             # Time of the thread: under RLIMIT_CPU, that of the process advances only with the scheduler tick.
             clock, own = time.perf_counter(), time.thread_time()
-            model.encode_clip(clips[index % len(clips)], cache, index)
+            if cache is None:
+                model.encode(frames[index % len(frames)])
+            else:
+                model.encode_clip(frames[index % len(frames)], cache, index)
             model.predict(actions)
             samples.append((time.perf_counter() - clock, time.thread_time() - own))
         return np.asarray(np.transpose(samples), np.float64)
