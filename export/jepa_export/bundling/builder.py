@@ -8,7 +8,7 @@ seal. The finished folder then replaces the destination in one step, or nothing 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,23 @@ class BundleBuilder:
         if result.reused:
             controller.add(result.values)
 
-    def copy_graph(self, base: Bundle, role: Role) -> list[dict[str, str]]:
-        """Copy every variant of a graph from another bundle, and return the entries for the manifest.
+    def copy_graph(
+        self, base: Bundle, role: Role, targets: Collection[Target] | None = None
+    ) -> list[dict[str, str]]:
+        """Copy the variants of a graph from another bundle, and return the entries for the manifest.
+
+        Args:
+            base: The other bundle.
+            role: Name of the graph.
+            targets: Targets whose variants are copied; None: all.
 
         Raises:
             BundleError: A file of ``base`` is no longer what its manifest records.
         """
         entries = []
         for variant in base.manifest.graphs.variants(role):
+            if targets is not None and variant.target not in targets:
+                continue
             path = model_path(role, key_of(variant))
             for source in variant.paths:
                 self._write(str(Path(path).with_suffix(Path(source).suffix)), base.read(source))

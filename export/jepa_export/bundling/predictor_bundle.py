@@ -6,7 +6,7 @@ robot can keep the latents and goals it has stored, and planners see the same en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -50,7 +50,7 @@ from jepa_export.students.predictor import Predictor, PredictorConfig
 from jepa_export.targets.npu import static_ir
 from jepa_export.targets.openvino import Sample, compress_int8, save
 from jepa_export.training.step_results import StepResults, network_hash
-from jepa_runtime.bundle import GOAL_ROLES, Bundle, GoldenOutputs, Variant, check_futures_size
+from jepa_runtime.bundle import GOAL_ROLES, Bundle, GoldenOutputs, Target, Variant, check_futures_size
 
 # Lower limit of a component's standard deviation, as a fraction of that of all components.
 _MIN_RELATIVE_STD = 1e-2
@@ -136,9 +136,10 @@ def check_latent_size(bundle: Bundle, *, history: int, horizon: int, num_samples
         ) from error
 
 
-def encoder_variants(bundle: Bundle) -> tuple[VariantKey, ...]:
-    """Return the variants of a bundle's encoder, the preferred first."""
-    return tuple(map(key_of, bundle.manifest.graphs.encoder))
+def encoder_variants(bundle: Bundle, targets: Collection[Target] | None = None) -> tuple[VariantKey, ...]:
+    """Return the variants of a bundle's encoder for some targets (None: for all), the preferred first."""
+    found = map(key_of, bundle.manifest.graphs.encoder)
+    return tuple(key for key in found if targets is None or key[0] in targets)
 
 
 def write_predictor_bundle(
@@ -214,6 +215,7 @@ def write_predictor_bundle(
         return {role: HeldOutSamples(each, controller) for role, each in found.items()}
 
     networks = f"{encoder.identity} {network_hash(predictor)}"
+    targets = {target for target, _ in variants}
     steps = isinstance(predictor, Predictor)
     if isinstance(predictor, Predictor):
         writers = predictor_writers(predictor, samples, unseen, variants, progress)
@@ -221,7 +223,7 @@ def write_predictor_bundle(
         writers = {"predictor": _sequence_writer(predictor, samples, variants, progress)}
     inputs = graph_inputs(networks, clips, held_out, settings, controller, seed=seed)
     with build_bundle(folder, progress, results=results) as builder:
-        builder.copy_graph(base, "encoder")
+        builder.copy_graph(base, "encoder", targets)
         for role, write in writers.items():
             builder.write_graphs(role, write, inputs, controller)
         derived = {} if steps else {"step": builder.write_steps(variants)}
@@ -240,7 +242,7 @@ def write_predictor_bundle(
         builder.finish(fields, report | controller.report())
         # Copied after the verification: neither these graphs nor their outputs changed since ``base``.
         for role in GOAL_ROLES:
-            fields["graphs"][role] = builder.copy_graph(base, role)
+            fields["graphs"][role] = builder.copy_graph(base, role, targets)
             for entry in fields["graphs"][role]:
                 tolerance = base.manifest.golden.tolerances[entry["precision"]]
                 fields["golden"]["tolerances"].setdefault(entry["precision"], tolerance.model_dump())

@@ -11,6 +11,7 @@ import openvino as ov
 import torch
 
 from jepa_export.bundling.builder import build_bundle
+from jepa_export.bundling.bundle_networks import PrefixPredictor
 from jepa_export.bundling.manifest_fields import (
     ActionSpace,
     BundleSettings,
@@ -22,7 +23,7 @@ from jepa_export.bundling.manifest_fields import (
 )
 from jepa_export.bundling.predictor_bundle import encoder_variants, write_predictor_bundle
 from jepa_export.bundling.student_bundle import GOLDEN_CANDIDATES, GOLDEN_FRAMES, sample_candidates
-from jepa_export.bundling.variants import VariantKey
+from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey
 from jepa_export.data.two_rooms_recordings import STEP_S, Recordings
 from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.targets.onnx import export_onnx
@@ -131,6 +132,8 @@ def write_distilled_predictor(
 ) -> WorldMetrics:
     """Write the bundle ``folder`` with the encoder and the energy of ``base`` and another predictor.
 
+    It has the variants of ``base`` for the default targets; `jepa-export add-variant` adds others.
+
     Args:
         base: Bundle that the predictor was trained for.
         predictor: Predictor in evaluation mode.
@@ -167,7 +170,7 @@ def write_distilled_predictor(
         num_samples=manifest.num_samples,
         step_s=manifest.io.step_s,
         rate_hz=manifest.io.frame.rate_hz,
-        variants=encoder_variants(base),
+        variants=encoder_variants(base, DEFAULT_TARGETS),
         command=command,
     )
     measured = MeasuredErrors(
@@ -178,7 +181,7 @@ def write_distilled_predictor(
     write_predictor_bundle(
         base,
         encoder,
-        predictor,
+        PrefixPredictor(predictor),
         held_out.frames[:, 0, :GOLDEN_FRAMES],
         folder,
         settings,

@@ -174,8 +174,10 @@ class ActionPrefixPredictor(nn.Module):
         mask = self.causal.repeat_interleave(width, 0).repeat_interleave(2, 1)
         weight = self.from_actions.weight * mask
         scaled = (actions / self.top_speed).flatten(1)
-        prefixes = functional.linear(scaled, weight, self.from_actions.bias).unflatten(1, (-1, width))
+        prefixes = functional.linear(scaled, weight, self.from_actions.bias)
         state = self.from_latent(torch.cat([scene, robot], dim=-1))[:, None]
+        # Other functions would make the number of candidates a constant of the exported graph.
+        prefixes = prefixes.reshape(-1, self.horizon, width)
         steps = functional.gelu(self.before(functional.gelu(prefixes + state)))
         steps = (self.over_steps * self.causal) @ steps
         moved: Tensor = self.out(functional.gelu(self.after(steps)))

@@ -15,7 +15,7 @@ from jepa_recipes.two_token.latent_library import LatentLibrary
 from jepa_recipes.two_token.networks import ROBOT, SCENE, ActionPrefixPredictor, Predictor
 from jepa_runtime import WorldModel
 
-STARTS, CANDIDATES = 32, 16
+STARTS, CANDIDATES = 16, 16
 # Of the candidates: recorded sequences, constant ones, and noise around constant ones, as planners propose.
 _RECORDED, _CONSTANT = 5, 4
 _INITIAL_STD = 0.8

@@ -110,7 +110,7 @@ class PredictorRecipe:
 
     action_prefixes: bool
     layouts: int = 480
-    steps: int = 6000
+    steps: int = 3000
     held_out_layouts: int = 48
 
     def create(self, top_speed: float) -> Predictor | ActionPrefixPredictor:
