@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from types import SimpleNamespace
 
@@ -82,6 +83,13 @@ class FakeModel:
         self.surprises = 0
         self.pose: RelativePose | None = None
         self._encode_s = encode_s
+
+    def encode_clip(
+        self, images: Sequence[NDArray[np.uint8]], cache: None = None, step: int = 0
+    ) -> NDArray[np.float32]:
+        """Encode the one image of a model that reads no clips."""
+        (image,) = images
+        return self.encode(image)
 
     def create_cache(self) -> None:
         """The encoder is not causal."""

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from jepa_export.bundling.task_progress import Begin, track
-from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.openvino import Sample
 from jepa_export.teachers.causal import CausalEncoder, CausalStepEncoder, entry_shape
-from jepa_export.teachers.normalization import normalize
+from jepa_export.teachers.normalization import PixelNormalization, normalize
 from jepa_export.teachers.vjepa2 import Encoder
 from jepa_runtime.bundle import ClipSpec
 from jepa_runtime.model import EncoderCache
@@ -25,20 +24,13 @@ _CLIPS = 4
 class CausalGraph(nn.Module):
     """The encoder as the runtime runs it: a tubelet, the cache and its positions -> latent and new entry."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, encoder: Encoder, steps: int) -> None:
         super().__init__()
-        self.encode = CausalStepEncoder(encoder, steps)
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+        self.encode, self.normalize = CausalStepEncoder(encoder, steps), PixelNormalization()
 
     def forward(self, frame: Tensor, cache: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Encode uint8 [tubelet, height, width, 3]; see :class:`CausalStepEncoder` for the others."""
-        # As in jepa_export.teachers.normalization, whose movedim is exported with an axis that ONNX rejects.
-        pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        latent, entry = self.encode(pixels[None], cache, positions)
+        latent, entry = self.encode(self.normalize(frame)[None], cache, positions)
         return latent, entry
 
 
@@ -73,10 +65,8 @@ def graph_samples(graph: CausalGraph, frames: Tensor) -> list[Sample]:
         frames: uint8 [frames, height, width, 3].
     """
     encoder = graph.encode.encoder
-    cache, tubelets = (
-        EncoderCache(clip_spec(encoder, graph.encode.steps)),
-        frames.split(encoder.config.tubelet),
-    )
+    cache = EncoderCache(clip_spec(encoder, graph.encode.steps))
+    tubelets = frames.split(encoder.config.tubelet)
     samples: list[Sample] = []
     for step, tubelet in enumerate(tubelets):
         inputs = {"frame": tubelet.numpy(), "cache": cache.entries, "positions": cache.positions(step)}

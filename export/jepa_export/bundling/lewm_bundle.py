@@ -34,10 +34,10 @@ from jepa_export.data.action_statistics import measure as measure_actions
 from jepa_export.data.clip_windows import Windows
 from jepa_export.data.recording import Recording
 from jepa_export.errors import JepaExportError
-from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.openvino import Sample
 from jepa_export.teachers.lewm import LeWM
 from jepa_export.teachers.lewm_rollout import Rollout
+from jepa_export.teachers.normalization import PixelNormalization
 from jepa_runtime.bundle import Bundle
 
 # Trajectories that errors are measured on, and how many of them INT8 is calibrated on.
@@ -128,18 +128,12 @@ def sample_trajectories(recordings: Sequence[Recording], *, action_dim: int, hor
 class LeWMFrameEncoder(nn.Module):
     """The encoder for one camera frame: uint8 [1, px, px, 3] -> latent [1, 1, D]."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: LeWM) -> None:
         super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+        self.model, self.normalize = model, PixelNormalization()
 
     def forward(self, frame: Tensor) -> Tensor:
-        pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        out: Tensor = self.model(pixels[:, None])
+        out: Tensor = self.model(self.normalize(frame)[:, None])
         return out
 
 

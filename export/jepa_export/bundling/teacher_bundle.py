@@ -52,12 +52,12 @@ from jepa_export.bundling.task_progress import Begin, ignore_progress, track
 from jepa_export.bundling.variants import VARIANTS, VariantKey, write_variants
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import network_multiply_adds, parameters
-from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD
 from jepa_export.targets.onnx import check_size, export_onnx
 from jepa_export.targets.openvino import Sample, convert
 from jepa_export.teachers.causal import check_causal, entry_shape
 from jepa_export.teachers.family import Member, shallow
 from jepa_export.teachers.layers import Sizes
+from jepa_export.teachers.normalization import PixelNormalization
 from jepa_export.teachers.vjepa2 import VJEPA2, Encoder, FixedPredictor, VJEPA2Config
 from jepa_export.teachers.vjepa2_ac import VJEPA2AC
 from jepa_runtime.bundle import Bundle, history_indices
@@ -82,38 +82,26 @@ TOLERANCES: Tolerances = {
 class StillFrameEncoder(nn.Module):
     """The encoder for one camera frame as a still clip: uint8 [1, height, width, 3] -> tokens [1, T, D]."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: VJEPA2 | VJEPA2AC) -> None:
         super().__init__()
         self.encoder, self.tubelet = model.encoder, model.config.encoder.tubelet
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+        self.normalize = PixelNormalization()
 
     def forward(self, frame: Tensor) -> Tensor:
-        # As in jepa_export.teachers.normalization, whose movedim is exported with an axis that ONNX rejects.
-        pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        out: Tensor = self.encoder(torch.stack([pixels] * self.tubelet, dim=1))
+        out: Tensor = self.encoder(torch.stack([self.normalize(frame)] * self.tubelet, dim=1))
         return out
 
 
 class ClipEncoder(nn.Module):
     """The encoder for a clip: uint8 [frames, height, width, 3] -> tokens of its last tubelet [1, T, D]."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: VJEPA2) -> None:
         super().__init__()
         self.encoder, self.tokens = model.encoder, model.config.encoder.patches
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+        self.normalize = PixelNormalization()
 
     def forward(self, frame: Tensor) -> Tensor:
-        # As in StillFrameEncoder.
-        pixels = ((frame.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        out: Tensor = self.encoder(pixels[None])[:, -self.tokens :]
+        out: Tensor = self.encoder(self.normalize(frame)[None])[:, -self.tokens :]
         return out
 
 
@@ -404,12 +392,12 @@ def write_teacher_bundle(
             clip = replace(clip, cache_shape=entry_shape(causal.config))
     with build_bundle(folder, progress) as builder:
         progress(f"encoding {len(inputs)} {'frames' if clip is None else 'clips'}")
-        stream = latents = torch.empty(0)
-        if step_encoder is None:
+        stream = None if step_encoder is None else step_encoder.stream(images)
+        if stream is None:
             latents = torch.cat([encoder(each) for each in track(inputs.unbind(0), "encoding frames", begin)])
         else:
-            stream = step_encoder.stream(images)
-            latents = stream[step_encoder.steps - 1 :]
+            # The first steps only belong to the first clip.
+            latents = stream[len(stream) - len(inputs) :]
         progress("comparing still frames with clips")
         still_latents = latents
         if clip_frames is not None:
@@ -437,7 +425,7 @@ def write_teacher_bundle(
             probe.report(progress)
             found |= probe.as_report()
             found |= _encoder_cost(model.config, size, settings, clip_frames, causal=causal is not None)
-        if step_encoder is not None:
+        if step_encoder is not None and stream is not None:
             steps = step_encoder.steps
             gap = measure_causal_gap(
                 encoder,

@@ -90,7 +90,7 @@ def build_student(request: StudentRequest) -> int:
     # The predictor is stored twice: also as the graph for one step of one candidate.
     weights = parameters(student.encoder, student.predictor, student.predictor)
     check_disk_space(request.out, weights, variants)
-    frames = read_calibration_frames(request.calibration, (request.px, request.px))
+    frames, _ = read_calibration(request.calibration, (request.px, request.px))
     settings = BundleSettings(
         actions=actions,
         history_size=request.history_size,
@@ -202,22 +202,6 @@ def read_calibration(
         )
     count = steps * frames_per_step
     return np.stack(found[:count]), None if state is None else np.stack(states[:count])
-
-
-def read_calibration_frames(
-    source: str,
-    size: tuple[int, int],
-    *,
-    step_s: float = STEP_S,
-    maximum: int = CALIBRATION_FRAMES,
-    minimum: int = MIN_CALIBRATION_FRAMES,
-    frames_per_step: int = 1,
-) -> NDArray[np.uint8]:
-    """Read frames of a source; see :func:`read_calibration`."""
-    frames, _ = read_calibration(
-        source, size, step_s=step_s, maximum=maximum, minimum=minimum, frames_per_step=frames_per_step
-    )
-    return frames
 
 
 def _state_at(source: Source, stamp_ns: int, tolerance_s: float) -> NDArray[np.float32]:

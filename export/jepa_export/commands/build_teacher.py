@@ -29,7 +29,6 @@ from jepa_export.commands.build_student import (
     check_disk_space,
     print_steps,
     read_calibration,
-    read_calibration_frames,
 )
 from jepa_export.commands.teacher_request import STILL, TeacherRequest
 from jepa_export.distillation.causal_encoder import read_causal_encoder
@@ -105,7 +104,7 @@ def build_teacher(request: TeacherRequest) -> int:
     _announce(console, request, config, cost, cost_table(request.teacher, cost, size, horizon), len(variants))
     check_disk_space(request.out, cost.weight_bytes // 4, variants)
     needed = steps_read(config, size, horizon, clip_frames)
-    frames = read_calibration_frames(
+    frames, _ = read_calibration(
         request.calibration,
         config.encoder.frame_size,
         step_s=config.step_s,

@@ -17,12 +17,13 @@ from jepa_export.data.provenance_marks import trained_on
 from jepa_export.distillation.teacher_targets import TeacherFeatures
 from jepa_export.errors import JepaExportError
 from jepa_export.evaluation.compute_cost import parameters
-from jepa_export.students.encoder import PIXEL_MEAN, PIXEL_STD, FrameEncoder
+from jepa_export.students.encoder import FrameEncoder
 from jepa_export.students.family import create
 from jepa_export.students.layers import unit_scale
 from jepa_export.targets.onnx import check_size
 from jepa_export.teachers.checkpoints.read import Teacher
 from jepa_export.teachers.license import forbids_commercial_use
+from jepa_export.teachers.normalization import PixelNormalization
 from jepa_export.training.checkpoint import SETTINGS, load
 from jepa_runtime import WorldModel
 from jepa_runtime.backends import BackendOptions
@@ -48,20 +49,15 @@ class PooledTeacher(FrameEncoder):
     clips, the frame is repeated.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, features: TeacherFeatures) -> None:
         super().__init__()
         self.model, self._features = features.model, features
         self._side = max(side for side in range(1, _POOLED_SIDE + 1) if features.side % side == 0)
         self.config = FrozenConfig(px=features.px, tokens=self._side**2, dim=features.dim)
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
+        self.normalize = PixelNormalization()
 
     def forward(self, frame: Tensor) -> Tensor:
-        image = ((frame - self.mean) / self.std).permute(0, 3, 1, 2)
-        clip = image[:, None].expand(-1, self._features.frames, -1, -1, -1)
+        clip = self.normalize(frame)[:, None].expand(-1, self._features.frames, -1, -1, -1)
         square = self._features.side // self._side
         grid = self._features.of(clip).reshape(-1, self._side, square, self._side, square, self.config.dim)
         return unit_scale(grid.mean(dim=(2, 4)).flatten(1, 2))

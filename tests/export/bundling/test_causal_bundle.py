@@ -16,8 +16,6 @@ from jepa_export.cli import main
 from jepa_export.evaluation.compute_cost import bundle_multiply_adds
 from jepa_export.evaluation.evaluate import EvaluationPlan, evaluate
 from jepa_export.teachers.causal import CausalEncoder, entry_shape
-from jepa_export.teachers.checkpoints import read
-from jepa_export.teachers.family import FAMILY
 from jepa_export.teachers.normalization import normalize
 from jepa_export.teachers.vjepa2 import VJEPA2
 from jepa_runtime import Bundle, BundleError, FrameError, WorldModel
@@ -27,8 +25,9 @@ from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfi
 from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame
 from tests.errors import code
+from tests.export.bundling.built_teachers import build, small_family
 from tests.export.data.recordings import write_video
-from tests.export.teachers.tiny import PX, TINY, official
+from tests.export.teachers.tiny import PX
 
 FRAMES, STEPS, LENGTH, TOKENS = 6, 3, 8, 9
 Images = NDArray[np.uint8]
@@ -36,23 +35,14 @@ Images = NDArray[np.uint8]
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        for name, member in TINY.items():
-            patch.setitem(FAMILY, name, member)
+    with small_family():
         yield
 
 
 @pytest.fixture(scope="module", params=["vjepa2", "vjepa2_1"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[VJEPA2, Bundle]:
     """Return a teacher with official weights, and its bundle."""
-    folder = tmp_path_factory.mktemp(request.param)
-    torch.save(official(request.param), folder / "weights.pt")
-    options = ["--frames", "4", "--horizon", "2", "--time", f"causal:{FRAMES}"]
-    weights = ["--teacher", request.param, "--checkpoint", str(folder / "weights.pt")]
-    assert main(["build", *weights, *options, "--output", str(folder / "bundle")]) == 0
-    model = read(request.param, folder / "weights.pt").model
-    assert isinstance(model, VJEPA2)
-    return model, Bundle.open(folder / "bundle")
+    return build(request.param, tmp_path_factory.mktemp(request.param), f"causal:{FRAMES}")
 
 
 def images(steps: int = LENGTH) -> Images:

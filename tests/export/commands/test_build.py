@@ -22,7 +22,7 @@ import torch
 from jepa_export.bundling import student_bundle
 from jepa_export.cli import main
 from jepa_export.commands import build_student as command
-from jepa_export.commands.build_student import StudentRequest, read_calibration_frames
+from jepa_export.commands.build_student import StudentRequest, read_calibration
 from jepa_export.errors import JepaExportError
 from jepa_export.students.family import FAMILY, Sizes, create, randomize
 from jepa_runtime import Bundle, BundleError, WorldModel
@@ -194,7 +194,7 @@ def test_single_variant_leaves_no_files_of_the_others(tmp_path: Path) -> None:
 def test_video_is_sampled_at_every_frame_one_step_apart(tmp_path: Path) -> None:
     for index in range(96):
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), np.full((40, 48, 3), index, np.uint8))
-    frames = read_calibration_frames(str(tmp_path), (32, 32))
+    frames, _ = read_calibration(str(tmp_path), (32, 32))
     # An image folder is read at 30 Hz, and a step takes 0.2 s.
     assert frames.shape == (16, 32, 32, 3)
     assert frames.mean(axis=(1, 2, 3)).tolist() == list(range(0, 96, 6))
@@ -204,12 +204,12 @@ def test_steps_of_several_frames_are_read_evenly(tmp_path: Path) -> None:
     for index in range(64):
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), np.full((40, 48, 3), index, np.uint8))
     options = {"maximum": 4, "minimum": 4, "frames_per_step": 2}
-    frames = read_calibration_frames(str(tmp_path), (8, 8), step_s=0.5, **options)
+    frames, _ = read_calibration(str(tmp_path), (8, 8), step_s=0.5, **options)
     assert frames.mean(axis=(1, 2, 3)).tolist() == [0, 8, 15, 23, 30, 38, 45, 53]
-    slow = read_calibration_frames(str(tmp_path), (8, 8), step_s=0.01, **options)
+    slow, _ = read_calibration(str(tmp_path), (8, 8), step_s=0.01, **options)
     assert slow.mean(axis=(1, 2, 3)).tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
     with pytest.raises(JepaExportError, check=code("export.too_few_frames")):
-        read_calibration_frames(str(tmp_path), (8, 8), step_s=0.5, **(options | {"minimum": 5, "maximum": 5}))
+        read_calibration(str(tmp_path), (8, 8), step_s=0.5, **(options | {"minimum": 5, "maximum": 5}))
 
 
 def refused(arguments: Sequence[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -200,12 +200,7 @@ class _Predictions:
         clip = self._sampler.add(frame)
         if clip is None:
             return None
-        reads_clips = self._model.manifest.io.clip is not None
-        arrived = (
-            self._model.encode_clip(clip.images, self._cache, clip.step)
-            if reads_clips
-            else self._model.encode(frame.image)
-        )
+        arrived = self._model.encode_clip(clip.images, self._cache, clip.step)
         if not clip.is_complete:
             return None
         self._history.add_latent(frame.stamp_ns, arrived)
